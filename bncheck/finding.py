@@ -1,0 +1,50 @@
+"""A finding: the named cause of a difference, with evidence, explained share and advice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["defect", "convention", "hazard", "rounding", "unexplained"]
+# What matters first. A defect breaks the target's own documentation, its other device, or arithmetic.
+KINDS: tuple[Kind, ...] = ("defect", "hazard", "unexplained", "convention", "rounding")
+
+CAUSES = (
+    "update-phase", "update-count", "counter-skew", "batch-weight", "hyperparameter-lost",
+    "variance-divisor", "wrong-statistic", "single-value", "empty-batch", "initial-state", "mode-leak",
+    "normaliser-source", "eps", "affine", "cancellation", "normalise-arithmetic", "reduced-precision",
+    "low-precision-stall", "overflow", "layout", "stale-state", "shared-state", "synchronisation",
+    "order-dependence", "folding", "poisoned-state", "graph-retention", "in-place", "gradient", "refusal",
+    "crash", "averaging", "rounding", "unexplained",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One named cause.
+
+    ``targets`` names the two sides (or the one target a hazard concerns); ``departs`` is the one that
+    departs from its documentation, from arithmetic or from itself, empty when nobody does (a convention).
+    ``explained`` is the share (0…1) of ``quantity``'s drift that vanishes when one side is given the other's
+    rule; None where no drift is attributed. ``evidence`` holds the numbers behind the sentence.
+    """
+
+    code: str
+    cause: str
+    kind: Kind
+    title: str  # the sentence a reader sees first
+    targets: tuple[str, ...]
+    scenario: str
+    case: str
+    layer: str = ""
+    event: int | None = None
+    quantity: str = ""
+    explained: float | None = None
+    departs: str = ""
+    departs_from: str = ""  # "documentation", "arithmetic", "itself" or ""
+    evidence: Mapping[str, float | int | str] = field(default_factory=dict)
+    advice: str = ""
+    link: str = ""
+    # Facets that this case's input cannot identify, with the scenario that settles each.
+    not_identifiable: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,154 @@
+"""Which CPythons are here, found by running them.
+
+A ``python3.8`` on PATH may be a dead shim, a wrapper that hangs, or PyPy: only its own answer counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+# A cold start of CPython from a network disk was seen to take 1.5 s; a shim that hangs costs this much once.
+ANSWER_SECONDS = 5.0
+EXECUTABLE = re.compile(r"python(3(\.\d+)?)?(\.exe)?")
+# Printed as one JSON line: Python 2 refuses -I and so drops out by itself.
+QUESTION = (
+    "import json, platform, sys; print(json.dumps([platform.python_implementation(), "
+    "'.'.join(map(str, sys.version_info[:3])), getattr(sys, '_base_executable', '') or sys.executable, "
+    "sys.base_prefix]))"
+)
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A CPython that answered: the path to run and its version, for example 3.11.7."""
+
+    path: Path
+    version: str
+
+    @property
+    def minor(self) -> tuple[int, int]:
+        """(3, 11) for 3.11.7."""
+        major, minor = self.version.split(".")[:2]
+        return int(major), int(minor)
+
+
+def find_interpreters() -> tuple[Interpreter, ...]:
+    """All CPythons here, the current one first, then newest to oldest; one per installation."""
+    return _find(os.environ.get("PATH", ""), os.environ.get("PYENV_ROOT", ""))
+
+
+@functools.cache
+def _find(search_path: str, pyenv_root: str) -> tuple[Interpreter, ...]:
+    pyenv = Path(pyenv_root or "~/.pyenv").expanduser()
+    candidates = [
+        *_on_path(search_path, skip=pyenv / "shims"),
+        *sorted(pyenv.glob("versions/*/bin/python")),
+        *_managed_by_uv(),
+    ]
+    return distinct([_current(), *ask_all(candidates)])
+
+
+def ask_all(candidates: Iterable[Path], timeout: float = ANSWER_SECONDS) -> list[tuple[Interpreter, str]]:
+    """Run several at once; those that do not answer as a CPython 3 are left out. Pairs with the real prefix."""
+    unique = list({_resolved(path): path for path in candidates}.values())
+    if not unique:
+        return []
+    with ThreadPoolExecutor(max_workers=min(8, len(unique))) as pool:
+        answers = pool.map(lambda path: _ask(path, timeout), unique)
+        return [answer for answer in answers if answer is not None]
+
+
+def distinct(answers: Sequence[tuple[Interpreter, str]]) -> tuple[Interpreter, ...]:
+    """One interpreter per (prefix, version): the first stays first, the others go from new to old."""
+    seen: dict[tuple[str, str], Interpreter] = {}
+    for interpreter, prefix in answers:
+        seen.setdefault((prefix, interpreter.version), interpreter)
+    first, *rest = seen.values()
+    return first, *sorted(rest, key=lambda item: [int(part) for part in item.version.split(".")], reverse=True)
+
+
+def ask(path: Path, timeout: float = ANSWER_SECONDS) -> Interpreter | None:
+    """What ``path`` says it is, at that very path (a virtual environment stays one); None if it is no CPython 3."""
+    answer = _ask(path, timeout)
+    return Interpreter(path.expanduser().absolute(), answer[0].version) if answer else None
+
+
+def _current() -> tuple[Interpreter, str]:
+    base = Path(getattr(sys, "_base_executable", "") or sys.executable)
+    return Interpreter(base, platform.python_version().rstrip("+")), os.path.realpath(sys.base_prefix)
+
+
+def _on_path(search_path: str, skip: Path) -> list[Path]:
+    """python, python3 and python3.X on PATH; pyenv's shims are skipped, the versions they lead to are asked directly."""
+    found: list[Path] = []
+    for entry in dict.fromkeys(search_path.split(os.pathsep)):
+        folder = Path(entry)
+        if not entry or _resolved(folder) == _resolved(skip):
+            continue
+        try:
+            names = sorted(item.name for item in folder.iterdir() if EXECUTABLE.fullmatch(item.name))
+        except OSError:
+            continue  # PATH often names folders that do not exist.
+        found += [folder / name for name in names if os.access(folder / name, os.X_OK)]
+    return found
+
+
+def _managed_by_uv() -> list[Path]:
+    """Interpreters that uv installed. ``uv python list`` runs every shim itself (0.5 s here), so look in its folder."""
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    folder = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or f"{data}/uv/python").expanduser()
+    return sorted(folder.glob("cpython-*/bin/python3")) + sorted(folder.glob("cpython-*/python.exe"))
+
+
+def _ask(path: Path, timeout: float) -> tuple[Interpreter, str] | None:
+    command = [str(path.expanduser().absolute()), "-I", "-c", QUESTION]
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+    except OSError:
+        return None
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        return None
+    try:
+        implementation, version, executable, prefix = json.loads(output)
+    except ValueError:
+        return None
+    if implementation != "CPython":
+        return None
+    return Interpreter(Path(executable), version), os.path.realpath(prefix)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Kill it and what it started: a shell shim's child would keep the pipe open."""
+    if hasattr(os, "killpg"):
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            process.kill()
+    else:
+        process.kill()
+    process.communicate()
+
+
+def _resolved(path: Path) -> str:
+    return os.path.realpath(path.expanduser())

@@ -1,0 +1,164 @@
+"""What is tried: a scenario, its cases, their networks and programs. Plain frozen data; no I/O, no framework.
+
+A scenario file (``scenario_file.py``) is parsed into one :class:`Scenario`; its ``[matrix]`` is expanded
+into concrete :class:`Case` s. ``inputs.py`` turns a case into arrays, the same bytes for every target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# Events that run the network forward on a batch.
+# "forward" leaves every layer in the mode it is in; the others set the mode of the whole network first.
+FORWARD_OPS = ("train_forward", "eval_forward", "no_grad_forward", "checkpointed_forward", "forward")
+# Every event a program may hold; a backend that lacks one says "unsupported", with the reason.
+OPS = (
+    *FORWARD_OPS,
+    # Through the sum of all forwards recorded since the last backward; when there is none, through the same
+    # forwards again (that is how F F B and F B B are told apart).
+    "backward",
+    "set_mode",  # arguments: training = true|false, layer = name (all layers when absent)
+    "flush",  # finish asynchronous work, then read the state again
+    "reload",  # save the state, build a fresh network, load it
+    "export_onnx",  # arguments: exporter, opset, training, keep
+    "run_exported",  # eval of the exported file
+)
+LAYER_TYPES = ("batch_norm", "conv2d", "dense", "flatten", "relu", "global_avg_pool", "custom")
+FILLS = ("ones", "zeros", "constant", "normal", "uniform", "exact", "arange")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+# The weight of the new batch and eps that bncheck sets on every target unless a scenario says otherwise,
+# so that targets whose *defaults* differ are still compared on the same numbers.
+DEFAULT_BATCH_WEIGHT = 0.1
+DEFAULT_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer in neutral words.
+
+    ``axis`` is the channel axis (1 = channels first, -1 = channels last). ``batch_weight`` and ``eps`` may be
+    ``None``: the framework's own default is then kept (that is how defaults are measured).
+    ``native`` maps a backend's name to keywords handed through untouched.
+    """
+
+    name: str
+    type: str
+    channels: int | None = None
+    axis: int = 1
+    batch_weight: float | None = DEFAULT_BATCH_WEIGHT
+    eps: float | None = DEFAULT_EPS
+    averaging: str = "exponential"  # or "cumulative" (torch's momentum=None)
+    affine: bool = True
+    track_running_stats: bool = True
+    # Initial values, each a scalar or one number per channel. None: the framework's own initial value.
+    initial: Mapping[str, float | tuple[float, ...]] = field(default_factory=dict)
+    # conv2d: out_channels, kernel, stride, padding; dense: units.
+    options: Mapping[str, Any] = field(default_factory=dict)
+    native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers in order. ``custom`` is ``file.py:Class`` that takes the place of every batch_norm layer."""
+
+    layers: tuple[Layer, ...]
+    custom: str | None = None
+    file: str | None = None  # an existing ONNX file instead of layers
+    returns: str | None = None  # name of the layer whose output eval returns (an embedding)
+
+    @property
+    def batch_norms(self) -> tuple[str, ...]:
+        return tuple(layer.name for layer in self.layers if layer.type == "batch_norm")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How one named input is filled. ``shape`` has the batch axis first; a 0 in front is an empty batch.
+
+    ``batches`` is "same" (one batch used by every event) or "distinct" (a new one per forward).
+    ``mean`` and ``std`` are a number or one per channel; ``poison`` puts ``value`` (nan, inf, -inf) into
+    sample 0 of channel ``poison_channel``.
+    """
+
+    shape: tuple[int, ...]
+    fill: str = "normal"
+    value: float = 1.0
+    mean: float | tuple[float, ...] = 0.0
+    std: float | tuple[float, ...] = 1.0
+    batches: str = "distinct"
+    seed: int = 0
+    dtype: str = "float32"
+    poison: str | None = None
+    poison_channel: int = 0
+    channel_axis: int = 1
+    gradient: str = "normal"  # the upstream gradient of a backward: "ones" or "normal"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One step of a program. ``input`` names the input spec a forward reads; ``batch`` counts its forwards."""
+
+    op: str
+    input: str = "main"
+    batch: int = 0  # index of the batch within its input's array (0 when batches are the same)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Expect:
+    """What a scenario expects between two targets; absent targets make it not applicable, never failed.
+
+    ``causes`` are the words of DESIGN section 10. ``agree = true`` asks for no finding above rounding.
+    """
+
+    between: tuple[str, str]
+    causes: tuple[str, ...] = ()
+    agree: bool = False
+    when: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """|a - b| <= atol + rtol·|reference|; per dtype these start from torch.testing's table."""
+
+    rtol: float | None = None
+    atol: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One concrete point of a scenario's matrix: a program on a network with named inputs."""
+
+    scenario: str
+    name: str  # slug, unique within the scenario; "base" when there is no matrix
+    label: str  # for people, e.g. "forward + backward"
+    matrix: Mapping[str, Any]  # the matrix values that made it
+    network: Network
+    inputs: Mapping[str, InputSpec]
+    events: tuple[Event, ...]
+    dtype: str = "float32"
+
+    @property
+    def id(self) -> str:
+        return f"{self.scenario}--{self.name}"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A parsed scenario file: why it exists, its cases, what is expected of them."""
+
+    name: str
+    title: str
+    why: str
+    cases: tuple[Case, ...]
+    expect: tuple[Expect, ...] = ()
+    tolerance: Tolerance = Tolerance()
+    default: bool = True  # part of `bncheck run` without arguments
+    probe: bool = False  # run once per target to measure its convention
+    tags: tuple[str, ...] = ()
+    path: str = ""
+    # Facets that this scenario's input cannot identify, in its author's words; checked against measurement.
+    remarks: str = ""

@@ -1,0 +1,80 @@
+"""What a worker recorded in a cell, event by event, as arrays. Pure data and its reading; no framework.
+
+Array names (``T`` events, ``C`` channels; states have ``T + 1`` rows, row 0 is the initial state and row
+``t + 1`` the state after event ``t``, also when that event raised):
+
+==========================  ==========  =================================================================
+``<layer>/running_mean``    (T+1, C)    as held; the dtype is the buffer's own (bfloat16 is widened, see dtypes)
+``<layer>/running_var``     (T+1, C)    likewise
+``<layer>/counter``         (T+1,)      float64, NaN where the layer has no counter
+``<layer>/gamma``, ``beta`` (T+1, C)    affine parameters as held
+``<layer>/training``        (T+1,)      int8: 1 training, 0 eval, -1 the layer holds no flag
+``<layer>/momentum``        (T+1,)      float64, the framework's own word; NaN when it holds none
+``<layer>/eps``             (T+1,)      float64, likewise
+``<layer>/input_mean``      (T, C)      float64 mean of the layer's actual input; NaN rows: no forward
+``<layer>/input_var``       (T, C)      float64 biased two-pass variance of it
+``<layer>/n``               (T,)        int64 values per channel (-1: no forward)
+``<layer>/input_bad``       (T,)        int64 count of NaN/Inf in the input
+``<layer>/output_bad``      (T,)        int64 count of NaN/Inf in the layer's output
+``<layer>/used_mean``       (T, C)      the mean that the output reveals: y = gamma·(x − m)·r + beta solved for m, r
+``<layer>/used_invstd``     (T, C)      r of the same; NaN where x does not vary enough to tell
+``<layer>/used_residual``   (T, C)      largest |y − fit| of that solution, per channel
+``<layer>/grad_gamma``      (T, C)      float64; rows of backward events, NaN elsewhere
+``<layer>/grad_beta``       (T, C)      likewise
+``network_bad``             (T,)        int64 count of NaN/Inf in the network's output (-1: no forward)
+``event_seconds``           (T,)        float64
+``output/<t>``              any         network output of event ``t`` (dtype of the network), whole or sampled
+``grad_input/<t>``          any         gradient by the network's input after backward event ``t``
+==========================  ==========  =================================================================
+
+A quantity that a layer does not have (no running statistics, no affine) has no array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+STATES = ("running_mean", "running_var", "counter", "gamma", "beta")
+GRADIENTS = ("grad_gamma", "grad_beta")
+
+
+@dataclass(frozen=True)
+class EventRecord:
+    """How one event went: ``ok``, ``raised``, ``skipped`` or ``unsupported``; error in the target's words."""
+
+    op: str
+    status: str = "ok"
+    error_type: str = ""
+    error: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One cell's recording; array names are those of the module's table."""
+
+    events: tuple[EventRecord, ...]
+    arrays: Mapping[str, Array]
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # array name → real dtype where widened
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """BatchNorm layers in network order."""
+        return tuple(dict.fromkeys(name.split("/", 1)[0] for name in self.arrays if name.endswith("/n")))
+
+    def get(self, layer: str, quantity: str) -> Array | None:
+        return self.arrays.get(f"{layer}/{quantity}")
+
+    def output(self, event: int) -> Array | None:
+        return self.arrays.get(f"output/{event}")
+
+    def dtype_of(self, name: str) -> str:
+        """The dtype the target really holds ``name`` in (``bfloat16`` is stored widened to float32)."""
+        return self.dtypes.get(name, str(self.arrays[name].dtype))
