@@ -140,6 +140,13 @@ class Case:
     inputs: Mapping[str, InputSpec]
     events: tuple[Event, ...]
     dtype: str = "float32"
+    # Index of the last event of each step. A repeat of the program is one step, every event outside it its own.
+    # States are compared at the ends of steps: inside one, an update in forward and one in backward differ by design.
+    steps: tuple[int, ...] = ()
+
+    @property
+    def step_ends(self) -> tuple[int, ...]:
+        return self.steps or tuple(range(len(self.events)))
 
     @property
     def id(self) -> str:

@@ -1,0 +1,172 @@
+"""Two traces of one case in, drifts out: per layer and quantity, how far apart, since when, NaN on which side.
+
+Pure. States are compared at the ends of steps (a repeat of the program), with the initial state as the first
+point; outputs and gradients at their own events.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bncheck.evidence import CellView, Drift, first_true
+from bncheck.scenario import FORWARD_OPS, Case, Tolerance
+from bncheck.trace import GRADIENTS, STATES, Array, Trace
+
+# (rtol, atol) of torch.testing.assert_close per dtype; a pair is judged by its coarser side.
+TOLERANCES = {
+    "float64": (1e-7, 1e-7),
+    "float32": (1.3e-6, 1e-5),
+    "float16": (1e-3, 1e-5),
+    "bfloat16": (1.6e-2, 1e-5),
+}
+# Bits of a significand: an ULP of x is 2^(exponent of x − bits + 1), and not below the smallest normal's.
+SIGNIFICANDS = {"float64": (53, -1022), "float32": (24, -126), "float16": (11, -14), "bfloat16": (8, -126)}
+COARSENESS = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One quantity of both sides as rows: ``a`` and ``b`` (points, values), and the event each point belongs to."""
+
+    layer: str
+    quantity: str
+    a: Array
+    b: Array
+    events: Array
+    dtype: str
+
+
+def coarser(a: str, b: str) -> str:
+    """The less precise of two dtype names; names that are no float count as float64."""
+    ranks = [COARSENESS.index(name) if name in COARSENESS else 0 for name in (a, b)]
+    return COARSENESS[max(ranks)]
+
+
+def ulp_of(values: Array, dtype: str) -> Array:
+    """Size of one unit in the last place of ``dtype`` at each |value|, float64."""
+    bits, lowest = SIGNIFICANDS[dtype]
+    exponents = np.frexp(np.abs(values))[1] - 1
+    return np.asarray(np.ldexp(1.0, np.maximum(exponents, lowest) - bits + 1))
+
+
+def compare(case: Case, a: CellView, b: CellView, tolerance: Tolerance = Tolerance()) -> list[Drift]:
+    """All drifts between two cells of ``case``; empty when either has no trace and neither failed."""
+    drifts = list(compare_outcomes(case, a, b))
+    if a.trace is None or b.trace is None:
+        return drifts
+    for series in pair_series(case, a.trace, b.trace):
+        drifts.append(measure(case, a.target, b.target, series, tolerance))
+    drifts += missing(case, a, b)
+    return drifts
+
+
+def compare_outcomes(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
+    """A drift of quantity ``events`` when one side refused an event that the other carried out."""
+    if a.trace is None or b.trace is None:
+        return
+    status = [[event.status for event in side.trace.events] for side in (a, b) if side.trace is not None]
+    first = next((t for t, (one, two) in enumerate(zip(*status, strict=False)) if (one == "ok") != (two == "ok")), None)
+    if first is None:
+        return
+    counts = [sum(word == "raised" for word in side) for side in status]
+    yield blank(case, a.target, b.target, "", "events", "refused", first, len(status[0]), counts[0], counts[1])
+
+
+def blank(case: Case, a: str, b: str, layer: str, quantity: str, verdict: str, first: int | None, points: int, bad_a: int = 0, bad_b: int = 0) -> Drift:
+    nan = float("nan")
+    return Drift(case.scenario, case.name, a, b, layer, quantity, points, nan, nan, nan, nan, nan, first, bad_a, bad_b, verdict)
+
+
+def missing(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
+    """Quantities that one side's layer has and the other's has not (a counter, running statistics)."""
+    assert a.trace is not None and b.trace is not None
+    for layer in dict.fromkeys(a.trace.layers + b.trace.layers):
+        for quantity in STATES:
+            has = [held(side.trace, layer, quantity) for side in (a, b) if side.trace is not None]
+            if has[0] != has[1]:
+                yield blank(case, a.target, b.target, layer, quantity, "missing", None, 0)
+
+
+def held(trace: Trace, layer: str, quantity: str) -> bool:
+    values = trace.get(layer, quantity)
+    return values is not None and not (quantity == "counter" and bool(np.isnan(values).all()))
+
+
+def pair_series(case: Case, a: Trace, b: Trace) -> Iterator[Series]:
+    """Everything both sides have, as rows of points."""
+    rows = np.array([0, *(end + 1 for end in case.step_ends)])
+    for layer in [name for name in a.layers if name in b.layers]:
+        for quantity in STATES:
+            if held(a, layer, quantity) and held(b, layer, quantity):
+                yield states(layer, quantity, a, b, rows)
+        for quantity in GRADIENTS:
+            one, two = a.get(layer, quantity), b.get(layer, quantity)
+            if one is not None and two is not None and one.shape == two.shape:
+                kept = np.array([t for t, event in enumerate(case.events) if event.op == "backward"], dtype=int)
+                yield Series(layer, quantity, one[kept], two[kept], kept, network_dtype(case, a, b))
+    yield from loose(case, a, b, "output", FORWARD_OPS)
+    yield from loose(case, a, b, "grad_input", ("backward",))
+
+
+def states(layer: str, quantity: str, a: Trace, b: Trace, rows: Array) -> Series:
+    name = f"{layer}/{quantity}"
+    one, two = a.arrays[name], b.arrays[name]
+    kept = rows[rows < min(len(one), len(two))]
+    one, two = one[kept], two[kept]
+    width = (len(kept), -1)
+    return Series(layer, quantity, one.reshape(width), two.reshape(width), kept - 1, coarser(a.dtype_of(name), b.dtype_of(name)))
+
+
+def network_dtype(case: Case, a: Trace, b: Trace) -> str:
+    """Gradients and outputs are computed in the network's dtype; the float64 reference is the finer side."""
+    return coarser(case.dtype, "float64")
+
+
+def loose(case: Case, a: Trace, b: Trace, quantity: str, ops: Sequence[str]) -> Iterator[Series]:
+    """Outputs (or input gradients) of all events as one series; rows of different size are padded with zeros on both sides."""
+    found = []
+    for t, event in enumerate(case.events):
+        one, two = a.arrays.get(f"{quantity}/{t}"), b.arrays.get(f"{quantity}/{t}")
+        if (event.op in ops or event.op == "run_exported") and one is not None and two is not None and one.shape == two.shape:
+            found.append((t, one.reshape(-1), two.reshape(-1)))
+    if not found:
+        return
+    width = max(len(one) for _, one, _ in found)
+    sides = [np.zeros((len(found), width)) for _ in range(2)]
+    for row, (_, one, two) in enumerate(found):
+        sides[0][row, : len(one)], sides[1][row, : len(two)] = one, two
+    yield Series("", quantity, sides[0], sides[1], np.array([t for t, _, _ in found]), network_dtype(case, a, b))
+
+
+def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tolerance) -> Drift:
+    """One drift from paired rows. NaN and Inf in the same place on both sides do not drift."""
+    a, b = series.a.astype(np.float64), series.b.astype(np.float64)
+    rtol, atol = TOLERANCES[series.dtype]
+    rtol = rtol if tolerance.rtol is None else tolerance.rtol
+    atol = atol if tolerance.atol is None else tolerance.atol
+    good_a, good_b = np.isfinite(a), np.isfinite(b)
+    both = good_a & good_b
+    with np.errstate(all="ignore"):
+        gap = np.where(both, np.abs(a - b), 0.0)
+        size = np.where(both, np.maximum(np.abs(a), np.abs(b)), 0.0)
+        same = ((a == b) | (np.isnan(a) & np.isnan(b))) & ~both
+        bad = ~both & ~same
+        outside = (gap > atol + rtol * size) | bad
+        relative = np.where(size > 0, gap / np.where(size > 0, size, 1.0), 0.0)
+        ulps = gap / ulp_of(size, series.dtype)
+    points = np.where(both.any(axis=1), gap.sum(axis=1) / np.maximum(both.sum(axis=1), 1), np.nan) if gap.size else np.zeros(0)
+    first = first_true(outside.any(axis=1)) if outside.size else None
+    verdict = "agrees" if first is None else ("nonfinite" if bad.any() else "differs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # no finite point at all: the mean is NaN, and says so
+        mean, std = (float(np.nanmean(points)), float(np.nanstd(points))) if points.size else (0.0, 0.0)
+    return Drift(
+        case.scenario, case.name, name_a, name_b, series.layer, series.quantity, len(a), mean, std,
+        float(gap.max(initial=0.0)), float(relative.max(initial=0.0)), float(ulps.max(initial=0.0)),
+        None if first is None else int(series.events[first]),
+        int((~good_a).sum()), int((~good_b).sum()), verdict, series.dtype,
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""What a rule looks at: one cell, one pair of cells of the same case, or one target. Pure data, built once.
+
+Rules (``bncheck/rules/``) are functions from one of these views to findings; they do no I/O and no fitting of
+their own: conventions, replays and attributions arrive ready here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bncheck.convention import Convention
+from bncheck.scenario import Case, Tolerance
+from bncheck.trace import Array, Trace
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Difference of two traces of one case in one quantity of one layer ("" for the network itself).
+
+    mean_abs ± std_abs (population) are over the recorded points of the event sequence, the initial state included
+    for states; each point is the mean |difference| over channels. ``first_event`` is the first event outside
+    tolerance: -1 the initial state, None when never. ``nonfinite_a/b`` count NaN and Inf; equal ones in the same place do not drift.
+    ``verdict``: agrees, differs, nonfinite (on one side only), missing (one side has no such quantity), refused.
+    """
+
+    scenario: str
+    case: str
+    a: str
+    b: str
+    layer: str
+    quantity: str
+    points: int
+    mean_abs: float
+    std_abs: float
+    max_abs: float
+    max_rel: float
+    max_ulp: float
+    first_event: int | None
+    nonfinite_a: int
+    nonfinite_b: int
+    verdict: str
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class CellView:
+    """One case on one target."""
+
+    case: Case
+    target: str
+    backend: str
+    outcome: str  # ok, unsupported, raised, crashed, timeout, unavailable
+    trace: Trace | None
+    error_type: str = ""
+    error: str = ""
+    event: int | None = None  # where it raised or died
+    convention: Convention | None = None  # measured by the probes, on this case's layer path
+    documented: Mapping[str, Any] = field(default_factory=dict)  # facet → documented value
+    link: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    # Replay of this case in float64 with the target's own measured convention: layer → quantity → array (T+1, C).
+    replay: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """How much of one quantity's drift each differing facet explains (one layer of one pair).
+
+    ``shares`` maps a facet to its share (0…1); they sum to at most 1 (the rule: the average over both orders of
+    swapping, see replay.py). ``residual`` is the largest |measured − replayed| left on either side and
+    ``rounding_bound`` the size float32 (or the buffer's dtype) arithmetic of that length may have.
+    """
+
+    layer: str
+    quantity: str
+    shares: Mapping[str, float]
+    values: Mapping[str, tuple[Any, Any]]  # facet → (a's value, b's value)
+    explained: float  # all facets together
+    residual: float
+    rounding_bound: float
+    not_identifiable: Mapping[str, str] = field(default_factory=dict)  # facet → why, and what settles it
+
+
+@dataclass(frozen=True)
+class PairView:
+    """Two cells of the same case, their drifts, and what replay says about them."""
+
+    case: Case
+    a: CellView
+    b: CellView
+    drifts: Sequence[Drift]
+    attributions: Sequence[Attribution] = ()
+    tolerance: Tolerance = Tolerance()
+
+    def drift(self, layer: str, quantity: str) -> Drift | None:
+        return next((d for d in self.drifts if d.layer == layer and d.quantity == quantity), None)
+
+    @property
+    def differing(self) -> list[Drift]:
+        return [d for d in self.drifts if d.verdict != "agrees"]
+
+
+@dataclass(frozen=True)
+class TargetView:
+    """One target over the whole run: its conventions per layer path and all of its cells."""
+
+    target: str
+    backend: str
+    conventions: Mapping[str, Convention]
+    cells: Sequence[CellView]
+    documented: Mapping[str, Any] = field(default_factory=dict)
+    link: str = ""
+
+
+def first_true(mask: Array) -> int | None:
+    """Index of the first true entry of a 1-D mask, None when there is none."""
+    found = np.flatnonzero(mask)
+    return int(found[0]) if found.size else None

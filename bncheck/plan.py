@@ -1,0 +1,116 @@
+"""What a run will do: scenarios × targets, written to the run folder first, so that a run can be resumed.
+
+A plan holds copies of the scenario files as they were; resuming expands them again and skips cells that have a result.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bncheck.errors import RunFolderError, ScenarioError
+from bncheck.inputs import content_key, make_inputs
+from bncheck.run_folder import cell_folder, read_json, write_json
+from bncheck.scenario import FORWARD_OPS, Case, Scenario
+from bncheck.scenario_file import load_scenario
+from bncheck.worker.run import write_npz
+
+SAMPLED_IN_ALL = 65536  # elements of all outputs of a cell together
+FLATTENING = ("flatten", "dense", "global_avg_pool")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``sources`` are the scenario files in the run folder; ``targets`` their canonical names."""
+
+    scenarios: tuple[Scenario, ...]
+    targets: tuple[str, ...]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    created: str = ""
+
+    @property
+    def cases(self) -> list[Case]:
+        return [case for scenario in self.scenarios for case in scenario.cases]
+
+
+def write_plan(run: Path, plan: Plan) -> None:
+    """Keep the scenario files and what was asked of them."""
+    folder = run / "scenarios"
+    folder.mkdir(exist_ok=True)
+    for scenario in plan.scenarios:
+        shutil.copyfile(scenario.path, folder / f"{scenario.name}.toml")
+    value = {
+        "format": 1,
+        "scenarios": [{"name": s.name, "probe": s.probe} for s in plan.scenarios],
+        "targets": list(plan.targets),
+        "overrides": dict(plan.overrides),
+        "command": plan.command,
+        "created": plan.created,
+    }
+    write_json(run / "plan.json", value)
+
+
+def read_plan(run: Path) -> Plan:
+    """The plan of an earlier run, expanded again from its own copies of the scenario files."""
+    data = read_json(run / "plan.json")
+    try:
+        scenarios = []
+        for item in data["scenarios"]:
+            path = run / "scenarios" / f"{Path(str(item['name'])).name}.toml"
+            # Overrides are the user's for the scenarios that were asked for; probes are always as shipped.
+            scenarios.append(load_scenario(path, {} if item["probe"] else data["overrides"]))
+        targets = tuple(str(name) for name in data["targets"])
+        return Plan(tuple(scenarios), targets, data["overrides"], str(data["command"]), str(data["created"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(f"{run / 'plan.json'} has a wrong shape: {error!r}.", "Start a new run instead.") from error
+
+
+def layer_ranks(case: Case) -> list[int]:
+    """Number of axes that reaches each layer; flatten, dense and global pooling leave two."""
+    rank = max((len(spec.shape) for spec in case.inputs.values()), default=2)
+    ranks = []
+    for layer in case.network.layers:
+        ranks.append(rank)
+        rank = 2 if layer.type in FLATTENING else rank
+    return ranks
+
+
+def describe_case(case: Case, inputs: str) -> dict[str, Any]:
+    """job.json of one cell, as the worker's protocol says."""
+    network = asdict(case.network)
+    for layer, rank in zip(network["layers"], layer_ranks(case), strict=True):
+        layer["rank"] = rank
+    forwards = sum(event.op in FORWARD_OPS for event in case.events)
+    return {
+        "protocol": 1,
+        "inputs": inputs,
+        "dtype": case.dtype,
+        "network": network,
+        "events": [asdict(event) for event in case.events],
+        "sample": max(64, min(4096, SAMPLED_IN_ALL // max(forwards, 1))),
+    }
+
+
+def write_cases(run: Path, cases: Sequence[Case], slugs: Sequence[str]) -> dict[str, str]:
+    """Write inputs once per content and a job per cell; returns case id → content key. One case in memory at a time."""
+    inputs = run / "inputs"
+    inputs.mkdir(exist_ok=True)
+    keys: dict[str, str] = {}
+    for case in cases:
+        if case.id in keys:
+            raise ScenarioError(f"Two cases are called {case.id}.", "Give one of the scenario files another name.")
+        arrays = make_inputs(case)
+        key = keys[case.id] = content_key(case, arrays)
+        if not (inputs / f"{key}.npz").exists():
+            write_npz(str(inputs / f"{key}.npz"), arrays)
+        job = describe_case(case, f"{key}.npz")
+        for slug in slugs:
+            folder = cell_folder(run, slug, case.id)
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "job.json").exists():
+                write_json(folder / "job.json", job)
+    return keys

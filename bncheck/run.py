@@ -1,0 +1,94 @@
+"""Carry out a plan: write the jobs, play them in worker processes, say which targets turned out unavailable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bncheck.plan import Plan, write_cases
+from bncheck.results import TargetResult
+from bncheck.run_folder import read_json, write_json
+from bncheck.workers import Job, Limits, Progress, play
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A target with the interpreter that will play it; ``result`` already says unavailable when there is none."""
+
+    result: TargetResult
+    backend_path: Path
+    python: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables for its process
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to play: processes at once, bounds, a process per cell."""
+
+    at_once: int = 2
+    limits: Limits = Limits()
+    isolate: bool = False
+
+
+def run_cells(run: Path, plan: Plan, seats: Sequence[Seat], options: Options, tell: Callable[[Progress], None]) -> list[TargetResult]:
+    """Play every cell that has no result yet; returns the targets as they turned out.
+
+    Finished cells are on disk at any moment, also when this is interrupted.
+    """
+    ready = [seat for seat in seats if seat.python is not None]
+    keys = write_cases(run, plan.cases, [seat.result.slug for seat in ready])
+    write_json(run / "contents.json", keys)
+    cells = tuple(case.id for case in plan.cases)
+    jobs = [job_of(run, seat, cells, options) for seat in ready]
+    for seat in seats:
+        if seat.python is None:
+            tell(Progress(seat.result.name, "unavailable", text=seat.result.reason))
+    reasons = play(jobs, options.at_once, tell)
+    return [settle(run, seat.result, reasons) for seat in seats]
+
+
+def job_of(run: Path, seat: Seat, cells: tuple[str, ...], options: Options) -> Job:
+    target = seat.result
+    assert seat.python is not None
+    limits = options.limits
+    if target.device != "cpu":
+        limits = replace(limits, memory=None)  # CUDA reserves far more address space than it uses
+    return Job(
+        target.name, run / "cells" / target.slug, seat.python, seat.backend_path, target.variant, target.device,
+        cells, limits, options.isolate, dict(seat.environment),
+    )  # fmt: skip
+
+
+def settle(run: Path, target: TargetResult, reasons: Mapping[str, str]) -> TargetResult:
+    """The target with what its worker said of itself: version, environment, or why it cannot run."""
+    path = run / "cells" / target.slug / "environment.json"
+    environment: dict[str, Any] = dict(read_json(path)) if path.exists() else {}
+    reason = reasons.get(target.name, "")
+    if reason:
+        remedy = str(environment.get("remedy", "")) or f"look at it with: bncheck doctor, or leave {target.name} out"
+        return replace(target, status="unavailable", reason=reason, remedy=remedy, environment=environment)
+    if target.status != "ok" or not environment:
+        return target
+    return replace(
+        target,
+        version=str(environment.get("version", "")) or target.version,
+        python=str(environment.get("python", "")),
+        simulated=bool(environment.get("simulated", False)),
+        environment=environment,
+    )
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def physical_memory() -> int | None:
+    """Bytes of memory of this machine: the address space a worker on the CPU may take, so that it cannot take the machine down."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None

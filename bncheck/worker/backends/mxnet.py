@@ -1,0 +1,238 @@
+"""Apache MXNet: gluon.nn.BatchNorm (variant ""), the same hybridized, and the operator nd.BatchNorm ("raw").
+
+MXNet runs asynchronously: every read of state waits for all work first, or it is stale (315 of 400 reads on 1.7.0).
+Runs on mxnet 1.2 to 1.9 (Python 3.7 syntax).
+"""
+
+import numpy as np
+
+TITLE = "Apache MXNet"
+MODULE = "mxnet"
+DISTRIBUTION = "mxnet"
+DEFAULT_VERSION = "1.9.1"
+VARIANTS = {
+    "": "gluon.nn.BatchNorm",
+    "hybrid": "gluon.nn.BatchNorm, hybridized",
+    "raw": "the operator nd.BatchNorm",
+}
+DEVICES = ("cpu", "cuda")
+REQUIREMENTS = [
+    # 1.9.1 asks for any numpy and then uses np.bool, which 1.24 removed.
+    {"versions": ">=1.8,<2", "python": ">=3.8,<3.12", "packages": ["mxnet=={version}", "numpy<1.24"]},
+    {"versions": "<1.8", "python": ">=3.6,<3.9", "packages": ["mxnet=={version}", "numpy<1.20"]},
+]
+DOCUMENTED = [
+    {
+        "versions": ">=1.2,<2",
+        "variants": ["", "hybrid"],
+        "link": "https://mxnet.apache.org/versions/1.9.1/api/python/docs/api/gluon/nn/index.html#mxnet.gluon.nn.BatchNorm",
+        "facets": {
+            "averaging": "exponential",
+            "statistic": "variance",
+            "train_normaliser": "batch",
+            "eval_normaliser": "running",
+            "eps_placement": "inside",
+            "initial_mean": 0.0,
+            "initial_var": 1.0,
+            "initial_gamma": "ones",
+            "initial_beta": "zeros",
+            "default_batch_weight": 0.1,
+            "default_eps": 1e-05,
+        },
+    },
+    {
+        "versions": ">=1.2,<2",
+        "variants": ["raw"],
+        "link": "https://mxnet.apache.org/versions/1.9.1/api/python/docs/api/legacy/ndarray/op/index.html#mxnet.ndarray.op.BatchNorm",
+        "facets": {"averaging": "exponential", "default_batch_weight": 0.1, "default_eps": 1e-03},
+    },
+]
+WORD = "1 - momentum"  # MXNet's momentum is the weight of the old average
+
+
+def context(mx, device):
+    kind, _, number = device.partition(":")
+    return mx.gpu(int(number or 0)) if kind == "cuda" else mx.cpu()
+
+
+def describe(variant, device):
+    import mxnet as mx
+
+    if device.startswith("cuda"):
+        count = mx.context.num_gpus()
+        if not count:
+            raise RuntimeError("mxnet sees no GPU (its CPU wheel is installed, or there is none)")
+    features = getattr(mx, "runtime", None)
+    enabled = [] if features is None else sorted(name for name, on in features.Features().items() if on.enabled)
+    return {"version": mx.__version__, "features": enabled}
+
+
+def build(network, params, dtype, variant, device):
+    if dtype == "bfloat16":
+        raise NotImplementedError("mxnet's NDArray has no bfloat16 that NumPy can read")
+    return Model(network, params, dtype, variant, device)
+
+
+def keywords_of(layer):
+    found = {"axis": layer["axis"], "center": layer["affine"], "scale": layer["affine"]}
+    if layer["batch_weight"] is not None:
+        found["momentum"] = 1.0 - layer["batch_weight"]
+    if layer["eps"] is not None:
+        found["epsilon"] = layer["eps"]
+    if layer["averaging"] == "cumulative":
+        raise NotImplementedError("mxnet has no cumulative average")
+    if not layer["track_running_stats"]:
+        raise NotImplementedError("mxnet always tracks running statistics")
+    found.update(layer["native"].get("mxnet", {}))
+    return found
+
+
+def raw_class(mx):
+    """nd.BatchNorm with the parameters of the gluon layer; its defaults differ (eps 1e-3, gamma fixed)."""
+
+    class RawBatchNorm(mx.gluon.nn.BatchNorm):
+        def __init__(self, asked, **keywords):
+            self.asked = asked
+            mx.gluon.nn.BatchNorm.__init__(self, **keywords)
+
+        def hybrid_forward(self, F, x, gamma, beta, running_mean, running_var):
+            return F.BatchNorm(x, gamma, beta, running_mean, running_var, **self.asked)
+
+    return RawBatchNorm
+
+
+def raw_batch_norm(mx, layer):
+    keywords = keywords_of(layer)
+    asked = {"axis": keywords["axis"]}
+    if "momentum" in keywords:
+        asked["momentum"] = keywords["momentum"]
+    if "epsilon" in keywords:
+        asked["eps"] = keywords["epsilon"]
+    if layer["eps"] is not None or layer["batch_weight"] is not None:
+        asked["fix_gamma"] = False  # else the defaults are being measured: gamma fixed
+    return raw_class(mx)(asked, in_channels=layer["channels"], **keywords)
+
+
+def make_layer(mx, layer, params, variant):
+    nn, kind, options = mx.gluon.nn, layer["type"], layer["options"]
+    if kind == "batch_norm":
+        if variant == "raw":
+            return raw_batch_norm(mx, layer)
+        return nn.BatchNorm(in_channels=layer["channels"], **keywords_of(layer))
+    if kind == "flatten":
+        return nn.Flatten()
+    if kind == "relu":
+        return nn.Activation("relu")
+    if kind == "global_avg_pool":
+        pool = nn.HybridSequential()
+        pool.add(nn.GlobalAvgPool2D(), nn.Flatten())
+        return pool
+    weight = params[layer["name"] + "/weight"].shape
+    if kind == "dense":
+        return nn.Dense(weight[0], in_units=weight[1], flatten=False)
+    if kind == "conv2d":
+        return nn.Conv2D(weight[0], weight[2:], strides=options.get("stride", 1), padding=options.get("padding", 0), in_channels=weight[1])
+    raise NotImplementedError("this backend has no layer %r" % kind)
+
+
+class Model:
+    """The worker's model contract on a list of gluon blocks."""
+
+    def __init__(self, network, params, dtype, variant, device):
+        import mxnet as mx
+
+        self.mx, self.network, self.dtype = mx, network, dtype
+        self.context = context(mx, device)
+        self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
+        self.layers = list(self.specs)
+        self.returns = network.get("returns")
+        self.blocks = [(layer["name"], make_layer(mx, layer, params, variant)) for layer in network["layers"]]
+        for name, block in self.blocks:
+            self.start(name, block, params)
+            if variant == "hybrid":
+                block.hybridize()
+        self.norms = {name: block for name, block in self.blocks if name in self.specs}
+        self.seen, self.returned = {}, None
+        self.training = False
+        self.tape, self.used_up = [], False
+
+    def start(self, name, block, params):
+        block.initialize(ctx=self.context)
+        if self.dtype != "float32":
+            block.cast(self.dtype)
+        for what in ("gamma", "beta", "running_mean", "running_var", "weight", "bias"):
+            held = getattr(block, what, None)
+            value = params.get(name + "/" + what)
+            if held is not None and value is not None:
+                held.set_data(self.mx.nd.array(value, dtype=held.dtype))
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    def forward(self, x, mode):
+        mx = self.mx
+        data = mx.nd.array(x, ctx=self.context, dtype=self.dtype)
+        train = self.training if mode == "as_is" else mode != "eval"
+        self.training = train
+        if mode == "eval" or mode == "no_grad":
+            with mx.autograd.pause(train_mode=train):
+                out = self.play(data)
+        else:
+            data.attach_grad()
+            with mx.autograd.record(train_mode=train):
+                out = self.play(data)
+        array = out.asnumpy()  # waits, so an error of this forward is raised here
+        if mode in ("train", "as_is"):
+            self.tape = [(data, out)] if self.used_up else self.tape + [(data, out)]
+            self.used_up = False
+        return self.returned.asnumpy() if mode == "eval" and self.returned is not None else array
+
+    def play(self, x):
+        self.seen, self.returned = {}, None
+        for name, block in self.blocks:
+            before, x = x, block(x)
+            if name in self.norms:
+                self.seen[name] = (before, x)
+            if name == self.returns:
+                self.returned = x
+        return x
+
+    def backward(self, dys):
+        mx = self.mx
+        self.used_up = True
+        heads = [mx.nd.array(dy, ctx=self.context, dtype=self.dtype) for dy in dys]
+        mx.autograd.backward([out for _, out in self.tape], heads, retain_graph=True, train_mode=self.training)
+        mx.nd.waitall()
+        found = {"input": self.tape[-1][0].grad.asnumpy()}
+        for name, norm in self.norms.items():
+            for what in ("gamma", "beta"):
+                held = getattr(norm, what)
+                if held.grad_req != "null":
+                    found["%s/%s" % (name, what)] = held.grad(self.context).asnumpy().astype("float64")
+        return found
+
+    def set_mode(self, training, layer=None):
+        if layer is not None:
+            raise NotImplementedError("mxnet's mode belongs to autograd, not to a layer")
+        self.training = training
+
+    def flush(self):
+        self.mx.nd.waitall()
+
+    # -- what is recorded -------------------------------------------------------------------------------------
+
+    def taps(self):
+        return {name: (given.asnumpy(), out.asnumpy()) for name, (given, out) in self.seen.items()}
+
+    def axis(self, layer):
+        return self.specs[layer]["axis"]
+
+    def state(self, layer):
+        self.mx.nd.waitall()
+        norm = self.norms[layer]
+        held = norm._kwargs
+        found = {"momentum": held.get("momentum"), "eps": held.get("eps")}
+        if hasattr(norm, "asked"):
+            found = {"momentum": norm.asked.get("momentum", 0.9), "eps": norm.asked.get("eps", 1e-3)}
+        for what in ("running_mean", "running_var", "gamma", "beta"):
+            found[what] = np.array(getattr(norm, what).data(self.context).asnumpy())
+        return found
