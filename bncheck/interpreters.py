@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import platform
 import re
 import signal
 import subprocess
@@ -56,11 +55,11 @@ def _find(search_path: str, pyenv_root: str) -> tuple[Interpreter, ...]:
         *sorted(pyenv.glob("versions/*/bin/python")),
         *_managed_by_uv(),
     ]
-    return distinct([_current(), *ask_all(candidates)])
+    return distinct([_current_with_prefix(), *ask_all(candidates)])
 
 
 def ask_all(candidates: Iterable[Path], timeout: float = ANSWER_SECONDS) -> list[tuple[Interpreter, str]]:
-    """Run several at once; those that do not answer as a CPython 3 are left out. Pairs with the real prefix."""
+    """Run several at once: (interpreter, real prefix) of those that answer as a CPython 3."""
     unique = list({_resolved(path): path for path in candidates}.values())
     if not unique:
         return []
@@ -75,22 +74,29 @@ def distinct(answers: Sequence[tuple[Interpreter, str]]) -> tuple[Interpreter, .
     for interpreter, prefix in answers:
         seen.setdefault((prefix, interpreter.version), interpreter)
     first, *rest = seen.values()
-    return first, *sorted(rest, key=lambda item: [int(part) for part in item.version.split(".")], reverse=True)
+    return first, *sorted(
+        rest, key=lambda item: [int(part) for part in item.version.split(".")], reverse=True
+    )
 
 
 def ask(path: Path, timeout: float = ANSWER_SECONDS) -> Interpreter | None:
-    """What ``path`` says it is, at that very path (a virtual environment stays one); None if it is no CPython 3."""
+    """What ``path`` says it is, keeping that very path; None if it is no CPython 3."""
     answer = _ask(path, timeout)
     return Interpreter(path.expanduser().absolute(), answer[0].version) if answer else None
 
 
-def _current() -> tuple[Interpreter, str]:
+def current() -> Interpreter:
+    """The interpreter bncheck runs on, known without running it (of a virtual environment: its base)."""
     base = Path(getattr(sys, "_base_executable", "") or sys.executable)
-    return Interpreter(base, platform.python_version().rstrip("+")), os.path.realpath(sys.base_prefix)
+    return Interpreter(base, ".".join(map(str, sys.version_info[:3])))
+
+
+def _current_with_prefix() -> tuple[Interpreter, str]:
+    return current(), os.path.realpath(sys.base_prefix)
 
 
 def _on_path(search_path: str, skip: Path) -> list[Path]:
-    """python, python3 and python3.X on PATH; pyenv's shims are skipped, the versions they lead to are asked directly."""
+    """python, python3, python3.X on PATH; pyenv's shims are skipped: what they lead to is asked directly."""
     found: list[Path] = []
     for entry in dict.fromkeys(search_path.split(os.pathsep)):
         folder = Path(entry)
@@ -105,7 +111,7 @@ def _on_path(search_path: str, skip: Path) -> list[Path]:
 
 
 def _managed_by_uv() -> list[Path]:
-    """Interpreters that uv installed. ``uv python list`` runs every shim itself (0.5 s here), so look in its folder."""
+    """Interpreters that uv installed; ``uv python list`` runs every shim (0.5 s), so look in its folder."""
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     folder = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or f"{data}/uv/python").expanduser()
     return sorted(folder.glob("cpython-*/bin/python3")) + sorted(folder.glob("cpython-*/python.exe"))

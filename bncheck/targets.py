@@ -24,7 +24,7 @@ PLAIN_VARIANT = re.compile(r"[a-z0-9_]+")
 
 @dataclass(frozen=True)
 class Target:
-    """One way to run BatchNorm. ``version`` is empty when none was asked for (whatever is here, else the default)."""
+    """One way to run BatchNorm. ``version`` is empty if none was asked for: what is here, or the default."""
 
     backend: str
     variant: str = ""
@@ -46,7 +46,7 @@ class Target:
         variant = re.sub(r"[^a-z0-9_.]+", "-", self.variant.lower()).strip("-.")[:40]
         device = "" if self.device == self.default_device else self.device.replace(":", "")
         parts = [part for part in (self.backend, variant, self.version.replace("+", "-"), device) if part]
-        # A variant that lost characters, or that reads like a device or a version, gets a hash to stay unique.
+        # A variant that lost characters gets a hash, so that two variants never share a folder.
         if self.variant and (not PLAIN_VARIANT.fullmatch(self.variant) or len(self.variant) > 40):
             parts.append(hashlib.sha256(self.variant.encode()).hexdigest()[:8])
         return "-".join(parts)
@@ -76,7 +76,7 @@ def parse_target(text: str, backends: Mapping[str, BackendFile]) -> Target:
 
 
 def parse_targets(texts: Iterable[str], backends: Mapping[str, BackendFile]) -> tuple[Target, ...]:
-    """Understand several names; one target named twice (``torch`` and ``torch@cpu``) is kept once, in order."""
+    """Understand several names; a target named twice (``torch`` and ``torch@cpu``) is kept once, in order."""
     return tuple(dict.fromkeys(parse_target(text, backends) for text in texts))
 
 
@@ -85,9 +85,13 @@ def _backend(word: str, backends: Mapping[str, BackendFile]) -> BackendFile:
         return backends[word]
     # People write the framework's own name; point at ours.
     titles = {backend.title.lower(): name for name, backend in backends.items()}
-    titles |= {backend.distribution.lower(): name for name, backend in backends.items() if backend.distribution}
+    titles |= {
+        backend.distribution.lower(): name for name, backend in backends.items() if backend.distribution
+    }
     guess = titles.get(word.lower()) or nearest(word, backends)
-    raise TargetError(f"there is no backend {word!r}{did_you_mean(guess)}", f"backends: {', '.join(sorted(backends))}")
+    raise TargetError(
+        f"there is no backend {word!r}{did_you_mean(guess)}", f"backends: {', '.join(sorted(backends))}"
+    )
 
 
 def _variant(text: str, word: str | None, backend: BackendFile) -> str:
@@ -108,16 +112,21 @@ def _version(text: str, word: str | None, backend: BackendFile) -> str:
     if word is None:
         return ""
     if not backend.distribution:
-        raise TargetError(f"{text}: {backend.title} has no versions", f"write {backend.name} without =={word}")
+        raise TargetError(
+            f"{text}: {backend.title} has no versions", f"write {backend.name} without =={word}"
+        )
     try:
         version = str(Version(word))
     except InvalidVersion as error:
         raise TargetError(
-            f"{text}: {word!r} is not a version", f"write one exact version, for example {backend.name}==1.2.3"
+            f"{text}: {word!r} is not a version",
+            f"write one exact version, for example {backend.name}==1.2.3",
         ) from error
     if backend.row_for(version) is None:
         ranges = " or ".join(str(row.versions) for row in backend.requirements)
-        raise TargetError(f"{text}: {backend.title} {version} is not supported", f"supported versions: {ranges}")
+        raise TargetError(
+            f"{text}: {backend.title} {version} is not supported", f"supported versions: {ranges}"
+        )
     return version
 
 

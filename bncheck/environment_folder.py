@@ -1,0 +1,221 @@
+"""One folder per environment, named by a hash of what it contains, so there is nothing to invalidate.
+
+A folder is built beside its place under a temporary name and moved in when complete: there, or not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from bncheck.errors import EnvironmentFailure
+
+MARKER = "bncheck-env.json"
+FORMAT = 1
+LOCK_SECONDS = 3600.0
+UNUSED_DAYS = 30
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that decides what is in an environment; its hash is the folder's name."""
+
+    backend: str
+    version: str
+    module: str
+    distribution: str
+    packages: tuple[str, ...]
+    python: str
+    python_path: str
+    indexes: tuple[str, ...] = ()
+    cpu_build: bool = False
+
+    @property
+    def folder_name(self) -> str:
+        """For example torch-2.13.0-0123456789."""
+        digest = hashlib.sha256(json.dumps([FORMAT, asdict(self)], sort_keys=True).encode()).hexdigest()
+        return "-".join(filter(None, [self.backend, self.version.replace("+", "-"), digest[:10]]))
+
+
+def cache_folder() -> Path:
+    """Where environments live: $BNCHECK_CACHE, else the user's cache folder by the platform's custom."""
+    environ = os.environ
+    if environ.get("BNCHECK_CACHE"):
+        return Path(environ["BNCHECK_CACHE"]).expanduser().absolute()
+    if environ.get("XDG_CACHE_HOME"):
+        return Path(environ["XDG_CACHE_HOME"]).expanduser().absolute() / "bncheck"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "bncheck"
+    if sys.platform == "win32" and environ.get("LOCALAPPDATA"):
+        return Path(environ["LOCALAPPDATA"]) / "bncheck" / "Cache"
+    return Path.home() / ".cache" / "bncheck"
+
+
+def environments_folder() -> Path:
+    """The folder of all environments."""
+    return cache_folder() / "environments"
+
+
+def python_of(folder: Path) -> Path:
+    """The interpreter of an environment."""
+    return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
+
+
+def read_marker(folder: Path) -> dict[str, Any] | None:
+    """What was written when the environment was complete; None if it never was, or cannot be read."""
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return marker if isinstance(marker, dict) and marker.get("format") == FORMAT else None
+
+
+def write_marker(folder: Path, contents: Contents, installed: str, notes: tuple[str, ...]) -> None:
+    """The last file written: its presence means that the environment is complete."""
+    marker = {"format": FORMAT, **asdict(contents), "installed": installed, "notes": list(notes)}
+    partial = folder / f"{MARKER}.partial"
+    partial.write_text(json.dumps(marker, indent=1), encoding="utf-8")
+    partial.replace(folder / MARKER)
+
+
+def is_usable(folder: Path) -> bool:
+    """Cheap check (no import): complete, its interpreter still there, the framework's files still there."""
+    marker = read_marker(folder)
+    if marker is None or not python_of(folder).exists():  # exists() follows the link to the base interpreter
+        return False
+    return installed_version(folder, str(marker["distribution"]), str(marker["module"])) is not None
+
+
+def installed_version(folder: Path, distribution: str, module: str) -> str | None:
+    """The version of ``distribution`` by its dist-info folder, if the module's files are there too."""
+    if not distribution:
+        distribution = module = "numpy"
+    for packages in site_packages(folder):
+        for info in packages.glob("*.dist-info"):
+            name, _, version = info.name[: -len(".dist-info")].partition("-")
+            if normalised(name) == normalised(distribution) and _has_module(packages, module):
+                return version
+    return None
+
+
+def site_packages(folder: Path) -> list[Path]:
+    """The package folders of an environment."""
+    return [
+        path
+        for path in [*folder.glob("lib/python3*/site-packages"), folder / "Lib/site-packages"]
+        if path.is_dir()
+    ]
+
+
+def normalised(name: str) -> str:
+    """A distribution's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def last_used(folder: Path) -> float:
+    """Seconds since the epoch when a run last asked for this environment."""
+    return (folder / MARKER).stat().st_mtime
+
+
+def mark_used(folder: Path) -> None:
+    """Remember that it was used now; a read-only cache is no reason to fail."""
+    try:
+        os.utime(folder / MARKER)
+    except OSError:
+        pass
+
+
+def place(folder: Path, build: Callable[[Path], None]) -> None:
+    """Build under a temporary name and move it to ``folder``. The caller holds the lock."""
+    for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex[:8]}")
+    try:
+        build(partial)
+        if folder.exists():  # damaged, or nobody would build: a folder can only be moved to an empty place
+            old = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex[:8]}")
+            folder.replace(old)
+            shutil.rmtree(old, ignore_errors=True)
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove an environment: its marker first, so that an interrupted removal leaves nothing usable."""
+    with locked(folder):
+        (folder / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Only one process or thread at a time works on ``folder``.
+
+    The operating system releases the lock when its holder dies, so there are no stale locks to detect.
+    """
+    path = folder.with_name(f"{folder.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a+b")
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"cannot write to the cache folder {path.parent}: {error.strerror}",
+            "set BNCHECK_CACHE to a folder you own",
+        ) from error
+    with handle:
+        _wait_for(handle, waiting)
+        yield
+
+
+def _wait_for(handle: IO[bytes], waiting: Callable[[], None]) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    told = False
+    while not _try_lock(handle):
+        if time.monotonic() > deadline:
+            raise EnvironmentFailure(
+                f"another process has held {handle.name} for {LOCK_SECONDS:.0f} s", "end it, then try again"
+            )
+        if not told:
+            waiting()
+            told = True
+        time.sleep(0.1)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(handle: IO[bytes]) -> bool:
+        handle.seek(0)
+        try:
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _try_lock(handle: IO[bytes]) -> bool:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _has_module(packages: Path, module: str) -> bool:
+    top = module.partition(".")[0]
+    return not top or (packages / top).is_dir() or any(packages.glob(f"{top}.*"))
