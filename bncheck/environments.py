@@ -1,7 +1,7 @@
 """A Python for every target: the user's own if it fits, else an environment that uv makes once and keeps.
 
 The order is: ``--python``, the current interpreter if it has the framework at the asked version, an
-environment in the cache folder. What cannot be had is :class:`Unavailable` with the reason and the command that fixes it.
+environment in the cache folder. What cannot be had is :class:`Unavailable`, with the reason and what fixes it.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def find_ready(target: Target, backend: BackendFile) -> Ready | None:
     row = backend.row_for(_version(target, backend))
     if row is None:
         return None
-    for interpreter in _fitting(row.python):
+    for interpreter in fitting_interpreters(row.python):
         contents = _contents(target, backend, row, interpreter)
         ready = _existing(contents)
         if ready is not None:
@@ -192,7 +192,7 @@ def _create(target: Target, backend: BackendFile, report: Report) -> Ready | Una
         return Unavailable(
             f"{backend.title} {version} is not supported by its backend file", f"see {backend.path}"
         )
-    candidates = list(_fitting(row.python))
+    candidates = list(fitting_interpreters(row.python))
     if not candidates:
         downloaded = _download(row.python)
         if downloaded is None:
@@ -312,7 +312,7 @@ def _extra_packages(target: Target, backend: BackendFile, version: str) -> tuple
 _finding = threading.Lock()
 
 
-def _fitting(python: SpecifierSet) -> Iterator[Interpreter]:
+def fitting_interpreters(python: SpecifierSet) -> Iterator[Interpreter]:
     """One interpreter per minor version in the range: the current one's minor first, then from new to old."""
     current = interpreters.current()
     if python.contains(current.version, prereleases=True):
