@@ -1,0 +1,196 @@
+"""Workers survive every kind of fault: real misbehaving backends in real processes, one marked cell each."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bncheck.run_folder import read_result
+from bncheck.worker.run import write_npz
+from bncheck.workers import Job, Limits, Progress, play
+
+FAULTY = Path(__file__).parent / "faulty_backend.py"
+GIB = 2**30
+
+
+def make_job(run: Path, faults: list[str], variant: str = "", isolate: bool = False, **limits: float | int) -> Job:
+    """A job whose cells are called like the faults of their layers, on three ones per channel."""
+    (run / "inputs").mkdir()
+    write_npz(str(run / "inputs" / "ones.npz"), {"x/main": np.ones((1, 3, 3), dtype=np.float32)})
+    folder = run / "cells" / "faulty"
+    for number, fault in enumerate(faults):
+        cell = folder / f"{number}-{fault}"
+        cell.mkdir(parents=True)
+        event = {"op": "train_forward", "input": "main", "batch": 0}
+        network = {"layers": [{"name": fault, "type": "batch_norm", "channels": 3}]}
+        task = {"protocol": 1, "inputs": "ones.npz", "dtype": "float32", "network": network, "events": [event]}
+        (cell / "job.json").write_text(json.dumps(task))
+    cells = tuple(f"{number}-{fault}" for number, fault in enumerate(faults))
+    bounds = Limits(**{"cell_seconds": 30.0, "import_seconds": 60.0, **limits})  # type: ignore[arg-type]
+    return Job("faulty", folder, Path(sys.executable), FAULTY, variant, "cpu", cells, bounds, isolate)
+
+
+def outcomes(job: Job) -> dict[str, str]:
+    found = {}
+    for cell in job.cells:
+        result = read_result(job.folder / cell)
+        found[cell.split("-", 1)[1]] = "none" if result is None else result.outcome
+    return found
+
+
+def run_job(job: Job) -> dict[str, str]:
+    seen: list[Progress] = []
+    play([job], 1, seen.append)
+    return outcomes(job)
+
+
+def test_a_cell_that_dies_takes_only_itself(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["fine", "abort", "segfault", "exit", "raise", "good"])
+    assert run_job(job) == {
+        "fine": "ok", "abort": "crashed", "segfault": "crashed", "exit": "crashed", "raise": "raised", "good": "ok",
+    }  # fmt: skip
+
+
+def test_the_reason_of_a_crash_names_the_signal_and_the_python_line(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["segfault"])
+    run_job(job)
+    result = read_result(job.folder / job.cells[0])
+    assert result is not None
+    assert result.error_type == "SIGSEGV"
+    assert "was killed by SIGSEGV" in result.error
+    assert "faulty_backend.py" in result.error
+
+
+def test_an_endless_loop_is_a_timeout_with_its_stack(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["loop", "good"], cell_seconds=1.0)
+    assert run_job(job) == {"loop": "timeout", "good": "ok"}
+    result = read_result(job.folder / job.cells[0])
+    assert result is not None
+    assert "longer than 1 s" in result.error
+    assert "in forward" in result.error
+
+
+def test_endless_allocation_ends_at_the_limit(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["allocate", "good"], memory=2 * GIB)
+    assert run_job(job) == {"allocate": "raised", "good": "ok"}
+    result = read_result(job.folder / job.cells[0])
+    assert result is not None
+    assert "Memory" in result.error_type
+
+
+def test_noise_and_a_closed_stdout_are_no_data(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["noise", "close-stdout", "good"])
+    assert run_job(job) == {"noise": "ok", "close-stdout": "ok", "good": "ok"}
+    kept = job.folder / job.cells[0] / "stderr.txt"
+    assert kept.stat().st_size == 64 * 1024
+    assert (job.folder / "stderr.txt").stat().st_size == 0
+
+
+def test_half_a_result_and_a_wrong_protocol_are_crashes_with_a_sentence(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["half-result", "wrong-protocol"], isolate=True)
+    assert run_job(job) == {"half-result": "crashed", "wrong-protocol": "crashed"}
+    half, wrong = (read_result(job.folder / cell) for cell in job.cells)
+    assert half is not None
+    assert "cannot be read" in half.error
+    assert wrong is not None
+    assert "protocol 99; this bncheck speaks 1" in wrong.error
+
+
+@pytest.mark.parametrize(
+    ("variant", "reason"),
+    [
+        ("missing", "no such device here"),
+        ("import-error", "libfault.so.1"),
+        ("import-abort", "was killed by SIGABRT while importing it"),
+    ],
+)
+def test_a_target_that_cannot_start_is_unavailable_with_the_reason(tmp_path: Path, variant: str, reason: str) -> None:
+    job = make_job(tmp_path, ["good"], variant=variant)
+    reasons = play([job], 1, lambda progress: None)
+    assert reason in reasons["faulty"]
+    assert outcomes(job) == {"good": "none"}
+
+
+def test_an_import_that_hangs_is_given_up(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["good"], variant="import-hang", import_seconds=1.0)
+    assert "longer than 1 s" in play([job], 1, lambda progress: None)["faulty"]
+
+
+def test_finished_cells_are_not_played_again(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["fine", "abort", "good"])
+    run_job(job)
+    before = [(job.folder / cell / "result.json").stat().st_mtime_ns for cell in job.cells]
+    (job.folder / job.cells[2] / "result.json").unlink()
+    assert run_job(job)["good"] == "ok"
+    after = [(job.folder / cell / "result.json").stat().st_mtime_ns for cell in job.cells]
+    assert after[:2] == before[:2]
+    assert after[2] != before[2]
+
+
+def test_isolated_cells_each_have_their_own_process(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["fine", "exit", "good"], isolate=True)
+    seen: list[Progress] = []
+    play([job], 1, seen.append)
+    assert [progress.kind for progress in seen].count("importing") == 3
+    assert outcomes(job) == {"fine": "ok", "exit": "crashed", "good": "ok"}
+
+
+def test_an_interrupt_kills_the_worker_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["fine", "loop"], cell_seconds=60.0)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.kind == "started" and progress.cell == "1-loop":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        play([job], 1, interrupt)
+    assert outcomes(job) == {"fine": "ok", "loop": "none"}
+    assert not worker_processes(job.folder)
+
+
+def worker_processes(folder: Path) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(folder).encode() in words:
+                found.append(int(entry.name))
+    return found
+
+
+def test_two_targets_run_at_the_same_time(tmp_path: Path) -> None:
+    jobs = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        jobs.append(make_job(tmp_path / name, ["loop"], cell_seconds=1.0))
+    seen: list[Progress] = []
+    play(jobs, 2, seen.append)
+    assert [progress.kind for progress in seen[:2]] == ["importing", "importing"]
+    assert [progress.kind for progress in seen].index("finished") > 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_cell_whose_folder_cannot_be_written_is_marked(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["fine", "good"])
+    # trace.npz cannot be replaced by a file while it is a folder that holds something.
+    (job.folder / job.cells[0] / "trace.npz" / "kept").mkdir(parents=True)
+    assert run_job(job) == {"fine": "crashed", "good": "ok"}
+
+
+def test_threads_do_not_matter_to_the_watcher(tmp_path: Path) -> None:
+    """play() may run beside other threads of the host (reports import pandas meanwhile)."""
+    job = make_job(tmp_path, ["fine"])
+    done = threading.Thread(target=time.sleep, args=(0.1,))
+    done.start()
+    assert run_job(job) == {"fine": "ok"}
+    done.join()
