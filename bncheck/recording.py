@@ -1,0 +1,159 @@
+"""The arrays of one cell, read from a run folder that nobody vouches for.
+
+A path is composed from checked words only, an archive's declared sizes are checked before any memory is taken,
+arrays are decoded when they are asked for, and pickled ones are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bncheck.errors import RunFolderError
+from bncheck.trace import Array, EventRecord, Trace
+
+if TYPE_CHECKING:
+    from bncheck.results import CellResult
+
+WORD = re.compile(r"[A-Za-z0-9_+=,\[\]-][A-Za-z0-9._+=,\[\]-]{0,199}")
+# The default run's largest trace has 2 MB; a deep network over 10,000 steps stays below a tenth of this.
+MAX_ARCHIVE = 256 * 1024**2
+MAX_ENTRIES = 100_000
+MAX_RESULT_JSON = 16 * 1024**2
+
+
+def cell_folder(run_folder: Path, cell: CellResult) -> Path:
+    """``<run>/cells/<target slug>/<scenario>--<case>``; RunFolderError for words that could climb out of it."""
+    for word in (cell.slug, cell.scenario, cell.case):
+        if not WORD.fullmatch(word):
+            raise RunFolderError(
+                f"{run_folder / 'run.json'} names a cell {word[:60]!r}, which is not a name that bncheck gives",
+                "use letters, digits and . _ + = , [ ] - only, or do not open this folder: it was edited",
+            )
+    folder = run_folder / "cells" / cell.slug / f"{cell.scenario}--{cell.case}"
+    # A link inside an unpacked archive can point anywhere.
+    if not folder.resolve().is_relative_to(run_folder.resolve()):
+        raise RunFolderError(f"{folder} is a link that leaves the run folder", "do not open this folder")
+    return folder
+
+
+def trace_of(run_folder: Path, cell: CellResult, ops: tuple[str, ...] = ()) -> Trace | None:
+    """The cell's trace, or None when it recorded none; arrays are read when they are asked for.
+
+    ``ops`` are the case's event names; how each went comes from the cell's own ``result.json``.
+    """
+    folder = cell_folder(run_folder, cell)
+    arrays = open_archive(folder / "trace.npz")
+    if arrays is None:
+        return None
+    result = read_result(folder / "result.json")
+    return Trace(events=event_records(ops, result), arrays=arrays, dtypes=dtypes_of(result))
+
+
+def replay_of(run_folder: Path, cell: CellResult) -> Mapping[str, Array]:
+    """Curves replayed in float64 from the target's measured convention; empty when none was measured."""
+    return open_archive(cell_folder(run_folder, cell) / "replay.npz") or {}
+
+
+def open_archive(path: Path) -> Archive | None:
+    """An archive of arrays, or None when there is no such file."""
+    try:
+        if path.stat().st_size > MAX_ARCHIVE:
+            raise RunFolderError(f"{path} is larger than {MAX_ARCHIVE >> 20} MiB, more than bncheck reads")
+        return Archive(path, path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+class Archive(Mapping[str, Array]):
+    """An .npz held as bytes; each array is checked and decoded when it is asked for."""
+
+    def __init__(self, path: Path, raw: bytes) -> None:
+        self.path = path
+        try:
+            self.zip = zipfile.ZipFile(io.BytesIO(raw))
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise self.damaged(str(error)) from error
+        entries = [item for item in self.zip.infolist() if item.filename.endswith(".npy")]
+        total = sum(item.file_size for item in entries)
+        if len(entries) > MAX_ENTRIES or total > MAX_ARCHIVE:
+            raise RunFolderError(
+                f"{path} declares {len(entries)} arrays of {total} bytes, more than bncheck reads "
+                f"({MAX_ENTRIES} arrays, {MAX_ARCHIVE >> 20} MiB)",
+                "record fewer steps, or do not open this folder: it was edited",
+            )
+        self.entries = {item.filename[: -len(".npy")]: item for item in entries}
+
+    def damaged(self, why: str) -> RunFolderError:
+        return RunFolderError(f"{self.path} is damaged: {why[:200]}", "run this cell again, or restore the file")
+
+    def __getitem__(self, name: str) -> Array:
+        entry = self.entries[name]
+        try:
+            raw = self.zip.read(entry)
+            check_header(raw)
+            array: Array = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
+            return array
+        except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+            raise self.damaged(f"array {name[:80]!r}: {error}") from error
+        except Exception as error:  # zlib.error and lzma errors have no common base with the above
+            raise self.damaged(f"array {name[:80]!r}: {type(error).__name__}: {error}") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def check_header(raw: bytes) -> None:
+    """Refuse an array whose header promises more than the entry holds: NumPy would allocate it first."""
+    stream = io.BytesIO(raw)
+    major, _ = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects")
+    if any(side < 0 for side in shape) or math.prod(shape) * dtype.itemsize != len(raw) - stream.tell():
+        raise ValueError(f"its header declares the shape {shape}, its data has another size")
+
+
+def read_result(path: Path) -> Mapping[str, Any]:
+    """A worker's ``result.json``; empty when the worker died before it was written."""
+    try:
+        if path.stat().st_size > MAX_RESULT_JSON:
+            raise RunFolderError(f"{path} is larger than {MAX_RESULT_JSON >> 20} MiB, more than bncheck reads")
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path} is damaged: {str(error)[:160]}", "run this cell again") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} is damaged: it does not hold a result", "run this cell again")
+    return value
+
+
+def event_records(ops: tuple[str, ...], result: Mapping[str, Any]) -> tuple[EventRecord, ...]:
+    records = [EventRecord(op) for op in ops]
+    failed = result.get("failed")
+    for item in failed if isinstance(failed, list) else []:
+        index = item.get("event") if isinstance(item, dict) else None
+        if isinstance(index, int) and 0 <= index < len(records):
+            words = {key: str(item.get(key, "")) for key in ("status", "error_type", "error")}
+            records[index] = EventRecord(records[index].op, **words)
+    return tuple(records)
+
+
+def dtypes_of(result: Mapping[str, Any]) -> Mapping[str, str]:
+    found = result.get("dtypes")
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}

@@ -1,0 +1,122 @@
+"""Curves of one case and one layer, taken out of the run folder for drawing. Differences only; no verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bncheck.results import CaseResult, Results, ScenarioResult, replay_of, trace_of
+from bncheck.trace import Array
+
+DRAWN = ("running_mean", "running_var")
+# A picture has about 500 pixels across.
+POINTS = 400
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One target's states of one layer: quantity → (T+1, C) float64. ``replayed`` likewise, where there is one."""
+
+    target: str
+    label: str
+    measured: Mapping[str, Array]
+    replayed: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CaseCurves:
+    """Everything one picture shows. ``channel`` is, per quantity, the one where the targets differ most."""
+
+    scenario: ScenarioResult
+    case: CaseResult
+    layer: str
+    curves: tuple[Curve, ...]
+    base: str
+    channel: Mapping[str, int]
+
+    def of(self, target: str) -> Curve | None:
+        return next((curve for curve in self.curves if curve.target == target), None)
+
+
+def case_curves(
+    results: Results, run_folder: Path, scenario: ScenarioResult, case: CaseResult, layer: str = ""
+) -> CaseCurves | None:
+    """The curves of ``layer`` (else of the one that drifts most), or None when no target recorded statistics."""
+    layer = layer or drifting_layer(results, scenario.name, case.name)
+    curves = []
+    for target in results.targets:
+        cell = results.cell_at.get((scenario.name, case.name, target.name))
+        trace = trace_of(run_folder, cell, case.ops) if cell is not None else None
+        if cell is None or trace is None:
+            continue
+        layer = layer or next(iter(trace.layers), "")
+        measured = states(trace.arrays, layer)
+        if measured:
+            replayed = states(replay_of(run_folder, cell), layer)
+            curves.append(Curve(target.name, target.label, measured, replayed))
+    if not curves:
+        return None
+    return CaseCurves(scenario, case, layer, tuple(curves), results.base, widest_channels(curves))
+
+
+def states(arrays: Mapping[str, Array], layer: str) -> dict[str, Array]:
+    found = {name: arrays[f"{layer}/{name}"] for name in DRAWN if f"{layer}/{name}" in arrays}
+    usable = {name: value for name, value in found.items() if value.ndim == 2 and value.size and value.dtype.kind in "fiu"}
+    return {name: np.asarray(value, dtype=np.float64) for name, value in usable.items()}
+
+
+def drifting_layer(results: Results, scenario: str, case: str) -> str:
+    """The layer with the largest drift of a drawn quantity against the baseline, "" when nothing drifts."""
+    found = [
+        drift
+        for target in results.targets
+        for drift in results.drifts_at.get((scenario, case, results.base, target.name), ())
+        if drift.quantity in DRAWN and drift.verdict != "agrees"
+    ]
+    return max(found, key=lambda drift: np.nan_to_num(drift.mean_abs, nan=np.inf)).layer if found else ""
+
+
+def widest_channels(curves: list[Curve]) -> dict[str, int]:
+    """Per quantity the channel whose curves lie furthest apart; 0 where they are alike."""
+    found = {}
+    for name in DRAWN:
+        shapes = [curve.measured[name].shape for curve in curves if name in curve.measured]
+        alike = [c.measured[name] for c in curves if name in c.measured and c.measured[name].shape == shapes[0]]
+        if len(alike) > 1:
+            stack = np.nan_to_num(np.stack(alike), nan=0.0, posinf=0.0, neginf=0.0)
+            found[name] = int((stack.max(axis=0) - stack.min(axis=0)).max(axis=0).argmax())
+    return found
+
+
+def difference(curve: Curve, base: Curve, quantity: str) -> Array | None:
+    """(T+1,) mean over channels of |curve − base|; None when they cannot be subtracted."""
+    a, b = curve.measured.get(quantity), base.measured.get(quantity)
+    if a is None or b is None or a.shape != b.shape:
+        return None
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(a - b)
+    gap[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0  # equal infinities and NaN in the same place do not drift
+    mean: Array = gap.mean(axis=1)
+    return mean
+
+
+def onset(values: Array) -> int | None:
+    """The first step whose row holds NaN or Inf."""
+    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+    return int(bad[0]) if bad.size else None
+
+
+def thin(values: Array) -> Array:
+    """Indices of at most POINTS steps that keep every spike: the extremes of each stretch, and both ends."""
+    if len(values) <= POINTS:
+        return np.arange(len(values))
+    edges = np.linspace(0, len(values), POINTS // 2, dtype=int)
+    filled = np.where(np.isfinite(values), values, np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0))
+    kept = {0, len(values) - 1}
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        stretch = filled[start:stop]
+        kept |= {int(start + stretch.argmin()), int(start + stretch.argmax())}
+    return np.array(sorted(kept))

@@ -1,0 +1,170 @@
+"""What a run folder says, arranged for reading. Nothing is judged here: verdicts come from the run itself.
+
+A *standing* is how one cell stands to the baseline target (agrees, defect, refused …); a *theme* is one finding
+that came up in several cases, so that a reader meets it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bncheck.evidence import Drift
+from bncheck.finding import KINDS, Finding
+from bncheck.report.wording import amount, number, one_line, plural, since
+from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
+
+# Words of a standing → the mark that says the same without colour.
+MARKS = {
+    "baseline": "●", "agrees": "●", "rounding": "○", "convention": "≠", "hazard": "!", "unexplained": "?",
+    "defect": "✗", "differs": "✗", "nonfinite": "✗", "refused": "⊘", "unsupported": "–", "crashed": "✗",
+    "timeout": "✗", "unavailable": "–", "not run": "–", "not compared": "·",
+}  # fmt: skip
+QUANTITIES = ("running_mean", "running_var", "counter", "output", "gamma", "beta")
+VERDICTS = ("nonfinite", "refused", "missing", "differs")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """``word`` is a key of MARKS; ``text`` the sentence without mark; ``drift`` the one that text speaks of."""
+
+    word: str
+    text: str
+    drift: Drift | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def mark(self) -> str:
+        return MARKS[self.word]
+
+    @property
+    def good(self) -> bool:
+        return self.word in ("baseline", "agrees", "rounding")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """One cause between the same targets, in one or more cases; the first finding speaks for all."""
+
+    first: Finding
+    findings: tuple[Finding, ...]
+
+    @property
+    def cases(self) -> tuple[tuple[str, str], ...]:
+        return tuple(dict.fromkeys((item.scenario, item.case) for item in self.findings))
+
+
+def rows(results: Results) -> list[tuple[ScenarioResult, CaseResult]]:
+    """Scenario × case, in the run's order."""
+    return [(scenario, case) for scenario in results.scenarios for case in scenario.cases]
+
+
+def standing(results: Results, scenario: str, case: str, target: str) -> Standing:
+    """How one cell stands to the baseline."""
+    cell = results.cell_at.get((scenario, case, target))
+    if cell is None:
+        return Standing("not run", "not run")
+    concerned = tuple(f for f in results.findings_at.get((scenario, case), ()) if target in f.targets)
+    if cell.outcome != "ok":
+        return Standing(*unfinished(cell), findings=concerned)
+    if target == results.base:
+        return Standing("baseline", "baseline", findings=concerned)
+    drifts = results.drifts_at.get((scenario, case, results.base, target), ())
+    if not drifts:
+        return Standing("not compared", f"ran; nothing to compare with {results.base or 'it'}", findings=concerned)
+    worst = first_to_tell(drifts)
+    if worst is None:
+        return Standing("agrees", "agrees", findings=concerned)
+    about = tuple(f for f in concerned if len(f.targets) == 1 or results.base in f.targets) or concerned
+    kind = next((kind for kind in KINDS if any(f.kind == kind for f in about)), "")
+    word = "nonfinite" if worst.verdict == "nonfinite" else (kind or "differs")
+    others = len([drift for drift in drifts if drift.verdict != "agrees"]) - 1
+    text = difference(worst, target) + (f" (+{others} more)" if others else "")
+    return Standing(word, text, worst, concerned)
+
+
+def unfinished(cell: CellResult) -> tuple[str, str]:
+    """(word, text) of a cell that did not run to its end."""
+    error = one_line(f"{cell.error_type}: {cell.error}" if cell.error_type and cell.error else cell.error_type or cell.error)
+    where = "" if cell.event is None or cell.event < 0 else f" at step {cell.event + 1}"
+    if cell.outcome == "raised":
+        return "refused", f"refused{where}" + (f" ({error})" if error else "")
+    if cell.outcome in ("crashed", "timeout"):
+        word = "crashed" if cell.outcome == "crashed" else "timed out"
+        return cell.outcome, f"{word}{where}" + (f" ({error})" if error else "")
+    if cell.outcome in ("unsupported", "unavailable"):
+        return cell.outcome, cell.outcome + (f" ({error})" if error else "")
+    return "not run", one_line(cell.outcome)
+
+
+def first_to_tell(drifts: Sequence[Drift]) -> Drift | None:
+    """The differing drift that a reader should see: the gravest, then the earliest, then the running mean first."""
+
+    def rank(drift: Drift) -> tuple[int, float, int]:
+        gravity = VERDICTS.index(drift.verdict) if drift.verdict in VERDICTS else len(VERDICTS)
+        quantity = QUANTITIES.index(drift.quantity) if drift.quantity in QUANTITIES else len(QUANTITIES)
+        return gravity, float("inf") if drift.first_event is None else drift.first_event, quantity
+
+    return min((drift for drift in drifts if drift.verdict != "agrees"), key=rank, default=None)
+
+
+def difference(drift: Drift, target: str) -> str:
+    """``running_mean off by 0.90099 ± 0.20569 since step 1`` and its kin, about ``target``."""
+    name = f"{drift.layer}.{drift.quantity}" if drift.layer and drift.layer != "bn" else drift.quantity
+    other = drift.a if drift.b == target else drift.b
+    bad = drift.nonfinite_b if drift.b == target else drift.nonfinite_a
+    when = since(drift.first_event)
+    if drift.verdict == "nonfinite":
+        side = "" if bad else f" on {other} only"
+        return one_line(f"NaN or Inf in {name}{side} {when}")
+    if drift.verdict == "missing":
+        return one_line(f"{name} is there on one side only")
+    if drift.verdict == "refused":
+        return one_line(f"{other} refused, {target} went on {when}")
+    return one_line(f"{name} off by {amount(drift.mean_abs, drift.std_abs)} {when}")
+
+
+def themes(findings: Sequence[Finding]) -> list[Theme]:
+    """Findings grouped by code, targets and departing side; the gravest kind first, then the widest spread."""
+    grouped: dict[tuple[str, tuple[str, ...], str, str], list[Finding]] = {}
+    for finding in findings:
+        grouped.setdefault((finding.code, finding.targets, finding.departs, finding.kind), []).append(finding)
+    found = []
+    for group in grouped.values():
+        # The one that is best explained speaks for the group.
+        first = max(group, key=lambda item: -1.0 if item.explained is None else item.explained)
+        found.append(Theme(first, (first, *(item for item in group if item is not first))))
+    return sorted(found, key=lambda theme: (KINDS.index(theme.first.kind), -len(theme.findings)))
+
+
+def verdict(results: Results) -> str:
+    """The run in one sentence."""
+    found = themes(results.findings)
+    counts = [plural(n, kind) if kind not in ("rounding", "unexplained") else f"{n} {kind}"
+              for kind in KINDS if (n := sum(theme.first.kind == kind for theme in found))]  # fmt: skip
+    standings = [standing(results, s.name, c.name, t.name)
+                 for s, c in rows(results) for t in results.targets if t.status == "ok"]  # fmt: skip
+    off = sum(not item.good and item.word not in ("not compared", "unsupported", "not run") for item in standings)
+    compared = sum(item.word not in ("baseline", "not run") for item in standings)
+    if not results.cells:
+        return "Nothing was run."
+    if off:
+        cause = f": {', '.join(counts)}" if counts else "; no cause was named"
+        return f"{off} of {plural(compared, 'cell')} {'differs' if off == 1 else 'differ'} from {results.base}{cause}."
+    agree = f"All {plural(compared, 'compared cell')} agree with {results.base}." if compared else "Only one target ran."
+    return agree + (f" Still to know: {', '.join(counts)}." if counts else "")
+
+
+def evidence(finding: Finding) -> list[tuple[str, str]]:
+    """The numbers behind a finding as (words, value)."""
+    from bncheck.report.wording import scalar, words
+
+    return [(words(key), scalar(value)) for key, value in finding.evidence.items()]
+
+
+def numbers(drift: Drift) -> list[str]:
+    """The figures of one drift in the order of the reports' tables."""
+    return [
+        amount(drift.mean_abs, drift.std_abs), number(drift.max_abs), number(drift.max_rel),
+        f"{drift.max_ulp:.0f}" if abs(drift.max_ulp) < 1e6 else number(drift.max_ulp),
+    ]  # fmt: skip

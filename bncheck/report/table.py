@@ -1,0 +1,59 @@
+"""``drifts.csv`` and ``findings.csv``: one row each, full precision, for spreadsheets and pandas."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bncheck.evidence import Drift
+from bncheck.finding import Finding
+from bncheck.results import Results, plain, spell
+
+NAME = "csv"
+
+
+def render(results: Results, run_folder: Path) -> list[Path]:
+    """Write both tables; a table without rows still has its header."""
+    return [
+        write_csv(frame(results.drifts, Drift), run_folder / "drifts.csv"),
+        write_csv(frame(results.findings, Finding), run_folder / "findings.csv"),
+    ]
+
+
+def frame(items: Sequence[Any], kind: type) -> pd.DataFrame:
+    """A column per field. Lists become ``a;b`` and mappings JSON, so that every field is one text or number."""
+    names = [item.name for item in fields(kind)]
+    columns = {name: [flat(getattr(item, name)) for item in items] for name in names}
+    table = pd.DataFrame(columns)
+    if "first_event" in table:  # whole numbers with gaps: without this pandas writes 0.0
+        table["first_event"] = table["first_event"].astype("Int64")
+    if "event" in table:
+        table["event"] = table["event"].astype("Int64")
+    return table
+
+
+def flat(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return spell(value)  # a blank cell means that there is no number, which is something else
+    if isinstance(value, tuple):
+        return ";".join(map(str, value))
+    if isinstance(value, dict):
+        return json.dumps(plain(value), ensure_ascii=False) if value else ""
+    # Spreadsheets run a text that begins like a formula; a leading quote is how they are told not to.
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + value
+    return value
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> Path:
+    part = path.with_name(path.name + ".part")
+    table.to_csv(part, index=False, na_rep="", lineterminator="\n")
+    os.replace(part, path)
+    return path

@@ -1,0 +1,147 @@
+"""The run at a prompt: a table where it fits, a list where it does not; colour repeats what marks say."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from bncheck.report.overview import Standing, Theme, evidence, rows, standing, themes, verdict
+from bncheck.report.wording import clean, one_line, plural, share, words
+from bncheck.results import Results, TargetResult
+
+COLOURS = {
+    "baseline": "dim", "agrees": "green", "rounding": "green", "convention": "yellow", "hazard": "yellow",
+    "unexplained": "magenta", "defect": "bold red", "differs": "red", "nonfinite": "bold red", "refused": "yellow",
+    "crashed": "bold red", "timeout": "bold red",
+}  # fmt: skip
+# A column narrower than this breaks its sentences into single words.
+COLUMN = 21
+
+
+def renderable(results: Results, run_folder: Path, width: int = 100) -> Group:
+    """The whole screen for a terminal of ``width`` columns."""
+    parts: list[RenderableType] = [matrix(results, width), Text()]
+    found = themes(results.findings)
+    for theme in found:
+        parts += [finding(theme), Text()]
+    missing = [target for target in results.targets if target.status != "ok"]
+    for target in missing:
+        parts.append(unavailable(target))
+    if missing:
+        parts.append(Text())
+    parts += [Text(f" {verdict(results)}", style="bold"), *footer(run_folder, found)]
+    return Group(*parts)
+
+
+def text(results: Results, run_folder: Path, width: int = 100) -> str:
+    """The same as plain text without colour."""
+    console = Console(file=io.StringIO(), width=width, no_color=True, force_terminal=False, highlight=False)
+    with console.capture() as capture:
+        console.print(renderable(results, run_folder, width))
+    return "\n".join(line.rstrip() for line in capture.get().split("\n"))
+
+
+def matrix(results: Results, width: int) -> RenderableType:
+    labels = [len(case.label or case.name) for _, case in rows(results)]
+    names = [len(scenario.name) for scenario in results.scenarios]
+    left = min(max(names, default=0), 24) + min(max(labels, default=0), 28) + 4
+    if left + (COLUMN + 2) * len(results.targets) > width:
+        return stacked(results)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
+    table.add_column(Text("scenario"), max_width=24)
+    table.add_column(Text("case"), max_width=28)
+    for target in results.targets:
+        table.add_column(Text(clean(target.label)), overflow="fold")
+    previous = ""
+    for scenario, case in rows(results):
+        first = Text("" if scenario.name == previous else clean(scenario.name))
+        marks = [mark(standing(results, scenario.name, case.name, target.name)) for target in results.targets]
+        table.add_row(first, Text(clean(case.label or case.name)), *marks)
+        previous = scenario.name
+    return Padding(table, (0, 0, 0, 1))
+
+
+def stacked(results: Results) -> RenderableType:
+    """One case under the other, for narrow terminals and many targets."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(max_width=28, overflow="fold")
+    table.add_column(overflow="fold")
+    parts: list[RenderableType] = []
+    for scenario, case in rows(results):
+        block = Table.grid(padding=(0, 2, 0, 0))
+        block.add_column(max_width=28, overflow="fold")
+        block.add_column(overflow="fold")
+        for target in results.targets:
+            block.add_row(
+                Text(clean(target.label)), mark(standing(results, scenario.name, case.name, target.name))
+            )
+        parts += [Text(clean(f" {scenario.name} · {case.label or case.name}"), style="bold"), Padding(block, (0, 0, 0, 3))]
+    return Group(*parts)
+
+
+def mark(found: Standing) -> Text:
+    shown = found.text if found.word not in ("convention", "defect", "hazard", "unexplained", "rounding") else (
+        f"{found.word}: {found.text}"
+    )
+    return Text(f"{found.mark} {clean(shown)}", style=COLOURS.get(found.word, "dim"))
+
+
+def finding(theme: Theme) -> RenderableType:
+    first = theme.first
+    head = Text.assemble(
+        " ", (clean(first.code), "bold"), " ", (clean(first.cause), "bold"), f" ({first.kind}) ", clean(first.title)
+    )
+    lines = [Text(line) for line in details(theme)]
+    return Group(head, Padding(Group(*lines), (0, 0, 0, 7)))
+
+
+def details(theme: Theme) -> list[str]:
+    first, lines = theme.first, []
+    explained = "" if first.explained is None else (
+        f"explains {share(first.explained)} of the {clean(first.quantity) or 'output'} drift"
+    )
+    figures = ", ".join(f"{key} {value}" for key, value in evidence(first)[:4])
+    if explained or figures:
+        lines.append("; ".join(filter(None, (explained, one_line(figures, 200)))))
+    if len(theme.cases) > 1:
+        shown = ", ".join(f"{scenario}--{case}" for scenario, case in theme.cases[:3])
+        more = f" and {len(theme.cases) - 3} more" if len(theme.cases) > 3 else ""
+        lines.append(clean(f"in {plural(len(theme.cases), 'case')}: {shown}{more}"))
+    advice = f"{one_line(first.advice, 300)}; " if first.advice else ""
+    lines.append(f"→ {advice.replace('.;', ';')}details: bncheck explain {clean(first.code)}")
+    return lines + unsettled(theme)
+
+
+def unsettled(theme: Theme) -> list[str]:
+    """What this case's input cannot tell, grouped by the scenario that can."""
+    by_scenario: dict[str, list[str]] = {}
+    for item in theme.findings:
+        for facet, settles in item.not_identifiable.items():
+            by_scenario.setdefault(settles, []).append(words(facet))
+    return [
+        f"not identifiable here: {', '.join(dict.fromkeys(facets))}"
+        + (f" (settled by: bncheck run {clean(settles)})" if settles else "")
+        for settles, facets in by_scenario.items()
+    ]
+
+
+def unavailable(target: TargetResult) -> RenderableType:
+    lines = [Text(f" – {clean(target.label)} is unavailable: {one_line(target.reason or 'no reason was given', 300)}")]
+    if target.remedy:
+        lines.append(Text(f"       → {one_line(target.remedy, 300)}"))
+    return Group(*lines)
+
+
+def footer(run_folder: Path, found: list[Theme]) -> list[RenderableType]:
+    lines: list[RenderableType] = [Text()]
+    page = run_folder / "index.html"
+    if page.exists():
+        lines.append(Text(f" report   {page}", no_wrap=True, overflow="fold"))
+    if found:
+        lines.append(Text(f" kit      bncheck repro {run_folder.name} {clean(found[0].first.code)}", overflow="fold"))
+    return lines
