@@ -1,0 +1,195 @@
+"""Views in, findings out: run all rules, name each cause once, drop what a stronger finding already says.
+
+Targets that agree with each other on a case form one group; rules see one pair of groups, not every pair of targets,
+so that 20 targets give a few sentences and not 190. All pairs stay in the drift table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bncheck.evidence import CellView, PairView, TargetView
+from bncheck.finding import KINDS, Finding
+from bncheck.rules import load_rules
+
+# Causes that only say what nothing else says; the order is the order of strength.
+LEFTOVERS = ("gradient", "unexplained", "rounding")
+# Above this share a convention has explained the drift; what is left is its replay's rounding.
+EXPLAINED = 0.99
+
+
+def diagnose(
+    cells: Sequence[CellView], pairs: Sequence[PairView], targets: Sequence[TargetView]
+) -> list[Finding]:
+    """All findings, what matters first. Never raises on odd traces: a rule that cannot tell stays silent."""
+    rules = load_rules()
+    found: list[Finding] = []
+    with np.errstate(all="ignore"):
+        for view in targets:
+            found += [item for rule in rules if rule.check_target for item in rule.check_target(view)]
+        by_case = _by_case(cells, pairs)
+        for case in by_case.values():
+            layers = [layer for cell in case.cells if cell.trace is not None for layer in cell.trace.layers]
+            order = {layer: place for place, layer in enumerate(dict.fromkeys(layers))}
+            here = best_of_each(_case_findings(case))
+            found += drop_explained(here, order)
+    return sorted(found, key=importance)
+
+
+@dataclass(frozen=True)
+class CaseViews:
+    """Everything about one case."""
+
+    cells: list[CellView]
+    pairs: dict[frozenset[str], PairView]
+
+
+def _by_case(cells: Iterable[CellView], pairs: Iterable[PairView]) -> Mapping[tuple[str, str], CaseViews]:
+    found: dict[tuple[str, str], CaseViews] = {}
+    for cell in cells:
+        found.setdefault((cell.case.scenario, cell.case.name), CaseViews([], {})).cells.append(cell)
+    for pair in pairs:
+        views = found.setdefault((pair.case.scenario, pair.case.name), CaseViews([], {}))
+        views.pairs[frozenset((pair.a.target, pair.b.target))] = pair
+        known = {cell.target for cell in views.cells}
+        views.cells.extend(cell for cell in (pair.a, pair.b) if cell.target not in known)
+    return found
+
+
+def _case_findings(case: CaseViews) -> list[Finding]:
+    rules = load_rules()
+    found = _cell_findings(case.cells)
+    groups = agreeing_groups(case)
+    for pair in group_pairs(case, groups):
+        found += [item for rule in rules if rule.check_pair for item in rule.check_pair(pair)]
+    return found
+
+
+def _cell_findings(cells: Sequence[CellView]) -> list[Finding]:
+    """Findings about single cells, said once for all cells that have the same one."""
+    found: list[Finding] = []
+    for rule in load_rules():
+        if rule.check_cell is None:
+            continue
+        alike: dict[tuple[object, ...], list[tuple[CellView, Finding]]] = {}
+        for cell in cells:
+            for item in rule.check_cell(cell):
+                alike.setdefault(_subject(item), []).append((cell, item))
+        for subject, entries in alike.items():
+            first, *others = {cell.target: cell for cell, _ in entries}.values()
+            if not others:
+                found += [item for _, item in entries]
+                continue
+            together = rule.check_cell(replace(first, peers=tuple(others)))
+            found += [item for item in together if _subject(item) == subject]
+    return found
+
+
+def _subject(item: Finding) -> tuple[object, ...]:
+    """What a finding about a cell is about, whichever cell it is."""
+    return (item.cause, item.kind, item.layer, item.quantity, item.event)
+
+
+# ------------------------------------------------------------------------------------------------- groups
+
+
+def agreeing_groups(case: CaseViews) -> list[list[CellView]]:
+    """Targets in order, each put into the first group all of whose members it agrees with."""
+    groups: list[list[CellView]] = []
+    for cell in case.cells:
+        if any(cell.target == other.target for group in groups for other in group):
+            continue
+        home = next((group for group in groups if all(_agree(case, cell, other) for other in group)), None)
+        if home is None:
+            groups.append([cell])
+        else:
+            home.append(cell)
+    return groups
+
+
+def _agree(case: CaseViews, one: CellView, two: CellView) -> bool:
+    """True if every quantity of the two agrees; what only one of them has (a counter) does not set them apart."""
+    pair = case.pairs.get(frozenset((one.target, two.target)))
+    if pair is None or one.outcome != two.outcome or one.trace is None or two.trace is None:
+        return False
+    return all(drift.verdict in ("agrees", "missing") for drift in pair.drifts)
+
+
+def group_pairs(case: CaseViews, groups: Sequence[Sequence[CellView]]) -> Iterable[PairView]:
+    """One pair for every two groups, its sides naming all members, and one inside each group (for rounding)."""
+    for place, group in enumerate(groups):
+        if len(group) > 1:
+            inside = case.pairs.get(frozenset((group[0].target, group[1].target)))
+            if inside is not None:
+                yield _named(inside, group[:1], group[1:])
+        for other in groups[place + 1 :]:
+            keys = [frozenset((a.target, b.target)) for a in group for b in other]
+            pair = next((case.pairs[key] for key in keys if key in case.pairs), None)
+            if pair is not None:
+                yield _named(pair, group, other)
+
+
+def _named(pair: PairView, group: Sequence[CellView], other: Sequence[CellView]) -> PairView:
+    """The pair with each side's further members as peers, whichever side they are on."""
+    if pair.a.target not in {cell.target for cell in group}:
+        group, other = other, group
+    a = replace(pair.a, peers=tuple(cell for cell in group if cell.target != pair.a.target))
+    b = replace(pair.b, peers=tuple(cell for cell in other if cell.target != pair.b.target))
+    return replace(pair, a=a, b=b)
+
+
+# ---------------------------------------------------------------------------------------------- selection
+
+
+def best_of_each(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding per cause, targets, case and layer: the one that explains most; the others' numbers stay in it."""
+    kept: dict[tuple[object, ...], Finding] = {}
+    for item in sorted(findings, key=importance):
+        key = (item.cause, frozenset(item.targets), item.scenario, item.case, item.layer)
+        if key not in kept:
+            kept[key] = item
+        elif item.quantity and item.quantity != kept[key].quantity:
+            note = {f"also in {item.quantity}": drift_size(item)}
+            kept[key] = replace(kept[key], evidence={**kept[key].evidence, **note})
+    return list(kept.values())
+
+
+def drop_explained(findings: Sequence[Finding], order: Mapping[str, int]) -> list[Finding]:
+    """Leave out leftovers that a stronger finding about the same targets, at this layer or before it, accounts for."""
+    return [item for item in findings if not any(accounts_for(other, item, order) for other in findings)]
+
+
+def accounts_for(strong: Finding, weak: Finding, order: Mapping[str, int]) -> bool:
+    if weak.cause not in LEFTOVERS or strong is weak:
+        return False
+    if strong.cause in LEFTOVERS and LEFTOVERS.index(strong.cause) >= LEFTOVERS.index(weak.cause):
+        return False
+    if strong.kind == "rounding" or not set(strong.targets) & set(weak.targets):
+        return False
+    last = len(order)
+    where, there = order.get(strong.layer, -1), order.get(weak.layer, last)
+    if where > there:
+        return False
+    if weak.cause == "unexplained" and weak.explained is not None and strong.explained is not None:
+        # A part of this very drift was attributed: what is left of it stands, unless something else explains it.
+        return (strong.layer, strong.quantity) != (weak.layer, weak.quantity) and weak.explained >= EXPLAINED
+    return True
+
+
+def drift_size(item: Finding) -> float:
+    """How large the difference behind a finding is; 0 where it has none."""
+    sizes = [item.evidence.get(key) for key in ("mean_abs", "max_abs")]
+    numbers = [float(size) for size in sizes if isinstance(size, int | float) and np.isfinite(size)]
+    return numbers[0] if numbers else 0.0
+
+
+def importance(item: Finding) -> tuple[object, ...]:
+    """Sort key: kind, then explained share, then size; names last, so that the order is the same every time."""
+    explained = -1.0 if item.explained is None else item.explained
+    return (
+        KINDS.index(item.kind), -explained, -drift_size(item),
+        item.scenario, item.case, item.code, item.layer, item.event if item.event is not None else -2, item.targets,
+    )  # fmt: skip

@@ -1,0 +1,76 @@
+"""The rules: one file per cause, found by folder. Nothing is registered; a new file is a new rule.
+
+``bn103_update_phase.py`` holds literal ``CODE`` and ``CAUSE``, a docstring (its first line is the title, the rest
+what ``bncheck explain`` prints) and any of ``check_cell(CellView)``, ``check_pair(PairView)``,
+``check_target(TargetView)``: pure functions that return findings. Files without a number are what rules share.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from bncheck.errors import UsageError
+from bncheck.finding import Finding
+
+RULE_FILE = re.compile(r"bn\d{3}_[a-z_]+")
+FAMILIES = {
+    "1": "convention",
+    "2": "numerics",
+    "3": "NaN and Inf",
+    "4": "mode and state",
+    "5": "refusals",
+    "9": "what is left",
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule file: its code, the cause it names, its docstring, its checks (None where it has none)."""
+
+    code: str
+    cause: str
+    title: str
+    explanation: str
+    check_cell: Callable[[Any], Iterable[Finding]] | None = None
+    check_pair: Callable[[Any], Iterable[Finding]] | None = None
+    check_target: Callable[[Any], Iterable[Finding]] | None = None
+
+    @property
+    def family(self) -> str:
+        return FAMILIES[self.code[2]]
+
+
+@cache
+def load_rules() -> tuple[Rule, ...]:
+    """All rules of this folder, by code."""
+    names = [module.name for module in pkgutil.iter_modules(__path__) if RULE_FILE.fullmatch(module.name)]
+    return tuple(sorted((_read(name) for name in names), key=lambda rule: rule.code))
+
+
+def _read(name: str) -> Rule:
+    module = importlib.import_module(f"{__name__}.{name}")
+    title, _, explanation = inspect.cleandoc(module.__doc__ or "").partition("\n")
+    checks = {check: getattr(module, check, None) for check in ("check_cell", "check_pair", "check_target")}
+    return Rule(module.CODE, module.CAUSE, title.strip(), explanation.strip(), **checks)
+
+
+def explain(word: str) -> Rule:
+    """The rule with this code or cause, in any spelling of case and dashes; UsageError names the nearest."""
+    wanted = word.strip().lower().replace("_", "-").replace(" ", "-")
+    known = {name.lower(): rule for rule in load_rules() for name in (rule.code, rule.cause)}
+    if wanted in known:
+        return known[wanted]
+    from difflib import get_close_matches
+
+    near = get_close_matches(wanted, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {known[near[0]].code} {known[near[0]].cause}?" if near else ""
+    raise UsageError(
+        f"there is no rule {word[:60]!r}.{hint}", "`bncheck explain` without an argument lists all rules"
+    )

@@ -1,0 +1,128 @@
+"""From an attribution to a finding: what every rule about a convention's facet has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from bncheck.evidence import Attribution, CellView, PairView
+from bncheck.finding import Finding
+from bncheck.rules.departure import Departure, judge
+from bncheck.rules.identifiability import not_identifiable
+from bncheck.rules.wording import percent, short, targets
+
+# A share smaller than this is within what replay in float64 and rounding in float32 disagree about.
+SMALLEST_SHARE = 1e-3
+
+Side = Sequence[CellView]
+Sentence = Callable[[Side, Any, Side, Any], str]
+
+
+def differing_facets(
+    pair: PairView,
+    code: str,
+    cause: str,
+    facets: Sequence[str],
+    sentence: Sentence,
+    advice: str,
+    usual: Sequence[Any] = (),
+) -> Iterator[Finding]:
+    """One finding per layer for the facet of ``facets`` that explains most; other quantities go into evidence.
+
+    ``sentence(x, value, y, value)`` says the difference, the odd side first: the one that departs, else the one whose
+    value is not among ``usual``.
+    """
+    for layer in dict.fromkeys(item.layer for item in pair.attributions):
+        found = [
+            (item.shares[facet], facet, item)
+            for item in pair.attributions
+            for facet in facets
+            if item.layer == layer and matters(pair, item, facet)
+        ]
+        if found:
+            best = max(found, key=lambda entry: entry[0])
+            yield _finding(pair, code, cause, best, found, sentence, advice, usual)
+
+
+def matters(pair: PairView, item: Attribution, facet: str) -> bool:
+    """True if the facet's part of the drift is larger than rounding can be."""
+    share = item.shares.get(facet, 0.0)
+    drift = pair.drift(item.layer, item.quantity)
+    if not share >= SMALLEST_SHARE or facet not in item.values:
+        return False
+    if drift is None or not drift.max_abs >= 0:
+        return True
+    return drift.verdict != "agrees" and share * drift.max_abs > item.rounding_bound
+
+
+def _finding(
+    pair: PairView,
+    code: str,
+    cause: str,
+    best: tuple[float, str, Attribution],
+    found: Sequence[tuple[float, str, Attribution]],
+    sentence: Sentence,
+    advice: str,
+    usual: Sequence[Any],
+) -> Finding:
+    share, facet, item = best
+    value_a, value_b = item.values[facet]
+    judged = judge(facet, pair.a.members, value_a, pair.b.members, value_b)
+    x, y = (pair.a.members, value_a), (pair.b.members, value_b)
+    if odd_is_second(judged, pair, value_a, value_b, usual):
+        x, y = y, x
+    drift = pair.drift(item.layer, item.quantity)
+    removes = f"Giving {short(x[0], y[0])} {_possessive(short(y[0], x[0]))} rule removes {percent(share)} of the {item.quantity} drift."
+    evidence: dict[str, float | int | str] = {
+        f"{facet} of {pair.a.target}": _plain(value_a),
+        f"{facet} of {pair.b.target}": _plain(value_b),
+        "replay residual": item.residual,
+        "rounding bound": item.rounding_bound,
+    }
+    if drift is not None:
+        evidence |= {
+            "points": drift.points,
+            "mean_abs": drift.mean_abs,
+            "std_abs": drift.std_abs,
+            "max_abs": drift.max_abs,
+        }
+    evidence |= {
+        f"explained {other.quantity} ({f})": s for s, f, other in found if other is not item or f != facet
+    }
+    said = judged.said + ": " if judged.kind == "defect" and judged.said else ""
+    return Finding(
+        code=code,
+        cause=cause,
+        kind=judged.kind,
+        title=f"{sentence(*x, *y)} {removes}",
+        targets=targets(pair.a.members, pair.b.members),
+        scenario=pair.case.scenario,
+        case=pair.case.name,
+        layer=item.layer,
+        event=drift.first_event if drift is not None else None,
+        quantity=item.quantity,
+        explained=share,
+        departs=judged.departs,
+        departs_from=judged.departs_from,
+        evidence=evidence,
+        advice=f"{said}{advice}" if said else advice,
+        link=judged.link,
+        not_identifiable=not_identifiable(pair, item),
+    )
+
+
+def odd_is_second(
+    judged: Departure, pair: PairView, value_a: Any, value_b: Any, usual: Sequence[Any]
+) -> bool:
+    """The sentence starts with the side that departs, else with the one that does something unusual."""
+    if judged.departs:
+        return judged.departs in {cell.target for cell in pair.b.members}
+    return value_a in usual and value_b not in usual
+
+
+def _possessive(text: str) -> str:
+    return f"{text}'" if text.endswith("s") else f"{text}'s"
+
+
+def _plain(value: Any) -> float | int | str:
+    return value if isinstance(value, int | float | str) else str(value)

@@ -1,0 +1,65 @@
+"""One target refuses what the other carries out.
+
+Signature: an event raises on one side and runs on the other, with more than one value per channel (with one value
+or none see single-value and empty-batch). A layer that raises *after* it moved its statistics is worse than one
+that refuses: the next forward starts from half an update.
+
+What to do: read the error, in the target's own words, in the evidence. If the state moved before the error, restore
+the statistics before you go on, and report it: a refused call should leave nothing behind.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from bncheck.evidence import CellView, PairView
+from bncheck.finding import Finding
+from bncheck.rules.movement import STATISTICS, moved
+from bncheck.rules.refused import refused_events, values_per_channel
+from bncheck.rules.wording import name, names, targets, verb
+
+CODE = "BN501"
+CAUSE = "refusal"
+
+
+def check_pair(pair: PairView) -> Iterable[Finding]:
+    for refuser, other, event in refused_events(pair):
+        if values_per_channel(pair, event) in (0, 1):
+            continue
+        op, kind, words = error_at(refuser, event)
+        yield Finding(
+            CODE, CAUSE, "hazard",
+            f"{names(refuser.members)} {verb(refuser.members, 'refuses', 'refuse')} {op}, {names(other.members)} "
+            f"{verb(other.members, 'carries', 'carry')} it out: {kind or 'error'}.",
+            targets(refuser.members, other.members), pair.case.scenario, pair.case.name, event=event,
+            evidence={"error": words}, advice="read the error; a program meant for both has to avoid this event",
+        )  # fmt: skip
+
+
+def error_at(cell: CellView, event: int) -> tuple[str, str, str]:
+    """(what was tried, error type, message) at an event; −1 is building the network."""
+    if cell.trace is not None and 0 <= event < len(cell.trace.events):
+        record = cell.trace.events[event]
+        return record.op, record.error_type or cell.error_type, record.error or cell.error
+    return "the network itself", cell.error_type, cell.error
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    if cell.trace is None:
+        return
+    for layer in cell.trace.layers:
+        for quantity in STATISTICS:
+            mask = moved(cell.trace, layer, quantity)
+            events = zip(cell.trace.events, mask, strict=False)
+            event = next(
+                (t for t, (record, yes) in enumerate(events) if yes and record.status == "raised"), None
+            )
+            if event is None:
+                continue
+            op, kind, words = error_at(cell, event)
+            yield Finding(
+                CODE, CAUSE, "defect",
+                f"{name(cell)} raises {kind or 'an error'} in {op}, but has moved {quantity} of {layer} by then.",
+                targets(cell.members), cell.case.scenario, cell.case.name, layer, event, quantity,
+                departs=cell.target, departs_from="itself", evidence={"error": words},
+                advice="restore the statistics after this error before going on; report it",
+            )  # fmt: skip
+            break

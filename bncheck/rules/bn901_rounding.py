@@ -1,0 +1,40 @@
+"""The difference is rounding: of the size that arithmetic of this precision has, in any summation order.
+
+Signature: the numbers are not bit-identical, but the difference is inside the tolerance of the dtype, or inside the
+bound derived for its unit roundoff, the number of values and their mean/std ratio. Repeat the case in float64 and it
+shrinks by nine decades; a real cause stays.
+
+What to do: nothing. Compare with a tolerance instead of for equality. Two libraries, two devices or two batch sizes
+add in different orders; eval BatchNorm itself is a fixed map of each sample.
+"""
+
+from collections.abc import Iterable
+
+from bncheck.evidence import Drift, PairView
+from bncheck.finding import Finding
+from bncheck.rules.leftover import within_rounding
+from bncheck.rules.wording import names, number, targets
+
+CODE = "BN901"
+CAUSE = "rounding"
+
+
+def check_pair(pair: PairView) -> Iterable[Finding]:
+    """One finding per pair: the largest difference that is rounding, when nothing is identical down to the bit."""
+    rounded = [drift for drift in pair.drifts if drift.max_abs > 0 and is_rounding(pair, drift)]
+    if not rounded:
+        return
+    worst = max(rounded, key=lambda drift: drift.max_ulp)
+    where = f"{worst.quantity} of {worst.layer}" if worst.layer else worst.quantity
+    yield Finding(
+        CODE, CAUSE, "rounding",
+        f"{names(pair.a.members)} and {names(pair.b.members)} differ by rounding only: at most "
+        f"{number(worst.max_ulp)} ULP of {worst.dtype} ({where}).",
+        targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, worst.layer, None, worst.quantity,
+        evidence={"max_abs": worst.max_abs, "max_rel": worst.max_rel, "max_ulp": worst.max_ulp, "quantities": len(rounded)},
+        advice="nothing to do; compare with a tolerance",
+    )  # fmt: skip
+
+
+def is_rounding(pair: PairView, drift: Drift) -> bool:
+    return drift.verdict == "agrees" or within_rounding(pair, drift)

@@ -1,0 +1,52 @@
+"""A difference that no rule explains.
+
+Signature: outside the tolerance, larger than rounding can be, and neither a measured convention nor a numeric cause
+accounts for it. Where a convention accounts for a part, the finding says how much is left.
+
+What to do: run the probe scenarios (`bncheck run probe`), so that the targets' conventions are known; rerun with
+`--isolate cell` to see whether earlier cases leak into this one; then `bncheck repro` gives a script to report.
+"""
+
+from collections.abc import Iterable
+
+from bncheck.evidence import Drift, PairView
+from bncheck.finding import Finding
+from bncheck.rules.identifiability import not_identifiable
+from bncheck.rules.leftover import explained_by_conventions, within_rounding
+from bncheck.rules.wording import names, number, percent, targets
+
+CODE = "BN902"
+CAUSE = "unexplained"
+# What a convention leaves below this is the replay's own rounding.
+ENOUGH = 0.99
+
+
+def check_pair(pair: PairView) -> Iterable[Finding]:
+    for drift in pair.differing:
+        if drift.verdict not in ("differs", "nonfinite") or within_rounding(pair, drift):
+            continue
+        explained = explained_by_conventions(pair, drift)
+        if explained is not None and explained >= ENOUGH:
+            continue
+        yield _finding(pair, drift, explained)
+
+
+def _finding(pair: PairView, drift: Drift, explained: float | None) -> Finding:
+    where = f"{drift.quantity} of {drift.layer}" if drift.layer else f"the network's {drift.quantity}"
+    size = f"by up to {number(drift.max_abs)}"
+    if drift.verdict == "nonfinite":
+        size = f"in NaN or Inf ({drift.nonfinite_a} against {drift.nonfinite_b})"
+    part = (
+        f"; measured conventions explain {percent(explained)} of it"
+        if explained
+        else ", and no rule says why"
+    )
+    return Finding(
+        CODE, CAUSE, "unexplained",
+        f"{names(pair.a.members)} and {names(pair.b.members)} differ in {where} {size}{part}.",
+        targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
+        drift.quantity, explained,
+        evidence={"mean_abs": drift.mean_abs, "std_abs": drift.std_abs, "max_abs": drift.max_abs, "max_ulp": drift.max_ulp},
+        advice="measure the conventions (bncheck run probe), then rerun with --isolate cell",
+        not_identifiable=not_identifiable(pair, layer=drift.layer),
+    )  # fmt: skip

@@ -1,0 +1,34 @@
+"""What an input cannot tell, read off the trace itself, and which scenario settles it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bncheck.evidence import Attribution, PairView
+from bncheck.rules.wording import SETTLED_BY_PROBE
+
+
+def not_identifiable(pair: PairView, item: Attribution | None = None, layer: str = "") -> dict[str, str]:
+    """Facet → why this case cannot tell it. The attribution's own words win over those read off the trace."""
+    layer = item.layer if item is not None else layer
+    return {**blind_facets(pair, layer), **(item.not_identifiable if item is not None else {})}
+
+
+def blind_facets(pair: PairView, layer: str) -> dict[str, str]:
+    """Facets that the layer's input hides in principle: constant channels, one repeated batch."""
+    trace = pair.a.trace or pair.b.trace
+    if trace is None:
+        return {}
+    means, variances, counts = (trace.get(layer, key) for key in ("input_mean", "input_var", "n"))
+    if means is None or variances is None or counts is None or not (counts > 0).any():
+        return {}
+    seen = counts > 0
+    found = {}
+    if not np.nan_to_num(variances[seen]).any():
+        why = f"every channel of the input is constant, so every variance is 0; {SETTLED_BY_PROBE}"
+        found = dict.fromkeys(("variance_divisor", "statistic"), why)
+    elif counts[seen].min() > 1e4:
+        found["variance_divisor"] = (
+            f"n is {int(counts[seen].min())}, where n and n - 1 agree to rounding; {SETTLED_BY_PROBE}"
+        )
+    return found

@@ -1,0 +1,145 @@
+"""What is left of a drift: is it rounding, how much of it do conventions explain?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bncheck.evidence import CellView, Drift, PairView
+from bncheck.rules.movement import STATISTICS
+from bncheck.rules.roundoff import average_bound, mean_bound, summation, two_pass_bound, unit
+from bncheck.trace import Array
+
+# Terms of one sum in a linear layer where the case does not say: features × kernel of a usual network.
+FAN_IN = 4096
+
+
+def explained_by_conventions(pair: PairView, drift: Drift) -> float | None:
+    """The share that all differing facets explain together; None when nothing was attributed."""
+    shares = [
+        item.explained
+        for item in pair.attributions
+        if (item.layer, item.quantity) == (drift.layer, drift.quantity)
+    ]
+    return max(shares) if shares else None
+
+
+def within_rounding(pair: PairView, drift: Drift) -> bool:
+    """True if a finite drift is no larger than arithmetic of its dtype may be off, whatever the summation order."""
+    if drift.verdict not in ("agrees", "differs") or not np.isfinite(drift.max_abs):
+        return False
+    bounds = [bound_of(cell, drift) for cell in (pair.a, pair.b)]
+    return drift.max_abs <= sum(bounds)
+
+
+def bound_of(cell: CellView, drift: Drift) -> float:
+    """How far one side's quantity may be off by rounding; 0 where its trace does not say."""
+    if cell.trace is None:
+        return 0.0
+    with np.errstate(all="ignore"):
+        if drift.quantity in STATISTICS:
+            return _statistic_bound(cell, drift)
+        if drift.quantity == "output":
+            return _output_bound(cell, drift)
+    return 0.0
+
+
+def batch_facts(cell: CellView, layer: str) -> tuple[Array, Array, Array] | None:
+    """(mean (T, C), biased variance (T, C), n (T, 1)) of the forwards that had values, None when there was none."""
+    trace = cell.trace
+    if trace is None:
+        return None
+    means, variances, counts = (trace.get(layer, key) for key in ("input_mean", "input_var", "n"))
+    if means is None or variances is None or counts is None:
+        return None
+    seen = (counts > 0) & np.isfinite(means).all(axis=1) & np.isfinite(variances).all(axis=1)
+    return (means[seen], variances[seen], counts[seen][:, None]) if seen.any() and means.shape[1] else None
+
+
+def arithmetic_dtype(cell: CellView, *quantities: str) -> str:
+    """The coarsest dtype that takes part: the case's, and the buffers' own. The reference says what it computes in."""
+    own = str(cell.environment.get("accumulates") or cell.case.dtype)
+    held = [
+        cell.trace.dtype_of(name)
+        for name in quantities
+        if cell.trace is not None and name in cell.trace.arrays
+    ]
+    return max([own, *held], key=unit)
+
+
+def _statistic_bound(cell: CellView, drift: Drift) -> float:
+    """Error of one batch's statistic (weights sum to at most 1), plus that of averaging."""
+    assert cell.trace is not None
+    facts, rows = batch_facts(cell, drift.layer), cell.trace.get(drift.layer, drift.quantity)
+    if facts is None or rows is None:
+        return 0.0
+    mean, var, n = facts
+    u = unit(arithmetic_dtype(cell, f"{drift.layer}/{drift.quantity}"))
+    bound = mean_bound if drift.quantity == "running_mean" else two_pass_bound
+    largest = np.nanmax(np.abs(np.where(np.isfinite(rows), rows, 0.0)), initial=0.0)
+    averaging = average_bound(np.asarray(largest), len(mean), batch_weight(cell, drift.layer), u)
+    # The layer's input carries what the layers before it rounded; the first layer's input is the same bytes for all.
+    first = (
+        next((item.name for item in cell.case.network.layers if item.type != "flatten"), drift.layer)
+        == drift.layer
+    )
+    size = np.sqrt(mean * mean + var)
+    carried = (
+        0.0
+        if first
+        else upstream(cell, drift.layer)
+        * (size if drift.quantity == "running_mean" else 2 * size * np.sqrt(var))
+    )
+    # n/(n − 1) of the unbiased variance is at most 2.
+    return 2.0 * float((bound(mean, var, n, u) + carried).max()) + float(averaging)
+
+
+def batch_weight(cell: CellView, layer: str) -> float:
+    """The measured weight of the new batch, else the one the scenario asked for; 0 when neither is known."""
+    measured = cell.convention.value("batch_weight") if cell.convention is not None else None
+    asked = next((item.batch_weight for item in cell.case.network.layers if item.name == layer), None)
+    value = measured if isinstance(measured, int | float) else asked
+    return float(value) if value is not None and 0 < value <= 1 else 0.0
+
+
+def conditioning(cell: CellView, layer: str, u: float) -> float:
+    """Error of y = γ·(x − m)·r + β in one layer: x and m carry u·|x|, the batch mean its sum's error, times r·γ."""
+    facts = batch_facts(cell, layer)
+    if facts is None or cell.trace is None:
+        return 0.0
+    mean, var, n = facts
+    eps = next((item.eps for item in cell.case.network.layers if item.name == layer), None) or 1e-5
+    gamma = cell.trace.get(layer, "gamma")
+    scale = float(np.nanmax(np.abs(gamma), initial=1.0)) if gamma is not None else 1.0
+    size = np.sqrt(mean * mean + var)
+    # Of the n normalised values none exceeds √n; 8 standard deviations cover every input that is drawn.
+    spread = np.minimum(np.sqrt(n), 8.0)
+    relative = two_pass_bound(mean, var, n, u) / (var + eps) + 8 * u
+    return scale * float(
+        (
+            mean_bound(mean, var, n, u) / np.sqrt(var + eps)
+            + relative * spread
+            + 8 * u * size / np.sqrt(var + eps)
+        ).max()
+    )
+
+
+def _output_bound(cell: CellView, drift: Drift) -> float:
+    """The sum over layers: each BatchNorm's own error, and that of the linear maps between them."""
+    assert cell.trace is not None
+    outputs = [np.abs(cell.trace.arrays[name]) for name in cell.trace.arrays if name.startswith("output/")]
+    scale = max([float(np.max(np.where(np.isfinite(o), o, 0.0), initial=0.0)) for o in outputs], default=0.0)
+    return upstream(cell, None) * max(scale, 1.0)
+
+
+def upstream(cell: CellView, layer: str | None) -> float:
+    """Relative error that reaches a layer (None: the network's output) from all layers in front of it."""
+    u = unit(arithmetic_dtype(cell))
+    total = 8 * u
+    for item in cell.case.network.layers:
+        if item.name == layer:
+            break
+        if item.type in ("conv2d", "dense", "custom"):
+            total += 2 * u * float(summation(np.asarray(FAN_IN)))
+        elif item.type == "batch_norm":
+            total += conditioning(cell, item.name, u)
+    return total

@@ -1,0 +1,51 @@
+"""How far honest arithmetic of a dtype may be off: derived bounds, not thresholds picked by eye.
+
+u is the unit roundoff. A sum of n terms in any order errs by at most n·u·Σ|x|; unless the data are constant its
+roundings are independent, and the error then exceeds 8·√n·u·Σ|x| with a probability below 1e-14. Blocked, pairwise
+and compensated sums are far better, so this holds for every summation order that a kernel may choose.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bncheck.trace import Array
+
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+LARGEST = {"float64": 1.797e308, "float32": 3.4028e38, "float16": 65504.0, "bfloat16": 3.3895e38}
+
+
+def unit(dtype: str) -> float:
+    """u of a dtype; of anything that is no float the finest, so that nothing is excused by an odd name."""
+    return UNIT_ROUNDOFF.get(dtype, UNIT_ROUNDOFF["float64"])
+
+
+def coarsest(*dtypes: str) -> str:
+    return max(dtypes, key=unit)
+
+
+def summation(n: Array) -> Array:
+    """Factor on u for a mean of n values (see the module's text); 8 more for the division and the rest."""
+    count = np.maximum(np.asarray(n, dtype=np.float64), 1.0)
+    return np.minimum(count, 8.0 * np.sqrt(count)) + 8.0
+
+
+def mean_bound(mean: Array, var: Array, n: Array, u: float) -> Array:
+    """|computed mean − mean|: the mean of |x| is at most √(μ² + σ²)."""
+    return np.asarray(u * summation(n) * np.sqrt(mean * mean + var))
+
+
+def two_pass_bound(mean: Array, var: Array, n: Array, u: float) -> Array:
+    """|computed variance − variance| of Σ(x − m)²/n: m·u of itself, plus the square of the mean's error."""
+    return np.asarray(2 * u * summation(n) * var + mean_bound(mean, var, n, u) ** 2)
+
+
+def one_pass_bound(mean: Array, var: Array, n: Array, u: float) -> Array:
+    """The same for E[x²] − E[x]²: two numbers of size μ² + σ² are subtracted, which is κ² = μ²/σ² times worse."""
+    return np.asarray(4 * u * summation(n) * (mean * mean + var))
+
+
+def average_bound(largest: Array, updates: int, weight: float, u: float) -> Array:
+    """Rounding of s ← (1 − a)·s + a·v over T updates: 3 u·|s| each, of which the last 1/a are remembered."""
+    remembered = min(float(updates), 1.0 / weight if weight > 0 else float(updates))
+    return np.asarray(3.0 * u * (remembered + 1.0) * largest)

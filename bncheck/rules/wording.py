@@ -1,0 +1,56 @@
+"""How sentences name targets and numbers. A group of targets that agree is one grammatical side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bncheck.evidence import CellView
+from bncheck.targets import SHAPE
+
+SETTLED_BY_PROBE = "settled by: bncheck run probe"
+
+
+def name(cell: CellView) -> str:
+    """``mxnet==1.9.1`` → ``mxnet 1.9.1@cpu``; the version that ran is put in where the target named none."""
+    match = SHAPE.fullmatch(cell.target)
+    if match is None:
+        return cell.target
+    variant = f"[{match['variant']}]" if match["variant"] else ""
+    version = match["version"] or str(cell.environment.get("version") or "")
+    if not match["device"] and not version:
+        return cell.target
+    device = match["device"] or str(cell.environment.get("device") or "cpu")
+    return f"{match['backend']}{variant}{' ' + version if version else ''}@{device}"
+
+
+def names(side: Sequence[CellView]) -> str:
+    """All members of one side, in a row."""
+    return ", ".join(dict.fromkeys(name(cell) for cell in side))
+
+
+def verb(side: Sequence[CellView], singular: str, plural: str) -> str:
+    return singular if len(side) == 1 else plural
+
+
+def short(side: Sequence[CellView], other: Sequence[CellView]) -> str:
+    """The backends' names where they tell the sides apart, full names where they do not."""
+    mine, theirs = {cell.backend for cell in side}, {cell.backend for cell in other}
+    return ", ".join(sorted(mine)) if not mine & theirs else names(side)
+
+
+def number(value: Any) -> str:
+    """A value in a sentence: four significant digits are enough to recognise it."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:.4g}"
+
+
+def percent(share: float) -> str:
+    """One decimal, never rounded up to 100.0 by display alone when something is left."""
+    shown = 100 * share
+    return f"{min(shown, 99.9):.1f} %" if share < 0.9995 else f"{shown:.1f} %"
+
+
+def targets(*sides: Sequence[CellView]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(cell.target for side in sides for cell in side))
