@@ -1,7 +1,7 @@
 """A Python for every target: the user's own if it fits, else an environment that uv makes once and keeps.
 
 The order is: ``--python``, the current interpreter if it has the framework at the asked version, an
-environment in the cache folder. What cannot be had is :class:`Unavailable`, with the reason and what fixes it.
+environment in the cache folder. What cannot be had is :class:`Unavailable`, with the reason and the remedy.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ class Unavailable:
 def prepare(
     targets: Sequence[Target],
     backends: Mapping[str, BackendFile],
-    overrides: Mapping[str, Path] | None = None,
+    pythons: Mapping[str, Path] | None = None,
     report: Report = lambda text: None,
 ) -> dict[Target, Ready | Unavailable]:
     """A Python for each target, in the given order, at most two environments made at a time.
 
-    ``overrides`` is what :func:`parse_overrides` returns; ``report`` gets one line for everything that takes
+    ``pythons`` is what :func:`parse_pythons` returns; ``report`` gets one line for everything that takes
     time, and may be called from several threads.
     """
     with ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="environment") as pool:
         futures = {
-            target: pool.submit(make_ready, target, backends[target.backend], overrides or {}, report)
+            target: pool.submit(make_ready, target, backends[target.backend], pythons or {}, report)
             for target in dict.fromkeys(targets)
         }
         try:
@@ -85,13 +85,14 @@ def prepare(
 
 
 def make_ready(
-    target: Target, backend: BackendFile, overrides: Mapping[str, Path], report: Report
+    target: Target, backend: BackendFile, pythons: Mapping[str, Path], report: Report
 ) -> Ready | Unavailable:
     """A Python for one target; failures become :class:`Unavailable`."""
-    override = next((overrides[name] for name in (target.name, target.backend) if name in overrides), None)
+    names = (target.name, f"{target.name}@{target.device}", target.backend)
+    given = next((pythons[name] for name in names if name in pythons), None)
     try:
-        if override is not None:
-            return _given(target, backend, override)
+        if given is not None:
+            return _given(target, backend, given.expanduser().absolute())
         return find_ready(target, backend) or _create(target, backend, report)
     except EnvironmentFailure as error:
         return Unavailable(error.message, error.remedy or f"bncheck env create {target}")
@@ -113,25 +114,21 @@ def find_ready(target: Target, backend: BackendFile) -> Ready | None:
     return None
 
 
-def parse_overrides(texts: Sequence[str], known: Mapping[str, BackendFile]) -> dict[str, Path]:
+def parse_pythons(texts: Sequence[str], known: Mapping[str, BackendFile]) -> dict[str, Path]:
     """``--python NAME=PATH`` as {target or backend name: path}; a path that does not run is said at once."""
     from bncheck.targets import parse_target
 
-    overrides: dict[str, Path] = {}
+    pythons: dict[str, Path] = {}
     for text in texts:
         # The name may hold == and, in brackets, =; the path holds none.
         name, _, path = text.rpartition("=")
         if not name or not path or name.endswith("="):
-            raise UsageError(
-                f"--python {text}: not NAME=PATH", "for example --python torch=/opt/conda/bin/python"
-            )
+            raise UsageError(f"--python {text}: not NAME=PATH", "for example --python torch=/opt/conda/bin/python")
         target = parse_target(name, known)
         if interpreters.ask(Path(path)) is None:
-            raise UsageError(
-                f"--python {text}: {path} does not answer as a CPython 3", "give the path of a python"
-            )
-        overrides[target.name] = Path(path).expanduser().absolute()
-    return overrides
+            raise UsageError(f"--python {text}: {path} does not answer as a CPython 3", "give the path of a python")
+        pythons[target.name] = Path(path).expanduser().absolute()
+    return pythons
 
 
 # --- interpreters that are used as they are
@@ -140,9 +137,7 @@ def parse_overrides(texts: Sequence[str], known: Mapping[str, BackendFile]) -> d
 def _given(target: Target, backend: BackendFile, python: Path) -> Ready | Unavailable:
     answer = installed_in(python, backend.module)
     if answer is None:
-        return Unavailable(
-            f"{python} does not answer as a CPython 3", f"--python {target.backend}=PATH of a python"
-        )
+        return Unavailable(f"{python} does not answer as a CPython 3", f"--python {target.backend}=PATH of a python")
     versions, modules = answer
     missing = [name for name in (backend.module, "numpy") if name and name not in modules]
     if missing:
@@ -189,9 +184,7 @@ def _create(target: Target, backend: BackendFile, report: Report) -> Ready | Una
     version = _version(target, backend)
     row = backend.row_for(version)
     if row is None:
-        return Unavailable(
-            f"{backend.title} {version} is not supported by its backend file", f"see {backend.path}"
-        )
+        return Unavailable(f"{backend.title} {version} is not supported by its backend file", f"see {backend.path}")
     candidates = list(fitting_interpreters(row.python))
     if not candidates:
         downloaded = _download(row.python)
@@ -219,15 +212,11 @@ def _create(target: Target, backend: BackendFile, report: Report) -> Ready | Una
 
 def _install(target: Target, contents: Contents, report: Report) -> Ready | installer.Failure:
     folder = environments_folder() / contents.folder_name
-    with locked(
-        folder, lambda: report(f"{target}: waiting for another bncheck that is making {folder.name}")
-    ):
+    with locked(folder, lambda: report(f"{target}: waiting for another bncheck that is making {folder.name}")):
         ready = _existing(contents)  # made by whoever held the lock before
         if ready is not None:
             return ready
-        report(
-            f"{target}: making an environment with Python {contents.python}: {' '.join(contents.packages)}"
-        )
+        report(f"{target}: making an environment with Python {contents.python}: {' '.join(contents.packages)}")
         failed: list[installer.Failure] = []
 
         def build(partial: Path) -> None:
@@ -241,13 +230,9 @@ def _install(target: Target, contents: Contents, report: Report) -> Ready | inst
         except EnvironmentFailure:
             return failed[0]
         except OSError as error:
-            raise EnvironmentFailure(
-                f"cannot write {folder}: {error.strerror}", "set BNCHECK_CACHE"
-            ) from error
+            raise EnvironmentFailure(f"cannot write {folder}: {error.strerror}", "set BNCHECK_CACHE") from error
     ready = _existing(contents)
-    return ready or installer.Failure(
-        f"{folder} has no {contents.distribution} after installing it", network=False
-    )
+    return ready or installer.Failure(f"{folder} has no {contents.distribution} after installing it", network=False)
 
 
 def _fill(partial: Path, target: Target, contents: Contents, report: Report) -> installer.Failure | None:
@@ -276,9 +261,7 @@ def _existing(contents: Contents) -> Ready | None:
     return Ready(python_of(folder), version, "environment", folder)
 
 
-def _contents(
-    target: Target, backend: BackendFile, row: RequirementRow, interpreter: Interpreter
-) -> Contents:
+def _contents(target: Target, backend: BackendFile, row: RequirementRow, interpreter: Interpreter) -> Contents:
     version = _version(target, backend)
     packages = (*row.fill(version), *_extra_packages(target, backend, version))
     settings = read_index_settings()

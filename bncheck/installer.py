@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ NETWORK = re.compile(
     r"request failed|network connectivity is disabled|could not connect|bad gateway|status server error",
     re.IGNORECASE,
 )
+_looking_for_uv = threading.Lock()
 NOISE = re.compile(
     r"^(warning:|using python|resolved \d|prepared \d|audited|downloading|downloaded|\s*\+ |would )", re.I
 )
@@ -36,6 +39,13 @@ class Failure:
 
 def find_uv() -> str:
     """uv's path: the one that came with bncheck, else the one on PATH."""
+    # Two threads asking at once met sysconfig half initialised (TypeError inside uv.find_uv_bin, Python 3.11.7).
+    with _looking_for_uv:
+        return _find_uv()
+
+
+@functools.cache
+def _find_uv() -> str:
     try:
         import uv
 
@@ -58,9 +68,7 @@ def python_downloads(environ: Mapping[str, str] | None = None) -> str:
 
 def create_venv(folder: Path, python: Path) -> Failure | None:
     """An empty environment that may be moved afterwards (console scripts hold no absolute path)."""
-    return _uv(
-        ["venv", "--no-project", "--relocatable", "--python", str(python), str(folder)], folder.parent, {}
-    )
+    return _uv(["venv", "--no-project", "--relocatable", "--python", str(python), str(folder)], folder.parent, {})
 
 
 def check_resolvable(
@@ -70,9 +78,7 @@ def check_resolvable(
     command = _install_command(python, packages, settings, ("--dry-run", *options))
     environ = uv_environment(settings)
     quick = {"UV_HTTP_RETRIES": "1", "UV_HTTP_CONNECT_TIMEOUT": "5"}
-    return _uv(
-        command, python.parent, environ | {key: environ.get(key, value) for key, value in quick.items()}
-    )
+    return _uv(command, python.parent, environ | {key: environ.get(key, value) for key, value in quick.items()})
 
 
 def install(
@@ -80,9 +86,7 @@ def install(
 ) -> Failure | None:
     """Install into the environment of ``python``, compiled: importing torch went from 2.2 s to 1.0 s."""
     compiled = _minor(python) >= (3, 7)  # uv's own compile script needs 3.7
-    command = _install_command(
-        python, packages, settings, (*(["--compile-bytecode"] if compiled else []), *options)
-    )
+    command = _install_command(python, packages, settings, (*(["--compile-bytecode"] if compiled else []), *options))
     failure = _uv(command, python.parent, uv_environment(settings))
     if failure is None and not compiled:
         # Exit status 1 only says that some file (of Python 2 code, say) does not compile: not our concern.
@@ -185,7 +189,5 @@ def reason_in(message: str) -> str:
 def _minor(python: Path) -> tuple[int, int]:
     """(3, 7) by the environment's pyvenv.cfg."""
     config = python.parents[1] / "pyvenv.cfg"
-    found = re.search(
-        r"^version(?:_info)?\s*=\s*(\d+)\.(\d+)", config.read_text(encoding="utf-8"), re.MULTILINE
-    )
+    found = re.search(r"^version(?:_info)?\s*=\s*(\d+)\.(\d+)", config.read_text(encoding="utf-8"), re.MULTILINE)
     return (int(found[1]), int(found[2])) if found else (3, 0)

@@ -18,10 +18,13 @@ VARIANTS = {
 }
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 REQUIREMENTS = [
-    {"versions": ">=2.3", "python": ">=3.10,<3.15", "packages": ["torch=={version}", "numpy>=1.26"]},
-    {"versions": ">=2.0,<2.3", "python": ">=3.8,<3.12", "packages": ["torch=={version}", "numpy<2"]},
-    {"versions": ">=1.11,<2.0", "python": ">=3.7,<3.11", "packages": ["torch=={version}", "numpy<2"]},
-    {"versions": "<1.11", "python": ">=3.6,<3.9", "packages": ["torch=={version}", "numpy<1.22"]},
+    # Imported: 2.13.0 on 3.11, 2.0.1 on 3.11, 1.13.1 on 3.10, 1.1.0 on 3.6 and 3.7. On Linux the default index's
+    # builds are CUDA builds: 1.1.0 takes 1.3 GB, 1.13.1 3.3 GB, 2.0.1 4.3 GB (neither imports without nvidia-*).
+    {"versions": ">=2.3", "python": ">=3.8,<3.15", "packages": ["torch=={version}", "numpy>=1.22"]},
+    {"versions": ">=2.0,<2.3", "python": ">=3.8,<3.13", "packages": ["torch=={version}", "numpy<2"]},
+    {"versions": ">=1.11,<2.0", "python": ">=3.7,<3.12", "packages": ["torch=={version}", "numpy<2"]},
+    {"versions": ">=1.4,<1.11", "python": ">=3.6,<3.10", "packages": ["torch=={version}", "numpy<1.24"]},
+    {"versions": "<1.4", "python": ">=3.6,<3.8", "packages": ["torch=={version}", "numpy<1.22"]},
 ]
 DOCUMENTED = [
     {
