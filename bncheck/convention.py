@@ -17,11 +17,12 @@ FACETS: Mapping[str, str] = {
     "statistic": "what is averaged into running_var: variance, std, inverse-std, second-moment, or swapped",
     "train_normaliser": "what a training forward normalises with: batch, running-before, running-after, blend, none",
     "eval_normaliser": "what an eval forward normalises with: running, batch, blend, none",
+    "blend_weight": "weight of the batch where a forward normalises with a blend of batch and running statistics",
     "eps": "the constant added to the variance",
     "eps_placement": "inside: 1/sqrt(var + eps); outside: 1/(sqrt(var) + eps)",
     "single_value": "a training forward with n = 1: refuses, nan, zero, identity, running (what y is)",
     "single_value_state": "the statistics after it: unchanged, updated, nan, mean-only",
-    "empty_batch": "a training forward with n = 0: refuses, nan, unchanged, updated (the statistics after it)",
+    "empty_batch": "a training forward with n = 0: refuses, nan, unchanged, updated (the statistics after it), crash",
     "counter": "what the layer counts: none, forwards, updates",
     "initial_mean": "running mean before any event",
     "initial_var": "running variance before any event",
@@ -41,6 +42,8 @@ class Facet:
     residual: float = math.nan
     runner_up: str = ""
     runner_up_residual: float = math.nan
+    uncertainty: float = 0.0  # of a number: the true value is within value ± uncertainty
+    asked: float | None = None  # of batch_weight and eps: what the measured layers asked for
     reason: str = ""  # why not identifiable, in words, or which event settled it
     documented: str | float | int | None = None
     link: str = ""

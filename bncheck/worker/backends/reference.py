@@ -145,8 +145,8 @@ class BatchNorm:
         self.gamma, self.beta = start("gamma", 1.0), start("beta", 0.0)
         self.mean = round_to(start("running_mean", 0.0), self.state_dtype)
         self.var = round_to(start("running_var", 1.0), self.state_dtype)
-        self.hidden = (self.mean * 0.0, self.var * 0.0)  # of a debiased average
-        self.updates = self.forwards = 0
+        self.hidden = [self.mean * 0.0, self.var * 0.0]  # of a debiased average
+        self.updates = self.var_updates = self.forwards = 0
         self.training = True
 
     # -- one forward ------------------------------------------------------------------------------------------
@@ -240,25 +240,27 @@ class BatchNorm:
             return
         new_mean, new_var = averaged_statistics(mean, var, n, rules)
         if n == 0 and state == "updated":
-            new_mean, new_var = mean * 0, var * 0
+            new_mean, new_var = np.zeros_like(mean), np.zeros_like(var)
         if state == "nan":
             new_var = new_var * np.nan
         for _ in range(int(rules["updates_per_event"])):
             self.updates += 1
-            moved = self.average(np.nan_to_num(new_mean, nan=np.nan), new_var)
-            self.mean = round_to(moved[0], self.state_dtype)
-            self.var = self.var if state == "mean-only" else round_to(moved[1], self.state_dtype)
+            self.mean = self.average(0, self.mean, new_mean, self.updates)
+            if state != "mean-only":
+                self.var_updates += 1
+                self.var = self.average(1, self.var, new_var, self.var_updates)
 
-    def average(self, new_mean, new_var):
+    def average(self, which, held, new, count):
+        """The running value after one more update; ``count`` is this value's own, a debiased average needs it."""
         rules = self.rules
-        kind = self.mean.dtype.type
-        weight = kind(1.0 / self.updates if rules["averaging"] == "cumulative" else rules["batch_weight"])
-        old = self.hidden if rules["averaging"] == "debiased" else (self.mean, self.var)
-        moved = tuple((kind(1) - weight) * s + weight * u for s, u in zip(old, (new_mean, new_var)))
-        if rules["averaging"] != "debiased":
-            return moved
-        self.hidden = moved
-        return tuple(value / (kind(1) - (kind(1) - weight) ** self.updates) for value in moved)
+        kind = held.dtype.type
+        weight = kind(1.0 / count if rules["averaging"] == "cumulative" else rules["batch_weight"])
+        debiased = rules["averaging"] == "debiased"
+        moved = (kind(1) - weight) * (self.hidden[which] if debiased else held) + weight * new
+        if debiased:
+            self.hidden[which] = moved
+            moved = moved / (kind(1) - (kind(1) - weight) ** count)
+        return round_to(moved, self.state_dtype)
 
     def backward(self, context, dy):
         """(dx, {gamma, beta}) of one forward; moves the statistics when the rule says backward."""

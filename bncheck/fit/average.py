@@ -1,0 +1,350 @@
+"""What the running statistics average and when they move: statistic, divisor, averaging, weight, event.
+
+A hypothesis is a triple (statistic, divisor, averaging). Under it each event has one effective weight A in
+s' = s + A·(u - s): constant for an exponential average, 1/k at update k for a cumulative one and
+W / (1 - (1 - W)^k) for a zero-debiased one. Rows give intervals for A (interval.py); a hypothesis stands while
+they meet. A facet is identifiable when one of its values stands within the rounding bound and every hypothesis with
+another value falls even at twice the bound, which is as far as two values can be apart that are each within one.
+
+k updates of weight w in one event equal one of 1 - (1 - w)^k, also in the two other averages, so the
+weight found here is the one *per event*; counting.py splits it where a counter tells.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bncheck.convention import Facet
+from bncheck.fit.interval import known, meet, number, quotient
+from bncheck.fit.stream import BACKWARD, CHECKPOINTED, EVAL, FLUSH, FORWARD, NO_GRAD, Stream
+from bncheck.trace import Array
+
+STATISTICS = ("variance", "std", "inverse-std", "second-moment", "swapped")
+DIVISORS = ("n-1", "n")
+AVERAGINGS = ("exponential", "cumulative", "debiased")
+Hypothesis = tuple[str, str, str]
+HYPOTHESES: tuple[Hypothesis, ...] = tuple(itertools.product(STATISTICS, DIVISORS, AVERAGINGS))
+# A wrong hypothesis must miss by more than two bounds.
+MARGIN = 2.0
+# A debiased average divides by 1 - (1 - w)^k, which a rounding of (1 - w)^k moves by u/w relatively: 100 u at 0.01.
+DEBIASED_ROUNDINGS = 8.0
+MOVING = {FORWARD: "forward", BACKWARD: "backward", FLUSH: "flush", EVAL: "eval"}
+
+
+def averaged(
+    stream: Stream, statistic: str, divisor: str, eps: float, moments: tuple[Array, Array, Array] | None = None
+) -> tuple[Array, Array, Array, Array]:
+    """(u for running_mean, its error, u for running_var, its error), each (T, C), of every forward's batch."""
+    mean, var, n = moments or (stream.input_mean, stream.input_var, stream.n)
+    n = n.astype(np.float64)[:, None]
+    mean_error, var_error = stream.moment_errors()
+    if divisor == "n-1":
+        factor = np.where(n > 1, n / np.maximum(n - 1.0, 1.0), 1.0)
+        var, var_error = var * factor, var_error * factor
+    if statistic == "swapped":
+        return var, var_error, mean, mean_error
+    if statistic == "std":
+        root = np.sqrt(var)
+        return mean, mean_error, root, slope_error(var_error, root)
+    if statistic == "inverse-std":
+        root = np.sqrt(var + eps)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return mean, mean_error, 1.0 / root, slope_error(var_error, root) / (root * root)
+    if statistic == "second-moment":
+        return mean, mean_error, var + mean**2, var_error + 2.0 * np.abs(mean) * mean_error
+    return mean, mean_error, var, var_error
+
+
+def slope_error(error: Array, root: Array) -> Array:
+    """Error of a square root: e / root, and never more than sqrt(e)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.fmin(error / root, np.sqrt(error))
+
+
+@dataclass
+class Rows:
+    """The usable rows of several streams with equal requested weight; intervals are cached per question."""
+
+    streams: Sequence[Stream]
+    eps: float
+    picks: Sequence[Array] = ()  # per stream: the events whose one source is a regular batch
+    cache: dict[tuple[str, str, float], tuple[Array, Array]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.picks = [regular_rows(stream) for stream in self.streams]
+        pairs = list(zip(self.streams, self.picks, strict=True))
+        self.kinds = np.array([s.kinds[t] for s, picked in pairs for t in picked], dtype=object)
+        self.moved = np.concatenate([moved(s)[p] for s, p in pairs] or [np.zeros(0, bool)])
+        self.moving = frozenset(k for s in self.streams for k, m in zip(s.kinds, moved(s, True), strict=True) if m)
+        counts = [update_counts(stream, self.moving) for stream in self.streams]
+        self.count = np.concatenate([c[p] for c, p in zip(counts, self.picks, strict=True)] or [np.zeros(0)])
+        self.counter = np.concatenate([s.counter[1:][p] for s, p in pairs] or [np.zeros(0)])
+        self.fitted = np.array([kind in self.moving for kind in self.kinds], dtype=bool)
+
+    def intervals(self, statistic: str, divisor: str, scale: float) -> tuple[Array, Array]:
+        """(lo, hi) of each row's effective weight, all channels and both buffers together, bounds times ``scale``."""
+        key = (statistic, divisor, scale)
+        if key not in self.cache:
+            parts = [self.stream_intervals(s, p, statistic, divisor, scale) for s, p in zip(self.streams, self.picks, strict=True)]
+            empty = np.zeros(0)
+            self.cache[key] = (
+                np.concatenate([lo for lo, _ in parts] or [empty]),
+                np.concatenate([hi for _, hi in parts] or [empty]),
+            )
+        return self.cache[key]
+
+    def stream_intervals(self, stream: Stream, picked: Array, statistic: str, divisor: str, scale: float) -> tuple[Array, Array]:
+        source = np.array([stream.sources[t][0] for t in picked], dtype=int)
+        um, em, uv, ev = (part[source] for part in averaged(stream, statistic, divisor, self.eps))
+        lows, highs = [], []
+        for state, u, error in ((stream.mean, um, em), (stream.var, uv, ev)):
+            before, after = state[:-1][picked], state[1:][picked]
+            lo, hi = quotient(after - before, scale * stream.step_error(state)[picked], u - before, scale * error)
+            lows.append(lo)
+            highs.append(hi)
+        return meet(np.concatenate(lows, axis=1), np.concatenate(highs, axis=1), axis=1)
+
+    def weight(self, hypothesis: Hypothesis, scale: float) -> tuple[float, float]:
+        """(lo, hi) of the weight under a hypothesis; empty (lo > hi) when it falls. Cumulative: the whole line."""
+        statistic, divisor, averaging = hypothesis
+        scale *= DEBIASED_ROUNDINGS if averaging == "debiased" else 1.0
+        lo, hi = (part[self.fitted] for part in self.intervals(statistic, divisor, scale))
+        if averaging == "cumulative":
+            stands = any(
+                bool(np.all((lo <= 1.0 / count) & (1.0 / count <= hi)))
+                for count in (self.count[self.fitted], self.counter[self.fitted])
+                if np.all(count > 0)
+            )
+            return (-math.inf, math.inf) if stands else (math.inf, -math.inf)
+        if averaging == "debiased":
+            lo, hi = undo_debiasing(lo, hi, self.count[self.fitted])
+        low, high = meet(lo, hi)
+        return float(low), float(high)
+
+    def residual(self, hypothesis: Hypothesis) -> float:
+        """Largest |measured - predicted| / max(|s|, |s'|, |u|) over all fitted rows, at the best weight."""
+        statistic, divisor, averaging = hypothesis
+        steps, gaps, sizes, counts, at = [], [], [], [], 0
+        for stream, picked in zip(self.streams, self.picks, strict=True):
+            source = np.array([stream.sources[t][0] for t in picked], dtype=int)
+            um, _, uv, _ = averaged(stream, statistic, divisor, self.eps)
+            for state, u in ((stream.mean, um[source]), (stream.var, uv[source])):
+                before, after = state[:-1][picked], state[1:][picked]
+                steps.append((after - before).ravel())
+                gaps.append((u - before).ravel())
+                sizes.append(np.max([np.abs(before), np.abs(after), np.abs(u)], axis=0).ravel())
+                keep = np.repeat(np.where(self.fitted[at : at + len(picked)], self.count[at : at + len(picked)], 0), before.shape[1])
+                counts.append(keep)
+            at += len(picked)
+        step, gap, size, count = (np.concatenate(part or [np.zeros(0)]) for part in (steps, gaps, sizes, counts))
+        good = (count > 0) & np.isfinite(step) & np.isfinite(gap) & (size > 0)
+        step, gap, size, count = step[good], gap[good], size[good], count[good]
+        if not step.size:
+            return math.nan
+        error = step - effective_weight(averaging, step / size, gap / size, count) * gap
+        return float(np.max(np.abs(error) / size))
+
+
+def effective_weight(averaging: str, step: Array, gap: Array, count: Array) -> Array:
+    """The best weight of each row: least squares of step against gap (the late rows for a debiased average)."""
+    if averaging == "cumulative":
+        return 1.0 / count
+    late = count >= count.max() - 0.5 if averaging == "debiased" else np.ones(len(count), dtype=bool)
+    square = float(np.sum(gap[late] ** 2))
+    weight = float(np.sum(step[late] * gap[late])) / square if square > 0 else 0.0
+    if averaging == "exponential":
+        return np.full(len(step), weight)
+    _, solved = undo_debiasing(np.array([weight]), np.array([weight]), count[late][:1])
+    return debiased_weight(np.clip(solved, 1e-12, 1.0), count)
+
+
+def debiased_weight(weight: Array, count: Array) -> Array:
+    """Effective weight of update ``count`` of a zero-debiased average: w / (1 - (1 - w)^k)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return weight / -np.expm1(count * np.log1p(-np.minimum(weight, 1.0 - 1e-16)))
+
+
+def undo_debiasing(lo: Array, hi: Array, count: Array) -> tuple[Array, Array]:
+    """Intervals of w from intervals of w / (1 - (1 - w)^k), which grows with w from 1/k to 1 (and is 1 for k = 1)."""
+    count = np.maximum(count, 1.0)
+    fails = (hi < 1.0 / count) | (lo > 1.0) | (lo > hi)
+
+    def solve(target: Array) -> Array:
+        low, high = np.full(len(target), 1e-12), np.ones(len(target))
+        for _ in range(48):
+            middle = 0.5 * (low + high)
+            above = debiased_weight(middle, count) > target
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+        return 0.5 * (low + high)
+
+    first = count <= 1.0
+    found_lo = np.where(first | (lo <= 1.0 / count), 0.0, solve(lo) * (1.0 - 1e-12))
+    found_hi = np.where(first | (hi >= 1.0), 1.0, solve(hi) * (1.0 + 1e-12))
+    return np.where(fails, np.inf, found_lo), np.where(fails, -np.inf, found_hi)
+
+
+def moved(stream: Stream, regular_only: bool = False) -> Array:
+    """(T,) bool: rows whose state after is not, bit for bit, the state before (finite on both sides)."""
+    found = np.zeros(stream.events, dtype=bool)
+    for state in (stream.mean, stream.var):
+        before, after = state[:-1], state[1:]
+        found |= np.any((before != after) & np.isfinite(before) & ~(np.isnan(after) & np.isnan(before)), axis=1)
+    if regular_only:
+        found &= np.array([bool(own) and all(stream.n[i] > 1 for i in own) for own in stream.sources], dtype=bool)
+    return found
+
+
+def horizon(stream: Stream) -> int:
+    """Rows from here on are not used: a batch of fewer than two values per channel has moved the state."""
+    small = np.array([any(stream.n[i] < 2 for i in own) for own in stream.sources], dtype=bool)
+    hits = np.flatnonzero(small & moved(stream))
+    return int(hits[0]) if hits.size else stream.events
+
+
+def regular_rows(stream: Stream) -> Array:
+    """Events with one source of at least two values per channel."""
+    good = [
+        t
+        for t in range(horizon(stream))
+        if len(stream.sources[t]) == 1 and stream.n[stream.sources[t][0]] > 1
+    ]
+    return np.array(good, dtype=int)
+
+
+def update_counts(stream: Stream, moving: frozenset[str]) -> Array:
+    """(T,) how many batches have gone into the average after each row, when these kinds of events move it."""
+    own = [
+        sum(stream.n[i] > 1 for i in sources) if kind in moving else 0
+        for kind, sources in zip(stream.kinds, stream.sources, strict=True)
+    ]
+    return np.cumsum(np.array(own, dtype=np.float64)) if own else np.zeros(0)
+
+
+# ------------------------------------------------------------------------------------------------------ facets
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Facets found, the best standing hypothesis, and the weight per event as an interval."""
+
+    facets: Mapping[str, Facet]
+    best: Hypothesis | None
+    weight: tuple[float, float]
+    rows: Rows
+
+
+def measure_average(streams: Sequence[Stream], eps: float) -> Averages:
+    """update_on, update_without_grad, statistic, variance_divisor, averaging, batch_weight (per event)."""
+    rows = Rows(streams, eps)
+    facets: dict[str, Facet] = {}
+    stands = [h for h in HYPOTHESES if fits(rows.weight(h, 1.0))] if rows.fitted.any() else []
+    remain = [h for h in HYPOTHESES if fits(rows.weight(h, MARGIN))] if stands else []
+    best = min(stands, key=rows.residual) if stands else None
+    why = absence(rows, stands)
+    for place, name, values in ((0, "statistic", STATISTICS), (1, "variance_divisor", DIVISORS), (2, "averaging", AVERAGINGS)):
+        facets[name] = choose(rows, best, remain, place, values, why)
+    lo, hi = weight_span(rows, remain)
+    facets["batch_weight"] = weight_facet(rows, best, lo, hi, facets["averaging"], why)
+    facets.update(measure_phase(rows, remain))
+    return Averages(facets, best, (lo, hi), rows)
+
+
+def fits(interval: tuple[float, float]) -> bool:
+    """Whether an interval is not empty and allows a weight in (0, 1]."""
+    lo, hi = interval
+    return lo <= hi and hi > 0.0 and lo <= 1.0 + 1e-6
+
+
+def absence(rows: Rows, stands: Sequence[Hypothesis]) -> str:
+    if not len(rows.kinds):
+        return "no event with a batch of two or more values per channel was recorded"
+    if not rows.fitted.any():
+        return "the running statistics never moved on a single regular batch"
+    if not stands:
+        return "no rule known here reproduces the measured steps within rounding"
+    return ""
+
+
+def choose(rows: Rows, best: Hypothesis | None, remain: Sequence[Hypothesis], place: int, values: Sequence[str], why: str) -> Facet:
+    """One facet of the hypothesis: its value if every hypothesis with another value has fallen."""
+    if best is None:
+        return Facet(None, identifiable=False, reason=why)
+    rivals = [h for h in HYPOTHESES if h[place] != best[place] and all(h[i] == best[i] for i in range(3) if i != place)]
+    scored = sorted((rows.residual(h), h[place]) for h in rivals)
+    runner_residual, runner = scored[0] if scored else (math.nan, "")
+    others = sorted({h[place] for h in remain} - {best[place]}, key=values.index)
+    if others:
+        also = " and ".join([best[place], *others])
+        return Facet(None, False, rows.residual(best), others[0], runner_residual, f"{also} fit these steps equally well")
+    return Facet(best[place], True, rows.residual(best), runner, runner_residual)
+
+
+def weight_span(rows: Rows, remain: Sequence[Hypothesis]) -> tuple[float, float]:
+    """The union of what all standing hypotheses that have a weight say it is."""
+    spans = [rows.weight(h, MARGIN) for h in remain if h[2] != "cumulative"]
+    if not spans:
+        return math.inf, -math.inf
+    return max(0.0, min(lo for lo, _ in spans)), min(1.0, max(hi for _, hi in spans))
+
+
+def weight_facet(rows: Rows, best: Hypothesis | None, lo: float, hi: float, averaging: Facet, why: str) -> Facet:
+    if best is None:
+        return Facet(None, identifiable=False, reason=why)
+    if averaging.identifiable and averaging.value == "cumulative":
+        return Facet(None, identifiable=False, reason="a cumulative average has no weight")
+    if not averaging.identifiable and best[2] == "cumulative" or not known(lo, hi):
+        return Facet(None, False, rows.residual(best), reason="the steps leave the weight open")
+    return number(lo, hi, rows.residual(best), rows.streams[0].layer.batch_weight)
+
+
+def measure_phase(rows: Rows, remain: Sequence[Hypothesis]) -> dict[str, Facet]:
+    """update_on and update_without_grad: which kinds of events move, and which demonstrably do not."""
+    smallest = smallest_weight(rows, remain)
+    known_kinds: dict[str, bool] = {}
+    for kind in (FORWARD, NO_GRAD, CHECKPOINTED, BACKWARD, EVAL, FLUSH):
+        if kind in rows.moving:
+            known_kinds[kind] = True
+        elif stays_put(rows, remain, kind, smallest):
+            known_kinds[kind] = False
+    needed = [FORWARD, BACKWARD, EVAL] + ([FLUSH] if not rows.moving else [])
+    missing = [kind for kind in needed if kind not in known_kinds]
+    found = [MOVING[kind] for kind in MOVING if known_kinds.get(kind)]
+    if missing:
+        seen = " + ".join(found) or "nothing"
+        text = f"{seen} moves them; no {', '.join(missing)} event that would show a move"
+        update_on = Facet(None, identifiable=False, reason=text)
+    else:
+        update_on = Facet("+".join(found) or "never", True, 0.0, reason="the state is recorded after every event")
+    without = known_kinds.get(NO_GRAD)
+    if without is None:
+        no_grad = Facet(None, identifiable=False, reason="no forward without gradient that would show a move")
+    else:
+        no_grad = Facet("yes" if without else "no", True, 0.0)
+    return {"update_on": update_on, "update_without_grad": no_grad}
+
+
+def smallest_weight(rows: Rows, remain: Sequence[Hypothesis]) -> float:
+    """The smallest weight an unseen move could have had: half the least seen one, or half of what was asked for."""
+    if remain:
+        lows = [rows.intervals(h[0], h[1], 1.0)[0][rows.fitted] for h in remain]
+        seen = min(float(np.min(low[np.isfinite(low)], initial=1.0)) for low in lows)
+        return max(0.5 * seen, 0.0)
+    asked = rows.streams[0].layer.batch_weight if rows.streams else None
+    return 0.5 * asked if asked and not rows.moving else 0.0
+
+
+def stays_put(rows: Rows, remain: Sequence[Hypothesis], kind: str, smallest: float) -> bool:
+    """Whether some row of a kind would have shown a move, under every standing hypothesis, and showed none."""
+    mine = rows.kinds == kind
+    if smallest <= 0.0 or not mine.any():
+        return False
+    pairs = {(h[0], h[1]) for h in remain} or {("variance", "n"), ("swapped", "n")}
+    tests: list[Callable[[], bool]] = [
+        lambda pair=pair: bool(np.any(rows.intervals(*pair, MARGIN)[1][mine] < smallest)) for pair in pairs  # type: ignore[misc]
+    ]
+    return all(test() for test in tests)

@@ -1,0 +1,149 @@
+"""Measure a target's convention from its traces: every facet, with the reason where the traces leave it open."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bncheck.convention import FACETS, Convention, Facet
+from bncheck.fit.average import Averages, measure_average
+from bncheck.fit.counting import measure_counter, measure_initial, split_weight
+from bncheck.fit.normaliser import measure_normaliser
+from bncheck.fit.small_batch import died_on_empty, measure_empty, measure_single
+from bncheck.fit.stream import Stream, streams_of
+from bncheck.scenario import DEFAULT_EPS, Case
+from bncheck.trace import Trace
+
+Observation = tuple[Case, Trace | None, str]  # a cell: its case, its trace if it left one, its outcome
+# Facets that a case sets or that its own steps show; a case's own measurement beats the probe's for all of them.
+ABSENT = Facet(None, identifiable=False, reason="no BatchNorm layer with running statistics was recorded")
+
+
+def measure(traces: Iterable[Observation], target: str = "", path: str = "") -> Convention:
+    """The rules of one target on one layer path; pure.
+
+    ``traces`` are (case, trace or None, outcome) of the probe cells. Layers that ask for a weight of their own and
+    those that keep the framework's default (None) are measured apart, likewise for eps; layers that ask for a
+    cumulative average say nothing about the default kind. Values:
+
+    * ``batch_weight`` is the weight of the new batch per update; where no counter tells how many updates an event
+      makes, ``updates_per_event`` is not identifiable and ``batch_weight`` is the weight per *event*;
+    * ``update_on`` "never" also covers a weight of zero: nothing tells them apart;
+    * residuals are relative: see ``Rows.residual`` (steps), ``source_residual`` (normalisers, in deviations) and,
+      for numbers, half the width of the interval against the value.
+    """
+    observed = list(traces)
+    streams = [stream for case, trace, _ in observed for stream in streams_of(case, trace)]
+    with np.errstate(all="ignore"):
+        facets = measure_streams(streams, {case.id: case for case, _, _ in observed}, died_on_empty(observed))
+    return Convention(target, path, {name: facets.get(name, ABSENT) for name in FACETS}, words(streams))
+
+
+def measure_streams(streams: Sequence[Stream], cases: dict[str, Case], crashed: bool) -> dict[str, Facet]:
+    asked = [s for s in streams if s.layer.averaging == "exponential"] or list(streams)
+    with_eps = largest_group(asked, lambda s: s.layer.eps)
+    facets = measure_normaliser(with_eps) if with_eps else {}
+    eps = known_eps(facets.get("eps"), with_eps)
+    main = largest_group(asked, lambda s: s.layer.batch_weight)
+    averages = measure_average(main, eps)
+    facets.update(averages.facets)
+    counter, counted = measure_counter(main, averages)
+    facets.update(counter)
+    facets.update(split_weight(main, averages, counted))
+    update_on = facets["update_on"].value
+    facets.update(measure_single(main, cases, averages, update_on, eps))
+    facets["empty_batch"] = measure_empty(main, cases, averages, update_on, crashed)
+    facets.update(measure_initial(streams))
+    facets.update(measure_defaults(asked))
+    return facets
+
+
+def largest_group(streams: Sequence[Stream], key: object) -> list[Stream]:
+    """The streams with the most common requested value that is not None; all with None when nobody asked."""
+    assert callable(key)
+    groups: dict[float | None, list[Stream]] = {}
+    for stream in streams:
+        groups.setdefault(key(stream), []).append(stream)
+    return max(groups.items(), key=lambda item: (item[0] is not None, sum(s.events for s in item[1])), default=(None, []))[1]
+
+
+def known_eps(facet: Facet | None, streams: Sequence[Stream]) -> float:
+    """eps as measured, else as the layer held it, else as the case asked for it."""
+    if facet is not None and facet.identifiable and isinstance(facet.value, float):
+        return facet.value
+    for stream in streams:
+        if math.isfinite(stream.eps_held):
+            return stream.eps_held
+        if stream.layer.eps is not None:
+            return stream.layer.eps
+    return DEFAULT_EPS
+
+
+def measure_defaults(streams: Sequence[Stream]) -> dict[str, Facet]:
+    """The weight and eps of layers for which nobody asked anything."""
+    found = {}
+    for name, facet, free in (
+        ("default_batch_weight", "batch_weight", [s for s in streams if s.layer.batch_weight is None]),
+        ("default_eps", "eps", [s for s in streams if s.layer.eps is None]),
+    ):
+        if not free:
+            found[name] = Facet(None, identifiable=False, reason=f"every case sets its own {facet}")
+            continue
+        normaliser = measure_normaliser([s for s in free if s.layer.eps is None] or free)
+        if facet == "eps":
+            found[name] = normaliser["eps"]
+        else:
+            averages = measure_average(free, known_eps(normaliser["eps"], free))
+            _, counted = measure_counter(free, averages)
+            found[name] = split_weight(free, averages, counted)["batch_weight"]
+    return found
+
+
+def words(streams: Sequence[Stream]) -> Mapping[str, str]:
+    """What the layer itself calls its weight, as it holds it."""
+    for stream in streams:
+        momentum = stream.trace.get(stream.layer.name, "momentum")
+        if stream.layer.batch_weight is not None and momentum is not None and len(momentum) and math.isfinite(momentum[0]):
+            return {"batch_weight": f"momentum={momentum[0]:g}"}
+    return {}
+
+
+def settle(case: Case, trace: Trace | None, convention: Convention | None, layer: str = "") -> Convention:
+    """The convention as it holds in this case: what the case's own steps identify, else what the probes measured.
+
+    A case may set another weight or eps than the probes, hand a framework's own keywords through or take another
+    kernel path. What it cannot identify itself keeps the probes' value, with the reason why not here.
+    A weight that the probes found to be the one asked for (or its complement) is transferred as that rule.
+    """
+    base = convention or Convention("")
+    own = [s for s in streams_of(case, trace) if layer in ("", s.layer.name)]
+    with np.errstate(all="ignore"):
+        local = measure_streams(own, {case.id: case}, False) if own else {}
+    facets = {}
+    for name in FACETS:
+        here, there = local.get(name, ABSENT), base.facets.get(name, ABSENT)
+        if here.identifiable or not there.identifiable:
+            facets[name] = here
+        else:
+            facets[name] = replace(transfer(name, there, base, own), reason=here.reason)
+    return replace(base, facets=facets)
+
+
+def transfer(name: str, facet: Facet, probed: Convention, streams: Sequence[Stream]) -> Facet:
+    """A number that followed what the probe's layer asked for (or its complement) follows what this layer asks for."""
+    if name not in ("batch_weight", "eps") or not streams or facet.asked is None:
+        return facet
+    asks = streams[0].layer.batch_weight if name == "batch_weight" else streams[0].layer.eps
+    if asks is None:
+        return probed.facets.get(f"default_{name}", facet)
+    if facet.value == facet.asked:
+        return replace(facet, value=asks, asked=asks)
+    if name == "batch_weight" and facet.value == 1.0 - facet.asked:
+        return replace(facet, value=1.0 - asks, asked=asks)
+    return facet
+
+
+__all__ = ["Averages", "Observation", "measure", "settle"]
