@@ -1,0 +1,282 @@
+"""PaddlePaddle: nn.BatchNorm1D/2D/3D (variant ""), and nn.functional.batch_norm ("functional").
+
+Channels last is Paddle's own data_format (NLC, NHWC, NDHWC). Runs on paddle 2.6 to 3.x.
+"""
+
+import os
+
+import numpy as np
+
+TITLE = "PaddlePaddle"
+MODULE = "paddle"
+DISTRIBUTION = "paddlepaddle"
+DEFAULT_VERSION = "3.3.1"
+VARIANTS = {"": "nn.BatchNorm1D/2D/3D", "functional": "nn.functional.batch_norm"}
+DEVICES = ("cpu", "cuda")
+REQUIREMENTS = [
+    {"versions": ">=3", "python": ">=3.9,<3.14", "packages": ["paddlepaddle=={version}", "numpy", "setuptools"]},
+    {
+        "versions": ">=2.6,<3",
+        "python": ">=3.8,<3.13",
+        "packages": ["paddlepaddle=={version}", "numpy<2", "setuptools<81"],
+    },
+]
+DOCUMENTED = [
+    {
+        "versions": ">=2.0",
+        "variants": [""],
+        "link": "https://www.paddlepaddle.org.cn/documentation/docs/en/api/paddle/nn/BatchNorm2D_en.html",
+        "facets": {
+            "averaging": "exponential",
+            "variance_divisor": "n",
+            "statistic": "variance",
+            "train_normaliser": "batch",
+            "eval_normaliser": "running",
+            "eps_placement": "inside",
+            "initial_gamma": "ones",
+            "initial_beta": "zeros",
+            "default_batch_weight": 0.1,
+            "default_eps": 1e-05,
+        },
+    },
+    {
+        "versions": ">=2.0",
+        "variants": ["functional"],
+        "link": "https://www.paddlepaddle.org.cn/documentation/docs/en/api/paddle/nn/functional/batch_norm_en.html",
+        "facets": {"default_batch_weight": 0.1, "default_eps": 1e-05},
+    },
+]
+WORD = "1 - momentum"  # Paddle's momentum is the weight of the old average
+NAMES = {"running_mean": "_mean", "running_var": "_variance", "gamma": "weight", "beta": "bias"}
+FORMATS = {2: ("NC", "NC"), 3: ("NCL", "NLC"), 4: ("NCHW", "NHWC"), 5: ("NCDHW", "NDHWC")}
+
+
+def describe(variant, device):
+    import paddle
+
+    built = paddle.is_compiled_with_cuda()
+    if device.startswith("cuda"):
+        if not built:
+            raise RuntimeError("this build of paddle has no CUDA (paddlepaddle-gpu has)")
+        if not paddle.device.cuda.device_count():
+            raise RuntimeError("paddle sees no CUDA device")
+    paddle.set_device(device.replace("cuda", "gpu"))
+    found = {"version": paddle.__version__, "CUDA": str(paddle.version.cuda()) if built else ""}
+    flags = ("FLAGS_cudnn_deterministic", "FLAGS_cudnn_batchnorm_spatial_persistent") if built else ()
+    for name, value in paddle.get_flags(list(flags)).items() if flags else ():
+        found[name] = value
+    if device.startswith("cuda"):
+        found.update(gpu=paddle.device.cuda.get_device_name(), cudnn=str(paddle.version.cudnn()))
+    return found
+
+
+def build(network, params, dtype, variant, device):
+    if dtype in ("float16", "bfloat16") and device == "cpu":
+        raise NotImplementedError("paddle has no %s BatchNorm kernel for the CPU" % dtype)
+    return Model(network, params, dtype, variant, device)
+
+
+def keywords_of(layer):
+    found = {}
+    if layer["averaging"] == "cumulative":
+        raise NotImplementedError("paddle has no cumulative average")
+    if not layer["track_running_stats"]:
+        raise NotImplementedError("paddle always tracks running statistics")
+    if layer["batch_weight"] is not None:
+        found["momentum"] = 1.0 - layer["batch_weight"]
+    if layer["eps"] is not None:
+        found["epsilon"] = layer["eps"]
+    if not layer["affine"]:
+        found.update(weight_attr=False, bias_attr=False)
+    found["data_format"] = data_format(layer, layer["rank"])
+    found.update(layer["native"].get("paddle", {}))
+    return found
+
+
+def data_format(layer, rank):
+    if layer["axis"] not in (1, -1) or rank not in FORMATS:
+        raise NotImplementedError("paddle has channels on axis 1 or -1 of 2 to 5 axes")
+    return FORMATS[rank][0 if layer["axis"] == 1 else 1]
+
+
+def functional_class(paddle):
+    """The function behind the layers, with their parameters."""
+
+    class FunctionalBatchNorm(paddle.nn.layer.norm._BatchNormBase):
+        def forward(self, x):
+            options = (self.training, self._momentum, self._epsilon, self._data_format)
+            return paddle.nn.functional.batch_norm(x, self._mean, self._variance, self.weight, self.bias, *options)
+
+    return FunctionalBatchNorm
+
+
+def batch_norm(paddle, layer, variant):
+    nn, keywords = paddle.nn, keywords_of(layer)
+    if variant == "functional":
+        make = functional_class(paddle)
+    else:
+        make = {2: nn.BatchNorm1D, 3: nn.BatchNorm1D, 4: nn.BatchNorm2D, 5: nn.BatchNorm3D}[layer["rank"]]
+        if layer["rank"] == 2:
+            keywords["data_format"] = "NCL"  # BatchNorm1D's word for (N, C) too
+    return make(layer["channels"], **keywords)
+
+
+def make_layer(paddle, layer, params, variant):
+    kind, options, nn = layer["type"], layer["options"], paddle.nn
+    last = layer["axis"] == -1
+    if kind == "batch_norm":
+        return batch_norm(paddle, layer, variant)
+    if kind == "flatten":
+        return nn.Flatten()
+    if kind == "relu":
+        return nn.ReLU()
+    if kind == "global_avg_pool":
+        return lambda x: x.mean(axis=list(range(1, x.ndim - 1) if last else range(2, x.ndim)))
+    weight = params[layer["name"] + "/weight"].shape
+    if kind == "dense":
+        return nn.Linear(weight[1], weight[0])
+    if kind == "conv2d":
+        return nn.Conv2D(
+            weight[1], weight[0], weight[2:], stride=options.get("stride", 1), padding=options.get("padding", 0),
+            data_format="NHWC" if last else "NCHW",
+        )  # fmt: skip
+    raise NotImplementedError("this backend has no layer %r" % kind)
+
+
+class Model:
+    """The worker's model contract on a list of layers."""
+
+    def __init__(self, network, params, dtype, variant, device):
+        import paddle
+
+        self.paddle, self.dtype = paddle, dtype
+        self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
+        self.layers = list(self.specs)
+        self.returns = network.get("returns")
+        self.make = lambda: [(layer["name"], make_layer(paddle, layer, params, variant)) for layer in network["layers"]]
+        self.assemble()
+        for name, block in self.blocks:
+            start(paddle, block, name, params)
+
+    def assemble(self):
+        """Fresh layers with Paddle's own initial values."""
+        paddle = self.paddle
+        before = paddle.get_default_dtype()
+        paddle.set_default_dtype(self.dtype)  # the dtype of new parameters
+        try:
+            self.blocks = self.make()
+        finally:
+            paddle.set_default_dtype(before)
+        self.norms = {name: block for name, block in self.blocks if name in self.specs}
+        self.seen, self.returned = {}, None
+        self.tape, self.used_up = [], False
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    def forward(self, x, mode):
+        paddle = self.paddle
+        data = self.tensor(x)
+        if mode != "as_is":
+            self.set_mode(mode != "eval")
+        if mode in ("eval", "no_grad"):
+            with paddle.no_grad():
+                out = self.play(data)
+        else:
+            data.stop_gradient = False
+            out = self.play(data)
+            # A forward after a backward starts a new tape; several before one backward share it.
+            self.tape = [(data, out)] if self.used_up else self.tape + [(data, out)]
+            self.used_up = False
+        return self.array(self.returned if mode == "eval" and self.returned is not None else out)
+
+    def play(self, x):
+        self.seen, self.returned = {}, None
+        for name, block in self.blocks:
+            before, x = x, block(x)
+            if name in self.norms:
+                self.seen[name] = (before, x)
+            if name == self.returns:
+                self.returned = x
+        return x
+
+    def backward(self, dys):
+        for tensor in [data for data, _ in self.tape] + self.parameters():
+            tensor.clear_gradient(False)
+        self.used_up = True
+        heads = [self.tensor(dy) for dy in dys]
+        self.paddle.autograd.backward([out for _, out in self.tape], heads, retain_graph=True)
+        last = self.tape[-1][0].grad
+        found = {"input": None if last is None else self.array(last)}
+        for name in self.layers:
+            for what, held in self.held(name).items():
+                if held.grad is not None:
+                    found["%s/%s" % (name, what)] = self.array(held.grad).astype("float64")
+        return found
+
+    def parameters(self):
+        return [held for _, block in self.blocks if hasattr(block, "parameters") for held in block.parameters()]
+
+    def set_mode(self, training, layer=None):
+        blocks = [block for _, block in self.blocks] if layer is None else [self.norms[layer]]
+        for block in blocks:
+            if hasattr(block, "train"):
+                block.train() if training else block.eval()
+
+    def flush(self):
+        """Wait for the device; CPU kernels are synchronous."""
+        if self.paddle.get_device() != "cpu":
+            self.paddle.device.synchronize()
+
+    def reload(self, folder):
+        """Save the state dictionaries to disk, build fresh layers, load them."""
+        path = os.path.join(folder, "state.pdparams")
+        kept = [(name, block) for name, block in self.blocks if hasattr(block, "state_dict")]
+        self.paddle.save({name: block.state_dict() for name, block in kept}, path)
+        modes = {name: block.training for name, block in kept}
+        self.assemble()
+        loaded = self.paddle.load(path)
+        for name, block in self.blocks:
+            if name in loaded:
+                block.set_state_dict(loaded[name])
+                block.train() if modes[name] else block.eval()
+        return {"artifacts": ["state.pdparams"]}
+
+    # -- what is recorded -------------------------------------------------------------------------------------
+
+    def tensor(self, x):
+        data = self.paddle.to_tensor(x)
+        return data if str(x.dtype) == self.dtype else data.astype(self.dtype)
+
+    def array(self, tensor):
+        tensor = tensor.detach()
+        return (tensor.astype("float32") if "bfloat16" in str(tensor.dtype) else tensor).numpy()
+
+    def taps(self):
+        return {name: (self.array(given), self.array(out)) for name, (given, out) in self.seen.items()}
+
+    def axis(self, layer):
+        return self.specs[layer]["axis"]
+
+    def held(self, layer):
+        """{quantity: tensor} of what the layer holds."""
+        norm = self.norms[layer]
+        found = {what: getattr(norm, word, None) for what, word in NAMES.items()}
+        return {what: tensor for what, tensor in found.items() if tensor is not None}
+
+    def state(self, layer):
+        norm = self.norms[layer]
+        found = {"training": norm.training, "eps": norm._epsilon, "momentum": norm._momentum}
+        found.update((what, np.array(self.array(tensor))) for what, tensor in self.held(layer).items())
+        return found
+
+    def dtypes(self, layer):
+        return {what: "bfloat16" for what, tensor in self.held(layer).items() if "bfloat16" in str(tensor.dtype)}
+
+
+def start(paddle, block, name, params):
+    """Put the host's parameters into a layer; one that is missing keeps Paddle's own value."""
+    for what in tuple(NAMES) + ("weight", "bias"):
+        value, held = params.get(name + "/" + what), getattr(block, NAMES.get(what, what), None)
+        if value is not None and held is not None:
+            dense = what == "weight" and value.ndim == 2  # nn.Linear holds (in, out)
+            held.set_value(paddle.to_tensor(np.array(value.T if dense else value)).astype(held.dtype))
