@@ -1,0 +1,412 @@
+"""Flax on JAX: nnx.BatchNorm (variant "") and linen.BatchNorm, each with the fast or the exact variance.
+
+Everything runs through one jitted function per layer stack, with jax.vjp for the gradients. Layers are static
+arguments that compare by value, so cells of one network and shape share one compilation.
+"""
+
+import os
+
+import numpy as np
+
+TITLE = "Flax"
+MODULE = "flax"
+DISTRIBUTION = "flax"
+DEFAULT_VERSION = "0.12.12"
+VARIANTS = {
+    "": "nnx.BatchNorm",
+    "exact": "nnx.BatchNorm(use_fast_variance=False): two passes instead of E[x²] − E[x]²",
+    "linen": "linen.BatchNorm, the older functional interface",
+    "linen_exact": "linen.BatchNorm(use_fast_variance=False)",
+}
+DEVICES = ("cpu", "cuda", "rocm", "tpu")
+REQUIREMENTS = [
+    {"versions": ">=0.12.9", "python": ">=3.12,<3.15", "packages": ["flax=={version}", "jax>=0.11.1,<0.13", "numpy>=2.2"]},
+    {"versions": ">=0.11,<0.12.9", "python": ">=3.11,<3.15", "packages": ["flax=={version}", "jax>=0.7,<0.8", "numpy>=2"]},
+]
+DEVICE_REQUIREMENTS = {"cuda": ["jax[cuda12]"]}
+DOCUMENTED = [
+    {
+        "versions": ">=0.11",
+        "variants": ["", "exact"],
+        "link": "https://flax.readthedocs.io/en/latest/api_reference/flax.nnx/nn/normalization.html",
+        "facets": {
+            "update_on": "forward",
+            "averaging": "exponential",
+            "train_normaliser": "batch",
+            "eval_normaliser": "running",
+            "eps_placement": "inside",
+            "initial_gamma": "ones",
+            "initial_beta": "zeros",
+            "default_batch_weight": 0.01,
+            "default_eps": 1e-05,
+        },
+    },
+    {
+        "versions": ">=0.11",
+        "variants": ["linen", "linen_exact"],
+        "link": "https://flax.readthedocs.io/en/latest/api_reference/flax.linen/layers.html#flax.linen.BatchNorm",
+        "facets": {
+            "update_on": "forward",
+            "averaging": "exponential",
+            "train_normaliser": "batch",
+            "eval_normaliser": "running",
+            "eps_placement": "inside",
+            "initial_gamma": "ones",
+            "initial_beta": "zeros",
+            "default_batch_weight": 0.01,
+            "default_eps": 1e-05,
+        },
+    },
+]
+WORD = "1 - momentum"  # Flax's momentum is the weight of the old average
+FLAX_NAMES = (("gamma", "scale"), ("beta", "bias"))
+STATISTICS = (("running_mean", "mean"), ("running_var", "var"))
+
+
+def describe(variant, device):
+    jax = start_jax(device)
+    import flax
+
+    found = {"version": flax.__version__, "jax": jax.__version__, "device": str(find_device(jax, device))}
+    found["matmul_precision"] = str(jax.config.jax_default_matmul_precision or "default")
+    return found
+
+
+def start_jax(device):
+    """Import JAX so that a CPU target never touches a GPU, and a GPU target does not reserve all of its memory."""
+    if device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import jax
+
+    return jax
+
+
+def find_device(jax, device):
+    kind, _, number = device.partition(":")
+    try:
+        found = jax.devices(kind)
+    except RuntimeError as error:
+        raise RuntimeError("jax sees no %s device: %s" % (kind, str(error).splitlines()[0]))
+    if int(number or 0) >= len(found):
+        raise RuntimeError("jax sees %d %s devices, and number %s was asked for" % (len(found), kind, number))
+    return found[int(number or 0)]
+
+
+def build(network, params, dtype, variant, device):
+    jax = start_jax(device)
+    # float64 needs this switch, which belongs to the process; compiled functions are kept apart by it.
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    jax.config.update("jax_default_device", find_device(jax, device))
+    return Model(jax, network, params, dtype, variant)
+
+
+def keywords_of(layer, dtype, variant):
+    if layer["averaging"] == "cumulative":
+        raise NotImplementedError("flax has no cumulative average")
+    if not layer["track_running_stats"]:
+        raise NotImplementedError("flax always tracks running statistics")
+    found = {"axis": layer["axis"], "use_bias": layer["affine"], "use_scale": layer["affine"], "dtype": dtype, "param_dtype": dtype}
+    if layer["batch_weight"] is not None:
+        found["momentum"] = 1.0 - layer["batch_weight"]
+    if layer["eps"] is not None:
+        found["epsilon"] = layer["eps"]
+    if variant.endswith("exact"):
+        found["use_fast_variance"] = False
+    found.update(layer["native"].get("flax", {}))
+    return found
+
+
+def convolution(layer, weight):
+    """(features in, keywords) of either Conv: channels last, padding as pairs."""
+    pad = layer["options"].get("padding", 0)
+    return weight[1], {"kernel_size": tuple(weight[2:]), "strides": layer["options"].get("stride", 1), "padding": [(pad, pad), (pad, pad)]}
+
+
+# ------------------------------------------------------------------------------------------- the two interfaces
+
+
+def make_nnx(layer, shapes, dtype, variant):
+    """An nnx module; it holds its own parameters, statistics and mode."""
+    from flax import nnx
+
+    rngs, kind = nnx.Rngs(0), layer["type"]
+    if kind == "batch_norm":
+        return nnx.BatchNorm(layer["channels"], rngs=rngs, **keywords_of(layer, dtype, variant))
+    weight = shapes[layer["name"]]
+    if kind == "dense":
+        return nnx.Linear(weight[1], weight[0], dtype=dtype, param_dtype=dtype, rngs=rngs)
+    features, keywords = convolution(layer, weight)
+    return nnx.Conv(features, weight[0], dtype=dtype, param_dtype=dtype, rngs=rngs, **keywords)
+
+
+def make_linen(layer, shapes, dtype, variant):
+    """A linen module: a description only, its variables live outside."""
+    from flax import linen
+
+    kind = layer["type"]
+    if kind == "batch_norm":
+        return linen.BatchNorm(**keywords_of(layer, dtype, variant))
+    weight = shapes[layer["name"]]
+    if kind == "dense":
+        return linen.Dense(weight[0], dtype=dtype, param_dtype=dtype)
+    return linen.Conv(weight[0], dtype=dtype, param_dtype=dtype, **convolution(layer, weight)[1])
+
+
+class NnxPart:
+    """One nnx module, taken apart for JAX and put together again."""
+
+    def __init__(self, module):
+        from flax import nnx
+
+        self.nnx, self.module = nnx, module
+
+    def split(self, training):
+        if training is not None:
+            self.module.train() if training else self.module.eval()
+        static, params, stats = self.nnx.split(self.module, self.nnx.Param, ...)
+        return static, params, stats
+
+    @staticmethod
+    def call(static, params, stats, x, training):
+        from flax import nnx
+
+        module = nnx.merge(static, params, stats, copy=True)  # a copy: it may be changed inside jax.vjp
+        return module(x), nnx.split(module, nnx.Param, ...)[2]
+
+    def keep(self, stats):
+        self.nnx.update(self.module, stats)
+
+    def get(self, name):
+        held = getattr(self.module, name, None)
+        return None if held is None else held[...]
+
+    def put(self, name, value):
+        getattr(self.module, name)[...] = value
+
+    @staticmethod
+    def gradient(found, name):
+        return found[name][...] if name in found else None
+
+    def held(self):
+        norm = self.module
+        return {"momentum": norm.momentum, "eps": norm.epsilon, "training": not norm.use_running_average}
+
+
+class LinenPart:
+    """One linen module with its variables beside it."""
+
+    def __init__(self, jax, module, example):
+        self.module = module
+        asked = {"use_running_average": False} if hasattr(module, "use_running_average") else {}
+        found = module.init(jax.random.key(0), example, **asked)
+        self.params, self.stats = dict(found.get("params", {})), dict(found.get("batch_stats", {}))
+
+    def split(self, training):
+        return self.module, self.params, self.stats
+
+    @staticmethod
+    def call(static, params, stats, x, training):
+        if training is None:
+            return static.apply({"params": params}, x), stats
+        y, moved = static.apply({"params": params, "batch_stats": stats}, x, use_running_average=not training, mutable=["batch_stats"])
+        return y, moved["batch_stats"]
+
+    def keep(self, stats):
+        self.stats = dict(stats)
+
+    def get(self, name):
+        return self.params.get(name, self.stats.get(name))
+
+    def put(self, name, value):
+        (self.params if name in self.params else self.stats)[name] = value
+
+    @staticmethod
+    def gradient(found, name):
+        return found.get(name)
+
+    def held(self):
+        # No "training": in linen the mode belongs to the call, not to the layer.
+        return {"momentum": self.module.momentum, "eps": self.module.epsilon}
+
+
+# ------------------------------------------------------------------------------------------------ the network
+
+
+def channels_last(x):
+    return x.transpose((0,) + tuple(range(2, x.ndim)) + (1,))
+
+
+def channels_first(x):
+    return x.transpose((0, x.ndim - 1) + tuple(range(1, x.ndim - 1)))
+
+
+def plain(kind, x, last):
+    """Layers without parameters. Flattening is in channels-first order: that is how dense weights come."""
+    if kind == "relu":
+        return x * (x > 0)
+    if kind == "flatten":
+        return (channels_first(x) if last and x.ndim > 2 else x).reshape(x.shape[0], -1)
+    return x.mean(axis=tuple(range(1, x.ndim - 1)) if last else tuple(range(2, x.ndim)))
+
+
+def play(steps, last, params, stats, x):
+    """(output, (new statistics, {layer: (input, output)})) of the whole network; pure."""
+    moved, seen = {}, {}
+    for name, kind, call, static, training in steps:
+        before = x
+        if call is None:
+            x = plain(kind, x, last)
+            if kind in ("flatten", "global_avg_pool"):
+                last = False
+        elif kind == "conv2d" and not last:
+            x = channels_first(call(static, params[name], {}, channels_last(x), None)[0])
+        else:
+            x, found = call(static, params[name], stats.get(name, {}), x, training)
+            if kind == "batch_norm":
+                moved[name], seen[name] = found, (before, x)
+        seen["output of " + name] = x
+    return x, (moved, seen)
+
+
+def compiled(jax, _made={}):  # noqa: B006 - the default is the cache: one set of jitted functions per process
+    if not _made:
+
+        def with_gradient(steps, last, params, stats, x):
+            return jax.vjp(lambda p, v: play(steps, last, p, stats, v), params, x, has_aux=True)
+
+        _made["forward"] = jax.jit(play, static_argnums=(0, 1))
+        _made["recorded"] = jax.jit(with_gradient, static_argnums=(0, 1))
+        _made["backward"] = jax.jit(lambda pull, dy: pull(dy))
+    return _made
+
+
+class Model:
+    """The worker's model contract."""
+
+    def __init__(self, jax, network, params, dtype, variant):
+        self.jax, self.network, self.dtype = jax, network, jax.numpy.dtype(dtype)
+        self.run = compiled(jax)
+        self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
+        self.layers = list(self.specs)
+        self.last = any(spec["axis"] == -1 for spec in self.specs.values())
+        self.returns = network.get("returns")
+        shapes = {name.split("/")[0]: np.shape(value) for name, value in params.items() if name.endswith("/weight")}
+        self.parts = {}
+        for layer in network["layers"]:
+            if layer["type"] in ("batch_norm", "dense", "conv2d"):
+                self.parts[layer["name"]] = self.part(layer, shapes, variant)
+            elif layer["type"] not in ("flatten", "relu", "global_avg_pool"):
+                raise NotImplementedError("this backend has no layer %r" % layer["type"])
+        for name, value in params.items():
+            self.put(name, np.asarray(value))
+        self.modes = dict.fromkeys(self.layers, True)  # what the next "as_is" forward does
+        self.tape, self.used_up, self.seen = [], False, {}
+
+    def part(self, layer, shapes, variant):
+        if variant.startswith("linen"):
+            module = make_linen(layer, shapes, self.dtype, variant)
+            width = layer["channels"] if layer["type"] == "batch_norm" else shapes[layer["name"]][1]
+            example = [1] * (layer.get("rank", 2) if layer["type"] == "batch_norm" else len(shapes[layer["name"]]))
+            example[layer["axis"] if layer["type"] == "batch_norm" else -1] = width
+            return LinenPart(self.jax, module, self.jax.numpy.zeros(example, self.dtype))
+        return NnxPart(make_nnx(layer, shapes, self.dtype, variant))
+
+    def put(self, name, value):
+        """Set one of the host's parameters, in the dtype in which Flax holds it; dense and conv kernels are (…, in, out)."""
+        layer, what = name.split("/")
+        word = dict(FLAX_NAMES + STATISTICS + (("weight", "kernel"), ("bias", "bias")))[what]
+        held = self.parts[layer].get(word) if layer in self.parts else None
+        if held is None:
+            return
+        if what == "weight":
+            value = value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)
+        self.parts[layer].put(word, self.jax.numpy.asarray(value, dtype=held.dtype))
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    def forward(self, x, mode):
+        if mode != "as_is":
+            self.modes = dict.fromkeys(self.layers, mode != "eval")
+        data = self.jax.numpy.asarray(x, dtype=self.dtype)
+        steps, params, stats = self.pieces()
+        if mode == "eval" or mode == "no_grad":
+            out, (moved, seen) = self.run["forward"](steps, self.last, params, stats, data)
+        else:
+            out, pull, (moved, seen) = self.run["recorded"](steps, self.last, params, stats, data)
+            # A forward after a backward starts a new tape; several before one backward share it.
+            self.tape = [pull] if self.used_up else self.tape + [pull]
+            self.used_up = False
+        for name, found in moved.items():
+            self.parts[name].keep(found)
+        self.seen = {name: seen[name] for name in self.layers}
+        self.first = x if self.network["layers"][0]["name"] in self.specs and x.dtype == self.dtype else None
+        return self.array(seen["output of " + self.returns] if mode == "eval" and self.returns else out)
+
+    def pieces(self):
+        steps, params, stats = [], {}, {}
+        for layer in self.network["layers"]:
+            name, part = layer["name"], self.parts.get(layer["name"])
+            if part is None:
+                steps.append((name, layer["type"], None, None, None))
+                continue
+            training = self.modes.get(name)
+            static, params[name], stats[name] = part.split(training)
+            steps.append((name, layer["type"], type(part).call, static, training))
+        return tuple(steps), params, stats
+
+    def array(self, value):
+        found = np.asarray(value)
+        return found.astype(np.float32) if found.dtype.name == "bfloat16" else found
+
+    def backward(self, dys):
+        """Sum of the gradients of all taped forwards; the input's is that of the last one."""
+        self.used_up = True
+        total = {"input": None}
+        for pull, dy in zip(self.tape, dys):
+            grads, total["input"] = self.run["backward"](pull, self.jax.numpy.asarray(dy, dtype=self.dtype))
+            for layer in self.layers:
+                for what, word in FLAX_NAMES:
+                    found = self.parts[layer].gradient(grads[layer], word)
+                    if found is not None:
+                        name = layer + "/" + what
+                        total[name] = np.asarray(found, dtype=np.float64) + total.get(name, 0.0)
+        total["input"] = self.array(total["input"])
+        return total
+
+    def set_mode(self, training, layer=None):
+        for name in self.layers if layer is None else [layer]:
+            self.modes[name] = bool(training)
+            if isinstance(self.parts[name], NnxPart):
+                self.parts[name].split(training)
+
+    def flush(self):
+        """Every array that was recorded has been waited for already."""
+
+    # -- what is recorded -------------------------------------------------------------------------------------
+
+    def taps(self):
+        found = {name: (self.array(given), self.array(out)) for name, (given, out) in self.seen.items()}
+        if self.first is not None:
+            # The scenario's own array: its moments are then measured once, not once per cell.
+            name = self.layers[0]
+            found[name] = (self.first, found[name][1])
+        return found
+
+    def axis(self, layer):
+        return self.specs[layer]["axis"]
+
+    def state(self, layer):
+        part = self.parts[layer]
+        found = part.held()
+        for what, word in FLAX_NAMES + STATISTICS:
+            value = part.get(word)
+            if value is not None:
+                found[what] = np.array(self.array(value))
+        return found
+
+    def dtypes(self, layer):
+        part = self.parts[layer]
+        held = {what: part.get(word) for what, word in FLAX_NAMES + STATISTICS}
+        return {what: "bfloat16" for what, value in held.items() if value is not None and value.dtype.name == "bfloat16"}
