@@ -280,6 +280,9 @@ def fill_channels(network: Network, inputs: Mapping[str, InputSpec]) -> tuple[tu
             return layers, [Fault(place, f'layer "{layers[error.layer].name}": {error.message}')]
     faults = []
     for index, layer in enumerate(layers):
+        if layer.channels is None and layer.type in ("batch_norm", "conv2d", "dense"):
+            text = "is missing; what a custom layer puts out is not known, so the next one has to say it"
+            faults.append(Fault(("network", "layers", index, "channels"), text))
         for key, value in layer.initial.items():
             if isinstance(value, tuple) and layer.channels not in (None, len(value)):
                 place = ("network", "layers", index, "initial", key)
