@@ -148,22 +148,16 @@ class _Constants:
             return default
         value = self.literals[name][1]
         if value is _NOT_LITERAL:
-            raise self.error(
-                name, "is not a plain literal", "write it out: the host reads it without running the file"
-            )
+            raise self.error(name, "is not a plain literal", "write it out: the host reads it without running the file")
         if kind is list and isinstance(value, tuple):
             value = list(value)
         if not isinstance(value, kind):
-            raise self.error(
-                name, f"is {type(value).__name__}, not {kind.__name__}", "correct the backend file"
-            )
+            raise self.error(name, f"is {type(value).__name__}, not {kind.__name__}", "correct the backend file")
         return value
 
     def texts(self, name: str, default: dict[str, str]) -> dict[str, str]:
         value = self.take(name, dict, default)
-        if not value or not all(
-            isinstance(key, str) and isinstance(text, str) for key, text in value.items()
-        ):
+        if not value or not all(isinstance(key, str) and isinstance(text, str) for key, text in value.items()):
             raise self.error(name, "must map variant names to texts", 'for example {"": "the default"}')
         return dict(value)
 
@@ -184,18 +178,14 @@ class _Constants:
             try:
                 Requirement(str(package).replace("{version}", "1"))
             except InvalidRequirement as error:
-                raise self.error(
-                    name, f"has {package!r}, which is no requirement", 'write "name<2"'
-                ) from error
+                raise self.error(name, f"has {package!r}, which is no requirement", 'write "name<2"') from error
         return tuple(str(package) for package in value)
 
 
 def _row(constants: _Constants, index: int, row: Any) -> RequirementRow:
     where = f"row {index + 1}"
     if not isinstance(row, dict) or "packages" not in row:
-        raise constants.error(
-            "REQUIREMENTS", f"{where} must be a dict with packages", "correct the backend file"
-        )
+        raise constants.error("REQUIREMENTS", f"{where} must be a dict with packages", "correct the backend file")
     unknown = sorted(set(row) - {"versions", "python", "packages"})
     if unknown:
         raise constants.error(

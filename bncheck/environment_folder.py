@@ -112,9 +112,7 @@ def installed_version(folder: Path, distribution: str, module: str) -> str | Non
 def site_packages(folder: Path) -> list[Path]:
     """The package folders of an environment."""
     return [
-        path
-        for path in [*folder.glob("lib/python3*/site-packages"), folder / "Lib/site-packages"]
-        if path.is_dir()
+        path for path in [*folder.glob("lib/python3*/site-packages"), folder / "Lib/site-packages"] if path.is_dir()
     ]
 
 
@@ -157,7 +155,7 @@ def remove(folder: Path) -> None:
     with locked(folder):
         (folder / MARKER).unlink(missing_ok=True)
         shutil.rmtree(folder)
-    folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
+    # The lock's empty file stays: removing it could give two waiting processes two different locks.
 
 
 @contextmanager

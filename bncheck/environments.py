@@ -192,12 +192,13 @@ def _create(target: Target, backend: BackendFile, report: Report) -> Ready | Una
             return _no_interpreter(target, backend, version, row.python)
         candidates = [downloaded]
     failures: list[str] = []
+    tried = [interpreter.version for interpreter in candidates[:TRIES]]
     for interpreter in candidates[:TRIES]:
         contents = _contents(target, backend, row, interpreter)
         outcome = _install(target, contents, report)
         if isinstance(outcome, Ready):
             return outcome
-        failures.append(f"on Python {interpreter.version}: {outcome.reason}")
+        failures.append(outcome.reason)
         if outcome.network:
             return Unavailable(
                 f"the packages of {target} cannot be fetched: {outcome.reason}",
@@ -205,7 +206,7 @@ def _create(target: Target, backend: BackendFile, report: Report) -> Ready | Una
                 f" give a Python that has it: --python '{target}'=PATH",
             )
     return Unavailable(
-        f"{target} cannot be installed " + "; ".join(failures),
+        f"{target} cannot be installed on Python {' or '.join(tried)}: {failures[0]}",
         f"give a Python that has it: --python '{target}'=PATH",
     )
 

@@ -26,7 +26,7 @@ OPTIONS = {
 }
 # The user's own uv settings always win over what we would derive from pip's.
 UV_INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")
 
 
 @dataclass(frozen=True)

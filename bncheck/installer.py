@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -168,21 +169,25 @@ def _uv(arguments: list[str], folder: Path, environ: Mapping[str, str]) -> Failu
         return Failure(f"uv could not be run: {error}", network=False)
     if answer.returncode == 0:
         return None
+    if answer.returncode in (-signal.SIGINT, 128 + signal.SIGINT):
+        raise EnvironmentFailure("interrupted")  # Ctrl-C reaches uv as well: do not go on to the next interpreter
     return Failure(reason_in(answer.stderr), network=bool(NETWORK.search(answer.stderr)))
 
 
 def reason_in(message: str) -> str:
-    """What matters of uv's message, on few lines and without passwords."""
+    """What matters of uv's message, on one line and without passwords."""
     kept: list[str] = []
+    hints: list[str] = []
     for line in message.splitlines():
         text = re.sub(r"^[\s│├╰─▶×]+", "", line).strip()
-        if text.startswith("hint:") and "--index-strategy" in text:
-            continue  # long, and about a setting that bncheck makes
-        if text and not NOISE.match(line):
+        if text.startswith("hint:"):
+            # Hints about the options that bncheck sets itself would send people the wrong way.
+            hints += [] if re.search(r"--index-strategy|--no-build", text) else [text]
+        elif text and not NOISE.match(line):
             kept.append(re.sub(r"^(error|cause): ", "", text))
-    # The first lines say what, the last why; between them uv lists every version it tried.
-    shown = kept if len(kept) <= 6 else [*kept[:2], "…", *kept[-3:]]
-    text = " ".join(shown) or "uv gave no reason"
+    # The first line says what, the last why; between them uv lists every version it tried.
+    shown = kept if len(kept) <= 5 else [kept[0], kept[-1]]
+    text = " ".join([*shown, *hints]) or "uv gave no reason"
     return mask(text if len(text) <= 700 else f"{text[:450]} … {text[-200:]}")
 
 

@@ -74,9 +74,7 @@ def distinct(answers: Sequence[tuple[Interpreter, str]]) -> tuple[Interpreter, .
     for interpreter, prefix in answers:
         seen.setdefault((prefix, interpreter.version), interpreter)
     first, *rest = seen.values()
-    return first, *sorted(
-        rest, key=lambda item: [int(part) for part in item.version.split(".")], reverse=True
-    )
+    return first, *sorted(rest, key=lambda item: [int(part) for part in item.version.split(".")], reverse=True)
 
 
 def ask(path: Path, timeout: float = ANSWER_SECONDS) -> Interpreter | None:

@@ -85,13 +85,9 @@ def _backend(word: str, backends: Mapping[str, BackendFile]) -> BackendFile:
         return backends[word]
     # People write the framework's own name; point at ours.
     titles = {backend.title.lower(): name for name, backend in backends.items()}
-    titles |= {
-        backend.distribution.lower(): name for name, backend in backends.items() if backend.distribution
-    }
+    titles |= {backend.distribution.lower(): name for name, backend in backends.items() if backend.distribution}
     guess = titles.get(word.lower()) or nearest(word, backends)
-    raise TargetError(
-        f"there is no backend {word!r}{did_you_mean(guess)}", f"backends: {', '.join(sorted(backends))}"
-    )
+    raise TargetError(f"there is no backend {word!r}{did_you_mean(guess)}", f"backends: {', '.join(sorted(backends))}")
 
 
 def _variant(text: str, word: str | None, backend: BackendFile) -> str:
@@ -112,9 +108,7 @@ def _version(text: str, word: str | None, backend: BackendFile) -> str:
     if word is None:
         return ""
     if not backend.distribution:
-        raise TargetError(
-            f"{text}: {backend.title} has no versions", f"write {backend.name} without =={word}"
-        )
+        raise TargetError(f"{text}: {backend.title} has no versions", f"write {backend.name} without =={word}")
     try:
         version = str(Version(word))
     except InvalidVersion as error:
@@ -124,9 +118,7 @@ def _version(text: str, word: str | None, backend: BackendFile) -> str:
         ) from error
     if backend.row_for(version) is None:
         ranges = " or ".join(str(row.versions) for row in backend.requirements)
-        raise TargetError(
-            f"{text}: {backend.title} {version} is not supported", f"supported versions: {ranges}"
-        )
+        raise TargetError(f"{text}: {backend.title} {version} is not supported", f"supported versions: {ranges}")
     return version
 
 

@@ -132,11 +132,7 @@ def describe(found: Mapping[str, Any]) -> str:
         f"cache    {cache['path']}: {cache['environments']} environments, {cache['free_gigabytes']} GB free"
         + ("" if cache["writable"] else "\n  → not writable: set BNCHECK_CACHE to a folder you own")
     ]
-    hint = (
-        "a device is here"
-        if found["nvidia_gpu_hint"]
-        else "no sign of one; @cuda targets will be unavailable"
-    )
+    hint = "a device is here" if found["nvidia_gpu_hint"] else "no sign of one; @cuda targets will be unavailable"
     lines += [f"GPU      NVIDIA: {hint}", "", "package indexes"]
     lines += [f"  {line}" for line in _index_lines(found["indexes"])] + ["", "backends"]
     for backend in found["backends"]:

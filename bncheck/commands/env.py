@@ -59,9 +59,7 @@ def create_command(targets: Sequence[str], backend_files: Sequence[Path]) -> Non
     from bncheck.targets import parse_targets
 
     backends = find_backends(backend_files)
-    prepared = prepare(
-        parse_targets(targets, backends), backends, report=lambda text: click.echo(text, err=True)
-    )
+    prepared = prepare(parse_targets(targets, backends), backends, report=lambda text: click.echo(text, err=True))
     failed = []
     for target, outcome in prepared.items():
         if isinstance(outcome, Unavailable):
@@ -112,9 +110,7 @@ def _folders() -> list[Path]:
 
     folder = environments_folder()
     return (
-        sorted(path for path in folder.glob("*") if path.is_dir() and not path.is_symlink())
-        if folder.is_dir()
-        else []
+        sorted(path for path in folder.glob("*") if path.is_dir() and not path.is_symlink()) if folder.is_dir() else []
     )
 
 

@@ -19,8 +19,10 @@ DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
     # 1.9.1 asks for any numpy and then uses np.bool, which 1.24 removed.
     {"versions": ">=1.8,<2", "python": ">=3.8,<3.12", "packages": ["mxnet=={version}", "numpy<1.24"]},
-    # 1.6.0 and 1.7.0.post2 import on 3.8 and 3.11 (their wheels fit any Python 3) with numpy 1.19 to 1.23.
-    {"versions": "<1.8", "python": ">=3.6,<3.12", "packages": ["mxnet=={version}", "numpy<1.24"]},
+    # 1.5.1, 1.6.0, 1.7.0.post2 import on 3.11 with numpy 1.23, 1.6.0 and 1.7.0.post2 also on 3.8 with 1.19.
+    {"versions": ">=1.5,<1.8", "python": ">=3.6,<3.12", "packages": ["mxnet=={version}", "numpy<1.24"]},
+    # These ask for numpy < 1.15, which has no wheels beyond Python 3.7.
+    {"versions": "<1.5", "python": ">=3.6,<3.8", "packages": ["mxnet=={version}", "numpy<1.15"]},
 ]
 DOCUMENTED = [
     {
