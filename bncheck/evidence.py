@@ -65,6 +65,12 @@ class CellView:
     notes: Mapping[str, Any] = field(default_factory=dict)
     # Replay of this case in float64 with the target's own measured convention: layer → quantity → array (T+1, C).
     replay: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    # Other cells of this case that agree with this one: a sentence about it names them too (diagnose.py).
+    peers: tuple[CellView, ...] = ()
+
+    @property
+    def members(self) -> tuple[CellView, ...]:
+        return (self, *self.peers)
 
 
 @dataclass(frozen=True)
