@@ -30,6 +30,7 @@ from bncheck.scenario_rules import (
 from bncheck.scenario_schema import Document, Fault, nearest, read_document, shown, unknown
 from bncheck.toml_lines import KeyPath, key_lines, line_of, split_key
 
+FILE_KEYS = ("network.custom", "network.file")
 MOST_BYTES = 4_000_000
 # A matrix of thousands of cases that share one fault says it once; one with many different ones stops here.
 MOST_FAULTS = 50
@@ -101,7 +102,7 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}) -> Scenario:
             axes = fix_axis(axes, key, value)
             continue
         try:
-            faults.overridden[set_value(raw, key, copy.deepcopy(value))] = key
+            faults.overridden[set_value(raw, key, _from_here(key, copy.deepcopy(value)))] = key
         except PathFault as error:
             faults.add([error.fault], override=key)
     count = math.prod(len(axis.values) for axis in axes)
@@ -111,7 +112,7 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}) -> Scenario:
     cases = []
     document: Document | None = None
     for point in points(raw, axes):
-        case, found, read = _case(path, point)
+        case, found, read = _case(path, point, overrides)
         document = document or read
         faults.add([*point.faults], origins=point.origins)
         faults.add(found, origins=point.origins)
@@ -139,6 +140,11 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}) -> Scenario:
         path=str(path),
         remarks=document.remarks,
     )
+
+
+def _from_here(key: str, value: Any) -> Any:
+    """A file named on the command line is looked up from where the user stands, not from the scenario's folder."""
+    return str(Path(value).absolute()) if key in FILE_KEYS and isinstance(value, str) else value
 
 
 def _read(path: Path) -> str:
@@ -169,7 +175,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         raise ScenarioError(f"{path}: tables or lists are nested too deeply", REMEDY) from None
 
 
-def _case(path: Path, point: Point) -> tuple[Case | None, list[Fault], Document | None]:
+def _case(path: Path, point: Point, overrides: Mapping[str, Any]) -> tuple[Case | None, list[Fault], Document | None]:
     """One point of the matrix as a case, or what is wrong with it."""
     document, faults = read_document(point.raw)
     if document is None:
@@ -179,7 +185,7 @@ def _case(path: Path, point: Point) -> tuple[Case | None, list[Fault], Document 
     faults += found
     events, found = build_events(document, inputs)
     faults += found
-    faults += list(_paths(path, document))
+    faults += list(_paths(path, document, overrides))
     if not faults:
         layers, found = fill_channels(network, inputs)
         faults += found
@@ -191,16 +197,18 @@ def _case(path: Path, point: Point) -> tuple[Case | None, list[Fault], Document 
     return case, [], document
 
 
-def _paths(path: Path, document: Document) -> Iterator[Fault]:
-    """Files that the network names lie beside the scenario (or below); ``--set`` may name any file."""
+def _paths(path: Path, document: Document, overrides: Mapping[str, Any]) -> Iterator[Fault]:
+    """Files that the network names lie beside the scenario or below; only ``--set`` may name any file."""
     table = document.network
     for key, name in (("custom", table.custom and table.custom.rpartition(":")[0]), ("file", table.file)):
         if not name:
             continue
-        if ".." in Path(name).parts:
-            yield Fault(("network", key), f'"{name}" climbs out of the scenario\'s folder; put the file beside it')
+        outside = Path(name).is_absolute() or ".." in Path(name).parts
+        if outside and f"network.{key}" not in overrides:
+            text = f'"{name}" lies outside of the scenario\'s folder'
+            yield Fault(("network", key), text, f"a file beside the scenario, or --set network.{key}=...")
         elif not (path.parent / name).is_file():
-            yield Fault(("network", key), f'there is no file "{name}" in {path.parent}')
+            yield Fault(("network", key), f'there is no file "{name}"')
 
 
 def _expected(document: Document, axes: list[Axis]) -> tuple[tuple[Expect, ...], list[Fault]]:
