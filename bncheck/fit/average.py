@@ -73,7 +73,7 @@ class Rows:
     streams: Sequence[Stream]
     eps: float
     picks: Sequence[Array] = ()  # per stream: the events whose one source is a regular batch
-    cache: dict[tuple[str, str, float], tuple[Array, Array]] = field(default_factory=dict)
+    cache: dict[tuple[int, str, str, float], tuple[Array, Array]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.picks = [regular_rows(stream) for stream in self.streams]
@@ -88,32 +88,35 @@ class Rows:
 
     def intervals(self, statistic: str, divisor: str, scale: float) -> tuple[Array, Array]:
         """(lo, hi) of each row's effective weight, all channels and both buffers together, bounds times ``scale``."""
-        key = (statistic, divisor, scale)
-        if key not in self.cache:
-            parts = [self.stream_intervals(s, p, statistic, divisor, scale) for s, p in zip(self.streams, self.picks, strict=True)]
-            empty = np.zeros(0)
-            self.cache[key] = (
-                np.concatenate([lo for lo, _ in parts] or [empty]),
-                np.concatenate([hi for _, hi in parts] or [empty]),
-            )
-        return self.cache[key]
+        swapped = statistic == "swapped"
+        # The mean's candidates do not depend on the statistic, so they are asked for only once.
+        one = self.buffer(0, "swapped" if swapped else "variance", divisor if swapped else "n", scale)
+        two = self.buffer(1, statistic, "n" if swapped else divisor, scale)
+        return np.maximum(one[0], two[0]), np.minimum(one[1], two[1])
 
-    def stream_intervals(self, stream: Stream, picked: Array, statistic: str, divisor: str, scale: float) -> tuple[Array, Array]:
-        source = np.array([stream.sources[t][0] for t in picked], dtype=int)
-        um, em, uv, ev = (part[source] for part in averaged(stream, statistic, divisor, self.eps))
-        lows, highs = [], []
-        for state, u, error in ((stream.mean, um, em), (stream.var, uv, ev)):
-            before, after = state[:-1][picked], state[1:][picked]
-            lo, hi = quotient(after - before, scale * stream.step_error(state)[picked], u - before, scale * error)
-            lows.append(lo)
-            highs.append(hi)
-        return meet(np.concatenate(lows, axis=1), np.concatenate(highs, axis=1), axis=1)
+    def buffer(self, which: int, statistic: str, divisor: str, scale: float) -> tuple[Array, Array]:
+        """The same for running_mean (0) or running_var (1) alone."""
+        key = (which, statistic, divisor, scale)
+        if key not in self.cache:
+            found = [np.zeros((2, 0))]
+            for stream, picked in zip(self.streams, self.picks, strict=True):
+                source = np.array([stream.sources[t][0] for t in picked], dtype=int)
+                parts = averaged(stream, statistic, divisor, self.eps)
+                u, error = parts[2 * which][source], parts[2 * which + 1][source]
+                state = stream.var if which else stream.mean
+                before, after = state[:-1][picked], state[1:][picked]
+                step_error = scale * stream.step_error(state)[picked]
+                found.append(np.stack(meet(*quotient(after - before, step_error, u - before, scale * error), axis=1)))
+            self.cache[key] = tuple(np.concatenate(found, axis=1))  # type: ignore[assignment]
+        return self.cache[key]
 
     def weight(self, hypothesis: Hypothesis, scale: float) -> tuple[float, float]:
         """(lo, hi) of the weight under a hypothesis; empty (lo > hi) when it falls. Cumulative: the whole line."""
         statistic, divisor, averaging = hypothesis
         scale *= DEBIASED_ROUNDINGS if averaging == "debiased" else 1.0
         lo, hi = (part[self.fitted] for part in self.intervals(statistic, divisor, scale))
+        if np.any(lo > hi):
+            return math.inf, -math.inf
         if averaging == "cumulative":
             stands = any(
                 bool(np.all((lo <= 1.0 / count) & (1.0 / count <= hi)))
@@ -165,8 +168,7 @@ def effective_weight(averaging: str, step: Array, gap: Array, count: Array) -> A
 
 def debiased_weight(weight: Array, count: Array) -> Array:
     """Effective weight of update ``count`` of a zero-debiased average: w / (1 - (1 - w)^k)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return weight / -np.expm1(count * np.log1p(-np.minimum(weight, 1.0 - 1e-16)))
+    return weight / -np.expm1(count * np.log1p(-np.minimum(weight, 1.0 - 1e-16)))
 
 
 def undo_debiasing(lo: Array, hi: Array, count: Array) -> tuple[Array, Array]:
@@ -242,8 +244,9 @@ def measure_average(streams: Sequence[Stream], eps: float) -> Averages:
     """update_on, update_without_grad, statistic, variance_divisor, averaging, batch_weight (per event)."""
     rows = Rows(streams, eps)
     facets: dict[str, Facet] = {}
-    stands = [h for h in HYPOTHESES if fits(rows.weight(h, 1.0))] if rows.fitted.any() else []
-    remain = [h for h in HYPOTHESES if fits(rows.weight(h, MARGIN))] if stands else []
+    remain = [h for h in HYPOTHESES if fits(rows.weight(h, MARGIN))] if rows.fitted.any() else []
+    stands = [h for h in remain if fits(rows.weight(h, 1.0))]
+    remain = remain if stands else []
     best = min(stands, key=rows.residual) if stands else None
     why = absence(rows, stands)
     for place, name, values in ((0, "statistic", STATISTICS), (1, "variance_divisor", DIVISORS), (2, "averaging", AVERAGINGS)):

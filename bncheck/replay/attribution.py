@@ -1,0 +1,296 @@
+"""Which differing rules explain a drift, and how much each.
+
+Side a is replayed with its own rules, then with side b's swapped in. Let d(S) be the mean |difference| between
+what b recorded and a's replay with the facets S taken from b; then S explains (d(none) - d(S)) / d(none). A facet's
+share is its **Shapley value**: the drift it removes, averaged over all orders in which the facets can be swapped. It
+is the one rule whose shares always add up to what all facets explain together, whether causes add up, overlap or
+cancel (a share below 0: swapping this one alone brings the sides further apart). Nothing is normalised. Up to five
+facets all subsets are replayed (exact); beyond, twelve fixed orders and their reverses.
+
+NaN: both NaN at the same place is no difference; on one side only it counts as the largest finite size of that
+quantity on either side (at least 1), so that a replay that says NaN where the trace says NaN explains it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations, permutations
+from typing import Any
+
+import numpy as np
+
+from bncheck.convention import Convention
+from bncheck.evidence import Attribution
+from bncheck.fit.measure import settle
+from bncheck.fit.stream import Stream, read_stream
+from bncheck.replay.conduct import Rules, Score, perform, rules_of, score
+from bncheck.replay.rounding import bounds
+from bncheck.scenario import Case
+from bncheck.trace import Array, Trace
+
+# Facets that can move a state or an output; the others (counter, gamma, defaults) are compared, not replayed.
+REPLAYED = (
+    "initial_mean", "initial_var", "update_on", "update_without_grad", "updates_per_event", "batch_weight", "averaging",
+    "variance_divisor", "statistic", "single_value", "single_value_state", "empty_batch", "train_normaliser",
+    "eval_normaliser", "blend_weight", "eps", "eps_placement",
+)  # fmt: skip
+QUANTITIES = ("running_mean", "running_var", "used_mean", "used_invstd", "output")
+EXACT = 5
+ORDERS = 12
+SETTLED_BY = "settled by: bncheck run probe"
+
+
+@dataclass
+class Side:
+    """One target's layer: what it recorded and the rules it follows in this case."""
+
+    stream: Stream
+    convention: Convention
+    rules: dict[str, Any]
+
+    @cached_property
+    def recorded(self) -> dict[str, Array]:
+        s = self.stream
+        parts = {"running_mean": s.mean, "running_var": s.var, "used_mean": s.used_mean, "used_invstd": s.used_invstd}
+        return {**parts, "output": proxy(s.used_mean, s.used_invstd, s.input_mean, s.input_var)}
+
+
+def proxy(m: Array, r: Array, mean: Array, var: Array) -> Array:
+    """The layer's normalised output in place of its real one: (x - m)·r at the batch's mean ± one deviation.
+
+    Shape (..., T, 2C). gamma and beta are left out; NaN rows where nothing was revealed.
+    """
+    spread = np.sqrt(var)
+    low, high = ((mean + sign * spread - m) * r for sign in (-1.0, 1.0))
+    return np.concatenate([low, high], axis=-1)
+
+
+def attribute(
+    case: Case, trace_a: Trace, convention_a: Convention, trace_b: Trace, convention_b: Convention, layer: str
+) -> Sequence[Attribution]:
+    """One Attribution per quantity of one layer that both sides recorded; pure.
+
+    Conventions come from the probes; both are settled on this case first. Quantities: running_mean, running_var,
+    used_mean, used_invstd (what the outputs reveal) and output, for which ``proxy`` stands in.
+    """
+    spec = next((item for item in case.network.layers if item.name == layer), None)
+    if spec is None:
+        return ()
+    one, two = read_stream(case, trace_a, spec), read_stream(case, trace_b, spec)
+    if one is None or two is None or one.mean.shape != two.mean.shape or not one.mean.size:
+        return ()
+    with np.errstate(all="ignore"):
+        a = side(case, trace_a, convention_a, one)
+        b = side(case, trace_b, convention_b, two)
+        return attribute_sides(case, a, b)
+
+
+def side(case: Case, trace: Trace, convention: Convention, stream: Stream) -> Side:
+    settled = settle(case, trace, convention, stream.layer.name)
+    return Side(stream, settled, rules_of(settled, stream))
+
+
+def attribute_sides(case: Case, a: Side, b: Side) -> list[Attribution]:
+    play = score(case, a.stream, b.stream)
+    meet_units(a, b)
+    facets, silent = differing(a, b)
+    game = Game(play, a.rules, b.rules, facets)
+    game.drop_idle(bounds(a.stream, a.rules))
+    own = perform(score(case, b.stream, a.stream), [b.rules])
+    return [
+        item
+        for quantity in QUANTITIES
+        if (item := attribute_quantity(quantity, a, b, game, own, silent)) is not None
+    ]
+
+
+def meet_units(a: Side, b: Side) -> None:
+    """Where one side cannot tell how many updates an event makes, compare both by the weight per event."""
+    if all(s.convention.value("updates_per_event") is not None for s in (a, b)):
+        return
+    for s in (a, b):
+        times = int(s.rules["updates_per_event"])
+        s.rules["batch_weight"] = 1.0 - (1.0 - s.rules["batch_weight"]) ** times if times != 1 else s.rules["batch_weight"]
+        s.rules["updates_per_event"] = 1
+
+
+def differing(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
+    """Facets that both sides know and that differ, and those that one side does not know, with the reason."""
+    found: list[str] = []
+    silent: dict[str, str] = {}
+    for name in REPLAYED:
+        if name == "update_without_grad" and "update_on" in found:
+            # Part of the same rule: where forwards move nothing, those without gradient do not either.
+            continue
+        if name in ("initial_mean", "initial_var"):
+            if not np.array_equal(a.rules[name], b.rules[name], equal_nan=True):
+                found.append(name)
+        elif not (known_for(a, name) and known_for(b, name)):
+            unknown = next(s.convention.facets.get(name) for s in (a, b) if not known_for(s, name))
+            silent[name] = f"{unknown.reason}; {SETTLED_BY}" if unknown is not None else SETTLED_BY
+            b.rules[name] = a.rules[name]
+        elif apart(a, b, name):
+            found.append(name)
+        else:
+            # Equal within what was measured: one value for both, so that no difference is left to attribute.
+            b.rules[name] = a.rules[name]
+    return found, silent
+
+
+def known_for(s: Side, name: str) -> bool:
+    """Whether a side's value is known; meet_units took care of the updates, and without a blend no weight is used."""
+    return name in ("updates_per_event", "blend_weight") or s.convention.value(name) is not None
+
+
+def apart(a: Side, b: Side, name: str) -> bool:
+    """Whether two known values differ: numbers by more than their uncertainties together."""
+    one, two = a.rules[name], b.rules[name]
+    if name == "single_value":
+        return (one == "refuses") != (two == "refuses")
+    if isinstance(one, str) or isinstance(two, str):
+        return bool(one != two)
+    slack = sum(s.convention.facets[name].uncertainty for s in (a, b) if name in s.convention.facets)
+    return abs(one - two) > slack + 1e-12 * abs(one)
+
+
+class Game:
+    """Replays of side a with subsets of side b's facets, made together and kept."""
+
+    def __init__(self, play: Score, a: Rules, b: Rules, facets: Sequence[str]) -> None:
+        self.play, self.a, self.b = play, a, b
+        self.facets = list(facets)
+        self.idle: list[str] = []
+        self.kept: dict[frozenset[str], dict[str, Array]] = {}
+
+    def rules(self, subset: frozenset[str]) -> dict[str, Any]:
+        found = {name: (self.b if name in subset else self.a)[name] for name in self.a}
+        if "update_on" in subset:
+            found["update_without_grad"] = self.b["update_without_grad"]
+        return found
+
+    def ensure(self, subsets: Sequence[frozenset[str]]) -> None:
+        missing = [subset for subset in dict.fromkeys(subsets) if subset not in self.kept]
+        if not missing:
+            return
+        found = perform(self.play, [self.rules(subset) for subset in missing])
+        found["output"] = proxy(found["used_mean"], found["used_invstd"], self.play.input_mean, self.play.input_var)
+        for i, subset in enumerate(missing):
+            self.kept[subset] = {name: array[i] for name, array in found.items()}
+
+    def replay(self, subset: frozenset[str]) -> dict[str, Array]:
+        self.ensure([subset])
+        return self.kept[subset]
+
+    def drop_idle(self, sizes: Mapping[str, float]) -> None:
+        """Set aside facets whose swap changes nothing beyond rounding, first alone and last."""
+        everything = frozenset(self.facets)
+        singles = [frozenset({name}) for name in self.facets]
+        lasts = [everything - one for one in singles]
+        self.ensure([frozenset(), everything, *singles, *lasts])
+        for name, one, rest in zip(list(self.facets), singles, lasts, strict=True):
+            alike = self.alike(frozenset(), one, sizes) and self.alike(rest, everything, sizes)
+            if alike:
+                self.idle.append(name)
+        self.facets = [name for name in self.facets if name not in self.idle]
+
+    def alike(self, one: frozenset[str], two: frozenset[str], sizes: Mapping[str, float]) -> bool:
+        x, y = self.replay(one), self.replay(two)
+        return all(np.max(gaps(x[q], y[q]), initial=0.0) <= sizes[q] for q in QUANTITIES)
+
+    def shapley(self, worth: Mapping[frozenset[str], float]) -> dict[str, float]:
+        """Each facet's marginal worth averaged over orders."""
+        share = dict.fromkeys(self.facets, 0.0)
+        orders = self.orders()
+        for order in orders:
+            before: frozenset[str] = frozenset()
+            for name in order:
+                after = before | {name}
+                share[name] += (worth[after] - worth[before]) / len(orders)
+                before = after
+        return share
+
+    def orders(self) -> list[tuple[str, ...]]:
+        if len(self.facets) <= EXACT:
+            return list(permutations(self.facets))
+        rng = np.random.default_rng(0)
+        drawn = [tuple(self.facets[i] for i in rng.permutation(len(self.facets))) for _ in range(ORDERS)]
+        return [order for one in drawn for order in (one, one[::-1])]
+
+    def subsets(self) -> list[frozenset[str]]:
+        if len(self.facets) <= EXACT:
+            return [frozenset(c) for size in range(len(self.facets) + 1) for c in combinations(self.facets, size)]
+        return [frozenset(order[:size]) for order in self.orders() for size in range(len(order) + 1)]
+
+
+def attribute_quantity(
+    quantity: str, a: Side, b: Side, game: Game, own: Mapping[str, Array], silent: Mapping[str, str]
+) -> Attribution | None:
+    measured_a, measured_b = a.recorded[quantity], b.recorded[quantity]
+    if not (np.isfinite(measured_a).any() or np.isfinite(measured_b).any()):
+        return None
+    if quantity == "output":
+        own = {**own, "output": proxy(own["used_mean"], own["used_invstd"], b.stream.input_mean, b.stream.input_var)}
+    bound = bounds(a.stream, a.rules)[quantity] + bounds(b.stream, b.rules)[quantity]
+    whole = frozenset(game.facets)
+    game.ensure(game.subsets())
+    replayed = game.replay(frozenset())[quantity]
+    shown = np.isfinite(replayed) | ~np.isnan(measured_a)
+    residual = max(worst(measured_a, replayed), worst(measured_b, own[quantity]))
+    drift = mean_gap(measured_a, measured_b)
+    values = {name: (shown_value(a, name), shown_value(b, name)) for name in game.facets}
+    hidden = {name: f"swapping it changes nothing on this input; {SETTLED_BY}" for name in game.idle}
+    matter = [name for name in game.facets if touches(game, name, quantity, bound)]
+    if not matter or np.max(gaps(measured_a, measured_b), initial=0.0) <= bound or not shown.any():
+        return Attribution(a.stream.layer.name, quantity, {}, {}, 0.0, residual, bound, {**silent, **hidden})
+    left = {subset: mean_gap(game.replay(subset)[quantity], measured_b) for subset in dict.fromkeys(game.subsets())}
+    start = left[frozenset()] or math.nan
+    worth = {subset: (start - gap) / start for subset, gap in left.items()}
+    shares = game.shapley(worth)
+    explained = max(0.0, 1.0 - left[whole] / drift) if drift > 0 else 0.0
+    return Attribution(
+        a.stream.layer.name,
+        quantity,
+        {name: shares[name] for name in matter},
+        {name: values[name] for name in matter},
+        explained,
+        residual,
+        bound,
+        {**silent, **hidden},
+    )
+
+
+def shown_value(s: Side, name: str) -> Any:
+    """A facet's value for people; an initial state with different channels as its first one."""
+    value = s.rules[name]
+    return float(np.ravel(value)[0]) if isinstance(value, np.ndarray) else value
+
+
+def touches(game: Game, name: str, quantity: str, bound: float) -> bool:
+    """Whether swapping a facet, alone or last, changes this quantity by more than rounding."""
+    everything = frozenset(game.facets)
+    pairs = ((frozenset(), frozenset({name})), (everything - {name}, everything))
+    game.ensure([subset for pair in pairs for subset in pair])
+    return any(np.max(gaps(game.replay(x)[quantity], game.replay(y)[quantity]), initial=0.0) > bound for x, y in pairs)
+
+
+def gaps(one: Array, two: Array) -> Array:
+    """|difference| elementwise; 0 where equal (NaN and Inf included), the largest finite size where only one is finite."""
+    same = (one == two) | (np.isnan(one) & np.isnan(two))
+    found = np.where(same, 0.0, np.abs(one - two))
+    lost = ~np.isfinite(found)
+    if lost.any():
+        finite = [np.abs(part[np.isfinite(part)]) for part in (one, two)]
+        found[lost] = max(1.0, *(float(np.max(part, initial=0.0)) for part in finite))
+    return found
+
+
+def mean_gap(one: Array, two: Array) -> float:
+    found = gaps(one, two)
+    return float(found.mean()) if found.size else 0.0
+
+
+def worst(one: Array, two: Array) -> float:
+    return float(np.max(gaps(one, two), initial=0.0))
