@@ -23,6 +23,7 @@ from bncheck.scenario_rules import (
     build_events,
     build_inputs,
     build_network,
+    build_steps,
     expect_rules,
     fill_channels,
     size_rules,
@@ -193,7 +194,8 @@ def _case(path: Path, point: Point, overrides: Mapping[str, Any]) -> tuple[Case 
         network = dataclasses.replace(network, layers=layers)
     if faults:
         return None, faults, document
-    case = Case(path.stem, point.name, point.label, point.values, network, inputs, events, document.dtype)
+    steps = build_steps(document)
+    case = Case(path.stem, point.name, point.label, point.values, network, inputs, events, document.dtype, steps)
     return case, [], document
 
 

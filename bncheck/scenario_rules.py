@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 from bncheck.scenario import FORWARD_OPS, Event, InputSpec, Layer, Network
@@ -234,6 +235,13 @@ def build_events(document: Document, inputs: Mapping[str, InputSpec]) -> tuple[t
         exported = exported or table.event == "export_onnx"
         events.append(Event(table.event, name, batch, _arguments(table)))
     return tuple(events), []
+
+
+def build_steps(document: Document) -> tuple[int, ...]:
+    """Index of the last event of each step: every repeat of ``events`` is one, every event outside them its own."""
+    program = document.program
+    lengths = [1] * len(program.first) + [len(program.events)] * program.repeat + [1] * len(program.then)
+    return tuple(total - 1 for total in accumulate(length for length in lengths if length))
 
 
 def _unrolled(document: Document) -> Iterator[tuple[KeyPath, EventTable]]:
