@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -69,6 +69,17 @@ class CaseResult:
     ops: tuple[str, ...] = ()
     dtype: str = "float32"
     inputs: Mapping[str, Any] = field(default_factory=dict)  # input name → shape and fill, for people
+    # The last event of each step (a repeat of the program); empty: every event is a step.
+    steps: tuple[int, ...] = ()
+
+    def step_of(self, event: int) -> int:
+        """The step that ``event`` belongs to: 0 is the initial state, 1 the first repeat of the program."""
+        return bisect_left(self.steps, event) + 1 if self.steps and event >= 0 else event + 1
+
+    def rows(self, points: int) -> list[int]:
+        """Rows of a (T+1, C) state array at the initial state and at the end of each step."""
+        ends = [end + 1 for end in self.steps if 0 <= end < points - 1]
+        return [0, *ends] if ends and points else list(range(points))
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,10 @@ class Results:
         return self.baseline if self.baseline in names else next(iter(names), "")
 
     @cached_property
+    def case_at(self) -> Mapping[tuple[str, str], CaseResult]:
+        return {(scenario.name, case.name): case for scenario in self.scenarios for case in scenario.cases}
+
+    @cached_property
     def cell_at(self) -> Mapping[tuple[str, str, str], CellResult]:
         return {(cell.scenario, cell.case, cell.target): cell for cell in self.cells}
 
@@ -167,8 +182,7 @@ def write_results(results: Results, run_folder: Path) -> Path:
     # `format` first: the one key a person or an older program has to see.
     value = {"format": results.format, **plain(results)}
     part.write_text(json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
-    return path
+    return part.replace(path)
 
 
 def plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ POINTS = 400
 
 @dataclass(frozen=True)
 class Curve:
-    """One target's states of one layer: quantity → (T+1, C) float64. ``replayed`` likewise, where there is one."""
+    """One target's states of one layer: quantity → (steps + 1, C) float64; ``replayed`` where there is one."""
 
     target: str
     label: str
@@ -37,6 +38,10 @@ class CaseCurves:
     base: str
     channel: Mapping[str, int]
 
+    @property
+    def steps(self) -> int:
+        return max(len(values) for curve in self.curves for values in curve.measured.values()) - 1
+
     def of(self, target: str) -> Curve | None:
         return next((curve for curve in self.curves if curve.target == target), None)
 
@@ -53,19 +58,22 @@ def case_curves(
         if cell is None or trace is None:
             continue
         layer = layer or next(iter(trace.layers), "")
-        measured = states(trace.arrays, layer)
+        measured = states(trace.arrays, layer, case)
         if measured:
-            replayed = states(replay_of(run_folder, cell), layer)
+            replayed = states(replay_of(run_folder, cell), layer, case)
             curves.append(Curve(target.name, target.label, measured, replayed))
     if not curves:
         return None
     return CaseCurves(scenario, case, layer, tuple(curves), results.base, widest_channels(curves))
 
 
-def states(arrays: Mapping[str, Array], layer: str) -> dict[str, Array]:
+def states(arrays: Mapping[str, Array], layer: str, case: CaseResult) -> dict[str, Array]:
     found = {name: arrays[f"{layer}/{name}"] for name in DRAWN if f"{layer}/{name}" in arrays}
-    usable = {name: value for name, value in found.items() if value.ndim == 2 and value.size and value.dtype.kind in "fiu"}
-    return {name: np.asarray(value, dtype=np.float64) for name, value in usable.items()}
+    return {
+        name: np.asarray(value[case.rows(len(value))], dtype=np.float64)
+        for name, value in found.items()
+        if value.ndim == 2 and value.size and value.dtype.kind in "fiu"
+    }
 
 
 def drifting_layer(results: Results, scenario: str, case: str) -> str:
@@ -116,7 +124,7 @@ def thin(values: Array) -> Array:
     edges = np.linspace(0, len(values), POINTS // 2, dtype=int)
     filled = np.where(np.isfinite(values), values, np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0))
     kept = {0, len(values) - 1}
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         stretch = filled[start:stop]
         kept |= {int(start + stretch.argmin()), int(start + stretch.argmax())}
     return np.array(sorted(kept))

@@ -66,7 +66,7 @@ def standing(results: Results, scenario: str, case: str, target: str) -> Standin
         return Standing("not run", "not run")
     concerned = tuple(f for f in results.findings_at.get((scenario, case), ()) if target in f.targets)
     if cell.outcome != "ok":
-        return Standing(*unfinished(cell), findings=concerned)
+        return Standing(*unfinished(cell, results), findings=concerned)
     if target == results.base:
         return Standing("baseline", "baseline", findings=concerned)
     drifts = results.drifts_at.get((scenario, case, results.base, target), ())
@@ -79,14 +79,15 @@ def standing(results: Results, scenario: str, case: str, target: str) -> Standin
     kind = next((kind for kind in KINDS if any(f.kind == kind for f in about)), "")
     word = "nonfinite" if worst.verdict == "nonfinite" else (kind or "differs")
     others = len([drift for drift in drifts if drift.verdict != "agrees"]) - 1
-    text = difference(worst, target) + (f" (+{others} more)" if others else "")
+    text = difference(worst, target, results) + (f" (+{others} more)" if others else "")
     return Standing(word, text, worst, concerned)
 
 
-def unfinished(cell: CellResult) -> tuple[str, str]:
+def unfinished(cell: CellResult, results: Results) -> tuple[str, str]:
     """(word, text) of a cell that did not run to its end."""
-    error = one_line(f"{cell.error_type}: {cell.error}" if cell.error_type and cell.error else cell.error_type or cell.error)
-    where = "" if cell.event is None or cell.event < 0 else f" at step {cell.event + 1}"
+    error = one_line(": ".join(filter(None, (cell.error_type, cell.error))))
+    step = step_of(results, cell.scenario, cell.case, cell.event)
+    where = f" at step {step}" if step else ""
     if cell.outcome == "raised":
         return "refused", f"refused{where}" + (f" ({error})" if error else "")
     if cell.outcome in ("crashed", "timeout"):
@@ -108,12 +109,20 @@ def first_to_tell(drifts: Sequence[Drift]) -> Drift | None:
     return min((drift for drift in drifts if drift.verdict != "agrees"), key=rank, default=None)
 
 
-def difference(drift: Drift, target: str) -> str:
+def step_of(results: Results, scenario: str, case: str, event: int | None) -> int | None:
+    """The step that an event of that case belongs to; the event's own number when the case is not known."""
+    found = results.case_at.get((scenario, case))
+    if event is None:
+        return None
+    return event + 1 if found is None else found.step_of(event)
+
+
+def difference(drift: Drift, target: str, results: Results) -> str:
     """``running_mean off by 0.90099 ± 0.20569 since step 1`` and its kin, about ``target``."""
     name = f"{drift.layer}.{drift.quantity}" if drift.layer and drift.layer != "bn" else drift.quantity
     other = drift.a if drift.b == target else drift.b
     bad = drift.nonfinite_b if drift.b == target else drift.nonfinite_a
-    when = since(drift.first_event)
+    when = since(step_of(results, drift.scenario, drift.case, drift.first_event))
     if drift.verdict == "nonfinite":
         side = "" if bad else f" on {other} only"
         return one_line(f"NaN or Inf in {name}{side} {when}")
@@ -151,7 +160,9 @@ def verdict(results: Results) -> str:
     if off:
         cause = f": {', '.join(counts)}" if counts else "; no cause was named"
         return f"{off} of {plural(compared, 'cell')} {'differs' if off == 1 else 'differ'} from {results.base}{cause}."
-    agree = f"All {plural(compared, 'compared cell')} agree with {results.base}." if compared else "Only one target ran."
+    if not compared:
+        return "Only one target ran; there is nothing to compare."
+    agree = f"All {plural(compared, 'compared cell')} agree with {results.base}."
     return agree + (f" Still to know: {', '.join(counts)}." if counts else "")
 
 

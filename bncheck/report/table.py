@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -14,12 +13,13 @@ import pandas as pd
 
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
+from bncheck.report.gallery import Gallery
 from bncheck.results import Results, plain, spell
 
 NAME = "csv"
 
 
-def render(results: Results, run_folder: Path) -> list[Path]:
+def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
     """Write both tables; a table without rows still has its header."""
     return [
         write_csv(frame(results.drifts, Drift), run_folder / "drifts.csv"),
@@ -55,5 +55,4 @@ def flat(value: Any) -> Any:
 def write_csv(table: pd.DataFrame, path: Path) -> Path:
     part = path.with_name(path.name + ".part")
     table.to_csv(part, index=False, na_rep="", lineterminator="\n")
-    os.replace(part, path)
-    return path
+    return part.replace(path)

@@ -23,7 +23,7 @@ COLOURS = {
 COLUMN = 21
 
 
-def renderable(results: Results, run_folder: Path, width: int = 100) -> Group:
+def render_terminal(results: Results, run_folder: Path, width: int = 100, seconds: float | None = None) -> Group:
     """The whole screen for a terminal of ``width`` columns."""
     parts: list[RenderableType] = [matrix(results, width), Text()]
     found = themes(results.findings)
@@ -34,7 +34,7 @@ def renderable(results: Results, run_folder: Path, width: int = 100) -> Group:
         parts.append(unavailable(target))
     if missing:
         parts.append(Text())
-    parts += [Text(f" {verdict(results)}", style="bold"), *footer(run_folder, found)]
+    parts += [Text(f" {verdict(results)}", style="bold"), *footer(run_folder, found, seconds)]
     return Group(*parts)
 
 
@@ -42,7 +42,7 @@ def text(results: Results, run_folder: Path, width: int = 100) -> str:
     """The same as plain text without colour."""
     console = Console(file=io.StringIO(), width=width, no_color=True, force_terminal=False, highlight=False)
     with console.capture() as capture:
-        console.print(renderable(results, run_folder, width))
+        console.print(render_terminal(results, run_folder, width))
     return "\n".join(line.rstrip() for line in capture.get().split("\n"))
 
 
@@ -68,25 +68,23 @@ def matrix(results: Results, width: int) -> RenderableType:
 
 def stacked(results: Results) -> RenderableType:
     """One case under the other, for narrow terminals and many targets."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(max_width=28, overflow="fold")
-    table.add_column(overflow="fold")
     parts: list[RenderableType] = []
     for scenario, case in rows(results):
         block = Table.grid(padding=(0, 2, 0, 0))
         block.add_column(max_width=28, overflow="fold")
         block.add_column(overflow="fold")
         for target in results.targets:
-            block.add_row(
-                Text(clean(target.label)), mark(standing(results, scenario.name, case.name, target.name))
-            )
-        parts += [Text(clean(f" {scenario.name} · {case.label or case.name}"), style="bold"), Padding(block, (0, 0, 0, 3))]
+            block.add_row(Text(clean(target.label)), mark(standing(results, scenario.name, case.name, target.name)))
+        heading = Text(clean(f" {scenario.name} · {case.label or case.name}"), style="bold")
+        parts += [heading, Padding(block, (0, 0, 0, 3))]
     return Group(*parts)
 
 
 def mark(found: Standing) -> Text:
-    shown = found.text if found.word not in ("convention", "defect", "hazard", "unexplained", "rounding") else (
-        f"{found.word}: {found.text}"
+    shown = (
+        found.text
+        if found.word not in ("convention", "defect", "hazard", "unexplained", "rounding")
+        else (f"{found.word}: {found.text}")
     )
     return Text(f"{found.mark} {clean(shown)}", style=COLOURS.get(found.word, "dim"))
 
@@ -102,8 +100,10 @@ def finding(theme: Theme) -> RenderableType:
 
 def details(theme: Theme) -> list[str]:
     first, lines = theme.first, []
-    explained = "" if first.explained is None else (
-        f"explains {share(first.explained)} of the {clean(first.quantity) or 'output'} drift"
+    explained = (
+        ""
+        if first.explained is None
+        else (f"explains {share(first.explained)} of the {clean(first.quantity) or 'output'} drift")
     )
     figures = ", ".join(f"{key} {value}" for key, value in evidence(first)[:4])
     if explained or figures:
@@ -137,8 +137,10 @@ def unavailable(target: TargetResult) -> RenderableType:
     return Group(*lines)
 
 
-def footer(run_folder: Path, found: list[Theme]) -> list[RenderableType]:
+def footer(run_folder: Path, found: list[Theme], seconds: float | None) -> list[RenderableType]:
     lines: list[RenderableType] = [Text()]
+    if seconds is not None:
+        lines.append(Text(f" took     {seconds:.1f} s"))
     page = run_folder / "index.html"
     if page.exists():
         lines.append(Text(f" report   {page}", no_wrap=True, overflow="fold"))

@@ -28,11 +28,11 @@ def amount(mean: float, std: float) -> str:
     return f"{number(mean)} ± {number(std)}"
 
 
-def since(event: int | None) -> str:
-    """``since step 3`` for event 2: step 0 is the initial state, step k the state after k events."""
-    if event is None:
+def since(step: int | None) -> str:
+    """Step 0 is the initial state, step k the state after k repeats of the program."""
+    if step is None:
         return ""
-    return "from the initial state on" if event < 0 else f"since step {event + 1}"
+    return "from the initial state on" if step <= 0 else f"since step {step}"
 
 
 def share(explained: float) -> str:

@@ -1,0 +1,61 @@
+"""Pictures drawn once and used by every format of a report: files in plots/, the page, an issue text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bncheck.report.overview import rows, standing
+from bncheck.results import CaseResult, Results, ScenarioResult
+
+if TYPE_CHECKING:
+    from bncheck.report.plot import Picture
+
+# A page with more pictures than this is scrolled, not read; a picture takes a fifth of a second.
+SHOWN = 12
+# So many are drawn even where everything agrees: a curve that lies on the reference is worth seeing, too.
+AT_LEAST = 3
+
+
+@dataclass
+class Gallery:
+    """Draws on demand and remembers. ``limit`` None: a picture for every case."""
+
+    results: Results
+    run_folder: Path
+    limit: int | None = SHOWN
+    drawn: dict[tuple[str, str, str], Picture | None] = field(default_factory=dict)
+
+    def picture(self, scenario: ScenarioResult, case: CaseResult, layer: str = "") -> Picture | None:
+        """The picture of one case and layer; None when nothing was recorded that can be drawn."""
+        key = (scenario.name, case.name, layer)
+        if key not in self.drawn:
+            from bncheck.report.plot import draw_case
+
+            self.drawn[key] = draw_case(self.results, self.run_folder, scenario, case, layer)
+        return self.drawn[key]
+
+    def chosen(self) -> list[tuple[ScenarioResult, CaseResult]]:
+        """The cases that get a picture, in the order a reader wants them."""
+        ranked = by_interest(self.results)
+        if self.limit is None:
+            return [row for _, row in ranked]
+        telling = [row for rank, row in ranked if rank < 2]
+        rest = [row for rank, row in ranked if rank == 2]
+        return (telling + rest[: max(0, AT_LEAST - len(telling))])[: self.limit]
+
+
+def by_interest(results: Results) -> list[tuple[int, tuple[ScenarioResult, CaseResult]]]:
+    """(rank, row): 0 has findings, 1 a difference, 2 neither; one case per cause before the second of any."""
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    ranked = []
+    for position, (scenario, case) in enumerate(rows(results)):
+        here = results.findings_at.get((scenario.name, case.name), ())
+        keys = {(finding.code, finding.targets) for finding in here if finding.kind != "rounding"}
+        good = all(standing(results, scenario.name, case.name, target.name).good
+                   for target in results.targets if target.status == "ok")  # fmt: skip
+        rank = 0 if keys else (2 if good else 1)
+        ranked.append((rank, not keys - seen, scenario.probe, position, (scenario, case)))
+        seen |= keys
+    return [(item[0], item[4]) for item in sorted(ranked, key=lambda item: item[:4])]

@@ -1,0 +1,263 @@
+"""Pictures that stand alone in a bug report: what was run, on which versions, what moved, and since when.
+
+One picture per case and layer: running mean and running variance of all targets (top), and their distance from
+the baseline on a log scale with the tolerance (bottom). Matplotlib's object API only: no pyplot, no global state.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from bncheck.report.curves import DRAWN, CaseCurves, Curve, case_curves, difference, onset
+from bncheck.report.gallery import Gallery
+from bncheck.report.overview import standing
+from bncheck.report.panel import band_style, colour_of, finish, line, rings, style
+from bncheck.report.svg import INK, PAPER, compact, standalone
+from bncheck.report.wording import clean, one_line, plural, share, words
+from bncheck.results import CaseResult, Results, ScenarioResult
+from bncheck.trace import Array
+
+NAME = "plots"
+SETTINGS = {
+    "svg.fonttype": "none", "svg.hashsalt": "bncheck", "font.family": "DejaVu Sans", "font.size": 9,
+    "text.color": INK, "axes.facecolor": PAPER, "figure.facecolor": PAPER, "savefig.facecolor": PAPER,
+    "text.usetex": False, "text.parse_math": False, "path.simplify": True,
+    "axes.ymargin": 0.08,
+}  # fmt: skip
+PIXELS_PER_INCH = 120
+NAMES = {"running_mean": "running mean", "running_var": "running variance"}
+BAND: dict[str, Any] = {"color": INK, "alpha": 0.09}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawn case: its name (a file stem), compact SVG, PNG bytes and what it shows in a sentence."""
+
+    name: str
+    svg: str
+    png: bytes
+    caption: str
+
+
+def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
+    """Write plots/<scenario>--<case>.svg and .png of the cases that the gallery chooses."""
+    gallery = gallery or Gallery(results, run_folder, None)
+    folder = run_folder / "plots"
+    paths = []
+    for scenario, case in gallery.chosen():
+        picture = gallery.picture(scenario, case)
+        if picture is not None:
+            folder.mkdir(exist_ok=True)
+            paths.append(write(folder / f"{picture.name}.svg", standalone(picture.svg).encode()))
+            paths.append(write(folder / f"{picture.name}.png", picture.png))
+    return paths
+
+
+def write(path: Path, data: bytes) -> Path:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    return part.replace(path)
+
+
+def draw_case(
+    results: Results, run_folder: Path, scenario: ScenarioResult, case: CaseResult, layer: str = ""
+) -> Picture | None:
+    """The picture of one case, or None when no target recorded running statistics for it."""
+    shown = case_curves(results, run_folder, scenario, case, layer)
+    if shown is None:
+        return None
+    with mpl.rc_context(SETTINGS):
+        figure = compose(results, shown)
+        name = f"{scenario.name}--{case.name}"
+        text, image = io.StringIO(), io.BytesIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(image, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": f"bncheck {results.version}"})
+    return Picture(name, compact(text.getvalue(), "p"), image.getvalue(), caption(shown))
+
+
+def caption(shown: CaseCurves) -> str:
+    names = ", ".join(curve.label for curve in shown.curves)
+    return clean(
+        f"Running mean and running variance of layer {shown.layer} in {shown.scenario.name}, "
+        f"{shown.case.label or shown.case.name}, on {names}; below, the distance from {shown.base}."
+    )
+
+
+def compose(results: Results, shown: CaseCurves) -> Figure:
+    figure = Figure(figsize=(9.6, 6.6))
+    grid = figure.subplots(2, 2)
+    # Set by hand: the automatic layouts draw the figure twice more.
+    figure.subplots_adjust(left=0.065, right=0.985, top=0.805, bottom=0.115, hspace=0.22, wspace=0.17)
+    looks = {target.name: number for number, target in enumerate(t for t in results.targets if t.name != shown.base)}
+    for column, quantity in enumerate(DRAWN):
+        trajectory(grid[0][column], shown, quantity, looks)
+        drift(grid[1][column], shown, quantity, looks)
+        below = grid[1][column]
+        below.text(0.5, -0.135, step_words(shown.case), transform=below.transAxes, ha="center", va="top")
+    legend(figure, shown, looks)
+    heading(figure, results, shown)
+    return figure
+
+
+def step_words(case: CaseResult) -> str:
+    repeat = case.ops[: case.steps[0] + 1] if case.steps else ()
+    one = " + ".join(words(op) for op in repeat) if 0 < len(repeat) <= 3 else ""
+    if not one and len(set(case.ops)) == 1:
+        one = words(case.ops[0])
+    return f"step (1 step = 1 {one}; 0 = initial state)" if one else "step of the program (0 = initial state)"
+
+
+# --------------------------------------------------------------------------------------------------------- panels
+
+
+def trajectory(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int]) -> None:
+    """Measured curves as lines, replayed ones as rings on them, the baseline as a broad band underneath."""
+    channel = shown.channel.get(quantity, 0)
+    for curve in shown.curves:
+        values = column(curve.measured.get(quantity), channel)
+        if values is not None:
+            line(axes, values, looks.get(curve.target), len(looks))
+        replayed = column(curve.replayed.get(quantity), channel)
+        if replayed is not None:
+            rings(axes, replayed, looks.get(curve.target))
+    mark_onsets(axes, shown, quantity, looks)
+    finish(axes, quantity_title(shown, quantity, channel), shown.steps, numbered=False)
+
+
+def quantity_title(shown: CaseCurves, quantity: str, channel: int) -> str:
+    widths = {curve.measured[quantity].shape[1] for curve in shown.curves if quantity in curve.measured}
+    width = max(widths, default=1)
+    where = f", channel {channel} of 0…{width - 1}" if width > 1 else ""
+    return f"{NAMES[quantity]}, layer {clean(shown.layer)}{where}"
+
+
+def column(values: Array | None, channel: int) -> Array | None:
+    if values is None or not values.size:
+        return None
+    found: Array = values[:, min(channel, values.shape[1] - 1)]
+    return found
+
+
+def drift(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int]) -> None:
+    """Distance from the baseline on a log scale; exact agreement lies on the bottom line."""
+    base = shown.of(shown.base)
+    title = f"|{NAMES[quantity]} − that of {clean(shown.base) or 'a baseline'}|, mean over channels"
+    gaps = {c.target: gap for c in shown.curves if base and c is not base
+            and (gap := difference(c, base, quantity)) is not None}  # fmt: skip
+    if base is None or not gaps:
+        axes.text(0.5, 0.5, "nothing to compare with", transform=axes.transAxes, ha="center")
+        finish(axes, title, shown.steps, np.zeros(0))
+        return
+    tolerance = bound(shown, base, quantity)
+    floor, top = limits([*gaps.values(), *([] if tolerance is None else [tolerance])])
+    if tolerance is not None:
+        height, steps = np.maximum(np.log10(tolerance), floor), np.arange(len(tolerance))
+        axes.fill_between(steps, floor, height, linewidth=0, zorder=1, **BAND)
+        axes.plot(steps, height, color=INK, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1.2)
+    for target, gap in gaps.items():
+        exponent = np.full(len(gap), np.nan)
+        finite = np.isfinite(gap)
+        exponent[finite] = np.maximum(np.log10(np.maximum(gap[finite], 1e-300)), floor)
+        line(axes, exponent, looks[target], len(looks))
+    axes.set_ylim(floor - 0.03 * (top - floor), top)
+    mark_onsets(axes, shown, quantity, looks, named=False)
+    finish(axes, title, shown.steps, power_ticks(floor, top))
+
+
+def bound(shown: CaseCurves, base: Curve, quantity: str) -> Array | None:
+    """atol + rtol·|baseline| per step, as the verdicts used it; None where the run does not say."""
+    rtol, atol = shown.scenario.rtol, shown.scenario.atol
+    if rtol is None or atol is None:
+        return None
+    size = np.nan_to_num(np.abs(base.measured[quantity]).mean(axis=1), nan=0.0, posinf=0.0)
+    found: Array = np.maximum(atol + rtol * size, 1e-300)
+    return found
+
+
+def limits(curves: Sequence[Array]) -> tuple[float, float]:
+    """Exponents of ten around everything positive; the lowest one stands for zero."""
+    finite = [curve[np.isfinite(curve) & (curve > 0)] for curve in curves]
+    low = min((float(part.min()) for part in finite if part.size), default=1e-8)
+    high = max((float(part.max()) for part in finite if part.size), default=1.0)
+    return float(np.floor(np.log10(max(low, 1e-30)))) - 1, float(np.ceil(np.log10(high))) + 0.3
+
+
+def power_ticks(floor: float, top: float) -> Array:
+    stride = max(1, -(-int(top - floor) // 5))
+    return np.array([floor, *np.arange(np.floor(top), floor, -stride)])
+
+
+def mark_onsets(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int], named: bool = True) -> None:
+    """A cross and a thin line where a target's values stop being numbers."""
+    across = axes.get_xaxis_transform()
+    found = [(curve, start) for curve in shown.curves
+             if quantity in curve.measured and (start := onset(curve.measured[quantity])) is not None]  # fmt: skip
+    for row, (curve, start) in enumerate(found):
+        colour, height = colour_of(looks.get(curve.target)), 0.96 - 0.085 * row
+        axes.plot([start, start], [0, 1], color=colour, linewidth=0.9, linestyle=(0, (3, 2)), transform=across)
+        axes.plot([start], [height], transform=across, marker="X", markersize=9, color=colour, markeredgecolor=PAPER,
+                  linestyle="none", clip_on=False, zorder=4)  # fmt: skip
+        late = start > 0.55 * shown.steps
+        side = {"ha": "right" if late else "left", "xytext": (-8 if late else 8, 0)}
+        said = f"{clean(curve.target)}: NaN since step {start}" if named else "NaN"
+        axes.annotate(said, (start, height), fontsize=8, color=colour, xycoords=across, va="center",
+                      textcoords="offset points", **side)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------- words on it
+
+
+def legend(figure: Figure, shown: CaseCurves, looks: dict[str, int]) -> None:
+    handles: list[Artist] = []
+    for curve in shown.curves:
+        look = looks.get(curve.target)
+        if look is None:
+            handles.append(Line2D([], [], label=one_line(curve.label, 44), **band_style()))
+        else:
+            handles.append(Line2D([], [], label=one_line(curve.label, 44), **style(look)))
+    if any(curve.replayed for curve in shown.curves):
+        handles.append(Line2D([], [], linestyle="none", marker="o", markersize=9, markerfacecolor="none",
+                              markeredgecolor=INK, label="replayed from the measured convention"))  # fmt: skip
+    if shown.scenario.atol is not None and len(shown.curves) > 1:
+        handles.append(Patch(linewidth=0, label="within tolerance", **BAND))
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.012, 0.905), ncols=min(len(handles), 5),
+                  frameon=False, fontsize=8.5, columnspacing=1.6, handlelength=3.2, borderaxespad=0)  # fmt: skip
+
+
+def heading(figure: Figure, results: Results, shown: CaseCurves) -> None:
+    scenario, case = shown.scenario, shown.case
+    label = "" if case.label in ("", "base") else f" · {case.label}"
+    figure.text(0.012, 0.978, one_line(f"{scenario.title or scenario.name}{label}", 96), fontsize=12.5,
+                fontweight="bold", va="top")  # fmt: skip
+    figure.text(0.012, 0.938, one_line(verdict_line(results, shown), 150), fontsize=9, va="top")
+    specs = [spec for spec in case.inputs.values() if isinstance(spec, dict)]
+    size = "; ".join(f"input {spec.get('shape', '')} {spec.get('fill', '')}" for spec in specs)
+    note = " · ".join(filter(None, (
+        f"{scenario.name}--{case.name}", size, case.dtype, plural(len(case.steps or case.ops), "step"),
+        f"bncheck {results.version}", results.created,
+    )))  # fmt: skip
+    figure.text(0.012, 0.014, one_line(note, 170), fontsize=7.5)
+
+
+def verdict_line(results: Results, shown: CaseCurves) -> str:
+    """The gravest finding of the case in one line, or that everything agrees."""
+    found = [f for f in results.findings_at.get((shown.scenario.name, shown.case.name), ()) if f.kind != "rounding"]
+    if found:
+        first = max(found, key=lambda item: item.explained or 0.0)
+        explained = "" if first.explained is None else f" (explains {share(first.explained)} of the drift)"
+        return f"{first.code} {first.cause}{explained}: {first.title}"
+    words_of = [standing(results, shown.scenario.name, shown.case.name, curve.target) for curve in shown.curves]
+    off = [f"{c.target}: {s.text}" for c, s in zip(shown.curves, words_of, strict=True) if not s.good]
+    return "; ".join(off) or f"All targets agree with {shown.base}."
