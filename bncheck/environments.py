@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -191,6 +192,7 @@ def _create(target: Target, backend: BackendFile, report: Report) -> Ready | Una
         if downloaded is None:
             return _no_interpreter(target, backend, version, row.python)
         candidates = [downloaded]
+    name = shlex.quote(target.name)
     failures: list[str] = []
     tried = [interpreter.version for interpreter in candidates[:TRIES]]
     for interpreter in candidates[:TRIES]:
@@ -202,12 +204,12 @@ def _create(target: Target, backend: BackendFile, report: Report) -> Ready | Una
         if outcome.network:
             return Unavailable(
                 f"the packages of {target} cannot be fetched: {outcome.reason}",
-                f"check network and index settings (bncheck doctor), then: bncheck env create '{target}'; or "
-                f" give a Python that has it: --python '{target}'=PATH",
+                f"check network and index settings (bncheck doctor), then: bncheck env create {name}; or "
+                f"give a Python that has it: --python {name}=PATH",
             )
     return Unavailable(
         f"{target} cannot be installed on Python {' or '.join(tried)}: {failures[0]}",
-        f"give a Python that has it: --python '{target}'=PATH",
+        f"give a Python that has it: --python {name}=PATH",
     )
 
 
@@ -325,9 +327,9 @@ def _download(python: SpecifierSet) -> Interpreter | None:
 
 def _no_interpreter(target: Target, backend: BackendFile, version: str, python: SpecifierSet) -> Unavailable:
     found = ", ".join(item.version for item in interpreters.find_interpreters())
-    minor = _newest_minor(python) or "3"
+    minor, name = _newest_minor(python) or "3", shlex.quote(target.name)
     return Unavailable(
         f"{backend.title} {version} needs Python {python}, and here are only {found}",
         f"uv python install {minor} (or BNCHECK_PYTHON_DOWNLOADS=automatic), "
-        f"then: bncheck env create '{target}'; or give a Python that has it: --python '{target}'=PATH",
+        f"then: bncheck env create {name}; or give a Python that has it: --python {name}=PATH",
     )

@@ -186,7 +186,8 @@ def reason_in(message: str) -> str:
         elif text and not NOISE.match(line):
             kept.append(re.sub(r"^(error|cause): ", "", text))
     # The first line says what, the last why; between them uv lists every version it tried.
-    shown = kept if len(kept) <= 5 else [kept[0], kept[-1]]
+    where = [line for line in kept[1:-1] if line.lower().startswith("failed to fetch")]
+    shown = kept if len(kept) <= 5 else [kept[0], *where, kept[-1]]
     text = " ".join([*shown, *hints]) or "uv gave no reason"
     return mask(text if len(text) <= 700 else f"{text[:450]} … {text[-200:]}")
 

@@ -24,7 +24,7 @@ EXECUTABLE = re.compile(r"python(3(\.\d+)?)?(\.exe)?")
 QUESTION = (
     "import json, platform, sys; print(json.dumps([platform.python_implementation(), "
     "'.'.join(map(str, sys.version_info[:3])), getattr(sys, '_base_executable', '') or sys.executable, "
-    "sys.base_prefix]))"
+    "sys.base_prefix, getattr(sys, 'abiflags', '')]))"
 )
 
 
@@ -134,10 +134,10 @@ def _ask(path: Path, timeout: float) -> tuple[Interpreter, str] | None:
         _kill(process)
         return None
     try:
-        implementation, version, executable, prefix = json.loads(output)
-    except ValueError:
+        implementation, version, executable, prefix, flags = json.loads(output)
+    except (ValueError, TypeError):
         return None
-    if implementation != "CPython":
+    if implementation != "CPython" or "t" in flags:  # free-threaded builds need wheels that few frameworks have
         return None
     return Interpreter(Path(executable), version), os.path.realpath(prefix)
 

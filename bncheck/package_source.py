@@ -47,6 +47,8 @@ def choose_source(
         if not failure.network and not arguments:
             break
     assert first is not None
+    if first.network and installer.check_resolvable(python, packages, settings, ("--offline",)) is None:
+        return Source(settings, ("--offline",), ("no index can be reached; taking what uv has in its cache",))
     return first
 
 

@@ -5,11 +5,14 @@ The packages are wheels written here, so only the tests marked ``network`` need 
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from dataclasses import replace
@@ -192,7 +195,7 @@ def test_a_version_that_is_not_there_is_unavailable_with_uvs_reason(toy: dict[st
     outcome = make(toy, "toy==7.7")
     assert isinstance(outcome, Unavailable)
     assert "bnc-toy==7.7" in outcome.reason
-    assert "--python 'toy==7.7'=PATH" in outcome.remedy
+    assert "--python toy==7.7=PATH" in outcome.remedy
     assert not [path for path in environments_folder().iterdir() if path.is_dir()]
 
 
@@ -236,6 +239,39 @@ def test_an_unreachable_index_answers_within_seconds(
     assert "bncheck doctor" in outcome.remedy
 
 
+def test_without_a_network_uvs_cache_is_used(
+    toy: dict[str, BackendFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    handler = functools.partial(QuietFiles, directory=str(tmp_path / "index"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        simple_index(tmp_path / "index", tmp_path / "wheels", "bnc-toy", copy=True)
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}")
+        first = make(toy)
+        server.shutdown()
+        serving.join()
+    assert isinstance(first, Ready) and first.folder is not None
+    shutil.rmtree(first.folder)
+    said: list[str] = []
+    assert make(toy, said=said) == first
+    assert "taking what uv has in its cache" in said[-1]
+
+
+class QuietFiles(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, says nothing, and wants to be asked every time (uv trusts an answer for 10 minutes)."""
+
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        pass
+
+
 def test_an_unreachable_extra_index_is_not_fatal(toy: dict[str, BackendFile], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", (environments_folder() / "no-such-index").as_uri())
@@ -245,13 +281,15 @@ def test_an_unreachable_extra_index_is_not_fatal(toy: dict[str, BackendFile], mo
     assert sum("without the extra indexes" in line for line in said) == 1
 
 
-def simple_index(folder: Path, wheels: Path, *names: str) -> str:
-    """A file:// index of the given projects."""
+def simple_index(folder: Path, wheels: Path, *names: str, copy: bool = False) -> str:
+    """A file:// index of the given projects; with ``copy`` the wheels lie in it, so that it can be served."""
     for name in names:
         page = folder / name / "index.html"
         page.parent.mkdir(parents=True)
-        links = wheels.glob(f"{name.replace('-', '_')}-*.whl")
-        page.write_text("".join(f'<a href="{path.as_uri()}">{path.name}</a>\n' for path in links))
+        links = {path.name: path.as_uri() for path in wheels.glob(f"{name.replace('-', '_')}-*.whl")}
+        if copy:
+            links = {link: shutil.copy(wheels / link, page.parent) and link for link in links}
+        page.write_text("".join(f'<a href="{url}">{link}</a>\n' for link, url in links.items()))
     return folder.as_uri()
 
 

@@ -45,8 +45,10 @@ def test_a_dead_shim_is_left_out_and_a_live_one_leads_to_the_real_interpreter(tm
     assert prefix == os.path.realpath(sys.base_prefix)
 
 
-def test_another_implementation_is_left_out(tmp_path: Path) -> None:
-    assert ask(script(tmp_path / "python3", """echo '["PyPy", "3.10.14", "/pypy", "/"]'""")) is None
+def test_another_implementation_and_free_threaded_builds_are_left_out(tmp_path: Path) -> None:
+    assert ask(script(tmp_path / "python3.13", """echo '["CPython", "3.13.1", "/py", "/", "t"]'""")) is None
+    assert ask(script(tmp_path / "python3.12", """echo '["CPython", "3.12.1", "/py", "/", ""]'""")) is not None
+    assert ask(script(tmp_path / "python3", """echo '["PyPy", "3.10.14", "/pypy", "/", ""]'""")) is None
 
 
 def test_a_shim_that_hangs_is_killed_with_its_children_in_bounded_time(tmp_path: Path) -> None:
