@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from bncheck.errors import ScenarioError
 from bncheck.scenario import Case, InputSpec, Layer
 from bncheck.scenario_rules import CONSTANT_FILLS, batch_counts
-from bncheck.shapes import ShapeFault, channel_position, pair, with_channels
+from bncheck.shapes import ShapeError, channel_position, pair, with_channels
 
 Array = NDArray[Any]
 
@@ -85,7 +85,7 @@ def content_key(case: Case, arrays: Mapping[str, Array]) -> str:
         array = arrays[name]
         digest.update(f"\0{name}\0{array.dtype.name}\0{array.shape}\0".encode())
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        digest.update(np.ascontiguousarray(little).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()[:16]
 
 
@@ -148,9 +148,8 @@ def _batches(case: Case, name: str, spec: InputSpec, count: int) -> Array:
     if spec.poison:
         position = channel_position(spec.channel_axis, len(spec.shape))
         assert position is not None
-        # Axis 0 of the array counts batches, axis 1 samples.
-        place = (slice(None), 0, *(slice(None),) * (position - 1), spec.poison_channel)
-        array[place] = float(spec.poison)
+        # Axis 0 of the array counts batches; once the channels have moved up, axis 2 counts samples.
+        np.moveaxis(array, position + 1, 1)[:, spec.poison_channel, 0] = float(spec.poison)
     return array
 
 
@@ -186,7 +185,7 @@ def _repeated(array: Array) -> list[int]:
     seen: set[bytes] = set()
     found = []
     for index, row in enumerate(flat):
-        key = hashlib.sha256(np.ascontiguousarray(row).view(np.uint8)).digest()
+        key = hashlib.sha256(np.ascontiguousarray(row).view(np.uint8).data).digest()
         if key in seen:
             found.append(index)
         seen.add(key)
@@ -251,7 +250,7 @@ def _gradient(case: Case, name: str, spec: InputSpec, count: int) -> Array | Non
         return None
     try:
         _, output = with_channels(case.network.layers, spec.shape)
-    except ShapeFault:
+    except ShapeError:
         return None
     if output is None:
         return None

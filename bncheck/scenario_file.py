@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bncheck.errors import ScenarioError, UsageError
-from bncheck.scenario import Case, Expect, Scenario, Tolerance
-from bncheck.scenario_matrix import MOST_CASES, Axis, PathFault, Point, fix_axis, points, read_axes, set_value
+from bncheck.scenario import Case, Expect, Network, Scenario, Tolerance
+from bncheck.scenario_matrix import MOST_CASES, Axis, PathError, Point, fix_axis, points, read_axes, set_value
 from bncheck.scenario_rules import (
     build_events,
     build_inputs,
@@ -28,7 +28,7 @@ from bncheck.scenario_rules import (
     fill_channels,
     size_rules,
 )
-from bncheck.scenario_schema import Document, Fault, nearest, read_document, shown, unknown
+from bncheck.scenario_schema import Document, ExpectTable, Fault, nearest, read_document, read_expects, shown, unknown
 from bncheck.toml_lines import KeyPath, key_lines, line_of, split_key
 
 FILE_KEYS = ("network.custom", "network.file")
@@ -102,14 +102,18 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}) -> Scenario:
         if any(axis.key == key for axis in axes):
             axes = fix_axis(axes, key, value)
             continue
+        for axis in axes:
+            if axis.decides(key):
+                text = f'every case has its own, from the matrix\'s "{axis.key}"; this would change nothing'
+                faults.add([Fault((), text, f"--set {axis.key}=..., which leaves one case for that axis")], key)
         try:
             faults.overridden[set_value(raw, key, _from_here(key, copy.deepcopy(value)))] = key
-        except PathFault as error:
+        except PathError as error:
             faults.add([error.fault], override=key)
     count = math.prod(len(axis.values) for axis in axes)
     if count > MOST_CASES:
         faults.add([Fault(("matrix",), f"makes {count:,} cases; at most {MOST_CASES:,} are run")])
-    faults.stop()
+        faults.stop()
     cases = []
     document: Document | None = None
     for point in points(raw, axes):
@@ -121,11 +125,10 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}) -> Scenario:
             cases.append(case)
         if len(faults.lines) >= MOST_FAULTS:
             break
-    expected: tuple[Expect, ...] = ()
-    if document is not None:
-        faults.add(list(expect_rules(document)))
-        expected, found = _expected(document, original)
-        faults.add(found)
+    tables = read_expects(raw)
+    faults.add(list(expect_rules(tables)))
+    expected, found = _expected(tables, original)
+    faults.add(found)
     faults.stop()
     assert document is not None
     return Scenario(
@@ -191,12 +194,19 @@ def _case(path: Path, point: Point, overrides: Mapping[str, Any]) -> tuple[Case 
         layers, found = fill_channels(network, inputs)
         faults += found
         faults += size_rules(inputs, events)
-        network = dataclasses.replace(network, layers=layers)
+        network = _located(path, dataclasses.replace(network, layers=layers))
     if faults:
         return None, faults, document
     steps = build_steps(document)
     case = Case(path.stem, point.name, point.label, point.values, network, inputs, events, document.dtype, steps)
     return case, [], document
+
+
+def _located(path: Path, network: Network) -> Network:
+    """Files with their whole path: a worker runs in a folder of its own."""
+    folder = path.absolute().parent
+    custom, file = (name and str(folder / name) for name in (network.custom, network.file))
+    return dataclasses.replace(network, custom=custom, file=file)
 
 
 def _paths(path: Path, document: Document, overrides: Mapping[str, Any]) -> Iterator[Fault]:
@@ -213,11 +223,11 @@ def _paths(path: Path, document: Document, overrides: Mapping[str, Any]) -> Iter
             yield Fault(("network", key), f'there is no file "{name}"')
 
 
-def _expected(document: Document, axes: list[Axis]) -> tuple[tuple[Expect, ...], list[Fault]]:
+def _expected(tables: Mapping[int, ExpectTable], axes: list[Axis]) -> tuple[tuple[Expect, ...], list[Fault]]:
     """Expectations, their ``when`` turned into values as a case's ``matrix`` shows them (labels may be written)."""
     by_key = {axis.key: axis for axis in axes}
     found, faults = [], []
-    for index, table in enumerate(document.expect):
+    for index, table in tables.items():
         when = {}
         for key, value in table.when.items():
             place: KeyPath = ("expect", index, "when", key)
@@ -253,20 +263,22 @@ class _Faults:
             self.lines.setdefault(f"{where}: {one}", line)
 
     def _where(self, path: KeyPath, override: str, origins: Mapping[KeyPath, KeyPath]) -> tuple[str, int]:
-        for place, key in self.overridden.items():
-            override = override or (key if place == path[: len(place)] else "")
-        override = override or (path[1] if len(path) == 3 and path[0] == "matrix" and path[1] in self.overrides else "")  # type: ignore[assignment]
-        if override:
-            return f"--set {override}", 0
+        """``file:line: key`` and the line; a value from the command line has its ``--set key`` and line 0."""
         for place, origin in origins.items():
             if path[: len(place)] == place:
                 path = (*origin, *path[len(place) :])
-                if origin[1] in self.overrides:
-                    return f"--set {origin[1]}", 0
+        override = override or self._override(path)
+        if override:
+            return f"--set {override}", 0
         if self._known is None:
             self._known = key_lines(self.text)
         line = line_of(self._known, path) or 1
         return f"{self.path}:{line}: {written(path)}", line
+
+    def _override(self, path: KeyPath) -> str:
+        if path[0] == "matrix" and len(path) > 1 and path[1] in self.overrides:
+            return str(path[1])  # an axis that was given one value
+        return next((key for place, key in self.overridden.items() if place == path[: len(place)]), "")
 
     def stop(self) -> None:
         if self.lines:

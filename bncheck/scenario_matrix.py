@@ -23,7 +23,7 @@ from bncheck.toml_lines import KeyPath, split_key
 MOST_CASES = 100_000
 
 
-class PathFault(Exception):
+class PathError(Exception):
     """A dotted path that leads nowhere in this document."""
 
     def __init__(self, fault: Fault) -> None:
@@ -44,6 +44,12 @@ class Axis:
     def settings(self, index: int) -> Mapping[str, Any]:
         value = self.values[index]
         return value if self.bundle else {self.key: value}
+
+    def decides(self, key: str) -> bool:
+        """True if every value of the axis sets ``key`` itself or something around it."""
+        return all(
+            any(f"{key}.".startswith(f"{name}.") for name in self.settings(index)) for index in range(len(self.values))
+        )
 
     def reported(self, index: int) -> Any:
         """What a case's ``matrix`` shows: the value, or the label that stands for a bundle."""
@@ -75,8 +81,7 @@ def read_axes(matrix: Any) -> tuple[list[Axis], list[Fault]]:
     rest = {key: value for key, value in matrix.items() if key != "labels"}
     axes: list[Axis] = []
     for key, place, values in _flat(rest, ("matrix",)):
-        given_place, given = named.pop(key, (place, None))
-        axis = _axis(key, place, values, given_place, given, faults)
+        axis = _axis(key, place, values, named.pop(key, (place, None)), faults)
         if axis:
             axes.append(axis)
     keys = [axis.key for axis in axes]
@@ -94,7 +99,9 @@ def _flat(table: Mapping[str, Any], place: KeyPath) -> Iterator[tuple[str, KeyPa
             yield key, (*place, key), value
 
 
-def _axis(key: str, place: KeyPath, values: Any, given_place: KeyPath, given: Any, faults: list[Fault]) -> Axis | None:
+def _axis(key: str, place: KeyPath, values: Any, names: tuple[KeyPath, Any], faults: list[Fault]) -> Axis | None:
+    """One axis, or None with what is wrong with it put into ``faults``; ``names`` are its labels and their place."""
+    given_place, given = names
     if not isinstance(values, list):
         faults.append(Fault(place, f"must be a list of values, not {shown(values)}"))
         return None
@@ -137,7 +144,7 @@ def points(raw: Mapping[str, Any], axes: list[Axis]) -> Iterator[Point]:
             for key, value in axis.settings(index).items():
                 try:
                     origins[set_value(document, key, copy.deepcopy(value))] = place
-                except PathFault as error:
+                except PathError as error:
                     faults.append(Fault(place, error.fault.message, error.fault.allowed, error.fault.suggestion))
         chosen = list(zip(axes, indices, strict=True))
         labels = [axis.labels[index] for axis, index in chosen]
@@ -155,12 +162,12 @@ def set_value(document: dict[str, Any], key: str, value: Any) -> KeyPath:
     """Put ``value`` at a dotted path; lists take an index or, for tables with a name, that name.
 
     Returns the path as the document's own keys and indices. Missing tables are made: whether the key may
-    exist is the schema's business. Raises PathFault when the path runs through something that has no inside.
+    exist is the schema's business. Raises PathError when the path runs through something that has no inside.
     """
     try:
         parts = split_key(key)
     except ValueError as error:
-        raise PathFault(Fault((), str(error))) from error
+        raise PathError(Fault((), str(error))) from error
     here: Any = document
     path: list[str | int] = []
     for number, part in enumerate(parts):
@@ -180,16 +187,16 @@ def _step(here: Any, part: str, path: list[str | int]) -> str | int:
     if isinstance(here, dict):
         return part
     if not isinstance(here, list):
-        raise PathFault(Fault(tuple(path), f'"{where}" is {shown(here)}; it has no "{part}" inside'))
+        raise PathError(Fault(tuple(path), f'"{where}" is {shown(here)}; it has no "{part}" inside'))
     if re.fullmatch(r"-?\d+", part):
         if -len(here) <= int(part) < len(here):
             return int(part) % len(here)
-        raise PathFault(Fault(tuple(path), f'"{where}" has {len(here)} entries, so there is no entry {part}'))
+        raise PathError(Fault(tuple(path), f'"{where}" has {len(here)} entries, so there is no entry {part}'))
     names = [item["name"] for item in here if isinstance(item, dict) and isinstance(item.get("name"), str)]
     if part in names:
         return next(i for i, item in enumerate(here) if isinstance(item, dict) and item.get("name") == part)
     allowed = ", ".join([*names, f"0 to {len(here) - 1}"] if here else names)
-    raise PathFault(Fault(tuple(path), f'"{where}" has no entry "{part}"', allowed, nearest(part, names)))
+    raise PathError(Fault(tuple(path), f'"{where}" has no entry "{part}"', allowed, nearest(part, names)))
 
 
 def _label(key: str, value: Any, bundle: bool) -> str:

@@ -14,13 +14,14 @@ from bncheck.scenario_schema import (
     STATISTICS,
     Document,
     EventTable,
+    ExpectTable,
     Fault,
     InputTable,
     LayerTable,
     shown,
     unknown,
 )
-from bncheck.shapes import ShapeFault, channel_position, with_channels
+from bncheck.shapes import ShapeError, channel_position, with_channels
 from bncheck.toml_lines import KeyPath
 
 MOST_ELEMENTS = 200_000_000
@@ -121,7 +122,7 @@ def _layer(table: LayerTable) -> Layer:
 def build_inputs(document: Document, network: Network) -> tuple[dict[str, InputSpec], list[Fault]]:
     """All named inputs; those of ``[inputs]`` inherit what ``[input]`` says."""
     base = {key: getattr(document.input, key) for key in document.input.model_fields_set}
-    tables = {"main": (("input",), document.input)}
+    tables: dict[str, tuple[KeyPath, InputTable]] = {"main": (("input",), document.input)}
     for name, own in document.inputs.items():
         said = {**base, **{key: getattr(own, key) for key in own.model_fields_set}}
         tables[name] = (("inputs", name), InputTable.model_construct(_fields_set=set(said), **said))
@@ -283,9 +284,9 @@ def fill_channels(network: Network, inputs: Mapping[str, InputSpec]) -> tuple[tu
     for spec in inputs.values():
         try:
             layers, _ = with_channels(layers, spec.shape)
-        except ShapeFault as error:
-            place = ("network", "layers", error.layer, error.key)
-            return layers, [Fault(place, f'layer "{layers[error.layer].name}": {error.message}')]
+        except ShapeError as error:
+            at: KeyPath = ("network", "layers", error.layer, error.key)
+            return layers, [Fault(at, f'layer "{layers[error.layer].name}": {error.message}')]
     faults = []
     for index, layer in enumerate(layers):
         if layer.channels is None and layer.type in ("batch_norm", "conv2d", "dense"):
@@ -293,7 +294,7 @@ def fill_channels(network: Network, inputs: Mapping[str, InputSpec]) -> tuple[tu
             faults.append(Fault(("network", "layers", index, "channels"), text))
         for key, value in layer.initial.items():
             if isinstance(value, tuple) and layer.channels not in (None, len(value)):
-                place = ("network", "layers", index, "initial", key)
+                place: KeyPath = ("network", "layers", index, "initial", key)
                 faults.append(Fault(place, f"has {len(value)} numbers for {layer.channels} channels"))
     return layers, faults
 
@@ -320,8 +321,8 @@ def batch_counts(inputs: Mapping[str, InputSpec], events: tuple[Event, ...]) -> 
     return counts
 
 
-def expect_rules(document: Document) -> Iterator[Fault]:
-    for index, expect in enumerate(document.expect):
+def expect_rules(tables: Mapping[int, ExpectTable]) -> Iterator[Fault]:
+    for index, expect in tables.items():
         place: KeyPath = ("expect", index)
         causes = (*([expect.cause] if expect.cause else []), *expect.causes)
         if bool(causes) == expect.agree:

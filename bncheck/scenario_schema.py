@@ -298,6 +298,18 @@ def read_document(raw: Mapping[str, Any]) -> tuple[Document | None, list[Fault]]
         return None, [_fault(detail) for detail in error.errors(include_url=False)]
 
 
+def read_expects(raw: Mapping[str, Any]) -> dict[int, ExpectTable]:
+    """The expectations that can be read, by position; ``read_document`` reports the others."""
+    found: dict[int, ExpectTable] = {}
+    tables = raw.get("expect", [])
+    for index, table in enumerate(tables if isinstance(tables, list) else []):
+        try:
+            found[index] = ExpectTable.model_validate(table)
+        except ValidationError:
+            continue
+    return found
+
+
 def _keys_at(path: KeyPath) -> list[str]:
     place = tuple("*" if isinstance(part, int) else part for part in path)
     if len(place) == 2 and place[0] == "inputs":

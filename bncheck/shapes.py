@@ -12,7 +12,7 @@ from bncheck.scenario import Layer
 Shape = tuple[int, ...]
 
 
-class ShapeFault(Exception):
+class ShapeError(Exception):
     """A layer that cannot take what reaches it: position of the layer, its key, a sentence."""
 
     def __init__(self, layer: int, key: str, message: str) -> None:
@@ -23,14 +23,13 @@ class ShapeFault(Exception):
 def with_channels(layers: Sequence[Layer], shape: Shape) -> tuple[tuple[Layer, ...], Shape | None]:
     """Layers with their input channels filled in, and the network's output shape (None where nobody knows).
 
-    Raises ShapeFault at the first layer that cannot take what reaches it. After a custom layer nothing is
+    Raises ShapeError at the first layer that cannot take what reaches it. After a custom layer nothing is
     known, so channels stay as they were written.
     """
     filled: list[Layer] = []
     here: Shape | None = shape
-    for index, layer in enumerate(layers):
-        if here is not None:
-            layer, here = _through(index, layer, here)
+    for index, written in enumerate(layers):
+        layer, here = (written, None) if here is None else _through(index, written, here)
         filled.append(layer)
     return tuple(filled), here
 
@@ -52,7 +51,7 @@ def _through(index: int, layer: Layer, shape: Shape) -> tuple[Layer, Shape | Non
         return _conv2d(index, layer, shape)
     if layer.type == "dense":
         if len(shape) != 2:
-            raise ShapeFault(
+            raise ShapeError(
                 index, "type", f"dense takes (batch, features), but {shape} reaches it: put flatten before it"
             )
         return _channels(index, layer, shape), (shape[0], layer.options["units"])
@@ -60,7 +59,7 @@ def _through(index: int, layer: Layer, shape: Shape) -> tuple[Layer, Shape | Non
         return layer, (shape[0], math.prod(shape[1:]))
     if layer.type == "global_avg_pool":
         if len(shape) < 3:
-            raise ShapeFault(index, "type", f"global_avg_pool needs spatial axes, but {shape} reaches it")
+            raise ShapeError(index, "type", f"global_avg_pool needs spatial axes, but {shape} reaches it")
         layer = _channels(index, layer, shape)
         return layer, (shape[0], shape[layer.axis])
     return layer, shape if layer.type == "relu" else None
@@ -70,27 +69,27 @@ def _channels(index: int, layer: Layer, shape: Shape) -> Layer:
     position = channel_position(layer.axis, len(shape))
     if position is None:
         what = "is the batch axis" if layer.axis in (0, -len(shape)) else f"does not exist in {shape}"
-        raise ShapeFault(index, "axis", f"axis {layer.axis} {what}; channels lie on 1 (first) or -1 (last)")
+        raise ShapeError(index, "axis", f"axis {layer.axis} {what}; channels lie on 1 (first) or -1 (last)")
     found = shape[position]
     if layer.channels is not None and layer.channels != found:
-        raise ShapeFault(
+        raise ShapeError(
             index, "channels", f"{layer.channels} channels, but axis {layer.axis} of {shape} holds {found}"
         )
     if found == 0:
-        raise ShapeFault(index, "channels", f"{shape} has no channels")
+        raise ShapeError(index, "channels", f"{shape} has no channels")
     return replace(layer, channels=found) if layer.channels is None else layer
 
 
 def _conv2d(index: int, layer: Layer, shape: Shape) -> tuple[Layer, Shape]:
     if len(shape) != 4:
-        raise ShapeFault(index, "type", f"conv2d takes (batch, channels, height, width), but {shape} reaches it")
+        raise ShapeError(index, "type", f"conv2d takes (batch, channels, height, width), but {shape} reaches it")
     if layer.axis != 1:
-        raise ShapeFault(index, "axis", "conv2d takes channels first (axis = 1)")
+        raise ShapeError(index, "axis", "conv2d takes channels first (axis = 1)")
     kernel, stride, padding = (pair(layer.options[key]) for key in ("kernel", "stride", "padding"))
     sides = [
         (size + 2 * pad - window) // step + 1
         for size, window, step, pad in zip(shape[2:], kernel, stride, padding, strict=True)
     ]
     if min(sides) < 1:
-        raise ShapeFault(index, "kernel", f"a kernel of {kernel} does not fit into {shape}")
+        raise ShapeError(index, "kernel", f"a kernel of {kernel} does not fit into {shape}")
     return _channels(index, layer, shape), (shape[0], layer.options["out_channels"], *sides)
