@@ -14,16 +14,17 @@ import numpy as np
 from bncheck.evidence import CellView, PairView, TargetView
 from bncheck.finding import KINDS, Finding
 from bncheck.rules import load_rules
+from bncheck.rules.movement import STATISTICS
 
 # Causes that only say what nothing else says; the order is the order of strength.
 LEFTOVERS = ("gradient", "unexplained", "rounding")
+# Causes that change y and what comes after it, not the statistics of the same layer.
+OUTPUT_CAUSES = ("eps", "affine", "normaliser-source", "normalise-arithmetic", "counter-skew")
 # Above this share a convention has explained the drift; what is left is its replay's rounding.
 EXPLAINED = 0.99
 
 
-def diagnose(
-    cells: Sequence[CellView], pairs: Sequence[PairView], targets: Sequence[TargetView]
-) -> list[Finding]:
+def diagnose(cells: Sequence[CellView], pairs: Sequence[PairView], targets: Sequence[TargetView]) -> list[Finding]:
     """All findings, what matters first. Never raises on odd traces: a rule that cannot tell stays silent."""
     rules = load_rules()
     found: list[Finding] = []
@@ -171,12 +172,17 @@ def accounts_for(strong: Finding, weak: Finding, order: Mapping[str, int]) -> bo
         return False
     last = len(order)
     where, there = order.get(strong.layer, -1), order.get(weak.layer, last)
-    if where > there:
+    if where > there or (where == there and only_outputs(strong) and weak.quantity in STATISTICS):
         return False
     if weak.cause == "unexplained" and weak.explained is not None and strong.explained is not None:
         # A part of this very drift was attributed: what is left of it stands, unless something else explains it.
         return (strong.layer, strong.quantity) != (weak.layer, weak.quantity) and weak.explained >= EXPLAINED
     return True
+
+
+def only_outputs(item: Finding) -> bool:
+    """True if the cause cannot reach its own layer's running statistics: they are taken before y is computed."""
+    return item.cause in OUTPUT_CAUSES or item.quantity in ("gamma", "beta", "counter")
 
 
 def drift_size(item: Finding) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,9 @@ from bncheck.scenario import Case, Event, InputSpec, Layer, Network
 from bncheck.trace import EventRecord, Trace
 
 
-def make_case(ops: Sequence[str] = ("train_forward",), channels: int = 1, shape: Sequence[int] = (4, 1), **layer: Any) -> Case:
+def make_case(
+    ops: Sequence[str] = ("train_forward",), channels: int = 1, shape: Sequence[int] = (4, 1), **layer: Any
+) -> Case:
     norm = Layer("bn", "batch_norm", channels=channels, **{"batch_weight": 0.5, "eps": 0.0, **layer})
     return Case(
         "scenario", "base", "base", {}, Network((norm,)), {"main": InputSpec(tuple(shape))},
@@ -38,7 +41,14 @@ def make_trace(ops: Sequence[str], /, **arrays: Any) -> Trace:
 
 
 def make_cell(case: Case, target: str, trace: Trace | None, outcome: str = "ok", **more: Any) -> CellView:
-    return CellView(case, target, target.split("=")[0].split("@")[0].split("[")[0], outcome, trace, **more)
+    return CellView(
+        case,
+        target,
+        target.split("=", maxsplit=1)[0].split("@", maxsplit=1)[0].split("[", maxsplit=1)[0],
+        outcome,
+        trace,
+        **more,
+    )
 
 
 def make_pair(a: CellView, b: CellView, attributions: Sequence[Attribution] = ()) -> PairView:
@@ -49,7 +59,14 @@ def attribute(
     facet: str, values: tuple[Any, Any], share: float = 1.0, quantity: str = "running_mean", **more: Any
 ) -> Attribution:
     return Attribution(
-        "bn", quantity, {facet: share}, {facet: values}, more.pop("explained", share), 1e-8, more.pop("bound", 1e-6), **more
+        "bn",
+        quantity,
+        {facet: share},
+        {facet: values},
+        more.pop("explained", share),
+        1e-8,
+        more.pop("bound", 1e-6),
+        **more,
     )
 
 

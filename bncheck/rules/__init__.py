@@ -71,6 +71,4 @@ def explain(word: str) -> Rule:
 
     near = get_close_matches(wanted, known, n=1, cutoff=0.5)
     hint = f" Did you mean {known[near[0]].code} {known[near[0]].cause}?" if near else ""
-    raise UsageError(
-        f"there is no rule {word[:60]!r}.{hint}", "`bncheck explain` without an argument lists all rules"
-    )
+    raise UsageError(f"there is no rule {word[:60]!r}.{hint}", "`bncheck explain` without an argument lists all rules")

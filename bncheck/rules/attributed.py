@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from bncheck.evidence import Attribution, CellView, PairView
+from bncheck.evidence import Attribution, CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.departure import Departure, judge
 from bncheck.rules.identifiability import not_identifiable
@@ -18,7 +18,7 @@ Side = Sequence[CellView]
 Sentence = Callable[[Side, Any, Side, Any], str]
 
 
-def differing_facets(
+def differing_facets(  # noqa: PLR0917
     pair: PairView,
     code: str,
     cause: str,
@@ -55,7 +55,7 @@ def matters(pair: PairView, item: Attribution, facet: str) -> bool:
     return drift.verdict != "agrees" and share * drift.max_abs > item.rounding_bound
 
 
-def _finding(
+def _finding(  # noqa: PLR0917
     pair: PairView,
     code: str,
     cause: str,
@@ -72,23 +72,16 @@ def _finding(
     if odd_is_second(judged, pair, value_a, value_b, usual):
         x, y = y, x
     drift = pair.drift(item.layer, item.quantity)
-    removes = f"Giving {short(x[0], y[0])} {_possessive(short(y[0], x[0]))} rule removes {percent(share)} of the {item.quantity} drift."
+    whose = _possessive(short(y[0], x[0]))
+    removes = f"Giving {short(x[0], y[0])} {whose} rule removes {percent(share)} of the {item.quantity} drift."
     evidence: dict[str, float | int | str] = {
         f"{facet} of {pair.a.target}": _plain(value_a),
         f"{facet} of {pair.b.target}": _plain(value_b),
         "replay residual": item.residual,
         "rounding bound": item.rounding_bound,
     }
-    if drift is not None:
-        evidence |= {
-            "points": drift.points,
-            "mean_abs": drift.mean_abs,
-            "std_abs": drift.std_abs,
-            "max_abs": drift.max_abs,
-        }
-    evidence |= {
-        f"explained {other.quantity} ({f})": s for s, f, other in found if other is not item or f != facet
-    }
+    evidence |= summary(drift) if drift is not None else {}
+    evidence |= {f"explained {other.quantity} ({f})": s for s, f, other in found if other is not item or f != facet}
     said = judged.said + ": " if judged.kind == "defect" and judged.said else ""
     return Finding(
         code=code,
@@ -111,9 +104,17 @@ def _finding(
     )
 
 
-def odd_is_second(
-    judged: Departure, pair: PairView, value_a: Any, value_b: Any, usual: Sequence[Any]
-) -> bool:
+def summary(drift: Drift) -> dict[str, float | int | str]:
+    """The numbers of a drift that belong into evidence."""
+    return {"points": drift.points, "mean_abs": drift.mean_abs, "std_abs": drift.std_abs, "max_abs": drift.max_abs}
+
+
+def attributed_layers(pair: PairView, quantity: str) -> set[str]:
+    """Layers for which replay has said something about a quantity: traces need not be guessed from."""
+    return {item.layer for item in pair.attributions if item.quantity == quantity}
+
+
+def odd_is_second(judged: Departure, pair: PairView, value_a: Any, value_b: Any, usual: Sequence[Any]) -> bool:
     """The sentence starts with the side that departs, else with the one that does something unusual."""
     if judged.departs:
         return judged.departs in {cell.target for cell in pair.b.members}

@@ -23,23 +23,21 @@ from bncheck.rules.wording import names, targets, verb
 
 CODE = "BN103"
 CAUSE = "update-phase"
-ADVICE = (
-    "run a backward before you read, save or evaluate with the statistics of the side that moves them there"
-)
+ADVICE = "run a backward before you read, save or evaluate with the statistics of the side that moves them there"
 FREE = "compare with gradient recording on, or update the statistics inside it on both sides"
 NEVER = "make the update happen: run the update operations, or keep the state that the training call returns"
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
     found = list(differing_facets(pair, CODE, CAUSE, ("update_on",), sentence, ADVICE, usual=("forward",)))
-    found += differing_facets(
-        pair, CODE, CAUSE, ("update_without_grad",), sentence_without_grad, FREE, usual=("yes",)
-    )
+    found += differing_facets(pair, CODE, CAUSE, ("update_without_grad",), sentence_without_grad, FREE, usual=("yes",))
     return found or seen_in_traces(pair)
 
 
 def sentence(x: Side, value: Any, y: Side, other: Any) -> str:
-    return f"{names(x)} {verb(x, 'moves its', 'move their')} running statistics {when(value)}, {names(y)} {when(other)}."
+    return (
+        f"{names(x)} {verb(x, 'moves its', 'move their')} running statistics {when(value)}, {names(y)} {when(other)}."
+    )
 
 
 def sentence_without_grad(x: Side, value: Any, y: Side, other: Any) -> str:

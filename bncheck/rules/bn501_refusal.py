@@ -49,9 +49,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         for quantity in STATISTICS:
             mask = moved(cell.trace, layer, quantity)
             events = zip(cell.trace.events, mask, strict=False)
-            event = next(
-                (t for t, (record, yes) in enumerate(events) if yes and record.status == "raised"), None
-            )
+            event = next((t for t, (record, yes) in enumerate(events) if yes and record.status == "raised"), None)
             if event is None:
                 continue
             op, kind, words = error_at(cell, event)

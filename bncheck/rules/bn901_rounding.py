@@ -12,6 +12,9 @@ from collections.abc import Iterable
 
 from bncheck.evidence import Drift, PairView
 from bncheck.finding import Finding
+from bncheck.rules.bn202_normalise_arithmetic import is_ill_conditioned
+from bncheck.rules.bn206_gradient import WORDS as GRADIENTS
+from bncheck.rules.bn206_gradient import is_rounding as gradient_is_rounding
 from bncheck.rules.leftover import within_rounding
 from bncheck.rules.wording import names, number, targets
 
@@ -26,15 +29,20 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
         return
     worst = max(rounded, key=lambda drift: drift.max_ulp)
     where = f"{worst.quantity} of {worst.layer}" if worst.layer else worst.quantity
+    sizes = {"max_abs": worst.max_abs, "max_rel": worst.max_rel, "max_ulp": worst.max_ulp, "quantities": len(rounded)}
     yield Finding(
         CODE, CAUSE, "rounding",
         f"{names(pair.a.members)} and {names(pair.b.members)} differ by rounding only: at most "
         f"{number(worst.max_ulp)} ULP of {worst.dtype} ({where}).",
         targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, worst.layer, None, worst.quantity,
-        evidence={"max_abs": worst.max_abs, "max_rel": worst.max_rel, "max_ulp": worst.max_ulp, "quantities": len(rounded)},
+        evidence=sizes,
         advice="nothing to do; compare with a tolerance",
     )  # fmt: skip
 
 
 def is_rounding(pair: PairView, drift: Drift) -> bool:
-    return drift.verdict == "agrees" or within_rounding(pair, drift)
+    if drift.verdict == "agrees":
+        return True
+    if drift.quantity in GRADIENTS:
+        return gradient_is_rounding(pair, drift)
+    return within_rounding(pair, drift) and not is_ill_conditioned(pair, drift)

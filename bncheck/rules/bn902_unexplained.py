@@ -11,8 +11,10 @@ from collections.abc import Iterable
 
 from bncheck.evidence import Drift, PairView
 from bncheck.finding import Finding
+from bncheck.rules.attributed import summary
+from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.identifiability import not_identifiable
-from bncheck.rules.leftover import explained_by_conventions, within_rounding
+from bncheck.rules.leftover import explained_by_conventions
 from bncheck.rules.wording import names, number, percent, targets
 
 CODE = "BN902"
@@ -23,7 +25,7 @@ ENOUGH = 0.99
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
     for drift in pair.differing:
-        if drift.verdict not in ("differs", "nonfinite") or within_rounding(pair, drift):
+        if drift.verdict not in ("differs", "nonfinite") or is_rounding(pair, drift):
             continue
         explained = explained_by_conventions(pair, drift)
         if explained is not None and explained >= ENOUGH:
@@ -36,17 +38,13 @@ def _finding(pair: PairView, drift: Drift, explained: float | None) -> Finding:
     size = f"by up to {number(drift.max_abs)}"
     if drift.verdict == "nonfinite":
         size = f"in NaN or Inf ({drift.nonfinite_a} against {drift.nonfinite_b})"
-    part = (
-        f"; measured conventions explain {percent(explained)} of it"
-        if explained
-        else ", and no rule says why"
-    )
+    part = f"; measured conventions explain {percent(explained)} of it" if explained else ", and no rule says why"
     return Finding(
         CODE, CAUSE, "unexplained",
         f"{names(pair.a.members)} and {names(pair.b.members)} differ in {where} {size}{part}.",
         targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
         drift.quantity, explained,
-        evidence={"mean_abs": drift.mean_abs, "std_abs": drift.std_abs, "max_abs": drift.max_abs, "max_ulp": drift.max_ulp},
+        evidence={**summary(drift), "max_ulp": drift.max_ulp},
         advice="measure the conventions (bncheck run probe), then rerun with --isolate cell",
         not_identifiable=not_identifiable(pair, layer=drift.layer),
     )  # fmt: skip

@@ -52,9 +52,7 @@ def judge(facet: str, a: Sequence[CellView], value_a: Any, b: Sequence[CellView]
         one, two = twins[0]
         # Nobody documents it: the device that is not the CPU, or else the later-named version, is the odd one.
         odd = one if _device(one) != "cpu" and _device(two) == "cpu" else two
-        return Departure(
-            "defect", odd.target, "itself", f"{one.target} and {two.target} are the same framework"
-        )
+        return Departure("defect", odd.target, "itself", f"{one.target} and {two.target} are the same framework")
     said = "each as documented" if known >= len(a) + len(b) else "neither departs from what it documents"
     return Departure("convention", said=said, link=next((cell.link for cell in (*a, *b) if cell.link), ""))
 

@@ -16,9 +16,7 @@ FAN_IN = 4096
 def explained_by_conventions(pair: PairView, drift: Drift) -> float | None:
     """The share that all differing facets explain together; None when nothing was attributed."""
     shares = [
-        item.explained
-        for item in pair.attributions
-        if (item.layer, item.quantity) == (drift.layer, drift.quantity)
+        item.explained for item in pair.attributions if (item.layer, item.quantity) == (drift.layer, drift.quantity)
     ]
     return max(shares) if shares else None
 
@@ -58,11 +56,7 @@ def batch_facts(cell: CellView, layer: str) -> tuple[Array, Array, Array] | None
 def arithmetic_dtype(cell: CellView, *quantities: str) -> str:
     """The coarsest dtype that takes part: the case's, and the buffers' own. The reference says what it computes in."""
     own = str(cell.environment.get("accumulates") or cell.case.dtype)
-    held = [
-        cell.trace.dtype_of(name)
-        for name in quantities
-        if cell.trace is not None and name in cell.trace.arrays
-    ]
+    held = [cell.trace.dtype_of(name) for name in quantities if cell.trace is not None and name in cell.trace.arrays]
     return max([own, *held], key=unit)
 
 
@@ -78,16 +72,12 @@ def _statistic_bound(cell: CellView, drift: Drift) -> float:
     largest = np.nanmax(np.abs(np.where(np.isfinite(rows), rows, 0.0)), initial=0.0)
     averaging = average_bound(np.asarray(largest), len(mean), batch_weight(cell, drift.layer), u)
     # The layer's input carries what the layers before it rounded; the first layer's input is the same bytes for all.
-    first = (
-        next((item.name for item in cell.case.network.layers if item.type != "flatten"), drift.layer)
-        == drift.layer
-    )
+    first = next((item.name for item in cell.case.network.layers if item.type != "flatten"), drift.layer) == drift.layer
     size = np.sqrt(mean * mean + var)
     carried = (
         0.0
         if first
-        else upstream(cell, drift.layer)
-        * (size if drift.quantity == "running_mean" else 2 * size * np.sqrt(var))
+        else upstream(cell, drift.layer) * (size if drift.quantity == "running_mean" else 2 * size * np.sqrt(var))
     )
     # n/(n − 1) of the unbiased variance is at most 2.
     return 2.0 * float((bound(mean, var, n, u) + carried).max()) + float(averaging)
@@ -115,11 +105,7 @@ def conditioning(cell: CellView, layer: str, u: float) -> float:
     spread = np.minimum(np.sqrt(n), 8.0)
     relative = two_pass_bound(mean, var, n, u) / (var + eps) + 8 * u
     return scale * float(
-        (
-            mean_bound(mean, var, n, u) / np.sqrt(var + eps)
-            + relative * spread
-            + 8 * u * size / np.sqrt(var + eps)
-        ).max()
+        (mean_bound(mean, var, n, u) / np.sqrt(var + eps) + relative * spread + 8 * u * size / np.sqrt(var + eps)).max()
     )
 
 

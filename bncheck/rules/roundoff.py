@@ -49,3 +49,8 @@ def average_bound(largest: Array, updates: int, weight: float, u: float) -> Arra
     """Rounding of s ← (1 − a)·s + a·v over T updates: 3 u·|s| each, of which the last 1/a are remembered."""
     remembered = min(float(updates), 1.0 / weight if weight > 0 else float(updates))
     return np.asarray(3.0 * u * (remembered + 1.0) * largest)
+
+
+def welford_bound(mean: Array, var: Array, n: Array, u: float) -> Array:
+    """The same for one running pass (Welford, Chan): m·u·κ of itself, between two passes and E[x²] − E[x]²."""
+    return np.asarray(two_pass_bound(mean, var, n, u) + 2 * u * summation(n) * np.sqrt(var * (mean * mean + var)))

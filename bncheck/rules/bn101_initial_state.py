@@ -1,0 +1,76 @@
+"""Two targets start from different statistics or parameters.
+
+Signature: the first recorded point, before any event, differs already. What moves afterwards may follow the same rule:
+the difference then shrinks by (1 − a) with each update, and only gamma and beta keep it.
+
+What to do: set the initial values on both sides, or load one side's state into the other, before comparing anything
+else. Frameworks changed theirs: torch drew gamma uniformly up to 1.1 and sets it to one since.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from bncheck.evidence import Drift, PairView
+from bncheck.finding import Finding
+from bncheck.rules.attributed import Side, differing_facets, summary
+from bncheck.rules.departure import judge
+from bncheck.rules.movement import changed
+from bncheck.rules.wording import names, number, targets, verb
+
+CODE = "BN101"
+CAUSE = "initial-state"
+FACETS = ("initial_mean", "initial_var", "initial_gamma", "initial_beta")
+STATES = {
+    "running_mean": "initial_mean",
+    "running_var": "initial_var",
+    "gamma": "initial_gamma",
+    "beta": "initial_beta",
+}
+ADVICE = "give both sides the same initial state, or load one side's state into the other, before comparing the rest"
+
+
+def check_pair(pair: PairView) -> Iterable[Finding]:
+    said = list(differing_facets(pair, CODE, CAUSE, FACETS, sentence, ADVICE))
+    known = {finding.layer for finding in said}
+    return [*said, *(item for item in seen_in_traces(pair) if item.layer not in known)]
+
+
+def sentence(x: Side, value: object, y: Side, other: object) -> str:
+    starts = verb(x, "starts", "start")
+    return f"{names(x)} {starts} from {number(value)}, {names(y)} from {number(other)}."
+
+
+def seen_in_traces(pair: PairView) -> Iterator[Finding]:
+    for drift in pair.differing:
+        if drift.first_event != -1 or drift.quantity not in STATES:
+            continue
+        starts = [first_value(pair, drift, side) for side in ("a", "b")]
+        facet = STATES[drift.quantity]
+        judged = judge(facet, pair.a.members, starts[0], pair.b.members, starts[1])
+        yield Finding(
+            CODE, CAUSE, judged.kind,
+            f"Before any event {drift.quantity} of {drift.layer} is {number(starts[0])} in {names(pair.a.members)} and "
+            f"{number(starts[1])} in {names(pair.b.members)}.",
+            targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, -1,
+            drift.quantity,
+            departs=judged.departs, departs_from=judged.departs_from, evidence=summary(drift), advice=ADVICE,
+            explained=1.0 if stands_still(pair, drift) else None,
+        )  # fmt: skip
+
+
+def first_value(pair: PairView, drift: Drift, side: str) -> object:
+    """The one initial value where all channels have it, else the channel with the largest difference."""
+    rows = [cell.trace.get(drift.layer, drift.quantity) for cell in (pair.a, pair.b) if cell.trace is not None]
+    one, two = (np.asarray(row[0], dtype=np.float64) for row in rows if row is not None)
+    gap = np.where(
+        np.isfinite(one) & np.isfinite(two), np.abs(one - two), np.where((one == two) | np.isnan(one), 0, np.inf)
+    )
+    channel = int(np.argmax(gap))
+    return float((one if side == "a" else two)[channel])
+
+
+def stands_still(pair: PairView, drift: Drift) -> bool:
+    """True if neither side ever moves this state: then the start is all there is to the difference."""
+    rows = [cell.trace.get(drift.layer, drift.quantity) for cell in (pair.a, pair.b) if cell.trace is not None]
+    return not any(row is not None and changed(np.asarray(row, dtype=np.float64)).any() for row in rows)

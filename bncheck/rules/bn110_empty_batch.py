@@ -1,0 +1,37 @@
+"""An empty batch (n = 0) in a training forward, and no common answer to it.
+
+Signature: a batch axis of 0. Some refuse, some leave the statistics alone (torch since 1.5, Paddle 3), some average the
+mean of nothing, which is NaN for ever (Keras, Flax, ONNX Runtime, torch up to 1.4). A counter may advance although
+nothing was averaged.
+
+What to do: skip empty batches before they reach the layer; after one, check the running statistics for NaN.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from bncheck.evidence import CellView, PairView
+from bncheck.finding import Finding
+from bncheck.rules.few_values import differences
+from bncheck.rules.poison import poisonings
+from bncheck.rules.wording import names, targets
+
+CODE = "BN110"
+CAUSE = "empty-batch"
+ADVICE = "skip empty batches before they reach the layer"
+
+
+def check_pair(pair: PairView) -> Iterable[Finding]:
+    return differences(pair, CODE, CAUSE, 0, ("empty_batch",), "an empty batch", ADVICE)
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    for item in poisonings(cell):
+        if item.n != 0:
+            continue
+        yield Finding(
+            CODE, CAUSE, "hazard",
+            f"An empty batch turns {item.quantity} of {item.layer} in {names(cell.members)} into NaN {item.aftermath}.",
+            targets(cell.members), cell.case.scenario, cell.case.name, item.layer, item.event, item.quantity,
+            evidence=item.evidence,
+            advice=f"{ADVICE}; reset the running statistics",
+        )  # fmt: skip

@@ -1,0 +1,73 @@
+"""The output is normalised with other statistics than expected.
+
+Signature: y inverted against x gives the mean and the inverse standard deviation that were used. A training forward
+should reveal those of the batch, an eval forward the running ones. Running statistics in training, batch statistics in
+eval, or a mixture (the mixing weight is solved for) show here. Eval with batch statistics makes a sample's output
+depend on the samples next to it, by far more than rounding.
+
+What to do: set the mode of this very layer; do not use track_running_stats=False, or an average that is still at its
+initial value, where single samples are evaluated. Masked or blended normalisers have to be ported as such.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from bncheck.evidence import CellView, PairView
+from bncheck.finding import Finding, Kind
+from bncheck.rules.attributed import Side, differing_facets
+from bncheck.rules.departure import same
+from bncheck.rules.normaliser import Source, sources
+from bncheck.rules.wording import names, number, targets, verb
+
+CODE = "BN111"
+CAUSE = "normaliser-source"
+ADVICE = "set the mode of this layer explicitly, and keep running statistics where single samples are evaluated"
+FACETS = {"train_normaliser": "training", "eval_normaliser": "eval"}
+
+
+def check_pair(pair: PairView) -> Iterable[Finding]:
+    for facet, mode in FACETS.items():
+        yield from differing_facets(pair, CODE, CAUSE, (facet,), _sentence(mode), ADVICE, usual=("batch", "running"))
+
+
+def _sentence(mode: str):  # type: ignore[no-untyped-def]
+    def sentence(x: Side, value: object, y: Side, other: object) -> str:
+        uses = verb(x, "normalises", "normalise")
+        return f"In {mode} {names(x)} {uses} with {_words(value)}, {names(y)} with {_words(other)}."
+
+    return sentence
+
+
+def _words(value: object) -> str:
+    known = {"batch": "the batch's statistics", "blend": "a blend of batch and running statistics", "none": "nothing"}
+    return known.get(str(value), f"the {value} statistics")
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    for source in sources(cell):
+        facet = "train_normaliser" if source.training else "eval_normaliser"
+        mode = FACETS[facet]
+        used = "the running statistics" if source.weight < 0.01 else "the batch's statistics"
+        if 0.01 <= source.weight <= 0.99:
+            used = f"a blend, {number(source.weight)} of it the batch's statistics"
+        verbed = verb(cell.members, "normalises", "normalise")
+        kind, whose = _kind(cell, facet, source)
+        yield Finding(
+            CODE, CAUSE, kind, f"In {mode} {names(cell.members)} {verbed} {source.layer} with {used}.",
+            targets(cell.members), cell.case.scenario, cell.case.name, source.layer, source.event, "output",
+            departs=cell.target if whose else "", departs_from=whose,
+            evidence={"weight of the batch": source.weight, "fit residual": source.residual}, advice=ADVICE,
+        )  # fmt: skip
+
+
+def _kind(cell: CellView, facet: str, source: Source) -> tuple[Kind, str]:
+    """Against its documentation or its own measured habit it is a defect; eval on the batch is a hazard by design."""
+    seen = "batch" if source.weight > 0.99 else "running" if source.weight < 0.01 else "blend"
+    documented = cell.documented.get(facet)
+    usual = cell.convention.value(facet) if cell.convention is not None else None
+    if not source.tracked:
+        return "hazard", ""
+    if documented is not None and not str(documented).startswith(seen):
+        return "defect", "documentation"
+    if usual is not None and not same(usual, seen) and not str(usual).startswith(seen):
+        return "defect", "itself"
+    return ("convention" if source.training else "hazard"), ""

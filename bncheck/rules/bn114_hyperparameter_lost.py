@@ -1,0 +1,58 @@
+"""Momentum or eps is not what was asked for, or changes on the way.
+
+Signature: the value that the layer holds differs from the one the scenario set, or changes during an event that should
+keep it (save and reload, export, conversion). A wrong eps shows in y only, a wrong momentum in the statistics only.
+
+What to do: set the value again after loading or rebuilding. A torch checkpoint stores neither; ONNX stores momentum in
+the opposite sense, and 1.0 for torch's momentum=None; some kernels raise eps to at least 1e-5.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bncheck.evidence import CellView
+from bncheck.finding import Finding
+from bncheck.rules.movement import changed
+from bncheck.rules.wording import names, number, targets
+from bncheck.scenario import Layer
+from bncheck.trace import Array
+
+CODE = "BN114"
+CAUSE = "hyperparameter-lost"
+# Held in float32, 1e-5 comes back as 9.99999975e-6.
+SINGLE = 1e-6
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    if cell.trace is None:
+        return
+    for layer in cell.case.network.layers:
+        for name in ("eps", "momentum"):
+            rows = cell.trace.get(layer.name, name)
+            found = (
+                None if rows is None or not len(rows) else lost(cell, layer, name, np.asarray(rows, dtype=np.float64))
+            )
+            if found is None:
+                continue
+            event, before, after, how = found
+            yield Finding(
+                CODE, CAUSE, "defect",
+                f"{names(cell.members)}: {name} of {layer.name} is {number(after)} {how}, not {number(before)}.",
+                targets(cell.members), cell.case.scenario, cell.case.name, layer.name, event, name,
+                departs=cell.target, departs_from="itself", evidence={"before": before, "after": after},
+                advice=f"set {name} again after this step, and check it before you train on",
+            )  # fmt: skip
+
+
+def lost(cell: CellView, layer: Layer, name: str, rows: Array) -> tuple[int, float, float, str] | None:
+    """(event, before, after, how): eps that was not taken over, or a value that an event changed."""
+    asked = layer.eps if name == "eps" and cell.backend not in layer.native else None
+    if asked is not None and np.isfinite(rows[0]) and abs(rows[0] - asked) > SINGLE * abs(asked):
+        return -1, asked, float(rows[0]), "from the start"
+    both = np.isfinite(rows[:-1]) & np.isfinite(rows[1:])
+    events = np.flatnonzero(changed(rows) & both)
+    if not len(events) or cell.trace is None or events[0] >= len(cell.trace.events):
+        return None
+    event = int(events[0])
+    return event, float(rows[event]), float(rows[event + 1]), f"after {cell.trace.events[event].op}"

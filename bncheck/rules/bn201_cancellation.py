@@ -1,0 +1,123 @@
+"""The variance is computed as E[x²] − E[x]² and loses its digits.
+
+Signature: the error of the variance grows as (mean/std)² times the unit roundoff, the mean stays right; a two-pass
+variance on the same data does not show it. A variance below zero gives NaN, one clipped to zero gives outputs of the
+size std/sqrt(eps). A wrong divisor would follow n/(n − 1) and not depend on the offset.
+
+What to do: centre the data before the layer, switch the fast variance off (use_fast_variance=False), or keep the
+statistics in float32 or float64. In an own layer compute the mean first, then the mean of (x − mean)².
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from bncheck.evidence import CellView
+from bncheck.finding import Finding
+from bncheck.rules.leftover import arithmetic_dtype, batch_facts, batch_weight
+from bncheck.rules.normaliser import revealed
+from bncheck.rules.roundoff import average_bound, mean_bound, one_pass_bound, unit, welford_bound
+from bncheck.rules.wording import names, number, targets, verb
+from bncheck.trace import Array
+
+CODE = "BN201"
+CAUSE = "cancellation"
+ADVICE = "centre the data before the layer, or use a two-pass variance (use_fast_variance=False where there is one)"
+# Below this mean/std ratio E[x²] − E[x]² is within 100 times of a two-pass variance: nobody would notice.
+SMALLEST_RATIO = 10.0
+
+
+class Loss(NamedTuple):
+    """The worst channel: computed and float64 variance, mean/std, the event, where it was seen."""
+
+    ratio: float
+    computed: float
+    exact: float
+    event: int
+    quantity: str
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    for layer in cell.trace.layers if cell.trace is not None else ():
+        with np.errstate(all="ignore"):
+            found = [loss for loss in (in_state(cell, layer), in_output(cell, layer)) if loss is not None]
+        if not found:
+            continue
+        worst = max(found, key=lambda loss: abs(loss.computed - loss.exact) / max(loss.exact, 1e-300))
+        yield Finding(
+            CODE, CAUSE, "defect",
+            f"{names(cell.members)} {verb(cell.members, 'loses', 'lose')} the variance of {layer} to cancellation: "
+            f"{number(worst.computed)} instead of {number(worst.exact)} at mean/std = {number(worst.ratio)}.",
+            targets(cell.members), cell.case.scenario, cell.case.name, layer, worst.event, worst.quantity,
+            departs=cell.target, departs_from="arithmetic",
+            evidence={"computed": worst.computed, "float64": worst.exact, "mean/std": worst.ratio}, advice=ADVICE,
+        )  # fmt: skip
+
+
+def in_state(cell: CellView, layer: str) -> Loss | None:
+    """running_var is off its replay (in float64, by the target's own convention) as only one-pass arithmetic is."""
+    assert cell.trace is not None
+    rows, facts = cell.trace.get(layer, "running_var"), batch_facts(cell, layer)
+    if rows is None or facts is None:
+        return None
+    means, variances, counts = facts
+    rows = np.asarray(rows, dtype=np.float64)
+    replay = cell.replay.get(layer, {}).get("running_var")
+    u = unit(arithmetic_dtype(cell, f"{layer}/running_var"))
+    weight = batch_weight(cell, layer) or 1.0
+    ratio = np.sqrt((means**2 / np.maximum(variances, means**2 * u * u + 1e-300)).max(axis=0))
+    negative = (rows < 0) & (rows[0] >= 0)
+    if replay is not None and np.shape(replay) == rows.shape:
+        floor = 2 * welford_bound(means, variances, counts, u).max(axis=0)
+        floor = floor + average_bound(np.abs(rows).max(axis=0), len(rows), weight, u)
+        ceiling = 4 * one_pass_bound(means, variances, counts, u).max(axis=0) + floor
+        gap = np.abs(rows - replay)
+        off = (gap > floor) & (gap <= ceiling) & (ratio > SMALLEST_RATIO) & mean_is_right(cell, layer, u, weight)
+        exact = np.asarray(replay, dtype=np.float64)
+    else:
+        off, exact = np.zeros_like(negative), np.broadcast_to(variances.max(axis=0), rows.shape)
+    off = off | (negative & (ratio > SMALLEST_RATIO))
+    if not off.any():
+        return None
+    point, channel = (int(place[0]) for place in np.nonzero(off))
+    return Loss(
+        float(ratio[channel]), float(rows[point, channel]), float(exact[point, channel]), point - 1, "running_var"
+    )
+
+
+def mean_is_right(cell: CellView, layer: str, u: float, weight: float) -> Array:
+    """Per channel: is running_mean where its replay is? If not, something else than the variance is wrong."""
+    assert cell.trace is not None
+    rows, replay = cell.trace.get(layer, "running_mean"), cell.replay.get(layer, {}).get("running_mean")
+    facts = batch_facts(cell, layer)
+    if rows is None or replay is None or facts is None or np.shape(rows) != np.shape(replay):
+        return np.asarray(False)
+    rows = np.asarray(rows, dtype=np.float64)
+    bound = 2 * mean_bound(*facts, u).max(axis=0) + average_bound(np.abs(rows).max(axis=0), len(rows), weight, u)
+    return np.asarray((np.abs(rows - replay) <= bound).all(axis=0))
+
+
+def in_output(cell: CellView, layer: str) -> Loss | None:
+    """A training output that reveals a variance that only one-pass arithmetic gives (needs no replay)."""
+    u = unit(arithmetic_dtype(cell, f"{layer}/running_mean"))
+    for seen in revealed(cell):
+        if seen.layer != layer or not seen.training or ((np.abs(seen.gamma - 1) > 0).any() and not seen.tracked):
+            continue
+        mean, var = seen.batch
+        count = np.asarray(float(row_count(cell, layer, seen.event)))
+        ratio = np.abs(mean) / np.sqrt(var)
+        gap = np.abs(seen.var - var)
+        floor = welford_bound(mean, var, count, u) + seen.var_error
+        ceiling = 4 * one_pass_bound(mean, var, count, u) + floor
+        near_mean = np.abs(seen.mean - mean) <= seen.mean_error + mean_bound(mean, var, count, u)
+        off = (gap > floor) & (gap <= ceiling) & (ratio > SMALLEST_RATIO) & near_mean
+        if off.any():
+            worst = int(np.argmax(np.where(off, gap, -1)))
+            return Loss(float(ratio[worst]), float(seen.var[worst]), float(var[worst]), seen.event, "output")
+    return None
+
+
+def row_count(cell: CellView, layer: str, event: int) -> int:
+    counts = cell.trace.get(layer, "n") if cell.trace is not None else None
+    return int(counts[event]) if counts is not None else 1

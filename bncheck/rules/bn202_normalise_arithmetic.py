@@ -1,0 +1,62 @@
+"""The statistics are right, but y = (x − mean)/std loses digits on data far from zero.
+
+Signature: running statistics agree, y is off by about u·|mean|/sqrt(var + eps), on a constant channel up to
+u·|mean|/sqrt(eps). Folding the layer into x·scale + shift, or rounding the mean to the data's dtype, costs that much;
+in float64 it vanishes. If the variance is wrong as well, it is cancellation.
+
+What to do: centre the data before the layer, or compute the layer in a wider dtype. Do not compare such outputs with
+the usual tolerance: the data do not determine them any better in this dtype.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bncheck.evidence import Drift, PairView
+from bncheck.finding import Finding
+from bncheck.rules.attributed import summary
+from bncheck.rules.leftover import batch_facts, within_rounding
+from bncheck.rules.movement import STATISTICS
+from bncheck.rules.wording import names, number, targets
+
+CODE = "BN202"
+CAUSE = "normalise-arithmetic"
+# u·κ of float32 reaches its usual tolerance (1e-5) at κ = |mean|/sqrt(var + eps) of about 170.
+SMALLEST_RATIO = 100.0
+
+
+def check_pair(pair: PairView) -> Iterator[Finding]:
+    drift = pair.drift("", "output")
+    if drift is None or not is_ill_conditioned(pair, drift):
+        return
+    layer = pair.case.network.batch_norms[0]
+    ratio = conditioning(pair, layer)
+    yield Finding(
+        CODE, CAUSE, "hazard",
+        f"{names(pair.a.members)} and {names(pair.b.members)} agree in the statistics of {layer} but differ in y by "
+        f"up to {number(drift.max_abs)}: {drift.dtype} keeps no more digits at mean/sqrt(var + eps) = {number(ratio)}.",
+        targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, layer, drift.first_event, "output",
+        evidence={**summary(drift), "mean/sqrt(var + eps)": ratio},
+        advice="centre the data before the layer, or compute it in a wider dtype",
+    )  # fmt: skip
+
+
+def is_ill_conditioned(pair: PairView, drift: Drift) -> bool:
+    """Outside tolerance, inside the bound of ill-conditioned data, nothing but BatchNorm in front, statistics agree."""
+    plain = all(layer.type in ("batch_norm", "flatten", "relu") for layer in pair.case.network.layers)
+    if drift.verdict != "differs" or not plain or len(pair.case.network.batch_norms) != 1:
+        return False
+    layer = pair.case.network.batch_norms[0]
+    states = [state for quantity in STATISTICS if (state := pair.drift(layer, quantity)) is not None]
+    fine = all(state.verdict == "agrees" or within_rounding(pair, state) for state in states)
+    return fine and conditioning(pair, layer) >= SMALLEST_RATIO and within_rounding(pair, drift)
+
+
+def conditioning(pair: PairView, layer: str) -> float:
+    """The largest |mean|/sqrt(var + eps) of any batch."""
+    facts = batch_facts(pair.a, layer) or batch_facts(pair.b, layer)
+    if facts is None:
+        return 0.0
+    mean, var, _ = facts
+    eps = next((item.eps for item in pair.case.network.layers if item.name == layer), None) or 1e-5
+    return float((np.abs(mean) / np.sqrt(var + eps)).max())

@@ -1,0 +1,96 @@
+"""The outputs agree, the gradients do not.
+
+Signature: forward outputs and statistics agree, and dx, dgamma or dbeta of a backward differ by more than rounding. The
+reference has the closed form dx = γ/std · (dy − mean(dy) − x̂ · mean(dy · x̂)): with running statistics the two means
+are missing, which a layer that is frozen in the wrong place shows.
+
+What to do: compare with a gradient check in float64. A target that departs from the reference here has a defect in its
+backward kernel; between two other targets it is not known which one is right.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bncheck.evidence import CellView, Drift, PairView
+from bncheck.finding import Finding
+from bncheck.rules.attributed import summary
+from bncheck.rules.leftover import arithmetic_dtype, batch_facts, upstream, within_rounding
+from bncheck.rules.roundoff import summation, unit
+from bncheck.rules.wording import names, number, targets
+from bncheck.trace import Array
+
+CODE = "BN206"
+CAUSE = "gradient"
+WORDS = {"grad_gamma": "dgamma", "grad_beta": "dbeta", "grad_input": "dx"}
+
+
+def check_pair(pair: PairView) -> Iterator[Finding]:
+    output = pair.drift("", "output")
+    if output is not None and output.verdict != "agrees" and not within_rounding(pair, output):
+        return  # the gradient of another output is another gradient
+    for drift in pair.differing:
+        if drift.quantity not in WORDS or drift.verdict not in ("differs", "nonfinite") or is_rounding(pair, drift):
+            continue
+        truth = any(cell.target == "reference" for cell in (*pair.a.members, *pair.b.members))
+        wrong = pair.b if any(cell.target == "reference" for cell in pair.a.members) else pair.a
+        yield Finding(
+            CODE, CAUSE, "defect" if truth else "unexplained",
+            f"{names(pair.a.members)} and {names(pair.b.members)} agree in y but differ in {WORDS[drift.quantity]}"
+            f"{' of ' + drift.layer if drift.layer else ''} by up to {number(drift.max_abs)}.",
+            targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
+            drift.quantity, departs=wrong.target if truth else "", departs_from="arithmetic" if truth else "",
+            evidence=summary(drift), advice="check the gradient in float64 (bncheck repro gives the script)",
+        )  # fmt: skip
+
+
+def is_rounding(pair: PairView, drift: Drift) -> bool:
+    if drift.verdict == "nonfinite" or not np.isfinite(drift.max_abs):
+        return False
+    with np.errstate(all="ignore"):
+        bound = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
+    # Where a ReLU's input is zero to rounding its gate may open on one side only: single gradients then change by
+    # their whole size, the mean over all of them does not.
+    gated = any(layer.type in ("relu", "custom") for layer in pair.case.network.layers)
+    return (drift.mean_abs if gated else drift.max_abs) <= bound
+
+
+def bound_of(cell: CellView, drift: Drift) -> float:
+    """u times the terms of the sums, times conditioning, times the size of what is summed (dy or what is held)."""
+    if cell.trace is None:
+        return 0.0
+    u, held = unit(arithmetic_dtype(cell)), gradients(cell, drift)
+    scale = max((float(np.max(np.abs(g), where=np.isfinite(g), initial=0.0)) for g in held), default=0.0)
+    total = 0.0
+    for layer in cell.trace.layers:
+        facts = batch_facts(cell, layer)
+        if facts is None:
+            continue
+        mean, var, n = facts
+        eps = next((item.eps for item in cell.case.network.layers if item.name == layer), None) or 1e-5
+        spread = np.sqrt(var + eps)
+        # dy is drawn from N(0, 1) or is one: 8 bounds it. Sums of n of them, divided by n in dx and not in dgamma.
+        terms = n if drift.quantity != "grad_input" else 1.0 / spread
+        total += float(
+            (
+                8.0
+                * u
+                * summation(n)
+                * (1 + np.sqrt(mean * mean + var) / spread)
+                * (terms * gamma_size(cell, layer) + scale)
+            ).max()
+        )
+    return total + upstream(cell, None) * scale
+
+
+def gamma_size(cell: CellView, layer: str) -> float:
+    gamma = cell.trace.get(layer, "gamma") if cell.trace is not None else None
+    return max(1.0, float(np.max(np.abs(gamma), where=np.isfinite(gamma), initial=0.0))) if gamma is not None else 1.0
+
+
+def gradients(cell: CellView, drift: Drift) -> list[Array]:
+    assert cell.trace is not None
+    if drift.layer:
+        rows = cell.trace.get(drift.layer, drift.quantity)
+        return [] if rows is None else [rows]
+    return [rows for name, rows in cell.trace.arrays.items() if name.startswith(f"{drift.quantity}/")]

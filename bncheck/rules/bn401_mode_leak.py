@@ -1,0 +1,74 @@
+"""A layer is in another mode than it was left in.
+
+Signature: the training flag changes during an event that should leave it alone (export, reload, a backward), or is not
+what set_mode asked for; or an export moves the running statistics, which only a training forward should. The next
+forward then normalises with the batch and trains on it, or does not. Stale statistics have the right mode, old values.
+
+What to do: export a deep copy, and set the mode of each frozen layer again after any call that touches the whole model
+(train(), export, save). torch's exporter with dynamo=False puts the whole model back into one mode.
+"""
+
+from collections.abc import Iterator
+
+from bncheck.evidence import CellView
+from bncheck.finding import Finding
+from bncheck.rules.movement import STATISTICS, moved
+from bncheck.rules.wording import names, targets
+
+CODE = "BN401"
+CAUSE = "mode-leak"
+# Events that must leave mode and statistics as they are.
+LOOKS_ON = ("export_onnx", "run_exported", "reload", "flush")
+ADVICE = "export or save a deep copy, and set the mode of this layer again afterwards"
+WORDS = {0: "eval", 1: "training"}
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    for layer in cell.trace.layers if cell.trace is not None else ():
+        found = flag_leak(cell, layer) or export_moves(cell, layer)
+        if found is None:
+            continue
+        event, quantity, said = found
+        yield Finding(
+            CODE, CAUSE, "defect", f"{names(cell.members)}: {said}.",
+            targets(cell.members), cell.case.scenario, cell.case.name, layer, event, quantity,
+            departs=cell.target, departs_from="itself",
+            advice=ADVICE,
+        )  # fmt: skip
+
+
+def flag_leak(cell: CellView, layer: str) -> tuple[int, str, str] | None:
+    assert cell.trace is not None
+    flags = cell.trace.get(layer, "training")
+    if flags is None:
+        return None
+    for event, record in enumerate(cell.trace.events[: max(len(flags) - 1, 0)]):
+        before, after = int(flags[event]), int(flags[event + 1])
+        if record.status != "ok" or -1 in (before, after):
+            continue
+        if record.op in (*LOOKS_ON, "backward", "forward") and before != after:
+            return event, "training", f"{record.op} switches {layer} from {WORDS[before]} to {WORDS[after]}"
+        asked = asked_mode(cell, layer, event)
+        if asked is not None and after != int(asked):
+            return event, "training", f"{layer} is in {WORDS[after]} after set_mode asked for {WORDS[int(asked)]}"
+    return None
+
+
+def asked_mode(cell: CellView, layer: str, event: int) -> bool | None:
+    """What set_mode asks this layer for at an event; None when the event is no set_mode, or not for this layer."""
+    if event >= len(cell.case.events) or cell.case.events[event].op != "set_mode":
+        return None
+    arguments = cell.case.events[event].arguments
+    if arguments.get("layer") not in (None, layer) or not isinstance(arguments.get("training"), bool):
+        return None
+    return bool(arguments["training"])
+
+
+def export_moves(cell: CellView, layer: str) -> tuple[int, str, str] | None:
+    assert cell.trace is not None
+    for quantity in STATISTICS:
+        mask = moved(cell.trace, layer, quantity)
+        for event, record in enumerate(cell.trace.events):
+            if record.op in ("export_onnx", "run_exported") and record.status == "ok" and mask[event : event + 1].any():
+                return event, quantity, f"{record.op} moves {quantity} of {layer}, as a training forward would"
+    return None

@@ -1,0 +1,96 @@
+"""Pairs that answer n = 1 or n = 0 differently: one refuses, or both go on in different ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bncheck.evidence import CellView, PairView
+from bncheck.finding import Finding
+from bncheck.rules.departure import judge
+from bncheck.rules.movement import holds_training
+from bncheck.rules.refused import refused_events, values_per_channel
+from bncheck.rules.wording import names, targets, verb
+
+
+def differences(  # noqa: PLR0917
+    pair: PairView, code: str, cause: str, n: int, facets: Sequence[str], what: str, advice: str
+) -> Iterator[Finding]:
+    """At most one finding per pair: the first training event with ``n`` values per channel that went differently."""
+    found = next(refusals(pair, n, what), None) or next(answers(pair, n, what), None)
+    if found is None:
+        return
+    event, title, values, quantity = found
+    judged = judge(facets[0], pair.a.members, values[0], pair.b.members, values[1])
+    known = all(cell.documented.get(facets[0]) is not None for cell in (pair.a, pair.b))
+    defect = judged.kind == "defect" and (known or judged.departs_from == "itself")
+    yield Finding(
+        code, cause, "defect" if defect else "convention", title, targets(pair.a.members, pair.b.members),
+        pair.case.scenario, pair.case.name, event=event, quantity=quantity,
+        departs=judged.departs if defect else "", departs_from=judged.departs_from if defect else "",
+        evidence={pair.a.target: values[0], pair.b.target: values[1], "n": n}, advice=advice, link=judged.link,
+    )  # fmt: skip
+
+
+Found = tuple[int, str, tuple[str, str], str]
+
+
+def refusals(pair: PairView, n: int, what: str) -> Iterator[Found]:
+    for refuser, other, event in refused_events(pair):
+        if values_per_channel(pair, event) != n:
+            continue
+        says, runs = verb(refuser.members, "refuses", "refuse"), verb(other.members, "goes", "go")
+        title = f"{names(refuser.members)} {says} {what}, {names(other.members)} {runs} on with {answer(other, event)}."
+        values = tuple("refuses" if cell is refuser else answer(other, event) for cell in (pair.a, pair.b))
+        yield event, title, (values[0], values[1]), "events"
+
+
+def answers(pair: PairView, n: int, what: str) -> Iterator[Found]:
+    """Both ran the event, and what they answered reads differently."""
+    if pair.a.trace is None or pair.b.trace is None or not pair.differing:
+        return
+    for event, (one, two) in enumerate(zip(pair.a.trace.events, pair.b.trace.events, strict=False)):
+        if (
+            one.status != "ok"
+            or two.status != "ok"
+            or values_per_channel(pair, event) != n
+            or not trains(pair.a, event)
+        ):
+            continue
+        said = answer(pair.a, event), answer(pair.b, event)
+        if said[0] != said[1]:
+            title = f"With {what} {names(pair.a.members)} {verb(pair.a.members, 'has', 'have')} {said[0]}, "
+            yield event, f"{title}{names(pair.b.members)} {said[1]}.", said, "output"
+
+
+def trains(cell: CellView, event: int) -> bool:
+    assert cell.trace is not None
+    return any(holds_training(cell.trace, layer, event) for layer in cell.trace.layers)
+
+
+def answer(cell: CellView, event: int) -> str:
+    """Output and state after the event, and after a backward that follows it, in words that can be compared."""
+    assert cell.trace is not None
+    trace = cell.trace
+    late = event + 1
+    if late < len(trace.events) and trace.events[late].op == "backward":
+        late += 1
+    bad = trace.arrays.get("network_bad")
+    y = "a NaN output" if bad is not None and event < len(bad) and bad[event] > 0 else "a finite output"
+    words = []
+    for quantity in ("running_mean", "running_var"):
+        kinds = {
+            state_word(cell, layer, quantity, event, late if late > event + 1 else event + 1) for layer in trace.layers
+        }
+        words.append(f"{quantity} {' and '.join(sorted(kinds))}")
+    return f"{y}, {', '.join(words)}"
+
+
+def state_word(cell: CellView, layer: str, quantity: str, before: int, after: int) -> str:
+    rows = cell.trace.get(layer, quantity) if cell.trace is not None else None
+    if rows is None or after >= len(rows):
+        return "not held"
+    if not np.isfinite(rows[after]).all():
+        return "NaN"
+    return "unchanged" if np.array_equal(rows[before], rows[after]) else "updated"

@@ -1,0 +1,79 @@
+"""When a running statistic stops being finite: after which forward, on what data, and does it heal?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bncheck.evidence import CellView
+from bncheck.rules.movement import STATISTICS, holds_training
+
+
+@dataclass(frozen=True)
+class Poisoning:
+    """A statistic of one layer that is NaN or Inf from ``event`` on (−1: from the start) to the end.
+
+    ``forward`` is the training forward whose batch it took in, ``n`` and ``input_bad`` that batch's; ``later_bad``
+    counts forwards on clean input after it whose output is not finite, ``later_clean`` all forwards on clean input.
+    """
+
+    layer: str
+    quantity: str
+    event: int
+    forward: int | None
+    n: int
+    input_bad: int
+    infinite: bool
+    channels: int
+    later_clean: int
+    later_bad: int
+
+    @property
+    def evidence(self) -> dict[str, int]:
+        return {"channels": self.channels, "later forwards": self.later_clean, "of them not finite": self.later_bad}
+
+    @property
+    def aftermath(self) -> str:
+        """What became of it, as the end of a sentence."""
+        if not self.later_clean:
+            return "and stays so"
+        return f"and stays so: {self.later_bad} of the {self.later_clean} later forwards on clean data are not finite"
+
+
+def poisonings(cell: CellView) -> Iterator[Poisoning]:
+    """The first statistic of each layer that stops being finite and does not heal."""
+    if cell.trace is None:
+        return
+    for layer in cell.trace.layers:
+        found = [item for quantity in STATISTICS if (item := poisoning(cell, layer, quantity)) is not None]
+        if found:
+            yield min(found, key=lambda item: (item.event, item.infinite))
+
+
+def poisoning(cell: CellView, layer: str, quantity: str) -> Poisoning | None:
+    assert cell.trace is not None
+    trace, rows = cell.trace, cell.trace.get(layer, quantity)
+    counts, bad = trace.get(layer, "n"), trace.get(layer, "input_bad")
+    if rows is None or not rows.size or counts is None or bad is None:
+        return None
+    rows = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
+    lost = ~np.isfinite(rows)
+    lasting = lost & lost[-1]  # lost at the end too: NaN that heals is not remembered
+    hit = lasting.any(axis=1)
+    if not hit.any():
+        return None
+    event = int(np.argmax(hit)) - 1
+    limit = min(event, len(counts) - 1)
+    trained = [t for t in range(limit + 1) if counts[t] >= 0 and holds_training(trace, layer, t)]
+    forward = trained[-1] if trained and event >= 0 else None
+    later = [t for t in range(event + 1, len(counts)) if counts[t] > 0 and bad[t] == 0]
+    out = trace.get(layer, "output_bad")
+    later_bad = sum(bool(out[t] > 0) for t in later) if out is not None else 0
+    place = int(np.argmax(lasting[event + 1]))
+    return Poisoning(
+        layer, quantity, event, forward, int(counts[forward]) if forward is not None else -1,
+        int(bad[forward]) if forward is not None else 0, bool(np.isinf(rows[event + 1, place])),
+        int(lasting[event + 1].sum()), len(later), later_bad,
+    )  # fmt: skip
