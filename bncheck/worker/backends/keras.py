@@ -1,0 +1,380 @@
+"""Keras 3 on JAX (variant "" or "jax"), TensorFlow or PyTorch: keras.layers.BatchNormalization, called eagerly.
+
+Gradients come from the engine below: jax.vjp over stateless_call, a GradientTape, or torch.autograd.
+"""
+
+import os
+
+import numpy as np
+
+TITLE = "Keras"
+MODULE = "keras"
+DISTRIBUTION = "keras"
+DEFAULT_VERSION = "3.15.1"
+VARIANTS = {
+    "": "keras.layers.BatchNormalization on JAX, the smallest engine to install",
+    "jax": "keras.layers.BatchNormalization on JAX",
+    "tensorflow": "keras.layers.BatchNormalization on TensorFlow",
+    "torch": "keras.layers.BatchNormalization on PyTorch",
+}
+DEVICES = ("cpu", "cuda")
+REQUIREMENTS = [
+    {"versions": ">=3.12", "python": ">=3.11,<3.14", "packages": ["keras=={version}", "numpy>=1.26"]},
+    {"versions": ">=3.4,<3.12", "python": ">=3.10,<3.13", "packages": ["keras=={version}", "numpy>=1.26,<2.2"]},
+]
+VARIANT_REQUIREMENTS = {
+    "": ["jax>=0.4.30,<0.13"],
+    "jax": ["jax>=0.4.30,<0.13"],
+    "tensorflow": ["tensorflow-cpu>=2.16"],
+    "torch": ["torch>=2.4"],
+}
+DOCUMENTED = [
+    {
+        "versions": ">=3.0",
+        "variants": ["", "jax", "tensorflow", "torch"],
+        "link": "https://keras.io/api/layers/normalization_layers/batch_normalization/",
+        "facets": {
+            "update_on": "forward",
+            "averaging": "exponential",
+            "statistic": "variance",
+            "train_normaliser": "batch",
+            "eval_normaliser": "running",
+            "eps_placement": "inside",
+            "initial_mean": 0.0,
+            "initial_var": 1.0,
+            "initial_gamma": "ones",
+            "initial_beta": "zeros",
+            "default_batch_weight": 0.01,
+            "default_eps": 1e-03,
+        },
+    },
+]
+WORD = "1 - momentum"  # Keras's momentum is the weight of the old average
+WORDS = {"gamma": "gamma", "beta": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+
+
+def describe(variant, device):
+    engine = variant or "jax"
+    keras = start_keras(engine, device)
+    if keras.backend.backend() != engine:
+        raise RuntimeError("keras runs on %s here, not on %s" % (keras.backend.backend(), engine))
+    found = {"version": keras.__version__, "engine": engine}
+    found.update({"jax": look_at_jax, "tensorflow": look_at_tensorflow, "torch": look_at_torch}[engine](device.startswith("cuda")))
+    return found
+
+
+def start_keras(engine, device):
+    """Import Keras on an engine. What it may see of GPUs has to be settled before."""
+    kind, _, number = device.partition(":")
+    os.environ["KERAS_BACKEND"] = engine
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    if kind == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    elif number:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(number)] if visible[0] and int(number) < len(visible) else number
+    import keras
+
+    return keras
+
+
+def look_at_jax(gpu):
+    import jax
+
+    try:
+        devices = jax.devices("cuda" if gpu else "cpu")
+    except RuntimeError as error:
+        raise RuntimeError("jax sees no CUDA device: %s" % str(error).splitlines()[0])
+    return {"jax": jax.__version__, "device": str(devices[0])}
+
+
+def look_at_tensorflow(gpu):
+    import tensorflow as tf
+
+    if gpu and not tf.config.list_physical_devices("GPU"):
+        raise RuntimeError("tensorflow sees no GPU")
+    return {"tensorflow": tf.__version__, "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default")}
+
+
+def look_at_torch(gpu):
+    import torch
+
+    if gpu and not torch.cuda.is_available():
+        raise RuntimeError("torch sees no CUDA device")
+    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
+
+
+def build(network, params, dtype, variant, device):
+    keras = start_keras(variant or "jax", device)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        # float64 needs this switch, which belongs to the process; compiled functions are kept apart by it.
+        jax.config.update("jax_enable_x64", dtype == "float64")
+    return Model(keras, network, params, dtype)
+
+
+def keywords_of(layer, name):
+    if layer["averaging"] == "cumulative":
+        raise NotImplementedError("keras has no cumulative average")
+    if not layer["track_running_stats"]:
+        raise NotImplementedError("keras always tracks running statistics")
+    found = {"axis": layer["axis"], "center": layer["affine"], "scale": layer["affine"]}
+    if layer["batch_weight"] is not None:
+        found["momentum"] = 1.0 - layer["batch_weight"]
+    if layer["eps"] is not None:
+        found["epsilon"] = layer["eps"]
+    found.update(layer["native"].get(name, {}))
+    return found
+
+
+def make_layer(layers, layer, params, dtype):
+    """A built Keras layer, or None where an operation is enough. Convolutions are channels last: TensorFlow on CPU needs it."""
+    kind, options = layer["type"], layer["options"]
+    if kind in ("flatten", "relu", "global_avg_pool"):
+        return None
+    if kind == "batch_norm":
+        made = layers.BatchNormalization(dtype=dtype, **keywords_of(layer, "keras"))
+        shape = [None] * layer.get("rank", 2)
+        shape[layer["axis"]] = layer["channels"]
+    elif kind == "dense":
+        weight = params[layer["name"] + "/weight"].shape
+        made, shape = layers.Dense(weight[0], dtype=dtype), (None, weight[1])
+    elif kind == "conv2d":
+        weight = params[layer["name"] + "/weight"].shape
+        made = layers.Conv2D(weight[0], weight[2:], options.get("stride", 1), data_format="channels_last", dtype=dtype)
+        shape = (None, None, None, weight[1])
+    else:
+        raise NotImplementedError("this backend has no layer %r" % kind)
+    made.build(tuple(shape))
+    return made
+
+
+# ------------------------------------------------------------------------------------------------ the engines
+
+
+class Jax:
+    """Gradients by jax.vjp; layers are called without their state, which is put back afterwards."""
+
+    def __init__(self, model):
+        import jax
+
+        self.jax, self.model = jax, model
+
+    def tensor(self, x, dtype):
+        return self.jax.numpy.asarray(x, dtype=dtype)
+
+    def record(self, data):
+        made = self.model.made
+        variables = {name: [held.value for held in layer.trainable_variables] for name, layer in made.items()}
+        fixed = {name: [held.value for held in layer.non_trainable_variables] for name, layer in made.items()}
+
+        def pure(trainable, x):
+            moved = {}
+
+            def call(name, layer, x, **keywords):
+                y, moved[name] = layer.stateless_call(trainable[name], fixed[name], x, **keywords)
+                return y
+
+            out, seen = self.model.walk(x, call)
+            return out, (seen, moved)
+
+        out, pull, (seen, moved) = self.jax.vjp(pure, variables, data, has_aux=True)
+        for name, values in moved.items():
+            for held, value in zip(made[name].non_trainable_variables, values):
+                held.assign(value)
+        return out, seen, pull
+
+    def backward(self, pull, dy):
+        """(gradient by the input, {layer: gradients in the order of its trainable variables})."""
+        grads, data = pull(dy)
+        return data, grads
+
+
+class TensorFlow:
+    """Gradients by a persistent GradientTape per forward."""
+
+    def __init__(self, model):
+        import tensorflow
+
+        self.tf, self.model = tensorflow, model
+
+    def tensor(self, x, dtype):
+        return self.tf.cast(self.tf.convert_to_tensor(x), dtype)
+
+    def record(self, data):
+        with self.tf.GradientTape(persistent=True) as tape:
+            tape.watch(data)
+            out, seen = self.model.walk(data, direct)
+        return out, seen, (tape, data, out)
+
+    def backward(self, kept, dy):
+        tape, data, out = kept
+        variables = {name: [held.value for held in layer.trainable_variables] for name, layer in self.model.made.items()}
+        return tape.gradient(out, (data, variables), output_gradients=dy)
+
+
+class Torch:
+    """Gradients by torch.autograd."""
+
+    def __init__(self, model):
+        import torch
+
+        self.torch, self.model = torch, model
+
+    def tensor(self, x, dtype):
+        return self.model.keras.ops.convert_to_tensor(np.array(x), dtype=dtype)
+
+    def record(self, data):
+        data.requires_grad_()
+        out, seen = self.model.walk(data, direct)
+        return out, seen, (data, out)
+
+    def backward(self, kept, dy):
+        data, out = kept
+        made = self.model.made
+        names = [(name, held.value) for name, layer in made.items() for held in layer.trainable_variables]
+        found = self.torch.autograd.grad(out, [data] + [held for _, held in names], dy, retain_graph=True, allow_unused=True)
+        grads = {name: [] for name in made}
+        for (name, _), grad in zip(names, found[1:]):
+            grads[name].append(grad)
+        return found[0], grads
+
+
+ENGINES = {"jax": Jax, "tensorflow": TensorFlow, "torch": Torch}
+
+
+def direct(name, layer, x, **keywords):
+    return layer(x, **keywords)
+
+
+# ------------------------------------------------------------------------------------------------- the network
+
+
+class Model:
+    """The worker's model contract."""
+
+    def __init__(self, keras, network, params, dtype):
+        self.keras, self.network, self.dtype = keras, network, dtype
+        self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
+        self.layers, self.returns = list(self.specs), network.get("returns")
+        self.last = any(spec["axis"] == -1 for spec in self.specs.values())
+        found = [(layer["name"], make_layer(keras.layers, layer, params, dtype)) for layer in network["layers"]]
+        self.made = {name: layer for name, layer in found if layer is not None}
+        for name, value in params.items():
+            self.put(name, np.asarray(value))
+        # ``training`` is an argument of the call; this is what the next "as_is" forward passes.
+        self.modes = dict.fromkeys(self.layers, True)
+        self.engine = ENGINES[keras.backend.backend()](self)
+        self.tape, self.used_up, self.seen, self.first = [], False, {}, None
+
+    def put(self, name, value):
+        """Set one of the host's parameters; dense and conv kernels are (…, in, out)."""
+        layer, what = name.split("/")
+        held = getattr(self.made.get(layer), dict(WORDS, weight="kernel", bias="bias")[what], None)
+        if held is not None:
+            if what == "weight":
+                value = value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)
+            held.assign(np.ascontiguousarray(value).astype("float32" if self.dtype == "bfloat16" else self.dtype))
+
+    def walk(self, x, call):
+        """(output, {layer: (input, output)}). Flattening is in channels-first order: that is how dense weights come."""
+        ops, last, seen = self.keras.ops, self.last, {}
+        for layer in self.network["layers"]:
+            name, kind, before = layer["name"], layer["type"], x
+            rank = len(x.shape)
+            if kind == "batch_norm":
+                x = call(name, self.made[name], x, training=self.modes[name])
+            elif kind == "dense":
+                x = call(name, self.made[name], x)
+            elif kind == "conv2d":
+                x = self.convolve(layer, x, call, last)
+            elif kind == "relu":
+                x = ops.relu(x)
+            elif kind == "flatten":
+                turned = ops.transpose(x, (0, rank - 1, *range(1, rank - 1))) if last and rank > 2 else x
+                x, last = ops.reshape(turned, (x.shape[0], -1)), False
+            else:
+                x, last = ops.mean(x, axis=tuple(range(1, rank - 1) if last else range(2, rank))), False
+            seen[name] = (before, x)
+        return x, seen
+
+    def convolve(self, layer, x, call, last):
+        ops, pad = self.keras.ops, layer["options"].get("padding", 0)
+        x = x if last else ops.transpose(x, (0, 2, 3, 1))
+        if pad:
+            x = ops.pad(x, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
+        x = call(layer["name"], self.made[layer["name"]], x)
+        return x if last else ops.transpose(x, (0, 3, 1, 2))
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    def forward(self, x, mode):
+        if mode != "as_is":
+            self.modes = dict.fromkeys(self.layers, mode != "eval")
+        data = self.engine.tensor(x, self.dtype)
+        if mode in ("eval", "no_grad"):
+            out, self.seen = self.walk(data, direct)
+        else:
+            out, self.seen, kept = self.engine.record(data)
+            # A forward after a backward starts a new tape; several before one backward share it.
+            self.tape = [kept] if self.used_up else [*self.tape, kept]
+            self.used_up = False
+        own = self.network["layers"][0]["name"] in self.specs and x.dtype.name == self.dtype
+        self.first = x if own else None
+        return self.array(self.seen[self.returns][1] if mode == "eval" and self.returns else out)
+
+    def array(self, value):
+        found = np.asarray(self.keras.ops.convert_to_numpy(value))
+        return found.astype(np.float32) if found.dtype.name == "bfloat16" else found
+
+    def backward(self, dys):
+        """Sum of the gradients of all taped forwards; the input's is that of the last one."""
+        self.used_up = True
+        total = {"input": None}
+        for kept, dy in zip(self.tape, dys):
+            total["input"], grads = self.engine.backward(kept, self.engine.tensor(dy, self.dtype))
+            for layer in self.layers:
+                for held, grad in zip(self.made[layer].trainable_variables, grads[layer]):
+                    if grad is not None:
+                        name = layer + "/" + held.name
+                        total[name] = self.array(grad).astype(np.float64) + total.get(name, 0.0)
+        total["input"] = None if total["input"] is None else self.array(total["input"])
+        return total
+
+    def set_mode(self, training, layer=None):
+        for name in self.layers if layer is None else [layer]:
+            self.modes[name] = bool(training)
+
+    def flush(self):
+        """Every array that was recorded has been waited for already."""
+
+    # -- what is recorded -------------------------------------------------------------------------------------
+
+    def taps(self):
+        found = {}
+        for name in self.layers:
+            given, out = self.seen[name]
+            # The scenario's own array where there is one: its moments are then measured once, not once per cell.
+            own = self.first is not None and name == self.layers[0]
+            found[name] = (self.first if own else self.array(given), self.array(out))
+        return found
+
+    def axis(self, layer):
+        return self.specs[layer]["axis"]
+
+    def state(self, layer):
+        norm = self.made[layer]
+        # No "training": the mode belongs to the call, not to the layer.
+        found = {"momentum": norm.momentum, "eps": norm.epsilon}
+        for what, word in WORDS.items():
+            held = getattr(norm, word, None)
+            if held is not None:
+                found[what] = np.array(self.array(held))
+        return found
+
+    def dtypes(self, layer):
+        return dict.fromkeys(WORDS, "bfloat16") if self.dtype == "bfloat16" else {}
