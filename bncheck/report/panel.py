@@ -97,7 +97,8 @@ def plain_tick(value: float, ticks: Array) -> str:
     largest = float(np.abs(ticks).max(initial=0.0))
     if largest >= 1e5 or 0 < largest < 1e-3:
         return f"{value:.2e}" if value else "0"
-    return f"{value:.{max(0, int(np.ceil(-np.log10(gap) - 1e-9)))}f}"
+    decimals = next((n for n in range(6) if abs(gap * 10**n - round(gap * 10**n)) < 1e-6), 6)
+    return f"{value:.{decimals}f}"
 
 
 def power_labels(ys: Array, zero: float) -> list[str]:

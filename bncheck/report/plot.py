@@ -38,6 +38,7 @@ SETTINGS = {
 }  # fmt: skip
 PIXELS_PER_INCH = 120
 NAMES = {"running_mean": "running mean", "running_var": "running variance"}
+WIDTH, LEGEND_ROW = 9.6, 0.2  # inches
 BAND: dict[str, Any] = {"color": INK, "alpha": 0.09}
 
 
@@ -96,18 +97,24 @@ def caption(shown: CaseCurves) -> str:
 
 
 def compose(results: Results, shown: CaseCurves) -> Figure:
-    figure = Figure(figsize=(9.6, 6.6))
+    looks = {target.name: number for number, target in enumerate(t for t in results.targets if t.name != shown.base)}
+    handles = entries(shown, looks)
+    columns = legend_columns(handles)
+    # Every further row of the legend makes the figure higher, not the panels lower.
+    height = 6.45 + LEGEND_ROW * (-(-len(handles) // columns) - 1)
+    figure = Figure(figsize=(WIDTH, height))
     grid = figure.subplots(2, 2)
     # Set by hand: the automatic layouts draw the figure twice more.
-    figure.subplots_adjust(left=0.065, right=0.985, top=0.805, bottom=0.115, hspace=0.22, wspace=0.17)
-    looks = {target.name: number for number, target in enumerate(t for t in results.targets if t.name != shown.base)}
+    top, bottom = 1 - (height - 5.3) / height, 0.76 / height
+    figure.subplots_adjust(left=0.065, right=0.985, top=top, bottom=bottom, hspace=0.22, wspace=0.17)
     for column, quantity in enumerate(DRAWN):
         trajectory(grid[0][column], shown, quantity, looks)
         drift(grid[1][column], shown, quantity, looks)
         below = grid[1][column]
         below.text(0.5, -0.135, step_words(shown.case), transform=below.transAxes, ha="center", va="top")
-    legend(figure, shown, looks)
-    heading(figure, results, shown)
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.012, 1 - 0.62 / height), ncols=columns,
+                  frameon=False, fontsize=8.5, columnspacing=1.6, handlelength=3.2, borderaxespad=0)  # fmt: skip
+    heading(figure, results, shown, height)
     return figure
 
 
@@ -219,36 +226,43 @@ def mark_onsets(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, i
 # ---------------------------------------------------------------------------------------------------- words on it
 
 
-def legend(figure: Figure, shown: CaseCurves, looks: dict[str, int]) -> None:
-    handles: list[Artist] = []
+def entries(shown: CaseCurves, looks: dict[str, int]) -> list[Artist]:
+    """The legend: one entry per target, then what rings and shade mean."""
+    found: list[Artist] = []
     for curve in shown.curves:
         look = looks.get(curve.target)
-        if look is None:
-            handles.append(Line2D([], [], label=one_line(curve.label, 44), **band_style()))
-        else:
-            handles.append(Line2D([], [], label=one_line(curve.label, 44), **style(look)))
+        label = one_line(curve.label, 40)
+        found.append(Line2D([], [], label=label, **(band_style() if look is None else style(look))))
     if any(curve.replayed for curve in shown.curves):
-        handles.append(Line2D([], [], linestyle="none", marker="o", markersize=9, markerfacecolor="none",
-                              markeredgecolor=INK, label="replayed from the measured convention"))  # fmt: skip
+        found.append(Line2D([], [], linestyle="none", marker="o", markersize=9, markerfacecolor="none",
+                            markeredgecolor=INK, label="replayed from its measured rules"))  # fmt: skip
     if shown.scenario.atol is not None and len(shown.curves) > 1:
-        handles.append(Patch(linewidth=0, label="within tolerance", **BAND))
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.012, 0.905), ncols=min(len(handles), 5),
-                  frameon=False, fontsize=8.5, columnspacing=1.6, handlelength=3.2, borderaxespad=0)  # fmt: skip
+        found.append(Patch(linewidth=0, label="within tolerance", **BAND))
+    return found
 
 
-def heading(figure: Figure, results: Results, shown: CaseCurves) -> None:
+def legend_columns(handles: list[Artist]) -> int:
+    """As many columns as fit the width, by the longest label of each (a character takes about 0.078 inch)."""
+    widths = [0.62 + 0.078 * len(str(handle.get_label())) for handle in handles]
+    for columns in range(len(handles), 1, -1):
+        if sum(max(widths[start::columns]) for start in range(columns)) < WIDTH - 0.2:
+            return columns
+    return 1
+
+
+def heading(figure: Figure, results: Results, shown: CaseCurves, height: float) -> None:
     scenario, case = shown.scenario, shown.case
     label = "" if case.label in ("", "base") else f" · {case.label}"
-    figure.text(0.012, 0.978, one_line(f"{scenario.title or scenario.name}{label}", 96), fontsize=12.5,
+    figure.text(0.012, 1 - 0.13 / height, one_line(f"{scenario.title or scenario.name}{label}", 96), fontsize=12.5,
                 fontweight="bold", va="top")  # fmt: skip
-    figure.text(0.012, 0.938, one_line(verdict_line(results, shown), 150), fontsize=9, va="top")
+    figure.text(0.012, 1 - 0.4 / height, one_line(verdict_line(results, shown), 150), fontsize=9, va="top")
     specs = [spec for spec in case.inputs.values() if isinstance(spec, dict)]
     size = "; ".join(f"input {spec.get('shape', '')} {spec.get('fill', '')}" for spec in specs)
     note = " · ".join(filter(None, (
         f"{scenario.name}--{case.name}", size, case.dtype, plural(len(case.steps or case.ops), "step"),
         f"bncheck {results.version}", results.created,
     )))  # fmt: skip
-    figure.text(0.012, 0.014, one_line(note, 170), fontsize=7.5)
+    figure.text(0.012, 0.1 / height, one_line(note, 170), fontsize=7.5)
 
 
 def verdict_line(results: Results, shown: CaseCurves) -> str:
