@@ -51,9 +51,15 @@ A model has
                             a key that the layer does not have is left out.
 ``axis(layer)``             channel axis of the arrays that taps() returns (1 or -1).
 ``dtypes(layer)``           optional: {quantity: "bfloat16"} where state() had to widen.
-any other event             a method of the event's name taking its arguments as keywords, returning None or
+``facts()``                 optional: what is to be said of the whole cell; kept as ``notes["cell"]``.
+``keep_graph``              set before each backward: whether another backward through the same forwards follows.
+any other event             a method of the event's name taking its arguments as keywords (those that write files
+                            also ``folder``, the ONNX ones also ``x``, their input's batch), returning None or
                             {"output": array, "artifacts": [...], "notes": {...}}. A missing method, or
                             NotImplementedError(reason) from any call, is *unsupported*.
+
+A backend with ``CUSTOM = True`` puts ``network.custom`` ("/path/file.py:Class") in the place of its BatchNorm layers,
+or is an oracle that ignores it; its state may then hold ``graph_nodes`` and ``graph_bytes``.
 """
 
 import faulthandler
@@ -77,6 +83,8 @@ FORWARDS = {
     "no_grad_forward": "no_grad",
     "forward": "as_is",
 }
+# Recorded only where a layer's state has them: autograd nodes behind its buffers, bytes those keep alive.
+GRAPH = ("graph_nodes", "graph_bytes")
 STATES = ("running_mean", "running_var", "gamma", "beta")
 SCALARS = ("counter", "training", "momentum", "eps")
 
@@ -266,6 +274,9 @@ def stack_states(layer, rows):
         missing = -1 if name == "training" else np.nan
         values = [missing if row.get(name) is None else row[name] for row in rows]
         found[layer + "/" + name] = np.array(values, dtype=np.int8 if name == "training" else np.float64)
+    for name in GRAPH:
+        if any(name in row for row in rows):
+            found[layer + "/" + name] = np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
     return found
 
 
@@ -297,6 +308,8 @@ class Cell:
         self.job, self.inputs, self.folder = job, inputs, folder
         self.failed, self.artifacts, self.notes = [], [], {}
         self.pending, self.last = [], []  # (input, batch) of forwards waiting for, and used by, a backward
+        if job["network"].get("custom") and not getattr(backend, "CUSTOM", False):
+            raise NotImplementedError("this backend does not take layers of your own (network.custom)")
         params = {name[6:]: inputs[name] for name in inputs if name.startswith("param/")}
         self.model = backend.build(job["network"], params, job["dtype"], target["variant"], target["device"])
         self.recorder = Recorder(self.model, job["events"], job.get("sample", 4096), None)
@@ -322,7 +335,7 @@ class Cell:
         elif op == "backward":
             self.backward(index)
         else:
-            self.other(index, op, event.get("arguments") or {})
+            self.other(index, op, event)
 
     def forward(self, index, event):
         name, batch = event["input"], event["batch"]
@@ -346,7 +359,16 @@ class Cell:
             self.failed.append({"event": index, "op": "backward", "status": "skipped", "error_type": "",
                                 "error": "no forward before it left a gradient to go back through"})  # fmt: skip
             return
+        self.model.keep_graph = self.back_again(index)
         self.recorder.backward(index, self.model.backward([self.upstream(*item) for item in self.last]))
+
+    def back_again(self, index):
+        """True if the program goes back through the same forwards once more (F B B)."""
+        for later in range(index + 1, len(self.job["events"])):
+            op = self.job["events"][later]["op"]
+            if op in ("backward", "train_forward", "forward", "checkpointed_forward"):
+                return op == "backward"
+        return False
 
     def upstream(self, name, batch, shape, dtype):
         given = self.inputs.get("dy/" + name)
@@ -354,18 +376,27 @@ class Cell:
             return np.ones(shape, dtype=dtype)
         return given[batch if len(given) > 1 else 0]
 
-    def other(self, index, op, arguments):
+    def other(self, index, op, event):
+        arguments = event.get("arguments") or {}
         method = getattr(self.model, op, None)
         if method is None:
             raise NotImplementedError("this backend has no event %r" % op)
         if op in ("export_onnx", "run_exported", "reload"):
             arguments = dict(arguments, folder=self.folder)
+        if op in ("export_onnx", "run_exported"):
+            arguments["x"] = self.inputs["x/" + event["input"]][event["batch"]]
         found = method(**arguments) or {}
         if found.get("output") is not None:
             self.recorder.output(index, found["output"])
         self.artifacts += found.get("artifacts", [])
         if found.get("notes"):
             self.notes[str(index)] = found["notes"]
+
+    def facts(self):
+        """What the model says of the whole cell, under "cell" among the notes."""
+        ask = getattr(self.model, "facts", None)
+        found = ask() if ask is not None else None
+        return dict(self.notes, cell=found) if found else self.notes
 
     def dtypes(self):
         ask = getattr(self.model, "dtypes", None)
@@ -388,7 +419,7 @@ def run_cell(folder, job, inputs, backend, target):
     else:
         cell.play()
         write_npz(os.path.join(folder, "trace.npz"), cell.recorder.arrays())
-        result.update(failed=cell.failed, dtypes=cell.dtypes(), artifacts=cell.artifacts, notes=cell.notes)
+        result.update(failed=cell.failed, dtypes=cell.dtypes(), artifacts=cell.artifacts, notes=cell.facts())
     for status in ("raised", "unsupported"):
         worst = next((item for item in result["failed"] if item["status"] == status), None)
         if worst is not None:

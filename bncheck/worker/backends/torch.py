@@ -1,10 +1,14 @@
-"""PyTorch: nn.BatchNorm modules (variant ""), and torch.batch_norm without the Python guard ("functional").
+"""PyTorch: nn.BatchNorm modules (variant ""), the operator behind them ("functional"), other ways to run them.
 
-Channels last is the layer's axis = -1: the array is handed over as a permuted view, which is how PyTorch itself
-spells that memory format. Runs on torch 1.1 to 2.13 (Python 3.7 syntax).
+A layer with axis = -1 is handed over as a permuted view: the channels lie last in the scenario's array, and second
+in what PyTorch sees. Runs on torch 1.1 to 2.13 (Python 3.7 syntax). Its larger parts are ../torch_*.py.
 """
 
+import contextlib
+import importlib.util
 import os
+import sys
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +19,16 @@ DEFAULT_VERSION = "2.13.0"
 VARIANTS = {
     "": "nn.BatchNorm1d/2d/3d",
     "functional": "torch.batch_norm, the operator without the module's n = 1 guard (what cuDNN computes)",
+    "builtin": "nn.BatchNorm1d/2d/3d also where the scenario puts a layer of your own in its place",
+    "timed": "like torch, and times a layer of your own against the built-in one",
+    "channels_last": "memory_format=torch.channels_last",
+    "compile": "torch.compile",
+    "jit": "torch.jit.script, layer by layer",
+    "export": "torch.export, one program per mode",
+    "checkpoint": "every training forward through torch.utils.checkpoint, so that backward runs it again",
+    "onnx": "nn.BatchNorm1d/2d/3d with onnx and onnxruntime beside it, for export_onnx and run_exported",
 }
+CUSTOM = True  # takes network.custom
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 REQUIREMENTS = [
     # Imported: 2.13.0 on 3.11, 2.0.1 on 3.11, 1.13.1 on 3.10, 1.1.0 on 3.6 and 3.7. On Linux the default index's
@@ -26,10 +39,14 @@ REQUIREMENTS = [
     {"versions": ">=1.4,<1.11", "python": ">=3.6,<3.10", "packages": ["torch=={version}", "numpy<1.24"]},
     {"versions": "<1.4", "python": ">=3.6,<3.8", "packages": ["torch=={version}", "numpy<1.22"]},
 ]
+VARIANT_REQUIREMENTS = {
+    # The legacy exporter needs onnx since 1.13, the dynamo one onnxscript too; neither comes with torch.
+    "onnx": ["onnx", "onnxruntime", "onnxscript; python_version >= '3.9'"],
+}
 DOCUMENTED = [
     {
         "versions": ">=0.4",
-        "variants": [""],
+        "variants": ["", "builtin", "timed", "channels_last", "compile", "jit", "export", "checkpoint", "onnx"],
         "link": "https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html",
         "facets": {
             "update_on": "forward",
@@ -56,8 +73,21 @@ DOCUMENTED = [
 WORD = "momentum"  # PyTorch's momentum is the weight of the new batch
 
 
+def part(name):
+    """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
+    full = "bncheck_" + name
+    if full not in sys.modules:
+        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
+
+
 def describe(variant, device):
     import torch
+
+    part("torch_variants").refuse(torch, variant)
 
     kind = device.split(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():
@@ -87,66 +117,6 @@ def build(network, params, dtype, variant, device):
     return Model(network, params, dtype, variant, device)
 
 
-def functional_class(torch):
-    """The operator behind the module, with the same parameters and buffers but none of its checks."""
-
-    class FunctionalBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
-        def forward(self, x):
-            batch = self.training or not self.track_running_stats
-            if self.training and self.num_batches_tracked is not None:
-                self.num_batches_tracked += 1
-            momentum = self.momentum
-            if momentum is None:
-                momentum = 1.0 / float(self.num_batches_tracked) if self.training else 0.0
-            return torch.batch_norm(
-                x, self.weight, self.bias, self.running_mean, self.running_var, batch, momentum, self.eps, torch.backends.cudnn.enabled
-            )
-
-    return FunctionalBatchNorm
-
-
-def batch_norm(torch, layer, variant):
-    if variant == "functional":
-        make = functional_class(torch)
-    else:
-        make = {2: torch.nn.BatchNorm1d, 3: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d, 5: torch.nn.BatchNorm3d}[layer["rank"]]
-    keywords = {"affine": layer["affine"], "track_running_stats": layer["track_running_stats"]}
-    if layer["batch_weight"] is not None:
-        keywords["momentum"] = layer["batch_weight"]
-    if layer["averaging"] == "cumulative":
-        keywords["momentum"] = None
-    if layer["eps"] is not None:
-        keywords["eps"] = layer["eps"]
-    keywords.update(layer["native"].get("torch", {}))
-    return make(layer["channels"], **keywords)
-
-
-def make_layer(torch, layer, params, variant):
-    kind, options, nn = layer["type"], layer["options"], torch.nn
-    if kind == "batch_norm":
-        return batch_norm(torch, layer, variant)
-    if kind == "flatten":
-        return flatten_class(torch)()
-    if kind == "relu":
-        return nn.ReLU()
-    if kind == "global_avg_pool":
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), flatten_class(torch)())
-    weight = params[layer["name"] + "/weight"].shape
-    if kind == "dense":
-        return nn.Linear(weight[1], weight[0])
-    if kind == "conv2d":
-        return nn.Conv2d(weight[1], weight[0], weight[2:], stride=options.get("stride", 1), padding=options.get("padding", 0))
-    raise NotImplementedError("this backend has no layer %r" % kind)
-
-
-def flatten_class(torch):
-    class Flatten(torch.nn.Module):  # nn.Flatten came with 1.2
-        def forward(self, x):
-            return x.reshape(x.shape[0], -1)
-
-    return Flatten
-
-
 class Model:
     """The worker's model contract on an nn.Sequential."""
 
@@ -159,44 +129,66 @@ class Model:
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers = list(self.specs)
         self.last_axis = any(spec["axis"] == -1 for spec in self.specs.values())
+        self.rank = network["layers"][0]["rank"] if network["layers"] else 2
         self.returns = network.get("returns")
-        self.net = self.assemble()
-        self.seen, self.returned = {}, None
+        own = None if variant == "builtin" else network.get("custom")
+        self.custom = partial(part("torch_custom").make, torch, own) if own else None
+        if variant == "export" and self.returns:
+            raise NotImplementedError("an exported program has no inner layers whose output it could return")
+        self.keep_graph = True
         self.tape, self.used_up = [], False
+        self.assemble()
 
     def assemble(self):
         """Build the network with the host's parameters; one that is missing keeps PyTorch's own value."""
         torch = self.torch
         net = torch.nn.Sequential()
         for layer in self.network["layers"]:
-            net.add_module(layer["name"], make_layer(torch, layer, self.params, self.variant))
-        net = net.to(device=self.device, dtype=self.dtype)
-        held = dict(net.named_parameters())
-        held.update(net.named_buffers())
-        words = {"gamma": "weight", "beta": "bias"}
+            net.add_module(
+                layer["name"], part("torch_layers").make(torch, layer, self.params, self.variant, self.custom)
+            )
+        self.net = net.to(device=self.device, dtype=self.dtype)
+        children = dict(self.net.named_children())
+        self.norms = {name: children[name] for name in self.layers}
         with torch.no_grad():
             for name, value in self.params.items():
                 layer, what = name.split("/")
-                tensor = held.get("%s.%s" % (layer, words.get(what, what)))
+                tensor = self.held(children[layer], what)
                 if tensor is not None:
-                    tensor.copy_(torch.from_numpy(np.array(value)).to(tensor.dtype))
-        self.norms = {name: dict(net.named_children())[name] for name in self.layers}
+                    value = torch.from_numpy(np.array(value)).to(tensor.dtype)
+                    tensor.copy_(value.reshape(tensor.shape) if self.custom else value)
+        self.seen, self.returned, self.hooks = {}, None, []
+        self.watch()
+        self.call = part("torch_variants").runner(self, self.variant)
+
+    def held(self, module, what):
+        """A layer's tensor (or number) by its neutral word, None where it has none."""
+        if self.custom and module in self.norms.values():
+            return part("torch_custom").find(module, what)
+        return getattr(module, {"gamma": "weight", "beta": "bias"}.get(what, what), None)
+
+    # -- looking inside ---------------------------------------------------------------------------------------
+
+    def watch(self):
+        """Hooks on the layers; with one layer alone they would only repeat what the network's ends show."""
         if len(self.network["layers"]) > 1:
-            for name, child in net.named_children():
+            for name, child in self.net.named_children():
                 if name in self.norms:
-                    child.register_forward_hook(self.watch(name))
+                    self.hooks.append(child.register_forward_hook(part("torch_layers").seeing(self, name)))
                 if name == self.returns:
-                    child.register_forward_hook(self.keep)
-        return net
+                    self.hooks.append(child.register_forward_hook(part("torch_layers").keeping(self)))
 
-    def watch(self, name):
-        def hook(module, given, out):
-            self.seen[name] = (given[0], out)
-
-        return hook
-
-    def keep(self, module, given, out):
-        self.returned = out
+    @contextlib.contextmanager
+    def unwatched(self):
+        """Without hooks: exporters would trace through them, and a deep copy would copy what they hold on to."""
+        for hook in self.hooks:
+            hook.remove()
+        had, self.hooks = bool(self.hooks), []
+        try:
+            yield
+        finally:
+            if had:
+                self.watch()
 
     # -- events -----------------------------------------------------------------------------------------------
 
@@ -214,16 +206,16 @@ class Model:
 
     def forward(self, x, mode):
         data = self.tensor(x)
-        if mode == "train" or mode == "no_grad":
+        if mode in ("train", "no_grad"):
             self.net.train()
         elif mode == "eval":
             self.net.eval()
-        if mode == "eval" or mode == "no_grad":
+        if mode in ("eval", "no_grad"):
             with self.torch.no_grad():
-                out = self.net(data)
+                out = self.call(data)
         else:
             data.requires_grad_()
-            out = self.net(data)
+            out = self.call(data)
             self.record(data, out)
         return self.finish(data, out, mode)
 
@@ -234,20 +226,15 @@ class Model:
 
     def finish(self, data, out, mode):
         if len(self.network["layers"]) == 1:
-            self.seen = {name: (data, out) for name in self.layers}
+            self.seen = dict.fromkeys(self.layers, (data, out))
         if mode == "eval" and self.returns and self.returned is not None:
             out = self.returned
         return self.array(out)
 
     def checkpointed_forward(self, x):
-        from torch.utils.checkpoint import checkpoint
-
         data = self.tensor(x).requires_grad_()
         self.net.train()
-        try:
-            out = checkpoint(self.net, data, use_reentrant=False)
-        except ValueError:  # before 1.11 there is only the re-entrant kind, without the keyword
-            out = checkpoint(self.net, data)
+        out = part("torch_variants").checkpointed(self, data)
         self.record(data, out)
         return self.finish(data, out, "train")
 
@@ -256,14 +243,14 @@ class Model:
             tensor.grad = None
         self.used_up = True
         grads = [self.tensor(dy) for dy in dys]
-        self.torch.autograd.backward([out for _, out in self.tape], grads, retain_graph=True)
+        self.torch.autograd.backward([out for _, out in self.tape], grads, retain_graph=self.keep_graph)
         last = self.tape[-1][0].grad
         found = {"input": None if last is None else self.array(last)}
         for name, norm in self.norms.items():
-            for word, what in (("weight", "gamma"), ("bias", "beta")):
-                held = getattr(norm, word, None)
+            for what in ("gamma", "beta"):
+                held = self.held(norm, what)
                 if held is not None and held.grad is not None:
-                    found["%s/%s" % (name, what)] = held.grad.detach().cpu().double().numpy()
+                    found["%s/%s" % (name, what)] = held.grad.detach().cpu().double().numpy().reshape(-1)
         return found
 
     def set_mode(self, training, layer=None):
@@ -275,12 +262,12 @@ class Model:
             self.torch.cuda.synchronize()
 
     def reload(self, folder, strict=True, drop=()):
-        """Save the state_dict to disk, build a fresh network, load it. ``drop`` leaves entries out (old checkpoints)."""
+        """Save the state_dict, build a fresh network, load it. ``drop`` leaves entries out (old checkpoints)."""
         path = os.path.join(folder, "state.pt")
         mode = self.net.training
         self.torch.save(self.net.state_dict(), path)
         held = {key: value for key, value in self.torch.load(path).items() if key.split(".")[-1] not in drop}
-        self.net = self.assemble()
+        self.assemble()
         self.net.load_state_dict(held, strict=strict)
         self.net.train(mode)
         self.tape, self.used_up = [], False
@@ -296,16 +283,39 @@ class Model:
 
     def state(self, layer):
         norm = self.norms[layer]
-        found = {"training": norm.training, "eps": norm.eps, "momentum": norm.momentum}
-        for word, what in (("running_mean",) * 2, ("running_var",) * 2, ("weight", "gamma"), ("bias", "beta")):
-            held = getattr(norm, word, None)
+        found = {"training": norm.training}
+        for what in ("eps", "momentum"):
+            value = self.held(norm, what)
+            if isinstance(value, (int, float)):
+                found[what] = value
+        for what in ("running_mean", "running_var", "gamma", "beta"):
+            held = self.held(norm, what)
             if held is not None:
                 held = held.detach().cpu()
                 found[what] = held.float().numpy() if self.wide else held.numpy().copy()
-        counter = getattr(norm, "num_batches_tracked", None)
+                if self.custom:
+                    found[what] = found[what].reshape(-1)
+        counter = self.held(norm, "counter" if self.custom else "num_batches_tracked")
         if counter is not None:
             found["counter"] = int(counter)
+        if self.custom:
+            found.update(part("torch_custom").graph_state(self.torch, norm))
         return found
 
     def dtypes(self, layer):
-        return {name: "bfloat16" for name in ("running_mean", "running_var", "gamma", "beta")} if self.wide else {}
+        return dict.fromkeys(("running_mean", "running_var", "gamma", "beta"), "bfloat16") if self.wide else {}
+
+    def facts(self):
+        """About the whole cell, after its last event: only a layer of somebody's own has any."""
+        if not self.custom:
+            return {}
+        custom = part("torch_custom")
+        return {"custom": {name: custom.facts(self, name, part("torch_layers").batch_norm) for name in self.layers}}
+
+    # -- ONNX -------------------------------------------------------------------------------------------------
+
+    def export_onnx(self, folder, x, **arguments):
+        return part("torch_onnx").export(self, folder, x, **arguments)
+
+    def run_exported(self, folder, x):
+        return part("torch_onnx").run(self, x)

@@ -1,0 +1,230 @@
+"""Somebody's own BatchNorm in the place of nn.BatchNorm: load it, hold it to a layer's contract, see what it keeps.
+
+Loaded by backends/torch.py by path. Python 3.7 syntax. The file is code that the user named on purpose; it runs
+in the worker with the worker's rights, and whatever it does wrong is one sentence on one cell.
+"""
+
+import copy
+import difflib
+import importlib.util
+import os
+import sys
+import time
+import traceback
+
+# Own layers spell their state differently; the first name that exists is read.
+NAMES = {
+    "running_mean": ("running_mean", "moving_mean"),
+    "running_var": ("running_var", "moving_var", "moving_variance"),
+    "counter": ("num_batches_tracked",),
+    "gamma": ("weight", "gamma"),
+    "beta": ("bias", "beta"),
+    "momentum": ("momentum",),
+    "eps": ("eps", "epsilon"),
+}
+MOST_NODES = 50000  # a graph larger than this has long been seen to grow
+TIMED_SECONDS, TIMED_REPEATS = 0.5, 31
+
+
+class CustomLayerError(Exception):
+    """What is wrong with the user's file or class, in a sentence."""
+
+
+def load_class(torch, text):
+    """The class that ``path.py:Name`` names."""
+    path, _, name = text.rpartition(":")
+    if not os.path.isfile(path):
+        raise CustomLayerError("there is no file %s: write network.custom as path/to/file.py:Class" % path)
+    module = import_file(path)
+    found = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        known = sorted(
+            key
+            for key, value in vars(module).items()
+            if isinstance(value, type) and value.__module__ == module.__name__
+        )
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = "; did you mean %s?" % near[0] if near else ""
+        raise CustomLayerError(
+            "%s has no class %s; it defines %s%s" % (path, name, ", ".join(known) or "no class", hint)
+        )
+    if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
+        raise CustomLayerError("%s in %s is not a subclass of torch.nn.Module" % (name, path))
+    return found
+
+
+def import_file(path, _loaded={}):  # noqa: B006 - one import per process, however many cells use the file
+    if path not in _loaded:
+        spec = importlib.util.spec_from_file_location("own_layers_%d" % len(_loaded), path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # torch.jit and copy look a class up by its module
+        sys.path.insert(0, os.path.dirname(path))  # a layer's file may import its neighbours
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            raise CustomLayerError("%s does not import: %s%s" % (path, said(error), line_in(path, error)))
+        finally:
+            sys.path.remove(os.path.dirname(path))
+        _loaded[path] = module
+    return _loaded[path]
+
+
+def said(error):
+    return "%s: %s" % (type(error).__name__, str(error)[:500])
+
+
+def line_in(path, error):
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
+    return " (line %d)" % line if line else ""
+
+
+def make(torch, text, channels, keywords):
+    """Construct it as Class(channels, eps=…, momentum=…, affine=…), and watch that its output has its input's form."""
+    kind = load_class(torch, text)
+    call = "%s(%d, %s)" % (kind.__name__, channels, ", ".join("%s=%r" % item for item in sorted(keywords.items())))
+    try:
+        norm = kind(channels, **keywords)
+    except (Exception, SystemExit) as error:
+        where = line_in(text.rpartition(":")[0], error)
+        takes = "; bncheck constructs a layer with exactly these arguments" if isinstance(error, TypeError) else ""
+        raise CustomLayerError("%s raises %s%s%s" % (call, said(error), where, takes))
+    norm.register_forward_hook(check_output)
+    return norm
+
+
+def check_output(module, given, out):
+    name, data = type(module).__name__, given[0]
+    if not hasattr(out, "shape") or not hasattr(out, "dtype"):
+        raise CustomLayerError(
+            "%s returns a %s; a layer in BatchNorm's place returns one tensor" % (name, type(out).__name__)
+        )
+    if out.shape != data.shape:
+        raise CustomLayerError(
+            "%s turns the shape %s into %s; BatchNorm keeps it" % (name, tuple(data.shape), tuple(out.shape))
+        )
+    if out.dtype != data.dtype:
+        raise CustomLayerError("%s turns %s into %s; BatchNorm keeps the dtype" % (name, data.dtype, out.dtype))
+
+
+def find(norm, what):
+    """The layer's tensor or number for a neutral word, None where it has none."""
+    return next((held for held in (getattr(norm, name, None) for name in NAMES[what]) if held is not None), None)
+
+
+# ------------------------------------------------------------------------------------ what hangs on the buffers
+
+
+def kept_tensors(torch, norm):
+    """{name: tensor} of what the layer keeps from step to step but does not learn: buffers, plain attributes."""
+    found = dict(norm.named_buffers())
+    found.update((name, value) for name, value in vars(norm).items() if isinstance(value, torch.Tensor))
+    return found
+
+
+def walk_graph(tensors):
+    """All autograd nodes reachable from the tensors (at most MOST_NODES); the set keeps their identities alive."""
+    stack = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    seen = set(stack)
+    while stack and len(seen) < MOST_NODES:
+        for node, _ in stack.pop().next_functions:
+            if node is not None and node not in seen:
+                seen.add(node)
+                stack.append(node)
+    return seen
+
+
+def bytes_saved(torch, nodes, _attributes={}):  # noqa: B006 - the attribute names per kind of node
+    """Bytes of the distinct storages that the nodes keep alive; None before torch 1.9, which does not show them."""
+    sizes, readable = {}, False
+    for node in nodes:
+        kind = type(node)
+        if kind not in _attributes:
+            _attributes[kind] = [name for name in dir(kind) if name.startswith("_saved_")]
+        for name in _attributes[kind]:
+            readable = True
+            try:
+                value = getattr(node, name)
+            except RuntimeError:
+                continue  # freed by a backward: keeps nothing
+            for tensor in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(tensor, torch.Tensor):
+                    sizes[tensor.data_ptr()] = max(
+                        sizes.get(tensor.data_ptr(), 0), tensor.numel() * tensor.element_size()
+                    )
+    return sum(sizes.values()) if readable or not nodes else None
+
+
+def graph_state(torch, norm):
+    """What the trace records after every event: nodes behind the buffers, and the bytes those keep."""
+    nodes = walk_graph(kept_tensors(torch, norm).values())
+    found, size = {"graph_nodes": len(nodes)}, bytes_saved(torch, nodes)
+    if size is not None:
+        found["graph_bytes"] = size
+    return found
+
+
+# ----------------------------------------------------------------------------------------- facts of a whole cell
+
+
+def facts(model, name, batch_norm):
+    """What one cell says of a layer: names, copies, dtypes, which buffers carry a graph; its time if asked for."""
+    torch, norm, spec = model.torch, model.norms[name], model.specs[name]
+    builtin = batch_norm(torch, spec, "builtin").to(device=model.device, dtype=model.dtype)
+    kept = kept_tensors(torch, norm)
+    own, usual = set(norm.state_dict()), set(builtin.state_dict())
+    found = {
+        "class": type(norm).__name__,
+        "state_dict": {"missing": sorted(usual - own), "additional": sorted(own - usual)},
+        "kept": {
+            key: "%s %s" % (tuple(tensor.shape), str(tensor.dtype).replace("torch.", ""))
+            for key, tensor in kept.items()
+        },
+        "not_in_state_dict": sorted(set(kept) - own),
+        "with_graph": {key: len(walk_graph([tensor])) for key, tensor in kept.items() if tensor.grad_fn is not None},
+        "deepcopy": attempt(lambda: copy.deepcopy(norm) and None),
+    }
+    if name in model.seen:
+        data = model.seen[name][0].detach()
+        fresh = batch_norm(torch, spec, model.variant, model.custom).to(device=model.device)
+        found["double"] = attempt(lambda: check_double(torch, fresh, data))
+        if model.variant == "timed":
+            found["time"] = attempt(
+                lambda: time_ratio(fresh.to(dtype=model.dtype), builtin, data, torch.ones_like(data))
+            )
+    return found
+
+
+def attempt(action):
+    """ "ok", or the error in the layer's own words: a finding about it, not a failure of the cell."""
+    try:
+        return action() or "ok"
+    except Exception as error:
+        return said(error)
+
+
+def check_double(torch, norm, data):
+    norm = norm.double().train()
+    norm(data.double())
+    narrow = [
+        name
+        for name, tensor in kept_tensors(torch, norm).items()
+        if tensor.is_floating_point() and tensor.dtype != torch.float64
+    ]
+    return "after .double() it keeps %s in single precision" % ", ".join(narrow) if narrow else None
+
+
+def time_ratio(norm, builtin, data, dy):
+    """Median seconds of a training step of the layer and of the built-in one, on the same data, taken in turns."""
+    spent = {"own": [], "builtin": []}
+    began = time.perf_counter()
+    while len(spent["own"]) < TIMED_REPEATS and time.perf_counter() - began < TIMED_SECONDS or len(spent["own"]) < 3:
+        for name, layer in (("own", norm), ("builtin", builtin)):
+            start = time.perf_counter()
+            layer.train()(data.clone().requires_grad_()).backward(dy)
+            spent[name].append(time.perf_counter() - start)
+    medians = {name: sorted(values)[len(values) // 2] for name, values in spent.items()}
+    own, usual = medians["own"], medians["builtin"]
+    return {"own_seconds": own, "builtin_seconds": usual, "ratio": own / usual, "repeats": len(spent["own"])}
