@@ -185,7 +185,7 @@ class Model:
                 out = self.play(data)
         array = out.asnumpy()  # waits, so an error of this forward is raised here
         if mode in ("train", "as_is"):
-            self.tape = [(data, out)] if self.used_up else self.tape + [(data, out)]
+            self.tape = [(data, out, train)] if self.used_up else self.tape + [(data, out, train)]
             self.used_up = False
         return self.returned.asnumpy() if mode == "eval" and self.returned is not None else array
 
@@ -203,7 +203,9 @@ class Model:
         mx = self.mx
         self.used_up = True
         heads = [mx.nd.array(dy, ctx=self.context, dtype=self.dtype) for dy in dys]
-        mx.autograd.backward([out for _, out in self.tape], heads, retain_graph=True, train_mode=self.training)
+        # The mode of a backward is the caller's to say: that of the forward it belongs to, not of an eval in between.
+        train = self.tape[-1][2]
+        mx.autograd.backward([out for _, out, _ in self.tape], heads, retain_graph=True, train_mode=train)
         mx.nd.waitall()
         found = {"input": self.tape[-1][0].grad.asnumpy()}
         for name, norm in self.norms.items():
