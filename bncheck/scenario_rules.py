@@ -65,7 +65,7 @@ def build_network(document: Document) -> tuple[Network, list[Fault]]:
         faults.append(Fault(("network",), f"the network {text}"))
     names = Counter(layer.name for layer in table.layers)
     for index, layer in enumerate(table.layers):
-        if names[layer.name] > 1:
+        if layer.name in {earlier.name for earlier in table.layers[:index]}:
             faults.append(Fault((*place, index, "name"), f'"{layer.name}" names {names[layer.name]} layers'))
         faults += _layer_keys((*place, index), layer)
     if table.returns is not None and table.returns not in names:
@@ -126,6 +126,7 @@ def build_inputs(document: Document, network: Network) -> tuple[dict[str, InputS
     for name, own in document.inputs.items():
         said = {**base, **{key: getattr(own, key) for key in own.model_fields_set}}
         tables[name] = (("inputs", name), InputTable.model_construct(_fields_set=set(said), **said))
+    # The first layer's axis, unless it is wrong: that is told where it is written.
     axis = next((layer.axis for layer in network.layers if layer.type in ("batch_norm", "conv2d")), 1)
     found: dict[str, InputSpec] = {}
     faults: list[Fault] = []
@@ -143,6 +144,7 @@ def build_inputs(document: Document, network: Network) -> tuple[dict[str, InputS
 
 
 def _input(table: InputTable, dtype: str, axis: int) -> InputSpec:
+    derived = axis if channel_position(axis, len(table.shape or ())) else 1
     constant = table.fill in CONSTANT_FILLS
     return InputSpec(
         shape=tuple(table.shape or ()),
@@ -155,7 +157,7 @@ def _input(table: InputTable, dtype: str, axis: int) -> InputSpec:
         dtype=table.dtype or dtype,
         poison=table.poison,
         poison_channel=table.poison_channel,
-        channel_axis=axis if table.channel_axis is None else table.channel_axis,
+        channel_axis=derived if table.channel_axis is None else table.channel_axis,
         gradient=table.gradient,
     )
 

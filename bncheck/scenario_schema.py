@@ -44,7 +44,7 @@ class Fault:
 def nearest(word: object, choices: Iterable[str]) -> str:
     """The choice spelt most like ``word``, or an empty string when none is close."""
     names = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=0.5)
     return names[found[0]] if found else ""
 
 

@@ -50,7 +50,7 @@ def test_every_case_of_the_probe_has_six_values_per_channel() -> None:
     for case in load_scenario(next(path for path in FILES if path.stem == "probe")).cases:
         (x,) = (array for name, array in make_inputs(case).items() if name.startswith("x/"))
         assert x[0].size // 3 == 6
-        assert len({batch.tobytes() for batch in x}) == len(x) == 8
+        assert len({batch.tobytes() for batch in x}) == len(x) == 10
 
 
 def test_list_names_scenarios_and_targets() -> None:
