@@ -6,22 +6,29 @@ This module reads and writes the run folder; what it calls in between is pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from bncheck import __version__
 from bncheck.compare import compare
-from bncheck.evidence import CellView, Drift, PairView, TargetView
+from bncheck.convention import Convention
+from bncheck.diagnose import diagnose
+from bncheck.evidence import Attribution, CellView, Drift, PairView, TargetView
 from bncheck.expectations import check_expectations
 from bncheck.finding import Finding
-from bncheck.plan import Plan
+from bncheck.fit import measure, settle
+from bncheck.plan import Plan, layer_path
 from bncheck.recording import trace_of
+from bncheck.replay import attribute, replay
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 from bncheck.run_folder import cell_folder, read_result
 from bncheck.scenario import Case, Scenario
+from bncheck.trace import Trace
+from bncheck.worker.run import write_npz
+
+FINISHED = ("ok", "raised", "unsupported")  # outcomes that leave a trace
 
 
 @dataclass
@@ -31,14 +38,23 @@ class Analysis:
     cells: list[CellResult] = field(default_factory=list)
     drifts: list[Drift] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    conventions: dict[str, dict[str, Convention]] = field(default_factory=dict)  # target → path → convention
+    seen: dict[str, list[CellView]] = field(default_factory=dict)  # target → cells without their traces
 
 
-def analyse(run: Path, plan: Plan, targets: Sequence[TargetResult], tell: Callable[[str], None] = lambda text: None) -> Results:
+def analyse(
+    run: Path, plan: Plan, targets: Sequence[TargetResult], tell: Callable[[str], None] = lambda text: None
+) -> Results:
     """Judge everything that a run recorded. Cells without a result (an interrupted run) are left out."""
     analysis = Analysis()
+    for target in targets:
+        if target.status == "ok":
+            tell(f"measuring the conventions of {target.name}")
+            analysis.conventions[target.name] = measure_target(run, plan, target)
     for number, case in enumerate(plan.cases, 1):
         tell(f"comparing {number}/{len(plan.cases)} {case.id}")
         judge_case(run, case, scenario_of(plan, case), targets, analysis)
+    analysis.findings += diagnose([], [], [target_view(target, analysis) for target in targets])
     return Results(
         version=__version__,
         command=plan.command,
@@ -47,31 +63,84 @@ def analyse(run: Path, plan: Plan, targets: Sequence[TargetResult], tell: Callab
         scenarios=tuple(describe_scenario(scenario, targets, analysis) for scenario in plan.scenarios),
         cells=tuple(analysis.cells),
         drifts=tuple(analysis.drifts),
-        findings=tuple(analysis.findings),
+        conventions=tuple(found for paths in analysis.conventions.values() for found in paths.values()),
+        findings=tuple(sort_findings(analysis.findings)),
         baseline=next((target.name for target in targets if target.backend == "reference"), ""),
     )
+
+
+def measure_target(run: Path, plan: Plan, target: TargetResult) -> dict[str, Convention]:
+    """The target's convention on each layer path that the probes took."""
+    observed: dict[str, list[tuple[Case, Trace | None, str]]] = {}
+    for scenario in plan.scenarios:
+        for case in scenario.cases if scenario.probe else ():
+            _, view = read_cell(run, case, target)
+            if view is not None:
+                observed.setdefault(layer_path(case), []).append((case, view.trace, view.outcome))
+    return {path: measure(traces, target.name, path) for path, traces in observed.items()}
 
 
 def scenario_of(plan: Plan, case: Case) -> Scenario:
     return next(scenario for scenario in plan.scenarios if scenario.name == case.scenario)
 
 
-def judge_case(run: Path, case: Case, scenario: Scenario, targets: Sequence[TargetResult], analysis: Analysis) -> None:
+def judge_case(
+    run: Path, case: Case, scenario: Scenario, targets: Sequence[TargetResult], analysis: Analysis
+) -> None:
+    """Everything about one case; its traces are let go at the end."""
     views = []
     for target in targets:
         cell, view = read_cell(run, case, target)
         if cell is not None:
             analysis.cells.append(cell)
         if view is not None:
-            views.append(view)
-    for a, b in combinations(views, 2):
-        analysis.drifts += compare(case, a, b, scenario.tolerance)
+            views.append(explain_cell(run, view, target, analysis.conventions.get(target.name, {})))
+    pairs = [pair_view(case, scenario, a, b) for a, b in combinations(views, 2)]
+    for pair in pairs:
+        analysis.drifts += pair.drifts
+    analysis.findings += diagnose(views, pairs, [])
+    for view in views:
+        analysis.seen.setdefault(view.target, []).append(replace(view, trace=None, replay={}))
+
+
+def explain_cell(run: Path, view: CellView, target: TargetResult, paths: Mapping[str, Convention]) -> CellView:
+    """The cell with its convention as it holds in this case, and its replay, which is kept for the pictures."""
+    if view.trace is None or not paths:
+        return view
+    probed = paths.get(layer_path(view.case)) or next(iter(paths.values()))
+    convention = settle(view.case, view.trace, probed)
+    curves = replay(view.case, view.trace, convention)
+    named = {f"{layer}/{name}": array for layer, found in curves.items() for name, array in found.items()}
+    write_npz(str(cell_folder(run, target.slug, view.case.id) / "replay.npz"), named)
+    return replace(view, convention=convention, replay=curves)
+
+
+def pair_view(case: Case, scenario: Scenario, a: CellView, b: CellView) -> PairView:
+    drifts = compare(case, a, b, scenario.tolerance)
+    found: list[Attribution] = []
+    if any(drift.verdict != "agrees" for drift in drifts) and a.trace is not None and b.trace is not None:
+        for layer in [name for name in a.trace.layers if name in b.trace.layers]:
+            if a.convention is not None and b.convention is not None:
+                found += attribute(case, a.trace, a.convention, b.trace, b.convention, layer)
+    return PairView(case, a, b, drifts, found, scenario.tolerance)
+
+
+def target_view(target: TargetResult, analysis: Analysis) -> TargetView:
+    conventions = analysis.conventions.get(target.name, {})
+    return TargetView(target.name, target.backend, conventions, analysis.seen.get(target.name, []))
+
+
+def sort_findings(findings: Sequence[Finding]) -> list[Finding]:
+    from bncheck.diagnose import importance
+
+    return sorted(findings, key=importance)
 
 
 def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult | None, CellView | None]:
     """One cell's record and what rules see of it; (None, None) when it never ran."""
     if target.status != "ok":
-        return CellResult(case.scenario, case.name, target.name, target.slug, "unavailable", error=target.reason), None
+        reason = target.reason
+        return CellResult(case.scenario, case.name, target.name, target.slug, "unavailable", error=reason), None
     result = read_result(cell_folder(run, target.slug, case.id))
     if result is None:
         return None, None
@@ -79,14 +148,17 @@ def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult |
         case.scenario, case.name, target.name, target.slug, result.outcome, result.event, result.error_type,
         result.error, result.seconds,
     )  # fmt: skip
-    trace = trace_of(run, cell, tuple(event.op for event in case.events)) if result.outcome in ("ok", "raised", "unsupported") else None
+    ops = tuple(event.op for event in case.events)
+    trace = trace_of(run, cell, ops) if result.outcome in FINISHED else None
     return cell, CellView(
         case, target.name, target.backend, result.outcome, trace, result.error_type, result.error, result.event,
         environment=target.environment, notes=result.notes,
     )  # fmt: skip
 
 
-def describe_scenario(scenario: Scenario, targets: Sequence[TargetResult], analysis: Analysis) -> ScenarioResult:
+def describe_scenario(
+    scenario: Scenario, targets: Sequence[TargetResult], analysis: Analysis
+) -> ScenarioResult:
     return ScenarioResult(
         scenario.name,
         scenario.title,

@@ -49,7 +49,7 @@ def coarser(a: str, b: str) -> str:
 def ulp_of(values: Array, dtype: str) -> Array:
     """Size of one unit in the last place of ``dtype`` at each |value|, float64."""
     bits, lowest = SIGNIFICANDS[dtype]
-    exponents = np.frexp(np.abs(values))[1] - 1
+    exponents = np.where(values == 0, lowest, np.frexp(np.abs(values))[1] - 1)
     return np.asarray(np.ldexp(1.0, np.maximum(exponents, lowest) - bits + 1))
 
 
@@ -69,23 +69,55 @@ def compare_outcomes(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
     if a.trace is None or b.trace is None:
         return
     status = [[event.status for event in side.trace.events] for side in (a, b) if side.trace is not None]
-    first = next((t for t, (one, two) in enumerate(zip(*status, strict=False)) if (one == "ok") != (two == "ok")), None)
+    first = next(
+        (t for t, (one, two) in enumerate(zip(*status, strict=False)) if (one == "ok") != (two == "ok")), None
+    )
     if first is None:
         return
     counts = [sum(word == "raised" for word in side) for side in status]
-    yield blank(case, a.target, b.target, "", "events", "refused", first, len(status[0]), counts[0], counts[1])
+    yield blank(
+        case, a.target, b.target, "", "events", "refused", first, len(status[0]), counts[0], counts[1]
+    )
 
 
-def blank(case: Case, a: str, b: str, layer: str, quantity: str, verdict: str, first: int | None, points: int, bad_a: int = 0, bad_b: int = 0) -> Drift:
+def blank(
+    case: Case,
+    a: str,
+    b: str,
+    layer: str,
+    quantity: str,
+    verdict: str,
+    first: int | None,
+    points: int,
+    bad_a: int = 0,
+    bad_b: int = 0,
+) -> Drift:
     nan = float("nan")
-    return Drift(case.scenario, case.name, a, b, layer, quantity, points, nan, nan, nan, nan, nan, first, bad_a, bad_b, verdict)
+    return Drift(
+        case.scenario,
+        case.name,
+        a,
+        b,
+        layer,
+        quantity,
+        points,
+        nan,
+        nan,
+        nan,
+        nan,
+        nan,
+        first,
+        bad_a,
+        bad_b,
+        verdict,
+    )
 
 
 def missing(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
-    """Quantities that one side's layer has and the other's has not (a counter, running statistics)."""
+    """Quantities that one side's layer has and the other's has not. A counter is nobody's duty: most have none."""
     assert a.trace is not None and b.trace is not None
     for layer in dict.fromkeys(a.trace.layers + b.trace.layers):
-        for quantity in STATES:
+        for quantity in [name for name in STATES if name != "counter"]:
             has = [held(side.trace, layer, quantity) for side in (a, b) if side.trace is not None]
             if has[0] != has[1]:
                 yield blank(case, a.target, b.target, layer, quantity, "missing", None, 0)
@@ -106,7 +138,9 @@ def pair_series(case: Case, a: Trace, b: Trace) -> Iterator[Series]:
         for quantity in GRADIENTS:
             one, two = a.get(layer, quantity), b.get(layer, quantity)
             if one is not None and two is not None and one.shape == two.shape:
-                kept = np.array([t for t, event in enumerate(case.events) if event.op == "backward"], dtype=int)
+                kept = np.array(
+                    [t for t, event in enumerate(case.events) if event.op == "backward"], dtype=int
+                )
                 yield Series(layer, quantity, one[kept], two[kept], kept, network_dtype(case, a, b))
     yield from loose(case, a, b, "output", FORWARD_OPS)
     yield from loose(case, a, b, "grad_input", ("backward",))
@@ -118,7 +152,14 @@ def states(layer: str, quantity: str, a: Trace, b: Trace, rows: Array) -> Series
     kept = rows[rows < min(len(one), len(two))]
     one, two = one[kept], two[kept]
     width = (len(kept), -1)
-    return Series(layer, quantity, one.reshape(width), two.reshape(width), kept - 1, coarser(a.dtype_of(name), b.dtype_of(name)))
+    return Series(
+        layer,
+        quantity,
+        one.reshape(width),
+        two.reshape(width),
+        kept - 1,
+        coarser(a.dtype_of(name), b.dtype_of(name)),
+    )
 
 
 def network_dtype(case: Case, a: Trace, b: Trace) -> str:
@@ -131,7 +172,12 @@ def loose(case: Case, a: Trace, b: Trace, quantity: str, ops: Sequence[str]) -> 
     found = []
     for t, event in enumerate(case.events):
         one, two = a.arrays.get(f"{quantity}/{t}"), b.arrays.get(f"{quantity}/{t}")
-        if (event.op in ops or event.op == "run_exported") and one is not None and two is not None and one.shape == two.shape:
+        if (
+            (event.op in ops or event.op == "run_exported")
+            and one is not None
+            and two is not None
+            and one.shape == two.shape
+        ):
             found.append((t, one.reshape(-1), two.reshape(-1)))
     if not found:
         return
@@ -139,7 +185,9 @@ def loose(case: Case, a: Trace, b: Trace, quantity: str, ops: Sequence[str]) -> 
     sides = [np.zeros((len(found), width)) for _ in range(2)]
     for row, (_, one, two) in enumerate(found):
         sides[0][row, : len(one)], sides[1][row, : len(two)] = one, two
-    yield Series("", quantity, sides[0], sides[1], np.array([t for t, _, _ in found]), network_dtype(case, a, b))
+    yield Series(
+        "", quantity, sides[0], sides[1], np.array([t for t, _, _ in found]), network_dtype(case, a, b)
+    )
 
 
 def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tolerance) -> Drift:
@@ -158,11 +206,17 @@ def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tol
         outside = (gap > atol + rtol * size) | bad
         relative = np.where(size > 0, gap / np.where(size > 0, size, 1.0), 0.0)
         ulps = gap / ulp_of(size, series.dtype)
-    points = np.where(both.any(axis=1), gap.sum(axis=1) / np.maximum(both.sum(axis=1), 1), np.nan) if gap.size else np.zeros(0)
+    points = (
+        np.where(both.any(axis=1), gap.sum(axis=1) / np.maximum(both.sum(axis=1), 1), np.nan)
+        if gap.size
+        else np.zeros(0)
+    )
     first = first_true(outside.any(axis=1)) if outside.size else None
     verdict = "agrees" if first is None else ("nonfinite" if bad.any() else "differs")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # no finite point at all: the mean is NaN, and says so
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # no finite point at all: the mean is NaN, and says so
         mean, std = (float(np.nanmean(points)), float(np.nanstd(points))) if points.size else (0.0, 0.0)
     return Drift(
         case.scenario, case.name, name_a, name_b, series.layer, series.quantity, len(a), mean, std,

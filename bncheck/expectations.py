@@ -21,7 +21,11 @@ def check_expectations(
 
 
 def check(
-    expect: Expect, scenario: Scenario, targets: Sequence[TargetResult], findings: Sequence[Finding], apart: Sequence[Drift]
+    expect: Expect,
+    scenario: Scenario,
+    targets: Sequence[TargetResult],
+    findings: Sequence[Finding],
+    apart: Sequence[Drift],
 ) -> Expectation:
     sides = [matching(word, targets) for word in expect.between]
     cases = [case.name for case in scenario.cases if applies(expect.when, case)]

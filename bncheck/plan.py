@@ -66,7 +66,9 @@ def read_plan(run: Path) -> Plan:
         targets = tuple(str(name) for name in data["targets"])
         return Plan(tuple(scenarios), targets, data["overrides"], str(data["command"]), str(data["created"]))
     except (KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{run / 'plan.json'} has a wrong shape: {error!r}.", "Start a new run instead.") from error
+        raise RunFolderError(
+            f"{run / 'plan.json'} has a wrong shape: {error!r}.", "Start a new run instead."
+        ) from error
 
 
 def layer_ranks(case: Case) -> list[int]:
@@ -77,6 +79,17 @@ def layer_ranks(case: Case) -> list[int]:
         ranks.append(rank)
         rank = 2 if layer.type in FLATTENING else rank
     return ranks
+
+
+def layer_path(case: Case) -> str:
+    """The kernel path of a case's first BatchNorm layer: "2-D", "4-D", "4-D channels last"; "" without one.
+
+    Conventions are measured per path, because they can differ: tf_keras divides by n − 1 on 4-D input only.
+    """
+    for layer, rank in zip(case.network.layers, layer_ranks(case), strict=True):
+        if layer.type == "batch_norm":
+            return f"{rank}-D channels last" if layer.axis == -1 and rank > 2 else f"{rank}-D"
+    return ""
 
 
 def describe_case(case: Case, inputs: str) -> dict[str, Any]:
@@ -102,7 +115,9 @@ def write_cases(run: Path, cases: Sequence[Case], slugs: Sequence[str]) -> dict[
     keys: dict[str, str] = {}
     for case in cases:
         if case.id in keys:
-            raise ScenarioError(f"Two cases are called {case.id}.", "Give one of the scenario files another name.")
+            raise ScenarioError(
+                f"Two cases are called {case.id}.", "Give one of the scenario files another name."
+            )
         arrays = make_inputs(case)
         key = keys[case.id] = content_key(case, arrays)
         if not (inputs / f"{key}.npz").exists():

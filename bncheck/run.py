@@ -33,7 +33,9 @@ class Options:
     isolate: bool = False
 
 
-def run_cells(run: Path, plan: Plan, seats: Sequence[Seat], options: Options, tell: Callable[[Progress], None]) -> list[TargetResult]:
+def run_cells(
+    run: Path, plan: Plan, seats: Sequence[Seat], options: Options, tell: Callable[[Progress], None]
+) -> list[TargetResult]:
     """Play every cell that has no result yet; returns the targets as they turned out.
 
     Finished cells are on disk at any moment, also when this is interrupted.
@@ -68,7 +70,10 @@ def settle(run: Path, target: TargetResult, reasons: Mapping[str, str]) -> Targe
     environment: dict[str, Any] = dict(read_json(path)) if path.exists() else {}
     reason = reasons.get(target.name, "")
     if reason:
-        remedy = str(environment.get("remedy", "")) or f"look at it with: bncheck doctor, or leave {target.name} out"
+        remedy = (
+            str(environment.get("remedy", ""))
+            or f"look at it with: bncheck doctor, or leave {target.name} out"
+        )
         return replace(target, status="unavailable", reason=reason, remedy=remedy, environment=environment)
     if target.status != "ok" or not environment:
         return target

@@ -86,7 +86,9 @@ def find_run(text: str | Path, parent: Path = Path("reports")) -> Path:
 def check_slug(text: str) -> str:
     """The text itself when it is safe as one folder name; names with separators or dots alone are not."""
     if not SLUG.match(text) or text.strip(".") == "":
-        raise RunFolderError(f"{text!r} cannot be the name of a folder in a run.", "The run folder was edited or damaged.")
+        raise RunFolderError(
+            f"{text!r} cannot be the name of a folder in a run.", "The run folder was edited or damaged."
+        )
     return text
 
 

@@ -37,7 +37,9 @@ class Quiet:
     def __enter__(self) -> Quiet:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None
 
     def expect(self, total: int) -> None:
@@ -97,7 +99,9 @@ class Live(Quiet):
         self.task = self.bars.add_task("starting", total=None)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bars.stop()
 
     def expect(self, total: int) -> None:
@@ -110,6 +114,8 @@ class Live(Quiet):
         if progress.kind == "finished":
             self.bars.advance(self.task)
         if progress.kind == "unavailable":
-            self.bars.console.print(f"{progress.target} is unavailable: {progress.text}", style="yellow", markup=False)
+            self.bars.console.print(
+                f"{progress.target} is unavailable: {progress.text}", style="yellow", markup=False
+            )
         words = {"importing": "importing"}.get(progress.kind, progress.cell)
         self.bars.update(self.task, description=f"{progress.target} {words}"[:60])

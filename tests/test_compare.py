@@ -1,0 +1,188 @@
+"""Drifts from literal traces whose difference is plain on sight."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bncheck.compare import coarser, compare, ulp_of
+from bncheck.evidence import CellView, Drift
+from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Tolerance
+from bncheck.trace import Array, EventRecord, Trace
+
+BN = Layer("bn", "batch_norm", channels=1)
+
+
+def make_case(ops: list[str], steps: tuple[int, ...] = ()) -> Case:
+    inputs = {"main": InputSpec((4, 1))}
+    return Case("s", "base", "base", {}, Network((BN,)), inputs, tuple(Event(op) for op in ops), steps=steps)
+
+
+def view(
+    case: Case, name: str, arrays: dict[str, Array], statuses: list[str] | None = None, **dtypes: str
+) -> CellView:
+    words = statuses or ["ok"] * len(case.events)
+    events = tuple(EventRecord(event.op, status) for event, status in zip(case.events, words, strict=True))
+    filled = {"bn/n": np.full(len(case.events), 4), **arrays}
+    named = {key.replace("__", "/"): value for key, value in dtypes.items()}
+    outcome = "raised" if "raised" in words else "ok"
+    return CellView(case, name, name, outcome, Trace(events, filled, named))
+
+
+def one(drifts: list[Drift], quantity: str) -> Drift:
+    found = [drift for drift in drifts if drift.quantity == quantity]
+    assert len(found) == 1, [drift.quantity for drift in drifts]
+    return found[0]
+
+
+def column(*values: float, dtype: str = "float32") -> Array:
+    return np.array(values, dtype=dtype).reshape(-1, 1)
+
+
+def test_the_first_report_comes_out_to_the_digit() -> None:
+    """One side never moves, the other follows 1 − 0.9^k on all ones: 0.90099 ± 0.20569 over 101 points."""
+    case = make_case(["train_forward"] * 100)
+    moved = column(*(1 - 0.9**k for k in range(101)), dtype="float64")
+    still = column(*[0.0] * 101)
+    drift = one(
+        compare(
+            case, view(case, "a", {"bn/running_mean": still}), view(case, "b", {"bn/running_mean": moved})
+        ),
+        "running_mean",
+    )
+    assert (drift.points, drift.verdict, drift.first_event) == (101, "differs", 0)
+    assert f"{drift.mean_abs:.5f} ± {drift.std_abs:.5f}" == "0.90099 ± 0.20569"
+    assert drift.mean_abs == pytest.approx(0.900992466, abs=1e-9)
+    assert drift.std_abs == pytest.approx(0.205689043, abs=1e-9)
+
+
+def test_states_are_compared_at_the_ends_of_steps() -> None:
+    case = make_case(["train_forward", "backward"] * 2, steps=(1, 3))
+    in_forward = column(0, 1, 1, 2, 2)
+    in_backward = column(0, 0, 1, 1, 2)
+    drift = one(
+        compare(
+            case,
+            view(case, "a", {"bn/running_mean": in_forward}),
+            view(case, "b", {"bn/running_mean": in_backward}),
+        ),
+        "running_mean",
+    )
+    assert (drift.points, drift.max_abs, drift.verdict) == (3, 0.0, "agrees")
+
+
+def test_numbers_of_a_plain_difference() -> None:
+    case = make_case(["train_forward"])
+    a, b = (
+        view(case, "a", {"bn/running_var": column(1, 2)}),
+        view(case, "b", {"bn/running_var": column(1, 3)}),
+    )
+    drift = one(compare(case, a, b), "running_var")
+    assert (drift.mean_abs, drift.std_abs, drift.max_abs) == (0.5, 0.5, 1.0)
+    assert drift.max_rel == pytest.approx(1 / 3)
+    assert drift.max_ulp == 2**22  # 1 in units of 2^-22, the spacing of float32 between 2 and 4
+
+
+def test_equal_nan_is_no_drift_and_one_sided_nan_is() -> None:
+    case = make_case(["train_forward", "train_forward"])
+    nan = math.nan
+    a = view(case, "a", {"bn/running_mean": column(0, nan, nan), "bn/running_var": column(1, 1, nan)})
+    b = view(case, "b", {"bn/running_mean": column(0, nan, nan), "bn/running_var": column(1, 1, 1)})
+    drifts = compare(case, a, b)
+    assert one(drifts, "running_mean").verdict == "agrees"
+    assert one(drifts, "running_mean").nonfinite_a == 2
+    assert one(drifts, "running_var").verdict == "nonfinite"
+    assert one(drifts, "running_var").first_event == 1
+
+
+def test_a_refusal_of_one_side_is_a_difference() -> None:
+    case = make_case(["eval_forward", "train_forward"])
+    state = {"bn/running_mean": column(0, 0, 0)}
+    drift = one(compare(case, view(case, "a", state, ["ok", "raised"]), view(case, "b", state)), "events")
+    assert (drift.verdict, drift.first_event, drift.nonfinite_a, drift.nonfinite_b) == ("refused", 1, 1, 0)
+
+
+def test_a_refusal_of_both_sides_is_none() -> None:
+    case = make_case(["train_forward"])
+    state = {"bn/running_mean": column(0, 0)}
+    drifts = compare(case, view(case, "a", state, ["raised"]), view(case, "b", state, ["raised"]))
+    assert [drift.quantity for drift in drifts] == ["running_mean"]
+
+
+def test_statistics_that_only_one_side_keeps_are_missing() -> None:
+    case = make_case(["train_forward"])
+    a, b = view(case, "a", {"bn/running_mean": column(0, 1)}), view(case, "b", {})
+    assert one(compare(case, a, b), "running_mean").verdict == "missing"
+
+
+def test_a_counter_that_only_one_side_keeps_is_no_difference() -> None:
+    case = make_case(["train_forward"])
+    a = view(case, "a", {"bn/counter": np.array([0.0, 1.0])})
+    b = view(case, "b", {"bn/counter": np.array([math.nan, math.nan])})
+    assert compare(case, a, b) == []
+
+
+def test_outputs_of_different_size_share_one_drift() -> None:
+    case = make_case(["train_forward", "eval_forward"])
+    a = view(case, "a", {"output/0": np.zeros((4, 1)), "output/1": np.zeros((2, 1))})
+    b = view(case, "b", {"output/0": np.zeros((4, 1)), "output/1": np.ones((2, 1))})
+    drift = one(compare(case, a, b), "output")
+    assert (drift.points, drift.max_abs, drift.first_event) == (2, 1.0, 1)
+
+
+def test_gradients_are_compared_at_backward_events() -> None:
+    case = make_case(["train_forward", "backward"])
+    nan = math.nan
+    a = view(case, "a", {"bn/grad_gamma": column(nan, 2, dtype="float64")})
+    b = view(case, "b", {"bn/grad_gamma": column(nan, 2.5, dtype="float64")})
+    drift = one(compare(case, a, b), "grad_gamma")
+    assert (drift.points, drift.mean_abs, drift.first_event) == (1, 0.5, 1)
+
+
+def test_tolerance_is_the_coarser_side_s_unless_the_scenario_sets_one() -> None:
+    case = make_case(["train_forward"])
+    a = view(case, "a", {"bn/running_mean": column(0, 1)}, bn__running_mean="bfloat16")
+    b = view(case, "b", {"bn/running_mean": column(0, 1.01)})
+    assert one(compare(case, a, b), "running_mean").verdict == "agrees"
+    assert one(compare(case, a, b, Tolerance(rtol=1e-3)), "running_mean").verdict == "differs"
+
+
+def test_cells_without_a_trace_have_no_drift() -> None:
+    case = make_case(["train_forward"])
+    dead = CellView(case, "b", "b", "crashed", None)
+    assert compare(case, view(case, "a", {}), dead) == []
+
+
+def test_nothing_at_all_is_no_drift() -> None:
+    case = make_case([])
+    assert [
+        d.verdict
+        for d in compare(
+            case,
+            view(case, "a", {"bn/running_mean": np.zeros((1, 0))}),
+            view(case, "b", {"bn/running_mean": np.zeros((1, 0))}),
+        )
+    ] == ["agrees"]
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "ulp"),
+    [
+        (1.0, "float32", 2.0**-23),
+        (1.99, "float64", 2.0**-52),
+        (2.0, "bfloat16", 2.0**-6),
+        (1024.0, "float16", 1.0),
+        (0.0, "float32", 2.0**-149),
+        (1e-42, "float32", 2.0**-149),
+    ],
+)
+def test_ulp_at_known_places(value: float, dtype: str, ulp: float) -> None:
+    assert ulp_of(np.array([value]), dtype)[0] == ulp
+
+
+def test_the_coarser_of_two_dtypes() -> None:
+    assert coarser("float64", "float32") == "float32"
+    assert coarser("bfloat16", "float16") == "bfloat16"
+    assert coarser("int64", "float64") == "float64"
