@@ -130,7 +130,7 @@ def test_exact_fill_sums_exactly_in_any_order(n: int, seed: int, mean: int, powe
         assert [Fraction(float(value)) for value in forth] == true
         assert [Fraction(float(value)) for value in back] == true
         assert [Fraction(float(value)) for value in np.square(batch).sum(0)] == squares
-        assert all((total / n / Fraction(2) ** power).denominator == 1 for total in true) or mean % 2**power
+        assert all((total / n / Fraction(2.0**power)).denominator == 1 for total in true) or mean % 2**power
 
 
 def test_exact_fill_keeps_its_channels_on_the_last_axis() -> None:

@@ -379,8 +379,25 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
     max_leaves=4,
 )
-KEYS = ["title", "why", "default", "dtype", "network.layers", "network.custom", "input.shape", "input.fill", "input.mean",
-        "inputs.a.shape", "inputs", "program.events", "program.repeat", "matrix", "matrix.a", "matrix.labels", "expect"]  # fmt: skip
+KEYS = [
+    "title",
+    "why",
+    "default",
+    "dtype",
+    "network.layers",
+    "network.custom",
+    "input.shape",
+    "input.fill",
+    "input.mean",
+    "inputs.a.shape",
+    "inputs",
+    "program.events",
+    "program.repeat",
+    "matrix",
+    "matrix.a",
+    "matrix.labels",
+    "expect",
+]
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=8))

@@ -114,9 +114,7 @@ def written(value: object) -> str:
 
 
 def quoted(text: str) -> str:
-    escaped = "".join(
-        char if char.isprintable() and char not in '"\\' else f"\\U{ord(char):08x}" for char in text
-    )
+    escaped = "".join(char if char.isprintable() and char not in '"\\' else f"\\U{ord(char):08x}" for char in text)
     return f'"{escaped}"'
 
 
