@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,7 +25,7 @@ def make_case(
 
 
 def make_trace(ops: Sequence[str], /, **arrays: Any) -> Trace:
-    """A trace of layer ``bn``; one channel unless a row says otherwise. Keys with ``__`` are whole names (output__0)."""
+    """A trace of layer ``bn``, one channel unless rows say otherwise. Keys with ``__`` are whole names (output__0)."""
     named = {}
     for name, value in arrays.items():
         key = name.replace("__", "/") if "__" in name else f"bn/{name}"

@@ -11,8 +11,9 @@ from bncheck.rules.departure import Departure, judge
 from bncheck.rules.identifiability import not_identifiable
 from bncheck.rules.wording import percent, short, targets
 
-# A share smaller than this is within what replay in float64 and rounding in float32 disagree about.
-SMALLEST_SHARE = 1e-3
+# Quantities of an attribution that are seen in the output; the statistics themselves come first.
+PREFERRED = {"output": 1, "used_mean": 2, "used_invstd": 3}
+WORDS = {"used_mean": "mean in the output", "used_invstd": "scale in the output"}
 
 Side = Sequence[CellView]
 Sentence = Callable[[Side, Any, Side, Any], str]
@@ -40,19 +41,21 @@ def differing_facets(  # noqa: PLR0917
             if item.layer == layer and matters(pair, item, facet)
         ]
         if found:
-            best = max(found, key=lambda entry: entry[0])
+            best = min(found, key=lambda entry: (PREFERRED.get(entry[2].quantity, 0), -entry[0]))
             yield _finding(pair, code, cause, best, found, sentence, advice, usual)
 
 
 def matters(pair: PairView, item: Attribution, facet: str) -> bool:
-    """True if the facet's part of the drift is larger than rounding can be."""
-    share = item.shares.get(facet, 0.0)
-    drift = pair.drift(item.layer, item.quantity)
-    if not share >= SMALLEST_SHARE or facet not in item.values:
+    """True if the facet takes part in a drift that somebody can see. (That it exceeds rounding, replay has checked.)"""
+    if facet not in item.shares or facet not in item.values:
         return False
-    if drift is None or not drift.max_abs >= 0:
-        return True
-    return drift.verdict != "agrees" and share * drift.max_abs > item.rounding_bound
+    drift = drift_behind(pair, item)
+    return drift is None or drift.verdict != "agrees"
+
+
+def drift_behind(pair: PairView, item: Attribution) -> Drift | None:
+    """The drift that an attribution is about: what a layer normalises with shows in the network's output."""
+    return pair.drift(item.layer, item.quantity) or (pair.drift("", "output") if item.quantity in PREFERRED else None)
 
 
 def _finding(  # noqa: PLR0917
@@ -71,9 +74,12 @@ def _finding(  # noqa: PLR0917
     x, y = (pair.a.members, value_a), (pair.b.members, value_b)
     if odd_is_second(judged, pair, value_a, value_b, usual):
         x, y = y, x
-    drift = pair.drift(item.layer, item.quantity)
+    drift = drift_behind(pair, item)
     whose = _possessive(short(y[0], x[0]))
-    removes = f"Giving {short(x[0], y[0])} {whose} rule removes {percent(share)} of the {item.quantity} drift."
+    what = WORDS.get(item.quantity, item.quantity)
+    removes = f"Giving {short(x[0], y[0])} {whose} rule removes {percent(share)} of the {what} drift."
+    if share <= 0:
+        removes = f"It works against another cause: taken away alone, the {what} drift grows."
     evidence: dict[str, float | int | str] = {
         f"{facet} of {pair.a.target}": _plain(value_a),
         f"{facet} of {pair.b.target}": _plain(value_b),
@@ -94,7 +100,7 @@ def _finding(  # noqa: PLR0917
         layer=item.layer,
         event=drift.first_event if drift is not None else None,
         quantity=item.quantity,
-        explained=share,
+        explained=min(max(share, 0.0), 1.0),
         departs=judged.departs,
         departs_from=judged.departs_from,
         evidence=evidence,

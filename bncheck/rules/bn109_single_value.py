@@ -12,17 +12,24 @@ from collections.abc import Iterable, Iterator
 
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
+from bncheck.rules.attributed import Side, differing_facets
 from bncheck.rules.few_values import differences
 from bncheck.rules.poison import poisonings
 from bncheck.rules.wording import names, targets, verb
 
 CODE = "BN109"
 CAUSE = "single-value"
+FACETS = ("single_value", "single_value_state")
 ADVICE = "do not train on one value per channel: drop the last incomplete batch, or run it in eval mode"
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
-    return differences(pair, CODE, CAUSE, 1, ("single_value", "single_value_state"), "one value per channel", ADVICE)
+    found = list(differences(pair, CODE, CAUSE, 1, FACETS, "one value per channel", ADVICE))
+    return found or differing_facets(pair, CODE, CAUSE, FACETS, sentence, ADVICE)
+
+
+def sentence(x: Side, value: object, y: Side, other: object) -> str:
+    return f"With one value per channel it is {value} in {names(x)}, {other} in {names(y)}."
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:

@@ -11,17 +11,24 @@ from collections.abc import Iterable, Iterator
 
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
+from bncheck.rules.attributed import Side, differing_facets
 from bncheck.rules.few_values import differences
 from bncheck.rules.poison import poisonings
 from bncheck.rules.wording import names, targets
 
 CODE = "BN110"
 CAUSE = "empty-batch"
+FACETS = ("empty_batch",)
 ADVICE = "skip empty batches before they reach the layer"
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
-    return differences(pair, CODE, CAUSE, 0, ("empty_batch",), "an empty batch", ADVICE)
+    found = list(differences(pair, CODE, CAUSE, 0, FACETS, "an empty batch", ADVICE))
+    return found or differing_facets(pair, CODE, CAUSE, FACETS, sentence, ADVICE)
+
+
+def sentence(x: Side, value: object, y: Side, other: object) -> str:
+    return f"With an empty batch it is {value} in {names(x)}, {other} in {names(y)}."
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:

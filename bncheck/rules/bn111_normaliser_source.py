@@ -25,6 +25,7 @@ FACETS = {"train_normaliser": "training", "eval_normaliser": "eval"}
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
+    yield from differing_facets(pair, CODE, CAUSE, ("blend_weight",), blend_sentence, ADVICE)
     for facet, mode in FACETS.items():
         yield from differing_facets(pair, CODE, CAUSE, (facet,), _sentence(mode), ADVICE, usual=("batch", "running"))
 
@@ -35,6 +36,10 @@ def _sentence(mode: str):  # type: ignore[no-untyped-def]
         return f"In {mode} {names(x)} {uses} with {_words(value)}, {names(y)} with {_words(other)}."
 
     return sentence
+
+
+def blend_sentence(x: Side, value: object, y: Side, other: object) -> str:
+    return f"The batch weighs {number(value)} in the blend that normalises {names(x)}, {number(other)} in {names(y)}."
 
 
 def _words(value: object) -> str:

@@ -48,7 +48,7 @@ def refusals(pair: PairView, n: int, what: str) -> Iterator[Found]:
 
 def answers(pair: PairView, n: int, what: str) -> Iterator[Found]:
     """Both ran the event, and what they answered reads differently."""
-    if pair.a.trace is None or pair.b.trace is None or not pair.differing:
+    if pair.a.trace is None or pair.b.trace is None or not pair.differing or not meets(pair.a, n):
         return
     for event, (one, two) in enumerate(zip(pair.a.trace.events, pair.b.trace.events, strict=False)):
         if (
@@ -64,6 +64,13 @@ def answers(pair: PairView, n: int, what: str) -> Iterator[Found]:
             yield event, f"{title}{names(pair.b.members)} {said[1]}.", said, "output"
 
 
+def meets(cell: CellView, n: int) -> bool:
+    """Does any layer ever see n values per channel?"""
+    assert cell.trace is not None
+    rows = [cell.trace.get(layer, "n") for layer in cell.trace.layers]
+    return any(row is not None and bool((row == n).any()) for row in rows)
+
+
 def trains(cell: CellView, event: int) -> bool:
     assert cell.trace is not None
     return any(holds_training(cell.trace, layer, event) for layer in cell.trace.layers)
@@ -76,8 +83,7 @@ def answer(cell: CellView, event: int) -> str:
     late = event + 1
     if late < len(trace.events) and trace.events[late].op == "backward":
         late += 1
-    bad = trace.arrays.get("network_bad")
-    y = "a NaN output" if bad is not None and event < len(bad) and bad[event] > 0 else "a finite output"
+    y = output_word(cell, event)
     words = []
     for quantity in ("running_mean", "running_var"):
         kinds = {
@@ -85,6 +91,25 @@ def answer(cell: CellView, event: int) -> str:
         }
         words.append(f"{quantity} {' and '.join(sorted(kinds))}")
     return f"{y}, {', '.join(words)}"
+
+
+def output_word(cell: CellView, event: int) -> str:
+    """What y is: NaN, beta or x where that can be told (one BatchNorm, one value per channel), else just finite."""
+    assert cell.trace is not None
+    bad, out = cell.trace.arrays.get("network_bad"), cell.trace.output(event)
+    if bad is not None and event < len(bad) and bad[event] > 0:
+        return "a NaN output"
+    layer = next(iter(cell.trace.layers), "")
+    x, counts = cell.trace.get(layer, "input_mean"), cell.trace.get(layer, "n")
+    alone = all(item.type in ("batch_norm", "flatten") for item in cell.case.network.layers)
+    if not alone or out is None or x is None or counts is None or counts[event] != 1 or out.size != x.shape[1]:
+        return "a finite output"
+    beta = cell.trace.get(layer, "beta")
+    for word, value in (("y = beta", beta[event] if beta is not None else x[event] * 0), ("y = x", x[event])):
+        # One ULP of float16 apart at most: the words are for eyes, the drift table has the numbers.
+        if np.allclose(out.reshape(-1), value, rtol=1e-3, atol=1e-3):
+            return word
+    return "a finite output"
 
 
 def state_word(cell: CellView, layer: str, quantity: str, before: int, after: int) -> str:

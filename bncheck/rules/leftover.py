@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bncheck.evidence import CellView, Drift, PairView
+from bncheck.evidence import Attribution, CellView, Drift, PairView
 from bncheck.rules.movement import STATISTICS
 from bncheck.rules.roundoff import average_bound, mean_bound, summation, two_pass_bound, unit
 from bncheck.trace import Array
@@ -13,20 +13,31 @@ from bncheck.trace import Array
 FAN_IN = 4096
 
 
+def attributions_of(pair: PairView, drift: Drift) -> list[Attribution]:
+    """What replay says about a drift: of the same layer and quantity; of any layer for the network's output."""
+    if drift.quantity == "output":
+        return [item for item in pair.attributions if item.quantity == "output"]
+    return [item for item in pair.attributions if (item.layer, item.quantity) == (drift.layer, drift.quantity)]
+
+
 def explained_by_conventions(pair: PairView, drift: Drift) -> float | None:
-    """The share that all differing facets explain together; None when nothing was attributed."""
-    shares = [
-        item.explained for item in pair.attributions if (item.layer, item.quantity) == (drift.layer, drift.quantity)
-    ]
-    return max(shares) if shares else None
+    """The share that all differing facets explain together; None when nothing was attributed.
+
+    Where replay reproduces both sides to within rounding nothing is left, whatever the ratio of two small numbers says.
+    """
+    found = [item for item in attributions_of(pair, drift) if item.shares]
+    if not found:
+        return None
+    best = max(found, key=lambda item: item.explained)
+    return 1.0 if best.residual <= best.rounding_bound else best.explained
 
 
 def within_rounding(pair: PairView, drift: Drift) -> bool:
     """True if a finite drift is no larger than arithmetic of its dtype may be off, whatever the summation order."""
     if drift.verdict not in ("agrees", "differs") or not np.isfinite(drift.max_abs):
         return False
-    bounds = [bound_of(cell, drift) for cell in (pair.a, pair.b)]
-    return drift.max_abs <= sum(bounds)
+    replayed = [item.rounding_bound for item in attributions_of(pair, drift) if drift.quantity != "output"]
+    return drift.max_abs <= max([sum(bound_of(cell, drift) for cell in (pair.a, pair.b)), *replayed])
 
 
 def bound_of(cell: CellView, drift: Drift) -> float:

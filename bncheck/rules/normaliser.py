@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,7 @@ from bncheck.evidence import CellView
 from bncheck.rules.leftover import arithmetic_dtype
 from bncheck.rules.movement import holds_training
 from bncheck.rules.roundoff import mean_bound, two_pass_bound, unit
-from bncheck.scenario import Layer
-from bncheck.trace import Array
+from bncheck.trace import Array, Trace
 
 # Two sources can be told apart when they lie this many rounding errors apart.
 APART = 100.0
@@ -36,8 +35,6 @@ class Revealed:
     var_error: Array
     gamma: Array
     beta: Array
-    residual: Array
-    conditioning: Array  # (|mean| + std) times the inverse std
 
     def expected(self) -> tuple[Array, Array]:
         return self.batch if self.training or not self.tracked else self.before
@@ -128,70 +125,104 @@ def affine_ignored(seen: Revealed) -> str:
 
 
 def revealed(cell: CellView) -> Iterator[Revealed]:
-    """All forwards whose output reveals a normaliser: finite data, more than one value, the input varies."""
-    if cell.trace is None:
-        return
-    for layer in cell.trace.layers:
-        for event in range(len(cell.trace.events)):
-            found = reveal(cell, layer, event)
-            if found is not None:
-                yield found
+    """All forwards that reveal another normaliser than the mode asks for: finite data, n > 1, the input varies.
+
+    Whole layers are judged at once, because almost all forwards are as expected: only the others become a Revealed.
+    """
+    for layer in cell.trace.layers if cell.trace is not None else ():
+        table = read_layer(cell, layer)
+        if table is None:
+            continue
+        for event in np.flatnonzero(table.odd()):
+            yield table.row(int(event))
 
 
-def reveal(cell: CellView, layer: str, event: int) -> Revealed | None:
-    assert cell.trace is not None
-    training = holds_training(cell.trace, layer, event)
-    names = ("input_mean", "input_var", "used_mean", "used_invstd", "used_residual")
-    rows = [row_of(cell, layer, name, event) for name in names]
-    count = row_of(cell, layer, "n", event)
-    if training is None or count is None or count < 2 or any(row is None for row in rows):
+@dataclass(frozen=True)
+class Table:
+    """One layer's forwards, (T, C) each; ``kept`` marks what can be judged, ``training`` is per event."""
+
+    layer: str
+    tracked: bool
+    training: Array
+    eps: Array
+    kept: Array
+    facts: Mapping[str, Array]
+
+    def odd(self) -> Array:
+        """Events in which some channel does not fit what the mode asks for (eval without statistics: all)."""
+        f = self.facts
+        own = self.training[:, None] | (not self.tracked)
+        mean, var = (np.where(own, f[f"batch_{name}"], f[f"before_{name}"]) for name in ("mean", "var"))
+        off = (np.abs(f["mean"] - mean) > f["mean_error"]) | (np.abs(f["var"] - var) > f["var_error"])
+        if not self.tracked:
+            off = off | ~self.training[:, None]
+        return np.asarray((off & self.kept).any(axis=1))
+
+    def row(self, event: int) -> Revealed:
+        kept, f = self.kept[event], {name: array[event][self.kept[event]] for name, array in self.facts.items()}
+        assert kept.any()
+        return Revealed(
+            self.layer, event, bool(self.training[event]), self.tracked, float(self.eps[event]), f["mean"], f["var"],
+            (f["batch_mean"], f["batch_var"]), (f["before_mean"], f["before_var"]), (f["after_mean"], f["after_var"]),
+            f["mean_error"], f["var_error"], f["gamma"], f["beta"],
+        )  # fmt: skip
+
+
+def read_layer(cell: CellView, layer: str) -> Table | None:
+    """What the outputs of a layer reveal, beside all that they could have been normalised with; None for nothing."""
+    trace = cell.trace
+    names = ("input_mean", "input_var", "used_mean", "used_invstd", "used_residual", "n")
+    rows = [trace.get(layer, name) for name in names] if trace is not None else []
+    if trace is None or any(row is None for row in rows):
         return None
-    mean, var, used_mean, invstd, residual = (np.asarray(row, dtype=np.float64) for row in rows)
-    asked = next((item for item in cell.case.network.layers if item.name == layer), None)
-    states = [[row_of(cell, layer, name, event + late) for name in ("running_mean", "running_var")] for late in (0, 1)]
-    tracked = all(row is not None for pair in states for row in pair)
-    known = [
-        [np.asarray(row if row is not None else mean * np.nan, dtype=np.float64) for row in pair] for pair in states
-    ]
-    gamma, beta = (affine_of(cell, layer, name, event, len(mean)) for name in ("gamma", "beta"))
-    arrays = [mean, var, used_mean, invstd, residual, gamma, beta, *(known[0] + known[1] if tracked else [])]
-    if any(array.shape != mean.shape for array in arrays):
+    mean, var, used, invstd, residual, counts = (np.asarray(row, dtype=np.float64) for row in rows)
+    if mean.ndim != 2 or not mean.size or any(array.shape != mean.shape for array in (var, used, invstd, residual)):
         return None
-    kept = np.isfinite(np.stack(arrays)).all(axis=0) & (invstd > 0) & (var > 0) & (gamma != 0)
+    modes = [holds_training(trace, layer, event) for event in range(len(mean))]
+    states = [state_rows(trace, layer, name, mean) for name in ("running_mean", "running_var")]
+    tracked = states[0] is not None and states[1] is not None
+    (before_m, after_m), (before_v, after_v) = (state if state is not None else (mean, mean) for state in states)
+    gamma, beta = affine_rows(trace, layer, "gamma", mean), affine_rows(trace, layer, "beta", mean)
+    eps = eps_rows(cell, layer, len(mean))
+    finite = np.isfinite(mean + var + used + invstd + residual + gamma + beta)
+    finite &= np.isfinite(before_m + before_v + after_m + after_v) if tracked else True
+    usable = np.array([mode is not None for mode in modes]) & (counts >= 2)
+    kept = finite & (invstd > 0) & (var > 0) & (gamma != 0) & usable[:, None]
     if not kept.any():
         return None
-    eps = eps_of(cell, asked, layer, event)
-    mean, var, used_mean, invstd, residual, gamma, beta = (array[kept] for array in arrays[:7])
-    u, n = unit(arithmetic_dtype(cell, f"{layer}/running_mean")), np.asarray(float(count))
-    level = np.maximum(var + eps, 1.0 / invstd**2)
-    conditioning = (np.abs(mean) + np.sqrt(var) + np.abs(used_mean)) * invstd
+    u, n = unit(arithmetic_dtype(cell, f"{layer}/running_mean")), counts[:, None]
     # Least squares through rounded y: each y carries u·(|x|·r + |y|), and β is subtracted from it.
-    noise = 16 * u * (1 + conditioning + np.abs(beta / gamma)) + residual / np.abs(gamma)
-    return Revealed(
-        layer, event, training, tracked, eps, used_mean, 1.0 / invstd**2 - eps, (mean, var),
-        (known[0][0][kept], known[0][1][kept]), (known[1][0][kept], known[1][1][kept]),
-        mean_bound(mean, var, n, u) + noise / invstd,
-        two_pass_bound(mean, var, n, u) + 4 * noise * level, gamma, beta, residual, conditioning,
-    )  # fmt: skip
+    noise = 16 * u * (1 + (np.abs(mean) + np.sqrt(var) + np.abs(used)) * invstd + np.abs(beta / gamma))
+    noise = noise + residual / np.abs(gamma)
+    level = np.maximum(var + eps[:, None], 1.0 / invstd**2)
+    return Table(layer, tracked, np.array([bool(mode) for mode in modes]), eps, kept, {
+        "mean": used, "var": 1.0 / invstd**2 - eps[:, None], "batch_mean": mean, "batch_var": var,
+        "before_mean": before_m, "before_var": before_v, "after_mean": after_m, "after_var": after_v,
+        "mean_error": mean_bound(mean, var, n, u) + noise / invstd,
+        "var_error": two_pass_bound(mean, var, n, u) + 4 * noise * level, "gamma": gamma, "beta": beta,
+    })  # fmt: skip
 
 
-def row_of(cell: CellView, layer: str, name: str, event: int) -> Array | None:
-    rows = cell.trace.get(layer, name) if cell.trace is not None else None
-    return rows[event] if rows is not None and event < len(rows) else None
+def state_rows(trace: Trace, layer: str, name: str, like: Array) -> tuple[Array, Array] | None:
+    """(before, after) each event, or None where the layer holds no such state."""
+    rows = trace.get(layer, name)
+    if rows is None or rows.shape != (len(like) + 1, like.shape[1]):
+        return None
+    wide = np.asarray(rows, dtype=np.float64)
+    return wide[:-1], wide[1:]
 
 
-def affine_of(cell: CellView, layer: str, name: str, event: int, channels: int) -> Array:
-    row = row_of(cell, layer, name, event)
-    plain = 1.0 if name == "gamma" else 0.0
-    return np.full(channels, plain) if row is None else np.asarray(row, dtype=np.float64)
+def affine_rows(trace: Trace, layer: str, name: str, like: Array) -> Array:
+    found = state_rows(trace, layer, name, like)
+    return np.full_like(like, 1.0 if name == "gamma" else 0.0) if found is None else found[0]
 
 
-def eps_of(cell: CellView, asked: Layer | None, layer: str, event: int) -> float:
-    """eps as measured, else as held, else as asked for, else 0."""
+def eps_rows(cell: CellView, layer: str, events: int) -> Array:
+    """eps per event: as held, else as measured, else as asked for, else 0."""
+    asked = next((item.eps for item in cell.case.network.layers if item.name == layer), None)
     measured = cell.convention.value("eps") if cell.convention is not None else None
-    held = row_of(cell, layer, "eps", event)
-    if held is not None and np.isfinite(held):
-        return float(held)
-    if isinstance(measured, int | float):
-        return float(measured)
-    return float(asked.eps) if asked is not None and asked.eps is not None else 0.0
+    known = float(measured) if isinstance(measured, int | float) else asked or 0.0
+    rows = cell.trace.get(layer, "eps") if cell.trace is not None else None
+    if rows is None or len(rows) != events + 1:
+        return np.full(events, known)
+    return np.where(np.isfinite(rows[:-1]), rows[:-1], known)

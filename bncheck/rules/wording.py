@@ -48,7 +48,7 @@ def number(value: Any) -> str:
 
 def percent(share: float) -> str:
     """One decimal, never rounded up to 100.0 by display alone when something is left."""
-    shown = 100 * share
+    shown = 100 * min(share, 1.0)
     return f"{min(shown, 99.9):.1f} %" if share < 0.9995 else f"{shown:.1f} %"
 
 
