@@ -70,9 +70,9 @@ def finish(axes: Axes, title: str, steps: int, powers: Array | None = None, numb
     """Title, grid and numbers, once everything is drawn. ``powers``: the y values are exponents of ten, and the
     first of these ticks is the line that stands for zero."""
     bottom, top = axes.get_ylim()
-    xs = MaxNLocator(6, integer=True).tick_values(0, max(steps, 1))
+    xs = np.asarray(MaxNLocator(6, integer=True).tick_values(0, max(steps, 1)))
     xs = xs[(xs >= 0) & (xs <= max(steps, 1))]
-    ys = MaxNLocator(5).tick_values(bottom, top) if powers is None else powers
+    ys = np.asarray(MaxNLocator(5).tick_values(bottom, top) if powers is None else powers)
     ys = ys[(ys >= bottom) & (ys <= top)]
     axes.set_xlim(-0.02 * max(steps, 1), 1.02 * max(steps, 1))
     axes.set_ylim(bottom, top)
@@ -82,11 +82,11 @@ def finish(axes: Axes, title: str, steps: int, powers: Array | None = None, numb
     edges = [[(left, top), (left, bottom)], [(left, bottom), (right, bottom)]]
     axes.add_collection(LineCollection(edges, colors=INK, linewidths=1.2, zorder=5), autolim=False)
     labels = [plain_tick(y, ys) for y in ys] if powers is None else power_labels(ys, powers[0])
-    side, below = {"textcoords": "offset points", "fontsize": 8.5}, (0, -4)
+    side: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8.5}
     for y, label in zip(ys, labels, strict=True):
         axes.annotate(label, (left, y), xytext=(-5, 0), ha="right", va="center", **side)
     for x in xs if numbered else ():
-        axes.annotate(f"{x:.0f}", (x, bottom), xytext=below, ha="center", va="top", **side)
+        axes.annotate(f"{x:.0f}", (x, bottom), xytext=(0, -4), ha="center", va="top", **side)
     axes.text(0, 1.035, one_line(title, 78), transform=axes.transAxes, fontsize=9.5, va="bottom")
     axes.set_axis_off()
 

@@ -30,7 +30,7 @@ from bncheck.results import CaseResult, Results, ScenarioResult
 from bncheck.trace import Array
 
 NAME = "plots"
-SETTINGS = {
+SETTINGS: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "bncheck", "font.family": "DejaVu Sans", "font.size": 9,
     "text.color": INK, "axes.facecolor": PAPER, "figure.facecolor": PAPER, "savefig.facecolor": PAPER,
     "text.usetex": False, "text.parse_math": False, "path.simplify": True,
@@ -113,7 +113,7 @@ def compose(results: Results, shown: CaseCurves) -> Figure:
         below = grid[1][column]
         below.text(0.5, -0.135, step_words(shown.case), transform=below.transAxes, ha="center", va="top")
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.012, 1 - 0.62 / height), ncols=columns,
-                  frameon=False, fontsize=8.5, columnspacing=1.6, handlelength=3.2, borderaxespad=0)  # fmt: skip
+                  frameon=False, fontsize=8.5, columnspacing=1.4, handlelength=2.8, borderaxespad=0)  # fmt: skip
     heading(figure, results, shown, height)
     return figure
 
@@ -217,7 +217,7 @@ def mark_onsets(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, i
         axes.plot([start], [height], transform=across, marker="X", markersize=9, color=colour, markeredgecolor=PAPER,
                   linestyle="none", clip_on=False, zorder=4)  # fmt: skip
         late = start > 0.55 * shown.steps
-        side = {"ha": "right" if late else "left", "xytext": (-8 if late else 8, 0)}
+        side: dict[str, Any] = {"ha": "right" if late else "left", "xytext": (-8 if late else 8, 0)}
         said = f"{clean(curve.target)}: NaN since step {start}" if named else "NaN"
         axes.annotate(said, (start, height), fontsize=8, color=colour, xycoords=across, va="center",
                       textcoords="offset points", **side)  # fmt: skip
@@ -235,15 +235,15 @@ def entries(shown: CaseCurves, looks: dict[str, int]) -> list[Artist]:
         found.append(Line2D([], [], label=label, **(band_style() if look is None else style(look))))
     if any(curve.replayed for curve in shown.curves):
         found.append(Line2D([], [], linestyle="none", marker="o", markersize=9, markerfacecolor="none",
-                            markeredgecolor=INK, label="replayed from its measured rules"))  # fmt: skip
+                            markeredgecolor=INK, label="replayed (measured rules)"))  # fmt: skip
     if shown.scenario.atol is not None and len(shown.curves) > 1:
         found.append(Patch(linewidth=0, label="within tolerance", **BAND))
     return found
 
 
 def legend_columns(handles: list[Artist]) -> int:
-    """As many columns as fit the width, by the longest label of each (a character takes about 0.078 inch)."""
-    widths = [0.62 + 0.078 * len(str(handle.get_label())) for handle in handles]
+    """As many columns as fit the width, by the longest label of each (a character takes about 0.066 inch)."""
+    widths = [0.6 + 0.066 * len(str(handle.get_label())) for handle in handles]
     for columns in range(len(handles), 1, -1):
         if sum(max(widths[start::columns]) for start in range(columns)) < WIDTH - 0.2:
             return columns

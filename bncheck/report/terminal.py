@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -23,27 +25,44 @@ COLOURS = {
 COLUMN = 21
 
 
-def render_terminal(results: Results, run_folder: Path, width: int = 100, seconds: float | None = None) -> Group:
-    """The whole screen for a terminal of ``width`` columns."""
-    parts: list[RenderableType] = [matrix(results, width), Text()]
-    found = themes(results.findings)
-    for theme in found:
-        parts += [finding(theme), Text()]
-    missing = [target for target in results.targets if target.status != "ok"]
-    for target in missing:
-        parts.append(unavailable(target))
-    if missing:
-        parts.append(Text())
-    parts += [Text(f" {verdict(results)}", style="bold"), *footer(run_folder, found, seconds)]
-    return Group(*parts)
+@dataclass(frozen=True)
+class Screen:
+    """A run as rich shows it, laid out for the width of whatever console prints it."""
+
+    results: Results
+    run_folder: Path
+    seconds: float | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from parts(self, options.max_width)
+
+
+def render_terminal(results: Results, run_folder: Path, seconds: float | None = None) -> Screen:
+    """What `bncheck run` and `bncheck report` print. ``seconds`` is how long it all took, if that is of interest."""
+    return Screen(results, run_folder, seconds)
 
 
 def text(results: Results, run_folder: Path, width: int = 100) -> str:
     """The same as plain text without colour."""
     console = Console(file=io.StringIO(), width=width, no_color=True, force_terminal=False, highlight=False)
     with console.capture() as capture:
-        console.print(render_terminal(results, run_folder, width))
+        console.print(render_terminal(results, run_folder))
     return "\n".join(line.rstrip() for line in capture.get().split("\n"))
+
+
+def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
+    results, found = screen.results, themes(screen.results.findings)
+    yield matrix(results, width)
+    yield Text()
+    for theme in found:
+        yield finding(theme)
+        yield Text()
+    missing = [target for target in results.targets if target.status != "ok"]
+    yield from (unavailable(target) for target in missing)
+    if missing:
+        yield Text()
+    yield Text(f" {verdict(results)}", style="bold")
+    yield from footer(screen.run_folder, found, screen.seconds)
 
 
 def matrix(results: Results, width: int) -> RenderableType:

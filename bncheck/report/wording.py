@@ -44,7 +44,7 @@ def scalar(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "not known"}[value]
     if isinstance(value, float):
-        return number(value) if not value.is_integer() or abs(value) >= 1e5 else f"{value:g}"
+        return f"{value:.6g}" if math.isfinite(value) else number(value)
     if isinstance(value, Mapping):
         return clean(", ".join(f"{key}: {scalar(item)}" for key, item in value.items()))
     if isinstance(value, (list, tuple)):
