@@ -125,12 +125,13 @@ def test_exact_fill_sums_exactly_in_any_order(n: int, seed: int, mean: int, powe
     for batch in array:
         forth = batch.sum(0, dtype=np.float32)
         back = sum(batch[::-1], np.zeros(3, np.float32))
-        true = [sum(Fraction(float(value)) for value in column) for column in batch.T]
+        true = [sum((Fraction(float(value)) for value in column), Fraction()) for column in batch.T]
         squares = [sum(Fraction(float(value)) ** 2 for value in column) for column in batch.T]
         assert [Fraction(float(value)) for value in forth] == true
         assert [Fraction(float(value)) for value in back] == true
         assert [Fraction(float(value)) for value in np.square(batch).sum(0)] == squares
-        assert all((total / n / Fraction(2.0**power)).denominator == 1 for total in true) or mean % 2**power
+        steps = [(total / n - mean) / Fraction(2.0**power) for total in true]
+        assert all(step.denominator == 1 and -8 <= step <= 8 for step in steps)
 
 
 def test_exact_fill_keeps_its_channels_on_the_last_axis() -> None:
