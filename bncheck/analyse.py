@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from bncheck import __version__
 from bncheck.compare import compare
@@ -43,7 +45,11 @@ class Analysis:
 
 
 def analyse(
-    run: Path, plan: Plan, targets: Sequence[TargetResult], tell: Callable[[str], None] = lambda text: None
+    run: Path,
+    plan: Plan,
+    targets: Sequence[TargetResult],
+    documented: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Results:
     """Judge everything that a run recorded. Cells without a result (an interrupted run) are left out."""
     analysis = Analysis()
@@ -107,12 +113,20 @@ def explain_cell(run: Path, view: CellView, target: TargetResult, paths: Mapping
     """The cell with its convention as it holds in this case, and its replay, which is kept for the pictures."""
     if view.trace is None or not paths:
         return view
-    probed = paths.get(layer_path(view.case)) or next(iter(paths.values()))
-    convention = settle(view.case, view.trace, probed)
+    if own_layer(view.case, target):
+        # The probes measured the framework's layer, not this one: only its own steps speak for it.
+        convention = measure([(view.case, view.trace, view.outcome)], target.name, layer_path(view.case))
+    else:
+        convention = settle(view.case, view.trace, paths.get(layer_path(view.case)) or next(iter(paths.values())))
     curves = replay(view.case, view.trace, convention)
     named = {f"{layer}/{name}": array for layer, found in curves.items() for name, array in found.items()}
     write_npz(str(cell_folder(run, target.slug, view.case.id) / "replay.npz"), named)
     return replace(view, convention=convention, replay=curves)
+
+
+def own_layer(case: Case, target: TargetResult) -> bool:
+    """True if somebody's own layer stood in this cell; the reference and the variant "builtin" ignore it."""
+    return case.network.custom is not None and target.backend != "reference" and target.variant != "builtin"
 
 
 def pair_view(case: Case, scenario: Scenario, a: CellView, b: CellView) -> PairView:
