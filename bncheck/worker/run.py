@@ -478,6 +478,15 @@ def describe_target(job, load):
     return backend, machine
 
 
+def die_with_parent():
+    """Ask Linux to kill this process when the host is killed, even in the middle of an endless cell."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+        import signal
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
+
+
 def limit_memory(limit):
     """Bound the address space. Only asked for on CPU targets: CUDA reserves far more than it uses."""
     if limit:
@@ -518,6 +527,7 @@ def main(folder):
     job = read_json(os.path.join(folder, "job.json"))
     output = redirect_output(os.path.join(folder, "stderr.txt"))
     faulthandler.enable(output)
+    die_with_parent()
     limit_memory(job.get("memory_limit"))
     # A measurement of NaN and Inf is full of them: NumPy's warnings would only be noise.
     np.seterr(all="ignore")
@@ -528,7 +538,10 @@ def main(folder):
         return
     inputs = os.path.join(folder, job["inputs"])
     progress = os.open(os.path.join(folder, "progress.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    parent = os.getppid()
     for name in job["cells"]:
+        if os.getppid() != parent:
+            return  # the host was killed: a resumed run plays the rest
         os.write(progress, (name + "\n").encode("utf-8"))
         cell = os.path.join(folder, name)
         task = read_json(os.path.join(cell, "job.json"))

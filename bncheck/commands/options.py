@@ -1,0 +1,67 @@
+"""Options that every command that plays cells has, and the request they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from bncheck.session import Request
+
+PLAYING = [
+    click.option(
+        "-t",
+        "--target",
+        "targets",
+        multiple=True,
+        help="backend[variant]==version@device; several times. Default: reference, torch, mxnet.",
+    ),
+    click.option("--out", type=click.Path(path_type=Path), help="Run folder to make. Default: reports/<UTC time>-<id>."),
+    click.option("--python", "pythons", multiple=True, metavar="TARGET=PATH", help="Use this interpreter as it is."),
+    click.option(
+        "--backend-file",
+        "backend_files",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="A backend that is not in the package.",
+    ),
+    click.option("--require", multiple=True, metavar="TARGET", help="Exit with 3 when this target cannot run."),
+    click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds a cell may take."),
+    click.option("--memory", type=float, metavar="GB", help="Address space of a CPU worker. Default: the machine's."),
+    click.option(
+        "--isolate",
+        type=click.Choice(["target", "cell"]),
+        default="target",
+        show_default=True,
+        help="One process per target, or per cell.",
+    ),
+    click.option("--jobs", type=click.IntRange(min=1), help="Worker processes at once. Default: the cores."),
+]
+
+
+def playing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(PLAYING):
+        command = option(command)
+    return command
+
+
+def request_of(options: dict[str, Any], **more: Any) -> Request:
+    """The request that the options make; ``more`` are the fields only one command has."""
+    from bncheck.run import Options, cores, physical_memory
+    from bncheck.session import Request
+    from bncheck.workers import Limits
+
+    memory = physical_memory() if options["memory"] is None else int(options["memory"] * 2**30)
+    limits = Limits(cell_seconds=options["timeout"], memory=memory)
+    return Request(
+        targets=options["targets"],
+        out=options["out"],
+        pythons=options["pythons"],
+        backend_files=options["backend_files"],
+        options=Options(options["jobs"] or cores(), limits, options["isolate"] == "cell"),
+        require=options["require"],
+        **more,
+    )

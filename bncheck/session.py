@@ -1,0 +1,142 @@
+"""One whole run: what was asked → plan, interpreters, workers, analysis, files. Shared by the commands; prints nothing."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Thread
+from typing import Any, Protocol
+
+from bncheck.analyse import analyse
+from bncheck.backend_file import BackendFile, find_backends
+from bncheck.environments import Ready, Unavailable, parse_pythons
+from bncheck.environments import prepare as prepare_environments
+from bncheck.errors import UsageError
+from bncheck.plan import Plan, read_plan, write_plan
+from bncheck.report import render
+from bncheck.results import Results, TargetResult, write_results
+from bncheck.run import Options, Seat, run_cells
+from bncheck.run_folder import create_run_folder, find_run
+from bncheck.scenario import Scenario
+from bncheck.scenario_file import find_scenarios, load_scenario, parse_override, resolve_scenario
+from bncheck.targets import Target, parse_targets
+from bncheck.workers import Progress
+
+DEFAULT_TARGETS = ("reference", "torch", "mxnet")
+
+
+class Listener(Protocol):
+    """Who is told how it goes (the command line's progress)."""
+
+    def expect(self, total: int) -> None: ...
+    def say(self, text: str) -> None: ...
+    def cell(self, progress: Progress) -> None: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for. ``probes`` adds the probe scenarios; ``chosen`` False runs nothing but them."""
+
+    scenarios: Sequence[str] = ()
+    targets: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+    out: Path | None = None
+    resume: Path | None = None
+    pythons: Sequence[str] = ()
+    backend_files: Sequence[Path] = ()
+    probes: bool = True
+    chosen: bool = True
+    options: Options = Options()
+    formats: Sequence[str] = ("csv", "plots", "html")
+    require: Sequence[str] = ()
+    command: str = field(default_factory=lambda: shlex.join(["bncheck", *sys.argv[1:]]))
+
+
+def carry_out(request: Request, listener: Listener) -> tuple[Path, Results]:
+    """Play and judge; returns the run folder and what was found. An interrupt still leaves a readable run."""
+    backends = find_backends(request.backend_files)
+    run, plan, targets = open_run(request, backends)
+    parse_targets(request.require, backends)
+    places = prepare_environments(targets, backends, parse_pythons(request.pythons, backends), listener.say)
+    seats = [seat(target, backends[target.backend], places[target]) for target in targets]
+    documented = {target.name: backends[target.backend].documented for target in targets}
+    listener.expect(len(plan.cases) * sum(place.python is not None for place in seats))
+    Thread(target=import_reports, daemon=True).start()
+    try:
+        found = run_cells(run, plan, seats, request.options, listener.cell)
+    except KeyboardInterrupt:
+        conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener)
+        raise
+    return run, conclude(run, plan, found, documented, request.formats, listener)
+
+
+def conclude(
+    run: Path,
+    plan: Plan,
+    targets: Sequence[TargetResult],
+    documented: Mapping[str, Sequence[Mapping[str, Any]]],
+    formats: Sequence[str],
+    listener: Listener,
+) -> Results:
+    """Judge what is on disk, write run.json and the reports."""
+    results = analyse(run, plan, targets, documented, listener.say)
+    write_results(results, run)
+    render(run, formats, listener.say)
+    return results
+
+
+def open_run(request: Request, backends: Mapping[str, BackendFile]) -> tuple[Path, Plan, tuple[Target, ...]]:
+    """A new run folder with its plan, or an old one to go on with. Nothing is written for a request that is wrong."""
+    if request.resume is not None:
+        if request.scenarios or request.targets or request.out or request.overrides:
+            raise UsageError(
+                "--resume goes on with the scenarios and targets of that run.",
+                "Leave out scenarios, --target, --set and --out.",
+            )
+        run = find_run(request.resume)
+        plan = read_plan(run)
+        return run, plan, parse_targets(plan.targets, backends)
+    plan = make_plan(request)
+    targets = parse_targets(plan.targets, backends)
+    plan = replace(plan, targets=tuple(target.name for target in targets))
+    run = create_run_folder(request.out)
+    write_plan(run, plan)
+    return run, plan, targets
+
+
+def make_plan(request: Request) -> Plan:
+    """Load the scenarios that were asked for, and the probes behind them."""
+    overrides = dict(parse_override(text) for text in request.overrides)
+    shipped = [load_scenario(path) for path in find_scenarios()]
+    chosen = choose(request, shipped, overrides) if request.chosen else []
+    names = [scenario.name for scenario in chosen]
+    probes = [each for each in shipped if each.probe and each.name not in names and request.probes]
+    targets = tuple(request.targets or DEFAULT_TARGETS)
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return Plan(tuple(chosen + probes), targets, overrides, request.command, created)
+
+
+def choose(request: Request, shipped: Sequence[Scenario], overrides: Mapping[str, Any]) -> list[Scenario]:
+    if request.scenarios:
+        return [load_scenario(resolve_scenario(name), overrides) for name in dict.fromkeys(request.scenarios)]
+    if overrides:
+        raise UsageError("--set changes one scenario, and none is named.", "Name it: bncheck run SCENARIO --set …")
+    return [scenario for scenario in shipped if scenario.default and not scenario.probe]
+
+
+def seat(target: Target, backend: BackendFile, place: Ready | Unavailable) -> Seat:
+    """A target with the interpreter that will play it, or the reason why there is none."""
+    result = TargetResult(target.name, target.slug, target.backend, target.variant, target.version, target.device)
+    if isinstance(place, Ready):
+        return Seat(result, backend.path, place.python)
+    return Seat(replace(result, status="unavailable", reason=place.reason, remedy=place.remedy), backend.path)
+
+
+def import_reports() -> None:
+    """Import what the reports need while the workers import their frameworks: it saves most of a second."""
+    import matplotlib.figure
+    import pandas  # noqa: F401
