@@ -37,7 +37,12 @@ MOVING = {FORWARD: "forward", BACKWARD: "backward", FLUSH: "flush", EVAL: "eval"
 
 
 def averaged(
-    stream: Stream, statistic: str, divisor: str, eps: float, moments: tuple[Array, Array, Array] | None = None
+    stream: Stream,
+    statistic: str,
+    divisor: str,
+    eps: float,
+    eps_error: float = 0.0,
+    moments: tuple[Array, Array, Array] | None = None,
 ) -> tuple[Array, Array, Array, Array]:
     """(u for running_mean, its error, u for running_var, its error), each (T, C), of every forward's batch."""
     mean, var, n = moments or (stream.input_mean, stream.input_var, stream.n)
@@ -54,7 +59,9 @@ def averaged(
     if statistic == "inverse-std":
         root = np.sqrt(var + eps)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return mean, mean_error, 1.0 / root, slope_error(var_error, root) / (root * root)
+            error = slope_error(var_error, root) / (root * root) + 0.5 * eps_error / root**3
+            # A tangent says little about an eps that may be off by more than a tenth of what it is added to.
+            return mean, mean_error, 1.0 / root, np.where(eps_error > 0.1 * root**2, np.inf, error)
     if statistic == "second-moment":
         return mean, mean_error, var + mean**2, var_error + 2.0 * np.abs(mean) * mean_error
     return mean, mean_error, var, var_error
@@ -72,6 +79,7 @@ class Rows:
 
     streams: Sequence[Stream]
     eps: float
+    eps_error: float
     picks: Sequence[Array] = ()  # per stream: the events whose one source is a regular batch
     cache: dict[tuple[int, str, str, float], tuple[Array, Array]] = field(default_factory=dict)
 
@@ -101,7 +109,7 @@ class Rows:
             found = [np.zeros((2, 0))]
             for stream, picked in zip(self.streams, self.picks, strict=True):
                 source = np.array([stream.sources[t][0] for t in picked], dtype=int)
-                parts = averaged(stream, statistic, divisor, self.eps)
+                parts = averaged(stream, statistic, divisor, self.eps, self.eps_error)
                 u, error = parts[2 * which][source], parts[2 * which + 1][source]
                 state = stream.var if which else stream.mean
                 before, after = state[:-1][picked], state[1:][picked]
@@ -240,9 +248,9 @@ class Averages:
     rows: Rows
 
 
-def measure_average(streams: Sequence[Stream], eps: float) -> Averages:
+def measure_average(streams: Sequence[Stream], eps: float, eps_error: float) -> Averages:
     """update_on, update_without_grad, statistic, variance_divisor, averaging, batch_weight (per event)."""
-    rows = Rows(streams, eps)
+    rows = Rows(streams, eps, eps_error)
     facets: dict[str, Facet] = {}
     remain = [h for h in HYPOTHESES if fits(rows.weight(h, MARGIN))] if rows.fitted.any() else []
     stands = [h for h in remain if fits(rows.weight(h, 1.0))]
@@ -283,7 +291,7 @@ def choose(rows: Rows, best: Hypothesis | None, remain: Sequence[Hypothesis], pl
     others = sorted({h[place] for h in remain} - {best[place]}, key=values.index)
     if others:
         also = " and ".join([best[place], *others])
-        return Facet(None, False, rows.residual(best), others[0], runner_residual, f"{also} fit these steps equally well")
+        return Facet(None, False, rows.residual(best), others[0], runner_residual, reason=f"{also} fit these steps equally well")
     return Facet(best[place], True, rows.residual(best), runner, runner_residual)
 
 
@@ -324,7 +332,9 @@ def measure_phase(rows: Rows, remain: Sequence[Hypothesis]) -> dict[str, Facet]:
     else:
         update_on = Facet("+".join(found) or "never", True, 0.0, reason="the state is recorded after every event")
     without = known_kinds.get(NO_GRAD)
-    if without is None:
+    if known_kinds.get(FLUSH):
+        no_grad = Facet(None, identifiable=False, reason="a flush averages what waited, with gradient or without")
+    elif without is None:
         no_grad = Facet(None, identifiable=False, reason="no forward without gradient that would show a move")
     else:
         no_grad = Facet("yes" if without else "no", True, 0.0)

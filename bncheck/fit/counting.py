@@ -24,7 +24,7 @@ def measure_counter(streams: Sequence[Stream], averages: Averages) -> tuple[dict
             return {"counter": Facet(None, identifiable=False, reason="no event was recorded")}, None
         return {"counter": Facet("none", True, 0.0, reason="the layer holds no counter")}, None
     advance, forwards, updates = (np.concatenate(part) for part in zip(*(steps(s, averages) for s in streams), strict=True))
-    good = np.isfinite(advance)
+    good = np.isfinite(advance) & np.isfinite(updates)
     advance, forwards, updates = advance[good], forwards[good], updates[good]
     as_forwards = bool(np.all(advance == forwards))
     times = [k for k in range(1, MOST_UPDATES + 1) if np.all(advance == k * updates)]
@@ -32,7 +32,7 @@ def measure_counter(streams: Sequence[Stream], averages: Averages) -> tuple[dict
         return {"counter": Facet(None, identifiable=False, reason="the counter never moved")}, None
     if as_forwards and times:
         text = "every forward here makes as many updates, so counting either gives the same"
-        return {"counter": Facet(None, False, 0.0, "updates", 0.0, text)}, None
+        return {"counter": Facet(None, False, 0.0, "updates", 0.0, reason=text)}, None
     if as_forwards:
         return {"counter": Facet("forwards", True, 0.0, "updates")}, None
     if times:
@@ -48,8 +48,9 @@ def steps(stream: Stream, averages: Averages) -> tuple[Array, Array, Array]:
     trained = stream.trains.astype(np.float64)
     regular = np.diff(update_counts(stream, averages.rows.moving), prepend=0.0)
     small = np.array([any(stream.n[i] < 2 for i in own) for own in stream.sources], dtype=bool)
-    # A small batch that moved the state was averaged; of one that did not, nobody can tell whether it was.
-    taken = np.where(small & moved(stream), 1.0, regular)
+    # A small batch that moved the state was averaged; among several batches of one event, nobody can tell.
+    several = np.array([len(own) > 1 for own in stream.sources], dtype=bool)
+    taken = np.where(small & several, np.nan, np.where(small & moved(stream), 1.0, regular))
     lost = np.array([status != "ok" or kind == OTHER for kind, status in zip(stream.kinds, stream.status, strict=True)], dtype=bool)
     advance = np.where(lost, np.nan, np.diff(stream.counter))
     advance[horizon(stream) + 1 :] = np.nan

@@ -45,10 +45,10 @@ def measure(traces: Iterable[Observation], target: str = "", path: str = "") -> 
 def measure_streams(streams: Sequence[Stream], cases: dict[str, Case], crashed: bool) -> dict[str, Facet]:
     asked = [s for s in streams if s.layer.averaging == "exponential"] or list(streams)
     with_eps = largest_group(asked, lambda s: s.layer.eps)
-    facets = measure_normaliser(with_eps) if with_eps else {}
-    eps = known_eps(facets.get("eps"), with_eps)
+    facets, span = measure_normaliser(with_eps)
+    eps, eps_error = known_eps(facets["eps"], span, with_eps)
     main = largest_group(asked, lambda s: s.layer.batch_weight)
-    averages = measure_average(main, eps)
+    averages = measure_average(main, eps, eps_error)
     facets.update(averages.facets)
     counter, counted = measure_counter(main, averages)
     facets.update(counter)
@@ -70,16 +70,15 @@ def largest_group(streams: Sequence[Stream], key: object) -> list[Stream]:
     return max(groups.items(), key=lambda item: (item[0] is not None, sum(s.events for s in item[1])), default=(None, []))[1]
 
 
-def known_eps(facet: Facet | None, streams: Sequence[Stream]) -> float:
-    """eps as measured, else as the layer held it, else as the case asked for it."""
-    if facet is not None and facet.identifiable and isinstance(facet.value, float):
-        return facet.value
-    for stream in streams:
-        if math.isfinite(stream.eps_held):
-            return stream.eps_held
-        if stream.layer.eps is not None:
-            return stream.layer.eps
-    return DEFAULT_EPS
+def known_eps(facet: Facet, span: tuple[float, float], streams: Sequence[Stream]) -> tuple[float, float]:
+    """(eps, how far it may be off): as measured; else as held or asked for, with all of the measured interval."""
+    if facet.identifiable and isinstance(facet.value, float):
+        return facet.value, facet.uncertainty
+    guess = next((s.eps_held for s in streams if math.isfinite(s.eps_held)), None)
+    if guess is None:
+        guess = next((s.layer.eps for s in streams if s.layer.eps is not None), DEFAULT_EPS)
+    guess = min(max(guess, span[0]), span[1])
+    return guess, max(span[1] - guess, guess - span[0])
 
 
 def measure_defaults(streams: Sequence[Stream]) -> dict[str, Facet]:
@@ -92,11 +91,11 @@ def measure_defaults(streams: Sequence[Stream]) -> dict[str, Facet]:
         if not free:
             found[name] = Facet(None, identifiable=False, reason=f"every case sets its own {facet}")
             continue
-        normaliser = measure_normaliser([s for s in free if s.layer.eps is None] or free)
+        normaliser, span = measure_normaliser([s for s in free if s.layer.eps is None] or free)
         if facet == "eps":
             found[name] = normaliser["eps"]
         else:
-            averages = measure_average(free, known_eps(normaliser["eps"], free))
+            averages = measure_average(free, *known_eps(normaliser["eps"], span, free))
             _, counted = measure_counter(free, averages)
             found[name] = split_weight(free, averages, counted)["batch_weight"]
     return found

@@ -24,6 +24,7 @@ EVAL_SOURCES = ("running", "batch", "blend", "none")
 PLACEMENTS = ("inside", "outside")
 # y = γ·r·(x - m) + β takes up to four roundings of terms of the size of its parts, however it is arranged.
 OUTPUT_ROUNDINGS = 8.0
+BLEND_LEAST = 0.01
 Span = tuple[float, float]
 EVERYTHING: Span = (-math.inf, math.inf)
 NOTHING: Span = (math.inf, -math.inf)
@@ -114,9 +115,11 @@ def eps_span(seen: Seen, source: str, placement: str, scale: float) -> Span:
     share = 0.0
     if source == "blend":
         low, high = blend_weight(seen, scale)
-        # A blend that may be all batch or all running is named by the simpler word.
-        if not low <= high or low <= 0.0 or high >= 1.0 or not known(low, high):
+        # A blend within 1 % of all batch or all running is named by that simpler word.
+        if not low <= high or high < BLEND_LEAST or low > 1.0 - BLEND_LEAST:
             return NOTHING
+        if low < BLEND_LEAST or high > 1.0 - BLEND_LEAST or not known(low, high):
+            return EVERYTHING
         share = 0.5 * (low + high)
     mean, mean_error, var, var_error = candidates(seen, source, share)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -139,17 +142,21 @@ def root_span(seen: Seen, var: Array, var_error: Array, placement: str, scale: f
     return (float(low), float(high)) if low <= high and high >= 0.0 else NOTHING
 
 
-def measure_normaliser(streams: Sequence[Stream]) -> dict[str, Facet]:
-    """train_normaliser, eval_normaliser, blend_weight, eps, eps_placement of streams with equal requested eps."""
+def measure_normaliser(streams: Sequence[Stream]) -> tuple[dict[str, Facet], Span]:
+    """train_normaliser, eval_normaliser, blend_weight, eps, eps_placement of streams with equal requested eps.
+
+    The second part is the interval of eps, also where it is too wide to call eps identifiable.
+    """
     seen = {"train": look(streams, False), "eval": look(streams, True)}
     sources: Mapping[str, Sequence[str]] = {"train": TRAIN_SOURCES, "eval": EVAL_SOURCES}
     facets: dict[str, Facet] = {}
     standing: dict[str, list[tuple[str, str]]] = {}
     for phase, view in seen.items():
         facets[f"{phase}_normaliser"], standing[phase] = measure_source(view, sources[phase], phase)
-    facets.update(measure_eps(streams, seen, standing))
+    found, span = measure_eps(streams, seen, standing)
+    facets.update(found)
     facets["blend_weight"] = measure_blend(seen, facets)
-    return facets
+    return facets, span
 
 
 def measure_source(seen: Seen, sources: Sequence[str], phase: str) -> tuple[Facet, list[tuple[str, str]]]:
@@ -167,7 +174,7 @@ def measure_source(seen: Seen, sources: Sequence[str], phase: str) -> tuple[Face
     best = source_residual(seen, stands[0][0])
     if len(names) > 1:
         text = " and ".join(names) + " give this output equally well"
-        return Facet(None, False, best, names[1], source_residual(seen, names[1]), text), remain
+        return Facet(None, False, best, names[1], source_residual(seen, names[1]), reason=text), remain
     return Facet(names[0], True, best, scored[0][1] if scored else "", scored[0][0] if scored else math.nan), remain
 
 
@@ -182,16 +189,19 @@ def source_residual(seen: Seen, source: str) -> float:
     return float(np.max(np.abs((seen.m - candidates(seen, source, share)[0]) * seen.r)))
 
 
-def measure_eps(streams: Sequence[Stream], seen: Mapping[str, Seen], standing: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, Facet]:
-    """eps and its placement: one number for the train and the eval forwards together."""
+def measure_eps(
+    streams: Sequence[Stream], seen: Mapping[str, Seen], standing: Mapping[str, Sequence[tuple[str, str]]]
+) -> tuple[dict[str, Facet], Span]:
+    """eps and its placement: one number for the train and the eval forwards together; and its interval."""
     spans: dict[str, Span] = {}
     spread = {placement: union_meet(seen, standing, placement, MARGIN) for placement in PLACEMENTS}
     for placement in PLACEMENTS:
         if union_meet(seen, standing, placement, 1.0) != NOTHING:
             spans[placement] = spread[placement]
     if not spans or all(span == EVERYTHING for span in spans.values()):
-        nothing = Facet(None, identifiable=False, reason="no forward was normalised with a variance that is known here")
-        return {"eps": nothing, "eps_placement": nothing}
+        text = "no forward was normalised with a variance that is known here"
+        nothing = Facet(None, identifiable=False, reason=text)
+        return {"eps": nothing, "eps_placement": nothing}, EVERYTHING
     remain = [placement for placement in PLACEMENTS if spread[placement] != NOTHING]
     best = next(iter(spans))
     if len(remain) == 1:
@@ -200,9 +210,9 @@ def measure_eps(streams: Sequence[Stream], seen: Mapping[str, Seen], standing: M
         place = Facet(None, False, width(spans[best]), reason="both placements fit: eps is too small against these variances")
     lo, hi = max(0.0, min(spread[p][0] for p in remain)), max(spread[p][1] for p in remain)
     if len(remain) == 1 and known(lo, hi):
-        return {"eps": number(lo, hi, width((lo, hi)), streams[0].layer.eps), "eps_placement": place}
+        return {"eps": number(lo, hi, width((lo, hi)), streams[0].layer.eps), "eps_placement": place}, (lo, hi)
     text = f"eps is only known to lie in {lo:.3g} … {hi:.3g}"
-    return {"eps": Facet(None, False, width((lo, hi)), reason=text), "eps_placement": place}
+    return {"eps": Facet(None, False, width((lo, hi)), reason=text), "eps_placement": place}, (lo, hi)
 
 
 def width(span: Span) -> float:

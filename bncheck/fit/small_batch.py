@@ -72,7 +72,8 @@ def output_kind(stream: Stream, t: int, eps: float) -> set[str]:
     output = stream.trace.output(t)
     channels = stream.input_mean.shape[1]
     if stream.output_bad[t] == channels > 0:
-        return {"nan"}
+        # A negative running variance has no root either.
+        return {"nan"} if np.all(np.fmin(stream.var[t], stream.var[t + 1]) + eps > 0) else {"nan", "running"}
     if output is None or output.size != channels or not channels:
         return set()
     y, x = np.asarray(output, dtype=np.float64).ravel(), stream.input_mean[t]
@@ -108,8 +109,8 @@ def one_state(states: set[str]) -> Facet:
 
 def single_state(streams: Sequence[Stream], averages: Averages, update_on: object, eps: float) -> Facet:
     """The state after the event that moves the statistics had its turn with one value per channel."""
-    if update_on is None:
-        return Facet(None, identifiable=False, reason="not known which event moves the statistics")
+    if update_on is None or "flush" in str(update_on):
+        return Facet(None, identifiable=False, reason="not known which event averages this batch")
     kinds = [kind for kind in (FORWARD, BACKWARD) if kind in str(update_on).split("+")]
     rows = rows_with(streams, 1, kinds or (FORWARD, BACKWARD))
     if not rows:
@@ -154,8 +155,8 @@ def measure_empty(streams: Sequence[Stream], cases: dict[str, Case], averages: A
         return Facet("refuses", True, 0.0)
     if refused or not forwards:
         return Facet(None, identifiable=False, reason="no training forward with an empty batch, or it refused only some")
-    if update_on is None:
-        return Facet(None, identifiable=False, reason="not known which event moves the statistics")
+    if update_on is None or "flush" in str(update_on):
+        return Facet(None, identifiable=False, reason="not known which event averages this batch")
     kinds = [kind for kind in (FORWARD, BACKWARD) if kind in str(update_on).split("+")]
     rows = rows_with(streams, 0, kinds or (FORWARD, BACKWARD))
     answers = {empty_state(stream, t, averages) for stream, t, _ in rows}

@@ -16,12 +16,13 @@ DISTRIBUTION = ""
 DEFAULT_VERSION = ""
 VARIANTS = {"": "the paper's convention", "*": "a preset and/or rules: cudnn, torch, mxnet, update_on=backward, …"}
 DEVICES = ("cpu",)
+CUSTOM = True  # the oracle for somebody's own layer: it plays the rules that layer should have
 REQUIREMENTS = []
 DOCUMENTED = []
 
 # Every rule with its default. Facet names and values are those of bncheck/convention.py.
 RULES = {
-    "update_on": "forward",  # forward, backward, eval, never, or several joined by "+"
+    "update_on": "forward",  # forward, backward, flush, eval, never, or several joined by "+"
     "update_without_grad": "yes",
     "updates_per_event": 1,
     "batch_weight": None,  # None: what the network's layer says
@@ -43,6 +44,10 @@ RULES = {
     "state_dtype": None,  # of the buffers; None: the arithmetic's
     "default_batch_weight": 0.1,
     "default_eps": 1e-5,
+    "initial_mean": 0.0,  # where nobody sets them
+    "initial_var": 1.0,
+    "initial_gamma": 1.0,
+    "initial_beta": 0.0,
 }
 PRESETS = {
     "torch": {"counter": "forwards"},
@@ -142,9 +147,10 @@ class BatchNorm:
         def start(what, value):
             return round_to(np.array(params.get(name + "/" + what, np.full(channels, value)), dtype=np.float64), self.dtype)
 
-        self.gamma, self.beta = start("gamma", 1.0), start("beta", 0.0)
-        self.mean = round_to(start("running_mean", 0.0), self.state_dtype)
-        self.var = round_to(start("running_var", 1.0), self.state_dtype)
+        self.gamma, self.beta = start("gamma", rules["initial_gamma"]), start("beta", rules["initial_beta"])
+        self.mean = round_to(start("running_mean", rules["initial_mean"]), self.state_dtype)
+        self.var = round_to(start("running_var", rules["initial_var"]), self.state_dtype)
+        self.queue = []  # batches that wait for a flush
         self.hidden = [self.mean * 0.0, self.var * 0.0]  # of a debiased average
         self.updates = self.var_updates = self.forwards = 0
         self.training = True
@@ -171,6 +177,8 @@ class BatchNorm:
         before = (self.mean, self.var)
         if moves:
             self.update(mean, var, n)
+        if "flush" in self.rules["update_on"]:
+            self.queue.append((mean, var, n))
         kind = self.rules["train_normaliser"]
         if n == 1 and rule != "zero":
             kind = {"nan": "nan", "identity": "bare", "running": "running-before"}[rule]
@@ -284,6 +292,12 @@ class BatchNorm:
         if kind in ("batch", "blend"):
             dy = dy - dbeta[:, None] / n - hat * dgamma[:, None] / n
         return dy * (gamma * scale)[:, None], dgamma, dbeta
+
+    def flush(self):
+        """Average what waited, first come first served."""
+        waiting, self.queue = self.queue, []
+        for batch in waiting:
+            self.update(*batch)
 
     def state(self):
         found = {"training": int(self.training), "momentum": self.rules["batch_weight"], "eps": self.rules["eps"]}
@@ -437,7 +451,8 @@ class Model:
                 norm.training = training
 
     def flush(self):
-        """Nothing is asynchronous here."""
+        for norm in self.norms.values():
+            norm.flush()
 
 
 def describe(variant, device):
