@@ -14,7 +14,10 @@ import numpy as np
 from bncheck.evidence import CellView, PairView, TargetView
 from bncheck.finding import KINDS, Finding
 from bncheck.rules import load_rules
+from bncheck.rules.bn901_rounding import is_rounding
+from bncheck.rules.counting import advance
 from bncheck.rules.movement import STATISTICS
+from bncheck.rules.wording import name, names
 
 # Causes that only say what nothing else says; the order is the order of strength.
 LEFTOVERS = ("gradient", "unexplained", "rounding")
@@ -65,7 +68,8 @@ def _case_findings(case: CaseViews) -> list[Finding]:
     found = _cell_findings(case.cells)
     groups = agreeing_groups(case)
     for pair in group_pairs(case, groups):
-        found += [item for rule in rules if rule.check_pair for item in rule.check_pair(pair)]
+        sides = tuple(tuple(cell.target for cell in side.members) for side in (pair.a, pair.b))
+        found += [replace(item, sides=sides) for rule in rules if rule.check_pair for item in rule.check_pair(pair)]
     return found
 
 
@@ -78,20 +82,30 @@ def _cell_findings(cells: Sequence[CellView]) -> list[Finding]:
         alike: dict[tuple[object, ...], list[tuple[CellView, Finding]]] = {}
         for cell in cells:
             for item in rule.check_cell(cell):
-                alike.setdefault(_subject(item), []).append((cell, item))
-        for subject, entries in alike.items():
+                alike.setdefault(_subject(cell, item), []).append((cell, item))
+        for entries in alike.values():
             first, *others = {cell.target: cell for cell, _ in entries}.values()
             if not others:
                 found += [item for _, item in entries]
                 continue
-            together = rule.check_cell(replace(first, peers=tuple(others)))
-            found += [item for item in together if _subject(item) == subject]
+            same = [item for cell, item in entries if cell is first]
+            together = [
+                item for item in rule.check_cell(replace(first, peers=tuple(others))) if alike_but_named(item, same)
+            ]
+            found += together
     return found
 
 
-def _subject(item: Finding) -> tuple[object, ...]:
-    """What a finding about a cell is about, whichever cell it is."""
-    return (item.cause, item.kind, item.layer, item.quantity, item.event)
+def alike_but_named(item: Finding, known: Sequence[Finding]) -> bool:
+    """True if the finding that names all members is one of those known about the first."""
+    where = (item.cause, item.kind, item.layer, item.quantity, item.event)
+    return any(where == (one.cause, one.kind, one.layer, one.quantity, one.event) for one in known)
+
+
+def _subject(cell: CellView, item: Finding) -> tuple[object, ...]:
+    """What a finding about a cell says, whichever cell it is about."""
+    title = item.title.replace(names(cell.members), "").replace(name(cell), "")
+    return (item.cause, item.kind, item.layer, item.quantity, title)
 
 
 # ------------------------------------------------------------------------------------------------- groups
@@ -112,25 +126,38 @@ def agreeing_groups(case: CaseViews) -> list[list[CellView]]:
 
 
 def _agree(case: CaseViews, one: CellView, two: CellView) -> bool:
-    """True if every quantity of the two agrees; what only one of them has (a counter) does not set them apart."""
+    """True if all that differs is rounding, or a counter; what only one of them has does not set them apart."""
     pair = case.pairs.get(frozenset((one.target, two.target)))
     if pair is None or one.outcome != two.outcome or one.trace is None or two.trace is None:
         return False
-    return all(drift.verdict in ("agrees", "missing") for drift in pair.drifts)
+    return all(
+        drift.verdict == "missing" or drift.quantity == "counter" or is_rounding(pair, drift) for drift in pair.drifts
+    )
 
 
 def group_pairs(case: CaseViews, groups: Sequence[Sequence[CellView]]) -> Iterable[PairView]:
-    """One pair for every two groups, its sides naming all members, and one inside each group (for rounding)."""
+    """One pair for every two groups, its sides naming all members, and those inside each group."""
     for place, group in enumerate(groups):
-        if len(group) > 1:
-            inside = case.pairs.get(frozenset((group[0].target, group[1].target)))
-            if inside is not None:
-                yield _named(inside, group[:1], group[1:])
+        yield from inner_pairs(case, group)
         for other in groups[place + 1 :]:
             keys = [frozenset((a.target, b.target)) for a in group for b in other]
             pair = next((case.pairs[key] for key in keys if key in case.pairs), None)
             if pair is not None:
                 yield _named(pair, group, other)
+
+
+def inner_pairs(case: CaseViews, group: Sequence[CellView]) -> Iterable[PairView]:
+    """Inside a group only rounding and counters are left: one pair among those that count alike, one per other count."""
+    counts: dict[tuple[float | None, ...], list[CellView]] = {}
+    for cell in group:
+        layers = cell.trace.layers if cell.trace is not None else ()
+        counts.setdefault(tuple(advance(cell, layer) for layer in layers), []).append(cell)
+    first, *others = counts.values()
+    sides = [(first, other) for other in others] + ([(first[:1], first[1:])] if len(first) > 1 else [])
+    for side, other in sides:
+        pair = case.pairs.get(frozenset((side[0].target, other[0].target)))
+        if pair is not None:
+            yield _named(pair, side, other)
 
 
 def _named(pair: PairView, group: Sequence[CellView], other: Sequence[CellView]) -> PairView:
@@ -168,7 +195,7 @@ def accounts_for(strong: Finding, weak: Finding, order: Mapping[str, int]) -> bo
         return False
     if strong.cause in LEFTOVERS and LEFTOVERS.index(strong.cause) >= LEFTOVERS.index(weak.cause):
         return False
-    if strong.kind == "rounding" or not set(strong.targets) & set(weak.targets):
+    if strong.kind == "rounding" or not concerns_both(strong, weak):
         return False
     last = len(order)
     where, there = order.get(strong.layer, -1), order.get(weak.layer, last)
@@ -178,6 +205,14 @@ def accounts_for(strong: Finding, weak: Finding, order: Mapping[str, int]) -> bo
         # A part of this very drift was attributed: what is left of it stands, unless something else explains it.
         return (strong.layer, strong.quantity) != (weak.layer, weak.quantity) and weak.explained >= EXPLAINED
     return True
+
+
+def concerns_both(strong: Finding, weak: Finding) -> bool:
+    """About one of the weak finding's targets alone, or about a difference between its two sides."""
+    if len(strong.sides) != 2 or len(weak.sides) != 2:
+        return bool(set(strong.targets) & set(weak.targets))
+    (a, b), (x, y) = ([set(side) for side in item.sides] for item in (strong, weak))
+    return bool((a & x and b & y) or (a & y and b & x))
 
 
 def only_outputs(item: Finding) -> bool:

@@ -46,5 +46,7 @@ class Finding:
     evidence: Mapping[str, float | int | str] = field(default_factory=dict)
     advice: str = ""
     link: str = ""
+    # The two groups of targets that differ (the members of each agree); empty when it is about targets one by one.
+    sides: tuple[tuple[str, ...], ...] = ()
     # Facets that this case's input cannot identify, with the scenario that settles each.
     not_identifiable: Mapping[str, str] = field(default_factory=dict)

@@ -75,9 +75,8 @@ def _finding(  # noqa: PLR0917
     if odd_is_second(judged, pair, value_a, value_b, usual):
         x, y = y, x
     drift = drift_behind(pair, item)
-    whose = _possessive(short(y[0], x[0]))
     what = WORDS.get(item.quantity, item.quantity)
-    removes = f"Giving {short(x[0], y[0])} {whose} rule removes {percent(share)} of the {what} drift."
+    removes = f"Giving {short(x[0], y[0])} {_rule_of(short(y[0], x[0]))} removes {percent(share)} of the {what} drift."
     if share <= 0:
         removes = f"It works against another cause: taken away alone, the {what} drift grows."
     evidence: dict[str, float | int | str] = {
@@ -127,8 +126,11 @@ def odd_is_second(judged: Departure, pair: PairView, value_a: Any, value_b: Any,
     return value_a in usual and value_b not in usual
 
 
-def _possessive(text: str) -> str:
-    return f"{text}'" if text.endswith("s") else f"{text}'s"
+def _rule_of(text: str) -> str:
+    """torch's rule; the rule of keras and torch."""
+    if " and " in text or ", " in text:
+        return f"the rule of {text}"
+    return f"{text}' rule" if text.endswith("s") else f"{text}'s rule"
 
 
 def _plain(value: Any) -> float | int | str:

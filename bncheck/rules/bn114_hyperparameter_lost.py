@@ -48,10 +48,12 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
 def lost(cell: CellView, layer: Layer, name: str, rows: Array) -> tuple[int, float, float, str] | None:
     """(event, before, after, how): eps that was not taken over, or a value that an event changed."""
     asked = layer.eps if name == "eps" and cell.backend not in layer.native else None
+    # A target that holds no eps says NaN; one with a kernel of its own may hold what it was built with.
     if asked is not None and np.isfinite(rows[0]) and abs(rows[0] - asked) > SINGLE * abs(asked):
         return -1, asked, float(rows[0]), "from the start"
     both = np.isfinite(rows[:-1]) & np.isfinite(rows[1:])
-    events = np.flatnonzero(changed(rows) & both)
+    size = np.maximum(np.abs(rows[:-1]), np.abs(rows[1:]))
+    events = np.flatnonzero(changed(rows) & both & (np.abs(np.diff(rows)) > SINGLE * size))
     if not len(events) or cell.trace is None or events[0] >= len(cell.trace.events):
         return None
     event = int(events[0])

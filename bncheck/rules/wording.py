@@ -17,7 +17,7 @@ def name(cell: CellView) -> str:
     if match is None:
         return cell.target
     variant = f"[{match['variant']}]" if match["variant"] else ""
-    version = match["version"] or str(cell.environment.get("version") or "")
+    version = (match["version"] or str(cell.environment.get("version") or "")).partition("+")[0]
     if not match["device"] and not version:
         return cell.target
     device = match["device"] or str(cell.environment.get("device") or "cpu")
@@ -36,7 +36,7 @@ def verb(side: Sequence[CellView], singular: str, plural: str) -> str:
 def short(side: Sequence[CellView], other: Sequence[CellView]) -> str:
     """The backends' names where they tell the sides apart, full names where they do not."""
     mine, theirs = {cell.backend for cell in side}, {cell.backend for cell in other}
-    return ", ".join(sorted(mine)) if not mine & theirs else names(side)
+    return " and ".join(sorted(mine)) if not mine & theirs else names(side)
 
 
 def number(value: Any) -> str:
