@@ -1,0 +1,82 @@
+"""``bncheck conventions``: each target's BatchNorm rules, measured, side by side; and what to change when porting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bncheck.commands.options import playing_options
+
+
+@click.command(name="conventions")
+@playing_options
+@click.option("--from", "source", metavar="TARGET", help="Porting: the framework you come from (with --to).")
+@click.option("--to", "goal", metavar="TARGET", help="Porting: the framework you go to (with --from).")
+@click.option("--csv", "as_csv", is_flag=True, help="Print every facet with residuals and runners-up as CSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print run.json instead of the table.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def conventions_command(**options: Any) -> int:
+    """Measure each target's BatchNorm rules by the probe scenarios, side by side.
+
+    Every rule is measured on this machine, per layer path where paths differ, and held against the framework's own
+    documentation. "not identifiable" means that the probes cannot tell: it is never a guess.
+
+    \b
+    bncheck conventions
+    bncheck conventions -t torch==1.13.1 -t torch
+    bncheck conventions --from mxnet --to torch
+    """
+    from bncheck.commands.options import request_of
+    from bncheck.commands.progress import open_progress
+    from bncheck.commands.run import refuse_missing
+    from bncheck.errors import UsageError
+    from bncheck.session import carry_out
+
+    pair = [name for name in (options["source"], options["goal"]) if name]
+    if len(pair) == 1:
+        raise UsageError("--from and --to go together.", "For example: bncheck conventions --from mxnet --to torch")
+    options["targets"] = options["targets"] or tuple(pair)
+    request = request_of(options, chosen=False, formats=("csv", "html"))
+    with open_progress(quiet=options["quiet"] or options["as_json"] or options["as_csv"]) as progress:
+        run, results = carry_out(request, progress)
+    show(run, results, options)
+    refuse_missing(results, options["require"])
+    return 0
+
+
+def show(run: Any, results: Any, options: dict[str, Any]) -> None:
+    from bncheck.commands.progress import console
+    from bncheck.report import conventions as report
+
+    report.write_csv(results, run)
+    if options["as_csv"]:
+        click.echo(report.as_csv(results), nl=False)
+    elif options["as_json"]:
+        click.echo((run / "run.json").read_text(encoding="utf-8"))
+    elif not options["quiet"]:
+        out = console()
+        out.print(report.table(results))
+        for sentence in report.disagreements(results):
+            out.print(f"≠ {sentence}", style="red", markup=False)
+        for target in results.targets:
+            if target.status != "ok":
+                out.print(f"{target.name} is unavailable: {target.reason}\n  → {target.remedy}", markup=False)
+        if options["source"]:
+            for line in porting(results, options["source"], options["goal"]):
+                out.print(line, markup=False)
+        out.print(f"\n report   {run / 'index.html'}\n table    {run / 'conventions.csv'}", markup=False)
+
+
+def porting(results: Any, source: str, goal: str) -> list[str]:
+    """Advice from two measured targets, on the first path that both have."""
+    from bncheck.porting import advise
+    from bncheck.report.conventions import by_target
+
+    found = by_target(results)
+    sides = [found.get(name, {}) for name in (source, goal)]
+    paths = [path for path in sides[0] if path in sides[1]]
+    if not paths:
+        return [f"\nPorting from {source} to {goal}: nothing was measured on both."]
+    lines = advise(sides[0][paths[0]], sides[1][paths[0]])
+    return [f"\nPorting from {source} to {goal}:", *(f"  {line}" for line in lines)]

@@ -1,0 +1,119 @@
+"""The table of conventions: facets down, targets across; terminal and CSV. Shows what run.json says, nothing more."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bncheck.convention import FACETS, Convention, Facet
+from bncheck.report.wording import clean, scalar
+from bncheck.results import Results
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+COLUMNS = (
+    "target", "path", "facet", "value", "identifiable", "residual", "runner_up", "runner_up_residual", "reason",
+    "documented", "agrees", "link", "framework_word",
+)  # fmt: skip
+
+
+def by_target(results: Results) -> dict[str, dict[str, Convention]]:
+    """target → path → convention, in the order of the run."""
+    found: dict[str, dict[str, Convention]] = {}
+    for convention in results.conventions:
+        found.setdefault(convention.target, {})[convention.path] = convention
+    return found
+
+
+def cell(paths: Mapping[str, Convention], facet: str) -> str:
+    """One target's value of a facet; its paths apart where they differ, "not identifiable" where none tells."""
+    values = {path: shown(convention.facets.get(facet)) for path, convention in paths.items()}
+    known = {path: text for path, text in values.items() if text}
+    if not known:
+        return "not identifiable"
+    if len(set(known.values())) == 1:
+        return next(iter(known.values()))
+    return "; ".join(f"{path}: {text}" for path, text in known.items())
+
+
+def shown(facet: Facet | None) -> str:
+    """A facet's value with its documented one where they disagree; empty when it is not identifiable."""
+    if facet is None or not facet.identifiable:
+        return ""
+    text = scalar(facet.value)
+    return f"{text} ≠ documented {scalar(facet.documented)}" if facet.agrees is False else text
+
+
+def words(paths: Mapping[str, Convention], facet: str) -> str:
+    """The framework's own word beside the neutral one, e.g. ``momentum=0.9``."""
+    found = dict.fromkeys(c.framework_word[facet] for c in paths.values() if facet in c.framework_word)
+    return " / ".join(found)
+
+
+def table(results: Results) -> RenderableType:
+    """For a terminal: rows are facets, columns are targets; what is not identifiable is dim, what disagrees is bold."""
+    from rich.table import Table
+    from rich.text import Text
+
+    targets = by_target(results)
+    labels = {target.name: target.label for target in results.targets}
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    grid.add_column("facet", no_wrap=True)
+    for name in targets:
+        grid.add_column(clean(labels.get(name, name)), overflow="fold")
+    for facet in FACETS:
+        row = [cell(paths, facet) for paths in targets.values()]
+        own = [words(paths, facet) for paths in targets.values()]
+        styles = ["dim" if text == "not identifiable" else "bold red" if "≠" in text else "" for text in row]
+        texts = [clean(f"{text} ({word})" if word else text) for text, word in zip(row, own, strict=True)]
+        grid.add_row(facet, *(Text(text, style=style) for text, style in zip(texts, styles, strict=True)))
+    return grid
+
+
+def rows(results: Results) -> list[list[str]]:
+    found = []
+    for convention in results.conventions:
+        for name, facet in convention.facets.items():
+            found.append([
+                convention.target, convention.path, name, "" if facet.value is None else str(facet.value),
+                str(facet.identifiable).lower(), repr(facet.residual), facet.runner_up, repr(facet.runner_up_residual),
+                facet.reason, "" if facet.documented is None else str(facet.documented),
+                "" if facet.agrees is None else str(facet.agrees).lower(), facet.link,
+                convention.framework_word.get(name, ""),
+            ])  # fmt: skip
+    return found
+
+
+def as_csv(results: Results) -> str:
+    """All facets of all targets and paths, one line each, with residuals and runners-up."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows(results))
+    return stream.getvalue()
+
+
+def write_csv(results: Results, run_folder: Path) -> Path:
+    path = run_folder / "conventions.csv"
+    part = path.with_name("conventions.csv.part")
+    part.write_text(as_csv(results), encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def disagreements(results: Results) -> Sequence[str]:
+    """A sentence for every facet that is not as its framework documents it."""
+    found = []
+    for convention in results.conventions:
+        for name, facet in convention.facets.items():
+            if facet.agrees is False:
+                where = f" on {convention.path}" if convention.path else ""
+                found.append(
+                    f"{convention.target}{where}: {name} is {scalar(facet.value)}, "
+                    f"documented as {scalar(facet.documented)} ({facet.link})"
+                )
+    return found
