@@ -179,7 +179,7 @@ def describe_scenario(
         scenario.why,
         scenario.remarks,
         tuple(describe_case(case) for case in scenario.cases),
-        check_expectations(scenario, targets, analysis.findings, analysis.drifts),
+        check_expectations(scenario, targets, analysis.findings),
         scenario.tolerance.rtol,
         scenario.tolerance.atol,
         scenario.probe,

@@ -5,43 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.results import Expectation, TargetResult
 from bncheck.scenario import Case, Expect, Scenario
 
 
 def check_expectations(
-    scenario: Scenario, targets: Sequence[TargetResult], findings: Iterable[Finding], drifts: Iterable[Drift]
+    scenario: Scenario, targets: Sequence[TargetResult], findings: Iterable[Finding]
 ) -> tuple[Expectation, ...]:
     """One entry per ``[[expect]]``; ``met`` is None when one of the two targets was not there."""
-    of_scenario = [finding for finding in findings if finding.scenario == scenario.name]
-    apart = [drift for drift in drifts if drift.scenario == scenario.name and drift.verdict != "agrees"]
-    return tuple(check(expect, scenario, targets, of_scenario, apart) for expect in scenario.expect)
+    here = [finding for finding in findings if finding.scenario == scenario.name and finding.kind != "rounding"]
+    return tuple(check(expect, scenario, targets, here) for expect in scenario.expect)
 
 
 def check(
-    expect: Expect,
-    scenario: Scenario,
-    targets: Sequence[TargetResult],
-    findings: Sequence[Finding],
-    apart: Sequence[Drift],
+    expect: Expect, scenario: Scenario, targets: Sequence[TargetResult], findings: Sequence[Finding]
 ) -> Expectation:
+    """Expected causes must all be among those found for every pair and case meant; ``agree`` asks for none between
+    the two. Anything outside tolerance that no rule names is itself a finding (unexplained), so findings suffice."""
     sides = [matching(word, targets) for word in expect.between]
-    cases = [case.name for case in scenario.cases if applies(expect.when, case)]
     pairs = [(a, b) for a in sides[0] for b in sides[1] if a != b]
     met: bool | None = None
-    found: list[str] = []
-    for case in cases if pairs else []:
+    found: dict[str, None] = {}
+    for case in [case.name for case in scenario.cases if applies(expect.when, case)] if pairs else []:
         for a, b in pairs:
-            here = [f for f in findings if f.case == case and concerns(f, a, b)]
-            causes = {f.cause for f in here if f.kind != "rounding"}
-            # A finite drift outside tolerance that no finding above rounding is about is rounding.
-            here_apart = [d for d in apart if d.case == case and {d.a, d.b} == {a, b}]
-            differs = any(d.verdict in ("nonfinite", "refused") for d in here_apart)
-            good = not causes and not differs if expect.agree else set(expect.causes) <= causes
+            here = [finding for finding in findings if finding.case == case]
+            apart = {finding.cause for finding in here if separates(finding, a, b)}
+            single = {finding.cause for finding in here if len(finding.sides) < 2 and {a, b} & set(finding.targets)}
+            good = not apart if expect.agree else set(expect.causes) <= apart | single
             met = good if met is None else met and good
-            found += [cause for cause in sorted(causes) if cause not in found]
+            found.update(dict.fromkeys(sorted(apart if expect.agree else apart | single)))
     return Expectation(expect.between, expect.causes, expect.agree, dict(expect.when), met, tuple(found))
 
 
@@ -56,8 +49,9 @@ def applies(when: Mapping[str, Any], case: Case) -> bool:
     return all(case.matrix.get(key) == value for key, value in when.items())
 
 
-def concerns(finding: Finding, a: str, b: str) -> bool:
-    """Between two groups: a and b are on different sides. About targets one by one: it names one of them."""
-    if len(finding.sides) == 2:
-        return any(a in one and b in two for one, two in (finding.sides, finding.sides[::-1]))
-    return a in finding.targets or b in finding.targets
+def separates(finding: Finding, a: str, b: str) -> bool:
+    """Whether a finding is about a difference between these two targets; groups are its two sides."""
+    if len(finding.sides) != 2:
+        return False
+    one, two = finding.sides
+    return (a in one and b in two) or (b in one and a in two)

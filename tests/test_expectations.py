@@ -1,0 +1,75 @@
+"""Expectations against literal findings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bncheck.expectations import check_expectations
+from bncheck.finding import Finding
+from bncheck.results import TargetResult
+from bncheck.scenario import Case, Event, Expect, InputSpec, Layer, Network, Scenario
+
+CASES = tuple(
+    Case(
+        "s",
+        name,
+        name,
+        {"program.events": name},
+        Network((Layer("bn", "batch_norm"),)),
+        {"main": InputSpec((2, 3))},
+        (Event("train_forward"),),
+    )
+    for name in ("f", "fb")
+)
+TARGETS = [TargetResult(name, name, name) for name in ("reference", "torch", "mxnet")]
+PHASE = Finding(
+    "BN103", "update-phase", "convention", "", ("reference", "torch", "mxnet"), "s", "f",
+    sides=(("reference", "torch"), ("mxnet",)),
+)  # fmt: skip
+
+
+def met(expect: Expect, findings: list[Finding], targets: list[TargetResult] = TARGETS) -> bool | None:
+    scenario = Scenario("s", "", "", CASES, (expect,))
+    return check_expectations(scenario, targets, findings)[0].met
+
+
+def test_an_expected_cause_between_two_sides_is_met() -> None:
+    assert met(Expect(("mxnet", "torch"), ("update-phase",), when={"program.events": "f"}), [PHASE]) is True
+
+
+def test_it_is_not_met_where_a_case_lacks_it() -> None:
+    assert met(Expect(("mxnet", "torch"), ("update-phase",)), [PHASE]) is False
+
+
+def test_members_of_one_side_agree() -> None:
+    assert met(Expect(("reference", "torch"), agree=True), [PHASE]) is True
+    assert met(Expect(("mxnet", "torch"), agree=True), [PHASE]) is False
+
+
+def test_rounding_is_agreement() -> None:
+    rounding = replace(PHASE, cause="rounding", kind="rounding")
+    assert met(Expect(("mxnet", "torch"), agree=True), [rounding]) is True
+
+
+def test_a_hazard_of_one_target_can_be_expected_and_is_no_disagreement() -> None:
+    hazard = replace(PHASE, cause="poisoned-state", kind="hazard", targets=("torch",), sides=(("torch",),))
+    assert met(Expect(("torch", "mxnet"), ("poisoned-state",), when={"program.events": "f"}), [hazard]) is True
+    assert met(Expect(("torch", "mxnet"), agree=True), [hazard]) is True
+
+
+@pytest.mark.parametrize("word", ["keras", "torch[functional]"])
+def test_an_absent_target_makes_it_not_applicable(word: str) -> None:
+    assert met(Expect((word, "torch"), agree=True), []) is None
+
+
+def test_an_unavailable_target_is_absent() -> None:
+    targets = [TARGETS[1], replace(TARGETS[2], status="unavailable")]
+    assert met(Expect(("mxnet", "torch"), agree=True), [], targets) is None
+
+
+def test_a_backend_s_name_means_all_its_plain_versions() -> None:
+    targets = [TARGETS[1], TargetResult("mxnet==1.7.0", "m", "mxnet"), TargetResult("mxnet[raw]", "r", "mxnet", "raw")]
+    finding = replace(PHASE, sides=(("torch",), ("mxnet[raw]",)))
+    assert met(Expect(("mxnet", "torch"), agree=True), [finding], targets) is True
