@@ -78,6 +78,7 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
     }  # fmt: skip
     return environment.get_template("index.html.j2").render(
         results=results, verdict=overview.verdict(results), items=items, places=places,
+        place_at={(each.scenario.name, each.case.name): each for each in places},
         conventions=convention_table(results.conventions), environments=environment_table(results),
         expectations=expectation_rows(results), missing=[t for t in results.targets if t.status != "ok"],
         evidence=overview.evidence, numbers=overview.numbers, step_of=overview.step_of, run_name=run_folder.name,

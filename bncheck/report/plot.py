@@ -84,7 +84,8 @@ def draw_case(
         name = f"{scenario.name}--{case.name}"
         text, image = io.StringIO(), io.BytesIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
-        figure.savefig(image, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": f"bncheck {results.version}"})
+        figure.savefig(image, format="png", dpi=PIXELS_PER_INCH, pil_kwargs={"compress_level": 3},
+                       metadata={"Software": f"bncheck {results.version}"})  # fmt: skip
     return Picture(name, compact(text.getvalue(), "p"), image.getvalue(), caption(shown))
 
 
