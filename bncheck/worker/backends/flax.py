@@ -121,7 +121,7 @@ def keywords_of(layer, dtype, variant):
 def convolution(layer, weight):
     """(features in, keywords) of either Conv: channels last, padding as pairs."""
     pad = layer["options"].get("padding", 0)
-    return weight[1], {"kernel_size": tuple(weight[2:]), "strides": layer["options"].get("stride", 1), "padding": [(pad, pad), (pad, pad)]}
+    return weight[1], {"kernel_size": tuple(weight[2:]), "strides": layer["options"].get("stride", 1), "padding": ((pad, pad), (pad, pad))}
 
 
 # ------------------------------------------------------------------------------------------- the two interfaces
