@@ -11,10 +11,13 @@ update (momentum 0, or eval mode, in the others); for k micro-batches set the we
 
 from collections.abc import Iterable, Iterator
 
-from bncheck.evidence import PairView
+import numpy as np
+
+from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.rules.attributed import Side, attributed_layers, differing_facets, summary
 from bncheck.rules.counting import advances, repeated_weight
+from bncheck.rules.movement import moved
 from bncheck.rules.wording import names, number, targets, verb
 
 CODE = "BN104"
@@ -28,6 +31,39 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     found += [item for item in weights if repeated_weight(pair, item.layer)]
     known = {item.layer for item in found} | attributed_layers(pair, "running_mean")
     return [*found, *(item for item in seen_in_counters(pair) if item.layer not in known)]
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    """Training forwards that leave the statistics alone between others that move them (every second step)."""
+    if cell.trace is None or cell.case.network.custom is None:
+        return  # frameworks' own layers never do that by themselves
+    for layer in cell.trace.layers:
+        mask, counts = moved(cell.trace, layer, "running_mean"), cell.trace.get(layer, "n")
+        records = zip(cell.trace.events, mask, strict=False)
+        steps = [(t, bool(yes)) for t, (record, yes) in enumerate(records) if record.op == "train_forward"]
+        steps = [(t, yes) for t, yes in steps if cell.trace.events[t].status == "ok"]
+        taken = [t for t, yes in steps if yes]
+        skipped = [t for t, yes in steps if not yes and taken and t < taken[-1]]
+        if not skipped or counts is None or not varied(cell, layer, skipped):
+            continue
+        yield Finding(
+            CODE, CAUSE, "convention",
+            f"{names(cell.members)}: {len(skipped)} of {len(steps)} training forwards leave the running statistics of "
+            f"{layer} as they are, between others that move them.",
+            targets(cell.members), cell.case.scenario, cell.case.name, layer, skipped[0], "running_mean",
+            evidence={"forwards that move": len(taken), "forwards that do not": len(skipped)},
+            advice="update in every step: skipping was reported to hurt training",
+        )  # fmt: skip
+
+
+def varied(cell: CellView, layer: str, events: list[int]) -> bool:
+    """True if the batches that changed nothing had another mean than the running one: there was something to move."""
+    assert cell.trace is not None
+    means, held = cell.trace.get(layer, "input_mean"), cell.trace.get(layer, "running_mean")
+    if means is None or held is None:
+        return False
+    gaps = [np.abs(means[t] - held[t]).max() > 1e-3 * (np.abs(held[t]).max() + 1e-3) for t in events]
+    return all(map(bool, gaps))
 
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.rules.exported import exports, norm_nodes, number_of
 from bncheck.rules.movement import changed
 from bncheck.rules.wording import names, number, targets
 from bncheck.scenario import Layer
@@ -43,6 +44,34 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
                 departs=cell.target, departs_from="itself", evidence={"before": before, "after": after},
                 advice=f"set {name} again after this step, and check it before you train on",
             )  # fmt: skip
+    yield from lost_in_file(cell)
+
+
+def lost_in_file(cell: CellView) -> Iterator[Finding]:
+    """The file's BatchNormalization nodes against their layers, in order. ONNX's momentum is 1 − torch's."""
+    for event, notes in exports(cell):
+        layers, nodes = notes.get("norms"), norm_nodes(notes)
+        if not isinstance(layers, dict) or len(layers) != len(nodes):
+            continue  # some were folded: no telling which are left
+        for (layer, held), node in zip(layers.items(), nodes, strict=True):
+            for name in ("momentum", "eps"):
+                found, value = number_of(node, name), held[name][0]
+                wanted = None if value is None else 1 - value if name == "momentum" else value
+                if found is None or (wanted is not None and abs(found - wanted) <= SINGLE):
+                    continue
+                if wanted is None and 0 < found < 1:
+                    continue
+                asked = "a cumulative average (momentum=None)" if wanted is None else number(wanted)
+                meaning = ", which never takes a batch in" if name == "momentum" and found == 1 else ""
+                yield Finding(
+                    CODE, CAUSE, "defect",
+                    f"{names(cell.members)}: the exported file gives {layer} {name} {number(found)}{meaning}; "
+                    f"the layer has {asked}, in ONNX's sense.",
+                    targets(cell.members), cell.case.scenario, cell.case.name, layer, event, name,
+                    departs=cell.target, departs_from="itself",
+                    evidence={"in the file": found, "in the layer": str(value)},
+                    advice=f"set {name} in the file before it is trained on; inference does not need momentum",
+                )  # fmt: skip
 
 
 def lost(cell: CellView, layer: Layer, name: str, rows: Array) -> tuple[int, float, float, str] | None:

@@ -3,17 +3,20 @@
 Signature: the training flag changes during an event that should leave it alone (export, reload, a backward), or is not
 what set_mode asked for; or an export moves the running statistics, which only a training forward should. The next
 forward then normalises with the batch and trains on it, or does not. Stale statistics have the right mode, old values.
+Or the exported file is in another mode than the model that was exported.
 
 What to do: export a deep copy, and set the mode of each frozen layer again after any call that touches the whole model
 (train(), export, save). torch's exporter with dynamo=False puts the whole model back into one mode.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.rules.exported import exports, number_of, rounding_of, runs
 from bncheck.rules.movement import STATISTICS, moved
-from bncheck.rules.wording import names, targets
+from bncheck.rules.wording import names, number, targets
 
 CODE = "BN401"
 CAUSE = "mode-leak"
@@ -32,8 +35,40 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         yield Finding(
             CODE, CAUSE, "defect", f"{names(cell.members)}: {said}.",
             targets(cell.members), cell.case.scenario, cell.case.name, layer, event, quantity,
-            departs=cell.target, departs_from="itself",
+            departs=cell.target, departs_from="itself", evidence=export_facts(cell, event),
             advice=ADVICE,
+        )  # fmt: skip
+    yield from file_in_other_mode(cell)
+
+
+def export_facts(cell: CellView, event: int) -> dict[str, Any]:
+    """What the export noted: every module whose flag flipped, and what that does to the model's output."""
+    notes = next((found for place, found in exports(cell) if place == event), None)
+    if notes is None:
+        return {}
+    flipped = [item for item in notes.get("flipped", ()) if isinstance(item, list | tuple) and len(item) == 3]
+    facts = {"flipped": ", ".join(f"{item[0]}: {WORDS[bool(item[1])]} to {WORDS[bool(item[2])]}" for item in flipped)}
+    change = number_of(notes, "output_change")
+    return {**facts, **({} if change is None else {"output change": change}), "exporter": str(notes.get("exporter"))}
+
+
+def file_in_other_mode(cell: CellView) -> Iterator[Finding]:
+    """The file equals the model in the mode in which it was not exported."""
+    for event, notes, export in runs(cell):
+        bound = rounding_of(notes)
+        as_was, evaluated = number_of(notes, "difference_as_exported"), number_of(notes, "difference_eval")
+        if as_was is None or evaluated is None or as_was <= bound or evaluated > bound:
+            continue
+        asked = str(export.get("asked_training", "default"))
+        against = asked in ("TRAINING", "PRESERVE")
+        yield Finding(
+            CODE, CAUSE, "defect" if against else "hazard",
+            f"{names(cell.members)}: this file equals your eval model, you exported a train-mode one; the two are "
+            f"{number(as_was)} apart" + (f", and the export was asked for training={asked}." if against else "."),
+            targets(cell.members), cell.case.scenario, cell.case.name, "", event, "output",
+            departs=cell.target if against else "", departs_from="itself" if against else "",
+            evidence={"file against eval": evaluated, "file against the model as exported": as_was, "asked": asked},
+            advice="call net.eval() before you export for inference; export with training=PRESERVE to keep the mode",
         )  # fmt: skip
 
 

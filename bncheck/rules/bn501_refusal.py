@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
+from bncheck.rules.autograd import says_why
 from bncheck.rules.movement import STATISTICS, moved
 from bncheck.rules.refused import refused_events, values_per_channel
 from bncheck.rules.wording import name, names, targets, verb
@@ -25,6 +26,8 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
         if values_per_channel(pair, event) in (0, 1):
             continue
         op, kind, words = error_at(refuser, event)
+        if says_why(words):
+            continue
         yield Finding(
             CODE, CAUSE, "hazard",
             f"{names(refuser.members)} {verb(refuser.members, 'refuses', 'refuse')} {op}, {names(other.members)} "

@@ -18,12 +18,16 @@ class GoodBatchNorm2d(nn.Module):
 
     def forward(self, x):
         if self.training:
-            mean = x.mean(dim=(0, 2, 3))
-            var = ((x - mean[:, None, None]) ** 2).mean(dim=(0, 2, 3))
+            mean, var = self.moments(x)
             self.update(mean, var, x.numel() // x.shape[1])
         else:
             mean, var = self.running_mean, self.running_var
-        return self.scale((x - mean[:, None, None]) / torch.sqrt(var[:, None, None] + self.eps))
+        return self.normalise(x, mean, var)
+
+    def moments(self, x):
+        """Mean and biased variance of each channel, in two passes."""
+        mean = x.mean(dim=(0, 2, 3))
+        return mean, ((x - mean[:, None, None]) ** 2).mean(dim=(0, 2, 3))
 
     @torch.no_grad()
     def update(self, mean, var, count):
@@ -33,7 +37,8 @@ class GoodBatchNorm2d(nn.Module):
         self.running_var += self.momentum * (unbiased - self.running_var)
         self.num_batches_tracked += 1
 
-    def scale(self, y):
+    def normalise(self, x, mean, var):
+        y = (x - mean[:, None, None]) / torch.sqrt(var[:, None, None] + self.eps)
         if self.weight is None:
             return y
         return y * self.weight[:, None, None] + self.bias[:, None, None]
