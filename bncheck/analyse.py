@@ -59,14 +59,17 @@ def analyse(
             analysis.conventions[target.name] = measure_target(run, plan, target)
     for number, case in enumerate(plan.cases, 1):
         tell(f"comparing {number}/{len(plan.cases)} {case.id}")
-        judge_case(run, case, scenario_of(plan, case), targets, analysis)
+        if case.scenario in plan.background:
+            analysis.cells += [cell for target in targets if (cell := read_cell(run, case, target)[0]) is not None]
+        else:
+            judge_case(run, case, scenario_of(plan, case), targets, analysis)
     analysis.findings += diagnose([], [], [target_view(target, analysis) for target in targets])
     return Results(
         version=__version__,
         command=plan.command,
         created=plan.created,
         targets=tuple(targets),
-        scenarios=tuple(describe_scenario(scenario, targets, analysis) for scenario in plan.scenarios),
+        scenarios=tuple(describe_scenario(scenario, plan, targets, analysis) for scenario in plan.scenarios),
         cells=tuple(analysis.cells),
         drifts=tuple(analysis.drifts),
         conventions=tuple(found for paths in analysis.conventions.values() for found in paths.values()),
@@ -171,18 +174,19 @@ def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult |
 
 
 def describe_scenario(
-    scenario: Scenario, targets: Sequence[TargetResult], analysis: Analysis
+    scenario: Scenario, plan: Plan, targets: Sequence[TargetResult], analysis: Analysis
 ) -> ScenarioResult:
+    compared = scenario.name not in plan.background
     return ScenarioResult(
         scenario.name,
         scenario.title,
         scenario.why,
         scenario.remarks,
         tuple(describe_case(case) for case in scenario.cases),
-        check_expectations(scenario, targets, analysis.findings),
+        check_expectations(scenario, targets, analysis.findings) if compared else (),
         scenario.tolerance.rtol,
         scenario.tolerance.atol,
-        scenario.probe,
+        probe=not compared,
     )
 
 

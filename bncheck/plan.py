@@ -24,10 +24,12 @@ FLATTENING = ("flatten", "dense", "global_avg_pool")
 
 @dataclass(frozen=True)
 class Plan:
-    """``sources`` are the scenario files in the run folder; ``targets`` their canonical names."""
+    """``targets`` are canonical names; ``background`` names the probes that only serve to measure conventions:
+    nobody asked for them, so their cells are not compared."""
 
     scenarios: tuple[Scenario, ...]
     targets: tuple[str, ...]
+    background: tuple[str, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     created: str = ""
@@ -43,15 +45,29 @@ def write_plan(run: Path, plan: Plan) -> None:
     folder.mkdir(exist_ok=True)
     for scenario in plan.scenarios:
         shutil.copyfile(scenario.path, folder / f"{scenario.name}.toml")
+        for path in files_beside(scenario):
+            copy = folder / path.relative_to(Path(scenario.path).resolve().parent)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
     value = {
         "format": 1,
         "scenarios": [{"name": s.name, "probe": s.probe} for s in plan.scenarios],
         "targets": list(plan.targets),
+        "background": list(plan.background),
         "overrides": dict(plan.overrides),
         "command": plan.command,
         "created": plan.created,
     }
     write_json(run / "plan.json", value)
+
+
+def files_beside(scenario: Scenario) -> set[Path]:
+    """Files that a scenario's networks name and that lie in its folder; one that --set names stays where it is."""
+    home = Path(scenario.path).resolve().parent
+    named = [case.network.custom and case.network.custom.rpartition(":")[0] for case in scenario.cases]
+    named += [case.network.file for case in scenario.cases]
+    paths = {Path(name).resolve() for name in named if name}
+    return {path for path in paths if path.is_relative_to(home)}
 
 
 def read_plan(run: Path) -> Plan:
@@ -63,8 +79,9 @@ def read_plan(run: Path) -> Plan:
             path = run / "scenarios" / f"{Path(str(item['name'])).name}.toml"
             # Overrides are the user's for the scenarios that were asked for; probes are always as shipped.
             scenarios.append(load_scenario(path, {} if item["probe"] else data["overrides"]))
-        targets = tuple(str(name) for name in data["targets"])
-        return Plan(tuple(scenarios), targets, data["overrides"], str(data["command"]), str(data["created"]))
+        targets, background = (tuple(str(name) for name in data[key]) for key in ("targets", "background"))
+        command, created = str(data["command"]), str(data["created"])
+        return Plan(tuple(scenarios), targets, background, data["overrides"], command, created)
     except (KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"{run / 'plan.json'} has a wrong shape: {error!r}.", "Start a new run instead."

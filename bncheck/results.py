@@ -105,7 +105,7 @@ class ScenarioResult:
     # The bound |a − b| <= atol + rtol·|b| that verdicts used; None: not recorded, no band is drawn.
     rtol: float | None = None
     atol: float | None = None
-    probe: bool = False
+    probe: bool = False  # ran in the background to measure conventions: its cells are not compared
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,14 @@ def make_plan(request: Request) -> Plan:
     probes = [each for each in shipped if each.probe and each.name not in names and request.probes]
     targets = tuple(request.targets or DEFAULT_TARGETS)
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return Plan(tuple(chosen + probes), targets, overrides, request.command, created)
+    background = tuple(probe.name for probe in probes)
+    return Plan(tuple(chosen + probes), targets, background, absolute(overrides), request.command, created)
+
+
+def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Files that overrides name, as absolute paths: a run may be resumed from another folder."""
+    named = ("network.custom", "network.file")
+    return {key: str(Path(value).absolute()) if key in named else value for key, value in overrides.items()}
 
 
 def choose(request: Request, shipped: Sequence[Scenario], overrides: Mapping[str, Any]) -> list[Scenario]:

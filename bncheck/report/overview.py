@@ -55,8 +55,8 @@ class Theme:
 
 
 def rows(results: Results) -> list[tuple[ScenarioResult, CaseResult]]:
-    """Scenario × case, in the run's order."""
-    return [(scenario, case) for scenario in results.scenarios for case in scenario.cases]
+    """Scenario × case, in the run's order, without the probes that ran in the background."""
+    return [(scenario, case) for scenario in results.scenarios if not scenario.probe for case in scenario.cases]
 
 
 def standing(results: Results, scenario: str, case: str, target: str) -> Standing:

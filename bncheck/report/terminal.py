@@ -137,16 +137,9 @@ def details(theme: Theme) -> list[str]:
 
 
 def unsettled(theme: Theme) -> list[str]:
-    """What this case's input cannot tell, grouped by the scenario that can."""
-    by_scenario: dict[str, list[str]] = {}
-    for item in theme.findings:
-        for facet, settles in item.not_identifiable.items():
-            by_scenario.setdefault(settles, []).append(words(facet))
-    return [
-        f"not identifiable here: {', '.join(dict.fromkeys(facets))}"
-        + (f" (settled by: bncheck run {clean(settles)})" if settles else "")
-        for settles, facets in by_scenario.items()
-    ]
+    """What this case's input cannot tell apart; the probe can."""
+    facets = dict.fromkeys(words(facet) for item in theme.findings[:1] for facet in item.not_identifiable)
+    return [f"this input cannot tell: {', '.join(facets)} (bncheck run probe does)"] if facets else []
 
 
 def unavailable(target: TargetResult) -> RenderableType:

@@ -8,10 +8,19 @@ from bncheck.evidence import Attribution, PairView
 from bncheck.rules.wording import SETTLED_BY_PROBE
 
 
+# Rules that an input can hide behind one another. What happens at n = 1 or n = 0 shows where it happens or nowhere, and
+# the size of eps is bounded by any input: neither is a reason to doubt a cause.
+CONFUSABLE = (
+    "update_on", "updates_per_event", "batch_weight", "averaging", "variance_divisor", "statistic",
+    "train_normaliser", "eval_normaliser",
+)  # fmt: skip
+
+
 def not_identifiable(pair: PairView, item: Attribution | None = None, layer: str = "") -> dict[str, str]:
     """Facet → why this case cannot tell it. The attribution's own words win over those read off the trace."""
     layer = item.layer if item is not None else layer
-    return {**blind_facets(pair, layer), **(item.not_identifiable if item is not None else {})}
+    found = {**blind_facets(pair, layer), **(item.not_identifiable if item is not None else {})}
+    return {facet: why for facet, why in found.items() if facet in CONFUSABLE}
 
 
 def blind_facets(pair: PairView, layer: str) -> dict[str, str]:
