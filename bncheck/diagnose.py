@@ -38,7 +38,7 @@ def diagnose(cells: Sequence[CellView], pairs: Sequence[PairView], targets: Sequ
         for case in by_case.values():
             layers = [layer for cell in case.cells if cell.trace is not None for layer in cell.trace.layers]
             order = {layer: place for place, layer in enumerate(dict.fromkeys(layers))}
-            here = best_of_each(_case_findings(case))
+            here = join_singles(best_of_each(_case_findings(case)))
             found += drop_explained(here, order)
     return sorted(found, key=importance)
 
@@ -147,7 +147,7 @@ def group_pairs(case: CaseViews, groups: Sequence[Sequence[CellView]]) -> Iterab
 
 
 def inner_pairs(case: CaseViews, group: Sequence[CellView]) -> Iterable[PairView]:
-    """Inside a group only rounding and counters are left: one pair among those that count alike, one per other count."""
+    """Inside a group only rounding and counters are left: a pair among those that count alike, one per other count."""
     counts: dict[tuple[float | None, ...], list[CellView]] = {}
     for cell in group:
         layers = cell.trace.layers if cell.trace is not None else ()
@@ -183,6 +183,32 @@ def best_of_each(findings: Iterable[Finding]) -> list[Finding]:
             note = {f"also in {item.quantity}": drift_size(item)}
             kept[key] = replace(kept[key], evidence={**kept[key].evidence, **note})
     return list(kept.values())
+
+
+def join_singles(findings: Sequence[Finding]) -> list[Finding]:
+    """A cause seen in one cell and between two sides is said once, between the sides, with the graver kind."""
+    joined = list(findings)
+    for single in [item for item in findings if not item.sides]:
+        where = (single.cause, single.scenario, single.case, single.layer)
+        pairs = [
+            place
+            for place, item in enumerate(joined)
+            if item.sides and (item.cause, item.scenario, item.case, item.layer) == where
+            and any(set(single.targets) == set(side) for side in item.sides)
+        ]  # fmt: skip
+        for place in pairs:
+            item = joined[place]
+            kind = min(item.kind, single.kind, key=KINDS.index)
+            joined[place] = replace(
+                item,
+                kind=kind,
+                departs=item.departs or single.departs,
+                departs_from=item.departs_from or single.departs_from,
+                evidence={**single.evidence, **item.evidence},
+            )
+        if pairs:
+            joined.remove(single)
+    return joined
 
 
 def drop_explained(findings: Sequence[Finding], order: Mapping[str, int]) -> list[Finding]:

@@ -13,6 +13,8 @@ from bncheck.rules.wording import percent, short, targets
 
 # Quantities of an attribution that are seen in the output; the statistics themselves come first.
 PREFERRED = {"output": 1, "used_mean": 2, "used_invstd": 3}
+# A facet that explains less than this was only swapped on the way: another one's swap makes it moot.
+SMALLEST_SHARE = 0.01
 WORDS = {"used_mean": "mean in the output", "used_invstd": "scale in the output"}
 
 Side = Sequence[CellView]
@@ -47,7 +49,9 @@ def differing_facets(  # noqa: PLR0917
 
 def matters(pair: PairView, item: Attribution, facet: str) -> bool:
     """True if the facet takes part in a drift that somebody can see. (That it exceeds rounding, replay has checked.)"""
-    if facet not in item.shares or facet not in item.values:
+    if facet not in item.shares or facet not in item.values or any(str(value) == "nan" for value in item.values[facet]):
+        return False  # NaN: a state that one side does not hold yet
+    if abs(item.shares[facet]) < SMALLEST_SHARE:
         return False
     drift = drift_behind(pair, item)
     return drift is None or drift.verdict != "agrees"

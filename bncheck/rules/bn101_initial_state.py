@@ -46,6 +46,8 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
         if drift.first_event != -1 or drift.quantity not in STATES:
             continue
         starts = [first_value(pair, drift, side) for side in ("a", "b")]
+        if np.isnan(starts).any():
+            continue  # not held yet, or poisoned from the start, which is another rule's
         facet = STATES[drift.quantity]
         judged = judge(facet, pair.a.members, starts[0], pair.b.members, starts[1])
         yield Finding(
@@ -59,7 +61,7 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def first_value(pair: PairView, drift: Drift, side: str) -> object:
+def first_value(pair: PairView, drift: Drift, side: str) -> float:
     """The one initial value where all channels have it, else the channel with the largest difference."""
     rows = [cell.trace.get(drift.layer, drift.quantity) for cell in (pair.a, pair.b) if cell.trace is not None]
     one, two = (np.asarray(row[0], dtype=np.float64) for row in rows if row is not None)

@@ -9,6 +9,7 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.rules.movement import STATISTICS, holds_training
+from bncheck.trace import Array
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def poisoning(cell: CellView, layer: str, quantity: str) -> Poisoning | None:
     if rows is None or not rows.size or counts is None or bad is None:
         return None
     rows = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
+    if not_held_yet(cell, layer, rows[0]):
+        return None
     lost = ~np.isfinite(rows)
     lasting = lost & lost[-1]  # lost at the end too: NaN that heals is not remembered
     hit = lasting.any(axis=1)
@@ -77,3 +80,10 @@ def poisoning(cell: CellView, layer: str, quantity: str) -> Poisoning | None:
         int(bad[forward]) if forward is not None else 0, bool(np.isinf(rows[event + 1, place])),
         int(lasting[event + 1].sum()), len(later), later_bad,
     )  # fmt: skip
+
+
+def not_held_yet(cell: CellView, layer: str, row: Array) -> bool:
+    """A row of NaN only, though the scenario asked for no NaN: that is how a state that does not exist is recorded."""
+    asked = next((item.initial for item in cell.case.network.layers if item.name == layer), {})
+    nan_asked = any(np.isnan(np.asarray(value, dtype=np.float64)).any() for value in asked.values())
+    return bool(row.size and np.isnan(row).all()) and not nan_asked
