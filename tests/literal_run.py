@@ -38,7 +38,8 @@ TARGETS = (
                  environment={"numpy": "2.4.6", "platform": "Linux", "threads": 2}),
     TargetResult("mxnet", "mxnet", "mxnet", version="1.9.1", python="3.11.9", environment={"numpy": "1.23.5"}),
     TargetResult("torch@cuda", "torch-cuda", "torch", device="cuda", status="unavailable",
-                 reason="no CUDA device was found", remedy="run bncheck on a machine with a GPU, then: bncheck compare"),
+                 reason="no CUDA device was found",
+                 remedy="run bncheck on a machine with a GPU, then: bncheck compare"),
 )  # fmt: skip
 
 
@@ -113,7 +114,8 @@ def results(**more: Any) -> Results:
         Convention("mxnet", "4-D", {
             "update_on": Facet("backward", residual=6e-8, runner_up="forward", runner_up_residual=0.9,
                                documented="forward", link="https://mxnet.apache.org/", agrees=False),
-            "batch_weight": Facet(0.1, residual=1e-8, runner_up="0.9", runner_up_residual=0.8, documented=0.1, agrees=True),
+            "batch_weight": Facet(0.1, residual=1e-8, runner_up="0.9", runner_up_residual=0.8,
+                                  documented=0.1, agrees=True),
             "variance_divisor": Facet(None, identifiable=False, reason="n = 1 cannot tell"),
         }, {"batch_weight": "momentum=0.9"}),
         Convention("torch", "4-D", {"update_on": Facet("forward", residual=2e-8, documented="forward", agrees=True)}),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-import xml.etree.ElementTree as xml
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import literal_run
 import numpy as np
@@ -67,7 +67,7 @@ def test_files_stand_in_plots_and_png_opens(run: Path) -> None:
     assert {path.name for path in paths} >= {"all-ones--forward.svg", "all-ones--forward.png", "one-value--base.png"}
     image = imread(io.BytesIO((run / "plots" / "all-ones--forward.png").read_bytes()), format="png")
     assert image.shape[1] > 1000
-    xml.parse(run / "plots" / "all-ones--forward.svg")
+    ElementTree.parse(run / "plots" / "all-ones--forward.svg")
     assert not list((run / "plots").glob("*.part"))
 
 
@@ -86,8 +86,9 @@ def test_svg_needs_no_style_and_loads_nothing(svg: str) -> None:
 
 
 def test_svg_says_what_it_shows(svg: str) -> None:
-    for words in ("torch 2.13.0@cpu", "mxnet 1.9.1@cpu", "running mean, layer bn", "BN103 update-phase", "all-ones--forward",
-                  "explains 100.0 %", "within tolerance", "replayed", "step (1 step = 1 train forward"):  # fmt: skip
+    for words in (
+        "torch 2.13.0@cpu", "mxnet 1.9.1@cpu", "running mean, layer bn", "BN103 update-phase",
+                  "all-ones--forward", "explains 100.0 %", "within tolerance", "replayed", "step (1 step = 1 train forward"):  # fmt: skip
         assert words in svg, words
 
 
@@ -100,7 +101,7 @@ def test_a_page_chooses_the_colours(svg: str) -> None:
     shown = themed(svg, COLOURS, "A &lt;title&gt;")
     assert INK not in shown and GRID not in shown and PAPER not in shown
     assert 'data-stroke="s1"' in shown and 'aria-label="A &lt;title&gt;"' in shown
-    xml.fromstring(shown)
+    ElementTree.fromstring(shown)
 
 
 def test_targets_differ_without_colour() -> None:

@@ -69,12 +69,12 @@ def test_not_a_number_is_told_before_a_difference_and_an_early_one_before_a_late
 
 def test_one_cause_in_many_cases_is_told_once() -> None:
     many = tuple(literal_run.finding(case=f"c{number}") for number in range(50))
-    assert [len(theme.findings) for theme in themes(many)] == [50]
+    assert [len(theme.findings) for theme in themes(literal_run.results(findings=many))] == [50]
     assert text(literal_run.results(findings=many), RUN).count("BN103") == 3  # heading, explain, kit
 
 
 def test_a_defect_is_told_before_a_convention() -> None:
-    assert [theme.first.kind for theme in themes(literal_run.results().findings)] == ["defect", "convention"]
+    assert [theme.first.kind for theme in themes(literal_run.results())] == ["defect", "convention"]
 
 
 def test_verdict() -> None:

@@ -60,7 +60,7 @@ def test_the_file_is_strict_json(run: Path) -> None:
 
     value = json.loads((run / "run.json").read_text(), parse_constant=refuse)
     assert value["format"] == 1
-    assert [key for key in value["drifts"][0]][:4] == ["scenario", "case", "a", "b"]
+    assert list(value["drifts"][0])[:4] == ["scenario", "case", "a", "b"]
 
 
 def test_numpy_numbers_are_written_as_numbers() -> None:

@@ -81,7 +81,8 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
         place_at={(each.scenario.name, each.case.name): each for each in places},
         conventions=convention_table(results.conventions), environments=environment_table(results),
         expectations=expectation_rows(results), missing=[t for t in results.targets if t.status != "ok"],
-        evidence=overview.evidence, numbers=overview.numbers, step_of=overview.step_of, run_name=run_folder.name,
+        evidence=overview.evidence,
+        unsettled=overview.unsettled, numbers=overview.numbers, step_of=overview.step_of, run_name=run_folder.name,
         undrawn=figures.undrawn(), marks=overview.MARKS,
     )  # fmt: skip
 
@@ -120,7 +121,7 @@ class Figures:
 
 def list_items(results: Results, run_folder: Path, figures: Figures) -> list[Item]:
     found = []
-    for number, theme in enumerate(overview.themes(results.findings), 1):
+    for number, theme in enumerate(overview.themes(results), 1):
         anchor = f"finding-{number}"
         figure, seen = "", ""
         for scenario, case in theme.cases:

@@ -6,12 +6,13 @@ that came up in several cases, so that a reader meets it once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bncheck.evidence import Drift
 from bncheck.finding import KINDS, Finding
-from bncheck.report.wording import amount, number, one_line, plural, since
+from bncheck.report.wording import amount, number, one_line, plural, scalar, since, words
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
 
 # Words of a standing → the mark that says the same without colour.
@@ -54,9 +55,11 @@ class Theme:
         return tuple(dict.fromkeys((item.scenario, item.case) for item in self.findings))
 
 
-def rows(results: Results) -> list[tuple[ScenarioResult, CaseResult]]:
-    """Scenario × case, in the run's order, without the probes that ran in the background."""
-    return [(scenario, case) for scenario in results.scenarios if not scenario.probe for case in scenario.cases]
+def rows(results: Results, probes: bool = True) -> list[tuple[ScenarioResult, CaseResult]]:
+    """Scenario × case, in the run's order. ``probes`` False leaves out what only served to measure conventions,
+    unless nothing else was run."""
+    asked = [scenario for scenario in results.scenarios if probes or not scenario.probe]
+    return [(scenario, case) for scenario in asked or results.scenarios for case in scenario.cases]
 
 
 def standing(results: Results, scenario: str, case: str, target: str) -> Standing:
@@ -133,30 +136,41 @@ def difference(drift: Drift, target: str, results: Results) -> str:
     return one_line(f"{name} off by {amount(drift.mean_abs, drift.std_abs)} {when}")
 
 
-def themes(findings: Sequence[Finding]) -> list[Theme]:
-    """Findings grouped by code, targets and departing side; the gravest kind first, then the widest spread."""
+def themes(results: Results) -> list[Theme]:
+    """Findings grouped by code, targets and departing side. First what came up in the scenarios that were asked for,
+    then what only the probes showed; in each the gravest kind first, then the widest spread."""
+    probes = {scenario.name for scenario in results.scenarios if scenario.probe}
     grouped: dict[tuple[str, tuple[str, ...], str, str], list[Finding]] = {}
-    for finding in findings:
+    for finding in results.findings:
         grouped.setdefault((finding.code, finding.targets, finding.departs, finding.kind), []).append(finding)
-    found = []
-    for group in grouped.values():
-        # The one that is best explained speaks for the group.
-        first = max(group, key=lambda item: -1.0 if item.explained is None else item.explained)
-        found.append(Theme(first, (first, *(item for item in group if item is not first))))
-    return sorted(found, key=lambda theme: (KINDS.index(theme.first.kind), -len(theme.findings)))
+    # The one of a group that speaks for it: not from a probe, and the best explained.
+    found = [
+        Theme(group[0], tuple(group))
+        for group in (
+            sorted(group, key=lambda item: (item.scenario in probes, -(item.explained or 0.0)))
+            for group in grouped.values()
+        )
+    ]
+    return sorted(
+        found,
+        key=lambda theme: (theme.first.scenario in probes, KINDS.index(theme.first.kind), -len(theme.findings)),
+    )
 
 
 def verdict(results: Results) -> str:
     """The run in one sentence."""
-    found = themes(results.findings)
-    counts = [plural(n, kind) if kind not in ("rounding", "unexplained") else f"{n} {kind}"
-              for kind in KINDS if (n := sum(theme.first.kind == kind for theme in found))]  # fmt: skip
-    standings = [standing(results, s.name, c.name, t.name)
-                 for s, c in rows(results) for t in results.targets if t.status == "ok"]  # fmt: skip
-    off = sum(not item.good and item.word not in ("not compared", "unsupported", "not run") for item in standings)
-    compared = sum(item.word not in ("baseline", "not run") for item in standings)
     if not results.cells:
         return "Nothing was run."
+    shown = rows(results, probes=False)
+    standings = [
+        standing(results, scenario.name, case.name, target.name)
+        for scenario, case in shown
+        for target in results.targets
+        if target.status == "ok"
+    ]
+    off = sum(not item.good and item.word not in ("not compared", "unsupported", "not run") for item in standings)
+    compared = sum(item.word not in ("baseline", "not run") for item in standings)
+    counts = count_kinds(results, {scenario.name for scenario, _ in shown})
     if off:
         cause = f": {', '.join(counts)}" if counts else "; no cause was named"
         return f"{off} of {plural(compared, 'cell')} {'differs' if off == 1 else 'differ'} from {results.base}{cause}."
@@ -166,10 +180,31 @@ def verdict(results: Results) -> str:
     return agree + (f" Still to know: {', '.join(counts)}." if counts else "")
 
 
+def count_kinds(results: Results, scenarios: set[str]) -> list[str]:
+    """``2 defects``, ``1 convention`` … of the themes that came up in these scenarios; rounding is none to count."""
+    kinds = [theme.first.kind for theme in themes(results) if theme.first.scenario in scenarios]
+    return [
+        f"{count} unexplained" if kind == "unexplained" else plural(count, kind)
+        for kind in KINDS
+        if kind != "rounding" and (count := kinds.count(kind))
+    ]
+
+
+SETTLED = re.compile(r"^(?P<why>.*?);?\s*settled by:\s*(?P<how>.+)$", re.S)
+
+
+def unsettled(finding: Finding) -> list[tuple[str, str, str]]:
+    """(facet, why, what settles it) of everything that this case's input cannot tell."""
+    found = []
+    for facet, text in finding.not_identifiable.items():
+        match = SETTLED.match(text)
+        why, how = (match["why"], match["how"]) if match else ("", f"bncheck run {text}" if text else "")
+        found.append((words(facet), one_line(why, 200), one_line(how, 100)))
+    return found
+
+
 def evidence(finding: Finding) -> list[tuple[str, str]]:
     """The numbers behind a finding as (words, value)."""
-    from bncheck.report.wording import scalar, words
-
     return [(words(key), scalar(value)) for key, value in finding.evidence.items()]
 
 

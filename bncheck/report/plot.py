@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from bncheck.compare import TOLERANCES
 from bncheck.report.curves import DRAWN, CaseCurves, Curve, case_curves, difference, onset
 from bncheck.report.gallery import Gallery
 from bncheck.report.overview import standing
@@ -185,10 +186,12 @@ def drift(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int]) -
 
 
 def bound(shown: CaseCurves, base: Curve, quantity: str) -> Array | None:
-    """atol + rtol·|baseline| per step, as the verdicts used it; None where the run does not say."""
-    rtol, atol = shown.scenario.rtol, shown.scenario.atol
-    if rtol is None or atol is None:
+    """atol + rtol·|baseline| per step: the scenario's own tolerance, else that of the case's dtype."""
+    default = TOLERANCES.get(shown.case.dtype)
+    if default is None:
         return None
+    rtol = default[0] if shown.scenario.rtol is None else shown.scenario.rtol
+    atol = default[1] if shown.scenario.atol is None else shown.scenario.atol
     size = np.nan_to_num(np.abs(base.measured[quantity]).mean(axis=1), nan=0.0, posinf=0.0)
     found: Array = np.maximum(atol + rtol * size, 1e-300)
     return found
@@ -237,7 +240,7 @@ def entries(shown: CaseCurves, looks: dict[str, int]) -> list[Artist]:
     if any(curve.replayed for curve in shown.curves):
         found.append(Line2D([], [], linestyle="none", marker="o", markersize=9, markerfacecolor="none",
                             markeredgecolor=INK, label="replayed (measured rules)"))  # fmt: skip
-    if shown.scenario.atol is not None and len(shown.curves) > 1:
+    if shown.case.dtype in TOLERANCES and len(shown.curves) > 1:
         found.append(Patch(linewidth=0, label="within tolerance", **BAND))
     return found
 
@@ -256,7 +259,7 @@ def heading(figure: Figure, results: Results, shown: CaseCurves, height: float) 
     label = "" if case.label in ("", "base") else f" · {case.label}"
     figure.text(0.012, 1 - 0.13 / height, one_line(f"{scenario.title or scenario.name}{label}", 96), fontsize=12.5,
                 fontweight="bold", va="top")  # fmt: skip
-    figure.text(0.012, 1 - 0.4 / height, one_line(verdict_line(results, shown), 150), fontsize=9, va="top")
+    figure.text(0.012, 1 - 0.4 / height, one_line(verdict_line(results, shown), 132), fontsize=9, va="top")
     specs = [spec for spec in case.inputs.values() if isinstance(spec, dict)]
     size = "; ".join(f"input {spec.get('shape', '')} {spec.get('fill', '')}" for spec in specs)
     note = " · ".join(filter(None, (

@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bncheck.report.overview import Standing, Theme, evidence, rows, standing, themes, verdict
-from bncheck.report.wording import clean, one_line, plural, share, words
+from bncheck.report.overview import Standing, Theme, evidence, rows, standing, themes, unsettled, verdict
+from bncheck.report.wording import clean, one_line, plural, share
 from bncheck.results import Results, TargetResult
 
 COLOURS = {
@@ -51,7 +51,7 @@ def text(results: Results, run_folder: Path, width: int = 100) -> str:
 
 
 def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
-    results, found = screen.results, themes(screen.results.findings)
+    results, found = screen.results, themes(screen.results)
     yield matrix(results, width)
     yield Text()
     for theme in found:
@@ -61,13 +61,16 @@ def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
     yield from (unavailable(target) for target in missing)
     if missing:
         yield Text()
+    probes = len(rows(results)) - len(rows(results, probes=False))
+    if probes:
+        yield Text(f" {plural(probes, 'probe case')} measured the conventions (bncheck conventions)", style="dim")
     yield Text(f" {verdict(results)}", style="bold")
     yield from footer(screen.run_folder, found, screen.seconds)
 
 
 def matrix(results: Results, width: int) -> RenderableType:
-    labels = [len(case.label or case.name) for _, case in rows(results)]
-    names = [len(scenario.name) for scenario in results.scenarios]
+    labels = [len(case.label or case.name) for _, case in rows(results, probes=False)]
+    names = [len(scenario.name) for scenario, _ in rows(results, probes=False)]
     left = min(max(names, default=0), 24) + min(max(labels, default=0), 28) + 4
     if left + (COLUMN + 2) * len(results.targets) > width:
         return stacked(results)
@@ -77,7 +80,7 @@ def matrix(results: Results, width: int) -> RenderableType:
     for target in results.targets:
         table.add_column(Text(clean(target.label)), overflow="fold")
     previous = ""
-    for scenario, case in rows(results):
+    for scenario, case in rows(results, probes=False):
         first = Text("" if scenario.name == previous else clean(scenario.name))
         marks = [mark(standing(results, scenario.name, case.name, target.name)) for target in results.targets]
         table.add_row(first, Text(clean(case.label or case.name)), *marks)
@@ -88,7 +91,7 @@ def matrix(results: Results, width: int) -> RenderableType:
 def stacked(results: Results) -> RenderableType:
     """One case under the other, for narrow terminals and many targets."""
     parts: list[RenderableType] = []
-    for scenario, case in rows(results):
+    for scenario, case in rows(results, probes=False):
         block = Table.grid(padding=(0, 2, 0, 0))
         block.add_column(max_width=28, overflow="fold")
         block.add_column(overflow="fold")
@@ -133,13 +136,18 @@ def details(theme: Theme) -> list[str]:
         lines.append(clean(f"in {plural(len(theme.cases), 'case')}: {shown}{more}"))
     advice = f"{one_line(first.advice, 300)}; " if first.advice else ""
     lines.append(f"→ {advice.replace('.;', ';')}details: bncheck explain {clean(first.code)}")
-    return lines + unsettled(theme)
+    return lines + unsettled_lines(theme)
 
 
-def unsettled(theme: Theme) -> list[str]:
-    """What this case's input cannot tell apart; the probe can."""
-    facets = dict.fromkeys(words(facet) for item in theme.findings[:1] for facet in item.not_identifiable)
-    return [f"this input cannot tell: {', '.join(facets)} (bncheck run probe does)"] if facets else []
+def unsettled_lines(theme: Theme) -> list[str]:
+    """What the speaking case's input cannot tell, one line per way to settle it."""
+    ways: dict[str, list[str]] = {}
+    for facet, _, how in unsettled(theme.first):
+        ways.setdefault(how, []).append(facet)
+    return [
+        f"not identifiable here: {', '.join(facets)}" + (f" (settled by: {how})" if how else "")
+        for how, facets in ways.items()
+    ]
 
 
 def unavailable(target: TargetResult) -> RenderableType:
