@@ -1,0 +1,174 @@
+"""Benchmarks: prints what was measured, as ratios against the bare framework where there is one. Nothing is asserted.
+
+    python tests/benchmarks/measure.py            all of them, about three minutes
+    python tests/benchmarks/measure.py help cells  only these
+
+``help``     time of ``bncheck --help`` and what it imports
+``cells``    small cells per second on torch after the import, over 2,000 cells, against a bare loop
+``overlap``  wall time of the default run, warm, against the slowest target's import and compute
+``memory``   peak memory of the host for 10, 100 and 1,000 cells, and for 10 and 1,000 steps
+``judge``    seconds to measure one target's conventions and to diagnose 1,000 cells
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+SCENARIO = """
+title = "benchmark"
+why = "many small cells"
+[network]
+layers = [{{ name = "bn", type = "batch_norm", channels = 3 }}]
+[input]
+shape = [6, 3]
+[program]
+events = ["train_forward", "eval_forward"]
+repeat = {repeat}
+[matrix]
+"input.seed" = {seeds}
+"""
+BARE = """
+import time, torch
+bn = torch.nn.BatchNorm1d(3); x = torch.randn(6, 3)
+def scenario():
+    bn = torch.nn.BatchNorm1d(3)
+    bn.train(); bn(x); bn.eval()
+    with torch.no_grad(): bn(x)
+for _ in range(200): scenario()
+began = time.perf_counter()
+for _ in range(2000): scenario()
+print((time.perf_counter() - began) / 2000)
+"""
+
+
+def bncheck(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bncheck", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def scenario_file(folder: Path, cases: int, repeat: int = 1) -> str:
+    path = folder / f"bench-{cases}-{repeat}.toml"
+    path.write_text(SCENARIO.format(seeds=list(range(cases)), repeat=repeat))
+    return str(path)
+
+
+def python_of(target: str) -> str:
+    """The interpreter that bncheck would use for a target."""
+    from bncheck.backend_file import find_backends
+    from bncheck.environments import Ready, prepare
+    from bncheck.targets import parse_targets
+
+    backends = find_backends(())
+    (wanted,) = parse_targets([target], backends)
+    place = prepare([wanted], backends)[wanted]
+    if not isinstance(place, Ready):
+        raise SystemExit(f"{target} is unavailable: {place.reason}")
+    return str(place.python)
+
+
+def measure_help(folder: Path) -> None:
+    times = []
+    for _ in range(10):
+        began = time.perf_counter()
+        bncheck("--help")
+        times.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import click"], check=True)
+    bare = time.perf_counter() - began
+    print(f"help     {1000 * statistics.median(times):.0f} ms; ratio to importing click alone {statistics.median(times) / bare:.2f}")
+
+
+def measure_cells(folder: Path) -> None:
+    python = python_of("torch")
+    bare = float(subprocess.run([python, "-c", BARE], capture_output=True, text=True, check=True).stdout)
+    out = folder / "cells"
+    bncheck("run", scenario_file(folder, 2000), "-t", "torch", "--no-probe", "--no-report", "-q", "--out", str(out))
+    stamps = sorted((path.stat().st_mtime, path) for path in (out / "cells" / "torch").glob("*/result.json"))
+    span = stamps[-1][0] - stamps[100][0]
+    rate = (len(stamps) - 101) / span
+    print(f"cells    {rate:.0f} cells a second over {len(stamps)}; {1 / rate / bare:.1f} × a bare scenario of {1e6 * bare:.0f} µs")
+
+
+def measure_overlap(folder: Path) -> None:
+    bncheck("run", "-q", "--no-report", "--out", str(folder / "warm"))
+    out = folder / "overlap"
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    bncheck("run", "-q", "--no-report", "--out", str(out))
+    wall = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    alone = {}
+    for target in ("torch", "mxnet"):
+        # The bare worker on the same jobs: import and compute of one target, nothing beside it.
+        job = out / "cells" / target
+        for result in job.glob("*/result.json"):
+            result.unlink()
+        start = time.perf_counter()
+        subprocess.run([python_of(target), "-I", "bncheck/worker/run.py", str(job)], check=True)
+        alone[target] = time.perf_counter() - start
+    cpu = sum(getattr(after, key) - getattr(before, key) for key in ("ru_utime", "ru_stime"))
+    bound = max(max(alone.values()), cpu / (os.cpu_count() or 1))
+    began = time.perf_counter()
+    bncheck("report", str(folder / "warm"))
+    report = time.perf_counter() - began
+    print(f"overlap  default run {wall:.1f} s; alone {', '.join(f'{k} {v:.1f} s' for k, v in alone.items())}; "
+          f"CPU ÷ cores {cpu / (os.cpu_count() or 1):.1f} s; ratio {wall / bound:.2f}; all reports {report:.1f} s")  # fmt: skip
+
+
+PEAK = """
+import json, resource, sys
+from bncheck.cli import cli
+cli.main(args=sys.argv[1:], standalone_mode=False)
+print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+"""
+
+
+def measure_memory(folder: Path) -> None:
+    for cases, repeat in ((10, 1), (100, 1), (1000, 1), (10, 1000)):
+        out = str(folder / f"memory-{cases}-{repeat}")
+        arguments = ["run", scenario_file(folder, cases, repeat), "-t", "reference", "-t", "reference[mxnet]"]
+        arguments += ["--no-probe", "--no-report", "-q", "--out", out]
+        done = subprocess.run([sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, check=False)
+        peak = json.loads(done.stdout.splitlines()[-1]) / 1024
+        print(f"memory   {2 * cases} cells of {2 * repeat} events: host peak {peak:.0f} MiB")
+
+
+def measure_judge(folder: Path) -> None:
+    from bncheck.analyse import analyse, measure_target
+    from bncheck.plan import read_plan
+    from bncheck.results import read_results
+
+    out = folder / "judge"
+    arguments = ["run", scenario_file(folder, 500), "-t", "reference", "-t", "reference[mxnet]", "-q", "--no-report"]
+    bncheck(*arguments, "--out", str(out))
+    plan, targets = read_plan(out), read_results(out).targets
+    began = time.perf_counter()
+    measure_target(out, plan, targets[1])
+    one = time.perf_counter() - began
+    began = time.perf_counter()
+    results = analyse(out, plan, targets)
+    total = time.perf_counter() - began
+    print(f"judge    one target's conventions {one:.2f} s; {len(results.cells)} cells diagnosed in {total:.1f} s")
+
+
+BENCHMARKS: dict[str, Callable[[Path], None]] = {
+    "help": measure_help,
+    "cells": measure_cells,
+    "overlap": measure_overlap,
+    "memory": measure_memory,
+    "judge": measure_judge,
+}
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or BENCHMARKS:
+        with tempfile.TemporaryDirectory() as temporary:
+            BENCHMARKS[name](Path(temporary))
