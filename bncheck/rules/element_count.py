@@ -29,9 +29,8 @@ def wrong_counts(cell: CellView) -> Iterator[Count]:
     if cell.trace is None or cell.case.network.custom is None:
         return
     for layer in cell.trace.layers:
-        found = [
-            item for item in map(lambda event: ratio(cell.trace, layer, event), range(len(cell.trace.events))) if item
-        ]
+        solved = [ratio(cell.trace, layer, event) for event in range(len(cell.trace.events))]
+        found = [item for item in solved if item is not None]
         if found and all(is_total(item) for item in found):
             yield found[0]
 
