@@ -58,6 +58,7 @@ class Convention:
     path: str = ""
     facets: Mapping[str, Facet] = field(default_factory=dict)
     framework_word: Mapping[str, str] = field(default_factory=dict)  # e.g. {"batch_weight": "momentum=0.9"}
+    settled_on: str = ""  # id of the case whose own steps have gone into it (fit.settle)
 
     def value(self, facet: str) -> str | float | int | None:
         """The facet's value, or None when it is missing or not identifiable."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,10 +15,11 @@ from planted import arrays_of, case_of, play
 
 from bncheck.convention import FACETS, Convention
 from bncheck.fit import measure
+from bncheck.replay import attribute
 from bncheck.scenario import Case, Event
 
 pytestmark = pytest.mark.timeout(600)
-TRIALS = 1000
+TRIALS = 300
 OPS = {"F": "train_forward", "B": "backward", "E": "eval_forward", "N": "no_grad_forward", "L": "flush"}
 
 
@@ -110,6 +112,8 @@ def truth(rules: Mapping[str, Any], asked: float | None, eps: float | None) -> d
     found["blend_weight"] = rules["blend"]
     found["initial_gamma"] = "ones" if rules["initial_gamma"] == 1.0 else rules["initial_gamma"]
     found["initial_beta"] = "zeros" if rules["initial_beta"] == 0.0 else rules["initial_beta"]
+    if rules["train_normaliser"] == "running-after" and "forward" not in on:
+        found["train_normaliser"] = "running-before"
     trains = set(on) & {"forward", "backward"}
     if rules["single_value"] == "zero" and rules["train_normaliser"] != "batch":
         # A running variance that is negative (swapped) or NaN after the update gives NaN.
@@ -167,3 +171,116 @@ def test_recovery_of_random_conventions(capsys: pytest.CaptureFixture[str]) -> N
         print("  " + ", ".join(f"{name} {known[name]}" for name in FACETS))
     assert not failures, "\n".join(failures[:30])
     assert math.isfinite(total) and total > 5 * TRIALS
+
+
+# ------------------------------------------------------------------------------------------------- attribution
+
+# Facets whose planting can be told from all others in a trace of the program below, with two values that differ.
+PLANTS: dict[str, tuple[Any, ...]] = {
+    "update_on": ("forward", "backward", "forward+backward"),
+    "batch_weight": (0.3, 0.1, 0.7),
+    "averaging": ("exponential", "cumulative", "debiased"),
+    "variance_divisor": ("n-1", "n"),
+    "statistic": ("variance", "std", "second-moment", "swapped"),
+    "train_normaliser": ("batch", "running-before", "blend"),
+    "eval_normaliser": ("running", "batch", "none"),
+    "eps": (0.05, 0.01),
+    "single_value_state": ("updated", "unchanged", "nan", "mean-only"),
+    "empty_batch": ("unchanged", "nan", "updated"),
+}
+PROGRAM = "E F E B E F B N E F F B B E L E"
+
+
+def probe_cells(rng: np.random.Generator, dtype: str = "float32") -> list[tuple[Case, dict[str, np.ndarray]]]:
+    """What a probe scenario holds: regular batches; one value; no value."""
+    initial = {"running_mean": (0.7, -1.3, 2.1), "running_var": (1.7, 0.6, 2.9), "gamma": (1.5, 0.8, -0.6), "beta": (0.3, -0.4, 0.9)}
+    found = []
+    for name, text in (("regular", PROGRAM), ("one", "F B F1 B E"), ("none", "F B F0 B E")):
+        case = case_of(text, (6, 3), 0.3, 0.05, initial, dtype, name)
+        batches = {
+            "main": rng.normal(size=(12, 6, 3)) * [1.0, 0.5, 2.0] + [0.5, -2.0, 3.0],
+            "one": rng.normal(size=(2, 1, 3)),
+            "none": np.zeros((2, 0, 3)),
+        }
+        found.append((case, arrays_of(case, batches)))
+    return found
+
+
+BASE = {"single_value": "zero", "single_value_state": "updated", "eps": 0.05, "batch_weight": 0.3, "dtype": "float32"}
+
+
+def plant(rng: np.random.Generator, changes: int) -> tuple[dict[str, Any], dict[str, Any], set[str]]:
+    """Two sets of rules that differ in so many facets, and which."""
+    a = dict(BASE)
+    for name, values in PLANTS.items():
+        if rng.random() < 0.3:
+            a[name] = pick(rng, *values)
+    names = {str(name) for name in rng.choice(list(PLANTS), size=changes, replace=False)}
+    b = dict(a)
+    for name in names:
+        b[name] = pick(rng, *[value for value in PLANTS[name] if value != a.get(name, PLANTS[name][0])])
+    return a, b, names
+
+
+def effect(cells: list[tuple[Case, dict[str, np.ndarray]]], rules: dict[str, Any]) -> list[np.ndarray]:
+    """Everything recorded of a layer in float64, as one list of arrays: two rules are told apart by these alone."""
+    wide = {**rules, "dtype": "float64"}
+    traces = [play(case, inputs, wide)[1] for case, inputs in cells]
+    names = ("running_mean", "running_var", "used_mean", "used_invstd")
+    return [trace.arrays[f"bn/{name}"] for trace in traces for name in names]
+
+
+def alike(one: list[np.ndarray], two: list[np.ndarray]) -> bool:
+    return all(np.allclose(x, y, rtol=1e-4, atol=1e-4, equal_nan=True) for x, y in zip(one, two, strict=True))
+
+
+def visible(cells: list[tuple[Case, dict[str, np.ndarray]]], a: dict[str, Any], b: dict[str, Any], names: set[str]) -> set[str]:
+    """Planted facets that change something where they are the first to be swapped, or the last."""
+    start, end = effect(cells, a), effect(cells, b)
+    found = set()
+    for name in names:
+        first, last = {**a, name: b[name]}, {**b}
+        last.pop(name)
+        last.update({name: a[name]} if name in a else {})
+        if not alike(start, effect(cells, first)) or not alike(end, effect(cells, last)):
+            found.add(name)
+    return found
+
+
+def weightless(convention: Convention, name: str) -> bool:
+    return name == "batch_weight" and convention.value("averaging") == "cumulative"
+
+
+def test_attribution_names_exactly_the_planted_causes(capsys: pytest.CaptureFixture[str]) -> None:
+    failures, named, hidden, worst, seconds = [], 0, 0, 1.0, 0.0
+    for trial in range(TRIALS):
+        rng = np.random.default_rng(10_000 + trial)
+        a, b, planted = plant(rng, 1 + trial % 3)
+        cells = probe_cells(rng)
+        planted = visible(cells, a, b, planted)
+        if "averaging" in planted and "cumulative" in (a.get("averaging"), b.get("averaging")):
+            planted.discard("batch_weight")  # a cumulative average has none of its own: part of the same rule
+        sides = [[play(case, inputs, rules) for case, inputs in cells] for rules in (a, b)]
+        one, two = (measure(observed) for observed in sides)
+        unknown = {name for name in planted if one.value(name) is None or two.value(name) is None}
+        blind = {name for name in PLANTS for c in (one, two) if c.value(name) is None and not weightless(c, name)}
+        found: set[str] = set()
+        for (case, trace_a, _), (_, trace_b, _) in zip(*sides, strict=True):
+            began = time.perf_counter()
+            items = attribute(case, trace_a, one, trace_b, two, "bn")
+            seconds += time.perf_counter() - began
+            for item in items:
+                found |= set(item.shares)
+                if item.shares and not blind:
+                    worst = min(worst, item.explained)
+                    if item.explained < 0.99:
+                        failures.append(f"trial {trial} {case.name} {item.quantity} explained {item.explained}: {a} {b}")
+        named, hidden = named + len(found), hidden + len(unknown)
+        if found - planted or planted - unknown - found:
+            failures.append(f"trial {trial} named {sorted(found)}, planted {sorted(planted)}, unknown {sorted(unknown)}: {a} | {b}")
+    with capsys.disabled():
+        print(
+            f"\nattribution: {TRIALS} pairs, {named} causes named, {hidden} not identifiable, wrong {len(failures)}, "
+            f"least share explained {worst:.6f}, {3 * TRIALS} cells in {seconds:.1f} s"
+        )
+    assert not failures, "\n".join(failures[:20])

@@ -33,6 +33,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = tuple(itertools.product(STATISTICS, DIVISOR
 MARGIN = 2.0
 # A debiased average divides by 1 - (1 - w)^k, which a rounding of (1 - w)^k moves by u/w relatively: 100 u at 0.01.
 DEBIASED_ROUNDINGS = 8.0
+DEBIASED_LEAST = 1e-3
 MOVING = {FORWARD: "forward", BACKWARD: "backward", FLUSH: "flush", EVAL: "eval"}
 
 
@@ -135,6 +136,9 @@ class Rows:
         if averaging == "debiased":
             lo, hi = undo_debiasing(lo, hi, self.count[self.fitted])
         low, high = meet(lo, hi)
+        # With a weight that forgets nothing a debiased average is the cumulative one: the simpler word has it.
+        if averaging == "debiased" and high < DEBIASED_LEAST:
+            return math.inf, -math.inf
         return float(low), float(high)
 
     def residual(self, hypothesis: Hypothesis) -> float:
@@ -245,6 +249,7 @@ class Averages:
     facets: Mapping[str, Facet]
     best: Hypothesis | None
     weight: tuple[float, float]
+    smallest: float  # effective weight below which no unseen update can have been
     rows: Rows
 
 
@@ -260,9 +265,9 @@ def measure_average(streams: Sequence[Stream], eps: float, eps_error: float) -> 
     for place, name, values in ((0, "statistic", STATISTICS), (1, "variance_divisor", DIVISORS), (2, "averaging", AVERAGINGS)):
         facets[name] = choose(rows, best, remain, place, values, why)
     lo, hi = weight_span(rows, remain)
-    facets["batch_weight"] = weight_facet(rows, best, lo, hi, facets["averaging"], why)
+    facets["batch_weight"] = weight_facet(rows, best, remain, (lo, hi), why)
     facets.update(measure_phase(rows, remain))
-    return Averages(facets, best, (lo, hi), rows)
+    return Averages(facets, best, (lo, hi), smallest_weight(rows, remain), rows)
 
 
 def fits(interval: tuple[float, float]) -> bool:
@@ -303,14 +308,14 @@ def weight_span(rows: Rows, remain: Sequence[Hypothesis]) -> tuple[float, float]
     return max(0.0, min(lo for lo, _ in spans)), min(1.0, max(hi for _, hi in spans))
 
 
-def weight_facet(rows: Rows, best: Hypothesis | None, lo: float, hi: float, averaging: Facet, why: str) -> Facet:
+def weight_facet(rows: Rows, best: Hypothesis | None, remain: Sequence[Hypothesis], span: tuple[float, float], why: str) -> Facet:
     if best is None:
         return Facet(None, identifiable=False, reason=why)
-    if averaging.identifiable and averaging.value == "cumulative":
+    if all(h[2] == "cumulative" for h in remain):
         return Facet(None, identifiable=False, reason="a cumulative average has no weight")
-    if not averaging.identifiable and best[2] == "cumulative" or not known(lo, hi):
+    if any(h[2] == "cumulative" for h in remain) or not known(*span):
         return Facet(None, False, rows.residual(best), reason="the steps leave the weight open")
-    return number(lo, hi, rows.residual(best), rows.streams[0].layer.batch_weight)
+    return number(*span, rows.residual(best), rows.streams[0].layer.batch_weight)
 
 
 def measure_phase(rows: Rows, remain: Sequence[Hypothesis]) -> dict[str, Facet]:

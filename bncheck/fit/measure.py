@@ -14,7 +14,7 @@ from bncheck.fit.counting import measure_counter, measure_initial, split_weight
 from bncheck.fit.normaliser import measure_normaliser
 from bncheck.fit.small_batch import died_on_empty, measure_empty, measure_single
 from bncheck.fit.stream import Stream, streams_of
-from bncheck.scenario import DEFAULT_EPS, Case
+from bncheck.scenario import DEFAULT_EPS, Case, Layer
 from bncheck.trace import Trace
 
 Observation = tuple[Case, Trace | None, str]  # a cell: its case, its trace if it left one, its outcome
@@ -118,6 +118,8 @@ def settle(case: Case, trace: Trace | None, convention: Convention | None, layer
     A weight that the probes found to be the one asked for (or its complement) is transferred as that rule.
     """
     base = convention or Convention("")
+    if base.settled_on == case.id:
+        return base
     own = [s for s in streams_of(case, trace) if layer in ("", s.layer.name)]
     with np.errstate(all="ignore"):
         local = measure_streams(own, {case.id: case}, False) if own else {}
@@ -127,15 +129,16 @@ def settle(case: Case, trace: Trace | None, convention: Convention | None, layer
         if here.identifiable or not there.identifiable:
             facets[name] = here
         else:
-            facets[name] = replace(transfer(name, there, base, own), reason=here.reason)
-    return replace(base, facets=facets)
+            moved = transfer(name, there, base, own[0].layer) if own else there
+            facets[name] = replace(moved, reason=here.reason)
+    return replace(base, facets=facets, settled_on=case.id)
 
 
-def transfer(name: str, facet: Facet, probed: Convention, streams: Sequence[Stream]) -> Facet:
+def transfer(name: str, facet: Facet, probed: Convention, layer: Layer) -> Facet:
     """A number that followed what the probe's layer asked for (or its complement) follows what this layer asks for."""
-    if name not in ("batch_weight", "eps") or not streams or facet.asked is None:
+    if name not in ("batch_weight", "eps") or facet.asked is None:
         return facet
-    asks = streams[0].layer.batch_weight if name == "batch_weight" else streams[0].layer.eps
+    asks = layer.batch_weight if name == "batch_weight" else layer.eps
     if asks is None:
         return probed.facets.get(f"default_{name}", facet)
     if facet.value == facet.asked:

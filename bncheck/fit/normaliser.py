@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bncheck.convention import Facet
-from bncheck.fit.average import MARGIN
+from bncheck.fit.average import MARGIN, moved
 from bncheck.fit.interval import known, meet, number, quotient
-from bncheck.fit.stream import EVAL, Stream
+from bncheck.fit.stream import EVAL, FORWARD, Stream
 from bncheck.trace import Array
 
 TRAIN_SOURCES = ("batch", "running-before", "running-after", "blend", "none")
@@ -148,7 +148,10 @@ def measure_normaliser(streams: Sequence[Stream]) -> tuple[dict[str, Facet], Spa
     The second part is the interval of eps, also where it is too wide to call eps identifiable.
     """
     seen = {"train": look(streams, False), "eval": look(streams, True)}
-    sources: Mapping[str, Sequence[str]] = {"train": TRAIN_SOURCES, "eval": EVAL_SOURCES}
+    sources: dict[str, Sequence[str]] = {"train": TRAIN_SOURCES, "eval": EVAL_SOURCES}
+    if not any(k == FORWARD and m for s in streams for k, m in zip(s.kinds, moved(s), strict=True)):
+        # Where no forward moves the state, before and after it are the same.
+        sources["train"] = [name for name in TRAIN_SOURCES if name != "running-after"]
     facets: dict[str, Facet] = {}
     standing: dict[str, list[tuple[str, str]]] = {}
     for phase, view in seen.items():

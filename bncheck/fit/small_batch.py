@@ -115,7 +115,7 @@ def single_state(streams: Sequence[Stream], averages: Averages, update_on: objec
     rows = rows_with(streams, 1, kinds or (FORWARD, BACKWARD))
     if not rows:
         return Facet(None, identifiable=False, reason=f"no {update_on} event after a forward with one value per channel")
-    answers = [judge(stream, t, source, averages, eps) for stream, t, source in rows]
+    answers = [judge(stream, t, source, averages, eps) for stream, t, source in rows if finite(stream, t)]
     if len(set(answers)) == 1 and answers[0] in ("unchanged", "updated", "nan", "mean-only"):
         return Facet(answers[0], True, 0.0)
     return Facet(None, identifiable=False, reason=", ".join(sorted(set(answers))))
@@ -133,11 +133,10 @@ def judge(stream: Stream, t: int, source: int, averages: Averages, eps: float) -
         step = MARGIN * stream.step_error(state)[t]
         spans.append(meet(*quotient(state[t + 1] - state[t], step, u - state[t], MARGIN * error)))
     (mean_lo, mean_hi), (var_lo, var_hi) = spans
-    smallest = 0.5 * max(averages.weight[0], 0.0) if averages.best else 0.0
     if after == "moved":
         together = max(mean_lo, var_lo) <= min(mean_hi, var_hi) and min(mean_lo, var_lo) > 0.0
         return "updated" if together and averages.best else "it moved, but not by the rule of larger batches"
-    still = [high < smallest for high in (mean_hi, var_hi)]
+    still = [high < averages.smallest for high in (mean_hi, var_hi)]
     if after == "unchanged" and (all(still) or not averages.rows.moving):
         return "unchanged"
     if after == "mean-only" and still[1]:
@@ -159,7 +158,8 @@ def measure_empty(streams: Sequence[Stream], cases: dict[str, Case], averages: A
         return Facet(None, identifiable=False, reason="not known which event averages this batch")
     kinds = [kind for kind in (FORWARD, BACKWARD) if kind in str(update_on).split("+")]
     rows = rows_with(streams, 0, kinds or (FORWARD, BACKWARD))
-    answers = {empty_state(stream, t, averages) for stream, t, _ in rows}
+    # Once the state is NaN, later rows say nothing.
+    answers = {empty_state(stream, t, averages) for stream, t, _ in rows if finite(stream, t)}
     if len(answers) == 1 and "" not in answers:
         return Facet(answers.pop(), True, 0.0)
     text = f"no {update_on} event after an empty batch" if not answers else "the state after it follows no rule known here"
@@ -169,15 +169,15 @@ def measure_empty(streams: Sequence[Stream], cases: dict[str, Case], averages: A
 def empty_state(stream: Stream, t: int, averages: Averages) -> str:
     """An update takes an empty batch's moments as 0, so the state shrinks; NaN where 0/0 was averaged."""
     mean, var = stream.mean[t : t + 2], stream.var[t : t + 2]
-    if not np.all(np.isfinite(mean[0]) & np.isfinite(var[0])) or not mean.size:
-        return ""
     if np.any(np.isnan(mean[1]) | np.isnan(var[1])):
         return "nan"
     if moves(stream.mean, t) or moves(stream.var, t):
         return "updated"
-    weight = averages.weight[0] if averages.best else 1.0
-    seen = bool(np.any(0.5 * weight * np.abs(mean[0]) > stream.step_error(stream.mean)[t])) and weight > 0.0
-    return "unchanged" if seen else ""
+    return "unchanged" if np.any(averages.smallest * np.abs(mean[0]) > stream.step_error(stream.mean)[t]) else ""
+
+
+def finite(stream: Stream, t: int) -> bool:
+    return bool(np.all(np.isfinite(stream.mean[t]) & np.isfinite(stream.var[t])) and stream.mean[t].size)
 
 
 def has_empty_input(case: Case) -> bool:

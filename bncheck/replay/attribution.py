@@ -33,7 +33,7 @@ from bncheck.trace import Array, Trace
 
 # Facets that can move a state or an output; the others (counter, gamma, defaults) are compared, not replayed.
 REPLAYED = (
-    "initial_mean", "initial_var", "update_on", "update_without_grad", "updates_per_event", "batch_weight", "averaging",
+    "initial_mean", "initial_var", "update_on", "update_without_grad", "updates_per_event", "averaging", "batch_weight",
     "variance_divisor", "statistic", "single_value", "single_value_state", "empty_batch", "train_normaliser",
     "eval_normaliser", "blend_weight", "eps", "eps_placement",
 )  # fmt: skip
@@ -125,6 +125,9 @@ def differing(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
         if name == "update_without_grad" and "update_on" in found:
             # Part of the same rule: where forwards move nothing, those without gradient do not either.
             continue
+        if name == "batch_weight" and "cumulative" in (a.rules["averaging"], b.rules["averaging"]):
+            # A cumulative average has no weight: whoever takes over the other kind takes its weight along.
+            continue
         if name in ("initial_mean", "initial_var"):
             if not np.array_equal(a.rules[name], b.rules[name], equal_nan=True):
                 found.append(name)
@@ -162,13 +165,15 @@ class Game:
     def __init__(self, play: Score, a: Rules, b: Rules, facets: Sequence[str]) -> None:
         self.play, self.a, self.b = play, a, b
         self.facets = list(facets)
+        self.separate = frozenset(facets)
         self.idle: list[str] = []
         self.kept: dict[frozenset[str], dict[str, Array]] = {}
 
     def rules(self, subset: frozenset[str]) -> dict[str, Any]:
         found = {name: (self.b if name in subset else self.a)[name] for name in self.a}
-        if "update_on" in subset:
-            found["update_without_grad"] = self.b["update_without_grad"]
+        for rule, part in (("update_on", "update_without_grad"), ("averaging", "batch_weight")):
+            if rule in subset and part not in self.separate:
+                found[part] = self.b[part]
         return found
 
     def ensure(self, subsets: Sequence[frozenset[str]]) -> None:
@@ -248,13 +253,15 @@ def attribute_quantity(
     left = {subset: mean_gap(game.replay(subset)[quantity], measured_b) for subset in dict.fromkeys(game.subsets())}
     start = left[frozenset()] or math.nan
     worth = {subset: (start - gap) / start for subset, gap in left.items()}
-    shares = game.shapley(worth)
-    explained = max(0.0, 1.0 - left[whole] / drift) if drift > 0 else 0.0
+    # What the replays themselves miss is no cause's share.
+    noise = max(mean_gap(measured_a, replayed), mean_gap(measured_b, own[quantity])) / drift
+    shares = {name: share for name, share in game.shapley(worth).items() if name in matter and abs(share) > noise}
+    explained = max(0.0, 1.0 - left[whole] / drift) if shares else 0.0
     return Attribution(
         a.stream.layer.name,
         quantity,
-        {name: shares[name] for name in matter},
-        {name: values[name] for name in matter},
+        shares,
+        {name: values[name] for name in shares},
         explained,
         residual,
         bound,

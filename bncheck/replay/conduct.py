@@ -15,7 +15,7 @@ import numpy as np
 
 from bncheck.convention import Convention
 from bncheck.fit.average import averaged, debiased_weight
-from bncheck.fit.measure import settle
+from bncheck.fit.measure import settle, transfer
 from bncheck.fit.small_batch import declared
 from bncheck.fit.stream import BACKWARD, CHECKPOINTED, EVAL, FLUSH, FORWARD, NO_GRAD, Stream, classify, flags, streams_of
 from bncheck.scenario import DEFAULT_BATCH_WEIGHT, DEFAULT_EPS, Case
@@ -88,8 +88,10 @@ def rules_of(convention: Convention, stream: Stream) -> dict[str, Any]:
     for name, assumed in ASSUMED.items():
         value = convention.value(name)
         found[name] = assumed if value is None else value
-    weight, eps = convention.value("batch_weight"), convention.value("eps")
     layer = stream.layer
+    # Layers of one network may ask for different numbers; the convention was settled on the first one's.
+    numbers = {name: transfer(name, facet, convention, layer) for name, facet in convention.facets.items()}
+    weight, eps = (numbers[name].value if name in numbers and numbers[name].identifiable else None for name in ("batch_weight", "eps"))
     found["batch_weight"] = weight if weight is not None else (layer.batch_weight or DEFAULT_BATCH_WEIGHT)
     found["eps"] = eps if eps is not None else (DEFAULT_EPS if layer.eps is None else layer.eps)
     if convention.value("averaging") is None and layer.averaging == "cumulative":
@@ -197,6 +199,9 @@ def normalisers(play: Score, rules: Rules, mean: Array, var: Array) -> tuple[Arr
     with np.errstate(all="ignore"):
         r = 1.0 / (np.sqrt(v) + eps) if rules["eps_placement"] == "outside" else 1.0 / np.sqrt(v + eps)
     m[plain], r[plain] = 0.0, 1.0
+    # An output without a finite scale reveals neither.
+    lost = ~np.isfinite(m) | ~np.isfinite(r)
+    m[lost], r[lost] = np.nan, np.nan
     return m, r
 
 
