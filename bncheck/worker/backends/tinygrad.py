@@ -1,0 +1,234 @@
+"""tinygrad: nn.BatchNorm on its Python device, which needs no compiler, or on the CPU through clang ("clang").
+
+tinygrad is lazy: every forward here realises its output and the statistics at once, as a training loop's optimiser
+would. Its training mode is one switch of the process. Channels lie on axis 1. Kernels of the Python device are
+interpreted: exact, but tens of milliseconds each; a scenario with images wants ``tinygrad[clang]``.
+"""
+
+import os
+import shutil
+
+import numpy as np
+
+TITLE = "tinygrad"
+MODULE = "tinygrad"
+DISTRIBUTION = "tinygrad"
+DEFAULT_VERSION = "0.14.0"
+VARIANTS = {"": "nn.BatchNorm, kernels interpreted in Python", "clang": "nn.BatchNorm, kernels compiled by clang"}
+DEVICES = ("cpu", "cuda", "metal")
+REQUIREMENTS = [{"versions": ">=0.14", "python": ">=3.11,<3.15", "packages": ["tinygrad=={version}", "numpy"]}]
+DOCUMENTED = [
+    {
+        "versions": ">=0.14",
+        "variants": ["", "clang"],
+        "link": "https://docs.tinygrad.org/nn/#tinygrad.nn.BatchNorm",
+        # Its documentation gives the signature and the paper; the rules are not put into words.
+        "facets": {"default_batch_weight": 0.1, "default_eps": 1e-05},
+    },
+]
+WORD = "momentum"  # tinygrad's momentum is the weight of the new batch
+WORDS = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+UNITS = {"cuda": "CUDA", "metal": "METAL"}
+
+
+def describe(variant, device):
+    kind, _, number = device.partition(":")
+    if kind == "cpu" and variant == "clang" and shutil.which(os.environ.get("CC", "clang")) is None:
+        raise RuntimeError(
+            "tinygrad compiles its CPU kernels with clang, which is not on PATH (plain tinygrad needs no compiler)"
+        )
+    unit = ("CPU" if variant == "clang" else "PYTHON") if kind == "cpu" else UNITS[kind]
+    os.environ["DEV"] = unit  # read once, when tinygrad is imported
+    from importlib import metadata
+
+    from tinygrad import Device, Tensor
+
+    try:
+        works = Tensor([1.0, 2.0]).sum().item() == 3.0
+    except Exception as error:
+        raise RuntimeError(
+            "tinygrad's device %s does not work here: %s: %s" % (unit, type(error).__name__, str(error)[:300])
+        )
+    if not works:
+        raise RuntimeError("tinygrad's device %s cannot add 1 and 2" % unit)
+    return {"version": metadata.version("tinygrad"), "unit": Device.DEFAULT, "number": number}
+
+
+def build(network, params, dtype, variant, device):
+    return Model(network, params, dtype)
+
+
+def batch_norm(nn, layer):
+    if layer["averaging"] == "cumulative":
+        raise NotImplementedError("tinygrad has no cumulative average")
+    if layer["axis"] == -1 and layer["rank"] > 2:
+        raise NotImplementedError("tinygrad's BatchNorm has its channels on axis 1")
+    keywords = {"affine": layer["affine"], "track_running_stats": layer["track_running_stats"]}
+    if layer["batch_weight"] is not None:
+        keywords["momentum"] = layer["batch_weight"]
+    if layer["eps"] is not None:
+        keywords["eps"] = layer["eps"]
+    keywords.update(layer["native"].get("tinygrad", {}))
+    return nn.BatchNorm(layer["channels"], **keywords)
+
+
+def make_layer(nn, layer, params):
+    kind, options = layer["type"], layer["options"]
+    if kind == "batch_norm":
+        return batch_norm(nn, layer)
+    if kind == "flatten":
+        return lambda x: x.flatten(1)
+    if kind == "relu":
+        return lambda x: x.relu()
+    if kind == "global_avg_pool":
+        return lambda x: x.mean(axis=tuple(range(2, x.ndim)))
+    weight = params[layer["name"] + "/weight"].shape
+    if kind == "dense":
+        return nn.Linear(weight[1], weight[0])
+    if kind == "conv2d":
+        step, pad = options.get("stride", 1), options.get("padding", 0)
+        return nn.Conv2d(weight[1], weight[0], weight[2:], stride=step, padding=pad)
+    raise NotImplementedError("this backend has no layer %r" % kind)
+
+
+class Model:
+    """The worker's model contract on a list of callables."""
+
+    def __init__(self, network, params, dtype):
+        import tinygrad
+        from tinygrad.helpers import TRAINING
+
+        self.tinygrad, self.switch = tinygrad, TRAINING
+        self.dtype, self.wide = getattr(tinygrad.dtypes, dtype), dtype == "bfloat16"
+        self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
+        self.layers = list(self.specs)
+        self.returns = network.get("returns")
+        self.blocks = [(layer["name"], make_layer(tinygrad.nn, layer, params)) for layer in network["layers"]]
+        for name, block in self.blocks:
+            self.start(name, block, params)
+        self.norms = {name: block for name, block in self.blocks if name in self.specs}
+        self.seen, self.returned = {}, None
+        self.tape, self.used_up = [], False
+        self.set_mode(False)
+
+    def start(self, name, block, params):
+        """Put the host's parameters into a layer; one that is missing keeps tinygrad's own value."""
+        for what in tuple(WORDS) + ("weight", "bias"):
+            word = WORDS.get(what, what)
+            held, value = getattr(block, word, None), params.get(name + "/" + what)
+            if held is not None and value is not None:
+                setattr(block, word, self.tensor(value))
+            elif held is not None and held.dtype != self.dtype and name in self.specs:
+                setattr(block, word, held.cast(self.dtype).contiguous().realize())
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    def tensor(self, x):
+        data = self.tinygrad.Tensor(np.array(x))
+        return (data if data.dtype == self.dtype else data.cast(self.dtype)).contiguous().realize()
+
+    def array(self, tensor):
+        if tensor.device is None:  # a constant; reading it would start the CPU device, and with it clang
+            tensor = tensor.clone(self.tinygrad.Device.DEFAULT)
+        return np.array((tensor.cast("float32") if tensor.dtype == self.tinygrad.dtypes.bfloat16 else tensor).numpy())
+
+    def forward(self, x, mode):
+        data = self.tensor(x)
+        if mode != "as_is":
+            self.set_mode(mode != "eval")
+        before = self.snapshot()
+        out = self.play(data)
+        self.tinygrad.Tensor.realize(out, *self.statistics())
+        if mode in ("train", "as_is"):
+            # A forward after a backward starts a new tape; several before one backward share it.
+            entry = [(data, self.training, before)]
+            self.tape = entry if self.used_up else self.tape + entry
+            self.used_up = False
+        return self.array(self.returned if mode == "eval" and self.returned is not None else out)
+
+    def play(self, x):
+        self.seen, self.returned = {}, None
+        for name, block in self.blocks:
+            before, x = x, block(x)
+            if name in self.norms:
+                self.seen[name] = (before, x)
+            if name == self.returns:
+                self.returned = x
+        return x
+
+    def backward(self, dys):
+        """Through every forward on the tape; a gradient by a parameter is their sum.
+
+        Realising an output drops its graph, so each forward is built again from the statistics it began with, and
+        the statistics are put back afterwards.
+        """
+        self.used_up = True
+        keys = [(name, what) for name, norm in self.norms.items() for what in ("gamma", "beta") if self.has(norm, what)]
+        values = [getattr(self.norms[name], WORDS[what]) for name, what in keys]
+        seen, mode = (self.seen, self.returned), self.training
+        total, last = None, None
+        for (data, training, before), dy in zip(self.tape, dys):
+            own = self.lend(before)
+            self.set_mode(training)
+            try:
+                last, *grads = self.play(data).gradient(data, *values, gradient=self.tensor(dy))
+                self.tinygrad.Tensor.realize(last, *grads)
+            finally:
+                for norm, word, tensor in own:
+                    setattr(norm, word, tensor)
+            total = grads if total is None else [one + other for one, other in zip(total, grads)]
+        found = {"%s/%s" % key: self.array(grad).astype("float64") for key, grad in zip(keys, total)}
+        found["input"] = self.array(last)
+        self.set_mode(mode)
+        self.seen, self.returned = seen
+        return found
+
+    def snapshot(self):
+        """NumPy copies of the running statistics: tinygrad assigns in place."""
+        return {
+            name: {word: self.array(getattr(norm, word)) for word in STATISTICS[:2] if hasattr(norm, word)}
+            for name, norm in self.norms.items()
+        }
+
+    def lend(self, snapshot):
+        """Give every layer other tensors that hold the snapshot, and return its own."""
+        own = []
+        for name, norm in self.norms.items():
+            own += [(norm, word, getattr(norm, word)) for word in STATISTICS if hasattr(norm, word)]
+            for word, value in snapshot[name].items():
+                setattr(norm, word, self.tensor(value))
+            norm.num_batches_tracked = self.tinygrad.Tensor.zeros(dtype="long")
+        return own
+
+    def set_mode(self, training, layer=None):
+        if layer is not None:
+            raise NotImplementedError("tinygrad's mode belongs to the process, not to a layer")
+        self.training = bool(training)
+        self.switch.value = int(training)
+
+    def flush(self):
+        self.tinygrad.Tensor.realize(*self.statistics())
+
+    # -- what is recorded -------------------------------------------------------------------------------------
+
+    def has(self, norm, what):
+        return getattr(norm, WORDS[what], None) is not None
+
+    def statistics(self):
+        return [getattr(norm, word) for norm in self.norms.values() for word in STATISTICS if hasattr(norm, word)]
+
+    def taps(self):
+        return {name: (self.array(given), self.array(out)) for name, (given, out) in self.seen.items()}
+
+    def axis(self, layer):
+        return 1
+
+    def state(self, layer):
+        norm = self.norms[layer]
+        found = {"eps": norm.eps, "momentum": norm.momentum, "counter": int(self.array(norm.num_batches_tracked))}
+        found.update((what, self.array(getattr(norm, word))) for what, word in WORDS.items() if self.has(norm, what))
+        return found
+
+    def dtypes(self, layer):
+        return {what: "bfloat16" for what in WORDS if self.wide and self.has(self.norms[layer], what)}
