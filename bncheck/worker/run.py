@@ -384,7 +384,9 @@ class Cell:
         if op in ("export_onnx", "run_exported", "reload"):
             arguments = dict(arguments, folder=self.folder)
         if op in ("export_onnx", "run_exported"):
-            arguments["x"] = self.inputs["x/" + event["input"]][event["batch"]]
+            named = self.inputs.get("x/" + event["input"])  # a scenario may have no input called "main"
+            batches = next(self.inputs[name] for name in self.inputs if name[:2] == "x/") if named is None else named
+            arguments["x"] = batches[event["batch"]]
         found = method(**arguments) or {}
         if found.get("output") is not None:
             self.recorder.output(index, found["output"])
