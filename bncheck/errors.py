@@ -37,6 +37,14 @@ class RunFolderError(BncheckError):
     """A run folder that is missing, damaged, or not one of ours."""
 
 
+class BaselineError(BncheckError):
+    """A baseline file that is missing or not one of ours."""
+
+
+class ConfigurationError(BncheckError):
+    """``[tool.bncheck]`` or a waiver file that is wrong; the message lists every fault as file:line, key, what is allowed."""
+
+
 class EnvironmentFailure(BncheckError):
     """An environment that could not be made: the target becomes *unavailable* with this reason."""
 

@@ -1,0 +1,167 @@
+"""What speaks against a run: findings, crashed cells, expectations that did not come true, drifts nobody explains.
+
+A *charge* has what baselines and waivers match on. Versions are left out of its targets' names (``torch==2.13.0`` is
+``torch``), so that an upgrade does not make everything new; where one run holds two versions, they keep them.
+Pure: results in, charges out. Rounding is no charge.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bncheck.evidence import Drift
+    from bncheck.finding import Finding
+    from bncheck.results import Results
+
+VERSION = re.compile(r"==[^@\s]+")
+
+
+@dataclass(frozen=True)
+class Charge:
+    """``kind`` is a finding's, or crashed, timeout, expectation, drift. ``sides`` are the groups of targets that differ
+    (one group when it is about targets one by one); ``names`` are the targets as the run calls them.
+
+    ``size`` is the mean absolute drift (NaN: not finite; None: nothing was measured)."""
+
+    kind: str
+    code: str
+    cause: str
+    scenario: str
+    case: str
+    sides: tuple[tuple[str, ...], ...]
+    names: tuple[str, ...]
+    sentence: str
+    layer: str = ""
+    quantity: str = ""
+    size: float | None = None
+    explained: float | None = None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for side in self.sides for name in side))
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Every two targets on different sides; a target with itself where there is one side."""
+        if len(self.sides) == 1:
+            return tuple((name, name) for name in self.sides[0])
+        return tuple((a, b) for place, one in enumerate(self.sides) for two in self.sides[place + 1 :]
+                     for a in one for b in two)  # fmt: skip
+
+
+def charges(results: Results) -> tuple[Charge, ...]:
+    """Everything that speaks against the run, findings first, in the run's order."""
+    plain = plain_names(target.name for target in results.targets)
+    return (
+        *(of_finding(item, results, plain) for item in results.findings if item.kind != "rounding" and not crash(item)),
+        *of_crashes(results, plain),
+        *of_expectations(results, plain),
+        *of_drifts(results, plain),
+    )
+
+
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Name → name without its version, unless two targets would then have the same one.
+
+    >>> plain_names(["torch==2.13.0@cuda", "mxnet==1.7.0", "mxnet==1.9.1"])
+    {'torch==2.13.0@cuda': 'torch@cuda', 'mxnet==1.7.0': 'mxnet==1.7.0', 'mxnet==1.9.1': 'mxnet==1.9.1'}
+    """
+    short = {name: VERSION.sub("", name, count=1) for name in names}
+    count = Counter(short.values())
+    return {name: text if count[text] == 1 else name for name, text in short.items()}
+
+
+def crash(finding: Finding) -> bool:
+    """A finding that only says what a crashed cell says already."""
+    return finding.cause == "crash"
+
+
+def of_finding(finding: Finding, results: Results, plain: Mapping[str, str]) -> Charge:
+    sides = finding.sides if len(finding.sides) == 2 else (finding.targets,)
+    names = tuple(dict.fromkeys(name for side in sides for name in side))
+    return Charge(
+        finding.kind, finding.code, finding.cause, finding.scenario, finding.case,
+        tuple(tuple(sorted(plain.get(name, name) for name in side)) for side in sides), names, finding.title,
+        finding.layer, finding.quantity, size_of(finding, results), finding.explained,
+    )  # fmt: skip
+
+
+def size_of(finding: Finding, results: Results) -> float | None:
+    """Largest mean absolute drift of the finding's quantity between its sides; NaN once one side is not finite."""
+    pairs = [(a, b) for a in finding.sides[0] for b in finding.sides[1]] if len(finding.sides) == 2 else []
+    sizes = [
+        math.nan if drift.verdict == "nonfinite" else drift.mean_abs
+        for a, b in pairs
+        for drift in results.drifts_at.get((finding.scenario, finding.case, a, b), ())
+        if (drift.layer, drift.quantity) == (finding.layer, finding.quantity)
+    ]
+    if not sizes:
+        said = finding.evidence.get("mean_abs")
+        return float(said) if isinstance(said, (int, float)) else None
+    return max(sizes) if all(math.isfinite(size) for size in sizes) else math.nan
+
+
+def of_crashes(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
+    for cell in results.cells:
+        if cell.outcome in ("crashed", "timeout"):
+            first = (cell.error or cell.error_type).strip().split("\n")[0]
+            words = "crashed" if cell.outcome == "crashed" else "ran out of time"
+            yield Charge(
+                cell.outcome, "BN502", "crash", cell.scenario, cell.case, ((plain.get(cell.target, cell.target),),),
+                (cell.target,), f"{cell.target} {words}" + (f": {first}" if first else "."),
+            )  # fmt: skip
+
+
+def of_expectations(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
+    """``case`` holds the condition under which it was expected: one sentence, however many cases that covers."""
+    for scenario in results.scenarios:
+        for item in scenario.expectations:
+            if item.met is not False:
+                continue
+            a, b = item.between
+            wanted = "agree" if item.agree else f"differ by {', '.join(item.causes)}"
+            when = ", ".join(f"{key} = {value}" for key, value in item.when.items())
+            found = f"found {', '.join(item.found)}" if item.found else "found nothing named"
+            yield Charge(
+                "expectation", "", "expectation", scenario.name, when,
+                ((plain.get(a, a),), (plain.get(b, b),)), (a, b),
+                f"{a} and {b} were expected to {wanted}{f' when {when}' if when else ''}; {found}.",
+                quantity="agree" if item.agree else ",".join(item.causes),
+            )  # fmt: skip
+
+
+def of_drifts(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
+    """Drifts outside tolerance between two targets that no finding above rounding is about."""
+    for drift in results.drifts:
+        if drift.verdict == "agrees":
+            continue
+        here = results.findings_at.get((drift.scenario, drift.case), ())
+        if any(item.kind != "rounding" and about(item, drift.a, drift.b) for item in here):
+            continue
+        yield Charge(
+            "drift", "", "drift", drift.scenario, drift.case,
+            ((plain.get(drift.a, drift.a),), (plain.get(drift.b, drift.b),)), (drift.a, drift.b), said(drift),
+            drift.layer, drift.quantity, math.nan if drift.verdict != "differs" else drift.mean_abs,
+        )  # fmt: skip
+
+
+def about(finding: Finding, a: str, b: str) -> bool:
+    """Between two groups: a and b are on different sides. About targets one by one: it names one of them."""
+    if len(finding.sides) == 2:
+        one, two = finding.sides
+        return (a in one and b in two) or (a in two and b in one)
+    return a in finding.targets or b in finding.targets
+
+
+def said(drift: Drift) -> str:
+    what = f"{drift.layer}.{drift.quantity}" if drift.layer else drift.quantity
+    if drift.verdict == "differs":
+        return f"{what} of {drift.a} and {drift.b} is off by {drift.mean_abs:.3g} ± {drift.std_abs:.3g}."
+    why = {"nonfinite": "is NaN or Inf on one side", "missing": "is there on one side only", "refused": "was refused"}
+    return f"{what} of {drift.a} and {drift.b} {why.get(drift.verdict, drift.verdict)}."
