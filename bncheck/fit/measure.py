@@ -44,10 +44,12 @@ def measure(traces: Iterable[Observation], target: str = "", path: str = "") -> 
 
 def measure_streams(streams: Sequence[Stream], cases: dict[str, Case], crashed: bool) -> dict[str, Facet]:
     asked = [s for s in streams if s.layer.averaging == "exponential"] or list(streams)
-    with_eps = largest_group(asked, lambda s: s.layer.eps)
+    # The largest eps leaves the clearest mark.
+    eps_asked = max((s.layer.eps for s in asked if s.layer.eps is not None), default=None)
+    with_eps = [s for s in asked if s.layer.eps == eps_asked]
     facets, span = measure_normaliser(with_eps)
     eps, eps_error = known_eps(facets["eps"], span, with_eps)
-    main = largest_group(asked, lambda s: s.layer.batch_weight)
+    main = equal_weights(asked)
     averages = measure_average(main, eps, eps_error)
     facets.update(averages.facets)
     counter, counted = measure_counter(main, averages)
@@ -61,12 +63,11 @@ def measure_streams(streams: Sequence[Stream], cases: dict[str, Case], crashed: 
     return facets
 
 
-def largest_group(streams: Sequence[Stream], key: object) -> list[Stream]:
-    """The streams with the most common requested value that is not None; all with None when nobody asked."""
-    assert callable(key)
+def equal_weights(streams: Sequence[Stream]) -> list[Stream]:
+    """The streams that ask for the most common weight; those that ask for none when nobody does."""
     groups: dict[float | None, list[Stream]] = {}
     for stream in streams:
-        groups.setdefault(key(stream), []).append(stream)
+        groups.setdefault(stream.layer.batch_weight, []).append(stream)
     return max(groups.items(), key=lambda item: (item[0] is not None, sum(s.events for s in item[1])), default=(None, []))[1]
 
 
