@@ -68,7 +68,7 @@ def in_state(cell: CellView, layer: str) -> Loss | None:
     weight = batch_weight(cell, layer) or 1.0
     ratio = np.sqrt((means**2 / np.maximum(variances, means**2 * u * u + 1e-300)).max(axis=0))
     negative = (rows < 0) & (rows[0] >= 0)
-    if replay is not None and np.shape(replay) == rows.shape:
+    if replay is not None and np.shape(replay) == rows.shape and is_known(cell):
         floor = 2 * welford_bound(means, variances, counts, u).max(axis=0)
         floor = floor + average_bound(np.abs(rows).max(axis=0), len(rows), weight, u)
         ceiling = 4 * one_pass_bound(means, variances, counts, u).max(axis=0) + floor
@@ -84,6 +84,12 @@ def in_state(cell: CellView, layer: str) -> Loss | None:
     return Loss(
         float(ratio[channel]), float(rows[point, channel]), float(exact[point, channel]), point - 1, "running_var"
     )
+
+
+def is_known(cell: CellView) -> bool:
+    """A replay judges digits only if every rule that it went by was measured."""
+    facets = ("update_on", "batch_weight", "variance_divisor", "statistic")
+    return cell.convention is not None and all(cell.convention.value(facet) is not None for facet in facets)
 
 
 def mean_is_right(cell: CellView, layer: str, u: float, weight: float) -> Array:

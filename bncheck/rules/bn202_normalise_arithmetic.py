@@ -8,6 +8,7 @@ What to do: centre the data before the layer, or compute the layer in a wider dt
 the usual tolerance: the data do not determine them any better in this dtype.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,12 +18,15 @@ from bncheck.finding import Finding
 from bncheck.rules.attributed import summary
 from bncheck.rules.leftover import batch_facts, within_rounding
 from bncheck.rules.movement import STATISTICS
+from bncheck.rules.roundoff import unit
 from bncheck.rules.wording import names, number, targets
 
 CODE = "BN202"
 CAUSE = "normalise-arithmetic"
 # u·κ of float32 reaches its usual tolerance (1e-5) at κ = |mean|/sqrt(var + eps) of about 170.
 SMALLEST_RATIO = 100.0
+# y is of size 1. An error of √u is half of its digits; a little more than that is worth a word, less is rounding.
+LOST = 8.0
 
 
 def check_pair(pair: PairView) -> Iterator[Finding]:
@@ -49,7 +53,8 @@ def is_ill_conditioned(pair: PairView, drift: Drift) -> bool:
     layer = pair.case.network.batch_norms[0]
     states = [state for quantity in STATISTICS if (state := pair.drift(layer, quantity)) is not None]
     fine = all(state.verdict == "agrees" or within_rounding(pair, state) for state in states)
-    return fine and conditioning(pair, layer) >= SMALLEST_RATIO and within_rounding(pair, drift)
+    lost = drift.max_abs > LOST * math.sqrt(unit(drift.dtype)) and conditioning(pair, layer) >= SMALLEST_RATIO
+    return fine and lost and within_rounding(pair, drift)
 
 
 def conditioning(pair: PairView, layer: str) -> float:

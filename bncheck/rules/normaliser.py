@@ -99,7 +99,8 @@ def blend(seen: Revealed) -> Source | None:
     weight = float(((seen.mean - seen.before[0]) * gap * scale**2).sum() / (gap * gap * scale**2).sum())
     mixed = tuple(weight * new + (1 - weight) * old for new, old in zip(seen.batch, seen.before, strict=True))
     # One channel always fits one weight by its mean alone; the variance then has to agree as well, which fits() asks.
-    if not 0.0 < weight < 1.0 or not seen.fits((mixed[0], mixed[1])):
+    # A weight within 1 % of the expected source is that source, with an error larger than was thought.
+    if not 0.01 < weight < 0.99 or not seen.fits((mixed[0], mixed[1])):
         return None
     residual = float(np.abs(seen.mean - mixed[0]).max())
     return Source(seen.layer, seen.event, seen.training, True, weight, residual)
@@ -191,15 +192,17 @@ def read_layer(cell: CellView, layer: str) -> Table | None:
     if not kept.any():
         return None
     u, n = unit(arithmetic_dtype(cell, f"{layer}/running_mean")), counts[:, None]
-    # Least squares through rounded y: each y carries u·(|x|·r + |y|), and β is subtracted from it.
+    # Least squares through rounded y: each y/γ carries u·(|x|·r + |m|·r + |β/γ|). The slope has that over the spread
+    # of y, the mean that of the level, and what the slope's error does on the way from the batch's mean to m.
     noise = 16 * u * (1 + (np.abs(mean) + np.sqrt(var) + np.abs(used)) * invstd + np.abs(beta / gamma))
     noise = noise + residual / np.abs(gamma)
+    slope = noise / (np.sqrt(var) * invstd)
     level = np.maximum(var + eps[:, None], 1.0 / invstd**2)
     return Table(layer, tracked, np.array([bool(mode) for mode in modes]), eps, kept, {
         "mean": used, "var": 1.0 / invstd**2 - eps[:, None], "batch_mean": mean, "batch_var": var,
         "before_mean": before_m, "before_var": before_v, "after_mean": after_m, "after_var": after_v,
-        "mean_error": mean_bound(mean, var, n, u) + noise / invstd,
-        "var_error": two_pass_bound(mean, var, n, u) + 4 * noise * level, "gamma": gamma, "beta": beta,
+        "mean_error": mean_bound(mean, var, n, u) + noise / invstd + np.abs(mean - used) * slope,
+        "var_error": two_pass_bound(mean, var, n, u) + 4 * slope * level, "gamma": gamma, "beta": beta,
     })  # fmt: skip
 
 
