@@ -1,7 +1,8 @@
 """Two targets start from different statistics or parameters.
 
 Signature: the first recorded point, before any event, differs already. What moves afterwards may follow the same rule:
-the difference then shrinks by (1 − a) with each update, and only gamma and beta keep it.
+the difference then shrinks by (1 − a) with each update, and only gamma and beta keep it. A layer whose averages start
+from nothing (a sum of 0 over a count of 0) has NaN to normalise with until its first training batch.
 
 What to do: set the initial values on both sides, or load one side's state into the other, before comparing anything
 else. Frameworks changed theirs: torch drew gamma uniformly up to 1.1 and sets it to one since.
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bncheck.evidence import Drift, PairView
+from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.attributed import Side, differing_facets, summary
 from bncheck.rules.departure import judge
@@ -34,6 +35,35 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     said = list(differing_facets(pair, CODE, CAUSE, FACETS, sentence, ADVICE))
     known = {finding.layer for finding in said}
     return [*said, *(item for item in seen_in_traces(pair) if item.layer not in known)]
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    """Eval before any training on statistics that are still NaN."""
+    for layer in cell.trace.layers if cell.trace is not None else ():
+        event = evaluated_on_nothing(cell, layer)
+        if event is not None:
+            yield Finding(
+                CODE, CAUSE, "hazard",
+                f"{names(cell.members)}: the running statistics of {layer} are NaN until its first training batch, and "
+                f"so is what eval puts out before it.",
+                targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
+                evidence={"event": event}, advice="start from mean 0 and variance 1, or from a count that is not 0",
+            )  # fmt: skip
+
+
+def evaluated_on_nothing(cell: CellView, layer: str) -> int | None:
+    """The first eval whose finite input gave NaN while the statistics were NaN from the start, and later are not."""
+    assert cell.trace is not None
+    held = [cell.trace.get(layer, name) for name in ("running_mean", "running_var", "input_bad", "output_bad")]
+    if any(rows is None for rows in held):
+        return None
+    mean, var, bad, bad_out = (np.asarray(rows) for rows in held)
+    empty = np.isnan(mean).any(axis=1) | np.isnan(var).any(axis=1)
+    start = int(np.argmin(empty))  # rows before it are all NaN; 0 when the first is not, or all are
+    for event, record in enumerate(cell.trace.events[:start]):
+        if record.op == "eval_forward" and record.status == "ok" and not bad[event] and bad_out[event] > 0:
+            return event
+    return None
 
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:

@@ -28,9 +28,9 @@ def export(model, folder, x, exporter="default", **asked):
     path = os.path.join(folder, name)
     with model.unwatched():
         twin = duplicate(model)
-        before, outputs = snapshot(model), both_modes(model.torch, twin, data)
+        before, outputs = snapshot(model), all_modes(model.torch, twin, data)
         call(model.net, data, path)
-        after, later = snapshot(model), both_modes(model.torch, duplicate(model), data)
+        after, later = snapshot(model), all_modes(model.torch, duplicate(model), data)
     model.exports, model.exported, model.exported_twin = getattr(model, "exports", 0) + 1, path, twin
     found = {"exporter": exporter, "asked_training": mode or "default", "file": name, "folding": not keep}
     found.update(compare_snapshots(before, after))
@@ -135,15 +135,18 @@ def duplicate(model):
         return None
 
 
-def both_modes(torch, twin, data):
-    """Outputs of copies of the twin: as it is, and in eval mode."""
-    if twin is None:
-        return None, None
+def all_modes(torch, twin, data):
+    """Outputs of copies of the twin as it is, in eval mode and in training mode; None for one that refuses."""
     found = []
-    for evaluate in (False, True):
+    for mode in (None, False, True):
         again = copy.deepcopy(twin)
-        with torch.no_grad():
-            found.append((again.eval() if evaluate else again)(data).detach().cpu().double().numpy())
+        if twin is not None and mode is not None:
+            again.train(mode)
+        try:
+            with torch.no_grad():
+                found.append(None if twin is None else again(data).detach().cpu().double().numpy())
+        except ValueError:
+            found.append(None)  # one value per channel, in training mode
     return tuple(found)
 
 
@@ -216,12 +219,13 @@ def run(model, x):
     optimised, version = play(path, array, True)
     unoptimised, _ = play(path, array, False)
     with model.unwatched():
-        as_was, evaluated = both_modes(model.torch, model.exported_twin, data)
+        as_was, evaluated, trained = all_modes(model.torch, model.exported_twin, data)
     notes = {
         "onnxruntime": version,
         "optimisation_change": difference(optimised, unoptimised),
         "difference_as_exported": difference(optimised, as_was),
         "difference_eval": difference(optimised, evaluated),
+        "difference_train": difference(optimised, trained),
         "modes_apart": difference(as_was, evaluated),
         "scale": plain(np.abs(evaluated).max()) if evaluated is not None and evaluated.size else 0.0,
     }

@@ -70,7 +70,7 @@ class EmptyRunningBatchNorm2d(RunningBatchNorm2d):
         self.count.zero_()
 
 
-class CancellingRunningBatchNorm2d(RunningBatchNorm2d):
+class CancellingRunningBatchNorm2d(EmptyRunningBatchNorm2d):
     """No clamp: E[x²] − E[x]² falls below zero where the mean is large, and the root of that is NaN."""
 
     def variance(self, mean):
