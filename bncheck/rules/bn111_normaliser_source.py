@@ -21,13 +21,14 @@ from bncheck.rules.wording import names, number, targets, verb
 CODE = "BN111"
 CAUSE = "normaliser-source"
 ADVICE = "set the mode of this layer explicitly, and keep running statistics where single samples are evaluated"
+USUAL = {"train_normaliser": "batch", "eval_normaliser": "running"}
 FACETS = {"train_normaliser": "training", "eval_normaliser": "eval"}
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
     yield from differing_facets(pair, CODE, CAUSE, ("blend_weight",), blend_sentence, ADVICE)
     for facet, mode in FACETS.items():
-        yield from differing_facets(pair, CODE, CAUSE, (facet,), _sentence(mode), ADVICE, usual=("batch", "running"))
+        yield from differing_facets(pair, CODE, CAUSE, (facet,), _sentence(mode), ADVICE, usual=(USUAL[facet],))
 
 
 def _sentence(mode: str):  # type: ignore[no-untyped-def]
