@@ -125,7 +125,8 @@ def list_items(results: Results, run_folder: Path, figures: Figures) -> list[Ite
         anchor = f"finding-{number}"
         figure, seen = "", ""
         for scenario, case in theme.cases:
-            figure = figures.take(scenario, case, anchor)
+            # Rounding is too small to see, and would take the picture from a finding that explains it.
+            figure = "" if theme.first.kind == "rounding" else figures.take(scenario, case, anchor)
             seen = seen or figures.shown_at.get((scenario, case), "")
             if figure:
                 break
@@ -164,23 +165,34 @@ def place(
 
 
 def convention_table(conventions: Iterable[Convention]) -> dict[str, Any]:
-    """Facets as rows, one column per target and layer path."""
-    columns = list(conventions)
-    facets = [name for name in FACETS if any(name in column.facets for column in columns)]
-    extra = dict.fromkeys(name for column in columns for name in column.facets if name not in FACETS)
-    rows = [
-        {"facet": name, "says": FACETS.get(name, ""), "cells": [facet_cell(column, name) for column in columns]}
-        for name in (*facets, *extra)
-    ]
-    return {"columns": columns, "rows": rows}
+    """Facets as rows; one column per target, or several where its layer paths follow different rules."""
+    columns: dict[Any, tuple[Convention, list[str]]] = {}
+    for found in conventions:
+        same = (found.target, tuple((name, shown(facet)) for name, facet in sorted(found.facets.items())))
+        columns.setdefault(same, (found, []))[1].append(found.path)
+    heads = [(found.target, ", ".join(path for path in paths if path)) for found, paths in columns.values()]
+    measured = [found for found, _ in columns.values()]
+    names = [name for name in FACETS if any(name in found.facets for found in measured)]
+    others = dict.fromkeys(name for found in measured for name in found.facets if name not in FACETS)
+    return {"heads": heads, "rows": [convention_row(name, measured) for name in (*names, *others)]}
 
 
-def facet_cell(column: Convention, name: str) -> dict[str, Any] | None:
-    facet: Facet | None = column.facets.get(name)
-    if facet is None:
-        return None
-    differs = facet.documented is not None and facet.agrees is False
-    return {"facet": facet, "word": column.framework_word.get(name, ""), "differs": differs}
+def shown(facet: Facet) -> tuple[str, bool, bool | None]:
+    """What of a facet a reader sees in the table."""
+    return (wording.scalar(facet.value) if facet.identifiable else "", facet.identifiable, facet.agrees)
+
+
+def convention_row(name: str, columns: list[Convention]) -> dict[str, Any]:
+    facets = [column.facets.get(name) for column in columns]
+    reasons = dict.fromkeys(f.reason for f in facets if f is not None and not f.identifiable and f.reason)
+    cells = [
+        None if facet is None else {
+            "facet": facet, "word": column.framework_word.get(name, ""),
+            "differs": facet.documented is not None and facet.agrees is False,
+        }
+        for facet, column in zip(facets, columns, strict=True)
+    ]  # fmt: skip
+    return {"facet": name, "says": FACETS.get(name, ""), "reasons": list(reasons)[:3], "cells": cells}
 
 
 def environment_table(results: Results) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def difference(drift: Drift, target: str, results: Results) -> str:
 
 def themes(results: Results) -> list[Theme]:
     """Findings grouped by code, targets and departing side. First what came up in the scenarios that were asked for,
-    then what only the probes showed; in each the gravest kind first, then the widest spread."""
+    then what only the probes showed, rounding last; in each the gravest kind first, then the widest spread."""
     probes = {scenario.name for scenario in results.scenarios if scenario.probe}
     grouped: dict[tuple[str, tuple[str, ...], str, str], list[Finding]] = {}
     for finding in results.findings:
@@ -151,10 +151,11 @@ def themes(results: Results) -> list[Theme]:
             for group in grouped.values()
         )
     ]
-    return sorted(
-        found,
-        key=lambda theme: (theme.first.scenario in probes, KINDS.index(theme.first.kind), -len(theme.findings)),
-    )
+    return sorted(found, key=lambda theme: (*order(theme.first, probes), -len(theme.findings)))
+
+
+def order(finding: Finding, probes: set[str]) -> tuple[bool, bool, int]:
+    return finding.kind == "rounding", finding.scenario in probes, KINDS.index(finding.kind)
 
 
 def verdict(results: Results) -> str:

@@ -1,0 +1,268 @@
+"""The page: what a run folder holds is text and nothing else; it needs no network, script or mouse."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import literal_run
+import pytest
+
+from bncheck.report import formats, render
+from bncheck.report.gallery import Gallery
+from bncheck.report.html import command_of, convention_table, page, safe_link
+from bncheck.results import Results, plain, write_results
+
+EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    literal_run.write_run(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(run: Path) -> str:
+    return page(literal_run.results(), run)
+
+
+class Tags(HTMLParser):
+    """All tags with their attributes; fails where one is closed that is not open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> inside {self.open[-3:]}"
+        self.open.pop()
+
+
+def test_every_tag_is_closed_and_every_id_unique(html: str) -> None:
+    tags = Tags(html)
+    assert tags.open == []
+    ids = [attributes["id"] for _, attributes in tags.seen if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {str(a["href"])[1:] for _, a in tags.seen if str(a.get("href", "")).startswith("#")}
+    assert targets <= set(ids)
+
+
+def test_nothing_is_loaded_or_run(html: str) -> None:
+    tags = Tags(html)
+    names = {tag for tag, _ in tags.seen}
+    assert not names & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "image"}
+    for tag, attributes in tags.seen:
+        assert not any(name.startswith("on") or name in ("src", "style", "srcset") for name in attributes), tag
+        address = str(attributes.get("href") or "#")
+        assert address.startswith("#") or (tag == "a" and address.startswith("https://"))
+    assert "@import" not in html and "url(http" not in html
+    assert "default-src 'none'" in html
+
+
+def test_the_verdict_comes_first(html: str) -> None:
+    body = html[html.index("<body>") :]
+    words = ["3 of 6 cells differ from reference", "mxnet stores NaN in running_var", "explains 100.0 %",
+             "no CUDA device was found", "Findings</h2>", "<svg", "What to do", "bncheck run one-value -t mxnet",
+             "Scenarios × targets</h2>", "What the scenarios expected", "Measured conventions", "Every case",
+             "0.90099 ± 0.20569", "Environments</h2>"]  # fmt: skip
+    places = [body.index(word) for word in words]
+    assert places == sorted(places)
+
+
+def test_every_cell_can_be_reached(html: str) -> None:
+    matrix = html[html.index('id="matrix"') : html.index('id="expectations"')]
+    links = re.findall(r'href="#(case-\d+-\d+)"', matrix)
+    assert len(links) == len(set(links)) == 12
+    assert all(f'id="{link}"' in html for link in links)
+
+
+def test_a_convention_that_breaks_its_documentation_is_marked(html: str) -> None:
+    rules = html[html.index('id="conventions"') : html.index('id="cases"')]
+    assert "✗ documented:" in rules and "momentum=0.9" in rules and "not identifiable" in rules
+
+
+def test_layer_paths_with_equal_rules_share_a_column() -> None:
+    convention = literal_run.results().conventions[1]
+    other = replace(convention, path="2-D")
+    assert convention_table([convention, other])["heads"] == [("torch", "4-D, 2-D")]
+    assert len(convention_table([convention, replace(other, facets={})])["heads"]) == 2
+
+
+def hostile(value: Any) -> Any:
+    """Every text of a run, keys of mappings included, made hostile; words of the contract stay."""
+    kept = {
+        "ok",
+        "raised",
+        "unavailable",
+        "agrees",
+        "differs",
+        "nonfinite",
+        "refused",
+        "defect",
+        "convention",
+        "float32",
+        "1",
+    }
+    if isinstance(value, dict):
+        return {key: hostile(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [hostile(item) for item in value]
+    if isinstance(value, str) and value and value not in kept and value not in ("nan", "inf", "-inf"):
+        return value + EVIL
+    return value
+
+
+def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
+    from pydantic import TypeAdapter
+
+    value = hostile(plain(literal_run.results()))
+    for finding in value["findings"]:
+        finding["evidence"] = {EVIL: EVIL}
+        finding["not_identifiable"] = {EVIL: EVIL}
+        finding["link"] = "javascript:alert(1)"
+    value["targets"][0]["environment"] = {EVIL: {EVIL: [EVIL]}}
+    value["scenarios"][0]["cases"][0]["matrix"] = {EVIL: EVIL}
+    results = TypeAdapter(Results).validate_python(value)
+    shown = page(results, tmp_path, Gallery(results, tmp_path, 0))
+    tags = Tags(shown)
+    assert not {tag for tag, _ in tags.seen} & {"script", "img"}
+    assert not any(name.startswith("on") for _, attributes in tags.seen for name in attributes)
+    assert "javascript:" not in shown and "{{7*7}}" in shown
+
+
+@pytest.mark.parametrize(
+    "address", ["javascript:alert(1)", "data:text/html,x", " https://x", "//x", "file:///etc/passwd", ""]
+)
+def test_only_web_pages_are_linked(address: str) -> None:
+    assert safe_link(address) == ""
+
+
+def test_hostile_names_in_pictures_stay_texts(tmp_path: Path) -> None:
+    base = literal_run.results()
+    targets = tuple(replace(t, version=EVIL) for t in base.targets)
+    scenarios = tuple(replace(s, title=EVIL) for s in base.scenarios)
+    literal_run.write_run(tmp_path, replace(base, targets=targets, scenarios=scenarios))
+    tags = Tags(page(replace(base, targets=targets, scenarios=scenarios), tmp_path))
+    assert "svg" in {tag for tag, _ in tags.seen} and not {tag for tag, _ in tags.seen} & {"script", "img"}
+
+
+def test_the_command_of_a_finding_is_quoted() -> None:
+    finding = literal_run.finding(targets=("keras[jax]", "a; rm -rf x"), scenario="s")
+    assert command_of(literal_run.results(), finding) == "bncheck run s -t 'keras[jax]' -t 'a; rm -rf x' -t reference"
+
+
+def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
+    assert "Nothing was run." in page(Results("0.1.0", "bncheck run", "", (), (), ()), tmp_path)
+
+
+def test_a_thousand_cells_stay_below_ten_megabytes(tmp_path: Path) -> None:
+    base = literal_run.results()
+    scenario, case = base.scenarios[0], base.scenarios[0].cases[0]
+    cases = tuple(replace(case, name=f"c{n}") for n in range(333))
+    cells = tuple(replace(cell, case=f"c{n}") for n in range(333) for cell in base.cells[:3])
+    drifts = tuple(replace(d, case=f"c{n}", quantity=f"{d.quantity}{k}") for n in range(333) for d in base.drifts[:6]
+                   for k in range(3))  # fmt: skip
+    findings = tuple(literal_run.finding(case=f"c{n}") for n in range(333))
+    many = replace(base, scenarios=(replace(scenario, cases=cases),), cells=cells, drifts=drifts, findings=findings)
+    shown = page(many, tmp_path)
+    assert len(shown.encode()) < 10e6 and shown.count("<article") == 1 + 333
+
+
+def test_all_formats_are_found_and_written(run: Path) -> None:
+    assert list(formats())[:3] == ["csv", "plots", "html"]
+    said: list[str] = []
+    written = render(run, ("html", "csv"), said.append)
+    assert [path.name for path in written] == ["drifts.csv", "findings.csv", "index.html"]
+    assert said == ["writing csv", "writing html"]
+    assert (run / "index.html").stat().st_size < 1_000_000
+
+
+# ------------------------------------------------------------------------------------------------ a real browser
+
+CHROMIUM = os.environ.get("BNCHECK_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
+)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; install the package chromium-headless-shell")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        shown = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield shown
+        shown.close()
+
+
+@pytest.mark.browser
+@needs_browser
+@pytest.mark.parametrize("width", [1200, 360])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_and_nothing_is_requested(browser: Any, run: Path, scheme: str, width: int) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    render(run, ("html",))
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True)
+    tab, requests, said = context.new_page(), [], []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("console", lambda message: said.append(message.text))
+    tab.goto((run / "index.html").as_uri())
+    tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert len(requests) == 1 and said == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    found = axe.run(tab)
+    assert found.violations_count == 0, found.generate_report()
+    context.close()
+
+
+@pytest.mark.browser
+@needs_browser
+def test_pictures_keep_their_colours_under_the_strictest_policy(browser: Any, run: Path, tmp_path: Path) -> None:
+    shown = page(literal_run.results(), run).replace("style-src 'unsafe-inline'", "style-src 'none'")
+    (tmp_path / "strict.html").write_text(shown, encoding="utf-8")
+    context = browser.new_context(java_script_enabled=True)
+    tab = context.new_page()
+    tab.goto((tmp_path / "strict.html").as_uri())
+    colour = "getComputedStyle(document.querySelector('[data-stroke=s1]')).stroke"
+    assert tab.evaluate(colour) == "rgb(0, 114, 178)"
+    fill = "getComputedStyle(document.querySelector('figure svg path')).fill"
+    assert tab.evaluate(fill) == "none"
+    context.close()
+
+
+@pytest.mark.browser
+@needs_browser
+def test_the_keyboard_reaches_the_verdict_first(browser: Any, run: Path) -> None:
+    render(run, ("html",))
+    context = browser.new_context()
+    tab = context.new_page()
+    tab.goto((run / "index.html").as_uri())
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.textContent") == "Skip to the verdict"
+    context.close()
+
+
+def test_a_page_is_replaced_whole(tmp_path: Path) -> None:
+    write_results(literal_run.results(), tmp_path)
+    (tmp_path / "index.html").write_text("old")
+    render(tmp_path, ("html",))
+    assert (tmp_path / "index.html").read_text().startswith("<!doctype html>")
+    assert [path.name for path in tmp_path.glob("*.part")] == []
