@@ -78,7 +78,7 @@ def judge(charge: Charge, entries: Sequence[Entry], atol: float | None = None) -
     covering = [[entry for entry in here if entry.covers(pair)] for pair in charge.pairs]
     if not all(covering):
         return "new"
-    # The weakest promise of all pairs counts: the pair that was known to be best.
+    # Of several entries (groups of targets that have joined since) the mildest kind and the largest drift count.
     kind = max((entry.kind for found in covering for entry in found), key=gravity)
     if gravity(charge.kind) < gravity(kind):
         return f"worse: was a {kind}"

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bncheck.errors import RunFolderError, ScenarioError
 from bncheck.inputs import content_key, make_inputs
 from bncheck.run_folder import cell_folder, read_json, write_json
-from bncheck.scenario import FORWARD_OPS, Case, Scenario
+from bncheck.scenario import FORWARD_OPS, Case, Scenario, Tolerance
 from bncheck.scenario_file import load_scenario
 from bncheck.worker.run import write_npz
 
@@ -25,7 +25,8 @@ FLATTENING = ("flatten", "dense", "global_avg_pool")
 @dataclass(frozen=True)
 class Plan:
     """``targets`` are canonical names; ``background`` names the probes that only serve to measure conventions:
-    nobody asked for them, so their cells are not compared."""
+    nobody asked for them, so their cells are not compared. ``tolerance`` is for scenarios that state none;
+    ``part`` says which shard this is (``shard.py``). A comparison's scenarios may each have overrides of their own."""
 
     scenarios: tuple[Scenario, ...]
     targets: tuple[str, ...]
@@ -33,6 +34,9 @@ class Plan:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     created: str = ""
+    tolerance: Tolerance = Tolerance()
+    part: Mapping[str, Any] = field(default_factory=dict)
+    own_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def cases(self) -> list[Case]:
@@ -51,14 +55,26 @@ def write_plan(run: Path, plan: Plan) -> None:
             shutil.copyfile(path, copy)
     value = {
         "format": 1,
-        "scenarios": [{"name": s.name, "probe": s.probe} for s in plan.scenarios],
+        "scenarios": [describe_scenario(scenario, plan) for scenario in plan.scenarios],
         "targets": list(plan.targets),
         "background": list(plan.background),
         "overrides": dict(plan.overrides),
         "command": plan.command,
         "created": plan.created,
+        "tolerance": asdict(plan.tolerance),
+        "part": dict(plan.part),
     }
     write_json(run / "plan.json", value)
+
+
+def describe_scenario(scenario: Scenario, plan: Plan) -> dict[str, Any]:
+    """``cases`` only where this run has not all of them (a shard, a comparison of shards)."""
+    found: dict[str, Any] = {"name": scenario.name, "probe": scenario.probe}
+    if scenario.name in plan.own_overrides:
+        found["overrides"] = dict(plan.own_overrides[scenario.name])
+    if plan.part:
+        found["cases"] = [case.name for case in scenario.cases]
+    return found
 
 
 def files_beside(scenario: Scenario) -> set[Path]:
@@ -67,25 +83,47 @@ def files_beside(scenario: Scenario) -> set[Path]:
     named = [case.network.custom and case.network.custom.rpartition(":")[0] for case in scenario.cases]
     named += [case.network.file for case in scenario.cases]
     paths = {Path(name).resolve() for name in named if name}
-    return {path for path in paths if path.is_relative_to(home)}
+    return {path for path in paths if path.is_relative_to(home) and path.is_file()}
 
 
-def read_plan(run: Path) -> Plan:
-    """The plan of an earlier run, expanded again from its own copies of the scenario files."""
+def read_plan(run: Path, played: bool = False) -> Plan:
+    """The plan of an earlier run, expanded again from its own copies of the scenario files.
+
+    ``played``: it is only to be looked at, so files that networks name (on another machine) need not be there."""
     data = read_json(run / "plan.json")
     try:
         scenarios = []
         for item in data["scenarios"]:
             path = run / "scenarios" / f"{Path(str(item['name'])).name}.toml"
             # Overrides are the user's for the scenarios that were asked for; probes are always as shipped.
-            scenarios.append(load_scenario(path, {} if item["probe"] else data["overrides"]))
+            overrides = item.get("overrides", {} if item["probe"] else data["overrides"])
+            scenarios.append(narrow(load_scenario(path, overrides, missing_files=played), item.get("cases")))
         targets, background = (tuple(str(name) for name in data[key]) for key in ("targets", "background"))
         command, created = str(data["command"]), str(data["created"])
-        return Plan(tuple(scenarios), targets, background, data["overrides"], command, created)
+        tolerance = Tolerance(**data.get("tolerance", {}))
+        own = {str(item["name"]): item["overrides"] for item in data["scenarios"] if "overrides" in item}
+        found = tuple(with_tolerance(scenario, tolerance) for scenario in scenarios)
+        part = dict(data.get("part", {}))
+        return Plan(found, targets, background, data["overrides"], command, created, tolerance, part, own)
     except (KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"{run / 'plan.json'} has a wrong shape: {error!r}.", "Start a new run instead."
         ) from error
+
+
+def narrow(scenario: Scenario, names: Sequence[str] | None) -> Scenario:
+    """The scenario with these of its cases only; None: with all."""
+    if names is None:
+        return scenario
+    return replace(scenario, cases=tuple(case for case in scenario.cases if case.name in names))
+
+
+def with_tolerance(scenario: Scenario, tolerance: Tolerance) -> Scenario:
+    """The scenario with ``tolerance`` where it states none itself; probes are as shipped."""
+    own = scenario.tolerance
+    rtol = tolerance.rtol if own.rtol is None else own.rtol
+    atol = tolerance.atol if own.atol is None else own.atol
+    return scenario if scenario.probe else replace(scenario, tolerance=Tolerance(rtol, atol))
 
 
 def layer_ranks(case: Case) -> list[int]:

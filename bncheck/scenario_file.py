@@ -87,8 +87,9 @@ def parse_override(text: str) -> tuple[str, Any]:
     return key, parsed["value"] if len(parsed) == 1 else value.strip()
 
 
-def load_scenario(path: Path, overrides: Mapping[str, Any] = {}) -> Scenario:
+def load_scenario(path: Path, overrides: Mapping[str, Any] = {}, missing_files: bool = False) -> Scenario:
     """Read and expand a scenario file; ``overrides`` are dotted paths with values, as ``--set`` gives them.
+    With ``missing_files``, those that networks name need not exist: it was played elsewhere.
 
     Raises ScenarioError that lists every fault as ``file:line: key: what is wrong; allowed; did you mean``.
     """
@@ -117,7 +118,7 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}) -> Scenario:
     cases = []
     document: Document | None = None
     for point in points(raw, axes):
-        case, found, read = _case(path, point, overrides)
+        case, found, read = _case(path, point, overrides, missing_files)
         document = document or read
         faults.add([*point.faults], origins=point.origins)
         faults.add(found, origins=point.origins)
@@ -179,7 +180,9 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         raise ScenarioError(f"{path}: tables or lists are nested too deeply", REMEDY) from None
 
 
-def _case(path: Path, point: Point, overrides: Mapping[str, Any]) -> tuple[Case | None, list[Fault], Document | None]:
+def _case(
+    path: Path, point: Point, overrides: Mapping[str, Any], missing_files: bool
+) -> tuple[Case | None, list[Fault], Document | None]:
     """One point of the matrix as a case, or what is wrong with it."""
     document, faults = read_document(point.raw)
     if document is None:
@@ -189,7 +192,7 @@ def _case(path: Path, point: Point, overrides: Mapping[str, Any]) -> tuple[Case 
     faults += found
     events, found = build_events(document, inputs)
     faults += found
-    faults += list(_paths(path, document, overrides))
+    faults += [] if missing_files else list(_paths(path, document, overrides))
     if not faults:
         layers, found = fill_channels(network, inputs)
         faults += found

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
@@ -16,13 +17,15 @@ from bncheck.backend_file import BackendFile, find_backends
 from bncheck.environments import Ready, Unavailable, parse_pythons
 from bncheck.environments import prepare as prepare_environments
 from bncheck.errors import UsageError
-from bncheck.plan import Plan, read_plan, write_plan
+from bncheck.gate import Rules, hold, write_verdict
+from bncheck.plan import Plan, read_plan, with_tolerance, write_plan
 from bncheck.report import render
 from bncheck.results import Results, TargetResult, write_results
 from bncheck.run import Options, Seat, run_cells
 from bncheck.run_folder import create_run_folder, find_run
-from bncheck.scenario import Scenario
+from bncheck.scenario import Scenario, Tolerance
 from bncheck.scenario_file import find_scenarios, load_scenario, parse_override, resolve_scenario
+from bncheck.shard import Shard, take
 from bncheck.targets import Target, parse_targets
 from bncheck.workers import Progress
 
@@ -53,6 +56,9 @@ class Request:
     options: Options = Options()
     formats: Sequence[str] = ("csv", "plots", "html")
     require: Sequence[str] = ()
+    rules: Rules = Rules()
+    tolerance: Tolerance = Tolerance()
+    shard: Shard | None = None
     command: str = field(default_factory=lambda: shlex.join(["bncheck", *sys.argv[1:]]))
 
 
@@ -69,9 +75,9 @@ def carry_out(request: Request, listener: Listener) -> tuple[Path, Results]:
     try:
         found = run_cells(run, plan, seats, request.options, listener.cell)
     except KeyboardInterrupt:
-        conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener)
+        conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.rules)
         raise
-    return run, conclude(run, plan, found, documented, request.formats, listener)
+    return run, conclude(run, plan, found, documented, request.formats, listener, request.rules)
 
 
 def conclude(
@@ -81,10 +87,12 @@ def conclude(
     documented: Mapping[str, Sequence[Mapping[str, Any]]],
     formats: Sequence[str],
     listener: Listener,
+    rules: Rules = Rules(),
 ) -> Results:
-    """Judge what is on disk, write run.json and the reports."""
+    """Judge what is on disk, write run.json, whether it fails (gate.json), and the reports."""
     results = analyse(run, plan, targets, documented, listener.say)
     write_results(results, run)
+    write_verdict(hold(results, rules, date.today()), run)
     render(run, formats, listener.say)
     return results
 
@@ -118,7 +126,9 @@ def make_plan(request: Request) -> Plan:
     targets = tuple(request.targets or DEFAULT_TARGETS)
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     background = tuple(probe.name for probe in probes)
-    return Plan(tuple(chosen + probes), targets, background, absolute(overrides), request.command, created)
+    scenarios = tuple(with_tolerance(scenario, request.tolerance) for scenario in chosen + probes)
+    plan = Plan(scenarios, targets, background, absolute(overrides), request.command, created, request.tolerance)
+    return take(plan, request.shard) if request.shard else plan
 
 
 def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:

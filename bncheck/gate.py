@@ -1,0 +1,156 @@
+"""Does this run fail, and why? Charges, held against ``--fail-on``, waivers and a baseline, make a verdict.
+
+Pure but for ``write_verdict`` and ``read_verdict``: the verdict lies in the run folder as ``gate.json``, so that every
+report made later says the same as the exit code did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bncheck.baseline import Entry, gone, judge
+from bncheck.charge import Charge, charges, plain_names
+from bncheck.errors import RunFolderError
+from bncheck.waiver import Waiver, expired, unneeded, waive
+
+if TYPE_CHECKING:
+    from bncheck.results import Results
+
+# --fail-on → the kinds of charge that fail. A crash fails at every level: nothing was found out about that cell.
+FAIL_ON: Mapping[str, tuple[str, ...]] = {
+    "defect": ("defect", "expectation"),
+    "hazard": ("defect", "expectation", "hazard"),
+    "convention": ("defect", "expectation", "hazard", "unexplained", "convention"),
+    "drift": ("defect", "expectation", "hazard", "unexplained", "convention", "drift"),
+    "never": (),
+}
+CRASHES = ("crashed", "timeout")
+LARGEST = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a run is held against. ``baseline`` None: there is none, everything is new."""
+
+    fail_on: str = "defect"
+    baseline: tuple[Entry, ...] | None = None
+    waivers: tuple[Waiver, ...] = ()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One charge and what became of it: fails, known, waived, or below (the level of --fail-on); ``note`` says why."""
+
+    charge: Charge
+    standing: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``expired`` and ``unneeded`` are waivers, ``gone`` what the baseline lists and nothing shows any more."""
+
+    fail_on: str = "defect"
+    with_baseline: bool = False
+    judged: tuple[Judged, ...] = ()
+    expired: tuple[Waiver, ...] = ()
+    unneeded: tuple[Waiver, ...] = ()
+    gone: tuple[Entry, ...] = ()
+
+    def of(self, standing: str) -> list[Judged]:
+        return [item for item in self.judged if item.standing == standing]
+
+    @property
+    def exit_code(self) -> int:
+        """3: cells crashed or timed out; 1: charges or expired waivers; 0: neither."""
+        failing = self.of("fails")
+        if any(item.charge.kind in CRASHES for item in failing):
+            return 3
+        return 1 if failing or (self.expired and self.fail_on != "never") else 0
+
+
+def hold(results: Results, rules: Rules, today: date) -> Verdict:
+    """The verdict on a run."""
+    brought = charges(results)
+    atol = {scenario.name: scenario.atol for scenario in results.scenarios}
+    names = {target.name for target in results.targets}
+    played = played_on(results, {name: name for name in names})
+    known = rules.baseline or ()
+    return Verdict(
+        rules.fail_on,
+        rules.baseline is not None,
+        tuple(weigh(charge, rules, atol.get(charge.scenario), today) for charge in brought),
+        tuple(expired(rules.waivers, played, today)),
+        tuple(unneeded(rules.waivers, brought, played, today)),
+        tuple(gone(known, brought, played_on(results, plain_names(names)))),
+    )
+
+
+def weigh(charge: Charge, rules: Rules, atol: float | None, today: date) -> Judged:
+    waiver = waive(charge, rules.waivers, today)
+    if waiver is not None:
+        return Judged(charge, "waived", f"until {waiver.expires}: {waiver.reason} ({waiver.where})")
+    if charge.kind not in CRASHES and charge.kind not in FAIL_ON[rules.fail_on]:
+        return Judged(charge, "below", f"--fail-on {rules.fail_on}")
+    if rules.baseline is None:
+        return Judged(charge, "fails")
+    found = judge(charge, rules.baseline, atol)
+    return Judged(charge, "known", "in the baseline") if found == "known" else Judged(charge, "fails", found)
+
+
+def played_on(results: Results, names: Mapping[str, str]) -> dict[tuple[str, str], set[str]]:
+    """(scenario, case) → names of the targets it ran on, to whatever end. Probes behind the scenes count too."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for cell in results.cells:
+        if cell.outcome not in ("unavailable", "unsupported"):
+            found.setdefault((cell.scenario, cell.case), set()).add(names[cell.target])
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- gate.json
+
+
+def write_verdict(verdict: Verdict, run: Path) -> Path:
+    from bncheck.results import plain
+    from bncheck.run_folder import write_json
+
+    path = run / "gate.json"
+    write_json(path, {"format": 1, "exit_code": verdict.exit_code, **plain(verdict)})
+    return path
+
+
+def read_verdict(run: Path, results: Results) -> Verdict:
+    """The verdict as the run's own command reached it; for a run folder without one, that of the defaults."""
+    from pydantic import TypeAdapter, ValidationError
+
+    path = run / "gate.json"
+    if not path.exists():
+        return hold(results, Rules(), date.today())
+    try:
+        raw = path.read_bytes() if path.stat().st_size < LARGEST else b""
+        return TypeAdapter(Verdict).validate_json(raw)
+    except (OSError, ValidationError) as error:
+        raise RunFolderError(f"{path} is damaged or was edited", "delete it, or run again") from error
+
+
+def failing(verdict: Verdict, scenario: str, case: str, a: str, b: str) -> list[Judged]:
+    """What fails in one case between two targets, or in one of them."""
+    return [
+        item
+        for item in verdict.of("fails")
+        if (item.charge.scenario, item.charge.case) == (scenario, case) and between(item.charge, a, b)
+    ]
+
+
+def between(charge: Charge, a: str, b: str) -> bool:
+    return a in charge.names or b in charge.names if len(charge.sides) == 1 else opposite(charge, a, b)
+
+
+def opposite(charge: Charge, a: str, b: str) -> bool:
+    """``names`` lists the first side's targets and then the second's."""
+    first = set(charge.names[: len(charge.sides[0])])
+    return a in charge.names and b in charge.names and (a in first) != (b in first)
