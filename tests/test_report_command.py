@@ -1,0 +1,74 @@
+"""`bncheck report` as a user calls it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import literal_run
+import pytest
+
+from bncheck.report.overview import rows, themes, verdict
+
+
+def bncheck(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, "-m", "bncheck", *arguments], cwd=cwd, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": root, "NO_COLOR": "1", "COLUMNS": "120"}, timeout=120,
+    )  # fmt: skip
+
+
+def test_the_newest_run_is_rendered_whole(tmp_path: Path) -> None:
+    literal_run.write_run(tmp_path / "reports" / "one")
+    (tmp_path / "reports" / "latest").symlink_to("one")
+    done = bncheck("report", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0.90099 ± 0.20569" in done.stdout and "3 of 6 cells differ from reference" in done.stdout
+    found = {path.name for path in (tmp_path / "reports" / "one").rglob("*") if path.is_file()}
+    assert found >= {"index.html", "drifts.csv", "findings.csv", "all-ones--forward.png", "all-ones--forward.svg"}
+
+
+def test_one_format_writes_nothing_else(tmp_path: Path) -> None:
+    literal_run.write_run(tmp_path / "run")
+    done = bncheck("report", "run/run.json", "--format", "csv", "-q", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "cells", "drifts.csv", "findings.csv"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("report",), "There is no run folder"),
+        (("report", "nowhere"), "There is no run folder nowhere"),
+        (("report", "run", "--format", "pdf"), "There is no report format 'pdf'"),
+        (("report", "empty"), "it has no run.json"),
+    ],
+)
+def test_errors_are_sentences(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    literal_run.write_run(tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    done = bncheck(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_damaged_recording_is_a_sentence(tmp_path: Path) -> None:
+    literal_run.write_run(tmp_path / "run")
+    (tmp_path / "run" / "cells" / "torch" / "all-ones--forward" / "trace.npz").write_bytes(b"PK")
+    done = bncheck("report", "run", cwd=tmp_path)
+    assert done.returncode == 2 and "trace.npz is damaged" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_probes_are_counted_apart_from_what_was_asked() -> None:
+    base = literal_run.results()
+    probe = replace(base.scenarios[1], probe=True)
+    run = replace(base, scenarios=(base.scenarios[0], probe))
+    assert [scenario.name for scenario, _ in rows(run, probes=False)] == ["all-ones", "all-ones"]
+    assert verdict(run) == "1 of 4 cells differs from reference: 1 convention."
+    # A defect that only the probe showed comes after what was asked for.
+    assert [theme.first.kind for theme in themes(run)] == ["convention", "defect"]
+    alone = replace(base, scenarios=(replace(base.scenarios[0], probe=True), probe))
+    assert len(rows(alone, probes=False)) == 3
