@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from planted import arrays_of, case_of, play
 
-from bncheck.convention import FACETS, Convention
+from bncheck.convention import FACETS, Convention, Facet
 from bncheck.fit import measure
 from bncheck.replay import attribute
 from bncheck.scenario import Case, Event
@@ -284,3 +284,58 @@ def test_attribution_names_exactly_the_planted_causes(capsys: pytest.CaptureFixt
             f"least share explained {worst:.6f}, {3 * TRIALS} cells in {seconds:.1f} s"
         )
     assert not failures, "\n".join(failures[:20])
+
+
+# ----------------------------------------------------------------------------------------------------- silence
+
+
+def shuffled(rng: np.random.Generator, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same batches with their samples in another order: equal moments, other rounding."""
+    order = rng.permutation(inputs["x/main"].shape[1])
+    return {**inputs, "x/main": np.ascontiguousarray(inputs["x/main"][:, order])}
+
+
+def test_rounding_alone_names_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    failures, largest = [], 0.0
+    for trial in range(TRIALS):
+        rng = np.random.default_rng(20_000 + trial)
+        rules = random_rules(rng)
+        asked, eps = float(pick(rng, 0.1, 0.3, 0.9)), float(pick(rng, 1e-5, 1e-3, 0.05))
+        case, inputs = random_case(rng, asked, eps)
+        if trial % 200 == 0:
+            case = replace(case, events=random_program(rng, 3, 1))
+            inputs = {**inputs, "x/main": rng.normal(size=(1, 1_000_000, case.network.layers[0].channels), scale=2).astype("f4")[:, :, :1]}
+            case, inputs = narrowed(case, inputs)
+        one = play(case, inputs, {**rules, "dtype": "float32"})
+        if rng.random() < 0.5:
+            other = play(case, inputs, {**rules, "dtype": "float64"})
+        else:
+            other = play(case, shuffled(rng, inputs), {**rules, "dtype": "float32"})
+        probed = measure([one]), measure([other])
+        items = attribute(case, one[1], probed[0], other[1], probed[1], "bn")
+        names = {name for item in items for name in item.shares}
+        largest = max([largest, *(item.residual / item.rounding_bound for item in items if item.rounding_bound and item.shares)])
+        different = [
+            name
+            for name, facet in probed[0].facets.items()
+            if facet.identifiable and probed[1].facets[name].identifiable and not same(facet, probed[1].facets[name])
+        ]
+        if names or different:
+            failures.append(f"trial {trial} named {sorted(names)}, read differently {different}: {rules}")
+    with capsys.disabled():
+        print(f"\nsilence: {TRIALS} pairs with equal conventions, named or read differently {len(failures)}")
+    assert not failures, "\n".join(failures[:20])
+
+
+def narrowed(case: Case, inputs: dict[str, np.ndarray]) -> tuple[Case, dict[str, np.ndarray]]:
+    """The same case with its first channel only."""
+    layer = case.network.layers[0]
+    initial = {name: value[:1] for name, value in layer.initial.items()}
+    network = replace(case.network, layers=(replace(layer, channels=1, initial=initial),))
+    return replace(case, network=network), {k: v if k.startswith("x/") else v[:1] for k, v in inputs.items()}
+
+
+def same(one: Facet, two: Facet) -> bool:
+    if isinstance(one.value, float) and isinstance(two.value, float):
+        return abs(one.value - two.value) <= one.uncertainty + two.uncertainty + 1e-12
+    return one.value == two.value

@@ -26,7 +26,7 @@ from bncheck.convention import Convention
 from bncheck.evidence import Attribution
 from bncheck.fit.measure import settle
 from bncheck.fit.stream import Stream, read_stream
-from bncheck.replay.conduct import Rules, Score, perform, rules_of, score
+from bncheck.replay.conduct import Rules, Score, follow_order, perform, rules_of, score
 from bncheck.replay.rounding import bounds
 from bncheck.scenario import Case
 from bncheck.trace import Array, Trace
@@ -37,6 +37,8 @@ REPLAYED = (
     "variance_divisor", "statistic", "single_value", "single_value_state", "empty_batch", "train_normaliser",
     "eval_normaliser", "blend_weight", "eps", "eps_placement",
 )  # fmt: skip
+# What goes along with a rule where it is no cause of its own: see ``differing``.
+PARTS = (("update_on", "update_without_grad"), ("update_on", "backward_order"), ("averaging", "batch_weight"))
 QUANTITIES = ("running_mean", "running_var", "used_mean", "used_invstd", "output")
 EXACT = 5
 ORDERS = 12
@@ -94,12 +96,13 @@ def side(case: Case, trace: Trace, convention: Convention, stream: Stream) -> Si
 
 
 def attribute_sides(case: Case, a: Side, b: Side) -> list[Attribution]:
-    play = score(case, a.stream, b.stream)
+    play, play_b = score(case, a.stream, b.stream), score(case, b.stream, a.stream)
+    a.rules, b.rules = follow_order(play, a.rules), follow_order(play_b, b.rules)
     meet_units(a, b)
     facets, silent = differing(a, b)
     game = Game(play, a.rules, b.rules, facets)
     game.drop_idle(bounds(a.stream, a.rules))
-    own = perform(score(case, b.stream, a.stream), [b.rules])
+    own = perform(play_b, [b.rules])
     return [
         item
         for quantity in QUANTITIES
@@ -121,6 +124,9 @@ def differing(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
     """Facets that both sides know and that differ, and those that one side does not know, with the reason."""
     found: list[str] = []
     silent: dict[str, str] = {}
+    backwards = all("backward" in str(s.rules["update_on"]) for s in (a, b))
+    if backwards and a.rules["backward_order"] != b.rules["backward_order"]:
+        found.append("backward_order")
     for name in REPLAYED:
         if name == "update_without_grad" and "update_on" in found:
             # Part of the same rule: where forwards move nothing, those without gradient do not either.
@@ -171,7 +177,7 @@ class Game:
 
     def rules(self, subset: frozenset[str]) -> dict[str, Any]:
         found = {name: (self.b if name in subset else self.a)[name] for name in self.a}
-        for rule, part in (("update_on", "update_without_grad"), ("averaging", "batch_weight")):
+        for rule, part in PARTS:
             if rule in subset and part not in self.separate:
                 found[part] = self.b[part]
         return found

@@ -18,6 +18,7 @@ from bncheck.fit.average import averaged, debiased_weight
 from bncheck.fit.measure import settle, transfer
 from bncheck.fit.small_batch import declared
 from bncheck.fit.stream import BACKWARD, CHECKPOINTED, EVAL, FLUSH, FORWARD, NO_GRAD, Stream, classify, flags, streams_of
+from bncheck.replay.rounding import bounds
 from bncheck.scenario import DEFAULT_BATCH_WEIGHT, DEFAULT_EPS, Case
 from bncheck.trace import Array, Trace
 
@@ -29,6 +30,7 @@ ASSUMED: Mapping[str, Any] = {
     "empty_batch": "unchanged",
 }  # fmt: skip
 SHOWN_BY = {"forward": (FORWARD, CHECKPOINTED), "backward": (BACKWARD,), "eval": (EVAL,), "flush": (FLUSH,)}
+ORDERS = ("last forward first", "first forward first")
 Rules = Mapping[str, Any]
 
 
@@ -97,7 +99,27 @@ def rules_of(convention: Convention, stream: Stream) -> dict[str, Any]:
     if convention.value("averaging") is None and layer.averaging == "cumulative":
         found["averaging"] = "cumulative"
     found["initial_mean"], found["initial_var"] = stream.mean[:1], stream.var[:1]
+    found["backward_order"] = ORDERS[0]
     return found
+
+
+def follow_order(play: Score, rules: dict[str, Any]) -> dict[str, Any]:
+    """Set the order in which a backward through several forwards meets them: the one the recorded states show.
+
+    Measured on mxnet 1.9.1: a backward through the sum of two outputs meets the last one first, one through two
+    heads the first one first. It belongs to the program's graph, not to the layer, so it is read off each trace.
+    """
+    kinds, sources = play.plan(rules)
+    several = any(k == BACKWARD and len(own) > 1 for k, own in zip(kinds, sources, strict=True))
+    if not several or not moves(rules, BACKWARD):
+        return rules
+    both = [{**rules, "backward_order": order} for order in ORDERS]
+    found = perform(play, both)["running_mean"]
+    with np.errstate(all="ignore"):
+        gap = [float(np.nanmax(np.abs(found[i] - play.stream.mean), initial=0.0)) for i in range(len(both))]
+        # Where the first order fits within rounding, or the second no better, the input does not tell them apart.
+        unusual = gap[0] > bounds(play.stream, rules)["running_mean"] and gap[1] < 0.5 * gap[0]
+    return both[1 if unusual else 0]
 
 
 def moves(rules: Rules, kind: str) -> bool:
@@ -119,7 +141,8 @@ def factors(play: Score, rules: Rules) -> tuple[Array, Array, Array, Array]:
     for t, kind in enumerate(kinds):
         if not sources[t] or not moves(rules, kind):
             continue
-        for i in sources[t]:
+        first = kind == BACKWARD and rules["backward_order"] == "first forward first"
+        for i in reversed(sources[t]) if first else sources[t]:
             if kind == EVAL and play.n[i] < 2:
                 continue
             for which, u in enumerate(small(rules, int(play.n[i]), um[i], uv[i])):
@@ -214,6 +237,7 @@ def replay(case: Case, trace: Trace, convention: Convention) -> Mapping[str, Map
     with np.errstate(all="ignore"):
         for stream in streams_of(case, trace):
             settled = settle(case, trace, convention, stream.layer.name)
-            parts = perform(score(case, stream), [rules_of(settled, stream)])
+            play = score(case, stream)
+            parts = perform(play, [follow_order(play, rules_of(settled, stream))])
             found[stream.layer.name] = {name: array[0] for name, array in parts.items()}
     return found
