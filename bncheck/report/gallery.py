@@ -55,7 +55,10 @@ def by_interest(results: Results) -> list[tuple[int, tuple[ScenarioResult, CaseR
         keys = {(finding.code, finding.targets) for finding in here if finding.kind != "rounding"}
         good = all(standing(results, scenario.name, case.name, target.name).good
                    for target in results.targets if target.status == "ok")  # fmt: skip
+        new = bool(keys - seen)
         rank = 0 if keys else (2 if good else 1)
-        ranked.append((rank, not keys - seen, scenario.probe, position, (scenario, case)))
+        # Probes repeat each other on purpose; one picture of a cause is enough there.
+        rank = 2 if scenario.probe and not new else rank
+        ranked.append((rank, not new, scenario.probe, position, (scenario, case)))
         seen |= keys
     return [(item[0], item[4]) for item in sorted(ranked, key=lambda item: item[:4])]

@@ -1,0 +1,81 @@
+"""The whole run in one picture: scenarios × targets, each cell with its mark, its word and how far off it is."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from bncheck.report.gallery import Gallery
+from bncheck.report.overview import Standing, rows, standing, verdict
+from bncheck.report.plot import PIXELS_PER_INCH, SETTINGS, write
+from bncheck.report.svg import INK, PAPER, compact, standalone
+from bncheck.report.wording import clean, number, one_line
+from bncheck.results import Results
+
+NAME = "matrix"
+# Pale enough for ink to be legible on each; grey copies still differ, and the word says it anyway.
+SHADES = {
+    "baseline": "#eef1f4", "agrees": "#d7eee2", "rounding": "#d7eee2", "convention": "#f7e3b0", "hazard": "#f3c98b",
+    "unexplained": "#dcc6ea", "defect": "#eda79b", "differs": "#eda79b", "nonfinite": "#e08a80", "refused": "#f7e3b0",
+    "crashed": "#e08a80", "timeout": "#e08a80",
+}  # fmt: skip
+LARGEST = 60  # rows that fit a picture; the page shows them all
+
+
+def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
+    """Write plots/matrix.svg and .png; nothing when nothing was run."""
+    shown = rows(results, probes=False)[:LARGEST]
+    if not shown or not results.targets:
+        return []
+    with mpl.rc_context(SETTINGS):
+        figure = draw(results)
+        text, image = io.StringIO(), io.BytesIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(image, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": f"bncheck {results.version}"})
+    folder = run_folder / "plots"
+    folder.mkdir(exist_ok=True)
+    svg = standalone(compact(text.getvalue(), "m")).encode()
+    return [write(folder / "matrix.svg", svg), write(folder / "matrix.png", image.getvalue())]
+
+
+def draw(results: Results) -> Figure:
+    shown, targets = rows(results, probes=False)[:LARGEST], results.targets
+    names = [one_line(f"{scenario.name} · {case.label or case.name}", 46) for scenario, case in shown]
+    left, cell, row, top = 0.25 + 0.075 * max(map(len, names)), 1.75, 0.46, 1.0
+    width, height = max(left + cell * len(targets) + 0.15, 7.0), top + row * len(shown) + 0.4
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.set_axis_off()
+    axes.text(0.12, 0.26, one_line(verdict(results), int(width * 10)), fontsize=12, fontweight="bold", va="center")
+    for column, target in enumerate(targets):
+        axes.text(left + cell * (column + 0.5), top - 0.14, one_line(target.label, 26), ha="center", fontsize=8.5)
+    boxes, shades = [], []
+    for line, (scenario, case) in enumerate(shown):
+        y = top + row * line
+        axes.text(left - 0.1, y + row / 2, names[line], ha="right", va="center")
+        for column, target in enumerate(targets):
+            found = standing(results, scenario.name, case.name, target.name)
+            x = left + cell * column
+            boxes.append(Rectangle((x + 0.02, y + 0.02), cell - 0.04, row - 0.04))
+            shades.append(SHADES.get(found.word, PAPER))
+            axes.text(x + cell / 2, y + row / 2, label(found), ha="center", va="center", fontsize=8.5, color=INK)
+    axes.add_collection(PatchCollection(boxes, facecolors=shades, edgecolors=INK, linewidths=0.4))
+    left_out = len(rows(results, probes=False)) - len(shown)
+    more = f" · {left_out} more cases are in index.html" if left_out > 0 else ""
+    axes.text(0.12, height - 0.16, clean(f"bncheck {results.version} · {results.created}{more}"), fontsize=7.5)
+    return figure
+
+
+def label(found: Standing) -> str:
+    """``≠ convention 0.90099``: the mark, the word, and the mean difference where there is one."""
+    word = "NaN" if found.word == "nonfinite" else found.word
+    off = found.drift
+    size = f"\n{clean(off.quantity)} {number(off.mean_abs)}" if off and off.mean_abs == off.mean_abs else ""
+    return f"{found.mark} {word}{size}"
