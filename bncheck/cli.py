@@ -51,9 +51,7 @@ class LazyGroup(click.Group):
 
             near = get_close_matches(args[0], COMMANDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise click.UsageError(
-                f"There is no command {args[0]!r}.{hint} There are: {', '.join(COMMANDS)}.", ctx
-            )
+            raise click.UsageError(f"There is no command {args[0]!r}.{hint} There are: {', '.join(COMMANDS)}.", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -90,10 +88,17 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     except KeyboardInterrupt:
         click.echo("bncheck: interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output went away (``| head``): nothing is left to say, and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # The reader of our output went away (``| head``): nothing is left to say, and nobody to say it to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        where = f" {error.filename}" if error.filename else ""
+        click.echo(f"bncheck: the system refused{where}: {error.strerror or error}", err=True)
+        click.echo(
+            "  → finished cells are kept; free space or name another folder, then: bncheck run --resume RUN", err=True
+        )
+        sys.exit(3)
 
 
 if __name__ == "__main__":

@@ -65,9 +65,10 @@ class Request:
 def carry_out(request: Request, listener: Listener) -> tuple[Path, Results]:
     """Play and judge; returns the run folder and what was found. An interrupt still leaves a readable run."""
     backends = find_backends(request.backend_files)
-    run, plan, targets = open_run(request, backends)
+    pythons = parse_pythons(request.pythons, backends)
     parse_targets(request.require, backends)
-    places = prepare_environments(targets, backends, parse_pythons(request.pythons, backends), listener.say)
+    run, plan, targets = open_run(request, backends)
+    places = prepare_environments(targets, backends, pythons, listener.say)
     seats = [seat(target, backends[target.backend], places[target]) for target in targets]
     documented = {target.name: backends[target.backend].documented for target in targets}
     listener.expect(len(plan.cases) * sum(place.python is not None for place in seats))

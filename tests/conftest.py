@@ -1,0 +1,66 @@
+"""Fixtures that cost something, made once for the whole test session, whatever the number of processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def once(tmp_path_factory: pytest.TempPathFactory, name: str) -> tuple[Path, bool, int]:
+    """A folder shared by all processes of this session, whether it is still to be filled, and the lock held on it."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    lock = os.open(root / f"{name}.lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = root / name
+    return folder, not (root / f"{name}.done").exists(), lock
+
+
+def finish(folder: Path, lock: int) -> None:
+    (folder.parent / f"{folder.name}.done").touch()
+    os.close(lock)
+
+
+def play(folder: Path, *arguments: str) -> None:
+    """Run bncheck into ``folder``; what it printed and its exit code are kept beside."""
+    command = [sys.executable, "-m", "bncheck", *arguments, "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    kept = {"code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+    (folder.parent / f"{folder.name}.json").write_text(json.dumps(kept))
+
+
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that ``bncheck run`` makes: default scenarios on reference, torch and mxnet, all of them real."""
+    folder, empty, lock = once(tmp_path_factory, "default-run")
+    try:
+        if empty:
+            play(folder, "run")
+    finally:
+        finish(folder, lock)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def version_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All-ones and the probe on torch and three versions of mxnet."""
+    folder, empty, lock = once(tmp_path_factory, "version-run")
+    try:
+        if empty:
+            targets = ("torch", "mxnet==1.9.1", "mxnet==1.7.0.post2", "mxnet==1.6.0", "reference")
+            play(folder, "run", "all-ones", "probe", *(word for name in targets for word in ("-t", name)))
+    finally:
+        finish(folder, lock)
+    return folder
+
+
+def printed(folder: Path) -> dict[str, str | int]:
+    """What the run of a fixture printed: code, stdout, stderr."""
+    found: dict[str, str | int] = json.loads((folder.parent / f"{folder.name}.json").read_text())
+    return found
