@@ -1,7 +1,7 @@
 """Apache MXNet: gluon.nn.BatchNorm (variant ""), the same hybridized, and the operator nd.BatchNorm ("raw").
 
 MXNet runs asynchronously: every read of state waits for all work first, or it is stale (315 of 400 reads on 1.7.0).
-Runs on mxnet 1.2 to 1.9 (Python 3.7 syntax).
+Runs on mxnet 1.2 to 2.0.0b1 (Python 3.7 syntax); from 2.0 on Gluon takes mx.np arrays only.
 """
 
 import numpy as np
@@ -13,10 +13,11 @@ DEFAULT_VERSION = "1.9.1"
 VARIANTS = {
     "": "gluon.nn.BatchNorm",
     "hybrid": "gluon.nn.BatchNorm, hybridized",
-    "raw": "the operator nd.BatchNorm",
+    "raw": "the operator nd.BatchNorm (npx.batch_norm in 2.0)",
 }
 DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
+    {"versions": ">=2.0.0a0", "python": ">=3.8,<3.10", "packages": ["mxnet=={version}", "numpy<1.24"]},
     # 1.9.1 asks for any numpy and then uses np.bool, which 1.24 removed.
     {"versions": ">=1.8,<2", "python": ">=3.8,<3.12", "packages": ["mxnet=={version}", "numpy<1.24"]},
     # 1.5.1, 1.6.0, 1.7.0.post2 import on 3.11 with numpy 1.23, 1.6.0 and 1.7.0.post2 also on 3.8 with 1.19.
@@ -26,7 +27,7 @@ REQUIREMENTS = [
 ]
 DOCUMENTED = [
     {
-        "versions": ">=1.2,<2",
+        "versions": ">=1.2,<2.1",
         "variants": ["", "hybrid"],
         "link": "https://mxnet.apache.org/versions/1.9.1/api/python/docs/api/gluon/nn/index.html#mxnet.gluon.nn.BatchNorm",
         "facets": {
@@ -44,7 +45,7 @@ DOCUMENTED = [
         },
     },
     {
-        "versions": ">=1.2,<2",
+        "versions": ">=1.2,<2.1",
         "variants": ["raw"],
         "link": "https://mxnet.apache.org/versions/1.9.1/api/python/docs/api/legacy/ndarray/op/index.html#mxnet.ndarray.op.BatchNorm",
         "facets": {"averaging": "exponential", "default_batch_weight": 0.1, "default_eps": 1e-03},
@@ -65,6 +66,8 @@ def describe(variant, device):
         count = mx.context.num_gpus()
         if not count:
             raise RuntimeError("mxnet sees no GPU (its CPU wheel is installed, or there is none)")
+    if takes_np_arrays(mx):
+        mx.npx.set_np()  # without it an array without elements is one of unknown shape
     features = getattr(mx, "runtime", None)
     enabled = [] if features is None else sorted(name for name, on in features.Features().items() if on.enabled)
     return {"version": mx.__version__, "features": enabled}
@@ -90,6 +93,10 @@ def keywords_of(layer):
     return found
 
 
+def takes_np_arrays(mx):
+    return int(mx.__version__.split(".")[0]) >= 2
+
+
 def raw_class(mx):
     """nd.BatchNorm with the parameters of the gluon layer; its defaults differ (eps 1e-3, gamma fixed)."""
 
@@ -98,8 +105,16 @@ def raw_class(mx):
             self.asked = asked
             mx.gluon.nn.BatchNorm.__init__(self, **keywords)
 
-        def hybrid_forward(self, F, x, gamma, beta, running_mean, running_var):
-            return F.BatchNorm(x, gamma, beta, running_mean, running_var, **self.asked)
+        if takes_np_arrays(mx):  # a Gluon that refuses classes with a hybrid_forward
+
+            def forward(self, x):
+                held = [getattr(self, what).data() for what in ("gamma", "beta", "running_mean", "running_var")]
+                return mx.npx.batch_norm(x, *held, **self.asked)
+
+        else:
+
+            def hybrid_forward(self, F, x, gamma, beta, running_mean, running_var):
+                return F.BatchNorm(x, gamma, beta, running_mean, running_var, **self.asked)
 
     return RawBatchNorm
 
@@ -167,13 +182,18 @@ class Model:
             held = getattr(block, what, None)
             value = params.get(name + "/" + what)
             if held is not None and value is not None:
-                held.set_data(self.mx.nd.array(value, dtype=held.dtype))
+                held.set_data(self.array(value, dtype=held.dtype))
+
+    def array(self, x, dtype):
+        if takes_np_arrays(self.mx):
+            return self.mx.np.array(x, ctx=self.context, dtype=dtype)
+        return self.mx.nd.array(x, ctx=self.context, dtype=dtype)
 
     # -- events -----------------------------------------------------------------------------------------------
 
     def forward(self, x, mode):
         mx = self.mx
-        data = mx.nd.array(x, ctx=self.context, dtype=self.dtype)
+        data = self.array(x, dtype=self.dtype)
         train = self.training if mode == "as_is" else mode != "eval"
         self.training = train
         if mode == "eval" or mode == "no_grad":
@@ -202,7 +222,7 @@ class Model:
     def backward(self, dys):
         mx = self.mx
         self.used_up = True
-        heads = [mx.nd.array(dy, ctx=self.context, dtype=self.dtype) for dy in dys]
+        heads = [self.array(dy, dtype=self.dtype) for dy in dys]
         # The mode of a backward is the caller's to say: that of the forward it belongs to, not of an eval in between.
         train = self.tape[-1][2]
         mx.autograd.backward([out for _, out, _ in self.tape], heads, retain_graph=True, train_mode=train)
