@@ -20,9 +20,11 @@ VARIANTS = {
 }
 DEVICES = ("cpu", "cuda", "rocm", "tpu")
 REQUIREMENTS = [
-    {"versions": ">=0.12.9", "python": ">=3.12,<3.15", "packages": ["flax=={version}", "jax>=0.11.1,<0.13", "numpy>=2.2"]},
-    {"versions": ">=0.11,<0.12.9", "python": ">=3.11,<3.15", "packages": ["flax=={version}", "jax>=0.7,<0.8", "numpy>=2"]},
-]
+    {"versions": ">=0.12.9", "python": ">=3.12,<3.15",
+     "packages": ["flax=={version}", "jax>=0.11.1,<0.13", "numpy>=2.2"]},
+    {"versions": ">=0.11,<0.12.9", "python": ">=3.11,<3.15",
+     "packages": ["flax=={version}", "jax>=0.7,<0.8", "numpy>=2"]},
+]  # fmt: skip
 DEVICE_REQUIREMENTS = {"cuda": ["jax[cuda12]"]}
 DOCUMENTED = [
     {
@@ -30,15 +32,9 @@ DOCUMENTED = [
         "variants": ["", "exact"],
         "link": "https://flax.readthedocs.io/en/latest/api_reference/flax.nnx/nn/normalization.html",
         "facets": {
-            "update_on": "forward",
-            "averaging": "exponential",
-            "train_normaliser": "batch",
-            "eval_normaliser": "running",
-            "eps_placement": "inside",
-            "initial_gamma": "ones",
-            "initial_beta": "zeros",
-            "default_batch_weight": 0.01,
-            "default_eps": 1e-05,
+            "update_on": "forward", "averaging": "exponential", "train_normaliser": "batch",
+            "eval_normaliser": "running", "eps_placement": "inside", "initial_gamma": "ones", "initial_beta": "zeros",
+            "default_batch_weight": 0.01, "default_eps": 1e-05,
         },
     },
     {
@@ -46,18 +42,12 @@ DOCUMENTED = [
         "variants": ["linen", "linen_exact"],
         "link": "https://flax.readthedocs.io/en/latest/api_reference/flax.linen/layers.html#flax.linen.BatchNorm",
         "facets": {
-            "update_on": "forward",
-            "averaging": "exponential",
-            "train_normaliser": "batch",
-            "eval_normaliser": "running",
-            "eps_placement": "inside",
-            "initial_gamma": "ones",
-            "initial_beta": "zeros",
-            "default_batch_weight": 0.01,
-            "default_eps": 1e-05,
+            "update_on": "forward", "averaging": "exponential", "train_normaliser": "batch",
+            "eval_normaliser": "running", "eps_placement": "inside", "initial_gamma": "ones", "initial_beta": "zeros",
+            "default_batch_weight": 0.01, "default_eps": 1e-05,
         },
     },
-]
+]  # fmt: skip
 WORD = "1 - momentum"  # Flax's momentum is the weight of the old average
 FLAX_NAMES = (("gamma", "scale"), ("beta", "bias"))
 STATISTICS = (("running_mean", "mean"), ("running_var", "var"))
@@ -107,7 +97,13 @@ def keywords_of(layer, dtype, variant):
         raise NotImplementedError("flax has no cumulative average")
     if not layer["track_running_stats"]:
         raise NotImplementedError("flax always tracks running statistics")
-    found = {"axis": layer["axis"], "use_bias": layer["affine"], "use_scale": layer["affine"], "dtype": dtype, "param_dtype": dtype}
+    found = {
+        "axis": layer["axis"],
+        "use_bias": layer["affine"],
+        "use_scale": layer["affine"],
+        "dtype": dtype,
+        "param_dtype": dtype,
+    }
     if layer["batch_weight"] is not None:
         found["momentum"] = 1.0 - layer["batch_weight"]
     if layer["eps"] is not None:
@@ -121,7 +117,11 @@ def keywords_of(layer, dtype, variant):
 def convolution(layer, weight):
     """(features in, keywords) of either Conv: channels last, padding as pairs."""
     pad = layer["options"].get("padding", 0)
-    return weight[1], {"kernel_size": tuple(weight[2:]), "strides": layer["options"].get("stride", 1), "padding": ((pad, pad), (pad, pad))}
+    return weight[1], {
+        "kernel_size": tuple(weight[2:]),
+        "strides": layer["options"].get("stride", 1),
+        "padding": ((pad, pad), (pad, pad)),
+    }
 
 
 # ------------------------------------------------------------------------------------------- the two interfaces
@@ -185,10 +185,6 @@ class NnxPart:
     def put(self, name, value):
         getattr(self.module, name)[...] = value
 
-    @staticmethod
-    def gradient(found, name):
-        return found[name][...] if name in found else None
-
     def held(self):
         norm = self.module
         return {"momentum": norm.momentum, "eps": norm.epsilon, "training": not norm.use_running_average}
@@ -210,7 +206,9 @@ class LinenPart:
     def call(static, params, stats, x, training):
         if training is None:
             return static.apply({"params": params}, x), stats
-        y, moved = static.apply({"params": params, "batch_stats": stats}, x, use_running_average=not training, mutable=["batch_stats"])
+        y, moved = static.apply(
+            {"params": params, "batch_stats": stats}, x, use_running_average=not training, mutable=["batch_stats"]
+        )
         return y, moved["batch_stats"]
 
     def keep(self, stats):
@@ -222,46 +220,33 @@ class LinenPart:
     def put(self, name, value):
         (self.params if name in self.params else self.stats)[name] = value
 
-    @staticmethod
-    def gradient(found, name):
-        return found.get(name)
-
     def held(self):
         # No "training": in linen the mode belongs to the call, not to the layer.
         return {"momentum": self.module.momentum, "eps": self.module.epsilon}
 
 
-# ------------------------------------------------------------------------------------------------ the network
-
-
-def channels_last(x):
-    return x.transpose((0,) + tuple(range(2, x.ndim)) + (1,))
-
-
-def channels_first(x):
-    return x.transpose((0, x.ndim - 1) + tuple(range(1, x.ndim - 1)))
-
-
-def plain(kind, x, last):
+def plain(jnp, kind, x, last):
     """Layers without parameters. Flattening is in channels-first order: that is how dense weights come."""
     if kind == "relu":
         return x * (x > 0)
     if kind == "flatten":
-        return (channels_first(x) if last and x.ndim > 2 else x).reshape(x.shape[0], -1)
+        return (jnp.moveaxis(x, -1, 1) if last else x).reshape(x.shape[0], -1)
     return x.mean(axis=tuple(range(1, x.ndim - 1)) if last else tuple(range(2, x.ndim)))
 
 
 def play(steps, last, params, stats, x):
     """(output, (new statistics, {layer: (input, output)})) of the whole network; pure."""
+    import jax.numpy as jnp
+
     moved, seen = {}, {}
     for name, kind, call, static, training in steps:
         before = x
         if call is None:
-            x = plain(kind, x, last)
+            x = plain(jnp, kind, x, last)
             if kind in ("flatten", "global_avg_pool"):
                 last = False
         elif kind == "conv2d" and not last:
-            x = channels_first(call(static, params[name], {}, channels_last(x), None)[0])
+            x = jnp.moveaxis(call(static, params[name], {}, jnp.moveaxis(x, 1, -1), None)[0], -1, 1)
         else:
             x, found = call(static, params[name], stats.get(name, {}), x, training)
             if kind == "batch_norm":
@@ -314,7 +299,7 @@ class Model:
         return NnxPart(make_nnx(layer, shapes, self.dtype, variant))
 
     def put(self, name, value):
-        """Set one of the host's parameters, in the dtype in which Flax holds it; dense and conv kernels are (…, in, out)."""
+        """Set one of the host's parameters in the dtype that Flax holds; dense and conv kernels are (…, in, out)."""
         layer, what = name.split("/")
         word = dict(FLAX_NAMES + STATISTICS + (("weight", "kernel"), ("bias", "bias")))[what]
         held = self.parts[layer].get(word) if layer in self.parts else None
@@ -331,7 +316,7 @@ class Model:
             self.modes = dict.fromkeys(self.layers, mode != "eval")
         data = self.jax.numpy.asarray(x, dtype=self.dtype)
         steps, params, stats = self.pieces()
-        if mode == "eval" or mode == "no_grad":
+        if mode in ("eval", "no_grad"):
             out, (moved, seen) = self.run["forward"](steps, self.last, params, stats, data)
         else:
             out, pull, (moved, seen) = self.run["recorded"](steps, self.last, params, stats, data)
@@ -368,10 +353,10 @@ class Model:
             grads, total["input"] = self.run["backward"](pull, self.jax.numpy.asarray(dy, dtype=self.dtype))
             for layer in self.layers:
                 for what, word in FLAX_NAMES:
-                    found = self.parts[layer].gradient(grads[layer], word)
-                    if found is not None:
+                    if word in grads[layer]:
                         name = layer + "/" + what
-                        total[name] = np.asarray(found, dtype=np.float64) + total.get(name, 0.0)
+                        found = np.asarray(grads[layer][word][...], dtype=np.float64)
+                        total[name] = found + total.get(name, 0.0)
         total["input"] = self.array(total["input"])
         return total
 
@@ -409,4 +394,6 @@ class Model:
     def dtypes(self, layer):
         part = self.parts[layer]
         held = {what: part.get(word) for what, word in FLAX_NAMES + STATISTICS}
-        return {what: "bfloat16" for what, value in held.items() if value is not None and value.dtype.name == "bfloat16"}
+        return {
+            what: "bfloat16" for what, value in held.items() if value is not None and value.dtype.name == "bfloat16"
+        }

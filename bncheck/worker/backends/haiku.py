@@ -114,12 +114,8 @@ def keywords_of(layer):
 # ------------------------------------------------------------------------------------------------ the network
 
 
-def channels_first(x):
-    return x.transpose((0, x.ndim - 1) + tuple(range(1, x.ndim - 1)))
-
-
 def call_layer(hk, layer, x, training, last):
-    """One layer inside a transformed function. Flattening is in channels-first order: that is how dense weights come."""
+    """One layer inside a transformed function. Flattening is channels first: that is how dense weights come."""
     kind, name = layer["type"], layer["module"]
     if kind == "batch_norm":
         return hk.BatchNorm(name=name, **keywords_of(layer))(x, is_training=training)
@@ -133,7 +129,8 @@ def call_layer(hk, layer, x, training, last):
     if kind == "relu":
         return x * (x > 0)
     if kind == "flatten":
-        return (channels_first(x) if last and x.ndim > 2 else x).reshape(x.shape[0], -1)
+        turned = x.transpose(0, x.ndim - 1, *range(1, x.ndim - 1)) if last else x
+        return turned.reshape(x.shape[0], -1)
     return x.mean(axis=tuple(range(1, x.ndim - 1)) if last else tuple(range(2, x.ndim)))
 
 

@@ -1,8 +1,10 @@
-"""Keras 3 on JAX (variant "" or "jax"), TensorFlow or PyTorch: keras.layers.BatchNormalization, called eagerly.
+"""Keras 3 on JAX (variant "" or "jax"), TensorFlow or PyTorch: keras.layers.BatchNormalization.
 
-Gradients come from the engine below: jax.vjp over stateless_call, a GradientTape, or torch.autograd.
+Gradients come from the engine below: jax.vjp over stateless_call, a GradientTape, or torch.autograd. On JAX the
+network is jitted, as fit() does: one operation at a time, every new shape took 1 s and every cell 40 ms.
 """
 
+import json
 import os
 
 import numpy as np
@@ -21,7 +23,7 @@ DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
     {"versions": ">=3.12", "python": ">=3.11,<3.14", "packages": ["keras=={version}", "numpy>=1.26"]},
     {"versions": ">=3.4,<3.12", "python": ">=3.10,<3.13", "packages": ["keras=={version}", "numpy>=1.26,<2.2"]},
-]
+]  # fmt: skip
 VARIANT_REQUIREMENTS = {
     "": ["jax>=0.4.30,<0.13"],
     "jax": ["jax>=0.4.30,<0.13"],
@@ -34,21 +36,12 @@ DOCUMENTED = [
         "variants": ["", "jax", "tensorflow", "torch"],
         "link": "https://keras.io/api/layers/normalization_layers/batch_normalization/",
         "facets": {
-            "update_on": "forward",
-            "averaging": "exponential",
-            "statistic": "variance",
-            "train_normaliser": "batch",
-            "eval_normaliser": "running",
-            "eps_placement": "inside",
-            "initial_mean": 0.0,
-            "initial_var": 1.0,
-            "initial_gamma": "ones",
-            "initial_beta": "zeros",
-            "default_batch_weight": 0.01,
-            "default_eps": 1e-03,
+            "update_on": "forward", "averaging": "exponential", "statistic": "variance", "eps_placement": "inside",
+            "train_normaliser": "batch", "eval_normaliser": "running", "initial_mean": 0.0, "initial_var": 1.0,
+            "initial_gamma": "ones", "initial_beta": "zeros", "default_batch_weight": 0.01, "default_eps": 1e-03,
         },
     },
-]
+]  # fmt: skip
 WORD = "1 - momentum"  # Keras's momentum is the weight of the old average
 WORDS = {"gamma": "gamma", "beta": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
@@ -58,9 +51,8 @@ def describe(variant, device):
     keras = start_keras(engine, device)
     if keras.backend.backend() != engine:
         raise RuntimeError("keras runs on %s here, not on %s" % (keras.backend.backend(), engine))
-    found = {"version": keras.__version__, "engine": engine}
-    found.update({"jax": look_at_jax, "tensorflow": look_at_tensorflow, "torch": look_at_torch}[engine](device.startswith("cuda")))
-    return found
+    look = {"jax": look_at_jax, "tensorflow": look_at_tensorflow, "torch": look_at_torch}[engine]
+    return dict(look(device.startswith("cuda")), version=keras.__version__, engine=engine)
 
 
 def start_keras(engine, device):
@@ -73,9 +65,8 @@ def start_keras(engine, device):
     if kind == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    elif number:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(number)] if visible[0] and int(number) < len(visible) else number
+    elif number and os.environ.setdefault("CUDA_VISIBLE_DEVICES", number) != number:
+        raise RuntimeError("CUDA_VISIBLE_DEVICES is set: unset it to choose GPU %s here" % number)
     import keras
 
     return keras
@@ -117,7 +108,7 @@ def build(network, params, dtype, variant, device):
     return Model(keras, network, params, dtype)
 
 
-def keywords_of(layer, name):
+def keywords_of(layer):
     if layer["averaging"] == "cumulative":
         raise NotImplementedError("keras has no cumulative average")
     if not layer["track_running_stats"]:
@@ -127,33 +118,29 @@ def keywords_of(layer, name):
         found["momentum"] = 1.0 - layer["batch_weight"]
     if layer["eps"] is not None:
         found["epsilon"] = layer["eps"]
-    found.update(layer["native"].get(name, {}))
+    found.update(layer["native"].get("keras", {}))
     return found
 
 
 def make_layer(layers, layer, params, dtype):
-    """A built Keras layer, or None where an operation is enough. Convolutions are channels last: TensorFlow on CPU needs it."""
+    """A built layer, or None where an operation is enough. TensorFlow on CPU has only channels-last convolutions."""
     kind, options = layer["type"], layer["options"]
     if kind in ("flatten", "relu", "global_avg_pool"):
         return None
+    weight = np.shape(params.get(layer["name"] + "/weight"))
     if kind == "batch_norm":
-        made = layers.BatchNormalization(dtype=dtype, **keywords_of(layer, "keras"))
+        made = layers.BatchNormalization(dtype=dtype, **keywords_of(layer))
         shape = [None] * layer.get("rank", 2)
         shape[layer["axis"]] = layer["channels"]
     elif kind == "dense":
-        weight = params[layer["name"] + "/weight"].shape
         made, shape = layers.Dense(weight[0], dtype=dtype), (None, weight[1])
     elif kind == "conv2d":
-        weight = params[layer["name"] + "/weight"].shape
         made = layers.Conv2D(weight[0], weight[2:], options.get("stride", 1), data_format="channels_last", dtype=dtype)
         shape = (None, None, None, weight[1])
     else:
         raise NotImplementedError("this backend has no layer %r" % kind)
     made.build(tuple(shape))
     return made
-
-
-# ------------------------------------------------------------------------------------------------ the engines
 
 
 class Jax:
@@ -163,35 +150,64 @@ class Jax:
         import jax
 
         self.jax, self.model = jax, model
+        text = json.dumps([model.rows, model.shapes, model.dtype, model.last], sort_keys=True)
+        self.run = compiled(jax, model, text)
 
     def tensor(self, x, dtype):
         return self.jax.numpy.asarray(x, dtype=dtype)
 
-    def record(self, data):
+    def values(self):
         made = self.model.made
         variables = {name: [held.value for held in layer.trainable_variables] for name, layer in made.items()}
         fixed = {name: [held.value for held in layer.non_trainable_variables] for name, layer in made.items()}
+        return tuple(self.model.modes.items()), variables, fixed
 
-        def pure(trainable, x):
-            moved = {}
-
-            def call(name, layer, x, **keywords):
-                y, moved[name] = layer.stateless_call(trainable[name], fixed[name], x, **keywords)
-                return y
-
-            out, seen = self.model.walk(x, call)
-            return out, (seen, moved)
-
-        out, pull, (seen, moved) = self.jax.vjp(pure, variables, data, has_aux=True)
+    def keep(self, moved):
         for name, values in moved.items():
-            for held, value in zip(made[name].non_trainable_variables, values):
+            for held, value in zip(self.model.made[name].non_trainable_variables, values):
                 held.assign(value)
+
+    def forward(self, data):
+        out, (seen, moved) = self.run["forward"](*self.values(), data)
+        self.keep(moved)
+        return out, seen
+
+    def record(self, data):
+        out, pull, (seen, moved) = self.run["recorded"](*self.values(), data)
+        self.keep(moved)
         return out, seen, pull
 
     def backward(self, pull, dy):
         """(gradient by the input, {layer: gradients in the order of its trainable variables})."""
-        grads, data = pull(dy)
+        grads, data = self.run["backward"](pull, dy)
         return data, grads
+
+
+def compiled(jax, model, text, _made={}):  # noqa: B006 - the default is the cache: one compilation per network and shape
+    """Jitted functions of a network; its layers serve as the pattern for all later ones, their state is never used."""
+    if text in _made:
+        return _made[text]
+    pattern = (model.keras.ops, model.rows, model.made, model.last)
+
+    def forward(modes, trainable, fixed, x):
+        moved = {}
+
+        def call(name, layer, x, **keywords):
+            y, moved[name] = layer.stateless_call(trainable[name], fixed[name], x, **keywords)
+            return y
+
+        out, seen = walk(pattern, dict(modes), x, call)
+        return out, (seen, moved)
+
+    def recorded(modes, trainable, fixed, x):
+        return jax.vjp(lambda p, v: forward(modes, p, fixed, v), trainable, x, has_aux=True)
+
+    _made[text] = {
+        "forward": jax.jit(forward, static_argnums=0),
+        "recorded": jax.jit(recorded, static_argnums=0),
+        "backward": jax.jit(lambda pull, dy: pull(dy)),
+    }
+    return _made[text]
 
 
 class TensorFlow:
@@ -208,12 +224,14 @@ class TensorFlow:
     def record(self, data):
         with self.tf.GradientTape(persistent=True) as tape:
             tape.watch(data)
-            out, seen = self.model.walk(data, direct)
+            out, seen = self.model.walk(data)
         return out, seen, (tape, data, out)
 
     def backward(self, kept, dy):
         tape, data, out = kept
-        variables = {name: [held.value for held in layer.trainable_variables] for name, layer in self.model.made.items()}
+        variables = {
+            name: [held.value for held in layer.trainable_variables] for name, layer in self.model.made.items()
+        }
         return tape.gradient(out, (data, variables), output_gradients=dy)
 
 
@@ -230,14 +248,16 @@ class Torch:
 
     def record(self, data):
         data.requires_grad_()
-        out, seen = self.model.walk(data, direct)
+        out, seen = self.model.walk(data)
         return out, seen, (data, out)
 
     def backward(self, kept, dy):
         data, out = kept
         made = self.model.made
         names = [(name, held.value) for name, layer in made.items() for held in layer.trainable_variables]
-        found = self.torch.autograd.grad(out, [data] + [held for _, held in names], dy, retain_graph=True, allow_unused=True)
+        found = self.torch.autograd.grad(
+            out, [data] + [held for _, held in names], dy, retain_graph=True, allow_unused=True
+        )
         grads = {name: [] for name in made}
         for (name, _), grad in zip(names, found[1:]):
             grads[name].append(grad)
@@ -247,22 +267,44 @@ class Torch:
 ENGINES = {"jax": Jax, "tensorflow": TensorFlow, "torch": Torch}
 
 
-def direct(name, layer, x, **keywords):
-    return layer(x, **keywords)
+def walk(pattern, modes, x, call):
+    """(output, {layer: (input, output)}). Flattening is in channels-first order: that is how dense weights come."""
+    ops, rows, made, last = pattern
+    seen = {}
+    for row in rows:
+        name, kind, before, rank = row["name"], row["type"], x, len(x.shape)
+        if kind == "batch_norm":
+            x = call(name, made[name], x, training=modes[name])
+        elif kind == "dense":
+            x = call(name, made[name], x)
+        elif kind == "conv2d":
+            x = x if last else ops.transpose(x, (0, 2, 3, 1))
+            x = call(name, made[name], padded(ops, x, row["options"].get("padding", 0)))
+            x = x if last else ops.transpose(x, (0, 3, 1, 2))
+        elif kind == "relu":
+            x = ops.relu(x)
+        elif kind == "flatten":
+            x, last = ops.reshape(ops.moveaxis(x, -1, 1) if last else x, (x.shape[0], int(np.prod(x.shape[1:])))), False
+        else:
+            x, last = ops.mean(x, axis=tuple(range(1, rank - 1) if last else range(2, rank))), False
+        seen[name] = (before, x)
+    return x, seen
 
 
-# ------------------------------------------------------------------------------------------------- the network
+def padded(ops, x, pad):
+    return ops.pad(x, [[0, 0], [pad, pad], [pad, pad], [0, 0]]) if pad else x
 
 
 class Model:
     """The worker's model contract."""
 
     def __init__(self, keras, network, params, dtype):
-        self.keras, self.network, self.dtype = keras, network, dtype
+        self.keras, self.rows, self.dtype = keras, network["layers"], dtype
+        self.shapes = {name: list(np.shape(value)) for name, value in params.items() if name.endswith("/weight")}
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers, self.returns = list(self.specs), network.get("returns")
         self.last = any(spec["axis"] == -1 for spec in self.specs.values())
-        found = [(layer["name"], make_layer(keras.layers, layer, params, dtype)) for layer in network["layers"]]
+        found = [(layer["name"], make_layer(keras.layers, layer, params, dtype)) for layer in self.rows]
         self.made = {name: layer for name, layer in found if layer is not None}
         for name, value in params.items():
             self.put(name, np.asarray(value))
@@ -280,35 +322,13 @@ class Model:
                 value = value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)
             held.assign(np.ascontiguousarray(value).astype("float32" if self.dtype == "bfloat16" else self.dtype))
 
-    def walk(self, x, call):
-        """(output, {layer: (input, output)}). Flattening is in channels-first order: that is how dense weights come."""
-        ops, last, seen = self.keras.ops, self.last, {}
-        for layer in self.network["layers"]:
-            name, kind, before = layer["name"], layer["type"], x
-            rank = len(x.shape)
-            if kind == "batch_norm":
-                x = call(name, self.made[name], x, training=self.modes[name])
-            elif kind == "dense":
-                x = call(name, self.made[name], x)
-            elif kind == "conv2d":
-                x = self.convolve(layer, x, call, last)
-            elif kind == "relu":
-                x = ops.relu(x)
-            elif kind == "flatten":
-                turned = ops.transpose(x, (0, rank - 1, *range(1, rank - 1))) if last and rank > 2 else x
-                x, last = ops.reshape(turned, (x.shape[0], -1)), False
-            else:
-                x, last = ops.mean(x, axis=tuple(range(1, rank - 1) if last else range(2, rank))), False
-            seen[name] = (before, x)
-        return x, seen
-
-    def convolve(self, layer, x, call, last):
-        ops, pad = self.keras.ops, layer["options"].get("padding", 0)
-        x = x if last else ops.transpose(x, (0, 2, 3, 1))
-        if pad:
-            x = ops.pad(x, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
-        x = call(layer["name"], self.made[layer["name"]], x)
-        return x if last else ops.transpose(x, (0, 3, 1, 2))
+    def walk(self, x):
+        return walk(
+            (self.keras.ops, self.rows, self.made, self.last),
+            self.modes,
+            x,
+            lambda name, layer, x, **keywords: layer(x, **keywords),
+        )
 
     # -- events -----------------------------------------------------------------------------------------------
 
@@ -317,13 +337,13 @@ class Model:
             self.modes = dict.fromkeys(self.layers, mode != "eval")
         data = self.engine.tensor(x, self.dtype)
         if mode in ("eval", "no_grad"):
-            out, self.seen = self.walk(data, direct)
+            out, self.seen = getattr(self.engine, "forward", self.walk)(data)
         else:
             out, self.seen, kept = self.engine.record(data)
             # A forward after a backward starts a new tape; several before one backward share it.
             self.tape = [kept] if self.used_up else [*self.tape, kept]
             self.used_up = False
-        own = self.network["layers"][0]["name"] in self.specs and x.dtype.name == self.dtype
+        own = self.rows[0]["name"] in self.specs and x.dtype.name == self.dtype
         self.first = x if own else None
         return self.array(self.seen[self.returns][1] if mode == "eval" and self.returns else out)
 

@@ -1,6 +1,7 @@
 """Legacy Keras 2 on TensorFlow: tf_keras.layers.BatchNormalization, fused where it can be (variant "") or never.
 
-The fused kernel takes 4-D input only, and it averages the n − 1 variance; everything else averages the n one.
+The fused kernel takes 4-D and 5-D input that is not float64, and averages the n − 1 variance; all else averages the n
+one: the divisor depends on rank and dtype.
 Layers are called eagerly, gradients come from a GradientTape.
 """
 
@@ -13,16 +14,18 @@ MODULE = "tf_keras"
 DISTRIBUTION = "tf-keras"
 DEFAULT_VERSION = "2.21.0"
 VARIANTS = {
-    "": "BatchNormalization, fused where TensorFlow can (4-D input)",
+    "": "BatchNormalization, fused where TensorFlow can (4-D and 5-D, not float64)",
     "unfused": "BatchNormalization(fused=False)",
 }
 DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
     # tf-keras asks for the package tensorflow of its own minor version; that one runs on the CPU as it is.
     {"versions": ">=2.20", "python": ">=3.10,<3.14", "packages": ["tf-keras=={version}", "numpy>=1.26"]},
-    {"versions": ">=2.16,<2.20", "python": ">=3.9,<3.13", "packages": ["tf-keras=={version}", "numpy>=1.26,<2.2", "setuptools<81"]},
-    {"versions": ">=2.15,<2.16", "python": ">=3.9,<3.12", "packages": ["tf-keras=={version}", "tensorflow-cpu==2.15.1", "numpy<2", "setuptools<81"]},
-]
+    {"versions": ">=2.16,<2.20", "python": ">=3.9,<3.13",
+     "packages": ["tf-keras=={version}", "numpy>=1.26,<2.2", "setuptools<81"]},
+    {"versions": ">=2.15,<2.16", "python": ">=3.9,<3.12",
+     "packages": ["tf-keras=={version}", "tensorflow-cpu==2.15.1", "numpy<2", "setuptools<81"]},
+]  # fmt: skip
 DEVICE_REQUIREMENTS = {"cuda": ["tensorflow[and-cuda]"]}
 DOCUMENTED = [
     {
@@ -30,21 +33,12 @@ DOCUMENTED = [
         "variants": ["", "unfused"],
         "link": "https://www.tensorflow.org/versions/r2.15/api_docs/python/tf/keras/layers/BatchNormalization",
         "facets": {
-            "update_on": "forward",
-            "averaging": "exponential",
-            "statistic": "variance",
-            "train_normaliser": "batch",
-            "eval_normaliser": "running",
-            "eps_placement": "inside",
-            "initial_mean": 0.0,
-            "initial_var": 1.0,
-            "initial_gamma": "ones",
-            "initial_beta": "zeros",
-            "default_batch_weight": 0.01,
-            "default_eps": 1e-03,
+            "update_on": "forward", "averaging": "exponential", "statistic": "variance", "eps_placement": "inside",
+            "train_normaliser": "batch", "eval_normaliser": "running", "initial_mean": 0.0, "initial_var": 1.0,
+            "initial_gamma": "ones", "initial_beta": "zeros", "default_batch_weight": 0.01, "default_eps": 1e-03,
         },
     },
-]
+]  # fmt: skip
 WORD = "1 - momentum"  # Keras's momentum is the weight of the old average
 WORDS = {"gamma": "gamma", "beta": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
@@ -65,9 +59,8 @@ def start(device):
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     if kind == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    elif number:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(number)] if visible[0] and int(number) < len(visible) else number
+    elif number and os.environ.setdefault("CUDA_VISIBLE_DEVICES", number) != number:
+        raise RuntimeError("CUDA_VISIBLE_DEVICES is set: unset it to choose GPU %s here" % number)
     import tensorflow as tf
     import tf_keras
 
@@ -75,8 +68,7 @@ def start(device):
 
 
 def build(network, params, dtype, variant, device):
-    tf, keras = start(device)
-    return Model(tf, keras, network, params, dtype, variant)
+    return Model(network, params, dtype, variant, device)
 
 
 def keywords_of(layer, variant):
@@ -96,7 +88,7 @@ def keywords_of(layer, variant):
 
 
 def make_layer(keras, layer, params, dtype, variant):
-    """A built layer, or None where an operation is enough. Convolutions are channels last: TensorFlow on CPU needs it."""
+    """A built layer, or None where an operation is enough. TensorFlow on CPU has only channels-last convolutions."""
     kind, options, layers = layer["type"], layer["options"], keras.layers
     if kind in ("flatten", "relu", "global_avg_pool"):
         return None
@@ -120,8 +112,9 @@ def make_layer(keras, layer, params, dtype, variant):
 class Model:
     """The worker's model contract."""
 
-    def __init__(self, tf, keras, network, params, dtype, variant):
-        self.tf, self.network, self.dtype = tf, network, dtype
+    def __init__(self, network, params, dtype, variant, device):
+        self.tf, keras = start(device)
+        self.network, self.dtype = network, dtype
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers, self.returns = list(self.specs), network.get("returns")
         self.last = any(spec["axis"] == -1 for spec in self.specs.values())
@@ -248,4 +241,6 @@ class Model:
 
     def dtypes(self, layer):
         held = {what: getattr(self.made[layer], word, None) for what, word in WORDS.items()}
-        return {what: "bfloat16" for what, value in held.items() if value is not None and value.dtype.name == "bfloat16"}
+        return {
+            what: "bfloat16" for what, value in held.items() if value is not None and value.dtype.name == "bfloat16"
+        }
