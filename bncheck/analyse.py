@@ -16,7 +16,8 @@ from typing import Any
 from bncheck import __version__
 from bncheck.compare import compare
 from bncheck.convention import Convention
-from bncheck.diagnose import diagnose
+from bncheck.diagnose import diagnose, importance
+from bncheck.documented import Row, compare_documented, documented_facets
 from bncheck.evidence import Attribution, CellView, Drift, PairView, TargetView
 from bncheck.expectations import check_expectations
 from bncheck.finding import Finding
@@ -41,6 +42,7 @@ class Analysis:
     drifts: list[Drift] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     conventions: dict[str, dict[str, Convention]] = field(default_factory=dict)  # target → path → convention
+    documented: dict[str, Sequence[Row]] = field(default_factory=dict)  # target → rows of its backend's file
     seen: dict[str, list[CellView]] = field(default_factory=dict)  # target → cells without their traces
 
 
@@ -56,7 +58,8 @@ def analyse(
     for target in targets:
         if target.status == "ok":
             tell(f"measuring the conventions of {target.name}")
-            analysis.conventions[target.name] = measure_target(run, plan, target)
+            analysis.documented[target.name] = documented.get(target.name, ())
+            analysis.conventions[target.name] = measure_target(run, plan, target, documented.get(target.name, ()))
     for number, case in enumerate(plan.cases, 1):
         tell(f"comparing {number}/{len(plan.cases)} {case.id}")
         if case.scenario in plan.background:
@@ -73,20 +76,25 @@ def analyse(
         cells=tuple(analysis.cells),
         drifts=tuple(analysis.drifts),
         conventions=tuple(found for paths in analysis.conventions.values() for found in paths.values()),
-        findings=tuple(sort_findings(analysis.findings)),
+        findings=tuple(sorted(analysis.findings, key=importance)),
         baseline=next((target.name for target in targets if target.backend == "reference"), ""),
     )
 
 
-def measure_target(run: Path, plan: Plan, target: TargetResult) -> dict[str, Convention]:
-    """The target's convention on each layer path that the probes took."""
+def measure_target(
+    run: Path, plan: Plan, target: TargetResult, documented: Sequence[Row] = ()
+) -> dict[str, Convention]:
+    """The target's convention on each layer path that the probes took, beside what its framework documents."""
     observed: dict[str, list[tuple[Case, Trace | None, str]]] = {}
     for scenario in plan.scenarios:
         for case in scenario.cases if scenario.probe else ():
             _, view = read_cell(run, case, target)
             if view is not None:
                 observed.setdefault(layer_path(case), []).append((case, view.trace, view.outcome))
-    return {path: measure(traces, target.name, path) for path, traces in observed.items()}
+    return {
+        path: compare_documented(measure(traces, target.name, path), documented, target.version, target.variant)
+        for path, traces in observed.items()
+    }
 
 
 def scenario_of(plan: Plan, case: Case) -> Scenario:
@@ -103,7 +111,7 @@ def judge_case(
         if cell is not None:
             analysis.cells.append(cell)
         if view is not None:
-            views.append(explain_cell(run, view, target, analysis.conventions.get(target.name, {})))
+            views.append(explain_cell(run, view, target, analysis))
     pairs = [pair_view(case, scenario, a, b) for a, b in combinations(views, 2)]
     for pair in pairs:
         analysis.drifts += pair.drifts
@@ -112,24 +120,23 @@ def judge_case(
         analysis.seen.setdefault(view.target, []).append(replace(view, trace=None, replay={}))
 
 
-def explain_cell(run: Path, view: CellView, target: TargetResult, paths: Mapping[str, Convention]) -> CellView:
-    """The cell with its convention as it holds in this case, and its replay, which is kept for the pictures."""
+def explain_cell(run: Path, view: CellView, target: TargetResult, analysis: Analysis) -> CellView:
+    """The cell with its documentation, its convention as it holds in this case, and its replay for the pictures."""
+    path = layer_path(view.case)
+    said = documented_facets(analysis.documented.get(target.name, ()), target.version, target.variant, path)
+    view = replace(
+        view,
+        documented={facet: value for facet, (value, _) in said.items()},
+        link=next((link for _, link in said.values() if link), ""),
+    )
+    paths = analysis.conventions.get(target.name, {})
     if view.trace is None or not paths:
         return view
-    if own_layer(view.case, target):
-        # The probes measured the framework's layer, not this one: only its own steps speak for it.
-        convention = measure([(view.case, view.trace, view.outcome)], target.name, layer_path(view.case))
-    else:
-        convention = settle(view.case, view.trace, paths.get(layer_path(view.case)) or next(iter(paths.values())))
+    convention = settle(view.case, view.trace, paths.get(path) or next(iter(paths.values())))
     curves = replay(view.case, view.trace, convention)
     named = {f"{layer}/{name}": array for layer, found in curves.items() for name, array in found.items()}
     write_npz(str(cell_folder(run, target.slug, view.case.id) / "replay.npz"), named)
     return replace(view, convention=convention, replay=curves)
-
-
-def own_layer(case: Case, target: TargetResult) -> bool:
-    """True if somebody's own layer stood in this cell; the reference and the variant "builtin" ignore it."""
-    return case.network.custom is not None and target.backend != "reference" and target.variant != "builtin"
 
 
 def pair_view(case: Case, scenario: Scenario, a: CellView, b: CellView) -> PairView:
@@ -144,13 +151,13 @@ def pair_view(case: Case, scenario: Scenario, a: CellView, b: CellView) -> PairV
 
 def target_view(target: TargetResult, analysis: Analysis) -> TargetView:
     conventions = analysis.conventions.get(target.name, {})
-    return TargetView(target.name, target.backend, conventions, analysis.seen.get(target.name, []))
-
-
-def sort_findings(findings: Sequence[Finding]) -> list[Finding]:
-    from bncheck.diagnose import importance
-
-    return sorted(findings, key=importance)
+    rows = analysis.documented.get(target.name, ())
+    said = documented_facets(rows, target.version, target.variant)
+    cells = analysis.seen.get(target.name, [])
+    return TargetView(
+        target.name, target.backend, conventions, cells, {facet: value for facet, (value, _) in said.items()},
+        next((link for _, link in said.values() if link), ""),
+    )  # fmt: skip
 
 
 def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult | None, CellView | None]:

@@ -190,6 +190,14 @@ def loose(case: Case, a: Trace, b: Trace, quantity: str, ops: Sequence[str]) -> 
     )
 
 
+def scale_of(quantity: str, size: Array) -> Array:
+    """What an ULP is counted against: each statistic's own size; for outputs and gradients the largest of the same
+    event, because single elements cancel to almost nothing and would make any rounding look like millions of ULP."""
+    if quantity in STATES or not size.size:
+        return size
+    return np.broadcast_to(size.max(axis=1, keepdims=True), size.shape)
+
+
 def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tolerance) -> Drift:
     """One drift from paired rows. NaN and Inf in the same place on both sides do not drift."""
     a, b = series.a.astype(np.float64), series.b.astype(np.float64)
@@ -205,7 +213,7 @@ def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tol
         bad = ~both & ~same
         outside = (gap > atol + rtol * size) | bad
         relative = np.where(size > 0, gap / np.where(size > 0, size, 1.0), 0.0)
-        ulps = gap / ulp_of(size, series.dtype)
+        ulps = gap / ulp_of(scale_of(series.quantity, size), series.dtype)
     points = (
         np.where(both.any(axis=1), gap.sum(axis=1) / np.maximum(both.sum(axis=1), 1), np.nan)
         if gap.size

@@ -163,7 +163,7 @@ class Scenario:
     cases: tuple[Case, ...]
     expect: tuple[Expect, ...] = ()
     tolerance: Tolerance = Tolerance()
-    default: bool = True  # part of `bncheck run` without arguments
+    default: bool = False  # part of `bncheck run` without arguments
     probe: bool = False  # run once per target to measure its convention
     tags: tuple[str, ...] = ()
     path: str = ""

@@ -257,7 +257,7 @@ class ExpectTable(Table):
 class Document(Table):
     title: Annotated[str, Field(min_length=1)]
     why: Annotated[str, Field(min_length=1)]
-    default: bool = True
+    default: bool = False
     probe: bool = False
     tags: list[str] = []
     remarks: str = ""

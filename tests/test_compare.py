@@ -186,3 +186,11 @@ def test_the_coarser_of_two_dtypes() -> None:
     assert coarser("float64", "float32") == "float32"
     assert coarser("bfloat16", "float16") == "bfloat16"
     assert coarser("int64", "float64") == "float64"
+
+
+def test_ulps_of_outputs_count_against_the_largest_of_their_event() -> None:
+    """1e-7 beside a 1 is about one ULP of float32, also where the element itself cancelled to nothing."""
+    case = make_case(["train_forward"])
+    a = view(case, "a", {"output/0": np.array([[1.0], [0.0]], dtype="float32")})
+    b = view(case, "b", {"output/0": np.array([[1.0], [2.0**-23]], dtype="float32")})
+    assert one(compare(case, a, b), "output").max_ulp == 1.0
