@@ -17,6 +17,7 @@ from bncheck.rules import load_rules
 from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.counting import advance
 from bncheck.rules.movement import STATISTICS
+from bncheck.rules.well_formed import well_formed
 from bncheck.rules.wording import name, names
 
 # Causes that only say what nothing else says; the order is the order of strength.
@@ -32,7 +33,7 @@ def diagnose(cells: Sequence[CellView], pairs: Sequence[PairView], targets: Sequ
     rules = load_rules()
     found: list[Finding] = []
     with np.errstate(all="ignore"):
-        for view in targets:
+        for view in (replace(target, cells=tuple(map(well_formed, target.cells))) for target in targets):
             found += [item for rule in rules if rule.check_target for item in rule.check_target(view)]
         by_case = _by_case(cells, pairs)
         for case in by_case.values():
@@ -53,9 +54,10 @@ class CaseViews:
 
 def _by_case(cells: Iterable[CellView], pairs: Iterable[PairView]) -> Mapping[tuple[str, str], CaseViews]:
     found: dict[tuple[str, str], CaseViews] = {}
-    for cell in cells:
+    for cell in map(well_formed, cells):
         found.setdefault((cell.case.scenario, cell.case.name), CaseViews([], {})).cells.append(cell)
-    for pair in pairs:
+    for given in pairs:
+        pair = replace(given, a=well_formed(given.a), b=well_formed(given.b))
         views = found.setdefault((pair.case.scenario, pair.case.name), CaseViews([], {}))
         views.pairs[frozenset((pair.a.target, pair.b.target))] = pair
         known = {cell.target for cell in views.cells}
@@ -217,6 +219,8 @@ def drop_explained(findings: Sequence[Finding], order: Mapping[str, int]) -> lis
 
 
 def accounts_for(strong: Finding, weak: Finding, order: Mapping[str, int]) -> bool:
+    if weak.cause == "normalise-arithmetic" and strong.cause == "cancellation":
+        return strong.layer == weak.layer and concerns_both(strong, weak)
     if weak.cause not in LEFTOVERS or strong is weak:
         return False
     if strong.cause in LEFTOVERS and LEFTOVERS.index(strong.cause) >= LEFTOVERS.index(weak.cause):

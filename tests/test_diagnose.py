@@ -1,9 +1,19 @@
 """diagnose(): what is said, what is left out, in which order, for how many targets."""
 
+from dataclasses import replace
+from itertools import combinations
+
 import numpy as np
+import pytest
+from planted import arrays_of, case_of, play, program, reference
 from rule_views import attribute, make_case, make_cell, make_pair, make_trace
 
 from bncheck.diagnose import diagnose
+from bncheck.evidence import TargetView
+from bncheck.finding import KINDS
+from bncheck.rules.well_formed import well_formed
+from bncheck.scenario import Case, InputSpec, Layer, Network
+from bncheck.trace import EventRecord, Trace
 
 ONES = ("train_forward",) * 3
 FACTS = {"input_mean": [1.0, 1.0, 1.0], "input_var": [0.0, 0.0, 0.0]}
@@ -71,3 +81,89 @@ def test_one_float32_step_apart_is_rounding():
     cells = [make_cell(case, t, make_trace(ONES, **FACTS, **s)) for t, s in (("torch", MOVED), ("flax", near))]
     (finding,) = diagnose(cells, pairs_of_unmeasured(cells), [])
     assert (finding.cause, finding.kind, finding.evidence["max_ulp"]) == ("rounding", "rounding", 1.0)
+
+
+# ----------------------------------------------------------------------------- silence, on real arithmetic
+
+
+def played(case, inputs, rules, target):
+    _, trace, outcome = play(case, inputs, rules)
+    return make_cell(case, target, trace, outcome, environment={"accumulates": rules["dtype"]})
+
+
+def above_rounding(one, two):
+    return [(f.cause, f.title) for f in diagnose([one, two], [make_pair(one, two)], []) if f.kind != "rounding"]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_float32_against_float64_is_silent(seed):
+    rng = np.random.default_rng(seed)
+    n, channels = int(rng.choice([2, 3, 8, 256, 4096])), int(rng.choice([1, 4]))
+    text = str(rng.choice(["F F F E", "F B F B E", "F F B E", "F N E F E", "F " * 30 + "E"]))
+    case = case_of(text, (n, channels), weight=float(rng.choice([0.01, 0.1, 0.9])), eps=float(rng.choice([1e-5, 0.05])))
+    batches = rng.normal(float(rng.choice([0, 1, 50])), float(rng.choice([0.1, 3])), (40, n, channels))
+    inputs, rules = arrays_of(case, {"main": batches}), {"update_on": str(rng.choice(["forward", "backward"]))}
+    cells = [
+        played(case, inputs, {**rules, "dtype": dtype}, name) for name, dtype in (("a", "float32"), ("b", "float64"))
+    ]
+    assert above_rounding(*cells) == []
+
+
+@pytest.mark.parametrize(("depth", "n"), [(2, 64), (6, 8), (20, 4), (20, 2)])
+def test_rounding_that_a_deep_network_amplifies_is_rounding(depth, n):
+    rng = np.random.default_rng(depth + n)
+    layers, inputs = [], {"x/main": rng.normal(size=(4, n, 64)).astype(np.float32)}
+    for k in range(depth):
+        layers += [Layer(f"fc{k}", "dense"), Layer(f"bn{k}", "batch_norm", channels=64), Layer(f"relu{k}", "relu")]
+        inputs[f"param/fc{k}/weight"] = rng.normal(0, (2 / 64) ** 0.5, (64, 64))
+        inputs[f"param/fc{k}/bias"] = np.zeros(64)
+    network, spec = Network(tuple(layers)), {"main": InputSpec((n, 64))}
+    case = Case("deep", "base", "base", {}, network, spec, program("F B F B E E"))
+    cells = [played(case, inputs, {"dtype": dtype}, name) for name, dtype in (("a", "float64"), ("b", "float32"))]
+    assert above_rounding(*cells) == []
+
+
+# -------------------------------------------------------------------------------------------- bad input
+
+
+def damage(trace, rng):
+    """Lose, empty, shorten, narrow or spoil a few arrays."""
+    arrays = dict(trace.arrays)
+    for name in rng.choice(sorted(arrays), size=int(rng.integers(0, 4)), replace=False):
+        array, how = arrays[name], int(rng.integers(0, 6))
+        if how == 0:
+            del arrays[name]
+        elif how == 1 and array.dtype.kind == "f":
+            arrays[name] = np.full_like(array, np.nan)
+        elif how == 2 and array.dtype.kind == "f":
+            arrays[name] = np.where(rng.random(array.shape) < 0.2, rng.choice([np.inf, -np.inf, 0, 1e300]), array)
+        else:
+            arrays[name] = [array[:0], array[:-1], array[..., :0]][how % 3]
+    return replace(trace, arrays=arrays if rng.random() > 0.1 else {})
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_damaged_traces_never_raise(seed):
+    rng = np.random.default_rng(seed)
+    case = case_of(
+        str(rng.choice(["F E", "F B E", "F F1 F0 E"])), (int(rng.choice([0, 1, 5])), int(rng.choice([1, 3])))
+    )
+    shape = case.inputs["main"].shape
+    batches = {name: rng.normal(size=(9, n, shape[1])) for name, n in (("main", shape[0]), ("one", 1), ("none", 0))}
+    cells = []
+    for target in ("torch", "reference", "mxnet@gpu"):
+        preset = str(rng.choice(sorted(reference.PRESETS)))
+        cell = played(case, arrays_of(case, batches), {**reference.PRESETS[preset], "dtype": "float32"}, target)
+        outcome = str(rng.choice([cell.outcome, "crashed", "timeout", "unsupported"]))
+        trace = damage(cell.trace, rng) if rng.random() > 0.1 else None
+        cells.append(well_formed(replace(cell, outcome=outcome, trace=trace, event=int(rng.integers(-1, 9)))))
+    pairs = [make_pair(one, two) for one, two in combinations(cells, 2)]
+    found = diagnose(cells, pairs, [TargetView("torch", "torch", {}, cells)])
+    assert [f for f in found if f.kind not in KINDS or not f.title] == []
+
+
+def test_zero_channels_and_no_layers_say_nothing():
+    case = make_case(ONES, channels=0)
+    empty = Trace(tuple(EventRecord(op) for op in ONES), {})
+    cells = [make_cell(case, name, empty) for name in ("torch", "flax")]
+    assert diagnose(cells, pairs_of_unmeasured(cells), []) == []

@@ -51,7 +51,7 @@ def test_explain_offers_the_nearest_spelling():
 # ------------------------------------------------------------------------------- facets of conventions
 
 FACET_RULES = [
-    ("initial-state", "initial_mean", 0.0, 0.25, "mxnet starts from 0.25, torch from 0."),
+    ("initial-state", "initial_mean", 0.0, 0.25, "torch starts from 0, mxnet from 0.25."),
     ("variance-divisor", "variance_divisor", "n-1", "n", "averaged by n-1, mxnet by n."),
     ("update-phase", "update_on", "forward", "backward", "mxnet moves its running statistics in backward, torch in f"),
     ("update-phase", "update_without_grad", "yes", "no", "does not move the running statistics of mxnet"),
@@ -73,7 +73,7 @@ FACET_RULES = [
 ]
 
 
-@pytest.mark.parametrize(("cause", "facet", "one", "two", "says"), FACET_RULES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("cause", "facet", "one", "two", "says"), FACET_RULES, ids=str)
 def test_a_facet_with_a_share_is_named_and_one_without_is_not(cause: str, facet: str, one: Any, two: Any, says: str):
     case = make_case((F,))
     cells = [
@@ -86,7 +86,7 @@ def test_a_facet_with_a_share_is_named_and_one_without_is_not(cause: str, facet:
     assert [
         f.cause for item in others for f in item.check_pair(make_pair(*cells, [attribute(facet, (one, two))]))
     ] == []
-    assert [f for f in rule(cause).check_pair(make_pair(cells[0], cells[0], [attribute(facet, (one, two))]))] == []
+    assert list(rule(cause).check_pair(make_pair(cells[0], cells[0], [attribute(facet, (one, two))]))) == []
 
 
 def test_weights_that_repeat_are_a_count_only_if_the_counters_say_so():

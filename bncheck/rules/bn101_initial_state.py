@@ -75,8 +75,8 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
     for drift in pair.differing:
         if drift.first_event != -1 or drift.quantity not in STATES:
             continue
-        starts = [first_value(pair, drift, side) for side in ("a", "b")]
-        if np.isnan(starts).any():
+        starts = first_values(pair, drift)
+        if starts is None or np.isnan(starts).any():
             continue  # not held yet, or poisoned from the start, which is another rule's
         facet = STATES[drift.quantity]
         judged = judge(facet, pair.a.members, starts[0], pair.b.members, starts[1])
@@ -91,15 +91,16 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def first_value(pair: PairView, drift: Drift, side: str) -> float:
-    """The one initial value where all channels have it, else the channel with the largest difference."""
+def first_values(pair: PairView, drift: Drift) -> tuple[float, float] | None:
+    """Both sides' initial values in the channel with the largest difference; None where one side has none."""
     rows = [cell.trace.get(drift.layer, drift.quantity) for cell in (pair.a, pair.b) if cell.trace is not None]
-    one, two = (np.asarray(row[0], dtype=np.float64) for row in rows if row is not None)
-    gap = np.where(
-        np.isfinite(one) & np.isfinite(two), np.abs(one - two), np.where((one == two) | np.isnan(one), 0, np.inf)
-    )
-    channel = int(np.argmax(gap))
-    return float((one if side == "a" else two)[channel])
+    starts = [np.asarray(row[0], dtype=np.float64) for row in rows if row is not None and row.size]
+    if len(starts) < 2 or starts[0].shape != starts[1].shape:
+        return None
+    one, two = starts
+    gap = np.abs(one - two)
+    channel = int(np.argmax(np.where(np.isfinite(gap), gap, 0.0)))
+    return float(one[channel]), float(two[channel])
 
 
 def stands_still(pair: PairView, drift: Drift) -> bool:

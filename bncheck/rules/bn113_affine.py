@@ -28,8 +28,8 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         said.add(seen.layer)
         yield Finding(
             CODE, CAUSE, "defect",
-            f"{names(cell.members)} {verb(cell.members, 'holds', 'hold')} {ignored} in {seen.layer} but "
-            f"{verb(cell.members, 'does', 'do')} not apply it.",
+            f"{names(cell.members)} {verb(cell.members, 'holds', 'hold')} {ignored} in {seen.layer} without applying "
+            f"{'them' if ' and ' in ignored else 'it'}.",
             targets(cell.members), cell.case.scenario, cell.case.name, seen.layer, seen.event, "output",
             departs=cell.target, departs_from="arithmetic", evidence={"ignored": ignored},
             advice="switch the affine part on (fix_gamma=False, scale=True, affine=True), or drop the parameter",

@@ -7,7 +7,6 @@ import numpy as np
 from bncheck.evidence import Attribution, PairView
 from bncheck.rules.wording import SETTLED_BY_PROBE
 
-
 # Rules that an input can hide behind one another. What happens at n = 1 or n = 0 shows where it happens or nowhere, and
 # the size of eps is bounded by any input: neither is a reason to doubt a cause.
 CONFUSABLE = (

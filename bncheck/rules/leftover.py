@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bncheck.evidence import Attribution, CellView, Drift, PairView
+from bncheck.rules.amplified import is_amplified_rounding
 from bncheck.rules.movement import STATISTICS
 from bncheck.rules.roundoff import average_bound, mean_bound, summation, two_pass_bound, unit
 from bncheck.trace import Array
@@ -36,6 +37,12 @@ def within_rounding(pair: PairView, drift: Drift) -> bool:
     """True if a finite drift is no larger than arithmetic of its dtype may be off, whatever the summation order."""
     if drift.verdict not in ("agrees", "differs") or not np.isfinite(drift.max_abs):
         return False
+    if drift.quantity in ("output", *STATISTICS) and len(pair.case.network.batch_norms) > 1:
+        sides = (pair.a, pair.b)
+        start, scale = max(linear_error(cell) for cell in sides), max(output_scale(cell) for cell in sides)
+        last = drift.max_abs / max(scale, 1.0) if drift.quantity == "output" else 0.0
+        if is_amplified_rounding(pair, last, start):
+            return True
     replayed = [item.rounding_bound for item in attributions_of(pair, drift) if drift.quantity != "output"]
     return drift.max_abs <= max([sum(bound_of(cell, drift) for cell in (pair.a, pair.b)), *replayed])
 
@@ -123,9 +130,19 @@ def conditioning(cell: CellView, layer: str, u: float) -> float:
 def _output_bound(cell: CellView, drift: Drift) -> float:
     """The sum over layers: each BatchNorm's own error, and that of the linear maps between them."""
     assert cell.trace is not None
-    outputs = [np.abs(cell.trace.arrays[name]) for name in cell.trace.arrays if name.startswith("output/")]
-    scale = max([float(np.max(np.where(np.isfinite(o), o, 0.0), initial=0.0)) for o in outputs], default=0.0)
-    return upstream(cell, None) * max(scale, 1.0)
+    return upstream(cell, None) * max(output_scale(cell), 1.0)
+
+
+def output_scale(cell: CellView) -> float:
+    """The largest finite |output| of the network."""
+    arrays = cell.trace.arrays if cell.trace is not None else {}
+    outputs = [np.abs(array) for name, array in arrays.items() if name.startswith("output/")]
+    return max([float(np.max(np.where(np.isfinite(o), o, 0.0), initial=0.0)) for o in outputs], default=0.0)
+
+
+def linear_error(cell: CellView) -> float:
+    """Relative error of one linear layer of usual width."""
+    return 2 * unit(arithmetic_dtype(cell)) * float(summation(np.asarray(FAN_IN)))
 
 
 def upstream(cell: CellView, layer: str | None) -> float:
@@ -136,7 +153,7 @@ def upstream(cell: CellView, layer: str | None) -> float:
         if item.name == layer:
             break
         if item.type in ("conv2d", "dense", "custom"):
-            total += 2 * u * float(summation(np.asarray(FAN_IN)))
+            total += linear_error(cell)
         elif item.type == "batch_norm":
             total += conditioning(cell, item.name, u)
     return total

@@ -1,0 +1,43 @@
+"""Rounding that a stack of layers amplifies: small after the first layer, a little larger after each one.
+
+A BatchNorm passes an error e (relative to the size of its input) on as e·κ, κ = sqrt(mean² + var)/sqrt(var + eps): on
+small batches that is a factor of several, and twenty layers make 1e-2 of 1e-7. A cause of its own is a jump in one
+layer. So every layer is judged by what it measurably got in and what it measurably put out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bncheck.evidence import CellView, PairView
+from bncheck.trace import Array
+
+# A layer's error may be spread unevenly over samples and channels: the mean over a batch shows less than the worst.
+SPREAD = 16.0
+
+
+def is_amplified_rounding(pair: PairView, last: float, start: float) -> bool:
+    """True if errors grow from layer to layer no faster than κ allows, from ``start`` (relative) up to ``last``."""
+    error = start
+    for layer in pair.case.network.batch_norms:
+        facts = [moments(cell, layer) for cell in (pair.a, pair.b)]
+        if facts[0] is None or facts[1] is None or facts[0][0].shape != facts[1][0].shape:
+            return False
+        (mean_a, std_a), (mean_b, std_b) = facts[0], facts[1]
+        size = np.sqrt(mean_a**2 + std_a**2)
+        gap = np.maximum(np.abs(mean_a - mean_b), np.abs(std_a - std_b))
+        measured = float((gap.max(axis=1) / np.maximum(size.max(axis=1), 1e-300)).max())
+        if not measured <= SPREAD * error + start:
+            return False
+        eps = next((item.eps for item in pair.case.network.layers if item.name == layer), None) or 1e-5
+        error = max(measured, start) * float((size / np.sqrt(std_a**2 + eps)).max())
+    return last <= SPREAD * error
+
+
+def moments(cell: CellView, layer: str) -> tuple[Array, Array] | None:
+    """(mean, std) of all forwards that had values, (events, channels)."""
+    rows = [cell.trace.get(layer, name) for name in ("input_mean", "input_var")] if cell.trace is not None else []
+    if len(rows) < 2 or rows[0] is None or rows[1] is None or not rows[0].size:
+        return None
+    seen = np.isfinite(rows[0]).all(axis=1) & np.isfinite(rows[1]).all(axis=1)
+    return (rows[0][seen], np.sqrt(rows[1][seen])) if seen.any() else None

@@ -1,0 +1,54 @@
+"""Traces with only those arrays that have the shape of the trace table: a damaged recording must not stop a diagnosis.
+
+Rules may then index rows by event and columns by channel without asking. An array that does not fit is left out, as if
+the target had not recorded it; a layer without its ``n`` is no layer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from bncheck.evidence import CellView
+from bncheck.trace import GRADIENTS, Array, Trace
+
+PER_POINT = ("running_mean", "running_var", "gamma", "beta")  # (T + 1, C)
+PER_POINT_SCALARS = ("counter", "training", "momentum", "eps")  # (T + 1,)
+PER_EVENT = ("input_mean", "input_var", "used_mean", "used_invstd", "used_residual", *GRADIENTS)  # (T, C)
+PER_EVENT_SCALARS = ("n", "input_bad", "output_bad")  # (T,)
+NUMBERS = "fiub"
+
+
+def well_formed(cell: CellView) -> CellView:
+    """The cell with a trace whose arrays all fit; the very same cell when they do already."""
+    if cell.trace is None:
+        return cell
+    trace = cell.trace
+    channels = {layer: channel_count(trace, layer) for layer in trace.layers}
+    kept = {name: array for name, array in trace.arrays.items() if fits(name, array, len(trace.events), channels)}
+    return cell if len(kept) == len(trace.arrays) else replace(cell, trace=replace(trace, arrays=kept))
+
+
+def channel_count(trace: Trace, layer: str) -> int:
+    """The width that most of the layer's arrays have."""
+    found = [trace.get(layer, name) for name in (*PER_POINT, *PER_EVENT)]
+    widths = Counter(array.shape[1] for array in found if array is not None and array.ndim == 2)
+    return max(widths, key=lambda width: (widths[width], width)) if widths else 0
+
+
+def fits(name: str, array: Array, events: int, channels: dict[str, int]) -> bool:
+    if array.dtype.kind not in NUMBERS:
+        return False
+    layer, _, quantity = name.rpartition("/")
+    if name in ("network_bad", "event_seconds"):
+        return array.shape == (events,)
+    if layer in ("output", "grad_input"):
+        return quantity.isdigit() and int(quantity) < events
+    width = channels.get(layer)
+    shapes = {
+        **dict.fromkeys(PER_POINT, (events + 1, width)),
+        **dict.fromkeys(PER_POINT_SCALARS, (events + 1,)),
+        **dict.fromkeys(PER_EVENT, (events, width)),
+        **dict.fromkeys(PER_EVENT_SCALARS, (events,)),
+    }
+    return quantity not in shapes or array.shape == shapes[quantity]
