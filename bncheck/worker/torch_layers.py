@@ -61,14 +61,14 @@ def make(torch, layer, params, variant, custom):
         return nn.ReLU()
     if kind == "global_avg_pool":
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), flatten_class(torch)())
+    if kind not in ("dense", "conv2d"):
+        raise NotImplementedError("this backend has no layer %r" % kind)
     weight = params[layer["name"] + "/weight"].shape
     if kind == "dense":
         return nn.Linear(weight[1], weight[0])
-    if kind == "conv2d":
-        return nn.Conv2d(
-            weight[1], weight[0], weight[2:], stride=options.get("stride", 1), padding=options.get("padding", 0)
-        )
-    raise NotImplementedError("this backend has no layer %r" % kind)
+    return nn.Conv2d(
+        weight[1], weight[0], weight[2:], stride=options.get("stride", 1), padding=options.get("padding", 0)
+    )
 
 
 def seeing(model, name):

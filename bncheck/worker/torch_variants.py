@@ -102,12 +102,25 @@ def exported(model):
         key = (modes, tuple(data.shape))
         if key not in programs:
             with model.unwatched():
-                programs[key] = torch.export.export(model.net, (data.detach(),)).module()
+                programs[key] = export_program(torch, model.net, data.detach())
         # Inner layers cannot be seen inside an exported program.
         model.seen, model.returned = {}, None
         return programs[key](data)
 
     return run
+
+
+def export_program(torch, net, data):
+    try:
+        return torch.export.export(net, (data,)).module()
+    except Exception as error:
+        # The class moved between versions; its name did not.
+        if type(error).__name__ != "GuardOnDataDependentSymNode":
+            raise
+        raise NotImplementedError(
+            "torch.export cannot follow a number that depends on data, such as the weight of momentum=None: %s"
+            % str(error).strip().split("\n")[0]
+        )
 
 
 def recomputed(model):
