@@ -42,7 +42,9 @@ def measure(traces: Iterable[Observation], target: str = "", path: str = "") -> 
     return Convention(target, path, {name: facets.get(name, ABSENT) for name in FACETS}, words(streams))
 
 
-def measure_streams(streams: Sequence[Stream], cases: dict[str, Case], crashed: bool) -> dict[str, Facet]:
+def measure_streams(
+    streams: Sequence[Stream], cases: dict[str, Case], crashed: bool, thorough: bool = True
+) -> dict[str, Facet]:
     asked = [s for s in streams if s.layer.averaging == "exponential"] or list(streams)
     # The largest eps leaves the clearest mark.
     eps_asked = max((s.layer.eps for s in asked if s.layer.eps is not None), default=None)
@@ -50,7 +52,7 @@ def measure_streams(streams: Sequence[Stream], cases: dict[str, Case], crashed: 
     facets, span = measure_normaliser(with_eps)
     eps, eps_error = known_eps(facets["eps"], span, with_eps)
     main = equal_weights(asked)
-    averages = measure_average(main, eps, eps_error)
+    averages = measure_average(main, eps, eps_error, thorough)
     facets.update(averages.facets)
     counter, counted = measure_counter(main, averages)
     facets.update(counter)
@@ -123,7 +125,7 @@ def settle(case: Case, trace: Trace | None, convention: Convention | None, layer
         return base
     own = [s for s in streams_of(case, trace) if layer in ("", s.layer.name)]
     with np.errstate(all="ignore"):
-        local = measure_streams(own, {case.id: case}, False) if own else {}
+        local = measure_streams(own, {case.id: case}, False, thorough=False) if own else {}
     facets = {}
     for name in FACETS:
         here, there = local.get(name, ABSENT), base.facets.get(name, ABSENT)

@@ -50,7 +50,7 @@ def look(streams: Sequence[Stream], evaluating: bool) -> Seen:
     for stream in streams:
         phase = np.array([k == EVAL for k in stream.kinds], dtype=bool) if evaluating else stream.trains
         picked = np.flatnonzero(phase & (stream.n > 1))
-        mean_error, var_error = stream.moment_errors()
+        mean_error, var_error = stream.moment_errors
         columns = (
             stream.used_mean, stream.used_invstd, stream.input_mean, mean_error, stream.input_var, var_error,
             stream.mean[:-1], stream.var[:-1], stream.mean[1:], stream.var[1:], stream.gamma[:-1], stream.beta[:-1],

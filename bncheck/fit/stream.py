@@ -7,6 +7,7 @@ A **row** is one event together with the state before it (row ``t`` of the state
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class Stream:
     def events(self) -> int:
         return len(self.kinds)
 
-    @property
+    @cached_property
     def trains(self) -> Array:
         """(T,) bool: a training forward that was carried out."""
         return np.array(
@@ -71,6 +72,7 @@ class Stream:
         n = np.maximum(self.n, 1).astype(np.float64)
         return self.moment_roundoff * (np.minimum(n, SUM_LAMBDA * np.sqrt(n)) + 8.0)
 
+    @cached_property
     def moment_errors(self) -> tuple[Array, Array]:
         """(T, C) bounds on the error of a batch's mean and of its biased variance.
 

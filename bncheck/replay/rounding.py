@@ -60,7 +60,7 @@ def output_bounds(stream: Stream, state: Mapping[str, float], eps: float) -> dic
     gamma, beta = stream.gamma[:-1][rows], stream.beta[:-1][rows]
     unit = np.full_like(m, OUTPUT_ROUNDINGS * max(stream.output_roundoff, stream.moment_roundoff))
     m_error, r_error = revealed_error(m, r, mean, var, np.where(gamma == 0, 1.0, gamma), beta, unit)
-    batch_m, batch_v = (error[rows] for error in stream.moment_errors())
+    batch_m, batch_v = (error[rows] for error in stream.moment_errors)
     source_m = m_error + np.maximum(batch_m, state["running_mean"])
     # r = (v + eps)^-1/2, so r is off by r³/2 times the error of v; relative to r at most by all of it.
     source_r = r * np.minimum(r_error + 0.5 * r**2 * np.maximum(batch_v, state["running_var"]), 1.0)
