@@ -72,7 +72,7 @@ def record(charges: Iterable[Charge]) -> tuple[Entry, ...]:
 
 
 def judge(charge: Charge, entries: Sequence[Entry], atol: float | None = None) -> str:
-    """"new", "known", or how it is worse in words."""
+    """ "new", "known", or how it is worse in words."""
     here = [entry for entry in entries if (entry.scenario, entry.case, entry.cause, entry.layer, entry.quantity)
             == (charge.scenario, charge.case, charge.cause, charge.layer, charge.quantity)]  # fmt: skip
     covering = [[entry for entry in here if entry.covers(pair)] for pair in charge.pairs]
@@ -85,7 +85,9 @@ def judge(charge: Charge, entries: Sequence[Entry], atol: float | None = None) -
     size = max((entry.size for found in covering for entry in found), key=magnitude)
     if grown(charge.size, size, DEFAULT_ATOL if atol is None else atol):
         return f"worse: off by {shown(charge.size)}, was {shown(size)}"
-    share = min((1.0 if entry.explained is None else entry.explained for found in covering for entry in found), default=1.0)
+    share = min(
+        (1.0 if entry.explained is None else entry.explained for found in covering for entry in found), default=1.0
+    )
     if charge.explained is not None and charge.explained < share - SHARE_LOST:
         return f"worse: explains {100 * charge.explained:.1f} % of it, was {100 * share:.1f} %"
     return "known"
@@ -97,7 +99,9 @@ def grown(size: float | None, recorded: float | None, atol: float) -> bool:
     return not math.isfinite(size) or size > max(TIMES_WORSE * recorded, recorded + atol)
 
 
-def gone(entries: Iterable[Entry], charges: Iterable[Charge], played: Mapping[tuple[str, str], set[str]]) -> list[Entry]:
+def gone(
+    entries: Iterable[Entry], charges: Iterable[Charge], played: Mapping[tuple[str, str], set[str]]
+) -> list[Entry]:
     """Entries whose case was played on targets of each side, and that nothing charges any more."""
     keys = {(charge.scenario, charge.case, charge.cause, charge.layer, charge.quantity, pair)
             for charge in charges for one in charge.pairs for pair in (one, one[::-1])}  # fmt: skip
@@ -135,7 +139,11 @@ def dump(entries: Iterable[Entry]) -> str:
     """The file's text: JSON with one entry on a line, so that a change of it is one line of a diff."""
     lines = [json.dumps(as_plain(entry), ensure_ascii=False) for entry in entries]
     body = ",\n  ".join(lines)
-    return f'{{\n "format": {FORMAT},\n "known": [\n  {body}\n ]\n}}\n' if lines else f'{{\n "format": {FORMAT},\n "known": []\n}}\n'
+    return (
+        f'{{\n "format": {FORMAT},\n "known": [\n  {body}\n ]\n}}\n'
+        if lines
+        else f'{{\n "format": {FORMAT},\n "known": []\n}}\n'
+    )
 
 
 def as_plain(entry: Entry) -> dict[str, Any]:
@@ -158,7 +166,9 @@ def parse(text: str, where: str) -> tuple[Entry, ...]:
     except (ValueError, RecursionError) as error:
         raise BaselineError(f"{where} is not JSON: {error}", remedy(where)) from error
     if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("known"), list):
-        raise BaselineError(f'{where} is no baseline of bncheck (it has no "format": {FORMAT} and "known")', remedy(where))
+        raise BaselineError(
+            f'{where} is no baseline of bncheck (it has no "format": {FORMAT} and "known")', remedy(where)
+        )
     return tuple(parse_entry(item, number, where) for number, item in enumerate(data["known"], 1))
 
 

@@ -21,6 +21,8 @@ from bncheck.errors import BncheckError
 COMMANDS = {
     "run": "Run scenarios on targets, compare them, name the causes, write a report.",
     "conventions": "Measure each target's BatchNorm rules, side by side.",
+    "compare": "Join runs of other machines, devices, versions or shards into one comparison.",
+    "baseline": "Accept what a run found: later runs fail only for what is new or worse.",
     "report": "Render a run again, in any format; needs no framework.",
     "explain": "Explain a rule: what it means, how it is told apart, what to do.",
     "list": "List scenarios and targets.",

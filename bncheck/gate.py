@@ -6,7 +6,7 @@ report made later says the same as the exit code did.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -135,15 +135,6 @@ def read_verdict(run: Path, results: Results) -> Verdict:
         return TypeAdapter(Verdict).validate_json(raw)
     except (OSError, ValidationError) as error:
         raise RunFolderError(f"{path} is damaged or was edited", "delete it, or run again") from error
-
-
-def failing(verdict: Verdict, scenario: str, case: str, a: str, b: str) -> list[Judged]:
-    """What fails in one case between two targets, or in one of them."""
-    return [
-        item
-        for item in verdict.of("fails")
-        if (item.charge.scenario, item.charge.case) == (scenario, case) and between(item.charge, a, b)
-    ]
 
 
 def between(charge: Charge, a: str, b: str) -> bool:

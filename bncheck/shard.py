@@ -37,7 +37,9 @@ def parse_shard(text: str, seconds: Mapping[str, float] = {}) -> Shard:
     match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
     index, of = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= index <= of <= MOST_PARTS:
-        raise UsageError(f"--shard {text} is not a part of a whole.", "Write i/N with 1 <= i <= N, for example --shard 1/3")
+        raise UsageError(
+            f"--shard {text} is not a part of a whole.", "Write i/N with 1 <= i <= N, for example --shard 1/3"
+        )
     return Shard(index, of, seconds)
 
 
@@ -70,7 +72,7 @@ def keep(scenario: Scenario, mine: set[str]) -> Scenario:
 
 
 def whole(plan: Plan, of: int) -> str:
-    """What all parts of one run have in common: its scenarios' text, targets, overrides, and into how many it was split."""
+    """What all parts of one run have in common: scenarios' text, targets, overrides, and the number of parts."""
     texts = [[scenario.name, Path(scenario.path).read_text(encoding="utf-8")] for scenario in plan.scenarios]
     said = json.dumps([texts, list(plan.targets), dict(plan.overrides), of], sort_keys=True, default=str)
     return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -47,7 +47,9 @@ def matches(waiver: Waiver, charge: Charge) -> bool:
     here = fnmatchcase(charge.scenario, waiver.scenario)
     # An unmet expectation is about a condition and not about one case: only a waiver for all cases is about it.
     case = waiver.case == "*" if charge.kind in CASE_FREE else fnmatchcase(charge.case, waiver.case)
-    return named and here and case and all(any(is_named(name, glob) for name in charge.names) for glob in waiver.targets)
+    return (
+        named and here and case and all(any(is_named(name, glob) for name in charge.names) for glob in waiver.targets)
+    )
 
 
 def is_named(name: str, glob: str) -> bool:

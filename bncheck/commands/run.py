@@ -8,20 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bncheck.commands.gating import gating_options
 from bncheck.commands.options import playing_options
 from bncheck.errors import TargetsUnavailable
 
 if TYPE_CHECKING:
     from bncheck.results import Results
+    from bncheck.shard import Shard
 
-# What makes exit code 1, each level with the kinds of finding that reach it.
-FAIL_ON = {
-    "defect": ("defect",),
-    "hazard": ("defect", "hazard"),
-    "convention": ("defect", "hazard", "unexplained", "convention"),
-    "drift": ("defect", "hazard", "unexplained", "convention"),
-    "never": (),
-}
+# Small, and what a CI job reads; "csv" first.
+CI_FORMATS = ("csv", "junit", "summary")
 
 
 @click.command(name="run")
@@ -29,13 +25,9 @@ FAIL_ON = {
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. input.shape=[4,3].")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an interrupted run.")
 @playing_options
-@click.option(
-    "--fail-on",
-    type=click.Choice(list(FAIL_ON)),
-    default="defect",
-    show_default=True,
-    help="The least finding that makes exit code 1.",
-)
+@gating_options
+@click.option("--shard", metavar="i/N", help="Play the i-th of N parts; join them with: bncheck compare.")
+@click.option("--durations", metavar="RUN", help="With --shard: an earlier run whose durations balance the parts.")
 @click.option("--no-probe", is_flag=True, help="Do not measure conventions; fewer causes can be named.")
 @click.option("--no-report", is_flag=True, help="Tables only; render the rest later with: bncheck report.")
 @click.option("--json", "as_json", is_flag=True, help="Print run.json instead of the table.")
@@ -51,12 +43,15 @@ def run_command(**options: Any) -> int:
     bncheck run all-ones -t "mxnet==1.7.0.post2" -t mxnet
     bncheck run my-scenario.toml --set program.repeat=10 --fail-on drift
     """
+    from bncheck.commands.gating import rules_of, tell_verdict, with_configuration
     from bncheck.commands.options import request_of
     from bncheck.commands.progress import open_progress
+    from bncheck.gate import read_verdict
     from bncheck.session import carry_out
 
     began = time.perf_counter()
-    formats = ("csv",) if options["no_report"] else ("csv", "plots", "html")
+    options, configuration = with_configuration(options)
+    formats = CI_FORMATS if options["no_report"] else (*CI_FORMATS, "plots", "html")
     request = request_of(
         options,
         scenarios=options["scenarios"],
@@ -64,12 +59,33 @@ def run_command(**options: Any) -> int:
         resume=options["resume"],
         probes=not options["no_probe"],
         formats=formats,
+        rules=rules_of(options, configuration),
+        tolerance=configuration.tolerance,
+        shard=shard_of(options),
     )
     with open_progress(quiet=options["quiet"] or options["as_json"]) as progress:
         run, results = carry_out(request, progress)
     show(run, results, options, time.perf_counter() - began)
+    verdict = read_verdict(run, results)
+    tell_verdict(run, verdict, options)
     refuse_missing(results, options["require"])
-    return exit_code(results, options["fail_on"])
+    return verdict.exit_code
+
+
+def shard_of(options: dict[str, Any]) -> Shard | None:
+    from bncheck.errors import UsageError
+    from bncheck.results import read_results
+    from bncheck.run_folder import find_run
+    from bncheck.shard import durations, parse_shard
+
+    if options["shard"] is None:
+        if options["durations"]:
+            raise UsageError("--durations balances the parts of --shard, and none is asked for.", "Add --shard i/N.")
+        return None
+    if options["resume"]:
+        raise UsageError("--resume goes on with the part that run was.", "Leave out --shard.")
+    cells = read_results(find_run(options["durations"])).cells if options["durations"] else ()
+    return parse_shard(options["shard"], durations([(f"{cell.scenario}--{cell.case}", cell.seconds) for cell in cells]))
 
 
 def show(run: Path, results: Results, options: dict[str, Any], seconds: float) -> None:
@@ -92,15 +108,3 @@ def refuse_missing(results: Results, required: tuple[str, ...]) -> None:
         lines += [f"{name}: it is not among the targets of this run" for name in absent]
         remedy = next((t.remedy for t in missing if t.remedy), "see: bncheck doctor")
         raise TargetsUnavailable("A required target cannot run.\n  " + "\n  ".join(lines), remedy)
-
-
-def exit_code(results: Results, fail_on: str) -> int:
-    """3: cells crashed or timed out; 1: findings at the level asked for, or an expectation that did not come true."""
-    if any(cell.outcome in ("crashed", "timeout") for cell in results.cells):
-        return 3
-    if fail_on == "never":
-        return 0
-    found = any(finding.kind in FAIL_ON[fail_on] for finding in results.findings)
-    unmet = any(each.met is False for scenario in results.scenarios for each in scenario.expectations)
-    apart = fail_on == "drift" and any(drift.verdict != "agrees" for drift in results.drifts)
-    return 1 if found or unmet or apart else 0

@@ -1,0 +1,62 @@
+"""``bncheck baseline``: accept what a run found, so that later runs fail only for what is new or worse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group(name="baseline")
+def baseline_command() -> None:
+    """Accept what a run found: write it to a file, or show that file.
+
+    \b
+    bncheck baseline update latest bncheck-baseline.json
+    bncheck run --baseline bncheck-baseline.json
+    """
+
+
+@baseline_command.command("update")
+@click.argument("run")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def update(run: str, file: Path, quiet: bool) -> None:
+    """Write everything that RUN found to FILE; with --baseline FILE, only what is new or worse fails.
+
+    What a waiver covers is left out: it has its own reason and its own end.
+    """
+    from bncheck.baseline import dump, record
+    from bncheck.commands.gating import read_baseline
+    from bncheck.gate import read_verdict
+    from bncheck.results import read_results
+    from bncheck.run_folder import find_run, write_text
+
+    folder = find_run(run)
+    verdict = read_verdict(folder, read_results(folder))
+    entries = record(item.charge for item in verdict.judged if item.standing != "waived")
+    before = read_baseline(file) if file.exists() else ()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, dump(entries))
+    if not quiet:
+        came = len({entry.key for entry in entries} - {entry.key for entry in before})
+        went = len({entry.key for entry in before} - {entry.key for entry in entries})
+        click.echo(f"{file}: {len(entries)} known ({came} new, {went} gone)")
+
+
+@baseline_command.command("show")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def show(file: Path) -> None:
+    """Print what FILE says is known, a line each."""
+    from bncheck.baseline import shown
+    from bncheck.commands.gating import read_baseline
+    from bncheck.report.wording import clean
+
+    for entry in read_baseline(file):
+        sides = " and ".join(", ".join(side) for side in entry.sides)
+        what = ".".join(filter(None, (entry.layer, entry.quantity)))
+        size = "" if entry.size is None else f" off by {shown(entry.size)}"
+        share = "" if entry.explained is None else f", {100 * entry.explained:.1f} % explained"
+        place = f"{entry.scenario} · {entry.case}" if entry.case else entry.scenario
+        drift = f": {what}{size}{share}" if what else ""
+        click.echo(clean(f"{place}: {entry.cause} ({entry.kind}) between {sides}{drift}").replace("\n", " "))

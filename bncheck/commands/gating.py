@@ -1,0 +1,132 @@
+"""Whether a run fails: the options that decide it, ``[tool.bncheck]`` behind them, and how the verdict is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from bncheck.baseline import Entry
+    from bncheck.config import Configuration
+    from bncheck.gate import Rules, Verdict
+
+# As in gate.FAIL_ON (a test checks): importing that for --help would take NumPy along.
+LEVELS = ("defect", "hazard", "convention", "drift", "never")
+GATING = [
+    click.option(
+        "--fail-on",
+        type=click.Choice(LEVELS),
+        default="defect",
+        show_default=True,
+        help="The least finding that makes exit code 1.",
+    ),
+    click.option(
+        "--baseline",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Fail only for what is new or worse than this file says (bncheck baseline update).",
+    ),
+    click.option(
+        "--waivers",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="A TOML file of [[waivers]] with cause, reason and expires.",
+    ),
+    click.option("--github", is_flag=True, help="Print annotations for GitHub. On by itself in GitHub Actions."),
+]
+
+
+def gating_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(GATING):
+        command = option(command)
+    return command
+
+
+def with_configuration(options: dict[str, Any]) -> tuple[dict[str, Any], Configuration]:
+    """The options with what [tool.bncheck] says wherever the command line says nothing."""
+    from bncheck.config import find_configuration
+
+    found = find_configuration(Path.cwd())
+    said = {
+        "targets": found.targets,
+        "scenarios": found.scenarios,
+        "fail_on": found.fail_on,
+        "timeout": found.timeout,
+        "baseline": found.baseline,
+    }
+    context = click.get_current_context()
+    settled = dict(options)
+    for name, value in said.items():
+        # --resume goes on with that run's own scenarios and targets.
+        resumed = options.get("resume") is not None and name in ("targets", "scenarios")
+        typed = context.get_parameter_source(name) is not ParameterSource.DEFAULT and bool(options.get(name))
+        if name in options and value and not typed and not resumed:
+            settled[name] = value
+    return settled, found
+
+
+def rules_of(options: dict[str, Any], configuration: Configuration) -> Rules:
+    """What the run is held against; a missing baseline is an error now, not after an hour of running."""
+    from bncheck.config import read_waivers
+    from bncheck.gate import Rules
+
+    waivers = read_waivers(options["waivers"]) if options["waivers"] else configuration.waivers
+    entries = read_baseline(options["baseline"]) if options["baseline"] else None
+    return Rules(options["fail_on"], entries, waivers)
+
+
+def read_baseline(path: Path) -> tuple[Entry, ...]:
+    from bncheck.baseline import LARGEST, parse
+    from bncheck.errors import BaselineError
+
+    try:
+        if path.stat().st_size > LARGEST:
+            raise BaselineError(f"{path} is {path.stat().st_size:,} bytes long; no baseline is.", "name another file")
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise BaselineError(
+            f"There is no baseline {path}.",
+            f"make one from a run whose findings are accepted: bncheck baseline update latest {path}",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BaselineError(f"{path} cannot be read: {error}", "check the path and its permissions") from None
+
+
+def tell_verdict(run: Path, verdict: Verdict, options: dict[str, Any]) -> None:
+    """Lines about waivers and the baseline; annotations and the job summary where GitHub asks for them."""
+    if not (options["quiet"] or options["as_json"]):
+        for line in lines(verdict):
+            click.echo(line)
+    if options["github"] or os.environ.get("GITHUB_ACTIONS") == "true":
+        from bncheck.report.annotation import annotate
+
+        for line in annotate(verdict):
+            # The runner reads both streams; stdout belongs to run.json when that is asked for.
+            click.echo(line, err=options["as_json"])
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        from bncheck.report.summary import append
+
+        append(Path(summary), run, lambda text: click.echo(f"bncheck: {text}", err=True))
+
+
+def lines(verdict: Verdict) -> list[str]:
+    """What the table above them does not say: new, worse, known, waived, and waivers that are due."""
+    from bncheck.report.summary import headline, place, remarks
+    from bncheck.report.wording import one_line
+
+    found = []
+    for standing, mark in (("fails", "✗"), ("waived", "~")):
+        for item in verdict.of(standing):
+            if item.note or standing == "waived":
+                where = place(item.charge.scenario, item.charge.case)
+                found.append(f" {mark} {item.charge.cause} in {where}: {one_line(item.note, 200)}")
+    found += [f" ! {one_line(text, 300)}" for text in remarks(verdict)]
+    if verdict.with_baseline or found:
+        found.append(f" verdict  {headline(verdict)}")
+    return found

@@ -1,0 +1,146 @@
+"""``junit.xml``: a test case per scenario case and pair of targets, for the dashboards of CI systems.
+
+It says what the exit code said: only charges that fail the run are failures. Known, waived and lesser ones stand in
+``system-out`` of the passing test case. A crashed or timed out cell is an error; a pair of which one side did not
+run is skipped, with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
+
+from bncheck.gate import CRASHES, Judged, Verdict, between, read_verdict
+from bncheck.report.gallery import Gallery
+from bncheck.report.overview import difference
+from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
+from bncheck.run_folder import write_text
+
+NAME = "junit"
+NOT_RUN = ("unavailable", "unsupported")
+# XML 1.0 has no way to write these, not even as entities.
+FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
+    path = run_folder / "junit.xml"
+    write_text(path, document(results, read_verdict(run_folder, results)))
+    return [path]
+
+
+def document(results: Results, verdict: Verdict) -> str:
+    """The whole file. Test case names are those of the run, so they stay the same from run to run."""
+    asked = [scenario for scenario in results.scenarios if not scenario.probe] or list(results.scenarios)
+    suites = [suite(f"bncheck.{scenario.name}", list(of_scenario(results, scenario, verdict))) for scenario in asked]
+    suites.append(suite("bncheck.gate", [*of_expectations(verdict), *of_waivers(verdict)]))
+    body = "\n".join(text for text in suites if text)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n<testsuites name="bncheck">\n{body}\n</testsuites>\n'
+
+
+def suite(name: str, cases: list[str]) -> str:
+    """The counts are those of the elements in it."""
+    if not cases:
+        return ""
+    counts = " ".join(
+        f'{word}="{sum(f"<{tag}" in case for case in cases)}"'
+        for word, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped"))
+    )
+    body = "\n".join(cases)
+    return f'<testsuite name={attribute(name)} tests="{len(cases)}" {counts}>\n{body}\n</testsuite>'
+
+
+def of_scenario(results: Results, scenario: ScenarioResult, verdict: Verdict) -> Iterator[str]:
+    here = [item for item in verdict.judged if item.charge.scenario == scenario.name]
+    for case in scenario.cases:
+        about = [item for item in here if item.charge.case == case.name and item.charge.kind != "expectation"]
+        for a, b in combinations([target.name for target in results.targets], 2):
+            yield of_pair(results, scenario, case, (a, b), [item for item in about if between(item.charge, a, b)])
+
+
+def of_pair(
+    results: Results, scenario: ScenarioResult, case: CaseResult, pair: tuple[str, str], about: list[Judged]
+) -> str:
+    cells = [results.cell_at.get((scenario.name, case.name, target)) for target in pair]
+    seconds = max((cell.seconds for cell in cells if cell is not None), default=0.0)
+    inner = outcome(results, cells, pair, about)
+    shown = [item for item in about if item.standing != "fails"]
+    if shown:
+        inner += f"<system-out>{text(chr(10).join(map(line, shown)))}</system-out>"
+    name = f"{case.name}: {pair[0]} and {pair[1]}"
+    return test_case(f"bncheck.{scenario.name}", name, inner, seconds)
+
+
+def outcome(results: Results, cells: list[CellResult | None], pair: tuple[str, str], about: list[Judged]) -> str:
+    """The element that says how it went; none for a pass."""
+    for cell, target in zip(cells, pair, strict=True):
+        if cell is None or cell.outcome in NOT_RUN:
+            return f"<skipped message={attribute(why_not(results, cell, target))}/>"
+    crashed = [item for item in about if item.charge.kind in CRASHES and item.standing == "fails"]
+    if crashed:
+        message = "; ".join(item.charge.sentence for item in crashed)
+        stacks = "\n".join(cell.error for cell in cells if cell is not None and cell.outcome in CRASHES)
+        return f'<error type="{crashed[0].charge.kind}" message={attribute(message)}>{text(stacks)}</error>'
+    failing = [item for item in about if item.standing == "fails"]
+    if not failing:
+        return ""
+    kind = ", ".join(dict.fromkeys(f"{item.charge.code} {item.charge.cause}".strip() for item in failing))
+    drifts = [
+        difference(drift, pair[1], results)
+        for cell in cells[:1] if cell is not None
+        for drift in results.drifts_at.get((cell.scenario, cell.case, *pair), ()) if drift.verdict != "agrees"
+    ]  # fmt: skip
+    sentences = "\n".join([*map(line, failing), "", *drifts])
+    return (
+        f"<failure type={attribute(kind)} message={attribute(failing[0].charge.sentence)}>{text(sentences)}</failure>"
+    )
+
+
+def why_not(results: Results, cell: CellResult | None, target: str) -> str:
+    if cell is None:
+        return f"{target} did not run this case"
+    found = next((item for item in results.targets if item.name == target), None)
+    why = cell.error or (found.reason if found else "")
+    return f"{target} is {cell.outcome} here" + (f": {why}" if why else "")
+
+
+def of_expectations(verdict: Verdict) -> Iterator[str]:
+    """Expectations that did not come true and that the gate did not let pass."""
+    for item in verdict.judged:
+        if item.charge.kind == "expectation":
+            name = f"{item.charge.scenario}: {item.charge.sentence}"
+            failed = f'<failure type="expectation" message={attribute(item.charge.sentence)}/>'
+            passed = f"<system-out>{text(line(item))}</system-out>"
+            yield test_case("bncheck.gate", name, failed if item.standing == "fails" else passed)
+
+
+def of_waivers(verdict: Verdict) -> Iterator[str]:
+    for waiver in verdict.expired if verdict.fail_on != "never" else ():
+        message = f"{waiver.where}: the waiver of {waiver.label} expired on {waiver.expires}"
+        yield test_case(
+            "bncheck.gate", f"waiver of {waiver.label}", f'<failure type="waiver" message={attribute(message)}/>'
+        )
+
+
+def test_case(suite_name: str, name: str, inner: str = "", seconds: float = 0.0) -> str:
+    head = f'<testcase classname={attribute(suite_name)} name={attribute(name)} time="{seconds:.3f}"'
+    return f"{head}>{inner}</testcase>" if inner else f"{head}/>"
+
+
+def line(item: Judged) -> str:
+    charge = item.charge
+    head = " ".join(filter(None, (charge.code, charge.cause)))
+    note = f" [{item.standing}: {item.note}]" if item.note else ""
+    share = "" if charge.explained is None else f" It explains {100 * charge.explained:.1f} % of the drift."
+    return f"{head} ({charge.kind}): {charge.sentence}{share}{note}"
+
+
+def text(value: str) -> str:
+    return escape(FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", value))
+
+
+def attribute(value: str) -> str:
+    """Quoted. Line ends become spaces: a parser would do so anyway."""
+    return quoteattr(re.sub(r"\s+", " ", FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", value)).strip())
