@@ -167,3 +167,30 @@ def test_zero_channels_and_no_layers_say_nothing():
     empty = Trace(tuple(EventRecord(op) for op in ONES), {})
     cells = [make_cell(case, name, empty) for name in ("torch", "flax")]
     assert diagnose(cells, pairs_of_unmeasured(cells), []) == []
+
+
+# ----------------------------------------------------------------------------- power, on real arithmetic
+
+PLANTED = [
+    ({"arithmetic": "one-pass"}, {"mean": 1000.0}, ["cancellation"]),
+    ({"arithmetic": "one-pass"}, {"mean": 1.0}, []),
+    ({"affine": "ignored"}, {}, ["affine"]),
+    ({"affine": "gamma-fixed"}, {}, ["affine"]),
+    ({"eval_normaliser": "batch"}, {}, ["normaliser-source"]),
+    ({"train_normaliser": "blend", "blend": 0.3}, {}, ["normaliser-source"]),
+    ({"eps": 1e-3}, {}, ["hyperparameter-lost"]),
+    ({}, {"mean": 1000.1, "std": 0.0}, ["normalise-arithmetic"]),
+    ({}, {"std": 1e25}, ["overflow"]),
+]
+
+
+@pytest.mark.parametrize(("rules", "data", "causes"), PLANTED, ids=str)
+def test_a_planted_cause_is_named_without_any_convention(rules, data, causes):
+    affine = {"gamma": (2.0, 3.0, 0.5), "beta": (1.0, 2.0, 3.0)} if "affine" in rules else {}
+    case = case_of("F B F B E", (256, 3), eps=1e-5, initial=affine)
+    batches = np.random.default_rng(0).normal(data.get("mean", 0.0), data.get("std", 1.0), (3, 256, 3))
+    inputs = arrays_of(case, {"main": batches})
+    exact = played(case, inputs, {"dtype": "float64"}, "reference")
+    cells = [exact, played(case, inputs, {"dtype": "float32", **rules}, "x")]
+    found = diagnose(cells, [make_pair(*cells)], [])
+    assert [f.cause for f in found if f.cause not in ("rounding", "unexplained")] == causes

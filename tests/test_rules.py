@@ -416,3 +416,11 @@ def test_gradient_departs_from_the_reference_and_rounds():
         findings = diagnose(cells, [make_pair(*cells)], [])
         assert [f.cause for f in findings] == causes
     assert all(f.kind in KINDS for f in findings)
+
+
+def test_a_side_that_never_averages_has_no_divisor_to_differ_in():
+    case = make_case((F,))
+    still = make_cell(case, "mxnet", make_trace((F,), running_mean=[0, 0], running_var=[1, 1]))
+    pair = make_pair(make_cell(case, "torch", make_trace((F,), **APART[0])), still)
+    given = attribute("variance_divisor", ("n-1", "n"), -0.3, quantity="running_var")
+    assert not list(rule("variance-divisor").check_pair(make_pair(pair.a, pair.b, [given])))

@@ -9,10 +9,13 @@ from bncheck.evidence import Attribution, CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.departure import Departure, judge
 from bncheck.rules.identifiability import not_identifiable
+from bncheck.rules.movement import moving_ops
 from bncheck.rules.wording import percent, short, targets
 
 # Quantities of an attribution that are seen in the output; the statistics themselves come first.
 PREFERRED = {"output": 1, "used_mean": 2, "used_invstd": 3}
+# How a batch enters the average: a side whose statistics never move in this case has no say in it.
+OF_AVERAGING = ("variance_divisor", "statistic", "batch_weight", "averaging", "updates_per_event")
 # A facet that explains less than this was only swapped on the way: another one's swap makes it moot.
 SMALLEST_SHARE = 0.01
 WORDS = {"used_mean": "mean in the output", "used_invstd": "scale in the output"}
@@ -52,6 +55,8 @@ def matters(pair: PairView, item: Attribution, facet: str) -> bool:
     if facet not in item.shares or facet not in item.values or any(str(value) == "nan" for value in item.values[facet]):
         return False  # NaN: a state that one side does not hold yet
     if abs(item.shares[facet]) < SMALLEST_SHARE:
+        return False
+    if facet in OF_AVERAGING and not all(moving_ops(cell, item.layer) for cell in (pair.a, pair.b)):
         return False
     drift = drift_behind(pair, item)
     return drift is None or drift.verdict != "agrees"
