@@ -84,13 +84,13 @@ def make_layer(mx, nn, layer, params, first):
         return nn.ReLU()
     if kind == "global_avg_pool":
         return lambda x: x.mean(axis=tuple(range(1, x.ndim - 1)))
+    if kind not in ("dense", "conv2d"):
+        raise NotImplementedError("this backend has no layer %r" % kind)
     weight = params[layer["name"] + "/weight"].shape
     if kind == "dense":
         return nn.Linear(weight[1], weight[0])
-    if kind == "conv2d":
-        step, pad = options.get("stride", 1), options.get("padding", 0)
-        return nn.Conv2d(weight[1], weight[0], weight[2:], stride=step, padding=pad)
-    raise NotImplementedError("this backend has no layer %r" % kind)
+    step, pad = options.get("stride", 1), options.get("padding", 0)
+    return nn.Conv2d(weight[1], weight[0], weight[2:], stride=step, padding=pad)
 
 
 def to_first(mx, x):

@@ -50,6 +50,7 @@ DOCUMENTED = [
     },
 ]
 WORD = "1 - momentum"  # ONNX's momentum is the weight of the old average
+KINDS = ("batch_norm", "flatten", "relu", "global_avg_pool", "dense", "conv2d")
 STATISTICS = ("running_mean", "running_var")
 USUAL = {"gamma": 1.0, "beta": 0.0, "running_mean": 0.0, "running_var": 1.0}
 
@@ -130,11 +131,9 @@ class Graph:
             self.node("Flatten", [name + "/pool"], out)
         elif kind == "dense":
             self.node("Gemm", [value, name + "/weight", name + "/bias"], out, transB=1)
-        elif kind == "conv2d":
+        else:  # conv2d
             pad, step = options.get("padding", 0), options.get("stride", 1)
             self.node("Conv", [value, name + "/weight", name + "/bias"], out, pads=[pad] * 4, strides=[step] * 2)
-        else:
-            raise NotImplementedError("this backend has no layer %r" % kind)
         return out
 
     def batch_norm(self, layer, value, out):
@@ -168,6 +167,9 @@ class Model:
         import onnx
 
         self.onnx, self.network, self.dtype, self.device = onnx, network, dtype, device
+        for layer in network["layers"]:
+            if layer["type"] not in KINDS:
+                raise NotImplementedError("this backend has no layer %r" % layer["type"])
         self.opset = int(variant[5:]) if variant else 15
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers = list(self.specs)

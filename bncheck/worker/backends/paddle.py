@@ -132,15 +132,15 @@ def make_layer(paddle, layer, params, variant):
         return nn.ReLU()
     if kind == "global_avg_pool":
         return lambda x: x.mean(axis=list(range(1, x.ndim - 1) if last else range(2, x.ndim)))
+    if kind not in ("dense", "conv2d"):
+        raise NotImplementedError("this backend has no layer %r" % kind)
     weight = params[layer["name"] + "/weight"].shape
     if kind == "dense":
         return nn.Linear(weight[1], weight[0])
-    if kind == "conv2d":
-        return nn.Conv2D(
-            weight[1], weight[0], weight[2:], stride=options.get("stride", 1), padding=options.get("padding", 0),
-            data_format="NHWC" if last else "NCHW",
-        )  # fmt: skip
-    raise NotImplementedError("this backend has no layer %r" % kind)
+    return nn.Conv2D(
+        weight[1], weight[0], weight[2:], stride=options.get("stride", 1), padding=options.get("padding", 0),
+        data_format="NHWC" if last else "NCHW",
+    )  # fmt: skip
 
 
 class Model:
