@@ -32,7 +32,9 @@ def compare_documented(convention: Convention, rows: Sequence[Row], version: str
     return replace(convention, facets=facets)
 
 
-def documented_facets(rows: Sequence[Row], version: str, variant: str = "", path: str = "") -> dict[str, tuple[Any, str]]:
+def documented_facets(
+    rows: Sequence[Row], version: str, variant: str = "", path: str = ""
+) -> dict[str, tuple[Any, str]]:
     """Facet → (documented value, link) for one version, variant and layer path."""
     found: dict[str, tuple[Any, str]] = {}
     for row in rows:
@@ -43,7 +45,7 @@ def documented_facets(rows: Sequence[Row], version: str, variant: str = "", path
 
 
 def applies(row: Row, version: str, variant: str, path: str) -> bool:
-    """Whether a row speaks of this version, variant and layer path; a version nobody can read matches any-version rows."""
+    """Whether a row speaks of this version, variant and layer path; an unreadable version matches rows of any version."""
     variants, paths = row.get("variants"), row.get("paths")
     if (variants and variant not in variants) or (paths and path not in paths):
         return False

@@ -40,7 +40,7 @@ class Target:
 
 
 def program(text: str, inputs: Sequence[str] = ()) -> tuple[Event, ...]:
-    """"F B E N" → train_forward, backward, eval_forward, no_grad_forward; L is flush. F1 and F0 read "one", "none"."""
+    """ "F B E N" → train_forward, backward, eval_forward, no_grad_forward; L is flush. F1 and F0 read "one", "none"."""
     ops = {"F": "train_forward", "B": "backward", "E": "eval_forward", "N": "no_grad_forward", "L": "flush"}
     names = {"": "main", "1": "one", "0": "none"}
     used: dict[str, int] = {}

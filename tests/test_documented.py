@@ -4,8 +4,19 @@ from bncheck.convention import Convention, Facet
 from bncheck.documented import compare_documented, documented_facets
 
 ROWS = [
-    {"versions": ">=2,<3", "variants": [""], "paths": ["4-D"], "link": "fused", "facets": {"variance_divisor": "n-1"}},
-    {"versions": ">=2,<3", "variants": [""], "link": "two", "facets": {"variance_divisor": "n", "default_eps": 1e-3}},
+    {
+        "versions": ">=2,<3",
+        "variants": [""],
+        "paths": ["4-D"],
+        "link": "fused",
+        "facets": {"variance_divisor": "n-1"},
+    },
+    {
+        "versions": ">=2,<3",
+        "variants": [""],
+        "link": "two",
+        "facets": {"variance_divisor": "n", "default_eps": 1e-3},
+    },
     {"versions": ">=3", "link": "three", "facets": {"variance_divisor": "n"}},
 ]
 
@@ -22,7 +33,9 @@ def test_the_first_row_that_speaks_of_version_variant_and_path_wins() -> None:
 
 
 def test_agreement_and_disagreement_are_said() -> None:
-    found = compare_documented(measured(variance_divisor=Facet("n-1"), default_eps=Facet(0.00100004)), ROWS, "2.12").facets
+    found = compare_documented(
+        measured(variance_divisor=Facet("n-1"), default_eps=Facet(0.00100004)), ROWS, "2.12"
+    ).facets
     assert (found["variance_divisor"].documented, found["variance_divisor"].agrees) == ("n", False)
     assert (found["default_eps"].agrees, found["default_eps"].link) == (True, "two")
 

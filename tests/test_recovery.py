@@ -19,7 +19,7 @@ from bncheck.replay import attribute
 from bncheck.scenario import Case, Event
 
 pytestmark = pytest.mark.timeout(600)
-TRIALS = 300
+TRIALS = 1000
 OPS = {"F": "train_forward", "B": "backward", "E": "eval_forward", "N": "no_grad_forward", "L": "flush"}
 
 
@@ -67,7 +67,9 @@ def random_program(rng: np.random.Generator, length: int, pool: int) -> tuple[Ev
     return tuple(events)
 
 
-def random_case(rng: np.random.Generator, weight: float | None, eps: float | None) -> tuple[Case, dict[str, np.ndarray]]:
+def random_case(
+    rng: np.random.Generator, weight: float | None, eps: float | None
+) -> tuple[Case, dict[str, np.ndarray]]:
     channels = int(2 ** rng.uniform(0, 6.01))
     n = int(2 ** rng.uniform(1, 12.01))
     length = int(3 * (200 / 3) ** rng.random())
@@ -84,13 +86,24 @@ def random_case(rng: np.random.Generator, weight: float | None, eps: float | Non
     return case, arrays_of(case, {"main": rng.normal(size=(pool, n, channels)) * scale + shift})
 
 
-def small_cases(rng: np.random.Generator, weight: float | None, eps: float | None) -> list[tuple[Case, dict[str, np.ndarray]]]:
+def small_cases(
+    rng: np.random.Generator, weight: float | None, eps: float | None
+) -> list[tuple[Case, dict[str, np.ndarray]]]:
     """n = 1 and n = 0 with a backward, and nothing set by anybody."""
-    initial = {"running_mean": (0.7, -1.3), "running_var": (1.7, 0.6), "gamma": (1.5, 0.8), "beta": (0.3, -0.4)}
+    initial = {
+        "running_mean": (0.7, -1.3),
+        "running_var": (1.7, 0.6),
+        "gamma": (1.5, 0.8),
+        "beta": (0.3, -0.4),
+    }
     found = []
     for name, text in (("one", "F B F1 B E"), ("none", "F B F0 B E")):
         case = case_of(text, (6, 2), weight, eps, initial, name=name)
-        batches = {"main": rng.normal(size=(4, 6, 2)) + 1, "one": rng.normal(size=(2, 1, 2)), "none": np.zeros((2, 0, 2))}
+        batches = {
+            "main": rng.normal(size=(4, 6, 2)) + 1,
+            "one": rng.normal(size=(2, 1, 2)),
+            "none": np.zeros((2, 0, 2)),
+        }
         found.append((case, arrays_of(case, batches)))
     case = case_of("F B E F B E F B E", (6, 3), None, None, name="default")
     scale = np.array([1.0, 0.02, 0.002])
@@ -117,7 +130,9 @@ def truth(rules: Mapping[str, Any], asked: float | None, eps: float | None) -> d
     trains = set(on) & {"forward", "backward"}
     if rules["single_value"] == "zero" and rules["train_normaliser"] != "batch":
         # A running variance that is negative (swapped) or NaN after the update gives NaN.
-        found["single_value"] = {"running-before": "running", "running-after": ("running", "nan")}.get(rules["train_normaliser"], "?")
+        found["single_value"] = {"running-before": "running", "running-after": ("running", "nan")}.get(
+            rules["train_normaliser"], "?"
+        )
     if rules["single_value"] == "refuses" or not trains:
         found["single_value_state"] = "unchanged"
     if rules["empty_batch"] != "refuses" and not trains:
@@ -167,7 +182,9 @@ def test_recovery_of_random_conventions(capsys: pytest.CaptureFixture[str]) -> N
         failures += [f"trial {trial} {text}" for text in wrong_facets(rules, truth(rules, asked, eps), found)]
     with capsys.disabled():
         total = sum(known.values())
-        print(f"\nrecovery: {TRIALS} conventions, {total} facets recovered, {TRIALS * len(FACETS) - total} not identifiable, wrong {len(failures)}")
+        print(
+            f"\nrecovery: {TRIALS} conventions, {total} facets recovered, {TRIALS * len(FACETS) - total} not identifiable, wrong {len(failures)}"
+        )
         print("  " + ", ".join(f"{name} {known[name]}" for name in FACETS))
     assert not failures, "\n".join(failures[:30])
     assert math.isfinite(total) and total > 5 * TRIALS
@@ -193,7 +210,12 @@ PROGRAM = "E F E B E F B N E F F B B E L E"
 
 def probe_cells(rng: np.random.Generator, dtype: str = "float32") -> list[tuple[Case, dict[str, np.ndarray]]]:
     """What a probe scenario holds: regular batches; one value; no value."""
-    initial = {"running_mean": (0.7, -1.3, 2.1), "running_var": (1.7, 0.6, 2.9), "gamma": (1.5, 0.8, -0.6), "beta": (0.3, -0.4, 0.9)}
+    initial = {
+        "running_mean": (0.7, -1.3, 2.1),
+        "running_var": (1.7, 0.6, 2.9),
+        "gamma": (1.5, 0.8, -0.6),
+        "beta": (0.3, -0.4, 0.9),
+    }
     found = []
     for name, text in (("regular", PROGRAM), ("one", "F B F1 B E"), ("none", "F B F0 B E")):
         case = case_of(text, (6, 3), 0.3, 0.05, initial, dtype, name)
@@ -206,7 +228,13 @@ def probe_cells(rng: np.random.Generator, dtype: str = "float32") -> list[tuple[
     return found
 
 
-BASE = {"single_value": "zero", "single_value_state": "updated", "eps": 0.05, "batch_weight": 0.3, "dtype": "float32"}
+BASE = {
+    "single_value": "zero",
+    "single_value_state": "updated",
+    "eps": 0.05,
+    "batch_weight": 0.3,
+    "dtype": "float32",
+}
 
 
 def plant(rng: np.random.Generator, changes: int) -> tuple[dict[str, Any], dict[str, Any], set[str]]:
@@ -234,7 +262,9 @@ def alike(one: list[np.ndarray], two: list[np.ndarray]) -> bool:
     return all(np.allclose(x, y, rtol=1e-4, atol=1e-4, equal_nan=True) for x, y in zip(one, two, strict=True))
 
 
-def visible(cells: list[tuple[Case, dict[str, np.ndarray]]], a: dict[str, Any], b: dict[str, Any], names: set[str]) -> set[str]:
+def visible(
+    cells: list[tuple[Case, dict[str, np.ndarray]]], a: dict[str, Any], b: dict[str, Any], names: set[str]
+) -> set[str]:
     """Planted facets that change something where they are the first to be swapped, or the last."""
     start, end = effect(cells, a), effect(cells, b)
     found = set()
@@ -274,10 +304,14 @@ def test_attribution_names_exactly_the_planted_causes(capsys: pytest.CaptureFixt
                 if item.shares and not blind:
                     worst = min(worst, item.explained)
                     if item.explained < 0.99:
-                        failures.append(f"trial {trial} {case.name} {item.quantity} explained {item.explained}: {a} {b}")
+                        failures.append(
+                            f"trial {trial} {case.name} {item.quantity} explained {item.explained}: {a} {b}"
+                        )
         named, hidden = named + len(found), hidden + len(unknown)
         if found - planted or planted - unknown - found:
-            failures.append(f"trial {trial} named {sorted(found)}, planted {sorted(planted)}, unknown {sorted(unknown)}: {a} | {b}")
+            failures.append(
+                f"trial {trial} named {sorted(found)}, planted {sorted(planted)}, unknown {sorted(unknown)}: {a} | {b}"
+            )
     with capsys.disabled():
         print(
             f"\nattribution: {TRIALS} pairs, {named} causes named, {hidden} not identifiable, wrong {len(failures)}, "
@@ -304,7 +338,12 @@ def test_rounding_alone_names_nothing(capsys: pytest.CaptureFixture[str]) -> Non
         case, inputs = random_case(rng, asked, eps)
         if trial % 200 == 0:
             case = replace(case, events=random_program(rng, 3, 1))
-            inputs = {**inputs, "x/main": rng.normal(size=(1, 1_000_000, case.network.layers[0].channels), scale=2).astype("f4")[:, :, :1]}
+            inputs = {
+                **inputs,
+                "x/main": rng.normal(size=(1, 1_000_000, case.network.layers[0].channels), scale=2).astype("f4")[
+                    :, :, :1
+                ],
+            }
             case, inputs = narrowed(case, inputs)
         one = play(case, inputs, {**rules, "dtype": "float32"})
         if rng.random() < 0.5:
@@ -314,7 +353,12 @@ def test_rounding_alone_names_nothing(capsys: pytest.CaptureFixture[str]) -> Non
         probed = measure([one]), measure([other])
         items = attribute(case, one[1], probed[0], other[1], probed[1], "bn")
         names = {name for item in items for name in item.shares}
-        largest = max([largest, *(item.residual / item.rounding_bound for item in items if item.rounding_bound and item.shares)])
+        largest = max(
+            [
+                largest,
+                *(item.residual / item.rounding_bound for item in items if item.rounding_bound and item.shares),
+            ]
+        )
         different = [
             name
             for name, facet in probed[0].facets.items()

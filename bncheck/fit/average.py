@@ -163,7 +163,10 @@ class Rows:
                 steps.append((after - before).ravel())
                 gaps.append((u - before).ravel())
                 sizes.append(np.max([np.abs(before), np.abs(after), np.abs(u)], axis=0).ravel())
-                keep = np.repeat(np.where(self.fitted[at : at + len(picked)], self.count[at : at + len(picked)], 0), before.shape[1])
+                keep = np.repeat(
+                    np.where(self.fitted[at : at + len(picked)], self.count[at : at + len(picked)], 0),
+                    before.shape[1],
+                )
                 counts.append(keep)
             at += len(picked)
         step, gap, size, count = (np.concatenate(part or [np.zeros(0)]) for part in (steps, gaps, sizes, counts))
@@ -234,11 +237,7 @@ def horizon(stream: Stream) -> int:
 
 def regular_rows(stream: Stream) -> Array:
     """Events with one source of at least two values per channel."""
-    good = [
-        t
-        for t in range(horizon(stream))
-        if len(stream.sources[t]) == 1 and stream.n[stream.sources[t][0]] > 1
-    ]
+    good = [t for t in range(horizon(stream)) if len(stream.sources[t]) == 1 and stream.n[stream.sources[t][0]] > 1]
     return np.array(good, dtype=int)
 
 
@@ -278,7 +277,11 @@ def measure_average(streams: Sequence[Stream], eps: float, eps_error: float, tho
     # Within rounding all that stand are equal; the list starts with the usual rules.
     best = (min(stands, key=rows.residual) if thorough else stands[0]) if stands else None
     why = absence(rows, stands)
-    for place, name, values in ((0, "statistic", STATISTICS), (1, "variance_divisor", DIVISORS), (2, "averaging", AVERAGINGS)):
+    for place, name, values in (
+        (0, "statistic", STATISTICS),
+        (1, "variance_divisor", DIVISORS),
+        (2, "averaging", AVERAGINGS),
+    ):
         facets[name] = choose(rows, best, remain, place, values, why)
     lo, hi = weight_span(rows, remain)
     facets["batch_weight"] = weight_facet(rows, best, remain, (lo, hi), why)
@@ -302,7 +305,14 @@ def absence(rows: Rows, stands: Sequence[Hypothesis]) -> str:
     return ""
 
 
-def choose(rows: Rows, best: Hypothesis | None, remain: Sequence[Hypothesis], place: int, values: Sequence[str], why: str) -> Facet:
+def choose(
+    rows: Rows,
+    best: Hypothesis | None,
+    remain: Sequence[Hypothesis],
+    place: int,
+    values: Sequence[str],
+    why: str,
+) -> Facet:
     """One facet of the hypothesis: its value if every hypothesis with another value has fallen."""
     if best is None:
         return Facet(None, identifiable=False, reason=why)
@@ -312,7 +322,14 @@ def choose(rows: Rows, best: Hypothesis | None, remain: Sequence[Hypothesis], pl
     others = sorted({h[place] for h in remain} - {best[place]}, key=values.index)
     if others:
         also = " and ".join([best[place], *others])
-        return Facet(None, False, rows.residual(best), others[0], runner_residual, reason=f"{also} fit these steps equally well")
+        return Facet(
+            None,
+            False,
+            rows.residual(best),
+            others[0],
+            runner_residual,
+            reason=f"{also} fit these steps equally well",
+        )
     return Facet(best[place], True, rows.residual(best), runner, runner_residual)
 
 
@@ -324,7 +341,9 @@ def weight_span(rows: Rows, remain: Sequence[Hypothesis]) -> tuple[float, float]
     return max(0.0, min(lo for lo, _ in spans)), min(1.0, max(hi for _, hi in spans))
 
 
-def weight_facet(rows: Rows, best: Hypothesis | None, remain: Sequence[Hypothesis], span: tuple[float, float], why: str) -> Facet:
+def weight_facet(
+    rows: Rows, best: Hypothesis | None, remain: Sequence[Hypothesis], span: tuple[float, float], why: str
+) -> Facet:
     if best is None:
         return Facet(None, identifiable=False, reason=why)
     if all(h[2] == "cumulative" for h in remain):
@@ -374,11 +393,30 @@ def smallest_weight(rows: Rows, remain: Sequence[Hypothesis]) -> float:
 
 def stays_put(rows: Rows, remain: Sequence[Hypothesis], kind: str, smallest: float) -> bool:
     """Whether some row of a kind would have shown a move, under every standing hypothesis, and showed none."""
-    mine = rows.kinds == kind
-    if smallest <= 0.0 or not mine.any():
+    if smallest <= 0.0:
         return False
+    mine = rows.kinds == kind
+    if not mine.any():
+        return several_stay_put(rows, kind, smallest)
     pairs = {(h[0], h[1]) for h in remain} or {("variance", "n"), ("swapped", "n")}
     tests: list[Callable[[], bool]] = [
-        lambda pair=pair: bool(np.any(rows.intervals(*pair, MARGIN)[1][mine] < smallest)) for pair in pairs  # type: ignore[misc]
+        lambda pair=pair: bool(np.any(rows.intervals(*pair, MARGIN)[1][mine] < smallest))
+        for pair in pairs  # type: ignore[misc]
     ]
     return all(test() for test in tests)
+
+
+def several_stay_put(rows: Rows, kind: str, smallest: float) -> bool:
+    """The same for events with several batches: where all of them pull one channel the same way, it would have moved."""
+    for stream in rows.streams:
+        still = ~moved(stream)
+        for t in range(horizon(stream)):
+            own = list(stream.sources[t])
+            if stream.kinds[t] != kind or len(own) < 2 or not still[t] or np.any(stream.n[own] < 2):
+                continue
+            gap = stream.input_mean[own] - stream.mean[t]
+            same_way = np.all(gap > 0, axis=0) | np.all(gap < 0, axis=0)
+            seen = smallest * np.min(np.abs(gap), axis=0) > MARGIN * stream.step_error(stream.mean)[t]
+            if np.any(same_way & seen):
+                return True
+    return False

@@ -23,7 +23,9 @@ def measure_counter(streams: Sequence[Stream], averages: Averages) -> tuple[dict
         if not any(stream.events for stream in streams):
             return {"counter": Facet(None, identifiable=False, reason="no event was recorded")}, None
         return {"counter": Facet("none", True, 0.0, reason="the layer holds no counter")}, None
-    advance, forwards, updates = (np.concatenate(part) for part in zip(*(steps(s, averages) for s in streams), strict=True))
+    advance, forwards, updates = (
+        np.concatenate(part) for part in zip(*(steps(s, averages) for s in streams), strict=True)
+    )
     good = np.isfinite(advance) & np.isfinite(updates)
     advance, forwards, updates = advance[good], forwards[good], updates[good]
     as_forwards = bool(np.all(advance == forwards))
@@ -51,7 +53,10 @@ def steps(stream: Stream, averages: Averages) -> tuple[Array, Array, Array]:
     # A small batch that moved the state was averaged; among several batches of one event, nobody can tell.
     several = np.array([len(own) > 1 for own in stream.sources], dtype=bool)
     taken = np.where(small & several, np.nan, np.where(small & moved(stream), 1.0, regular))
-    lost = np.array([status != "ok" or kind == OTHER for kind, status in zip(stream.kinds, stream.status, strict=True)], dtype=bool)
+    lost = np.array(
+        [status != "ok" or kind == OTHER for kind, status in zip(stream.kinds, stream.status, strict=True)],
+        dtype=bool,
+    )
     advance = np.where(lost, np.nan, np.diff(stream.counter))
     advance[horizon(stream) + 1 :] = np.nan
     return advance, trained, taken
@@ -72,7 +77,10 @@ def split_weight(streams: Sequence[Stream], averages: Averages, counted: int | N
         return {"updates_per_event": times, "batch_weight": one_of(weight, averages, counted, streams)}
     asked = streams[0].layer.batch_weight if streams else None
     if weight.identifiable and asked is not None and weight.value == asked:
-        return {"updates_per_event": Facet(1, True, weight.residual, reason="the weight per event is the one asked for"), "batch_weight": weight}
+        return {
+            "updates_per_event": Facet(1, True, weight.residual, reason="the weight per event is the one asked for"),
+            "batch_weight": weight,
+        }
     text = "no counter of updates, and the weight per event is not the one asked for: one update or several"
     return {"updates_per_event": Facet(None, identifiable=False, reason=text), "batch_weight": weight}
 
@@ -86,7 +94,12 @@ def one_of(weight: Facet, averages: Averages, times: int, streams: Sequence[Stre
 def measure_initial(streams: Sequence[Stream]) -> dict[str, Facet]:
     """The state before any event, from layers whose initial values nobody set."""
     found: dict[str, Facet] = {}
-    for name, quantity in (("mean", "running_mean"), ("var", "running_var"), ("gamma", "gamma"), ("beta", "beta")):
+    for name, quantity in (
+        ("mean", "running_mean"),
+        ("var", "running_var"),
+        ("gamma", "gamma"),
+        ("beta", "beta"),
+    ):
         found[f"initial_{name}"] = initial(streams, quantity)
     return found
 
@@ -104,7 +117,10 @@ def initial(streams: Sequence[Stream], quantity: str) -> Facet:
         value = float(values[0])
         words = {("gamma", 1.0): "ones", ("beta", 0.0): "zeros"}
         return Facet(words.get((quantity, value), value), True, 0.0)
-    if quantity == "gamma" and len(values) > 2 and 0.0 <= values[0] and values[-1] <= 1.0:
+    if quantity == "gamma" and len(values) > 2 and values[0] >= 0.0 and values[-1] <= 1.0:
         return Facet("uniform", True, 0.0, reason="different in every channel, all in [0, 1]")
-    return Facet(None, identifiable=False, reason="it differs between channels or cases" if len(values) else "no channels")
-
+    return Facet(
+        None,
+        identifiable=False,
+        reason="it differs between channels or cases" if len(values) else "no channels",
+    )

@@ -70,7 +70,11 @@ def equal_weights(streams: Sequence[Stream]) -> list[Stream]:
     groups: dict[float | None, list[Stream]] = {}
     for stream in streams:
         groups.setdefault(stream.layer.batch_weight, []).append(stream)
-    return max(groups.items(), key=lambda item: (item[0] is not None, sum(s.events for s in item[1])), default=(None, []))[1]
+    return max(
+        groups.items(),
+        key=lambda item: (item[0] is not None, sum(s.events for s in item[1])),
+        default=(None, []),
+    )[1]
 
 
 def known_eps(facet: Facet, span: tuple[float, float], streams: Sequence[Stream]) -> tuple[float, float]:
@@ -108,7 +112,12 @@ def words(streams: Sequence[Stream]) -> Mapping[str, str]:
     """What the layer itself calls its weight, as it holds it."""
     for stream in streams:
         momentum = stream.trace.get(stream.layer.name, "momentum")
-        if stream.layer.batch_weight is not None and momentum is not None and len(momentum) and math.isfinite(momentum[0]):
+        if (
+            stream.layer.batch_weight is not None
+            and momentum is not None
+            and len(momentum)
+            and math.isfinite(momentum[0])
+        ):
             return {"batch_weight": f"momentum={momentum[0]:g}"}
     return {}
 

@@ -68,7 +68,9 @@ def look(streams: Sequence[Stream], evaluating: bool) -> Seen:
     return Seen(m, m_error, r, r_error, (bm, bme, bv, bve), (rm, rv), (am, av), unit)
 
 
-def revealed_error(m: Array, r: Array, mean: Array, var: Array, gamma: Array, beta: Array, unit: Array) -> tuple[Array, Array]:
+def revealed_error(
+    m: Array, r: Array, mean: Array, var: Array, gamma: Array, beta: Array, unit: Array
+) -> tuple[Array, Array]:
     """Bounds on the error of m and (relative) of r that the rounding of y puts into the least squares.
 
     A slope's error is at most mean(|e|·|x - mean|) / var, and |e| <= unit·(|γr|(|x| + |m|) + |β|).
@@ -89,7 +91,12 @@ def candidates(seen: Seen, source: str, blend: float) -> tuple[Array, Array, Arr
     if source in ("running-before", "running"):
         return rm, seen.roundoff * np.abs(rm), rv, seen.roundoff * np.abs(rv)
     if source == "running-after":
-        return seen.after[0], seen.roundoff * np.abs(seen.after[0]), seen.after[1], seen.roundoff * np.abs(seen.after[1])
+        return (
+            seen.after[0],
+            seen.roundoff * np.abs(seen.after[0]),
+            seen.after[1],
+            seen.roundoff * np.abs(seen.after[1]),
+        )
     mean, var = blend * bm + (1 - blend) * rm, blend * bv + (1 - blend) * rv
     size_m, size_v = np.abs(bm) + np.abs(rm), np.abs(bv) + np.abs(rv)
     return mean, blend * bme + seen.roundoff * size_m, var, blend * bve + seen.roundoff * size_v
@@ -171,7 +178,11 @@ def measure_source(seen: Seen, sources: Sequence[str], phase: str) -> tuple[Face
     stands = [pair for pair in pairs if eps_span(seen, *pair, 1.0) != NOTHING]
     remain = [pair for pair in pairs if eps_span(seen, *pair, MARGIN) != NOTHING]
     if not stands:
-        return Facet(None, identifiable=False, reason="neither batch nor running statistics, nor a blend, give this output"), []
+        return Facet(
+            None,
+            identifiable=False,
+            reason="neither batch nor running statistics, nor a blend, give this output",
+        ), []
     names = list(dict.fromkeys(source for source, _ in remain))
     scored = sorted((source_residual(seen, name), name) for name in sources if name not in (stands[0][0], "blend"))
     best = source_residual(seen, stands[0][0])
@@ -210,10 +221,18 @@ def measure_eps(
     if len(remain) == 1:
         place = Facet(best, True, width(spans[best]), "outside" if best == "inside" else "inside")
     else:
-        place = Facet(None, False, width(spans[best]), reason="both placements fit: eps is too small against these variances")
+        place = Facet(
+            None,
+            False,
+            width(spans[best]),
+            reason="both placements fit: eps is too small against these variances",
+        )
     lo, hi = max(0.0, min(spread[p][0] for p in remain)), max(spread[p][1] for p in remain)
     if len(remain) == 1 and known(lo, hi):
-        return {"eps": number(lo, hi, width((lo, hi)), streams[0].layer.eps), "eps_placement": place}, (lo, hi)
+        return {"eps": number(lo, hi, width((lo, hi)), streams[0].layer.eps), "eps_placement": place}, (
+            lo,
+            hi,
+        )
     text = f"eps is only known to lie in {lo:.3g} … {hi:.3g}"
     return {"eps": Facet(None, False, width((lo, hi)), reason=text), "eps_placement": place}, (lo, hi)
 
@@ -224,7 +243,9 @@ def width(span: Span) -> float:
     return (hi - lo) / (hi + lo) if math.isfinite(hi) and hi + lo > 0 else math.nan
 
 
-def union_meet(seen: Mapping[str, Seen], standing: Mapping[str, Sequence[tuple[str, str]]], placement: str, scale: float) -> Span:
+def union_meet(
+    seen: Mapping[str, Seen], standing: Mapping[str, Sequence[tuple[str, str]]], placement: str, scale: float
+) -> Span:
     """Per phase the union over standing sources, then the intersection over phases."""
     low, high = EVERYTHING
     for phase, pairs in standing.items():

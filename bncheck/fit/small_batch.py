@@ -44,7 +44,9 @@ def refusals(streams: Sequence[Stream], cases: dict[str, Case], count: int) -> l
     ]
 
 
-def measure_single(streams: Sequence[Stream], cases: dict[str, Case], averages: Averages, update_on: object, eps: float) -> dict[str, Facet]:
+def measure_single(
+    streams: Sequence[Stream], cases: dict[str, Case], averages: Averages, update_on: object, eps: float
+) -> dict[str, Facet]:
     """single_value and single_value_state."""
     refused = refusals(streams, cases, 1)
     forwards = rows_with(streams, 1, (FORWARD,))
@@ -62,7 +64,11 @@ def measure_single(streams: Sequence[Stream], cases: dict[str, Case], averages: 
     if len(answers) == 1:
         single = Facet(answers.pop(), True, 0.0)
     else:
-        text = " and ".join(sorted(answers)) + " give this output" if answers else "neither nan, zero, the input nor the running statistics"
+        text = (
+            " and ".join(sorted(answers)) + " give this output"
+            if answers
+            else "neither nan, zero, the input nor the running statistics"
+        )
         single = Facet(None, identifiable=False, reason=text)
     return {"single_value": single, "single_value_state": single_state(streams, averages, update_on, eps)}
 
@@ -85,7 +91,11 @@ def output_kind(stream: Stream, t: int, eps: float) -> set[str]:
     # The running statistics divide by a root of var + eps, and eps is only known to a per cent or so.
     with np.errstate(divide="ignore", invalid="ignore"):
         loose = bound + 0.01 * eps / (np.maximum(stream.var[t], 0.0) + eps) * np.abs(running - beta)
-    guesses: dict[str, tuple[Array, Array]] = {"zero": (beta, bound), "identity": (x, bound), "running": (running, loose)}
+    guesses: dict[str, tuple[Array, Array]] = {
+        "zero": (beta, bound),
+        "identity": (x, bound),
+        "running": (running, loose),
+    }
     return {name for name, (guess, error) in guesses.items() if np.all(np.abs(y - guess) <= error)}
 
 
@@ -104,7 +114,11 @@ def moves(state: Array, t: int) -> bool:
 def one_state(states: set[str]) -> Facet:
     if len(states) == 1 and states <= {"unchanged", "mean-only", "nan"}:
         return Facet(states.pop(), True, 0.0)
-    return Facet(None, identifiable=False, reason="the state after it follows no rule known here: " + ", ".join(sorted(states)))
+    return Facet(
+        None,
+        identifiable=False,
+        reason="the state after it follows no rule known here: " + ", ".join(sorted(states)),
+    )
 
 
 def single_state(streams: Sequence[Stream], averages: Averages, update_on: object, eps: float) -> Facet:
@@ -114,7 +128,11 @@ def single_state(streams: Sequence[Stream], averages: Averages, update_on: objec
     kinds = [kind for kind in (FORWARD, BACKWARD) if kind in str(update_on).split("+")]
     rows = rows_with(streams, 1, kinds or (FORWARD, BACKWARD))
     if not rows:
-        return Facet(None, identifiable=False, reason=f"no {update_on} event after a forward with one value per channel")
+        return Facet(
+            None,
+            identifiable=False,
+            reason=f"no {update_on} event after a forward with one value per channel",
+        )
     answers = [judge(stream, t, source, averages, eps) for stream, t, source in rows if finite(stream, t)]
     if len(set(answers)) == 1 and answers[0] in ("unchanged", "updated", "nan", "mean-only"):
         return Facet(answers[0], True, 0.0)
@@ -144,7 +162,9 @@ def judge(stream: Stream, t: int, source: int, averages: Averages, eps: float) -
     return "a move would have been too small to see"
 
 
-def measure_empty(streams: Sequence[Stream], cases: dict[str, Case], averages: Averages, update_on: object, crashed: bool) -> Facet:
+def measure_empty(
+    streams: Sequence[Stream], cases: dict[str, Case], averages: Averages, update_on: object, crashed: bool
+) -> Facet:
     """empty_batch: refuses, nan, unchanged, updated; "crash" when the process died on it."""
     if crashed:
         return Facet("crash", True, 0.0, reason="the process died in the case that feeds an empty batch")
@@ -153,7 +173,11 @@ def measure_empty(streams: Sequence[Stream], cases: dict[str, Case], averages: A
     if refused and not forwards:
         return Facet("refuses", True, 0.0)
     if refused or not forwards:
-        return Facet(None, identifiable=False, reason="no training forward with an empty batch, or it refused only some")
+        return Facet(
+            None,
+            identifiable=False,
+            reason="no training forward with an empty batch, or it refused only some",
+        )
     if update_on is None or "flush" in str(update_on):
         return Facet(None, identifiable=False, reason="not known which event averages this batch")
     kinds = [kind for kind in (FORWARD, BACKWARD) if kind in str(update_on).split("+")]
@@ -162,7 +186,9 @@ def measure_empty(streams: Sequence[Stream], cases: dict[str, Case], averages: A
     answers = {empty_state(stream, t, averages) for stream, t, _ in rows if finite(stream, t)}
     if len(answers) == 1 and "" not in answers:
         return Facet(answers.pop(), True, 0.0)
-    text = f"no {update_on} event after an empty batch" if not answers else "the state after it follows no rule known here"
+    text = (
+        f"no {update_on} event after an empty batch" if not answers else "the state after it follows no rule known here"
+    )
     return Facet(None, identifiable=False, reason=text)
 
 

@@ -196,7 +196,13 @@ def classify(events: tuple[Event, ...], status: tuple[str, ...], training: Array
     trains: dict[int, bool] = {}
     for t, event in enumerate(events):
         kind, own = OTHER, ()
-        if event.op in ("train_forward", "no_grad_forward", "checkpointed_forward", "eval_forward", "forward"):
+        if event.op in (
+            "train_forward",
+            "no_grad_forward",
+            "checkpointed_forward",
+            "eval_forward",
+            "forward",
+        ):
             if event.op == "forward":
                 mode = bool(training[t]) if training[t] >= 0 else mode
             else:

@@ -56,7 +56,12 @@ class Side:
     @cached_property
     def recorded(self) -> dict[str, Array]:
         s = self.stream
-        parts = {"running_mean": s.mean, "running_var": s.var, "used_mean": s.used_mean, "used_invstd": s.used_invstd}
+        parts = {
+            "running_mean": s.mean,
+            "running_var": s.var,
+            "used_mean": s.used_mean,
+            "used_invstd": s.used_invstd,
+        }
         return {**parts, "output": proxy(s.used_mean, s.used_invstd, s.input_mean, s.input_var)}
 
 
@@ -104,9 +109,7 @@ def attribute_sides(case: Case, a: Side, b: Side) -> list[Attribution]:
     game.drop_idle(bounds(a.stream, a.rules))
     own = perform(play_b, [b.rules])
     return [
-        item
-        for quantity in QUANTITIES
-        if (item := attribute_quantity(quantity, a, b, game, own, silent)) is not None
+        item for quantity in QUANTITIES if (item := attribute_quantity(quantity, a, b, game, own, silent)) is not None
     ]
 
 
@@ -116,7 +119,9 @@ def meet_units(a: Side, b: Side) -> None:
         return
     for s in (a, b):
         times = int(s.rules["updates_per_event"])
-        s.rules["batch_weight"] = 1.0 - (1.0 - s.rules["batch_weight"]) ** times if times != 1 else s.rules["batch_weight"]
+        s.rules["batch_weight"] = (
+            1.0 - (1.0 - s.rules["batch_weight"]) ** times if times != 1 else s.rules["batch_weight"]
+        )
         s.rules["updates_per_event"] = 1
 
 
@@ -243,7 +248,10 @@ def attribute_quantity(
     if not (np.isfinite(measured_a).any() or np.isfinite(measured_b).any()):
         return None
     if quantity == "output":
-        own = {**own, "output": proxy(own["used_mean"], own["used_invstd"], b.stream.input_mean, b.stream.input_var)}
+        own = {
+            **own,
+            "output": proxy(own["used_mean"], own["used_invstd"], b.stream.input_mean, b.stream.input_var),
+        }
     bound = bounds(a.stream, a.rules)[quantity] + bounds(b.stream, b.rules)[quantity]
     whole = frozenset(game.facets)
     game.ensure(game.subsets())
@@ -252,7 +260,7 @@ def attribute_quantity(
     residual = max(worst(measured_a, replayed), worst(measured_b, own[quantity]))
     drift = mean_gap(measured_a, measured_b)
     values = {name: (shown_value(a, name), shown_value(b, name)) for name in game.facets}
-    hidden = {name: f"swapping it changes nothing on this input; {SETTLED_BY}" for name in game.idle}
+    hidden = dict.fromkeys(game.idle, f"swapping it changes nothing on this input; {SETTLED_BY}")
     matter = [name for name in game.facets if touches(game, name, quantity, bound)]
     if not matter or np.max(gaps(measured_a, measured_b), initial=0.0) <= bound or not shown.any():
         return Attribution(a.stream.layer.name, quantity, {}, {}, 0.0, residual, bound, {**silent, **hidden})
@@ -290,7 +298,7 @@ def touches(game: Game, name: str, quantity: str, bound: float) -> bool:
 
 
 def gaps(one: Array, two: Array) -> Array:
-    """|difference| elementwise; 0 where equal (NaN and Inf included), the largest finite size where only one is finite."""
+    """|difference| elementwise; 0 where equal (NaN too), the largest finite size where only one is finite."""
     same = (one == two) | (np.isnan(one) & np.isnan(two))
     found = np.where(same, 0.0, np.abs(one - two))
     lost = ~np.isfinite(found)

@@ -17,7 +17,18 @@ from bncheck.convention import Convention
 from bncheck.fit.average import averaged, debiased_weight
 from bncheck.fit.measure import settle, transfer
 from bncheck.fit.small_batch import declared
-from bncheck.fit.stream import BACKWARD, CHECKPOINTED, EVAL, FLUSH, FORWARD, NO_GRAD, Stream, classify, flags, streams_of
+from bncheck.fit.stream import (
+    BACKWARD,
+    CHECKPOINTED,
+    EVAL,
+    FLUSH,
+    FORWARD,
+    NO_GRAD,
+    Stream,
+    classify,
+    flags,
+    streams_of,
+)
 from bncheck.replay.rounding import bounds
 from bncheck.scenario import DEFAULT_BATCH_WEIGHT, DEFAULT_EPS, Case
 from bncheck.trace import Array, Trace
@@ -93,7 +104,10 @@ def rules_of(convention: Convention, stream: Stream) -> dict[str, Any]:
     layer = stream.layer
     # Layers of one network may ask for different numbers; the convention was settled on the first one's.
     numbers = {name: transfer(name, facet, convention, layer) for name, facet in convention.facets.items()}
-    weight, eps = (numbers[name].value if name in numbers and numbers[name].identifiable else None for name in ("batch_weight", "eps"))
+    weight, eps = (
+        numbers[name].value if name in numbers and numbers[name].identifiable else None
+        for name in ("batch_weight", "eps")
+    )
     found["batch_weight"] = weight if weight is not None else (layer.batch_weight or DEFAULT_BATCH_WEIGHT)
     found["eps"] = eps if eps is not None else (DEFAULT_EPS if layer.eps is None else layer.eps)
     if convention.value("averaging") is None and layer.averaging == "cumulative":

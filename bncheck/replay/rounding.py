@@ -40,7 +40,10 @@ def bounds(stream: Stream, rules: Mapping[str, Any]) -> dict[str, float]:
     updates = max(stream.events, 1)
     grown = UPDATE_ROUNDINGS * min(updates, SUM_LAMBDA * np.sqrt(updates))
     found = {}
-    for name, state, error in (("running_mean", stream.mean, mean_error), ("running_var", stream.var, var_error)):
+    for name, state, error in (
+        ("running_mean", stream.mean, mean_error),
+        ("running_var", stream.var, var_error),
+    ):
         found[name] = grown * (stream.roundoff * largest(state) + stream.smallest) + largest(error[stream.n > 1])
     return {**found, **output_bounds(stream, found, float(rules["eps"]))}
 
