@@ -70,6 +70,10 @@ def cli() -> None:
     bncheck run                     the default scenarios on reference, torch and mxnet
     bncheck run all-ones -t torch -t mxnet==1.7.0.post2
     bncheck explain update-phase
+
+    \b
+    Defaults stand in [tool.bncheck] of pyproject.toml. NO_COLOR=1 leaves colour out.
+    Completion for bash (zsh, fish likewise): eval "$(_BNCHECK_COMPLETE=bash_source bncheck)"
     """
 
 

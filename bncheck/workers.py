@@ -7,6 +7,7 @@ One process per target plays its cells in order. When it dies or hangs, the cell
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -54,7 +55,7 @@ class Progress:
     """Something happened: a cell started or finished, or a target turned out unavailable."""
 
     target: str
-    kind: str  # importing, started, finished, unavailable
+    kind: str  # importing (text: the command), started, finished, unavailable (text: the reason)
     cell: str = ""
     outcome: str = ""
     text: str = ""
@@ -89,8 +90,9 @@ class Worker:
                 (job.folder / name).unlink(missing_ok=True)
         self.current, self.read = "", 0
         write_json(job.folder / "job.json", self.describe())
+        command = [str(job.python), "-I", str(RUNNER), str(job.folder)]
         self.process = subprocess.Popen(
-            [str(job.python), "-I", str(RUNNER), str(job.folder)],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -98,7 +100,7 @@ class Worker:
             start_new_session=True,
         )
         self.since = time.monotonic()
-        return Progress(job.target, "importing")
+        return Progress(job.target, "importing", text=shlex.join(command))
 
     def describe(self) -> dict[str, Any]:
         job = self.job

@@ -38,7 +38,8 @@ def conventions_command(**options: Any) -> int:
         raise UsageError("--from and --to go together.", "For example: bncheck conventions --from mxnet --to torch")
     options["targets"] = options["targets"] or tuple(pair)
     request = request_of(options, chosen=False, formats=("csv", "html"))
-    with open_progress(quiet=options["quiet"] or options["as_json"] or options["as_csv"]) as progress:
+    silent = options["quiet"] or options["as_json"] or options["as_csv"]
+    with open_progress(silent, options["verbose"]) as progress:
         run, results = carry_out(request, progress)
     show(run, results, options)
     refuse_missing(results, options["require"])

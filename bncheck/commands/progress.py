@@ -25,9 +25,12 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, width=width, soft_wrap=False)
 
 
-def open_progress(quiet: bool) -> Quiet:
+def open_progress(quiet: bool, verbose: bool = False) -> Quiet:
+    """``verbose`` shows each worker's command and each cell, as lines also on a terminal."""
     if quiet:
         return Quiet()
+    if verbose:
+        return Verbose()
     return Live() if sys.stderr.isatty() else Log()
 
 
@@ -79,6 +82,22 @@ class Log(Quiet):
             elif time.monotonic() - self.last > LOG_EVERY_SECONDS or self.count == self.total:
                 self.last = time.monotonic()
                 self.line(f"{self.count}/{self.total} cells, now {progress.target} {progress.cell}")
+
+
+class Verbose(Log):
+    """Everything: what each worker is started with (to start it by hand, in a debugger), and every cell's outcome."""
+
+    def say(self, text: str) -> None:
+        self.line(text)
+
+    def cell(self, progress: Progress) -> None:
+        if progress.kind == "importing":
+            self.line(f"{progress.target}: {progress.text}")
+        elif progress.kind == "finished":
+            self.count += 1
+            self.line(f"{self.count}/{self.total} {progress.target} {progress.cell}: {progress.outcome}")
+        else:
+            super().cell(progress)
 
 
 class Live(Quiet):

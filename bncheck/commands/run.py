@@ -63,7 +63,7 @@ def run_command(**options: Any) -> int:
         tolerance=configuration.tolerance,
         shard=shard_of(options),
     )
-    with open_progress(quiet=options["quiet"] or options["as_json"]) as progress:
+    with open_progress(options["quiet"] or options["as_json"], options["verbose"]) as progress:
         run, results = carry_out(request, progress)
     show(run, results, options, time.perf_counter() - began)
     verdict = read_verdict(run, results)
