@@ -45,7 +45,7 @@ def documented_facets(
 
 
 def applies(row: Row, version: str, variant: str, path: str) -> bool:
-    """Whether a row speaks of this version, variant and layer path; an unreadable version matches rows of any version."""
+    """Whether a row speaks of this version, variant and path; an unreadable version matches rows of any."""
     variants, paths = row.get("variants"), row.get("paths")
     if (variants and variant not in variants) or (paths and path not in paths):
         return False

@@ -56,7 +56,7 @@ def test_the_rules_of_torch_and_of_mxnet() -> None:
         "n",
         0.3,
     ]
-    assert mxnet.facets["statistic"].residual < 1e-6 < 1e-3 < mxnet.facets["variance_divisor"].runner_up_residual
+    assert mxnet.facets["statistic"].residual < 1e-6 < 1e-3 < mxnet.facets["variance_divisor"].runner_up_residual  # noqa: PLR0133
 
 
 def test_all_ones_hides_the_divisor_and_the_statistic_but_not_the_weight() -> None:

@@ -31,7 +31,7 @@ def random_rules(rng: np.random.Generator) -> dict[str, Any]:
     """Every facet at random; the dtype of the arithmetic too."""
     unusual = rng.random() < 0.5
     return {
-        "update_on": pick(rng, "forward", "forward", "backward", "backward", "forward+backward", "forward+eval", "flush", "never"),
+        "update_on": pick(rng, "forward", "forward", "backward", "backward", "forward+backward", "forward+eval", "flush", "never"),  # noqa: E501
         "update_without_grad": pick(rng, "yes", "no"),
         "updates_per_event": pick(rng, 1, 1, 2, 3),
         "batch_weight": pick(rng, None, None, float(rng.uniform(0.02, 0.95))),
@@ -183,7 +183,7 @@ def test_recovery_of_random_conventions(capsys: pytest.CaptureFixture[str]) -> N
     with capsys.disabled():
         total = sum(known.values())
         print(
-            f"\nrecovery: {TRIALS} conventions, {total} facets recovered, {TRIALS * len(FACETS) - total} not identifiable, wrong {len(failures)}"
+            f"\nrecovery: {TRIALS} conventions, {total} facets recovered, {TRIALS * len(FACETS) - total} not identifiable, wrong {len(failures)}"  # noqa: E501
         )
         print("  " + ", ".join(f"{name} {known[name]}" for name in FACETS))
     assert not failures, "\n".join(failures[:30])

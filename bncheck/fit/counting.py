@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from bncheck.convention import Facet
-from bncheck.fit.average import Averages, horizon, moved, update_counts
+from bncheck.fit.average import Averages
 from bncheck.fit.interval import number
+from bncheck.fit.rows import horizon, moved, update_counts
 from bncheck.fit.stream import OTHER, Stream
 from bncheck.trace import Array
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bncheck.convention import Facet
-from bncheck.fit.average import MARGIN, moved
 from bncheck.fit.interval import known, meet, number, quotient
+from bncheck.fit.rows import MARGIN, moved
 from bncheck.fit.stream import EVAL, FORWARD, Stream
 from bncheck.trace import Array
 
@@ -68,7 +68,7 @@ def look(streams: Sequence[Stream], evaluating: bool) -> Seen:
     return Seen(m, m_error, r, r_error, (bm, bme, bv, bve), (rm, rv), (am, av), unit)
 
 
-def revealed_error(
+def revealed_error(  # noqa: PLR0917
     m: Array, r: Array, mean: Array, var: Array, gamma: Array, beta: Array, unit: Array
 ) -> tuple[Array, Array]:
     """Bounds on the error of m and (relative) of r that the rounding of y puts into the least squares.

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from bncheck.convention import Facet
-from bncheck.fit.average import MARGIN, Averages, averaged
+from bncheck.fit.average import Averages
 from bncheck.fit.interval import meet, quotient
 from bncheck.fit.normaliser import OUTPUT_ROUNDINGS
+from bncheck.fit.rows import MARGIN, averaged
 from bncheck.fit.stream import BACKWARD, FORWARD, Stream
 from bncheck.scenario import Case
 from bncheck.trace import Array, Trace

@@ -195,7 +195,8 @@ def classify(events: tuple[Event, ...], status: tuple[str, ...], training: Array
     mode = True
     trains: dict[int, bool] = {}
     for t, event in enumerate(events):
-        kind, own = OTHER, ()
+        kind: str = OTHER
+        own: tuple[int, ...] = ()
         if event.op in (
             "train_forward",
             "no_grad_forward",

@@ -75,7 +75,7 @@ def proxy(m: Array, r: Array, mean: Array, var: Array) -> Array:
     return np.concatenate([low, high], axis=-1)
 
 
-def attribute(
+def attribute(  # noqa: PLR0917
     case: Case, trace_a: Trace, convention_a: Convention, trace_b: Trace, convention_b: Convention, layer: str
 ) -> Sequence[Attribution]:
     """One Attribution per quantity of one layer that both sides recorded; pure.
@@ -163,11 +163,11 @@ def apart(a: Side, b: Side, name: str) -> bool:
     """Whether two known values differ: numbers by more than their uncertainties together."""
     one, two = a.rules[name], b.rules[name]
     if name == "single_value":
-        return (one == "refuses") != (two == "refuses")
+        return bool((one == "refuses") != (two == "refuses"))
     if isinstance(one, str) or isinstance(two, str):
         return bool(one != two)
     slack = sum(s.convention.facets[name].uncertainty for s in (a, b) if name in s.convention.facets)
-    return abs(one - two) > slack + 1e-12 * abs(one)
+    return bool(abs(one - two) > slack + 1e-12 * abs(one))
 
 
 class Game:
@@ -241,7 +241,7 @@ class Game:
         return [frozenset(order[:size]) for order in self.orders() for size in range(len(order) + 1)]
 
 
-def attribute_quantity(
+def attribute_quantity(  # noqa: PLR0917
     quantity: str, a: Side, b: Side, game: Game, own: Mapping[str, Array], silent: Mapping[str, str]
 ) -> Attribution | None:
     measured_a, measured_b = a.recorded[quantity], b.recorded[quantity]
@@ -292,7 +292,10 @@ def shown_value(s: Side, name: str) -> Any:
 def touches(game: Game, name: str, quantity: str, bound: float) -> bool:
     """Whether swapping a facet, alone or last, changes this quantity by more than rounding."""
     everything = frozenset(game.facets)
-    pairs = ((frozenset(), frozenset({name})), (everything - {name}, everything))
+    pairs: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
+        (frozenset(), frozenset({name})),
+        (everything - {name}, everything),
+    )
     game.ensure([subset for pair in pairs for subset in pair])
     return any(np.max(gaps(game.replay(x)[quantity], game.replay(y)[quantity]), initial=0.0) > bound for x, y in pairs)
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from bncheck.convention import Convention
-from bncheck.fit.average import averaged, debiased_weight
 from bncheck.fit.measure import settle, transfer
+from bncheck.fit.rows import averaged, debiased_weight
 from bncheck.fit.small_batch import declared
 from bncheck.fit.stream import (
     BACKWARD,

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.fit.average import averaged
 from bncheck.fit.normaliser import OUTPUT_ROUNDINGS, revealed_error
+from bncheck.fit.rows import averaged
 from bncheck.fit.stream import SUM_LAMBDA, Stream, read_stream
 from bncheck.scenario import DEFAULT_EPS, Case
 from bncheck.trace import Array, Trace

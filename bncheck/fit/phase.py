@@ -1,0 +1,78 @@
+"""Which kinds of events move the running statistics, and which demonstrably do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bncheck.convention import Facet
+from bncheck.fit.rows import MARGIN, Hypothesis, Rows, horizon, moved
+from bncheck.fit.stream import BACKWARD, CHECKPOINTED, EVAL, FLUSH, FORWARD, NO_GRAD
+
+MOVING: Mapping[str, str] = {FORWARD: "forward", BACKWARD: "backward", FLUSH: "flush", EVAL: "eval"}
+
+
+def measure_phase(rows: Rows, remain: Sequence[Hypothesis]) -> dict[str, Facet]:
+    """update_on and update_without_grad: which kinds of events move, and which demonstrably do not."""
+    smallest = smallest_weight(rows, remain)
+    known_kinds: dict[str, bool] = {}
+    for kind in (FORWARD, NO_GRAD, CHECKPOINTED, BACKWARD, EVAL, FLUSH):
+        if kind in rows.moving:
+            known_kinds[kind] = True
+        elif stays_put(rows, remain, kind, smallest):
+            known_kinds[kind] = False
+    needed = [FORWARD, BACKWARD, EVAL] + ([FLUSH] if not rows.moving else [])
+    missing = [kind for kind in needed if kind not in known_kinds]
+    found = [MOVING[kind] for kind in MOVING if known_kinds.get(kind)]
+    if missing:
+        seen = " + ".join(found) or "nothing"
+        text = f"{seen} moves them; no {', '.join(missing)} event that would show a move"
+        update_on = Facet(None, identifiable=False, reason=text)
+    else:
+        update_on = Facet("+".join(found) or "never", True, 0.0, reason="the state is recorded after every event")
+    without = known_kinds.get(NO_GRAD)
+    if known_kinds.get(FLUSH):
+        no_grad = Facet(None, identifiable=False, reason="a flush averages what waited, with gradient or without")
+    elif without is None:
+        no_grad = Facet(None, identifiable=False, reason="no forward without gradient that would show a move")
+    else:
+        no_grad = Facet("yes" if without else "no", True, 0.0)
+    return {"update_on": update_on, "update_without_grad": no_grad}
+
+
+def smallest_weight(rows: Rows, remain: Sequence[Hypothesis]) -> float:
+    """The smallest weight an unseen move could have had: half the least seen one, or half of what was asked for."""
+    if remain:
+        lows = [rows.intervals(h[0], h[1], 1.0)[0][rows.fitted] for h in remain]
+        seen = min(float(np.min(low[np.isfinite(low)], initial=1.0)) for low in lows)
+        return max(0.5 * seen, 0.0)
+    asked = rows.streams[0].layer.batch_weight if rows.streams else None
+    return 0.5 * asked if asked and not rows.moving else 0.0
+
+
+def stays_put(rows: Rows, remain: Sequence[Hypothesis], kind: str, smallest: float) -> bool:
+    """Whether some row of a kind would have shown a move, under every standing hypothesis, and showed none."""
+    if smallest <= 0.0:
+        return False
+    mine = rows.kinds == kind
+    if not mine.any():
+        return several_stay_put(rows, kind, smallest)
+    pairs = {(h[0], h[1]) for h in remain} or {("variance", "n"), ("swapped", "n")}
+    return all(bool(np.any(rows.intervals(*pair, MARGIN)[1][mine] < smallest)) for pair in pairs)
+
+
+def several_stay_put(rows: Rows, kind: str, smallest: float) -> bool:
+    """The same for events with several batches: pulled the same way by all, a channel would have moved."""
+    for stream in rows.streams:
+        still = ~moved(stream)
+        for t in range(horizon(stream)):
+            own = list(stream.sources[t])
+            if stream.kinds[t] != kind or len(own) < 2 or not still[t] or np.any(stream.n[own] < 2):
+                continue
+            gap = stream.input_mean[own] - stream.mean[t]
+            same_way = np.all(gap > 0, axis=0) | np.all(gap < 0, axis=0)
+            seen = smallest * np.min(np.abs(gap), axis=0) > MARGIN * stream.step_error(stream.mean)[t]
+            if np.any(same_way & seen):
+                return True
+    return False
