@@ -1,10 +1,12 @@
 """The contract test: the same little program through the real worker, for every backend file.
 
 BNCHECK_TEST_BACKENDS names the backends whose environments are made and run (comma list, or "all"); the default is
-reference,torch,mxnet. A backend that is named and cannot run fails; one that is only covered by "all" or by the
-default is skipped with the reason.
+reference,torch,mxnet. A path names a backend file that is not in the package. A backend that is named and cannot run
+fails; one that is only covered by "all" or by the default is skipped with the reason, and so is a variant that this
+machine cannot run (no compiler).
 
     BNCHECK_TEST_BACKENDS=flax,haiku pytest tests/test_backends.py
+    BNCHECK_TEST_BACKENDS=/path/to/mine.py pytest tests/test_backends.py
 """
 
 from __future__ import annotations
@@ -27,9 +29,10 @@ from bncheck.interpreters import find_interpreters
 from bncheck.targets import Target
 
 DEFAULT = "reference,torch,mxnet"
-BACKENDS = find_backends()
-ASKED = os.environ.get("BNCHECK_TEST_BACKENDS", DEFAULT).replace(" ", "").split(",")
-ASKED = sorted(BACKENDS) if ASKED == ["all"] else ASKED
+NAMED = [name.strip() for name in os.environ.get("BNCHECK_TEST_BACKENDS", "").split(",") if name.strip()]
+BACKENDS = find_backends([Path(name) for name in NAMED if name.endswith(".py")])
+NAMED = [Path(name).stem if name.endswith(".py") else name for name in NAMED]
+ASKED = sorted(BACKENDS) if NAMED == ["all"] else NAMED or DEFAULT.split(",")
 TARGETS = [Target(name, variant) for name in ASKED for variant in BACKENDS[name].variants if variant != "*"]
 
 
@@ -40,9 +43,9 @@ def python_of(target: Target) -> Path | str:
     return answer.python if isinstance(answer, Ready) else f"{target}: {answer.reason}. Remedy: {answer.remedy}"
 
 
-def refuse(name: str, reason: str) -> None:
-    """A backend that was asked for by name must run; any other is skipped, with the reason."""
-    if name in os.environ.get("BNCHECK_TEST_BACKENDS", "").replace(" ", "").split(","):
+def refuse(target: Target, reason: str) -> None:
+    """A backend that was asked for by name must run; any other, and any variant, is skipped with the reason."""
+    if target.backend in NAMED and not target.variant:
         pytest.fail(reason)
     pytest.skip(reason)
 
@@ -52,10 +55,10 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     target: Target = request.param
     python = python_of(target)
     if isinstance(python, str):
-        refuse(target.backend, python)
+        refuse(target, python)
     found = play(Path(python), BACKENDS[target.backend].path, target.variant, tmp_path_factory.mktemp("job"))
     if "unavailable" in found.environment:
-        refuse(target.backend, f"{target}: {found.environment['unavailable']}")
+        refuse(target, f"{target}: {found.environment['unavailable']}")
     yield found
 
 
