@@ -1,0 +1,211 @@
+"""What a kit is made from: the finding a user named, its case, its bytes and what each target recorded. Reads only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+from bncheck.errors import BncheckError, RunFolderError, UsageError
+from bncheck.finding import Finding
+from bncheck.recording import cell_folder, open_archive, trace_of
+from bncheck.report.standalone.subject import Played
+from bncheck.report.wording import one_line
+from bncheck.results import CaseResult, CellResult, Results, TargetResult
+from bncheck.run_folder import read_json
+from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Scenario, Tolerance
+from bncheck.trace import Array
+
+KEY = re.compile(r"[0-9a-f]{16}\.npz")
+# A layer of somebody's own is a few pages; more is not copied into a script.
+MAX_SOURCE = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One case as it was played. ``note`` says how it relates to the case of the run (the very same when empty)."""
+
+    finding: Finding
+    case: Case
+    inputs: Mapping[str, Array]
+    played: tuple[Played, ...]
+    tolerance: Tolerance = Tolerance()
+    specs: Mapping[str, InputSpec] = field(default_factory=dict)
+    sample: int = 4096
+    custom_source: str = ""
+    note: str = ""
+
+
+# ----------------------------------------------------------------------------------------------- which finding
+
+
+def choose_finding(results: Results, text: str) -> Finding:
+    """A code (BN103), a cause, either with #k for the k-th, or SCENARIO--CASE for the gravest one there."""
+    name, _, number = text.partition("#")
+    found = [f for f in results.findings if name.lower() in (f.code.lower(), f.cause.lower())]
+    if not found:
+        found = [f for f in results.findings if name == f"{f.scenario}--{f.case}"]
+    if not found:
+        raise UsageError(*not_found(results, name))
+    if number and not (number.isascii() and number.isdigit() and 1 <= int(number) <= len(found)):
+        raise UsageError(f"{name} was found {len(found)} times, and #{number} is none of them.",
+                         f"Name {name}#1 to {name}#{len(found)}.")  # fmt: skip
+    return found[int(number) - 1 if number else 0]
+
+
+def not_found(results: Results, name: str) -> tuple[str, str]:
+    known = list(dict.fromkeys([*(f.code for f in results.findings), *(f.cause for f in results.findings)]))
+    cases = [f"{f.scenario}--{f.case}" for f in results.findings]
+    near = get_close_matches(name, [*known, *cases], n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    if (*name.partition("--")[::2],) in results.case_at:
+        return (
+            f"Nothing was found in the case {one_line(name, 80)}.",
+            "All targets agree there; there is nothing to report.",
+        )
+    if not known:
+        return "This run has no findings.", "There is nothing to report; look at it with: bncheck report"
+    return f"This run has no finding {one_line(name, 80)!r}.{hint}", f"Found were: {', '.join(known)}"
+
+
+# -------------------------------------------------------------------------------------------------- what was played
+
+
+def read_scene(run: Path, results: Results, finding: Finding, case: Case | None = None) -> Scene:
+    """The finding's case as it lies in the run folder; RunFolderError where parts of it are missing."""
+    recorded = results.case_at.get((finding.scenario, finding.case))
+    if recorded is None:
+        raise RunFolderError("This finding is about a whole target, not about a case.", "Name a finding of a case.")
+    played = read_cells(run, results, recorded, finding)
+    if not played:
+        raise RunFolderError(f"No cell of {finding.scenario}--{finding.case} left a trace.", "Run it again.")
+    job = read_job(run, results.cell_at[finding.scenario, finding.case, played[0].target.name])
+    scenario = None if case else load_plan_scenario(run, finding.scenario)
+    known = case or next((each for each in scenario.cases if each.name == finding.case) if scenario else iter(()), None)
+    case = known or rebuild(job, finding, recorded)
+    described = next(each for each in results.scenarios if each.name == finding.scenario)
+    return Scene(
+        finding, case, read_inputs(run, job), played, Tolerance(described.rtol, described.atol),
+        dict(known.inputs) if known else {}, int(job.get("sample", 4096)), custom_source(case),
+    )  # fmt: skip
+
+
+def read_cells(run: Path, results: Results, case: CaseResult, finding: Finding) -> tuple[Played, ...]:
+    """All targets that left a trace of this case."""
+    found = []
+    for target in results.targets:
+        cell = results.cell_at.get((finding.scenario, finding.case, target.name))
+        trace = trace_of(run, cell, case.ops) if cell is not None and target.status == "ok" else None
+        if trace is not None:
+            found.append(Played(target, trace, target.environment))
+    return tuple(found)
+
+
+def read_job(run: Path, cell: CellResult) -> dict[str, Any]:
+    path = cell_folder(run, cell) / "job.json"
+    job = read_json(path)
+    if not isinstance(job, dict) or not KEY.fullmatch(str(job.get("inputs", ""))):
+        raise RunFolderError(f"{path} has a wrong shape.", "The run folder was edited or damaged; run it again.")
+    return job
+
+
+def read_inputs(run: Path, job: Mapping[str, Any]) -> dict[str, Array]:
+    archive = open_archive(run / "inputs" / str(job["inputs"]))
+    if archive is None:
+        raise RunFolderError(f"{run / 'inputs' / str(job['inputs'])} is missing.", "The run folder is incomplete.")
+    return dict(archive.items())
+
+
+def load_plan_scenario(run: Path, name: str) -> Scenario | None:
+    """The scenario file as it was, expanded again; None where it cannot be (its own layers' files stayed elsewhere)."""
+    from bncheck.run_folder import check_slug
+    from bncheck.scenario_file import load_scenario
+
+    try:
+        plan = read_json(run / "plan.json")
+        probes = [item["name"] for item in plan["scenarios"] if item["probe"]]
+        return load_scenario(
+            run / "scenarios" / f"{check_slug(name)}.toml", {} if name in probes else plan["overrides"]
+        )
+    except (BncheckError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def rebuild(job: Mapping[str, Any], finding: Finding, recorded: CaseResult) -> Case:
+    """The case from the job that was played: all but the recipes of its inputs, whose bytes are there anyway."""
+    try:
+        network = job["network"]
+        layers = tuple(build(Layer, layer) for layer in network["layers"])
+        events = tuple(build(Event, event) for event in job["events"])
+        whole = Network(layers, network.get("custom"), network.get("file"), network.get("returns"))
+        return Case(finding.scenario, finding.case, recorded.label, recorded.matrix, whole, {}, events,
+                    str(job["dtype"]), recorded.steps)  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(
+            f"A job.json of {finding.scenario} has a wrong shape: {error!r}.", "Run it again."
+        ) from error
+
+
+def build(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    return kind(**{item.name: values[item.name] for item in fields(kind) if item.name in values})
+
+
+def custom_source(case: Case) -> str:
+    """The file of somebody's own layer, where the scenario names one that is still here; it is copied into scripts."""
+    path_text, _, name = (case.network.custom or "").rpartition(":")
+    text = source_text(Path(path_text)) if path_text else ""
+    if not re.search(rf"^class {re.escape(name)}\b", text, re.MULTILINE):
+        return ""
+    return with_neighbours(text, Path(path_text).parent, {Path(path_text).stem})
+
+
+def source_text(path: Path) -> str:
+    """A Python file of modest size, or "" where there is none."""
+    try:
+        if path.suffix != ".py" or path.stat().st_size > MAX_SOURCE:
+            return ""
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def with_neighbours(text: str, folder: Path, seen: set[str]) -> str:
+    """The text with ``from neighbour import …`` replaced by that neighbour's own text, once."""
+    lines = []
+    for line in text.splitlines():
+        found = re.fullmatch(r"from (\w+) import [\w, ]+", line.strip())
+        beside = source_text(folder / f"{found[1]}.py") if found and found[1] not in seen else ""
+        if found and (beside or found[1] in seen):
+            seen.add(found[1])
+            lines += with_neighbours(beside, folder, seen).splitlines()
+        elif not line.startswith("from __future__"):
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def stride_of(scene: Scene, target: TargetResult, x_shape: tuple[int, ...]) -> int:
+    """The stride at which the worker sampled outputs of this shape: as ``sample`` in worker/run.py."""
+    size = 1
+    for side in x_shape:
+        size *= side
+    if size <= scene.sample:
+        return 1
+    step = -(-size // scene.sample)
+    while gcd(step, size) != 1:
+        step += 1
+    return step
+
+
+def concerned(finding: Finding, played: Sequence[Played]) -> list[TargetResult]:
+    """Targets whose framework gets a script: those the finding names, the departing one first."""
+    names = dict.fromkeys([finding.departs, *finding.targets, *(name for side in finding.sides for name in side)])
+    here = {item.target.name: item.target for item in played}
+    return [here[name] for name in names if name in here and here[name].backend != "reference"]
+
+
+def with_case(scene: Scene, **changes: Any) -> Scene:
+    return replace(scene, **changes)

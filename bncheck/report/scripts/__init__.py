@@ -1,0 +1,21 @@
+"""One file per framework that writes a case in that framework's own idiom; found by folder, named like the backend.
+
+A file has ``setup(subject)`` (imports, layers, initial state), ``play(subject, step, x, dys)`` (one event),
+``held(subject)`` (quantity → expression of the state as held), ``requirements(target)``, and raises
+``CannotWrite(reason)`` for what it cannot say.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from types import ModuleType
+
+WORD = re.compile(r"[a-z][a-z0-9_]{0,40}")
+
+
+def writer_of(backend: str) -> ModuleType | None:
+    """The module that writes scripts of a framework; None where nobody has written one yet."""
+    known = {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
+    return importlib.import_module(f"{__name__}.{backend}") if WORD.fullmatch(backend) and backend in known else None

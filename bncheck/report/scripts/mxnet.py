@@ -1,0 +1,193 @@
+"""Straight MXNet: gluon blocks and autograd. State is read after a wait, because MXNet runs asynchronously."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bncheck.report.standalone.frame import VERSION
+from bncheck.report.standalone.literal import array_code, identifier, keywords, nested
+from bncheck.report.standalone.steps import Step
+from bncheck.report.standalone.subject import CannotWrite, Subject
+from bncheck.results import TargetResult
+from bncheck.scenario import Layer
+from bncheck.trace import Array
+
+RECORDING = ("train_forward", "forward")
+
+
+def requirements(target: TargetResult) -> list[str]:
+    name = "mxnet" if target.device == "cpu" else "mxnet-cu112"
+    return [f"{name}=={target.version}" if VERSION.fullmatch(target.version) else name]
+
+
+def imports(subject: Subject) -> list[str]:
+    if subject.target.variant not in ("", "hybrid", "raw"):
+        raise CannotWrite(f"there is no script for the variant {subject.target.variant!r} of mxnet yet")
+    return ["import mxnet as mx"]
+
+
+def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
+    network = subject.case.network
+    if network.file or network.returns or network.custom:
+        raise CannotWrite(
+            "networks from a file, with layers of your own, or that return an inner layer have no mxnet script yet"
+        )
+    names: list[str] = []
+    lines: list[str] = context(subject)
+    for layer in network.layers:
+        name = identifier(layer.name, ("net", "mx", "np", "found", "x", "y", "ys", "X", "DY", *names))
+        names.append(name)
+        lines += [f"{name} = {construct(subject, layer)}", f"{name}.initialize({place(subject)})"]
+        lines += [f"{name}.cast({subject.case.dtype!r})"] if subject.case.dtype != "float32" else []
+        lines += parameters(subject, layer, name, beside)
+        lines += [f"{name}.hybridize()"] if subject.target.variant == "hybrid" else []
+    if subject.target.variant == "raw":
+        return [*lines, *operator(subject, names)]
+    if len(names) == 1:
+        return [*lines, f"net = {names[0]}"]
+    return [
+        *lines,
+        "",
+        "",
+        "def net(x):",
+        f"    for layer in ({', '.join(names)}):",
+        "        x = layer(x)",
+        "    return x",
+        "",
+    ]
+
+
+def context(subject: Subject) -> list[str]:
+    number = subject.target.device.partition(":")[2] or "0"
+    if subject.target.device == "cpu":
+        return []
+    if not number.isdigit():
+        raise CannotWrite(f"the device {subject.target.device[:20]!r} is none of mxnet's")
+    return [f"context = mx.gpu({number})"]
+
+
+def place(subject: Subject) -> str:
+    return "" if subject.target.device == "cpu" else "ctx=context"
+
+
+def given(layer: Layer) -> dict[str, Any]:
+    """Keywords of gluon.nn.BatchNorm; MXNet's momentum is the weight of the old average."""
+    found: dict[str, Any] = {} if layer.axis == 1 else {"axis": layer.axis}
+    if layer.batch_weight is not None:
+        found["momentum"] = 1.0 - layer.batch_weight
+    if layer.eps is not None:
+        found["epsilon"] = layer.eps
+    if not layer.affine:
+        found.update(center=False, scale=False)
+    return {**found, **layer.native.get("mxnet", {})}
+
+
+def construct(subject: Subject, layer: Layer) -> str:
+    options: Any = layer.options
+    if layer.type == "batch_norm":
+        return f"mx.gluon.nn.BatchNorm({keywords({**given(layer), 'in_channels': layer.channels})})"
+    if layer.type == "flatten":
+        return "mx.gluon.nn.Flatten()"
+    if layer.type == "relu":
+        return 'mx.gluon.nn.Activation("relu")'
+    if layer.type in ("dense", "conv2d"):
+        shape = subject.inputs[f"param/{layer.name}/weight"].shape
+        if layer.type == "dense":
+            return f"mx.gluon.nn.Dense({shape[0]}, in_units={shape[1]}, flatten=False)"
+        more = f"strides={options.get('stride', 1)!r}, padding={options.get('padding', 0)!r}"
+        return f"mx.gluon.nn.Conv2D({shape[0]}, {shape[2:]}, {more}, in_channels={shape[1]})"
+    raise CannotWrite(f"a layer of type {layer.type} has no mxnet script yet")
+
+
+def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Array]) -> list[str]:
+    """Initial values that the scenario sets and that differ from MXNet's own."""
+    usual = {"gamma": 1, "beta": 0, "running_mean": 0, "running_var": 1}
+    lines: list[str] = []
+    for what in ("gamma", "beta", "running_mean", "running_var", "weight", "bias"):
+        array = subject.inputs.get(f"param/{layer.name}/{what}")
+        if array is None or (what in usual and bool((array == usual[what]).all())):
+            continue
+        value = nested(array)
+        if array.size > 64:
+            value = f"{name}_{what}"
+            lines += array_code(value, array, None, "param", beside)[1]
+        lines.append(f"{name}.{what}.set_data(mx.nd.array({value}, dtype={name}.{what}.dtype))")
+    return lines
+
+
+def operator(subject: Subject, names: list[str]) -> list[str]:
+    """nd.BatchNorm itself, on the gluon layer's parameters: its own defaults differ (eps 1e-3, gamma fixed)."""
+    if len(names) > 1:
+        raise CannotWrite("the operator alone is written for a network of one layer only")
+    layer, bn = subject.batch_norm, names[0]
+    asked = given(layer)
+    more = {"axis": layer.axis}
+    more |= {"momentum": asked["momentum"]} if "momentum" in asked else {}
+    more |= {"eps": asked["epsilon"]} if "epsilon" in asked else {}
+    more |= {"fix_gamma": False} if layer.eps is not None or layer.batch_weight is not None else {}
+    held = ", ".join(f"{bn}.{what}.data()" for what in ("gamma", "beta", "running_mean", "running_var"))
+    return ["", "", "def net(x):", '    """The operator itself, on the parameters of a gluon layer."""',
+            f"    return mx.nd.BatchNorm(x, {held}, {keywords(more)})", ""]  # fmt: skip
+
+
+def before_look(subject: Subject) -> list[str]:
+    return ["mx.nd.waitall()"]
+
+
+def held(subject: Subject) -> dict[str, str]:
+    bn = identifier(subject.layer)
+    return {what: f"{bn}.{what}.data().asnumpy()" for what in ("running_mean", "running_var", "gamma", "beta")}
+
+
+def shown(subject: Subject, text: str) -> str:
+    return f"{text}.asnumpy(){f'.reshape(-1)[::{subject.stride}]' if subject.stride > 1 else ''}"
+
+
+def array(subject: Subject, text: str) -> str:
+    more = "" if subject.target.device == "cpu" else ", ctx=context"
+    return f"mx.nd.array({text}{more}{'' if subject.case.dtype == 'float32' else f', dtype={subject.case.dtype!r}'})"
+
+
+def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> list[str]:
+    if step.op == "eval_forward":
+        return [f"out = net({array(subject, x)})  # outside record(): inference", *output(subject, step, when, "out")]
+    if step.op == "no_grad_forward":
+        return ["with mx.autograd.pause(train_mode=True):", f"    out = net({array(subject, x)})",
+                *output(subject, step, when, "out")]  # fmt: skip
+    if step.op in RECORDING:
+        if step.op == "forward":
+            raise CannotWrite("a forward in the mode as it is has no mxnet script yet")
+        lines = [f"x = {array(subject, x)}", "x.attach_grad()", "with mx.autograd.record():", "    y = net(x)"]
+        lines.append("y.wait_to_read()  # an error of this forward is raised here") if step.guarded else None
+        if step.tape in ("first", "next"):
+            lines.append("ys = [y]" if step.tape == "first" else "ys.append(y)")
+        return lines + output(subject, step, when, "y")
+    if step.op == "backward":
+        return backward(subject, step, dys, when)
+    if step.op == "flush":
+        return ["mx.nd.waitall()"]
+    raise CannotWrite(f"the event {step.op} has no mxnet script yet")
+
+
+def output(subject: Subject, step: Step, when: str, name: str) -> list[str]:
+    return [f'see("output", {when}, {shown(subject, name)})'] if "output" in step.watched else []
+
+
+def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[str]:
+    # The recording kept every graph; what is kept is seen only where the program goes back through it again.
+    keep = ", retain_graph=True" if step.keep else ""
+    grads = [array(subject, dy) if dy else "" for dy in dys]
+    if len(grads) == 1:
+        head = grads[0] or ("mx.nd.ones_like(y)" if keep else "")
+        lines = [f"y.backward({head}{keep})" if head else "y.backward()"]
+    else:
+        each = ", ".join(grad or f"mx.nd.ones_like(ys[{k}])" for k, grad in enumerate(grads))
+        lines = [f"mx.autograd.backward(ys, [{each}]{keep})"]
+    lines += ["mx.nd.waitall()"] if step.guarded else []
+    bn = identifier(subject.layer)
+    for name, what in (("grad_gamma", "gamma"), ("grad_beta", "beta")):
+        if name in step.watched:
+            lines.append(f'see("{name}", {when}, {bn}.{what}.grad().asnumpy())')
+    if "grad_input" in step.watched:
+        lines.append(f'see("grad_input", {when}, {shown(subject, "x.grad")})')
+    return lines

@@ -1,0 +1,154 @@
+"""Straight ONNX: a model of the network per mode, made with onnx.helper, and sessions that are fed the statistics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from bncheck.report.standalone.frame import VERSION
+from bncheck.report.standalone.literal import array_code, identifier, keywords, nested
+from bncheck.report.standalone.steps import Step
+from bncheck.report.standalone.subject import CannotWrite, Subject
+from bncheck.results import TargetResult
+from bncheck.scenario import Layer
+from bncheck.trace import Array
+
+USUAL = {"gamma": 1.0, "beta": 0.0, "running_mean": 0.0, "running_var": 1.0}
+
+
+def requirements(target: TargetResult) -> list[str]:
+    name = "onnxruntime" if target.device == "cpu" else "onnxruntime-gpu"
+    onnx = str(target.environment.get("onnx", ""))
+    return [f"{name}=={target.version}" if VERSION.fullmatch(target.version) else name,
+            f"onnx=={onnx}" if VERSION.fullmatch(onnx) else "onnx"]  # fmt: skip
+
+
+def imports(subject: Subject) -> list[str]:
+    return ["import onnxruntime", "from onnx import helper, numpy_helper"]
+
+
+def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
+    network = subject.case.network
+    if network.file or network.returns or network.custom:
+        raise CannotWrite(
+            "networks from a file, with layers of your own, or that return an inner layer have no ONNX script yet"
+        )
+    norms = [layer for layer in network.layers if layer.type == "batch_norm"]
+    lines = ["held = {}  # ONNX layers have no state: the caller carries the statistics from one run to the next"]
+    for layer in norms:
+        for what, usual in USUAL.items():
+            array = subject.inputs.get(f"param/{layer.name}/{what}")
+            value = nested(array) if array is not None else f"np.full({layer.channels}, {usual})"
+            lines.append(f'held["{word(layer)}/{what}"] = np.array({value}, dtype={subject.case.dtype!r})')
+    lines.append("weights = {}")
+    for layer in network.layers:
+        for what in ("weight", "bias"):
+            array = subject.inputs.get(f"param/{layer.name}/{what}")
+            if array is not None and layer not in norms:
+                lines += array_code("value", array, None, "param", beside)[1]
+                if "value" in beside:
+                    beside[f"{word(layer)}_{what}"] = beside.pop("value")
+                    lines[-1] = f'value = beside["{word(layer)}_{what}"]'
+                lines.append(f'weights["{word(layer)}/{what}"] = value')
+    return [*lines, *session(subject, norms)]
+
+
+def word(layer: Layer) -> str:
+    return identifier(layer.name)
+
+
+def session(subject: Subject, norms: list[Layer]) -> list[str]:
+    opset = subject.target.variant[5:] if subject.target.variant else "15"
+    if not re.fullmatch(r"\d{1,2}", opset):
+        raise CannotWrite(f"there is no script for the variant {subject.target.variant!r} of onnxruntime yet")
+    kind = f"helper.np_dtype_to_tensor_dtype(np.dtype({subject.case.dtype!r}))"
+    providers = '["CPUExecutionProvider"]' if subject.target.device == "cpu" else '["CUDAExecutionProvider"]'
+    last, nodes = nodes_of(subject)
+    news = [f"{word(layer)}/new_{what}" for layer in norms for what in ("running_mean", "running_var")]
+    return [
+        "", "", "def session(training):",
+        '    """The network as an ONNX model; in training the new statistics are outputs too."""',
+        "    nodes = [", *[f"        {node}," for node in nodes], "    ]",
+        f'    outputs = ["{last}"] + ({news} if training else [])',
+        f"    info, kind = helper.make_tensor_value_info, {kind}",
+        "    graph = helper.make_graph(",
+        f'        nodes, "net", [info("x", kind, {[None] * subject.rank}), *(info(n, kind, v.shape) for n, v in held.items())],',
+        "        [info(name, kind, None) for name in outputs], [numpy_helper.from_array(v, n) for n, v in weights.items()],",
+        "    )",
+        f'    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", {opset})], ir_version=8)',
+        "    options = onnxruntime.SessionOptions()",
+        "    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL",
+        "    options.intra_op_num_threads = 1",
+        f"    made = onnxruntime.InferenceSession(model.SerializeToString(), options, providers={providers})",
+        "    return made, outputs", "", "",
+        "def run(made_and_outputs, x):",
+        '    """One forward; in training it moves the statistics that are held."""',
+        "    made, outputs = made_and_outputs",
+        '    y, *new = made.run(outputs, {"x": x, **held})',
+        '    held.update((name.replace("new_", ""), value) for name, value in zip(outputs[1:], new))',
+        "    return y", "", "",
+        *(["training = session(True)"] if uses(subject, ("train_forward", "no_grad_forward")) else []),
+        *(["inference = session(False)"] if uses(subject, ("eval_forward",)) else []),
+    ]  # fmt: skip
+
+
+def uses(subject: Subject, ops: tuple[str, ...]) -> bool:
+    return any(event.op in ops for event in subject.case.events)
+
+
+def nodes_of(subject: Subject) -> tuple[str, list[str]]:
+    """(name of the network's output, one make_node per layer)."""
+    value, found = "x", []
+    for layer in subject.case.network.layers:
+        out = f"{word(layer)}/y"
+        found += list(node(layer, value, out))
+        value = out
+    return value, found
+
+
+def node(layer: Layer, value: str, out: str) -> Iterator[str]:
+    name, options = word(layer), dict(layer.options)
+    if layer.type == "batch_norm":
+        inputs = [value, *(f"{name}/{what}" for what in USUAL)]
+        news = [f"{name}/new_{what}" for what in ("running_mean", "running_var")]
+        yield (f'helper.make_node("BatchNormalization", {inputs!r}, ["{out}"] + ({news!r} if training else []),'
+               f" {keywords(given(layer))}, **({{'training_mode': 1}} if training else {{}}))")  # fmt: skip
+        return
+    weights = [f"{name}/weight", f"{name}/bias"]
+    simple = {"flatten": "Flatten", "relu": "Relu"}
+    if layer.type in simple:
+        yield f'helper.make_node("{simple[layer.type]}", ["{value}"], ["{out}"])'
+    elif layer.type == "dense":
+        yield f'helper.make_node("Gemm", {[value, *weights]!r}, ["{out}"], transB=1)'
+    elif layer.type == "conv2d":
+        pads, step = [options.get("padding", 0)] * 4, [options.get("stride", 1)] * 2
+        yield f'helper.make_node("Conv", {[value, *weights]!r}, ["{out}"], pads={pads!r}, strides={step!r})'
+    else:
+        raise CannotWrite(f"a layer of type {layer.type} has no ONNX script yet")
+
+
+def given(layer: Layer) -> dict[str, Any]:
+    """Attributes; ONNX's momentum is the weight of the old average."""
+    found: dict[str, Any] = {}
+    if layer.batch_weight is not None:
+        found["momentum"] = 1.0 - layer.batch_weight
+    if layer.eps is not None:
+        found["epsilon"] = layer.eps
+    return {**found, **layer.native.get("onnxruntime", {})}
+
+
+def held(subject: Subject) -> dict[str, str]:
+    bn = identifier(subject.layer)
+    return {what: f'held["{bn}/{what}"]' for what in USUAL}
+
+
+def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> list[str]:
+    which = {"train_forward": "training", "no_grad_forward": "training", "eval_forward": "inference"}.get(step.op)
+    if step.op == "flush":
+        return ["pass  # run returns when the outputs are there"]
+    if which is None:
+        raise CannotWrite(f"the event {step.op} has no ONNX script yet")
+    strided = f".reshape(-1)[::{subject.stride}]" if subject.stride > 1 else ""
+    lines = [f"y = run({which}, {x})"]
+    return [*lines, f'see("output", {when}, y{strided})'] if "output" in step.watched else lines

@@ -1,0 +1,248 @@
+"""Straight PyTorch: nn modules, autograd, nothing else."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bncheck.report.standalone.frame import VERSION
+from bncheck.report.standalone.literal import array_code, identifier, keywords, nested
+from bncheck.report.standalone.steps import Step
+from bncheck.report.standalone.subject import CannotWrite, Subject
+from bncheck.results import TargetResult
+from bncheck.scenario import Layer
+from bncheck.trace import Array
+
+MODES = {"train_forward": "net.train()", "eval_forward": "net.eval()", "no_grad_forward": "net.train()"}
+KINDS = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}
+FLAT = ("flatten", "dense", "global_avg_pool")
+VARIANTS = ("", "builtin", "timed", "functional", "channels_last", "compile", "jit")
+
+
+def requirements(target: TargetResult) -> list[str]:
+    version = target.version.partition("+")[0]
+    return [f"torch=={version}" if VERSION.fullmatch(version) else "torch"]
+
+
+def imports(subject: Subject) -> list[str]:
+    if subject.target.variant not in VARIANTS:
+        raise CannotWrite(f"there is no script for the variant {subject.target.variant!r} of torch yet")
+    note = ["# A CPU build is enough: take PyTorch's CPU wheel index where the default one offers CUDA builds only.",
+            "import torch"]  # fmt: skip
+    return note
+
+
+def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
+    network = subject.case.network
+    if network.file or network.returns:
+        raise CannotWrite("networks from a file, or that return an inner layer, have no torch script yet")
+    names: list[str] = []
+    lines: list[str] = own_class(subject)
+    rank = subject.rank
+    for layer in network.layers:
+        name = identifier(layer.name, ("net", "torch", "np", "found", "x", "y", "ys", "X", "DY", *names))
+        names.append(name)
+        lines += [f"{name} = {construct(subject, layer, rank)}", *parameters(subject, layer, name, beside)]
+        rank = 2 if layer.type in FLAT else rank
+    lines.append(f"net = {names[0]}" if len(names) == 1 else f"net = torch.nn.Sequential({', '.join(names)})")
+    lines += placed(subject)
+    if one_mode(subject):
+        lines += ["net.train()" if "train_forward" in {event.op for event in subject.case.events} else "net.eval()"]
+    return lines
+
+
+def one_mode(subject: Subject) -> bool:
+    """True where every forward sets the same mode, so that the script sets it once."""
+    ops = {event.op for event in subject.case.events}
+    return len({MODES.get(op, op) for op in ops if "forward" in op or op == "set_mode"}) == 1 and bool(ops & {*MODES})
+
+
+def mode_of(subject: Subject, op: str) -> list[str]:
+    return [] if one_mode(subject) else [MODES[op]]
+
+
+def own_class(subject: Subject) -> list[str]:
+    """The source of somebody's own layer, as it stands in the file that the scenario names."""
+    if not subject.case.network.custom or subject.target.variant == "builtin":
+        return []
+    if not subject.custom_source:
+        raise CannotWrite("the file of the layer of your own (network.custom) is not here any more")
+    return ["# ---- the layer under test, copied from the file that the scenario names", *subject.custom_source.splitlines(),
+            "# ---- until here", ""]  # fmt: skip
+
+
+def construct(subject: Subject, layer: Layer, rank: int) -> str:
+    options: Any = layer.options
+    if layer.type == "batch_norm":
+        given: dict[str, Any] = {} if layer.affine else {"affine": False}
+        if layer.averaging == "cumulative":
+            given["momentum"] = None
+        elif layer.batch_weight is not None:
+            given["momentum"] = layer.batch_weight
+        if layer.eps is not None:
+            given["eps"] = layer.eps
+        if not layer.track_running_stats:
+            given["track_running_stats"] = False
+        given.update(layer.native.get("torch", {}))
+        kind = f"torch.nn.{KINDS[rank]}"
+        if subject.case.network.custom and subject.target.variant != "builtin":
+            kind = subject.case.network.custom.rpartition(":")[2]
+            given = {"affine": layer.affine, **given}
+            if not re.fullmatch(r"[A-Za-z_]\w*", kind, re.ASCII):
+                raise CannotWrite("the class of the layer of your own has no plain name")
+        return f"{kind}({layer.channels}, {keywords(given)})"
+    if layer.type == "flatten":
+        return "torch.nn.Flatten()"
+    if layer.type == "relu":
+        return "torch.nn.ReLU()"
+    if layer.type == "global_avg_pool":
+        return "torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())"
+    shape = subject.inputs[f"param/{layer.name}/weight"].shape
+    if layer.type == "dense":
+        return f"torch.nn.Linear({shape[1]}, {shape[0]})"
+    if layer.type == "conv2d":
+        more = f"stride={options.get('stride', 1)!r}, padding={options.get('padding', 0)!r}"
+        return f"torch.nn.Conv2d({shape[1]}, {shape[0]}, {shape[2:]}, {more})"
+    raise CannotWrite(f"a layer of type {layer.type} has no torch script yet")
+
+
+def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Array]) -> list[str]:
+    """Initial values that the scenario sets and that differ from PyTorch's own."""
+    usual = {"gamma": 1, "beta": 0, "running_mean": 0, "running_var": 1}
+    words = {"gamma": "weight", "beta": "bias"}
+    lines: list[str] = []
+    for what in ("gamma", "beta", "running_mean", "running_var", "weight", "bias"):
+        array = subject.inputs.get(f"param/{layer.name}/{what}")
+        held = what not in ("gamma", "beta") or layer.affine
+        held = held and (what not in ("running_mean", "running_var") or layer.track_running_stats)
+        if array is None or not held:
+            continue
+        if what in usual and bool((array == usual[what]).all()) and not subject.case.network.custom:
+            continue
+        value = f"torch.tensor({nested(array)})"
+        if array.size > 64:
+            variable = f"{name}_{what}"
+            lines += array_code(variable, array, None, "param", beside)[1]
+            value = f"torch.from_numpy({variable})"
+        lines.append(f"{name}.{words.get(what, what)}.data.copy_({value})")
+    return lines
+
+
+def placed(subject: Subject) -> list[str]:
+    """dtype, device and how the network is run."""
+    lines = []
+    if subject.case.dtype != "float32":
+        lines.append(f"net.to(torch.{subject.case.dtype})")
+    if subject.target.device != "cpu":
+        lines.append(f"net.to({subject.target.device!r})")
+    variant = subject.target.variant
+    if variant == "channels_last":
+        last = "torch.channels_last_3d" if subject.rank == 5 else "torch.channels_last"
+        lines += [
+            f"net.to(memory_format={last})",
+            f"run = lambda x: net(x.contiguous(memory_format={last}))  # noqa: E731",
+        ]
+    elif variant == "compile":
+        lines.append("run = torch.compile(net, dynamic=False)")
+    elif variant == "jit":
+        lines.append("run = net = torch.jit.script(net)")
+    elif variant == "functional":
+        bn = identifier(subject.layer)
+        lines += ["", "", "def run(x):", '    """The operator behind the module, without the module\'s checks."""',
+                  f"    if {bn}.training:", f"        {bn}.num_batches_tracked += 1",
+                  f"    return torch.batch_norm(x, {bn}.weight, {bn}.bias, {bn}.running_mean, {bn}.running_var,",
+                  f"                            {bn}.training, {bn}.momentum, {bn}.eps, torch.backends.cudnn.enabled)", ""]  # fmt: skip
+        if len(subject.case.network.layers) > 1 or subject.batch_norm.averaging == "cumulative":
+            raise CannotWrite("the operator alone is written for a network of one layer only")
+    return lines
+
+
+def held(subject: Subject) -> dict[str, str]:
+    bn = identifier(subject.layer)
+    source = subject.custom_source
+    names = {"running_mean": "running_mean", "running_var": "running_var", "gamma": "weight", "beta": "bias"}
+    if source and "running_mean" not in source:
+        names.update(
+            running_mean="moving_mean", running_var="moving_var" if 'moving_var"' in source else "moving_variance"
+        )
+    found = {what: array_of(subject, f"{bn}.{name}") for what, name in names.items()}
+    return {**found, "counter": f"int({bn}.num_batches_tracked)"}
+
+
+def array_of(subject: Subject, text: str) -> str:
+    """A tensor as a NumPy array in the input's own layout."""
+    moved = ".cpu()" if subject.target.device != "cpu" else ""
+    return f"{text}.detach(){moved}{'.float()' if subject.case.dtype == 'bfloat16' else ''}.numpy()"
+
+
+def last_axis(subject: Subject) -> bool:
+    return subject.rank > 2 and any(
+        layer.axis == -1 for layer in subject.case.network.layers if layer.type == "batch_norm"
+    )
+
+
+def shown(subject: Subject, text: str) -> str:
+    """An output or gradient as the report sampled it, channels where the input has them."""
+    if last_axis(subject):
+        text = f"{text}.permute(0, {', '.join(map(str, range(2, subject.rank)))}, 1)"
+    found = array_of(subject, text)
+    return f"{found}.reshape(-1)[::{subject.stride}]" if subject.stride > 1 else found
+
+
+def tensor(subject: Subject, array: str) -> str:
+    more = "" if subject.target.device == "cpu" else f", device={subject.target.device!r}"
+    text = f"torch.tensor({array}{more}{', dtype=torch.bfloat16' if subject.case.dtype == 'bfloat16' else ''})"
+    if last_axis(subject):
+        text += f".permute(0, -1, {', '.join(map(str, range(1, subject.rank - 1)))})"
+    return text
+
+
+def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> list[str]:
+    run = "run" if subject.target.variant in ("channels_last", "compile", "jit", "functional") else "net"
+    if step.op in ("eval_forward", "no_grad_forward"):
+        lines = [*mode_of(subject, step.op), "with torch.no_grad():", f"    out = {run}({tensor(subject, x)})"]
+        return lines + output(subject, step, when, "out")
+    if step.op in ("train_forward", "forward", "checkpointed_forward"):
+        lines = mode_of(subject, "train_forward") if step.op != "forward" else []
+        call = f"{run}(x)"
+        if step.op == "checkpointed_forward":
+            call = f"torch.utils.checkpoint.checkpoint({run}, x, use_reentrant=False)"
+            lines = ["import torch.utils.checkpoint", "", *lines]
+        lines += [f"x = {tensor(subject, x)}.requires_grad_()", f"y = {call}"]
+        if step.tape in ("first", "next"):
+            lines.append("ys = [y]" if step.tape == "first" else "ys.append(y)")
+        return lines + output(subject, step, when)
+    if step.op == "backward":
+        return backward(subject, step, dys, when)
+    if step.op == "set_mode":
+        which = "net" if "layer" not in step.arguments else identifier(str(step.arguments["layer"]))
+        return [f"{which}.train({bool(step.arguments.get('training'))})"]
+    if step.op == "flush":
+        return (
+            ["torch.cuda.synchronize()"]
+            if subject.target.device.startswith("cuda")
+            else ["pass  # nothing to wait for on a CPU"]
+        )
+    raise CannotWrite(f"the event {step.op} has no torch script yet")
+
+
+def output(subject: Subject, step: Step, when: str, name: str = "y") -> list[str]:
+    return [f'see("output", {when}, {shown(subject, name)})'] if "output" in step.watched else []
+
+
+def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[str]:
+    keep = ", retain_graph=True" if step.keep else ""
+    lines = ["net.zero_grad()", "x.grad = None"] if step.watched else []
+    grads = [tensor(subject, dy) if dy else "" for dy in dys]
+    if len(grads) == 1:
+        lines.append(f"y.backward({grads[0] or 'torch.ones_like(y)'}{keep})")
+    else:
+        each = ", ".join(grad or f"torch.ones_like(ys[{k}])" for k, grad in enumerate(grads))
+        lines.append(f"torch.autograd.backward(ys, [{each}]{keep})")
+    bn = identifier(subject.layer)
+    for name, text in (("grad_gamma", f"{bn}.weight.grad"), ("grad_beta", f"{bn}.bias.grad")):
+        if name in step.watched:
+            lines.append(f'see("{name}", {when}, {array_of(subject, text)})')
+    if "grad_input" in step.watched:
+        lines.append(f'see("grad_input", {when}, {shown(subject, "x.grad")})')
+    return lines

@@ -1,0 +1,204 @@
+"""What one script is about: a case on one target, what came out, what is expected instead, and from whom. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from bncheck.compare import COARSENESS, TOLERANCES, coarser
+from bncheck.finding import Finding
+from bncheck.report.standalone.tail import gaps
+from bncheck.results import TargetResult
+from bncheck.scenario import FORWARD_OPS, Case, InputSpec, Layer, Tolerance
+from bncheck.trace import Array, Trace
+
+Problem = Literal["differs", "nonfinite", "recorded", "rounding"]
+STATES = ("running_mean", "running_var", "counter", "gamma", "beta")
+LOOSE = ("output", "grad_input")
+GRADIENTS = ("grad_gamma", "grad_beta")
+ORDER = (*STATES, *LOOSE, *GRADIENTS)
+ALWAYS = ("running_mean", "running_var")
+# Findings whose point is that something is not finite, whoever else agrees.
+NONFINITE = ("poisoned-state", "overflow")
+
+
+class CannotWrite(Exception):
+    """Why there is no script for a target, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """One target's cell, as far as scripts need it."""
+
+    target: TargetResult
+    trace: Trace
+    environment: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One quantity's rows: the event each belongs to (-1: the initial state), here and on the other side."""
+
+    name: str
+    events: tuple[int, ...]
+    here: Array  # (points, values) float64
+    there: Array
+    rtol: float
+    atol: float
+
+    @property
+    def outside(self) -> bool:
+        return bool(gaps(self.here, self.there, self.rtol, self.atol)[2].any())
+
+
+@dataclass(frozen=True)
+class Subject:
+    """``other`` names whose values are expected; "" where nobody's are. ``specs`` are empty when not known."""
+
+    finding: Finding
+    case: Case
+    inputs: Mapping[str, Array]
+    target: TargetResult
+    trace: Trace
+    layer: str
+    other: str
+    quantities: tuple[Quantity, ...]
+    refused_there: tuple[int, ...]
+    problem: Problem
+    stride: int = 1  # of the recorded outputs
+    specs: Mapping[str, InputSpec] = field(default_factory=dict)
+    custom_source: str = ""
+
+    @property
+    def batch_norm(self) -> Layer:
+        return next(layer for layer in self.case.network.layers if layer.name == self.layer)
+
+    @property
+    def refused_here(self) -> tuple[int, ...]:
+        return raised(self.trace)
+
+    def watched(self, event: int) -> tuple[str, ...]:
+        """What the script looks at after this event, besides the state at the end of a step."""
+        return tuple(q.name for q in self.quantities if q.name not in STATES and event in q.events)
+
+    @property
+    def rank(self) -> int:
+        return len(next(iter(self.inputs[name] for name in sorted(self.inputs) if name.startswith("x/"))).shape) - 1
+
+
+def raised(trace: Trace) -> tuple[int, ...]:
+    return tuple(index for index, event in enumerate(trace.events) if event.status == "raised")
+
+
+def make_subject(
+    finding: Finding,
+    case: Case,
+    inputs: Mapping[str, Array],
+    played: Sequence[Played],
+    name: str,
+    *,
+    tolerance: Tolerance = Tolerance(),
+    stride: int = 1,
+    specs: Mapping[str, InputSpec] | None = None,
+    custom_source: str = "",
+) -> Subject:
+    """The subject of ``name``'s script. Its expected values are the other side's, the float64 reference's first."""
+    own = next(item for item in played if item.target.name == name)
+    layer = finding.layer or next(iter(own.trace.layers), "")
+    if not any(each.name == layer for each in case.network.layers):
+        raise CannotWrite(f"{case.id} has no layer {layer[:40]!r} to look at")
+    other, problem = None, "recorded"
+    for candidate in others(finding, played, name):
+        if differs(finding, case, own, candidate, layer, tolerance):
+            other, problem = candidate, "differs"
+            break
+    poisoned = finding.cause in NONFINITE and not finite(own.trace, layer, finding.quantity)
+    if poisoned:
+        problem = "nonfinite"
+    if other is None and finding.kind == "rounding":
+        other, problem = next(iter(others(finding, played, name)), None), "rounding"
+    if other is None and poisoned:
+        other = next((item for item in others(finding, played, name)), None)
+    there = own if other is None else other
+    found = quantities(finding, case, own, there, layer, tolerance)
+    refused = raised(there.trace)
+    label = "" if other is None else other.target.label
+    return Subject(
+        finding, case, inputs, own.target, own.trace, layer, label, found, refused, problem,  # type: ignore[arg-type]
+        stride, specs or {}, custom_source,
+    )  # fmt: skip
+
+
+def others(finding: Finding, played: Sequence[Played], name: str) -> list[Played]:
+    """Whose values could be expected: the other side's, the reference's, anybody's."""
+    away = [each for side in finding.sides if name not in side for each in side] if finding.sides else []
+
+    def rank(item: Played) -> tuple[bool, bool]:
+        return item.target.name not in away, item.target.backend != "reference"
+
+    return sorted((item for item in played if item.target.name != name), key=rank)
+
+
+def differs(finding: Finding, case: Case, own: Played, other: Played, layer: str, tolerance: Tolerance) -> bool:
+    """Whether this partner shows the finding: its own quantity where it names one, else anything."""
+    found = quantities(finding, case, own, other, layer, tolerance)
+    if raised(own.trace) != raised(other.trace):
+        return True
+    named = [q for q in found if q.name == finding.quantity]
+    return any(q.outside for q in named or found)
+
+
+def finite(trace: Trace, layer: str, quantity: str) -> bool:
+    arrays = [trace.get(layer, quantity)] if quantity in STATES else list(trace.arrays.values())
+    return all(bool(np.isfinite(array).all()) for array in arrays if array is not None)
+
+
+def quantities(
+    finding: Finding, case: Case, own: Played, other: Played, layer: str, tolerance: Tolerance
+) -> tuple[Quantity, ...]:
+    """Running statistics, what the finding is about, and whatever else is outside the tolerance."""
+    found = [q for name in ORDER if (q := quantity(name, case, own.trace, other.trace, layer, tolerance)) is not None]
+    wanted = {*ALWAYS, finding.quantity, *(["counter"] if finding.cause == "counter-skew" else [])}
+    return tuple(q for q in found if q.name in wanted or q.outside)
+
+
+def quantity(name: str, case: Case, own: Trace, other: Trace, layer: str, tolerance: Tolerance) -> Quantity | None:
+    """Rows of one quantity that both sides have, as ``bncheck.compare`` pairs them; None where one has none."""
+    path = name if name in LOOSE else f"{layer}/{name}"
+    if name in LOOSE:
+        events = paired(name, case, own, other)
+        rows = [[np.ravel(side.arrays[f"{name}/{t}"]) for t in events] for side in (own, other)]
+        if not events or len({row.size for row in rows[0]}) != 1:
+            return None
+        here, there = (np.array(side, dtype=np.float64).reshape(len(events), -1) for side in rows)
+    else:
+        one, two = own.arrays.get(path), other.arrays.get(path)
+        if one is None or two is None or one.shape != two.shape:
+            return None
+        if name in STATES:
+            events = (-1, *case.step_ends)
+            here, there = (side[[t + 1 for t in events]].astype(np.float64) for side in (one, two))
+        else:
+            events = tuple(t for t, event in enumerate(own.events) if event.op == "backward" and event.status == "ok")
+            here, there = (side[list(events)].astype(np.float64) for side in (one, two))
+        here, there = here.reshape(len(events), -1), there.reshape(len(events), -1)
+    if not here.size or (name == "counter" and (np.isnan(here).all() or np.isnan(there).all())):
+        return None
+    kind = coarser(own.dtype_of(path), other.dtype_of(path)) if name in STATES else coarser(case.dtype, "float64")
+    rtol, atol = TOLERANCES[kind if kind in COARSENESS else "float64"]
+    rtol = rtol if tolerance.rtol is None else tolerance.rtol
+    atol = atol if tolerance.atol is None else tolerance.atol
+    return Quantity(name, events, here, there, rtol, atol)
+
+
+def paired(name: str, case: Case, own: Trace, other: Trace) -> tuple[int, ...]:
+    ops = ("backward",) if name == "grad_input" else (*FORWARD_OPS, "run_exported")
+    found = []
+    for t, event in enumerate(case.events):
+        one, two = own.arrays.get(f"{name}/{t}"), other.arrays.get(f"{name}/{t}")
+        if event.op in ops and one is not None and two is not None and one.shape == two.shape and one.size:
+            found.append(t)
+    return tuple(found)
