@@ -1,0 +1,159 @@
+"""Layers of one's own in PyTorch: what they leave in a trace, and what is said of files that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch_cells import Cell, cases_of, play_cells, renamed
+
+LAYERS = Path(__file__).parent.parent / "scenarios" / "layers"
+HEADER = "import torch\nfrom torch import nn\n"
+LAYER = """
+class Own(nn.Module):
+    def __init__(self, channels, eps=1e-5, momentum=0.1, affine=True):
+        super().__init__()
+    def forward(self, x):
+        {body}
+"""
+# File name: (source, words of the sentence that it is answered with).
+BAD_FILES = {
+    "missing_import": ("import no_such_module_here\n", ["does not import", "no_such_module_here", "(line 1)"]),
+    "syntax": ("class Own(:\n", ["does not import", "SyntaxError", "(line 1)"]),
+    "exits": ("import sys\nsys.exit(3)\n", ["does not import", "SystemExit", "(line 2)"]),
+    "no_class": (f"{HEADER}class Owm(nn.Module): pass\n", ["has no class Own", "it defines Owm", "did you mean Owm?"]),
+    "no_module": ("class Own: pass\n", ["not a subclass of torch.nn.Module"]),
+    "signature": (
+        f"{HEADER}class Own(nn.Module):\n    def __init__(self, size):\n        super().__init__()\n",
+        ["Own(4, affine=True, eps=", "TypeError", "exactly these arguments"],
+    ),
+    "constructor": (
+        f"{HEADER}class Own(nn.Module):\n    def __init__(self, *a, **k):\n        raise OSError('no weights')\n",
+        ["raises OSError: no weights", "(line 5)"],
+    ),
+    "shape": (HEADER + LAYER.format(body="return x[:, :1]"), ["turns the shape (2, 4, 2, 2) into (2, 1, 2, 2)"]),
+    "dtype": (HEADER + LAYER.format(body="return x.double()"), ["turns torch.float32 into torch.float64"]),
+    "nothing": (HEADER + LAYER.format(body="return None"), ["returns a NoneType", "one tensor"]),
+}
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
+    (case,) = cases_of("custom-layer").values()
+    folder = tmp_path_factory.mktemp("files")
+    for name, (source, _) in BAD_FILES.items():
+        (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    cases = [renamed(case, name, custom=f"{folder / name}.py:Own") for name in BAD_FILES]
+    prints = HEADER + "print('hello from the layer')\n" + LAYER.format(body="print('forward'); return x * 1")
+    (folder / "prints.py").write_text(prints, encoding="utf-8")
+    cases.append(renamed(case, "prints", custom=f"{folder / 'prints.py'}:Own"))
+    cases.append(renamed(case, "gone", custom=f"{folder / 'gone.py'}:Own"))
+    return play_cells(tmp_path_factory.mktemp("run"), cases)
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_file_is_one_cell_with_a_sentence(bad: dict[str, Cell], name: str) -> None:
+    cell = bad[name]
+    assert cell.result.outcome == "raised"
+    assert cell.result.error_type == "CustomLayerError"
+    for words in BAD_FILES[name][1]:
+        assert words in cell.result.error
+
+
+def test_a_file_that_is_not_there(bad: dict[str, Cell]) -> None:
+    assert bad["gone"].result.outcome == "raised"
+    assert "there is no file" in bad["gone"].result.error
+
+
+def test_what_a_layer_prints_is_kept_beside_the_data(bad: dict[str, Cell]) -> None:
+    assert bad["prints"].result.outcome == "ok", bad["prints"].errors
+    assert "hello from the layer" in bad["prints"].printed
+    assert bad["prints"].printed.count("forward") >= 7
+
+
+def test_a_layer_that_hangs_is_a_timeout_and_nothing_else_is_lost(tmp_path: Path) -> None:
+    (case,) = cases_of("custom-layer").values()
+    hangs = HEADER + LAYER.format(body="\n        while True: pass")
+    (tmp_path / "hangs.py").write_text(hangs, encoding="utf-8")
+    (tmp_path / "run").mkdir()
+    cases = [renamed(case, "hangs", custom=f"{tmp_path / 'hangs.py'}:Own"), renamed(case, "after")]
+    cells = play_cells(tmp_path / "run", cases, seconds=20)
+    assert [cells[name].result.outcome for name in ("hangs", "after")] == ["timeout", "ok"]
+
+
+# --- the shipped layers
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
+    (layer,) = cases_of("custom-layer").values()
+    graph = {case.name: renamed(case, f"graph-{case.name}") for case in cases_of("custom-graph").values()}
+    running = [renamed(case, f"running-{case.name}") for case in cases_of("running-batchnorm").values()]
+    return play_cells(tmp_path_factory.mktemp("run"), [layer, *graph.values(), *running])
+
+
+@pytest.fixture(scope="module")
+def builtin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
+    return play_cells(tmp_path_factory.mktemp("run"), list(cases_of("custom-layer").values()), "builtin")
+
+
+def test_a_good_layer_agrees_with_the_built_in_one(own: dict[str, Cell], builtin: dict[str, Cell]) -> None:
+    ours, theirs = own["base"].arrays, builtin["base"].arrays
+    for name, bound in (("bn/running_mean", 1e-6), ("bn/running_var", 1e-5), ("output/0", 1e-5), ("output/12", 1e-5)):
+        np.testing.assert_allclose(ours[name], theirs[name], atol=bound, rtol=1e-5)
+    assert not np.array_equal(ours["output/0"], theirs["output/0"]), "two implementations round differently"
+    np.testing.assert_array_equal(ours["bn/counter"], theirs["bn/counter"])
+    assert "bn/graph_nodes" not in theirs
+
+
+def test_facts_of_a_good_layer(own: dict[str, Cell]) -> None:
+    facts = own["base"].result.notes["cell"]["custom"]["bn"]
+    assert facts["state_dict"] == {"missing": [], "additional": []}
+    assert facts["deepcopy"] == facts["double"] == "ok"
+    assert facts["with_graph"] == {}
+    assert facts["kept"]["running_mean"] == "(4,) float32"
+    assert "time" not in facts
+
+
+def test_a_leak_grows_by_the_same_number_of_nodes_each_step(own: dict[str, Cell]) -> None:
+    assert own["graph-good--fb"].arrays["bn/graph_nodes"].max() == 0
+    nodes = own["graph-leaky--fb"].arrays["bn/graph_nodes"]
+    added = np.diff(nodes[::2])
+    assert added[0] == added[-1] > 0
+    assert len(set(added)) == 1
+    assert np.diff(own["graph-leaky--fb"].arrays["bn/graph_bytes"][::2]).min() > 0
+    facts = own["graph-leaky--fb"].result.notes["cell"]["custom"]["bn"]
+    assert set(facts["with_graph"]) == {"running_mean", "running_var"}
+    assert "deepcopy" in facts["deepcopy"]
+
+
+def test_an_in_place_change_shows_with_two_forwards_before_one_backward(own: dict[str, Cell]) -> None:
+    assert own["graph-in-place--fb"].result.outcome == "ok"
+    assert own["graph-in-place--ffb"].result.outcome == "raised"
+    assert "modified by an inplace operation" in own["graph-in-place--ffb"].result.error
+
+
+def test_running_batch_norm_fails_in_the_reported_ways(own: dict[str, Cell]) -> None:
+    assert own["running-careful"].result.outcome == "ok"
+    assert own["running-batch-size-1"].result.error_type == "ZeroDivisionError"
+    undetached = own["running-not-detached"]
+    assert undetached.result.event == 3, "the second step's backward"
+    assert "backward through the graph a second time" in undetached.result.error
+    assert own["running-in-place-fb"].result.outcome == "ok"
+    assert "modified by an inplace operation" in own["running-in-place-ffb"].result.error
+    first = own["running-eval-first"].arrays
+    assert np.isnan(first["output/0"]).all()
+    assert np.isfinite(first["output/1"]).all()
+    assert np.isnan(own["running-cancels-at-mean-1000"].arrays["output/0"]).any()
+    skipping = own["running-every-second-step"].arrays["bn/running_mean"]
+    moved = (np.diff(skipping, axis=0) != 0).any(axis=1)[::2]
+    assert moved.tolist() == [True, False, True, False]
+
+
+def test_own_layers_are_timed_when_asked(tmp_path: Path) -> None:
+    cell = play_cells(tmp_path, list(cases_of("custom-layer").values()), "timed")["base"]
+    found = cell.result.notes["cell"]["custom"]["bn"]["time"]
+    assert found["ratio"] == pytest.approx(found["own_seconds"] / found["builtin_seconds"])
+    assert 0.05 < found["ratio"] < 500
+    assert found["repeats"] >= 5
