@@ -33,6 +33,8 @@ NAMED = [name.strip() for name in os.environ.get("BNCHECK_TEST_BACKENDS", "").sp
 BACKENDS = find_backends([Path(name) for name in NAMED if name.endswith(".py")])
 NAMED = [Path(name).stem if name.endswith(".py") else name for name in NAMED]
 ASKED = sorted(BACKENDS) if NAMED == ["all"] else NAMED or DEFAULT.split(",")
+if not set(ASKED) <= set(BACKENDS):
+    raise pytest.UsageError(f"BNCHECK_TEST_BACKENDS={','.join(ASKED)}: there are {', '.join(BACKENDS)}, or all")
 TARGETS = [Target(name, variant) for name in ASKED for variant in BACKENDS[name].variants if variant != "*"]
 
 
