@@ -27,6 +27,7 @@ from bncheck.recording import trace_of
 from bncheck.replay import attribute, replay
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 from bncheck.run_folder import cell_folder, read_result
+from bncheck.rules.well_formed import well_formed
 from bncheck.scenario import Case, Scenario
 from bncheck.trace import Trace
 from bncheck.worker.run import write_npz
@@ -77,8 +78,14 @@ def analyse(
         drifts=tuple(analysis.drifts),
         conventions=tuple(found for paths in analysis.conventions.values() for found in paths.values()),
         findings=tuple(sorted(analysis.findings, key=importance)),
-        baseline=next((target.name for target in targets if target.backend == "reference"), ""),
+        baseline=baseline(targets),
     )
+
+
+def baseline(targets: Sequence[TargetResult]) -> str:
+    """Tables compare with the plain reference where there is one, else with the first reference, else the first."""
+    references = sorted((t for t in targets if t.backend == "reference"), key=lambda target: bool(target.variant))
+    return references[0].name if references else ""
 
 
 def measure_target(
@@ -174,10 +181,11 @@ def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult |
     )  # fmt: skip
     ops = tuple(event.op for event in case.events)
     trace = trace_of(run, cell, ops) if result.outcome in FINISHED else None
-    return cell, CellView(
+    view = CellView(
         case, target.name, target.backend, result.outcome, trace, result.error_type, result.error, result.event,
         environment=target.environment, notes=result.notes,
     )  # fmt: skip
+    return cell, well_formed(view)
 
 
 def describe_scenario(

@@ -119,7 +119,7 @@ def missing(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
     for layer in dict.fromkeys(a.trace.layers + b.trace.layers):
         for quantity in [name for name in STATES if name != "counter"]:
             has = [held(side.trace, layer, quantity) for side in (a, b) if side.trace is not None]
-            if has[0] != has[1]:
+            if has[0] != has[1] or (has[0] and not comparable(a.trace, b.trace, f"{layer}/{quantity}")):
                 yield blank(case, a.target, b.target, layer, quantity, "missing", None, 0)
 
 
@@ -128,12 +128,17 @@ def held(trace: Trace, layer: str, quantity: str) -> bool:
     return values is not None and not (quantity == "counter" and bool(np.isnan(values).all()))
 
 
+def comparable(a: Trace, b: Trace, name: str) -> bool:
+    """Whether both sides hold a state for as many channels."""
+    return a.arrays[name].shape[1:] == b.arrays[name].shape[1:]
+
+
 def pair_series(case: Case, a: Trace, b: Trace) -> Iterator[Series]:
     """Everything both sides have, as rows of points."""
     rows = np.array([0, *(end + 1 for end in case.step_ends)])
     for layer in [name for name in a.layers if name in b.layers]:
         for quantity in STATES:
-            if held(a, layer, quantity) and held(b, layer, quantity):
+            if held(a, layer, quantity) and held(b, layer, quantity) and comparable(a, b, f"{layer}/{quantity}"):
                 yield states(layer, quantity, a, b, rows)
         for quantity in GRADIENTS:
             one, two = a.get(layer, quantity), b.get(layer, quantity)

@@ -194,3 +194,9 @@ def test_ulps_of_outputs_count_against_the_largest_of_their_event() -> None:
     a = view(case, "a", {"output/0": np.array([[1.0], [0.0]], dtype="float32")})
     b = view(case, "b", {"output/0": np.array([[1.0], [2.0**-23]], dtype="float32")})
     assert one(compare(case, a, b), "output").max_ulp == 1.0
+
+
+def test_states_of_different_width_are_missing_not_an_error() -> None:
+    case = make_case(["train_forward"])
+    a, b = view(case, "a", {"bn/running_mean": np.zeros((2, 3))}), view(case, "b", {"bn/running_mean": np.zeros((2, 2))})
+    assert one(compare(case, a, b), "running_mean").verdict == "missing"

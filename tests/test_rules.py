@@ -14,6 +14,7 @@ from bncheck.errors import UsageError
 from bncheck.evidence import TargetView
 from bncheck.finding import CAUSES, KINDS
 from bncheck.rules import explain, load_rules
+from bncheck.rules.departure import same
 
 F, B, E = "train_forward", "backward", "eval_forward"
 APART = ({"running_mean": [0, 1.0], "running_var": [1, 2.0]}, {"running_mean": [0, 2.0], "running_var": [1, 3.0]})
@@ -424,3 +425,10 @@ def test_a_side_that_never_averages_has_no_divisor_to_differ_in():
     pair = make_pair(make_cell(case, "torch", make_trace((F,), **APART[0])), still)
     given = attribute("variance_divisor", ("n-1", "n"), -0.3, quantity="running_var")
     assert not list(rule("variance-divisor").check_pair(make_pair(pair.a, pair.b, [given])))
+
+
+def test_nan_as_a_word_equals_itself() -> None:
+    """ "nan" names what n = 1 does to the statistics; read as a number it would differ from itself."""
+    assert same("nan", "nan")
+    assert not same("nan", "unchanged")
+    assert same(0.1, 0.1000001)

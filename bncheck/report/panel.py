@@ -81,7 +81,7 @@ def finish(axes: Axes, title: str, steps: int, powers: Array | None = None, numb
     axes.add_collection(LineCollection(grid, colors=GRID, linewidths=0.7, zorder=0.5), autolim=False)
     edges = [[(left, top), (left, bottom)], [(left, bottom), (right, bottom)]]
     axes.add_collection(LineCollection(edges, colors=INK, linewidths=1.2, zorder=5), autolim=False)
-    labels = [plain_tick(y, ys) for y in ys] if powers is None else power_labels(ys, powers[0])
+    labels = [plain_tick(y, ys) for y in ys] if powers is None else power_labels(ys, powers)
     side: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8.5}
     for y, label in zip(ys, labels, strict=True):
         axes.annotate(label, (left, y), xytext=(-5, 0), ha="right", va="center", **side)
@@ -101,5 +101,6 @@ def plain_tick(value: float, ticks: Array) -> str:
     return f"{value:.{decimals}f}"
 
 
-def power_labels(ys: Array, zero: float) -> list[str]:
-    return ["0" if y == zero else f"1e{y:.0f}" for y in ys]
+def power_labels(ys: Array, powers: Array) -> list[str]:
+    """The first power stands for zero; a panel without curves has no powers and no labels."""
+    return ["0" if y == powers[0] else f"1e{y:.0f}" for y in ys]

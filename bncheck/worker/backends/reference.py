@@ -93,6 +93,8 @@ def parse_rules(variant):
 
 
 def number(text):
+    if text == "nan":
+        return text  # the name of a rule's value
     for kind in (int, float):
         try:
             return kind(text)
