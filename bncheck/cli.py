@@ -24,6 +24,8 @@ COMMANDS = {
     "compare": "Join runs of other machines, devices, versions or shards into one comparison.",
     "baseline": "Accept what a run found: later runs fail only for what is new or worse.",
     "report": "Render a run again, in any format; needs no framework.",
+    "repro": "Write the bug-report kit of a finding: text, picture, a script per framework.",
+    "plot": "Draw the picture of one finding or case.",
     "explain": "Explain a rule: what it means, how it is told apart, what to do.",
     "list": "List scenarios and targets.",
     "show": "Show one scenario: what it does, why it exists, its cases.",

@@ -15,7 +15,7 @@ from bncheck.finding import Finding
 from bncheck.recording import cell_folder, open_archive, trace_of
 from bncheck.report.standalone.subject import Played
 from bncheck.report.wording import one_line
-from bncheck.results import CaseResult, CellResult, Results, TargetResult
+from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 from bncheck.run_folder import read_json
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Scenario, Tolerance
 from bncheck.trace import Array
@@ -70,6 +70,19 @@ def not_found(results: Results, name: str) -> tuple[str, str]:
     if not known:
         return "This run has no findings.", "There is nothing to report; look at it with: bncheck report"
     return f"This run has no finding {one_line(name, 80)!r}.{hint}", f"Found were: {', '.join(known)}"
+
+
+def choose_place(results: Results, text: str) -> tuple[ScenarioResult, CaseResult, str]:
+    """Scenario, case and layer of a finding, or of a case in which nothing was found."""
+    scenario, _, case = text.partition("--")
+    key, layer = (scenario, case), ""
+    if key not in results.case_at or key in results.findings_at:
+        finding = choose_finding(results, text)
+        key, layer = (finding.scenario, finding.case), finding.layer
+    if key not in results.case_at:
+        raise UsageError("This finding is about a whole target, not about a case.", "Name SCENARIO--CASE instead.")
+    described = next(each for each in results.scenarios if each.name == key[0])
+    return described, results.case_at[key], layer
 
 
 # -------------------------------------------------------------------------------------------------- what was played

@@ -1,0 +1,45 @@
+"""``bncheck plot``: the picture of one finding, as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(name="plot")
+@click.argument("run")
+@click.argument("finding")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="A .png or .svg file.")
+def plot_command(run: str, finding: str, out: Path) -> None:
+    """Draw the case of a finding: trajectories, drift, tolerance, onset of NaN.
+
+    RUN is a run folder or `latest`; FINDING a code (BN103), a cause, either with #2 for the second one, or
+    SCENARIO--CASE.
+
+    \b
+    bncheck plot latest BN103 -o update-phase.png
+    bncheck plot latest all-ones--forward -o all-ones.svg
+    """
+    from bncheck.errors import RunFolderError, UsageError
+    from bncheck.report.plot import draw_case
+    from bncheck.report.scene import choose_place
+    from bncheck.report.svg import standalone
+    from bncheck.results import read_results
+    from bncheck.run_folder import find_run
+
+    if out.suffix not in (".png", ".svg"):
+        raise UsageError(f"{out} is neither a .png nor a .svg file.", "Name one: -o picture.png")
+    folder = find_run("latest" if Path(run) == Path("reports/latest") else run)
+    results = read_results(folder)
+    scenario, case, layer = choose_place(results, finding)
+    picture = draw_case(results, folder, scenario, case, layer)
+    if picture is None:
+        raise RunFolderError(f"No target recorded running statistics in {scenario.name}--{case.name}.", "Choose another.")
+    part = out.with_name(out.name + ".part")
+    try:
+        part.write_bytes(picture.png if out.suffix == ".png" else standalone(picture.svg).encode())
+        part.replace(out)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}.", "Name another file with -o.") from error
+    click.echo(f" wrote    {out}")

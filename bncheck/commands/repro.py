@@ -1,0 +1,57 @@
+"""``bncheck repro``: the bug-report kit of one finding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(name="repro")
+@click.argument("run")
+@click.argument("finding")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write. Default: kit-… in the run folder.")
+@click.option(
+    "--run/--no-run",
+    "play",
+    default=True,
+    help="Look for a smaller case that still shows the finding, by playing it on the targets that are here. Default: --run.",
+)
+@click.option("--python", "pythons", multiple=True, metavar="TARGET=PATH", help="Play with this interpreter.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def repro_command(run: str, finding: str, out: Path | None, play: bool, pythons: tuple[str, ...], quiet: bool) -> None:
+    """Write everything a bug report needs: issue text, picture, environment, a script per framework, a zip.
+
+    RUN is a run folder or `latest`; FINDING a code (BN103), a cause (update-phase), either with #2 for the second one,
+    or SCENARIO--CASE.
+
+    \b
+    bncheck repro latest BN103
+    bncheck repro latest cancellation --out my-report
+    bncheck repro reports/latest nan-sample--bad-step --no-run
+    """
+    from bncheck.commands.progress import open_progress
+    from bncheck.report.kit import write_kit
+    from bncheck.report.scene import choose_finding, read_scene
+    from bncheck.results import read_results
+    from bncheck.run_folder import find_run
+
+    folder = find_run("latest" if Path(run) == Path("reports/latest") else run)
+    results = read_results(folder)
+    scene = read_scene(folder, results, choose_finding(results, finding))
+    if play:
+        from bncheck.minimise import minimise
+
+        with open_progress(quiet=quiet) as progress:
+            scene = minimise(results, scene, pythons, progress)
+    kit, archive = write_kit(folder, results, scene, out)
+    if quiet:
+        return
+    if scene.note:
+        click.echo(f" {scene.note}")
+    for path in sorted(kit.iterdir()):
+        click.echo(f" wrote    {path}")
+    click.echo(f" zip      {archive}")
+    scripts = sorted(path.name for path in kit.glob("repro_*.py"))
+    if scripts:
+        click.echo(f" try it   uv run {kit / scripts[0]}")
