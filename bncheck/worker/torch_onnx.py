@@ -211,7 +211,7 @@ def run(model, x):
     """Run the last exported file on onnxruntime, with its graph optimisation and without."""
     path = getattr(model, "exported", None)
     if path is None:
-        raise RuntimeError("there is no exported file yet: put export_onnx before run_exported")
+        raise NotImplementedError("there is no exported file to run: no export before it went through")
     if not has("onnxruntime"):
         raise NotImplementedError("running a file needs the package onnxruntime: use the target torch[onnx]")
     data = model.tensor(x)

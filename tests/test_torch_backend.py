@@ -1,0 +1,138 @@
+"""Ways to run a network in PyTorch, and ONNX export and run, on real torch and onnxruntime."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from torch_cells import Cell, cases_of, play_cells, renamed
+
+from bncheck.scenario import Case
+
+
+def network_case(case: Case) -> Case:
+    """The shipped layer's case with PyTorch's own BatchNorm."""
+    return renamed(case, "base", custom=None)
+
+
+def played(tmp_path_factory: pytest.TempPathFactory, variant: str) -> Cell:
+    (case,) = cases_of("custom-layer").values()
+    return play_cells(tmp_path_factory.mktemp("run"), [network_case(case)], variant)["base"]
+
+
+@pytest.fixture(scope="module")
+def eager(tmp_path_factory: pytest.TempPathFactory) -> Cell:
+    return played(tmp_path_factory, "")
+
+
+@pytest.mark.parametrize("variant", ["jit", "channels_last", "functional", "builtin"])
+def test_a_variant_computes_what_eager_computes(
+    tmp_path_factory: pytest.TempPathFactory, eager: Cell, variant: str
+) -> None:
+    cell = played(tmp_path_factory, variant)
+    assert cell.result.outcome == "ok", cell.errors
+    assert set(cell.arrays) == set(eager.arrays)
+    for name in ("bn/running_mean", "bn/running_var", "bn/counter", "bn/used_mean", "output/0", "grad_input/1"):
+        np.testing.assert_allclose(cell.arrays[name], eager.arrays[name], atol=1e-4)
+
+
+def test_an_exported_program_moves_the_models_own_statistics(
+    tmp_path_factory: pytest.TempPathFactory, eager: Cell
+) -> None:
+    cell = played(tmp_path_factory, "export")
+    assert cell.result.outcome == "ok", cell.errors
+    np.testing.assert_allclose(cell.arrays["bn/running_mean"], eager.arrays["bn/running_mean"], atol=1e-5)
+    np.testing.assert_allclose(cell.arrays["output/12"], eager.arrays["output/12"], atol=1e-4)
+    assert (cell.arrays["bn/n"] == -1).all(), "the inside of an exported program cannot be seen"
+
+
+def test_recomputation_counts_every_batch_twice(tmp_path_factory: pytest.TempPathFactory, eager: Cell) -> None:
+    cell = played(tmp_path_factory, "checkpoint")
+    assert eager.arrays["bn/counter"].tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 6]
+    assert cell.arrays["bn/counter"].tolist() == [*range(13), 12]
+    # Two updates of weight 0.3 with the same batch are one of weight 1 - 0.7².
+    first = eager.arrays["bn/running_mean"][1] / 0.3
+    np.testing.assert_allclose(cell.arrays["bn/running_mean"][2], first * (1 - 0.7**2), rtol=1e-4)
+
+
+def test_backward_twice_through_the_same_forward(tmp_path_factory: pytest.TempPathFactory) -> None:
+    (case,) = cases_of("custom-layer", program__events=["train_forward", "backward", "backward"]).values()
+    cell = play_cells(tmp_path_factory.mktemp("run"), [network_case(case)])["base"]
+    assert cell.result.outcome == "ok", cell.errors
+    np.testing.assert_array_equal(cell.arrays["grad_input/1"], cell.arrays["grad_input/2"])
+
+
+# --- ONNX
+
+EXPORTS = ("export-legacy", "export-dynamo", "export-eval-net-train-bn")
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
+    cases = [renamed(case, f"{name}--{case.name}") for name in EXPORTS for case in cases_of(name).values()]
+    return play_cells(tmp_path_factory.mktemp("run"), cases, "onnx")
+
+
+def noted(cell: Cell, event: str, key: str) -> dict[str, object]:
+    assert cell.result.outcome == "ok", cell.errors
+    found: dict[str, object] = cell.result.notes[event][key]
+    return found
+
+
+def test_the_legacy_exporter_flips_the_frozen_layer(exports: dict[str, Cell]) -> None:
+    cell = exports["export-legacy--default"]
+    assert cell.arrays["bn/training"].tolist() == [1, 1, 0, 0, 1, 1, 1]
+    assert noted(cell, "3", "export")["flipped"] == [["bn", False, True]]
+    change = np.abs(cell.arrays["output/5"] - cell.arrays["output/2"]).max()
+    assert change > 0.05, "the next forward normalises with the batch"
+    assert noted(cell, "3", "export")["output_change"] == pytest.approx(change, rel=1e-4)
+    np.testing.assert_array_equal(cell.arrays["bn/running_mean"][5], [0, 0])
+    assert (cell.arrays["bn/running_mean"][6] != 0).all(), "and moves the running statistics"
+
+
+def test_preserve_keeps_the_mode_and_the_batch_norm_node(exports: dict[str, Cell]) -> None:
+    cell = exports["export-legacy--preserve"]
+    assert noted(cell, "3", "export")["flipped"] == []
+    graph = noted(cell, "3", "export")["graph"]
+    assert isinstance(graph, dict)
+    (node,) = graph["batch_norms"]
+    assert (node["training"], node["outputs"]) == (False, 1)
+    assert node["momentum"] == pytest.approx(0.9)
+
+
+def test_training_exports_move_the_statistics_and_say_so_in_the_file(exports: dict[str, Cell]) -> None:
+    cell = exports["export-legacy--training"]
+    norms, graph = noted(cell, "3", "export")["norms"], noted(cell, "3", "export")["graph"]
+    assert isinstance(norms, dict)
+    assert isinstance(graph, dict)
+    assert norms["bn"]["num_batches_tracked_moved"] == 1
+    (node,) = graph["batch_norms"]
+    assert (node["training"], node["outputs"]) == (True, 3)
+
+
+def test_the_dynamo_exporter_leaves_the_model_alone(exports: dict[str, Cell]) -> None:
+    cell = exports["export-dynamo--frozen-layer"]
+    assert noted(cell, "3", "export")["flipped"] == []
+    np.testing.assert_array_equal(cell.arrays["output/2"], cell.arrays["output/5"])
+    np.testing.assert_allclose(cell.arrays["output/4"], cell.arrays["output/5"], atol=1e-5)
+
+
+def test_a_network_in_training_mode_becomes_a_file_of_its_eval_model(exports: dict[str, Cell]) -> None:
+    run = noted(exports["export-dynamo--training-mode"], "3", "run_exported")
+    assert float(str(run["difference_eval"])) < 1e-5
+    assert float(str(run["difference_as_exported"])) > 0.05
+
+
+def test_the_legacy_exporter_leaks_the_other_way_too(exports: dict[str, Cell]) -> None:
+    assert noted(exports["export-eval-net-train-bn--legacy"], "3", "export")["flipped"] == [["bn", True, False]]
+
+
+def test_without_onnx_an_export_is_unsupported_and_says_which_target_has_it(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    case = next(iter(cases_of("export-legacy").values()))
+    cell = play_cells(tmp_path_factory.mktemp("run"), [case])[case.name]
+    if cell.result.outcome == "ok":
+        pytest.skip("this Python has torch and onnx: nothing is missing")
+    assert cell.result.outcome == "unsupported"
+    assert "torch[onnx]" in cell.result.error
+    assert "no export before it went through" in cell.errors[1]
