@@ -35,7 +35,9 @@ def plot_command(run: str, finding: str, out: Path) -> None:
     scenario, case, layer = choose_place(results, finding)
     picture = draw_case(results, folder, scenario, case, layer)
     if picture is None:
-        raise RunFolderError(f"No target recorded running statistics in {scenario.name}--{case.name}.", "Choose another.")
+        raise RunFolderError(
+            f"No target recorded running statistics in {scenario.name}--{case.name}.", "Choose another."
+        )
     part = out.with_name(out.name + ".part")
     try:
         part.write_bytes(picture.png if out.suffix == ".png" else standalone(picture.svg).encode())

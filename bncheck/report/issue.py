@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
+from bncheck.plan import layer_path
 from bncheck.report.markdown_text import code, fenced, link, table, text
 from bncheck.report.overview import evidence, numbers
 from bncheck.report.scene import Scene, concerned
@@ -34,8 +37,24 @@ def issue_text(results: Results, scene: Scene, subjects: Sequence[Subject], scri
     finding = scene.finding
     lines = [f"# {text(finding.title)}", ""]
     lines += ["## What was done", "", *done(results, scene), "", "## Expected", "", expected(finding, subjects), ""]
-    lines += ["## Observed", "", *observed(results, scene, subjects), "", "![measured and expected curves](plot.png)", ""]
-    lines += ["## Which side is wrong", "", *side(results, finding), "", "## Cause", "", *cause(finding), ""]
+    lines += [
+        "## Observed",
+        "",
+        *observed(results, scene, subjects),
+        "",
+        "![measured and expected curves](plot.png)",
+        "",
+    ]
+    lines += [
+        "## Which side is wrong",
+        "",
+        *side(results, finding, layer_path(scene.case) if scene.specs else ""),
+        "",
+        "## Cause",
+        "",
+        *cause(finding),
+        "",
+    ]
     lines += ["## To reproduce", "", *reproduce(scripts, reasons), "## Versions", *versions(results, scene)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -54,8 +73,6 @@ def done(results: Results, scene: Scene) -> Iterator[str]:
             batches = "the same batch every time" if len(array) == 1 else f"{len(array)} different batches"
             yield f"- input {code(name[2:])}: {list(array.shape[1:])} {text(array.dtype.name)}, {batches}"
     yield f"- program: {program(case, scene)}"
-    if scene.note:
-        yield f"- {text(scene.note)}"
 
 
 def layer_words(layer: Layer) -> str:
@@ -86,12 +103,14 @@ def expected(finding: Finding, subjects: Sequence[Subject]) -> str:
         return f"That {text(subject.finding.quantity or 'every value')} stays finite."
     if subject.problem == "recorded":
         return "See the title; no other target of the run gave anything else."
+    if not finding.departs and len(subjects) > 1:
+        return "That all targets give the same on the same bytes, within rounding."
     return f"What {text(subject.other)} gives on the same bytes, within rounding."
 
 
 def observed(results: Results, scene: Scene, subjects: Sequence[Subject]) -> Iterator[str]:
-    yield f"{text(scene.finding.title)}"
-    yield ""
+    if scene.note:
+        yield from [text(scene.note), ""]
     for subject in subjects:
         off = [q for q in subject.quantities if q.outside]
         for quantity in off:
@@ -104,7 +123,10 @@ def observed(results: Results, scene: Scene, subjects: Sequence[Subject]) -> Ite
                        f"{code(f'{record.error_type}: {record.error}', 300)}")  # fmt: skip
     rows = [drift_row(drift, results) for drift in drifts_of(results, scene.finding) if drift.verdict != "agrees"]
     if rows:
-        yield from ["", "All differences of the run's case outside tolerance (mean ± population standard deviation over its points):"]
+        yield from [
+            "",
+            "All differences of the run's case outside tolerance (mean ± population standard deviation over its points):",
+        ]
         yield from table(("between", "quantity", "mean ± std", "largest", "relative", "ULP", "since"), rows)
 
 
@@ -119,7 +141,7 @@ def drift_row(drift: Drift, results: Results) -> list[str]:
     return [f"{code(drift.a)} and {code(drift.b)}", code(name), *map(text, numbers(drift)), text(since(step))]
 
 
-def side(results: Results, finding: Finding) -> Iterator[str]:
+def side(results: Results, finding: Finding, path: str = "") -> Iterator[str]:
     """The side that departs, and from what; or that nobody is wrong, and who documents which rule."""
     if finding.departs:
         from_what = {"itself": "itself (the same framework elsewhere)", "": "the others"}
@@ -132,17 +154,25 @@ def side(results: Results, finding: Finding) -> Iterator[str]:
     else:
         yield {"hazard": "Nobody's rule is broken; it is reported because it will bite.",
                "unexplained": "Not known: no measured rule explains it."}.get(finding.kind, "Not known.")  # fmt: skip
-    rows = []
+    yield from rules_table(results, finding, path)
+
+
+def rules_table(results: Results, finding: Finding, path: str) -> list[str]:
+    """The measured rules that the cause is about, beside the documented ones where the run knows them."""
+    rows, documents = [], False
     for convention in results.conventions:
         for name in FACETS.get(finding.cause, ()):
             facet = convention.facets.get(name)
-            if facet is None or convention.target not in finding.targets:
+            if facet is None or convention.target not in finding.targets or path not in (convention.path, ""):
                 continue
             measured = text(facet.value) if facet.identifiable else "not identifiable"
-            documented = "nothing" if facet.documented is None else text(facet.documented)
-            rows.append([code(convention.target), text(convention.path or "all"), text(words(name)), measured,
-                         f"{documented}{' (' + link('documentation', facet.link) + ')' if facet.link else ''}"])  # fmt: skip
-    yield from table(("target", "path", "rule", "measured", "documented"), rows) if rows else []
+            documented = "-" if facet.documented is None else text(facet.documented)
+            documented += f" ({link('documentation', facet.link)})" if facet.link else ""
+            documents = documents or facet.documented is not None
+            rows.append([code(convention.target), text(words(name)), measured, documented])
+    head = ["target", "rule", "measured", "documented"]
+    shown = 4 if documents else 3
+    return table(head[:shown], [row[:shown] for row in rows]) if rows else []
 
 
 def cause(finding: Finding) -> Iterator[str]:
@@ -174,8 +204,24 @@ def versions(results: Results, scene: Scene) -> list[str]:
     rows = [[code(t.name), text(t.version or "-"), text(t.device), text(t.python), text(str(t.environment.get("numpy", "-")))]
             for t in names.values()]  # fmt: skip
     lines = table(("target", "version", "device", "Python", "NumPy"), rows)
-    return [*lines, f"Found by bncheck {text(results.version)} with {code(results.command or 'bncheck run')}; "
+    return [*lines, f"Found by bncheck {text(results.version)} with {code(portable(results.command))}; "
                     "the whole environment is in environment.md."]  # fmt: skip
+
+
+def portable(command: str) -> str:
+    """The command without what belongs to the machine it ran on: where it wrote, which interpreters it took."""
+    try:
+        given = shlex.split(command)
+    except ValueError:
+        return "bncheck run"
+    kept: list[str] = []
+    while given:
+        word = given.pop(0)
+        if word in ("--out", "--python", "--resume"):
+            given = given[1:]
+        elif not word.startswith(("--out=", "--python=", "--resume=")):
+            kept.append(PurePath(word).name if PurePath(word).is_absolute() else word)
+    return shlex.join(kept) or "bncheck run"
 
 
 def environment_text(targets: Sequence[TargetResult]) -> str:
@@ -191,7 +237,10 @@ def environment_text(targets: Sequence[TargetResult]) -> str:
         for key in ("version", "import_seconds", "unavailable", "remedy"):
             said.pop(key, None)
         rows += [(words(key), value) for key, value in sorted(said.items())]
-        lines += [f"## {text(target.label)}", *table(("", ""), [[text(key), text(listed(value))] for key, value in rows])]
+        lines += [
+            f"## {text(target.label)}",
+            *table(("", ""), [[text(key), text(listed(value))] for key, value in rows]),
+        ]
     return "\n".join(lines).rstrip() + "\n"
 
 

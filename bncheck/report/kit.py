@@ -52,11 +52,15 @@ def clear(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         foreign = [path.name for path in folder.iterdir() if not OURS.fullmatch(path.name.removesuffix(".part"))]
         if foreign:
-            raise RunFolderError(f"{folder} holds {foreign[0]}, which is no part of a kit.", "Name another folder with --out.")
+            raise RunFolderError(
+                f"{folder} holds {foreign[0]}, which is no part of a kit.", "Name another folder with --out."
+            )
         for path in folder.iterdir():
             path.unlink()
     except OSError as error:
-        raise RunFolderError(f"The kit {folder} cannot be written: {error.strerror}.", "Name another folder with --out.") from error
+        raise RunFolderError(
+            f"The kit {folder} cannot be written: {error.strerror}.", "Name another folder with --out."
+        ) from error
 
 
 def kit_files(run: Path, results: Results, scene: Scene) -> dict[str, bytes]:

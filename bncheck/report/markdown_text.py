@@ -9,7 +9,7 @@ from bncheck.report.wording import one_line
 
 SPECIAL = re.compile(r"([\\`*_\[\](){}|~!])")
 # At the start of a line these would begin a heading, a list or a quotation.
-LEADING = re.compile(r"^([-+=]|\d+[.)])")
+LEADING = re.compile(r"^([-+=]+|\d+[.)])(?=\s|$)")
 
 
 def text(value: object, limit: int = 600) -> str:
@@ -18,7 +18,8 @@ def text(value: object, limit: int = 600) -> str:
     line = SPECIAL.sub(r"\\\1", line)
     # A name after @ would notify its owner, a number after # link an issue.
     line = re.sub(r"(?<![A-Za-z0-9.])@", "&#64;", line).replace("#", "&#35;")
-    return LEADING.sub(lambda found: f"\\{found[1]}" if len(found[1]) == 1 else f"{found[1][:-1]}\\{found[1][-1]}", line)
+    # The last character of the mark is the one that a backslash takes the meaning from.
+    return LEADING.sub(lambda found: f"{found[1][:-1]}\\{found[1][-1]}", line)
 
 
 def code(value: object, limit: int = 200) -> str:

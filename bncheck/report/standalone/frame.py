@@ -45,7 +45,7 @@ def write_script(subject: Subject, writer: ModuleType, stem: str) -> Script:
     lines += ["", ""]
     if beside:
         lines += [f'beside = np.load(Path(__file__).with_name("{stem}.npz"), allow_pickle=False)', ""]
-    lines += [*data, "", *expected, "", *recorder(subject), "", *body, "", *ending(subject)]
+    lines += [*data, "", *expected, "", *recorder(subject), "", "", *body, "", *ending(subject)]
     return Script("\n".join(lines).rstrip() + "\n", beside)
 
 
