@@ -78,12 +78,19 @@ def standing(results: Results, scenario: str, case: str, target: str) -> Standin
     worst = first_to_tell(drifts)
     if worst is None:
         return Standing("agrees", "agrees", findings=concerned)
-    about = tuple(f for f in concerned if len(f.targets) == 1 or results.base in f.targets) or concerned
+    about = tuple(f for f in concerned if sets_apart(f, results.base, target)) or concerned
     kind = next((kind for kind in KINDS if any(f.kind == kind for f in about)), "")
     word = "nonfinite" if worst.verdict == "nonfinite" else (kind or "differs")
     others = len([drift for drift in drifts if drift.verdict != "agrees"]) - 1
     text = difference(worst, target, results) + (f" (+{others} more)" if others else "")
     return Standing(word, text, worst, concerned)
+
+
+def sets_apart(finding: Finding, base: str, target: str) -> bool:
+    """Whether a finding is about this difference: its sides part the two, or it concerns the target and not the base."""
+    if len(finding.sides) == 2:
+        return any(base in one and target in two for one, two in (finding.sides, finding.sides[::-1]))
+    return base not in finding.targets
 
 
 def unfinished(cell: CellResult, results: Results) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ COLOURS = {
     "crashed": "bold red", "timeout": "bold red",
 }  # fmt: skip
 # A column narrower than this breaks its sentences into single words.
-COLUMN = 21
+COLUMN = 26
 
 
 @dataclass(frozen=True)
@@ -69,23 +70,37 @@ def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
 
 
 def matrix(results: Results, width: int) -> RenderableType:
-    labels = [len(case.label or case.name) for _, case in rows(results, probes=False)]
-    names = [len(scenario.name) for scenario, _ in rows(results, probes=False)]
-    left = min(max(names, default=0), 24) + min(max(labels, default=0), 28) + 4
-    if left + (COLUMN + 2) * len(results.targets) > width:
+    """Cases down, targets across, each against the baseline; cases one under the other where that is too wide."""
+    shown = rows(results, probes=False)
+    others = [target for target in results.targets if target.name != results.base] or list(results.targets)
+    left = min(max((len(scenario.name) for scenario, _ in shown), default=0), 24)
+    left += min(max((len(case.label or case.name) for _, case in shown), default=0), 28) + 4
+    if left + (COLUMN + 2) * len(others) > width:
         return stacked(results)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
     table.add_column(Text("scenario"), max_width=24)
     table.add_column(Text("case"), max_width=28)
-    for target in results.targets:
-        table.add_column(Text(clean(target.label)), overflow="fold")
+    for target in others:
+        table.add_column(Text(heading(target)), overflow="fold")
     previous = ""
-    for scenario, case in rows(results, probes=False):
+    for scenario, case in shown:
         first = Text("" if scenario.name == previous else clean(scenario.name))
-        marks = [mark(standing(results, scenario.name, case.name, target.name)) for target in results.targets]
+        marks = [mark(standing(results, scenario.name, case.name, target.name), True) for target in others]
         table.add_row(first, Text(clean(case.label or case.name)), *marks)
         previous = scenario.name
-    return Padding(table, (0, 0, 0, 1))
+    return Group(Padding(table, (0, 0, 0, 1)), Text(f" {legend(results, len(others))}", style="dim"))
+
+
+def heading(target: TargetResult) -> str:
+    """``torch 2.13.0``: the device only where it is part of the name, the build never; both are in the report."""
+    version = target.version.partition("+")[0]
+    version = "" if not version or version in target.name else f" {version}"
+    return clean(f"{target.name}{version}{' (simulated)' if target.simulated else ''}")
+
+
+def legend(results: Results, others: int) -> str:
+    against = f"against {results.base}: " if others < len(results.targets) else ""
+    return f"{against}≠ convention  ! hazard  ✗ defect or NaN  ? unexplained  ⊘ refused"
 
 
 def stacked(results: Results) -> RenderableType:
@@ -102,13 +117,14 @@ def stacked(results: Results) -> RenderableType:
     return Group(*parts)
 
 
-def mark(found: Standing) -> Text:
-    shown = (
-        found.text
-        if found.word not in ("convention", "defect", "hazard", "unexplained", "rounding")
-        else (f"{found.word}: {found.text}")
-    )
-    return Text(f"{found.mark} {clean(shown)}", style=COLOURS.get(found.word, "dim"))
+def mark(found: Standing, short: bool = False) -> Text:
+    """A cell of the table; ``short`` leaves to the legend what the mark means, and to the report the rest."""
+    kinds = ("convention", "defect", "hazard", "unexplained", "rounding")
+    text = found.text if short or found.word not in kinds else f"{found.word}: {found.text}"
+    if short:
+        text = "agrees up to rounding" if found.word == "rounding" else re.sub(r" \(\+\d+ more\)$", "", text)
+        text = re.sub(r"^(refused.*?) \((\w+): .*\)$", r"\1 (\2)", text).replace(" off by ", " ")
+    return Text(f"{found.mark} {clean(text)}", style=COLOURS.get(found.word, "dim"))
 
 
 def finding(theme: Theme) -> RenderableType:

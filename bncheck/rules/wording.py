@@ -25,8 +25,9 @@ def name(cell: CellView) -> str:
 
 
 def names(side: Sequence[CellView]) -> str:
-    """All members of one side, in a row."""
-    return ", ".join(dict.fromkeys(name(cell) for cell in side))
+    """All members of one side: "a", "a and b", "a, b and c"."""
+    found = list(dict.fromkeys(name(cell) for cell in side))
+    return " and ".join(filter(None, (", ".join(found[:-1]), *found[-1:])))
 
 
 def verb(side: Sequence[CellView], singular: str, plural: str) -> str:

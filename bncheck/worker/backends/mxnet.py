@@ -145,12 +145,13 @@ def make_layer(mx, layer, params, variant):
         pool = nn.HybridSequential()
         pool.add(nn.GlobalAvgPool2D(), nn.Flatten())
         return pool
+    if kind not in ("dense", "conv2d"):
+        raise NotImplementedError("this backend has no layer %r" % kind)
     weight = params[layer["name"] + "/weight"].shape
     if kind == "dense":
         return nn.Dense(weight[0], in_units=weight[1], flatten=False)
-    if kind == "conv2d":
-        return nn.Conv2D(weight[0], weight[2:], strides=options.get("stride", 1), padding=options.get("padding", 0), in_channels=weight[1])
-    raise NotImplementedError("this backend has no layer %r" % kind)
+    steps = {"strides": options.get("stride", 1), "padding": options.get("padding", 0)}
+    return nn.Conv2D(weight[0], weight[2:], in_channels=weight[1], **steps)
 
 
 class Model:
