@@ -70,7 +70,7 @@ def test_the_nearest_file_counts_and_one_that_says_nothing_is_no_fault(tmp_path:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('fail_on = "drift"', r'toml:2: tool.bncheck.fail_on: unknown key "fail_on"; allowed: .*did you mean "fail-on"'),
+        ('fail_on = "drift"', r'toml:2: tool.bncheck.fail_on: unknown key "fail_on"; .*did you mean "fail-on"'),
         ('fail-on = "drifts"', r'toml:2: tool.bncheck.fail-on: unknown level "drifts"; .*did you mean "drift"'),
         ('targets = "torch"', r'tool.bncheck.targets: .* is not a list; allowed: \["…", "…"\]'),
         ("targets = [3]", r"tool.bncheck.targets\[0\]: 3 is not a text"),
