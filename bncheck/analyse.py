@@ -26,8 +26,8 @@ from bncheck.plan import Plan, layer_path
 from bncheck.recording import trace_of
 from bncheck.replay import attribute, replay
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
-from bncheck.run_folder import cell_folder, read_result
 from bncheck.rules.well_formed import well_formed
+from bncheck.run_folder import cell_folder, read_result
 from bncheck.scenario import Case, Scenario
 from bncheck.trace import Trace
 from bncheck.worker.run import write_npz
@@ -108,9 +108,7 @@ def scenario_of(plan: Plan, case: Case) -> Scenario:
     return next(scenario for scenario in plan.scenarios if scenario.name == case.scenario)
 
 
-def judge_case(
-    run: Path, case: Case, scenario: Scenario, targets: Sequence[TargetResult], analysis: Analysis
-) -> None:
+def judge_case(run: Path, case: Case, scenario: Scenario, targets: Sequence[TargetResult], analysis: Analysis) -> None:
     """Everything about one case; its traces are let go at the end."""
     views = []
     for target in targets:
@@ -129,21 +127,33 @@ def judge_case(
 
 def explain_cell(run: Path, view: CellView, target: TargetResult, analysis: Analysis) -> CellView:
     """The cell with its documentation, its convention as it holds in this case, and its replay for the pictures."""
-    path = layer_path(view.case)
-    said = documented_facets(analysis.documented.get(target.name, ()), target.version, target.variant, path)
-    view = replace(
-        view,
-        documented={facet: value for facet, (value, _) in said.items()},
-        link=next((link for _, link in said.values() if link), ""),
-    )
+    path, own = layer_path(view.case), own_layer(view.case, target)
+    if not own:
+        said = documented_facets(analysis.documented.get(target.name, ()), target.version, target.variant, path)
+        view = replace(
+            view,
+            documented={facet: value for facet, (value, _) in said.items()},
+            link=next((link for _, link in said.values() if link), ""),
+        )
     paths = analysis.conventions.get(target.name, {})
     if view.trace is None or not paths:
         return view
-    convention = settle(view.case, view.trace, paths.get(path) or next(iter(paths.values())))
+    if own:
+        convention = measure([(view.case, view.trace, view.outcome)], target.name, path)
+    else:
+        convention = settle(view.case, view.trace, paths.get(path) or next(iter(paths.values())))
     curves = replay(view.case, view.trace, convention)
     named = {f"{layer}/{name}": array for layer, found in curves.items() for name, array in found.items()}
     write_npz(str(cell_folder(run, target.slug, view.case.id) / "replay.npz"), named)
     return replace(view, convention=convention, replay=curves)
+
+
+def own_layer(case: Case, target: TargetResult) -> bool:
+    """True if somebody's own layer stood in this cell: the framework's documentation and probes do not speak for it.
+
+    The reference and the variant "builtin" ignore ``network.custom``.
+    """
+    return case.network.custom is not None and target.backend != "reference" and target.variant != "builtin"
 
 
 def pair_view(case: Case, scenario: Scenario, a: CellView, b: CellView) -> PairView:

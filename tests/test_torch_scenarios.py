@@ -1,0 +1,79 @@
+"""Own layers and exports from the command line to their findings: each scenario carries its own expectation."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch_cells import python_of
+
+SCENARIOS = (
+    "custom-layer", "custom-mistakes", "custom-graph", "running-batchnorm",
+    "export-legacy", "export-dynamo", "export-eval-net-train-bn",
+)  # fmt: skip
+TARGETS = ("reference", "torch", "torch[builtin]", "torch[onnx]")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    for variant in ("", "builtin", "onnx"):
+        python_of(variant)
+    out = tmp_path_factory.mktemp("runs") / "run"
+    words = [word for target in TARGETS for word in ("-t", target)]
+    command = [sys.executable, "-m", "bncheck", "run", *SCENARIOS, *words, "--fail-on", "never", "--no-report", "-q"]
+    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "run.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_what_the_author_expected_came_out(results: Any, name: str) -> None:
+    scenario = next(item for item in results["scenarios"] if item["name"] == name)
+    assert scenario["expectations"]
+    for expectation in scenario["expectations"]:
+        assert expectation["met"] is True, expectation
+
+
+def causes_of(results: Any, scenario: str, case: str, kinds: tuple[str, ...] = ("defect", "hazard")) -> set[str]:
+    return {
+        finding["cause"]
+        for finding in results["findings"]
+        if finding["scenario"] == scenario and finding["case"] == case and finding["kind"] in kinds
+    }
+
+
+@pytest.mark.parametrize(
+    "scenario, case",
+    [
+        ("custom-layer", "base"),
+        ("custom-graph", "good--fb"),
+        ("custom-graph", "in-place--fb"),
+        ("running-batchnorm", "careful"),
+        ("running-batchnorm", "in-place-fb"),
+        ("export-dynamo", "frozen-layer"),
+        ("export-legacy", "preserve"),
+    ],
+)
+def test_what_is_in_order_is_not_suspected(results: Any, scenario: str, case: str) -> None:
+    assert causes_of(results, scenario, case, ("defect", "hazard", "unexplained")) == set()
+
+
+def test_own_layer_from_the_command_line(tmp_path: Path) -> None:
+    """The file is looked up from where the user stands."""
+    python_of("")
+    source = Path(__file__).parent.parent / "scenarios" / "layers" / "good_bn.py"
+    (tmp_path / "mine.py").write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    words = ["run", "custom-layer", "--set", "network.custom=mine.py:GoodBatchNorm2d", "-t", "torch", "-t", "reference"]
+    command = [sys.executable, "-m", "bncheck", *words, "--no-report", "-q", "--out", "run", "--no-probe"]
+    environment = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert {cell["outcome"] for cell in found["cells"]} == {"ok"}
