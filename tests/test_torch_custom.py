@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torch_cells import Cell, cases_of, play_cells, renamed
+
+from bncheck.inputs import make_inputs
 
 LAYERS = Path(__file__).parent.parent / "scenarios" / "layers"
 HEADER = "import torch\nfrom torch import nn\n"
@@ -157,3 +160,40 @@ def test_own_layers_are_timed_when_asked(tmp_path: Path) -> None:
     assert found["ratio"] == pytest.approx(found["own_seconds"] / found["builtin_seconds"])
     assert 0.05 < found["ratio"] < 500
     assert found["repeats"] >= 5
+
+
+# --- complex numbers
+
+
+def whitened(x: np.ndarray, eps: float) -> np.ndarray:
+    """The oracle in float64: each pair of channels times the inverse root of its covariance, by eigenvalues."""
+    z = np.moveaxis(x.astype(np.float64), 1, 0).reshape(2, x.shape[1] // 2, -1)
+    z = z - z.mean(axis=2, keepdims=True)
+    out = np.empty_like(z)
+    for channel in range(z.shape[1]):
+        pair = z[:, channel]
+        values, vectors = np.linalg.eigh(pair @ pair.T / pair.shape[1] + eps * np.eye(2))
+        out[:, channel] = vectors @ np.diag(values**-0.5) @ vectors.T @ pair
+    return np.moveaxis(out.reshape(x.shape[1], x.shape[0], *x.shape[2:]), 0, 1)
+
+
+def test_complex_batch_norm_whitens_and_its_leak_grows_linearly(tmp_path: Path) -> None:
+    cases = list(cases_of("complex-batchnorm").values())
+    alone = [replace(each, network=replace(each.network, layers=each.network.layers[1:])) for each in cases]
+    layer = replace(alone[0].network.layers[0], channels=4)
+    spec = replace(alone[0].inputs["main"], shape=(4, 4, 5, 5))
+    plain = replace(alone[0], name="plain", inputs={"main": spec}, events=alone[0].events[:1], steps=())
+    plain = replace(plain, network=replace(plain.network, layers=(layer,)))
+    cells = play_cells(tmp_path, [*cases, plain])
+    assert {cell.result.outcome for cell in cells.values()} == {"ok"}
+    x = make_inputs(plain)["x/main"][0]
+    np.testing.assert_allclose(cells["plain"].arrays["output/0"], whitened(x, 1e-5), atol=1e-5)
+
+    good, leaky = (cells[case.name] for case in cases)
+    assert good.arrays["bn/graph_nodes"].max() == 0
+    added = np.diff(leaky.arrays["bn/graph_nodes"][::2])[:60]
+    assert len(set(added)) == 1
+    assert added[0] > 7
+    facts = good.result.notes["cell"]["custom"]["bn"]
+    assert facts["state_dict"] == {"missing": ["running_var"], "additional": ["running_covar"]}
+    assert facts["kept"]["running_covar"] == "(3, 2) float32"
