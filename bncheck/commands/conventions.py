@@ -57,7 +57,7 @@ def show(run: Any, results: Any, options: dict[str, Any]) -> None:
         click.echo((run / "run.json").read_text(encoding="utf-8"))
     elif not options["quiet"]:
         out = console()
-        out.print(report.table(results))
+        out.print(report.table(results, out.width))
         for sentence in report.disagreements(results):
             out.print(f"≠ {sentence}", style="red", markup=False)
         for target in results.targets:

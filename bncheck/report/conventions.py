@@ -21,6 +21,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
+UNKNOWN = "not identifiable"
+FACET_WIDTH, TARGET_WIDTH = 22, 20
+
+
 def by_target(results: Results) -> dict[str, dict[str, Convention]]:
     """target → path → convention, in the order of the run."""
     found: dict[str, dict[str, Convention]] = {}
@@ -34,7 +38,7 @@ def cell(paths: Mapping[str, Convention], facet: str) -> str:
     values = {path: shown(convention.facets.get(facet)) for path, convention in paths.items()}
     known = {path: text for path, text in values.items() if text}
     if not known:
-        return "not identifiable"
+        return UNKNOWN
     if len(set(known.values())) == 1:
         return next(iter(known.values()))
     return "; ".join(f"{path}: {text}" for path, text in known.items())
@@ -54,21 +58,40 @@ def words(paths: Mapping[str, Convention], facet: str) -> str:
     return " / ".join(found)
 
 
-def table(results: Results) -> RenderableType:
-    """For a terminal: rows are facets, columns are targets; what is not identifiable is dim, what disagrees is bold."""
-    from rich.table import Table
+def table(results: Results, width: int = 100) -> RenderableType:
+    """For a terminal: facets down, targets across, in as many blocks as the width asks for."""
+    from rich.console import Group
     from rich.text import Text
 
     targets = by_target(results)
-    labels = {target.name: target.label for target in results.targets}
+    names = list(targets)
+    known = [facet for facet in FACETS if any(cell(paths, facet) != UNKNOWN for paths in targets.values())]
+    fit = max(1, (width - FACET_WIDTH) // TARGET_WIDTH)
+    parts: list[RenderableType] = []
+    for start in range(0, len(names), fit):
+        parts += [block(results, {name: targets[name] for name in names[start : start + fit]}, known), Text()]
+    hidden = [facet for facet in FACETS if facet not in known]
+    if hidden and targets:
+        parts.append(Text(f"not identifiable on any of these targets: {', '.join(hidden)}", style="dim"))
+    return Group(*parts)
+
+
+def block(results: Results, targets: Mapping[str, Mapping[str, Convention]], facets: Sequence[str]) -> RenderableType:
+    """Some targets side by side; what is not identifiable is dim, what contradicts its documentation is bold."""
+    from rich.table import Table
+    from rich.text import Text
+
+    versions = {target.name: target.version.partition("+")[0] for target in results.targets}
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    grid.add_column("facet", no_wrap=True)
+    grid.add_column("facet", no_wrap=True, min_width=FACET_WIDTH - 2)
     for name in targets:
-        grid.add_column(clean(labels.get(name, name)), overflow="fold")
-    for facet in FACETS:
+        version = versions.get(name, "")
+        heading = name if not version or version in name else f"{name} {version}"
+        grid.add_column(Text(clean(heading)), overflow="fold", min_width=12, max_width=TARGET_WIDTH - 2)
+    for facet in facets:
         row = [cell(paths, facet) for paths in targets.values()]
         own = [words(paths, facet) for paths in targets.values()]
-        styles = ["dim" if text == "not identifiable" else "bold red" if "≠" in text else "" for text in row]
+        styles = ["dim" if text == UNKNOWN else "bold red" if "≠" in text else "" for text in row]
         texts = [clean(f"{text} ({word})" if word else text) for text, word in zip(row, own, strict=True)]
         grid.add_row(facet, *(Text(text, style=style) for text, style in zip(texts, styles, strict=True)))
     return grid

@@ -1,0 +1,109 @@
+"""Tables of the README, made from the code: ``python tests/readme_tables.py`` writes them, a test compares them.
+
+Each stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. The table of conventions is measured, not made:
+``python tests/readme_tables.py RUN`` takes it from the run folder of a ``bncheck conventions``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [headings, tuple("---" for _ in headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def commands() -> str:
+    from bncheck.cli import COMMANDS
+
+    return table(("command", "what it does"), [(f"`bncheck {name}`", text) for name, text in COMMANDS.items()])
+
+
+def targets() -> str:
+    from bncheck.backend_file import find_backends
+
+    rows = []
+    for name, backend in sorted(find_backends(()).items()):
+        variants = ", ".join(f"`[{variant}]`" for variant in backend.variants if variant) or "–"
+        version = backend.default_version or "–"
+        rows.append((f"`{name}`", backend.title, version, variants, ", ".join(backend.devices)))
+    return table(("target", "framework", "default version", "variants", "devices"), rows)
+
+
+def rules() -> str:
+    from bncheck.rules import load_rules
+
+    return table(("code", "cause", "what it says"), [(f"`{r.code}`", f"`{r.cause}`", r.title) for r in load_rules()])
+
+
+def scenarios() -> str:
+    from bncheck.scenario_file import find_scenarios, load_scenario
+
+    rows = []
+    for scenario in (load_scenario(path) for path in find_scenarios()):
+        use = "probe" if scenario.probe else "default" if scenario.default else ""
+        rows.append((f"`{scenario.name}`", str(len(scenario.cases)), use, scenario.title))
+    return table(("scenario", "cases", "", "what it tries"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "targets": targets,
+    "rules": rules,
+    "scenarios": scenarios,
+}
+
+
+def fill(text: str) -> str:
+    """The README with every table made anew."""
+    for name, make in TABLES.items():
+        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+        if not re.search(pattern, text, re.DOTALL):
+            raise SystemExit(f"README.md has no place for the table {name}")
+        made = make()
+        text = re.sub(pattern, lambda match, made=made: match[1] + made + "\n" + match[2], text, flags=re.DOTALL)  # type: ignore[misc]
+    return text
+
+
+HEADINGS = ("target", "default weight (its word)", "eps", "moves in", "divisor", "average", "n = 1: y; statistics", "n = 0")
+
+
+def conventions(run: Path) -> dict[str, str]:
+    """Target → its row of the table of conventions, from the run folder that measured it."""
+    from bncheck.porting import spelled
+    from bncheck.report.conventions import by_target, cell
+    from bncheck.results import read_results
+
+    results = read_results(run)
+    versions = {target.name: target.version.partition("+")[0] for target in results.targets}
+    rows = {}
+    for name, paths in by_target(results).items():
+        first = next(iter(paths.values()))
+        weight = first.value("default_batch_weight")
+        told = f"{weight:g} (`{spelled(first, weight)}`)" if isinstance(weight, int | float) else "none"
+        small = f"{cell(paths, 'single_value')}; {cell(paths, 'single_value_state')}"
+        rows[name] = "| " + " | ".join([
+            f"`{name}` {versions[name]}".strip(), told, cell(paths, "default_eps"), cell(paths, "update_on"),
+            cell(paths, "variance_divisor"), cell(paths, "averaging"), small, cell(paths, "empty_batch"),
+        ]) + " |"  # fmt: skip
+    return rows
+
+
+def fill_conventions(text: str, run: Path) -> str:
+    heading = "\n".join("| " + " | ".join(line) + " |" for line in (HEADINGS, ["---"] * len(HEADINGS)))
+    made = heading + "\n" + "\n".join(conventions(run).values())
+    pattern = r"(<!-- measured: conventions -->\n).*?(<!-- end -->)"
+    return re.sub(pattern, lambda match: match[1] + made + "\n" + match[2], text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    filled = fill(README.read_text(encoding="utf-8"))
+    for argument in sys.argv[1:]:
+        filled = fill_conventions(filled, Path(argument))
+    README.write_text(filled, encoding="utf-8")
