@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bncheck.evidence import CellView, PairView
+from bncheck.evidence import CellView, Drift, PairView
 from bncheck.trace import Array
 
 # A layer's error may be spread unevenly over samples and channels: the mean over a batch shows less than the worst.
@@ -41,3 +41,13 @@ def moments(cell: CellView, layer: str) -> tuple[Array, Array] | None:
         return None
     seen = np.isfinite(rows[0]).all(axis=1) & np.isfinite(rows[1]).all(axis=1)
     return (rows[0][seen], np.sqrt(rows[1][seen])) if seen.any() else None
+
+
+def input_gap(pair: PairView, drift: Drift) -> float:
+    """How far a running statistic may be off because its layer's inputs were: weights sum to 1, n/(n − 1) is at most 2."""
+    name = "input_mean" if drift.quantity == "running_mean" else "input_var"
+    one, two = (cell.trace.get(drift.layer, name) if cell.trace is not None else None for cell in (pair.a, pair.b))
+    if one is None or two is None or one.shape != two.shape:
+        return 0.0
+    gap = np.abs(one - two)
+    return 2.0 * float(np.max(np.where(np.isfinite(gap), gap, 0.0), initial=0.0))

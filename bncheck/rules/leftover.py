@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bncheck.evidence import Attribution, CellView, Drift, PairView
-from bncheck.rules.amplified import is_amplified_rounding
+from bncheck.rules.amplified import input_gap, is_amplified_rounding
 from bncheck.rules.movement import STATISTICS
 from bncheck.rules.roundoff import average_bound, mean_bound, summation, two_pass_bound, unit
 from bncheck.trace import Array
@@ -37,14 +37,17 @@ def within_rounding(pair: PairView, drift: Drift) -> bool:
     """True if a finite drift is no larger than arithmetic of its dtype may be off, whatever the summation order."""
     if drift.verdict not in ("agrees", "differs") or not np.isfinite(drift.max_abs):
         return False
+    own = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
     if drift.quantity in ("output", *STATISTICS) and len(pair.case.network.batch_norms) > 1:
         sides = (pair.a, pair.b)
         start, scale = max(linear_error(cell) for cell in sides), max(output_scale(cell) for cell in sides)
         last = drift.max_abs / max(scale, 1.0) if drift.quantity == "output" else 0.0
-        if is_amplified_rounding(pair, last, start):
+        # A statistic may be off by what its layer measurably got in, and no further.
+        enough = drift.quantity == "output" or drift.max_abs <= input_gap(pair, drift) + own
+        if enough and is_amplified_rounding(pair, last, start):
             return True
     replayed = [item.rounding_bound for item in attributions_of(pair, drift) if drift.quantity != "output"]
-    return drift.max_abs <= max([sum(bound_of(cell, drift) for cell in (pair.a, pair.b)), *replayed])
+    return drift.max_abs <= max([own, *replayed])
 
 
 def bound_of(cell: CellView, drift: Drift) -> float:
