@@ -21,9 +21,7 @@ GATING = [
     click.option(
         "--fail-on",
         type=click.Choice(LEVELS),
-        default="defect",
-        show_default=True,
-        help="The least finding that makes exit code 1.",
+        help="The least finding that makes exit code 1. Default: defect; with a baseline: convention.",
     ),
     click.option(
         "--baseline",
@@ -77,7 +75,9 @@ def rules_of(options: dict[str, Any], configuration: Configuration) -> Rules:
 
     waivers = read_waivers(options["waivers"]) if options["waivers"] else configuration.waivers
     entries = read_baseline(options["baseline"]) if options["baseline"] else None
-    return Rules(options["fail_on"], entries, waivers)
+    # Conventions are no fault of anybody; but once those that are there are listed, another one is news.
+    level = options["fail_on"] or ("defect" if entries is None else "convention")
+    return Rules(level, entries, waivers)
 
 
 def read_baseline(path: Path) -> tuple[Entry, ...]:
