@@ -282,5 +282,5 @@ def _parameters(layer: Layer) -> dict[str, Array]:
     stream = _stream("param", layer.name)
     bound = 1.0 / math.sqrt(math.prod(shape[1:]))
     weight = (_uniform(stream, math.prod(shape)) * 2.0 - 1.0) * bound
-    bias = (_uniform(stream, out) * 2.0 - 1.0) * bound
+    bias = np.zeros(out) if layer.options.get("bias") == "zeros" else (_uniform(stream, out) * 2.0 - 1.0) * bound
     return {"weight": weight.reshape(shape), "bias": bias}

@@ -55,7 +55,7 @@ class Layer:
     track_running_stats: bool = True
     # Initial values, each a scalar or one number per channel. None: the framework's own initial value.
     initial: Mapping[str, float | tuple[float, ...]] = field(default_factory=dict)
-    # conv2d: out_channels, kernel, stride, padding; dense: units.
+    # conv2d: out_channels, kernel, stride, padding; dense: units; both: bias (uniform, or zeros).
     options: Mapping[str, Any] = field(default_factory=dict)
     native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

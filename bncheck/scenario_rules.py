@@ -37,8 +37,8 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "export_onnx": ("exporter", "opset", "training", "keep"),
 }
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "conv2d": ("out_channels", "kernel", "stride", "padding"),
-    "dense": ("units",),
+    "conv2d": ("out_channels", "kernel", "stride", "padding", "bias"),
+    "dense": ("units", "bias"),
 }
 _NORM_KEYS = ("batch_weight", "eps", "averaging", "affine", "track_running_stats", "initial")
 _LAYER_KEYS: Mapping[str, tuple[str, ...]] = {

@@ -197,6 +197,7 @@ class LayerTable(Table):
     stride: Pair = 1
     padding: Pair = 0
     units: Whole | None = None
+    bias: Annotated[str, one_of("bias", ("uniform", "zeros"))] = "uniform"
 
 
 class NetworkTable(Table):
