@@ -24,6 +24,7 @@ COLOURS = {
 }  # fmt: skip
 # A column narrower than this breaks its sentences into single words.
 COLUMN = 26
+TELLING = ("points", "mean abs", "std abs", "replay residual", "rounding bound")
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,11 @@ def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
     yield matrix(results, width)
     yield Text()
     for theme in found:
-        yield finding(theme)
-        yield Text()
+        if theme.first.kind != "rounding":
+            yield finding(theme)
+            yield Text()
+    quiet = [rounding(theme) for theme in found if theme.first.kind == "rounding"]
+    yield from [*quiet, Text()] if quiet else []
     missing = [target for target in results.targets if target.status != "ok"]
     yield from (unavailable(target) for target in missing)
     if missing:
@@ -143,7 +147,7 @@ def details(theme: Theme) -> list[str]:
         if first.explained is None
         else (f"explains {share(first.explained)} of the {clean(first.quantity) or 'output'} drift")
     )
-    figures = ", ".join(f"{key} {value}" for key, value in evidence(first)[:4])
+    figures = ", ".join(f"{key} {value}" for key, value in telling(evidence(first)))
     if explained or figures:
         lines.append("; ".join(filter(None, (explained, one_line(figures, 200)))))
     if len(theme.cases) > 1:
@@ -153,6 +157,19 @@ def details(theme: Theme) -> list[str]:
     advice = f"{one_line(first.advice, 300)}; " if first.advice else ""
     lines.append(f"→ {advice.replace('.;', ';')}details: bncheck explain {clean(first.code)}")
     return lines + unsettled_lines(theme)
+
+
+def telling(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The figures that fit a line: those a reader checks an explanation by where they are there, else the first."""
+    chosen = [item for item in found if item[0] in TELLING]
+    return sorted(chosen, key=lambda item: TELLING.index(item[0])) if chosen else found[:4]
+
+
+def rounding(theme: Theme) -> RenderableType:
+    """Rounding is good news: one line."""
+    first = theme.first
+    where = f" in {plural(len(theme.cases), 'case')}" if len(theme.cases) > 1 else ""
+    return Text(f" {clean(first.code)} {clean(first.cause)}{where}: {clean(first.title)}", style="dim")
 
 
 def unsettled_lines(theme: Theme) -> list[str]:
