@@ -1,7 +1,8 @@
 """The smallest case that still shows a finding, found by playing smaller ones on the real targets.
 
-Nothing is taken on trust: a smaller case counts only when the same targets, at the same versions, give the same cause
-there, nothing else comes with it, and the scripts' problem is the same. Otherwise the case stays, and the note says why.
+Nothing is taken on trust: a smaller case counts only when the same targets, at the same versions, give the same
+cause there, nothing else comes with it, and the scripts' problem is the same. Otherwise the case stays, and a note
+says why.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bncheck.inputs import make_inputs
 from bncheck.plan import Plan
 from bncheck.report.kit import subject_of
 from bncheck.report.scene import Scene, concerned
-from bncheck.report.standalone.subject import CannotWrite, Played
+from bncheck.report.standalone.subject import CannotWriteError, Played
 from bncheck.results import Results, TargetResult
 from bncheck.run import Options, Seat, run_cells
 from bncheck.scenario import Case, Scenario
@@ -28,12 +29,11 @@ from bncheck.session import Listener
 from bncheck.smaller import described, smaller_cases
 from bncheck.targets import Target, parse_targets
 
-
 # So many are tried first: nearly always one of them does, and large ones take most of the time.
 FIRST = 12
 
 
-class Kept(Exception):
+class KeptError(Exception):
     """Why the case stays as it was."""
 
 
@@ -41,18 +41,18 @@ def minimise(results: Results, scene: Scene, pythons: Sequence[str], listener: L
     """The scene of the smallest case that shows the same; the same scene with a note where there is none."""
     try:
         return find_smaller(results, scene, pythons, listener)
-    except Kept as reason:
+    except KeptError as reason:
         return replace(scene, note=f"The case is the run's own: {reason}.")
 
 
 def find_smaller(results: Results, scene: Scene, pythons: Sequence[str], listener: Listener) -> Scene:
     if scene.finding.kind == "rounding":
-        raise Kept("rounding is not made smaller")
+        raise KeptError("rounding is not made smaller")
     if not scene.specs or scene.case.network.custom or scene.case.network.file:
-        raise Kept("its network or input comes from a file, which is not cut down")
+        raise KeptError("its network or input comes from a file, which is not cut down")
     cases = [case for case in smaller_cases(scene.case) if can_be_made(case)]
     if not cases:
-        raise Kept("it is as small as it can be")
+        raise KeptError("it is as small as it can be")
     seats = find_seats(scene, find_backends(), pythons)
     for batch in (cases[:FIRST], cases[FIRST:]):
         if batch:
@@ -60,7 +60,7 @@ def find_smaller(results: Results, scene: Scene, pythons: Sequence[str], listene
             found = try_cases(results, scene, batch, seats, listener)
             if found is not None:
                 return found
-    raise Kept(f"none of {len(cases)} smaller cases shows the same cause alone")
+    raise KeptError(f"none of {len(cases)} smaller cases shows the same cause alone")
 
 
 def try_cases(
@@ -72,7 +72,9 @@ def try_cases(
         plan = plan_of(scene, cases, seats)
         targets = run_cells(Path(folder), plan, seats, Options(), listener.cell)
         check_versions(scene, targets)
-        judged = (shown_by(Path(folder), plan.scenarios[0], case, targets, results, scene) for case in cases)
+        judged = (
+            shown_by(Path(folder), plan.scenarios[0], case, targets, results=results, scene=scene) for case in cases
+        )
         return next((found for found in judged if found is not None), None)
 
 
@@ -89,7 +91,7 @@ def can_be_made(case: Case) -> bool:
 
 
 def find_seats(scene: Scene, backends: Mapping[str, BackendFile], pythons: Sequence[str]) -> list[Seat]:
-    """A seat for every target that was played and needs no installation; Kept where one of the finding's is missing."""
+    """A seat for every target that was played and needs no installation; every one of the finding's must be here."""
     needed = {target.name for target in concerned(scene.finding, scene.played)}
     given = parse_pythons(pythons, backends)
     seats = []
@@ -98,7 +100,9 @@ def find_seats(scene: Scene, backends: Mapping[str, BackendFile], pythons: Seque
         if ready is not None:
             seats.append(Seat(item.target, backends[item.target.backend].path, ready.python))
         elif item.target.name in needed:
-            raise Kept(f"{item.target.name} is not here to try smaller ones (bncheck env create {item.target.name})")
+            raise KeptError(
+                f"{item.target.name} is not here to try smaller ones (bncheck env create {item.target.name})"
+            )
     return seats
 
 
@@ -124,16 +128,16 @@ def check_versions(scene: Scene, targets: Sequence[TargetResult]) -> None:
     recorded = {item.target.name: item.target.version for item in scene.played}
     for target in targets:
         if target.status != "ok":
-            raise Kept(f"{target.name} does not run here")
+            raise KeptError(f"{target.name} does not run here")
         if target.version != recorded[target.name]:
-            raise Kept(f"{target.name} is {target.version} here, and was {recorded[target.name]} in the run")
+            raise KeptError(f"{target.name} is {target.version} here, and was {recorded[target.name]} in the run")
 
 
 # -------------------------------------------------------------------------------------------------------- judging
 
 
 def shown_by(
-    folder: Path, scenario: Scenario, case: Case, targets: Sequence[TargetResult], results: Results, scene: Scene
+    folder: Path, scenario: Scenario, case: Case, targets: Sequence[TargetResult], *, results: Results, scene: Scene
 ) -> Scene | None:
     """The scene of this smaller case, if the finding is still there, alone, and its scripts see the problem."""
     analysis = Analysis()
@@ -153,7 +157,8 @@ def shown_by(
             arrays = dict(view.trace.arrays.items())
             was = next(item.target for item in scene.played if item.target.name == target.name)
             played.append(Played(was, replace(view.trace, arrays=arrays), was.environment))
-    note = f"The scripts play the smallest case found that still shows it: {described(case)} instead of {described(scene.case)}."
+    sizes = f"{described(case)} instead of {described(scene.case)}"
+    note = f"The scripts play the smallest case found that still shows it: {sizes}."
     found = replace(
         scene, case=replace(case, name=scene.case.name), inputs=make_inputs(case), played=tuple(played),
         specs=dict(case.inputs), note=note,
@@ -176,7 +181,7 @@ def same_problems(found: Scene, scene: Scene) -> bool:
     for target in concerned(scene.finding, scene.played):
         try:
             old, new = subject_of(scene, target), subject_of(found, target)
-        except CannotWrite:
+        except CannotWriteError:
             continue
         if (old.problem, old.other, bool(old.refused_here)) != (new.problem, new.other, bool(new.refused_here)):
             return False

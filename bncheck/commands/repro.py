@@ -15,11 +15,13 @@ import click
     "--run/--no-run",
     "play",
     default=True,
-    help="Look for a smaller case that still shows the finding, by playing it on the targets that are here. Default: --run.",
+    help="Look for a smaller case that shows the finding, by playing some on the targets that are here. Default.",
 )
 @click.option("--python", "pythons", multiple=True, metavar="TARGET=PATH", help="Play with this interpreter.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def repro_command(run: str, finding: str, out: Path | None, play: bool, pythons: tuple[str, ...], quiet: bool) -> None:
+def repro_command(
+    run: str, finding: str, out: Path | None, *, play: bool, pythons: tuple[str, ...], quiet: bool
+) -> None:
     """Write everything a bug report needs: issue text, picture, environment, a script per framework, a zip.
 
     RUN is a run folder or `latest`; FINDING a code (BN103), a cause (update-phase), either with #2 for the second one,

@@ -23,7 +23,8 @@ from bncheck.scenario import Case, Layer
 FACETS: Mapping[str, tuple[str, ...]] = {
     "update-phase": ("update_on",), "update-count": ("updates_per_event",), "batch-weight": ("batch_weight",),
     "variance-divisor": ("variance_divisor",), "wrong-statistic": ("statistic",), "averaging": ("averaging",),
-    "single-value": ("single_value", "single_value_state"), "empty-batch": ("empty_batch",), "eps": ("eps", "eps_placement"),
+    "single-value": ("single_value", "single_value_state"), "empty-batch": ("empty_batch",),
+    "eps": ("eps", "eps_placement"),
     "counter-skew": ("counter",), "normaliser-source": ("train_normaliser", "eval_normaliser"),
     "initial-state": ("initial_mean", "initial_var", "initial_gamma", "initial_beta"),
 }  # fmt: skip
@@ -67,7 +68,8 @@ def done(results: Results, scene: Scene) -> Iterator[str]:
     label = recorded.label if recorded else case.label
     yield f"{text(title)}{f' ({text(label)})' if label not in ('', 'base') else ''}."
     yield ""
-    yield f"- network: {', '.join(layer_words(layer) for layer in case.network.layers) or 'from a file'}, {text(case.dtype)}"
+    layers = ", ".join(layer_words(layer) for layer in case.network.layers) or "from a file"
+    yield f"- network: {layers}, {text(case.dtype)}"
     for name, array in scene.inputs.items():
         if name.startswith("x/"):
             batches = "the same batch every time" if len(array) == 1 else f"{len(array)} different batches"
@@ -125,7 +127,7 @@ def observed(results: Results, scene: Scene, subjects: Sequence[Subject]) -> Ite
     if rows:
         yield from [
             "",
-            "All differences of the run's case outside tolerance (mean ± population standard deviation over its points):",
+            "All differences of the run's case outside tolerance (mean ± population standard deviation over points):",
         ]
         yield from table(("between", "quantity", "mean ± std", "largest", "relative", "ULP", "since"), rows)
 
@@ -176,8 +178,10 @@ def rules_table(results: Results, finding: Finding, path: str) -> list[str]:
 
 
 def cause(finding: Finding) -> Iterator[str]:
-    explained = "" if finding.explained is None else (
-        f" Giving one side the other's rule removes {share(finding.explained)} of the {text(words(finding.quantity or 'output'))} drift.")  # fmt: skip
+    explained = ""
+    if finding.explained is not None:
+        named = text(words(finding.quantity or "output"))
+        explained = f" Giving one side the other's rule removes {share(finding.explained)} of the {named} drift."
     yield f"{code(finding.code)} {text(finding.cause)} ({text(finding.kind)}).{explained}"
     found = evidence(finding)
     yield from table(("evidence", "value"), [[text(key), text(value)] for key, value in found]) if found else []
@@ -189,7 +193,7 @@ def cause(finding: Finding) -> Iterator[str]:
 
 def reproduce(scripts: Mapping[str, str], reasons: Mapping[str, str]) -> Iterator[str]:
     for name, script in scripts.items():
-        yield f"{code(f'uv run {name}')} prints these figures, exits 1 while the problem is there and 0 when it is gone."
+        yield f"{code(f'uv run {name}')} prints these figures; it exits 1 while the problem is there, else 0."
         yield ""
         if len(script) <= PASTED:
             yield from ["<details><summary>the script</summary>", "", *fenced(script, "python"), "", "</details>", ""]
@@ -201,8 +205,10 @@ def reproduce(scripts: Mapping[str, str], reasons: Mapping[str, str]) -> Iterato
 
 def versions(results: Results, scene: Scene) -> list[str]:
     names = {target.name: target for target in [*concerned(scene.finding, scene.played)]}
-    rows = [[code(t.name), text(t.version or "-"), text(t.device), text(t.python), text(str(t.environment.get("numpy", "-")))]
-            for t in names.values()]  # fmt: skip
+    rows = [
+        [code(t.name), *map(text, (t.version or "-", t.device, t.python, t.environment.get("numpy", "-")))]
+        for t in names.values()
+    ]
     lines = table(("target", "version", "device", "Python", "NumPy"), rows)
     return [*lines, f"Found by bncheck {text(results.version)} with {code(portable(results.command))}; "
                     "the whole environment is in environment.md."]  # fmt: skip
@@ -229,9 +235,13 @@ def environment_text(targets: Sequence[TargetResult]) -> str:
     lines = ["# Environment", ""]
     for target in targets:
         said = dict(target.environment)
-        rows = [("version", target.version or "-"), ("device", target.device), ("Python", said.pop("python", target.python)),
-                ("NumPy", said.pop("numpy", "-")), ("OS", said.pop("platform", "-")),
-                ("CPU", f"{said.pop('processor', '-')} ({said.pop('machine', '-')}, {plural(int_of(said.pop('cores', 0)), 'core')})")]  # fmt: skip
+        cores = plural(int_of(said.pop("cores", 0)), "core")
+        rows: list[tuple[str, object]] = [
+            ("version", target.version or "-"), ("device", target.device),
+            ("Python", said.pop("python", target.python)), ("NumPy", said.pop("numpy", "-")),
+            ("OS", said.pop("platform", "-")),
+            ("CPU", f"{said.pop('processor', '-')} ({said.pop('machine', '-')}, {cores})"),
+        ]  # fmt: skip
         gpu = said.pop("gpu", "none used" if target.device == "cpu" else "-")
         rows += [("GPU", gpu), ("CUDA", said.pop("CUDA", "") or "none"), ("cuDNN", said.pop("cudnn", "none"))]
         for key in ("version", "import_seconds", "unavailable", "remedy"):

@@ -18,7 +18,7 @@ from bncheck.report.issue import drifts_of, environment_text, issue_text
 from bncheck.report.scene import Scene, concerned, stride_of
 from bncheck.report.scripts import writer_of
 from bncheck.report.standalone.frame import Script, write_script
-from bncheck.report.standalone.subject import CannotWrite, Subject, make_subject
+from bncheck.report.standalone.subject import CannotWriteError, Subject, make_subject
 from bncheck.results import Results, TargetResult
 from bncheck.worker.run import write_npz
 
@@ -100,9 +100,9 @@ def write_scripts(scene: Scene) -> tuple[list[Subject], dict[str, Script], dict[
             subjects.append(subject)
             writer = writer_of(target.backend)
             if writer is None:
-                raise CannotWrite(f"nobody has written scripts for {target.backend} yet")
+                raise CannotWriteError(f"nobody has written scripts for {target.backend} yet")
             scripts[f"{stem}.py"] = write_script(subject, writer, stem)
-        except CannotWrite as error:
+        except CannotWriteError as error:
             reasons[target.label] = str(error)
     return subjects, scripts, reasons
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from bncheck.report.wording import one_line
 
-SPECIAL = re.compile(r"([\\`*_\[\](){}|~!])")
+SPECIAL = re.compile(r"([\\`*_\[\]|~!])")
 # At the start of a line these would begin a heading, a list or a quotation.
 LEADING = re.compile(r"^([-+=]+|\d+[.)])(?=\s|$)")
 

@@ -13,7 +13,7 @@ from typing import Any
 from bncheck.errors import BncheckError, RunFolderError, UsageError
 from bncheck.finding import Finding
 from bncheck.recording import cell_folder, open_archive, trace_of
-from bncheck.report.standalone.subject import Played
+from bncheck.report.standalone.subject import USUAL, Played
 from bncheck.report.wording import one_line
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 from bncheck.run_folder import read_json
@@ -33,7 +33,7 @@ class Scene:
     case: Case
     inputs: Mapping[str, Array]
     played: tuple[Played, ...]
-    tolerance: Tolerance = Tolerance()
+    tolerance: Tolerance = USUAL
     specs: Mapping[str, InputSpec] = field(default_factory=dict)
     sample: int = 4096
     custom_source: str = ""
@@ -47,6 +47,9 @@ def choose_finding(results: Results, text: str) -> Finding:
     """A code (BN103), a cause, either with #k for the k-th, or SCENARIO--CASE for the gravest one there."""
     name, _, number = text.partition("#")
     found = [f for f in results.findings if name.lower() in (f.code.lower(), f.cause.lower())]
+    # What only a probe shows comes last: its input was made for measuring, not for people.
+    probes = {scenario.name for scenario in results.scenarios if scenario.probe}
+    found.sort(key=lambda finding: finding.scenario in probes)
     if not found:
         found = [f for f in results.findings if name == f"{f.scenario}--{f.case}"]
     if not found:

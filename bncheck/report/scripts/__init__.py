@@ -2,7 +2,7 @@
 
 A file has ``setup(subject)`` (imports, layers, initial state), ``play(subject, step, x, dys)`` (one event),
 ``held(subject)`` (quantity → expression of the state as held), ``requirements(target)``, and raises
-``CannotWrite(reason)`` for what it cannot say.
+``CannotWriteError(reason)`` for what it cannot say.
 """
 
 from __future__ import annotations

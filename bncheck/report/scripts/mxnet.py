@@ -7,7 +7,7 @@ from typing import Any
 from bncheck.report.standalone.frame import VERSION
 from bncheck.report.standalone.literal import array_code, identifier, keywords, nested
 from bncheck.report.standalone.steps import Step
-from bncheck.report.standalone.subject import CannotWrite, Subject
+from bncheck.report.standalone.subject import CannotWriteError, Subject
 from bncheck.results import TargetResult
 from bncheck.scenario import Layer
 from bncheck.trace import Array
@@ -22,14 +22,14 @@ def requirements(target: TargetResult) -> list[str]:
 
 def imports(subject: Subject) -> list[str]:
     if subject.target.variant not in ("", "hybrid", "raw"):
-        raise CannotWrite(f"there is no script for the variant {subject.target.variant!r} of mxnet yet")
+        raise CannotWriteError(f"there is no script for the variant {subject.target.variant!r} of mxnet yet")
     return ["import mxnet as mx"]
 
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     network = subject.case.network
     if network.file or network.returns or network.custom:
-        raise CannotWrite(
+        raise CannotWriteError(
             "networks from a file, with layers of your own, or that return an inner layer have no mxnet script yet"
         )
     names: list[str] = []
@@ -62,7 +62,7 @@ def context(subject: Subject) -> list[str]:
     if subject.target.device == "cpu":
         return []
     if not number.isdigit():
-        raise CannotWrite(f"the device {subject.target.device[:20]!r} is none of mxnet's")
+        raise CannotWriteError(f"the device {subject.target.device[:20]!r} is none of mxnet's")
     return [f"context = mx.gpu({number})"]
 
 
@@ -96,7 +96,7 @@ def construct(subject: Subject, layer: Layer) -> str:
             return f"mx.gluon.nn.Dense({shape[0]}, in_units={shape[1]}, flatten=False)"
         more = f"strides={options.get('stride', 1)!r}, padding={options.get('padding', 0)!r}"
         return f"mx.gluon.nn.Conv2D({shape[0]}, {shape[2:]}, {more}, in_channels={shape[1]})"
-    raise CannotWrite(f"a layer of type {layer.type} has no mxnet script yet")
+    raise CannotWriteError(f"a layer of type {layer.type} has no mxnet script yet")
 
 
 def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Array]) -> list[str]:
@@ -118,7 +118,7 @@ def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Arra
 def operator(subject: Subject, names: list[str]) -> list[str]:
     """nd.BatchNorm itself, on the gluon layer's parameters: its own defaults differ (eps 1e-3, gamma fixed)."""
     if len(names) > 1:
-        raise CannotWrite("the operator alone is written for a network of one layer only")
+        raise CannotWriteError("the operator alone is written for a network of one layer only")
     layer, bn = subject.batch_norm, names[0]
     asked = given(layer)
     more = {"axis": layer.axis}
@@ -156,7 +156,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
                 *output(subject, step, when, "out")]  # fmt: skip
     if step.op in RECORDING:
         if step.op == "forward":
-            raise CannotWrite("a forward in the mode as it is has no mxnet script yet")
+            raise CannotWriteError("a forward in the mode as it is has no mxnet script yet")
         lines = [f"x = {array(subject, x)}", "x.attach_grad()", "with mx.autograd.record():", "    y = net(x)"]
         lines.append("y.wait_to_read()  # an error of this forward is raised here") if step.guarded else None
         if step.tape in ("first", "next"):
@@ -166,7 +166,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         return backward(subject, step, dys, when)
     if step.op == "flush":
         return ["mx.nd.waitall()"]
-    raise CannotWrite(f"the event {step.op} has no mxnet script yet")
+    raise CannotWriteError(f"the event {step.op} has no mxnet script yet")
 
 
 def output(subject: Subject, step: Step, when: str, name: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from bncheck.report.standalone.frame import VERSION
 from bncheck.report.standalone.literal import array_code, identifier, keywords, nested
 from bncheck.report.standalone.steps import Step
-from bncheck.report.standalone.subject import CannotWrite, Subject
+from bncheck.report.standalone.subject import CannotWriteError, Subject
 from bncheck.results import TargetResult
 from bncheck.scenario import Layer
 from bncheck.trace import Array
@@ -31,7 +31,7 @@ def imports(subject: Subject) -> list[str]:
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     network = subject.case.network
     if network.file or network.returns or network.custom:
-        raise CannotWrite(
+        raise CannotWriteError(
             "networks from a file, with layers of your own, or that return an inner layer have no ONNX script yet"
         )
     norms = [layer for layer in network.layers if layer.type == "batch_norm"]
@@ -61,7 +61,7 @@ def word(layer: Layer) -> str:
 def session(subject: Subject, norms: list[Layer]) -> list[str]:
     opset = subject.target.variant[5:] if subject.target.variant else "15"
     if not re.fullmatch(r"\d{1,2}", opset):
-        raise CannotWrite(f"there is no script for the variant {subject.target.variant!r} of onnxruntime yet")
+        raise CannotWriteError(f"there is no script for the variant {subject.target.variant!r} of onnxruntime yet")
     kind = f"helper.np_dtype_to_tensor_dtype(np.dtype({subject.case.dtype!r}))"
     providers = '["CPUExecutionProvider"]' if subject.target.device == "cpu" else '["CUDAExecutionProvider"]'
     last, nodes = nodes_of(subject)
@@ -73,8 +73,10 @@ def session(subject: Subject, norms: list[Layer]) -> list[str]:
         f'    outputs = ["{last}"] + ({news} if training else [])',
         f"    info, kind = helper.make_tensor_value_info, {kind}",
         "    graph = helper.make_graph(",
-        f'        nodes, "net", [info("x", kind, {[None] * subject.rank}), *(info(n, kind, v.shape) for n, v in held.items())],',
-        "        [info(name, kind, None) for name in outputs], [numpy_helper.from_array(v, n) for n, v in weights.items()],",
+        '        nodes, "net",',
+        f'        [info("x", kind, {[None] * subject.rank}), *(info(n, kind, v.shape) for n, v in held.items())],',
+        "        [info(name, kind, None) for name in outputs],",
+        "        [numpy_helper.from_array(v, n) for n, v in weights.items()],",
         "    )",
         f'    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", {opset})], ir_version=8)',
         "    options = onnxruntime.SessionOptions()",
@@ -125,7 +127,7 @@ def node(layer: Layer, value: str, out: str) -> Iterator[str]:
         pads, step = [options.get("padding", 0)] * 4, [options.get("stride", 1)] * 2
         yield f'helper.make_node("Conv", {[value, *weights]!r}, ["{out}"], pads={pads!r}, strides={step!r})'
     else:
-        raise CannotWrite(f"a layer of type {layer.type} has no ONNX script yet")
+        raise CannotWriteError(f"a layer of type {layer.type} has no ONNX script yet")
 
 
 def given(layer: Layer) -> dict[str, Any]:
@@ -148,7 +150,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
     if step.op == "flush":
         return ["pass  # run returns when the outputs are there"]
     if which is None:
-        raise CannotWrite(f"the event {step.op} has no ONNX script yet")
+        raise CannotWriteError(f"the event {step.op} has no ONNX script yet")
     strided = f".reshape(-1)[::{subject.stride}]" if subject.stride > 1 else ""
     lines = [f"y = run({which}, {x})"]
     return [*lines, f'see("output", {when}, y{strided})'] if "output" in step.watched else lines

@@ -8,7 +8,7 @@ from typing import Any
 from bncheck.report.standalone.frame import VERSION
 from bncheck.report.standalone.literal import array_code, identifier, keywords, nested
 from bncheck.report.standalone.steps import Step
-from bncheck.report.standalone.subject import CannotWrite, Subject
+from bncheck.report.standalone.subject import CannotWriteError, Subject
 from bncheck.results import TargetResult
 from bncheck.scenario import Layer
 from bncheck.trace import Array
@@ -26,16 +26,15 @@ def requirements(target: TargetResult) -> list[str]:
 
 def imports(subject: Subject) -> list[str]:
     if subject.target.variant not in VARIANTS:
-        raise CannotWrite(f"there is no script for the variant {subject.target.variant!r} of torch yet")
-    note = ["# A CPU build is enough: take PyTorch's CPU wheel index where the default one offers CUDA builds only.",
+        raise CannotWriteError(f"there is no script for the variant {subject.target.variant!r} of torch yet")
+    return ["# A CPU build is enough: take PyTorch's CPU wheel index where the default one offers CUDA builds only.",
             "import torch"]  # fmt: skip
-    return note
 
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     network = subject.case.network
     if network.file or network.returns:
-        raise CannotWrite("networks from a file, or that return an inner layer, have no torch script yet")
+        raise CannotWriteError("networks from a file, or that return an inner layer, have no torch script yet")
     names: list[str] = []
     lines: list[str] = own_class(subject)
     rank = subject.rank
@@ -66,9 +65,14 @@ def own_class(subject: Subject) -> list[str]:
     if not subject.case.network.custom or subject.target.variant == "builtin":
         return []
     if not subject.custom_source:
-        raise CannotWrite("the file of the layer of your own (network.custom) is not here any more")
-    return ["# ---- the layer under test, copied from the file that the scenario names", *subject.custom_source.splitlines(),
-            "# ---- until here", ""]  # fmt: skip
+        raise CannotWriteError("the file of the layer of your own (network.custom) is not here any more")
+    copied = subject.custom_source.splitlines()
+    return [
+        "# ---- the layer under test, copied from the file that the scenario names",
+        *copied,
+        "# ---- until here",
+        "",
+    ]
 
 
 def construct(subject: Subject, layer: Layer, rank: int) -> str:
@@ -89,7 +93,7 @@ def construct(subject: Subject, layer: Layer, rank: int) -> str:
             kind = subject.case.network.custom.rpartition(":")[2]
             given = {"affine": layer.affine, **given}
             if not re.fullmatch(r"[A-Za-z_]\w*", kind, re.ASCII):
-                raise CannotWrite("the class of the layer of your own has no plain name")
+                raise CannotWriteError("the class of the layer of your own has no plain name")
         return f"{kind}({layer.channels}, {keywords(given)})"
     if layer.type == "flatten":
         return "torch.nn.Flatten()"
@@ -103,7 +107,7 @@ def construct(subject: Subject, layer: Layer, rank: int) -> str:
     if layer.type == "conv2d":
         more = f"stride={options.get('stride', 1)!r}, padding={options.get('padding', 0)!r}"
         return f"torch.nn.Conv2d({shape[1]}, {shape[0]}, {shape[2:]}, {more})"
-    raise CannotWrite(f"a layer of type {layer.type} has no torch script yet")
+    raise CannotWriteError(f"a layer of type {layer.type} has no torch script yet")
 
 
 def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Array]) -> list[str]:
@@ -151,9 +155,10 @@ def placed(subject: Subject) -> list[str]:
         lines += ["", "", "def run(x):", '    """The operator behind the module, without the module\'s checks."""',
                   f"    if {bn}.training:", f"        {bn}.num_batches_tracked += 1",
                   f"    return torch.batch_norm(x, {bn}.weight, {bn}.bias, {bn}.running_mean, {bn}.running_var,",
-                  f"                            {bn}.training, {bn}.momentum, {bn}.eps, torch.backends.cudnn.enabled)", ""]  # fmt: skip
+                  f"                            {bn}.training, {bn}.momentum, {bn}.eps,",
+                  "                            torch.backends.cudnn.enabled)", ""]  # fmt: skip
         if len(subject.case.network.layers) > 1 or subject.batch_norm.averaging == "cumulative":
-            raise CannotWrite("the operator alone is written for a network of one layer only")
+            raise CannotWriteError("the operator alone is written for a network of one layer only")
     return lines
 
 
@@ -223,7 +228,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
             if subject.target.device.startswith("cuda")
             else ["pass  # nothing to wait for on a CPU"]
         )
-    raise CannotWrite(f"the event {step.op} has no torch script yet")
+    raise CannotWriteError(f"the event {step.op} has no torch script yet")
 
 
 def output(subject: Subject, step: Step, when: str, name: str = "y") -> list[str]:

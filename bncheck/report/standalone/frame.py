@@ -1,5 +1,7 @@
 """From a subject to the text of a script: header, input, the framework's own lines, expected values, comparison."""
 
+# The functions that scripts get a copy of carry no annotations.
+# mypy: disallow-untyped-calls=False
 from __future__ import annotations
 
 import re
@@ -14,7 +16,7 @@ from bncheck.report.standalone import tail
 from bncheck.report.standalone.generator import source_of
 from bncheck.report.standalone.literal import array_code, identifier, nested, scalar
 from bncheck.report.standalone.steps import Block, Step, affine, annotate, fold
-from bncheck.report.standalone.subject import STATES, CannotWrite, Subject
+from bncheck.report.standalone.subject import STATES, CannotWriteError, Subject
 from bncheck.report.wording import one_line, plural, words
 from bncheck.trace import Array
 
@@ -32,7 +34,7 @@ class Script:
 
 
 def write_script(subject: Subject, writer: ModuleType, stem: str) -> Script:
-    """The whole script. Raises CannotWrite with the reason where the framework's file cannot say the case."""
+    """The whole script. Raises CannotWriteError with the reason where the framework's file cannot say the case."""
     beside: dict[str, Array] = {}
     data = list(input_lines(subject, beside))
     body = [*writer.setup(subject, beside), "", *state_lines(subject, writer), ""]
@@ -94,15 +96,16 @@ def header(subject: Subject) -> list[str]:
 def meaning(subject: Subject) -> str:
     """What is expected, from whom, and what the exit code says."""
     if subject.problem == "nonfinite":
-        return (f"It exits 1 while NaN or Inf is in {subject.finding.quantity or 'what it shows'}, and 0 when all is finite"
-                f"{'; the values beside are those of ' + subject.other if subject.other else ''}.")  # fmt: skip
+        where = subject.finding.quantity or "what it shows"
+        beside = f"; the values beside are those of {subject.other}" if subject.other else ""
+        return f"It exits 1 while NaN or Inf is in {where}, and 0 when all is finite{beside}."
     if subject.problem == "rounding":
         return f"Differences from {subject.other} are rounding, so there is no problem: it prints them and exits 0."
     if subject.problem == "recorded":
-        return ("No other target of the run gave anything else, so the values beside are those that were recorded here: "
-                "it exits 1 while it still gives them, and 0 when it no longer does.")  # fmt: skip
-    return (f"The expected values are those of {subject.other} on the same bytes: it exits 1 while any value is outside "
-            "the tolerance, or one side refuses what the other carries out, and 0 when all is as expected.")  # fmt: skip
+        return ("No other target of the run gave anything else, so the values beside are those that were recorded "
+                "here: it exits 1 while it still gives them, and 0 when it no longer does.")  # fmt: skip
+    return (f"The expected values are those of {subject.other} on the same bytes: it exits 1 while any value is "
+            "outside the tolerance, or one side refuses what the other carries out, and 0 when all is well.")  # fmt: skip
 
 
 def figures(here: Array, there: Array) -> str:
@@ -111,8 +114,8 @@ def figures(here: Array, there: Array) -> str:
     held = both.any(axis=1)
     points = gap.sum(axis=1)[held] / both.sum(axis=1)[held]
     mean, std = (float(points.mean()), float(points.std())) if len(points) else (float("nan"), float("nan"))
-    spread = f"{std:.5f}" if 1e-3 <= abs(mean) < 1e5 else tail.number(std)  # type: ignore[no-untyped-call]
-    return f"off by {tail.number(mean)} ± {spread} over {plural(len(here), 'point')}"  # type: ignore[no-untyped-call]
+    spread = f"{std:.5f}" if 1e-3 <= abs(mean) < 1e5 else tail.number(std)
+    return f"off by {tail.number(mean)} ± {spread} over {plural(len(here), 'point')}"
 
 
 # ---------------------------------------------------------------------------------------------------------- input
@@ -158,13 +161,13 @@ def all_ones(array: Array) -> bool:
 
 def expected_lines(subject: Subject, beside: dict[str, Array]) -> Iterator[str]:
     source = subject.other or "recorded here"
-    yield f"# Expected: what {one_line(source, 80)} gave on the same bytes, point by point, with the tolerance (rtol, atol)."
+    yield f"# Expected: what {one_line(source, 80)} gave on the same bytes, point by point."
     yield f"SOURCE = {one_line(source, 80)!r}"
     yield "EXPECTED = {"
     for quantity in subject.quantities:
         yield f'    "{quantity.name}": {table(quantity.name, quantity.there, beside)},'
     yield "}"
-    pairs = ", ".join(f'"{q.name}": ({q.rtol!r}, {q.atol!r})' for q in subject.quantities)
+    pairs = ", ".join(f'"{q.name}": dict(rtol={q.rtol!r}, atol={q.atol!r})' for q in subject.quantities)
     yield f"TOLERANCE = {{{pairs}}}"
     if subject.refused_here or subject.refused_there:
         labels = [event_label(subject.case.events[t].op, str(t), "") for t in subject.refused_there]
@@ -210,7 +213,7 @@ def state_lines(subject: Subject, writer: ModuleType) -> list[str]:
     shown = [q.name for q in subject.quantities if q.name in STATES]
     missing = [name for name in shown if name not in held]
     if missing:
-        raise CannotWrite(f"{subject.target.name} has no {words(missing[0])} that a script could read")
+        raise CannotWriteError(f"{subject.target.name} has no {words(missing[0])} that a script could read")
     lines = ["", "def look(when):", *[f"    {line}" for line in getattr(writer, "before_look", lambda s: [])(subject)]]
     lines += [f'    see("{name}", when, {held[name]})' for name in shown] or ["    pass"]
     return [*lines, ""]
@@ -275,7 +278,7 @@ def gradient(subject: Subject, name: str, batch: int, stride: int) -> str:
 def ending(subject: Subject) -> list[str]:
     """Compare everything, then say in the exit code whether the problem is there."""
     lines = ["problems = []", "for name, expected in EXPECTED.items():",
-             "    if compare(name, found[name], np.array(expected), *TOLERANCE[name], SOURCE):",
+             "    if compare(name, found[name], np.array(expected), SOURCE, **TOLERANCE[name]):",
              "        problems.append(name)"]  # fmt: skip
     if guarded(subject):
         lines += ["if refused != REFUSED:", '    problems.append("refusals")',
@@ -283,7 +286,7 @@ def ending(subject: Subject) -> list[str]:
     if subject.problem == "rounding":
         return [*lines, 'print("\\nThe differences are rounding; no problem.")', "sys.exit(0)"]
     if subject.problem == "recorded":
-        lines += ['print("\\nThe problem is gone: " + ", ".join(problems) if problems else "\\nThe problem is there: as recorded.")',
+        lines += ['print("\\nThe problem is gone: " + ", ".join(problems) if problems else "\\nThe problem is there.")',
                   "sys.exit(0 if problems else 1)"]  # fmt: skip
         return lines
     if subject.problem == "nonfinite":
@@ -291,5 +294,5 @@ def ending(subject: Subject) -> list[str]:
         names = named or [q.name for q in subject.quantities]
         lines += [f"watched = {names!r}", "problems = [name for name in watched "
                   "if not all(np.isfinite(values).all() for _, values in found[name])]"]  # fmt: skip
-    return [*lines, 'print("\\nThe problem is there: " + ", ".join(problems) if problems else "\\nThe problem is gone.")',
-            "sys.exit(1 if problems else 0)"]  # fmt: skip
+    lines += ['print("\\nThe problem is there: " + ", ".join(problems) if problems else "\\nThe problem is gone.")']
+    return [*lines, "sys.exit(1 if problems else 0)"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import math
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def exact(seed: list[int], many: int, channels: int, values: int) -> Any:
     return np.take_along_axis(parts, order, axis=1).reshape(many, channels, values) + offset[:, :, None]
 
 
-FUNCTIONS = {"normal": normal, "uniform": uniform, "exact": exact}
+FUNCTIONS: dict[str, Callable[..., Any]] = {"normal": normal, "uniform": uniform, "exact": exact}
 
 
 def source_of(name: str) -> list[str]:
@@ -66,7 +67,7 @@ def regenerate(name: str, array: Array, spec: InputSpec, what: str = "x") -> tup
     else:
         made = FUNCTIONS[fill](seed, array.size).reshape(array.shape)
         text = f"{fill}({seed}, {array.size}).reshape{array.shape}"
-    return finish(name, array, spec, (made, text), fill, None if what == "dy" else position)
+    return finish(name, array, spec, (made, text), fill=fill, position=None if what == "dy" else position)
 
 
 def input_name(name: str, what: str) -> str:
@@ -75,7 +76,7 @@ def input_name(name: str, what: str) -> str:
 
 
 def finish(
-    name: str, array: Array, spec: InputSpec, made: tuple[Array, str], fill: str, position: int | None
+    name: str, array: Array, spec: InputSpec, made: tuple[Array, str], *, fill: str, position: int | None
 ) -> tuple[str, list[str]] | None:
     """Scale, move, cast and poison, as the lines say; None where that does not give the recorded bytes."""
     values, text = made

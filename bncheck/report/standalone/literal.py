@@ -85,13 +85,13 @@ def identifier(text: str, taken: tuple[str, ...] = ()) -> str:
 
 def keywords(values: dict[str, Any]) -> str:
     """``a=1, b=0.5`` for a call; names that are no identifiers are refused by the caller's schema, and here."""
-    from bncheck.report.standalone.subject import CannotWrite
+    from bncheck.report.standalone.subject import CannotWriteError
 
     for key, value in values.items():
         if not re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII) or keyword.iskeyword(key):
-            raise CannotWrite(f"the keyword {key[:40]!r} is no Python name")
+            raise CannotWriteError(f"the keyword {key[:40]!r} is no Python name")
         if not isinstance(value, (bool, int, float, str, type(None))):
-            raise CannotWrite(f"the value of the keyword {key} cannot be written as a literal")
+            raise CannotWriteError(f"the value of the keyword {key} cannot be written as a literal")
     return ", ".join(f"{key}={plain(value)}" for key, value in values.items())
 
 

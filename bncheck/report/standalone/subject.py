@@ -1,5 +1,7 @@
 """What one script is about: a case on one target, what came out, what is expected instead, and from whom. Pure."""
 
+# The functions that scripts get a copy of carry no annotations.
+# mypy: disallow-untyped-calls=False
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +27,11 @@ ALWAYS = ("running_mean", "running_var")
 NONFINITE = ("poisoned-state", "overflow")
 
 
-class CannotWrite(Exception):
+# torch.testing's table per dtype, no scenario's own.
+USUAL = Tolerance()
+
+
+class CannotWriteError(Exception):
     """Why there is no script for a target, in a sentence."""
 
 
@@ -100,7 +106,7 @@ def make_subject(
     played: Sequence[Played],
     name: str,
     *,
-    tolerance: Tolerance = Tolerance(),
+    tolerance: Tolerance = USUAL,
     stride: int = 1,
     specs: Mapping[str, InputSpec] | None = None,
     custom_source: str = "",
@@ -109,10 +115,10 @@ def make_subject(
     own = next(item for item in played if item.target.name == name)
     layer = finding.layer or next(iter(own.trace.layers), "")
     if not any(each.name == layer for each in case.network.layers):
-        raise CannotWrite(f"{case.id} has no layer {layer[:40]!r} to look at")
+        raise CannotWriteError(f"{case.id} has no layer {layer[:40]!r} to look at")
     other, problem = None, "recorded"
     for candidate in others(finding, played, name):
-        if differs(finding, case, own, candidate, layer, tolerance):
+        if differs(finding, case, own, candidate, layer, tolerance=tolerance):
             other, problem = candidate, "differs"
             break
     poisoned = finding.cause in NONFINITE and not finite(own.trace, layer, finding.quantity)
@@ -123,7 +129,7 @@ def make_subject(
     if other is None and poisoned:
         other = next((item for item in others(finding, played, name)), None)
     there = own if other is None else other
-    found = quantities(finding, case, own, there, layer, tolerance)
+    found = quantities(finding, case, own, there, layer, tolerance=tolerance)
     refused = raised(there.trace)
     label = "" if other is None else other.target.label
     return Subject(
@@ -142,9 +148,9 @@ def others(finding: Finding, played: Sequence[Played], name: str) -> list[Played
     return sorted((item for item in played if item.target.name != name), key=rank)
 
 
-def differs(finding: Finding, case: Case, own: Played, other: Played, layer: str, tolerance: Tolerance) -> bool:
+def differs(finding: Finding, case: Case, own: Played, other: Played, layer: str, *, tolerance: Tolerance) -> bool:
     """Whether this partner shows the finding: its own quantity where it names one, else anything."""
-    found = quantities(finding, case, own, other, layer, tolerance)
+    found = quantities(finding, case, own, other, layer, tolerance=tolerance)
     if raised(own.trace) != raised(other.trace):
         return True
     named = [q for q in found if q.name == finding.quantity]
@@ -157,15 +163,19 @@ def finite(trace: Trace, layer: str, quantity: str) -> bool:
 
 
 def quantities(
-    finding: Finding, case: Case, own: Played, other: Played, layer: str, tolerance: Tolerance
+    finding: Finding, case: Case, own: Played, other: Played, layer: str, *, tolerance: Tolerance
 ) -> tuple[Quantity, ...]:
     """Running statistics, what the finding is about, and whatever else is outside the tolerance."""
-    found = [q for name in ORDER if (q := quantity(name, case, own.trace, other.trace, layer, tolerance)) is not None]
+    found = [
+        q
+        for name in ORDER
+        if (q := quantity(name, case, own.trace, other.trace, layer, tolerance=tolerance)) is not None
+    ]
     wanted = {*ALWAYS, finding.quantity, *(["counter"] if finding.cause == "counter-skew" else [])}
     return tuple(q for q in found if q.name in wanted or q.outside)
 
 
-def quantity(name: str, case: Case, own: Trace, other: Trace, layer: str, tolerance: Tolerance) -> Quantity | None:
+def quantity(name: str, case: Case, own: Trace, other: Trace, layer: str, *, tolerance: Tolerance) -> Quantity | None:
     """Rows of one quantity that both sides have, as ``bncheck.compare`` pairs them; None where one has none."""
     path = name if name in LOOSE else f"{layer}/{name}"
     if name in LOOSE:

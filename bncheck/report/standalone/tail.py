@@ -32,12 +32,12 @@ def gaps(here, there, rtol, atol):
     return gap, both, (gap > atol + rtol * size) | (~both & ~same)
 
 
-def compare(name, rows, there, rtol, atol, source):
+def compare(name, rows, there, source, *, rtol, atol):
     """Print one quantity, point by point, and how far it is off; True where it is outside the tolerance."""
     here = np.array([values for _, values in rows], dtype="float64")
     gap, both, outside = gaps(here, there, rtol, atol)
     print(f"\n{name}: here | {source}")
-    for (when, values), expected in zip(rows, there):
+    for (when, values), expected in zip(rows, there):  # noqa: B905 - Python 3.8 has no strict
         print(f"  {when}: {some(values)} | {some(expected)}")
     held = both.any(axis=1)
     points = gap.sum(axis=1)[held] / both.sum(axis=1)[held]
@@ -45,9 +45,7 @@ def compare(name, rows, there, rtol, atol, source):
     spread = f"{std:.5f}" if 1e-3 <= abs(mean) < 1e5 else number(std)
     print(f"{name} off by {number(mean)} ± {spread} over {len(there)} points, at most {number(gap.max(initial=0.0))}")
     if not both.all():
-        print(
-            f"{name}: {int((~np.isfinite(here)).sum())} values here are NaN or Inf, {int((~np.isfinite(there)).sum())} there"
-        )
+        print(f"{name}: {np.sum(~np.isfinite(here))} values here are NaN or Inf, {np.sum(~np.isfinite(there))} there")
     return bool(outside.any())
 
 

@@ -1,0 +1,99 @@
+"""``report.md``: the whole run as Markdown, to paste into an issue, a wiki or a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bncheck.report.gallery import Gallery
+from bncheck.report.issue import environment_text, portable
+from bncheck.report.markdown_text import code, link, table, text
+from bncheck.report.overview import Theme, evidence, rows, standing, themes, verdict
+from bncheck.report.wording import plural, share, words
+from bncheck.results import Results
+from bncheck.run_folder import write_text
+
+NAME = "markdown"
+# GitHub cuts an issue's text at 65,536 characters; the table is what grows, so it is cut, and says so.
+MOST_ROWS = 200
+MOST_CASES = 12
+
+
+def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
+    """Write report.md into the run folder."""
+    path = run_folder / "report.md"
+    write_text(path, "\n".join(lines_of(results)).rstrip() + "\n")
+    return [path]
+
+
+def lines_of(results: Results) -> Iterator[str]:
+    yield from ["# bncheck", "", f"**{text(verdict(results))}**", ""]
+    yield f"{text(results.created)}, bncheck {text(results.version)}, {code(portable(results.command))}"
+    yield from ["", "## Findings", ""]
+    found = [theme for theme in themes(results) if theme.first.kind != "rounding"]
+    for theme in found:
+        yield from finding_lines(theme)
+    quiet = sum(theme.first.kind == "rounding" for theme in themes(results))
+    if quiet:
+        yield from [f"And {plural(quiet, 'difference')} of the size that rounding explains.", ""]
+    if not found and not quiet:
+        yield from ["None.", ""]
+    yield from ["## Cases", *matrix(results), *conventions(results)]
+    unavailable = [target for target in results.targets if target.status != "ok"]
+    if unavailable:
+        yield "## Unavailable"
+        yield from table(
+            ("target", "why", "what helps"), [[code(t.name), text(t.reason), code(t.remedy)] for t in unavailable]
+        )
+    yield environment_text([target for target in results.targets if target.status == "ok"]).replace("# ", "## ", 1)
+
+
+def finding_lines(theme: Theme) -> Iterator[str]:
+    """One finding: the sentence, the numbers, the cases, the advice."""
+    first = theme.first
+    yield from [f"### {code(first.code)} {text(first.cause)} ({text(first.kind)})", "", text(first.title), ""]
+    if first.departs:
+        yield f"- departs: {code(first.departs)} from {text(first.departs_from or 'the others')}"
+    if first.explained is not None:
+        yield f"- explains {share(first.explained)} of the drift of {text(words(first.quantity or 'output'))}"
+    if first.evidence:
+        yield f"- {', '.join(f'{text(key)} {text(value)}' for key, value in evidence(first))}"
+    names = [code(f"{scenario}--{case}") for scenario, case in theme.cases]
+    more = f" and {len(names) - MOST_CASES} more" if len(names) > MOST_CASES else ""
+    yield f"- in {plural(len(names), 'case')}: {', '.join(names[:MOST_CASES])}{more}"
+    if first.advice:
+        yield f"- advice: {text(first.advice)}"
+    if first.link:
+        yield f"- {link('documentation', first.link)}"
+    yield f"- kit: {code(f'bncheck repro latest {first.code}')}"
+    yield ""
+
+
+def matrix(results: Results) -> list[str]:
+    """Scenario × target, every cell a mark and a sentence."""
+    head = ["case", *(code(target.label) for target in results.targets)]
+    cells = []
+    for scenario, case in rows(results)[:MOST_ROWS]:
+        stands = [standing(results, scenario.name, case.name, target.name) for target in results.targets]
+        cells.append([code(f"{scenario.name}--{case.name}"), *(f"{stand.mark} {text(stand.text)}" for stand in stands)])
+    lines = table(head, cells)
+    left = len(rows(results)) - MOST_ROWS
+    return [*lines, f"And {plural(left, 'case')} more, in index.html and drifts.csv.", ""] if left > 0 else lines
+
+
+def conventions(results: Results) -> Iterator[str]:
+    """The measured rules, target by target; a path is named where there is more than one."""
+    measured = [item for item in results.conventions if item.facets]
+    if not measured:
+        return
+    facets = list(dict.fromkeys(name for item in measured for name in item.facets))
+    yield "## Measured conventions"
+    head = ["rule", *(f"{code(item.target)} {text(item.path)}".strip() for item in measured)]
+    body = []
+    for name in facets:
+        values = []
+        for item in measured:
+            facet = item.facets.get(name)
+            values.append("-" if facet is None else text(facet.value) if facet.identifiable else "not identifiable")
+        body.append([text(words(name)), *values])
+    yield from table(head, body)
