@@ -61,11 +61,13 @@ def import_file(path, _loaded={}):  # noqa: B006 - one import per process, howev
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # torch.jit and copy look a class up by its module
         sys.path.insert(0, os.path.dirname(path))  # a layer's file may import its neighbours
+        writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # leave nothing in the user's folder
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             raise CustomLayerError("%s does not import: %s%s" % (path, said(error), line_in(path, error)))
         finally:
+            sys.dont_write_bytecode = writes
             sys.path.remove(os.path.dirname(path))
         _loaded[path] = module
     return _loaded[path]
