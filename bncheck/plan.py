@@ -19,6 +19,7 @@ from bncheck.scenario_file import load_scenario
 from bncheck.worker.run import write_npz
 
 SAMPLED_IN_ALL = 65536  # elements of all outputs of a cell together
+MOST_PARTS = 10_000  # of --shard i/N
 FLATTENING = ("flatten", "dense", "global_avg_pool")
 
 
@@ -100,15 +101,35 @@ def read_plan(run: Path, played: bool = False) -> Plan:
             scenarios.append(narrow(load_scenario(path, overrides, missing_files=played), item.get("cases")))
         targets, background = (tuple(str(name) for name in data[key]) for key in ("targets", "background"))
         command, created = str(data["command"]), str(data["created"])
-        tolerance = Tolerance(**data.get("tolerance", {}))
+        tolerance = read_tolerance(data.get("tolerance", {}))
         own = {str(item["name"]): item["overrides"] for item in data["scenarios"] if "overrides" in item}
         found = tuple(with_tolerance(scenario, tolerance) for scenario in scenarios)
-        part = dict(data.get("part", {}))
+        part = read_part(data.get("part", {}))
         return Plan(found, targets, background, data["overrides"], command, created, tolerance, part, own)
     except (KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"{run / 'plan.json'} has a wrong shape: {error!r}.", "Start a new run instead."
         ) from error
+
+
+def read_tolerance(data: Mapping[str, Any]) -> Tolerance:
+    found = Tolerance(**data)
+    if not all(value is None or type(value) in (int, float) for value in (found.rtol, found.atol)):
+        raise TypeError(f"tolerance {data!r}")
+    return found
+
+
+def read_part(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Which shard, or which shards were joined; TypeError for what no bncheck wrote."""
+    kinds = {"whole": str, "index": int, "of": int, "joined": list}
+    for key, value in data.items():
+        if type(value) is not kinds.get(key):
+            raise TypeError(f"part {key} = {value!r}")
+    if not all(isinstance(item, (int, str)) for item in data.get("joined", ())):
+        raise TypeError(f"part joined = {data['joined']!r}")
+    if "whole" in data and not 1 <= data["of"] <= MOST_PARTS:
+        raise TypeError(f"part of = {data['of']!r}")
+    return dict(data)
 
 
 def narrow(scenario: Scenario, names: Sequence[str] | None) -> Scenario:
@@ -170,9 +191,7 @@ def write_cases(run: Path, cases: Sequence[Case], slugs: Sequence[str]) -> dict[
     keys: dict[str, str] = {}
     for case in cases:
         if case.id in keys:
-            raise ScenarioError(
-                f"Two cases are called {case.id}.", "Give one of the scenario files another name."
-            )
+            raise ScenarioError(f"Two cases are called {case.id}.", "Give one of the scenario files another name.")
         arrays = make_inputs(case)
         key = keys[case.id] = content_key(case, arrays)
         if not (inputs / f"{key}.npz").exists():

@@ -17,10 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bncheck.errors import UsageError
-from bncheck.plan import Plan
+from bncheck.plan import MOST_PARTS, Plan
 from bncheck.scenario import Scenario
-
-MOST_PARTS = 10_000
 
 
 @dataclass(frozen=True)

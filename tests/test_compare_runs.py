@@ -181,6 +181,14 @@ def cut_plan(run: Path) -> None:
     path.write_text(path.read_text()[:100])
 
 
+def change_plan(**values: Any) -> Callable[[Path], object]:
+    def edit(run: Path) -> None:
+        plan = json.loads((run / "plan.json").read_text())
+        (run / "plan.json").write_text(json.dumps({**plan, **values}))
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
@@ -190,6 +198,12 @@ def cut_plan(run: Path) -> None:
         (pickle, "pickle"),
         (name_key, "does not say what the inputs"),
         (cut_plan, "plan.json cannot be read"),
+        (change_plan(part={"whole": "x", "of": "many", "index": 1}), "plan.json has a wrong shape"),
+        (change_plan(part={"joined": [{}]}), "plan.json has a wrong shape"),
+        (change_plan(part={"whole": "x", "of": 10**12, "index": 1}), "plan.json has a wrong shape"),
+        (change_plan(tolerance={"rtol": "wide"}), "plan.json has a wrong shape"),
+        (change_plan(overrides=[]), "plan.json has a wrong shape"),
+        (change_plan(scenarios=[{"name": "../../../etc/passwd", "probe": False}]), "there is no scenario file"),
         (lambda run: (run / "contents.json").unlink(), "contents.json is missing"),
         (lambda run: shutil.rmtree(run / "inputs"), "is missing"),
         (lambda run: (run / "contents.json").write_text("[]"), "wrong shape"),

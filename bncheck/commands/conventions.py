@@ -27,6 +27,7 @@ def conventions_command(**options: Any) -> int:
     bncheck conventions -t torch==1.13.1 -t torch
     bncheck conventions --from mxnet --to torch
     """
+    from bncheck.commands.gating import with_configuration
     from bncheck.commands.options import request_of
     from bncheck.commands.progress import open_progress
     from bncheck.commands.run import refuse_missing
@@ -36,7 +37,10 @@ def conventions_command(**options: Any) -> int:
     pair = [name for name in (options["source"], options["goal"]) if name]
     if len(pair) == 1:
         raise UsageError("--from and --to go together.", "For example: bncheck conventions --from mxnet --to torch")
-    options["targets"] = options["targets"] or tuple(pair)
+    if pair:
+        options["targets"] = options["targets"] or tuple(pair)
+    else:
+        options, _ = with_configuration(options)
     request = request_of(options, chosen=False, formats=("csv", "html"))
     silent = options["quiet"] or options["as_json"] or options["as_csv"]
     with open_progress(silent, options["verbose"]) as progress:
