@@ -1,7 +1,8 @@
 """Tables of the README, made from the code: ``python tests/readme_tables.py`` writes them, a test compares them.
 
 Each stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. The table of conventions is measured, not made:
-``python tests/readme_tables.py RUN`` takes it from the run folder of a ``bncheck conventions``.
+``python tests/readme_tables.py RUN`` takes it from the run folder of a ``bncheck conventions``; given a file instead,
+it takes what the first example printed.
 """
 
 from __future__ import annotations
@@ -95,6 +96,13 @@ def conventions(run: Path) -> dict[str, str]:
     return rows
 
 
+def fill_example(text: str, printed: str) -> str:
+    """The README's first example with what the command in it printed."""
+    pattern = r"(<!-- example: first -->\n```console\n\$ [^\n]*\n).*?(```\n<!-- end -->)"
+    kept = "\n".join(line.rstrip() for line in printed.splitlines()).strip("\n")
+    return re.sub(pattern, lambda match: match[1] + kept + "\n" + match[2], text, flags=re.DOTALL)
+
+
 def fill_conventions(text: str, run: Path) -> str:
     heading = "\n".join("| " + " | ".join(line) + " |" for line in (HEADINGS, ["---"] * len(HEADINGS)))
     made = heading + "\n" + "\n".join(conventions(run).values())
@@ -104,6 +112,9 @@ def fill_conventions(text: str, run: Path) -> str:
 
 if __name__ == "__main__":
     filled = fill(README.read_text(encoding="utf-8"))
-    for argument in sys.argv[1:]:
-        filled = fill_conventions(filled, Path(argument))
+    for argument in map(Path, sys.argv[1:]):
+        if argument.is_dir():
+            filled = fill_conventions(filled, argument)
+        else:
+            filled = fill_example(filled, argument.read_text(encoding="utf-8"))
     README.write_text(filled, encoding="utf-8")

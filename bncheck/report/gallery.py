@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bncheck.report.plot import Picture
 
 # A page with more pictures than this is scrolled, not read; a picture takes a fifth of a second.
-SHOWN = 12
+SHOWN = 8
 # So many are drawn even where everything agrees: a curve that lies on the reference is worth seeing, too.
 AT_LEAST = 3
 

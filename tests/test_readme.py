@@ -1,0 +1,99 @@
+"""The README is true: its tables are those of the code, its figures are measured again, its commands run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from readme_tables import README, conventions, fill
+
+TEXT = README.read_text(encoding="utf-8")
+# Placeholders of commands in running text → what the test puts there.
+PLACES = {"RUN": "reports/latest", "CODE": "BN103", "NAME": "all-ones", "FINDING": "BN103"}
+# Commands that this test does not run, each with the reason.
+NOT_RUN = {
+    "bncheck COMMAND --help": "every command's --help is run by test_cli.py",
+    "bncheck env remove --unused": "it would take environments away that other tests use",
+    "bncheck run --resume RUN": "test_run.py resumes a killed run",
+    "bncheck run my-scenario.toml": "there is no such file; test_scenario_file.py loads scenarios by path",
+    "bncheck conventions --from keras --to torch": "slow: it makes Keras' environment; test_porting.py has the advice",
+    "bncheck conventions -t torch==1.13.1 -t torch": "slow: torch 1.13.1 is a CUDA build of 3 GB",
+}
+
+
+def test_tables_are_those_of_the_code() -> None:
+    assert fill(TEXT) == TEXT, "run: python tests/readme_tables.py"
+
+
+def test_no_table_is_empty() -> None:
+    for name in re.findall(r"<!-- (?:table|measured|example): (\w+) -->", TEXT):
+        body = re.search(rf": {name} -->\n(.*?)<!-- end -->", TEXT, re.DOTALL)
+        assert body is not None
+        assert body[1].count("\n") > 3, name
+
+
+def test_the_conventions_of_torch_and_mxnet_are_measured_again(default_run: Path) -> None:
+    rows = conventions(default_run)
+    for target in ("torch", "mxnet"):
+        assert rows[target] in TEXT
+
+
+def said(text: str) -> list[str]:
+    """Words of what a run printed, without what depends on the machine: time, paths, sizes of rounding."""
+    kept = re.sub(r"(?m)^ (took|report|kit) .*$", "", text)
+    kept = re.sub(r" BN901 .*?\n\n", "\n\n", kept, flags=re.DOTALL)
+    kept = re.sub(r"(replay residual|rounding bound) [-+.\de]+", r"\1", kept)
+    return kept.split()
+
+
+def test_the_first_example_prints_what_it_says(tmp_path: Path) -> None:
+    block = re.search(r"<!-- example: first -->\n```console\n\$ (.*?)\n(.*?)```", TEXT, re.DOTALL)
+    assert block is not None
+    command = [sys.executable, "-m", *shlex.split(block[1])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert said(done.stdout) == said(block[2])
+
+
+def commands() -> list[str]:
+    """Every `bncheck …` of the running text, once."""
+    spans = re.findall(r"`(bncheck [^`<>…]+)`", re.sub(r"```.*?```|<!-- table.*?<!-- end -->", "", TEXT, flags=re.DOTALL))
+    return sorted(set(spans))
+
+
+def test_what_is_not_run_is_still_there() -> None:
+    assert set(NOT_RUN) <= set(commands())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the first example was run."""
+    made = tmp_path_factory.mktemp("readme")
+    subprocess.run([sys.executable, "-m", "bncheck", "run", "all-ones", "-q"], check=True, cwd=made)
+    return made
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if command not in NOT_RUN])
+def test_commands_of_the_running_text_run(command: str, folder: Path) -> None:
+    words = [PLACES.get(word, word) for word in shlex.split(command)]
+    environ = {**os.environ, "COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], capture_output=True, text=True, check=False, cwd=folder, env=environ, timeout=600
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_links_to_files_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)\)", TEXT):
+        assert (README.parent / target).exists(), target
+
+
+def test_the_two_commands_are_the_documented_ones() -> None:
+    """CI takes the test command from here, word for word."""
+    assert re.search(r"<!-- command: run -->\n```\npip install \. && bncheck run\n```", TEXT)
+    assert re.search(r"<!-- command: test -->\n```\npip install '\.\[test\]' && python -m pytest [^\n]*\n```", TEXT)
