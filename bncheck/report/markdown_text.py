@@ -17,7 +17,7 @@ def text(value: object, limit: int = 600) -> str:
     line = one_line(str(value), limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = SPECIAL.sub(r"\\\1", line)
     # A name after @ would notify its owner, a number after # link an issue.
-    line = re.sub(r"(?<![A-Za-z0-9.])@", "&#64;", line).replace("#", "&#35;")
+    line = re.sub(r"(?<![A-Za-z0-9.])@", "&#64;", line.replace("#", "&#35;"))
     # The last character of the mark is the one that a backslash takes the meaning from.
     return LEADING.sub(lambda found: f"{found[1][:-1]}\\{found[1][-1]}", line)
 

@@ -104,8 +104,10 @@ def meaning(subject: Subject) -> str:
     if subject.problem == "recorded":
         return ("No other target of the run gave anything else, so the values beside are those that were recorded "
                 "here: it exits 1 while it still gives them, and 0 when it no longer does.")  # fmt: skip
-    return (f"The expected values are those of {subject.other} on the same bytes: it exits 1 while any value is "
-            "outside the tolerance, or one side refuses what the other carries out, and 0 when all is well.")  # fmt: skip
+    return (
+        f"The expected values are those of {subject.other} on the same bytes: it exits 1 while any value is outside "
+        "the tolerance, or one side refuses what the other carries out, else 0."
+    )
 
 
 def figures(here: Array, there: Array) -> str:
