@@ -76,6 +76,8 @@ def open_sources(names: Sequence[str], tell: Callable[[str], None]) -> tuple[Sou
         tell(f"checking {label}")
         refuse_links(folder)
         results, plan = read_results(folder), read_plan(folder, played=True)
+        for target in results.targets:
+            check_slug(target.slug)
         sources.append(Source(folder, label, plan, results, verified_keys(folder, plan)))
     return tuple(sources)
 
