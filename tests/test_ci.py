@@ -13,6 +13,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bncheck.config import read_configuration
+from bncheck.gate import FAIL_ON
+
 ROOT = Path(__file__).parent.parent
 ACTION = ROOT / ".github" / "actions" / "bncheck"
 GOOD_LAYER = ROOT / "scenarios" / "layers" / "good_bn.py"
@@ -172,3 +175,12 @@ def test_the_example_gives_the_action_only_inputs_that_it_has() -> None:
     assert len(blocks) == 3
     for block in blocks:
         assert set(re.findall(r"^ {10}([a-z-]+):", block, re.MULTILINE)) <= inputs
+
+
+def test_the_action_s_readme_shows_a_configuration_that_is_right(tmp_path: Path) -> None:
+    text = (ACTION / "README.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "pyproject.toml").write_text(block)
+    found = read_configuration(tmp_path / "pyproject.toml")
+    assert (found.fail_on, found.timeout, len(found.waivers)) == ("convention", 60.0, 1)
+    assert all(f"| `{level}`" in text for level in FAIL_ON)
