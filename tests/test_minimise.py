@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from literal_run import finding
+from test_repro import python_of, reported
 
 from bncheck.commands.progress import Quiet
 from bncheck.inputs import make_inputs
 from bncheck.minimise import alike, minimise
-from bncheck.report.kit import subject_of
+from bncheck.report.kit import subject_of, write_scripts
 from bncheck.report.scene import Scene, choose_finding, concerned, read_scene
 from bncheck.results import Results, read_results
 from bncheck.scenario import Case
@@ -94,6 +96,23 @@ def test_the_smaller_case_really_shows_the_finding(text: str, default_run: Path)
         assert new.problem == old.problem
         if new.problem == "differs":
             assert any(quantity.outside for quantity in new.quantities) or new.refused_here != new.refused_there
+
+
+@pytest.mark.parametrize("text", ["update-phase", "nan-sample--bad-forward-only", "single-value"])
+def test_scripts_of_the_smaller_case_show_the_problem(text: str, default_run: Path, tmp_path: Path) -> None:
+    found, scene = scene_of(default_run, text)
+    small = minimise(found, scene, (), Quiet())
+    assert "smallest" in small.note
+    _, scripts, _ = write_scripts(small)
+    assert scripts
+    for name, script in scripts.items():
+        assert not script.beside
+        (tmp_path / name).write_text(script.text, encoding="utf-8")
+        python = python_of(name.removeprefix("repro_").removesuffix(".py"))
+        done = subprocess.run([str(python), str(tmp_path / name)], capture_output=True, text=True, check=False)
+        assert done.returncode == 1, f"{done.stderr}\n{done.stdout}\n{script.text}"
+        assert "The problem is there: " in done.stdout
+        assert [figure for figure in reported(script.text) if figure not in done.stdout] == []
 
 
 def test_update_phase_needs_one_forward_on_two_numbers(default_run: Path) -> None:

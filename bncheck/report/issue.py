@@ -82,7 +82,7 @@ def layer_words(layer: Layer) -> str:
         return text(words(layer.type))
     weight = "" if layer.batch_weight is None else f", weight of the new batch {layer.batch_weight:g}"
     eps = "" if layer.eps is None else f", eps {layer.eps:g}"
-    return f"BatchNorm of {layer.channels} channels (axis {layer.axis}{weight}{eps})"
+    return f"BatchNorm of {plural(layer.channels or 0, 'channel')} (axis {layer.axis}{weight}{eps})"
 
 
 def program(case: Case, scene: Scene) -> str:
@@ -123,17 +123,26 @@ def observed(results: Results, scene: Scene, subjects: Sequence[Subject]) -> Ite
                 record = subject.trace.events[event]
                 yield (f"- {code(subject.target.label)} refuses event {event} ({code(record.op)}): "
                        f"{code(f'{record.error_type}: {record.error}', 300)}")  # fmt: skip
-    rows = [drift_row(drift, results) for drift in drifts_of(results, scene.finding) if drift.verdict != "agrees"]
+    apart = [drift for drift in drifts_of(results, scene.finding) if drift.verdict != "agrees"]
+    rows = [drift_row(drift, results) for drift in apart if between_sides(drift, scene.finding)]
     if rows:
         yield from [
             "",
-            "All differences of the run's case outside tolerance (mean ± population standard deviation over points):",
+            "The run's own case, between the two sides (mean ± population standard deviation over points):",
         ]
         yield from table(("between", "quantity", "mean ± std", "largest", "relative", "ULP", "since"), rows)
 
 
 def drifts_of(results: Results, finding: Finding) -> list[Drift]:
     return [d for d in results.drifts if (d.scenario, d.case) == (finding.scenario, finding.case)]
+
+
+def between_sides(drift: Drift, finding: Finding) -> bool:
+    """Whether it is about two targets of the finding that stand on different sides."""
+    if len(finding.sides) != 2:
+        return {drift.a, drift.b} & set(finding.targets) != set()
+    one, two = finding.sides
+    return (drift.a in one and drift.b in two) or (drift.a in two and drift.b in one)
 
 
 def drift_row(drift: Drift, results: Results) -> list[str]:

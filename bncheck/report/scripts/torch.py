@@ -13,7 +13,7 @@ from bncheck.results import TargetResult
 from bncheck.scenario import Layer
 from bncheck.trace import Array
 
-MODES = {"train_forward": "net.train()", "eval_forward": "net.eval()", "no_grad_forward": "net.train()"}
+MODES = {"train_forward": "train", "no_grad_forward": "train", "checkpointed_forward": "train", "eval_forward": "eval"}
 KINDS = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}
 FLAT = ("flatten", "dense", "global_avg_pool")
 VARIANTS = ("", "builtin", "timed", "functional", "channels_last", "compile", "jit")
@@ -45,19 +45,18 @@ def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
         rank = 2 if layer.type in FLAT else rank
     lines.append(f"net = {names[0]}" if len(names) == 1 else f"net = torch.nn.Sequential({', '.join(names)})")
     lines += placed(subject)
-    if one_mode(subject):
-        lines += ["net.train()" if "train_forward" in {event.op for event in subject.case.events} else "net.eval()"]
-    return lines
+    return [*lines, f"net.{one_mode(subject)}()"] if one_mode(subject) else lines
 
 
-def one_mode(subject: Subject) -> bool:
-    """True where every forward sets the same mode, so that the script sets it once."""
-    ops = {event.op for event in subject.case.events}
-    return len({MODES.get(op, op) for op in ops if "forward" in op or op == "set_mode"}) == 1 and bool(ops & {*MODES})
+def one_mode(subject: Subject) -> str:
+    """The mode that every forward sets, so that the script sets it once; "" where they differ."""
+    ops = {event.op for event in subject.case.events if "forward" in event.op or event.op == "set_mode"}
+    modes = {MODES.get(op, op) for op in ops}
+    return modes.pop() if len(modes) == 1 and modes <= {"train", "eval"} else ""
 
 
 def mode_of(subject: Subject, op: str) -> list[str]:
-    return [] if one_mode(subject) else [MODES[op]]
+    return [] if one_mode(subject) else [f"net.{MODES[op]}()"]
 
 
 def own_class(subject: Subject) -> list[str]:
