@@ -3,8 +3,10 @@
 The file has one line per known charge, sorted, without dates or versions, sizes to four digits: running the same
 thing again changes no byte. An entry stands for every pair of targets on its two sides.
 
-The rule. A charge is *known* when entries of the same scenario, case, cause, layer and quantity cover each of its
-pairs. A known one is *worse* when
+The rule. A charge is *known* when entries of the same scenario, case, cause and layer cover each of its pairs. The
+quantity is no part of a finding's identity: a finding speaks of the quantity that its cause explains best, and whether
+that is 99.99999 % of running_mean or of running_var is a matter of the machine's last bits. (A drift that no finding is
+about is its quantity.) A known one is *worse* when
 
 * its kind is graver (a convention became a defect),
 * its drift is more than twice the recorded one and grew by more than the scenario's tolerance
@@ -28,6 +30,8 @@ FORMAT = 1
 LARGEST = 64 * 1024 * 1024
 # Gravest first; what is not here was never graver.
 GRAVITY = ("crashed", "timeout", "defect", "hazard", "unexplained", "expectation", "convention", "drift")
+# Kinds of charge that are nothing but their quantity.
+BY_QUANTITY = ("drift", "expectation")
 TIMES_WORSE = 2.0
 SHARE_LOST = 0.1
 DEFAULT_ATOL = 1e-5
@@ -73,24 +77,37 @@ def record(charges: Iterable[Charge]) -> tuple[Entry, ...]:
 
 def judge(charge: Charge, entries: Sequence[Entry], atol: float | None = None) -> str:
     """ "new", "known", or how it is worse in words."""
-    here = [entry for entry in entries if (entry.scenario, entry.case, entry.cause, entry.layer, entry.quantity)
-            == (charge.scenario, charge.case, charge.cause, charge.layer, charge.quantity)]  # fmt: skip
+    here = [entry for entry in entries if same_place(entry, charge)]
     covering = [[entry for entry in here if entry.covers(pair)] for pair in charge.pairs]
-    if not all(covering):
+    if not covering or not all(covering):
         return "new"
+    found = [entry for covers in covering for entry in covers]
     # Of several entries (groups of targets that have joined since) the mildest kind and the largest drift count.
-    kind = max((entry.kind for found in covering for entry in found), key=gravity)
+    kind = max((entry.kind for entry in found), key=gravity)
     if gravity(charge.kind) < gravity(kind):
         return f"worse: was a {kind}"
-    size = max((entry.size for found in covering for entry in found), key=magnitude)
+    sizes = [entry.size for entry in found if entry.quantity == charge.quantity]
+    size = max(sizes, key=magnitude, default=None)
     if grown(charge.size, size, DEFAULT_ATOL if atol is None else atol):
         return f"worse: off by {shown(charge.size)}, was {shown(size)}"
-    share = min(
-        (1.0 if entry.explained is None else entry.explained for found in covering for entry in found), default=1.0
-    )
+    share = min(1.0 if entry.explained is None else entry.explained for entry in found)
     if charge.explained is not None and charge.explained < share - SHARE_LOST:
         return f"worse: explains {100 * charge.explained:.1f} % of it, was {100 * share:.1f} %"
     return "known"
+
+
+def by_place(entries: Iterable[Entry]) -> dict[tuple[str, str, str], list[Entry]]:
+    """(scenario, case, cause) → entries, so that a long baseline is not read through for every charge."""
+    found: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in entries:
+        found.setdefault((entry.scenario, entry.case, entry.cause), []).append(entry)
+    return found
+
+
+def same_place(entry: Entry, charge: Charge) -> bool:
+    whole = charge.kind not in BY_QUANTITY or entry.quantity == charge.quantity
+    where = (charge.scenario, charge.case, charge.cause, charge.layer)
+    return whole and (entry.scenario, entry.case, entry.cause, entry.layer) == where
 
 
 def grown(size: float | None, recorded: float | None, atol: float) -> bool:
@@ -103,14 +120,18 @@ def gone(
     entries: Iterable[Entry], charges: Iterable[Charge], played: Mapping[tuple[str, str], set[str]]
 ) -> list[Entry]:
     """Entries whose case was played on targets of each side, and that nothing charges any more."""
-    keys = {(charge.scenario, charge.case, charge.cause, charge.layer, charge.quantity, pair)
-            for charge in charges for one in charge.pairs for pair in (one, one[::-1])}  # fmt: skip
+    keys = {
+        (charge.scenario, charge.case, charge.cause, charge.layer, one)
+        for charge in charges
+        for pair in charge.pairs
+        for one in (pair, pair[::-1])
+    }
     left = []
     for entry in entries:
         there = played.get((entry.scenario, entry.case), set())
         pairs = Charge("", "", "", "", "", entry.sides, (), "").pairs
         ran = [pair for pair in pairs if there.issuperset(pair)]
-        where = (entry.scenario, entry.case, entry.cause, entry.layer, entry.quantity)
+        where = (entry.scenario, entry.case, entry.cause, entry.layer)
         if ran and not any((*where, pair) in keys for pair in ran):
             left.append(entry)
     return left

@@ -6,13 +6,13 @@ report made later says the same as the exit code did.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bncheck.baseline import Entry, gone, judge
+from bncheck.baseline import Entry, by_place, gone, judge
 from bncheck.charge import Charge, charges, plain_names
 from bncheck.errors import RunFolderError
 from bncheck.waiver import Waiver, expired, unneeded, waive
@@ -80,17 +80,23 @@ def hold(results: Results, rules: Rules, today: date) -> Verdict:
     names = {target.name for target in results.targets}
     played = played_on(results, {name: name for name in names})
     known = rules.baseline or ()
+    listed = by_place(known)
     return Verdict(
         rules.fail_on,
         rules.baseline is not None,
-        tuple(weigh(charge, rules, atol.get(charge.scenario), today) for charge in brought),
+        tuple(
+            weigh(charge, rules, listed.get((charge.scenario, charge.case, charge.cause), ()), atol, today)
+            for charge in brought
+        ),
         tuple(expired(rules.waivers, played, today)),
         tuple(unneeded(rules.waivers, brought, played, today)),
         tuple(gone(known, brought, played_on(results, plain_names(names)))),
     )
 
 
-def weigh(charge: Charge, rules: Rules, atol: float | None, today: date) -> Judged:
+def weigh(
+    charge: Charge, rules: Rules, listed: Sequence[Entry], atol: Mapping[str, float | None], today: date
+) -> Judged:
     waiver = waive(charge, rules.waivers, today)
     if waiver is not None:
         return Judged(charge, "waived", f"until {waiver.expires}: {waiver.reason} ({waiver.where})")
@@ -98,7 +104,7 @@ def weigh(charge: Charge, rules: Rules, atol: float | None, today: date) -> Judg
         return Judged(charge, "below", f"--fail-on {rules.fail_on}")
     if rules.baseline is None:
         return Judged(charge, "fails")
-    found = judge(charge, rules.baseline, atol)
+    found = judge(charge, listed, atol.get(charge.scenario))
     return Judged(charge, "known", "in the baseline") if found == "known" else Judged(charge, "fails", found)
 
 

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+# In a GitHub job bncheck prints annotations and adds to the job's summary; what tests start must not.
+for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"):
+    os.environ.pop(name, None)
+
 
 def once(tmp_path_factory: pytest.TempPathFactory, name: str) -> tuple[Path, bool, int]:
     """A folder shared by all processes of this session, whether it is still to be filled, and the lock held on it."""

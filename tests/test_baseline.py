@@ -49,13 +49,27 @@ def test_what_was_recorded_is_known() -> None:
         {"case": "other"},
         {"cause": "eps"},
         {"layer": "bn2"},
-        {"quantity": "output"},
         {"sides": (("reference", "torch"), ("mxnet", "keras"))},
         {"sides": (("reference",), ("torch",))},
     ],
 )
 def test_another_place_cause_or_target_is_new(change: dict[str, object]) -> None:
     assert judge(replace(CHARGE, **change), KNOWN) == "new"
+
+
+def test_a_finding_may_speak_of_another_quantity_of_the_same_cause() -> None:
+    assert judge(replace(CHARGE, quantity="running_var", size=5.0), KNOWN) == "known"
+    assert gone(KNOWN, [replace(CHARGE, quantity="running_var")], {("all-ones", "forward"): set(CHARGE.names)}) == []
+
+
+def test_a_drift_without_a_finding_is_its_quantity() -> None:
+    drift = replace(CHARGE, kind="drift", cause="drift", explained=None)
+    assert judge(drift, record([drift])) == "known"
+    assert judge(replace(drift, quantity="output"), record([drift])) == "new"
+
+
+def test_what_names_no_target_is_new() -> None:
+    assert judge(replace(CHARGE, sides=((),)), KNOWN) == "new"
 
 
 def test_a_target_that_is_not_there_this_time_makes_nothing_new() -> None:
