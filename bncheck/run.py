@@ -60,8 +60,19 @@ def job_of(run: Path, seat: Seat, cells: tuple[str, ...], options: Options) -> J
         limits = replace(limits, memory=None)  # CUDA reserves far more address space than it uses
     return Job(
         target.name, run / "cells" / target.slug, seat.python, seat.backend_path, target.variant, target.device,
-        cells, limits, options.isolate, dict(seat.environment),
+        cells, limits, options.isolate, {**threads(options.at_once), **seat.environment},
     )  # fmt: skip
+
+
+def threads(at_once: int) -> dict[str, str]:
+    """Threads of one worker, so that all of them together fit the cores; what the user has set stays.
+
+    Without it every small kernel waits for a thread that another worker holds: torch.batch_norm on 6 × 3 values took
+    42 ms instead of 20 µs on a busy machine with two cores. The count is part of the recorded environment.
+    """
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    count = str(max(1, cores() // max(at_once, 1)))
+    return {} if any(name in os.environ for name in names) else dict.fromkeys(names, count)
 
 
 def settle(run: Path, target: TargetResult, reasons: Mapping[str, str]) -> TargetResult:
