@@ -77,8 +77,10 @@ def content_key(case: Case, arrays: Mapping[str, Array]) -> str:
     does the folder that a custom file lies in.
     """
     network = asdict(case.network)
-    for key in ("custom", "file"):
+    for key in ("custom", "file", "model"):
         network[key] = network[key] and PurePath(network[key]).name
+    if not network["model"]:  # cases without one keep the keys that earlier runs gave them
+        del network["model"], network["arguments"]
     said = {"network": network, "events": [asdict(event) for event in case.events], "dtype": case.dtype}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     for name in sorted(arrays):

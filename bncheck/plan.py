@@ -82,6 +82,7 @@ def files_beside(scenario: Scenario) -> set[Path]:
     """Files that a scenario's networks name and that lie in its folder; one that --set names stays where it is."""
     home = Path(scenario.path).resolve().parent
     named = [case.network.custom and case.network.custom.rpartition(":")[0] for case in scenario.cases]
+    named += [case.network.model and case.network.model.rpartition(":")[0] for case in scenario.cases]
     named += [case.network.file for case in scenario.cases]
     paths = {Path(name).resolve() for name in named if name}
     return {path for path in paths if path.is_relative_to(home) and path.is_file()}

@@ -24,6 +24,8 @@ OPS = (
     "reload",  # save the state, build a fresh network, load it
     "export_onnx",  # arguments: exporter, opset, training, keep
     "run_exported",  # eval of the exported file
+    # The first samples of a batch in eval, in batches of each of the sizes: how far apart, layer by layer.
+    "eval_in_batches",  # arguments: sizes, samples
 )
 LAYER_TYPES = ("batch_norm", "conv2d", "dense", "flatten", "relu", "global_avg_pool", "custom")
 FILLS = ("ones", "zeros", "constant", "normal", "uniform", "exact", "arange")
@@ -68,6 +70,8 @@ class Network:
     custom: str | None = None
     file: str | None = None  # an existing ONNX file instead of layers
     returns: str | None = None  # name of the layer whose output eval returns (an embedding)
+    model: str | None = None  # ``file.py:function`` that builds a whole network, instead of layers
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # keywords of that function
 
     @property
     def batch_norms(self) -> tuple[str, ...]:

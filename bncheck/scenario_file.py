@@ -31,7 +31,7 @@ from bncheck.scenario_rules import (
 from bncheck.scenario_schema import Document, ExpectTable, Fault, nearest, read_document, read_expects, shown, unknown
 from bncheck.toml_lines import KeyPath, key_lines, line_of, split_key
 
-FILE_KEYS = ("network.custom", "network.file")
+FILE_KEYS = ("network.custom", "network.file", "network.model")
 MOST_BYTES = 4_000_000
 # A matrix of thousands of cases that share one fault says it once; one with many different ones stops here.
 MOST_FAULTS = 50
@@ -208,14 +208,15 @@ def _case(
 def _located(path: Path, network: Network) -> Network:
     """Files with their whole path: a worker runs in a folder of its own."""
     folder = path.absolute().parent
-    custom, file = (name and str(folder / name) for name in (network.custom, network.file))
-    return dataclasses.replace(network, custom=custom, file=file)
+    names = {key: getattr(network, key) for key in ("custom", "file", "model")}
+    return dataclasses.replace(network, **{key: str(folder / name) for key, name in names.items() if name})
 
 
 def _paths(path: Path, document: Document, overrides: Mapping[str, Any]) -> Iterator[Fault]:
     """Files that the network names lie beside the scenario or below; only ``--set`` may name any file."""
     table = document.network
-    for key, name in (("custom", table.custom and table.custom.rpartition(":")[0]), ("file", table.file)):
+    code = {key: name.rpartition(":")[0] for key, name in (("custom", table.custom), ("model", table.model)) if name}
+    for key, name in {**code, "file": table.file}.items():
         if not name:
             continue
         outside = Path(name).is_absolute() or ".." in Path(name).parts

@@ -33,6 +33,7 @@ RECORDING = ("train_forward", "checkpointed_forward", "forward")
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(FORWARD_OPS, ("input",)),
     "run_exported": ("input",),
+    "eval_in_batches": ("input", "sizes", "samples"),
     "set_mode": ("training", "layer"),
     "export_onnx": ("exporter", "opset", "training", "keep"),
 }
@@ -60,8 +61,9 @@ def build_network(document: Document) -> tuple[Network, list[Fault]]:
     """The network as written; channels still to be filled in from the input's shape."""
     table, faults = document.network, []
     place: KeyPath = ("network", "layers")
-    if bool(table.layers) == bool(table.file):
-        text = "needs layers, or a file instead" if not table.layers else "has layers and a file; it can have one"
+    if sum(map(bool, (table.layers, table.file, table.model))) != 1:
+        several = [key for key in ("layers", "file", "model") if getattr(table, key)]
+        text = f"has {' and '.join(several)}; it can have one" if several else "needs layers, or a file instead, or a model"
         faults.append(Fault(("network",), f"the network {text}"))
     names = Counter(layer.name for layer in table.layers)
     for index, layer in enumerate(table.layers):
@@ -73,7 +75,7 @@ def build_network(document: Document) -> tuple[Network, list[Fault]]:
     if table.custom and table.layers and not any(layer.type == "batch_norm" for layer in table.layers):
         faults.append(Fault(("network", "custom"), "takes the place of batch_norm layers, but there is none"))
     layers = tuple(_layer(layer) for layer in table.layers)
-    return Network(layers, table.custom, table.file, table.returns), faults
+    return Network(layers, table.custom, table.file, table.returns, table.model, dict(table.arguments)), faults
 
 
 def _layer_keys(place: KeyPath, layer: LayerTable) -> Iterator[Fault]:
@@ -267,6 +269,8 @@ def _event_rules(place: KeyPath, table: EventTable, document: Document) -> Itera
         yield Fault((*place, key), f"means nothing for {table.event}", ", ".join(known) or "no argument")
     if table.event == "set_mode" and not isinstance(table.training, bool):
         yield Fault((*place, "training"), "set_mode needs training", "true, false")
+    if table.event == "eval_in_batches":
+        yield from _batch_rules(place, table, document)
     if table.event == "export_onnx" and isinstance(table.training, bool):
         yield Fault((*place, "training"), "the exporter's mode is a word", '"eval", "preserve", "training"')
     names = [layer.name for layer in document.network.layers]
@@ -275,6 +279,18 @@ def _event_rules(place: KeyPath, table: EventTable, document: Document) -> Itera
     inputs = [*(["main"] if document.input.shape or not document.inputs else []), *document.inputs]
     if (table.input or "main") not in inputs and "input" in known:
         yield unknown((*place, "input"), "input", table.input or "main", inputs)
+
+
+def _batch_rules(place: KeyPath, table: EventTable, document: Document) -> Iterator[Fault]:
+    if table.sizes is None:
+        yield Fault((*place, "sizes"), "is missing; eval_in_batches needs it", "for example [1, 4, 16, 64]")
+        return
+    spec = document.inputs.get(table.input) if table.input else document.input
+    shape = spec.shape if spec is not None and spec.shape else document.input.shape
+    if shape and max(table.sizes) > shape[0]:
+        yield Fault((*place, "sizes"), f"a batch of {max(table.sizes)} needs as many samples, the input has {shape[0]}")
+    if table.samples and table.samples > max(table.sizes):
+        yield Fault((*place, "samples"), f"{table.samples} samples do not fit into the largest batch")
 
 
 # ------------------------------------------------------------------------------------------ shapes and sizes

@@ -204,6 +204,8 @@ class NetworkTable(Table):
     layers: list[LayerTable] = []
     custom: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_.]*$")] | None = None
     file: str | None = None
+    model: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    arguments: dict[str, bool | int | float | str | list[int]] = {}
     returns: str | None = None
 
 
@@ -230,6 +232,8 @@ class EventTable(Table):
     exporter: str | None = None
     opset: Whole | None = None
     keep: bool | None = None
+    sizes: Annotated[list[Whole], Field(min_length=2)] | None = None
+    samples: Whole | None = None
 
 
 Events = list[Annotated[EventTable, BeforeValidator(event_table)]]
@@ -346,7 +350,7 @@ def _fault(detail: ErrorDetails) -> Fault:
     if kind == "extra_forbidden":
         return unknown(path, "key", path[-1], _keys_at(path[:-1]))
     if kind == "string_pattern_mismatch":
-        form = "file.py:Class" if path[-1] == "custom" else "letters, digits, _ and -"
+        form = {"custom": "file.py:Class", "model": "file.py:function"}.get(str(path[-1]), "letters, digits, _ and -")
         return Fault(path, f"{shown(value)} cannot stand here", form)
     if kind in _SENTENCES:
         return Fault(path, _SENTENCES[kind](context, value))

@@ -134,7 +134,7 @@ def make_plan(request: Request) -> Plan:
 
 def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Files that overrides name, as absolute paths: a run may be resumed from another folder."""
-    named = ("network.custom", "network.file")
+    named = ("network.custom", "network.file", "network.model")
     return {key: str(Path(value).absolute()) if key in named else value for key, value in overrides.items()}
 
 

@@ -53,6 +53,9 @@ def describe(scenario: Scenario) -> Iterator[str]:
     yield from (f"  {describe_layer(layer)}" for layer in first.network.layers)
     if first.network.file:
         yield f"  the file {first.network.file}"
+    if first.network.model:
+        given = ", ".join(f"{key}={value}" for key, value in first.network.arguments.items())
+        yield f"  {first.network.model}({given})"
     if first.network.custom:
         yield f"  {first.network.custom} takes the place of batch_norm"
     yield f"\ninputs{varied}"

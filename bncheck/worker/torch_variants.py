@@ -22,6 +22,17 @@ def refuse(torch, variant):
         raise RuntimeError("torch %s has no %s, which came with %s" % (torch.__version__, variant, SINCE[variant][1]))
     if variant == "compile":
         refuse_compile()
+    if variant == "no_onednn":
+        switch_off_onednn(torch)
+
+
+def switch_off_onednn(torch):
+    """For the whole process: it runs nothing but this target."""
+    import torch.backends.mkldnn
+
+    if not hasattr(torch.backends.mkldnn, "set_flags"):
+        raise RuntimeError("torch %s cannot switch oneDNN off" % torch.__version__)
+    torch.backends.mkldnn.set_flags(False)
 
 
 def has_module(torch, variant):

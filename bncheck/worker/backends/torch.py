@@ -26,9 +26,11 @@ VARIANTS = {
     "jit": "torch.jit.script, layer by layer",
     "export": "torch.export, one program per mode",
     "checkpoint": "every training forward through torch.utils.checkpoint, so that backward runs it again",
+    "no_onednn": "oneDNN switched off: PyTorch's own CPU kernels",
     "onnx": "nn.BatchNorm1d/2d/3d with onnx and onnxruntime beside it, for export_onnx and run_exported",
 }
 CUSTOM = True  # takes network.custom
+WHOLE = True  # takes network.model
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 REQUIREMENTS = [
     # Imported: 2.13.0 on 3.11, 2.0.1 on 3.11, 1.13.1 on 3.10, 1.1.0 on 3.6 and 3.7. On Linux the default index's
@@ -46,7 +48,8 @@ VARIANT_REQUIREMENTS = {
 DOCUMENTED = [
     {
         "versions": ">=0.4",
-        "variants": ["", "builtin", "timed", "channels_last", "compile", "jit", "export", "checkpoint", "onnx"],
+        "variants": ["", "builtin", "timed", "channels_last", "compile", "jit", "export", "checkpoint", "no_onednn",
+                     "onnx"],
         "link": "https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html",
         "facets": {
             "update_on": "forward",
@@ -98,7 +101,7 @@ def describe(variant, device):
     found = {
         "version": torch.__version__,
         "threads": torch.get_num_threads(),
-        "mkldnn": bool(torch.backends.mkldnn.is_available()),
+        "mkldnn": bool(hasattr(torch.backends, "mkldnn") and torch.backends.mkldnn.is_available()),
         "deterministic": bool(getattr(torch, "are_deterministic_algorithms_enabled", lambda: False)()),
         "CUDA": torch.version.cuda or "",
     }
@@ -133,6 +136,9 @@ class Model:
         self.returns = network.get("returns")
         own = None if variant == "builtin" else network.get("custom")
         self.custom = partial(part("torch_custom").make, torch, own) if own else None
+        self.whole = bool(network.get("model"))
+        if self.whole and variant in part("torch_whole").NOT_WITH:
+            raise NotImplementedError("network.model does not run as torch[%s]" % variant)
         if variant == "export" and self.returns:
             raise NotImplementedError("an exported program has no inner layers whose output it could return")
         self.keep_graph = True
@@ -142,13 +148,16 @@ class Model:
     def assemble(self):
         """Build the network with the host's parameters; one that is missing keeps PyTorch's own value."""
         torch = self.torch
-        net = torch.nn.Sequential()
-        for layer in self.network["layers"]:
-            net.add_module(
-                layer["name"], part("torch_layers").make(torch, layer, self.params, self.variant, self.custom)
-            )
+        if self.whole:
+            net = part("torch_whole").build(torch, part("torch_custom"), self.network["model"], self.network["arguments"])
+            self.layers = part("torch_whole").batch_norms(torch, net)
+        else:
+            net = torch.nn.Sequential()
+            for layer in self.network["layers"]:
+                made = part("torch_layers").make(torch, layer, self.params, self.variant, self.custom)
+                net.add_module(layer["name"], made)
         self.net = net.to(device=self.device, dtype=self.dtype)
-        children = dict(self.net.named_children())
+        children = dict(self.net.named_modules() if self.whole else self.net.named_children())
         self.norms = {name: children[name] for name in self.layers}
         with torch.no_grad():
             for name, value in self.params.items():
@@ -171,8 +180,8 @@ class Model:
 
     def watch(self):
         """Hooks on the layers; with one layer alone they would only repeat what the network's ends show."""
-        if len(self.network["layers"]) > 1:
-            for name, child in self.net.named_children():
+        if len(self.network["layers"]) > 1 or self.whole:
+            for name, child in self.net.named_modules() if self.whole else self.net.named_children():
                 if name in self.norms:
                     self.hooks.append(child.register_forward_hook(part("torch_layers").seeing(self, name)))
                 if name == self.returns:
@@ -311,6 +320,9 @@ class Model:
             return {}
         custom = part("torch_custom")
         return {"custom": {name: custom.facts(self, name, part("torch_layers").batch_norm) for name in self.layers}}
+
+    def eval_in_batches(self, x, sizes, samples=None):
+        return part("torch_batches").compare(self, x, sizes, samples)
 
     # -- ONNX -------------------------------------------------------------------------------------------------
 
