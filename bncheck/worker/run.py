@@ -54,12 +54,14 @@ A model has
 ``facts()``                 optional: what is to be said of the whole cell; kept as ``notes["cell"]``.
 ``keep_graph``              set before each backward: whether another backward through the same forwards follows.
 any other event             a method of the event's name taking its arguments as keywords (those that write files
-                            also ``folder``, the ONNX ones also ``x``, their input's batch), returning None or
-                            {"output": array, "artifacts": [...], "notes": {...}}. A missing method, or
+                            also ``folder``, the ONNX ones and eval_in_batches also ``x``, their input's batch),
+                            returning None or {"output": array, "arrays": {name: array, kept as ``name/<event>``},
+                            "artifacts": [...], "notes": {...}}. A missing method, or
                             NotImplementedError(reason) from any call, is *unsupported*.
 
 A backend with ``CUSTOM = True`` puts ``network.custom`` ("/path/file.py:Class") in the place of its BatchNorm layers,
-or is an oracle that ignores it; its state may then hold ``graph_nodes`` and ``graph_bytes``.
+or is an oracle that ignores it; its state may then hold ``graph_nodes`` and ``graph_bytes``. One with ``WHOLE = True``
+takes ``network.model`` ("/path/file.py:function"), called with the keywords ``network.arguments``, as the whole network.
 """
 
 import faulthandler
@@ -310,6 +312,8 @@ class Cell:
         self.pending, self.last = [], []  # (input, batch) of forwards waiting for, and used by, a backward
         if job["network"].get("custom") and not getattr(backend, "CUSTOM", False):
             raise NotImplementedError("this backend does not take layers of your own (network.custom)")
+        if job["network"].get("model") and not getattr(backend, "WHOLE", False):
+            raise NotImplementedError("this backend does not take whole networks of your own (network.model)")
         params = {name[6:]: inputs[name] for name in inputs if name.startswith("param/")}
         self.model = backend.build(job["network"], params, job["dtype"], target["variant"], target["device"])
         self.recorder = Recorder(self.model, job["events"], job.get("sample", 4096), None)
@@ -383,13 +387,15 @@ class Cell:
             raise NotImplementedError("this backend has no event %r" % op)
         if op in ("export_onnx", "run_exported", "reload"):
             arguments = dict(arguments, folder=self.folder)
-        if op in ("export_onnx", "run_exported"):
+        if op in ("export_onnx", "run_exported", "eval_in_batches"):
             named = self.inputs.get("x/" + event["input"])  # a scenario may have no input called "main"
             batches = next(self.inputs[name] for name in self.inputs if name[:2] == "x/") if named is None else named
             arguments["x"] = batches[event["batch"]]
         found = method(**arguments) or {}
         if found.get("output") is not None:
             self.recorder.output(index, found["output"])
+        for name, array in found.get("arrays", {}).items():
+            self.recorder.loose["%s/%d" % (name, index)] = array
         self.artifacts += found.get("artifacts", [])
         if found.get("notes"):
             self.notes[str(index)] = found["notes"]
