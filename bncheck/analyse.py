@@ -218,4 +218,4 @@ def describe_scenario(
 def describe_case(case: Case) -> CaseResult:
     inputs = {name: {"shape": list(spec.shape), "fill": spec.fill} for name, spec in case.inputs.items()}
     ops = tuple(event.op for event in case.events)
-    return CaseResult(case.name, case.label, dict(case.matrix), ops, case.dtype, inputs)
+    return CaseResult(case.name, case.label, dict(case.matrix), ops, case.dtype, inputs, case.steps)
