@@ -112,7 +112,7 @@ def subject_of(scene: Scene, target: TargetResult) -> Subject:
     own = next(item.trace for item in scene.played if item.target.name == target.name)
     sizes = [array.size for name, array in own.arrays.items() if name.startswith("output/")]
     shape = next((array.shape[1:] for name, array in scene.inputs.items() if name.startswith("x/")), ())
-    stride = stride_of(scene, target, output_shape(scene, shape)) if sizes else 1
+    stride = stride_of(scene, output_shape(scene, shape)) if sizes else 1
     return make_subject(
         scene.finding, scene.case, scene.inputs, scene.played, target.name, tolerance=scene.tolerance, stride=stride,
         specs=scene.specs, custom_source=scene.custom_source,

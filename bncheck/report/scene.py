@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from math import gcd
 from pathlib import Path
@@ -203,10 +203,10 @@ def with_neighbours(text: str, folder: Path, seen: set[str]) -> str:
     return "\n".join(lines)
 
 
-def stride_of(scene: Scene, target: TargetResult, x_shape: tuple[int, ...]) -> int:
+def stride_of(scene: Scene, shape: tuple[int, ...]) -> int:
     """The stride at which the worker sampled outputs of this shape: as ``sample`` in worker/run.py."""
     size = 1
-    for side in x_shape:
+    for side in shape:
         size *= side
     if size <= scene.sample:
         return 1
@@ -221,7 +221,3 @@ def concerned(finding: Finding, played: Sequence[Played]) -> list[TargetResult]:
     names = dict.fromkeys([finding.departs, *finding.targets, *(name for side in finding.sides for name in side)])
     here = {item.target.name: item.target for item in played}
     return [here[name] for name in names if name in here and here[name].backend != "reference"]
-
-
-def with_case(scene: Scene, **changes: Any) -> Scene:
-    return replace(scene, **changes)
