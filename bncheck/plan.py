@@ -85,7 +85,15 @@ def files_beside(scenario: Scenario) -> set[Path]:
     named += [case.network.model and case.network.model.rpartition(":")[0] for case in scenario.cases]
     named += [case.network.file for case in scenario.cases]
     paths = {Path(name).resolve() for name in named if name}
+    # What a file of one's own imports lies beside it.
+    paths |= {beside for path in paths if path.suffix == ".py" for beside in path.parent.glob("*.py")}
     return {path for path in paths if path.is_relative_to(home) and path.is_file()}
+
+
+def code_of(plan: Plan) -> list[str]:
+    """Files whose code playing this plan would run."""
+    named = [case.network.custom for case in plan.cases] + [case.network.model for case in plan.cases]
+    return sorted({name.rpartition(":")[0] for name in named if name})
 
 
 def read_plan(run: Path, played: bool = False) -> Plan:

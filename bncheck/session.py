@@ -18,7 +18,7 @@ from bncheck.environments import Ready, Unavailable, parse_pythons
 from bncheck.environments import prepare as prepare_environments
 from bncheck.errors import UsageError
 from bncheck.gate import Rules, hold, write_verdict
-from bncheck.plan import Plan, read_plan, with_tolerance, write_plan
+from bncheck.plan import Plan, code_of, read_plan, with_tolerance, write_plan
 from bncheck.report import render
 from bncheck.results import Results, TargetResult, write_results
 from bncheck.run import Options, Seat, run_cells
@@ -49,6 +49,7 @@ class Request:
     overrides: Sequence[str] = ()
     out: Path | None = None
     resume: Path | None = None
+    allow_code: bool = False  # of layers of one's own that a resumed run folder holds
     pythons: Sequence[str] = ()
     backend_files: Sequence[Path] = ()
     probes: bool = True
@@ -108,6 +109,7 @@ def open_run(request: Request, backends: Mapping[str, BackendFile]) -> tuple[Pat
             )
         run = find_run(request.resume)
         plan = read_plan(run)
+        refuse_code(plan, request)
         return run, plan, parse_targets(plan.targets, backends)
     plan = make_plan(request)
     targets = parse_targets(plan.targets, backends)
@@ -115,6 +117,16 @@ def open_run(request: Request, backends: Mapping[str, BackendFile]) -> tuple[Pat
     run = create_run_folder(request.out)
     write_plan(run, plan)
     return run, plan, targets
+
+
+def refuse_code(plan: Plan, request: Request) -> None:
+    """A run folder may come from anywhere: the code in it runs only when the user says so."""
+    files = code_of(plan)
+    if files and not request.allow_code:
+        raise UsageError(
+            f"Going on with this run executes code that lies in its folder: {', '.join(files)}.",
+            "Look at it; if you trust it, add --allow-code.",
+        )
 
 
 def make_plan(request: Request) -> Plan:

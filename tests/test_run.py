@@ -303,3 +303,19 @@ def test_latest_points_at_the_newest_run_and_report_renders_it_again(tmp_path: P
     done = bncheck("report", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (latest / "index.html").exists()
+
+
+def test_resuming_does_not_run_code_of_a_run_folder_unasked(tmp_path: Path) -> None:
+    """A downloaded run folder may hold a layer file; what would it do, had it been run?"""
+    (tmp_path / "own.py").write_text("raise SystemExit('executed')\n")
+    scenario = tmp_path / "own.toml"
+    scenario.write_text(
+        'title = "own"\nwhy = "code in a run folder"\n[network]\ncustom = "own.py:Layer"\n'
+        'layers = [{ name = "bn", type = "batch_norm" }]\n[input]\nshape = [4, 3]\n[program]\nevents = ["eval_forward"]\n'
+    )
+    out = tmp_path / "run"
+    bncheck("run", str(scenario), "-t", "reference", "--no-probe", "--no-report", "-q", "--out", str(out))
+    done = bncheck("run", "--resume", str(out))
+    assert done.returncode == 2
+    assert "--allow-code" in done.stderr
+    assert str(out / "scenarios" / "own.py") in done.stderr

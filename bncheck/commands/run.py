@@ -24,6 +24,7 @@ CI_FORMATS = ("csv", "junit", "summary")
 @click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. input.shape=[4,3].")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an interrupted run.")
+@click.option("--allow-code", is_flag=True, help="With --resume: run the code of own layers in that run folder.")
 @playing_options
 @gating_options
 @click.option("--shard", metavar="i/N", help="Play the i-th of N parts; join them with: bncheck compare.")
@@ -57,6 +58,7 @@ def run_command(**options: Any) -> int:
         scenarios=options["scenarios"],
         overrides=options["overrides"],
         resume=options["resume"],
+        allow_code=options["allow_code"],
         probes=not options["no_probe"],
         formats=formats,
         rules=rules_of(options, configuration),
