@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bncheck.evidence import CellView, Drift, first_true
-from bncheck.scenario import FORWARD_OPS, Case, Tolerance
+from bncheck.scenario import FORWARD_OPS, Case, Event, Tolerance
 from bncheck.trace import GRADIENTS, STATES, Array, Trace
 
 # (rtol, atol) of torch.testing.assert_close per dtype; a pair is judged by its coarser side.
@@ -25,6 +25,8 @@ TOLERANCES = {
 }
 # Bits of a significand: an ULP of x is 2^(exponent of x − bits + 1), and not below the smallest normal's.
 SIGNIFICANDS = {"float64": (53, -1022), "float32": (24, -126), "float16": (11, -14), "bfloat16": (8, -126)}
+# Events without which what follows is another program.
+TELLING = (*FORWARD_OPS, "set_mode")
 COARSENESS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -58,10 +60,24 @@ def compare(case: Case, a: CellView, b: CellView, tolerance: Tolerance = Toleran
     drifts = list(compare_outcomes(case, a, b))
     if a.trace is None or b.trace is None:
         return drifts
-    for series in pair_series(case, a.trace, b.trace):
+    for series in pair_series(case, a.trace, b.trace, same_program(a.trace, b.trace)):
         drifts.append(measure(case, a.target, b.target, series, tolerance))
     drifts += missing(case, a, b)
     return drifts
+
+
+def same_program(a: Trace, b: Trace) -> int:
+    """How many events both sides played alike: up to the first that one of them has no support for.
+
+    Only events that put a batch in or change the mode count: a side without backward, flush or export goes on as
+    before (onnxruntime has no backward, and moves its statistics in forward).
+    """
+    missing = [
+        t
+        for t, (one, two) in enumerate(zip(a.events, b.events, strict=False))
+        if (one.status == "unsupported") != (two.status == "unsupported") and one.op in TELLING
+    ]
+    return missing[0] if missing else min(len(a.events), len(b.events))
 
 
 def compare_outcomes(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
@@ -69,15 +85,11 @@ def compare_outcomes(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
     if a.trace is None or b.trace is None:
         return
     status = [[event.status for event in side.trace.events] for side in (a, b) if side.trace is not None]
-    first = next(
-        (t for t, (one, two) in enumerate(zip(*status, strict=False)) if (one == "ok") != (two == "ok")), None
-    )
+    first = next((t for t, (one, two) in enumerate(zip(*status, strict=False)) if {one, two} == {"ok", "raised"}), None)
     if first is None:
         return
     counts = [sum(word == "raised" for word in side) for side in status]
-    yield blank(
-        case, a.target, b.target, "", "events", "refused", first, len(status[0]), counts[0], counts[1]
-    )
+    yield blank(case, a.target, b.target, "", "events", "refused", first, len(status[0]), counts[0], counts[1])
 
 
 def blank(
@@ -133,9 +145,9 @@ def comparable(a: Trace, b: Trace, name: str) -> bool:
     return a.arrays[name].shape[1:] == b.arrays[name].shape[1:]
 
 
-def pair_series(case: Case, a: Trace, b: Trace) -> Iterator[Series]:
-    """Everything both sides have, as rows of points."""
-    rows = np.array([0, *(end + 1 for end in case.step_ends)])
+def pair_series(case: Case, a: Trace, b: Trace, events: int) -> Iterator[Series]:
+    """Everything both sides have, as rows of points, as far as the first ``events`` events."""
+    rows = np.array([0, *(end + 1 for end in case.step_ends if end < events)])
     for layer in [name for name in a.layers if name in b.layers]:
         for quantity in STATES:
             if held(a, layer, quantity) and held(b, layer, quantity) and comparable(a, b, f"{layer}/{quantity}"):
@@ -144,11 +156,12 @@ def pair_series(case: Case, a: Trace, b: Trace) -> Iterator[Series]:
             one, two = a.get(layer, quantity), b.get(layer, quantity)
             if one is not None and two is not None and one.shape == two.shape:
                 kept = np.array(
-                    [t for t, event in enumerate(case.events) if event.op == "backward"], dtype=int
+                    [t for t, event in enumerate(case.events[:events]) if event.op == "backward"], dtype=int
                 )
                 yield Series(layer, quantity, one[kept], two[kept], kept, network_dtype(case, a, b))
-    yield from loose(case, a, b, "output", FORWARD_OPS)
-    yield from loose(case, a, b, "grad_input", ("backward",))
+    played = case.events[:events]
+    yield from loose(case, played, a, b, "output", FORWARD_OPS)
+    yield from loose(case, played, a, b, "grad_input", ("backward",))
 
 
 def states(layer: str, quantity: str, a: Trace, b: Trace, rows: Array) -> Series:
@@ -172,10 +185,12 @@ def network_dtype(case: Case, a: Trace, b: Trace) -> str:
     return coarser(case.dtype, "float64")
 
 
-def loose(case: Case, a: Trace, b: Trace, quantity: str, ops: Sequence[str]) -> Iterator[Series]:
-    """Outputs (or input gradients) of all events as one series; rows of different size are padded with zeros on both sides."""
+def loose(
+    case: Case, played: Sequence[Event], a: Trace, b: Trace, quantity: str, ops: Sequence[str]
+) -> Iterator[Series]:
+    """Outputs (or input gradients) of all events as one series; shorter rows are padded with zeros on both sides."""
     found = []
-    for t, event in enumerate(case.events):
+    for t, event in enumerate(played):
         one, two = a.arrays.get(f"{quantity}/{t}"), b.arrays.get(f"{quantity}/{t}")
         if (
             (event.op in ops or event.op == "run_exported")
@@ -190,9 +205,7 @@ def loose(case: Case, a: Trace, b: Trace, quantity: str, ops: Sequence[str]) -> 
     sides = [np.zeros((len(found), width)) for _ in range(2)]
     for row, (_, one, two) in enumerate(found):
         sides[0][row, : len(one)], sides[1][row, : len(two)] = one, two
-    yield Series(
-        "", quantity, sides[0], sides[1], np.array([t for t, _, _ in found]), network_dtype(case, a, b)
-    )
+    yield Series("", quantity, sides[0], sides[1], np.array([t for t, _, _ in found]), network_dtype(case, a, b))
 
 
 def scale_of(quantity: str, size: Array) -> Array:
@@ -227,9 +240,7 @@ def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tol
     first = first_true(outside.any(axis=1)) if outside.size else None
     verdict = "agrees" if first is None else ("nonfinite" if bad.any() else "differs")
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # no finite point at all: the mean is NaN, and says so
+        warnings.simplefilter("ignore", RuntimeWarning)  # no finite point at all: the mean is NaN, and says so
         mean, std = (float(np.nanmean(points)), float(np.nanstd(points))) if points.size else (0.0, 0.0)
     return Drift(
         case.scenario, case.name, name_a, name_b, series.layer, series.quantity, len(a), mean, std,

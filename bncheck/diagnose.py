@@ -247,6 +247,8 @@ def concerns_both(strong: Finding, weak: Finding) -> bool:
 
 def only_outputs(item: Finding) -> bool:
     """True if the cause cannot reach its own layer's running statistics: they are taken before y is computed."""
+    if item.cause == "counter-skew" and item.quantity in STATISTICS:
+        return False  # a cumulative average divides by the counter
     return item.cause in OUTPUT_CAUSES or item.quantity in ("gamma", "beta", "counter")
 
 

@@ -41,7 +41,7 @@ ASSUMED: Mapping[str, Any] = {
     "empty_batch": "unchanged",
 }  # fmt: skip
 SHOWN_BY = {"forward": (FORWARD, CHECKPOINTED), "backward": (BACKWARD,), "eval": (EVAL,), "flush": (FLUSH,)}
-ORDERS = ("last forward first", "first forward first")
+ORDERS = ("last forward first", "first forward first", "first forward, then from the last on")
 Rules = Mapping[str, Any]
 
 
@@ -121,19 +121,28 @@ def follow_order(play: Score, rules: dict[str, Any]) -> dict[str, Any]:
     """Set the order in which a backward through several forwards meets them: the one the recorded states show.
 
     Measured on mxnet 1.9.1: a backward through the sum of two outputs meets the last one first, one through two
-    heads the first one first. It belongs to the program's graph, not to the layer, so it is read off each trace.
+    heads the first one first, one through four heads 1, 4, 3, 2. It belongs to the program's graph, not to the
+    layer, so it is read off each trace.
     """
     kinds, sources = play.plan(rules)
     several = any(k == BACKWARD and len(own) > 1 for k, own in zip(kinds, sources, strict=True))
     if not several or not moves(rules, BACKWARD):
         return rules
-    both = [{**rules, "backward_order": order} for order in ORDERS]
-    found = perform(play, both)["running_mean"]
+    tried = [{**rules, "backward_order": order} for order in ORDERS]
+    found = perform(play, tried)["running_mean"]
     with np.errstate(all="ignore"):
-        gap = [float(np.nanmax(np.abs(found[i] - play.stream.mean), initial=0.0)) for i in range(len(both))]
-        # Where the first order fits within rounding, or the second no better, the input does not tell them apart.
-        unusual = gap[0] > bounds(play.stream, rules)["running_mean"] and gap[1] < 0.5 * gap[0]
-    return both[1 if unusual else 0]
+        gap = [float(np.nanmax(np.abs(found[i] - play.stream.mean), initial=0.0)) for i in range(len(tried))]
+        best = int(np.argmin(gap))
+        # Where the first order fits within rounding, or none much better, the input does not tell them apart.
+        unusual = gap[0] > bounds(play.stream, rules)["running_mean"] and gap[best] < 0.5 * gap[0]
+    return tried[best if unusual else 0]
+
+
+def in_order(sources: tuple[int, ...], order: str) -> tuple[int, ...]:
+    """The forwards behind a backward (given last first) in the order in which it meets them."""
+    if order == ORDERS[1]:
+        return sources[::-1]
+    return (*sources[-1:], *sources[:-1]) if order == ORDERS[2] else sources
 
 
 def moves(rules: Rules, kind: str) -> bool:
@@ -155,8 +164,7 @@ def factors(play: Score, rules: Rules) -> tuple[Array, Array, Array, Array]:
     for t, kind in enumerate(kinds):
         if not sources[t] or not moves(rules, kind):
             continue
-        first = kind == BACKWARD and rules["backward_order"] == "first forward first"
-        for i in reversed(sources[t]) if first else sources[t]:
+        for i in in_order(sources[t], rules["backward_order"]) if kind == BACKWARD else sources[t]:
             if kind == EVAL and play.n[i] < 2:
                 continue
             for which, u in enumerate(small(rules, int(play.n[i]), um[i], uv[i])):

@@ -79,8 +79,9 @@ def _finding(  # noqa: PLR0917
 ) -> Finding:
     share, facet, item = best
     value_a, value_b = item.values[facet]
-    judged = judge(facet, pair.a.members, value_a, pair.b.members, value_b)
-    x, y = (pair.a.members, value_a), (pair.b.members, value_b)
+    a, b = sharing(pair.a, facet), sharing(pair.b, facet)
+    judged = judge(facet, a, value_a, b, value_b)
+    x, y = (a, value_a), (b, value_b)
     if odd_is_second(judged, pair, value_a, value_b, usual):
         x, y = y, x
     drift = drift_behind(pair, item)
@@ -102,7 +103,7 @@ def _finding(  # noqa: PLR0917
         cause=cause,
         kind=judged.kind,
         title=f"{sentence(*x, *y)} {removes}",
-        targets=targets(pair.a.members, pair.b.members),
+        targets=targets(a, b),
         scenario=pair.case.scenario,
         case=pair.case.name,
         layer=item.layer,
@@ -118,14 +119,22 @@ def _finding(  # noqa: PLR0917
     )
 
 
+def sharing(cell: CellView, facet: str) -> tuple[CellView, ...]:
+    """The cell and its peers that follow the same rule, as far as known.
+
+    Peers agree in what the case shows: they may still differ in a rule that this case hides."""
+    own = cell.convention.value(facet) if cell.convention is not None else None
+    same = []
+    for peer in cell.peers:
+        value = peer.convention.value(facet) if peer.convention is not None else None
+        if value is None or own is None or isinstance(value, float) or value == own:
+            same.append(peer)
+    return (cell, *same)
+
+
 def summary(drift: Drift) -> dict[str, float | int | str]:
     """The numbers of a drift that belong into evidence."""
     return {"points": drift.points, "mean_abs": drift.mean_abs, "std_abs": drift.std_abs, "max_abs": drift.max_abs}
-
-
-def attributed_layers(pair: PairView, quantity: str) -> set[str]:
-    """Layers for which replay has said something about a quantity: traces need not be guessed from."""
-    return {item.layer for item in pair.attributions if item.quantity == quantity}
 
 
 def odd_is_second(judged: Departure, pair: PairView, value_a: Any, value_b: Any, usual: Sequence[Any]) -> bool:

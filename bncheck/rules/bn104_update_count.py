@@ -15,13 +15,16 @@ import numpy as np
 
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
-from bncheck.rules.attributed import Side, attributed_layers, differing_facets, summary
+from bncheck.rules.attributed import Side, differing_facets, summary
 from bncheck.rules.counting import advances, repeated_weight
+from bncheck.rules.leftover import explained_by_conventions
 from bncheck.rules.movement import moved
 from bncheck.rules.wording import names, number, targets, verb
 
 CODE = "BN104"
 CAUSE = "update-count"
+EXPLAINED = 0.99  # what is left then is rounding
+SLACK = 1e-5  # some ULP of float32: one step of an average
 ADVICE = "make one forward per step update the statistics; with checkpointing, keep BatchNorm out of what is recomputed"
 
 
@@ -29,8 +32,15 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     found = list(differing_facets(pair, CODE, CAUSE, ("updates_per_event",), sentence, ADVICE, usual=(1, 1.0)))
     weights = differing_facets(pair, CODE, CAUSE, ("batch_weight",), sentence_weight, ADVICE)
     found += [item for item in weights if repeated_weight(pair, item.layer)]
-    known = {item.layer for item in found} | attributed_layers(pair, "running_mean")
+    known = {item.layer for item in found} | explained_layers(pair)
     return [*found, *(item for item in seen_in_counters(pair) if item.layer not in known)]
+
+
+def explained_layers(pair: PairView) -> set[str]:
+    """Layers whose running mean measured conventions account for: nothing is left for a repeated update."""
+    drifts = {drift.layer: drift for drift in pair.differing if drift.quantity == "running_mean"}
+    shares = {layer: explained_by_conventions(pair, drift) for layer, drift in drifts.items()}
+    return {layer for layer, share in shares.items() if share is not None and share >= EXPLAINED}
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
@@ -92,14 +102,42 @@ def seen_in_counters(pair: PairView) -> Iterator[Finding]:
         low, high = sorted(counts)
         if low <= 0 or high % low:
             continue
+        many = pair.a if counts[0] > counts[1] else pair.b
+        repeats = takes_batches_again(many, drift.layer)
         a, b = (
             f"{names(side)} {number(count)}"
             for side, count in zip((pair.a.members, pair.b.members), counts, strict=True)
         )
         yield Finding(
-            CODE, CAUSE, "convention",
+            CODE, CAUSE, "hazard" if recomputes(many) else "convention",
             f"{a} updates, {b}: the running statistics of {drift.layer} moved {times(int(high // low))} per step "
             f"on one side.",
             targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
-            "running_mean", evidence=summary(mean), advice=ADVICE,
+            "running_mean", explained=1.0 if repeats else None, evidence=summary(mean), advice=ADVICE,
         )  # fmt: skip
+
+
+def recomputes(cell: CellView) -> bool:
+    return any(event.op == "checkpointed_forward" for event in cell.case.events)
+
+
+def takes_batches_again(cell: CellView, layer: str) -> bool:
+    """True if every move of the running mean, in whatever event, takes in the latest forward's batch once more."""
+    spec = next((item for item in cell.case.network.layers if item.name == layer), None)
+    rows, means = (
+        cell.trace.get(layer, name) if cell.trace is not None else None for name in ("running_mean", "input_mean")
+    )
+    if cell.trace is None or rows is None or means is None or spec is None or spec.batch_weight is None:
+        return False
+    batch = None
+    for t, moves in enumerate(moved(cell.trace, layer, "running_mean")):
+        batch = means[t] if np.isfinite(means[t]).all() else batch
+        if not moves:
+            continue
+        before, after = (np.asarray(rows[t + shift], dtype=np.float64) for shift in (0, 1))
+        if batch is None or before.shape != batch.shape:
+            return False
+        gap = np.abs(before + spec.batch_weight * (batch - before) - after)
+        if not (gap <= SLACK * np.maximum(np.abs(before), np.abs(batch))).all():
+            return False
+    return True

@@ -8,15 +8,19 @@ What to do: nothing. Compare with a tolerance instead of for equality. Two libra
 add in different orders; eval BatchNorm itself is a fixed map of each sample.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from bncheck.evidence import Drift, PairView
+import numpy as np
+
+from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.bn202_normalise_arithmetic import is_ill_conditioned
 from bncheck.rules.bn206_gradient import WORDS as GRADIENTS
 from bncheck.rules.bn206_gradient import is_rounding as gradient_is_rounding
+from bncheck.rules.in_batches import dependent, in_batches
 from bncheck.rules.leftover import within_rounding
 from bncheck.rules.wording import names, number, targets
+from bncheck.trace import Array
 
 CODE = "BN901"
 CAUSE = "rounding"
@@ -41,9 +45,34 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     )  # fmt: skip
 
 
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    """The same samples in batches of other sizes: every layer on its own agrees with itself to within rounding."""
+    for found in in_batches(cell):
+        first, norms = found.first_to_differ, int(found.norms.sum())
+        if first is None or dependent(cell, found):
+            continue
+        tight = norms - found.loose_norms
+        acquitted = f"all {norms}" if tight == norms else f"{tight} of {norms}"
+        worst = float(found.l1.max())
+        yield Finding(
+            CODE, CAUSE, "rounding",
+            f"{names(cell.members)} in eval: in other batches the same samples differ by {cell.case.dtype} rounding, L1 "
+            f"{number(worst)}. {acquitted} BatchNorm layers are batch-invariant to the bit; the first layer that is not "
+            f"is {found.named(first)}.",
+            targets(cell.members), cell.case.scenario, cell.case.name, found.layers[first], found.event, "output",
+            evidence={**found.distances, "BatchNorm layers": norms, "of them invariant to the bit": tight,
+                      "largest own difference, relative": relative(found.own, found.scale)},
+            advice="nothing to do: a convolution adds in another order for another batch size; float64 shrinks it",
+        )  # fmt: skip
+
+
+def relative(own: Array, scale: Array) -> float:
+    return float((own / np.maximum(scale, 1e-300)).max())
+
+
 def is_rounding(pair: PairView, drift: Drift) -> bool:
     if drift.verdict == "agrees":
         return True
     if drift.quantity in GRADIENTS:
         return gradient_is_rounding(pair, drift)
-    return within_rounding(pair, drift) and not is_ill_conditioned(pair, drift)
+    return within_rounding(pair, drift) and not (drift.quantity == "output" and is_ill_conditioned(pair, drift))

@@ -345,7 +345,9 @@ class Cell:
         name, batch = event["input"], event["batch"]
         data = self.inputs["x/" + name][batch]
         op = event["op"]
-        # A forward that raises leaves nothing to go back through.
+        # A forward that raises leaves nothing to go back through, and what was gone back through before is over.
+        if op != "eval_forward" and op != "no_grad_forward":
+            self.last = []
         if op == "checkpointed_forward":
             if not hasattr(self.model, op):
                 raise NotImplementedError("this backend has no recomputation")
@@ -457,6 +459,7 @@ def describe_machine():
         "machine": platform.machine(),
         "processor": processor_name(),
         "cores": os.cpu_count(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
     }
 
 
