@@ -42,7 +42,7 @@ class BaselineError(BncheckError):
 
 
 class ConfigurationError(BncheckError):
-    """``[tool.bncheck]`` or a waiver file that is wrong; the message lists every fault as file:line, key, what is allowed."""
+    """``[tool.bncheck]`` or a waiver file that is wrong; every fault is listed as file:line, key, what is allowed."""
 
 
 class EnvironmentFailure(BncheckError):

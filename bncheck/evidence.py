@@ -23,7 +23,8 @@ class Drift:
 
     mean_abs ± std_abs (population) are over the recorded points of the event sequence, the initial state included
     for states; each point is the mean |difference| over channels. ``first_event`` is the first event outside
-    tolerance: -1 the initial state, None when never. ``nonfinite_a/b`` count NaN and Inf; equal ones in the same place do not drift.
+    tolerance: -1 the initial state, None when never. ``nonfinite_a/b`` count NaN and Inf; equal ones in the same
+    place do not drift.
     ``verdict``: agrees, differs, nonfinite (on one side only), missing (one side has no such quantity), refused.
     """
 

@@ -73,6 +73,6 @@ def divisor_lines(source: Convention, goal: Convention) -> Iterator[str]:
         return
     factor = "n/(n − 1)" if two == "n-1" else "(n − 1)/n"
     yield (
-        f"running_var: {source.target} averages with divisor {one}, {goal.target} with {two}. For inference copy it as it "
-        f"is; where training continues multiply it by {factor}, n being the values per channel of a batch."
+        f"running_var: {source.target} averages with divisor {one}, {goal.target} with {two}. For inference copy it "
+        f"as it is; where training continues multiply it by {factor}, n being the values per channel of a batch."
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from bncheck.plan import Plan, write_cases
 from bncheck.results import TargetResult
@@ -48,8 +50,24 @@ def run_cells(
     for seat in seats:
         if seat.python is None:
             tell(Progress(seat.result.name, "unavailable", text=seat.result.reason))
-    reasons = play(jobs, options.at_once, tell)
+    with (run / "records.jsonl").open("a", encoding="utf-8") as records:
+        reasons = play(jobs, options.at_once, lambda progress: note(records, progress, tell))
     return [settle(run, seat.result, reasons) for seat in seats]
+
+
+def note(records: TextIO, progress: Progress, tell: Callable[[Progress], None]) -> None:
+    """One line of records.jsonl per finished cell and unavailable target, on disk before anybody is told."""
+    if progress.kind in ("finished", "unavailable"):
+        when = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {
+            "time": when,
+            "target": progress.target,
+            "cell": progress.cell,
+            "outcome": progress.outcome or "unavailable",
+        }
+        records.write(json.dumps({**line, "reason": progress.text}) + "\n")
+        records.flush()
+    tell(progress)
 
 
 def job_of(run: Path, seat: Seat, cells: tuple[str, ...], options: Options) -> Job:
@@ -81,10 +99,7 @@ def settle(run: Path, target: TargetResult, reasons: Mapping[str, str]) -> Targe
     environment: dict[str, Any] = dict(read_json(path)) if path.exists() else {}
     reason = reasons.get(target.name, "")
     if reason:
-        remedy = (
-            str(environment.get("remedy", ""))
-            or f"look at it with: bncheck doctor, or leave {target.name} out"
-        )
+        remedy = str(environment.get("remedy", "")) or f"look at it with: bncheck doctor, or leave {target.name} out"
         return replace(target, status="unavailable", reason=reason, remedy=remedy, environment=environment)
     if target.status != "ok" or not environment:
         return target
@@ -103,7 +118,7 @@ def cores() -> int:
 
 
 def physical_memory() -> int | None:
-    """Bytes of memory of this machine: the address space a worker on the CPU may take, so that it cannot take the machine down."""
+    """Bytes of memory of this machine: what a worker on the CPU may take, so that it cannot take the machine down."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

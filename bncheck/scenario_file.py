@@ -208,8 +208,8 @@ def _case(
 def _located(path: Path, network: Network) -> Network:
     """Files with their whole path: a worker runs in a folder of its own."""
     folder = path.absolute().parent
-    names = {key: getattr(network, key) for key in ("custom", "file", "model")}
-    return dataclasses.replace(network, **{key: str(folder / name) for key, name in names.items() if name})
+    custom, file, model = (name and str(folder / name) for name in (network.custom, network.file, network.model))
+    return dataclasses.replace(network, custom=custom, file=file, model=model)
 
 
 def _paths(path: Path, document: Document, overrides: Mapping[str, Any]) -> Iterator[Fault]:

@@ -1,11 +1,11 @@
-"""One whole run: what was asked → plan, interpreters, workers, analysis, files. Shared by the commands; prints nothing."""
+"""One whole run: what was asked → plan, interpreters, workers, analysis, files. Commands share it; it prints nothing."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -168,5 +168,4 @@ def seat(target: Target, backend: BackendFile, place: Ready | Unavailable) -> Se
 
 def import_reports() -> None:
     """Import what the reports need while the workers import their frameworks: it saves most of a second."""
-    import matplotlib.figure
     import pandas  # noqa: F401

@@ -72,7 +72,16 @@ def fill(text: str) -> str:
     return text
 
 
-HEADINGS = ("target", "default weight (its word)", "eps", "moves in", "divisor", "average", "n = 1: y; statistics", "n = 0")
+HEADINGS = (
+    "target",
+    "default weight (its word)",
+    "eps",
+    "moves in",
+    "divisor",
+    "average",
+    "n = 1: y; statistics",
+    "n = 0",
+)
 
 
 def conventions(run: Path) -> dict[str, str]:

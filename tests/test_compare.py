@@ -20,9 +20,7 @@ def make_case(ops: list[str], steps: tuple[int, ...] = ()) -> Case:
     return Case("s", "base", "base", {}, Network((BN,)), inputs, tuple(Event(op) for op in ops), steps=steps)
 
 
-def view(
-    case: Case, name: str, arrays: dict[str, Array], statuses: list[str] | None = None, **dtypes: str
-) -> CellView:
+def view(case: Case, name: str, arrays: dict[str, Array], statuses: list[str] | None = None, **dtypes: str) -> CellView:
     words = statuses or ["ok"] * len(case.events)
     events = tuple(EventRecord(event.op, status) for event, status in zip(case.events, words, strict=True))
     filled = {"bn/n": np.full(len(case.events), 4), **arrays}
@@ -47,9 +45,7 @@ def test_the_first_report_comes_out_to_the_digit() -> None:
     moved = column(*(1 - 0.9**k for k in range(101)), dtype="float64")
     still = column(*[0.0] * 101)
     drift = one(
-        compare(
-            case, view(case, "a", {"bn/running_mean": still}), view(case, "b", {"bn/running_mean": moved})
-        ),
+        compare(case, view(case, "a", {"bn/running_mean": still}), view(case, "b", {"bn/running_mean": moved})),
         "running_mean",
     )
     assert (drift.points, drift.verdict, drift.first_event) == (101, "differs", 0)
@@ -198,5 +194,8 @@ def test_ulps_of_outputs_count_against_the_largest_of_their_event() -> None:
 
 def test_states_of_different_width_are_missing_not_an_error() -> None:
     case = make_case(["train_forward"])
-    a, b = view(case, "a", {"bn/running_mean": np.zeros((2, 3))}), view(case, "b", {"bn/running_mean": np.zeros((2, 2))})
+    a, b = (
+        view(case, "a", {"bn/running_mean": np.zeros((2, 3))}),
+        view(case, "b", {"bn/running_mean": np.zeros((2, 2))}),
+    )
     assert one(compare(case, a, b), "running_mean").verdict == "missing"

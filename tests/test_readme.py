@@ -61,7 +61,9 @@ def test_the_first_example_prints_what_it_says(tmp_path: Path) -> None:
 
 def commands() -> list[str]:
     """Every `bncheck …` of the running text, once."""
-    spans = re.findall(r"`(bncheck [^`<>…]+)`", re.sub(r"```.*?```|<!-- table.*?<!-- end -->", "", TEXT, flags=re.DOTALL))
+    spans = re.findall(
+        r"`(bncheck [^`<>…]+)`", re.sub(r"```.*?```|<!-- table.*?<!-- end -->", "", TEXT, flags=re.DOTALL)
+    )
     return sorted(set(spans))
 
 
@@ -82,7 +84,13 @@ def test_commands_of_the_running_text_run(command: str, folder: Path) -> None:
     words = [PLACES.get(word, word) for word in shlex.split(command)]
     environ = {**os.environ, "COLUMNS": "100"}
     done = subprocess.run(
-        [sys.executable, "-m", *words], capture_output=True, text=True, check=False, cwd=folder, env=environ, timeout=600
+        [sys.executable, "-m", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=environ,
+        timeout=600,
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -56,7 +56,9 @@ def test_the_default_run_ends_well(default_run: Path) -> None:
     assert "0.90099 ± 0.20569" in str(said["stdout"])
     assert "update-phase" in str(said["stdout"])
     results = read_results(default_run)
-    assert {target.name: target.status for target in results.targets} == dict.fromkeys(("reference", "torch", "mxnet"), "ok")
+    assert {target.name: target.status for target in results.targets} == dict.fromkeys(
+        ("reference", "torch", "mxnet"), "ok"
+    )
     assert {cell.outcome for cell in results.cells} <= {"ok", "raised"}
 
 
@@ -145,7 +147,9 @@ def test_three_versions_of_mxnet_move_in_backward(version_run: Path) -> None:
 
 def test_the_simulated_cudnn_poisons_the_next_eval(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = bncheck("run", "one-value-per-channel", "-t", "reference[cudnn]", "-t", "reference", "--out", str(out), "--no-report")
+    done = bncheck(
+        "run", "one-value-per-channel", "-t", "reference[cudnn]", "-t", "reference", "--out", str(out), "--no-report"
+    )
     assert done.returncode == 0, done.stderr
     (folder,) = (out / "cells").glob("reference-cudnn*/one-value-per-channel--base")
     with np.load(folder / "trace.npz") as arrays:
@@ -168,7 +172,9 @@ def test_a_gpu_that_is_not_there_is_unavailable_with_the_reason(tmp_path: Path) 
     if Path("/dev/nvidia0").exists():
         pytest.skip("a GPU is here")
     out = tmp_path / "run"
-    done = bncheck("run", "all-ones", "-t", "reference", "-t", "torch@cuda", "--out", str(out), "--require", "torch@cuda")
+    done = bncheck(
+        "run", "all-ones", "-t", "reference", "-t", "torch@cuda", "--out", str(out), "--require", "torch@cuda"
+    )
     assert done.returncode == 3
     assert "CUDA" in done.stderr
     (target,) = [each for each in read_results(out).targets if each.name == "torch@cuda"]
@@ -211,7 +217,9 @@ def slow_scenario(folder: Path) -> Path:
 
 def start_and_wait_for_a_cell(folder: Path, out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "bncheck", "run", str(slow_scenario(folder)), "-t", "reference", "--no-probe"]
-    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     deadline = time.monotonic() + 60
     while not list(out.glob("cells/*/*/result.json")):
         assert time.monotonic() < deadline, "no cell finished"
@@ -266,7 +274,9 @@ def test_a_full_disk_is_a_sentence_and_keeps_what_is_finished(tmp_path: Path) ->
     assert not list((tmp_path / "run").glob("run.json"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0 and sys.platform != "linux", reason="needs a read-only folder that holds for root")
+@pytest.mark.skipif(
+    os.geteuid() != 0 and sys.platform != "linux", reason="needs a read-only folder that holds for root"
+)
 def test_a_read_only_folder_is_a_sentence(tmp_path: Path) -> None:
     done = bncheck("run", "all-ones", "-t", "reference", "--out", "/proc/bncheck-run")
     assert done.returncode == 2
@@ -274,14 +284,25 @@ def test_a_read_only_folder_is_a_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_records_have_a_line_for_every_finished_cell(default_run: Path) -> None:
+    lines = [json.loads(line) for line in (default_run / "records.jsonl").read_text().splitlines()]
+    assert {(line["target"], line["cell"]): line["outcome"] for line in lines} == {
+        (cell.target, f"{cell.scenario}--{cell.case}"): cell.outcome for cell in read_results(default_run).cells
+    }
+
+
 def test_json_is_run_json_and_nothing_else(tmp_path: Path) -> None:
-    done = bncheck("run", "all-ones", "-t", "reference", "--json", "--no-probe", "--no-report", "--out", str(tmp_path / "run"))
+    done = bncheck(
+        "run", "all-ones", "-t", "reference", "--json", "--no-probe", "--no-report", "--out", str(tmp_path / "run")
+    )
     assert json.loads(done.stdout)["format"] == 1
     assert done.stderr == ""
 
 
 def test_quiet_says_nothing(tmp_path: Path) -> None:
-    done = bncheck("run", "all-ones", "-t", "reference", "-q", "--no-probe", "--no-report", "--out", str(tmp_path / "run"))
+    done = bncheck(
+        "run", "all-ones", "-t", "reference", "-q", "--no-probe", "--no-report", "--out", str(tmp_path / "run")
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -311,7 +332,8 @@ def test_resuming_does_not_run_code_of_a_run_folder_unasked(tmp_path: Path) -> N
     scenario = tmp_path / "own.toml"
     scenario.write_text(
         'title = "own"\nwhy = "code in a run folder"\n[network]\ncustom = "own.py:Layer"\n'
-        'layers = [{ name = "bn", type = "batch_norm" }]\n[input]\nshape = [4, 3]\n[program]\nevents = ["eval_forward"]\n'
+        'layers = [{ name = "bn", type = "batch_norm" }]\n[input]\nshape = [4, 3]\n'
+        '[program]\nevents = ["eval_forward"]\n'
     )
     out = tmp_path / "run"
     bncheck("run", str(scenario), "-t", "reference", "--no-probe", "--no-report", "-q", "--out", str(out))

@@ -20,9 +20,7 @@ FAULTY = Path(__file__).parent / "faulty_backend.py"
 GIB = 2**30
 
 
-def make_job(
-    run: Path, faults: list[str], variant: str = "", isolate: bool = False, **limits: float | int
-) -> Job:
+def make_job(run: Path, faults: list[str], variant: str = "", isolate: bool = False, **limits: float | int) -> Job:
     """A job whose cells are called like the faults of their layers, on three ones per channel."""
     (run / "inputs").mkdir()
     write_npz(str(run / "inputs" / "ones.npz"), {"x/main": np.ones((1, 3, 3), dtype=np.float32)})
@@ -119,9 +117,7 @@ def test_half_a_result_and_a_wrong_protocol_are_crashes_with_a_sentence(tmp_path
         ("import-abort", "was killed by SIGABRT while importing it"),
     ],
 )
-def test_a_target_that_cannot_start_is_unavailable_with_the_reason(
-    tmp_path: Path, variant: str, reason: str
-) -> None:
+def test_a_target_that_cannot_start_is_unavailable_with_the_reason(tmp_path: Path, variant: str, reason: str) -> None:
     job = make_job(tmp_path, ["good"], variant=variant)
     reasons = play([job], 1, lambda progress: None)
     assert reason in reasons["faulty"]
@@ -189,9 +185,7 @@ def test_two_targets_run_at_the_same_time(tmp_path: Path) -> None:
     assert [progress.kind for progress in seen].index("finished") > 1
 
 
-@pytest.mark.skipif(
-    os.geteuid() == 0 and not Path("/dev/full").exists(), reason="needs a device that is always full"
-)
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_cell_whose_folder_cannot_be_written_is_marked(tmp_path: Path) -> None:
     job = make_job(tmp_path, ["fine", "good"])
     # trace.npz cannot be replaced by a file while it is a folder that holds something.

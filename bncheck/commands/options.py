@@ -19,7 +19,7 @@ PLAYING = [
         multiple=True,
         help="backend[variant]==version@device; several times. Default: reference, torch, mxnet.",
     ),
-    click.option("--out", type=click.Path(path_type=Path), help="Run folder to make. Default: reports/<UTC time>-<id>."),
+    click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; default: reports/<UTC time>-<id>"),
     click.option("--python", "pythons", multiple=True, metavar="TARGET=PATH", help="Use this interpreter as it is."),
     click.option(
         "--backend-file",

@@ -87,7 +87,7 @@ def standing(results: Results, scenario: str, case: str, target: str) -> Standin
 
 
 def sets_apart(finding: Finding, base: str, target: str) -> bool:
-    """Whether a finding is about this difference: its sides part the two, or it concerns the target and not the base."""
+    """Whether a finding is about this difference: its sides part the two, or it concerns the target alone."""
     if len(finding.sides) == 2:
         return any(base in one and target in two for one, two in (finding.sides, finding.sides[::-1]))
     return base not in finding.targets

@@ -84,7 +84,9 @@ def measure_help(folder: Path) -> None:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import click"], check=True)
     bare = time.perf_counter() - began
-    print(f"help     {1000 * statistics.median(times):.0f} ms; ratio to importing click alone {statistics.median(times) / bare:.2f}")
+    print(
+        f"help     {1000 * statistics.median(times):.0f} ms; ratio to importing click alone {statistics.median(times) / bare:.2f}"
+    )
 
 
 def measure_cells(folder: Path) -> None:
@@ -95,7 +97,9 @@ def measure_cells(folder: Path) -> None:
     stamps = sorted((path.stat().st_mtime, path) for path in (out / "cells" / "torch").glob("*/result.json"))
     span = stamps[-1][0] - stamps[100][0]
     rate = (len(stamps) - 101) / span
-    print(f"cells    {rate:.0f} cells a second over {len(stamps)}; {1 / rate / bare:.1f} × a bare scenario of {1e6 * bare:.0f} µs")
+    print(
+        f"cells    {rate:.0f} cells a second over {len(stamps)}; {1 / rate / bare:.1f} × a bare scenario of {1e6 * bare:.0f} µs"
+    )
 
 
 def measure_overlap(folder: Path) -> None:
