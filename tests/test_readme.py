@@ -21,6 +21,9 @@ NOT_RUN = {
     "bncheck env remove --unused": "it would take environments away that other tests use",
     "bncheck run --resume RUN": "test_run.py resumes a killed run",
     "bncheck run my-scenario.toml": "there is no such file; test_scenario_file.py loads scenarios by path",
+    "bncheck baseline update RUN FILE": "test_ci.py makes and uses a baseline",
+    "bncheck run --baseline FILE": "test_ci.py makes and uses a baseline",
+    "bncheck compare RUN RUN": "test_compare_runs.py compares runs",
     "bncheck conventions --from keras --to torch": "slow: it makes Keras' environment; test_porting.py has the advice",
     "bncheck conventions -t torch==1.13.1 -t torch": "slow: torch 1.13.1 is a CUDA build of 3 GB",
 }
@@ -94,6 +97,16 @@ def test_commands_of_the_running_text_run(command: str, folder: Path) -> None:
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_kit_is_where_the_readme_says(folder: Path) -> None:
+    block = re.search(r"## In a bug report\n\n```\n(.*?)```", TEXT, re.DOTALL)
+    assert block is not None
+    run, repro, script = block[1].strip().splitlines()
+    assert run == "bncheck run"  # done by the fixture, on the one scenario that the next lines need
+    subprocess.run([sys.executable, "-m", *shlex.split(repro)], check=True, cwd=folder, capture_output=True)
+    assert script.startswith("uv run ")
+    assert (folder / script.removeprefix("uv run ")).exists()
 
 
 def test_links_to_files_lead_somewhere() -> None:
