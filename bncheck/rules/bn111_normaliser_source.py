@@ -15,6 +15,7 @@ from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding, Kind
 from bncheck.rules.attributed import Side, differing_facets
 from bncheck.rules.departure import same
+from bncheck.rules.in_batches import dependent, in_batches
 from bncheck.rules.normaliser import Source, sources
 from bncheck.rules.wording import names, number, targets, verb
 
@@ -49,6 +50,7 @@ def _words(value: object) -> str:
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
+    yield from sees_neighbours(cell)
     for source in sources(cell):
         facet = "train_normaliser" if source.training else "eval_normaliser"
         mode = FACETS[facet]
@@ -62,6 +64,26 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             targets(cell.members), cell.case.scenario, cell.case.name, source.layer, source.event, "output",
             departs=cell.target if whose else "", departs_from=whose,
             evidence={"weight of the batch": source.weight, "fit residual": source.residual}, advice=ADVICE,
+        )  # fmt: skip
+
+
+def sees_neighbours(cell: CellView) -> Iterator[Finding]:
+    """BatchNorm layers that give a sample another output in another batch, from the very same input bits."""
+    for found in in_batches(cell):
+        norms = [place for place in dependent(cell, found) if found.norms[place]]
+        if not norms:
+            continue
+        first, worst = norms[0], int(found.l1.argmax())
+        yield Finding(
+            CODE, CAUSE, "hazard",
+            f"In eval {names(cell.members)} {verb(cell.members, 'normalises', 'normalise')} with the batch's "
+            f"statistics: a sample's output depends on the samples next to it, L1 {number(float(found.l1[worst]))} "
+            f"between batches of {found.sizes[worst]} and {found.largest}, far above rounding. {len(norms)} of "
+            f"{int(found.norms.sum())} BatchNorm layers do; the first is {found.layers[first]}.",
+            targets(cell.members), cell.case.scenario, cell.case.name, found.layers[first], found.event, "output",
+            evidence={**found.distances, "BatchNorm layers that depend on the batch": len(norms),
+                      "own difference of the first": float(found.own[:, first].max())},
+            advice="keep running statistics (track_running_stats=True) where single samples are evaluated",
         )  # fmt: skip
 
 

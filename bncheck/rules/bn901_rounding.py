@@ -56,9 +56,9 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         worst = float(found.l1.max())
         yield Finding(
             CODE, CAUSE, "rounding",
-            f"{names(cell.members)} in eval: in other batches the same samples differ by {cell.case.dtype} rounding, L1 "
-            f"{number(worst)}. {acquitted} BatchNorm layers are batch-invariant to the bit; the first layer that is not "
-            f"is {found.named(first)}.",
+            f"{names(cell.members)} in eval: in other batches the same samples differ by {cell.case.dtype} rounding, "
+            f"L1 {number(worst)}. Batch-invariant to the bit: {acquitted} BatchNorm layers; the first layer that is "
+            f"not is {found.named(first)}.",
             targets(cell.members), cell.case.scenario, cell.case.name, found.layers[first], found.event, "output",
             evidence={**found.distances, "BatchNorm layers": norms, "of them invariant to the bit": tight,
                       "largest own difference, relative": relative(found.own, found.scale)},

@@ -7,13 +7,14 @@ What to do: run the probe scenarios (`bncheck run probe`), so that the targets' 
 `--isolate cell` to see whether earlier cases leak into this one; then `bncheck repro` gives a script to report.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from bncheck.evidence import Drift, PairView
+from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.attributed import summary
 from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.identifiability import not_identifiable
+from bncheck.rules.in_batches import dependent, in_batches
 from bncheck.rules.leftover import explained_by_conventions
 from bncheck.rules.wording import names, number, percent, targets
 
@@ -31,6 +32,22 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
         if explained is not None and explained >= ENOUGH:
             continue
         yield _finding(pair, drift, explained)
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    """A layer other than BatchNorm that gives a sample another output in another batch, by more than rounding."""
+    for found in in_batches(cell):
+        odd = [place for place in dependent(cell, found) if not found.norms[place]]
+        if odd:
+            own = float(found.own[:, odd[0]].max())
+            yield Finding(
+                CODE, CAUSE, "unexplained",
+                f"{names(cell.members)} in eval: {found.named(odd[0])} gives the same input bits another output in "
+                f"another batch, by up to {number(own)}, and no rule says why.",
+                targets(cell.members), cell.case.scenario, cell.case.name, found.layers[odd[0]], found.event, "output",
+                evidence={**found.distances, "layers": len(odd), "own difference": own},
+                advice="look at what that layer computes over the batch axis",
+            )  # fmt: skip
 
 
 def _finding(pair: PairView, drift: Drift, explained: float | None) -> Finding:
