@@ -18,10 +18,11 @@ from bncheck.compare import compare
 from bncheck.convention import Convention
 from bncheck.diagnose import diagnose, importance
 from bncheck.documented import Row, compare_documented, documented_facets
-from bncheck.evidence import Attribution, CellView, Drift, PairView, TargetView
+from bncheck.evidence import Attribution, CellView, Drift, PairView, Repeat, TargetView
 from bncheck.expectations import check_expectations
 from bncheck.finding import Finding
 from bncheck.fit import measure, settle
+from bncheck.order import again_folder, compare_again
 from bncheck.plan import Plan, layer_path
 from bncheck.recording import trace_of
 from bncheck.replay import attribute, replay
@@ -45,6 +46,7 @@ class Analysis:
     conventions: dict[str, dict[str, Convention]] = field(default_factory=dict)  # target → path → convention
     documented: dict[str, Sequence[Row]] = field(default_factory=dict)  # target → rows of its backend's file
     seen: dict[str, list[CellView]] = field(default_factory=dict)  # target → cells without their traces
+    repeats: dict[str, list[Repeat]] = field(default_factory=dict)  # target → cases played a second time
 
 
 def analyse(
@@ -67,6 +69,7 @@ def analyse(
             analysis.cells += [cell for target in targets if (cell := read_cell(run, case, target)[0]) is not None]
         else:
             judge_case(run, case, scenario_of(plan, case), targets, analysis)
+        look_again(run, case, targets, analysis)
     analysis.findings += diagnose([], [], [target_view(target, analysis) for target in targets])
     return Results(
         version=__version__,
@@ -102,6 +105,15 @@ def measure_target(
         path: compare_documented(measure(traces, target.name, path), documented, target.version, target.variant)
         for path, traces in observed.items()
     }
+
+
+def look_again(run: Path, case: Case, targets: Sequence[TargetResult], analysis: Analysis) -> None:
+    """Compare a case with its second playing, where there was one (``order.py``); its traces are let go."""
+    again = again_folder(run)
+    for target in targets if again.exists() else ():
+        views = [read_cell(folder, case, target)[1] for folder in (run, again)]
+        if views[0] is not None and views[1] is not None:
+            analysis.repeats.setdefault(target.name, []).append(compare_again(views[0], views[1]))
 
 
 def scenario_of(plan: Plan, case: Case) -> Scenario:
@@ -173,7 +185,7 @@ def target_view(target: TargetResult, analysis: Analysis) -> TargetView:
     cells = analysis.seen.get(target.name, [])
     return TargetView(
         target.name, target.backend, conventions, cells, {facet: value for facet, (value, _) in said.items()},
-        next((link for _, link in said.values() if link), ""),
+        next((link for _, link in said.values() if link), ""), analysis.repeats.get(target.name, ()),
     )  # fmt: skip
 
 

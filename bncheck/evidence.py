@@ -113,6 +113,21 @@ class PairView:
 
 
 @dataclass(frozen=True)
+class Repeat:
+    """One case of a target played a second time, in another order and process (``order.py``).
+
+    ``quantity`` names the first difference that is not rounding ("" for none), ``layer`` and ``size`` belong to it;
+    ``identical`` says whether everything recorded is the same to the bit.
+    """
+
+    cell: CellView
+    quantity: str = ""
+    layer: str = ""
+    size: float = 0.0
+    identical: bool = False
+
+
+@dataclass(frozen=True)
 class TargetView:
     """One target over the whole run: its conventions per layer path and all of its cells."""
 
@@ -122,6 +137,7 @@ class TargetView:
     cells: Sequence[CellView]
     documented: Mapping[str, Any] = field(default_factory=dict)
     link: str = ""
+    repeats: Sequence[Repeat] = ()
 
 
 def first_true(mask: Array) -> int | None:

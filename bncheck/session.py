@@ -18,6 +18,7 @@ from bncheck.environments import Ready, Unavailable, parse_pythons
 from bncheck.environments import prepare as prepare_environments
 from bncheck.errors import UsageError
 from bncheck.gate import Rules, hold, write_verdict
+from bncheck.order import play_again
 from bncheck.plan import Plan, code_of, read_plan, with_tolerance, write_plan
 from bncheck.report import render
 from bncheck.results import Results, TargetResult, write_results
@@ -60,6 +61,7 @@ class Request:
     rules: Rules = Rules()
     tolerance: Tolerance = Tolerance()
     shard: Shard | None = None
+    check_order: bool = False  # play everything a second time, last case first
     command: str = field(default_factory=lambda: shlex.join(["bncheck", *sys.argv[1:]]))
 
 
@@ -76,6 +78,10 @@ def carry_out(request: Request, listener: Listener) -> tuple[Path, Results]:
     Thread(target=import_reports, daemon=True).start()
     try:
         found = run_cells(run, plan, seats, request.options, listener.cell)
+        if request.check_order:
+            listener.say("playing all cells again, last case first")
+            played = [replace(place, result=target) for place, target in zip(seats, found, strict=True)]
+            play_again(run, plan.cases, played, request.options, listener.cell)
     except KeyboardInterrupt:
         conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.rules)
         raise

@@ -48,6 +48,7 @@ class Job:
     limits: Limits = Limits()
     isolate: bool = False  # a process per cell
     environment: dict[str, str] = field(default_factory=dict)
+    inputs: str = "../../inputs"  # folder of the input archives, seen from ``folder``
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Worker:
             "backend": str(job.backend),
             "variant": job.variant,
             "device": job.device,
-            "inputs": "../../inputs",
+            "inputs": job.inputs,
             "memory_limit": job.limits.memory,
             "cells": self.batch,
         }

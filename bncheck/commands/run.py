@@ -29,6 +29,7 @@ CI_FORMATS = ("csv", "junit", "summary")
 @gating_options
 @click.option("--shard", metavar="i/N", help="Play the i-th of N parts; join them with: bncheck compare.")
 @click.option("--durations", metavar="RUN", help="With --shard: an earlier run whose durations balance the parts.")
+@click.option("--check-order", is_flag=True, help="Play all cases again in reversed order; they must give the same.")
 @click.option("--no-probe", is_flag=True, help="Do not measure conventions; fewer causes can be named.")
 @click.option("--no-report", is_flag=True, help="Tables only; render the rest later with: bncheck report.")
 @click.option("--json", "as_json", is_flag=True, help="Print run.json instead of the table.")
@@ -64,6 +65,7 @@ def run_command(**options: Any) -> int:
         rules=rules_of(options, configuration),
         tolerance=configuration.tolerance,
         shard=shard_of(options),
+        check_order=options["check_order"],
     )
     with open_progress(options["quiet"] or options["as_json"], options["verbose"]) as progress:
         run, results = carry_out(request, progress)

@@ -1,17 +1,18 @@
 """The same case gives another result in another order, or in a process of its own.
 
-Signature: one target, one case, run more than once (after other cases, and isolated), and the traces differ by more
-than rounding. Something outlives a case: a cached primitive, a global flag, a shared buffer, a random state.
+Signature: one target, one case, run more than once (`--check-order`: in reversed order, in new processes), and the
+traces differ by more than rounding. Something outlives a case: a cached primitive, a global flag, a shared buffer, a random state.
 
 What to do: run with `--isolate cell`, trust that result, and report the case that comes before: it leaks.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from bncheck.compare import compare
-from bncheck.evidence import CellView, PairView, TargetView
+from bncheck.evidence import CellView, PairView, Repeat, TargetView
 from bncheck.finding import Finding
 from bncheck.rules.leftover import within_rounding
 from bncheck.rules.wording import name, number
@@ -21,25 +22,48 @@ CAUSE = "order-dependence"
 
 
 def check_target(target: TargetView) -> Iterator[Finding]:
+    """One finding per case that comes out differently; one in all for cases that differ by rounding only."""
+    repeats = [*target.repeats, *repeated(target.cells)]
+    for repeat in repeats:
+        if repeat.quantity:
+            yield finding(repeat)
+    rounded = [repeat for repeat in repeats if not repeat.quantity and not repeat.identical]
+    if rounded:
+        cell = rounded[0].cell
+        yield Finding(
+            CODE, CAUSE, "rounding",
+            f"{name(cell)} gives other bits, within rounding, in {len(rounded)} of {len(repeats)} cases when they run "
+            f"again in another order.",
+            (cell.target,), cell.case.scenario, cell.case.name, evidence={"cases": len(rounded), "of": len(repeats)},
+            advice="nothing to do; summation order depends on threads, unless deterministic algorithms are asked for",
+        )  # fmt: skip
+
+
+def finding(repeat: Repeat) -> Finding:
+    cell, what = repeat.cell, repeat.quantity
+    size = "" if math.isnan(repeat.size) else f": off by {number(repeat.size)}"
+    return Finding(
+        CODE, CAUSE, "defect",
+        f"{name(cell)} gives another {what} in the same case when it runs again (order or isolation){size}.",
+        (cell.target,), cell.case.scenario, cell.case.name, repeat.layer, None, what,
+        departs=cell.target, departs_from="itself",
+        evidence={} if math.isnan(repeat.size) else {"max_abs": repeat.size},
+        advice="run with --isolate cell, and look at the case that ran before",
+    )  # fmt: skip
+
+
+def repeated(cells: Sequence[CellView]) -> Iterator[Repeat]:
+    """Cases that stand several times among a target's cells, with their traces: the first that differs of each."""
     first: dict[str, CellView] = {}
     said: set[str] = set()
-    for cell in target.cells:
+    for cell in cells:
         earlier = first.setdefault(cell.case.id, cell)
         if earlier is cell or cell.case.id in said:
             continue
         found = difference(earlier, cell)
-        if found is None:
-            continue
-        said.add(cell.case.id)
-        quantity, layer, size = found
-        yield Finding(
-            CODE, CAUSE, "defect",
-            f"{name(cell)} gives another {quantity} in the same case when it runs again (order or isolation): "
-            f"off by {number(size)}.",
-            (cell.target,), cell.case.scenario, cell.case.name, layer, None, quantity,
-            departs=cell.target, departs_from="itself", evidence={"max_abs": size},
-            advice="run with --isolate cell, and look at the case that ran before",
-        )  # fmt: skip
+        if found is not None:
+            said.add(cell.case.id)
+            yield Repeat(cell, *found)
 
 
 def difference(one: CellView, two: CellView) -> tuple[str, str, float] | None:

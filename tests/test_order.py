@@ -1,0 +1,85 @@
+"""Playing everything a second time in another order: a backend that leaks is caught, one that does not is not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bncheck.evidence import CellView, Repeat, TargetView
+from bncheck.order import same_bits
+from bncheck.results import Results, read_results
+from bncheck.rules.bn403_order_dependence import check_target
+from bncheck.scenario import Case, Network
+from bncheck.trace import Trace
+
+FOLDER = Path(__file__).parent
+SCENARIO = """
+title = "Two cases that must not know of each other"
+why = "Order dependence"
+
+[network]
+layers = [{ name = "bn", type = "batch_norm", channels = 3 }]
+
+[input]
+shape = [4, 3]
+fill = "ones"
+
+[program]
+events = ["train_forward"]
+
+[matrix]
+"program.repeat" = [1, 2]
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("order")
+    (folder / "two.toml").write_text(SCENARIO, encoding="utf-8")
+    command = [
+        sys.executable, "-m", "bncheck", "run", str(folder / "two.toml"), "-t", "leaky_backend",
+        "-t", "leaky_backend[clean]", "-t", "reference", "--backend-file", str(FOLDER / "leaky_backend.py"),
+        "--no-probe", "--no-report", "--check-order", "--fail-on", "never", "--out", str(folder / "run"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return read_results(folder / "run")
+
+
+def test_a_buffer_that_outlives_its_cell_is_a_defect_of_that_target(results: Results) -> None:
+    found = [finding for finding in results.findings if finding.cause == "order-dependence"]
+    assert {finding.targets for finding in found} == {("leaky_backend",)}
+    assert {finding.kind for finding in found} == {"defect"}
+    assert {(finding.case, finding.quantity) for finding in found} == {
+        ("repeat-1", "running_mean"),
+        ("repeat-2", "running_mean"),
+    }
+
+
+def test_how_far_off_is_measured(results: Results) -> None:
+    # In order: 0 → 1/2, then 1/2 → 3/4 → 7/8. Reversed: 0 → 1/2 → 3/4, then 3/4 → 7/8.
+    sizes = {
+        finding.case: finding.evidence["max_abs"] for finding in results.findings if finding.cause == "order-dependence"
+    }
+    assert sizes == {"repeat-1": 0.75, "repeat-2": 0.5}
+
+
+def test_other_bits_within_rounding_are_said_once_and_are_no_defect() -> None:
+    case = Case("s", "base", "", {}, Network(()), {}, ())
+    cell = CellView(case, "t", "t", "ok", None)
+    (found,) = check_target(TargetView("t", "t", {}, [cell], repeats=[Repeat(cell), Repeat(cell, identical=True)]))
+    assert (found.kind, found.evidence) == ("rounding", {"cases": 1, "of": 2})
+
+
+def test_bits_are_compared_and_durations_are_not() -> None:
+    def trace(value: float, seconds: float) -> Trace:
+        return Trace((), {"bn/running_mean": np.array([value]), "event_seconds": np.array([seconds])})
+
+    assert same_bits(trace(1.0, 0.1), trace(1.0, 0.2))
+    assert not same_bits(trace(0.0, 0.1), trace(-0.0, 0.1))
+    assert same_bits(None, None)
+    assert not same_bits(trace(1.0, 0.1), None)
