@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from numpy.typing import NDArray
@@ -63,7 +64,7 @@ class Trace:
     arrays: Mapping[str, Array]
     dtypes: Mapping[str, str] = field(default_factory=dict)  # array name → real dtype where widened
 
-    @property
+    @cached_property  # rules ask for it in loops, and a network of 169 layers has 2,700 arrays
     def layers(self) -> tuple[str, ...]:
         """BatchNorm layers in network order."""
         return tuple(dict.fromkeys(name.split("/", 1)[0] for name in self.arrays if name.endswith("/n")))
