@@ -21,7 +21,7 @@ OPS = (
     "backward",
     "set_mode",  # arguments: training = true|false, layer = name (all layers when absent)
     "flush",  # finish asynchronous work, then read the state again
-    "reload",  # save the state, build a fresh network, load it
+    "reload",  # save the state, build a fresh network, load it; arguments: drop = states left out (old checkpoints)
     "export_onnx",  # arguments: exporter, opset, training, keep
     "run_exported",  # eval of the exported file
     # The first samples of a batch in eval, in batches of each of the sizes: how far apart, layer by layer.

@@ -21,6 +21,7 @@ from bncheck.toml_lines import KeyPath
 
 STATISTICS = ("running_mean", "running_var")
 AFFINE = ("gamma", "beta")
+STATES = (*STATISTICS, "counter", *AFFINE)
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,7 @@ class EventTable(Table):
     exporter: str | None = None
     opset: Whole | None = None
     keep: bool | None = None
+    drop: list[Annotated[str, one_of("state", STATES)]] | None = None
     sizes: Annotated[list[Whole], Field(min_length=2)] | None = None
     samples: Whole | None = None
 

@@ -29,7 +29,8 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             continue
         event, quantity, said, advice = found
         yield Finding(
-            CODE, CAUSE, "defect", f"{names(cell.members)}: {said}.",
+            CODE, CAUSE, "hazard" if cell.case.events[event].arguments.get("drop") else "defect",
+            f"{names(cell.members)}: {said}.",
             targets(cell.members), cell.case.scenario, cell.case.name, layer, event, quantity,
             departs=cell.target, departs_from="itself", advice=advice,
         )  # fmt: skip

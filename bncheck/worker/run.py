@@ -387,6 +387,8 @@ class Cell:
         method = getattr(self.model, op, None)
         if method is None:
             raise NotImplementedError("this backend has no event %r" % op)
+        if arguments.get("drop") and "drop" not in method.__code__.co_varnames:
+            raise NotImplementedError("this backend cannot leave a state out of what it loads")
         if op in ("export_onnx", "run_exported", "reload"):
             arguments = dict(arguments, folder=self.folder)
         if op in ("export_onnx", "run_exported", "eval_in_batches"):

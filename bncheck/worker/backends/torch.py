@@ -271,7 +271,9 @@ class Model:
             self.torch.cuda.synchronize()
 
     def reload(self, folder, strict=True, drop=()):
-        """Save the state_dict, build a fresh network, load it. ``drop`` leaves entries out (old checkpoints)."""
+        """Save the state_dict, build a fresh network, load it. ``drop`` leaves states out (old checkpoints)."""
+        words = {"counter": "num_batches_tracked", "gamma": "weight", "beta": "bias"}
+        drop = [words.get(name, name) for name in drop]
         path = os.path.join(folder, "state.pt")
         mode = self.net.training
         self.torch.save(self.net.state_dict(), path)
