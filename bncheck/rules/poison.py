@@ -30,16 +30,27 @@ class Poisoning:
     channels: int
     later_clean: int
     later_bad: int
+    born_finite: bool = False  # the layer's output in ``forward`` was finite: the damage does not show yet
+    surfaced: int | None = None  # the first later event on clean input whose output is not finite
+    surfaced_op: str = ""
 
     @property
-    def evidence(self) -> dict[str, int]:
-        return {"channels": self.channels, "later forwards": self.later_clean, "of them not finite": self.later_bad}
+    def evidence(self) -> dict[str, int | str]:
+        shows = {} if self.surfaced is None else {"shows first in": f"{self.surfaced_op} (event {self.surfaced + 1})"}
+        born = {"born in": f"event {self.event + 1}"} if self.event >= 0 else {}
+        return {**born, **shows, "channels": self.channels, "later forwards": self.later_clean, "of them not finite": self.later_bad}
 
     @property
     def aftermath(self) -> str:
         """What became of it, as the end of a sentence."""
         if not self.later_clean:
             return "and stays so"
+        if self.born_finite and self.surfaced is not None:
+            return (
+                f"while the output of that very forward is finite; it shows in the next {self.surfaced_op} "
+                f"(event {self.surfaced + 1}): {self.later_bad} of the {self.later_clean} later forwards on clean data "
+                "are not finite"
+            )
         return f"and stays so: {self.later_bad} of the {self.later_clean} later forwards on clean data are not finite"
 
 
@@ -73,12 +84,14 @@ def poisoning(cell: CellView, layer: str, quantity: str) -> Poisoning | None:
     forward = trained[-1] if trained and event >= 0 else None
     later = [t for t in range(event + 1, len(counts)) if counts[t] > 0 and bad[t] == 0]
     out = trace.get(layer, "output_bad")
-    later_bad = sum(bool(out[t] > 0) for t in later) if out is not None else 0
+    shown = [t for t in later if out is not None and out[t] > 0]
     place = int(np.argmax(lasting[event + 1]))
     return Poisoning(
         layer, quantity, event, forward, int(counts[forward]) if forward is not None else -1,
         int(bad[forward]) if forward is not None else 0, bool(np.isinf(rows[event + 1, place])),
-        int(lasting[event + 1].sum()), len(later), later_bad,
+        int(lasting[event + 1].sum()), len(later), len(shown),
+        bool(forward is not None and out is not None and out[forward] == 0), shown[0] if shown else None,
+        trace.events[shown[0]].op if shown and shown[0] < len(trace.events) else "",
     )  # fmt: skip
 
 
