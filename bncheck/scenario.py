@@ -20,6 +20,7 @@ OPS = (
     # forwards again (that is how F F B and F B B are told apart).
     "backward",
     "set_mode",  # arguments: training = true|false, layer = name (all layers when absent)
+    "freeze",  # arguments: layer = name (all when absent): requires_grad=False, what people call freezing
     "flush",  # finish asynchronous work, then read the state again
     "reload",  # save the state, build a fresh network, load it; arguments: drop = states left out (old checkpoints)
     "export_onnx",  # arguments: exporter, opset, training, keep

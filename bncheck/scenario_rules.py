@@ -35,6 +35,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "run_exported": ("input",),
     "eval_in_batches": ("input", "sizes", "samples"),
     "set_mode": ("training", "layer"),
+    "freeze": ("layer",),
     "reload": ("drop",),
     "export_onnx": ("exporter", "opset", "training", "keep"),
 }

@@ -3,7 +3,9 @@
 Signature: the training flag changes during an event that should leave it alone (export, reload, a backward), or is not
 what set_mode asked for; or an export moves the running statistics, which only a training forward should. The next
 forward then normalises with the batch and trains on it, or does not. Stale statistics have the right mode, old values.
-Or the exported file is in another mode than the model that was exported.
+Or the exported file is in another mode than the model that was exported. Or a layer that the program froze (eval on it
+alone, requires_grad=False) moves its statistics, because train() on the whole network undid the one, and the other holds
+gamma and beta only.
 
 What to do: export a deep copy, and set the mode of each frozen layer again after any call that touches the whole model
 (train(), export, save). torch's exporter with dynamo=False puts the whole model back into one mode.
@@ -15,6 +17,7 @@ from typing import Any
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.rules.exported import exports, number_of, rounding_of, runs
+from bncheck.rules.freezing import thawed
 from bncheck.rules.movement import STATISTICS, moved
 from bncheck.rules.wording import names, number, targets
 
@@ -39,6 +42,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             advice=ADVICE,
         )  # fmt: skip
     yield from file_in_other_mode(cell)
+    yield from not_frozen(cell)
 
 
 def export_facts(cell: CellView, event: int) -> dict[str, Any]:
@@ -69,6 +73,25 @@ def file_in_other_mode(cell: CellView) -> Iterator[Finding]:
             departs=cell.target if against else "", departs_from="itself" if against else "",
             evidence={"file against eval": evaluated, "file against the model as exported": as_was, "asked": asked},
             advice="call net.eval() before you export for inference; export with training=PRESERVE to keep the mode",
+        )  # fmt: skip
+
+
+def not_frozen(cell: CellView) -> Iterator[Finding]:
+    """The program froze a layer, and its statistics move: a call on the whole network, or only gamma and beta froze."""
+    for found in thawed(cell):
+        start = f"{found.layer} in {names(cell.members)} was frozen by {found.way} (event {found.frozen + 1})"
+        if found.undone is None:
+            how, advice = "which holds gamma and beta only", "call eval() on this very layer as well"
+        else:
+            op = cell.case.events[found.undone].op
+            how = f"and {op} on the whole network (event {found.undone + 1}) switches it back to training"
+            advice = "put this layer into eval again after each train() of the whole network, or override its train()"
+        times = "1 event" if found.moves == 1 else f"{found.moves} events"
+        yield Finding(
+            CODE, CAUSE, "hazard", f"{start}, {how}: its running statistics move in {times} after that.",
+            targets(cell.members), cell.case.scenario, cell.case.name, found.layer,
+            found.frozen if found.undone is None else found.undone, "running_mean",
+            evidence={"frozen by": found.way, "events that moved its statistics": found.moves}, advice=advice,
         )  # fmt: skip
 
 

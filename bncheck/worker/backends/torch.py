@@ -265,6 +265,10 @@ class Model:
     def set_mode(self, training, layer=None):
         (self.net if layer is None else self.norms[layer]).train(training)
 
+    def freeze(self, layer=None):
+        for parameter in (self.net if layer is None else self.norms[layer]).parameters():
+            parameter.requires_grad = False
+
     def flush(self):
         """Wait for the device; CPU kernels are synchronous."""
         if self.device.startswith("cuda"):
