@@ -65,7 +65,8 @@ def build_network(document: Document) -> tuple[Network, list[Fault]]:
     place: KeyPath = ("network", "layers")
     if sum(map(bool, (table.layers, table.file, table.model))) != 1:
         several = [key for key in ("layers", "file", "model") if getattr(table, key)]
-        text = f"has {' and '.join(several)}; it can have one" if several else "needs layers, or a file instead, or a model"
+        text = "needs layers, or a file instead, or a model"
+        text = f"has {' and '.join(several)}; it can have one" if several else text
         faults.append(Fault(("network",), f"the network {text}"))
     names = Counter(layer.name for layer in table.layers)
     for index, layer in enumerate(table.layers):

@@ -44,7 +44,7 @@ def moments(cell: CellView, layer: str) -> tuple[Array, Array] | None:
 
 
 def input_gap(pair: PairView, drift: Drift) -> float:
-    """How far a running statistic may be off because its layer's inputs were: weights sum to 1, n/(n − 1) is at most 2."""
+    """How far a running statistic may be off because its inputs were: weights sum to 1, n/(n − 1) is at most 2."""
     name = "input_mean" if drift.quantity == "running_mean" else "input_var"
     one, two = (cell.trace.get(drift.layer, name) if cell.trace is not None else None for cell in (pair.a, pair.b))
     if one is None or two is None or one.shape != two.shape:

@@ -4,8 +4,8 @@ Signature: the training flag changes during an event that should leave it alone 
 what set_mode asked for; or an export moves the running statistics, which only a training forward should. The next
 forward then normalises with the batch and trains on it, or does not. Stale statistics have the right mode, old values.
 Or the exported file is in another mode than the model that was exported. Or a layer that the program froze (eval on it
-alone, requires_grad=False) moves its statistics, because train() on the whole network undid the one, and the other holds
-gamma and beta only.
+alone, requires_grad=False) moves its statistics: train() on the whole network undid the one, and the other holds gamma
+and beta only.
 
 What to do: export a deep copy, and set the mode of each frozen layer again after any call that touches the whole model
 (train(), export, save). torch's exporter with dynamo=False puts the whole model back into one mode.

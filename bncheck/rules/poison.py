@@ -38,7 +38,8 @@ class Poisoning:
     def evidence(self) -> dict[str, int | str]:
         shows = {} if self.surfaced is None else {"shows first in": f"{self.surfaced_op} (event {self.surfaced + 1})"}
         born = {"born in": f"event {self.event + 1}"} if self.event >= 0 else {}
-        return {**born, **shows, "channels": self.channels, "later forwards": self.later_clean, "of them not finite": self.later_bad}
+        later = {"later forwards": self.later_clean, "of them not finite": self.later_bad}
+        return {**born, **shows, "channels": self.channels, **later}
 
     @property
     def aftermath(self) -> str:
