@@ -1,0 +1,137 @@
+"""``depth.csv`` and a picture per case: how far apart each layer's outputs lie when the batch size changes.
+
+For the event eval_in_batches. A row is one layer at one batch size: what it carried on from the layers before it, and
+what it did by itself to the same input bits.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bncheck.recording import read_result, trace_of
+from bncheck.report.gallery import Gallery
+from bncheck.results import CaseResult, CellResult, Results
+from bncheck.rules.in_batches import InBatches, read
+from bncheck.run_folder import cell_folder
+
+NAME = "depth"
+OP = "eval_in_batches"
+
+
+def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
+    """Write depth.csv and plots/<scenario>--<case>--depth.svg and .png; nothing where no case has such an event."""
+    found = [(cell, item) for cell in results.cells for item in profiles(results, run_folder, cell)]
+    if not found:
+        return []
+    from bncheck.report.table import write_csv
+
+    paths = [write_csv(table(found), run_folder / "depth.csv")]
+    (run_folder / "plots").mkdir(exist_ok=True)
+    for key in dict.fromkeys((cell.scenario, cell.case) for cell, _ in found):
+        case = results.case_at[key]
+        here = [(label_of(results, cell), item) for cell, item in found if (cell.scenario, cell.case) == key]
+        paths += draw(run_folder / "plots" / f"{key[0]}--{key[1]}--depth", f"{key[0]} · {case.label}", here)
+    return paths
+
+
+def profiles(results: Results, run_folder: Path, cell: CellResult) -> Iterator[InBatches]:
+    case: CaseResult | None = results.case_at.get((cell.scenario, cell.case))
+    if case is None or OP not in case.ops:
+        return
+    trace = trace_of(run_folder, cell, case.ops)
+    folder = cell_folder(run_folder, cell.slug, f"{cell.scenario}--{cell.case}")
+    notes = read_result(folder / "result.json").get("notes")
+    for event, op in enumerate(case.ops):
+        if op == OP and trace is not None and isinstance(notes, dict):
+            found = read(event, trace.arrays, notes)
+            if found is not None:
+                yield found
+
+
+def label_of(results: Results, cell: CellResult) -> str:
+    return next((target.label for target in results.targets if target.name == cell.target), cell.target)
+
+
+def table(found: list[tuple[CellResult, InBatches]]) -> Any:
+    """One row per layer and batch size, in the order of the network."""
+    import pandas as pd
+
+    rows = [
+        (cell.scenario, cell.case, cell.target, place + 1, item.layers[place], item.kinds[place], size, item.largest,
+         item.carried[row, place], item.own[row, place], item.scale[place])
+        for cell, item in found
+        for row, size in enumerate(item.sizes)
+        for place in range(len(item.layers))
+    ]  # fmt: skip
+    names = [
+        "scenario",
+        "case",
+        "target",
+        "depth",
+        "layer",
+        "kind",
+        "size",
+        "against",
+        "max_abs",
+        "own_max_abs",
+        "scale",
+    ]
+    return pd.DataFrame(rows, columns=names)
+
+
+def draw(stem: Path, title: str, found: list[tuple[str, InBatches]]) -> list[Path]:
+    """Relative difference along the depth, smallest batch against the largest; BatchNorm layers are marked."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from bncheck.report.plot import PIXELS_PER_INCH, SETTINGS, write
+    from bncheck.report.svg import compact, standalone
+    from bncheck.report.wording import clean
+
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(9.6, 1.2 + 2.6 * len(found)))
+        grid = figure.subplots(len(found), 1, squeeze=False)
+        for (label, item), (axes,) in zip(found, grid, strict=True):
+            panel(axes, clean(label), item)
+        figure.suptitle(clean(title), x=0.02, ha="left", fontsize=11)
+        figure.subplots_adjust(
+            left=0.08,
+            right=0.985,
+            top=1 - 0.62 / figure.get_figheight(),
+            bottom=0.5 / figure.get_figheight(),
+            hspace=0.45,
+        )
+        text, image = io.StringIO(), io.BytesIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(image, format="png", dpi=PIXELS_PER_INCH)
+    return [
+        write(stem.with_name(f"{stem.name}.svg"), standalone(compact(text.getvalue(), "p")).encode()),
+        write(stem.with_name(f"{stem.name}.png"), image.getvalue()),
+    ]
+
+
+def panel(axes: Any, label: str, item: InBatches) -> None:
+    scale = np.maximum(item.scale, 1e-300)
+    depth = np.arange(1, len(item.layers) + 1)
+    carried, own = (np.where(rows[0] > 0, rows[0] / scale, np.nan) for rows in (item.carried, item.own))
+    linear = ~item.norms
+    axes.plot(depth, carried, color="#1f77b4", linewidth=1.3, label="carried from the layers before")
+    axes.plot(
+        depth[linear], own[linear], ".", color="#8c6d1f", markersize=4, label="own, same input bits: other layers"
+    )
+    axes.plot(depth[item.norms], own[item.norms], "x", color="#c0262d", markersize=5, label="own: BatchNorm layers")
+    if np.isfinite(carried).any() or np.isfinite(own).any():
+        axes.set_yscale("log")
+        axes.legend(loc="lower right", fontsize=7.5, frameon=False, ncols=3)
+    tight = int(item.norms.sum()) - item.loose_norms
+    axes.set_title(
+        f"{label}: batches of {item.sizes[0]} against {item.largest}, |difference| / largest |output|; "
+        f"{tight} of {int(item.norms.sum())} BatchNorm layers invariant to the bit", fontsize=8.5, loc="left",
+    )  # fmt: skip
+    axes.set_xlabel("layer, in the order of the forward", fontsize=8)
+    axes.set_xlim(0, len(depth) + 1)
