@@ -1,0 +1,57 @@
+"""What the scenario families taught the rules, on literal traces."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rule_views import make_case, make_cell, make_pair, make_trace
+
+from bncheck.compare import compare, same_program
+from bncheck.replay.conduct import ORDERS, in_order
+from bncheck.rules import bn104_update_count, bn105_counter_skew
+
+FF = ("train_forward", "train_forward")
+
+
+def test_cumulative_averages_that_follow_their_own_counters() -> None:
+    """Batches of mean 4 and 8 after one of mean 4: the third weighs 1/3, or 1/4 where one more had been counted."""
+    case = make_case(FF, averaging="cumulative")
+    common = {"input_mean": [4.0, 8.0], "running_var": [1.0, 1.0, 1.0]}
+    right = make_trace(FF, running_mean=[4.0, 4.0, 4.0 + 4.0 / 3], counter=[1.0, 2.0, 3.0], **common)
+    right.arrays["bn/running_mean"][1] = 4.0 + 1e-6  # it moved, if only by rounding
+    skewed = make_trace(FF, running_mean=[4.0, 4.0 + 1e-6, 5.0], counter=[2.0, 3.0, 4.0], **common)
+    pair = make_pair(make_cell(case, "reference", right), make_cell(case, "torch", skewed))
+    (found,) = bn105_counter_skew.divided_by(pair)
+    assert (found.kind, found.explained, found.quantity) == ("hazard", 1.0, "running_mean")
+
+
+def test_an_average_that_does_not_follow_its_counter_is_not_said_to() -> None:
+    case = make_case(FF, averaging="cumulative")
+    trace = make_trace(FF, running_mean=[0.0, 4.0, 7.0], counter=[0.0, 1.0, 2.0], input_mean=[4.0, 8.0])
+    assert not bn105_counter_skew.follows_counter(make_cell(case, "torch", trace), "bn")
+
+
+def test_a_batch_that_is_taken_in_again_by_backward() -> None:
+    """Weight 1/2, batch 4: forward gives 2, recomputation in backward 3."""
+    ops = ("checkpointed_forward", "backward")
+    case = make_case(ops)
+    trace = make_trace(ops, running_mean=[0.0, 2.0, 3.0], input_mean=[4.0, float("nan")])
+    assert bn104_update_count.takes_batches_again(make_cell(case, "torch", trace), "bn")
+    other = make_trace(ops, running_mean=[0.0, 2.0, 2.5], input_mean=[4.0, float("nan")])
+    assert not bn104_update_count.takes_batches_again(make_cell(case, "torch", other), "bn")
+
+
+def test_the_orders_in_which_a_backward_meets_four_forwards() -> None:
+    met = [in_order((3, 2, 1, 0), order) for order in ORDERS]
+    assert met == [(3, 2, 1, 0), (0, 1, 2, 3), (0, 3, 2, 1)]
+
+
+def test_after_an_event_that_one_side_lacks_nothing_is_compared() -> None:
+    case = make_case(FF)
+    played = make_trace(FF, running_mean=[0.0, 1.0, 2.0])
+    lacks = make_trace(FF, running_mean=[0.0, 1.0, 1.0])
+    lacks = replace(lacks, events=(lacks.events[0], replace(lacks.events[1], status="unsupported")))
+    assert same_program(played, lacks) == 1
+    cells = make_cell(case, "torch", played), make_cell(case, "mxnet", lacks, "unsupported")
+    drifts = {drift.quantity: drift for drift in compare(case, *cells)}
+    assert (drifts["running_mean"].verdict, drifts["running_mean"].points) == ("agrees", 2)
