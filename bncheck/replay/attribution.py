@@ -127,8 +127,19 @@ def achieved(
     found = {}
     for quantity in STATES:
         left = max(worst(a.recorded[quantity], mine[quantity]), worst(b.recorded[quantity], theirs[quantity][0]))
-        found[quantity] = min(limits[quantity], REAL * left)
+        found[quantity] = min(limits[quantity], tight(quantity, a, b, left))
     return {**limits, **found}
+
+
+def tight(quantity: str, a: Side, b: Side, left: float) -> float:
+    """What two sides of one rule may differ by where their replays miss by ``left``: never less than what rounding
+    the state itself does, because a replay starts from each side's own initial state and misses nothing of it."""
+    size = max(np.max(np.abs(side.recorded[quantity]), initial=0.0, where=finite(side, quantity)) for side in (a, b))
+    return REAL * max(left, max(a.stream.roundoff, b.stream.roundoff) * float(size))
+
+
+def finite(s: Side, quantity: str) -> Array:
+    return np.asarray(np.isfinite(s.recorded[quantity]))
 
 
 def meet_units(a: Side, b: Side) -> None:
@@ -281,7 +292,7 @@ def attribute_quantity(  # noqa: PLR0917
     values = {name: (shown_value(a, name), shown_value(b, name)) for name in game.facets}
     hidden = dict.fromkeys(game.idle, f"swapping it changes nothing on this input; {SETTLED_BY}")
     if quantity in STATES:
-        bound = min(bound, REAL * residual)
+        bound = min(bound, tight(quantity, a, b, residual))
     matter = [name for name in game.facets if touches(game, name, quantity, bound, points)]
     seen = np.max(gaps(measured_a[points], measured_b[points]), initial=0.0)
     if not matter or seen <= bound or not shown.any():
