@@ -116,6 +116,8 @@ def draw(stem: Path, title: str, found: list[tuple[str, InBatches]]) -> list[Pat
 
 
 def panel(axes: Any, label: str, item: InBatches) -> None:
+    from matplotlib.ticker import NullFormatter
+
     scale = np.maximum(item.scale, 1e-300)
     depth = np.arange(1, len(item.layers) + 1)
     carried, own = (np.where(rows[0] > 0, rows[0] / scale, np.nan) for rows in (item.carried, item.own))
@@ -127,6 +129,8 @@ def panel(axes: Any, label: str, item: InBatches) -> None:
     axes.plot(depth[item.norms], own[item.norms], "x", color="#c0262d", markersize=5, label="own: BatchNorm layers")
     if np.isfinite(carried).any() or np.isfinite(own).any():
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.legend(loc="lower right", fontsize=7.5, frameon=False, ncols=3)
     tight = int(item.norms.sum()) - item.loose_norms
     axes.set_title(

@@ -14,7 +14,7 @@ def compare(model, x, sizes, samples):
     The first ``samples`` samples of the batch are looked at (default: at most 4 that fit into the largest size).
     """
     torch = model.torch
-    sizes = sorted(set(int(size) for size in sizes))
+    sizes = sorted({int(size) for size in sizes})
     largest = sizes.pop()
     samples = min(4, largest) if samples is None else samples
     data = model.tensor(x)[:largest]
@@ -119,4 +119,4 @@ class Watch:
 def largest_gap(a, b):
     """Largest |a − b| as a float; a NaN on one side only counts as infinite."""
     gap = float((a - b).abs().max()) if a.numel() else 0.0
-    return gap if gap == gap else float("inf")
+    return gap if np.isfinite(gap) else float("inf")

@@ -38,8 +38,9 @@ class DenseLayer(nn.Module):
 
 
 def transition(channels, norm):
-    layers = norm(channels), nn.ReLU(), nn.Conv2d(channels, channels // 2, 1, bias=False), nn.AvgPool2d(2)
-    return nn.Sequential(OrderedDict(zip(("norm", "relu", "conv", "pool"), layers)))
+    layers = OrderedDict(norm=norm(channels), relu=nn.ReLU())
+    layers.update(conv=nn.Conv2d(channels, channels // 2, 1, bias=False), pool=nn.AvgPool2d(2))
+    return nn.Sequential(layers)
 
 
 def build(depth=169, blocks=None, growth=32, width=64, embedding=256, track_running_stats=True, batch_weight=0.1):
@@ -54,10 +55,10 @@ def build(depth=169, blocks=None, growth=32, width=64, embedding=256, track_runn
     sizes = BLOCKS[depth] if blocks is None else blocks
     for block, size in enumerate(sizes, 1):
         for number in range(1, size + 1):
-            layers["dense%d_%d" % (block, number)] = DenseLayer(channels, growth, norm)
+            layers[f"dense{block}_{number}"] = DenseLayer(channels, growth, norm)
             channels += growth
         if block < len(sizes):
-            layers["transition%d" % block] = transition(channels, norm)
+            layers[f"transition{block}"] = transition(channels, norm)
             channels //= 2
     layers.update(last_norm=norm(channels), last_relu=nn.ReLU(), average=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())
     layers.update(embed=nn.Linear(channels, embedding), normalise=Normalise())

@@ -1,4 +1,4 @@
-"""ResNet with bottleneck blocks as its paper describes it (He et al. 2016), with a linear embedding of length 1; random weights.
+"""ResNet with bottleneck blocks as its paper describes it (He et al. 2016), and an embedding of length 1; random weights.
 
 Every step is a module, also ReLU and the sum, so that each one can be looked at on its own.
 """
@@ -52,7 +52,7 @@ def build(depth=50, blocks=None, width=64, embedding=256, track_running_stats=Tr
     for stage, size in enumerate(BLOCKS[depth] if blocks is None else blocks):
         for block in range(size):
             stride = 2 if stage and not block else 1
-            layers["block%d_%d" % (stage + 1, block + 1)] = Bottleneck(channels, width << stage, stride, norm)
+            layers[f"block{stage + 1}_{block + 1}"] = Bottleneck(channels, width << stage, stride, norm)
             channels = 4 * (width << stage)
     layers.update(average=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), embed=nn.Linear(channels, embedding))
     layers["normalise"] = Normalise()

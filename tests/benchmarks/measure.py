@@ -7,6 +7,7 @@
 ``cells``    small cells per second on torch after the import, over 2,000 cells, against a bare loop
 ``overlap``  wall time of the default run, warm, against the slowest target's import and compute
 ``memory``   peak memory of the host for 10, 100 and 1,000 cells, and for 10 and 1,000 steps
+``depth``    time and peak memory of eval_in_batches on 169 layers, against the bare forward of the same batch
 ``judge``    seconds to measure one target's conventions and to diagnose 1,000 cells
 """
 
@@ -163,12 +164,56 @@ def measure_judge(folder: Path) -> None:
     print(f"judge    one target's conventions {one:.2f} s; {len(results.cells)} cells diagnosed in {total:.1f} s")
 
 
+DEPTH = """
+import resource, sys, time
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from bncheck.worker.backends import torch as backend
+import torch
+network = {"layers": [], "model": sys.argv[2] + ":build", "arguments": {}}
+model = backend.build(network, {}, "float32", "", "cpu")
+x = np.random.default_rng(0).normal(size=(64, 3, 64, 64)).astype(np.float32)
+model.net.eval()
+data, spent = torch.from_numpy(x), {"bare": [], "traced": []}
+def bare():
+    with torch.no_grad(), model.unwatched():
+        model.net(data)
+def traced():
+    model.eval_in_batches(x, [4, 64])
+def pair():
+    with torch.no_grad(), model.unwatched():
+        model.net(data[:4]), model.net(data)
+memory = {}
+for name, action in (("bare", bare), ("traced", traced)):
+    action()
+    memory[name] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+for _ in range(3):
+    for name, action in (("bare", pair), ("traced", traced)):
+        began = time.perf_counter()
+        action()
+        spent[name].append(time.perf_counter() - began)
+bare_seconds, traced_seconds = min(spent["bare"]), min(spent["traced"])
+print(f"depth    {len(model.layers)} BatchNorm layers, 64 images: bare forwards {bare_seconds:.2f} s, traced {traced_seconds:.2f} s"
+      f" = {traced_seconds / bare_seconds:.2f} x; peak {memory['bare']:.0f} MiB, traced {memory['traced']:.0f} MiB"
+      f" = {memory['traced'] / memory['bare']:.2f} x")
+"""
+
+
+def measure_depth(folder: Path) -> None:
+    """With the Python that BNCHECK_TORCH names, else this one: it has to have torch."""
+    root = Path(__file__).parents[2]
+    python = os.environ.get("BNCHECK_TORCH", sys.executable)
+    network = root / "scenarios" / "layers" / "densenet.py"
+    subprocess.run([python, "-c", DEPTH, str(root), str(network)], check=True)
+
+
 BENCHMARKS: dict[str, Callable[[Path], None]] = {
     "help": measure_help,
     "cells": measure_cells,
     "overlap": measure_overlap,
     "memory": measure_memory,
     "judge": measure_judge,
+    "depth": measure_depth,
 }
 
 
