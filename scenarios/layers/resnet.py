@@ -1,4 +1,4 @@
-"""ResNet with bottleneck blocks as its paper describes it (He et al. 2016), and an embedding of length 1; random weights.
+"""ResNet with bottleneck blocks as its paper describes it (He et al. 2016), an embedding of length 1; random weights.
 
 Every step is a module, also ReLU and the sum, so that each one can be looked at on its own.
 """
