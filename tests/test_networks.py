@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from bncheck.finding import Finding
+from bncheck.report import depth
+from bncheck.report.origins import rows
 from bncheck.results import Results, read_results
 from bncheck.scenario_file import SHIPPED
 
@@ -117,6 +119,22 @@ def test_all_networks_start_from_the_same_bits(tail: tuple[Path, Results]) -> No
     assert all({"bn1/n", "bn2/n"} <= set(found) for found in first)
 
 
+def test_the_reported_table_comes_out(tail: tuple[Path, Results]) -> None:
+    table = {(case, target.split()[0].split("@")[0]): rest for _, case, target, *rest in rows(tail[1], tail[0])}
+    assert len(table) == 20
+    one, two = "batch 1, with BN tail", "batch 2, with BN tail"
+    assert table[one, "mxnet"][0] == "exactly 0"
+    assert table[one, "mxnet"][1] == "finite"
+    assert table[one, "torch[functional]"][0].startswith("finite, at most")
+    assert table[one, "torch[functional]"][1:] == [
+        "NaN in running_var of bn1 since event 1 (train_forward)", "NaN everywhere",
+    ]  # fmt: skip
+    assert table[one, "torch"][0] == "refused: ValueError"
+    assert not [rest for (case, _), rest in table.items() if case != one and "NaN" in " ".join(rest)]
+    assert table[two, "mxnet"][2] != table[two, "torch"][2], "the embeddings differ: n against n - 1"
+    assert all(row[2].endswith("(simulated)") for row in rows(tail[1], tail[0]) if "cudnn" in row[2])
+
+
 # ------------------------------------------------------------------------------------------------ freezing
 
 
@@ -184,6 +202,14 @@ def test_without_running_statistics_the_dependence_is_named(batches: tuple[Path,
     assert set(finding.targets) == {"torch", "torch[no_onednn]"}
     assert float(finding.evidence["L1 of 4 against 16"]) > 0.1
     assert not [item for item in findings(batches[1], f"batch--{dtype}", "rounding") if not item.sides]
+
+
+def test_the_depth_of_a_network_is_written_and_drawn(batches: tuple[Path, Results]) -> None:
+    written = depth.render(batches[1], batches[0])
+    assert [path.suffix for path in written] == [".csv", *[".svg", ".png"] * 4]
+    header, first, *_ = written[0].read_text().splitlines()
+    assert header == "scenario,case,target,depth,layer,kind,size,against,max_abs,own_max_abs,scale"
+    assert first.startswith("small,kept--float32,torch,1,conv,Conv2d,1,16,")
 
 
 def test_a_whole_network_elsewhere_is_unsupported_with_the_reason(batches: tuple[Path, Results]) -> None:
