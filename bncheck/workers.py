@@ -163,14 +163,10 @@ class Worker:
             return
         if passed > limits.cell_seconds:
             self.kill()
-            yield from self.fail(
-                "timeout", "Timeout", f"it ran longer than {limits.cell_seconds:g} s (--timeout)"
-            )
+            yield from self.fail("timeout", "Timeout", f"it ran longer than {limits.cell_seconds:g} s (--timeout)")
         elif self.noise() > MOST_NOISE:
             self.kill()
-            yield from self.fail(
-                "crashed", "Noise", f"it printed more than {MOST_NOISE >> 20} MB and was stopped"
-            )
+            yield from self.fail("crashed", "Noise", f"it printed more than {MOST_NOISE >> 20} MB and was stopped")
 
     def noise(self) -> int:
         path = self.job.folder / "stderr.txt"
@@ -184,9 +180,7 @@ class Worker:
         if reason:
             yield from self.give_up(reason)
         elif not self.ready:
-            yield from self.give_up(
-                f"the process {death(code)} while importing it: {last_line(self.job.folder)}"
-            )
+            yield from self.give_up(f"the process {death(code)} while importing it: {last_line(self.job.folder)}")
         elif any(cell in self.waiting for cell in self.batch):
             yield from self.blame(code)
 
@@ -206,9 +200,7 @@ class Worker:
         stack = f"\n{tail}" if tail else ""
         write_result(
             folder,
-            CellResult(
-                outcome, error_type=error_type, error=text + stack, seconds=time.monotonic() - self.since
-            ),
+            CellResult(outcome, error_type=error_type, error=text + stack, seconds=time.monotonic() - self.since),
         )
         self.waiting.remove(self.current)
         yield Progress(self.job.target, "finished", self.current, outcome, text)
@@ -260,11 +252,7 @@ def tail_of(path: Path) -> bytes:
 
 
 def last_line(folder: Path) -> str:
-    lines = [
-        line
-        for line in tail_of(folder / "stderr.txt").decode("utf-8", "replace").splitlines()
-        if line.strip()
-    ]
+    lines = [line for line in tail_of(folder / "stderr.txt").decode("utf-8", "replace").splitlines() if line.strip()]
     return lines[-1].strip() if lines else "it printed nothing"
 
 

@@ -43,9 +43,7 @@ class Model:
             with open(os.path.join(job, "progress.txt")) as handle:
                 cell = handle.read().split()[-1]
             with open(os.path.join(job, cell, "result.json"), "w") as handle:
-                handle.write(
-                    '{"protocol": 1, "outcome": "o' if fault == "half-result" else '{"protocol": 99}'
-                )
+                handle.write('{"protocol": 1, "outcome": "o' if fault == "half-result" else '{"protocol": 99}')
             os._exit(0)
 
     def forward(self, x, mode):

@@ -55,7 +55,7 @@ def program(text: str, inputs: Sequence[str] = ()) -> tuple[Event, ...]:
     return tuple(events)
 
 
-def case_of(  # noqa: PLR0917
+def case_of(
     text: str,
     shape: tuple[int, ...],
     weight: float | None = 0.3,

@@ -63,7 +63,7 @@ def test_version() -> None:
         (["run", "all-onse"], "all-ones"),
         (["run", "all-ones", "-t", "troch"], "torch"),
         (["run", "all-ones", "-t", "torch[functionl]"], "functional"),
-        (["run", "all-ones", "--set", "program.repaet=3"], "did you mean \"repeat\""),
+        (["run", "all-ones", "--set", "program.repaet=3"], 'did you mean "repeat"'),
         (["run", "--set", "program.repeat=3"], "Name it: bncheck run SCENARIO"),
         (["run", "all-ones", "--set", "program.repeat"], "key=value"),
         (["run", "--resume", "no-such-run"], "There is no run folder no-such-run"),

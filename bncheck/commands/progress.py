@@ -133,8 +133,6 @@ class Live(Quiet):
         if progress.kind == "finished":
             self.bars.advance(self.task)
         if progress.kind == "unavailable":
-            self.bars.console.print(
-                f"{progress.target} is unavailable: {progress.text}", style="yellow", markup=False
-            )
+            self.bars.console.print(f"{progress.target} is unavailable: {progress.text}", style="yellow", markup=False)
         words = {"importing": "importing"}.get(progress.kind, progress.cell)
         self.bars.update(self.task, description=f"{progress.target} {words}"[:60])

@@ -75,7 +75,7 @@ def absence(rows: Rows, stands: Sequence[Hypothesis]) -> str:
     return ""
 
 
-def choose(  # noqa: PLR0917
+def choose(
     rows: Rows,
     best: Hypothesis | None,
     remain: Sequence[Hypothesis],

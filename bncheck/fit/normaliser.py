@@ -68,7 +68,7 @@ def look(streams: Sequence[Stream], evaluating: bool) -> Seen:
     return Seen(m, m_error, r, r_error, (bm, bme, bv, bve), (rm, rv), (am, av), unit)
 
 
-def revealed_error(  # noqa: PLR0917
+def revealed_error(
     m: Array, r: Array, mean: Array, var: Array, gamma: Array, beta: Array, unit: Array
 ) -> tuple[Array, Array]:
     """Bounds on the error of m and (relative) of r that the rounding of y puts into the least squares.

@@ -25,7 +25,7 @@ DEBIASED_ROUNDINGS = 8.0
 DEBIASED_LEAST = 1e-3
 
 
-def averaged(  # noqa: PLR0917
+def averaged(
     stream: Stream,
     statistic: str,
     divisor: str,

@@ -78,7 +78,7 @@ def proxy(m: Array, r: Array, mean: Array, var: Array) -> Array:
     return np.concatenate([low, high], axis=-1)
 
 
-def attribute(  # noqa: PLR0917
+def attribute(
     case: Case, trace_a: Trace, convention_a: Convention, trace_b: Trace, convention_b: Convention, layer: str
 ) -> Sequence[Attribution]:
     """One Attribution per quantity of one layer that both sides recorded; pure.
@@ -270,7 +270,7 @@ class Game:
         return [frozenset(order[:size]) for order in self.orders() for size in range(len(order) + 1)]
 
 
-def attribute_quantity(  # noqa: PLR0917
+def attribute_quantity(
     quantity: str, a: Side, b: Side, game: Game, own: Mapping[str, Array], silent: Mapping[str, str]
 ) -> Attribution | None:
     measured_a, measured_b = a.recorded[quantity], b.recorded[quantity]

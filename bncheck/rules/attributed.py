@@ -24,7 +24,7 @@ Side = Sequence[CellView]
 Sentence = Callable[[Side, Any, Side, Any], str]
 
 
-def differing_facets(  # noqa: PLR0917
+def differing_facets(
     pair: PairView,
     code: str,
     cause: str,
@@ -67,7 +67,7 @@ def drift_behind(pair: PairView, item: Attribution) -> Drift | None:
     return pair.drift(item.layer, item.quantity) or (pair.drift("", "output") if item.quantity in PREFERRED else None)
 
 
-def _finding(  # noqa: PLR0917
+def _finding(
     pair: PairView,
     code: str,
     cause: str,

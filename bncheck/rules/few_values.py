@@ -14,7 +14,7 @@ from bncheck.rules.refused import refused_events, values_per_channel
 from bncheck.rules.wording import names, targets, verb
 
 
-def differences(  # noqa: PLR0917
+def differences(
     pair: PairView, code: str, cause: str, n: int, facets: Sequence[str], what: str, advice: str
 ) -> Iterator[Finding]:
     """At most one finding per pair: the first training event with ``n`` values per channel that went differently."""

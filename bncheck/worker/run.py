@@ -117,15 +117,22 @@ def write_npz(path, arrays):
         data = array.tobytes()
         size = len(head) + len(data)
         # Version 2.0, UTF-8 names, stored, a fixed time stamp: equal arrays give equal files.
-        fields = struct.pack("<HHHHHIIIHH", 20, 0x800, 0, 0, 33, zlib.crc32(data, zlib.crc32(head)), size, size, len(entry), 0)
+        fields = struct.pack(
+            "<HHHHHIIIHH", 20, 0x800, 0, 0, 33, zlib.crc32(data, zlib.crc32(head)), size, size, len(entry), 0
+        )
         local = b"PK\x03\x04" + fields + entry
         directory.append(b"PK\x01\x02\x14\x00" + fields + struct.pack("<HHHII", 0, 0, 0, 0, offset) + entry)
         body += (local, head, data)
         offset += len(local) + size
     if offset >= 2**32 or len(directory) >= 2**16:
-        raise ValueError("a trace of %d bytes in %d arrays is more than an archive holds: record less" % (offset, len(directory)))
+        raise ValueError(
+            "a trace of %d bytes in %d arrays is more than an archive holds: record less" % (offset, len(directory))
+        )
     index = b"".join(directory)
-    body += (index, struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, len(directory), len(directory), len(index), offset, 0))
+    body += (
+        index,
+        struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, len(directory), len(directory), len(index), offset, 0),
+    )
     with open(path + ".part", "wb") as handle:
         handle.write(b"".join(body))
     os.replace(path + ".part", path)
@@ -435,7 +442,9 @@ def run_cell(folder, job, inputs, backend, target):
     for status in ("raised", "unsupported"):
         worst = next((item for item in result["failed"] if item["status"] == status), None)
         if worst is not None:
-            result.update(outcome=status, event=worst["event"], error={"type": worst["error_type"], "message": worst["error"]})
+            result.update(
+                outcome=status, event=worst["event"], error={"type": worst["error_type"], "message": worst["error"]}
+            )
             break
     result["seconds"] = time.perf_counter() - began
     write_json(os.path.join(folder, "result.json"), result)

@@ -137,8 +137,16 @@ class BatchNorm:
         name, channels = layer["name"], layer["channels"]
         self.rules = rules = dict(rules)
         self.axis = layer.get("axis", 1)
-        given = {"batch_weight": layer.get("batch_weight"), "eps": layer.get("eps"), "averaging": layer.get("averaging")}
-        for key, fallback in (("batch_weight", rules["default_batch_weight"]), ("eps", rules["default_eps"]), ("averaging", "exponential")):
+        given = {
+            "batch_weight": layer.get("batch_weight"),
+            "eps": layer.get("eps"),
+            "averaging": layer.get("averaging"),
+        }
+        for key, fallback in (
+            ("batch_weight", rules["default_batch_weight"]),
+            ("eps", rules["default_eps"]),
+            ("averaging", "exponential"),
+        ):
             if rules[key] is None:
                 rules[key] = fallback if given[key] is None else given[key]
         self.dtype = "float32" if rules["dtype"] == "bfloat16" else rules["dtype"]
@@ -147,7 +155,9 @@ class BatchNorm:
         self.has_affine = layer.get("affine", True)
 
         def start(what, value):
-            return round_to(np.array(params.get(name + "/" + what, np.full(channels, value)), dtype=np.float64), self.dtype)
+            return round_to(
+                np.array(params.get(name + "/" + what, np.full(channels, value)), dtype=np.float64), self.dtype
+            )
 
         self.gamma, self.beta = start("gamma", rules["initial_gamma"]), start("beta", rules["initial_beta"])
         self.mean = round_to(start("running_mean", rules["initial_mean"]), self.state_dtype)
@@ -175,7 +185,9 @@ class BatchNorm:
             raise ValueError("%d value%s per channel: no unbiased variance exists" % (n, "" if n == 1 else "s"))
         self.forwards += 1
         mean, var = self.moments(rows)
-        moves = "forward" in self.rules["update_on"] and (mode != "no_grad" or self.rules["update_without_grad"] == "yes")
+        moves = "forward" in self.rules["update_on"] and (
+            mode != "no_grad" or self.rules["update_without_grad"] == "yes"
+        )
         before = (self.mean, self.var)
         if moves:
             self.update(mean, var, n)
@@ -384,7 +396,9 @@ class Conv2d(Dense):
         for i in range(self.weight.shape[2]):
             for j in range(self.weight.shape[3]):
                 part = np.tensordot(dy, self.weight[:, :, i, j], axes=((1,), (0,)))
-                dx[:, :, i : i + step * dy.shape[2] : step, j : j + step * dy.shape[3] : step] += np.moveaxis(part, 3, 1)
+                dx[:, :, i : i + step * dy.shape[2] : step, j : j + step * dy.shape[3] : step] += np.moveaxis(
+                    part, 3, 1
+                )
         weight = np.tensordot(dy, patches, axes=((0, 2, 3), (0, 2, 3)))
         inner = dx[:, :, pad : dx.shape[2] - pad, pad : dx.shape[3] - pad]
         return inner, {"weight": weight, "bias": dy.sum(axis=(0, 2, 3))}

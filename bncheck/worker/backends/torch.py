@@ -48,8 +48,18 @@ VARIANT_REQUIREMENTS = {
 DOCUMENTED = [
     {
         "versions": ">=0.4",
-        "variants": ["", "builtin", "timed", "channels_last", "compile", "jit", "export", "checkpoint", "no_onednn",
-                     "onnx"],
+        "variants": [
+            "",
+            "builtin",
+            "timed",
+            "channels_last",
+            "compile",
+            "jit",
+            "export",
+            "checkpoint",
+            "no_onednn",
+            "onnx",
+        ],
         "link": "https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html",
         "facets": {
             "update_on": "forward",
@@ -149,7 +159,9 @@ class Model:
         """Build the network with the host's parameters; one that is missing keeps PyTorch's own value."""
         torch = self.torch
         if self.whole:
-            net = part("torch_whole").build(torch, part("torch_custom"), self.network["model"], self.network["arguments"])
+            net = part("torch_whole").build(
+                torch, part("torch_custom"), self.network["model"], self.network["arguments"]
+            )
             self.layers = part("torch_whole").batch_norms(torch, net)
         else:
             net = torch.nn.Sequential()
