@@ -33,7 +33,7 @@ class Group:
 def join_targets(
     runs: Sequence[tuple[str, str, Sequence[TargetResult]]],
 ) -> tuple[tuple[TargetResult, ...], tuple[Member, ...]]:
-    """``runs`` are (label, whole of which it is a shard or "", targets). Returns the targets and their cells' origins."""
+    """``runs`` are (label, whole of which it is a shard or "", targets); returns targets and their cells' origins."""
     found = [
         group
         for name in dict.fromkeys(target.name for _, _, targets in runs for target in targets)

@@ -1,4 +1,4 @@
-"""One whole run: what was asked → plan, interpreters, workers, analysis, files. Commands share it; it prints nothing."""
+"""One whole run: what was asked → plan, interpreters, workers, analysis, files. Shared by commands, prints nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backend whose running mean outlives the cell: the buffer is made once per process, as a cached primitive would be."""
+"""A backend whose running mean outlives the cell: its buffer is made once per process, like a cached primitive."""
 
 import numpy as np
 

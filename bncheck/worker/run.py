@@ -29,7 +29,8 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
 ``<cell>/stderr.txt``          what was printed during that cell, its last 64 kB.
 ``<cell>/result.json``         written last, with os.replace: its absence means that the process died.
                                ``protocol``, ``outcome`` (ok, raised, unsupported), ``event``, ``error``, ``failed``
-                               (records of all events that were not ok), ``dtypes``, ``artifacts``, ``notes``, ``seconds``.
+                               (records of all events that were not ok), ``dtypes``, ``artifacts``, ``notes``,
+                               ``seconds``.
 
 **The backend contract**: a module with literal constants (read by the host without importing the file: TITLE,
 MODULE, DISTRIBUTION, DEFAULT_VERSION, VARIANTS, DEVICES, REQUIREMENTS, DOCUMENTED) and two functions
@@ -44,7 +45,8 @@ A model has
 
 ``forward(x, mode)``        mode "train", "eval", "no_grad" or "as_is"; NumPy in, NumPy out.
 ``backward(dys)``           one upstream gradient per forward since the last backward (the same again when there
-                            was none); returns {"input": gradient by the last input or None, "<layer>/gamma": …, "<layer>/beta": …}.
+                            was none); returns {"input": gradient by the last input or None, "<layer>/gamma": …,
+                            "<layer>/beta": …}.
 ``layers``                  names of its BatchNorm layers, in order.
 ``taps()``                  {layer: (input, output)} of the last forward, NumPy.
 ``state(layer)``            running_mean, running_var, counter, gamma, beta, training, momentum, eps: as held now;
@@ -61,7 +63,7 @@ any other event             a method of the event's name taking its arguments as
 
 A backend with ``CUSTOM = True`` puts ``network.custom`` ("/path/file.py:Class") in the place of its BatchNorm layers,
 or is an oracle that ignores it; its state may then hold ``graph_nodes`` and ``graph_bytes``. One with ``WHOLE = True``
-takes ``network.model`` ("/path/file.py:function"), called with the keywords ``network.arguments``, as the whole network.
+takes ``network.model`` ("/path/file.py:function"), called with the keywords ``network.arguments``, as the network.
 """
 
 import faulthandler
@@ -353,7 +355,7 @@ class Cell:
         data = self.inputs["x/" + name][batch]
         op = event["op"]
         # A forward that raises leaves nothing to go back through, and what was gone back through before is over.
-        if op != "eval_forward" and op != "no_grad_forward":
+        if op not in ("eval_forward", "no_grad_forward"):
             self.last = []
         if op == "checkpointed_forward":
             if not hasattr(self.model, op):
@@ -361,7 +363,7 @@ class Cell:
             out = self.model.checkpointed_forward(data)
         else:
             out = self.model.forward(data, FORWARDS[op])
-        if op != "eval_forward" and op != "no_grad_forward":
+        if op not in ("eval_forward", "no_grad_forward"):
             self.pending.append((name, batch, out.shape, out.dtype))
         self.recorder.forward(index, out, ((name, batch), data))
 

@@ -113,7 +113,7 @@ def raw_class(mx):
 
         else:
 
-            def hybrid_forward(self, F, x, gamma, beta, running_mean, running_var):
+            def hybrid_forward(self, F, x, gamma, beta, running_mean, running_var):  # noqa: N803 - gluon passes it by name
                 return F.BatchNorm(x, gamma, beta, running_mean, running_var, **self.asked)
 
     return RawBatchNorm
@@ -197,7 +197,7 @@ class Model:
         data = self.array(x, dtype=self.dtype)
         train = self.training if mode == "as_is" else mode != "eval"
         self.training = train
-        if mode == "eval" or mode == "no_grad":
+        if mode in ("eval", "no_grad"):
             with mx.autograd.pause(train_mode=train):
                 out = self.play(data)
         else:

@@ -68,7 +68,9 @@ PRESETS = {
         "variance_divisor": "n", "averaging": "debiased", "single_value": "zero", "single_value_state": "updated",
         "empty_batch": "nan",
     },
-    "paddle": {"variance_divisor": "n", "counter": "none", "single_value": "identity", "single_value_state": "unchanged"},
+    "paddle": {
+        "variance_divisor": "n", "counter": "none", "single_value": "identity", "single_value_state": "unchanged",
+    },
     "onnx": {
         "variance_divisor": "n", "counter": "none", "single_value": "zero", "single_value_state": "updated",
         "empty_batch": "nan",
