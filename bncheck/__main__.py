@@ -2,4 +2,5 @@
 
 from bncheck.cli import main
 
-main()
+if __name__ == "__main__":  # a spawned process imports this file again
+    main()

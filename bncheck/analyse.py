@@ -6,7 +6,9 @@ This module reads and writes the run folder; what it calls in between is pure.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -28,11 +30,14 @@ from bncheck.recording import trace_of
 from bncheck.replay import attribute, replay
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 from bncheck.rules.well_formed import well_formed
+from bncheck.run import cores
 from bncheck.run_folder import cell_folder, read_result
 from bncheck.scenario import Case, Scenario
 from bncheck.trace import Trace
 from bncheck.worker.run import write_npz
 
+# Starting a second process costs as much as judging 50 cases.
+PARALLEL_FROM, CHUNK = 200, 25
 FINISHED = ("ok", "raised", "unsupported")  # outcomes that leave a trace
 
 
@@ -49,6 +54,17 @@ class Analysis:
     repeats: dict[str, list[Repeat]] = field(default_factory=dict)  # target → cases played a second time
 
 
+@dataclass(frozen=True)
+class Work:
+    """What judging a case needs to know; a process of a pool gets it once."""
+
+    run: Path
+    plan: Plan
+    targets: tuple[TargetResult, ...]
+    conventions: Mapping[str, dict[str, Convention]]
+    documented: Mapping[str, Sequence[Row]]
+
+
 def analyse(
     run: Path,
     plan: Plan,
@@ -63,13 +79,7 @@ def analyse(
             tell(f"measuring the conventions of {target.name}")
             analysis.documented[target.name] = documented.get(target.name, ())
             analysis.conventions[target.name] = measure_target(run, plan, target, documented.get(target.name, ()))
-    for number, case in enumerate(plan.cases, 1):
-        tell(f"comparing {number}/{len(plan.cases)} {case.id}")
-        if case.scenario in plan.background:
-            analysis.cells += [cell for target in targets if (cell := read_cell(run, case, target)[0]) is not None]
-        else:
-            judge_case(run, case, scenario_of(plan, case), targets, analysis)
-        look_again(run, case, targets, analysis)
+    judge_cases(Work(run, plan, tuple(targets), analysis.conventions, analysis.documented), analysis, tell)
     analysis.findings += diagnose([], [], [target_view(target, analysis) for target in targets])
     return Results(
         version=__version__,
@@ -114,6 +124,60 @@ def look_again(run: Path, case: Case, targets: Sequence[TargetResult], analysis:
         views = [read_cell(folder, case, target)[1] for folder in (run, again)]
         if views[0] is not None and views[1] is not None:
             analysis.repeats.setdefault(target.name, []).append(compare_again(views[0], views[1]))
+
+
+def judge_cases(work: Work, analysis: Analysis, tell: Callable[[str], None]) -> None:
+    """All cases in order; many of them in chunks on all cores, each chunk's small records coming back in order."""
+    total = len(work.plan.cases)
+    size = CHUNK if total >= PARALLEL_FROM and cores() > 1 else max(total, 1)
+    chunks = [range(start, min(start + size, total)) for start in range(0, total, size)]
+    if len(chunks) < 2:
+        judge_chunk(work, range(total), analysis, tell)
+        return
+    # Spawned, not forked: the host has threads (reports being imported).
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores(), mp_context=context, initializer=take_work, initargs=(work,)) as pool:
+        for chunk, part in zip(chunks, pool.map(judge_part, chunks), strict=True):
+            tell(f"comparing {chunk.stop}/{total}")
+            merge(analysis, part)
+
+
+def judge_chunk(work: Work, numbers: range, analysis: Analysis, tell: Callable[[str], None]) -> None:
+    cases = work.plan.cases
+    for number in numbers:
+        case = cases[number]
+        tell(f"comparing {number + 1}/{len(cases)} {case.id}")
+        if case.scenario in work.plan.background:
+            found = (read_cell(work.run, case, target)[0] for target in work.targets)
+            analysis.cells += [cell for cell in found if cell is not None]
+        else:
+            judge_case(work.run, case, scenario_of(work.plan, case), work.targets, analysis)
+        look_again(work.run, case, work.targets, analysis)
+
+
+POOLED: list[Work] = []  # of a process of the pool: what it was given at its start
+
+
+def take_work(work: Work) -> None:
+    POOLED[:] = [work]
+
+
+def judge_part(numbers: range) -> Analysis:
+    """One chunk in a process of the pool."""
+    (work,) = POOLED
+    part = Analysis(conventions=dict(work.conventions), documented=dict(work.documented))
+    judge_chunk(work, numbers, part, lambda text: None)
+    return replace(part, conventions={}, documented={})
+
+
+def merge(analysis: Analysis, part: Analysis) -> None:
+    analysis.cells += part.cells
+    analysis.drifts += part.drifts
+    analysis.findings += part.findings
+    for target, views in part.seen.items():
+        analysis.seen.setdefault(target, []).extend(views)
+    for target, repeats in part.repeats.items():
+        analysis.repeats.setdefault(target, []).extend(repeats)
 
 
 def scenario_of(plan: Plan, case: Case) -> Scenario:

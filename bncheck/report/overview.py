@@ -176,14 +176,17 @@ def verdict(results: Results) -> str:
         for target in results.targets
         if target.status == "ok"
     ]
-    off = sum(not item.good and item.word not in ("not compared", "unsupported", "not run") for item in standings)
-    compared = sum(item.word not in ("baseline", "not run") for item in standings)
+    silent = ("not compared", "unsupported", "not run")
+    off = sum(not item.good and item.word not in silent for item in standings)
+    compared = sum(item.word not in ("baseline", *silent) for item in standings)
     counts = count_kinds(results, {scenario.name for scenario, _ in shown})
     if off:
         cause = f": {', '.join(counts)}" if counts else "; no cause was named"
         return f"{off} of {plural(compared, 'cell')} {'differs' if off == 1 else 'differ'} from {results.base}{cause}."
     if not compared:
-        return "Only one target ran; there is nothing to compare."
+        few = sum(target.status == "ok" for target in results.targets) < 2
+        why = "Only one target ran" if few else "No two targets ran alike"
+        return f"{why}; there is nothing to compare." + (f" Found: {', '.join(counts)}." if counts else "")
     agree = f"All {plural(compared, 'compared cell')} agree with {results.base}."
     return agree + (f" Still to know: {', '.join(counts)}." if counts else "")
 
