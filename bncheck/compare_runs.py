@@ -277,6 +277,11 @@ def write_joined(joined: Joined, sources: Sequence[Source], run: Path) -> None:
     for source in sources:
         for key in set(source.keys.values()):
             place(source.folder / "inputs" / f"{key}.npz", run / "inputs" / f"{key}.npz", MAX_ARCHIVE)
+    with (run / "records.jsonl").open("w", encoding="utf-8") as records:
+        for source in sources:
+            held = source.folder / "records.jsonl"
+            if held.is_file() and held.stat().st_size <= MAX_ARCHIVE:
+                records.write(held.read_text(encoding="utf-8", errors="replace"))
     for member in joined.members:
         source, names = sources[member.source], joined.renamed[member.source]
         for case, new in names.items():

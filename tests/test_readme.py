@@ -14,7 +14,7 @@ from readme_tables import README, conventions, fill
 
 TEXT = README.read_text(encoding="utf-8")
 # Placeholders of commands in running text → what the test puts there.
-PLACES = {"RUN": "reports/latest", "CODE": "BN103", "NAME": "all-ones", "FINDING": "BN103"}
+PLACES = {"RUN": "first", "CODE": "BN103", "NAME": "all-ones", "FINDING": "BN103"}
 # Commands that this test does not run, each with the reason.
 NOT_RUN = {
     "bncheck COMMAND --help": "every command's --help is run by test_cli.py",
@@ -76,9 +76,10 @@ def test_what_is_not_run_is_still_there() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the first example was run."""
+    """A folder in which the first example was run, into "first" and as the latest."""
     made = tmp_path_factory.mktemp("readme")
-    subprocess.run([sys.executable, "-m", "bncheck", "run", "all-ones", "-q"], check=True, cwd=made)
+    for more in (["--out", "first"], []):
+        subprocess.run([sys.executable, "-m", "bncheck", "run", "all-ones", "-q", *more], check=True, cwd=made)
     return made
 
 
@@ -99,14 +100,15 @@ def test_commands_of_the_running_text_run(command: str, folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_kit_is_where_the_readme_says(folder: Path) -> None:
+def test_the_kit_is_where_the_readme_says(tmp_path: Path) -> None:
     block = re.search(r"## In a bug report\n\n```\n(.*?)```", TEXT, re.DOTALL)
     assert block is not None
     run, repro, script = block[1].strip().splitlines()
-    assert run == "bncheck run"  # done by the fixture, on the one scenario that the next lines need
-    subprocess.run([sys.executable, "-m", *shlex.split(repro)], check=True, cwd=folder, capture_output=True)
+    assert run == "bncheck run"
+    for command in (f"{run} all-ones -q", repro):  # one scenario is all that the next lines need
+        subprocess.run([sys.executable, "-m", *shlex.split(command)], check=True, cwd=tmp_path, capture_output=True)
     assert script.startswith("uv run ")
-    assert (folder / script.removeprefix("uv run ")).exists()
+    assert (tmp_path / script.removeprefix("uv run ")).exists()
 
 
 def test_links_to_files_lead_somewhere() -> None:

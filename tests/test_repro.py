@@ -320,6 +320,8 @@ def test_recipes_give_the_recorded_bytes() -> None:
                     continue
                 variable = ("X" if kind == "x" else "DY") + ("" if of == "main" else f"_{of}")
                 made = regenerate(variable, array, case.inputs[of], kind)
+                if case.dtype == "bfloat16":  # NumPy has no such dtype: these lie in an .npz beside the script
+                    continue
                 assert made is not None, f"{case.id} {name}"
                 seen.add(made[0])
     assert "normal" in seen

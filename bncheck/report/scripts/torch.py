@@ -27,8 +27,12 @@ def requirements(target: TargetResult) -> list[str]:
 def imports(subject: Subject) -> list[str]:
     if subject.target.variant not in VARIANTS:
         raise CannotWriteError(f"there is no script for the variant {subject.target.variant!r} of torch yet")
-    return ["# A CPU build is enough: take PyTorch's CPU wheel index where the default one offers CUDA builds only.",
-            "import torch"]  # fmt: skip
+    lines = ["# A CPU build is enough: take PyTorch's CPU wheel index where the default one offers CUDA builds only.",
+             "import torch"]  # fmt: skip
+    threads = subject.target.environment.get("threads")
+    if isinstance(threads, int):
+        lines += ["", f"torch.set_num_threads({threads})  # as in the run: more of them add in another order"]
+    return lines
 
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
