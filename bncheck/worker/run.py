@@ -68,6 +68,7 @@ takes ``network.model`` ("/path/file.py:function"), called with the keywords ``n
 
 import faulthandler
 import importlib.util
+import io
 import json
 import os
 import platform
@@ -138,6 +139,34 @@ def write_npz(path, arrays):
     with open(path + ".part", "wb") as handle:
         handle.write(b"".join(body))
     os.replace(path + ".part", path)
+
+
+def read_npz(path, _known={}):  # noqa: B006 - the default is the cache of headers
+    """Arrays of an archive. One that write_npz made is stored with nothing between its entries, and read here in a
+    tenth of np.load's time; any other goes to np.load."""
+    with open(path, "rb") as handle:
+        raw = handle.read()
+    found, at = {}, 0
+    while raw[at : at + 4] == b"PK\x03\x04":
+        method, size, name_size, extra = struct.unpack_from("<H", raw, at + 8) + struct.unpack_from(
+            "<IHH", raw, at + 22
+        )
+        if method or size == 0xFFFFFFFF:
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        start = at + 30 + name_size + extra
+        name = raw[at + 30 : at + 30 + name_size].decode("utf-8")
+        length = struct.unpack_from("<H", raw, start + 8)[0] + 10
+        head = raw[start : start + length]
+        if head not in _known:
+            stream = io.BytesIO(head)
+            np.lib.format.read_magic(stream)
+            _known[head] = np.lib.format.read_array_header_1_0(stream)
+        shape, _, dtype = _known[head]
+        count = (size - length) // dtype.itemsize
+        found[name[:-4]] = np.frombuffer(raw, dtype, count, start + length).reshape(shape).copy()
+        at = start + size
+    return found
 
 
 def write_json(path, value):
@@ -542,8 +571,7 @@ def keep_output(descriptor, folder):
 
 def load_inputs(path, _latest=[]):  # noqa: B006 - the default holds the last archive, shared by neighbouring cells
     if not _latest or _latest[0] != path:
-        with np.load(path, allow_pickle=False) as archive:
-            _latest[:] = [path, {name: archive[name] for name in archive.files}]
+        _latest[:] = [path, read_npz(path)]
     return _latest[1]
 
 
