@@ -58,7 +58,8 @@ def test_the_first_example_prints_what_it_says(tmp_path: Path) -> None:
     block = re.search(r"<!-- example: first -->\n```console\n\$ (.*?)\n(.*?)```", TEXT, re.DOTALL)
     assert block is not None
     command = [sys.executable, "-m", *shlex.split(block[1])]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    environ = {**os.environ, "COLUMNS": "100"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environ)
     assert said(done.stdout) == said(block[2])
 
 
