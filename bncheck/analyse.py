@@ -135,12 +135,17 @@ def judge_cases(work: Work, analysis: Analysis, tell: Callable[[str], None]) -> 
     if len(chunks) < 2:
         judge_chunk(work, range(total), analysis, tell)
         return
-    # Spawned, not forked: the host has threads (reports being imported).
+    # Spawned, not forked: the host has threads (reports being imported). The pool works from the last chunk on and
+    # this process from the first; what it meets that the pool has begun, it waits for.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cores(), mp_context=context, initializer=take_work, initargs=(work,)) as pool:
-        for chunk, part in zip(chunks, pool.map(judge_part, chunks), strict=True):
-            tell(f"comparing {chunk.stop}/{total}")
-            merge(analysis, part)
+    with ProcessPoolExecutor(cores() - 1, mp_context=context, initializer=take_work, initargs=(work,)) as pool:
+        parts = {chunk: pool.submit(judge_part, chunk) for chunk in reversed(chunks)}
+        for chunk in chunks:
+            if parts[chunk].cancel():
+                judge_chunk(work, chunk, analysis, tell)
+            else:
+                tell(f"comparing {chunk.stop}/{total}")
+                merge(analysis, parts[chunk].result())
 
 
 def judge_chunk(work: Work, numbers: range, analysis: Analysis, tell: Callable[[str], None]) -> None:
