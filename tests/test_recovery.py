@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -19,6 +20,10 @@ from bncheck.replay import attribute
 from bncheck.scenario import Case, Event
 
 pytestmark = pytest.mark.timeout(600)
+# Other seeds than those that the fit was written with: BNCHECK_SEED=900000 python -m pytest tests/test_recovery.py.
+# There, measured 2026-11-21, attribution misses a planted cause in one pair of 1,000 (second-moment beside a cumulative
+# average) and one pair of 1,000 that differs by rounding reads its weight differently: both are still to be mended.
+SEED = int(os.environ.get("BNCHECK_SEED", "0"))
 TRIALS = 1000
 OPS = {"F": "train_forward", "B": "backward", "E": "eval_forward", "N": "no_grad_forward", "L": "flush"}
 
@@ -170,7 +175,7 @@ def test_recovery_of_random_conventions(capsys: pytest.CaptureFixture[str]) -> N
     known: Counter[str] = Counter()
     failures = []
     for trial in range(TRIALS):
-        rng = np.random.default_rng(trial)
+        rng = np.random.default_rng(SEED + trial)
         rules = random_rules(rng)
         asked, eps = float(pick(rng, 0.1, 0.3, 0.5, 0.9)), float(pick(rng, 1e-5, 1e-3, 0.05))
         cells = [random_case(rng, asked, eps)]
@@ -284,7 +289,7 @@ def weightless(convention: Convention, name: str) -> bool:
 def test_attribution_names_exactly_the_planted_causes(capsys: pytest.CaptureFixture[str]) -> None:
     failures, named, hidden, worst, seconds = [], 0, 0, 1.0, 0.0
     for trial in range(TRIALS):
-        rng = np.random.default_rng(10_000 + trial)
+        rng = np.random.default_rng(SEED + 10_000 + trial)
         a, b, planted = plant(rng, 1 + trial % 3)
         cells = probe_cells(rng)
         planted = visible(cells, a, b, planted)
@@ -332,7 +337,7 @@ def shuffled(rng: np.random.Generator, inputs: dict[str, np.ndarray]) -> dict[st
 def test_rounding_alone_names_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     failures, largest = [], 0.0
     for trial in range(TRIALS):
-        rng = np.random.default_rng(20_000 + trial)
+        rng = np.random.default_rng(SEED + 20_000 + trial)
         rules = random_rules(rng)
         asked, eps = float(pick(rng, 0.1, 0.3, 0.9)), float(pick(rng, 1e-5, 1e-3, 0.05))
         case, inputs = random_case(rng, asked, eps)
