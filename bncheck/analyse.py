@@ -35,7 +35,7 @@ from bncheck.run import cores
 from bncheck.run_folder import cell_folder, read_result
 from bncheck.scenario import Case, Scenario
 from bncheck.trace import Trace
-from bncheck.worker.run import write_npz
+from bncheck.worker.archive import write_npz
 
 # Starting a second process costs as much as judging 50 cases.
 PARALLEL_FROM, CHUNK = 200, 25

@@ -16,7 +16,7 @@ from bncheck.inputs import content_key, make_inputs
 from bncheck.run_folder import cell_folder, read_json, write_json
 from bncheck.scenario import FORWARD_OPS, Case, Scenario, Tolerance
 from bncheck.scenario_file import load_scenario
-from bncheck.worker.run import write_npz
+from bncheck.worker.archive import write_npz
 
 SAMPLED_IN_ALL = 65536  # elements of all outputs of a cell together
 MOST_PARTS = 10_000  # of --shard i/N

@@ -37,7 +37,7 @@ from bncheck.report.standalone.subject import CannotWriteError, Subject
 from bncheck.results import read_results
 from bncheck.scenario_file import find_scenarios, load_scenario
 from bncheck.targets import Target
-from bncheck.worker.run import write_npz
+from bncheck.worker.archive import write_npz
 
 # Runs many scripts in one process, so that a framework is imported once; a script sees nothing of it.
 MANY = """

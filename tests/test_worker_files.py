@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bncheck.worker.run import read_npz, sample, write_npz
+from bncheck.worker.archive import read_npz, write_npz
+from bncheck.worker.recorder import sample
 
 KINDS = st.sampled_from(["float32", "float64", "float16", "int64", "int8"])
 ARRAYS = KINDS.flatmap(

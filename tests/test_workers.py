@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bncheck.run_folder import read_result
-from bncheck.worker.run import write_npz
+from bncheck.worker.archive import write_npz
 from bncheck.workers import Job, Limits, Progress, play
 
 FAULTY = Path(__file__).parent / "faulty_backend.py"

@@ -20,7 +20,7 @@ from bncheck.report.scripts import writer_of
 from bncheck.report.standalone.frame import Script, write_script
 from bncheck.report.standalone.subject import CannotWriteError, Subject, make_subject
 from bncheck.results import Results, TargetResult
-from bncheck.worker.run import write_npz
+from bncheck.worker.archive import write_npz
 
 OURS = re.compile(r"(issue\.md|environment\.md|plot\.(png|svg)|drift\.csv|repro_[\w.+=,\[\]-]+\.(py|npz))")
 

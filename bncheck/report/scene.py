@@ -204,7 +204,7 @@ def with_neighbours(text: str, folder: Path, seen: set[str]) -> str:
 
 
 def stride_of(scene: Scene, shape: tuple[int, ...]) -> int:
-    """The stride at which the worker sampled outputs of this shape: as ``sample`` in worker/run.py."""
+    """The stride at which the worker sampled outputs of this shape: as ``sample`` in worker/recorder.py."""
     size = 1
     for side in shape:
         size *= side

@@ -27,7 +27,8 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
 ``JOB_DIR/stderr.txt``         stdout and stderr of the process. Nothing on either is data.
 ``<cell>/trace.npz``           the arrays of ``bncheck/trace.py``.
 ``<cell>/stderr.txt``          what was printed during that cell, its last 64 kB.
-``<cell>/result.json``         written last, with os.replace: its absence means that the process died.
+``<cell>/result.json``         written last, with os.replace: its absence means that the process died. Small cells
+                               are written while the next one plays, so it may come after the next line of progress.
                                ``protocol``, ``outcome`` (ok, raised, unsupported), ``event``, ``error``, ``failed``
                                (records of all events that were not ok), ``dtypes``, ``artifacts``, ``notes``,
                                ``seconds``.
@@ -68,15 +69,13 @@ takes ``network.model`` ("/path/file.py:function"), called with the keywords ``n
 
 import faulthandler
 import importlib.util
-import io
 import json
 import os
 import platform
-import struct
+import queue
 import sys
+import threading
 import time
-import zlib
-from math import gcd
 
 import numpy as np
 
@@ -88,85 +87,25 @@ FORWARDS = {
     "no_grad_forward": "no_grad",
     "forward": "as_is",
 }
-# Recorded only where a layer's state has them: autograd nodes behind its buffers, bytes those keep alive.
-GRAPH = ("graph_nodes", "graph_bytes")
-STATES = ("running_mean", "running_var", "gamma", "beta")
-SCALARS = ("counter", "training", "momentum", "eps")
 
 
-# ---------------------------------------------------------------------------------------------------- arrays
+def part(name):
+    """A neighbouring file, loaded by its path: the worker runs with -I, and nothing here is a package to it."""
+    full = "bncheck_worker_" + name
+    if full not in sys.modules:
+        folder = os.path.dirname(os.path.abspath(__file__))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
 
 
-def npy_header(dtype, shape, _known={}):  # noqa: B006 - the default is the cache
-    """Header of an .npy version 1.0 entry; cached, because a run has few distinct ones."""
-    key = (dtype.str, shape)
-    if key not in _known:
-        text = "{'descr': '%s', 'fortran_order': False, 'shape': %r, }" % (dtype.str, shape)
-        text += " " * (-(len(text) + 11) % 64) + "\n"
-        _known[key] = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode("latin1")
-    return _known[key]
+archive, recorder = part("archive"), part("recorder")
 
 
-def write_npz(path, arrays):
-    """Write an uncompressed .npz under a temporary name, then rename.
-
-    np.savez takes about 25 µs an array, which is most of a small cell; this takes 5. One read by np.load.
-    """
-    body, directory, offset = [], [], 0
-    for name in arrays:
-        array = np.ascontiguousarray(arrays[name])
-        entry = (name + ".npy").encode("utf-8")
-        head = npy_header(array.dtype, np.shape(arrays[name]))
-        data = array.tobytes()
-        size = len(head) + len(data)
-        # Version 2.0, UTF-8 names, stored, a fixed time stamp: equal arrays give equal files.
-        fields = struct.pack(
-            "<HHHHHIIIHH", 20, 0x800, 0, 0, 33, zlib.crc32(data, zlib.crc32(head)), size, size, len(entry), 0
-        )
-        local = b"PK\x03\x04" + fields + entry
-        directory.append(b"PK\x01\x02\x14\x00" + fields + struct.pack("<HHHII", 0, 0, 0, 0, offset) + entry)
-        body += (local, head, data)
-        offset += len(local) + size
-    if offset >= 2**32 or len(directory) >= 2**16:
-        raise ValueError(
-            "a trace of %d bytes in %d arrays is more than an archive holds: record less" % (offset, len(directory))
-        )
-    index = b"".join(directory)
-    body += (
-        index,
-        struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, len(directory), len(directory), len(index), offset, 0),
-    )
-    with open(path + ".part", "wb") as handle:
-        handle.write(b"".join(body))
-    os.replace(path + ".part", path)
-
-
-def read_npz(path, _known={}):  # noqa: B006 - the default is the cache of headers
-    """Arrays of an archive. One that write_npz made is stored with nothing between its entries, and read here in a
-    tenth of np.load's time; any other goes to np.load."""
-    with open(path, "rb") as handle:
-        raw = handle.read()
-    found, at = {}, 0
-    while raw[at : at + 4] == b"PK\x03\x04":
-        method, size, name_size, extra = struct.unpack_from("<H", raw, at + 8) + struct.unpack_from(
-            "<IHH", raw, at + 22
-        )
-        if method or size == 0xFFFFFFFF:
-            with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        start = at + 30 + name_size + extra
-        name = raw[at + 30 : at + 30 + name_size].decode("utf-8")
-        length = struct.unpack_from("<H", raw, start + 8)[0] + 10
-        head = raw[start : start + length]
-        if head not in _known:
-            stream = io.BytesIO(head)
-            np.lib.format.read_magic(stream)
-            _known[head] = np.lib.format.read_array_header_1_0(stream)
-        shape, _, dtype = _known[head]
-        count = (size - length) // dtype.itemsize
-        found[name[:-4]] = np.frombuffer(raw, dtype, count, start + length).reshape(shape).copy()
-        at = start + size
-    return found
+# A cell's files are written while the next cell plays: making one can wait for the disk's journal far longer than a
+# small cell takes. Larger traces are waited for, so that what waits stays small.
+WAITING, SMALL = 16, 64 * 1024
 
 
 def write_json(path, value):
@@ -178,159 +117,6 @@ def write_json(path, value):
 def read_json(path):
     with open(path, encoding="utf-8") as handle:
         return json.load(handle)
-
-
-def sample(array, limit):
-    """At most ``limit`` elements of an array, evenly spread by a stride that shares no factor with its size."""
-    if array.size <= limit:
-        return np.array(array)
-    step = -(-array.size // limit)
-    while gcd(step, array.size) != 1:
-        step += 1
-    return np.array(array.reshape(-1)[::step])
-
-
-# ----------------------------------------------------------------------------------------------- measurements
-
-
-def channel_rows(array, axis):
-    """(C, n) float64 rows of an array whose channels lie on ``axis``."""
-    if array.ndim == 2:
-        rows = array if axis == 0 else array.T
-    else:
-        rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-    return np.ascontiguousarray(rows, dtype=np.float64)
-
-
-def moments(rows):
-    """Two-pass mean and biased variance per channel, and the centred rows. All NaN for no values."""
-    count = rows.shape[1]
-    if not count:
-        nothing = np.full(rows.shape[0], np.nan)
-        return nothing, nothing, rows
-    mean = rows.sum(axis=1) / count
-    centred = rows - mean[:, None]
-    # The second pass also takes out what rounding left in the mean.
-    rest = centred.sum(axis=1) / count
-    mean = mean + rest
-    centred -= rest[:, None]
-    return mean, np.einsum("ij,ij->i", centred, centred) / count, centred
-
-
-def reveal(centred, mean, var, out, gamma, beta):
-    """Solve y = gamma·(x − m)·r + beta for m and r per channel, by least squares of y against x.
-
-    Returns (m, r, largest residual); NaN where x is constant, gamma is 0 or anything is not finite.
-    """
-    count = out.shape[1]
-    if not count:
-        nothing = np.full(out.shape[0], np.nan)
-        return nothing, nothing, nothing
-    level = out.sum(axis=1) / count
-    spread = out - level[:, None]
-    slope = np.einsum("ij,ij->i", spread, centred) / (var * count)
-    residual = np.abs(spread - slope[:, None] * centred).max(axis=1)
-    used_mean = mean - (level - beta) / slope
-    used_invstd = slope / gamma
-    lost = ~np.isfinite(used_mean) | ~np.isfinite(used_invstd)
-    return np.where(lost, np.nan, used_mean), np.where(lost, np.nan, used_invstd), np.where(lost, np.nan, residual)
-
-
-class Recorder:
-    """Collects one cell's arrays event by event; ``arrays()`` stacks them under the names of the trace table."""
-
-    def __init__(self, model, events, limit, samples):
-        self.model, self.total, self.limit, self.samples = model, len(events), limit, samples
-        self.states = {layer: [] for layer in model.layers}
-        self.forwards = {layer: [None] * self.total for layer in model.layers}
-        self.gradients = {layer: {} for layer in model.layers}
-        self.network_bad = np.full(self.total, -1, dtype=np.int64)
-        self.seconds = np.zeros(self.total)
-        self.loose = {}
-        self.known = {}  # moments of inputs that come straight from the archive, by their address
-
-    def state(self):
-        for layer, rows in self.states.items():
-            rows.append(self.model.state(layer))
-
-    def forward(self, event, out, source):
-        for layer, (data, result) in self.model.taps().items():
-            self.forwards[layer][event] = self.measure(layer, data, result, source)
-        self.output(event, out)
-
-    def measure(self, layer, data, result, source):
-        axis = self.model.axis(layer)
-        first = source is not None and data.shape == source[1].shape and np.shares_memory(data, source[1])
-        facts = self.known.get(source[0]) if first else None
-        if facts is None:
-            rows = channel_rows(data, axis)
-            bad = int(rows.size - np.count_nonzero(np.isfinite(rows)))
-            facts = moments(rows) + (bad, rows.shape[1])
-            if first:
-                self.known[source[0]] = facts
-        mean, var, centred, bad, count = facts
-        out = channel_rows(result, axis)
-        state = self.states[layer][-1]
-        used = reveal(centred, mean, var, out, state.get("gamma", 1.0), state.get("beta", 0.0))
-        bad_out = int(out.size - np.count_nonzero(np.isfinite(out)))
-        return mean, var, count, bad, bad_out, used
-
-    def output(self, event, out):
-        self.network_bad[event] = out.size - np.count_nonzero(np.isfinite(out))
-        self.loose["output/%d" % event] = sample(out, self.limit)
-
-    def backward(self, event, found):
-        data = found.get("input")
-        if data is not None:
-            self.loose["grad_input/%d" % event] = sample(data, self.limit)
-        for layer, kept in self.gradients.items():
-            for name in ("gamma", "beta"):
-                if found.get(layer + "/" + name) is not None:
-                    kept.setdefault("grad_" + name, {})[event] = found[layer + "/" + name]
-
-    def arrays(self):
-        found = {"network_bad": self.network_bad, "event_seconds": self.seconds}
-        for layer, rows in self.states.items():
-            found.update(stack_states(layer, rows))
-            found.update(stack_forwards(layer, self.forwards[layer], rows[0]))
-            for name, by_event in self.gradients[layer].items():
-                width = len(next(iter(by_event.values())))
-                table = np.full((self.total, width), np.nan)
-                for event, value in by_event.items():
-                    table[event] = value
-                found[layer + "/" + name] = table
-        found.update(self.loose)
-        return found
-
-
-def stack_states(layer, rows):
-    found = {}
-    for name in STATES:
-        if any(row.get(name) is not None for row in rows):
-            first = next(row[name] for row in rows if row.get(name) is not None)
-            blank = np.full(first.shape, np.nan, dtype=first.dtype)
-            found[layer + "/" + name] = np.stack([blank if row.get(name) is None else row[name] for row in rows])
-    for name in SCALARS:
-        missing = -1 if name == "training" else np.nan
-        values = [missing if row.get(name) is None else row[name] for row in rows]
-        found[layer + "/" + name] = np.array(values, dtype=np.int8 if name == "training" else np.float64)
-    for name in GRAPH:
-        if any(name in row for row in rows):
-            found[layer + "/" + name] = np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
-    return found
-
-
-def stack_forwards(layer, rows, state):
-    """Rows of the forward events; the width of rows without a forward comes from any that had one, or the state."""
-    width = next((len(row[0]) for row in rows if row is not None), len(state.get("running_mean", (0,))))
-    blank = np.full(width, np.nan)
-    nothing = (blank, blank, -1, -1, -1, (blank, blank, blank))
-    rows = [nothing if row is None else row for row in rows]
-    names = ("input_mean", "input_var", "n", "input_bad", "output_bad")
-    found = {layer + "/" + name: np.array([row[k] for row in rows]) for k, name in enumerate(names)}
-    for k, name in enumerate(("used_mean", "used_invstd", "used_residual")):
-        found[layer + "/" + name] = np.array([row[5][k] for row in rows])
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------ cells
@@ -354,11 +140,10 @@ class Cell:
             raise NotImplementedError("this backend does not take whole networks of your own (network.model)")
         params = {name[6:]: inputs[name] for name in inputs if name.startswith("param/")}
         self.model = backend.build(job["network"], params, job["dtype"], target["variant"], target["device"])
-        self.recorder = Recorder(self.model, job["events"], job.get("sample", 4096), None)
+        self.recorder = recorder.Recorder(self.model, job["events"], job.get("sample", 4096))
 
     def play(self):
-        recorder = self.recorder
-        recorder.state()
+        self.recorder.state()
         for index, event in enumerate(self.job["events"]):
             began = time.perf_counter()
             try:
@@ -367,8 +152,8 @@ class Cell:
                 self.failed.append(failure(index, event["op"], "unsupported", error))
             except Exception as error:
                 self.failed.append(failure(index, event["op"], "raised", error))
-            recorder.seconds[index] = time.perf_counter() - began
-            recorder.state()
+            self.recorder.seconds[index] = time.perf_counter() - began
+            self.recorder.state()
 
     def step(self, index, event):
         op = event["op"]
@@ -456,10 +241,11 @@ class Cell:
 
 
 def run_cell(folder, job, inputs, backend, target):
-    """Run one cell and write its files. A cell whose build fails is *raised* (or unsupported) at event -1."""
+    """Play one cell: (result, arrays or None). A cell whose build fails is *raised* (or unsupported) at event -1."""
     began = time.perf_counter()
     result = {"protocol": PROTOCOL, "outcome": "ok", "event": None, "error": None, "failed": [], "dtypes": {},
               "artifacts": [], "notes": {}}  # fmt: skip
+    arrays = None
     try:
         cell = Cell(job, inputs, backend, target, folder)
     except NotImplementedError as error:
@@ -468,7 +254,7 @@ def run_cell(folder, job, inputs, backend, target):
         result["failed"] = [failure(-1, "build", "raised", error)]
     else:
         cell.play()
-        write_npz(os.path.join(folder, "trace.npz"), cell.recorder.arrays())
+        arrays = cell.recorder.arrays()
         result.update(failed=cell.failed, dtypes=cell.dtypes(), artifacts=cell.artifacts, notes=cell.facts())
     for status in ("raised", "unsupported"):
         worst = next((item for item in result["failed"] if item["status"] == status), None)
@@ -478,6 +264,59 @@ def run_cell(folder, job, inputs, backend, target):
             )
             break
     result["seconds"] = time.perf_counter() - began
+    return result, arrays
+
+
+class Writer:
+    """Writes finished cells in their order, on a thread of its own; what went wrong there is raised by the next call.
+
+    A process that dies takes at most ``WAITING`` finished small cells with it: they have no result, and are played
+    again by the process that goes on.
+    """
+
+    def __init__(self):
+        self.queue, self.error = queue.Queue(WAITING), None
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
+
+    def take(self, folder, result, arrays):
+        self.check()
+        self.queue.put((folder, result, arrays))
+        if arrays is not None and sum(array.nbytes for array in arrays.values()) > SMALL:
+            self.queue.join()
+        self.check()
+
+    def close(self):
+        self.queue.join()
+        self.check()
+
+    def check(self):
+        if self.error is not None:
+            raise self.error
+
+    def work(self):
+        while True:
+            item = self.queue.get()
+            try:
+                if self.error is None:
+                    write_cell(*item)
+            except Exception as error:
+                self.error = error
+            finally:
+                self.queue.task_done()
+
+
+def write_cell(folder, result, arrays):
+    """trace.npz, then result.json: its absence means that the process died before the cell was done.
+
+    A trace that cannot be written (too large, a damaged folder, a full disk) makes its own cell *crashed*, no other.
+    """
+    try:
+        if arrays is not None:
+            archive.write_npz(os.path.join(folder, "trace.npz"), arrays)
+    except (OSError, ValueError) as error:
+        message = "its trace could not be written: %s" % error
+        result = dict(result, outcome="crashed", error={"type": type(error).__name__, "message": message})
     write_json(os.path.join(folder, "result.json"), result)
 
 
@@ -571,7 +410,7 @@ def keep_output(descriptor, folder):
 
 def load_inputs(path, _latest=[]):  # noqa: B006 - the default holds the last archive, shared by neighbouring cells
     if not _latest or _latest[0] != path:
-        _latest[:] = [path, read_npz(path)]
+        _latest[:] = [path, archive.read_npz(path)]
     return _latest[1]
 
 
@@ -590,15 +429,16 @@ def main(folder):
         return
     inputs = os.path.join(folder, job["inputs"])
     progress = os.open(os.path.join(folder, "progress.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    parent = os.getppid()
+    parent, writer = os.getppid(), Writer()
     for name in job["cells"]:
         if os.getppid() != parent:
-            return  # the host was killed: a resumed run plays the rest
+            break  # the host was killed: a resumed run plays the rest
         os.write(progress, (name + "\n").encode("utf-8"))
         cell = os.path.join(folder, name)
         task = read_json(os.path.join(cell, "job.json"))
-        run_cell(cell, task, load_inputs(os.path.join(inputs, task["inputs"])), backend, job)
+        writer.take(cell, *run_cell(cell, task, load_inputs(os.path.join(inputs, task["inputs"])), backend, job))
         keep_output(output, cell)
+    writer.close()
 
 
 if __name__ == "__main__":

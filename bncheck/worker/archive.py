@@ -1,0 +1,83 @@
+"""The .npz archives of a run: written in a fifth of np.savez's time, read in a tenth of np.load's, both by np.load too.
+
+Python 3.7 syntax: the worker loads this file by its path, the host imports it.
+"""
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+
+
+def npy_header(dtype, shape, _known={}):  # noqa: B006 - the default is the cache
+    """Header of an .npy version 1.0 entry; cached, because a run has few distinct ones."""
+    key = (dtype.str, shape)
+    if key not in _known:
+        text = "{'descr': '%s', 'fortran_order': False, 'shape': %r, }" % (dtype.str, shape)
+        text += " " * (-(len(text) + 11) % 64) + "\n"
+        _known[key] = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode("latin1")
+    return _known[key]
+
+
+def write_npz(path, arrays):
+    """Write an uncompressed .npz under a temporary name, then rename.
+
+    np.savez takes about 25 µs an array, which is most of a small cell; this takes 5. One read by np.load.
+    """
+    body, directory, offset = [], [], 0
+    for name in arrays:
+        array = np.ascontiguousarray(arrays[name])
+        entry = (name + ".npy").encode("utf-8")
+        head = npy_header(array.dtype, np.shape(arrays[name]))
+        data = array.tobytes()
+        size = len(head) + len(data)
+        # Version 2.0, UTF-8 names, stored, a fixed time stamp: equal arrays give equal files.
+        fields = struct.pack(
+            "<HHHHHIIIHH", 20, 0x800, 0, 0, 33, zlib.crc32(data, zlib.crc32(head)), size, size, len(entry), 0
+        )
+        local = b"PK\x03\x04" + fields + entry
+        directory.append(b"PK\x01\x02\x14\x00" + fields + struct.pack("<HHHII", 0, 0, 0, 0, offset) + entry)
+        body += (local, head, data)
+        offset += len(local) + size
+    if offset >= 2**32 or len(directory) >= 2**16:
+        raise ValueError(
+            "a trace of %d bytes in %d arrays is more than an archive holds: record less" % (offset, len(directory))
+        )
+    index = b"".join(directory)
+    body += (
+        index,
+        struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, len(directory), len(directory), len(index), offset, 0),
+    )
+    with open(path + ".part", "wb") as handle:
+        handle.write(b"".join(body))
+    os.replace(path + ".part", path)
+
+
+def read_npz(path, _known={}):  # noqa: B006 - the default is the cache of headers
+    """Arrays of an archive. One that write_npz made is stored with nothing between its entries, and read here in a
+    tenth of np.load's time; any other goes to np.load."""
+    with open(path, "rb") as handle:
+        raw = handle.read()
+    found, at = {}, 0
+    while raw[at : at + 4] == b"PK\x03\x04":
+        method, size, name_size, extra = struct.unpack_from("<H", raw, at + 8) + struct.unpack_from(
+            "<IHH", raw, at + 22
+        )
+        if method or size == 0xFFFFFFFF:
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        start = at + 30 + name_size + extra
+        name = raw[at + 30 : at + 30 + name_size].decode("utf-8")
+        length = struct.unpack_from("<H", raw, start + 8)[0] + 10
+        head = raw[start : start + length]
+        if head not in _known:
+            stream = io.BytesIO(head)
+            np.lib.format.read_magic(stream)
+            _known[head] = np.lib.format.read_array_header_1_0(stream)
+        shape, _, dtype = _known[head]
+        count = (size - length) // dtype.itemsize
+        found[name[:-4]] = np.frombuffer(raw, dtype, count, start + length).reshape(shape).copy()
+        at = start + size
+    return found

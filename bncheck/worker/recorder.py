@@ -1,0 +1,163 @@
+"""What a worker records of a cell: states, moments of every layer's input, what its output reveals, gradients.
+
+The names and shapes of the arrays are those of ``bncheck/trace.py``. Python 3.7 syntax; loaded by its path.
+"""
+
+from math import gcd
+
+import numpy as np
+
+# Recorded only where a layer's state has them: autograd nodes behind its buffers, bytes those keep alive.
+GRAPH = ("graph_nodes", "graph_bytes")
+STATES = ("running_mean", "running_var", "gamma", "beta")
+SCALARS = ("counter", "training", "momentum", "eps")
+
+
+def sample(array, limit):
+    """At most ``limit`` elements of an array, evenly spread by a stride that shares no factor with its size."""
+    if array.size <= limit:
+        return np.array(array)
+    step = -(-array.size // limit)
+    while gcd(step, array.size) != 1:
+        step += 1
+    return np.array(array.reshape(-1)[::step])
+
+
+def channel_rows(array, axis):
+    """(C, n) float64 rows of an array whose channels lie on ``axis``."""
+    if array.ndim == 2:
+        rows = array if axis == 0 else array.T
+    else:
+        rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    return np.ascontiguousarray(rows, dtype=np.float64)
+
+
+def moments(rows):
+    """Two-pass mean and biased variance per channel, and the centred rows. All NaN for no values."""
+    count = rows.shape[1]
+    if not count:
+        nothing = np.full(rows.shape[0], np.nan)
+        return nothing, nothing, rows
+    mean = rows.sum(axis=1) / count
+    centred = rows - mean[:, None]
+    # The second pass also takes out what rounding left in the mean.
+    rest = centred.sum(axis=1) / count
+    mean = mean + rest
+    centred -= rest[:, None]
+    return mean, np.einsum("ij,ij->i", centred, centred) / count, centred
+
+
+def reveal(centred, mean, var, out, gamma, beta):
+    """Solve y = gamma·(x − m)·r + beta for m and r per channel, by least squares of y against x.
+
+    Returns (m, r, largest residual); NaN where x is constant, gamma is 0 or anything is not finite.
+    """
+    count = out.shape[1]
+    if not count:
+        nothing = np.full(out.shape[0], np.nan)
+        return nothing, nothing, nothing
+    level = out.sum(axis=1) / count
+    spread = out - level[:, None]
+    slope = np.einsum("ij,ij->i", spread, centred) / (var * count)
+    residual = np.abs(spread - slope[:, None] * centred).max(axis=1)
+    used_mean = mean - (level - beta) / slope
+    used_invstd = slope / gamma
+    lost = ~np.isfinite(used_mean) | ~np.isfinite(used_invstd)
+    return np.where(lost, np.nan, used_mean), np.where(lost, np.nan, used_invstd), np.where(lost, np.nan, residual)
+
+
+class Recorder:
+    """Collects one cell's arrays event by event; ``arrays()`` stacks them under the names of the trace table."""
+
+    def __init__(self, model, events, limit):
+        self.model, self.total, self.limit = model, len(events), limit
+        self.states = {layer: [] for layer in model.layers}
+        self.forwards = {layer: [None] * self.total for layer in model.layers}
+        self.gradients = {layer: {} for layer in model.layers}
+        self.network_bad = np.full(self.total, -1, dtype=np.int64)
+        self.seconds = np.zeros(self.total)
+        self.loose = {}
+        self.known = {}  # moments of inputs that come straight from the archive, by their address
+
+    def state(self):
+        for layer, rows in self.states.items():
+            rows.append(self.model.state(layer))
+
+    def forward(self, event, out, source):
+        for layer, (data, result) in self.model.taps().items():
+            self.forwards[layer][event] = self.measure(layer, data, result, source)
+        self.output(event, out)
+
+    def measure(self, layer, data, result, source):
+        axis = self.model.axis(layer)
+        first = source is not None and data.shape == source[1].shape and np.shares_memory(data, source[1])
+        facts = self.known.get(source[0]) if first else None
+        if facts is None:
+            rows = channel_rows(data, axis)
+            bad = int(rows.size - np.count_nonzero(np.isfinite(rows)))
+            facts = moments(rows) + (bad, rows.shape[1])
+            if first:
+                self.known[source[0]] = facts
+        mean, var, centred, bad, count = facts
+        out = channel_rows(result, axis)
+        state = self.states[layer][-1]
+        used = reveal(centred, mean, var, out, state.get("gamma", 1.0), state.get("beta", 0.0))
+        bad_out = int(out.size - np.count_nonzero(np.isfinite(out)))
+        return mean, var, count, bad, bad_out, used
+
+    def output(self, event, out):
+        self.network_bad[event] = out.size - np.count_nonzero(np.isfinite(out))
+        self.loose["output/%d" % event] = sample(out, self.limit)
+
+    def backward(self, event, found):
+        data = found.get("input")
+        if data is not None:
+            self.loose["grad_input/%d" % event] = sample(data, self.limit)
+        for layer, kept in self.gradients.items():
+            for name in ("gamma", "beta"):
+                if found.get(layer + "/" + name) is not None:
+                    kept.setdefault("grad_" + name, {})[event] = found[layer + "/" + name]
+
+    def arrays(self):
+        found = {"network_bad": self.network_bad, "event_seconds": self.seconds}
+        for layer, rows in self.states.items():
+            found.update(stack_states(layer, rows))
+            found.update(stack_forwards(layer, self.forwards[layer], rows[0]))
+            for name, by_event in self.gradients[layer].items():
+                width = len(next(iter(by_event.values())))
+                table = np.full((self.total, width), np.nan)
+                for event, value in by_event.items():
+                    table[event] = value
+                found[layer + "/" + name] = table
+        found.update(self.loose)
+        return found
+
+
+def stack_states(layer, rows):
+    found = {}
+    for name in STATES:
+        if any(row.get(name) is not None for row in rows):
+            first = next(row[name] for row in rows if row.get(name) is not None)
+            blank = np.full(first.shape, np.nan, dtype=first.dtype)
+            found[layer + "/" + name] = np.stack([blank if row.get(name) is None else row[name] for row in rows])
+    for name in SCALARS:
+        missing = -1 if name == "training" else np.nan
+        values = [missing if row.get(name) is None else row[name] for row in rows]
+        found[layer + "/" + name] = np.array(values, dtype=np.int8 if name == "training" else np.float64)
+    for name in GRAPH:
+        if any(name in row for row in rows):
+            found[layer + "/" + name] = np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
+    return found
+
+
+def stack_forwards(layer, rows, state):
+    """Rows of the forward events; the width of rows without a forward comes from any that had one, or the state."""
+    width = next((len(row[0]) for row in rows if row is not None), len(state.get("running_mean", (0,))))
+    blank = np.full(width, np.nan)
+    nothing = (blank, blank, -1, -1, -1, (blank, blank, blank))
+    rows = [nothing if row is None else row for row in rows]
+    names = ("input_mean", "input_var", "n", "input_bad", "output_bad")
+    found = {layer + "/" + name: np.array([row[k] for row in rows]) for k, name in enumerate(names)}
+    for k, name in enumerate(("used_mean", "used_invstd", "used_residual")):
+        found[layer + "/" + name] = np.array([row[5][k] for row in rows])
+    return found
