@@ -32,6 +32,7 @@ from bncheck.replay import attribute, replay
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 from bncheck.rules.well_formed import well_formed
 from bncheck.run import cores
+from bncheck.run_folder import CellResult as Result
 from bncheck.run_folder import cell_folder, read_result
 from bncheck.scenario import Case, Scenario
 from bncheck.trace import Trace
@@ -72,14 +73,20 @@ def analyse(
     targets: Sequence[TargetResult],
     documented: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
     tell: Callable[[str], None] = lambda text: None,
+    measured: Mapping[str, Mapping[str, Convention]] = MappingProxyType({}),
 ) -> Results:
-    """Judge everything that a run recorded. Cells without a result (an interrupted run) are left out."""
+    """Judge everything that a run recorded. Cells without a result (an interrupted run) are left out.
+
+    ``measured`` holds conventions of targets that were measured while others still played."""
     analysis = Analysis()
     for target in targets:
         if target.status == "ok":
-            tell(f"measuring the conventions of {target.name}")
-            analysis.documented[target.name] = documented.get(target.name, ())
-            analysis.conventions[target.name] = measure_target(run, plan, target, documented.get(target.name, ()))
+            rows = analysis.documented[target.name] = documented.get(target.name, ())
+            if target.name not in measured:
+                tell(f"measuring the conventions of {target.name}")
+            analysis.conventions[target.name] = dict(
+                measured.get(target.name) or measure_target(run, plan, target, rows)
+            )
     judge_cases(Work(run, plan, tuple(targets), analysis.conventions, analysis.documented), analysis, tell)
     analysis.findings += diagnose([], [], [target_view(target, analysis) for target in targets])
     return Results(
@@ -154,7 +161,7 @@ def judge_chunk(work: Work, numbers: range, analysis: Analysis, tell: Callable[[
         case = cases[number]
         tell(f"comparing {number + 1}/{len(cases)} {case.id}")
         if case.scenario in work.plan.background:
-            found = (read_cell(work.run, case, target)[0] for target in work.targets)
+            found = (read_record(work.run, case, target) for target in work.targets)
             analysis.cells += [cell for cell in found if cell is not None]
         else:
             judge_case(work.run, case, scenario_of(work.plan, case), work.targets, analysis)
@@ -260,18 +267,25 @@ def target_view(target: TargetResult, analysis: Analysis) -> TargetView:
     )  # fmt: skip
 
 
-def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult | None, CellView | None]:
-    """One cell's record and what rules see of it; (None, None) when it never ran."""
+def read_record(run: Path, case: Case, target: TargetResult, result: Result | None = None) -> CellResult | None:
+    """How one cell went; None when it never ran. ``result`` is what its worker left, where that was read already."""
     if target.status != "ok":
-        reason = target.reason
-        return CellResult(case.scenario, case.name, target.name, target.slug, "unavailable", error=reason), None
-    result = read_result(cell_folder(run, target.slug, case.id))
+        return CellResult(case.scenario, case.name, target.name, target.slug, "unavailable", error=target.reason)
+    result = result or read_result(cell_folder(run, target.slug, case.id))
     if result is None:
-        return None, None
-    cell = CellResult(
+        return None
+    return CellResult(
         case.scenario, case.name, target.name, target.slug, result.outcome, result.event, result.error_type,
         result.error, result.seconds,
     )  # fmt: skip
+
+
+def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult | None, CellView | None]:
+    """One cell's record and what rules see of it; (None, None) when it never ran."""
+    result = read_result(cell_folder(run, target.slug, case.id)) if target.status == "ok" else None
+    cell = read_record(run, case, target, result)
+    if result is None or cell is None:
+        return cell, None
     ops = tuple(event.op for event in case.events)
     trace = trace_of(run, cell, ops) if result.outcome in FINISHED else None
     if trace is not None:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
 
-from bncheck.analyse import analyse
 from bncheck.backend_file import BackendFile, find_backends
 from bncheck.environments import Ready, Unavailable, parse_pythons
 from bncheck.environments import prepare as prepare_environments
 from bncheck.errors import UsageError
 from bncheck.gate import Rules, hold, write_verdict
-from bncheck.order import play_again
 from bncheck.plan import Plan, code_of, read_plan, with_tolerance, write_plan
-from bncheck.report import render
 from bncheck.results import Results, TargetResult, write_results
-from bncheck.run import Options, Seat, run_cells
+from bncheck.run import Options, Seat, run_cells, settle
 from bncheck.run_folder import create_run_folder, find_run
 from bncheck.scenario import Scenario, Tolerance
 from bncheck.scenario_file import find_scenarios, load_scenario, parse_override, resolve_scenario
@@ -30,6 +28,10 @@ from bncheck.shard import Shard, take
 from bncheck.targets import Target, parse_targets
 from bncheck.workers import Progress
 
+if TYPE_CHECKING:
+    from bncheck.convention import Convention
+
+Measured = dict[str, "dict[str, Convention]"]  # target → layer path → convention
 DEFAULT_TARGETS = ("reference", "torch", "mxnet")
 
 
@@ -76,16 +78,43 @@ def carry_out(request: Request, listener: Listener) -> tuple[Path, Results]:
     documented = {target.name: backends[target.backend].documented for target in targets}
     listener.expect(len(plan.cases) * sum(place.python is not None for place in seats))
     Thread(target=import_reports, daemon=True).start()
+    measured: Measured = {}
     try:
-        found = run_cells(run, plan, seats, request.options, listener.cell)
+        hear = measuring(run, plan, seats, documented, listener, measured)
+        found = run_cells(run, plan, seats, request.options, hear)
         if request.check_order:
+            from bncheck.order import play_again
+
             listener.say("playing all cells again, last case first")
             played = [replace(place, result=target) for place, target in zip(seats, found, strict=True)]
             play_again(run, plan.cases, played, request.options, listener.cell)
     except KeyboardInterrupt:
-        conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.rules)
+        conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.rules, measured)
         raise
-    return run, conclude(run, plan, found, documented, request.formats, listener, request.rules)
+    return run, conclude(run, plan, found, documented, request.formats, listener, request.rules, measured)
+
+
+def measuring(
+    run: Path,
+    plan: Plan,
+    seats: Sequence[Seat],
+    documented: Mapping[str, Sequence[Mapping[str, Any]]],
+    listener: Listener,
+    measured: Measured,
+) -> Callable[[Progress], None]:
+    """The listener's ``cell``, which also measures a target's conventions as soon as its last cell has ended: other
+    workers still play meanwhile, and afterwards it would be waited for."""
+    by_name = {seat.result.name: seat.result for seat in seats}
+
+    def hear(progress: Progress) -> None:
+        listener.cell(progress)
+        if progress.kind == "ended" and not progress.text:
+            from bncheck.analyse import measure_target
+
+            target = settle(run, by_name[progress.target], {})
+            measured[target.name] = measure_target(run, plan, target, documented[target.name])
+
+    return hear
 
 
 def conclude(
@@ -96,9 +125,13 @@ def conclude(
     formats: Sequence[str],
     listener: Listener,
     rules: Rules = Rules(),
+    measured: Mapping[str, Mapping[str, Convention]] = MappingProxyType({}),
 ) -> Results:
     """Judge what is on disk, write run.json, whether it fails (gate.json), and the reports."""
-    results = analyse(run, plan, targets, documented, listener.say)
+    from bncheck.analyse import analyse
+    from bncheck.report import render
+
+    results = analyse(run, plan, targets, documented, listener.say, measured)
     write_results(results, run)
     write_verdict(hold(results, rules, date.today()), run)
     render(run, formats, listener.say)
@@ -173,5 +206,8 @@ def seat(target: Target, backend: BackendFile, place: Ready | Unavailable) -> Se
 
 
 def import_reports() -> None:
-    """Import what the reports need while the workers import their frameworks: it saves most of a second."""
+    """Import what judging and the reports need while the workers import their frameworks: it saves most of a second."""
     import pandas  # noqa: F401
+
+    import bncheck.analyse
+    import bncheck.report  # noqa: F401

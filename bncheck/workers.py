@@ -57,7 +57,7 @@ class Progress:
     """Something happened: a cell started or finished, or a target turned out unavailable."""
 
     target: str
-    kind: str  # importing (text: the command), started, finished, unavailable (text: the reason)
+    kind: str  # importing (text: the command), started, finished, unavailable (text: the reason), ended (all cells)
     cell: str = ""
     outcome: str = ""
     text: str = ""
@@ -296,6 +296,8 @@ def play(jobs: Sequence[Job], at_once: int, tell: Callable[[Progress], None]) ->
                     tell(progress)
                 if worker.unavailable:
                     reasons[worker.job.target] = worker.unavailable
+                if worker.done:
+                    tell(Progress(worker.job.target, "ended", text=worker.unavailable))
             active = [worker for worker in active if not worker.done]
             time.sleep(POLL_SECONDS)
     finally:
