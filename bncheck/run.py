@@ -43,15 +43,17 @@ def run_cells(
     Finished cells are on disk at any moment, also when this is interrupted.
     """
     ready = [seat for seat in seats if seat.python is not None]
-    keys = write_cases(run, plan.cases, [seat.result.slug for seat in ready])
-    write_json(run / "contents.json", keys)
     cells = tuple(case.id for case in plan.cases)
     jobs = [job_of(run, seat, cells, options) for seat in ready]
     for seat in seats:
         if seat.python is None:
             tell(Progress(seat.result.name, "unavailable", text=seat.result.reason))
+
+    def write() -> None:
+        write_json(run / "contents.json", write_cases(run, plan.cases, [seat.result.slug for seat in ready]))
+
     with (run / "records.jsonl").open("a", encoding="utf-8") as records:
-        reasons = play(jobs, options.at_once, lambda progress: note(records, progress, tell))
+        reasons = play(jobs, options.at_once, lambda progress: note(records, progress, tell), write)
     return [settle(run, seat.result, reasons) for seat in seats]
 
 

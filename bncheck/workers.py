@@ -85,14 +85,18 @@ class Worker:
 
     # -- starting ---------------------------------------------------------------------------------------------
 
-    def start(self) -> Progress:
+    def start(self, hold: bool = False) -> Progress:
+        """Start a process. With ``hold`` it only imports its framework until ``release`` tells it the cells."""
         job = self.job
+        job.folder.mkdir(parents=True, exist_ok=True)
         self.batch = self.waiting[:1] if job.isolate else list(self.waiting)
-        for name in ("progress.txt", "stderr.txt", "environment.json"):
+        for name in ("cells.json", "progress.txt", "stderr.txt", "environment.json"):
             if not (name == "environment.json" and self.ready):
                 (job.folder / name).unlink(missing_ok=True)
         self.current, self.read, self.begun = "", 0, []
         write_json(job.folder / "job.json", self.describe())
+        if not hold:
+            self.release()
         command = [str(job.python), "-I", str(RUNNER), str(job.folder)]
         self.process = subprocess.Popen(
             command,
@@ -105,6 +109,10 @@ class Worker:
         self.since = time.monotonic()
         return Progress(job.target, "importing", text=shlex.join(command))
 
+    def release(self) -> None:
+        """Name the cells to play; their inputs and jobs lie ready."""
+        write_json(self.job.folder / "cells.json", self.batch)
+
     def describe(self) -> dict[str, Any]:
         job = self.job
         return {
@@ -114,7 +122,6 @@ class Worker:
             "device": job.device,
             "inputs": job.inputs,
             "memory_limit": job.limits.memory,
-            "cells": self.batch,
         }
 
     # -- watching ---------------------------------------------------------------------------------------------
@@ -280,14 +287,27 @@ def death(code: int) -> str:
     return f"was killed by {death_name(code)}" if code < 0 else f"ended with exit code {code}"
 
 
-def play(jobs: Sequence[Job], at_once: int, tell: Callable[[Progress], None]) -> dict[str, str]:
+def play(
+    jobs: Sequence[Job],
+    at_once: int,
+    tell: Callable[[Progress], None],
+    write: Callable[[], None] = lambda: None,
+) -> dict[str, str]:
     """Play all jobs, ``at_once`` processes at a time; returns the reasons of targets that turned out unavailable.
 
-    KeyboardInterrupt kills the running processes and is raised again: what finished is on disk.
+    ``write`` lays out the cells' inputs and jobs; it is called while the first processes import their frameworks.
+    An exception (KeyboardInterrupt too) kills the running processes and is raised again: what finished is on disk.
     """
-    queue, active = [Worker(job) for job in jobs], []  # type: list[Worker], list[Worker]
+    queue = [Worker(job) for job in jobs]
+    active, queue = queue[:at_once], queue[at_once:]
     reasons = {}
     try:
+        early = [worker for worker in active if worker.waiting]
+        for worker in early:
+            tell(worker.start(hold=True))
+        write()
+        for worker in early:
+            worker.release()
         while queue or active:
             while queue and len(active) < at_once:
                 active.append(queue.pop(0))

@@ -9,8 +9,10 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
 
 ``JOB_DIR/job.json``
     ``protocol`` 1, ``backend`` (path of the backend file), ``variant``, ``device``, ``inputs`` (folder of input
-    archives, relative to JOB_DIR), ``memory_limit`` (bytes of address space or null), ``cells`` (folder names to
-    run, in order).
+    archives, relative to JOB_DIR), ``memory_limit`` (bytes of address space or null).
+``JOB_DIR/cells.json``
+    Folder names of the cells to run, in order. It may come later than the others, when everything below is there:
+    the worker imports its framework meanwhile.
 ``JOB_DIR/<cell>/job.json``
     ``protocol``, ``inputs`` (file name in the inputs folder), ``dtype``, ``network``, ``events``, ``sample`` (how
     many elements of each network output to keep). ``network.layers`` holds the fields of ``scenario.Layer``;
@@ -414,7 +416,18 @@ def load_inputs(path, _latest=[]):  # noqa: B006 - the default holds the last ar
     return _latest[1]
 
 
+def await_cells(folder, parent):
+    """The cells to run, as soon as the host has named them; none when the host is gone."""
+    path = os.path.join(folder, "cells.json")
+    while not os.path.exists(path):
+        if os.getppid() != parent:
+            return []
+        time.sleep(0.002)
+    return read_json(path)
+
+
 def main(folder):
+    parent = os.getppid()
     job = read_json(os.path.join(folder, "job.json"))
     output = redirect_output(os.path.join(folder, "stderr.txt"))
     faulthandler.enable(output)
@@ -429,8 +442,8 @@ def main(folder):
         return
     inputs = os.path.join(folder, job["inputs"])
     progress = os.open(os.path.join(folder, "progress.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    parent, writer = os.getppid(), Writer()
-    for name in job["cells"]:
+    writer = Writer()
+    for name in await_cells(folder, parent):
         if os.getppid() != parent:
             break  # the host was killed: a resumed run plays the rest
         os.write(progress, (name + "\n").encode("utf-8"))
