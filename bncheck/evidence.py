@@ -17,7 +17,7 @@ from bncheck.scenario import Case, Tolerance
 from bncheck.trace import Array, Trace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a large run holds tens of thousands
 class Drift:
     """Difference of two traces of one case in one quantity of one layer ("" for the network itself).
 

@@ -98,7 +98,7 @@ def threads(at_once: int) -> dict[str, str]:
 def settle(run: Path, target: TargetResult, reasons: Mapping[str, str]) -> TargetResult:
     """The target with what its worker said of itself: version, environment, or why it cannot run."""
     path = run / "cells" / target.slug / "environment.json"
-    environment: dict[str, Any] = dict(read_json(path)) if path.exists() else {}
+    environment: dict[str, Any] = dict(sorted(read_json(path).items())) if path.exists() else {}
     reason = reasons.get(target.name, "")
     if reason:
         remedy = str(environment.get("remedy", "")) or f"look at it with: bncheck doctor, or leave {target.name} out"

@@ -134,7 +134,7 @@ def conclude(
     results = analyse(run, plan, targets, documented, listener.say, measured)
     write_results(results, run)
     write_verdict(hold(results, rules, date.today()), run)
-    render(run, formats, listener.say)
+    render(run, formats, listener.say, results=results)
     return results
 
 
