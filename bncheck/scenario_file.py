@@ -276,8 +276,12 @@ class _Faults:
             return f"--set {override}", 0
         if self._known is None:
             self._known = key_lines(self.text)
-        line = line_of(self._known, path) or 1
-        return f"{self.path}:{line}: {written(path)}", line
+        line = line_of(self._known, path)
+        if line is None:  # the file has no such table: an override may have made it (progam.repeat)
+            made = next((key for place, key in self.overridden.items() if place[: len(path)] == path), "")
+            if made:
+                return f"--set {made}", 0
+        return f"{self.path}:{line or 1}: {written(path)}", line or 1
 
     def _override(self, path: KeyPath) -> str:
         if path[0] == "matrix" and len(path) > 1 and path[1] in self.overrides:

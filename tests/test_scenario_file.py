@@ -157,6 +157,12 @@ def test_unknown_override_names_the_nearest_key(tmp_path: Path) -> None:
     assert 'did you mean "shape"?' in found[1]
 
 
+def test_an_override_in_a_table_that_does_not_exist_is_blamed_on_the_command_line(tmp_path: Path) -> None:
+    (line,) = faults(tmp_path, HEAD + NETWORK + INPUT + PROGRAM, {"progam.repeat": 3})
+    assert line.startswith('--set progam.repeat: unknown key "progam"')
+    assert line.endswith('did you mean "program"?')
+
+
 def test_all_faults_of_a_file_at_once_each_with_its_line(tmp_path: Path) -> None:
     text = (
         'titel = "t"\n'
