@@ -112,6 +112,7 @@ class Live(Quiet):
             TextColumn("{task.description}"), console=console(stderr=True), transient=True,
         )  # fmt: skip
         self.task: Any = None
+        self.now: dict[str, str] = {}  # target → what it does
 
     def __enter__(self) -> Live:
         self.bars.start()
@@ -134,5 +135,8 @@ class Live(Quiet):
             self.bars.advance(self.task)
         if progress.kind == "unavailable":
             self.bars.console.print(f"{progress.target} is unavailable: {progress.text}", style="yellow", markup=False)
-        words = {"importing": "importing"}.get(progress.kind, progress.cell)
-        self.bars.update(self.task, description=f"{progress.target} {words}"[:60])
+        if progress.kind in ("ended", "unavailable"):
+            self.now.pop(progress.target, None)
+        else:
+            self.now[progress.target] = "importing" if progress.kind == "importing" else progress.cell
+        self.say(" · ".join(f"{target} {cell}" for target, cell in self.now.items()))
