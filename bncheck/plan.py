@@ -189,6 +189,7 @@ def describe_case(case: Case, inputs: str) -> dict[str, Any]:
         "dtype": case.dtype,
         "network": network,
         "events": [asdict(event) for event in case.events],
+        "views": {name: spec.view for name, spec in case.inputs.items() if spec.view != "contiguous"},
         "sample": max(64, min(4096, SAMPLED_IN_ALL // max(forwards, 1))),
     }
 

@@ -28,7 +28,8 @@ VARIANT_REQUIREMENTS = {
     "": ["jax>=0.4.30,<0.13"],
     "jax": ["jax>=0.4.30,<0.13"],
     "tensorflow": ["tensorflow-cpu>=2.16"],
-    "torch": ["torch>=2.4"],
+    # Pinned: an open range takes whatever CUDA build is newest (7 GB). This is the version of the torch target.
+    "torch": ["torch==2.13.0"],
 }
 DOCUMENTED = [
     {
