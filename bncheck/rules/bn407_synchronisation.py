@@ -82,6 +82,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
 
 def rule_of(found: Replicas, weight: float) -> str | None:
     """Which batches were averaged: None for whole ones (or nothing that can be told), "own" or "first"."""
+
     def off(start: Array, batch: Array) -> float:
         return float(np.abs(start + weight * (batch - start) - found.after).max())
 

@@ -40,9 +40,7 @@ def replicated(base, backend):
             self.gang.receive()
             self.inner = list(self.first.layers)
             self.layers = [
-                name if rank == 0 else "%s@%d" % (name, rank)
-                for name in self.inner
-                for rank in range(len(self.sizes))
+                name if rank == 0 else "%s@%d" % (name, rank) for name in self.inner for rank in range(len(self.sizes))
             ]
             self.seen, self.view, self.keep_graph = {}, "contiguous", True
 

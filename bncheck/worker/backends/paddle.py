@@ -110,6 +110,23 @@ def functional_class(paddle):
     return FunctionalBatchNorm
 
 
+def viewed(paddle, data, view):
+    """The same values, laid out in memory otherwise; what lies between them is NaN, so that nobody reads it unseen."""
+    shape, order = list(data.shape), list(range(data.ndim))
+    if view == "permuted":
+        order[1], order[-1] = order[-1], order[1]
+        return data.transpose(order).contiguous().transpose(order)
+    if view == "strided":
+        wide = paddle.full(shape[:-1] + [2 * shape[-1] + 1], float("nan"), data.dtype)
+        wide[..., 1::2] = data
+        return wide[..., 1::2]
+    if view == "sliced":
+        wide = paddle.full([shape[0], shape[1] + 2] + shape[2:], float("nan"), data.dtype)
+        wide[:, 1:-1] = data
+        return wide[:, 1:-1]
+    return data
+
+
 def batch_norm(paddle, layer, variant):
     nn, keywords = paddle.nn, keywords_of(layer)
     if variant == "functional":
@@ -152,7 +169,7 @@ class Model:
         self.paddle, self.dtype = paddle, dtype
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers = list(self.specs)
-        self.returns = network.get("returns")
+        self.returns, self.view = network.get("returns"), "contiguous"
         self.make = lambda: [(layer["name"], make_layer(paddle, layer, params, variant)) for layer in network["layers"]]
         self.assemble()
         for name, block in self.blocks:
@@ -175,7 +192,7 @@ class Model:
 
     def forward(self, x, mode):
         paddle = self.paddle
-        data = self.tensor(x)
+        data = viewed(paddle, self.tensor(x), self.view)
         if mode != "as_is":
             self.set_mode(mode != "eval")
         if mode in ("eval", "no_grad"):
