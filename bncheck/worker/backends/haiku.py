@@ -57,7 +57,7 @@ def describe(variant, device):
     return {
         "version": hk.__version__,
         "jax": jax.__version__,
-        "device": str(find_device(jax, device)),
+        "unit": str(find_device(jax, device)),
         "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
     }
 

@@ -80,7 +80,7 @@ def look_at_jax(gpu):
         devices = jax.devices("cuda" if gpu else "cpu")
     except RuntimeError as error:
         raise RuntimeError("jax sees no CUDA device: %s" % str(error).splitlines()[0])
-    return {"jax": jax.__version__, "device": str(devices[0])}
+    return {"jax": jax.__version__, "unit": str(devices[0])}
 
 
 def look_at_tensorflow(gpu):
