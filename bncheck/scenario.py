@@ -78,7 +78,7 @@ class Network:
     """Layers in order. ``custom`` is ``file.py:Class`` that takes the place of every batch_norm layer.
 
     ``replicas`` are sizes: the batch is divided among so many replicas, each in a process of its own. A layer ``bn``
-    is then recorded as ``bn`` in replica 0 and ``bn@1``, ``bn@2``, … in the others; with ``copied``, as ``bn@copy`` too.
+    is then recorded as ``bn`` in replica 0 and ``bn@1``, ``bn@2``, … in the others; with ``copied``, as ``bn@copy``.
     """
 
     layers: tuple[Layer, ...]

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 
 from bncheck.analyse import analyse
 from bncheck.backend_file import BackendFile, find_backends
+from bncheck.devices import why_not
 from bncheck.environments import Ready, Unavailable, parse_pythons
 from bncheck.environments import prepare as prepare_environments
 from bncheck.errors import UsageError
 from bncheck.gate import Rules, hold, write_verdict
 from bncheck.order import play_again
-from bncheck.plan import Plan, code_of, read_plan, with_tolerance, write_plan
+from bncheck.plan import Plan, code_of, read_plan, remember_order, with_tolerance, write_plan
 from bncheck.report import render
 from bncheck.results import Results, TargetResult, write_results
 from bncheck.run import Options, Seat, run_cells
@@ -31,6 +32,12 @@ from bncheck.targets import Target, parse_targets
 from bncheck.workers import Progress
 
 DEFAULT_TARGETS = ("reference", "torch", "mxnet")
+
+
+def default_targets() -> tuple[str, ...]:
+    """CPU and GPU of one framework side by side, where this machine shows a GPU."""
+    devices = [device for device in ("cuda", "mps") if why_not(device) is None]
+    return (*DEFAULT_TARGETS, *(f"torch@{device}" for device in devices))
 
 
 class Listener(Protocol):
@@ -78,7 +85,7 @@ def carry_out(request: Request, listener: Listener) -> tuple[Path, Results]:
     Thread(target=import_reports, daemon=True).start()
     try:
         found = run_cells(run, plan, seats, request.options, listener.cell)
-        if request.check_order:
+        if plan.check_order:
             listener.say("playing all cells again, last case first")
             played = [replace(place, result=target) for place, target in zip(seats, found, strict=True)]
             play_again(run, plan.cases, played, request.options, listener.cell)
@@ -116,6 +123,9 @@ def open_run(request: Request, backends: Mapping[str, BackendFile]) -> tuple[Pat
         run = find_run(request.resume)
         plan = read_plan(run)
         refuse_code(plan, request)
+        if request.check_order and not plan.check_order:
+            plan = replace(plan, check_order=True)
+            remember_order(run)
         return run, plan, parse_targets(plan.targets, backends)
     plan = make_plan(request)
     targets = parse_targets(plan.targets, backends)
@@ -142,11 +152,14 @@ def make_plan(request: Request) -> Plan:
     chosen = choose(request, shipped, overrides) if request.chosen else []
     names = [scenario.name for scenario in chosen]
     probes = [each for each in shipped if each.probe and each.name not in names and request.probes]
-    targets = tuple(request.targets or DEFAULT_TARGETS)
+    targets = tuple(request.targets or default_targets())
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     background = tuple(probe.name for probe in probes)
     scenarios = tuple(with_tolerance(scenario, request.tolerance) for scenario in chosen + probes)
-    plan = Plan(scenarios, targets, background, absolute(overrides), request.command, created, request.tolerance)
+    plan = Plan(
+        scenarios, targets, background, absolute(overrides), request.command, created, request.tolerance,
+        check_order=request.check_order,
+    )  # fmt: skip
     return take(plan, request.shard) if request.shard else plan
 
 

@@ -138,9 +138,10 @@ def test_two_layers_with_statistics_of_their_own() -> None:
 
 def test_a_teacher_that_keeps_its_first_statistics() -> None:
     (found,) = bn402_stale_state.check_cell(copies((F, U, F, U), [0, 2, 2, 4, 4], [0, 0, 0, 0, 0], "ema_parameters"))
-    assert found.title == (
-        "torch: after 2 updates the copy's running_mean of bn is still what it was at first: 0 where the original has 4."
+    assert found.title.startswith(
+        "torch: after 2 updates the copy's running_mean of bn is still what it was at first: "
     )
+    assert found.title.endswith("0 where the original has 4.")
     assert (found.kind, found.layer, found.explained) == ("hazard", "bn@copy", 1.0)
 
 

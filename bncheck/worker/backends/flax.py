@@ -59,6 +59,8 @@ def describe(variant, device):
 
     found = {"version": flax.__version__, "jax": jax.__version__, "unit": str(find_device(jax, device))}
     found["matmul_precision"] = str(jax.config.jax_default_matmul_precision or "default")
+    if device != "cpu":
+        found.update(gpu=find_device(jax, device).device_kind, XLA_FLAGS=os.environ.get("XLA_FLAGS", ""))
     return found
 
 

@@ -14,6 +14,21 @@ DEFAULT_VERSION = "3.3.1"
 VARIANTS = {"": "nn.BatchNorm1D/2D/3D", "functional": "nn.functional.batch_norm"}
 DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
+    # Under a name of its own; builds of 3.x are on paddle's own index only (set PIP_EXTRA_INDEX_URL to it).
+    {
+        "devices": ["cuda"],
+        "versions": ">=3",
+        "python": ">=3.9,<3.14",
+        "distribution": "paddlepaddle-gpu",
+        "packages": ["paddlepaddle-gpu=={version}", "numpy", "setuptools"],
+    },
+    {
+        "devices": ["cuda"],
+        "versions": ">=2.5,<3",
+        "python": ">=3.8,<3.12",
+        "distribution": "paddlepaddle-gpu",
+        "packages": ["paddlepaddle-gpu=={version}", "numpy<2", "setuptools<81"],
+    },
     {"versions": ">=3", "python": ">=3.9,<3.14", "packages": ["paddlepaddle=={version}", "numpy", "setuptools"]},
     {
         "versions": ">=2.6,<3",
