@@ -26,12 +26,15 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 class RequirementRow:
     """One row of ``REQUIREMENTS``: for these versions, on these Pythons, install these packages.
 
-    ``packages`` may hold ``{version}``; empty ``versions`` or ``python`` means any.
+    ``packages`` may hold ``{version}``; empty ``versions``, ``python`` or ``devices`` means any. ``distribution`` names
+    what holds the framework where it is not the backend's own (a GPU build under a name of its own).
     """
 
     versions: SpecifierSet
     python: SpecifierSet
     packages: tuple[str, ...]
+    devices: tuple[str, ...] = ()
+    distribution: str = ""
 
     def fill(self, version: str) -> tuple[str, ...]:
         """The packages with the version put in."""
@@ -60,9 +63,12 @@ class BackendFile:
         """True if any text may stand in the brackets."""
         return "*" in self.variants
 
-    def row_for(self, version: str) -> RequirementRow | None:
-        """The first row whose range holds ``version``; an empty version matches rows without a range."""
+    def row_for(self, version: str, device: str = "") -> RequirementRow | None:
+        """The first row for the device whose range holds ``version``; an empty version matches rows without a range."""
+        kind = (device or self.devices[0]).partition(":")[0]
         for row in self.requirements:
+            if row.devices and kind not in row.devices:
+                continue
             if not str(row.versions) or (version and row.versions.contains(version, prereleases=True)):
                 return row
         return None
@@ -186,13 +192,20 @@ def _row(constants: _Constants, index: int, row: Any) -> RequirementRow:
     where = f"row {index + 1}"
     if not isinstance(row, dict) or "packages" not in row:
         raise constants.error("REQUIREMENTS", f"{where} must be a dict with packages", "correct the backend file")
-    unknown = sorted(set(row) - {"versions", "python", "packages"})
+    known = ("versions", "python", "packages", "devices", "distribution")
+    unknown = sorted(set(row) - set(known))
     if unknown:
         raise constants.error(
-            "REQUIREMENTS", f"{where} has unknown keys {', '.join(unknown)}", "use versions, python, packages"
+            "REQUIREMENTS", f"{where} has unknown keys {', '.join(unknown)}", f"use {', '.join(known)}"
+        )
+    devices, distribution = row.get("devices", ()), row.get("distribution", "")
+    if not isinstance(devices, list | tuple) or not isinstance(distribution, str):
+        raise constants.error(
+            "REQUIREMENTS", f"{where}: devices is a list, distribution a name", 'write "devices": ["cuda"]'
         )
     try:
         versions, python = SpecifierSet(row.get("versions", "")), SpecifierSet(row.get("python", ""))
     except InvalidSpecifier as error:
         raise constants.error("REQUIREMENTS", f"{where}: {error}", 'write ">=1.2,<2"') from error
-    return RequirementRow(versions, python, constants.packages("REQUIREMENTS", row["packages"]))
+    packages = constants.packages("REQUIREMENTS", row["packages"])
+    return RequirementRow(versions, python, packages, tuple(map(str, devices)), distribution)

@@ -20,6 +20,7 @@ from packaging.specifiers import SpecifierSet
 
 from bncheck import installer, interpreters
 from bncheck.backend_file import BackendFile, RequirementRow
+from bncheck.devices import why_not
 from bncheck.environment_folder import (
     Contents,
     environments_folder,
@@ -67,15 +68,17 @@ def prepare(
     backends: Mapping[str, BackendFile],
     pythons: Mapping[str, Path] | None = None,
     report: Report = lambda text: None,
+    devices: bool = True,
 ) -> dict[Target, Ready | Unavailable]:
     """A Python for each target, in the given order, at most two environments made at a time.
 
     ``pythons`` is what :func:`parse_pythons` returns; ``report`` gets one line for everything that takes
-    time, and may be called from several threads.
+    time, and may be called from several threads. With ``devices``, what this machine has no device for is unavailable
+    before anything is installed for it.
     """
     with ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="environment") as pool:
         futures = {
-            target: pool.submit(make_ready, target, backends[target.backend], pythons or {}, report)
+            target: pool.submit(make_ready, target, backends[target.backend], pythons or {}, report, devices)
             for target in dict.fromkeys(targets)
         }
         try:
@@ -86,9 +89,12 @@ def prepare(
 
 
 def make_ready(
-    target: Target, backend: BackendFile, pythons: Mapping[str, Path], report: Report
+    target: Target, backend: BackendFile, pythons: Mapping[str, Path], report: Report, devices: bool = True
 ) -> Ready | Unavailable:
     """A Python for one target; failures become :class:`Unavailable`."""
+    lacking = why_not(target.device) if devices else None
+    if lacking is not None:
+        return Unavailable(*lacking)
     names = (target.name, f"{target.name}@{target.device}", target.backend)
     given = next((pythons[name] for name in names if name in pythons), None)
     try:
@@ -104,7 +110,7 @@ def find_ready(target: Target, backend: BackendFile) -> Ready | None:
     current = _current_interpreter(target, backend)
     if current is not None or not backend.distribution:
         return current or Ready(Path(sys.executable), "", "current interpreter")
-    row = backend.row_for(_version(target, backend))
+    row = backend.row_for(_version(target, backend), target.device)
     if row is None:
         return None
     for interpreter in fitting_interpreters(row.python):
@@ -145,7 +151,9 @@ def _given(target: Target, backend: BackendFile, python: Path) -> Ready | Unavai
         return Unavailable(
             f"{python} has no {' and no '.join(missing)}", f"{python} -m pip install {' '.join(missing)}"
         )
-    version = versions.get(normalised(backend.distribution), "") if backend.distribution else ""
+    names = dict.fromkeys((*(row.distribution for row in backend.requirements), backend.distribution))
+    found = (versions.get(normalised(name), "") for name in names if name)
+    version = next(filter(None, found), "")
     if target.version and not satisfies(version, target.version):
         return Unavailable(
             f"{python} has {backend.title} {version or 'of unknown version'}, not {target.version}",
@@ -157,8 +165,9 @@ def _given(target: Target, backend: BackendFile, python: Path) -> Ready | Unavai
 def _current_interpreter(target: Target, backend: BackendFile) -> Ready | None:
     if not backend.distribution:
         return Ready(Path(sys.executable), "", "current interpreter")
+    distribution = _distribution(target, backend)
     try:
-        importlib.metadata.version(backend.distribution)
+        importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
     # The worker runs with -I, so what only the user site or PYTHONPATH offers does not count.
@@ -166,10 +175,10 @@ def _current_interpreter(target: Target, backend: BackendFile) -> Ready | None:
     if answer is None or not {backend.module, "numpy"} <= set(answer[1]):
         return None
     installed = answer[0]
-    version = installed.get(normalised(backend.distribution), "")
+    version = installed.get(normalised(distribution), "")
     if not version or (target.version and not satisfies(version, target.version)):
         return None
-    row = backend.row_for(version)
+    row = backend.row_for(version, target.device)
     if row is None or any(violates(installed, package) for package in row.fill(version)):
         return None
     extras = _extra_packages(target, backend, version)
@@ -183,9 +192,12 @@ def _current_interpreter(target: Target, backend: BackendFile) -> Ready | None:
 
 def _create(target: Target, backend: BackendFile, report: Report) -> Ready | Unavailable:
     version = _version(target, backend)
-    row = backend.row_for(version)
+    row = backend.row_for(version, target.device)
     if row is None:
-        return Unavailable(f"{backend.title} {version} is not supported by its backend file", f"see {backend.path}")
+        where = "" if target.device == target.default_device else f" on {target.device}"
+        return Unavailable(
+            f"{backend.title} {version}{where} is not supported by its backend file", f"see {backend.path}"
+        )
     candidates = list(fitting_interpreters(row.python))
     if not candidates:
         downloaded = _download(row.python)
@@ -272,7 +284,7 @@ def _contents(target: Target, backend: BackendFile, row: RequirementRow, interpr
         backend=backend.name,
         version=version,
         module=backend.module,
-        distribution=backend.distribution,
+        distribution=row.distribution or backend.distribution,
         packages=packages,
         python=interpreter.version,
         python_path=os.path.realpath(interpreter.path),
@@ -285,11 +297,18 @@ def _version(target: Target, backend: BackendFile) -> str:
     return target.version or backend.default_version
 
 
+def _distribution(target: Target, backend: BackendFile) -> str:
+    row = backend.row_for(_version(target, backend), target.device)
+    return (row.distribution if row is not None else "") or backend.distribution
+
+
 def _extra_packages(target: Target, backend: BackendFile, version: str) -> tuple[str, ...]:
     """What the variant (or one of its comma-separated words) and the device need on top."""
-    words = dict.fromkeys([target.variant, *target.variant.split(",")])
-    packages = [package for word in words for package in backend.variant_requirements.get(word, ())]
-    packages += backend.device_requirements.get(target.device.partition(":")[0], ())
+    words, kind = dict.fromkeys([target.variant, *target.variant.split(",")]), target.device.partition(":")[0]
+    packages: list[str] = []
+    for word in words:  # a variant may need other packages on another device
+        packages += backend.variant_requirements.get(f"{word}@{kind}", backend.variant_requirements.get(word, ()))
+    packages += backend.device_requirements.get(kind, ())
     return tuple(dict.fromkeys(package.replace("{version}", version) for package in packages))
 
 

@@ -79,9 +79,17 @@ def content_key(case: Case, arrays: Mapping[str, Array]) -> str:
     network = asdict(case.network)
     for key in ("custom", "file", "model"):
         network[key] = network[key] and PurePath(network[key]).name
+    for key in ("replicas", "copied"):
+        if not network[key]:
+            del network[key]
+    for layer in network["layers"]:
+        if layer["same_as"] is None:
+            del layer["same_as"]
     if not network["model"]:  # cases without one keep the keys that earlier runs gave them
         del network["model"], network["arguments"]
-    said = {"network": network, "events": [asdict(event) for event in case.events], "dtype": case.dtype}
+    said: dict[str, Any] = {"network": network, "events": [asdict(event) for event in case.events], "dtype": case.dtype}
+    views = {name: spec.view for name, spec in case.inputs.items() if spec.view != "contiguous"}
+    said = {**said, "views": views} if views else said
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     for name in sorted(arrays):
         array = arrays[name]
@@ -142,6 +150,10 @@ def _batches(case: Case, name: str, spec: InputSpec, count: int) -> Array:
         array = np.full((count, *spec.shape), value[0])
     else:
         array = _distinct(case, name, spec, count, lambda first, many: _fill(stream, spec, first, many))
+    if spec.shifts:
+        parts = [np.full(spec.shape[0] // len(spec.shifts), shift) for shift in spec.shifts]
+        column = np.concatenate(parts).reshape(-1, *[1] * (len(spec.shape) - 1))
+        array = cast(array.astype(np.float64) + column, spec.dtype)
     if not _finite(array):
         raise ScenarioError(
             f"{case.id}: input {name} holds values beyond what {spec.dtype} can hold",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bncheck import installer
+from bncheck.devices import nvidia
 from bncheck.index_settings import IndexSettings
 from bncheck.installed import distribution_of
 
@@ -65,4 +65,4 @@ def wants_cpu_build(packages: Sequence[str], settings: IndexSettings) -> bool:
 
 def has_gpu_hint() -> bool:
     """A cheap hint that an NVIDIA GPU is here; whether it works is for the framework to say."""
-    return any(Path("/dev").glob("nvidia[0-9]*")) or shutil.which("nvidia-smi") is not None
+    return nvidia()

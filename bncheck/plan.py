@@ -38,6 +38,7 @@ class Plan:
     tolerance: Tolerance = Tolerance()
     part: Mapping[str, Any] = field(default_factory=dict)
     own_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    check_order: bool = False  # play everything a second time, last case first
 
     @property
     def cases(self) -> list[Case]:
@@ -64,8 +65,14 @@ def write_plan(run: Path, plan: Plan) -> None:
         "created": plan.created,
         "tolerance": asdict(plan.tolerance),
         "part": dict(plan.part),
+        "check_order": plan.check_order,
     }
     write_json(run / "plan.json", value)
+
+
+def remember_order(run: Path) -> None:
+    """A run that is gone on with is to be played a second time as well, also when it is resumed once more."""
+    write_json(run / "plan.json", {**read_json(run / "plan.json"), "check_order": True})
 
 
 def describe_scenario(scenario: Scenario, plan: Plan) -> dict[str, Any]:
@@ -114,7 +121,8 @@ def read_plan(run: Path, played: bool = False) -> Plan:
         own = {str(item["name"]): item["overrides"] for item in data["scenarios"] if "overrides" in item}
         found = tuple(with_tolerance(scenario, tolerance) for scenario in scenarios)
         part = read_part(data.get("part", {}))
-        return Plan(found, targets, background, data["overrides"], command, created, tolerance, part, own)
+        again = data.get("check_order", False) is True
+        return Plan(found, targets, background, data["overrides"], command, created, tolerance, part, own, again)
     except (KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"{run / 'plan.json'} has a wrong shape: {error!r}.", "Start a new run instead."
@@ -189,6 +197,7 @@ def describe_case(case: Case, inputs: str) -> dict[str, Any]:
         "dtype": case.dtype,
         "network": network,
         "events": [asdict(event) for event in case.events],
+        "views": {name: spec.view for name, spec in case.inputs.items() if spec.view != "contiguous"},
         "sample": max(64, min(4096, SAMPLED_IN_ALL // max(forwards, 1))),
     }
 

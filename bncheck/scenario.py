@@ -27,8 +27,17 @@ OPS = (
     "run_exported",  # eval of the exported file
     # The first samples of a batch in eval, in batches of each of the sizes: how far apart, layer by layer.
     "eval_in_batches",  # arguments: sizes, samples
+    # With network.copied: make the copy anew, or average into it, as its kind says; run the copy, not the network.
+    "update_copy",
+    "train_copy",
+    "eval_copy",
 )
+# How network.copied is made: whole and apart, through a state dict (copied, or assigned as it is), as an exported
+# program, or averaged (parameters only, as hand-written teachers do; torch's AveragedModel without and with buffers).
+COPIES = ("deepcopy", "state_dict", "assign", "export", "ema_parameters", "averaged", "averaged_buffers")
 LAYER_TYPES = ("batch_norm", "conv2d", "dense", "flatten", "relu", "global_avg_pool", "custom")
+# How a batch lies in memory: whole; axes stored in another order; every second value; some of more channels.
+VIEWS = ("contiguous", "permuted", "strided", "sliced")
 FILLS = ("ones", "zeros", "constant", "normal", "uniform", "exact", "arange")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -61,11 +70,16 @@ class Layer:
     # conv2d: out_channels, kernel, stride, padding; dense: units; both: bias (uniform, or zeros).
     options: Mapping[str, Any] = field(default_factory=dict)
     native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    same_as: str | None = None  # the layer of that name, used once more at this place
 
 
 @dataclass(frozen=True)
 class Network:
-    """Layers in order. ``custom`` is ``file.py:Class`` that takes the place of every batch_norm layer."""
+    """Layers in order. ``custom`` is ``file.py:Class`` that takes the place of every batch_norm layer.
+
+    ``replicas`` are sizes: the batch is divided among so many replicas, each in a process of its own. A layer ``bn``
+    is then recorded as ``bn`` in replica 0 and ``bn@1``, ``bn@2``, … in the others; with ``copied``, as ``bn@copy``.
+    """
 
     layers: tuple[Layer, ...]
     custom: str | None = None
@@ -73,6 +87,8 @@ class Network:
     returns: str | None = None  # name of the layer whose output eval returns (an embedding)
     model: str | None = None  # ``file.py:function`` that builds a whole network, instead of layers
     arguments: Mapping[str, Any] = field(default_factory=dict)  # keywords of that function
+    replicas: tuple[int, ...] = ()
+    copied: str | None = None  # one of COPIES
 
     @property
     def batch_norms(self) -> tuple[str, ...]:
@@ -85,7 +101,8 @@ class InputSpec:
 
     ``batches`` is "same" (one batch used by every event) or "distinct" (a new one per forward).
     ``mean`` and ``std`` are a number or one per channel; ``poison`` puts ``value`` (nan, inf, -inf) into
-    sample 0 of channel ``poison_channel``.
+    sample 0 of channel ``poison_channel``. ``shifts`` cuts the batch into as many equal parts along the batch axis
+    and adds one number to each: a batch that is not shuffled. ``view`` says how the batch lies in memory.
     """
 
     shape: tuple[int, ...]
@@ -100,6 +117,8 @@ class InputSpec:
     poison_channel: int = 0
     channel_axis: int = 1
     gradient: str = "normal"  # the upstream gradient of a backward: "ones" or "normal"
+    shifts: tuple[float, ...] = ()
+    view: str = "contiguous"  # one of VIEWS
 
 
 @dataclass(frozen=True)

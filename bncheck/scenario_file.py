@@ -26,6 +26,7 @@ from bncheck.scenario_rules import (
     build_steps,
     expect_rules,
     fill_channels,
+    replica_rules,
     size_rules,
 )
 from bncheck.scenario_schema import Document, ExpectTable, Fault, nearest, read_document, read_expects, shown, unknown
@@ -196,7 +197,7 @@ def _case(
     if not faults:
         layers, found = fill_channels(network, inputs)
         faults += found
-        faults += size_rules(inputs, events)
+        faults += [*replica_rules(network, inputs), *size_rules(inputs, events)]
         network = _located(path, dataclasses.replace(network, layers=layers))
     if faults:
         return None, faults, document

@@ -18,6 +18,7 @@ from bncheck.scenario_schema import (
     Fault,
     InputTable,
     LayerTable,
+    NetworkTable,
     shown,
     unknown,
 )
@@ -29,6 +30,7 @@ MOST_EVENTS = 1_000_000
 CONSTANT_FILLS = ("ones", "zeros", "constant")
 # Forwards that leave a gradient to go back through (the worker's rule).
 RECORDING = ("train_forward", "checkpointed_forward", "forward")
+ON_THE_COPY = ("update_copy", "train_copy", "eval_copy")
 # Arguments that an event takes besides its name.
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(FORWARD_OPS, ("input",)),
@@ -38,6 +40,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "freeze": ("layer",),
     "reload": ("drop",),
     "export_onnx": ("exporter", "opset", "training", "keep"),
+    **dict.fromkeys(ON_THE_COPY, ("input",)),
 }
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "conv2d": ("out_channels", "kernel", "stride", "padding", "bias"),
@@ -45,7 +48,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 _NORM_KEYS = ("batch_weight", "eps", "averaging", "affine", "track_running_stats", "initial")
 _LAYER_KEYS: Mapping[str, tuple[str, ...]] = {
-    "batch_norm": ("channels", "axis", *_NORM_KEYS),
+    "batch_norm": ("channels", "axis", "same_as", *_NORM_KEYS),
     "custom": ("channels", "axis", *_NORM_KEYS),
     "conv2d": ("channels", "axis", *_OPTIONS["conv2d"]),
     "dense": ("channels", *_OPTIONS["dense"]),
@@ -75,10 +78,31 @@ def build_network(document: Document) -> tuple[Network, list[Fault]]:
         faults += _layer_keys((*place, index), layer)
     if table.returns is not None and table.returns not in names:
         faults.append(unknown(("network", "returns"), "layer", table.returns, names))
+    faults += _parts_rules(table)
     if table.custom and table.layers and not any(layer.type == "batch_norm" for layer in table.layers):
         faults.append(Fault(("network", "custom"), "takes the place of batch_norm layers, but there is none"))
     layers = tuple(_layer(layer) for layer in table.layers)
-    return Network(layers, table.custom, table.file, table.returns, table.model, dict(table.arguments)), faults
+    replicas = tuple(table.replicas)
+    network = Network(
+        layers, table.custom, table.file, table.returns, table.model, dict(table.arguments), replicas, table.copied
+    )
+    return network, faults
+
+
+def _parts_rules(table: NetworkTable) -> Iterator[Fault]:
+    """Replicas, copies and layers that are used again: what goes together."""
+    if table.replicas and table.copied:
+        yield Fault(("network", "copied"), "a network of replicas cannot have a copy as well")
+    for key in ("replicas", "copied"):
+        if getattr(table, key) and not table.layers:
+            yield Fault(("network", key), "needs a network of layers")
+    earlier: list[LayerTable] = []
+    for index, layer in enumerate(table.layers):
+        place: KeyPath = ("network", "layers", index, "same_as")
+        norms = [one.name for one in earlier if one.type == "batch_norm" and one.same_as is None]
+        if layer.same_as is not None and layer.same_as not in norms:
+            yield unknown(place, "BatchNorm layer before this one", layer.same_as, norms)
+        earlier.append(layer)
 
 
 def _layer_keys(place: KeyPath, layer: LayerTable) -> Iterator[Fault]:
@@ -118,6 +142,7 @@ def _layer(table: LayerTable) -> Layer:
         initial={name: value for name, value in given.items() if value is not None},
         options={key: getattr(table, key) for key in _OPTIONS.get(table.type, ())},
         native=table.native,
+        same_as=table.same_as,
     )
 
 
@@ -164,6 +189,8 @@ def _input(table: InputTable, dtype: str, axis: int) -> InputSpec:
         poison_channel=table.poison_channel,
         channel_axis=derived if table.channel_axis is None else table.channel_axis,
         gradient=table.gradient,
+        shifts=tuple(table.shifts),
+        view=table.view,
     )
 
 
@@ -188,6 +215,8 @@ def _input_rules(place: KeyPath, table: InputTable, spec: InputSpec) -> Iterator
         yield Fault((*place, "poison_channel"), f"{spec.poison_channel} of {channels} channels", f"0 to {channels - 1}")
     if spec.poison and spec.shape[0] == 0:
         yield Fault((*place, "poison"), "an empty batch has no sample to poison")
+    if spec.shifts and spec.shape[0] % len(spec.shifts):
+        yield Fault((*place, "shifts"), f"{len(spec.shifts)} numbers do not divide {spec.shape[0]} samples equally")
     if spec.batches == "distinct" and spec.fill in CONSTANT_FILLS:
         yield Fault((*place, "batches"), f'fill "{spec.fill}" has only one batch', '"same", or leave the key out')
     for key, fills in _FILL_KEYS.items():
@@ -236,9 +265,9 @@ def build_events(document: Document, inputs: Mapping[str, InputSpec]) -> tuple[t
             if not recorded:
                 text = "goes back through a forward, but none before it leaves a gradient"
                 return (), [Fault(place, f"backward {text}", f"one of {', '.join(RECORDING)} before it")]
-        elif table.event == "run_exported":
+        elif table.event == "run_exported" or table.event in ON_THE_COPY:
             batch = max(read.get(name, 0) - 1, 0) if name in inputs and inputs[name].batches == "distinct" else 0
-            if not exported:
+            if table.event == "run_exported" and not exported:
                 return (), [Fault(place, "run_exported runs what export_onnx wrote, but nothing is exported before it")]
         exported = exported or table.event == "export_onnx"
         events.append(Event(table.event, name, batch, _arguments(table)))
@@ -272,6 +301,8 @@ def _event_rules(place: KeyPath, table: EventTable, document: Document) -> Itera
         yield Fault((*place, key), f"means nothing for {table.event}", ", ".join(known) or "no argument")
     if table.event == "set_mode" and not isinstance(table.training, bool):
         yield Fault((*place, "training"), "set_mode needs training", "true, false")
+    if table.event in ON_THE_COPY and not document.network.copied:
+        yield Fault(place, f"{table.event} needs a copy: say how it is made in network.copied")
     if table.event == "eval_in_batches":
         yield from _batch_rules(place, table, document)
     if table.event == "export_onnx" and isinstance(table.training, bool):
@@ -318,6 +349,15 @@ def fill_channels(network: Network, inputs: Mapping[str, InputSpec]) -> tuple[tu
                 place: KeyPath = ("network", "layers", index, "initial", key)
                 faults.append(Fault(place, f"has {len(value)} numbers for {layer.channels} channels"))
     return layers, faults
+
+
+def replica_rules(network: Network, inputs: Mapping[str, InputSpec]) -> Iterator[Fault]:
+    """Every input's batch is divided among the replicas to the last sample."""
+    for name, spec in inputs.items():
+        if network.replicas and spec.shape[0] != sum(network.replicas):
+            place = ("input", "shape") if name == "main" else ("inputs", name, "shape")
+            total = sum(network.replicas)
+            yield Fault(place, f"has {spec.shape[0]} samples; replicas of {list(network.replicas)} take {total}")
 
 
 def size_rules(inputs: Mapping[str, InputSpec], events: tuple[Event, ...]) -> Iterator[Fault]:

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from bncheck.finding import CAUSES
-from bncheck.scenario import DEFAULT_BATCH_WEIGHT, DEFAULT_EPS, DTYPES, FILLS, LAYER_TYPES, OPS
+from bncheck.scenario import COPIES, DEFAULT_BATCH_WEIGHT, DEFAULT_EPS, DTYPES, FILLS, LAYER_TYPES, OPS, VIEWS
 from bncheck.toml_lines import KeyPath
 
 STATISTICS = ("running_mean", "running_var")
@@ -193,6 +193,7 @@ class LayerTable(Table):
     track_running_stats: bool = True
     initial: Annotated[InitialTable, BeforeValidator(initial_values)] = InitialTable()
     native: dict[str, dict[str, Any]] = {}
+    same_as: Name | None = None
     out_channels: Whole | None = None
     kernel: Pair | None = None
     stride: Pair = 1
@@ -208,6 +209,8 @@ class NetworkTable(Table):
     model: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     arguments: dict[str, bool | int | float | str | list[int]] = {}
     returns: str | None = None
+    replicas: Annotated[list[Whole], Field(min_length=2, max_length=8)] = []
+    copied: Annotated[str, one_of("kind of copy", COPIES)] | None = None
 
 
 class InputTable(Table):
@@ -223,6 +226,8 @@ class InputTable(Table):
     poison_channel: Annotated[int, Field(ge=0)] = 0
     channel_axis: int | None = None
     gradient: Annotated[str, one_of("gradient", ("ones", "normal"))] = "normal"
+    shifts: list[Annotated[float, BeforeValidator(number)]] = []
+    view: Annotated[str, one_of("view", VIEWS)] = "contiguous"
 
 
 class EventTable(Table):

@@ -14,11 +14,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bncheck.backend_file import BackendFile, find_backends
+from bncheck.devices import why_not
 from bncheck.environments import Ready, Unavailable, parse_pythons
 from bncheck.environments import prepare as prepare_environments
 from bncheck.errors import UsageError
 from bncheck.gate import Rules, hold, write_verdict
-from bncheck.plan import Plan, code_of, read_plan, with_tolerance, write_plan
+from bncheck.plan import Plan, code_of, read_plan, remember_order, with_tolerance, write_plan
 from bncheck.results import Results, TargetResult, write_results
 from bncheck.run import Options, Seat, run_cells, settle
 from bncheck.run_folder import create_run_folder, find_run
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
 
 Measured = dict[str, "dict[str, Convention]"]  # target → layer path → convention
 DEFAULT_TARGETS = ("reference", "torch", "mxnet")
+
+
+def default_targets() -> tuple[str, ...]:
+    """CPU and GPU of one framework side by side, where this machine shows a GPU."""
+    devices = [device for device in ("cuda", "mps") if why_not(device) is None]
+    return (*DEFAULT_TARGETS, *(f"torch@{device}" for device in devices))
 
 
 class Listener(Protocol):
@@ -82,7 +89,7 @@ def carry_out(request: Request, listener: Listener) -> tuple[Path, Results]:
     try:
         hear = measuring(run, plan, seats, documented, listener, measured)
         found = run_cells(run, plan, seats, request.options, hear)
-        if request.check_order:
+        if plan.check_order:
             from bncheck.order import play_again
 
             listener.say("playing all cells again, last case first")
@@ -149,6 +156,9 @@ def open_run(request: Request, backends: Mapping[str, BackendFile]) -> tuple[Pat
         run = find_run(request.resume)
         plan = read_plan(run)
         refuse_code(plan, request)
+        if request.check_order and not plan.check_order:
+            plan = replace(plan, check_order=True)
+            remember_order(run)
         return run, plan, parse_targets(plan.targets, backends)
     plan = make_plan(request)
     targets = parse_targets(plan.targets, backends)
@@ -175,11 +185,14 @@ def make_plan(request: Request) -> Plan:
     chosen = choose(request, shipped, overrides) if request.chosen else []
     names = [scenario.name for scenario in chosen]
     probes = [each for each in shipped if each.probe and each.name not in names and request.probes]
-    targets = tuple(request.targets or DEFAULT_TARGETS)
+    targets = tuple(request.targets or default_targets())
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     background = tuple(probe.name for probe in probes)
     scenarios = tuple(with_tolerance(scenario, request.tolerance) for scenario in chosen + probes)
-    plan = Plan(scenarios, targets, background, absolute(overrides), request.command, created, request.tolerance)
+    plan = Plan(
+        scenarios, targets, background, absolute(overrides), request.command, created, request.tolerance,
+        check_order=request.check_order,
+    )  # fmt: skip
     return take(plan, request.shard) if request.shard else plan
 
 

@@ -69,7 +69,7 @@ def parse_target(text: str, backends: Mapping[str, BackendFile]) -> Target:
     return Target(
         backend=backend.name,
         variant=_variant(text, match["variant"], backend),
-        version=_version(text, match["version"], backend),
+        version=_version(text, match["version"], backend, device),
         device=device,
         default_device=backend.devices[0],
     )
@@ -104,7 +104,7 @@ def _variant(text: str, word: str | None, backend: BackendFile) -> str:
     )
 
 
-def _version(text: str, word: str | None, backend: BackendFile) -> str:
+def _version(text: str, word: str | None, backend: BackendFile, device: str) -> str:
     if word is None:
         return ""
     if not backend.distribution:
@@ -116,8 +116,9 @@ def _version(text: str, word: str | None, backend: BackendFile) -> str:
             f"{text}: {word!r} is not a version",
             f"write one exact version, for example {backend.name}==1.2.3",
         ) from error
-    if backend.row_for(version) is None:
-        ranges = " or ".join(str(row.versions) for row in backend.requirements)
+    if backend.row_for(version, device) is None:
+        rows = [row for row in backend.requirements if not row.devices or device.partition(":")[0] in row.devices]
+        ranges = " or ".join(str(row.versions) for row in rows) or "none"
         raise TargetError(f"{text}: {backend.title} {version} is not supported", f"supported versions: {ranges}")
     return version
 

@@ -15,8 +15,9 @@ from bncheck.results import Results, read_results
 
 FAMILIES = (
     "copied-momentum", "cumulative-average", "empty-batch", "eval-one-sample", "eval-then-train", "exact-input",
-    "flush-twice", "layouts", "low-precision-long-run", "micro-batches", "mode-toggles", "offset", "overflow",
-    "poison-and-recovery", "recompute", "reload", "value-counts", "without-parts",
+    "flush-twice", "layer-used-twice", "layouts", "low-precision-long-run", "micro-batches", "mode-toggles",
+    "model-copies", "offset", "overflow", "poison-and-recovery", "recompute", "reload", "shared-buffers", "strided",
+    "value-counts", "without-parts",
 )  # fmt: skip
 # What each catches on torch, mxnet or between them and the reference: (scenario, case, causes).
 CAUGHT = (
@@ -25,13 +26,18 @@ CAUGHT = (
     ("empty-batch", "base", "empty-batch"),
     ("eval-one-sample", "base", "single-value"),
     ("eval-then-train", "gone-back-through-after", "gradient"),
+    ("layer-used-twice", "one-layer", "shared-state"),
     ("low-precision-long-run", "bfloat16", "low-precision-stall"),
     ("micro-batches", "backward-at-the-end", "update-phase"),
+    ("model-copies", "averaged-buffers", "stale-state"),
+    ("model-copies", "ema-parameters", "stale-state"),
     ("offset", "1e5", "normalise-arithmetic"),
     ("overflow", "base", "overflow"),
     ("poison-and-recovery", "inf", "poisoned-state"),
     ("recompute", "recomputed", "update-count"),
     ("reload", "no-counter-plain-average", "counter-skew"),
+    ("shared-buffers", "assign", "shared-state"),
+    ("shared-buffers", "export", "shared-state"),
     ("value-counts", "1", "single-value"),
     ("without-parts", "running-statistics", "normaliser-source"),
 )
@@ -41,6 +47,7 @@ SLOW = {
     "empty-batch": ("flax", "haiku", "keras[jax]"),
     "poison-and-recovery": ("flax",),
     "layouts": ("torch[channels_last]", "tf_keras"),
+    "strided": ("torch[channels_last]", "paddle", "mlx"),
     "mode-toggles": ("paddle", "flax", "haiku"),
     "reload": ("paddle",),
 }
@@ -95,6 +102,45 @@ def test_exact_input_leaves_no_rounding_in_the_running_mean(quick: Results) -> N
     ]
     assert len(sizes) == 9  # three pairs, three ranks
     assert set(sizes) == {0.0}
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Two real processes for each of the two torch targets, tied together by gloo."""
+    out = tmp_path_factory.mktemp("replicas") / "run"
+    return play(out, ("replicas",), ("reference", "torch[ddp]", "torch[ddp_local]", "torch[ddp_sync]", "torch"))
+
+
+def test_replicas_are_named_with_what_each_of_them_saw(replicas: Results) -> None:
+    """The figures of pytorch/pytorch#1051: one part is N(0, 1), the other N(10, 1), weight 0.1, 200 steps."""
+    assert unmet(replicas) == []
+    found = {
+        finding.targets: finding
+        for finding in replicas.findings
+        if (finding.case, finding.cause) == ("unlike-parts", "synchronisation")
+    }
+    assert set(found) == {("torch[ddp]",), ("torch[ddp_local]",)}
+    for finding in found.values():
+        assert finding.explained == pytest.approx(1.0, abs=1e-4)
+        assert abs(float(finding.evidence["running_mean of replica 0"])) < 0.5
+        assert float(finding.evidence["running_mean of whole batches"]) == pytest.approx(5, abs=0.1)
+        assert float(finding.evidence["variance of whole batches"]) == pytest.approx(26, abs=0.5)
+    # Replica 1 takes one step from replica 0's mean towards 10, or goes there.
+    ends = [float(found[name,].evidence["running_mean of replica 1"]) for name in ("torch[ddp]", "torch[ddp_local]")]
+    assert ends == pytest.approx([1.0, 10.0], abs=0.3)
+
+
+def test_what_replicas_cannot_do_is_said(replicas: Results) -> None:
+    targets = {target.name: target for target in replicas.targets}
+    assert targets["torch[ddp_sync]"].status == "unavailable"
+    assert "SyncBatchNorm runs on a GPU for each replica only" in targets["torch[ddp_sync]"].reason
+    outcomes = {cell.outcome for cell in replicas.cells if cell.target == "torch" and cell.scenario == "replicas"}
+    assert outcomes == {"unsupported"}
+
+
+def test_nothing_else_is_said_about_replicas(replicas: Results) -> None:
+    causes = {finding.cause for finding in replicas.findings if finding.scenario == "replicas"}
+    assert causes == {"synchronisation"}
 
 
 @pytest.mark.slow

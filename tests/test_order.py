@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +39,7 @@ events = ["train_forward"]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("order")
     (folder / "two.toml").write_text(SCENARIO, encoding="utf-8")
     command = [
@@ -47,7 +49,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    return read_results(folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def results(run: Path) -> Results:
+    return read_results(run)
 
 
 def test_a_buffer_that_outlives_its_cell_is_a_defect_of_that_target(results: Results) -> None:
@@ -66,6 +73,40 @@ def test_how_far_off_is_measured(results: Results) -> None:
         finding.case: finding.evidence["max_abs"] for finding in results.findings if finding.cause == "order-dependence"
     }
     assert sizes == {"repeat-1": 0.75, "repeat-2": 0.5}
+
+
+@pytest.mark.parametrize("again", [(), ("--check-order",)])
+def test_a_resumed_run_still_checks_the_order(
+    results: Results, tmp_path: Path, run: Path, again: tuple[str, ...]
+) -> None:
+    """Killed before the second playing: nothing of it is there, and only the plan knows that it was asked for."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "again")
+    (copy / "run.json").unlink()
+    plan = json.loads((copy / "plan.json").read_text(encoding="utf-8"))
+    assert plan["check_order"] is True
+    if again:  # asked for only now
+        (copy / "plan.json").write_text(json.dumps({**plan, "check_order": False}), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "bncheck",
+        "run",
+        "--resume",
+        str(copy),
+        *again,
+        "--no-report",
+        "--fail-on",
+        "never",
+    ]
+    command += ["--backend-file", str(FOLDER / "leaky_backend.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    resumed = read_results(copy)
+    causes = [finding.cause for finding in results.findings]
+    assert [finding.cause for finding in resumed.findings] == causes
+    assert json.loads((copy / "plan.json").read_text(encoding="utf-8"))["check_order"] is True
 
 
 def test_other_bits_within_rounding_are_said_once_and_are_no_defect() -> None:

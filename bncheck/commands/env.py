@@ -59,7 +59,9 @@ def create_command(targets: Sequence[str], backend_files: Sequence[Path]) -> Non
     from bncheck.targets import parse_targets
 
     backends = find_backends(backend_files)
-    prepared = prepare(parse_targets(targets, backends), backends, report=lambda text: click.echo(text, err=True))
+    prepared = prepare(
+        parse_targets(targets, backends), backends, report=lambda text: click.echo(text, err=True), devices=False
+    )
     failed = []
     for target, outcome in prepared.items():
         if isinstance(outcome, Unavailable):

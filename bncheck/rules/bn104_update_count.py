@@ -95,6 +95,9 @@ def times(value: object) -> str:
 def seen_in_counters(pair: PairView) -> Iterator[Finding]:
     """No attribution, but counters and running means both differ, and one counter is a multiple of the other."""
     for drift in pair.differing:
+        again = {name for item in pair.case.network.layers if item.same_as for name in (item.name, item.same_as)}
+        if "@" in drift.layer or drift.layer in again:
+            continue  # a replica, a copy or a layer at two places counts what reaches it: BN402, BN407 and BN408 tell
         mean = pair.drift(drift.layer, "running_mean")
         counts = advances(pair, drift.layer)
         if drift.quantity != "counter" or mean is None or mean.verdict != "differs" or counts is None:

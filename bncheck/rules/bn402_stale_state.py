@@ -1,25 +1,27 @@
 """The statistics that are read, loaded or evaluated are old ones.
 
 Signature: a flush alone changes what is read (an asynchronous engine had not finished), or statistics fall back to
-their initial values, or an earlier snapshot, on reload. The mode is right and the rule of the update too, only the
-values are not the latest.
+their initial values, or an earlier snapshot, on reload, or in a copy (a teacher, an averaged model) that was just
+brought up to date. The mode is right and the rule of the update too, only the values are not the latest.
 
 What to do: wait for the engine (waitall, synchronize) before reading; save buffers together with parameters, and copy
 them into averaged or teacher models as well.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.rules.movement import STATISTICS, moved
-from bncheck.rules.wording import names, targets
+from bncheck.rules.wording import names, number, targets
 from bncheck.trace import Array
 
 CODE = "BN402"
 CAUSE = "stale-state"
+ANOTHER = "another value"
+SLACK = 1e-5  # some ULP of float32
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
@@ -34,6 +36,55 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             targets(cell.members), cell.case.scenario, cell.case.name, layer, event, quantity,
             departs=cell.target, departs_from="itself", advice=advice,
         )  # fmt: skip
+    yield from left_behind(cell)
+
+
+def left_behind(cell: CellView) -> Iterator[Finding]:
+    """A copy that was just brought up to date holds other statistics, or another counter, than the original."""
+    for layer in cell.trace.layers if cell.trace is not None else ():
+        found = [item for quantity in (*STATISTICS, "counter") if (item := apart(cell, layer, quantity)) is not None]
+        if not found:
+            continue
+        updates, first = found[0][0], found[0]
+        yield Finding(
+            CODE, CAUSE, "hazard",
+            f"{names(cell.members)}: after {len(updates)} updates the copy's {first[1]} of {layer} is {first[2]}: "
+            f"{number(first[3])} where the original has {number(first[4])}.",
+            targets(cell.members), cell.case.scenario, cell.case.name, f"{layer}@copy", updates[-1], first[1],
+            explained=1.0 if first[2] != ANOTHER else None,
+            evidence={"updates": len(updates), **{
+                f"{quantity} of {side}": value
+                for _, quantity, _, *values in found
+                for side, value in zip(("the copy", "the original"), values, strict=True)
+            }},
+            advice="copy buffers as they are whenever you average parameters, or estimate them anew for the copy",
+        )  # fmt: skip
+
+
+def apart(cell: CellView, layer: str, quantity: str) -> tuple[list[int], str, str, float, float] | None:
+    """(updates, quantity, what the copy holds in words, its value, the original's) after the last update of a copy."""
+    assert cell.trace is not None
+    rows, second = cell.trace.get(layer, quantity), cell.trace.get(f"{layer}@copy", quantity)
+    updates = [t for t, item in enumerate(cell.trace.events) if item.op == "update_copy" and item.status == "ok"]
+    if rows is None or second is None or not updates:
+        return None
+    own, copy, last = np.asarray(rows, np.float64), np.asarray(second, np.float64), updates[-1] + 1
+    if not np.abs(own[last] - copy[last]).max() > SLACK * (np.abs(own[last]).max() + np.abs(own[0]).max()):
+        return None
+    return updates, quantity, kept(own, copy, updates), float(copy[last].mean()), float(own[last].mean())
+
+
+def kept(own: Array, copy: Array, updates: Sequence[int]) -> str:
+    """What the copy holds after its last update, in words."""
+    last = updates[-1] + 1
+    if np.array_equal(copy[last], copy[0]):
+        return "still what it was at first"
+    snapshots = np.stack([own[t + 1] for t in updates])
+    scale = float(np.abs(snapshots).max())
+    mean = snapshots.mean(axis=0)
+    if np.abs(mean - copy[last]).max() <= SLACK * scale or np.array_equal(np.floor(mean), copy[last]):
+        return f"the average of the original's {len(updates)} at each update"
+    return ANOTHER
 
 
 def lapses(cell: CellView, layer: str) -> Iterator[tuple[int, str, str, str]]:

@@ -15,7 +15,8 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
     the worker imports its framework meanwhile.
 ``JOB_DIR/<cell>/job.json``
     ``protocol``, ``inputs`` (file name in the inputs folder), ``dtype``, ``network``, ``events``, ``sample`` (how
-    many elements of each network output to keep). ``network.layers`` holds the fields of ``scenario.Layer``;
+    many elements of each network output to keep), ``views`` (input: how its batches lie in memory, where not
+    contiguous). ``network.layers`` holds the fields of ``scenario.Layer``;
     an event has ``op``, ``input``, ``batch`` and ``arguments``.
 ``<inputs>/<key>.npz``
     ``x/<input>`` (U, batch…), ``dy/<input>`` (U, output…), ``param/<layer>/<name>``. The worker owns no random
@@ -67,6 +68,11 @@ any other event             a method of the event's name taking its arguments as
 A backend with ``CUSTOM = True`` puts ``network.custom`` ("/path/file.py:Class") in the place of its BatchNorm layers,
 or is an oracle that ignores it; its state may then hold ``graph_nodes`` and ``graph_bytes``. One with ``WHOLE = True``
 takes ``network.model`` ("/path/file.py:function"), called with the keywords ``network.arguments``, as the network.
+``REPLICAS``, ``COPIES`` and ``SHARES`` = True: it divides batches among ``network.replicas``, keeps a copy of the
+network (``network.copied``), and uses a layer once more where another is ``same_as`` it; its ``layers`` then also hold ``bn@1``
+(replica 1) or ``bn@copy``. A model with an attribute ``view`` lays the coming inputs out in memory as that says:
+permuted (axes 1 and last stored swapped), strided (every second value along the last axis) or sliced (the middle of
+two channels more, along axis 1).
 """
 
 import faulthandler
@@ -129,6 +135,23 @@ def failure(index, op, status, error):
     return {"event": index, "op": op, "status": status, "error_type": type(error).__name__, "error": text[:4000]}
 
 
+# Parts of a network that a backend has to say it takes: (key, its constant, in words).
+OPTIONAL = (
+    ("custom", "CUSTOM", "layers of your own (network.custom)"),
+    ("model", "WHOLE", "whole networks of your own (network.model)"),
+    ("replicas", "REPLICAS", "replicas (network.replicas)"),
+    ("copied", "COPIES", "copies of its network (network.copied)"),
+)
+
+
+def refuse_network(network, backend):
+    for key, constant, words in OPTIONAL:
+        if network.get(key) and not getattr(backend, constant, False):
+            raise NotImplementedError("this backend does not take %s" % words)
+    if any(layer.get("same_as") for layer in network["layers"]) and not getattr(backend, "SHARES", False):
+        raise NotImplementedError("this backend cannot use a layer at two places (same_as)")
+
+
 class Cell:
     """One program on one model: plays the events, keeps going after an event that raised."""
 
@@ -136,10 +159,7 @@ class Cell:
         self.job, self.inputs, self.folder = job, inputs, folder
         self.failed, self.artifacts, self.notes = [], [], {}
         self.pending, self.last = [], []  # (input, batch) of forwards waiting for, and used by, a backward
-        if job["network"].get("custom") and not getattr(backend, "CUSTOM", False):
-            raise NotImplementedError("this backend does not take layers of your own (network.custom)")
-        if job["network"].get("model") and not getattr(backend, "WHOLE", False):
-            raise NotImplementedError("this backend does not take whole networks of your own (network.model)")
+        refuse_network(job["network"], backend)
         params = {name[6:]: inputs[name] for name in inputs if name.startswith("param/")}
         self.model = backend.build(job["network"], params, job["dtype"], target["variant"], target["device"])
         self.recorder = recorder.Recorder(self.model, job["events"], job.get("sample", 4096))
@@ -170,6 +190,7 @@ class Cell:
         name, batch = event["input"], event["batch"]
         data = self.inputs["x/" + name][batch]
         op = event["op"]
+        self.look_through(name)
         # A forward that raises leaves nothing to go back through, and what was gone back through before is over.
         if op not in ("eval_forward", "no_grad_forward"):
             self.last = []
@@ -182,6 +203,14 @@ class Cell:
         if op not in ("eval_forward", "no_grad_forward"):
             self.pending.append((name, batch, out.shape, out.dtype))
         self.recorder.forward(index, out, ((name, batch), data))
+
+    def look_through(self, name):
+        """Ask for the memory layout of an input; a backend that only ever copies its input has none."""
+        view = self.job.get("views", {}).get(name, "contiguous")
+        if hasattr(self.model, "view"):
+            self.model.view = view
+        elif view != "contiguous":
+            raise NotImplementedError("this backend copies its input: it has no %s views" % view)
 
     def backward(self, index):
         if self.pending:
@@ -216,7 +245,7 @@ class Cell:
             raise NotImplementedError("this backend cannot leave a state out of what it loads")
         if op in ("export_onnx", "run_exported", "reload"):
             arguments = dict(arguments, folder=self.folder)
-        if op in ("export_onnx", "run_exported", "eval_in_batches"):
+        if op in ("export_onnx", "run_exported", "eval_in_batches", "update_copy", "train_copy", "eval_copy"):
             named = self.inputs.get("x/" + event["input"])  # a scenario may have no input called "main"
             batches = next(self.inputs[name] for name in self.inputs if name[:2] == "x/") if named is None else named
             arguments["x"] = batches[event["batch"]]

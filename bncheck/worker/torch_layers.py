@@ -50,9 +50,11 @@ def batch_norm(torch, layer, variant, custom=None):
     return kinds[layer["rank"]](layer["channels"], **keywords)
 
 
-def make(torch, layer, params, variant, custom):
+def make(torch, layer, params, variant, custom, earlier=None):
     """Any layer of the scenario; sizes of weights are those of the host's arrays."""
     kind, options, nn = layer["type"], layer["options"], torch.nn
+    if earlier is not None:
+        return again_class(torch)(getattr(earlier, layer["same_as"]))
     if kind == "batch_norm":
         return batch_norm(torch, layer, variant, custom)
     if kind == "flatten":
@@ -69,6 +71,40 @@ def make(torch, layer, params, variant, custom):
     return nn.Conv2d(
         weight[1], weight[0], weight[2:], stride=options.get("stride", 1), padding=options.get("padding", 0)
     )
+
+
+def again_class(torch):
+    class Again(torch.nn.Module):
+        """A layer at its second place. The layer is no child of this one: it belongs where it stands first."""
+
+        def __init__(self, first):
+            super(Again, self).__init__()
+            object.__setattr__(self, "first", first)
+
+        def forward(self, x):
+            # Hooks look at a layer's first place; this call is seen by those of this module.
+            hooks, self.first._forward_hooks = self.first._forward_hooks, type(self.first._forward_hooks)()
+            try:
+                return self.first(x)
+            finally:
+                self.first._forward_hooks = hooks
+
+    return Again
+
+
+def viewed(torch, data, view):
+    """The same values, laid out in memory otherwise; what lies between them is NaN, so that nobody reads it unseen."""
+    if view == "permuted":
+        return data.transpose(1, -1).contiguous().transpose(1, -1)
+    if view == "strided":
+        wide = data.new_full(tuple(data.shape[:-1]) + (2 * data.shape[-1] + 1,), float("nan"))
+        wide[..., 1::2] = data
+        return wide[..., 1::2]
+    if view == "sliced":
+        wide = data.new_full((data.shape[0], data.shape[1] + 2) + tuple(data.shape[2:]), float("nan"))
+        wide[:, 1:-1] = data
+        return wide[:, 1:-1]
+    return data
 
 
 def seeing(model, name):

@@ -57,8 +57,10 @@ def describe(variant, device):
     jax = start_jax(device)
     import flax
 
-    found = {"version": flax.__version__, "jax": jax.__version__, "device": str(find_device(jax, device))}
+    found = {"version": flax.__version__, "jax": jax.__version__, "unit": str(find_device(jax, device))}
     found["matmul_precision"] = str(jax.config.jax_default_matmul_precision or "default")
+    if device != "cpu":
+        found.update(gpu=find_device(jax, device).device_kind, XLA_FLAGS=os.environ.get("XLA_FLAGS", ""))
     return found
 
 

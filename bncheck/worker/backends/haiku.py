@@ -54,12 +54,15 @@ def describe(variant, device):
     jax = start_jax(device)
     import haiku as hk
 
-    return {
+    found = {
         "version": hk.__version__,
         "jax": jax.__version__,
-        "device": str(find_device(jax, device)),
+        "unit": str(find_device(jax, device)),
         "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
     }
+    if device != "cpu":
+        found.update(gpu=find_device(jax, device).device_kind, XLA_FLAGS=os.environ.get("XLA_FLAGS", ""))
+    return found
 
 
 def start_jax(device):

@@ -26,9 +26,13 @@ REQUIREMENTS = [
 ]  # fmt: skip
 VARIANT_REQUIREMENTS = {
     "": ["jax>=0.4.30,<0.13"],
+    "@cuda": ["jax[cuda12]>=0.4.30,<0.13"],
     "jax": ["jax>=0.4.30,<0.13"],
+    "jax@cuda": ["jax[cuda12]>=0.4.30,<0.13"],
     "tensorflow": ["tensorflow-cpu>=2.16"],
-    "torch": ["torch>=2.4"],
+    "tensorflow@cuda": ["tensorflow[and-cuda]>=2.16"],
+    # Pinned: an open range takes whatever CUDA build is newest (7 GB). This is the version of the torch target.
+    "torch": ["torch==2.13.0"],
 }
 DOCUMENTED = [
     {
@@ -79,7 +83,9 @@ def look_at_jax(gpu):
         devices = jax.devices("cuda" if gpu else "cpu")
     except RuntimeError as error:
         raise RuntimeError("jax sees no CUDA device: %s" % str(error).splitlines()[0])
-    return {"jax": jax.__version__, "device": str(devices[0])}
+    found = {"jax": jax.__version__, "unit": str(devices[0])}
+    found["matmul_precision"] = str(jax.config.jax_default_matmul_precision or "default")
+    return dict(found, gpu=devices[0].device_kind, XLA_FLAGS=os.environ.get("XLA_FLAGS", "")) if gpu else found
 
 
 def look_at_tensorflow(gpu):
@@ -87,7 +93,14 @@ def look_at_tensorflow(gpu):
 
     if gpu and not tf.config.list_physical_devices("GPU"):
         raise RuntimeError("tensorflow sees no GPU")
-    return {"tensorflow": tf.__version__, "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default")}
+    found = {"tensorflow": tf.__version__, "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default")}
+    if gpu:
+        found.update(
+            gpu=str(tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])),
+            tf32=tf.config.experimental.tensor_float_32_execution_enabled(),
+            deterministic=tf.config.experimental.is_op_determinism_enabled(),
+        )
+    return found
 
 
 def look_at_torch(gpu):
@@ -95,7 +108,18 @@ def look_at_torch(gpu):
 
     if gpu and not torch.cuda.is_available():
         raise RuntimeError("torch sees no CUDA device")
-    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    found = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    if gpu:
+        cudnn = torch.backends.cudnn
+        found.update(
+            gpu=torch.cuda.get_device_name(),
+            CUDA=torch.version.cuda or "",
+            cudnn=cudnn.version(),
+            cudnn_enabled=cudnn.enabled,
+            cudnn_deterministic=cudnn.deterministic,
+            tf32=bool(cudnn.allow_tf32),
+        )
+    return found
 
 
 def build(network, params, dtype, variant, device):

@@ -97,6 +97,26 @@ def to_first(mx, x):
     return mx.moveaxis(x, -1, 1) if x.ndim > 2 else x
 
 
+def viewed(mx, data, view):
+    """The same values, laid out in memory otherwise; what lies between them is NaN, so that nobody reads it unseen.
+
+    Evaluated at once: a lazy slice would be computed together with the layer that reads it."""
+    shape = list(data.shape)
+    if view == "permuted":
+        data = mx.contiguous(data.swapaxes(1, -1)).swapaxes(1, -1)
+    if view == "strided":
+        wide = mx.full(shape[:-1] + [2 * shape[-1] + 1], float("nan"), dtype=data.dtype)
+        wide[..., 1::2] = data
+        data = wide[..., 1::2]
+    if view == "sliced":
+        wide = mx.full([shape[0], shape[1] + 2] + shape[2:], float("nan"), dtype=data.dtype)
+        wide[:, 1:-1] = data
+        data = wide[:, 1:-1]
+    if view != "contiguous":
+        mx.eval(data)
+    return data
+
+
 class Model:
     """The worker's model contract on a list of modules."""
 
@@ -112,7 +132,7 @@ class Model:
         self.first = any(spec["axis"] == 1 for spec in self.specs.values())
         if self.first and any(spec["axis"] == -1 and spec["rank"] > 2 for spec in self.specs.values()):
             raise NotImplementedError("this backend takes one layout for the whole network")
-        self.returns = network.get("returns")
+        self.returns, self.view = network.get("returns"), "contiguous"
         self.assemble()
         for name, block in self.blocks:
             self.start(name, block)
@@ -152,7 +172,7 @@ class Model:
         return np.moveaxis(found, -1, 1) if self.first and found.ndim > 2 else found
 
     def forward(self, x, mode):
-        data = self.tensor(x)
+        data = viewed(self.mx, self.tensor(x), self.view)
         if mode != "as_is":
             self.set_mode(mode != "eval")
         before = self.snapshot()

@@ -4,6 +4,11 @@ MXNet runs asynchronously: every read of state waits for all work first, or it i
 Runs on mxnet 1.2 to 2.0.0b1 (Python 3.7 syntax); from 2.0 on Gluon takes mx.np arrays only.
 """
 
+import ctypes
+import glob
+import os
+import sys
+
 import numpy as np
 
 TITLE = "Apache MXNet"
@@ -17,6 +22,27 @@ VARIANTS = {
 }
 DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
+    # libmxnet.so of mxnet-cu112 asks for these by name (readelf -d): CUDA 11 runtime libraries and cuDNN 8, which come
+    # as wheels. With them loaded only the driver's libcuda.so.1 is missing. No kernels for GPUs after sm_86; never run.
+    {
+        "devices": ["cuda"],
+        "versions": ">=1.9,<2",
+        "python": ">=3.8,<3.12",
+        "distribution": "mxnet-cu112",
+        "packages": [
+            "mxnet-cu112=={version}",
+            "numpy<1.24",
+            "nvidia-cuda-runtime-cu11>=11.7,<12",
+            "nvidia-cublas-cu11>=11.10,<12",
+            "nvidia-cudnn-cu11>=8.9,<9",
+            "nvidia-cufft-cu11",
+            "nvidia-curand-cu11",
+            "nvidia-cusolver-cu11",
+            "nvidia-cuda-nvrtc-cu11",
+            "nvidia-nccl-cu11",
+            "nvidia-nvtx-cu11",
+        ],
+    },
     {"versions": ">=2.0.0a0", "python": ">=3.8,<3.10", "packages": ["mxnet=={version}", "numpy<1.24"]},
     # 1.9.1 asks for any numpy and then uses np.bool, which 1.24 removed.
     {"versions": ">=1.8,<2", "python": ">=3.8,<3.12", "packages": ["mxnet=={version}", "numpy<1.24"]},
@@ -60,6 +86,8 @@ def context(mx, device):
 
 
 def describe(variant, device):
+    if device.startswith("cuda"):
+        load_cuda()
     import mxnet as mx
 
     if device.startswith("cuda"):
@@ -70,7 +98,34 @@ def describe(variant, device):
         mx.npx.set_np()  # without it an array without elements is one of unknown shape
     features = getattr(mx, "runtime", None)
     enabled = [] if features is None else sorted(name for name, on in features.Features().items() if on.enabled)
-    return {"version": mx.__version__, "features": enabled}
+    found = {"version": mx.__version__, "features": enabled}
+    if device.startswith("cuda"):
+        found.update({name: os.environ.get(name, "default") for name in FLAGS})
+    return found
+
+
+# What MXNet reads from the environment and what decides which kernels a GPU runs.
+FLAGS = ("MXNET_CUDNN_AUTOTUNE_DEFAULT", "MXNET_CUDA_ALLOW_TENSOR_CORE", "MXNET_ENFORCE_DETERMINISM",
+         "NVIDIA_TF32_OVERRIDE")  # fmt: skip
+
+
+def load_cuda():
+    """Load the libraries of the nvidia-* wheels of this environment: libmxnet.so finds them by name when it is loaded.
+
+    In rounds, because they need each other and nothing tells the order."""
+    left = sorted(
+        path for folder in sys.path for path in glob.glob(os.path.join(folder, "nvidia", "*", "lib", "*.so.*"))
+    )
+    for _ in range(4):
+        left = [path for path in left if not loads(path)]
+
+
+def loads(path):
+    try:
+        ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        return False  # in a later round; what never loads is named by the import of mxnet
+    return True
 
 
 def build(network, params, dtype, variant, device):

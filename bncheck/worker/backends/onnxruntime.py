@@ -18,6 +18,13 @@ VARIANTS = {
 }
 DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
+    {
+        "devices": ["cuda"],
+        "versions": ">=1.21",
+        "python": ">=3.10,<3.15",
+        "distribution": "onnxruntime-gpu",
+        "packages": ["onnxruntime-gpu[cuda,cudnn]=={version}", "onnx>=1.16", "numpy>=1.22"],
+    },
     {"versions": ">=1.19", "python": ">=3.11,<3.15", "packages": ["onnxruntime=={version}", "onnx>=1.16", "numpy"]},
     {
         "versions": ">=1.11,<1.19",
@@ -59,6 +66,8 @@ def describe(variant, device):
     import onnx
     import onnxruntime
 
+    if device.startswith("cuda") and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA and cuDNN from the wheels beside it
     available = onnxruntime.get_available_providers()
     if device.startswith("cuda") and "CUDAExecutionProvider" not in available:
         raise RuntimeError("this build of onnxruntime has no CUDA (onnxruntime-gpu has)")
@@ -198,6 +207,8 @@ class Model:
                 if type(error).__name__ != "NotImplemented":
                     raise
                 raise NotImplementedError("onnxruntime has no kernel: %s" % error)
+            if self.device.startswith("cuda") and "CUDAExecutionProvider" not in made.get_providers():
+                raise RuntimeError("onnxruntime fell back to the CPU: its CUDA provider does not load here")
             self.sessions[training, rank] = (graph, made)
         return self.sessions[training, rank]
 

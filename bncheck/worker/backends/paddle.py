@@ -14,6 +14,21 @@ DEFAULT_VERSION = "3.3.1"
 VARIANTS = {"": "nn.BatchNorm1D/2D/3D", "functional": "nn.functional.batch_norm"}
 DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
+    # Under a name of its own; builds of 3.x are on paddle's own index only (set PIP_EXTRA_INDEX_URL to it).
+    {
+        "devices": ["cuda"],
+        "versions": ">=3",
+        "python": ">=3.9,<3.14",
+        "distribution": "paddlepaddle-gpu",
+        "packages": ["paddlepaddle-gpu=={version}", "numpy", "setuptools"],
+    },
+    {
+        "devices": ["cuda"],
+        "versions": ">=2.5,<3",
+        "python": ">=3.8,<3.12",
+        "distribution": "paddlepaddle-gpu",
+        "packages": ["paddlepaddle-gpu=={version}", "numpy<2", "setuptools<81"],
+    },
     {"versions": ">=3", "python": ">=3.9,<3.14", "packages": ["paddlepaddle=={version}", "numpy", "setuptools"]},
     {
         "versions": ">=2.6,<3",
@@ -110,6 +125,23 @@ def functional_class(paddle):
     return FunctionalBatchNorm
 
 
+def viewed(paddle, data, view):
+    """The same values, laid out in memory otherwise; what lies between them is NaN, so that nobody reads it unseen."""
+    shape, order = list(data.shape), list(range(data.ndim))
+    if view == "permuted":
+        order[1], order[-1] = order[-1], order[1]
+        return data.transpose(order).contiguous().transpose(order)
+    if view == "strided":
+        wide = paddle.full(shape[:-1] + [2 * shape[-1] + 1], float("nan"), data.dtype)
+        wide[..., 1::2] = data
+        return wide[..., 1::2]
+    if view == "sliced":
+        wide = paddle.full([shape[0], shape[1] + 2] + shape[2:], float("nan"), data.dtype)
+        wide[:, 1:-1] = data
+        return wide[:, 1:-1]
+    return data
+
+
 def batch_norm(paddle, layer, variant):
     nn, keywords = paddle.nn, keywords_of(layer)
     if variant == "functional":
@@ -152,7 +184,7 @@ class Model:
         self.paddle, self.dtype = paddle, dtype
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers = list(self.specs)
-        self.returns = network.get("returns")
+        self.returns, self.view = network.get("returns"), "contiguous"
         self.make = lambda: [(layer["name"], make_layer(paddle, layer, params, variant)) for layer in network["layers"]]
         self.assemble()
         for name, block in self.blocks:
@@ -175,7 +207,7 @@ class Model:
 
     def forward(self, x, mode):
         paddle = self.paddle
-        data = self.tensor(x)
+        data = viewed(paddle, self.tensor(x), self.view)
         if mode != "as_is":
             self.set_mode(mode != "eval")
         if mode in ("eval", "no_grad"):

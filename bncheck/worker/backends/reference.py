@@ -17,6 +17,9 @@ DEFAULT_VERSION = ""
 VARIANTS = {"": "the paper's convention", "*": "a preset and/or rules: cudnn, torch, mxnet, update_on=backward, …"}
 DEVICES = ("cpu",)
 CUSTOM = True  # the oracle for somebody's own layer: it plays the rules that layer should have
+# What people want of these: the statistics of the whole batch, a copy that follows in everything and stays apart, and
+# each place of a layer that is used twice with statistics of its own.
+REPLICAS = COPIES = SHARES = True
 REQUIREMENTS = []
 DOCUMENTED = []
 
@@ -419,8 +422,11 @@ class Model:
                 raise NotImplementedError("the reference has no layer %r" % layer["type"])
         self.parts = [(layer["name"], KINDS[layer["type"]](layer, params, rules)) for layer in network["layers"]]
         self.norms = {name: part for name, part in self.parts if isinstance(part, BatchNorm)}
+        ranks = range(1, len(network.get("replicas") or ()))
+        self.alike = {name: [name] + ["%s@%d" % (name, rank) for rank in ranks] for name in self.norms}
+        self.norms = {other: part for name, part in self.norms.items() for other in self.alike[name]}
         self.layers = list(self.norms)
-        self.returns = network.get("returns")
+        self.returns, self.view = network.get("returns"), "contiguous"
         self.dtype = "float32" if rules["dtype"] == "bfloat16" else rules["dtype"]
         self.seen, self.tape, self.used_up = {}, [], False
 
@@ -431,8 +437,8 @@ class Model:
             before = x
             x, context = part.forward(x if isinstance(part, BatchNorm) else np.asarray(x, dtype=self.dtype), mode)
             contexts.append(context)
-            if name in self.norms:
-                self.seen[name] = (before, x)
+            for other in self.alike.get(name, ()):
+                self.seen[other] = (before, x)
             if name == self.returns:
                 returned = x
         if mode in ("train", "as_is"):
@@ -480,6 +486,42 @@ class Model:
             norm.flush()
 
 
+class Copied:
+    """A network with a copy: an update gives the copy the network's statistics, and nothing else connects the two."""
+
+    view = "contiguous"
+
+    def __init__(self, model, second):
+        self.model, self.second = model, second
+        self.layers = [name + end for name in model.layers for end in ("", "@copy")]
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def update_copy(self, x):
+        for name, norm in self.model.norms.items():
+            other = self.second.norms[name]
+            for held in ("gamma", "beta", "mean", "var", "updates", "var_updates", "forwards"):
+                setattr(other, held, getattr(norm, held))
+            other.hidden = list(norm.hidden)
+
+    def train_copy(self, x):
+        return {"output": self.second.forward(x, "train")}
+
+    def eval_copy(self, x):
+        return {"output": self.second.forward(x, "eval")}
+
+    def state(self, layer):
+        name, _, copy = layer.partition("@")
+        found = dict((self.second if copy else self.model).state(name))
+        if copy:
+            del found["training"]  # nobody sets the copy's mode but the event that runs it
+        return found
+
+    def axis(self, layer):
+        return self.model.axis(layer.partition("@")[0])
+
+
 def describe(variant, device):
     rules = parse_rules(variant)
     changed = {name: value for name, value in rules.items() if value != RULES[name]}
@@ -487,4 +529,6 @@ def describe(variant, device):
 
 
 def build(network, params, dtype, variant, device):
-    return Model(network, params, parse_rules(variant))
+    rules = parse_rules(variant)
+    model = Model(network, params, rules)
+    return Copied(model, Model(network, params, rules)) if network.get("copied") else model

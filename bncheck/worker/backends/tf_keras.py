@@ -49,6 +49,12 @@ def describe(variant, device):
         raise RuntimeError("tensorflow sees no GPU")
     found = {"version": keras.__version__, "tensorflow": tf.__version__}
     found["onednn"] = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default")
+    if device.startswith("cuda"):
+        found.update(
+            gpu=str(tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])),
+            tf32=tf.config.experimental.tensor_float_32_execution_enabled(),
+            deterministic=tf.config.experimental.is_op_determinism_enabled(),
+        )
     return found
 
 

@@ -27,10 +27,14 @@ VARIANTS = {
     "export": "torch.export, one program per mode",
     "checkpoint": "every training forward through torch.utils.checkpoint, so that backward runs it again",
     "no_onednn": "oneDNN switched off: PyTorch's own CPU kernels",
+    "ddp": "DistributedDataParallel, one process per replica (gloo on a CPU): replica 0's buffers go to all",
+    "ddp_local": "DistributedDataParallel(broadcast_buffers=False): every replica keeps its own buffers",
+    "ddp_sync": "DistributedDataParallel on SyncBatchNorm",
     "onnx": "nn.BatchNorm1d/2d/3d with onnx and onnxruntime beside it, for export_onnx and run_exported",
 }
 CUSTOM = True  # takes network.custom
 WHOLE = True  # takes network.model
+REPLICAS = COPIES = SHARES = True
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 REQUIREMENTS = [
     # Imported: 2.13.0 on 3.11, 2.0.1 on 3.11, 1.13.1 on 3.10, 1.1.0 on 3.6 and 3.7. On Linux the default index's
@@ -59,6 +63,9 @@ DOCUMENTED = [
             "checkpoint",
             "no_onednn",
             "onnx",
+            "ddp",
+            "ddp_local",
+            "ddp_sync",
         ],
         "link": "https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html",
         "facets": {
@@ -101,6 +108,7 @@ def describe(variant, device):
     import torch
 
     part("torch_variants").refuse(torch, variant)
+    part("torch_replicas").refuse(torch, variant, device)
 
     kind = device.split(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():
@@ -127,7 +135,12 @@ def describe(variant, device):
 
 
 def build(network, params, dtype, variant, device):
-    return Model(network, params, dtype, variant, device)
+    kind = Model
+    if network.get("replicas"):
+        kind = part("torch_replicas").replicated(Model, os.path.abspath(__file__))
+    elif network.get("copied"):
+        kind = part("torch_copies").copied(Model)
+    return kind(network, params, dtype, variant, device)
 
 
 class Model:
@@ -151,7 +164,7 @@ class Model:
             raise NotImplementedError("network.model does not run as torch[%s]" % variant)
         if variant == "export" and self.returns:
             raise NotImplementedError("an exported program has no inner layers whose output it could return")
-        self.keep_graph = True
+        self.keep_graph, self.view = True, "contiguous"
         self.tape, self.used_up = [], False
         self.assemble()
 
@@ -166,11 +179,12 @@ class Model:
         else:
             net = torch.nn.Sequential()
             for layer in self.network["layers"]:
-                made = part("torch_layers").make(torch, layer, self.params, self.variant, self.custom)
+                first = layer.get("same_as")
+                made = part("torch_layers").make(torch, layer, self.params, self.variant, self.custom, first and net)
                 net.add_module(layer["name"], made)
         self.net = net.to(device=self.device, dtype=self.dtype)
         children = dict(self.net.named_modules() if self.whole else self.net.named_children())
-        self.norms = {name: children[name] for name in self.layers}
+        self.norms = {name: getattr(children[name], "first", children[name]) for name in self.layers}
         with torch.no_grad():
             for name, value in self.params.items():
                 layer, what = name.split("/")
@@ -226,7 +240,7 @@ class Model:
         return (tensor.float() if self.wide else tensor).numpy()
 
     def forward(self, x, mode):
-        data = self.tensor(x)
+        data = part("torch_layers").viewed(self.torch, self.tensor(x), self.view)
         if mode in ("train", "no_grad"):
             self.net.train()
         elif mode == "eval":
@@ -253,7 +267,7 @@ class Model:
         return self.array(out)
 
     def checkpointed_forward(self, x):
-        data = self.tensor(x).requires_grad_()
+        data = part("torch_layers").viewed(self.torch, self.tensor(x), self.view).requires_grad_()
         self.net.train()
         out = part("torch_variants").checkpointed(self, data)
         self.record(data, out)
