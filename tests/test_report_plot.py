@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from bncheck.report import png
 from bncheck.report.curves import case_curves, difference, onset, thin
 from bncheck.report.gallery import Gallery, by_interest
 from bncheck.report.panel import COLOURS, DASHES, MARKERS, plain_tick, style
@@ -63,12 +64,21 @@ def test_the_drift_of_r0_is_what_is_drawn(run: Path) -> None:
 
 
 def test_files_stand_in_plots_and_png_opens(run: Path) -> None:
-    paths = render(results(), run)
+    gallery = Gallery(results(), run, None, png=True)
+    paths = [*render(results(), run, gallery), *png.render(results(), run, gallery)]
     assert {path.name for path in paths} >= {"all-ones--forward.svg", "all-ones--forward.png", "one-value--base.png"}
     image = imread(io.BytesIO((run / "plots" / "all-ones--forward.png").read_bytes()), format="png")
     assert image.shape[1] > 1000
     ElementTree.parse(run / "plots" / "all-ones--forward.svg")
     assert not list((run / "plots").glob("*.part"))
+
+
+def test_a_png_is_drawn_only_when_asked_for(run: Path, tmp_path: Path) -> None:
+    scenario = results().scenarios[0]
+    plain = draw_case(results(), run, scenario, scenario.cases[0])
+    asked = draw_case(results(), run, scenario, scenario.cases[0], png=True)
+    assert plain is not None and asked is not None
+    assert (plain.png, asked.png[:4], plain.svg == asked.svg) == (b"", b"\x89PNG", True)
 
 
 def test_equal_runs_give_equal_bytes(run: Path, svg: str) -> None:
