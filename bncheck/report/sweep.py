@@ -75,8 +75,10 @@ def sweeps(results: Results, scenario: ScenarioResult) -> list[Sweep]:
 def along(results: Results, scenario: ScenarioResult, axis: str) -> Iterator[Sweep]:
     groups: dict[str, list[tuple[float, str, CaseResult]]] = {}
     for case in scenario.cases:
-        found = NUMBER.fullmatch(scalar(case.matrix[axis])) if axis in case.matrix else None
-        if found is not None and not isinstance(case.matrix[axis], bool):
+        value = case.matrix.get(axis)
+        number = isinstance(value, str | int | float) and not isinstance(value, bool)
+        found = NUMBER.fullmatch(scalar(value)) if number else None
+        if found is not None:
             others = [f"{key} {scalar(value)}" for key, value in case.matrix.items() if key != axis]
             group = ", ".join(filter(None, (found["rest"], *others)))
             groups.setdefault(group, []).append((float(found["number"]), found["number"], case))
