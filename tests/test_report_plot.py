@@ -17,7 +17,7 @@ from bncheck.report import png
 from bncheck.report.curves import case_curves, difference, onset, thin
 from bncheck.report.gallery import Gallery, by_interest
 from bncheck.report.panel import COLOURS, DASHES, MARKERS, plain_tick, style
-from bncheck.report.plot import draw_case, render
+from bncheck.report.plot import draw_case, render, sheet
 from bncheck.report.svg import GRID, INK, PAPER, attributes, compact, short_path, themed
 from bncheck.results import Results
 
@@ -84,6 +84,14 @@ def test_a_png_is_drawn_only_when_asked_for(run: Path, tmp_path: Path) -> None:
 def test_equal_runs_give_equal_bytes(run: Path, svg: str) -> None:
     again = draw_case(results(), run, results().scenarios[0], results().scenarios[0].cases[0])
     assert again is not None and again.svg == svg
+
+
+def test_a_picture_shows_nothing_of_the_one_before(run: Path, svg: str) -> None:
+    scenarios = results().scenarios
+    other = draw_case(results(), run, scenarios[1], scenarios[1].cases[0])
+    sheet.cache_clear()
+    fresh = draw_case(results(), run, scenarios[1], scenarios[1].cases[0])
+    assert other is not None and fresh is not None and other.svg == fresh.svg != svg
 
 
 def test_svg_needs_no_style_and_loads_nothing(svg: str) -> None:

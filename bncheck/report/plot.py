@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.transforms import Bbox
 
 from bncheck.compare import TOLERANCES
 from bncheck.report.curves import DRAWN, CaseCurves, Curve, case_curves, difference, onset
@@ -109,8 +111,8 @@ def compose(results: Results, shown: CaseCurves) -> Figure:
     columns = legend_columns(handles)
     # Every further row of the legend makes the figure higher, not the panels lower.
     height = 6.45 + LEGEND_ROW * (-(-len(handles) // columns) - 1)
-    figure = Figure(figsize=(WIDTH, height))
-    grid = figure.subplots(2, 2)
+    figure, grid = blank_sheet()
+    figure.set_size_inches(WIDTH, height)
     # Set by hand: the automatic layouts draw the figure twice more.
     top, bottom = 1 - (height - 5.3) / height, 0.76 / height
     figure.subplots_adjust(left=0.065, right=0.985, top=top, bottom=bottom, hspace=0.22, wspace=0.17)
@@ -123,6 +125,27 @@ def compose(results: Results, shown: CaseCurves) -> Figure:
                   frameon=False, fontsize=8.5, columnspacing=1.4, handlelength=2.8, borderaxespad=0)  # fmt: skip
     heading(figure, results, shown, height)
     return figure
+
+
+@lru_cache(maxsize=1)
+def sheet() -> tuple[Figure, Any]:
+    """The one figure that every case is drawn on: making four panels takes as long as drawing on them."""
+    figure = Figure(figsize=(WIDTH, WIDTH))
+    return figure, figure.subplots(2, 2)
+
+
+def blank_sheet() -> tuple[Figure, Any]:
+    """The sheet without anything on it, and with limits that follow what is drawn next."""
+    figure, grid = sheet()
+    for axes in grid.flat:
+        for artist in (*axes.lines, *axes.texts, *axes.collections, *axes.patches):
+            artist.remove()
+        axes.dataLim.set_points(Bbox.null().get_points())
+        axes.ignore_existing_data_limits = True
+        axes.autoscale(True)
+    for artist in (*figure.texts, *figure.legends):
+        artist.remove()
+    return figure, grid
 
 
 def step_words(case: CaseResult) -> str:
