@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -50,3 +50,10 @@ class Finding:
     sides: tuple[tuple[str, ...], ...] = ()
     # Facets that this case's input cannot identify, with the scenario that settles each.
     not_identifiable: Mapping[str, str] = field(default_factory=dict)
+
+
+def numbered(findings: Sequence[Finding], probes: Collection[str], wanted: Finding) -> int:
+    """Which of the findings of its code it is, counted from 1: what only a probe shows comes last, for its input was
+    made for measuring, not for people."""
+    same = sorted((item for item in findings if item.code == wanted.code), key=lambda item: item.scenario in probes)
+    return next(place for place, item in enumerate(same, 1) if item is wanted)

@@ -30,7 +30,9 @@ def test_the_newest_run_is_rendered_whole(tmp_path: Path) -> None:
     shown = " ".join(done.stdout.split())
     assert "0.90099" in shown and "0.20569" in shown and "3 of 6 cells differ from reference" in shown
     found = {path.name for path in (tmp_path / "reports" / "one").rglob("*") if path.is_file()}
-    assert found >= {"index.html", "drifts.csv", "findings.csv", "all-ones--forward.png", "all-ones--forward.svg"}
+    assert found >= {"index.html", "drifts.csv", "findings.csv", "all-ones--forward.svg"}
+    assert bncheck("report", "--format", "png", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "reports" / "one" / "plots" / "all-ones--forward.png").exists()
 
 
 def test_one_format_writes_nothing_else(tmp_path: Path) -> None:

@@ -7,17 +7,28 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import literal_run
+import numpy as np
 import pytest
 
+from bncheck.baseline import record
+from bncheck.charge import charges
+from bncheck.gate import Rules, hold, write_verdict
 from bncheck.report import formats, render
 from bncheck.report.gallery import Gallery
-from bncheck.report.html import command_of, convention_table, page, safe_link
+from bncheck.report.html import command_of, commands_of, convention_table, page, safe_link
+from bncheck.report.places import stretches
+from bncheck.report.scene import choose_finding
 from bncheck.results import Results, plain, write_results
+from bncheck.waiver import Waiver
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -80,19 +91,106 @@ def test_nothing_is_loaded_or_run(html: str) -> None:
 
 def test_the_verdict_comes_first(html: str) -> None:
     body = html[html.index("<body>") :]
-    words = ["3 of 6 cells differ from reference", "mxnet stores NaN in running_var", "explains 100.0 %",
-             "no CUDA device was found", "Findings</h2>", "<svg", "What to do", "bncheck run one-value -t mxnet",
-             "Scenarios × targets</h2>", "What the scenarios expected", "Measured conventions", "Every case",
-             "0.90099 ± 0.20569", "Environments</h2>"]  # fmt: skip
+    words = [">fails</span>", "3 of 6 cells differ from reference", "mxnet stores NaN in running_var",
+             "explains 100.0 %", "no CUDA device was found", "Scenarios × targets</h2>", "Findings</h2>",
+             '<svg role="img"', "What to do", "bncheck run one-value -t mxnet",
+             "What fails, and what is accepted</h2>", "What the scenarios expected", "Measured conventions",
+             "Every case", "0.90099 ± 0.20569", "Environments</h2>"]  # fmt: skip
     places = [body.index(word) for word in words]
     assert places == sorted(places)
 
 
 def test_every_cell_can_be_reached(html: str) -> None:
-    matrix = html[html.index('id="matrix"') : html.index('id="expectations"')]
+    matrix = html[html.index('id="matrix"') : html.index('id="findings"')]
     links = re.findall(r'href="#(case-\d+-\d+)"', matrix)
     assert len(links) == len(set(links)) == 12
     assert all(f'id="{link}"' in html for link in links)
+
+
+def test_a_finding_names_the_commands_that_lead_on() -> None:
+    base = literal_run.results()
+    first, second = literal_run.finding(), literal_run.finding(case="forward-backward")
+    probe = literal_run.finding(scenario="probe", case="base")
+    results = replace(base, findings=(probe, first, second))
+    results = replace(results, scenarios=(*base.scenarios, replace(base.scenarios[1], name="probe", probe=True)))
+    assert commands_of(results, first, "run-1")[1:] == (
+        "bncheck repro run-1 BN103", "bncheck plot run-1 BN103 -o BN103.png", "bncheck explain BN103"
+    )  # fmt: skip
+    assert commands_of(results, second, "run-1")[1] == "bncheck repro run-1 'BN103#2'"
+    assert commands_of(results, probe, "run-1")[1] == "bncheck repro run-1 'BN103#3'"
+    for finding, text in ((first, "BN103"), (second, "BN103#2"), (probe, "BN103#3")):
+        assert choose_finding(results, text) is finding
+
+
+def test_the_documentation_of_a_rule_that_is_kept_is_linked(tmp_path: Path) -> None:
+    shown = page(literal_run.results(), tmp_path)
+    assert "as documented" in shown.replace("as <a", "as documented<a")
+
+
+TODAY = date(2026, 1, 1)
+
+
+def gated(run: Path, **rules: Any) -> str:
+    """The page of the literal run held against these rules."""
+    results = literal_run.results()
+    write_verdict(hold(results, Rules(**rules), TODAY), run)
+    shown = page(results, run, Gallery(results, run, 0))
+    return shown[shown.index('id="verdict"') :]
+
+
+def gate_of(shown: str) -> str:
+    return shown[shown.index('id="gate"') : shown.index('id="expectations"')]
+
+
+def test_the_page_says_what_the_exit_code_said(tmp_path: Path) -> None:
+    literal_run.write_run(tmp_path)
+    failing = gated(tmp_path)
+    assert "1 finding at or above --fail-on defect" in failing and "exit code 1" in failing
+    assert "everything is new" in gate_of(failing) and "Fails: 1" in gate_of(failing)
+    assert "Below the level: 1" in gate_of(failing)
+    passing = gated(tmp_path, fail_on="never")
+    assert ">passes</span>" in passing and "exit code 0" in passing
+
+
+def test_the_page_shows_what_is_known_waived_expired_not_needed_and_gone(tmp_path: Path) -> None:
+    literal_run.write_run(tmp_path)
+    known = record(charges(literal_run.results()))
+    lost = replace(known[0], scenario="all-ones", case="forward", cause="eps")
+    waiver = Waiver("single-value", "we never train on one value", date(2026, 6, 1), where="pyproject.toml:7")
+    late = Waiver("update-phase", "until mxnet answers", date(2025, 6, 1), where="pyproject.toml:12")
+    idle = Waiver("averaging", "was so once", date(2026, 6, 1), where="pyproject.toml:17")
+    shown = gated(tmp_path, fail_on="convention", baseline=(*known, lost), waivers=(waiver, late, idle))
+    head, gate = shown[: shown.index('id="matrix"')], gate_of(shown)
+    assert "known from the baseline" in head
+    assert "waived until 2026-06-01: we never train on one value" in head
+    assert "with a baseline" in head and "1 expired waiver" in head
+    assert "the waiver of update-phase ended on 2025-06-01: until mxnet answers" in gate
+    assert "nothing needs the waiver of averaging any more (it holds until 2026-06-01)" in gate
+    assert "eps in all-ones · forward is in the baseline and no longer found" in gate
+    assert "Waived: 1" in gate and "Known: 1" in gate and "Fails:" not in gate
+
+
+def test_what_is_new_says_so_beside_its_finding(tmp_path: Path) -> None:
+    literal_run.write_run(tmp_path)
+    shown = gated(tmp_path, fail_on="convention", baseline=())
+    assert shown[: shown.index('id="matrix"')].count('<span class="s-fails">new</span>') == 2
+
+
+def test_where_values_stop_being_numbers_is_drawn(html: str) -> None:
+    case = html[html.index('id="case-3"') : html.index('id="environments"')]
+    assert re.search(r"<th scope=\"row\">mxnet</th><td>bn.running_var</td><td>step \d", case)
+
+
+def test_stretches_of_bad_steps() -> None:
+    assert stretches(np.array([False, True, True, False, True])) == ((1, 2), (4, 1))
+    assert stretches(np.array([False, False])) == ()
+
+
+def test_probes_stand_apart(tmp_path: Path) -> None:
+    base = literal_run.results()
+    scenarios = (base.scenarios[0], replace(base.scenarios[1], probe=True))
+    shown = page(replace(base, scenarios=scenarios), tmp_path)
+    assert shown.index("1 probe case, played to measure") < shown.index('id="probes"') < shown.index('id="case-3"')
 
 
 def test_a_convention_that_breaks_its_documentation_is_marked(html: str) -> None:
@@ -184,7 +282,7 @@ def test_a_thousand_cells_stay_below_ten_megabytes(tmp_path: Path) -> None:
     findings = tuple(literal_run.finding(case=f"c{n}") for n in range(333))
     many = replace(base, scenarios=(replace(scenario, cases=cases),), cells=cells, drifts=drifts, findings=findings)
     shown = page(many, tmp_path)
-    assert len(shown.encode()) < 10e6 and shown.count("<article") == 1 + 333
+    assert len(shown.encode()) < 10e6 and shown.count('<article id="case-') == 333
 
 
 def test_all_formats_are_found_and_written(run: Path) -> None:
@@ -245,6 +343,84 @@ def test_pictures_keep_their_colours_under_the_strictest_policy(browser: Any, ru
     assert tab.evaluate(colour) == "rgb(0, 114, 178)"
     fill = "getComputedStyle(document.querySelector('figure svg path')).fill"
     assert tab.evaluate(fill) == "none"
+    context.close()
+
+
+@pytest.fixture
+def served(run: Path) -> Iterator[str]:
+    """The page from a web server whose own policy is stricter than the page's: styles and nothing else."""
+
+    class Strict(SimpleHTTPRequestHandler):
+        def end_headers(self) -> None:
+            self.send_header("Content-Security-Policy", "sandbox; default-src 'none'; style-src 'unsafe-inline'")
+            super().end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Strict, directory=str(run))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/index.html"
+        server.shutdown()
+
+
+@pytest.mark.browser
+@needs_browser
+def test_filter_and_order_work_without_scripts_under_a_strict_policy(browser: Any, run: Path, served: str) -> None:
+    base = literal_run.results()
+    more = tuple(replace(base.scenarios[0].cases[1], name=f"f{k}", label=f"more {k}") for k in range(3))
+    scenario = replace(base.scenarios[0], cases=(base.scenarios[0].cases[1], *more, base.scenarios[0].cases[0]))
+    cells = tuple(replace(c, case=m.name) for m in more for c in base.cells if c.case == "forward-backward")
+    drifts = tuple(replace(d, case=m.name) for m in more for d in base.drifts if d.case == "forward-backward")
+    results = replace(base, scenarios=(scenario, base.scenarios[1]), cells=base.cells + cells,
+                      drifts=base.drifts + drifts)  # fmt: skip
+    (run / "index.html").write_text(page(results, run, Gallery(results, run, 0)), encoding="utf-8")
+    context = browser.new_context(java_script_enabled=False)
+    tab, said = context.new_page(), []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.goto(served)
+    rows = tab.locator("#matrix tbody tr:visible")
+    cases = tab.locator("#cases article.case:visible")
+    assert (rows.count(), cases.count(), said) == (6, 6, [])
+    tab.get_by_label("not agreeing 2").check()
+    assert (rows.count(), cases.count()) == (2, 2)
+    tab.get_by_label("NaN 1").check()
+    assert rows.all_inner_texts()[0].startswith("one-value")
+    tab.get_by_label("all 6").check()
+
+    def order() -> list[str]:
+        found = [(row.bounding_box()["y"], row.inner_text().split("\t")[0].split("\n")[0]) for row in rows.all()]
+        return [name for _, name in sorted(found)]
+
+    assert order()[0].startswith("all-ones forward + backward")
+    tab.get_by_label("gravest first").check()
+    assert order()[0].startswith("one-value") and order()[1].startswith("all-ones forward")
+    tab.get_by_label("largest first").check()
+    assert [name.split()[0] for name in order()[:2]] == ["one-value", "all-ones"]
+    # A link to a case that the filter hides still leads there.
+    tab.get_by_label("NaN 1").check()
+    tab.goto(served + "#case-1")
+    tab.get_by_label("NaN 1").check()
+    assert tab.locator("#case-1").is_visible() and not tab.locator("#case-2").is_visible()
+    context.close()
+
+
+@pytest.mark.browser
+@needs_browser
+def test_the_keyboard_filters(browser: Any, run: Path) -> None:
+    base = literal_run.results()
+    cases = tuple(replace(base.scenarios[0].cases[1], name=f"f{k}") for k in range(4))
+    cells = tuple(replace(c, case=m.name) for m in cases for c in base.cells if c.case == "forward-backward")
+    results = replace(base, scenarios=(replace(base.scenarios[0], cases=cases), base.scenarios[1]), drifts=(),
+                      cells=(*cells, *(c for c in base.cells if c.scenario == "one-value")), findings=())  # fmt: skip
+    (run / "index.html").write_text(page(results, run, Gallery(results, run, 0)), encoding="utf-8")
+    context = browser.new_context()
+    tab = context.new_page()
+    tab.goto((run / "index.html").as_uri())
+    tab.locator("#show-all").focus()
+    tab.keyboard.press("ArrowRight")
+    assert tab.locator("#show-off").is_checked()
+    assert tab.locator("#matrix tbody tr:visible").count() == 1
     context.close()
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from bncheck.report import png
 from bncheck.report.curves import case_curves, difference, onset, thin
 from bncheck.report.gallery import Gallery, by_interest
 from bncheck.report.panel import COLOURS, DASHES, MARKERS, plain_tick, style
-from bncheck.report.plot import draw_case, render
+from bncheck.report.plot import draw_case, render, sheet
 from bncheck.report.svg import GRID, INK, PAPER, attributes, compact, short_path, themed
 from bncheck.results import Results
 
@@ -63,7 +64,8 @@ def test_the_drift_of_r0_is_what_is_drawn(run: Path) -> None:
 
 
 def test_files_stand_in_plots_and_png_opens(run: Path) -> None:
-    paths = render(results(), run)
+    gallery = Gallery(results(), run, None, png=True)
+    paths = [*render(results(), run, gallery), *png.render(results(), run, gallery)]
     assert {path.name for path in paths} >= {"all-ones--forward.svg", "all-ones--forward.png", "one-value--base.png"}
     image = imread(io.BytesIO((run / "plots" / "all-ones--forward.png").read_bytes()), format="png")
     assert image.shape[1] > 1000
@@ -71,9 +73,25 @@ def test_files_stand_in_plots_and_png_opens(run: Path) -> None:
     assert not list((run / "plots").glob("*.part"))
 
 
+def test_a_png_is_drawn_only_when_asked_for(run: Path, tmp_path: Path) -> None:
+    scenario = results().scenarios[0]
+    plain = draw_case(results(), run, scenario, scenario.cases[0])
+    asked = draw_case(results(), run, scenario, scenario.cases[0], png=True)
+    assert plain is not None and asked is not None
+    assert (plain.png, asked.png[:4], plain.svg == asked.svg) == (b"", b"\x89PNG", True)
+
+
 def test_equal_runs_give_equal_bytes(run: Path, svg: str) -> None:
     again = draw_case(results(), run, results().scenarios[0], results().scenarios[0].cases[0])
     assert again is not None and again.svg == svg
+
+
+def test_a_picture_shows_nothing_of_the_one_before(run: Path, svg: str) -> None:
+    scenarios = results().scenarios
+    other = draw_case(results(), run, scenarios[1], scenarios[1].cases[0])
+    sheet.cache_clear()
+    fresh = draw_case(results(), run, scenarios[1], scenarios[1].cases[0])
+    assert other is not None and fresh is not None and other.svg == fresh.svg != svg
 
 
 def test_svg_needs_no_style_and_loads_nothing(svg: str) -> None:

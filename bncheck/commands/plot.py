@@ -33,7 +33,7 @@ def plot_command(run: str, finding: str, out: Path) -> None:
     folder = find_run("latest" if Path(run) == Path("reports/latest") else run)
     results = read_results(folder)
     scenario, case, layer = choose_place(results, finding)
-    picture = draw_case(results, folder, scenario, case, layer)
+    picture = draw_case(results, folder, scenario, case, layer, png=out.suffix == ".png")
     if picture is None:
         raise RunFolderError(
             f"No target recorded running statistics in {scenario.name}--{case.name}.", "Choose another."

@@ -15,7 +15,8 @@ import click
     multiple=True,
     default=("csv", "html", "plots"),
     metavar="FORMAT",
-    help="html, csv, plots, … or all; several times. `plots` alone draws every case. Default: csv, plots, html.",
+    help="html, csv, plots, png, … or all; several times. `plots` or `png` alone draws every case. "
+    "Default: csv, plots, html.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def report_command(run: str, wanted: tuple[str, ...], quiet: bool) -> None:
@@ -37,7 +38,7 @@ def report_command(run: str, wanted: tuple[str, ...], quiet: bool) -> None:
     folder = find_run("latest" if Path(run) == Path("reports/latest") else run)
     results = read_results(folder)
     names = tuple(formats()) if "all" in wanted else wanted
-    every_case = set(wanted) == {"plots"}
+    every_case = set(wanted) <= {"plots", "png"}
     written = render(folder, names, pictures=None if every_case else SHOWN, results=results)
     if quiet:
         return

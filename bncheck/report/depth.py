@@ -6,18 +6,20 @@ what it did by itself to the same input bits.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bncheck.recording import read_result, trace_of
 from bncheck.report.gallery import Gallery
-from bncheck.results import CaseResult, CellResult, Results
+from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
 from bncheck.rules.in_batches import InBatches, read
 from bncheck.run_folder import cell_folder
+
+if TYPE_CHECKING:
+    from bncheck.report.plot import Picture
 
 NAME = "depth"
 OP = "eval_in_batches"
@@ -28,14 +30,13 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
     found = [(cell, item) for cell in results.cells for item in profiles(results, run_folder, cell)]
     if not found:
         return []
+    from bncheck.report.plot import write_picture
     from bncheck.report.table import write_csv
 
     paths = [write_csv(table(found), run_folder / "depth.csv")]
-    (run_folder / "plots").mkdir(exist_ok=True)
-    for key in dict.fromkeys((cell.scenario, cell.case) for cell, _ in found):
-        case = results.case_at[key]
-        here = [(label_of(results, cell), item) for cell, item in found if (cell.scenario, cell.case) == key]
-        paths += draw(run_folder / "plots" / f"{key[0]}--{key[1]}--depth", f"{key[0]} · {case.label}", here)
+    for scenario in results.scenarios:
+        for picture in pictures(results, run_folder, scenario, png=True):
+            paths += write_picture(picture, run_folder)
     return paths
 
 
@@ -84,35 +85,39 @@ def table(found: list[tuple[CellResult, InBatches]]) -> Any:
     return pd.DataFrame(rows, columns=names)
 
 
-def draw(stem: Path, title: str, found: list[tuple[str, InBatches]]) -> list[Path]:
+def pictures(results: Results, run_folder: Path, scenario: ScenarioResult, png: bool = False) -> list[Picture]:
+    """A picture per case of the scenario that has such an event."""
+    cases = [case for case in scenario.cases if OP in case.ops]
+    drawn = []
+    for case in cases:
+        cells = [cell for cell in results.cells if (cell.scenario, cell.case) == (scenario.name, case.name)]
+        found = [(label_of(results, cell), item) for cell in cells for item in profiles(results, run_folder, cell)]
+        if found:
+            drawn.append(draw(results, scenario, case, found, png))
+    return drawn
+
+
+def draw(
+    results: Results, scenario: ScenarioResult, case: CaseResult, found: list[tuple[str, InBatches]], png: bool
+) -> Picture:
     """Relative difference along the depth, smallest batch against the largest; BatchNorm layers are marked."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from bncheck.report.plot import PIXELS_PER_INCH, SETTINGS, write
-    from bncheck.report.svg import compact, standalone
+    from bncheck.report.plot import SETTINGS, develop
     from bncheck.report.wording import clean
 
+    title = clean(f"{scenario.name} · {case.label}")
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(9.6, 1.2 + 2.6 * len(found)))
+        height = 1.2 + 2.6 * len(found)
+        figure = Figure(figsize=(9.6, height))
         grid = figure.subplots(len(found), 1, squeeze=False)
         for (label, item), (axes,) in zip(found, grid, strict=True):
             panel(axes, clean(label), item)
-        figure.suptitle(clean(title), x=0.02, ha="left", fontsize=11)
-        figure.subplots_adjust(
-            left=0.08,
-            right=0.985,
-            top=1 - 0.62 / figure.get_figheight(),
-            bottom=0.5 / figure.get_figheight(),
-            hspace=0.45,
-        )
-        text, image = io.StringIO(), io.BytesIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-        figure.savefig(image, format="png", dpi=PIXELS_PER_INCH)
-    return [
-        write(stem.with_name(f"{stem.name}.svg"), standalone(compact(text.getvalue(), "p")).encode()),
-        write(stem.with_name(f"{stem.name}.png"), image.getvalue()),
-    ]
+        figure.suptitle(title, x=0.02, ha="left", fontsize=11)
+        figure.subplots_adjust(left=0.08, right=0.985, top=1 - 0.62 / height, bottom=0.5 / height, hspace=0.45)
+        said = f"{title}: how far the outputs of each layer lie apart when the batch size changes, along the depth."
+        return develop(figure, f"{scenario.name}--{case.name}--depth", said, results.version, png)
 
 
 def panel(axes: Any, label: str, item: InBatches) -> None:
@@ -122,11 +127,11 @@ def panel(axes: Any, label: str, item: InBatches) -> None:
     depth = np.arange(1, len(item.layers) + 1)
     carried, own = (np.where(rows[0] > 0, rows[0] / scale, np.nan) for rows in (item.carried, item.own))
     linear = ~item.norms
-    axes.plot(depth, carried, color="#1f77b4", linewidth=1.3, label="carried from the layers before")
+    axes.plot(depth, carried, color="#0072b2", linewidth=1.3, label="carried from the layers before")
     axes.plot(
-        depth[linear], own[linear], ".", color="#8c6d1f", markersize=4, label="own, same input bits: other layers"
+        depth[linear], own[linear], ".", color="#8f6a00", markersize=4, label="own, same input bits: other layers"
     )
-    axes.plot(depth[item.norms], own[item.norms], "x", color="#c0262d", markersize=5, label="own: BatchNorm layers")
+    axes.plot(depth[item.norms], own[item.norms], "x", color="#c44e00", markersize=5, label="own: BatchNorm layers")
     if np.isfinite(carried).any() or np.isfinite(own).any():
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}")

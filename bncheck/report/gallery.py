@@ -12,29 +12,51 @@ from bncheck.results import CaseResult, Results, ScenarioResult
 if TYPE_CHECKING:
     from bncheck.report.plot import Picture
 
-# A page with more pictures than this is scrolled, not read; a picture takes a fifth of a second.
+# A page with more pictures than this is scrolled, not read; a picture takes a tenth of a second.
 SHOWN = 8
+# Of one scenario, beside its cases.
+EXTRAS = 2
+# Pictures of a thousand cases would fill the memory; what comes after these is drawn again where it is needed again.
+REMEMBERED = 64
 # So many are drawn even where everything agrees: a curve that lies on the reference is worth seeing, too.
 AT_LEAST = 3
 
 
 @dataclass
 class Gallery:
-    """Draws on demand and remembers. ``limit`` None: a picture for every case."""
+    """Draws on demand and remembers. ``limit`` None: a picture for every case. ``png``: as PNG, too."""
 
     results: Results
     run_folder: Path
     limit: int | None = SHOWN
+    png: bool = False
     drawn: dict[tuple[str, str, str], Picture | None] = field(default_factory=dict)
 
     def picture(self, scenario: ScenarioResult, case: CaseResult, layer: str = "") -> Picture | None:
         """The picture of one case and layer; None when nothing was recorded that can be drawn."""
         key = (scenario.name, case.name, layer)
-        if key not in self.drawn:
-            from bncheck.report.plot import draw_case
+        if key in self.drawn:
+            return self.drawn[key]
+        from bncheck.report.plot import draw_case
 
-            self.drawn[key] = draw_case(self.results, self.run_folder, scenario, case, layer)
-        return self.drawn[key]
+        picture = draw_case(self.results, self.run_folder, scenario, case, layer, self.png)
+        if len(self.drawn) < REMEMBERED:
+            self.drawn[key] = picture
+        return picture
+
+    def extras(self, scenario: ScenarioResult) -> list[Picture]:
+        """What is to be seen of a scenario beside its cases: its sweeps along an axis, its profiles along the depth."""
+        from bncheck.report import depth, sweep
+
+        if self.limit == 0:
+            return []
+        profiles = depth.pictures(self.results, self.run_folder, scenario)[:EXTRAS]
+        found = [] if scenario.probe else sweep.sweeps(self.results, scenario)[:EXTRAS]
+        if not found:
+            return profiles
+        from bncheck.report.sweep_plot import draw_sweep
+
+        return [*(draw_sweep(self.results, each) for each in found), *profiles]
 
     def chosen(self) -> list[tuple[ScenarioResult, CaseResult]]:
         """The cases that get a picture, in the order a reader wants them."""

@@ -10,48 +10,38 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup, escape
 
 from bncheck.convention import FACETS, Convention, Facet
-from bncheck.evidence import Drift
-from bncheck.finding import Finding
+from bncheck.finding import Finding, numbered
+from bncheck.gate import Verdict, read_verdict
 from bncheck.report import overview, wording
 from bncheck.report.gallery import Gallery
-from bncheck.report.overview import Standing, Theme
+from bncheck.report.judgement import arrange, standings
+from bncheck.report.overview import Theme
+from bncheck.report.places import DECADES, GRAVITY, by_scenario, choices, places
 from bncheck.report.svg import themed
-from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
+from bncheck.results import Results, ScenarioResult
+
+if TYPE_CHECKING:
+    from bncheck.report.plot import Picture
 
 NAME = "html"
-# Differing quantities of one case that the page lists; all of them are in drifts.csv.
-LISTED = 12
-
-
-@dataclass(frozen=True)
-class Place:
-    """One case on the page: its anchor, its cells, and its picture unless a finding shows it."""
-
-    anchor: str
-    scenario: ScenarioResult
-    case: CaseResult
-    cells: tuple[tuple[str, Standing, CellResult | None], ...]  # (target, standing, cell)
-    drifts: tuple[Drift, ...]
-    more: int
-    findings: tuple[tuple[str, Finding], ...]  # (anchor of its theme, finding)
-    figure: str
 
 
 @dataclass(frozen=True)
 class Item:
-    """One theme on the page."""
+    """One theme on the page. ``standings`` is what a baseline and waivers made of it, as (standing, words)."""
 
     anchor: str
     theme: Theme
     figure: str
     figure_at: str  # anchor of the theme that shows the same picture
-    command: str
+    commands: tuple[str, ...]
+    standings: tuple[tuple[str, str], ...] = ()
 
 
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
@@ -65,9 +55,12 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
 def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> str:
     """The whole page."""
     figures = Figures(results, gallery or Gallery(results, run_folder))
-    items = list_items(results, run_folder, figures)
+    verdict = read_verdict(run_folder, results)
+    items = list_items(results, run_folder, figures, verdict)
     anchors = {id(finding): item.anchor for item in items for finding in item.theme.findings}
-    places = [place(results, number, row, anchors, figures) for number, row in enumerate(overview.rows(results), 1)]
+    shown = places(results, run_folder if figures.gallery.limit != 0 else None, anchors)
+    asked = [each for each in shown if not each.scenario.probe] or shown
+    probes = [each for each in shown if each.scenario.probe and each not in asked]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined,
@@ -77,13 +70,18 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
         "one_line": wording.one_line, "clean": wording.clean, "plural": wording.plural, "link": safe_link,
     }  # fmt: skip
     return environment.get_template("index.html.j2").render(
-        results=results, verdict=overview.verdict(results), items=items, places=places,
-        place_at={(each.scenario.name, each.case.name): each for each in places},
+        results=results, verdict=overview.verdict(results), judgement=arrange(verdict),
+        items=[item for item in items if item.theme.first.kind != "rounding"],
+        rounding=[item for item in items if item.theme.first.kind == "rounding"],
+        asked=asked, probes=probes, choices=choices(asked),
+        groups=[(scenario, members, figures.extras(scenario)) for scenario, members in by_scenario(asked)],
+        probe_groups=[(scenario, members, []) for scenario, members in by_scenario(probes)],
+        case_figures={each.anchor: figures.take(each.scenario.name, each.case.name, each.anchor) for each in shown},
+        place_at={(each.scenario.name, each.case.name): each for each in shown},
         conventions=convention_table(results.conventions), environments=environment_table(results),
         expectations=expectation_rows(results), missing=[t for t in results.targets if t.status != "ok"],
-        evidence=overview.evidence,
-        unsettled=overview.unsettled, numbers=overview.numbers, step_of=overview.step_of, run_name=run_folder.name,
-        undrawn=figures.undrawn(), marks=overview.MARKS,
+        evidence=overview.evidence, unsettled=overview.unsettled, numbers=overview.numbers, step_of=overview.step_of,
+        run_name=run_folder.name, undrawn=figures.undrawn(), gravities=range(len(GRAVITY)), decades=range(DECADES + 1),
     )  # fmt: skip
 
 
@@ -100,6 +98,7 @@ class Figures:
         self.allowed = {(scenario.name, case.name): (scenario, case) for scenario, case in gallery.chosen()}
         self.results = results
         self.shown_at: dict[tuple[str, str], str] = {}
+        self.count = 0
 
     def take(self, scenario: str, case: str, anchor: str) -> str:
         """The SVG of a case, "" when it has none, was shown before or is beyond the limit."""
@@ -109,17 +108,26 @@ class Figures:
         picture = self.gallery.picture(*self.allowed[key])
         if picture is None:
             return ""
+        self.shown_at[key] = anchor
+        return self.inline(picture)
+
+    def extras(self, scenario: ScenarioResult) -> list[tuple[str, str]]:
+        """(caption, SVG) of a scenario's sweeps and depth profiles."""
+        pictures = self.gallery.extras(scenario)
+        return [(picture.caption, self.inline(picture)) for picture in pictures]
+
+    def inline(self, picture: Picture) -> str:
         from bncheck.report.panel import COLOURS
 
-        self.shown_at[key] = anchor
+        self.count += 1
         svg = themed(picture.svg, COLOURS, str(escape(picture.caption)))
-        return Markup(svg.replace('"p-', f'"f{len(self.shown_at)}-').replace("#p-", f"#f{len(self.shown_at)}-"))
+        return Markup(svg.replace('"p-', f'"f{self.count}-').replace("#p-", f"#f{self.count}-"))
 
     def undrawn(self) -> int:
         return len(overview.rows(self.results)) - len(self.allowed)
 
 
-def list_items(results: Results, run_folder: Path, figures: Figures) -> list[Item]:
+def list_items(results: Results, run_folder: Path, figures: Figures, verdict: Verdict) -> list[Item]:
     found = []
     for number, theme in enumerate(overview.themes(results), 1):
         anchor = f"finding-{number}"
@@ -130,8 +138,24 @@ def list_items(results: Results, run_folder: Path, figures: Figures) -> list[Ite
             seen = seen or figures.shown_at.get((scenario, case), "")
             if figure:
                 break
-        found.append(Item(anchor, theme, figure, "" if figure else seen, command_of(results, theme.first)))
+        told = tuple(standings(verdict, theme.findings))
+        commands = commands_of(results, theme.first, run_folder.name)
+        found.append(Item(anchor, theme, figure, "" if figure else seen, commands, told))
     return found
+
+
+def commands_of(results: Results, finding: Finding, run: str) -> tuple[str, ...]:
+    """What shows this finding alone, writes its kit, draws it, and explains its rule."""
+    code, run = wording.clean(finding.code), shlex.quote(wording.clean(run))
+    named = chosen_by(results, finding)
+    kit = [f"bncheck repro {run} {named}", f"bncheck plot {run} {named} -o {code}.png"] if finding.case else []
+    return (command_of(results, finding), *kit, f"bncheck explain {code}")
+
+
+def chosen_by(results: Results, finding: Finding) -> str:
+    """The words that `bncheck repro` finds this finding by: its code, with #k where it is the k-th of that code."""
+    number = numbered(results.findings, {item.name for item in results.scenarios if item.probe}, finding)
+    return shlex.quote(wording.clean(finding.code) + (f"#{number}" if number > 1 else ""))
 
 
 def command_of(results: Results, finding: Finding) -> str:
@@ -139,29 +163,6 @@ def command_of(results: Results, finding: Finding) -> str:
     wanted = dict.fromkeys((*finding.targets, results.base))
     targets = " ".join(f"-t {shlex.quote(wording.clean(name))}" for name in wanted if name)
     return f"bncheck run {shlex.quote(wording.clean(finding.scenario))} {targets}".strip()
-
-
-def place(
-    results: Results, number: int, row: tuple[ScenarioResult, CaseResult], anchors: dict[int, str], figures: Figures
-) -> Place:
-    scenario, case = row
-    cells = tuple(
-        (target.name, overview.standing(results, scenario.name, case.name, target.name),
-         results.cell_at.get((scenario.name, case.name, target.name)))
-        for target in results.targets
-    )  # fmt: skip
-    differing = [
-        drift
-        for target in results.targets
-        for drift in results.drifts_at.get((scenario.name, case.name, results.base, target.name), ())
-        if drift.verdict != "agrees"
-    ]
-    differing.sort(key=lambda drift: -drift.mean_abs if drift.mean_abs == drift.mean_abs else float("-inf"))
-    here = tuple((anchors[id(f)], f) for f in results.findings_at.get((scenario.name, case.name), ()))
-    anchor = f"case-{number}"
-    figure = figures.take(scenario.name, case.name, anchor)
-    more = max(0, len(differing) - LISTED)
-    return Place(anchor, scenario, case, cells, tuple(differing[:LISTED]), more, here, figure)
 
 
 def convention_table(conventions: Iterable[Convention]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def kit_files(run: Path, results: Results, scene: Scene) -> dict[str, bytes]:
     files = {"issue.md": issue_text(results, scene, subjects, texts, reasons).encode()}
     described = next(each for each in results.scenarios if each.name == scene.finding.scenario)
     recorded = results.case_at[scene.finding.scenario, scene.finding.case]
-    picture = Gallery(results, run, None).picture(described, recorded, scene.finding.layer)
+    picture = Gallery(results, run, None, png=True).picture(described, recorded, scene.finding.layer)
     if picture is not None:
         from bncheck.report.svg import standalone
 

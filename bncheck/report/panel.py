@@ -6,6 +6,7 @@ more than half of its time on ticks (measured: 0.33 s a picture with them, 0.14 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,13 @@ def marks(points: int, look: int, count: int) -> Any:
     return (every * look // max(count, 1), every)
 
 
-def finish(axes: Axes, title: str, steps: int, powers: Array | None = None, numbered: bool = True) -> None:
+def finish(
+    axes: Axes, title: str, steps: int, powers: Array | None = None, numbered: bool = True, names: Sequence[str] = ()
+) -> None:
     """Title, grid and numbers, once everything is drawn. ``powers``: the y values are exponents of ten, and the
-    first of these ticks is the line that stands for zero."""
+    first of these ticks is the line that stands for zero. ``names`` stand at the steps instead of their numbers."""
     bottom, top = axes.get_ylim()
-    xs = np.asarray(MaxNLocator(6, integer=True).tick_values(0, max(steps, 1)))
+    xs = np.arange(len(names)) if names else np.asarray(MaxNLocator(6, integer=True).tick_values(0, max(steps, 1)))
     xs = xs[(xs >= 0) & (xs <= max(steps, 1))]
     ys = np.asarray(MaxNLocator(5).tick_values(bottom, top) if powers is None else powers)
     ys = ys[(ys >= bottom) & (ys <= top)]
@@ -86,7 +89,8 @@ def finish(axes: Axes, title: str, steps: int, powers: Array | None = None, numb
     for y, label in zip(ys, labels, strict=True):
         axes.annotate(label, (left, y), xytext=(-5, 0), ha="right", va="center", **side)
     for x in xs if numbered else ():
-        axes.annotate(f"{x:.0f}", (x, bottom), xytext=(0, -4), ha="center", va="top", **side)
+        said = one_line(names[int(x)], 12) if names else f"{x:.0f}"
+        axes.annotate(said, (x, bottom), xytext=(0, -4), ha="center", va="top", **side)
     axes.text(0, 1.035, one_line(title, 78), transform=axes.transAxes, fontsize=9.5, va="bottom")
     axes.set_axis_off()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.transforms import Bbox
 
 from bncheck.compare import TOLERANCES
 from bncheck.report.curves import DRAWN, CaseCurves, Curve, case_curves, difference, onset
@@ -45,26 +47,27 @@ BAND: dict[str, Any] = {"color": INK, "alpha": 0.09}
 
 @dataclass(frozen=True)
 class Picture:
-    """One drawn case: its name (a file stem), compact SVG, PNG bytes and what it shows in a sentence."""
+    """What was drawn: its name (a file stem), compact SVG, what it shows in a sentence, and PNG bytes if asked for."""
 
     name: str
     svg: str
-    png: bytes
     caption: str
+    png: bytes = b""
 
 
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
-    """Write plots/<scenario>--<case>.svg and .png of the cases that the gallery chooses."""
+    """Write plots/<scenario>--<case>.svg of the cases that the gallery chooses."""
     gallery = gallery or Gallery(results, run_folder, None)
+    drawn = (gallery.picture(scenario, case) for scenario, case in gallery.chosen())
+    return [path for picture in drawn if picture is not None for path in write_picture(picture, run_folder, ("svg",))]
+
+
+def write_picture(picture: Picture, run_folder: Path, kinds: Sequence[str] = ("svg", "png")) -> list[Path]:
+    """plots/NAME.svg and plots/NAME.png."""
     folder = run_folder / "plots"
-    paths = []
-    for scenario, case in gallery.chosen():
-        picture = gallery.picture(scenario, case)
-        if picture is not None:
-            folder.mkdir(exist_ok=True)
-            paths.append(write(folder / f"{picture.name}.svg", standalone(picture.svg).encode()))
-            paths.append(write(folder / f"{picture.name}.png", picture.png))
-    return paths
+    folder.mkdir(exist_ok=True)
+    content = {"svg": standalone(picture.svg).encode, "png": lambda: picture.png}
+    return [write(folder / f"{picture.name}.{kind}", content[kind]()) for kind in kinds]
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -74,20 +77,24 @@ def write(path: Path, data: bytes) -> Path:
 
 
 def draw_case(
-    results: Results, run_folder: Path, scenario: ScenarioResult, case: CaseResult, layer: str = ""
+    results: Results, run_folder: Path, scenario: ScenarioResult, case: CaseResult, layer: str = "", png: bool = False
 ) -> Picture | None:
     """The picture of one case, or None when no target recorded running statistics for it."""
     shown = case_curves(results, run_folder, scenario, case, layer)
     if shown is None:
         return None
     with mpl.rc_context(SETTINGS):
-        figure = compose(results, shown)
-        name = f"{scenario.name}--{case.name}"
-        text, image = io.StringIO(), io.BytesIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        return develop(compose(results, shown), f"{scenario.name}--{case.name}", caption(shown), results.version, png)
+
+
+def develop(figure: Figure, name: str, said: str, version: str, png: bool) -> Picture:
+    """A composed figure as a picture. A PNG takes three times as long as an SVG, so it is drawn only when asked for."""
+    text, image = io.StringIO(), io.BytesIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    if png:
         figure.savefig(image, format="png", dpi=PIXELS_PER_INCH, pil_kwargs={"compress_level": 3},
-                       metadata={"Software": f"bncheck {results.version}"})  # fmt: skip
-    return Picture(name, compact(text.getvalue(), "p"), image.getvalue(), caption(shown))
+                       metadata={"Software": f"bncheck {version}"})  # fmt: skip
+    return Picture(name, compact(text.getvalue(), "p"), said, image.getvalue())
 
 
 def caption(shown: CaseCurves) -> str:
@@ -104,8 +111,8 @@ def compose(results: Results, shown: CaseCurves) -> Figure:
     columns = legend_columns(handles)
     # Every further row of the legend makes the figure higher, not the panels lower.
     height = 6.45 + LEGEND_ROW * (-(-len(handles) // columns) - 1)
-    figure = Figure(figsize=(WIDTH, height))
-    grid = figure.subplots(2, 2)
+    figure, grid = blank_sheet()
+    figure.set_size_inches(WIDTH, height)
     # Set by hand: the automatic layouts draw the figure twice more.
     top, bottom = 1 - (height - 5.3) / height, 0.76 / height
     figure.subplots_adjust(left=0.065, right=0.985, top=top, bottom=bottom, hspace=0.22, wspace=0.17)
@@ -118,6 +125,27 @@ def compose(results: Results, shown: CaseCurves) -> Figure:
                   frameon=False, fontsize=8.5, columnspacing=1.4, handlelength=2.8, borderaxespad=0)  # fmt: skip
     heading(figure, results, shown, height)
     return figure
+
+
+@lru_cache(maxsize=1)
+def sheet() -> tuple[Figure, Any]:
+    """The one figure that every case is drawn on: making four panels takes as long as drawing on them."""
+    figure = Figure(figsize=(WIDTH, WIDTH))
+    return figure, figure.subplots(2, 2)
+
+
+def blank_sheet() -> tuple[Figure, Any]:
+    """The sheet without anything on it, and with limits that follow what is drawn next."""
+    figure, grid = sheet()
+    for axes in grid.flat:
+        for artist in (*axes.lines, *axes.texts, *axes.collections, *axes.patches):
+            artist.remove()
+        axes.dataLim.set_points(Bbox.null().get_points())
+        axes.ignore_existing_data_limits = True
+        axes.autoscale(True)
+    for artist in (*figure.texts, *figure.legends):
+        artist.remove()
+    return figure, grid
 
 
 def step_words(case: CaseResult) -> str:
