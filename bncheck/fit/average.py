@@ -99,6 +99,7 @@ def choose(
             others[0],
             runner_residual,
             reason=f"{also} fit these steps equally well",
+            standing=(best[place], *others),
         )
     return Facet(best[place], True, rows.residual(best), runner, runner_residual)
 
@@ -119,5 +120,6 @@ def weight_facet(
     if all(h[2] == "cumulative" for h in remain):
         return Facet(None, identifiable=False, reason="a cumulative average has no weight")
     if any(h[2] == "cumulative" for h in remain) or not known(*span):
-        return Facet(None, False, rows.residual(best), reason="the steps leave the weight open")
+        open_ = span if span[0] <= span[1] else ()
+        return Facet(None, False, rows.residual(best), reason="the steps leave the weight open", standing=open_)
     return number(*span, rows.residual(best), rows.streams[0].layer.batch_weight)

@@ -188,7 +188,8 @@ def measure_source(seen: Seen, sources: Sequence[str], phase: str) -> tuple[Face
     best = source_residual(seen, stands[0][0])
     if len(names) > 1:
         text = " and ".join(names) + " give this output equally well"
-        return Facet(None, False, best, names[1], source_residual(seen, names[1]), reason=text), remain
+        other = source_residual(seen, names[1])
+        return Facet(None, False, best, names[1], other, reason=text, standing=tuple(names)), remain
     return Facet(names[0], True, best, scored[0][1] if scored else "", scored[0][0] if scored else math.nan), remain
 
 
@@ -226,6 +227,7 @@ def measure_eps(
             False,
             width(spans[best]),
             reason="both placements fit: eps is too small against these variances",
+            standing=tuple(remain),
         )
     lo, hi = max(0.0, min(spread[p][0] for p in remain)), max(spread[p][1] for p in remain)
     if len(remain) == 1 and known(lo, hi):
@@ -234,7 +236,7 @@ def measure_eps(
             hi,
         )
     text = f"eps is only known to lie in {lo:.3g} … {hi:.3g}"
-    return {"eps": Facet(None, False, width((lo, hi)), reason=text), "eps_placement": place}, (lo, hi)
+    return {"eps": Facet(None, False, width((lo, hi)), reason=text, standing=(lo, hi)), "eps_placement": place}, (lo, hi)
 
 
 def width(span: Span) -> float:
