@@ -236,7 +236,10 @@ def measure_eps(
             hi,
         )
     text = f"eps is only known to lie in {lo:.3g} … {hi:.3g}"
-    return {"eps": Facet(None, False, width((lo, hi)), reason=text, standing=(lo, hi)), "eps_placement": place}, (lo, hi)
+    return {"eps": Facet(None, False, width((lo, hi)), reason=text, standing=(lo, hi)), "eps_placement": place}, (
+        lo,
+        hi,
+    )
 
 
 def width(span: Span) -> float:

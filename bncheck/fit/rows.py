@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,10 +80,37 @@ class Rows:
         self.kinds = np.array([s.kinds[t] for s, picked in pairs for t in picked], dtype=object)
         self.moved = np.concatenate([moved(s)[p] for s, p in pairs] or [np.zeros(0, bool)])
         self.moving = frozenset(k for s in self.streams for k, m in zip(s.kinds, moved(s, True), strict=True) if m)
-        counts = [update_counts(stream, self.moving) for stream in self.streams]
-        self.count = np.concatenate([c[p] for c, p in zip(counts, self.picks, strict=True)] or [np.zeros(0)])
+        self.counts = [self.count_with(frozenset())]
         self.counter = np.concatenate([s.counter[1:][p] for s, p in pairs] or [np.zeros(0)])
         self.fitted = np.array([kind in self.moving for kind in self.kinds], dtype=bool)
+
+    @property
+    def count(self) -> Array:
+        """Batches averaged after each row, where only kinds of events count that were seen to move the state."""
+        return self.counts[0]
+
+    def count_with(self, kinds: frozenset[str]) -> Array:
+        """The same if these kinds of events average their batches too, without having moved the state visibly."""
+        counts = [update_counts(stream, self.moving | kinds) for stream in self.streams]
+        return np.concatenate([c[p] for c, p in zip(counts, self.picks, strict=True)] or [np.zeros(0)])
+
+    def doubt(self, kinds: Iterable[str]) -> None:
+        """Allow every count that there would be if some of these kinds of events averaged their batches unseen.
+
+        A batch that is averaged twice in a row moves nothing the second time where the first update had all weight:
+        the state is that batch already. The next update's weight still depends on the count.
+        """
+        every = [frozenset(some) for size in range(8) for some in itertools.combinations(sorted(kinds), size)]
+        self.counts = list({self.count_with(some).tobytes(): self.count_with(some) for some in every}.values())
+
+    def standing(self, scale: float) -> list[tuple[str, str]]:
+        """(statistic, divisor) under which every row leaves some weight, whatever the averaging."""
+        found = []
+        for pair in itertools.product(STATISTICS, DIVISORS):
+            lo, hi = (part[self.fitted] for part in self.intervals(*pair, scale))
+            if len(lo) and not np.any(lo > hi):
+                found.append(pair)
+        return found
 
     def intervals(self, statistic: str, divisor: str, scale: float) -> tuple[Array, Array]:
         """(lo, hi) of each row's effective weight, all channels and both buffers together, bounds times ``scale``."""
@@ -116,16 +143,20 @@ class Rows:
         lo, hi = (part[self.fitted] for part in self.intervals(statistic, divisor, scale))
         if np.any(lo > hi):
             return math.inf, -math.inf
+        counts = [count[self.fitted] for count in self.counts]
         if averaging == "cumulative":
             stands = any(
                 bool(np.all((lo <= 1.0 / count) & (1.0 / count <= hi)))
-                for count in (self.count[self.fitted], self.counter[self.fitted])
+                for count in (*counts, self.counter[self.fitted])
                 if np.all(count > 0)
             )
             return (-math.inf, math.inf) if stands else (math.inf, -math.inf)
         if averaging == "debiased":
-            lo, hi = undo_debiasing(lo, hi, self.count[self.fitted])
-        low, high = meet(lo, hi)
+            spans = [meet(*undo_debiasing(lo, hi, count)) for count in counts]
+            spans = [span for span in spans if span[0] <= span[1]] or [(math.inf, -math.inf)]
+            low, high = min(span[0] for span in spans), max(span[1] for span in spans)
+        else:
+            low, high = meet(lo, hi)
         # With a weight that forgets nothing a debiased average is the cumulative one: the simpler word has it.
         if averaging == "debiased" and high < DEBIASED_LEAST:
             return math.inf, -math.inf

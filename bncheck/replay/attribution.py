@@ -276,6 +276,13 @@ class Game:
         x, y = self.replay(one), self.replay(two)
         return all(bool(np.all(gaps(x[q], y[q]) <= sizes[q])) for q in QUANTITIES)
 
+    def swaps(self, name: str) -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
+        """Subsets before and after a facet is swapped: alone, and last."""
+        everything = frozenset(self.facets)
+        pairs = (frozenset[str](), frozenset({name})), (everything - {name}, everything)
+        self.ensure([subset for pair in pairs for subset in pair])
+        return pairs
+
     def shapley(self, worth: Mapping[frozenset[str], float]) -> dict[str, float]:
         """Each facet's marginal worth averaged over orders."""
         share = dict.fromkeys(self.facets, 0.0)
@@ -344,7 +351,8 @@ def attribute_quantity(
         )
         / drift
     )
-    shares = {name: share for name, share in game.shapley(worth).items() if name in matter and abs(share) > noise}
+    effects = {name: effect(game, name, quantity, points) / drift for name in matter}
+    shares = {name: share for name, share in game.shapley(worth).items() if effects.get(name, 0.0) > noise}
     explained = max(0.0, 1.0 - left[whole] / drift) if shares else 0.0
     return Attribution(
         a.stream.layer.name,
@@ -355,6 +363,7 @@ def attribute_quantity(
         residual,
         widest,
         {**silent, **hidden},
+        {name: effects[name] for name in shares},
     )
 
 
@@ -382,15 +391,16 @@ def at(bound: Array, points: Array) -> Array:
 
 def touches(game: Game, name: str, quantity: str, bound: Array, points: Array) -> bool:
     """Whether swapping a facet, alone or last, changes this quantity by more than rounding."""
-    everything = frozenset(game.facets)
-    pairs: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
-        (frozenset(), frozenset({name})),
-        (everything - {name}, everything),
-    )
-    game.ensure([subset for pair in pairs for subset in pair])
     return any(
         bool(np.any(gaps(game.replay(x)[quantity][points], game.replay(y)[quantity][points]) > at(bound, points)))
-        for x, y in pairs
+        for x, y in game.swaps(name)
+    )
+
+
+def effect(game: Game, name: str, quantity: str, points: Array) -> float:
+    """Mean |change| of this quantity when a facet is swapped alone or last: its share is less where causes cancel."""
+    return max(
+        mean_gap(game.replay(x)[quantity][points], game.replay(y)[quantity][points]) for x, y in game.swaps(name)
     )
 
 
