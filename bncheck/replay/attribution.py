@@ -159,7 +159,7 @@ def meet_units(a: Side, b: Side) -> None:
 
 
 def differing(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
-    """Facets that both sides know and that differ, and those that one side does not know, with the reason."""
+    """Facets that differ whatever is still open, and those that one side does not know, with the reason."""
     found: list[str] = []
     silent: dict[str, str] = {}
     backwards = all("backward" in str(s.rules["update_on"]) for s in (a, b))
@@ -185,15 +185,35 @@ def differing(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
                 found.append(name)
         elif name == "train_normaliser" and same_source(a, b):
             b.rules[name] = a.rules[name]
-        elif not (known_for(a, name) and known_for(b, name)):
+        elif not (known_for(a, name) and known_for(b, name)) and not disjoint(a, b, name):
             unknown = next(s.convention.facets.get(name) for s in (a, b) if not known_for(s, name))
             silent[name] = f"{unknown.reason}; {SETTLED_BY}" if unknown is not None else SETTLED_BY
-        elif apart(a, b, name):
+        elif apart(a, b, name) or disjoint(a, b, name):
             found.append(name)
         else:
             # Equal within what was measured: one value for both, so that no difference is left to attribute.
             b.rules[name] = a.rules[name]
     return found, silent
+
+
+def disjoint(a: Side, b: Side, name: str) -> bool:
+    """Whether no value that one side's steps leave open is one of the other's: they differ, whichever values it is."""
+    one, two = possible(a, name), possible(b, name)
+    if not one or not two:
+        return False
+    if isinstance(one[0], str) or isinstance(two[0], str):
+        return not set(one) & set(two)
+    return bool(float(one[-1]) < float(two[0]) or float(two[-1]) < float(one[0]))
+
+
+def possible(s: Side, name: str) -> tuple[Any, ...]:
+    """The values that a side's rule may have, (lowest, highest) of a number; nothing when that is not known."""
+    facet = s.convention.facets.get(name)
+    if facet is None or not facet.identifiable:
+        return facet.standing if facet is not None else ()
+    if isinstance(facet.value, float):
+        return facet.value - facet.uncertainty, facet.value + facet.uncertainty
+    return (facet.value,)
 
 
 def same_source(a: Side, b: Side) -> bool:
@@ -370,6 +390,9 @@ def attribute_quantity(
 def shown_value(s: Side, name: str) -> Any:
     """A facet's value for people; an initial state with different channels as its first one."""
     value = s.rules[name]
+    standing = possible(s, name) if name in s.convention.facets and not knows(s, name) else ()
+    if isinstance(value, str) and len(standing) > 1:
+        return " or ".join(str(word) for word in standing)
     return float(np.ravel(value)[0]) if isinstance(value, np.ndarray) else value
 
 

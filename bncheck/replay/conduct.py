@@ -72,6 +72,8 @@ class Score:
         trains = self.stream.kinds[t] in (FORWARD, NO_GRAD, CHECKPOINTED)
         if trains and 0 <= self.n[t] < 2:
             return "raised" if int(self.n[t]) in refused else "ok"
+        if self.stream.kinds[t] == BACKWARD and self.stream.status[t] == "skipped":
+            return "ok"  # there was nothing to go back through: not so under rules that refuse nothing
         return self.stream.status[t]
 
     def taken(self, rules: Rules) -> tuple[Array, Array]:
