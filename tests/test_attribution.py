@@ -147,14 +147,13 @@ def takes_part(name: str, case: Case, side: Convention) -> bool:
 
 
 def judge(
-    cell: Cell, rules: Sequence[Mapping[str, Any]], probed: Sequence[Convention], traces: Sequence[Trace]
+    cell: Cell, rules: Sequence[Mapping[str, Any]], sides: Sequence[Convention], traces: Sequence[Trace]
 ) -> tuple[Sequence[Attribution], list[str], set[str], set[str]]:
     """(attributions, what is wrong with them, facets named, facets that had to be)."""
     case, oracle = cell[0], Oracle(cell)
-    sides = [settle(case, trace, convention, "bn") for trace, convention in zip(traces, probed, strict=True)]
     rounding = [distance(quantities(trace), oracle.play(own)) for trace, own in zip(traces, rules, strict=True)]
     noise = {name: 1e-9 + max(item[name] for item in rounding) for name in QUANTITIES}
-    items = attribute(case, traces[0], probed[0], traces[1], probed[1], "bn")
+    items = attribute(case, traces[0], sides[0], traces[1], sides[1], "bn")
     for item in items if blind(case, sides) else ():
         # A replay that had to assume a rule misses by that rule, and small causes drown in it.
         noise[item.quantity] = max(noise.get(item.quantity, 0.0), item.residual)
@@ -177,12 +176,12 @@ def judge(
 def judge_findings(
     observed: Sequence[Observation],
     rules: Sequence[Mapping[str, Any]],
-    probed: Sequence[Convention],
+    sides: Sequence[Convention],
     must: set[str],
 ) -> tuple[list[str], set[str]]:
     """(what is wrong with the findings between the two sides, their causes)."""
     case, (a, b) = observed[0][0], rules
-    found = findings_between(observed[0], observed[1], probed, ("float32", "float32"))
+    found = findings_between(observed[0], observed[1], sides, ("float32", "float32"))
     causes = {item.cause for item in found if len(item.sides) == 2 and item.kind != "rounding"}
     planted = {name for name in a if a[name] != b[name]}
     may, due = {CAUSES[name] for name in planted}, {CAUSES[name] for name in must}
@@ -192,7 +191,6 @@ def judge_findings(
         due -= {"batch-weight"}
     if "batch_weight" in planted:
         may.add("update-count")
-    sides = [settle(case, trace, own, "bn") for (_, trace, _), own in zip(observed, probed, strict=True)]
     if blind(case, sides):
         may.add("unexplained")
     wrong = [f"{case.name}: finding of {sorted(causes - may)}, planted {sorted(planted)}"] if causes - may else []
@@ -231,13 +229,15 @@ def attribution_trial(trial: int) -> tuple[list[str], set[str], set[str], float,
     for cell, one, two in zip(cells, *played, strict=True):
         assert one[1] is not None and two[1] is not None
         began = time.perf_counter()
-        items, wrong, names, must = judge(cell, (a, b), probed, (one[1], two[1]))
+        sides = [settle(cell[0], seen[1], own, "bn") for seen, own in zip((one, two), probed, strict=True)]
+        items, wrong, names, must = judge(cell, (a, b), sides, (one[1], two[1]))
         seconds += time.perf_counter() - began
-        said, _ = judge_findings((one, two), (a, b), probed, must)
+        said, _ = judge_findings((one, two), (a, b), sides, must)
         wrong += said
         failures += [f"trial {trial} {text}: a {diff(BASE, a)} b {diff(a, b)}" for text in wrong]
         named, due = named | names, due | must
-        least = min([least, *(item.explained for item in items if item.shares and not wrong )])
+        if not blind(cell[0], sides):
+            least = min([least, *(item.explained for item in items if item.shares)])
     return failures, named, due, least, seconds
 
 

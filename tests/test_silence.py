@@ -98,9 +98,7 @@ def silence_trial(trial: int) -> tuple[list[str], list[str]]:
     probed = measure([one]), measure([other])
     assert one[1] is not None and other[1] is not None
     failures = []
-    names = {
-        name for item in attribute(case, one[1], probed[0], other[1], probed[1], "bn") for name in item.shares
-    }
+    names = {name for item in attribute(case, one[1], probed[0], other[1], probed[1], "bn") for name in item.shares}
     if names:
         failures.append(f"named {sorted(names)}")
     different = [name for name, facet in probed[0].facets.items() if not same(name, facet, probed[1].facets[name])]

@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bncheck.convention import Facet
-from bncheck.fit.rows import MARGIN, Rows, horizon, moved
+from bncheck.fit.rows import MARGIN, Pair, Rows, horizon, moved
 from bncheck.fit.stream import BACKWARD, CHECKPOINTED, EVAL, FLUSH, FORWARD, NO_GRAD
 
 MOVING: Mapping[str, str] = {FORWARD: "forward", BACKWARD: "backward", FLUSH: "flush", EVAL: "eval"}
-
-
-Pair = tuple[str, str]  # statistic, divisor
 
 
 def moving_kinds(rows: Rows, pairs: Sequence[Pair]) -> dict[str, bool]:

@@ -143,7 +143,7 @@ def tight(quantity: str, a: Side, b: Side, left: Array) -> Array:
 
 def missed(recorded: Array, replayed: Array) -> Array:
     """(C,) The most that a replay misses in each channel."""
-    return np.max(gaps(recorded, replayed), axis=0, initial=0.0)
+    return np.asarray(np.max(gaps(recorded, replayed), axis=0, initial=0.0))
 
 
 def meet_units(a: Side, b: Side) -> None:
@@ -217,8 +217,8 @@ def possible(s: Side, name: str) -> tuple[Any, ...]:
 
 
 def same_source(a: Side, b: Side) -> bool:
-    """Running statistics after and before a forward, where one side's forwards leave them alone: that is ``update_on``'s
-    doing, not another rule of the output's."""
+    """Running statistics after and before a forward, where one side's forwards leave them alone: that is the doing of
+    ``update_on``, not another rule of the output."""
     names = {a.rules["train_normaliser"], b.rules["train_normaliser"]}
     if names != {"running-before", "running-after"} or not all(knows(s, "train_normaliser") for s in (a, b)):
         return False
