@@ -45,6 +45,8 @@ class Facet:
     uncertainty: float = 0.0  # of a number: the true value is within value ± uncertainty
     asked: float | None = None  # of batch_weight and eps: what the measured layers asked for
     reason: str = ""  # why not identifiable, in words, or which event settled it
+    # Not identifiable: the values that fit equally well, the simplest first, or (lowest, highest) of a number.
+    standing: tuple[str | float, ...] = ()
     documented: str | float | int | None = None
     link: str = ""
     agrees: bool | None = None  # with the documented value; None when there is none or nothing was measured

@@ -178,7 +178,8 @@ def best_of_each(findings: Iterable[Finding]) -> list[Finding]:
     """One finding per cause, targets, case and layer: the one that explains most; the others' numbers stay in it."""
     kept: dict[tuple[object, ...], Finding] = {}
     for item in sorted(findings, key=importance):
-        key = (item.cause, frozenset(item.targets), item.scenario, item.case, item.layer)
+        # What is said of one cell is not what is said of a difference, even where both name the same two targets.
+        key = (item.cause, frozenset(item.targets), bool(item.sides), item.scenario, item.case, item.layer)
         if key not in kept:
             kept[key] = item
         elif item.quantity and item.quantity != kept[key].quantity:

@@ -78,8 +78,8 @@ class CellView:
 class Attribution:
     """How much of one quantity's drift each differing facet explains (one layer of one pair).
 
-    ``shares`` maps a facet to its share (0…1); they sum to at most 1 (the rule: the average over both orders of
-    swapping, see replay.py). ``residual`` is the largest |measured − replayed| left on either side and
+    ``shares`` maps a facet to its share (0…1); they sum to ``explained`` (the rule: Shapley values, see
+    replay/attribution.py). ``residual`` is the largest |measured − replayed| left on either side and
     ``rounding_bound`` the size float32 (or the buffer's dtype) arithmetic of that length may have.
     """
 
@@ -91,6 +91,8 @@ class Attribution:
     residual: float
     rounding_bound: float
     not_identifiable: Mapping[str, str] = field(default_factory=dict)  # facet → why, and what settles it
+    # facet → mean |change| when it is swapped, alone or last, against the drift; a share is less where causes cancel
+    effects: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -380,7 +380,9 @@ def test_cancellation_needs_an_offset(mean: float, held: float, causes: Any):
     trace = make_trace(
         (F,), input_mean=[mean], input_var=[1.0], n=[256], running_mean=[mean, mean], running_var=[1, held]
     )
-    convention = known(update_on="forward", batch_weight=1.0, variance_divisor="n", statistic="variance")
+    convention = known(
+        update_on="forward", batch_weight=1.0, averaging="exponential", variance_divisor="n", statistic="variance"
+    )
     replay = {"bn": {"running_mean": np.array([[mean], [mean]]), "running_var": np.array([[1.0], [1.0]])}}
     cell = make_cell(make_case((F,)), "flax", trace, convention=convention, replay=replay)
     assert [f.cause for f in rule("cancellation").check_cell(cell)] == causes

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from bncheck.convention import Facet
 from bncheck.fit.interval import known, number
-from bncheck.fit.phase import measure_phase, smallest_weight
+from bncheck.fit.phase import measure_phase, moving_kinds, smallest_weight
 from bncheck.fit.rows import AVERAGINGS, DIVISORS, HYPOTHESES, MARGIN, STATISTICS, Hypothesis, Rows
 from bncheck.fit.stream import Stream
 
@@ -32,6 +32,7 @@ class Averages:
     weight: tuple[float, float]
     smallest: float  # effective weight below which no unseen update can have been
     rows: Rows
+    kinds: Mapping[str, bool]  # event → whether it moves the statistics, where that was seen
 
 
 def measure_average(streams: Sequence[Stream], eps: float, eps_error: float, thorough: bool = True) -> Averages:
@@ -41,6 +42,8 @@ def measure_average(streams: Sequence[Stream], eps: float, eps_error: float, tho
     """
     rows = Rows(streams, eps, eps_error, thorough)
     facets: dict[str, Facet] = {}
+    shown = moving_kinds(rows, rows.standing(MARGIN))
+    rows.doubt({k for s in streams for k, own in zip(s.kinds, s.sources, strict=True) if own} - shown.keys())
     remain = [h for h in HYPOTHESES if fits(rows.weight(h, MARGIN))] if rows.fitted.any() else []
     stands = [h for h in remain if fits(rows.weight(h, 1.0))]
     remain = remain if stands else []
@@ -55,8 +58,11 @@ def measure_average(streams: Sequence[Stream], eps: float, eps_error: float, tho
         facets[name] = choose(rows, best, remain, place, values, why)
     lo, hi = weight_span(rows, remain)
     facets["batch_weight"] = weight_facet(rows, best, remain, (lo, hi), why)
-    facets.update(measure_phase(rows, remain))
-    return Averages(facets, best, (lo, hi), smallest_weight(rows, remain), rows)
+    pairs = list(dict.fromkeys((h[0], h[1]) for h in remain))
+    smallest = smallest_weight(rows, pairs)
+    kinds = moving_kinds(rows, pairs)
+    facets.update(measure_phase(rows, kinds))
+    return Averages(facets, best, (lo, hi), smallest, rows, kinds)
 
 
 def fits(interval: tuple[float, float]) -> bool:
@@ -99,6 +105,7 @@ def choose(
             others[0],
             runner_residual,
             reason=f"{also} fit these steps equally well",
+            standing=(best[place], *others),
         )
     return Facet(best[place], True, rows.residual(best), runner, runner_residual)
 
@@ -119,5 +126,6 @@ def weight_facet(
     if all(h[2] == "cumulative" for h in remain):
         return Facet(None, identifiable=False, reason="a cumulative average has no weight")
     if any(h[2] == "cumulative" for h in remain) or not known(*span):
-        return Facet(None, False, rows.residual(best), reason="the steps leave the weight open")
+        open_ = span if span[0] <= span[1] else ()
+        return Facet(None, False, rows.residual(best), reason="the steps leave the weight open", standing=open_)
     return number(*span, rows.residual(best), rows.streams[0].layer.batch_weight)

@@ -58,7 +58,12 @@ def steps(stream: Stream, averages: Averages) -> tuple[Array, Array, Array]:
         [status != "ok" or kind == OTHER for kind, status in zip(stream.kinds, stream.status, strict=True)],
         dtype=bool,
     )
-    advance = np.where(lost, np.nan, np.diff(stream.counter))
+    # Where no event of a kind would have shown a move, nobody knows whether it averaged its batch.
+    silent = np.array(
+        [bool(own) and kind not in averages.kinds for kind, own in zip(stream.kinds, stream.sources, strict=True)],
+        dtype=bool,
+    )
+    advance = np.where(lost | silent, np.nan, np.diff(stream.counter))
     advance[horizon(stream) + 1 :] = np.nan
     return advance, trained, taken
 

@@ -23,8 +23,9 @@ def quotient(step: Array, step_error: Array, gap: Array, gap_error: Array) -> tu
     top_lo, top_hi = step - step_error, step + step_error
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         near, far = 1.0 / (gap - gap_error), 1.0 / (gap + gap_error)
-        corners = np.stack([top_lo * near, top_lo * far, top_hi * near, top_hi * far])
-        lo, hi = corners.min(axis=0), corners.max(axis=0)
+        corners = (top_lo * near, top_lo * far), (top_hi * near, top_hi * far)
+        lo = np.minimum(np.minimum(*corners[0]), np.minimum(*corners[1]))
+        hi = np.maximum(np.maximum(*corners[0]), np.maximum(*corners[1]))
         open_ = np.abs(gap) <= gap_error
         impossible = open_ & (np.abs(step) - step_error > np.abs(gap) + gap_error)
     lost = ~(np.isfinite(step) & np.isfinite(gap) & np.isfinite(step_error) & np.isfinite(gap_error))

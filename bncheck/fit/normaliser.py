@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class Seen:
     before: tuple[Array, Array]
     after: tuple[Array, Array]
     roundoff: Array
+    spans: dict[tuple[str, str, float], Span] = field(default_factory=dict)  # answers, each worked out once
 
 
 def look(streams: Sequence[Stream], evaluating: bool) -> Seen:
@@ -104,6 +105,13 @@ def candidates(seen: Seen, source: str, blend: float) -> tuple[Array, Array, Arr
 
 def blend_weight(seen: Seen, scale: float) -> Span:
     """Weight of the batch in m = share·batch + (1 - share)·running."""
+    key = ("", "", scale)
+    if key not in seen.spans:
+        seen.spans[key] = compute_blend_weight(seen, scale)
+    return seen.spans[key]
+
+
+def compute_blend_weight(seen: Seen, scale: float) -> Span:
     rm = seen.before[0]
     error = scale * (seen.m_error + seen.batch[1] + seen.roundoff * (np.abs(rm) + np.abs(seen.batch[0])))
     lo, hi = quotient(seen.m - rm, error, seen.batch[0] - rm, scale * (seen.batch[1] + seen.roundoff * np.abs(rm)))
@@ -113,6 +121,13 @@ def blend_weight(seen: Seen, scale: float) -> Span:
 
 def eps_span(seen: Seen, source: str, placement: str, scale: float) -> Span:
     """Interval of eps under a hypothesis, NOTHING when it falls. The source "none" has no eps: EVERYTHING."""
+    key = (source, placement, scale)
+    if key not in seen.spans:
+        seen.spans[key] = compute_eps_span(seen, source, placement, scale)
+    return seen.spans[key]
+
+
+def compute_eps_span(seen: Seen, source: str, placement: str, scale: float) -> Span:
     if not seen.m.size:
         return EVERYTHING
     if source == "none":
@@ -188,7 +203,8 @@ def measure_source(seen: Seen, sources: Sequence[str], phase: str) -> tuple[Face
     best = source_residual(seen, stands[0][0])
     if len(names) > 1:
         text = " and ".join(names) + " give this output equally well"
-        return Facet(None, False, best, names[1], source_residual(seen, names[1]), reason=text), remain
+        other = source_residual(seen, names[1])
+        return Facet(None, False, best, names[1], other, reason=text, standing=tuple(names)), remain
     return Facet(names[0], True, best, scored[0][1] if scored else "", scored[0][0] if scored else math.nan), remain
 
 
@@ -226,6 +242,7 @@ def measure_eps(
             False,
             width(spans[best]),
             reason="both placements fit: eps is too small against these variances",
+            standing=tuple(remain),
         )
     lo, hi = max(0.0, min(spread[p][0] for p in remain)), max(spread[p][1] for p in remain)
     if len(remain) == 1 and known(lo, hi):
@@ -234,7 +251,10 @@ def measure_eps(
             hi,
         )
     text = f"eps is only known to lie in {lo:.3g} … {hi:.3g}"
-    return {"eps": Facet(None, False, width((lo, hi)), reason=text), "eps_placement": place}, (lo, hi)
+    return {"eps": Facet(None, False, width((lo, hi)), reason=text, standing=(lo, hi)), "eps_placement": place}, (
+        lo,
+        hi,
+    )
 
 
 def width(span: Span) -> float:

@@ -7,21 +7,28 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bncheck.convention import Facet
-from bncheck.fit.rows import MARGIN, Hypothesis, Rows, horizon, moved
+from bncheck.fit.rows import MARGIN, Pair, Rows, horizon, moved
 from bncheck.fit.stream import BACKWARD, CHECKPOINTED, EVAL, FLUSH, FORWARD, NO_GRAD
 
 MOVING: Mapping[str, str] = {FORWARD: "forward", BACKWARD: "backward", FLUSH: "flush", EVAL: "eval"}
 
 
-def measure_phase(rows: Rows, remain: Sequence[Hypothesis]) -> dict[str, Facet]:
-    """update_on and update_without_grad: which kinds of events move, and which demonstrably do not."""
-    smallest = smallest_weight(rows, remain)
-    known_kinds: dict[str, bool] = {}
+def moving_kinds(rows: Rows, pairs: Sequence[Pair]) -> dict[str, bool]:
+    """Kind of event → whether it moves the statistics; kinds that show neither are left out.
+
+    ``pairs``: the statistics and divisors that stand, whatever the averaging."""
+    smallest = smallest_weight(rows, pairs)
+    found: dict[str, bool] = {}
     for kind in (FORWARD, NO_GRAD, CHECKPOINTED, BACKWARD, EVAL, FLUSH):
         if kind in rows.moving:
-            known_kinds[kind] = True
-        elif stays_put(rows, remain, kind, smallest):
-            known_kinds[kind] = False
+            found[kind] = True
+        elif stays_put(rows, pairs, kind, smallest):
+            found[kind] = False
+    return found
+
+
+def measure_phase(rows: Rows, known_kinds: Mapping[str, bool]) -> dict[str, Facet]:
+    """update_on and update_without_grad: which kinds of events move, and which demonstrably do not."""
     needed = [FORWARD, BACKWARD, EVAL] + ([FLUSH] if not rows.moving else [])
     missing = [kind for kind in needed if kind not in known_kinds]
     found = [MOVING[kind] for kind in MOVING if known_kinds.get(kind)]
@@ -41,25 +48,25 @@ def measure_phase(rows: Rows, remain: Sequence[Hypothesis]) -> dict[str, Facet]:
     return {"update_on": update_on, "update_without_grad": no_grad}
 
 
-def smallest_weight(rows: Rows, remain: Sequence[Hypothesis]) -> float:
+def smallest_weight(rows: Rows, pairs: Sequence[Pair]) -> float:
     """The smallest weight an unseen move could have had: half the least seen one, or half of what was asked for."""
-    if remain:
-        lows = [rows.intervals(h[0], h[1], 1.0)[0][rows.fitted] for h in remain]
+    if pairs:
+        lows = [rows.intervals(*pair, 1.0)[0][rows.fitted] for pair in pairs]
         seen = min(float(np.min(low[np.isfinite(low)], initial=1.0)) for low in lows)
         return max(0.5 * seen, 0.0)
     asked = rows.streams[0].layer.batch_weight if rows.streams else None
     return 0.5 * asked if asked and not rows.moving else 0.0
 
 
-def stays_put(rows: Rows, remain: Sequence[Hypothesis], kind: str, smallest: float) -> bool:
+def stays_put(rows: Rows, pairs: Sequence[Pair], kind: str, smallest: float) -> bool:
     """Whether some row of a kind would have shown a move, under every standing hypothesis, and showed none."""
     if smallest <= 0.0:
         return False
     mine = rows.kinds == kind
     if not mine.any():
         return several_stay_put(rows, kind, smallest)
-    pairs = {(h[0], h[1]) for h in remain} or {("variance", "n"), ("swapped", "n")}
-    return all(bool(np.any(rows.intervals(*pair, MARGIN)[1][mine] < smallest)) for pair in pairs)
+    tried = pairs or (("variance", "n"), ("swapped", "n"))
+    return all(bool(np.any(rows.intervals(*pair, MARGIN)[1][mine] < smallest)) for pair in tried)
 
 
 def several_stay_put(rows: Rows, kind: str, smallest: float) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,17 @@ STATISTICS = ("variance", "std", "inverse-std", "second-moment", "swapped")
 DIVISORS = ("n-1", "n")
 AVERAGINGS = ("exponential", "cumulative", "debiased")
 Hypothesis = tuple[str, str, str]
+Pair = tuple[str, str]
 HYPOTHESES: tuple[Hypothesis, ...] = tuple(itertools.product(STATISTICS, DIVISORS, AVERAGINGS))
+PAIRS: tuple[Pair, ...] = tuple(itertools.product(STATISTICS, DIVISORS))
+# What is put into one buffer is the same under many pairs: the distinct candidates of running_mean, of running_var, and
+# which of them each pair takes (those of running_var behind those of running_mean).
+MEAN_CANDIDATES: tuple[Pair, ...] = (("variance", "n"), ("swapped", "n-1"), ("swapped", "n"))
+VAR_CANDIDATES: tuple[Pair, ...] = tuple(pair for pair in PAIRS if pair != ("swapped", "n-1"))
+MEANS, VARS = len(MEAN_CANDIDATES), len(VAR_CANDIDATES)
+MEAN_OF = [MEAN_CANDIDATES.index(pair) if pair in MEAN_CANDIDATES else 0 for pair in PAIRS]
+VAR_OF = [MEANS + VAR_CANDIDATES.index((s, "n") if s == "swapped" else (s, d)) for s, d in PAIRS]
+FALLEN = (math.inf, -math.inf)
 # A wrong hypothesis must miss by more than two bounds.
 MARGIN = 2.0
 # A debiased average divides by 1 - (1 - w)^k, which a rounding of (1 - w)^k moves by u/w relatively: 100 u at 0.01.
@@ -62,6 +72,38 @@ def slope_error(error: Array, root: Array) -> Array:
         return np.fmin(error / root, np.sqrt(error))
 
 
+class Table:
+    """Steps of one stream's usable rows against what every candidate would put in: (K, rows, C) each."""
+
+    def __init__(self, stream: Stream, picked: Array, eps: float, eps_error: float) -> None:
+        source = np.array([stream.sources[t][0] for t in picked], dtype=int)
+        taken = {pair: averaged(stream, *pair, eps, eps_error) for pair in {*MEAN_CANDIDATES, *VAR_CANDIDATES}}
+        u = np.stack([taken[p][0] for p in MEAN_CANDIDATES] + [taken[p][2] for p in VAR_CANDIDATES])[:, source]
+        self.error = np.stack([taken[p][1] for p in MEAN_CANDIDATES] + [taken[p][3] for p in VAR_CANDIDATES])[:, source]
+        buffer = np.array([0] * MEANS + [1] * VARS)
+        before = np.stack([stream.mean[:-1][picked], stream.var[:-1][picked]])[buffer]
+        after = np.stack([stream.mean[1:][picked], stream.var[1:][picked]])[buffer]
+        self.step, self.gap = after - before, u - before
+        self.step_error = np.stack([stream.step_error(state)[picked] for state in (stream.mean, stream.var)])[buffer]
+
+    def spans(self, scale: float) -> Array:
+        """(2, K, rows) lo and hi of the weight, all channels together, at ``scale`` times the error bounds."""
+        lo, hi = quotient(self.step, scale * self.step_error, self.gap, scale * self.error)
+        return np.stack(meet(lo, hi, axis=2))
+
+
+def debiased_spans(lo: Array, hi: Array, counts: Sequence[Array]) -> list[tuple[float, float]]:
+    """Per pair what is left of w under a debiased average, the union over the counts that there may have been."""
+    found = [FALLEN] * len(lo)
+    whole = np.flatnonzero(np.all(lo <= hi, axis=1))
+    for count in counts if len(whole) else ():
+        low, high = meet(*undo_debiasing(lo[whole], hi[whole], np.broadcast_to(count, lo[whole].shape)), axis=1)
+        for i, one, two in zip(whole, low, high, strict=True):
+            if one <= two:
+                found[i] = min(found[i][0], float(one)), max(found[i][1], float(two))
+    return found
+
+
 @dataclass
 class Rows:
     """The usable rows of several streams with equal requested weight; intervals are cached per question."""
@@ -72,64 +114,94 @@ class Rows:
     thorough: bool = True
     residuals: dict[Hypothesis, float] = field(default_factory=dict)
     picks: Sequence[Array] = ()  # per stream: the events whose one source is a regular batch
-    cache: dict[tuple[int, str, str, float], tuple[Array, Array]] = field(default_factory=dict)
+    cache: dict[float, tuple[Array, Array]] = field(default_factory=dict)
+    known: dict[float, dict[Hypothesis, tuple[float, float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.picks = [regular_rows(stream) for stream in self.streams]
         pairs = list(zip(self.streams, self.picks, strict=True))
+        self.tables = [Table(stream, picked, self.eps, self.eps_error) for stream, picked in pairs]
         self.kinds = np.array([s.kinds[t] for s, picked in pairs for t in picked], dtype=object)
         self.moved = np.concatenate([moved(s)[p] for s, p in pairs] or [np.zeros(0, bool)])
         self.moving = frozenset(k for s in self.streams for k, m in zip(s.kinds, moved(s, True), strict=True) if m)
-        counts = [update_counts(stream, self.moving) for stream in self.streams]
-        self.count = np.concatenate([c[p] for c, p in zip(counts, self.picks, strict=True)] or [np.zeros(0)])
+        self.counts = [self.count_with(frozenset())]
         self.counter = np.concatenate([s.counter[1:][p] for s, p in pairs] or [np.zeros(0)])
         self.fitted = np.array([kind in self.moving for kind in self.kinds], dtype=bool)
 
+    @property
+    def count(self) -> Array:
+        """Batches averaged after each row, where only kinds of events count that were seen to move the state."""
+        return self.counts[0]
+
+    def count_with(self, kinds: frozenset[str]) -> Array:
+        """The same if these kinds of events average their batches too, without having moved the state visibly."""
+        counts = [update_counts(stream, self.moving | kinds) for stream in self.streams]
+        return np.concatenate([c[p] for c, p in zip(counts, self.picks, strict=True)] or [np.zeros(0)])
+
+    def doubt(self, kinds: Iterable[str]) -> None:
+        """Allow every count that there would be if some of these kinds of events averaged their batches unseen.
+
+        A batch that is averaged twice in a row moves nothing the second time where the first update had all weight:
+        the state is that batch already. The next update's weight still depends on the count.
+        """
+        every = [frozenset(some) for size in range(8) for some in itertools.combinations(sorted(kinds), size)]
+        self.counts = list({self.count_with(some).tobytes(): self.count_with(some) for some in every}.values())
+
+    def standing(self, scale: float) -> list[Pair]:
+        """(statistic, divisor) under which every row leaves some weight, whatever the averaging."""
+        lo, hi = self.spans(scale)
+        good = np.all(lo <= hi, axis=1) if lo.shape[1] else np.zeros(len(PAIRS), dtype=bool)
+        return [pair for pair, stands in zip(PAIRS, good, strict=True) if stands]
+
     def intervals(self, statistic: str, divisor: str, scale: float) -> tuple[Array, Array]:
         """(lo, hi) of each row's effective weight, all channels and both buffers together, bounds times ``scale``."""
-        swapped = statistic == "swapped"
-        # The mean's candidates do not depend on the statistic, so they are asked for only once.
-        one = self.buffer(0, "swapped" if swapped else "variance", divisor if swapped else "n", scale)
-        two = self.buffer(1, statistic, "n" if swapped else divisor, scale)
-        return np.maximum(one[0], two[0]), np.minimum(one[1], two[1])
+        lo, hi = self.all_spans(scale)
+        place = PAIRS.index((statistic, divisor))
+        return lo[place], hi[place]
 
-    def buffer(self, which: int, statistic: str, divisor: str, scale: float) -> tuple[Array, Array]:
-        """The same for running_mean (0) or running_var (1) alone."""
-        key = (which, statistic, divisor, scale)
-        if key not in self.cache:
-            found = [np.zeros((2, 0))]
-            for stream, picked in zip(self.streams, self.picks, strict=True):
-                source = np.array([stream.sources[t][0] for t in picked], dtype=int)
-                parts = averaged(stream, statistic, divisor, self.eps, self.eps_error)
-                u, error = parts[2 * which][source], parts[2 * which + 1][source]
-                state = stream.var if which else stream.mean
-                before, after = state[:-1][picked], state[1:][picked]
-                step_error = scale * stream.step_error(state)[picked]
-                found.append(np.stack(meet(*quotient(after - before, step_error, u - before, scale * error), axis=1)))
-            self.cache[key] = tuple(np.concatenate(found, axis=1))
-        return self.cache[key]
+    def spans(self, scale: float) -> tuple[Array, Array]:
+        """The same for all PAIRS at once and for the fitted rows alone, (P, rows) each."""
+        lo, hi = self.all_spans(scale)
+        return lo[:, self.fitted], hi[:, self.fitted]
+
+    def all_spans(self, scale: float) -> tuple[Array, Array]:
+        if scale not in self.cache:
+            found = [np.zeros((2, MEANS + VARS, 0)), *(table.spans(scale) for table in self.tables)]
+            lo, hi = np.concatenate(found, axis=2)
+            self.cache[scale] = (np.maximum(lo[MEAN_OF], lo[VAR_OF]), np.minimum(hi[MEAN_OF], hi[VAR_OF]))
+        return self.cache[scale]
 
     def weight(self, hypothesis: Hypothesis, scale: float) -> tuple[float, float]:
         """(lo, hi) of the weight under a hypothesis; empty (lo > hi) when it falls. Cumulative: the whole line."""
-        statistic, divisor, averaging = hypothesis
-        scale *= DEBIASED_ROUNDINGS if averaging == "debiased" else 1.0
-        lo, hi = (part[self.fitted] for part in self.intervals(statistic, divisor, scale))
-        if np.any(lo > hi):
-            return math.inf, -math.inf
-        if averaging == "cumulative":
-            stands = any(
-                bool(np.all((lo <= 1.0 / count) & (1.0 / count <= hi)))
-                for count in (self.count[self.fitted], self.counter[self.fitted])
-                if np.all(count > 0)
-            )
-            return (-math.inf, math.inf) if stands else (math.inf, -math.inf)
-        if averaging == "debiased":
-            lo, hi = undo_debiasing(lo, hi, self.count[self.fitted])
-        low, high = meet(lo, hi)
-        # With a weight that forgets nothing a debiased average is the cumulative one: the simpler word has it.
-        if averaging == "debiased" and high < DEBIASED_LEAST:
-            return math.inf, -math.inf
-        return float(low), float(high)
+        if scale not in self.known:
+            self.known[scale] = self.weights(scale)
+        return self.known[scale][hypothesis]
+
+    def weights(self, scale: float) -> dict[Hypothesis, tuple[float, float]]:
+        """``weight`` of all hypotheses at once."""
+        lo, hi = self.spans(scale)
+        wide = self.spans(scale * DEBIASED_ROUNDINGS)
+        low, high = meet(lo, hi, axis=1)
+        counts = [count[self.fitted] for count in self.counts]
+        divided = self.divided(lo, hi, [*counts, self.counter[self.fitted]])
+        debiased = debiased_spans(*wide, counts)
+        found: dict[Hypothesis, tuple[float, float]] = {}
+        for i, (statistic, divisor) in enumerate(PAIRS):
+            whole = bool(np.all(lo[i] <= hi[i]))
+            found[statistic, divisor, "exponential"] = (float(low[i]), float(high[i])) if whole else FALLEN
+            found[statistic, divisor, "cumulative"] = (-math.inf, math.inf) if divided[i] else FALLEN
+            # With a weight that forgets nothing a debiased average is the cumulative one: the simpler word has it.
+            kept = debiased[i][1] >= DEBIASED_LEAST
+            found[statistic, divisor, "debiased"] = debiased[i] if kept else FALLEN
+        return found
+
+    def divided(self, lo: Array, hi: Array, counts: Sequence[Array]) -> Array:
+        """(P,) bool: every row's weight may be one over one of these counts."""
+        found = np.zeros(len(lo), dtype=bool)
+        for count in counts:
+            if np.all(count > 0):
+                found |= np.all((lo <= 1.0 / count) & (1.0 / count <= hi), axis=1)
+        return found
 
     def residual(self, hypothesis: Hypothesis) -> float:
         """``compute_residual``, once for each hypothesis; NaN when nobody will look at it."""
@@ -192,7 +264,7 @@ def undo_debiasing(lo: Array, hi: Array, count: Array) -> tuple[Array, Array]:
 
     def solve(target: Array) -> tuple[Array, Array]:
         """Root of w - t·(1 - (1 - w)^k) in (0, t) by Newton from t: convex, so it comes down and never passes it."""
-        w, step = target.copy(), np.zeros(len(target))
+        w, step = target.copy(), np.zeros_like(target)
         for _ in range(14):
             rest = (1.0 - w) ** (count - 1.0)
             step = (w - target + target * rest * (1.0 - w)) / (1.0 - target * count * rest)

@@ -208,6 +208,8 @@ def classify(events: tuple[Event, ...], status: tuple[str, ...], training: Array
                 mode = bool(training[t]) if training[t] >= 0 else mode
             else:
                 mode = event.op != "eval_forward"
+            if event.op not in ("eval_forward", "no_grad_forward"):
+                last = []  # also by a forward that raises: there is nothing to go back through then
             plain = {"no_grad_forward": NO_GRAD, "checkpointed_forward": CHECKPOINTED}.get(event.op, FORWARD)
             kind = plain if mode else EVAL
             trains[t] = mode

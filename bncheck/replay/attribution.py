@@ -27,7 +27,7 @@ from bncheck.evidence import Attribution
 from bncheck.fit.measure import settle
 from bncheck.fit.stream import Stream, read_stream
 from bncheck.replay.conduct import Rules, Score, follow_order, perform, rules_of, score
-from bncheck.replay.rounding import bounds
+from bncheck.replay.rounding import bounds, largest
 from bncheck.scenario import Case
 from bncheck.trace import Array, Trace
 
@@ -38,7 +38,10 @@ REPLAYED = (
     "eval_normaliser", "blend_weight", "eps", "eps_placement",
 )  # fmt: skip
 # What goes along with a rule where it is no cause of its own: see ``differing``.
-PARTS = (("update_on", "update_without_grad"), ("update_on", "backward_order"), ("averaging", "batch_weight"))
+PARTS = (
+    ("update_on", "update_without_grad"), ("update_on", "backward_order"), ("averaging", "batch_weight"),
+    ("single_value", "single_value_state"),
+)  # fmt: skip
 QUANTITIES = ("running_mean", "running_var", "used_mean", "used_invstd", "output")
 STATES = ("running_mean", "running_var")
 # Two replays that miss by no more than r may differ by 2 r; twice that is no rounding.
@@ -117,8 +120,8 @@ def attribute_sides(case: Case, a: Side, b: Side) -> list[Attribution]:
 
 
 def achieved(
-    limits: Mapping[str, float], a: Side, b: Side, mine: Mapping[str, Array], theirs: Mapping[str, Array]
-) -> dict[str, float]:
+    limits: Mapping[str, Array], a: Side, b: Side, mine: Mapping[str, Array], theirs: Mapping[str, Array]
+) -> dict[str, Array]:
     """Rounding bounds, but no more than a few times what the replays really miss.
 
     The bounds allow for E[x²] - E[x]²: at mean/std = 1000 in float32 that is 18 for a variance of 1, which hides
@@ -126,20 +129,21 @@ def achieved(
     """
     found = {}
     for quantity in STATES:
-        left = max(worst(a.recorded[quantity], mine[quantity]), worst(b.recorded[quantity], theirs[quantity][0]))
-        found[quantity] = min(limits[quantity], tight(quantity, a, b, left))
+        left = missed(a.recorded[quantity], mine[quantity]), missed(b.recorded[quantity], theirs[quantity][0])
+        found[quantity] = np.minimum(limits[quantity], tight(quantity, a, b, np.maximum(*left)))
     return {**limits, **found}
 
 
-def tight(quantity: str, a: Side, b: Side, left: float) -> float:
-    """What two sides of one rule may differ by where their replays miss by ``left``: never less than what rounding
+def tight(quantity: str, a: Side, b: Side, left: Array) -> Array:
+    """(C,) What two sides of one rule may differ by where their replays miss by ``left``: never less than what rounding
     the state itself does, because a replay starts from each side's own initial state and misses nothing of it."""
-    size = max(np.max(np.abs(side.recorded[quantity]), initial=0.0, where=finite(side, quantity)) for side in (a, b))
-    return REAL * max(left, max(a.stream.roundoff, b.stream.roundoff) * float(size))
+    size = np.maximum(*(largest(side.recorded[quantity]) for side in (a, b)))
+    return np.asarray(REAL * np.maximum(left, max(a.stream.roundoff, b.stream.roundoff) * size))
 
 
-def finite(s: Side, quantity: str) -> Array:
-    return np.asarray(np.isfinite(s.recorded[quantity]))
+def missed(recorded: Array, replayed: Array) -> Array:
+    """(C,) The most that a replay misses in each channel."""
+    return np.asarray(np.max(gaps(recorded, replayed), axis=0, initial=0.0))
 
 
 def meet_units(a: Side, b: Side) -> None:
@@ -155,27 +159,36 @@ def meet_units(a: Side, b: Side) -> None:
 
 
 def differing(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
-    """Facets that both sides know and that differ, and those that one side does not know, with the reason."""
+    """Facets that differ whatever is still open, and those that one side does not know, with the reason."""
     found: list[str] = []
     silent: dict[str, str] = {}
     backwards = all("backward" in str(s.rules["update_on"]) for s in (a, b))
     if backwards and a.rules["backward_order"] != b.rules["backward_order"]:
         found.append("backward_order")
     for name in REPLAYED:
-        if name == "update_without_grad" and "update_on" in found:
+        if name == "update_without_grad" and not all("forward" in str(s.rules["update_on"]) for s in (a, b)):
             # Part of the same rule: where forwards move nothing, those without gradient do not either.
+            continue
+        if name == "single_value_state" and apart(a, b, "single_value"):
+            # Whoever refuses keeps its state: part of the same rule.
             continue
         if name == "batch_weight" and "cumulative" in (a.rules["averaging"], b.rules["averaging"]):
             # A cumulative average has no weight: whoever takes over the other kind takes its weight along.
             continue
+        if name == "blend_weight" and not (knows(a, name) and knows(b, name)):
+            # Whoever blends nothing has no weight: taking over the blend takes its weight along.
+            owner, other = (a, b) if knows(a, name) else (b, a)
+            other.rules[name] = owner.rules[name]
+            continue
         if name in ("initial_mean", "initial_var"):
             if not np.array_equal(a.rules[name], b.rules[name], equal_nan=True):
                 found.append(name)
-        elif not (known_for(a, name) and known_for(b, name)):
+        elif name == "train_normaliser" and same_source(a, b):
+            b.rules[name] = a.rules[name]
+        elif not (known_for(a, name) and known_for(b, name)) and not disjoint(a, b, name):
             unknown = next(s.convention.facets.get(name) for s in (a, b) if not known_for(s, name))
             silent[name] = f"{unknown.reason}; {SETTLED_BY}" if unknown is not None else SETTLED_BY
-            b.rules[name] = a.rules[name]
-        elif apart(a, b, name):
+        elif apart(a, b, name) or disjoint(a, b, name):
             found.append(name)
         else:
             # Equal within what was measured: one value for both, so that no difference is left to attribute.
@@ -183,9 +196,47 @@ def differing(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
     return found, silent
 
 
+def disjoint(a: Side, b: Side, name: str) -> bool:
+    """Whether no value that one side's steps leave open is one of the other's: they differ, whichever values it is."""
+    one, two = possible(a, name), possible(b, name)
+    if not one or not two:
+        return False
+    if isinstance(one[0], str) or isinstance(two[0], str):
+        return not set(one) & set(two)
+    return bool(float(one[-1]) < float(two[0]) or float(two[-1]) < float(one[0]))
+
+
+def possible(s: Side, name: str) -> tuple[Any, ...]:
+    """The values that a side's rule may have, (lowest, highest) of a number; nothing when that is not known."""
+    facet = s.convention.facets.get(name)
+    if facet is None or not facet.identifiable:
+        return facet.standing if facet is not None else ()
+    if isinstance(facet.value, float):
+        return facet.value - facet.uncertainty, facet.value + facet.uncertainty
+    return (facet.value,)
+
+
+def same_source(a: Side, b: Side) -> bool:
+    """Running statistics after and before a forward, where one side's forwards leave them alone: that is the doing of
+    ``update_on``, not another rule of the output."""
+    names = {a.rules["train_normaliser"], b.rules["train_normaliser"]}
+    if names != {"running-before", "running-after"} or not all(knows(s, "train_normaliser") for s in (a, b)):
+        return False
+    before = a if a.rules["train_normaliser"] == "running-before" else b
+    if "forward" in str(before.rules["update_on"]):
+        return False
+    # Taking over the other's phase shows which of the two it was; nobody else's rule changes with this word.
+    before.rules["train_normaliser"] = "running-after"
+    return True
+
+
 def known_for(s: Side, name: str) -> bool:
-    """Whether a side's value is known; meet_units took care of the updates, and without a blend no weight is used."""
-    return name in ("updates_per_event", "blend_weight") or s.convention.value(name) is not None
+    """Whether a side's value is known; meet_units took care of the updates."""
+    return name == "updates_per_event" or knows(s, name)
+
+
+def knows(s: Side, name: str) -> bool:
+    return s.convention.value(name) is not None
 
 
 def apart(a: Side, b: Side, name: str) -> bool:
@@ -229,7 +280,7 @@ class Game:
         self.ensure([subset])
         return self.kept[subset]
 
-    def drop_idle(self, sizes: Mapping[str, float]) -> None:
+    def drop_idle(self, sizes: Mapping[str, Array]) -> None:
         """Set aside facets whose swap changes nothing beyond rounding, first alone and last."""
         everything = frozenset(self.facets)
         singles = [frozenset({name}) for name in self.facets]
@@ -241,9 +292,16 @@ class Game:
                 self.idle.append(name)
         self.facets = [name for name in self.facets if name not in self.idle]
 
-    def alike(self, one: frozenset[str], two: frozenset[str], sizes: Mapping[str, float]) -> bool:
+    def alike(self, one: frozenset[str], two: frozenset[str], sizes: Mapping[str, Array]) -> bool:
         x, y = self.replay(one), self.replay(two)
-        return all(np.max(gaps(x[q], y[q]), initial=0.0) <= sizes[q] for q in QUANTITIES)
+        return all(bool(np.all(gaps(x[q], y[q]) <= sizes[q])) for q in QUANTITIES)
+
+    def swaps(self, name: str) -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
+        """Subsets before and after a facet is swapped: alone, and last."""
+        everything = frozenset(self.facets)
+        pairs = (frozenset[str](), frozenset({name})), (everything - {name}, everything)
+        self.ensure([subset for pair in pairs for subset in pair])
+        return pairs
 
     def shapley(self, worth: Mapping[frozenset[str], float]) -> dict[str, float]:
         """Each facet's marginal worth averaged over orders."""
@@ -292,11 +350,13 @@ def attribute_quantity(
     values = {name: (shown_value(a, name), shown_value(b, name)) for name in game.facets}
     hidden = dict.fromkeys(game.idle, f"swapping it changes nothing on this input; {SETTLED_BY}")
     if quantity in STATES:
-        bound = min(bound, tight(quantity, a, b, residual))
+        left_over = missed(measured_a, replayed), missed(measured_b, own[quantity][0])
+        bound = np.minimum(bound, tight(quantity, a, b, np.maximum(*left_over)))
     matter = [name for name in game.facets if touches(game, name, quantity, bound, points)]
-    seen = np.max(gaps(measured_a[points], measured_b[points]), initial=0.0)
-    if not matter or seen <= bound or not shown.any():
-        return Attribution(a.stream.layer.name, quantity, {}, {}, 0.0, residual, bound, {**silent, **hidden})
+    widest = float(np.max(bound, initial=0.0))
+    seen = np.any(gaps(measured_a, measured_b)[points] > at(bound, points))
+    if not matter or not seen or not shown.any():
+        return Attribution(a.stream.layer.name, quantity, {}, {}, 0.0, residual, widest, {**silent, **hidden})
     left = {
         subset: mean_gap(game.replay(subset)[quantity][points], measured_b[points])
         for subset in dict.fromkeys(game.subsets())
@@ -311,7 +371,8 @@ def attribute_quantity(
         )
         / drift
     )
-    shares = {name: share for name, share in game.shapley(worth).items() if name in matter and abs(share) > noise}
+    effects = {name: effect(game, name, quantity, points) / drift for name in matter}
+    shares = {name: share for name, share in game.shapley(worth).items() if effects.get(name, 0.0) > noise}
     explained = max(0.0, 1.0 - left[whole] / drift) if shares else 0.0
     return Attribution(
         a.stream.layer.name,
@@ -320,14 +381,18 @@ def attribute_quantity(
         {name: values[name] for name in shares},
         explained,
         residual,
-        bound,
+        widest,
         {**silent, **hidden},
+        {name: effects[name] for name in shares},
     )
 
 
 def shown_value(s: Side, name: str) -> Any:
     """A facet's value for people; an initial state with different channels as its first one."""
     value = s.rules[name]
+    standing = possible(s, name) if name in s.convention.facets and not knows(s, name) else ()
+    if isinstance(value, str) and len(standing) > 1:
+        return " or ".join(str(word) for word in standing)
     return float(np.ravel(value)[0]) if isinstance(value, np.ndarray) else value
 
 
@@ -342,17 +407,23 @@ def compared(case: Case, quantity: str, length: int) -> Array:
     return rows[rows < length]
 
 
-def touches(game: Game, name: str, quantity: str, bound: float, points: Array) -> bool:
+def at(bound: Array, points: Array) -> Array:
+    """The rows of a bound that belong to some points; a bound per channel holds for all."""
+    return bound[points] if bound.ndim == 2 else bound
+
+
+def touches(game: Game, name: str, quantity: str, bound: Array, points: Array) -> bool:
     """Whether swapping a facet, alone or last, changes this quantity by more than rounding."""
-    everything = frozenset(game.facets)
-    pairs: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
-        (frozenset(), frozenset({name})),
-        (everything - {name}, everything),
-    )
-    game.ensure([subset for pair in pairs for subset in pair])
     return any(
-        np.max(gaps(game.replay(x)[quantity][points], game.replay(y)[quantity][points]), initial=0.0) > bound
-        for x, y in pairs
+        bool(np.any(gaps(game.replay(x)[quantity][points], game.replay(y)[quantity][points]) > at(bound, points)))
+        for x, y in game.swaps(name)
+    )
+
+
+def effect(game: Game, name: str, quantity: str, points: Array) -> float:
+    """Mean |change| of this quantity when a facet is swapped alone or last: its share is less where causes cancel."""
+    return max(
+        mean_gap(game.replay(x)[quantity][points], game.replay(y)[quantity][points]) for x, y in game.swaps(name)
     )
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.convention import Convention
+from bncheck.convention import Convention, Facet
 from bncheck.fit.measure import settle, transfer
-from bncheck.fit.rows import averaged, debiased_weight
+from bncheck.fit.rows import averaged, debiased_weight, moved
 from bncheck.fit.small_batch import declared
 from bncheck.fit.stream import (
     BACKWARD,
@@ -72,6 +72,8 @@ class Score:
         trains = self.stream.kinds[t] in (FORWARD, NO_GRAD, CHECKPOINTED)
         if trains and 0 <= self.n[t] < 2:
             return "raised" if int(self.n[t]) in refused else "ok"
+        if self.stream.kinds[t] == BACKWARD and self.stream.status[t] == "skipped":
+            return "ok"  # there was nothing to go back through: not so under rules that refuse nothing
         return self.stream.status[t]
 
     def taken(self, rules: Rules) -> tuple[Array, Array]:
@@ -96,25 +98,39 @@ def score(case: Case, stream: Stream, other: Stream | None = None) -> Score:
 
 
 def rules_of(convention: Convention, stream: Stream) -> dict[str, Any]:
-    """Plain values of every facet a replay needs; what is not identifiable is assumed."""
+    """Plain values of every facet a replay needs; what is not identifiable is assumed, or as this stream shows it."""
     found: dict[str, Any] = {}
-    for name, assumed in ASSUMED.items():
-        value = convention.value(name)
-        found[name] = assumed if value is None else value
+    for name, assumed in {**ASSUMED, **seen_phase(stream)}.items():
+        facet = convention.facets.get(name, Facet(None, identifiable=False))
+        found[name] = facet.value if facet.identifiable else next(iter(facet.standing), assumed)
     layer = stream.layer
     # Layers of one network may ask for different numbers; the convention was settled on the first one's.
     numbers = {name: transfer(name, facet, convention, layer) for name, facet in convention.facets.items()}
-    weight, eps = (
-        numbers[name].value if name in numbers and numbers[name].identifiable else None
-        for name in ("batch_weight", "eps")
-    )
-    found["batch_weight"] = weight if weight is not None else (layer.batch_weight or DEFAULT_BATCH_WEIGHT)
-    found["eps"] = eps if eps is not None else (DEFAULT_EPS if layer.eps is None else layer.eps)
+    found["batch_weight"] = likely(numbers.get("batch_weight"), layer.batch_weight or DEFAULT_BATCH_WEIGHT)
+    found["eps"] = likely(numbers.get("eps"), DEFAULT_EPS if layer.eps is None else layer.eps)
     if convention.value("averaging") is None and layer.averaging == "cumulative":
         found["averaging"] = "cumulative"
     found["initial_mean"], found["initial_var"] = stream.mean[:1], stream.var[:1]
     found["backward_order"] = ORDERS[0]
     return found
+
+
+def likely(facet: Facet | None, asked: float) -> Any:
+    """A measured number; else what was asked for, moved into what the steps leave open."""
+    if facet is None or (not facet.identifiable and not facet.standing):
+        return asked
+    if facet.identifiable:
+        return facet.value
+    low, high = (float(edge) for edge in facet.standing)
+    return min(max(asked, low), high)
+
+
+def seen_phase(stream: Stream) -> dict[str, str]:
+    """Which events move the state in this very stream: the replay of a rule that nobody could settle."""
+    kinds = {kind for kind, moves_ in zip(stream.kinds, moved(stream, True), strict=True) if moves_}
+    words = [word for word, shown in SHOWN_BY.items() if kinds & set(shown)]
+    quiet = NO_GRAD in stream.kinds and NO_GRAD not in kinds
+    return {"update_on": "+".join(words) or "never", "update_without_grad": "no" if quiet else "yes"}
 
 
 def follow_order(play: Score, rules: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +150,7 @@ def follow_order(play: Score, rules: dict[str, Any]) -> dict[str, Any]:
         gap = [float(np.nanmax(np.abs(found[i] - play.stream.mean), initial=0.0)) for i in range(len(tried))]
         best = int(np.argmin(gap))
         # Where the first order fits within rounding, or none much better, the input does not tell them apart.
-        unusual = gap[0] > bounds(play.stream, rules)["running_mean"] and gap[best] < 0.5 * gap[0]
+        unusual = gap[0] > np.max(bounds(play.stream, rules)["running_mean"]) and gap[best] < 0.5 * gap[0]
     return tried[best if unusual else 0]
 
 
@@ -244,8 +260,8 @@ def normalisers(play: Score, rules: Rules, mean: Array, var: Array) -> tuple[Arr
     with np.errstate(all="ignore"):
         r = 1.0 / (np.sqrt(v) + eps) if rules["eps_placement"] == "outside" else 1.0 / np.sqrt(v + eps)
     m[plain], r[plain] = 0.0, 1.0
-    # An output without a finite scale reveals neither.
-    lost = ~np.isfinite(m) | ~np.isfinite(r)
+    # An output without a finite scale reveals neither, nor does a constant one.
+    lost = ~np.isfinite(m) | ~np.isfinite(r) | (play.input_var == 0) | (play.stream.gamma[:-1] == 0)
     m[lost], r[lost] = np.nan, np.nan
     return m, r
 

@@ -31,11 +31,16 @@ def rounding_bound(case: Case, trace: Trace, layer: str, quantity: str) -> float
         return 0.0
     eps = DEFAULT_EPS if stream.layer.eps is None else stream.layer.eps
     with np.errstate(all="ignore"):
-        return bounds(stream, {"statistic": "variance", "variance_divisor": "n-1", "eps": eps})[quantity]
+        found = bounds(stream, {"statistic": "variance", "variance_divisor": "n-1", "eps": eps})[quantity]
+    return float(np.max(found, initial=0.0))
 
 
-def bounds(stream: Stream, rules: Mapping[str, Any]) -> dict[str, float]:
-    """Bounds of all quantities of a layer under rules (statistic, variance_divisor, eps)."""
+def bounds(stream: Stream, rules: Mapping[str, Any]) -> dict[str, Array]:
+    """Bounds of all quantities of a layer under rules (statistic, variance_divisor, eps).
+
+    (C,) of the states, the worst row of each channel; (T, C) of used_mean and used_invstd and (T, 2C) of the output
+    proxy, 0 where an output reveals nothing.
+    """
     _, mean_error, _, var_error = averaged(stream, rules["statistic"], rules["variance_divisor"], rules["eps"])
     updates = max(stream.events, 1)
     grown = UPDATE_ROUNDINGS * min(updates, SUM_LAMBDA * np.sqrt(updates))
@@ -48,24 +53,24 @@ def bounds(stream: Stream, rules: Mapping[str, Any]) -> dict[str, float]:
     return {**found, **output_bounds(stream, found, float(rules["eps"]))}
 
 
-def largest(values: Array) -> float:
-    finite = np.abs(values[np.isfinite(values)])
-    return float(np.max(finite, initial=0.0))
+def largest(values: Array) -> Array:
+    """(C,) the largest finite |value| of each channel."""
+    return np.asarray(np.max(np.where(np.isfinite(values), np.abs(values), 0.0), axis=0, initial=0.0))
 
 
-def output_bounds(stream: Stream, state: Mapping[str, float], eps: float) -> dict[str, float]:
-    """Bounds of used_mean, used_invstd and the output proxy, from the worst row."""
-    m, r = stream.used_mean, stream.used_invstd
-    rows = np.isfinite(m) & np.isfinite(r) & (stream.input_var > 0) & (r != 0)
-    if not rows.any():
-        return {"used_mean": 0.0, "used_invstd": 0.0, "output": 0.0}
-    m, r, mean, var = m[rows], np.abs(r[rows]), stream.input_mean[rows], stream.input_var[rows]
-    gamma, beta = stream.gamma[:-1][rows], stream.beta[:-1][rows]
+def output_bounds(stream: Stream, state: Mapping[str, Array], eps: float) -> dict[str, Array]:
+    """Bounds of used_mean, used_invstd and the output proxy, row by row."""
+    m, r = stream.used_mean, np.abs(stream.used_invstd)
+    mean, var = stream.input_mean, stream.input_var
+    gamma, beta = stream.gamma[:-1], stream.beta[:-1]
     unit = np.full_like(m, OUTPUT_ROUNDINGS * max(stream.output_roundoff, stream.moment_roundoff))
     m_error, r_error = revealed_error(m, r, mean, var, np.where(gamma == 0, 1.0, gamma), beta, unit)
-    batch_m, batch_v = (error[rows] for error in stream.moment_errors)
+    batch_m, batch_v = stream.moment_errors
     source_m = m_error + np.maximum(batch_m, state["running_mean"])
     # r = (v + eps)^-1/2, so r is off by r³/2 times the error of v; relative to r at most by all of it.
     source_r = r * np.minimum(r_error + 0.5 * r**2 * np.maximum(batch_v, state["running_var"]), 1.0)
     out = source_m * r + source_r * (np.abs(mean - m) + np.sqrt(var))
-    return {"used_mean": largest(source_m), "used_invstd": largest(source_r), "output": largest(out)}
+    revealed = np.isfinite(m) & np.isfinite(r) & (var > 0) & (r != 0)
+    sides = {"used_mean": source_m, "used_invstd": source_r, "output": out}
+    found = {name: np.where(revealed & np.isfinite(bound), bound, 0.0) for name, bound in sides.items()}
+    return {**found, "output": np.concatenate([found["output"], found["output"]], axis=1)}

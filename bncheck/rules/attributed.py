@@ -16,7 +16,7 @@ from bncheck.rules.wording import percent, short, targets
 PREFERRED = {"output": 1, "used_mean": 2, "used_invstd": 3}
 # How a batch enters the average: a side whose statistics never move in this case has no say in it.
 OF_AVERAGING = ("variance_divisor", "statistic", "batch_weight", "averaging", "updates_per_event")
-# A facet that explains less than this was only swapped on the way: another one's swap makes it moot.
+# A facet that changes less of the drift than this was only swapped on the way: another one's swap makes it moot.
 SMALLEST_SHARE = 0.01
 WORDS = {"used_mean": "mean in the output", "used_invstd": "scale in the output"}
 
@@ -54,7 +54,7 @@ def matters(pair: PairView, item: Attribution, facet: str) -> bool:
     """True if the facet takes part in a drift that somebody can see. (That it exceeds rounding, replay has checked.)"""
     if facet not in item.shares or facet not in item.values or any(str(value) == "nan" for value in item.values[facet]):
         return False  # NaN: a state that one side does not hold yet
-    if abs(item.shares[facet]) < SMALLEST_SHARE:
+    if max(abs(item.shares[facet]), item.effects.get(facet, 0.0)) < SMALLEST_SHARE:
         return False
     if facet in OF_AVERAGING and not all(moving_ops(cell, item.layer) for cell in (pair.a, pair.b)):
         return False

@@ -15,9 +15,9 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.rules.leftover import arithmetic_dtype, batch_facts, batch_weight
+from bncheck.rules.leftover import arithmetic_dtype, averaging_bound, batch_facts
 from bncheck.rules.normaliser import revealed
-from bncheck.rules.roundoff import average_bound, mean_bound, one_pass_bound, unit, welford_bound
+from bncheck.rules.roundoff import mean_bound, one_pass_bound, unit, welford_bound
 from bncheck.rules.wording import names, number, targets, verb
 from bncheck.trace import Array
 
@@ -65,15 +65,15 @@ def in_state(cell: CellView, layer: str) -> Loss | None:
     rows = np.asarray(rows, dtype=np.float64)
     replay = cell.replay.get(layer, {}).get("running_var")
     u = unit(arithmetic_dtype(cell, f"{layer}/running_var"))
-    weight = batch_weight(cell, layer) or 1.0
     ratio = np.sqrt((means**2 / np.maximum(variances, means**2 * u * u + 1e-300)).max(axis=0))
     negative = (rows < 0) & (rows[0] >= 0)
     if replay is not None and np.shape(replay) == rows.shape and is_known(cell):
         floor = 2 * welford_bound(means, variances, counts, u).max(axis=0)
-        floor = floor + average_bound(np.abs(rows).max(axis=0), len(rows), weight, u)
+        size = np.maximum(np.abs(rows).max(axis=0), variances.max(axis=0))
+        floor = floor + averaging_bound(cell, layer, size, len(rows), u) + unsettled(cell) * size
         ceiling = 4 * one_pass_bound(means, variances, counts, u).max(axis=0) + floor
         gap = np.abs(rows - replay)
-        off = (gap > floor) & (gap <= ceiling) & (ratio > SMALLEST_RATIO) & mean_is_right(cell, layer, u, weight)
+        off = (gap > floor) & (gap <= ceiling) & (ratio > SMALLEST_RATIO) & mean_is_right(cell, layer, u)
         exact = np.asarray(replay, dtype=np.float64)
     else:
         off, exact = np.zeros_like(negative), np.broadcast_to(variances.max(axis=0), rows.shape)
@@ -88,11 +88,20 @@ def in_state(cell: CellView, layer: str) -> Loss | None:
 
 def is_known(cell: CellView) -> bool:
     """A replay judges digits only if every rule that it went by was measured."""
-    facets = ("update_on", "batch_weight", "variance_divisor", "statistic")
+    facets = ("update_on", "batch_weight", "averaging", "variance_divisor", "statistic")
     return cell.convention is not None and all(cell.convention.value(facet) is not None for facet in facets)
 
 
-def mean_is_right(cell: CellView, layer: str, u: float, weight: float) -> Array:
+def unsettled(cell: CellView) -> float:
+    """How far a replay may be off, relatively, because the weight a is only known to ± δ: of an average with weights
+    a·(1 − a)^j the sum of |d weight of batch j / da| is at most 2/a."""
+    facet = cell.convention.facets.get("batch_weight") if cell.convention is not None else None
+    if facet is None or not isinstance(facet.value, float) or not facet.value:
+        return 0.0
+    return 2.0 * facet.uncertainty / facet.value
+
+
+def mean_is_right(cell: CellView, layer: str, u: float) -> Array:
     """Per channel: is running_mean where its replay is? If not, something else than the variance is wrong."""
     assert cell.trace is not None
     rows, replay = cell.trace.get(layer, "running_mean"), cell.replay.get(layer, {}).get("running_mean")
@@ -100,7 +109,7 @@ def mean_is_right(cell: CellView, layer: str, u: float, weight: float) -> Array:
     if rows is None or replay is None or facts is None or np.shape(rows) != np.shape(replay):
         return np.asarray(False)
     rows = np.asarray(rows, dtype=np.float64)
-    bound = 2 * mean_bound(*facts, u).max(axis=0) + average_bound(np.abs(rows).max(axis=0), len(rows), weight, u)
+    bound = 2 * mean_bound(*facts, u).max(axis=0) + averaging_bound(cell, layer, np.abs(rows).max(axis=0), len(rows), u)
     return np.asarray((np.abs(rows - replay) <= bound).all(axis=0))
 
 

@@ -28,9 +28,12 @@ class Departure:
 
 
 def same(one: Any, two: Any) -> bool:
-    """Equal as rules: numbers within 1e-3 (documented 0.1, measured 0.1000001), words exactly."""
+    """Equal as rules: numbers within 1e-3 (documented 0.1, measured 0.1000001), words exactly or as one of several that
+    are left open ("running-after or blend")."""
     if one == two:
         return True  # words too: "nan" is one, and no number equals it
+    if isinstance(two, str) and " or " in two:
+        return any(same(one, word) for word in two.split(" or "))
     try:
         return math.isclose(float(one), float(two), rel_tol=1e-3, abs_tol=1e-12)
     except (TypeError, ValueError):

@@ -9,9 +9,14 @@ import numpy as np
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.rules.departure import judge
-from bncheck.rules.movement import holds_training
+from bncheck.rules.movement import holds_training, moving_ops
 from bncheck.rules.refused import refused_events, values_per_channel
 from bncheck.rules.wording import names, targets, verb
+
+# Events in which a batch enters the average at once.
+PLAIN = frozenset({"train_forward", "checkpointed_forward", "forward", "backward"})
+# What normalises any batch → what y is with one value.
+IMPLIED = {"batch": "zero", "running-before": "running", "running-after": "running"}
 
 
 def differences(
@@ -59,9 +64,48 @@ def answers(pair: PairView, n: int, what: str) -> Iterator[Found]:
         ):
             continue
         said = answer(pair.a, event), answer(pair.b, event)
-        if said[0] != said[1]:
+        if said[0] != said[1] and not follows_from_elsewhere(pair, event, said, n):
             title = f"With {what} {names(pair.a.members)} {verb(pair.a.members, 'has', 'have')} {said[0]}, "
             yield event, f"{title}{names(pair.b.members)} {said[1]}.", said, "output"
+
+
+def follows_from_elsewhere(pair: PairView, event: int, said: tuple[str, str], n: int) -> bool:
+    """Whether other rules alone make these answers: what moves the statistics, and what a training forward normalises
+    with. A side whose forwards and backwards move nothing leaves a small batch out as it does a large one, and one that
+    normalises with running statistics does so with one value too."""
+    (y_a, _, state_a), (y_b, _, state_b) = (text.partition(", ") for text in said)
+    states = state_a == state_b or not all(takes_in(cell) for cell in (pair.a, pair.b))
+    usual = n != 1 or all(as_usual(cell) for cell in (pair.a, pair.b))
+    outputs = y_a == y_b or (usual and n == 1)
+    return states and outputs
+
+
+def takes_in(cell: CellView) -> bool:
+    """Whether a training forward, or the backward behind it, moves the statistics on batches of a usual size."""
+    update_on = cell.convention.value("update_on") if cell.convention is not None else None
+    if update_on is not None:
+        return any(word in str(update_on).split("+") for word in ("forward", "backward"))
+    assert cell.trace is not None
+    regular = [large(cell, layer) for layer in cell.trace.layers]
+    return not any(regular) or any(moving_ops(cell, layer) & PLAIN for layer in cell.trace.layers)
+
+
+def large(cell: CellView, layer: str) -> bool:
+    assert cell.trace is not None
+    counts = cell.trace.get(layer, "n")
+    trained = [record.op in PLAIN for record in cell.trace.events]
+    return counts is not None and bool(((counts > 1) & np.array(trained, dtype=bool)).any())
+
+
+def as_usual(cell: CellView) -> bool:
+    """Whether one value is normalised as more are: to beta by its own mean, else by what normalises any batch."""
+    if cell.convention is None:
+        return False
+    facet, single = cell.convention.facets.get("train_normaliser"), cell.convention.value("single_value")
+    if facet is None:
+        return False
+    implied = {IMPLIED.get(str(source)) for source in ((facet.value,) if facet.identifiable else facet.standing)}
+    return bool(implied) and (single is None or implied == {single})
 
 
 def meets(cell: CellView, n: int) -> bool:

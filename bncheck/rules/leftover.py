@@ -7,7 +7,7 @@ import numpy as np
 from bncheck.evidence import Attribution, CellView, Drift, PairView
 from bncheck.rules.amplified import input_gap, is_amplified_rounding
 from bncheck.rules.movement import STATISTICS
-from bncheck.rules.roundoff import average_bound, mean_bound, summation, two_pass_bound, unit
+from bncheck.rules.roundoff import average_bound, debiasing_bound, mean_bound, summation, two_pass_bound, unit
 from bncheck.trace import Array
 
 # Terms of one sum in a linear layer where the case does not say: features × kernel of a usual network.
@@ -91,7 +91,7 @@ def _statistic_bound(cell: CellView, drift: Drift) -> float:
     u = unit(arithmetic_dtype(cell, f"{drift.layer}/{drift.quantity}"))
     bound = mean_bound if drift.quantity == "running_mean" else two_pass_bound
     largest = np.nanmax(np.abs(np.where(np.isfinite(rows), rows, 0.0)), initial=0.0)
-    averaging = average_bound(np.asarray(largest), len(mean), batch_weight(cell, drift.layer), u)
+    averaging = averaging_bound(cell, drift.layer, np.asarray(largest), len(mean), u)
     # The layer's input carries what the layers before it rounded; the first layer's input is the same bytes for all.
     first = next((item.name for item in cell.case.network.layers if item.type != "flatten"), drift.layer) == drift.layer
     size = np.sqrt(mean * mean + var)
@@ -102,6 +102,15 @@ def _statistic_bound(cell: CellView, drift: Drift) -> float:
     )
     # n/(n − 1) of the unbiased variance is at most 2.
     return 2.0 * float((bound(mean, var, n, u) + carried).max()) + float(averaging)
+
+
+def averaging_bound(cell: CellView, layer: str, largest: Array, updates: int, u: float) -> Array:
+    """Rounding of the running average itself, by the rule that was measured."""
+    weight = batch_weight(cell, layer)
+    found = average_bound(largest, updates, weight, u)
+    if cell.convention is not None and cell.convention.value("averaging") == "debiased" and weight:
+        found = found + debiasing_bound(largest, weight, u)
+    return np.asarray(found)
 
 
 def batch_weight(cell: CellView, layer: str) -> float:

@@ -51,6 +51,12 @@ def average_bound(largest: Array, updates: int, weight: float, u: float) -> Arra
     return np.asarray(3.0 * u * (remembered + 1.0) * largest)
 
 
+def debiasing_bound(largest: Array, weight: float, u: float) -> Array:
+    """Rounding of the division by 1 − (1 − a)^k of a zero-debiased average: the power errs by up to k + 1 roundings of
+    itself and the difference is k·a at first, so the quotient is off by at most 3 u/a relatively."""
+    return np.asarray(3.0 * u / max(weight, u) * largest)
+
+
 def welford_bound(mean: Array, var: Array, n: Array, u: float) -> Array:
     """The same for one running pass (Welford, Chan): m·u·κ of itself, between two passes and E[x²] − E[x]²."""
     return np.asarray(two_pass_bound(mean, var, n, u) + 2 * u * summation(n) * np.sqrt(var * (mean * mean + var)))
