@@ -170,6 +170,7 @@ class Scenario:
     tolerance: Tolerance = Tolerance()
     default: bool = False  # part of `bncheck run` without arguments
     probe: bool = False  # run once per target to measure its convention
+    targets: tuple[str, ...] = ()  # what runs it when the user names no target; empty: the usual ones
     tags: tuple[str, ...] = ()
     path: str = ""
     # Facets that this scenario's input cannot identify, in its author's words; checked against measurement.

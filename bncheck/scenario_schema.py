@@ -266,6 +266,7 @@ class Document(Table):
     why: Annotated[str, Field(min_length=1)]
     default: bool = False
     probe: bool = False
+    targets: list[Annotated[str, Field(min_length=1)]] = []
     tags: list[str] = []
     remarks: str = ""
     dtype: Annotated[str, one_of("dtype", DTYPES)] = "float32"

@@ -142,12 +142,18 @@ def make_plan(request: Request) -> Plan:
     chosen = choose(request, shipped, overrides) if request.chosen else []
     names = [scenario.name for scenario in chosen]
     probes = [each for each in shipped if each.probe and each.name not in names and request.probes]
-    targets = tuple(request.targets or DEFAULT_TARGETS)
+    targets = tuple(request.targets or usual_targets(chosen))
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     background = tuple(probe.name for probe in probes)
     scenarios = tuple(with_tolerance(scenario, request.tolerance) for scenario in chosen + probes)
     plan = Plan(scenarios, targets, background, absolute(overrides), request.command, created, request.tolerance)
     return take(plan, request.shard) if request.shard else plan
+
+
+def usual_targets(scenarios: Sequence[Scenario]) -> tuple[str, ...]:
+    """What runs when nobody names a target: what each scenario says itself, else the usual ones."""
+    named = [name for scenario in scenarios for name in scenario.targets or DEFAULT_TARGETS]
+    return tuple(dict.fromkeys(named)) or DEFAULT_TARGETS
 
 
 def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,8 @@ any other event             a method of the event's name taking its arguments as
 
 A backend with ``CUSTOM = True`` puts ``network.custom`` ("/path/file.py:Class") in the place of its BatchNorm layers,
 or is an oracle that ignores it; its state may then hold ``graph_nodes`` and ``graph_bytes``. One with ``WHOLE = True``
-takes ``network.model`` ("/path/file.py:function"), called with the keywords ``network.arguments``, as the network.
+takes ``network.model`` ("/path/file.py:function"), called with the keywords ``network.arguments``, as the network. One
+with ``FILES = True`` takes ``network.file``, the path of an ONNX file, as the network.
 """
 
 import faulthandler
@@ -352,6 +353,8 @@ class Cell:
             raise NotImplementedError("this backend does not take layers of your own (network.custom)")
         if job["network"].get("model") and not getattr(backend, "WHOLE", False):
             raise NotImplementedError("this backend does not take whole networks of your own (network.model)")
+        if job["network"].get("file") and not getattr(backend, "FILES", False):
+            raise NotImplementedError("this backend does not run ONNX files (network.file); onnxruntime does")
         params = {name[6:]: inputs[name] for name in inputs if name.startswith("param/")}
         self.model = backend.build(job["network"], params, job["dtype"], target["variant"], target["device"])
         self.recorder = Recorder(self.model, job["events"], job.get("sample", 4096), None)

@@ -8,6 +8,10 @@ single rules, and ``reference[torch,dtype=float32]`` both: always *simulated*, n
 Python 3.7 syntax: this file also runs as a worker under old interpreters. The host imports it to replay conventions.
 """
 
+import importlib.util
+import os
+import sys
+
 import numpy as np
 
 TITLE = "NumPy reference (simulated conventions)"
@@ -17,6 +21,7 @@ DEFAULT_VERSION = ""
 VARIANTS = {"": "the paper's convention", "*": "a preset and/or rules: cudnn, torch, mxnet, update_on=backward, …"}
 DEVICES = ("cpu",)
 CUSTOM = True  # the oracle for somebody's own layer: it plays the rules that layer should have
+FILES = True  # the oracle for an existing ONNX file: the text of the opset that it declares
 REQUIREMENTS = []
 DOCUMENTED = []
 
@@ -487,4 +492,19 @@ def describe(variant, device):
 
 
 def build(network, params, dtype, variant, device):
+    if network.get("file"):
+        if variant:
+            raise NotImplementedError("a file is played by the rules of its opset: use the reference without a variant")
+        return part("onnx_oracle").model_of(part("onnx_file"), network["file"])
     return Model(network, params, parse_rules(variant))
+
+
+def part(name):
+    """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
+    full = "bncheck_" + name
+    if full not in sys.modules:
+        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
