@@ -41,7 +41,9 @@ def make(opset, *, training=None, outputs=1, dtype="float32", statistics="float3
     nodes = [helper.make_node("Conv", ["x", "w", "b"] if far else ["x", "w"], ["conv.y"], name="conv")]
     if norm:
         read = ["conv.y", "gamma", "beta", "mean", "var"]
-        nodes.append(helper.make_node("BatchNormalization", read, names, name="features/bn", epsilon=1e-3, **attributes))
+        nodes.append(
+            helper.make_node("BatchNormalization", read, names, name="features/bn", epsilon=1e-3, **attributes)
+        )
     value = names[0] if norm else "conv.y"
     if dropout is not None:
         weights["ratio"], weights["drops"] = np.array(0.5, dtype=np.float32), np.array(dropout)
@@ -67,31 +69,31 @@ def make(opset, *, training=None, outputs=1, dtype="float32", statistics="float3
 
 
 SHIPPED = {
-    "opset9": dict(opset=9, ir=4),
-    "opset9-training": dict(opset=9, outputs=5, ir=4),
-    "opset14": dict(opset=14),
-    "opset14-training": dict(opset=14, training=1, outputs=3),
-    "opset15": dict(opset=15),
-    "opset15-training": dict(opset=15, training=1, outputs=3),
-    "negative-variance": dict(opset=15, var=(1.0, -0.5, 0.25)),
-    "far-mean": dict(opset=15, far=2.0**20),
+    "opset9": {"opset": 9, "ir": 4},
+    "opset9-training": {"opset": 9, "outputs": 5, "ir": 4},
+    "opset14": {"opset": 14},
+    "opset14-training": {"opset": 14, "training": 1, "outputs": 3},
+    "opset15": {"opset": 15},
+    "opset15-training": {"opset": 15, "training": 1, "outputs": 3},
+    "negative-variance": {"opset": 15, "var": (1.0, -0.5, 0.25)},
+    "far-mean": {"opset": 15, "far": 2.0**20},
 }
 OTHERS = {
-    "opset7": dict(opset=7, ir=4),
-    "opset6": dict(opset=6, ir=4),
-    "opset22": dict(opset=22, ir=10),
-    "opset999": dict(opset=999),
-    "float16-opset15": dict(opset=15, dtype="float16", ir=9),
-    "float16-opset14-mixed": dict(opset=14, dtype="float16", affine="float32"),
-    "opset9-mixed": dict(opset=9, dtype="float16", statistics="float32", ir=4),
-    "three-outputs-opset9": dict(opset=9, outputs=3, ir=4),
-    "training-one-output": dict(opset=15, training=1, outputs=1),
-    "no-batch-norm": dict(opset=15, norm=False),
-    "dropout-eval": dict(opset=15, dropout=False),
-    "dropout-training": dict(opset=15, dropout=True),
-    "fixed-shape": dict(opset=15, shape=(1, 2, 8, 8)),
-    "other-operator": dict(opset=15, extra="Softplus"),
-    "nan-variance": dict(opset=15, var=(1.0, float("nan"), 0.25)),
+    "opset7": {"opset": 7, "ir": 4},
+    "opset6": {"opset": 6, "ir": 4},
+    "opset22": {"opset": 22, "ir": 10},
+    "opset999": {"opset": 999},
+    "float16-opset15": {"opset": 15, "dtype": "float16", "ir": 9},
+    "float16-opset14-mixed": {"opset": 14, "dtype": "float16", "affine": "float32"},
+    "opset9-mixed": {"opset": 9, "dtype": "float16", "statistics": "float32", "ir": 4},
+    "three-outputs-opset9": {"opset": 9, "outputs": 3, "ir": 4},
+    "training-one-output": {"opset": 15, "training": 1, "outputs": 1},
+    "no-batch-norm": {"opset": 15, "norm": False},
+    "dropout-eval": {"opset": 15, "dropout": False},
+    "dropout-training": {"opset": 15, "dropout": True},
+    "fixed-shape": {"opset": 15, "shape": (1, 2, 8, 8)},
+    "other-operator": {"opset": 15, "extra": "Softplus"},
+    "nan-variance": {"opset": 15, "var": (1.0, float("nan"), 0.25)},
 }
 
 

@@ -97,7 +97,9 @@ def cells(tmp_path_factory: pytest.TempPathFactory, cases: dict[str, Case]) -> d
 
 @pytest.mark.parametrize("target", ["onnxruntime", "reference"])
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_one_marked_cell_with_a_sentence(cells: dict[tuple[str, str], Cell], target: str, name: str) -> None:
+def test_a_bad_file_is_one_marked_cell_with_a_sentence(
+    cells: dict[tuple[str, str], Cell], target: str, name: str
+) -> None:
     words = BAD[name][target == "reference"]
     cell = cells[target, name]
     if not words:
@@ -149,7 +151,7 @@ def by_hand(case: Case, files: Path, *, trains: tuple[bool, ...]) -> tuple[list[
 def test_the_oracle_is_the_text_of_the_opset(
     cells: dict[tuple[str, str], Cell], cases: dict[str, Case], files: Path, opset: str, trained: bool
 ) -> None:
-    """forward takes the file's own mode, eval_forward and train_forward their own; running = 0.9 · old + 0.1 · batch."""
+    """forward takes the file's mode, eval_forward and train_forward their own; running = 0.9 · old + 0.1 · batch."""
     name = f"{opset}-training" if trained else opset
     case, arrays = cases[name], cells["reference", name].arrays
     assert [event.op for event in case.events] == ["forward", "eval_forward", *["train_forward"] * 3, "eval_forward"]

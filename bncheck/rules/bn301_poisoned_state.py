@@ -44,8 +44,8 @@ def file_without_variance(cell: CellView) -> Iterator[Finding]:
     for item in no_variances(cell):
         yield Finding(
             CODE, CAUSE, "defect",
-            f"{file_name(cell)} holds a running variance that cannot be one in {item.channels} of {item.of} channels of "
-            f"{item.layer} ({', '.join(map(number, item.values))}): {item.bad} of {item.forwards} forwards on "
+            f"{file_name(cell)} holds a running variance that cannot be one in {item.channels} of {item.of} channels "
+            f"of {item.layer} ({', '.join(map(number, item.values))}): {item.bad} of {item.forwards} forwards on "
             f"{names(cell.members)} give NaN or Inf there.",
             targets(cell.members), cell.case.scenario, cell.case.name, item.layer, -1, "running_var",
             departs=cell.target, departs_from="arithmetic",

@@ -19,8 +19,8 @@ from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.rules.exported import exports, number_of, rounding_of, runs
 from bncheck.rules.freezing import thawed
-from bncheck.rules.onnx_files import file_facts, file_name, nodes_of
 from bncheck.rules.movement import STATISTICS, moved
+from bncheck.rules.onnx_files import file_facts, file_name, nodes_of
 from bncheck.rules.wording import names, number, targets
 
 CODE = "BN401"
@@ -92,7 +92,7 @@ def file_that_trains(cell: CellView) -> Iterator[Finding]:
     how = "by five outputs" if int(facts.get("opset") or 0) < 14 else "by training_mode = 1"
     said = [f"{len(training)} of {len(norms)} BatchNormalization nodes in training mode, {how}"] if training else []
     said += [f"{len(dropping)} of {len(dropouts)} Dropout nodes that drop"] if dropping else []
-    does = "normalises with the statistics of whatever batch it is given" if training else "gives another output each time"
+    does = "normalises with whatever batch it is given" if training else "gives another output each time"
     yield Finding(
         CODE, CAUSE, "hazard", f"{file_name(cell)} has {' and '.join(said)}: it {does}.",
         targets(cell.members), cell.case.scenario, cell.case.name, "", None, "training",

@@ -78,7 +78,7 @@ def differing_plays(cell: CellView) -> Iterator[Finding]:
             f"On {names(cell.members)} {file_name(cell)} {said}.", targets(cell.members),
             cell.case.scenario, cell.case.name, "", event, "output",
             departs=cell.target, departs_from="itself", evidence={**evidence, "rounding bound": bound},
-            advice="hold both against the reference here, and switch graph optimisation off if it is the one that is off",
+            advice="hold both against the reference, and switch graph optimisation off if it is the one that is off",
         )  # fmt: skip
         return
 

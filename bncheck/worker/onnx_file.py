@@ -13,7 +13,7 @@ import struct
 import numpy as np
 
 LARGEST = 2**31 - 1  # bytes of a protobuf message
-# The newest opset that this file's knowledge of the operators covers (onnx 1.23); BatchNormalization last changed in 15.
+# The newest opset whose operators are known here (onnx 1.23); BatchNormalization last changed in 15.
 OLDEST, NEWEST = 7, 28
 TYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
@@ -40,7 +40,7 @@ class Node:
 
 class Graph:
     """A whole file. ``weights`` are its initializers and constants, ``types`` their names of dtype in the file,
-    ``inputs`` {name: (dtype, shape with None for open sizes)} without the initializers, ``norms`` the BatchNorm nodes."""
+    ``inputs`` {name: (dtype, shape with None for open sizes)} without the initializers."""
 
     def __init__(self, path):
         self.path, self.opset, self.producer, self.nodes = path, None, "", []
@@ -371,7 +371,9 @@ def feed(graph, x):
         raise NotImplementedError("the file takes %d inputs (%s); bncheck feeds one" % (len(graph.inputs), names))
     ((name, (kind, shape)),) = graph.inputs.items()
     if kind not in FLOATS:
-        raise NotImplementedError("the file's input %s is of type %s; bncheck feeds floating-point numbers" % (name, kind))
+        raise NotImplementedError(
+            "the file's input %s is of type %s; bncheck feeds floating-point numbers" % (name, kind)
+        )
     if kind == "bfloat16":
         raise NotImplementedError("NumPy arrays cannot carry bfloat16 into an ONNX file")
     if shape is not None:

@@ -275,7 +275,8 @@ def constant(node, given, opset):
 
 KINDS = {
     "Conv": conv, "Gemm": gemm, "MaxPool": pool, "AveragePool": pool, "Flatten": flatten, "Reshape": reshape,
-    "ReduceMean": reduce, "ReduceSum": reduce, "ReduceL2": reduce, "Clip": clip, "Expand": expand, "Unsqueeze": unsqueeze, "Dropout": drop, "Constant": constant,
+    "ReduceMean": reduce, "ReduceSum": reduce, "ReduceL2": reduce, "Clip": clip, "Expand": expand,
+    "Unsqueeze": unsqueeze, "Dropout": drop, "Constant": constant,
     "MatMul": lambda node, given, opset: given[0] @ given[1],
     "Add": lambda node, given, opset: given[0] + given[1],
     "Sub": lambda node, given, opset: given[0] - given[1],
