@@ -29,6 +29,8 @@ OPS = (
     "eval_in_batches",  # arguments: sizes, samples
 )
 LAYER_TYPES = ("batch_norm", "conv2d", "dense", "flatten", "relu", "global_avg_pool", "custom")
+# What the reference plays where a layer of one's own stands: BatchNorm, or its parts whitened together.
+ORACLES = ("batch_norm", "whitening")
 FILLS = ("ones", "zeros", "constant", "normal", "uniform", "exact", "arange")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -73,6 +75,11 @@ class Network:
     returns: str | None = None  # name of the layer whose output eval returns (an embedding)
     model: str | None = None  # ``file.py:function`` that builds a whole network, instead of layers
     arguments: Mapping[str, Any] = field(default_factory=dict)  # keywords of that function
+    # How a layer of one's own takes its channels: in one tensor, in so many (layer(real, imaginary)), or "complex".
+    parts: int | str = 1
+    # Whether the network's input asks for a gradient, as behind other layers it would; a plain input does not.
+    input_gradient: bool = True
+    oracle: str = "batch_norm"  # or "whitening": the parts of a channel with the inverse root of their covariance
 
     @property
     def batch_norms(self) -> tuple[str, ...]:

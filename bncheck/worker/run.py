@@ -62,7 +62,8 @@ any other event             a method of the event's name taking its arguments as
                             NotImplementedError(reason) from any call, is *unsupported*.
 
 A backend with ``CUSTOM = True`` puts ``network.custom`` ("/path/file.py:Class") in the place of its BatchNorm layers,
-or is an oracle that ignores it; its state may then hold ``graph_nodes`` and ``graph_bytes``. One with ``WHOLE = True``
+or is an oracle that ignores it; its state may then hold ``graph_nodes``, ``graph_bytes`` and ``running_covar``, and
+``network.parts`` and ``network.oracle`` say what it takes and what it is held against. One with ``WHOLE = True``
 takes ``network.model`` ("/path/file.py:function"), called with the keywords ``network.arguments``, as the network. One
 with ``FILES = True`` takes ``network.file``, the path of an ONNX file, as the network.
 """
@@ -91,7 +92,7 @@ FORWARDS = {
 }
 # Recorded only where a layer's state has them: autograd nodes behind its buffers, bytes those keep alive.
 GRAPH = ("graph_nodes", "graph_bytes")
-STATES = ("running_mean", "running_var", "gamma", "beta")
+STATES = ("running_mean", "running_var", "running_covar", "gamma", "beta")
 SCALARS = ("counter", "training", "momentum", "eps")
 
 

@@ -85,6 +85,18 @@ def line_in(path, error):
 
 def make(torch, text, channels, keywords):
     """Construct it as Class(channels, eps=…, momentum=…, affine=…), and watch that its output has its input's form."""
+    norm = construct(torch, text, channels, keywords)
+    norm.register_forward_hook(check_output)
+    return norm
+
+
+def make_parts(torch, text, parts, adapter, channels, keywords):
+    """A layer that takes its channels in several tensors, Class(channels of one part, …), behind a module of one."""
+    count = 2 if parts == "complex" else parts
+    return adapter(construct(torch, text, channels // count, keywords), parts)
+
+
+def construct(torch, text, channels, keywords):
     kind = load_class(torch, text)
     call = "%s(%d, %s)" % (kind.__name__, channels, ", ".join("%s=%r" % item for item in sorted(keywords.items())))
     try:
@@ -93,7 +105,6 @@ def make(torch, text, channels, keywords):
         where = line_in(text.rpartition(":")[0], error)
         takes = "; bncheck constructs a layer with exactly these arguments" if isinstance(error, TypeError) else ""
         raise CustomLayerError("%s raises %s%s%s" % (call, said(error), where, takes))
-    norm.register_forward_hook(check_output)
     return norm
 
 
@@ -159,9 +170,19 @@ def bytes_saved(torch, nodes, _attributes={}):  # noqa: B006 - the attribute nam
     return sum(sizes.values()) if readable or not nodes else None
 
 
-def graph_state(torch, norm):
-    """What the trace records after every event: nodes behind the buffers, and the bytes those keep."""
-    nodes = walk_graph(kept_tensors(torch, norm).values())
+def graph_state(torch, norm, behind):
+    """What the trace records after every event: nodes behind the buffers, and the bytes those keep.
+
+    ``behind`` ({buffer: one number per call}) is continued; a buffer that never has a graph does not enter it.
+    """
+    calls = behind.setdefault("", 0)
+    behind[""] = calls + 1
+    nodes = set()
+    for name, tensor in kept_tensors(torch, norm).items():
+        if tensor.grad_fn is not None or name in behind:
+            found = walk_graph([tensor])
+            behind.setdefault(name, [0] * calls).append(len(found))
+            nodes |= found
     found, size = {"graph_nodes": len(nodes)}, bytes_saved(torch, nodes)
     if size is not None:
         found["graph_bytes"] = size
@@ -186,6 +207,7 @@ def facts(model, name, batch_norm):
         },
         "not_in_state_dict": sorted(set(kept) - own),
         "with_graph": {key: len(walk_graph([tensor])) for key, tensor in kept.items() if tensor.grad_fn is not None},
+        "nodes_of": {key: counts for key, counts in model.behind.get(name, {}).items() if key},
         "deepcopy": attempt(lambda: copy.deepcopy(norm) and None),
     }
     if name in model.seen:

@@ -415,6 +415,14 @@ KINDS = {"batch_norm": BatchNorm, "flatten": Flatten, "relu": Relu, "global_avg_
          "dense": Dense, "conv2d": Conv2d}  # fmt: skip
 
 
+def make(network, layer, params, rules):
+    """One layer; BatchNorm gives way to whitening where the network's oracle says so."""
+    if layer["type"] == "batch_norm" and network.get("oracle") == "whitening":
+        count = 2 if network["parts"] == "complex" else network["parts"]
+        return part("whitening").Whitening(layer, count, params, rules)
+    return KINDS[layer["type"]](layer, params, rules)
+
+
 class Model:
     """A network of the vocabulary; the worker's model contract."""
 
@@ -422,8 +430,12 @@ class Model:
         for layer in network["layers"]:
             if layer["type"] not in KINDS:
                 raise NotImplementedError("the reference has no layer %r" % layer["type"])
-        self.parts = [(layer["name"], KINDS[layer["type"]](layer, params, rules)) for layer in network["layers"]]
-        self.norms = {name: part for name, part in self.parts if isinstance(part, BatchNorm)}
+        self.parts = [(layer["name"], make(network, layer, params, rules)) for layer in network["layers"]]
+        self.norms = {
+            layer["name"]: made
+            for layer, (_, made) in zip(network["layers"], self.parts)
+            if layer["type"] == "batch_norm"
+        }
         self.layers = list(self.norms)
         self.returns = network.get("returns")
         self.dtype = "float32" if rules["dtype"] == "bfloat16" else rules["dtype"]
@@ -434,7 +446,7 @@ class Model:
         contexts, self.seen, returned = [], {}, None
         for name, part in self.parts:
             before = x
-            x, context = part.forward(x if isinstance(part, BatchNorm) else np.asarray(x, dtype=self.dtype), mode)
+            x, context = part.forward(x if name in self.norms else np.asarray(x, dtype=self.dtype), mode)
             contexts.append(context)
             if name in self.norms:
                 self.seen[name] = (before, x)
