@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 
 # Own layers spell their state differently; the first name that exists is read.
 NAMES = {
@@ -212,11 +213,36 @@ def facts(model, name, batch_norm):
     }
     if name in model.seen:
         data = model.seen[name][0].detach()
-        fresh = batch_norm(torch, spec, model.variant, model.custom).to(device=model.device)
-        found["double"] = attempt(lambda: check_double(torch, fresh, data))
+        found["moves"] = moves(model, spec, batch_norm, data.float()) if data.shape[0] > 1 else {}
         if model.variant == "timed":
-            found["time"] = attempt(lambda: time_ratio(torch, fresh.to(dtype=model.dtype), builtin, data))
+            fresh = batch_norm(torch, spec, model.variant, model.custom).to(device=model.device, dtype=model.dtype)
+            found["time"] = attempt(lambda: time_ratio(torch, fresh, builtin, data))
     return found
+
+
+def moves(model, spec, batch_norm, data):
+    """What torch_moves.py found; the built-in layer starts from the own one's gamma and beta (torch 1.1 draws its)."""
+    torch = model.torch
+
+    def own():
+        return batch_norm(torch, spec, model.variant, model.custom)
+
+    def builtin():
+        usual, given = batch_norm(torch, spec, "builtin"), own()
+        with torch.no_grad():
+            for what in ("gamma", "beta"):
+                mine, theirs = find(given, what), find(usual, what)
+                if mine is not None and theirs is not None and mine.shape == theirs.shape:
+                    theirs.copy_(mine)
+        return usual
+
+    trial = model.part("torch_moves").Trial(
+        torch, sys.modules[__name__], own, builtin if model.parts == 1 else None, data, model.device,
+        model.parts == "complex",
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # casting complex buffers to real ones warns, and is told in words here
+        return trial.all()
 
 
 def attempt(action):
@@ -225,17 +251,6 @@ def attempt(action):
         return action() or "ok"
     except Exception as error:
         return said(error)
-
-
-def check_double(torch, norm, data):
-    norm = norm.double().train()
-    norm(data.double())
-    narrow = [
-        name
-        for name, tensor in kept_tensors(torch, norm).items()
-        if tensor.is_floating_point() and tensor.dtype != torch.float64
-    ]
-    return "after .double() it keeps %s in single precision" % ", ".join(narrow) if narrow else None
 
 
 def time_ratio(torch, norm, builtin, data):

@@ -155,7 +155,7 @@ class Model:
             raise NotImplementedError("network.model does not run as torch[%s]" % variant)
         if variant == "export" and self.returns:
             raise NotImplementedError("an exported program has no inner layers whose output it could return")
-        self.keep_graph = True
+        self.keep_graph, self.part = True, part
         self.behind = {}  # layer: {buffer: autograd nodes behind it after each event}
         self.tape, self.used_up = [], False
         self.assemble()
