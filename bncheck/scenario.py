@@ -25,6 +25,7 @@ OPS = (
     "reload",  # save the state, build a fresh network, load it; arguments: drop = states left out (old checkpoints)
     "export_onnx",  # arguments: exporter, opset, training, keep
     "run_exported",  # eval of the exported file
+    "draw_graph",  # the autograd graph behind each buffer as DOT text, an artifact; arguments: layer
     # The first samples of a batch in eval, in batches of each of the sizes: how far apart, layer by layer.
     "eval_in_batches",  # arguments: sizes, samples
 )

@@ -36,6 +36,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "eval_in_batches": ("input", "sizes", "samples"),
     "set_mode": ("training", "layer"),
     "freeze": ("layer",),
+    "draw_graph": ("layer",),
     "reload": ("drop",),
     "export_onnx": ("exporter", "opset", "training", "keep"),
 }

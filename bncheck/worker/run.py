@@ -431,7 +431,7 @@ class Cell:
             raise NotImplementedError("this backend has no event %r" % op)
         if arguments.get("drop") and "drop" not in method.__code__.co_varnames:
             raise NotImplementedError("this backend cannot leave a state out of what it loads")
-        if op in ("export_onnx", "run_exported", "reload"):
+        if op in ("export_onnx", "run_exported", "reload", "draw_graph"):
             arguments = dict(arguments, folder=self.folder)
         if op in ("export_onnx", "run_exported", "eval_in_batches"):
             named = self.inputs.get("x/" + event["input"])  # a scenario may have no input called "main"

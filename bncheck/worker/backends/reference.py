@@ -465,6 +465,9 @@ class Model:
     def reload(self, folder, drop=()):
         """Nothing gets lost on the way to the disk and back: the oracle stays as it is, whatever a file leaves out."""
 
+    def draw_graph(self, folder, layer=None):
+        """Arrays have no graph behind them: there is nothing to draw."""
+
     def backward(self, dys):
         """Gradients of the sum of dy·y over the taped forwards; the last forward is met first."""
         self.used_up = True

@@ -362,6 +362,9 @@ class Model:
         custom = part("torch_custom")
         return {"custom": {name: custom.facts(self, name, part("torch_layers").batch_norm) for name in self.layers}}
 
+    def draw_graph(self, folder, layer=None):
+        return part("torch_graph").draw(self, folder, layer)
+
     def eval_in_batches(self, x, sizes, samples=None):
         return part("torch_batches").compare(self, x, sizes, samples)
 
