@@ -15,8 +15,8 @@ CAUSES = (
     "variance-divisor", "wrong-statistic", "single-value", "empty-batch", "initial-state", "mode-leak",
     "normaliser-source", "eps", "affine", "cancellation", "normalise-arithmetic", "reduced-precision",
     "low-precision-stall", "overflow", "layout", "stale-state", "shared-state", "synchronisation",
-    "order-dependence", "folding", "poisoned-state", "graph-retention", "in-place", "gradient", "refusal",
-    "crash", "averaging", "rounding", "unexplained",
+    "order-dependence", "folding", "poisoned-state", "graph-retention", "in-place", "layer-contract", "gradient",
+    "refusal", "crash", "averaging", "rounding", "unexplained",
 )  # fmt: skip
 
 

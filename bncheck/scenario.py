@@ -25,6 +25,7 @@ OPS = (
     "reload",  # save the state, build a fresh network, load it; arguments: drop = states left out (old checkpoints)
     "export_onnx",  # arguments: exporter, opset, training, keep
     "run_exported",  # eval of the exported file
+    "draw_graph",  # the autograd graph behind each buffer as DOT text, an artifact; arguments: layer
     # The first samples of a batch in eval, in batches of each of the sizes: how far apart, layer by layer.
     "eval_in_batches",  # arguments: sizes, samples
     # With network.copied: make the copy anew, or average into it, as its kind says; run the copy, not the network.
@@ -38,6 +39,8 @@ COPIES = ("deepcopy", "state_dict", "assign", "export", "ema_parameters", "avera
 LAYER_TYPES = ("batch_norm", "conv2d", "dense", "flatten", "relu", "global_avg_pool", "custom")
 # How a batch lies in memory: whole; axes stored in another order; every second value; some of more channels.
 VIEWS = ("contiguous", "permuted", "strided", "sliced")
+# What the reference plays where a layer of one's own stands: BatchNorm, or its parts whitened together.
+ORACLES = ("batch_norm", "whitening")
 FILLS = ("ones", "zeros", "constant", "normal", "uniform", "exact", "arange")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -89,6 +92,11 @@ class Network:
     arguments: Mapping[str, Any] = field(default_factory=dict)  # keywords of that function
     replicas: tuple[int, ...] = ()
     copied: str | None = None  # one of COPIES
+    # How a layer of one's own takes its channels: in one tensor, in so many (layer(real, imaginary)), or "complex".
+    parts: int | str = 1
+    # Whether the network's input asks for a gradient, as behind other layers it would; a plain input does not.
+    input_gradient: bool = True
+    oracle: str = "batch_norm"  # or "whitening": the parts of a channel with the inverse root of their covariance
 
     @property
     def batch_norms(self) -> tuple[str, ...]:
@@ -189,6 +197,7 @@ class Scenario:
     tolerance: Tolerance = Tolerance()
     default: bool = False  # part of `bncheck run` without arguments
     probe: bool = False  # run once per target to measure its convention
+    targets: tuple[str, ...] = ()  # what runs it when the user names no target; empty: the usual ones
     tags: tuple[str, ...] = ()
     path: str = ""
     # Facets that this scenario's input cannot identify, in its author's words; checked against measurement.

@@ -142,6 +142,7 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}, missing_files: 
         tolerance=Tolerance(document.tolerance.rtol, document.tolerance.atol),
         default=document.default,
         probe=document.probe,
+        targets=tuple(document.targets),
         tags=tuple(document.tags),
         path=str(path),
         remarks=document.remarks,

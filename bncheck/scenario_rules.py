@@ -38,6 +38,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "eval_in_batches": ("input", "sizes", "samples"),
     "set_mode": ("training", "layer"),
     "freeze": ("layer",),
+    "draw_graph": ("layer",),
     "reload": ("drop",),
     "export_onnx": ("exporter", "opset", "training", "keep"),
     **dict.fromkeys(ON_THE_COPY, ("input",)),
@@ -81,11 +82,12 @@ def build_network(document: Document) -> tuple[Network, list[Fault]]:
     faults += _parts_rules(table)
     if table.custom and table.layers and not any(layer.type == "batch_norm" for layer in table.layers):
         faults.append(Fault(("network", "custom"), "takes the place of batch_norm layers, but there is none"))
+    faults += _part_rules(document)
     layers = tuple(_layer(layer) for layer in table.layers)
-    replicas = tuple(table.replicas)
     network = Network(
-        layers, table.custom, table.file, table.returns, table.model, dict(table.arguments), replicas, table.copied
-    )
+        layers, table.custom, table.file, table.returns, table.model, dict(table.arguments), tuple(table.replicas),
+        table.copied, table.parts, table.input_gradient, table.oracle,
+    )  # fmt: skip
     return network, faults
 
 
@@ -103,6 +105,22 @@ def _parts_rules(table: NetworkTable) -> Iterator[Fault]:
         if layer.same_as is not None and layer.same_as not in norms:
             yield unknown(place, "BatchNorm layer before this one", layer.same_as, norms)
         earlier.append(layer)
+
+
+def _part_rules(document: Document) -> Iterator[Fault]:
+    """A layer that takes its channels in parts is somebody's own, and only parts can be whitened together."""
+    table = document.network
+    if table.parts != 1 and not table.custom:
+        yield Fault(("network", "parts"), "is for a layer of your own, and network.custom names none")
+    if table.oracle == "whitening" and table.parts == 1:
+        yield Fault(("network", "oracle"), "whitening needs the parts of a channel", 'parts = "complex", or 2 and more')
+    count = 2 if table.parts == "complex" else table.parts
+    for index, layer in enumerate(table.layers):
+        odd = layer.channels is not None and isinstance(count, int) and layer.channels % count
+        if layer.type == "batch_norm" and odd:
+            yield Fault(("network", "layers", index, "channels"), f"{layer.channels} channels are no {count} parts")
+        if layer.type == "batch_norm" and layer.affine and table.oracle == "whitening":
+            yield Fault(("network", "layers", index, "affine"), "the whitening oracle has no gamma and beta", "false")
 
 
 def _layer_keys(place: KeyPath, layer: LayerTable) -> Iterator[Fault]:

@@ -16,7 +16,17 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from bncheck.finding import CAUSES
-from bncheck.scenario import COPIES, DEFAULT_BATCH_WEIGHT, DEFAULT_EPS, DTYPES, FILLS, LAYER_TYPES, OPS, VIEWS
+from bncheck.scenario import (
+    COPIES,
+    DEFAULT_BATCH_WEIGHT,
+    DEFAULT_EPS,
+    DTYPES,
+    FILLS,
+    LAYER_TYPES,
+    OPS,
+    ORACLES,
+    VIEWS,
+)
 from bncheck.toml_lines import KeyPath
 
 STATISTICS = ("running_mean", "running_var")
@@ -158,6 +168,12 @@ def training_flag(value: Any) -> bool | str:
     raise fault(f"{shown(value)} is no mode", 'true, false, "eval", "preserve", "training"')
 
 
+def parts_of(value: Any) -> int | str:
+    if value == "complex" or (type(value) is int and 1 <= value <= 8):
+        return value  # type: ignore[no-any-return]
+    raise fault(f"{shown(value)} is no number of tensors", '1 to 8, or "complex"', nearest(value, ["complex"]))
+
+
 def shown(value: Any) -> str:
     text = repr(value) if not isinstance(value, str) else f'"{value}"'
     return text if len(text) <= 40 else text[:37] + "..."
@@ -205,6 +221,9 @@ class LayerTable(Table):
 class NetworkTable(Table):
     layers: list[LayerTable] = []
     custom: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_.]*$")] | None = None
+    parts: Annotated[int | str, BeforeValidator(parts_of)] = 1
+    oracle: Annotated[str, one_of("oracle", ORACLES)] = "batch_norm"
+    input_gradient: bool = True
     file: str | None = None
     model: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     arguments: dict[str, bool | int | float | str | list[int]] = {}
@@ -271,6 +290,7 @@ class Document(Table):
     why: Annotated[str, Field(min_length=1)]
     default: bool = False
     probe: bool = False
+    targets: list[Annotated[str, Field(min_length=1)]] = []
     tags: list[str] = []
     remarks: str = ""
     dtype: Annotated[str, one_of("dtype", DTYPES)] = "float32"

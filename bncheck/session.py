@@ -185,7 +185,7 @@ def make_plan(request: Request) -> Plan:
     chosen = choose(request, shipped, overrides) if request.chosen else []
     names = [scenario.name for scenario in chosen]
     probes = [each for each in shipped if each.probe and each.name not in names and request.probes]
-    targets = tuple(request.targets or default_targets())
+    targets = tuple(request.targets or usual_targets(chosen))
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     background = tuple(probe.name for probe in probes)
     scenarios = tuple(with_tolerance(scenario, request.tolerance) for scenario in chosen + probes)
@@ -194,6 +194,13 @@ def make_plan(request: Request) -> Plan:
         check_order=request.check_order,
     )  # fmt: skip
     return take(plan, request.shard) if request.shard else plan
+
+
+def usual_targets(scenarios: Sequence[Scenario]) -> tuple[str, ...]:
+    """What runs when nobody names a target: what each scenario says itself, else the usual ones."""
+    usual = default_targets()
+    named = [name for scenario in scenarios for name in scenario.targets or usual]
+    return tuple(dict.fromkeys(named)) or usual
 
 
 def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:

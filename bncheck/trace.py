@@ -6,6 +6,7 @@ Array names (``T`` events, ``C`` channels; states have ``T + 1`` rows, row 0 is 
 ==========================  ==========  =================================================================
 ``<layer>/running_mean``    (T+1, C)    as held; the dtype is the buffer's own (bfloat16 is widened, see dtypes)
 ``<layer>/running_var``     (T+1, C)    likewise
+``<layer>/running_covar``   (T+1, K)    covariances of a channel's parts, upper triangle row by row; own layers only
 ``<layer>/counter``         (T+1,)      float64, NaN where the layer has no counter
 ``<layer>/gamma``, ``beta`` (T+1, C)    affine parameters as held
 ``<layer>/training``        (T+1,)      int8: 1 training, 0 eval, -1 the layer holds no flag
@@ -41,7 +42,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-STATES = ("running_mean", "running_var", "counter", "gamma", "beta")
+STATES = ("running_mean", "running_var", "running_covar", "counter", "gamma", "beta")
 GRADIENTS = ("grad_gamma", "grad_beta")
 
 

@@ -16,10 +16,12 @@ from bncheck.rules import (
     bn102_variance_divisor,
     bn104_update_count,
     bn114_hyperparameter_lost,
+    bn301_poisoned_state,
     bn401_mode_leak,
     bn404_graph_retention,
     bn405_in_place,
     bn406_folding,
+    bn409_layer_contract,
 )
 from bncheck.scenario import Case
 
@@ -245,3 +247,90 @@ def test_eval_on_nothing_before_the_first_batch() -> None:
 def test_eval_after_the_first_batch_is_no_empty_start() -> None:
     view = cell(["train_forward", "eval_forward"], running_mean=[NAN, 1, 1], running_var=[NAN, 1, 1], output_bad=[0, 0])
     assert not list(bn101_initial_state.check_cell(view))
+
+
+# --- what a layer of one's own does besides computing
+
+MOVES = {".to(float64)": "ok", ".cuda()": "unavailable: no CUDA", "deepcopy": "raises RuntimeError: no", "eval": "ok"}
+
+
+def with_moves(moves: dict[str, str], **more: Any) -> CellView:
+    return cell(FB, {"cell": {"custom": {"bn": {"class": "Own", "moves": moves, **more}}}})
+
+
+def test_a_layer_that_cannot_be_copied_is_no_drop_in() -> None:
+    found = only(bn409_layer_contract.check_cell(with_moves(MOVES)))
+    assert (found.code, found.cause, found.kind, found.layer) == ("BN409", "layer-contract", "hazard", "bn")
+    assert "1 of 4 actions. deepcopy: raises RuntimeError: no" in found.title
+    assert found.evidence == {"deepcopy": "raises RuntimeError: no"}
+
+
+def test_other_names_alone_are_a_convention_and_nothing_wrong_is_nothing() -> None:
+    names = "load_state_dict of the built-in layer"
+    assert only(bn409_layer_contract.check_cell(with_moves({names: "adds count"}))).kind == "convention"
+    assert not list(bn409_layer_contract.check_cell(with_moves({"eval": "ok", ".cuda()": "unavailable: no CUDA"})))
+    assert not list(bn409_layer_contract.check_cell(cell(FB, {"cell": {"custom": {"bn": {"moves": 3}}}})))
+    assert not list(bn409_layer_contract.check_cell(cell(FB)))
+
+
+def test_how_many_times_slower() -> None:
+    time = {"own_seconds": 3e-4, "builtin_seconds": 1e-4, "ratio": 3.0, "repeats": 101}
+    found = only(bn409_layer_contract.check_cell(with_moves({}, time=time)))
+    assert found.kind == "convention"
+    assert "3 times as long as the built-in layer for a training step: 300 against 100 µs" in found.title
+
+
+# --- existing files
+
+
+def with_file(facts: dict[str, Any], ops: tuple[str, ...] = ("forward", "eval_forward"), **arrays: Any) -> CellView:
+    view = cell(list(ops), {"cell": {"file": {"opset": 15, "dtype": "float32", **facts}}}, **arrays)
+    network = replace(view.case.network, custom=None, file="/somewhere/model.onnx")
+    return replace(view, case=replace(view.case, network=network))
+
+
+def test_a_file_in_training_mode_is_named_with_how_it_says_so() -> None:
+    nodes = [{"name": "a", "training": True}, {"name": "b", "training": False}]
+    found = only(bn401_mode_leak.check_cell(with_file({"batch_norms": nodes, "dropouts": []})))
+    assert found.kind == "hazard"
+    assert found.title.startswith(
+        "model.onnx has 1 of 2 BatchNormalization nodes in training mode, by training_mode = 1"
+    )
+    (older,) = bn401_mode_leak.check_cell(with_file({"opset": 9, "batch_norms": nodes, "dropouts": []}))
+    assert "by five outputs" in older.title
+    drops = [{"name": "d", "training": True}]
+    (dropping,) = bn401_mode_leak.check_cell(with_file({"batch_norms": nodes[1:], "dropouts": drops}))
+    assert "1 of 1 Dropout nodes that drop: it gives another output each time" in dropping.title
+    computed = [{"name": "d", "training": "computed"}]
+    assert not list(bn401_mode_leak.check_cell(with_file({"batch_norms": nodes[1:], "dropouts": computed})))
+
+
+@pytest.mark.parametrize(
+    ("play", "kind", "words"),
+    [
+        ({"mode": "eval", "scale": 1.0, "optimised": 0.5}, "hazard", "with graph optimisation than without: 0.5 apart"),
+        ({"mode": "eval", "scale": 1.0, "optimised": "inf"}, "defect", "NaN or Inf on one side"),
+        ({"mode": "train", "scale": 1.0, "unused": 0.5}, "hazard", "when its optional outputs are not asked for"),
+        ({"mode": "eval", "scale": 1.0, "optimised_refused": "Fail: no"}, "defect", "refused in a way"),
+    ],
+)
+def test_a_file_that_depends_on_how_it_is_run(play: dict[str, Any], kind: str, words: str) -> None:
+    quiet = {"mode": "as_is", "scale": 1.0, "optimised": 1e-7, "unused": 0.0}
+    found = only(bn406_folding.check_cell(with_file({"plays": [quiet, play]})))
+    assert (found.cause, found.kind, found.event) == ("folding", kind, 1)
+    assert words in found.title
+    assert not list(bn406_folding.check_cell(with_file({"plays": [quiet, quiet]})))
+    dropping = [{"name": "d", "training": True}]
+    assert not list(bn406_folding.check_cell(with_file({"plays": [quiet, play], "dropouts": dropping})))
+
+
+@pytest.mark.parametrize(
+    ("var", "lost"), [([-0.5, 1, 1], 1), ([NAN, 1, np.inf], 2), ([0, 1, 1], 0), ([-1e-6, 1, 1], 0)]
+)
+def test_a_file_whose_variance_cannot_be_one(var: list[float], lost: int) -> None:
+    view = with_file({}, running_var=[var] * 3, output_bad=[4, 4], eps=[1e-5] * 3)
+    found = [item for item in bn301_poisoned_state.check_cell(view) if item.quantity == "running_var"]
+    assert len(found) == bool(lost)
+    for item in found:
+        assert (item.kind, item.evidence["channels"]) == ("defect", lost)
+        assert f"cannot be one in {lost} of 3 channels of bn" in item.title

@@ -85,7 +85,9 @@ def known_eps(facet: Facet, span: tuple[float, float], streams: Sequence[Stream]
     if guess is None:
         guess = next((s.layer.eps for s in streams if s.layer.eps is not None), DEFAULT_EPS)
     guess = min(max(guess, span[0]), span[1])
-    return guess, max(span[1] - guess, guess - span[0])
+    # No output reveals any eps (a layer that whitens): the one that it holds, give or take all of it.
+    highest = span[1] if math.isfinite(span[1]) else 2 * guess
+    return guess, max(highest - guess, guess - max(span[0], 0.0))
 
 
 def measure_defaults(streams: Sequence[Stream]) -> dict[str, Facet]:

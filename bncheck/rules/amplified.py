@@ -19,7 +19,7 @@ SPREAD = 16.0
 def is_amplified_rounding(pair: PairView, last: float, start: float) -> bool:
     """True if errors grow from layer to layer no faster than κ allows, from ``start`` (relative) up to ``last``."""
     error = start
-    for layer in pair.case.network.batch_norms:
+    for layer in batch_norms(pair):
         facts = [moments(cell, layer) for cell in (pair.a, pair.b)]
         if facts[0] is None or facts[1] is None or facts[0][0].shape != facts[1][0].shape:
             return False
@@ -32,6 +32,13 @@ def is_amplified_rounding(pair: PairView, last: float, start: float) -> bool:
         eps = next((item.eps for item in pair.case.network.layers if item.name == layer), None) or 1e-5
         error = max(measured, start) * float((size / np.sqrt(std_a**2 + eps)).max())
     return last <= SPREAD * error
+
+
+def batch_norms(pair: PairView) -> tuple[str, ...]:
+    """BatchNorm layers in order; those of an existing file are known from what both sides recorded."""
+    if not pair.case.network.file or pair.a.trace is None or pair.b.trace is None:
+        return pair.case.network.batch_norms
+    return tuple(layer for layer in pair.a.trace.layers if layer in pair.b.trace.layers)
 
 
 def moments(cell: CellView, layer: str) -> tuple[Array, Array] | None:

@@ -3,7 +3,8 @@
 Signature: the training flag changes during an event that should leave it alone (export, reload, a backward), or is not
 what set_mode asked for; or an export moves the running statistics, which only a training forward should. The next
 forward then normalises with the batch and trains on it, or does not. Stale statistics have the right mode, old values.
-Or the exported file is in another mode than the model that was exported. Or a layer that the program froze (eval on it
+Or the exported file is in another mode than the model that was exported; or an existing file has BatchNormalization in
+training mode, or a Dropout that drops, wherever it runs. Or a layer that the program froze (eval on it
 alone, requires_grad=False) moves its statistics: train() on the whole network undid the one, and the other holds gamma
 and beta only.
 
@@ -19,6 +20,7 @@ from bncheck.finding import Finding
 from bncheck.rules.exported import exports, number_of, rounding_of, runs
 from bncheck.rules.freezing import thawed
 from bncheck.rules.movement import STATISTICS, moved
+from bncheck.rules.onnx_files import file_facts, file_name, nodes_of
 from bncheck.rules.wording import names, number, targets
 
 CODE = "BN401"
@@ -42,6 +44,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             advice=ADVICE,
         )  # fmt: skip
     yield from file_in_other_mode(cell)
+    yield from file_that_trains(cell)
     yield from not_frozen(cell)
 
 
@@ -74,6 +77,30 @@ def file_in_other_mode(cell: CellView) -> Iterator[Finding]:
             evidence={"file against eval": evaluated, "file against the model as exported": as_was, "asked": asked},
             advice="call net.eval() before you export for inference; export with training=PRESERVE to keep the mode",
         )  # fmt: skip
+
+
+def file_that_trains(cell: CellView) -> Iterator[Finding]:
+    """An existing file whose graph says training: it normalises with the batch, or drops, wherever it runs."""
+    facts = file_facts(cell)
+    if facts is None:
+        return
+    norms, dropouts = nodes_of(facts, "batch_norms"), nodes_of(facts, "dropouts")
+    training = [str(node.get("name")) for node in norms if node.get("training")]
+    dropping = [str(node.get("name")) for node in dropouts if node.get("training") is True]
+    if not training and not dropping:
+        return
+    how = "by five outputs" if int(facts.get("opset") or 0) < 14 else "by training_mode = 1"
+    said = [f"{len(training)} of {len(norms)} BatchNormalization nodes in training mode, {how}"] if training else []
+    said += [f"{len(dropping)} of {len(dropouts)} Dropout nodes that drop"] if dropping else []
+    does = "normalises with whatever batch it is given" if training else "gives another output each time"
+    yield Finding(
+        CODE, CAUSE, "hazard", f"{file_name(cell)} has {' and '.join(said)}: it {does}.",
+        targets(cell.members), cell.case.scenario, cell.case.name, "", None, "training",
+        evidence={"opset": str(facts.get("opset"))} | {
+            word: ", ".join(nodes) for word, nodes in (("training", training), ("dropping", dropping)) if nodes
+        },
+        advice="export again from net.eval(), with training=EVAL, if the file is for inference",
+    )  # fmt: skip
 
 
 def not_frozen(cell: CellView) -> Iterator[Finding]:

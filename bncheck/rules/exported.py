@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,6 +36,11 @@ def number_of(notes: Mapping[str, Any], key: str) -> float | None:
     """A noted number; None for a word ("not comparable", "nan") or nothing."""
     value = notes.get(key)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def gap_of(notes: Mapping[str, Any], key: str) -> float | None:
+    """A noted difference; infinite where NaN or Inf stood on one side only. None: there was nothing to compare."""
+    return math.inf if notes.get(key) in ("inf", "-inf", "nan") else number_of(notes, key)
 
 
 def rounding_of(notes: Mapping[str, Any]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bncheck.evidence import Attribution, CellView, Drift, PairView
-from bncheck.rules.amplified import input_gap, is_amplified_rounding
+from bncheck.rules.amplified import batch_norms, input_gap, is_amplified_rounding
 from bncheck.rules.movement import STATISTICS
 from bncheck.rules.roundoff import average_bound, debiasing_bound, mean_bound, summation, two_pass_bound, unit
 from bncheck.trace import Array
@@ -38,7 +38,7 @@ def within_rounding(pair: PairView, drift: Drift) -> bool:
     if drift.verdict not in ("agrees", "differs") or not np.isfinite(drift.max_abs):
         return False
     own = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
-    if drift.quantity in ("output", *STATISTICS) and len(pair.case.network.batch_norms) > 1:
+    if drift.quantity in ("output", *STATISTICS) and len(batch_norms(pair)) > 1:
         sides = (pair.a, pair.b)
         start, scale = max(linear_error(cell) for cell in sides), max(output_scale(cell) for cell in sides)
         last = drift.max_abs / max(scale, 1.0) if drift.quantity == "output" else 0.0
@@ -161,6 +161,10 @@ def upstream(cell: CellView, layer: str | None) -> float:
     """Relative error that reaches a layer (None: the network's output) from all layers in front of it."""
     u = unit(arithmetic_dtype(cell))
     total = 8 * u
+    if cell.case.network.file and cell.trace is not None:  # a linear layer before each, for all that is known
+        norms = cell.trace.layers
+        before = norms[: norms.index(layer)] if layer in norms else norms
+        return total + sum(linear_error(cell) + conditioning(cell, name, u) for name in before)
     for item in cell.case.network.layers:
         if item.name == layer:
             break

@@ -9,7 +9,7 @@ import numpy as np
 
 # Recorded only where a layer's state has them: autograd nodes behind its buffers, bytes those keep alive.
 GRAPH = ("graph_nodes", "graph_bytes")
-STATES = ("running_mean", "running_var", "gamma", "beta")
+STATES = ("running_mean", "running_var", "running_covar", "gamma", "beta")
 SCALARS = ("counter", "training", "momentum", "eps")
 
 

@@ -66,11 +66,13 @@ any other event             a method of the event's name taking its arguments as
                             NotImplementedError(reason) from any call, is *unsupported*.
 
 A backend with ``CUSTOM = True`` puts ``network.custom`` ("/path/file.py:Class") in the place of its BatchNorm layers,
-or is an oracle that ignores it; its state may then hold ``graph_nodes`` and ``graph_bytes``. One with ``WHOLE = True``
-takes ``network.model`` ("/path/file.py:function"), called with the keywords ``network.arguments``, as the network.
+or is an oracle that ignores it; its state may then hold ``graph_nodes``, ``graph_bytes`` and ``running_covar``, and
+``network.parts`` and ``network.oracle`` say what it takes and what it is held against. One with ``WHOLE = True``
+takes ``network.model`` ("/path/file.py:function"), called with the keywords ``network.arguments``, as the network. One
+with ``FILES = True`` takes ``network.file``, the path of an ONNX file, as the network.
 ``REPLICAS``, ``COPIES`` and ``SHARES`` = True: it divides batches among ``network.replicas``, keeps a copy of the
-network (``network.copied``), and uses a layer once more where another is ``same_as`` it; its ``layers`` then also hold ``bn@1``
-(replica 1) or ``bn@copy``. A model with an attribute ``view`` lays the coming inputs out in memory as that says:
+network (``network.copied``), and uses a layer once more where another is ``same_as`` it; its ``layers`` then also hold
+``bn@1`` (replica 1) or ``bn@copy``. A model with an attribute ``view`` lays the coming inputs out in memory as that says:
 permuted (axes 1 and last stored swapped), strided (every second value along the last axis) or sliced (the middle of
 two channels more, along axis 1).
 """
@@ -141,6 +143,7 @@ OPTIONAL = (
     ("model", "WHOLE", "whole networks of your own (network.model)"),
     ("replicas", "REPLICAS", "replicas (network.replicas)"),
     ("copied", "COPIES", "copies of its network (network.copied)"),
+    ("file", "FILES", "ONNX files (network.file); onnxruntime does"),
 )
 
 
@@ -243,7 +246,7 @@ class Cell:
             raise NotImplementedError("this backend has no event %r" % op)
         if arguments.get("drop") and "drop" not in method.__code__.co_varnames:
             raise NotImplementedError("this backend cannot leave a state out of what it loads")
-        if op in ("export_onnx", "run_exported", "reload"):
+        if op in ("export_onnx", "run_exported", "reload", "draw_graph"):
             arguments = dict(arguments, folder=self.folder)
         if op in ("export_onnx", "run_exported", "eval_in_batches", "update_copy", "train_copy", "eval_copy"):
             named = self.inputs.get("x/" + event["input"])  # a scenario may have no input called "main"

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 
 # Own layers spell their state differently; the first name that exists is read.
 NAMES = {
@@ -85,6 +86,18 @@ def line_in(path, error):
 
 def make(torch, text, channels, keywords):
     """Construct it as Class(channels, eps=…, momentum=…, affine=…), and watch that its output has its input's form."""
+    norm = construct(torch, text, channels, keywords)
+    norm.register_forward_hook(check_output)
+    return norm
+
+
+def make_parts(torch, text, parts, adapter, channels, keywords):
+    """A layer that takes its channels in several tensors, Class(channels of one part, …), behind a module of one."""
+    count = 2 if parts == "complex" else parts
+    return adapter(construct(torch, text, channels // count, keywords), parts)
+
+
+def construct(torch, text, channels, keywords):
     kind = load_class(torch, text)
     call = "%s(%d, %s)" % (kind.__name__, channels, ", ".join("%s=%r" % item for item in sorted(keywords.items())))
     try:
@@ -93,7 +106,6 @@ def make(torch, text, channels, keywords):
         where = line_in(text.rpartition(":")[0], error)
         takes = "; bncheck constructs a layer with exactly these arguments" if isinstance(error, TypeError) else ""
         raise CustomLayerError("%s raises %s%s%s" % (call, said(error), where, takes))
-    norm.register_forward_hook(check_output)
     return norm
 
 
@@ -159,9 +171,19 @@ def bytes_saved(torch, nodes, _attributes={}):  # noqa: B006 - the attribute nam
     return sum(sizes.values()) if readable or not nodes else None
 
 
-def graph_state(torch, norm):
-    """What the trace records after every event: nodes behind the buffers, and the bytes those keep."""
-    nodes = walk_graph(kept_tensors(torch, norm).values())
+def graph_state(torch, norm, behind):
+    """What the trace records after every event: nodes behind the buffers, and the bytes those keep.
+
+    ``behind`` ({buffer: one number per call}) is continued; a buffer that never has a graph does not enter it.
+    """
+    calls = behind.setdefault("", 0)
+    behind[""] = calls + 1
+    nodes = set()
+    for name, tensor in kept_tensors(torch, norm).items():
+        if tensor.grad_fn is not None or name in behind:
+            found = walk_graph([tensor])
+            behind.setdefault(name, [0] * calls).append(len(found))
+            nodes |= found
     found, size = {"graph_nodes": len(nodes)}, bytes_saved(torch, nodes)
     if size is not None:
         found["graph_bytes"] = size
@@ -186,15 +208,41 @@ def facts(model, name, batch_norm):
         },
         "not_in_state_dict": sorted(set(kept) - own),
         "with_graph": {key: len(walk_graph([tensor])) for key, tensor in kept.items() if tensor.grad_fn is not None},
+        "nodes_of": {key: counts for key, counts in model.behind.get(name, {}).items() if key},
         "deepcopy": attempt(lambda: copy.deepcopy(norm) and None),
     }
     if name in model.seen:
         data = model.seen[name][0].detach()
-        fresh = batch_norm(torch, spec, model.variant, model.custom).to(device=model.device)
-        found["double"] = attempt(lambda: check_double(torch, fresh, data))
+        found["moves"] = moves(model, spec, batch_norm, data.float()) if data.shape[0] > 1 else {}
         if model.variant == "timed":
-            found["time"] = attempt(lambda: time_ratio(torch, fresh.to(dtype=model.dtype), builtin, data))
+            fresh = batch_norm(torch, spec, model.variant, model.custom).to(device=model.device, dtype=model.dtype)
+            found["time"] = attempt(lambda: time_ratio(torch, fresh, builtin, data))
     return found
+
+
+def moves(model, spec, batch_norm, data):
+    """What torch_moves.py found; the built-in layer starts from the own one's gamma and beta (torch 1.1 draws its)."""
+    torch = model.torch
+
+    def own():
+        return batch_norm(torch, spec, model.variant, model.custom)
+
+    def builtin():
+        usual, given = batch_norm(torch, spec, "builtin"), own()
+        with torch.no_grad():
+            for what in ("gamma", "beta"):
+                mine, theirs = find(given, what), find(usual, what)
+                if mine is not None and theirs is not None and mine.shape == theirs.shape:
+                    theirs.copy_(mine)
+        return usual
+
+    trial = model.part("torch_moves").Trial(
+        torch, sys.modules[__name__], own, builtin if model.parts == 1 else None, data, model.device,
+        model.parts == "complex",
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # casting complex buffers to real ones warns, and is told in words here
+        return trial.all()
 
 
 def attempt(action):
@@ -203,17 +251,6 @@ def attempt(action):
         return action() or "ok"
     except Exception as error:
         return said(error)
-
-
-def check_double(torch, norm, data):
-    norm = norm.double().train()
-    norm(data.double())
-    narrow = [
-        name
-        for name, tensor in kept_tensors(torch, norm).items()
-        if tensor.is_floating_point() and tensor.dtype != torch.float64
-    ]
-    return "after .double() it keeps %s in single precision" % ", ".join(narrow) if narrow else None
 
 
 def time_ratio(torch, norm, builtin, data):

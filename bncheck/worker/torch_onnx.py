@@ -156,7 +156,9 @@ def difference(a, b):
         return "not comparable"
     if np.shape(a) != np.shape(b):
         return "shapes %s and %s" % (np.shape(a), np.shape(b))
-    return plain(np.abs(np.asarray(a, dtype=np.float64) - b).max() if np.size(a) else 0.0)
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))  # NaN or Inf in the same place is no difference
+    return plain(np.where(same, 0.0, np.abs(a - b)).max() if a.size else 0.0)
 
 
 def plain(value):

@@ -5,6 +5,10 @@ from one forward to the next is the caller, here this file. The operator has no 
 0, 1, 1, 0 are fed where the scenario gives none. Graph optimisation is off, so that nothing is folded or fused.
 """
 
+import importlib.util
+import os
+import sys
+
 import numpy as np
 
 TITLE = "ONNX Runtime"
@@ -17,6 +21,7 @@ VARIANTS = {
     "opset9": "BatchNormalization of opset 9, inference only",
 }
 DEVICES = ("cpu", "cuda")
+FILES = True  # takes network.file
 REQUIREMENTS = [
     {
         "devices": ["cuda"],
@@ -75,9 +80,30 @@ def describe(variant, device):
 
 
 def build(network, params, dtype, variant, device):
+    if network.get("file"):
+        if variant:
+            raise NotImplementedError("a file says its opset itself: it runs on onnxruntime without a variant")
+        return part("onnx_session").Model(part("onnx_file"), network["file"], providers(device))
     if dtype == "bfloat16":
         raise NotImplementedError("NumPy arrays cannot carry bfloat16 into onnxruntime")
     return Model(network, params, dtype, variant, device)
+
+
+def part(name):
+    """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
+    full = "bncheck_" + name
+    if full not in sys.modules:
+        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
+
+
+def providers(device):
+    if not device.startswith("cuda"):
+        return ["CPUExecutionProvider"]
+    return [("CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)}), "CPUExecutionProvider"]
 
 
 # ------------------------------------------------------------------------------------------------ ONNX graphs
@@ -202,7 +228,7 @@ class Model:
             options.log_severity_level = 4
             options.intra_op_num_threads = 1  # starting a pool of threads costs more than a small cell
             try:
-                made = onnxruntime.InferenceSession(graph.model(rank), options, providers=self.providers())
+                made = onnxruntime.InferenceSession(graph.model(rank), options, providers=providers(self.device))
             except Exception as error:
                 if type(error).__name__ != "NotImplemented":
                     raise
@@ -211,14 +237,6 @@ class Model:
                 raise RuntimeError("onnxruntime fell back to the CPU: its CUDA provider does not load here")
             self.sessions[training, rank] = (graph, made)
         return self.sessions[training, rank]
-
-    def providers(self):
-        if not self.device.startswith("cuda"):
-            return ["CPUExecutionProvider"]
-        return [
-            ("CUDAExecutionProvider", {"device_id": int(self.device.partition(":")[2] or 0)}),
-            "CPUExecutionProvider",
-        ]
 
     def forward(self, x, mode):
         if mode == "as_is":

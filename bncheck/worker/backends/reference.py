@@ -8,6 +8,10 @@ single rules, and ``reference[torch,dtype=float32]`` both: always *simulated*, n
 Python 3.7 syntax: this file also runs as a worker under old interpreters. The host imports it to replay conventions.
 """
 
+import importlib.util
+import os
+import sys
+
 import numpy as np
 
 TITLE = "NumPy reference (simulated conventions)"
@@ -20,6 +24,7 @@ CUSTOM = True  # the oracle for somebody's own layer: it plays the rules that la
 # What people want of these: the statistics of the whole batch, a copy that follows in everything and stays apart, and
 # each place of a layer that is used twice with statistics of its own.
 REPLICAS = COPIES = SHARES = True
+FILES = True  # the oracle for an existing ONNX file: the text of the opset that it declares
 REQUIREMENTS = []
 DOCUMENTED = []
 
@@ -413,6 +418,14 @@ KINDS = {"batch_norm": BatchNorm, "flatten": Flatten, "relu": Relu, "global_avg_
          "dense": Dense, "conv2d": Conv2d}  # fmt: skip
 
 
+def make(network, layer, params, rules):
+    """One layer; BatchNorm gives way to whitening where the network's oracle says so."""
+    if layer["type"] == "batch_norm" and network.get("oracle") == "whitening":
+        count = 2 if network["parts"] == "complex" else network["parts"]
+        return part("whitening").Whitening(layer, count, params, rules)
+    return KINDS[layer["type"]](layer, params, rules)
+
+
 class Model:
     """A network of the vocabulary; the worker's model contract."""
 
@@ -420,8 +433,9 @@ class Model:
         for layer in network["layers"]:
             if layer["type"] not in KINDS:
                 raise NotImplementedError("the reference has no layer %r" % layer["type"])
-        self.parts = [(layer["name"], KINDS[layer["type"]](layer, params, rules)) for layer in network["layers"]]
-        self.norms = {name: part for name, part in self.parts if isinstance(part, BatchNorm)}
+        self.parts = [(layer["name"], make(network, layer, params, rules)) for layer in network["layers"]]
+        kinds = {layer["name"]: layer["type"] for layer in network["layers"]}
+        self.norms = {name: made for name, made in self.parts if kinds[name] == "batch_norm"}
         ranks = range(1, len(network.get("replicas") or ()))
         self.alike = {name: [name] + ["%s@%d" % (name, rank) for rank in ranks] for name in self.norms}
         self.norms = {other: part for name, part in self.norms.items() for other in self.alike[name]}
@@ -435,7 +449,7 @@ class Model:
         contexts, self.seen, returned = [], {}, None
         for name, part in self.parts:
             before = x
-            x, context = part.forward(x if isinstance(part, BatchNorm) else np.asarray(x, dtype=self.dtype), mode)
+            x, context = part.forward(x if name in self.norms else np.asarray(x, dtype=self.dtype), mode)
             contexts.append(context)
             for other in self.alike.get(name, ()):
                 self.seen[other] = (before, x)
@@ -453,6 +467,9 @@ class Model:
 
     def reload(self, folder, drop=()):
         """Nothing gets lost on the way to the disk and back: the oracle stays as it is, whatever a file leaves out."""
+
+    def draw_graph(self, folder, layer=None):
+        """Arrays have no graph behind them: there is nothing to draw."""
 
     def backward(self, dys):
         """Gradients of the sum of dy·y over the taped forwards; the last forward is met first."""
@@ -529,6 +546,21 @@ def describe(variant, device):
 
 
 def build(network, params, dtype, variant, device):
+    if network.get("file"):
+        if variant:
+            raise NotImplementedError("a file is played by the rules of its opset: use the reference without a variant")
+        return part("onnx_oracle").model_of(part("onnx_file"), network["file"])
     rules = parse_rules(variant)
     model = Model(network, params, rules)
     return Copied(model, Model(network, params, rules)) if network.get("copied") else model
+
+
+def part(name):
+    """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
+    full = "bncheck_" + name
+    if full not in sys.modules:
+        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]

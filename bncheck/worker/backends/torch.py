@@ -158,13 +158,18 @@ class Model:
         self.rank = network["layers"][0]["rank"] if network["layers"] else 2
         self.returns = network.get("returns")
         own = None if variant == "builtin" else network.get("custom")
+        self.parts = network.get("parts", 1) if own else 1
         self.custom = partial(part("torch_custom").make, torch, own) if own else None
+        if self.parts != 1:
+            adapter = part("torch_parts").adapter_class(torch, part("torch_custom").CustomLayerError)
+            self.custom = partial(part("torch_custom").make_parts, torch, own, self.parts, adapter)
         self.whole = bool(network.get("model"))
         if self.whole and variant in part("torch_whole").NOT_WITH:
             raise NotImplementedError("network.model does not run as torch[%s]" % variant)
         if variant == "export" and self.returns:
             raise NotImplementedError("an exported program has no inner layers whose output it could return")
-        self.keep_graph, self.view = True, "contiguous"
+        self.keep_graph, self.part, self.view = True, part, "contiguous"
+        self.behind = {}  # layer: {buffer: autograd nodes behind it after each event}
         self.tape, self.used_up = [], False
         self.assemble()
 
@@ -182,12 +187,19 @@ class Model:
                 first = layer.get("same_as")
                 made = part("torch_layers").make(torch, layer, self.params, self.variant, self.custom, first and net)
                 net.add_module(layer["name"], made)
-        self.net = net.to(device=self.device, dtype=self.dtype)
+        self.net = self.moved(net)
         children = dict(self.net.named_modules() if self.whole else self.net.named_children())
+        self.layouts = {}
+        for name in self.layers if self.parts != 1 else ():
+            children[name] = children[name].inner
+            self.layouts[name] = part("torch_parts").Layout(children[name], self.parts, self.specs[name]["channels"])
         self.norms = {name: getattr(children[name], "first", children[name]) for name in self.layers}
         with torch.no_grad():
             for name, value in self.params.items():
                 layer, what = name.split("/")
+                if layer in self.layouts:
+                    self.layouts[layer].start(what, torch.from_numpy(np.array(value)))
+                    continue
                 tensor = self.held(children[layer], what)
                 if tensor is not None:
                     value = torch.from_numpy(np.array(value)).to(tensor.dtype)
@@ -195,6 +207,14 @@ class Model:
         self.seen, self.returned, self.hooks = {}, None, []
         self.watch()
         self.call = part("torch_variants").runner(self, self.variant)
+
+    def moved(self, net):
+        """On the case's device, in its dtype. Module.to(dtype) would throw imaginary parts away."""
+        if self.parts != "complex":
+            return net.to(device=self.device, dtype=self.dtype)
+        wide = self.torch.complex128 if self.dtype == self.torch.float64 else self.torch.complex64
+        net._apply(lambda t: t.to(wide) if t.is_complex() else t.to(self.dtype) if t.is_floating_point() else t)
+        return net.to(device=self.device)
 
     def held(self, module, what):
         """A layer's tensor (or number) by its neutral word, None where it has none."""
@@ -249,7 +269,8 @@ class Model:
             with self.torch.no_grad():
                 out = self.call(data)
         else:
-            data.requires_grad_()
+            if self.network.get("input_gradient", True):
+                data.requires_grad_()
             out = self.call(data)
             self.record(data, out)
         return self.finish(data, out, mode)
@@ -329,7 +350,8 @@ class Model:
             value = self.held(norm, what)
             if isinstance(value, (int, float)):
                 found[what] = value
-        for what in ("running_mean", "running_var", "gamma", "beta"):
+        found.update(self.layouts[layer].state() if layer in self.layouts else {})
+        for what in ("running_mean", "running_var", "gamma", "beta") if layer not in self.layouts else ():
             held = self.held(norm, what)
             if held is not None:
                 held = held.detach().cpu()
@@ -340,7 +362,8 @@ class Model:
         if counter is not None:
             found["counter"] = int(counter)
         if self.custom:
-            found.update(part("torch_custom").graph_state(self.torch, norm))
+            behind = self.behind.setdefault(layer, {})
+            found.update(part("torch_custom").graph_state(self.torch, norm, behind))
         return found
 
     def dtypes(self, layer):
@@ -352,6 +375,9 @@ class Model:
             return {}
         custom = part("torch_custom")
         return {"custom": {name: custom.facts(self, name, part("torch_layers").batch_norm) for name in self.layers}}
+
+    def draw_graph(self, folder, layer=None):
+        return part("torch_graph").draw(self, folder, layer)
 
     def eval_in_batches(self, x, sizes, samples=None):
         return part("torch_batches").compare(self, x, sizes, samples)

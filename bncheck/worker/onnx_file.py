@@ -1,0 +1,388 @@
+"""Read an existing ONNX file: its graph, weights, opset and BatchNormalization nodes. NumPy and nothing else.
+
+Loaded by backends by path. Python 3.7 syntax. It reads the wire format of protobuf itself, because the reference plays
+such a file in whatever interpreter bncheck runs in, and because what a file declares has to be readable where no onnx
+package is (torch 1.1). Field numbers are those of onnx.proto. The file may come from anywhere: every length is checked,
+and external data stays inside the file's folder. What is wrong with it is a FileError, one sentence.
+"""
+
+import os
+import re
+import struct
+
+import numpy as np
+
+LARGEST = 2**31 - 1  # bytes of a protobuf message
+# The newest opset whose operators are known here (onnx 1.23); BatchNormalization last changed in 15.
+OLDEST, NEWEST = 7, 28
+TYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
+    11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
+}  # fmt: skip
+FLOATS = ("float16", "float32", "float64", "bfloat16")
+ROLES = ("gamma", "beta", "running_mean", "running_var")
+
+
+class FileError(Exception):
+    """What is wrong with an ONNX file, in a sentence."""
+
+
+class Node:
+    """One operation: kind, names of its inputs and outputs ("" = left out), attributes as Python values."""
+
+    def __init__(self, kind, name, inputs, outputs, attributes, domain=""):
+        self.kind, self.name, self.inputs, self.outputs = kind, name, inputs, outputs
+        self.attributes, self.domain = attributes, domain
+
+    def get(self, key, default=None):
+        return self.attributes.get(key, default)
+
+
+class Graph:
+    """A whole file. ``weights`` are its initializers and constants, ``types`` their names of dtype in the file,
+    ``inputs`` {name: (dtype, shape with None for open sizes)} without the initializers."""
+
+    def __init__(self, path):
+        self.path, self.opset, self.producer, self.nodes = path, None, "", []
+        self.weights, self.types, self.inputs, self.outputs, self.inner = {}, {}, {}, [], []
+
+    @property
+    def every_node(self):
+        """Also those of functions that the file defines itself."""
+        return self.nodes + self.inner
+
+
+# ------------------------------------------------------------------------------------------------- wire format
+
+
+def fields(data, what):
+    """(number, value) of every field of a message; numbers as int, the rest as memoryview."""
+    at, end = 0, len(data)
+    while at < end:
+        key, at = varint(data, at, what)
+        kind = key & 7
+        if kind == 0:
+            value, at = varint(data, at, what)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+            value, at = data[at : at + size], at + size
+        elif kind == 2:
+            size, at = varint(data, at, what)
+            value, at = data[at : at + size], at + size
+        else:
+            raise FileError("%s is not protobuf (wire type %d): the file is damaged, or no ONNX file" % (what, kind))
+        if at > end:
+            raise FileError("%s ends in the middle of a field: the file is truncated" % what)
+        yield key >> 3, value
+
+
+def varint(data, at, what):
+    value = shift = 0
+    while True:
+        if at >= len(data) or shift > 63:
+            raise FileError("%s ends in the middle of a number: the file is truncated or damaged" % what)
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+
+
+def signed(value):
+    return value - 2**64 if value >= 2**63 else value
+
+
+def text(value):
+    return bytes(value).decode("utf-8", "replace") if not isinstance(value, int) else str(value)
+
+
+def numbers(value):
+    """A repeated int64: one number, or many packed into one field."""
+    if isinstance(value, int):
+        return [signed(value)]
+    found, at = [], 0
+    while at < len(value):
+        item, at = varint(value, at, "a list of numbers")
+        found.append(signed(item))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ messages
+
+
+def read(path):
+    """The file as a Graph."""
+    if not os.path.isfile(path):
+        raise FileError("there is no file %s" % path)
+    size = os.path.getsize(path)
+    if size > LARGEST:
+        raise FileError(
+            "%s has %d bytes, and a protobuf message holds at most %d: no runtime loads it; save it with its weights "
+            "as external data" % (os.path.basename(path), size, LARGEST)
+        )
+    with open(path, "rb") as handle:
+        data = memoryview(handle.read())
+    name = os.path.basename(path)
+    if not data:
+        raise FileError("%s is empty" % name)
+    try:
+        return read_model(Graph(path), data, name)
+    except (struct.error, ValueError, OverflowError, TypeError) as error:
+        raise FileError("%s is damaged, or no ONNX file: %s" % (name, error))
+
+
+def read_model(graph, data, name):
+    body, opsets = None, {}
+    for number, value in fields(data, name):
+        if number == 2:
+            graph.producer = text(value)
+        elif number == 7:
+            body = value
+        elif number == 8:
+            held = dict(fields(value, name))
+            opsets[text(held.get(1, b""))] = signed(held.get(2, 0))
+        elif number == 25:  # a function of the file's own
+            graph.inner += [read_node(item, name) for key, item in fields(value, name) if key == 7]
+    if body is None:
+        raise FileError("%s holds no graph: it is no ONNX model" % name)
+    graph.opset = next((opsets[domain] for domain in ("", "ai.onnx") if domain in opsets), None)
+    if graph.opset is None:
+        raise FileError("%s declares no opset of the ONNX operators" % name)
+    inputs = []
+    for number, value in fields(body, name):
+        if number == 1:
+            graph.nodes.append(read_node(value, name))
+        elif number == 5:
+            weight, array, kind = read_tensor(value, graph.path)
+            graph.weights[weight], graph.types[weight] = array, kind
+        elif number == 11:
+            inputs.append(read_value(value, name))
+        elif number == 12:
+            graph.outputs.append(read_value(value, name)[0])
+    graph.inputs = {key: (kind, shape) for key, kind, shape in inputs if key not in graph.weights}
+    spread_constants(graph)
+    return graph
+
+
+def spread_constants(graph):
+    """Constant nodes, and what only passes a constant on, count as weights."""
+    for node in graph.nodes:
+        if node.kind == "Constant" and node.outputs:
+            value = next(iter(node.attributes.values()), None)
+            array, kind = value if isinstance(value, tuple) else (np.array(value), "")
+            graph.weights[node.outputs[0]], graph.types[node.outputs[0]] = array, kind or str(array.dtype)
+        elif node.kind == "Identity" and node.inputs and node.inputs[0] in graph.weights:
+            for held in (graph.weights, graph.types):
+                held[node.outputs[0]] = held[node.inputs[0]]
+
+
+def read_node(data, name):
+    words = {3: "", 4: "", 7: ""}
+    inputs, outputs, attributes = [], [], {}
+    for number, value in fields(data, name):
+        if number == 1:
+            inputs.append(text(value))
+        elif number == 2:
+            outputs.append(text(value))
+        elif number == 5:
+            key, item = read_attribute(value, name)
+            attributes[key] = item
+        elif number in words:
+            words[number] = text(value)
+    return Node(words[4], words[3], inputs, outputs, attributes, words[7])
+
+
+def read_attribute(data, name):
+    """(name, number, text, list, or (array, dtype) of a tensor); None for what no operator here reads."""
+    key, found, many = "", None, []
+    for number, value in fields(data, name):
+        if number == 1:
+            key = text(value)
+        elif number == 2:
+            found = struct.unpack("<f", value)[0]
+        elif number == 3:
+            found = signed(value)
+        elif number == 4:
+            found = text(value)
+        elif number == 5:
+            found = read_tensor(value, None)[1:]
+        elif number == 7:
+            many += np.frombuffer(bytes(value), "<f4").tolist()
+        elif number == 8:
+            many += numbers(value)
+    return key, many if many else found
+
+
+def read_value(data, name):
+    """(name, dtype, shape) of a graph input or output."""
+    key, kind, shape = "", "", None
+    for number, value in fields(data, name):
+        if number == 1:
+            key = text(value)
+        elif number == 2:
+            tensor = dict(fields(value, name)).get(1)
+            for field, item in fields(tensor, name) if tensor is not None else ():
+                if field == 1:
+                    kind = TYPES.get(item, str(item))
+                elif field == 2:
+                    sizes = [dict(fields(one, name)) for number, one in fields(item, name) if number == 1]
+                    shape = tuple(size[1] if isinstance(size.get(1), int) else None for size in sizes)
+    return key, kind, shape
+
+
+def read_tensor(data, path):
+    """(name, array, dtype in the file); bfloat16 is widened to float32."""
+    shape, kind, name, raw, outside, listed = [], None, "", None, {}, []
+    for number, value in fields(data, "a tensor"):
+        if number == 1:
+            shape += numbers(value)
+        elif number == 2:
+            kind = TYPES.get(value, str(value))
+        elif number in (4, 10):
+            listed += np.frombuffer(bytes(value), "<f4" if number == 4 else "<f8").tolist()
+        elif number in (5, 7):
+            listed += numbers(value)
+        elif number == 8:
+            name = text(value)
+        elif number == 9:
+            raw = bytes(value)
+        elif number == 13:
+            pair = dict(fields(value, "a tensor"))
+            outside[text(pair.get(1, b""))] = text(pair.get(2, b""))
+    if kind not in TYPES.values():
+        raise FileError("the weight %s is of type %s, which is no number that bncheck knows" % (name, kind))
+    count = 1
+    for size in shape:
+        if size < 0:
+            raise FileError("the weight %s has the shape %s" % (name, shape))
+        count *= size
+    width = 2 if kind == "bfloat16" else np.dtype(kind).itemsize
+    if outside:
+        raw = read_outside(path, outside, count * width, name)
+    array = decode(raw, listed, kind)
+    if array.size != count:
+        raise FileError("the weight %s has %d values for the shape %s: the file is damaged" % (name, array.size, shape))
+    return name, array.reshape(shape), kind
+
+
+def decode(raw, listed, kind):
+    if raw is not None:
+        array = np.frombuffer(raw, dtype="<u2" if kind == "bfloat16" else np.dtype(kind).newbyteorder("<"))
+    elif kind in ("float16", "bfloat16"):  # their bits, each in an int32
+        array = np.array(listed, dtype=np.uint16)
+        array = array if kind == "bfloat16" else array.view(np.float16)
+    else:
+        array = np.array(listed, dtype=kind)
+    return (array.astype(np.uint32) << 16).view(np.float32) if kind == "bfloat16" else array
+
+
+def read_outside(path, said, size, name):
+    """Bytes of a tensor that lies in a file beside the model."""
+    where = said.get("location", "")
+    if path is None or os.path.basename(where) != where or where in ("", ".", ".."):
+        raise FileError("the weight %s lies in %r, which is no file beside the model" % (name, where))
+    full = os.path.join(os.path.dirname(path), where)
+    if not os.path.isfile(full):
+        raise FileError("the weight %s lies in the file %s, which is not there" % (name, where))
+    with open(full, "rb") as handle:
+        handle.seek(int(said.get("offset", 0)))
+        found = handle.read(size)
+    if len(found) != size:
+        raise FileError("the weight %s needs %d bytes of %s, which has fewer: it is truncated" % (name, size, where))
+    return found
+
+
+# ------------------------------------------------------------------------------------------- BatchNormalization
+
+
+class Norm:
+    """A BatchNormalization node: ``layer`` is its name in a trace, ``training`` its mode in the file, ``held`` the
+    arrays of the file by neutral word (None: computed in the graph, or fed)."""
+
+    def __init__(self, layer, node, graph):
+        self.layer, self.node = layer, node
+        self.outputs = len([name for name in node.outputs if name])
+        self.training = bool(node.get("training_mode", 0)) if graph.opset >= 14 else self.outputs > 1
+        # The file says float32; 0.9 stands for the float32 next to it, as in the operator's schema.
+        self.momentum = float(np.float32(node.get("momentum", 0.9)))
+        self.eps = float(np.float32(node.get("epsilon", 1e-5)))
+        self.held = {what: graph.weights.get(name) for what, name in zip(ROLES, node.inputs[1:5])}
+
+
+def batch_norms(graph):
+    """The Norms of a graph in order, with names that a trace can carry, each once. NotImplementedError without any."""
+    found, used = [], set()
+    for node in graph.nodes:
+        if node.kind == "BatchNormalization" and node.domain in ("", "ai.onnx"):
+            if len(node.inputs) != 5 or not node.outputs:
+                raise FileError("a BatchNormalization node has %d inputs; it takes 5" % len(node.inputs))
+            word = re.sub(r"[^A-Za-z0-9_.-]+", ".", node.name or node.outputs[0]).strip(".-") or "batch_norm"
+            layer, count = word, 1
+            while layer in used:
+                count += 1
+                layer = "%s_%d" % (word, count)
+            used.add(layer)
+            found.append(Norm(layer, node, graph))
+    if not found:
+        kinds = ", ".join(sorted({node.kind for node in graph.every_node})) or "nothing"
+        raise NotImplementedError(
+            "%s has no BatchNormalization node, only %s: there is nothing to look at (an exporter may have folded it "
+            "into the layer before it)" % (os.path.basename(graph.path), kinds[:500])
+        )
+    return found
+
+
+def describe(graph):
+    """What the file declares: opset, kinds of node, mode and numbers of BatchNormalization and Dropout nodes."""
+    counts = {}
+    for node in graph.every_node:
+        counts[node.kind] = counts.get(node.kind, 0) + 1
+    norms = [Norm(node.name, node, graph) for node in graph.every_node if node.kind == "BatchNormalization"]
+    return {
+        "opset": graph.opset,
+        "dtype": next((kind for kind, _ in graph.inputs.values()), ""),
+        "producer": graph.producer,
+        "nodes": counts,
+        "batch_norms": [
+            {"name": n.layer, "training": n.training, "outputs": n.outputs, "momentum": n.momentum, "eps": n.eps}
+            for n in norms
+        ],
+        "dropouts": [dropout(graph, node) for node in graph.every_node if node.kind == "Dropout"],
+    }
+
+
+def dropout(graph, node):
+    """Since opset 12 the third input says the mode (one computed in the graph cannot be read off it); before 7
+    is_test does; in between a Dropout node drops nothing."""
+    name = node.inputs[2] if len(node.inputs) > 2 else ""
+    if graph.opset < 7:
+        return {"name": node.name, "training": not node.get("is_test", 0)}
+    if not name or graph.opset < 12:
+        return {"name": node.name, "training": False}
+    known = graph.weights.get(name)
+    return {"name": node.name, "training": bool(known.reshape(-1)[0]) if known is not None else "computed"}
+
+
+def feed(graph, x):
+    """{input: x in the file's dtype}; FileError that says what to set when x does not fit."""
+    if len(graph.inputs) != 1:
+        names = ", ".join(graph.inputs) or "none"
+        raise NotImplementedError("the file takes %d inputs (%s); bncheck feeds one" % (len(graph.inputs), names))
+    ((name, (kind, shape)),) = graph.inputs.items()
+    if kind not in FLOATS:
+        raise NotImplementedError(
+            "the file's input %s is of type %s; bncheck feeds floating-point numbers" % (name, kind)
+        )
+    if kind == "bfloat16":
+        raise NotImplementedError("NumPy arrays cannot carry bfloat16 into an ONNX file")
+    if shape is not None:
+        fits = len(shape) == x.ndim and all(want in (None, size) for want, size in zip(shape, x.shape))
+        if not fits:
+            usual = list(x.shape) + [8] * len(shape)
+            wanted = [usual[place] if size is None else size for place, size in enumerate(shape)]
+            raise FileError(
+                "the file's input %s has the shape %s, the scenario gives %s: say --set input.shape=%s"
+                % (name, "[%s]" % ", ".join("any" if s is None else str(s) for s in shape), list(x.shape), wanted)
+            )
+    return {name: x.astype(kind)}

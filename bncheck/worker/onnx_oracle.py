@@ -1,0 +1,297 @@
+"""The graph of an existing ONNX file in float64, BatchNormalization by the text of the opset that the file declares.
+
+Loaded by backends/reference.py by path. Python 3.7 syntax. What the texts of BatchNormalization say:
+
+opset 7, 9   five outputs (Y, mean, var, saved_mean, saved_var) mean training, one means inference; X, scale, B, mean
+             and var share one type. Which variance the running one averages is left open: the population variance here,
+             as opset 14 then wrote down.
+opset 14     the attribute training_mode decides; three outputs in training (Y, running_mean, running_var), one in
+             inference; the running variance averages the population variance; mean and var may have their own type.
+opset 15     scale and B may have their own type as well.
+In all of them running = running · momentum + batch · (1 − momentum).
+"""
+
+import math
+
+import numpy as np
+
+
+def model_of(files, path):
+    """The worker's model contract on the file; ``files`` is onnx_file.py."""
+    graph = files.read(path)
+    norms = files.batch_norms(graph)
+    if not files.OLDEST <= graph.opset <= files.NEWEST:
+        raise NotImplementedError(
+            "the file declares opset %d; BatchNormalization is known here from opset %d to %d, so there is nothing to "
+            "hold it against" % (graph.opset, files.OLDEST, files.NEWEST)
+        )
+    for node in graph.nodes:
+        if node.kind not in KINDS and node.kind != "BatchNormalization":
+            raise NotImplementedError("the oracle has no operator %s (node %r)" % (node.kind, node.name))
+        if node.domain not in ("", "ai.onnx"):
+            raise NotImplementedError("the oracle has no operator %s of %s" % (node.kind, node.domain))
+    for norm in norms:
+        check(files, graph, norm)
+    return Model(files, graph, norms)
+
+
+def check(files, graph, norm):
+    """What the opset allows of this node."""
+    name, node, opset = norm.layer, norm.node, graph.opset
+    if opset < 9 and not node.get("spatial", 1):
+        raise NotImplementedError("%s has spatial = 0, statistics per feature, which opset 9 dropped" % name)
+    allowed = (1, 5) if opset < 14 else ((3,) if norm.training else (1,))
+    if norm.outputs not in allowed:
+        mode = "" if opset < 14 else " with training_mode = %d" % norm.training
+        words = " or ".join(map(str, allowed))
+        raise files.FileError(
+            "%s has %d outputs; BatchNormalization of opset %d%s has %s" % (name, norm.outputs, opset, mode, words)
+        )
+    scale, shift, mean, var = (graph.types.get(each, "") for each in node.inputs[1:5])
+    data = data_type(graph)
+    pairs = [("B", shift, "scale", scale), ("var", var, "mean", mean)]
+    if opset < 15:
+        pairs.append(("scale", scale, "X", data))
+    if opset < 14:
+        pairs.append(("mean", mean, "X", data))
+    for one, kind, other, wanted in pairs:
+        if kind and wanted and kind != wanted:
+            raise files.FileError(
+                "in %s the input %s is %s and %s is %s; BatchNormalization of opset %d has one type for both"
+                % (name, one, kind, other, wanted, opset)
+            )
+
+
+def data_type(graph):
+    """The type that runs through the file: that of its input, unless a Cast changes it on the way."""
+    kinds = {kind for kind, _ in graph.inputs.values()}
+    return "" if len(kinds) != 1 or any(node.kind == "Cast" for node in graph.nodes) else kinds.pop()
+
+
+class Model:
+    """Plays the nodes in the file's order, which ONNX requires to be a sorted one."""
+
+    def __init__(self, files, graph, norms):
+        self.files, self.graph = files, graph
+        self.norms = {norm.layer: norm for norm in norms}
+        self.of_node = {id(norm.node): norm for norm in norms}
+        self.layers = list(self.norms)
+        self.held, self.modes, self.seen = {}, {norm.layer: norm.training for norm in norms}, {}
+        for norm in norms:
+            for what, array in norm.held.items():
+                if array is not None:
+                    self.held[norm.layer, what] = wide(array)
+        self.weights = {name: wide(array) for name, array in graph.weights.items()}
+
+    def forward(self, x, mode):
+        values = dict(self.weights)
+        values.update({name: wide(array) for name, array in self.files.feed(self.graph, x).items()})
+        self.seen = {}
+        for node in self.graph.nodes:
+            given = [values.get(name) if name else None for name in node.inputs]
+            lost = [name for name, value in zip(node.inputs, given) if name and value is None]
+            if lost:
+                raise self.files.FileError("%s reads %s, which nothing before it computes" % (node.kind, lost[0]))
+            if id(node) in self.of_node:
+                found = self.normalise(self.of_node[id(node)], given, mode)
+            else:
+                found = KINDS[node.kind](node, given, self.graph.opset)
+            found = found if isinstance(found, (list, tuple)) else [found]
+            values.update((name, value) for name, value in zip(node.outputs, found) if name)
+        return values[self.graph.outputs[0]]
+
+    def run_exported(self, folder, x):
+        return {"output": self.forward(x, "as_is")}
+
+    def normalise(self, norm, given, mode):
+        """Outputs of one node; in training the running statistics move, whether or not an output shows them."""
+        layer, x = norm.layer, given[0]
+        for what, value in zip(self.files.ROLES, given[1:]):
+            self.held.setdefault((layer, what), value)
+        training = norm.training if mode == "as_is" else mode != "eval"
+        self.modes[layer] = training
+        gamma, beta, mean, var = (self.held[layer, what] for what in self.files.ROLES)
+        found = ()
+        if training:
+            axes = (0,) + tuple(range(2, x.ndim))
+            batch, spread = x.mean(axis=axes), x.var(axis=axes)
+            keep = norm.momentum
+            mean, var = mean * keep + batch * (1 - keep), var * keep + spread * (1 - keep)
+            self.held[layer, "running_mean"], self.held[layer, "running_var"] = mean, var
+            found = (mean, var, batch, spread)[: 4 if self.graph.opset < 14 else 2]
+            mean, var = batch, spread
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        scale = gamma / np.sqrt(var + norm.eps)
+        out = (x - mean.reshape(shape)) * scale.reshape(shape) + beta.reshape(shape)
+        self.seen[layer] = (x, out)
+        return (out,) + found
+
+    def flush(self):
+        """Nothing waits."""
+
+    def taps(self):
+        return self.seen
+
+    def axis(self, layer):
+        return 1
+
+    def state(self, layer):
+        norm = self.norms[layer]
+        found = {"training": int(self.modes[layer]), "momentum": norm.momentum, "eps": norm.eps}
+        found.update((what, self.held[layer, what]) for what in self.files.ROLES if (layer, what) in self.held)
+        return found
+
+    def facts(self):
+        return {"file": self.files.describe(self.graph)}
+
+
+def wide(array):
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+# ------------------------------------------------------------------------------------------------ the other nodes
+
+
+def windows(node, x, kernel, fill):
+    """(x padded, view (N, C, *out, *kernel)) of a sliding window with strides, dilations and pads."""
+    rank = len(kernel)
+    strides, dilations = node.get("strides") or [1] * rank, node.get("dilations") or [1] * rank
+    reach = [(size - 1) * step + 1 for size, step in zip(kernel, dilations)]
+    pads = padding(node, x.shape[2:], reach, strides)
+    x = np.pad(x, ((0, 0), (0, 0)) + pads, mode="constant", constant_values=fill)
+    out = [(size - far) // step + 1 for size, far, step in zip(x.shape[2:], reach, strides)]
+    inner = x.strides[2:]
+    steps = [by * step for by, step in zip(inner, strides)] + [by * step for by, step in zip(inner, dilations)]
+    return np.lib.stride_tricks.as_strided(x, x.shape[:2] + tuple(out) + tuple(kernel), x.strides[:2] + tuple(steps))
+
+
+def padding(node, sizes, reach, strides):
+    """((before, after), …) per axis."""
+    auto, rank = node.get("auto_pad", "NOTSET"), len(reach)
+    if auto in ("NOTSET", ""):
+        given = node.get("pads") or [0] * (2 * rank)
+        return tuple((given[axis], given[axis + rank]) for axis in range(rank))
+    if auto == "VALID":
+        return ((0, 0),) * rank
+    found = []
+    for size, far, step in zip(sizes, reach, strides):
+        total = max((math.ceil(size / step) - 1) * step + far - size, 0)
+        small = total // 2
+        found.append((small, total - small) if auto == "SAME_UPPER" else (total - small, small))
+    return tuple(found)
+
+
+def conv(node, given, opset):
+    x, weight = given[:2]
+    rank, groups = weight.ndim - 2, node.get("group", 1)
+    seen = windows(node, x, weight.shape[2:], 0.0)
+    per, axes = x.shape[1] // groups, (1,) + tuple(range(2 + rank, 2 + 2 * rank))
+    parts = [
+        np.tensordot(seen[:, g * per : (g + 1) * per], part, axes=(axes, (1,) + tuple(range(2, 2 + rank))))
+        for g, part in enumerate(np.split(weight, groups))
+    ]
+    out = np.moveaxis(np.concatenate(parts, axis=-1), -1, 1)
+    return out if len(given) < 3 or given[2] is None else out + given[2].reshape((1, -1) + (1,) * rank)
+
+
+def pool(node, given, opset):
+    if node.get("ceil_mode", 0):
+        raise NotImplementedError("the oracle has no pooling with ceil_mode = 1 (node %r)" % node.name)
+    (x,), kernel = given[:1], node.get("kernel_shape")
+    axes = tuple(range(-len(kernel), 0))
+    if node.kind == "MaxPool":
+        return windows(node, x, kernel, -np.inf).max(axis=axes)
+    total = windows(node, x, kernel, 0.0).sum(axis=axes)
+    if node.get("count_include_pad", 0):
+        return total / np.prod(kernel)
+    return total / windows(node, np.ones_like(x), kernel, 0.0).sum(axis=axes)
+
+
+def gemm(node, given, opset):
+    a, b = given[:2]
+    a, b = (a.T if node.get("transA", 0) else a), (b.T if node.get("transB", 0) else b)
+    out = node.get("alpha", 1.0) * (a @ b)
+    return out if len(given) < 3 or given[2] is None else out + node.get("beta", 1.0) * given[2]
+
+
+def flatten(node, given, opset):
+    axis = node.get("axis", 1)
+    return given[0].reshape(int(np.prod(given[0].shape[:axis])), -1)
+
+
+def reshape(node, given, opset):
+    x, wanted = given[0], [int(size) for size in given[1]]
+    if not node.get("allowzero", 0):
+        wanted = [x.shape[place] if size == 0 else size for place, size in enumerate(wanted)]
+    return x.reshape(wanted)
+
+
+def axes_of(node, given):
+    """Axes as an attribute (older opsets) or as the second input."""
+    if len(given) > 1 and given[1] is not None:
+        return tuple(int(axis) for axis in given[1].reshape(-1))
+    return tuple(node.get("axes") or ())
+
+
+def reduce(node, given, opset):
+    axes, keep = axes_of(node, given), bool(node.get("keepdims", 1))
+    if not axes and node.get("noop_with_empty_axes", 0):
+        return given[0]
+    if node.kind == "ReduceMean":
+        return given[0].mean(axis=axes or None, keepdims=keep)
+    total = (given[0] ** 2 if node.kind == "ReduceL2" else given[0]).sum(axis=axes or None, keepdims=keep)
+    return np.sqrt(total) if node.kind == "ReduceL2" else total
+
+
+def clip(node, given, opset):
+    """The bounds are attributes before opset 11, inputs after."""
+    low, high = (given[place] if len(given) > place else None for place in (1, 2))
+    low, high = node.get("min") if low is None else low, node.get("max") if high is None else high
+    return given[0] if low is None and high is None else np.clip(given[0], low, high)
+
+
+def expand(node, given, opset):
+    """Sizes of 1 are stretched, on either side."""
+    return given[0] * np.ones([int(size) for size in given[1]])
+
+
+def unsqueeze(node, given, opset):
+    out = given[0]
+    for axis in sorted(axes_of(node, given)):
+        out = np.expand_dims(out, axis)
+    return out
+
+
+def drop(node, given, opset):
+    if len(given) > 2 and given[2] is not None and bool(given[2].reshape(-1)[0]):
+        raise NotImplementedError("the Dropout node %r drops at random: no two runs of the file are alike" % node.name)
+    return [given[0], np.ones(given[0].shape, dtype=bool)]
+
+
+def constant(node, given, opset):
+    value = next(iter(node.attributes.values()))
+    return wide(value[0] if isinstance(value, tuple) else np.array(value))
+
+
+KINDS = {
+    "Conv": conv, "Gemm": gemm, "MaxPool": pool, "AveragePool": pool, "Flatten": flatten, "Reshape": reshape,
+    "ReduceMean": reduce, "ReduceSum": reduce, "ReduceL2": reduce, "Clip": clip, "Expand": expand,
+    "Unsqueeze": unsqueeze, "Dropout": drop, "Constant": constant,
+    "MatMul": lambda node, given, opset: given[0] @ given[1],
+    "Add": lambda node, given, opset: given[0] + given[1],
+    "Sub": lambda node, given, opset: given[0] - given[1],
+    "Mul": lambda node, given, opset: given[0] * given[1],
+    "Div": lambda node, given, opset: given[0] / given[1],
+    "Pow": lambda node, given, opset: given[0] ** given[1],
+    "Sigmoid": lambda node, given, opset: 1 / (1 + np.exp(-given[0])),
+    "Sqrt": lambda node, given, opset: np.sqrt(given[0]),
+    "Relu": lambda node, given, opset: np.maximum(given[0], 0),
+    "Identity": lambda node, given, opset: given[0],
+    "Cast": lambda node, given, opset: given[0],  # all arithmetic is float64 here
+    "Transpose": lambda node, given, opset: given[0].transpose(node.get("perm")),
+    "Concat": lambda node, given, opset: np.concatenate(given, axis=node.get("axis", 1)),
+    "Squeeze": lambda node, given, opset: given[0].squeeze(axes_of(node, given) or None),
+    "Shape": lambda node, given, opset: np.array(given[0].shape[slice(node.get("start", 0), node.get("end"))]),
+    "Gather": lambda node, given, opset: np.take(given[0], given[1].astype(np.int64), axis=node.get("axis", 0)),
+    "GlobalAveragePool": lambda node, given, opset: given[0].mean(axis=tuple(range(2, given[0].ndim)), keepdims=True),
+}  # fmt: skip

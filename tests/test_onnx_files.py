@@ -1,0 +1,220 @@
+"""Existing ONNX files (network.file): the oracle of each opset, plays on onnxruntime, and files that are no good."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch_cells import BACKENDS, Cell, cases_of, read_cell
+
+from bncheck.environments import Ready, prepare
+from bncheck.inputs import make_inputs
+from bncheck.plan import write_cases
+from bncheck.scenario import Case
+from bncheck.scenario_file import SHIPPED
+from bncheck.targets import Target
+from bncheck.worker import onnx_file, onnx_oracle
+from bncheck.workers import Job, Limits, play
+
+GENERATOR = Path(__file__).with_name("onnx_files.py")
+# File: (words of onnxruntime's answer, words of the oracle's); () = it plays the file.
+BAD: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "truncated": (("raised", "truncated.onnx", "truncated"),) * 2,
+    "corrupt": (("raised", "corrupt.onnx", "damaged"),) * 2,
+    "text": (("raised", "text.onnx"),) * 2,
+    "empty": (("raised", "empty.onnx is empty"),) * 2,
+    "huge": (("raised", "2147483649 bytes", "at most 2147483647", "external data"),) * 2,
+    "climbs-out": (("raised", "the weight w lies in '../elsewhere.bin'", "no file beside the model"),) * 2,
+    "no-batch-norm": (("unsupported", "no BatchNormalization node, only Conv, Flatten, Gemm"),) * 2,
+    "fixed-shape": (("raised", "the shape [1, 2, 8, 8]", "say --set input.shape=[1, 2, 8, 8]"),) * 2,
+    "opset999": (
+        ("raised", "onnxruntime refuses the file", "999"),
+        ("unsupported", "declares opset 999", "from opset 7 to 28"),
+    ),
+    "opset6": (("unsupported", "onnxruntime has no kernel", "BatchNormalization(6)"), ("unsupported", "opset 6")),
+    "three-outputs-opset9": (
+        ("raised", "onnxruntime refuses the file"),
+        ("raised", "features.bn has 3 outputs; BatchNormalization of opset 9 has 1 or 5"),
+    ),
+    "training-one-output": (
+        ("raised", "onnxruntime refuses the file", "should be 3 when Training_mode = True"),
+        ("raised", "features.bn has 1 outputs", "opset 15 with training_mode = 1 has 3"),
+    ),
+    "opset9-mixed": (
+        ("raised", "onnxruntime refuses the file"),
+        ("raised", "the input mean is float32 and X is float16", "opset 9 has one type for both"),
+    ),
+    "float16-opset14-mixed": (
+        ("raised", "onnxruntime refuses the file"),
+        ("raised", "the input scale is float32 and X is float16", "opset 14 has one type for both"),
+    ),
+    "other-operator": ((), ("unsupported", "no operator Softplus (node 'extra')")),
+    "dropout-training": ((), ("unsupported", "the Dropout node 'drop' drops at random")),
+}
+GOOD = ("opset7", "opset9", "opset9-training", "opset14", "opset14-training", "opset15", "opset15-training", "opset22",
+        "dropout-eval", "nan-variance", "negative-variance", "far-mean", "float16-opset15")  # fmt: skip
+
+
+def python_of(backend: str) -> Path:
+    answer = prepare([Target(backend)], BACKENDS)[Target(backend)]
+    if not isinstance(answer, Ready):
+        pytest.skip(f"{backend}: {answer.reason}. Remedy: {answer.remedy}")
+    return answer.python
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    subprocess.run([python_of("onnxruntime"), str(GENERATOR), str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cases(files: Path) -> dict[str, Case]:
+    (case,) = cases_of("onnx-file").values()
+    return {
+        name: replace(case, name=name, network=replace(case.network, file=str(files / f"{name}.onnx")))
+        for name in (*BAD, *GOOD, "gone")
+    }
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory, cases: dict[str, Case]) -> dict[tuple[str, str], Cell]:
+    folder, backends = tmp_path_factory.mktemp("run"), ("onnxruntime", "reference")
+    write_cases(folder, list(cases.values()), backends)
+    ids = tuple(case.id for case in cases.values())
+    jobs = [
+        Job(name, folder / "cells" / name, python_of(name), BACKENDS[name].path, "", "cpu", ids, Limits(60.0))
+        for name in backends
+    ]
+    assert not play(jobs, 1, lambda progress: None)
+    return {(job.target, case.name): read_cell(job.folder / case.id) for job in jobs for case in cases.values()}
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "reference"])
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_one_marked_cell_with_a_sentence(
+    cells: dict[tuple[str, str], Cell], target: str, name: str
+) -> None:
+    words = BAD[name][target == "reference"]
+    cell = cells[target, name]
+    if not words:
+        assert cell.result.outcome == "ok", cell.errors
+        return
+    assert cell.result.outcome == words[0], cell.result.error
+    for word in words[1:]:
+        assert word in cell.result.error
+    assert "\n" not in cell.result.error.strip()
+    assert "Traceback" not in cell.result.error
+
+
+def test_a_file_that_is_not_there(cells: dict[tuple[str, str], Cell]) -> None:
+    assert "there is no file" in cells["reference", "gone"].result.error
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_onnxruntime_and_the_oracle_play_the_same(cells: dict[tuple[str, str], Cell], name: str) -> None:
+    ours, theirs = cells["reference", name], cells["onnxruntime", name]
+    assert ours.result.outcome == theirs.result.outcome == "ok", (ours.errors, theirs.errors)
+    assert set(ours.arrays) == set(theirs.arrays)
+    loose = {"float16-opset15": 2e-2, "far-mean": 0.2}.get(name, 2e-5)
+    for key in ours.arrays:
+        if key not in ("event_seconds",) and not key.endswith(("used_mean", "used_invstd", "used_residual")):
+            np.testing.assert_allclose(theirs.arrays[key], ours.arrays[key], rtol=loose, atol=loose, err_msg=key)
+
+
+def by_hand(case: Case, files: Path, *, trains: tuple[bool, ...]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Outputs of BatchNormalization and the final statistics, written out for the one file there is, in float64."""
+    numbers = np.arange(3 * 2 * 3 * 3)
+    weight = ((numbers * 7) % 61 - 30).reshape(3, 2, 3, 3) / 16.0
+    mean, var = np.array([0.125, 0.25, -0.5]), np.array([1.0, 2.0, 0.25])
+    keep, eps = float(np.float32(0.9)), float(np.float32(1e-3))
+    found = []
+    for event, training in zip(case.events, trains, strict=True):
+        x = make_inputs(case)["x/main"][event.batch].astype(np.float64)
+        patches = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))
+        y = np.einsum("nchwij,ocij->nohw", patches, weight)
+        used = (mean, var)
+        if training:
+            used = y.mean(axis=(0, 2, 3)), y.var(axis=(0, 2, 3))
+            mean, var = keep * mean + (1 - keep) * used[0], keep * var + (1 - keep) * used[1]
+        found.append((y - used[0][:, None, None]) / np.sqrt(used[1] + eps)[:, None, None])
+    return found, mean, var
+
+
+@pytest.mark.parametrize("opset", ["opset9", "opset14", "opset15"])
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_oracle_is_the_text_of_the_opset(
+    cells: dict[tuple[str, str], Cell], cases: dict[str, Case], files: Path, opset: str, trained: bool
+) -> None:
+    """forward takes the file's mode, eval_forward and train_forward their own; running = 0.9 · old + 0.1 · batch."""
+    name = f"{opset}-training" if trained else opset
+    case, arrays = cases[name], cells["reference", name].arrays
+    assert [event.op for event in case.events] == ["forward", "eval_forward", *["train_forward"] * 3, "eval_forward"]
+    normalised, mean, var = by_hand(case, files, trains=(trained, False, True, True, True, False))
+    np.testing.assert_allclose(arrays["features.bn/running_mean"][-1], mean, rtol=1e-12)
+    np.testing.assert_allclose(arrays["features.bn/running_var"][-1], var, rtol=1e-12)
+    gamma, beta = np.array([1.0, 2.0, 0.5]), np.array([0.0, 1.0, -1.0])
+    linear = ((np.arange(12) * 11) % 61 - 30).reshape(4, 3) / 16.0
+    bias = ((np.arange(4) * 5) % 61 - 30) / 16.0
+    for event, hat in enumerate(normalised):
+        y = np.maximum(hat * gamma[:, None, None] + beta[:, None, None], 0).mean(axis=(2, 3)) @ linear.T + bias
+        np.testing.assert_allclose(arrays[f"output/{event}"], y, rtol=1e-10, atol=1e-12)
+
+
+def test_what_the_file_declares_is_noted(cells: dict[tuple[str, str], Cell]) -> None:
+    for target in ("onnxruntime", "reference"):
+        facts = cells[target, "opset14-training"].result.notes["cell"]["file"]
+        assert (facts["opset"], facts["producer"], facts["dtype"]) == (14, "bncheck", "float32")
+        assert facts["nodes"]["BatchNormalization"] == 1
+        (norm,) = facts["batch_norms"]
+        assert (norm["name"], norm["training"], norm["outputs"]) == ("features/bn", True, 3)
+        assert norm["eps"] == pytest.approx(1e-3)
+    dropouts = cells["onnxruntime", "dropout-training"].result.notes["cell"]["file"]["dropouts"]
+    assert dropouts == [{"name": "drop", "training": True}]
+
+
+def test_optimised_and_without_optional_outputs(cells: dict[tuple[str, str], Cell]) -> None:
+    plays = cells["onnxruntime", "opset15"].result.notes["cell"]["file"]["plays"]
+    assert [play["mode"] for play in plays] == ["as_is", "eval", "train", "train", "train", "eval"]
+    assert all(0 <= play[key] < 1e-4 for play in plays for key in ("optimised", "unused", "optimised_unused"))
+    assert all("optimised_statistics" in play for play in plays if play["mode"] == "train")
+    far = cells["onnxruntime", "far-mean"].result.notes["cell"]["file"]["plays"]
+    assert far[0]["optimised"] > 1e-3, "folding takes the far mean out before it costs digits"
+    assert far[0]["unused"] == 0.0
+
+
+def test_a_negative_variance_is_nan_in_both(cells: dict[tuple[str, str], Cell]) -> None:
+    for target in ("onnxruntime", "reference"):
+        bad = cells[target, "negative-variance"].arrays["features.bn/output_bad"]
+        assert bad[0] == bad[1] == 4 * 4 * 4, "one of three channels, as it is and in eval"
+        assert bad[2] == 0, "training takes the batch's variance"
+
+
+def test_shipped_files_are_those_the_generator_writes(files: Path) -> None:
+    shipped = sorted((SHIPPED[1] / "models").glob("*.onnx"))
+    assert len(shipped) == 8
+    for path in shipped:
+        assert path.read_bytes() == (files / path.name).read_bytes(), path.name
+
+
+def test_no_damage_to_a_file_is_more_than_a_sentence(files: Path) -> None:
+    """One byte changed, or the end cut off, at 3,000 places: a graph, or one of the two errors that carry a reason."""
+    good = (files / "opset9-training.onnx").read_bytes()
+    path, random = files / "damaged.bin", np.random.default_rng(0)
+    outcomes = set()
+    for place in random.integers(0, len(good), 3000):
+        data = bytearray(good)
+        data[place] = random.integers(0, 256)
+        path.write_bytes(data[: random.integers(1, len(data) + 1)] if place % 3 == 0 else data)
+        try:
+            model = onnx_oracle.model_of(onnx_file, str(path))
+            outcomes.add(type(model).__name__)
+        except (onnx_file.FileError, NotImplementedError) as error:
+            assert str(error)
+            outcomes.add(type(error).__name__)
+    assert outcomes == {"Model", "FileError", "NotImplementedError"}

@@ -1,0 +1,79 @@
+"""What hangs on the buffers of a layer, from a real run: counted, drawn, and as DOT text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch_cells import Cell, cases_of, play_cells
+
+from bncheck.report import graph
+from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
+from bncheck.worker import torch_graph
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Cell], Results]:
+    folder = tmp_path_factory.mktemp("run")
+    cases = [case for case in cases_of("custom-graph").values() if case.name in ("good--fb", "leaky--fb")]
+    cells = play_cells(folder, cases)
+    described = tuple(
+        CaseResult(case.name, case.label, {}, tuple(event.op for event in case.events), steps=case.steps)
+        for case in cases
+    )
+    results = Results(
+        "0", "", "", (TargetResult("torch", "torch", "torch"),), (ScenarioResult("custom-graph", cases=described),),
+        tuple(CellResult("custom-graph", case.name, "torch", "torch", "ok") for case in cases),
+    )  # fmt: skip
+    return folder, cells, results
+
+
+def test_nodes_are_listed_step_by_step_and_drawn_where_there_are_any(
+    played: tuple[Path, dict[str, Cell], Results],
+) -> None:
+    folder, cells, results = played
+    written = graph.render(results, folder)
+    assert [path.name for path in written] == ["graph.csv", "custom-graph--leaky--fb--graph.svg",
+                                               "custom-graph--leaky--fb--graph.png"]  # fmt: skip
+    header, *lines = written[0].read_text().splitlines()
+    assert header == "scenario,case,target,layer,step,nodes,bytes"
+    leaky = [line.split(",") for line in lines if ",leaky--fb," in line]
+    assert [int(row[4]) for row in leaky] == list(range(14)), "the start, twelve repeats, and the picture's own event"
+    nodes = cells["leaky--fb"].arrays["bn/graph_nodes"]
+    assert [float(row[5]) for row in leaky] == [*nodes[:-1:2].tolist(), nodes[-1]]
+    assert {line.split(",")[5] for line in lines if ",good--fb," in line} == {"0.0"}
+    assert "autograd nodes behind the buffers" in written[1].read_text()
+
+
+def test_the_graph_as_dot_text_has_every_node_once(played: tuple[Path, dict[str, Cell], Results]) -> None:
+    _, cells, _ = played
+    assert cells["good--fb"].result.artifacts == ()
+    assert cells["leaky--fb"].result.artifacts == ("graph-bn-1.dot",)
+    text = (cells["leaky--fb"].folder / "graph-bn-1.dot").read_text()
+    assert text.startswith('digraph "behind the buffers of bn" {')
+    labels = re.findall(r"^  (n\d+) \[label = \"(.*)\"\];$", text, re.MULTILINE)
+    assert len(labels) == len(dict(labels)) == int(cells["leaky--fb"].arrays["bn/graph_nodes"][-1])
+    assert "AccumulateGrad\\nconv.weight" in dict(labels).values()
+    edges = re.findall(r"^  \"?([\w]+)\"? -> (n\d+);$", text, re.MULTILINE)
+    assert {end for _, end in edges} == set(dict(labels))
+    assert {start for start, _ in edges} - set(dict(labels)) == {"running_mean", "running_var"}
+
+
+class Step:
+    """Stands for an autograd node: what the drawing reads of one."""
+
+    def __init__(self, *following: Step) -> None:
+        self.next_functions = tuple((each, 0) for each in following)
+
+
+def test_a_large_graph_is_cut_and_says_so() -> None:
+    node = Step()
+    for _ in range(torch_graph.MOST + 9):
+        node = Step(node)
+    text = torch_graph.dot('b"n', {"mean": node}, {})
+    assert text.count("[label = ") == torch_graph.MOST
+    assert f"cut after {torch_graph.MOST} nodes: 1 more edges" in text
+    assert 'digraph "behind the buffers of b\\"n"' in text
+    np.testing.assert_equal(text.count("{"), text.count("}"))
