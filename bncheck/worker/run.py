@@ -72,9 +72,9 @@ takes ``network.model`` ("/path/file.py:function"), called with the keywords ``n
 with ``FILES = True`` takes ``network.file``, the path of an ONNX file, as the network.
 ``REPLICAS``, ``COPIES`` and ``SHARES`` = True: it divides batches among ``network.replicas``, keeps a copy of the
 network (``network.copied``), and uses a layer once more where another is ``same_as`` it; its ``layers`` then also hold
-``bn@1`` (replica 1) or ``bn@copy``. A model with an attribute ``view`` lays the coming inputs out in memory as that says:
-permuted (axes 1 and last stored swapped), strided (every second value along the last axis) or sliced (the middle of
-two channels more, along axis 1).
+``bn@1`` (replica 1) or ``bn@copy``. A model with an attribute ``view`` lays the coming inputs out in memory as that
+says: permuted (axes 1 and last stored swapped), strided (every second value along the last axis) or sliced (the
+middle of two channels more, along axis 1).
 """
 
 import faulthandler
