@@ -66,8 +66,8 @@ A backend with ``CUSTOM = True`` puts ``network.custom`` ("/path/file.py:Class")
 or is an oracle that ignores it; its state may then hold ``graph_nodes`` and ``graph_bytes``. One with ``WHOLE = True``
 takes ``network.model`` ("/path/file.py:function"), called with the keywords ``network.arguments``, as the network.
 ``REPLICAS``, ``COPIES`` and ``SHARES`` = True: it divides batches among ``network.replicas``, keeps a copy of the
-network (``network.copied``), and uses a layer once more where another is ``same_as`` it; its ``layers`` then also hold ``bn@1``
-(replica 1) or ``bn@copy``. A model with an attribute ``view`` lays the coming inputs out in memory as that says:
+network (``network.copied``), and uses a layer once more where another is ``same_as`` it; its ``layers`` then also hold
+``bn@1`` (replica 1) or ``bn@copy``. A model with an attribute ``view`` lays the coming inputs out in memory as it says:
 permuted (axes 1 and last stored swapped), strided (every second value along the last axis) or sliced (the middle of
 two channels more, along axis 1).
 """
