@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from bncheck.convention import Convention
 
@@ -19,7 +19,37 @@ RULES = {
     "single_value": "never train with one value per channel (drop the last incomplete batch)",
     "single_value_state": "never train with one value per channel (drop the last incomplete batch)",
     "empty_batch": "never feed an empty batch in training",
+    "initial_mean": "set it where you train from scratch",
+    "initial_var": "set it where you train from scratch, and before any eval without training",
+    "initial_gamma": "initialise it yourself where you train from scratch; copied weights are not concerned",
+    "initial_beta": "initialise it yourself where you train from scratch; copied weights are not concerned",
 }
+
+
+def advise_paths(source: Mapping[str, Convention], goal: Mapping[str, Convention]) -> list[str]:
+    """Advice over all layer paths that both were measured on; what holds on some of them only names them."""
+    by_path = {path: advise(source[path], goal[path]) for path in source if path in goal}
+    found: dict[str, list[str]] = {}
+    for path, lines in by_path.items():
+        for line in lines:
+            found.setdefault(line, []).append(path)
+    everywhere = [line for line, paths in found.items() if len(paths) == len(by_path)]
+    return everywhere + [f"on {', '.join(paths)}: {line}" for line, paths in found.items() if line not in everywhere]
+
+
+def changes(source: Mapping[str, Convention], goal: Mapping[str, Convention]) -> int:
+    """How many rules differ between two targets on any path that both have: weight, eps, divisor and the others."""
+    names = ("default_batch_weight", "default_eps", "variance_divisor", *RULES)
+    return sum(any(differs(source[path], goal[path], name) for path in source if path in goal) for name in names)
+
+
+def differs(source: Convention, goal: Convention, facet: str) -> bool:
+    one, two = source.value(facet), goal.value(facet)
+    if one is None or two is None:
+        return False
+    if isinstance(one, (int, float)) and isinstance(two, (int, float)):
+        return abs(one - two) > 1e-3 * max(abs(one), abs(two))
+    return one != two
 
 
 def advise(source: Convention, goal: Convention) -> list[str]:
@@ -27,7 +57,7 @@ def advise(source: Convention, goal: Convention) -> list[str]:
     lines = [*weight_lines(source, goal), *eps_lines(source, goal), *divisor_lines(source, goal)]
     for facet, remedy in RULES.items():
         one, two = source.value(facet), goal.value(facet)
-        if one is not None and two is not None and one != two:
+        if differs(source, goal, facet):
             lines.append(f"{facet}: {source.target} {one}, {goal.target} {two}: {remedy}.")
     unknown = [name for name in ("variance_divisor", *RULES) if source.value(name) is None or goal.value(name) is None]
     if unknown:

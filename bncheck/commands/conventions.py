@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +14,13 @@ from bncheck.commands.options import playing_options
 @playing_options
 @click.option("--from", "source", metavar="TARGET", help="Porting: the framework you come from (with --to).")
 @click.option("--to", "goal", metavar="TARGET", help="Porting: the framework you go to (with --from).")
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the table, with porting advice from every target to every other, as one HTML page.",
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Print every facet with residuals and runners-up as CSV.")
 @click.option("--json", "as_json", is_flag=True, help="Print run.json instead of the table.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -26,6 +34,7 @@ def conventions_command(**options: Any) -> int:
     bncheck conventions
     bncheck conventions -t torch==1.13.1 -t torch
     bncheck conventions --from mxnet --to torch
+    bncheck conventions -t torch -t keras -t flax --html conventions.html
     """
     from bncheck.commands.gating import with_configuration
     from bncheck.commands.options import request_of
@@ -38,7 +47,12 @@ def conventions_command(**options: Any) -> int:
     if len(pair) == 1:
         raise UsageError("--from and --to go together.", "For example: bncheck conventions --from mxnet --to torch")
     if pair:
-        options["targets"] = options["targets"] or tuple(pair)
+        from bncheck.backend_file import find_backends
+        from bncheck.targets import parse_targets
+
+        # By the names that the run will use: torch@cpu is torch.
+        source, goal = (parse_targets([name], find_backends(options["backend_files"]))[0].name for name in pair)
+        options |= {"source": source, "goal": goal, "targets": (*options["targets"], source, goal)}
     else:
         options, _ = with_configuration(options)
     request = request_of(options, chosen=False, formats=("csv", "html"))
@@ -55,6 +69,10 @@ def show(run: Any, results: Any, options: dict[str, Any]) -> None:
     from bncheck.report import conventions as report
 
     report.write_csv(results, run)
+    if options["page"]:
+        from bncheck.report.conventions_page import write
+
+        write(options["page"], results, options["source"] or "", options["goal"] or "")
     if options["as_csv"]:
         click.echo(report.as_csv(results), nl=False)
     elif options["as_json"]:
@@ -71,17 +89,18 @@ def show(run: Any, results: Any, options: dict[str, Any]) -> None:
             for line in porting(results, options["source"], options["goal"]):
                 out.print(line, markup=False)
         out.print(f"\n report   {run / 'index.html'}\n table    {run / 'conventions.csv'}", markup=False)
+        if options["page"]:
+            out.print(f" page     {options['page']}", markup=False)
 
 
 def porting(results: Any, source: str, goal: str) -> list[str]:
-    """Advice from two measured targets, on the first path that both have."""
-    from bncheck.porting import advise
+    """Advice from two measured targets, over the layer paths that both have."""
+    from bncheck.porting import advise_paths
     from bncheck.report.conventions import by_target
 
     found = by_target(results)
     sides = [found.get(name, {}) for name in (source, goal)]
-    paths = [path for path in sides[0] if path in sides[1]]
-    if not paths:
+    lines = advise_paths(*sides)
+    if not lines:
         return [f"\nPorting from {source} to {goal}: nothing was measured on both."]
-    lines = advise(sides[0][paths[0]], sides[1][paths[0]])
     return [f"\nPorting from {source} to {goal}:", *(f"  {line}" for line in lines)]

@@ -62,6 +62,8 @@ def stays_put(rows: Rows, pairs: Sequence[Pair], kind: str, smallest: float) -> 
     """Whether some row of a kind would have shown a move, under every standing hypothesis, and showed none."""
     if smallest <= 0.0:
         return False
+    if kind == BACKWARD and has_no_backward(rows):
+        return True
     mine = rows.kinds == kind
     if not mine.any():
         return several_stay_put(rows, kind, smallest)
@@ -83,3 +85,9 @@ def several_stay_put(rows: Rows, kind: str, smallest: float) -> bool:
             if np.any(same_way & seen):
                 return True
     return False
+
+
+def has_no_backward(rows: Rows) -> bool:
+    """Whether the target plays forwards and no backward at all (onnxruntime): what it cannot play moves nothing."""
+    played = [(kind, s.status[t]) for s in rows.streams for t, kind in enumerate(s.kinds)]
+    return (FORWARD, "ok") in played and {word for kind, word in played if kind == BACKWARD} == {"unsupported"}

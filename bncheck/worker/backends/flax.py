@@ -5,6 +5,7 @@ arguments that compare by value, so cells of one network and shape share one com
 """
 
 import os
+import sys
 
 import numpy as np
 
@@ -64,12 +65,23 @@ def describe(variant, device):
     return found
 
 
+def keep_compiled():
+    """Let JAX keep what it compiles beside itself, where bncheck made this environment: same bits, half the time.
+
+    A cell is many small programs and little arithmetic; compiling them was 5 of 9 seconds of the default run."""
+    if os.path.exists(os.path.join(sys.prefix, "bncheck-env.json")):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(sys.prefix, "jax-cache"))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
 def start_jax(device):
     """Import JAX so that a CPU target never touches a GPU, and a GPU target does not reserve all of its memory."""
     if device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    keep_compiled()
     import jax
 
     return jax

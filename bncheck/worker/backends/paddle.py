@@ -254,6 +254,12 @@ class Model:
             if hasattr(block, "train"):
                 block.train() if training else block.eval()
 
+    def freeze(self, layer=None):
+        """stop_gradient: what Paddle calls freezing. The statistics move all the same."""
+        for block in [block for _, block in self.blocks] if layer is None else [self.norms[layer]]:
+            for parameter in block.parameters() if hasattr(block, "parameters") else ():
+                parameter.stop_gradient = True
+
     def flush(self):
         """Wait for the device; CPU kernels are synchronous."""
         if self.paddle.get_device() != "cpu":

@@ -26,6 +26,9 @@ DOCUMENTED = [
         "facets": {"default_batch_weight": 0.1, "default_eps": 1e-05},
     },
 ]
+# Values in one batch that are still interpreted: 8 x 3 x 32 x 32 take 1.8 s, a hundred forwards of them longer than a
+# cell may run.
+INTERPRETED = 8192
 WORD = "momentum"  # tinygrad's momentum is the weight of the new batch
 WORDS = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -134,6 +137,11 @@ class Model:
         return np.array((tensor.cast("float32") if tensor.dtype == self.tinygrad.dtypes.bfloat16 else tensor).numpy())
 
     def forward(self, x, mode):
+        if x.size > INTERPRETED and self.tinygrad.Device.DEFAULT == "PYTHON":
+            raise NotImplementedError(
+                "tinygrad interprets its kernels in Python here, which takes seconds for %d values: "
+                "install clang and name tinygrad[clang]" % x.size
+            )
         data = self.tensor(x)
         if mode != "as_is":
             self.set_mode(mode != "eval")
