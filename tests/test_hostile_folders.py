@@ -52,6 +52,22 @@ def invoke(*arguments: str) -> tuple[int, str]:
     return code, told.getvalue()
 
 
+def test_what_never_ends_is_not_read(edited: Callable[[], Path], run: Path) -> None:
+    """A device that has no end, and a pipe that nobody writes to, in the place of every file in turn."""
+    names = [path.relative_to(run) for path in files(run) if path.suffix in (".json", ".npz", ".toml")]
+    some = {path.suffix + path.parent.name: path for path in names}.values()
+    for k, name in enumerate(some):
+        folder = edited()
+        (folder / name).unlink()
+        (folder / name).symlink_to("/dev/zero")
+        survive(folder, run, (COMMANDS[k % 2 * 4],))
+    folder = edited()
+    (folder / "run.json").unlink()
+    os.mkfifo(folder / "run.json")
+    (told,) = survive(folder, run, COMMANDS[:1])
+    assert "is no regular file" in told
+
+
 def everything(folder: Path) -> dict[str, bytes]:
     """Every file below a folder that no command was told to write to."""
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
@@ -162,13 +178,12 @@ def mutate(folder: Path, seed: int) -> str:
     return f"{seed}: {kind} {name}"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**31))
 def test_one_edit_anywhere_ends_in_a_report_or_a_sentence(seed: int, edited: Callable[[], Path], run: Path) -> None:
     folder = edited()
-    what = mutate(folder, seed)
-    print(what)
-    survive(folder, run)
+    print(mutate(folder, seed))
+    survive(folder, run, tuple(random.Random(seed).sample(COMMANDS, 2)))
 
 
 @pytest.mark.slow
@@ -189,7 +204,7 @@ def traces(folder: Path) -> list[Path]:
 
 
 def bomb(folder: Path) -> None:
-    """An archive of a few kB that declares and holds 4 GB of zeros."""
+    """An archive of 80 kB that declares 4 GB and holds 80 MB of zeros."""
     head = np.lib.format.magic(1, 0)
     text = b"{'descr': '<f8', 'fortran_order': False, 'shape': (100, 5000000), }".ljust(117) + b"\n"
     for path in traces(folder):
@@ -198,7 +213,7 @@ def bomb(folder: Path) -> None:
             archive.open("bn/running_mean.npy", "w", force_zip64=True) as entry,
         ):
             entry.write(head + len(text).to_bytes(2, "little") + text)
-            for _ in range(64):
+            for _ in range(8):
                 entry.write(bytes(2**20 * 10))
 
 
@@ -222,7 +237,7 @@ def pickles(folder: Path) -> None:
 
 
 def many(folder: Path) -> None:
-    for path in traces(folder):
+    for path in traces(folder)[:1]:
         with zipfile.ZipFile(path, "w") as archive:
             for k in range(70_000):
                 archive.writestr(f"{k}.npy", b"")
@@ -268,7 +283,7 @@ def test_a_named_attack_harms_nothing(
     folder = edited()
     attack(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    survive(folder, run)
+    survive(folder, run, COMMANDS[::4] if attack is many else COMMANDS)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     assert grown < 1500, f"{grown} MiB"
     assert not (tmp_path / "beside" / "pwned").exists()
