@@ -71,10 +71,11 @@ def point_latest(parent: Path, folder: Path) -> None:
 
 
 def find_run(text: str | Path, parent: Path = Path("reports")) -> Path:
-    """The run folder a user means: a path, or ``latest``. RunFolderError when there is none."""
+    """The run folder a user means: a path, ``latest``, or the name of one below reports/. RunFolderError when there
+    is none."""
     path = Path(text)
-    if str(text) == "latest":
-        path = parent / "latest"
+    if str(text) == "latest" or (path.name == str(text) and not path.exists() and (parent / path).is_dir()):
+        path = parent / path
     if path.is_file() and path.name == "latest":
         path = path.parent / check_slug(read_bounded(path, 1000).decode(errors="replace").strip())
     if path.name == "run.json":
