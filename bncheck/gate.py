@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bncheck.baseline import Entry, by_place, gone, judge
+from bncheck.bounded import read_bounded
 from bncheck.charge import Charge, charges, plain_names
 from bncheck.errors import RunFolderError
 from bncheck.waiver import Waiver, expired, unneeded, waive
@@ -137,7 +138,7 @@ def read_verdict(run: Path, results: Results) -> Verdict:
     if not path.exists():
         return hold(results, Rules(), date.today())
     try:
-        raw = path.read_bytes() if path.stat().st_size < LARGEST else b""
+        raw = read_bounded(path, LARGEST)
         return TypeAdapter(Verdict).validate_json(raw)
     except (OSError, ValidationError) as error:
         raise RunFolderError(f"{path} is damaged or was edited", "delete it, or run again") from error

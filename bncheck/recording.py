@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bncheck.bounded import read_bounded
 from bncheck.errors import RunFolderError
 from bncheck.trace import Array, EventRecord, Trace
 
@@ -72,7 +73,7 @@ def open_archive(path: Path) -> Archive | None:
     try:
         if path.stat().st_size > MAX_ARCHIVE:
             raise RunFolderError(f"{path} is larger than {MAX_ARCHIVE >> 20} MiB, more than bncheck reads")
-        return Archive(path, path.read_bytes())
+        return Archive(path, read_bounded(path, MAX_ARCHIVE))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -191,7 +192,7 @@ def read_result(path: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > MAX_RESULT_JSON:
             raise RunFolderError(f"{path} is larger than {MAX_RESULT_JSON >> 20} MiB, more than bncheck reads")
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_bounded(path, MAX_RESULT_JSON))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

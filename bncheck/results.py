@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
+from bncheck.bounded import read_bounded
 from bncheck.convention import Convention
 from bncheck.errors import RunFolderError
 from bncheck.evidence import Drift
@@ -243,7 +244,7 @@ def read_results(run_folder: Path) -> Results:
         size = path.stat().st_size
         if size > MAX_RUN_JSON:
             raise RunFolderError(f"{path} has {size} bytes, which no run of bncheck writes", "run it again")
-        raw = path.read_bytes()
+        raw = read_bounded(path, MAX_RUN_JSON)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunFolderError(
             f"{run_folder} is not a run folder: it has no run.json",

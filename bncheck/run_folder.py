@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bncheck.bounded import read_bounded
 from bncheck.errors import RunFolderError
 
 PROTOCOL = 1
@@ -70,12 +71,13 @@ def point_latest(parent: Path, folder: Path) -> None:
 
 
 def find_run(text: str | Path, parent: Path = Path("reports")) -> Path:
-    """The run folder a user means: a path, or ``latest``. RunFolderError when there is none."""
+    """The run folder a user means: a path, ``latest``, or the name of one below reports/. RunFolderError when there
+    is none."""
     path = Path(text)
-    if str(text) == "latest":
-        path = parent / "latest"
+    if str(text) == "latest" or (path.name == str(text) and not path.exists() and (parent / path).is_dir()):
+        path = parent / path
     if path.is_file() and path.name == "latest":
-        path = path.parent / check_slug(path.read_text(encoding="utf-8").strip())
+        path = path.parent / check_slug(read_bounded(path, 1000).decode(errors="replace").strip())
     if path.name == "run.json":
         path = path.parent
     if not path.is_dir():
@@ -112,7 +114,7 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise RunFolderError(f"{path} is {path.stat().st_size} bytes large: bncheck writes no such file.")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bounded(path, LARGEST_JSON))
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing.", "The run folder is incomplete.") from None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bncheck.bounded import read_bounded
 from bncheck.errors import ScenarioError, UsageError
 from bncheck.scenario import Case, Expect, Network, Scenario, Tolerance
 from bncheck.scenario_matrix import MOST_CASES, Axis, PathError, Point, fix_axis, points, read_axes, set_value
@@ -158,7 +159,7 @@ def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ScenarioError(f"{path} is {path.stat().st_size:,} bytes long; no scenario is", REMEDY)
-        return path.read_text(encoding="utf-8-sig")
+        return read_bounded(path, MOST_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise ScenarioError(f"there is no scenario file {path}", "bncheck list names the shipped ones") from None
     except UnicodeDecodeError as error:

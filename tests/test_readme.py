@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import example_report
 import pytest
+from example_report import EXAMPLE
 from readme_tables import README, conventions, fill
 
 TEXT = README.read_text(encoding="utf-8")
@@ -61,6 +63,16 @@ def test_the_first_example_prints_what_it_says(tmp_path: Path) -> None:
     environ = {**os.environ, "COLUMNS": "100"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environ)
     assert said(done.stdout) == said(block[2])
+
+
+def test_the_example_report_is_made_in_one_go(tmp_path: Path) -> None:
+    """Into a folder of the test: what is committed changes only when somebody asks for it."""
+    (tmp_path / "run").mkdir()
+    printed = example_report.make(tmp_path / "run", tmp_path / "example")
+    made = {str(path.relative_to(tmp_path / "example")) for path in (tmp_path / "example").rglob("*") if path.is_file()}
+    committed = {str(path.relative_to(EXAMPLE)) for path in EXAMPLE.rglob("*") if path.is_file()}
+    assert made == committed
+    assert "BN103 update-phase" in printed
 
 
 def commands() -> list[str]:

@@ -35,6 +35,16 @@ def test_the_newest_run_is_rendered_whole(tmp_path: Path) -> None:
     assert (tmp_path / "reports" / "one" / "plots" / "all-ones--forward.png").exists()
 
 
+def test_a_run_below_reports_is_found_by_its_name(tmp_path: Path) -> None:
+    literal_run.write_run(tmp_path / "reports" / "one")
+    done = bncheck("report", "one", "--format", "csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert " kit      bncheck repro one BN301" in done.stdout
+    literal_run.write_run(tmp_path / "elsewhere" / "two")
+    done = bncheck("report", "elsewhere/two", "--format", "csv", cwd=tmp_path)
+    assert " kit      bncheck repro elsewhere/two BN301" in done.stdout
+
+
 def test_one_format_writes_nothing_else(tmp_path: Path) -> None:
     literal_run.write_run(tmp_path / "run")
     done = bncheck("report", "run/run.json", "--format", "csv", "-q", cwd=tmp_path)

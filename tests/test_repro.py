@@ -9,7 +9,7 @@ import re
 import subprocess
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,9 +64,9 @@ class Written:
     script: Script
 
 
-def python_of(backend: str) -> Path:
+def python_of(backend: str, variant: str = "") -> Path:
     """A Python that has the framework; skips where there is none, with the reason."""
-    target = Target(backend)
+    target = Target(backend, variant)
     answer = prepare([target], find_backends())[target]
     if not isinstance(answer, Ready):
         pytest.skip(f"{backend}: {answer.reason}. Remedy: {answer.remedy}")
@@ -78,7 +78,9 @@ def scenes(run: Path) -> Iterator[Scene]:
     return (read_scene(run, found, each) for each in found.findings if each.case)
 
 
-def run_scripts(backend: str, scripts: dict[str, Script], folder: Path) -> dict[str, tuple[int | str, str]]:
+def run_scripts(
+    backend: str, scripts: dict[str, Script], folder: Path, variant: str = ""
+) -> dict[str, tuple[int | str, str]]:
     """Script name → (exit code or the error it died of, what it printed)."""
     paths = []
     for name, script in scripts.items():
@@ -89,19 +91,18 @@ def run_scripts(backend: str, scripts: dict[str, Script], folder: Path) -> dict[
         if script.beside:
             write_npz(str(place / f"{stem}.npz"), script.beside)
         paths.append(str(place / f"{stem}.py"))
-    done = subprocess.run(
-        [str(python_of(backend)), "-c", MANY], input=json.dumps(paths), capture_output=True, text=True, check=False
-    )
+    command = [str(python_of(backend, variant)), "-W", "ignore", "-c", MANY]
+    done = subprocess.run(command, input=json.dumps(paths), capture_output=True, text=True, check=False)
     assert "@@" in done.stdout, done.stderr
     return {Path(path).parent.name: tuple(value) for path, value in json.loads(done.stdout.split("@@")[1]).items()}
 
 
-def scripts_of(run: Path, backend: str) -> dict[str, Written]:
-    """A script per finding of the run that concerns this framework; one that cannot be written fails the test."""
+def scripts_of(run: Path, backend: str, variant: str = "") -> dict[str, Written]:
+    """A script per finding of the run that concerns this target; one that cannot be written fails the test."""
     found = {}
     for number, scene in enumerate(scenes(run)):
         for target in concerned(scene.finding, scene.played):
-            if target.backend == backend and not target.variant:
+            if (target.backend, target.variant) == (backend, variant):
                 subject, writer = subject_of(scene, target), writer_of(backend)
                 assert writer is not None
                 found[f"{number}-{scene.finding.code}"] = Written(
@@ -135,9 +136,59 @@ def test_every_script_prints_the_reports_figures(
 ) -> None:
     python_of(backend)
     run: Path = request.getfixturevalue("onnx_run" if backend == "onnxruntime" else "default_run")
-    written = scripts_of(run, backend)
-    assert len(written) >= least
-    played = run_scripts(backend, {name: each.script for name, each in written.items()}, tmp_path)
+    assert check_scripts(run, backend, "", tmp_path) >= least
+
+
+# Families that need events and networks which the default scenarios have not: every branch of the writers.
+ODD = ("reload", "frozen", "exact-input", "r0-tail", "recompute", "eval-one-sample", "custom-mistakes", "export-legacy",
+       "complex-batchnorm", "mode-toggles", "running-batchnorm")  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "least"), [("torch", 40), ("torch[onnx]", 40), ("mxnet", 10), ("onnxruntime", 5)])
+def test_every_script_of_odd_programs_prints_the_reports_figures(
+    target: str, least: int, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    backend, _, variant = target.rstrip("]").partition("[")
+    python_of(backend, variant)
+    run = played_once(tmp_path_factory, "odd-run", ODD)
+    assert check_scripts(run, backend, variant, tmp_path) >= least
+
+
+EVERYTHING = ("torch", "torch[onnx]", "torch[functional]", "torch[builtin]", "mxnet", "mxnet[raw]", "onnxruntime")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", EVERYTHING)
+def test_every_script_of_every_scenario_prints_the_reports_figures(
+    target: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    backend, _, variant = target.rstrip("]").partition("[")
+    python_of(backend, variant)
+    # Whole networks from a file of somebody's own have no script: the file is the script.
+    found = {path.stem: load_scenario(path).cases[0].network for path in find_scenarios()}
+    names = [name for name, network in found.items() if not (network.model or network.file)]
+    run = played_once(tmp_path_factory, "whole-run", names, EVERYTHING)
+    assert check_scripts(run, backend, variant, tmp_path) > 50
+
+
+def played_once(
+    factory: pytest.TempPathFactory, name: str, scenarios: Sequence[str], targets: Sequence[str] = EVERYTHING[:2]
+) -> Path:
+    """A run of these scenarios, played by the first test that needs it."""
+    folder, empty, lock = once(factory, name)
+    wanted = dict.fromkeys(("reference", *targets, "mxnet", "onnxruntime"))
+    try:
+        if empty:
+            play(folder, "run", *scenarios, *(word for target in wanted for word in ("-t", target)))
+    finally:
+        finish(folder, lock)
+    return folder
+
+
+def check_scripts(run: Path, backend: str, variant: str, folder: Path) -> int:
+    """Write and run the script of every finding; each must print the report's figures. Returns how many there are."""
+    written = scripts_of(run, backend, variant)
+    played = run_scripts(backend, {name: each.script for name, each in written.items()}, folder, variant)
     for name, each in written.items():
         code, printed = played[name]
         expected = 0 if each.subject.problem == "rounding" else 1
@@ -145,6 +196,7 @@ def test_every_script_prints_the_reports_figures(
         figures = reported(each.script.text)
         assert figures or each.subject.problem == "recorded"
         assert [figure for figure in figures if figure not in printed] == [], f"{name}\n{printed}"
+    return len(written)
 
 
 @pytest.mark.parametrize("backend", ["torch", "mxnet"])

@@ -82,12 +82,13 @@ def rules_of(options: dict[str, Any], configuration: Configuration) -> Rules:
 
 def read_baseline(path: Path) -> tuple[Entry, ...]:
     from bncheck.baseline import LARGEST, parse
+    from bncheck.bounded import read_bounded
     from bncheck.errors import BaselineError
 
     try:
         if path.stat().st_size > LARGEST:
             raise BaselineError(f"{path} is {path.stat().st_size:,} bytes long; no baseline is.", "name another file")
-        return parse(path.read_text(encoding="utf-8"), str(path))
+        return parse(read_bounded(path, LARGEST).decode("utf-8"), str(path))
     except FileNotFoundError:
         raise BaselineError(
             f"There is no baseline {path}.",

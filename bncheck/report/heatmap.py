@@ -74,8 +74,9 @@ def draw(results: Results) -> Figure:
 
 
 def label(found: Standing) -> str:
-    """``≠ convention 0.90099``: the mark, the word, and the mean difference where there is one."""
+    """``≠ convention 0.90099``: the mark, the word, and the mean difference where that is what tells."""
     word = "NaN" if found.word == "nonfinite" else found.word
     off = found.drift
-    size = f"\n{clean(off.quantity)} {number(off.mean_abs)}" if off and off.mean_abs == off.mean_abs else ""
+    told = off is not None and off.verdict == "differs"
+    size = f"\n{clean(off.quantity)} {number(off.mean_abs)}" if off is not None and told else ""
     return f"{found.mark} {word}{size}"

@@ -77,8 +77,11 @@ def standings(verdict: Verdict, findings: Sequence[Finding]) -> list[tuple[str, 
 
 
 def said(standing: str, note: str, count: int, of: int) -> str:
-    words = {"fails": note or "fails", "waived": f"waived {note}", "known": "known from the baseline"}[standing]
-    return words + (f" in {count} of {of} cases" if of > 1 else "")
+    """``known from the baseline``, ``waived in 2 of 6 cases until 2027-01-31: …``, ``new in 1 of 6 cases``."""
+    where = f" in {count} of {of} cases" if count < of else ""
+    if standing == "waived":
+        return f"waived{where} {note}"
+    return (note or "fails" if standing == "fails" else "known from the baseline") + where
 
 
 def key_of_finding(finding: Finding) -> tuple[object, ...]:

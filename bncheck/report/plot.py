@@ -23,6 +23,7 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
 from bncheck.compare import TOLERANCES
+from bncheck.finding import KINDS
 from bncheck.report.curves import DRAWN, CaseCurves, Curve, case_curves, difference, onset
 from bncheck.report.gallery import Gallery
 from bncheck.report.overview import standing
@@ -243,6 +244,9 @@ def mark_onsets(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, i
     across = axes.get_xaxis_transform()
     found = [(curve, start) for curve in shown.curves
              if quantity in curve.measured and (start := onset(curve.measured[quantity])) is not None]  # fmt: skip
+    # Room above the curves for the words.
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top + 0.1 * len(found) * (top - bottom))
     for row, (curve, start) in enumerate(found):
         colour, height = colour_of(looks.get(curve.target)), 0.96 - 0.085 * row
         axes.plot([start, start], [0, 1], color=colour, linewidth=0.9, linestyle=(0, (3, 2)), transform=across)
@@ -301,7 +305,7 @@ def verdict_line(results: Results, shown: CaseCurves) -> str:
     """The gravest finding of the case in one line, or that everything agrees."""
     found = [f for f in results.findings_at.get((shown.scenario.name, shown.case.name), ()) if f.kind != "rounding"]
     if found:
-        first = max(found, key=lambda item: item.explained or 0.0)
+        first = min(found, key=lambda item: (KINDS.index(item.kind), -(item.explained or 0.0)))
         explained = "" if first.explained is None else f" (explains {share(first.explained)} of the drift)"
         return f"{first.code} {first.cause}{explained}: {first.title}"
     words_of = [standing(results, shown.scenario.name, shown.case.name, curve.target) for curve in shown.curves]

@@ -10,6 +10,7 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
+from bncheck.bounded import read_bounded
 from bncheck.errors import BncheckError, RunFolderError, UsageError
 from bncheck.finding import Finding
 from bncheck.recording import cell_folder, open_archive, trace_of
@@ -184,7 +185,7 @@ def source_text(path: Path) -> str:
     try:
         if path.suffix != ".py" or path.stat().st_size > MAX_SOURCE:
             return ""
-        return path.read_text(encoding="utf-8")
+        return read_bounded(path, MAX_SOURCE).decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,5 +199,8 @@ def footer(run_folder: Path, found: list[Theme], seconds: float | None) -> list[
     if page.exists():
         lines.append(Text(f" report   {page}", no_wrap=True, overflow="fold"))
     if found:
-        lines.append(Text(f" kit      bncheck repro {run_folder.name} {clean(found[0].first.code)}", overflow="fold"))
+        # A run below reports/ is found by its name alone.
+        named = run_folder.name if run_folder.parent.name == "reports" else str(run_folder)
+        command = f"bncheck repro {shlex.quote(named)} {clean(found[0].first.code)}"
+        lines.append(Text(f" kit      {command}", overflow="fold"))
     return lines

@@ -28,10 +28,8 @@ def imports(subject: Subject) -> list[str]:
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     network = subject.case.network
-    if network.file or network.returns or network.custom:
-        raise CannotWriteError(
-            "networks from a file, with layers of your own, or that return an inner layer have no mxnet script yet"
-        )
+    if network.file or network.custom:
+        raise CannotWriteError("networks from a file or with layers of your own have no mxnet script yet")
     names: list[str] = []
     lines: list[str] = context(subject)
     for layer in network.layers:
@@ -43,18 +41,32 @@ def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
         lines += [f"{name}.hybridize()"] if subject.target.variant == "hybrid" else []
     if subject.target.variant == "raw":
         return [*lines, *operator(subject, names)]
+    if as_it_is(subject):
+        lines.append("training = False  # the mode that a forward keeps to")
     if len(names) == 1:
         return [*lines, f"net = {names[0]}"]
+    keep = (
+        [f"        if layer is {identifier(network.returns)}:", '            inner["out"] = x']
+        if network.returns
+        else []
+    )
     return [
         *lines,
+        *(["inner = {}  # what the layer gives that an eval forward is read at"] if network.returns else []),
         "",
         "",
         "def net(x):",
         f"    for layer in ({', '.join(names)}):",
         "        x = layer(x)",
+        *keep,
         "    return x",
         "",
     ]
+
+
+def as_it_is(subject: Subject) -> bool:
+    """True where a forward takes the mode that an earlier event left."""
+    return any(event.op == "forward" for event in subject.case.events)
 
 
 def context(subject: Subject) -> list[str]:
@@ -135,6 +147,8 @@ def before_look(subject: Subject) -> list[str]:
 
 
 def held(subject: Subject) -> dict[str, str]:
+    if not subject.layer:
+        return {}
     bn = identifier(subject.layer)
     return {what: f"{bn}.{what}.data().asnumpy()" for what in ("running_mean", "running_var", "gamma", "beta")}
 
@@ -149,19 +163,28 @@ def array(subject: Subject, text: str) -> str:
 
 
 def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> list[str]:
+    left = as_it_is(subject)
     if step.op == "eval_forward":
-        return [f"out = net({array(subject, x)})  # outside record(): inference", *output(subject, step, when, "out")]
+        seen = 'inner["out"]' if subject.case.network.returns else "out"
+        lines = [f"out = net({array(subject, x)})  # outside record(): inference"]
+        return [*lines, *(["training = False"] if left else []), *output(subject, step, when, seen)]
     if step.op == "no_grad_forward":
-        return ["with mx.autograd.pause(train_mode=True):", f"    out = net({array(subject, x)})",
-                *output(subject, step, when, "out")]  # fmt: skip
+        return [*(["training = True"] if left else []), "with mx.autograd.pause(train_mode=True):",
+                f"    out = net({array(subject, x)})", *output(subject, step, when, "out")]  # fmt: skip
     if step.op in RECORDING:
-        if step.op == "forward":
-            raise CannotWriteError("a forward in the mode as it is has no mxnet script yet")
-        lines = [f"x = {array(subject, x)}", "x.attach_grad()", "with mx.autograd.record():", "    y = net(x)"]
-        lines.append("y.wait_to_read()  # an error of this forward is raised here") if step.guarded else None
+        mode = "train_mode=training" if step.op == "forward" else ""
+        lines = [f"x = {array(subject, x)}", "x.attach_grad()", f"with mx.autograd.record({mode}):", "    y = net(x)"]
+        if left and step.op != "forward":
+            lines.append("training = True")
+        if step.guarded:
+            lines.append("y.wait_to_read()  # an error of this forward is raised here")
         if step.tape in ("first", "next"):
             lines.append("ys = [y]" if step.tape == "first" else "ys.append(y)")
         return lines + output(subject, step, when, "y")
+    if step.op == "set_mode" and "layer" not in step.arguments:
+        return (
+            [f"training = {bool(step.arguments.get('training'))}"] if left else ["pass  # every forward sets its mode"]
+        )
     if step.op == "backward":
         return backward(subject, step, dys, when)
     if step.op == "flush":
@@ -184,7 +207,7 @@ def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[st
         each = ", ".join(grad or f"mx.nd.ones_like(ys[{k}])" for k, grad in enumerate(grads))
         lines = [f"mx.autograd.backward(ys, [{each}]{keep})"]
     lines += ["mx.nd.waitall()"] if step.guarded else []
-    bn = identifier(subject.layer)
+    bn = identifier(subject.layer) if subject.layer else "bn"
     for name, what in (("grad_gamma", "gamma"), ("grad_beta", "beta")):
         if name in step.watched:
             lines.append(f'see("{name}", {when}, {bn}.{what}.grad().asnumpy())')

@@ -30,10 +30,8 @@ def imports(subject: Subject) -> list[str]:
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     network = subject.case.network
-    if network.file or network.returns or network.custom:
-        raise CannotWriteError(
-            "networks from a file, with layers of your own, or that return an inner layer have no ONNX script yet"
-        )
+    if network.file or network.custom:
+        raise CannotWriteError("networks from a file or with layers of your own have no ONNX script yet")
     norms = [layer for layer in network.layers if layer.type == "batch_norm"]
     lines = ["held = {}  # ONNX layers have no state: the caller carries the statistics from one run to the next"]
     for layer in norms:
@@ -65,12 +63,15 @@ def session(subject: Subject, norms: list[Layer]) -> list[str]:
     kind = f"helper.np_dtype_to_tensor_dtype(np.dtype({subject.case.dtype!r}))"
     providers = '["CPUExecutionProvider"]' if subject.target.device == "cpu" else '["CUDAExecutionProvider"]'
     last, nodes = nodes_of(subject)
+    returned = next((f"{word(each)}/y" for each in subject.case.network.layers
+                     if each.name == subject.case.network.returns), last)  # fmt: skip
+    last = f'"{last}"' if returned == last else f'"{last}" if training else "{returned}"'
     news = [f"{word(layer)}/new_{what}" for layer in norms for what in ("running_mean", "running_var")]
     return [
         "", "", "def session(training):",
         '    """The network as an ONNX model; in training the new statistics are outputs too."""',
         "    nodes = [", *[f"        {node}," for node in nodes], "    ]",
-        f'    outputs = ["{last}"] + ({news} if training else [])',
+        f"    outputs = [{last}] + ({news} if training else [])",
         f"    info, kind = helper.make_tensor_value_info, {kind}",
         "    graph = helper.make_graph(",
         '        nodes, "net",',
@@ -141,6 +142,8 @@ def given(layer: Layer) -> dict[str, Any]:
 
 
 def held(subject: Subject) -> dict[str, str]:
+    if not subject.layer:
+        return {}
     bn = identifier(subject.layer)
     return {what: f'held["{bn}/{what}"]' for what in USUAL}
 

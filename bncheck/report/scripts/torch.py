@@ -16,12 +16,16 @@ from bncheck.trace import Array
 MODES = {"train_forward": "train", "no_grad_forward": "train", "checkpointed_forward": "train", "eval_forward": "eval"}
 KINDS = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}
 FLAT = ("flatten", "dense", "global_avg_pool")
-VARIANTS = ("", "builtin", "timed", "functional", "channels_last", "compile", "jit")
+VARIANTS = ("", "builtin", "timed", "functional", "channels_last", "compile", "jit", "onnx", "no_onednn")
+CALLED = ("channels_last", "compile", "jit")  # variants in which another function than the network itself is called
+CHECKPOINT_WORDS = {"counter": "num_batches_tracked", "gamma": "weight", "beta": "bias"}
+EXPORT_MODES = {"true": "TRAINING", "false": "EVAL", "training": "TRAINING", "eval": "EVAL", "preserve": "PRESERVE"}
 
 
 def requirements(target: TargetResult) -> list[str]:
     version = target.version.partition("+")[0]
-    return [f"torch=={version}" if VERSION.fullmatch(version) else "torch"]
+    more = ["onnx", "onnxscript", "onnxruntime"] if target.variant == "onnx" else []
+    return [f"torch=={version}" if VERSION.fullmatch(version) else "torch", *more]
 
 
 def imports(subject: Subject) -> list[str]:
@@ -29,6 +33,8 @@ def imports(subject: Subject) -> list[str]:
         raise CannotWriteError(f"there is no script for the variant {subject.target.variant!r} of torch yet")
     lines = ["# A CPU build is enough: take PyTorch's CPU wheel index where the default one offers CUDA builds only.",
              "import torch"]  # fmt: skip
+    if subject.target.variant == "no_onednn":
+        lines += ["import torch.backends.mkldnn", "", "torch.backends.mkldnn.set_flags(False)"]
     threads = subject.target.environment.get("threads")
     if isinstance(threads, int):
         lines += ["", f"torch.set_num_threads({threads})  # as in the run: more of them add in another order"]
@@ -36,20 +42,59 @@ def imports(subject: Subject) -> list[str]:
 
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
+    if subject.case.network.file:
+        raise CannotWriteError("networks from a file have no torch script yet")
+    lines = [*own_class(subject), *operator_class(subject), *build(subject, beside)]
+    return [*lines, f"net.{one_mode(subject)}()"] if one_mode(subject) else lines
+
+
+def build(subject: Subject, beside: dict[str, Array] | None) -> list[str]:
+    """The network with its initial values; without ``beside`` with PyTorch's own, to load a state into."""
     network = subject.case.network
-    if network.file or network.returns:
-        raise CannotWriteError("networks from a file, or that return an inner layer, have no torch script yet")
     names: list[str] = []
-    lines: list[str] = own_class(subject)
+    lines: list[str] = []
     rank = subject.rank
     for layer in network.layers:
         name = identifier(layer.name, ("net", "torch", "np", "found", "x", "y", "ys", "X", "DY", *names))
         names.append(name)
-        lines += [f"{name} = {construct(subject, layer, rank)}", *parameters(subject, layer, name, beside)]
+        lines.append(f"{name} = {construct(subject, layer, rank)}")
+        lines += parameters(subject, layer, name, beside) if beside is not None else []
         rank = 2 if layer.type in FLAT else rank
     lines.append(f"net = {names[0]}" if len(names) == 1 else f"net = torch.nn.Sequential({', '.join(names)})")
-    lines += placed(subject)
-    return [*lines, f"net.{one_mode(subject)}()"] if one_mode(subject) else lines
+    if network.returns:
+        inner = next(
+            (name for name, each in zip(names, network.layers, strict=True) if each.name == network.returns), ""
+        )
+        if not inner:
+            raise CannotWriteError(f"there is no layer {network.returns[:40]!r} whose output could be read")
+        lines += ["inner = {}  # what the layer gives that an eval forward is read at",
+                  f"{inner}.register_forward_hook(lambda module, x, out: inner.update(out=out) or None)"]  # fmt: skip
+    return [*lines, *placed(subject)]
+
+
+def operator_class(subject: Subject) -> list[str]:
+    """The variant [functional]: the operator with a module's parameters and buffers but without its checks."""
+    if not by_operator(subject):
+        return []
+    return [
+        "class FunctionalBatchNorm(torch.nn.modules.batchnorm._BatchNorm):",
+        '    """The operator behind the module, without the module\'s checks."""',
+        "",
+        "    def forward(self, x):",
+        "        batch, momentum = self.training or not self.track_running_stats, self.momentum",
+        "        if self.training and self.num_batches_tracked is not None:",
+        "            self.num_batches_tracked += 1",
+        "        if momentum is None:",
+        "            momentum = 1.0 / float(self.num_batches_tracked) if self.training else 0.0",
+        "        return torch.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var,",
+        "                                batch, momentum, self.eps, torch.backends.cudnn.enabled)",
+        "",
+        "",
+    ]
+
+
+def by_operator(subject: Subject) -> bool:
+    return subject.target.variant == "functional" and not subject.case.network.custom
 
 
 def one_mode(subject: Subject) -> str:
@@ -91,7 +136,7 @@ def construct(subject: Subject, layer: Layer, rank: int) -> str:
         if not layer.track_running_stats:
             given["track_running_stats"] = False
         given.update(layer.native.get("torch", {}))
-        kind = f"torch.nn.{KINDS[rank]}"
+        kind = "FunctionalBatchNorm" if by_operator(subject) else f"torch.nn.{KINDS[rank]}"
         if subject.case.network.custom and subject.target.variant != "builtin":
             kind = subject.case.network.custom.rpartition(":")[2]
             given = {"affine": layer.affine, **given}
@@ -121,7 +166,7 @@ def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Arra
     for what in ("gamma", "beta", "running_mean", "running_var", "weight", "bias"):
         array = subject.inputs.get(f"param/{layer.name}/{what}")
         held = what not in ("gamma", "beta") or layer.affine
-        held = held and (what not in ("running_mean", "running_var") or layer.track_running_stats)
+        held = held and (what not in ("running_mean", "running_var") or recorded(subject, layer, what))
         if array is None or not held:
             continue
         if what in usual and bool((array == usual[what]).all()) and not subject.case.network.custom:
@@ -133,6 +178,12 @@ def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Arra
             value = f"torch.from_numpy({variable})"
         lines.append(f"{name}.{words.get(what, what)}.data.copy_({value})")
     return lines
+
+
+def recorded(subject: Subject, layer: Layer, what: str) -> bool:
+    """Whether the layer holds these statistics: a layer of somebody's own may have others."""
+    trace = subject.trace
+    return layer.track_running_stats and (layer.name not in trace.layers or f"{layer.name}/{what}" in trace.arrays)
 
 
 def placed(subject: Subject) -> list[str]:
@@ -153,19 +204,12 @@ def placed(subject: Subject) -> list[str]:
         lines.append("run = torch.compile(net, dynamic=False)")
     elif variant == "jit":
         lines.append("run = net = torch.jit.script(net)")
-    elif variant == "functional":
-        bn = identifier(subject.layer)
-        lines += ["", "", "def run(x):", '    """The operator behind the module, without the module\'s checks."""',
-                  f"    if {bn}.training:", f"        {bn}.num_batches_tracked += 1",
-                  f"    return torch.batch_norm(x, {bn}.weight, {bn}.bias, {bn}.running_mean, {bn}.running_var,",
-                  f"                            {bn}.training, {bn}.momentum, {bn}.eps,",
-                  "                            torch.backends.cudnn.enabled)", ""]  # fmt: skip
-        if len(subject.case.network.layers) > 1 or subject.batch_norm.averaging == "cumulative":
-            raise CannotWriteError("the operator alone is written for a network of one layer only")
     return lines
 
 
 def held(subject: Subject) -> dict[str, str]:
+    if not subject.layer:
+        return {}
     bn = identifier(subject.layer)
     source = subject.custom_source
     names = {"running_mean": "running_mean", "running_var": "running_var", "gamma": "weight", "beta": "bias"}
@@ -206,10 +250,11 @@ def tensor(subject: Subject, array: str) -> str:
 
 
 def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> list[str]:
-    run = "run" if subject.target.variant in ("channels_last", "compile", "jit", "functional") else "net"
+    run = "run" if subject.target.variant in CALLED else "net"
     if step.op in ("eval_forward", "no_grad_forward"):
         lines = [*mode_of(subject, step.op), "with torch.no_grad():", f"    out = {run}({tensor(subject, x)})"]
-        return lines + output(subject, step, when, "out")
+        inner = step.op == "eval_forward" and subject.case.network.returns
+        return lines + output(subject, step, when, 'inner["out"]' if inner else "out")
     if step.op in ("train_forward", "forward", "checkpointed_forward"):
         lines = mode_of(subject, "train_forward") if step.op != "forward" else []
         call = f"{run}(x)"
@@ -222,16 +267,68 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         return lines + output(subject, step, when)
     if step.op == "backward":
         return backward(subject, step, dys, when)
+    return state_event(subject, step, x, when)
+
+
+def state_event(subject: Subject, step: Step, x: str, when: str) -> list[str]:
+    """Events that change the network, or look at it from outside, without a forward or backward of their own."""
+    which = "net" if "layer" not in step.arguments else identifier(str(step.arguments["layer"]))
     if step.op == "set_mode":
-        which = "net" if "layer" not in step.arguments else identifier(str(step.arguments["layer"]))
         return [f"{which}.train({bool(step.arguments.get('training'))})"]
+    if step.op == "freeze":
+        return [f"for parameter in {which}.parameters():", "    parameter.requires_grad = False"]
     if step.op == "flush":
-        return (
-            ["torch.cuda.synchronize()"]
-            if subject.target.device.startswith("cuda")
-            else ["pass  # nothing to wait for on a CPU"]
-        )
+        if subject.target.device.startswith("cuda"):
+            return ["torch.cuda.synchronize()"]
+        return ["pass  # nothing to wait for on a CPU"]
+    if step.op == "reload":
+        return reload(subject, step)
+    if step.op == "export_onnx":
+        return export(subject, step, x)
+    if step.op == "run_exported":
+        lines = ["import onnxruntime", "",
+                 'session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])',
+                 f"out = session.run(None, {{session.get_inputs()[0].name: {tensor(subject, x)}.numpy()}})[0]",
+                 "out = torch.from_numpy(out)"]  # fmt: skip
+        return lines + output(subject, step, when, "out")
     raise CannotWriteError(f"the event {step.op} has no torch script yet")
+
+
+def reload(subject: Subject, step: Step) -> list[str]:
+    """Save the state_dict, build the network anew, load it; ``drop`` leaves states out, as old checkpoints do."""
+    dropped = [CHECKPOINT_WORDS.get(str(name), str(name)) for name in step.arguments.get("drop", ())]
+    if set(dropped) - {"num_batches_tracked"}:
+        raise CannotWriteError("a reload that leaves out more than the counter has no torch script yet")
+    strict = bool(step.arguments.get("strict", True))
+    kept = "{key: value.clone() for key, value in net.state_dict().items()}"
+    if dropped:
+        kept = kept[:-1] + f' if key.split(".")[-1] not in {dropped!r}}}'
+    load = f"net.load_state_dict(saved, strict={strict})"
+    return [f"saved, mode = {kept}, net.training", *build(subject, None), load, "net.train(mode)"]
+
+
+def export(subject: Subject, step: Step, x: str) -> list[str]:
+    """torch.onnx.export of the network as it stands; what it leaves behind is printed, and seen in what follows."""
+    asked = step.arguments
+    given: list[str] = []
+    if str(asked.get("training") or "eval").lower() not in EXPORT_MODES:
+        raise CannotWriteError("the export asks for a mode that torch does not have")
+    if asked.get("exporter", "default") in ("legacy", "dynamo"):
+        given.append(f"dynamo={asked['exporter'] == 'dynamo'}")
+    if asked.get("training") is not None:
+        mode = EXPORT_MODES.get(
+            str(asked["training"]) if isinstance(asked["training"], bool) else asked["training"].lower()
+        )
+        given.append(f"training=torch.onnx.TrainingMode.{mode}")
+    if asked.get("opset") is not None:
+        given.append(f"opset_version={int(asked['opset'])}")
+    if asked.get("keep"):
+        given.append("optimize=False" if asked.get("exporter") == "dynamo" else "do_constant_folding=False")
+    flags = '{name or "net": module.training for name, module in net.named_modules()}'
+    return ["import tempfile", "", 'exported = tempfile.mkdtemp() + "/model.onnx"',
+            f'print("training flags before the export:", {flags})',
+            f"torch.onnx.export(net, ({tensor(subject, x)},), {', '.join(['exported', *given])})",
+            f'print("training flags after the export: ", {flags})']  # fmt: skip
 
 
 def output(subject: Subject, step: Step, when: str, name: str = "y") -> list[str]:
@@ -247,7 +344,7 @@ def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[st
     else:
         each = ", ".join(grad or f"torch.ones_like(ys[{k}])" for k, grad in enumerate(grads))
         lines.append(f"torch.autograd.backward(ys, [{each}]{keep})")
-    bn = identifier(subject.layer)
+    bn = identifier(subject.layer) if subject.layer else "bn"
     for name, text in (("grad_gamma", f"{bn}.weight.grad"), ("grad_beta", f"{bn}.bias.grad")):
         if name in step.watched:
             lines.append(f'see("{name}", {when}, {array_of(subject, text)})')

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -90,7 +90,14 @@ def header(subject: Subject) -> list[str]:
     for quantity in subject.quantities:
         if subject.problem != "recorded":
             lines += comment(f"Reported: {quantity.name} {figures(quantity.here, quantity.there)}.")
+    here, there = (refusals(subject, which) for which in (subject.refused_here, subject.refused_there))
+    if here != there:
+        lines += comment(f"Reported: refused here: {here or None}; there: {there or None}.")
     return [*lines, ""]
+
+
+def refusals(subject: Subject, events: Sequence[int]) -> list[str]:
+    return [event_label(subject.case.events[t].op, str(t), "") for t in events]
 
 
 def meaning(subject: Subject) -> str:
@@ -172,13 +179,14 @@ def expected_lines(subject: Subject, beside: dict[str, Array]) -> Iterator[str]:
     pairs = ", ".join(f'"{q.name}": dict(rtol={q.rtol!r}, atol={q.atol!r})' for q in subject.quantities)
     yield f"TOLERANCE = {{{pairs}}}"
     if subject.refused_here or subject.refused_there:
-        labels = [event_label(subject.case.events[t].op, str(t), "") for t in subject.refused_there]
-        yield f"REFUSED = {labels!r}  # events that raise where the expected values come from"
+        there = refusals(subject, subject.refused_there)
+        yield f"REFUSED = {there!r}  # events that raise where the expected values come from"
 
 
 def table(name: str, rows: Array, beside: dict[str, Array]) -> str:
     """Rows as a literal. Values that float32 holds are written with its few digits, and read back as float32."""
-    short = rows.astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is not narrow
+        short = rows.astype(np.float32)
     narrow = np.array_equal(short.astype(np.float64), rows, equal_nan=True)
     rows = short if narrow else rows
     first = rows.reshape(-1)[0]

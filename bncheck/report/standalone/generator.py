@@ -86,7 +86,8 @@ def finish(
         text += "" if std_text == "1.0" else f" * {std_text}"
         text += "" if mean_text == "0.0" else f" + {mean_text}"
     values = values.astype(array.dtype)
-    lines = [f"{name} = ({text}).astype({array.dtype.name!r})"]
+    # In C order: a framework takes another kernel for an array that lies in memory otherwise.
+    lines = [f"{name} = ({text}).astype({array.dtype.name!r}, order='C')"]
     if spec.poison and position is not None:
         np.moveaxis(values, position + 1, 1)[:, spec.poison_channel, 0] = float(spec.poison)
         lines.append(f"np.moveaxis({name}, {position + 1}, 1)[:, {spec.poison_channel}, 0] = np.{spec.poison.lstrip('-')}"

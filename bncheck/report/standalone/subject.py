@@ -114,7 +114,7 @@ def make_subject(
     """The subject of ``name``'s script. Its expected values are the other side's, the float64 reference's first."""
     own = next(item for item in played if item.target.name == name)
     layer = finding.layer or next(iter(own.trace.layers), "")
-    if not any(each.name == layer for each in case.network.layers):
+    if layer and not any(each.name == layer for each in case.network.layers):
         raise CannotWriteError(f"{case.id} has no layer {layer[:40]!r} to look at")
     other, problem = None, "recorded"
     for candidate in others(finding, played, name):
@@ -172,6 +172,7 @@ def quantities(
         if (q := quantity(name, case, own.trace, other.trace, layer, tolerance=tolerance)) is not None
     ]
     wanted = {*ALWAYS, finding.quantity, *(["counter"] if finding.cause == "counter-skew" else [])}
+    wanted |= set() if layer else {"output"}  # a network without a BatchNorm layer has nothing else to look at
     return tuple(q for q in found if q.name in wanted or q.outside)
 
 
@@ -179,9 +180,9 @@ def quantity(name: str, case: Case, own: Trace, other: Trace, layer: str, *, tol
     """Rows of one quantity that both sides have, as ``bncheck.compare`` pairs them; None where one has none."""
     path = name if name in LOOSE else f"{layer}/{name}"
     if name in LOOSE:
-        events = paired(name, case, own, other)
+        events = of_one_size(paired(name, case, own, other), name, own)
         rows = [[np.ravel(side.arrays[f"{name}/{t}"]) for t in events] for side in (own, other)]
-        if not events or len({row.size for row in rows[0]}) != 1:
+        if not events:
             return None
         here, there = (np.array(side, dtype=np.float64).reshape(len(events), -1) for side in rows)
     else:
@@ -202,6 +203,12 @@ def quantity(name: str, case: Case, own: Trace, other: Trace, layer: str, *, tol
     rtol = rtol if tolerance.rtol is None else tolerance.rtol
     atol = atol if tolerance.atol is None else tolerance.atol
     return Quantity(name, events, here, there, rtol, atol)
+
+
+def of_one_size(events: tuple[int, ...], name: str, own: Trace) -> tuple[int, ...]:
+    """Those events whose output has the size that most have: an eval forward may be read at another layer."""
+    sizes = [own.arrays[f"{name}/{t}"].size for t in events]
+    return tuple(t for t, size in zip(events, sizes, strict=True) if size == max(sizes, key=sizes.count))
 
 
 def paired(name: str, case: Case, own: Trace, other: Trace) -> tuple[int, ...]:
