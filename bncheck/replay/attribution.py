@@ -181,7 +181,9 @@ def differing(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
             other.rules[name] = owner.rules[name]
             continue
         if name in ("initial_mean", "initial_var"):
-            if not np.array_equal(a.rules[name], b.rules[name], equal_nan=True):
+            # NaN is a state that one side does not hold, or was not recorded: no rule's.
+            both = np.isfinite(a.rules[name]) & np.isfinite(b.rules[name])
+            if np.any(both & (a.rules[name] != b.rules[name])):
                 found.append(name)
         elif name == "train_normaliser" and same_source(a, b):
             b.rules[name] = a.rules[name]
