@@ -12,7 +12,7 @@ from diagnosed import findings_between
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from planted import arrays_of, case_of, play
-from random_rules import BASE, PLANTS, pick, plant, program_of, random_initial, truth
+from random_rules import BASE, pick, plant, program_of, random_initial, truth
 from test_attribution import CAUSES
 from test_recovery import wrong_facets
 
@@ -28,7 +28,9 @@ CAUSES_OF_RULES = frozenset(CAUSES.values())
 Change = Callable[[Trace, np.random.Generator], Trace]
 
 
-def observe(seed: int, rules: Mapping[str, Any], letters: str, channels: int = 3, constant: bool = False) -> Observation:
+def observe(
+    seed: int, rules: Mapping[str, Any], letters: str, channels: int = 3, constant: bool = False
+) -> Observation:
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 12))
     case = case_of("F", (n, channels), 0.3, 0.05, random_initial(rng, channels))
@@ -171,7 +173,9 @@ def test_equal_rules_with_data_missing_on_one_side_name_no_rule(seed: int, lette
         trace = change(trace, np.random.default_rng([seed, number]))
     part = (whole[0], trace, whole[2])
     conventions = measure([whole], "one"), measure([part], "two")
-    named = {n for item in attribute(whole[0], whole[1], conventions[0], trace, conventions[1], "bn") for n in item.shares}
+    named = {
+        n for item in attribute(whole[0], whole[1], conventions[0], trace, conventions[1], "bn") for n in item.shares
+    }
     assert not named, named
     found = findings_between(whole, part, conventions, ("float32", "float32"))
     causes = {item.cause for item in found if len(item.sides) == 2 and item.kind != "rounding"}

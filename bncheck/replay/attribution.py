@@ -201,8 +201,8 @@ def differing(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
 def disjoint(a: Side, b: Side, name: str) -> bool:
     """Whether no value that one side's steps leave open is one of the other's: they differ, whichever values it is."""
     one, two = possible(a, name), possible(b, name)
-    if not one or not two:
-        return False
+    if name == "single_value" or not one or not two:
+        return False  # what y is with one value is compared, not replayed; only a refusal is (``apart``)
     if isinstance(one[0], str) or isinstance(two[0], str):
         return not set(one) & set(two)
     return bool(float(one[-1]) < float(two[0]) or float(two[-1]) < float(one[0]))

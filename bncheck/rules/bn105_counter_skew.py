@@ -46,6 +46,8 @@ def divided_by(pair: PairView) -> Iterator[Finding]:
         counts = advances(pair, drift.layer)
         if counts is None or not all(follows_counter(cell, drift.layer) for cell in (pair.a, pair.b)):
             continue
+        if all(counts_moves(cell, drift.layer) for cell in (pair.a, pair.b)):
+            continue  # both count what they average: they averaged different batches, which is not the counter's doing
         yield Finding(
             CODE, CAUSE, "hazard",
             f"{names(pair.a.members)} {verb(pair.a.members, 'counts', 'count')} {number(counts[0])} batches, "
@@ -58,6 +60,12 @@ def divided_by(pair: PairView) -> Iterator[Finding]:
             },
             advice=ADVICE,
         )  # fmt: skip
+
+
+def counts_moves(cell: CellView, layer: str) -> bool:
+    """True if the counter says how many events moved the running mean, and nothing else."""
+    rows = cell.trace.get(layer, "counter") if cell.trace is not None else None
+    return cell.trace is not None and rows is not None and rows[-1] == moved(cell.trace, layer, "running_mean").sum()
 
 
 def follows_counter(cell: CellView, layer: str) -> bool:
