@@ -75,11 +75,11 @@ class Oracle:
         return self.kept[key]
 
 
-def effects(oracle: Oracle, a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> list[dict[str, float]]:
-    """What swapping one facet changes: first, and last."""
+def effects(oracle: Oracle, a: Mapping[str, Any], b: Mapping[str, Any], rules: set[str]) -> list[dict[str, float]]:
+    """What swapping a facet changes, with the rules that are part of it: first, and last."""
     return [
-        distance(oracle.play(a), oracle.play({**a, name: b[name]})),
-        distance(oracle.play(b), oracle.play({**b, name: a[name]})),
+        distance(oracle.play(a), oracle.play({**a, **{name: b[name] for name in rules}})),
+        distance(oracle.play(b), oracle.play({**b, **{name: a[name] for name in rules}})),
     ]
 
 
@@ -121,10 +121,10 @@ def expected(
     reached = {**b, **{name: a[name] for facet in planted.keys() - known for name in planted[facet]}}
     may, must = set(), set()
     for facet, rules in planted.items():
-        found = [effect for name in rules for effect in effects(oracle, a, b, name)]
+        found = effects(oracle, a, b, rules)
         if any(size > 0.0 for effect in found for size in effect.values()):
             may.add(facet)
-        found = [effect for name in rules for effect in effects(oracle, a, reached, name)] if facet in known else []
+        found = effects(oracle, a, reached, rules) if facet in known else []
         if any(effect[q] > CLEAR * noise[q] for effect in found for q in QUANTITIES):
             must.add(facet)
     return may, must
