@@ -197,7 +197,7 @@ def test_a_planted_cause_is_named_without_any_convention(rules, data, causes):
 
 
 def test_a_gradient_is_not_accounted_for_by_what_is_remembered() -> None:
-    """Outputs agree and running_var is another by its divisor: dgamma 1 against 3 is still said (paddle, eval then train)."""
+    """Outputs agree, running_var differs by its divisor: dgamma 1 against 3 is still said (paddle, eval then train)."""
     ops = ("train_forward", "backward")
     case, cells = make_case(ops, shape=(4, 1)), []
     for target, var, dgamma in (("reference", 1.5, 1.0), ("paddle", 1.25, 3.0)):
