@@ -122,7 +122,7 @@ def seen_in_counters(pair: PairView) -> Iterator[Finding]:
 def move_together(pair: PairView, layer: str) -> bool:
     """True if the same events move the running mean on both sides."""
     masks = [moved(cell.trace, layer, "running_mean") for cell in (pair.a, pair.b) if cell.trace is not None]
-    return len(masks) == 2 and np.array_equal(*masks)
+    return len(masks) == 2 and np.array_equal(masks[0], masks[1])
 
 
 def recomputes(cell: CellView) -> bool:
