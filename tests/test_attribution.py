@@ -197,8 +197,8 @@ def judge_findings(
         # Counters differ with the updates they count; they also tell k updates of w from one of 1 - (1 - w)^k.
         may |= {"counter-skew", "batch-weight"}
         due -= {"batch-weight"}
-    if "batch_weight" in planted:
-        may.add("update-count")
+    if "batch_weight" in planted or "forward+backward" in (a["update_on"], b["update_on"]):
+        may.add("update-count")  # a batch that is averaged in forward and in backward is averaged twice
     if any("refuses" in (a[name], b[name]) for name in planted):
         may.add("counter-skew")  # whoever refuses a batch does not count it
     if blind(case, sides):

@@ -279,7 +279,8 @@ class Game:
             self.kept[subset] = {name: array[i] for name, array in found.items()}
 
     def replay(self, subset: frozenset[str]) -> dict[str, Array]:
-        self.ensure([subset])
+        if subset not in self.kept:
+            self.ensure([subset])
         return self.kept[subset]
 
     def drop_idle(self, sizes: Mapping[str, Array]) -> None:
