@@ -201,8 +201,9 @@ def differing(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
 def disjoint(a: Side, b: Side, name: str) -> bool:
     """Whether no value that one side's steps leave open is one of the other's: they differ, whichever values it is."""
     one, two = possible(a, name), possible(b, name)
-    if name == "single_value" or not one or not two:
-        return False  # what y is with one value is compared, not replayed; only a refusal is (``apart``)
+    if name in ("single_value", "batch_weight") or not one or not two:
+        # What y is with one value is compared, not replayed; an open weight is that of an event, not of an update.
+        return name == "batch_weight" and all(knows(s, name) for s in (a, b)) and apart(a, b, name)
     if isinstance(one[0], str) or isinstance(two[0], str):
         return not set(one) & set(two)
     return bool(float(one[-1]) < float(two[0]) or float(two[-1]) < float(one[0]))
