@@ -193,6 +193,8 @@ def judge_findings(
     if not all(trace is not None and moved(trace, "bn", "running_mean").any() for _, trace, _ in observed):
         must = must - set(OF_AVERAGING)  # how a batch enters an average that never moves here is no finding
     may, due = {CAUSES[name] for name in planted}, {CAUSES[name] for name in must}
+    if planted & {"update_on", "update_without_grad"}:
+        may.add("counter-skew")  # a counter of updates shows them where NaN has taken over both states
     if "updates_per_event" in planted:
         # Counters differ with the updates they count; they also tell k updates of w from one of 1 - (1 - w)^k.
         may |= {"counter-skew", "batch-weight"}

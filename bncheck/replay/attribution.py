@@ -376,7 +376,9 @@ def attribute_quantity(
         / drift
     )
     effects = {name: effect(game, name, quantity, points) / drift for name in matter}
-    shares = {name: share for name, share in game.shapley(worth).items() if effects.get(name, 0.0) > noise}
+    # Where both sides are replayed to rounding, causes that cancel have an effect without a share.
+    sizes = effects if residual <= widest else {}
+    shares = {n: s for n, s in game.shapley(worth).items() if n in matter and max(abs(s), sizes.get(n, 0.0)) > noise}
     explained = max(0.0, 1.0 - left[whole] / drift) if shares else 0.0
     return Attribution(
         a.stream.layer.name,

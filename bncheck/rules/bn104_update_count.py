@@ -99,6 +99,8 @@ def seen_in_counters(pair: PairView) -> Iterator[Finding]:
         counts = advances(pair, drift.layer)
         if drift.quantity != "counter" or mean is None or mean.verdict != "differs" or counts is None:
             continue
+        if count_other_things(pair):
+            continue
         low, high = sorted(counts)
         if low <= 0 or high % low:
             continue
@@ -117,6 +119,12 @@ def seen_in_counters(pair: PairView) -> Iterator[Finding]:
             targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
             "running_mean", explained=1.0 if repeats else None, evidence=summary(mean), advice=ADVICE,
         )  # fmt: skip
+
+
+def count_other_things(pair: PairView) -> bool:
+    """True if one side is known to count forwards and the other updates: then the counters say nothing of repetitions."""
+    known = {cell.convention.value("counter") for cell in (pair.a, pair.b) if cell.convention is not None} - {None}
+    return len(known) == 2
 
 
 def move_together(pair: PairView, layer: str) -> bool:
