@@ -24,6 +24,11 @@ from bncheck.rules.wording import name, names
 LEFTOVERS = ("gradient", "unexplained", "rounding")
 # Causes that change y and what comes after it, not the statistics of the same layer.
 OUTPUT_CAUSES = ("eps", "affine", "normaliser-source", "normalise-arithmetic", "counter-skew")
+# Causes that change what is remembered. BN206 speaks where the outputs agree: there they cannot reach a gradient.
+MEMORY_CAUSES = (
+    "update-phase", "update-count", "counter-skew", "batch-weight", "averaging", "variance-divisor", "wrong-statistic",
+    "hyperparameter-lost", "low-precision-stall", "stale-state",
+)  # fmt: skip
 # Above this share a convention has explained the drift; what is left is its replay's rounding.
 EXPLAINED = 0.99
 
@@ -226,9 +231,14 @@ def accounts_for(strong: Finding, weak: Finding, order: Mapping[str, int]) -> bo
         return strong.layer == weak.layer and concerns_both(strong, weak)
     if weak.cause not in LEFTOVERS or strong is weak:
         return False
+    if weak.cause == strong.cause == "gradient" and weak.kind == "unexplained":
+        # Beside the reference it shows which of the two is wrong.
+        return strong.departs in weak.targets and (strong.layer, strong.quantity) == (weak.layer, weak.quantity)
     if strong.cause in LEFTOVERS and LEFTOVERS.index(strong.cause) >= LEFTOVERS.index(weak.cause):
         return False
     if strong.kind == "rounding" or not concerns_both(strong, weak):
+        return False
+    if weak.cause == "gradient" and strong.cause in MEMORY_CAUSES:
         return False
     last = len(order)
     where, there = order.get(strong.layer, -1), order.get(weak.layer, last)

@@ -23,6 +23,8 @@ from bncheck.evidence import Attribution
 from bncheck.fit import Observation, measure, settle
 from bncheck.replay import attribute
 from bncheck.replay.attribution import REPLAYED
+from bncheck.rules.attributed import OF_AVERAGING
+from bncheck.rules.movement import moved
 from bncheck.scenario import Case
 from bncheck.trace import Trace
 
@@ -73,11 +75,11 @@ class Oracle:
         return self.kept[key]
 
 
-def effects(oracle: Oracle, a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> list[dict[str, float]]:
-    """What swapping one facet changes: first, and last."""
+def effects(oracle: Oracle, a: Mapping[str, Any], b: Mapping[str, Any], rules: set[str]) -> list[dict[str, float]]:
+    """What swapping a facet changes, with the rules that are part of it: first, and last."""
     return [
-        distance(oracle.play(a), oracle.play({**a, name: b[name]})),
-        distance(oracle.play(b), oracle.play({**b, name: a[name]})),
+        distance(oracle.play(a), oracle.play({**a, **{name: b[name] for name in rules}})),
+        distance(oracle.play(b), oracle.play({**b, **{name: a[name] for name in rules}})),
     ]
 
 
@@ -97,6 +99,10 @@ def planted_names(a: Mapping[str, Any], b: Mapping[str, Any], sides: Sequence[Co
         found["update_on"] |= found.pop("update_without_grad", set())
     if "single_value" in found and "refuses" in (a["single_value"], b["single_value"]):
         found["single_value"] |= found.pop("single_value_state", set())
+    quiet = any("forward" not in rules["update_on"] for rules in (a, b))
+    if {a["train_normaliser"], b["train_normaliser"]} == {"running-before", "running-after"} and "update_on" in found:
+        # Where no forward moves the state, before and after it are the same.
+        found["update_on"] |= found.pop("train_normaliser") if quiet else set()
     units = found.keys() & {"updates_per_event", "batch_weight"}
     if units and any(side.value("updates_per_event") is None for side in sides):
         together = set().union(*(found.pop(name) for name in units))
@@ -115,10 +121,10 @@ def expected(
     reached = {**b, **{name: a[name] for facet in planted.keys() - known for name in planted[facet]}}
     may, must = set(), set()
     for facet, rules in planted.items():
-        found = [effect for name in rules for effect in effects(oracle, a, b, name)]
+        found = effects(oracle, a, b, rules)
         if any(size > 0.0 for effect in found for size in effect.values()):
             may.add(facet)
-        found = [effect for name in rules for effect in effects(oracle, a, reached, name)] if facet in known else []
+        found = effects(oracle, a, reached, rules) if facet in known else []
         if any(effect[q] > CLEAR * noise[q] for effect in found for q in QUANTITIES):
             must.add(facet)
     return may, must
@@ -184,13 +190,19 @@ def judge_findings(
     found = findings_between(observed[0], observed[1], sides, ("float32", "float32"))
     causes = {item.cause for item in found if len(item.sides) == 2 and item.kind != "rounding"}
     planted = {name for name in a if a[name] != b[name]}
+    if not all(trace is not None and moved(trace, "bn", "running_mean").any() for _, trace, _ in observed):
+        must = must - set(OF_AVERAGING)  # how a batch enters an average that never moves here is no finding
     may, due = {CAUSES[name] for name in planted}, {CAUSES[name] for name in must}
+    if planted & {"update_on", "update_without_grad"}:
+        may.add("counter-skew")  # a counter of updates shows them where NaN has taken over both states
     if "updates_per_event" in planted:
         # Counters differ with the updates they count; they also tell k updates of w from one of 1 - (1 - w)^k.
         may |= {"counter-skew", "batch-weight"}
         due -= {"batch-weight"}
-    if "batch_weight" in planted:
-        may.add("update-count")
+    if "batch_weight" in planted or "forward+backward" in (a["update_on"], b["update_on"]):
+        may.add("update-count")  # a batch that is averaged in forward and in backward is averaged twice
+    if any("refuses" in (a[name], b[name]) for name in planted):
+        may.add("counter-skew")  # whoever refuses a batch does not count it
     if blind(case, sides):
         may.add("unexplained")
     wrong = [f"{case.name}: finding of {sorted(causes - may)}, planted {sorted(planted)}"] if causes - may else []

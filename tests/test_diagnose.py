@@ -194,3 +194,16 @@ def test_a_planted_cause_is_named_without_any_convention(rules, data, causes):
     cells = [exact, played(case, inputs, {"dtype": "float32", **rules}, "x")]
     found = diagnose(cells, [make_pair(*cells)], [])
     assert [f.cause for f in found if f.cause not in ("rounding", "unexplained")] == causes
+
+
+def test_a_gradient_is_not_accounted_for_by_what_is_remembered() -> None:
+    """Outputs agree, running_var differs by its divisor: dgamma 1 against 3 is still said (paddle, eval then train)."""
+    ops = ("train_forward", "backward")
+    case, cells = make_case(ops, shape=(4, 1)), []
+    for target, var, dgamma in (("reference", 1.5, 1.0), ("paddle", 1.25, 3.0)):
+        facts = {"running_mean": [0, 0, 0], "running_var": [1, var, var], "input_mean": [0, np.nan]}
+        trace = make_trace(ops, **facts, input_var=[1, np.nan], grad_gamma=[np.nan, dgamma])
+        cells.append(make_cell(case, target, trace))
+    given = attribute("variance_divisor", ("n-1", "n"), quantity="running_var")
+    found = diagnose(cells, [make_pair(*cells, [given])], [])
+    assert {item.cause for item in found} == {"variance-divisor", "gradient"}

@@ -42,7 +42,8 @@ def measure_average(streams: Sequence[Stream], eps: float, eps_error: float, tho
     """
     rows = Rows(streams, eps, eps_error, thorough)
     facets: dict[str, Facet] = {}
-    shown = moving_kinds(rows, rows.standing(MARGIN))
+    standing = rows.standing(MARGIN)
+    shown = moving_kinds(rows, standing)
     rows.doubt({k for s in streams for k, own in zip(s.kinds, s.sources, strict=True) if own} - shown.keys())
     remain = [h for h in HYPOTHESES if fits(rows.weight(h, MARGIN))] if rows.fitted.any() else []
     stands = [h for h in remain if fits(rows.weight(h, 1.0))]
@@ -60,7 +61,7 @@ def measure_average(streams: Sequence[Stream], eps: float, eps_error: float, tho
     facets["batch_weight"] = weight_facet(rows, best, remain, (lo, hi), why)
     pairs = list(dict.fromkeys((h[0], h[1]) for h in remain))
     smallest = smallest_weight(rows, pairs)
-    kinds = moving_kinds(rows, pairs)
+    kinds = shown if pairs == standing else moving_kinds(rows, pairs)
     facets.update(measure_phase(rows, kinds))
     return Averages(facets, best, (lo, hi), smallest, rows, kinds)
 

@@ -11,6 +11,7 @@ import numpy as np
 from bncheck.convention import FACETS, Convention, Facet
 from bncheck.fit.average import Averages, measure_average
 from bncheck.fit.counting import measure_counter, measure_initial, split_weight
+from bncheck.fit.interval import number
 from bncheck.fit.normaliser import measure_normaliser
 from bncheck.fit.small_batch import died_on_empty, measure_empty, measure_single
 from bncheck.fit.stream import Stream, streams_of
@@ -137,6 +138,7 @@ def settle(case: Case, trace: Trace | None, convention: Convention | None, layer
     own = [s for s in streams_of(case, trace) if layer in ("", s.layer.name)]
     with np.errstate(all="ignore"):
         local = measure_streams(own, {case.id: case}, False, thorough=False) if own else {}
+        local, base = one_unit(local, base)
     facets = {}
     for name in FACETS:
         here, there = local.get(name, ABSENT), base.facets.get(name, ABSENT)
@@ -146,6 +148,31 @@ def settle(case: Case, trace: Trace | None, convention: Convention | None, layer
             moved = transfer(name, there, base, own[0].layer) if own else there
             facets[name] = replace(moved, reason=here.reason)
     return replace(base, facets=facets, settled_on=case.id)
+
+
+def one_unit(local: dict[str, Facet], base: Convention) -> tuple[dict[str, Facet], Convention]:
+    """Both weights per update, where either side knows how many updates an event makes: a counter may be held in the
+    probes and not here, or the other way round, and a weight without one is that of the whole event."""
+    name = "updates_per_event"
+    here, there = local.get(name, ABSENT), base.facets.get(name, ABSENT)
+    if here.identifiable == there.identifiable:
+        return local, base
+    times = here.value if here.identifiable else there.value
+    if not isinstance(times, int) or times < 2:
+        return local, base
+    if there.identifiable:
+        return {**local, "batch_weight": per_update(local.get("batch_weight", ABSENT), times)}, base
+    probed = per_update(base.facets.get("batch_weight", ABSENT), times)
+    return local, replace(base, facets={**base.facets, "batch_weight": probed})
+
+
+def per_update(weight: Facet, times: int) -> Facet:
+    """The weight of one of several equal updates that together have a measured weight."""
+    if not weight.identifiable or not isinstance(weight.value, float):
+        return weight
+    edges = (weight.value - weight.uncertainty, weight.value + weight.uncertainty)
+    lo, hi = (1.0 - (1.0 - min(max(edge, 0.0), 1.0)) ** (1.0 / times) for edge in edges)
+    return number(lo, hi, weight.residual, weight.asked)
 
 
 def transfer(name: str, facet: Facet, probed: Convention, layer: Layer) -> Facet:

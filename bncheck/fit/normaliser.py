@@ -62,6 +62,9 @@ def look(streams: Sequence[Stream], evaluating: bool) -> Seen:
         parts = [(np.zeros(0),) * 13]
     m, r, bm, bme, bv, bve, rm, rv, am, av, gamma, beta, unit = (np.concatenate(c) for c in zip(*parts, strict=True))
     good = np.isfinite(m) & np.isfinite(r) & (bv > 0) & (r != 0) & (gamma != 0)
+    held = np.isfinite(rm) & np.isfinite(rv)
+    # Beside NaN statistics no output speaks for or against them; where there are none at all, it is not their doing.
+    good &= held if (good & held).any() else True
     m, r, bm, bme, bv, bve, rm, rv, am, av, gamma, beta, unit = (
         c[good] for c in (m, r, bm, bme, bv, bve, rm, rv, am, av, gamma, beta, unit)
     )
@@ -177,6 +180,8 @@ def measure_normaliser(streams: Sequence[Stream]) -> tuple[dict[str, Facet], Spa
     facets: dict[str, Facet] = {}
     standing: dict[str, list[tuple[str, str]]] = {}
     for phase, view in seen.items():
+        if not np.isfinite(view.before[0] + view.before[1]).any():
+            sources[phase] = [name for name in sources[phase] if name in ("batch", "none")]
         facets[f"{phase}_normaliser"], standing[phase] = measure_source(view, sources[phase], phase)
     found, span = measure_eps(streams, seen, standing)
     facets.update(found)

@@ -19,7 +19,10 @@ def moving_kinds(rows: Rows, pairs: Sequence[Pair]) -> dict[str, bool]:
     ``pairs``: the statistics and divisors that stand, whatever the averaging."""
     smallest = smallest_weight(rows, pairs)
     found: dict[str, bool] = {}
+    present = {kind for stream in rows.streams for kind in stream.kinds}
     for kind in (FORWARD, NO_GRAD, CHECKPOINTED, BACKWARD, EVAL, FLUSH):
+        if kind not in present:
+            continue
         if kind in rows.moving:
             found[kind] = True
         elif stays_put(rows, pairs, kind, smallest):

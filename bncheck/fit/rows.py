@@ -280,26 +280,19 @@ def undo_debiasing(lo: Array, hi: Array, count: Array) -> tuple[Array, Array]:
 
 def moved(stream: Stream, regular_only: bool = False) -> Array:
     """(T,) bool: rows whose state after is not, bit for bit, the state before (finite on both sides)."""
-    found = np.zeros(stream.events, dtype=bool)
-    for state in (stream.mean, stream.var):
-        before, after = state[:-1], state[1:]
-        found |= np.any((before != after) & np.isfinite(before) & ~(np.isnan(after) & np.isnan(before)), axis=1)
-    if regular_only:
-        found &= np.array([bool(own) and all(stream.n[i] > 1 for i in own) for own in stream.sources], dtype=bool)
-    return found
+    return stream.moved & (stream.least > 1) if regular_only else stream.moved
 
 
 def horizon(stream: Stream) -> int:
     """Rows from here on are not used: a batch of fewer than two values per channel has moved the state."""
-    small = np.array([any(stream.n[i] < 2 for i in own) for own in stream.sources], dtype=bool)
-    hits = np.flatnonzero(small & moved(stream))
+    hits = np.flatnonzero((stream.least >= 0) & (stream.least < 2) & stream.moved)
     return int(hits[0]) if hits.size else stream.events
 
 
 def regular_rows(stream: Stream) -> Array:
     """Events with one source of at least two values per channel."""
-    good = [t for t in range(horizon(stream)) if len(stream.sources[t]) == 1 and stream.n[stream.sources[t][0]] > 1]
-    return np.array(good, dtype=int)
+    alone = np.array([len(own) == 1 for own in stream.sources], dtype=bool)
+    return np.flatnonzero((alone & (stream.least > 1))[: horizon(stream)])
 
 
 def update_counts(stream: Stream, moving: frozenset[str]) -> Array:

@@ -67,6 +67,20 @@ class Stream:
             dtype=bool,
         )
 
+    @cached_property
+    def moved(self) -> Array:
+        """(T,) bool: the state after is not, bit for bit, the state before (finite on both sides)."""
+        found = np.zeros(self.events, dtype=bool)
+        for state in (self.mean, self.var):
+            before, after = state[:-1], state[1:]
+            found |= np.any((before != after) & np.isfinite(before), axis=1)
+        return found
+
+    @cached_property
+    def least(self) -> Array:
+        """(T,) the fewest values per channel of the batches behind each event; -1 where there are none."""
+        return np.array([min((int(self.n[i]) for i in own), default=-1) for own in self.sources], dtype=np.int64)
+
     def sum_error(self) -> Array:
         """(T,) relative error of a sum over the n values of a channel, with eight roundings around it."""
         n = np.maximum(self.n, 1).astype(np.float64)

@@ -181,7 +181,9 @@ def differing(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
             other.rules[name] = owner.rules[name]
             continue
         if name in ("initial_mean", "initial_var"):
-            if not np.array_equal(a.rules[name], b.rules[name], equal_nan=True):
+            # NaN is a state that one side does not hold, or was not recorded: no rule's.
+            both = np.isfinite(a.rules[name]) & np.isfinite(b.rules[name])
+            if np.any(both & (a.rules[name] != b.rules[name])):
                 found.append(name)
         elif name == "train_normaliser" and same_source(a, b):
             b.rules[name] = a.rules[name]
@@ -199,8 +201,9 @@ def differing(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
 def disjoint(a: Side, b: Side, name: str) -> bool:
     """Whether no value that one side's steps leave open is one of the other's: they differ, whichever values it is."""
     one, two = possible(a, name), possible(b, name)
-    if not one or not two:
-        return False
+    if name in ("single_value", "batch_weight") or not one or not two:
+        # What y is with one value is compared, not replayed; an open weight is that of an event, not of an update.
+        return name == "batch_weight" and all(knows(s, name) for s in (a, b)) and apart(a, b, name)
     if isinstance(one[0], str) or isinstance(two[0], str):
         return not set(one) & set(two)
     return bool(float(one[-1]) < float(two[0]) or float(two[-1]) < float(one[0]))
@@ -277,7 +280,8 @@ class Game:
             self.kept[subset] = {name: array[i] for name, array in found.items()}
 
     def replay(self, subset: frozenset[str]) -> dict[str, Array]:
-        self.ensure([subset])
+        if subset not in self.kept:
+            self.ensure([subset])
         return self.kept[subset]
 
     def drop_idle(self, sizes: Mapping[str, Array]) -> None:
@@ -372,7 +376,9 @@ def attribute_quantity(
         / drift
     )
     effects = {name: effect(game, name, quantity, points) / drift for name in matter}
-    shares = {name: share for name, share in game.shapley(worth).items() if effects.get(name, 0.0) > noise}
+    # Where both sides are replayed to rounding, causes that cancel have an effect without a share.
+    sizes = effects if residual <= widest else {}
+    shares = {n: s for n, s in game.shapley(worth).items() if n in matter and max(abs(s), sizes.get(n, 0.0)) > noise}
     explained = max(0.0, 1.0 - left[whole] / drift) if shares else 0.0
     return Attribution(
         a.stream.layer.name,

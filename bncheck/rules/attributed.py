@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
+from bncheck.compare import TOLERANCES
 from bncheck.evidence import Attribution, CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.departure import Departure, judge
@@ -16,8 +19,6 @@ from bncheck.rules.wording import percent, short, targets
 PREFERRED = {"output": 1, "used_mean": 2, "used_invstd": 3}
 # How a batch enters the average: a side whose statistics never move in this case has no say in it.
 OF_AVERAGING = ("variance_divisor", "statistic", "batch_weight", "averaging", "updates_per_event")
-# A facet that changes less of the drift than this was only swapped on the way: another one's swap makes it moot.
-SMALLEST_SHARE = 0.01
 WORDS = {"used_mean": "mean in the output", "used_invstd": "scale in the output"}
 
 Side = Sequence[CellView]
@@ -54,12 +55,20 @@ def matters(pair: PairView, item: Attribution, facet: str) -> bool:
     """True if the facet takes part in a drift that somebody can see. (That it exceeds rounding, replay has checked.)"""
     if facet not in item.shares or facet not in item.values or any(str(value) == "nan" for value in item.values[facet]):
         return False  # NaN: a state that one side does not hold yet
-    if max(abs(item.shares[facet]), item.effects.get(facet, 0.0)) < SMALLEST_SHARE:
-        return False
     if facet in OF_AVERAGING and not all(moving_ops(cell, item.layer) for cell in (pair.a, pair.b)):
         return False
     drift = drift_behind(pair, item)
-    return drift is None or drift.verdict != "agrees"
+    if drift is None:
+        return True
+    return drift.verdict != "agrees" and visible(pair, item, facet, drift)
+
+
+def visible(pair: PairView, item: Attribution, facet: str, drift: Drift) -> bool:
+    """True if what the facet changes of a statistic would be a drift by itself: on average more than the tolerance."""
+    if drift.quantity != item.quantity or facet not in item.effects or not np.isfinite(drift.mean_abs):
+        return True
+    atol = TOLERANCES[drift.dtype][1] if pair.tolerance.atol is None else pair.tolerance.atol
+    return item.effects[facet] * drift.mean_abs > atol
 
 
 def drift_behind(pair: PairView, item: Attribution) -> Drift | None:

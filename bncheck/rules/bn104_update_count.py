@@ -102,11 +102,15 @@ def seen_in_counters(pair: PairView) -> Iterator[Finding]:
         counts = advances(pair, drift.layer)
         if drift.quantity != "counter" or mean is None or mean.verdict != "differs" or counts is None:
             continue
+        if count_other_things(pair):
+            continue
         low, high = sorted(counts)
         if low <= 0 or high % low:
             continue
         many = pair.a if counts[0] > counts[1] else pair.b
         repeats = takes_batches_again(many, drift.layer)
+        if not repeats and not move_together(pair, drift.layer):
+            continue  # they moved in other events: what is counted there are not repetitions
         a, b = (
             f"{names(side)} {number(count)}"
             for side, count in zip((pair.a.members, pair.b.members), counts, strict=True)
@@ -120,27 +124,42 @@ def seen_in_counters(pair: PairView) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def count_other_things(pair: PairView) -> bool:
+    """True if one side is known to count forwards and the other updates: then the counters say nothing of repetitions."""
+    known = {cell.convention.value("counter") for cell in (pair.a, pair.b) if cell.convention is not None} - {None}
+    return len(known) == 2
+
+
+def move_together(pair: PairView, layer: str) -> bool:
+    """True if the same events move the running mean on both sides."""
+    masks = [moved(cell.trace, layer, "running_mean") for cell in (pair.a, pair.b) if cell.trace is not None]
+    return len(masks) == 2 and np.array_equal(masks[0], masks[1])
+
+
 def recomputes(cell: CellView) -> bool:
     return any(event.op == "checkpointed_forward" for event in cell.case.events)
 
 
 def takes_batches_again(cell: CellView, layer: str) -> bool:
-    """True if every move of the running mean, in whatever event, takes in the latest forward's batch once more."""
+    """True if every move of the running mean, in whatever event, takes in the latest forward's batch, and some of them
+    one that had been taken in before."""
     spec = next((item for item in cell.case.network.layers if item.name == layer), None)
     rows, means = (
         cell.trace.get(layer, name) if cell.trace is not None else None for name in ("running_mean", "input_mean")
     )
     if cell.trace is None or rows is None or means is None or spec is None or spec.batch_weight is None:
         return False
-    batch = None
+    batch, fresh, again = None, False, False
     for t, moves in enumerate(moved(cell.trace, layer, "running_mean")):
-        batch = means[t] if np.isfinite(means[t]).all() else batch
+        if np.isfinite(means[t]).all():
+            batch, fresh = means[t], True
         if not moves:
             continue
+        again, fresh = again or not fresh, False
         before, after = (np.asarray(rows[t + shift], dtype=np.float64) for shift in (0, 1))
         if batch is None or before.shape != batch.shape:
             return False
         gap = np.abs(before + spec.batch_weight * (batch - before) - after)
         if not (gap <= SLACK * np.maximum(np.abs(before), np.abs(batch))).all():
             return False
-    return True
+    return again

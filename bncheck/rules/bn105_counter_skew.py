@@ -46,6 +46,8 @@ def divided_by(pair: PairView) -> Iterator[Finding]:
         counts = advances(pair, drift.layer)
         if counts is None or not all(follows_counter(cell, drift.layer) for cell in (pair.a, pair.b)):
             continue
+        if all(counts_moves(cell, drift.layer) for cell in (pair.a, pair.b)):
+            continue  # both count what they average: they averaged different batches, which is not the counter's doing
         yield Finding(
             CODE, CAUSE, "hazard",
             f"{names(pair.a.members)} {verb(pair.a.members, 'counts', 'count')} {number(counts[0])} batches, "
@@ -58,6 +60,12 @@ def divided_by(pair: PairView) -> Iterator[Finding]:
             },
             advice=ADVICE,
         )  # fmt: skip
+
+
+def counts_moves(cell: CellView, layer: str) -> bool:
+    """True if the counter says how many events moved the running mean, and nothing else."""
+    rows = cell.trace.get(layer, "counter") if cell.trace is not None else None
+    return cell.trace is not None and rows is not None and rows[-1] == moved(cell.trace, layer, "running_mean").sum()
 
 
 def follows_counter(cell: CellView, layer: str) -> bool:
@@ -78,21 +86,30 @@ def follows_counter(cell: CellView, layer: str) -> bool:
     return bool(averaged.all()) and len(np.unique(counts[events + 1])) > 1
 
 
+def grown(pair: PairView, layer: str, counts: tuple[float, float]) -> str:
+    return (
+        f"The counter of {layer} grew by {number(counts[0])} in {names(pair.a.members)} and by "
+        f"{number(counts[1])} in {names(pair.b.members)}, while the statistics moved alike."
+    )
+
+
 def seen_in_traces(pair: PairView) -> Iterator[Finding]:
     for drift in pair.differing:
         states = [pair.drift(drift.layer, quantity) for quantity in STATISTICS]
         alike = all(state is not None and state.verdict == "agrees" for state in states)
         counts = advances(pair, drift.layer)
-        if drift.quantity != "counter" or not alike or counts is None or counts[0] == counts[1]:
-            continue
         values = [
             side.convention.value("counter") if side.convention is not None else None for side in (pair.a, pair.b)
         ]
+        apart = all(values) and values[0] != values[1]
+        if drift.quantity != "counter" or not alike or counts is None or (counts[0] == counts[1] and not apart):
+            continue
         judged = judge("counter", pair.a.members, values[0] or "", pair.b.members, values[1] or "")
         yield Finding(
             CODE, CAUSE, judged.kind if all(values) else "convention",
-            f"The counter of {drift.layer} grew by {number(counts[0])} in {names(pair.a.members)} and by "
-            f"{number(counts[1])} in {names(pair.b.members)}, while the statistics moved alike.",
+            grown(pair, drift.layer, counts) if counts[0] != counts[1] else
+            f"The counter of {drift.layer} counts {values[0]} in {names(pair.a.members)} and {values[1]} in "
+            f"{names(pair.b.members)}: as many in the end, but not at the same events.",
             targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
             "counter", departs=judged.departs if all(values) else "",
             departs_from=judged.departs_from if all(values) else "", evidence=summary(drift), advice=ADVICE,

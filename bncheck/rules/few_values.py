@@ -16,7 +16,7 @@ from bncheck.rules.wording import names, targets, verb
 # Events in which a batch enters the average at once.
 PLAIN = frozenset({"train_forward", "checkpointed_forward", "forward", "backward"})
 # What normalises any batch → what y is with one value.
-IMPLIED = {"batch": "zero", "running-before": "running", "running-after": "running"}
+IMPLIED = {"batch": {"zero"}, "running-before": {"running"}, "running-after": {"running", "nan"}}
 
 
 def differences(
@@ -104,8 +104,9 @@ def as_usual(cell: CellView) -> bool:
     facet, single = cell.convention.facets.get("train_normaliser"), cell.convention.value("single_value")
     if facet is None:
         return False
-    implied = {IMPLIED.get(str(source)) for source in ((facet.value,) if facet.identifiable else facet.standing)}
-    return bool(implied) and (single is None or implied == {single})
+    sources = (facet.value,) if facet.identifiable else facet.standing
+    implied = set[str]().union(*(IMPLIED.get(str(source), set()) for source in sources))
+    return bool(sources) and (single is None or single in implied)
 
 
 def meets(cell: CellView, n: int) -> bool:
