@@ -145,6 +145,10 @@ class Model:
         self.rank = network["layers"][0]["rank"] if network["layers"] else 2
         self.returns = network.get("returns")
         own = None if variant == "builtin" else network.get("custom")
+        if variant == "builtin" and network.get("oracle", "batch_norm") != "batch_norm":
+            raise NotImplementedError(
+                "nn.BatchNorm does no %s: there is no built-in layer to compare" % network["oracle"]
+            )
         self.parts = network.get("parts", 1) if own else 1
         self.custom = partial(part("torch_custom").make, torch, own) if own else None
         if self.parts != 1:
