@@ -229,6 +229,8 @@ def drop_explained(findings: Sequence[Finding], order: Mapping[str, int]) -> lis
 def accounts_for(strong: Finding, weak: Finding, order: Mapping[str, int]) -> bool:
     if weak.cause == "normalise-arithmetic" and strong.cause == "cancellation":
         return strong.layer == weak.layer and concerns_both(strong, weak)
+    if weak.cause == "update-count" and strong.cause == "mode-leak":
+        return strong.layer == weak.layer and concerns_both(strong, weak)  # it trains, or not, in the wrong mode
     if weak.cause not in LEFTOVERS or strong is weak:
         return False
     if weak.cause == strong.cause == "gradient" and weak.kind == "unexplained":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -218,3 +219,14 @@ def test_no_damage_to_a_file_is_more_than_a_sentence(files: Path) -> None:
             assert str(error)
             outcomes.add(type(error).__name__)
     assert outcomes == {"Model", "FileError", "NotImplementedError"}
+
+
+def test_the_terminal_says_what_is_wrong_with_a_file(tmp_path: Path, files: Path) -> None:
+    """One sentence in the file's cell, and nobody differs from anybody where nobody could play it."""
+    command = [sys.executable, "-m", "bncheck", "run", "onnx-file", "--no-report", "--no-probe", "--out", "run"]
+    command += ["--set", f"network.file={files / 'truncated.onnx'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    said = " ".join(done.stdout.split())
+    assert "⊘ refused (truncated.onnx ends in the middle of" in said
+    assert "there is nothing to compare" in said
+    assert "differ from reference" not in said

@@ -16,11 +16,17 @@ from readme_tables import README, conventions, fill
 
 TEXT = README.read_text(encoding="utf-8")
 # Placeholders of commands in running text → what the test puts there.
-PLACES = {"RUN": "first", "CODE": "BN103", "NAME": "all-ones", "FINDING": "BN103"}
+SCENARIOS = README.parent / "scenarios"
+PLACES = {
+    "RUN": "first", "CODE": "BN103", "NAME": "all-ones", "FINDING": "BN103",
+    "network.custom=my_bn.py:MyBatchNorm2d": f"network.custom={SCENARIOS / 'layers' / 'good_bn.py'}:GoodBatchNorm2d",
+    "network.file=model.onnx": f"network.file={SCENARIOS / 'models' / 'opset15.onnx'}",
+}  # fmt: skip
 # Commands that this test does not run, each with the reason.
 NOT_RUN = {
     "bncheck COMMAND --help": "every command's --help is run by test_cli.py",
     "bncheck env remove --unused": "it would take environments away that other tests use",
+    "bncheck run batch-invariance": "slow: networks of 169 and 53 layers; test_networks.py runs it as a slow test",
     "bncheck run --resume RUN": "test_run.py resumes a killed run",
     "bncheck run my-scenario.toml": "there is no such file; test_scenario_file.py loads scenarios by path",
     "bncheck baseline update RUN FILE": "test_ci.py makes and uses a baseline",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from torch_cells import Cell, cases_of, play_cells, renamed
 
-from bncheck.scenario import Case
+from bncheck.scenario import Case, Event, Network
 
 
 def network_case(case: Case) -> Case:
@@ -124,6 +127,31 @@ def test_a_network_in_training_mode_becomes_a_file_of_its_eval_model(exports: di
 
 def test_the_legacy_exporter_leaks_the_other_way_too(exports: dict[str, Cell]) -> None:
     assert noted(exports["export-eval-net-train-bn--legacy"], "3", "export")["flipped"] == [["bn", True, False]]
+
+
+DROPPING = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5), nn.Flatten())
+"""
+
+
+def test_modes_of_batch_norm_and_dropout_are_read_from_the_file(tmp_path: Path) -> None:
+    """A network in training mode: the default export is an eval file, TRAINING one that trains and drops."""
+    (tmp_path / "net.py").write_text(DROPPING, encoding="utf-8")
+    cases = []
+    for case in cases_of("export-legacy").values():
+        network = Network((), model=f"{tmp_path / 'net.py'}:build")
+        events = (Event("set_mode", arguments={"training": True}), *case.events[3:5])
+        cases.append(replace(case, network=network, events=events, steps=()))
+    (tmp_path / "run").mkdir()
+    cells = play_cells(tmp_path / "run", cases, "onnx")
+    for name, training in (("default", False), ("training", True), ("preserve", True)):
+        graph = noted(cells[name], "1", "export")["graph"]
+        assert isinstance(graph, dict)
+        assert [node["training"] for node in graph["dropouts"]] == ([True] if training else []), name
+        assert [node["training"] for node in graph["batch_norms"]] == ([True] if training else []), name
 
 
 def test_without_onnx_an_export_is_unsupported_and_says_which_target_has_it(

@@ -226,3 +226,17 @@ def test_the_simple_leak_has_301_nodes_after_50_steps(tmp_path: Path) -> None:
     case = next(each for each in cases_of("custom-graph", program__repeat=50).values() if each.name == "leaky--fb")
     nodes = play_cells(tmp_path, [case])["leaky--fb"].result.notes["cell"]["custom"]["bn"]["nodes_of"]
     assert nodes["running_mean"][-1] == 301
+
+
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        ("running-batch-size-1", "running_bn.py, line 85: return 1 - (1 - self.momentum) / (x.shape[0] - 1) ** 0.5"),
+        ("running-not-detached", "running_bn.py, line 5"),
+        ("running-in-place-ffb", "running_bn.py, line 33: return (self.squares / self.count"),
+        ("graph-in-place--ffb", "inplace_bn.py, line 17: return mean, ((x - mean[:, None, None]) ** 2)"),
+    ],
+)
+def test_an_error_names_the_line_of_the_users_file(own: dict[str, Cell], name: str, line: str) -> None:
+    """Also one in a backward: the line of the forward that made the node."""
+    assert f"[{line}" in own[name].result.error

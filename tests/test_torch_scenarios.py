@@ -14,9 +14,9 @@ from torch_cells import python_of
 
 SCENARIOS = (
     "custom-layer", "custom-mistakes", "custom-graph", "running-batchnorm",
-    "export-legacy", "export-dynamo", "export-eval-net-train-bn",
+    "export-legacy", "export-dynamo", "export-eval-net-train-bn", "complex-batchnorm", "onnx-file", "onnx-opsets",
 )  # fmt: skip
-TARGETS = ("reference", "torch", "torch[builtin]", "torch[onnx]")
+TARGETS = ("reference", "torch", "torch[builtin]", "torch[onnx]", "onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,9 @@ def causes_of(results: Any, scenario: str, case: str, kinds: tuple[str, ...] = (
         ("running-batchnorm", "in-place-fb"),
         ("export-dynamo", "frozen-layer"),
         ("export-legacy", "preserve"),
+        ("complex-batchnorm", "two-tensors"),
+        ("onnx-file", "base"),
+        ("onnx-opsets", "9"),
     ],
 )
 def test_what_is_in_order_is_not_suspected(results: Any, scenario: str, case: str) -> None:
@@ -77,3 +80,41 @@ def test_own_layer_from_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert {cell["outcome"] for cell in found["cells"]} == {"ok"}
+
+
+def test_a_scenario_may_name_its_own_targets(tmp_path: Path) -> None:
+    """Without -t, an ONNX file runs on onnxruntime against the oracle, not on torch and mxnet."""
+    command = [sys.executable, "-m", "bncheck", "run", "onnx-file", "--no-report", "-q", "--no-probe"]
+    done = subprocess.run([*command, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert [target["name"] for target in found["targets"]] == ["reference", "onnxruntime"]
+
+
+# What each version does with a network in eval whose bn is in training mode, and with training=TRAINING.
+MOVES = "export_onnx moves running_mean of bn, as one training forward would"
+OLD = {
+    "torch[onnx]==1.13.1": ("export_onnx switches bn from training to eval", "from eval to training, and moves"),
+    "torch[onnx]==1.1.0": (MOVES, ""),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", OLD)
+def test_older_exporters_leak_too(tmp_path: Path, target: str) -> None:
+    """1.1.0 was the reported version. Its trace runs a layer that is in training mode, and keeps its flag; asked for
+    training it leaves every mode as it is."""
+    words = ["export-legacy", "export-dynamo", "export-eval-net-train-bn", "-t", target, "-t", "reference"]
+    command = [sys.executable, "-m", "bncheck", "run", *words, "--fail-on", "never", "--no-report", "-q", "--no-probe"]
+    done = subprocess.run([*command, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    leaks = {(item["scenario"], item["case"]): item["title"] for item in found["findings"]
+             if item["cause"] == "mode-leak" and item["layer"] == "bn"}  # fmt: skip
+    assert "export_onnx switches bn from eval to training" in leaks["export-legacy", "default"]
+    assert OLD[target][1] in leaks.get(("export-legacy", "training"), "")
+    assert bool(OLD[target][1]) == (("export-legacy", "training") in leaks)
+    assert OLD[target][0] in leaks["export-eval-net-train-bn", "legacy"]
+    dynamo = [cell for cell in found["cells"] if cell["scenario"] == "export-dynamo" and cell["target"] == target]
+    assert {cell["outcome"] for cell in dynamo} == {"unsupported"}
+    assert all("has no dynamo exporter" in cell["error"] for cell in dynamo)

@@ -22,6 +22,8 @@ MARKS = {
     "timeout": "✗", "unavailable": "–", "not run": "–", "not compared": "·",
 }  # fmt: skip
 QUANTITIES = ("running_mean", "running_var", "counter", "output", "gamma", "beta")
+# What bncheck itself says of somebody's file: a whole sentence, worth its room.
+OUR_ERRORS, MOST_LETTERS = ("FileError", "CustomLayerError"), 300
 VERDICTS = ("nonfinite", "refused", "missing", "differs")
 
 
@@ -74,7 +76,10 @@ def standing(results: Results, scenario: str, case: str, target: str) -> Standin
         return Standing("baseline", "baseline", findings=concerned)
     drifts = results.drifts_at.get((scenario, case, results.base, target), ())
     if not drifts:
-        return Standing("not compared", f"ran; nothing to compare with {results.base or 'it'}", findings=concerned)
+        other = results.cell_at.get((scenario, case, results.base))
+        why = f": {unfinished(other, results)[1]}" if other is not None and other.outcome != "ok" else ""
+        text = f"ran; nothing to compare with {results.base or 'it'}{why}"
+        return Standing("not compared", text, findings=concerned)
     worst = first_to_tell(drifts)
     if worst is None:
         return Standing("agrees", "agrees", findings=concerned)
@@ -96,6 +101,8 @@ def sets_apart(finding: Finding, base: str, target: str) -> bool:
 def unfinished(cell: CellResult, results: Results) -> tuple[str, str]:
     """(word, text) of a cell that did not run to its end."""
     error = one_line(": ".join(filter(None, (cell.error_type, cell.error))))
+    if cell.error_type in OUR_ERRORS:
+        error = one_line(cell.error, MOST_LETTERS)
     step = step_of(results, cell.scenario, cell.case, cell.event)
     where = f" at step {step}" if step else ""
     if cell.outcome == "raised":
@@ -174,7 +181,7 @@ def verdict(results: Results) -> str:
         standing(results, scenario.name, case.name, target.name)
         for scenario, case in shown
         for target in results.targets
-        if target.status == "ok"
+        if target.status == "ok" and not refused_alike(results, scenario.name, case.name)
     ]
     silent = ("not compared", "unsupported", "not run")
     off = sum(not item.good and item.word not in silent for item in standings)
@@ -189,6 +196,15 @@ def verdict(results: Results) -> str:
         return f"{why}; there is nothing to compare." + (f" Found: {', '.join(counts)}." if counts else "")
     agree = f"All {plural(compared, 'compared cell')} agree with {results.base}."
     return agree + (f" Still to know: {', '.join(counts)}." if counts else "")
+
+
+def refused_alike(results: Results, scenario: str, case: str) -> bool:
+    """True if no target carried the case out at all (a file that is no good): then nobody differs from anybody."""
+    outcomes = {results.cell_at[key].outcome for target in results.targets
+                if (key := (scenario, case, target.name)) in results.cell_at and target.status == "ok"}  # fmt: skip
+    here = [cell for cell in results.cells if (cell.scenario, cell.case) == (scenario, case)]
+    began = any(cell.error_type not in OUR_ERRORS and (cell.event is None or cell.event >= 0) for cell in here)
+    return bool(outcomes) and outcomes <= {"raised", "unsupported"} and not began
 
 
 def count_kinds(results: Results, scenarios: set[str]) -> list[str]:

@@ -128,7 +128,7 @@ def mark(found: Standing, short: bool = False) -> Text:
     text = found.text if short or found.word not in kinds else f"{found.word}: {found.text}"
     if short:
         text = "agrees up to rounding" if found.word == "rounding" else re.sub(r" \(\+\d+ more\)$", "", text)
-        text = re.sub(r"^(refused.*?) \((\w+): .*\)$", r"\1 (\2)", text).replace(" off by ", " ")
+        text = re.sub(r"^(refused.*?) \(([A-Z]\w+): .*\)$", r"\1 (\2)", text).replace(" off by ", " ")
     return Text(f"{found.mark} {clean(text)}", style=COLOURS.get(found.word, "dim"))
 
 

@@ -17,6 +17,14 @@ def errors(cell: CellView, words: str) -> Iterator[tuple[int, str]]:
             yield event, record.error
 
 
+def split_line(message: str) -> dict[str, str]:
+    """Evidence: the error, and the line of the user's file that the worker put behind it in brackets."""
+    said, bracket, line = message.rpartition(" [")
+    if not bracket or not line.endswith("]") or ", line " not in line:
+        return {"error": message}
+    return {"line": line[:-1], "error": said}
+
+
 def says_why(text: str) -> bool:
     """True if the message names its cause: BN404 and BN405 then say more than that something was refused."""
     return FREED in text or IN_PLACE in text

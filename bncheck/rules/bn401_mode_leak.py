@@ -12,7 +12,7 @@ What to do: export a deep copy, and set the mode of each frozen layer again afte
 (train(), export, save). torch's exporter with dynamo=False puts the whole model back into one mode.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bncheck.evidence import CellView
@@ -33,10 +33,13 @@ WORDS = {0: "eval", 1: "training"}
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
     for layer in cell.trace.layers if cell.trace is not None else ():
-        found = flag_leak(cell, layer) or export_moves(cell, layer)
+        flipped, moves = flag_leak(cell, layer), export_moves(cell, layer)
+        found = flipped or moves
         if found is None:
             continue
         event, quantity, said = found
+        if flipped is not None and moves is not None and moves[0] == event:
+            said += f", and {moves[2].partition(' ')[2]}"
         yield Finding(
             CODE, CAUSE, "defect", f"{names(cell.members)}: {said}.",
             targets(cell.members), cell.case.scenario, cell.case.name, layer, event, quantity,
@@ -54,9 +57,23 @@ def export_facts(cell: CellView, event: int) -> dict[str, Any]:
     if notes is None:
         return {}
     flipped = [item for item in notes.get("flipped", ()) if isinstance(item, list | tuple) and len(item) == 3]
-    facts = {"flipped": ", ".join(f"{item[0]}: {WORDS[bool(item[1])]} to {WORDS[bool(item[2])]}" for item in flipped)}
+    said = ", ".join(f"{item[0]}: {WORDS[bool(item[1])]} to {WORDS[bool(item[2])]}" for item in flipped)
     change = number_of(notes, "output_change")
-    return {**facts, **({} if change is None else {"output change": change}), "exporter": str(notes.get("exporter"))}
+    return {
+        **({"flipped": said} if said else {}), **({} if change is None else {"output change": change}),
+        "exporter": str(notes.get("exporter")), **modes_in_file(notes),
+    }  # fmt: skip
+
+
+def modes_in_file(notes: Mapping[str, Any]) -> dict[str, str]:
+    """What the exported file itself says of its BatchNormalization and Dropout nodes."""
+    graph, found = notes.get("graph"), {}
+    for key, kind in (("batch_norms", "BatchNormalization"), ("dropouts", "Dropout")):
+        nodes = nodes_of(graph, key) if isinstance(graph, Mapping) else []
+        if nodes:
+            training = sum(node.get("training") is True for node in nodes)
+            found[f"{kind} in the file"] = f"{training} of {len(nodes)} in training mode"
+    return found
 
 
 def file_in_other_mode(cell: CellView) -> Iterator[Finding]:
@@ -74,7 +91,8 @@ def file_in_other_mode(cell: CellView) -> Iterator[Finding]:
             f"{number(as_was)} apart" + (f", and the export was asked for training={asked}." if against else "."),
             targets(cell.members), cell.case.scenario, cell.case.name, "", event, "output",
             departs=cell.target if against else "", departs_from="itself" if against else "",
-            evidence={"file against eval": evaluated, "file against the model as exported": as_was, "asked": asked},
+            evidence={"file against eval": evaluated, "file against the model as exported": as_was, "asked": asked,
+                      **modes_in_file(export)},
             advice="call net.eval() before you export for inference; export with training=PRESERVE to keep the mode",
         )  # fmt: skip
 
@@ -155,5 +173,12 @@ def export_moves(cell: CellView, layer: str) -> tuple[int, str, str] | None:
         mask = moved(cell.trace, layer, quantity)
         for event, record in enumerate(cell.trace.events):
             if record.op in ("export_onnx", "run_exported") and record.status == "ok" and mask[event : event + 1].any():
-                return event, quantity, f"{record.op} moves {quantity} of {layer}, as a training forward would"
+                return event, quantity, f"{record.op} moves {quantity} of {layer}, as {forwards_in(cell, layer, event)}"
     return None
+
+
+def forwards_in(cell: CellView, layer: str, event: int) -> str:
+    """How many training forwards an event made of itself, by the layer's counter."""
+    rows = cell.trace.get(layer, "counter") if cell.trace is not None else None
+    more = float(rows[event + 1] - rows[event]) if rows is not None and len(rows) > event + 1 else 0.0
+    return f"{more:.0f} training forwards would" if more > 1 else "one training forward would"

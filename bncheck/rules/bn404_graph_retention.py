@@ -16,7 +16,7 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.rules.autograd import FREED, errors
+from bncheck.rules.autograd import FREED, errors, split_line
 from bncheck.rules.wording import names, number, targets
 from bncheck.trace import Array, Trace
 
@@ -32,6 +32,9 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
     growing = [layer for layer in cell.trace.layers if grows(cell.trace.get(layer, "graph_nodes"))]
     for layer in growing:
         evidence = growth(cell.trace, layer) | growth_of_each(cell, layer) | facts(cell, layer)
+        freed = next(errors(cell, FREED), None)
+        if freed is not None:
+            evidence = split_line(freed[1]) | evidence
         each = [
             f"{key.removeprefix('nodes behind ')} {evidence[key]}" for key in evidence if key.startswith("nodes behind")
         ]
@@ -46,7 +49,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
     for event, message in [] if growing else errors(cell, FREED):
         layer = holder(cell.trace)
         yield finding(
-            cell, layer, event, {"error": message} | (facts(cell, layer) if layer else {}),
+            cell, layer, event, split_line(message) | (facts(cell, layer) if layer else {}),
             f"A backward of {names(cell.members)} runs into the graph of an earlier step, which is freed: "
             f"{layer or 'something in the network'} keeps a tensor of that step and uses it again.",
         )  # fmt: skip

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.rules.autograd import IN_PLACE, errors
+from bncheck.rules.autograd import IN_PLACE, errors, split_line
 from bncheck.rules.wording import names, targets
 
 CODE = "BN405"
@@ -25,13 +25,15 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
     for event, message in errors(cell, IN_PLACE):
         count = forwards_before(cell, event)
         seen = f"{count} forwards before it" if count != 1 else "one forward before it"
+        line = split_line(message).get("line", "")
+        at = f" (kept at {line})" if line else ""
         yield Finding(
             CODE, CAUSE, "defect",
             f"In {names(cell.members)} something that a backward needs was changed in place after it was kept; "
-            f"the backward with {seen} raises.",
+            f"the backward with {seen} raises{at}.",
             targets(cell.members), cell.case.scenario, cell.case.name, own_layer(cell), event,
             departs=cell.target, departs_from="itself",
-            evidence={"error": message, "forwards before this backward": count}, advice=ADVICE,
+            evidence={"forwards before this backward": count, **split_line(message)}, advice=ADVICE,
         )  # fmt: skip
         return
 

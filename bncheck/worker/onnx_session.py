@@ -107,7 +107,10 @@ class Model:
         said = said.split("std::string&, int) ")[-1][:600]
         if type(error).__name__ == "NotImplemented":
             raise NotImplementedError("onnxruntime has no kernel: %s" % said)
-        raise self.files.FileError("onnxruntime refuses the file (%s): %s" % (type(error).__name__, said))
+        raise self.files.FileError(
+            "onnxruntime refuses the file, which declares opset %d (%s): %s"
+            % (self.graph.opset, type(error).__name__, said)
+        )
 
     # -- events -----------------------------------------------------------------------------------------------
 

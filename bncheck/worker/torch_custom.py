@@ -4,10 +4,12 @@ Loaded by backends/torch.py by path. Python 3.7 syntax. The file is code that th
 in the worker with the worker's rights, and whatever it does wrong is one sentence on one cell.
 """
 
+import contextlib
 import copy
 import difflib
 import importlib.util
 import os
+import re
 import sys
 import time
 import traceback
@@ -82,6 +84,64 @@ def line_in(path, error):
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
     return " (line %d)" % line if line else ""
+
+
+# ------------------------------------------------------------------------------------------- which line it was
+
+
+def remember_lines(torch, wanted):
+    """Autograd keeps where each of its nodes was made, so that an error in a backward can name the line.
+
+    For cells with an own layer only; for the whole process, so it is switched off again for the next cell.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it announces that it is slow
+            torch.autograd.set_detect_anomaly(wanted, check_nan=False)
+    except TypeError:
+        pass  # before 2.0 it stops at the first NaN, which is what these cells are about: the line stays unknown
+
+
+@contextlib.contextmanager
+def naming_the_line(path):
+    """An error that passes through the user's file, or arose from what that file computed, says on which line."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except Exception as error:
+            line = line_of_traceback(path, error) or line_of_warnings(path, caught)
+            if line and error.args and isinstance(error.args[0], str):
+                first = error.args[0].split(" Hint: ")[0]
+                error.args = ("%s [%s]" % (first, line),) + error.args[1:]
+            raise
+    for item in caught:
+        warnings.showwarning(item.message, item.category, item.filename, item.lineno)
+
+
+def line_of_traceback(path, error):
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if beside(path, frame.filename)]
+    return place(frames[-1].filename, frames[-1].lineno, frames[-1].line) if frames else ""
+
+
+def line_of_warnings(path, caught):
+    """Anomaly mode's warning holds the traceback of the forward that made the failing node."""
+    for item in caught:
+        lines = str(item.message).split("\n")
+        for number in range(len(lines) - 2, -1, -1):
+            found = re.match(r'\s*File "(.*)", line (\d+), in ', lines[number])
+            if found and beside(path, found.group(1)):
+                return place(found.group(1), int(found.group(2)), lines[number + 1])
+    return ""
+
+
+def beside(path, name):
+    """The user's file, or one in its folder that it imports."""
+    return os.path.dirname(name) == os.path.dirname(path)
+
+
+def place(path, number, code):
+    return "%s, line %d: %s" % (os.path.basename(path), number, (code or "").strip())
 
 
 def make(torch, text, channels, keywords):
@@ -260,6 +320,7 @@ def time_ratio(torch, norm, builtin, data):
     """
     threads, dy = torch.get_num_threads(), torch.ones_like(data)
     torch.set_num_threads(1)
+    remember_lines(torch, False)
     spent = {"own": [], "builtin": []}
     began = time.perf_counter()
     try:

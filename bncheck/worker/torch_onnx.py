@@ -36,7 +36,7 @@ def export(model, folder, x, exporter="default", **asked):
     found.update(compare_snapshots(before, after))
     found["output_change"] = difference(outputs[0], later[0])
     found["eval_change"] = difference(outputs[1], later[1])
-    found["graph"] = read_graph(path)
+    found["graph"] = read_graph(model, path)
     kept = [name] + [extra for extra in (name + ".data",) if os.path.exists(os.path.join(folder, extra))]
     return {"artifacts": kept, "notes": {"export": found}}
 
@@ -169,44 +169,16 @@ def plain(value):
 # ------------------------------------------------------------------------------------------------------- the file
 
 
-def read_graph(path):
+def read_graph(model, path):
     """What the file declares: its opset, kinds of node, the mode and numbers of BatchNorm and Dropout nodes."""
-    if not has("onnx"):
-        return {}
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False)
-    constants = {item.name: item for item in graph.graph.initializer}
-    nodes = list(graph.graph.node) + [node for function in getattr(graph, "functions", ()) for node in function.node]
-    counts = {}
-    for node in nodes:
-        counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    return {
-        "opset": max(item.version for item in graph.opset_import if item.domain in ("", "ai.onnx")),
-        "nodes": counts,
-        "batch_norms": [norm_node(onnx, node) for node in nodes if node.op_type == "BatchNormalization"],
-        "dropouts": [dropout_node(onnx, node, constants) for node in nodes if node.op_type == "Dropout"],
-    }
-
-
-def norm_node(onnx, node):
-    """Five outputs (before opset 14) or training_mode = 1 mean that the node takes the batch's statistics."""
-    held = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-    outputs = len([name for name in node.output if name])
-    training = bool(held.get("training_mode", 0)) or outputs == 5
-    return {
-        "name": node.name, "training": training, "outputs": outputs,
-        "momentum": plain(held.get("momentum", 0.9)), "eps": plain(held.get("epsilon", 1e-5)),
-    }  # fmt: skip
-
-
-def dropout_node(onnx, node, constants):
-    """The third input says the mode; one that is computed in the graph cannot be read off it."""
-    name = node.input[2] if len(node.input) > 2 else ""
-    if not name:
-        return {"name": node.name, "training": False}
-    known = constants.get(name)
-    return {"name": node.name, "training": bool(onnx.numpy_helper.to_array(known)) if known is not None else "computed"}
+    files = model.part("onnx_file")
+    try:
+        found = files.describe(files.read(path))
+    except files.FileError as error:
+        return {"unreadable": str(error)}
+    for node in found["batch_norms"]:
+        node.update(momentum=plain(node["momentum"]), eps=plain(node["eps"]))
+    return found
 
 
 def run(model, x):

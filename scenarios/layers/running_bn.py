@@ -38,13 +38,14 @@ class RunningBatchNorm2d(nn.Module):
 
     def forward(self, x):
         if self.training:
-            self.detach_old()
             self.update(x)
         mean = self.sums / self.count
-        return self.normalise(x, mean, self.variance(mean))
+        y = self.normalise(x, mean, self.variance(mean))
+        self.let_go()
+        return y
 
-    def detach_old(self):
-        """Let go of the graph of the step before; this step's part of the averages stays in it."""
+    def let_go(self):
+        """Keep the numbers, not the graph: this step's backward has what it needs in y."""
         self.sums, self.squares = self.sums.detach(), self.squares.detach()
 
     def update(self, x):
@@ -87,7 +88,7 @@ class BatchOneRunningBatchNorm2d(RunningBatchNorm2d):
 class UndetachedRunningBatchNorm2d(RunningBatchNorm2d):
     """The averages keep the graph of the step before, which its backward has freed."""
 
-    def detach_old(self):
+    def let_go(self):
         pass
 
 

@@ -143,6 +143,11 @@ def build(network, params, dtype, variant, device):
     return kind(network, params, dtype, variant, device)
 
 
+@contextlib.contextmanager
+def no_blame():
+    yield
+
+
 class Model:
     """The worker's model contract on an nn.Sequential."""
 
@@ -158,11 +163,17 @@ class Model:
         self.rank = network["layers"][0]["rank"] if network["layers"] else 2
         self.returns = network.get("returns")
         own = None if variant == "builtin" else network.get("custom")
+        if variant == "builtin" and network.get("oracle", "batch_norm") != "batch_norm":
+            raise NotImplementedError(
+                "nn.BatchNorm does no %s: there is no built-in layer to compare" % network["oracle"]
+            )
         self.parts = network.get("parts", 1) if own else 1
         self.custom = partial(part("torch_custom").make, torch, own) if own else None
         if self.parts != 1:
             adapter = part("torch_parts").adapter_class(torch, part("torch_custom").CustomLayerError)
             self.custom = partial(part("torch_custom").make_parts, torch, own, self.parts, adapter)
+        part("torch_custom").remember_lines(torch, bool(own)) if own or "bncheck_torch_custom" in sys.modules else None
+        self.blame = partial(part("torch_custom").naming_the_line, own.rpartition(":")[0]) if own else no_blame
         self.whole = bool(network.get("model"))
         if self.whole and variant in part("torch_whole").NOT_WITH:
             raise NotImplementedError("network.model does not run as torch[%s]" % variant)
@@ -265,13 +276,12 @@ class Model:
             self.net.train()
         elif mode == "eval":
             self.net.eval()
-        if mode in ("eval", "no_grad"):
-            with self.torch.no_grad():
-                out = self.call(data)
-        else:
-            if self.network.get("input_gradient", True):
-                data.requires_grad_()
+        quiet = mode in ("eval", "no_grad")
+        if not quiet and self.network.get("input_gradient", True):
+            data.requires_grad_()
+        with self.blame(), self.torch.set_grad_enabled(not quiet):
             out = self.call(data)
+        if not quiet:
             self.record(data, out)
         return self.finish(data, out, mode)
 
@@ -299,7 +309,8 @@ class Model:
             tensor.grad = None
         self.used_up = True
         grads = [self.tensor(dy) for dy in dys]
-        self.torch.autograd.backward([out for _, out in self.tape], grads, retain_graph=self.keep_graph)
+        with self.blame():
+            self.torch.autograd.backward([out for _, out in self.tape], grads, retain_graph=self.keep_graph)
         last = self.tape[-1][0].grad
         found = {"input": None if last is None else self.array(last)}
         for name, norm in self.norms.items():
