@@ -39,6 +39,8 @@ def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     network = subject.case.network
     if network.file or network.returns:
         raise CannotWriteError("networks from a file, or that return an inner layer, have no torch script yet")
+    if network.parts != 1 or not network.input_gradient:
+        raise CannotWriteError("layers that take their channels in parts, or a plain input, have no torch script yet")
     names: list[str] = []
     lines: list[str] = own_class(subject)
     rank = subject.rank
@@ -225,6 +227,8 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
     if step.op == "set_mode":
         which = "net" if "layer" not in step.arguments else identifier(str(step.arguments["layer"]))
         return [f"{which}.train({bool(step.arguments.get('training'))})"]
+    if step.op == "draw_graph":
+        return ["pass  # a picture of the graph is drawn here in the run"]
     if step.op == "flush":
         return (
             ["torch.cuda.synchronize()"]
