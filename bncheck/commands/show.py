@@ -49,6 +49,8 @@ def describe(scenario: Scenario) -> Iterator[str]:
     if scenario.remarks:
         yield from ("", *scenario.remarks.strip().splitlines())
     varied = " (of the first case; the cases vary it)" if len(scenario.cases) > 1 else ""
+    if scenario.targets:
+        yield f"\ntargets (unless -t names others)\n  {', '.join(scenario.targets)}"
     yield f"\nnetwork{varied}"
     yield from (f"  {describe_layer(layer)}" for layer in first.network.layers)
     if first.network.file:
@@ -58,6 +60,8 @@ def describe(scenario: Scenario) -> Iterator[str]:
         yield f"  {first.network.model}({given})"
     if first.network.custom:
         yield f"  {first.network.custom} takes the place of batch_norm"
+    if first.network.parts != 1:
+        yield f"  it takes its channels in parts: {first.network.parts}; oracle: {first.network.oracle}"
     yield f"\ninputs{varied}"
     yield from (f"  {name}: {describe_input(spec)}" for name, spec in first.inputs.items())
     yield f"\nprogram{varied}"

@@ -153,6 +153,8 @@ def make(torch, text, channels, keywords):
 
 def make_parts(torch, text, parts, adapter, channels, keywords):
     """A layer that takes its channels in several tensors, Class(channels of one part, …), behind a module of one."""
+    if parts == "complex" and not hasattr(torch, "complex"):
+        raise NotImplementedError("torch %s has no complex tensors; torch.complex came with 1.7" % torch.__version__)
     count = 2 if parts == "complex" else parts
     return adapter(construct(torch, text, channels // count, keywords), parts)
 

@@ -50,12 +50,16 @@ class Trial:
     # -- conversions ------------------------------------------------------------------------------------------
 
     def converted(self, name):
-        dtype = getattr(self.torch, name)
+        dtype = getattr(self.torch, name, None)
+        if dtype is None:
+            return "unavailable: torch %s has no %s" % (self.torch.__version__, name)
         if self.complex and name != "float64":
             return "unavailable: torch has no complex arithmetic in %s" % name
         builtin = self.refusal(lambda: self.play(self.builtin, dtype)) if self.builtin is not None else None
         own = self.refusal(lambda: self.play(self.own, dtype))
         if own is not None:
+            if self.builtin is None and "not implemented for" in own:
+                return "unavailable: %s" % own  # a kernel that torch lacks; no built-in layer shows the way
             return None if builtin is not None else "raises %s" % own
         norm, out = self.play(self.own, dtype)
         usual = out if self.builtin is None or builtin is not None else self.play(self.builtin, dtype)[1]
@@ -65,6 +69,8 @@ class Trial:
         narrow = self.kept(norm, dtype)
         if narrow:
             return "keeps %s" % narrow
+        if bool(is_nan(plain).any()):
+            return None  # not a number before anything was converted
         if gap(out, plain) > DTYPES[name]:
             return "its output is %s its output in float32" % off(out, plain)
         alike = gap(plain, self.usual_plain(plain)) < 1e-4

@@ -51,6 +51,8 @@ def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
 def build(subject: Subject, beside: dict[str, Array] | None) -> list[str]:
     """The network with its initial values; without ``beside`` with PyTorch's own, to load a state into."""
     network = subject.case.network
+    if network.parts != 1 or not network.input_gradient:
+        raise CannotWriteError("layers that take their channels in parts, or a plain input, have no torch script yet")
     names: list[str] = []
     lines: list[str] = []
     rank = subject.rank
@@ -277,6 +279,8 @@ def state_event(subject: Subject, step: Step, x: str, when: str) -> list[str]:
         return [f"{which}.train({bool(step.arguments.get('training'))})"]
     if step.op == "freeze":
         return [f"for parameter in {which}.parameters():", "    parameter.requires_grad = False"]
+    if step.op == "draw_graph":
+        return ["pass  # a picture of the graph is drawn here in the run"]
     if step.op == "flush":
         if subject.target.device.startswith("cuda"):
             return ["torch.cuda.synchronize()"]
