@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from torch_cells import Cell, cases_of, play_cells
 
+from bncheck.finding import Finding
 from bncheck.report import graph
+from bncheck.report.gallery import Gallery
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 from bncheck.worker import torch_graph
 
@@ -23,9 +25,12 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Ce
         CaseResult(case.name, case.label, {}, tuple(event.op for event in case.events), steps=case.steps)
         for case in cases
     )
+    found = Finding(
+        "BN404", "graph-retention", "defect", "it keeps them", ("torch",), "custom-graph", "leaky--fb", "bn"
+    )
     results = Results(
         "0", "", "", (TargetResult("torch", "torch", "torch"),), (ScenarioResult("custom-graph", cases=described),),
-        tuple(CellResult("custom-graph", case.name, "torch", "torch", "ok") for case in cases),
+        tuple(CellResult("custom-graph", case.name, "torch", "torch", "ok") for case in cases), findings=(found,),
     )  # fmt: skip
     return folder, cells, results
 
@@ -45,6 +50,8 @@ def test_nodes_are_listed_step_by_step_and_drawn_where_there_are_any(
     assert [float(row[5]) for row in leaky] == [*nodes[:-1:2].tolist(), nodes[-1]]
     assert {line.split(",")[5] for line in lines if ",good--fb," in line} == {"0.0"}
     assert "autograd nodes behind the buffers" in written[1].read_text()
+    (picture,) = Gallery(results, folder).extras(results.scenarios[0])
+    assert picture.name == "custom-graph--leaky--fb--graph", "the page shows it, too"
 
 
 def test_the_graph_as_dot_text_has_every_node_once(played: tuple[Path, dict[str, Cell], Results]) -> None:

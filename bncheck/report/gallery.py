@@ -45,12 +45,14 @@ class Gallery:
         return picture
 
     def extras(self, scenario: ScenarioResult) -> list[Picture]:
-        """What is to be seen of a scenario beside its cases: its sweeps along an axis, its profiles along the depth."""
-        from bncheck.report import depth, sweep
+        """What is to be seen of a scenario beside its cases: its sweeps along an axis, its profiles along the depth,
+        the graphs that its layers keep."""
+        from bncheck.report import depth, graph, sweep
 
         if self.limit == 0:
             return []
         profiles = depth.pictures(self.results, self.run_folder, scenario)[:EXTRAS]
+        profiles += graph.pictures(self.results, self.run_folder, scenario)[:EXTRAS]
         found = [] if scenario.probe else sweep.sweeps(self.results, scenario)[:EXTRAS]
         if not found:
             return profiles

@@ -5,18 +5,20 @@ For layers of one's own in PyTorch. A layer that lets go of every step stays at 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bncheck.recording import trace_of
 from bncheck.report.gallery import Gallery
-from bncheck.results import CellResult, Results
+from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
 from bncheck.trace import Array
+
+if TYPE_CHECKING:
+    from bncheck.report.plot import Picture
 
 NAME = "graph"
 
@@ -37,16 +39,26 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
     found = [item for cell in results.cells for item in growths(results, run_folder, cell)]
     if not found:
         return []
+    from bncheck.report.plot import write_picture
     from bncheck.report.table import write_csv
 
     paths = [write_csv(table(found), run_folder / "graph.csv")]
-    (run_folder / "plots").mkdir(exist_ok=True)
-    for key in dict.fromkeys((item.cell.scenario, item.cell.case) for item in found):
-        here = [item for item in found if (item.cell.scenario, item.cell.case) == key]
-        if any(item.nodes.max(initial=0) > 0 for item in here):
-            title = f"{key[0]} · {results.case_at[key].label}"
-            paths += draw(run_folder / "plots" / f"{key[0]}--{key[1]}--graph", title, results, here)
+    for scenario in results.scenarios:
+        for picture in pictures(results, run_folder, scenario, png=True):
+            paths += write_picture(picture, run_folder)
     return paths
+
+
+def pictures(results: Results, run_folder: Path, scenario: ScenarioResult, png: bool = False) -> list[Picture]:
+    """A picture per case of the scenario in which a layer was found to keep its graphs."""
+    drawn = []
+    for case in scenario.cases:
+        here = results.findings_at.get((scenario.name, case.name), ())
+        if any(finding.cause == "graph-retention" for finding in here):
+            cells = [cell for cell in results.cells if (cell.scenario, cell.case) == (scenario.name, case.name)]
+            found = [item for cell in cells for item in growths(results, run_folder, cell)]
+            drawn += [draw(results, scenario, case, found, png)] if found else []
+    return drawn
 
 
 def growths(results: Results, run_folder: Path, cell: CellResult) -> Iterator[Growth]:
@@ -77,28 +89,26 @@ def table(found: list[Growth]) -> Any:
     return pd.DataFrame(rows, columns=["scenario", "case", "target", "layer", "step", "nodes", "bytes"])
 
 
-def draw(stem: Path, title: str, results: Results, found: list[Growth]) -> list[Path]:
+def draw(results: Results, scenario: ScenarioResult, case: CaseResult, found: list[Growth], png: bool) -> Picture:
     """Nodes on the left, bytes on the right, one line per target and layer."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from bncheck.report.plot import PIXELS_PER_INCH, SETTINGS, write
-    from bncheck.report.svg import compact, standalone
+    from bncheck.report.plot import SETTINGS, develop
     from bncheck.report.wording import clean
 
+    title = clean(f"{scenario.name} · {case.label}")
     labels = {target.name: clean(target.label) for target in results.targets}
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(9.6, 3.4))
         panels(figure.subplots(1, 2), labels, found)
-        figure.suptitle(clean(title), x=0.02, ha="left", fontsize=11)
+        figure.suptitle(title, x=0.02, ha="left", fontsize=11)
         figure.subplots_adjust(left=0.08, right=0.985, top=0.8, bottom=0.14, wspace=0.22)
-        text, image = io.StringIO(), io.BytesIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-        figure.savefig(image, format="png", dpi=PIXELS_PER_INCH)
-    return [
-        write(stem.with_name(f"{stem.name}.svg"), standalone(compact(text.getvalue(), "p")).encode()),
-        write(stem.with_name(f"{stem.name}.png"), image.getvalue()),
-    ]
+        most = max(int(item.nodes.max(initial=0)) for item in found)
+        said = (
+            f"{title}: autograd nodes behind the layer's buffers and the bytes they keep, step by step; {most} at most."
+        )
+        return develop(figure, f"{scenario.name}--{case.name}--graph", said, results.version, png)
 
 
 def panels(places: Any, labels: Mapping[str, str], found: list[Growth]) -> None:
