@@ -15,7 +15,7 @@ from bncheck.results import Results, read_results
 
 FAMILIES = (
     "copied-momentum", "cumulative-average", "empty-batch", "eval-one-sample", "eval-then-train", "exact-input",
-    "flush-twice", "layer-used-twice", "layouts", "low-precision-long-run", "micro-batches", "mode-toggles",
+    "flush-twice", "freezing", "layer-used-twice", "layouts", "low-precision-long-run", "micro-batches", "mode-toggles",
     "model-copies", "offset", "overflow", "poison-and-recovery", "recompute", "reload", "shared-buffers", "strided",
     "value-counts", "without-parts",
 )  # fmt: skip
@@ -46,6 +46,7 @@ SLOW = {
     "value-counts": ("flax", "paddle"),
     "empty-batch": ("flax", "haiku", "keras[jax]"),
     "poison-and-recovery": ("flax",),
+    "freezing": ("paddle", "keras", "tf_keras"),
     "layouts": ("torch[channels_last]", "tf_keras"),
     "strided": ("torch[channels_last]", "paddle", "mlx"),
     "mode-toggles": ("paddle", "flax", "haiku"),
