@@ -15,9 +15,9 @@ from bncheck.results import Results, read_results
 
 FAMILIES = (
     "copied-momentum", "cumulative-average", "empty-batch", "eval-one-sample", "eval-then-train", "exact-input",
-    "flush-twice", "freezing", "gan-forwards", "layer-used-twice", "layouts", "low-precision-long-run", "micro-batches", "mode-toggles",
-    "model-copies", "offset", "overflow", "poison-and-recovery", "recompute", "reload", "shared-buffers", "strided",
-    "value-counts", "without-parts",
+    "flush-twice", "freezing", "gan-forwards", "layer-used-twice", "layouts", "low-precision-long-run",
+    "micro-batches", "mode-toggles", "model-copies", "offset", "overflow", "poison-and-recovery", "recompute",
+    "reload", "shared-buffers", "strided", "value-counts", "without-parts",
 )  # fmt: skip
 # What each catches on torch, mxnet or between them and the reference: (scenario, case, causes).
 CAUGHT = (

@@ -4,7 +4,7 @@ Signature: the effective weight of a batch is a = 1 − (1 − m)^k on one kind 
 one) advances k per step. Without checkpointing, micro-batches or the second forward a is m again. A wrong momentum
 looks the same in the numbers, but holds on every event and leaves the counter right: checkpointed m = 0.3 and plain
 m = 0.51 are the same curve. Or one step runs several forwards of unlike data (a discriminator's real and fake batches):
-the running variance then is the mean variance of single batches, far below that of all data, and eval fits neither kind.
+the running variance is then the mean variance of single batches, far below that of all data, and eval fits no kind.
 
 What to do: update once. Exclude BatchNorm from gradient checkpointing, or let only one of the forwards of a step
 update (momentum 0, or eval mode, in the others); for k micro-batches set the weight to 1 − (1 − m)^(1/k).
@@ -82,7 +82,7 @@ def unlike_data(cell: CellView) -> Iterator[Finding]:
             evidence={"running_var at the end": found.running, "mean variance of a batch": found.within,
                       "variance of all data": found.pooled, "forwards": found.forwards,
                       **{f"mean of {name}": mean for name, mean in found.means.items()}},
-            advice="keep statistics for each kind of data apart, put both kinds into one batch, or let one of them update",
+            advice="keep the statistics of each kind apart, put both kinds into one batch, or let one of them update",
         )  # fmt: skip
 
 
