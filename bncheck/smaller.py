@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from bncheck.scenario import FORWARD_OPS, Case, Event, InputSpec, Layer
-from bncheck.scenario_rules import batch_counts
+from bncheck.scenario_rules import ON_THE_COPY, batch_counts
 from bncheck.shapes import channel_position
 
 MOST = 60  # cases that are tried at once: a few ms each, after one import of the framework
@@ -60,6 +60,8 @@ def select(case: Case, kept: list[int]) -> tuple[tuple[Event, ...], tuple[int, .
         if event.op in FORWARD_OPS:
             seen = places.setdefault(event.input, {})
             event = replace(event, batch=seen.setdefault(event.batch, len(seen)))
+        elif event.op in ON_THE_COPY:  # on the batch that was read last, or on the first one
+            event = replace(event, batch=places.get(event.input, {}).get(event.batch, 0))
         events.append(event)
     ends = set(case.step_ends)
     return tuple(events), tuple(position for position, t in enumerate(kept) if t in ends)
@@ -86,6 +88,8 @@ def shrink(case: Case, limits: Mapping[str, int | None]) -> Case | None:
         kinds = ["samples", *("channels" if axis == position else "pixels" for axis in range(1, len(spec.shape)))]
         shape = tuple(bounded(side, limits[kind]) for side, kind in zip(spec.shape, kinds, strict=True))
         width = shape[position]
+        if shape[0] != spec.shape[0] and (spec.shifts or case.network.replicas):
+            return None  # they say what becomes of every sample
         inputs[name] = replace(
             spec, shape=shape, mean=cut(spec.mean, width), std=cut(spec.std, width),
             poison_channel=min(spec.poison_channel, width - 1) if spec.poison else spec.poison_channel,

@@ -15,9 +15,9 @@ from bncheck.results import Results, read_results
 
 FAMILIES = (
     "copied-momentum", "cumulative-average", "empty-batch", "eval-one-sample", "eval-then-train", "exact-input",
-    "flush-twice", "layer-used-twice", "layouts", "low-precision-long-run", "micro-batches", "mode-toggles",
-    "model-copies", "offset", "overflow", "poison-and-recovery", "recompute", "reload", "shared-buffers", "strided",
-    "value-counts", "without-parts",
+    "flush-twice", "freezing", "gan-forwards", "layer-used-twice", "layouts", "low-precision-long-run",
+    "micro-batches", "mode-toggles", "model-copies", "offset", "overflow", "poison-and-recovery", "recompute",
+    "reload", "shared-buffers", "strided", "value-counts", "without-parts",
 )  # fmt: skip
 # What each catches on torch, mxnet or between them and the reference: (scenario, case, causes).
 CAUGHT = (
@@ -26,6 +26,8 @@ CAUGHT = (
     ("empty-batch", "base", "empty-batch"),
     ("eval-one-sample", "base", "single-value"),
     ("eval-then-train", "gone-back-through-after", "gradient"),
+    ("freezing", "base", "mode-leak"),
+    ("gan-forwards", "fake-data-far-away", "update-count"),
     ("layer-used-twice", "one-layer", "shared-state"),
     ("low-precision-long-run", "bfloat16", "low-precision-stall"),
     ("micro-batches", "backward-at-the-end", "update-phase"),
@@ -46,6 +48,7 @@ SLOW = {
     "value-counts": ("flax", "paddle"),
     "empty-batch": ("flax", "haiku", "keras[jax]"),
     "poison-and-recovery": ("flax",),
+    "freezing": ("paddle", "keras", "tf_keras"),
     "layouts": ("torch[channels_last]", "tf_keras"),
     "strided": ("torch[channels_last]", "paddle", "mlx"),
     "mode-toggles": ("paddle", "flax", "haiku"),

@@ -17,7 +17,7 @@ import pytest
 
 from bncheck.backend_file import find_backends
 from bncheck.finding import Finding
-from bncheck.results import read_results
+from bncheck.results import Results, read_results
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BACKENDS = find_backends()
@@ -87,16 +87,23 @@ def numbers_of(finding: Finding) -> list[float]:
     return said + [float(item) for item in finding.evidence.values() if isinstance(item, int | float)]
 
 
-def play(row: Row, out: Path) -> list[Finding]:
-    words = [word for target in ("reference", *row.targets) for word in ("-t", target)]
-    command = [sys.executable, "-m", "bncheck", "run", row.scenario, *words, "--no-report", "--out", str(out)]
+def play(scenarios: tuple[str, ...], targets: tuple[str, ...], out: Path) -> Results:
+    words = [word for target in ("reference", *targets) for word in ("-t", target)]
+    command = [sys.executable, "-m", "bncheck", "run", *scenarios, *words, "--no-report", "--out", str(out)]
     done = subprocess.run([*command, "--fail-on", "never"], capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     results = read_results(out)
     missing = [target for target in results.targets if target.status != "ok"]
     if missing:
         pytest.skip(f"{missing[0].name}: {missing[0].reason}")
-    return [finding for finding in results.findings if finding.cause == row.cause]
+    return results
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """All quick rows in one run."""
+    scenarios = tuple(dict.fromkeys(row.scenario for row in rows() if set(row.targets) <= QUICK))
+    return play(scenarios, tuple(sorted(QUICK)), tmp_path_factory.mktemp("quick") / "run")
 
 
 def marked(row: Row) -> object:
@@ -120,8 +127,13 @@ def test_a_figure_is_compared_to_its_digits() -> None:
 
 
 @pytest.mark.parametrize("row", [marked(row) for row in rows()])
-def test_the_findings_give_the_figures_of_the_table(row: Row, tmp_path: Path) -> None:
-    found = play(row, tmp_path / "run")
+def test_the_findings_give_the_figures_of_the_table(row: Row, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if set(row.targets) <= QUICK:
+        results = request.getfixturevalue("quick")
+    else:
+        results = play((row.scenario,), row.targets, tmp_path / "run")
+    found = [item for item in results.findings if (item.cause, item.scenario) == (row.cause, row.scenario)]
+    found += [item for item in results.findings if item.cause == row.cause and not item.scenario]  # about a target
     named = {target for finding in found for target in finding.targets}
     assert set(row.targets) <= named, f"{row.cause} is named of {sorted(named)} only"
     given = sorted({number for finding in found for number in numbers_of(finding)})

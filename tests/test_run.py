@@ -176,7 +176,7 @@ def test_a_gpu_that_is_not_there_is_unavailable_with_the_reason(tmp_path: Path) 
         "run", "all-ones", "-t", "reference", "-t", "torch@cuda", "--out", str(out), "--require", "torch@cuda"
     )
     assert done.returncode == 3
-    assert "CUDA" in done.stderr
+    assert "no NVIDIA GPU" in done.stderr
     (target,) = [each for each in read_results(out).targets if each.name == "torch@cuda"]
     assert target.status == "unavailable"
     assert target.remedy

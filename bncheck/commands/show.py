@@ -62,6 +62,10 @@ def describe(scenario: Scenario) -> Iterator[str]:
         yield f"  {first.network.custom} takes the place of batch_norm"
     if first.network.parts != 1:
         yield f"  it takes its channels in parts: {first.network.parts}; oracle: {first.network.oracle}"
+    if first.network.replicas:
+        yield f"  in {len(first.network.replicas)} replicas, of {_listed(first.network.replicas)} samples"
+    if first.network.copied:
+        yield f"  and a copy of it ({first.network.copied})"
     yield f"\ninputs{varied}"
     yield from (f"  {name}: {describe_input(spec)}" for name, spec in first.inputs.items())
     yield f"\nprogram{varied}"
@@ -78,6 +82,10 @@ def _rows(cases: Sequence[Case]) -> Iterator[str]:
         yield f"  {case.name:{width}}  {len(case.events):4} events  {case.label}"
     if len(cases) > MOST_ROWS:
         yield f"  … and {len(cases) - MOST_ROWS} more (--json shows all)"
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return " and ".join(f"{number:g}" for number in numbers)
 
 
 def _expected(scenario: Scenario) -> Iterator[str]:
@@ -98,6 +106,7 @@ def describe_layer(layer: Layer) -> str:
         facts.append(f"eps {'the framework' + chr(39) + 's default' if layer.eps is None else f'{layer.eps:g}'}")
         facts += [f"{name} {_number(value)}" for name, value in layer.initial.items()]
     facts += [f"{name} {value}" for name, value in layer.options.items()]
+    facts += [f"the layer {layer.same_as}, used again"] if layer.same_as else []
     facts += [f"native {name} {dict(words)}" for name, words in layer.native.items()]
     return f"{layer.name}: {layer.type}" + (f" ({', '.join(facts)})" if facts else "")
 
@@ -109,6 +118,10 @@ def describe_input(spec: InputSpec) -> str:
     if spec.fill in ("normal", "uniform", "exact"):
         facts.append(f"mean {_number(spec.mean)}, std {_number(spec.std)}, seed {spec.seed}")
     facts.append("one batch for all forwards" if spec.batches == "same" else "a new batch for every forward")
+    if spec.shifts:
+        facts.append(f"its parts moved by {_listed(spec.shifts)}")
+    if spec.view != "contiguous":
+        facts.append(f"as a {spec.view} view")
     if spec.poison:
         facts.append(f"{spec.poison} in sample 0, channel {spec.poison_channel}")
     return ", ".join(facts)

@@ -3,7 +3,8 @@
 Signature: the effective weight of a batch is a = 1 − (1 − m)^k on one kind of event, and the counter (where there is
 one) advances k per step. Without checkpointing, micro-batches or the second forward a is m again. A wrong momentum
 looks the same in the numbers, but holds on every event and leaves the counter right: checkpointed m = 0.3 and plain
-m = 0.51 are the same curve.
+m = 0.51 are the same curve. Or one step runs several forwards of unlike data (a discriminator's real and fake batches):
+the running variance is then the mean variance of single batches, far below that of all data, and eval fits no kind.
 
 What to do: update once. Exclude BatchNorm from gradient checkpointing, or let only one of the forwards of a step
 update (momentum 0, or eval mode, in the others); for k micro-batches set the weight to 1 − (1 − m)^(1/k).
@@ -18,6 +19,7 @@ from bncheck.finding import Finding
 from bncheck.rules.attributed import Side, differing_facets, summary
 from bncheck.rules.counting import advances, repeated_weight
 from bncheck.rules.leftover import explained_by_conventions
+from bncheck.rules.mixture import mixtures
 from bncheck.rules.movement import moved
 from bncheck.rules.wording import names, number, targets, verb
 
@@ -45,6 +47,7 @@ def explained_layers(pair: PairView) -> set[str]:
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
     """Training forwards that leave the statistics alone between others that move them (every second step)."""
+    yield from unlike_data(cell)
     if cell.trace is None or cell.case.network.custom is None:
         return  # frameworks' own layers never do that by themselves
     for layer in cell.trace.layers:
@@ -63,6 +66,23 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             targets(cell.members), cell.case.scenario, cell.case.name, layer, skipped[0], "running_mean",
             evidence={"forwards that move": len(taken), "forwards that do not": len(skipped)},
             advice="update in every step: skipping was reported to hurt training",
+        )  # fmt: skip
+
+
+def unlike_data(cell: CellView) -> Iterator[Finding]:
+    """A step of several forwards, of data that lie far apart: what eval normalises with fits none of them."""
+    for found in mixtures(cell):
+        kinds = " and ".join(f"{name} (mean {number(mean)})" for name, mean in found.means.items())
+        yield Finding(
+            CODE, CAUSE, "hazard",
+            f"{names(cell.members)}: batches of {kinds} move {found.layer} in turn, {found.forwards} times in all. Its "
+            f"running variance is {number(found.running)}, that of all data together {number(found.pooled)}: eval fits "
+            f"neither kind.",
+            targets(cell.members), cell.case.scenario, cell.case.name, found.layer, found.first, "running_var",
+            evidence={"running_var at the end": found.running, "mean variance of a batch": found.within,
+                      "variance of all data": found.pooled, "forwards": found.forwards,
+                      **{f"mean of {name}": mean for name, mean in found.means.items()}},
+            advice="keep the statistics of each kind apart, put both kinds into one batch, or let one of them update",
         )  # fmt: skip
 
 

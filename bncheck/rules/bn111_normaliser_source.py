@@ -15,6 +15,7 @@ from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding, Kind
 from bncheck.rules.attributed import Side, differing_facets
 from bncheck.rules.departure import same
+from bncheck.rules.freezing import wholly_frozen
 from bncheck.rules.in_batches import dependent, in_batches
 from bncheck.rules.normaliser import Source, sources
 from bncheck.rules.wording import names, number, targets, verb
@@ -52,6 +53,8 @@ def _words(value: object) -> str:
 def check_cell(cell: CellView) -> Iterator[Finding]:
     yield from sees_neighbours(cell)
     for source in sources(cell):
+        if source.training and wholly_frozen(cell, source.layer, source.event) is not None:
+            continue  # BN401 says it: freezing put the layer into inference
         facet = "train_normaliser" if source.training else "eval_normaliser"
         mode = FACETS[facet]
         used = "the running statistics" if source.weight < 0.01 else "the batch's statistics"

@@ -6,7 +6,8 @@ forward then normalises with the batch and trains on it, or does not. Stale stat
 Or the exported file is in another mode than the model that was exported; or an existing file has BatchNormalization in
 training mode, or a Dropout that drops, wherever it runs. Or a layer that the program froze (eval on it
 alone, requires_grad=False) moves its statistics: train() on the whole network undid the one, and the other holds gamma
-and beta only.
+and beta only. Or freezing by the framework's own switch (trainable=False) put the layer into inference, whatever mode
+it is called in.
 
 What to do: export a deep copy, and set the mode of each frozen layer again after any call that touches the whole model
 (train(), export, save). torch's exporter with dynamo=False puts the whole model back into one mode.
@@ -18,8 +19,9 @@ from typing import Any
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.rules.exported import exports, number_of, rounding_of, runs
-from bncheck.rules.freezing import thawed
+from bncheck.rules.freezing import thawed, wholly_frozen
 from bncheck.rules.movement import STATISTICS, moved
+from bncheck.rules.normaliser import sources
 from bncheck.rules.onnx_files import file_facts, file_name, nodes_of
 from bncheck.rules.wording import names, number, targets
 
@@ -49,6 +51,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
     yield from file_in_other_mode(cell)
     yield from file_that_trains(cell)
     yield from not_frozen(cell)
+    yield from infers_when_frozen(cell)
 
 
 def export_facts(cell: CellView, event: int) -> dict[str, Any]:
@@ -137,6 +140,24 @@ def not_frozen(cell: CellView) -> Iterator[Finding]:
             targets(cell.members), cell.case.scenario, cell.case.name, found.layer,
             found.frozen if found.undone is None else found.undone, "running_mean",
             evidence={"frozen by": found.way, "events that moved its statistics": found.moves}, advice=advice,
+        )  # fmt: skip
+
+
+def infers_when_frozen(cell: CellView) -> Iterator[Finding]:
+    """Freezing put the layer into inference: a training forward normalises with its running statistics."""
+    said: set[str] = set()
+    for source in sources(cell):
+        frozen = wholly_frozen(cell, source.layer, source.event) if source.training and source.weight < 0.01 else None
+        if frozen is None or source.layer in said:
+            continue
+        said.add(source.layer)
+        yield Finding(
+            CODE, CAUSE, "convention",
+            f"{source.layer} in {names(cell.members)} runs in inference since it was frozen (event {frozen + 1}), also "
+            f"where training is asked for: it normalises with its running statistics and leaves them alone.",
+            targets(cell.members), cell.case.scenario, cell.case.name, source.layer, source.event, "running_mean",
+            evidence={"weight of the batch": source.weight, "frozen at event": frozen + 1},
+            advice="call eval() on this layer where requires_grad=False is all there is, to get the same there",
         )  # fmt: skip
 
 

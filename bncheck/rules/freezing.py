@@ -57,6 +57,14 @@ def only_affine(cell: CellView, layer: str) -> Thawed | None:
     return None
 
 
+def wholly_frozen(cell: CellView, layer: str, event: int) -> int | None:
+    """The ``freeze`` before an event after which nothing moves the layer's statistics any more; None without one."""
+    for place, item in enumerate(cell.case.events[:event]):
+        if item.op == "freeze" and item.arguments.get("layer") in (None, layer) and ran(cell, place):
+            return None if movements(cell, layer, place + 1) else place
+    return None
+
+
 def ran(cell: CellView, event: int) -> bool:
     assert cell.trace is not None
     return event < len(cell.trace.events) and cell.trace.events[event].status == "ok"

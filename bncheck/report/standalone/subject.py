@@ -112,6 +112,7 @@ def make_subject(
     custom_source: str = "",
 ) -> Subject:
     """The subject of ``name``'s script. Its expected values are the other side's, the float64 reference's first."""
+    refuse_parts(case)
     own = next(item for item in played if item.target.name == name)
     layer = finding.layer or next(iter(own.trace.layers), "")
     if layer and not any(each.name == layer for each in case.network.layers):
@@ -136,6 +137,19 @@ def make_subject(
         finding, case, inputs, own.target, own.trace, layer, label, found, refused, problem,  # type: ignore[arg-type]
         stride, specs or {}, custom_source,
     )  # fmt: skip
+
+
+def refuse_parts(case: Case) -> None:
+    """Scripts play one plain network on plain arrays; what is more than that they could only get wrong."""
+    network = case.network
+    parts = {
+        "replicas": network.replicas, "a copy of the network": network.copied,
+        "a layer that is used twice": any(layer.same_as for layer in network.layers),
+        "an input laid out as a view": any(spec.view != "contiguous" for spec in case.inputs.values()),
+    }  # fmt: skip
+    for words, there in parts.items():
+        if there:
+            raise CannotWriteError(f"there are no scripts for {words} yet")
 
 
 def others(finding: Finding, played: Sequence[Played], name: str) -> list[Played]:

@@ -186,7 +186,8 @@ class Jax:
         import jax
 
         self.jax, self.model = jax, model
-        text = json.dumps([model.rows, model.shapes, model.dtype, model.last], sort_keys=True)
+        frozen = [name for name, layer in model.made.items() if not layer.trainable]
+        text = json.dumps([model.rows, model.shapes, model.dtype, model.last, frozen], sort_keys=True)
         self.run = compiled(jax, model, text)
 
     def tensor(self, x, dtype):
@@ -335,7 +336,7 @@ class Model:
     """The worker's model contract."""
 
     def __init__(self, keras, network, params, dtype):
-        self.keras, self.rows, self.dtype = keras, network["layers"], dtype
+        self.keras, self.rows, self.dtype, self.params = keras, network["layers"], dtype, params
         self.shapes = {name: list(np.shape(value)) for name, value in params.items() if name.endswith("/weight")}
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers, self.returns = list(self.specs), network.get("returns")
@@ -404,6 +405,22 @@ class Model:
     def set_mode(self, training, layer=None):
         for name in self.layers if layer is None else [layer]:
             self.modes[name] = bool(training)
+
+    def freeze(self, layer=None):
+        """trainable = False: a BatchNormalization then runs in inference mode, even when called with training=True.
+
+        On new layers: what is compiled holds on to the old ones, and later networks share it."""
+        fresh = {}
+        for row in self.rows:
+            name = row["name"]
+            if name in self.made and layer in (None, name):
+                fresh[name] = make_layer(self.keras.layers, row, self.params, self.dtype)
+                for held, old in zip(fresh[name].variables, self.made[name].variables):
+                    held.assign(old)
+                fresh[name].trainable = False
+        self.made = dict(self.made, **fresh)
+        self.engine = ENGINES[self.keras.backend.backend()](self)
+        self.tape, self.used_up = [], False
 
     def flush(self):
         """Every array that was recorded has been waited for already."""

@@ -218,6 +218,11 @@ class Model:
         for name in self.layers if layer is None else [layer]:
             self.modes[name] = bool(training)
 
+    def freeze(self, layer=None):
+        """trainable = False: a BatchNormalization then runs in inference mode, even when called with training=True."""
+        for name in self.made if layer is None else [layer]:
+            self.made[name].trainable = False
+
     def flush(self):
         """Every array that was recorded has been waited for already."""
 
