@@ -178,7 +178,7 @@ def mutate(folder: Path, seed: int) -> str:
     return f"{seed}: {kind} {name}"
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**31))
 def test_one_edit_anywhere_ends_in_a_report_or_a_sentence(seed: int, edited: Callable[[], Path], run: Path) -> None:
     folder = edited()

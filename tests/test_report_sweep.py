@@ -10,6 +10,8 @@ import literal_run
 import pytest
 
 from bncheck.report import sweep
+from bncheck.report.gallery import illustrators
+from bncheck.report.html import page
 from bncheck.report.sweep import Point, short, sweeps
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
 
@@ -88,3 +90,11 @@ def test_pictures_are_written_and_say_what_they_show(tmp_path: Path) -> None:
 def test_a_run_without_an_axis_writes_nothing(tmp_path: Path) -> None:
     assert sweep.render(literal_run.results(), tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_shows_every_kind_of_picture_that_a_module_offers(tmp_path: Path) -> None:
+    assert {"depth", "sweep"} <= set(illustrators())
+    results, _ = swept([1, 2, 3])
+    shown = page(results, tmp_path)
+    assert "Difference from reference in running variance, output against ratio in offset." in shown
+    assert "<figcaption>Difference" not in page(literal_run.results(), tmp_path)

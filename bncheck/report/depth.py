@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bncheck.recording import read_result, trace_of
-from bncheck.report.gallery import Gallery
+from bncheck.report.gallery import EXTRAS, Gallery
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
 from bncheck.rules.in_batches import InBatches, read
 from bncheck.run_folder import cell_folder
@@ -35,7 +35,7 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
 
     paths = [write_csv(table(found), run_folder / "depth.csv")]
     for scenario in results.scenarios:
-        for picture in pictures(results, run_folder, scenario, png=True):
+        for picture in drawn(results, run_folder, scenario, png=True):
             paths += write_picture(picture, run_folder)
     return paths
 
@@ -85,16 +85,23 @@ def table(found: list[tuple[CellResult, InBatches]]) -> Any:
     return pd.DataFrame(rows, columns=names)
 
 
-def pictures(results: Results, run_folder: Path, scenario: ScenarioResult, png: bool = False) -> list[Picture]:
+def pictures(results: Results, run_folder: Path, scenario: ScenarioResult) -> list[Picture]:
+    """For the page: the first profiles of a scenario."""
+    return drawn(results, run_folder, scenario, EXTRAS)
+
+
+def drawn(
+    results: Results, run_folder: Path, scenario: ScenarioResult, most: int | None = None, png: bool = False
+) -> list[Picture]:
     """A picture per case of the scenario that has such an event."""
-    cases = [case for case in scenario.cases if OP in case.ops]
-    drawn = []
+    cases = [case for case in scenario.cases if OP in case.ops][:most]
+    found_pictures = []
     for case in cases:
         cells = [cell for cell in results.cells if (cell.scenario, cell.case) == (scenario.name, case.name)]
         found = [(label_of(results, cell), item) for cell in cells for item in profiles(results, run_folder, cell)]
         if found:
-            drawn.append(draw(results, scenario, case, found, png))
-    return drawn
+            found_pictures.append(draw(results, scenario, case, found, png))
+    return found_pictures
 
 
 def draw(

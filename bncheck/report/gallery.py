@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 # A page with more pictures than this is scrolled, not read; a picture takes a tenth of a second.
 SHOWN = 8
-# Of one scenario, beside its cases.
+# Pictures of one kind that a scenario may have beside those of its cases.
 EXTRAS = 2
 # Pictures of a thousand cases would fill the memory; what comes after these is drawn again where it is needed again.
 REMEMBERED = 64
@@ -45,20 +47,14 @@ class Gallery:
         return picture
 
     def extras(self, scenario: ScenarioResult) -> list[Picture]:
-        """What is to be seen of a scenario beside its cases: its sweeps along an axis, its profiles along the depth,
-        the graphs that its layers keep."""
-        from bncheck.report import depth, graph, sweep
-
+        """What is to be seen of a scenario beside its cases: a few pictures of every kind that has any."""
         if self.limit == 0:
             return []
-        profiles = depth.pictures(self.results, self.run_folder, scenario)[:EXTRAS]
-        profiles += graph.pictures(self.results, self.run_folder, scenario)[:EXTRAS]
-        found = [] if scenario.probe else sweep.sweeps(self.results, scenario)[:EXTRAS]
-        if not found:
-            return profiles
-        from bncheck.report.sweep_plot import draw_sweep
-
-        return [*(draw_sweep(self.results, each) for each in found), *profiles]
+        return [
+            picture
+            for module in illustrators()
+            for picture in import_module(f"bncheck.report.{module}").pictures(self.results, self.run_folder, scenario)
+        ]
 
     def chosen(self) -> list[tuple[ScenarioResult, CaseResult]]:
         """The cases that get a picture, in the order a reader wants them."""
@@ -68,6 +64,13 @@ class Gallery:
         telling = [row for rank, row in ranked if rank < 2]
         rest = [row for rank, row in ranked if rank == 2]
         return (telling + rest[: max(0, AT_LEAST - len(telling))])[: self.limit]
+
+
+@cache
+def illustrators() -> tuple[str, ...]:
+    """Modules of this folder with ``pictures(results, run_folder, scenario)``, found by reading, not by importing."""
+    found = sorted(Path(__file__).parent.glob("*.py"))
+    return tuple(path.stem for path in found if "\ndef pictures(" in path.read_text(encoding="utf-8"))
 
 
 def by_interest(results: Results) -> list[tuple[int, tuple[ScenarioResult, CaseResult]]]:

@@ -11,10 +11,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bncheck.report.gallery import Gallery
+from bncheck.report.gallery import EXTRAS, Gallery
 from bncheck.report.wording import scalar
 from bncheck.results import CaseResult, Results, ScenarioResult
+
+if TYPE_CHECKING:
+    from bncheck.report.plot import Picture
 
 NAME = "sweep"
 NUMBER = re.compile(r"(?P<number>[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?:,\s*(?P<rest>.+))?", re.IGNORECASE)
@@ -64,6 +68,16 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
 
     found = [sweep for scenario in results.scenarios if not scenario.probe for sweep in sweeps(results, scenario)]
     return [path for sweep in found for path in write_picture(draw_sweep(results, sweep, png=True), run_folder)]
+
+
+def pictures(results: Results, run_folder: Path, scenario: ScenarioResult) -> list[Picture]:
+    """For the page: the first axes of a scenario. Without any, matplotlib is not imported."""
+    found = [] if scenario.probe else sweeps(results, scenario)[:EXTRAS]
+    if not found:
+        return []
+    from bncheck.report.sweep_plot import draw_sweep
+
+    return [draw_sweep(results, each) for each in found]
 
 
 def sweeps(results: Results, scenario: ScenarioResult) -> list[Sweep]:

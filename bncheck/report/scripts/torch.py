@@ -42,9 +42,12 @@ def imports(subject: Subject) -> list[str]:
 
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
-    if subject.case.network.file:
+    network = subject.case.network
+    if network.file:
         raise CannotWriteError("networks from a file have no torch script yet")
-    lines = [*own_class(subject), *operator_class(subject), *build(subject, beside)]
+    if getattr(network, "parts", 1) != 1:
+        raise CannotWriteError("a layer that takes its channels in several parts has no torch script yet")
+    lines = [*own_class(subject), *operator_class(subject), *view_function(subject), *build(subject, beside)]
     return [*lines, f"net.{one_mode(subject)}()"] if one_mode(subject) else lines
 
 
@@ -59,8 +62,9 @@ def build(subject: Subject, beside: dict[str, Array] | None) -> list[str]:
     for layer in network.layers:
         name = identifier(layer.name, ("net", "torch", "np", "found", "x", "y", "ys", "X", "DY", *names))
         names.append(name)
-        lines.append(f"{name} = {construct(subject, layer, rank)}")
-        lines += parameters(subject, layer, name, beside) if beside is not None else []
+        again = getattr(layer, "same_as", None)
+        lines.append(f"{name} = {identifier(again) if again else construct(subject, layer, rank)}")
+        lines += parameters(subject, layer, name, beside) if beside is not None and not again else []
         rank = 2 if layer.type in FLAT else rank
     lines.append(f"net = {names[0]}" if len(names) == 1 else f"net = torch.nn.Sequential({', '.join(names)})")
     if network.returns:
@@ -90,6 +94,32 @@ def operator_class(subject: Subject) -> list[str]:
         "            momentum = 1.0 / float(self.num_batches_tracked) if self.training else 0.0",
         "        return torch.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var,",
         "                                batch, momentum, self.eps, torch.backends.cudnn.enabled)",
+        "",
+        "",
+    ]
+
+
+def view_of(subject: Subject, name: str) -> str:
+    """How the batches of an input lie in memory; contiguous where the run does not say."""
+    return str(getattr(subject.specs.get(name), "view", "contiguous"))
+
+
+def view_function(subject: Subject) -> list[str]:
+    """``viewed``, where an input does not lie contiguous in memory."""
+    if all(view_of(subject, name) == "contiguous" for name in subject.specs):
+        return []
+    return [
+        "def viewed(data, view):",
+        '    """The same values, laid out in memory otherwise; what lies between them is NaN."""',
+        '    if view == "permuted":',
+        "        return data.transpose(1, -1).contiguous().transpose(1, -1)",
+        '    if view == "strided":',
+        '        wide = data.new_full((*data.shape[:-1], 2 * data.shape[-1] + 1), float("nan"))',
+        "        wide[..., 1::2] = data",
+        "        return wide[..., 1::2]",
+        '    wide = data.new_full((data.shape[0], data.shape[1] + 2, *data.shape[2:]), float("nan"))',
+        "    wide[:, 1:-1] = data",
+        "    return wide[:, 1:-1]",
         "",
         "",
     ]
@@ -253,8 +283,11 @@ def tensor(subject: Subject, array: str) -> str:
 
 def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> list[str]:
     run = "run" if subject.target.variant in CALLED else "net"
+    given, view = tensor(subject, x), view_of(subject, step.input)
+    if view in ("permuted", "strided", "sliced"):
+        given = f'viewed({given}, "{view}")'
     if step.op in ("eval_forward", "no_grad_forward"):
-        lines = [*mode_of(subject, step.op), "with torch.no_grad():", f"    out = {run}({tensor(subject, x)})"]
+        lines = [*mode_of(subject, step.op), "with torch.no_grad():", f"    out = {run}({given})"]
         inner = step.op == "eval_forward" and subject.case.network.returns
         return lines + output(subject, step, when, 'inner["out"]' if inner else "out")
     if step.op in ("train_forward", "forward", "checkpointed_forward"):
@@ -263,7 +296,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         if step.op == "checkpointed_forward":
             call = f"torch.utils.checkpoint.checkpoint({run}, x, use_reentrant=False)"
             lines = ["import torch.utils.checkpoint", "", *lines]
-        lines += [f"x = {tensor(subject, x)}.requires_grad_()", f"y = {call}"]
+        lines += [f"x = {given}.requires_grad_()", f"y = {call}"]
         if step.tape in ("first", "next"):
             lines.append("ys = [y]" if step.tape == "first" else "ys.append(y)")
         return lines + output(subject, step, when)
@@ -285,6 +318,8 @@ def state_event(subject: Subject, step: Step, x: str, when: str) -> list[str]:
         if subject.target.device.startswith("cuda"):
             return ["torch.cuda.synchronize()"]
         return ["pass  # nothing to wait for on a CPU"]
+    if step.op == "draw_graph":
+        return ["pass  # bncheck drew the autograd graph behind the buffers here"]
     if step.op == "reload":
         return reload(subject, step)
     if step.op == "export_onnx":

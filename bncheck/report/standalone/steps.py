@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bncheck.report.standalone.subject import Subject
-from bncheck.scenario import Event
 
 LONGEST_CYCLE = 12
 LEAST_REPEATS = 3
@@ -66,16 +65,17 @@ def annotate(subject: Subject) -> list[Step]:
                     tape = "only" if len(last) == 1 else ("next" if position else "first")
                     steps[forward] = replace(steps[forward], tape=tape)
             through = tuple((steps[forward].input, steps[forward].batch) for forward in last)
-            step = replace(step, through=through, keep=back_again(subject.case.events, index))
+            step = replace(step, through=through, keep=back_again(subject, index))
         steps.append(step)
     return steps
 
 
-def back_again(events: Sequence[Event], index: int) -> bool:
+def back_again(subject: Subject, index: int) -> bool:
     """True if the program goes back through the same forwards once more, as the worker decides it."""
-    later = (event.op for event in events[index + 1 :])
+    later = zip(subject.case.events[index + 1 :], subject.trace.events[index + 1 :], strict=False)
+    ops = (event.op for event, record in later if record.status not in ("skipped", "unsupported"))
     stop = ("backward", "train_forward", "forward", "checkpointed_forward")
-    return next((op for op in later if op in stop), "") == "backward"
+    return next((op for op in ops if op in stop), "") == "backward"
 
 
 def fold(steps: Sequence[Step]) -> list[Block]:
