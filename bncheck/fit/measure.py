@@ -59,7 +59,7 @@ def measure_streams(
     facets.update(counter)
     facets.update(split_weight(main, averages, counted))
     update_on = facets["update_on"].value
-    facets.update(measure_single(main, cases, averages, update_on, eps))
+    facets.update(measure_single(main, cases, averages, update_on, (eps, eps_error)))
     facets["empty_batch"] = measure_empty(main, cases, averages, update_on, crashed)
     facets.update(measure_initial(streams))
     facets.update(measure_defaults(asked))
