@@ -14,7 +14,7 @@ from bncheck.fit.counting import measure_counter, measure_initial, split_weight
 from bncheck.fit.interval import number
 from bncheck.fit.normaliser import measure_normaliser
 from bncheck.fit.small_batch import died_on_empty, measure_empty, measure_single
-from bncheck.fit.stream import Stream, streams_of
+from bncheck.fit.stream import Stream, numbers, streams_of
 from bncheck.scenario import DEFAULT_EPS, Case, Layer
 from bncheck.trace import Trace
 
@@ -116,6 +116,7 @@ def words(streams: Sequence[Stream]) -> Mapping[str, str]:
         if (
             stream.layer.batch_weight is not None
             and momentum is not None
+            and numbers(momentum, 1)
             and len(momentum)
             and math.isfinite(momentum[0])
         ):
