@@ -53,7 +53,11 @@ def shortest(lo: float, hi: float, preferred: Iterable[float | None] = ()) -> fl
 
 
 def known(lo: float, hi: float) -> bool:
-    """Whether the interval says at least two digits: half its width is at most 1 % of its middle."""
+    """Whether the interval says at least two digits: half its width is at most 1 % of its middle.
+
+    A choice, the only one of this module: the interval itself is derived and stays with the number as its uncertainty;
+    how narrow it must be before people are shown a number and not a range follows from nothing.
+    """
     return math.isfinite(lo) and math.isfinite(hi) and lo <= hi and (hi - lo) <= 0.01 * abs(lo + hi)
 
 

@@ -14,7 +14,7 @@ from bncheck.fit.counting import measure_counter, measure_initial, split_weight
 from bncheck.fit.interval import number
 from bncheck.fit.normaliser import measure_normaliser
 from bncheck.fit.small_batch import died_on_empty, measure_empty, measure_single
-from bncheck.fit.stream import Stream, streams_of
+from bncheck.fit.stream import Stream, numbers, streams_of
 from bncheck.scenario import DEFAULT_EPS, Case, Layer
 from bncheck.trace import Trace
 
@@ -59,7 +59,7 @@ def measure_streams(
     facets.update(counter)
     facets.update(split_weight(main, averages, counted))
     update_on = facets["update_on"].value
-    facets.update(measure_single(main, cases, averages, update_on, eps))
+    facets.update(measure_single(main, cases, averages, update_on, (eps, eps_error)))
     facets["empty_batch"] = measure_empty(main, cases, averages, update_on, crashed)
     facets.update(measure_initial(streams))
     facets.update(measure_defaults(asked))
@@ -118,6 +118,7 @@ def words(streams: Sequence[Stream]) -> Mapping[str, str]:
         if (
             stream.layer.batch_weight is not None
             and momentum is not None
+            and numbers(momentum, 1)
             and len(momentum)
             and math.isfinite(momentum[0])
         ):

@@ -24,7 +24,6 @@ EVAL_SOURCES = ("running", "batch", "blend", "none")
 PLACEMENTS = ("inside", "outside")
 # y = γ·r·(x - m) + β takes up to four roundings of terms of the size of its parts, however it is arranged.
 OUTPUT_ROUNDINGS = 8.0
-BLEND_LEAST = 0.01
 Span = tuple[float, float]
 EVERYTHING: Span = (-math.inf, math.inf)
 NOTHING: Span = (math.inf, -math.inf)
@@ -140,10 +139,10 @@ def compute_eps_span(seen: Seen, source: str, placement: str, scale: float) -> S
     share = 0.0
     if source == "blend":
         low, high = blend_weight(seen, scale)
-        # A blend within 1 % of all batch or all running is named by that simpler word.
-        if not low <= high or high < BLEND_LEAST or low > 1.0 - BLEND_LEAST:
+        # A weight that may be 0 or 1 is no blend: then the running statistics, or the batch's, give these means too.
+        if not low <= high or high < 0.0 or low > 1.0 or low <= 0.0 <= high or low <= 1.0 <= high:
             return NOTHING
-        if low < BLEND_LEAST or high > 1.0 - BLEND_LEAST or not known(low, high):
+        if not known(low, high):
             return EVERYTHING
         share = 0.5 * (low + high)
     mean, mean_error, var, var_error = candidates(seen, source, share)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bncheck.convention import Facet
-from bncheck.fit.rows import MARGIN, Pair, Rows, horizon, moved
+from bncheck.fit.rows import MARGIN, Pair, Rows, averaged, horizon, moved
 from bncheck.fit.stream import BACKWARD, CHECKPOINTED, EVAL, FLUSH, FORWARD, NO_GRAD
 
 MOVING: Mapping[str, str] = {FORWARD: "forward", BACKWARD: "backward", FLUSH: "flush", EVAL: "eval"}
@@ -68,23 +68,30 @@ def stays_put(rows: Rows, pairs: Sequence[Pair], kind: str, smallest: float) -> 
     if kind == BACKWARD and has_no_backward(rows):
         return True
     mine = rows.kinds == kind
-    if not mine.any():
-        return several_stay_put(rows, kind, smallest)
     tried = pairs or (("variance", "n"), ("swapped", "n"))
+    if not mine.any():
+        return all(several_stay_put(rows, pair, kind, smallest) for pair in {mean_candidate(pair) for pair in tried})
     return all(bool(np.any(rows.intervals(*pair, MARGIN)[1][mine] < smallest)) for pair in tried)
 
 
-def several_stay_put(rows: Rows, kind: str, smallest: float) -> bool:
+def mean_candidate(pair: Pair) -> Pair:
+    """The first pair that puts the same into running_mean."""
+    return pair if pair[0] == "swapped" else ("variance", "n")
+
+
+def several_stay_put(rows: Rows, pair: Pair, kind: str, smallest: float) -> bool:
     """The same for events with several batches: pulled the same way by all, a channel would have moved."""
     for stream in rows.streams:
         still = ~moved(stream)
+        taken, error, _, _ = averaged(stream, *pair, rows.eps, rows.eps_error)
         for t in range(horizon(stream)):
             own = list(stream.sources[t])
             if stream.kinds[t] != kind or len(own) < 2 or not still[t] or np.any(stream.n[own] < 2):
                 continue
-            gap = stream.input_mean[own] - stream.mean[t]
+            gap = taken[own] - stream.mean[t]
             same_way = np.all(gap > 0, axis=0) | np.all(gap < 0, axis=0)
-            seen = smallest * np.min(np.abs(gap), axis=0) > MARGIN * stream.step_error(stream.mean)[t]
+            least = np.min(np.abs(gap) - MARGIN * error[own], axis=0)
+            seen = smallest * least > MARGIN * stream.step_error(stream.mean)[t]
             if np.any(same_way & seen):
                 return True
     return False

@@ -46,9 +46,9 @@ def refusals(streams: Sequence[Stream], cases: dict[str, Case], count: int) -> l
 
 
 def measure_single(
-    streams: Sequence[Stream], cases: dict[str, Case], averages: Averages, update_on: object, eps: float
+    streams: Sequence[Stream], cases: dict[str, Case], averages: Averages, update_on: object, eps: tuple[float, float]
 ) -> dict[str, Facet]:
-    """single_value and single_value_state."""
+    """single_value and single_value_state. ``eps``: its value, and how far it may be off."""
     refused = refusals(streams, cases, 1)
     forwards = rows_with(streams, 1, (FORWARD,))
     if refused and forwards:
@@ -60,7 +60,7 @@ def measure_single(
     if not forwards:
         none = Facet(None, identifiable=False, reason="no training forward with one value per channel")
         return {"single_value": none, "single_value_state": none}
-    found = [output_kind(stream, t, eps) for stream, t, _ in forwards]
+    found = [output_kind(stream, t, *eps) for stream, t, _ in forwards]
     answers = set.intersection(*found)
     if len(answers) == 1:
         single = Facet(answers.pop(), True, 0.0)
@@ -70,11 +70,11 @@ def measure_single(
             if answers
             else "neither nan, zero, the input nor the running statistics"
         )
-        single = Facet(None, identifiable=False, reason=text)
-    return {"single_value": single, "single_value_state": single_state(streams, averages, update_on, eps)}
+        single = Facet(None, identifiable=False, reason=text, standing=tuple(sorted(answers)))
+    return {"single_value": single, "single_value_state": single_state(streams, averages, update_on, eps[0])}
 
 
-def output_kind(stream: Stream, t: int, eps: float) -> set[str]:
+def output_kind(stream: Stream, t: int, eps: float, eps_error: float) -> set[str]:
     """Which of nan, zero, identity, running the output of a forward on one value per channel is."""
     output = stream.trace.output(t)
     channels = stream.input_mean.shape[1]
@@ -85,19 +85,28 @@ def output_kind(stream: Stream, t: int, eps: float) -> set[str]:
         return set()
     y, x = np.asarray(output, dtype=np.float64).ravel(), stream.input_mean[t]
     gamma, beta = stream.gamma[t], stream.beta[t]
-    scale = gamma / np.sqrt(np.maximum(stream.var[t], 0.0) + eps)
+    with np.errstate(invalid="ignore"):
+        scale = gamma / np.sqrt(stream.var[t] + eps)  # NaN where a negative running variance has no root
     running = (x - stream.mean[t]) * scale + beta
-    size = np.abs(scale) * (np.abs(x) + np.abs(stream.mean[t])) + np.abs(beta) + np.abs(x)
+    size = np.abs(np.nan_to_num(scale)) * (np.abs(x) + np.abs(stream.mean[t])) + np.abs(beta) + np.abs(x)
     bound = OUTPUT_ROUNDINGS * MARGIN * stream.output_roundoff * size
-    # The running statistics divide by a root of var + eps, and eps is only known to a per cent or so.
+    # The running statistics are divided by a root of var + eps, and eps is only known to ± its error.
     with np.errstate(divide="ignore", invalid="ignore"):
-        loose = bound + 0.01 * eps / (np.maximum(stream.var[t], 0.0) + eps) * np.abs(running - beta)
+        share = 0.5 * eps_error / (stream.var[t] + eps)
+        loose = bound + share * np.abs(running - beta)
     guesses: dict[str, tuple[Array, Array]] = {
         "zero": (beta, bound),
         "identity": (x, bound),
         "running": (running, loose),
     }
-    return {name for name, (guess, error) in guesses.items() if np.all(np.abs(y - guess) <= error)}
+    lost = np.isnan(y)
+    found = {
+        name
+        for name, (guess, error) in guesses.items()
+        if np.all(np.where(lost, np.isnan(guess), np.abs(y - guess) <= np.where(np.isnan(error), 0.0, error)))
+    }
+    # An eps that may be anything fits any output: a tangent says something up to a tenth of what eps is added to.
+    return found | {"another rule"} if "running" in found and np.any(share > 0.1) else found
 
 
 def state_after(stream: Stream, t: int) -> str:

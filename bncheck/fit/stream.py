@@ -124,7 +124,7 @@ def read_stream(case: Case, trace: Trace, layer: Layer) -> Stream | None:
     """One layer, cut to the events that every array has; None when a shape does not fit the trace table."""
     n = trace.get(layer.name, "n")
     moments = trace.get(layer.name, "input_mean")
-    if n is None or moments is None or moments.ndim != 2 or n.ndim != 1:
+    if n is None or moments is None or not numbers(moments, 2) or not numbers(n, 1):
         return None
     events = min(len(case.events), len(n), len(moments), len(trace.events) or len(n))
     channels = moments.shape[1]
@@ -133,7 +133,7 @@ def read_stream(case: Case, trace: Trace, layer: Layer) -> Stream | None:
         found = trace.get(layer.name, quantity)
         if found is None:
             return np.full((rows, channels), np.nan)
-        if found.shape[1:] != (channels,) or len(found) < rows:
+        if not numbers(found, 2) or found.shape[1:] != (channels,) or len(found) < rows:
             return None
         return np.asarray(found[:rows], dtype=np.float64)
 
@@ -166,7 +166,7 @@ def _(array: Array | None) -> Array:
 
 def vector(trace: Trace, layer: str, quantity: str, rows: int) -> Array:
     found = trace.get(layer, quantity)
-    if found is None or len(found) < rows:
+    if found is None or not numbers(found, 1) or len(found) < rows:
         return np.full(rows, np.nan)
     return np.asarray(found[:rows], dtype=np.float64)
 
@@ -174,12 +174,19 @@ def vector(trace: Trace, layer: str, quantity: str, rows: int) -> Array:
 def held(trace: Trace, layer: str, quantity: str) -> float:
     """A hyperparameter as the layer held it at first; NaN when it holds none."""
     found = trace.get(layer, quantity)
-    return float(found[0]) if found is not None and len(found) else float("nan")
+    usable = found is not None and numbers(found, 1) and len(found)
+    return float(found[0]) if found is not None and usable else float("nan")
+
+
+def numbers(array: Array, dimensions: int) -> bool:
+    """Whether an array of a trace is what the table says: a damaged recording may hold anything."""
+    return array.ndim == dimensions and array.dtype.kind in "fiub"
 
 
 def flags(trace: Trace, layer: str, events: int) -> Array:
     found = trace.get(layer, "training")
-    return found[: events + 1] if found is not None and len(found) > events else np.full(events + 1, -1)
+    usable = found is not None and numbers(found, 1) and len(found) > events
+    return found[: events + 1] if found is not None and usable else np.full(events + 1, -1)
 
 
 def dtypes_of(case: Case, trace: Trace, layer: str) -> tuple[str, str, str]:

@@ -348,7 +348,8 @@ def attribute_quantity(
     game.ensure(game.subsets())
     points = compared(game.play.case, quantity, len(measured_a))
     replayed = game.replay(frozenset())[quantity]
-    shown = np.isfinite(replayed) | ~np.isnan(measured_a)
+    # NaN throughout, on side a and in its replay: either nothing was revealed, or every output was NaN.
+    shown = np.isfinite(replayed).any() or not np.isnan(measured_a).all() or np.any(a.stream.output_bad > 0)
     residual = max(worst(measured_a, replayed), worst(measured_b, own[quantity]))
     drift = mean_gap(measured_a[points], measured_b[points])
     values = {name: (shown_value(a, name), shown_value(b, name)) for name in game.facets}
@@ -359,7 +360,7 @@ def attribute_quantity(
     matter = [name for name in game.facets if touches(game, name, quantity, bound, points)]
     widest = float(np.max(bound, initial=0.0))
     seen = np.any(gaps(measured_a, measured_b)[points] > at(bound, points))
-    if not matter or not seen or not shown.any():
+    if not matter or not seen or not shown:
         return Attribution(a.stream.layer.name, quantity, {}, {}, 0.0, residual, widest, {**silent, **hidden})
     left = {
         subset: mean_gap(game.replay(subset)[quantity][points], measured_b[points])

@@ -145,7 +145,7 @@ def seen_in_counters(pair: PairView) -> Iterator[Finding]:
 
 
 def count_other_things(pair: PairView) -> bool:
-    """True if one side counts forwards and the other updates: then the counters say nothing of repetitions."""
+    """True if one side is known to count forwards and the other updates: that says nothing of repetitions."""
     known = {cell.convention.value("counter") for cell in (pair.a, pair.b) if cell.convention is not None} - {None}
     return len(known) == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -76,8 +77,16 @@ def follows_from_elsewhere(pair: PairView, event: int, said: tuple[str, str], n:
     (y_a, _, state_a), (y_b, _, state_b) = (text.partition(", ") for text in said)
     states = state_a == state_b or not all(takes_in(cell) for cell in (pair.a, pair.b))
     usual = n != 1 or all(as_usual(cell) for cell in (pair.a, pair.b))
-    outputs = y_a == y_b or (usual and n == 1)
+    outputs = y_a == y_b or (n == 1 and (usual or bool(single_values(pair.a) & single_values(pair.b))))
     return states and outputs
+
+
+def single_values(cell: CellView) -> set[Any]:
+    """What one value per channel may be answered with, as measured."""
+    facet = cell.convention.facets.get("single_value") if cell.convention is not None else None
+    if facet is None:
+        return set()
+    return {facet.value} if facet.identifiable else set(facet.standing)
 
 
 def takes_in(cell: CellView) -> bool:
