@@ -193,10 +193,10 @@ class Cell:
         name, batch = event["input"], event["batch"]
         data = self.inputs["x/" + name][batch]
         op = event["op"]
-        self.look_through(name)
         # A forward that raises leaves nothing to go back through, and what was gone back through before is over.
         if op not in ("eval_forward", "no_grad_forward"):
             self.last = []
+        self.look_through(name)
         if op == "checkpointed_forward":
             if not hasattr(self.model, op):
                 raise NotImplementedError("this backend has no recomputation")
