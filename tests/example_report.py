@@ -19,6 +19,8 @@ from readme_tables import README, fill_example
 EXAMPLE = README.parent / "reports" / "example"
 FILES = ("index.html", "drifts.csv", "findings.csv", "run.json", "junit.xml", "summary.md",
          "plots/all-ones--forward.png")  # fmt: skip
+# Of every framework, so nothing that is made in a minute: `bncheck conventions -t torch -t mxnet … --html FILE`.
+KEPT = ("conventions.html",)
 
 
 def bncheck(folder: Path, *arguments: str) -> str:
@@ -33,7 +35,10 @@ def make(folder: Path, example: Path) -> str:
     run = (folder / "reports" / "latest").resolve()
     bncheck(folder, "report", "latest", "--format", "png", "-q")
     bncheck(folder, "repro", "latest", "BN103", "--out", str(folder / "kit"))
-    shutil.rmtree(example, ignore_errors=True)
+    example.mkdir(exist_ok=True)
+    for old in example.iterdir():
+        if old.name not in KEPT:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
     shutil.copytree(folder / "kit", example / "kit")
     for name in FILES:
         (example / name).parent.mkdir(exist_ok=True)
