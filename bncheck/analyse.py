@@ -38,7 +38,7 @@ from bncheck.scenario import Case, Scenario
 from bncheck.trace import Trace
 from bncheck.worker.archive import write_npz
 
-# Starting a second process costs as much as judging 50 cases.
+# In pairs of cells: starting a second process costs as much as judging 50 of them (0.5 s).
 PARALLEL_FROM, CHUNK = 200, 25
 FINISHED = ("ok", "raised", "unsupported")  # outcomes that leave a trace
 
@@ -137,7 +137,10 @@ def look_again(run: Path, case: Case, targets: Sequence[TargetResult], analysis:
 def judge_cases(work: Work, analysis: Analysis, tell: Callable[[str], None]) -> None:
     """All cases in order; many of them in chunks on all cores, each chunk's small records coming back in order."""
     total = len(work.plan.cases)
-    size = CHUNK if total >= PARALLEL_FROM and cores() > 1 else max(total, 1)
+    compared = sum(case.scenario not in work.plan.background for case in work.plan.cases)
+    played = sum(target.status == "ok" for target in work.targets)
+    pairs = max(1, played * (played - 1) // 2)
+    size = max(1, CHUNK // pairs) if compared * pairs >= PARALLEL_FROM and cores() > 1 else max(total, 1)
     chunks = [range(start, min(start + size, total)) for start in range(0, total, size)]
     if len(chunks) < 2:
         judge_chunk(work, range(total), analysis, tell)
