@@ -28,7 +28,8 @@ def conventions_command(**options: Any) -> int:
     """Measure each target's BatchNorm rules by the probe scenarios, side by side.
 
     Every rule is measured on this machine, per layer path where paths differ, and held against the framework's own
-    documentation. "not identifiable" means that the probes cannot tell: it is never a guess.
+    documentation. "not identifiable" means that the probes cannot tell: it is never a guess. With -v each value has its
+    residual and the next best value's below it.
 
     \b
     bncheck conventions
@@ -79,9 +80,12 @@ def show(run: Any, results: Any, options: dict[str, Any]) -> None:
         click.echo((run / "run.json").read_text(encoding="utf-8"))
     elif not options["quiet"]:
         out = console()
-        out.print(report.table(results, out.width))
+        out.print(report.table(results, out.width, options["verbose"]))
         for sentence in report.disagreements(results):
             out.print(f"≠ {sentence}", style="red", markup=False)
+        out.print("documented in", style="bold")
+        for line in report.links(results):
+            out.print(f"  {line}", style="dim", markup=False, soft_wrap=True)
         for target in results.targets:
             if target.status != "ok":
                 out.print(f"{target.name} is unavailable: {target.reason}\n  → {target.remedy}", markup=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,8 +59,32 @@ def words(paths: Mapping[str, Convention], facet: str) -> str:
     return " / ".join(found)
 
 
-def table(results: Results, width: int = 100) -> RenderableType:
-    """For a terminal: facets down, targets across, in as many blocks as the width asks for."""
+def evidence(paths: Mapping[str, Convention], facet: str) -> str:
+    """How well the value fits and how well the next best would, on the path that tells least; "" where nothing was
+    fitted (a refusal, a value that is read off)."""
+    fitted = [c.facets[facet] for c in paths.values() if facet in c.facets and c.facets[facet].identifiable]
+    fitted = [item for item in fitted if math.isfinite(item.residual)]
+    if not fitted:
+        return ""
+    worst = max(fitted, key=lambda item: item.residual)
+    next_best = worst.runner_up and math.isfinite(worst.runner_up_residual)
+    beside = f"; {worst.runner_up}: {worst.runner_up_residual:.1e}" if next_best else ""
+    return f"residual {worst.residual:.1e}{beside}"
+
+
+def links(results: Results) -> list[str]:
+    """Where each target's documented convention stands."""
+    found: dict[str, dict[str, None]] = {}
+    for convention in results.conventions:
+        for facet in convention.facets.values():
+            if facet.link:
+                found.setdefault(convention.target, {})[facet.link] = None
+    return [f"{target}: {' '.join(known)}" for target, known in found.items()]
+
+
+def table(results: Results, width: int = 100, residuals: bool = False) -> RenderableType:
+    """For a terminal: facets down, targets across, in as many blocks as the width asks for. ``residuals`` puts each
+    value's evidence below it."""
     from rich.console import Group
     from rich.text import Text
 
@@ -69,14 +94,17 @@ def table(results: Results, width: int = 100) -> RenderableType:
     fit = max(1, (width - FACET_WIDTH) // TARGET_WIDTH)
     parts: list[RenderableType] = []
     for start in range(0, len(names), fit):
-        parts += [block(results, {name: targets[name] for name in names[start : start + fit]}, known), Text()]
+        here = {name: targets[name] for name in names[start : start + fit]}
+        parts += [block(results, here, known, residuals), Text()]
     hidden = [facet for facet in FACETS if facet not in known]
     if hidden and targets:
         parts.append(Text(f"not identifiable on any of these targets: {', '.join(hidden)}", style="dim"))
     return Group(*parts)
 
 
-def block(results: Results, targets: Mapping[str, Mapping[str, Convention]], facets: Sequence[str]) -> RenderableType:
+def block(
+    results: Results, targets: Mapping[str, Mapping[str, Convention]], facets: Sequence[str], residuals: bool = False
+) -> RenderableType:
     """Some targets side by side; what is not identifiable is dim, what contradicts its documentation is bold."""
     from rich.table import Table
     from rich.text import Text
@@ -94,6 +122,9 @@ def block(results: Results, targets: Mapping[str, Mapping[str, Convention]], fac
         styles = ["dim" if text == UNKNOWN else "bold red" if "≠" in text else "" for text in row]
         texts = [clean(f"{text} ({word})" if word else text) for text, word in zip(row, own, strict=True)]
         grid.add_row(facet, *(Text(text, style=style) for text, style in zip(texts, styles, strict=True)))
+        below = [evidence(paths, facet) for paths in targets.values()] if residuals else []
+        if any(below):
+            grid.add_row("", *(Text(clean(text), style="dim") for text in below))
     return grid
 
 
