@@ -175,9 +175,9 @@ def play(python: Path, backend: Path, variant: str, folder: Path) -> Played:
         "device": "cpu",
         "inputs": "inputs",
         "memory_limit": None,
-        "cells": [folder_name(name) for name in CELLS],
     }
     (folder / "job.json").write_text(json.dumps(job))
+    (folder / "cells.json").write_text(json.dumps([folder_name(name) for name in CELLS]))
     for name, cell in CELLS.items():
         own = folder / folder_name(name)
         own.mkdir()
