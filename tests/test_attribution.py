@@ -179,6 +179,16 @@ def judge(
     return items, wrong, named, must
 
 
+def finite_drift(traces: Sequence[Trace | None]) -> bool:
+    """Whether the statistics differ anywhere where both are numbers."""
+    for name in ("bn/running_mean", "bn/running_var"):
+        one, two = (np.asarray(trace.arrays[name]) for trace in traces if trace is not None)
+        both = np.isfinite(one) & np.isfinite(two)
+        if not np.allclose(one[both], two[both], rtol=1e-6, atol=1e-6):
+            return True
+    return False
+
+
 def judge_findings(
     observed: Sequence[Observation],
     rules: Sequence[Mapping[str, Any]],
@@ -192,6 +202,9 @@ def judge_findings(
     planted = {name for name in a if a[name] != b[name]}
     if not all(trace is not None and moved(trace, "bn", "running_mean").any() for _, trace, _ in observed):
         must = must - set(OF_AVERAGING)  # how a batch enters an average that never moves here is no finding
+    if not finite_drift([seen[1] for seen in observed]):
+        # They are apart in NaN alone, if at all: what brought the NaN is the cause.
+        must = must - {*OF_AVERAGING, "update_on", "update_without_grad"}
     may, due = {CAUSES[name] for name in planted}, {CAUSES[name] for name in must}
     if planted & {"update_on", "update_without_grad"}:
         may.add("counter-skew")  # a counter of updates shows them where NaN has taken over both states
