@@ -14,10 +14,10 @@ from bncheck.results import TargetResult
 LINK = "https://example.org/batch_norm"
 FLAT = Convention(
     "mine", "2-D", {"variance_divisor": Facet("n", residual=1e-8, runner_up="n-1", runner_up_residual=0.05, link=LINK)}
-)  # noqa: E501
+)
 DEEP = Convention(
     "mine", "4-D", {"variance_divisor": Facet("n", residual=3e-7, runner_up="n-1", runner_up_residual=0.02, link=LINK)}
-)  # noqa: E501
+)
 READ = Convention("mine", "", {"counter": Facet("none")})
 HIDDEN = Convention("mine", "", {"counter": Facet(None, identifiable=False, residual=0.5)})
 
