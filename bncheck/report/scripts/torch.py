@@ -45,8 +45,6 @@ def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     network = subject.case.network
     if network.file:
         raise CannotWriteError("networks from a file have no torch script yet")
-    if getattr(network, "parts", 1) != 1:
-        raise CannotWriteError("a layer that takes its channels in several parts has no torch script yet")
     lines = [*own_class(subject), *operator_class(subject), *view_function(subject), *build(subject, beside)]
     return [*lines, f"net.{one_mode(subject)}()"] if one_mode(subject) else lines
 
