@@ -84,7 +84,7 @@ def carry_out(request: Request, listener: Listener) -> tuple[Path, Results]:
     seats = [seat(target, backends[target.backend], places[target]) for target in targets]
     documented = {target.name: backends[target.backend].documented for target in targets}
     listener.expect(len(plan.cases) * sum(place.python is not None for place in seats))
-    Thread(target=import_reports, daemon=True).start()
+    Thread(target=import_reports, args=(request.formats,), daemon=True).start()
     measured: Measured = {}
     try:
         hear = measuring(run, plan, seats, documented, listener, measured)
@@ -225,9 +225,12 @@ def seat(target: Target, backend: BackendFile, place: Ready | Unavailable) -> Se
     return Seat(replace(result, status="unavailable", reason=place.reason, remedy=place.remedy), backend.path)
 
 
-def import_reports() -> None:
+def import_reports(formats: Sequence[str]) -> None:
     """Import what judging and the reports need while the workers import their frameworks: it saves most of a second."""
     import pandas  # noqa: F401
 
     import bncheck.analyse
-    import bncheck.report  # noqa: F401
+    import bncheck.report
+
+    if "plots" in formats:
+        import bncheck.report.plot  # noqa: F401 - matplotlib

@@ -21,7 +21,6 @@ from bncheck.run_folder import CellResult, read_json, read_result, write_json, w
 RUNNER = Path(__file__).parent / "worker" / "run.py"
 POLL_SECONDS = 0.02
 ABORT_GRACE_SECONDS = 1.0  # for faulthandler to print the stack
-WRITING_GRACE_SECONDS = 1.0  # for finished cells to reach the disk
 MOST_NOISE = 256 * 1024 * 1024  # bytes one cell may print
 KEPT_NOISE = 64 * 1024
 
@@ -72,7 +71,6 @@ class Worker:
         self.batch: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
         self.current = ""
-        self.begun: list[str] = []  # cells that started and whose result has not been seen yet
         self.since = 0.0
         self.read = 0  # bytes of progress.txt seen
         self.ready = False
@@ -93,7 +91,7 @@ class Worker:
         for name in ("cells.json", "progress.txt", "stderr.txt", "environment.json"):
             if not (name == "environment.json" and self.ready):
                 (job.folder / name).unlink(missing_ok=True)
-        self.current, self.read, self.begun = "", 0, []
+        self.current, self.read = "", 0
         write_json(job.folder / "job.json", self.describe())
         if not hold:
             self.release()
@@ -133,14 +131,13 @@ class Worker:
             return
         code = self.process.poll()
         yield from self.advance()
-        yield from self.finish()
         if code is not None:
             yield from self.settle(code)
         else:
             yield from self.enforce()
 
     def advance(self) -> Iterator[Progress]:
-        """Read which cells started since the last look, and which of those that did have a result by now."""
+        """Read which cells started since the last look; each start finishes the one before it."""
         path = self.job.folder / "progress.txt"
         if not path.exists():
             return
@@ -151,21 +148,17 @@ class Worker:
         self.read += len(whole)
         for line in whole.decode("utf-8", "replace").splitlines():
             self.ready, self.restarts_without_progress = True, 0
-            self.current, self.since = line, time.monotonic()
-            self.begun.append(line)
-            yield Progress(self.job.target, "started", line)
             yield from self.finish()
+            self.current, self.since = line, time.monotonic()
+            yield Progress(self.job.target, "started", line)
 
     def finish(self) -> Iterator[Progress]:
-        """Count begun cells as finished when they have a result; the worker writes them in their order."""
-        while self.begun:
-            result = read_result(self.job.folder / self.begun[0])
-            if result is None:
-                return
-            cell = self.begun.pop(0)
-            if cell in self.waiting:
-                self.waiting.remove(cell)
-                yield Progress(self.job.target, "finished", cell, result.outcome)
+        """Count the current cell as finished when it has a result."""
+        if self.current and self.current in self.waiting:
+            result = read_result(self.job.folder / self.current)
+            if result is not None:
+                self.waiting.remove(self.current)
+                yield Progress(self.job.target, "finished", self.current, result.outcome)
 
     def enforce(self) -> Iterator[Progress]:
         """Kill a process that takes too long or prints without end; its cell keeps the reason."""
@@ -175,11 +168,11 @@ class Worker:
                 self.kill()
                 yield from self.give_up(f"importing it took longer than {limits.import_seconds:g} s")
             return
-        if passed > limits.cell_seconds and self.current not in self.waiting:
-            self.kill()  # everything it began is there, but it does not end: the rest gets another process
-        elif passed > limits.cell_seconds:
+        if passed > limits.cell_seconds:
             self.kill()
-            yield from self.fail("timeout", "Timeout", f"it ran longer than {limits.cell_seconds:g} s (--timeout)")
+            yield from self.finish()  # a process that hangs at its end has its results
+            if self.current in self.waiting:
+                yield from self.fail("timeout", "Timeout", f"it ran longer than {limits.cell_seconds:g} s (--timeout)")
         elif self.noise() > MOST_NOISE:
             self.kill()
             yield from self.fail("crashed", "Noise", f"it printed more than {MOST_NOISE >> 20} MB and was stopped")
@@ -191,6 +184,7 @@ class Worker:
     def settle(self, code: int) -> Iterator[Progress]:
         """The process ended: everything done, or unavailable, or dead at some cell."""
         self.process = None
+        yield from self.finish()
         reason = self.stated_reason()
         if reason:
             yield from self.give_up(reason)
@@ -237,18 +231,10 @@ class Worker:
         self.unavailable, self.waiting = reason, []
         yield Progress(self.job.target, "unavailable", text=reason)
 
-    def await_results(self) -> None:
-        """Let the worker write the cells that it finished before the one it is at; it does so while that one plays."""
-        until = time.monotonic() + WRITING_GRACE_SECONDS
-        for cell in self.begun[:-1]:
-            while not (self.job.folder / cell / "result.json").exists() and time.monotonic() < until:
-                time.sleep(0.002)
-
     def kill(self) -> None:
         """SIGABRT first, so that faulthandler prints the stack; then the whole process group."""
         if self.process is None:
             return
-        self.await_results()
         for sign, grace in ((signal.SIGABRT, ABORT_GRACE_SECONDS), (signal.SIGKILL, 10.0)):
             try:
                 os.killpg(self.process.pid, sign)

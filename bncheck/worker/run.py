@@ -30,8 +30,7 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
 ``JOB_DIR/stderr.txt``         stdout and stderr of the process. Nothing on either is data.
 ``<cell>/trace.npz``           the arrays of ``bncheck/trace.py``.
 ``<cell>/stderr.txt``          what was printed during that cell, its last 64 kB.
-``<cell>/result.json``         written last, with os.replace: its absence means that the process died. Small cells
-                               are written while the next one plays, so it may come after the next line of progress.
+``<cell>/result.json``         written last, with os.replace: its absence means that the process died.
                                ``protocol``, ``outcome`` (ok, raised, unsupported), ``event``, ``error``, ``failed``
                                (records of all events that were not ok), ``dtypes``, ``artifacts``, ``notes``,
                                ``seconds``.
@@ -82,9 +81,7 @@ import importlib.util
 import json
 import os
 import platform
-import queue
 import sys
-import threading
 import time
 
 import numpy as np
@@ -113,15 +110,8 @@ def part(name):
 archive, recorder = part("archive"), part("recorder")
 
 
-# A cell's files are written while the next cell plays: making one can wait for the disk's journal far longer than a
-# small cell takes. Larger traces are waited for, so that what waits stays small.
-WAITING, SMALL = 16, 64 * 1024
-
-
 def write_json(path, value):
-    with open(path + ".part", "w", encoding="utf-8") as handle:
-        handle.write(json.dumps(value))
-    os.replace(path + ".part", path)
+    archive.write_file(path, json.dumps(value).encode("utf-8"))
 
 
 def read_json(path):
@@ -301,45 +291,6 @@ def run_cell(folder, job, inputs, backend, target):
     return result, arrays
 
 
-class Writer:
-    """Writes finished cells in their order, on a thread of its own; what went wrong there is raised by the next call.
-
-    A process that dies takes at most ``WAITING`` finished small cells with it: they have no result, and are played
-    again by the process that goes on.
-    """
-
-    def __init__(self):
-        self.queue, self.error = queue.Queue(WAITING), None
-        self.thread = threading.Thread(target=self.work, daemon=True)
-        self.thread.start()
-
-    def take(self, folder, result, arrays):
-        self.check()
-        self.queue.put((folder, result, arrays))
-        if arrays is not None and sum(array.nbytes for array in arrays.values()) > SMALL:
-            self.queue.join()
-        self.check()
-
-    def close(self):
-        self.queue.join()
-        self.check()
-
-    def check(self):
-        if self.error is not None:
-            raise self.error
-
-    def work(self):
-        while True:
-            item = self.queue.get()
-            try:
-                if self.error is None:
-                    write_cell(*item)
-            except Exception as error:
-                self.error = error
-            finally:
-                self.queue.task_done()
-
-
 def write_cell(folder, result, arrays):
     """trace.npz, then result.json: its absence means that the process died before the cell was done.
 
@@ -474,16 +425,14 @@ def main(folder):
         return
     inputs = os.path.join(folder, job["inputs"])
     progress = os.open(os.path.join(folder, "progress.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    writer = Writer()
     for name in await_cells(folder, parent):
         if os.getppid() != parent:
             break  # the host was killed: a resumed run plays the rest
         os.write(progress, (name + "\n").encode("utf-8"))
         cell = os.path.join(folder, name)
         task = read_json(os.path.join(cell, "job.json"))
-        writer.take(cell, *run_cell(cell, task, load_inputs(os.path.join(inputs, task["inputs"])), backend, job))
+        write_cell(cell, *run_cell(cell, task, load_inputs(os.path.join(inputs, task["inputs"])), backend, job))
         keep_output(output, cell)
-    writer.close()
 
 
 if __name__ == "__main__":
