@@ -82,11 +82,11 @@ def analyse(
     for target in targets:
         if target.status == "ok":
             rows = analysis.documented[target.name] = documented.get(target.name, ())
-            if target.name not in measured:
-                tell(f"measuring the conventions of {target.name}")
-            analysis.conventions[target.name] = dict(
-                measured.get(target.name) or measure_target(run, plan, target, rows)
-            )
+            if target.name in measured:
+                analysis.conventions[target.name] = dict(measured[target.name])
+                continue
+            tell(f"measuring the conventions of {target.name}")
+            analysis.conventions[target.name] = measure_target(run, plan, target, rows)
     judge_cases(Work(run, plan, tuple(targets), analysis.conventions, analysis.documented), analysis, tell)
     analysis.findings += diagnose([], [], [target_view(target, analysis) for target in targets])
     return Results(

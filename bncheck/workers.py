@@ -108,7 +108,8 @@ class Worker:
         return Progress(job.target, "importing", text=shlex.join(command))
 
     def release(self) -> None:
-        """Name the cells to play; their inputs and jobs lie ready."""
+        """Name the cells to play; their inputs and jobs lie ready. Time spent on those is not the framework's."""
+        self.since = time.monotonic()
         write_json(self.job.folder / "cells.json", self.batch)
 
     def describe(self) -> dict[str, Any]:

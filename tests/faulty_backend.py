@@ -1,5 +1,6 @@
 """A backend that misbehaves on purpose: the network's first layer name says how. Real faults in real processes."""
 
+import atexit
 import ctypes
 import os
 import sys
@@ -69,6 +70,8 @@ class Model:
         if fault == "close-stdout":
             os.close(1)
             sys.stdout.close()
+        if fault == "hang-at-exit":
+            atexit.register(time.sleep, 600)
         if fault == "raise":
             raise ValueError("refused on purpose")
         return x

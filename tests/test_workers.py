@@ -99,6 +99,11 @@ def test_noise_and_a_closed_stdout_are_no_data(tmp_path: Path) -> None:
     assert (job.folder / "stderr.txt").stat().st_size == 0
 
 
+def test_a_process_that_hangs_at_its_end_keeps_what_it_did(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["fine", "hang-at-exit"], cell_seconds=2.0)
+    assert run_job(job) == {"fine": "ok", "hang-at-exit": "ok"}
+
+
 def test_half_a_result_and_a_wrong_protocol_are_crashes_with_a_sentence(tmp_path: Path) -> None:
     job = make_job(tmp_path, ["half-result", "wrong-protocol"], isolate=True)
     assert run_job(job) == {"half-result": "crashed", "wrong-protocol": "crashed"}
