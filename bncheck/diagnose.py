@@ -275,8 +275,11 @@ def drift_size(item: Finding) -> float:
 
 
 def importance(item: Finding) -> tuple[object, ...]:
-    """Sort key: kind, then explained share, then size; names last, so that the order is the same every time."""
-    explained = -1.0 if item.explained is None else item.explained
+    """Sort key: kind, then explained share as it is shown, then size; names last, so that the order is always the same.
+
+    What 100.0 % and 100.0 % differ by is the rounding of two replays; of those the larger drift comes first.
+    """
+    explained = -1.0 if item.explained is None else round(item.explained, 3)
     return (
         KINDS.index(item.kind), -explained, -drift_size(item),
         item.scenario, item.case, item.code, item.layer, item.event if item.event is not None else -2, item.targets,
