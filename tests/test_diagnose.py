@@ -8,9 +8,9 @@ import pytest
 from planted import arrays_of, case_of, play, program, reference
 from rule_views import attribute, make_case, make_cell, make_pair, make_trace
 
-from bncheck.diagnose import diagnose
+from bncheck.diagnose import diagnose, importance
 from bncheck.evidence import TargetView
-from bncheck.finding import KINDS
+from bncheck.finding import KINDS, Finding
 from bncheck.rules.well_formed import well_formed
 from bncheck.scenario import Case, InputSpec, Layer, Network
 from bncheck.trace import EventRecord, Trace
@@ -207,3 +207,12 @@ def test_a_gradient_is_not_accounted_for_by_what_is_remembered() -> None:
     given = attribute("variance_divisor", ("n-1", "n"), quantity="running_var")
     found = diagnose(cells, [make_pair(*cells, [given])], [])
     assert {item.cause for item in found} == {"variance-divisor", "gradient"}
+
+
+def test_of_two_that_explain_all_the_larger_drift_comes_first() -> None:
+    """1.0 and 0.99996 are both shown as 100.0 %; 0.99 is not."""
+    large, small, less = (
+        Finding(code, "cause", "convention", "", ("a", "b"), "s", "c", explained=share, evidence={"mean_abs": size})
+        for code, share, size in (("BN103", 0.99996, 0.9), ("BN102", 1.0, 0.2), ("BN106", 0.99, 5.0))
+    )
+    assert sorted([less, small, large], key=importance) == [large, small, less]
