@@ -237,7 +237,9 @@ def explain_cell(run: Path, view: CellView, target: TargetResult, analysis: Anal
         convention = settle(view.case, view.trace, paths.get(path) or next(iter(paths.values())))
     curves = replay(view.case, view.trace, convention)
     named = {f"{layer}/{name}": array for layer, found in curves.items() for name, array in found.items()}
-    write_npz(str(cell_folder(run, target.slug, view.case.id) / "replay.npz"), named)
+    folder = cell_folder(run, target.slug, view.case.id)
+    folder.mkdir(exist_ok=True)
+    write_npz(str(folder / "replay.npz"), named)
     return replace(view, convention=convention, replay=curves)
 
 

@@ -17,13 +17,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bncheck.cases_file import join_cases
+from bncheck.cell_files import copy_cell_files
 from bncheck.errors import RunFolderError, UsageError
 from bncheck.inputs import content_key
 from bncheck.join_targets import Member, join_targets
@@ -35,7 +37,6 @@ from bncheck.scenario import Scenario
 from bncheck.scenario_file import load_scenario
 
 KEY = re.compile(r"[0-9a-f]{16}\Z")
-CELL_FILES = ("job.json", "trace.npz", "stderr.txt", "result.json")  # result last: its presence means finished
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,7 @@ def missing_parts(sources: Sequence[Source]) -> list[str]:
 
 
 def write_joined(joined: Joined, sources: Sequence[Source], run: Path) -> None:
-    """Plan, inputs and cells of a comparison. Cells are linked where the file system can, else copied."""
+    """Plan, inputs and cells of a comparison. Inputs and exported models are linked where the file system can."""
     write_plan(run, joined.plan)
     write_json(run / "contents.json", dict(joined.keys))
     (run / "inputs").mkdir(exist_ok=True)
@@ -282,6 +283,7 @@ def write_joined(joined: Joined, sources: Sequence[Source], run: Path) -> None:
             held = source.folder / "records.jsonl"
             if held.is_file() and held.stat().st_size <= MAX_ARCHIVE:
                 records.write(held.read_text(encoding="utf-8", errors="replace"))
+    join_cases(run, [(source.folder, names) for source, names in zip(sources, joined.renamed, strict=True)])
     for member in joined.members:
         source, names = sources[member.source], joined.renamed[member.source]
         for case, new in names.items():
@@ -290,18 +292,14 @@ def write_joined(joined: Joined, sources: Sequence[Source], run: Path) -> None:
 
 def copy_cell(old: Path, new: Path) -> None:
     """The files of one finished cell, unless an earlier run's are there already."""
-    if new.exists() or not (old / "result.json").is_file():
-        return
-    new.mkdir(parents=True)
-    for name in cell_files(old):
-        if (old / name).is_file():
-            place(old / name, new / name, MAX_ARCHIVE)
-
-
-def cell_files(old: Path) -> Iterator[str]:
     result = read_result(old)
-    yield from (check_slug(name) for name in (result.artifacts if result else ()))
-    yield from CELL_FILES
+    if result is None or read_result(new) is not None:
+        return
+    for name in ("stderr.txt", *(check_slug(name) for name in result.artifacts)):
+        if (old / name).is_file():
+            new.mkdir(parents=True, exist_ok=True)
+            place(old / name, new / name, MAX_ARCHIVE)
+    copy_cell_files(old, ("trace.npz", "result.json"), new, MAX_ARCHIVE)
 
 
 def place(old: Path, new: Path, most: int) -> None:

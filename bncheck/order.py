@@ -1,12 +1,11 @@
 """Play a run's cells a second time, in reversed order and in processes of their own, and compare.
 
 What a case gives must not depend on what ran before it. The second playing lies in ``<run>/again/``, laid out like the
-run itself, and reads the run's inputs. Comparing streams case by case and keeps small records only.
+run itself, and reads the run's cases and inputs. Comparing streams case by case and keeps small records only.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +13,11 @@ from pathlib import Path
 from bncheck.evidence import CellView, Repeat
 from bncheck.rules.bn403_order_dependence import difference
 from bncheck.run import Options, Seat, job_of
-from bncheck.run_folder import cell_folder
 from bncheck.scenario import Case
 from bncheck.trace import Trace
 from bncheck.workers import Progress, play
 
-INPUTS = "../../../inputs"  # of the run, seen from <run>/again/cells/<target>
+INPUTS, CASES = "../../../inputs", "../../../cases.jsonl"  # of the run, seen from <run>/again/cells/<target>
 
 
 def again_folder(run: Path) -> Path:
@@ -32,14 +30,8 @@ def play_again(
     """Every cell once more, last case first, in new processes; cells that already have a second result are kept."""
     ready = [seat for seat in seats if seat.python is not None and seat.result.status == "ok"]
     folder = again_folder(run)
-    for seat in ready:
-        for case in cases:
-            new = cell_folder(folder, seat.result.slug, case.id)
-            new.mkdir(parents=True, exist_ok=True)
-            if not (new / "job.json").exists():
-                shutil.copyfile(cell_folder(run, seat.result.slug, case.id) / "job.json", new / "job.json")
     cells = tuple(case.id for case in reversed(cases))
-    jobs = [replace(job_of(folder, seat, cells, options), inputs=INPUTS) for seat in ready]
+    jobs = [replace(job_of(folder, seat, cells, options), inputs=INPUTS, cases=CASES) for seat in ready]
     play(jobs, options.at_once, tell)
 
 

@@ -11,14 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bncheck.errors import RunFolderError, ScenarioError
-from bncheck.inputs import content_key, make_inputs
-from bncheck.run_folder import cell_folder, read_json, write_json
-from bncheck.scenario import FORWARD_OPS, Case, Scenario, Tolerance
+from bncheck.errors import RunFolderError
+from bncheck.run_folder import read_json, write_json
+from bncheck.scenario import Case, Scenario, Tolerance
 from bncheck.scenario_file import load_scenario
-from bncheck.worker.archive import write_npz
 
-SAMPLED_IN_ALL = 65536  # elements of all outputs of a cell together
 MOST_PARTS = 10_000  # of --shard i/N
 FLATTENING = ("flatten", "dense", "global_avg_pool")
 
@@ -183,41 +180,3 @@ def layer_path(case: Case) -> str:
         if layer.type == "batch_norm":
             return f"{rank}-D channels last" if layer.axis == -1 and rank > 2 else f"{rank}-D"
     return ""
-
-
-def describe_case(case: Case, inputs: str) -> dict[str, Any]:
-    """job.json of one cell, as the worker's protocol says."""
-    network = asdict(case.network)
-    for layer, rank in zip(network["layers"], layer_ranks(case), strict=True):
-        layer["rank"] = rank
-    forwards = sum(event.op in FORWARD_OPS for event in case.events)
-    return {
-        "protocol": 1,
-        "inputs": inputs,
-        "dtype": case.dtype,
-        "network": network,
-        "events": [asdict(event) for event in case.events],
-        "views": {name: spec.view for name, spec in case.inputs.items() if spec.view != "contiguous"},
-        "sample": max(64, min(4096, SAMPLED_IN_ALL // max(forwards, 1))),
-    }
-
-
-def write_cases(run: Path, cases: Sequence[Case], slugs: Sequence[str]) -> dict[str, str]:
-    """Write inputs once per content and a job per cell; returns case id → content key. One case in memory at a time."""
-    inputs = run / "inputs"
-    inputs.mkdir(exist_ok=True)
-    keys: dict[str, str] = {}
-    for case in cases:
-        if case.id in keys:
-            raise ScenarioError(f"Two cases are called {case.id}.", "Give one of the scenario files another name.")
-        arrays = make_inputs(case)
-        key = keys[case.id] = content_key(case, arrays)
-        if not (inputs / f"{key}.npz").exists():
-            write_npz(str(inputs / f"{key}.npz"), arrays)
-        job = describe_case(case, f"{key}.npz")
-        for slug in slugs:
-            folder = cell_folder(run, slug, case.id)
-            folder.mkdir(parents=True, exist_ok=True)
-            if not (folder / "job.json").exists():
-                write_json(folder / "job.json", job)
-    return keys

@@ -6,6 +6,7 @@ arrays are decoded when they are asked for, and pickled ones are refused.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bncheck.bounded import read_bounded
+from bncheck.cell_files import TAR, read_cell_file
 from bncheck.errors import RunFolderError
 from bncheck.trace import Array, EventRecord, Trace
 
@@ -45,7 +47,8 @@ def cell_folder(run_folder: Path, cell: CellResult) -> Path:
             )
     folder = run_folder / "cells" / cell.slug / f"{cell.scenario}--{cell.case}"
     # A link inside an unpacked archive can point anywhere.
-    if not folder.resolve().is_relative_to(run_folder.resolve()):
+    tar = folder.parent / TAR
+    if not all(path.resolve().is_relative_to(run_folder.resolve()) for path in (folder, tar)):
         raise RunFolderError(f"{folder} is a link that leaves the run folder", "do not open this folder")
     return folder
 
@@ -56,10 +59,10 @@ def trace_of(run_folder: Path, cell: CellResult, ops: tuple[str, ...] = ()) -> T
     ``ops`` are the case's event names; how each went comes from the cell's own ``result.json``.
     """
     folder = cell_folder(run_folder, cell)
-    arrays = open_archive(folder / "trace.npz")
-    if arrays is None:
+    raw = read_file(folder, "trace.npz", MAX_ARCHIVE)
+    if raw is None:
         return None
-    result = read_result(folder / "result.json")
+    arrays, result = Archive(folder / "trace.npz", raw), read_result(folder)
     return Trace(events=event_records(ops, result), arrays=arrays, dtypes=dtypes_of(result))
 
 
@@ -187,15 +190,24 @@ def read_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, fortran, dtype
 
 
-def read_result(path: Path) -> Mapping[str, Any]:
-    """A worker's ``result.json``; empty when the worker died before it was written."""
+def read_file(folder: Path, name: str, most: int) -> bytes | None:
+    """A cell's file, loose or from its target's tar; None when there is none."""
     try:
-        if path.stat().st_size > MAX_RESULT_JSON:
-            raise RunFolderError(f"{path} is larger than {MAX_RESULT_JSON >> 20} MiB, more than bncheck reads")
-        value = json.loads(read_bounded(path, MAX_RESULT_JSON))
-    except FileNotFoundError:
+        return read_cell_file(folder, name, most)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise RunFolderError(f"{folder / name} is larger than {most >> 20} MiB, more than bncheck reads") from error
+        raise RunFolderError(f"{folder / name} cannot be read: {error.strerror or error}") from error
+
+
+def read_result(folder: Path) -> Mapping[str, Any]:
+    """A worker's ``result.json``; empty when the worker died before it was written."""
+    path, raw = folder / "result.json", read_file(folder, "result.json", MAX_RESULT_JSON)
+    if raw is None:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: {str(error)[:160]}", "run this cell again") from error
     if not isinstance(value, dict):
         raise RunFolderError(f"{path} is damaged: it does not hold a result", "run this cell again")

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from bncheck.plan import Plan, write_cases
+from bncheck.cases_file import write_cases
+from bncheck.plan import Plan
 from bncheck.results import TargetResult
 from bncheck.run_folder import read_json, write_json
 from bncheck.workers import Job, Limits, Progress, play
@@ -50,7 +51,7 @@ def run_cells(
             tell(Progress(seat.result.name, "unavailable", text=seat.result.reason))
 
     def write() -> None:
-        write_json(run / "contents.json", write_cases(run, plan.cases, [seat.result.slug for seat in ready]))
+        write_json(run / "contents.json", write_cases(run, plan.cases))
 
     with (run / "records.jsonl").open("a", encoding="utf-8") as records:
         reasons = play(jobs, options.at_once, lambda progress: note(records, progress, tell), write)

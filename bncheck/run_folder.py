@@ -1,7 +1,8 @@
 """The folder of a run: where everything lies, how it is written, and what a finished cell left in it.
 
 ``reports/<UTC time>-<id>/`` holds ``plan.json`` (what was asked), ``scenarios/`` (the files as they were),
-``inputs/<content key>.npz``, and ``cells/<target>/<cell>/`` as ``bncheck/worker/run.py`` describes.
+``cases.jsonl`` and ``inputs/<content key>.npz`` (what workers play), and ``cells/<target>/`` as
+``bncheck/worker/run.py`` describes.
 Everything is written under a temporary name first. Reading treats the folder as untrusted.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bncheck.bounded import read_bounded
+from bncheck.cell_files import read_cell_file
 from bncheck.errors import RunFolderError
 
 PROTOCOL = 1
@@ -114,20 +116,29 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise RunFolderError(f"{path} is {path.stat().st_size} bytes large: bncheck writes no such file.")
-        return json.loads(read_bounded(path, LARGEST_JSON))
+        raw = read_bounded(path, LARGEST_JSON)
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing.", "The run folder is incomplete.") from None
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error}.", "The file was cut off or edited.") from error
+    return parse_json(path, raw)
+
+
+def parse_json(path: Path, raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}.", "The file was cut off or edited.") from error
 
 
 def read_result(folder: Path) -> CellResult | None:
     """What a cell left behind; None when it has no result yet. A result that makes no sense is *crashed*, with why."""
     path = folder / "result.json"
-    if not path.exists():
-        return None
     try:
-        data = read_json(path)
+        raw = read_cell_file(folder, "result.json", LARGEST_JSON)
+        if raw is None:
+            return None
+        data = parse_json(path, raw)
         if not isinstance(data, dict):
             raise RunFolderError(f"{path} holds no object.")
         if data.get("protocol") != PROTOCOL:
@@ -137,6 +148,8 @@ def read_result(folder: Path) -> CellResult | None:
         return parse_result(data)
     except RunFolderError as error:
         return CellResult("crashed", error_type="BrokenResult", error=error.message)
+    except OSError as error:
+        return CellResult("crashed", error_type="BrokenResult", error=f"{path} cannot be read: {error}.")
 
 
 def parse_result(data: Mapping[str, Any]) -> CellResult:
@@ -163,6 +176,7 @@ def parse_result(data: Mapping[str, Any]) -> CellResult:
 
 def write_result(folder: Path, result: CellResult) -> None:
     """Result of a cell whose worker could not write one itself (crashed, timeout)."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(
         folder / "result.json",
         {

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bncheck.cell_files import mend
 from bncheck.run_folder import CellResult, read_json, read_result, write_json, write_result
 
 RUNNER = Path(__file__).parent / "worker" / "run.py"
@@ -49,6 +50,7 @@ class Job:
     isolate: bool = False  # a process per cell
     environment: dict[str, str] = field(default_factory=dict)
     inputs: str = "../../inputs"  # folder of the input archives, seen from ``folder``
+    cases: str = "../../cases.jsonl"  # what the cells play, likewise
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        mend(job.folder)  # a host that was killed may have left half an entry
         self.waiting = [cell for cell in job.cells if read_result(job.folder / cell) is None]
         self.batch: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
@@ -120,6 +123,7 @@ class Worker:
             "variant": job.variant,
             "device": job.device,
             "inputs": job.inputs,
+            "cases": job.cases,
             "memory_limit": job.limits.memory,
         }
 
@@ -185,6 +189,7 @@ class Worker:
     def settle(self, code: int) -> Iterator[Progress]:
         """The process ended: everything done, or unavailable, or dead at some cell."""
         self.process = None
+        mend(self.job.folder)
         yield from self.finish()
         reason = self.stated_reason()
         if reason:
@@ -219,6 +224,7 @@ class Worker:
         """Keep the last of what the dead process printed as the cell's stderr.txt; return its last lines."""
         tail = tail_of(self.job.folder / "stderr.txt")
         if tail:
+            folder.mkdir(exist_ok=True)
             (folder / "stderr.txt").write_bytes(tail)
         return "\n".join(tail.decode("utf-8", "replace").strip().splitlines()[-12:])
 
@@ -251,6 +257,7 @@ class Worker:
         except (ProcessLookupError, PermissionError):
             pass  # there were none
         self.process = None
+        mend(self.job.folder)
 
 
 def tail_of(path: Path) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import left_by_cells
 import numpy as np
 import pytest
 
@@ -144,7 +145,7 @@ class Played:
     environment: Mapping[str, Any]
 
     def result(self, cell: str) -> dict[str, Any]:
-        return json.loads((self.folder / folder_name(cell) / "result.json").read_text())
+        return left_by_cells.result_of(self.folder / folder_name(cell))
 
     def trace(self, cell: str) -> Arrays:
         """The cell's arrays; a cell that the target says it cannot do is a skip with its reason."""
@@ -153,12 +154,7 @@ class Played:
             pytest.skip(f"unsupported: {result['error']['message']}")
         assert result["outcome"] == "ok", result["error"]
         assert [item for item in result["failed"] if item["status"] != "skipped"] == []
-        return read(self.folder / folder_name(cell) / "trace.npz")
-
-
-def read(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+        return left_by_cells.arrays_of(self.folder / folder_name(cell))
 
 
 def folder_name(cell: str) -> str:
@@ -174,23 +170,25 @@ def play(python: Path, backend: Path, variant: str, folder: Path) -> Played:
         "variant": variant,
         "device": "cpu",
         "inputs": "inputs",
+        "cases": "cases.jsonl",
         "memory_limit": None,
     }
     (folder / "job.json").write_text(json.dumps(job))
     (folder / "cells.json").write_text(json.dumps([folder_name(name) for name in CELLS]))
+    lines = []
     for name, cell in CELLS.items():
-        own = folder / folder_name(name)
-        own.mkdir()
-        np.savez(folder / "inputs" / f"{own.name}.npz", **cell.arrays)
+        np.savez(folder / "inputs" / f"{folder_name(name)}.npz", **cell.arrays)
         task = {
+            "cell": folder_name(name),
             "protocol": 1,
-            "inputs": f"{own.name}.npz",
+            "inputs": f"{folder_name(name)}.npz",
             "dtype": cell.dtype,
             "network": cell.network,
             "events": cell.events,
             "sample": 4096,
         }
-        (own / "job.json").write_text(json.dumps(task))
+        lines.append(json.dumps(task) + "\n")
+    (folder / "cases.jsonl").write_text("".join(lines))
     subprocess.run([str(python), "-I", str(RUNNER), str(folder)], check=True, timeout=600)
     return Played(folder, json.loads((folder / "environment.json").read_text()))
 

@@ -3,6 +3,8 @@
 import atexit
 import ctypes
 import os
+import resource
+import signal
 import sys
 import time
 
@@ -43,12 +45,25 @@ class Model:
             job = sys.argv[1]
             with open(os.path.join(job, "progress.txt")) as handle:
                 cell = handle.read().split()[-1]
+            os.makedirs(os.path.join(job, cell))
             with open(os.path.join(job, cell, "result.json"), "w") as handle:
                 handle.write('{"protocol": 1, "outcome": "o' if fault == "half-result" else '{"protocol": 99}')
             os._exit(0)
 
+        if fault == "room-again":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
     def forward(self, x, mode):
         fault = self.fault
+        if fault == "no-room":  # files of more than 1,500 bytes cannot be written: a disk that fills up
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
+        if fault == "half-entry":  # killed while it wrote the cell before
+            with open(os.path.join(sys.argv[1], "cells.tar"), "ab") as handle:
+                handle.write(b"1-half-entry/trace.npz".ljust(700, b"\0"))
+            os._exit(1)
+        if fault == "nap":
+            time.sleep(0.5)
         if fault == "abort":
             os.abort()
         if fault == "segfault":

@@ -20,7 +20,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from left_by_cells import write_loose
 
+from bncheck.cell_files import cells_of
 from bncheck.cli import main
 
 EVIL = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
@@ -39,6 +41,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command += ["reference[batch_weight=0.9]", "--set", "program.repeat=3", "--no-report", "-q", "--out", "run"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
+    played = folder / "run" / "cells"
+    for name in cells_of(played / "reference"):  # of one target as loose files, of the other as they are
+        write_loose(played / "reference" / name)
+    (played / "reference" / "cells.tar").unlink()
     return folder / "run"
 
 
@@ -54,7 +60,9 @@ def invoke(*arguments: str) -> tuple[int, str]:
 
 def test_what_never_ends_is_not_read(edited: Callable[[], Path], run: Path) -> None:
     """A device that has no end, and a pipe that nobody writes to, in the place of every file in turn."""
-    names = [path.relative_to(run) for path in files(run) if path.suffix in (".json", ".npz", ".toml")]
+    names = [
+        path.relative_to(run) for path in files(run) if path.suffix in (".json", ".jsonl", ".npz", ".tar", ".toml")
+    ]
     some = {path.suffix + path.parent.name: path for path in names}.values()
     for k, name in enumerate(some):
         folder = edited()
@@ -136,15 +144,29 @@ def replaced(value: Any, way: tuple[Any, ...], new: Any) -> Any:
     return copy
 
 
+def sound(raw: bytes, suffix: str) -> bool:
+    """True for a JSON document or an archive of arrays that can be read."""
+    try:
+        if suffix == ".json":
+            json.loads(raw)
+        elif suffix == ".npz":
+            with np.load(io.BytesIO(raw), allow_pickle=False) as held:
+                dict(held)
+    except Exception:  # zipfile, zlib, json and NumPy each have errors of their own
+        return False
+    return suffix in (".json", ".npz")
+
+
 def mutate(folder: Path, seed: int) -> str:
     """One random edit of one file; returns what it was."""
     rng = random.Random(seed)
     target = rng.choice(files(folder))
     name = target.relative_to(folder)
     kinds = ["cut", "flip", "empty", "gone", "noise", "link", "folder"]
-    kinds += ["value"] * 10 if target.suffix == ".json" else ["array"] * 4 if target.suffix == ".npz" else []
-    kind = rng.choice(kinds)
     raw = target.read_bytes()
+    if sound(raw, target.suffix):  # an edit before this one may have damaged it already
+        kinds += ["value"] * 10 if target.suffix == ".json" else ["array"] * 4
+    kind = rng.choice(kinds)
     if kind == "cut":
         target.write_bytes(raw[: rng.randrange(len(raw) + 1)])
     elif kind == "flip" and raw:
@@ -200,6 +222,10 @@ def test_many_edits_anywhere_end_in_a_report_or_a_sentence(seed: int, edited: Ca
 
 
 def traces(folder: Path) -> list[Path]:
+    """A trace.npz for every cell; the loose ones are there, those of a tar come before it."""
+    for tar in folder.rglob("cells.tar"):
+        for name in cells_of(tar.parent):
+            write_loose(tar.parent / name)
     return sorted(folder.rglob("trace.npz"))
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bncheck.cases_file import describe_case
 from bncheck.errors import ScenarioError
 from bncheck.inputs import content_key, make_inputs
-from bncheck.plan import describe_case
 from bncheck.scenario import Case
 from bncheck.scenario_file import load_scenario
 

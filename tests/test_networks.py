@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
+import left_by_cells
 import numpy as np
 import pytest
 
@@ -44,8 +44,7 @@ def run(folder: Path, scenario: str, *targets: str, probe: bool = False) -> Resu
 
 
 def arrays_of(folder: Path, slug: str, case: str) -> dict[str, np.ndarray]:
-    with np.load(folder / "cells" / slug / case / "trace.npz", allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    return left_by_cells.arrays_of(folder / "cells" / slug / case)
 
 
 def findings(results: Results, case: str, cause: str) -> list[Finding]:
@@ -175,9 +174,7 @@ def test_with_running_statistics_every_batch_norm_is_invariant_to_the_bit(
 ) -> None:
     folder, results = batches
     found = arrays_of(folder, slug, f"small--kept--{dtype}")
-    said = json.loads((folder / "cells" / slug / f"small--kept--{dtype}" / "result.json").read_text())["notes"]["0"][
-        "depth"
-    ]
+    said = left_by_cells.result_of(folder / "cells" / slug / f"small--kept--{dtype}")["notes"]["0"]["depth"]
     norms = np.array(said["batch_norm"])
     assert norms.sum() >= 10
     assert said["sizes"] == [1, 4]

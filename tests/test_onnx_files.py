@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from torch_cells import BACKENDS, Cell, cases_of, read_cell
 
+from bncheck.cases_file import write_cases
 from bncheck.environments import Ready, prepare
 from bncheck.inputs import make_inputs
-from bncheck.plan import write_cases
 from bncheck.scenario import Case
 from bncheck.scenario_file import SHIPPED
 from bncheck.targets import Target
@@ -86,7 +86,7 @@ def cases(files: Path) -> dict[str, Case]:
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory, cases: dict[str, Case]) -> dict[tuple[str, str], Cell]:
     folder, backends = tmp_path_factory.mktemp("run"), ("onnxruntime", "reference")
-    write_cases(folder, list(cases.values()), backends)
+    write_cases(folder, list(cases.values()))
     ids = tuple(case.id for case in cases.values())
     jobs = [
         Job(name, folder / "cells" / name, python_of(name), BACKENDS[name].path, "", "cpu", ids, Limits(60.0))

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from left_by_cells import arrays_of
 
+from bncheck.cell_files import cells_of
 from bncheck.run_folder import read_result
 from bncheck.worker.archive import write_npz
 from bncheck.workers import Job, Limits, Progress, play
@@ -24,23 +26,23 @@ def make_job(run: Path, faults: list[str], variant: str = "", isolate: bool = Fa
     """A job whose cells are called like the faults of their layers, on three ones per channel."""
     (run / "inputs").mkdir()
     write_npz(str(run / "inputs" / "ones.npz"), {"x/main": np.ones((1, 3, 3), dtype=np.float32)})
-    folder = run / "cells" / "faulty"
+    lines = []
     for number, fault in enumerate(faults):
-        cell = folder / f"{number}-{fault}"
-        cell.mkdir(parents=True)
         event = {"op": "train_forward", "input": "main", "batch": 0}
         network = {"layers": [{"name": fault, "type": "batch_norm", "channels": 3}]}
         task = {
+            "cell": f"{number}-{fault}",
             "protocol": 1,
             "inputs": "ones.npz",
             "dtype": "float32",
             "network": network,
             "events": [event],
         }
-        (cell / "job.json").write_text(json.dumps(task))
+        lines.append(json.dumps(task) + "\n")
+    (run / "cases.jsonl").write_text("".join(lines))
     cells = tuple(f"{number}-{fault}" for number, fault in enumerate(faults))
     bounds = Limits(**{"cell_seconds": 30.0, "import_seconds": 60.0, **limits})  # type: ignore[arg-type]
-    return Job("faulty", folder, Path(sys.executable), FAULTY, variant, "cpu", cells, bounds, isolate)
+    return Job("faulty", run / "cells" / "faulty", Path(sys.executable), FAULTY, variant, "cpu", cells, bounds, isolate)
 
 
 def outcomes(job: Job) -> dict[str, str]:
@@ -137,12 +139,13 @@ def test_an_import_that_hangs_is_given_up(tmp_path: Path) -> None:
 def test_finished_cells_are_not_played_again(tmp_path: Path) -> None:
     job = make_job(tmp_path, ["fine", "abort", "good"])
     run_job(job)
-    before = [(job.folder / cell / "result.json").stat().st_mtime_ns for cell in job.cells]
-    (job.folder / job.cells[2] / "result.json").unlink()
+    tar, crash = job.folder / "cells.tar", job.folder / job.cells[1] / "result.json"
+    before, stamp = tar.read_bytes(), crash.stat().st_mtime_ns
+    os.truncate(tar, len(before) - 700)  # the last result is cut in its middle
     assert run_job(job)["good"] == "ok"
-    after = [(job.folder / cell / "result.json").stat().st_mtime_ns for cell in job.cells]
-    assert after[:2] == before[:2]
-    assert after[2] != before[2]
+    assert cells_of(job.folder) == ["0-fine", "2-good", "1-abort"]
+    assert tar.read_bytes()[: len(before) // 2] == before[: len(before) // 2]
+    assert crash.stat().st_mtime_ns == stamp
 
 
 def test_isolated_cells_each_have_their_own_process(tmp_path: Path) -> None:
@@ -190,12 +193,19 @@ def test_two_targets_run_at_the_same_time(tmp_path: Path) -> None:
     assert [progress.kind for progress in seen].index("finished") > 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_cell_whose_folder_cannot_be_written_is_marked(tmp_path: Path) -> None:
-    job = make_job(tmp_path, ["fine", "good"])
-    # trace.npz cannot be replaced by a file while it is a folder that holds something.
-    (job.folder / job.cells[0] / "trace.npz" / "kept").mkdir(parents=True)
-    assert run_job(job) == {"fine": "crashed", "good": "ok"}
+def test_a_cell_whose_trace_cannot_be_written_is_marked_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["no-room", "room-again"])
+    assert run_job(job) == {"no-room": "crashed", "room-again": "ok"}
+    result = read_result(job.folder / job.cells[0])
+    assert result is not None
+    assert "its trace could not be written" in result.error
+    assert set(arrays_of(job.folder / job.cells[1])) >= {"room-again/running_mean"}
+
+
+def test_half_an_entry_is_cut_off_before_the_next_process_appends(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["fine", "half-entry", "good"])
+    assert run_job(job) == {"fine": "ok", "half-entry": "crashed", "good": "ok"}
+    assert set(arrays_of(job.folder / job.cells[2])) >= {"good/running_mean"}
 
 
 def test_threads_do_not_matter_to_the_watcher(tmp_path: Path) -> None:

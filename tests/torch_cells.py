@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from left_by_cells import arrays_of
 
 from bncheck.backend_file import find_backends
+from bncheck.cases_file import write_cases
 from bncheck.environments import Ready, prepare
-from bncheck.plan import write_cases
 from bncheck.run_folder import CellResult, read_result
 from bncheck.scenario import Case
 from bncheck.scenario_file import find_scenarios, load_scenario
@@ -60,7 +61,7 @@ class Cell:
 def play_cells(folder: Path, cases: Sequence[Case], variant: str = "", seconds: float = 300.0) -> dict[str, Cell]:
     """Play the cases in one worker; returns the cells by the cases' names."""
     python = python_of(variant)
-    write_cases(folder, cases, ["torch"])
+    write_cases(folder, cases)
     job = Job(
         "torch", folder / "cells" / "torch", python, BACKENDS["torch"].path, variant, "cpu",
         tuple(case.id for case in cases), Limits(cell_seconds=seconds),
@@ -73,6 +74,5 @@ def play_cells(folder: Path, cases: Sequence[Case], variant: str = "", seconds: 
 def read_cell(folder: Path) -> Cell:
     result = read_result(folder)
     assert result is not None
-    trace, printed = folder / "trace.npz", folder / "stderr.txt"
-    arrays = dict(np.load(trace, allow_pickle=False)) if trace.exists() else {}
-    return Cell(result, arrays, folder, printed.read_text(encoding="utf-8") if printed.exists() else "")
+    printed = folder / "stderr.txt"
+    return Cell(result, arrays_of(folder), folder, printed.read_text(encoding="utf-8") if printed.exists() else "")

@@ -46,7 +46,7 @@ def profiles(results: Results, run_folder: Path, cell: CellResult) -> Iterator[I
         return
     trace = trace_of(run_folder, cell, case.ops)
     folder = cell_folder(run_folder, cell.slug, f"{cell.scenario}--{cell.case}")
-    notes = read_result(folder / "result.json").get("notes")
+    notes = read_result(folder).get("notes")
     for event, op in enumerate(case.ops):
         if op == OP and trace is not None and isinstance(notes, dict):
             found = read(event, trace.arrays, notes)

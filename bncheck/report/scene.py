@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from bncheck.bounded import read_bounded
+from bncheck.cases_file import read_job
 from bncheck.errors import BncheckError, RunFolderError, UsageError
 from bncheck.finding import Finding
-from bncheck.recording import cell_folder, open_archive, trace_of
+from bncheck.recording import open_archive, trace_of
 from bncheck.report.standalone.subject import USUAL, Played
 from bncheck.report.wording import one_line
-from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
+from bncheck.results import CaseResult, Results, ScenarioResult, TargetResult
 from bncheck.run_folder import read_json
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Scenario, Tolerance
 from bncheck.trace import Array
 
-KEY = re.compile(r"[0-9a-f]{16}\.npz")
 # A layer of somebody's own is a few pages; more is not copied into a script.
 MAX_SOURCE = 256 * 1024
 
@@ -100,7 +100,7 @@ def read_scene(run: Path, results: Results, finding: Finding, case: Case | None 
     played = read_cells(run, results, recorded, finding)
     if not played:
         raise RunFolderError(f"No cell of {finding.scenario}--{finding.case} left a trace.", "Run it again.")
-    job = read_job(run, results.cell_at[finding.scenario, finding.case, played[0].target.name])
+    job = read_job(run, f"{finding.scenario}--{finding.case}")
     scenario = None if case else load_plan_scenario(run, finding.scenario)
     known = case or next((each for each in scenario.cases if each.name == finding.case) if scenario else iter(()), None)
     case = known or rebuild(job, finding, recorded)
@@ -120,14 +120,6 @@ def read_cells(run: Path, results: Results, case: CaseResult, finding: Finding) 
         if trace is not None:
             found.append(Played(target, trace, target.environment))
     return tuple(found)
-
-
-def read_job(run: Path, cell: CellResult) -> dict[str, Any]:
-    path = cell_folder(run, cell) / "job.json"
-    job = read_json(path)
-    if not isinstance(job, dict) or not KEY.fullmatch(str(job.get("inputs", ""))):
-        raise RunFolderError(f"{path} has a wrong shape.", "The run folder was edited or damaged; run it again.")
-    return job
 
 
 def read_inputs(run: Path, job: Mapping[str, Any]) -> dict[str, Array]:
@@ -163,7 +155,7 @@ def rebuild(job: Mapping[str, Any], finding: Finding, recorded: CaseResult) -> C
                     str(job["dtype"]), recorded.steps)  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
-            f"A job.json of {finding.scenario} has a wrong shape: {error!r}.", "Run it again."
+            f"What was played of {finding.scenario} has a wrong shape: {error!r}.", "Run it again."
         ) from error
 
 

@@ -1,5 +1,6 @@
-"""The .npz archives of a run: written in a fifth of np.savez's time, read in a tenth of np.load's, both by np.load too.
+"""The files of a run: .npz archives, and the tar of a target that the results of its cells are appended to.
 
+An .npz is written in a fifth of np.savez's time and read in a tenth of np.load's, both by np.load too.
 Python 3.7 syntax: the worker loads this file by its path, the host imports it.
 """
 
@@ -10,6 +11,8 @@ import struct
 import zlib
 
 import numpy as np
+
+BLOCK = 512  # of a tar
 
 
 def npy_header(dtype, shape, _known={}):  # noqa: B006 - the default is the cache
@@ -22,23 +25,68 @@ def npy_header(dtype, shape, _known={}):  # noqa: B006 - the default is the cach
     return _known[key]
 
 
-def write_file(path, data):
-    """Write under a temporary name, then rename. Without a file object: making one costs as much as the file."""
-    descriptor = os.open(path + ".part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    if descriptor < 3:  # somebody closed stdout: what is printed from now on must not land in this file
+def open_file(path, flags):
+    """A file descriptor above those of stdin, stdout and stderr: somebody who closed stdout must not print into it."""
+    descriptor = os.open(path, flags | os.O_CREAT, 0o644)
+    if descriptor < 3:
         low, descriptor = descriptor, fcntl.fcntl(descriptor, fcntl.F_DUPFD, 3)
         os.close(low)
+    return descriptor
+
+
+def write_all(descriptor, data):
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def write_file(path, data):
+    """Write under a temporary name, then rename. Without a file object: making one costs as much as the file."""
+    descriptor = open_file(path + ".part", os.O_WRONLY | os.O_TRUNC)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        write_all(descriptor, data)
     finally:
         os.close(descriptor)
     os.replace(path + ".part", path)
 
 
+def append_entries(path, entries):
+    """Append (name, bytes) pairs to a tar: all of them or, on a full disk, none.
+
+    A tar needs nothing at its end, so that it is whole after every cell. Making a file took 24 to 300 µs of kernel time
+    on one disk from one minute to the next, and a cell made two; this takes 6.
+    """
+    data = b"".join(tar_entry(name, content) for name, content in entries)
+    descriptor = open_file(path, os.O_WRONLY)
+    try:
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        try:
+            write_all(descriptor, data)
+        except OSError:
+            os.ftruncate(descriptor, end)  # what comes next must not stand behind half an entry
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def tar_entry(name, content, kind=b"0"):
+    """One entry of a GNU tar; a name of over 100 bytes goes before it, in an entry of its own. No time and no owner:
+    equal contents give equal bytes."""
+    text = name.encode("utf-8")
+    before = tar_entry("././@LongLink", text + b"\0", b"L") if len(text) > 100 else b""
+    fields = (text[:100], b"0000644", b"0000000", b"0000000", b"%011o" % len(content), b"%011o" % 0)
+    head = struct.pack("<100s8s8s8s12s12s8s1s100s8s247s", *fields, b" " * 8, kind, b"", b"ustar  ", b"")
+    head = head[:148] + b"%06o\0 " % sum(head) + head[156:]
+    return b"".join((before, head, content, bytes(-len(content) % BLOCK)))
+
+
 def write_npz(path, arrays):
-    """Write an uncompressed .npz under a temporary name, then rename.
+    """Write an uncompressed .npz under a temporary name, then rename."""
+    write_file(path, pack_npz(arrays))
+
+
+def pack_npz(arrays):
+    """The bytes of an uncompressed .npz.
 
     np.savez takes about 25 µs an array, which is most of a small cell; this takes 5. One read by np.load.
     """
@@ -66,7 +114,7 @@ def write_npz(path, arrays):
         index,
         struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, len(directory), len(directory), len(index), offset, 0),
     )
-    write_file(path, b"".join(body))
+    return b"".join(body)
 
 
 def read_npz(path, _known={}):  # noqa: B006 - the default is the cache of headers

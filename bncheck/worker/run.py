@@ -9,15 +9,17 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
 
 ``JOB_DIR/job.json``
     ``protocol`` 1, ``backend`` (path of the backend file), ``variant``, ``device``, ``inputs`` (folder of input
-    archives, relative to JOB_DIR), ``memory_limit`` (bytes of address space or null).
+    archives, relative to JOB_DIR), ``cases`` (the file of the cases, likewise), ``memory_limit`` (bytes of address
+    space or null).
 ``JOB_DIR/cells.json``
-    Folder names of the cells to run, in order. It may come later than the others, when everything below is there:
-    the worker imports its framework meanwhile.
-``JOB_DIR/<cell>/job.json``
-    ``protocol``, ``inputs`` (file name in the inputs folder), ``dtype``, ``network``, ``events``, ``sample`` (how
-    many elements of each network output to keep), ``views`` (input: how its batches lie in memory, where not
-    contiguous). ``network.layers`` holds the fields of ``scenario.Layer``;
-    an event has ``op``, ``input``, ``batch`` and ``arguments``.
+    Names of the cells to run, in order. It may come later than the others, when everything below is there: the
+    worker imports its framework meanwhile.
+``<cases>``
+    A line of JSON per case, the same for all targets: ``cell`` (its name, always the first key), ``protocol``,
+    ``inputs`` (file name in the inputs folder), ``dtype``, ``network``, ``events``, ``sample`` (how many elements of
+    each network output to keep), ``views`` (input: how its batches lie in memory, where not contiguous).
+    ``network.layers`` holds the fields of ``scenario.Layer``; an event has ``op``, ``input``, ``batch`` and
+    ``arguments``.
 ``<inputs>/<key>.npz``
     ``x/<input>`` (U, batch…), ``dy/<input>`` (U, output…), ``param/<layer>/<name>``. The worker owns no random
     generator: all targets see the same bytes.
@@ -26,14 +28,15 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
 
 ``JOB_DIR/environment.json``   what ``describe()`` said, once the framework is imported; ``unavailable`` and
                                ``remedy`` in it mean that no cell was run.
-``JOB_DIR/progress.txt``       one line, the cell's folder name, whenever a cell starts.
+``JOB_DIR/progress.txt``       one line, the cell's name, whenever a cell starts.
 ``JOB_DIR/stderr.txt``         stdout and stderr of the process. Nothing on either is data.
-``<cell>/trace.npz``           the arrays of ``bncheck/trace.py``.
-``<cell>/stderr.txt``          what was printed during that cell, its last 64 kB.
-``<cell>/result.json``         written last, with os.replace: its absence means that the process died.
-                               ``protocol``, ``outcome`` (ok, raised, unsupported), ``event``, ``error``, ``failed``
-                               (records of all events that were not ok), ``dtypes``, ``artifacts``, ``notes``,
-                               ``seconds``.
+``JOB_DIR/cells.tar``          grows by two entries with every cell that is done, in one write:
+``  <cell>/trace.npz``         the arrays of ``bncheck/trace.py``,
+``  <cell>/result.json``       last: its absence means that the process died. ``protocol``, ``outcome`` (ok, raised,
+                               unsupported), ``event``, ``error``, ``failed`` (records of all events that were not
+                               ok), ``dtypes``, ``artifacts``, ``notes``, ``seconds``.
+``JOB_DIR/<cell>/``            only where there is something for it: ``stderr.txt``, what was printed during the
+                               cell (its last 64 kB), and files that its events wrote (exported models).
 
 **The backend contract**: a module with literal constants (read by the host without importing the file: TITLE,
 MODULE, DISTRIBUTION, DEFAULT_VERSION, VARIANTS, DEVICES, REQUIREMENTS, DOCUMENTED) and two functions
@@ -237,6 +240,7 @@ class Cell:
         if arguments.get("drop") and "drop" not in method.__code__.co_varnames:
             raise NotImplementedError("this backend cannot leave a state out of what it loads")
         if op in ("export_onnx", "run_exported", "reload", "draw_graph"):
+            os.makedirs(self.folder, exist_ok=True)
             arguments = dict(arguments, folder=self.folder)
         if op in ("export_onnx", "run_exported", "eval_in_batches", "update_copy", "train_copy", "eval_copy"):
             named = self.inputs.get("x/" + event["input"])  # a scenario may have no input called "main"
@@ -291,18 +295,22 @@ def run_cell(folder, job, inputs, backend, target):
     return result, arrays
 
 
-def write_cell(folder, result, arrays):
-    """trace.npz, then result.json: its absence means that the process died before the cell was done.
+def write_cell(path, name, result, arrays):
+    """Append trace.npz and result.json of a cell to the target's tar, in one write.
 
-    A trace that cannot be written (too large, a damaged folder, a full disk) makes its own cell *crashed*, no other.
+    A trace that cannot be written (too large, a full disk) makes its own cell *crashed*, no other.
     """
     try:
-        if arrays is not None:
-            archive.write_npz(os.path.join(folder, "trace.npz"), arrays)
+        trace = [] if arrays is None else [(name + "/trace.npz", archive.pack_npz(arrays))]
+        archive.append_entries(path, [*trace, result_entry(name, result)])
     except (OSError, ValueError) as error:
         message = "its trace could not be written: %s" % error
         result = dict(result, outcome="crashed", error={"type": type(error).__name__, "message": message})
-    write_json(os.path.join(folder, "result.json"), result)
+        archive.append_entries(path, [result_entry(name, result)])
+
+
+def result_entry(name, result):
+    return name + "/result.json", json.dumps(result).encode("utf-8")
 
 
 # ---------------------------------------------------------------------------------------------------- process
@@ -388,6 +396,7 @@ def keep_output(descriptor, folder):
     if not size:
         return
     start = max(0, size - STDERR_KEPT)
+    os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "stderr.txt"), "wb") as handle:
         handle.write(os.pread(descriptor, size - start, start))
     os.ftruncate(descriptor, 0)
@@ -409,6 +418,13 @@ def await_cells(folder, parent):
     return read_json(path)
 
 
+def read_cases(path):
+    """Cell name → its line of JSON. Each line begins with the name, which holds no quote: it is read when its turn
+    comes."""
+    with open(path, "rb") as handle:
+        return {line.split(b'"', 4)[3].decode("utf-8"): line for line in handle}
+
+
 def main(folder):
     parent = os.getppid()
     job = read_json(os.path.join(folder, "job.json"))
@@ -423,15 +439,16 @@ def main(folder):
     write_json(os.path.join(folder, "environment.json"), environment)
     if backend is None:
         return
-    inputs = os.path.join(folder, job["inputs"])
+    inputs, done = os.path.join(folder, job["inputs"]), os.path.join(folder, "cells.tar")
     progress = os.open(os.path.join(folder, "progress.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for name in await_cells(folder, parent):
+    names = await_cells(folder, parent)
+    cases = read_cases(os.path.join(folder, job["cases"])) if names else {}
+    for name in names:
         if os.getppid() != parent:
             break  # the host was killed: a resumed run plays the rest
         os.write(progress, (name + "\n").encode("utf-8"))
-        cell = os.path.join(folder, name)
-        task = read_json(os.path.join(cell, "job.json"))
-        write_cell(cell, *run_cell(cell, task, load_inputs(os.path.join(inputs, task["inputs"])), backend, job))
+        cell, task = os.path.join(folder, name), json.loads(cases[name].decode("utf-8"))
+        write_cell(done, name, *run_cell(cell, task, load_inputs(os.path.join(inputs, task["inputs"])), backend, job))
         keep_output(output, cell)
 
 

@@ -1,0 +1,138 @@
+"""What a cell left, by name: a loose file in its folder, or an entry of its target's ``cells.tar``.
+
+Workers append ``<cell>/trace.npz`` and ``<cell>/result.json`` to the tar; what the host adds (the result of a cell that
+crashed, replayed curves) lies loose in ``<cell>/``, and counts before an entry. Nobody vouches for a tar: nothing is
+ever unpacked from it, and every size is checked before it is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from bncheck.bounded import open_regular, read_bounded
+from bncheck.errors import RunFolderError
+from bncheck.worker.archive import BLOCK, append_entries
+
+TAR = "cells.tar"
+LONGEST_NAME = 1000  # bytes; two words of 200 letters and a file's name are shorter
+
+
+class Tar:
+    """The index of a tar that grows at its end: only what came since the last look is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.forget()
+
+    def forget(self) -> None:
+        self.entries: dict[str, tuple[int, int]] = {}  # name → (start, size)
+        self.end = 0  # of the last whole entry
+        self.damage = ""  # what stands behind it and is no whole entry
+        self.stamp = (0, 0, 0)  # inode, size and time of change at the last look
+
+    def look(self) -> None:
+        """Take in what is new. A tar that is gone is empty; one that was replaced or cut is read from its start."""
+        try:
+            now = self.path.stat()
+        except FileNotFoundError:
+            self.forget()
+            return
+        stamp = (now.st_ino, now.st_size, now.st_mtime_ns)
+        if stamp == self.stamp:
+            return
+        if now.st_ino != self.stamp[0] or now.st_size <= self.stamp[1]:
+            self.forget()
+        with open_regular(self.path) as handle:
+            self.scan(handle.fileno(), now.st_size)
+        self.stamp = stamp
+
+    def scan(self, descriptor: int, size: int) -> None:
+        at, long_name, self.damage = self.end, "", ""
+        while at < size:
+            block = os.pread(descriptor, BLOCK, at)
+            if not any(block):
+                return  # the end that other programs write
+            name, length, kind = read_header(block)
+            after = at + BLOCK + length + -length % BLOCK
+            if not kind or after > size or (kind == b"L" and length > LONGEST_NAME):
+                self.damage = f"what stands at byte {at:,} of {size:,} is no whole entry"
+                return
+            if kind == b"L":
+                long_name = os.pread(descriptor, length, at + BLOCK).rstrip(b"\0").decode("utf-8", "replace")
+            else:
+                self.entries[long_name or name] = (at + BLOCK, length)
+                long_name, self.end = "", after
+            at = after
+
+    def read(self, name: str, most: int) -> bytes | None:
+        """The bytes of an entry; None when it is not there. OSError when it is longer than ``most``."""
+        start, size = self.entries.get(name, (0, -1))
+        if size < 0:
+            return None
+        if size > most:
+            raise OSError(errno.EFBIG, f"its {size:,} bytes are more than bncheck reads", str(self.path))
+        with open_regular(self.path) as handle:
+            return os.pread(handle.fileno(), size, start)
+
+
+def read_header(block: bytes) -> tuple[str, int, bytes]:
+    """(name, size of the content, kind) of a tar's entry; the kind is empty for what is no header of ours."""
+    try:
+        checksum, size = int(block[148:154], 8), int(block[124:135], 8)
+    except ValueError:
+        return "", 0, b""
+    kind = block[156:157]
+    if sum(block[:148]) + 8 * 32 + sum(block[156:]) != checksum or kind not in (b"0", b"L") or size < 0:
+        return "", 0, b""
+    return block[:100].rstrip(b"\0").decode("utf-8", "replace"), size, kind
+
+
+@lru_cache(maxsize=256)
+def tar_at(path: Path) -> Tar:
+    """The one index of a tar that this process keeps."""
+    return Tar(path)
+
+
+def read_cell_file(folder: Path, name: str, most: int) -> bytes | None:
+    """The bytes of a cell's file, loose or from the tar beside its folder; None when it left none.
+
+    OSError for a file that is no regular one or longer than ``most``; RunFolderError when it is not in a tar that
+    is damaged, where it may have been.
+    """
+    try:
+        return read_bounded(folder / name, most)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    tar = tar_at(folder.parent / TAR)
+    tar.look()
+    found = tar.read(f"{folder.name}/{name}", most)
+    if found is None and tar.damage:
+        raise RunFolderError(f"{tar.path} is damaged: {tar.damage}.", "Restore the file, or run its cells again.")
+    return found
+
+
+def cells_of(target_folder: Path) -> list[str]:
+    """Names of the cells that have a result, in the order in which they ended."""
+    tar = tar_at(target_folder / TAR)
+    tar.look()
+    packed = [name[: -len("/result.json")] for name in tar.entries if name.endswith("/result.json")]
+    return list(dict.fromkeys([*packed, *(path.parent.name for path in target_folder.glob("*/result.json"))]))
+
+
+def mend(target_folder: Path) -> None:
+    """Cut off what a killed worker left behind the last whole entry, before another one appends."""
+    tar = tar_at(target_folder / TAR)
+    tar.look()
+    if tar.stamp[1] > tar.end:
+        os.truncate(tar.path, tar.end)
+
+
+def copy_cell_files(folder: Path, names: tuple[str, ...], new: Path, most: int) -> None:
+    """Append copies of a cell's files to the tar beside the folder ``new``, the last name last."""
+    found = [(name, read_cell_file(folder, name, most)) for name in names]
+    entries = [(f"{new.name}/{name}", content) for name, content in found if content is not None]
+    new.parent.mkdir(parents=True, exist_ok=True)
+    append_entries(str(new.parent / TAR), entries)

@@ -1,0 +1,36 @@
+"""What cells left in a run folder, as tests read it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bncheck.cell_files import read_cell_file
+from bncheck.recording import Archive
+
+MOST = 2**30
+
+
+def arrays_of(cell: Path) -> dict[str, np.ndarray]:
+    """The arrays of a cell's trace; empty when it left none."""
+    raw = read_cell_file(cell, "trace.npz", MOST)
+    return {} if raw is None else dict(Archive(cell / "trace.npz", raw))
+
+
+def result_of(cell: Path) -> dict[str, Any]:
+    raw = read_cell_file(cell, "result.json", MOST)
+    assert raw is not None, f"{cell} left no result"
+    found: dict[str, Any] = json.loads(raw)
+    return found
+
+
+def write_loose(cell: Path) -> None:
+    """The files of a cell beside its target's tar; they count before it."""
+    cell.mkdir(exist_ok=True)
+    for name in ("trace.npz", "result.json"):
+        raw = read_cell_file(cell, name, MOST)
+        if raw is not None:
+            (cell / name).write_bytes(raw)
