@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -58,7 +59,7 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Work:
-    """What judging a case needs to know; a process of a pool gets it once."""
+    """What judging cases needs to know; a process of a pool gets it with each chunk, cut down to the chunk's cases."""
 
     run: Path
     plan: Plan
@@ -145,17 +146,43 @@ def judge_cases(work: Work, analysis: Analysis, tell: Callable[[str], None]) -> 
     if len(chunks) < 2:
         judge_chunk(work, range(total), analysis, tell)
         return
-    # Spawned, not forked: the host has threads (reports being imported). The pool works from the last chunk on and
-    # this process from the first; what it meets that the pool has begun, it waits for.
+    # Spawned, not forked: the host has threads (reports being imported). Small records have no cycles to collect.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cores() - 1, mp_context=context, initializer=take_work, initargs=(work,)) as pool:
-        parts = {chunk: pool.submit(judge_part, chunk) for chunk in reversed(chunks)}
-        for chunk in chunks:
-            if parts[chunk].cancel():
-                judge_chunk(work, chunk, analysis, tell)
-            else:
-                tell(f"comparing {chunk.stop}/{total}")
-                merge(analysis, parts[chunk].result())
+    with ProcessPoolExecutor(cores() - 1, mp_context=context, initializer=gc.disable) as pool:
+        judge_together(pool, work, chunks, analysis, tell)
+
+
+def judge_together(
+    pool: ProcessPoolExecutor, work: Work, chunks: Sequence[range], analysis: Analysis, tell: Callable[[str], None]
+) -> None:
+    """The pool works from the last chunk on, one chunk ahead of its processes, and this process from the first."""
+    parts: list[tuple[range, Future[Analysis]]] = []
+    rest = list(chunks)
+    while rest:
+        while len(rest) > 1 and sum(not part.done() for _, part in parts) < cores():
+            try:
+                parts.append((rest[-1], pool.submit(judge_part, excerpt(work, rest[-1]))))
+            except BrokenProcessPool:
+                break
+            rest.pop()
+        judge_chunk(work, rest.pop(0), analysis, tell)
+    for chunk, part in reversed(parts):
+        tell(f"comparing {chunk.stop}/{chunks[-1].stop}")
+        if isinstance(part.exception(), BrokenProcessPool):  # killed for its memory, say
+            tell(f"a process that compared case {chunk.start + 1} to {chunk.stop} died: going on without it")
+            judge_chunk(work, chunk, analysis, tell)
+        else:
+            merge(analysis, part.result())
+
+
+def excerpt(work: Work, numbers: range) -> Work:
+    """The work with these cases of its plan alone."""
+    kept, start = [], 0
+    for scenario in work.plan.scenarios:
+        cases = scenario.cases[max(numbers.start - start, 0) : max(numbers.stop - start, 0)]
+        start += len(scenario.cases)
+        kept += [replace(scenario, cases=cases)] if cases else []
+    return replace(work, plan=replace(work.plan, scenarios=tuple(kept)))
 
 
 def judge_chunk(work: Work, numbers: range, analysis: Analysis, tell: Callable[[str], None]) -> None:
@@ -171,19 +198,10 @@ def judge_chunk(work: Work, numbers: range, analysis: Analysis, tell: Callable[[
         look_again(work.run, case, work.targets, analysis)
 
 
-POOLED: list[Work] = []  # of a process of the pool: what it was given at its start
-
-
-def take_work(work: Work) -> None:
-    POOLED[:] = [work]
-    gc.disable()  # a short life of small records without cycles: collecting is a tenth of the time
-
-
-def judge_part(numbers: range) -> Analysis:
+def judge_part(work: Work) -> Analysis:
     """One chunk in a process of the pool."""
-    (work,) = POOLED
     part = Analysis(conventions=dict(work.conventions), documented=dict(work.documented))
-    judge_chunk(work, numbers, part, lambda text: None)
+    judge_chunk(work, range(len(work.plan.cases)), part, lambda text: None)
     return replace(part, conventions={}, documented={})
 
 
