@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ from bncheck.compare import compare
 from bncheck.convention import Convention
 from bncheck.diagnose import diagnose, importance
 from bncheck.documented import Row, compare_documented, documented_facets
-from bncheck.evidence import Attribution, CellView, Drift, PairView, Repeat, TargetView
+from bncheck.evidence import Attribution, CellView, Deferred, Drift, PairView, Repeat, TargetView
 from bncheck.expectations import check_expectations
 from bncheck.finding import Finding
 from bncheck.fit import measure, settle
@@ -271,12 +271,17 @@ def own_layer(case: Case, target: TargetResult) -> bool:
 
 def pair_view(case: Case, scenario: Scenario, a: CellView, b: CellView) -> PairView:
     drifts = compare(case, a, b, scenario.tolerance)
-    found: list[Attribution] = []
-    if any(drift.verdict != "agrees" for drift in drifts) and a.trace is not None and b.trace is not None:
-        for layer in [name for name in a.trace.layers if name in b.trace.layers]:
-            if a.convention is not None and b.convention is not None:
-                found += attribute(case, a.trace, a.convention, b.trace, b.convention, layer)
+    differ = any(drift.verdict != "agrees" for drift in drifts)
+    found = Deferred(lambda: attribute_pair(case, a, b)) if differ else ()
     return PairView(case, a, b, drifts, found, scenario.tolerance)
+
+
+def attribute_pair(case: Case, a: CellView, b: CellView) -> Iterator[Attribution]:
+    """What replay says about the drifts of each layer that both recorded; nothing without two measured conventions."""
+    if a.trace is None or b.trace is None or a.convention is None or b.convention is None:
+        return
+    for layer in [name for name in a.trace.layers if name in b.trace.layers]:
+        yield from attribute(case, a.trace, a.convention, b.trace, b.convention, layer)
 
 
 def target_view(target: TargetResult, analysis: Analysis) -> TargetView:

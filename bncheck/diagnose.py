@@ -59,10 +59,17 @@ class CaseViews:
 
 def _by_case(cells: Iterable[CellView], pairs: Iterable[PairView]) -> Mapping[tuple[str, str], CaseViews]:
     found: dict[tuple[str, str], CaseViews] = {}
-    for cell in map(well_formed, cells):
+    sound: dict[int, CellView] = {}  # a cell is in as many pairs as there are other targets
+
+    def checked(cell: CellView) -> CellView:
+        if id(cell) not in sound:
+            sound[id(cell)] = well_formed(cell)
+        return sound[id(cell)]
+
+    for cell in map(checked, cells):
         found.setdefault((cell.case.scenario, cell.case.name), CaseViews([], {})).cells.append(cell)
     for given in pairs:
-        pair = replace(given, a=well_formed(given.a), b=well_formed(given.b))
+        pair = replace(given, a=checked(given.a), b=checked(given.b))
         views = found.setdefault((pair.case.scenario, pair.case.name), CaseViews([], {}))
         views.pairs[frozenset((pair.a.target, pair.b.target))] = pair
         known = {cell.target for cell in views.cells}

@@ -6,9 +6,10 @@ their own: conventions, replays and attributions arrive ready here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 
@@ -93,6 +94,30 @@ class Attribution:
     not_identifiable: Mapping[str, str] = field(default_factory=dict)  # facet → why, and what settles it
     # facet → mean |change| when it is swapped, alone or last, against the drift; a share is less where causes cancel
     effects: Mapping[str, float] = field(default_factory=dict)
+
+
+class Deferred(Sequence[Attribution]):
+    """Attributions that are made when somebody first looks at them.
+
+    Of 20 targets that form four groups rules look at few of the 190 pairs, and replaying is half of judging.
+    """
+
+    def __init__(self, make: Callable[[], Iterable[Attribution]]) -> None:
+        self.make = make
+
+    @cached_property
+    def made(self) -> tuple[Attribution, ...]:
+        return tuple(self.make())
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    @overload
+    def __getitem__(self, index: int) -> Attribution: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Attribution]: ...
+    def __getitem__(self, index: int | slice) -> Attribution | Sequence[Attribution]:
+        return self.made[index]
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def when(value: Any) -> str:
 
 def seen_in_traces(pair: PairView) -> Iterator[Finding]:
     """Without measured conventions: both sides move, and no event moves both."""
-    if pair.attributions or pair.a.convention is not None or pair.b.convention is not None:
+    if pair.a.convention is not None or pair.b.convention is not None or pair.attributions:
         return
     for drift in pair.differing:
         if drift.quantity != "running_mean":

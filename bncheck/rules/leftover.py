@@ -38,6 +38,8 @@ def within_rounding(pair: PairView, drift: Drift) -> bool:
     if drift.verdict not in ("agrees", "differs") or not np.isfinite(drift.max_abs):
         return False
     own = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
+    if drift.max_abs <= own:
+        return True
     if drift.quantity in ("output", *STATISTICS) and len(batch_norms(pair)) > 1:
         sides = (pair.a, pair.b)
         start, scale = max(linear_error(cell) for cell in sides), max(output_scale(cell) for cell in sides)
@@ -46,8 +48,9 @@ def within_rounding(pair: PairView, drift: Drift) -> bool:
         enough = drift.quantity == "output" or drift.max_abs <= input_gap(pair, drift) + own
         if enough and is_amplified_rounding(pair, last, start):
             return True
-    replayed = [item.rounding_bound for item in attributions_of(pair, drift) if drift.quantity != "output"]
-    return drift.max_abs <= max([own, *replayed])
+    if drift.quantity == "output":
+        return False
+    return any(drift.max_abs <= item.rounding_bound for item in attributions_of(pair, drift))
 
 
 def bound_of(cell: CellView, drift: Drift) -> float:
