@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bncheck.cases_file import write_cases
+from bncheck.pace import Stopwatch, longest_first, read_paces
 from bncheck.plan import Plan
 from bncheck.results import TargetResult
 from bncheck.run_folder import read_json, write_json
@@ -45,7 +46,8 @@ def run_cells(
     """
     ready = [seat for seat in seats if seat.python is not None]
     cells = tuple(case.id for case in plan.cases)
-    jobs = [job_of(run, seat, cells, options) for seat in ready]
+    jobs = longest_first([job_of(run, seat, cells, options) for seat in ready], read_paces())
+    watch = Stopwatch(tell)
     for seat in seats:
         if seat.python is None:
             tell(Progress(seat.result.name, "unavailable", text=seat.result.reason))
@@ -54,7 +56,8 @@ def run_cells(
         write_json(run / "contents.json", write_cases(run, plan.cases))
 
     with (run / "records.jsonl").open("a", encoding="utf-8") as records:
-        reasons = play(jobs, options.at_once, lambda progress: note(records, progress, tell), write)
+        reasons = play(jobs, options.at_once, lambda progress: note(records, progress, watch), write)
+    watch.remember()
     return [settle(run, seat.result, reasons) for seat in seats]
 
 
