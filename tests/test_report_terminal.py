@@ -58,6 +58,17 @@ def test_a_worker_that_died_is_said_so(outcome: str, said: str) -> None:
     assert standing(literal_run.results(cells=cells), "all-ones", "forward", "torch").text == said
 
 
+def test_two_that_were_judged_alike_differ_by_rounding_whatever_sets_others_apart() -> None:
+    """A gradient just outside the tolerance: mxnet's rule sets it apart from both, and is not about them."""
+    drifts = (literal_run.drift("forward", "torch", "grad_gamma", 2e-5),)
+    together = literal_run.finding(targets=("mxnet", "reference", "torch"), sides=(("mxnet",), ("reference", "torch")))
+    found = standing(literal_run.results(drifts=drifts, findings=(together,)), "all-ones", "forward", "torch")
+    assert found.word == "rounding"
+    apart = replace(together, sides=(("mxnet", "torch"), ("reference",)))
+    found = standing(literal_run.results(drifts=drifts, findings=(apart,)), "all-ones", "forward", "torch")
+    assert found.word == "convention"
+
+
 def test_not_a_number_is_told_before_a_difference_and_an_early_one_before_a_late_one() -> None:
     late = literal_run.drift("forward", "mxnet", "running_mean", 0.5, first_event=9)
     early = literal_run.drift("forward", "mxnet", "running_var", 0.1, first_event=3)

@@ -83,8 +83,12 @@ def standing(results: Results, scenario: str, case: str, target: str) -> Standin
     worst = first_to_tell(drifts)
     if worst is None:
         return Standing("agrees", "agrees", findings=concerned)
-    about = tuple(f for f in concerned if sets_apart(f, results.base, target)) or concerned
-    kind = next((kind for kind in KINDS if any(f.kind == kind for f in about)), "")
+    about = tuple(f for f in concerned if sets_apart(f, results.base, target))
+    # Judged alike: on one side of a difference from others, and what is left between them is no finding of its own.
+    alike = not about and any(len(f.sides) == 2 and on_one_side(f, results.base, target) for f in concerned)
+    kind = (
+        "rounding" if alike else next((kind for kind in KINDS if any(f.kind == kind for f in about or concerned)), "")
+    )
     word = "nonfinite" if worst.verdict == "nonfinite" else (kind or "differs")
     others = len([drift for drift in drifts if drift.verdict != "agrees"]) - 1
     text = difference(worst, target, results) + (f" (+{others} more)" if others else "")
@@ -96,6 +100,10 @@ def sets_apart(finding: Finding, base: str, target: str) -> bool:
     if len(finding.sides) == 2:
         return any(base in one and target in two for one, two in (finding.sides, finding.sides[::-1]))
     return base not in finding.targets
+
+
+def on_one_side(finding: Finding, base: str, target: str) -> bool:
+    return any(base in side and target in side for side in finding.sides)
 
 
 def unfinished(cell: CellResult, results: Results) -> tuple[str, str]:

@@ -1,4 +1,5 @@
-"""Apache MXNet: gluon.nn.BatchNorm (variant ""), the same hybridized, and the operator nd.BatchNorm ("raw").
+"""Apache MXNet: gluon.nn.BatchNorm (variant ""), the same hybridized, the operator nd.BatchNorm ("raw"), and the layer
+read without waiting for the engine ("unwaited").
 
 MXNet runs asynchronously: every read of state waits for all work first, or it is stale (315 of 400 reads on 1.7.0).
 Runs on mxnet 1.2 to 2.0.0b1 (Python 3.7 syntax); from 2.0 on Gluon takes mx.np arrays only.
@@ -19,6 +20,7 @@ VARIANTS = {
     "": "gluon.nn.BatchNorm",
     "hybrid": "gluon.nn.BatchNorm, hybridized",
     "raw": "the operator nd.BatchNorm (npx.batch_norm in 2.0)",
+    "unwaited": "gluon.nn.BatchNorm, its statistics read right after backward, without mx.nd.waitall()",
 }
 DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
@@ -54,7 +56,7 @@ REQUIREMENTS = [
 DOCUMENTED = [
     {
         "versions": ">=1.2,<2.1",
-        "variants": ["", "hybrid"],
+        "variants": ["", "hybrid", "unwaited"],
         "link": "https://mxnet.apache.org/versions/1.9.1/api/python/docs/api/gluon/nn/index.html#mxnet.gluon.nn.BatchNorm",
         "facets": {
             "averaging": "exponential",
@@ -229,6 +231,9 @@ class Model:
         self.seen, self.returned = {}, None
         self.training = False
         self.tape, self.used_up = [], False
+        # What a training loop reads that does not wait. Up to 1.7.0 the statistics are no dependency of the read: after
+        # 166 of 200 backwards through (16, 64, 32, 32) it gave those of the batch before; 0 of 200 on 1.9.1.
+        self.unwaited, self.hasty = variant == "unwaited", {}
 
     def start(self, name, block, params):
         block.initialize(ctx=self.context)
@@ -266,7 +271,7 @@ class Model:
         return self.returned.asnumpy() if mode == "eval" and self.returned is not None else array
 
     def play(self, x):
-        self.seen, self.returned = {}, None
+        self.seen, self.returned, self.hasty = {}, None, {}
         for name, block in self.blocks:
             before, x = x, block(x)
             if name in self.norms:
@@ -282,6 +287,8 @@ class Model:
         # The mode of a backward is the caller's to say: that of the forward it belongs to, not of an eval in between.
         train = self.tape[-1][2]
         mx.autograd.backward([out for _, out, _ in self.tape], heads, retain_graph=True, train_mode=train)
+        if self.unwaited:
+            self.hasty = {layer: self.held(layer) for layer in self.layers}
         mx.nd.waitall()
         found = {"input": self.tape[-1][0].grad.asnumpy()}
         for name, norm in self.norms.items():
@@ -297,6 +304,7 @@ class Model:
         self.training = training
 
     def flush(self):
+        self.hasty = {}
         self.mx.nd.waitall()
 
     # -- what is recorded -------------------------------------------------------------------------------------
@@ -308,7 +316,12 @@ class Model:
         return self.specs[layer]["axis"]
 
     def state(self, layer):
+        if layer in self.hasty:
+            return self.hasty[layer]
         self.mx.nd.waitall()
+        return self.held(layer)
+
+    def held(self, layer):
         norm = self.norms[layer]
         held = norm._kwargs
         found = {"momentum": held.get("momentum"), "eps": held.get("eps")}
