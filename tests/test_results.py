@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bncheck.errors import RunFolderError
-from bncheck.recording import Archive, cell_folder, replay_of, trace_of
+from bncheck.recording import Archive, cell_folder, replay_of, stored_entries, trace_of
 from bncheck.results import CaseResult, CellResult, plain, read_results, write_results
+from bncheck.worker.archive import write_npz
 
 CELL = CellResult("all-ones", "forward", "torch", "torch", "ok")
 
@@ -177,6 +178,16 @@ def archive(entries: dict[str, bytes]) -> Archive:
         for name, raw in entries.items():
             target.writestr(name, raw)
     return Archive(Path("trace.npz"), buffer.getvalue())
+
+
+@pytest.mark.parametrize("place", [6, 8, 28], ids=["flags", "method", "extra field"])
+def test_only_an_archive_of_ours_is_read_in_place(tmp_path: Path, place: int) -> None:
+    """One changed word in the header of an entry, and it is somebody else's: zipfile judges it."""
+    write_npz(str(tmp_path / "trace.npz"), {"bn/n": np.ones(3)})
+    raw = bytearray((tmp_path / "trace.npz").read_bytes())
+    assert stored_entries(bytes(raw)) is not None
+    raw[place] ^= 8
+    assert stored_entries(bytes(raw)) is None
 
 
 def npy(array: Any, **options: Any) -> bytes:
