@@ -18,7 +18,7 @@ from bncheck.scenario import FORWARD_OPS, Case, InputSpec, Layer, Tolerance
 from bncheck.trace import Array, Trace
 
 Problem = Literal["differs", "nonfinite", "recorded", "rounding"]
-STATES = ("running_mean", "running_var", "counter", "gamma", "beta")
+STATES = ("running_mean", "running_var", "running_covar", "counter", "gamma", "beta")
 LOOSE = ("output", "grad_input")
 GRADIENTS = ("grad_gamma", "grad_beta")
 ORDER = (*STATES, *LOOSE, *GRADIENTS)
@@ -80,7 +80,7 @@ class Subject:
 
     @property
     def batch_norm(self) -> Layer:
-        return next(layer for layer in self.case.network.layers if layer.name == self.layer)
+        return next(layer for layer in self.case.network.layers if layer.name == self.layer.partition("@")[0])
 
     @property
     def refused_here(self) -> tuple[int, ...]:
@@ -112,10 +112,9 @@ def make_subject(
     custom_source: str = "",
 ) -> Subject:
     """The subject of ``name``'s script. Its expected values are the other side's, the float64 reference's first."""
-    refuse_parts(case)
     own = next(item for item in played if item.target.name == name)
     layer = finding.layer or next(iter(own.trace.layers), "")
-    if layer and not any(each.name == layer for each in case.network.layers):
+    if layer and not has_layer(case, own.trace, layer):
         raise CannotWriteError(f"{case.id} has no layer {layer[:40]!r} to look at")
     other, problem = None, "recorded"
     for candidate in others(finding, played, name):
@@ -139,17 +138,11 @@ def make_subject(
     )  # fmt: skip
 
 
-def refuse_parts(case: Case) -> None:
-    """Scripts play one plain network on plain arrays; what is more than that they could only get wrong."""
-    network = case.network
-    parts = {
-        "replicas": network.replicas, "a copy of the network": network.copied,
-        "a layer that is used twice": any(layer.same_as for layer in network.layers),
-        "an input laid out as a view": any(spec.view != "contiguous" for spec in case.inputs.values()),
-    }  # fmt: skip
-    for words, there in parts.items():
-        if there:
-            raise CannotWriteError(f"there are no scripts for {words} yet")
+def has_layer(case: Case, trace: Trace, layer: str) -> bool:
+    """``bn@1`` and ``bn@copy`` are the network's ``bn`` elsewhere; a network from a file has the layers it showed."""
+    if case.network.model or case.network.file:
+        return layer in trace.layers
+    return any(each.name == layer.partition("@")[0] for each in case.network.layers)
 
 
 def others(finding: Finding, played: Sequence[Played], name: str) -> list[Played]:
