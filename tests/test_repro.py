@@ -201,6 +201,7 @@ def check_scripts(run: Path, backend: str, variant: str, folder: Path) -> int:
         figures = reported(each.script.text)
         assert figures or each.subject.problem == "recorded"
         assert [figure for figure in figures if figure not in printed] == [], f"{name}\n{printed}"
+        assert "NameError" not in printed, f"{name} takes its own mistake for a refusal\n{printed}"
     return len(written)
 
 

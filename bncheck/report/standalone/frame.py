@@ -161,7 +161,7 @@ def input_lines(subject: Subject, beside: dict[str, Array]) -> Iterator[str]:
 
 
 def not_needed(subject: Subject) -> bool:
-    return not any(step.op == "backward" and step.status == "ok" for step in annotate(subject))
+    return not any(step.op == "backward" and step.status in ("ok", "raised") for step in annotate(subject))
 
 
 def all_ones(array: Array) -> bool:
