@@ -53,6 +53,8 @@ for path in json.loads(sys.stdin.read()):
         code = end.code
     except BaseException as error:
         code = "%s: %s" % (type(error).__name__, error)
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()  # it compiles only so many networks in a process
     found[path] = [code, out.getvalue()]
 print("@@" + json.dumps(found))
 """

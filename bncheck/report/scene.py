@@ -24,6 +24,7 @@ from bncheck.trace import Array
 KEY = re.compile(r"[0-9a-f]{16}\.npz")
 # A layer of somebody's own is a few pages; more is not copied into a script.
 MAX_SOURCE = 256 * 1024
+MAX_MODEL = 16 * 1024 * 1024  # trackers take no larger attachments
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Scene:
     tolerance: Tolerance = USUAL
     specs: Mapping[str, InputSpec] = field(default_factory=dict)
     sample: int = 4096
-    custom_source: str = ""
+    custom_source: str = ""  # of the file that network.custom or network.model names
+    model_file: bytes = b""  # the file that network.file names
     note: str = ""
 
 
@@ -108,6 +110,7 @@ def read_scene(run: Path, results: Results, finding: Finding, case: Case | None 
     return Scene(
         finding, case, read_inputs(run, job), played, Tolerance(described.rtol, described.atol),
         dict(known.inputs) if known else {}, int(job.get("sample", 4096)), custom_source(case),
+        model_file(case),
     )  # fmt: skip
 
 
@@ -158,7 +161,7 @@ def rebuild(job: Mapping[str, Any], finding: Finding, recorded: CaseResult) -> C
         network = job["network"]
         layers = tuple(build(Layer, layer) for layer in network["layers"])
         events = tuple(build(Event, event) for event in job["events"])
-        whole = Network(layers, network.get("custom"), network.get("file"), network.get("returns"))
+        whole = build(Network, {**network, "layers": layers, "replicas": tuple(network.get("replicas") or ())})
         return Case(finding.scenario, finding.case, recorded.label, recorded.matrix, whole, {}, events,
                     str(job["dtype"]), recorded.steps)  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
@@ -172,12 +175,20 @@ def build(kind: type[Any], values: Mapping[str, Any]) -> Any:
 
 
 def custom_source(case: Case) -> str:
-    """The file of somebody's own layer, where the scenario names one that is still here; it is copied into scripts."""
-    path_text, _, name = (case.network.custom or "").rpartition(":")
+    """The file of somebody's own layer or network, where the scenario names one that is still here."""
+    path_text, _, name = (case.network.custom or case.network.model or "").rpartition(":")
     text = source_text(Path(path_text)) if path_text else ""
-    if not re.search(rf"^class {re.escape(name)}\b", text, re.MULTILINE):
+    if not re.search(rf"^(class|def) {re.escape(name)}\b", text, re.MULTILINE):
         return ""
     return with_neighbours(text, Path(path_text).parent, {Path(path_text).stem})
+
+
+def model_file(case: Case) -> bytes:
+    """The ONNX file of a case, of modest size; b"" where there is none."""
+    try:
+        return read_bounded(Path(case.network.file), MAX_MODEL) if case.network.file else b""
+    except (OSError, BncheckError):
+        return b""
 
 
 def source_text(path: Path) -> str:

@@ -79,6 +79,8 @@ def compiled(model):
     from torch._inductor import config
 
     config.compile_threads = 1
+    # After eight networks in a process torch stops compiling and, without a word, plays further ones as they are.
+    model.torch._dynamo.reset()
     return model.torch.compile(model.net, dynamic=False)
 
 

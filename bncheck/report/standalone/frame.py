@@ -30,28 +30,30 @@ EXPECTED_LITERAL = 160
 
 @dataclass
 class Script:
-    """A script's text, and the arrays that lie beside it (none, nearly always)."""
+    """A script's text, the arrays that lie beside it (none, nearly always), and its other files by their ending."""
 
     text: str
     beside: dict[str, Array] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 def write_script(subject: Subject, writer: ModuleType, stem: str) -> Script:
     """The whole script. Raises CannotWriteError with the reason where the framework's file cannot say the case."""
     beside: dict[str, Array] = {}
+    files = getattr(writer, "files", lambda subject: {})(subject)
     data = list(input_lines(subject, beside))
     body = [*writer.setup(subject, beside), "", *state_lines(subject, writer), ""]
     body += [*program_lines(subject, writer), *getattr(writer, "after", lambda subject: [])(subject)]
     expected = list(expected_lines(subject, beside))
     imports = sorted({"import sys", *(["import zlib"] if any("zlib." in line for line in data) else []),
-                      *(["from pathlib import Path"] if beside else [])})  # fmt: skip
+                      *(["from pathlib import Path"] if beside or files else [])})  # fmt: skip
     lines = [*metadata(subject, writer), *header(subject), *imports, "", "import numpy as np", *writer.imports(subject)]
     lines += tail.source_of("number", "some", "gaps", "compare")
     lines += ["", ""]
     if beside:
         lines += [f'beside = np.load(Path(__file__).with_name("{stem}.npz"), allow_pickle=False)', ""]
     lines += [*data, "", *expected, "", *recorder(subject), "", "", *body, "", *ending(subject)]
-    return Script("\n".join(lines).rstrip() + "\n", beside)
+    return Script("\n".join(lines).rstrip() + "\n", beside, files)
 
 
 # --------------------------------------------------------------------------------------------------------- header

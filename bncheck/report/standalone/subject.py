@@ -77,6 +77,7 @@ class Subject:
     stride: int = 1  # of the recorded outputs
     specs: Mapping[str, InputSpec] = field(default_factory=dict)
     custom_source: str = ""
+    model_file: bytes = b""
 
     @property
     def batch_norm(self) -> Layer:
@@ -110,6 +111,7 @@ def make_subject(
     stride: int = 1,
     specs: Mapping[str, InputSpec] | None = None,
     custom_source: str = "",
+    model_file: bytes = b"",
 ) -> Subject:
     """The subject of ``name``'s script. Its expected values are the other side's, the float64 reference's first."""
     own = next(item for item in played if item.target.name == name)
@@ -134,7 +136,7 @@ def make_subject(
     label = "" if other is None else other.target.label
     return Subject(
         finding, case, inputs, own.target, own.trace, layer, label, found, refused, problem,  # type: ignore[arg-type]
-        stride, specs or {}, custom_source,
+        stride, specs or {}, custom_source, model_file,
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ def build(subject: Subject, beside: dict[str, Array] | None) -> list[str]:
         lines.append(f"{name} = {names[again] if again else construct(subject, layer, rank)}")
         lines += layout(subject, layer, name) if layer.type == "batch_norm" else []
         lines += parameters(subject, layer, name, beside) if beside is not None and not again else []
+        lines += [f"{name} = torch.jit.script({name})"] if subject.target.variant == "jit" and not again else []
         rank = 2 if layer.type in FLAT else rank
     each = list(names.values())
     lines.append(f"net = {each[0]}" if len(each) == 1 else f"net = torch.nn.Sequential({', '.join(each)})")

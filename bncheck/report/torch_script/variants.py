@@ -5,8 +5,8 @@ from __future__ import annotations
 from bncheck.report.standalone.subject import CannotWriteError, Subject
 
 # In these, another function than the network itself is called.
-CALLED = ("channels_last", "compile", "jit", "export", "checkpoint")
-PLAIN = ("", "builtin", "timed", "functional", "onnx", "no_onednn", "ddp", "ddp_local")
+CALLED = ("channels_last", "compile", "export", "checkpoint")
+PLAIN = ("", "builtin", "timed", "functional", "onnx", "no_onednn", "jit", "ddp", "ddp_local")
 
 
 def check(subject: Subject) -> None:
@@ -38,8 +38,6 @@ def running(subject: Subject) -> list[str]:
                 f"run = lambda x: net(x.contiguous(memory_format={last}))  # noqa: E731"]  # fmt: skip
     if variant == "compile":
         return ["run = torch.compile(net, dynamic=False)"]
-    if variant == "jit":
-        return ["run = net = torch.jit.script(net)"]
     if variant == "export":
         return EXPORTED
     return RECOMPUTED if variant == "checkpoint" else []
