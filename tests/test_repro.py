@@ -92,6 +92,8 @@ def run_scripts(
         (place / f"{stem}.py").write_text(script.text, encoding="utf-8")
         if script.beside:
             write_npz(str(place / f"{stem}.npz"), script.beside)
+        for end, content in script.files.items():
+            (place / f"{stem}.{end}").write_bytes(content)
         paths.append(str(place / f"{stem}.py"))
     command = [str(python_of(backend, variant)), "-W", "ignore", "-c", MANY]
     done = subprocess.run(command, input=json.dumps(paths), capture_output=True, text=True, check=False)

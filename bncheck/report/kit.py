@@ -116,7 +116,7 @@ def subject_of(scene: Scene, target: TargetResult) -> Subject:
     stride = stride_of(scene, output_shape(scene, shape)) if sizes else 1
     return make_subject(
         scene.finding, scene.case, scene.inputs, scene.played, target.name, tolerance=scene.tolerance, stride=stride,
-        specs=scene.specs, custom_source=scene.custom_source, model_file=scene.model_file,
+        specs=scene.specs, custom_source=scene.custom_source, model_file=scene.model_file, sample=scene.sample,
     )  # fmt: skip
 
 

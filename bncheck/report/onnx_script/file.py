@@ -1,4 +1,4 @@
-"""A network from an ONNX file (network.file) in a script: the file lies beside it and is played as the run played it."""
+"""A network from an ONNX file (network.file) in a script: the file lies beside it and is played as in the run."""
 
 # The reader of files carries no annotations.
 # mypy: disallow-untyped-calls=False
@@ -103,7 +103,7 @@ EDITED = [
     "",
     "",
     "def edited(mode):",
-    '    """The file as it is, in training or in inference, with the statistics held now; and where it puts new ones."""',
+    '    """The file as it is, in training or in inference, with the statistics held; where it puts new ones."""',
     "    model, new = onnx.ModelProto(), {}",
     "    model.CopyFrom(file)",
     '    nodes = [node for node in model.graph.node if node.op_type == "BatchNormalization"]',
@@ -116,12 +116,13 @@ EDITED = [
     '                node.input[place] = f"script/{layer}/{what}"',
     "                model.graph.initializer.append(numpy_helper.from_array(held[layer, what], node.input[place]))",
     "        if training:",
-    '            new.update(zip([(layer, "running_mean"), (layer, "running_var")], node.output[1:3]))',
+    "            new.update(((layer, what), name) for what, name in zip(ROLES[2:], node.output[1:3]) if name)",
     "    made = {name for node in model.graph.node for name in node.output}",
     "    for item in [item for item in model.graph.output if item.name not in made]:",
     "        model.graph.output.remove(item)  # statistics that inference no longer gives",
     "    known = {item.name for item in model.graph.output}",
-    "    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in new.values() if name and name not in known)",
+    "    shown = [name for name in new.values() if name not in known]",
+    "    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown)",
     "    return model.SerializeToString(), new",
     "",
     "",

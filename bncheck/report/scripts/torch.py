@@ -7,7 +7,7 @@ from bncheck.report.standalone.subject import CannotWriteError, Subject
 from bncheck.report.torch_script import copies, events, parts, replicas, variants
 from bncheck.report.torch_script.network import build, module_of, operator_class
 from bncheck.report.torch_script.own import own_code, own_name
-from bncheck.report.torch_script.tensors import array_of, view_function
+from bncheck.report.torch_script.tensors import array_of, sample_function, view_function
 from bncheck.results import TargetResult
 from bncheck.trace import Array
 
@@ -37,7 +37,8 @@ def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     if subject.case.network.file:
         raise CannotWriteError("networks from a file have no torch script yet")
     lines = [*replicas.started(subject), *own_code(subject), *parts.classes(subject), *operator_class(subject)]
-    lines += [*view_function(subject), *build(subject, beside), *copies.made(subject), *replicas.wrapped(subject)]
+    lines += [*sample_function(subject), *view_function(subject)]
+    lines += [*build(subject, beside), *copies.made(subject), *replicas.wrapped(subject)]
     return [*lines, f"net.{events.one_mode(subject)}()"] if events.one_mode(subject) else lines
 
 

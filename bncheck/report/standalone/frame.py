@@ -40,7 +40,7 @@ class Script:
 def write_script(subject: Subject, writer: ModuleType, stem: str) -> Script:
     """The whole script. Raises CannotWriteError with the reason where the framework's file cannot say the case."""
     beside: dict[str, Array] = {}
-    files = getattr(writer, "files", lambda subject: {})(subject)
+    files: dict[str, bytes] = getattr(writer, "files", lambda subject: {})(subject)
     data = list(input_lines(subject, beside))
     body = [*writer.setup(subject, beside), "", *state_lines(subject, writer), ""]
     body += [*program_lines(subject, writer), *getattr(writer, "after", lambda subject: [])(subject)]

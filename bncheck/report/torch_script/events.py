@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bncheck.report.standalone.steps import Step
-from bncheck.report.standalone.subject import CannotWriteError, Subject
+from bncheck.report.standalone.subject import L1, CannotWriteError, Subject
 from bncheck.report.torch_script import copies
 from bncheck.report.torch_script.exports import export, run_exported
 from bncheck.report.torch_script.network import build, module_of
@@ -45,6 +45,8 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         return run_exported(subject, x) + output(subject, step, when, "out")
     if step.op == "export_onnx":
         return export(subject, step, x)
+    if step.op == "eval_in_batches":
+        return in_batches(subject, step, x, when)
     if step.op in copies.EVENTS:
         return copies.play(subject, step, x) + output(subject, step, when, "out")
     return state_event(subject, step)
@@ -100,6 +102,20 @@ def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[st
             lines.append(f'see("{name}", {when}, {array_of(subject, f"{bn}.{own_name(subject, what)}.grad")})')
     if "grad_input" in step.watched:
         lines.append(f'see("grad_input", {when}, {shown(subject, "x.grad")})')
+    return lines
+
+
+def in_batches(subject: Subject, step: Step, x: str, when: str) -> list[str]:
+    """The first samples in eval, in batches of each size: how far their outputs lie from those in the largest."""
+    *sizes, largest = sorted({int(size) for size in step.arguments.get("sizes", ())})
+    asked = step.arguments.get("samples")
+    samples = min(4, largest) if asked is None else int(asked)
+    lines = ["net.eval()", f"x = {laid_out(subject, step.input, x)}[:{largest}]", "with torch.no_grad():",
+             f"    full = net(x)[:{samples}].double()", f"    for size in {sizes}:",
+             f"        pieces = [net(x[k : k + size]) for k in range(0, {samples}, size)]",
+             f"        gap = (torch.cat(pieces)[:{samples}].double() - full).abs().reshape({samples}, -1)"]  # fmt: skip
+    if L1 in step.watched:
+        lines.append(f'        see("{L1}", {when} + f" in batches of {{size}}", float(gap.sum(1).mean()))')
     return lines
 
 

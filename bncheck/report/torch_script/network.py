@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from bncheck.report.standalone.literal import array_code, identifier, keywords, nested
@@ -35,6 +36,7 @@ def build(subject: Subject, beside: dict[str, Array] | None) -> list[str]:
         rank = 2 if layer.type in FLAT else rank
     each = list(names.values())
     lines.append(f"net = {each[0]}" if len(each) == 1 else f"net = torch.nn.Sequential({', '.join(each)})")
+    lines += looked_at(subject, names)
     if network.returns:
         inner = names.get(network.returns, "")
         if not inner:
@@ -42,6 +44,15 @@ def build(subject: Subject, beside: dict[str, Array] | None) -> list[str]:
         lines += ["inner = {}  # what the layer gives that an eval forward is read at",
                   f"{inner}.register_forward_hook(lambda module, x, out: inner.update(out=out) or None)"]  # fmt: skip
     return [*lines, *placed(subject)]
+
+
+def looked_at(subject: Subject, names: Mapping[str, str]) -> list[str]:
+    """Hooks as the run had them: a compiler does not fuse a layer that is looked at with its neighbours."""
+    if subject.target.variant != "compile" or len(names) < 2:
+        return []
+    keep = "lambda module, x, out: seen.update({module: (x[0], out)}) or None"
+    norms = [names[layer.name] for layer in subject.case.network.layers if layer.type == "batch_norm"]
+    return ["seen = {}", *(f"{name}.register_forward_hook({keep})" for name in norms)]
 
 
 def whole(subject: Subject) -> list[str]:

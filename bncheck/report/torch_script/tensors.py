@@ -1,8 +1,13 @@
 """Tensors in a PyTorch script: inputs as the run laid them out, outputs as the report sampled them."""
 
+# The functions that scripts get a copy of carry no annotations.
+# mypy: disallow-untyped-calls=False
 from __future__ import annotations
 
+import inspect
+
 from bncheck.report.standalone.subject import Subject
+from bncheck.worker.recorder import sample
 
 VIEWS = ("permuted", "strided", "sliced")
 
@@ -26,6 +31,8 @@ def shown(subject: Subject, text: str) -> str:
     if last_axis(subject):
         text = f"{text}.permute(0, {', '.join(map(str, range(2, subject.rank)))}, 1)"
     found = array_of(subject, text)
+    if subject.case.network.model:  # nobody but the network knows the shape of its output
+        return f"sample({found}, {subject.sample})"
     return f"{found}.reshape(-1)[::{subject.stride}]" if subject.stride > 1 else found
 
 
@@ -48,6 +55,13 @@ def laid_out(subject: Subject, name: str, array: str) -> str:
     """The batch of this input as a tensor, in the memory layout that the scenario asks for."""
     given, view = tensor(subject, array), view_of(subject, name)
     return f'viewed({given}, "{view}")' if view in VIEWS else given
+
+
+def sample_function(subject: Subject) -> list[str]:
+    """``sample`` as the run's worker has it, for outputs whose shape only the network knows."""
+    if not subject.case.network.model:
+        return []
+    return ["from math import gcd", "", "", *inspect.getsource(sample).rstrip().splitlines(), "", ""]
 
 
 def view_function(subject: Subject) -> list[str]:
