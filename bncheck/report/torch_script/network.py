@@ -34,25 +34,34 @@ def build(subject: Subject, beside: dict[str, Array] | None) -> list[str]:
         lines += parameters(subject, layer, name, beside) if beside is not None and not again else []
         lines += [f"{name} = torch.jit.script({name})"] if subject.target.variant == "jit" and not again else []
         rank = 2 if layer.type in FLAT else rank
-    each = list(names.values())
-    lines.append(f"net = {each[0]}" if len(each) == 1 else f"net = torch.nn.Sequential({', '.join(each)})")
-    lines += looked_at(subject, names)
-    if network.returns:
-        inner = names.get(network.returns, "")
-        if not inner:
-            raise CannotWriteError(f"there is no layer {network.returns[:40]!r} whose output could be read")
-        lines += ["inner = {}  # what the layer gives that an eval forward is read at",
-                  f"{inner}.register_forward_hook(lambda module, x, out: inner.update(out=out) or None)"]  # fmt: skip
-    return [*lines, *placed(subject)]
+    return [*lines, *chained(subject, names), *placed(subject)]
+
+
+def chained(subject: Subject, names: Mapping[str, str]) -> list[str]:
+    """``net``, and a look at the layer whose output an eval forward gives."""
+    returns, each = subject.case.network.returns, list(names.values())
+    lines = looked_at(subject, names)
+    if returns and returns not in names:
+        raise CannotWriteError(f"there is no layer {returns[:40]!r} whose output could be read")
+    if returns:
+        lines.append("inner = {}  # what the layer gives that an eval forward is read at")
+    if returns and subject.target.variant == "jit":  # scripted layers take no hooks
+        lines += ["", "", "class Keep(torch.nn.Module):", "    def forward(self, x):", '        inner["out"] = x',
+                  "        return x", "", ""]  # fmt: skip
+        each.insert(each.index(names[returns]) + 1, "Keep()")
+    elif returns:
+        lines.append(f"{names[returns]}.register_forward_hook(lambda module, x, out: inner.update(out=out) or None)")
+    net = each[0] if len(each) == 1 else f"torch.nn.Sequential({', '.join(each)})"
+    return [*lines, f"net = {net}"]
 
 
 def looked_at(subject: Subject, names: Mapping[str, str]) -> list[str]:
     """Hooks as the run had them: a compiler does not fuse a layer that is looked at with its neighbours."""
     if subject.target.variant != "compile" or len(names) < 2:
         return []
-    keep = "lambda module, x, out: seen.update({module: (x[0], out)}) or None"
     norms = [names[layer.name] for layer in subject.case.network.layers if layer.type == "batch_norm"]
-    return ["seen = {}", *(f"{name}.register_forward_hook({keep})" for name in norms)]
+    keep = "register_forward_hook(lambda module, x, out: seen.update({}=(x[0], out)) or None)"
+    return ["seen = {}", *(f"{name}.{keep.format(name)}" for name in norms)]
 
 
 def whole(subject: Subject) -> list[str]:

@@ -69,6 +69,11 @@ def layout(subject: Subject, layer: Layer, module: str) -> list[str]:
     return [f"{module}_state = Layout({module}.inner, {subject.case.network.parts!r}, {layer.channels})"]
 
 
-def held(module: str) -> dict[str, str]:
-    """State → expression, read as the run read it."""
-    return {what: f'{module}_state.state()["{what}"]' for what in ("running_mean", "running_var", "running_covar")}
+def held(subject: Subject, module: str) -> dict[str, str]:
+    """State → expression, read as the run read it: NaN where a buffer has lost its form."""
+    found = {}
+    for what in ("running_mean", "running_var", "running_covar"):
+        rows = subject.trace.get(subject.layer, what)
+        if rows is not None:
+            found[what] = f'{module}_state.state().get("{what}", np.full({rows.shape[1]}, np.nan))'
+    return found
