@@ -30,7 +30,16 @@ def requirements(target: TargetResult) -> list[str]:
 def imports(subject: Subject) -> list[str]:
     if subject.target.variant not in ("", "hybrid", "raw"):
         raise CannotWriteError(f"there is no script for the variant {subject.target.variant!r} of mxnet yet")
-    return ["import mxnet as mx"]
+    return ["import mxnet as mx", *(["", "mx.npx.set_np()  # as in the run"] if modern(subject) else [])]
+
+
+def modern(subject: Subject) -> bool:
+    """MXNet 2: Gluon takes arrays of mx.np."""
+    return subject.target.version.partition(".")[0] == "2"
+
+
+def arrays(subject: Subject) -> str:
+    return "mx.np" if modern(subject) else "mx.nd"
 
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
@@ -44,7 +53,7 @@ def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
         lines += one_layer(subject, layer, name, beside)
         if subject.target.variant == "raw" and layer.type == "batch_norm":
             called[layer.name] = f"{name}_operator"
-            lines += operator(layer, name, called[layer.name])
+            lines += operator(subject, layer, name, called[layer.name])
     if as_it_is(subject):
         lines.append("training = False  # the mode that a forward keeps to")
     if len(called) == 1:
@@ -139,11 +148,11 @@ def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Arra
         if array.size > 64:
             value = f"{name}_{what}"
             lines += array_code(value, array, None, "param", beside)[1]
-        lines.append(f"{name}.{what}.set_data(mx.nd.array({value}, dtype={name}.{what}.dtype))")
+        lines.append(f"{name}.{what}.set_data({arrays(subject)}.array({value}, dtype={name}.{what}.dtype))")
     return lines
 
 
-def operator(layer: Layer, bn: str, name: str) -> list[str]:
+def operator(subject: Subject, layer: Layer, bn: str, name: str) -> list[str]:
     """nd.BatchNorm itself, on the gluon layer's parameters: its own defaults differ (eps 1e-3, gamma fixed)."""
     asked = given(layer)
     more = {"axis": layer.axis}
@@ -151,8 +160,9 @@ def operator(layer: Layer, bn: str, name: str) -> list[str]:
     more |= {"eps": asked["epsilon"]} if "epsilon" in asked else {}
     more |= {"fix_gamma": False} if layer.eps is not None or layer.batch_weight is not None else {}
     held = ", ".join(f"{bn}.{what}.data()" for what in ("gamma", "beta", "running_mean", "running_var"))
+    call = "mx.npx.batch_norm" if modern(subject) else "mx.nd.BatchNorm"
     return ["", "", f"def {name}(x):", '    """The operator itself, on the parameters of a gluon layer."""',
-            f"    return mx.nd.BatchNorm(x, {held}, {keywords(more)})", ""]  # fmt: skip
+            f"    return {call}(x, {held}, {keywords(more)})", ""]  # fmt: skip
 
 
 def before_look(subject: Subject) -> list[str]:
@@ -172,7 +182,8 @@ def shown(subject: Subject, text: str) -> str:
 
 def array(subject: Subject, text: str) -> str:
     more = "" if subject.target.device == "cpu" else ", ctx=context"
-    return f"mx.nd.array({text}{more}{'' if subject.case.dtype == 'float32' else f', dtype={subject.case.dtype!r}'})"
+    more += "" if subject.case.dtype == "float32" else f", dtype={subject.case.dtype!r}"
+    return f"{arrays(subject)}.array({text}{more})"
 
 
 def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> list[str]:
@@ -216,10 +227,10 @@ def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[st
     keep += ", train_mode=taped" if as_it_is(subject) else ""
     grads = [array(subject, dy) if dy else "" for dy in dys]
     if len(grads) == 1:
-        head = grads[0] or ("mx.nd.ones_like(y)" if keep else "")
+        head = grads[0] or (f"{arrays(subject)}.ones_like(y)" if keep else "")
         lines = [f"y.backward({head}{keep})" if head else "y.backward()"]
     else:
-        each = ", ".join(grad or f"mx.nd.ones_like(ys[{k}])" for k, grad in enumerate(grads))
+        each = ", ".join(grad or f"{arrays(subject)}.ones_like(ys[{k}])" for k, grad in enumerate(grads))
         lines = [f"mx.autograd.backward(ys, [{each}]{keep})"]
     lines += ["mx.nd.waitall()"] if step.guarded else []
     bn = identifier(subject.layer, OURS) if subject.layer else "bn"

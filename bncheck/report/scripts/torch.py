@@ -5,7 +5,7 @@ from __future__ import annotations
 from bncheck.report.standalone.frame import VERSION
 from bncheck.report.standalone.subject import CannotWriteError, Subject
 from bncheck.report.torch_script import copies, events, parts, replicas, variants
-from bncheck.report.torch_script.network import build, module_of, operator_class
+from bncheck.report.torch_script.network import build, flatten_class, module_of, operator_class
 from bncheck.report.torch_script.own import own_code, own_name
 from bncheck.report.torch_script.tensors import array_of, sample_function, view_function
 from bncheck.results import TargetResult
@@ -37,6 +37,7 @@ def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     if subject.case.network.file:
         raise CannotWriteError("networks from a file have no torch script yet")
     lines = [*replicas.started(subject), *own_code(subject), *parts.classes(subject), *operator_class(subject)]
+    lines += flatten_class(subject)
     lines += [*sample_function(subject), *view_function(subject)]
     lines += [*build(subject, beside), *copies.made(subject), *replicas.wrapped(subject)]
     return [*lines, f"net.{events.one_mode(subject)}()"] if events.one_mode(subject) else lines

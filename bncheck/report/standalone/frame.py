@@ -153,13 +153,20 @@ def input_lines(subject: Subject, beside: dict[str, Array]) -> Iterator[str]:
         if kind == "dy" and (not_needed(subject) or all_ones(array)):
             continue
         which = variable("X" if kind == "x" else "DY", name)
-        recipe, lines = array_code(which, array, subject.specs.get(name), kind, beside)
+        spec = subject.specs.get(name) if has_generators(subject) else None
+        recipe, lines = array_code(which, array, spec, kind, beside)
         functions += [recipe] if recipe and recipe not in functions else []
         body += [f"# The batches of input {one_line(name, 40)!r}, one per row." if kind == "x" else
                  "# The upstream gradient of each batch.", *lines]  # fmt: skip
     for recipe in functions:
         yield from [*source_of(recipe), "", ""]
     yield from body
+
+
+def has_generators(subject: Subject) -> bool:
+    """Whether the target's NumPy can make an input again: its random generators came with 1.17."""
+    found = re.match(r"(\d{1,3})\.(\d{1,3})", str(subject.target.environment.get("numpy", "")))
+    return not found or (int(found[1]), int(found[2])) >= (1, 17)
 
 
 def not_needed(subject: Subject) -> bool:

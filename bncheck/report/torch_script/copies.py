@@ -28,6 +28,10 @@ def way_of(subject: Subject) -> str:
 
 
 def imports(subject: Subject) -> list[str]:
+    if way_of(subject) == "export" and not any(
+        r.op in EVENTS and r.status != "unsupported" for r in subject.trace.events
+    ):
+        return []  # before 2.1 there is none
     more = {"export": ["import torch.export"], "averaged": ["import torch.optim.swa_utils"]}
     more["averaged_buffers"] = more["averaged"]
     return more.get(way_of(subject), ["import copy"] if way_of(subject) else [])

@@ -10,7 +10,7 @@ from bncheck.report.torch_script.network import build, module_of
 from bncheck.report.torch_script.own import own_name
 from bncheck.report.torch_script.parts import in_parts
 from bncheck.report.torch_script.tensors import array_of, laid_out, shown, tensor
-from bncheck.report.torch_script.variants import runs
+from bncheck.report.torch_script.variants import recomputing, runs
 from bncheck.trace import Array
 
 MODES = {"train_forward": "train", "no_grad_forward": "train", "checkpointed_forward": "train", "eval_forward": "eval"}
@@ -64,7 +64,7 @@ def recorded_forward(subject: Subject, step: Step, x: str, when: str) -> list[st
     result = call(subject, "x")
     if step.op == "checkpointed_forward":
         # The worker recomputes the network itself, whatever the variant calls.
-        result = together(subject, "torch.utils.checkpoint.checkpoint(net, x, use_reentrant=False)")
+        result = together(subject, f"torch.utils.checkpoint.checkpoint(net, x{recomputing(subject)})")
         lines = ["import torch.utils.checkpoint", "", *lines]
     asks = ".requires_grad_()" if subject.case.network.input_gradient else ""
     lines += [f"x = {laid_out(subject, step.input, x)}{asks}", f"y = {result}"]

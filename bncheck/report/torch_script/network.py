@@ -10,7 +10,7 @@ from bncheck.report.standalone.literal import array_code, identifier, keywords, 
 from bncheck.report.standalone.subject import CannotWriteError, Subject
 from bncheck.report.torch_script.own import OURS, own_name, own_words
 from bncheck.report.torch_script.parts import adapted, in_parts, layout
-from bncheck.report.torch_script.variants import running
+from bncheck.report.torch_script.variants import running, since
 from bncheck.scenario import Layer
 from bncheck.trace import Array
 
@@ -123,11 +123,11 @@ def construct(subject: Subject, layer: Layer, rank: int) -> str:
     if layer.type == "batch_norm":
         return batch_norm(subject, layer, rank)
     if layer.type == "flatten":
-        return "torch.nn.Flatten()"
+        return flatten(subject)
     if layer.type == "relu":
         return "torch.nn.ReLU()"
     if layer.type == "global_avg_pool":
-        return "torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())"
+        return f"torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), {flatten(subject)})"
     shape = subject.inputs[f"param/{layer.name}/weight"].shape
     if layer.type == "dense":
         return f"torch.nn.Linear({shape[1]}, {shape[0]})"
@@ -135,6 +135,18 @@ def construct(subject: Subject, layer: Layer, rank: int) -> str:
         more = f"stride={options.get('stride', 1)!r}, padding={options.get('padding', 0)!r}"
         return f"torch.nn.Conv2d({shape[1]}, {shape[0]}, {shape[2:]}, {more})"
     raise CannotWriteError(f"a layer of type {layer.type} has no torch script yet")
+
+
+def flatten(subject: Subject) -> str:
+    return "torch.nn.Flatten()" if since(subject, 1, 2) else "Flatten()"
+
+
+def flatten_class(subject: Subject) -> list[str]:
+    """torch.nn.Flatten came with 1.2."""
+    if since(subject, 1, 2):
+        return []
+    return ["class Flatten(torch.nn.Module):", "    def forward(self, x):",
+            "        return x.reshape(x.shape[0], -1)", "", ""]  # fmt: skip
 
 
 def batch_norm(subject: Subject, layer: Layer, rank: int) -> str:
@@ -163,7 +175,8 @@ def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Arra
         array = subject.inputs.get(f"param/{layer.name}/{what}")
         if array is None or not recorded(subject, layer, what):
             continue
-        if what in USUAL and bool((array == USUAL[what]).all()) and not own:
+        drawn = what == "gamma" and not since(subject, 1, 2)  # older versions start from random numbers
+        if what in USUAL and bool((array == USUAL[what]).all()) and not own and not drawn:
             continue
         value = f"torch.tensor({nested(array)})"
         if array.size > 64:

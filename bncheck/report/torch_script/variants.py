@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 from bncheck.report.standalone.subject import CannotWriteError, Subject
 
 # In these, another function than the network itself is called.
 CALLED = ("channels_last", "compile", "export", "checkpoint")
 PLAIN = ("", "builtin", "timed", "functional", "onnx", "no_onednn", "jit", "ddp", "ddp_local")
+
+
+def since(subject: Subject, major: int, minor: int) -> bool:
+    """Whether the target's PyTorch is at least this version; a version that cannot be read is a new one."""
+    found = re.match(r"(\d{1,3})\.(\d{1,3})", subject.target.version)
+    return not found or (int(found[1]), int(found[2])) >= (major, minor)
+
+
+def recomputing(subject: Subject) -> str:
+    """Keywords of checkpoint(): before 1.11 there is only the re-entrant kind, without the keyword."""
+    return ", use_reentrant=False" if since(subject, 1, 11) else ""
 
 
 def check(subject: Subject) -> None:
@@ -40,7 +53,8 @@ def running(subject: Subject) -> list[str]:
         return ["run = torch.compile(net, dynamic=False)"]
     if variant == "export":
         return EXPORTED
-    return RECOMPUTED if variant == "checkpoint" else []
+    recomputed = [line.replace(", use_reentrant=False", recomputing(subject)) for line in RECOMPUTED]
+    return recomputed if variant == "checkpoint" else []
 
 
 EXPORTED = [
