@@ -91,7 +91,7 @@ def write_scripts(scene: Scene) -> tuple[list[Subject], dict[str, Script], dict[
     """(subjects, file name → script, target → why it has none)."""
     subjects: list[Subject] = []
     scripts: dict[str, Script] = {}
-    reasons: dict[str, str] = {}
+    reasons: dict[str, str] = dict(scene.lost)
     targets = concerned(scene.finding, scene.played)
     for target in targets:
         alone = [each.backend for each in targets].count(target.backend) == 1

@@ -10,10 +10,10 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
-from bncheck.bounded import read_bounded
 from bncheck.errors import BncheckError, RunFolderError, UsageError
 from bncheck.finding import Finding
 from bncheck.recording import cell_folder, open_archive, trace_of
+from bncheck.report.own_files import custom_source, model_file
 from bncheck.report.standalone.subject import USUAL, Played
 from bncheck.report.wording import one_line
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
@@ -22,9 +22,6 @@ from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Scenario, T
 from bncheck.trace import Array
 
 KEY = re.compile(r"[0-9a-f]{16}\.npz")
-# A layer of somebody's own is a few pages; more is not copied into a script.
-MAX_SOURCE = 256 * 1024
-MAX_MODEL = 16 * 1024 * 1024  # trackers take no larger attachments
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,7 @@ class Scene:
     custom_source: str = ""  # of the file that network.custom or network.model names
     model_file: bytes = b""  # the file that network.file names
     note: str = ""
+    lost: Mapping[str, str] = field(default_factory=dict)  # target of the finding → why it left nothing to look at
 
 
 # ----------------------------------------------------------------------------------------------- which finding
@@ -110,7 +108,7 @@ def read_scene(run: Path, results: Results, finding: Finding, case: Case | None 
     return Scene(
         finding, case, read_inputs(run, job), played, Tolerance(described.rtol, described.atol),
         dict(known.inputs) if known else {}, int(job.get("sample", 4096)), custom_source(case),
-        model_file(case),
+        model_file(case), lost=lost(results, finding, played),
     )  # fmt: skip
 
 
@@ -123,6 +121,25 @@ def read_cells(run: Path, results: Results, case: CaseResult, finding: Finding) 
         if trace is not None:
             found.append(Played(target, trace, target.environment))
     return tuple(found)
+
+
+def lost(results: Results, finding: Finding, played: Sequence[Played]) -> dict[str, str]:
+    """Targets of the finding whose cell left no trace, and why: such a one has no figures that a script could print."""
+    here, found = {item.target.name for item in played}, {}
+    for target in results.targets:
+        cell = results.cell_at.get((finding.scenario, finding.case, target.name))
+        if target.name in here or target.name not in named(finding) or target.backend == "reference" or cell is None:
+            continue
+        words = {"raised": "refuses to build the network", "unsupported": "does not build the network"}
+        why = words.get(cell.outcome, f"its cell ended as {cell.outcome} and left no figures")
+        found[target.label] = f"{why}: {one_line(cell.error, 200)}" if cell.error else why
+    return found
+
+
+def named(finding: Finding) -> tuple[str, ...]:
+    """The targets that a finding names, the departing one first."""
+    names = [finding.departs, *finding.targets, *(name for side in finding.sides for name in side)]
+    return tuple(dict.fromkeys(names))
 
 
 def read_job(run: Path, cell: CellResult) -> dict[str, Any]:
@@ -174,47 +191,6 @@ def build(kind: type[Any], values: Mapping[str, Any]) -> Any:
     return kind(**{item.name: values[item.name] for item in fields(kind) if item.name in values})
 
 
-def custom_source(case: Case) -> str:
-    """The file of somebody's own layer or network, where the scenario names one that is still here."""
-    path_text, _, name = (case.network.custom or case.network.model or "").rpartition(":")
-    text = source_text(Path(path_text)) if path_text else ""
-    if not re.search(rf"^(class|def) {re.escape(name)}\b", text, re.MULTILINE):
-        return ""
-    return with_neighbours(text, Path(path_text).parent, {Path(path_text).stem})
-
-
-def model_file(case: Case) -> bytes:
-    """The ONNX file of a case, of modest size; b"" where there is none."""
-    try:
-        return read_bounded(Path(case.network.file), MAX_MODEL) if case.network.file else b""
-    except (OSError, BncheckError):
-        return b""
-
-
-def source_text(path: Path) -> str:
-    """A Python file of modest size, or "" where there is none."""
-    try:
-        if path.suffix != ".py" or path.stat().st_size > MAX_SOURCE:
-            return ""
-        return read_bounded(path, MAX_SOURCE).decode("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def with_neighbours(text: str, folder: Path, seen: set[str]) -> str:
-    """The text with ``from neighbour import …`` replaced by that neighbour's own text, once."""
-    lines = []
-    for line in text.splitlines():
-        found = re.fullmatch(r"from (\w+) import [\w, ]+", line.strip())
-        beside = source_text(folder / f"{found[1]}.py") if found and found[1] not in seen else ""
-        if found and (beside or found[1] in seen):
-            seen.add(found[1])
-            lines += with_neighbours(beside, folder, seen).splitlines()
-        elif not line.startswith("from __future__"):
-            lines.append(line)
-    return "\n".join(lines)
-
-
 def stride_of(scene: Scene, shape: tuple[int, ...]) -> int:
     """The stride at which the worker sampled outputs of this shape: as ``sample`` in worker/recorder.py."""
     size = 1
@@ -230,6 +206,5 @@ def stride_of(scene: Scene, shape: tuple[int, ...]) -> int:
 
 def concerned(finding: Finding, played: Sequence[Played]) -> list[TargetResult]:
     """Targets whose framework gets a script: those the finding names, the departing one first."""
-    names = dict.fromkeys([finding.departs, *finding.targets, *(name for side in finding.sides for name in side)])
     here = {item.target.name: item.target for item in played}
-    return [here[name] for name in names if name in here and here[name].backend != "reference"]
+    return [here[name] for name in named(finding) if name in here and here[name].backend != "reference"]
