@@ -186,8 +186,10 @@ def check_output(module, given, out):
 
 
 def find(norm, what):
-    """The layer's tensor or number for a neutral word, None where it has none."""
-    return next((held for held in (getattr(norm, name, None) for name in NAMES[what]) if held is not None), None)
+    """The layer's tensor or number for a neutral word, None where it has none: a scripted layer hands out the
+    property object itself where its class has a property."""
+    found = (getattr(norm, name, None) for name in NAMES[what])
+    return next((held for held in found if held is not None and not isinstance(held, property)), None)
 
 
 # ------------------------------------------------------------------------------------ what hangs on the buffers

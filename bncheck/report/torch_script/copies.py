@@ -46,6 +46,9 @@ def play(subject: Subject, step: Step, x: str) -> list[str]:
         return updated(subject, x)
     lines = []
     if way_of(subject) == "export":  # stays in the mode it was exported in
+        earlier = zip(subject.case.events[: step.event], subject.trace.events, strict=False)
+        if any(event.op == "update_copy" and record.status == "ok" for event, record in earlier):
+            return ["with torch.no_grad():", f"    out = second({tensor(subject, x)})"]
         lines += ["if second is None:", *(f"    {line}" for line in updated(subject, x))]
     else:
         lines.append(f"second.train({step.op == 'train_copy'})")
