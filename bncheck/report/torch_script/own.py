@@ -13,7 +13,8 @@ OURS = (
     "net", "np", "torch", "dist", "copy", "sys", "os", "x", "y", "ys", "X", "DY", "EXPECTED", "SOURCE", "TOLERANCE",
     "REFUSED", "SIZES", "COVARIANCES", "beside", "found", "refused", "see", "refuse", "look", "number", "some", "gaps",
     "compare", "run", "out", "inner", "second", "programs", "problems", "viewed", "Parts", "Layout", "stack",
-    "count_of", "part", "whole", "of", "together", "rank", "store", "others", "saved", "mode", "session", "exported",
+    "count_of", "part", "whole", "of", "together", "apart", "rank", "store", "others", "saved", "mode", "session",
+    "exported", "sample", "gcd", "Flatten", "Keep", "seen",
 )  # fmt: skip
 
 
