@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,33 @@ def test_recomputation_counts_every_batch_twice(tmp_path_factory: pytest.TempPat
     # Two updates of weight 0.3 with the same batch are one of weight 1 - 0.7².
     first = eager.arrays["bn/running_mean"][1] / 0.3
     np.testing.assert_allclose(cell.arrays["bn/running_mean"][2], first * (1 - 0.7**2), rtol=1e-4)
+
+
+def test_a_forward_that_is_refused_under_recomputation_counts_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One value per channel: the layer counts the batch, then refuses it. A second try would count it again."""
+    cases = list(cases_of("one-value-per-channel").values())
+    plain, again = (
+        play_cells(tmp_path_factory.mktemp("run"), cases, variant)["base"] for variant in ("", "checkpoint")
+    )
+    assert again.arrays["bn/counter"].tolist() == plain.arrays["bn/counter"].tolist() == [0, 1]
+
+
+def test_looking_at_what_a_graph_keeps_plays_no_forward(tmp_path: Path) -> None:
+    """A leaky layer under recomputation: a forward counts once, its backward once more, and looking not at all."""
+    case = cases_of("custom-graph")["leaky, FB"]
+    cell = play_cells(tmp_path, [case], "checkpoint")[case.name]
+    assert cell.arrays["bn/counter"][:3].tolist() == [0, 1, 2]
+    assert (cell.arrays["bn/graph_nodes"][1:3] > 0).all()
+
+
+def test_every_network_of_a_process_is_compiled(tmp_path: Path) -> None:
+    """torch compiles eight networks of one kind and plays further ones as they are, which rounds otherwise."""
+    if not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler")
+    case = next(case for label, case in cases_of("offset").items() if label == "1e6")
+    cells = play_cells(tmp_path, [renamed(case, f"turn-{turn}") for turn in range(10)], "compile")
+    outputs = {cell.arrays["output/0"].tobytes() for cell in cells.values()}
+    assert len(outputs) == 1
 
 
 def test_backward_twice_through_the_same_forward(tmp_path_factory: pytest.TempPathFactory) -> None:
