@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def test_a_forward_that_is_refused_under_recomputation_counts_once(tmp_path_fact
     plain, again = (
         play_cells(tmp_path_factory.mktemp("run"), cases, variant)["base"] for variant in ("", "checkpoint")
     )
-    assert again.arrays["bn/counter"].tolist() == plain.arrays["bn/counter"].tolist() == [0, 1]
+    assert again.arrays["bn/counter"].tolist() == plain.arrays["bn/counter"].tolist() == [0, 1, 1, 1]
 
 
 def test_looking_at_what_a_graph_keeps_plays_no_forward(tmp_path: Path) -> None:
@@ -73,16 +72,6 @@ def test_looking_at_what_a_graph_keeps_plays_no_forward(tmp_path: Path) -> None:
     cell = play_cells(tmp_path, [case], "checkpoint")[case.name]
     assert cell.arrays["bn/counter"][:3].tolist() == [0, 1, 2]
     assert (cell.arrays["bn/graph_nodes"][1:3] > 0).all()
-
-
-def test_every_network_of_a_process_is_compiled(tmp_path: Path) -> None:
-    """torch compiles eight networks of one kind and plays further ones as they are, which rounds otherwise."""
-    if not shutil.which("g++"):
-        pytest.skip("torch.compile needs a C++ compiler")
-    case = next(case for label, case in cases_of("offset").items() if label == "1e6")
-    cells = play_cells(tmp_path, [renamed(case, f"turn-{turn}") for turn in range(10)], "compile")
-    outputs = {cell.arrays["output/0"].tobytes() for cell in cells.values()}
-    assert len(outputs) == 1
 
 
 def test_backward_twice_through_the_same_forward(tmp_path_factory: pytest.TempPathFactory) -> None:

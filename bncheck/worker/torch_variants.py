@@ -79,7 +79,7 @@ def compiled(model):
     from torch._inductor import config
 
     config.compile_threads = 1
-    # After eight networks in a process torch stops compiling and, without a word, plays further ones as they are.
+    # A network that had to be compiled too often leaves all later ones of its process uncompiled, without a word.
     model.torch._dynamo.reset()
     return model.torch.compile(model.net, dynamic=False)
 
