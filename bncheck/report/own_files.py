@@ -47,7 +47,7 @@ def with_neighbours(text: str, folder: Path, seen: set[str]) -> str:
     what it does when it is itself the program is left out. "" for what cannot be part of another file."""
     try:
         nodes = ast.parse(text).body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # whatever stands in a file that may be anybody's
         return ""
     given, lines, done = text.splitlines(), list[str](), 0
     for node in nodes:

@@ -178,6 +178,7 @@ def rebuild(job: Mapping[str, Any], finding: Finding, recorded: CaseResult) -> C
         network = job["network"]
         layers = tuple(build(Layer, layer) for layer in network["layers"])
         events = tuple(build(Event, event) for event in job["events"])
+        check_words(network)
         whole = build(Network, {**network, "layers": layers, "replicas": tuple(network.get("replicas") or ())})
         return Case(finding.scenario, finding.case, recorded.label, recorded.matrix, whole, {}, events,
                     str(job["dtype"]), recorded.steps)  # fmt: skip
@@ -185,6 +186,15 @@ def rebuild(job: Mapping[str, Any], finding: Finding, recorded: CaseResult) -> C
         raise RunFolderError(
             f"A job.json of {finding.scenario} has a wrong shape: {error!r}.", "Run it again."
         ) from error
+
+
+def check_words(network: Mapping[str, Any]) -> None:
+    """TypeError where an edited job says something else than a text, numbers or a table."""
+    words = [network.get(key) for key in ("custom", "file", "returns", "model", "copied")]
+    sizes, arguments, parts = (network.get(key) for key in ("replicas", "arguments", "parts"))
+    plain = all(word is None or isinstance(word, str) for word in words) and isinstance(parts or 1, int | str)
+    if not plain or not isinstance(arguments or {}, dict) or not all(isinstance(size, int) for size in sizes or ()):
+        raise TypeError("network")
 
 
 def build(kind: type[Any], values: Mapping[str, Any]) -> Any:
