@@ -47,7 +47,11 @@ def own_code(subject: Subject) -> list[str]:
 def defined(source: str) -> set[str]:
     """What a file gives a meaning to on its top level, imports of the same thing aside."""
     found: set[str] = set()
-    for node in ast.parse(source).body:
+    try:
+        nodes = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise CannotWriteError(f"the file of your own is no Python: {type(error).__name__}") from error
+    for node in nodes:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             found.add(node.name)
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
