@@ -154,6 +154,19 @@ OWN = {
         "network.copied" = ["ema_parameters", "averaged", "averaged_buffers", "export", "assign"]
         """,
     ),
+    # The defaults of every framework: no keyword at all.
+    "bare": (
+        ("torch", "mxnet", "onnxruntime"),
+        """
+        [network]
+        layers = [{ name = "bn", type = "batch_norm", batch_weight = "default", eps = "default" }]
+        [input]
+        shape = [4, 3]
+        [program]
+        events = ["train_forward", "eval_forward"]
+        repeat = 3
+        """,
+    ),
     "pooled": (
         ("torch", "mxnet", "mxnet[raw]", "onnxruntime"),
         """

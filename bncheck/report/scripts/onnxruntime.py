@@ -126,8 +126,9 @@ def node(layer: Layer, value: str, out: str) -> Iterator[str]:
     if layer.type == "batch_norm":
         inputs = [value, *(f"{name}/{what}" for what in USUAL)]
         news = [f"{name}/new_{what}" for what in ("running_mean", "running_var")]
+        asked = f" {keywords(given(layer))}," if given(layer) else ""
         yield (f'helper.make_node("BatchNormalization", {inputs!r}, ["{out}"] + ({news!r} if training else []),'
-               f" {keywords(given(layer))}, **({{'training_mode': 1}} if training else {{}}))")  # fmt: skip
+               f"{asked} **({{'training_mode': 1}} if training else {{}}))")  # fmt: skip
         return
     weights = [f"{name}/weight", f"{name}/bias"]
     simple = {"flatten": "Flatten", "relu": "Relu"}

@@ -50,7 +50,9 @@ def chained(subject: Subject, names: Mapping[str, str]) -> list[str]:
                   "        return x", "", ""]  # fmt: skip
         each.insert(each.index(names[returns]) + 1, "Keep()")
     elif returns:
-        lines.append(f"{names[returns]}.register_forward_hook(lambda module, x, out: inner.update(out=out) or None)")
+        lines.append(
+            f"{names[returns]}.register_forward_hook(lambda module, x, out, inner=inner: inner.update(out=out) or None)"
+        )
     net = each[0] if len(each) == 1 else f"torch.nn.Sequential({', '.join(each)})"
     return [*lines, f"net = {net}"]
 
@@ -60,7 +62,7 @@ def looked_at(subject: Subject, names: Mapping[str, str]) -> list[str]:
     if subject.target.variant != "compile" or len(names) < 2:
         return []
     norms = [names[layer.name] for layer in subject.case.network.layers if layer.type == "batch_norm"]
-    keep = "register_forward_hook(lambda module, x, out: seen.update({}=(x[0], out)) or None)"
+    keep = "register_forward_hook(lambda module, x, out, seen=seen: seen.update({}=(x[0], out)) or None)"
     return ["seen = {}", *(f"{name}.{keep.format(name)}" for name in norms)]
 
 
