@@ -81,6 +81,7 @@ def shape_limits(case: Case) -> Iterator[Mapping[str, int | None]]:
 def shrink(case: Case, limits: Mapping[str, int | None]) -> Case | None:
     """The case with every side at most as long as its limit; None where a layer or an input does not allow it."""
     inputs = {}
+    in_batches = any(event.op == "eval_in_batches" for event in case.events)
     for name, spec in case.inputs.items():
         position = channel_position(spec.channel_axis, len(spec.shape))
         if position is None:
@@ -88,7 +89,7 @@ def shrink(case: Case, limits: Mapping[str, int | None]) -> Case | None:
         kinds = ["samples", *("channels" if axis == position else "pixels" for axis in range(1, len(spec.shape)))]
         shape = tuple(bounded(side, limits[kind]) for side, kind in zip(spec.shape, kinds, strict=True))
         width = shape[position]
-        if shape[0] != spec.shape[0] and (spec.shifts or case.network.replicas):
+        if shape[0] != spec.shape[0] and (spec.shifts or case.network.replicas or in_batches):
             return None  # they say what becomes of every sample
         inputs[name] = replace(
             spec, shape=shape, mean=cut(spec.mean, width), std=cut(spec.std, width),

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ast
 import io
-import json
 import re
 import subprocess
 import tomllib
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,101 +18,21 @@ from conftest import finish, once, play
 from hypothesis import given
 from hypothesis import strategies as st
 from literal_run import finding, results
+from played_scripts import check_scripts, python_of, reported, run_scripts, scenes, scripts_of
 
-from bncheck.backend_file import find_backends
 from bncheck.cli import cli
-from bncheck.environments import Ready, prepare
 from bncheck.errors import RunFolderError, UsageError
 from bncheck.inputs import make_inputs
 from bncheck.report.kit import kit_name, subject_of, write_kit, write_scripts, zipped
-from bncheck.report.scene import Scene, choose_finding, concerned, read_scene
+from bncheck.report.scene import choose_finding, read_scene
 from bncheck.report.scripts import writer_of
-from bncheck.report.standalone.frame import Script, write_script
+from bncheck.report.standalone.frame import write_script
 from bncheck.report.standalone.generator import regenerate
 from bncheck.report.standalone.literal import identifier, nested, scalar
 from bncheck.report.standalone.steps import Block, Step, affine, fold
-from bncheck.report.standalone.subject import CannotWriteError, Subject
+from bncheck.report.standalone.subject import CannotWriteError
 from bncheck.results import read_results
 from bncheck.scenario_file import find_scenarios, load_scenario
-from bncheck.targets import Target
-from bncheck.worker.archive import write_npz
-
-# Runs many scripts in one process, so that a framework is imported once; a script sees nothing of it.
-MANY = """
-import contextlib, io, json, runpy, sys
-found = {}
-for path in json.loads(sys.stdin.read()):
-    out = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out):
-            runpy.run_path(path, run_name="__main__")
-        code = 0
-    except SystemExit as end:
-        code = end.code
-    except BaseException as error:
-        code = "%s: %s" % (type(error).__name__, error)
-    found[path] = [code, out.getvalue()]
-print("@@" + json.dumps(found))
-"""
-
-
-@dataclass(frozen=True)
-class Written:
-    subject: Subject
-    script: Script
-
-
-def python_of(backend: str, variant: str = "") -> Path:
-    """A Python that has the framework; skips where there is none, with the reason."""
-    target = Target(backend, variant)
-    answer = prepare([target], find_backends())[target]
-    if not isinstance(answer, Ready):
-        pytest.skip(f"{backend}: {answer.reason}. Remedy: {answer.remedy}")
-    return answer.python
-
-
-def scenes(run: Path) -> Iterator[Scene]:
-    found = read_results(run)
-    return (read_scene(run, found, each) for each in found.findings if each.case)
-
-
-def run_scripts(
-    backend: str, scripts: dict[str, Script], folder: Path, variant: str = ""
-) -> dict[str, tuple[int | str, str]]:
-    """Script name → (exit code or the error it died of, what it printed)."""
-    paths = []
-    for name, script in scripts.items():
-        place = folder / name
-        place.mkdir(parents=True)
-        stem = f"repro_{backend}"
-        (place / f"{stem}.py").write_text(script.text, encoding="utf-8")
-        if script.beside:
-            write_npz(str(place / f"{stem}.npz"), script.beside)
-        paths.append(str(place / f"{stem}.py"))
-    command = [str(python_of(backend, variant)), "-W", "ignore", "-c", MANY]
-    done = subprocess.run(command, input=json.dumps(paths), capture_output=True, text=True, check=False)
-    assert "@@" in done.stdout, done.stderr
-    return {Path(path).parent.name: tuple(value) for path, value in json.loads(done.stdout.split("@@")[1]).items()}
-
-
-def scripts_of(run: Path, backend: str, variant: str = "") -> dict[str, Written]:
-    """A script per finding of the run that concerns this target; one that cannot be written fails the test."""
-    found = {}
-    for number, scene in enumerate(scenes(run)):
-        for target in concerned(scene.finding, scene.played):
-            if (target.backend, target.variant) == (backend, variant):
-                subject, writer = subject_of(scene, target), writer_of(backend)
-                assert writer is not None
-                found[f"{number}-{scene.finding.code}"] = Written(
-                    subject, write_script(subject, writer, f"repro_{backend}")
-                )
-    return found
-
-
-def reported(script: str) -> list[str]:
-    """The figures that the script's header says the report has."""
-    lines = re.sub(r"\n# (?=[^R#])", " ", script).splitlines()
-    return [line.split("Reported: ")[1].rstrip(".") for line in lines if "Reported: " in line]
 
 
 @pytest.fixture(scope="session")
@@ -137,71 +55,6 @@ def test_every_script_prints_the_reports_figures(
     python_of(backend)
     run: Path = request.getfixturevalue("onnx_run" if backend == "onnxruntime" else "default_run")
     assert check_scripts(run, backend, "", tmp_path) >= least
-
-
-# Families that need events and networks which the default scenarios have not: every branch of the writers.
-ODD = ("reload", "frozen", "exact-input", "r0-tail", "recompute", "eval-one-sample", "custom-mistakes", "export-legacy",
-       "custom-graph", "mode-toggles", "running-batchnorm")  # fmt: skip
-
-
-@pytest.mark.parametrize(("target", "least"), [("torch", 40), ("torch[onnx]", 40), ("mxnet", 10), ("onnxruntime", 5)])
-def test_every_script_of_odd_programs_prints_the_reports_figures(
-    target: str, least: int, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
-) -> None:
-    backend, _, variant = target.rstrip("]").partition("[")
-    python_of(backend, variant)
-    run = played_once(tmp_path_factory, "odd-run", ODD)
-    assert check_scripts(run, backend, variant, tmp_path) >= least
-
-
-EVERYTHING = ("torch", "torch[onnx]", "torch[functional]", "torch[builtin]", "mxnet", "mxnet[raw]", "onnxruntime")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", EVERYTHING)
-def test_every_script_of_every_scenario_prints_the_reports_figures(
-    target: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
-) -> None:
-    backend, _, variant = target.rstrip("]").partition("[")
-    python_of(backend, variant)
-    # Whole networks from a file of somebody's own have no script: the file is the script. Layers in parts, replicas and
-    # copies have none yet, and say so.
-    found = {path.stem: load_scenario(path).cases[0].network for path in find_scenarios()}
-    names = [
-        name
-        for name, network in found.items()
-        if not (network.model or network.file or network.parts != 1 or network.replicas or network.copied)
-    ]
-    run = played_once(tmp_path_factory, "whole-run", names, EVERYTHING)
-    assert check_scripts(run, backend, variant, tmp_path) > 50
-
-
-def played_once(
-    factory: pytest.TempPathFactory, name: str, scenarios: Sequence[str], targets: Sequence[str] = EVERYTHING[:2]
-) -> Path:
-    """A run of these scenarios, played by the first test that needs it."""
-    folder, empty, lock = once(factory, name)
-    wanted = dict.fromkeys(("reference", *targets, "mxnet", "onnxruntime"))
-    try:
-        if empty:
-            play(folder, "run", *scenarios, *(word for target in wanted for word in ("-t", target)))
-    finally:
-        finish(folder, lock)
-    return folder
-
-
-def check_scripts(run: Path, backend: str, variant: str, folder: Path) -> int:
-    """Write and run the script of every finding; each must print the report's figures. Returns how many there are."""
-    written = scripts_of(run, backend, variant)
-    played = run_scripts(backend, {name: each.script for name, each in written.items()}, folder, variant)
-    for name, each in written.items():
-        code, printed = played[name]
-        expected = 0 if each.subject.problem == "rounding" else 1
-        assert code == expected, f"{name}: {code}\n{printed}\n{each.script.text}"
-        figures = reported(each.script.text)
-        assert figures or each.subject.problem == "recorded"
-        assert [figure for figure in figures if figure not in printed] == [], f"{name}\n{printed}"
-    return len(written)
 
 
 @pytest.mark.parametrize("backend", ["torch", "mxnet"])

@@ -57,6 +57,23 @@ def test_recomputation_counts_every_batch_twice(tmp_path_factory: pytest.TempPat
     np.testing.assert_allclose(cell.arrays["bn/running_mean"][2], first * (1 - 0.7**2), rtol=1e-4)
 
 
+def test_a_forward_that_is_refused_under_recomputation_counts_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One value per channel: the layer counts the batch, then refuses it. A second try would count it again."""
+    cases = list(cases_of("one-value-per-channel").values())
+    plain, again = (
+        play_cells(tmp_path_factory.mktemp("run"), cases, variant)["base"] for variant in ("", "checkpoint")
+    )
+    assert again.arrays["bn/counter"].tolist() == plain.arrays["bn/counter"].tolist() == [0, 1, 1, 1]
+
+
+def test_looking_at_what_a_graph_keeps_plays_no_forward(tmp_path: Path) -> None:
+    """A leaky layer under recomputation: a forward counts once, its backward once more, and looking not at all."""
+    case = cases_of("custom-graph")["leaky, FB"]
+    cell = play_cells(tmp_path, [case], "checkpoint")[case.name]
+    assert cell.arrays["bn/counter"][:3].tolist() == [0, 1, 2]
+    assert (cell.arrays["bn/graph_nodes"][1:3] > 0).all()
+
+
 def test_backward_twice_through_the_same_forward(tmp_path_factory: pytest.TempPathFactory) -> None:
     (case,) = cases_of("custom-layer", program__events=["train_forward", "backward", "backward"]).values()
     cell = play_cells(tmp_path_factory.mktemp("run"), [network_case(case)])["base"]

@@ -22,7 +22,7 @@ from bncheck.report.standalone.subject import CannotWriteError, Subject, make_su
 from bncheck.results import Results, TargetResult
 from bncheck.worker.archive import write_npz
 
-OURS = re.compile(r"(issue\.md|environment\.md|plot\.(png|svg)|drift\.csv|repro_[\w.+=,\[\]-]+\.(py|npz))")
+OURS = re.compile(r"(issue\.md|environment\.md|plot\.(png|svg)|drift\.csv|repro_[\w.+=,\[\]-]+\.(py|npz|onnx))")
 
 
 def kit_name(scene: Scene) -> str:
@@ -83,6 +83,7 @@ def kit_files(run: Path, results: Results, scene: Scene) -> dict[str, bytes]:
         files[name] = script.text.encode()
         if script.beside:
             files[f"{name.removesuffix('.py')}.npz"] = packed(script)
+        files |= {f"{name.removesuffix('.py')}.{end}": content for end, content in script.files.items()}
     return files
 
 
@@ -90,7 +91,7 @@ def write_scripts(scene: Scene) -> tuple[list[Subject], dict[str, Script], dict[
     """(subjects, file name → script, target → why it has none)."""
     subjects: list[Subject] = []
     scripts: dict[str, Script] = {}
-    reasons: dict[str, str] = {}
+    reasons: dict[str, str] = dict(scene.lost)
     targets = concerned(scene.finding, scene.played)
     for target in targets:
         alone = [each.backend for each in targets].count(target.backend) == 1
@@ -115,7 +116,7 @@ def subject_of(scene: Scene, target: TargetResult) -> Subject:
     stride = stride_of(scene, output_shape(scene, shape)) if sizes else 1
     return make_subject(
         scene.finding, scene.case, scene.inputs, scene.played, target.name, tolerance=scene.tolerance, stride=stride,
-        specs=scene.specs, custom_source=scene.custom_source,
+        specs=scene.specs, custom_source=scene.custom_source, model_file=scene.model_file, sample=scene.sample,
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -10,20 +9,17 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
-from bncheck.bounded import read_bounded
 from bncheck.cases_file import read_job
 from bncheck.errors import BncheckError, RunFolderError, UsageError
 from bncheck.finding import Finding
 from bncheck.recording import open_archive, trace_of
+from bncheck.report.own_files import custom_source, model_file
 from bncheck.report.standalone.subject import USUAL, Played
 from bncheck.report.wording import one_line
 from bncheck.results import CaseResult, Results, ScenarioResult, TargetResult
 from bncheck.run_folder import read_json
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Scenario, Tolerance
 from bncheck.trace import Array
-
-# A layer of somebody's own is a few pages; more is not copied into a script.
-MAX_SOURCE = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -37,8 +33,10 @@ class Scene:
     tolerance: Tolerance = USUAL
     specs: Mapping[str, InputSpec] = field(default_factory=dict)
     sample: int = 4096
-    custom_source: str = ""
+    custom_source: str = ""  # of the file that network.custom or network.model names
+    model_file: bytes = b""  # the file that network.file names
     note: str = ""
+    lost: Mapping[str, str] = field(default_factory=dict)  # target of the finding → why it left nothing to look at
 
 
 # ----------------------------------------------------------------------------------------------- which finding
@@ -108,6 +106,7 @@ def read_scene(run: Path, results: Results, finding: Finding, case: Case | None 
     return Scene(
         finding, case, read_inputs(run, job), played, Tolerance(described.rtol, described.atol),
         dict(known.inputs) if known else {}, int(job.get("sample", 4096)), custom_source(case),
+        model_file(case), lost=lost(results, finding, played),
     )  # fmt: skip
 
 
@@ -120,6 +119,25 @@ def read_cells(run: Path, results: Results, case: CaseResult, finding: Finding) 
         if trace is not None:
             found.append(Played(target, trace, target.environment))
     return tuple(found)
+
+
+def lost(results: Results, finding: Finding, played: Sequence[Played]) -> dict[str, str]:
+    """Targets of the finding whose cell left no trace, and why: such a one has no figures that a script could print."""
+    here, found = {item.target.name for item in played}, {}
+    for target in results.targets:
+        cell = results.cell_at.get((finding.scenario, finding.case, target.name))
+        if target.name in here or target.name not in named(finding) or target.backend == "reference" or cell is None:
+            continue
+        words = {"raised": "refuses to build the network", "unsupported": "does not build the network"}
+        why = words.get(cell.outcome, f"its cell ended as {cell.outcome} and left no figures")
+        found[target.label] = f"{why}: {one_line(cell.error, 200)}" if cell.error else why
+    return found
+
+
+def named(finding: Finding) -> tuple[str, ...]:
+    """The targets that a finding names, the departing one first."""
+    names = [finding.departs, *finding.targets, *(name for side in finding.sides for name in side)]
+    return tuple(dict.fromkeys(names))
 
 
 def read_inputs(run: Path, job: Mapping[str, Any]) -> dict[str, Array]:
@@ -150,7 +168,8 @@ def rebuild(job: Mapping[str, Any], finding: Finding, recorded: CaseResult) -> C
         network = job["network"]
         layers = tuple(build(Layer, layer) for layer in network["layers"])
         events = tuple(build(Event, event) for event in job["events"])
-        whole = Network(layers, network.get("custom"), network.get("file"), network.get("returns"))
+        check_words(network)
+        whole = build(Network, {**network, "layers": layers, "replicas": tuple(network.get("replicas") or ())})
         return Case(finding.scenario, finding.case, recorded.label, recorded.matrix, whole, {}, events,
                     str(job["dtype"]), recorded.steps)  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
@@ -159,41 +178,17 @@ def rebuild(job: Mapping[str, Any], finding: Finding, recorded: CaseResult) -> C
         ) from error
 
 
+def check_words(network: Mapping[str, Any]) -> None:
+    """TypeError where an edited job says something else than a text, numbers or a table."""
+    words = [network.get(key) for key in ("custom", "file", "returns", "model", "copied")]
+    sizes, arguments, parts = (network.get(key) for key in ("replicas", "arguments", "parts"))
+    plain = all(word is None or isinstance(word, str) for word in words) and isinstance(parts or 1, int | str)
+    if not plain or not isinstance(arguments or {}, dict) or not all(isinstance(size, int) for size in sizes or ()):
+        raise TypeError("network")
+
+
 def build(kind: type[Any], values: Mapping[str, Any]) -> Any:
     return kind(**{item.name: values[item.name] for item in fields(kind) if item.name in values})
-
-
-def custom_source(case: Case) -> str:
-    """The file of somebody's own layer, where the scenario names one that is still here; it is copied into scripts."""
-    path_text, _, name = (case.network.custom or "").rpartition(":")
-    text = source_text(Path(path_text)) if path_text else ""
-    if not re.search(rf"^class {re.escape(name)}\b", text, re.MULTILINE):
-        return ""
-    return with_neighbours(text, Path(path_text).parent, {Path(path_text).stem})
-
-
-def source_text(path: Path) -> str:
-    """A Python file of modest size, or "" where there is none."""
-    try:
-        if path.suffix != ".py" or path.stat().st_size > MAX_SOURCE:
-            return ""
-        return read_bounded(path, MAX_SOURCE).decode("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def with_neighbours(text: str, folder: Path, seen: set[str]) -> str:
-    """The text with ``from neighbour import …`` replaced by that neighbour's own text, once."""
-    lines = []
-    for line in text.splitlines():
-        found = re.fullmatch(r"from (\w+) import [\w, ]+", line.strip())
-        beside = source_text(folder / f"{found[1]}.py") if found and found[1] not in seen else ""
-        if found and (beside or found[1] in seen):
-            seen.add(found[1])
-            lines += with_neighbours(beside, folder, seen).splitlines()
-        elif not line.startswith("from __future__"):
-            lines.append(line)
-    return "\n".join(lines)
 
 
 def stride_of(scene: Scene, shape: tuple[int, ...]) -> int:
@@ -211,6 +206,5 @@ def stride_of(scene: Scene, shape: tuple[int, ...]) -> int:
 
 def concerned(finding: Finding, played: Sequence[Played]) -> list[TargetResult]:
     """Targets whose framework gets a script: those the finding names, the departing one first."""
-    names = dict.fromkeys([finding.departs, *finding.targets, *(name for side in finding.sides for name in side)])
     here = {item.target.name: item.target for item in played}
-    return [here[name] for name in names if name in here and here[name].backend != "reference"]
+    return [here[name] for name in named(finding) if name in here and here[name].backend != "reference"]

@@ -186,8 +186,10 @@ def check_output(module, given, out):
 
 
 def find(norm, what):
-    """The layer's tensor or number for a neutral word, None where it has none."""
-    return next((held for held in (getattr(norm, name, None) for name in NAMES[what]) if held is not None), None)
+    """The layer's tensor or number for a neutral word, None where it has none: a scripted layer hands out the
+    property object itself where its class has a property."""
+    found = (getattr(norm, name, None) for name in NAMES[what])
+    return next((held for held in found if held is not None and not isinstance(held, property)), None)
 
 
 # ------------------------------------------------------------------------------------ what hangs on the buffers
@@ -233,9 +235,11 @@ def bytes_saved(torch, nodes, _attributes={}):  # noqa: B006 - the attribute nam
     return sum(sizes.values()) if readable or not nodes else None
 
 
-def graph_state(torch, norm, behind):
-    """What the trace records after every event: nodes behind the buffers, and the bytes those keep.
+def graph_state(torch, norm, behind, sizes=True):
+    """What the trace records after every event: nodes behind the buffers, and (``sizes``) the bytes those keep.
 
+    Without ``sizes`` where activations are recomputed: asking a node what it saved runs the forward once more, and
+    moves the statistics that are looked at.
     ``behind`` ({buffer: one number per call}) is continued; a buffer that never has a graph does not enter it.
     """
     calls = behind.setdefault("", 0)
@@ -246,7 +250,7 @@ def graph_state(torch, norm, behind):
             found = walk_graph([tensor])
             behind.setdefault(name, [0] * calls).append(len(found))
             nodes |= found
-    found, size = {"graph_nodes": len(nodes)}, bytes_saved(torch, nodes)
+    found, size = {"graph_nodes": len(nodes)}, bytes_saved(torch, nodes) if sizes else None
     if size is not None:
         found["graph_bytes"] = size
     return found

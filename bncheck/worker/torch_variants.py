@@ -4,6 +4,7 @@ Loaded by backends/torch.py by path. Python 3.7 syntax. ``runner`` gives the fun
 calling the network; ``refuse`` says why a variant cannot run with this build of torch.
 """
 
+import inspect
 import os
 import shutil
 import sys
@@ -78,6 +79,8 @@ def compiled(model):
     from torch._inductor import config
 
     config.compile_threads = 1
+    # A network that had to be compiled too often leaves all later ones of its process uncompiled, without a word.
+    model.torch._dynamo.reset()
     return model.torch.compile(model.net, dynamic=False)
 
 
@@ -148,10 +151,11 @@ def recomputed(model):
 def checkpointed(model, data):
     from torch.utils.checkpoint import checkpoint
 
-    try:
-        return checkpoint(model.net, data, use_reentrant=False)
-    except (ValueError, TypeError):  # before 1.11 there is only the re-entrant kind, without the keyword
-        return checkpoint(model.net, data)
+    model.recomputed = True
+    # Before 1.11 there is only the re-entrant kind, without the keyword. Trying would not do: a ValueError may be the
+    # network's own, and a second try moves its counter once more.
+    keywords = {"use_reentrant": False} if "use_reentrant" in inspect.signature(checkpoint).parameters else {}
+    return checkpoint(model.net, data, **keywords)
 
 
 def strided(model):

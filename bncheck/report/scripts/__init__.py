@@ -2,7 +2,8 @@
 
 A file has ``setup(subject)`` (imports, layers, initial state), ``play(subject, step, x, dys)`` (one event),
 ``held(subject)`` (quantity → expression of the state as held), ``requirements(target)``, and raises
-``CannotWriteError(reason)`` for what it cannot say.
+``CannotWriteError(reason)`` for what it cannot say. Optional: ``before_look(subject)`` (lines in front of a look at the
+state), ``after(subject)`` (lines behind the program), ``files(subject)`` (ending → bytes of a file beside the script).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from bncheck.report.standalone.frame import VERSION
@@ -12,6 +13,12 @@ from bncheck.results import TargetResult
 from bncheck.scenario import Layer
 from bncheck.trace import Array
 
+# Names that a script gives a meaning itself.
+OURS = (
+    "net", "mx", "np", "sys", "x", "y", "ys", "X", "DY", "EXPECTED", "SOURCE", "TOLERANCE", "REFUSED", "beside",
+    "found", "refused", "see", "refuse", "look", "number", "some", "gaps", "compare", "out", "inner", "training",
+    "taped", "layer", "context", "problems",
+)  # fmt: skip
 RECORDING = ("train_forward", "forward")
 
 
@@ -23,42 +30,58 @@ def requirements(target: TargetResult) -> list[str]:
 def imports(subject: Subject) -> list[str]:
     if subject.target.variant not in ("", "hybrid", "raw"):
         raise CannotWriteError(f"there is no script for the variant {subject.target.variant!r} of mxnet yet")
-    return ["import mxnet as mx"]
+    return ["import mxnet as mx", *(["", "mx.npx.set_np()  # as in the run"] if modern(subject) else [])]
+
+
+def modern(subject: Subject) -> bool:
+    """MXNet 2: Gluon takes arrays of mx.np."""
+    return subject.target.version.partition(".")[0] == "2"
+
+
+def arrays(subject: Subject) -> str:
+    return "mx.np" if modern(subject) else "mx.nd"
 
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     network = subject.case.network
-    if network.file or network.custom:
-        raise CannotWriteError("networks from a file or with layers of your own have no mxnet script yet")
-    names: list[str] = []
-    lines: list[str] = context(subject)
+    if network.file or network.custom or network.model:
+        raise CannotWriteError("mxnet plays no networks from a file and no layers of your own")
+    lines, called = context(subject), dict[str, str]()
     for layer in network.layers:
-        name = identifier(layer.name, ("net", "mx", "np", "found", "x", "y", "ys", "X", "DY", *names))
-        names.append(name)
-        lines += [f"{name} = {construct(subject, layer)}", f"{name}.initialize({place(subject)})"]
-        lines += [f"{name}.cast({subject.case.dtype!r})"] if subject.case.dtype != "float32" else []
-        lines += parameters(subject, layer, name, beside)
-        lines += [f"{name}.hybridize()"] if subject.target.variant == "hybrid" else []
-    if subject.target.variant == "raw":
-        return [*lines, *operator(subject, names)]
+        name = identifier(layer.name, (*OURS, *called.values()))
+        called[layer.name] = name
+        lines += one_layer(subject, layer, name, beside)
+        if subject.target.variant == "raw" and layer.type == "batch_norm":
+            called[layer.name] = f"{name}_operator"
+            lines += operator(subject, layer, name, called[layer.name])
     if as_it_is(subject):
         lines.append("training = False  # the mode that a forward keeps to")
-    if len(names) == 1:
-        return [*lines, f"net = {names[0]}"]
-    keep = (
-        [f"        if layer is {identifier(network.returns)}:", '            inner["out"] = x']
-        if network.returns
-        else []
-    )
+    if len(called) == 1:
+        return [*lines, f"net = {called.popitem()[1]}"]
+    return [*lines, *chained(subject, called)]
+
+
+def one_layer(subject: Subject, layer: Layer, name: str, beside: dict[str, Array]) -> list[str]:
+    lines = [f"{name} = {construct(subject, layer)}"]
+    if layer.type == "global_avg_pool":
+        lines.append(f"{name}.add(mx.gluon.nn.GlobalAvgPool2D(), mx.gluon.nn.Flatten())")
+    lines.append(f"{name}.initialize({place(subject)})")
+    lines += [f"{name}.cast({subject.case.dtype!r})"] if subject.case.dtype != "float32" else []
+    lines += parameters(subject, layer, name, beside)
+    return [*lines, f"{name}.hybridize()"] if subject.target.variant == "hybrid" else lines
+
+
+def chained(subject: Subject, called: Mapping[str, str]) -> list[str]:
+    """``net``, which calls one layer after the other."""
+    returned = called.get(subject.case.network.returns or "")
     return [
-        *lines,
-        *(["inner = {}  # what the layer gives that an eval forward is read at"] if network.returns else []),
+        *(["inner = {}  # what the layer gives that an eval forward is read at"] if returned else []),
         "",
         "",
         "def net(x):",
-        f"    for layer in ({', '.join(names)}):",
+        f"    for layer in ({', '.join(called.values())}):",
         "        x = layer(x)",
-        *keep,
+        *([f"        if layer is {returned}:", '            inner["out"] = x'] if returned else []),
         "    return x",
         "",
     ]
@@ -98,6 +121,8 @@ def construct(subject: Subject, layer: Layer) -> str:
     options: Any = layer.options
     if layer.type == "batch_norm":
         return f"mx.gluon.nn.BatchNorm({keywords({**given(layer), 'in_channels': layer.channels})})"
+    if layer.type == "global_avg_pool":
+        return "mx.gluon.nn.HybridSequential()"
     if layer.type == "flatten":
         return "mx.gluon.nn.Flatten()"
     if layer.type == "relu":
@@ -123,23 +148,21 @@ def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Arra
         if array.size > 64:
             value = f"{name}_{what}"
             lines += array_code(value, array, None, "param", beside)[1]
-        lines.append(f"{name}.{what}.set_data(mx.nd.array({value}, dtype={name}.{what}.dtype))")
+        lines.append(f"{name}.{what}.set_data({arrays(subject)}.array({value}, dtype={name}.{what}.dtype))")
     return lines
 
 
-def operator(subject: Subject, names: list[str]) -> list[str]:
+def operator(subject: Subject, layer: Layer, bn: str, name: str) -> list[str]:
     """nd.BatchNorm itself, on the gluon layer's parameters: its own defaults differ (eps 1e-3, gamma fixed)."""
-    if len(names) > 1:
-        raise CannotWriteError("the operator alone is written for a network of one layer only")
-    layer, bn = subject.batch_norm, names[0]
     asked = given(layer)
     more = {"axis": layer.axis}
     more |= {"momentum": asked["momentum"]} if "momentum" in asked else {}
     more |= {"eps": asked["epsilon"]} if "epsilon" in asked else {}
     more |= {"fix_gamma": False} if layer.eps is not None or layer.batch_weight is not None else {}
     held = ", ".join(f"{bn}.{what}.data()" for what in ("gamma", "beta", "running_mean", "running_var"))
-    return ["", "", "def net(x):", '    """The operator itself, on the parameters of a gluon layer."""',
-            f"    return mx.nd.BatchNorm(x, {held}, {keywords(more)})", ""]  # fmt: skip
+    call = "mx.npx.batch_norm" if modern(subject) else "mx.nd.BatchNorm"
+    return ["", "", f"def {name}(x):", '    """The operator itself, on the parameters of a gluon layer."""',
+            f"    return {call}(x, {held}, {keywords(more)})", ""]  # fmt: skip
 
 
 def before_look(subject: Subject) -> list[str]:
@@ -149,7 +172,7 @@ def before_look(subject: Subject) -> list[str]:
 def held(subject: Subject) -> dict[str, str]:
     if not subject.layer:
         return {}
-    bn = identifier(subject.layer)
+    bn = identifier(subject.layer, OURS)
     return {what: f"{bn}.{what}.data().asnumpy()" for what in ("running_mean", "running_var", "gamma", "beta")}
 
 
@@ -159,7 +182,8 @@ def shown(subject: Subject, text: str) -> str:
 
 def array(subject: Subject, text: str) -> str:
     more = "" if subject.target.device == "cpu" else ", ctx=context"
-    return f"mx.nd.array({text}{more}{'' if subject.case.dtype == 'float32' else f', dtype={subject.case.dtype!r}'})"
+    more += "" if subject.case.dtype == "float32" else f", dtype={subject.case.dtype!r}"
+    return f"{arrays(subject)}.array({text}{more})"
 
 
 def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> list[str]:
@@ -176,6 +200,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         lines = [f"x = {array(subject, x)}", "x.attach_grad()", f"with mx.autograd.record({mode}):", "    y = net(x)"]
         if left and step.op != "forward":
             lines.append("training = True")
+        lines += ["taped = training  # a backward takes the mode of its forward"] if left else []
         if step.guarded:
             lines.append("y.wait_to_read()  # an error of this forward is raised here")
         if step.tape in ("first", "next"):
@@ -199,15 +224,16 @@ def output(subject: Subject, step: Step, when: str, name: str) -> list[str]:
 def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[str]:
     # The recording kept every graph; what is kept is seen only where the program goes back through it again.
     keep = ", retain_graph=True" if step.keep else ""
+    keep += ", train_mode=taped" if as_it_is(subject) else ""
     grads = [array(subject, dy) if dy else "" for dy in dys]
     if len(grads) == 1:
-        head = grads[0] or ("mx.nd.ones_like(y)" if keep else "")
+        head = grads[0] or (f"{arrays(subject)}.ones_like(y)" if keep else "")
         lines = [f"y.backward({head}{keep})" if head else "y.backward()"]
     else:
-        each = ", ".join(grad or f"mx.nd.ones_like(ys[{k}])" for k, grad in enumerate(grads))
+        each = ", ".join(grad or f"{arrays(subject)}.ones_like(ys[{k}])" for k, grad in enumerate(grads))
         lines = [f"mx.autograd.backward(ys, [{each}]{keep})"]
     lines += ["mx.nd.waitall()"] if step.guarded else []
-    bn = identifier(subject.layer) if subject.layer else "bn"
+    bn = identifier(subject.layer, OURS) if subject.layer else "bn"
     for name, what in (("grad_gamma", "gamma"), ("grad_beta", "beta")):
         if name in step.watched:
             lines.append(f'see("{name}", {when}, {bn}.{what}.grad().asnumpy())')

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from bncheck.report.onnx_script import file
 from bncheck.report.standalone.frame import VERSION
 from bncheck.report.standalone.literal import array_code, identifier, keywords, nested
 from bncheck.report.standalone.steps import Step
@@ -25,13 +26,16 @@ def requirements(target: TargetResult) -> list[str]:
 
 
 def imports(subject: Subject) -> list[str]:
-    return ["import onnxruntime", "from onnx import helper, numpy_helper"]
+    found = ["import onnxruntime", "from onnx import helper, numpy_helper"]
+    return ["import onnx", *found] if subject.case.network.file else found
 
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     network = subject.case.network
-    if network.file or network.custom:
-        raise CannotWriteError("networks from a file or with layers of your own have no ONNX script yet")
+    if network.file:
+        return file.setup(subject)
+    if network.custom or network.model:
+        raise CannotWriteError("onnxruntime plays no layers or networks of your own")
     norms = [layer for layer in network.layers if layer.type == "batch_norm"]
     lines = ["held = {}  # ONNX layers have no state: the caller carries the statistics from one run to the next"]
     for layer in norms:
@@ -96,8 +100,15 @@ def session(subject: Subject, norms: list[Layer]) -> list[str]:
     ]  # fmt: skip
 
 
+def files(subject: Subject) -> dict[str, bytes]:
+    """What lies beside the script, by ending."""
+    return {"onnx": subject.model_file} if subject.case.network.file else {}
+
+
 def uses(subject: Subject, ops: tuple[str, ...]) -> bool:
-    return any(event.op in ops for event in subject.case.events)
+    """Whether the program plays one of these here; opset 9 has no training, and plays none of its forwards."""
+    played = zip(subject.case.events, subject.trace.events, strict=True)
+    return any(event.op in ops for event, record in played if record.status not in ("skipped", "unsupported"))
 
 
 def nodes_of(subject: Subject) -> tuple[str, list[str]]:
@@ -115,13 +126,17 @@ def node(layer: Layer, value: str, out: str) -> Iterator[str]:
     if layer.type == "batch_norm":
         inputs = [value, *(f"{name}/{what}" for what in USUAL)]
         news = [f"{name}/new_{what}" for what in ("running_mean", "running_var")]
+        asked = f" {keywords(given(layer))}," if given(layer) else ""
         yield (f'helper.make_node("BatchNormalization", {inputs!r}, ["{out}"] + ({news!r} if training else []),'
-               f" {keywords(given(layer))}, **({{'training_mode': 1}} if training else {{}}))")  # fmt: skip
+               f"{asked} **({{'training_mode': 1}} if training else {{}}))")  # fmt: skip
         return
     weights = [f"{name}/weight", f"{name}/bias"]
     simple = {"flatten": "Flatten", "relu": "Relu"}
     if layer.type in simple:
         yield f'helper.make_node("{simple[layer.type]}", ["{value}"], ["{out}"])'
+    elif layer.type == "global_avg_pool":
+        yield f'helper.make_node("GlobalAveragePool", ["{value}"], ["{name}/pool"])'
+        yield f'helper.make_node("Flatten", ["{name}/pool"], ["{out}"])'
     elif layer.type == "dense":
         yield f'helper.make_node("Gemm", {[value, *weights]!r}, ["{out}"], transB=1)'
     elif layer.type == "conv2d":
@@ -144,14 +159,18 @@ def given(layer: Layer) -> dict[str, Any]:
 def held(subject: Subject) -> dict[str, str]:
     if not subject.layer:
         return {}
+    if subject.case.network.file:
+        return file.held(subject)
     bn = identifier(subject.layer)
     return {what: f'held["{bn}/{what}"]' for what in USUAL}
 
 
 def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> list[str]:
-    which = {"train_forward": "training", "no_grad_forward": "training", "eval_forward": "inference"}.get(step.op)
     if step.op == "flush":
         return ["pass  # run returns when the outputs are there"]
+    if subject.case.network.file:
+        return file.play(subject, step, x, when)
+    which = {"train_forward": "training", "no_grad_forward": "training", "eval_forward": "inference"}.get(step.op)
     if which is None:
         raise CannotWriteError(f"the event {step.op} has no ONNX script yet")
     strided = f".reshape(-1)[::{subject.stride}]" if subject.stride > 1 else ""

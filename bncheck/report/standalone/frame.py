@@ -18,37 +18,42 @@ from bncheck.report.standalone.literal import array_code, identifier, nested, sc
 from bncheck.report.standalone.steps import Block, Step, affine, annotate, fold
 from bncheck.report.standalone.subject import STATES, CannotWriteError, Subject
 from bncheck.report.wording import one_line, plural, words
+from bncheck.scenario import FORWARD_OPS
 from bncheck.trace import Array
 
 VERSION = re.compile(r"[0-9][0-9A-Za-z.]{0,30}")
+# Events that read a batch.
+READING = (*FORWARD_OPS, "export_onnx", "run_exported", "eval_in_batches", "update_copy", "train_copy", "eval_copy")
 # More expected numbers than this lie in an .npz beside the script.
 EXPECTED_LITERAL = 160
 
 
 @dataclass
 class Script:
-    """A script's text, and the arrays that lie beside it (none, nearly always)."""
+    """A script's text, the arrays that lie beside it (none, nearly always), and its other files by their ending."""
 
     text: str
     beside: dict[str, Array] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 def write_script(subject: Subject, writer: ModuleType, stem: str) -> Script:
     """The whole script. Raises CannotWriteError with the reason where the framework's file cannot say the case."""
     beside: dict[str, Array] = {}
+    files: dict[str, bytes] = getattr(writer, "files", lambda subject: {})(subject)
     data = list(input_lines(subject, beside))
     body = [*writer.setup(subject, beside), "", *state_lines(subject, writer), ""]
-    body += list(program_lines(subject, writer))
+    body += [*program_lines(subject, writer), *getattr(writer, "after", lambda subject: [])(subject)]
     expected = list(expected_lines(subject, beside))
     imports = sorted({"import sys", *(["import zlib"] if any("zlib." in line for line in data) else []),
-                      *(["from pathlib import Path"] if beside else [])})  # fmt: skip
+                      *(["from pathlib import Path"] if beside or files else [])})  # fmt: skip
     lines = [*metadata(subject, writer), *header(subject), *imports, "", "import numpy as np", *writer.imports(subject)]
     lines += tail.source_of("number", "some", "gaps", "compare")
     lines += ["", ""]
     if beside:
         lines += [f'beside = np.load(Path(__file__).with_name("{stem}.npz"), allow_pickle=False)', ""]
     lines += [*data, "", *expected, "", *recorder(subject), "", "", *body, "", *ending(subject)]
-    return Script("\n".join(lines).rstrip() + "\n", beside)
+    return Script("\n".join(lines).rstrip() + "\n", beside, files)
 
 
 # --------------------------------------------------------------------------------------------------------- header
@@ -139,7 +144,7 @@ def input_lines(subject: Subject, beside: dict[str, Array]) -> Iterator[str]:
     """The arrays that the program reads, and the recipe of those that are made again."""
     functions: list[str] = []
     body: list[str] = []
-    used = {event.input for event in subject.case.events if "forward" in event.op}
+    used = {input_of(subject, event.input) for event in subject.case.events if event.op in READING}
     for key in sorted(subject.inputs):
         kind, _, name = key.partition("/")
         if kind not in ("x", "dy") or name not in used:
@@ -148,7 +153,8 @@ def input_lines(subject: Subject, beside: dict[str, Array]) -> Iterator[str]:
         if kind == "dy" and (not_needed(subject) or all_ones(array)):
             continue
         which = variable("X" if kind == "x" else "DY", name)
-        recipe, lines = array_code(which, array, subject.specs.get(name), kind, beside)
+        spec = subject.specs.get(name) if has_generators(subject) else None
+        recipe, lines = array_code(which, array, spec, kind, beside)
         functions += [recipe] if recipe and recipe not in functions else []
         body += [f"# The batches of input {one_line(name, 40)!r}, one per row." if kind == "x" else
                  "# The upstream gradient of each batch.", *lines]  # fmt: skip
@@ -157,8 +163,14 @@ def input_lines(subject: Subject, beside: dict[str, Array]) -> Iterator[str]:
     yield from body
 
 
+def has_generators(subject: Subject) -> bool:
+    """Whether the target's NumPy can make an input again: its random generators came with 1.17."""
+    found = re.match(r"(\d{1,3})\.(\d{1,3})", str(subject.target.environment.get("numpy", "")))
+    return not found or (int(found[1]), int(found[2])) >= (1, 17)
+
+
 def not_needed(subject: Subject) -> bool:
-    return not any(step.op == "backward" and step.status == "ok" for step in annotate(subject))
+    return not any(step.op == "backward" and step.status in ("ok", "raised") for step in annotate(subject))
 
 
 def all_ones(array: Array) -> bool:
@@ -253,7 +265,8 @@ def step_lines(subject: Subject, writer: ModuleType, block: Block, step: Step, p
         why = subject.trace.events[step.event].error or step.status
         lines = comment(f"{step.op}: {step.status} here ({one_line(why, 90)})")
     else:
-        x = f"{variable('X', step.input)}[{place(subject, 'x', step.input, step.batch, stride)}]"
+        name = input_of(subject, step.input)
+        x = f"{variable('X', name)}[{place(subject, 'x', name, step.batch, stride)}]"
         dys = [gradient(subject, name, batch, stride) for name, batch in step.through]
         lines = writer.play(subject, step, x, dys, when)
         if step.guarded:
@@ -267,6 +280,12 @@ def step_lines(subject: Subject, writer: ModuleType, block: Block, step: Step, p
         number = affine(step.ends, block.ends if loop else 0)
         lines = [*lines, f'look(f"step {{{number}}}")' if loop else f'look("step {number}")']
     return lines
+
+
+def input_of(subject: Subject, name: str) -> str:
+    """The input that an event reads: where a scenario has none called "main", its first one, as in the worker."""
+    known = [key[2:] for key in subject.inputs if key.startswith("x/")]
+    return name if name in known or not known else known[0]
 
 
 def place(subject: Subject, kind: str, name: str, batch: int, stride: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -90,12 +91,25 @@ def keywords(values: dict[str, Any]) -> str:
     for key, value in values.items():
         if not re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII) or keyword.iskeyword(key):
             raise CannotWriteError(f"the keyword {key[:40]!r} is no Python name")
-        if not isinstance(value, (bool, int, float, str, type(None))):
+        if not literal(value):
             raise CannotWriteError(f"the value of the keyword {key} cannot be written as a literal")
     return ", ".join(f"{key}={plain(value)}" for key, value in values.items())
 
 
+def literal(value: Any) -> bool:
+    """Whether a value of a TOML file is plain data, be it in lists or tables."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and literal(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(literal, value))
+    return isinstance(value, (bool, int, float, str, type(None)))
+
+
 def plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {plain(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(plain, value)) + "]"
     if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
     return repr(value)

@@ -182,6 +182,7 @@ class Model:
         self.keep_graph, self.part, self.view = True, part, "contiguous"
         self.behind = {}  # layer: {buffer: autograd nodes behind it after each event}
         self.tape, self.used_up = [], False
+        self.recomputed = variant == "checkpoint"
         self.assemble()
 
     def assemble(self):
@@ -374,7 +375,7 @@ class Model:
             found["counter"] = int(counter)
         if self.custom:
             behind = self.behind.setdefault(layer, {})
-            found.update(part("torch_custom").graph_state(self.torch, norm, behind))
+            found.update(part("torch_custom").graph_state(self.torch, norm, behind, not self.recomputed))
         return found
 
     def dtypes(self, layer):

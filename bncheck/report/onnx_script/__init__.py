@@ -1,0 +1,1 @@
+"""Parts of the writer of ONNX Runtime scripts (``scripts/onnxruntime.py``)."""

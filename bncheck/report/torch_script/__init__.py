@@ -1,0 +1,1 @@
+"""The parts of the writer of PyTorch scripts (``scripts/torch.py``), one file per concept."""

@@ -1,0 +1,244 @@
+"""Every finding on torch, mxnet and onnxruntime has a script that prints the report's figures."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import finish, once, play
+from played_scripts import check_scripts, played_once, python_of, scenes
+
+from bncheck.report.kit import write_scripts
+from bncheck.report.own_files import with_neighbours
+from bncheck.scenario_file import SHIPPED, find_scenarios, load_scenario
+
+# Families that need events and networks which the default scenarios have not: every branch of the writers.
+ODD = ("reload", "frozen", "exact-input", "r0-tail", "recompute", "eval-one-sample", "custom-mistakes", "export-legacy",
+       "custom-graph", "mode-toggles", "running-batchnorm")  # fmt: skip
+# Networks that are more than layers in a row, on plain batches.
+FORMS = ("complex-batchnorm", "model-copies", "shared-buffers", "layer-used-twice", "strided", "replicas",
+         "onnx-opsets")  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "least"), [("torch", 40), ("torch[onnx]", 40), ("mxnet", 10), ("onnxruntime", 5)])
+def test_every_script_of_odd_programs_prints_the_reports_figures(
+    target: str, least: int, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    run = played_once(tmp_path_factory, "odd-run", ODD, ("torch", "torch[onnx]", "mxnet", "onnxruntime"))
+    assert check_target(run, target, tmp_path) >= least
+
+
+@pytest.mark.parametrize(
+    ("target", "least"), [("torch", 15), ("torch[ddp]", 3), ("torch[ddp_local]", 3), ("onnxruntime", 8)]
+)
+def test_every_script_of_odd_networks_prints_the_reports_figures(
+    target: str, least: int, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Copies, replicas (real processes), layers in parts or used twice, views, and ONNX files."""
+    targets = ("torch", "torch[ddp]", "torch[ddp_local]", "onnxruntime")
+    assert check_target(played_once(tmp_path_factory, "forms-run", FORMS, targets), target, tmp_path) >= least
+
+
+WAYS = ("torch[checkpoint]", "torch[export]", "torch[jit]", "torch[channels_last]", "torch[no_onednn]", "mxnet[raw]")
+
+
+@pytest.mark.parametrize("target", WAYS)
+def test_every_script_of_other_ways_to_run_prints_the_reports_figures(
+    target: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    names = ("r0-tail", "freezing", "shared-buffers", "custom-graph", "one-value-per-channel", "without-parts")
+    run = played_once(tmp_path_factory, "ways-run", names, WAYS)
+    assert check_target(run, target, tmp_path) >= 3
+
+
+EVERYTHING = (
+    "torch", "torch[onnx]", "torch[functional]", "torch[builtin]", "torch[compile]", "torch[ddp]", "torch[ddp_local]",
+    *WAYS, "mxnet", "mxnet[hybrid]", "onnxruntime", "onnxruntime[opset14]", "onnxruntime[opset9]",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", EVERYTHING)
+def test_every_script_of_every_scenario_prints_the_reports_figures(
+    target: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    # Whole networks of a hundred layers take minutes each; small ones are played below.
+    names = [path.stem for path in find_scenarios() if not load_scenario(path).cases[0].network.model]
+    run = played_once(tmp_path_factory, "whole-run", names, EVERYTHING)
+    assert check_target(run, target, tmp_path) >= (10 if target == "onnxruntime[opset9]" else 50)
+
+
+def check_target(run: Path, target: str, folder: Path) -> int:
+    backend, _, variant = target.rstrip("]").partition("[")
+    python_of(backend, variant)
+    return check_scripts(run, backend, variant, folder)
+
+
+# ------------------------------------------------------------------------------- what no shipped scenario does
+
+TITLE = 'title = "a network of one\'s own"\nwhy = "what a script has to say and no shipped scenario does"\n'
+OWN = {
+    # A function builds it; its weights are its own, also after a reload.
+    "whole": (
+        ("torch", "torch[checkpoint]"),
+        """
+        [network]
+        model = "resnet.py:build"
+        arguments = { blocks = [1], width = 16, embedding = 32 }
+        [input]
+        shape = [4, 3, 16, 16]
+        [program]
+        first = ["train_forward", "backward", "reload", "train_forward", "backward", "eval_forward"]
+        events = [{ event = "eval_in_batches", sizes = [1, 2, 4] }]
+        [matrix]
+        "network.arguments.track_running_stats" = [true, false]
+        """,
+    ),
+    # A file without the mean, and one without the variance: what is missing has the value of a fresh network.
+    "dropped": (
+        ("torch",),
+        """
+        [network]
+        layers = [{ name = "bn", type = "batch_norm", channels = 3, initial = { running_mean = [1.0, 2.0, 3.0] } }]
+        [input]
+        shape = [8, 3]
+        [program]
+        first = ["train_forward", "train_forward", { event = "reload", drop = ["running_mean"] }]
+        events = ["train_forward", "backward"]
+        repeat = 3
+        [matrix]
+        drop = [
+          { "program.first.2" = { event = "reload", drop = ["running_mean"] } },
+          { "program.first.2" = { event = "reload", drop = ["running_var", "gamma", "counter"] } },
+        ]
+        [matrix.labels]
+        drop = ["mean", "more"]
+        """,
+    ),
+    # Three replicas of a network of two layers, that go backward and evaluate.
+    "divided": (
+        ("torch[ddp]",),
+        """
+        [network]
+        replicas = [2, 2, 2]
+        layers = [
+          { name = "bn", type = "batch_norm", channels = 3 },
+          { name = "dense", type = "dense", units = 2 },
+        ]
+        [input]
+        shape = [6, 3]
+        [program]
+        events = ["train_forward", "backward", "eval_forward"]
+        repeat = 2
+        """,
+    ),
+    # The layer that is copied lies behind another one.
+    "copied": (
+        ("torch",),
+        """
+        [network]
+        copied = "ema_parameters"
+        layers = [
+          { name = "conv", type = "conv2d", out_channels = 4, kernel = 3 },
+          { name = "bn", type = "batch_norm" },
+          { name = "pool", type = "global_avg_pool" },
+        ]
+        [input]
+        shape = [4, 3, 6, 6]
+        [program]
+        events = ["train_forward", "backward", "update_copy"]
+        repeat = 4
+        then = ["eval_forward", "eval_copy", "train_copy"]
+        [matrix]
+        "network.copied" = ["ema_parameters", "averaged", "averaged_buffers", "export", "assign"]
+        """,
+    ),
+    # The defaults of every framework: no keyword at all.
+    "bare": (
+        ("torch", "mxnet", "onnxruntime"),
+        """
+        [network]
+        layers = [{ name = "bn", type = "batch_norm", batch_weight = "default", eps = "default" }]
+        [input]
+        shape = [4, 3]
+        [program]
+        events = ["train_forward", "eval_forward"]
+        repeat = 3
+        """,
+    ),
+    "pooled": (
+        ("torch", "mxnet", "mxnet[raw]", "onnxruntime"),
+        """
+        [network]
+        layers = [
+          { name = "bn", type = "batch_norm", channels = 3 },
+          { name = "pool", type = "global_avg_pool" },
+          { name = "dense", type = "dense", units = 2 },
+          { name = "bn2", type = "batch_norm", channels = 2 },
+        ]
+        [input]
+        shape = [4, 3, 5, 5]
+        [program]
+        events = ["train_forward"]
+        repeat = 3
+        then = ["eval_forward"]
+        """,
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "target"), [(name, each) for name, (targets, _) in OWN.items() for each in targets])
+def test_every_script_of_own_networks_prints_the_reports_figures(
+    name: str, target: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    targets, text = OWN[name]
+    folder, empty, lock = once(tmp_path_factory, f"own-{name}")
+    try:
+        if empty:
+            folder.mkdir()
+            (folder / f"{name}.toml").write_text(TITLE + text)
+            shutil.copy(SHIPPED[1] / "layers" / "resnet.py", folder)
+            words = [word for each in ("reference", *targets) for word in ("-t", each)]
+            play(folder / "run", "run", str(folder / f"{name}.toml"), *words, "--no-report")
+    finally:
+        finish(folder, lock)
+    assert check_target(folder / "run", target, tmp_path) >= 1
+
+
+def test_a_target_without_figures_has_a_reason(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """torch.jit.script refuses a complex layer of one's own before the first event."""
+    python_of("torch")
+    run = played_once(tmp_path_factory, "refused-run", ("complex-batchnorm",), ("torch", "torch[jit]"))
+    reasons = [
+        reason
+        for scene in scenes(run)
+        for name, reason in write_scripts(scene)[2].items()
+        if name.startswith("torch[jit]")
+    ]
+    assert reasons
+    assert all(reason.startswith("refuses to build the network: ") for reason in reasons)
+
+
+# ------------------------------------------------------------------------------------------- files of one's own
+
+
+def test_a_file_becomes_part_of_a_script(tmp_path: Path) -> None:
+    """A neighbour comes along once; what the file does as a program stays away; a module of its own cannot come."""
+    (tmp_path / "near.py").write_text("one = 1\n")
+    text = [
+        "from __future__ import annotations",
+        "import re",
+        "from near import (",
+        "    one,",
+        "    one as first,",
+        ")",
+        "from near import one",
+        "two = one + first",
+        "if __name__ == '__main__':",
+        "    print(two)",
+    ]
+    wanted = ["import re", "one = 1", "first = one", "two = one + first"]
+    assert with_neighbours("\n".join(text), tmp_path, set()).splitlines() == wanted
+    assert with_neighbours("import near\n", tmp_path, set()) == ""
+    assert with_neighbours("def broken(:\n", tmp_path, set()) == ""
