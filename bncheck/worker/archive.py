@@ -15,14 +15,11 @@ import numpy as np
 BLOCK = 512  # of a tar
 
 
-def npy_header(dtype, shape, _known={}):  # noqa: B006 - the default is the cache
-    """Header of an .npy version 1.0 entry; cached, because a run has few distinct ones."""
-    key = (dtype.str, shape)
-    if key not in _known:
-        text = "{'descr': '%s', 'fortran_order': False, 'shape': %r, }" % (dtype.str, shape)
-        text += " " * (-(len(text) + 11) % 64) + "\n"
-        _known[key] = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode("latin1")
-    return _known[key]
+def npy_header(dtype, shape):
+    """Header of an .npy version 1.0 entry."""
+    text = "{'descr': '%s', 'fortran_order': False, 'shape': %r, }" % (dtype.str, shape)
+    text += " " * (-(len(text) + 11) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode("latin1")
 
 
 def open_file(path, flags):
@@ -85,36 +82,41 @@ def write_npz(path, arrays):
     write_file(path, pack_npz(arrays))
 
 
-def pack_npz(arrays):
+def pack_npz(arrays, _known={}):  # noqa: B006 - the default is the cache of what stands around an array's data
     """The bytes of an uncompressed .npz.
 
-    np.savez takes about 25 µs an array, which is most of a small cell; this takes 5. One read by np.load.
+    np.savez takes about 25 µs an array, which is most of a small cell; this takes 3. One read by np.load.
     """
     body, directory, offset = [], [], 0
-    for name in arrays:
-        array = np.ascontiguousarray(arrays[name])
-        entry = (name + ".npy").encode("utf-8")
-        head = npy_header(array.dtype, np.shape(arrays[name]))
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        key = (name, array.dtype.str, array.shape)
+        if key not in _known:
+            _known[key] = frame(name, array)
+        head, checksum, before, after, entry = _known[key]
         data = array.tobytes()
-        size = len(head) + len(data)
-        # Version 2.0, UTF-8 names, stored, a fixed time stamp: equal arrays give equal files.
-        fields = struct.pack(
-            "<HHHHHIIIHH", 20, 0x800, 0, 0, 33, zlib.crc32(data, zlib.crc32(head)), size, size, len(entry), 0
-        )
-        local = b"PK\x03\x04" + fields + entry
-        directory.append(b"PK\x01\x02\x14\x00" + fields + struct.pack("<HHHII", 0, 0, 0, 0, offset) + entry)
-        body += (local, head, data)
-        offset += len(local) + size
-    if offset >= 2**32 or len(directory) >= 2**16:
+        checked = struct.pack("<I", zlib.crc32(data, checksum))
+        body += (b"PK\x03\x04", before, checked, after, entry, head, data)
+        directory += (b"PK\x01\x02\x14\x00", before, checked, after, struct.pack("<HHHII", 0, 0, 0, 0, offset), entry)
+        offset += 30 + len(entry) + len(head) + len(data)
+    if offset >= 2**32 or len(arrays) >= 2**16:
         raise ValueError(
-            "a trace of %d bytes in %d arrays is more than an archive holds: record less" % (offset, len(directory))
+            "a trace of %d bytes in %d arrays is more than an archive holds: record less" % (offset, len(arrays))
         )
     index = b"".join(directory)
-    body += (
-        index,
-        struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, len(directory), len(directory), len(index), offset, 0),
-    )
-    return b"".join(body)
+    end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, len(arrays), len(arrays), len(index), offset, 0)
+    return b"".join((*body, index, end))
+
+
+def frame(name, array):
+    """(.npy header, its CRC-32, fields before and after the checksum, entry name) of an array of this shape."""
+    entry, head = (name + ".npy").encode("utf-8"), npy_header(array.dtype, array.shape)
+    size = len(head) + array.nbytes
+    if size >= 2**32:
+        raise ValueError("an array of %d bytes is more than an archive holds: record less" % size)
+    # Version 2.0, UTF-8 names, stored, a fixed time stamp: equal arrays give equal files.
+    before, after = struct.pack("<HHHHH", 20, 0x800, 0, 0, 33), struct.pack("<IIHH", size, size, len(entry), 0)
+    return head, zlib.crc32(head), before, after, entry
 
 
 def read_npz(path, _known={}):  # noqa: B006 - the default is the cache of headers

@@ -80,6 +80,7 @@ middle of two channels more, along axis 1).
 """
 
 import faulthandler
+import gc
 import importlib.util
 import json
 import os
@@ -436,6 +437,7 @@ def main(folder):
     np.seterr(all="ignore")
     backend, environment = describe_target(job, load_backend)
     os.ftruncate(output, 0) if backend is not None else None
+    gc.freeze()  # collecting garbage would walk through the framework's 370,000 objects every few hundred cells
     write_json(os.path.join(folder, "environment.json"), environment)
     if backend is None:
         return
