@@ -55,7 +55,8 @@ def compare(name, rows, there, source, *, rtol, atol):
     points = gap.sum(axis=1)[held] / both.sum(axis=1)[held]
     mean, std = (points.mean(), points.std()) if len(points) else (np.nan, np.nan)
     spread = f"{std:.5f}" if 1e-3 <= abs(mean) < 1e5 else number(std)
-    print(f"{name} off by {number(mean)} ± {spread} over {len(there)} points, at most {number(gap.max(initial=0.0))}")
+    most = number(gap.max() if gap.size else 0.0)
+    print(f"{name} off by {number(mean)} ± {spread} over {len(there)} points, at most {most}")
     if not both.all():
         print(f"{name}: {np.sum(~np.isfinite(here))} values here are NaN or Inf, {np.sum(~np.isfinite(there))} there")
     return bool(outside.any())
