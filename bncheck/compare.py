@@ -245,7 +245,8 @@ def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tol
     first = first_true(outside.any(axis=1)) if outside.size else None
     verdict = "agrees" if first is None else ("nonfinite" if bad.any() else "differs")
     known = points[np.isfinite(points)]
-    mean, std = (float(known.mean()), float(known.std())) if known.size else (np.nan, np.nan)
+    with np.errstate(all="ignore"):  # the square of 1e299 is none
+        mean, std = (float(known.mean()), float(known.std())) if known.size else (np.nan, np.nan)
     if not points.size:
         mean, std = 0.0, 0.0
     return Drift(

@@ -220,8 +220,15 @@ def slow_scenario(folder: Path) -> Path:
     return path
 
 
+# A shell starts what it runs in the background with interrupts ignored, and with it all that a test suite starts.
+INTERRUPTIBLE = (
+    "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from bncheck.cli import main\nmain(sys.argv[1:])"
+)
+
+
 def start_and_wait_for_a_cell(folder: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "bncheck", "run", str(slow_scenario(folder)), *NAPPING, "--no-probe"]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "run", str(slow_scenario(folder)), *NAPPING, "--no-probe"]
     process = subprocess.Popen(
         [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

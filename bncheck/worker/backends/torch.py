@@ -222,6 +222,8 @@ class Model:
 
     def moved(self, net):
         """On the case's device, in its dtype. Module.to(dtype) would throw imaginary parts away."""
+        if self.dtype == self.torch.float32 and self.device == "cpu" and not self.custom and not self.whole:
+            return net  # as PyTorch makes it
         if self.parts != "complex":
             return net.to(device=self.device, dtype=self.dtype)
         wide = self.torch.complex128 if self.dtype == self.torch.float64 else self.torch.complex64
