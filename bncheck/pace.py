@@ -1,12 +1,11 @@
 """How long targets took the last time on this machine, kept in the cache folder: the longest starts first.
 
 With 20 targets on two cores one that needs 20 s and starts last is waited for alone. Only the order of starting comes
-from it; a target that is not known yet starts before the known ones, as it may be long.
+from it; a target that is not known yet may be long.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from bncheck.run_folder import read_json, write_json
 from bncheck.workers import Job, Progress
 
 MOST_TARGETS = 500  # that are remembered
+SHORT = 0.5  # seconds: nobody waits for such a target at the start, and at the end it would keep a core from another
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,15 @@ def read_paces() -> dict[str, Pace]:
 
 
 def longest_first(jobs: Sequence[Job], paces: Mapping[str, Pace]) -> list[Job]:
-    """Unknown targets first, as they were named; then the known ones, the longest first."""
+    """The short ones, then unknown targets as they were named, then the known ones, the longest first."""
 
-    def seconds(job: Job) -> float:
-        return paces[job.target].seconds(len(job.cells)) if job.target in paces else math.inf
+    def place(job: Job) -> tuple[int, float]:
+        if job.target not in paces:
+            return 1, 0.0
+        seconds = paces[job.target].seconds(len(job.cells))
+        return (0, 0.0) if seconds <= SHORT else (2, -seconds)
 
-    return sorted(jobs, key=lambda job: -seconds(job))
+    return sorted(jobs, key=place)
 
 
 class Stopwatch:

@@ -1,4 +1,4 @@
-"""Which target starts first: what nobody knows, then the longest."""
+"""Which target starts first: what is over at once, what nobody knows, then the longest."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def job(name: str) -> Job:
     return Job(name, Path(name), Path("python"), Path("backend.py"), "", "cpu", CELLS)
 
 
-def test_the_unknown_starts_first_then_the_longest() -> None:
-    paces = {"quick": Pace(1.0, 0.0), "slow": Pace(1.0, 10.0), "middle": Pace(5.0, 0.1)}
-    jobs = [job(name) for name in ("quick", "new", "slow", "newer", "middle")]
-    assert [each.target for each in longest_first(jobs, paces)] == ["new", "newer", "slow", "middle", "quick"]
+def test_the_short_starts_first_then_the_unknown_then_the_longest() -> None:
+    paces = {"short": Pace(0.1, 0.1), "quick": Pace(1.0, 0.0), "slow": Pace(1.0, 10.0), "middle": Pace(5.0, 0.1)}
+    jobs = [job(name) for name in ("quick", "new", "slow", "newer", "short", "middle")]
+    assert [each.target for each in longest_first(jobs, paces)] == ["short", "new", "newer", "slow", "middle", "quick"]
 
 
 def hear(watch: Stopwatch, *kinds: str) -> None:

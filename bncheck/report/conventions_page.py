@@ -5,17 +5,16 @@ It reads without network and JavaScript: which porting view is shown follows fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import jinja2
 
 from bncheck.convention import Convention
 from bncheck.porting import advise_paths, changes, spelled
 from bncheck.report import wording
 from bncheck.report.conventions import by_target, cell
 from bncheck.report.html import convention_table
+from bncheck.report.pages import environment
 from bncheck.results import Results
 
 # What somebody who ports a model asks first.
@@ -58,13 +57,13 @@ def page(results: Results, source: str = "", goal: str = "") -> str:
     table = convention_table(results.conventions)
     columns = [name for name, _ in table["heads"]]
     heads = [(name, paths if columns.count(name) > 1 else "") for name, paths in table["heads"]]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters |= {"scalar": wording.scalar, "one_line": wording.one_line, "clean": wording.clean}
+    filters: dict[str, Callable[..., Any]] = {
+        "scalar": wording.scalar,
+        "one_line": wording.one_line,
+        "clean": wording.clean,
+    }
     versions = {target.name: target.version.partition("+")[0] for target in results.targets}
-    return environment.get_template("conventions.html.j2").render(
+    return environment(filters).get_template("conventions.html.j2").render(
         results=results, targets=targets, conventions={**table, "heads": heads}, pairs=pairs,
         headings=list(FIRST), rows={name: first_row(measured[name]) for name in targets},
         anchors={(pair.source, pair.goal): pair.anchor for pair in pairs},

@@ -7,12 +7,11 @@ the template. Pictures are drawn here, never read back from the folder: a file t
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup, escape
 
 from bncheck.convention import FACETS, Convention, Facet
@@ -22,6 +21,7 @@ from bncheck.report import overview, wording
 from bncheck.report.gallery import Gallery
 from bncheck.report.judgement import arrange, standings
 from bncheck.report.overview import Theme
+from bncheck.report.pages import environment
 from bncheck.report.places import DECADES, GRAVITY, by_scenario, choices, places
 from bncheck.report.svg import themed
 from bncheck.results import Results, ScenarioResult
@@ -61,15 +61,11 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
     shown = places(results, run_folder if figures.gallery.limit != 0 else None, anchors)
     asked = [each for each in shown if not each.scenario.probe] or shown
     probes = [each for each in shown if each.scenario.probe and each not in asked]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True,
-        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "number": wording.number, "share": wording.share, "scalar": wording.scalar, "words": wording.words,
         "one_line": wording.one_line, "clean": wording.clean, "plural": wording.plural, "link": safe_link,
     }  # fmt: skip
-    return environment.get_template("index.html.j2").render(
+    return environment(filters).get_template("index.html.j2").render(
         results=results, verdict=overview.verdict(results), judgement=arrange(verdict),
         items=[item for item in items if item.theme.first.kind != "rounding"],
         rounding=[item for item in items if item.theme.first.kind == "rounding"],
