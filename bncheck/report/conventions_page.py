@@ -57,11 +57,7 @@ def page(results: Results, source: str = "", goal: str = "") -> str:
     table = convention_table(results.conventions)
     columns = [name for name, _ in table["heads"]]
     heads = [(name, paths if columns.count(name) > 1 else "") for name, paths in table["heads"]]
-    filters: dict[str, Callable[..., Any]] = {
-        "scalar": wording.scalar,
-        "one_line": wording.one_line,
-        "clean": wording.clean,
-    }
+    filters = dict[str, Callable[..., str]](scalar=wording.scalar, one_line=wording.one_line, clean=wording.clean)
     versions = {target.name: target.version.partition("+")[0] for target in results.targets}
     return environment(filters).get_template("conventions.html.j2").render(
         results=results, targets=targets, conventions={**table, "heads": heads}, pairs=pairs,
