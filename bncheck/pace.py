@@ -17,7 +17,7 @@ from bncheck.run_folder import read_json, write_json
 from bncheck.workers import Job, Progress
 
 MOST_TARGETS = 500  # that are remembered
-SHORT = 0.5  # seconds: nobody waits for such a target at the start, and at the end it would keep a core from another
+SHORT = 1.0  # seconds: nobody waits for such a target at the start, and at the end it would keep a core from another
 
 
 @dataclass(frozen=True)

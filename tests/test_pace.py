@@ -23,7 +23,7 @@ def job(name: str) -> Job:
 
 
 def test_the_short_starts_first_then_the_unknown_then_the_longest() -> None:
-    paces = {"short": Pace(0.1, 0.1), "quick": Pace(1.0, 0.0), "slow": Pace(1.0, 10.0), "middle": Pace(5.0, 0.1)}
+    paces = {"short": Pace(0.1, 0.1), "quick": Pace(1.5, 0.0), "slow": Pace(1.0, 10.0), "middle": Pace(5.0, 0.1)}
     jobs = [job(name) for name in ("quick", "new", "slow", "newer", "short", "middle")]
     assert [each.target for each in longest_first(jobs, paces)] == ["short", "new", "newer", "slow", "middle", "quick"]
 
