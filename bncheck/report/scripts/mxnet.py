@@ -28,6 +28,11 @@ def requirements(target: TargetResult) -> list[str]:
 
 
 def imports(subject: Subject) -> list[str]:
+    if subject.target.variant == "unwaited":
+        raise CannotWriteError(
+            "what is read without waiting depends on how far the engine is, and no two runs give the same figures: "
+            "read the statistics right after backward, call mx.nd.waitall(), read them again, and compare"
+        )
     if subject.target.variant not in ("", "hybrid", "raw"):
         raise CannotWriteError(f"there is no script for the variant {subject.target.variant!r} of mxnet yet")
     return ["import mxnet as mx", *(["", "mx.npx.set_np()  # as in the run"] if modern(subject) else [])]
