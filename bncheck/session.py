@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 import sys
 import time
@@ -138,6 +139,7 @@ def conclude(
     from bncheck.analyse import analyse
     from bncheck.report import render
 
+    gc.freeze()  # pandas and matplotlib stay to the end: collecting garbage need not walk through them again
     results = analyse(run, plan, targets, documented, listener.say, measured)
     write_results(results, run)
     write_verdict(hold(results, rules, date.today()), run)
