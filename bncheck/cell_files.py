@@ -114,14 +114,6 @@ def read_cell_file(folder: Path, name: str, most: int) -> bytes | None:
     return found
 
 
-def cells_of(target_folder: Path) -> list[str]:
-    """Names of the cells that have a result, in the order in which they ended."""
-    tar = tar_at(target_folder / TAR)
-    tar.look()
-    packed = [name[: -len("/result.json")] for name in tar.entries if name.endswith("/result.json")]
-    return list(dict.fromkeys([*packed, *(path.parent.name for path in target_folder.glob("*/result.json"))]))
-
-
 def mend(target_folder: Path) -> None:
     """Cut off what a killed worker left behind the last whole entry, before another one appends."""
     tar = tar_at(target_folder / TAR)

@@ -75,7 +75,6 @@ def open_sources(names: Sequence[str], tell: Callable[[str], None]) -> tuple[Sou
     sources = []
     for folder, label in zip(folders, labels(real), strict=True):
         tell(f"checking {label}")
-        refuse_links(folder)
         results, plan = read_results(folder), read_plan(folder, played=True)
         for target in results.targets:
             check_slug(target.slug)
@@ -89,16 +88,6 @@ def labels(folders: Sequence[Path]) -> list[str]:
         if len(set(level)) == len(level) and all(level):
             return level
     return [f"run {number}" for number, _ in enumerate(folders, 1)]
-
-
-def refuse_links(folder: Path) -> None:
-    """A link in an unpacked archive can point anywhere; bncheck makes none inside a run folder."""
-    for place, folders, files in os.walk(folder, followlinks=False):
-        for name in (*folders, *files):
-            if (Path(place) / name).is_symlink():
-                raise RunFolderError(
-                    f"{Path(place) / name} is a link; a run folder has none.", "Do not use this folder."
-                )
 
 
 def verified_keys(folder: Path, plan: Plan) -> dict[str, str]:

@@ -74,7 +74,7 @@ def point_latest(parent: Path, folder: Path) -> None:
 
 def find_run(text: str | Path, parent: Path = Path("reports")) -> Path:
     """The run folder a user means: a path, ``latest``, or the name of one below reports/. RunFolderError when there
-    is none."""
+    is none, or when there are links in it."""
     path = Path(text)
     if str(text) == "latest" or (path.name == str(text) and not path.exists() and (parent / path).is_dir()):
         path = parent / path
@@ -84,7 +84,20 @@ def find_run(text: str | Path, parent: Path = Path("reports")) -> Path:
         path = path.parent
     if not path.is_dir():
         raise RunFolderError(f"There is no run folder {text}.", "Make one with: bncheck run")
-    return path.resolve() if path.is_symlink() else path
+    folder = path.resolve() if path.is_symlink() else path
+    refuse_links(folder)
+    return folder
+
+
+def refuse_links(folder: Path) -> None:
+    """A link in an unpacked archive can point anywhere, and what is read, written, cut or appended to would be a file
+    that is somewhere else; bncheck makes none inside a run folder."""
+    for place, folders, files in os.walk(folder, followlinks=False):
+        for name in (*folders, *files):
+            if (Path(place) / name).is_symlink():
+                raise RunFolderError(
+                    f"{Path(place) / name} is a link; a run folder has none.", "Do not use this folder."
+                )
 
 
 def check_slug(text: str) -> str:

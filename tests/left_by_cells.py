@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.cell_files import read_cell_file
+from bncheck.cell_files import TAR, Tar, read_cell_file
 from bncheck.recording import Archive
 
 MOST = 2**30
@@ -34,3 +34,11 @@ def write_loose(cell: Path) -> None:
         raw = read_cell_file(cell, name, MOST)
         if raw is not None:
             (cell / name).write_bytes(raw)
+
+
+def cells_of(target: Path) -> list[str]:
+    """Names of the cells that have a result: those in the tar in their order, then those beside it."""
+    tar = Tar(target / TAR)
+    tar.look()
+    packed = [name[: -len("/result.json")] for name in tar.entries if name.endswith("/result.json")]
+    return list(dict.fromkeys([*packed, *(path.parent.name for path in target.glob("*/result.json"))]))

@@ -11,40 +11,43 @@ import pytest
 
 from bncheck import analyse as analysis
 from bncheck.plan import read_plan
-from bncheck.results import read_results
+from bncheck.results import Results, read_results
 
 
-def test_chunks_in_several_processes_say_the_same_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "run"
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("analyse") / "run"
     command = [sys.executable, "-m", "bncheck", "run", "all-ones", "events", "batch-sizes", "-q", "--no-report"]
     subprocess.run([*command, "-t", "reference", "-t", "reference[mxnet]", "--out", str(out)], check=True)
-    plan, targets = read_plan(out), read_results(out).targets
-    one = analysis.analyse(out, plan, targets)
+    return out
+
+
+def judged(run: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Results, Results, list[str]]:
+    """(in one process, in two, what the latter said)."""
+    plan, targets = read_plan(run), read_results(run).targets
+    one = analysis.analyse(run, plan, targets)
     monkeypatch.setattr(analysis, "PARALLEL_FROM", 1)
     monkeypatch.setattr(analysis, "CHUNK", 2)
     monkeypatch.setattr(analysis, "cores", lambda: 2)
     told: list[str] = []
-    several = analysis.analyse(out, plan, targets, tell=told.append)
+    return one, analysis.analyse(run, plan, targets, tell=told.append), told
+
+
+def test_chunks_in_several_processes_say_the_same_as_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, several, told = judged(run, monkeypatch)
+    cases = len(read_plan(run).cases)
     assert len(several.cells) == len(one.cells) > 20
     assert repr(several) == repr(one)
     assert not [text for text in told if "died" in text]
-    assert [text for text in told if text.startswith("comparing")][-1].startswith(f"comparing {len(plan.cases)}/")
+    assert [text for text in told if text.startswith("comparing")][-1].startswith(f"comparing {cases}/")
 
 
 def die(work: analysis.Work) -> analysis.Analysis:
     os._exit(1)
 
 
-def test_a_judging_process_that_dies_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "run"
-    command = [sys.executable, "-m", "bncheck", "run", "all-ones", "events", "-q", "--no-report"]
-    subprocess.run([*command, "-t", "reference", "-t", "reference[mxnet]", "--out", str(out)], check=True)
-    plan, targets = read_plan(out), read_results(out).targets
-    one = analysis.analyse(out, plan, targets)
-    monkeypatch.setattr(analysis, "PARALLEL_FROM", 1)
-    monkeypatch.setattr(analysis, "CHUNK", 2)
-    monkeypatch.setattr(analysis, "cores", lambda: 2)
+def test_a_judging_process_that_dies_costs_nothing_but_time(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analysis, "judge_part", die)
-    told: list[str] = []
-    assert repr(analysis.analyse(out, plan, targets, tell=told.append)) == repr(one)
+    one, several, told = judged(run, monkeypatch)
+    assert repr(several) == repr(one)
     assert [text for text in told if text.endswith("died: going on without it")]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from left_by_cells import cells_of
 
-from bncheck.cell_files import Tar, cells_of, copy_cell_files, mend, read_cell_file
+from bncheck.cell_files import Tar, copy_cell_files, mend, read_cell_file
 from bncheck.errors import RunFolderError
 from bncheck.worker.archive import append_entries
 

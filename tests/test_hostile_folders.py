@@ -20,9 +20,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from left_by_cells import write_loose
+from left_by_cells import cells_of, write_loose
 
-from bncheck.cell_files import cells_of
 from bncheck.cli import main
 
 EVIL = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
@@ -315,11 +314,23 @@ def test_a_named_attack_harms_nothing(
     assert not (tmp_path / "beside" / "pwned").exists()
 
 
-def test_links_that_lead_out_are_not_followed(edited: Callable[[], Path], run: Path, tmp_path: Path) -> None:
+WRITTEN = ("index.html", "index.html.part", "run.json.part", "drifts.csv", "records.jsonl", "cases.jsonl.part",
+           "cells/reference/cells.tar", "cells/reference/job.json.part", "cells/reference/progress.txt")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_links_that_lead_out_are_not_followed(name: str, edited: Callable[[], Path], run: Path, tmp_path: Path) -> None:
+    """Neither by what reads a run folder nor by what writes into it, appends to it or cuts half an entry off."""
     folder = edited()
-    for name in ("index.html", "drifts.csv", "summary.md", "junit.xml"):
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).symlink_to(tmp_path / "beside" / "precious.txt")
-    shutil.rmtree(folder / "plots", ignore_errors=True)
-    survive(folder, run)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "beside" / "precious.txt")
+    told = survive(folder, run, (*COMMANDS, ("run", "--resume", "RUN", "--no-report", "-q")))
+    assert all("is a link; a run folder has none" in said for said in told)
     assert (tmp_path / "beside" / "precious.txt").read_text() == "mine"
+
+
+def test_a_folder_that_lies_elsewhere_is_not_written_to(edited: Callable[[], Path], run: Path, tmp_path: Path) -> None:
+    folder = edited()
+    shutil.rmtree(folder / "cells" / "reference")
+    (folder / "cells" / "reference").symlink_to(tmp_path / "beside")
+    survive(folder, run, (("run", "--resume", "RUN", "--no-report", "-q"),))

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from left_by_cells import arrays_of
+from left_by_cells import arrays_of, cells_of
 
-from bncheck.cell_files import cells_of
 from bncheck.run_folder import read_result
 from bncheck.worker.archive import write_npz
 from bncheck.workers import Job, Limits, Progress, play

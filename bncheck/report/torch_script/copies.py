@@ -75,7 +75,7 @@ def held(subject: Subject) -> dict[str, str]:
     path = f"{layer}." if subject.case.network.model else "" if len(names) == 1 else f"{names.index(layer)}."
     path = f"module.{path}" if way_of(subject) in ("averaged", "averaged_buffers") else path
     which = "(net if second is None else second)" if way_of(subject) == "export" else "second"
-    return {what: f'{which}.state_dict()["{path}{word}"]' for what, word in WORDS.items()}
+    return {what: f"{which}.state_dict()[{path + word!r}]" for what, word in WORDS.items()}
 
 
 def is_copy(subject: Subject) -> bool:
