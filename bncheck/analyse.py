@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +24,8 @@ from bncheck.compare import compare
 from bncheck.convention import Convention
 from bncheck.diagnose import diagnose, importance
 from bncheck.documented import Row, compare_documented, documented_facets
-from bncheck.evidence import Attribution, CellView, Deferred, Drift, PairView, Repeat, TargetView
+from bncheck.drift_table import DriftTable
+from bncheck.evidence import Attribution, CellView, Deferred, PairView, Repeat, TargetView
 from bncheck.expectations import check_expectations
 from bncheck.finding import Finding
 from bncheck.fit import measure, settle
@@ -49,11 +52,10 @@ class Analysis:
     """What accumulates while cases stream by: small records, never arrays."""
 
     cells: list[CellResult] = field(default_factory=list)
-    drifts: list[Drift] = field(default_factory=list)
+    drifts: DriftTable = field(default_factory=DriftTable)
     findings: list[Finding] = field(default_factory=list)
     conventions: dict[str, dict[str, Convention]] = field(default_factory=dict)  # target → path → convention
     documented: dict[str, Sequence[Row]] = field(default_factory=dict)  # target → rows of its backend's file
-    seen: dict[str, list[CellView]] = field(default_factory=dict)  # target → cells without their traces
     repeats: dict[str, list[Repeat]] = field(default_factory=dict)  # target → cases played a second time
 
 
@@ -97,7 +99,7 @@ def analyse(
         targets=tuple(targets),
         scenarios=tuple(describe_scenario(scenario, plan, targets, analysis) for scenario in plan.scenarios),
         cells=tuple(analysis.cells),
-        drifts=tuple(analysis.drifts),
+        drifts=analysis.drifts,
         conventions=tuple(found for paths in analysis.conventions.values() for found in paths.values()),
         findings=tuple(sorted(analysis.findings, key=importance)),
         baseline=baseline(targets),
@@ -155,24 +157,40 @@ def judge_cases(work: Work, analysis: Analysis, tell: Callable[[str], None]) -> 
 def judge_together(
     pool: ProcessPoolExecutor, work: Work, chunks: Sequence[range], analysis: Analysis, tell: Callable[[str], None]
 ) -> None:
-    """The pool works from the last chunk on, one chunk ahead of its processes, and this process from the first."""
-    parts: list[tuple[range, Future[Analysis]]] = []
-    rest = list(chunks)
-    while rest:
-        while len(rest) > 1 and sum(not part.done() for _, part in parts) < cores():
+    """The pool's processes and this one take the next chunk in turn; what is judged is put together in order, as soon
+    as everything before it is there, so that little of it waits."""
+    rest, judged = deque(chunks), deque[tuple[range, Future[Analysis] | Analysis]]()
+    while rest or judged:
+        while len(rest) > 1 and sum(isinstance(part, Future) and not part.done() for _, part in judged) < cores():
             try:
-                parts.append((rest[-1], pool.submit(judge_part, excerpt(work, rest[-1]))))
+                judged.append((rest[0], pool.submit(judge_part, excerpt(work, rest[0]))))
             except BrokenProcessPool:
                 break
-            rest.pop()
-        judge_chunk(work, rest.pop(0), analysis, tell)
-    for chunk, part in reversed(parts):
-        tell(f"comparing {chunk.stop}/{chunks[-1].stop}")
-        if isinstance(part.exception(), BrokenProcessPool):  # killed for its memory, say
-            tell(f"a process that compared case {chunk.start + 1} to {chunk.stop} died: going on without it")
-            judge_chunk(work, chunk, analysis, tell)
-        else:
-            merge(analysis, part.result())
+            rest.popleft()
+        if rest:
+            part = blank(work)
+            judge_chunk(work, rest[0], part, tell)
+            judged.append((rest.popleft(), part))
+        while judged and (not rest or not isinstance(judged[0][1], Future) or judged[0][1].done()):
+            chunk, found = judged.popleft()
+            if isinstance(found, Future):
+                tell(f"comparing {chunk.stop}/{chunks[-1].stop}")
+                found = outcome(found, work, chunk, tell)
+            merge(analysis, found)
+
+
+def outcome(part: Future[Analysis], work: Work, chunk: range, tell: Callable[[str], None]) -> Analysis:
+    if not isinstance(part.exception(), BrokenProcessPool):
+        return part.result()
+    # A process that was killed for its memory, say.
+    tell(f"a process that compared case {chunk.start + 1} to {chunk.stop} died: going on without it")
+    again = blank(work)
+    judge_chunk(work, chunk, again, tell)
+    return again
+
+
+def blank(work: Work) -> Analysis:
+    return Analysis(conventions=dict(work.conventions), documented=dict(work.documented))
 
 
 def excerpt(work: Work, numbers: range) -> Work:
@@ -200,17 +218,15 @@ def judge_chunk(work: Work, numbers: range, analysis: Analysis, tell: Callable[[
 
 def judge_part(work: Work) -> Analysis:
     """One chunk in a process of the pool."""
-    part = Analysis(conventions=dict(work.conventions), documented=dict(work.documented))
+    part = blank(work)
     judge_chunk(work, range(len(work.plan.cases)), part, lambda text: None)
     return replace(part, conventions={}, documented={})
 
 
 def merge(analysis: Analysis, part: Analysis) -> None:
     analysis.cells += part.cells
-    analysis.drifts += part.drifts
+    analysis.drifts.extend(part.drifts)
     analysis.findings += part.findings
-    for target, views in part.seen.items():
-        analysis.seen.setdefault(target, []).extend(views)
     for target, repeats in part.repeats.items():
         analysis.repeats.setdefault(target, []).extend(repeats)
 
@@ -230,10 +246,8 @@ def judge_case(run: Path, case: Case, scenario: Scenario, targets: Sequence[Targ
             views.append(explain_cell(run, view, target, analysis))
     pairs = [pair_view(case, scenario, a, b) for a, b in combinations(views, 2)]
     for pair in pairs:
-        analysis.drifts += pair.drifts
+        analysis.drifts.extend(pair.drifts)
     analysis.findings += diagnose(views, pairs, [])
-    for view in views:
-        analysis.seen.setdefault(view.target, []).append(replace(view, trace=None, replay={}))
 
 
 def explain_cell(run: Path, view: CellView, target: TargetResult, analysis: Analysis) -> CellView:
@@ -288,9 +302,8 @@ def target_view(target: TargetResult, analysis: Analysis) -> TargetView:
     conventions = analysis.conventions.get(target.name, {})
     rows = analysis.documented.get(target.name, ())
     said = documented_facets(rows, target.version, target.variant)
-    cells = analysis.seen.get(target.name, [])
     return TargetView(
-        target.name, target.backend, conventions, cells, {facet: value for facet, (value, _) in said.items()},
+        target.name, target.backend, conventions, {facet: value for facet, (value, _) in said.items()},
         next((link for _, link in said.values() if link), ""), analysis.repeats.get(target.name, ()),
     )  # fmt: skip
 
@@ -302,10 +315,10 @@ def read_record(run: Path, case: Case, target: TargetResult, result: Result | No
     result = result or read_result(cell_folder(run, target.slug, case.id))
     if result is None:
         return None
+    outcome, kind, error = map(sys.intern, (result.outcome, result.error_type, result.error))  # 1,000 cells say alike
     return CellResult(
-        case.scenario, case.name, target.name, target.slug, result.outcome, result.event, result.error_type,
-        result.error, result.seconds,
-    )  # fmt: skip
+        case.scenario, case.name, target.name, target.slug, outcome, result.event, kind, error, result.seconds
+    )
 
 
 def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult | None, CellView | None]:
@@ -329,12 +342,13 @@ def describe_scenario(
     scenario: Scenario, plan: Plan, targets: Sequence[TargetResult], analysis: Analysis
 ) -> ScenarioResult:
     compared = scenario.name not in plan.background
+    parts: dict[Any, Any] = {}
     return ScenarioResult(
         scenario.name,
         scenario.title,
         scenario.why,
         scenario.remarks,
-        tuple(describe_case(case) for case in scenario.cases),
+        tuple(describe_case(case, parts) for case in scenario.cases),
         check_expectations(scenario, targets, analysis.findings) if compared else (),
         scenario.tolerance.rtol,
         scenario.tolerance.atol,
@@ -342,7 +356,9 @@ def describe_scenario(
     )
 
 
-def describe_case(case: Case) -> CaseResult:
+def describe_case(case: Case, parts: dict[Any, Any]) -> CaseResult:
+    """``parts`` are those of earlier cases: what is the same is kept once."""
     inputs = {name: {"shape": list(spec.shape), "fill": spec.fill} for name, spec in case.inputs.items()}
     ops = tuple(event.op for event in case.events)
-    return CaseResult(case.name, case.label, dict(case.matrix), ops, case.dtype, inputs, case.steps)
+    ops, inputs = parts.setdefault(ops, ops), parts.setdefault(repr(inputs), inputs)
+    return CaseResult(case.name, case.label, case.matrix, ops, case.dtype, inputs, case.steps)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
+from array import array
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from bncheck.bounded import open_regular, read_bounded
 from bncheck.errors import RunFolderError
@@ -28,7 +31,8 @@ class Tar:
         self.forget()
 
     def forget(self) -> None:
-        self.entries: dict[str, tuple[int, int]] = {}  # name → (start, size)
+        # Of each entry the hash of its name, its start and size: as a dict of names they take ten times the memory.
+        self.names, self.starts, self.sizes = array("q"), array("q"), array("q")
         self.end = 0  # of the last whole entry
         self.damage = ""  # what stands behind it and is no whole entry
         self.stamp = (0, 0, 0)  # inode, size and time of change at the last look
@@ -63,15 +67,23 @@ class Tar:
             if kind == b"L":
                 long_name = os.pread(descriptor, length, at + BLOCK).rstrip(b"\0").decode("utf-8", "replace")
             else:
-                self.entries[long_name or name] = (at + BLOCK, length)
+                self.names.append(hash(long_name or name))
+                self.starts.append(at + BLOCK)
+                self.sizes.append(length)
                 long_name, self.end = "", after
             at = after
 
+    def place(self, name: str) -> int | None:
+        """Which entry has that name: the last of several."""
+        found = np.flatnonzero(np.frombuffer(self.names, np.int64) == hash(name))
+        return int(found[-1]) if found.size else None
+
     def read(self, name: str, most: int) -> bytes | None:
         """The bytes of an entry; None when it is not there. OSError when it is longer than ``most``."""
-        start, size = self.entries.get(name, (0, -1))
-        if size < 0:
+        at = self.place(name)
+        if at is None:
             return None
+        start, size = self.starts[at], self.sizes[at]
         if size > most:
             raise OSError(errno.EFBIG, f"its {size:,} bytes are more than bncheck reads", str(self.path))
         with open_regular(self.path) as handle:

@@ -98,7 +98,7 @@ def size_of(finding: Finding, results: Results) -> float | None:
     sizes = [
         math.nan if drift.verdict == "nonfinite" else drift.mean_abs
         for a, b in pairs
-        for drift in results.drifts_at.get((finding.scenario, finding.case, a, b), ())
+        for drift in results.drifts_between(finding.scenario, finding.case, a, b)
         if (drift.layer, drift.quantity) == (finding.layer, finding.quantity)
     ]
     if not sizes:
@@ -138,9 +138,7 @@ def of_expectations(results: Results, plain: Mapping[str, str]) -> Iterator[Char
 
 def of_drifts(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
     """Drifts outside tolerance between two targets that no finding above rounding is about."""
-    for drift in results.drifts:
-        if drift.verdict == "agrees":
-            continue
+    for drift in results.drift_table.differing():
         here = results.findings_at.get((drift.scenario, drift.case), ())
         if any(item.kind != "rounding" and about(item, drift.a, drift.b) for item in here):
             continue

@@ -38,7 +38,7 @@ def diagnose(cells: Sequence[CellView], pairs: Sequence[PairView], targets: Sequ
     rules = load_rules()
     found: list[Finding] = []
     with np.errstate(all="ignore"):
-        for view in (replace(target, cells=tuple(map(well_formed, target.cells))) for target in targets):
+        for view in targets:
             found += [item for rule in rules if rule.check_target for item in rule.check_target(view)]
         by_case = _by_case(cells, pairs)
         for case in by_case.values():

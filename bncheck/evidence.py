@@ -48,7 +48,7 @@ class Drift:
     dtype: str = "float32"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CellView:
     """One case on one target."""
 
@@ -156,12 +156,11 @@ class Repeat:
 
 @dataclass(frozen=True)
 class TargetView:
-    """One target over the whole run: its conventions per layer path and all of its cells."""
+    """One target over the whole run: its conventions per layer path, and its cases that were played twice."""
 
     target: str
     backend: str
     conventions: Mapping[str, Convention]
-    cells: Sequence[CellView]
     documented: Mapping[str, Any] = field(default_factory=dict)
     link: str = ""
     repeats: Sequence[Repeat] = ()

@@ -7,7 +7,7 @@ report made later says the same as the exit code did.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ class Rules:
     waivers: tuple[Waiver, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Judged:
     """One charge and what became of it: fails, known, waived, or below (the level of --fail-on); ``note`` says why."""
 
@@ -51,7 +51,7 @@ class Judged:
     note: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """``expired`` and ``unneeded`` are waivers, ``gone`` what the baseline lists and nothing shows any more."""
 
@@ -79,7 +79,7 @@ def hold(results: Results, rules: Rules, today: date) -> Verdict:
     brought = charges(results)
     atol = {scenario.name: scenario.atol for scenario in results.scenarios}
     names = {target.name for target in results.targets}
-    played = played_on(results, {name: name for name in names})
+    played = played_on(results, {name: name for name in names}) if rules.waivers else {}
     known = rules.baseline or ()
     listed = by_place(known)
     return Verdict(
@@ -91,7 +91,7 @@ def hold(results: Results, rules: Rules, today: date) -> Verdict:
         ),
         tuple(expired(rules.waivers, played, today)),
         tuple(unneeded(rules.waivers, brought, played, today)),
-        tuple(gone(known, brought, played_on(results, plain_names(names)))),
+        tuple(gone(known, brought, played_on(results, plain_names(names)))) if known else (),
     )
 
 
@@ -121,22 +121,42 @@ def played_on(results: Results, names: Mapping[str, str]) -> dict[tuple[str, str
 # ------------------------------------------------------------------------------------------------- gate.json
 
 
-def write_verdict(verdict: Verdict, run: Path) -> Path:
-    from bncheck.results import plain
-    from bncheck.run_folder import write_json
+Stamp = tuple[int, int, int, int]
+LATEST: dict[Stamp, Verdict] = {}  # the one that was last written or read: each report of a run asks for it
 
-    path = run / "gate.json"
-    write_json(path, {"format": 1, "exit_code": verdict.exit_code, **plain(verdict)})
+
+def write_verdict(verdict: Verdict, run: Path) -> Path:
+    from bncheck.results import write_object
+
+    values = {item.name: getattr(verdict, item.name) for item in fields(verdict)}
+    path = write_object(run / "gate.json", {"format": 1, "exit_code": verdict.exit_code, **values})
+    LATEST.clear()
+    LATEST[stamp_of(path)] = verdict
     return path
 
 
 def read_verdict(run: Path, results: Results) -> Verdict:
     """The verdict as the run's own command reached it; for a run folder without one, that of the defaults."""
+    path = run / "gate.json"
+    try:
+        stamp = stamp_of(path)
+    except FileNotFoundError:
+        return hold(results, Rules(), date.today())
+    if stamp not in LATEST:
+        LATEST.clear()
+        LATEST[stamp] = parse_verdict(path)
+    return LATEST[stamp]
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Tells one state of a file from another."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def parse_verdict(path: Path) -> Verdict:
     from pydantic import TypeAdapter, ValidationError
 
-    path = run / "gate.json"
-    if not path.exists():
-        return hold(results, Rules(), date.today())
     try:
         raw = read_bounded(path, LARGEST)
         return TypeAdapter(Verdict).validate_json(raw)

@@ -12,14 +12,15 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
 from bncheck.bounded import read_bounded
 from bncheck.convention import Convention
+from bncheck.drift_table import DriftTable
 from bncheck.errors import RunFolderError
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
@@ -60,7 +61,7 @@ class TargetResult:
         return f"{self.name}{version}{device}{' (simulated)' if self.simulated else ''}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CaseResult:
     """One case: ``name`` is its slug within the scenario, ``ops`` the event names in order."""
 
@@ -134,7 +135,7 @@ class Results:
     targets: tuple[TargetResult, ...]
     scenarios: tuple[ScenarioResult, ...]
     cells: tuple[CellResult, ...]
-    drifts: tuple[Drift, ...] = ()
+    drifts: Sequence[Drift] = ()
     conventions: tuple[Convention, ...] = ()
     findings: tuple[Finding, ...] = ()
     baseline: str = ""
@@ -155,14 +156,12 @@ class Results:
         return {(cell.scenario, cell.case, cell.target): cell for cell in self.cells}
 
     @cached_property
-    def drifts_at(self) -> Mapping[tuple[str, str, str, str], tuple[Drift, ...]]:
-        """(scenario, case, a, b) → its drifts, under both orders of a and b."""
-        grouped: dict[tuple[str, str, str, str], list[Drift]] = {}
-        for drift in self.drifts:
-            grouped.setdefault((drift.scenario, drift.case, drift.a, drift.b), []).append(drift)
-            if drift.a != drift.b:
-                grouped.setdefault((drift.scenario, drift.case, drift.b, drift.a), []).append(drift)
-        return {key: tuple(found) for key, found in grouped.items()}
+    def drift_table(self) -> DriftTable:
+        return self.drifts if isinstance(self.drifts, DriftTable) else DriftTable(self.drifts)
+
+    def drifts_between(self, scenario: str, case: str, a: str, b: str) -> tuple[Drift, ...]:
+        """The drifts of one pair in one case, in either order of a and b; empty where there are none."""
+        return self.drift_table.between(scenario, case, a, b)
 
     @cached_property
     def findings_at(self) -> Mapping[tuple[str, str], tuple[Finding, ...]]:
@@ -177,30 +176,54 @@ class Results:
 
 
 def write_results(results: Results, run_folder: Path) -> Path:
-    """Write ``run.json`` under a temporary name and rename it, so that a reader never sees half of it.
+    """Write ``run.json``."""
+    names = (item.name for item in fields(results) if item.name != "format")
+    # `format` first: the one key a person or an older program has to see.
+    return write_object(
+        run_folder / "run.json", {"format": results.format, **{name: getattr(results, name) for name in names}}
+    )
+
+
+def write_object(path: Path, values: Mapping[str, Any]) -> Path:
+    """Write a JSON object under a temporary name and rename it, so that a reader never sees half of it.
 
     One line per target, cell, drift, … : only one of them is in memory as text at a time (of 2,000 cells, all of them
     together took 40 MiB), and two runs can be compared line by line.
     """
-    path = run_folder / "run.json"
-    part = path.with_name("run.json.part")
+    part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as handle:
-        # `format` first: the one key a person or an older program has to see.
-        handle.write(f'{{\n"format": {results.format}')
-        for name in (item.name for item in fields(results) if item.name != "format"):
-            handle.write(f',\n"{name}": ')
-            write_value(handle, getattr(results, name))
+        for number, (name, value) in enumerate(values.items()):
+            handle.write(f'{"," if number else "{"}\n"{name}": ')
+            write_value(handle, value)
         handle.write("\n}\n")
     return part.replace(path)
 
 
 def write_value(handle: TextIO, value: Any) -> None:
-    if not isinstance(value, tuple):
+    if not records(value):
         handle.write(dump(value))
         return
     for number, item in enumerate(value):
-        handle.write((",\n " if number else "[\n ") + dump(item))
-    handle.write("\n]" if value else "[]")
+        handle.write(",\n " if number else "[\n ")
+        write_item(handle, item)
+    handle.write("\n]")
+
+
+def write_item(handle: TextIO, item: Any) -> None:
+    """One line, but for a scenario: its cases have lines of their own."""
+    values = {field.name: getattr(item, field.name) for field in fields(item)}
+    if not any(map(records, values.values())):
+        handle.write(dump(item))
+        return
+    for number, (name, value) in enumerate(values.items()):
+        handle.write(f'{", " if number else "{"}"{name}": ')
+        write_value(handle, value)
+    handle.write("}")
+
+
+def records(value: Any) -> bool:
+    """True for a sequence of frozen data."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0 and is_dataclass(value[0])
 
 
 def dump(value: Any) -> str:
@@ -272,7 +295,13 @@ def parse_results(raw: bytes, path: Path) -> Results:
             "\n".join([f"{path} is damaged or was edited:", *first, *more]), "run it again, or restore the file"
         ) from error
     refuse_format(results.format, path)
-    return results
+    try:
+        return replace(results, drifts=DriftTable(results.drifts))
+    except OverflowError as error:
+        raise RunFolderError(
+            f"{path} is damaged or was edited: a drift counts more than there can be",
+            "run it again, or restore the file",
+        ) from error
 
 
 def refuse_format(found: Any, path: Path) -> None:

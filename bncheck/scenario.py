@@ -103,7 +103,7 @@ class Network:
         return tuple(layer.name for layer in self.layers if layer.type == "batch_norm")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InputSpec:
     """How one named input is filled. ``shape`` has the batch axis first; a 0 in front is an empty batch.
 
@@ -129,7 +129,7 @@ class InputSpec:
     view: str = "contiguous"  # one of VIEWS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Event:
     """One step of a program. ``input`` names the input spec a forward reads; ``batch`` counts its forwards."""
 
@@ -160,7 +160,7 @@ class Tolerance:
     atol: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a scenario may have 100,000
 class Case:
     """One concrete point of a scenario's matrix: a program on a network with named inputs."""
 

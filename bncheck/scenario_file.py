@@ -118,6 +118,7 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}, missing_files: 
         faults.add([Fault(("matrix",), f"makes {count:,} cases; at most {MOST_CASES:,} are run")])
         faults.stop()
     cases = []
+    parts: dict[str, Any] = {}
     document: Document | None = None
     for point in points(raw, axes):
         case, found, read = _case(path, point, overrides, missing_files)
@@ -125,7 +126,7 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}, missing_files: 
         faults.add([*point.faults], origins=point.origins)
         faults.add(found, origins=point.origins)
         if case and not faults:
-            cases.append(case)
+            cases.append(share(case, parts))
         if len(faults.lines) >= MOST_FAULTS:
             break
     tables = read_expects(raw)
@@ -148,6 +149,16 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}, missing_files: 
         path=str(path),
         remarks=document.remarks,
     )
+
+
+def share(case: Case, parts: dict[str, Any]) -> Case:
+    """The case with parts of earlier cases where it has the same: 1,000 seeds need one network and one program.
+
+    The same is what is written the same, so that 1, 1.0 and true stay what they are.
+    """
+    inputs = {name: parts.setdefault(repr(spec), spec) for name, spec in case.inputs.items()}
+    network, events, steps = (parts.setdefault(repr(part), part) for part in (case.network, case.events, case.steps))
+    return dataclasses.replace(case, network=network, events=events, inputs=inputs, steps=steps)
 
 
 def _from_here(key: str, value: Any) -> Any:

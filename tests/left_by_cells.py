@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tarfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,17 @@ def write_loose(cell: Path) -> None:
             (cell / name).write_bytes(raw)
 
 
+def entries_of(path: Path) -> dict[str, int]:
+    """Name → where its content begins, of a tar's whole entries, as another program reads them."""
+    tar = Tar(path)
+    tar.look()
+    if not tar.end:
+        return {}
+    with tarfile.open(fileobj=BytesIO(path.read_bytes()[: tar.end])) as theirs:
+        return {member.name: member.offset_data for member in theirs}
+
+
 def cells_of(target: Path) -> list[str]:
     """Names of the cells that have a result: those in the tar in their order, then those beside it."""
-    tar = Tar(target / TAR)
-    tar.look()
-    packed = [name[: -len("/result.json")] for name in tar.entries if name.endswith("/result.json")]
+    packed = [name[: -len("/result.json")] for name in entries_of(target / TAR) if name.endswith("/result.json")]
     return list(dict.fromkeys([*packed, *(path.parent.name for path in target.glob("*/result.json"))]))

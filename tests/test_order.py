@@ -112,7 +112,7 @@ def test_a_resumed_run_still_checks_the_order(
 def test_other_bits_within_rounding_are_said_once_and_are_no_defect() -> None:
     case = Case("s", "base", "", {}, Network(()), {}, ())
     cell = CellView(case, "t", "t", "ok", None)
-    (found,) = check_target(TargetView("t", "t", {}, [cell], repeats=[Repeat(cell), Repeat(cell, identical=True)]))
+    (found,) = check_target(TargetView("t", "t", {}, repeats=[Repeat(cell), Repeat(cell, identical=True)]))
     assert (found.kind, found.evidence) == ("rounding", {"cases": 1, "of": 2})
 
 

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import printed
-from left_by_cells import arrays_of
+from left_by_cells import arrays_of, entries_of
 
 from bncheck.cases_file import read_job
-from bncheck.cell_files import Tar
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.results import Results, read_results
@@ -242,9 +241,8 @@ def start_and_wait_for_a_cell(folder: Path, out: Path) -> subprocess.Popen[str]:
 
 def finished(out: Path) -> dict[str, int]:
     """Cell → where its result stands in the tar that workers append to."""
-    tar = Tar(out / "cells" / "faulty_backend" / "cells.tar")
-    tar.look()
-    return {name[: -len("/result.json")]: at for name, (at, _) in tar.entries.items() if name.endswith("result.json")}
+    entries = entries_of(out / "cells" / "faulty_backend" / "cells.tar")
+    return {name[: -len("/result.json")]: at for name, at in entries.items() if name.endswith("result.json")}
 
 
 def test_an_interrupt_leaves_a_readable_run_and_exit_code_130(tmp_path: Path) -> None:

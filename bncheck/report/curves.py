@@ -81,7 +81,7 @@ def drifting_layer(results: Results, scenario: str, case: str) -> str:
     found = [
         drift
         for target in results.targets
-        for drift in results.drifts_at.get((scenario, case, results.base, target.name), ())
+        for drift in results.drifts_between(scenario, case, results.base, target.name)
         if drift.quantity in DRAWN and drift.verdict != "agrees"
     ]
     return max(found, key=lambda drift: np.nan_to_num(drift.mean_abs, nan=np.inf)).layer if found else ""

@@ -42,7 +42,7 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
     from bncheck.report.plot import write_picture
     from bncheck.report.table import write_csv
 
-    paths = [write_csv(table(found), run_folder / "graph.csv")]
+    paths = [write_csv([table(found)], run_folder / "graph.csv")]
     for scenario in results.scenarios:
         for picture in pictures(results, run_folder, scenario, png=True):
             paths += write_picture(picture, run_folder)

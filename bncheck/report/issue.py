@@ -134,7 +134,7 @@ def observed(results: Results, scene: Scene, subjects: Sequence[Subject]) -> Ite
 
 
 def drifts_of(results: Results, finding: Finding) -> list[Drift]:
-    return [d for d in results.drifts if (d.scenario, d.case) == (finding.scenario, finding.case)]
+    return results.drift_table.of_case(finding.scenario, finding.case)
 
 
 def between_sides(drift: Drift, finding: Finding) -> bool:

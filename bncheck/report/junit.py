@@ -53,9 +53,12 @@ def suite(name: str, cases: list[str]) -> str:
 
 
 def of_scenario(results: Results, scenario: ScenarioResult, verdict: Verdict) -> Iterator[str]:
-    here = [item for item in verdict.judged if item.charge.scenario == scenario.name]
+    here: dict[str, list[Judged]] = {}
+    for item in verdict.judged:
+        if item.charge.scenario == scenario.name and item.charge.kind != "expectation":
+            here.setdefault(item.charge.case, []).append(item)
     for case in scenario.cases:
-        about = [item for item in here if item.charge.case == case.name and item.charge.kind != "expectation"]
+        about = here.get(case.name, [])
         for a, b in combinations([target.name for target in results.targets], 2):
             yield of_pair(results, scenario, case, (a, b), [item for item in about if between(item.charge, a, b)])
 
@@ -90,7 +93,7 @@ def outcome(results: Results, cells: list[CellResult | None], pair: tuple[str, s
     drifts = [
         difference(drift, pair[1], results)
         for cell in cells[:1] if cell is not None
-        for drift in results.drifts_at.get((cell.scenario, cell.case, *pair), ()) if drift.verdict != "agrees"
+        for drift in results.drifts_between(cell.scenario, cell.case, *pair) if drift.verdict != "agrees"
     ]  # fmt: skip
     sentences = "\n".join([*map(line, failing), "", *drifts])
     return (

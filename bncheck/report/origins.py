@@ -30,7 +30,7 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
 
     from bncheck.report.table import write_csv
 
-    return [write_csv(pd.DataFrame(found, columns=list(COLUMNS)), run_folder / "origins.csv")]
+    return [write_csv([pd.DataFrame(found, columns=list(COLUMNS))], run_folder / "origins.csv")]
 
 
 def rows(results: Results, run_folder: Path) -> list[tuple[str, ...]]:

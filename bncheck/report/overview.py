@@ -74,7 +74,7 @@ def standing(results: Results, scenario: str, case: str, target: str) -> Standin
         return Standing(*unfinished(cell, results), findings=concerned)
     if target == results.base:
         return Standing("baseline", "baseline", findings=concerned)
-    drifts = results.drifts_at.get((scenario, case, results.base, target), ())
+    drifts = results.drifts_between(scenario, case, results.base, target)
     if not drifts:
         other = results.cell_at.get((scenario, case, results.base))
         why = f": {unfinished(other, results)[1]}" if other is not None and other.outcome != "ok" else ""

@@ -115,7 +115,7 @@ def place(
     drifts = [
         drift
         for target in results.targets
-        for drift in results.drifts_at.get((scenario.name, case.name, results.base, target.name), ())
+        for drift in results.drifts_between(scenario.name, case.name, results.base, target.name)
         if drift.verdict != "agrees"
     ]
     drifts.sort(key=lambda drift: -drift.mean_abs if drift.mean_abs == drift.mean_abs else float("-inf"))

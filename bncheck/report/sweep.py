@@ -128,7 +128,7 @@ def point(results: Results, scenario: str, case: str, target: str, quantity: str
     base = results.cell_at.get((scenario, case, results.base))
     if cell is not None and cell.outcome == "raised":
         return Point(None, "refused")
-    here = [d for d in results.drifts_at.get((scenario, case, results.base, target), ()) if d.quantity == quantity]
+    here = [d for d in results.drifts_between(scenario, case, results.base, target) if d.quantity == quantity]
     if any(drift.verdict == "nonfinite" for drift in here):
         return Point(None, "NaN")
     sizes = [float(getattr(drift, DRAWN[quantity][1])) for drift in here]

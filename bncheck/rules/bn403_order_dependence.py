@@ -8,7 +8,7 @@ What to do: run with `--isolate cell`, trust that result, and report the case th
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -24,7 +24,7 @@ CAUSE = "order-dependence"
 
 def check_target(target: TargetView) -> Iterator[Finding]:
     """One finding per case that comes out differently; one in all for cases that differ by rounding only."""
-    repeats = [*target.repeats, *repeated(target.cells)]
+    repeats = target.repeats
     for repeat in repeats:
         if repeat.quantity:
             yield finding(repeat)
@@ -51,20 +51,6 @@ def finding(repeat: Repeat) -> Finding:
         evidence={} if math.isnan(repeat.size) else {"max_abs": repeat.size},
         advice="run with --isolate cell, and look at the case that ran before",
     )  # fmt: skip
-
-
-def repeated(cells: Sequence[CellView]) -> Iterator[Repeat]:
-    """Cases that stand several times among a target's cells, with their traces: the first that differs of each."""
-    first: dict[str, CellView] = {}
-    said: set[str] = set()
-    for cell in cells:
-        earlier = first.setdefault(cell.case.id, cell)
-        if earlier is cell or cell.case.id in said:
-            continue
-        found = difference(earlier, cell)
-        if found is not None:
-            said.add(cell.case.id)
-            yield Repeat(cell, *found)
 
 
 def difference(one: CellView, two: CellView) -> tuple[str, str, float] | None:
