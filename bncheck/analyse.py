@@ -168,15 +168,12 @@ def judge_together(
                 break
             rest.popleft()
         if rest:
-            part = blank(work)
-            judge_chunk(work, rest[0], part, tell)
-            judged.append((rest.popleft(), part))
+            judged.append((rest[0], judge_here(work, rest[0])))
+            rest.popleft()
         while judged and (not rest or not isinstance(judged[0][1], Future) or judged[0][1].done()):
             chunk, found = judged.popleft()
-            if isinstance(found, Future):
-                tell(f"comparing {chunk.stop}/{chunks[-1].stop}")
-                found = outcome(found, work, chunk, tell)
-            merge(analysis, found)
+            tell(f"comparing {chunk.stop}/{chunks[-1].stop}")
+            merge(analysis, outcome(found, work, chunk, tell) if isinstance(found, Future) else found)
 
 
 def outcome(part: Future[Analysis], work: Work, chunk: range, tell: Callable[[str], None]) -> Analysis:
@@ -184,13 +181,13 @@ def outcome(part: Future[Analysis], work: Work, chunk: range, tell: Callable[[st
         return part.result()
     # A process that was killed for its memory, say.
     tell(f"a process that compared case {chunk.start + 1} to {chunk.stop} died: going on without it")
-    again = blank(work)
-    judge_chunk(work, chunk, again, tell)
-    return again
+    return judge_here(work, chunk)
 
 
-def blank(work: Work) -> Analysis:
-    return Analysis(conventions=dict(work.conventions), documented=dict(work.documented))
+def judge_here(work: Work, chunk: range) -> Analysis:
+    part = Analysis(conventions=dict(work.conventions), documented=dict(work.documented))
+    judge_chunk(work, chunk, part, lambda text: None)
+    return part
 
 
 def excerpt(work: Work, numbers: range) -> Work:
@@ -218,8 +215,7 @@ def judge_chunk(work: Work, numbers: range, analysis: Analysis, tell: Callable[[
 
 def judge_part(work: Work) -> Analysis:
     """One chunk in a process of the pool."""
-    part = blank(work)
-    judge_chunk(work, range(len(work.plan.cases)), part, lambda text: None)
+    part = judge_here(work, range(len(work.plan.cases)))
     return replace(part, conventions={}, documented={})
 
 
