@@ -29,7 +29,7 @@ def bncheck(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
 
 
 def drift(results: Results, scenario: str, case: str, a: str, b: str, quantity: str) -> Drift:
-    found = results.drifts_at[scenario, case, a, b]
+    found = results.drifts_between(scenario, case, a, b)
     return next(each for each in found if each.quantity == quantity)
 
 
