@@ -6,6 +6,7 @@
 ``help``     time of ``bncheck --help`` and what it imports
 ``cells``    small cells per second on torch after the import, over 2,000 cells, against a bare loop
 ``overlap``  wall time of the default run, warm, against the slowest target's import and compute
+``targets``  wall time of the default scenarios on every target that installs here, against the same bound
 ``memory``   peak memory of the host for 10, 100 and 1,000 cells, and for 10 and 1,000 steps
 ``depth``    time and peak memory of eval_in_batches on 169 layers, against the bare forward of the same batch
 ``judge``    seconds to measure one target's conventions and to diagnose 1,000 cells
@@ -129,10 +130,35 @@ def measure_overlap(folder: Path) -> None:
           f"with all reports {whole:.2f} s, that is 1.3 × bound + {whole - 1.3 * bound:.2f} s")  # fmt: skip
 
 
-def run_alone(target: str, run: Path) -> tuple[float, float]:
-    """(wall, CPU) seconds of the bare worker of one target on the jobs of a finished run; the best of three."""
-    job, python, found = run / "cells" / target, python_of(target), []
-    for _ in range(3):
+TARGETS = (
+    "reference", "torch", "torch[functional]", "torch[channels_last]", "torch[jit]", "mxnet", "mxnet==1.7.0.post2",
+    "onnxruntime", "keras", "keras[jax]", "keras[torch]", "tf_keras", "flax", "flax[linen]", "haiku", "paddle", "mlx",
+    "tinygrad", "torch==1.13.1", "torch==1.1.0",
+)  # fmt: skip
+
+
+def measure_targets(folder: Path) -> None:
+    """Environments have to be there; the first run warms what the machine keeps of them."""
+    run, walls = ["run", "-q", "--no-report", *(word for name in TARGETS for word in ("-t", name))], []
+    for turn in range(4):
+        began = time.perf_counter()
+        bncheck(*run, "--out", str(folder / f"run-{turn}"), folder=folder)
+        walls.append(time.perf_counter() - began)
+    found = json.loads((folder / "run-0" / "run.json").read_text())["targets"]
+    slugs = {each["name"]: each["slug"] for each in found if each["status"] == "ok"}
+    alone = {name: run_alone(name, folder / "run-0", slug, times=1) for name, slug in slugs.items()}
+    cores = os.cpu_count() or 1
+    bound = max(*(wall for wall, _ in alone.values()), sum(cpu for _, cpu in alone.values()) / cores)
+    slowest = max(alone, key=lambda name: alone[name][0])
+    each = ", ".join(f"{wall:.1f}" for wall in walls[1:])
+    print(f"targets  {len(alone)} targets: {each} s; bound {bound:.1f} s (slowest alone: {slowest}, {alone[slowest][0]:.1f} s); "
+          f"ratio of the median {statistics.median(walls[1:]) / bound:.2f}")  # fmt: skip
+
+
+def run_alone(target: str, run: Path, slug: str = "", times: int = 3) -> tuple[float, float]:
+    """(wall, CPU) seconds of the bare worker of one target on the jobs of a finished run; the best of ``times``."""
+    job, python, found = run / "cells" / (slug or target), python_of(target), []
+    for _ in range(times):
         (job / "cells.tar").unlink()
         start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as bncheck sets it for two workers on two cores
@@ -227,6 +253,7 @@ BENCHMARKS: dict[str, Callable[[Path], None]] = {
     "help": measure_help,
     "cells": measure_cells,
     "overlap": measure_overlap,
+    "targets": measure_targets,
     "memory": measure_memory,
     "judge": measure_judge,
     "depth": measure_depth,
