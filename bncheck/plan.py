@@ -41,6 +41,12 @@ class Plan:
     def cases(self) -> list[Case]:
         return [case for scenario in self.scenarios for case in scenario.cases]
 
+    @property
+    def repeated(self) -> list[Case]:
+        """Cases that are played a second time: all of them, or those of scenarios that ask for it."""
+        asking = (scenario for scenario in self.scenarios if self.check_order or scenario.check_order)
+        return [case for scenario in asking for case in scenario.cases]
+
 
 def write_plan(run: Path, plan: Plan) -> None:
     """Keep the scenario files and what was asked of them."""

@@ -202,3 +202,4 @@ class Scenario:
     path: str = ""
     # Facets that this scenario's input cannot identify, in its author's words; checked against measurement.
     remarks: str = ""
+    check_order: bool = False  # its cases are played a second time, last case first, in new processes

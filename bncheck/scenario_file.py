@@ -148,6 +148,7 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}, missing_files: 
         tags=tuple(document.tags),
         path=str(path),
         remarks=document.remarks,
+        check_order=document.check_order,
     )
 
 

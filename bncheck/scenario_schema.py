@@ -292,6 +292,7 @@ class Document(Table):
     probe: bool = False
     targets: list[Annotated[str, Field(min_length=1)]] = []
     tags: list[str] = []
+    check_order: bool = False
     remarks: str = ""
     dtype: Annotated[str, one_of("dtype", DTYPES)] = "float32"
     network: NetworkTable

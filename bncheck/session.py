@@ -84,18 +84,18 @@ def carry_out(request: Request, listener: Listener) -> tuple[Path, Results]:
     places = prepare_environments(targets, backends, pythons, listener.say)
     seats = [seat(target, backends[target.backend], places[target]) for target in targets]
     documented = {target.name: backends[target.backend].documented for target in targets}
-    listener.expect(len(plan.cases) * sum(place.python is not None for place in seats))
+    listener.expect((len(plan.cases) + len(plan.repeated)) * sum(place.python is not None for place in seats))
     Thread(target=import_reports, args=(request.formats,), daemon=True).start()
     measured: Measured = {}
     try:
         hear = measuring(run, plan, seats, documented, listener, measured)
         found = run_cells(run, plan, seats, request.options, hear)
-        if plan.check_order:
+        if plan.repeated:
             from bncheck.order import play_again
 
-            listener.say("playing all cells again, last case first")
+            listener.say(f"playing {len(plan.repeated)} cases again, last case first")
             played = [replace(place, result=target) for place, target in zip(seats, found, strict=True)]
-            play_again(run, plan.cases, played, request.options, listener.cell)
+            play_again(run, plan.repeated, played, request.options, listener.cell)
     except KeyboardInterrupt:
         conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.rules, measured)
         raise

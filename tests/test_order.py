@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from left_by_cells import cells_of
 
 from bncheck.evidence import CellView, Repeat, TargetView
 from bncheck.order import same_bits
@@ -65,6 +66,20 @@ def test_a_buffer_that_outlives_its_cell_is_a_defect_of_that_target(results: Res
         ("repeat-1", "running_mean"),
         ("repeat-2", "running_mean"),
     }
+
+
+def test_a_scenario_may_ask_for_it_and_then_only_its_cases_are_played_again(tmp_path: Path) -> None:
+    asking = "check_order = true\n" + SCENARIO.replace('"program.repeat" = [1, 2]', '"program.repeat" = [3, 4]')
+    (tmp_path / "two.toml").write_text(SCENARIO, encoding="utf-8")
+    (tmp_path / "more.toml").write_text(asking, encoding="utf-8")
+    command = [sys.executable, "-m", "bncheck", "run", "two.toml", "more.toml", "-t", "leaky_backend", "--out", "run"]
+    command += ["--backend-file", str(FOLDER / "leaky_backend.py"), "--no-probe", "--no-report", "--fail-on", "never"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert cells_of(tmp_path / "run" / "again" / "cells" / "leaky_backend") == ["more--repeat-4", "more--repeat-3"]
+    found = [item for item in read_results(tmp_path / "run").findings if item.cause == "order-dependence"]
+    assert {(item.scenario, item.case) for item in found} == {("more", "repeat-3"), ("more", "repeat-4")}
+    assert "6/6 cells" in done.stderr
 
 
 def test_how_far_off_is_measured(results: Results) -> None:

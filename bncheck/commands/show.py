@@ -51,6 +51,8 @@ def describe(scenario: Scenario) -> Iterator[str]:
     varied = " (of the first case; the cases vary it)" if len(scenario.cases) > 1 else ""
     if scenario.targets:
         yield f"\ntargets (unless -t names others)\n  {', '.join(scenario.targets)}"
+    if scenario.check_order:
+        yield "\nits cases are played a second time, last case first, in new processes"
     yield f"\nnetwork{varied}"
     yield from (f"  {describe_layer(layer)}" for layer in first.network.layers)
     if first.network.file:

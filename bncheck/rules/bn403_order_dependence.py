@@ -1,8 +1,8 @@
 """The same case gives another result in another order, or in a process of its own.
 
-Signature: one target, one case, run more than once (`--check-order`: in reversed order, in new processes), and the
-traces differ by more than rounding. Something outlives a case: a cached primitive, a global flag, a shared buffer, a
-random state.
+Signature: one target, one case, run more than once (`--check-order`, or `check_order = true` in its scenario: in
+reversed order, in new processes), and the traces differ by more than rounding. Something outlives a case: a cached
+primitive, a global flag, a shared buffer, a random state.
 
 What to do: run with `--isolate cell`, trust that result, and report the case that comes before: it leaks.
 """
