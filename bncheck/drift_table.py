@@ -1,4 +1,4 @@
-"""All drifts of a run in rows of 104 bytes, beyond 1 MiB of them in a temporary file.
+"""All drifts of a run in rows of 104 bytes, beyond 256 KiB of them in a temporary file.
 
 Drifts accumulate while a run's arrays stream by: 1,000 cases on 20 targets have 1.3 million. A
 :class:`~bncheck.evidence.Drift` is made of a row when somebody looks.
@@ -24,7 +24,7 @@ COUNTS = ("points", "first_event", "nonfinite_a", "nonfinite_b")
 SIZES = ("mean_abs", "std_abs", "max_abs", "max_rel", "max_ulp")
 ROW = np.dtype([(name, "i4") for name in WORDS] + [(name, "i8") for name in COUNTS] + [(name, "f8") for name in SIZES])
 NEVER = np.iinfo(np.int64).min  # in first_event: None
-IN_MEMORY = 2**20  # bytes
+IN_MEMORY = 2**18  # bytes
 AT_ONCE = 64  # rows that are objects at the same time while somebody goes through all
 REMEMBERED = 128  # pairs whose drifts stay objects for whoever asks next
 

@@ -7,7 +7,7 @@
 ``cells``    small cells per second on torch after the import, over 2,000 cells, against a bare loop
 ``overlap``  wall time of the default run, warm, against the slowest target's import and compute
 ``targets``  wall time of the default scenarios on every target that installs here, against the same bound
-``memory``   peak memory of the host for 10, 100 and 1,000 cells, and for 10 and 1,000 steps
+``memory``   peak memory of the host for 10, 100, 1,000 and 10,000 cells, and for 1,000 steps
 ``depth``    time and peak memory of eval_in_batches on 169 layers, against the bare forward of the same batch
 ``judge``    seconds to measure one target's conventions and to diagnose 1,000 cells
 """
@@ -178,7 +178,7 @@ print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 
 
 def measure_memory(folder: Path) -> None:
-    for cases, repeat in ((10, 1), (100, 1), (1000, 1), (10, 1000)):
+    for cases, repeat in ((5, 1), (50, 1), (500, 1), (5000, 1), (5, 1000)):
         out = str(folder / f"memory-{cases}-{repeat}")
         arguments = ["run", scenario_file(folder, cases, repeat), "-t", "reference", "-t", "reference[mxnet]"]
         arguments += ["--no-probe", "--no-report", "-q", "--out", out]

@@ -7,6 +7,7 @@ network again from the state that the forward began with, and puts the running s
 
 import faulthandler
 import os
+import re
 
 import numpy as np
 
@@ -39,6 +40,7 @@ DOCUMENTED = [
 WORD = "momentum"  # MLX's momentum is the weight of the new batch
 WORDS = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
 STATISTICS = ("running_mean", "running_var")
+ENDLESS_UP_TO = (0, 32, 4)  # the version that it was seen on
 EMPTY_SECONDS = 5  # when it does end, it takes less than a millisecond
 
 
@@ -95,6 +97,11 @@ def make_layer(mx, nn, layer, params, first):
     return nn.Conv2d(weight[1], weight[0], weight[2:], stride=step, padding=pad)
 
 
+def release(version):
+    """(0, 32, 4) of "0.32.4.dev20261101"."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
 def to_first(mx, x):
     return mx.moveaxis(x, -1, 1) if x.ndim > 2 else x
 
@@ -128,7 +135,7 @@ class Model:
 
         self.mx, self.nn, self.network, self.params = mx, nn, network, params
         self.dtype = getattr(mx, dtype)
-        self.wide = dtype == "bfloat16"
+        self.wide, self.device = dtype == "bfloat16", device
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers = list(self.specs)
         self.first = any(spec["axis"] == 1 for spec in self.specs.values())
@@ -178,6 +185,7 @@ class Model:
         if mode != "as_is":
             self.set_mode(mode != "eval")
         before = self.snapshot()
+        self.refuse_endless(data)
         out = self.play(data)
         # MLX is lazy: without this an error would surface at a later read.
         self.settle([out, *self.statistics()], empty=not data.size)
@@ -187,12 +195,19 @@ class Model:
             self.used_up = False
         return self.result(self.returned if mode == "eval" and self.returned is not None else out)
 
-    def settle(self, arrays, empty):
-        """Compute what ``arrays`` so far only stand for. The process ends when an empty batch takes EMPTY_SECONDS.
+    def refuse_endless(self, data):
+        """In half of the runs, the sum over an empty batch does not end on the CPU: a debugger finds its thread in
+        nd_loop, below reduction_op. From Python there is no way out, and no two runs would give the same."""
+        summed = any(norm.training or "running_mean" not in norm for norm in self.norms.values())
+        if not data.size and summed and self.device == "cpu" and release(self.mx.__version__) <= ENDLESS_UP_TO:
+            raise NotImplementedError(
+                "MLX %s may not come to an end of the sum over an empty batch; the process could only be killed"
+                % self.mx.__version__
+            )
 
-        In half of the runs, the sum over an empty batch does not end on MLX 0.32.4's CPU (a debugger finds its thread
-        in nd_loop, below reduction_op). From Python there is no way out; the cell's time limit is two minutes.
-        """
+    def settle(self, arrays, empty):
+        """Compute what ``arrays`` so far only stand for. Should a sum over an empty batch be endless where it is not
+        known to be, the process ends after EMPTY_SECONDS instead of the cell's two minutes."""
         if empty:
             faulthandler.dump_traceback_later(EMPTY_SECONDS, exit=True, file=2)
         try:
