@@ -188,7 +188,7 @@ def test_a_state_that_stays_non_finite_has_one_cause(cause: str, trace: Any):
     cell = make_cell(make_case((F, E)), "torch", trace)
     findings = [f for item in load_rules() if item.check_cell for f in item.check_cell(cell)]
     assert [f.cause for f in findings] == [cause]
-    assert "1 of the 1 later forwards on clean data are not finite" in findings[0].title
+    assert "the one later forward on clean data is not finite" in findings[0].title
 
 
 def test_overflow_is_a_defect_only_where_the_variance_fits_the_buffer():

@@ -49,10 +49,16 @@ class Poisoning:
         if self.born_finite and self.surfaced is not None:
             return (
                 f"while the output of that very forward is finite; it shows in the next {self.surfaced_op} "
-                f"(event {self.surfaced + 1}): {self.later_bad} of the {self.later_clean} later forwards on clean data "
-                "are not finite"
+                f"(event {self.surfaced + 1}): {self.afterwards}"
             )
-        return f"and stays so: {self.later_bad} of the {self.later_clean} later forwards on clean data are not finite"
+        return f"and stays so: {self.afterwards}"
+
+    @property
+    def afterwards(self) -> str:
+        if self.later_clean == 1:
+            return f"the one later forward on clean data is {'not ' if self.later_bad else ''}finite"
+        verb = "is" if self.later_bad == 1 else "are"
+        return f"{self.later_bad} of the {self.later_clean} later forwards on clean data {verb} not finite"
 
 
 def poisonings(cell: CellView) -> Iterator[Poisoning]:
