@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 VERSION = re.compile(r"==[^@\s]+")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Charge:
     """``kind`` is a finding's, or crashed, timeout, expectation, drift. ``sides`` are the groups of targets that differ
     (one group when it is about targets one by one); ``names`` are the targets as the run calls them.

@@ -20,7 +20,7 @@ CAUSES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One named cause.
 
