@@ -103,6 +103,8 @@ def expected(finding: Finding, subjects: Sequence[Subject]) -> str:
         return "That all targets give the same."
     if subject.problem == "nonfinite":
         return f"That {text(subject.finding.quantity or 'every value')} stays finite."
+    if subject.problem == "repeated":
+        return "That a case gives the same, whatever ran before it."
     if subject.problem == "recorded":
         return "See the title; no other target of the run gave anything else."
     if not finding.departs and len(subjects) > 1:

@@ -110,6 +110,11 @@ def write_scripts(scene: Scene) -> tuple[list[Subject], dict[str, Script], dict[
 
 def subject_of(scene: Scene, target: TargetResult) -> Subject:
     """The script's subject for one target of the scene."""
+    if target.name in scene.unsteady and scene.finding.cause != "order-dependence":
+        raise CannotWriteError(
+            "the case gives something else there when it is played again, so that a script need not show what the run "
+            "did; take the kit of that finding (bncheck repro RUN order-dependence)"
+        )
     own = next(item.trace for item in scene.played if item.target.name == target.name)
     sizes = [array.size for name, array in own.arrays.items() if name.startswith("output/")]
     shape = next((array.shape[1:] for name, array in scene.inputs.items() if name.startswith("x/")), ())

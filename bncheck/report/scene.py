@@ -37,6 +37,7 @@ class Scene:
     model_file: bytes = b""  # the file that network.file names
     note: str = ""
     lost: Mapping[str, str] = field(default_factory=dict)  # target of the finding → why it left nothing to look at
+    unsteady: frozenset[str] = frozenset()  # targets that gave something else when the case was played again
 
 
 # ----------------------------------------------------------------------------------------------- which finding
@@ -106,7 +107,7 @@ def read_scene(run: Path, results: Results, finding: Finding, case: Case | None 
     return Scene(
         finding, case, read_inputs(run, job), played, Tolerance(described.rtol, described.atol),
         dict(known.inputs) if known else {}, int(job.get("sample", 4096)), custom_source(case),
-        model_file(case), lost=lost(results, finding, played),
+        model_file(case), lost=lost(results, finding, played), unsteady=unsteady(results, finding),
     )  # fmt: skip
 
 
@@ -119,6 +120,12 @@ def read_cells(run: Path, results: Results, case: CaseResult, finding: Finding) 
         if trace is not None:
             found.append(Played(target, trace, target.environment))
     return tuple(found)
+
+
+def unsteady(results: Results, finding: Finding) -> frozenset[str]:
+    here = results.findings_at.get((finding.scenario, finding.case), ())
+    found = [item for item in here if item.cause == "order-dependence" and item.kind != "rounding"]
+    return frozenset(name for item in found for name in item.targets)
 
 
 def lost(results: Results, finding: Finding, played: Sequence[Played]) -> dict[str, str]:

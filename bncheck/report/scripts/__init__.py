@@ -2,8 +2,10 @@
 
 A file has ``setup(subject)`` (imports, layers, initial state), ``play(subject, step, x, dys)`` (one event),
 ``held(subject)`` (quantity → expression of the state as held), ``requirements(target)``, and raises
-``CannotWriteError(reason)`` for what it cannot say. Optional: ``before_look(subject)`` (lines in front of a look at the
-state), ``after(subject)`` (lines behind the program), ``files(subject)`` (ending → bytes of a file beside the script).
+``CannotWriteError(reason)`` for what it cannot say. Optional: ``definitions(subject)`` (what stands in front of the
+setup and is there once, also where a script plays its case twice), ``before_look(subject)`` (lines in front of a look
+at the state), ``after(subject)`` (lines behind the program), ``files(subject)`` (ending → bytes of a file beside the
+script).
 """
 
 from __future__ import annotations

@@ -33,13 +33,16 @@ def imports(subject: Subject) -> list[str]:
     return lines
 
 
-def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
+def definitions(subject: Subject) -> list[str]:
+    """What stands before the network is made, once."""
     if subject.case.network.file:
         raise CannotWriteError("networks from a file have no torch script yet")
     lines = [*replicas.started(subject), *own_code(subject), *parts.classes(subject), *operator_class(subject)]
-    lines += flatten_class(subject)
-    lines += [*sample_function(subject), *view_function(subject)]
-    lines += [*build(subject, beside), *copies.made(subject), *replicas.wrapped(subject)]
+    return [*lines, *flatten_class(subject), *sample_function(subject), *view_function(subject)]
+
+
+def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
+    lines = [*build(subject, beside), *copies.made(subject), *replicas.wrapped(subject)]
     return [*lines, f"net.{events.one_mode(subject)}()"] if events.one_mode(subject) else lines
 
 

@@ -42,8 +42,10 @@ def write_script(subject: Subject, writer: ModuleType, stem: str) -> Script:
     beside: dict[str, Array] = {}
     files: dict[str, bytes] = getattr(writer, "files", lambda subject: {})(subject)
     data = list(input_lines(subject, beside))
+    defined: list[str] = getattr(writer, "definitions", lambda subject: [])(subject)
     body = [*writer.setup(subject, beside), "", *state_lines(subject, writer), ""]
     body += [*program_lines(subject, writer), *getattr(writer, "after", lambda subject: [])(subject)]
+    body = [*defined, *(twice(body) if subject.problem == "repeated" else body)]
     expected = list(expected_lines(subject, beside))
     imports = sorted({"import sys", *(["import zlib"] if any("zlib." in line for line in data) else []),
                       *(["from pathlib import Path"] if beside or files else [])})  # fmt: skip
@@ -93,7 +95,7 @@ def header(subject: Subject) -> list[str]:
         *comment(f"Case {case.id} on {subject.target.label}; written by bncheck {__version__}. {meaning(subject)}"),
     ]
     for quantity in subject.quantities:
-        if subject.problem != "recorded":
+        if subject.problem not in ("recorded", "repeated"):
             lines += comment(f"Reported: {quantity.name} {figures(quantity.here, quantity.there)}.")
     here, there = (refusals(subject, which) for which in (subject.refused_here, subject.refused_there))
     if here != there:
@@ -113,6 +115,9 @@ def meaning(subject: Subject) -> str:
         return f"It exits 1 while NaN or Inf is in {where}, and 0 when all is finite{beside}."
     if subject.problem == "rounding":
         return f"Differences from {subject.other} are rounding, so there is no problem: it prints them and exits 0."
+    if subject.problem == "repeated":
+        return ("It plays the case twice in one process, each time by a new network: it exits 1 while the second time "
+                "gives something else, else 0. What only another case leaves behind does not show.")  # fmt: skip
     if subject.problem == "recorded":
         return ("No other target of the run gave anything else, so the values beside are those that were recorded "
                 "here: it exits 1 while it still gives them, and 0 when it no longer does.")  # fmt: skip
@@ -181,13 +186,18 @@ def all_ones(array: Array) -> bool:
 
 
 def expected_lines(subject: Subject, beside: dict[str, Array]) -> Iterator[str]:
-    source = subject.other or "recorded here"
-    yield f"# Expected: what {one_line(source, 80)} gave on the same bytes, point by point."
-    yield f"SOURCE = {one_line(source, 80)!r}"
-    yield "EXPECTED = {"
-    for quantity in subject.quantities:
-        yield f'    "{quantity.name}": {table(quantity.name, quantity.there, beside)},'
-    yield "}"
+    if subject.problem == "repeated":
+        yield "# Expected: that the second time gives the same, point by point."
+        yield 'SOURCE = "the first time"'
+        yield f"EXPECTED = dict.fromkeys({[quantity.name for quantity in subject.quantities]!r})"
+    else:
+        source = subject.other or "recorded here"
+        yield f"# Expected: what {one_line(source, 80)} gave on the same bytes, point by point."
+        yield f"SOURCE = {one_line(source, 80)!r}"
+        yield "EXPECTED = {"
+        for quantity in subject.quantities:
+            yield f'    "{quantity.name}": {table(quantity.name, quantity.there, beside)},'
+        yield "}"
     pairs = ", ".join(f'"{q.name}": dict(rtol={q.rtol!r}, atol={q.atol!r})' for q in subject.quantities)
     yield f"TOLERANCE = {{{pairs}}}"
     if subject.refused_here or subject.refused_there:
@@ -239,6 +249,17 @@ def state_lines(subject: Subject, writer: ModuleType) -> list[str]:
     lines = ["", "def look(when):", *[f"    {line}" for line in getattr(writer, "before_look", lambda s: [])(subject)]]
     lines += [f'    see("{name}", when, {held[name]})' for name in shown] or ["    pass"]
     return [*lines, ""]
+
+
+def twice(body: Sequence[str]) -> list[str]:
+    """Build the network and play the program two times; the first gives what is expected."""
+    return [
+        "for turn in range(2):  # in one process, each time by a new network",
+        "    found = {name: [] for name in EXPECTED}",
+        *(f"    {line}" if line else line for line in body),
+        "    if turn == 0:",
+        "        EXPECTED = {name: [values for _, values in rows] for name, rows in found.items()}",
+    ]
 
 
 def event_label(op: str, event: str, loop: str) -> str:

@@ -17,7 +17,7 @@ from bncheck.results import TargetResult
 from bncheck.scenario import FORWARD_OPS, Case, InputSpec, Layer, Tolerance
 from bncheck.trace import Array, Trace
 
-Problem = Literal["differs", "nonfinite", "recorded", "rounding"]
+Problem = Literal["differs", "nonfinite", "recorded", "repeated", "rounding"]
 STATES = ("running_mean", "running_var", "running_covar", "counter", "gamma", "beta")
 LOOSE = ("output", "grad_input")
 GRADIENTS = ("grad_gamma", "grad_beta")
@@ -134,7 +134,11 @@ def make_subject(
     if layer and not has_layer(case, own.trace, layer):
         raise CannotWriteError(f"{case.id} has no layer {layer[:40]!r} to look at")
     other, problem = None, "recorded"
-    for candidate in others(finding, played, name):
+    if finding.cause == "order-dependence" and finding.kind != "rounding":
+        if raised(own.trace) or case.network.replicas:
+            raise CannotWriteError("no script plays replicas or a refused event a second time")
+        problem = "repeated"
+    for candidate in others(finding, played, name) if problem != "repeated" else ():
         if differs(finding, case, own, candidate, layer, tolerance=tolerance):
             other, problem = candidate, "differs"
             break

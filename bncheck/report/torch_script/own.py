@@ -14,7 +14,7 @@ OURS = (
     "REFUSED", "SIZES", "COVARIANCES", "beside", "found", "refused", "see", "refuse", "look", "number", "some", "gaps",
     "compare", "run", "out", "inner", "second", "programs", "problems", "viewed", "Parts", "Layout", "stack",
     "count_of", "part", "whole", "of", "together", "apart", "rank", "store", "others", "saved", "mode", "session",
-    "exported", "sample", "gcd", "Flatten", "Keep", "seen",
+    "exported", "sample", "gcd", "Flatten", "Keep", "seen", "turn",
 )  # fmt: skip
 
 
