@@ -5,7 +5,6 @@ functional: a training step runs forward and gradient in one call. Here they are
 network again from the state that the forward began with, and puts the running statistics back afterwards.
 """
 
-import faulthandler
 import os
 import re
 
@@ -41,7 +40,6 @@ WORD = "momentum"  # MLX's momentum is the weight of the new batch
 WORDS = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
 STATISTICS = ("running_mean", "running_var")
 ENDLESS_UP_TO = (0, 32, 4)  # the version that it was seen on
-EMPTY_SECONDS = 5  # when it does end, it takes less than a millisecond
 
 
 def describe(variant, device):
@@ -187,8 +185,7 @@ class Model:
         before = self.snapshot()
         self.refuse_endless(data)
         out = self.play(data)
-        # MLX is lazy: without this an error would surface at a later read.
-        self.settle([out, *self.statistics()], empty=not data.size)
+        self.mx.eval(out, *self.statistics())  # MLX is lazy: without it an error would surface at a later read
         if mode in ("train", "as_is"):
             # A forward after a backward starts a new tape; several before one backward share it.
             self.tape = [(data, before)] if self.used_up else self.tape + [(data, before)]
@@ -204,16 +201,6 @@ class Model:
                 "MLX %s may not come to an end of the sum over an empty batch; the process could only be killed"
                 % self.mx.__version__
             )
-
-    def settle(self, arrays, empty):
-        """Compute what ``arrays`` so far only stand for. Should a sum over an empty batch be endless where it is not
-        known to be, the process ends after EMPTY_SECONDS instead of the cell's two minutes."""
-        if empty:
-            faulthandler.dump_traceback_later(EMPTY_SECONDS, exit=True, file=2)
-        try:
-            self.mx.eval(*arrays)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
 
     def play(self, x):
         self.seen, self.returned = {}, None
@@ -235,7 +222,7 @@ class Model:
                 self.restore(before)
                 last, grads = self.gradient(data, self.tensor(dy))
                 total = grads if total is None else [one + other for one, other in zip(total, grads)]
-            self.settle([last, *total], empty=not all(data.size for data, _ in self.tape))
+            self.mx.eval(last, *total)
         finally:
             self.restore(now)
             self.seen, self.returned = seen
