@@ -33,6 +33,7 @@ ONE = Drift("s", "c", "torch", "mxnet", "bn", "running_mean", 5, 0.5, 0.25, 1.0,
 
 @given(DRIFTS, st.integers(0, 200))
 def test_a_table_holds_what_a_list_would(drifts: list[Drift], cut: int) -> None:
+    cut %= len(drifts) + 1
     table = DriftTable(drifts[:cut])
     table.extend(DriftTable(drifts[cut:]))  # whose words have other numbers
     assert len(table) == len(drifts)
@@ -60,6 +61,14 @@ def test_what_is_added_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [d.points for d in table.between("s", "c3", "mxnet", "torch")] == list(range(3, number + 1, 10))
     assert table.between("s", "c3", "torch", "reference") == ()
     assert table.between("s", "gone", "torch", "mxnet") == ()
+
+
+def test_words_keep_their_meaning_where_tables_are_joined() -> None:
+    table = DriftTable([ONE])
+    table.extend(DriftTable([replace(ONE, a="mxnet", b="torch", case="d", quantity="gamma")]))
+    assert [(d.a, d.b, d.case, d.quantity) for d in table] == [
+        ("torch", "mxnet", "c", "running_mean"), ("mxnet", "torch", "d", "gamma"),
+    ]  # fmt: skip
 
 
 def test_no_event_and_the_initial_state_are_told_apart() -> None:

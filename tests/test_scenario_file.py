@@ -427,3 +427,16 @@ def test_shipped_scenarios_and_two_thousand_cases_expand_quickly(tmp_path: Path)
     matrix = f'[matrix]\n"input.seed" = {list(range(1000))}\n"input.fill" = ["ones", "normal"]\n'
     assert len(load(tmp_path, HEAD + NETWORK + INPUT + PROGRAM + matrix).cases) == 2000
     assert time.perf_counter() - start < 5.0
+
+
+def test_cases_share_what_is_the_same_and_nothing_else(tmp_path: Path) -> None:
+    """1, 1.0 and true are equal in Python, and three different things to a framework."""
+    layer = "[[network.layers]]\nname = 'bn'\ntype = 'batch_norm'\n[network.layers.native.torch]\nflag = 0\n"
+    matrix = '[matrix]\n"network.layers.bn.native.torch.flag" = [1, 1.0, true]\n"input.seed" = [0, 1]\n'
+    cases = load(tmp_path, HEAD + layer + INPUT + PROGRAM + matrix).cases
+    flags = [case.network.layers[0].native["torch"]["flag"] for case in cases]
+    assert [type(flag) for flag in flags] == [int, int, float, float, bool, bool]
+    assert [case.inputs["main"].seed for case in cases] == [0, 1] * 3
+    assert cases[0].network is cases[1].network
+    assert all(case.events is cases[0].events for case in cases)
+    assert cases[0].inputs["main"] is cases[2].inputs["main"]
