@@ -1,6 +1,6 @@
 """Benchmarks: prints what was measured, as ratios against the bare framework where there is one. Nothing is asserted.
 
-    python tests/benchmarks/measure.py            all of them, about three minutes
+    python tests/benchmarks/measure.py            all of them, about seven minutes once the environments are there
     python tests/benchmarks/measure.py help cells  only these
 
 ``help``     time of ``bncheck --help`` and what it imports

@@ -17,7 +17,7 @@ from bncheck.trace import Array
 OURS = (
     "net", "mx", "np", "sys", "x", "y", "ys", "X", "DY", "EXPECTED", "SOURCE", "TOLERANCE", "REFUSED", "beside",
     "found", "refused", "see", "refuse", "look", "number", "some", "gaps", "compare", "out", "inner", "training",
-    "taped", "layer", "context", "problems",
+    "taped", "layer", "context", "problems", "turn",
 )  # fmt: skip
 RECORDING = ("train_forward", "forward")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bncheck.report.standalone.literal import identifier
 from bncheck.report.standalone.steps import Step
 from bncheck.report.standalone.subject import CannotWriteError, Subject
 from bncheck.report.torch_script.tensors import tensor
@@ -79,4 +78,4 @@ def held(subject: Subject) -> dict[str, str]:
 
 
 def is_copy(subject: Subject) -> bool:
-    return subject.layer.endswith("@copy") and identifier(subject.layer) != subject.layer
+    return subject.layer.endswith("@copy")
