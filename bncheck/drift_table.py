@@ -168,8 +168,10 @@ class DriftTable(Sequence[Drift]):
         return found
 
     def rows_of(self, scenario: str, case: str) -> Array:
+        if scenario not in self.codes or case not in self.codes:
+            return np.zeros(0, ROW)
         order, cases = self.sorted_cases
-        key = case_key(self.codes.get(scenario, -1), self.codes.get(case, 0))
+        key = case_key(self.codes[scenario], self.codes[case])
         first, last = np.searchsorted(cases, [key, key + 1])
         found = [self.rows(*self.span(int(place))) for place in order[first:last]]
         return np.concatenate(found) if found else np.zeros(0, ROW)

@@ -63,6 +63,12 @@ def test_what_is_added_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table.between("s", "gone", "torch", "mxnet") == ()
 
 
+def test_a_case_that_nobody_knows_is_not_the_one_that_is_called_like_its_scenario() -> None:
+    table = DriftTable([replace(ONE, scenario="s", case="s")])
+    assert (table.of_case("s", "gone"), table.of_case("gone", "s")) == ([], [])
+    assert table.between("s", "gone", "torch", "mxnet") == ()
+
+
 def test_words_keep_their_meaning_where_tables_are_joined() -> None:
     table = DriftTable([ONE])
     table.extend(DriftTable([replace(ONE, a="mxnet", b="torch", case="d", quantity="gamma")]))
