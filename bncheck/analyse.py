@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from bncheck import __version__
+from bncheck.accounting import absorb_by_order
 from bncheck.compare import compare
 from bncheck.convention import Convention
 from bncheck.diagnose import diagnose, importance
@@ -92,6 +93,7 @@ def analyse(
             analysis.conventions[target.name] = measure_target(run, plan, target, rows)
     judge_cases(Work(run, plan, tuple(targets), analysis.conventions, analysis.documented), analysis, tell)
     analysis.findings += diagnose([], [], [target_view(target, analysis) for target in targets])
+    findings = analysis.findings = absorb_by_order(analysis.findings)
     return Results(
         version=__version__,
         command=plan.command,
@@ -101,7 +103,7 @@ def analyse(
         cells=tuple(analysis.cells),
         drifts=analysis.drifts,
         conventions=tuple(found for paths in analysis.conventions.values() for found in paths.values()),
-        findings=tuple(sorted(analysis.findings, key=importance)),
+        findings=tuple(sorted(findings, key=importance)),
         baseline=baseline(targets),
     )
 

@@ -8,29 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
-from bncheck.evidence import CellView, PairView, TargetView
+from bncheck.accounting import about_same_targets, absorb, account, covers, open_drifts
+from bncheck.compare import held
+from bncheck.evidence import CellView, Drift, PairView, TargetView
 from bncheck.finding import KINDS, Finding
 from bncheck.rules import load_rules
 from bncheck.rules.bn901_rounding import is_rounding
+from bncheck.rules.bn901_rounding import check_pair as rounded
+from bncheck.rules.bn902_unexplained import unexplained
 from bncheck.rules.counting import advance
-from bncheck.rules.movement import STATISTICS
 from bncheck.rules.well_formed import well_formed
 from bncheck.rules.wording import name, names
-
-# Causes that only say what nothing else says; the order is the order of strength.
-LEFTOVERS = ("gradient", "unexplained", "rounding")
-# Causes that change y and what comes after it, not the statistics of the same layer.
-OUTPUT_CAUSES = ("eps", "affine", "normaliser-source", "normalise-arithmetic", "counter-skew")
-# Causes that change what is remembered. BN206 speaks where the outputs agree: there they cannot reach a gradient.
-MEMORY_CAUSES = (
-    "update-phase", "update-count", "counter-skew", "batch-weight", "averaging", "variance-divisor", "wrong-statistic",
-    "hyperparameter-lost", "low-precision-stall", "stale-state",
-)  # fmt: skip
-# Above this share a convention has explained the drift; what is left is its replay's rounding.
-EXPLAINED = 0.99
+from bncheck.trace import STATES
 
 
 def diagnose(cells: Sequence[CellView], pairs: Sequence[PairView], targets: Sequence[TargetView]) -> list[Finding]:
@@ -44,8 +37,7 @@ def diagnose(cells: Sequence[CellView], pairs: Sequence[PairView], targets: Sequ
         for case in by_case.values():
             layers = [layer for cell in case.cells if cell.trace is not None for layer in cell.trace.layers]
             order = {layer: place for place, layer in enumerate(dict.fromkeys(layers))}
-            here = join_singles(best_of_each(_case_findings(case)))
-            found += drop_explained(here, order)
+            found += _case_findings(case, order)
     return sorted(found, key=importance)
 
 
@@ -77,14 +69,30 @@ def _by_case(cells: Iterable[CellView], pairs: Iterable[PairView]) -> Mapping[tu
     return found
 
 
-def _case_findings(case: CaseViews) -> list[Finding]:
+def _case_findings(case: CaseViews, order: Mapping[str, int]) -> list[Finding]:
+    """What rules say about a case, and for every difference what accounts for it, or that nothing does."""
     rules = load_rules()
     found = _cell_findings(case.cells)
-    groups = agreeing_groups(case)
-    for pair in group_pairs(case, groups):
-        sides = tuple(tuple(cell.target for cell in side.members) for side in (pair.a, pair.b))
-        found += [replace(item, sides=sides) for rule in rules if rule.check_pair for item in rule.check_pair(pair)]
-    return found
+    pairs = list(group_pairs(case, agreeing_groups(case)))
+    for pair in pairs:
+        found += [between(pair, item) for rule in rules if rule.check_pair for item in rule.check_pair(pair)]
+    found = join_singles(best_of_each(found))
+    rest: list[Finding] = []
+    for pair in pairs:
+        found, left = account(found, open_drifts(member_pairs(case, pair)), order)
+        rest += [between(pair, item) for item in unexplained(pair, left, order)]
+    return rounding_between(case, absorb([*found, *rest]))
+
+
+def between(pair: PairView, finding: Finding) -> Finding:
+    """The finding with the two groups that it is about."""
+    return replace(finding, sides=tuple(tuple(cell.target for cell in side.members) for side in (pair.a, pair.b)))
+
+
+def member_pairs(case: CaseViews, pair: PairView) -> list[PairView]:
+    """The pair itself, and all others of a member of one side with one of the other."""
+    keys = [frozenset((a.target, b.target)) for a in pair.a.members for b in pair.b.members]
+    return [case.pairs[key] for key in keys if key in case.pairs]
 
 
 def _cell_findings(cells: Sequence[CellView]) -> list[Finding]:
@@ -163,17 +171,23 @@ def group_pairs(case: CaseViews, groups: Sequence[Sequence[CellView]]) -> Iterab
 
 
 def inner_pairs(case: CaseViews, group: Sequence[CellView]) -> Iterable[PairView]:
-    """Inside a group only rounding and counters are left: a pair among those that count alike, one per other count."""
-    counts: dict[tuple[float | None, ...], list[CellView]] = {}
+    """Inside a group only rounding, counters and what one of them does not hold are left: a pair for every two
+    counts, and one among those that count alike."""
+    counts: dict[tuple[object, ...], list[CellView]] = {}
     for cell in group:
         layers = cell.trace.layers if cell.trace is not None else ()
-        counts.setdefault(tuple(advance(cell, layer) for layer in layers), []).append(cell)
-    first, *others = counts.values()
-    sides = [(first, other) for other in others] + ([(first[:1], first[1:])] if len(first) > 1 else [])
+        counts.setdefault(tuple((advance(cell, layer), holdings(cell, layer)) for layer in layers), []).append(cell)
+    sides = [(one, other) for one, other in combinations(counts.values(), 2)]
+    sides += [(alike[:1], alike[1:]) for alike in counts.values() if len(alike) > 1]
     for side, other in sides:
         pair = case.pairs.get(frozenset((side[0].target, other[0].target)))
         if pair is not None:
             yield _named(pair, side, other)
+
+
+def holdings(cell: CellView, layer: str) -> tuple[bool, ...]:
+    """Which states a layer has on this target."""
+    return tuple(cell.trace is not None and held(cell.trace, layer, quantity) for quantity in STATES)
 
 
 def _named(pair: PairView, group: Sequence[CellView], other: Sequence[CellView]) -> PairView:
@@ -198,7 +212,8 @@ def best_of_each(findings: Iterable[Finding]) -> list[Finding]:
             kept[key] = item
         elif item.quantity and item.quantity != kept[key].quantity:
             note = {f"also in {item.quantity}": drift_size(item)}
-            kept[key] = replace(kept[key], evidence={**kept[key].evidence, **note})
+            accounts = tuple(dict.fromkeys((*kept[key].accounts, *sorted(item.places))))
+            kept[key] = replace(kept[key], evidence={**kept[key].evidence, **note}, accounts=accounts)
     return list(kept.values())
 
 
@@ -228,50 +243,26 @@ def join_singles(findings: Sequence[Finding]) -> list[Finding]:
     return joined
 
 
-def drop_explained(findings: Sequence[Finding], order: Mapping[str, int]) -> list[Finding]:
-    """Leave out leftovers that a stronger finding about the same targets, at this layer or before it, accounts for."""
-    return [item for item in findings if not any(accounts_for(other, item, order) for other in findings)]
+def rounding_between(case: CaseViews, findings: Sequence[Finding]) -> list[Finding]:
+    """The findings, those of rounding with every difference beyond tolerance that is none, between any two targets.
+
+    Rounding inside the tolerance goes without saying where something else is said about the same targets."""
+    others = [item for item in findings if item.kind != "rounding" or not item.of_difference]
+    found = [item for item in findings if item not in others]
+    for pair in case.pairs.values():
+        for drift in beyond_tolerance(pair):
+            if any(covers(item, drift) for item in (*others, *found)) or not is_rounding(pair, drift):
+                continue
+            at = next((k for k, item in enumerate(found) if {drift.a, drift.b} <= set(item.targets)), len(found))
+            if at == len(found):
+                found += [between(pair, item) for item in rounded(pair)]
+            found[at] = replace(found[at], accounts=(*found[at].accounts, (drift.layer, drift.quantity)))
+    aside = [any(about_same_targets(item, other) and other.places != {("", "")} for other in others) for item in found]
+    return [*others, *(item for item, speaking in zip(found, aside, strict=True) if item.accounts or not speaking)]
 
 
-def accounts_for(strong: Finding, weak: Finding, order: Mapping[str, int]) -> bool:
-    if weak.cause == "normalise-arithmetic" and strong.cause == "cancellation":
-        return strong.layer == weak.layer and concerns_both(strong, weak)
-    if weak.cause == "update-count" and strong.cause == "mode-leak":
-        return strong.layer == weak.layer and concerns_both(strong, weak)  # it trains, or not, in the wrong mode
-    if weak.cause not in LEFTOVERS or strong is weak:
-        return False
-    if weak.cause == strong.cause == "gradient" and weak.kind == "unexplained":
-        # Beside the reference it shows which of the two is wrong.
-        return strong.departs in weak.targets and (strong.layer, strong.quantity) == (weak.layer, weak.quantity)
-    if strong.cause in LEFTOVERS and LEFTOVERS.index(strong.cause) >= LEFTOVERS.index(weak.cause):
-        return False
-    if strong.kind == "rounding" or not concerns_both(strong, weak):
-        return False
-    if weak.cause == "gradient" and strong.cause in MEMORY_CAUSES:
-        return False
-    last = len(order)
-    where, there = order.get(strong.layer, -1), order.get(weak.layer, last)
-    if where > there or (where == there and only_outputs(strong) and weak.quantity in STATISTICS):
-        return False
-    if weak.cause == "unexplained" and weak.explained is not None and strong.explained is not None:
-        # A part of this very drift was attributed: what is left of it stands, unless something else explains it.
-        return (strong.layer, strong.quantity) != (weak.layer, weak.quantity) and weak.explained >= EXPLAINED
-    return True
-
-
-def concerns_both(strong: Finding, weak: Finding) -> bool:
-    """About one of the weak finding's targets alone, or about a difference between its two sides."""
-    if len(strong.sides) != 2 or len(weak.sides) != 2:
-        return bool(set(strong.targets) & set(weak.targets))
-    (a, b), (x, y) = ([set(side) for side in item.sides] for item in (strong, weak))
-    return bool((a & x and b & y) or (a & y and b & x))
-
-
-def only_outputs(item: Finding) -> bool:
-    """True if the cause cannot reach its own layer's running statistics: they are taken before y is computed."""
-    if item.cause == "counter-skew" and item.quantity in STATISTICS:
-        return False  # a cumulative average divides by the counter
-    return item.cause in OUTPUT_CAUSES or item.quantity in ("gamma", "beta", "counter")
+def beyond_tolerance(pair: PairView) -> list[Drift]:
+    return [drift for drift in pair.differing if drift.verdict == "differs"]
 
 
 def drift_size(item: Finding) -> float:

@@ -12,12 +12,26 @@ KINDS: tuple[Kind, ...] = ("defect", "hazard", "unexplained", "convention", "rou
 
 CAUSES = (
     "update-phase", "update-count", "counter-skew", "batch-weight", "hyperparameter-lost",
-    "variance-divisor", "wrong-statistic", "single-value", "empty-batch", "initial-state", "mode-leak",
+    "variance-divisor", "wrong-statistic", "single-value", "empty-batch", "initial-state", "state-mismatch",
+    "mode-leak",
     "normaliser-source", "eps", "affine", "cancellation", "normalise-arithmetic", "reduced-precision",
     "low-precision-stall", "overflow", "layout", "stale-state", "shared-state", "synchronisation",
     "order-dependence", "folding", "poisoned-state", "graph-retention", "in-place", "layer-contract", "gradient",
     "refusal", "crash", "averaging", "rounding", "unexplained",
 )  # fmt: skip
+
+
+Place = tuple[str, str]  # (layer, quantity); the layer is "" for the network itself
+
+
+@dataclass(frozen=True, slots=True)
+class Consequence:
+    """What follows from a finding and is therefore none of its own: its sentence, whom and what it is about."""
+
+    title: str
+    targets: tuple[str, ...]
+    sides: tuple[tuple[str, ...], ...] = ()
+    places: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,37 @@ class Finding:
     sides: tuple[tuple[str, ...], ...] = ()
     # Facets that this case's input cannot identify, with the scenario that settles each.
     not_identifiable: Mapping[str, str] = field(default_factory=dict)
+    # (layer, quantity) of each further difference between the sides that this cause accounts for (accounting.py).
+    accounts: tuple[Place, ...] = ()
+    follows: tuple[Consequence, ...] = ()
+    # Facets of conventions that it names: replay says in which quantities they take part.
+    facets: tuple[str, ...] = ()
+
+    @property
+    def of_difference(self) -> bool:
+        """True if it is about a difference between two groups of targets, not about targets one by one."""
+        return len(self.sides) == 2
+
+    @property
+    def places(self) -> frozenset[Place]:
+        """(layer, quantity) of every difference that it is about."""
+        return frozenset([(self.layer, self.quantity), *self.accounts])
+
+    def between(self, a: str, b: str) -> bool:
+        """Whether it is about a difference that has a on one side and b on the other."""
+        return parts(self.sides, a, b)
+
+    def concerns(self, a: str, b: str) -> bool:
+        """Whether it says something about a and b side by side: it lies between them, or it is about either alone."""
+        return self.between(a, b) if self.of_difference else a in self.targets or b in self.targets
+
+
+def parts(sides: Sequence[Sequence[str]], a: str, b: str) -> bool:
+    """Whether two groups of targets have a in one and b in the other."""
+    if len(sides) != 2:
+        return False
+    one, two = sides
+    return (a in one and b in two) or (b in one and a in two)
 
 
 def numbered(findings: Sequence[Finding], probes: Collection[str], wanted: Finding) -> int:

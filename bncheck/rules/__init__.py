@@ -3,6 +3,12 @@
 ``bn103_update_phase.py`` holds literal ``CODE`` and ``CAUSE``, a docstring (its first line is the title, the rest
 what ``bncheck explain`` prints) and any of ``check_cell(CellView)``, ``check_pair(PairView)``,
 ``check_target(TargetView)``: pure functions that return findings. Files without a number are what rules share.
+
+``EXPLAINS`` says what else a rule's cause changes, in words (``accounting.py`` holds a difference against them and
+against replay): ``statistics``, ``counter``, ``affine``, ``outputs``, ``gradients``, ``events`` (what a side refuses),
+and what only other rules ask for: ``mode``, ``variance``, ``order``. ``FOLLOWS_FROM`` names those of these words that,
+explained by another finding about the same targets, make this one a consequence: it is then listed under that finding.
+Names, contracts and advice explain no number: ``EXPLAINS = ()``.
 """
 
 from __future__ import annotations
@@ -41,6 +47,8 @@ class Rule:
     check_cell: Callable[[Any], Iterable[Finding]] | None = None
     check_pair: Callable[[Any], Iterable[Finding]] | None = None
     check_target: Callable[[Any], Iterable[Finding]] | None = None
+    explains: frozenset[str] = frozenset()
+    follows_from: frozenset[str] = frozenset()
 
     @property
     def family(self) -> str:
@@ -58,7 +66,16 @@ def _read(name: str) -> Rule:
     module = importlib.import_module(f"{__name__}.{name}")
     title, _, explanation = inspect.cleandoc(module.__doc__ or "").partition("\n")
     checks = {check: getattr(module, check, None) for check in ("check_cell", "check_pair", "check_target")}
-    return Rule(module.CODE, module.CAUSE, title.strip(), explanation.strip(), **checks)
+    return Rule(
+        module.CODE, module.CAUSE, title.strip(), explanation.strip(), **checks,
+        explains=frozenset(module.EXPLAINS), follows_from=frozenset(getattr(module, "FOLLOWS_FROM", ())),
+    )  # fmt: skip
+
+
+@cache
+def rule_of(code: str) -> Rule:
+    """The rule that made a finding."""
+    return next(rule for rule in load_rules() if rule.code == code)
 
 
 def explain(word: str) -> Rule:

@@ -125,6 +125,8 @@ def _finding(
         advice=f"{said}{advice}" if said else advice,
         link=judged.link,
         not_identifiable=not_identifiable(pair, item),
+        accounts=tuple(dict.fromkeys((other.layer, other.quantity) for _, _, other in found)),
+        facets=tuple(dict.fromkeys(f for _, f, _ in found)),
     )
 
 

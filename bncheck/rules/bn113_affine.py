@@ -17,6 +17,7 @@ from bncheck.rules.wording import names, targets, verb
 
 CODE = "BN113"
 CAUSE = "affine"
+EXPLAINS = ("outputs", "gradients")
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from bncheck.trace import Array
 
 CODE = "BN114"
 CAUSE = "hyperparameter-lost"
+EXPLAINS = ("statistics", "outputs")
 # Held in float32, 1e-5 comes back as 9.99999975e-6.
 SINGLE = 1e-6
 

@@ -23,6 +23,8 @@ from bncheck.rules.wording import names, number, targets
 
 CODE = "BN202"
 CAUSE = "normalise-arithmetic"
+EXPLAINS = ("outputs", "gradients")
+FOLLOWS_FROM = ("variance",)
 # u·κ of float32 reaches its usual tolerance (1e-5) at κ = |mean|/sqrt(var + eps) of about 170.
 SMALLEST_RATIO = 100.0
 # y is of size 1. An error of √u is half of its digits; a little more than that is worth a word, less is rounding.

@@ -21,6 +21,7 @@ from bncheck.trace import Array
 
 CODE = "BN203"
 CAUSE = "reduced-precision"
+EXPLAINS = ("statistics", "outputs", "gradients")
 # A value picked at random is a bfloat16 by chance once in 2^16 (a float16 once in 2^13): sixteen never are.
 DISTINCT = 16
 # Bits of a float32's 23-bit fraction that the shorter format leaves zero.

@@ -22,6 +22,8 @@ from bncheck.trace import Array
 
 CODE = "BN206"
 CAUSE = "gradient"
+EXPLAINS = ("gradients",)
+FOLLOWS_FROM = ("gradients",)
 WORDS = {"grad_gamma": "dgamma", "grad_beta": "dbeta", "grad_input": "dx"}
 
 

@@ -19,6 +19,7 @@ from bncheck.rules.wording import names, number, targets
 
 CODE = "BN301"
 CAUSE = "poisoned-state"
+EXPLAINS = ("statistics", "affine", "outputs", "gradients")
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ from bncheck.rules.wording import names, number, targets
 
 CODE = "BN401"
 CAUSE = "mode-leak"
+EXPLAINS = ("mode", "statistics", "counter", "outputs", "gradients")
 # Events that must leave mode and statistics as they are.
 LOOKS_ON = ("export_onnx", "run_exported", "reload", "flush")
 ADVICE = "export or save a deep copy, and set the mode of this layer again afterwards"

@@ -20,6 +20,7 @@ from bncheck.trace import Array
 
 CODE = "BN402"
 CAUSE = "stale-state"
+EXPLAINS = ("statistics", "counter", "outputs")
 ANOTHER = "another value"
 SLACK = 1e-5  # some ULP of float32
 
@@ -58,6 +59,7 @@ def left_behind(cell: CellView) -> Iterator[Finding]:
                 for side, value in zip(("the copy", "the original"), values, strict=True)
             }},
             advice="copy buffers as they are whenever you average parameters, or estimate them anew for the copy",
+            accounts=tuple((f"{layer}@copy", item[1]) for item in found),
         )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from bncheck.rules.wording import name, number
 
 CODE = "BN403"
 CAUSE = "order-dependence"
+EXPLAINS = ("order", "statistics", "counter", "affine", "outputs", "gradients", "events")
 
 
 def check_target(target: TargetView) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from bncheck.trace import Array, Trace
 
 CODE = "BN404"
 CAUSE = "graph-retention"
+EXPLAINS = ("events",)
 ADVICE = "update the buffers under torch.no_grad() or from detached tensors"
 TRAINING = ("train_forward", "forward", "checkpointed_forward")
 

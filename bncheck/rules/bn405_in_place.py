@@ -17,6 +17,7 @@ from bncheck.rules.wording import names, targets
 
 CODE = "BN405"
 CAUSE = "in-place"
+EXPLAINS = ("events",)
 ADVICE = "compute with a number or a detached clone of the buffer, and give the buffer a new tensor in each update"
 TRAINING = ("train_forward", "forward", "checkpointed_forward")
 

@@ -22,6 +22,7 @@ from bncheck.rules.wording import names, number, targets
 
 CODE = "BN406"
 CAUSE = "folding"
+EXPLAINS = ("outputs",)
 # What differs between a play of a file and the recorded one, which is not optimised and asks for every output.
 BESIDE = {
     "optimised": "with graph optimisation than without",

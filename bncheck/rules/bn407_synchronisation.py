@@ -24,6 +24,7 @@ from bncheck.trace import Array
 
 CODE = "BN407"
 CAUSE = "synchronisation"
+EXPLAINS = ("statistics", "counter", "outputs")
 TRAINING = ("train_forward", "no_grad_forward", "checkpointed_forward")
 ADVICE = (
     "use SyncBatchNorm, or estimate the statistics anew on whole batches before you save or evaluate; broadcasting "

@@ -24,6 +24,7 @@ from bncheck.trace import Array, Trace
 
 CODE = "BN408"
 CAUSE = "shared-state"
+EXPLAINS = ("statistics", "counter", "outputs")
 ORIGINAL = ("train_forward", "no_grad_forward", "checkpointed_forward", "forward", "backward")
 ON_THE_COPY = ("train_copy", "eval_copy")
 WAYS = {
@@ -116,6 +117,7 @@ def one_layer(cell: CellView, one: str, two: str) -> Iterator[Finding]:
         f"neither place.{said}",
         targets(cell.members), cell.case.scenario, cell.case.name, one, steps[0], "running_mean", explained=explained,
         evidence=evidence, advice="give each place a BatchNorm layer of its own; other weights may be shared",
+        accounts=tuple((layer, state) for layer in (one, two) for state in (*STATISTICS, "counter")),
     )  # fmt: skip
 
 

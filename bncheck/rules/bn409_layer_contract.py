@@ -18,6 +18,7 @@ from bncheck.rules.wording import names, number, targets
 
 CODE = "BN409"
 CAUSE = "layer-contract"
+EXPLAINS = ()
 ADVICE = "keep state in register_buffer, compute in the input's dtype, update buffers in place under torch.no_grad()"
 FINE = ("ok", "unavailable")
 NAMES = "load_state_dict of the built-in layer"

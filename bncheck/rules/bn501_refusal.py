@@ -19,6 +19,7 @@ from bncheck.rules.wording import name, names, targets, verb
 
 CODE = "BN501"
 CAUSE = "refusal"
+EXPLAINS = ("statistics", "counter", "outputs", "gradients", "events")
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:

@@ -15,6 +15,7 @@ from bncheck.rules.wording import names, targets, verb
 
 CODE = "BN502"
 CAUSE = "crash"
+EXPLAINS = ("events",)
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ from bncheck.trace import Array
 
 CODE = "BN901"
 CAUSE = "rounding"
+EXPLAINS = ()
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
@@ -37,11 +38,12 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     sizes = {"max_abs": worst.max_abs, "max_rel": worst.max_rel, "max_ulp": worst.max_ulp, "quantities": len(rounded)}
     yield Finding(
         CODE, CAUSE, "rounding",
-        f"{names([*pair.a.members, *pair.b.members])} differ by rounding only: at most "
+        f"{names([*pair.a.members, *pair.b.members])} differ by rounding of at most "
         f"{number(worst.max_ulp)} ULP of {worst.dtype} ({where}).",
         targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, worst.layer, None, worst.quantity,
         evidence=sizes,
         advice="nothing to do; compare with a tolerance",
+        accounts=tuple((drift.layer, drift.quantity) for drift in rounded if drift.verdict == "differs"),
     )  # fmt: skip
 
 

@@ -3,11 +3,18 @@
 Signature: outside the tolerance, larger than rounding can be, and neither a measured convention nor a numeric cause
 accounts for it. Where a convention accounts for a part, the finding says how much is left.
 
-What to do: run the probe scenarios (`bncheck run probe`), so that the targets' conventions are known; rerun with
-`--isolate cell` to see whether earlier cases leak into this one; then `bncheck repro` gives a script to report.
+The finding leads with the earliest difference and says what it looks like: one factor everywhere, one side that never
+moves, and which quantities are right. All other unexplained differences of the same two sides stand in it too.
+
+What to do: rerun with `--isolate cell` to see whether earlier cases leak into this one; `bncheck repro` gives a script
+to report. Where conventions were not measured (`--no-probe`), measure them.
 """
 
-from collections.abc import Iterable, Iterator
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
@@ -16,22 +23,83 @@ from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.identifiability import not_identifiable
 from bncheck.rules.in_batches import dependent, in_batches
 from bncheck.rules.leftover import explained_by_conventions
+from bncheck.rules.resemblance import resemblances
 from bncheck.rules.wording import names, number, percent, targets
+
+if TYPE_CHECKING:
+    from bncheck.accounting import Open
 
 CODE = "BN902"
 CAUSE = "unexplained"
-# What a convention leaves below this is the replay's own rounding.
-ENOUGH = 0.99
+EXPLAINS = ()
+# What is looked at first where several quantities differ at once.
+ORDER = ("running_mean", "running_var", "running_covar", "output", "counter", "gamma", "beta")
+LOOKED_AT = ("running_mean", "running_var", "output")
 
 
-def check_pair(pair: PairView) -> Iterable[Finding]:
-    for drift in pair.differing:
-        if drift.verdict not in ("differs", "nonfinite") or is_rounding(pair, drift):
-            continue
-        explained = explained_by_conventions(pair, drift)
-        if explained is not None and explained >= ENOUGH:
-            continue
-        yield _finding(pair, drift, explained)
+def unexplained(pair: PairView, left: Sequence[Open], order: Mapping[str, int]) -> Iterator[Finding]:
+    """One finding for all differences of a pair that no other finding accounts for; none where there are none.
+
+    It leads with the earliest of them, in the layer that comes first, and of those with the largest."""
+    if not left:
+        return
+    lead = min(left, key=lambda item: rank(item.drift, order))
+    others = [item for item in sorted(left, key=lambda item: rank(item.drift, order)) if item is not lead]
+    drift = lead.drift
+    share = explained_by_conventions(pair, drift) or 0.0
+    part = f"; measured conventions explain {percent(share)} of it" if share else ", and no rule says why"
+    facts = [*resemblances(pair, drift), *right(pair)]
+    yield Finding(
+        CODE, CAUSE, "unexplained",
+        f"{names(pair.a.members)} and {names(pair.b.members)} differ in {where(drift)} {size(drift)}{part}."
+        + "".join(f" {fact[0].upper()}{fact[1:]}." for fact in facts),
+        targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
+        drift.quantity, share or None,
+        evidence={**summary(drift), "max_ulp": drift.max_ulp, **{
+            f"also differs: {where(item.drift)}": item.drift.max_abs for item in others
+        }},
+        advice=what_next(pair),
+        not_identifiable=not_identifiable(pair, layer=drift.layer),
+        accounts=tuple(item.place for item in others),
+    )  # fmt: skip
+
+
+def rank(drift: Drift, order: Mapping[str, int]) -> tuple[object, ...]:
+    """Earliest event, then the network's order, then states before gradients, then the largest."""
+    event = math.inf if drift.first_event is None else drift.first_event
+    quantity = ORDER.index(drift.quantity) if drift.quantity in ORDER else len(ORDER)
+    return event, order.get(drift.layer, len(order)), quantity, -drift.max_abs if drift.max_abs == drift.max_abs else 0
+
+
+def where(drift: Drift) -> str:
+    if drift.quantity == "events":
+        return "what they carry out"
+    return f"{drift.quantity} of {drift.layer}" if drift.layer else f"the network's {drift.quantity}"
+
+
+def size(drift: Drift) -> str:
+    if drift.verdict == "nonfinite":
+        return f"in NaN or Inf ({drift.nonfinite_a} against {drift.nonfinite_b})"
+    if drift.verdict == "missing":
+        return "(only one of them holds it)"
+    if drift.verdict == "refused":
+        return f"from event {1 + (drift.first_event or 0)} on"
+    return f"by up to {number(drift.max_abs)}"
+
+
+def right(pair: PairView) -> Iterator[str]:
+    """The statistics and outputs that agree, so that nobody looks there."""
+    fine = [where(drift) for drift in pair.drifts if drift.quantity in LOOKED_AT and is_rounding(pair, drift)]
+    if len(fine) == 1:
+        yield f"{fine[0]} agrees"
+    elif fine:
+        yield f"{', '.join(fine[:-1])} and {fine[-1]} agree"
+
+
+def what_next(pair: PairView) -> str:
+    measured = all(cell.convention is not None for cell in (pair.a, pair.b))
+    start = "" if measured else "let the conventions be measured too (without --no-probe); "
+    return f"{start}rerun with --isolate cell; bncheck repro writes a script that shows it"
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
@@ -48,20 +116,3 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
                 evidence={**found.distances, "layers": len(odd), "own difference": own},
                 advice="look at what that layer computes over the batch axis",
             )  # fmt: skip
-
-
-def _finding(pair: PairView, drift: Drift, explained: float | None) -> Finding:
-    where = f"{drift.quantity} of {drift.layer}" if drift.layer else f"the network's {drift.quantity}"
-    size = f"by up to {number(drift.max_abs)}"
-    if drift.verdict == "nonfinite":
-        size = f"in NaN or Inf ({drift.nonfinite_a} against {drift.nonfinite_b})"
-    part = f"; measured conventions explain {percent(explained)} of it" if explained else ", and no rule says why"
-    return Finding(
-        CODE, CAUSE, "unexplained",
-        f"{names(pair.a.members)} and {names(pair.b.members)} differ in {where} {size}{part}.",
-        targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
-        drift.quantity, explained,
-        evidence={**summary(drift), "max_ulp": drift.max_ulp},
-        advice="measure the conventions (bncheck run probe), then rerun with --isolate cell",
-        not_identifiable=not_identifiable(pair, layer=drift.layer),
-    )  # fmt: skip

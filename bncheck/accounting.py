@@ -1,0 +1,259 @@
+"""Which finding accounts for which difference, and what nobody accounts for.
+
+A difference is a drift beyond tolerance that is no rounding. A finding accounts for it if it is about that quantity of
+that layer, or if its rule declares that its cause changes such quantities (``EXPLAINS``) and nothing that was measured
+speaks against it:
+
+* Where replay attributes the drift, a finding of a convention counts only if its facet takes part there, and only if
+  the facets together remove the drift down to rounding. A part that is left is left.
+* A running statistic behind the layer of the cause has to differ by no more than what reaches that layer differs by.
+* A gradient belongs to whatever explains that the outputs differ; where they agree, to causes that reach gradients.
+* What happens after a difference does not cause it.
+
+Pure: findings and one pair of sides in, the same findings with what they account for and the differences left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bncheck.evidence import Drift, PairView
+from bncheck.finding import Consequence, Finding, Place, parts
+from bncheck.rules import rule_of
+from bncheck.rules.amplified import input_gap
+from bncheck.rules.bn901_rounding import is_rounding
+from bncheck.rules.leftover import bound_of, explained_by_conventions
+from bncheck.trace import GRADIENTS
+
+# Above this share conventions have explained a drift; what is left is their replay's rounding.
+ENOUGH = 0.99
+STATISTICS = ("running_mean", "running_var", "running_covar")
+# Quantity → the word of ``EXPLAINS`` that it belongs to.
+WORDS = {
+    **dict.fromkeys(STATISTICS, "statistics"), **dict.fromkeys((*GRADIENTS, "grad_input"), "gradients"),
+    "counter": "counter", "gamma": "affine", "beta": "affine", "output": "outputs", "events": "events",
+}  # fmt: skip
+# What an attribution sees in the outputs of a layer.
+SEEN_IN_OUTPUT = ("output", "used_mean", "used_invstd")
+
+
+@dataclass(frozen=True)
+class Open:
+    """A difference between two sides: its drift, and the pair of targets that shows it."""
+
+    drift: Drift
+    pair: PairView
+
+    @property
+    def place(self) -> Place:
+        return self.drift.layer, self.drift.quantity
+
+
+def open_drifts(pairs: Iterable[PairView]) -> list[Open]:
+    """All differences between the members of two groups, each place once, in the order of the drift table."""
+    found: dict[Place, Open] = {}
+    for pair in pairs:
+        for drift in pair.differing:
+            if (drift.layer, drift.quantity) not in found and not (
+                drift.verdict in ("differs", "nonfinite") and is_rounding(pair, drift)
+            ):
+                found[drift.layer, drift.quantity] = Open(drift, pair)
+    return list(found.values())
+
+
+def account(
+    findings: Sequence[Finding], differences: Sequence[Open], order: Mapping[str, int]
+) -> tuple[list[Finding], list[Open]]:
+    """The findings, each with what it accounts for, and the differences that none of them does.
+
+    ``findings`` are about one case, ``differences`` between two groups; ``order`` is the place of each layer in the
+    network.
+    """
+    kept, left = list(findings), []
+    for item in differences:
+        a, b = item.drift.a, item.drift.b
+        known = [place for place, one in enumerate(kept) if one.concerns(a, b) and accounts_for(one, item, order)]
+        if not known:
+            left.append(item)
+        for place in known:
+            if item.place not in kept[place].places:
+                kept[place] = replace(kept[place], accounts=(*kept[place].accounts, item.place))
+    return kept, left
+
+
+def accounts_for(finding: Finding, item: Open, order: Mapping[str, int]) -> bool:
+    """Whether a finding that concerns the two sides explains this difference between them."""
+    drift = item.drift
+    if finding.kind == "rounding":
+        return False
+    if item.place in finding.places and (finding.quantity or finding.accounts):
+        return drift.verdict == "missing" or removes_enough(finding, item)
+    if comes_later(finding, drift):
+        return False
+    explains, word = rule_of(finding.code).explains, WORDS.get(drift.quantity, "")
+    if drift.verdict == "missing" or not word:
+        return False
+    if word == "gradients":
+        return reaches_gradients(finding, item, order)
+    if word == "outputs":
+        return "outputs" in explains and removes_enough(finding, item)
+    if finding.layer in (drift.layer, ""):
+        return word in explains and changes_memory(finding, word) and removes_enough(finding, item)
+    return word == "statistics" and "outputs" in explains and comes_in(finding, item, order)
+
+
+def comes_later(finding: Finding, drift: Drift) -> bool:
+    """Whether what a finding about single targets tells happens after the difference is there."""
+    if finding.of_difference or finding.event is None or drift.first_event is None:
+        return False
+    return finding.event > drift.first_event
+
+
+def changes_memory(finding: Finding, word: str) -> bool:
+    """A counter that differs changes statistics only where they are divided by it: then the finding is about them."""
+    return finding.cause != "counter-skew" or word == "counter" or finding.quantity in STATISTICS
+
+
+def removes_enough(finding: Finding, item: Open) -> bool:
+    """For the finding of a convention: replay has its facet in this difference, and conventions explain all of it."""
+    if not finding.facets:
+        return True
+    share = explained_by_conventions(item.pair, item.drift)
+    if share is None:
+        return not attributed(item)
+    return share >= ENOUGH and takes_part(finding, item)
+
+
+def attributed(item: Open) -> bool:
+    """Whether replay looked at this quantity at all: without measured conventions it cannot."""
+    quantities = SEEN_IN_OUTPUT if item.drift.quantity == "output" else (item.drift.quantity,)
+    return any(one.quantity in quantities and item.drift.layer in (one.layer, "") for one in item.pair.attributions)
+
+
+def takes_part(finding: Finding, item: Open) -> bool:
+    if item.drift.quantity != "output":
+        return item.place in finding.places
+    return any((finding.layer, quantity) in finding.places for quantity in SEEN_IN_OUTPUT)
+
+
+def reaches_gradients(finding: Finding, item: Open, order: Mapping[str, int]) -> bool:
+    """Another output has another gradient; where the outputs agree, the cause itself has to reach backward."""
+    explains = rule_of(finding.code).explains
+    output = next((one for one in item.pair.drifts if (one.layer, one.quantity) == ("", "output")), None)
+    differs = output is not None and output.verdict != "agrees" and not is_rounding(item.pair, output)
+    if output is not None and differs:
+        return "outputs" in explains and accounts_for(finding, Open(output, item.pair), order)
+    return "gradients" in explains and finding.cause != "gradient"
+
+
+def comes_in(finding: Finding, item: Open, order: Mapping[str, int]) -> bool:
+    """A statistic behind the finding's layer that differs by no more than what reaches its layer differs by.
+
+    A running mean is an average of input means with weights that sum to 1 at most, so that this is a bound.
+    """
+    last = len(order)
+    if order.get(finding.layer, -1) >= order.get(item.drift.layer, last):
+        return False
+    if item.drift.verdict == "nonfinite":
+        return bad_inputs(item)
+    with np.errstate(all="ignore"):
+        own = sum(bound_of(cell, item.drift) for cell in (item.pair.a, item.pair.b))
+    return bool(item.drift.max_abs <= input_gap(item.pair, item.drift) + own)
+
+
+def bad_inputs(item: Open) -> bool:
+    """Whether NaN or Inf reached the layer on one side."""
+    rows = [
+        cell.trace.get(item.drift.layer, "input_bad") for cell in (item.pair.a, item.pair.b) if cell.trace is not None
+    ]
+    return any(row is not None and bool((row > 0).any()) for row in rows)
+
+
+def covers(finding: Finding, drift: Drift) -> bool:
+    """Whether a finding, or what follows from it, is about this difference between these two targets."""
+    place = (drift.layer, drift.quantity)
+    if any(place in item.places and apart(item, drift.a, drift.b) for item in finding.follows):
+        return True
+    if place not in finding.places:
+        return False
+    if finding.kind == "rounding":
+        # Rounding is said once for all targets that agree up to it.
+        return drift.verdict in ("agrees", "differs") and {drift.a, drift.b} <= set(finding.targets)
+    named = place == (finding.layer, finding.quantity)
+    speaks = named or finding.cause in ("unexplained", "state-mismatch") or bool(rule_of(finding.code).explains)
+    return speaks and finding.concerns(drift.a, drift.b)
+
+
+def apart(item: Consequence, a: str, b: str) -> bool:
+    return parts(item.sides, a, b) if item.sides else a in item.targets or b in item.targets
+
+
+# ----------------------------------------------------------------------------------------------- consequences
+
+
+def absorb(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings that follow from another one are listed under it and are no findings of their own."""
+    kept = list(findings)
+    for weak in findings:
+        cause = next((one for one in kept if one is not weak and weak in kept and follows(weak, one)), None)
+        if cause is not None:
+            kept[kept.index(cause)] = with_consequences(cause, [weak])
+            kept.remove(weak)
+    return kept
+
+
+def with_consequences(cause: Finding, weak: Sequence[Finding]) -> Finding:
+    """The cause, with findings that follow from it listed under it."""
+    added = [
+        one
+        for item in weak
+        for one in (
+            Consequence(item.title, item.targets, item.sides, tuple(sorted(item.places))),
+            *item.follows,
+        )
+    ]
+    return replace(cause, follows=(*cause.follows, *added))
+
+
+def follows(weak: Finding, cause: Finding) -> bool:
+    """Whether one finding is a consequence of another by what their rules declare."""
+    if weak.code == cause.code:
+        # Beside the reference it shows which of two sides is wrong; between others it does not.
+        same = (weak.layer, weak.quantity) == (cause.layer, cause.quantity)
+        return same and not weak.departs and cause.departs in weak.targets
+    if not about_same_targets(weak, cause) or cause.kind == "rounding":
+        return False
+    words = rule_of(weak.code).follows_from & rule_of(cause.code).explains
+    if "gradients" in words:
+        return (weak.layer, weak.quantity) in cause.accounts
+    return bool(words) and cause.layer in (weak.layer, "")
+
+
+def about_same_targets(weak: Finding, cause: Finding) -> bool:
+    """About one of the weak finding's targets alone, or about a difference between its two sides."""
+    if not cause.of_difference or not weak.of_difference:
+        return bool(set(cause.targets) & set(weak.targets))
+    (a, b), (x, y) = ([set(side) for side in item.sides] for item in (cause, weak))
+    return bool((a & x and b & y) or (a & y and b & x))
+
+
+def absorb_by_order(findings: Sequence[Finding]) -> list[Finding]:
+    """What a target shows in a case whose result depends on what ran before it follows from that."""
+    causes = [item for item in findings if item.cause == "order-dependence" and item.kind != "rounding"]
+    kept = list(findings)
+    for cause in causes:
+        weak = [item for item in kept if item is not cause and depends(item, cause)]
+        kept = [with_consequences(item, weak) if item is cause else item for item in kept if item not in weak]
+    return kept
+
+
+def depends(item: Finding, cause: Finding) -> bool:
+    """Whether a finding sets a target with order-dependent results apart from others, in that very case."""
+    if (item.scenario, item.case) != (cause.scenario, cause.case) or item.kind == "rounding":
+        return False
+    if not item.of_difference:
+        return "order" in rule_of(item.code).follows_from and set(item.targets) <= set(cause.targets)
+    return any(set(side) <= set(cause.targets) for side in item.sides)

@@ -1,0 +1,55 @@
+"""Does a finished run keep its word? Nothing differs silently, nothing is called rounding above its bound.
+
+One function over the results that every report is made from. It asks for each drift beyond tolerance whether a finding
+about these two targets is about that very place (its own, or one that it accounts for), and of each finding whether it
+may say what it says. Expectations of agreement ask it too. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bncheck.accounting import covers
+from bncheck.results import Results
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One broken promise: in which case, between or about which targets, and what is wrong, as a sentence."""
+
+    scenario: str
+    case: str
+    targets: tuple[str, ...]
+    layer: str
+    quantity: str
+    sentence: str
+
+
+def audit(results: Results) -> tuple[Fault, ...]:
+    """Everything that a run left unsaid or said without right; empty for an honest one."""
+    return (*silent_drifts(results), *loud_rounding(results))
+
+
+def silent_drifts(results: Results) -> Iterator[Fault]:
+    """Drifts beyond tolerance that stand in no finding about that quantity of that layer between those two."""
+    background = {scenario.name for scenario in results.scenarios if scenario.probe}
+    for drift in results.drift_table.differing():
+        here = results.findings_at.get((drift.scenario, drift.case), ())
+        if drift.scenario not in background and not any(covers(item, drift) for item in here):
+            what = f"{drift.quantity} of {drift.layer}" if drift.layer else drift.quantity
+            yield Fault(
+                drift.scenario, drift.case, (drift.a, drift.b), drift.layer, drift.quantity,
+                f"{what} of {drift.a} and {drift.b} {drift.verdict}, and no finding says so.",
+            )  # fmt: skip
+
+
+def loud_rounding(results: Results) -> Iterator[Fault]:
+    """Differences that are called rounding though they are larger than the bound that was computed for them."""
+    for item in results.findings:
+        share = item.evidence.get("share of the rounding bound")
+        if item.kind == "rounding" and isinstance(share, (int, float)) and not share <= 1.0:
+            yield Fault(
+                item.scenario, item.case, item.targets, item.layer, item.quantity,
+                f"{item.title} It is {share:.3g} times the bound.",
+            )  # fmt: skip
