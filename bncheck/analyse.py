@@ -26,6 +26,7 @@ from bncheck.convention import Convention
 from bncheck.diagnose import diagnose, importance
 from bncheck.documented import Row, compare_documented, documented_facets
 from bncheck.drift_table import DriftTable
+from bncheck.equivalence import held_to_equivalence
 from bncheck.evidence import Attribution, CellView, Deferred, PairView, Repeat, TargetView
 from bncheck.expectations import check_expectations
 from bncheck.finding import Finding
@@ -245,12 +246,12 @@ def judge_case(run: Path, case: Case, scenario: Scenario, targets: Sequence[Targ
     pairs = [pair_view(case, scenario, a, b) for a, b in combinations(views, 2)]
     for pair in pairs:
         analysis.drifts.extend(pair.drifts)
-    analysis.findings += diagnose(views, pairs, [])
+    analysis.findings += held_to_equivalence(diagnose(views, pairs, []), views, case, scenario)
 
 
 def explain_cell(run: Path, view: CellView, target: TargetResult, analysis: Analysis) -> CellView:
     """The cell with its documentation, its convention as it holds in this case, and its replay for the pictures."""
-    path, own = layer_path(view.case), own_layer(view.case, target)
+    path, own = layer_path(view.case), bool(view.own_layer)
     if not own:
         said = documented_facets(analysis.documented.get(target.name, ()), target.version, target.variant, path)
         view = replace(
@@ -271,14 +272,6 @@ def explain_cell(run: Path, view: CellView, target: TargetResult, analysis: Anal
     folder.mkdir(exist_ok=True)
     write_npz(str(folder / "replay.npz"), named)
     return replace(view, convention=convention, replay=curves)
-
-
-def own_layer(case: Case, target: TargetResult) -> bool:
-    """True if somebody's own layer stood in this cell: the framework's documentation and probes do not speak for it.
-
-    The reference and the variant "builtin" ignore ``network.custom``.
-    """
-    return case.network.custom is not None and target.backend != "reference" and target.variant != "builtin"
 
 
 def pair_view(case: Case, scenario: Scenario, a: CellView, b: CellView) -> PairView:

@@ -7,10 +7,12 @@ may say what it says. Expectations of agreement ask it too. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bncheck.accounting import covers
+from bncheck.evidence import Drift
+from bncheck.finding import Finding
 from bncheck.results import Results
 
 
@@ -28,25 +30,34 @@ class Fault:
 
 def audit(results: Results) -> tuple[Fault, ...]:
     """Everything that a run left unsaid or said without right; empty for an honest one."""
-    return (*silent_drifts(results), *loud_rounding(results))
-
-
-def silent_drifts(results: Results) -> Iterator[Fault]:
-    """Drifts beyond tolerance that stand in no finding about that quantity of that layer between those two."""
     background = {scenario.name for scenario in results.scenarios if scenario.probe}
-    for drift in results.drift_table.differing():
-        here = results.findings_at.get((drift.scenario, drift.case), ())
-        if drift.scenario not in background and not any(covers(item, drift) for item in here):
-            what = f"{drift.quantity} of {drift.layer}" if drift.layer else drift.quantity
-            yield Fault(
-                drift.scenario, drift.case, (drift.a, drift.b), drift.layer, drift.quantity,
-                f"{what} of {drift.a} and {drift.b} {drift.verdict}, and no finding says so.",
-            )  # fmt: skip
+    compared = (drift for drift in results.drift_table.differing() if drift.scenario not in background)
+    silent = [silence(drift) for drift in silent_drifts(compared, results.findings)]
+    return (*silent, *loud_rounding(results.findings))
 
 
-def loud_rounding(results: Results) -> Iterator[Fault]:
+def silent_drifts(drifts: Iterable[Drift], findings: Iterable[Finding]) -> Iterator[Drift]:
+    """Drifts beyond tolerance that stand in no finding about that quantity of that layer between those two."""
+    here: dict[tuple[str, str], list[Finding]] = {}
+    for item in findings:
+        here.setdefault((item.scenario, item.case), []).append(item)
+    for drift in drifts:
+        known = here.get((drift.scenario, drift.case), ())
+        if drift.verdict != "agrees" and not any(covers(item, drift) for item in known):
+            yield drift
+
+
+def silence(drift: Drift) -> Fault:
+    what = f"{drift.quantity} of {drift.layer}" if drift.layer else drift.quantity
+    return Fault(
+        drift.scenario, drift.case, (drift.a, drift.b), drift.layer, drift.quantity,
+        f"{what} of {drift.a} and {drift.b} {drift.verdict}, and no finding says so.",
+    )  # fmt: skip
+
+
+def loud_rounding(findings: Iterable[Finding]) -> Iterator[Fault]:
     """Differences that are called rounding though they are larger than the bound that was computed for them."""
-    for item in results.findings:
+    for item in findings:
         share = item.evidence.get("share of the rounding bound")
         if item.kind == "rounding" and isinstance(share, (int, float)) and not share <= 1.0:
             yield Fault(

@@ -17,8 +17,8 @@ from bncheck.compare import held
 from bncheck.evidence import CellView, Drift, PairView, TargetView
 from bncheck.finding import KINDS, Finding
 from bncheck.rules import load_rules
-from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.bn901_rounding import check_pair as rounded
+from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.bn902_unexplained import unexplained
 from bncheck.rules.counting import advance
 from bncheck.rules.well_formed import well_formed

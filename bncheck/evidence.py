@@ -74,6 +74,15 @@ class CellView:
     def members(self) -> tuple[CellView, ...]:
         return (self, *self.peers)
 
+    @property
+    def own_layer(self) -> str:
+        """The class of the user's own layer that stood in this cell, "" for a framework's own one. The reference and
+        the variant "builtin" ignore ``network.custom``."""
+        custom = self.case.network.custom
+        if custom is None or self.backend == "reference" or "[builtin" in self.target:
+            return ""
+        return custom.rpartition(":")[2]
+
 
 @dataclass(frozen=True)
 class Attribution:

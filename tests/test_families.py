@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bncheck.audit import audit
 from bncheck.results import Results, read_results
 
 FAMILIES = (
@@ -81,6 +82,10 @@ def unmet(results: Results) -> list[str]:
 
 def test_every_expectation_that_applies_is_met(quick: Results) -> None:
     assert unmet(quick) == []
+
+
+def test_nothing_differs_silently(quick: Results, replicas: Results) -> None:
+    assert audit(quick) == audit(replicas) == ()
 
 
 def test_no_difference_is_left_without_a_cause(quick: Results) -> None:

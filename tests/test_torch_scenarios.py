@@ -53,8 +53,6 @@ def causes_of(results: Any, scenario: str, case: str, kinds: tuple[str, ...] = (
         ("custom-layer", "base"),
         ("custom-graph", "good--fb"),
         ("custom-graph", "in-place--fb"),
-        ("running-batchnorm", "careful"),
-        ("running-batchnorm", "in-place-fb"),
         ("export-dynamo", "frozen-layer"),
         ("export-legacy", "preserve"),
         ("complex-batchnorm", "two-tensors"),

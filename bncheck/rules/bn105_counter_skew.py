@@ -23,6 +23,7 @@ from bncheck.rules.wording import names, number, targets, verb
 CODE = "BN105"
 CAUSE = "counter-skew"
 EXPLAINS = ("counter", "statistics", "outputs")
+FOLLOWS_FROM = ("counter",)
 SLACK = 1e-5  # some ULP of float32: one step of an average
 ADVICE = "keep counter and statistics together: save, load and reset both, above all with a cumulative average"
 
@@ -87,10 +88,10 @@ def follows_counter(cell: CellView, layer: str) -> bool:
     return bool(averaged.all()) and len(np.unique(counts[events + 1])) > 1
 
 
-def grown(pair: PairView, layer: str, counts: tuple[float, float]) -> str:
+def grown(pair: PairView, layer: str, counts: tuple[float, float], alike: bool) -> str:
     return (
         f"The counter of {layer} grew by {number(counts[0])} in {names(pair.a.members)} and by "
-        f"{number(counts[1])} in {names(pair.b.members)}, while the statistics moved alike."
+        f"{number(counts[1])} in {names(pair.b.members)}{', while the statistics moved alike' if alike else ''}."
     )
 
 
@@ -103,12 +104,12 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
             side.convention.value("counter") if side.convention is not None else None for side in (pair.a, pair.b)
         ]
         apart = all(values) and values[0] != values[1]
-        if drift.quantity != "counter" or not alike or counts is None or (counts[0] == counts[1] and not apart):
+        if drift.quantity != "counter" or counts is None or (counts[0] == counts[1] and not apart):
             continue
         judged = judge("counter", pair.a.members, values[0] or "", pair.b.members, values[1] or "")
         yield Finding(
             CODE, CAUSE, judged.kind if all(values) else "convention",
-            grown(pair, drift.layer, counts) if counts[0] != counts[1] else
+            grown(pair, drift.layer, counts, alike) if counts[0] != counts[1] else
             f"The counter of {drift.layer} counts {values[0]} in {names(pair.a.members)} and {values[1]} in "
             f"{names(pair.b.members)}: as many in the end, but not at the same events.",
             targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,

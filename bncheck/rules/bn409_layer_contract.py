@@ -45,7 +45,7 @@ def broken(cell: CellView, layer: str, said: Mapping[str, Any]) -> Iterator[Find
     more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
     yield Finding(
         CODE, CAUSE, "convention" if names_only else "hazard",
-        f"{said.get('class')} in {names(cell.members)} does otherwise than the built-in layer in "
+        f"{names(cell.members)} does otherwise than the built-in layer in "
         f"{len(faults)} of {len(answers)} actions. {first}: {answer}{more}.",
         targets(cell.members), cell.case.scenario, cell.case.name, layer, None, "",
         departs=cell.target, departs_from="the built-in layer", evidence=dict(faults), advice=ADVICE,
@@ -60,7 +60,7 @@ def slower(cell: CellView, layer: str, said: Mapping[str, Any]) -> Iterator[Find
     own, builtin, ratio = (float(value) for value in held if isinstance(value, int | float))
     yield Finding(
         CODE, CAUSE, "convention",
-        f"{said.get('class')} in {names(cell.members)} takes {number(ratio)} times as long as the built-in layer for a "
+        f"{names(cell.members)} takes {number(ratio)} times as long as the built-in layer for a "
         f"training step: {number(1e6 * own)} against {number(1e6 * builtin)} µs.",
         targets(cell.members), cell.case.scenario, cell.case.name, layer, None, "seconds",
         evidence={"times slower": ratio, "own µs": 1e6 * own, "built-in µs": 1e6 * builtin},

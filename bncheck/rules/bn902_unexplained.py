@@ -24,7 +24,7 @@ from bncheck.rules.identifiability import not_identifiable
 from bncheck.rules.in_batches import dependent, in_batches
 from bncheck.rules.leftover import explained_by_conventions
 from bncheck.rules.resemblance import resemblances
-from bncheck.rules.wording import names, number, percent, targets
+from bncheck.rules.wording import names, number, percent, targets, verb
 
 if TYPE_CHECKING:
     from bncheck.accounting import Open
@@ -49,10 +49,12 @@ def unexplained(pair: PairView, left: Sequence[Open], order: Mapping[str, int]) 
     share = explained_by_conventions(pair, drift) or 0.0
     part = f"; measured conventions explain {percent(share)} of it" if share else ", and no rule says why"
     facts = [*resemblances(pair, drift), *right(pair)]
+    odd, other = (pair.a, pair.b) if pair.a.own_layer and not pair.b.own_layer else (pair.b, pair.a)
     yield Finding(
         CODE, CAUSE, "unexplained",
-        f"{names(pair.a.members)} and {names(pair.b.members)} differ in {where(drift)} {size(drift)}{part}."
-        + "".join(f" {fact[0].upper()}{fact[1:]}." for fact in facts),
+        f"{names(odd.members)} {verb(odd.members, 'differs', 'differ')} from {names(other.members)} in {where(drift)} "
+        f"{size(drift)}{part}."
+        + "".join(f" {fact}." for fact in facts),
         targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
         drift.quantity, share or None,
         evidence={**summary(drift), "max_ulp": drift.max_ulp, **{
@@ -79,7 +81,8 @@ def where(drift: Drift) -> str:
 
 def size(drift: Drift) -> str:
     if drift.verdict == "nonfinite":
-        return f"in NaN or Inf ({drift.nonfinite_a} against {drift.nonfinite_b})"
+        off = f"by up to {number(drift.max_abs)}, and " if drift.max_abs > 0 else ""
+        return f"{off}in NaN or Inf ({drift.nonfinite_a} values against {drift.nonfinite_b})"
     if drift.verdict == "missing":
         return "(only one of them holds it)"
     if drift.verdict == "refused":

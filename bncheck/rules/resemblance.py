@@ -1,7 +1,7 @@
 """What a difference that nobody explains looks like: measured facts, no causes.
 
 One factor in all channels and points, one offset, one side cut off below zero, one side that never moves. Each is said
-only where it holds for every number of the quantity, to within rounding.
+only where it holds for every number of the quantity in the events that differ.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ STATISTICS = ("running_mean", "running_var")
 ROUNDINGS = 64.0
 # Below so many numbers one factor or one offset fits by chance.
 FEWEST = 4
+# A factor or an offset fits where it leaves no more than this share of the difference anywhere.
+NEARLY = 0.01
 
 
 def resemblances(pair: PairView, drift: Drift) -> Iterator[str]:
-    """Clauses that are true of this difference, the most telling first."""
+    """Sentences that are true of this difference, the most telling first."""
     if drift.quantity in STATISTICS:
         yield from standstill(pair, drift)
     series = numbers(pair, drift)
-    if series is None:
-        return
-    one, two = series
-    slack = ROUNDINGS * unit(arithmetic_dtype(pair.a)) * float(max(np.abs(one).max(), np.abs(two).max()))
-    yield from cut_off(pair, one, two, slack)
-    yield from one_factor(pair, one, two, slack)
+    if series is not None:
+        one, two = series
+        yield from cut_off(pair, one, two)
+        yield from one_factor(pair, one, two)
 
 
 def standstill(pair: PairView, drift: Drift) -> Iterator[str]:
@@ -49,17 +49,25 @@ def standstill(pair: PairView, drift: Drift) -> Iterator[str]:
 
 
 def numbers(pair: PairView, drift: Drift) -> tuple[Array, Array] | None:
-    """All finite numbers of the quantity on both sides, in one order; None where there are too few."""
+    """All finite numbers of the events in which the two sides differ, in one order; None where there are too few."""
     found: list[tuple[Array, Array]] = []
     for name in arrays_of(pair.a, drift):
         one, two = (cell.trace.arrays.get(name) if cell.trace is not None else None for cell in (pair.a, pair.b))
-        if one is not None and two is not None and one.shape == two.shape:
-            found.append((np.asarray(one, dtype=np.float64).ravel(), np.asarray(two, dtype=np.float64).ravel()))
-    if not found:
-        return None
-    one, two = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    good = np.isfinite(one) & np.isfinite(two)
-    return (one[good], two[good]) if good.sum() >= FEWEST else None
+        if one is None or two is None or one.shape != two.shape:
+            continue
+        rows = [np.asarray(side, dtype=np.float64).reshape(len(side) if drift.layer else 1, -1) for side in (one, two)]
+        good = np.isfinite(rows[0]) & np.isfinite(rows[1])
+        gap = np.where(good, np.abs(rows[0] - rows[1]), 0.0).max(axis=1, initial=0.0)
+        differ = good & (gap > slack_of(pair, *rows))[:, None]
+        found.append((rows[0][differ], rows[1][differ]))
+    one, two = (np.concatenate([part[side] for part in found]) if found else np.zeros(0) for side in (0, 1))
+    return (one, two) if len(one) >= FEWEST else None
+
+
+def slack_of(pair: PairView, one: Array, two: Array) -> float:
+    """What rounding may make of numbers of this size."""
+    largest = max(float(np.max(np.abs(side), where=np.isfinite(side), initial=0.0)) for side in (one, two))
+    return ROUNDINGS * max(unit(arithmetic_dtype(cell)) for cell in (pair.a, pair.b)) * largest
 
 
 def arrays_of(cell: CellView, drift: Drift) -> list[str]:
@@ -72,21 +80,25 @@ def arrays_of(cell: CellView, drift: Drift) -> list[str]:
     return [name for name in own if name.partition("/")[2].isdecimal()]
 
 
-def cut_off(pair: PairView, one: Array, two: Array, slack: float) -> Iterator[str]:
+def cut_off(pair: PairView, one: Array, two: Array) -> Iterator[str]:
     """One side is the other where that is positive, and 0 elsewhere: an activation."""
+    slack = slack_of(pair, one, two)
     for cell, mine, other in ((pair.a, one, two), (pair.b, two, one)):
         if (other < -slack).any() and np.abs(mine - np.maximum(other, 0.0)).max() <= slack:
-            yield f"what {names(cell.members)} {verb(cell.members, 'gives', 'give')} is cut off at 0, as by a ReLU"
+            yield f"What {names(cell.members)} {verb(cell.members, 'gives', 'give')} is cut off at 0, as by a ReLU"
 
 
-def one_factor(pair: PairView, one: Array, two: Array, slack: float) -> Iterator[str]:
-    apart = np.abs(one - two) > slack
-    if apart.sum() < FEWEST or np.abs(two).max() <= slack:
-        return
-    factor = float((one * two).sum() / (two * two).sum())
-    if abs(factor - 1) * np.abs(two).max() > slack and np.abs(one - factor * two).max() <= slack:
-        yield f"it is {number(factor)} times as large on {names(pair.a.members)} in every channel and at every point"
+def one_factor(pair: PairView, one: Array, two: Array) -> Iterator[str]:
+    """One side is the other times one number, or plus one number, but for a hundredth of the difference."""
+    gap = np.abs(one - two).max()
+    rest = NEARLY * gap
+    factor = float((one * two).sum() / (two * two).sum()) if two.any() else 1.0
+    if np.abs(one - factor * two).max() <= rest:
+        large, small, size = (pair.a, pair.b, factor) if abs(factor) >= 1 else (pair.b, pair.a, 1 / (factor or 1.0))
+        yield f"It is {number(size)} times as large on {names(large.members)} as on {names(small.members)} everywhere"
         return
     offset = float((one - two).mean())
-    if np.abs(one - two - offset).max() <= slack:
-        yield f"it is larger by {number(offset)} on {names(pair.a.members)} in every channel and at every point"
+    if np.abs(one - two - offset).max() <= rest:
+        large, small = (pair.a, pair.b) if offset >= 0 else (pair.b, pair.a)
+        by = number(abs(offset))
+        yield f"It is larger by {by} on {names(large.members)} than on {names(small.members)} everywhere"

@@ -12,7 +12,14 @@ SETTLED_BY_PROBE = "settled by: bncheck run probe"
 
 
 def name(cell: CellView) -> str:
-    """``mxnet==1.9.1`` → ``mxnet 1.9.1@cpu``; the version that ran is put in where the target named none."""
+    """``mxnet==1.9.1`` → ``mxnet 1.9.1@cpu``; the version that ran is put in where the target named none.
+
+    A layer of the user's own comes with its class: what it does is not the framework's doing."""
+    return f"{cell.own_layer} in {label(cell)}" if cell.own_layer else label(cell)
+
+
+def label(cell: CellView) -> str:
+    """The target alone, with the version that ran."""
     match = SHAPE.fullmatch(cell.target)
     if match is None:
         return cell.target
@@ -36,7 +43,7 @@ def verb(side: Sequence[CellView], singular: str, plural: str) -> str:
 
 def short(side: Sequence[CellView], other: Sequence[CellView]) -> str:
     """The backends' names where they tell the sides apart, full names where they do not."""
-    mine, theirs = {cell.backend for cell in side}, {cell.backend for cell in other}
+    mine, theirs = ({cell.own_layer or cell.backend for cell in cells} for cells in (side, other))
     return " and ".join(sorted(mine)) if not mine & theirs else names(side)
 
 

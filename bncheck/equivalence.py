@@ -1,0 +1,44 @@
+"""A layer of the user's own stands in the place of the built-in one: it claims to do the same.
+
+Between frameworks two documented rules are a convention. Between an own layer and what it replaces every difference is
+a fault of the own layer, explained or not, unless the scenario's author expects that very cause. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from bncheck.evidence import CellView
+from bncheck.expectations import applies
+from bncheck.finding import Finding
+from bncheck.scenario import Case, Scenario
+
+# Kinds that would let a layer pass that is not equivalent.
+LENIENT = ("convention", "unexplained")
+
+
+def held_to_equivalence(
+    findings: Iterable[Finding], cells: Sequence[CellView], case: Case, scenario: Scenario
+) -> list[Finding]:
+    """The findings of one case; differences between own layers and built-in ones as defects of the own layer."""
+    own = {cell.target for cell in cells if cell.own_layer}
+    expected = {cause for expect in scenario.expect if applies(expect.when, case) for cause in expect.causes}
+    return [
+        replace(item, kind="defect", departs=departs, departs_from="the built-in layer")
+        if (departs := not_equivalent(item, own)) and item.cause not in expected
+        else item
+        for item in findings
+    ]
+
+
+def not_equivalent(finding: Finding, own: set[str]) -> str:
+    """The own layer's target where a finding sets own layers apart from others; "" otherwise."""
+    if finding.kind not in LENIENT or not finding.of_difference:
+        return ""
+    one, two = (set(side) for side in finding.sides)
+    if one <= own and not two & own:
+        return finding.sides[0][0]
+    if two <= own and not one & own:
+        return finding.sides[1][0]
+    return ""

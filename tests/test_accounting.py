@@ -1,0 +1,153 @@
+"""Which finding accounts for which difference: what rules declare, held against replay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from rule_views import attribute, make_case, make_cell, make_pair, make_trace
+
+from bncheck.accounting import absorb, absorb_by_order, account, open_drifts
+from bncheck.audit import silent_drifts
+from bncheck.diagnose import diagnose
+from bncheck.finding import Consequence, Finding
+from bncheck.rules import load_rules
+
+OPS = ("train_forward", "train_forward", "eval_forward")
+FACTS = {"input_mean": [1.0, 1.0, 1.0], "input_var": [2.0, 2.0, 2.0]}
+MOVES = {"running_mean": [0, 0.5, 0.75, 0.75], "running_var": [1, 1.5, 1.75, 1.75]}
+STILL = {"running_mean": [0, 0, 0, 0], "running_var": [1, 1, 1, 1]}
+Y = {"output__0": [[-1.0, 1.0]], "output__1": [[-1.0, 1.0]], "output__2": [[0.5, 2.5]]}
+OTHER_Y = {**Y, "output__2": [[1.5, 3.5]]}
+ORDER = {"bn": 0}
+
+
+def pair_of(one, two, attributions=(), targets=("torch", "mxnet")):
+    case = make_case(OPS)
+    return make_pair(
+        *(make_cell(case, t, make_trace(OPS, **FACTS, **s)) for t, s in zip(targets, (one, two), strict=True)),
+        attributions,
+    )
+
+
+def finding(code, cause, quantity="running_mean", **more):
+    facts = {"kind": "convention", "title": "It is so.", "targets": ("torch", "mxnet"), "layer": "bn",
+             "scenario": "scenario", "case": "base", "sides": (("torch",), ("mxnet",))}  # fmt: skip
+    return Finding(code=code, cause=cause, quantity=quantity, **{**facts, **more})
+
+
+def left_by(found, pair):
+    return [item.place for item in account(found, open_drifts([pair]), ORDER)[1]]
+
+
+STATES = [("bn", "running_mean"), ("bn", "running_var")]
+
+
+def test_every_rule_says_what_its_cause_changes():
+    words = {"statistics", "counter", "affine", "outputs", "gradients", "events", "mode", "variance", "order"}
+    for rule in load_rules():
+        assert rule.explains <= words, rule.code
+        assert rule.follows_from <= words, rule.code
+
+
+@pytest.mark.parametrize("code", ["BN409", "BN205", "BN115", "BN502"])
+def test_names_contracts_and_advice_account_for_no_number(code):
+    rule = next(item for item in load_rules() if item.code == code)
+    contract = finding(code, rule.cause, "", sides=(), targets=("mxnet",))
+    assert left_by([contract], pair_of(MOVES, STILL)) == STATES
+
+
+def test_a_cause_of_outputs_does_not_account_for_the_statistics_of_its_own_layer():
+    """A fused layer normalises with the running statistics and never moves them: two things."""
+    source = finding("BN111", "normaliser-source", "output", layer="bn")
+    pair = pair_of({**MOVES, **Y}, {**STILL, **OTHER_Y})
+    assert left_by([source], pair) == STATES
+
+
+def test_a_cause_of_statistics_accounts_for_the_evaluation_that_uses_them():
+    never = finding("BN402", "stale-state", sides=(), targets=("mxnet",), event=0)
+    assert left_by([never], pair_of({**MOVES, **Y}, {**STILL, **OTHER_Y})) == []
+
+
+def test_a_convention_accounts_only_for_what_replay_removes():
+    whole = [attribute("update_on", ("forward", "never"), quantity=q) for q in ("running_mean", "running_var")]
+    named = finding("BN103", "update-phase", explained=1.0, facets=("update_on",), accounts=tuple(STATES))
+    assert left_by([named], pair_of(MOVES, STILL, whole)) == []
+    part = [whole[0], attribute("update_on", ("forward", "never"), 0.6, "running_var", bound=1e-9)]
+    assert left_by([named], pair_of(MOVES, STILL, part)) == [("bn", "running_var")]
+    elsewhere = replace(named, accounts=())
+    assert left_by([elsewhere], pair_of(MOVES, STILL, whole)) == [("bn", "running_var")]
+
+
+def test_what_happens_later_is_no_cause():
+    late = finding("BN402", "stale-state", "running_var", sides=(), targets=("mxnet",), event=2)
+    assert ("bn", "running_mean") in left_by([late], pair_of(MOVES, STILL))
+    assert ("bn", "running_mean") not in left_by([replace(late, event=0)], pair_of(MOVES, STILL))
+
+
+def test_a_finding_about_others_accounts_for_nothing_here():
+    others = finding("BN103", "update-phase", targets=("torch", "flax"), sides=(("torch",), ("flax",)))
+    assert left_by([others], pair_of(MOVES, STILL)) == STATES
+
+
+def test_what_nobody_accounts_for_is_one_finding_that_leads_with_the_earliest():
+    pair = pair_of({**MOVES, **Y}, {**STILL, **OTHER_Y})
+    found = diagnose([pair.a, pair.b], [pair], [])
+    (left,) = [item for item in found if item.cause == "unexplained"]
+    assert (left.layer, left.quantity, left.event) == ("bn", "running_mean", 0)
+    assert set(left.accounts) == {("bn", "running_var"), ("", "output")}
+    assert "mxnet never moves it" in left.title
+    assert list(silent_drifts(pair.drifts, found)) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({f"output__{t}": [[-1.016, 1.016, 2.032, 3.048]] for t in (0, 1)}, "It is 1.016 times as large on mxnet"),
+        (
+            {f"output__{t}": [[-0.5, 1.5, 2.5, 3.5]] for t in (0, 1)},
+            "It is larger by 0.5 on mxnet than on torch everywhere.",
+        ),
+        ({f"output__{t}": [[0.0, 1.0, 2.0, 3.0]] for t in (0, 1)}, "cut off at 0, as by a ReLU"),
+        ({f"output__{t}": [[-1.2, 0.7, 2.9, 3.3]] for t in (0, 1)}, None),
+    ],
+)
+def test_an_unexplained_difference_says_what_it_looks_like(other, says):
+    y = {f"output__{t}": [[-1.0, 1.0, 2.0, 3.0]] for t in (0, 1)}
+    pair = pair_of({**MOVES, **y}, {**MOVES, **other})
+    (left,) = [item for item in diagnose([pair.a, pair.b], [pair], []) if item.cause == "unexplained"]
+    if says is None:
+        assert "times as large" not in left.title and "larger by" not in left.title and "ReLU" not in left.title
+    else:
+        assert says in left.title
+    assert "running_mean of bn and running_var of bn agree." in left.title
+
+
+def test_a_state_that_only_one_side_holds_is_said():
+    bare = {key: value for key, value in MOVES.items() if key != "running_var"}
+    pair = pair_of(MOVES, bare)
+    found = diagnose([pair.a, pair.b], [pair], [])
+    assert [(item.cause, item.quantity) for item in found] == [("state-mismatch", "running_var")]
+    assert found[0].title == "mxnet keeps no running_var of bn, torch does."
+    assert list(silent_drifts(pair.drifts, found)) == []
+
+
+def test_a_gradient_under_cancellation_is_listed_below_it():
+    cause = finding("BN201", "cancellation", "running_var", sides=(), targets=("mxnet",), kind="defect",
+                    accounts=(("bn", "grad_gamma"),))  # fmt: skip
+    weak = finding("BN206", "gradient", "grad_gamma", title="They differ in dgamma.")
+    (kept,) = absorb([cause, weak])
+    assert kept.follows == (
+        Consequence("They differ in dgamma.", ("torch", "mxnet"), (("torch",), ("mxnet",)), (("bn", "grad_gamma"),)),
+    )
+    assert absorb([replace(cause, accounts=()), weak]) == [replace(cause, accounts=()), weak]
+
+
+def test_what_a_case_shows_whose_result_depends_on_order_follows_from_that():
+    order = finding("BN403", "order-dependence", sides=(), targets=("mxnet",), kind="defect")
+    apart = finding("BN106", "batch-weight", title="The weights differ.")
+    start = finding("BN101", "initial-state", sides=(), targets=("mxnet",), title="It starts elsewhere.")
+    elsewhere = replace(apart, case="another")
+    kept = absorb_by_order([order, apart, start, elsewhere])
+    assert [item.title for item in kept[0].follows] == ["The weights differ.", "It starts elsewhere."]
+    assert kept[1:] == [elsewhere]
