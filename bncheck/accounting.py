@@ -15,12 +15,13 @@ Pure: findings and one pair of sides in, the same findings with what they accoun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bncheck.evidence import Drift, PairView
+from bncheck.evidence import CellView, Drift, PairView, first_true
 from bncheck.finding import Consequence, Finding, Place, parts
 from bncheck.rules import rule_of
 from bncheck.rules.amplified import input_gap
@@ -91,9 +92,9 @@ def accounts_for(finding: Finding, item: Open, order: Mapping[str, int]) -> bool
         return False
     if item.place in finding.places and (finding.quantity or finding.accounts):
         return drift.verdict == "missing" or removes_enough(finding, item)
-    if comes_later(finding, drift):
-        return False
     explains, word = rule_of(finding.code).explains, WORDS.get(drift.quantity, "")
+    if comes_later(finding, drift):
+        return word in explains and finding.layer == drift.layer and conventions_reach_to(finding, item)
     if drift.verdict == "missing" or not word:
         return False
     if word == "gradients":
@@ -110,6 +111,31 @@ def comes_later(finding: Finding, drift: Drift) -> bool:
     if finding.of_difference or finding.event is None or drift.first_event is None:
         return False
     return finding.event > drift.first_event
+
+
+def conventions_reach_to(finding: Finding, item: Open) -> bool:
+    """Whether each side follows its own convention until what the finding tells happens, and the others throughout:
+    the difference is then the conventions' before it and the finding's after it."""
+    with np.errstate(all="ignore"):
+        for cell in (item.pair.a, item.pair.b):
+            event = deviation(cell, item.drift)
+            if event is None:
+                return False
+            if event < (finding.event or 0) if cell.target in finding.targets else event < math.inf:
+                return False
+    return True
+
+
+def deviation(cell: CellView, drift: Drift) -> float | None:
+    """The first event after which a statistic is not where the cell's own convention puts it: inf for never, None where
+    there is no replay of it."""
+    rows = cell.trace.get(drift.layer, drift.quantity) if cell.trace is not None else None
+    replay = cell.replay.get(drift.layer, {}).get(drift.quantity)
+    if rows is None or replay is None or np.shape(rows) != np.shape(replay):
+        return None
+    off = ~(np.abs(np.asarray(rows, dtype=np.float64) - replay) <= bound_of(cell, drift))
+    first = first_true(np.asarray(off.reshape(len(off), -1).any(axis=1)))
+    return math.inf if first is None else first - 1
 
 
 def changes_memory(finding: Finding, word: str) -> bool:

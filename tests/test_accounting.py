@@ -132,6 +132,23 @@ def test_a_state_that_only_one_side_holds_is_said():
     assert list(silent_drifts(pair.drifts, found)) == []
 
 
+def test_a_bare_call_that_trains_here_and_infers_there_is_call_mode():
+    case = replace(make_case(("forward",)), network=make_case(("forward",)).network)
+    ones = {"input_mean": [1.0], "input_var": [0.0], "output__0": [[0.0, 0.0]]}
+    trains = make_trace(("forward",), training=[1, 1], running_mean=[0, 0.1], running_var=[1, 0.9], **ones)
+    infers = make_trace(("forward",), training=[0, 0], running_mean=[0, 0], running_var=[1, 1],
+                        **{**ones, "output__0": [[0.9995, 0.9995]]})  # fmt: skip
+    pair = make_pair(make_cell(case, "torch", trains), make_cell(case, "keras", infers))
+    found = diagnose([pair.a, pair.b], [pair], [])
+    assert [item.cause for item in found] == ["call-mode"]
+    assert found[0].title == (
+        "A bare call is training in torch and inference in keras: nobody set a mode before event 1."
+    )
+    assert set(found[0].accounts) >= {("bn", "running_mean"), ("bn", "running_var")}
+    silent = make_pair(pair.a, replace(pair.a, target="paddle"))
+    assert diagnose([silent.a, silent.b], [silent], []) == []
+
+
 def test_a_gradient_under_cancellation_is_listed_below_it():
     cause = finding("BN201", "cancellation", "running_var", sides=(), targets=("mxnet",), kind="defect",
                     accounts=(("bn", "grad_gamma"),))  # fmt: skip

@@ -95,6 +95,8 @@ def attribute(
     one, two = read_stream(case, trace_a, spec), read_stream(case, trace_b, spec)
     if one is None or two is None or one.mean.shape != two.mean.shape or not one.mean.size:
         return ()
+    if one.kinds != two.kinds:
+        return ()  # one trained where the other inferred: no rule of a convention makes one of the other
     with np.errstate(all="ignore"):
         a = side(case, trace_a, convention_a, one)
         b = side(case, trace_b, convention_b, two)

@@ -235,7 +235,7 @@ class LinenPart:
         (self.params if name in self.params else self.stats)[name] = value
 
     def held(self):
-        # No "training": in linen the mode belongs to the call, not to the layer.
+        # In linen the mode belongs to the call, not to the layer: ``state`` adds what the next call passes.
         return {"momentum": self.module.momentum, "eps": self.module.epsilon}
 
 
@@ -300,7 +300,8 @@ class Model:
                 raise NotImplementedError("this backend has no layer %r" % layer["type"])
         for name, value in params.items():
             self.put(name, np.asarray(value))
-        self.modes = dict.fromkeys(self.layers, True)  # what the next "as_is" forward does
+        # What the next "as_is" forward does; None is what the module itself was built with, and linen has no default.
+        self.modes = dict.fromkeys(self.layers, None)
         self.tape, self.used_up, self.seen = [], False, {}
 
     def part(self, layer, shapes, variant):
@@ -328,6 +329,10 @@ class Model:
     def forward(self, x, mode):
         if mode != "as_is":
             self.modes = dict.fromkeys(self.layers, mode != "eval")
+        if any(self.modes[name] is None and isinstance(self.parts[name], LinenPart) for name in self.layers):
+            raise NotImplementedError(
+                "linen has no default mode: a call has to say use_running_average, and nobody set one yet"
+            )
         data = self.jax.numpy.asarray(x, dtype=self.dtype)
         steps, params, stats = self.pieces()
         if mode in ("eval", "no_grad"):
@@ -399,6 +404,8 @@ class Model:
     def state(self, layer):
         part = self.parts[layer]
         found = part.held()
+        if isinstance(part, LinenPart) and self.modes[layer] is not None:
+            found["training"] = self.modes[layer]
         for what, word in FLAX_NAMES + STATISTICS:
             value = part.get(word)
             if value is not None:

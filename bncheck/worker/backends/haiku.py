@@ -217,8 +217,8 @@ class Model:
             self.params.update(found[0])
             self.stats.update(found[1])
         self.put_all(params)
-        # is_training is an argument of the call; this is what the next "as_is" forward passes.
-        self.modes = dict.fromkeys(self.layers, True)
+        # is_training is an argument of the call that has no default; this is what the next "as_is" forward passes.
+        self.modes = dict.fromkeys(self.layers, None)
         self.tape, self.used_up, self.seen, self.first = [], False, {}, None
 
     def put_all(self, params):
@@ -251,6 +251,10 @@ class Model:
     def forward(self, x, mode):
         if mode != "as_is":
             self.modes = dict.fromkeys(self.layers, mode != "eval")
+        if None in self.modes.values():
+            raise NotImplementedError(
+                "haiku has no default mode: a call has to say is_training, and nobody set one yet"
+            )
         if any(training and self.specs[name]["batch_weight"] is None for name, training in self.modes.items()):
             raise NotImplementedError(NO_DECAY)
         data = self.jax.numpy.asarray(x, dtype=self.dtype)
@@ -309,10 +313,12 @@ class Model:
 
     def state(self, layer):
         row, used = self.rows[layer], self.keywords[layer]
-        # No "training": the mode belongs to the call, not to the layer.
+        # The mode belongs to the call, not to the layer: what the next call passes.
         found = {"eps": used.get("eps", 1e-5), "counter": int(self.stats[row["module"] + "/~/mean_ema"]["counter"])}
         if row["batch_weight"] is not None:
             found["momentum"] = used["decay_rate"]
+        if self.modes[layer] is not None:
+            found["training"] = self.modes[layer]
         for what in ("running_mean", "running_var", "gamma", "beta"):
             where = self.place(layer, what)
             if where is not None:

@@ -324,9 +324,10 @@ class Model:
     def held(self, layer):
         norm = self.norms[layer]
         held = norm._kwargs
-        found = {"momentum": held.get("momentum"), "eps": held.get("eps")}
+        # The mode belongs to autograd's scope, not to the layer: what the next call runs in.
+        found = {"momentum": held.get("momentum"), "eps": held.get("eps"), "training": self.training}
         if hasattr(norm, "asked"):
-            found = {"momentum": norm.asked.get("momentum", 0.9), "eps": norm.asked.get("eps", 1e-3)}
+            found.update({"momentum": norm.asked.get("momentum", 0.9), "eps": norm.asked.get("eps", 1e-3)})
         for what in ("running_mean", "running_var", "gamma", "beta"):
             found[what] = np.array(getattr(norm, what).data(self.context).asnumpy())
         return found

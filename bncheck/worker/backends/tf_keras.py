@@ -128,8 +128,8 @@ class Model:
         self.made = {name: layer for name, layer in found if layer is not None}
         for name, value in params.items():
             self.put(name, np.asarray(value))
-        # ``training`` is an argument of the call; this is what the next "as_is" forward passes.
-        self.modes = dict.fromkeys(self.layers, True)
+        # ``training`` is an argument of the call; this is what the next "as_is" forward passes. Without it: inference.
+        self.modes = dict.fromkeys(self.layers, False)
         self.tape, self.used_up, self.seen, self.first = [], False, {}, None
 
     def put(self, name, value):
@@ -242,8 +242,8 @@ class Model:
 
     def state(self, layer):
         norm = self.made[layer]
-        # No "training": the mode belongs to the call, not to the layer.
-        found = {"momentum": norm.momentum, "eps": norm.epsilon}
+        # The mode belongs to the call, not to the layer: what the next call passes.
+        found = {"momentum": norm.momentum, "eps": norm.epsilon, "training": self.modes[layer]}
         for what, word in WORDS.items():
             held = getattr(norm, word, None)
             if held is not None:

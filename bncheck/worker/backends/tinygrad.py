@@ -234,7 +234,12 @@ class Model:
 
     def state(self, layer):
         norm = self.norms[layer]
-        found = {"eps": norm.eps, "momentum": norm.momentum, "counter": int(self.array(norm.num_batches_tracked))}
+        found = {
+            "eps": norm.eps,
+            "momentum": norm.momentum,
+            "training": self.training,
+            "counter": int(self.array(norm.num_batches_tracked)),
+        }
         found.update((what, self.array(getattr(norm, word))) for what, word in WORDS.items() if self.has(norm, what))
         return found
 
