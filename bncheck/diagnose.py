@@ -234,7 +234,7 @@ def drop_explained(findings: Sequence[Finding], order: Mapping[str, int]) -> lis
 
 
 def accounts_for(strong: Finding, weak: Finding, order: Mapping[str, int]) -> bool:
-    if weak.cause == "normalise-arithmetic" and strong.cause == "cancellation":
+    if weak.cause == "normalise-arithmetic" and strong.cause in ("cancellation", "summation"):
         return strong.layer == weak.layer and concerns_both(strong, weak)
     if weak.cause == "update-count" and strong.cause == "mode-leak":
         return strong.layer == weak.layer and concerns_both(strong, weak)  # it trains, or not, in the wrong mode

@@ -15,8 +15,8 @@ import numpy as np
 from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.attributed import summary
-from bncheck.rules.leftover import arithmetic_dtype, batch_facts, upstream, within_rounding
-from bncheck.rules.roundoff import summation, unit
+from bncheck.rules.leftover import batch_facts, upstream, within_rounding
+from bncheck.rules.roundoff import arithmetic_dtype, summation, unit
 from bncheck.rules.wording import names, number, targets
 from bncheck.trace import Array
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from bncheck.evidence import Attribution, CellView, Drift, PairView
 from bncheck.rules.amplified import batch_norms, input_gap, is_amplified_rounding
 from bncheck.rules.movement import STATISTICS
-from bncheck.rules.roundoff import average_bound, debiasing_bound, mean_bound, summation, two_pass_bound, unit
+from bncheck.rules.roundoff import (
+    arithmetic_dtype,
+    average_bound,
+    debiasing_bound,
+    mean_bound,
+    pairs_bound,
+    pairs_variance_bound,
+    summation,
+    two_pass_bound,
+    unit,
+    visible,
+)  # fmt: skip
 from bncheck.trace import Array
 
 # Terms of one sum in a linear layer where the case does not say: features × kernel of a usual network.
@@ -37,6 +50,8 @@ def within_rounding(pair: PairView, drift: Drift) -> bool:
     """True if a finite drift is no larger than arithmetic of its dtype may be off, whatever the summation order."""
     if drift.verdict not in ("agrees", "differs") or not np.isfinite(drift.max_abs):
         return False
+    if drift.quantity in STATISTICS and loses_digits(pair, drift):
+        return False
     own = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
     if drift.max_abs <= own:
         return True
@@ -51,6 +66,45 @@ def within_rounding(pair: PairView, drift: Drift) -> bool:
     if drift.quantity == "output":
         return False
     return any(drift.max_abs <= item.rounding_bound for item in attributions_of(pair, drift))
+
+
+def loses_digits(pair: PairView, drift: Drift) -> bool:
+    """True if a statistic is apart by more than half of the digits beside its standard deviation, and by more than
+    sums in pairs can be: data far from zero added in a way that loses them (BN207), which nobody may call agreement."""
+    sides = [side_of(cell, drift, unit(cell.case.dtype)) for cell in (pair.a, pair.b)]
+    if sides[0] is None or sides[1] is None or sides[0].rows.shape[1] != sides[1].rows.shape[1]:
+        return False
+    one, two = sides[0], sides[1]
+    length = min(len(one.rows), len(two.rows))
+    gap = np.abs(one.rows[:length] - two.rows[:length])
+    gap = np.max(np.where(np.isfinite(gap), gap, 0.0), axis=0, initial=0.0)
+    var = np.maximum(one.var, two.var)
+    scale = np.sqrt(var) if drift.quantity == "running_mean" else var
+    lost = visible(max(one.u, two.u)) * scale
+    return bool(((var > 0) & (gap > lost) & (gap > one.bound + two.bound)).any())
+
+
+class Side(NamedTuple):
+    """One side's statistic (points, C), what sums in pairs may be off (C,), the largest variance (C,), its u."""
+
+    rows: Array
+    bound: Array
+    var: Array
+    u: float
+
+
+def side_of(cell: CellView, drift: Drift, least: float) -> Side | None:
+    facts, rows = batch_facts(cell, drift.layer), None
+    if cell.trace is not None:
+        rows = cell.trace.get(drift.layer, drift.quantity)
+    if facts is None or rows is None or rows.shape[1:] != facts[0].shape[1:] or rows.dtype.kind != "f":
+        return None
+    rows = np.asarray(rows, dtype=np.float64)
+    u = unit(arithmetic_dtype(cell, f"{drift.layer}/{drift.quantity}"))
+    bound = pairs_bound if drift.quantity == "running_mean" else pairs_variance_bound
+    largest = np.max(np.where(np.isfinite(rows), np.abs(rows), 0.0), axis=0)
+    kept = averaging_bound(cell, drift.layer, largest, len(rows), u)
+    return Side(rows, 2.0 * bound(*facts, u).max(axis=0) + kept, facts[1].max(axis=0), max(u, least))
 
 
 def bound_of(cell: CellView, drift: Drift) -> float:
@@ -75,13 +129,6 @@ def batch_facts(cell: CellView, layer: str) -> tuple[Array, Array, Array] | None
         return None
     seen = (counts > 0) & np.isfinite(means).all(axis=1) & np.isfinite(variances).all(axis=1)
     return (means[seen], variances[seen], counts[seen][:, None]) if seen.any() and means.shape[1] else None
-
-
-def arithmetic_dtype(cell: CellView, *quantities: str) -> str:
-    """The coarsest dtype that takes part: the case's, and the buffers' own. The reference says what it computes in."""
-    own = str(cell.environment.get("accumulates") or cell.case.dtype)
-    held = [cell.trace.dtype_of(name) for name in quantities if cell.trace is not None and name in cell.trace.arrays]
-    return max([own, *held], key=unit)
 
 
 def _statistic_bound(cell: CellView, drift: Drift) -> float:
