@@ -9,6 +9,7 @@ import numpy as np
 from bncheck.evidence import Attribution, CellView, Drift, PairView
 from bncheck.rules.amplified import batch_norms, input_gap, is_amplified_rounding
 from bncheck.rules.movement import STATISTICS
+from bncheck.rules.own_work import odd_layer
 from bncheck.rules.roundoff import (
     arithmetic_dtype,
     average_bound,
@@ -52,20 +53,42 @@ def within_rounding(pair: PairView, drift: Drift) -> bool:
         return False
     if drift.quantity in STATISTICS and loses_digits(pair, drift):
         return False
-    own = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
-    if drift.max_abs <= own:
+    if drift.quantity in ("output", *STATISTICS) and is_whole(pair):
+        return within_a_stack(pair, drift)
+    if drift.max_abs <= sum(bound_of(cell, drift) for cell in (pair.a, pair.b)):
         return True
-    if drift.quantity in ("output", *STATISTICS) and len(batch_norms(pair)) > 1:
-        sides = (pair.a, pair.b)
-        start, scale = max(linear_error(cell) for cell in sides), max(output_scale(cell) for cell in sides)
-        last = drift.max_abs / max(scale, 1.0) if drift.quantity == "output" else 0.0
-        # A statistic may be off by what its layer measurably got in, and no further.
-        enough = drift.quantity == "output" or drift.max_abs <= input_gap(pair, drift) + own
-        if enough and is_amplified_rounding(pair, last, start):
-            return True
-    if drift.quantity == "output":
-        return False
+    return drift.quantity != "output" and replayed(pair, drift)
+
+
+def replayed(pair: PairView, drift: Drift) -> bool:
     return any(drift.max_abs <= item.rounding_bound for item in attributions_of(pair, drift))
+
+
+def is_whole(pair: PairView) -> bool:
+    """True for several BatchNorm layers, and for a network of which only the BatchNorm layers are known."""
+    network = pair.case.network
+    return bool(network.file or network.model) or len(batch_norms(pair)) > 1
+
+
+def within_a_stack(pair: PairView, drift: Drift) -> bool:
+    """In a stack errors grow, and how far depends on the data: each layer is judged by what it measurably got in.
+
+    A statistic may be off by what its layer got in and by its own arithmetic; the output by the growth through all
+    layers. None of it is rounding where a layer did other work on one side, however small it comes out at the end.
+    """
+    layers = batch_norms(pair)
+    if not layers:
+        return drift.max_abs <= sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
+    start = max(linear_error(cell) for cell in (pair.a, pair.b))
+    if drift.quantity == "output":
+        scale = max(output_scale(cell) for cell in (pair.a, pair.b))
+        grown = is_amplified_rounding(pair, drift.max_abs / max(scale, 1e-300), start)
+        return grown and odd_layer(pair, layers) is None
+    own = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
+    near = drift.max_abs <= input_gap(pair, drift) + own or replayed(pair, drift)
+    before = layers[: layers.index(drift.layer)] if drift.layer in layers else layers
+    grown = is_amplified_rounding(pair, 0.0, start, until=drift.layer)
+    return near and grown and odd_layer(pair, before) is None
 
 
 def loses_digits(pair: PairView, drift: Drift) -> bool:
@@ -142,12 +165,15 @@ def _statistic_bound(cell: CellView, drift: Drift) -> float:
     bound = mean_bound if drift.quantity == "running_mean" else two_pass_bound
     largest = np.nanmax(np.abs(np.where(np.isfinite(rows), rows, 0.0)), initial=0.0)
     averaging = averaging_bound(cell, drift.layer, np.asarray(largest), len(mean), u)
-    # The layer's input carries what the layers before it rounded; the first layer's input is the same bytes for all.
-    first = next((item.name for item in cell.case.network.layers if item.type != "flatten"), drift.layer) == drift.layer
+    # The layer's input carries what the layers before it rounded; the first layer's input is the same bytes for all,
+    # and what the input of a later one carries is measured (within_a_stack).
+    network = cell.case.network
+    first = next((item.name for item in network.layers if item.type != "flatten"), drift.layer) == drift.layer
+    alone = first or bool(network.file or network.model) or len(network.batch_norms) > 1
     size = np.sqrt(mean * mean + var)
     carried = (
         0.0
-        if first
+        if alone
         else upstream(cell, drift.layer) * (size if drift.quantity == "running_mean" else 2 * size * np.sqrt(var))
     )
     # n/(n − 1) of the unbiased variance is at most 2.
@@ -211,7 +237,9 @@ def upstream(cell: CellView, layer: str | None) -> float:
     """Relative error that reaches a layer (None: the network's output) from all layers in front of it."""
     u = unit(arithmetic_dtype(cell))
     total = 8 * u
-    if cell.case.network.file and cell.trace is not None:  # a linear layer before each, for all that is known
+    if (
+        cell.case.network.file or cell.case.network.model
+    ) and cell.trace is not None:  # a linear layer before each, for all that is known
         norms = cell.trace.layers
         before = norms[: norms.index(layer)] if layer in norms else norms
         return total + sum(linear_error(cell) + conditioning(cell, name, u) for name in before)
