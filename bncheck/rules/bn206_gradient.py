@@ -15,8 +15,9 @@ import numpy as np
 from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.attributed import summary
-from bncheck.rules.leftover import batch_facts, upstream, within_rounding
+from bncheck.rules.leftover import batch_facts, is_whole, upstream, within_rounding
 from bncheck.rules.roundoff import arithmetic_dtype, summation, unit
+from bncheck.rules.stacked_gradients import grows_alike
 from bncheck.rules.wording import names, number, targets
 from bncheck.trace import Array
 
@@ -47,10 +48,8 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
 def is_rounding(pair: PairView, drift: Drift) -> bool:
     if drift.verdict == "nonfinite" or not np.isfinite(drift.max_abs):
         return False
-    # Through several BatchNorm layers gradients grow exponentially with depth, and rounding with them: a stack of 20
-    # on batches of 4 was off by 1e4 in float32. One layer at a time can be judged, a stack cannot.
-    if len(pair.case.network.batch_norms) > 1:
-        return True
+    if is_whole(pair):
+        return grows_alike(pair, drift)
     with np.errstate(all="ignore"):
         bound = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
     # Where a ReLU's input is zero to rounding its gate may open on one side only: single gradients then change by
