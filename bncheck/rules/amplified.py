@@ -20,18 +20,19 @@ def is_amplified_rounding(pair: PairView, last: float, start: float, until: str 
     """True if errors grow from layer to layer no faster than κ allows, from ``start`` (relative) up to ``last``.
 
     ``start`` is what the maps between two BatchNorm layers add, at the worst element; ``until`` names the layer whose
-    input is the last to be judged, without it all layers and the output are. Layers come by what they got in: modules
-    are registered in any order, and branches lie side by side.
+    input is the last to be judged, without it all layers and the output are. Branches lie side by side, so a layer may
+    get in the error of any layer before it.
     """
     inputs = {layer: got for layer in batch_norms(pair) if (got := input_error(pair, layer)) is not None}
     if until is not None and until not in inputs:
         return False
     error = start
-    for layer, (measured, kappa) in sorted(inputs.items(), key=lambda item: item[1][0]):
-        if not measured <= error + start:
-            return False
-        if layer == until:
-            return True
+    for layer, (measured, kappa) in inputs.items():
+        near = measured <= error + start
+        if layer == until or not (near or until):
+            return near
+        if not near:
+            continue  # a jump is a cause of its own, and no excuse for what comes behind it
         error = max(error, max(SPREAD * measured, start) * kappa)
     return bool(inputs) and last <= error + start
 
@@ -39,6 +40,11 @@ def is_amplified_rounding(pair: PairView, last: float, start: float, until: str 
 def input_error(pair: PairView, layer: str) -> tuple[float, float] | None:
     """(how far a layer's inputs are apart, relative to their size; κ). None where neither side ran it; infinite where
     the sides cannot be compared."""
+    found: tuple[float, float] | None = pair.once(("input_error", layer), lambda: work_out_error(pair, layer))
+    return found
+
+
+def work_out_error(pair: PairView, layer: str) -> tuple[float, float] | None:
     a, b = (moments(cell, layer) for cell in (pair.a, pair.b))
     if a is None and b is None:
         return None

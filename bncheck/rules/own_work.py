@@ -7,6 +7,8 @@ normalised with, and these may be apart by no more than the inputs and the runni
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from bncheck.evidence import CellView, PairView
@@ -17,7 +19,9 @@ from bncheck.trace import Array
 def odd_layer(pair: PairView, layers: tuple[str, ...]) -> str | None:
     """The first layer whose own work differs between the sides by more than rounding; None where none does."""
     with np.errstate(all="ignore"):
-        return next((layer for layer in layers if not works_alike(pair, layer)), None)
+        return next(
+            (layer for layer in layers if not pair.once(("alike", layer), partial(works_alike, pair, layer))), None
+        )
 
 
 def works_alike(pair: PairView, layer: str) -> bool:

@@ -17,7 +17,7 @@ from bncheck.rules.own_work import odd_layer
 from bncheck.trace import Array
 
 # Shares of opened gates are known by the mean over many values.
-GATES = 8.0
+GATES = 4.0
 # With three values a channel and fewer nothing is left of dy but its rounding: two of them go into the means.
 FEWEST = 4
 
@@ -35,11 +35,13 @@ def grows_alike(pair: PairView, drift: Drift) -> bool:
         gated = is_gated(pair)
         start = forward + gates(pair, errors, gated)
         grown = start
-        for layer, apart in sorted(gaps(pair, layers, gated).items(), key=lambda item: item[1]):
-            if not apart <= grown + start:
-                return False
+        found: dict[str, float] = pair.once(("gradients", *layers), lambda: gaps(pair, layers, gated))
+        for layer, apart in reversed(found.items()):
+            near = apart <= grown + start
             if layer == drift.layer:
-                return True
+                return near
+            if not near:
+                continue  # a jump is a cause of its own, and no excuse for what comes behind it
             measured, kappa = errors.get(layer, (0.0, 1.0))
             grown = max(grown, SPREAD * max(apart, measured, start / SPREAD) * kappa)
         return loose_gap(pair, drift, gated) <= grown + start
