@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import play, program
+from planted import arrays_of, case_of, play, program
 from rule_views import make_case, make_cell, make_pair, make_trace
 from test_networks import run
 
@@ -219,6 +219,19 @@ def test_a_gradient_half_again_as_large_in_one_layer_of_a_stack_is_not_rounding(
     assert {drift.layer for drift in pair.drifts if not is_rounding(pair, drift)} == {"bn2"}
     found = diagnose([pair.a, pair.b], [pair], [])
     assert [(item.cause, item.layer) for item in found if item.kind != "rounding"] == [("gradient", "bn2")]
+
+
+@pytest.mark.parametrize(("eps", "rounding"), [(1e-5, True), (1e-3, False)])
+def test_another_eps_is_no_rounding_however_many_values_a_batch_has(eps: float, rounding: bool) -> None:
+    """Of 16,384 values a sum may be off by 5e-5 of the variance; an eps of 1e-3 adds 1e-3 to it."""
+    case = case_of("F E", (16384, 2), eps=1e-5)
+    inputs = arrays_of(case, {"main": np.random.default_rng(0).normal(size=(2, 16384, 2))})
+    cells = []
+    for target, rules in (("a", {"dtype": "float64"}), ("b", {"dtype": "float32", "eps": eps})):
+        _, trace, outcome = play(case, inputs, rules)
+        cells.append(make_cell(case, target, trace, outcome, environment={"accumulates": rules["dtype"]}))
+    output = make_pair(*cells).drift("", "output")
+    assert output is not None and is_rounding(make_pair(*cells), output) is rounding
 
 
 def stack(dtype: str = "float64") -> CellView:
