@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bncheck.evidence import Attribution, CellView, Drift, PairView
-from bncheck.rules.amplified import batch_norms, input_gap, is_amplified_rounding
+from bncheck.rules.amplified import batch_norms, input_error, input_gap, is_amplified_rounding
 from bncheck.rules.movement import STATISTICS
 from bncheck.rules.own_work import odd_layer
 from bncheck.rules.roundoff import (
@@ -79,7 +79,7 @@ def within_a_stack(pair: PairView, drift: Drift) -> bool:
     layers. None of it is rounding where a layer did other work on one side, however small it comes out at the end.
     """
     layers = batch_norms(pair)
-    if not layers:
+    if all(input_error(pair, layer) is None for layer in layers):  # nobody recorded what the layers got in
         return drift.max_abs <= sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
     start = max(linear_error(cell) for cell in (pair.a, pair.b))
     if drift.quantity == "output":
