@@ -39,6 +39,7 @@ class Series:
     b: Array
     events: Array
     dtype: str
+    floor: Array | None = None  # (points, values): a size below which nothing of the quantity counts as small
 
 
 def coarser(a: str, b: str) -> str:
@@ -176,7 +177,20 @@ def states(layer: str, quantity: str, a: Trace, b: Trace, rows: Array) -> Series
         two.reshape(width),
         kept - 1,
         coarser(a.dtype_of(name), b.dtype_of(name)),
+        deviation(layer, a, b, kept) if quantity == "running_mean" else None,
     )
+
+
+def deviation(layer: str, a: Trace, b: Trace, kept: Array) -> Array | None:
+    """The standard deviation that both sides hold beside a mean. A mean that is 0 in real arithmetic (behind a shift, a
+    convolution without bias) comes out as 1e-9 of it, and is no millions of ULP off for that."""
+    name = f"{layer}/running_var"
+    held = [side.arrays[name] for side in (a, b) if name in side.arrays]
+    if len(held) < 2 or not comparable(a, b, name) or any(rows.ndim != 2 or len(rows) <= kept.max() for rows in held):
+        return None
+    one, two = (np.asarray(rows[kept], dtype=np.float64) for rows in held)
+    smaller = np.minimum(one, two)
+    return np.where(np.isfinite(smaller) & (smaller > 0), np.sqrt(np.maximum(smaller, 0.0)), 0.0)
 
 
 def network_dtype(case: Case, a: Trace, b: Trace) -> str:
@@ -208,8 +222,9 @@ def loose(
 
 
 def scale_of(quantity: str, size: Array) -> Array:
-    """What an ULP is counted against: each statistic's own size; for outputs and gradients the largest of the same
-    event, because single elements cancel to almost nothing and would make any rounding look like millions of ULP."""
+    """What an ULP is counted against: each statistic's own size (a mean's standard deviation, where that is larger);
+    for outputs and gradients the largest of the same event, because single elements cancel to almost nothing and would
+    make any rounding look like millions of ULP."""
     if quantity in STATES or not size.size:
         return size
     return np.broadcast_to(size.max(axis=1, keepdims=True), size.shape)
@@ -235,8 +250,9 @@ def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tol
         same = ((a == b) | (np.isnan(a) & np.isnan(b))) & ~both
         bad = ~both & ~same
         outside = (gap > atol + rtol * size) | bad
-        relative = np.where(size > 0, gap / np.where(size > 0, size, 1.0), 0.0)
-        ulps = gap / ulp_of(scale_of(series.quantity, size), series.dtype)
+        counted = size if series.floor is None or series.floor.shape != size.shape else np.maximum(size, series.floor)
+        relative = np.where(counted > 0, gap / np.where(counted > 0, counted, 1.0), 0.0)
+        ulps = gap / ulp_of(scale_of(series.quantity, counted), series.dtype)
     points = (
         np.where(both.any(axis=1), gap.sum(axis=1) / np.maximum(both.sum(axis=1), 1), np.nan)
         if gap.size

@@ -139,6 +139,13 @@ class PairView:
     drifts: Sequence[Drift]
     attributions: Sequence[Attribution] = ()
     tolerance: Tolerance = Tolerance()
+    # What rules have worked out of this pair: each of 60 layers is looked at once, not once for every drift.
+    worked_out: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: tuple[str, ...], work: Callable[[], Any]) -> Any:
+        if key not in self.worked_out:
+            self.worked_out[key] = work()
+        return self.worked_out[key]
 
     def drift(self, layer: str, quantity: str) -> Drift | None:
         return next((d for d in self.drifts if d.layer == layer and d.quantity == quantity), None)

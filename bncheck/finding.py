@@ -13,8 +13,8 @@ KINDS: tuple[Kind, ...] = ("defect", "hazard", "unexplained", "convention", "rou
 CAUSES = (
     "update-phase", "update-count", "counter-skew", "batch-weight", "hyperparameter-lost",
     "variance-divisor", "wrong-statistic", "single-value", "empty-batch", "initial-state", "state-mismatch",
-    "call-mode", "mode-leak",
-    "normaliser-source", "eps", "affine", "cancellation", "normalise-arithmetic", "reduced-precision",
+    "call-mode", "mode-leak", "normaliser-source", "eps", "affine", "cancellation", "summation",
+    "normalise-arithmetic", "reduced-precision",
     "low-precision-stall", "overflow", "layout", "stale-state", "shared-state", "synchronisation",
     "order-dependence", "folding", "poisoned-state", "graph-retention", "in-place", "layer-contract", "gradient",
     "refusal", "crash", "averaging", "rounding", "unexplained",

@@ -192,6 +192,15 @@ def test_ulps_of_outputs_count_against_the_largest_of_their_event() -> None:
     assert one(compare(case, a, b), "output").max_ulp == 1.0
 
 
+def test_a_mean_that_is_zero_but_for_rounding_counts_against_its_standard_deviation() -> None:
+    """A mean of 0 in real arithmetic: 3e-9 here and 0 there, of values that spread by 2, is no million of ULP."""
+    case = make_case(["train_forward"])
+    a = view(case, "a", {"bn/running_mean": column(0, 2.0**-28), "bn/running_var": column(4, 4)})
+    b = view(case, "b", {"bn/running_mean": column(0, 0), "bn/running_var": column(4, 4)})
+    drift = one(compare(case, a, b), "running_mean")
+    assert (drift.max_abs, drift.max_rel, drift.max_ulp) == (2.0**-28, 2.0**-29, 2.0**-6)
+
+
 def test_states_of_different_width_are_missing_not_an_error() -> None:
     case = make_case(["train_forward"])
     a, b = (

@@ -16,28 +16,53 @@ from bncheck.trace import Array
 SPREAD = 16.0
 
 
-def is_amplified_rounding(pair: PairView, last: float, start: float) -> bool:
-    """True if errors grow from layer to layer no faster than κ allows, from ``start`` (relative) up to ``last``."""
+def is_amplified_rounding(pair: PairView, last: float, start: float, until: str | None = None) -> bool:
+    """True if errors grow from layer to layer no faster than κ allows, from ``start`` (relative) up to ``last``.
+
+    ``start`` is what the maps between two BatchNorm layers add, at the worst element; ``until`` names the layer whose
+    input is the last to be judged, without it all layers and the output are. Branches lie side by side, so a layer may
+    get in the error of any layer before it.
+    """
+    inputs = {layer: got for layer in batch_norms(pair) if (got := input_error(pair, layer)) is not None}
+    if until is not None and until not in inputs:
+        return False
     error = start
-    for layer in batch_norms(pair):
-        facts = [moments(cell, layer) for cell in (pair.a, pair.b)]
-        if facts[0] is None or facts[1] is None or facts[0][0].shape != facts[1][0].shape:
-            return False
-        (mean_a, std_a), (mean_b, std_b) = facts[0], facts[1]
-        size = np.sqrt(mean_a**2 + std_a**2)
-        gap = np.maximum(np.abs(mean_a - mean_b), np.abs(std_a - std_b))
-        measured = float((gap.max(axis=1) / np.maximum(size.max(axis=1), 1e-300)).max())
-        if not measured <= SPREAD * error + start:
-            return False
-        eps = next((item.eps for item in pair.case.network.layers if item.name == layer), None) or 1e-5
-        error = max(measured, start) * float((size / np.sqrt(std_a**2 + eps)).max())
-    return last <= SPREAD * error
+    for layer, (measured, kappa) in inputs.items():
+        near = measured <= error + start
+        if layer == until or not (near or until):
+            return near
+        if not near:
+            continue  # a jump is a cause of its own, and no excuse for what comes behind it
+        error = max(error, max(SPREAD * measured, start) * kappa)
+    return bool(inputs) and last <= error + start
+
+
+def input_error(pair: PairView, layer: str) -> tuple[float, float] | None:
+    """(how far a layer's inputs are apart, relative to their size; κ). None where neither side ran it; infinite where
+    the sides cannot be compared."""
+    found: tuple[float, float] | None = pair.once(("input_error", layer), lambda: work_out_error(pair, layer))
+    return found
+
+
+def work_out_error(pair: PairView, layer: str) -> tuple[float, float] | None:
+    a, b = (moments(cell, layer) for cell in (pair.a, pair.b))
+    if a is None and b is None:
+        return None
+    if a is None or b is None or a[0].shape != b[0].shape:
+        return np.inf, 1.0
+    (mean_a, std_a), (mean_b, std_b) = a, b
+    size = np.sqrt(mean_a**2 + std_a**2)
+    gap = np.maximum(np.abs(mean_a - mean_b), np.abs(std_a - std_b))
+    measured = float((gap.max(axis=1) / np.maximum(size.max(axis=1), 1e-300)).max())
+    eps = next((item.eps for item in pair.case.network.layers if item.name == layer), None) or 1e-5
+    return measured, float((size / np.sqrt(std_a**2 + eps)).max())
 
 
 def batch_norms(pair: PairView) -> tuple[str, ...]:
-    """BatchNorm layers in order; those of an existing file are known from what both sides recorded."""
-    if not pair.case.network.file or pair.a.trace is None or pair.b.trace is None:
-        return pair.case.network.batch_norms
+    """BatchNorm layers in order; those of a file or a whole model are known from what both sides recorded."""
+    network = pair.case.network
+    if not (network.file or network.model) or pair.a.trace is None or pair.b.trace is None:
+        return network.batch_norms
     return tuple(layer for layer in pair.a.trace.layers if layer in pair.b.trace.layers)
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.rules.leftover import arithmetic_dtype, averaging_bound, batch_facts
+from bncheck.rules.leftover import averaging_bound, batch_facts, batch_weight
 from bncheck.rules.normaliser import revealed
-from bncheck.rules.roundoff import mean_bound, one_pass_bound, unit, welford_bound
+from bncheck.rules.roundoff import arithmetic_dtype, mean_bound, one_pass_bound, unit, welford_bound
 from bncheck.rules.wording import names, number, targets, verb
 from bncheck.trace import Array
 
@@ -74,7 +74,8 @@ def in_state(cell: CellView, layer: str) -> Loss | None:
         floor = floor + averaging_bound(cell, layer, size, len(rows), u) + unsettled(cell) * size
         ceiling = 4 * one_pass_bound(means, variances, counts, u).max(axis=0) + floor
         gap = np.abs(rows - replay)
-        off = (gap > floor) & (gap <= ceiling) & (ratio > SMALLEST_RATIO) & mean_is_right(cell, layer, u)
+        off = (gap > floor + about_a_wrong_mean(cell, layer)) & (gap <= ceiling) & (ratio > SMALLEST_RATIO)
+        off &= mean_is_right(cell, layer, u)
         exact = np.asarray(replay, dtype=np.float64)
     else:
         off, exact = np.zeros_like(negative), np.broadcast_to(variances.max(axis=0), rows.shape)
@@ -85,6 +86,19 @@ def in_state(cell: CellView, layer: str) -> Loss | None:
     return Loss(
         float(ratio[channel]), float(rows[point, channel]), float(exact[point, channel]), point - 1, "running_var"
     )
+
+
+def about_a_wrong_mean(cell: CellView, layer: str) -> Array:
+    """What the variance is off by where it was taken about a mean that is off by d in each batch: d², of which as much
+    is remembered as of the d. (BN207 names that.) Twice, because the batches differ."""
+    assert cell.trace is not None
+    rows, replay = cell.trace.get(layer, "running_mean"), cell.replay.get(layer, {}).get("running_mean")
+    if rows is None or replay is None or np.shape(rows) != np.shape(replay):
+        return np.asarray(0.0)
+    updates = np.cumsum(np.concatenate([[0], (np.diff(np.asarray(rows, dtype=np.float64), axis=0) != 0).any(axis=1)]))
+    remembered = 1.0 - (1.0 - batch_weight(cell, layer)) ** updates[:, None]
+    gap = np.asarray(rows, dtype=np.float64) - np.asarray(replay, dtype=np.float64)
+    return np.asarray(2.0 * gap**2 / np.where(remembered > 0, remembered, 1.0))
 
 
 def is_known(cell: CellView) -> bool:
@@ -127,6 +141,7 @@ def in_output(cell: CellView, layer: str) -> Loss | None:
         floor = welford_bound(mean, var, count, u) + seen.var_error
         ceiling = 4 * one_pass_bound(mean, var, count, u) + floor
         near_mean = np.abs(seen.mean - mean) <= seen.mean_error + mean_bound(mean, var, count, u)
+        floor = floor + 2 * (seen.mean - mean) ** 2  # what a mean that is off does to the variance: see BN207
         off = (gap > floor) & (gap <= ceiling) & (ratio > SMALLEST_RATIO) & near_mean
         if off.any():
             worst = int(np.argmax(np.where(off, gap, -1)))

@@ -37,9 +37,11 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
         return
     layer = pair.case.network.batch_norms[0]
     ratio = conditioning(pair, layer)
+    same = all(state.verdict == "agrees" for state in statistics(pair, layer))
+    agree = "agree in the statistics" if same else "differ by rounding in the statistics"
     yield Finding(
         CODE, CAUSE, "hazard",
-        f"{names(pair.a.members)} and {names(pair.b.members)} agree in the statistics of {layer} but differ in y by "
+        f"{names(pair.a.members)} and {names(pair.b.members)} {agree} of {layer} but differ in y by "
         f"up to {number(drift.max_abs)}: {drift.dtype} keeps no more digits at mean/sqrt(var + eps) = {number(ratio)}.",
         targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, layer, drift.first_event, "output",
         evidence={**summary(drift), "mean/sqrt(var + eps)": ratio},
@@ -53,10 +55,13 @@ def is_ill_conditioned(pair: PairView, drift: Drift) -> bool:
     if drift.verdict != "differs" or not plain or len(pair.case.network.batch_norms) != 1:
         return False
     layer = pair.case.network.batch_norms[0]
-    states = [state for quantity in STATISTICS if (state := pair.drift(layer, quantity)) is not None]
-    fine = all(state.verdict == "agrees" or within_rounding(pair, state) for state in states)
+    fine = all(state.verdict == "agrees" or within_rounding(pair, state) for state in statistics(pair, layer))
     lost = drift.max_abs > LOST * math.sqrt(unit(drift.dtype)) and conditioning(pair, layer) >= SMALLEST_RATIO
     return fine and lost and within_rounding(pair, drift)
+
+
+def statistics(pair: PairView, layer: str) -> list[Drift]:
+    return [state for quantity in STATISTICS if (state := pair.drift(layer, quantity)) is not None]
 
 
 def conditioning(pair: PairView, layer: str) -> float:

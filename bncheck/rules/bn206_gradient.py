@@ -15,8 +15,9 @@ import numpy as np
 from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.attributed import summary
-from bncheck.rules.leftover import arithmetic_dtype, batch_facts, upstream, within_rounding
-from bncheck.rules.roundoff import summation, unit
+from bncheck.rules.leftover import batch_facts, is_whole, upstream, within_rounding
+from bncheck.rules.roundoff import arithmetic_dtype, summation, unit
+from bncheck.rules.stacked_gradients import grows_alike
 from bncheck.rules.wording import names, number, targets
 from bncheck.trace import Array
 
@@ -31,6 +32,7 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
     output = pair.drift("", "output")
     if output is not None and output.verdict != "agrees" and not within_rounding(pair, output):
         return  # the gradient of another output is another gradient
+    near = "" if output is None or output.verdict == "agrees" else " up to rounding"
     for drift in pair.differing:
         if drift.quantity not in WORDS or drift.verdict not in ("differs", "nonfinite") or is_rounding(pair, drift):
             continue
@@ -38,8 +40,8 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
         wrong = pair.b if any(cell.target == "reference" for cell in pair.a.members) else pair.a
         yield Finding(
             CODE, CAUSE, "defect" if truth else "unexplained",
-            f"{names(pair.a.members)} and {names(pair.b.members)} agree in y but differ in {WORDS[drift.quantity]}"
-            f"{' of ' + drift.layer if drift.layer else ''} by up to {number(drift.max_abs)}.",
+            f"{names(pair.a.members)} and {names(pair.b.members)} agree in y{near} but differ in "
+            f"{WORDS[drift.quantity]}{' of ' + drift.layer if drift.layer else ''} by up to {number(drift.max_abs)}.",
             targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
             drift.quantity, departs=wrong.target if truth else "", departs_from="arithmetic" if truth else "",
             evidence=summary(drift), advice="check the gradient in float64 (bncheck repro gives the script)",
@@ -49,10 +51,8 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
 def is_rounding(pair: PairView, drift: Drift) -> bool:
     if drift.verdict == "nonfinite" or not np.isfinite(drift.max_abs):
         return False
-    # Through several BatchNorm layers gradients grow exponentially with depth, and rounding with them: a stack of 20
-    # on batches of 4 was off by 1e4 in float32. One layer at a time can be judged, a stack cannot.
-    if len(pair.case.network.batch_norms) > 1:
-        return True
+    if is_whole(pair):
+        return grows_alike(pair, drift)
     with np.errstate(all="ignore"):
         bound = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
     # Where a ReLU's input is zero to rounding its gate may open on one side only: single gradients then change by
@@ -75,17 +75,15 @@ def bound_of(cell: CellView, drift: Drift) -> float:
         mean, var, n = facts
         eps = next((item.eps for item in cell.case.network.layers if item.name == layer), None) or 1e-5
         spread = np.sqrt(var + eps)
-        # dy is drawn from N(0, 1) or is one: 8 bounds it. Sums of n of them, divided by n in dx and not in dgamma.
-        terms = n if drift.quantity != "grad_input" else 1.0 / spread
-        total += float(
-            (
-                8.0
-                * u
-                * summation(n)
-                * (1 + np.sqrt(mean * mean + var) / spread)
-                * (terms * gamma_size(cell, layer) + scale)
-            ).max()
-        )
+        # dy is drawn from N(0, 1) or is one. In dx 8 bounds it; sums of it grow as √n, or up to the gradient itself,
+        # and by how much it grew on its way through a linear layer the gradient's own size says.
+        root = np.sqrt(n)
+        if drift.quantity == "grad_input":
+            terms = 1.0 / spread
+        else:
+            terms = np.minimum(n, 8.0 * root) * np.maximum(1.0, scale / root)
+        size = terms * gamma_size(cell, layer) + scale
+        total += float((8.0 * u * summation(n) * (1 + np.sqrt(mean * mean + var) / spread) * size).max())
     return total + upstream(cell, None) * scale
 
 

@@ -1,8 +1,9 @@
-"""The difference is rounding: of the size that arithmetic of this precision has, in any summation order.
+"""The difference is rounding: of the size that arithmetic of this precision has in a correct implementation.
 
 Signature: the numbers are not bit-identical, but the difference is inside the tolerance of the dtype, or inside the
-bound derived for its unit roundoff, the number of values and their mean/std ratio. Repeat the case in float64 and it
-shrinks by nine decades; a real cause stays.
+bound derived for its unit roundoff, the number of values and their mean/std ratio; in a deep network, inside what each
+layer makes of the error that it measurably got in. Repeat the case in float64 and it shrinks by nine decades; a real
+cause stays.
 
 What to do: nothing. Compare with a tolerance instead of for equality. Two libraries, two devices or two batch sizes
 add in different orders; eval BatchNorm itself is a fixed map of each sample.

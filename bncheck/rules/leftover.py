@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from bncheck.evidence import Attribution, CellView, Drift, PairView
-from bncheck.rules.amplified import batch_norms, input_gap, is_amplified_rounding
+from bncheck.rules.amplified import batch_norms, input_error, input_gap, is_amplified_rounding
 from bncheck.rules.movement import STATISTICS
-from bncheck.rules.roundoff import average_bound, debiasing_bound, mean_bound, summation, two_pass_bound, unit
+from bncheck.rules.own_work import odd_layer
+from bncheck.rules.roundoff import (
+    arithmetic_dtype,
+    average_bound,
+    debiasing_bound,
+    mean_bound,
+    pairs_bound,
+    pairs_variance_bound,
+    summation,
+    two_pass_bound,
+    unit,
+    visible,
+)  # fmt: skip
 from bncheck.trace import Array
 
 # Terms of one sum in a linear layer where the case does not say: features × kernel of a usual network.
@@ -37,20 +51,85 @@ def within_rounding(pair: PairView, drift: Drift) -> bool:
     """True if a finite drift is no larger than arithmetic of its dtype may be off, whatever the summation order."""
     if drift.verdict not in ("agrees", "differs") or not np.isfinite(drift.max_abs):
         return False
-    own = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
-    if drift.max_abs <= own:
-        return True
-    if drift.quantity in ("output", *STATISTICS) and len(batch_norms(pair)) > 1:
-        sides = (pair.a, pair.b)
-        start, scale = max(linear_error(cell) for cell in sides), max(output_scale(cell) for cell in sides)
-        last = drift.max_abs / max(scale, 1.0) if drift.quantity == "output" else 0.0
-        # A statistic may be off by what its layer measurably got in, and no further.
-        enough = drift.quantity == "output" or drift.max_abs <= input_gap(pair, drift) + own
-        if enough and is_amplified_rounding(pair, last, start):
-            return True
-    if drift.quantity == "output":
+    if drift.quantity in STATISTICS and loses_digits(pair, drift):
         return False
+    if drift.quantity in ("output", *STATISTICS) and is_whole(pair):
+        return within_a_stack(pair, drift)
+    if drift.quantity == "output" and odd_layer(pair, batch_norms(pair)) is not None:
+        return False  # it was normalised with something else
+    if drift.max_abs <= sum(bound_of(cell, drift) for cell in (pair.a, pair.b)):
+        return True
+    return drift.quantity != "output" and replayed(pair, drift)
+
+
+def replayed(pair: PairView, drift: Drift) -> bool:
     return any(drift.max_abs <= item.rounding_bound for item in attributions_of(pair, drift))
+
+
+def is_whole(pair: PairView) -> bool:
+    """True for several BatchNorm layers, and for a network of which only the BatchNorm layers are known."""
+    network = pair.case.network
+    return bool(network.file or network.model) or len(batch_norms(pair)) > 1
+
+
+def within_a_stack(pair: PairView, drift: Drift) -> bool:
+    """In a stack errors grow, and how far depends on the data: each layer is judged by what it measurably got in.
+
+    A statistic may be off by what its layer got in and by its own arithmetic; the output by the growth through all
+    layers. None of it is rounding where a layer did other work on one side, however small it comes out at the end.
+    """
+    layers = batch_norms(pair)
+    if all(input_error(pair, layer) is None for layer in layers):  # nobody recorded what the layers got in
+        return drift.max_abs <= sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
+    start = max(linear_error(cell) for cell in (pair.a, pair.b))
+    if drift.quantity == "output":
+        scale = max(output_scale(cell) for cell in (pair.a, pair.b))
+        grown = is_amplified_rounding(pair, drift.max_abs / max(scale, 1e-300), start)
+        return grown and odd_layer(pair, layers) is None
+    own = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
+    near = drift.max_abs <= input_gap(pair, drift) + own or replayed(pair, drift)
+    before = layers[: layers.index(drift.layer)] if drift.layer in layers else layers
+    grown = is_amplified_rounding(pair, 0.0, start, until=drift.layer)
+    return near and grown and odd_layer(pair, before) is None
+
+
+def loses_digits(pair: PairView, drift: Drift) -> bool:
+    """True if a statistic is apart by more than half of the digits beside its standard deviation, and by more than
+    sums in pairs can be: data far from zero added in a way that loses them (BN207), which nobody may call agreement."""
+    sides = [side_of(cell, drift, unit(cell.case.dtype)) for cell in (pair.a, pair.b)]
+    if sides[0] is None or sides[1] is None or sides[0].rows.shape[1] != sides[1].rows.shape[1]:
+        return False
+    one, two = sides[0], sides[1]
+    length = min(len(one.rows), len(two.rows))
+    gap = np.abs(one.rows[:length] - two.rows[:length])
+    gap = np.max(np.where(np.isfinite(gap), gap, 0.0), axis=0, initial=0.0)
+    var = np.maximum(one.var, two.var)
+    scale = np.sqrt(var) if drift.quantity == "running_mean" else var
+    lost = visible(max(one.u, two.u)) * scale
+    return bool(((var > 0) & (gap > lost) & (gap > one.bound + two.bound)).any())
+
+
+class Side(NamedTuple):
+    """One side's statistic (points, C), what sums in pairs may be off (C,), the largest variance (C,), its u."""
+
+    rows: Array
+    bound: Array
+    var: Array
+    u: float
+
+
+def side_of(cell: CellView, drift: Drift, least: float) -> Side | None:
+    facts, rows = batch_facts(cell, drift.layer), None
+    if cell.trace is not None:
+        rows = cell.trace.get(drift.layer, drift.quantity)
+    if facts is None or rows is None or rows.shape[1:] != facts[0].shape[1:] or rows.dtype.kind != "f":
+        return None
+    rows = np.asarray(rows, dtype=np.float64)
+    u = unit(arithmetic_dtype(cell, f"{drift.layer}/{drift.quantity}"))
+    bound = pairs_bound if drift.quantity == "running_mean" else pairs_variance_bound
+    largest = np.max(np.where(np.isfinite(rows), np.abs(rows), 0.0), axis=0)
+    kept = averaging_bound(cell, drift.layer, largest, len(rows), u)
+    return Side(rows, 2.0 * bound(*facts, u).max(axis=0) + kept, facts[1].max(axis=0), max(u, least))
 
 
 def bound_of(cell: CellView, drift: Drift) -> float:
@@ -77,13 +156,6 @@ def batch_facts(cell: CellView, layer: str) -> tuple[Array, Array, Array] | None
     return (means[seen], variances[seen], counts[seen][:, None]) if seen.any() and means.shape[1] else None
 
 
-def arithmetic_dtype(cell: CellView, *quantities: str) -> str:
-    """The coarsest dtype that takes part: the case's, and the buffers' own. The reference says what it computes in."""
-    own = str(cell.environment.get("accumulates") or cell.case.dtype)
-    held = [cell.trace.dtype_of(name) for name in quantities if cell.trace is not None and name in cell.trace.arrays]
-    return max([own, *held], key=unit)
-
-
 def _statistic_bound(cell: CellView, drift: Drift) -> float:
     """Error of one batch's statistic (weights sum to at most 1), plus that of averaging."""
     assert cell.trace is not None
@@ -95,12 +167,15 @@ def _statistic_bound(cell: CellView, drift: Drift) -> float:
     bound = mean_bound if drift.quantity == "running_mean" else two_pass_bound
     largest = np.nanmax(np.abs(np.where(np.isfinite(rows), rows, 0.0)), initial=0.0)
     averaging = averaging_bound(cell, drift.layer, np.asarray(largest), len(mean), u)
-    # The layer's input carries what the layers before it rounded; the first layer's input is the same bytes for all.
-    first = next((item.name for item in cell.case.network.layers if item.type != "flatten"), drift.layer) == drift.layer
+    # The layer's input carries what the layers before it rounded; the first layer's input is the same bytes for all,
+    # and what the input of a later one carries is measured (within_a_stack).
+    network = cell.case.network
+    first = next((item.name for item in network.layers if item.type != "flatten"), drift.layer) == drift.layer
+    alone = first or bool(network.file or network.model) or len(network.batch_norms) > 1
     size = np.sqrt(mean * mean + var)
     carried = (
         0.0
-        if first
+        if alone
         else upstream(cell, drift.layer) * (size if drift.quantity == "running_mean" else 2 * size * np.sqrt(var))
     )
     # n/(n − 1) of the unbiased variance is at most 2.
@@ -164,7 +239,9 @@ def upstream(cell: CellView, layer: str | None) -> float:
     """Relative error that reaches a layer (None: the network's output) from all layers in front of it."""
     u = unit(arithmetic_dtype(cell))
     total = 8 * u
-    if cell.case.network.file and cell.trace is not None:  # a linear layer before each, for all that is known
+    if (
+        cell.case.network.file or cell.case.network.model
+    ) and cell.trace is not None:  # a linear layer before each, for all that is known
         norms = cell.trace.layers
         before = norms[: norms.index(layer)] if layer in norms else norms
         return total + sum(linear_error(cell) + conditioning(cell, name, u) for name in before)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bncheck.evidence import CellView
-from bncheck.rules.leftover import arithmetic_dtype
 from bncheck.rules.movement import holds_training
-from bncheck.rules.roundoff import mean_bound, two_pass_bound, unit
+from bncheck.rules.roundoff import arithmetic_dtype, mean_bound, two_pass_bound, unit
 from bncheck.trace import Array, Trace
 
 # Two sources can be told apart when they lie this many rounding errors apart.
