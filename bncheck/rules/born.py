@@ -302,7 +302,7 @@ def states_of(cell: CellView, layer: str) -> Iterator[tuple[str, State]]:
 def held_from(cell: CellView, layer: str, rows: Array) -> Array:
     """(T + 1,) mask of the points at which the state exists. One that does not yet exist is recorded as NaN in every
     channel; so is one that is really NaN, which eval then shows."""
-    known = ~np.isnan(rows).all(axis=1)
+    known: Array = np.asarray(np.any(~np.isnan(rows), axis=1))
     if known[0] or nan_asked(cell, layer):
         return np.ones(len(rows), dtype=bool)
     if known.any():

@@ -195,7 +195,7 @@ def unseen(cell: CellView, birth: Birth) -> Said:
     rest = (
         f"though the output of every BatchNorm layer that bncheck sees is: it arises behind {seen[-1]}"
         if seen and not cell.case.network.model
-        else f"though the output of each of the {len(seen)} BatchNorm layers that bncheck sees is: it arises elsewhere"
+        else f"though what {every_layer(len(seen))} puts out is: it arises elsewhere"
         if seen
         else f"and {op} looks at no BatchNorm layer on its way"
         if trace.layers
@@ -209,6 +209,10 @@ def unseen(cell: CellView, birth: Birth) -> Said:
         else "look at the layers behind: their weights, their range",
         {"events": len(birth.shows)},
     )  # fmt: skip
+
+
+def every_layer(count: int) -> str:
+    return "the one BatchNorm layer that bncheck sees" if count == 1 else f"each of the {count} that bncheck sees"
 
 
 def made(cell: CellView, birth: Birth) -> Said:
