@@ -50,7 +50,9 @@ def about(cell: CellView, group: list[Birth], lasting: Mapping[str, Poisoning]) 
     if first.why in ("input", "unheld"):  # BN101 speaks of statistics that do not exist yet
         return None
     words = said(cell, group, item)
-    return None if words is None else finding(cell, first, words, {**words.evidence, **listed(first.follows)})
+    return (
+        None if words is None else finding(cell, first, words, {**words.evidence, **listed(first.layer, first.follows)})
+    )
 
 
 def elsewhere(cell: CellView, item: Poisoning) -> bool:

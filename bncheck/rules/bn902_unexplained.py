@@ -84,9 +84,9 @@ def behind_nothing(cell: CellView, found: InBatches) -> Finding:
     where = "behind the last of them" if first is None else f"before {found.named(first)}"
     return Finding(
         CODE, CAUSE, "unexplained",
-        f"{names(cell.members)} in eval: the same samples lie L1 {number(float(found.l1[worst]))} apart between batches "
-        f"of {found.sizes[worst]} and {found.largest}; rounding makes {number(bound * found.size)} at most. {seen} with "
-        f"itself in both, so the difference enters {where}, by something that is no registered module.",
+        f"{names(cell.members)} in eval: the same samples lie L1 {number(float(found.l1[worst]))} apart between "
+        f"batches of {found.sizes[worst]} and {found.largest}; rounding makes {number(bound * found.size)} at most. "
+        f"{seen} with itself in both, so the difference enters {where}, where bncheck sees no module.",
         targets(cell.members), cell.case.scenario, cell.case.name,
         found.layers[first] if first is not None else "", found.event, "output",
         evidence={**found.distances, "rounding bound": bound * found.size, "L1 of the output": found.size},

@@ -307,7 +307,7 @@ def held_from(cell: CellView, layer: str, rows: Array) -> Array:
         return np.ones(len(rows), dtype=bool)
     if known.any():
         return np.asarray(np.arange(len(rows)) >= int(np.argmax(known)))
-    return np.full(len(rows), not any(evaluates_well(cell, layer)))
+    return np.full(len(rows), next(evaluates_well(cell, layer), None) is None)
 
 
 def nan_asked(cell: CellView, layer: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from bncheck.evidence import CellView
 from bncheck.rules.born import Birth, births, fed_by, held_from
 from bncheck.rules.movement import STATISTICS
 
-SHOWN = 4  # consequences that evidence names
+SHOWN = 4  # places that evidence names
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Poisoning:
         shows = {} if self.surfaced is None else {"shows first in": f"{self.surfaced_op} (event {self.surfaced + 1})"}
         born = {"born in": f"event {self.event + 1}"} if self.event >= 0 else {}
         later = {"later forwards": self.later_clean, "of them not finite": self.later_bad}
-        return {**born, **shows, "channels": self.channels, **later, **listed(self.follows)}
+        return {**born, **shows, "channels": self.channels, **later, **listed({self.layer}, self.follows)}
 
     @property
     def aftermath(self) -> str:
@@ -88,12 +88,17 @@ def born_here(known: Iterable[Birth], item: Poisoning) -> Birth | None:
     )
 
 
-def listed(follows: Sequence[str]) -> dict[str, str]:
-    """Consequences as one line of evidence: the first ones by name."""
-    if not follows:
+def listed(layers: Collection[str], follows: Sequence[str]) -> dict[str, str]:
+    """Consequences outside these layers as one line of evidence: "bn2 (output, running_mean), the gradients"."""
+    places: dict[str, list[str]] = {}
+    for item in follows:
+        quantity, _, where = item.rpartition(" of ")
+        places.setdefault(where if quantity else item, []).extend([quantity] if quantity else [])
+    said = [f"{where} ({', '.join(held)})" if held else where for where, held in places.items() if where not in layers]
+    if not said:
         return {}
-    more = f" and {len(follows) - SHOWN} more" if len(follows) > SHOWN else ""
-    return {"also not finite": ", ".join(follows[:SHOWN]) + more}
+    more = f" and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+    return {"also not finite": ", ".join(said[:SHOWN]) + more}
 
 
 def poisoning(cell: CellView, layer: str, quantity: str) -> Poisoning | None:
