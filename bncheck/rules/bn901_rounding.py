@@ -17,6 +17,7 @@ from bncheck.finding import Finding
 from bncheck.rules.bn202_normalise_arithmetic import is_ill_conditioned
 from bncheck.rules.bn206_gradient import WORDS as GRADIENTS
 from bncheck.rules.bn206_gradient import is_rounding as gradient_is_rounding
+from bncheck.rules.born import births
 from bncheck.rules.in_batches import dependent, in_batches, is_beyond_rounding
 from bncheck.rules.leftover import within_rounding
 from bncheck.rules.wording import names, number, targets
@@ -46,9 +47,10 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
 
 
 def where_finite(pair: PairView) -> str:
-    """NaN and Inf in the same place on both sides do not drift; they are no rounding either."""
-    bad = any(drift.nonfinite_a or drift.nonfinite_b for drift in pair.drifts)
-    return "Where both are finite, " if bad else ""
+    """NaN and Inf in the same place on both sides do not drift; they are no rounding either. (What one side does not
+    have is recorded as NaN too: only what a cell made so counts.)"""
+    bad = any(drift.nonfinite_a and drift.nonfinite_b for drift in pair.drifts)
+    return "Where both are finite, " if bad and (births(pair.a) or births(pair.b)) else ""
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:

@@ -268,7 +268,8 @@ def odd_events(trace: Trace, states: dict[str, dict[str, State]]) -> list[int]:
             odd |= rows > 0 if rows is not None else False
     bad = trace.arrays.get("network_bad")
     odd |= bad > 0 if bad is not None else False
-    odd |= [event.op == "backward" and bad_gradients(trace, t) for t, event in enumerate(trace.events)]
+    backward = [event.op == "backward" and bad_gradients(trace, t) for t, event in enumerate(trace.events)]
+    odd |= np.array(backward, dtype=bool)
     return [int(event) for event in np.flatnonzero(odd)]
 
 
