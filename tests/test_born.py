@@ -261,6 +261,23 @@ def test_a_state_that_turns_nan_on_a_finite_batch_is_said_whatever_the_size() ->
     assert (finding.kind, list(bn302_overflow.check_cell(cell))) == ("defect", [])
 
 
+def test_no_layer_is_blamed_whose_settings_nobody_recorded() -> None:
+    """A momentum of NaN is recorded as that of a layer which holds none."""
+    rows: dict[str, Any] = {"running_mean": [0, NAN], "running_var": [1, NAN], "input_mean": [0], "input_var": [1]}
+    finding = only(cell_of((F,), case=make_case((F,), batch_weight=None), **rows))
+    assert (finding.kind, "is not recorded" in finding.title) == ("hazard", True)
+    held = cell_of((F,), case=make_case((F,), batch_weight=None), momentum=[0.1, 0.1], **rows)
+    assert only(held).kind == "defect"
+
+
+def test_a_state_that_a_reload_spoils() -> None:
+    cell = cell_of(
+        (F, "reload"), running_mean=[0, 1, 1], running_var=[1, 1, -1], input_mean=[2, NAN], input_var=[1, NAN]
+    )
+    finding = only(replace(cell, trace=replace(cell.trace, arrays={**cell.trace.arrays, "bn/n": np.array([4, -1])})))  # type: ignore[type-var, union-attr]
+    assert finding.title.endswith("falls below zero in reload (event 2): -1 in channel 0. No batch was averaged in it.")
+
+
 def test_a_bad_batch_that_leaves_nothing_behind_passes() -> None:
     assert found(cell_of((E,), running_mean=[0, 0], running_var=[1, 1], input_bad=[4], output_bad=[4])) == []
 

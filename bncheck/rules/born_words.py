@@ -100,7 +100,7 @@ def fell(cell: CellView, birth: Birth) -> Said | None:
         f"{happened(cell, birth.event)}: {size} in {where}"
     )
     if birth.why == "event":
-        return Said("hazard", f"{start}. No batch was averaged in it.", PLACES)
+        return Said("hazard", f"{start}. {without_batch(cell, birth.event)}", PLACES)
     weight, statistic = weight_of(cell, birth.layer), measured(cell, "statistic")
     if weight is not None and not 0 <= weight <= 1:
         said = f"{start}. A batch weighs {number(weight)}, so that the old variance is subtracted."
@@ -226,7 +226,7 @@ def made(cell: CellView, birth: Birth) -> Said:
         )  # fmt: skip
     what = f"{birth.quantity} of {layer} in {names(cell.members)} turns {birth.word or 'NaN or Inf'} in {event}"
     if birth.why == "event":
-        return Said("hazard", f"{what}. No batch was averaged in it.", HEAL)
+        return Said("hazard", f"{what}. {without_batch(cell, birth.event)}", HEAL)
     if birth.why in ("single", "empty"):
         n = "one value per channel" if birth.why == "single" else "an empty batch"
         return Said("hazard", f"{what}, by {n}.", f"do not train on {n}")
@@ -240,10 +240,32 @@ def made(cell: CellView, birth: Birth) -> Said:
             "hazard", f"{what}: a channel has no variance, and eps is {number(eps_of(cell, birth.layer))}.",
             "give the layer an eps above 0",
         )  # fmt: skip
+    if not settings_known(cell, birth):
+        return Said(
+            "hazard",
+            f"{what}, though its input and its state are finite; whether its momentum and its eps are is not recorded.",
+            "look at the layer's momentum and eps",
+        )  # fmt: skip
     return Said(
         "defect", f"{what}, though its input and all that it holds are finite.",
         "look for a division by zero, or a root of what is below zero, in what that layer computes",
     )  # fmt: skip
+
+
+def settings_known(cell: CellView, birth: Birth) -> bool:
+    """Whether momentum and eps are finite: a layer that holds none is recorded as one that holds NaN."""
+    asked = next((item for item in cell.case.network.layers if item.name == birth.layer), None)
+    for name, value in (("momentum", asked and asked.batch_weight), ("eps", asked and asked.eps)):
+        rows = cell.trace.get(birth.layer, name) if cell.trace is not None else None
+        if (rows is None or not np.isfinite(rows[birth.event])) and (asked is None or value is None or asked.native):
+            return False
+    return True
+
+
+def without_batch(cell: CellView, event: int) -> str:
+    assert cell.trace is not None
+    record = cell.trace.events[event]
+    return "No batch was averaged in it." if record.status == "ok" else f"The event failed ({record.error_type})."
 
 
 # ---------------------------------------------------------------------------------------------------- words
