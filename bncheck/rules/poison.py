@@ -69,12 +69,12 @@ def poisonings(cell: CellView) -> Iterator[Poisoning]:
     only got from another one is listed with that one."""
     if cell.trace is None:
         return
-    known = births(cell)
+    found: list[Poisoning] = []
     for layer in cell.trace.layers:
-        found = [item for quantity in STATISTICS if (item := poisoning(cell, layer, quantity)) is not None]
-        if not found:
-            continue
-        first = min(found, key=lambda item: (item.event, item.infinite))
+        here = [item for quantity in STATISTICS if (item := poisoning(cell, layer, quantity)) is not None]
+        found += [min(here, key=lambda item: (item.event, item.infinite))] if here else []
+    known = births(cell) if found else ()
+    for first in found:
         own = born_here(known, first)
         if own is not None:
             yield replace(first, follows=own.follows)
