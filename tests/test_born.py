@@ -288,6 +288,18 @@ def test_a_state_of_nan_alone_exists_where_eval_shows_it(bad: int) -> None:
     assert len(found(cell)) == bool(bad)
 
 
+def test_nan_asked_of_gamma_is_none_in_statistics_that_do_not_exist() -> None:
+    case = make_case((E,), initial={"gamma": (NAN,)})
+    cell = cell_of((E,), case=case, gamma=[NAN, NAN], running_mean=[NAN, NAN], running_var=[NAN, NAN], output_bad=[0])
+    assert only(cell).title == "gamma of bn in torch is NaN before any event."
+
+
+def test_settings_that_are_infinite() -> None:
+    cell = cell_of((E,), running_mean=[0, 0], running_var=[1, 1], eps=[INF, INF], momentum=[NAN, NAN])
+    finding = only(cell)
+    assert (finding.title, finding.quantity) == ("eps of bn in torch is Inf before any event.", "eps")
+
+
 def test_statistics_that_do_not_exist_yet_are_left_to_their_own_rule() -> None:
     cell = cell_of((E, F), running_mean=[NAN, NAN, 1], running_var=[NAN, NAN, 1], output_bad=[4, 0])
     assert [item.cause for item in diagnose([cell], [], [])] == ["initial-state"]

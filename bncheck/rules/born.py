@@ -19,6 +19,7 @@ from bncheck.rules.roundoff import LARGEST
 from bncheck.trace import Array, Trace
 
 HELD = (*STATISTICS, "running_covar", "gamma", "beta")
+SETTINGS = ("eps", "momentum")  # NaN where a layer holds none: only Inf can be seen
 NETWORK, GRADIENTS = "the network's output", "the gradients"
 # A normalised value is seldom beyond 10; eval that reaches it on average divides by a variance that is none.
 FAR = 10.0
@@ -295,25 +296,30 @@ def states_of(cell: CellView, layer: str) -> Iterator[tuple[str, State]]:
         if rows is None or len(rows) != total or not rows.size:
             continue
         rows = np.asarray(rows, dtype=np.float64).reshape(total, -1)
-        exists = np.asarray(held_from(cell, layer, rows))
+        exists = np.asarray(held_from(cell, layer, name, rows))
         spoilt = np.asarray(~np.isfinite(rows)) & exists[:, None]
         yield name, State(rows, spoilt | (rows < 0) if name == "running_var" else spoilt)
+    for name in SETTINGS:
+        rows = cell.trace.get(layer, name)
+        if rows is not None and len(rows) == total:
+            column = np.asarray(rows, dtype=np.float64).reshape(total, -1)
+            yield name, State(column, np.asarray(np.isinf(column)))
 
 
-def held_from(cell: CellView, layer: str, rows: Array) -> Array:
+def held_from(cell: CellView, layer: str, name: str, rows: Array) -> Array:
     """(T + 1,) mask of the points at which the state exists. One that does not yet exist is recorded as NaN in every
     channel; so is one that is really NaN, which eval then shows."""
     known: Array = np.asarray(np.any(~np.isnan(rows), axis=1))
-    if known[0] or nan_asked(cell, layer):
+    if known[0] or nan_asked(cell, layer, name):
         return np.ones(len(rows), dtype=bool)
     if known.any():
         return np.asarray(np.arange(len(rows)) >= int(np.argmax(known)))
     return np.full(len(rows), next(evaluates_well(cell, layer), None) is None)
 
 
-def nan_asked(cell: CellView, layer: str) -> bool:
+def nan_asked(cell: CellView, layer: str, name: str) -> bool:
     asked = next((item.initial for item in cell.case.network.layers if item.name == layer), {})
-    return any(bool(np.isnan(np.asarray(value, dtype=np.float64)).any()) for value in asked.values())
+    return bool(np.isnan(np.asarray(asked.get(name, 0.0), dtype=np.float64)).any())
 
 
 def evaluates_well(cell: CellView, layer: str) -> Iterator[int]:

@@ -63,7 +63,8 @@ def held(cell: CellView, group: list[Birth]) -> Said:
     first, shown = group[0], shows(cell, group)
     where = in_layers(cell, group)
     title = f"{first.quantity} {where} is {first.word} before any event{shown}."
-    return Said("hazard", title, HEAL if first.quantity.startswith("running") else "load finite parameters", {
+    advice = HEAL if first.quantity.startswith("running") else f"give the layer a finite {first.quantity}"
+    return Said("hazard", title, advice, {
         "layers": len(group), "channels": sum(len(birth.channels) for birth in group),
     })  # fmt: skip
 

@@ -108,7 +108,7 @@ def poisoning(cell: CellView, layer: str, quantity: str) -> Poisoning | None:
     if rows is None or not rows.size or counts is None or bad is None:
         return None
     rows = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
-    if not held_from(cell, layer, rows)[0]:
+    if not held_from(cell, layer, quantity, rows)[0]:
         return None
     lost = ~np.isfinite(rows)
     lasting = lost & lost[-1]  # lost at the end too: NaN that heals is not remembered
