@@ -74,6 +74,14 @@ def test_a_variance_below_zero_is_said_where_no_eval_shows_it_too() -> None:
     assert finding.title.startswith("running_var of bn in torch is -0.5 in channel 0 before any event")
 
 
+def test_a_variance_that_eps_lifts_is_said_as_that() -> None:
+    case = make_case((E,), eps=1e-5)
+    finding = only(cell_of((E,), case=case, running_mean=[0, 0], running_var=[-1e-6, -1e-6], eps=[1e-5, 1e-5]))
+    assert finding.title == (
+        "running_var of bn in torch is -1e-06 in channel 0 before any event: no variance is, though eps lifts it."
+    )
+
+
 @pytest.mark.parametrize("var", [0.5, 1e-12])
 def test_a_variance_above_zero_is_none_of_them(var: float) -> None:
     assert found(set_by_hand(var, 0)) == []

@@ -19,7 +19,7 @@ from bncheck.finding import KINDS, Finding
 from bncheck.rules.bn302_overflow import overflows_room
 from bncheck.rules.born import Birth, births
 from bncheck.rules.born_words import Said, grouped, said
-from bncheck.rules.onnx_files import file_name, no_variances
+from bncheck.rules.onnx_files import file_facts, file_name, no_variances
 from bncheck.rules.poison import Poisoning, listed, poisonings
 from bncheck.rules.wording import names, number, targets
 
@@ -32,10 +32,15 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
     yield from file_without_variance(cell)
     lost = {item.layer for item in no_variances(cell)}
     lasting = {item.layer: item for item in poisonings(cell)}
-    known = [birth for birth in births(cell) if birth.layer not in lost]
+    known = [birth for birth in births(cell) if birth.layer not in lost and not held_by_file(cell, birth)]
     yield from one_per_layer([
         finding for group in grouped(known) if (finding := about(cell, group, lasting)) is not None
     ])  # fmt: skip
+
+
+def held_by_file(cell: CellView, birth: Birth) -> bool:
+    """A variance that an ONNX file holds is judged with its eps, by the file's own sentence."""
+    return file_facts(cell) is not None and birth.event < 0 and birth.quantity == "running_var"
 
 
 def about(cell: CellView, group: list[Birth], lasting: Mapping[str, Poisoning]) -> Finding | None:

@@ -84,7 +84,10 @@ def below_zero(cell: CellView, group: list[Birth]) -> Said:
             f"because running_var is {first_values(cell, first)} there before any event.{hint}",
             PLACES, evidence,
         )  # fmt: skip
-    ending = shows(cell, group) or ": eval cannot take its root, unless eps lifts it above zero"
+    lifted = all(lowest(cell, [birth]) + eps_of(cell, birth.layer) > 0 for birth in group)
+    ending = shows(cell, group) or (
+        ": no variance is, though eps lifts it" if lifted else ": eval cannot take its root"
+    )
     size = first_values(cell, first) if len(group) == 1 else "below zero"
     spot = f" in {channels(first.channels, first.of)}" if len(group) == 1 else ""
     title = f"running_var {in_layers(cell, group)} is {size}{spot} before any event{ending}.{hint}"
