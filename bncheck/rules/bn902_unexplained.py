@@ -7,16 +7,15 @@ What to do: run the probe scenarios (`bncheck run probe`), so that the targets' 
 `--isolate cell` to see whether earlier cases leak into this one; then `bncheck repro` gives a script to report.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-
-import numpy as np
+from collections.abc import Iterable, Iterator
 
 from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.attributed import summary
 from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.identifiability import not_identifiable
-from bncheck.rules.in_batches import InBatches, dependent, in_batches, is_beyond_rounding, rounding_bound
+from bncheck.rules.in_batches import in_batches
+from bncheck.rules.in_other_batches import odd_one
 from bncheck.rules.leftover import explained_by_conventions
 from bncheck.rules.wording import names, number, percent, targets
 
@@ -37,62 +36,15 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
-    """A layer other than BatchNorm that gives a sample another output in another batch, by more than rounding; or a
-    network that does, though no layer that is seen does."""
+    """A layer other than BatchNorm that gives a sample another output in another batch, by more than rounding."""
     for found in in_batches(cell):
-        known = dependent(cell, found)
-        odd = [place for place in known if not found.norms[place]]
-        lost = [place for place in found.one_sided if place not in known]
-        if odd:
-            own = found.own[:, odd[0]]
-            size = float(own[np.isfinite(own)].max())
-            said = (
-                f"{found.named(odd[0])} gives the same input bits another output in another batch, by up to "
-                f"{number(size)}, and no rule says why"
-            )
-            yield in_batches_finding(cell, found, odd[0], said, {"layers": len(odd), "own difference": size})
-        elif lost:
-            said = (
-                f"{found.named(lost[0])} gives the same input bits a finite output in one batch and NaN or Inf in "
-                f"another, and no rule says why"
-            )
-            yield in_batches_finding(cell, found, lost[0], said, {"layers": len(lost)})
-        elif not known and is_beyond_rounding(cell, found):
-            yield behind_nothing(cell, found)
-
-
-def in_batches_finding(
-    cell: CellView, found: InBatches, place: int, said: str, evidence: Mapping[str, float | int]
-) -> Finding:
-    return Finding(
-        CODE, CAUSE, "unexplained", f"{names(cell.members)} in eval: {said}.",
-        targets(cell.members), cell.case.scenario, cell.case.name, found.layers[place], found.event, "output",
-        evidence={**found.distances, **evidence}, advice="look at what that layer computes over the batch axis",
-    )  # fmt: skip
-
-
-def behind_nothing(cell: CellView, found: InBatches) -> Finding:
-    """The outputs differ by more than rounding, and every layer that is seen acquits itself."""
-    bound, worst = rounding_bound(cell, found), found.worst
-    first = found.first_beyond(bound)
-    many = len(found.layers)
-    seen = (
-        f"Each of the {many} modules that bncheck sees agrees"
-        if many > 1
-        else "The one module that bncheck sees agrees"
-    )
-    where = "behind the last of them" if first is None else f"before {found.named(first)}"
-    return Finding(
-        CODE, CAUSE, "unexplained",
-        f"{names(cell.members)} in eval: the same samples lie L1 {number(float(found.l1[worst]))} apart between "
-        f"batches of {found.sizes[worst]} and {found.largest}; rounding makes {number(bound * found.size)} at most. "
-        f"{seen} with itself in both, so the difference enters {where}, where bncheck sees no module.",
-        targets(cell.members), cell.case.scenario, cell.case.name,
-        found.layers[first] if first is not None else "", found.event, "output",
-        evidence={**found.distances, "rounding bound": bound * found.size, "L1 of the output": found.size},
-        advice="look for a layer in a plain Python list, which eval() does not reach, and for what forward() computes "
-        "over the batch axis",
-    )  # fmt: skip
+        odd = odd_one(cell, found)
+        if odd is not None:
+            yield Finding(
+                CODE, CAUSE, "unexplained", f"{names(cell.members)} in eval: {odd.said}.",
+                targets(cell.members), cell.case.scenario, cell.case.name, odd.layer, found.event, "output",
+                evidence={**found.distances, **odd.evidence}, advice=odd.advice,
+            )  # fmt: skip
 
 
 def _finding(pair: PairView, drift: Drift, explained: float | None) -> Finding:
