@@ -181,6 +181,23 @@ OWN = {
         "network.copied" = ["ema_parameters", "averaged", "averaged_buffers", "export", "assign"]
         """,
     ),
+    # Input that is finite in its own dtype and not in the network's.
+    "cast": (
+        ("torch",),
+        """
+        dtype = "float16"
+        [network]
+        layers = [{ name = "dense", type = "dense", units = 4 }, { name = "bn", type = "batch_norm" }]
+        [input]
+        shape = [4, 6]
+        fill = "uniform"
+        mean = 60000.0
+        std = 20000.0
+        dtype = "float32"
+        [program]
+        events = ["train_forward", "eval_forward"]
+        """,
+    ),
     # The defaults of every framework: no keyword at all.
     "bare": (
         ("torch", "mxnet", "onnxruntime"),

@@ -171,6 +171,32 @@ def test_a_copy_that_follows_is_silent() -> None:
     assert list(bn402_stale_state.check_cell(cell)) == []
 
 
+def test_a_copy_that_trains_after_each_update_is_not_stale() -> None:
+    """Read right after its update it is one forward behind; it moves with its own, before anybody uses it."""
+    ops = (F, U, C, F, U, C)
+    cell = copies(ops, [0, 2, 2, 2, 4, 4, 4], [0, 0, 0, 2, 2, 2, 4], "ema_parameters")
+    assert list(bn402_stale_state.check_cell(cell)) == []
+    used = copies((*ops, "eval_copy"), [0, 2, 2, 2, 4, 4, 4, 4], [0, 0, 0, 2, 2, 2, 4, 4], "ema_parameters")
+    assert list(bn402_stale_state.check_cell(used)) == []
+
+
+def test_a_copy_whose_training_moves_nothing_is_stale() -> None:
+    cell = copies((F, U, C), [0, 2, 2, 2], [0, 0, 0, 0], "ema_parameters")
+    (found,) = bn402_stale_state.check_cell(cell)
+    assert "is still what it was at first: 0 where the original has 2." in found.title
+
+
+def test_a_copy_that_is_used_before_the_original_goes_on_is_judged_by_what_it_was_given() -> None:
+    used = (F, U, "eval_copy", F)
+    assert list(bn402_stale_state.check_cell(copies(used, [0, 2, 2, 2, 3], [0, 0, 2, 2, 2], "deepcopy"))) == []
+    (found,) = bn402_stale_state.check_cell(copies(used, [0, 2, 2, 2, 3], [0, 0, 0, 0, 0], "ema_parameters"))
+    assert found.title.endswith("0 where the original has 2.")
+
+
+def test_a_copy_that_shares_the_originals_buffers_moves_with_it() -> None:
+    assert list(bn402_stale_state.check_cell(copies((F, U, F), [0, 2, 2, 3], [0, 2, 2, 3], "assign"))) == []
+
+
 # ------------------------------------------------------------------------------------------------- freezing
 
 FREEZE = (F, "freeze", F, F)

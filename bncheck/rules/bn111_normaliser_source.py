@@ -11,6 +11,8 @@ initial value, where single samples are evaluated. Masked or blended normalisers
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding, Kind
 from bncheck.rules.attributed import Side, differing_facets
@@ -77,7 +79,8 @@ def sees_neighbours(cell: CellView) -> Iterator[Finding]:
         norms = [place for place in dependent(cell, found) if found.norms[place]]
         if not norms:
             continue
-        first, worst = norms[0], int(found.l1.argmax())
+        first, worst = norms[0], found.worst
+        own = found.own[:, first]
         yield Finding(
             CODE, CAUSE, "hazard",
             f"In eval {names(cell.members)} {verb(cell.members, 'normalises', 'normalise')} with the batch's "
@@ -86,7 +89,7 @@ def sees_neighbours(cell: CellView) -> Iterator[Finding]:
             f"{int(found.norms.sum())} BatchNorm layers do; the first is {found.layers[first]}.",
             targets(cell.members), cell.case.scenario, cell.case.name, found.layers[first], found.event, "output",
             evidence={**found.distances, "BatchNorm layers that depend on the batch": len(norms),
-                      "own difference of the first": float(found.own[:, first].max())},
+                      "own difference of the first": float(own[np.isfinite(own)].max())},
             advice="keep running statistics (track_running_stats=True) where single samples are evaluated",
         )  # fmt: skip
 

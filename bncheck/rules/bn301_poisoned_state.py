@@ -1,44 +1,96 @@
-"""NaN or Inf in one batch is remembered in the running statistics for ever.
+"""A statistic is NaN, Inf or a variance below zero, or an output is not finite: where it began, and what follows.
 
-Signature: the data of one batch held NaN or Inf, the running statistics of those channels are not finite from then on,
-and eval on clean data is NaN in exactly these channels, however many clean batches follow. NaN in the data alone
-passes with its batch; one value per channel (n = 1) hits all channels; cancellation spoils y as well. An existing ONNX
-file may hold such a variance, or one below zero, from the start: then all targets give the same NaN.
+Signature: one batch with NaN or Inf, and the running statistics of those channels are not finite from then on, however
+many clean batches follow; a running variance below zero, set by hand or loaded into the wrong place, and eval is NaN in
+exactly its channels; a running variance of 0, and eval multiplies by 1/sqrt(eps). What a layer only got from another
+one is listed there. NaN in the data alone passes with its batch; one value per channel (n = 1) hits all channels;
+cancellation spoils y as well. An existing ONNX file may hold such a variance from the start.
 
-What to do: check batches before they reach the layer. Once it happened no further training heals it: reset the running
-statistics (mean 0, variance 1) and re-estimate them on clean data, or go back to an earlier checkpoint.
+What to do: check batches before they reach the layer, after their cast too. Once it happened no further training heals
+it: reset the running statistics (mean 0, variance 1) and re-estimate them on clean data, or go back to an earlier
+checkpoint. Load means and variances into their own places.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from bncheck.evidence import CellView
-from bncheck.finding import Finding
-from bncheck.rules.onnx_files import file_name, no_variances
-from bncheck.rules.poison import poisonings
+from bncheck.finding import KINDS, Finding
+from bncheck.rules.bn302_overflow import overflows_room
+from bncheck.rules.born import Birth, births
+from bncheck.rules.born_words import Said, grouped, said
+from bncheck.rules.onnx_files import file_facts, file_name, no_variances
+from bncheck.rules.poison import Poisoning, listed, poisonings
 from bncheck.rules.wording import names, number, targets
 
 CODE = "BN301"
 CAUSE = "poisoned-state"
 EXPLAINS = ("statistics", "affine", "outputs", "gradients")
+HEAL = "reset the running statistics and re-estimate them on clean data; no further training heals them"
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
     yield from file_without_variance(cell)
     lost = {item.layer for item in no_variances(cell)}
-    for item in (found for found in poisonings(cell) if found.layer not in lost):
-        if item.event >= 0 and not item.input_bad:
-            continue
-        what = "Inf" if item.infinite else "NaN"
-        start = f"{item.quantity} of {item.layer} in {names(cell.members)} is {what} before any event"
-        if item.event >= 0:
-            values = "1 bad value" if item.input_bad == 1 else f"{item.input_bad} bad values"
-            start = f"{item.quantity} of {item.layer} in {names(cell.members)} turns {what} by one batch with {values}"
-        yield Finding(
-            CODE, CAUSE, "hazard", f"{start} {item.aftermath}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, item.layer, item.event, item.quantity,
-            evidence=item.evidence,
-            advice="reset the running statistics and re-estimate them on clean data; no further training heals them",
-        )  # fmt: skip
+    lasting = {item.layer: item for item in poisonings(cell)}
+    known = [birth for birth in births(cell) if birth.layer not in lost and not held_by_file(cell, birth)]
+    yield from one_per_layer([
+        finding for group in grouped(known) if (finding := about(cell, group, lasting)) is not None
+    ])  # fmt: skip
+
+
+def held_by_file(cell: CellView, birth: Birth) -> bool:
+    """A variance that an ONNX file holds is judged with its eps, by the file's own sentence."""
+    return file_facts(cell) is not None and birth.event < 0 and birth.quantity == "running_var"
+
+
+def about(cell: CellView, group: list[Birth], lasting: Mapping[str, Poisoning]) -> Finding | None:
+    """What is to be said of one cause; nothing where another rule says it, or where the scenario's own bad batch left
+    nothing behind."""
+    first = group[0]
+    item = lasting.get(first.layer) if len(group) == 1 else None
+    if item is not None and first.event >= 0 and elsewhere(cell, item):
+        return None
+    if item is not None and first.quantity in (item.quantity, "input") and first.why in ("held", "input"):
+        return finding(cell, first, Said("hazard", remembered(cell, item), HEAL), {**item.evidence})
+    if first.why in ("input", "unheld"):  # BN101 speaks of statistics that do not exist yet
+        return None
+    words = said(cell, group, item)
+    return (
+        None if words is None else finding(cell, first, words, {**words.evidence, **listed(first.layer, first.follows)})
+    )
+
+
+def elsewhere(cell: CellView, item: Poisoning) -> bool:
+    """True if the rule of single values, of empty batches or of overflow says it."""
+    return not item.input_bad and item.event >= 0 and (item.n in (0, 1) or overflows_room(cell, item))
+
+
+def remembered(cell: CellView, item: Poisoning) -> str:
+    what = "Inf" if item.infinite else "NaN"
+    start = f"{item.quantity} of {item.layer} in {names(cell.members)} is {what} before any event"
+    if item.event >= 0:
+        values = "1 bad value" if item.input_bad == 1 else f"{item.input_bad} bad values"
+        start = f"{item.quantity} of {item.layer} in {names(cell.members)} turns {what} by one batch with {values}"
+    return f"{start} {item.aftermath}."
+
+
+def finding(cell: CellView, birth: Birth, words: Said, evidence: Mapping[str, float | int | str]) -> Finding:
+    defect = words.kind == "defect"
+    return Finding(
+        CODE, CAUSE, words.kind, words.title,
+        targets(cell.members), cell.case.scenario, cell.case.name, birth.layer, birth.event, birth.quantity,
+        departs=cell.target if defect else "", departs_from="arithmetic" if defect else "",
+        evidence=evidence, advice=words.advice,
+    )  # fmt: skip
+
+
+def one_per_layer(findings: list[Finding]) -> Iterator[Finding]:
+    """The gravest of a layer's findings; what else begins there stands in its evidence."""
+    for layer in dict.fromkeys(item.layer for item in findings):
+        here = sorted((item for item in findings if item.layer == layer), key=lambda item: KINDS.index(item.kind))
+        besides = {f"besides {place}": item.title for place, item in enumerate(here[1:], 1)}
+        yield replace(here[0], evidence={**here[0].evidence, **besides})
 
 
 def file_without_variance(cell: CellView) -> Iterator[Finding]:

@@ -24,12 +24,9 @@ EXPLAINS = ("statistics", "outputs", "gradients")
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
     for item in poisonings(cell):
-        if item.event < 0 or item.input_bad or item.n < 2 or item.forward is None:
+        if not overflows_room(cell, item):
             continue
         size, room = largest_statistic(cell, item), room_of(cell, item)
-        # NaN out of finite data is an overflow too (Inf - Inf) when squares of the data leave the range.
-        if not item.infinite and size < room:
-            continue
         fits = size < room
         yield Finding(
             CODE, CAUSE, "defect" if fits else "hazard",
@@ -40,6 +37,13 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             evidence={"float64 statistic": size, "largest number": room, "channels": item.channels},
             advice="scale the input, or keep the statistics and their sums in a wider dtype",
         )  # fmt: skip
+
+
+def overflows_room(cell: CellView, item: Poisoning) -> bool:
+    """NaN out of finite data is an overflow too (Inf - Inf) when squares of the data leave the range."""
+    if item.event < 0 or item.input_bad or item.n < 2 or item.forward is None:
+        return False
+    return item.infinite or not largest_statistic(cell, item) < room_of(cell, item)
 
 
 def largest_statistic(cell: CellView, item: Poisoning) -> float:

@@ -1,8 +1,8 @@
 """The statistics that are read, loaded or evaluated are old ones.
 
 Signature: a flush alone changes what is read (an asynchronous engine had not finished), or statistics fall back to
-their initial values, or an earlier snapshot, on reload, or in a copy (a teacher, an averaged model) that was just
-brought up to date. The mode is right and the rule of the update too, only the values are not the latest.
+their initial values, or an earlier snapshot, on reload, or in a copy (a teacher, an averaged model) that was brought
+up to date and is used with them. The mode is right and the rule of the update too, only the values are not the latest.
 
 What to do: wait for the engine (waitall, synchronize) before reading; save buffers together with parameters, and copy
 them into averaged or teacher models as well.
@@ -21,7 +21,7 @@ from bncheck.trace import Array
 CODE = "BN402"
 CAUSE = "stale-state"
 EXPLAINS = ("statistics", "counter", "outputs")
-ANOTHER = "another value"
+ANOTHER, AT_FIRST = "another value", "still what it was at first"
 SLACK = 1e-5  # some ULP of float32
 
 
@@ -41,7 +41,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
 
 
 def left_behind(cell: CellView) -> Iterator[Finding]:
-    """A copy that was just brought up to date holds other statistics, or another counter, than the original."""
+    """A copy that was brought up to date is used with other statistics, or another counter, than the original's."""
     for layer in cell.trace.layers if cell.trace is not None else ():
         found = [item for quantity in (*STATISTICS, "counter") if (item := apart(cell, layer, quantity)) is not None]
         if not found:
@@ -64,27 +64,41 @@ def left_behind(cell: CellView) -> Iterator[Finding]:
 
 
 def apart(cell: CellView, layer: str, quantity: str) -> tuple[list[int], str, str, float, float] | None:
-    """(updates, quantity, what the copy holds in words, its value, the original's) after the last update of a copy."""
+    """(updates, quantity, what the copy holds in words, its value, the original's) where the copy is used last, or at
+    the end. A copy that trains on batches of its own has statistics of its own; what counts is what it is used with."""
     assert cell.trace is not None
     rows, second = cell.trace.get(layer, quantity), cell.trace.get(f"{layer}@copy", quantity)
-    updates = [t for t, item in enumerate(cell.trace.events) if item.op == "update_copy" and item.status == "ok"]
+    played = [(t, item.op) for t, item in enumerate(cell.trace.events) if item.status == "ok"]
+    updates = [t for t, op in played if op == "update_copy"]
     if rows is None or second is None or not updates:
         return None
-    own, copy, last = np.asarray(rows, np.float64), np.asarray(second, np.float64), updates[-1] + 1
-    if not np.abs(own[last] - copy[last]).max() > SLACK * (np.abs(own[last]).max() + np.abs(own[0]).max()):
-        return None
-    return updates, quantity, kept(own, copy, updates), float(copy[last].mean()), float(own[last].mean())
+    own, copy = np.asarray(rows, np.float64), np.asarray(second, np.float64)
+    trained = [t for t, op in played if op == "train_copy"]
+    moves = any(not np.array_equal(copy[t], copy[t + 1], equal_nan=True) for t in trained)
+    used = [t for t, op in played if op == "eval_copy" and t > updates[0]]
+    for point in [*used[-1:], len(copy) - 1]:
+        last = max(t for t in updates if t < point) + 1
+        held = kept(own, copy[point], [t for t in updates if t < last], copy[0])
+        if not differ(own, copy[point], own[last]) or not differ(own, copy[point], own[point]):
+            continue
+        if moves and (held != AT_FIRST or any(last <= t < point for t in trained)):
+            continue
+        return updates, quantity, held, float(copy[point].mean()), float(own[last].mean())
+    return None
 
 
-def kept(own: Array, copy: Array, updates: Sequence[int]) -> str:
-    """What the copy holds after its last update, in words."""
-    last = updates[-1] + 1
-    if np.array_equal(copy[last], copy[0]):
-        return "still what it was at first"
+def differ(own: Array, one: Array, two: Array) -> bool:
+    return bool(np.abs(one - two).max() > SLACK * (np.abs(two).max() + np.abs(own[0]).max()))
+
+
+def kept(own: Array, held: Array, updates: Sequence[int], first: Array) -> str:
+    """What the copy holds, in words."""
+    if np.array_equal(held, first):
+        return AT_FIRST
     snapshots = np.stack([own[t + 1] for t in updates])
     scale = float(np.abs(snapshots).max())
     mean = snapshots.mean(axis=0)
-    if np.abs(mean - copy[last]).max() <= SLACK * scale or np.array_equal(np.floor(mean), copy[last]):
+    if np.abs(mean - held).max() <= SLACK * scale or np.array_equal(np.floor(mean), held):
         return f"the average of the original's {len(updates)} at each update"
     return ANOTHER
 

@@ -18,7 +18,8 @@ from bncheck.finding import Finding
 from bncheck.rules.bn202_normalise_arithmetic import is_ill_conditioned
 from bncheck.rules.bn206_gradient import WORDS as GRADIENTS
 from bncheck.rules.bn206_gradient import is_rounding as gradient_is_rounding
-from bncheck.rules.in_batches import dependent, in_batches
+from bncheck.rules.born import births
+from bncheck.rules.in_batches import dependent, in_batches, is_beyond_rounding
 from bncheck.rules.leftover import within_rounding
 from bncheck.rules.wording import names, number, targets
 from bncheck.trace import Array
@@ -39,7 +40,7 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     sizes = {"max_abs": worst.max_abs, "max_rel": worst.max_rel, "max_ulp": worst.max_ulp, "quantities": len(rounded)}
     yield Finding(
         CODE, CAUSE, "rounding",
-        f"{names([*pair.a.members, *pair.b.members])} differ by rounding of at most "
+        f"{where_finite(pair)}{names([*pair.a.members, *pair.b.members])} differ by rounding of at most "
         f"{number(worst.max_ulp)} ULP of {worst.dtype} ({where}).",
         targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, worst.layer, None, worst.quantity,
         evidence=sizes,
@@ -48,15 +49,22 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     )  # fmt: skip
 
 
+def where_finite(pair: PairView) -> str:
+    """NaN and Inf in the same place on both sides do not drift; they are no rounding either. (What one side does not
+    have is recorded as NaN too: only what a cell made so counts.)"""
+    bad = any(drift.nonfinite_a and drift.nonfinite_b for drift in pair.drifts)
+    return "Where both are finite, " if bad and (births(pair.a) or births(pair.b)) else ""
+
+
 def check_cell(cell: CellView) -> Iterator[Finding]:
     """The same samples in batches of other sizes: every layer on its own agrees with itself to within rounding."""
     for found in in_batches(cell):
         first, norms = found.first_to_differ, int(found.norms.sum())
-        if first is None or dependent(cell, found):
+        if first is None or dependent(cell, found) or found.one_sided or is_beyond_rounding(cell, found):
             continue
         tight = norms - found.loose_norms
         acquitted = f"all {norms}" if tight == norms else f"{tight} of {norms}"
-        worst = float(found.l1.max())
+        worst = float(found.l1[found.worst])
         yield Finding(
             CODE, CAUSE, "rounding",
             f"{names(cell.members)} in eval: in other batches the same samples differ by {cell.case.dtype} rounding, "

@@ -21,7 +21,8 @@ from bncheck.finding import Finding
 from bncheck.rules.attributed import summary
 from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.identifiability import not_identifiable
-from bncheck.rules.in_batches import dependent, in_batches
+from bncheck.rules.in_batches import in_batches
+from bncheck.rules.in_other_batches import odd_one
 from bncheck.rules.leftover import explained_by_conventions
 from bncheck.rules.resemblance import resemblances
 from bncheck.rules.wording import names, number, percent, targets, verb
@@ -108,14 +109,10 @@ def what_next(pair: PairView) -> str:
 def check_cell(cell: CellView) -> Iterator[Finding]:
     """A layer other than BatchNorm that gives a sample another output in another batch, by more than rounding."""
     for found in in_batches(cell):
-        odd = [place for place in dependent(cell, found) if not found.norms[place]]
-        if odd:
-            own = float(found.own[:, odd[0]].max())
+        odd = odd_one(cell, found)
+        if odd is not None:
             yield Finding(
-                CODE, CAUSE, "unexplained",
-                f"{names(cell.members)} in eval: {found.named(odd[0])} gives the same input bits another output in "
-                f"another batch, by up to {number(own)}, and no rule says why.",
-                targets(cell.members), cell.case.scenario, cell.case.name, found.layers[odd[0]], found.event, "output",
-                evidence={**found.distances, "layers": len(odd), "own difference": own},
-                advice="look at what that layer computes over the batch axis",
+                CODE, CAUSE, "unexplained", f"{names(cell.members)} in eval: {odd.said}.",
+                targets(cell.members), cell.case.scenario, cell.case.name, odd.layer, found.event, "output",
+                evidence={**found.distances, **odd.evidence}, advice=odd.advice,
             )  # fmt: skip

@@ -33,10 +33,29 @@ class InBatches:
     own: Array
     scale: Array  # largest |output| of each layer
     l1: Array  # of the network's output, per size
+    size: float = float("nan")  # mean L1 norm of a sample's output
 
     def dependent(self, bound: float) -> list[int]:
-        """Layers that give the same sample another output in another batch, by more than rounding may do."""
-        return [int(i) for i in np.flatnonzero(~(self.own <= bound * np.maximum(self.scale, 1e-300)).all(axis=0))]
+        """Layers that give the same sample another output in another batch, by more than rounding may do. A NaN is no
+        such output: what is infinitely far apart is left to ``one_sided``."""
+        far = np.isfinite(self.own) & (self.own > bound * np.maximum(self.scale, 1e-300))
+        return [int(i) for i in np.flatnonzero(far.any(axis=0))]
+
+    @property
+    def one_sided(self) -> list[int]:
+        """Layers whose output for the same sample is finite in one batch and not in another."""
+        return [int(i) for i in np.flatnonzero(~np.isfinite(self.own).all(axis=0))]
+
+    @property
+    def worst(self) -> int:
+        """The size of batch whose outputs lie furthest from the largest batch's, as far as they are finite."""
+        return int(np.argmax(np.where(np.isfinite(self.l1), self.l1, -1.0)))
+
+    def first_beyond(self, bound: float) -> int | None:
+        """The first layer that carries on more than so much, relative to its own output."""
+        carried = np.where(np.isfinite(self.carried), self.carried, 0.0).max(axis=0)
+        found = np.flatnonzero(carried > bound * np.maximum(self.scale, 1e-300))
+        return int(found[0]) if found.size else None
 
     @property
     def first_to_differ(self) -> int | None:
@@ -85,10 +104,38 @@ def read(event: int, arrays: Mapping[str, Array], notes: Mapping[str, Any]) -> I
         return None
     return InBatches(
         event, tuple(map(int, sizes)), int(said["largest"]), tuple(map(str, layers)), tuple(map(str, kinds)),
-        np.array(norms, dtype=bool), carried, own, scale, l1,
+        np.array(norms, dtype=bool), carried, own, scale, l1, norm_of_output(said),
     )  # fmt: skip
+
+
+def norm_of_output(said: Mapping[str, Any]) -> float:
+    size = said.get("l1_of_output")
+    return float(size) if isinstance(size, int | float) else float("nan")
 
 
 def dependent(cell: CellView, found: InBatches) -> list[int]:
     """Layers whose outputs depend on the batch by more than one linear layer of usual width may round."""
     return found.dependent(linear_error(cell))
+
+
+def rounding_bound(cell: CellView, found: InBatches) -> float:
+    """How far the network's outputs may lie apart by rounding, relative to their size: one linear layer of usual width
+    after the other, and the worst of the BatchNorm layers, which takes a mean away from what it gets."""
+    return (len(found.layers) + 1) * linear_error(cell) * max(map(float, magnified(cell, found.event)), default=1.0)
+
+
+def magnified(cell: CellView, event: int) -> Iterator[float]:
+    """sqrt(mean² + var)/sqrt(var + eps) of each layer's running statistics: what it makes of an error of its input."""
+    trace = cell.trace
+    for layer in trace.layers if trace is not None else ():
+        held = [trace.get(layer, name) for name in ("running_mean", "running_var")] if trace is not None else []
+        rows = [np.asarray(row[event], dtype=np.float64) for row in held if row is not None]
+        if len(rows) == 2 and rows[0].shape == rows[1].shape:
+            kept = np.isfinite(rows[0]) & (rows[1] > 0)
+            yield float(np.sqrt(1 + rows[0][kept] ** 2 / rows[1][kept]).max(initial=1.0))
+
+
+def is_beyond_rounding(cell: CellView, found: InBatches) -> bool:
+    """True if the outputs lie further apart than rounding may take them, whatever the layers by themselves show."""
+    gap = float(found.l1[found.worst])
+    return np.isfinite(gap) and not gap <= rounding_bound(cell, found) * found.size if found.size > 0 else False

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bncheck.evidence import CellView
-from bncheck.rules.movement import STATISTICS, holds_training
-from bncheck.trace import Array
+from bncheck.rules.born import Birth, births, fed_by, held_from
+from bncheck.rules.movement import STATISTICS
+
+SHOWN = 4  # places that evidence names
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,14 @@ class Poisoning:
     born_finite: bool = False  # the layer's output in ``forward`` was finite: the damage does not show yet
     surfaced: int | None = None  # the first later event on clean input whose output is not finite
     surfaced_op: str = ""
+    follows: tuple[str, ...] = ()  # what else is not finite because of it
 
     @property
     def evidence(self) -> dict[str, int | str]:
         shows = {} if self.surfaced is None else {"shows first in": f"{self.surfaced_op} (event {self.surfaced + 1})"}
         born = {"born in": f"event {self.event + 1}"} if self.event >= 0 else {}
         later = {"later forwards": self.later_clean, "of them not finite": self.later_bad}
-        return {**born, **shows, "channels": self.channels, **later}
+        return {**born, **shows, "channels": self.channels, **later, **listed({self.layer}, self.follows)}
 
     @property
     def aftermath(self) -> str:
@@ -62,13 +65,40 @@ class Poisoning:
 
 
 def poisonings(cell: CellView) -> Iterator[Poisoning]:
-    """The first statistic of each layer that stops being finite and does not heal."""
+    """The first statistic of each layer that stops being finite and does not heal, by a cause of its own: what a layer
+    only got from another one is listed with that one."""
     if cell.trace is None:
         return
+    found: list[Poisoning] = []
     for layer in cell.trace.layers:
-        found = [item for quantity in STATISTICS if (item := poisoning(cell, layer, quantity)) is not None]
-        if found:
-            yield min(found, key=lambda item: (item.event, item.infinite))
+        here = [item for quantity in STATISTICS if (item := poisoning(cell, layer, quantity)) is not None]
+        found += [min(here, key=lambda item: (item.event, item.infinite))] if here else []
+    known = births(cell) if found else ()
+    for first in found:
+        own = born_here(known, first)
+        if own is not None:
+            yield replace(first, follows=own.follows)
+
+
+def born_here(known: Iterable[Birth], item: Poisoning) -> Birth | None:
+    """The cause that began at this very layer and reached the statistic."""
+    where = f"{item.quantity} of {item.layer}"
+    return next(
+        (b for b in known if b.layer == item.layer and (b.quantity == item.quantity or where in b.follows)), None
+    )
+
+
+def listed(layers: Collection[str], follows: Sequence[str]) -> dict[str, str]:
+    """Consequences outside these layers as one line of evidence: "bn2 (output, running_mean), the gradients"."""
+    places: dict[str, list[str]] = {}
+    for item in follows:
+        quantity, _, where = item.rpartition(" of ")
+        places.setdefault(where if quantity else item, []).extend([quantity] if quantity else [])
+    said = [f"{where} ({', '.join(held)})" if held else where for where, held in places.items() if where not in layers]
+    if not said:
+        return {}
+    more = f" and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+    return {"also not finite": ", ".join(said[:SHOWN]) + more}
 
 
 def poisoning(cell: CellView, layer: str, quantity: str) -> Poisoning | None:
@@ -78,7 +108,7 @@ def poisoning(cell: CellView, layer: str, quantity: str) -> Poisoning | None:
     if rows is None or not rows.size or counts is None or bad is None:
         return None
     rows = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
-    if not_held_yet(cell, layer, rows[0]):
+    if not held_from(cell, layer, quantity, rows)[0]:
         return None
     lost = ~np.isfinite(rows)
     lasting = lost & lost[-1]  # lost at the end too: NaN that heals is not remembered
@@ -86,9 +116,9 @@ def poisoning(cell: CellView, layer: str, quantity: str) -> Poisoning | None:
     if not hit.any():
         return None
     event = int(np.argmax(hit)) - 1
-    limit = min(event, len(counts) - 1)
-    trained = [t for t in range(limit + 1) if counts[t] >= 0 and holds_training(trace, layer, t)]
-    forward = trained[-1] if trained and event >= 0 else None
+    fed = fed_by(trace, layer, event) if event >= 0 else []
+    # Of several batches that one backward took in, the one that can have done it.
+    forward = next((t for t in fed if bad[t] > 0 or counts[t] < 2), fed[-1] if fed else None)
     later = [t for t in range(event + 1, len(counts)) if counts[t] > 0 and bad[t] == 0]
     out = trace.get(layer, "output_bad")
     shown = [t for t in later if out is not None and out[t] > 0]
@@ -100,10 +130,3 @@ def poisoning(cell: CellView, layer: str, quantity: str) -> Poisoning | None:
         bool(forward is not None and out is not None and out[forward] == 0), shown[0] if shown else None,
         trace.events[shown[0]].op if shown and shown[0] < len(trace.events) else "",
     )  # fmt: skip
-
-
-def not_held_yet(cell: CellView, layer: str, row: Array) -> bool:
-    """A row of NaN only, though the scenario asked for no NaN: that is how a state that does not exist is recorded."""
-    asked = next((item.initial for item in cell.case.network.layers if item.name == layer), {})
-    nan_asked = any(np.isnan(np.asarray(value, dtype=np.float64)).any() for value in asked.values())
-    return bool(row.size and np.isnan(row).all()) and not nan_asked

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from bncheck.evidence import CellView, Drift, PairView
-from bncheck.rules.leftover import arithmetic_dtype
 from bncheck.rules.movement import moved
-from bncheck.rules.roundoff import unit
+from bncheck.rules.roundoff import arithmetic_dtype, unit
 from bncheck.rules.wording import names, number, verb
 from bncheck.trace import Array
 

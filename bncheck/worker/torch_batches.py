@@ -30,7 +30,7 @@ def compare(model, x, sizes, samples):
             ]
         finally:
             watch.stop()
-    gaps = [(out.double() - full[:samples].double()).abs().reshape(samples, -1) for out in found]
+    gaps = [gap_of(torch, out.double(), full[:samples].double()).reshape(samples, -1) for out in found]
     arrays = {
         "depth_carried": watch.carried,
         "depth_own": watch.own,
@@ -38,7 +38,8 @@ def compare(model, x, sizes, samples):
         "depth_l1": np.array([float(gap.sum(1).mean()) for gap in gaps]),
         "depth_max": np.array([float(gap.max()) for gap in gaps]),
     }
-    size = float(full[:samples].double().abs().reshape(samples, -1).sum(1).mean())
+    shown = full[:samples].double().abs().reshape(samples, -1)
+    size = float(torch.where(shown < float("inf"), shown, torch.zeros_like(shown)).sum(1).mean())
     notes = {
         "sizes": sizes, "largest": largest, "samples": samples, "l1_of_output": size,
         "layers": watch.names, "kinds": watch.kinds, "batch_norm": watch.is_norm,
@@ -100,7 +101,7 @@ class Watch:
                 self.keep(call, module, given, out)
             else:
                 known = self.kept[call][self.first : self.first + len(out)]
-                gap = largest_gap(out[: len(known)], known)
+                gap = largest_gap(self.torch, out[: len(known)], known)
                 self.carried[self.place, call] = max(self.carried[self.place, call], gap)
 
         return look
@@ -111,21 +112,38 @@ class Watch:
         room = self.room[self.places[call] : self.places[call + 1]]
         fits = front.dtype == room.dtype and front.numel() == room.numel()
         self.kept[call] = room.view(front.shape).copy_(front) if fits else front.clone()
-        self.scale[call] = float(front.abs().max())
+        self.scale[call] = largest_finite(self.torch, front)
         self.inside = True
         try:
             for place, size in enumerate(self.sizes):
                 for start in range(0, self.samples, size):
                     again = module(*[item[start : start + size] for item in given])[: self.samples - start]
-                    gap = largest_gap(again, front[start : start + size])
+                    gap = largest_gap(self.torch, again, front[start : start + size])
                     self.own[place, call] = max(self.own[place, call], gap)
         finally:
             self.inside = False
 
 
-def largest_gap(a, b):
-    """Largest |a − b| as a float; a NaN on one side only counts as infinite."""
+def gap_of(torch, a, b):
+    """|a − b|, 0 where both are the same NaN or Inf: that a sample is NaN in every batch says nothing about batches."""
+    gap = (a - b).abs()
+    return torch.where((a == b) | (torch.isnan(a) & torch.isnan(b)), torch.zeros_like(gap), gap)
+
+
+def largest_gap(torch, a, b):
+    """Largest |a − b| as a float; a NaN or Inf on one side only counts as infinite."""
     if a.numel() == 0 or a.equal(b):  # the usual case, and the cheapest question
         return 0.0
-    gap = float((a - b).abs().max())
+    gap = float(gap_of(torch, a, b).max())
     return gap if np.isfinite(gap) else float("inf")
+
+
+def largest_finite(torch, a):
+    """Largest |a| that is finite, 0 for none; max() of a NaN is NaN, which costs no second pass to see."""
+    if a.numel() == 0:
+        return 0.0
+    largest = float(a.abs().max())
+    if np.isfinite(largest):
+        return largest
+    held = a.detach().abs().double().cpu().numpy()
+    return float(np.max(np.where(np.isfinite(held), held, 0.0)))

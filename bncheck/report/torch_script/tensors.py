@@ -39,7 +39,9 @@ def shown(subject: Subject, text: str) -> str:
 def tensor(subject: Subject, array: str) -> str:
     """``array`` (NumPy code) as a tensor of the case's dtype on its device; a replica takes its own part of it."""
     more = "" if subject.target.device == "cpu" else f", device={subject.target.device!r}"
-    more += ", dtype=torch.bfloat16" if subject.case.dtype == "bfloat16" else ""
+    dtype = subject.case.dtype
+    cast = dtype == "bfloat16" or any(getattr(spec, "dtype", dtype) != dtype for spec in subject.specs.values())
+    more += f", dtype=torch.{dtype}" if cast else ""
     text = f"torch.tensor({f'part({array})' if subject.case.network.replicas else array}{more})"
     if last_axis(subject):
         text += f".permute(0, -1, {', '.join(map(str, range(1, subject.rank - 1)))})"
