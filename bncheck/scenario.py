@@ -96,6 +96,7 @@ class Network:
     parts: int | str = 1
     # Whether the network's input asks for a gradient, as behind other layers it would; a plain input does not.
     input_gradient: bool = True
+    output: str | int | None = None  # which tensor of what a whole network returns: a key, a place, a dotted path
     oracle: str = "batch_norm"  # or "whitening": the parts of a channel with the inverse root of their covariance
 
     @property

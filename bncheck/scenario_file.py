@@ -103,7 +103,7 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}, missing_files: 
     original = axes
     for key, value in overrides.items():
         if any(axis.key == key for axis in axes):
-            axes = fix_axis(axes, key, value)
+            axes = fix_axis(axes, key, _from_here(key, value))
             continue
         for axis in axes:
             if axis.decides(key):

@@ -227,6 +227,7 @@ class NetworkTable(Table):
     file: str | None = None
     model: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     arguments: dict[str, bool | int | float | str | list[int]] = {}
+    output: Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=0)] | None = None
     returns: str | None = None
     replicas: Annotated[list[Whole], Field(min_length=2, max_length=8)] = []
     copied: Annotated[str, one_of("kind of copy", COPIES)] | None = None
