@@ -322,7 +322,11 @@ def remarks_of(notes: Mapping[str, Any]) -> tuple[str, ...]:
     """Sentences that the worker left about layers of the user's own."""
     cell = notes.get("cell")
     layers = cell.get("custom") if isinstance(cell, Mapping) else None
-    said = [item.get("remarks") for item in (layers.values() if isinstance(layers, Mapping) else ()) if isinstance(item, Mapping)]
+    said = [
+        item.get("remarks")
+        for item in (layers.values() if isinstance(layers, Mapping) else ())
+        if isinstance(item, Mapping)
+    ]
     texts = (str(text) for found in said if isinstance(found, list) for text in found)
     return tuple(dict.fromkeys(sys.intern(text) for text in texts))
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bncheck.finding import Finding
     from bncheck.results import CellResult, Results
 
 # Origin → kind of charge.
@@ -30,7 +31,7 @@ REMEDIES: Mapping[str, str] = {
     "adapter-error": "please report it, with the command and this line",
 }
 # Errors whose message is a whole sentence of bncheck's about the user's file.
-SENTENCES = ("FileError", "CustomLayerError", "NotImported")
+SENTENCES = ("FileError", "CustomLayerError")
 # Findings that name why a layer of the user's raises: then the error has its name.
 NAMED = ("graph-retention", "in-place")
 
@@ -61,9 +62,13 @@ def unnamed(results: Results) -> Iterator[CellResult]:
 def named(cell: CellResult, results: Results) -> bool:
     """A cause was found, or the same code of the user's runs on another target: then the two differ."""
     return any(
-        cell.target in item.targets and (item.cause in NAMED or (item.cause == "refusal" and not item.departs))
+        cell.target in item.targets and (item.cause in NAMED or on_another_target(item, cell))
         for item in results.findings_at.get((cell.scenario, cell.case), ())
     )
+
+
+def on_another_target(finding: Finding, cell: CellResult) -> bool:
+    return finding.cause == "refusal" and not finding.departs and finding.evidence.get("error") == cell.error
 
 
 def expected(cell: CellResult, results: Results) -> bool:

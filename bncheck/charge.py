@@ -26,8 +26,9 @@ VERSION = re.compile(r"==[^@\s]+")
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """``kind`` is a finding's, or crashed, timeout, one of ``blamed.KINDS``, expectation, drift. ``sides`` are the groups of targets that differ
-    (one group when it is about targets one by one); ``names`` are the targets as the run calls them.
+    """``kind`` is a finding's, or crashed, timeout, one of ``blamed.KINDS``, expectation, drift. ``sides`` are the
+    groups of targets that differ (one group when it is about targets one by one); ``names`` are the targets as the run
+    calls them.
 
     ``size`` is the mean absolute drift (NaN: not finite; None: nothing was measured)."""
 

@@ -114,8 +114,8 @@ class ScenarioResult:
 class CellResult:
     """One case on one target; ``slug`` is the target's folder, ``event`` where it raised or died.
 
-    ``origin`` says whose error it is (``worker/blame.py``; "": a run that does not say). ``remarks`` are sentences about
-    what a layer of the user's was not asked, or was not tried."""
+    ``origin`` says whose error it is (``worker/blame.py``; "": a run that does not say). ``remarks`` are sentences
+    about what a layer of the user's was not asked, or was not tried."""
 
     scenario: str
     case: str

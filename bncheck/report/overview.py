@@ -157,6 +157,9 @@ def difference(drift: Drift, target: str, results: Results) -> str:
         return one_line(f"NaN or Inf in {name}{side} {when}")
     if drift.verdict == "missing":
         return one_line(f"{name} is there on one side only")
+    cell = results.cell_at.get((drift.scenario, drift.case, other))
+    if drift.verdict == "refused" and cell is not None and blamed.own(cell):
+        return one_line(f"your code went wrong on {other}, {target} went on {when}")
     if drift.verdict == "refused":
         return one_line(f"{other} refused, {target} went on {when}")
     return one_line(f"{name} off by {amount(drift.mean_abs, drift.std_abs)} {when}")
@@ -189,21 +192,21 @@ def verdict(results: Results) -> str:
     if not results.cells:
         return "Nothing was run."
     shown = rows(results, probes=False)
-    standings = [
-        standing(results, scenario.name, case.name, target.name)
-        for scenario, case in shown
-        for target in results.targets
-        if target.status == "ok" and not refused_alike(results, scenario.name, case.name)
-    ]
+    places = [(scenario.name, case.name) for scenario, case in shown]
+    alike = {place for place in places if refused_alike(results, *place)}
+    each = [(place, standing(results, *place, target.name))
+            for place in places for target in results.targets if target.status == "ok"]  # fmt: skip
+    every, standings = [item for _, item in each], [item for place, item in each if place not in alike]
     silent = ("not compared", "unsupported", "not run", "failed")
     off = sum(not item.good and item.word not in silent for item in standings)
     compared = sum(item.word not in ("baseline", *silent) for item in standings)
     counts = count_kinds(results, {scenario.name for scenario, _ in shown})
-    lost = len(list(blamed.unnamed(results)))
+    lost = sum(item.word == "failed" for item in every)
     lost_too = f" {plural(lost, 'cell')} could not be played." if lost else ""
     if off:
         cause = f": {', '.join(counts)}" if counts else "; no cause was named"
-        return f"{off} of {plural(compared, 'cell')} {'differs' if off == 1 else 'differ'} from {results.base}{cause}.{lost_too}"
+        differ = f"{off} of {plural(compared, 'cell')} {'differs' if off == 1 else 'differ'}"
+        return f"{differ} from {results.base}{cause}.{lost_too}"
     if not compared:
         if lost:
             return f"Nothing was compared: {plural(lost, 'cell')} could not be played."

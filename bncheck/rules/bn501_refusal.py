@@ -11,11 +11,12 @@ the statistics before you go on, and report it: a refused call should leave noth
 
 from collections.abc import Iterable, Iterator
 
+from bncheck.blamed import SENTENCES
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.rules.autograd import says_why
 from bncheck.rules.movement import STATISTICS, moved
-from bncheck.rules.refused import origin_at, plays_own, refused_events, values_per_channel
+from bncheck.rules.refused import origin_at, own_name, plays_own, refused_events, values_per_channel
 from bncheck.rules.wording import name, names, targets, verb
 from bncheck.trace import EventRecord
 
@@ -45,14 +46,16 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
 def of_own_code(pair: PairView, refuser: CellView, other: CellView, event: int) -> Finding:
     """A layer of the user's against the built-in one, or the same code on two targets."""
     op, kind, words = error_at(refuser, event)
-    network, same = pair.case.network, plays_own(other)
-    what = (network.custom or network.model or "").rpartition(":")[2]
-    who = f"{what} (your {'layer' if network.custom else 'network'})"
+    who, same = own_name(refuser), plays_own(other)
     where = f" on {names(refuser.members)}" if same else ""
-    runs = f"it runs on {names(other.members)}" if same else f"{names(other.members)} {verb(other.members, 'runs', 'run')}"
+    runs = (
+        f"it runs on {names(other.members)}" if same else f"{names(other.members)} {verb(other.members, 'runs', 'run')}"
+    )
     half = next((f"{quantity} of {layer}" for layer, quantity in half_updates(refuser, event)), "")
+    # What bncheck itself says of a layer is a sentence about it.
+    what = words if kind in SENTENCES else f"{who} raises {kind or 'an error'} in {op}{where}; {runs}"
     return Finding(
-        CODE, CAUSE, "hazard", f"{who} raises {kind or 'an error'} in {op}{where}; {runs}.",
+        CODE, CAUSE, "hazard", f"{what}.",
         targets(refuser.members, other.members), pair.case.scenario, pair.case.name, event=event,
         departs="" if same else refuser.target, departs_from="" if same else "the built-in layer",
         evidence={"error": words, **({"moved by then": half} if half else {})},

@@ -12,8 +12,8 @@ from bncheck.targets import SHAPE
 def refused_events(pair: PairView) -> Iterator[tuple[CellView, CellView, int]]:
     """(who refused, who did not, first such event) for each side; event −1 is building the network.
 
-    Only refusals that say something of a side: an error of bncheck's own, of a file that does not import or of a network
-    that does not fit its input is none of them.
+    Only refusals that say something of a side: an error of bncheck's own, of a file that does not import or of a
+    network that does not fit its input is none of them.
     """
     for cell, other in ((pair.a, pair.b), (pair.b, pair.a)):
         event = first_refused(cell, other)
@@ -34,6 +34,13 @@ def origin_at(cell: CellView, event: int) -> str:
     if cell.trace is not None and 0 <= event < len(cell.trace.events):
         return cell.trace.events[event].origin
     return cell.origin
+
+
+def own_name(cell: CellView) -> str:
+    """``MyBN (your layer)``; "" where the framework's own layers stand."""
+    network = cell.case.network
+    what = (network.custom or network.model or "").rpartition(":")[2]
+    return f"{what} (your {'layer' if network.custom else 'network'})" if plays_own(cell) else ""
 
 
 def plays_own(cell: CellView) -> bool:

@@ -34,6 +34,7 @@ import sysconfig
 import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+TELLING = ("framework", "subject")  # errors that say something of what is looked at; the others say nothing
 # Files of the worker that never call a framework.
 OURS = tuple(os.path.join(HERE, name + ".py") for name in ("run", "recorder", "archive", "blame"))
 MISTAKES = (AttributeError, NameError, LookupError, AssertionError, ArithmeticError, ImportError, RecursionError)
@@ -65,13 +66,19 @@ class Judge:
         """(origin, "file.py, line 3: code" or ""): the line of the file that it is blamed on."""
         frames = list(walk(error.__traceback__))
         origin = getattr(error, "origin", None) or self.judge(error, frames)
+        if origin == "called":  # raised in another process, by what was called there
+            origin = "subject" if self.own else "framework"
         kinds = {"bncheck": ("bncheck",), "backend": ("backend",), "subject": ("subject",), "import": ("subject",)}
-        mine = [frame for frame in frames if self.kind(frame[0]) in kinds.get(origin, ())]
+        mine = [frame[:2] for frame in frames if self.kind(frame[0]) in kinds.get(origin, ())]
+        if isinstance(error, SyntaxError) and error.filename and error.lineno:
+            mine = [(error.filename, error.lineno)]
         near = [frame for frame in mine if os.path.dirname(frame[0]) in self.folders]
-        return origin, place(*(near or mine)[-1][:2]) if mine else ""
+        return origin, place(*(near or mine)[-1]) if mine else ""
 
     def judge(self, error, frames):
         kinds = [(self.kind(frame[0]), frame) for frame in frames]
+        if isinstance(error, SyntaxError) and error.filename == self.backend:
+            return "backend"
         last, frame = next(((kind, frame) for kind, frame in reversed(kinds) if kind), ("bncheck", None))
         if self.own:
             if isinstance(error, ImportError) and last != "bncheck":

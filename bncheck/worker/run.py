@@ -34,8 +34,9 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
 ``  <cell>/trace.npz``         the arrays of ``bncheck/trace.py``,
 ``  <cell>/result.json``       last: its absence means that the process died. ``protocol``, ``outcome`` (ok, raised,
                                unsupported), ``event``, ``error``, ``failed`` (records of all events that were not
-                               ok), ``dtypes``, ``artifacts``, ``notes``, ``seconds``. An error that was raised
-                               says in ``origin`` whose it is (``blame.py``).
+                               ok: raised, unsupported, skipped, or failed: by nobody that is looked at here),
+                               ``dtypes``, ``artifacts``, ``notes``, ``seconds``. An error that was raised says in
+                               ``origin`` whose it is (``blame.py``).
 ``JOB_DIR/<cell>/``            only where there is something for it: ``stderr.txt``, what was printed during the
                                cell (its last 64 kB), and files that its events wrote (exported models).
 
@@ -93,6 +94,7 @@ import numpy as np
 
 PROTOCOL = 1
 STDERR_KEPT = 64 * 1024
+ERRORS = (Exception, SystemExit)  # a layer of the user's may call sys.exit: it ends its event, not the process
 FORWARDS = {
     "train_forward": "train",
     "eval_forward": "eval",
@@ -131,10 +133,17 @@ def failure(index, op, error, judge, shape=None):
     """The record of an event that went wrong. ``shape`` is that of the input, where a forward raised."""
     text, refused = str(error) or repr(error), isinstance(error, NotImplementedError) and judge.refuses(error)
     origin, where = ("", "") if refused else judge.of(error)
-    if shape is not None and origin == "subject" and judge.whole and not hasattr(error, "origin") and blame.DOES_NOT_FIT.search(text):
+    if (
+        shape is not None
+        and origin == "subject"
+        and judge.whole
+        and not hasattr(error, "origin")
+        and blame.DOES_NOT_FIT.search(text)
+    ):
         text = blame.about_input(text, shape)
+    status = "unsupported" if refused else "raised" if origin in blame.TELLING else "failed"
     return {
-        "event": index, "op": op, "status": "unsupported" if refused else "raised", "origin": origin,
+        "event": index, "op": op, "status": status, "origin": origin,
         "error_type": type(error).__name__, "error": blame.worded(text[:4000], origin, where),
     }  # fmt: skip
 
@@ -175,7 +184,7 @@ class Cell:
             began = time.perf_counter()
             try:
                 self.step(index, event)
-            except Exception as error:
+            except ERRORS as error:
                 self.failed.append(failure(index, event["op"], error, self.judge, self.shape_at(event)))
             self.recorder.seconds[index] = time.perf_counter() - began
             self.look(index)
@@ -188,7 +197,7 @@ class Cell:
         """Record the state after an event; a layer whose state cannot be read keeps the one that was seen last."""
         try:
             self.recorder.state()
-        except Exception as error:
+        except ERRORS as error:
             self.failed.append(failure(index, "state", error, self.judge))
             self.recorder.stay()
 
@@ -198,7 +207,7 @@ class Cell:
         for keep in (self.recorder.arrays, self.facts):
             try:
                 found = keep()
-            except Exception as error:
+            except ERRORS as error:
                 self.failed.append(failure(len(self.job["events"]) - 1, "recording", error, self.judge))
                 continue
             arrays, notes = (found, notes) if keep == self.recorder.arrays else (arrays, found)
@@ -309,14 +318,14 @@ def run_cell(folder, job, inputs, backend, target):
     judge = blame.Judge(own, bool(job["network"].get("model")), target["backend"], module)
     try:
         cell = Cell(job, inputs, backend, target, folder, judge)
-    except Exception as error:
+    except ERRORS as error:
         result["failed"] = [failure(-1, "build", error, judge)]
     else:
         cell.play()
         arrays, notes = cell.collect()
         result.update(failed=cell.failed, dtypes=cell.dtypes(), artifacts=cell.artifacts, notes=notes)
-    for status in ("raised", "unsupported"):
-        worst = next((item for item in result["failed"] if item["status"] == status), None)
+    for status, words in (("raised", ("raised", "failed")), ("unsupported", ("unsupported",))):
+        worst = next((item for item in result["failed"] if item["status"] in words), None)
         if worst is not None:
             result.update(
                 outcome=status, event=worst["event"],
@@ -384,13 +393,17 @@ def describe_target(job, load):
     """(backend module or None, environment dict). Importing is part of it: a broken install is *unavailable*."""
     began = time.perf_counter()
     machine = describe_machine()
+    judge = blame.Judge([], False, job["backend"], "")
     try:
         backend = load(job["backend"])
         machine.update(backend.describe(job["variant"], job["device"]))
     except RuntimeError as error:
         return None, dict(machine, unavailable=str(error))
-    except Exception as error:
-        return None, dict(machine, unavailable="the framework does not import: %s: %s" % (type(error).__name__, error))
+    except ERRORS as error:
+        origin, where = judge.of(error)
+        what = "the backend file is wrong" if origin == "backend" else "the framework does not import"
+        text = blame.worded("%s: %s: %s" % (what, type(error).__name__, error), origin, where)
+        return None, dict(machine, unavailable=text)
     machine["import_seconds"] = time.perf_counter() - began
     return backend, machine
 

@@ -36,18 +36,16 @@ class CustomLayerError(Exception):
     origin = "subject"  # whose error it is, in the words of blame.py
 
 
-class NotImported(CustomLayerError):
-    origin = "import"
-
-
 def failed(text, error):
     """A sentence about an error of the user's file; where a package is missing, what is to be done about it."""
     if not isinstance(error, ImportError):
         return CustomLayerError(text)
-    return NotImported(
+    found = CustomLayerError(
         "%s. PyTorch runs in %s here: run it in your project's own with --python torch=/path/of/the/project/python"
         % (text, sys.executable)
     )
+    found.origin = "import"
+    return found
 
 
 def load_class(torch, text):
@@ -223,7 +221,9 @@ def arguments_for(kind, channels, keywords):
     rest = any(each.kind == kinds.VAR_KEYWORD for each in known.values())
     given, left_out = {}, {}
     for word, value in keywords.items():
-        found = next((name for name in NAMES.get(word, (word,)) if name in known and known[name] not in places[:1]), None)
+        found = next(
+            (name for name in NAMES.get(word, (word,)) if name in known and known[name] not in places[:1]), None
+        )
         if found is not None or rest:
             given[found or word] = value
         else:
@@ -375,6 +375,7 @@ def facts(model, name, batch_norm):
     own, usual = set(norm.state_dict()), set(builtin.state_dict())
     found = {
         "class": type(norm).__name__,
+        "left_out": sorted(getattr(norm, "bncheck_left_out", {})),
         "remarks": missing_arguments(norm, spec["channels"]) + model.remarks.get(name, []),
         "state_dict": {"missing": sorted(usual - own), "additional": sorted(own - usual)},
         "kept": {

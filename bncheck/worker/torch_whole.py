@@ -40,7 +40,7 @@ def build(torch, custom, text, arguments, output=None):
 
 
 def refuse_inputs(custom, call, net):
-    """bncheck gives a network one tensor: one that takes none, or more without defaults, is said before it is played."""
+    """bncheck gives a network one tensor: one that takes none, or needs more, is said before anything is played."""
     try:
         signature = inspect.signature(net.forward)
     except (TypeError, ValueError):  # scripted: calling it will tell
@@ -49,10 +49,12 @@ def refuse_inputs(custom, call, net):
         signature.bind(None)
     except TypeError:
         empty, rest = inspect.Parameter.empty, (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        needed = [each.name for each in signature.parameters.values() if each.default is empty and each.kind not in rest]
+        needed = [
+            each.name for each in signature.parameters.values() if each.default is empty and each.kind not in rest
+        ]
         takes = "%d inputs (%s)" % (len(needed), ", ".join(needed)) if len(needed) > 1 else "no input of that kind"
         raise custom.CustomLayerError(
-            "the network of %s takes %s: forward%s. bncheck gives one tensor: build a network that makes the others itself"
+            "the network of %s takes %s: forward%s. bncheck gives one tensor: build one that makes the others itself"
             % (call, takes, signature)
         )
 
@@ -88,7 +90,9 @@ def choose(custom, call, out, found, wanted):
     below = [name for name in names if name == str(wanted) or name.startswith("%s." % wanted)]
     if len(below) != 1:
         which = "holds several tensors" if below else "is not there"
-        raise custom.CustomLayerError("network.output = %r %s: the network of %s %s%s" % (wanted, which, call, kind, known))
+        raise custom.CustomLayerError(
+            "network.output = %r %s: the network of %s %s%s" % (wanted, which, call, kind, known)
+        )
     return below[0]
 
 

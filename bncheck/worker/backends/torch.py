@@ -192,7 +192,11 @@ class Model:
         torch = self.torch
         if self.whole:
             net = part("torch_whole").build(
-                torch, part("torch_custom"), self.network["model"], self.network["arguments"], self.network.get("output")
+                torch,
+                part("torch_custom"),
+                self.network["model"],
+                self.network["arguments"],
+                self.network.get("output"),
             )
             self.layers = part("torch_whole").batch_norms(torch, net)
         else:
