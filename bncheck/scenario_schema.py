@@ -220,7 +220,9 @@ class LayerTable(Table):
 
 class NetworkTable(Table):
     layers: list[LayerTable] = []
-    custom: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_.]*$")] | None = None
+    custom: Annotated[str, Field(pattern=r"^([^:]+\.py|[A-Za-z_][A-Za-z0-9_.]*):[A-Za-z_][A-Za-z0-9_.]*$")] | None = (
+        None
+    )
     parts: Annotated[int | str, BeforeValidator(parts_of)] = 1
     oracle: Annotated[str, one_of("oracle", ORACLES)] = "batch_norm"
     input_gradient: bool = True
@@ -379,7 +381,9 @@ def _fault(detail: ErrorDetails) -> Fault:
     if kind == "extra_forbidden":
         return unknown(path, "key", path[-1], _keys_at(path[:-1]))
     if kind == "string_pattern_mismatch":
-        form = {"custom": "file.py:Class", "model": "file.py:function"}.get(str(path[-1]), "letters, digits, _ and -")
+        form = {"custom": "file.py:Class, or package.module:Class", "model": "file.py:function"}.get(
+            str(path[-1]), "letters, digits, _ and -"
+        )
         return Fault(path, f"{shown(value)} cannot stand here", form)
     if kind in _SENTENCES:
         return Fault(path, _SENTENCES[kind](context, value))

@@ -75,8 +75,8 @@ def standing(results: Results, scenario: str, case: str, target: str) -> Standin
     if target == results.base:
         return Standing("baseline", "baseline", findings=concerned)
     drifts = results.drifts_between(scenario, case, results.base, target)
-    if not drifts:
-        other = results.cell_at.get((scenario, case, results.base))
+    other = results.cell_at.get((scenario, case, results.base))
+    if not drifts or (other is not None and unfinished(other, results)[0] == "failed"):
         why = f": {unfinished(other, results)[1]}" if other is not None and other.outcome != "ok" else ""
         text = f"ran; nothing to compare with {results.base or 'it'}{why}"
         return Standing("not compared", text, findings=concerned)

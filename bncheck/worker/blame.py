@@ -60,7 +60,7 @@ class Judge:
 
     def __init__(self, own, whole, backend, module):
         self.own, self.whole, self.backend, self.module = own, whole, os.path.abspath(backend), module
-        self.folders = [os.path.dirname(os.path.abspath(path)) for path in own]
+        self.folders = [os.path.dirname(os.path.abspath(path)) for path in own if path.endswith(".py")]
 
     def of(self, error):
         """(origin, "file.py, line 3: code" or ""): the line of the file that it is blamed on."""

@@ -7,6 +7,7 @@ in the worker with the worker's rights, and whatever it does wrong is one senten
 import contextlib
 import copy
 import difflib
+import importlib
 import importlib.util
 import inspect
 import os
@@ -49,11 +50,14 @@ def failed(text, error):
 
 
 def load_class(torch, text):
-    """The class that ``path.py:Name`` names."""
+    """The class that ``path.py:Name`` names, or ``package.module:Name``."""
     path, _, name = text.rpartition(":")
-    if not os.path.isfile(path):
+    if not path.endswith(".py"):
+        module = import_package(path)
+    elif not os.path.isfile(path):
         raise CustomLayerError("there is no file %s: write network.custom as path/to/file.py:Class" % path)
-    module = import_file(path)
+    else:
+        module = import_file(path)
     found = module
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -89,6 +93,13 @@ def import_file(path, _loaded={}):  # noqa: B006 - one import per process, howev
             sys.path.remove(os.path.dirname(path))
         _loaded[path] = module
     return _loaded[path]
+
+
+def import_package(name):
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise failed("the package %s does not import: %s" % (name, said(error)), error)
 
 
 def said(error):
@@ -175,6 +186,7 @@ def place(path, number, code):
 def make(torch, text, channels, keywords):
     """Construct it as Class(channels, eps=…, momentum=…, affine=…), and watch that its output has its input's form."""
     norm = construct(torch, text, channels, keywords)
+    refuse_inputs(norm, type(norm).__name__, "in two tensors or more go only the channels (network.parts)")
     norm.register_forward_hook(check_output)
     return norm
 
@@ -199,6 +211,22 @@ def construct(torch, text, channels, keywords):
     if left_out:
         norm.bncheck_left_out = left_out
     return norm
+
+
+def refuse_inputs(module, who, remedy):
+    """bncheck gives one tensor: what takes none, or needs more, is said before anything is played."""
+    try:
+        signature = inspect.signature(module.forward)
+    except (TypeError, ValueError):  # scripted: calling it will tell
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        empty, rest = inspect.Parameter.empty, (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        named = signature.parameters.values()
+        needed = [each.name for each in named if each.default is empty and each.kind not in rest]
+        takes = "%d inputs (%s)" % (len(needed), ", ".join(needed)) if len(needed) > 1 else "no input of that kind"
+        raise CustomLayerError("%s takes %s: forward%s. bncheck gives one tensor: %s" % (who, takes, signature, remedy))
 
 
 def words_of(keywords):
@@ -436,7 +464,9 @@ def batch_it_takes(own, data, device):
         part = data[:size] if size > 1 else data[:0]
         try:
             if len(part):
-                own().to(device=device).train()(part.clone())
+                norm = own().to(device=device).train()
+                for _ in range(2):
+                    norm(part.clone())
                 less = "%s; what else it does was tried with %d samples instead of %d" % (refusal, size, len(data))
                 return part, less if refusal else ""
         except Exception as error:

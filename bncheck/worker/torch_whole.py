@@ -5,7 +5,6 @@ they are the same only from run to run of one version of torch: it is drawn in f
 converted, so that a network in float64 has the very weights of the one in float32.
 """
 
-import inspect
 import os
 from collections import OrderedDict
 
@@ -34,29 +33,9 @@ def build(torch, custom, text, arguments, output=None):
         raise custom.failed("%s raises %s%s" % (call, custom.said(error), custom.line_in(path, error)), error)
     if not isinstance(net, torch.nn.Module):
         raise custom.CustomLayerError("%s returns a %s, not a torch.nn.Module" % (call, type(net).__name__))
-    refuse_inputs(custom, call, net)
+    custom.refuse_inputs(net, "the network of %s" % call, "build one that makes the others itself")
     net.register_forward_hook(one_tensor(torch, custom, call, output))
     return net
-
-
-def refuse_inputs(custom, call, net):
-    """bncheck gives a network one tensor: one that takes none, or needs more, is said before anything is played."""
-    try:
-        signature = inspect.signature(net.forward)
-    except (TypeError, ValueError):  # scripted: calling it will tell
-        return
-    try:
-        signature.bind(None)
-    except TypeError:
-        empty, rest = inspect.Parameter.empty, (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        needed = [
-            each.name for each in signature.parameters.values() if each.default is empty and each.kind not in rest
-        ]
-        takes = "%d inputs (%s)" % (len(needed), ", ".join(needed)) if len(needed) > 1 else "no input of that kind"
-        raise custom.CustomLayerError(
-            "the network of %s takes %s: forward%s. bncheck gives one tensor: build one that makes the others itself"
-            % (call, takes, signature)
-        )
 
 
 # ---------------------------------------------------------------------------------------------------- its output
