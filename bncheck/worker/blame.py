@@ -129,7 +129,7 @@ def walk(trace):
 def deliberate(entry):
     """True if the line is at a ``raise`` statement, and not in a call."""
     code = entry.tb_frame.f_code.co_code
-    return 0 <= entry.tb_lasti < len(code) and dis.opname[code[entry.tb_lasti]] in ("RAISE_VARARGS", "RERAISE")
+    return 0 <= entry.tb_lasti < len(code) and dis.opname[code[entry.tb_lasti]] == "RAISE_VARARGS"
 
 
 def inside(path, folder):
