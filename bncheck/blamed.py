@@ -59,6 +59,12 @@ def unnamed(results: Results) -> Iterator[CellResult]:
             yield cell
 
 
+def in_a_finding(cell: CellResult, results: Results) -> bool:
+    """True if some finding speaks of the error: then it is a difference, and not only a cell that was not played."""
+    here = results.findings_at.get((cell.scenario, cell.case), ())
+    return any(item.cause in (*NAMED, "refusal") and cell.target in item.targets for item in here)
+
+
 def named(cell: CellResult, results: Results) -> bool:
     """A cause was found, or the same code of the user's runs on another target: then the two differ."""
     return any(

@@ -112,8 +112,7 @@ def unfinished(cell: CellResult, results: Results) -> tuple[str, str]:
     if cell.error_type in blamed.SENTENCES:
         error = one_line(cell.error, MOST_LETTERS)
     if blamed.own(cell):
-        named = any(item.cause == "refusal" and cell.target in item.targets
-                    for item in results.findings_at.get((cell.scenario, cell.case), ()))  # fmt: skip
+        named = blamed.in_a_finding(cell, results)
         return "refused" if named else "failed", one_line(blamed.sentence(cell), MOST_LETTERS)
     step = step_of(results, cell.scenario, cell.case, cell.event)
     where = f" at step {step}" if step else ""
