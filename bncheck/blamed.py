@@ -32,6 +32,8 @@ REMEDIES: Mapping[str, str] = {
 }
 # Errors whose message is a whole sentence of bncheck's about the user's file.
 SENTENCES = ("FileError", "CustomLayerError")
+# How those begin that say what does not fit what.
+OPENINGS = ("the input [", "the scenario's native.")
 # Findings that name why a layer of the user's raises: then the error has its name.
 NAMED = ("graph-retention", "in-place")
 
@@ -43,7 +45,7 @@ def own(cell: CellResult) -> bool:
 
 def sentence(cell: CellResult) -> str:
     """What happened, about the one whose error it is."""
-    if cell.error_type in SENTENCES or cell.error.startswith("the input ["):
+    if cell.error_type in SENTENCES or cell.error.startswith(OPENINGS):
         return cell.error
     who = {"subject": "your code", "backend": "your backend file", "import": "your code"}.get(cell.origin)
     if who is None:

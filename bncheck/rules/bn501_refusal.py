@@ -47,13 +47,14 @@ def of_own_code(pair: PairView, refuser: CellView, other: CellView, event: int) 
     """A layer of the user's against the built-in one, or the same code on two targets."""
     op, kind, words = error_at(refuser, event)
     who, same = own_name(refuser), plays_own(other)
+    when = f"in {op}" if event >= 0 else "when it is built"
     where = f" on {names(refuser.members)}" if same else ""
     runs = (
         f"it runs on {names(other.members)}" if same else f"{names(other.members)} {verb(other.members, 'runs', 'run')}"
     )
     half = next((f"{quantity} of {layer}" for layer, quantity in half_updates(refuser, event)), "")
     # What bncheck itself says of a layer is a sentence about it.
-    what = words if kind in SENTENCES else f"{who} raises {kind or 'an error'} in {op}{where}; {runs}"
+    what = words if kind in SENTENCES else f"{who} raises {kind or 'an error'} {when}{where}; {runs}"
     return Finding(
         CODE, CAUSE, "hazard", f"{what}.",
         targets(refuser.members, other.members), pair.case.scenario, pair.case.name, event=event,

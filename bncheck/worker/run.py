@@ -148,6 +148,17 @@ def failure(index, op, error, judge, shape=None):
     }  # fmt: skip
 
 
+def about_native(record, network, backend):
+    """A layer that is not built with what the scenario says for this framework alone is the scenario's mistake."""
+    name = os.path.splitext(os.path.basename(backend))[0]
+    given = [layer.get("native", {}).get(name) for layer in network["layers"]]
+    given = next((words for words in given if words), None)
+    if given is None or record["status"] == "unsupported" or record["origin"] not in ("framework", "bncheck"):
+        return record
+    text = "the scenario's native.%s = %s: %s: %s" % (name, json.dumps(given), record["error_type"], record["error"])
+    return dict(record, status="raised", origin="subject", error=text)
+
+
 # Parts of a network that a backend has to say it takes: (key, its constant, in words).
 OPTIONAL = (
     ("custom", "CUSTOM", "layers of your own (network.custom)"),
@@ -319,7 +330,7 @@ def run_cell(folder, job, inputs, backend, target):
     try:
         cell = Cell(job, inputs, backend, target, folder, judge)
     except ERRORS as error:
-        result["failed"] = [failure(-1, "build", error, judge)]
+        result["failed"] = [about_native(failure(-1, "build", error, judge), job["network"], target["backend"])]
     else:
         cell.play()
         arrays, notes = cell.collect()
