@@ -308,8 +308,22 @@ def read_record(run: Path, case: Case, target: TargetResult, result: Result | No
         return None
     outcome, kind, error = map(sys.intern, (result.outcome, result.error_type, result.error))  # 1,000 cells say alike
     return CellResult(
-        case.scenario, case.name, target.name, target.slug, outcome, result.event, kind, error, result.seconds
-    )
+        case.scenario, case.name, target.name, target.slug, outcome, result.event, kind, error, result.seconds,
+        sys.intern(result.origin), remarks_of(result.notes),
+    )  # fmt: skip
+
+
+def remarks_of(notes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Sentences that the worker left about layers of the user's own."""
+    cell = notes.get("cell")
+    layers = cell.get("custom") if isinstance(cell, Mapping) else None
+    said = [
+        item.get("remarks")
+        for item in (layers.values() if isinstance(layers, Mapping) else ())
+        if isinstance(item, Mapping)
+    ]
+    texts = (str(text) for found in said if isinstance(found, list) for text in found)
+    return tuple(dict.fromkeys(sys.intern(text) for text in texts))
 
 
 def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult | None, CellView | None]:
@@ -324,7 +338,7 @@ def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult |
         trace = replace(trace, arrays=dict(trace.arrays))  # decoded once: rules look at everything many times
     view = CellView(
         case, target.name, target.backend, result.outcome, trace, result.error_type, result.error, result.event,
-        environment=target.environment, notes=result.notes,
+        result.origin, environment=target.environment, notes=result.notes,
     )  # fmt: skip
     return cell, well_formed(view)
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bncheck.blamed import KINDS, sentence, unnamed
+
 if TYPE_CHECKING:
     from bncheck.evidence import Drift
     from bncheck.finding import Finding
@@ -24,8 +26,9 @@ VERSION = re.compile(r"==[^@\s]+")
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """``kind`` is a finding's, or crashed, timeout, expectation, drift. ``sides`` are the groups of targets that differ
-    (one group when it is about targets one by one); ``names`` are the targets as the run calls them.
+    """``kind`` is a finding's, or crashed, timeout, one of ``blamed.KINDS``, expectation, drift. ``sides`` are the
+    groups of targets that differ (one group when it is about targets one by one); ``names`` are the targets as the run
+    calls them.
 
     ``size`` is the mean absolute drift (NaN: not finite; None: nothing was measured)."""
 
@@ -61,6 +64,7 @@ def charges(results: Results) -> tuple[Charge, ...]:
     return (
         *(of_finding(item, results, plain) for item in results.findings if item.kind != "rounding" and not crash(item)),
         *of_crashes(results, plain),
+        *of_errors(results, plain),
         *of_expectations(results, plain),
         *of_drifts(results, plain),
     )
@@ -116,6 +120,16 @@ def of_crashes(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
                 cell.outcome, "BN502", "crash", cell.scenario, cell.case, ((plain.get(cell.target, cell.target),),),
                 (cell.target,), f"{cell.target} {words}" + (f": {first}" if first else "."),
             )  # fmt: skip
+
+
+def of_errors(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
+    """Errors that are no framework's, each once for all targets that have it in a case."""
+    alike: dict[tuple[str, str, str, str], list[str]] = {}
+    for cell in unnamed(results):
+        alike.setdefault((KINDS[cell.origin], cell.scenario, cell.case, sentence(cell)), []).append(cell.target)
+    for (kind, scenario, case, text), names in alike.items():
+        side = tuple(sorted(plain.get(name, name) for name in names))
+        yield Charge(kind, "", "refusal", scenario, case, (side,), tuple(names), text)
 
 
 def of_expectations(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:

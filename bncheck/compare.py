@@ -26,6 +26,7 @@ TOLERANCES = {
 SIGNIFICANDS = {"float64": (53, -1022), "float32": (24, -126), "float16": (11, -14), "bfloat16": (8, -126)}
 # Events without which what follows is another program.
 TELLING = (*FORWARD_OPS, "set_mode")
+NOT_PLAYED = ("unsupported", "failed")
 COARSENESS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -67,7 +68,7 @@ def compare(case: Case, a: CellView, b: CellView, tolerance: Tolerance = Toleran
 
 
 def same_program(a: Trace, b: Trace) -> int:
-    """How many events both sides played alike: up to the first that one of them has no support for.
+    """How many events both sides played alike: up to the first that one of them has no support for, or failed at.
 
     Only events that put a batch in or change the mode count: a side without backward, flush or export goes on as
     before (onnxruntime has no backward, and moves its statistics in forward).
@@ -75,7 +76,7 @@ def same_program(a: Trace, b: Trace) -> int:
     missing = [
         t
         for t, (one, two) in enumerate(zip(a.events, b.events, strict=False))
-        if (one.status == "unsupported") != (two.status == "unsupported") and one.op in TELLING
+        if (one.status in NOT_PLAYED) != (two.status in NOT_PLAYED) and one.op in TELLING
     ]
     return missing[0] if missing else min(len(a.events), len(b.events))
 

@@ -60,6 +60,7 @@ class CellView:
     error_type: str = ""
     error: str = ""
     event: int | None = None  # where it raised or died
+    origin: str = ""  # whose error it is (worker/blame.py); "": a run that does not say
     convention: Convention | None = None  # measured by the probes, on this case's layer path
     documented: Mapping[str, Any] = field(default_factory=dict)  # facet → documented value
     link: str = ""

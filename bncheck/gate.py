@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bncheck.baseline import Entry, by_place, gone, judge
+from bncheck.blamed import EXITS
 from bncheck.bounded import read_bounded
 from bncheck.charge import Charge, charges, plain_names
 from bncheck.errors import RunFolderError
@@ -67,10 +68,11 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """3: cells crashed or timed out; 1: charges or expired waivers; 0: neither."""
+        """3: cells crashed, timed out or could not be played; 2: a file of the user's is wrong; 1: charges or expired
+        waivers; 0: neither."""
         failing = self.of("fails")
-        if any(item.charge.kind in CRASHES for item in failing):
-            return 3
+        if worst := max((EXITS.get(item.charge.kind, 0) for item in failing), default=0):
+            return worst
         return 1 if failing or (self.expired and self.fail_on != "never") else 0
 
 
@@ -101,7 +103,7 @@ def weigh(
     waiver = waive(charge, rules.waivers, today)
     if waiver is not None:
         return Judged(charge, "waived", f"until {waiver.expires}: {waiver.reason} ({waiver.where})")
-    if charge.kind not in CRASHES and charge.kind not in FAIL_ON[rules.fail_on]:
+    if charge.kind not in EXITS and charge.kind not in FAIL_ON[rules.fail_on]:
         return Judged(charge, "below", f"--fail-on {rules.fail_on}")
     if rules.baseline is None:
         return Judged(charge, "fails")

@@ -220,8 +220,10 @@ def event_records(ops: tuple[str, ...], result: Mapping[str, Any]) -> tuple[Even
     for item in failed if isinstance(failed, list) else []:
         index = item.get("event") if isinstance(item, dict) else None
         if isinstance(index, int) and 0 <= index < len(records):
-            status, kind, error = (str(item.get(key, "")) for key in ("status", "error_type", "error"))
-            records[index] = EventRecord(records[index].op, status, kind, error)
+            status, kind, error, origin = (
+                str(item.get(key, "")) for key in ("status", "error_type", "error", "origin")
+            )
+            records[index] = EventRecord(records[index].op, status, kind, error, origin=origin)
     return tuple(records)
 
 

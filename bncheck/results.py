@@ -112,7 +112,10 @@ class ScenarioResult:
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """One case on one target; ``slug`` is the target's folder, ``event`` where it raised or died."""
+    """One case on one target; ``slug`` is the target's folder, ``event`` where it raised or died.
+
+    ``origin`` says whose error it is (``worker/blame.py``; "": a run that does not say). ``remarks`` are sentences
+    about what a layer of the user's was not asked, or was not tried."""
 
     scenario: str
     case: str
@@ -123,6 +126,8 @@ class CellResult:
     error_type: str = ""
     error: str = ""
     seconds: float = 0.0
+    origin: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

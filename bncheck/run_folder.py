@@ -36,6 +36,7 @@ class CellResult:
     event: int | None = None
     error_type: str = ""
     error: str = ""
+    origin: str = ""  # whose error it is (worker/blame.py)
     failed: tuple[Mapping[str, Any], ...] = ()
     dtypes: Mapping[str, str] = field(default_factory=dict)
     artifacts: tuple[str, ...] = ()
@@ -177,6 +178,7 @@ def parse_result(data: Mapping[str, Any]) -> CellResult:
             event=None if event is None else int(event),
             error_type=str(error.get("type", "")),
             error=str(error.get("message", "")),
+            origin=str(error.get("origin", "")),
             failed=tuple(dict(item) for item in data.get("failed", ())),
             dtypes={str(k): str(v) for k, v in data.get("dtypes", {}).items()},
             artifacts=tuple(str(item) for item in data.get("artifacts", ())),

@@ -76,9 +76,15 @@ class Layer:
     same_as: str | None = None  # the layer of that name, used once more at this place
 
 
+def is_file(name: str) -> bool:
+    """True for ``file.py:Class``, False for ``package.module:Class``: code that is installed where the target runs."""
+    return ":" not in name or name.rpartition(":")[0].endswith(".py")
+
+
 @dataclass(frozen=True)
 class Network:
-    """Layers in order. ``custom`` is ``file.py:Class`` that takes the place of every batch_norm layer.
+    """Layers in order. ``custom`` is ``file.py:Class`` that takes the place of every batch_norm layer, or
+    ``package.module:Class``.
 
     ``replicas`` are sizes: the batch is divided among so many replicas, each in a process of its own. A layer ``bn``
     is then recorded as ``bn`` in replica 0 and ``bn@1``, ``bn@2``, … in the others; with ``copied``, as ``bn@copy``.
@@ -96,6 +102,7 @@ class Network:
     parts: int | str = 1
     # Whether the network's input asks for a gradient, as behind other layers it would; a plain input does not.
     input_gradient: bool = True
+    output: str | int | None = None  # which tensor of what a whole network returns: a key, a place, a dotted path
     oracle: str = "batch_norm"  # or "whitening": the parts of a channel with the inverse root of their covariance
 
     @property

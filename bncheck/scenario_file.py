@@ -18,7 +18,7 @@ from typing import Any
 
 from bncheck.bounded import read_bounded
 from bncheck.errors import ScenarioError, UsageError
-from bncheck.scenario import Case, Expect, Network, Scenario, Tolerance
+from bncheck.scenario import Case, Expect, Network, Scenario, Tolerance, is_file
 from bncheck.scenario_matrix import MOST_CASES, Axis, PathError, Point, fix_axis, points, read_axes, set_value
 from bncheck.scenario_rules import (
     build_events,
@@ -103,7 +103,7 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}, missing_files: 
     original = axes
     for key, value in overrides.items():
         if any(axis.key == key for axis in axes):
-            axes = fix_axis(axes, key, value)
+            axes = fix_axis(axes, key, _from_here(key, value))
             continue
         for axis in axes:
             if axis.decides(key):
@@ -164,7 +164,8 @@ def share(case: Case, parts: dict[str, Any]) -> Case:
 
 def _from_here(key: str, value: Any) -> Any:
     """A file named on the command line is looked up from where the user stands, not from the scenario's folder."""
-    return str(Path(value).absolute()) if key in FILE_KEYS and isinstance(value, str) else value
+    here = key in FILE_KEYS and isinstance(value, str) and is_file(value)
+    return str(Path(value).absolute()) if here else value
 
 
 def _read(path: Path) -> str:
@@ -223,7 +224,8 @@ def _case(
 def _located(path: Path, network: Network) -> Network:
     """Files with their whole path: a worker runs in a folder of its own."""
     folder = path.absolute().parent
-    custom, file, model = (name and str(folder / name) for name in (network.custom, network.file, network.model))
+    names = (network.custom, network.file, network.model)
+    custom, file, model = (str(folder / name) if name and is_file(name) else name for name in names)
     return dataclasses.replace(network, custom=custom, file=file, model=model)
 
 
@@ -233,6 +235,11 @@ def _paths(path: Path, document: Document, overrides: Mapping[str, Any]) -> Iter
     code = {key: name.rpartition(":")[0] for key, name in (("custom", table.custom), ("model", table.model)) if name}
     for key, name in {**code, "file": table.file}.items():
         if not name:
+            continue
+        if key == "custom" and not is_file(table.custom or ""):
+            if "network.custom" not in overrides:
+                text = f'"{table.custom}" is code of an installed package, which no scenario may name by itself'
+                yield Fault(("network", key), text, "a file beside the scenario, or --set network.custom=...")
             continue
         outside = Path(name).is_absolute() or ".." in Path(name).parts
         if outside and f"network.{key}" not in overrides:

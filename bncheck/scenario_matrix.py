@@ -15,6 +15,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from bncheck.scenario_schema import TOP_LEVEL, Fault, nearest, shown, unknown
@@ -209,7 +210,7 @@ def _label(key: str, value: Any, bundle: bool) -> str:
     if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
         return "×".join(map(str, value)) if key.endswith("shape") else f"{_last(key)} {value}"
     if isinstance(value, str):
-        return value
+        return PurePath(value).name if PurePath(value).is_absolute() else value
     if isinstance(value, bool):
         return f"{_last(key)} {'on' if value else 'off'}"
     return f"{_last(key)} {value}"

@@ -86,7 +86,7 @@ def build_network(document: Document) -> tuple[Network, list[Fault]]:
     layers = tuple(_layer(layer) for layer in table.layers)
     network = Network(
         layers, table.custom, table.file, table.returns, table.model, dict(table.arguments), tuple(table.replicas),
-        table.copied, table.parts, table.input_gradient, table.oracle,
+        table.copied, table.parts, table.input_gradient, table.output, table.oracle,
     )  # fmt: skip
     return network, faults
 
@@ -112,6 +112,8 @@ def _part_rules(document: Document) -> Iterator[Fault]:
     table = document.network
     if table.parts != 1 and not table.custom:
         yield Fault(("network", "parts"), "is for a layer of your own, and network.custom names none")
+    if table.output is not None and not table.model:
+        yield Fault(("network", "output"), "is for a network of your own, and network.model names none")
     if table.oracle == "whitening" and table.parts == 1:
         yield Fault(("network", "oracle"), "whitening needs the parts of a channel", 'parts = "complex", or 2 and more')
     count = 2 if table.parts == "complex" else table.parts

@@ -220,13 +220,16 @@ class LayerTable(Table):
 
 class NetworkTable(Table):
     layers: list[LayerTable] = []
-    custom: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_.]*$")] | None = None
+    custom: Annotated[str, Field(pattern=r"^([^:]+\.py|[A-Za-z_][A-Za-z0-9_.]*):[A-Za-z_][A-Za-z0-9_.]*$")] | None = (
+        None
+    )
     parts: Annotated[int | str, BeforeValidator(parts_of)] = 1
     oracle: Annotated[str, one_of("oracle", ORACLES)] = "batch_norm"
     input_gradient: bool = True
     file: str | None = None
     model: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     arguments: dict[str, bool | int | float | str | list[int]] = {}
+    output: Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=0)] | None = None
     returns: str | None = None
     replicas: Annotated[list[Whole], Field(min_length=2, max_length=8)] = []
     copied: Annotated[str, one_of("kind of copy", COPIES)] | None = None
@@ -378,7 +381,9 @@ def _fault(detail: ErrorDetails) -> Fault:
     if kind == "extra_forbidden":
         return unknown(path, "key", path[-1], _keys_at(path[:-1]))
     if kind == "string_pattern_mismatch":
-        form = {"custom": "file.py:Class", "model": "file.py:function"}.get(str(path[-1]), "letters, digits, _ and -")
+        form = {"custom": "file.py:Class, or package.module:Class", "model": "file.py:function"}.get(
+            str(path[-1]), "letters, digits, _ and -"
+        )
         return Fault(path, f"{shown(value)} cannot stand here", form)
     if kind in _SENTENCES:
         return Fault(path, _SENTENCES[kind](context, value))

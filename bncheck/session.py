@@ -24,7 +24,7 @@ from bncheck.plan import Plan, code_of, read_plan, remember_order, with_toleranc
 from bncheck.results import Results, TargetResult, write_results
 from bncheck.run import Options, Seat, run_cells, settle
 from bncheck.run_folder import create_run_folder, find_run
-from bncheck.scenario import Scenario, Tolerance
+from bncheck.scenario import Scenario, Tolerance, is_file
 from bncheck.scenario_file import find_scenarios, load_scenario, parse_override, resolve_scenario
 from bncheck.shard import Shard, take
 from bncheck.targets import Target, parse_targets
@@ -208,7 +208,10 @@ def usual_targets(scenarios: Sequence[Scenario]) -> tuple[str, ...]:
 def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Files that overrides name, as absolute paths: a run may be resumed from another folder."""
     named = ("network.custom", "network.file", "network.model")
-    return {key: str(Path(value).absolute()) if key in named else value for key, value in overrides.items()}
+    return {
+        key: str(Path(value).absolute()) if key in named and is_file(str(value)) else value
+        for key, value in overrides.items()
+    }
 
 
 def choose(request: Request, shipped: Sequence[Scenario], overrides: Mapping[str, Any]) -> list[Scenario]:

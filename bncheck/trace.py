@@ -48,13 +48,17 @@ GRADIENTS = ("grad_gamma", "grad_beta")
 
 @dataclass(frozen=True)
 class EventRecord:
-    """How one event went: ``ok``, ``raised``, ``skipped`` or ``unsupported``; error in the target's words."""
+    """How one event went: ``ok``, ``raised``, ``skipped``, ``unsupported``, or ``failed`` (bncheck's own error, or that
+    of a file that it was given: nothing is known of the event); error in the target's words.
+
+    ``origin`` says whose error it is (``worker/blame.py``); runs of earlier versions do not say: it is "" there."""
 
     op: str
     status: str = "ok"
     error_type: str = ""
     error: str = ""
     seconds: float = 0.0
+    origin: str = ""
 
 
 @dataclass(frozen=True)

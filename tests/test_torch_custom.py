@@ -28,8 +28,8 @@ BAD_FILES = {
     "no_class": (f"{HEADER}class Owm(nn.Module): pass\n", ["has no class Own", "it defines Owm", "did you mean Owm?"]),
     "no_module": ("class Own: pass\n", ["not a subclass of torch.nn.Module"]),
     "signature": (
-        f"{HEADER}class Own(nn.Module):\n    def __init__(self, size):\n        super().__init__()\n",
-        ["Own(4, affine=True, eps=", "TypeError", "exactly these arguments"],
+        f"{HEADER}class Own(nn.Module):\n    def __init__(self, size, groups):\n        super().__init__()\n",
+        ["Own(size, groups) needs groups, which bncheck does not know"],
     ),
     "constructor": (
         f"{HEADER}class Own(nn.Module):\n    def __init__(self, *a, **k):\n        raise OSError('no weights')\n",

@@ -100,6 +100,8 @@ def read_baseline(path: Path) -> tuple[Entry, ...]:
 
 def tell_verdict(run: Path, verdict: Verdict, options: dict[str, Any]) -> None:
     """Lines about waivers and the baseline; annotations and the job summary where GitHub asks for them."""
+    for line in error_lines(verdict):
+        click.echo(line, err=True)
     if not (options["quiet"] or options["as_json"]):
         for line in lines(verdict):
             click.echo(line)
@@ -114,6 +116,26 @@ def tell_verdict(run: Path, verdict: Verdict, options: dict[str, Any]) -> None:
         from bncheck.report.summary import append
 
         append(Path(summary), run, lambda text: click.echo(f"bncheck: {text}", err=True))
+
+
+def error_lines(verdict: Verdict) -> list[str]:
+    """Cells that were not carried out by nobody's fault but the user's file's or bncheck's: what, where, what now."""
+    from bncheck.blamed import EXITS, REMEDIES
+    from bncheck.report.summary import place
+    from bncheck.report.wording import one_line, plural
+
+    alike: dict[tuple[str, str], list[str]] = {}
+    for item in verdict.of("fails"):
+        charge = item.charge
+        if charge.kind in REMEDIES:
+            where = f"{place(charge.scenario, charge.case)} on {' and '.join(charge.names)}"
+            alike.setdefault((charge.kind, charge.sentence), []).append(where)
+    found = []
+    for (kind, text), places in alike.items():
+        more = f" and {plural(len(places) - 1, 'more case')}" if len(places) > 1 else ""
+        found.append(f"bncheck: {one_line(places[0], 200)}{more}: {one_line(text, 700)}")
+        found.append(f"  → {REMEDIES[kind]} (exit code {EXITS[kind]})")
+    return found
 
 
 def lines(verdict: Verdict) -> list[str]:

@@ -22,7 +22,7 @@ NAME = "matrix"
 SHADES = {
     "baseline": "#eef1f4", "agrees": "#d7eee2", "rounding": "#d7eee2", "convention": "#f7e3b0", "hazard": "#f3c98b",
     "unexplained": "#dcc6ea", "defect": "#eda79b", "differs": "#eda79b", "nonfinite": "#e08a80", "refused": "#f7e3b0",
-    "crashed": "#e08a80", "timeout": "#e08a80",
+    "failed": "#f7e3b0", "crashed": "#e08a80", "timeout": "#e08a80",
 }  # fmt: skip
 LARGEST = 60  # rows that fit a picture; the page shows them all
 

@@ -13,6 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
+from bncheck.blamed import EXITS
 from bncheck.gate import CRASHES, Judged, Verdict, between, read_verdict
 from bncheck.report.gallery import Gallery
 from bncheck.report.overview import difference
@@ -81,7 +82,7 @@ def outcome(results: Results, cells: list[CellResult | None], pair: tuple[str, s
     for cell, target in zip(cells, pair, strict=True):
         if cell is None or cell.outcome in NOT_RUN:
             return f"<skipped message={attribute(why_not(results, cell, target))}/>"
-    crashed = [item for item in about if item.charge.kind in CRASHES and item.standing == "fails"]
+    crashed = [item for item in about if item.charge.kind in EXITS and item.standing == "fails"]
     if crashed:
         message = "; ".join(item.charge.sentence for item in crashed)
         stacks = "\n".join(cell.error for cell in cells if cell is not None and cell.outcome in CRASHES)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bncheck import blamed
 from bncheck.evidence import Drift
 from bncheck.finding import KINDS, Finding
 from bncheck.report.wording import amount, number, one_line, plural, scalar, since, words
@@ -18,12 +19,11 @@ from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
 # Words of a standing → the mark that says the same without colour.
 MARKS = {
     "baseline": "●", "agrees": "●", "rounding": "○", "convention": "≠", "hazard": "!", "unexplained": "?",
-    "defect": "✗", "differs": "✗", "nonfinite": "✗", "refused": "⊘", "unsupported": "–", "crashed": "✗",
-    "timeout": "✗", "unavailable": "–", "not run": "–", "not compared": "·",
+    "defect": "✗", "differs": "✗", "nonfinite": "✗", "refused": "⊘", "failed": "⊘", "unsupported": "–",
+    "crashed": "✗", "timeout": "✗", "unavailable": "–", "not run": "–", "not compared": "·",
 }  # fmt: skip
 QUANTITIES = ("running_mean", "running_var", "counter", "output", "gamma", "beta")
-# What bncheck itself says of somebody's file: a whole sentence, worth its room.
-OUR_ERRORS, MOST_LETTERS = ("FileError", "CustomLayerError"), 300
+MOST_LETTERS = 300  # of what is said of the user's own file: a whole sentence, worth its room
 VERDICTS = ("nonfinite", "refused", "missing", "differs")
 
 
@@ -75,8 +75,8 @@ def standing(results: Results, scenario: str, case: str, target: str) -> Standin
     if target == results.base:
         return Standing("baseline", "baseline", findings=concerned)
     drifts = results.drifts_between(scenario, case, results.base, target)
-    if not drifts:
-        other = results.cell_at.get((scenario, case, results.base))
+    other = results.cell_at.get((scenario, case, results.base))
+    if not drifts or (other is not None and unfinished(other, results)[0] == "failed"):
         why = f": {unfinished(other, results)[1]}" if other is not None and other.outcome != "ok" else ""
         text = f"ran; nothing to compare with {results.base or 'it'}{why}"
         return Standing("not compared", text, findings=concerned)
@@ -109,8 +109,11 @@ def on_one_side(finding: Finding, base: str, target: str) -> bool:
 def unfinished(cell: CellResult, results: Results) -> tuple[str, str]:
     """(word, text) of a cell that did not run to its end."""
     error = one_line(": ".join(filter(None, (cell.error_type, cell.error))))
-    if cell.error_type in OUR_ERRORS:
+    if cell.error_type in blamed.SENTENCES:
         error = one_line(cell.error, MOST_LETTERS)
+    if blamed.own(cell):
+        named = blamed.in_a_finding(cell, results)
+        return "refused" if named else "failed", one_line(blamed.sentence(cell), MOST_LETTERS)
     step = step_of(results, cell.scenario, cell.case, cell.event)
     where = f" at step {step}" if step else ""
     if cell.outcome == "raised":
@@ -153,6 +156,9 @@ def difference(drift: Drift, target: str, results: Results) -> str:
         return one_line(f"NaN or Inf in {name}{side} {when}")
     if drift.verdict == "missing":
         return one_line(f"{name} is there on one side only")
+    cell = results.cell_at.get((drift.scenario, drift.case, other))
+    if drift.verdict == "refused" and cell is not None and blamed.own(cell):
+        return one_line(f"your code went wrong on {other}, {target} went on {when}")
     if drift.verdict == "refused":
         return one_line(f"{other} refused, {target} went on {when}")
     return one_line(f"{name} off by {amount(drift.mean_abs, drift.std_abs)} {when}")
@@ -185,24 +191,28 @@ def verdict(results: Results) -> str:
     if not results.cells:
         return "Nothing was run."
     shown = rows(results, probes=False)
-    standings = [
-        standing(results, scenario.name, case.name, target.name)
-        for scenario, case in shown
-        for target in results.targets
-        if target.status == "ok" and not refused_alike(results, scenario.name, case.name)
-    ]
-    silent = ("not compared", "unsupported", "not run")
+    places = [(scenario.name, case.name) for scenario, case in shown]
+    alike = {place for place in places if refused_alike(results, *place)}
+    each = [(place, standing(results, *place, target.name))
+            for place in places for target in results.targets if target.status == "ok"]  # fmt: skip
+    every, standings = [item for _, item in each], [item for place, item in each if place not in alike]
+    silent = ("not compared", "unsupported", "not run", "failed")
     off = sum(not item.good and item.word not in silent for item in standings)
     compared = sum(item.word not in ("baseline", *silent) for item in standings)
     counts = count_kinds(results, {scenario.name for scenario, _ in shown})
+    lost = sum(item.word == "failed" for item in every)
+    lost_too = f" {plural(lost, 'cell')} could not be played." if lost else ""
     if off:
         cause = f": {', '.join(counts)}" if counts else "; no cause was named"
-        return f"{off} of {plural(compared, 'cell')} {'differs' if off == 1 else 'differ'} from {results.base}{cause}."
+        differ = f"{off} of {plural(compared, 'cell')} {'differs' if off == 1 else 'differ'}"
+        return f"{differ} from {results.base}{cause}.{lost_too}"
     if not compared:
+        if lost:
+            return f"Nothing was compared: {plural(lost, 'cell')} could not be played."
         few = sum(target.status == "ok" for target in results.targets) < 2
         why = "Only one target ran" if few else "No two targets ran alike"
         return f"{why}; there is nothing to compare." + (f" Found: {', '.join(counts)}." if counts else "")
-    agree = f"All {plural(compared, 'compared cell')} agree with {results.base}."
+    agree = f"All {plural(compared, 'compared cell')} agree with {results.base}.{lost_too}"
     return agree + (f" Still to know: {', '.join(counts)}." if counts else "")
 
 
@@ -211,7 +221,8 @@ def refused_alike(results: Results, scenario: str, case: str) -> bool:
     outcomes = {results.cell_at[key].outcome for target in results.targets
                 if (key := (scenario, case, target.name)) in results.cell_at and target.status == "ok"}  # fmt: skip
     here = [cell for cell in results.cells if (cell.scenario, cell.case) == (scenario, case)]
-    began = any(cell.error_type not in OUR_ERRORS and (cell.event is None or cell.event >= 0) for cell in here)
+    theirs = [cell for cell in here if not blamed.own(cell) and cell.error_type not in blamed.SENTENCES]
+    began = any(cell.event is None or cell.event >= 0 for cell in theirs)
     return bool(outcomes) and outcomes <= {"raised", "unsupported"} and not began
 
 

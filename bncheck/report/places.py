@@ -21,13 +21,13 @@ LISTED = 12
 # Standings from bad to good; a row of the matrix is as bad as its worst cell.
 GRAVITY = (
     "crashed", "timeout", "nonfinite", "defect", "differs", "unexplained", "hazard", "convention", "refused",
-    "rounding", "unsupported", "unavailable", "not run", "not compared", "agrees", "baseline",
+    "failed", "rounding", "unsupported", "unavailable", "not run", "not compared", "agrees", "baseline",
 )  # fmt: skip
 GOOD_FROM = GRAVITY.index("rounding")
 # Of the words above: what a reader may want to see alone → its name on the page.
 FILTERS: Mapping[str, str] = {
     "defect": "defect", "nonfinite": "NaN", "unexplained": "unexplained", "hazard": "hazard",
-    "convention": "convention", "refused": "refused", "crashed": "crashed", "timeout": "timed out",
+    "convention": "convention", "refused": "refused", "failed": "failed", "crashed": "crashed", "timeout": "timed out",
 }  # fmt: skip
 DECADES = 12
 

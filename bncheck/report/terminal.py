@@ -21,7 +21,7 @@ from bncheck.results import Results, TargetResult
 COLOURS = {
     "baseline": "dim", "agrees": "green", "rounding": "green", "convention": "yellow", "hazard": "yellow",
     "unexplained": "magenta", "defect": "bold red", "differs": "red", "nonfinite": "bold red", "refused": "yellow",
-    "crashed": "bold red", "timeout": "bold red",
+    "failed": "yellow", "crashed": "bold red", "timeout": "bold red",
 }  # fmt: skip
 # A column narrower than this breaks its sentences into single words.
 COLUMN = 26
@@ -70,6 +70,8 @@ def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
     probes = len(rows(results)) - len(rows(results, probes=False))
     if probes:
         yield Text(f" {plural(probes, 'probe case')} measured the conventions (bncheck conventions)", style="dim")
+    for remark in dict.fromkeys(text for cell in results.cells for text in cell.remarks):
+        yield Text(f" note: {one_line(remark, 300)}", style="dim")
     yield Text(f" {verdict(results)}", style="bold")
     yield from footer(screen.run_folder, found, screen.seconds)
 

@@ -7,7 +7,8 @@ What to do: set the value again after loading or rebuilding. A torch checkpoint 
 the opposite sense, and 1.0 for torch's momentum=None; some kernels raise eps to at least 1e-5.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.rules.exported import exports, norm_nodes, number_of
 from bncheck.rules.movement import changed
+from bncheck.rules.refused import own_name
 from bncheck.rules.wording import names, number, targets
 from bncheck.scenario import Layer
 from bncheck.trace import Array
@@ -38,9 +40,10 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             if found is None:
                 continue
             event, before, after, how = found
+            who = own_name(cell) or names(cell.members)
             yield Finding(
                 CODE, CAUSE, "defect",
-                f"{names(cell.members)}: {name} of {layer.name} is {number(after)} {how}, not {number(before)}.",
+                f"{who}: {name} of {layer.name} is {number(after)} {how}, not {number(before)}.",
                 targets(cell.members), cell.case.scenario, cell.case.name, layer.name, event, name,
                 departs=cell.target, departs_from="itself", evidence={"before": before, "after": after},
                 advice=f"set {name} again after this step, and check it before you train on",
@@ -75,9 +78,18 @@ def lost_in_file(cell: CellView) -> Iterator[Finding]:
                 )  # fmt: skip
 
 
+def not_asked(cell: CellView, layer: str) -> Collection[str]:
+    """What the constructor of a layer of the user's has no argument for."""
+    notes: Any = cell.notes.get("cell")
+    for key in ("custom", layer, "left_out"):
+        notes = notes.get(key) if isinstance(notes, Mapping) else None
+    return notes if isinstance(notes, list) else ()
+
+
 def lost(cell: CellView, layer: Layer, name: str, rows: Array) -> tuple[int, float, float, str] | None:
     """(event, before, after, how): eps that was not taken over, or a value that an event changed."""
     asked = layer.eps if name == "eps" and cell.backend not in layer.native else None
+    asked = None if name in not_asked(cell, layer.name) else asked
     # A target that holds no eps says NaN; one with a kernel of its own may hold what it was built with.
     if asked is not None and np.isfinite(rows[0]) and abs(rows[0] - asked) > SINGLE * abs(asked):
         return -1, asked, float(rows[0]), "from the start"

@@ -1,7 +1,8 @@
 """One target refuses what the other carries out.
 
 Signature: an event raises on one side and runs on the other, with more than one value per channel (with one value
-or none see single-value and empty-batch). A layer that raises *after* it moved its statistics is worse than one
+or none see single-value and empty-batch). A framework is named only where its own layer refuses; a layer of yours that
+raises where BatchNorm runs is named by its class. A layer that raises *after* it moved its statistics is worse than one
 that refuses: the next forward starts from half an update.
 
 What to do: read the error, in the target's own words, in the evidence. If the state moved before the error, restore
@@ -10,12 +11,14 @@ the statistics before you go on, and report it: a refused call should leave noth
 
 from collections.abc import Iterable, Iterator
 
+from bncheck.blamed import SENTENCES
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.rules.autograd import says_why
 from bncheck.rules.movement import STATISTICS, moved
-from bncheck.rules.refused import refused_events, values_per_channel
+from bncheck.rules.refused import origin_at, own_name, plays_own, refused_events, values_per_channel
 from bncheck.rules.wording import name, names, targets, verb
+from bncheck.trace import EventRecord
 
 CODE = "BN501"
 CAUSE = "refusal"
@@ -29,6 +32,9 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
         op, kind, words = error_at(refuser, event)
         if says_why(words):
             continue
+        if origin_at(refuser, event) == "subject":
+            yield of_own_code(pair, refuser, other, event)
+            continue
         yield Finding(
             CODE, CAUSE, "hazard",
             f"{names(refuser.members)} {verb(refuser.members, 'refuses', 'refuse')} {op}, {names(other.members)} "
@@ -36,6 +42,38 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
             targets(refuser.members, other.members), pair.case.scenario, pair.case.name, event=event,
             evidence={"error": words}, advice="read the error; a program meant for both has to avoid this event",
         )  # fmt: skip
+
+
+def of_own_code(pair: PairView, refuser: CellView, other: CellView, event: int) -> Finding:
+    """A layer of the user's against the built-in one, or the same code on two targets."""
+    op, kind, words = error_at(refuser, event)
+    who, same = own_name(refuser), plays_own(other)
+    when = f"in {op}" if event >= 0 else "when it is built"
+    where = f" on {names(refuser.members)}" if same else ""
+    runs = (
+        f"it runs on {names(other.members)}" if same else f"{names(other.members)} {verb(other.members, 'runs', 'run')}"
+    )
+    half = next((f"{quantity} of {layer}" for layer, quantity in half_updates(refuser, event)), "")
+    # What bncheck itself says of a layer is a sentence about it.
+    what = words if kind in SENTENCES else f"{who} raises {kind or 'an error'} {when}{where}; {runs}"
+    return Finding(
+        CODE, CAUSE, "hazard", f"{what}.",
+        targets(refuser.members, other.members), pair.case.scenario, pair.case.name, event=event,
+        departs="" if same else refuser.target, departs_from="" if same else "the built-in layer",
+        evidence={"error": words, **({"moved by then": half} if half else {})},
+        advice="look at the line that the error names" if same else "make the layer take what BatchNorm takes, or keep "
+        "such batches away from it",
+    )  # fmt: skip
+
+
+def half_updates(cell: CellView, event: int) -> Iterator[tuple[str, str]]:
+    """(layer, quantity) of the statistics that the event moved although it raised."""
+    for layer in cell.trace.layers if cell.trace is not None and event >= 0 else ():
+        for quantity in STATISTICS:
+            assert cell.trace is not None
+            mask = moved(cell.trace, layer, quantity)
+            if event < len(mask) and mask[event]:
+                yield layer, quantity
 
 
 def error_at(cell: CellView, event: int) -> tuple[str, str, str]:
@@ -53,7 +91,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         for quantity in STATISTICS:
             mask = moved(cell.trace, layer, quantity)
             events = zip(cell.trace.events, mask, strict=False)
-            event = next((t for t, (record, yes) in enumerate(events) if yes and record.status == "raised"), None)
+            event = next((t for t, (record, yes) in enumerate(events) if yes and of_framework(record)), None)
             if event is None:
                 continue
             op, kind, words = error_at(cell, event)
@@ -65,3 +103,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
                 advice="restore the statistics after this error before going on; report it",
             )  # fmt: skip
             break
+
+
+def of_framework(record: EventRecord) -> bool:
+    return record.status == "raised" and record.origin in ("", "framework")

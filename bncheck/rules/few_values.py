@@ -11,7 +11,7 @@ from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.rules.departure import judge
 from bncheck.rules.movement import holds_training, moving_ops
-from bncheck.rules.refused import refused_events, values_per_channel
+from bncheck.rules.refused import origin_at, own_name, refused_events, values_per_channel
 from bncheck.rules.wording import names, targets, verb
 
 # Events in which a batch enters the average at once.
@@ -47,7 +47,10 @@ def refusals(pair: PairView, n: int, what: str) -> Iterator[Found]:
         if values_per_channel(pair, event) != n:
             continue
         says, runs = verb(refuser.members, "refuses", "refuse"), verb(other.members, "goes", "go")
-        title = f"{names(refuser.members)} {says} {what}, {names(other.members)} {runs} on with {answer(other, event)}."
+        who = own_name(refuser) if origin_at(refuser, event) == "subject" else ""
+        says = "refuses" if who else says
+        goes_on = f"{names(other.members)} {runs} on with {answer(other, event)}"
+        title = f"{who or names(refuser.members)} {says} {what}, {goes_on}."
         values = tuple("refuses" if cell is refuser else answer(other, event) for cell in (pair.a, pair.b))
         yield event, title, (values[0], values[1]), "events"
 

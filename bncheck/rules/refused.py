@@ -6,14 +6,48 @@ from collections.abc import Iterator
 from math import prod
 
 from bncheck.evidence import CellView, PairView
+from bncheck.targets import SHAPE
 
 
 def refused_events(pair: PairView) -> Iterator[tuple[CellView, CellView, int]]:
-    """(who refused, who did not, first such event) for each side; event −1 is building the network."""
+    """(who refused, who did not, first such event) for each side; event −1 is building the network.
+
+    Only refusals that say something of a side: an error of bncheck's own, of a file that does not import or of a
+    network that does not fit its input is none of them.
+    """
     for cell, other in ((pair.a, pair.b), (pair.b, pair.a)):
         event = first_refused(cell, other)
-        if event is not None:
+        if event is not None and telling(cell, other, event):
             yield cell, other, event
+
+
+def telling(cell: CellView, other: CellView, event: int) -> bool:
+    """A framework's own refusal; one of the user's code where the same code runs on the other side; and one of a layer
+    of the user's, in an event that BatchNorm carries out."""
+    origin = origin_at(cell, event)
+    if origin != "subject":
+        return origin in ("", "framework")
+    return plays_own(other) or (event >= 0 and cell.case.network.custom is not None)
+
+
+def origin_at(cell: CellView, event: int) -> str:
+    if cell.trace is not None and 0 <= event < len(cell.trace.events):
+        return cell.trace.events[event].origin
+    return cell.origin
+
+
+def own_name(cell: CellView) -> str:
+    """``MyBN (your layer)``; "" where the framework's own layers stand."""
+    network = cell.case.network
+    what = (network.custom or network.model or "").rpartition(":")[2]
+    return f"{what} (your {'layer' if network.custom else 'network'})" if plays_own(cell) else ""
+
+
+def plays_own(cell: CellView) -> bool:
+    """True if a layer or a network of the user's stands in this cell; the reference and "builtin" leave a layer out."""
+    match = SHAPE.fullmatch(cell.target)
+    builtin = cell.backend == "reference" or (match is not None and match["variant"] == "builtin")
+    return cell.case.network.model is not None or (cell.case.network.custom is not None and not builtin)
 
 
 def first_refused(cell: CellView, other: CellView) -> int | None:

@@ -26,6 +26,8 @@ ROLES = ("gamma", "beta", "running_mean", "running_var")
 class FileError(Exception):
     """What is wrong with an ONNX file, in a sentence."""
 
+    origin = "subject"  # whose error it is, in the words of blame.py
+
 
 class Node:
     """One operation: kind, names of its inputs and outputs ("" = left out), attributes as Python values."""

@@ -80,8 +80,14 @@ class Recorder:
         self.known = {}  # moments of inputs that come straight from the archive, by their address
 
     def state(self):
+        found = {layer: self.model.state(layer) for layer in self.states}
         for layer, rows in self.states.items():
-            rows.append(self.model.state(layer))
+            rows.append(found[layer])
+
+    def stay(self):
+        """One more row as it was seen last, where a state cannot be read."""
+        for rows in self.states.values():
+            rows.append(rows[-1] if rows else {})
 
     def forward(self, event, out, source):
         for layer, (data, result) in self.model.taps().items():

@@ -34,7 +34,9 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
 ``  <cell>/trace.npz``         the arrays of ``bncheck/trace.py``,
 ``  <cell>/result.json``       last: its absence means that the process died. ``protocol``, ``outcome`` (ok, raised,
                                unsupported), ``event``, ``error``, ``failed`` (records of all events that were not
-                               ok), ``dtypes``, ``artifacts``, ``notes``, ``seconds``.
+                               ok: raised, unsupported, skipped, or failed: by nobody that is looked at here),
+                               ``dtypes``, ``artifacts``, ``notes``, ``seconds``. An error that was raised says in
+                               ``origin`` whose it is (``blame.py``).
 ``JOB_DIR/<cell>/``            only where there is something for it: ``stderr.txt``, what was printed during the
                                cell (its last 64 kB), and files that its events wrote (exported models).
 
@@ -92,6 +94,7 @@ import numpy as np
 
 PROTOCOL = 1
 STDERR_KEPT = 64 * 1024
+ERRORS = (Exception, SystemExit)  # a layer of the user's may call sys.exit: it ends its event, not the process
 FORWARDS = {
     "train_forward": "train",
     "eval_forward": "eval",
@@ -111,7 +114,7 @@ def part(name):
     return sys.modules[full]
 
 
-archive, recorder = part("archive"), part("recorder")
+archive, recorder, blame = part("archive"), part("recorder"), part("blame")
 
 
 def write_json(path, value):
@@ -126,9 +129,34 @@ def read_json(path):
 # ------------------------------------------------------------------------------------------------------ cells
 
 
-def failure(index, op, status, error):
-    text = str(error) or repr(error)
-    return {"event": index, "op": op, "status": status, "error_type": type(error).__name__, "error": text[:4000]}
+def failure(index, op, error, judge, shape=None):
+    """The record of an event that went wrong. ``shape`` is that of the input, where a forward raised."""
+    text, refused = str(error) or repr(error), isinstance(error, NotImplementedError) and judge.refuses(error)
+    origin, where = ("", "") if refused else judge.of(error)
+    if (
+        shape is not None
+        and origin == "subject"
+        and judge.whole
+        and not hasattr(error, "origin")
+        and blame.DOES_NOT_FIT.search(text)
+    ):
+        text = blame.about_input(text, shape)
+    status = "unsupported" if refused else "raised" if origin in blame.TELLING else "failed"
+    return {
+        "event": index, "op": op, "status": status, "origin": origin,
+        "error_type": type(error).__name__, "error": blame.worded(text[:4000], origin, where),
+    }  # fmt: skip
+
+
+def about_native(record, network, backend):
+    """A layer that is not built with what the scenario says for this framework alone is the scenario's mistake."""
+    name = os.path.splitext(os.path.basename(backend))[0]
+    given = [layer.get("native", {}).get(name) for layer in network["layers"]]
+    given = next((words for words in given if words), None)
+    if given is None or record["status"] == "unsupported" or record["origin"] not in ("framework", "bncheck"):
+        return record
+    text = "the scenario's native.%s = %s: %s: %s" % (name, json.dumps(given), record["error_type"], record["error"])
+    return dict(record, status="raised", origin="subject", error=text)
 
 
 # Parts of a network that a backend has to say it takes: (key, its constant, in words).
@@ -152,8 +180,8 @@ def refuse_network(network, backend):
 class Cell:
     """One program on one model: plays the events, keeps going after an event that raised."""
 
-    def __init__(self, job, inputs, backend, target, folder):
-        self.job, self.inputs, self.folder = job, inputs, folder
+    def __init__(self, job, inputs, backend, target, folder, judge):
+        self.job, self.inputs, self.folder, self.judge = job, inputs, folder, judge
         self.failed, self.artifacts, self.notes = [], [], {}
         self.pending, self.last = [], []  # (input, batch) of forwards waiting for, and used by, a backward
         refuse_network(job["network"], backend)
@@ -162,17 +190,39 @@ class Cell:
         self.recorder = recorder.Recorder(self.model, job["events"], job.get("sample", 4096))
 
     def play(self):
-        self.recorder.state()
+        self.look(-1)
         for index, event in enumerate(self.job["events"]):
             began = time.perf_counter()
             try:
                 self.step(index, event)
-            except NotImplementedError as error:
-                self.failed.append(failure(index, event["op"], "unsupported", error))
-            except Exception as error:
-                self.failed.append(failure(index, event["op"], "raised", error))
+            except ERRORS as error:
+                self.failed.append(failure(index, event["op"], error, self.judge, self.shape_at(event)))
             self.recorder.seconds[index] = time.perf_counter() - began
+            self.look(index)
+
+    def shape_at(self, event):
+        given = self.inputs.get("x/%s" % event.get("input")) if event["op"].endswith("forward") else None
+        return None if given is None else given.shape[1:]
+
+    def look(self, index):
+        """Record the state after an event; a layer whose state cannot be read keeps the one that was seen last."""
+        try:
             self.recorder.state()
+        except ERRORS as error:
+            self.failed.append(failure(index, "state", error, self.judge))
+            self.recorder.stay()
+
+    def collect(self):
+        """(arrays or None, notes): what was recorded; the user's own layer has a say in both."""
+        arrays, notes = None, self.notes
+        for keep in (self.recorder.arrays, self.facts):
+            try:
+                found = keep()
+            except ERRORS as error:
+                self.failed.append(failure(len(self.job["events"]) - 1, "recording", error, self.judge))
+                continue
+            arrays, notes = (found, notes) if keep == self.recorder.arrays else (arrays, found)
+        return arrays, notes
 
     def step(self, index, event):
         op = event["op"]
@@ -274,23 +324,24 @@ def run_cell(folder, job, inputs, backend, target):
     began = time.perf_counter()
     result = {"protocol": PROTOCOL, "outcome": "ok", "event": None, "error": None, "failed": [], "dtypes": {},
               "artifacts": [], "notes": {}}  # fmt: skip
-    arrays = None
+    arrays, module = None, getattr(backend, "MODULE", "")
+    own = blame.paths_of(job["network"], target["variant"], module)
+    judge = blame.Judge(own, bool(job["network"].get("model")), target["backend"], module)
     try:
-        cell = Cell(job, inputs, backend, target, folder)
-    except NotImplementedError as error:
-        result["failed"] = [failure(-1, "build", "unsupported", error)]
-    except Exception as error:
-        result["failed"] = [failure(-1, "build", "raised", error)]
+        cell = Cell(job, inputs, backend, target, folder, judge)
+    except ERRORS as error:
+        result["failed"] = [about_native(failure(-1, "build", error, judge), job["network"], target["backend"])]
     else:
         cell.play()
-        arrays = cell.recorder.arrays()
-        result.update(failed=cell.failed, dtypes=cell.dtypes(), artifacts=cell.artifacts, notes=cell.facts())
-    for status in ("raised", "unsupported"):
-        worst = next((item for item in result["failed"] if item["status"] == status), None)
+        arrays, notes = cell.collect()
+        result.update(failed=cell.failed, dtypes=cell.dtypes(), artifacts=cell.artifacts, notes=notes)
+    for status, words in (("raised", ("raised", "failed")), ("unsupported", ("unsupported",))):
+        worst = next((item for item in result["failed"] if item["status"] in words), None)
         if worst is not None:
             result.update(
-                outcome=status, event=worst["event"], error={"type": worst["error_type"], "message": worst["error"]}
-            )
+                outcome=status, event=worst["event"],
+                error={"type": worst["error_type"], "message": worst["error"], "origin": worst.get("origin", "")},
+            )  # fmt: skip
             break
     result["seconds"] = time.perf_counter() - began
     return result, arrays
@@ -353,13 +404,17 @@ def describe_target(job, load):
     """(backend module or None, environment dict). Importing is part of it: a broken install is *unavailable*."""
     began = time.perf_counter()
     machine = describe_machine()
+    judge = blame.Judge([], False, job["backend"], "")
     try:
         backend = load(job["backend"])
         machine.update(backend.describe(job["variant"], job["device"]))
     except RuntimeError as error:
         return None, dict(machine, unavailable=str(error))
-    except Exception as error:
-        return None, dict(machine, unavailable="the framework does not import: %s: %s" % (type(error).__name__, error))
+    except ERRORS as error:
+        origin, where = judge.of(error)
+        what = "the backend file is wrong" if origin == "backend" else "the framework does not import"
+        text = blame.worded("%s: %s: %s" % (what, type(error).__name__, error), origin, where)
+        return None, dict(machine, unavailable=text)
     machine["import_seconds"] = time.perf_counter() - began
     return backend, machine
 

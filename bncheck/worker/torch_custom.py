@@ -7,7 +7,9 @@ in the worker with the worker's rights, and whatever it does wrong is one senten
 import contextlib
 import copy
 import difflib
+import importlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -32,13 +34,30 @@ TIMED_SECONDS, TIMED_LEAST, TIMED_REPEATS = 0.5, 5, 101
 class CustomLayerError(Exception):
     """What is wrong with the user's file or class, in a sentence."""
 
+    origin = "subject"  # whose error it is, in the words of blame.py
+
+
+def failed(text, error):
+    """A sentence about an error of the user's file; where a package is missing, what is to be done about it."""
+    if not isinstance(error, ImportError):
+        return CustomLayerError(text)
+    found = CustomLayerError(
+        "%s. PyTorch runs in %s here: run it in your project's own with --python torch=/path/of/the/project/python"
+        % (text, sys.executable)
+    )
+    found.origin = "import"
+    return found
+
 
 def load_class(torch, text):
-    """The class that ``path.py:Name`` names."""
+    """The class that ``path.py:Name`` names, or ``package.module:Name``."""
     path, _, name = text.rpartition(":")
-    if not os.path.isfile(path):
+    if not path.endswith(".py"):
+        module = import_package(path)
+    elif not os.path.isfile(path):
         raise CustomLayerError("there is no file %s: write network.custom as path/to/file.py:Class" % path)
-    module = import_file(path)
+    else:
+        module = import_file(path)
     found = module
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -68,7 +87,7 @@ def import_file(path, _loaded={}):  # noqa: B006 - one import per process, howev
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
-            raise CustomLayerError("%s does not import: %s%s" % (path, said(error), line_in(path, error)))
+            raise failed("%s does not import: %s%s" % (path, said(error), line_in(path, error)), error)
         finally:
             sys.dont_write_bytecode = writes
             sys.path.remove(os.path.dirname(path))
@@ -76,14 +95,34 @@ def import_file(path, _loaded={}):  # noqa: B006 - one import per process, howev
     return _loaded[path]
 
 
+def import_package(name):
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise failed("the package %s does not import: %s" % (name, said(error)), error)
+
+
 def said(error):
     return "%s: %s" % (type(error).__name__, str(error)[:500])
 
 
 def line_in(path, error):
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-    line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
-    return " (line %d)" % line if line else ""
+    """The line of the file, and where the error went on to in another one: what a package's own file imports in vain
+    is no fault of the line that imports the package."""
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<") and os.path.dirname(frame.filename) != os.path.dirname(__file__)
+    ]  # fmt: skip
+    lines = [frame.lineno for frame in frames if frame.filename == path]
+    if isinstance(error, SyntaxError) and error.lineno:
+        here = not error.filename or error.filename == path
+        return " (line %d)" % error.lineno if here else " (%s, line %d)" % (error.filename, error.lineno)
+    if not lines:
+        return ""
+    last = frames[-1]
+    if not isinstance(error, ImportError) or last.filename == path:
+        return " (line %d)" % lines[-1]
+    return " (line %d, by way of %s, line %d: %s)" % (lines[-1], last.filename, last.lineno, last.line)
 
 
 # ------------------------------------------------------------------------------------------- which line it was
@@ -147,6 +186,7 @@ def place(path, number, code):
 def make(torch, text, channels, keywords):
     """Construct it as Class(channels, eps=…, momentum=…, affine=…), and watch that its output has its input's form."""
     norm = construct(torch, text, channels, keywords)
+    refuse_inputs(norm, type(norm).__name__, "in two tensors or more go only the channels (network.parts)")
     norm.register_forward_hook(check_output)
     return norm
 
@@ -161,14 +201,92 @@ def make_parts(torch, text, parts, adapter, channels, keywords):
 
 def construct(torch, text, channels, keywords):
     kind = load_class(torch, text)
-    call = "%s(%d, %s)" % (kind.__name__, channels, ", ".join("%s=%r" % item for item in sorted(keywords.items())))
+    first, given, left_out = arguments_for(kind, channels, keywords)
+    call = "%s(%s)" % (kind.__name__, ", ".join(["%d" % each for each in first] + words_of(given)))
     try:
-        norm = kind(channels, **keywords)
+        norm = kind(*first, **given)
     except (Exception, SystemExit) as error:
         where = line_in(text.rpartition(":")[0], error)
-        takes = "; bncheck constructs a layer with exactly these arguments" if isinstance(error, TypeError) else ""
-        raise CustomLayerError("%s raises %s%s%s" % (call, said(error), where, takes))
+        raise failed("%s raises %s%s" % (call, said(error), where), error)
+    if left_out:
+        norm.bncheck_left_out = left_out
     return norm
+
+
+def refuse_inputs(module, who, remedy):
+    """bncheck gives one tensor: what takes none, or needs more, is said before anything is played."""
+    try:
+        signature = inspect.signature(module.forward)
+    except (TypeError, ValueError):  # scripted: calling it will tell
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        empty, rest = inspect.Parameter.empty, (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        named = signature.parameters.values()
+        needed = [each.name for each in named if each.default is empty and each.kind not in rest]
+        takes = "%d inputs (%s)" % (len(needed), ", ".join(needed)) if len(needed) > 1 else "no input of that kind"
+        raise CustomLayerError("%s takes %s: forward%s. bncheck gives one tensor: %s" % (who, takes, signature, remedy))
+
+
+def words_of(keywords):
+    return ["%s=%r" % item for item in sorted(keywords.items())]
+
+
+def arguments_for(kind, channels, keywords):
+    """(positional, keywords, {what was asked for and it has no argument for}) of a class's constructor.
+
+    The number of channels comes first, under whatever name; eps and momentum also under their other names. What the
+    constructor needs beyond that bncheck does not know.
+    """
+    try:
+        known = inspect.signature(kind).parameters
+    except (TypeError, ValueError):  # a class without a signature that could be read takes what it takes
+        return [channels], dict(keywords), {}
+    kinds = inspect.Parameter
+    named = [each for each in known.values() if each.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
+    places = [each for each in named if each.kind != kinds.KEYWORD_ONLY]
+    rest = any(each.kind == kinds.VAR_KEYWORD for each in known.values())
+    given, left_out = {}, {}
+    for word, value in keywords.items():
+        found = next(
+            (name for name in NAMES.get(word, (word,)) if name in known and known[name] not in places[:1]), None
+        )
+        if found is not None or rest:
+            given[found or word] = value
+        else:
+            left_out[word] = value
+    first = [channels] if places or any(each.kind == kinds.VAR_POSITIONAL for each in known.values()) else []
+    lacks = [each.name for each in named if each.default is kinds.empty and each.name not in given]
+    lacks = lacks[1:] if first and places and places[0].name in lacks else lacks
+    if not first and lacks:
+        given[lacks.pop(0)] = channels
+    if lacks:
+        raise CustomLayerError(
+            "%s%s needs %s, which bncheck does not know; it gives the number of channels, %s. Write a class that takes "
+            "the number of channels and knows the rest"
+            % (kind.__name__, inspect.signature(kind), " and ".join(lacks), ", ".join(sorted(keywords)))
+        )
+    return first, given, left_out
+
+
+def missing_arguments(norm, channels):
+    """Sentences about what the constructor has no argument for; one that matters says what the layer has instead."""
+    name, found = type(norm).__name__, []
+    for word, value in sorted(getattr(norm, "bncheck_left_out", {}).items()):
+        held = find(norm, word) if word in NAMES else None
+        if word == "affine":
+            as_asked = bool(value) == (find(norm, "gamma") is not None)
+        elif word == "track_running_stats":
+            as_asked = bool(value) == (find(norm, "running_mean") is not None)
+        else:
+            as_asked = isinstance(held, (int, float)) and held == value
+        if as_asked:
+            found.append("%s takes no %s; it was left out, and %s=%r is what it does" % (name, word, word, value))
+        else:
+            has = ", it has %r" % held if isinstance(held, (int, float)) else ""
+            found.append("%s takes no %s: the scenario asks for %s=%r%s" % (name, word, word, value, has))
+    return found
 
 
 def check_output(module, given, out):
@@ -183,6 +301,24 @@ def check_output(module, given, out):
         )
     if out.dtype != data.dtype:
         raise CustomLayerError("%s turns %s into %s; BatchNorm keeps the dtype" % (name, data.dtype, out.dtype))
+
+
+def fill(torch, norm, what, tensor, value):
+    """Put one number per channel into a parameter or buffer of the layer's own shape; one value for all channels is
+    filled where the numbers are the same. True if it was done."""
+    if tensor.numel() == value.numel():
+        tensor.copy_(value.reshape(tensor.shape))
+    elif tensor.numel() == 1 and bool((value == value.reshape(-1)[0]).all()):
+        tensor.fill_(value.reshape(-1)[0].item())
+    else:
+        return False
+    return True
+
+
+def per_channel(array, channels):
+    """What a layer holds as one number per channel: (1, C, 1, 1) is (C,), and one value is every channel's."""
+    flat = array.reshape(-1)
+    return flat.repeat(channels) if flat.size == 1 and channels > 1 else flat
 
 
 def find(norm, what):
@@ -267,6 +403,8 @@ def facts(model, name, batch_norm):
     own, usual = set(norm.state_dict()), set(builtin.state_dict())
     found = {
         "class": type(norm).__name__,
+        "left_out": sorted(getattr(norm, "bncheck_left_out", {})),
+        "remarks": missing_arguments(norm, spec["channels"]) + model.remarks.get(name, []),
         "state_dict": {"missing": sorted(usual - own), "additional": sorted(own - usual)},
         "kept": {
             key: "%s %s" % (tuple(tensor.shape), str(tensor.dtype).replace("torch.", ""))
@@ -279,7 +417,8 @@ def facts(model, name, batch_norm):
     }
     if name in model.seen:
         data = model.seen[name][0].detach()
-        found["moves"] = moves(model, spec, batch_norm, data.float()) if data.shape[0] > 1 else {}
+        found["moves"], refusal = moves(model, spec, batch_norm, data.float()) if data.shape[0] > 1 else ({}, "")
+        found["remarks"] += [refusal] if refusal else []
         if model.variant == "timed":
             fresh = batch_norm(torch, spec, model.variant, model.custom).to(device=model.device, dtype=model.dtype)
             found["time"] = attempt(lambda: time_ratio(torch, fresh, builtin, data))
@@ -302,13 +441,37 @@ def moves(model, spec, batch_norm, data):
                     theirs.copy_(mine)
         return usual
 
-    trial = model.part("torch_moves").Trial(
-        torch, sys.modules[__name__], own, builtin if model.parts == 1 else None, data, model.device,
-        model.parts == "complex",
-    )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # casting complex buffers to real ones warns, and is told in words here
-        return trial.all()
+        taken, refusal = batch_it_takes(own, data, model.device)
+        if taken is None:
+            return {}, refusal
+        trial = model.part("torch_moves").Trial(
+            torch, sys.modules[__name__], own, builtin if model.parts == 1 else None, taken, model.device,
+            model.parts == "complex",
+        )  # fmt: skip
+        return trial.all(), refusal
+
+
+def batch_it_takes(own, data, device):
+    """(a batch that a fresh layer trains on, "") or, where it refuses the case's own, the part of it that it takes.
+
+    A layer that cannot take the batch refuses it in every action: that is one refusal, and nothing about the actions.
+    """
+    sizes, refusal = [len(data)], ""
+    sizes += [len(data) - 1, 1 << (len(data).bit_length() - 1), len(data) // 2]
+    for size in sizes:
+        part = data[:size] if size > 1 else data[:0]
+        try:
+            if len(part):
+                norm = own().to(device=device).train()
+                for _ in range(2):
+                    norm(part.clone())
+                less = "%s; what else it does was tried with %d samples instead of %d" % (refusal, size, len(data))
+                return part, less if refusal else ""
+        except Exception as error:
+            refusal = refusal or "%s refuses this batch (%s)" % (type(own()).__name__, said(error).split("\n")[0])
+    return None, "%s, and smaller parts of it: moving, copying, saving and loading it was not tried" % refusal
 
 
 def attempt(action):

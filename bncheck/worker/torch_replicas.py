@@ -188,6 +188,8 @@ class Gang:
 class ReplicaError(Exception):
     """What another replica's process raised."""
 
+    origin = "called"  # whose error it is, in the words of blame.py
+
 
 # ------------------------------------------------------------------------------------------------ messages
 

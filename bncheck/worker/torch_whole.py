@@ -6,16 +6,18 @@ converted, so that a network in float64 has the very weights of the one in float
 """
 
 import os
+from collections import OrderedDict
 
 SEED = 0
 # Ways to run a network that know its layers only from a scenario.
 NOT_WITH = ("functional", "jit", "export", "builtin", "timed")
 
 
-def build(torch, custom, text, arguments):
+def build(torch, custom, text, arguments, output=None):
     """``path.py:function`` called with ``arguments``; what is wrong with it is one sentence.
 
-    ``custom`` is torch_custom.py, which loads files.
+    ``custom`` is torch_custom.py, which loads files. A network that returns more than a tensor hands out the one that
+    ``output`` (network.output) names, or the only one there is.
     """
     path, _, name = text.rpartition(":")
     if not os.path.isfile(path):
@@ -28,10 +30,69 @@ def build(torch, custom, text, arguments):
     try:
         net = make(**arguments)
     except (Exception, SystemExit) as error:
-        raise custom.CustomLayerError("%s raises %s%s" % (call, custom.said(error), custom.line_in(path, error)))
+        raise custom.failed("%s raises %s%s" % (call, custom.said(error), custom.line_in(path, error)), error)
     if not isinstance(net, torch.nn.Module):
         raise custom.CustomLayerError("%s returns a %s, not a torch.nn.Module" % (call, type(net).__name__))
+    custom.refuse_inputs(net, "the network of %s" % call, "build one that makes the others itself")
+    net.register_forward_hook(one_tensor(torch, custom, call, output))
     return net
+
+
+# ---------------------------------------------------------------------------------------------------- its output
+
+
+def one_tensor(torch, custom, call, wanted):
+    """A hook on the network that hands out one tensor of a dict, a tuple, a dataclass, whatever it returns."""
+
+    def hook(module, given, out):
+        if isinstance(out, torch.Tensor) and wanted is None:
+            return None
+        found = leaves(torch, out)
+        return found[choose(custom, call, out, found, wanted)]
+
+    return hook
+
+
+def choose(custom, call, out, found, wanted):
+    """The name of the tensor to hand out; CustomLayerError that names them all where it cannot be told."""
+    names, kind = list(found), "returns a %s" % type(out).__name__
+    known = " with %s" % ", ".join(names[:12]) if names else ""
+    if not names:
+        raise custom.CustomLayerError("the network of %s %s, which holds no tensor" % (call, kind))
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if wanted is None:
+        raise custom.CustomLayerError(
+            "the network of %s %s%s: say which to compare, with network.output = %s"
+            % (call, kind, known, names[0] if names[0].isdigit() else '"%s"' % names[0])
+        )
+    below = [name for name in names if name == str(wanted) or name.startswith("%s." % wanted)]
+    if len(below) != 1:
+        which = "holds several tensors" if below else "is not there"
+        raise custom.CustomLayerError(
+            "network.output = %r %s: the network of %s %s%s" % (wanted, which, call, kind, known)
+        )
+    return below[0]
+
+
+def leaves(torch, out, name="", found=None, depth=0):
+    """{dotted name: tensor} of everything in an output: keys of dicts, places of tuples, fields of objects."""
+    found = OrderedDict() if found is None else found
+    if isinstance(out, torch.Tensor):
+        found[name] = out
+        return found
+    if depth > 8 or out is None or isinstance(out, (str, bytes, int, float, complex, torch.nn.Module)):
+        return found
+    if hasattr(out, "items"):
+        items = list(out.items())
+    elif isinstance(out, (tuple, list)):
+        items = list(zip(getattr(out, "_fields", None) or range(len(out)), out))
+    else:
+        fields = getattr(out, "__dataclass_fields__", None) or getattr(out, "__dict__", {})
+        items = [(field, getattr(out, field, None)) for field in fields]
+    for key, value in items:
+        leaves(torch, value, "%s.%s" % (name, key) if name else str(key), found, depth + 1)
+    return found
 
 
 def batch_norms(torch, net):

@@ -139,6 +139,8 @@ class Model:
         if held is not None:
             if what == "weight":
                 value = value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)
+            # With virtual_batch_size a layer holds one value per channel in the shape (1, 1, C).
+            value = value.reshape(tuple(held.shape)) if value.size == int(np.prod(held.shape)) else value
             held.assign(self.tensor(np.ascontiguousarray(value), held.dtype))
 
     def tensor(self, x, dtype):
@@ -211,7 +213,7 @@ class Model:
             total["input"] = None if last is None else self.array(last)
             for name, grad in grads.items():
                 if grad is not None:
-                    total[name] = self.array(grad).astype(np.float64) + total.get(name, 0.0)
+                    total[name] = self.array(grad).astype(np.float64).reshape(-1) + total.get(name, 0.0)
         return total
 
     def set_mode(self, training, layer=None):
@@ -247,7 +249,7 @@ class Model:
         for what, word in WORDS.items():
             held = getattr(norm, word, None)
             if held is not None:
-                found[what] = np.array(self.array(held))
+                found[what] = np.array(self.array(held)).reshape(-1)
         return found
 
     def dtypes(self, layer):

@@ -173,13 +173,15 @@ class Model:
             adapter = part("torch_parts").adapter_class(torch, part("torch_custom").CustomLayerError)
             self.custom = partial(part("torch_custom").make_parts, torch, own, self.parts, adapter)
         part("torch_custom").remember_lines(torch, bool(own)) if own or "bncheck_torch_custom" in sys.modules else None
-        self.blame = partial(part("torch_custom").naming_the_line, own.rpartition(":")[0]) if own else no_blame
         self.whole = bool(network.get("model"))
+        code = own or network.get("model")
+        self.blame = partial(part("torch_custom").naming_the_line, code.rpartition(":")[0]) if code else no_blame
         if self.whole and variant in part("torch_whole").NOT_WITH:
             raise NotImplementedError("network.model does not run as torch[%s]" % variant)
         if variant == "export" and self.returns:
             raise NotImplementedError("an exported program has no inner layers whose output it could return")
         self.keep_graph, self.part, self.view = True, part, "contiguous"
+        self.remarks = {}  # layer of the user's: sentences about what could not be asked of it
         self.behind = {}  # layer: {buffer: autograd nodes behind it after each event}
         self.tape, self.used_up = [], False
         self.recomputed = variant == "checkpoint"
@@ -190,7 +192,11 @@ class Model:
         torch = self.torch
         if self.whole:
             net = part("torch_whole").build(
-                torch, part("torch_custom"), self.network["model"], self.network["arguments"]
+                torch,
+                part("torch_custom"),
+                self.network["model"],
+                self.network["arguments"],
+                self.network.get("output"),
             )
             self.layers = part("torch_whole").batch_norms(torch, net)
         else:
@@ -214,11 +220,20 @@ class Model:
                     continue
                 tensor = self.held(children[layer], what)
                 if tensor is not None:
-                    value = torch.from_numpy(np.array(value)).to(tensor.dtype)
-                    tensor.copy_(value.reshape(tensor.shape) if self.custom else value)
+                    self.put(layer, what, tensor, torch.from_numpy(np.array(value)).to(tensor.dtype))
         self.seen, self.returned, self.hooks = {}, None, []
         self.watch()
         self.call = part("torch_variants").runner(self, self.variant)
+
+    def put(self, layer, what, tensor, value):
+        """A parameter or buffer from the host; a layer of the user's may hold it in a shape of its own."""
+        if not (self.custom and layer in self.norms):
+            tensor.copy_(value)
+        elif not part("torch_custom").fill(self.torch, self.norms[layer], what, tensor, value):
+            self.remarks.setdefault(layer, []).append(
+                "%s holds %s in the shape %s: it keeps its own values, not the scenario's %d"
+                % (type(self.norms[layer]).__name__, what, tuple(tensor.shape), value.numel())
+            )
 
     def moved(self, net):
         """On the case's device, in its dtype. Module.to(dtype) would throw imaginary parts away."""
@@ -371,7 +386,7 @@ class Model:
                 held = held.detach().cpu()
                 found[what] = held.float().numpy() if self.wide else held.numpy().copy()
                 if self.custom:
-                    found[what] = found[what].reshape(-1)
+                    found[what] = part("torch_custom").per_channel(found[what], self.specs[layer]["channels"])
         counter = self.held(norm, "counter" if self.custom else "num_batches_tracked")
         if counter is not None:
             found["counter"] = int(counter)

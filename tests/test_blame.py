@@ -1,0 +1,537 @@
+"""Whose an error is: the framework's, the user's file's, a package's that is not there, a backend file's, bncheck's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from literal_run import results
+from rule_views import make_case, make_cell, make_pair, make_trace
+from test_run import bncheck
+from test_scenario_file import HEAD, INPUT, NETWORK, PROGRAM, faults, load, only
+from torch_cells import Cell, cases_of, play_cells, renamed
+
+from bncheck.charge import charges
+from bncheck.commands.gating import error_lines
+from bncheck.evidence import CellView
+from bncheck.finding import Finding
+from bncheck.gate import Rules, hold
+from bncheck.report.overview import standing, verdict
+from bncheck.results import CaseResult, CellResult, Expectation, ScenarioResult
+from bncheck.rules import load_rules
+from bncheck.run_folder import read_result
+from bncheck.scenario import Case
+from bncheck.scenario_file import load_scenario
+from bncheck.trace import Trace
+from bncheck.worker import blame
+from bncheck.workers import play
+
+F = "train_forward"
+
+# --------------------------------------------------------------------------------- layers, played on real torch
+
+LAYERS = """
+import sys
+import torch
+from torch import nn
+
+class Fine(nn.BatchNorm2d):
+    pass
+
+class Moves(nn.BatchNorm2d):
+    def forward(self, x):
+        super().forward(x)
+        raise ValueError("not today")
+
+class Ends(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) + None
+
+class Shape(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) @ torch.ones(3, 3)
+
+class OneDimension(nn.BatchNorm1d):
+    pass
+
+class Exits(nn.BatchNorm2d):
+    def forward(self, x):
+        sys.exit(0)
+
+class Unwritten(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+
+class Lazy(nn.BatchNorm2d):
+    def forward(self, x):
+        import package_that_is_not_here
+
+class NoState(nn.BatchNorm2d):
+    @property
+    def num_batches(self):
+        return 1
+    def __getattr__(self, name):
+        if name == "momentum" and sys._getframe(1).f_code.co_name != "forward":
+            raise KeyError("momentum is lost")
+        return super().__getattr__(name)
+    def __init__(self, channels, eps, momentum, affine):
+        super().__init__(channels, eps=eps, affine=affine)
+        del self.__dict__["momentum"]
+    def forward(self, x):
+        mean, var = self.running_mean, self.running_var
+        return nn.functional.batch_norm(x, mean, var, None, None, self.training, 0.3, self.eps)
+
+class Counters(nn.BatchNorm2d):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.num_batches_tracked = torch.tensor([1, 2])
+    def forward(self, x):
+        return x
+
+class Mask(nn.BatchNorm2d):
+    def forward(self, x, mask):
+        return super().forward(x)
+
+class NoAffine(nn.BatchNorm2d):
+    def __init__(self, num_features, momentum=0.01, epsilon=1e-5):
+        super().__init__(num_features, momentum=momentum, eps=epsilon)
+
+class Bare(nn.BatchNorm2d):
+    def __init__(self, num_features):
+        super().__init__(num_features)
+
+class Word(nn.BatchNorm2d):
+    def __init__(self, *, size):
+        super().__init__(size)
+
+class Wide(nn.Module):
+    def __init__(self, channels, eps=1e-5, momentum=0.1, affine=True):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, eps=eps, momentum=momentum, affine=False)
+        self.weight, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1, channels, 1, 1))
+    def forward(self, x):
+        return self.norm(x) * self.weight + self.bias
+
+class Ghost(nn.BatchNorm2d):
+    def forward(self, x):
+        if self.training and len(x) % 2:
+            raise ValueError("odd batches are not for ghosts")
+        return super().forward(x)
+"""
+# Class: (whose it is, words of the error).
+RAISING = {
+    "Moves": ("subject", 'not today [layers.py, line 12: raise ValueError("not today")]'),
+    "Ends": ("subject", "[layers.py, line 16: return super().forward(x) + None]"),
+    "Shape": ("subject", "[layers.py, line 20: return super().forward(x) @ torch.ones(3, 3)]"),
+    "OneDimension": ("subject", "expected 2D or 3D input (got 4D input)"),
+    "Exits": ("subject", "0 [layers.py, line 27: sys.exit(0)]"),
+    "Unwritten": ("subject", "is missing the required"),
+    "Lazy": ("import", "No module named 'package_that_is_not_here' [layers.py, line 35: import package_"),
+    "NoState": ("subject", "momentum is lost"),
+    "Counters": ("bncheck", "[torch.py, line "),
+    "Mask": ("subject", "Mask takes 2 inputs (x, mask): forward(x, mask). bncheck gives one tensor"),
+}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
+    (case,) = cases_of("custom-layer").values()
+    folder = tmp_path_factory.mktemp("layers")
+    path = folder / "layers.py"
+    path.write_text(LAYERS, encoding="utf-8")
+    (folder / "beside.py").write_text("import torch\n\nimport torchvision_that_is_not_here\n", encoding="utf-8")
+    (folder / "wrapper.py").write_text("import torch\nfrom beside import Norm\n", encoding="utf-8")
+    names = [*RAISING, "Fine", "NoAffine", "Bare", "Word", "Wide"]
+    cases = [renamed(case, name, custom=f"{path}:{name}") for name in names]
+    cases.append(renamed(case, "wrapper", custom=f"{folder / 'wrapper.py'}:Norm"))
+    cases.append(renamed(case, "installed", custom="torch.nn:BatchNorm2d"))
+    cases.append(renamed(case, "not installed", custom="torch_layers_that_are_not_here.norms:Norm"))
+    cases += [odd(renamed(case, name, custom=f"{path}:{name}")) for name in ("Ghost", "Moves")]
+    cases = [*cases[:-2], replace(cases[-2], name="odd"), replace(cases[-1], name="always")]
+    return play_cells(
+        tmp_path_factory.mktemp("run"), [replace(each, name=each.name.replace(" ", "-")) for each in cases]
+    )
+
+
+def odd(case: Case) -> Case:
+    """Batches of three."""
+    return replace(case, inputs={"main": replace(case.inputs["main"], shape=(3, 3, 4, 4))})
+
+
+@pytest.mark.parametrize("name", RAISING)
+def test_an_error_says_whose_it_is_and_on_which_line(own: dict[str, Cell], name: str) -> None:
+    origin, words = RAISING[name]
+    result = own[name].result
+    assert (result.outcome, result.origin) == ("raised", origin), result.error
+    assert words in result.error
+
+
+def test_a_file_that_does_not_import_says_which_line_lacks_what(own: dict[str, Cell]) -> None:
+    result = own["wrapper"].result
+    assert result.origin == "import"
+    assert "No module named 'torchvision_that_is_not_here' (line 2, by way of " in result.error
+    assert "beside.py, line 3: import torchvision_that_is_not_here)" in result.error
+    assert "--python torch=/path/of/the/project/python" in result.error
+
+
+def test_layers_of_installed_packages(own: dict[str, Cell]) -> None:
+    assert own["installed"].result.outcome == "ok", own["installed"].errors
+    assert own["not-installed"].result.origin == "import"
+    assert "the package torch_layers_that_are_not_here.norms does not import" in own["not-installed"].result.error
+
+
+def remarks(cell: Cell) -> list[str]:
+    found: list[str] = cell.result.notes["cell"]["custom"]["bn"]["remarks"]
+    return found
+
+
+def test_a_constructor_gets_what_it_takes_and_the_rest_is_said(own: dict[str, Cell]) -> None:
+    fine, less = own["Fine"].arrays, own["NoAffine"].arrays
+    assert remarks(own["Fine"]) == []
+    assert remarks(own["NoAffine"]) == ["NoAffine takes no affine; it was left out, and affine=True is what it does"]
+    np.testing.assert_array_equal(less["bn/running_var"], fine["bn/running_var"])
+    assert remarks(own["Bare"])[1:] == [
+        "Bare takes no eps: the scenario asks for eps=0.001, it has 1e-05",
+        "Bare takes no momentum: the scenario asks for momentum=0.3, it has 0.1",
+    ]
+    assert own["Word"].result.outcome == "ok", own["Word"].errors
+
+
+def test_parameters_of_another_shape_are_one_number_per_channel(own: dict[str, Cell]) -> None:
+    cell = own["Wide"]
+    assert cell.result.outcome == "ok", cell.errors
+    assert cell.arrays["bn/gamma"].shape == cell.arrays["bn/beta"].shape == (14, 4)
+    np.testing.assert_allclose(cell.arrays["output/0"], own["Fine"].arrays["output/0"], atol=1e-6)
+
+
+def test_a_layer_that_refuses_the_batch_is_moved_and_copied_with_one_that_it_takes(own: dict[str, Cell]) -> None:
+    odd_batch, always = (own[name].result.notes["cell"]["custom"]["bn"] for name in ("odd", "always"))
+    assert {answer for key, answer in odd_batch["moves"].items() if key != ".cuda()"} == {"ok"}
+    assert odd_batch["remarks"] == [
+        "Ghost refuses this batch (ValueError: odd batches are not for ghosts); what else it does was tried with 2 "
+        "samples instead of 3"
+    ]
+    assert always.get("moves", {}) == {}
+
+
+# ----------------------------------------------------------------------------------------- networks, whole runs
+
+NETWORKS = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+
+@dataclass
+class Out:
+    logits: torch.Tensor
+    loss: object = None
+
+class Net(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.bn, self.last = kind, nn.BatchNorm2d(3), nn.Linear(100, 2)
+
+    def forward(self, x):
+        y = self.bn(x)
+        return {"tensor": y, "one": {"out": y}, "two": {"out": y, "aux": [y.mean(), 3]}, "none": None,
+                "dataclass": Out(y)}[self.kind] if self.kind != "small" else self.last(y.flatten(1))
+
+class Mask(Net):
+    def forward(self, x, mask):
+        return super().forward(x * mask)
+
+def build(kind="tensor"):
+    return (Mask if kind == "mask" else Net)("tensor" if kind == "mask" else kind)
+"""
+SCENARIO = """
+title = "Outputs"
+why = "What a network may return"
+[network]
+model = "networks.py:build"
+[input]
+shape = [4, 3, 2, 2]
+[program]
+events = ["train_forward", "backward"]
+then = ["eval_forward"]
+[matrix]
+"network.arguments.kind" = ["tensor", "one", "dataclass", "two", "none", "small", "mask"]
+"""
+SENTENCES = {
+    "two": 'the network of build(kind=\'two\') returns a dict with out, aux.0: say which to compare, with '
+           'network.output = "out"',
+    "none": "the network of build(kind='none') returns a NoneType, which holds no tensor",
+    "small": "the input [4, 3, 2, 2] does not fit the network: mat1 and mat2 shapes cannot be multiplied (4x12 and "
+             "100x2) [networks.py, line ",
+    "mask": "the network of build(kind='mask') takes 2 inputs (x, mask): forward(x, mask). bncheck gives one tensor",
+}  # fmt: skip
+
+
+def test_outputs_and_inputs_of_networks(tmp_path: Path) -> None:
+    (tmp_path / "networks.py").write_text(NETWORKS, encoding="utf-8")
+    (tmp_path / "outputs.toml").write_text(SCENARIO, encoding="utf-8")
+    cases = {case.name: case for case in load_scenario(tmp_path / "outputs.toml").cases}
+    named = {
+        f"named-{output}": renamed(cases["two"], f"named-{output}", output=output) for output in ("aux", "out", "x")
+    }
+    cells = play_cells(tmp_path, [*cases.values(), *named.values()])
+    for name in ("tensor", "one", "dataclass", "named-out", "named-aux"):
+        assert cells[name].result.outcome == "ok", cells[name].errors
+    for name in ("one", "dataclass", "named-out"):
+        np.testing.assert_array_equal(cells[name].arrays["output/0"], cells["tensor"].arrays["output/0"])
+    assert cells["named-aux"].arrays["output/0"].shape == ()
+    assert "network.output = 'x' is not there" in cells["named-x"].result.error
+    for name, words in SENTENCES.items():
+        assert cells[name].result.origin == "subject"
+        assert words in cells[name].result.error
+
+
+def test_a_run_ends_with_2_and_says_what_is_wrong_with_the_network(tmp_path: Path) -> None:
+    (tmp_path / "networks.py").write_text(NETWORKS, encoding="utf-8")
+    (tmp_path / "outputs.toml").write_text(SCENARIO, encoding="utf-8")
+    done = bncheck(
+        "run", "outputs.toml", "--no-probe", "--no-report", "-t", "torch", "-t", "torch[no_onednn]", cwd=tmp_path
+    )
+    assert done.returncode == 2, done.stdout
+    assert "BN501" not in done.stdout
+    for words in SENTENCES.values():
+        assert f"on torch and torch[no_onednn]: {words}" in done.stderr
+    assert done.stderr.count("correct it and run again (exit code 2)") == 4
+    assert "8 cells could not be played" in done.stdout
+
+
+def test_an_own_layer_that_refuses_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "layers.py").write_text(LAYERS, encoding="utf-8")
+    done = bncheck(
+        "run", "custom-layer", "--no-probe", "--no-report", "-t", "torch", "-t", "torch[builtin]",
+        "--set", "network.custom=layers.py:Moves", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2
+    text = " ".join(done.stdout.split())
+    assert "BN501 refusal (hazard) Moves (your layer) raises ValueError in train_forward; torch[builtin]" in text
+    assert text.count("BN501 refusal") == 1
+    assert "moved by then running_mean of bn" in text
+    assert "BN409" not in text
+    assert "custom-layer on torch: your code raises ValueError: not today [layers.py, line 12" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ backend files
+
+BACKEND = """
+TITLE, MODULE, DISTRIBUTION, DEFAULT_VERSION = "Mine", "", "", ""
+VARIANTS = {"": "as the layer says", "broken": "does not start"}
+DEVICES, REQUIREMENTS, DOCUMENTED = ("cpu",), [], []
+
+def describe(variant, device):
+    return {"version": 1 + None if variant else "1"}
+
+def build(network, params, dtype, variant, device):
+    return {"refuses": Refuses, "mistaken": Mistaken}[network["layers"][0]["name"]]()
+
+class Refuses:
+    layers = ()
+    def state(self, layer):
+        return {}
+    def forward(self, x, mode):
+        raise ValueError("no")
+
+class Mistaken(Refuses):
+    def forward(self, x, mode):
+        return x.no_such_thing
+"""
+
+
+def test_a_backend_file_is_blamed_for_its_own_mistakes(tmp_path: Path) -> None:
+    from test_workers import make_job
+
+    (tmp_path / "mine.py").write_text(BACKEND, encoding="utf-8")
+    job = replace(make_job(tmp_path, ["refuses", "mistaken"]), backend=tmp_path / "mine.py")
+    play([job], 1, lambda progress: None)
+    refuses, mistaken = (read_result(job.folder / cell) for cell in job.cells)
+    assert refuses is not None
+    assert mistaken is not None
+    assert (refuses.origin, refuses.error) == ("framework", "no")
+    assert mistaken.origin == "backend"
+    assert mistaken.error.endswith("[mine.py, line 21: return x.no_such_thing]")
+    reasons = play([replace(job, variant="broken", folder=tmp_path / "cells" / "broken")], 1, lambda progress: None)
+    assert reasons["faulty"].startswith("the backend file is wrong: TypeError")
+    assert "[mine.py, line 7: return" in reasons["faulty"]
+
+
+ADAPTER = """
+def mistyped():
+    return x_is_not_here
+
+def operand():
+    return 1 + None
+
+def call(f):
+    return f()
+
+def out_of_c():
+    return int("x")
+
+def refuse():
+    raise AttributeError("n")
+"""
+
+
+def test_the_last_line_decides_in_a_cell_without_code_of_the_users() -> None:
+    """What C raises has no line of its own: it comes out of the call, unless it is a mistake in Python's own words."""
+    judge = blame.Judge([], False, str(Path(blame.HERE) / "backends" / "torch.py"), "torch")
+    compiled: dict[str, Any] = {}
+    exec(compile(ADAPTER, judge.backend, "exec"), compiled)
+
+    def origin(name: str, *given: Any) -> str:
+        with pytest.raises((NameError, TypeError, ValueError, AttributeError)) as caught:
+            compiled[name](*given)
+        return str(judge.of(caught.value)[0])
+
+    assert [origin(name) for name in ("mistyped", "operand")] == ["bncheck", "bncheck"]
+    assert origin("call", 3) == "bncheck", "'int' object is not callable"
+    assert [origin(name) for name in ("out_of_c", "refuse")] == ["framework", "framework"]
+    assert origin("call", lambda: None + 1) == "framework", "the last line lies in another file"  # type: ignore[operator]
+
+
+# ---------------------------------------------------------------------------------------------- rules and gate
+
+
+def raised(trace: Trace, origin: str, error: str = "no") -> Trace:
+    events = list(trace.events)
+    status = "raised" if origin in blame.TELLING else "failed"
+    events[0] = replace(events[0], status=status, error_type="ValueError", error=error, origin=origin)
+    return replace(trace, events=tuple(events))
+
+
+def refusals(a: CellView, b: CellView) -> list[Finding]:
+    rule = next(each for each in load_rules() if each.cause == "refusal")
+    assert rule.check_pair is not None
+    assert rule.check_cell is not None
+    return [*rule.check_pair(make_pair(a, b)), *rule.check_cell(a), *rule.check_cell(b)]
+
+
+def cells_with(origin: str, target: str, other: str, **network: str) -> tuple[CellView, CellView]:
+    case = make_case((F,))
+    case = replace(case, network=replace(case.network, **network))
+    half = raised(make_trace((F,), running_mean=[0, 1], running_var=[1, 1]), origin)
+    fine = make_trace((F,), running_mean=[0, 1], running_var=[1, 2])
+    return make_cell(case, target, half, "raised", origin=origin), make_cell(case, other, fine)
+
+
+def test_a_framework_is_named_for_its_own_layer_alone() -> None:
+    titles = [item.title for item in refusals(*cells_with("framework", "torch", "mlx"))]
+    assert titles == [
+        "torch refuses train_forward, mlx carries it out: ValueError.",
+        "torch raises ValueError in train_forward, but has moved running_mean of bn by then.",
+    ]
+    for origin in ("bncheck", "backend", "import"):
+        assert refusals(*cells_with(origin, "torch", "mlx")) == []
+
+
+def test_a_layer_of_the_users_is_named_by_its_class() -> None:
+    (item,) = refusals(*cells_with("subject", "torch", "torch[builtin]", custom="/a/mine.py:MyNorm"))
+    assert (item.title, item.kind) == (
+        "MyNorm (your layer) raises ValueError in train_forward; torch[builtin] runs.",
+        "hazard",
+    )
+    assert dict(item.evidence) == {"error": "no", "moved by then": "running_mean of bn"}
+
+
+def test_the_same_network_on_two_targets_is_a_difference() -> None:
+    (item,) = refusals(*cells_with("subject", "torch==1.13.1", "torch==2.13.0", model="/a/mine.py:build"))
+    assert item.title == (
+        "build (your network) raises ValueError in train_forward on torch 1.13.1@cpu; it runs on torch 2.13.0@cpu."
+    )
+    assert item.departs == ""
+
+
+def failing(origin: str, kind: str = "ValueError") -> Any:
+    cells = (
+        CellResult("all-ones", "forward", "reference", "reference", "ok"),
+        CellResult("all-ones", "forward", "torch", "torch", "raised", 0, kind, "no", origin=origin),
+    )
+    return results(cells=cells, findings=(), drifts=())
+
+
+@pytest.mark.parametrize(
+    ("origin", "code", "sentence"),
+    [
+        ("framework", 0, ""),
+        ("subject", 2, "your code raises ValueError: no"),
+        ("backend", 2, "your backend file raises ValueError: no"),
+        ("import", 3, "your code raises ValueError: no"),
+        ("bncheck", 3, "bncheck itself went wrong, not torch: ValueError: no"),
+    ],
+)
+def test_whose_it_is_decides_the_exit_code(origin: str, code: int, sentence: str) -> None:
+    run = failing(origin)
+    judged = hold(run, Rules(), date(2026, 5, 1))
+    assert judged.exit_code == code
+    assert [charge.sentence for charge in charges(run)] == ([sentence] if sentence else [])
+    lines = error_lines(judged)
+    assert len(lines) == (2 if sentence else 0)
+    if sentence:
+        assert lines[0] == f"bncheck: all-ones · forward on torch: {sentence}"
+        assert standing(run, "all-ones", "forward", "torch").word == "failed"
+        assert verdict(run) == "Nothing was compared: 1 cell could not be played."
+
+
+def test_a_sentence_about_a_file_is_said_as_it_is() -> None:
+    assert [charge.sentence for charge in charges(failing("subject", "CustomLayerError"))] == ["no"]
+
+
+def test_a_refusal_that_the_scenario_is_there_to_show_is_none_to_fail_for() -> None:
+    run = failing("subject")
+    scenario = ScenarioResult(
+        "all-ones", cases=(CaseResult("forward", matrix={"n": 1}),),
+        expectations=(Expectation(("reference", "torch"), ("refusal",), when={"n": 1}, met=True),),
+    )  # fmt: skip
+    assert hold(replace(run, scenarios=(scenario,)), Rules(), date(2026, 5, 1)).exit_code == 0
+    other = replace(scenario, expectations=(replace(scenario.expectations[0], when={"n": 2}),))
+    assert hold(replace(run, scenarios=(other,)), Rules(), date(2026, 5, 1)).exit_code == 2
+
+
+# -------------------------------------------------------------------------------------------------- scenario files
+
+
+def test_a_file_of_an_axis_is_looked_up_from_here_and_called_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine.py").touch()
+    (tmp_path / "a.py").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    text = HEAD + NETWORK + INPUT + PROGRAM + '[matrix]\n"network.custom" = ["a.py:A", "a.py:B"]\n'
+    case = only(load(tmp_path, text, {"network.custom": "mine.py:Norm"}))
+    assert case.network.custom == f"{tmp_path / 'here' / 'mine.py'}:Norm"
+    assert (case.label, case.name) == ("mine.py:Norm", "mine.py-norm")
+
+
+def test_installed_layers_are_for_the_command_line(tmp_path: Path) -> None:
+    case = only(load(tmp_path, HEAD + NETWORK + INPUT + PROGRAM, {"network.custom": "timm.layers:BatchNormAct2d"}))
+    assert case.network.custom == "timm.layers:BatchNormAct2d"
+    (fault,) = faults(tmp_path, HEAD + NETWORK + 'custom = "timm.layers:BatchNormAct2d"\n' + INPUT + PROGRAM)
+    assert "is code of an installed package" in fault
+
+
+def test_an_output_is_for_a_network_of_ones_own(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, HEAD + NETWORK + 'output = "out"\n' + INPUT + PROGRAM)
+    assert fault.endswith("is for a network of your own, and network.model names none")
+
+
+def test_the_interpreter_of_the_tests_is_no_framework() -> None:
+    """A worker's own folder is bncheck's, the standard library nobody's."""
+    judge = blame.Judge([], False, "/elsewhere/mine.py", "")
+    assert judge.kind(str(Path(blame.HERE) / "recorder.py")) == "bncheck"
+    assert judge.kind("/elsewhere/mine.py") == "backend"
+    assert judge.kind(np.__file__) == judge.kind(json_file()) == judge.kind("<string>") == ""
+    assert judge.kind("/site-packages/jax/core.py") == "framework"
+
+
+def json_file() -> str:
+    import json
+
+    return json.__file__
