@@ -18,7 +18,10 @@ import numpy as np
 
 def model_of(files, path):
     """The worker's model contract on the file; ``files`` is onnx_file.py."""
-    graph = files.read(path)
+    return playing(files, files.read(path))
+
+
+def playing(files, graph):
     norms = files.batch_norms(graph)
     if not files.OLDEST <= graph.opset <= files.NEWEST:
         raise NotImplementedError(
@@ -30,6 +33,11 @@ def model_of(files, path):
             raise NotImplementedError("the oracle has no operator %s (node %r)" % (node.kind, node.name))
         if node.domain not in ("", "ai.onnx"):
             raise NotImplementedError("the oracle has no operator %s of %s" % (node.kind, node.domain))
+    for node in graph.nodes:
+        if node.kind == "Dropout" and files.dropout(graph, node)["drops"]:
+            raise NotImplementedError(
+                "the Dropout node %r drops at random: no two runs of the file are alike" % node.name
+            )
     for norm in norms:
         check(files, graph, norm)
     return Model(files, graph, norms)
@@ -77,6 +85,7 @@ class Model:
         self.of_node = {id(norm.node): norm for norm in norms}
         self.layers = list(self.norms)
         self.held, self.modes, self.seen = {}, {norm.layer: norm.training for norm in norms}, {}
+        self.outputs = {}  # of the last forward, by name
         for norm in norms:
             for what, array in norm.held.items():
                 if array is not None:
@@ -98,6 +107,7 @@ class Model:
                 found = KINDS[node.kind](node, given, self.graph.opset)
             found = found if isinstance(found, (list, tuple)) else [found]
             values.update((name, value) for name, value in zip(node.outputs, found) if name)
+        self.outputs = {name: values[name] for name in self.graph.outputs if name in values}
         return values[self.graph.outputs[0]]
 
     def run_exported(self, folder, x):
