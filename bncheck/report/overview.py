@@ -81,6 +81,10 @@ def standing(results: Results, scenario: str, case: str, target: str) -> Standin
         text = f"ran; nothing to compare with {results.base or 'it'}{why}"
         return Standing("not compared", text, findings=concerned)
     worst = first_to_tell(drifts)
+    wrong = next((f for f in concerned if f.departs == target and f.departs_from == "arithmetic" and not f.sides), None)
+    if worst is None and wrong is not None and wrong.kind == "defect" and results.base not in wrong.targets:
+        # What was recorded agrees; what people get who run it as usual does not.
+        return Standing("defect", f"{wrong.cause}: {wrong.code}", findings=concerned)
     if worst is None:
         return Standing("agrees", "agrees", findings=concerned)
     about = tuple(f for f in concerned if sets_apart(f, results.base, target))

@@ -7,6 +7,7 @@ What to do: run the probe scenarios (`bncheck run probe`), so that the targets' 
 `--isolate cell` to see whether earlier cases leak into this one; then `bncheck repro` gives a script to report.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 
 from bncheck.evidence import CellView, Drift, PairView
@@ -16,6 +17,7 @@ from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.identifiability import not_identifiable
 from bncheck.rules.in_batches import dependent, in_batches
 from bncheck.rules.leftover import explained_by_conventions
+from bncheck.rules.onnx_files import file_name, node_ratios, plays
 from bncheck.rules.wording import names, number, percent, targets
 
 CODE = "BN902"
@@ -35,7 +37,9 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
-    """A layer other than BatchNorm that gives a sample another output in another batch, by more than rounding."""
+    """A layer other than BatchNorm that gives a sample another output in another batch, by more than rounding; a node
+    of an ONNX file that is off its opset's text, where the file as a whole cannot be compared."""
+    yield from odd_nodes(cell)
     for found in in_batches(cell):
         odd = [place for place in dependent(cell, found) if not found.norms[place]]
         if odd:
@@ -48,6 +52,24 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
                 evidence={**found.distances, "layers": len(odd), "own difference": own},
                 advice="look at what that layer computes over the batch axis",
             )  # fmt: skip
+
+
+def odd_nodes(cell: CellView) -> Iterator[Finding]:
+    for event, notes in plays(cell):
+        ratios = node_ratios(notes) if notes.get("no_oracle") else {}
+        layer = max(ratios, key=lambda name: ratios[name], default="")
+        if not layer or ratios[layer] <= 1:
+            continue
+        size = f"{number(ratios[layer])} times what rounding may do" if math.isfinite(ratios[layer]) else "NaN or Inf"
+        yield Finding(
+            CODE, CAUSE, "unexplained",
+            f"{layer} of {file_name(cell)} on {names(cell.members)} is off the text of its opset, from its own input: "
+            f"by {size}, and no rule says why.",
+            targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
+            evidence={"of its rounding bound": number(ratios[layer]), "nodes": len(ratios)},
+            advice="play that node alone, and compare it with the formula of its opset",
+        )  # fmt: skip
+        return
 
 
 def _finding(pair: PairView, drift: Drift, explained: float | None) -> Finding:

@@ -340,6 +340,7 @@ def describe(graph):
         counts[node.kind] = counts.get(node.kind, 0) + 1
     norms = [Norm(node.name, node, graph) for node in graph.every_node if node.kind == "BatchNormalization"]
     fed, used = from_the_batch(graph), to_an_output(graph)
+    dropouts = [node for node in graph.every_node if node.kind == "Dropout"]
     return {
         "opset": graph.opset,
         "dtype": next((kind for kind, _ in graph.inputs.values()), ""),
@@ -350,7 +351,7 @@ def describe(graph):
              "fed": fed(n.node), "used": used(n.node)}
             for n in norms
         ],
-        "dropouts": [dict(dropout(graph, node), used=used(node)) for node in graph.every_node if node.kind == "Dropout"],
+        "dropouts": [dict(dropout(graph, node), used=used(node)) for node in dropouts],
     }  # fmt: skip
 
 

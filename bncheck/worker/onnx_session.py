@@ -7,8 +7,6 @@ the recorded one is said in the cell's notes, because all of them should give th
 finds out which is right.
 """
 
-import numpy as np
-
 # Beside the recorded play: graph optimisation on or off, the optional outputs asked for or not.
 BESIDE = {"optimised": (True, True), "unused": (False, False), "optimised_unused": (True, False)}
 
@@ -246,4 +244,3 @@ class Model:
 
     def facts(self):
         return {"file": dict(self.files.describe(self.graph), plays=self.plays)}
-
