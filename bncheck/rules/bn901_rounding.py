@@ -84,7 +84,7 @@ def single_nodes(cell: CellView) -> Iterator[Finding]:
         f"{file_name(cell)} on {names(cell.members)}: {count} {agrees} with float64 from its own input. The file as a "
         f"whole was not compared: {notes['no_oracle']}.",
         targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
-        evidence={"nodes": len(ratios), "largest difference, of its rounding bound": ratios[layer]},
+        evidence={"nodes compared": len(ratios), "largest difference, of its rounding bound": ratios[layer]},
         advice="nothing to do for BatchNormalization; the other operators of the file are not looked at",
     )  # fmt: skip
 

@@ -66,7 +66,7 @@ def odd_nodes(cell: CellView) -> Iterator[Finding]:
             f"{layer} of {file_name(cell)} on {names(cell.members)} is off the text of its opset, from its own input: "
             f"by {size}, and no rule says why.",
             targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
-            evidence={"of its rounding bound": number(ratios[layer]), "nodes": len(ratios)},
+            evidence={"of its rounding bound": number(ratios[layer]), "nodes compared": len(ratios)},
             advice="play that node alone, and compare it with the formula of its opset",
         )  # fmt: skip
         return

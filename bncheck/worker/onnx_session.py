@@ -30,7 +30,7 @@ class Model:
             oracle.playing(files, self.graph)
         except (NotImplementedError, files.FileError) as error:
             self.lacking = str(error)
-        self.session("as_is", False, False)  # a file that onnxruntime refuses is refused before the first event
+        self.session("as_is", False, True, False)  # a file that onnxruntime refuses is refused before the first event
 
     # -- the file in other modes ------------------------------------------------------------------------------
 
@@ -96,9 +96,10 @@ class Model:
                 found[names[place] if kept else "bncheck/%s/%d" % (layer, place)] = (layer, what)
         return found
 
-    def session(self, mode, optimise, taps, without=()):
-        """A session, kept until the statistics move; ``without`` names optimisers to leave out."""
-        key = (mode, optimise, taps, without)
+    def session(self, mode, optimise, used, taps, without=()):
+        """A session, kept until the statistics move; ``without`` names optimisers to leave out. An optimised one may
+        change its own weights as it runs (1.31.1 does), so that each way to ask it has a session of its own."""
+        key = (mode, optimise, used or not optimise, taps, without)
         if key not in self.sessions:
             try:
                 self.sessions[key] = self.make(mode, optimise, taps, without)
@@ -120,7 +121,7 @@ class Model:
 
     def forget(self):
         """Let go of sessions that were made to find an optimiser."""
-        self.sessions = {key: session for key, session in self.sessions.items() if not key[3]}
+        self.sessions = {key: session for key, session in self.sessions.items() if not key[-1]}
 
     def refuse(self, error):
         """onnxruntime's reason in its own words, without the paths of its build."""
@@ -147,6 +148,8 @@ class Model:
             self.beside(notes, plays, name, mode, feeds, optimise, used)
         out = found[self.graph.outputs[0]]
         notes["scale"] = self.judge.size_of(out)
+        if len(self.plays) == 1:
+            self.ask_for_forms(mode, feeds)
         if self.lacking:
             notes["nodes"], notes["no_oracle"] = self.judge.nodes(self, mode, found), self.lacking
         self.settle(notes, plays, mode, feeds)
@@ -156,7 +159,7 @@ class Model:
 
     def run(self, mode, feeds, optimise, used, taps, without=()):
         """{name: array} of one play; ``used`` asks for every output, else for the first alone."""
-        session = self.session(mode, optimise, taps, without)
+        session = self.session(mode, optimise, used, taps, without)
         names = [item.name for item in session.get_outputs()]
         wanted = names if used else [self.graph.outputs[0]]
         return dict(zip(wanted, session.run(wanted, feeds)))
@@ -171,6 +174,16 @@ class Model:
         notes[name], statistics = self.judge.apart(self, plays[name], plays["recorded"], mode)
         if used and self.statistics(mode):
             notes[name + "_statistics"] = statistics
+
+    def ask_for_forms(self, mode, feeds):
+        """Whether the oracle lacks a form of an operator that it has in others."""
+        if self.lacking or not any(node.kind in self.oracle.CHOOSY for node in self.graph.nodes):
+            return
+        ((_, x),) = feeds.items()
+        try:
+            self.judge.truth(self, mode, x)
+        except NotImplementedError as error:
+            self.lacking = str(error)
 
     def bounds(self, notes, mode):
         """(outputs, statistics): how far honest plays may be apart; bncheck/rules/onnx_files.py has the same."""
@@ -191,6 +204,8 @@ class Model:
             return
         ((_, x),) = feeds.items()
         judge.hold(self, notes, mode, x, plays)
+        again = self.run(mode, feeds, *BESIDE[wrong[0]], False)
+        notes["second_run"] = judge.apart(self, again, plays[wrong[0]], mode)[0]
         optimised = [name for name in wrong if BESIDE[name][0]]
         if not optimised:
             return
@@ -204,7 +219,6 @@ class Model:
             gaps = judge.apart(self, play, plays["recorded"], mode)
             return all(judge.value(gap) <= bound for gap, bound in zip(gaps, bounds))
 
-        notes["optimised_by"] = optimised[0]
         judge.find_optimiser(self, notes, mode, feeds, BESIDE[optimised[0]][1], helps)
 
     def remember(self, mode, found):
