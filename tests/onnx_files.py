@@ -70,7 +70,7 @@ def make(opset, *, training=None, outputs=1, dtype="float32", statistics="float3
 
 def make_fresh(*, training=False, last=None, first=None):
     """Conv 3x3, BatchNormalization, Conv 1x1, BatchNormalization as in a network just made: gamma and variance 1, beta
-    and mean 0. The second layer's batch mean is 0 in real arithmetic; ``first`` is the stored size of the batch axis."""
+    and mean 0. The second batch mean is 0 in real arithmetic; ``first`` is the stored size of the batch axis."""
     held = {"w": fractions((3, 2, 3, 3), 7), "v": fractions((3, 3, 1, 1), 11)}
     nodes = []
     for place, (given, weight) in enumerate((("x", "w"), ("y1", "v")), 1):

@@ -21,7 +21,7 @@ from bncheck.evidence import CellView
 from bncheck.finding import Finding, Kind
 from bncheck.rules.exported import gap_of, rounding_of, runs
 from bncheck.rules.file_plays import BESIDE, measured, told
-from bncheck.rules.onnx_files import drops, file_facts, file_name, nodes_of, others, plays
+from bncheck.rules.onnx_files import drops, file_facts, file_name, node_ratios, nodes_of, others, plays
 from bncheck.rules.wording import names, number, targets, verb
 
 CODE = "BN406"
@@ -32,6 +32,7 @@ ADVICE = "export with keep = true and run without graph optimisation, to see whi
 def check_cell(cell: CellView) -> Iterator[Finding]:
     yield from differing_plays(cell)
     yield from without_nodes(cell)
+    yield from single_nodes(cell)
     for event, notes, export in runs(cell):
         bound = rounding_of(notes)
         change = gap_of(notes, "optimisation_change")
@@ -96,4 +97,24 @@ def without_nodes(cell: CellView) -> Iterator[Finding]:
         f"its outputs are compared.",
         targets(cell.members), cell.case.scenario, cell.case.name, quantity="output",
         advice="hold it against the file that it came from, in the same way",
+    )  # fmt: skip
+
+
+def single_nodes(cell: CellView) -> Iterator[Finding]:
+    """Each BatchNormalization node against its opset's text, from the input that it got: all that can be compared."""
+    judged = [(event, notes, node_ratios(notes)) for event, notes in plays(cell) if notes.get("no_oracle")]
+    seen = [item for item in judged if item[2]]
+    if not seen or any(ratio > 1 for _, _, ratios in seen for ratio in ratios.values()):
+        return
+    event, notes, ratios = max(seen, key=lambda item: max(item[2].values()))
+    layer = max(ratios, key=lambda name: ratios[name])
+    count = "1 BatchNormalization node" if len(ratios) == 1 else f"each of {len(ratios)} BatchNormalization nodes"
+    agrees = "agrees" if len(seen) == 1 else f"agrees in all {len(seen)} forwards"
+    yield Finding(
+        CODE, CAUSE, "rounding",
+        f"{file_name(cell)} on {names(cell.members)}: {count} {agrees} with float64 from its own input. The file as a "
+        f"whole was not compared: {notes['no_oracle']}.",
+        targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
+        evidence={"nodes compared": len(ratios), "largest difference, of its rounding bound": ratios[layer]},
+        advice="nothing to do for BatchNormalization; the other operators of the file are not looked at",
     )  # fmt: skip

@@ -19,7 +19,6 @@ from bncheck.rules.bn206_gradient import WORDS as GRADIENTS
 from bncheck.rules.bn206_gradient import is_rounding as gradient_is_rounding
 from bncheck.rules.in_batches import dependent, in_batches
 from bncheck.rules.leftover import within_rounding
-from bncheck.rules.onnx_files import file_name, node_ratios, plays
 from bncheck.rules.wording import names, number, targets
 from bncheck.trace import Array
 
@@ -47,9 +46,7 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
-    """The same samples in batches of other sizes: every layer on its own agrees with itself to within rounding. And the
-    nodes of an ONNX file that the reference cannot play as a whole."""
-    yield from single_nodes(cell)
+    """The same samples in batches of other sizes: every layer on its own agrees with itself to within rounding."""
     for found in in_batches(cell):
         first, norms = found.first_to_differ, int(found.norms.sum())
         if first is None or dependent(cell, found):
@@ -67,26 +64,6 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
                       "largest own difference, relative": relative(found.own, found.scale)},
             advice="nothing to do: a convolution adds in another order for another batch size; float64 shrinks it",
         )  # fmt: skip
-
-
-def single_nodes(cell: CellView) -> Iterator[Finding]:
-    """Each BatchNormalization node against its opset's text, from the input that it got: all that can be compared."""
-    judged = [(event, notes, node_ratios(notes)) for event, notes in plays(cell) if notes.get("no_oracle")]
-    seen = [item for item in judged if item[2]]
-    if not seen or any(ratio > 1 for _, _, ratios in seen for ratio in ratios.values()):
-        return
-    event, notes, ratios = max(seen, key=lambda item: max(item[2].values()))
-    layer = max(ratios, key=lambda name: ratios[name])
-    count = "1 BatchNormalization node" if len(ratios) == 1 else f"each of {len(ratios)} BatchNormalization nodes"
-    agrees = "agrees" if len(seen) == 1 else f"agrees in all {len(seen)} forwards"
-    yield Finding(
-        CODE, CAUSE, "rounding",
-        f"{file_name(cell)} on {names(cell.members)}: {count} {agrees} with float64 from its own input. The file as a "
-        f"whole was not compared: {notes['no_oracle']}.",
-        targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
-        evidence={"nodes compared": len(ratios), "largest difference, of its rounding bound": ratios[layer]},
-        advice="nothing to do for BatchNormalization; the other operators of the file are not looked at",
-    )  # fmt: skip
 
 
 def relative(own: Array, scale: Array) -> float:

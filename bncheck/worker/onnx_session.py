@@ -26,17 +26,28 @@ class Model:
         self.modes = {layer: norm.training for layer, norm in self.norms.items()}
         self.moved, self.sessions, self.seen, self.plays = False, {}, {}, []
         self.proto = onnx.load(path)
+        self.opened, self.closed = self.open_sizes(), []
         try:
             oracle.playing(files, self.graph)
         except (NotImplementedError, files.FileError) as error:
             self.lacking = str(error)
         self.session("as_is", False, True, False)  # a file that onnxruntime refuses is refused before the first event
 
+    def open_sizes(self):
+        """Names of inputs whose size 0 means "any", made so: onnxruntime 1.31.1 takes a 0 literally."""
+        opened = []
+        for item in self.proto.graph.input if self.graph.inputs else ():
+            for size in item.type.tensor_type.shape.dim if item.name in self.graph.inputs else ():
+                if size.HasField("dim_value") and size.dim_value == 0:
+                    size.ClearField("dim_value")
+                    opened.append(item.name)
+        return sorted(set(opened))
+
     # -- the file in other modes ------------------------------------------------------------------------------
 
     def edited(self, mode, taps):
         """Bytes of the model in a mode; the untouched file where nothing has to be changed."""
-        if mode == "as_is" and not taps and not self.moved:
+        if mode == "as_is" and not taps and not self.moved and not self.opened:
             return None
         model = self.onnx.ModelProto()
         model.CopyFrom(self.proto)
@@ -48,7 +59,8 @@ class Model:
             if self.moved:
                 self.set_statistics(model, node, norm.layer)
             shown += [node.input[0], node.output[0]] if taps else []
-            shown += self.new_statistics(node) if self.training(norm, mode) else []
+            # Asked for, new statistics have a place of their own to go to: a play that is judged leaves them out.
+            shown += self.new_statistics(node) if self.training(norm, mode) and taps != "nodes" else []
         known = {item.name for item in model.graph.output} | {item.name for item in model.graph.input}
         made = {name for node in model.graph.node for name in node.output}
         for item in [item for item in model.graph.output if item.name not in made]:
@@ -150,6 +162,7 @@ class Model:
         notes["scale"] = self.judge.size_of(out)
         if len(self.plays) == 1:
             self.ask_for_forms(mode, feeds)
+            self.closed = self.opened if self.opened and not self.lets_in(feeds) else []
         if self.lacking:
             notes["nodes"], notes["no_oracle"] = self.judge.nodes(self, mode, found), self.lacking
         self.settle(notes, plays, mode, feeds)
@@ -174,6 +187,18 @@ class Model:
         notes[name], statistics = self.judge.apart(self, plays[name], plays["recorded"], mode)
         if used and self.statistics(mode):
             notes[name + "_statistics"] = statistics
+
+    def lets_in(self, feeds):
+        """Whether the file takes a batch as it lies there, its sizes of 0 not opened."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            onnxruntime.InferenceSession(self.path, options, providers=self.providers).run(None, feeds)
+        except Exception as error:
+            return "INVALID_ARGUMENT" not in str(error)
+        return True
 
     def ask_for_forms(self, mode, feeds):
         """Whether the oracle lacks a form of an operator that it has in others."""
@@ -210,7 +235,7 @@ class Model:
         if not optimised:
             return
         if "off" not in notes:
-            seen = self.run(mode, feeds, True, True, True)
+            seen = self.run(mode, feeds, True, True, "nodes")
             notes["nodes"], notes["optimised_nodes"] = (
                 judge.nodes(self, mode, play) for play in (plays["recorded"], seen)
             )
@@ -257,4 +282,4 @@ class Model:
         return found
 
     def facts(self):
-        return {"file": dict(self.files.describe(self.graph), plays=self.plays)}
+        return {"file": dict(self.files.describe(self.graph), plays=self.plays, closed=self.closed)}

@@ -66,6 +66,9 @@ def play(subject: Subject, step: Step, x: str, when: str) -> list[str]:
 STATE = [
     'ROLES = ("gamma", "beta", "running_mean", "running_var")',
     "file = onnx.load(str(FILE))",
+    "for size in (size for item in file.graph.input for size in item.type.tensor_type.shape.dim):",
+    '    if size.HasField("dim_value") and size.dim_value == 0:  # stands for any size, and lets no batch in',
+    '        size.ClearField("dim_value")',
     "weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in file.graph.initializer}",
     "for node in file.graph.node:",
     '    if node.op_type == "Constant" and node.attribute[0].HasField("t"):',
