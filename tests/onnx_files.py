@@ -102,10 +102,10 @@ def make_constant():
                          [f"{name}.y", f"{name}.mean", f"{name}.var"], name=name, training_mode=1)
         for name, given in (("of.constant", "k"), ("unread", "x"))
     ]  # fmt: skip
-    nodes.append(helper.make_node("ReduceMean", ["of.constant.y"], ["m"], axes=[0], keepdims=1))
+    nodes.append(helper.make_node("ReduceMean", ["of.constant.y"], ["m"], axes=[0, 2, 3], keepdims=1))
     nodes.append(helper.make_node("Add", ["x", "m"], ["y"]))
     weights = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in held.items()]
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 2, 3, 3]) for name in "xy")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 2, None, None]) for name in "xy")
     graph = helper.make_graph(nodes, "bncheck", [x], [y], weights)
     opsets = [helper.make_opsetid("", 15)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()

@@ -112,8 +112,8 @@ def single_nodes(cell: CellView) -> Iterator[Finding]:
     agrees = "agrees" if len(seen) == 1 else f"agrees in all {len(seen)} forwards"
     yield Finding(
         CODE, CAUSE, "rounding",
-        f"{file_name(cell)} on {names(cell.members)}: {count} {agrees} with float64 from its own input. The file as a "
-        f"whole was not compared: {notes['no_oracle']}.",
+        f"{file_name(cell)} on {names(cell.members)}, without graph optimisation: {count} {agrees} with float64 from "
+        f"its own input. The file as a whole was not compared: {notes['no_oracle']}.",
         targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
         evidence={"nodes compared": len(ratios), "largest difference, of its rounding bound": ratios[layer]},
         advice="nothing to do for BatchNormalization; the other operators of the file are not looked at",

@@ -8,7 +8,7 @@ from typing import Any
 
 from bncheck.evidence import CellView
 from bncheck.finding import Kind
-from bncheck.rules.exported import gap_of
+from bncheck.rules.exported import gap_of, number_of
 from bncheck.rules.onnx_files import Other, file_name, node_ratios
 from bncheck.rules.wording import names, number, verb
 
@@ -31,7 +31,7 @@ def told(cell: CellView, way: Other, notes: Mapping[str, Any]) -> tuple[Kind, st
     """(kind, sentence, advice) of a play that gives something else than the plain one."""
     who, how = cell.members, BESIDE[way.key]
     mode = MODES.get(str(notes.get("mode")), str(notes.get("mode")))
-    what = f"{file_name(cell)}, in its running statistics" if way.key.endswith("_statistics") else file_name(cell)
+    what = f"{file_name(cell)}, in its running statistics," if way.key.endswith("_statistics") else file_name(cell)
     plain, other = distance(way.recorded_off), distance(way.off)
     is_off = f"{names(who)} {verb(who, 'is', 'are')} {plain} off float64 in {what} ({mode})"
     if way.judged == "wrong":
@@ -120,6 +120,8 @@ def measured(ways: Sequence[Other], notes: Mapping[str, Any]) -> dict[str, float
             kind = "_statistics" if way.key.endswith("_statistics") else ""
             found[f"{way.key} off float64"] = finite(way.off)
             found[f"plain{kind} off float64"] = finite(way.recorded_off)
+    if ways:
+        found["largest value"] = finite(number_of(notes, "scale") or 0.0)
     second = gap_of(notes, "second_run")
     if second is not None and ways:
         found["second run of the session apart"] = finite(second)

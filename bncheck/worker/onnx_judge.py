@@ -26,31 +26,38 @@ REWRITES = (
 UNIT = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
 
 
-def apart(model, one, two, mode):
-    """(outputs, statistics): how far two plays are apart at most, over what both have. Statistics in units of what they
-    are worth: a mean beside the standard deviation that divides it, a variance beside itself; eps is in both."""
-    statistics, found = model.statistics(mode), [0.0, 0.0]
-    first = model.graph.outputs[0]
+class Compared:
+    """What plays of a file are compared in: its ``outputs``, the first of which is its result; and ``statistics``, the
+    names of new running statistics with (layer, what) and the layer's eps."""
+
+    def __init__(self, outputs, statistics, eps):
+        self.outputs, self.statistics, self.eps = outputs, statistics, eps
+        self.named = {words: name for name, words in statistics.items()}
+
+    def worth(self, name, play):
+        """What a difference of one running statistic is measured in, per channel: a mean beside the standard deviation
+        that divides it (a mean of 0 is not worth nothing), a variance beside itself; eps is in both."""
+        layer, what = self.statistics[name]
+        value = np.abs(np.asarray(play[name], np.float64))
+        if what == "running_var":
+            return value + self.eps[layer]
+        var = np.asarray(play.get(self.named.get((layer, "running_var")), 0.0), np.float64)
+        return value + np.sqrt(np.maximum(var, 0.0) + self.eps[layer])
+
+
+def apart(compared, one, two):
+    """(outputs, statistics): how far two plays are apart at most, over what both have; ``two`` is what it is measured
+    against. Statistics in units of what they are worth."""
+    found, first = [0.0, 0.0], compared.outputs[0]
     for name in [name for name in one if name in two]:
         a, b = np.asarray(one[name], np.float64), np.asarray(two[name], np.float64)
-        if name in statistics:
-            found[1] = larger(found[1], largest_gap(a, b, worth(model, statistics, name, two)))
+        if name in compared.statistics:
+            found[1] = larger(found[1], largest_gap(a, b, compared.worth(name, two)))
         elif name == first:
             found[0] = larger(found[0], largest_gap(a, b))
-        elif name in model.graph.outputs:  # another head, in units of the first one's size
+        elif name in compared.outputs:  # another head, in units of the first one's size
             found[0] = larger(found[0], largest_gap(a, b, (0.1 + size_of(b)) / (0.1 + size_of(two.get(first, b)))))
     return found
-
-
-def worth(model, statistics, name, play):
-    """What a difference of one running statistic is measured in, per channel."""
-    layer, what = statistics[name]
-    eps, other = model.norms[layer].eps, {words: key for key, words in statistics.items()}
-    value = np.abs(np.asarray(play[name], np.float64))
-    if what == "running_var":
-        return value + eps
-    var = np.asarray(play.get(other.get((layer, "running_var")), 0.0), np.float64)
-    return value + np.sqrt(np.maximum(var, 0.0) + eps)
 
 
 def largest_gap(a, b, unit=1.0):
@@ -97,9 +104,9 @@ def truth(model, mode, x):
 def hold(model, notes, mode, x, plays):
     """Note how far each play lies from the truth; ``plays`` has the recorded one first. Beside it, how far the recorded
     one moves when every number of the input moves by one unit of its last place: no honest play is nearer than that."""
-    recorded = plays["recorded"]
-    moved = apart(model, model.run(mode, model.files.feed(model.graph, nudged(x)), False, True, False), recorded, mode)
-    notes["moved"], notes["moved_statistics"] = moved
+    compared = model.compared(mode)
+    moved = model.run(mode, model.files.feed(model.graph, nudged(x)), False, True, False)
+    notes["moved"], notes["moved_statistics"] = apart(compared, moved, plays["recorded"])
     try:
         right = truth(model, mode, x)
     except Exception as error:  # the reference's own cell says the same of itself
@@ -107,7 +114,7 @@ def hold(model, notes, mode, x, plays):
         return
     notes["off"] = {}
     for name, play in plays.items():
-        notes["off"][name], notes["off"][name + "_statistics"] = apart(model, play, right, mode)
+        notes["off"][name], notes["off"][name + "_statistics"] = apart(compared, play, right)
 
 
 def nudged(x):

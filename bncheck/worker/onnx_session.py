@@ -108,6 +108,10 @@ class Model:
                 found[names[place] if kept else "bncheck/%s/%d" % (layer, place)] = (layer, what)
         return found
 
+    def compared(self, mode):
+        eps = {layer: norm.eps for layer, norm in self.norms.items()}
+        return self.judge.Compared(self.graph.outputs, self.statistics(mode), eps)
+
     def session(self, mode, optimise, used, taps, without=()):
         """A session, kept until the statistics move; ``without`` names optimisers to leave out. An optimised one may
         change its own weights as it runs (1.31.1 does), so that each way to ask it has a session of its own."""
@@ -184,7 +188,7 @@ class Model:
         except Exception as error:
             notes[name + "_refused"] = "%s: %s" % (type(error).__name__, str(error).split("\n")[0][:300])
             return
-        notes[name], statistics = self.judge.apart(self, plays[name], plays["recorded"], mode)
+        notes[name], statistics = self.judge.apart(self.compared(mode), plays[name], plays["recorded"])
         if used and self.statistics(mode):
             notes[name + "_statistics"] = statistics
 
@@ -230,7 +234,7 @@ class Model:
         ((_, x),) = feeds.items()
         judge.hold(self, notes, mode, x, plays)
         again = self.run(mode, feeds, *BESIDE[wrong[0]], False)
-        notes["second_run"] = judge.apart(self, again, plays[wrong[0]], mode)[0]
+        notes["second_run"] = judge.apart(self.compared(mode), again, plays[wrong[0]])[0]
         optimised = [name for name in wrong if BESIDE[name][0]]
         if not optimised:
             return
@@ -241,7 +245,7 @@ class Model:
             )
 
         def helps(play):
-            gaps = judge.apart(self, play, plays["recorded"], mode)
+            gaps = judge.apart(self.compared(mode), play, plays["recorded"])
             return all(judge.value(gap) <= bound for gap, bound in zip(gaps, bounds))
 
         judge.find_optimiser(self, notes, mode, feeds, BESIDE[optimised[0]][1], helps)
