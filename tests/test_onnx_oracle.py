@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bncheck.worker.onnx_file import Node
+from bncheck.worker.onnx_file import Graph, Node, fitting
 from bncheck.worker.onnx_oracle import KINDS
 
 
@@ -76,3 +76,17 @@ def test_resize_repeats_the_nearest_value() -> None:
 def test_leaky_relu_and_tanh() -> None:
     np.testing.assert_allclose(play("LeakyRelu", [-2.0, 0.0, 3.0], alpha=0.5), [-1.0, 0.0, 3.0])
     np.testing.assert_allclose(play("Tanh", [0.0, np.arctanh(0.5)]), [0.0, 0.5])
+
+
+def test_channels_of_an_open_input_are_those_of_the_first_layer() -> None:
+    """Behind what changes no shape; sizes that nothing says are the usual ones."""
+    graph = Graph("model.onnx")
+    graph.inputs = {"x": ("float32", (None, None, None, 9))}
+    graph.weights = {"mean": np.zeros(3), "w": np.zeros((8, 3, 1, 1))}
+    graph.nodes = [Node("Sub", "", ["x", "mean"], ["d"], {}), Node("Conv", "", ["d", "w"], ["y"], {"group": 2})]
+    assert fitting(graph, [4, 2, 6, 6]) == [4, 6, 6, 9]
+    graph.inputs = {"x": ("float32", None)}
+    assert fitting(graph, [4, 2]) == [2, 6, 8, 8]
+    graph.nodes = [Node("Gemm", "", ["x", "fc"], ["y"], {"transB": 1})]
+    graph.weights = {"fc": np.zeros((10, 5))}
+    assert fitting(graph, [4, 2, 6, 6]) == [2, 5]

@@ -165,6 +165,19 @@ def test_graph_optimisation_that_changes_the_output() -> None:
     assert "0.01 apart with and without graph optimisation" in found.title
 
 
+def test_graph_optimisation_that_leads_away_from_the_model_is_the_runtimes_defect() -> None:
+    """The plain play of the file is what the model gives: torch exported it well."""
+    plain = {"plain_as_exported": 1e-7, "plain_eval": 0.5, "onnxruntime": "1.31.1"}
+    notes = {**run_notes(0.25, 0.5, 0.25, 0.25), **plain, "optimisers": ["Sharing"], "optimisers_tried": 2}
+    found = only(bn406_folding.check_cell(exported(notes)))
+    assert (found.kind, found.departs, found.departs_from) == ("defect", "", "arithmetic")
+    assert found.title == (
+        "torch: onnxruntime 1.31.1 computes the exported file wrongly with graph optimisation: 0.25 off the model, "
+        "1e-07 off without. Without the optimiser Sharing the result is right."
+    )
+    assert 'disabled_optimizers=["Sharing"]' in found.advice
+
+
 def test_dropout_in_the_file_makes_runs_differ_by_design() -> None:
     export = {"graph": {"dropouts": [{"training": True}]}}
     assert not list(bn406_folding.check_cell(exported(run_notes(0.2, 0.3, 0.25), export)))

@@ -20,7 +20,7 @@ from typing import Any
 from bncheck.evidence import CellView
 from bncheck.finding import Finding, Kind
 from bncheck.rules.exported import gap_of, rounding_of, runs
-from bncheck.rules.file_plays import BESIDE, measured, told
+from bncheck.rules.file_plays import BESIDE, measured, named, remedy, told
 from bncheck.rules.onnx_files import drops, file_facts, file_name, node_ratios, nodes_of, others, plays
 from bncheck.rules.wording import names, number, targets, verb
 
@@ -34,22 +34,41 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
     yield from without_nodes(cell)
     yield from single_nodes(cell)
     for event, notes, export in runs(cell):
-        bound = rounding_of(notes)
-        change = gap_of(notes, "optimisation_change")
-        apart = [gap_of(notes, key) for key in ("difference_as_exported", "difference_eval", "difference_train")]
-        nearest = min((value for value in apart if value is not None), default=None)
-        if change is not None and change > bound:
-            said = f"the exported file gives outputs {number(change)} apart with and without graph optimisation"
-        elif nearest is not None and nearest > bound and not random_nodes(export):
-            said = f"the exported file is {number(nearest)} off the model, in any mode"
-        else:
-            continue
-        evidence = {key: value for key, value in notes.items() if isinstance(value, int | float | str)}
-        yield Finding(
-            CODE, CAUSE, "defect", f"{names(cell.members)}: {said}.", targets(cell.members),
-            cell.case.scenario, cell.case.name, "", event, "output",
-            departs=cell.target, departs_from="itself", evidence={**evidence, "rounding bound": bound}, advice=ADVICE,
-        )  # fmt: skip
+        yield from exported_file(cell, event, notes, export)
+
+
+def exported_file(cell: CellView, event: int, notes: Mapping[str, Any], export: Mapping[str, Any]) -> Iterator[Finding]:
+    """A file that torch exported, against the model that it came from, with graph optimisation and without."""
+    bound, change = rounding_of(notes), gap_of(notes, "optimisation_change")
+    nearest, plain = nearest_mode(notes, "difference"), nearest_mode(notes, "plain")
+    departs, advice = cell.target, ADVICE
+    if random_nodes(export):
+        return
+    if change is not None and change > bound:
+        said = f"the exported file gives outputs {number(change)} apart with and without graph optimisation"
+        if plain is not None and plain <= bound < (nearest or 0.0):
+            # The file is right, and torch with it: its runtime is not.
+            departs, advice = "", remedy(notes)
+            runtime = f"onnxruntime {notes.get('onnxruntime') or ''}".strip()
+            said = f"{runtime} computes the exported file wrongly with graph optimisation: {number(nearest)} off the "
+            said = f"{said}model, {number(plain)} off without. {named(notes, 'right')}".rstrip(". ")
+    elif nearest is not None and nearest > bound:
+        said = f"the exported file is {number(nearest)} off the model, in any mode"
+    else:
+        return
+    evidence = {key: value for key, value in notes.items() if isinstance(value, int | float | str)}
+    yield Finding(
+        CODE, CAUSE, "defect", f"{names(cell.members)}: {said}.", targets(cell.members),
+        cell.case.scenario, cell.case.name, "", event, "output",
+        departs=departs, departs_from="itself" if departs else "arithmetic",
+        evidence={**evidence, "rounding bound": bound}, advice=advice,
+    )  # fmt: skip
+
+
+def nearest_mode(notes: Mapping[str, Any], play: str) -> float | None:
+    """How far a play of the exported file lies from the model in the mode that it is nearest to."""
+    apart = [gap_of(notes, f"{play}_{mode}") for mode in ("as_exported", "eval", "train")]
+    return min((value for value in apart if value is not None), default=None)
 
 
 def differing_plays(cell: CellView) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ MODES = {"as_is": "as it is", "eval": "in inference", "train": "in training mode
 LOSES = "use float64, or bring the numbers of the file nearer to zero, where digits matter"
 BOTH = "look at what the reference says of this file; graph optimisation is not what makes it wrong"
 UNKNOWN = "run without graph optimisation and with it, and compare both with the model that the file came from"
+UNASKED = "ask for all outputs of the file, and report it to the runtime"
 # A node's bound is that of one node; in an optimised graph it may stand for two.
 TWICE = 2.0
 
@@ -36,8 +37,8 @@ def told(cell: CellView, way: Other, notes: Mapping[str, Any]) -> tuple[Kind, st
     is_off = f"{names(who)} {verb(who, 'is', 'are')} {plain} off float64 in {what} ({mode})"
     if way.judged == "wrong":
         said = f"{names(who)} {verb(who, 'computes', 'compute')} {what} wrongly {how} ({mode}): {other} off float64"
-        said = f"{said}, {plain} off without{again(way, notes)}. {named(way, notes)}"
-        return "defect", said.rstrip(), remedy(way, notes)
+        said = f"{said}, {plain} off without{again(way, notes)}. {named_of(way, notes)}"
+        return "defect", said.rstrip(), remedy(notes) if is_optimised(way) else UNASKED
     if way.judged == "better":
         return "hazard", f"{is_off}, and {other} {how}: the plain play loses digits that the other keeps.", LOSES
     if way.judged == "both":
@@ -51,12 +52,12 @@ def unsettled(cell: CellView, way: Other, notes: Mapping[str, Any], what: str) -
     if lost:
         times = number(node_ratios(notes, "optimised_nodes")[lost[0]])
         said = f"{names(who)} {verb(who, 'computes', 'compute')} {lost[0]} of {what} wrongly {how}, from its own input"
-        said = f"{said}: {times} times further off float64 than rounding may be. {named(way, notes)}"
-        return "defect", said.rstrip(), remedy(way, notes)
+        said = f"{said}: {times} times further off float64 than rounding may be. {named_of(way, notes)}"
+        return "defect", said.rstrip(), remedy(notes)
     size = f"{number(way.gap)} apart" if math.isfinite(way.gap) else "NaN or Inf on one side"
     said = f"{names(who)} {verb(who, 'gives', 'give')} two results for {what}, {size}: plainly, and {how}"
     why = str(notes.get("no_oracle", "")) or "no float64 result was computed"
-    said = f"{said}. Nobody can tell which is right: {why}. {named(way, notes)}"
+    said = f"{said}. Nobody can tell which is right: {why}. {named_of(way, notes)}"
     return "hazard" if math.isfinite(way.gap) else "defect", said.rstrip(), UNKNOWN
 
 
@@ -88,21 +89,23 @@ def optimisers(notes: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in found] if isinstance(found, list) else []
 
 
-def named(way: Other, notes: Mapping[str, Any]) -> str:
+def named_of(way: Other, notes: Mapping[str, Any]) -> str:
+    return named(notes, "right" if way.judged == "wrong" else "that of the plain play") if is_optimised(way) else ""
+
+
+def named(notes: Mapping[str, Any], right: str) -> str:
     """Which optimiser it takes, found by leaving each out."""
-    if not is_optimised(way) or "optimisers_tried" not in notes:
+    found, tried = optimisers(notes), notes.get("optimisers_tried")
+    if tried is None:
         return ""
-    found, right = optimisers(notes), "right" if way.judged == "wrong" else "that of the plain play"
     if len(found) == 1:
         return f"Without the optimiser {found[0]} the result is {right}."
     if found:
         return f"Without the optimisers {', '.join(found)} together the result is {right}."
-    return f"None of the {number(notes['optimisers_tried'])} optimisers, left out one by one, makes the result {right}."
+    return f"None of the {number(tried)} optimisers, left out one by one, makes the result {right}."
 
 
-def remedy(way: Other, notes: Mapping[str, Any]) -> str:
-    if not is_optimised(way):
-        return "ask for all outputs of the file, and report it to the runtime"
+def remedy(notes: Mapping[str, Any]) -> str:
     found = optimisers(notes)
     if not found:
         return "set graph_optimization_level to ORT_DISABLE_ALL in SessionOptions, and report it to the runtime"

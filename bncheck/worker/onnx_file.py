@@ -338,7 +338,8 @@ def describe(graph):
     counts = {}
     for node in graph.every_node:
         counts[node.kind] = counts.get(node.kind, 0) + 1
-    norms = [Norm(node.name, node, graph) for node in graph.every_node if node.kind == "BatchNormalization"]
+    nodes = [node for node in graph.every_node if node.kind == "BatchNormalization"]
+    norms = [Norm(node.name or next(iter(node.outputs), ""), node, graph) for node in nodes]
     fed, used = from_the_batch(graph), to_an_output(graph)
     dropouts = [node for node in graph.every_node if node.kind == "Dropout"]
     return {
@@ -433,10 +434,18 @@ def fitting(graph, usual):
     return [known[place] if size is None else size for place, size in enumerate(shape)]
 
 
+ELEMENTWISE = ("Identity", "Cast", "Relu", "Clip", "Add", "Sub", "Mul", "Div", "Dropout")
+
+
 def first_layer(graph, name):
     """(number of axes, or None; channels) that the first layer with weights takes of an input; None where none says."""
+    same = {name}  # the input, and what has its shape
     for node in graph.nodes:
-        weight = graph.weights.get(node.inputs[1]) if name in node.inputs[:1] and len(node.inputs) > 1 else None
+        if same.isdisjoint(node.inputs[:1]):
+            continue
+        if node.kind in ELEMENTWISE:
+            same.update(node.outputs[:1])
+        weight = graph.weights.get(node.inputs[1]) if len(node.inputs) > 1 else None
         if weight is None:
             continue
         if node.kind == "Conv" and weight.ndim > 2:

@@ -158,49 +158,40 @@ def node(norm, training, x, y, held):
 # ------------------------------------------------------------------------------------------ which optimiser
 
 
-def find_optimiser(model, notes, mode, feeds, used, helps):
-    """Switch off one optimiser at a time, and note those without which ``helps(play)``. Where none is enough alone, as
+def find_optimiser(notes, candidates, right):
+    """Switch off one optimiser at a time, and note those without which ``right(names)``. Where none is enough alone, as
     few of them as are enough together."""
     began, tried = time.perf_counter(), 0
-
-    def right(names):
-        model.forget()
-        try:
-            return helps(model.run(mode, feeds, True, used, False, tuple(names)))
-        finally:
-            model.forget()
-
-    candidates = list(at_work(model, mode))
     for name in candidates:
         if tried >= MOST or time.perf_counter() - began > LONGEST:
             break
         tried += 1
-        if right([name]):
+        if right((name,)):
             notes.update(optimisers=[name], optimisers_tried=tried)
             return
-    enough = candidates if candidates and right(candidates) else []
+    enough = candidates if candidates and right(tuple(candidates)) else []
     for name in enough:
         if time.perf_counter() - began > 2 * LONGEST:
             break
         rest = [other for other in enough if other != name]
-        enough = rest if right(rest) else enough
+        enough = rest if right(tuple(rest)) else enough
     notes.update(optimisers=enough, optimisers_tried=tried)
 
 
-def at_work(model, mode):
-    """Names of the optimisers that change this graph, as onnxruntime itself says when a session is made."""
+def at_work(make):
+    """Names of the optimisers that change a graph, as onnxruntime itself says when ``make(severity)`` makes a session:
+    at severity 0 it tells all."""
     with tempfile.TemporaryFile() as log:
         kept = os.dup(2)
         os.dup2(log.fileno(), 2)
         try:
-            model.make(mode, True, False, (), severity=0)
+            make(0)
         finally:
             os.dup2(kept, 2)
             os.close(kept)
         log.seek(0)
         said = log.read().decode("utf-8", "replace")
+    found = []
     for name in dict.fromkeys(re.findall(r"GraphTransformer (\w+) modified: 1\b", said)):
-        yield name
-        if RULE_BASED.match(name):
-            for rewrite in REWRITES:
-                yield rewrite
+        found += [name] + (list(REWRITES) if RULE_BASED.match(name) else [])
+    return found

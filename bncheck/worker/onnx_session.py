@@ -244,11 +244,19 @@ class Model:
                 judge.nodes(self, mode, play) for play in (plays["recorded"], seen)
             )
 
-        def helps(play):
+        used = BESIDE[optimised[0]][1]
+
+        def right(names):
+            self.forget()
+            try:
+                play = self.run(mode, feeds, True, used, False, names)
+            finally:
+                self.forget()
             gaps = judge.apart(self.compared(mode), play, plays["recorded"])
             return all(judge.value(gap) <= bound for gap, bound in zip(gaps, bounds))
 
-        judge.find_optimiser(self, notes, mode, feeds, BESIDE[optimised[0]][1], helps)
+        candidates = judge.at_work(lambda severity: self.make(mode, True, False, (), severity))
+        judge.find_optimiser(notes, candidates, right)
 
     def remember(self, mode, found):
         """Taps, and the statistics that training nodes put out."""
