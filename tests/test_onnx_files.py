@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from torch_cells import BACKENDS, Cell, cases_of, read_cell
 from bncheck.cases_file import write_cases
 from bncheck.environments import Ready, prepare
 from bncheck.inputs import make_inputs
-from bncheck.model_file import with_input_of_file
+from bncheck.model_file import shape_that_runs, with_input_of_file
 from bncheck.scenario import Case
 from bncheck.scenario_file import SHIPPED
 from bncheck.targets import Target
@@ -258,6 +259,22 @@ def test_shape_and_type_come_from_the_file(files: Path) -> None:
     gone = {"network.file": str(files / "gone.onnx")}
     assert with_input_of_file(gone, scenario) == gone
     assert onnx_file.fitting(onnx_file.read(free), [4, 5, 7]) == [2, 2, 6, 6], "another number of axes"
+
+
+def test_an_open_image_is_as_large_as_the_network_needs() -> None:
+    """Three poolings of 2 by 2 leave nothing of 6 by 6; a file with an operator that nobody here knows gets 64 by 64."""
+    graph = onnx_file.Graph("model.onnx")
+    graph.opset, graph.outputs, names = 17, ["p3"], ("x", "p1", "p2", "p3")
+    graph.inputs = {"x": ("float32", (None, 3, None, None))}
+    halves = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    graph.nodes = [onnx_file.Node("MaxPool", "", [a], [b], halves) for a, b in itertools.pairwise(names)]
+    assert shape_that_runs(graph, [4, 2, 6, 6]) == [4, 3, 8, 8]
+    assert shape_that_runs(graph, [4, 2, 9, 9]) == [4, 3, 9, 9]
+    graph.inputs = {"x": ("float32", (None, 3, 224, 224))}
+    assert shape_that_runs(graph, [4, 2, 6, 6]) == [2, 3, 224, 224], "two large images are enough"
+    graph.inputs = {"x": ("float32", (None, 3, None, 10))}
+    graph.nodes.append(onnx_file.Node("Unheard", "", ["p3"], ["y"], {}))
+    assert shape_that_runs(graph, [4, 2, 6, 6]) == [4, 3, 64, 10]
 
 
 def test_the_terminal_names_the_defect_of_a_file_as_people_run_it(tmp_path: Path, files: Path) -> None:

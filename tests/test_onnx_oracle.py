@@ -90,3 +90,10 @@ def test_channels_of_an_open_input_are_those_of_the_first_layer() -> None:
     graph.nodes = [Node("Gemm", "", ["x", "fc"], ["y"], {"transB": 1})]
     graph.weights = {"fc": np.zeros((10, 5))}
     assert fitting(graph, [4, 2, 6, 6]) == [2, 5]
+
+
+def test_depthwise_convolution_is_one_filter_per_channel() -> None:
+    x = np.array([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])
+    one, two = np.array([[[1.0, 10.0]], [[1.0, -1.0]]]), np.array([[[1.0]], [[2.0]], [[3.0]], [[4.0]]])
+    assert play("Conv", x, one, [0.5, 0.0], group=2).tolist() == [[[21.5, 32.5], [-1, -1]]]
+    assert play("Conv", x, two, group=2)[0, :, 0].tolist() == [1, 2, 12, 16], "two filters on each channel"

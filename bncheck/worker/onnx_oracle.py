@@ -85,7 +85,7 @@ class Model:
         self.of_node = {id(norm.node): norm for norm in norms}
         self.layers = list(self.norms)
         self.held, self.modes, self.seen = {}, {norm.layer: norm.training for norm in norms}, {}
-        self.outputs = {}  # of the last forward, by name
+        self.outputs, self.empty = {}, False  # of the last forward, by name; whether an image in it had no values
         for norm in norms:
             for what, array in norm.held.items():
                 if array is not None:
@@ -95,7 +95,7 @@ class Model:
     def forward(self, x, mode):
         values = dict(self.weights)
         values.update({name: wide(array) for name, array in self.files.feed(self.graph, x).items()})
-        self.seen = {}
+        self.seen, self.empty = {}, False
         for node in self.graph.nodes:
             given = [values.get(name) if name else None for name in node.inputs]
             lost = [name for name, value in zip(node.inputs, given) if name and value is None]
@@ -106,6 +106,7 @@ class Model:
             else:
                 found = KINDS[node.kind](node, given, self.graph.opset)
             found = found if isinstance(found, (list, tuple)) else [found]
+            self.empty = self.empty or (found[0].ndim > 2 and not found[0].size and node.kind != "Constant")
             values.update((name, value) for name, value in zip(node.outputs, found) if name)
         self.outputs = {name: values[name] for name in self.graph.outputs if name in values}
         return values[self.graph.outputs[0]]
@@ -196,12 +197,21 @@ def conv(node, given, opset):
     rank, groups = weight.ndim - 2, node.get("group", 1)
     seen = windows(node, x, weight.shape[2:], 0.0)
     per, axes = x.shape[1] // groups, (1,) + tuple(range(2 + rank, 2 + 2 * rank))
+    if per == 1 and rank <= 3:  # depthwise: hundreds of groups of one channel each
+        places, taps = "xyz"[:rank], "uvw"[:rank]
+        each = weight.reshape((groups, weight.shape[0] // groups) + weight.shape[2:])
+        out = np.einsum("nc%s%s,cm%s->ncm%s" % (places, taps, taps, places), seen, each)
+        return biased(out.reshape((x.shape[0], weight.shape[0]) + out.shape[3:]), given)
     parts = [
         np.tensordot(seen[:, g * per : (g + 1) * per], part, axes=(axes, (1,) + tuple(range(2, 2 + rank))))
         for g, part in enumerate(np.split(weight, groups))
     ]
-    out = np.moveaxis(np.concatenate(parts, axis=-1), -1, 1)
-    return out if len(given) < 3 or given[2] is None else out + given[2].reshape((1, -1) + (1,) * rank)
+    return biased(np.moveaxis(np.concatenate(parts, axis=-1), -1, 1), given)
+
+
+def biased(out, given):
+    """With the third input added, one number per channel, where there is one."""
+    return out if len(given) < 3 or given[2] is None else out + given[2].reshape((1, -1) + (1,) * (out.ndim - 2))
 
 
 def pool(node, given, opset):
@@ -336,8 +346,7 @@ def conv_transpose(node, given, opset):
             put = np.moveaxis(np.tensordot(x[:, g * per : (g + 1) * per], part, axes=((1,), (0,))), -1, 1)
             out[(slice(None), slice(g * wide_by, (g + 1) * wide_by)) + where] += put
     kept = tuple(slice(pads[axis], sizes[axis] - pads[axis + rank]) for axis in range(rank))
-    out = out[(slice(None), slice(None)) + kept]
-    return out if len(given) < 3 or given[2] is None else out + given[2].reshape((1, -1) + (1,) * rank)
+    return biased(out[(slice(None), slice(None)) + kept], given)
 
 
 def resize(node, given, opset):
