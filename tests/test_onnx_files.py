@@ -262,7 +262,7 @@ def test_shape_and_type_come_from_the_file(files: Path) -> None:
 
 
 def test_an_open_image_is_as_large_as_the_network_needs() -> None:
-    """Three poolings of 2 by 2 leave nothing of 6 by 6; a file with an operator that nobody here knows gets 64 by 64."""
+    """Three poolings of 2 by 2 leave nothing of 6 by 6; a file with an unknown operator gets 64 by 64."""
     graph = onnx_file.Graph("model.onnx")
     graph.opset, graph.outputs, names = 17, ["p3"], ("x", "p1", "p2", "p3")
     graph.inputs = {"x": ("float32", (None, 3, None, None))}
