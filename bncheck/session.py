@@ -183,6 +183,10 @@ def refuse_code(plan: Plan, request: Request) -> None:
 def make_plan(request: Request) -> Plan:
     """Load the scenarios that were asked for, and the probes behind them."""
     overrides = dict(parse_override(text) for text in request.overrides)
+    if "network.file" in overrides and request.scenarios:
+        from bncheck.model_file import with_input_of_file
+
+        overrides = with_input_of_file(overrides, resolve_scenario(request.scenarios[0]))
     shipped = [load_scenario(path) for path in find_scenarios()]
     chosen = choose(request, shipped, overrides) if request.chosen else []
     names = [scenario.name for scenario in chosen]

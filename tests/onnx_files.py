@@ -68,6 +68,49 @@ def make(opset, *, training=None, outputs=1, dtype="float32", statistics="float3
     return helper.make_model(graph, opset_imports=opsets, ir_version=ir, producer_name="bncheck").SerializeToString()
 
 
+def make_fresh(*, training=False, last=None, first=None):
+    """Conv 3x3, BatchNormalization, Conv 1x1, BatchNormalization as in a network just made: gamma and variance 1, beta
+    and mean 0. The second batch mean is 0 in real arithmetic; ``first`` is the stored size of the batch axis."""
+    held = {"w": fractions((3, 2, 3, 3), 7), "v": fractions((3, 3, 1, 1), 11)}
+    nodes = []
+    for place, (given, weight) in enumerate((("x", "w"), ("y1", "v")), 1):
+        held.update({f"gamma{place}": np.ones(3), f"beta{place}": np.zeros(3)})
+        held.update({f"mean{place}": np.zeros(3), f"var{place}": np.ones(3)})
+        read = [f"c{place}", f"gamma{place}", f"beta{place}", f"mean{place}", f"var{place}"]
+        outputs = [f"y{place}"] + ([f"mean.out{place}", f"var.out{place}"] if training else [])
+        mode = {"training_mode": 1} if training else {}
+        nodes.append(helper.make_node("Conv", [given, weight], [f"c{place}"], name=f"conv{place}"))
+        nodes.append(helper.make_node("BatchNormalization", read, outputs, name=f"bn{place}", **mode))
+    if last:
+        nodes.append(helper.make_node(last, ["y2"], ["y"], name="last"))
+    weights = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in held.items()]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2, 6, 6])
+    y = helper.make_tensor_value_info("y" if last else "y2", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "bncheck", [x], [y], weights)
+    if first is not None:
+        graph.input[0].type.tensor_type.shape.dim[0].dim_value = first
+    opsets = [helper.make_opsetid("", 15)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="bncheck").SerializeToString()
+
+
+def make_constant():
+    """A BatchNormalization node in training mode that normalises a constant, added to the input: no batch reaches it.
+    Another one reads the input, and nothing reads it."""
+    held = {"k": fractions((2, 2, 3, 3), 7), "one": np.ones(2), "zero": np.zeros(2)}
+    nodes = [
+        helper.make_node("BatchNormalization", [given, "one", "zero", "zero", "one"],
+                         [f"{name}.y", f"{name}.mean", f"{name}.var"], name=name, training_mode=1)
+        for name, given in (("of.constant", "k"), ("unread", "x"))
+    ]  # fmt: skip
+    nodes.append(helper.make_node("ReduceMean", ["of.constant.y"], ["m"], axes=[0, 2, 3], keepdims=1))
+    nodes.append(helper.make_node("Add", ["x", "m"], ["y"]))
+    weights = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in held.items()]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 2, None, None]) for name in "xy")
+    graph = helper.make_graph(nodes, "bncheck", [x], [y], weights)
+    opsets = [helper.make_opsetid("", 15)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
 SHIPPED = {
     "opset9": {"opset": 9, "ir": 4},
     "opset9-training": {"opset": 9, "outputs": 5, "ir": 4},
@@ -77,6 +120,7 @@ SHIPPED = {
     "opset15-training": {"opset": 15, "training": 1, "outputs": 3},
     "negative-variance": {"opset": 15, "var": (1.0, -0.5, 0.25)},
     "far-mean": {"opset": 15, "far": 2.0**20},
+    "fresh-training": {"make": make_fresh, "training": True},
 }
 OTHERS = {
     "opset7": {"opset": 7, "ir": 4},
@@ -94,13 +138,19 @@ OTHERS = {
     "fixed-shape": {"opset": 15, "shape": (1, 2, 8, 8)},
     "other-operator": {"opset": 15, "extra": "Softplus"},
     "nan-variance": {"opset": 15, "var": (1.0, float("nan"), 0.25)},
+    "softplus-fresh-training": {"make": make_fresh, "training": True, "last": "Softplus"},
+    "hard-sigmoid": {"make": make_fresh, "last": "HardSigmoid"},
+    "minus-one": {"make": make_fresh, "first": -1},
+    "zero": {"make": make_fresh, "first": 0},
+    "on-a-constant": {"make": make_constant},
 }
 
 
 def main(folder, which=""):
     folder.mkdir(parents=True, exist_ok=True)
     for name, words in {**SHIPPED, **({} if which == "shipped" else OTHERS)}.items():
-        (folder / f"{name}.onnx").write_bytes(make(**words))
+        build = words.get("make", make)
+        (folder / f"{name}.onnx").write_bytes(build(**{key: word for key, word in words.items() if key != "make"}))
     if which != "shipped":
         write_broken(folder)
 

@@ -30,7 +30,12 @@ def show_command(scenario: str, overrides: Sequence[str], as_json: bool) -> None
     """
     from bncheck.scenario_file import load_scenario, parse_override, resolve_scenario
 
-    found = load_scenario(resolve_scenario(scenario), dict(parse_override(text) for text in overrides))
+    path, given = resolve_scenario(scenario), dict(parse_override(text) for text in overrides)
+    if "network.file" in given:
+        from bncheck.model_file import with_input_of_file
+
+        given = with_input_of_file(given, path)
+    found = load_scenario(path, given)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False, default=str))
         return

@@ -24,6 +24,8 @@ MARKS = {
 }  # fmt: skip
 QUANTITIES = ("running_mean", "running_var", "counter", "output", "gamma", "beta")
 MOST_LETTERS = 300  # of what is said of the user's own file: a whole sentence, worth its room
+# Evidence of findings about nodes of an ONNX file that were compared one by one.
+NODES = "nodes compared"
 VERDICTS = ("nonfinite", "refused", "missing", "differs")
 
 
@@ -79,8 +81,14 @@ def standing(results: Results, scenario: str, case: str, target: str) -> Standin
     if not drifts or (other is not None and unfinished(other, results)[0] == "failed"):
         why = f": {unfinished(other, results)[1]}" if other is not None and other.outcome != "ok" else ""
         text = f"ran; nothing to compare with {results.base or 'it'}{why}"
+        nodes = next((f.evidence[NODES] for f in concerned if NODES in f.evidence), 0)
+        if nodes:
+            text = f"ran; {plural(int(nodes), 'BatchNormalization node')} compared alone, not the whole file{why}"
         return Standing("not compared", text, findings=concerned)
     worst = first_to_tell(drifts)
+    wrong = next((f for f in concerned if is_wrong_alone(f) and results.base not in f.targets), None)
+    if worst is None and wrong is not None:  # what was recorded agrees, what people get who run it as usual does not
+        return Standing("defect", f"wrong as people run it: {wrong.code} {wrong.cause}", findings=concerned)
     if worst is None:
         return Standing("agrees", "agrees", findings=concerned)
     about = tuple(f for f in concerned if sets_apart(f, results.base, target))
@@ -93,6 +101,11 @@ def standing(results: Results, scenario: str, case: str, target: str) -> Standin
     others = len([drift for drift in drifts if drift.verdict != "agrees"]) - 1
     text = difference(worst, target, results) + (f" (+{others} more)" if others else "")
     return Standing(word, text, worst, concerned)
+
+
+def is_wrong_alone(finding: Finding) -> bool:
+    """A defect of each of its targets, whoever else agrees: held against arithmetic, not against another target."""
+    return finding.kind == "defect" and finding.departs_from == "arithmetic" and not finding.sides
 
 
 def sets_apart(finding: Finding, base: str, target: str) -> bool:
@@ -211,6 +224,9 @@ def verdict(results: Results) -> str:
             return f"Nothing was compared: {plural(lost, 'cell')} could not be played."
         few = sum(target.status == "ok" for target in results.targets) < 2
         why = "Only one target ran" if few else "No two targets ran alike"
+        if any(NODES in finding.evidence for item in standings for finding in item.findings):
+            alone = f"{why}; only single BatchNormalization nodes were compared, each from its own input."
+            return alone + (f" Found: {', '.join(counts)}." if counts else "")
         return f"{why}; there is nothing to compare." + (f" Found: {', '.join(counts)}." if counts else "")
     agree = f"All {plural(compared, 'compared cell')} agree with {results.base}.{lost_too}"
     return agree + (f" Still to know: {', '.join(counts)}." if counts else "")

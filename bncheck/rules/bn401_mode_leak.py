@@ -4,7 +4,8 @@ Signature: the training flag changes during an event that should leave it alone 
 what set_mode asked for; or an export moves the running statistics, which only a training forward should. The next
 forward then normalises with the batch and trains on it, or does not. Stale statistics have the right mode, old values.
 Or the exported file is in another mode than the model that was exported; or an existing file has BatchNormalization in
-training mode, or a Dropout that drops, wherever it runs. Or a layer that the program froze (eval on it
+training mode on its way from the input to an output (on a constant it gives the same for every batch, and is left
+alone), or a Dropout that drops, wherever it runs. Or a layer that the program froze (eval on it
 alone, requires_grad=False) moves its statistics: train() on the whole network undid the one, and the other holds gamma
 and beta only. Or freezing by the framework's own switch (trainable=False) put the layer into inference, whatever mode
 it is called in.
@@ -22,7 +23,7 @@ from bncheck.rules.exported import exports, number_of, rounding_of, runs
 from bncheck.rules.freezing import thawed, wholly_frozen
 from bncheck.rules.movement import STATISTICS, moved
 from bncheck.rules.normaliser import sources
-from bncheck.rules.onnx_files import file_facts, file_name, nodes_of
+from bncheck.rules.onnx_files import drops, file_facts, file_name, nodes_of, trains
 from bncheck.rules.wording import names, number, targets
 
 CODE = "BN401"
@@ -107,8 +108,8 @@ def file_that_trains(cell: CellView) -> Iterator[Finding]:
     if facts is None:
         return
     norms, dropouts = nodes_of(facts, "batch_norms"), nodes_of(facts, "dropouts")
-    training = [str(node.get("name")) for node in norms if node.get("training")]
-    dropping = [str(node.get("name")) for node in dropouts if node.get("training") is True]
+    training = [str(node.get("name")) for node in norms if trains(node)]
+    dropping = [str(node.get("name")) for node in dropouts if drops(node)]
     if not training and not dropping:
         return
     how = "by five outputs" if int(facts.get("opset") or 0) < 14 else "by training_mode = 1"

@@ -16,6 +16,7 @@ from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.rules.autograd import says_why
 from bncheck.rules.movement import STATISTICS, moved
+from bncheck.rules.onnx_files import file_facts, file_name
 from bncheck.rules.refused import origin_at, own_name, plays_own, refused_events, values_per_channel
 from bncheck.rules.wording import name, names, targets, verb
 from bncheck.trace import EventRecord
@@ -85,6 +86,7 @@ def error_at(cell: CellView, event: int) -> tuple[str, str, str]:
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
+    yield from closed_input(cell)
     if cell.trace is None:
         return
     for layer in cell.trace.layers:
@@ -107,3 +109,18 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
 
 def of_framework(record: EventRecord) -> bool:
     return record.status == "raised" and record.origin in ("", "framework")
+
+
+def closed_input(cell: CellView) -> Iterator[Finding]:
+    """An ONNX file that writes 0 where it means any size; it was played with that size open."""
+    facts = file_facts(cell)
+    closed = facts.get("closed") if facts is not None else None
+    if not isinstance(closed, list) or not closed:
+        return
+    yield Finding(
+        CODE, CAUSE, "hazard",
+        f"{file_name(cell)} gives its input {closed[0]} a size of 0, which {names(cell.members)} "
+        f"{verb(cell.members, 'takes', 'take')} literally: it lets no batch in. It was played with that size open.",
+        targets(cell.members), cell.case.scenario, cell.case.name, event=None,
+        advice="write the size as open: set dim_param of that input's shape to a name, say N, and save the file again",
+    )  # fmt: skip

@@ -24,6 +24,7 @@ from bncheck.rules.identifiability import not_identifiable
 from bncheck.rules.in_batches import in_batches
 from bncheck.rules.in_other_batches import odd_one
 from bncheck.rules.leftover import explained_by_conventions
+from bncheck.rules.onnx_files import file_name, node_ratios, plays
 from bncheck.rules.resemblance import resemblances
 from bncheck.rules.wording import names, number, percent, targets, verb
 
@@ -107,7 +108,9 @@ def what_next(pair: PairView) -> str:
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
-    """A layer other than BatchNorm that gives a sample another output in another batch, by more than rounding."""
+    """A layer other than BatchNorm that gives a sample another output in another batch, by more than rounding; a node
+    of an ONNX file that is off its opset's text, where the file as a whole cannot be compared."""
+    yield from odd_nodes(cell)
     for found in in_batches(cell):
         odd = odd_one(cell, found)
         if odd is not None:
@@ -116,3 +119,21 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
                 targets(cell.members), cell.case.scenario, cell.case.name, odd.layer, found.event, "output",
                 evidence={**found.distances, **odd.evidence}, advice=odd.advice,
             )  # fmt: skip
+
+
+def odd_nodes(cell: CellView) -> Iterator[Finding]:
+    for event, notes in plays(cell):
+        ratios = node_ratios(notes) if notes.get("no_oracle") else {}
+        layer = max(ratios, key=lambda name: ratios[name], default="")
+        if not layer or ratios[layer] <= 1:
+            continue
+        size = f"{number(ratios[layer])} times what rounding may do" if math.isfinite(ratios[layer]) else "NaN or Inf"
+        yield Finding(
+            CODE, CAUSE, "unexplained",
+            f"{layer} of {file_name(cell)} on {names(cell.members)} is off the text of its opset, from its own input: "
+            f"by {size}, and no rule says why.",
+            targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
+            evidence={"of its rounding bound": number(ratios[layer]), "nodes compared": len(ratios)},
+            advice="play that node alone, and compare it with the formula of its opset",
+        )  # fmt: skip
+        return

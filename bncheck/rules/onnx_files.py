@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bncheck.evidence import CellView
-from bncheck.rules.exported import rounding_of
+from bncheck.rules.exported import gap_of, rounding_of
 from bncheck.scenario import FORWARD_OPS
 
 PLAYING = (*FORWARD_OPS, "run_exported")
@@ -33,6 +33,17 @@ def nodes_of(facts: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     return [node for node in found if isinstance(node, Mapping)] if isinstance(found, list) else []
 
 
+def drops(node: Mapping[str, Any]) -> bool:
+    """A Dropout node that drops at random on the way to an output of the file; runs of older versions know the mode."""
+    return bool(node.get("drops", node.get("training") is True) and node.get("used", True))
+
+
+def trains(node: Mapping[str, Any]) -> bool:
+    """A BatchNormalization node in training mode, on the way from the batch to an output of the file: what it puts out
+    depends on the batch. One whose input is a constant gives the same for every batch."""
+    return bool(node.get("training") and node.get("used", True) and node.get("fed", True))
+
+
 def plays(cell: CellView) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """(event, notes) of every forward of the file: the n-th note is the n-th forward's."""
     facts = file_facts(cell)
@@ -51,8 +62,57 @@ def bound_of(facts: Mapping[str, Any], notes: Mapping[str, Any]) -> float:
 
 
 def statistics_bound(facts: Mapping[str, Any], notes: Mapping[str, Any]) -> float:
-    """The same for running statistics, whose differences are noted relative to their own size."""
+    """The same for running statistics, whose differences are noted in units of the standard deviation that divides
+    them (means) or of themselves (variances)."""
     return bound_of(facts, {**notes, "scale": 1.0})
+
+
+# A play that is no more than so many times further off than an input moved by one unit of its last place makes it is
+# off by rounding; one that is wrong lies at least so many times further from the truth than one that is right.
+HONEST, TELLING = 10.0, 10.0
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another play of the file that gives something else than the recorded one, which is not optimised.
+
+    ``gap`` is between the two, ``off`` and ``recorded_off`` are their distances from float64, None where nobody knows.
+    ``bound`` is what rounding may do, measured on this input."""
+
+    key: str
+    gap: float
+    off: float | None
+    recorded_off: float | None
+    bound: float
+
+    @property
+    def judged(self) -> str:
+        """ "wrong" (the recorded play is right), "better" (it is the recorded one that is off), "both" or "unknown"."""
+        if self.off is None or self.recorded_off is None:
+            return "unknown"
+        if self.recorded_off <= self.bound:
+            return "wrong" if self.off > max(self.bound, TELLING * self.recorded_off) else "both"
+        return "better" if self.off <= self.bound else "both"
+
+
+def others(facts: Mapping[str, Any], notes: Mapping[str, Any], ways: Collection[str]) -> Iterator[Other]:
+    """The plays that differ from the recorded one by more than rounding, in the order of ``ways``."""
+    distances = notes.get("off")
+    known: Mapping[str, Any] = distances if isinstance(distances, Mapping) else {}
+    for key in ways:
+        kind = "_statistics" if key.endswith("_statistics") else ""
+        bound = statistics_bound(facts, notes) if kind else bound_of(facts, notes)
+        bound = max(bound, HONEST * (gap_of(notes, f"moved{kind}") or 0.0))
+        gap = gap_of(notes, key)
+        if gap is not None and gap > bound:
+            yield Other(key, gap, gap_of(known, key), gap_of(known, f"recorded{kind}"), bound)
+
+
+def node_ratios(notes: Mapping[str, Any], key: str = "nodes") -> dict[str, float]:
+    """How far each BatchNormalization node is off its opset's text, from its own input, in units of its rounding."""
+    found = notes.get(key)
+    named = found if isinstance(found, Mapping) else {}
+    return {str(layer): ratio for layer in named if (ratio := gap_of(named, layer)) is not None}
 
 
 def depth_of(facts: Mapping[str, Any], notes: Mapping[str, Any]) -> int:

@@ -229,8 +229,13 @@ def read_value(data, name):
                     kind = TYPES.get(item, str(item))
                 elif field == 2:
                     sizes = [dict(fields(one, name)) for number, one in fields(item, name) if number == 1]
-                    shape = tuple(size[1] if isinstance(size.get(1), int) else None for size in sizes)
+                    shape = tuple(extent(size.get(1)) for size in sizes)
     return key, kind, shape
+
+
+def extent(value):
+    """A size, or None where it is open: named, left out, or 0 and -1 as older converters (paddle2onnx) write "any"."""
+    return signed(value) if isinstance(value, int) and signed(value) > 0 else None
 
 
 def read_tensor(data, path):
@@ -313,7 +318,8 @@ class Norm:
 
 
 def batch_norms(graph):
-    """The Norms of a graph in order, with names that a trace can carry, each once. NotImplementedError without any."""
+    """The Norms of a graph in order, with names that a trace can carry, each once; none where they were folded into
+    their neighbours, or removed."""
     found, used = [], set()
     for node in graph.nodes:
         if node.kind == "BatchNormalization" and node.domain in ("", "ai.onnx"):
@@ -326,12 +332,6 @@ def batch_norms(graph):
                 layer = "%s_%d" % (word, count)
             used.add(layer)
             found.append(Norm(layer, node, graph))
-    if not found:
-        kinds = ", ".join(sorted({node.kind for node in graph.every_node})) or "nothing"
-        raise NotImplementedError(
-            "%s has no BatchNormalization node, only %s: there is nothing to look at (an exporter may have folded it "
-            "into the layer before it)" % (os.path.basename(graph.path), kinds[:500])
-        )
     return found
 
 
@@ -340,30 +340,63 @@ def describe(graph):
     counts = {}
     for node in graph.every_node:
         counts[node.kind] = counts.get(node.kind, 0) + 1
-    norms = [Norm(node.name, node, graph) for node in graph.every_node if node.kind == "BatchNormalization"]
+    nodes = [node for node in graph.every_node if node.kind == "BatchNormalization"]
+    norms = [Norm(node.name or next(iter(node.outputs), ""), node, graph) for node in nodes]
+    fed, used = from_the_batch(graph), to_an_output(graph)
+    dropouts = [node for node in graph.every_node if node.kind == "Dropout"]
     return {
         "opset": graph.opset,
         "dtype": next((kind for kind, _ in graph.inputs.values()), ""),
         "producer": graph.producer,
         "nodes": counts,
         "batch_norms": [
-            {"name": n.layer, "training": n.training, "outputs": n.outputs, "momentum": n.momentum, "eps": n.eps}
+            {"name": n.layer, "training": n.training, "outputs": n.outputs, "momentum": n.momentum, "eps": n.eps,
+             "fed": fed(n.node), "used": used(n.node)}
             for n in norms
         ],
-        "dropouts": [dropout(graph, node) for node in graph.every_node if node.kind == "Dropout"],
-    }
+        "dropouts": [dict(dropout(graph, node), used=used(node)) for node in dropouts],
+    }  # fmt: skip
+
+
+# What has a graph of its own in an attribute, which may read any name of the graph around it.
+NESTING = ("If", "Loop", "Scan")
+
+
+def from_the_batch(graph):
+    """Whether the first input of a node holds values of the batch: one computed from weights, or from the batch's size
+    alone, is the same for every batch. True where that cannot be told (functions, graphs inside the graph)."""
+    reached = set(graph.inputs)
+    for node in graph.nodes:  # ONNX requires that they are sorted
+        inside = node.kind in NESTING or node.domain not in ("", "ai.onnx")
+        if inside or (node.kind not in ("Shape", "Size") and reached.intersection(node.inputs)):
+            reached.update(node.outputs)
+    inner = {id(node) for node in graph.inner}
+    return lambda node: id(node) in inner or bool(node.inputs) and node.inputs[0] in reached
+
+
+def to_an_output(graph):
+    """Whether the first output of a node has a part in an output of the graph; True where that cannot be told."""
+    wanted = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        if wanted.intersection(node.outputs):
+            wanted.update(node.inputs)
+    nested, inner = any(node.kind in NESTING for node in graph.nodes), {id(node) for node in graph.inner}
+    return lambda node: nested or id(node) in inner or bool(node.outputs) and node.outputs[0] in wanted
 
 
 def dropout(graph, node):
     """Since opset 12 the third input says the mode (one computed in the graph cannot be read off it); before 7
-    is_test does; in between a Dropout node drops nothing."""
-    name = node.inputs[2] if len(node.inputs) > 2 else ""
+    is_test does; in between a Dropout node drops nothing. Nor does one whose ratio is 0."""
+    mode, ratio = (node.inputs[place] if len(node.inputs) > place else "" for place in (2, 1))
     if graph.opset < 7:
-        return {"name": node.name, "training": not node.get("is_test", 0)}
-    if not name or graph.opset < 12:
-        return {"name": node.name, "training": False}
-    known = graph.weights.get(name)
-    return {"name": node.name, "training": bool(known.reshape(-1)[0]) if known is not None else "computed"}
+        training, share = not node.get("is_test", 0), node.get("ratio", 0.5)
+    elif not mode or graph.opset < 12:
+        training, share = False, 0.0
+    else:
+        known = graph.weights.get(mode)
+        training = bool(known.reshape(-1)[0]) if known is not None else "computed"
+        share = graph.weights.get(ratio, 0.5) if ratio else 0.5
+    return {"name": node.name, "training": training, "drops": bool(training is True and np.any(np.asarray(share) != 0))}
 
 
 def feed(graph, x):
@@ -381,10 +414,46 @@ def feed(graph, x):
     if shape is not None:
         fits = len(shape) == x.ndim and all(want in (None, size) for want, size in zip(shape, x.shape))
         if not fits:
-            usual = list(x.shape) + [8] * len(shape)
-            wanted = [usual[place] if size is None else size for place, size in enumerate(shape)]
+            said = "[%s]" % ", ".join("any" if size is None else str(size) for size in shape)
             raise FileError(
                 "the file's input %s has the shape %s, the scenario gives %s: say --set input.shape=%s"
-                % (name, "[%s]" % ", ".join("any" if s is None else str(s) for s in shape), list(x.shape), wanted)
+                % (name, said, list(x.shape), fitting(graph, list(x.shape)))
             )
     return {name: x.astype(kind)}
+
+
+def fitting(graph, usual):
+    """A shape that the file's one input takes: its own sizes, and ``usual`` where they are open. None where the file
+    has no single input, or does not say how many axes it has."""
+    if len(graph.inputs) != 1:
+        return None
+    ((name, (_, shape)),) = graph.inputs.items()
+    rank, channels = first_layer(graph, name)
+    shape = (None,) * (rank or len(usual)) if shape is None else shape
+    known = list(usual) if len(usual) == len(shape) else [2] + [8] * (len(shape) - 1)
+    if channels and rank in (None, len(shape)):
+        known[1:2] = [channels]
+    return [known[place] if size is None else size for place, size in enumerate(shape)]
+
+
+ELEMENTWISE = ("Identity", "Cast", "Relu", "Clip", "Add", "Sub", "Mul", "Div", "Dropout")
+
+
+def first_layer(graph, name):
+    """(number of axes, or None; channels) that the first layer with weights takes of an input; None where none says."""
+    same = {name}  # the input, and what has its shape
+    for node in graph.nodes:
+        if same.isdisjoint(node.inputs[:1]):
+            continue
+        if node.kind in ELEMENTWISE:
+            same.update(node.outputs[:1])
+        weight = graph.weights.get(node.inputs[1]) if len(node.inputs) > 1 else None
+        if weight is None:
+            continue
+        if node.kind == "Conv" and weight.ndim > 2:
+            return weight.ndim, int(weight.shape[1] * node.get("group", 1))
+        if node.kind == "BatchNormalization":
+            return None, int(weight.size)
+        if node.kind in ("Gemm", "MatMul") and weight.ndim == 2:
+            return 2, int(weight.shape[1 if node.get("transB", 0) else 0])
+    return None, None

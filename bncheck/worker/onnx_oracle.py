@@ -18,7 +18,10 @@ import numpy as np
 
 def model_of(files, path):
     """The worker's model contract on the file; ``files`` is onnx_file.py."""
-    graph = files.read(path)
+    return playing(files, files.read(path))
+
+
+def playing(files, graph):
     norms = files.batch_norms(graph)
     if not files.OLDEST <= graph.opset <= files.NEWEST:
         raise NotImplementedError(
@@ -30,6 +33,11 @@ def model_of(files, path):
             raise NotImplementedError("the oracle has no operator %s (node %r)" % (node.kind, node.name))
         if node.domain not in ("", "ai.onnx"):
             raise NotImplementedError("the oracle has no operator %s of %s" % (node.kind, node.domain))
+    for node in graph.nodes:
+        if node.kind == "Dropout" and files.dropout(graph, node)["drops"]:
+            raise NotImplementedError(
+                "the Dropout node %r drops at random: no two runs of the file are alike" % node.name
+            )
     for norm in norms:
         check(files, graph, norm)
     return Model(files, graph, norms)
@@ -77,6 +85,7 @@ class Model:
         self.of_node = {id(norm.node): norm for norm in norms}
         self.layers = list(self.norms)
         self.held, self.modes, self.seen = {}, {norm.layer: norm.training for norm in norms}, {}
+        self.outputs, self.empty = {}, False  # of the last forward, by name; whether an image in it had no values
         for norm in norms:
             for what, array in norm.held.items():
                 if array is not None:
@@ -86,7 +95,7 @@ class Model:
     def forward(self, x, mode):
         values = dict(self.weights)
         values.update({name: wide(array) for name, array in self.files.feed(self.graph, x).items()})
-        self.seen = {}
+        self.seen, self.empty = {}, False
         for node in self.graph.nodes:
             given = [values.get(name) if name else None for name in node.inputs]
             lost = [name for name, value in zip(node.inputs, given) if name and value is None]
@@ -97,7 +106,9 @@ class Model:
             else:
                 found = KINDS[node.kind](node, given, self.graph.opset)
             found = found if isinstance(found, (list, tuple)) else [found]
+            self.empty = self.empty or (found[0].ndim > 2 and not found[0].size and node.kind != "Constant")
             values.update((name, value) for name, value in zip(node.outputs, found) if name)
+        self.outputs = {name: values[name] for name in self.graph.outputs if name in values}
         return values[self.graph.outputs[0]]
 
     def run_exported(self, folder, x):
@@ -186,12 +197,21 @@ def conv(node, given, opset):
     rank, groups = weight.ndim - 2, node.get("group", 1)
     seen = windows(node, x, weight.shape[2:], 0.0)
     per, axes = x.shape[1] // groups, (1,) + tuple(range(2 + rank, 2 + 2 * rank))
+    if per == 1 and rank <= 3:  # depthwise: hundreds of groups of one channel each
+        places, taps = "xyz"[:rank], "uvw"[:rank]
+        each = weight.reshape((groups, weight.shape[0] // groups) + weight.shape[2:])
+        out = np.einsum("nc%s%s,cm%s->ncm%s" % (places, taps, taps, places), seen, each)
+        return biased(out.reshape((x.shape[0], weight.shape[0]) + out.shape[3:]), given)
     parts = [
         np.tensordot(seen[:, g * per : (g + 1) * per], part, axes=(axes, (1,) + tuple(range(2, 2 + rank))))
         for g, part in enumerate(np.split(weight, groups))
     ]
-    out = np.moveaxis(np.concatenate(parts, axis=-1), -1, 1)
-    return out if len(given) < 3 or given[2] is None else out + given[2].reshape((1, -1) + (1,) * rank)
+    return biased(np.moveaxis(np.concatenate(parts, axis=-1), -1, 1), given)
+
+
+def biased(out, given):
+    """With the third input added, one number per channel, where there is one."""
+    return out if len(given) < 3 or given[2] is None else out + given[2].reshape((1, -1) + (1,) * (out.ndim - 2))
 
 
 def pool(node, given, opset):
@@ -268,14 +288,104 @@ def drop(node, given, opset):
     return [given[0], np.ones(given[0].shape, dtype=bool)]
 
 
+def hard_sigmoid(node, given, opset):
+    """max(0, min(1, alpha · x + beta)); alpha 0.2 and beta 0.5 unless the node says otherwise."""
+    return np.clip(node.get("alpha", 0.2) * given[0] + node.get("beta", 0.5), 0.0, 1.0)
+
+
+def hard_swish(node, given, opset):
+    """x · HardSigmoid(x) with alpha 1/6 and beta 0.5 (opset 14)."""
+    return given[0] * np.clip(given[0] / 6.0 + 0.5, 0.0, 1.0)
+
+
+def softmax(node, given, opset):
+    """Along one axis since opset 13; before, over everything from an axis (1 by default) on, as one row."""
+    x, axis = given[0], node.get("axis", -1 if opset >= 13 else 1)
+    rows = x if opset >= 13 else x.reshape(int(np.prod(x.shape[:axis])), -1)
+    along = axis if opset >= 13 else 1
+    parts = np.exp(rows - rows.max(axis=along, keepdims=True))
+    return (parts / parts.sum(axis=along, keepdims=True)).reshape(x.shape)
+
+
+def slice_of(node, given, opset):
+    """starts, ends, axes and steps are attributes before opset 10, inputs after."""
+    if opset < 10:
+        starts, ends, axes, steps = node.get("starts"), node.get("ends"), node.get("axes"), None
+    else:
+        starts, ends, axes, steps = ([*given[1:], None, None, None])[:4]
+    axes = range(len(starts)) if axes is None else [int(axis) for axis in axes]
+    steps = [1] * len(starts) if steps is None else [int(step) for step in steps]
+    wanted = [slice(None)] * given[0].ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps):
+        size = given[0].shape[axis]
+        lowest = -1 if step < 0 else 0
+        first = min(max(int(start) + (size if start < 0 else 0), 0), size + lowest)
+        last = min(max(int(end) + (size if end < 0 else 0), lowest), size)
+        wanted[axis] = slice(first, None if last < 0 else last, step)
+    return given[0][tuple(wanted)]
+
+
+def conv_transpose(node, given, opset):
+    """Every input value puts its kernel, times itself, into the output at stride · place − pad."""
+    x, weight = given[:2]
+    rank, groups = weight.ndim - 2, node.get("group", 1)
+    if node.get("auto_pad", "NOTSET") not in ("NOTSET", "") or node.get("output_shape"):
+        raise NotImplementedError("the oracle has no ConvTranspose that chooses its own pads (node %r)" % node.name)
+    strides, dilations = node.get("strides") or [1] * rank, node.get("dilations") or [1] * rank
+    pads, more = node.get("pads") or [0] * (2 * rank), node.get("output_padding") or [0] * rank
+    reach = [(size - 1) * step + 1 for size, step in zip(weight.shape[2:], dilations)]
+    full = [(size - 1) * step + far for size, step, far in zip(x.shape[2:], strides, reach)]
+    sizes = [size + extra for size, extra in zip(full, more)]
+    out = np.zeros((x.shape[0], weight.shape[1] * groups) + tuple(sizes))
+    per, wide_by = x.shape[1] // groups, weight.shape[1]
+    for tap in np.ndindex(*weight.shape[2:]):
+        where = tuple(slice(place * by, place * by + (size - 1) * step + 1, step)
+                      for place, by, size, step in zip(tap, dilations, x.shape[2:], strides))  # fmt: skip
+        for g in range(groups):
+            part = weight[(slice(g * per, (g + 1) * per), slice(None)) + tap]
+            put = np.moveaxis(np.tensordot(x[:, g * per : (g + 1) * per], part, axes=((1,), (0,))), -1, 1)
+            out[(slice(None), slice(g * wide_by, (g + 1) * wide_by)) + where] += put
+    kept = tuple(slice(pads[axis], sizes[axis] - pads[axis + rank]) for axis in range(rank))
+    return biased(out[(slice(None), slice(None)) + kept], given)
+
+
+def resize(node, given, opset):
+    """Nearest neighbour by whole numbers, which all coordinate rules give alike up to the rounding of halves."""
+    x, scales = given[0], (given[2] if opset >= 11 and len(given) > 2 else given[-1])
+    mode, sizes = node.get("mode", "nearest"), given[3] if opset >= 11 and len(given) > 3 else None
+    if sizes is not None:
+        scales = np.asarray(sizes, dtype=np.float64) / np.array(x.shape)
+    usual = node.get("coordinate_transformation_mode", "half_pixel") in ("half_pixel", "asymmetric")
+    whole = scales is not None and scales.size == x.ndim and bool((scales == np.round(scales)).all())
+    if mode != "nearest" or not whole or not usual or (scales < 1).any() or (opset >= 18 and node.get("axes")):
+        raise NotImplementedError(
+            "the oracle resizes to nearest neighbours by whole numbers only (node %r)" % node.name
+        )
+    rule = node.get("nearest_mode", "round_prefer_floor" if opset >= 11 else "floor")
+    halves = node.get("coordinate_transformation_mode", "half_pixel") == "half_pixel" and opset >= 11
+    for axis, scale in enumerate(int(scale) for scale in scales):
+        places = np.arange(x.shape[axis] * scale)
+        at = (places + 0.5) / scale - 0.5 if halves else places / scale
+        near = {"floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda v: np.floor(v + 0.5),
+                "round_prefer_floor": lambda v: np.ceil(v - 0.5)}[rule](at)  # fmt: skip
+        x = np.take(x, np.clip(near, 0, x.shape[axis] - 1).astype(np.int64), axis=axis)
+    return x
+
+
 def constant(node, given, opset):
     value = next(iter(node.attributes.values()))
     return wide(value[0] if isinstance(value, tuple) else np.array(value))
 
 
+# Operators of which some forms are missing here; only a forward tells.
+CHOOSY = ("MaxPool", "AveragePool", "Resize", "Upsample", "ConvTranspose")
 KINDS = {
     "Conv": conv, "Gemm": gemm, "MaxPool": pool, "AveragePool": pool, "Flatten": flatten, "Reshape": reshape,
     "ReduceMean": reduce, "ReduceSum": reduce, "ReduceL2": reduce, "Clip": clip, "Expand": expand,
+    "HardSigmoid": hard_sigmoid, "HardSwish": hard_swish, "Softmax": softmax, "Slice": slice_of,
+    "ConvTranspose": conv_transpose, "Resize": resize, "Upsample": resize,
+    "LeakyRelu": lambda node, given, opset: np.where(given[0] < 0, node.get("alpha", 0.01) * given[0], given[0]),
+    "Tanh": lambda node, given, opset: np.tanh(given[0]),
     "Unsqueeze": unsqueeze, "Dropout": drop, "Constant": constant,
     "MatMul": lambda node, given, opset: given[0] @ given[1],
     "Add": lambda node, given, opset: given[0] + given[1],

@@ -3,22 +3,22 @@
 Loaded by backends/onnxruntime.py by path. Python 3.7 syntax. What is recorded is one play without graph optimisation,
 with every BatchNormalization's input and output made an output of the graph. Beside it the file is played with graph
 optimisation, and with the optional outputs (the new running statistics) not asked for: how far those plays lie from
-the recorded one is said in the cell's notes, because all of them should give the same.
+the recorded one is said in the cell's notes, because all of them should give the same. Where they do not, onnx_judge.py
+finds out which is right.
 """
-
-import numpy as np
 
 # Beside the recorded play: graph optimisation on or off, the optional outputs asked for or not.
 BESIDE = {"optimised": (True, True), "unused": (False, False), "optimised_unused": (True, False)}
 
 
 class Model:
-    """The worker's model contract on a file. ``files`` is onnx_file.py."""
+    """The worker's model contract on a file. The parts are onnx_file.py, onnx_oracle.py and onnx_judge.py."""
 
-    def __init__(self, files, path, providers):
+    def __init__(self, files, oracle, judge, path, providers):
         import onnx
 
         self.onnx, self.files, self.path, self.providers = onnx, files, path, providers
+        self.oracle, self.judge, self.lacking = oracle, judge, ""
         self.graph = files.read(path)
         self.norms = {norm.layer: norm for norm in files.batch_norms(self.graph)}
         self.layers = list(self.norms)
@@ -26,24 +26,41 @@ class Model:
         self.modes = {layer: norm.training for layer, norm in self.norms.items()}
         self.moved, self.sessions, self.seen, self.plays = False, {}, {}, []
         self.proto = onnx.load(path)
-        self.session("as_is", False, False)  # a file that onnxruntime refuses is refused before the first event
+        self.opened, self.closed = self.open_sizes(), []
+        try:
+            oracle.playing(files, self.graph)
+        except (NotImplementedError, files.FileError) as error:
+            self.lacking = str(error)
+        self.session("as_is", False, True, False)  # a file that onnxruntime refuses is refused before the first event
+
+    def open_sizes(self):
+        """Names of inputs whose size 0 means "any", made so: onnxruntime 1.31.1 takes a 0 literally."""
+        opened = []
+        for item in self.proto.graph.input if self.graph.inputs else ():
+            for size in item.type.tensor_type.shape.dim if item.name in self.graph.inputs else ():
+                if size.HasField("dim_value") and size.dim_value == 0:
+                    size.ClearField("dim_value")
+                    opened.append(item.name)
+        return sorted(set(opened))
 
     # -- the file in other modes ------------------------------------------------------------------------------
 
     def edited(self, mode, taps):
         """Bytes of the model in a mode; the untouched file where nothing has to be changed."""
-        if mode == "as_is" and not taps and not self.moved:
+        if mode == "as_is" and not taps and not self.moved and not self.opened:
             return None
         model = self.onnx.ModelProto()
         model.CopyFrom(self.proto)
-        nodes = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+        ours = (node for node in model.graph.node if node.domain in ("", "ai.onnx"))
+        nodes = [node for node in ours if node.op_type == "BatchNormalization"]
         shown = [item.name for item in model.graph.output]
         for norm, node in zip(self.norms.values(), nodes):
             self.set_mode(node, norm, mode)
             if self.moved:
                 self.set_statistics(model, node, norm.layer)
             shown += [node.input[0], node.output[0]] if taps else []
-            shown += self.new_statistics(node) if self.training(norm, mode) else []
+            # Asked for, new statistics have a place of their own to go to: a play that is judged leaves them out.
+            shown += self.new_statistics(node) if self.training(norm, mode) and taps != "nodes" else []
         known = {item.name for item in model.graph.output} | {item.name for item in model.graph.input}
         made = {name for node in model.graph.node for name in node.output}
         for item in [item for item in model.graph.output if item.name not in made]:
@@ -81,24 +98,46 @@ class Model:
     def new_statistics(self, node):
         return [name for name in list(node.output)[1:3] if name]
 
-    def session(self, mode, optimise, taps):
-        """A session, kept until the statistics move."""
-        key = (mode, optimise, taps)
-        if key not in self.sessions:
-            import onnxruntime
+    def statistics(self, mode):
+        """{name of an output: (layer, running statistic)} of the training nodes."""
+        found = {}
+        for layer, norm in self.norms.items():
+            for place, what in ((1, "running_mean"), (2, "running_var")) if self.training(norm, mode) else ():
+                names = norm.node.outputs
+                kept = place < len(names) and names[place]
+                found[names[place] if kept else "bncheck/%s/%d" % (layer, place)] = (layer, what)
+        return found
 
-            options = onnxruntime.SessionOptions()
-            levels = onnxruntime.GraphOptimizationLevel
-            options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-            options.log_severity_level = 4
-            source = self.edited(mode, taps)
+    def compared(self, mode):
+        eps = {layer: norm.eps for layer, norm in self.norms.items()}
+        return self.judge.Compared(self.graph.outputs, self.statistics(mode), eps)
+
+    def session(self, mode, optimise, used, taps, without=()):
+        """A session, kept until the statistics move; ``without`` names optimisers to leave out. An optimised one may
+        change its own weights as it runs (1.31.1 does), so that each way to ask it has a session of its own."""
+        key = (mode, optimise, used or not optimise, taps, without)
+        if key not in self.sessions:
             try:
-                self.sessions[key] = onnxruntime.InferenceSession(
-                    self.path if source is None else source, options, providers=self.providers
-                )
+                self.sessions[key] = self.make(mode, optimise, taps, without)
             except Exception as error:
                 self.refuse(error)
         return self.sessions[key]
+
+    def make(self, mode, optimise, taps, without, severity=4):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+        options.log_severity_level = severity
+        source, more = self.edited(mode, taps), {"disabled_optimizers": list(without)} if without else {}
+        return onnxruntime.InferenceSession(
+            self.path if source is None else source, options, providers=self.providers, **more
+        )
+
+    def forget(self):
+        """Let go of sessions that were made to find an optimiser."""
+        self.sessions = {key: session for key, session in self.sessions.items() if not key[-1]}
 
     def refuse(self, error):
         """onnxruntime's reason in its own words, without the paths of its build."""
@@ -119,48 +158,115 @@ class Model:
         notes = {"mode": mode}
         self.plays.append(notes)  # also where it raises: the n-th note is the n-th forward's
         feeds = self.files.feed(self.graph, x)
-        found = self.run(mode, feeds, False, True, True)
+        plays = {"recorded": self.run(mode, feeds, False, True, True)}
+        found = plays["recorded"]
         for name, (optimise, used) in BESIDE.items():
-            self.beside(notes, name, mode, feeds, found, optimise, used)
+            self.beside(notes, plays, name, mode, feeds, optimise, used)
         out = found[self.graph.outputs[0]]
-        finite = np.abs(out[np.isfinite(out)])
-        notes["scale"] = float(finite.max()) if finite.size else 0.0
+        notes["scale"] = self.judge.size_of(out)
+        if len(self.plays) == 1:
+            self.ask_for_forms(mode, feeds)
+            self.closed = self.opened if self.opened and not self.lets_in(feeds) else []
+        if self.lacking:
+            notes["nodes"], notes["no_oracle"] = self.judge.nodes(self, mode, found), self.lacking
+        self.settle(notes, plays, mode, feeds)
         found.update(feeds)
         self.remember(mode, found)
         return out
 
-    def run(self, mode, feeds, optimise, used, taps):
+    def run(self, mode, feeds, optimise, used, taps, without=()):
         """{name: array} of one play; ``used`` asks for every output, else for the first alone."""
-        session = self.session(mode, optimise, taps)
+        session = self.session(mode, optimise, used, taps, without)
         names = [item.name for item in session.get_outputs()]
         wanted = names if used else [self.graph.outputs[0]]
         return dict(zip(wanted, session.run(wanted, feeds)))
 
-    def beside(self, notes, name, mode, feeds, found, optimise, used):
-        """Largest difference of another play to the recorded one, over all outputs that both have; of statistics
-        relative to their largest value."""
+    def beside(self, notes, plays, name, mode, feeds, optimise, used):
+        """Largest difference of another play to the recorded one, over all outputs that both have."""
         try:
-            again = self.run(mode, feeds, optimise, used, False)
+            plays[name] = self.run(mode, feeds, optimise, used, False)
         except Exception as error:
             notes[name + "_refused"] = "%s: %s" % (type(error).__name__, str(error).split("\n")[0][:300])
             return
-        for key, array in again.items():
-            what = name if key == self.graph.outputs[0] else name + "_statistics"
-            gap, size = largest_gap(array, found[key]), np.abs(found[key]).max() if what != name else 1.0
-            notes[what] = larger(notes.get(what, 0.0), gap if gap == "inf" else gap / max(float(size), 1e-30))
+        notes[name], statistics = self.judge.apart(self.compared(mode), plays[name], plays["recorded"])
+        if used and self.statistics(mode):
+            notes[name + "_statistics"] = statistics
+
+    def lets_in(self, feeds):
+        """Whether the file takes a batch as it lies there, its sizes of 0 not opened."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            onnxruntime.InferenceSession(self.path, options, providers=self.providers).run(None, feeds)
+        except Exception as error:
+            return "INVALID_ARGUMENT" not in str(error)
+        return True
+
+    def ask_for_forms(self, mode, feeds):
+        """Whether the oracle lacks a form of an operator that it has in others."""
+        if self.lacking or not any(node.kind in self.oracle.CHOOSY for node in self.graph.nodes):
+            return
+        ((_, x),) = feeds.items()
+        try:
+            self.judge.truth(self, mode, x)
+        except NotImplementedError as error:
+            self.lacking = str(error)
+
+    def bounds(self, notes, mode):
+        """(outputs, statistics): how far honest plays may be apart; bncheck/rules/onnx_files.py has the same."""
+        kind = next((kind for kind, _ in self.graph.inputs.values()), "")
+        factor = {"float16": 200.0, "float64": 1e-6}.get(kind, 1.0) * (1 if mode == "eval" else max(1, len(self.norms)))
+        return factor * (1e-5 + 1e-4 * notes["scale"]), factor * 1.1e-4
+
+    def settle(self, notes, plays, mode, feeds):
+        """Where plays differ by more than rounding: which is right, and which optimiser it takes to be wrong."""
+        judge, bounds = self.judge, self.bounds(notes, mode)
+
+        def off(name):
+            gaps = (notes.get(name, 0.0), notes.get(name + "_statistics", 0.0))
+            return any(judge.value(gap) > bound for gap, bound in zip(gaps, bounds))
+
+        wrong = [name for name in BESIDE if off(name)]
+        if not wrong:
+            return
+        ((_, x),) = feeds.items()
+        judge.hold(self, notes, mode, x, plays)
+        again = self.run(mode, feeds, *BESIDE[wrong[0]], False)
+        notes["second_run"] = judge.apart(self.compared(mode), again, plays[wrong[0]])[0]
+        optimised = [name for name in wrong if BESIDE[name][0]]
+        if not optimised:
+            return
+        if "off" not in notes:
+            seen = self.run(mode, feeds, True, True, "nodes")
+            notes["nodes"], notes["optimised_nodes"] = (
+                judge.nodes(self, mode, play) for play in (plays["recorded"], seen)
+            )
+
+        used = BESIDE[optimised[0]][1]
+
+        def right(names):
+            self.forget()
+            try:
+                play = self.run(mode, feeds, True, used, False, names)
+            finally:
+                self.forget()
+            gaps = judge.apart(self.compared(mode), play, plays["recorded"])
+            return all(judge.value(gap) <= bound for gap, bound in zip(gaps, bounds))
+
+        candidates = judge.at_work(lambda severity: self.make(mode, True, False, (), severity))
+        judge.find_optimiser(notes, candidates, right)
 
     def remember(self, mode, found):
         """Taps, and the statistics that training nodes put out."""
-        self.seen, moved = {}, False
+        self.seen, statistics = {}, self.statistics(mode)
         for layer, norm in self.norms.items():
             self.modes[layer] = self.training(norm, mode)
-            self.seen[layer] = (found[norm.node.inputs[0]], found[norm.node.outputs[0]])
-            if self.modes[layer]:
-                for place, what in ((1, "running_mean"), (2, "running_var")):
-                    names = norm.node.outputs
-                    name = names[place] if place < len(names) and names[place] else "bncheck/%s/%d" % (layer, place)
-                    if name in found:
-                        self.held[layer, what], moved = found[name], True
+            given, out = norm.node.inputs[0], norm.node.outputs[0]
+            self.seen[layer] = (found.get(given, self.graph.weights.get(given)), found[out])
+        moved = [name for name in statistics if name in found]
+        self.held.update((statistics[name], found[name]) for name in moved)
         if moved:
             self.moved, self.sessions = True, {}
 
@@ -188,16 +294,4 @@ class Model:
         return found
 
     def facts(self):
-        return {"file": dict(self.files.describe(self.graph), plays=self.plays)}
-
-
-def largest_gap(a, b):
-    """Largest |a − b|; NaN and Inf in the same place on both sides are no difference, on one side an infinite one."""
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    if a.shape != b.shape or not np.isfinite(np.where(same, 0, a - b)).all():
-        return "inf"
-    return float(np.abs(np.where(same, 0, np.subtract(a, b, dtype=np.float64))).max()) if a.size else 0.0
-
-
-def larger(a, b):
-    return "inf" if "inf" in (a, b) else max(a, b)
+        return {"file": dict(self.files.describe(self.graph), plays=self.plays, closed=self.closed)}

@@ -28,6 +28,7 @@ def graph_of(subject: Subject) -> Any:
 def setup(subject: Subject) -> list[str]:
     graph = graph_of(subject)
     norms = {norm.layer: norm.training for norm in onnx_file.batch_norms(graph)}
+    eps = {norm.layer: norm.eps for norm in onnx_file.batch_norms(graph)}
     if subject.target.variant:
         raise CannotWriteError("a file says its opset itself: it runs on onnxruntime without a variant")
     name, (kind, _) = next(iter(graph.inputs.items()))
@@ -37,7 +38,7 @@ def setup(subject: Subject) -> list[str]:
         f"NORMS = {norms!r}  # BatchNormalization nodes in order: whether the file has them in training mode",
         *(line.replace("INPUT", repr(str(name))).replace("KIND", repr(str(kind))).replace("PROVIDERS", providers)
           for line in (*STATE, *(NEW_MODE if graph.opset >= 14 else OLD_MODE), *EDITED)),
-        *(APART if compared(subject) else []),
+        *([f"EPS = {eps!r}", "", "", *APART] if compared(subject) else []),
         "",
     ]  # fmt: skip
 
@@ -65,6 +66,9 @@ def play(subject: Subject, step: Step, x: str, when: str) -> list[str]:
 STATE = [
     'ROLES = ("gamma", "beta", "running_mean", "running_var")',
     "file = onnx.load(str(FILE))",
+    "for size in (size for item in file.graph.input for size in item.type.tensor_type.shape.dim):",
+    '    if size.HasField("dim_value") and size.dim_value == 0:  # stands for any size, and lets no batch in',
+    '        size.ClearField("dim_value")',
     "weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in file.graph.initializer}",
     "for node in file.graph.node:",
     '    if node.op_type == "Constant" and node.attribute[0].HasField("t"):',
@@ -126,12 +130,14 @@ EDITED = [
     "    return model.SerializeToString(), new",
     "",
     "",
-    "def play(mode, x, optimise=False, only_first=False):",
-    '    """(first output, {(layer, statistic): new value})."""',
+    "def play(mode, x, optimise=False, only_first=False, untouched=False):",
+    '    """(first output, {(layer, statistic): new value}). Untouched: with no more outputs than the file has."""',
     "    options, levels = onnxruntime.SessionOptions(), onnxruntime.GraphOptimizationLevel",
     "    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL",
     "    options.log_severity_level = 4",
     "    model, new = edited(mode)",
+    '    if untouched and mode == "as_is" and not moved:',
+    "        model = file.SerializeToString()",
     "    session = onnxruntime.InferenceSession(model, options, providers=PROVIDERS)",
     "    names = [item.name for item in session.get_outputs()][: 1 if only_first else None]",
     "    values = dict(zip(names, session.run(names, {INPUT: x.astype(KIND)})))",
@@ -147,13 +153,19 @@ EDITED = [
     "",
 ]
 APART = [
+    "def worth(new, layer, what):",
+    '    """What a difference of a statistic is measured in: a mean beside its deviation, a variance beside itself."""',
+    '    value, var = np.abs(new[layer, what].astype(float)), new[layer, "running_var"].astype(float)',
+    '    return value + (EPS[layer] if what == "running_var" else np.sqrt(np.maximum(var, 0) + EPS[layer]))',
+    "",
+    "",
     "def apart(mode, x, way):",
-    '    """How far another play of the same file lies from the plain one; statistics relative to their size."""',
+    '    """How far another play of the same file lies from the plain one."""',
     "    y, new = play(mode, x)",
-    '    y_again, new_again = play(mode, x, way.startswith("optimised"), "unused" in way)',
+    '    y_again, new_again = play(mode, x, way.startswith("optimised"), "unused" in way, True)',
     '    if not way.endswith("_statistics"):',
     "        return np.abs(y_again - y).max()",
-    "    return max(np.abs(new_again[key] - new[key]).max() / np.abs(new[key]).max() for key in new_again)",
+    "    return max((np.abs(new_again[key] - new[key]) / worth(new, *key)).max() for key in new_again)",
     "",
     "",
 ]

@@ -83,7 +83,8 @@ def build(network, params, dtype, variant, device):
     if network.get("file"):
         if variant:
             raise NotImplementedError("a file says its opset itself: it runs on onnxruntime without a variant")
-        return part("onnx_session").Model(part("onnx_file"), network["file"], providers(device))
+        parts = (part(name) for name in ("onnx_file", "onnx_oracle", "onnx_judge"))
+        return part("onnx_session").Model(*parts, network["file"], providers(device))
     if dtype == "bfloat16":
         raise NotImplementedError("NumPy arrays cannot carry bfloat16 into onnxruntime")
     return Model(network, params, dtype, variant, device)
