@@ -10,10 +10,27 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import measured, patience
 
 # In a GitHub job bncheck prints annotations and adds to the job's summary; what tests start must not.
 for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"):
     os.environ.pop(name, None)
+
+measured()  # before the processes of pytest-xdist start: they share it
+
+
+def pytest_report_header() -> str:
+    return f"limits: {measured():.3g} times those of a quick machine"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The limit of every test grows with this machine's slowness; one that the command line gives does not."""
+    if config.getoption("timeout") is not None:
+        return
+    for item in items:
+        own = item.get_closest_marker("timeout")
+        seconds = float(own.args[0] if own else config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(patience(seconds)), append=False)
 
 
 def once(tmp_path_factory: pytest.TempPathFactory, name: str) -> tuple[Path, bool, int]:

@@ -28,7 +28,6 @@ from bncheck.rules.movement import moved
 from bncheck.scenario import Case
 from bncheck.trace import Trace
 
-pytestmark = pytest.mark.timeout(900)
 QUANTITIES = ("running_mean", "running_var", "used_mean", "used_invstd")
 # A cause this many times larger than the mean rounding of either side is no rounding.
 CLEAR = 50.0

@@ -113,7 +113,6 @@ def test_commands_of_the_running_text_run(command: str, folder: Path) -> None:
         check=False,
         cwd=folder,
         env=environ,
-        timeout=600,
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
     assert "Traceback" not in done.stderr

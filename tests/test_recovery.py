@@ -15,8 +15,6 @@ from random_rules import SEED, TRIALS, pick, random_case, random_rules, small_ca
 from bncheck.convention import FACETS, Convention
 from bncheck.fit import measure
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def wrong_facets(rules: Mapping[str, Any], expected: Mapping[str, Any], found: Convention) -> list[str]:
     """Identified facets whose value is not the planted one."""

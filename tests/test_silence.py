@@ -17,7 +17,6 @@ from bncheck.convention import Facet
 from bncheck.fit import measure
 from bncheck.replay import attribute
 
-pytestmark = pytest.mark.timeout(900)
 # Sizes of large batches, (n, channels): sums of a million float32 numbers, many channels, and both.
 LARGE = ((1_000_000, 1), (300_000, 4), (100_000, 16), (20_000, 64), (256, 2048))
 LARGE_EVERY = 40
