@@ -21,7 +21,7 @@ from bncheck.run_folder import CellResult, read_json, read_result, write_json, w
 
 RUNNER = Path(__file__).parent / "worker" / "run.py"
 POLL_SECONDS = 0.02
-ABORT_GRACE_SECONDS = 1.0  # for faulthandler to print the stack
+ABORT_GRACE_SECONDS = 5.0  # for faulthandler to print the stack
 MOST_NOISE = 256 * 1024 * 1024  # bytes one cell may print
 KEPT_NOISE = 64 * 1024
 

@@ -10,10 +10,46 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import measured, patience
 
 # In a GitHub job bncheck prints annotations and adds to the job's summary; what tests start must not.
 for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"):
     os.environ.pop(name, None)
+
+measured()  # before the processes of pytest-xdist start: they share it
+
+
+def pytest_report_header() -> str:
+    return f"limits: {measured():.3g} times those of a quick machine"
+
+
+# Modules whose tests take long and share only what ``once`` makes: each test goes to the process that has room.
+APART = ("test_repro_everywhere", "test_attribution", "test_readme", "test_silence", "test_recovery")
+# What takes longest starts first, so that no process is left with it at the end.
+FIRST = ("test_backends", *APART, "test_torch_custom", "test_torch_scenarios", "test_run", "test_families",
+         "test_live_problems", "test_ci", "test_minimise", "test_workers", "test_hostile_folders")  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+    for item in items:
+        group = group_of(item)
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+        if config.getoption("timeout") is None:  # one that the command line gives is as long as it says
+            own = item.get_closest_marker("timeout")
+            seconds = float(own.args[0] if own else config.getini("timeout"))
+            item.add_marker(pytest.mark.timeout(patience(seconds)), append=False)
+
+
+def group_of(item: pytest.Item) -> str:
+    """Tests of one group run in one process, which makes what they share once; "" is a test on its own."""
+    if item.path.stem in APART:
+        return ""
+    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    target = given.get("played")  # of the contract test: all cells of one target
+    return f"{item.path.stem} {target[0]}" if target else item.path.stem
 
 
 def once(tmp_path_factory: pytest.TempPathFactory, name: str) -> tuple[Path, bool, int]:

@@ -19,6 +19,7 @@ from readme_tables import README, fill_example
 EXAMPLE = README.parent / "reports" / "example"
 FILES = ("index.html", "drifts.csv", "findings.csv", "run.json", "junit.xml", "summary.md",
          "plots/all-ones--forward.png")  # fmt: skip
+COMMAND = ("run", "all-ones")
 # Of every framework, so nothing that is made in a minute: `bncheck conventions -t torch -t mxnet … --html FILE`.
 KEPT = ("conventions.html",)
 
@@ -29,9 +30,8 @@ def bncheck(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True).stdout
 
 
-def make(folder: Path, example: Path) -> str:
-    """Run the example in ``folder``, write ``example`` anew; returns what the run printed."""
-    printed = bncheck(folder, "run", "all-ones")
+def publish(folder: Path, example: Path) -> None:
+    """Write ``example`` anew from the latest run in ``folder``."""
     run = (folder / "reports" / "latest").resolve()
     bncheck(folder, "report", "latest", "--format", "png", "-q")
     bncheck(folder, "repro", "latest", "BN103", "--out", str(folder / "kit"))
@@ -46,7 +46,6 @@ def make(folder: Path, example: Path) -> str:
     for path in sorted(example.rglob("*")):
         if path.is_file():
             refuse_paths(path, (str(folder), str(Path.home()), str(README.parent)))
-    return printed
 
 
 def refuse_paths(path: Path, private: tuple[str, ...]) -> None:
@@ -58,5 +57,7 @@ def refuse_paths(path: Path, private: tuple[str, ...]) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
-        said = make(Path(made).resolve(), EXAMPLE)
+        folder = Path(made).resolve()
+        said = bncheck(folder, *COMMAND)
+        publish(folder, EXAMPLE)
     README.write_text(fill_example(README.read_text(encoding="utf-8"), said), encoding="utf-8")

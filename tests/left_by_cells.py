@@ -52,3 +52,17 @@ def cells_of(target: Path) -> list[str]:
     """Names of the cells that have a result: those in the tar in their order, then those beside it."""
     packed = [name[: -len("/result.json")] for name in entries_of(target / TAR) if name.endswith("/result.json")]
     return list(dict.fromkeys([*packed, *(path.parent.name for path in target.glob("*/result.json"))]))
+
+
+def worker_processes(folder: Path) -> list[int]:
+    """The processes that play into this folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(folder).encode() in words:
+                found.append(int(entry.name))
+    return found

@@ -110,7 +110,8 @@ def played_once(factory: pytest.TempPathFactory, name: str, scenarios: Sequence[
     folder, empty, lock = once(factory, name)
     try:
         if empty:
-            play(folder, "run", *scenarios, *(word for target in ("reference", *targets) for word in ("-t", target)))
+            words = (word for target in ("reference", *targets) for word in ("-t", target))
+            play(folder, "run", *scenarios, *words, "--no-report")
     finally:
         finish(folder, lock)
     return folder

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from planted import arrays_of, case_of
 
 from bncheck.convention import FACETS
@@ -16,6 +17,16 @@ from bncheck.scenario import Case, Event
 # Other seeds than those that the fit was written with: BNCHECK_SEED=900000 python -m pytest tests/test_recovery.py.
 SEED = int(os.environ.get("BNCHECK_SEED", "0"))
 TRIALS = int(os.environ.get("BNCHECK_TRIALS", "1000"))
+# A property is tested in parts, which run side by side; those behind the first trials with ``-m slow`` only.
+PART, QUICK = 80, 240
+PARTS = [
+    pytest.param(
+        range(start, min(start + PART, TRIALS)),
+        id=f"{start}-{min(start + PART, TRIALS) - 1}",
+        marks=[pytest.mark.slow] if start >= QUICK else [],
+    )
+    for start in range(0, TRIALS, PART)
+]
 OPS = {"F": "train_forward", "B": "backward", "E": "eval_forward", "N": "no_grad_forward", "L": "flush"}
 Cell = tuple[Case, dict[str, np.ndarray]]
 

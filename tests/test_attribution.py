@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from diagnosed import findings_between
 from planted import play
-from random_rules import BASE, OPS, SEED, TRIALS, Cell, plant, planted_cells
+from random_rules import BASE, OPS, PARTS, SEED, Cell, plant, planted_cells
 
 from bncheck.convention import Convention
 from bncheck.evidence import Attribution
@@ -28,7 +28,6 @@ from bncheck.rules.movement import moved
 from bncheck.scenario import Case
 from bncheck.trace import Trace
 
-pytestmark = pytest.mark.timeout(900)
 QUANTITIES = ("running_mean", "running_var", "used_mean", "used_invstd")
 # A cause this many times larger than the mean rounding of either side is no rounding.
 CLEAR = 50.0
@@ -224,11 +223,12 @@ def judge_findings(
     return wrong, causes
 
 
-def test_attribution_names_exactly_the_planted_causes(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("trials", PARTS)
+def test_attribution_names_exactly_the_planted_causes(trials: range, capsys: pytest.CaptureFixture[str]) -> None:
     failures: list[str] = []
     named, due = Counter[str](), Counter[str]()
     least, seconds = 1.0, 0.0
-    for trial in range(TRIALS):
+    for trial in trials:
         found, seen, must, share, took = attribution_trial(trial)
         failures += found
         named.update(seen)
@@ -236,7 +236,7 @@ def test_attribution_names_exactly_the_planted_causes(capsys: pytest.CaptureFixt
         least, seconds = min(least, share), seconds + took
     with capsys.disabled():
         print(
-            f"\nattribution: {TRIALS} pairs, {sum(named.values())} causes named, {sum(due.values())} due, wrong "
+            f"\nattribution: {len(trials)} pairs, {sum(named.values())} causes named, {sum(due.values())} due, wrong "
             f"{len(failures)}, least share explained where all is known {least:.6f}, {seconds:.1f} s"
         )
         print("  " + ", ".join(f"{name} {named[name]}" for name in sorted(named)))

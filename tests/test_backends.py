@@ -5,7 +5,7 @@ BNCHECK_TEST_BACKENDS names the ones whose environments are made and run instead
 backend file that is not in the package. A backend that is named and cannot run fails; one that is only covered by "all"
 or by the default is skipped with the reason, and so is a variant that this machine cannot run (no compiler).
 
-    pytest -m slow tests/test_backends.py
+    pytest -m slow tests/test_backends.py       # the heavier ones, and all cells of torch[compile]
     BNCHECK_TEST_BACKENDS=flax,haiku pytest tests/test_backends.py
     BNCHECK_TEST_BACKENDS=/path/to/mine.py pytest tests/test_backends.py
 """
@@ -17,10 +17,12 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from contract_cells import BN, CELLS, EPS, Played, expected, moments, play
+from conftest import finish, once
+from contract_cells import BN, CELLS, EPS, FEW, Played, expected, moments, play
 
 from bncheck import installer
 from bncheck.backend_file import find_backends
@@ -37,16 +39,19 @@ NAMED = [Path(name).stem if name.endswith(".py") else name for name in NAMED]
 ASKED = NAMED if NAMED and NAMED != ["all"] else sorted(BACKENDS)
 if not set(ASKED) <= set(BACKENDS):
     raise pytest.UsageError(f"BNCHECK_TEST_BACKENDS={','.join(ASKED)}: there are {', '.join(BACKENDS)}, or all")
-TARGETS = [
-    pytest.param(
-        Target(name, variant),
-        id=str(Target(name, variant)),
-        marks=[] if NAMED or name in QUICK else [pytest.mark.slow],
-    )
-    for name in ASKED
-    for variant in BACKENDS[name].variants
-    if variant != "*"
-]
+# It compiles every network anew, most of a minute for all cells.
+COMPILES = Target("torch", "compile")
+
+
+def played_params() -> Iterator[Any]:
+    """(target, cells) of every variant."""
+    for target in (Target(name, variant) for name in ASKED for variant in BACKENDS[name].variants if variant != "*"):
+        quick = bool(NAMED) or target.backend in QUICK
+        few = target == COMPILES and not NAMED
+        if few:
+            yield pytest.param((target, FEW), id=str(target))
+        marks = [] if quick and not few else [pytest.mark.slow]
+        yield pytest.param((target, tuple(CELLS)), id=f"{target}-all" if few else str(target), marks=marks)
 
 
 @functools.cache
@@ -63,16 +68,22 @@ def refuse(target: Target, reason: str) -> None:
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="module", params=TARGETS)
-def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
-    target: Target = request.param
+@pytest.fixture(scope="module", params=played_params())
+def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Played:
+    target, cells = request.param
     python = python_of(target)
     if isinstance(python, str):
         refuse(target, python)
-    found = play(Path(python), BACKENDS[target.backend].path, target.variant, tmp_path_factory.mktemp("job"))
+    folder, empty, lock = once(tmp_path_factory, f"contract-{target.slug}-{len(cells)}")
+    try:
+        if empty:
+            play(Path(python), BACKENDS[target.backend].path, target.variant, folder, cells)
+    finally:
+        finish(folder, lock)
+    found = Played(folder, cells)
     if "unavailable" in found.environment:
         refuse(target, f"{target}: {found.environment['unavailable']}")
-    yield found
+    return found
 
 
 # --- the contract
@@ -189,7 +200,7 @@ def test_what_a_backend_cannot_do_is_unsupported_with_the_reason(played: Played)
     result = played.result("unknown")
     assert result["outcome"] == "unsupported"
     assert "no_such_layer" in result["error"]["message"]
-    for cell in ("cumulative", "untracked"):
+    for cell in {"cumulative", "untracked"} & set(played.cells):
         outcome = played.result(cell)
         assert outcome["outcome"] in ("ok", "unsupported"), outcome["error"]
         assert outcome["outcome"] == "ok" or len(outcome["error"]["message"]) > 10
@@ -232,7 +243,8 @@ def python37(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_worker_runs_on_python_3_7(python37: Path, tmp_path: Path) -> None:
-    old = play(python37, BACKENDS["reference"].path, "", tmp_path)
+    play(python37, BACKENDS["reference"].path, "", tmp_path)
+    old = Played(tmp_path)
     assert old.environment["python"].startswith("3.7.")
     for cell in ("2-D", "stack", "several"):
         for event, output in expected(cell)[0].items():

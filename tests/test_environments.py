@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
+from patience import patience
 
 from bncheck import installer, package_source
 from bncheck.backend_file import BackendFile, read_backend
@@ -181,7 +182,7 @@ def test_two_processes_at_once_make_one_environment(toy: dict[str, BackendFile],
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
         for _ in range(3)
     ]
-    ended = [process.communicate(timeout=120) for process in started]
+    ended = [process.communicate() for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], ended
     assert len({output for output, _ in ended}) == 1
     assert sum("making an environment" in errors for _, errors in ended) == 1
@@ -232,7 +233,7 @@ def test_an_unreachable_index_answers_within_seconds(
     monkeypatch.setenv("PIP_INDEX_URL", "http://me:secret@127.0.0.1:9/simple")
     started = time.monotonic()
     outcome = make(toy)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < patience(20)
     assert isinstance(outcome, Unavailable)
     assert "cannot be fetched" in outcome.reason
     assert "secret" not in outcome.reason
@@ -316,7 +317,7 @@ def test_cpu_builds_fall_back_to_the_default_index_at_once(
     default = IndexSettings(index_url=simple_index(tmp_path / "index", tmp_path / "wheels", "torch"))
     started = time.monotonic()
     source = choose_source(ready.python, ("torch==0.0.1",), default, cpu_build=True)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < patience(20)
     assert isinstance(source, Source)
     assert source.options == ()
     assert source.notes == (

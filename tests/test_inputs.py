@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import patience
 
 from bncheck.errors import ScenarioError
 from bncheck.inputs import cast, content_key, make_inputs
@@ -211,10 +212,10 @@ def test_key_stands_for_content_not_for_names() -> None:
 
 
 def test_small_case_is_quick() -> None:
-    """Measured here: about 0.1 ms; the limit leaves room for a slow, busy machine."""
+    """Measured: about 0.1 ms of computing, whatever else the machine does meanwhile."""
     made = case(forwards=3, backward=True)
     make_inputs(made)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(100):
         make_inputs(made)
-    assert (time.perf_counter() - start) / 100 < 2e-3
+    assert (time.process_time() - start) / 100 < patience(2e-3)

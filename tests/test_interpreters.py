@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from bncheck import interpreters
 from bncheck.interpreters import Interpreter, ask, ask_all, distinct, find_interpreters
@@ -52,12 +53,12 @@ def test_another_implementation_and_free_threaded_builds_are_left_out(tmp_path: 
 
 
 def test_a_shim_that_hangs_is_killed_with_its_children_in_bounded_time(tmp_path: Path) -> None:
-    hangs = script(tmp_path / "python3.8", f"sleep 60 & echo $! > {tmp_path}/child; wait")
+    hangs = script(tmp_path / "python3.8", f"sleep 36000 & echo $! > {tmp_path}/child; wait")
     started = time.monotonic()
     assert ask_all([hangs], timeout=0.5) == []
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < patience(20)
     child = int((tmp_path / "child").read_text())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + patience(20)
     while Path(f"/proc/{child}/cmdline").exists() and time.monotonic() < deadline:
         if not Path(f"/proc/{child}/cmdline").read_bytes():  # a zombie waiting for init
             break
@@ -90,8 +91,5 @@ def test_one_per_prefix_and_new_before_old() -> None:
 
 
 def test_the_answer_is_kept_within_the_process() -> None:
-    find_interpreters()
-    started = time.monotonic()
-    assert find_interpreters() == find_interpreters()
-    assert time.monotonic() - started < 0.05
+    assert find_interpreters() is find_interpreters()
     assert interpreters.current().version == HERE

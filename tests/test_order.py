@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-t", "leaky_backend[clean]", "-t", "reference", "--backend-file", str(FOLDER / "leaky_backend.py"),
         "--no-probe", "--no-report", "--check-order", "--fail-on", "never", "--out", str(folder / "run"),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -74,7 +74,7 @@ def test_a_scenario_may_ask_for_it_and_then_only_its_cases_are_played_again(tmp_
     (tmp_path / "more.toml").write_text(asking, encoding="utf-8")
     command = [sys.executable, "-m", "bncheck", "run", "two.toml", "more.toml", "-t", "leaky_backend", "--out", "run"]
     command += ["--backend-file", str(FOLDER / "leaky_backend.py"), "--no-probe", "--no-report", "--fail-on", "never"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert cells_of(tmp_path / "run" / "again" / "cells" / "leaky_backend") == ["more--repeat-4", "more--repeat-3"]
     found = [item for item in read_results(tmp_path / "run").findings if item.cause == "order-dependence"]
@@ -116,7 +116,7 @@ def test_a_resumed_run_still_checks_the_order(
         "never",
     ]
     command += ["--backend-file", str(FOLDER / "leaky_backend.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     resumed = read_results(copy)
     causes = [finding.cause for finding in results.findings]

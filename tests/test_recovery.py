@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from planted import play
-from random_rules import SEED, TRIALS, pick, random_case, random_rules, small_cases, truth
+from random_rules import PARTS, SEED, pick, random_case, random_rules, small_cases, truth
 
 from bncheck.convention import FACETS, Convention
 from bncheck.fit import measure
-
-pytestmark = pytest.mark.timeout(600)
 
 
 def wrong_facets(rules: Mapping[str, Any], expected: Mapping[str, Any], found: Convention) -> list[str]:
@@ -44,10 +42,11 @@ def counted(name: str, found: Convention, rules: Mapping[str, Any]) -> bool:
     return bool(rules["counter"] == "updates")
 
 
-def test_recovery_of_random_conventions(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("trials", PARTS)
+def test_recovery_of_random_conventions(trials: range, capsys: pytest.CaptureFixture[str]) -> None:
     known: Counter[str] = Counter()
     failures = []
-    for trial in range(TRIALS):
+    for trial in trials:
         rng = np.random.default_rng(SEED + trial)
         rules = random_rules(rng)
         asked, eps = float(pick(rng, 0.1, 0.3, 0.5, 0.9)), float(pick(rng, 1e-5, 1e-3, 0.05))
@@ -61,8 +60,9 @@ def test_recovery_of_random_conventions(capsys: pytest.CaptureFixture[str]) -> N
     with capsys.disabled():
         total = sum(known.values())
         print(
-            f"\nrecovery: {TRIALS} conventions, {total} facets recovered, {TRIALS * len(FACETS) - total} not identifiable, wrong {len(failures)}"  # noqa: E501
+            f"\nrecovery: {len(trials)} conventions, {total} facets recovered, "
+            f"{len(trials) * len(FACETS) - total} not identifiable, wrong {len(failures)}"
         )
         print("  " + ", ".join(f"{name} {known[name]}" for name in FACETS))
     assert not failures, "\n".join(failures[:30])
-    assert math.isfinite(total) and total > 5 * TRIALS
+    assert math.isfinite(total) and total > 5 * len(trials)

@@ -18,7 +18,7 @@ def bncheck(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     root = str(Path(__file__).parents[1])
     return subprocess.run(
         [sys.executable, "-m", "bncheck", *arguments], cwd=cwd, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": root, "NO_COLOR": "1", "COLUMNS": "120"}, timeout=120,
+        env={**os.environ, "PYTHONPATH": root, "NO_COLOR": "1", "COLUMNS": "120"},
     )  # fmt: skip
 
 

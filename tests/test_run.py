@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import printed
-from left_by_cells import arrays_of, entries_of
+from left_by_cells import arrays_of, entries_of, worker_processes
 
 from bncheck.cases_file import read_job
 from bncheck.evidence import Drift
@@ -25,7 +25,7 @@ FOLDERS = Path(__file__).parent
 
 def bncheck(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bncheck", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def drift(results: Results, scenario: str, case: str, a: str, b: str, quantity: str) -> Drift:
@@ -231,9 +231,7 @@ def start_and_wait_for_a_cell(folder: Path, out: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    deadline = time.monotonic() + 60
     while not finished(out):
-        assert time.monotonic() < deadline, "no cell finished"
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
         time.sleep(0.05)
     return process
@@ -249,7 +247,7 @@ def test_an_interrupt_leaves_a_readable_run_and_exit_code_130(tmp_path: Path) ->
     out = tmp_path / "run"
     process = start_and_wait_for_a_cell(tmp_path, out)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate()
     assert process.returncode == 130
     results = read_results(out)
     assert 0 < len(results.cells) < 12
@@ -260,8 +258,9 @@ def test_a_killed_run_is_resumed_without_playing_a_cell_twice(tmp_path: Path) ->
     out = tmp_path / "run"
     process = start_and_wait_for_a_cell(tmp_path, out)
     process.kill()
-    process.communicate(timeout=60)
-    time.sleep(0.5)  # the worker dies with its host
+    process.communicate()
+    while worker_processes(out):  # the worker dies with its host
+        time.sleep(0.05)
     before = finished(out)
     done = bncheck("run", "--resume", str(out), *NAPPING[2:])
     assert done.returncode == 0, done.stderr
@@ -280,7 +279,7 @@ def test_a_full_disk_is_a_sentence_and_keeps_what_is_finished(tmp_path: Path) ->
         "from bncheck.cli import main\nmain(sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, "run", "all-ones", "-t", "reference", "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "the system refused" in done.stderr

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import patience
 
 from bncheck.errors import ScenarioError, UsageError
 from bncheck.scenario import Case, Scenario
@@ -418,15 +419,15 @@ def test_any_valid_toml_gives_a_scenario_or_sentences(
 
 
 def test_shipped_scenarios_and_two_thousand_cases_expand_quickly(tmp_path: Path) -> None:
-    """Measured here: 11 ms for the shipped files, 0.4 s for 2,000 cases; the limits leave room for a slow machine."""
+    """Measured: 11 ms of computing for the shipped files, 0.4 s for 2,000 cases, whatever else the machine does."""
     load_scenario(find_scenarios()[0])
-    start = time.perf_counter()
+    start = time.process_time()
     assert all(load_scenario(path).cases for path in find_scenarios())
-    assert time.perf_counter() - start < 1.0
-    start = time.perf_counter()
+    assert time.process_time() - start < patience(1.0)
+    start = time.process_time()
     matrix = f'[matrix]\n"input.seed" = {list(range(1000))}\n"input.fill" = ["ones", "normal"]\n'
     assert len(load(tmp_path, HEAD + NETWORK + INPUT + PROGRAM + matrix).cases) == 2000
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < patience(5.0)
 
 
 def test_cases_share_what_is_the_same_and_nothing_else(tmp_path: Path) -> None:

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from diagnosed import findings_between
 from planted import arrays_of, case_of, play, reference
-from random_rules import BASE, SEED, TRIALS, Cell, pick, random_case, random_initial, random_program, random_rules
+from random_rules import BASE, PARTS, SEED, Cell, pick, random_case, random_initial, random_program, random_rules
 
 from bncheck.convention import Facet
 from bncheck.fit import measure
 from bncheck.replay import attribute
 
-pytestmark = pytest.mark.timeout(900)
 # Sizes of large batches, (n, channels): sums of a million float32 numbers, many channels, and both.
 LARGE = ((1_000_000, 1), (300_000, 4), (100_000, 16), (20_000, 64), (256, 2048))
 LARGE_EVERY = 40
@@ -67,18 +66,22 @@ def ordinary_rules(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def test_rounding_alone_names_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("trials", PARTS)
+def test_rounding_alone_names_nothing(
+    trials: range, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(reference.KINDS, "batch_norm", Summed)
     failures: list[str] = []
     said = Counter[str]()
-    for trial in range(TRIALS):
+    for trial in trials:
         found, kinds = silence_trial(trial)
         failures += found
         said.update(kinds)
     with capsys.disabled():
+        large = sum(trial % LARGE_EVERY == 0 for trial in trials)
         print(
-            f"\nsilence: {TRIALS} pairs with equal conventions ({TRIALS // LARGE_EVERY} with up to 1e6 values a "
-            f"channel or 2048 channels), named, read differently or found {len(failures)}"
+            f"\nsilence: {len(trials)} pairs with equal conventions ({large} with up to 1e6 values a channel or 2048 "
+            f"channels), named, read differently or found {len(failures)}"
         )
         print("  said between the sides: " + (", ".join(f"{kind} {said[kind]}" for kind in sorted(said)) or "nothing"))
     assert not failures, "\n".join(failures[:20])

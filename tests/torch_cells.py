@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from left_by_cells import arrays_of
+from patience import patience
 
 from bncheck.backend_file import find_backends
 from bncheck.cases_file import write_cases
@@ -64,7 +65,7 @@ def play_cells(folder: Path, cases: Sequence[Case], variant: str = "", seconds: 
     write_cases(folder, cases)
     job = Job(
         "torch", folder / "cells" / "torch", python, BACKENDS["torch"].path, variant, "cpu",
-        tuple(case.id for case in cases), Limits(cell_seconds=seconds),
+        tuple(case.id for case in cases), Limits(cell_seconds=patience(seconds)),
     )  # fmt: skip
     reasons = play([job], 1, lambda progress: None)
     assert not reasons, reasons

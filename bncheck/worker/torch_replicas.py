@@ -22,7 +22,7 @@ from datetime import timedelta
 import numpy as np
 
 BROADCAST = {"ddp": True, "ddp_local": False}
-PATIENCE = timedelta(seconds=60)  # for one collective operation
+PATIENCE = timedelta(seconds=60)  # for one collective operation, once all replicas have imported torch
 
 
 def replicated(base, backend):
@@ -145,6 +145,7 @@ class Gang:
             for rank in range(1, size)
         ]
         atexit.register(self.end)
+        self.receive()  # they have imported torch, however long that took
         join(store, 0, size)
 
     def broken(self):
@@ -261,6 +262,7 @@ def follow(backend, store, rank, size, device):
     sys.modules["bncheck_backend_torch"] = module
     spec.loader.exec_module(module)
     module.describe("", device)
+    write_message(answers, {}, {})
     join(store, rank, size)
     follower = Follower(module.Model)
     while True:
