@@ -1,48 +1,19 @@
 """What a run folder says, arranged for reading. Nothing is judged here: verdicts come from the run itself.
 
-A *standing* is how one cell stands to the baseline target (agrees, defect, refused …); a *theme* is one finding
-that came up in several cases, so that a reader meets it once.
+A *theme* is one finding that came up in several cases, so that a reader meets it once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bncheck.evidence import Drift
 from bncheck.finding import KINDS, Finding
-from bncheck.report.wording import amount, number, one_line, plural, scalar, since, words
-from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
-
-# Words of a standing → the mark that says the same without colour.
-MARKS = {
-    "baseline": "●", "agrees": "●", "rounding": "○", "convention": "≠", "hazard": "!", "unexplained": "?",
-    "defect": "✗", "differs": "✗", "nonfinite": "✗", "refused": "⊘", "unsupported": "–", "crashed": "✗",
-    "timeout": "✗", "unavailable": "–", "not run": "–", "not compared": "·",
-}  # fmt: skip
-QUANTITIES = ("running_mean", "running_var", "counter", "output", "gamma", "beta")
-# What bncheck itself says of somebody's file: a whole sentence, worth its room.
-OUR_ERRORS, MOST_LETTERS = ("FileError", "CustomLayerError"), 300
-VERDICTS = ("nonfinite", "refused", "missing", "differs")
-
-
-@dataclass(frozen=True)
-class Standing:
-    """``word`` is a key of MARKS; ``text`` the sentence without mark; ``drift`` the one that text speaks of."""
-
-    word: str
-    text: str
-    drift: Drift | None = None
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def mark(self) -> str:
-        return MARKS[self.word]
-
-    @property
-    def good(self) -> bool:
-        return self.word in ("baseline", "agrees", "rounding")
+from bncheck.report.standing import standing
+from bncheck.report.wording import amount, number, one_line, plural, scalar, words
+from bncheck.results import CaseResult, Results, ScenarioResult
+from bncheck.shortfall import available, with_itself
 
 
 @dataclass(frozen=True)
@@ -62,100 +33,6 @@ def rows(results: Results, probes: bool = True) -> list[tuple[ScenarioResult, Ca
     unless nothing else was run."""
     asked = [scenario for scenario in results.scenarios if probes or not scenario.probe]
     return [(scenario, case) for scenario in asked or results.scenarios for case in scenario.cases]
-
-
-def standing(results: Results, scenario: str, case: str, target: str) -> Standing:
-    """How one cell stands to the baseline."""
-    cell = results.cell_at.get((scenario, case, target))
-    if cell is None:
-        return Standing("not run", "not run")
-    concerned = tuple(f for f in results.findings_at.get((scenario, case), ()) if target in f.targets)
-    if cell.outcome != "ok":
-        return Standing(*unfinished(cell, results), findings=concerned)
-    if target == results.base:
-        return Standing("baseline", "baseline", findings=concerned)
-    drifts = results.drifts_between(scenario, case, results.base, target)
-    if not drifts:
-        other = results.cell_at.get((scenario, case, results.base))
-        why = f": {unfinished(other, results)[1]}" if other is not None and other.outcome != "ok" else ""
-        text = f"ran; nothing to compare with {results.base or 'it'}{why}"
-        return Standing("not compared", text, findings=concerned)
-    worst = first_to_tell(drifts)
-    if worst is None:
-        return Standing("agrees", "agrees", findings=concerned)
-    about = tuple(f for f in concerned if sets_apart(f, results.base, target))
-    # Judged alike: on one side of a difference from others, and what is left between them is no finding of its own.
-    alike = not about and any(len(f.sides) == 2 and on_one_side(f, results.base, target) for f in concerned)
-    kind = (
-        "rounding" if alike else next((kind for kind in KINDS if any(f.kind == kind for f in about or concerned)), "")
-    )
-    word = "nonfinite" if worst.verdict == "nonfinite" else (kind or "differs")
-    others = len([drift for drift in drifts if drift.verdict != "agrees"]) - 1
-    text = difference(worst, target, results) + (f" (+{others} more)" if others else "")
-    return Standing(word, text, worst, concerned)
-
-
-def sets_apart(finding: Finding, base: str, target: str) -> bool:
-    """Whether a finding is about this difference: its sides part the two, or it concerns the target alone."""
-    if len(finding.sides) == 2:
-        return any(base in one and target in two for one, two in (finding.sides, finding.sides[::-1]))
-    return base not in finding.targets
-
-
-def on_one_side(finding: Finding, base: str, target: str) -> bool:
-    return any(base in side and target in side for side in finding.sides)
-
-
-def unfinished(cell: CellResult, results: Results) -> tuple[str, str]:
-    """(word, text) of a cell that did not run to its end."""
-    error = one_line(": ".join(filter(None, (cell.error_type, cell.error))))
-    if cell.error_type in OUR_ERRORS:
-        error = one_line(cell.error, MOST_LETTERS)
-    step = step_of(results, cell.scenario, cell.case, cell.event)
-    where = f" at step {step}" if step else ""
-    if cell.outcome == "raised":
-        return "refused", f"refused{where}" + (f" ({error})" if error else "")
-    if cell.outcome in ("crashed", "timeout"):
-        word = "crashed" if cell.outcome == "crashed" else "timed out"
-        return cell.outcome, f"{word}{where}" + (f" ({error})" if error else "")
-    if cell.outcome in ("unsupported", "unavailable"):
-        return cell.outcome, cell.outcome + (f" ({error})" if error else "")
-    return "not run", one_line(cell.outcome)
-
-
-def first_to_tell(drifts: Sequence[Drift]) -> Drift | None:
-    """The differing drift that a reader should see: the gravest, then the earliest, then the running mean first."""
-
-    def rank(drift: Drift) -> tuple[int, float, int]:
-        gravity = VERDICTS.index(drift.verdict) if drift.verdict in VERDICTS else len(VERDICTS)
-        quantity = QUANTITIES.index(drift.quantity) if drift.quantity in QUANTITIES else len(QUANTITIES)
-        return gravity, float("inf") if drift.first_event is None else drift.first_event, quantity
-
-    return min((drift for drift in drifts if drift.verdict != "agrees"), key=rank, default=None)
-
-
-def step_of(results: Results, scenario: str, case: str, event: int | None) -> int | None:
-    """The step that an event of that case belongs to; the event's own number when the case is not known."""
-    found = results.case_at.get((scenario, case))
-    if event is None:
-        return None
-    return event + 1 if found is None else found.step_of(event)
-
-
-def difference(drift: Drift, target: str, results: Results) -> str:
-    """``running_mean off by 0.90099 ± 0.20569 since step 1`` and its kin, about ``target``."""
-    name = f"{drift.layer}.{drift.quantity}" if drift.layer and drift.layer != "bn" else drift.quantity
-    other = drift.a if drift.b == target else drift.b
-    bad = drift.nonfinite_b if drift.b == target else drift.nonfinite_a
-    when = since(step_of(results, drift.scenario, drift.case, drift.first_event))
-    if drift.verdict == "nonfinite":
-        side = "" if bad else f" on {other} only"
-        return one_line(f"NaN or Inf in {name}{side} {when}")
-    if drift.verdict == "missing":
-        return one_line(f"{name} is there on one side only")
-    if drift.verdict == "refused":
-        return one_line(f"{other} refused, {target} went on {when}")
-    return one_line(f"{name} off by {amount(drift.mean_abs, drift.std_abs)} {when}")
 
 
 def themes(results: Results) -> list[Theme]:
@@ -180,39 +57,43 @@ def order(finding: Finding, probes: set[str]) -> tuple[bool, bool, int]:
     return finding.kind == "rounding", finding.scenario in probes, KINDS.index(finding.kind)
 
 
-def verdict(results: Results) -> str:
-    """The run in one sentence."""
+def headline(results: Results) -> str:
+    """The run in one sentence. It counts the cells of targets that are held against the yardstick."""
     if not results.cells:
         return "Nothing was run."
-    shown = rows(results, probes=False)
-    standings = [
-        standing(results, scenario.name, case.name, target.name)
+    shown, base = rows(results, probes=False), results.yardstick
+    stands = [
+        standing(results, scenario.name, case.name, target.name).against
         for scenario, case in shown
-        for target in results.targets
-        if target.status == "ok" and not refused_alike(results, scenario.name, case.name)
+        for target in available(results)
+        if target.name != base
     ]
-    silent = ("not compared", "unsupported", "not run")
-    off = sum(not item.good and item.word not in silent for item in standings)
-    compared = sum(item.word not in ("baseline", *silent) for item in standings)
+    cells, off, counters = sum(map(bool, stands)), stands.count("differs"), stands.count("counter")
     counts = count_kinds(results, {scenario.name for scenario, _ in shown})
+    if not cells:
+        return why_nothing(results) + (f" Found: {', '.join(counts)}." if counts else "")
+    cause = f": {', '.join(counts)}" if counts else "; no cause was named"
+    verb = "differs" if max(off, counters * (not off)) == 1 else "differ"
     if off:
-        cause = f": {', '.join(counts)}" if counts else "; no cause was named"
-        return f"{off} of {plural(compared, 'cell')} {'differs' if off == 1 else 'differ'} from {results.base}{cause}."
-    if not compared:
-        few = sum(target.status == "ok" for target in results.targets) < 2
-        why = "Only one target ran" if few else "No two targets ran alike"
-        return f"{why}; there is nothing to compare." + (f" Found: {', '.join(counts)}." if counts else "")
-    agree = f"All {plural(compared, 'compared cell')} agree with {results.base}."
+        more = f", {counters} more in a counter only" if counters else ""
+        return f"{off} of {plural(cells, 'cell')} {verb} from {base}{more}{cause}."
+    if counters:
+        return f"{counters} of {plural(cells, 'cell')} {verb} from {base} in a counter only{cause}."
+    agree = (
+        f"All {cells} compared cells agree with {base}." if cells > 1 else f"The one compared cell agrees with {base}."
+    )
     return agree + (f" Still to know: {', '.join(counts)}." if counts else "")
 
 
-def refused_alike(results: Results, scenario: str, case: str) -> bool:
-    """True if no target carried the case out at all (a file that is no good): then nobody differs from anybody."""
-    outcomes = {results.cell_at[key].outcome for target in results.targets
-                if (key := (scenario, case, target.name)) in results.cell_at and target.status == "ok"}  # fmt: skip
-    here = [cell for cell in results.cells if (cell.scenario, cell.case) == (scenario, case)]
-    began = any(cell.error_type not in OUR_ERRORS and (cell.event is None or cell.event >= 0) for cell in here)
-    return bool(outcomes) and outcomes <= {"raised", "unsupported"} and not began
+def why_nothing(results: Results) -> str:
+    """No cell was held against the yardstick."""
+    ran = [target.name for target in available(results)]
+    if not ran:
+        return "No target ran; there is nothing to compare."
+    if len(ran) > 1:
+        return f"No target could be compared with {results.yardstick}."
+    itself = any(with_itself(case.ops) for _, case in rows(results, probes=False))
+    return f"Only {ran[0]} ran; " + ("it was compared with itself." if itself else "there is nothing to compare.")
 
 
 def count_kinds(results: Results, scenarios: set[str]) -> list[str]:

@@ -3,6 +3,8 @@
 ``bn103_update_phase.py`` holds literal ``CODE`` and ``CAUSE``, a docstring (its first line is the title, the rest
 what ``bncheck explain`` prints) and any of ``check_cell(CellView)``, ``check_pair(PairView)``,
 ``check_target(TargetView)``: pure functions that return findings. Files without a number are what rules share.
+``NEEDS_CONVENTIONS = True`` says that its checks rest on measured conventions: where nothing was measured (--no-probe),
+its silence says nothing.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Rule:
     check_cell: Callable[[Any], Iterable[Finding]] | None = None
     check_pair: Callable[[Any], Iterable[Finding]] | None = None
     check_target: Callable[[Any], Iterable[Finding]] | None = None
+    needs_conventions: bool = False
 
     @property
     def family(self) -> str:
@@ -58,7 +61,8 @@ def _read(name: str) -> Rule:
     module = importlib.import_module(f"{__name__}.{name}")
     title, _, explanation = inspect.cleandoc(module.__doc__ or "").partition("\n")
     checks = {check: getattr(module, check, None) for check in ("check_cell", "check_pair", "check_target")}
-    return Rule(module.CODE, module.CAUSE, title.strip(), explanation.strip(), **checks)
+    needs = getattr(module, "NEEDS_CONVENTIONS", False)
+    return Rule(module.CODE, module.CAUSE, title.strip(), explanation.strip(), **checks, needs_conventions=needs)
 
 
 def explain(word: str) -> Rule:

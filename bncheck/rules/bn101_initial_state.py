@@ -21,6 +21,7 @@ from bncheck.rules.wording import names, number, targets, verb
 
 CODE = "BN101"
 CAUSE = "initial-state"
+NEEDS_CONVENTIONS = True
 FACETS = ("initial_mean", "initial_var", "initial_gamma", "initial_beta")
 STATES = {
     "running_mean": "initial_mean",

@@ -19,6 +19,7 @@ from bncheck.rules.wording import names, number, targets, verb
 
 CODE = "BN102"
 CAUSE = "variance-divisor"
+NEEDS_CONVENTIONS = True
 ADVICE = "expect a factor n/(n - 1) in the running variance; it matters for small n only, and vanishes as n grows"
 
 

@@ -25,6 +25,7 @@ from bncheck.rules.wording import names, number, targets, verb
 
 CODE = "BN104"
 CAUSE = "update-count"
+NEEDS_CONVENTIONS = True
 EXPLAINED = 0.99  # what is left then is rounding
 SLACK = 1e-5  # some ULP of float32: one step of an average
 ADVICE = "make one forward per step update the statistics; with checkpointing, keep BatchNorm out of what is recomputed"

@@ -22,6 +22,7 @@ from bncheck.rules.wording import names, number, targets, verb
 
 CODE = "BN105"
 CAUSE = "counter-skew"
+NEEDS_CONVENTIONS = True
 SLACK = 1e-5  # some ULP of float32: one step of an average
 ADVICE = "keep counter and statistics together: save, load and reset both, above all with a cumulative average"
 

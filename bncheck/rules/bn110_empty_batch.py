@@ -18,6 +18,7 @@ from bncheck.rules.wording import names, targets
 
 CODE = "BN110"
 CAUSE = "empty-batch"
+NEEDS_CONVENTIONS = True
 FACETS = ("empty_batch",)
 ADVICE = "skip empty batches before they reach the layer"
 

@@ -17,6 +17,7 @@ from bncheck.rules.wording import number
 
 CODE = "BN205"
 CAUSE = "layout"
+NEEDS_CONVENTIONS = True
 
 
 def check_target(target: TargetView) -> Iterator[Finding]:

@@ -1,0 +1,124 @@
+"""What was asked for and did not come: a target that did not run, or a run that compared nothing. Pure.
+
+Nothing to compare is not success: each of these is exit code 3, at every --fail-on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from bncheck.results import CRASHED, OUR_ERRORS, CellResult, Results, TargetResult
+
+# Events that compare a target with itself.
+SELF_COMPARING = ("eval_in_batches",)
+LONGEST = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """A sentence without its full stop, and what to do."""
+
+    sentence: str
+    remedy: str = ""
+
+
+def shortfalls(
+    results: Results, required: Collection[str], alone: bool = False, part: bool = False, repeated: bool = False
+) -> tuple[Shortfall, ...]:
+    """``required``: names of targets that must run. ``alone``: one target is enough. ``part``: other parts of this run
+    were played elsewhere. ``repeated``: cases were played twice, and compared with themselves."""
+    found = [*missing(results, required), *(() if part else idle(results, required))]
+    asked = asked_cells(results)
+    if not part and (asked or not available(results)) and not compared(results, asked, alone, repeated):
+        found.append(nothing(results, asked))
+    return tuple(found)
+
+
+def asked_cells(results: Results) -> list[CellResult]:
+    """The cells that somebody asked for: not those that only measured conventions."""
+    probes = {scenario.name for scenario in results.scenarios if scenario.probe}
+    return [cell for cell in results.cells if cell.scenario not in probes]
+
+
+def available(results: Results) -> list[TargetResult]:
+    return [target for target in results.targets if target.status == "ok"]
+
+
+def played(cell: CellResult) -> bool:
+    """Whether it says something about its target: it ran, or the framework refused an event. A network that could not
+    be built, or a file that bncheck could not take, says nothing."""
+    began = cell.event is None or cell.event >= 0
+    return cell.outcome == "ok" or (cell.outcome == "raised" and began and cell.error_type not in OUR_ERRORS)
+
+
+def missing(results: Results, required: Collection[str]) -> Iterator[Shortfall]:
+    for target in results.targets:
+        if target.status != "ok" and target.name in required:
+            why = target.reason or "no reason was given"
+            remedy = target.remedy or "see: bncheck doctor"
+            yield Shortfall(
+                f"{target.name} was asked for and is unavailable: {why}",
+                f"{remedy}; where it may be missing: --optional {target.name}",
+            )
+
+
+def idle(results: Results, required: Collection[str]) -> Iterator[Shortfall]:
+    """Required targets that played nothing of what was asked for."""
+    asked = asked_cells(results)
+    for target in available(results):
+        own = [cell for cell in asked if cell.target == target.name]
+        if target.name in required and own and not any(played(cell) or cell.outcome in CRASHED for cell in own):
+            cases = "the case" if len(own) == 1 else f"any of {len(own)} cases"
+            yield Shortfall(
+                f"{target.name} was asked for and did not play {cases}: {why_not(own[0])}",
+                f"where it may be missing: --optional {target.name}",
+            )
+
+
+def compared(results: Results, asked: list[CellResult], alone: bool, repeated: bool) -> bool:
+    """Whether two targets played the same case, or one was compared with itself, or was to stand alone."""
+    useful = [cell for cell in asked if played(cell)]
+    if useful and (repeated or (alone and len(results.targets) == 1)):
+        return True
+    met: set[tuple[str, str]] = set()
+    for cell in useful:
+        case = results.case_at.get((cell.scenario, cell.case))
+        if (cell.scenario, cell.case) in met or (case is not None and with_itself(case.ops)):
+            return True
+        met.add((cell.scenario, cell.case))
+    return False
+
+
+def with_itself(ops: Collection[str]) -> bool:
+    return any(op in ops for op in SELF_COMPARING)
+
+
+def nothing(results: Results, asked: list[CellResult]) -> Shortfall:
+    ran = available(results)
+    if not ran:
+        reasons = "; ".join(f"{target.name}: {target.reason or 'unavailable'}" for target in results.targets)
+        remedy = next((target.remedy for target in results.targets if target.remedy), "see: bncheck doctor")
+        done = "compared" if any(not scenario.probe for scenario in results.scenarios) else "measured"
+        return Shortfall(f"Nothing was {done}: no target could run ({shortened(reasons)})", remedy)
+    if len(ran) == 1:
+        return Shortfall(
+            f"Nothing was compared: {ran[0].name} is the only target that ran",
+            "name another target with -t; if it is to stand alone, say so: --no-reference",
+        )
+    idle_ones = {cell.target: why_not(cell) for cell in reversed(asked) if not played(cell)}
+    reasons = "; ".join(f"{name}: {why}" for name, why in idle_ones.items())
+    return Shortfall(
+        f"Nothing was compared: no case was played by two targets ({shortened(reasons)})",
+        "name targets that can play it: bncheck list",
+    )
+
+
+def why_not(cell: CellResult) -> str:
+    error = shortened(" ".join(cell.error.split()))
+    words = {"raised": "refused", "timeout": "timed out"}
+    return f"{words.get(cell.outcome, cell.outcome)}" + (f" ({error})" if error else "")
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
