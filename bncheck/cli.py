@@ -70,6 +70,7 @@ def cli() -> None:
 
     \b
     bncheck run                     the default scenarios on reference, torch and mxnet
+    bncheck run all-ones -t torch   torch against the reference
     bncheck run all-ones -t torch -t mxnet==1.7.0.post2
     bncheck explain update-phase
 

@@ -72,7 +72,7 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """3: not all came that was asked for, or cells crashed or timed out; 1: charges, expired waivers; 0: neither."""
+        """3: not all came that was asked for, or cells crashed or timed out; 1: charges or expired waivers; 0: none."""
         failing = self.of("fails")
         if self.missed or any(item.charge.kind in CRASHES for item in failing):
             return 3

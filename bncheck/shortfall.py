@@ -17,10 +17,11 @@ LONGEST = 300
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """A sentence without its full stop, and what to do."""
+    """A sentence without its full stop, what to do, and the same in few words."""
 
     sentence: str
     remedy: str = ""
+    short: str = ""
 
 
 def shortfalls(
@@ -55,11 +56,12 @@ def played(cell: CellResult) -> bool:
 def missing(results: Results, required: Collection[str]) -> Iterator[Shortfall]:
     for target in results.targets:
         if target.status != "ok" and target.name in required:
-            why = target.reason or "no reason was given"
+            why = (target.reason or "no reason was given").rstrip(".")
             remedy = target.remedy or "see: bncheck doctor"
             yield Shortfall(
                 f"{target.name} was asked for and is unavailable: {why}",
                 f"{remedy}; where it may be missing: --optional {target.name}",
+                f"{target.name} did not run",
             )
 
 
@@ -73,6 +75,7 @@ def idle(results: Results, required: Collection[str]) -> Iterator[Shortfall]:
             yield Shortfall(
                 f"{target.name} was asked for and did not play {cases}: {why_not(own[0])}",
                 f"where it may be missing: --optional {target.name}",
+                f"{target.name} played nothing",
             )
 
 
@@ -95,23 +98,24 @@ def with_itself(ops: Collection[str]) -> bool:
 
 
 def nothing(results: Results, asked: list[CellResult]) -> Shortfall:
+    done = "compared" if any(not scenario.probe for scenario in results.scenarios) else "measured"
+    why, remedy = why_nothing(results, asked)
+    return Shortfall(f"Nothing was {done}: {why}", remedy, f"nothing was {done}")
+
+
+def why_nothing(results: Results, asked: list[CellResult]) -> tuple[str, str]:
+    """(why nothing was compared, what to do)."""
     ran = available(results)
     if not ran:
         reasons = "; ".join(f"{target.name}: {target.reason or 'unavailable'}" for target in results.targets)
         remedy = next((target.remedy for target in results.targets if target.remedy), "see: bncheck doctor")
-        done = "compared" if any(not scenario.probe for scenario in results.scenarios) else "measured"
-        return Shortfall(f"Nothing was {done}: no target could run ({shortened(reasons)})", remedy)
+        return f"no target could run ({shortened(reasons)})", remedy
     if len(ran) == 1:
-        return Shortfall(
-            f"Nothing was compared: {ran[0].name} is the only target that ran",
-            "name another target with -t; if it is to stand alone, say so: --no-reference",
-        )
+        remedy = "name another target with -t; if it is to stand alone, say so: --no-reference"
+        return f"{ran[0].name} is the only target that ran", remedy
     idle_ones = {cell.target: why_not(cell) for cell in reversed(asked) if not played(cell)}
     reasons = "; ".join(f"{name}: {why}" for name, why in idle_ones.items())
-    return Shortfall(
-        f"Nothing was compared: no case was played by two targets ({shortened(reasons)})",
-        "name targets that can play it: bncheck list",
-    )
+    return f"no case was played by two targets ({shortened(reasons)})", "name targets that can play it: bncheck list"
 
 
 def why_not(cell: CellResult) -> str:

@@ -7,6 +7,7 @@ does not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -32,6 +33,7 @@ STATISTICS = ("running_mean", "running_var")
 MOST_LETTERS = 300  # of what bncheck itself says of somebody's file: a whole sentence, worth its room
 VERDICTS = ("nonfinite", "refused", "missing", "differs")
 NAN = "NaN or Inf"
+WHICH = re.compile(r"\b(?:turns|is) (NaN or Inf|NaN|Inf)\b")  # as a finding's own sentence says it
 # Below the tolerance of every dtype: a drift no larger than this is outside of it by NaN or Inf alone.
 LEAST_TOLERANCE = 1e-7
 
@@ -81,8 +83,8 @@ def alone(results: Results, cell: CellResult, concerned: Sequence[Finding]) -> S
         return Standing("yardstick", "ran")
     others = [target.name for target in results.targets if target.name != cell.target]
     drifts = [d for name in others for d in results.drifts_between(cell.scenario, cell.case, cell.target, name)]
-    spoiled = any(has(drift, found) and bad(drift, cell.target) for drift in drifts)
-    return Standing(found.kind, spoilt(results, found, cell.target) if spoiled else found.cause)
+    spoiled = spoiled_by(found, drifts, cell.target)
+    return Standing(found.kind, spoilt(results, found, spoiled, cell.target) if spoiled else found.cause)
 
 
 def compared(results: Results, cell: CellResult, concerned: Sequence[Finding]) -> Standing:
@@ -148,8 +150,9 @@ def agreeing(
     """``left`` is what rounding left between them. What is wrong with the target by itself marks it all the same."""
     if own is not None:
         shared = f", as in {results.yardstick}" if results.yardstick in own.targets else ""
-        if any(has(drift, own) and bad(drift, target) for drift in drifts):
-            return Standing(own.kind, spoilt(results, own, target) + shared, left, against="agrees")
+        spoiled = spoiled_by(own, drifts, target)
+        if spoiled is not None:
+            return Standing(own.kind, spoilt(results, own, spoiled, target) + shared, left, against="agrees")
         return Standing(own.kind, f"{own.cause}{shared}" if shared else f"agrees; {own.cause}", left, against="agrees")
     if left is None:
         return Standing("agrees", "agrees", against="agrees")
@@ -175,18 +178,18 @@ def not_finite(results: Results, target: str, spoiled: Sequence[Drift], drifts: 
 
 
 def worry(concerned: Sequence[Finding]) -> Finding | None:
-    """The gravest thing that is wrong with a target by itself, whoever shares it."""
+    """The gravest thing that is wrong with a target by itself, whoever shares it; of equal ones NaN and Inf."""
     found = [f for f in concerned if len(f.sides) != 2 and f.kind in ("defect", "hazard")]
-    return min(found, key=lambda f: KINDS.index(f.kind), default=None)
+    return min(found, key=lambda f: (KINDS.index(f.kind), not of_nan(f)), default=None)
+
+
+def of_nan(finding: Finding) -> bool:
+    """Whether a finding is of the family about NaN and Inf."""
+    return finding.code.startswith("BN3")
 
 
 def gravest(findings: Sequence[Finding]) -> str:
     return next((kind for kind in KINDS if any(f.kind == kind for f in findings)), "")
-
-
-def has(drift: Drift, finding: Finding) -> bool:
-    """Whether a drift is of the finding's quantity."""
-    return (drift.layer, drift.quantity) == (finding.layer, finding.quantity)
 
 
 def bad(drift: Drift, target: str) -> int:
@@ -198,30 +201,41 @@ def other_of(drift: Drift, target: str) -> str:
     return drift.a if drift.b == target else drift.b
 
 
-def spoilt(results: Results, finding: Finding, target: str) -> str:
-    """``NaN or Inf in running_mean since step 1`` of a target that a finding concerns."""
-    name = f"{finding.layer}.{finding.quantity}" if finding.layer not in ("", "bn") else finding.quantity
-    return one_line(f"{NAN} in {name} {since(onset_in(results, finding, target))}").strip()
+def spoiled_by(finding: Finding, drifts: Sequence[Drift], target: str) -> Drift | None:
+    """The drift that shows the NaN or Inf in a target that a finding speaks of: that of its quantity, or, where a batch
+    brought it, of a statistic of its layer."""
+    spoiled = [drift for drift in drifts if drift.layer == finding.layer and bad(drift, target)]
+    statistics = [drift for drift in spoiled if drift.quantity in STATISTICS] if of_nan(finding) else []
+    return next((drift for drift in spoiled if drift.quantity == finding.quantity), next(iter(statistics), None))
 
 
-def onset_in(results: Results, finding: Finding, target: str) -> int | None:
-    """The step since when a finding's quantity is not finite in a target; None where that is not known: a finding gives
-    the event of the first of its targets, and others share it as far as they agree."""
-    first = finding.targets[0]
+def spoilt(results: Results, finding: Finding, drift: Drift, target: str) -> str:
+    """``NaN in running_mean since step 1`` of a target that a finding concerns."""
+    what, step = onset_in(results, finding, drift, target)
+    return one_line(f"{what} in {named(drift)} {since(step)}").strip()
+
+
+def onset_in(results: Results, finding: Finding, drift: Drift, target: str) -> tuple[str, int | None]:
+    """What a finding calls it, and since when it is in a target. The step is None where that is not known: a finding
+    gives the event of the first of its targets, and others share it as far as they agree."""
+    first, match = finding.targets[0], WHICH.search(finding.title)
     same = target == first or any(
-        has(drift, finding) and drift.verdict == "agrees"
-        for drift in results.drifts_between(finding.scenario, finding.case, first, target)
+        (other.layer, other.quantity, other.verdict) == (drift.layer, drift.quantity, "agrees")
+        for other in results.drifts_between(finding.scenario, finding.case, first, target)
     )
-    return step_of(results, finding.scenario, finding.case, finding.event) if same else None
+    step = step_of(results, finding.scenario, finding.case, finding.event) if same else None
+    return match[1] if match else NAN, step
 
 
-def onset_of(results: Results, drift: Drift, target: str) -> int | None:
-    """The step since when a drift's quantity is not finite in one of its two targets."""
-    for finding in results.findings_at.get((drift.scenario, drift.case), ()):
-        if len(finding.sides) != 2 and target in finding.targets and has(drift, finding):
-            return onset_in(results, finding, target)
+def onset_of(results: Results, drift: Drift, target: str) -> tuple[str, int | None]:
+    """NaN, Inf or either, and the step since when it is in one of a drift's two targets."""
+    here = results.findings_at.get((drift.scenario, drift.case), ())
+    for finding in here:
+        single = len(finding.sides) != 2 and target in finding.targets
+        if single and spoiled_by(finding, [drift], target) is not None:
+            return onset_in(results, finding, drift, target)
     apart = drift.max_abs > LEAST_TOLERANCE  # they may have parted before one of them was spoilt
-    return None if apart else step_of(results, drift.scenario, drift.case, drift.first_event)
+    return NAN, None if apart else step_of(results, drift.scenario, drift.case, drift.first_event)
 
 
 def sets_apart(finding: Finding, base: str, target: str) -> bool:
@@ -288,8 +302,9 @@ def difference(drift: Drift, target: str, results: Results) -> str:
 
 def nonfinite_text(drift: Drift, target: str, results: Results) -> str:
     name, other = named(drift), other_of(drift, target)
+    what, step = onset_of(results, drift, target if bad(drift, target) else other)
     if not bad(drift, target):
-        return f"{name} stays finite; {other} is {NAN} {since(onset_of(results, drift, other))}"
+        return f"{name} stays finite; {other} is {what} {since(step)}"
     if bad(drift, other):
-        return f"{NAN} in {name}, as in {other}, but not in the same places"
-    return f"{NAN} in {name} {since(onset_of(results, drift, target))}"
+        return f"{what} in {name}, as in {other}, but not in the same places"
+    return f"{what} in {name} {since(step)}"

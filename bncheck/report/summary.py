@@ -75,7 +75,7 @@ def headline(verdict: Verdict) -> str:
         sum(item.charge.kind in kinds for item in failing) for kinds in (CRASHES, ("expectation",), ("drift",))
     )
     findings = len(failing) - crashes - expectations - drifts
-    parts = ["not all that was asked for came"] if verdict.missed else []
+    parts = [item.short for item in verdict.missed[:3]]
     parts += [f"{plural(crashes, 'cell')} crashed or timed out"] if crashes else []
     parts += [f"{plural(expectations, 'expectation')} did not come true"] if expectations else []
     parts += [f"{plural(findings, 'finding')} {new}"] if findings else []

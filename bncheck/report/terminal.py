@@ -216,6 +216,7 @@ def footer(run_folder: Path, found: list[Theme], seconds: float | None) -> list[
     page = run_folder / "index.html"
     if page.exists():
         lines.append(Text(f" report   {page}", no_wrap=True, overflow="fold"))
+    found = [theme for theme in found if theme.first.kind != "rounding"]  # nothing to report
     if found:
         # A run below reports/ is found by its name alone.
         named = run_folder.name if run_folder.parent.name == "reports" else str(run_folder)
