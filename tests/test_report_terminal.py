@@ -10,7 +10,8 @@ import literal_run
 import pytest
 from rich.console import Console
 
-from bncheck.report.overview import MARKS, first_to_tell, standing, themes, verdict
+from bncheck.report.overview import headline, themes
+from bncheck.report.standing import MARKS, first_to_tell, standing
 from bncheck.report.terminal import COLOURS, render_terminal, text
 from bncheck.results import Results
 
@@ -33,7 +34,7 @@ def test_the_figure_of_r0_stands_in_its_cell() -> None:
 @pytest.mark.parametrize(
     ("case", "target", "word", "said"),
     [
-        (("all-ones", "forward"), "reference", "baseline", "baseline"),
+        (("all-ones", "forward"), "reference", "yardstick", "ran"),
         (("all-ones", "forward"), "torch", "agrees", "agrees"),
         (("all-ones", "forward-backward"), "mxnet", "agrees", "agrees"),
         (("one-value", "base"), "mxnet", "nonfinite", "NaN or Inf in running_var since step 1"),
@@ -88,13 +89,13 @@ def test_a_defect_is_told_before_a_convention() -> None:
     assert [theme.first.kind for theme in themes(literal_run.results())] == ["defect", "convention"]
 
 
-def test_verdict() -> None:
-    assert verdict(literal_run.results()) == "3 of 6 cells differ from reference: 1 defect, 1 convention."
+def test_headline() -> None:
+    assert headline(literal_run.results()) == "3 of 6 cells differ from reference: 1 defect, 1 convention."
     same = tuple(replace(drift, verdict="agrees") for drift in literal_run.results().drifts)
     cells = tuple(replace(cell, outcome="ok") for cell in literal_run.results().cells if cell.target != "torch@cuda")
     agreeing = literal_run.results(drifts=same, findings=(), cells=cells)
-    assert verdict(agreeing) == "All 6 compared cells agree with reference."
-    assert verdict(Results("0", "", "", (), (), ())) == "Nothing was run."
+    assert headline(agreeing) == "All 6 compared cells agree with reference."
+    assert headline(Results("0", "", "", (), (), ())) == "Nothing was run."
 
 
 def test_a_run_folder_cannot_drive_the_terminal() -> None:

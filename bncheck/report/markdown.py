@@ -52,7 +52,8 @@ def lines_of(results: Results) -> Iterator[str]:
 def finding_lines(theme: Theme) -> Iterator[str]:
     """One finding: the sentence, the numbers, the cases, the advice."""
     first = theme.first
-    yield from [f"### {code(first.code)} {text(first.cause)}{text(kinded(first))}", "", text(first.title), ""]
+    kind = f" ({text(first.kind)})" if kinded(first) else ""
+    yield from [f"### {code(first.code)} {text(first.cause)}{kind}", "", text(first.title), ""]
     if first.departs:
         yield f"- departs: {code(first.departs)} from {text(first.departs_from or 'the others')}"
     if first.explained is not None:

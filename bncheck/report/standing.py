@@ -78,11 +78,11 @@ def alone(results: Results, cell: CellResult, concerned: Sequence[Finding]) -> S
     """The yardstick's own cell: that it ran, or what is wrong with it."""
     if cell.outcome != "ok":
         return Standing(*unfinished(cell, results))
-    found = worry(concerned)
-    if found is None:
-        return Standing("yardstick", "ran")
     others = [target.name for target in results.targets if target.name != cell.target]
     drifts = [d for name in others for d in results.drifts_between(cell.scenario, cell.case, cell.target, name)]
+    found = worry(concerned, drifts, cell.target)
+    if found is None:
+        return Standing("yardstick", "ran")
     spoiled = spoiled_by(found, drifts, cell.target)
     return Standing(found.kind, spoilt(results, found, spoiled, cell.target) if spoiled else found.cause)
 
@@ -124,7 +124,7 @@ def refused_alike(
 
 def held_against(results: Results, target: str, drifts: Sequence[Drift], concerned: Sequence[Finding]) -> Standing:
     """A cell with what differs between it and the yardstick, and with what is wrong with it by itself."""
-    base, own = results.yardstick, worry(concerned)
+    base, own = results.yardstick, worry(concerned, drifts, target)
     off = [drift for drift in drifts if drift.verdict != "agrees"]
     between = [f for f in concerned if len(f.sides) == 2 and sets_apart(f, base, target)]
     # Judged alike: on one side of a difference from others, and what is left between them is no finding of its own.
@@ -177,10 +177,18 @@ def not_finite(results: Results, target: str, spoiled: Sequence[Drift], drifts: 
     return Standing(word, text, worst, against="differs")
 
 
-def worry(concerned: Sequence[Finding]) -> Finding | None:
+def worry(concerned: Sequence[Finding], drifts: Sequence[Drift], target: str) -> Finding | None:
     """The gravest thing that is wrong with a target by itself, whoever shares it; of equal ones NaN and Inf."""
-    found = [f for f in concerned if len(f.sides) != 2 and f.kind in ("defect", "hazard")]
+    found = [
+        f for f in concerned if len(f.sides) != 2 and f.kind in ("defect", "hazard") and not cleared(f, drifts, target)
+    ]
     return min(found, key=lambda f: (KINDS.index(f.kind), not of_nan(f)), default=None)
+
+
+def cleared(finding: Finding, drifts: Sequence[Drift], target: str) -> bool:
+    """Whether a finding about NaN or Inf names a target that has none where the finding has it."""
+    here = [d for d in drifts if (d.layer, d.quantity) == (finding.layer, finding.quantity)]
+    return of_nan(finding) and bool(here) and not any(bad(drift, target) for drift in here)
 
 
 def of_nan(finding: Finding) -> bool:

@@ -133,8 +133,10 @@ def stacked(results: Results) -> RenderableType:
         block.add_column(max_width=28, overflow="fold")
         block.add_column(overflow="fold")
         for target in results.targets:
-            name = f"{'compared with ' if target.name == results.yardstick else ''}{target.label}"
-            block.add_row(Text(clean(name)), mark(standing(results, scenario.name, case.name, target.name)))
+            found = mark(standing(results, scenario.name, case.name, target.name))
+            if target.name == results.yardstick and len(results.targets) > 1:
+                found.append(" (all compared with it)")
+            block.add_row(Text(clean(target.label)), found)
         heading = Text(clean(f" {scenario.name} · {case.label or case.name}"), style="bold")
         parts += [heading, Padding(block, (0, 0, 0, 3))]
     return Group(*parts)
