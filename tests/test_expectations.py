@@ -108,7 +108,8 @@ def test_without_conventions_agreement_is_checked_all_the_same() -> None:
 def test_causes_that_rest_on_conventions() -> None:
     assert needing_conventions() == {
         "initial-state", "variance-divisor", "update-phase", "update-count", "counter-skew", "batch-weight",
-        "averaging", "wrong-statistic", "single-value", "empty-batch", "normaliser-source", "eps", "cancellation", "layout",
+        "averaging", "wrong-statistic", "single-value", "empty-batch", "normaliser-source", "eps",
+        "cancellation", "layout",
     }  # fmt: skip
 
 

@@ -216,18 +216,18 @@ def test_refusing_alike_is_agreement() -> None:
 def test_a_counter_that_differs_is_said_and_counted_apart() -> None:
     run = refusing((one_value("torch", "counter", 0.5),))
     assert standing(run, "one-value", "base", "torch").text == "refused, as reference does; counter differs"
-    assert headline(run) == "1 of 1 cell differs from reference in a counter only; no cause was named."
+    assert headline(run) == "The one compared cell differs from reference in a counter only; no cause was named."
 
 
 def test_refusing_alike_and_remembering_something_else_differs() -> None:
     run = refusing((one_value("torch", "running_mean", 0.5),))
     found = standing(run, "one-value", "base", "torch")
     assert found.text.startswith("refused, as reference does; running_mean off by 0.50000")
-    assert headline(run) == "1 of 1 cell differs from reference; no cause was named."
+    assert headline(run) == "The one compared cell differs from reference; no cause was named."
 
 
 def test_refusing_something_else_differs() -> None:
-    assert headline(refusing((), event=2)) == "1 of 1 cell differs from reference; no cause was named."
+    assert headline(refusing((), event=2)) == "The one compared cell differs from reference; no cause was named."
 
 
 def test_the_yardstick_is_not_counted_also_where_it_refuses() -> None:

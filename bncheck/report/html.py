@@ -203,14 +203,7 @@ def environment_table(results: Results) -> dict[str, Any]:
 
 def expectation_rows(results: Results) -> list[dict[str, Any]]:
     return [
-        {"scenario": scenario, "expect": expect, "said": expectation_sentence(expect)}
+        {"scenario": scenario, "expect": expect, "said": overview.expectation_sentence(expect)}
         for scenario in results.scenarios
         for expect in scenario.expectations
     ]
-
-
-def expectation_sentence(expect: Any) -> str:
-    a, b = expect.between
-    what = "agree" if expect.agree else f"show {', '.join(expect.causes) or 'a named cause'}"
-    when = f" when {wording.scalar(expect.when)}" if expect.when else ""
-    return wording.clean(f"{a} and {b} {what}{when}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from bncheck.report.gallery import Gallery
 from bncheck.report.issue import environment_text, portable
 from bncheck.report.markdown_text import code, link, table, text
-from bncheck.report.overview import Theme, evidence, headline, rows, themes
+from bncheck.report.overview import Theme, evidence, expectation_sentence, headline, rows, themes
 from bncheck.report.standing import standing
 from bncheck.report.wording import kinded, plural, share, words
 from bncheck.results import Results, TargetResult
@@ -39,7 +39,7 @@ def lines_of(results: Results) -> Iterator[str]:
         yield from [f"And {plural(quiet, 'difference')} of the size that rounding explains.", ""]
     if not found and not quiet:
         yield from ["None.", ""]
-    yield from ["## Cases", *matrix(results), *conventions(results)]
+    yield from ["## Cases", *matrix(results), *expectations(results), *conventions(results)]
     unavailable = [target for target in results.targets if target.status != "ok"]
     if unavailable:
         yield "## Unavailable"
@@ -81,6 +81,22 @@ def matrix(results: Results) -> list[str]:
     lines = table(head, cells)
     left = len(rows(results)) - MOST_ROWS
     return [*lines, f"And {plural(left, 'case')} more, in index.html and drifts.csv.", ""] if left > 0 else lines
+
+
+def expectations(results: Results) -> Iterator[str]:
+    """What the scenarios expected, between targets that were there, and what became of it."""
+    rows = []
+    for scenario in results.scenarios:
+        for item in scenario.expectations:
+            if item.met is None and not item.reason:
+                continue
+            word = f"not checked: {item.reason}" if item.met is None else ("yes" if item.met else "no")
+            rows.append(
+                [code(scenario.name), text(expectation_sentence(item)), text(word), text(", ".join(item.found))]
+            )
+    if rows:
+        yield "## Expectations"
+        yield from table(("scenario", "expected", "came true", "causes found"), rows)
 
 
 def heading(results: Results, target: TargetResult) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from bncheck.evidence import Drift
 from bncheck.finding import KINDS, Finding
 from bncheck.report.standing import standing
-from bncheck.report.wording import amount, number, one_line, plural, scalar, words
-from bncheck.results import CaseResult, Results, ScenarioResult
+from bncheck.report.wording import amount, clean, number, one_line, plural, scalar, words
+from bncheck.results import CaseResult, Expectation, Results, ScenarioResult
 from bncheck.shortfall import available, with_itself
 
 
@@ -73,12 +73,11 @@ def headline(results: Results) -> str:
     if not cells:
         return why_nothing(results) + (f" Found: {', '.join(counts)}." if counts else "")
     cause = f": {', '.join(counts)}" if counts else "; no cause was named"
-    verb = "differs" if max(off, counters * (not off)) == 1 else "differ"
-    if off:
-        more = f", {counters} more in a counter only" if counters else ""
-        return f"{off} of {plural(cells, 'cell')} {verb} from {base}{more}{cause}."
-    if counters:
-        return f"{counters} of {plural(cells, 'cell')} {verb} from {base} in a counter only{cause}."
+    if off or counters:
+        some, more = off or counters, f", {counters} more in a counter only" if off and counters else ""
+        which = f"{some} of {cells} cells" if cells > 1 else "The one compared cell"
+        how = f"{'differs' if some == 1 else 'differ'} from {base}{more}{'' if off else ' in a counter only'}"
+        return f"{which} {how}{cause}."
     agree = (
         f"All {cells} compared cells agree with {base}." if cells > 1 else f"The one compared cell agrees with {base}."
     )
@@ -104,6 +103,14 @@ def count_kinds(results: Results, scenarios: set[str]) -> list[str]:
         for kind in KINDS
         if kind != "rounding" and (count := kinds.count(kind))
     ]
+
+
+def expectation_sentence(expect: Expectation) -> str:
+    """``mxnet and torch show update-phase when …``. A cause may be between the two, or in one of them."""
+    a, b = expect.between
+    what = "agree" if expect.agree else f"show {', '.join(expect.causes) or 'a named cause'}"
+    when = f" when {scalar(expect.when)}" if expect.when else ""
+    return clean(f"{a} and {b} {what}{when}")
 
 
 SETTLED = re.compile(r"^(?P<why>.*?);?\s*settled by:\s*(?P<how>.+)$", re.S)
