@@ -53,6 +53,15 @@ def played(cell: CellResult) -> bool:
     return cell.outcome == "ok" or (cell.outcome == "raised" and began and cell.error_type not in OUR_ERRORS)
 
 
+def took_part(results: Results, cell: CellResult) -> bool:
+    """Whether it played, or went on without an event that its framework does not have, and was compared in the rest."""
+    if cell.outcome != "unsupported" or (cell.event is not None and cell.event < 0):
+        return played(cell)
+    here = results.drift_table.of_case(cell.scenario, cell.case)
+    # The initial state, which every state has as its first point, is nothing that was played.
+    return any(cell.target in (drift.a, drift.b) and drift.points > bool(drift.layer) for drift in here)
+
+
 def missing(results: Results, required: Collection[str]) -> Iterator[Shortfall]:
     for target in results.targets:
         if target.status != "ok" and target.name in required:
@@ -70,7 +79,11 @@ def idle(results: Results, required: Collection[str]) -> Iterator[Shortfall]:
     asked = asked_cells(results)
     for target in available(results):
         own = [cell for cell in asked if cell.target == target.name]
-        if target.name in required and own and not any(played(cell) or cell.outcome in CRASHED for cell in own):
+        if (
+            target.name in required
+            and own
+            and not any(took_part(results, cell) or cell.outcome in CRASHED for cell in own)
+        ):
             cases = "the case" if len(own) == 1 else f"any of {len(own)} cases"
             yield Shortfall(
                 f"{target.name} was asked for and did not play {cases}: {why_not(own[0])}",
@@ -81,13 +94,12 @@ def idle(results: Results, required: Collection[str]) -> Iterator[Shortfall]:
 
 def compared(results: Results, asked: list[CellResult], alone: bool, repeated: bool) -> bool:
     """Whether two targets played the same case, or one was compared with itself, or was to stand alone."""
-    useful = [cell for cell in asked if played(cell)]
-    if useful and (repeated or (alone and len(results.targets) == 1)):
-        return True
+    useful = (cell for cell in asked if took_part(results, cell))
+    single = repeated or (alone and len(results.targets) == 1)
     met: set[tuple[str, str]] = set()
     for cell in useful:
         case = results.case_at.get((cell.scenario, cell.case))
-        if (cell.scenario, cell.case) in met or (case is not None and with_itself(case.ops)):
+        if single or (cell.scenario, cell.case) in met or (case is not None and with_itself(case.ops)):
             return True
         met.add((cell.scenario, cell.case))
     return False
@@ -113,7 +125,7 @@ def why_nothing(results: Results, asked: list[CellResult]) -> tuple[str, str]:
     if len(ran) == 1:
         remedy = "name another target with -t; if it is to stand alone, say so: --no-reference"
         return f"{ran[0].name} is the only target that ran", remedy
-    idle_ones = {cell.target: why_not(cell) for cell in reversed(asked) if not played(cell)}
+    idle_ones = {cell.target: why_not(cell) for cell in reversed(asked) if not took_part(results, cell)}
     reasons = "; ".join(f"{name}: {why}" for name, why in idle_ones.items())
     return f"no case was played by two targets ({shortened(reasons)})", "name targets that can play it: bncheck list"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from literal_run import drift
 
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 from bncheck.shortfall import shortfalls
@@ -56,6 +59,15 @@ def test_a_target_that_was_asked_for_and_played_nothing(other: CellResult) -> No
     assert said(found, "torch") == [f"torch was asked for and did not play the case: {word} (no such event)"]
     assert said(found) == []
     assert said(found, "torch", part=True) == []  # another part of this run may have a case for it
+
+
+def test_what_lacks_an_event_and_was_compared_in_the_rest_took_part() -> None:
+    """onnxruntime has no backward: what it does in forward is compared."""
+    cells = (cell("onnxruntime", "unsupported", event=1, error="no backward"), cell("torch"))
+    seen = drift("base", "torch", "running_mean", scenario="s", a="onnxruntime", points=2)
+    assert said(replace(run(*cells), drifts=(seen,)), "onnxruntime", "torch") == []
+    initial = replace(seen, points=1)  # the state before anything was played
+    assert len(said(replace(run(*cells), drifts=(initial,)), "onnxruntime", "torch")) == 2
 
 
 def test_a_refusal_of_an_event_is_an_answer_and_a_crash_is_charged_elsewhere() -> None:

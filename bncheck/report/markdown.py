@@ -85,18 +85,18 @@ def matrix(results: Results) -> list[str]:
 
 def expectations(results: Results) -> Iterator[str]:
     """What the scenarios expected, between targets that were there, and what became of it."""
-    rows = []
+    found = []
     for scenario in results.scenarios:
         for item in scenario.expectations:
             if item.met is None and not item.reason:
                 continue
             word = f"not checked: {item.reason}" if item.met is None else ("yes" if item.met else "no")
-            rows.append(
+            found.append(
                 [code(scenario.name), text(expectation_sentence(item)), text(word), text(", ".join(item.found))]
             )
-    if rows:
+    if found:
         yield "## Expectations"
-        yield from table(("scenario", "expected", "came true", "causes found"), rows)
+        yield from table(("scenario", "expected", "came true", "causes found"), found)
 
 
 def heading(results: Results, target: TargetResult) -> str:
