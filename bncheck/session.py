@@ -28,7 +28,7 @@ from bncheck.run_folder import create_run_folder, find_run
 from bncheck.scenario import Scenario, Tolerance
 from bncheck.scenario_file import find_scenarios, load_scenario, parse_override, resolve_scenario
 from bncheck.shard import Shard, take
-from bncheck.shortfall import Shortfall, shortfalls
+from bncheck.shortfall import Asked, Shortfall, shortfalls
 from bncheck.targets import Target, parse_targets
 from bncheck.workers import Progress
 
@@ -176,8 +176,10 @@ def conclude(
 
 def missed(plan: Plan, results: Results) -> tuple[Shortfall, ...]:
     """What the plan asked for and did not come."""
+    cases = [case for case in plan.cases if case.scenario not in plan.background]
     twice = any(case.scenario not in plan.background for case in plan.repeated)
-    return shortfalls(results, plan.required, plan.alone, part="index" in plan.part, repeated=twice)
+    whole = bool(cases) and all(case.network.model is not None for case in cases)
+    return shortfalls(results, Asked(plan.required, plan.alone, "index" in plan.part, twice, whole))
 
 
 def open_run(request: Request, backends: Mapping[str, BackendFile]) -> tuple[Path, Plan, tuple[Target, ...]]:

@@ -24,15 +24,25 @@ class Shortfall:
     short: str = ""
 
 
-def shortfalls(
-    results: Results, required: Collection[str], alone: bool = False, part: bool = False, repeated: bool = False
-) -> tuple[Shortfall, ...]:
-    """``required``: names of targets that must run. ``alone``: one target is enough. ``part``: other parts of this run
-    were played elsewhere. ``repeated``: cases were played twice, and compared with themselves."""
-    found = [*missing(results, required), *(() if part else idle(results, required))]
-    asked = asked_cells(results)
-    if not part and (asked or not available(results)) and not compared(results, asked, alone, repeated):
-        found.append(nothing(results, asked))
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of a run. ``required``: names of targets that must run. ``alone``: one target is enough. ``part``:
+    other parts of this run were played elsewhere. ``repeated``: cases were played twice, and compared with themselves.
+    ``whole``: nothing but whole models, which the reference cannot play."""
+
+    required: tuple[str, ...] = ()
+    alone: bool = False
+    part: bool = False
+    repeated: bool = False
+    whole: bool = False
+
+
+def shortfalls(results: Results, asked: Asked) -> tuple[Shortfall, ...]:
+    """What of it did not come."""
+    found = [*missing(results, asked.required), *(() if asked.part else idle(results, asked.required))]
+    cells = asked_cells(results)
+    if not asked.part and (cells or not available(results)) and not compared(results, cells, asked):
+        found.append(nothing(results, cells, asked.whole))
     return tuple(found)
 
 
@@ -92,10 +102,10 @@ def idle(results: Results, required: Collection[str]) -> Iterator[Shortfall]:
             )
 
 
-def compared(results: Results, asked: list[CellResult], alone: bool, repeated: bool) -> bool:
+def compared(results: Results, cells: list[CellResult], asked: Asked) -> bool:
     """Whether two targets played the same case, or one was compared with itself, or was to stand alone."""
-    useful = (cell for cell in asked if took_part(results, cell))
-    single = repeated or (alone and len(results.targets) == 1)
+    useful = (cell for cell in cells if took_part(results, cell))
+    single = asked.repeated or (asked.alone and len(results.targets) == 1)
     met: set[tuple[str, str]] = set()
     for cell in useful:
         case = results.case_at.get((cell.scenario, cell.case))
@@ -109,13 +119,13 @@ def with_itself(ops: Collection[str]) -> bool:
     return any(op in ops for op in SELF_COMPARING)
 
 
-def nothing(results: Results, asked: list[CellResult]) -> Shortfall:
+def nothing(results: Results, cells: list[CellResult], whole: bool) -> Shortfall:
     done = "compared" if any(not scenario.probe for scenario in results.scenarios) else "measured"
-    why, remedy = why_nothing(results, asked)
+    why, remedy = why_nothing(results, cells, whole)
     return Shortfall(f"Nothing was {done}: {why}", remedy, f"nothing was {done}")
 
 
-def why_nothing(results: Results, asked: list[CellResult]) -> tuple[str, str]:
+def why_nothing(results: Results, cells: list[CellResult], whole: bool) -> tuple[str, str]:
     """(why nothing was compared, what to do)."""
     ran = available(results)
     if not ran:
@@ -124,8 +134,9 @@ def why_nothing(results: Results, asked: list[CellResult]) -> tuple[str, str]:
         return f"no target could run ({shortened(reasons)})", remedy
     if len(ran) == 1:
         remedy = "name another target with -t; if it is to stand alone, say so: --no-reference"
-        return f"{ran[0].name} is the only target that ran", remedy
-    idle_ones = {cell.target: why_not(cell) for cell in reversed(asked) if not took_part(results, cell)}
+        reference = ", and the reference cannot play a whole model" if whole else ""
+        return f"{ran[0].name} is the only target that ran{reference}", remedy
+    idle_ones = {cell.target: why_not(cell) for cell in reversed(cells) if not took_part(results, cell)}
     reasons = "; ".join(f"{name}: {why}" for name, why in idle_ones.items())
     return f"no case was played by two targets ({shortened(reasons)})", "name targets that can play it: bncheck list"
 

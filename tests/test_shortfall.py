@@ -8,7 +8,7 @@ import pytest
 from literal_run import drift
 
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
-from bncheck.shortfall import shortfalls
+from bncheck.shortfall import Asked, shortfalls
 
 PROBE = ScenarioResult("probe", cases=(CaseResult("base"),), probe=True)
 
@@ -29,7 +29,7 @@ def cell(target: str, outcome: str = "ok", case: str = "base", event: int | None
 
 
 def said(results: Results, *required: str, **more: bool) -> list[str]:
-    return [item.sentence for item in shortfalls(results, required, **more)]
+    return [item.sentence for item in shortfalls(results, Asked(required, **more))]
 
 
 def test_two_targets_that_played_the_same_case_are_enough() -> None:
@@ -38,7 +38,7 @@ def test_two_targets_that_played_the_same_case_are_enough() -> None:
 
 def test_a_target_that_was_asked_for_and_is_unavailable() -> None:
     found = run(cell("torch"), cell("reference"), missing=("torch@cuda",))
-    (item,) = shortfalls(found, ("torch", "torch@cuda"))
+    (item,) = shortfalls(found, Asked(("torch", "torch@cuda")))
     assert item.sentence == "torch@cuda was asked for and is unavailable: no GPU"
     assert item.remedy == "get one; where it may be missing: --optional torch@cuda"
     assert item.short == "torch@cuda did not run"
@@ -100,6 +100,9 @@ def test_what_a_single_target_may_do() -> None:
     assert said(single, repeated=True) == []
     assert said(run(cell("torch"), ops=("eval_in_batches",))) == []
     assert said(single, part=True) == []
+    assert said(single, whole=True) == [
+        "Nothing was compared: torch is the only target that ran, and the reference cannot play a whole model"
+    ]
     # To stand alone is not to be missing, and not to be one of two of which one is missing.
     assert said(run(missing=("torch",)), alone=True) == ["Nothing was compared: no target could run (torch: no GPU)"]
     assert said(run(cell("torch"), missing=("mxnet",)), alone=True) == [
