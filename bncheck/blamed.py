@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from bncheck.results import OUR_ERRORS
+
 if TYPE_CHECKING:
     from bncheck.finding import Finding
     from bncheck.results import CellResult, Results
@@ -31,7 +33,7 @@ REMEDIES: Mapping[str, str] = {
     "adapter-error": "please report it, with the command and this line",
 }
 # Errors whose message is a whole sentence of bncheck's about the user's file.
-SENTENCES = ("FileError", "CustomLayerError")
+SENTENCES = OUR_ERRORS
 # How those begin that say what does not fit what.
 OPENINGS = ("the input [", "the scenario's native.")
 # Findings that name why a layer of the user's raises: then the error has its name.

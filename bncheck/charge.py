@@ -19,7 +19,7 @@ from bncheck.blamed import KINDS, sentence, unnamed
 if TYPE_CHECKING:
     from bncheck.evidence import Drift
     from bncheck.finding import Finding
-    from bncheck.results import Results
+    from bncheck.results import Expectation, Results
 
 VERSION = re.compile(r"==[^@\s]+")
 
@@ -133,21 +133,35 @@ def of_errors(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
 
 
 def of_expectations(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
-    """``case`` holds the condition under which it was expected: one sentence, however many cases that covers."""
     for scenario in results.scenarios:
         for item in scenario.expectations:
-            if item.met is not False:
-                continue
-            a, b = item.between
-            wanted = "agree" if item.agree else f"differ by {', '.join(item.causes)}"
-            when = ", ".join(f"{key} = {value}" for key, value in item.when.items())
-            found = f"found {', '.join(item.found)}" if item.found else "found nothing named"
-            yield Charge(
-                "expectation", "", "expectation", scenario.name, when,
-                ((plain.get(a, a),), (plain.get(b, b),)), (a, b),
-                f"{a} and {b} were expected to {wanted}{f' when {when}' if when else ''}; {found}.",
-                quantity="agree" if item.agree else ",".join(item.causes),
-            )  # fmt: skip
+            if item.met is False:
+                found = f"found {', '.join(item.found)}" if item.found else "found nothing named"
+                yield of_expectation(scenario.name, item, f"; {found}.", plain)
+
+
+def unchecked(results: Results) -> list[tuple[Charge, str]]:
+    """Expectations between targets that were there, and that this run could not check all the same, with the reason."""
+    plain = plain_names(target.name for target in results.targets)
+    return [
+        (of_expectation(scenario.name, item, "; not checked.", plain), item.reason)
+        for scenario in results.scenarios
+        for item in scenario.expectations
+        if item.met is None and item.reason
+    ]
+
+
+def of_expectation(scenario: str, item: Expectation, end: str, plain: Mapping[str, str]) -> Charge:
+    """``case`` holds the condition under which it was expected: one sentence, however many cases that covers."""
+    a, b = item.between
+    wanted = "agree" if item.agree else f"show {', '.join(item.causes)}"
+    when = ", ".join(f"{key} = {value}" for key, value in item.when.items())
+    return Charge(
+        "expectation", "", "expectation", scenario, when,
+        ((plain.get(a, a),), (plain.get(b, b),)), (a, b),
+        f"{a} and {b} were expected to {wanted}{f' when {when}' if when else ''}{end}",
+        quantity="agree" if item.agree else ",".join(item.causes),
+    )  # fmt: skip
 
 
 def of_drifts(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from bncheck import __version__
-from bncheck.errors import BncheckError
+from bncheck.errors import BncheckError, Interrupted
 
 # Command → (what it does, in the order a newcomer meets them). It lives in bncheck/commands/<name>.py.
 COMMANDS = {
@@ -70,6 +70,7 @@ def cli() -> None:
 
     \b
     bncheck run                     the default scenarios on reference, torch and mxnet
+    bncheck run all-ones -t torch   torch against the reference
     bncheck run all-ones -t torch -t mxnet==1.7.0.post2
     bncheck explain update-phase
 
@@ -84,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     try:
         code = cli.main(args=arguments, prog_name="bncheck", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        click.echo("bncheck: interrupted", err=True)
+    except click.exceptions.Abort as abort:  # click's word for Ctrl-C
+        tell_interrupt(abort.__cause__ or abort.__context__)
         sys.exit(130)
     except click.ClickException as error:
         error.show()
@@ -93,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     except BncheckError as error:
         click.echo(f"bncheck: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        click.echo("bncheck: interrupted", err=True)
+    except KeyboardInterrupt as interrupt:
+        tell_interrupt(interrupt)
         sys.exit(130)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
@@ -107,6 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> Any:
             "  → finished cells are kept; free space or name another folder, then: bncheck run --resume RUN", err=True
         )
         sys.exit(3)
+
+
+def tell_interrupt(interrupt: BaseException | None) -> None:
+    """A run that was interrupted says where it lies and how it goes on."""
+    where = f": {interrupt}" if isinstance(interrupt, Interrupted) else ""
+    click.echo(f"bncheck: interrupted{where}", err=True)
 
 
 if __name__ == "__main__":

@@ -129,9 +129,12 @@ def join(sources: Sequence[Source], command: str, created: str) -> Joined:
     asked = {name for source in sources for name in scenario_names(source) if name not in source.plan.background}
     background = tuple(scenario.name for scenario in scenarios if scenario.name not in asked)
     first = sources[0].plan
+    names = tuple(target.name for target in targets)
+    # Asked for by name in any of the runs; one that could not run there gave way to one that did elsewhere.
+    required = tuple(name for name in names if any(name in source.plan.required for source in sources))
     plan = Plan(
-        scenarios, tuple(target.name for target in targets), background, {}, command, created, first.tolerance,
-        joined_part(sources), own,
+        scenarios, names, background, {}, command, created, first.tolerance, joined_part(sources), own,
+        required=required,
     )  # fmt: skip
     return Joined(plan, targets, members, renamed, keys)
 

@@ -6,7 +6,8 @@ Everything is checked, and a key that is not known is a fault with its line and 
 .. code-block:: toml
 
     [tool.bncheck]
-    targets = ["reference", "torch", "mxnet"]
+    targets = ["reference", "torch", "mxnet"]             # each must run (exit code 3)
+    optional = ["torch@cuda"]                             # this one where it can
     scenarios = ["all-ones", "checks/my-layer.toml"]     # names, or files beside pyproject.toml
     tolerances = { rtol = 1e-5, atol = 1e-6 }             # for scenarios that state none
     fail-on = "convention"
@@ -52,6 +53,7 @@ class Configuration:
 
     path: Path | None = None
     targets: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     scenarios: tuple[str, ...] = ()
     tolerance: Tolerance = field(default_factory=Tolerance)
     fail_on: str | None = None
@@ -89,6 +91,7 @@ def read_table(sheet: Sheet, table: Mapping[str, Any]) -> Configuration:
     folder = sheet.path.parent
     readers: dict[str, Callable[[KeyPath, Any], Any]] = {
         "targets": sheet.texts,
+        "optional": sheet.texts,
         "scenarios": sheet.texts,
         "tolerances": sheet.tolerance,
         "fail-on": sheet.level,
@@ -100,6 +103,7 @@ def read_table(sheet: Sheet, table: Mapping[str, Any]) -> Configuration:
     return Configuration(
         path=sheet.path,
         targets=values.get("targets") or (),
+        optional=values.get("optional") or (),
         scenarios=tuple(beside(folder, name) for name in values.get("scenarios") or ()),
         tolerance=values.get("tolerances") or Tolerance(),
         fail_on=values.get("fail-on"),

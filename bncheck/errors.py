@@ -7,7 +7,7 @@ class BncheckError(Exception):
     """A sentence for a stranger: what happened, where, and what to do next.
 
     ``exit_code`` follows the command line's contract: 2 usage or scenario error,
-    3 a required target unavailable or a worker that could not do its job.
+    3 something asked for that is unavailable, or a worker that could not do its job.
     """
 
     exit_code = 2
@@ -19,6 +19,13 @@ class BncheckError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  → {self.remedy}" if self.remedy else self.message
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while a run was played: where its finished cells are, and the command that goes on."""
+
+    def __init__(self, run: object, resume: str) -> None:
+        super().__init__(f"{run} keeps what is finished\n  → go on with: {resume}")
 
 
 class UsageError(BncheckError):
@@ -52,6 +59,6 @@ class EnvironmentFailure(BncheckError):
 
 
 class TargetsUnavailable(BncheckError):
-    """A target named by ``--require`` cannot run here."""
+    """A target named by ``--require`` is not among those of the run."""
 
     exit_code = 3

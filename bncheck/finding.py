@@ -24,6 +24,10 @@ CAUSES = (
 Place = tuple[str, str]  # (layer, quantity); the layer is "" for the network itself
 
 
+# Evidence of findings about nodes of an ONNX file that were compared one by one.
+NODES = "nodes compared"
+
+
 @dataclass(frozen=True, slots=True)
 class Consequence:
     """What follows from a finding and is therefore none of its own: its sentence, whom and what it is about."""

@@ -1,4 +1,5 @@
-"""Does this run fail, and why? Charges, held against ``--fail-on``, waivers and a baseline, make a verdict.
+"""Does this run fail, and why? Charges, held against ``--fail-on``, waivers and a baseline, make a verdict; so does
+what was asked for and did not come.
 
 Pure but for ``write_verdict`` and ``read_verdict``: the verdict lies in the run folder as ``gate.json``, so that every
 report made later says the same as the exit code did.
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING
 from bncheck.baseline import Entry, by_place, gone, judge
 from bncheck.blamed import EXITS
 from bncheck.bounded import read_bounded
-from bncheck.charge import Charge, charges, plain_names
+from bncheck.charge import Charge, charges, plain_names, unchecked
 from bncheck.errors import RunFolderError
+from bncheck.shortfall import Shortfall
 from bncheck.waiver import Waiver, expired, unneeded, waive
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One charge and what became of it: fails, known, waived, or below (the level of --fail-on); ``note`` says why."""
+    """One charge and what became of it: fails, known, waived, below (the level of --fail-on), or unchecked (an
+    expectation that this run could not check); ``note`` says why."""
 
     charge: Charge
     standing: str
@@ -54,7 +57,8 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``expired`` and ``unneeded`` are waivers, ``gone`` what the baseline lists and nothing shows any more."""
+    """``expired`` and ``unneeded`` are waivers, ``gone`` what the baseline lists and nothing shows any more; ``missed``
+    is what was asked for and did not come."""
 
     fail_on: str = "defect"
     with_baseline: bool = False
@@ -62,23 +66,27 @@ class Verdict:
     expired: tuple[Waiver, ...] = ()
     unneeded: tuple[Waiver, ...] = ()
     gone: tuple[Entry, ...] = ()
+    missed: tuple[Shortfall, ...] = ()
 
     def of(self, standing: str) -> list[Judged]:
         return [item for item in self.judged if item.standing == standing]
 
     @property
     def exit_code(self) -> int:
-        """3: cells crashed, timed out or could not be played; 2: a file of the user's is wrong; 1: charges or expired
-        waivers; 0: neither."""
+        """3: not all came that was asked for, or cells crashed, timed out or could not be played; 2: a file of the
+        user's is wrong; 1: charges or expired waivers; 0: none."""
         failing = self.of("fails")
         if worst := max((EXITS.get(item.charge.kind, 0) for item in failing), default=0):
             return worst
+        if self.missed:
+            return 3
         return 1 if failing or (self.expired and self.fail_on != "never") else 0
 
 
-def hold(results: Results, rules: Rules, today: date) -> Verdict:
+def hold(results: Results, rules: Rules, today: date, missed: Sequence[Shortfall] = ()) -> Verdict:
     """The verdict on a run."""
-    brought = charges(results)
+    brought, open_ones = charges(results), unchecked(results)
+    concerned = (*brought, *(charge for charge, _ in open_ones))
     atol = {scenario.name: scenario.atol for scenario in results.scenarios}
     names = {target.name for target in results.targets}
     played = played_on(results, {name: name for name in names}) if rules.waivers else {}
@@ -90,10 +98,12 @@ def hold(results: Results, rules: Rules, today: date) -> Verdict:
         tuple(
             weigh(charge, rules, listed.get((charge.scenario, charge.case, charge.cause), ()), atol, today)
             for charge in brought
-        ),
+        )
+        + tuple(Judged(charge, "unchecked", reason) for charge, reason in open_ones),
         tuple(expired(rules.waivers, played, today)),
-        tuple(unneeded(rules.waivers, brought, played, today)),
-        tuple(gone(known, brought, played_on(results, plain_names(names)))) if known else (),
+        tuple(unneeded(rules.waivers, concerned, played, today)),
+        tuple(gone(known, concerned, played_on(results, plain_names(names)))) if known else (),
+        tuple(missed),
     )
 
 

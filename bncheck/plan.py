@@ -36,6 +36,8 @@ class Plan:
     part: Mapping[str, Any] = field(default_factory=dict)
     own_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check_order: bool = False  # play everything a second time, last case first
+    required: tuple[str, ...] = ()  # targets that somebody asked for by name
+    alone: bool = False  # one target is enough (--no-reference)
 
     @property
     def cases(self) -> list[Case]:
@@ -69,6 +71,8 @@ def write_plan(run: Path, plan: Plan) -> None:
         "tolerance": asdict(plan.tolerance),
         "part": dict(plan.part),
         "check_order": plan.check_order,
+        "required": list(plan.required),
+        "alone": plan.alone,
     }
     write_json(run / "plan.json", value)
 
@@ -124,8 +128,12 @@ def read_plan(run: Path, played: bool = False) -> Plan:
         own = {str(item["name"]): item["overrides"] for item in data["scenarios"] if "overrides" in item}
         found = tuple(with_tolerance(scenario, tolerance) for scenario in scenarios)
         part = read_part(data.get("part", {}))
-        again = data.get("check_order", False) is True
-        return Plan(found, targets, background, data["overrides"], command, created, tolerance, part, own, again)
+        again, alone = (data.get(key, False) is True for key in ("check_order", "alone"))
+        required = tuple(str(name) for name in data.get("required", ()))
+        return Plan(
+            found, targets, background, data["overrides"], command, created, tolerance, part, own, again, required,
+            alone,
+        )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"{run / 'plan.json'} has a wrong shape: {error!r}.", "Start a new run instead."

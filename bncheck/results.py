@@ -32,6 +32,10 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT = 1
+PLAYED = ("ok", "raised")  # outcomes of a cell that a worker saw through to its end
+CRASHED = ("crashed", "timeout")
+# What bncheck itself says of somebody's file: no word about the framework that should have taken it.
+OUR_ERRORS = ("FileError", "CustomLayerError")
 # Ten times what a run of 10,000 cells writes; more than this was not written by us.
 MAX_RUN_JSON = 512 * 1024**2
 
@@ -86,7 +90,8 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the scenario's author expected, and whether it came so (None: a side was not there)."""
+    """What the scenario's author expected, and whether it came so. None: it was not checked, for ``reason``, or because
+    one of the two targets was not there."""
 
     between: tuple[str, str]
     causes: tuple[str, ...] = ()
@@ -94,6 +99,7 @@ class Expectation:
     when: Mapping[str, Any] = field(default_factory=dict)
     met: bool | None = None
     found: tuple[str, ...] = ()  # causes that were found instead, or as well
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Results:
-    """A parsed run.json. ``baseline`` is the target that the tables compare with (the first one when empty)."""
+    """A parsed run.json. ``baseline`` is run.json's word for the yardstick (empty: the first target)."""
 
     version: str
     command: str
@@ -147,10 +153,14 @@ class Results:
     format: int = FORMAT
 
     @cached_property
-    def base(self) -> str:
-        """The target that the others are compared with in tables: the named one, else the first available."""
+    def yardstick(self) -> str:
+        """The target that tables compare the others with: the named one, else the first available; but one that played
+        any of the cases that were asked for, where there is one (the reference cannot play a whole model)."""
         names = [target.name for target in self.targets if target.status == "ok"]
-        return self.baseline if self.baseline in names else next(iter(names), "")
+        names = [self.baseline, *names] if self.baseline in names else names
+        probes = {scenario.name for scenario in self.scenarios if scenario.probe}
+        played = {cell.target for cell in self.cells if cell.outcome in PLAYED and cell.scenario not in probes}
+        return next((name for name in names if name in played), next(iter(names), ""))
 
     @cached_property
     def case_at(self) -> Mapping[tuple[str, str], CaseResult]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bncheck.backend_file import BackendFile
 from bncheck.bounded import read_bounded
 from bncheck.errors import ScenarioError, UsageError
 from bncheck.scenario import Case, Expect, Network, Scenario, Tolerance, is_file
@@ -31,13 +32,15 @@ from bncheck.scenario_rules import (
     size_rules,
 )
 from bncheck.scenario_schema import Document, ExpectTable, Fault, nearest, read_document, read_expects, shown, unknown
+from bncheck.scenario_targets import target_rules
 from bncheck.toml_lines import KeyPath, key_lines, line_of, split_key
 
 FILE_KEYS = ("network.custom", "network.file", "network.model")
 MOST_BYTES = 4_000_000
 # A matrix of thousands of cases that share one fault says it once; one with many different ones stops here.
 MOST_FAULTS = 50
-REMEDY = "correct the file; a shipped scenario (bncheck list) shows every key in use"
+SHOWN_BY = "a shipped scenario (bncheck list) shows every key in use"
+REMEDY, SET_REMEDY = f"correct the file; {SHOWN_BY}", f"correct that --set; {SHOWN_BY}"
 # Both places: inside the installed package, and next to it in a checkout.
 SHIPPED = (Path(__file__).parent / "scenarios", Path(__file__).parent.parent / "scenarios")
 
@@ -89,9 +92,15 @@ def parse_override(text: str) -> tuple[str, Any]:
     return key, parsed["value"] if len(parsed) == 1 else value.strip()
 
 
-def load_scenario(path: Path, overrides: Mapping[str, Any] = {}, missing_files: bool = False) -> Scenario:
+def load_scenario(
+    path: Path,
+    overrides: Mapping[str, Any] = {},
+    missing_files: bool = False,
+    backends: Mapping[str, BackendFile] | None = None,
+) -> Scenario:
     """Read and expand a scenario file; ``overrides`` are dotted paths with values, as ``--set`` gives them.
-    With ``missing_files``, those that networks name need not exist: it was played elsewhere.
+    With ``missing_files``, those that networks name need not exist: it was played elsewhere. ``backends`` are those
+    whose targets it may name (None: not checked, as for a file that is only looked at).
 
     Raises ScenarioError that lists every fault as ``file:line: key: what is wrong; allowed; did you mean``.
     """
@@ -131,6 +140,8 @@ def load_scenario(path: Path, overrides: Mapping[str, Any] = {}, missing_files: 
             break
     tables = read_expects(raw)
     faults.add(list(expect_rules(tables)))
+    if backends is not None and document is not None:
+        faults.add(list(target_rules(document.targets, tables, backends)))
     expected, found = _expected(tables, original)
     faults.add(found)
     faults.stop()
@@ -313,7 +324,8 @@ class _Faults:
     def stop(self) -> None:
         if self.lines:
             ordered = sorted(self.lines, key=lambda text: self.lines[text])
-            raise ScenarioError("\n".join(ordered), REMEDY)
+            # Line 0: the command line said it, and there is nothing in the file to correct.
+            raise ScenarioError("\n".join(ordered), REMEDY if any(self.lines.values()) else SET_REMEDY)
 
 
 def written(path: KeyPath) -> str:

@@ -18,8 +18,9 @@ from bncheck.backend_file import BackendFile, find_backends
 from bncheck.devices import why_not
 from bncheck.environments import Ready, Unavailable, parse_pythons
 from bncheck.environments import prepare as prepare_environments
-from bncheck.errors import UsageError
+from bncheck.errors import Interrupted, UsageError
 from bncheck.gate import Rules, hold, write_verdict
+from bncheck.lineup import line_up, require
 from bncheck.plan import Plan, code_of, read_plan, remember_order, with_tolerance, write_plan
 from bncheck.results import Results, TargetResult, write_results
 from bncheck.run import Options, Seat, run_cells, settle
@@ -27,6 +28,7 @@ from bncheck.run_folder import create_run_folder, find_run
 from bncheck.scenario import Scenario, Tolerance, is_file
 from bncheck.scenario_file import find_scenarios, load_scenario, parse_override, resolve_scenario
 from bncheck.shard import Shard, take
+from bncheck.shortfall import Asked, Shortfall, shortfalls
 from bncheck.targets import Target, parse_targets
 from bncheck.workers import Progress
 
@@ -53,7 +55,8 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked for. ``probes`` adds the probe scenarios; ``chosen`` False runs nothing but them."""
+    """What a user asked for. ``probes`` adds the probe scenarios; ``chosen`` False runs nothing but them. ``alone``
+    forbids that the reference is added to a single target."""
 
     scenarios: Sequence[str] = ()
     targets: Sequence[str] = ()
@@ -68,6 +71,8 @@ class Request:
     options: Options = Options()
     formats: Sequence[str] = ("csv", "plots", "html")
     require: Sequence[str] = ()
+    optional: Sequence[str] = ()
+    alone: bool = False
     rules: Rules = Rules()
     tolerance: Tolerance = Tolerance()
     shard: Shard | None = None
@@ -79,8 +84,30 @@ def carry_out(request: Request, listener: Listener) -> tuple[Path, Results]:
     """Play and judge; returns the run folder and what was found. An interrupt still leaves a readable run."""
     backends = find_backends(request.backend_files)
     pythons = parse_pythons(request.pythons, backends)
-    parse_targets(request.require, backends)
     run, plan, targets = open_run(request, backends)
+    try:
+        return run, play_and_judge(request, listener, backends, pythons, run, plan, targets)
+    except KeyboardInterrupt:
+        raise Interrupted(run, resuming(request, run, plan)) from None
+
+
+def resuming(request: Request, run: Path, plan: Plan) -> str:
+    """The command that goes on with an interrupted run."""
+    words = ["bncheck", "run", "--resume", str(run)]
+    words += [word for path in request.backend_files for word in ("--backend-file", str(path))]
+    words += [word for text in request.pythons for word in ("--python", text)]
+    return shlex.join(words + ["--allow-code"] * bool(code_of(plan)))
+
+
+def play_and_judge(
+    request: Request,
+    listener: Listener,
+    backends: Mapping[str, BackendFile],
+    pythons: Mapping[str, Path],
+    run: Path,
+    plan: Plan,
+    targets: Sequence[Target],
+) -> Results:
     places = prepare_environments(targets, backends, pythons, listener.say)
     seats = [seat(target, backends[target.backend], places[target]) for target in targets]
     documented = {target.name: backends[target.backend].documented for target in targets}
@@ -99,7 +126,7 @@ def carry_out(request: Request, listener: Listener) -> tuple[Path, Results]:
     except KeyboardInterrupt:
         conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.rules, measured)
         raise
-    return run, conclude(run, plan, found, documented, request.formats, listener, request.rules, measured)
+    return conclude(run, plan, found, documented, request.formats, listener, request.rules, measured)
 
 
 def measuring(
@@ -142,18 +169,26 @@ def conclude(
     gc.freeze()  # pandas and matplotlib stay to the end: collecting garbage need not walk through them again
     results = analyse(run, plan, targets, documented, listener.say, measured)
     write_results(results, run)
-    write_verdict(hold(results, rules, date.today()), run)
+    write_verdict(hold(results, rules, date.today(), missed(plan, results)), run)
     render(run, formats, listener.say, results=results)
     return results
+
+
+def missed(plan: Plan, results: Results) -> tuple[Shortfall, ...]:
+    """What the plan asked for and did not come."""
+    cases = [case for case in plan.cases if case.scenario not in plan.background]
+    twice = any(case.scenario not in plan.background for case in plan.repeated)
+    whole = bool(cases) and all(case.network.model is not None for case in cases)
+    return shortfalls(results, Asked(plan.required, plan.alone, "index" in plan.part, twice, whole))
 
 
 def open_run(request: Request, backends: Mapping[str, BackendFile]) -> tuple[Path, Plan, tuple[Target, ...]]:
     """A new run folder with its plan, or an old one to go on with. Nothing is written for a request that is wrong."""
     if request.resume is not None:
-        if request.scenarios or request.targets or request.out or request.overrides:
+        if request.scenarios or request.targets or request.optional or request.out or request.overrides:
             raise UsageError(
                 "--resume goes on with the scenarios and targets of that run.",
-                "Leave out scenarios, --target, --set and --out.",
+                "Leave out scenarios, --target, --optional, --set and --out.",
             )
         run = find_run(request.resume)
         plan = read_plan(run)
@@ -161,10 +196,11 @@ def open_run(request: Request, backends: Mapping[str, BackendFile]) -> tuple[Pat
         if request.check_order and not plan.check_order:
             plan = replace(plan, check_order=True)
             remember_order(run)
-        return run, plan, parse_targets(plan.targets, backends)
-    plan = make_plan(request)
+        targets = parse_targets(plan.targets, backends)
+        required = (*plan.required, *require(request.require, targets, (), backends))
+        return run, replace(plan, required=tuple(dict.fromkeys(required))), targets
+    plan = make_plan(request, backends)
     targets = parse_targets(plan.targets, backends)
-    plan = replace(plan, targets=tuple(target.name for target in targets))
     run = create_run_folder(request.out)
     write_plan(run, plan)
     return run, plan, targets
@@ -180,33 +216,28 @@ def refuse_code(plan: Plan, request: Request) -> None:
         )
 
 
-def make_plan(request: Request) -> Plan:
-    """Load the scenarios that were asked for, and the probes behind them."""
+def make_plan(request: Request, backends: Mapping[str, BackendFile]) -> Plan:
+    """Load the scenarios that were asked for, and the probes behind them; say who plays."""
     overrides = dict(parse_override(text) for text in request.overrides)
     if "network.file" in overrides and request.scenarios:
         from bncheck.model_file import with_input_of_file
 
         overrides = with_input_of_file(overrides, resolve_scenario(request.scenarios[0]))
     shipped = [load_scenario(path) for path in find_scenarios()]
-    chosen = choose(request, shipped, overrides) if request.chosen else []
+    chosen = choose(request, shipped, overrides, backends) if request.chosen else []
     names = [scenario.name for scenario in chosen]
     probes = [each for each in shipped if each.probe and each.name not in names and request.probes]
-    targets = tuple(request.targets or usual_targets(chosen))
+    lineup = line_up(request.targets, request.optional, chosen, default_targets(), backends, request.alone)
+    needed = (*lineup.required, *require(request.require, lineup.targets, request.optional, backends))
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     background = tuple(probe.name for probe in probes)
     scenarios = tuple(with_tolerance(scenario, request.tolerance) for scenario in chosen + probes)
     plan = Plan(
-        scenarios, targets, background, absolute(overrides), request.command, created, request.tolerance,
-        check_order=request.check_order,
+        scenarios, tuple(target.name for target in lineup.targets), background, absolute(overrides), request.command,
+        created, request.tolerance, check_order=request.check_order, required=tuple(dict.fromkeys(needed)),
+        alone=lineup.alone,
     )  # fmt: skip
     return take(plan, request.shard) if request.shard else plan
-
-
-def usual_targets(scenarios: Sequence[Scenario]) -> tuple[str, ...]:
-    """What runs when nobody names a target: what each scenario says itself, else the usual ones."""
-    usual = default_targets()
-    named = [name for scenario in scenarios for name in scenario.targets or usual]
-    return tuple(dict.fromkeys(named)) or usual
 
 
 def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,9 +249,12 @@ def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def choose(request: Request, shipped: Sequence[Scenario], overrides: Mapping[str, Any]) -> list[Scenario]:
+def choose(
+    request: Request, shipped: Sequence[Scenario], overrides: Mapping[str, Any], backends: Mapping[str, BackendFile]
+) -> list[Scenario]:
     if request.scenarios:
-        return [load_scenario(resolve_scenario(name), overrides) for name in dict.fromkeys(request.scenarios)]
+        paths = [resolve_scenario(name) for name in dict.fromkeys(request.scenarios)]
+        return [load_scenario(path, overrides, backends=backends) for path in paths]
     if overrides:
         raise UsageError("--set changes one scenario, and none is named.", "Name it: bncheck run SCENARIO --set …")
     return [scenario for scenario in shipped if scenario.default and not scenario.probe]

@@ -20,7 +20,8 @@ from bncheck.commands.gating import error_lines
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.gate import Rules, hold
-from bncheck.report.overview import standing, verdict
+from bncheck.report.overview import headline
+from bncheck.report.standing import standing
 from bncheck.results import CaseResult, CellResult, Expectation, ScenarioResult
 from bncheck.rules import load_rules
 from bncheck.run_folder import read_result
@@ -476,7 +477,7 @@ def test_whose_it_is_decides_the_exit_code(origin: str, code: int, sentence: str
     if sentence:
         assert lines[0] == f"bncheck: all-ones · forward on torch: {sentence}"
         assert standing(run, "all-ones", "forward", "torch").word == "failed"
-        assert verdict(run) == "Nothing was compared: 1 cell could not be played."
+        assert headline(run) == "Nothing was compared: 1 cell could not be played."
 
 
 def test_a_sentence_about_a_file_is_said_as_it_is() -> None:

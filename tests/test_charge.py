@@ -65,7 +65,7 @@ def test_an_expectation_that_did_not_come_true_is_a_charge_and_one_without_an_an
     scenario = ScenarioResult("all-ones", cases=SCENARIOS[0].cases, expectations=(unmet, unknown))
     (charge,) = charges(results(scenarios=(scenario,), cells=(), findings=(), drifts=()))
     assert charge.kind == "expectation"
-    assert charge.sentence == "mxnet and torch were expected to differ by update-phase; found eps."
+    assert charge.sentence == "mxnet and torch were expected to show update-phase; found eps."
 
 
 def test_a_drift_is_charged_where_no_finding_is_about_its_two_targets() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bncheck.cli import COMMANDS
+from bncheck.cli import COMMANDS, tell_interrupt
+from bncheck.errors import Interrupted
 
 HEAVY = ("numpy", "pandas", "matplotlib", "pydantic", "rich", "jinja2", "torch", "mxnet", "uv", "packaging")
 
@@ -95,3 +96,12 @@ def test_an_output_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "cannot be made" in done.stderr
     assert "--out" in done.stderr
+
+
+def test_an_interrupted_run_says_where_it_lies_and_how_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_interrupt(Interrupted(Path("reports/a"), "bncheck run --resume reports/a"))
+    tell_interrupt(KeyboardInterrupt())
+    assert capsys.readouterr().err == (
+        "bncheck: interrupted: reports/a keeps what is finished\n  → go on with: bncheck run --resume reports/a\n"
+        "bncheck: interrupted\n"
+    )

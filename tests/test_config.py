@@ -18,6 +18,7 @@ name = "mine"
 
 [tool.bncheck]
 targets = ["reference", "torch"]
+optional = ["torch@cuda"]
 scenarios = ["all-ones", "checks/own.toml"]
 tolerances = { rtol = 1e-4, atol = 1 }
 fail-on = "convention"
@@ -45,6 +46,7 @@ def test_everything_it_may_say(tmp_path: Path) -> None:
     assert found == Configuration(
         path=tmp_path / "pyproject.toml",
         targets=("reference", "torch"),
+        optional=("torch@cuda",),
         scenarios=("all-ones", str(tmp_path / "checks/own.toml")),
         tolerance=Tolerance(1e-4, 1.0),
         fail_on="convention",
@@ -52,7 +54,7 @@ def test_everything_it_may_say(tmp_path: Path) -> None:
         baseline=tmp_path / "known.json",
         waivers=(
             Waiver(
-                "update-phase", "we flush", date(2027, 1, 31), "all-ones", "forward", ("mxnet*",), "pyproject.toml:12"
+                "update-phase", "we flush", date(2027, 1, 31), "all-ones", "forward", ("mxnet*",), "pyproject.toml:13"
             ),
         ),
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bncheck.expectations import check_expectations
+from bncheck.expectations import check_expectations, needing_conventions
 from bncheck.finding import Finding
 from bncheck.results import TargetResult
 from bncheck.scenario import Case, Event, Expect, InputSpec, Layer, Network, Scenario
@@ -73,3 +73,46 @@ def test_a_backend_s_name_means_all_its_plain_versions() -> None:
     targets = [TARGETS[1], TargetResult("mxnet==1.7.0", "m", "mxnet"), TargetResult("mxnet[raw]", "r", "mxnet", "raw")]
     finding = replace(PHASE, sides=(("torch",), ("mxnet[raw]",)))
     assert met(Expect(("mxnet", "torch"), agree=True), [finding], targets) is True
+
+
+def checked(expect: Expect, findings: list[Finding]) -> tuple[bool | None, str]:
+    """What becomes of it in a run that measured no conventions."""
+    (found,) = check_expectations(Scenario("s", "", "", CASES[:1], (expect,)), TARGETS, findings, measured=False)
+    return found.met, found.reason
+
+
+NOT_MEASURED = "no conventions were measured (--no-probe), and only they can name "
+
+
+@pytest.mark.parametrize(
+    ("causes", "met", "reason"),
+    [
+        (("update-phase",), True, ""),  # a trace can show it
+        (("batch-weight",), None, f"{NOT_MEASURED}batch-weight"),
+        (("update-phase", "batch-weight", "eps"), None, f"{NOT_MEASURED}batch-weight, eps"),
+        (("poisoned-state",), False, ""),  # needs none, and is not there
+        (("batch-weight", "poisoned-state"), False, ""),
+    ],
+)
+def test_without_conventions_a_cause_that_only_they_can_name_is_not_checked(
+    causes: tuple[str, ...], met: bool | None, reason: str
+) -> None:
+    assert checked(Expect(("mxnet", "torch"), causes), [PHASE]) == (met, reason)
+
+
+def test_without_conventions_agreement_is_checked_all_the_same() -> None:
+    assert checked(Expect(("reference", "torch"), agree=True), [PHASE]) == (True, "")
+    assert checked(Expect(("mxnet", "torch"), agree=True), [PHASE]) == (False, "")
+
+
+def test_causes_that_rest_on_conventions() -> None:
+    assert needing_conventions() == {
+        "initial-state", "variance-divisor", "update-phase", "update-count", "counter-skew", "batch-weight",
+        "averaging", "wrong-statistic", "single-value", "empty-batch", "normaliser-source", "eps",
+        "cancellation", "layout",
+    }  # fmt: skip
+
+
+def test_another_spelling_of_a_target_is_that_target() -> None:
+    assert met(Expect(("mxnet@cpu", "torch"), ("update-phase",), when={"program.events": "f"}), [PHASE]) is True
+    assert met(Expect(("mxnet@cuda", "torch"), ("update-phase",)), [PHASE]) is None

@@ -6,9 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
+
+from bncheck.charge import Charge
+from bncheck.commands.gating import tell_verdict
+from bncheck.gate import Judged, Verdict
+from bncheck.shortfall import Shortfall
+from bncheck.waiver import Waiver
 
 ROOT = Path(__file__).parent.parent
 CONFIGURED = """\
@@ -44,7 +51,8 @@ def test_the_file_says_what_the_command_line_does_not(repo: Path) -> None:
 
 
 def test_the_command_line_beats_the_file(repo: Path) -> None:
-    done = bncheck("run", "batch-sizes", "-t", "reference", "--fail-on", "never", "--no-report", "--out", "a", cwd=repo)
+    arguments = ("run", "batch-sizes", "-t", "reference", "--no-reference", "--fail-on", "never", "--no-report")
+    done = bncheck(*arguments, "--out", "a", cwd=repo)
     assert done.returncode == 0, done.stderr
     found = json.loads((repo / "a" / "run.json").read_text())
     assert [target["name"] for target in found["targets"]] == ["reference"]
@@ -148,3 +156,154 @@ def test_version(tmp_path: Path) -> None:
     from bncheck import __version__
 
     assert bncheck("--version", cwd=tmp_path).stdout == f"bncheck, version {__version__}\n"
+
+
+# ------------------------------------------------------------------------ every exit code but 0 has its line
+
+LATE = Waiver("update-phase", "until the port is done", date(2026, 1, 31), where="waivers.toml:3")
+
+
+def charge(kind: str, cause: str, sentence: str, case: str = "forward") -> Charge:
+    return Charge(kind, "", cause, "all-ones", case, (("mxnet",), ("torch",)), ("mxnet", "torch"), sentence)
+
+
+UNMET = charge("expectation", "expectation", "mxnet and torch were expected to agree; found eps.", "")
+VERDICTS = {
+    "expectation": (
+        Verdict(judged=(Judged(UNMET, "fails"),)),
+        [
+            " ✗ expectation in all-ones: mxnet and torch were expected to agree; found eps.",
+            " verdict  1 expectation did not come true (exit code 1)",
+        ],
+        "exit code 1: 1 expectation did not come true: "
+        "expectation in all-ones: mxnet and torch were expected to agree; found eps.",
+    ),
+    "drift": (
+        Verdict("drift", judged=(Judged(charge("drift", "drift", "bn.gamma is off by 0.5."), "fails"),)),
+        [
+            " ✗ drift in all-ones · forward: bn.gamma is off by 0.5.",
+            " verdict  1 drift without a finding at or above --fail-on drift (exit code 1)",
+        ],
+        "exit code 1: 1 drift without a finding at or above --fail-on drift: "
+        "drift in all-ones · forward: bn.gamma is off by 0.5.",
+    ),
+    "crash": (
+        Verdict("never", judged=(Judged(charge("crashed", "crash", "mxnet crashed: SIGFPE"), "fails"),)),
+        [
+            " ✗ crash in all-ones · forward: mxnet crashed: SIGFPE",
+            " verdict  1 cell crashed or timed out (exit code 3)",
+        ],
+        "exit code 3: 1 cell crashed or timed out: crash in all-ones · forward: mxnet crashed: SIGFPE",
+    ),
+    "finding of the table": (
+        Verdict(judged=(Judged(charge("defect", "eps", "mxnet adds eps outside."), "fails"),)),
+        [" verdict  1 finding at or above --fail-on defect (exit code 1)"],
+        "exit code 1: 1 finding at or above --fail-on defect: eps in all-ones · forward: mxnet adds eps outside.",
+    ),
+    "new finding": (
+        Verdict("convention", True, (Judged(charge("defect", "eps", "mxnet adds eps outside."), "fails", "new"),)),
+        [" ✗ eps in all-ones · forward: new", " verdict  1 finding new or worse (exit code 1)"],
+        "exit code 1: 1 finding new or worse: eps in all-ones · forward: mxnet adds eps outside.",
+    ),
+    "waiver": (
+        Verdict(expired=(LATE,)),
+        [
+            " ! waivers.toml:3: the waiver of update-phase expired on 2026-01-31: until the port is done",
+            " verdict  1 expired waiver (exit code 1)",
+        ],
+        "exit code 1: 1 expired waiver: "
+        "waivers.toml:3: the waiver of update-phase expired on 2026-01-31: until the port is done",
+    ),
+    "nothing compared": (
+        Verdict("never", missed=(Shortfall("Nothing was compared: torch ran", "name two", "nothing was compared"),)),
+        [" verdict  nothing was compared (exit code 3)"],
+        "exit code 3: Nothing was compared: torch ran",
+    ),
+    "missing, and a finding": (
+        Verdict(
+            judged=(Judged(charge("defect", "eps", "mxnet adds eps outside."), "fails"),),
+            missed=(Shortfall("torch@cuda is unavailable: no GPU", "get one", "torch@cuda did not run"),),
+        ),
+        [" verdict  torch@cuda did not run and 1 finding at or above --fail-on defect (exit code 3)"],
+        "exit code 3: torch@cuda is unavailable: no GPU; 1 finding at or above --fail-on defect",
+    ),
+}  # fmt: skip
+LOUD = {"quiet": False, "as_json": False, "github": False}
+
+
+@pytest.mark.parametrize("way", VERDICTS)
+@pytest.mark.parametrize("silence", [{"quiet": True}, {"as_json": True}, {}])
+def test_every_way_to_fail_has_its_line(
+    way: str, silence: dict[str, bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdict, lines, line = VERDICTS[way]
+    assert verdict.exit_code in (1, 3)
+    tell_verdict(tmp_path, verdict, LOUD | silence)
+    said = capsys.readouterr()
+    if silence:
+        assert (said.out, said.err) == ("", f"bncheck: {line}\n")
+    else:
+        assert said.out.splitlines() == lines
+        assert said.err == "".join(f"bncheck: {item.sentence}.\n  → {item.remedy}\n" for item in verdict.missed)
+
+
+def test_a_pass_says_nothing_and_what_was_waived_or_not_checked_is_said_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell_verdict(tmp_path, Verdict(), LOUD)
+    tell_verdict(tmp_path, Verdict(judged=(Judged(UNMET, "below", "--fail-on never"),)), LOUD | {"quiet": True})
+    assert capsys.readouterr() == ("", "")
+    waived = Judged(
+        charge("convention", "update-phase", "x"), "waived", "until 2027-01-31: mxnet is archived (w.toml:1)"
+    )
+    tell_verdict(tmp_path, Verdict(judged=(waived, Judged(UNMET, "unchecked", "no conventions"))), LOUD)
+    assert capsys.readouterr().out.splitlines() == [
+        " ~ update-phase in all-ones · forward: waived until 2027-01-31: mxnet is archived (w.toml:1)",
+        " – expectation in all-ones: not checked, no conventions",
+        " verdict  nothing at or above --fail-on defect (1 waived, 1 not checked)",
+    ]
+
+
+def test_thousands_of_drifts_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    many = tuple(Judged(charge("drift", "drift", "off.", f"c{number}"), "fails") for number in range(1000))
+    tell_verdict(tmp_path, Verdict("drift", judged=many), LOUD)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 22
+    assert said[-2] == " ✗ and 980 more that fail; all of them are in gate.json"
+
+
+def test_one_target_is_compared_with_the_reference_and_one_that_is_lost_fails(repo: Path) -> None:
+    (repo / "pyproject.toml").write_text('[tool.bncheck]\ntargets = ["reference[batch_weight=0.9]", "mlx@cuda"]\n')
+    arguments = ("run", "all-ones", "--no-probe", "--no-report")
+    single = bncheck(*arguments, "-t", "torch@mps", "--optional", "torch@xpu", "-q", "--out", "a", cwd=repo)
+    assert single.returncode == 3
+    assert single.stdout == ""
+    assert single.stderr.startswith("bncheck: exit code 3: torch@mps was asked for and is unavailable: ")
+    assert single.stderr.count("\n") == 1
+    plan = json.loads((repo / "a" / "plan.json").read_text())
+    assert plan["targets"] == ["reference", "torch@mps", "torch@xpu"]
+    assert plan["required"] == ["torch@mps"]
+    kept = bncheck("run", "--resume", "a", "-q", "--no-report", cwd=repo)
+    assert (kept.returncode, kept.stderr) == (3, single.stderr)
+
+
+def test_a_run_without_probes_does_not_fail_a_scenario_s_own_expectation(repo: Path) -> None:
+    (repo / "pyproject.toml").write_text("")
+    (repo / "own.toml").write_text(
+        'title = "own"\nwhy = "a cause that only measured conventions can name"\n'
+        '[network]\nlayers = [{ name = "bn", type = "batch_norm" }]\n[input]\nshape = [4, 3]\n'
+        '[program]\nrepeat = 5\nevents = ["train_forward"]\n'
+        '[[expect]]\nbetween = ["reference", "reference[batch_weight=0.9]"]\ncause = "batch-weight"\n'
+    )
+    arguments = ("run", "own.toml", "-t", "reference", "-t", "reference[batch_weight=0.9]", "--no-probe")
+    done = bncheck(*arguments, "--out", "a", cwd=repo)
+    assert done.returncode == 0, done.stdout + done.stderr
+    reason = "not checked, no conventions were measured (--no-probe), and only they can name batch-weight"
+    assert f" – expectation in own: {reason}" in done.stdout
+    (judged,) = [item for item in json.loads((repo / "a" / "gate.json").read_text())["judged"]
+                 if item["standing"] == "unchecked"]  # fmt: skip
+    assert judged["note"] in reason
+    for name, word in (("summary.md", "Not checked"), ("junit.xml", "not checked"), ("index.html", "not checked")):
+        assert word in (repo / "a" / name).read_text(), name
+    assert bncheck("report", "a", "--format", "markdown", cwd=repo).returncode == 0
+    assert "not checked" in (repo / "a" / "report.md").read_text()

@@ -73,7 +73,8 @@ def test_a_scenario_may_ask_for_it_and_then_only_its_cases_are_played_again(tmp_
     (tmp_path / "two.toml").write_text(SCENARIO, encoding="utf-8")
     (tmp_path / "more.toml").write_text(asking, encoding="utf-8")
     command = [sys.executable, "-m", "bncheck", "run", "two.toml", "more.toml", "-t", "leaky_backend", "--out", "run"]
-    command += ["--backend-file", str(FOLDER / "leaky_backend.py"), "--no-probe", "--no-report", "--fail-on", "never"]
+    command += ["--no-reference", "--backend-file", str(FOLDER / "leaky_backend.py"), "--no-probe", "--no-report"]
+    command += ["--fail-on", "never"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert cells_of(tmp_path / "run" / "again" / "cells" / "leaky_backend") == ["more--repeat-4", "more--repeat-3"]

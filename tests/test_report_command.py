@@ -11,7 +11,7 @@ from pathlib import Path
 import literal_run
 import pytest
 
-from bncheck.report.overview import rows, themes, verdict
+from bncheck.report.overview import headline, rows, themes
 
 
 def bncheck(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -80,7 +80,7 @@ def test_probes_are_counted_apart_from_what_was_asked() -> None:
     probe = replace(base.scenarios[1], probe=True)
     run = replace(base, scenarios=(base.scenarios[0], probe))
     assert [scenario.name for scenario, _ in rows(run, probes=False)] == ["all-ones", "all-ones"]
-    assert verdict(run) == "1 of 4 cells differs from reference: 1 convention."
+    assert headline(run) == "1 of 4 cells differs from reference: 1 convention."
     # A defect that only the probe showed comes after what was asked for.
     assert [theme.first.kind for theme in themes(run)] == ["convention", "defect"]
     alone = replace(base, scenarios=(replace(base.scenarios[0], probe=True), probe))

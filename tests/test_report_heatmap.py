@@ -11,7 +11,7 @@ import literal_run
 import pytest
 
 from bncheck.report.heatmap import LARGEST, SHADES, render
-from bncheck.report.overview import MARKS
+from bncheck.report.standing import MARKS
 from bncheck.results import Results
 
 
@@ -24,9 +24,9 @@ def test_every_cell_says_its_word(tmp_path: Path) -> None:
     assert (svg.name, png.name) == ("matrix.svg", "matrix.png")
     text = text_of(svg)
     counts = {
-        word: len(re.findall(rf"\b{word}\b", text)) for word in ("baseline", "agrees", "refused", "unavailable", "NaN")
+        word: len(re.findall(rf"\b{word}\b", text)) for word in ("ran", "agrees", "refused", "unavailable", "NaN")
     }
-    assert counts == {"baseline": 3, "agrees": 3, "refused": 1, "unavailable": 3, "NaN": 1}
+    assert counts == {"ran": 3, "agrees": 3, "refused": 1, "unavailable": 3, "NaN": 1}
     assert "≠ convention" in text and "running_mean 0.90099" in text
     assert "style=" not in svg.read_text()
 

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import literal_run
 import pytest
+from literal_run import TARGETS
 from rich.console import Console
 
-from bncheck.report.overview import MARKS, first_to_tell, standing, themes, verdict
+from bncheck.evidence import Drift
+from bncheck.finding import Finding
+from bncheck.report.overview import headline, themes
+from bncheck.report.standing import MARKS, first_to_tell, standing
 from bncheck.report.terminal import COLOURS, render_terminal, text
-from bncheck.results import Results
+from bncheck.results import CellResult, Results
 
 RUN = Path("reports/20260102T030405Z-abcd")
 
@@ -33,7 +37,7 @@ def test_the_figure_of_r0_stands_in_its_cell() -> None:
 @pytest.mark.parametrize(
     ("case", "target", "word", "said"),
     [
-        (("all-ones", "forward"), "reference", "baseline", "baseline"),
+        (("all-ones", "forward"), "reference", "yardstick", "ran"),
         (("all-ones", "forward"), "torch", "agrees", "agrees"),
         (("all-ones", "forward-backward"), "mxnet", "agrees", "agrees"),
         (("one-value", "base"), "mxnet", "nonfinite", "NaN or Inf in running_var since step 1"),
@@ -88,13 +92,13 @@ def test_a_defect_is_told_before_a_convention() -> None:
     assert [theme.first.kind for theme in themes(literal_run.results())] == ["defect", "convention"]
 
 
-def test_verdict() -> None:
-    assert verdict(literal_run.results()) == "3 of 6 cells differ from reference: 1 defect, 1 convention."
+def test_headline() -> None:
+    assert headline(literal_run.results()) == "3 of 6 cells differ from reference: 1 defect, 1 convention."
     same = tuple(replace(drift, verdict="agrees") for drift in literal_run.results().drifts)
     cells = tuple(replace(cell, outcome="ok") for cell in literal_run.results().cells if cell.target != "torch@cuda")
     agreeing = literal_run.results(drifts=same, findings=(), cells=cells)
-    assert verdict(agreeing) == "All 6 compared cells agree with reference."
-    assert verdict(Results("0", "", "", (), (), ())) == "Nothing was run."
+    assert headline(agreeing) == "All 6 compared cells agree with reference."
+    assert headline(Results("0", "", "", (), (), ())) == "Nothing was run."
 
 
 def test_a_run_folder_cannot_drive_the_terminal() -> None:
@@ -115,3 +119,155 @@ def test_colour_repeats_what_a_mark_says() -> None:
 
 def test_an_empty_run_has_a_screen() -> None:
     assert "Nothing was run." in text(Results("0.1.0", "bncheck run", "", (), (), ()), RUN)
+
+
+# ------------------------------------------------------------------------------- whose cell carries the mark
+
+POISON = {
+    "code": "BN301", "cause": "poisoned-state", "kind": "hazard", "sides": (), "explained": None,
+    "title": "running_mean of bn in reference and torch turns NaN by one batch with 1 bad value and stays so.",
+}  # fmt: skip
+
+
+def poisoned(*targets: str, **more: object) -> Finding:
+    return literal_run.finding(**{**POISON, "targets": targets, **more})
+
+
+def nan_drift(target: str, bad_reference: int, bad_target: int, verdict: str, **more: object) -> Drift:
+    facts = {"nonfinite_a": bad_reference, "nonfinite_b": bad_target, "verdict": verdict, **more}
+    return literal_run.drift("forward", target, "running_mean", 0.0, **facts)
+
+
+def cell_of(target: str, *findings: Finding, drifts: tuple[Drift, ...]) -> tuple[str, str]:
+    """(mark and text of the cell, what it counts as) of all-ones · forward."""
+    found = standing(literal_run.results(drifts=drifts, findings=findings), "all-ones", "forward", target)
+    return f"{found.mark} {found.text}", found.against
+
+
+def test_nan_that_is_shared_marks_the_cell_that_agrees() -> None:
+    shared = (nan_drift("torch", 7, 7, "agrees"),)
+    both = poisoned("reference", "torch")
+    assert cell_of("torch", both, drifts=shared) == ("! NaN in running_mean since step 1, as in reference", "agrees")
+    assert cell_of("reference", both, drifts=shared) == ("! NaN in running_mean since step 1", "")
+
+
+def test_nan_on_one_side_marks_that_side_and_the_other_stays_finite() -> None:
+    theirs = (nan_drift("mxnet", 7, 0, "nonfinite", first_event=0),)
+    found = poisoned("reference", "torch")
+    assert cell_of("mxnet", found, drifts=theirs) == ("≠ stays finite; reference is NaN since step 1", "differs")
+    assert COLOURS["finite"] == "yellow"
+    ours = (nan_drift("mxnet", 0, 7, "nonfinite", first_event=0),)
+    assert cell_of("mxnet", poisoned("mxnet"), drifts=ours) == ("✗ NaN in running_mean since step 1", "differs")
+    assert cell_of("reference", poisoned("mxnet"), drifts=ours) == ("● ran", "")
+
+
+def test_nan_in_other_places_on_both_sides() -> None:
+    apart = (nan_drift("mxnet", 8, 7, "nonfinite", first_event=0),)
+    every = poisoned("reference", "torch", "mxnet")
+    assert cell_of("mxnet", every, drifts=apart) == (
+        "! NaN in running_mean, as in reference, but not in the same places", "differs",
+    )  # fmt: skip
+
+
+def test_since_when_is_said_only_where_it_is_known() -> None:
+    """Off by 0.5 before it was NaN: the first event outside of tolerance is not the first NaN."""
+    late = (nan_drift("mxnet", 0, 7, "nonfinite", first_event=0, max_abs=0.5),)
+    assert cell_of("mxnet", drifts=late) == ("✗ NaN or Inf in running_mean", "differs")
+    known = (nan_drift("mxnet", 0, 7, "nonfinite", first_event=0, max_abs=0.0),)
+    assert cell_of("mxnet", drifts=known) == ("✗ NaN or Inf in running_mean since step 1", "differs")
+
+
+def test_another_hazard_marks_a_cell_that_agrees() -> None:
+    agreeing = (literal_run.drift("forward", "torch", "running_mean"),)
+    alone = literal_run.finding(cause="graph-retention", code="BN404", kind="hazard", targets=("torch",), sides=())
+    assert cell_of("torch", alone, drifts=agreeing) == ("! agrees; graph-retention", "agrees")
+    shared = replace(alone, targets=("reference", "torch"))
+    assert cell_of("torch", shared, drifts=agreeing) == ("! graph-retention, as in reference", "agrees")
+
+
+def test_the_table_says_what_is_wrong_with_the_target_that_has_no_column() -> None:
+    run = literal_run.results(drifts=(nan_drift("torch", 7, 7, "agrees"),), findings=(poisoned("reference", "torch"),))
+    assert "reference itself: ! NaN in running_mean since step 1 in all-ones · forward" in text(run, RUN, 140)
+
+
+# ---------------------------------------------------------------------------------------- what the headline counts
+
+
+def refusing(drifts: tuple[Drift, ...], event: int = 0) -> Results:
+    """torch and the reference refuse one-value; nothing else was played."""
+    cells = tuple(
+        CellResult("one-value", "base", target, target, "raised", at, "ValueError", "one value")
+        for target, at in (("reference", 0), ("torch", event))
+    )
+    return literal_run.results(cells=cells, findings=(), drifts=drifts)
+
+
+def one_value(target: str, quantity: str, mean: float = 0.0) -> Drift:
+    return replace(literal_run.drift("base", target, quantity, mean), scenario="one-value")
+
+
+def test_refusing_alike_is_agreement() -> None:
+    run = refusing((one_value("torch", "running_mean"),))
+    found = standing(run, "one-value", "base", "torch")
+    assert (found.mark, found.text, found.good) == ("⊘", "refused, as reference does (ValueError: one value)", True)
+    assert headline(run) == "The one compared cell agrees with reference."
+
+
+def test_a_counter_that_differs_is_said_and_counted_apart() -> None:
+    run = refusing((one_value("torch", "counter", 0.5),))
+    assert standing(run, "one-value", "base", "torch").text == "refused, as reference does; counter differs"
+    assert headline(run) == "The one compared cell differs from reference in a counter only; no cause was named."
+
+
+def test_refusing_alike_and_remembering_something_else_differs() -> None:
+    run = refusing((one_value("torch", "running_mean", 0.5),))
+    found = standing(run, "one-value", "base", "torch")
+    assert found.text.startswith("refused, as reference does; running_mean off by 0.50000")
+    assert headline(run) == "The one compared cell differs from reference; no cause was named."
+
+
+def test_refusing_something_else_differs() -> None:
+    assert headline(refusing((), event=2)) == "The one compared cell differs from reference; no cause was named."
+
+
+def test_the_yardstick_is_not_counted_also_where_it_refuses() -> None:
+    """Two cells: torch, which refuses alike, and mxnet, which goes on."""
+    went_on = CellResult("one-value", "base", "mxnet", "mxnet", "ok")
+    run = refusing((one_value("torch", "running_mean"), one_value("mxnet", "running_mean", 0.5)))
+    assert headline(replace(run, cells=(*run.cells, went_on))) == (
+        "1 of 2 cells differs from reference; no cause was named."
+    )
+
+
+@pytest.mark.parametrize(
+    ("available", "said"),
+    [
+        ((), "No target ran; there is nothing to compare."),
+        (("torch",), "Only torch ran; there is nothing to compare."),
+    ],
+)
+def test_how_many_targets_ran(available: tuple[str, ...], said: str) -> None:
+    """ "Only one target ran" is said only where one did."""
+    targets = tuple(replace(each, status="ok" if each.name in available else "unavailable") for each in TARGETS)
+    cells = tuple(
+        CellResult("all-ones", "forward", each.name, each.slug, "ok" if each.status == "ok" else "unavailable")
+        for each in targets
+    )
+    assert headline(literal_run.results(targets=targets, cells=cells, drifts=(), findings=())) == said
+
+
+def test_the_yardstick_is_one_that_played() -> None:
+    """The reference cannot play a whole model: then torch is what the others are compared with."""
+    cells = [
+        CellResult("all-ones", "forward", name, name, outcome)
+        for name, outcome in (("reference", "unsupported"), ("torch", "ok"), ("mxnet", "ok"))
+    ]
+    drifts = (literal_run.drift("forward", "mxnet", "running_mean", a="torch"),)
+    run = literal_run.results(cells=tuple(cells), drifts=drifts, findings=())
+    assert run.yardstick == "torch"
+    assert headline(run) == "The one compared cell agrees with torch."
+
+
+def test_what_is_unexplained_is_not_said_twice() -> None:
+    run = literal_run.results(findings=(literal_run.finding(code="BN902", cause="unexplained", kind="unexplained"),))
+    assert "BN902 unexplained mxnet moves" in text(run, RUN)

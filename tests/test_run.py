@@ -173,9 +173,7 @@ def test_a_gpu_that_is_not_there_is_unavailable_with_the_reason(tmp_path: Path) 
     if Path("/dev/nvidia0").exists():
         pytest.skip("a GPU is here")
     out = tmp_path / "run"
-    done = bncheck(
-        "run", "all-ones", "-t", "reference", "-t", "torch@cuda", "--out", str(out), "--require", "torch@cuda"
-    )
+    done = bncheck("run", "all-ones", "-t", "reference", "-t", "torch@cuda", "--out", str(out))
     assert done.returncode == 3
     assert "no NVIDIA GPU" in done.stderr
     (target,) = [each for each in read_results(out).targets if each.name == "torch@cuda"]
@@ -205,7 +203,7 @@ def test_a_crashing_backend_costs_one_cell_and_exit_code_3(tmp_path: Path) -> No
     assert [finding.cause for finding in results.findings if finding.scenario == "dies"] == ["crash"]
 
 
-NAPPING = ("-t", "faulty_backend", "--backend-file", str(FOLDERS / "faulty_backend.py"))
+NAPPING = ("-t", "faulty_backend", "--no-reference", "--backend-file", str(FOLDERS / "faulty_backend.py"))
 
 
 def slow_scenario(folder: Path) -> Path:
@@ -262,7 +260,7 @@ def test_a_killed_run_is_resumed_without_playing_a_cell_twice(tmp_path: Path) ->
     while worker_processes(out):  # the worker dies with its host
         time.sleep(0.05)
     before = finished(out)
-    done = bncheck("run", "--resume", str(out), *NAPPING[2:])
+    done = bncheck("run", "--resume", str(out), *NAPPING[3:])
     assert done.returncode == 0, done.stderr
     after = finished(out)
     assert len(after) == 12
@@ -305,7 +303,16 @@ def test_records_have_a_line_for_every_finished_cell(default_run: Path) -> None:
 
 def test_json_is_run_json_and_nothing_else(tmp_path: Path) -> None:
     done = bncheck(
-        "run", "all-ones", "-t", "reference", "--json", "--no-probe", "--no-report", "--out", str(tmp_path / "run")
+        "run",
+        "all-ones",
+        "-t",
+        "reference",
+        "--no-reference",
+        "--json",
+        "--no-probe",
+        "--no-report",
+        "--out",
+        str(tmp_path / "run"),
     )
     assert json.loads(done.stdout)["format"] == 1
     assert done.stderr == ""
@@ -313,7 +320,16 @@ def test_json_is_run_json_and_nothing_else(tmp_path: Path) -> None:
 
 def test_quiet_says_nothing(tmp_path: Path) -> None:
     done = bncheck(
-        "run", "all-ones", "-t", "reference", "-q", "--no-probe", "--no-report", "--out", str(tmp_path / "run")
+        "run",
+        "all-ones",
+        "-t",
+        "reference",
+        "--no-reference",
+        "-q",
+        "--no-probe",
+        "--no-report",
+        "--out",
+        str(tmp_path / "run"),
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

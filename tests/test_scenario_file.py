@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import patience
 
+from bncheck.backend_file import find_backends
 from bncheck.errors import ScenarioError, UsageError
 from bncheck.scenario import Case, Scenario
 from bncheck.scenario_file import find_scenarios, load_scenario, parse_override, resolve_scenario
@@ -441,3 +442,44 @@ def test_cases_share_what_is_the_same_and_nothing_else(tmp_path: Path) -> None:
     assert cases[0].network is cases[1].network
     assert all(case.events is cases[0].events for case in cases)
     assert cases[0].inputs["main"] is cases[2].inputs["main"]
+
+
+@pytest.mark.parametrize(
+    ("between", "place", "sentence"),
+    [
+        ('["mxnet", "pytorch"]', "between[1]", "there is no backend 'pytorch' (did you mean torch?)"),
+        ('["torhc", "mxnet"]', "between[0]", "there is no backend 'torhc' (did you mean torch?)"),
+        ('["torch[functionl]", "mxnet"]', "between[0]", "has no variant 'functionl' (did you mean functional?)"),
+        ('["torch@cpuu", "mxnet"]', "between[0]", "has no device 'cpuu' (did you mean cpu?)"),
+    ],
+)
+def test_an_expectation_between_targets_that_cannot_be(tmp_path: Path, between: str, place: str, sentence: str) -> None:
+    """It would never apply, and the run would be green for ever."""
+    path = tmp_path / "one.toml"
+    path.write_text(
+        f"{HEAD}{NETWORK}{INPUT}{PROGRAM}\n[[expect]]\nbetween = {between}\nagree = true\n", encoding="utf-8"
+    )
+    line = path.read_text().splitlines().index(f"between = {between}") + 1
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(path, backends=find_backends())
+    (said,) = caught.value.message.splitlines()
+    assert said.startswith(f"{path}:{line}: expect[0].{place}: ")
+    assert sentence in said
+    assert load_scenario(path).expect  # only looked at
+
+
+def test_a_target_that_cannot_be_has_its_line_too(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text('targets = ["torch", "pytorch"]\n' + HEAD + NETWORK + INPUT + PROGRAM, encoding="utf-8")
+    with pytest.raises(ScenarioError, match=r"one.toml:1: targets\[1\]: there is no backend 'pytorch'"):
+        load_scenario(path, backends=find_backends())
+
+
+def test_shipped_scenarios_name_targets_that_there_are() -> None:
+    assert all(load_scenario(path, backends=find_backends()) for path in find_scenarios())
+
+
+def test_a_wrong_override_does_not_ask_for_a_correct_file(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        load(tmp_path, HEAD + NETWORK + INPUT + PROGRAM, {"progam.repeat": 3})
+    assert caught.value.remedy == "correct that --set; a shipped scenario (bncheck list) shows every key in use"

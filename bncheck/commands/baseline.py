@@ -50,7 +50,7 @@ def show(file: Path) -> None:
     """Print what FILE says is known, a line each."""
     from bncheck.baseline import shown
     from bncheck.commands.gating import read_baseline
-    from bncheck.report.wording import clean
+    from bncheck.report.wording import clean, kinded
 
     for entry in read_baseline(file):
         sides = " and ".join(", ".join(side) for side in entry.sides)
@@ -59,4 +59,4 @@ def show(file: Path) -> None:
         share = "" if entry.explained is None else f", {100 * entry.explained:.1f} % explained"
         place = f"{entry.scenario} · {entry.case}" if entry.case else entry.scenario
         drift = f": {what}{size}{share}" if what else ""
-        click.echo(clean(f"{place}: {entry.cause} ({entry.kind}) between {sides}{drift}").replace("\n", " "))
+        click.echo(clean(f"{place}: {entry.cause}{kinded(entry)} between {sides}{drift}").replace("\n", " "))

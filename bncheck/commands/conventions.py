@@ -37,11 +37,11 @@ def conventions_command(**options: Any) -> int:
     bncheck conventions --from mxnet --to torch
     bncheck conventions -t torch -t keras -t flax --html conventions.html
     """
-    from bncheck.commands.gating import with_configuration
+    from bncheck.commands.gating import tell_missed, with_configuration
     from bncheck.commands.options import request_of
     from bncheck.commands.progress import open_progress
-    from bncheck.commands.run import refuse_missing
     from bncheck.errors import UsageError
+    from bncheck.gate import read_verdict
     from bncheck.session import carry_out
 
     pair = [name for name in (options["source"], options["goal"]) if name]
@@ -61,8 +61,9 @@ def conventions_command(**options: Any) -> int:
     with open_progress(silent, options["verbose"]) as progress:
         run, results = carry_out(request, progress)
     show(run, results, options)
-    refuse_missing(results, options["require"])
-    return 0
+    missed = read_verdict(run, results).missed
+    tell_missed(missed, silent)
+    return 3 if missed else 0
 
 
 def show(run: Any, results: Any, options: dict[str, Any]) -> None:

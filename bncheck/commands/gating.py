@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from click.core import ParameterSource
 if TYPE_CHECKING:
     from bncheck.baseline import Entry
     from bncheck.config import Configuration
-    from bncheck.gate import Rules, Verdict
+    from bncheck.gate import Judged, Rules, Verdict
+    from bncheck.shortfall import Shortfall
 
 # As in gate.FAIL_ON (a test checks): importing that for --help would take NumPy along.
 LEVELS = ("defect", "hazard", "convention", "drift", "never")
+MOST_LINES = 20  # that say what fails; a run can have thousands of drifts
 GATING = [
     click.option(
         "--fail-on",
@@ -52,6 +55,7 @@ def with_configuration(options: dict[str, Any]) -> tuple[dict[str, Any], Configu
     found = find_configuration(Path.cwd())
     said = {
         "targets": found.targets,
+        "optional": found.optional,
         "scenarios": found.scenarios,
         "fail_on": found.fail_on,
         "timeout": found.timeout,
@@ -59,13 +63,19 @@ def with_configuration(options: dict[str, Any]) -> tuple[dict[str, Any], Configu
     }
     context = click.get_current_context()
     settled = dict(options)
+    named = typed_in(context, options, "targets")
     for name, value in said.items():
         # --resume goes on with that run's own scenarios and targets.
-        resumed = options.get("resume") is not None and name in ("targets", "scenarios")
-        typed = context.get_parameter_source(name) is not ParameterSource.DEFAULT and bool(options.get(name))
-        if name in options and value and not typed and not resumed:
+        resumed = options.get("resume") is not None and name in ("targets", "optional", "scenarios")
+        if name == "optional" and named:
+            continue  # -t says who plays, instead of the file
+        if name in options and value and not typed_in(context, options, name) and not resumed:
             settled[name] = value
     return settled, found
+
+
+def typed_in(context: click.Context, options: dict[str, Any], name: str) -> bool:
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT and bool(options.get(name))
 
 
 def rules_of(options: dict[str, Any], configuration: Configuration) -> Rules:
@@ -99,10 +109,11 @@ def read_baseline(path: Path) -> tuple[Entry, ...]:
 
 
 def tell_verdict(run: Path, verdict: Verdict, options: dict[str, Any]) -> None:
-    """Lines about waivers and the baseline; annotations and the job summary where GitHub asks for them."""
-    for line in error_lines(verdict):
-        click.echo(line, err=True)
-    if not (options["quiet"] or options["as_json"]):
+    """Why the exit code is what it is; annotations and the job summary where GitHub asks for them."""
+    silent = options["quiet"] or options["as_json"]
+    if not silent:
+        for line in error_lines(verdict):
+            click.echo(line, err=True)
         for line in lines(verdict):
             click.echo(line)
     if options["github"] or os.environ.get("GITHUB_ACTIONS") == "true":
@@ -116,6 +127,32 @@ def tell_verdict(run: Path, verdict: Verdict, options: dict[str, Any]) -> None:
         from bncheck.report.summary import append
 
         append(Path(summary), run, lambda text: click.echo(f"bncheck: {text}", err=True))
+    if silent and verdict.exit_code:
+        click.echo(f"bncheck: {why(verdict)}", err=True)
+    elif not silent:
+        tell_missed(verdict.missed, silent)
+
+
+def tell_missed(missed: Sequence[Shortfall], silent: bool) -> None:
+    """What was asked for and did not come, on stderr; one line when nothing else is to be printed."""
+    if silent and missed:
+        click.echo(f"bncheck: {'; '.join(item.sentence for item in missed)}", err=True)
+    for item in () if silent else missed:
+        click.echo(f"bncheck: {item.sentence}." + (f"\n  → {item.remedy}" if item.remedy else ""), err=True)
+
+
+def why(verdict: Verdict) -> str:
+    """The reason of an exit code other than 0, in one line: how many, and the first by name."""
+    from bncheck.report.summary import headline, overdue, place
+    from bncheck.report.wording import one_line
+
+    missed = [item.sentence for item in verdict.missed]
+    failing = [item.charge for item in verdict.of("fails")]
+    told = [f"{' '.join(filter(None, (item.code, item.cause)))} in {place(item.scenario, item.case)}: {item.sentence}"
+            for item in failing[:1]] or list(overdue(verdict))[:1]  # fmt: skip
+    rest = f"; {headline(replace(verdict, missed=()))}" if missed and (failing or verdict.expired) else ""
+    text = f"{'; '.join(missed)}{rest}" if missed else f"{headline(verdict)}: {'; '.join(told)}"
+    return one_line(f"exit code {verdict.exit_code}: {text}", 1000)
 
 
 def error_lines(verdict: Verdict) -> list[str]:
@@ -139,17 +176,37 @@ def error_lines(verdict: Verdict) -> list[str]:
 
 
 def lines(verdict: Verdict) -> list[str]:
-    """What the table above them does not say: new, worse, known, waived, and waivers that are due."""
+    """What the table above them does not say: what fails and is no finding there, what is new, worse, waived or not
+    checked, and waivers that are due."""
+    from bncheck.blamed import REMEDIES
+    from bncheck.finding import KINDS
     from bncheck.report.summary import headline, place, remarks
     from bncheck.report.wording import one_line
 
+    failing = [
+        item for item in verdict.of("fails")
+        if item.note or item.charge.kind not in (*KINDS, *REMEDIES)  # error_lines has those
+    ]  # fmt: skip
     found = []
-    for standing, mark in (("fails", "✗"), ("waived", "~")):
+    for item in failing[:MOST_LINES]:
+        where = place(item.charge.scenario, item.charge.case)
+        said = ": ".join(filter(None, (item.note, item.charge.sentence if item.charge.kind not in KINDS else "")))
+        found.append(f" ✗ {item.charge.cause} in {where}: {one_line(said, 300)}")
+    if len(failing) > MOST_LINES:
+        found.append(f" ✗ and {len(failing) - MOST_LINES} more that fail; all of them are in gate.json")
+    for mark, standing, word in (("~", "waived", "waived"), ("–", "unchecked", "not checked")):
         for item in verdict.of(standing):
-            if item.note or standing == "waived":
-                where = place(item.charge.scenario, item.charge.case)
-                found.append(f" {mark} {item.charge.cause} in {where}: {one_line(item.note, 200)}")
+            where = place(item.charge.scenario, item.charge.case)
+            found.append(f" {mark} {item.charge.cause} in {where}: {word}{told(item)}")
     found += [f" ! {one_line(text, 300)}" for text in remarks(verdict)]
-    if verdict.with_baseline or found:
-        found.append(f" verdict  {headline(verdict)}")
+    if verdict.with_baseline or found or verdict.exit_code:
+        code = f" (exit code {verdict.exit_code})" if verdict.exit_code else ""
+        found.append(f" verdict  {headline(verdict)}{code}")
     return found
+
+
+def told(item: Judged) -> str:
+    """Why it was waived, or not checked: its note, after the word that says which."""
+    from bncheck.report.wording import one_line
+
+    return f" {one_line(item.note, 200)}" if item.standing == "waived" else f", {one_line(item.note, 200)}"

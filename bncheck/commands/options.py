@@ -17,8 +17,10 @@ PLAYING = [
         "--target",
         "targets",
         multiple=True,
-        help="backend[variant]==version@device; several times. Default: reference, torch, mxnet.",
+        help="backend[variant]==version@device; several times; each must run. Default: reference, torch, mxnet, which "
+        "may be missing.",
     ),
+    click.option("--optional", multiple=True, metavar="TARGET", help="A target that may be missing: no exit code 3."),
     click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; default: reports/<UTC time>-<id>"),
     click.option("--python", "pythons", multiple=True, metavar="TARGET=PATH", help="Use this interpreter as it is."),
     click.option(
@@ -28,7 +30,9 @@ PLAYING = [
         type=click.Path(path_type=Path),
         help="A backend that is not in the package.",
     ),
-    click.option("--require", multiple=True, metavar="TARGET", help="Exit with 3 when this target cannot run."),
+    click.option(
+        "--require", multiple=True, metavar="TARGET", help="Exit with 3 when this default target cannot run, as for -t."
+    ),
     click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds a cell may take."),
     click.option("--memory", type=float, metavar="GB", help="Address space of a CPU worker. Default: the machine's."),
     click.option(
@@ -64,5 +68,6 @@ def request_of(options: dict[str, Any], **more: Any) -> Request:
         backend_files=options["backend_files"],
         options=Options(options["jobs"] or cores(), limits, options["isolate"] == "cell"),
         require=options["require"],
+        optional=options["optional"],
         **more,
     )

@@ -10,7 +10,6 @@ import click
 
 from bncheck.commands.gating import gating_options
 from bncheck.commands.options import playing_options
-from bncheck.errors import TargetsUnavailable
 
 if TYPE_CHECKING:
     from bncheck.results import Results
@@ -26,6 +25,7 @@ CI_FORMATS = ("csv", "junit", "summary")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an interrupted run.")
 @click.option("--allow-code", is_flag=True, help="With --resume: run the code of own layers in that run folder.")
 @playing_options
+@click.option("--no-reference", is_flag=True, help="Leave a single target alone: compare it with nothing.")
 @gating_options
 @click.option("--shard", metavar="i/N", help="Play the i-th of N parts; join them with: bncheck compare.")
 @click.option("--durations", metavar="RUN", help="With --shard: an earlier run whose durations balance the parts.")
@@ -41,6 +41,7 @@ def run_command(**options: Any) -> int:
 
     \b
     bncheck run
+    bncheck run all-ones -t torch                against the reference
     bncheck run all-ones --target mxnet --target torch
     bncheck run all-ones -t "mxnet==1.7.0.post2" -t mxnet
     bncheck run my-scenario.toml --set program.repeat=10 --fail-on drift
@@ -61,6 +62,7 @@ def run_command(**options: Any) -> int:
         resume=options["resume"],
         allow_code=options["allow_code"],
         probes=not options["no_probe"],
+        alone=options["no_reference"],
         formats=formats,
         rules=rules_of(options, configuration),
         tolerance=configuration.tolerance,
@@ -72,7 +74,6 @@ def run_command(**options: Any) -> int:
     show(run, results, options, time.perf_counter() - began)
     verdict = read_verdict(run, results)
     tell_verdict(run, verdict, options)
-    refuse_missing(results, options["require"])
     return verdict.exit_code
 
 
@@ -101,14 +102,3 @@ def show(run: Path, results: Results, options: dict[str, Any], seconds: float) -
 
         out = console()
         out.print(render_terminal(results, run, seconds=seconds))
-
-
-def refuse_missing(results: Results, required: tuple[str, ...]) -> None:
-    """TargetsUnavailable when a target named by --require could not run or was not asked for."""
-    missing = [t for t in results.targets if t.status != "ok" and (t.name in required or t.backend in required)]
-    absent = [name for name in required if not any(name in (t.name, t.backend) for t in results.targets)]
-    if missing or absent:
-        lines = [f"{t.name}: {t.reason}" for t in missing]
-        lines += [f"{name}: it is not among the targets of this run" for name in absent]
-        remedy = next((t.remedy for t in missing if t.remedy), "see: bncheck doctor")
-        raise TargetsUnavailable("A required target cannot run.\n  " + "\n  ".join(lines), remedy)

@@ -99,7 +99,7 @@ def _expected(scenario: Scenario) -> Iterator[str]:
     if not scenario.expect:
         yield "  nothing is written down"
     for expect in scenario.expect:
-        what = "agree" if expect.agree else f"differ by {', '.join(expect.causes)}"
+        what = "agree" if expect.agree else f"show {', '.join(expect.causes)}"
         where = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in expect.when.items()]
         yield f"  {expect.between[0]} and {expect.between[1]} {what}" + (f", when {'; '.join(where)}" if where else "")
 

@@ -13,6 +13,8 @@ SHOWN = 10  # of one kind per step; GitHub drops the others without a word
 
 def annotate(verdict: Verdict, most: int = SHOWN) -> Iterator[str]:
     """GitHub's ``::error title=…::…`` lines. It shows ten of a kind per step, so the last one counts the others."""
+    for missed in verdict.missed:
+        yield annotation("error", "bncheck", missed.sentence + (f" → {missed.remedy}" if missed.remedy else ""))
     failing = verdict.of("fails")
     for item in failing[: most if len(failing) <= most else most - 1]:
         charge = item.charge

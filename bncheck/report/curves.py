@@ -35,7 +35,7 @@ class CaseCurves:
     case: CaseResult
     layer: str
     curves: tuple[Curve, ...]
-    base: str
+    yardstick: str
     channel: Mapping[str, int]
 
     @property
@@ -64,7 +64,7 @@ def case_curves(
             curves.append(Curve(target.name, target.label, measured, replayed))
     if not curves:
         return None
-    return CaseCurves(scenario, case, layer, tuple(curves), results.base, widest_channels(curves))
+    return CaseCurves(scenario, case, layer, tuple(curves), results.yardstick, widest_channels(curves))
 
 
 def states(arrays: Mapping[str, Array], layer: str, case: CaseResult) -> dict[str, Array]:
@@ -77,11 +77,11 @@ def states(arrays: Mapping[str, Array], layer: str, case: CaseResult) -> dict[st
 
 
 def drifting_layer(results: Results, scenario: str, case: str) -> str:
-    """The layer with the largest drift of a drawn quantity against the baseline, "" when nothing drifts."""
+    """The layer with the largest drift of a drawn quantity against the yardstick, "" when nothing drifts."""
     found = [
         drift
         for target in results.targets
-        for drift in results.drifts_between(scenario, case, results.base, target.name)
+        for drift in results.drifts_between(scenario, case, results.yardstick, target.name)
         if drift.quantity in DRAWN and drift.verdict != "agrees"
     ]
     return max(found, key=lambda drift: np.nan_to_num(drift.mean_abs, nan=np.inf)).layer if found else ""

@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bncheck.report.overview import rows, standing
+from bncheck.report.overview import rows
+from bncheck.report.standing import standing
 from bncheck.results import CaseResult, Results, ScenarioResult
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bncheck.report.gallery import Gallery
-from bncheck.report.overview import Standing, rows, standing, verdict
+from bncheck.report.overview import headline, rows
 from bncheck.report.plot import PIXELS_PER_INCH, SETTINGS, write
+from bncheck.report.standing import Standing, standing
 from bncheck.report.svg import INK, PAPER, compact, standalone
 from bncheck.report.wording import clean, number, one_line
 from bncheck.results import Results
@@ -20,7 +21,8 @@ from bncheck.results import Results
 NAME = "matrix"
 # Pale enough for ink to be legible on each; grey copies still differ, and the word says it anyway.
 SHADES = {
-    "baseline": "#eef1f4", "agrees": "#d7eee2", "rounding": "#d7eee2", "convention": "#f7e3b0", "hazard": "#f3c98b",
+    "yardstick": "#eef1f4", "agrees": "#d7eee2", "rounding": "#d7eee2", "refused alike": "#d7eee2",
+    "convention": "#f7e3b0", "finite": "#f7e3b0", "hazard": "#f3c98b",
     "unexplained": "#dcc6ea", "defect": "#eda79b", "differs": "#eda79b", "nonfinite": "#e08a80", "refused": "#f7e3b0",
     "failed": "#f7e3b0", "crashed": "#e08a80", "timeout": "#e08a80",
 }  # fmt: skip
@@ -53,9 +55,11 @@ def draw(results: Results) -> Figure:
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_axis_off()
-    axes.text(0.12, 0.26, one_line(verdict(results), int(width * 10)), fontsize=12, fontweight="bold", va="center")
+    axes.text(0.12, 0.26, one_line(headline(results), int(width * 10)), fontsize=12, fontweight="bold", va="center")
     for column, target in enumerate(targets):
-        axes.text(left + cell * (column + 0.5), top - 0.14, one_line(target.label, 26), ha="center", fontsize=8.5)
+        above = "compared with\n" if target.name == results.yardstick else ""
+        name = above + one_line(target.label, 26)
+        axes.text(left + cell * (column + 0.5), top - 0.14, name, ha="center", fontsize=8.5, linespacing=1.1)
     boxes, shades = [], []
     for line, (scenario, case) in enumerate(shown):
         y = top + row * line
@@ -75,8 +79,7 @@ def draw(results: Results) -> Figure:
 
 def label(found: Standing) -> str:
     """``≠ convention 0.90099``: the mark, the word, and the mean difference where that is what tells."""
-    word = "NaN" if found.word == "nonfinite" else found.word
     off = found.drift
     told = off is not None and off.verdict == "differs"
     size = f"\n{clean(off.quantity)} {number(off.mean_abs)}" if off is not None and told else ""
-    return f"{found.mark} {word}{size}"
+    return f"{found.mark} {found.short}{size}"

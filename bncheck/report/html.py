@@ -23,6 +23,7 @@ from bncheck.report.judgement import arrange, standings
 from bncheck.report.overview import Theme
 from bncheck.report.pages import environment
 from bncheck.report.places import DECADES, GRAVITY, by_scenario, choices, places
+from bncheck.report.standing import step_of
 from bncheck.report.svg import themed
 from bncheck.results import Results, ScenarioResult
 
@@ -66,7 +67,7 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
         "one_line": wording.one_line, "clean": wording.clean, "plural": wording.plural, "link": safe_link,
     }  # fmt: skip
     return environment(filters).get_template("index.html.j2").render(
-        results=results, verdict=overview.verdict(results), judgement=arrange(verdict),
+        results=results, headline=overview.headline(results), judgement=arrange(verdict),
         items=[item for item in items if item.theme.first.kind != "rounding"],
         rounding=[item for item in items if item.theme.first.kind == "rounding"],
         asked=asked, probes=probes, choices=choices(asked),
@@ -76,7 +77,7 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
         place_at={(each.scenario.name, each.case.name): each for each in shown},
         conventions=convention_table(results.conventions), environments=environment_table(results),
         expectations=expectation_rows(results), missing=[t for t in results.targets if t.status != "ok"],
-        evidence=overview.evidence, unsettled=overview.unsettled, numbers=overview.numbers, step_of=overview.step_of,
+        evidence=overview.evidence, unsettled=overview.unsettled, numbers=overview.numbers, step_of=step_of,
         run_name=run_folder.name, undrawn=figures.undrawn(), gravities=range(len(GRAVITY)), decades=range(DECADES + 1),
     )  # fmt: skip
 
@@ -156,7 +157,7 @@ def chosen_by(results: Results, finding: Finding) -> str:
 
 def command_of(results: Results, finding: Finding) -> str:
     """The command that shows this finding alone."""
-    wanted = dict.fromkeys((*finding.targets, results.base))
+    wanted = dict.fromkeys((*finding.targets, results.yardstick))
     targets = " ".join(f"-t {shlex.quote(wording.clean(name))}" for name in wanted if name)
     return f"bncheck run {shlex.quote(wording.clean(finding.scenario))} {targets}".strip()
 
@@ -202,14 +203,7 @@ def environment_table(results: Results) -> dict[str, Any]:
 
 def expectation_rows(results: Results) -> list[dict[str, Any]]:
     return [
-        {"scenario": scenario, "expect": expect, "said": expectation_sentence(expect)}
+        {"scenario": scenario, "expect": expect, "said": overview.expectation_sentence(expect)}
         for scenario in results.scenarios
         for expect in scenario.expectations
     ]
-
-
-def expectation_sentence(expect: Any) -> str:
-    a, b = expect.between
-    what = "agree" if expect.agree else f"differ by {', '.join(expect.causes) or 'a named cause'}"
-    when = f" when {wording.scalar(expect.when)}" if expect.when else ""
-    return wording.clean(f"{a} and {b} {what}{when}")

@@ -11,6 +11,7 @@ from bncheck.charge import Charge
 from bncheck.finding import Finding
 from bncheck.gate import Judged, Verdict
 from bncheck.report.summary import headline
+from bncheck.shortfall import Shortfall
 from bncheck.waiver import Waiver
 
 # Standing → (heading, what it means, whether a reader has to see it at once).
@@ -18,6 +19,7 @@ GROUPS: tuple[tuple[str, str, str, bool], ...] = (
     ("fails", "Fails", "At or above the level, and neither known nor waived.", True),
     ("waived", "Waived", "Accepted until a day, for a reason.", True),
     ("known", "Known", "In the baseline, and not worse than there.", False),
+    ("unchecked", "Not checked", "Expectations that this run could not check.", True),
     ("below", "Below the level", "Reported, but this level does not fail for it.", False),
 )
 
@@ -35,7 +37,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Judgement:
-    """``word`` is passes, fails, or incomplete (cells crashed or timed out)."""
+    """``word`` is passes, fails, or incomplete (something did not come, or cells crashed or timed out)."""
 
     word: str
     exit_code: int
@@ -46,11 +48,12 @@ class Judgement:
     expired: tuple[Waiver, ...]
     unneeded: tuple[Waiver, ...]
     gone: tuple[Entry, ...]
+    missed: tuple[Shortfall, ...] = ()
 
     @property
     def rot(self) -> int:
-        """How many waivers and entries of the baseline somebody has to look after."""
-        return len(self.expired) + len(self.unneeded) + len(self.gone)
+        """How many things somebody has to look after: what did not come, waivers, entries of the baseline."""
+        return len(self.missed) + len(self.expired) + len(self.unneeded) + len(self.gone)
 
 
 def arrange(verdict: Verdict) -> Judgement:
@@ -62,7 +65,7 @@ def arrange(verdict: Verdict) -> Judgement:
     )
     word = {0: "passes", 3: "incomplete"}.get(verdict.exit_code, "fails")
     return Judgement(word, verdict.exit_code, headline(verdict), verdict.fail_on, verdict.with_baseline, groups,
-                     verdict.expired, verdict.unneeded, verdict.gone)  # fmt: skip
+                     verdict.expired, verdict.unneeded, verdict.gone, verdict.missed)  # fmt: skip
 
 
 def standings(verdict: Verdict, findings: Sequence[Finding]) -> list[tuple[str, str]]:

@@ -16,7 +16,8 @@ from xml.sax.saxutils import escape, quoteattr
 from bncheck.blamed import EXITS
 from bncheck.gate import CRASHES, Judged, Verdict, between, read_verdict
 from bncheck.report.gallery import Gallery
-from bncheck.report.overview import difference
+from bncheck.report.standing import difference
+from bncheck.report.wording import kinded
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
 from bncheck.run_folder import write_text
 
@@ -36,7 +37,7 @@ def document(results: Results, verdict: Verdict) -> str:
     """The whole file. Test case names are those of the run, so they stay the same from run to run."""
     asked = [scenario for scenario in results.scenarios if not scenario.probe] or list(results.scenarios)
     suites = [suite(f"bncheck.{scenario.name}", list(of_scenario(results, scenario, verdict))) for scenario in asked]
-    suites.append(suite("bncheck.gate", [*of_expectations(verdict), *of_waivers(verdict)]))
+    suites.append(suite("bncheck.gate", [*of_missed(verdict), *of_expectations(verdict), *of_waivers(verdict)]))
     body = "\n".join(text for text in suites if text)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<testsuites name="bncheck">\n{body}\n</testsuites>\n'
 
@@ -111,13 +112,22 @@ def why_not(results: Results, cell: CellResult | None, target: str) -> str:
 
 
 def of_expectations(verdict: Verdict) -> Iterator[str]:
-    """Expectations that did not come true and that the gate did not let pass."""
+    """Expectations that did not come true, whether the gate let them pass, and those that could not be checked."""
     for item in verdict.judged:
         if item.charge.kind == "expectation":
             name = f"{item.charge.scenario}: {item.charge.sentence}"
             failed = f'<failure type="expectation" message={attribute(item.charge.sentence)}/>'
             passed = f"<system-out>{text(line(item))}</system-out>"
-            yield test_case("bncheck.gate", name, failed if item.standing == "fails" else passed)
+            skipped = f"<skipped message={attribute(f'not checked: {item.note}')}/>"
+            inner = {"fails": failed, "unchecked": skipped}.get(item.standing, passed)
+            yield test_case("bncheck.gate", name, inner)
+
+
+def of_missed(verdict: Verdict) -> Iterator[str]:
+    """What was asked for and did not come: an error, since nothing was found out about it."""
+    for item in verdict.missed:
+        message = item.sentence + (f" → {item.remedy}" if item.remedy else "")
+        yield test_case("bncheck.gate", item.sentence, f'<error type="missing" message={attribute(message)}/>')
 
 
 def of_waivers(verdict: Verdict) -> Iterator[str]:
@@ -138,7 +148,7 @@ def line(item: Judged) -> str:
     head = " ".join(filter(None, (charge.code, charge.cause)))
     note = f" [{item.standing}: {item.note}]" if item.note else ""
     share = "" if charge.explained is None else f" It explains {100 * charge.explained:.1f} % of the drift."
-    return f"{head} ({charge.kind}): {charge.sentence}{share}{note}"
+    return f"{head}{kinded(charge)}: {charge.sentence}{share}{note}"
 
 
 def text(value: str) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from bncheck.report.gallery import Gallery
 from bncheck.report.issue import environment_text, portable
 from bncheck.report.markdown_text import code, link, table, text
-from bncheck.report.overview import Theme, evidence, rows, standing, themes, verdict
-from bncheck.report.wording import plural, share, words
-from bncheck.results import Results
+from bncheck.report.overview import Theme, evidence, expectation_sentence, headline, rows, themes
+from bncheck.report.standing import standing
+from bncheck.report.wording import kinded, plural, share, words
+from bncheck.results import Results, TargetResult
 from bncheck.run_folder import write_text
 
 NAME = "markdown"
@@ -27,7 +28,7 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
 
 
 def lines_of(results: Results) -> Iterator[str]:
-    yield from ["# bncheck", "", f"**{text(verdict(results))}**", ""]
+    yield from ["# bncheck", "", f"**{text(headline(results))}**", ""]
     yield f"{text(results.created)}, bncheck {text(results.version)}, {code(portable(results.command))}"
     yield from ["", "## Findings", ""]
     found = [theme for theme in themes(results) if theme.first.kind != "rounding"]
@@ -38,7 +39,7 @@ def lines_of(results: Results) -> Iterator[str]:
         yield from [f"And {plural(quiet, 'difference')} of the size that rounding explains.", ""]
     if not found and not quiet:
         yield from ["None.", ""]
-    yield from ["## Cases", *matrix(results), *conventions(results)]
+    yield from ["## Cases", *matrix(results), *expectations(results), *conventions(results)]
     unavailable = [target for target in results.targets if target.status != "ok"]
     if unavailable:
         yield "## Unavailable"
@@ -51,7 +52,8 @@ def lines_of(results: Results) -> Iterator[str]:
 def finding_lines(theme: Theme) -> Iterator[str]:
     """One finding: the sentence, the numbers, the cases, the advice."""
     first = theme.first
-    yield from [f"### {code(first.code)} {text(first.cause)} ({text(first.kind)})", "", text(first.title), ""]
+    kind = f" ({text(first.kind)})" if kinded(first) else ""
+    yield from [f"### {code(first.code)} {text(first.cause)}{kind}", "", text(first.title), ""]
     if first.departs:
         yield f"- departs: {code(first.departs)} from {text(first.departs_from or 'the others')}"
     if first.explained is not None:
@@ -71,7 +73,7 @@ def finding_lines(theme: Theme) -> Iterator[str]:
 
 def matrix(results: Results) -> list[str]:
     """Scenario × target, every cell a mark and a sentence."""
-    head = ["case", *(code(target.label) for target in results.targets)]
+    head = ["case", *(heading(results, target) for target in results.targets)]
     cells = []
     for scenario, case in rows(results)[:MOST_ROWS]:
         stands = [standing(results, scenario.name, case.name, target.name) for target in results.targets]
@@ -79,6 +81,26 @@ def matrix(results: Results) -> list[str]:
     lines = table(head, cells)
     left = len(rows(results)) - MOST_ROWS
     return [*lines, f"And {plural(left, 'case')} more, in index.html and drifts.csv.", ""] if left > 0 else lines
+
+
+def expectations(results: Results) -> Iterator[str]:
+    """What the scenarios expected, between targets that were there, and what became of it."""
+    found = []
+    for scenario in results.scenarios:
+        for item in scenario.expectations:
+            if item.met is None and not item.reason:
+                continue
+            word = f"not checked: {item.reason}" if item.met is None else ("yes" if item.met else "no")
+            found.append(
+                [code(scenario.name), text(expectation_sentence(item)), text(word), text(", ".join(item.found))]
+            )
+    if found:
+        yield "## Expectations"
+        yield from table(("scenario", "expected", "came true", "causes found"), found)
+
+
+def heading(results: Results, target: TargetResult) -> str:
+    return f"{'compared with ' if target.name == results.yardstick else ''}{code(target.label)}"
 
 
 def conventions(results: Results) -> Iterator[str]:

@@ -1,50 +1,20 @@
 """What a run folder says, arranged for reading. Nothing is judged here: verdicts come from the run itself.
 
-A *standing* is how one cell stands to the baseline target (agrees, defect, refused …); a *theme* is one finding
-that came up in several cases, so that a reader meets it once.
+A *theme* is one finding that came up in several cases, so that a reader meets it once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bncheck import blamed
 from bncheck.evidence import Drift
-from bncheck.finding import KINDS, Finding
-from bncheck.report.wording import amount, number, one_line, plural, scalar, since, words
-from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
-
-# Words of a standing → the mark that says the same without colour.
-MARKS = {
-    "baseline": "●", "agrees": "●", "rounding": "○", "convention": "≠", "hazard": "!", "unexplained": "?",
-    "defect": "✗", "differs": "✗", "nonfinite": "✗", "refused": "⊘", "failed": "⊘", "unsupported": "–",
-    "crashed": "✗", "timeout": "✗", "unavailable": "–", "not run": "–", "not compared": "·",
-}  # fmt: skip
-QUANTITIES = ("running_mean", "running_var", "counter", "output", "gamma", "beta")
-MOST_LETTERS = 300  # of what is said of the user's own file: a whole sentence, worth its room
-# Evidence of findings about nodes of an ONNX file that were compared one by one.
-NODES = "nodes compared"
-VERDICTS = ("nonfinite", "refused", "missing", "differs")
-
-
-@dataclass(frozen=True)
-class Standing:
-    """``word`` is a key of MARKS; ``text`` the sentence without mark; ``drift`` the one that text speaks of."""
-
-    word: str
-    text: str
-    drift: Drift | None = None
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def mark(self) -> str:
-        return MARKS[self.word]
-
-    @property
-    def good(self) -> bool:
-        return self.word in ("baseline", "agrees", "rounding")
+from bncheck.finding import KINDS, NODES, Finding
+from bncheck.report.standing import standing
+from bncheck.report.wording import amount, clean, number, one_line, plural, scalar, words
+from bncheck.results import CaseResult, Expectation, Results, ScenarioResult
+from bncheck.shortfall import available, with_itself
 
 
 @dataclass(frozen=True)
@@ -64,117 +34,6 @@ def rows(results: Results, probes: bool = True) -> list[tuple[ScenarioResult, Ca
     unless nothing else was run."""
     asked = [scenario for scenario in results.scenarios if probes or not scenario.probe]
     return [(scenario, case) for scenario in asked or results.scenarios for case in scenario.cases]
-
-
-def standing(results: Results, scenario: str, case: str, target: str) -> Standing:
-    """How one cell stands to the baseline."""
-    cell = results.cell_at.get((scenario, case, target))
-    if cell is None:
-        return Standing("not run", "not run")
-    concerned = tuple(f for f in results.findings_at.get((scenario, case), ()) if target in f.targets)
-    if cell.outcome != "ok":
-        return Standing(*unfinished(cell, results), findings=concerned)
-    if target == results.base:
-        return Standing("baseline", "baseline", findings=concerned)
-    drifts = results.drifts_between(scenario, case, results.base, target)
-    other = results.cell_at.get((scenario, case, results.base))
-    if not drifts or (other is not None and unfinished(other, results)[0] == "failed"):
-        why = f": {unfinished(other, results)[1]}" if other is not None and other.outcome != "ok" else ""
-        text = f"ran; nothing to compare with {results.base or 'it'}{why}"
-        nodes = next((f.evidence[NODES] for f in concerned if NODES in f.evidence), 0)
-        if nodes:
-            text = f"ran; {plural(int(nodes), 'BatchNormalization node')} compared alone, not the whole file{why}"
-        return Standing("not compared", text, findings=concerned)
-    worst = first_to_tell(drifts)
-    wrong = next((f for f in concerned if is_wrong_alone(f) and results.base not in f.targets), None)
-    if worst is None and wrong is not None:  # what was recorded agrees, what people get who run it as usual does not
-        return Standing("defect", f"wrong as people run it: {wrong.code} {wrong.cause}", findings=concerned)
-    if worst is None:
-        return Standing("agrees", "agrees", findings=concerned)
-    about = tuple(f for f in concerned if sets_apart(f, results.base, target))
-    # Judged alike: on one side of a difference from others, and what is left between them is no finding of its own.
-    alike = not about and any(len(f.sides) == 2 and on_one_side(f, results.base, target) for f in concerned)
-    kind = (
-        "rounding" if alike else next((kind for kind in KINDS if any(f.kind == kind for f in about or concerned)), "")
-    )
-    word = "nonfinite" if worst.verdict == "nonfinite" else (kind or "differs")
-    others = len([drift for drift in drifts if drift.verdict != "agrees"]) - 1
-    text = difference(worst, target, results) + (f" (+{others} more)" if others else "")
-    return Standing(word, text, worst, concerned)
-
-
-def is_wrong_alone(finding: Finding) -> bool:
-    """A defect of each of its targets, whoever else agrees: held against arithmetic, not against another target."""
-    return finding.kind == "defect" and finding.departs_from == "arithmetic" and not finding.sides
-
-
-def sets_apart(finding: Finding, base: str, target: str) -> bool:
-    """Whether a finding is about this difference: its sides part the two, or it concerns the target alone."""
-    if len(finding.sides) == 2:
-        return any(base in one and target in two for one, two in (finding.sides, finding.sides[::-1]))
-    return base not in finding.targets
-
-
-def on_one_side(finding: Finding, base: str, target: str) -> bool:
-    return any(base in side and target in side for side in finding.sides)
-
-
-def unfinished(cell: CellResult, results: Results) -> tuple[str, str]:
-    """(word, text) of a cell that did not run to its end."""
-    error = one_line(": ".join(filter(None, (cell.error_type, cell.error))))
-    if cell.error_type in blamed.SENTENCES:
-        error = one_line(cell.error, MOST_LETTERS)
-    if blamed.own(cell):
-        named = blamed.in_a_finding(cell, results)
-        return "refused" if named else "failed", one_line(blamed.sentence(cell), MOST_LETTERS)
-    step = step_of(results, cell.scenario, cell.case, cell.event)
-    where = f" at step {step}" if step else ""
-    if cell.outcome == "raised":
-        return "refused", f"refused{where}" + (f" ({error})" if error else "")
-    if cell.outcome in ("crashed", "timeout"):
-        word = "crashed" if cell.outcome == "crashed" else "timed out"
-        return cell.outcome, f"{word}{where}" + (f" ({error})" if error else "")
-    if cell.outcome in ("unsupported", "unavailable"):
-        return cell.outcome, cell.outcome + (f" ({error})" if error else "")
-    return "not run", one_line(cell.outcome)
-
-
-def first_to_tell(drifts: Sequence[Drift]) -> Drift | None:
-    """The differing drift that a reader should see: the gravest, then the earliest, then the running mean first."""
-
-    def rank(drift: Drift) -> tuple[int, float, int]:
-        gravity = VERDICTS.index(drift.verdict) if drift.verdict in VERDICTS else len(VERDICTS)
-        quantity = QUANTITIES.index(drift.quantity) if drift.quantity in QUANTITIES else len(QUANTITIES)
-        return gravity, float("inf") if drift.first_event is None else drift.first_event, quantity
-
-    return min((drift for drift in drifts if drift.verdict != "agrees"), key=rank, default=None)
-
-
-def step_of(results: Results, scenario: str, case: str, event: int | None) -> int | None:
-    """The step that an event of that case belongs to; the event's own number when the case is not known."""
-    found = results.case_at.get((scenario, case))
-    if event is None:
-        return None
-    return event + 1 if found is None else found.step_of(event)
-
-
-def difference(drift: Drift, target: str, results: Results) -> str:
-    """``running_mean off by 0.90099 ± 0.20569 since step 1`` and its kin, about ``target``."""
-    name = f"{drift.layer}.{drift.quantity}" if drift.layer and drift.layer != "bn" else drift.quantity
-    other = drift.a if drift.b == target else drift.b
-    bad = drift.nonfinite_b if drift.b == target else drift.nonfinite_a
-    when = since(step_of(results, drift.scenario, drift.case, drift.first_event))
-    if drift.verdict == "nonfinite":
-        side = "" if bad else f" on {other} only"
-        return one_line(f"NaN or Inf in {name}{side} {when}")
-    if drift.verdict == "missing":
-        return one_line(f"{name} is there on one side only")
-    cell = results.cell_at.get((drift.scenario, drift.case, other))
-    if drift.verdict == "refused" and cell is not None and blamed.own(cell):
-        return one_line(f"your code went wrong on {other}, {target} went on {when}")
-    if drift.verdict == "refused":
-        return one_line(f"{other} refused, {target} went on {when}")
-    return one_line(f"{name} off by {amount(drift.mean_abs, drift.std_abs)} {when}")
 
 
 def themes(results: Results) -> list[Theme]:
@@ -199,47 +58,48 @@ def order(finding: Finding, probes: set[str]) -> tuple[bool, bool, int]:
     return finding.kind == "rounding", finding.scenario in probes, KINDS.index(finding.kind)
 
 
-def verdict(results: Results) -> str:
-    """The run in one sentence."""
+def headline(results: Results) -> str:
+    """The run in one sentence. It counts the cells of targets that are held against the yardstick."""
     if not results.cells:
         return "Nothing was run."
-    shown = rows(results, probes=False)
-    places = [(scenario.name, case.name) for scenario, case in shown]
-    alike = {place for place in places if refused_alike(results, *place)}
-    each = [(place, standing(results, *place, target.name))
-            for place in places for target in results.targets if target.status == "ok"]  # fmt: skip
-    every, standings = [item for _, item in each], [item for place, item in each if place not in alike]
-    silent = ("not compared", "unsupported", "not run", "failed")
-    off = sum(not item.good and item.word not in silent for item in standings)
-    compared = sum(item.word not in ("baseline", *silent) for item in standings)
+    shown, base = rows(results, probes=False), results.yardstick
+    stands = [
+        standing(results, scenario.name, case.name, target.name).against
+        for scenario, case in shown
+        for target in available(results)
+        if target.name != base
+    ]
+    cells, off, counters = sum(map(bool, stands)), stands.count("differs"), stands.count("counter")
     counts = count_kinds(results, {scenario.name for scenario, _ in shown})
-    lost = sum(item.word == "failed" for item in every)
-    lost_too = f" {plural(lost, 'cell')} could not be played." if lost else ""
-    if off:
-        cause = f": {', '.join(counts)}" if counts else "; no cause was named"
-        differ = f"{off} of {plural(compared, 'cell')} {'differs' if off == 1 else 'differ'}"
-        return f"{differ} from {results.base}{cause}.{lost_too}"
-    if not compared:
-        if lost:
-            return f"Nothing was compared: {plural(lost, 'cell')} could not be played."
-        few = sum(target.status == "ok" for target in results.targets) < 2
-        why = "Only one target ran" if few else "No two targets ran alike"
-        if any(NODES in finding.evidence for item in standings for finding in item.findings):
-            alone = f"{why}; only single BatchNormalization nodes were compared, each from its own input."
-            return alone + (f" Found: {', '.join(counts)}." if counts else "")
-        return f"{why}; there is nothing to compare." + (f" Found: {', '.join(counts)}." if counts else "")
-    agree = f"All {plural(compared, 'compared cell')} agree with {results.base}.{lost_too}"
-    return agree + (f" Still to know: {', '.join(counts)}." if counts else "")
+    if not cells:
+        return why_nothing(results) + (f" Found: {', '.join(counts)}." if counts else "")
+    every = [standing(results, s.name, c.name, t.name).word for s, c in shown for t in available(results)]
+    lost = f" {plural(every.count('failed'), 'cell')} could not be played." if "failed" in every else ""
+    cause = f": {', '.join(counts)}" if counts else "; no cause was named"
+    if off or counters:
+        some, more = off or counters, f", {counters} more in a counter only" if off and counters else ""
+        which = f"{some} of {cells} cells" if cells > 1 else "The one compared cell"
+        how = f"{'differs' if some == 1 else 'differ'} from {base}{more}{'' if off else ' in a counter only'}"
+        return f"{which} {how}{cause}.{lost}"
+    agree = (
+        f"All {cells} compared cells agree with {base}." if cells > 1 else f"The one compared cell agrees with {base}."
+    )
+    return agree + (f" Still to know: {', '.join(counts)}." if counts else "") + lost
 
 
-def refused_alike(results: Results, scenario: str, case: str) -> bool:
-    """True if no target carried the case out at all (a file that is no good): then nobody differs from anybody."""
-    outcomes = {results.cell_at[key].outcome for target in results.targets
-                if (key := (scenario, case, target.name)) in results.cell_at and target.status == "ok"}  # fmt: skip
-    here = [cell for cell in results.cells if (cell.scenario, cell.case) == (scenario, case)]
-    theirs = [cell for cell in here if not blamed.own(cell) and cell.error_type not in blamed.SENTENCES]
-    began = any(cell.event is None or cell.event >= 0 for cell in theirs)
-    return bool(outcomes) and outcomes <= {"raised", "unsupported"} and not began
+def why_nothing(results: Results) -> str:
+    """No cell was held against the yardstick."""
+    ran = [target.name for target in available(results)]
+    if not ran:
+        return "No target ran; there is nothing to compare."
+    if any(NODES in finding.evidence for finding in results.findings):
+        return "Only single BatchNormalization nodes were compared, each from its own input."
+    if any(blamed.own(cell) for cell in results.cells):
+        return "Nothing was compared: what was asked for could not be played."
+    if len(ran) > 1:
+        return f"No target could be compared with {results.yardstick}."
+    itself = any(with_itself(case.ops) for _, case in rows(results, probes=False))
+    return f"Only {ran[0]} ran; " + ("it was compared with itself." if itself else "there is nothing to compare.")
 
 
 def count_kinds(results: Results, scenarios: set[str]) -> list[str]:
@@ -250,6 +110,14 @@ def count_kinds(results: Results, scenarios: set[str]) -> list[str]:
         for kind in KINDS
         if kind != "rounding" and (count := kinds.count(kind))
     ]
+
+
+def expectation_sentence(expect: Expectation) -> str:
+    """``mxnet and torch show update-phase when …``. A cause may be between the two, or in one of them."""
+    a, b = expect.between
+    what = "agree" if expect.agree else f"show {', '.join(expect.causes) or 'a named cause'}"
+    when = f" when {scalar(expect.when)}" if expect.when else ""
+    return clean(f"{a} and {b} {what}{when}")
 
 
 SETTLED = re.compile(r"^(?P<why>.*?);?\s*settled by:\s*(?P<how>.+)$", re.S)

@@ -35,7 +35,7 @@ def style(look: int) -> dict[str, Any]:
 
 
 def band_style() -> dict[str, Any]:
-    """The baseline: a broad pale band that every curve is drawn over."""
+    """The yardstick: a broad pale band that every curve is drawn over."""
     return {"color": INK, "alpha": 0.26, "linewidth": 6, "solid_capstyle": "butt"}
 
 
@@ -44,7 +44,7 @@ def colour_of(look: int | None) -> str:
 
 
 def line(axes: Axes, values: Array, look: int | None, count: int) -> None:
-    """A target's curve over the steps; ``look`` None draws the baseline's band."""
+    """A target's curve over the steps; ``look`` None draws the yardstick's band."""
     keep = thin(values)
     if look is None:
         axes.plot(keep, values[keep], zorder=1.5, **band_style())

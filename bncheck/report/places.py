@@ -12,7 +12,7 @@ import numpy as np
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.report import overview
-from bncheck.report.overview import Standing
+from bncheck.report.standing import Standing, standing
 from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, trace_of
 from bncheck.trace import Array
 
@@ -20,8 +20,9 @@ from bncheck.trace import Array
 LISTED = 12
 # Standings from bad to good; a row of the matrix is as bad as its worst cell.
 GRAVITY = (
-    "crashed", "timeout", "nonfinite", "defect", "differs", "unexplained", "hazard", "convention", "refused",
-    "failed", "rounding", "unsupported", "unavailable", "not run", "not compared", "agrees", "baseline",
+    "crashed", "timeout", "nonfinite", "defect", "differs", "unexplained", "hazard", "finite", "convention", "refused",
+    "failed", "rounding", "unsupported", "unavailable", "not run", "not compared", "refused alike", "agrees",
+    "yardstick",
 )  # fmt: skip
 GOOD_FROM = GRAVITY.index("rounding")
 # Of the words above: what a reader may want to see alone → its name on the page.
@@ -115,7 +116,7 @@ def place(
     drifts = [
         drift
         for target in results.targets
-        for drift in results.drifts_between(scenario.name, case.name, results.base, target.name)
+        for drift in results.drifts_between(scenario.name, case.name, results.yardstick, target.name)
         if drift.verdict != "agrees"
     ]
     drifts.sort(key=lambda drift: -drift.mean_abs if drift.mean_abs == drift.mean_abs else float("-inf"))
@@ -130,7 +131,7 @@ def place(
 
 
 def cell_of(results: Results, scenario: str, case: str, target: str) -> Cell:
-    found = overview.standing(results, scenario, case, target)
+    found = standing(results, scenario, case, target)
     off = found.drift
     told = off is not None and off.verdict == "differs" and math.isfinite(off.mean_abs)
     size = f"{off.mean_abs:.2g}" if off is not None and told else ""

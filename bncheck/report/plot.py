@@ -1,7 +1,7 @@
 """Pictures that stand alone in a bug report: what was run, on which versions, what moved, and since when.
 
 One picture per case and layer: running mean and running variance of all targets (top), and their distance from
-the baseline on a log scale with the tolerance (bottom). Matplotlib's object API only: no pyplot, no global state.
+the yardstick on a log scale with the tolerance (bottom). Matplotlib's object API only: no pyplot, no global state.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from bncheck.compare import TOLERANCES
 from bncheck.finding import KINDS
 from bncheck.report.curves import DRAWN, CaseCurves, Curve, case_curves, difference, onset
 from bncheck.report.gallery import Gallery
-from bncheck.report.overview import standing
 from bncheck.report.panel import band_style, colour_of, finish, line, rings, style
+from bncheck.report.standing import standing
 from bncheck.report.svg import INK, PAPER, compact, standalone
 from bncheck.report.wording import clean, one_line, plural, share, words
 from bncheck.results import CaseResult, Results, ScenarioResult
@@ -102,12 +102,14 @@ def caption(shown: CaseCurves) -> str:
     names = ", ".join(curve.label for curve in shown.curves)
     return clean(
         f"Running mean and running variance of layer {shown.layer} in {shown.scenario.name}, "
-        f"{shown.case.label or shown.case.name}, on {names}; below, the distance from {shown.base}."
+        f"{shown.case.label or shown.case.name}, on {names}; below, the distance from {shown.yardstick}."
     )
 
 
 def compose(results: Results, shown: CaseCurves) -> Figure:
-    looks = {target.name: number for number, target in enumerate(t for t in results.targets if t.name != shown.base)}
+    looks = {
+        target.name: number for number, target in enumerate(t for t in results.targets if t.name != shown.yardstick)
+    }
     handles = entries(shown, looks)
     columns = legend_columns(handles)
     # Every further row of the legend makes the figure higher, not the panels lower.
@@ -161,7 +163,7 @@ def step_words(case: CaseResult) -> str:
 
 
 def trajectory(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int]) -> None:
-    """Measured curves as lines, replayed ones as rings on them, the baseline as a broad band underneath."""
+    """Measured curves as lines, replayed ones as rings on them, the yardstick as a broad band underneath."""
     channel = shown.channel.get(quantity, 0)
     for curve in shown.curves:
         values = column(curve.measured.get(quantity), channel)
@@ -189,9 +191,9 @@ def column(values: Array | None, channel: int) -> Array | None:
 
 
 def drift(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int]) -> None:
-    """Distance from the baseline on a log scale; exact agreement lies on the bottom line."""
-    base = shown.of(shown.base)
-    title = f"|{NAMES[quantity]} − that of {clean(shown.base) or 'a baseline'}|, mean over channels"
+    """Distance from the yardstick on a log scale; exact agreement lies on the bottom line."""
+    base = shown.of(shown.yardstick)
+    title = f"|{NAMES[quantity]} − that of {clean(shown.yardstick) or 'nothing'}|, mean over channels"
     gaps = {c.target: gap for c in shown.curves if base and c is not base
             and (gap := difference(c, base, quantity)) is not None}  # fmt: skip
     if base is None or not gaps:
@@ -215,7 +217,7 @@ def drift(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int]) -
 
 
 def bound(shown: CaseCurves, base: Curve, quantity: str) -> Array | None:
-    """atol + rtol·|baseline| per step: the scenario's own tolerance, else that of the case's dtype."""
+    """atol + rtol·|yardstick| per step: the scenario's own tolerance, else that of the case's dtype."""
     default = TOLERANCES.get(shown.case.dtype)
     if default is None:
         return None
@@ -310,4 +312,4 @@ def verdict_line(results: Results, shown: CaseCurves) -> str:
         return f"{first.code} {first.cause}{explained}: {first.title}"
     words_of = [standing(results, shown.scenario.name, shown.case.name, curve.target) for curve in shown.curves]
     off = [f"{c.target}: {s.text}" for c, s in zip(shown.curves, words_of, strict=True) if not s.good]
-    return "; ".join(off) or f"All targets agree with {shown.base}."
+    return "; ".join(off) or f"All targets agree with {shown.yardstick}."

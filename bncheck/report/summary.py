@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bncheck.gate import Judged, Verdict, read_verdict
+from bncheck.gate import CRASHES, Judged, Verdict, read_verdict
 from bncheck.report.gallery import Gallery
-from bncheck.report.overview import rows, standing
-from bncheck.report.overview import verdict as sentence
-from bncheck.report.wording import clean, one_line, plural, share
-from bncheck.results import Results
+from bncheck.report.overview import headline as sentence
+from bncheck.report.overview import rows
+from bncheck.report.standing import standing
+from bncheck.report.wording import clean, kinded, one_line, plural, share
+from bncheck.results import Results, TargetResult
 from bncheck.run_folder import write_text
 
 NAME = "summary"
@@ -54,27 +55,49 @@ def lines(results: Results, verdict: Verdict) -> Iterator[str]:
     yield ""
     yield prose(sentence(results))
     yield ""
+    yield from missed(verdict)
     yield from charged("Fails", verdict.of("fails"))
     yield from waivers(verdict)
     yield from matrix(results)
     yield from unavailable(results)
     yield from charged("Waived", verdict.of("waived"))
+    yield from charged("Not checked", verdict.of("unchecked"))
     yield from folded("Known from the baseline", verdict.of("known"))
     yield from folded(f"Below the level that fails (--fail-on {verdict.fail_on})", verdict.of("below"))
     yield from ending(results)
 
 
 def headline(verdict: Verdict) -> str:
-    """How it went, in a sentence."""
-    found, expired = len(verdict.of("fails")), len(verdict.expired) if verdict.fail_on != "never" else 0
+    """How it went, in a sentence without its full stop."""
+    failing, expired = verdict.of("fails"), len(verdict.expired) if verdict.fail_on != "never" else 0
     new = "new or worse" if verdict.with_baseline else f"at or above --fail-on {verdict.fail_on}"
-    counts = [f"{len(verdict.of(word))} {word}" for word in ("known", "waived") if verdict.of(word)]
+    crashes, expectations, drifts = (
+        sum(item.charge.kind in kinds for item in failing) for kinds in (CRASHES, ("expectation",), ("drift",))
+    )
+    findings = len(failing) - crashes - expectations - drifts
+    parts = [item.short for item in verdict.missed[:3]]
+    parts += [f"{plural(crashes, 'cell')} crashed or timed out"] if crashes else []
+    parts += [f"{plural(expectations, 'expectation')} did not come true"] if expectations else []
+    parts += [f"{plural(findings, 'finding')} {new}"] if findings else []
+    parts += [f"{plural(drifts, 'drift')} without a finding {new}"] if drifts else []
+    parts += [plural(expired, "expired waiver")] if expired else []
+    words = {"known": "known", "waived": "waived", "unchecked": "not checked"}
+    counts = [f"{len(verdict.of(standing))} {word}" for standing, word in words.items() if verdict.of(standing)]
     rest = f" ({', '.join(counts)})" if counts else ""
-    if found or expired:
-        parts = [f"{plural(found, 'finding')} {new}"] if found else []
-        parts += [plural(expired, "expired waiver")] if expired else []
-        return f"{' and '.join(parts)}{rest}"
-    return f"nothing {new}{rest}"
+    return f"{listed(parts) or f'nothing {new}'}{rest}"
+
+
+def listed(parts: list[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+
+
+def missed(verdict: Verdict) -> Iterator[str]:
+    """What was asked for and did not come."""
+    for item in verdict.missed:
+        yield f"- {prose(item.sentence)}" + (f" → {prose(item.remedy)}" if item.remedy else "")
+    if verdict.missed:
+        yield ""
 
 
 def charged(title: str, items: list[Judged]) -> Iterator[str]:
@@ -91,7 +114,7 @@ def table(items: list[Judged]) -> Iterator[str]:
     for item in items:
         charge = item.charge
         explained = "" if charge.explained is None else share(charge.explained)
-        cause = " ".join(filter(None, (charge.code, f"**{prose(charge.cause)}**", f"({charge.kind})")))
+        cause = " ".join(filter(None, (charge.code, f"**{prose(charge.cause)}**", kinded(charge).strip())))
         yield row(
             cause, prose(place(charge.scenario, charge.case)), prose(charge.sentence), explained, prose(item.note)
         )
@@ -141,7 +164,7 @@ def matrix(results: Results) -> Iterator[str]:
         return
     yield "### Scenarios"
     yield ""
-    yield row("scenario · case", *(prose(target.label) for target in results.targets))
+    yield row("scenario · case", *(prose(heading(results, target)) for target in results.targets))
     yield row("---", *("---" for _ in results.targets))
     for scenario, case in shown:
         marks = []
@@ -150,6 +173,10 @@ def matrix(results: Results) -> Iterator[str]:
             marks.append(f"{found.mark} {prose(one_line(found.text, 120))}")
         yield row(prose(place(scenario.name, case.label or case.name)), *marks)
     yield ""
+
+
+def heading(results: Results, target: TargetResult) -> str:
+    return f"{'compared with ' if target.name == results.yardstick else ''}{target.label}"
 
 
 def unavailable(results: Results) -> Iterator[str]:

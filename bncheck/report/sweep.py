@@ -116,7 +116,7 @@ def curves_of(
 ) -> Iterator[tuple[tuple[str, str], tuple[Point, ...]]]:
     """Every target's curve of every drawn quantity that it differs in or agrees in, somewhere on the axis."""
     for target in results.targets:
-        for quantity in DRAWN if target.name != results.base else ():
+        for quantity in DRAWN if target.name != results.yardstick else ():
             points = tuple(point(results, scenario.name, case.name, target.name, quantity) for case in cases)
             if any(item.value is not None for item in points):
                 yield (target.name, quantity), points
@@ -125,10 +125,10 @@ def curves_of(
 def point(results: Results, scenario: str, case: str, target: str, quantity: str) -> Point:
     """The worst of all layers."""
     cell = results.cell_at.get((scenario, case, target))
-    base = results.cell_at.get((scenario, case, results.base))
+    base = results.cell_at.get((scenario, case, results.yardstick))
     if cell is not None and cell.outcome == "raised":
         return Point(None, "refused")
-    here = [d for d in results.drifts_between(scenario, case, results.base, target) if d.quantity == quantity]
+    here = [d for d in results.drifts_between(scenario, case, results.yardstick, target) if d.quantity == quantity]
     if any(drift.verdict == "nonfinite" for drift in here):
         return Point(None, "NaN")
     sizes = [float(getattr(drift, DRAWN[quantity][1])) for drift in here]

@@ -30,11 +30,11 @@ def draw_sweep(results: Results, sweep: Sweep, png: bool = False) -> Picture:
 def caption(results: Results, sweep: Sweep) -> str:
     group = f", {sweep.group}" if sweep.group else ""
     what = ", ".join(DRAWN[quantity][0] for quantity in sweep.quantities[:MOST_PANELS])
-    return clean(f"Difference from {results.base} in {what} against {sweep.axis}{group} in {sweep.scenario.name}.")
+    return clean(f"Difference from {results.yardstick} in {what} against {sweep.axis}{group} in {sweep.scenario.name}.")
 
 
 def compose(results: Results, sweep: Sweep) -> Figure:
-    targets = [target for target in results.targets if target.name != results.base]
+    targets = [target for target in results.targets if target.name != results.yardstick]
     looks = {target.name: number for number, target in enumerate(targets)}
     shown = [target for target in targets if any(name == target.name for name, _ in sweep.curves)]
     handles: list[Any] = [Line2D([], [], label=one_line(t.label, 40), **style(looks[t.name])) for t in shown]
@@ -85,5 +85,5 @@ def heading(figure: Figure, results: Results, sweep: Sweep, height: float) -> No
     title = f"{sweep.scenario.title or sweep.scenario.name}{group}"
     figure.text(0.012, 1 - 0.1 / height, one_line(title, 110), fontsize=12, fontweight="bold", va="top")
     figure.text(0.5, 0.32 / height, clean(sweep.axis), ha="center", va="bottom")
-    note = f"{sweep.name} · difference from {results.base} · bncheck {results.version} · {results.created}"
+    note = f"{sweep.name} · difference from {results.yardstick} · bncheck {results.version} · {results.created}"
     figure.text(0.012, 0.08 / height, one_line(note, 170), fontsize=7.5)

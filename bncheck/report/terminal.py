@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bncheck.report.overview import Standing, Theme, evidence, rows, standing, themes, unsettled, verdict
-from bncheck.report.wording import clean, one_line, plural, share
-from bncheck.results import Results, TargetResult
+from bncheck.report.overview import Theme, evidence, headline, rows, themes, unsettled
+from bncheck.report.standing import Standing, standing
+from bncheck.report.wording import clean, kinded, one_line, plural, share
+from bncheck.results import CaseResult, Results, ScenarioResult, TargetResult
 
 COLOURS = {
-    "baseline": "dim", "agrees": "green", "rounding": "green", "convention": "yellow", "hazard": "yellow",
+    "yardstick": "dim", "agrees": "green", "rounding": "green", "refused alike": "green", "convention": "yellow",
+    "finite": "yellow", "hazard": "yellow",
     "unexplained": "magenta", "defect": "bold red", "differs": "red", "nonfinite": "bold red", "refused": "yellow",
     "failed": "yellow", "crashed": "bold red", "timeout": "bold red",
 }  # fmt: skip
@@ -72,14 +74,14 @@ def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
         yield Text(f" {plural(probes, 'probe case')} measured the conventions (bncheck conventions)", style="dim")
     for remark in dict.fromkeys(text for cell in results.cells for text in cell.remarks):
         yield Text(f" note: {one_line(remark, 300)}", style="dim")
-    yield Text(f" {verdict(results)}", style="bold")
+    yield Text(f" {headline(results)}", style="bold")
     yield from footer(screen.run_folder, found, screen.seconds)
 
 
 def matrix(results: Results, width: int) -> RenderableType:
-    """Cases down, targets across, each against the baseline; cases one under the other where that is too wide."""
+    """Cases down, targets across, each against the yardstick; cases one under the other where that is too wide."""
     shown = rows(results, probes=False)
-    others = [target for target in results.targets if target.name != results.base] or list(results.targets)
+    others = [target for target in results.targets if target.name != results.yardstick] or list(results.targets)
     left = min(max((len(scenario.name) for scenario, _ in shown), default=0), 24)
     left += min(max((len(case.label or case.name) for _, case in shown), default=0), 28) + 4
     if left + (COLUMN + 2) * len(others) > width:
@@ -95,7 +97,22 @@ def matrix(results: Results, width: int) -> RenderableType:
         marks = [mark(standing(results, scenario.name, case.name, target.name), True) for target in others]
         table.add_row(first, Text(clean(case.label or case.name)), *marks)
         previous = scenario.name
-    return Group(Padding(table, (0, 0, 0, 1)), Text(f" {legend(results, len(others))}", style="dim"))
+    notes = [Text(f" {legend(results, len(others))}", style="dim")]
+    notes += yardstick_lines(results, shown) if len(others) < len(results.targets) else []
+    return Group(Padding(table, (0, 0, 0, 1)), *notes)
+
+
+def yardstick_lines(results: Results, shown: Sequence[tuple[ScenarioResult, CaseResult]]) -> list[Text]:
+    """What is wrong with the target that the others are compared with, which has no column of its own."""
+    found: dict[str, list[str]] = {}
+    for scenario, case in shown:
+        here = standing(results, scenario.name, case.name, results.yardstick)
+        if here.word in ("defect", "hazard"):
+            where = f"{scenario.name} · {case.label or case.name}"
+            found.setdefault(f"{here.mark} {here.text}", []).append(where)
+    lines = [f" {results.yardstick} itself: {said} in {', '.join(cases[:4])}" + (f" and {len(cases) - 4} more" if
+             len(cases) > 4 else "") for said, cases in found.items()]  # fmt: skip
+    return [Text(clean(line), style=COLOURS["hazard"]) for line in lines]
 
 
 def heading(target: TargetResult) -> str:
@@ -106,7 +123,7 @@ def heading(target: TargetResult) -> str:
 
 
 def legend(results: Results, others: int) -> str:
-    against = f"against {results.base}: " if others < len(results.targets) else ""
+    against = f"against {results.yardstick}: " if others < len(results.targets) else ""
     return f"{against}≠ convention  ! hazard  ✗ defect or NaN  ? unexplained  ⊘ refused"
 
 
@@ -118,7 +135,10 @@ def stacked(results: Results) -> RenderableType:
         block.add_column(max_width=28, overflow="fold")
         block.add_column(overflow="fold")
         for target in results.targets:
-            block.add_row(Text(clean(target.label)), mark(standing(results, scenario.name, case.name, target.name)))
+            found = mark(standing(results, scenario.name, case.name, target.name))
+            if target.name == results.yardstick and len(results.targets) > 1:
+                found.append(" (all compared with it)")
+            block.add_row(Text(clean(target.label)), found)
         heading = Text(clean(f" {scenario.name} · {case.label or case.name}"), style="bold")
         parts += [heading, Padding(block, (0, 0, 0, 3))]
     return Group(*parts)
@@ -137,7 +157,7 @@ def mark(found: Standing, short: bool = False) -> Text:
 def finding(theme: Theme) -> RenderableType:
     first = theme.first
     head = Text.assemble(
-        " ", (clean(first.code), "bold"), " ", (clean(first.cause), "bold"), f" ({first.kind}) ", clean(first.title)
+        " ", (clean(first.code), "bold"), " ", (clean(first.cause), "bold"), f"{kinded(first)} ", clean(first.title)
     )
     lines = [Text(line) for line in details(theme)]
     return Group(head, Padding(Group(*lines), (0, 0, 0, 7)))
@@ -200,6 +220,7 @@ def footer(run_folder: Path, found: list[Theme], seconds: float | None) -> list[
     page = run_folder / "index.html"
     if page.exists():
         lines.append(Text(f" report   {page}", no_wrap=True, overflow="fold"))
+    found = [theme for theme in found if theme.first.kind != "rounding"]  # nothing to report
     if found:
         # A run below reports/ is found by its name alone.
         named = run_folder.name if run_folder.parent.name == "reports" else str(run_folder)

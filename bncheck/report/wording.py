@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 
 def number(value: float) -> str:
@@ -60,6 +60,20 @@ def clean(text: str) -> str:
 def one_line(text: str, limit: int = 100) -> str:
     text = re.sub(r"\s+", " ", clean(text)).strip()
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+class Named(Protocol):
+    """A finding, a charge, an entry of a baseline."""
+
+    @property
+    def cause(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+
+
+def kinded(item: Named) -> str:
+    """`` (convention)``; nothing where the kind is the cause, as of what is unexplained."""
+    return "" if item.kind == item.cause else f" ({clean(item.kind)})"
 
 
 def words(name: str) -> str:

@@ -9,6 +9,9 @@ against replay): ``statistics``, ``counter``, ``affine``, ``outputs``, ``gradien
 and what only other rules ask for: ``mode``, ``variance``, ``order``. ``FOLLOWS_FROM`` names those of these words that,
 explained by another finding about the same targets, make this one a consequence: it is then listed under that finding.
 Names, contracts and advice explain no number: ``EXPLAINS = ()``.
+
+``NEEDS_CONVENTIONS = True`` says that its checks rest on measured conventions: where nothing was measured (--no-probe),
+its silence says nothing.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ class Rule:
     check_target: Callable[[Any], Iterable[Finding]] | None = None
     explains: frozenset[str] = frozenset()
     follows_from: frozenset[str] = frozenset()
+    needs_conventions: bool = False
 
     @property
     def family(self) -> str:
@@ -66,9 +70,11 @@ def _read(name: str) -> Rule:
     module = importlib.import_module(f"{__name__}.{name}")
     title, _, explanation = inspect.cleandoc(module.__doc__ or "").partition("\n")
     checks = {check: getattr(module, check, None) for check in ("check_cell", "check_pair", "check_target")}
+    needs = getattr(module, "NEEDS_CONVENTIONS", False)
     return Rule(
         module.CODE, module.CAUSE, title.strip(), explanation.strip(), **checks,
         explains=frozenset(module.EXPLAINS), follows_from=frozenset(getattr(module, "FOLLOWS_FROM", ())),
+        needs_conventions=needs,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ CODE = "BN101"
 CAUSE = "initial-state"
 EXPLAINS = ("statistics", "affine", "outputs")
 FOLLOWS_FROM = ("order",)
+NEEDS_CONVENTIONS = True
 FACETS = ("initial_mean", "initial_var", "initial_gamma", "initial_beta")
 STATES = {
     "running_mean": "initial_mean",

@@ -27,6 +27,7 @@ CODE = "BN104"
 CAUSE = "update-count"
 EXPLAINS = ("statistics", "counter", "outputs")
 FOLLOWS_FROM = ("mode",)
+NEEDS_CONVENTIONS = True
 EXPLAINED = 0.99  # what is left then is rounding
 SLACK = 1e-5  # some ULP of float32: one step of an average
 ADVICE = "make one forward per step update the statistics; with checkpointing, keep BatchNorm out of what is recomputed"

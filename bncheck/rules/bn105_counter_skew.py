@@ -24,6 +24,7 @@ CODE = "BN105"
 CAUSE = "counter-skew"
 EXPLAINS = ("counter", "statistics", "outputs")
 FOLLOWS_FROM = ("counter",)
+NEEDS_CONVENTIONS = True
 SLACK = 1e-5  # some ULP of float32: one step of an average
 ADVICE = "keep counter and statistics together: save, load and reset both, above all with a cumulative average"
 

@@ -18,6 +18,7 @@ from bncheck.rules.wording import number
 CODE = "BN205"
 CAUSE = "layout"
 EXPLAINS = ()
+NEEDS_CONVENTIONS = True
 
 
 def check_target(target: TargetView) -> Iterator[Finding]:

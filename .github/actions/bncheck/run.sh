@@ -22,6 +22,7 @@ for word in ${BNCHECK_ARGS:-}; do arguments+=("$word"); done
 case "$command" in
   run)
     each --target "${BNCHECK_TARGETS:-}"
+    each --optional "${BNCHECK_OPTIONAL:-}"
     each --require "${BNCHECK_REQUIRE:-}"
     given --shard "${BNCHECK_SHARD:-}"
     arguments+=(--)
