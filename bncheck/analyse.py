@@ -41,7 +41,7 @@ from bncheck.run import cores
 from bncheck.run_folder import CellResult as Result
 from bncheck.run_folder import cell_folder, read_result
 from bncheck.scenario import Case, Scenario
-from bncheck.trace import Trace
+from bncheck.trace import Trace, unsound
 from bncheck.worker.archive import write_npz
 
 # In pairs of cells: starting a second process costs as much as judging 50 of them (0.5 s).
@@ -240,7 +240,8 @@ def judge_case(run: Path, case: Case, scenario: Scenario, targets: Sequence[Targ
     for target in targets:
         cell, view = read_cell(run, case, target)
         if cell is not None:
-            analysis.cells.append(cell)
+            found = () if view is None or view.trace is None else unsound(view.trace)
+            analysis.cells.append(replace(cell, unsound=found) if found else cell)
         if view is not None:
             views.append(explain_cell(run, view, target, analysis))
     pairs = [pair_view(case, scenario, a, b) for a, b in combinations(views, 2)]
@@ -355,7 +356,9 @@ def describe_scenario(
         scenario.why,
         scenario.remarks,
         tuple(describe_case(case, parts) for case in scenario.cases),
-        check_expectations(scenario, targets, analysis.findings, measured) if compared else (),
+        check_expectations(scenario, targets, analysis.findings, measured, analysis.drifts.differing())
+        if compared
+        else (),
         scenario.tolerance.rtol,
         scenario.tolerance.atol,
         probe=not compared,

@@ -14,6 +14,7 @@ from bncheck.accounting import covers
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.results import Results
+from bncheck.rules import rule_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ def audit(results: Results) -> tuple[Fault, ...]:
     background = {scenario.name for scenario in results.scenarios if scenario.probe}
     compared = (drift for drift in results.drift_table.differing() if drift.scenario not in background)
     silent = [silence(drift) for drift in silent_drifts(compared, results.findings)]
-    return (*silent, *loud_rounding(results.findings))
+    return (*silent, *silent_nan(results), *loud_rounding(results.findings))
 
 
 def silent_drifts(drifts: Iterable[Drift], findings: Iterable[Finding]) -> Iterator[Drift]:
@@ -45,6 +46,25 @@ def silent_drifts(drifts: Iterable[Drift], findings: Iterable[Finding]) -> Itera
         known = here.get((drift.scenario, drift.case), ())
         if drift.verdict != "agrees" and not any(covers(item, drift) for item in known):
             yield drift
+
+
+def silent_nan(results: Results) -> Iterator[Fault]:
+    """Cells that hold NaN, Inf or a variance below zero, and no finding about that target says where it began."""
+    for cell in results.cells:
+        if not cell.unsound:
+            continue
+        here = results.findings_at.get((cell.scenario, cell.case), ())
+        if not any(cell.target in item.targets and says_nan(item) for item in here):
+            layer, quantity = cell.unsound[0]
+            what = f"{quantity} of {layer}" if layer else f"the network's {quantity}"
+            yield Fault(
+                cell.scenario, cell.case, (cell.target,), layer, quantity,
+                f"{what} of {cell.target} is not finite or below zero, and no finding says where that began.",
+            )  # fmt: skip
+
+
+def says_nan(finding: Finding) -> bool:
+    return finding.kind != "rounding" and ("nan" in rule_of(finding.code).explains or finding.cause == "unexplained")
 
 
 def silence(drift: Drift) -> Fault:

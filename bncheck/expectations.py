@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bncheck.audit import silent_drifts
+from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.results import Expectation, TargetResult
 from bncheck.rules import load_rules
@@ -15,13 +17,20 @@ NO_PROBE = "no conventions were measured (--no-probe), and only they can name {c
 
 
 def check_expectations(
-    scenario: Scenario, targets: Sequence[TargetResult], findings: Iterable[Finding], measured: bool = True
+    scenario: Scenario,
+    targets: Sequence[TargetResult],
+    findings: Iterable[Finding],
+    measured: bool = True,
+    drifts: Iterable[Drift] = (),
 ) -> tuple[Expectation, ...]:
     """One entry per ``[[expect]]``; ``met`` is None when one of the two targets was not there, or when the run measured
     no conventions (``measured`` False) and an expected cause that was not found is one that only they can name."""
-    here = [finding for finding in findings if finding.scenario == scenario.name and finding.kind != "rounding"]
+    every = [finding for finding in findings if finding.scenario == scenario.name]
+    here = [finding for finding in every if finding.kind != "rounding"]
     blind = frozenset() if measured else needing_conventions()
-    return tuple(check(expect, scenario, targets, here, blind) for expect in scenario.expect)
+    own = (drift for drift in drifts if drift.scenario == scenario.name)
+    silent = [(drift.case, drift.a, drift.b) for drift in silent_drifts(own, every)]
+    return tuple(check(expect, scenario, targets, here, blind, silent) for expect in scenario.expect)
 
 
 def needing_conventions() -> frozenset[str]:
@@ -34,10 +43,11 @@ def check(
     targets: Sequence[TargetResult],
     findings: Sequence[Finding],
     blind: frozenset[str] = frozenset(),
+    silent: Sequence[tuple[str, str, str]] = (),
 ) -> Expectation:
     """Expected causes must all be among those found for every pair and case meant; ``agree`` asks for none between
-    the two. Anything outside tolerance that no rule names is itself a finding (unexplained), so findings suffice.
-    That a cause of ``blind`` was not found says nothing."""
+    the two, and that the audit finds no difference that nobody speaks of. That a cause of ``blind`` was not found says
+    nothing."""
     sides = [matching(word, targets) for word in expect.between]
     pairs = [(a, b) for a in sides[0] for b in sides[1] if a != b]
     answers: list[bool | None] = []
@@ -46,7 +56,9 @@ def check(
     for case in [case.name for case in scenario.cases if applies(expect.when, case)] if pairs else []:
         for a, b in pairs:
             here = [finding for finding in findings if finding.case == case]
-            apart = {finding.cause for finding in here if separates(finding, a, b)}
+            apart = {finding.cause for finding in here if finding.between(a, b)}
+            if (case, a, b) in silent or (case, b, a) in silent:
+                apart.add("unexplained")
             single = {finding.cause for finding in here if len(finding.sides) < 2 and {a, b} & set(finding.targets)}
             lacking = () if expect.agree else [cause for cause in expect.causes if cause not in apart | single]
             answers.append(not apart if expect.agree else answer(lacking, blind))
@@ -82,11 +94,3 @@ def spelt(word: str, target: TargetResult) -> bool:
 
 def applies(when: Mapping[str, Any], case: Case) -> bool:
     return all(case.matrix.get(key) == value for key, value in when.items())
-
-
-def separates(finding: Finding, a: str, b: str) -> bool:
-    """Whether a finding is about a difference between these two targets; groups are its two sides."""
-    if len(finding.sides) != 2:
-        return False
-    one, two = finding.sides
-    return (a in one and b in two) or (b in one and a in two)

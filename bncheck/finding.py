@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bncheck.trace import Place
+
 Kind = Literal["defect", "convention", "hazard", "rounding", "unexplained"]
 # What matters first. A defect breaks the target's own documentation, its other device, or arithmetic.
 KINDS: tuple[Kind, ...] = ("defect", "hazard", "unexplained", "convention", "rounding")
@@ -19,9 +21,6 @@ CAUSES = (
     "order-dependence", "folding", "poisoned-state", "graph-retention", "in-place", "layer-contract", "gradient",
     "refusal", "crash", "averaging", "rounding", "unexplained",
 )  # fmt: skip
-
-
-Place = tuple[str, str]  # (layer, quantity); the layer is "" for the network itself
 
 
 # Evidence of findings about nodes of an ONNX file that were compared one by one.

@@ -25,6 +25,7 @@ from bncheck.errors import RunFolderError
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.recording import cell_folder, replay_of, trace_of
+from bncheck.trace import Place
 
 __all__ = [
     "CaseResult", "CellResult", "Expectation", "Results", "ScenarioResult", "TargetResult",
@@ -121,7 +122,8 @@ class CellResult:
     """One case on one target; ``slug`` is the target's folder, ``event`` where it raised or died.
 
     ``origin`` says whose error it is (``worker/blame.py``; "": a run that does not say). ``remarks`` are sentences
-    about what a layer of the user's was not asked, or was not tried."""
+    about what a layer of the user's was not asked, or was not tried. ``unsound`` are the places of its trace that hold
+    NaN, Inf or a variance below zero."""
 
     scenario: str
     case: str
@@ -134,6 +136,7 @@ class CellResult:
     seconds: float = 0.0
     origin: str = ""
     remarks: tuple[str, ...] = ()
+    unsound: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
 STATES = ("running_mean", "running_var", "running_covar", "counter", "gamma", "beta")
 GRADIENTS = ("grad_gamma", "grad_beta")
+Place = tuple[str, str]  # (layer, quantity); the layer is "" for the network itself
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,25 @@ class Trace:
     def dtype_of(self, name: str) -> str:
         """The dtype the target really holds ``name`` in (``bfloat16`` is stored widened to float32)."""
         return self.dtypes.get(name, str(self.arrays[name].dtype))
+
+
+def unsound(trace: Trace) -> tuple[Place, ...]:
+    """Where a trace holds NaN, Inf or a variance below zero: states, outputs of layers, and the network's.
+
+    A state that is NaN throughout before any event is one that the layer does not hold, or not yet.
+    """
+    found: list[Place] = []
+    for layer in trace.layers:
+        for quantity in ("running_mean", "running_var", "running_covar", "gamma", "beta"):
+            rows = trace.get(layer, quantity)
+            if rows is None or not rows.size or rows.dtype.kind != "f" or np.isnan(rows[0]).all():
+                continue
+            if not np.isfinite(rows).all() or (quantity == "running_var" and bool((rows < 0).any())):
+                found.append((layer, quantity))
+        bad = trace.get(layer, "output_bad")
+        if bad is not None and bool((bad > 0).any()):
+            found.append((layer, "output"))
+    network = trace.arrays.get("network_bad")
+    if network is not None and bool((network > 0).any()):
+        found.append(("", "output"))
+    return tuple(found)

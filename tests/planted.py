@@ -87,7 +87,8 @@ def play(case: Case, inputs: Mapping[str, np.ndarray], rules: Mapping[str, Any])
         "dtype": case.dtype,
     }
     with np.errstate(all="ignore"):
-        cell = run.Cell(job, inputs, Target(rules), {"variant": "", "device": "cpu"}, "")
+        judge = run.blame.Judge([], False, "reference", "reference")
+        cell = run.Cell(job, inputs, Target(rules), {"variant": "", "device": "cpu"}, "", judge)
         cell.play()
         arrays = cell.recorder.arrays()
     records = [EventRecord(event.op) for event in case.events]

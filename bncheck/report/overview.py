@@ -135,7 +135,8 @@ def unsettled(finding: Finding) -> list[tuple[str, str, str]]:
 
 def evidence(finding: Finding) -> list[tuple[str, str]]:
     """The numbers behind a finding as (words, value)."""
-    return [(words(key), scalar(value)) for key, value in finding.evidence.items()]
+    found = [(words(key), scalar(value)) for key, value in finding.evidence.items()]
+    return found + [("follows from it", one_line(item.title, 300)) for item in finding.follows]
 
 
 def numbers(drift: Drift) -> list[str]:

@@ -19,7 +19,7 @@ from bncheck.rules.wording import names, targets, verb
 
 CODE = "BN109"
 CAUSE = "single-value"
-EXPLAINS = ("statistics", "counter", "outputs", "gradients", "events")
+EXPLAINS = ("nan", "statistics", "counter", "outputs", "gradients", "events")
 NEEDS_CONVENTIONS = True
 FACETS = ("single_value", "single_value_state")
 ADVICE = "do not train on one value per channel: drop the last incomplete batch, or run it in eval mode"

@@ -18,7 +18,7 @@ from bncheck.rules.wording import names, targets
 
 CODE = "BN110"
 CAUSE = "empty-batch"
-EXPLAINS = ("statistics", "counter", "outputs", "gradients", "events")
+EXPLAINS = ("nan", "statistics", "counter", "outputs", "gradients", "events")
 NEEDS_CONVENTIONS = True
 FACETS = ("empty_batch",)
 ADVICE = "skip empty batches before they reach the layer"

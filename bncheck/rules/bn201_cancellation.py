@@ -23,7 +23,7 @@ from bncheck.trace import Array
 
 CODE = "BN201"
 CAUSE = "cancellation"
-EXPLAINS = ("variance", "statistics", "outputs", "gradients")
+EXPLAINS = ("nan", "variance", "statistics", "outputs", "gradients")
 NEEDS_CONVENTIONS = True
 ADVICE = "centre the data before the layer, or use a two-pass variance (use_fast_variance=False where there is one)"
 # Below this mean/std ratio E[x²] − E[x]² is within 100 times of a two-pass variance: nobody would notice.

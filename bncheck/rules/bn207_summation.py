@@ -25,7 +25,7 @@ from bncheck.trace import Array
 
 CODE = "BN207"
 CAUSE = "summation"
-EXPLAINS = ("variance", "statistics", "outputs", "gradients")
+EXPLAINS = ("nan", "variance", "statistics", "outputs", "gradients")
 ADVICE = (
     "centre the data before the layer, or give it another memory layout (torch: x.contiguous() instead of "
     "channels_last), or compute it in float64"

@@ -25,7 +25,7 @@ from bncheck.rules.wording import names, number, targets
 
 CODE = "BN301"
 CAUSE = "poisoned-state"
-EXPLAINS = ("statistics", "affine", "outputs", "gradients")
+EXPLAINS = ("nan", "statistics", "affine", "outputs", "gradients")
 HEAL = "reset the running statistics and re-estimate them on clean data; no further training heals them"
 
 

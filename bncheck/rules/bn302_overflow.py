@@ -19,7 +19,7 @@ from bncheck.rules.wording import names, number, targets
 
 CODE = "BN302"
 CAUSE = "overflow"
-EXPLAINS = ("statistics", "outputs", "gradients")
+EXPLAINS = ("nan", "statistics", "outputs", "gradients")
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
