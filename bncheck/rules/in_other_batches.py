@@ -55,8 +55,8 @@ def nobody(cell: CellView, found: InBatches) -> Odd:
     return Odd(
         "" if first is None else found.layers[first],
         f"the same samples lie L1 {number(float(found.l1[worst]))} apart between batches of {found.sizes[worst]} and "
-        f"{found.largest}; rounding makes {number(bound * found.size)} at most. {seen} agrees with itself in both, so the "
-        f"difference enters {where}, where bncheck sees no module",
+        f"{found.largest}; rounding makes {number(bound * found.size)} at most. {seen} agrees with itself in both, so "
+        f"the difference enters {where}, where bncheck sees no module",
         "look for a layer in a plain Python list, which eval() does not reach, and for what forward() computes over "
         "the batch axis",
         {"rounding bound": bound * found.size, "L1 of the output": found.size},
