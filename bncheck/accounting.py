@@ -22,12 +22,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bncheck.evidence import CellView, Drift, PairView, first_true
-from bncheck.finding import Consequence, Finding, Place, parts
+from bncheck.finding import Consequence, Finding, parts
 from bncheck.rules import rule_of
 from bncheck.rules.amplified import input_gap
 from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.leftover import bound_of, explained_by_conventions
-from bncheck.trace import GRADIENTS
+from bncheck.trace import GRADIENTS, Place
 
 # Above this share conventions have explained a drift; what is left is their replay's rounding.
 ENOUGH = 0.99

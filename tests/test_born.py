@@ -219,6 +219,7 @@ def test_a_batch_that_its_cast_makes_infinite() -> None:
     case = replace(cell.case, dtype="float16", inputs={"main": InputSpec((4, 1), "constant", value=70000.0)})
     finding = only(replace(cell, case=case))
     assert "is not finite in float16, before the first BatchNorm layer of torch: it reaches 7e+04" in finding.title
+    assert "float16 holds up to 65504. running_mean of bn is NaN from then on" in finding.title
     assert finding.evidence["largest value of the batch"] == 70000.0
 
 
@@ -397,4 +398,5 @@ def test_nan_is_no_dependence_on_the_batch() -> None:
 def test_what_nobody_did_is_said_with_its_size_and_the_first_who_got_it() -> None:
     (finding,) = bn902_unexplained.check_cell(in_batches([1e-7, 0.0], [1e-7, 0.1], 0.171))
     assert "lie L1 0.171 apart between batches of 1 and 4" in finding.title
+    assert "Each of the 2 modules that bncheck sees agrees with itself in both" in finding.title
     assert (finding.layer, "enters before norm (a BatchNorm1d)" in finding.title) == ("norm", True)

@@ -18,7 +18,7 @@ from bncheck.evidence import CellView
 from bncheck.finding import KINDS, Finding
 from bncheck.rules.bn302_overflow import overflows_room
 from bncheck.rules.born import Birth, births
-from bncheck.rules.born_words import Said, grouped, said
+from bncheck.rules.born_words import HEAL, Said, grouped, said
 from bncheck.rules.onnx_files import file_facts, file_name, no_variances
 from bncheck.rules.poison import Poisoning, listed, poisonings
 from bncheck.rules.wording import names, number, targets
@@ -26,7 +26,6 @@ from bncheck.rules.wording import names, number, targets
 CODE = "BN301"
 CAUSE = "poisoned-state"
 EXPLAINS = ("nan", "statistics", "affine", "outputs", "gradients")
-HEAL = "reset the running statistics and re-estimate them on clean data; no further training heals them"
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:

@@ -168,7 +168,7 @@ def came_in(cell: CellView, birth: Birth, lasting: Poisoning | None) -> Said:
             "hazard",
             f"The batch of {event} is not finite in {cell.case.dtype}, before the first BatchNorm layer of "
             f"{names(cell.members)}: it reaches {number(birth.value)}, and {cell.case.dtype} holds up to "
-            f"{number(LARGEST.get(cell.case.dtype, LARGEST['float64']))}.{what}",
+            f"{LARGEST.get(cell.case.dtype, LARGEST['float64']):g}.{what}",
             "scale the input before it is cast, or keep the layers in front in a wider dtype; BatchNorm is not to "
             "blame, and float32 statistics do not help",
             {**evidence, "largest value of the batch": birth.value},

@@ -46,11 +46,7 @@ def nobody(cell: CellView, found: InBatches) -> Odd:
     """The outputs differ by more than rounding, and every layer that is seen acquits itself."""
     bound, worst, many = rounding_bound(cell, found), found.worst, len(found.layers)
     first = found.first_beyond(bound)
-    seen = (
-        f"Each of the {many} modules that bncheck sees agrees"
-        if many > 1
-        else "The one module that bncheck sees agrees"
-    )
+    seen = f"Each of the {many} modules that bncheck sees" if many > 1 else "The one module that bncheck sees"
     where = "behind the last of them" if first is None else f"before {found.named(first)}"
     return Odd(
         "" if first is None else found.layers[first],
