@@ -536,3 +536,10 @@ def json_file() -> str:
     import json
 
     return json.__file__
+
+
+def test_arguments_for_one_framework_alone_are_the_scenarios(tmp_path: Path) -> None:
+    text = HEAD + NETWORK.replace(" }]", ", native = { torch = { nonsense = 1 } } }]") + INPUT + PROGRAM
+    result = play_cells(tmp_path, list(load(tmp_path, text).cases))["base"].result
+    assert (result.origin, result.outcome) == ("subject", "raised")
+    assert result.error.startswith('the scenario\'s native.torch = {"nonsense": 1}: TypeError: ')
