@@ -19,7 +19,7 @@ ODD = ("reload", "frozen", "exact-input", "r0-tail", "recompute", "eval-one-samp
        "custom-graph", "mode-toggles", "running-batchnorm")  # fmt: skip
 # Networks that are more than layers in a row, on plain batches.
 FORMS = ("complex-batchnorm", "model-copies", "shared-buffers", "layer-used-twice", "strided", "replicas",
-         "onnx-opsets")  # fmt: skip
+         "onnx-opsets", "onnx-fresh-network")  # fmt: skip
 
 
 @pytest.mark.parametrize(("target", "least"), [("torch", 40), ("torch[onnx]", 40), ("mxnet", 10), ("onnxruntime", 5)])
