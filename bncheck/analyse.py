@@ -41,7 +41,7 @@ from bncheck.run import cores
 from bncheck.run_folder import CellResult as Result
 from bncheck.run_folder import cell_folder, read_result
 from bncheck.scenario import Case, Scenario
-from bncheck.trace import Trace, unsound
+from bncheck.trace import Place, Trace, unsound
 from bncheck.worker.archive import write_npz
 
 # In pairs of cells: starting a second process costs as much as judging 50 of them (0.5 s).
@@ -240,7 +240,7 @@ def judge_case(run: Path, case: Case, scenario: Scenario, targets: Sequence[Targ
     for target in targets:
         cell, view = read_cell(run, case, target)
         if cell is not None:
-            found = () if view is None or view.trace is None else unsound(view.trace)
+            found = () if view is None or view.trace is None else unsound_places(case, view.trace)
             analysis.cells.append(replace(cell, unsound=found) if found else cell)
         if view is not None:
             views.append(explain_cell(run, view, target, analysis))
@@ -248,6 +248,12 @@ def judge_case(run: Path, case: Case, scenario: Scenario, targets: Sequence[Targ
     for pair in pairs:
         analysis.drifts.extend(pair.drifts)
     analysis.findings += held_to_equivalence(diagnose(views, pairs, []), views, case, scenario)
+
+
+def unsound_places(case: Case, trace: Trace) -> tuple[Place, ...]:
+    """NaN, Inf and variances below zero in a trace; outputs do not count where the scenario itself put NaN in."""
+    poisoned = any(spec.poison for spec in case.inputs.values())
+    return tuple(place for place in unsound(trace) if not (poisoned and place[1] == "output"))
 
 
 def explain_cell(run: Path, view: CellView, target: TargetResult, analysis: Analysis) -> CellView:
