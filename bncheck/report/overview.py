@@ -13,7 +13,7 @@ from bncheck.finding import KINDS, Finding
 from bncheck.report.standing import standing
 from bncheck.report.wording import amount, clean, number, one_line, plural, scalar, words
 from bncheck.results import CaseResult, Expectation, Results, ScenarioResult
-from bncheck.shortfall import available, with_itself
+from bncheck.shortfall import Asked, asked_cells, available, compared, with_itself
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,10 @@ def why_nothing(results: Results) -> str:
     ran = [target.name for target in available(results)]
     if not ran:
         return "No target ran; there is nothing to compare."
-    if len(ran) > 1:
+    if len(ran) > 1 and compared(results, asked_cells(results), Asked()):
         return f"No target could be compared with {results.yardstick}."
+    if len(ran) > 1:
+        return "No case was played by two targets; there is nothing to compare."
     itself = any(with_itself(case.ops) for _, case in rows(results, probes=False))
     return f"Only {ran[0]} ran; " + ("it was compared with itself." if itself else "there is nothing to compare.")
 
