@@ -14,7 +14,7 @@ from bncheck.finding import KINDS, NODES, Finding
 from bncheck.report.standing import standing
 from bncheck.report.wording import amount, clean, number, one_line, plural, scalar, words
 from bncheck.results import CaseResult, Expectation, Results, ScenarioResult
-from bncheck.shortfall import available, with_itself
+from bncheck.shortfall import Asked, asked_cells, available, compared, with_itself
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,10 @@ def why_nothing(results: Results) -> str:
         return "Only single BatchNormalization nodes were compared, each from its own input."
     if any(blamed.own(cell) for cell in results.cells):
         return "Nothing was compared: what was asked for could not be played."
-    if len(ran) > 1:
+    if len(ran) > 1 and compared(results, asked_cells(results), Asked()):
         return f"No target could be compared with {results.yardstick}."
+    if len(ran) > 1:
+        return "No case was played by two targets; there is nothing to compare."
     itself = any(with_itself(case.ops) for _, case in rows(results, probes=False))
     return f"Only {ran[0]} ran; " + ("it was compared with itself." if itself else "there is nothing to compare.")
 
