@@ -383,11 +383,15 @@ def attribute_quantity(
     # Where both sides are replayed to rounding, causes that cancel have an effect without a share.
     sizes = effects if residual <= widest else {}
     shares = {n: s for n, s in game.shapley(worth).items() if n in matter and max(abs(s), sizes.get(n, 0.0)) > noise}
-    explained = max(0.0, 1.0 - left[whole] / drift) if shares else 0.0
+    # Nor is it explained what a side's own replay does not make: swapping all rules turns one replay into the other.
+    explained = max(0.0, 1.0 - left[whole] / drift - noise) if shares else 0.0
+    if residual <= widest:
+        explained = max(0.0, 1.0 - left[whole] / drift) if shares else 0.0
+    scale = min(1.0, explained / worth[whole]) if residual > widest and worth[whole] > 0 else 1.0
     return Attribution(
         a.stream.layer.name,
         quantity,
-        shares,
+        {name: share * scale for name, share in shares.items()},
         {name: values[name] for name in shares},
         explained,
         residual,
