@@ -227,6 +227,8 @@ def test_the_terminal_says_what_is_wrong_with_a_file(tmp_path: Path, files: Path
     command += ["--set", f"network.file={files / 'truncated.onnx'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     said = " ".join(done.stdout.split())
-    assert "⊘ refused (truncated.onnx ends in the middle of" in said
+    assert "⊘ truncated.onnx ends in the middle of" in said
     assert "there is nothing to compare" in said
+    assert done.returncode == 2
+    assert "on reference and onnxruntime: truncated.onnx ends in the middle of" in done.stderr
     assert "differ from reference" not in said

@@ -208,7 +208,7 @@ def verdict(results: Results) -> str:
         return f"{differ} from {results.base}{cause}.{lost_too}"
     if not compared:
         if lost:
-            return f"Nothing was compared: {plural(lost, 'cell')} could not be played."
+            return f"{plural(lost, 'cell')} could not be played; there is nothing to compare."
         few = sum(target.status == "ok" for target in results.targets) < 2
         why = "Only one target ran" if few else "No two targets ran alike"
         return f"{why}; there is nothing to compare." + (f" Found: {', '.join(counts)}." if counts else "")
