@@ -277,6 +277,8 @@ def follows(weak: Finding, cause: Finding) -> bool:
     if not about_same_targets(weak, cause) or cause.kind == "rounding":
         return False
     words = rule_of(weak.code).follows_from & rule_of(cause.code).explains
+    if cause.event is not None and weak.event is not None and cause.event > weak.event:
+        return False  # what happens later is no cause
     if words & {"gradients", "counter"}:
         return WORDS.get(weak.quantity) in words and (weak.layer, weak.quantity) in cause.places
     return bool(words) and cause.layer in (weak.layer, "")

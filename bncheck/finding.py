@@ -13,7 +13,7 @@ Kind = Literal["defect", "convention", "hazard", "rounding", "unexplained"]
 KINDS: tuple[Kind, ...] = ("defect", "hazard", "unexplained", "convention", "rounding")
 
 CAUSES = (
-    "update-phase", "update-count", "counter-skew", "batch-weight", "hyperparameter-lost",
+    "update-phase", "update-count", "never-updated", "counter-skew", "batch-weight", "hyperparameter-lost",
     "variance-divisor", "wrong-statistic", "single-value", "empty-batch", "initial-state", "state-mismatch",
     "call-mode", "mode-leak", "normaliser-source", "eps", "affine", "cancellation", "summation",
     "normalise-arithmetic", "reduced-precision",

@@ -91,7 +91,7 @@ def idle(results: Results, required: Collection[str]) -> Iterator[Shortfall]:
     """Required targets that played nothing of what was asked for."""
     asked = asked_cells(results)
     for target in available(results):
-        own = [cell for cell in asked if cell.target == target.name]
+        own = [cell for cell in asked if cell.target == target.name and not blamed.own(cell)]  # those say it themselves
         if (
             target.name in required
             and own

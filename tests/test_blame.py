@@ -477,7 +477,7 @@ def test_whose_it_is_decides_the_exit_code(origin: str, code: int, sentence: str
     if sentence:
         assert lines[0] == f"bncheck: all-ones · forward on torch: {sentence}"
         assert standing(run, "all-ones", "forward", "torch").word == "failed"
-        assert headline(run) == "Nothing was compared: 1 cell could not be played."
+        assert headline(run) == "1 cell could not be played; there is nothing to compare."
 
 
 def test_a_sentence_about_a_file_is_said_as_it_is() -> None:

@@ -17,6 +17,10 @@ from bncheck.results import CaseResult, Expectation, Results, ScenarioResult
 from bncheck.shortfall import Asked, asked_cells, available, compared, with_itself
 
 
+NUMBER = re.compile(r"\d[\d.e+-]*")
+GIST = 100  # letters: behind them a title goes into detail
+
+
 @dataclass(frozen=True)
 class Theme:
     """One cause between the same targets, in one or more cases; the first finding speaks for all."""
@@ -37,12 +41,13 @@ def rows(results: Results, probes: bool = True) -> list[tuple[ScenarioResult, Ca
 
 
 def themes(results: Results) -> list[Theme]:
-    """Findings grouped by code, targets and departing side. First what came up in the scenarios that were asked for,
+    """Findings grouped by code, targets and departing side, those about single targets by what they say as well. First
+    what came up in the scenarios that were asked for,
     then what only the probes showed, rounding last; in each the gravest kind first, then the widest spread."""
     probes = {scenario.name for scenario in results.scenarios if scenario.probe}
-    grouped: dict[tuple[str, tuple[str, ...], str, str], list[Finding]] = {}
-    for finding in results.findings:
-        grouped.setdefault((finding.code, finding.targets, finding.departs, finding.kind), []).append(finding)
+    grouped: dict[tuple[object, ...], list[Finding]] = {}
+    for item in results.findings:
+        grouped.setdefault((item.code, item.targets, item.departs, item.kind, gist(item)), []).append(item)
     # The one of a group that speaks for it: not from a probe, and the best explained.
     found = [
         Theme(group[0], tuple(group))
@@ -52,6 +57,13 @@ def themes(results: Results) -> list[Theme]:
         )
     ]
     return sorted(found, key=lambda theme: (*order(theme.first, probes), -len(theme.findings)))
+
+
+def gist(finding: Finding) -> str:
+    """What a finding about single targets says, whatever its numbers and layer: NaN may begin in several ways."""
+    if finding.of_difference:
+        return ""
+    return NUMBER.sub("#", finding.title.replace(f" {finding.layer} ", " # "))[:GIST]
 
 
 def order(finding: Finding, probes: set[str]) -> tuple[bool, bool, int]:
@@ -94,8 +106,10 @@ def why_nothing(results: Results) -> str:
         return "No target ran; there is nothing to compare."
     if any(NODES in finding.evidence for finding in results.findings):
         return "Only single BatchNormalization nodes were compared, each from its own input."
-    if any(blamed.own(cell) for cell in results.cells):
-        return "Nothing was compared: what was asked for could not be played."
+    lost = sum(standing(results, s.name, c.name, t.name).word == "failed"
+               for s, c in rows(results, probes=False) for t in available(results))  # fmt: skip
+    if lost:
+        return f"{plural(lost, 'cell')} could not be played; there is nothing to compare."
     if len(ran) > 1 and compared(results, asked_cells(results), Asked()):
         return f"No target could be compared with {results.yardstick}."
     if len(ran) > 1:

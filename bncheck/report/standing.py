@@ -81,7 +81,7 @@ def alone(results: Results, cell: CellResult, concerned: Sequence[Finding]) -> S
         return Standing(*unfinished(cell, results))
     others = [target.name for target in results.targets if target.name != cell.target]
     drifts = [d for name in others for d in results.drifts_between(cell.scenario, cell.case, cell.target, name)]
-    found = worry(concerned, drifts, cell.target)
+    found = worry(concerned, drifts, cell)
     if found is None:
         return Standing("yardstick", "ran")
     spoiled = spoiled_by(found, drifts, cell.target)
@@ -105,7 +105,7 @@ def compared(results: Results, cell: CellResult, concerned: Sequence[Finding]) -
             said = plural(int(nodes), "BatchNormalization node")
             return Standing("not compared", f"ran; {said} compared alone, not the whole file{why}")
         return Standing("not compared", f"ran; nothing to compare with {results.yardstick or 'it'}{why}")
-    return held_against(results, cell.target, drifts, concerned)
+    return held_against(results, cell, drifts, concerned)
 
 
 def alike(cell: CellResult, other: CellResult, drifts: Sequence[Drift]) -> bool:
@@ -119,7 +119,7 @@ def refused_alike(
 ) -> Standing:
     """It refuses just as the yardstick refuses, which is agreement; unless something else differs."""
     said = f"refused, as {results.yardstick} does"
-    rest = held_against(results, cell.target, drifts, concerned) if drifts else Standing("agrees", "")
+    rest = held_against(results, cell, drifts, concerned) if drifts else Standing("agrees", "")
     if rest.against == "counter":
         return Standing("refused alike", f"{said}; counter differs", rest.drift, against="counter")
     if rest.against == "differs":
@@ -128,9 +128,9 @@ def refused_alike(
     return Standing("refused alike", said + (f" ({error})" if error else ""), against="agrees")
 
 
-def held_against(results: Results, target: str, drifts: Sequence[Drift], concerned: Sequence[Finding]) -> Standing:
+def held_against(results: Results, cell: CellResult, drifts: Sequence[Drift], concerned: Sequence[Finding]) -> Standing:
     """A cell with what differs between it and the yardstick, and with what is wrong with it by itself."""
-    base, own = results.yardstick, worry(concerned, drifts, target)
+    base, target, own = results.yardstick, cell.target, worry(concerned, drifts, cell)
     off = [drift for drift in drifts if drift.verdict != "agrees"]
     between = [f for f in concerned if len(f.sides) == 2 and sets_apart(f, base, target)]
     # Judged alike: on one side of a difference from others, and what is left between them is no finding of its own.
@@ -185,18 +185,19 @@ def not_finite(results: Results, target: str, spoiled: Sequence[Drift], drifts: 
     return Standing(word, text, worst, against="differs")
 
 
-def worry(concerned: Sequence[Finding], drifts: Sequence[Drift], target: str) -> Finding | None:
+def worry(concerned: Sequence[Finding], drifts: Sequence[Drift], cell: CellResult) -> Finding | None:
     """The gravest thing that is wrong with a target by itself, whoever shares it; of equal ones NaN and Inf."""
     found = [
-        f for f in concerned if len(f.sides) != 2 and f.kind in ("defect", "hazard") and not cleared(f, drifts, target)
+        f for f in concerned if len(f.sides) != 2 and f.kind in ("defect", "hazard") and not cleared(f, drifts, cell)
     ]
     return min(found, key=lambda f: (KINDS.index(f.kind), not of_nan(f)), default=None)
 
 
-def cleared(finding: Finding, drifts: Sequence[Drift], target: str) -> bool:
-    """Whether a finding about NaN or Inf names a target that has none where the finding has it."""
+def cleared(finding: Finding, drifts: Sequence[Drift], cell: CellResult) -> bool:
+    """Whether a finding about NaN or Inf names a target that has none where the finding has it, nor a variance below
+    zero anywhere."""
     here = [d for d in drifts if (d.layer, d.quantity) == (finding.layer, finding.quantity)]
-    return of_nan(finding) and bool(here) and not any(bad(drift, target) for drift in here)
+    return of_nan(finding) and bool(here) and not cell.unsound and not any(bad(drift, cell.target) for drift in here)
 
 
 def of_nan(finding: Finding) -> bool:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bncheck.blamed import REMEDIES
 from bncheck.gate import CRASHES, Judged, Verdict, read_verdict
 from bncheck.report.gallery import Gallery
 from bncheck.report.overview import headline as sentence
@@ -74,9 +75,11 @@ def headline(verdict: Verdict) -> str:
     crashes, expectations, drifts = (
         sum(item.charge.kind in kinds for item in failing) for kinds in (CRASHES, ("expectation",), ("drift",))
     )
-    findings = len(failing) - crashes - expectations - drifts
+    lost = sum(item.charge.kind in REMEDIES for item in failing)
+    findings = len(failing) - crashes - expectations - drifts - lost
     parts = [item.short for item in verdict.missed[:3]]
     parts += [f"{plural(crashes, 'cell')} crashed or timed out"] if crashes else []
+    parts += [f"{plural(lost, 'cell')} could not be played"] if lost else []
     parts += [f"{plural(expectations, 'expectation')} did not come true"] if expectations else []
     parts += [f"{plural(findings, 'finding')} {new}"] if findings else []
     parts += [f"{plural(drifts, 'drift')} without a finding {new}"] if drifts else []

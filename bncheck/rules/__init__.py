@@ -5,9 +5,9 @@ what ``bncheck explain`` prints) and any of ``check_cell(CellView)``, ``check_pa
 ``check_target(TargetView)``: pure functions that return findings. Files without a number are what rules share.
 
 ``EXPLAINS`` says what else a rule's cause changes, in words (``accounting.py`` holds a difference against them and
-against replay): ``statistics``, ``counter``, ``affine``, ``outputs``, ``gradients``, ``events`` (what a side refuses),
-``nan`` (it says where NaN, Inf or a variance below zero began), and what only other rules ask for: ``mode``,
-``variance``, ``order``. ``FOLLOWS_FROM`` names those of these words that,
+against replay): ``statistics``, ``counter``, ``affine``, ``outputs``, ``gradients``, ``events`` (what a side refuses);
+and what only other rules ask for: ``mode``, ``variance``, ``order``, ``refused`` (an event was not carried out),
+``nan`` (it says where NaN, Inf or a variance below zero began). ``FOLLOWS_FROM`` names those of these words that,
 explained by another finding about the same targets, make this one a consequence: it is then listed under that finding.
 Names, contracts and advice explain no number: ``EXPLAINS = ()``.
 

@@ -20,6 +20,7 @@ from bncheck.rules.wording import names, number, targets, verb
 CODE = "BN102"
 CAUSE = "variance-divisor"
 EXPLAINS = ("statistics", "outputs")
+FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
 ADVICE = "expect a factor n/(n - 1) in the running variance; it matters for small n only, and vanishes as n grows"
 

@@ -24,6 +24,7 @@ from bncheck.rules.wording import names, targets, verb
 CODE = "BN103"
 CAUSE = "update-phase"
 EXPLAINS = ("statistics", "counter", "outputs")
+FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
 ADVICE = "run a backward before you read, save or evaluate with the statistics of the side that moves them there"
 FREE = "compare with gradient recording on, or update the statistics inside it on both sides"

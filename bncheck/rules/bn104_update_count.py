@@ -26,7 +26,7 @@ from bncheck.rules.wording import names, number, targets, verb
 CODE = "BN104"
 CAUSE = "update-count"
 EXPLAINS = ("statistics", "counter", "outputs")
-FOLLOWS_FROM = ("mode",)
+FOLLOWS_FROM = ("mode", "refused")
 NEEDS_CONVENTIONS = True
 EXPLAINED = 0.99  # what is left then is rounding
 SLACK = 1e-5  # some ULP of float32: one step of an average

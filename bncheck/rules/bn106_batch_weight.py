@@ -20,6 +20,7 @@ from bncheck.rules.wording import names, number
 CODE = "BN106"
 CAUSE = "batch-weight"
 EXPLAINS = ("statistics", "outputs")
+FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
 FACETS = ("batch_weight", "default_batch_weight")
 ADVICE = "set the same weight on both sides; momentum is the new batch's weight in torch, the old average's in Keras"

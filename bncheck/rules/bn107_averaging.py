@@ -19,6 +19,7 @@ from bncheck.rules.wording import names, verb
 CODE = "BN107"
 CAUSE = "averaging"
 EXPLAINS = ("statistics", "outputs")
+FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
 ADVICE = "choose the same kind of average on both sides, or compare after many more than 1/a updates"
 

@@ -18,6 +18,7 @@ from bncheck.rules.wording import names, verb
 CODE = "BN108"
 CAUSE = "wrong-statistic"
 EXPLAINS = ("statistics", "outputs")
+FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
 ADVICE = "convert the statistic before loading it elsewhere, or correct the implementation"
 WORDS = {

@@ -25,6 +25,7 @@ from bncheck.rules.wording import names, number, targets, verb
 CODE = "BN111"
 CAUSE = "normaliser-source"
 EXPLAINS = ("outputs", "gradients")
+FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
 ADVICE = "set the mode of this layer explicitly, and keep running statistics where single samples are evaluated"
 USUAL = {"train_normaliser": "batch", "eval_normaliser": "running"}

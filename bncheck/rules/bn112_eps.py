@@ -17,6 +17,7 @@ from bncheck.rules.wording import names, number, verb
 CODE = "BN112"
 CAUSE = "eps"
 EXPLAINS = ("outputs", "gradients")
+FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
 ADVICE = "set the same eps on both sides; it is not stored in most checkpoints"
 

@@ -21,7 +21,6 @@ CAUSE = "layer-contract"
 EXPLAINS = ()
 ADVICE = "keep state in register_buffer, compute in the input's dtype, update buffers in place under torch.no_grad()"
 FINE = ("ok", "unavailable")
-NAMES = "load_state_dict of the built-in layer"
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
@@ -40,11 +39,9 @@ def broken(cell: CellView, layer: str, said: Mapping[str, Any]) -> Iterator[Find
     if not faults:
         return
     first, answer = next(iter(faults.items()))
-    # A layer may keep other things under other names; it then only does not exchange files with the built-in one.
-    names_only = set(faults) == {NAMES}
     more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
     yield Finding(
-        CODE, CAUSE, "convention" if names_only else "hazard",
+        CODE, CAUSE, "hazard",
         f"{names(cell.members)} does otherwise than the built-in layer in "
         f"{len(faults)} of {len(answers)} actions. {first}: {answer}{more}.",
         targets(cell.members), cell.case.scenario, cell.case.name, layer, None, "",

@@ -180,8 +180,9 @@ def refuse_network(network, backend):
 class Cell:
     """One program on one model: plays the events, keeps going after an event that raised."""
 
-    def __init__(self, job, inputs, backend, target, folder, judge):
-        self.job, self.inputs, self.folder, self.judge = job, inputs, folder, judge
+    def __init__(self, job, inputs, backend, target, folder, judge=None):
+        self.job, self.inputs, self.folder = job, inputs, folder
+        self.judge = judge or blame.Judge([], False, "", "")
         self.failed, self.artifacts, self.notes = [], [], {}
         self.pending, self.last = [], []  # (input, batch) of forwards waiting for, and used by, a backward
         refuse_network(job["network"], backend)
