@@ -8,14 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bncheck import blamed
 from bncheck.evidence import Drift
 from bncheck.finding import KINDS, NODES, Finding
 from bncheck.report.standing import standing
 from bncheck.report.wording import amount, clean, number, one_line, plural, scalar, words
 from bncheck.results import CaseResult, Expectation, Results, ScenarioResult
 from bncheck.shortfall import Asked, asked_cells, available, compared, with_itself
-
 
 NUMBER = re.compile(r"\d[\d.e+-]*")
 GIST = 100  # letters: behind them a title goes into detail
