@@ -1,5 +1,7 @@
 """Replays and shares with numbers plain on sight."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from planted import arrays_of, case_of, play
@@ -62,6 +64,26 @@ def test_shares_of_interacting_causes_add_up_to_what_they_explain() -> None:
     assert set(var.shares) == {"variance_divisor", "batch_weight"}
     assert sum(var.shares.values()) == pytest.approx(var.explained, abs=1e-6)
     assert var.explained > 0.99
+
+
+def test_what_a_replay_does_not_make_no_cause_explains() -> None:
+    """Swapping all rules turns a's replay into b, whatever a did: what a did by no rule stays unexplained."""
+    a, b = observe({}), observe({"variance_divisor": "n"})
+    probes = measure([a]), measure([b])
+    assert a[1] is not None and b[1] is not None
+    clean = next(
+        item for item in attribute(a[0], a[1], probes[0], b[1], probes[1], "bn") if item.quantity == "running_var"
+    )
+    assert clean.explained > 0.99
+    rows = a[1].arrays["bn/running_var"].astype(np.float64)
+    gap = np.abs(rows - b[1].arrays["bn/running_var"]).mean()
+    rows[1:] += gap * (-1.0) ** np.arange(len(rows) - 1)[:, None]  # up and down, as no average goes
+    spoilt = replace(a[1], arrays={**a[1].arrays, "bn/running_var": rows.astype(np.float32)})
+    item = next(
+        item for item in attribute(a[0], spoilt, probes[0], b[1], probes[1], "bn") if item.quantity == "running_var"
+    )
+    assert item.explained < 0.7
+    assert sum(item.shares.values()) <= item.explained + 1e-6
 
 
 def test_equal_targets_have_no_causes() -> None:
