@@ -12,11 +12,11 @@ from itertools import combinations
 
 import numpy as np
 
-from bncheck.accounting import about_same_targets, absorb, account, covers, open_drifts
+from bncheck.accounting import Open, about_same_targets, absorb, account, covers, open_drifts
 from bncheck.compare import held
 from bncheck.evidence import CellView, Drift, PairView, TargetView
 from bncheck.finding import KINDS, Finding
-from bncheck.rules import load_rules
+from bncheck.rules import load_rules, rule_of
 from bncheck.rules.bn901_rounding import check_pair as rounded
 from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.bn902_unexplained import unexplained
@@ -81,7 +81,7 @@ def _case_findings(case: CaseViews, order: Mapping[str, int]) -> list[Finding]:
     for pair in pairs:
         found, left = account(found, open_drifts(member_pairs(case, pair)), order)
         rest += [between(pair, item) for item in unexplained(pair, left, order)]
-    return rounding_between(case, absorb([*found, *rest]))
+    return rounding_between(case, absorb([*found, *rest]), order)
 
 
 def between(pair: PairView, finding: Finding) -> Finding:
@@ -243,13 +243,14 @@ def join_singles(findings: Sequence[Finding]) -> list[Finding]:
     return joined
 
 
-def rounding_between(case: CaseViews, findings: Sequence[Finding]) -> list[Finding]:
+def rounding_between(case: CaseViews, findings: Sequence[Finding], order: Mapping[str, int]) -> list[Finding]:
     """The findings, those of rounding with every difference beyond tolerance that is none, between any two targets.
 
     Rounding inside the tolerance goes without saying where something else is said about the same targets."""
     others = [item for item in findings if item.kind != "rounding" or not item.of_difference]
     found = [item for item in findings if item not in others]
     for pair in case.pairs.values():
+        others = with_lost_digits(others, pair, order)
         for drift in beyond_tolerance(pair):
             if any(covers(item, drift) for item in (*others, *found)) or not is_rounding(pair, drift):
                 continue
@@ -259,6 +260,15 @@ def rounding_between(case: CaseViews, findings: Sequence[Finding]) -> list[Findi
             found[at] = replace(found[at], accounts=(*found[at].accounts, (drift.layer, drift.quantity)))
     aside = [any(about_same_targets(item, other) and other.places != {("", "")} for other in others) for item in found]
     return [*others, *(item for item, speaking in zip(found, aside, strict=True) if item.accounts or not speaking)]
+
+
+def with_lost_digits(findings: Sequence[Finding], pair: PairView, order: Mapping[str, int]) -> list[Finding]:
+    """What rounding may make of data so far from zero is the doing of a sum that lost its digits, where one did."""
+    numeric = [item for item in findings if "variance" in rule_of(item.code).explains]
+    if not any(item.concerns(pair.a.target, pair.b.target) for item in numeric):
+        return list(findings)
+    known = iter(account(numeric, [Open(drift, pair) for drift in beyond_tolerance(pair)], order)[0])
+    return [next(known) if item in numeric else item for item in findings]
 
 
 def beyond_tolerance(pair: PairView) -> list[Drift]:

@@ -45,7 +45,6 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
         targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, worst.layer, None, worst.quantity,
         evidence=sizes,
         advice="nothing to do; compare with a tolerance",
-        accounts=tuple((drift.layer, drift.quantity) for drift in rounded if drift.verdict == "differs"),
     )  # fmt: skip
 
 

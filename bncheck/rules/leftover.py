@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from bncheck.evidence import Attribution, CellView, Drift, PairView
 from bncheck.rules.amplified import batch_norms, input_error, input_gap, is_amplified_rounding
-from bncheck.rules.movement import STATISTICS
+from bncheck.rules.movement import STATISTICS, holds_training
 from bncheck.rules.own_work import odd_layer
 from bncheck.rules.roundoff import (
     arithmetic_dtype,
@@ -57,9 +58,55 @@ def within_rounding(pair: PairView, drift: Drift) -> bool:
         return within_a_stack(pair, drift)
     if drift.quantity == "output" and odd_layer(pair, batch_norms(pair)) is not None:
         return False  # it was normalised with something else
+    if drift.quantity == "output" and not evaluates_alike(pair, drift):
+        return False  # what a batch without spread may blur in training excuses no evaluation
     if drift.max_abs <= sum(bound_of(cell, drift) for cell in (pair.a, pair.b)):
         return True
     return drift.quantity != "output" and replayed(pair, drift)
+
+
+def evaluates_alike(pair: PairView, drift: Drift) -> bool:
+    """Whether the outputs of evaluations are apart by no more than rounding of the held statistics makes of them.
+
+    In training a batch without spread magnifies rounding by 1/sqrt(eps); an evaluation divides by what is held."""
+    layers = batch_norms(pair)
+    if len(layers) != 1 or pair.a.trace is None or pair.b.trace is None:
+        return True
+    for event in range(min(len(pair.a.trace.events), len(pair.b.trace.events))):
+        one, two = pair.a.trace.output(event), pair.b.trace.output(event)
+        if one is None or two is None or one.shape != two.shape or not one.size:
+            continue
+        found = [evaluation_bound(cell, layers[0], event, drift) for cell in (pair.a, pair.b)]
+        gap = np.abs(np.asarray(one, dtype=np.float64) - two)
+        if None not in found and np.max(gap, where=np.isfinite(gap), initial=0.0) > sum(part or 0.0 for part in found):
+            return False
+    return True
+
+
+def evaluation_bound(cell: CellView, layer: str, event: int, drift: Drift) -> float | None:
+    """How far one side's outputs of an evaluation may be off; None where the event is none, or nothing was recorded."""
+    if cell.trace is None or holds_training(cell.trace, layer, event) is not False:
+        return None
+    names = ("running_mean", "running_var", "input_mean", "input_var")
+    rows = [cell.trace.get(layer, name) for name in names]
+    if any(row is None or event >= len(row) for row in rows):
+        return None
+    mean, var, x, spread = (np.asarray(row[event], dtype=np.float64) for row in rows if row is not None)
+    eps = next((item.eps for item in cell.case.network.layers if item.name == layer), None) or 1e-5
+    gamma = cell.trace.get(layer, "gamma")
+    scale = float(np.nanmax(np.abs(gamma), initial=1.0)) if gamma is not None else 1.0
+    if mean.shape != x.shape or not np.isfinite(x).all() or not (var + eps > 0).all():
+        return None
+    far, r = np.abs(x) + 8.0 * np.sqrt(spread) + np.abs(mean), 1.0 / np.sqrt(var + eps)
+    held = [_statistic_bound(cell, replace(drift, layer=layer, quantity=name)) for name in names[:2]]
+    u = unit(arithmetic_dtype(cell, f"{layer}/running_mean"))
+    own = float((scale * r * (8.0 * u * far + held[0] + 0.5 * far * held[1] / (var + eps))).max())
+    output = cell.trace.output(event)
+    size = (
+        max(float(np.max(np.abs(output), where=np.isfinite(output), initial=0.0)), 1.0) if output is not None else 1.0
+    )
+    linear = sum(item.type in ("conv2d", "dense", "custom") for item in cell.case.network.layers)
+    return 2.0 * own + size * (8.0 * u + linear * linear_error(cell))
 
 
 def replayed(pair: PairView, drift: Drift) -> bool:

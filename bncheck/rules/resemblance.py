@@ -6,6 +6,7 @@ only where it holds for every number of the quantity in the events that differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -87,6 +88,13 @@ def cut_off(pair: PairView, one: Array, two: Array) -> Iterator[str]:
             yield f"What {names(cell.members)} {verb(cell.members, 'gives', 'give')} is cut off at 0, as by a ReLU"
 
 
+def telling(factor: float) -> str:
+    """A factor with as many digits as tell it from 1."""
+    apart = abs(abs(factor) - 1.0)
+    digits = 4 if not 0 < apart < 1e-2 else 2 - math.floor(math.log10(apart))
+    return f"{factor:.{min(digits, 9)}g}"
+
+
 def one_factor(pair: PairView, one: Array, two: Array) -> Iterator[str]:
     """One side is the other times one number, or plus one number, but for a hundredth of the difference."""
     gap = np.abs(one - two).max()
@@ -94,7 +102,7 @@ def one_factor(pair: PairView, one: Array, two: Array) -> Iterator[str]:
     factor = float((one * two).sum() / (two * two).sum()) if two.any() else 1.0
     if np.abs(one - factor * two).max() <= rest:
         large, small, size = (pair.a, pair.b, factor) if abs(factor) >= 1 else (pair.b, pair.a, 1 / (factor or 1.0))
-        yield f"It is {number(size)} times as large on {names(large.members)} as on {names(small.members)} everywhere"
+        yield f"It is {telling(size)} times as large on {names(large.members)} as on {names(small.members)} everywhere"
         return
     offset = float((one - two).mean())
     if np.abs(one - two - offset).max() <= rest:
