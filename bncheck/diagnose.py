@@ -252,12 +252,13 @@ def rounding_between(case: CaseViews, findings: Sequence[Finding], order: Mappin
     for pair in case.pairs.values():
         others = with_lost_digits(others, pair, order)
         for drift in beyond_tolerance(pair):
-            if any(covers(item, drift) for item in (*others, *found)) or not is_rounding(pair, drift):
+            if any(covers(item, drift) for item in others) or not is_rounding(pair, drift):
                 continue
             at = next((k for k, item in enumerate(found) if {drift.a, drift.b} <= set(item.targets)), len(found))
             if at == len(found):
                 found += [between(pair, item) for item in rounded(pair)]
-            found[at] = replace(found[at], accounts=(*found[at].accounts, (drift.layer, drift.quantity)))
+            places = dict.fromkeys((*found[at].accounts, (drift.layer, drift.quantity)))
+            found[at] = replace(found[at], accounts=tuple(places))
     aside = [any(about_same_targets(item, other) and other.places != {("", "")} for other in others) for item in found]
     return [*others, *(item for item, speaking in zip(found, aside, strict=True) if item.accounts or not speaking)]
 

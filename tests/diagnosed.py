@@ -40,5 +40,6 @@ def findings_between(
             for layer in [name for name in a.trace.layers if name in b.trace.layers]:
                 found += attribute(case, a.trace, conventions[0], b.trace, conventions[1], layer)
         said = diagnose([a, b], [PairView(case, a, b, drifts, found)], [])
-    assert list(silent_drifts(drifts, said)) == []  # whatever was planted: nothing differs silently
+    silent = list(silent_drifts(drifts, said))  # whatever was planted: nothing differs silently
+    assert silent == [], (silent, said)
     return said

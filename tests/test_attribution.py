@@ -207,6 +207,8 @@ def judge_findings(
     may, due = {CAUSES[name] for name in planted}, {CAUSES[name] for name in must}
     if planted & {"update_on", "update_without_grad"}:
         may.add("counter-skew")  # a counter of updates shows them where NaN has taken over both states
+    if "update_on" in planted and "flush" in {str(item["update_on"]) for item in rules}:
+        may.add("never-updated")  # a program without a flush shows no more than that nothing moves
     if "updates_per_event" in planted:
         # Counters differ with the updates they count; they also tell k updates of w from one of 1 - (1 - w)^k.
         may |= {"counter-skew", "batch-weight"}

@@ -35,7 +35,7 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
             continue
         moves = [moving_events(cell, layer) for cell in (pair.a, pair.b)]
         for still, other, theirs in ((pair.a, pair.b, moves[1]), (pair.b, pair.a, moves[0])):
-            if not moving_events(still, layer) and theirs & trained(still, layer):
+            if not moving_events(still, layer) and not moves_elsewhere(still) and theirs & trained(still, layer):
                 yield Finding(
                     CODE, CAUSE, "convention",
                     f"{names(still.members)} never {verb(still.members, 'moves', 'move')} the running statistics of "
@@ -48,6 +48,12 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
                     "state that a functional call returns",
                     accounts=tuple((layer, quantity) for quantity in STATISTICS),
                 )  # fmt: skip
+
+
+def moves_elsewhere(cell: CellView) -> bool:
+    """Whether it was measured that other events than those of this program move the statistics."""
+    update_on = cell.convention.value("update_on") if cell.convention is not None else None
+    return update_on not in (None, "never")
 
 
 def moving_events(cell: CellView, layer: str) -> set[int]:
