@@ -384,10 +384,10 @@ def attribute_quantity(
     sizes = effects if residual <= widest else {}
     shares = {n: s for n, s in game.shapley(worth).items() if n in matter and max(abs(s), sizes.get(n, 0.0)) > noise}
     # Nor is it explained what a side's own replay does not make: swapping all rules turns one replay into the other.
-    explained = max(0.0, 1.0 - left[whole] / drift - noise) if shares else 0.0
-    if residual <= widest:
-        explained = max(0.0, 1.0 - left[whole] / drift) if shares else 0.0
-    scale = min(1.0, explained / worth[whole]) if residual > widest and worth[whole] > 0 else 1.0
+    # (What outputs reveal is known less well than what is held; nothing is judged by it.)
+    capped = residual > widest and quantity in (*STATES, "output")
+    explained = max(0.0, 1.0 - left[whole] / drift - (noise if capped else 0.0)) if shares else 0.0
+    scale = min(1.0, explained / worth[whole]) if capped and worth[whole] > 0 else 1.0
     return Attribution(
         a.stream.layer.name,
         quantity,
