@@ -7,7 +7,7 @@ is known about it. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bncheck.results import OUR_ERRORS
@@ -81,12 +81,18 @@ def on_another_target(finding: Finding, cell: CellResult) -> bool:
     return finding.cause == "refusal" and not finding.departs and finding.evidence.get("error") == cell.error
 
 
+def wanted_there(cell: CellResult, between: Sequence[str], results: Results) -> bool:
+    """Whether the cell is one of those targets', or shows the very error that one of them shows."""
+    same = [results.cell_at.get((cell.scenario, cell.case, target)) for target in between]
+    return cell.target in between or any(one is not None and one.error == cell.error for one in same)
+
+
 def expected(cell: CellResult, results: Results) -> bool:
     """The scenario is there to show this refusal."""
     case = results.case_at.get((cell.scenario, cell.case))
     matrix = case.matrix if case is not None else {}
     return any(
-        item.met is True and "refusal" in item.causes and cell.target in item.between
+        item.met is True and "refusal" in item.causes and wanted_there(cell, item.between, results)
         and all(matrix.get(key) == value for key, value in item.when.items())
         for scenario in results.scenarios if scenario.name == cell.scenario
         for item in scenario.expectations

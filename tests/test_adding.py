@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contract_cells import expected, play
+from contract_cells import Played, expected, play
 
 from bncheck.backend_file import find_backends, read_backend
 from bncheck.convention import FACETS
@@ -46,7 +46,8 @@ def test_the_template_runs(template: Path, tmp_path: Path) -> None:
     answer = prepare([target], find_backends([template]))[target]
     if not isinstance(answer, Ready):
         pytest.skip(f"the template's framework is not here: {answer.reason}")
-    played = play(answer.python, template, "", tmp_path)
+    play(answer.python, template, "", tmp_path)
+    played = Played(tmp_path)
     for cell in ("2-D", "4-D", "several"):
         for event, output in expected(cell)[0].items():
             np.testing.assert_allclose(played.trace(cell)[f"output/{event}"], output, rtol=1e-4, atol=1e-4)

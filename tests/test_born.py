@@ -334,7 +334,7 @@ def evaluated(held: float, var: float, invstd: float) -> CellView:
 def test_a_running_variance_of_zero_multiplies_what_varies() -> None:
     finding = only(evaluated(0.0, 1.0, 316.0))
     assert finding.title == (
-        "running_var of bn in torch is 0 in channel 0 before any event, less than eps: eval multiplies what varies "
+        "running_var of bn in torch is 0 in channel 0 before any event: eval multiplies what varies "
         "there by 316, so that normalised values reach 316."
     )
 

@@ -83,7 +83,11 @@ def hide_outputs(trace: Trace, rng: np.random.Generator) -> Trace:
     """What normalised is not known in some events."""
     lost = rng.random(len(trace.events)) < 0.5
     names = ("bn/used_mean", "bn/used_invstd", "bn/used_residual")
-    hidden = {name: np.where(lost[:, None], np.nan, trace.arrays[name]) for name in names if name in trace.arrays}
+    hidden = {
+        name: np.where(lost[:, None], np.nan, trace.arrays[name])
+        for name in names
+        if name in trace.arrays and trace.arrays[name].dtype.kind == "f"
+    }
     return with_arrays(trace, {**trace.arrays, **hidden})
 
 

@@ -25,7 +25,7 @@ events = ["train_forward"]
 def test_an_empty_batch_is_not_trained_on_and_is_evaluated(tmp_path: Path) -> None:
     """Eval sums nothing. Without the refusal this test hangs every other time, until the cell's time is over."""
     (tmp_path / "empty.toml").write_text(SCENARIO, encoding="utf-8")
-    play(tmp_path / "run", "run", str(tmp_path / "empty.toml"), "-t", "mlx", "--no-probe")
+    play(tmp_path / "run", "run", str(tmp_path / "empty.toml"), "-t", "mlx", "--no-reference", "--no-probe")
     trained, evaluated = read_results(tmp_path / "run").cells
     assert (trained.outcome, trained.error_type) == ("unsupported", "NotImplementedError")
     assert trained.error.endswith(

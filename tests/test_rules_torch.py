@@ -172,8 +172,8 @@ def test_graph_optimisation_that_leads_away_from_the_model_is_the_runtimes_defec
     found = only(bn406_folding.check_cell(exported(notes)))
     assert (found.kind, found.departs, found.departs_from) == ("defect", "", "arithmetic")
     assert found.title == (
-        "torch: onnxruntime 1.31.1 computes the exported file wrongly with graph optimisation: 0.25 off the model, "
-        "1e-07 off without. Without the optimiser Sharing the result is right."
+        "Own in torch: onnxruntime 1.31.1 computes the exported file wrongly with graph optimisation: 0.25 off the "
+        "model, 1e-07 off without. Without the optimiser Sharing the result is right."
     )
     assert 'disabled_optimizers=["Sharing"]' in found.advice
 

@@ -130,7 +130,7 @@ def gain(cell: CellView, group: list[Birth]) -> Said | None:
     value = number(first.value) if len(group) == 1 else f"{number(first.value)} or near it"
     return Said(
         "hazard",
-        f"running_var {in_layers(cell, group)} is {value}{spot} {since}, less than eps: eval multiplies what varies "
+        f"running_var {in_layers(cell, group)} is {value}{spot} {since}: eval multiplies what varies "
         f"there by {number(max(gains))}, so that normalised values reach {number(max(sizes))}.",
         "re-estimate the running statistics on data like those you evaluate, or leave such channels out",
         {"layers": len(group), "gain": max(gains), "normalised size": max(sizes)},
