@@ -64,6 +64,7 @@ def compare(case: Case, a: CellView, b: CellView, tolerance: Tolerance = Toleran
     for series in pair_series(case, a.trace, b.trace, same_program(a.trace, b.trace)):
         drifts.append(measure(case, a.target, b.target, series, tolerance))
     drifts += missing(case, a, b)
+    drifts += missing_gradients(case, a, b)
     return drifts
 
 
@@ -134,6 +135,32 @@ def missing(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
             has = [held(side.trace, layer, quantity) for side in (a, b) if side.trace is not None]
             if has[0] != has[1] or (has[0] and not comparable(a.trace, b.trace, f"{layer}/{quantity}")):
                 yield blank(case, a.target, b.target, layer, quantity, "missing", None, 0)
+
+
+def missing_gradients(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
+    """Gradients of a parameter that both sides hold and only one gives, though the other gives gradients too: a target
+    whose backward tells nothing (or that has none) is no such case."""
+    assert a.trace is not None and b.trace is not None
+    length = same_program(a.trace, b.trace)
+    steps = zip(a.trace.events[:length], b.trace.events[:length], strict=False)
+    both = [t for t, (one, two) in enumerate(steps) if one.op == "backward" and one.status == two.status == "ok"]
+    for layer in [name for name in a.trace.layers if name in b.trace.layers] if both else ():
+        for quantity in GRADIENTS:
+            lacking = [
+                side.trace for side in (a, b) if side.trace is not None and side.trace.get(layer, quantity) is None
+            ]
+            if (
+                len(lacking) == 1
+                and held(lacking[0], layer, quantity.removeprefix("grad_"))
+                and gives(lacking[0], both)
+            ):
+                yield blank(case, a.target, b.target, layer, quantity, "missing", both[0], 0)
+
+
+def gives(trace: Trace, events: Sequence[int]) -> bool:
+    """Whether a trace holds any gradient of these backwards."""
+    loose = any(f"grad_input/{t}" in trace.arrays for t in events)
+    return loose or any(trace.get(layer, name) is not None for layer in trace.layers for name in GRADIENTS)
 
 
 def held(trace: Trace, layer: str, quantity: str) -> bool:
