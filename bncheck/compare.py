@@ -27,6 +27,7 @@ SIGNIFICANDS = {"float64": (53, -1022), "float32": (24, -126), "float16": (11, -
 # Events without which what follows is another program.
 TELLING = (*FORWARD_OPS, "set_mode")
 NOT_PLAYED = ("unsupported", "failed")
+STATISTICS = ("running_mean", "running_var")
 COARSENESS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -258,6 +259,14 @@ def scale_of(quantity: str, size: Array) -> Array:
     return np.broadcast_to(size.max(axis=1, keepdims=True), size.shape)
 
 
+def smallness(quantity: str, size: Array) -> Array | float:
+    """What the absolute tolerance of a statistic shrinks by: 1e-5 beside a variance of 1e-6 lets anything pass. It is
+    that of the layer's largest channel at that point, 1 at most: one channel that is 0 but for rounding is none."""
+    if quantity not in STATISTICS or not size.size:
+        return 1.0
+    return np.asarray(np.minimum(size.max(axis=1, keepdims=True), 1.0))
+
+
 def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tolerance) -> Drift:
     """One drift from paired rows. NaN and Inf in the same place on both sides do not drift."""
     a, b = series.a.astype(np.float64), series.b.astype(np.float64)
@@ -277,8 +286,9 @@ def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tol
         size = np.where(both, np.maximum(np.abs(a), np.abs(b)), 0.0)
         same = ((a == b) | (np.isnan(a) & np.isnan(b))) & ~both
         bad = ~both & ~same
-        outside = (gap > atol + rtol * size) | bad
         counted = size if series.floor is None or series.floor.shape != size.shape else np.maximum(size, series.floor)
+        least = atol if tolerance.atol is not None else atol * smallness(series.quantity, counted)
+        outside = (gap > least + rtol * size) | bad
         relative = np.where(counted > 0, gap / np.where(counted > 0, counted, 1.0), 0.0)
         ulps = gap / ulp_of(scale_of(series.quantity, counted), series.dtype)
     points = (

@@ -107,6 +107,13 @@ def test_a_gradient_finding_accounts_for_its_own_gradient_alone():
     assert left_by([wrong], make_pair(*sides)) == [("bn", "grad_gamma")]
 
 
+def test_a_counter_that_differs_accounts_for_statistics_only_where_they_are_divided_by_it():
+    counter = finding("BN105", "counter-skew", "counter")
+    assert left_by([counter], pair_of(MOVES, STILL)) == STATES
+    divided = replace(counter, quantity="running_mean")
+    assert left_by([divided], pair_of(MOVES, STILL)) == []
+
+
 def test_a_convention_accounts_only_for_what_replay_removes():
     whole = [attribute("update_on", ("forward", "never"), quantity=q) for q in ("running_mean", "running_var")]
     named = finding("BN103", "update-phase", explained=1.0, facets=("update_on",), accounts=tuple(STATES))

@@ -14,7 +14,7 @@ from bncheck.errors import UsageError
 from bncheck.evidence import TargetView
 from bncheck.finding import CAUSES, KINDS
 from bncheck.order import compare_again
-from bncheck.rules import explain, load_rules
+from bncheck.rules import bn112_eps, explain, load_rules
 from bncheck.rules.departure import same
 
 F, B, E = "train_forward", "backward", "eval_forward"
@@ -361,6 +361,27 @@ def test_normaliser_source(op: str, mean: float, var: float, says: str):
                        used_residual=[0.0], running_mean=[0, 0], running_var=[1, 1])  # fmt: skip
     found = list(rule("normaliser-source").check_cell(make_cell(make_case((op,)), "torch", trace)))
     assert [f.title for f in found] == ([says] if says else [])
+
+
+def test_eval_with_what_it_has_just_moved_is_said_as_that():
+    """The batch has (2, 4); the forward itself moves the running statistics from (0, 1) to (8, 9) and takes those."""
+    trace = make_trace((E,), input_mean=[2.0], input_var=[4.0], used_mean=[8.0], used_invstd=[1 / 3],
+                       used_residual=[0.0], running_mean=[0, 8], running_var=[1, 9])  # fmt: skip
+    (found,) = rule("normaliser-source").check_cell(make_cell(make_case((E,)), "torch", trace))
+    assert found.title == "In eval torch normalises bn with the running statistics as this very forward leaves them."
+
+
+@pytest.mark.parametrize(
+    ("facet", "says"),
+    [
+        (Facet(1e-5), "1e-05"),
+        (Facet(None, identifiable=False, standing=(5.139e-6, 1.304e-5)), "5.139e-06 to 1.304e-05"),
+    ],
+)
+def test_eps_is_said_as_well_as_it_is_known(facet: Facet, says: str):
+    """Beside variances of 1 the steps of a case leave open what it is; a replay takes one end of that."""
+    side = [make_cell(make_case((F,)), "torch", None, convention=Convention("torch", "", {"eps": facet}))]
+    assert bn112_eps.measured(side, 1e-5) == says
 
 
 def known(**values: Any) -> Convention:

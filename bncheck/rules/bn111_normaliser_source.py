@@ -63,6 +63,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         facet = "train_normaliser" if source.training else "eval_normaliser"
         mode = FACETS[facet]
         used = "the running statistics" if source.weight < 0.01 else "the batch's statistics"
+        used += " as this very forward leaves them" if source.after else ""
         if 0.01 <= source.weight <= 0.99:
             used = f"a blend, {number(source.weight)} of it the batch's statistics"
         verbed = verb(cell.members, "normalises", "normalise")
