@@ -8,7 +8,7 @@ import pytest
 from planted import arrays_of, case_of, play, program, reference
 from rule_views import attribute, make_case, make_cell, make_pair, make_trace
 
-from bncheck.diagnose import CaseViews, agreeing_groups, diagnose, importance
+from bncheck.diagnose import CaseViews, agreeing_groups, diagnose, importance, join_singles
 from bncheck.evidence import TargetView
 from bncheck.finding import KINDS, Finding
 from bncheck.order import compare_again
@@ -231,3 +231,15 @@ def test_who_stopped_early_is_in_no_group_with_who_went_on() -> None:
     pairs = {frozenset((a.target, b.target)): make_pair(a, b) for a, b in combinations((one, two, three), 2)}
     groups = agreeing_groups(CaseViews([one, two, three], pairs))
     assert [[cell.target for cell in group] for group in groups] == [["torch", "keras"], ["flax"]]
+
+
+def test_a_cause_seen_alone_and_between_two_is_said_once_with_the_graver_kind() -> None:
+    between = Finding(
+        "BN111", "normaliser-source", "convention", "They differ.", ("torch", "flax"), "scenario", "base", "bn",
+        sides=(("torch",), ("flax",)),
+    )  # fmt: skip
+    alone = replace(
+        between, kind="defect", title="It does.", targets=("flax",), sides=(), departs="flax", departs_from="itself"
+    )
+    (joined,) = join_singles([between, alone])
+    assert (joined.title, joined.kind, joined.departs) == ("They differ.", "defect", "flax")

@@ -13,7 +13,7 @@ from bncheck.equivalence import held_to_equivalence
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.rules import bn104_update_count
-from bncheck.scenario import Scenario
+from bncheck.scenario import Expect, Scenario
 
 OWN, BUILT_IN = "torch", "torch[builtin]"
 F, B = "train_forward", "backward"
@@ -25,10 +25,12 @@ def cells(*targets: str, custom: str = "/a/mine.py:MyNorm") -> list[CellView]:
     return [make_cell(case, target, make_trace((F,), running_mean=[0, 1], running_var=[1, 1])) for target in targets]
 
 
-def kinds(*findings: Finding, targets: tuple[str, ...] = (OWN, BUILT_IN)) -> list[tuple[str, str]]:
+def kinds(
+    *findings: Finding, targets: tuple[str, ...] = (OWN, BUILT_IN), expect: tuple[Expect, ...] = ()
+) -> list[tuple[str, str]]:
     views = cells(*targets)
     case = views[0].case
-    scenario = Scenario("scenario", "A title", "A reason.", (case,))
+    scenario = Scenario("scenario", "A title", "A reason.", (case,), expect)
     return [(item.kind, item.departs) for item in held_to_equivalence(findings, views, case, scenario)]
 
 
@@ -55,6 +57,18 @@ def test_so_is_what_is_told_of_it_alone_and_accounts_for_a_difference(kind: str)
 @pytest.mark.parametrize("cause", ["refusal", "crash", "state-mismatch"])
 def test_errors_and_names_of_state_are_no_difference_of_what_is_computed(cause: str) -> None:
     assert kinds(between("hazard", cause), alone("hazard", ("", "events"), cause=cause)) == [("hazard", "")] * 2
+
+
+def test_what_the_author_expects_stays_what_it_is() -> None:
+    expected = Expect((OWN, BUILT_IN), causes=("normaliser-source",))
+    assert kinds(between("convention"), expect=(expected,)) == [("convention", "")]
+    other = Expect((OWN, BUILT_IN), causes=("eps",))
+    assert kinds(between("convention"), expect=(other,)) == [("defect", OWN)]
+
+
+def test_own_layers_on_both_sides_are_not_set_apart() -> None:
+    both = replace(between("unexplained"), sides=((OWN, "torch==1.1.0"), ("torch@cuda",)))
+    assert kinds(both, targets=(OWN, "torch==1.1.0", "torch@cuda", BUILT_IN)) == [("unexplained", "")]
 
 
 def test_two_versions_of_one_own_layer_have_nothing_to_be_equivalent_to() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -361,6 +362,19 @@ def test_normaliser_source(op: str, mean: float, var: float, says: str):
                        used_residual=[0.0], running_mean=[0, 0], running_var=[1, 1])  # fmt: skip
     found = list(rule("normaliser-source").check_cell(make_cell(make_case((op,)), "torch", trace)))
     assert [f.title for f in found] == ([says] if says else [])
+
+
+def test_what_a_users_network_switches_off_is_no_defect_of_the_framework():
+    """self.bn.eval() in its own forward: the layer normalises with the running statistics, as it was told to."""
+    trace = make_trace((F,), input_mean=[2.0], input_var=[4.0], used_mean=[0.0], used_invstd=[1.0],
+                       used_residual=[0.0], running_mean=[0, 0], running_var=[1, 1])  # fmt: skip
+    case = make_case((F,))
+    kinds = []
+    for model in (None, "/a/net.py:Net"):
+        here = replace(case, network=replace(case.network, model=model))
+        cell = make_cell(here, "torch", trace, documented={"train_normaliser": "batch"})
+        kinds += [(item.kind, item.departs) for item in rule("normaliser-source").check_cell(cell)]
+    assert kinds == [("defect", "torch"), ("hazard", "")]
 
 
 def test_eval_with_what_it_has_just_moved_is_said_as_that():

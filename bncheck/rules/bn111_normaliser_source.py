@@ -102,8 +102,8 @@ def _kind(cell: CellView, facet: str, source: Source) -> tuple[Kind, str]:
     seen = "batch" if source.weight > 0.99 else "running" if source.weight < 0.01 else "blend"
     documented = cell.documented.get(facet)
     usual = cell.convention.value(facet) if cell.convention is not None else None
-    if not source.tracked:
-        return "hazard", ""
+    if not source.tracked or cell.case.network.model is not None:
+        return "hazard", ""  # the user's own forward may have switched this layer: no framework is to blame for that
     if documented is not None and not str(documented).startswith(seen):
         return "defect", "documentation"
     if usual is not None and not same(usual, seen) and not str(usual).startswith(seen):

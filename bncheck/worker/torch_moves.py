@@ -65,6 +65,9 @@ class Trial:
             mine, theirs, other = (self.custom.find(norm, what) for norm in (own, usual, again))
             if not all(isinstance(held, self.torch.Tensor) for held in (mine, theirs, other)):
                 continue
+            kept = [*own.parameters(), *self.custom.kept_tensors(self.torch, own).values()]
+            if not any(mine is held for held in kept):
+                continue  # worked out of others, before there is anything to work it out of
             mine, theirs = mine.detach().reshape(-1), theirs.detach().reshape(-1)
             if not same(theirs, other.detach().reshape(-1)):
                 continue  # torch 1.1 draws gamma
