@@ -469,3 +469,11 @@ def test_nan_as_a_word_equals_itself() -> None:
     assert same("nan", "nan")
     assert not same("nan", "unchanged")
     assert same(0.1, 0.1000001)
+
+
+@pytest.mark.parametrize(("held", "causes"), [(-1e-3, ["cancellation"]), (-0.7, ["poisoned-state"])])
+def test_a_variance_is_no_further_below_zero_than_cancellation_takes_it(held: float, causes: list[str]) -> None:
+    """Four values at 100 in float32: E[x²] − E[x]² is off by some 1e-2 at most. A flipped sign is something else."""
+    trace = make_trace((F,), input_mean=[100.0], input_var=[1e-6], n=[4], running_mean=[0, 50], running_var=[1, held])
+    cell = make_cell(make_case((F,)), "torch", trace)
+    assert [item.cause for item in diagnose([cell], [], [])] == causes
