@@ -27,6 +27,7 @@ SIGNIFICANDS = {"float64": (53, -1022), "float32": (24, -126), "float16": (11, -
 # Events without which what follows is another program.
 TELLING = (*FORWARD_OPS, "set_mode")
 NOT_PLAYED = ("unsupported", "failed")
+STATISTICS = ("running_mean", "running_var")
 COARSENESS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -64,6 +65,7 @@ def compare(case: Case, a: CellView, b: CellView, tolerance: Tolerance = Toleran
     for series in pair_series(case, a.trace, b.trace, same_program(a.trace, b.trace)):
         drifts.append(measure(case, a.target, b.target, series, tolerance))
     drifts += missing(case, a, b)
+    drifts += missing_gradients(case, a, b)
     return drifts
 
 
@@ -134,6 +136,32 @@ def missing(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
             has = [held(side.trace, layer, quantity) for side in (a, b) if side.trace is not None]
             if has[0] != has[1] or (has[0] and not comparable(a.trace, b.trace, f"{layer}/{quantity}")):
                 yield blank(case, a.target, b.target, layer, quantity, "missing", None, 0)
+
+
+def missing_gradients(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
+    """Gradients of a parameter that both sides hold and only one gives, though the other gives gradients too: a target
+    whose backward tells nothing (or that has none) is no such case."""
+    assert a.trace is not None and b.trace is not None
+    length = same_program(a.trace, b.trace)
+    steps = zip(a.trace.events[:length], b.trace.events[:length], strict=False)
+    both = [t for t, (one, two) in enumerate(steps) if one.op == "backward" and one.status == two.status == "ok"]
+    for layer in [name for name in a.trace.layers if name in b.trace.layers] if both else ():
+        for quantity in GRADIENTS:
+            lacking = [
+                side.trace for side in (a, b) if side.trace is not None and side.trace.get(layer, quantity) is None
+            ]
+            if (
+                len(lacking) == 1
+                and held(lacking[0], layer, quantity.removeprefix("grad_"))
+                and gives(lacking[0], both)
+            ):
+                yield blank(case, a.target, b.target, layer, quantity, "missing", both[0], 0)
+
+
+def gives(trace: Trace, events: Sequence[int]) -> bool:
+    """Whether a trace holds any gradient of these backwards."""
+    loose = any(f"grad_input/{t}" in trace.arrays for t in events)
+    return loose or any(trace.get(layer, name) is not None for layer in trace.layers for name in GRADIENTS)
 
 
 def held(trace: Trace, layer: str, quantity: str) -> bool:
@@ -231,6 +259,14 @@ def scale_of(quantity: str, size: Array) -> Array:
     return np.broadcast_to(size.max(axis=1, keepdims=True), size.shape)
 
 
+def smallness(quantity: str, size: Array) -> Array | float:
+    """What the absolute tolerance of a statistic shrinks by: 1e-5 beside a variance of 1e-6 lets anything pass. It is
+    that of the layer's largest channel at that point, 1 at most: one channel that is 0 but for rounding is none."""
+    if quantity not in STATISTICS or not size.size:
+        return 1.0
+    return np.asarray(np.minimum(size.max(axis=1, keepdims=True), 1.0))
+
+
 def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tolerance) -> Drift:
     """One drift from paired rows. NaN and Inf in the same place on both sides do not drift."""
     a, b = series.a.astype(np.float64), series.b.astype(np.float64)
@@ -250,8 +286,9 @@ def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tol
         size = np.where(both, np.maximum(np.abs(a), np.abs(b)), 0.0)
         same = ((a == b) | (np.isnan(a) & np.isnan(b))) & ~both
         bad = ~both & ~same
-        outside = (gap > atol + rtol * size) | bad
         counted = size if series.floor is None or series.floor.shape != size.shape else np.maximum(size, series.floor)
+        least = atol if tolerance.atol is not None else atol * smallness(series.quantity, counted)
+        outside = (gap > least + rtol * size) | bad
         relative = np.where(counted > 0, gap / np.where(counted > 0, counted, 1.0), 0.0)
         ulps = gap / ulp_of(scale_of(series.quantity, counted), series.dtype)
     points = (

@@ -148,14 +148,17 @@ def agreeing_groups(case: CaseViews) -> list[list[CellView]]:
 
 
 def _agree(case: CaseViews, one: CellView, two: CellView) -> bool:
-    """True if all that differs is rounding, or a counter; what only one of them has does not set them apart."""
+    """True if all that differs is rounding, or a counter; a state that only one of them has does not set them apart."""
     pair = case.pairs.get(frozenset((one.target, two.target)))
     if pair is None or one.outcome != two.outcome or one.trace is None or two.trace is None:
         return False
     if [event.status for event in one.trace.events] != [event.status for event in two.trace.events]:
         return False  # one lacks what the other played: that they agree until there says nothing about the rest
     return all(
-        drift.verdict == "missing" or drift.quantity == "counter" or is_rounding(pair, drift) for drift in pair.drifts
+        (drift.verdict == "missing" and drift.quantity in STATES)
+        or drift.quantity == "counter"
+        or is_rounding(pair, drift)
+        for drift in pair.drifts
     )
 
 

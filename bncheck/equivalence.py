@@ -15,7 +15,10 @@ from bncheck.finding import Finding
 from bncheck.scenario import Case, Scenario
 
 # Kinds that would let a layer pass that is not equivalent.
-LENIENT = ("convention", "unexplained")
+LENIENT = ("hazard", "convention", "unexplained")
+# No differences of what is computed: an error in the user's own code ends with a code of its own, and state under other
+# names computes the same.
+OTHER = ("refusal", "crash", "state-mismatch")
 
 
 def held_to_equivalence(
@@ -23,19 +26,23 @@ def held_to_equivalence(
 ) -> list[Finding]:
     """The findings of one case; differences between own layers and built-in ones as defects of the own layer."""
     own = {cell.target for cell in cells if cell.own_layer}
+    alone = all(cell.target in own for cell in cells)  # nothing to be equivalent to
     expected = {cause for expect in scenario.expect if applies(expect.when, case) for cause in expect.causes}
     return [
         replace(item, kind="defect", departs=departs, departs_from="the built-in layer")
-        if (departs := not_equivalent(item, own)) and item.cause not in expected
+        if (departs := "" if alone else not_equivalent(item, own)) and item.cause not in expected
         else item
         for item in findings
     ]
 
 
 def not_equivalent(finding: Finding, own: set[str]) -> str:
-    """The own layer's target where a finding sets own layers apart from others; "" otherwise."""
-    if finding.kind not in LENIENT or not finding.of_difference:
+    """The own layer's target where a finding sets own layers apart from others, or tells of own layers alone what
+    accounts for a difference; "" otherwise."""
+    if finding.kind not in LENIENT or finding.cause in OTHER:
         return ""
+    if not finding.of_difference:
+        return finding.targets[0] if finding.accounts and set(finding.targets) <= own else ""
     one, two = (set(side) for side in finding.sides)
     if one <= own and not two & own:
         return finding.sides[0][0]

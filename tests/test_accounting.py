@@ -81,6 +81,39 @@ def test_a_cause_of_statistics_accounts_for_the_evaluation_that_uses_them():
     assert left_by([never], pair_of({**MOVES, **Y}, {**STILL, **OTHER_Y})) == []
 
 
+def test_a_statistic_behind_the_cause_may_differ_by_what_came_in_and_no_more():
+    """Outputs of "front" that differ by 0.01 put 0.02 at most into a running mean behind it."""
+    front = finding("BN111", "normaliser-source", "output", layer="front")
+    nearby = {"running_mean": [0, 0.505, 0.758, 0.758], "running_var": [1, 1.5, 1.75, 1.75]}
+    for gap, left in ((0.01, []), (0.001, [("bn", "running_mean")])):
+        pair = pair_of({**MOVES, **Y}, {**nearby, **OTHER_Y})
+        assert pair.b.trace is not None
+        arrays = {**pair.b.trace.arrays, "bn/input_mean": pair.b.trace.arrays["bn/input_mean"] + gap}
+        pair = make_pair(pair.a, replace(pair.b, trace=replace(pair.b.trace, arrays=arrays)))
+        found = account([front], open_drifts([pair]), {"front": 0, "bn": 1})[1]
+        assert [item.place for item in found if item.drift.quantity == "running_mean"] == left
+
+
+def test_a_gradient_finding_accounts_for_its_own_gradient_alone():
+    """Where the outputs agree, one wrong gradient is no cause of another."""
+    wrong = finding("BN206", "gradient", "grad_beta")
+    ops = ("train_forward", "backward")
+    nan = float("nan")
+    same = {"running_mean": [1] * 3, "running_var": [1] * 3, "output__0": [[1.0, -1.0]]}
+    sides = [
+        make_cell(make_case(ops), target, make_trace(ops, **same, grad_gamma=[nan, g], grad_beta=[nan, b]))
+        for target, g, b in (("torch", 2.0, 3.0), ("mxnet", 2.5, 3.5))
+    ]
+    assert left_by([wrong], make_pair(*sides)) == [("bn", "grad_gamma")]
+
+
+def test_a_counter_that_differs_accounts_for_statistics_only_where_they_are_divided_by_it():
+    counter = finding("BN105", "counter-skew", "counter")
+    assert left_by([counter], pair_of(MOVES, STILL)) == STATES
+    divided = replace(counter, quantity="running_mean")
+    assert left_by([divided], pair_of(MOVES, STILL)) == []
+
+
 def test_a_convention_accounts_only_for_what_replay_removes():
     whole = [attribute("update_on", ("forward", "never"), quantity=q) for q in ("running_mean", "running_var")]
     named = finding("BN103", "update-phase", explained=1.0, facets=("update_on",), accounts=tuple(STATES))

@@ -73,3 +73,7 @@ def test_rounding_above_its_bound_is_a_fault(default_run: Path) -> None:
     assert [fault.sentence for fault in audit(replace(results, findings=found))] == [
         f"{loud.title} It is 1.5 times the bound."
     ]
+    unknown = replace(loud, evidence={"share of the rounding bound": float("nan")})  # no bound was met
+    assert [fault.sentence for fault in audit(replace(results, findings=(unknown,))) if "times" in fault.sentence] == [
+        f"{loud.title} It is nan times the bound."
+    ]

@@ -208,3 +208,23 @@ def test_states_of_different_width_are_missing_not_an_error() -> None:
         view(case, "b", {"bn/running_mean": np.zeros((2, 2))}),
     )
     assert one(compare(case, a, b), "running_mean").verdict == "missing"
+
+
+def test_a_small_statistic_does_not_agree_by_its_size_alone() -> None:
+    """A variance that began at 1 and has come to 1e-6: 11e-6 is eleven times as much, and 1e-5 off."""
+    case = make_case(["train_forward"])
+
+    def verdict(*held: tuple[float]) -> str:
+        sides = [view(case, n, {"bn/running_var": column(1.0, *var)}) for n, var in zip("ab", held, strict=True)]
+        return one(compare(case, *sides), "running_var").verdict
+
+    assert verdict((1e-6,), (11e-6,)) == "differs"
+    assert verdict((1e-6,), (1.000005e-6,)) == "agrees"
+    assert verdict((1.0,), (1.00001,)) == "agrees"
+
+
+def test_a_channel_of_nothing_is_held_against_the_largest_beside_it() -> None:
+    case = make_case(["train_forward"])
+    held = [np.array([[0.0, 1.0], [value, 1.0]], dtype="float32") for value in (0.0, 1e-7)]
+    sides = [view(case, name, {"bn/running_mean": rows}) for name, rows in zip("ab", held, strict=True)]
+    assert one(compare(case, *sides), "running_mean").verdict == "agrees"

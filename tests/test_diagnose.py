@@ -8,7 +8,7 @@ import pytest
 from planted import arrays_of, case_of, play, program, reference
 from rule_views import attribute, make_case, make_cell, make_pair, make_trace
 
-from bncheck.diagnose import diagnose, importance
+from bncheck.diagnose import CaseViews, agreeing_groups, diagnose, importance, join_singles
 from bncheck.evidence import TargetView
 from bncheck.finding import KINDS, Finding
 from bncheck.order import compare_again
@@ -217,3 +217,29 @@ def test_of_two_that_explain_all_the_larger_drift_comes_first() -> None:
         for code, share, size in (("BN103", 0.99996, 0.9), ("BN102", 1.0, 0.2), ("BN106", 0.99, 5.0))
     )
     assert sorted([less, small, large], key=importance) == [large, small, less]
+
+
+def test_who_stopped_early_is_in_no_group_with_who_went_on() -> None:
+    """That they agree until there says nothing about the rest, and nothing that is said of one holds for the other."""
+    ops = ("train_forward", "train_forward")
+    trace = make_trace(ops, running_mean=[0, 1, 1], running_var=[1, 1, 1])
+    stopped = replace(trace, events=(trace.events[0], replace(trace.events[1], status="unsupported")))
+    one, two, three = (
+        make_cell(make_case(ops), target, held)
+        for target, held in (("torch", trace), ("flax", stopped), ("keras", trace))
+    )
+    pairs = {frozenset((a.target, b.target)): make_pair(a, b) for a, b in combinations((one, two, three), 2)}
+    groups = agreeing_groups(CaseViews([one, two, three], pairs))
+    assert [[cell.target for cell in group] for group in groups] == [["torch", "keras"], ["flax"]]
+
+
+def test_a_cause_seen_alone_and_between_two_is_said_once_with_the_graver_kind() -> None:
+    between = Finding(
+        "BN111", "normaliser-source", "convention", "They differ.", ("torch", "flax"), "scenario", "base", "bn",
+        sides=(("torch",), ("flax",)),
+    )  # fmt: skip
+    alone = replace(
+        between, kind="defect", title="It does.", targets=("flax",), sides=(), departs="flax", departs_from="itself"
+    )
+    (joined,) = join_singles([between, alone])
+    assert (joined.title, joined.kind, joined.departs) == ("They differ.", "defect", "flax")

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from literal_run import finding, results, write_run
 
-from bncheck.gate import Rules, Verdict, hold
+from bncheck.charge import Charge
+from bncheck.gate import Judged, Rules, Verdict, hold
 from bncheck.report.annotation import annotate, annotation
-from bncheck.report.summary import LIMIT, append, fit, render, text
+from bncheck.report.summary import LIMIT, append, fit, headline, render, text
 from bncheck.results import Results
 from bncheck.waiver import Waiver
 
@@ -26,6 +27,12 @@ def verdict(run: Results, *waivers: Waiver, level: str = "convention") -> Verdic
 
 def one() -> Results:
     return results(findings=(finding(sides=SIDES),), drifts=())
+
+
+def test_an_error_that_two_targets_share_is_two_cells() -> None:
+    names = ("torch", "mxnet")
+    charge = Charge("subject-error", "", "refusal", "all-ones", "forward", (names,), names, "No.")
+    assert headline(Verdict(judged=(Judged(charge, "fails"),))) == "2 cells could not be played"
 
 
 def test_what_fails_comes_first_and_names_the_cause() -> None:

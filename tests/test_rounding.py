@@ -174,6 +174,23 @@ def test_statistics_22_standard_deviations_apart_do_not_agree() -> None:
     )
 
 
+def test_a_variance_forgets_the_rounding_of_what_it_began_with() -> None:
+    """It begins at 1, whose ULP is 1e-7, and 20 halvings later is 1e-6: 5 % of that is no rounding of 1."""
+    ops = ("train_forward",) * 30
+    case = make_case(ops)
+    facts = {"input_mean": [0.0] * 30, "input_var": [1e-6] * 30, "running_mean": [0.0] * 31}
+    cells = []
+    for target, batch in (("reference", 1e-6), ("torch", 1.05e-6)):
+        var = [1.0]
+        for _ in ops:
+            var.append(0.5 * var[-1] + 0.5 * batch)
+        cells.append(make_cell(case, target, make_trace(ops, **facts, running_var=var)))
+    pair = make_pair(*cells)
+    drift = pair.drift("bn", "running_var")
+    assert drift is not None
+    assert (drift.verdict, is_rounding(pair, drift)) == ("differs", False)
+
+
 def test_a_variance_that_is_off_while_the_mean_is_right_is_cancellation() -> None:
     assert causes(far(1e5, 3000.0)) == [("cancellation", "defect")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from bncheck.errors import UsageError
 from bncheck.evidence import TargetView
 from bncheck.finding import CAUSES, KINDS
 from bncheck.order import compare_again
-from bncheck.rules import explain, load_rules
+from bncheck.rules import bn112_eps, explain, load_rules
 from bncheck.rules.departure import same
 
 F, B, E = "train_forward", "backward", "eval_forward"
@@ -363,6 +364,40 @@ def test_normaliser_source(op: str, mean: float, var: float, says: str):
     assert [f.title for f in found] == ([says] if says else [])
 
 
+def test_what_a_users_network_switches_off_is_no_defect_of_the_framework():
+    """self.bn.eval() in its own forward: the layer normalises with the running statistics, as it was told to."""
+    trace = make_trace((F,), input_mean=[2.0], input_var=[4.0], used_mean=[0.0], used_invstd=[1.0],
+                       used_residual=[0.0], running_mean=[0, 0], running_var=[1, 1])  # fmt: skip
+    case = make_case((F,))
+    kinds = []
+    for model in (None, "/a/net.py:Net"):
+        here = replace(case, network=replace(case.network, model=model))
+        cell = make_cell(here, "torch", trace, documented={"train_normaliser": "batch"})
+        kinds += [(item.kind, item.departs) for item in rule("normaliser-source").check_cell(cell)]
+    assert kinds == [("defect", "torch"), ("hazard", "")]
+
+
+def test_eval_with_what_it_has_just_moved_is_said_as_that():
+    """The batch has (2, 4); the forward itself moves the running statistics from (0, 1) to (8, 9) and takes those."""
+    trace = make_trace((E,), input_mean=[2.0], input_var=[4.0], used_mean=[8.0], used_invstd=[1 / 3],
+                       used_residual=[0.0], running_mean=[0, 8], running_var=[1, 9])  # fmt: skip
+    (found,) = rule("normaliser-source").check_cell(make_cell(make_case((E,)), "torch", trace))
+    assert found.title == "In eval torch normalises bn with the running statistics as this very forward leaves them."
+
+
+@pytest.mark.parametrize(
+    ("facet", "says"),
+    [
+        (Facet(1e-5), "1e-05"),
+        (Facet(None, identifiable=False, standing=(5.139e-6, 1.304e-5)), "5.139e-06 to 1.304e-05"),
+    ],
+)
+def test_eps_is_said_as_well_as_it_is_known(facet: Facet, says: str):
+    """Beside variances of 1 the steps of a case leave open what it is; a replay takes one end of that."""
+    side = [make_cell(make_case((F,)), "torch", None, convention=Convention("torch", "", {"eps": facet}))]
+    assert bn112_eps.measured(side, 1e-5) == says
+
+
 def known(**values: Any) -> Convention:
     return Convention("flax", "", {name: Facet(value) for name, value in values.items()})
 
@@ -434,3 +469,11 @@ def test_nan_as_a_word_equals_itself() -> None:
     assert same("nan", "nan")
     assert not same("nan", "unchanged")
     assert same(0.1, 0.1000001)
+
+
+@pytest.mark.parametrize(("held", "causes"), [(-1e-3, ["cancellation"]), (-0.7, ["poisoned-state"])])
+def test_a_variance_is_no_further_below_zero_than_cancellation_takes_it(held: float, causes: list[str]) -> None:
+    """Four values at 100 in float32: E[x²] − E[x]² is off by some 1e-2 at most. A flipped sign is something else."""
+    trace = make_trace((F,), input_mean=[100.0], input_var=[1e-6], n=[4], running_mean=[0, 50], running_var=[1, held])
+    cell = make_cell(make_case((F,)), "torch", trace)
+    assert [item.cause for item in diagnose([cell], [], [])] == causes

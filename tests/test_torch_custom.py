@@ -240,3 +240,22 @@ def test_the_simple_leak_has_301_nodes_after_50_steps(tmp_path: Path) -> None:
 def test_an_error_names_the_line_of_the_users_file(own: dict[str, Cell], name: str, line: str) -> None:
     """Also one in a backward: the line of the forward that made the node."""
     assert f"[{line}" in own[name].result.error
+
+
+WRAPPER = """
+class Wrapper(nn.Module):
+    def __init__(self, channels, eps=1e-5, momentum=0.1):
+        super().__init__()
+        self.inner = nn.BatchNorm2d(channels, eps=eps, momentum=1 - momentum)
+    def forward(self, x):
+        return self.inner(x)
+"""
+
+
+def test_a_wrapper_shows_the_state_of_the_layer_inside(tmp_path: Path) -> None:
+    """Its running mean after one step is 0.7 of the batch's where the built-in one has 0.3 of it."""
+    (case,) = cases_of("custom-layer").values()
+    (tmp_path / "wrapper.py").write_text(HEADER + WRAPPER, encoding="utf-8")
+    cell = play_cells(tmp_path, [renamed(case, "wrapper", custom=f"{tmp_path / 'wrapper.py'}:Wrapper")])["wrapper"]
+    held, given = cell.arrays["bn/running_mean"], cell.arrays["bn/input_mean"]
+    assert np.allclose(held[1], 0.7 * given[0], rtol=1e-5, atol=1e-6)

@@ -78,6 +78,33 @@ LAYERS = {
         "    def update(self, mean, var, n):\n        if self.grad:\n            super().update(mean, var, n)\n",
         "no_grad", "moves its statistics otherwise",
     ),
+    "StartsAtZero": (
+        "class StartsAtZero(Good):\n    def __init__(self, *a, **k):\n        super().__init__(*a, **k)\n"
+        "        self.running_var.zero_()\n",
+        "a new layer", "starts with running_var 0 instead of 1; the case sets them itself",
+    ),
+    "WorkedOut": (  # its mean is of no batch before the first: that is no state it starts with
+        "class WorkedOut(Good):\n    def __init__(self, *a, **k):\n        super().__init__(*a, **k)\n"
+        "        del self._buffers['running_mean']\n        self.register_buffer('total', torch.full((4,), 7.0))\n"
+        "    @property\n    def running_mean(self):\n        return self.total * 1\n"
+        "    def update(self, mean, var, n):\n        self.total = 0.9 * self.total + 0.1 * mean.detach()\n",
+        "load_state_dict of the built-in layer", "lacks running_mean; adds total",
+    ),
+    "DrawsGamma": (  # each new one holds another gamma: that is said once, and of no conversion
+        "class DrawsGamma(Good):\n    def __init__(self, *a, **k):\n        super().__init__(*a, **k)\n"
+        "        nn.init.uniform_(self.weight, 0.2, 0.4)\n",
+        "a new layer", "starts with gamma 0.",
+    ),
+    "Drops": (
+        "class Drops(Good):\n    def forward(self, x):\n"
+        "        return nn.functional.dropout(super().forward(x), 0.5, self.training)\n",
+        "", "",
+    ),
+    "Noisy": (
+        "class Noisy(Good):\n    def forward(self, x):\n        y = super().forward(x)\n"
+        "        return y + 0.1 * torch.randn_like(y) if self.training else y\n",
+        ".to(float64)", "unavailable: it draws random numbers, other ones in each dtype",
+    ),
     "OtherNames": (
         "class OtherNames(Good):\n    def __init__(self, *a, **k):\n        super().__init__(*a, **k)\n"
         "        del self._buffers['num_batches_tracked']\n        self.register_buffer('steps', torch.tensor(0))\n",
@@ -99,7 +126,7 @@ def test_each_fault_shows_in_its_action(cells: dict[str, Cell], name: str) -> No
     moves = cells[name].result.notes["cell"]["custom"]["bn"]["moves"]
     _, action, words = LAYERS[name]
     assert set(moves) == {
-        ".to(float64)", ".to(float16)", ".to(bfloat16)", ".cuda()", "deepcopy", "save and load",
+        "a new layer", ".to(float64)", ".to(float16)", ".to(bfloat16)", ".cuda()", "deepcopy", "save and load",
         "load_state_dict of the built-in layer", "eval", "no_grad",
     }  # fmt: skip
     assert moves[".cuda()"] == "ok" or "unavailable: " in moves[".cuda()"]

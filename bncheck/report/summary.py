@@ -75,8 +75,9 @@ def headline(verdict: Verdict) -> str:
     crashes, expectations, drifts = (
         sum(item.charge.kind in kinds for item in failing) for kinds in (CRASHES, ("expectation",), ("drift",))
     )
-    lost = sum(item.charge.kind in REMEDIES for item in failing)
-    findings = len(failing) - crashes - expectations - drifts - lost
+    errors = [item.charge for item in failing if item.charge.kind in REMEDIES]
+    lost = sum(len(charge.names) for charge in errors)  # one error for all targets that have it
+    findings = len(failing) - crashes - expectations - drifts - len(errors)
     parts = [item.short for item in verdict.missed[:3]]
     parts += [f"{plural(crashes, 'cell')} crashed or timed out"] if crashes else []
     parts += [f"{plural(lost, 'cell')} could not be played"] if lost else []

@@ -49,7 +49,7 @@ def explained_layers(pair: PairView) -> set[str]:
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
-    """Training forwards that leave the statistics alone between others that move them (every second step)."""
+    """Training forwards that leave the statistics alone before others that move them (every second step)."""
     yield from unlike_data(cell)
     if cell.trace is None or cell.case.network.custom is None:
         return  # frameworks' own layers never do that by themselves
@@ -62,10 +62,11 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         skipped = [t for t, yes in steps if not yes and taken and t < taken[-1]]
         if not skipped or counts is None or not varied(cell, layer, skipped):
             continue
+        first = sum(t <= taken[-1] for t, _ in steps)  # those behind the last that moves them are not judged
         yield Finding(
             CODE, CAUSE, "convention",
-            f"{names(cell.members)}: {len(skipped)} of {len(steps)} training forwards leave the running statistics of "
-            f"{layer} as they are, between others that move them.",
+            f"{names(cell.members)}: {len(skipped)} of the first {first} training forwards leave the running "
+            f"statistics of {layer} as they are, and later ones move them.",
             targets(cell.members), cell.case.scenario, cell.case.name, layer, skipped[0], "running_mean",
             evidence={"forwards that move": len(taken), "forwards that do not": len(skipped)},
             advice="update in every step: skipping was reported to hurt training",

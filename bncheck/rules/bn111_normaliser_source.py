@@ -63,6 +63,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         facet = "train_normaliser" if source.training else "eval_normaliser"
         mode = FACETS[facet]
         used = "the running statistics" if source.weight < 0.01 else "the batch's statistics"
+        used += " as this very forward leaves them" if source.after else ""
         if 0.01 <= source.weight <= 0.99:
             used = f"a blend, {number(source.weight)} of it the batch's statistics"
         verbed = verb(cell.members, "normalises", "normalise")
@@ -101,8 +102,8 @@ def _kind(cell: CellView, facet: str, source: Source) -> tuple[Kind, str]:
     seen = "batch" if source.weight > 0.99 else "running" if source.weight < 0.01 else "blend"
     documented = cell.documented.get(facet)
     usual = cell.convention.value(facet) if cell.convention is not None else None
-    if not source.tracked:
-        return "hazard", ""
+    if not source.tracked or cell.case.network.model is not None:
+        return "hazard", ""  # the user's own forward may have switched this layer: no framework is to blame for that
     if documented is not None and not str(documented).startswith(seen):
         return "defect", "documentation"
     if usual is not None and not same(usual, seen) and not str(usual).startswith(seen):

@@ -28,7 +28,18 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
 
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:
-    return f"{names(x)} {verb(x, 'adds', 'add')} eps = {number(value)} to the variance, {names(y)} {number(other)}."
+    one, two = measured(x, value), measured(y, other)
+    return f"{names(x)} {verb(x, 'adds', 'add')} eps = {one} to the variance, {names(y)} {two}."
+
+
+def measured(side: Side, value: object) -> str:
+    """eps beside a variance of 1 is known to some 1e-6 only: then both ends of what it may be are said, and no number
+    that nobody has written."""
+    convention = side[0].convention
+    facet = convention.facets.get("eps") if convention is not None else None
+    if facet is None or facet.identifiable or len(facet.standing) != 2:
+        return number(value)
+    return " to ".join(number(end) for end in facet.standing)
 
 
 def placement(x: Side, value: object, y: Side, other: object) -> str:

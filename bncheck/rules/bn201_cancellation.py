@@ -68,7 +68,9 @@ def in_state(cell: CellView, layer: str) -> Loss | None:
     replay = cell.replay.get(layer, {}).get("running_var")
     u = unit(arithmetic_dtype(cell, f"{layer}/running_var"))
     ratio = np.sqrt((means**2 / np.maximum(variances, means**2 * u * u + 1e-300)).max(axis=0))
-    negative = (rows < 0) & (rows[0] >= 0)
+    lowest = 4 * one_pass_bound(means, variances, counts, u).max(axis=0)
+    lowest = lowest + averaging_bound(cell, layer, np.abs(rows).max(axis=0), len(rows), u)
+    negative = (rows < 0) & (rows[0] >= 0) & (-rows <= lowest)  # what is further below zero was never E[x²] − E[x]²
     if replay is not None and np.shape(replay) == rows.shape and is_known(cell):
         floor = 2 * welford_bound(means, variances, counts, u).max(axis=0)
         size = np.maximum(np.abs(rows).max(axis=0), variances.max(axis=0))

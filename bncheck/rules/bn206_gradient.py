@@ -18,7 +18,7 @@ from bncheck.rules.attributed import summary
 from bncheck.rules.leftover import batch_facts, is_whole, upstream, within_rounding
 from bncheck.rules.roundoff import arithmetic_dtype, summation, unit
 from bncheck.rules.stacked_gradients import grows_alike
-from bncheck.rules.wording import names, number, targets
+from bncheck.rules.wording import names, number, targets, verb
 from bncheck.trace import Array
 
 CODE = "BN206"
@@ -29,6 +29,7 @@ WORDS = {"grad_gamma": "dgamma", "grad_beta": "dbeta", "grad_input": "dx"}
 
 
 def check_pair(pair: PairView) -> Iterator[Finding]:
+    yield from without(pair)
     output = pair.drift("", "output")
     if output is not None and output.verdict != "agrees" and not within_rounding(pair, output):
         return  # the gradient of another output is another gradient
@@ -46,6 +47,33 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
             drift.quantity, departs=wrong.target if truth else "", departs_from="arithmetic" if truth else "",
             evidence=summary(drift), advice="check the gradient in float64 (bncheck repro gives the script)",
         )  # fmt: skip
+
+
+def without(pair: PairView) -> Iterator[Finding]:
+    """Parameters that one side's backward does not reach: no optimiser ever moves them. One finding per layer and
+    side."""
+    lost = [drift for drift in pair.differing if drift.verdict == "missing" and drift.quantity in WORDS]
+    for x, y in ((pair.a, pair.b), (pair.b, pair.a)):
+        for layer in dict.fromkeys(drift.layer for drift in lost):
+            here = [drift for drift in lost if drift.layer == layer and not holds(x, drift)]
+            if not here:
+                continue
+            what = " and ".join(drift.quantity.removeprefix("grad_") for drift in here)
+            gives, do = verb(x.members, "gives", "give"), verb(y.members, "does", "do")
+            stay = "it as it is" if len(here) == 1 else "them as they are"
+            yield Finding(
+                CODE, CAUSE, "defect",
+                f"In backward {names(x.members)} {gives} {what} of {layer} no gradient, {names(y.members)} {do}: "
+                f"training leaves {stay}.",
+                targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, layer,
+                here[0].first_event, here[0].quantity, departs=x.target, departs_from="arithmetic",
+                advice=f"let the output depend on {what}, without detach() or no_grad() on the way",
+                accounts=tuple((layer, drift.quantity) for drift in here),
+            )  # fmt: skip
+
+
+def holds(cell: CellView, drift: Drift) -> bool:
+    return cell.trace is not None and cell.trace.get(drift.layer, drift.quantity) is not None
 
 
 def is_rounding(pair: PairView, drift: Drift) -> bool:

@@ -27,6 +27,8 @@ from bncheck.trace import Array
 
 # Terms of one sum in a linear layer where the case does not say: features × kernel of a usual network.
 FAN_IN = 4096
+# Roundings of an average in one event, at most: three in an update, and some updates in one event.
+EACH = 16.0
 
 
 def attributions_of(pair: PairView, drift: Drift) -> list[Attribution]:
@@ -56,6 +58,8 @@ def within_rounding(pair: PairView, drift: Drift) -> bool:
         return False
     if drift.quantity in ("output", *STATISTICS) and is_whole(pair):
         return within_a_stack(pair, drift)
+    if drift.quantity in STATISTICS and outlives_its_size(pair, drift):
+        return False
     if drift.quantity == "output" and odd_layer(pair, batch_norms(pair)) is not None:
         return False  # it was normalised with something else
     if drift.quantity == "output" and not evaluates_alike(pair, drift):
@@ -156,6 +160,53 @@ def loses_digits(pair: PairView, drift: Drift) -> bool:
     return bool(((var > 0) & (gap > lost) & (gap > one.bound + two.bound)).any())
 
 
+def outlives_its_size(pair: PairView, drift: Drift) -> bool:
+    """True if exponential averages are further apart at some point than what batches and the average's own rounding up
+    to there make: a variance that began at 1 and is 1e-6 by now has forgotten the rounding of 1."""
+    limits = [limit_at_each_point(cell, drift) for cell in (pair.a, pair.b)]
+    rows = [
+        cell.trace.get(drift.layer, drift.quantity) if cell.trace is not None else None for cell in (pair.a, pair.b)
+    ]
+    if limits[0] is None or limits[1] is None or rows[0] is None or rows[1] is None:
+        return False
+    if limits[0].shape != limits[1].shape:
+        return False
+    with np.errstate(all="ignore"):
+        gap = np.abs(np.asarray(rows[0], dtype=np.float64) - np.asarray(rows[1], dtype=np.float64))
+    return bool((gap > limits[0] + limits[1]).any())
+
+
+def limit_at_each_point(cell: CellView, drift: Drift) -> Array | None:
+    """(points, C) How far one side's exponential average may be off by rounding; None where it is of another kind."""
+    rows = cell.trace.get(drift.layer, drift.quantity) if cell.trace is not None else None
+    weight = batch_weight(cell, drift.layer)
+    kind = cell.convention.value("averaging") if cell.convention is not None else None
+    if rows is None or rows.ndim != 2 or not weight or not np.isfinite(rows).all():
+        return None
+    if kind not in (None, "exponential"):
+        return None
+    size = np.abs(np.asarray(rows, dtype=np.float64))
+    u = unit(arithmetic_dtype(cell, f"{drift.layer}/{drift.quantity}"))
+    limit = np.empty_like(size)
+    limit[0] = u * size[0]
+    for t in range(1, len(size)):
+        moved = rows[t] != rows[t - 1]
+        own = (1.0 - weight) * limit[t - 1] + EACH * u * np.maximum(size[t], size[t - 1])
+        limit[t] = np.where(moved, own, limit[t - 1])
+    return limit + (bound_of(cell, drift) - averaging_of(cell, drift))
+
+
+def averaging_of(cell: CellView, drift: Drift) -> float:
+    """The part of ``bound_of`` a statistic that is the average's own rounding."""
+    facts = batch_facts(cell, drift.layer)
+    rows = cell.trace.get(drift.layer, drift.quantity) if cell.trace is not None else None
+    if facts is None or rows is None:
+        return 0.0
+    u = unit(arithmetic_dtype(cell, f"{drift.layer}/{drift.quantity}"))
+    largest = np.nanmax(np.abs(np.where(np.isfinite(rows), rows, 0.0)), initial=0.0)
+    return float(averaging_bound(cell, drift.layer, np.asarray(largest), len(facts[0]), u))
+
+
 class Side(NamedTuple):
     """One side's statistic (points, C), what sums in pairs may be off (C,), the largest variance (C,), its u."""
 
@@ -212,8 +263,6 @@ def _statistic_bound(cell: CellView, drift: Drift) -> float:
     mean, var, n = facts
     u = unit(arithmetic_dtype(cell, f"{drift.layer}/{drift.quantity}"))
     bound = mean_bound if drift.quantity == "running_mean" else two_pass_bound
-    largest = np.nanmax(np.abs(np.where(np.isfinite(rows), rows, 0.0)), initial=0.0)
-    averaging = averaging_bound(cell, drift.layer, np.asarray(largest), len(mean), u)
     # The layer's input carries what the layers before it rounded; the first layer's input is the same bytes for all,
     # and what the input of a later one carries is measured (within_a_stack).
     network = cell.case.network
@@ -226,7 +275,7 @@ def _statistic_bound(cell: CellView, drift: Drift) -> float:
         else upstream(cell, drift.layer) * (size if drift.quantity == "running_mean" else 2 * size * np.sqrt(var))
     )
     # n/(n − 1) of the unbiased variance is at most 2.
-    return 2.0 * float((bound(mean, var, n, u) + carried).max()) + float(averaging)
+    return 2.0 * float((bound(mean, var, n, u) + carried).max()) + averaging_of(cell, drift)
 
 
 def averaging_bound(cell: CellView, layer: str, largest: Array, updates: int, u: float) -> Array:

@@ -49,7 +49,8 @@ class Revealed:
 
 @dataclass(frozen=True)
 class Source:
-    """An unexpected normaliser: ``weight`` of the batch in it (0: running statistics, 1: the batch's)."""
+    """An unexpected normaliser: ``weight`` of the batch in it (0: running statistics, 1: the batch's); ``after``: the
+    running statistics that this very forward has moved."""
 
     layer: str
     event: int
@@ -57,6 +58,7 @@ class Source:
     tracked: bool
     weight: float
     residual: float
+    after: bool = False
 
 
 def sources(cell: CellView) -> Iterator[Source]:
@@ -80,7 +82,7 @@ def unexpected(seen: Revealed) -> Source | None:
         return None
     for source, weight in ((seen.before, 0.0), (seen.after, 0.0), (seen.batch, 1.0)):
         if seen.fits(source) and apart(seen, source, seen.expected()):
-            return Source(seen.layer, seen.event, seen.training, True, weight, 0.0)
+            return Source(seen.layer, seen.event, seen.training, True, weight, 0.0, after=source is seen.after)
     return blend(seen)
 
 

@@ -322,9 +322,22 @@ def per_channel(array, channels):
 
 
 def find(norm, what):
-    """The layer's tensor or number for a neutral word, None where it has none: a scripted layer hands out the
-    property object itself where its class has a property."""
-    found = (getattr(norm, name, None) for name in NAMES[what])
+    """The layer's tensor or number for a neutral word, None where it has none."""
+    held = attribute(norm, what)
+    return held if held is not None else attribute(holder(norm), what)
+
+
+def holder(norm):
+    """The module that keeps the statistics: the layer itself, or the only one inside it that does (a wrapper)."""
+    if attribute(norm, "running_mean") is not None:
+        return norm
+    inner = [each for each in norm.modules() if each is not norm and attribute(each, "running_mean") is not None]
+    return inner[0] if len(inner) == 1 else norm
+
+
+def attribute(module, what):
+    """A scripted layer hands out the property object itself where its class has a property."""
+    found = (getattr(module, name, None) for name in NAMES[what])
     return next((held for held in found if held is not None and not isinstance(held, property)), None)
 
 
@@ -432,8 +445,11 @@ def moves(model, spec, batch_norm, data):
     def own():
         return batch_norm(torch, spec, model.variant, model.custom)
 
+    def untouched():
+        return batch_norm(torch, spec, "builtin")
+
     def builtin():
-        usual, given = batch_norm(torch, spec, "builtin"), own()
+        usual, given = untouched(), own()
         with torch.no_grad():
             for what in ("gamma", "beta"):
                 mine, theirs = find(given, what), find(usual, what)
@@ -448,7 +464,7 @@ def moves(model, spec, batch_norm, data):
             return {}, refusal
         trial = model.part("torch_moves").Trial(
             torch, sys.modules[__name__], own, builtin if model.parts == 1 else None, taken, model.device,
-            model.parts == "complex",
+            model.parts == "complex", untouched if model.parts == 1 else None,
         )  # fmt: skip
         return trial.all(), refusal
 

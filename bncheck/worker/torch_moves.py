@@ -9,21 +9,39 @@ import copy
 
 # dtype: how far an output may be from that of the same layer in float32, relative to 1 (outputs are normalised).
 DTYPES = {"float64": 1e-4, "float16": 5e-2, "bfloat16": 3e-1}
+STATES = ("running_mean", "running_var", "gamma", "beta")
 EXACT = 1e-9  # two layers in float64 that compute the same
 
 
 class Trial:
-    """``own`` and ``builtin`` make fresh layers; ``builtin`` is None where the layer takes its channels in parts."""
+    """``own`` and ``builtin`` make fresh layers; ``builtin`` is None where the layer takes its channels in parts;
+    ``untouched`` makes built-in ones with their own gamma and beta."""
 
-    def __init__(self, torch, custom, own, builtin, data, device, has_complex):
-        self.torch, self.custom, self.own, self.builtin = torch, custom, own, builtin
+    def __init__(self, torch, custom, own, builtin, data, device, has_complex, untouched=None):
+        self.torch, self.custom = torch, custom
+        self.own, self.builtin = self.seeded(own), self.seeded(builtin) if builtin is not None else None
+        self.untouched = untouched
         self.complex = has_complex
         # As behind another layer: on a plain leaf a buffer that keeps its graph would have none to keep.
         self.data, self.device = data.clone().requires_grad_(), device
 
+    def seeded(self, make):
+        """Layers that draw numbers draw the same ones: two fresh ones are alike, whatever is then done to one."""
+
+        def fresh():
+            self.torch.manual_seed(0)
+            return make()
+
+        return fresh
+
     def all(self):
-        """{action: answer}."""
-        found = {".to(%s)" % name: self.answer(lambda n=name: self.converted(n)) for name in DTYPES}
+        """{action: answer}; the random numbers of the program go on as if nothing had been tried."""
+        with self.torch.random.fork_rng():
+            return self.tried()
+
+    def tried(self):
+        found = {"a new layer": self.answer(self.started)} if self.untouched is not None else {}
+        found.update((".to(%s)" % name, self.answer(lambda n=name: self.converted(n))) for name in DTYPES)
         found[".cuda()"] = self.answer(self.on_cuda)
         found["deepcopy"] = self.answer(self.copied)
         found["save and load"] = self.answer(self.reloaded)
@@ -38,6 +56,26 @@ class Trial:
             return action() or "ok"
         except Exception as error:
             return "raises %s" % short(self.custom.said(error))
+
+    def started(self):
+        """The state of a fresh layer: a case is played from the scenario's own, whatever the constructor sets."""
+        own, usual, again = self.own(), self.untouched(), self.untouched()
+        found = []
+        for what in STATES:
+            mine, theirs, other = (self.custom.find(norm, what) for norm in (own, usual, again))
+            if not all(isinstance(held, self.torch.Tensor) for held in (mine, theirs, other)):
+                continue
+            kept = [*own.parameters(), *self.custom.kept_tensors(self.torch, own).values()]
+            if not any(mine is held for held in kept):
+                continue  # worked out of others, before there is anything to work it out of
+            mine, theirs = mine.detach().reshape(-1), theirs.detach().reshape(-1)
+            if not same(theirs, other.detach().reshape(-1)):
+                continue  # torch 1.1 draws gamma
+            if len(mine) not in (1, len(theirs)) or is_complex(mine) or is_complex(theirs):
+                continue
+            if not bool((mine.double() == theirs.double()).all()):
+                found.append("%s %s instead of %s" % (what, values(mine), values(theirs)))
+        return "starts with %s; the case sets them itself" % ", ".join(found) if found else None
 
     def trained(self, make, steps=2):
         """A fresh layer after some training steps."""
@@ -71,12 +109,20 @@ class Trial:
             return "keeps %s" % narrow
         if bool(is_nan(plain).any()):
             return None  # not a number before anything was converted
+        if self.draws(plain):
+            return "unavailable: it draws random numbers, other ones in each dtype"
         if gap(out, plain) > DTYPES[name]:
             return "its output is %s its output in float32" % off(out, plain)
         alike = gap(plain, self.usual_plain(plain)) < 1e-4
         if name == "float64" and alike and gap(out, usual) > EXACT:
             return "computes with fewer digits than float64: %s the built-in layer" % off(out, usual)
         return None
+
+    def draws(self, plain):
+        """Whether another seed gives the same batch another output."""
+        norm = self.own().to(device=self.device).train()
+        self.torch.manual_seed(1)
+        return gap(norm(self.data).detach(), plain) > 0
 
     def usual_plain(self, plain):
         return plain if self.builtin is None else self.builtin().to(device=self.device).train()(self.data).detach()
@@ -207,6 +253,12 @@ def gap(a, b):
 def off(a, b):
     size = gap(a, b)
     return "NaN against" if size == float("inf") else "%.2g off" % size
+
+
+def values(tensor):
+    """ "1", or "0.1 to 0.9": what one number per channel holds."""
+    low, high = float(tensor.min()), float(tensor.max())
+    return "%.4g to %.4g" % (low, high) if low < high else "%.4g" % low
 
 
 def is_complex(tensor):
