@@ -125,7 +125,7 @@ def test_an_empty_run_has_a_screen() -> None:
 
 POISON = {
     "code": "BN301", "cause": "poisoned-state", "kind": "hazard", "sides": (), "explained": None,
-    "title": "running_mean of bn in reference and torch turns NaN by one batch with 1 bad value and stays so.",
+    "title": "running_mean of bn in reference and torch becomes NaN through one batch with 1 bad value and stays so.",
 }  # fmt: skip
 
 
