@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rule_views import attribute, make_case, make_cell, make_pair, make_trace
 
@@ -144,7 +145,22 @@ def test_a_state_that_only_one_side_holds_is_said():
     found = diagnose([pair.a, pair.b], [pair], [])
     assert [(item.cause, item.quantity) for item in found] == [("state-mismatch", "running_var")]
     assert found[0].title == "mxnet keeps no running_var of bn; torch does."
-    assert list(silent_drifts(pair.drifts, found)) == []
+
+
+def test_a_state_for_another_number_of_channels_is_there_and_is_said_so():
+    wide = {**MOVES, "running_var": np.ones((4, 2))}
+    pair = pair_of(MOVES, wide)
+    (found,) = diagnose([pair.a, pair.b], [pair], [])
+    assert (found.cause, found.quantity) == ("state-mismatch", "running_var")
+    assert found.title == "torch keeps running_var of bn for 1 channel, mxnet for 2."
+
+
+def test_what_else_is_off_stands_in_the_sentence_that_nobody_explains():
+    slower = {"running_mean": [0, 0.3, 0.4, 0.4], "running_var": [1, 1.2, 1.6, 1.6]}
+    pair = pair_of({**MOVES, **Y}, {**slower, **OTHER_Y})
+    (left,) = diagnose([pair.a, pair.b], [pair], [])
+    assert "Also off: running_var of bn by up to 0.3; the network's output by up to 1." in left.title
+    assert list(silent_drifts(pair.drifts, [left])) == []
 
 
 def test_a_bare_call_that_trains_here_and_infers_there_is_call_mode():

@@ -41,7 +41,7 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
             what = f"{', '.join(quantities[:-1])}{' and ' if len(quantities) > 1 else ''}{quantities[-1]}"
             title = (
                 f"{names(pair.a.members)} {verb(pair.a.members, 'keeps', 'keep')} {what} of {layer} for {one} "
-                f"channels, {names(pair.b.members)} for {two}."
+                f"channel{'' if one == 1 else 's'}, {names(pair.b.members)} for {two}."
             )
         own = pair.case.network.custom is not None or pair.case.network.model is not None
         yield Finding(
