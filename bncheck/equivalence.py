@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from bncheck.evidence import CellView
 from bncheck.expectations import applies
-from bncheck.finding import Finding
+from bncheck.finding import BUILT_IN, Finding
 from bncheck.scenario import Case, Scenario
 
 # Kinds that would let a layer pass that is not equivalent.
@@ -29,7 +29,7 @@ def held_to_equivalence(
     alone = all(cell.target in own for cell in cells)  # nothing to be equivalent to
     expected = {cause for expect in scenario.expect if applies(expect.when, case) for cause in expect.causes}
     return [
-        replace(item, kind="defect", departs=departs, departs_from="the built-in layer")
+        replace(item, kind="defect", departs=departs, departs_from=BUILT_IN)
         if (departs := "" if alone else not_equivalent(item, own)) and item.cause not in expected
         else item
         for item in findings

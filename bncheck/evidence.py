@@ -66,6 +66,8 @@ class CellView:
     link: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    # layer/quantity → width of recorded states that do not fit the layer, and are left out of the trace.
+    other_widths: Mapping[str, int] = field(default_factory=dict)
     # Replay of this case in float64 with the target's own measured convention: layer → quantity → array (T+1, C).
     replay: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     # Other cells of this case that agree with this one: a sentence about it names them too (diagnose.py).

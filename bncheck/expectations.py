@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bncheck.audit import silent_drifts
@@ -28,9 +28,20 @@ def check_expectations(
     every = [finding for finding in findings if finding.scenario == scenario.name]
     here = [finding for finding in every if finding.kind != "rounding"]
     blind = frozenset() if measured else needing_conventions()
-    own = (drift for drift in drifts if drift.scenario == scenario.name)
-    silent = [(drift.case, drift.a, drift.b) for drift in silent_drifts(own, every)]
-    return tuple(check(expect, scenario, targets, here, blind, silent) for expect in scenario.expect)
+    own = [drift for drift in drifts if drift.scenario == scenario.name]
+    silent = [(drift.case, drift.a, drift.b, "unexplained") for drift in silent_drifts(own, every)]
+    apart = [*silent, *wrong_alone(own, here)]
+    return tuple(check(expect, scenario, targets, here, blind, apart) for expect in scenario.expect)
+
+
+def wrong_alone(drifts: Iterable[Drift], findings: Sequence[Finding]) -> Iterator[tuple[str, str, str, str]]:
+    """(case, a, b, cause) of differences that the defect of one of the two accounts for: they do not agree."""
+    for drift in drifts:
+        for finding in findings:
+            of_one = len(finding.sides) < 2 and (drift.a in finding.targets) != (drift.b in finding.targets)
+            about = (drift.layer, drift.quantity) in finding.places or drift.quantity == finding.quantity
+            if of_one and about and finding.kind == "defect" and finding.case == drift.case:
+                yield drift.case, drift.a, drift.b, finding.cause
 
 
 def needing_conventions() -> frozenset[str]:
@@ -43,11 +54,11 @@ def check(
     targets: Sequence[TargetResult],
     findings: Sequence[Finding],
     blind: frozenset[str] = frozenset(),
-    silent: Sequence[tuple[str, str, str]] = (),
+    differing: Sequence[tuple[str, str, str, str]] = (),
 ) -> Expectation:
     """Expected causes must all be among those found for every pair and case meant; ``agree`` asks for none between
-    the two, and that the audit finds no difference that nobody speaks of. That a cause of ``blind`` was not found says
-    nothing."""
+    the two, and for no other difference: (case, a, b, cause) of ``differing``. That a cause of ``blind`` was not found
+    says nothing."""
     sides = [matching(word, targets) for word in expect.between]
     pairs = [(a, b) for a in sides[0] for b in sides[1] if a != b]
     answers: list[bool | None] = []
@@ -57,8 +68,7 @@ def check(
         for a, b in pairs:
             here = [finding for finding in findings if finding.case == case]
             apart = {finding.cause for finding in here if finding.between(a, b)}
-            if (case, a, b) in silent or (case, b, a) in silent:
-                apart.add("unexplained")
+            apart |= {cause for name, one, two, cause in differing if name == case and {one, two} == {a, b}}
             single = {finding.cause for finding in here if len(finding.sides) < 2 and {a, b} & set(finding.targets)}
             lacking = () if expect.agree else [cause for cause in expect.causes if cause not in apart | single]
             answers.append(not apart if expect.agree else answer(lacking, blind))

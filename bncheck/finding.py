@@ -12,6 +12,9 @@ Kind = Literal["defect", "convention", "hazard", "rounding", "unexplained"]
 # What matters first. A defect breaks the target's own documentation, its other device, or arithmetic.
 KINDS: tuple[Kind, ...] = ("defect", "hazard", "unexplained", "convention", "rounding")
 
+# What a layer of the user's departs from.
+BUILT_IN = "the built-in layer"
+
 CAUSES = (
     "update-phase", "update-count", "never-updated", "counter-skew", "batch-weight", "hyperparameter-lost",
     "variance-divisor", "wrong-statistic", "single-value", "empty-batch", "initial-state", "state-mismatch",

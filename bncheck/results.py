@@ -287,6 +287,11 @@ def read_results(run_folder: Path) -> Results:
             raise RunFolderError(f"{path} has {size} bytes, which no run of bncheck writes", "run it again")
         raw = read_bounded(path, MAX_RUN_JSON)
     except (FileNotFoundError, NotADirectoryError) as error:
+        if (run_folder / "plan.json").is_file():
+            raise RunFolderError(
+                f"{run_folder} has no run.json yet, like a run that was interrupted before its end",
+                f"go on with: bncheck run --resume {run_folder}",
+            ) from error
         raise RunFolderError(
             f"{run_folder} is not a run folder: it has no run.json",
             "name a folder that `bncheck run` wrote, for example reports/latest",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rule_views import attribute, make_case, make_cell, make_pair, make_trace
 
@@ -142,7 +143,9 @@ def test_what_nobody_accounts_for_is_one_finding_that_leads_with_the_earliest():
     (left,) = [item for item in found if item.cause == "unexplained"]
     assert (left.layer, left.quantity, left.event) == ("bn", "running_mean", 0)
     assert set(left.accounts) == {("bn", "running_var"), ("", "output")}
-    assert left.title.startswith("mxnet differs from torch in running_mean of bn by up to 0.35, and no rule says why.")
+    assert left.title.startswith(
+        "mxnet differs from torch in running_mean of bn by up to 0.35, and no rule explains it. Also off: running_var"
+    )
     assert list(silent_drifts(pair.drifts, found)) == []
 
 
@@ -152,9 +155,9 @@ def test_what_nobody_accounts_for_is_one_finding_that_leads_with_the_earliest():
         ({f"output__{t}": [[-1.016, 1.016, 2.032, 3.048]] for t in (0, 1)}, "It is 1.016 times as large on mxnet"),
         (
             {f"output__{t}": [[-0.5, 1.5, 2.5, 3.5]] for t in (0, 1)},
-            "It is larger by 0.5 on mxnet than on torch everywhere.",
+            "It is larger by 0.5 on mxnet than on torch wherever they differ.",
         ),
-        ({f"output__{t}": [[0.0, 1.0, 2.0, 3.0]] for t in (0, 1)}, "cut off at 0, as by a ReLU"),
+        ({f"output__{t}": [[0.0, 1.0, 2.0, 3.0]] for t in (0, 1)}, "cut off at 0, as a ReLU does"),
         ({f"output__{t}": [[-1.2, 0.7, 2.9, 3.3]] for t in (0, 1)}, None),
     ],
 )
@@ -174,8 +177,23 @@ def test_a_state_that_only_one_side_holds_is_said():
     pair = pair_of(MOVES, bare)
     found = diagnose([pair.a, pair.b], [pair], [])
     assert [(item.cause, item.quantity) for item in found] == [("state-mismatch", "running_var")]
-    assert found[0].title == "mxnet keeps no running_var of bn, torch does."
-    assert list(silent_drifts(pair.drifts, found)) == []
+    assert found[0].title == "mxnet keeps no running_var of bn; torch does."
+
+
+def test_a_state_for_another_number_of_channels_is_there_and_is_said_so():
+    wide = {**MOVES, "running_var": np.ones((4, 2))}
+    pair = pair_of(MOVES, wide)
+    (found,) = diagnose([pair.a, pair.b], [pair], [])
+    assert (found.cause, found.quantity) == ("state-mismatch", "running_var")
+    assert found.title == "torch keeps running_var of bn for 1 channel, mxnet for 2."
+
+
+def test_what_else_is_off_stands_in_the_sentence_that_nobody_explains():
+    slower = {"running_mean": [0, 0.3, 0.4, 0.4], "running_var": [1, 1.2, 1.6, 1.6]}
+    pair = pair_of({**MOVES, **Y}, {**slower, **OTHER_Y})
+    (left,) = diagnose([pair.a, pair.b], [pair], [])
+    assert "Also off: running_var of bn by up to 0.3; the network's output by up to 1." in left.title
+    assert list(silent_drifts(pair.drifts, [left])) == []
 
 
 def test_a_bare_call_that_trains_here_and_infers_there_is_call_mode():
@@ -187,9 +205,7 @@ def test_a_bare_call_that_trains_here_and_infers_there_is_call_mode():
     pair = make_pair(make_cell(case, "torch", trains), make_cell(case, "keras", infers))
     found = diagnose([pair.a, pair.b], [pair], [])
     assert [item.cause for item in found] == ["call-mode"]
-    assert found[0].title == (
-        "A bare call is training in torch and inference in keras: nobody set a mode before event 1."
-    )
+    assert found[0].title == "A bare call trains in torch and infers in keras: no mode was set before event 1."
     assert set(found[0].accounts) >= {("bn", "running_mean"), ("bn", "running_var")}
     silent = make_pair(pair.a, replace(pair.a, target="paddle"))
     assert diagnose([silent.a, silent.b], [silent], []) == []
@@ -200,7 +216,7 @@ def test_statistics_that_never_move_are_never_updated_and_the_counter_follows_fr
     pair = pair_of(counted, still)
     (found,) = diagnose([pair.a, pair.b], [pair], [])
     assert (found.cause, found.quantity, found.event) == ("never-updated", "running_mean", 0)
-    assert found.title == ("mxnet never moves the running statistics of bn, in 2 training forwards; torch does.")
+    assert found.title == "mxnet never moves the running statistics of bn in 2 training forwards; torch moves them."
     assert [item.title[:17] for item in found.follows] == ["The counter of bn"]
     assert list(silent_drifts(pair.drifts, [found])) == []
     late = pair_of(MOVES, {"running_mean": [0, 0, 0.5, 0.5], "running_var": [1, 1, 1.5, 1.5]})

@@ -206,7 +206,10 @@ def test_parameters_of_another_shape_are_one_number_per_channel(own: dict[str, C
     cell = own["Wide"]
     assert cell.result.outcome == "ok", cell.errors
     assert cell.arrays["bn/gamma"].shape == cell.arrays["bn/beta"].shape == (14, 4)
-    np.testing.assert_allclose(cell.arrays["output/0"], own["Fine"].arrays["output/0"], atol=1e-6)
+    gamma, beta = (own["Fine"].arrays[f"bn/{name}"][0].reshape(1, 4, 1, 1) for name in ("gamma", "beta"))
+    plain = (own["Fine"].arrays["output/0"] - beta) / gamma
+    np.testing.assert_allclose(cell.arrays["output/0"], plain + beta, atol=1e-5)  # its one weight stays 1
+    assert remarks(cell) == ["Wide holds gamma in the shape (1,): it keeps its own values, not the scenario's 4"]
 
 
 def test_a_layer_that_refuses_the_batch_is_moved_and_copied_with_one_that_it_takes(own: dict[str, Cell]) -> None:
@@ -425,7 +428,7 @@ def cells_with(origin: str, target: str, other: str, **network: str) -> tuple[Ce
 def test_a_framework_is_named_for_its_own_layer_alone() -> None:
     titles = [item.title for item in refusals(*cells_with("framework", "torch", "mlx"))]
     assert titles == [
-        "torch refuses train_forward, mlx carries it out: ValueError.",
+        "torch refuses train_forward with ValueError; mlx carries it out.",
         "torch raises ValueError in train_forward, but has moved running_mean of bn by then.",
     ]
     for origin in ("bncheck", "backend", "import"):

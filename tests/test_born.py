@@ -171,7 +171,7 @@ def test_one_bad_batch_through_two_layers_is_one_finding() -> None:
     arrays: dict[str, Any] = {"running_mean": [0, NAN], "running_var": [1, NAN], "output_bad": [4]}
     cell = layer(cell_of((F,), input_bad=[1], **arrays), "bn2", input_bad=[4], **arrays)
     finding = only(cell)
-    assert finding.title.startswith("running_mean of bn in torch turns NaN by one batch with 1 bad value")
+    assert finding.title.startswith("running_mean of bn in torch becomes NaN through one batch with 1 bad value")
     assert finding.evidence["also not finite"] == "bn2 (output, running_mean, running_var)"
 
 
@@ -190,7 +190,7 @@ def test_a_backward_takes_in_the_bad_batch_of_two_forwards() -> None:
     """Where statistics move in backward, the bad batch may not be the last one before it."""
     cell = cell_of((F, F, B), "mxnet", running_mean=[0, 0, 0, NAN], running_var=[1] * 4, input_bad=[1, 0, 0],
                    output_bad=[4, 0, -1])  # fmt: skip
-    assert "turns NaN by one batch with 1 bad value" in only(cell).title
+    assert "becomes NaN through one batch with 1 bad value" in only(cell).title
 
 
 def test_gradients_that_follow_are_listed_and_those_that_do_not_are_said() -> None:
@@ -256,7 +256,7 @@ def test_a_layer_that_makes_nan_of_finite_numbers_is_at_fault() -> None:
     sound: dict[str, Any] = {"running_mean": [0, 0], "running_var": [1, 1], "input_mean": [0], "output_bad": [4]}
     finding = only(cell_of((F,), input_var=[1], **sound))
     assert (finding.kind, finding.departs_from) == ("defect", "arithmetic")
-    assert "output of bn in torch turns NaN or Inf in train_forward (event 1), though its input" in finding.title
+    assert "output of bn in torch becomes NaN or Inf in train_forward (event 1), though its input" in finding.title
     constant = only(cell_of((F,), input_var=[0], **sound))  # make_case has no eps
     assert (constant.kind, "a channel has no variance, and eps is 0" in constant.title) == ("hazard", True)
     large = only(cell_of((F,), input_var=[1e39], **sound))

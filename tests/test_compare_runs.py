@@ -208,7 +208,7 @@ def change_plan(**values: Any) -> Callable[[Path], object]:
         (lambda run: (run / "contents.json").unlink(), "contents.json is missing"),
         (lambda run: shutil.rmtree(run / "inputs"), "is missing"),
         (lambda run: (run / "contents.json").write_text("[]"), "wrong shape"),
-        (lambda run: (run / "run.json").unlink(), "is not a run folder"),
+        (lambda run: (run / "run.json").unlink(), "has no run.json yet"),
     ],
 )
 def test_an_edited_folder_is_refused_in_a_sentence(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from literal_run import drift
 
 from bncheck.expectations import check_expectations, needing_conventions
 from bncheck.finding import Finding
@@ -57,6 +58,22 @@ def test_a_hazard_of_one_target_can_be_expected_and_is_no_disagreement() -> None
     hazard = replace(PHASE, cause="poisoned-state", kind="hazard", targets=("torch",), sides=(("torch",),))
     assert met(Expect(("torch", "mxnet"), ("poisoned-state",), when={"program.events": "f"}), [hazard]) is True
     assert met(Expect(("torch", "mxnet"), agree=True), [hazard]) is True
+
+
+def test_a_defect_of_one_of_the_two_that_shows_between_them_is_a_disagreement() -> None:
+    """Beta is held and not applied: that is said of one target alone, and its output differs all the same."""
+    wrong = replace(
+        PHASE, code="BN113", cause="affine", kind="defect", layer="", quantity="output", targets=("mxnet",),
+        sides=(("mxnet",),),
+    )  # fmt: skip
+    off = replace(drift("f", "mxnet", "output", 1.28), scenario="s", layer="")
+    scenario = Scenario("s", "", "", CASES[:1], (Expect(("mxnet", "reference"), agree=True),))
+    (found,) = check_expectations(scenario, TARGETS, [wrong], drifts=[off])
+    assert (found.met, found.found) == (False, ("affine",))
+    (found,) = check_expectations(scenario, TARGETS, [replace(wrong, kind="hazard")], drifts=[off])
+    assert found.met is True
+    (found,) = check_expectations(scenario, TARGETS, [wrong])
+    assert found.met is True, "nothing differs between the two"
 
 
 @pytest.mark.parametrize("word", ["keras", "torch[functional]"])

@@ -59,11 +59,14 @@ def test_one_format_writes_nothing_else(tmp_path: Path) -> None:
         (("report", "nowhere"), "There is no run folder nowhere"),
         (("report", "run", "--format", "pdf"), "There is no report format 'pdf'"),
         (("report", "empty"), "it has no run.json"),
+        (("report", "interrupted"), "go on with: bncheck run --resume interrupted"),
     ],
 )
 def test_errors_are_sentences(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     literal_run.write_run(tmp_path / "run")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "interrupted").mkdir()
+    (tmp_path / "interrupted" / "plan.json").write_text("{}")
     done = bncheck(*arguments, cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 

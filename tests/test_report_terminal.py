@@ -125,7 +125,7 @@ def test_an_empty_run_has_a_screen() -> None:
 
 POISON = {
     "code": "BN301", "cause": "poisoned-state", "kind": "hazard", "sides": (), "explained": None,
-    "title": "running_mean of bn in reference and torch turns NaN by one batch with 1 bad value and stays so.",
+    "title": "running_mean of bn in reference and torch becomes NaN through one batch with 1 bad value and stays so.",
 }  # fmt: skip
 
 
@@ -149,6 +149,27 @@ def test_nan_that_is_shared_marks_the_cell_that_agrees() -> None:
     both = poisoned("reference", "torch")
     assert cell_of("torch", both, drifts=shared) == ("! NaN in running_mean since step 1, as in reference", "agrees")
     assert cell_of("reference", both, drifts=shared) == ("! NaN in running_mean since step 1", "")
+
+
+@pytest.mark.parametrize(
+    ("title", "quantity", "evidence", "says"),
+    [
+        ("torch gives NaN in eval in channel 3 of bn, because running_var is -0.5 there before any event.",
+         "running_var", {"lowest": -0.5}, "variance below zero, NaN in eval"),
+        ("running_var of bn in torch falls below zero in set_state (event 2): -1 in channel 0.",
+         "running_var", {}, "variance below zero"),
+        ("gamma of bn in torch is NaN before any event: its output is not finite.", "gamma", {}, "NaN in gamma"),
+        ("running_var of bn in torch is 1e-12 before any event, less than eps.", "running_var", {"gain": 300.0},
+         "variance less than eps"),
+    ],
+)  # fmt: skip
+def test_a_poisoned_state_is_said_in_words_that_need_no_rule(
+    title: str, quantity: str, evidence: dict[str, object], says: str
+) -> None:
+    agreeing = (literal_run.drift("forward", "torch", "running_mean"),)
+    shared = poisoned("reference", "torch", title=title, quantity=quantity, evidence=evidence)
+    assert cell_of("torch", shared, drifts=agreeing) == (f"! {says}, as in reference", "agrees")
+    assert cell_of("reference", shared, drifts=agreeing) == (f"! {says}", "")
 
 
 def test_nan_on_one_side_marks_that_side_and_the_other_stays_finite() -> None:

@@ -169,7 +169,7 @@ def test_statistics_22_standard_deviations_apart_do_not_agree() -> None:
     (finding,) = diagnose([pair.a, pair.b], [pair], [])
     assert (finding.code, finding.cause, finding.kind) == ("BN207", "summation", "defect")
     assert finding.title == (
-        "torch[channels_last] adds up 32768 values so that the mean of bn loses its digits: 100023 instead of 100000, "
+        "torch[channels_last] loses digits of the mean of bn in a sum of 32768 values: 100023 instead of 100000, "
         "22.7 standard deviations off."
     )
 

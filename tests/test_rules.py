@@ -63,7 +63,7 @@ FACET_RULES = [
     ("batch-weight", "batch_weight", 0.1, 0.9, "momentum read in the opposite sense (0.1 + 0.9 = 1)"),
     ("averaging", "averaging", "exponential", "debiased", "mxnet keeps a debiased average, torch an exponential one."),
     ("wrong-statistic", "statistic", "variance", "std", "mxnet averages the standard deviation, torch the variance."),
-    ("eps", "eps", 1e-5, 1e-3, "torch adds eps = 1e-05 to the variance, mxnet 0.001."),
+    ("eps", "eps", 1e-5, 1e-3, "torch adds an eps of 1e-05 to the variance, mxnet one of 0.001."),
     ("eps", "eps_placement", "inside", "outside", "mxnet adds eps outside the square root, torch inside it."),
     (
         "normaliser-source",
@@ -240,7 +240,7 @@ def test_refusal_with_many_values_and_a_half_update():
     clean = make_cell(case, "mlx", raise_at(make_trace((F,), running_mean=[0, 0], running_var=[1, 1]), 0), "raised")
     half = make_cell(case, "mlx", raise_at(make_trace((F,), running_mean=[0, 1], running_var=[1, 1]), 0), "raised")
     (finding,) = rule("refusal").check_pair(make_pair(ran, clean))
-    assert finding.title == "mlx refuses train_forward, torch carries it out: ValueError."
+    assert finding.title == "mlx refuses train_forward with ValueError; torch carries it out."
     assert not list(rule("refusal").check_cell(clean))
     (finding,) = rule("refusal").check_cell(half)
     assert finding.title == "mlx raises ValueError in train_forward, but has moved running_mean of bn by then."

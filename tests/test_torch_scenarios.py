@@ -80,6 +80,28 @@ def test_own_layer_from_the_command_line(tmp_path: Path) -> None:
     assert {cell["outcome"] for cell in found["cells"]} == {"ok"}
 
 
+FORGETFUL = """
+import torch
+
+class Forgetful(torch.nn.BatchNorm2d):
+    def forward(self, x):
+        y = super().forward(x)
+        return y if self.training else y - self.bias[None, :, None, None]
+"""
+
+
+def test_an_own_layer_that_forgets_beta_in_eval_is_not_equivalent(tmp_path: Path) -> None:
+    python_of("")
+    (tmp_path / "mine.py").write_text(FORGETFUL, encoding="utf-8")
+    words = ["run", "custom-layer", "--set", "network.custom=mine.py:Forgetful", "-t", "torch", "-t", "torch[builtin]"]
+    command = [sys.executable, "-m", "bncheck", *words, "--no-report", "-q", "--out", "run", "--no-probe"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert done.returncode == 1
+    assert "holds beta in bn without applying it in eval_forward (event 13)" in done.stderr
+    assert "1 expectation did not come true" in done.stderr
+
+
 def test_a_scenario_may_name_its_own_targets(tmp_path: Path) -> None:
     """Without -t, an ONNX file runs on onnxruntime against the oracle, not on torch and mxnet."""
     command = [sys.executable, "-m", "bncheck", "run", "onnx-file", "--no-report", "-q", "--no-probe"]

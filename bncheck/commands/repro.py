@@ -54,6 +54,9 @@ def repro_command(
     for path in sorted(kit.iterdir()):
         click.echo(f" wrote    {path}")
     click.echo(f" zip      {archive}")
-    scripts = sorted(path.name for path in kit.glob("repro_*.py"))
+    # The side that departs first: on it the problem is to be seen.
+    departs = next((target for target in results.targets if target.name == scene.finding.departs), None)
+    first = [f"repro_{name}.py" for name in (departs.slug, departs.backend)] if departs else []
+    scripts = sorted((path.name for path in kit.glob("repro_*.py")), key=lambda name: (name not in first, name))
     if scripts:
         click.echo(f" try it   uv run {kit / scripts[0]}")

@@ -407,6 +407,9 @@ def shown_value(s: Side, name: str) -> Any:
     standing = possible(s, name) if name in s.convention.facets and not knows(s, name) else ()
     if isinstance(value, str) and len(standing) > 1:
         return " or ".join(str(word) for word in standing)
+    if name == "eps" and len(standing) > 1 and value != s.stream.eps_held:
+        low, high = standing  # the value is an edge of what the outputs leave open, and nobody's eps
+        return f"at most {high:.3g}" if low <= 0 else f"{low:.3g} to {high:.3g}"
     return float(np.ravel(value)[0]) if isinstance(value, np.ndarray) else value
 
 

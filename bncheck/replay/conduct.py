@@ -7,6 +7,7 @@ and the program alone, so many conventions are replayed at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +108,8 @@ def rules_of(convention: Convention, stream: Stream) -> dict[str, Any]:
     # Layers of one network may ask for different numbers; the convention was settled on the first one's.
     numbers = {name: transfer(name, facet, convention, layer) for name, facet in convention.facets.items()}
     found["batch_weight"] = likely(numbers.get("batch_weight"), layer.batch_weight or DEFAULT_BATCH_WEIGHT)
-    found["eps"] = likely(numbers.get("eps"), DEFAULT_EPS if layer.eps is None else layer.eps)
+    asked_eps = DEFAULT_EPS if layer.eps is None else layer.eps
+    found["eps"] = likely(numbers.get("eps"), asked_eps, stream.eps_held)
     if convention.value("averaging") is None and layer.averaging == "cumulative":
         found["averaging"] = "cumulative"
     found["initial_mean"], found["initial_var"] = stream.mean[:1], stream.var[:1]
@@ -115,14 +117,15 @@ def rules_of(convention: Convention, stream: Stream) -> dict[str, Any]:
     return found
 
 
-def likely(facet: Facet | None, asked: float) -> Any:
-    """A measured number; else what was asked for, moved into what the steps leave open."""
+def likely(facet: Facet | None, asked: float, held: float = math.nan) -> Any:
+    """A measured number; else what the layer holds, where the steps leave that open; else what was asked for, moved
+    into what they leave open."""
     if facet is None or (not facet.identifiable and not facet.standing):
         return asked
     if facet.identifiable:
         return facet.value
     low, high = (float(edge) for edge in facet.standing)
-    return min(max(asked, low), high)
+    return held if low <= held <= high else min(max(asked, low), high)
 
 
 def seen_phase(stream: Stream) -> dict[str, str]:

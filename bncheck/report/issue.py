@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 
 from bncheck.evidence import Drift
-from bncheck.finding import Finding
+from bncheck.finding import BUILT_IN, Finding
 from bncheck.plan import layer_path
 from bncheck.report.markdown_text import code, fenced, link, table, text
 from bncheck.report.overview import evidence, numbers
@@ -15,7 +15,7 @@ from bncheck.report.scene import Scene, concerned
 from bncheck.report.standalone.frame import figures
 from bncheck.report.standalone.steps import fold
 from bncheck.report.standalone.subject import Subject
-from bncheck.report.wording import plural, share, since, words
+from bncheck.report.wording import plural, scalar, share, since, words
 from bncheck.results import Results, TargetResult
 from bncheck.scenario import Case, Layer
 
@@ -177,6 +177,11 @@ def rules_table(results: Results, finding: Finding, path: str) -> list[str]:
         for name in FACETS.get(finding.cause, ()):
             facet = convention.facets.get(name)
             if facet is None or convention.target not in finding.targets or path not in (convention.path, ""):
+                continue
+            here = finding.evidence.get(f"{name} of {convention.target}")
+            if finding.departs_from == BUILT_IN and convention.target == finding.departs:
+                if here is not None:  # the probes measured the framework's layer, this case the user's
+                    rows.append([code(convention.target), text(words(name)), text(scalar(here)), "-"])
                 continue
             measured = text(facet.value) if facet.identifiable else "not identifiable"
             documented = "-" if facet.documented is None else text(facet.documented)

@@ -94,7 +94,7 @@ def headline(results: Results) -> str:
     agree = (
         f"All {cells} compared cells agree with {base}." if cells > 1 else f"The one compared cell agrees with {base}."
     )
-    return agree + (f" Still to know: {', '.join(counts)}." if counts else "") + lost
+    return agree + (f" Also found: {', '.join(counts)}." if counts else "") + lost
 
 
 def why_nothing(results: Results) -> str:

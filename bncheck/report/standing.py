@@ -34,7 +34,8 @@ STATISTICS = ("running_mean", "running_var")
 MOST_LETTERS = 300  # of what bncheck itself says of somebody's file: a whole sentence, worth its room
 VERDICTS = ("nonfinite", "refused", "missing", "differs")
 NAN = "NaN or Inf"
-WHICH = re.compile(r"\b(?:turns|is) (NaN or Inf|NaN|Inf)\b")  # as a finding's own sentence says it
+WHICH = re.compile(r"\b(?:becomes|turns|is) (NaN or Inf|NaN|Inf)\b")  # as a finding's own sentence says it
+IN_MODE = re.compile(r"\bNaN in (eval and in training|eval|training)\b")
 # Below the tolerance of every dtype: a drift no larger than this is outside of it by NaN or Inf alone.
 LEAST_TOLERANCE = 1e-7
 
@@ -85,7 +86,7 @@ def alone(results: Results, cell: CellResult, concerned: Sequence[Finding]) -> S
     if found is None:
         return Standing("yardstick", "ran")
     spoiled = spoiled_by(found, drifts, cell.target)
-    return Standing(found.kind, spoilt(results, found, spoiled, cell.target) if spoiled else found.cause)
+    return Standing(found.kind, spoilt(results, found, spoiled, cell.target) if spoiled else plainly(found))
 
 
 def compared(results: Results, cell: CellResult, concerned: Sequence[Finding]) -> Standing:
@@ -160,8 +161,8 @@ def agreeing(
         if spoiled is not None:
             return Standing(own.kind, spoilt(results, own, spoiled, target) + shared, left, against="agrees")
         wrong = own.kind == "defect" and own.departs_from == "arithmetic"
-        said = f"wrong by itself: {own.code} {own.cause}" if wrong else f"agrees; {own.cause}"
-        return Standing(own.kind, f"{own.cause}{shared}" if shared else said, left, against="agrees")
+        said = f"wrong by itself: {own.code} {own.cause}" if wrong else f"agrees; {plainly(own)}"
+        return Standing(own.kind, f"{plainly(own)}{shared}" if shared else said, left, against="agrees")
     if left is None:
         return Standing("agrees", "agrees", against="agrees")
     return Standing("rounding", difference(left, target, results), left, against="agrees")
@@ -230,6 +231,19 @@ def spoilt(results: Results, finding: Finding, drift: Drift, target: str) -> str
     """``NaN in running_mean since step 1`` of a target that a finding concerns."""
     what, step = onset_in(results, finding, drift, target)
     return one_line(f"{what} in {named(drift)} {since(step)}").strip()
+
+
+def plainly(finding: Finding) -> str:
+    """What is wrong, in words that need no rule: ``variance below zero, NaN in eval``; other causes by their name."""
+    if not of_nan(finding):
+        return finding.cause
+    match, mode = WHICH.search(finding.title), IN_MODE.search(finding.title)
+    where = f"{finding.layer}.{finding.quantity}" if finding.layer not in ("", "bn") else finding.quantity
+    if finding.quantity == "running_var" and ("lowest" in finding.evidence or "below zero" in finding.title):
+        return one_line("variance below zero" + (f", NaN in {mode[1]}" if mode else ""))
+    if match:
+        return one_line(f"{match[1]} in {where}")
+    return one_line("variance less than eps" if "gain" in finding.evidence else finding.cause)
 
 
 def onset_in(results: Results, finding: Finding, drift: Drift, target: str) -> tuple[str, int | None]:
@@ -314,7 +328,7 @@ def difference(drift: Drift, target: str, results: Results) -> str:
         return one_line(nonfinite_text(drift, target, results)).strip()
     when = since(step_of(results, drift.scenario, drift.case, drift.first_event))
     if drift.verdict == "missing":
-        return one_line(f"{name} is there on one side only")
+        return one_line(f"{name} is missing or of another shape on one side")
     cell = results.cell_at.get((drift.scenario, drift.case, other))
     if drift.verdict == "refused" and cell is not None and blamed.own(cell):
         return one_line(f"your code went wrong on {other}, {target} went on {when}")

@@ -33,12 +33,15 @@ def differing_facets(
     sentence: Sentence,
     advice: str,
     usual: Sequence[Any] = (),
+    own_advice: str = "",
 ) -> Iterator[Finding]:
     """One finding per layer for the facet of ``facets`` that explains most; other quantities go into evidence.
 
     ``sentence(x, value, y, value)`` says the difference, the odd side first: the one that departs, else the one whose
-    value is not among ``usual``.
+    value is not among ``usual``. ``own_advice`` is for a layer of the user's beside a framework's.
     """
+    if own_advice and bool(pair.a.own_layer) != bool(pair.b.own_layer):
+        advice = own_advice
     for layer in dict.fromkeys(item.layer for item in pair.attributions):
         found = [
             (item.shares[facet], facet, item)
@@ -71,6 +74,13 @@ def visible(pair: PairView, item: Attribution, facet: str, drift: Drift) -> bool
     return item.effects[facet] * drift.mean_abs > atol
 
 
+def same_affine(pair: PairView, layer: str) -> bool:
+    """Whether both sides hold the same gamma and beta: a replay of outputs leaves them out, and explains nothing of
+    what they make."""
+    drifts = (pair.drift(layer, quantity) for quantity in ("gamma", "beta"))
+    return all(drift is None or drift.verdict == "agrees" for drift in drifts)
+
+
 def drift_behind(pair: PairView, item: Attribution) -> Drift | None:
     """The drift that an attribution is about: what a layer normalises with shows in the network's output."""
     return pair.drift(item.layer, item.quantity) or (pair.drift("", "output") if item.quantity in PREFERRED else None)
@@ -95,7 +105,9 @@ def _finding(
         x, y = y, x
     drift = drift_behind(pair, item)
     what = WORDS.get(item.quantity, item.quantity)
-    removes = f"Giving {short(x[0], y[0])} {_rule_of(short(y[0], x[0]))} removes {percent(share)} of the {what} drift."
+    bare = item.quantity in PREFERRED and not same_affine(pair, item.layer)
+    of_what = f"{what} drift" + (" that gamma and beta have no part in" if bare else "")
+    removes = f"Giving {short(x[0], y[0])} {_rule_of(short(y[0], x[0]))} removes {percent(share)} of the {of_what}."
     if share <= 0:
         removes = f"It works against another cause: taken away alone, the {what} drift grows."
     evidence: dict[str, float | int | str] = {
@@ -118,7 +130,7 @@ def _finding(
         layer=item.layer,
         event=drift.first_event if drift is not None else None,
         quantity=item.quantity,
-        explained=min(max(share, 0.0), 1.0),
+        explained=None if bare else min(max(share, 0.0), 1.0),
         departs=judged.departs,
         departs_from=judged.departs_from,
         evidence=evidence,

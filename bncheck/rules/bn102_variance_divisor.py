@@ -23,10 +23,14 @@ EXPLAINS = ("statistics", "outputs")
 FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
 ADVICE = "expect a factor n/(n - 1) in the running variance; it matters for small n only, and vanishes as n grows"
+OWN = (
+    "normalise the batch with x.var(dims, unbiased=False), and average x.var(dims, unbiased=True) into running_var, as "
+    "PyTorch's layer does"
+)
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
-    return differing_facets(pair, CODE, CAUSE, ("variance_divisor",), sentence, ADVICE)
+    return differing_facets(pair, CODE, CAUSE, ("variance_divisor",), sentence, ADVICE, own_advice=OWN)
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:

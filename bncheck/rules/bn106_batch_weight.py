@@ -24,10 +24,11 @@ FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
 FACETS = ("batch_weight", "default_batch_weight")
 ADVICE = "set the same weight on both sides; momentum is the new batch's weight in torch, the old average's in Keras"
+OWN = "PyTorch's update is running = (1 - momentum) * running + momentum * batch, with momentum from the constructor"
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
-    found = differing_facets(pair, CODE, CAUSE, FACETS, sentence, ADVICE)
+    found = differing_facets(pair, CODE, CAUSE, FACETS, sentence, ADVICE, own_advice=OWN)
     return [item for item in found if not repeated_weight(pair, item.layer)]
 
 

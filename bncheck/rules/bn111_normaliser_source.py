@@ -28,6 +28,10 @@ EXPLAINS = ("outputs", "gradients")
 FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
 ADVICE = "set the mode of this layer explicitly, and keep running statistics where single samples are evaluated"
+OWN = (
+    "normalise with the batch's mean and variance while self.training is true, and with running_mean and running_var "
+    "when it is false"
+)
 USUAL = {"train_normaliser": "batch", "eval_normaliser": "running"}
 FACETS = {"train_normaliser": "training", "eval_normaliser": "eval"}
 
@@ -35,7 +39,8 @@ FACETS = {"train_normaliser": "training", "eval_normaliser": "eval"}
 def check_pair(pair: PairView) -> Iterable[Finding]:
     yield from differing_facets(pair, CODE, CAUSE, ("blend_weight",), blend_sentence, ADVICE)
     for facet, mode in FACETS.items():
-        yield from differing_facets(pair, CODE, CAUSE, (facet,), _sentence(mode), ADVICE, usual=(USUAL[facet],))
+        usual = (USUAL[facet],)
+        yield from differing_facets(pair, CODE, CAUSE, (facet,), _sentence(mode), ADVICE, usual, OWN)
 
 
 def _sentence(mode: str):  # type: ignore[no-untyped-def]

@@ -20,16 +20,17 @@ EXPLAINS = ("outputs", "gradients")
 FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
 ADVICE = "set the same eps on both sides; it is not stored in most checkpoints"
+PLACE = "divide by sqrt(var + eps), not by sqrt(var) + eps (torch.rsqrt(var + eps) in a layer of your own)"
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
     yield from differing_facets(pair, CODE, CAUSE, ("eps", "default_eps"), sentence, ADVICE)
-    yield from differing_facets(pair, CODE, CAUSE, ("eps_placement",), placement, ADVICE, usual=("inside",))
+    yield from differing_facets(pair, CODE, CAUSE, ("eps_placement",), placement, PLACE, usual=("inside",))
 
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:
     one, two = measured(x, value), measured(y, other)
-    return f"{names(x)} {verb(x, 'adds', 'add')} eps = {one} to the variance, {names(y)} {two}."
+    return f"{names(x)} {verb(x, 'adds', 'add')} an eps of {one} to the variance, {names(y)} one of {two}."
 
 
 def measured(side: Side, value: object) -> str:

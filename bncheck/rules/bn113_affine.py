@@ -18,6 +18,8 @@ from bncheck.rules.wording import names, targets, verb
 CODE = "BN113"
 CAUSE = "affine"
 EXPLAINS = ("outputs", "gradients")
+ADVICE = "switch the affine part on (fix_gamma=False, scale=True, affine=True), or drop the parameter"
+OWN = "return weight * y + bias, one value per channel, in training and in eval"
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
@@ -30,8 +32,8 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         yield Finding(
             CODE, CAUSE, "defect",
             f"{names(cell.members)} {verb(cell.members, 'holds', 'hold')} {ignored} in {seen.layer} without applying "
-            f"{'them' if ' and ' in ignored else 'it'}.",
+            f"{'them' if ' and ' in ignored else 'it'} in {cell.case.events[seen.event].op} (event {seen.event + 1}).",
             targets(cell.members), cell.case.scenario, cell.case.name, seen.layer, seen.event, "output",
             departs=cell.target, departs_from="arithmetic", evidence={"ignored": ignored},
-            advice="switch the affine part on (fix_gamma=False, scale=True, affine=True), or drop the parameter",
+            advice=OWN if cell.own_layer else ADVICE,
         )  # fmt: skip

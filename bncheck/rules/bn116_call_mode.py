@@ -21,6 +21,7 @@ EXPLAINS = ("statistics", "counter", "outputs", "gradients")
 # Events that set a mode, for themselves or from then on.
 SETTING = ("set_mode", "train_forward", "eval_forward", "no_grad_forward", "checkpointed_forward")
 WORDS = {0: "inference", 1: "training"}
+DOES = {0: "infers", 1: "trains"}
 
 
 def check_pair(pair: PairView) -> Iterator[Finding]:
@@ -31,11 +32,11 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
     (a, mode), (b, other) = zip((pair.a, pair.b), modes, strict=True)
     yield Finding(
         CODE, CAUSE, "convention",
-        f"A bare call is {WORDS[mode or 0]} in {names(a.members)} and {WORDS[other or 0]} in {names(b.members)}: "
-        f"nobody set a mode before event {event + 1}.",
+        f"A bare call {DOES[mode or 0]} in {names(a.members)} and {DOES[other or 0]} in {names(b.members)}: "
+        f"no mode was set before event {event + 1}.",
         targets(a.members, b.members), pair.case.scenario, pair.case.name, "", event, "output",
         evidence={f"a bare call of {cell.target}": WORDS[mode or 0] for cell, mode in ((a, mode), (b, other))},
-        advice="say the mode: layer(x, training=True) in Keras, autograd.record() in MXNet, train() in PyTorch",
+        advice="say the mode: layer(x, training=True) in Keras, autograd.record() in MXNet, module.train() in PyTorch",
     )  # fmt: skip
 
 

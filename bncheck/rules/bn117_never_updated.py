@@ -1,9 +1,9 @@
 """The running statistics never move, though training forwards ran.
 
 Signature: in the same program one side's running mean and variance move and the other's are the same bits from the
-first event to the last; its counter stands still too, where it has one. It is no matter of phase: no event of the
-program moves them. Copies were updated instead of the layer's own buffers, the update was left out (a fused or frozen
-layer), or the state that a functional call returned was dropped.
+first event to the last; its counter stands still too, where it has one. It is not a matter of phase: no event of
+the program moves them. Copies were updated instead of the layer's own buffers, the update was left out (a fused or
+frozen layer), or the state that a functional call returned was dropped.
 
 What to do: write the update into the layer's own buffers (in place, under torch.no_grad()); pass
 functional_call the model's own buffers; keep the state that a stateless call returns.
@@ -39,8 +39,8 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
                 yield Finding(
                     CODE, CAUSE, "convention",
                     f"{names(still.members)} never {verb(still.members, 'moves', 'move')} the running statistics of "
-                    f"{layer}, in {len(trained(still, layer))} training forwards; {names(other.members)} "
-                    f"{verb(other.members, 'does', 'do')}.",
+                    f"{layer} in {len(trained(still, layer))} training forwards; {names(other.members)} "
+                    f"{verb(other.members, 'moves', 'move')} them.",
                     targets(still.members, other.members), pair.case.scenario, pair.case.name, layer,
                     drift.first_event, "running_mean",
                     evidence={**summary(drift), "training forwards": len(trained(still, layer))},

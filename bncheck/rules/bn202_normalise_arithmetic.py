@@ -38,10 +38,10 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
     layer = pair.case.network.batch_norms[0]
     ratio = conditioning(pair, layer)
     same = all(state.verdict == "agrees" for state in statistics(pair, layer))
-    agree = "agree in the statistics" if same else "differ by rounding in the statistics"
+    agree = f"agree in the statistics of {layer}" if same else f"differ only by rounding in the statistics of {layer}"
     yield Finding(
         CODE, CAUSE, "hazard",
-        f"{names(pair.a.members)} and {names(pair.b.members)} {agree} of {layer} but differ in y by "
+        f"{names(pair.a.members)} and {names(pair.b.members)} {agree}, but differ in y by "
         f"up to {number(drift.max_abs)}: {drift.dtype} keeps no more digits at mean/sqrt(var + eps) = {number(ratio)}.",
         targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, layer, drift.first_event, "output",
         evidence={**summary(drift), "mean/sqrt(var + eps)": ratio},

@@ -25,6 +25,11 @@ CODE = "BN206"
 CAUSE = "gradient"
 EXPLAINS = ("gradients",)
 FOLLOWS_FROM = ("gradients",)
+ADVICE = "check the gradient in float64 (bncheck repro gives the script)"
+OWN = (
+    "let the gradient flow through the batch's mean and variance: no .detach(), .data or torch.no_grad() around them, "
+    "only around the update of the running statistics; torch.autograd.gradcheck tests it in float64"
+)
 WORDS = {"grad_gamma": "dgamma", "grad_beta": "dbeta", "grad_input": "dx"}
 
 
@@ -39,13 +44,15 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
             continue
         truth = any(cell.target == "reference" for cell in (*pair.a.members, *pair.b.members))
         wrong = pair.b if any(cell.target == "reference" for cell in pair.a.members) else pair.a
+        odd, other = (pair.a, pair.b) if (wrong is pair.a if truth else pair.a.own_layer) else (pair.b, pair.a)
         yield Finding(
             CODE, CAUSE, "defect" if truth else "unexplained",
-            f"{names(pair.a.members)} and {names(pair.b.members)} agree in y{near} but differ in "
-            f"{WORDS[drift.quantity]}{' of ' + drift.layer if drift.layer else ''} by up to {number(drift.max_abs)}.",
+            f"{names(odd.members)} {verb(odd.members, 'agrees', 'agree')} with {names(other.members)} in y{near}, but "
+            f"not in {WORDS[drift.quantity]}{' of ' + drift.layer if drift.layer else ''}: off by up to "
+            f"{number(drift.max_abs)}.",
             targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
             drift.quantity, departs=wrong.target if truth else "", departs_from="arithmetic" if truth else "",
-            evidence=summary(drift), advice="check the gradient in float64 (bncheck repro gives the script)",
+            evidence=summary(drift), advice=OWN if odd.own_layer else ADVICE,
         )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """The mean itself loses its digits: one value is added after the other, in the data's own dtype.
 
-Signature: data far from zero, many values a channel; the batch's mean is off by more than a sum in pairs can be, up to
-n·u·|mean|, and the variance by the square of it. A partial sum so large rounds every further value the same way. In
-float64, or in a layout whose kernel adds in pairs or blocks, it vanishes. A variance that is off while the mean is
+Signature: data far from zero and many values per channel; the batch's mean is off by more than pairwise summation can
+be, up to n·u·|mean| (u: the dtype's relative rounding error), and the variance by the square of that. Once the partial
+sum is large, it rounds every further value the same way. In float64, or in a layout whose kernel adds in pairs or
+blocks, the error vanishes. A variance that is off while the mean is
 right is cancellation.
 
 What to do: centre the data before the layer, give the layer the layout whose kernel is right (torch: contiguous(),
@@ -55,8 +56,8 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         worst = max(found, key=lambda loss: (loss.beyond, loss.off))
         yield Finding(
             CODE, CAUSE, "defect" if worst.beyond else "hazard",
-            f"{names(cell.members)} {verb(cell.members, 'adds', 'add')} up {worst.values} values so that the mean of "
-            f"{layer} loses its digits: {number_beside(worst.computed, worst.exact)} instead of "
+            f"{names(cell.members)} {verb(cell.members, 'loses', 'lose')} digits of the mean of {layer} in a sum of "
+            f"{worst.values} values: {number_beside(worst.computed, worst.exact)} instead of "
             f"{number_beside(worst.exact, worst.computed)}, {number(worst.off)} standard deviations off.",
             targets(cell.members), cell.case.scenario, cell.case.name, layer, worst.event, worst.quantity,
             departs=cell.target, departs_from="arithmetic",

@@ -70,7 +70,9 @@ def remembered(cell: CellView, item: Poisoning) -> str:
     start = f"{item.quantity} of {item.layer} in {names(cell.members)} is {what} before any event"
     if item.event >= 0:
         values = "1 bad value" if item.input_bad == 1 else f"{item.input_bad} bad values"
-        start = f"{item.quantity} of {item.layer} in {names(cell.members)} turns {what} by one batch with {values}"
+        start = (
+            f"{item.quantity} of {item.layer} in {names(cell.members)} becomes {what} through one batch with {values}"
+        )
     return f"{start} {item.aftermath}."
 
 

@@ -1,4 +1,4 @@
-"""A layer of one's own does not do what the built-in one does when it is moved, converted, copied, saved or switched.
+"""A layer of your own behaves unlike the built-in one when it is moved, converted, copied, saved or switched to eval.
 
 Signature: the numbers of the case may be right, but .to(float64) leaves a buffer behind, deepcopy raises, statistics in
 plain attributes are lost on save and load, eval moves statistics or looks at the batch. Each action is tried on fresh
@@ -20,7 +20,12 @@ CODE = "BN409"
 CAUSE = "layer-contract"
 EXPLAINS = ()
 ADVICE = "keep state in register_buffer, compute in the input's dtype, update buffers in place under torch.no_grad()"
-NAMES = "load_state_dict of the built-in layer"
+NAMES_ALONE = "load_state_dict of the built-in layer"
+NAMES = (
+    "name the state as PyTorch does, one value per channel: weight, bias, running_mean, running_var, "
+    "num_batches_tracked"
+)
+EVAL = "in eval (not self.training) normalise with running_mean and running_var, and move nothing"
 FINE = ("ok", "unavailable")
 
 
@@ -41,15 +46,22 @@ def broken(cell: CellView, layer: str, said: Mapping[str, Any]) -> Iterator[Find
         return
     first, answer = next(iter(faults.items()))
     # A layer may keep other things under other names; it then only does not exchange files with the built-in one.
-    names_only = set(faults) == {NAMES}
-    more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+    names_only = set(faults) == {NAMES_ALONE}
+    more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
     yield Finding(
         CODE, CAUSE, "convention" if names_only else "hazard",
-        f"{names(cell.members)} does otherwise than the built-in layer in "
+        f"{names(cell.members)} behaves unlike the built-in layer in "
         f"{len(faults)} of {len(answers)} actions. {first}: {answer}{more}.",
         targets(cell.members), cell.case.scenario, cell.case.name, layer, None, "",
-        departs=cell.target, departs_from="the built-in layer", evidence=dict(faults), advice=ADVICE,
+        departs=cell.target, departs_from="the built-in layer", evidence=dict(faults),
+        advice="; ".join(what_to_do(faults)),
     )  # fmt: skip
+
+
+def what_to_do(faults: Mapping[str, str]) -> list[str]:
+    """The advice that fits the faults, each once."""
+    own = {"load_state_dict of the built-in layer": NAMES, "eval": EVAL}
+    return list(dict.fromkeys(own.get(action, ADVICE) for action in faults))
 
 
 def slower(cell: CellView, layer: str, said: Mapping[str, Any]) -> Iterator[Finding]:

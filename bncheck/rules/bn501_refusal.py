@@ -38,8 +38,8 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
             continue
         yield Finding(
             CODE, CAUSE, "hazard",
-            f"{names(refuser.members)} {verb(refuser.members, 'refuses', 'refuse')} {op}, {names(other.members)} "
-            f"{verb(other.members, 'carries', 'carry')} it out: {kind or 'error'}.",
+            f"{names(refuser.members)} {verb(refuser.members, 'refuses', 'refuse')} {op} with {kind or 'an error'}; "
+            f"{names(other.members)} {verb(other.members, 'carries', 'carry')} it out.",
             targets(refuser.members, other.members), pair.case.scenario, pair.case.name, event=event,
             evidence={"error": words}, advice="read the error; a program meant for both has to avoid this event",
         )  # fmt: skip

@@ -49,8 +49,8 @@ def unexplained(pair: PairView, left: Sequence[Open], order: Mapping[str, int]) 
     others = [item for item in sorted(left, key=lambda item: rank(item.drift, order)) if item is not lead]
     drift = lead.drift
     share = explained_by_conventions(pair, drift) or 0.0
-    part = f"; measured conventions explain {percent(share)} of it" if share else ", and no rule says why"
-    facts = [*resemblances(pair, drift), *right(pair)]
+    part = f"; measured conventions explain {percent(share)} of it" if share else ", and no rule explains it"
+    facts = [*resemblances(pair, drift), *wrong(pair, others), *right(pair)]
     odd, other = (pair.a, pair.b) if pair.a.own_layer and not pair.b.own_layer else (pair.b, pair.a)
     yield Finding(
         CODE, CAUSE, "unexplained",
@@ -86,10 +86,18 @@ def size(drift: Drift) -> str:
         off = f"by up to {number(drift.max_abs)}, and " if drift.max_abs > 0 else ""
         return f"{off}in NaN or Inf ({drift.nonfinite_a} values against {drift.nonfinite_b})"
     if drift.verdict == "missing":
-        return "(only one of them holds it)"
+        return "(only one of them holds it, or for another number of channels)"
     if drift.verdict == "refused":
         return f"from event {1 + (drift.first_event or 0)} on"
     return f"by up to {number(drift.max_abs)}"
+
+
+def wrong(pair: PairView, others: Sequence[Open]) -> Iterator[str]:
+    """The other statistics and outputs that differ: grounds of the same mistake, as likely as not."""
+    drifts = [item.drift for item in others if item.drift.quantity in LOOKED_AT]
+    if drifts:
+        found = [f"{where(drift)} {size(drift)}" for drift in drifts]
+        yield f"Also off: {'; '.join(found)}"
 
 
 def right(pair: PairView) -> Iterator[str]:
@@ -131,7 +139,7 @@ def odd_nodes(cell: CellView) -> Iterator[Finding]:
         yield Finding(
             CODE, CAUSE, "unexplained",
             f"{layer} of {file_name(cell)} on {names(cell.members)} is off the text of its opset, from its own input: "
-            f"by {size}, and no rule says why.",
+            f"by {size}, and no rule explains it.",
             targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
             evidence={"of its rounding bound": number(ratios[layer]), "nodes compared": len(ratios)},
             advice="play that node alone, and compare it with the formula of its opset",

@@ -228,7 +228,7 @@ def made(cell: CellView, birth: Birth) -> Said:
             f"The gradients of {names(cell.members)} are not finite in {event}, though every output before it is.",
             "look for a division by zero or a root of zero in what is differentiated",
         )  # fmt: skip
-    what = f"{birth.quantity} of {layer} in {names(cell.members)} turns {birth.word or 'NaN or Inf'} in {event}"
+    what = f"{birth.quantity} of {layer} in {names(cell.members)} becomes {birth.word or 'NaN or Inf'} in {event}"
     if birth.why == "event":
         return Said("hazard", f"{what}. {without_batch(cell, birth.event)}", HEAL)
     if birth.why in ("single", "empty"):

@@ -30,13 +30,13 @@ def odd_one(cell: CellView, found: InBatches) -> Odd | None:
         size = float(own[np.isfinite(own)].max())
         said = (
             f"{found.named(odd[0])} gives the same input bits another output in another batch, by up to "
-            f"{number(size)}, and no rule says why"
+            f"{number(size)}, and no rule explains it"
         )
         return Odd(found.layers[odd[0]], said, evidence={"layers": len(odd), "own difference": size})
     if lost:
         said = (
             f"{found.named(lost[0])} gives the same input bits a finite output in one batch and NaN or Inf in "
-            f"another, and no rule says why"
+            f"another, and no rule explains it"
         )
         return Odd(found.layers[lost[0]], said, evidence={"layers": len(lost)})
     return nobody(cell, found) if not known and is_beyond_rounding(cell, found) else None

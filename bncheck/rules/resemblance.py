@@ -85,7 +85,7 @@ def cut_off(pair: PairView, one: Array, two: Array) -> Iterator[str]:
     slack = slack_of(pair, one, two)
     for cell, mine, other in ((pair.a, one, two), (pair.b, two, one)):
         if (other < -slack).any() and np.abs(mine - np.maximum(other, 0.0)).max() <= slack:
-            yield f"What {names(cell.members)} {verb(cell.members, 'gives', 'give')} is cut off at 0, as by a ReLU"
+            yield f"What {names(cell.members)} {verb(cell.members, 'gives', 'give')} is cut off at 0, as a ReLU does"
 
 
 def telling(factor: float) -> str:
@@ -102,10 +102,13 @@ def one_factor(pair: PairView, one: Array, two: Array) -> Iterator[str]:
     factor = float((one * two).sum() / (two * two).sum()) if two.any() else 1.0
     if np.abs(one - factor * two).max() <= rest:
         large, small, size = (pair.a, pair.b, factor) if abs(factor) >= 1 else (pair.b, pair.a, 1 / (factor or 1.0))
-        yield f"It is {telling(size)} times as large on {names(large.members)} as on {names(small.members)} everywhere"
+        yield (
+            f"It is {telling(size)} times as large on {names(large.members)} as on {names(small.members)} wherever "
+            "they differ"
+        )
         return
     offset = float((one - two).mean())
     if np.abs(one - two - offset).max() <= rest:
         large, small = (pair.a, pair.b) if offset >= 0 else (pair.b, pair.a)
         by = number(abs(offset))
-        yield f"It is larger by {by} on {names(large.members)} than on {names(small.members)} everywhere"
+        yield f"It is larger by {by} on {names(large.members)} than on {names(small.members)} wherever they differ"

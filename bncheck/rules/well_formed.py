@@ -29,7 +29,12 @@ def well_formed(cell: CellView) -> CellView:
     # An archive decodes an array each time it is asked: minutes, for the rules on a network of 169 layers.
     if len(kept) == len(trace.arrays) and isinstance(trace.arrays, dict):
         return cell
-    return replace(cell, trace=replace(trace, arrays=kept))
+    widths = {
+        name: int(array.shape[1])
+        for name, array in trace.arrays.items()
+        if name not in kept and name.rpartition("/")[2] in PER_POINT and array.ndim == 2
+    }
+    return replace(cell, trace=replace(trace, arrays=kept), other_widths=widths)
 
 
 def channel_count(trace: Trace, layer: str) -> int:

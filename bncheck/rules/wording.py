@@ -43,7 +43,12 @@ def verb(side: Sequence[CellView], singular: str, plural: str) -> str:
 
 def short(side: Sequence[CellView], other: Sequence[CellView]) -> str:
     """The backends' names where they tell the sides apart, full names where they do not."""
-    mine, theirs = ({cell.own_layer or cell.backend for cell in cells} for cells in (side, other))
+    own = {cell.backend for cell in (*side, *other) if cell.own_layer}
+    # Where a layer of the user's runs in torch too, the built-in one beside it is torch[builtin].
+    mine, theirs = (
+        {cell.own_layer or (cell.target if cell.backend in own else cell.backend) for cell in cells}
+        for cells in (side, other)
+    )
     return " and ".join(sorted(mine)) if not mine & theirs else names(side)
 
 

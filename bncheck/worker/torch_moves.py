@@ -192,6 +192,10 @@ class Trial:
         if names != known:
             parts = [("lacks", known - names), ("adds", names - known)]
             return "; ".join("%s %s" % (verb, ", ".join(sorted(keys))) for verb, keys in parts if keys)
+        held = own.state_dict()
+        other = sorted(key for key, tensor in usual.state_dict().items() if tensor.shape != held[key].shape)
+        if other:
+            return "holds %s in another shape" % ", ".join(other)
         own.load_state_dict(usual.state_dict())
         return None
 
