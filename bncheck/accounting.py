@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bncheck.compare import measure, pair_series, same_program
 from bncheck.evidence import CellView, Drift, PairView, first_true
 from bncheck.finding import Consequence, Finding, parts
 from bncheck.rules import rule_of
@@ -93,7 +94,7 @@ def accounts_for(finding: Finding, item: Open, order: Mapping[str, int]) -> bool
     if item.place in finding.places and (finding.quantity or finding.accounts):
         return drift.verdict == "missing" or removes_enough(finding, item)
     explains, word = rule_of(finding.code).explains, WORDS.get(drift.quantity, "")
-    if comes_later(finding, drift):
+    if comes_later(finding, item):
         return word in explains and finding.layer == drift.layer and conventions_reach_to(finding, item)
     if drift.verdict == "missing" or not word:
         return False
@@ -106,11 +107,25 @@ def accounts_for(finding: Finding, item: Open, order: Mapping[str, int]) -> bool
     return word == "statistics" and "outputs" in explains and comes_in(finding, item, order)
 
 
-def comes_later(finding: Finding, drift: Drift) -> bool:
-    """Whether what a finding about single targets tells happens after the difference is there."""
-    if finding.of_difference or finding.event is None or drift.first_event is None:
+def comes_later(finding: Finding, item: Open) -> bool:
+    """Whether what a finding about single targets tells happens after the difference is there.
+
+    Digits are lost little by little: what is no more than rounding until the finding's event is none of before."""
+    if finding.of_difference or finding.event is None or item.drift.first_event is None:
         return False
-    return finding.event > drift.first_event
+    return finding.event > item.drift.first_event and not rounds_until(item, finding.event)
+
+
+def rounds_until(item: Open, event: int) -> bool:
+    """Whether the two sides differ by no more than rounding in all events before this one."""
+    case, a, b = item.pair.case, item.pair.a, item.pair.b
+    if a.trace is None or b.trace is None:
+        return False
+    for series in pair_series(case, a.trace, b.trace, min(event, same_program(a.trace, b.trace))):
+        if (series.layer, series.quantity) == item.place:
+            early = measure(case, a.target, b.target, series, item.pair.tolerance)
+            return early.verdict in ("agrees", "differs") and is_rounding(item.pair, early)
+    return False
 
 
 def conventions_reach_to(finding: Finding, item: Open) -> bool:

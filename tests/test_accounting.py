@@ -97,6 +97,21 @@ def test_what_happens_later_is_no_cause():
     assert ("bn", "running_mean") not in left_by([replace(late, event=0)], pair_of(MOVES, STILL))
 
 
+def test_what_is_rounding_until_a_cause_sets_in_is_not_there_before_it():
+    """Data drift away from zero and the digits go one by one: the first event is beyond the tolerance, but no more than
+    rounding; the one that shows the cause is far beyond."""
+    late = finding("BN201", "cancellation", "running_var", sides=(), targets=("mxnet",), event=1, kind="defect")
+    case, facts = make_case(OPS), {**FACTS, "input_mean": [100.0] * 3}
+
+    def left(first: float) -> list[tuple[str, str]]:
+        outputs = {"output__0": [[-1.0 + first, 1.0]], "output__1": [[-1.3, 1.3]], "output__2": Y["output__2"]}
+        traces = [make_trace(OPS, **facts, **MOVES, **y) for y in (Y, outputs)]
+        return left_by([late], make_pair(make_cell(case, "torch", traces[0]), make_cell(case, "mxnet", traces[1])))
+
+    assert left(2e-5) == []
+    assert left(0.1) == [("", "output")]
+
+
 def test_a_finding_about_others_accounts_for_nothing_here():
     others = finding("BN103", "update-phase", targets=("torch", "flax"), sides=(("torch",), ("flax",)))
     assert left_by([others], pair_of(MOVES, STILL)) == STATES
