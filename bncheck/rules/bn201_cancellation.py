@@ -31,7 +31,8 @@ SMALLEST_RATIO = 10.0
 
 
 class Loss(NamedTuple):
-    """The worst channel: computed and float64 variance, mean/std, the event, where it was seen."""
+    """The worst channel: computed and float64 variance, mean/std, where it was seen. ``event`` is the first in which
+    the variance is not that of two passes: a layer that computes it in one pass does so throughout."""
 
     ratio: float
     computed: float
@@ -47,11 +48,12 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         if not found:
             continue
         worst = max(found, key=lambda loss: abs(loss.computed - loss.exact) / max(loss.exact, 1e-300))
+        event = min(loss.event for loss in found)
         yield Finding(
             CODE, CAUSE, "defect",
             f"{names(cell.members)} {verb(cell.members, 'loses', 'lose')} the variance of {layer} to cancellation: "
             f"{number(worst.computed)} instead of {number(worst.exact)} at mean/std = {number(worst.ratio)}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, layer, worst.event, worst.quantity,
+            targets(cell.members), cell.case.scenario, cell.case.name, layer, event, worst.quantity,
             departs=cell.target, departs_from="arithmetic",
             evidence={"computed": worst.computed, "float64": worst.exact, "mean/std": worst.ratio}, advice=ADVICE,
         )  # fmt: skip
@@ -131,7 +133,7 @@ def mean_is_right(cell: CellView, layer: str, u: float) -> Array:
 
 def in_output(cell: CellView, layer: str) -> Loss | None:
     """A training output that reveals a variance that only one-pass arithmetic gives (needs no replay)."""
-    u = unit(arithmetic_dtype(cell, f"{layer}/running_mean"))
+    u, first = unit(arithmetic_dtype(cell, f"{layer}/running_mean")), None
     for seen in revealed(cell):
         if seen.layer != layer or not seen.training or ((np.abs(seen.gamma - 1) > 0).any() and not seen.tracked):
             continue
@@ -142,11 +144,15 @@ def in_output(cell: CellView, layer: str) -> Loss | None:
         floor = welford_bound(mean, var, count, u) + seen.var_error
         ceiling = 4 * one_pass_bound(mean, var, count, u) + floor
         near_mean = np.abs(seen.mean - mean) <= seen.mean_error + mean_bound(mean, var, count, u)
-        floor = floor + 2 * (seen.mean - mean) ** 2  # what a mean that is off does to the variance: see BN207
-        off = (gap > floor) & (gap <= ceiling) & (ratio > SMALLEST_RATIO) & near_mean
+        about = 2 * (seen.mean - mean) ** 2  # what a mean that is off does to the variance: see BN207
+        lossy = (gap <= ceiling) & (ratio > SMALLEST_RATIO) & near_mean
+        if first is None and (lossy & (gap > seen.var_error + about)).any():
+            first = seen.event
+        off = lossy & (gap > floor + about)
         if off.any():
             worst = int(np.argmax(np.where(off, gap, -1)))
-            return Loss(float(ratio[worst]), float(seen.var[worst]), float(var[worst]), seen.event, "output")
+            event = seen.event if first is None else first
+            return Loss(float(ratio[worst]), float(seen.var[worst]), float(var[worst]), event, "output")
     return None
 
 
