@@ -31,6 +31,11 @@ class Theme:
     def cases(self) -> tuple[tuple[str, str], ...]:
         return tuple(dict.fromkeys((item.scenario, item.case) for item in self.findings))
 
+    @property
+    def groups(self) -> int:
+        """How many different sets of targets it is about."""
+        return len({frozenset(item.targets) for item in self.findings})
+
 
 def rows(results: Results, probes: bool = True) -> list[tuple[ScenarioResult, CaseResult]]:
     """Scenario × case, in the run's order. ``probes`` False leaves out what only served to measure conventions,

@@ -190,7 +190,7 @@ def telling(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def rounding(theme: Theme) -> RenderableType:
     """Rounding is good news: one line, of the largest."""
-    first, groups = theme.first, len({item.targets for item in theme.findings})
+    first, groups = theme.first, theme.groups
     where = f" in {plural(len(theme.cases), 'case')}" if len(theme.cases) > 1 else ""
     most = f", {groups} groups of targets, the most" if groups > 1 else ""
     return Text(f" {clean(first.code)} {clean(first.cause)}{where}{most}: {clean(first.title)}", style="dim")
