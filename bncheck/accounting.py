@@ -16,11 +16,12 @@ Pure: findings and one pair of sides in, the same findings with what they accoun
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bncheck.compare import measure, pair_series, same_program
 from bncheck.evidence import CellView, Drift, PairView, first_true
 from bncheck.finding import Consequence, Finding, parts
 from bncheck.rules import rule_of
@@ -58,11 +59,14 @@ def open_drifts(pairs: Iterable[PairView]) -> list[Open]:
     found: dict[Place, Open] = {}
     for pair in pairs:
         for drift in pair.differing:
-            if (drift.layer, drift.quantity) not in found and not (
-                drift.verdict in ("differs", "nonfinite") and is_rounding(pair, drift)
-            ):
+            if (drift.layer, drift.quantity) not in found and is_open(pair, drift):
                 found[drift.layer, drift.quantity] = Open(drift, pair)
     return list(found.values())
+
+
+def is_open(pair: PairView, drift: Drift) -> bool:
+    """Whether a drift beyond tolerance is more than rounding."""
+    return not (drift.verdict in ("differs", "nonfinite") and is_rounding(pair, drift))
 
 
 def account(
@@ -85,6 +89,49 @@ def account(
     return kept, left
 
 
+def account_alike(
+    findings: Sequence[Finding], differences: Sequence[Open], pairs: Mapping[frozenset[str], PairView]
+) -> tuple[list[Finding], list[Open]]:
+    """The same for what findings say of others: where c agrees with b up to rounding, what sets a apart from b sets it
+    apart from c, and follows from that finding. ``pairs`` are all pairs of the case."""
+    kept, left = list(findings), []
+    targets = sorted({target for pair in pairs for target in pair})
+    said: dict[tuple[int, str, str, str], dict[Place, None]] = {}
+    for item in differences:
+        found = next(stand_ins(kept, item, targets, pairs), None)
+        if found is None:
+            left.append(item)
+        else:
+            said.setdefault(found, {})[item.place] = None
+    apart_from: dict[tuple[int, str, str, tuple[Place, ...]], list[str]] = {}
+    for (at, one, like, other), places in said.items():
+        apart_from.setdefault((at, one, like, tuple(places)), []).append(other)
+    for (at, one, like, known), others in apart_from.items():
+        what = Consequence(f"{one} does as {like}.", (one, *others), ((one,), tuple(others)), known)
+        kept[at] = replace(kept[at], follows=(*kept[at].follows, what))
+    return kept, left
+
+
+def stand_ins(
+    findings: Sequence[Finding], item: Open, targets: Sequence[str], pairs: Mapping[frozenset[str], PairView]
+) -> Iterator[tuple[int, str, str, str]]:
+    """(finding, target, the one that it does as, the one that both differ from)."""
+    for one, other in ((item.drift.b, item.drift.a), (item.drift.a, item.drift.b)):
+        for like in targets:
+            near, far = pairs.get(frozenset((one, like))), pairs.get(frozenset((like, other)))
+            drift = far.drift(*item.place) if far is not None else None
+            if near is None or drift is None or drift.verdict != item.drift.verdict or not same_there(near, item.place):
+                continue
+            for at, finding in enumerate(findings):
+                if finding.kind != "rounding" and covers(finding, drift):
+                    yield at, one, like, other
+
+
+def same_there(pair: PairView, place: Place) -> bool:
+    drift = pair.drift(*place)
+    return drift is None or drift.verdict == "agrees" or (drift.verdict == "differs" and is_rounding(pair, drift))
+
+
 def accounts_for(finding: Finding, item: Open, order: Mapping[str, int]) -> bool:
     """Whether a finding that concerns the two sides explains this difference between them."""
     drift = item.drift
@@ -93,7 +140,7 @@ def accounts_for(finding: Finding, item: Open, order: Mapping[str, int]) -> bool
     if item.place in finding.places and (finding.quantity or finding.accounts):
         return drift.verdict == "missing" or removes_enough(finding, item)
     explains, word = rule_of(finding.code).explains, WORDS.get(drift.quantity, "")
-    if comes_later(finding, drift):
+    if comes_later(finding, item):
         return word in explains and finding.layer == drift.layer and conventions_reach_to(finding, item)
     if drift.verdict == "missing" or not word:
         return False
@@ -106,11 +153,25 @@ def accounts_for(finding: Finding, item: Open, order: Mapping[str, int]) -> bool
     return word == "statistics" and "outputs" in explains and comes_in(finding, item, order)
 
 
-def comes_later(finding: Finding, drift: Drift) -> bool:
-    """Whether what a finding about single targets tells happens after the difference is there."""
-    if finding.of_difference or finding.event is None or drift.first_event is None:
+def comes_later(finding: Finding, item: Open) -> bool:
+    """Whether what a finding about single targets tells happens after the difference is there.
+
+    Digits are lost little by little: what is no more than rounding until the finding's event is none of before."""
+    if finding.of_difference or finding.event is None or item.drift.first_event is None:
         return False
-    return finding.event > drift.first_event
+    return finding.event > item.drift.first_event and not rounds_until(item, finding.event)
+
+
+def rounds_until(item: Open, event: int) -> bool:
+    """Whether the two sides differ by no more than rounding in all events before this one."""
+    case, a, b = item.pair.case, item.pair.a, item.pair.b
+    if a.trace is None or b.trace is None:
+        return False
+    for series in pair_series(case, a.trace, b.trace, min(event, same_program(a.trace, b.trace))):
+        if (series.layer, series.quantity) == item.place:
+            early = measure(case, a.target, b.target, series, item.pair.tolerance)
+            return early.verdict in ("agrees", "differs") and is_rounding(item.pair, early)
+    return False
 
 
 def conventions_reach_to(finding: Finding, item: Open) -> bool:
@@ -277,11 +338,18 @@ def follows(weak: Finding, cause: Finding) -> bool:
     if not about_same_targets(weak, cause) or cause.kind == "rounding":
         return False
     words = rule_of(weak.code).follows_from & rule_of(cause.code).explains
+    if words <= {"refused"} and not weak.of_difference and not set(weak.targets) <= refusing(cause):
+        return False  # what one does wrong by itself is not due to another's refusal
     if cause.event is not None and weak.event is not None and cause.event > weak.event:
         return False  # what happens later is no cause
     if words & {"gradients", "counter"}:
         return WORDS.get(weak.quantity) in words and (weak.layer, weak.quantity) in cause.places
     return bool(words) and cause.layer in (weak.layer, "")
+
+
+def refusing(cause: Finding) -> set[str]:
+    """The side of a refusal that does not carry the event out: it is named first."""
+    return next((set(side) for side in cause.sides if cause.targets[0] in side), set(cause.targets))
 
 
 def about_same_targets(weak: Finding, cause: Finding) -> bool:

@@ -12,7 +12,16 @@ from itertools import combinations
 
 import numpy as np
 
-from bncheck.accounting import Open, about_same_targets, absorb, account, covers, open_drifts
+from bncheck.accounting import (
+    Open,
+    about_same_targets,
+    absorb,
+    account,
+    account_alike,
+    covers,
+    is_open,
+    open_drifts,
+)
 from bncheck.compare import held
 from bncheck.evidence import CellView, Drift, PairView, TargetView
 from bncheck.finding import KINDS, Finding
@@ -81,7 +90,24 @@ def _case_findings(case: CaseViews, order: Mapping[str, int]) -> list[Finding]:
     for pair in pairs:
         found, left = account(found, open_drifts(member_pairs(case, pair)), order)
         rest += [between(pair, item) for item in unexplained(pair, left, order)]
-    return rounding_between(case, absorb([*found, *rest]), order)
+    return rounding_between(case, between_members(case, pairs, absorb([*found, *rest]), order), order)
+
+
+def between_members(
+    case: CaseViews, pairs: Sequence[PairView], findings: list[Finding], order: Mapping[str, int]
+) -> list[Finding]:
+    """The findings, with every difference between two members of two groups of which none of them speaks yet: what
+    was said of two other members need not be about these."""
+    found = findings
+    for pair in pairs:
+        for member in member_pairs(case, pair):
+            unsaid = (drift for drift in member.differing if not any(covers(one, drift) for one in found))
+            silent = [Open(drift, member) for drift in unsaid if is_open(member, drift)]
+            if silent:
+                found, left = account(found, silent, order)
+                found, left = account_alike(found, left, case.pairs)
+                found = [*found, *(between(member, item) for item in unexplained(member, left, order))]
+    return found
 
 
 def between(pair: PairView, finding: Finding) -> Finding:

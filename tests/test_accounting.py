@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 from rule_views import attribute, make_case, make_cell, make_pair, make_trace
 
-from bncheck.accounting import absorb, absorb_by_order, account, open_drifts
+from bncheck.accounting import absorb, absorb_by_order, account, account_alike, open_drifts
 from bncheck.audit import silent_drifts
 from bncheck.diagnose import diagnose
 from bncheck.finding import Consequence, Finding
@@ -129,6 +130,21 @@ def test_what_happens_later_is_no_cause():
     late = finding("BN402", "stale-state", "running_var", sides=(), targets=("mxnet",), event=2)
     assert ("bn", "running_mean") in left_by([late], pair_of(MOVES, STILL))
     assert ("bn", "running_mean") not in left_by([replace(late, event=0)], pair_of(MOVES, STILL))
+
+
+def test_what_is_rounding_until_a_cause_sets_in_is_not_there_before_it():
+    """Data drift away from zero and the digits go one by one: the first event is beyond the tolerance, but no more than
+    rounding; the one that shows the cause is far beyond."""
+    late = finding("BN201", "cancellation", "running_var", sides=(), targets=("mxnet",), event=1, kind="defect")
+    case, facts = make_case(OPS), {**FACTS, "input_mean": [100.0] * 3}
+
+    def left(first: float) -> list[tuple[str, str]]:
+        outputs = {"output__0": [[-1.0 + first, 1.0]], "output__1": [[-1.3, 1.3]], "output__2": Y["output__2"]}
+        traces = [make_trace(OPS, **facts, **MOVES, **y) for y in (Y, outputs)]
+        return left_by([late], make_pair(make_cell(case, "torch", traces[0]), make_cell(case, "mxnet", traces[1])))
+
+    assert left(2e-5) == []
+    assert left(0.1) == [("", "output")]
 
 
 def test_a_finding_about_others_accounts_for_nothing_here():
@@ -256,3 +272,41 @@ def test_what_a_case_shows_whose_result_depends_on_order_follows_from_that():
     kept = absorb_by_order([order, apart, start, elsewhere])
     assert [item.title for item in kept[0].follows] == ["The weights differ.", "It starts elsewhere."]
     assert kept[1:] == [elsewhere]
+
+
+def three(traces):
+    """Three targets in one case and all their pairs."""
+    case = make_case(OPS)
+    cells = [make_cell(case, t, make_trace(OPS, **FACTS, **s)) for t, s in zip(("a", "b", "c"), traces, strict=True)]
+    return cells, [make_pair(*sides) for sides in combinations(cells, 2)]
+
+
+def test_what_does_as_another_follows_from_what_is_said_of_that_one():
+    """b and c stand still, a moves; a finding names b alone: c differs from a for the same reason."""
+    _, pairs = three((MOVES, STILL, STILL))
+    named = finding("BN402", "stale-state", sides=(), targets=("b",), event=0)
+    by = {frozenset((pair.a.target, pair.b.target)): pair for pair in pairs}
+    others = open_drifts([by[frozenset("ac")]])
+    assert account([named], others, ORDER)[1] == others
+    (told,), left = account_alike(account([named], open_drifts([by[frozenset("ab")]]), ORDER)[0], others, by)
+    assert left == [] and [item.title for item in told.follows] == ["c does as b."]
+    assert list(silent_drifts([item.drift for item in others], [told])) == []
+
+
+def test_what_does_as_nobody_is_left():
+    _, pairs = three((MOVES, STILL, {**STILL, "running_mean": [0, 0.1, 0.2, 0.2]}))
+    named = finding("BN402", "stale-state", sides=(), targets=("b",), event=0, accounts=tuple(STATES))
+    by = {frozenset((pair.a.target, pair.b.target)): pair for pair in pairs}
+    left = account_alike([named], open_drifts([by[frozenset("ac")]]), by)[1]
+    assert [item.place for item in left] == [("bn", "running_mean")]
+
+
+def test_a_mistake_of_one_does_not_follow_from_the_refusal_of_another():
+    mistake = finding("BN102", "variance-divisor", "running_var", sides=(), targets=("torch",), kind="defect")
+    refusal = finding(
+        "BN501", "refusal", "", layer="", targets=("jit", "torch"), sides=(("torch",), ("jit",)), event=-1
+    )
+    assert absorb([mistake, refusal]) == [mistake, refusal]
+    own = replace(mistake, targets=("jit",))
+    (cause,) = absorb([own, refusal])
+    assert [item.title for item in cause.follows] == [own.title]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from bncheck.audit import audit
 from bncheck.backend_file import find_backends
 from bncheck.finding import Finding
 from bncheck.results import Results, read_results
@@ -92,6 +93,7 @@ def play(scenarios: tuple[str, ...], targets: tuple[str, ...], out: Path) -> Res
     command = [sys.executable, "-m", "bncheck", "run", *scenarios, *words, "--no-report", "--out", str(out)]
     done = subprocess.run([*command, "--fail-on", "never"], capture_output=True, text=True, check=False)
     results = read_results(out)
+    assert audit(results) == ()
     missing = [target for target in results.targets if target.status != "ok"]
     if missing:
         pytest.skip(f"{missing[0].name}: {missing[0].reason}")

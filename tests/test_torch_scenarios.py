@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from torch_cells import python_of
 
+from bncheck.audit import audit
+from bncheck.results import read_results
+
 SCENARIOS = (
     "custom-layer", "custom-mistakes", "custom-graph", "running-batchnorm",
     "export-legacy", "export-dynamo", "export-eval-net-train-bn", "complex-batchnorm", "onnx-file", "onnx-opsets",
@@ -28,6 +31,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     command = [sys.executable, "-m", "bncheck", "run", *SCENARIOS, *words, "--fail-on", "never", "--no-report", "-q"]
     done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert audit(read_results(out)) == ()
     return json.loads((out / "run.json").read_text(encoding="utf-8"))
 
 

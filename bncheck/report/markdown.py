@@ -34,7 +34,7 @@ def lines_of(results: Results) -> Iterator[str]:
     found = [theme for theme in themes(results) if theme.first.kind != "rounding"]
     for theme in found:
         yield from finding_lines(theme)
-    quiet = sum(theme.first.kind == "rounding" for theme in themes(results))
+    quiet = sum(theme.groups for theme in themes(results) if theme.first.kind == "rounding")
     if quiet:
         yield from [f"And {plural(quiet, 'difference')} of the size that rounding explains.", ""]
     if not found and not quiet:

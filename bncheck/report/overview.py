@@ -13,6 +13,7 @@ from bncheck.finding import KINDS, NODES, Finding
 from bncheck.report.standing import standing
 from bncheck.report.wording import amount, clean, number, one_line, plural, scalar, words
 from bncheck.results import CaseResult, Expectation, Results, ScenarioResult
+from bncheck.rules.bn206_gradient import WORDS as GRADIENTS
 from bncheck.shortfall import Asked, asked_cells, available, compared, with_itself
 
 NUMBER = re.compile(r"\d[\d.e+-]*")
@@ -30,6 +31,11 @@ class Theme:
     def cases(self) -> tuple[tuple[str, str], ...]:
         return tuple(dict.fromkeys((item.scenario, item.case) for item in self.findings))
 
+    @property
+    def groups(self) -> int:
+        """How many different sets of targets it is about."""
+        return len({frozenset(item.targets) for item in self.findings})
+
 
 def rows(results: Results, probes: bool = True) -> list[tuple[ScenarioResult, CaseResult]]:
     """Scenario × case, in the run's order. ``probes`` False leaves out what only served to measure conventions,
@@ -39,22 +45,31 @@ def rows(results: Results, probes: bool = True) -> list[tuple[ScenarioResult, Ca
 
 
 def themes(results: Results) -> list[Theme]:
-    """Findings grouped by code, targets and departing side, those about single targets by what they say as well. First
+    """Findings grouped by code, targets and departing side, those about single targets by what they say as well, and
+    rounding between targets as one: which of many agree up to rounding differs from case to case. First
     what came up in the scenarios that were asked for,
     then what only the probes showed, rounding last; in each the gravest kind first, then the widest spread."""
     probes = {scenario.name for scenario in results.scenarios if scenario.probe}
     grouped: dict[tuple[object, ...], list[Finding]] = {}
     for item in results.findings:
-        grouped.setdefault((item.code, item.targets, item.departs, item.kind, gist(item)), []).append(item)
+        quiet = item.kind == "rounding" and item.of_difference
+        whom = () if quiet else item.targets
+        grouped.setdefault((item.code, whom, item.departs, item.kind, gist(item)), []).append(item)
     # The one of a group that speaks for it: not from a probe, and the best explained.
     found = [
         Theme(group[0], tuple(group))
         for group in (
-            sorted(group, key=lambda item: (item.scenario in probes, -(item.explained or 0.0)))
+            sorted(group, key=lambda item: (item.scenario in probes, -(item.explained or 0.0), *loudness(item)))
             for group in grouped.values()
         )
     ]
     return sorted(found, key=lambda theme: (*order(theme.first, probes), -len(theme.findings)))
+
+
+def loudness(finding: Finding) -> tuple[bool, float]:
+    """Of rounding the largest speaks; gradients cancel, and are counted in many ULP without saying much."""
+    size = finding.evidence.get("max_ulp") if finding.kind == "rounding" else None
+    return finding.quantity in GRADIENTS, -size if isinstance(size, int | float) else 0.0
 
 
 def gist(finding: Finding) -> str:

@@ -189,10 +189,11 @@ def telling(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def rounding(theme: Theme) -> RenderableType:
-    """Rounding is good news: one line."""
-    first = theme.first
+    """Rounding is good news: one line, of the largest."""
+    first, groups = theme.first, theme.groups
     where = f" in {plural(len(theme.cases), 'case')}" if len(theme.cases) > 1 else ""
-    return Text(f" {clean(first.code)} {clean(first.cause)}{where}: {clean(first.title)}", style="dim")
+    most = f", {groups} groups of targets, the most" if groups > 1 else ""
+    return Text(f" {clean(first.code)} {clean(first.cause)}{where}{most}: {clean(first.title)}", style="dim")
 
 
 def unsettled_lines(theme: Theme) -> list[str]:

@@ -15,8 +15,9 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.inputs import make_inputs
 from bncheck.rules.leftover import averaging_bound, batch_facts, batch_weight
-from bncheck.rules.normaliser import revealed
+from bncheck.rules.normaliser import eps_rows, revealed
 from bncheck.rules.roundoff import arithmetic_dtype, mean_bound, one_pass_bound, unit, welford_bound
 from bncheck.rules.wording import names, number, targets, verb
 from bncheck.trace import Array
@@ -28,10 +29,13 @@ NEEDS_CONVENTIONS = True
 ADVICE = "centre the data before the layer, or use a two-pass variance (use_fast_variance=False where there is one)"
 # Below this mean/std ratio E[x²] − E[x]² is within 100 times of a two-pass variance: nobody would notice.
 SMALLEST_RATIO = 10.0
+# dx of a channel without variance is dy times one number, to this share: what the rest of it carries is rounding.
+STRAIGHT = 1e-3
 
 
 class Loss(NamedTuple):
-    """The worst channel: computed and float64 variance, mean/std, the event, where it was seen."""
+    """The worst channel: computed and float64 variance, mean/std, where it was seen. ``event`` is the first in which
+    the variance is not that of two passes: a layer that computes it in one pass does so throughout."""
 
     ratio: float
     computed: float
@@ -43,15 +47,20 @@ class Loss(NamedTuple):
 def check_cell(cell: CellView) -> Iterator[Finding]:
     for layer in cell.trace.layers if cell.trace is not None else ():
         with np.errstate(all="ignore"):
-            found = [loss for loss in (in_state(cell, layer), in_output(cell, layer)) if loss is not None]
+            found = [
+                loss
+                for loss in (in_state(cell, layer), in_output(cell, layer), in_gradient(cell, layer))
+                if loss is not None
+            ]
         if not found:
             continue
         worst = max(found, key=lambda loss: abs(loss.computed - loss.exact) / max(loss.exact, 1e-300))
+        event = min(loss.event for loss in found)
         yield Finding(
             CODE, CAUSE, "defect",
             f"{names(cell.members)} {verb(cell.members, 'loses', 'lose')} the variance of {layer} to cancellation: "
             f"{number(worst.computed)} instead of {number(worst.exact)} at mean/std = {number(worst.ratio)}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, layer, worst.event, worst.quantity,
+            targets(cell.members), cell.case.scenario, cell.case.name, layer, event, worst.quantity,
             departs=cell.target, departs_from="arithmetic",
             evidence={"computed": worst.computed, "float64": worst.exact, "mean/std": worst.ratio}, advice=ADVICE,
         )  # fmt: skip
@@ -133,7 +142,7 @@ def mean_is_right(cell: CellView, layer: str, u: float) -> Array:
 
 def in_output(cell: CellView, layer: str) -> Loss | None:
     """A training output that reveals a variance that only one-pass arithmetic gives (needs no replay)."""
-    u = unit(arithmetic_dtype(cell, f"{layer}/running_mean"))
+    u, first = unit(arithmetic_dtype(cell, f"{layer}/running_mean")), None
     for seen in revealed(cell):
         if seen.layer != layer or not seen.training or ((np.abs(seen.gamma - 1) > 0).any() and not seen.tracked):
             continue
@@ -144,11 +153,54 @@ def in_output(cell: CellView, layer: str) -> Loss | None:
         floor = welford_bound(mean, var, count, u) + seen.var_error
         ceiling = 4 * one_pass_bound(mean, var, count, u) + floor
         near_mean = np.abs(seen.mean - mean) <= seen.mean_error + mean_bound(mean, var, count, u)
-        floor = floor + 2 * (seen.mean - mean) ** 2  # what a mean that is off does to the variance: see BN207
-        off = (gap > floor) & (gap <= ceiling) & (ratio > SMALLEST_RATIO) & near_mean
+        about = 2 * (seen.mean - mean) ** 2  # what a mean that is off does to the variance: see BN207
+        lossy = (gap <= ceiling) & (ratio > SMALLEST_RATIO) & near_mean
+        if first is None and (lossy & (gap > seen.var_error + about)).any():
+            first = seen.event
+        off = lossy & (gap > floor + about)
         if off.any():
             worst = int(np.argmax(np.where(off, gap, -1)))
-            return Loss(float(ratio[worst]), float(seen.var[worst]), float(var[worst]), seen.event, "output")
+            event = seen.event if first is None else first
+            return Loss(float(ratio[worst]), float(seen.var[worst]), float(var[worst]), event, "output")
+    return None
+
+
+def in_gradient(cell: CellView, layer: str) -> Loss | None:
+    """A channel that does not vary comes out as beta whatever its variance was taken for; dx = γ·r·(dy − mean(dy))
+    reveals it. Only where nothing but this layer stands between x and y."""
+    network, trace = cell.case.network, cell.trace
+    facts = batch_facts(cell, layer)
+    if (
+        trace is None
+        or facts is None
+        or [item.name for item in network.layers] != [layer]
+        or len(cell.case.inputs) != 1
+    ):
+        return None
+    (means, variances, counts), u = facts, unit(arithmetic_dtype(cell))
+    still = (variances <= (u * means) ** 2).all(axis=0) & (means != 0).all(axis=0)
+    names = [name for name in trace.arrays if name.startswith("grad_input/")]
+    (source,) = cell.case.inputs
+    dys = make_inputs(cell.case).get(f"dy/{source}") if still.any() and names else None
+    eps = float(eps_rows(cell, layer, 1)[0])
+    for dx, dy, name in zip(map(trace.arrays.get, names), dys if dys is not None else (), names, strict=False):
+        if dx is None or dx.shape != dy.shape or dx.ndim != 2 or eps <= 0:
+            continue
+        given = np.asarray(dy, dtype=np.float64)
+        given = given - given.mean(axis=0)
+        slope = (given * dx).sum(axis=0) / (given * given).sum(axis=0)
+        straight = np.abs(dx - slope * given).max(axis=0) <= STRAIGHT * np.abs(slope * given).max(axis=0)
+        mean, var, count = (rows.max(axis=0) for rows in (np.abs(means), variances, counts))
+        gamma = trace.get(layer, "gamma")
+        scale = np.asarray(gamma[0], dtype=np.float64) if gamma is not None else np.ones_like(mean)
+        computed = (scale / slope) ** 2 - eps
+        gap, floor = np.abs(computed - var), welford_bound(mean, var, count, u) + 4 * STRAIGHT * (var + eps)
+        off = still & straight & (gap > floor) & (gap <= 4 * one_pass_bound(mean, var, count, u) + floor)
+        if off.any():
+            worst = int(np.argmax(np.where(off, gap, -1)))
+            event = int(name.partition("/")[2])
+            ratio = float(mean[worst] / np.sqrt(var[worst])) if var[worst] > 0 else np.inf
+            return Loss(ratio, float(computed[worst]), float(var[worst]), event, "output")
     return None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from bncheck.evidence import Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.attributed import summary
-from bncheck.rules.leftover import batch_facts, within_rounding
+from bncheck.rules.leftover import batch_facts, explained_by_conventions, within_bounds, within_rounding
 from bncheck.rules.movement import STATISTICS
 from bncheck.rules.roundoff import unit
 from bncheck.rules.wording import names, number, targets
@@ -36,13 +36,12 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
     if drift is None or not is_ill_conditioned(pair, drift):
         return
     layer = pair.case.network.batch_norms[0]
-    ratio = conditioning(pair, layer)
-    same = all(state.verdict == "agrees" for state in statistics(pair, layer))
-    agree = f"agree in the statistics of {layer}" if same else f"differ only by rounding in the statistics of {layer}"
+    ratio, gap = conditioning(pair, layer), own_gap(pair, drift, layer)
+    sides = f"{names(pair.a.members)} and {names(pair.b.members)}"
     yield Finding(
         CODE, CAUSE, "hazard",
-        f"{names(pair.a.members)} and {names(pair.b.members)} {agree}, but differ in y by "
-        f"up to {number(drift.max_abs)}: {drift.dtype} keeps no more digits at mean/sqrt(var + eps) = {number(ratio)}.",
+        f"{sides} {beside(pair, layer)} by up to {number(gap)}: {drift.dtype} keeps no more digits at "
+        f"mean/sqrt(var + eps) = {number(ratio)}.",
         targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, layer, drift.first_event, "output",
         evidence={**summary(drift), "mean/sqrt(var + eps)": ratio},
         advice="centre the data before the layer, or compute it in a wider dtype",
@@ -50,14 +49,47 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
 
 
 def is_ill_conditioned(pair: PairView, drift: Drift) -> bool:
-    """Outside tolerance, inside the bound of ill-conditioned data, nothing but BatchNorm in front, statistics agree."""
+    """Outside tolerance, inside the bound of ill-conditioned data, nothing but BatchNorm in front, and nothing is wrong
+    with the statistics: they agree, or differ by rounding and conventions alone."""
     plain = all(layer.type in ("batch_norm", "flatten", "relu") for layer in pair.case.network.layers)
     if drift.verdict != "differs" or not plain or len(pair.case.network.batch_norms) != 1:
         return False
     layer = pair.case.network.batch_norms[0]
-    fine = all(state.verdict == "agrees" or within_rounding(pair, state) for state in statistics(pair, layer))
-    lost = drift.max_abs > LOST * math.sqrt(unit(drift.dtype)) and conditioning(pair, layer) >= SMALLEST_RATIO
-    return fine and lost and within_rounding(pair, drift)
+    if conditioning(pair, layer) < SMALLEST_RATIO or not within_bounds(pair, drift):
+        return False
+    fine = all(
+        state.verdict == "agrees" or within_rounding(pair, state) or explained_by_conventions(pair, state) == 1.0
+        for state in statistics(pair, layer)
+    )
+    return fine and own_gap(pair, drift, layer) > LOST * math.sqrt(unit(drift.dtype))
+
+
+def beside(pair: PairView, layer: str) -> str:
+    """What the sides do, and what is to be said of the statistics beside it."""
+    if agree(pair, layer):
+        return f"agree in the statistics of {layer}, but differ in y"
+    if all(state.verdict == "agrees" or within_rounding(pair, state) for state in statistics(pair, layer)):
+        return f"differ only by rounding in the statistics of {layer}, but differ in y"
+    return "differ in y in training"
+
+
+def agree(pair: PairView, layer: str) -> bool:
+    return all(state.verdict == "agrees" for state in statistics(pair, layer))
+
+
+def own_gap(pair: PairView, drift: Drift, layer: str) -> float:
+    """By how much the outputs differ where the same numbers were normalised with the same statistics: in training alone
+    where the running ones differ, for evaluation then shows that as well."""
+    a, b = pair.a.trace, pair.b.trace
+    if agree(pair, layer) or a is None or b is None:
+        return drift.max_abs
+    names = [f"output/{event}" for event, item in enumerate(pair.case.events) if item.op == "train_forward"]
+    gaps = [
+        np.abs(np.asarray(a.arrays[name], dtype=np.float64) - b.arrays[name])
+        for name in names
+        if name in a.arrays and name in b.arrays and a.arrays[name].shape == b.arrays[name].shape
+    ]
+    return max((float(np.max(gap, where=np.isfinite(gap), initial=0.0)) for gap in gaps), default=0.0)
 
 
 def statistics(pair: PairView, layer: str) -> list[Drift]:

@@ -60,13 +60,16 @@ def within_rounding(pair: PairView, drift: Drift) -> bool:
         return within_a_stack(pair, drift)
     if drift.quantity in STATISTICS and outlives_its_size(pair, drift):
         return False
+    if drift.quantity == "output":  # what a batch without spread may blur in training excuses no evaluation
+        return within_bounds(pair, drift) and evaluates_alike(pair, drift)
+    return within_bounds(pair, drift) or replayed(pair, drift)
+
+
+def within_bounds(pair: PairView, drift: Drift) -> bool:
+    """Whether a drift is no larger than the bounds of both sides, and no other statistics made it."""
     if drift.quantity == "output" and odd_layer(pair, batch_norms(pair)) is not None:
-        return False  # it was normalised with something else
-    if drift.quantity == "output" and not evaluates_alike(pair, drift):
-        return False  # what a batch without spread may blur in training excuses no evaluation
-    if drift.max_abs <= sum(bound_of(cell, drift) for cell in (pair.a, pair.b)):
-        return True
-    return drift.quantity != "output" and replayed(pair, drift)
+        return False
+    return drift.max_abs <= sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
 
 
 def evaluates_alike(pair: PairView, drift: Drift) -> bool:
