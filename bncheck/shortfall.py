@@ -143,11 +143,14 @@ def why_nothing(results: Results, cells: list[CellResult], whole: bool) -> tuple
         return f"{ran[0].name} is the only target that ran{reference}", remedy
     idle_ones = {cell.target: why_not(cell) for cell in reversed(cells) if not took_part(results, cell)}
     reasons = "; ".join(f"{name}: {why}" for name, why in idle_ones.items())
-    return f"no case was played by two targets ({shortened(reasons)})", "name targets that can play it: bncheck list"
+    late = any(cell.outcome == "timeout" for cell in cells)
+    remedy = "give the cells more time: --timeout SECONDS" if late else "name targets that can play it: bncheck list"
+    return f"no case was played by two targets ({shortened(reasons)})", remedy
 
 
 def why_not(cell: CellResult) -> str:
-    error = shortened(" ".join(cell.error.split()))
+    told = cell.error.partition("\n")[0] if cell.outcome in CRASHED else cell.error  # its last stack is for the report
+    error = shortened(" ".join(told.split()))
     words = {"raised": "refused", "timeout": "timed out"}
     return f"{words.get(cell.outcome, cell.outcome)}" + (f" ({error})" if error else "")
 
