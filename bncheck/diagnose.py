@@ -26,6 +26,7 @@ from bncheck.compare import held
 from bncheck.evidence import CellView, Drift, PairView, TargetView
 from bncheck.finding import KINDS, Finding
 from bncheck.rules import load_rules, rule_of
+from bncheck.rules.bn115_state_mismatch import check_pair as held_by_one
 from bncheck.rules.bn901_rounding import check_pair as rounded
 from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.bn902_unexplained import unexplained
@@ -104,6 +105,8 @@ def between_members(
             unsaid = (drift for drift in member.differing if not any(covers(one, drift) for one in found))
             silent = [Open(drift, member) for drift in unsaid if is_open(member, drift)]
             if silent:
+                if any(one.drift.verdict == "missing" for one in silent):
+                    found = [*found, *(between(member, item) for item in held_by_one(member))]
                 found, left = account(found, silent, order)
                 found, left = account_alike(found, left, case.pairs)
                 found = [*found, *(between(member, item) for item in unexplained(member, left, order))]

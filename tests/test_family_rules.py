@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import pytest
 from rule_views import make_case, make_cell, make_pair, make_trace
 
 from bncheck.compare import compare, same_program
+from bncheck.inputs import make_inputs
 from bncheck.replay.conduct import ORDERS, in_order
-from bncheck.rules import bn104_update_count, bn105_counter_skew
+from bncheck.rules import bn104_update_count, bn105_counter_skew, bn201_cancellation
 
 FF = ("train_forward", "train_forward")
 
@@ -55,3 +58,18 @@ def test_after_an_event_that_one_side_lacks_nothing_is_compared() -> None:
     cells = make_cell(case, "torch", played), make_cell(case, "mxnet", lacks, "unsupported")
     drifts = {drift.quantity: drift for drift in compare(case, *cells)}
     assert (drifts["running_mean"].verdict, drifts["running_mean"].points) == ("agrees", 2)
+
+
+@pytest.mark.parametrize(("computed", "causes"), [(9.54e-6, ["cancellation"]), (-2.86e-6, ["cancellation"]), (0.0, [])])
+def test_a_channel_that_never_varies_shows_its_variance_in_dx(computed: float, causes: list[str]) -> None:
+    """dx = (dy - mean(dy))/sqrt(var + eps): y is beta whatever the variance was. Measured on flax: 9.54e-6."""
+    ops = ("train_forward", "backward")
+    case = make_case(ops, shape=(6, 1), eps=1e-5)
+    dy = make_inputs(case)["dy/main"][0].astype(np.float64)
+    dx = (dy - dy.mean(axis=0)) / np.sqrt(computed + 1e-5)
+    facts = {"input_mean": [1000.0, np.nan], "input_var": [0.0, np.nan], "n": [6, -1], "gamma": [1.0, 1.0, 1.0]}
+    states = {"running_mean": [0.0, 500.0, 500.0], "running_var": [1.0, 0.5, 0.5]}
+    cell = make_cell(case, "flax", make_trace(ops, **facts, **states, grad_input__1=dx))
+    found = [item for item in (bn201_cancellation.in_gradient(cell, "bn"),) if item is not None]
+    assert [bn201_cancellation.CAUSE for _ in found] == causes
+    assert all(abs(item.computed - computed) < 1e-8 for item in found)

@@ -88,6 +88,19 @@ def test_one_cause_in_many_cases_is_told_once() -> None:
     assert text(literal_run.results(findings=many), RUN).count("BN103") == 3  # heading, explain, kit
 
 
+def test_rounding_between_other_groups_of_targets_is_one_line() -> None:
+    """Which of many targets agree up to rounding differs from case to case."""
+    facts = {"code": "BN901", "cause": "rounding", "kind": "rounding", "explained": None, "quantity": "output"}
+    sizes = (("a", "b", 2.0), ("a", "c", 30.0), ("b", "c", 4.0))
+    found = tuple(
+        literal_run.finding(**facts, title=f"{one} and {two} differ by rounding of at most {size:g} ULP.",
+                            targets=(one, two), sides=((one,), (two,)), evidence={"max_ulp": size})
+        for one, two, size in sizes
+    )  # fmt: skip
+    (theme,) = themes(replace(literal_run.results(), findings=found))
+    assert (theme.first.title, theme.groups) == ("a and c differ by rounding of at most 30 ULP.", 3)
+
+
 def test_a_defect_is_told_before_a_convention() -> None:
     assert [theme.first.kind for theme in themes(literal_run.results())] == ["defect", "convention"]
 
