@@ -118,3 +118,10 @@ def test_measuring_conventions_compares_nothing_and_that_is_fine() -> None:
     assert said(Results("0", "", "", (lost,), (PROBE,), ())) == [
         "Nothing was measured: no target could run (torch: no GPU)"
     ]
+
+
+@pytest.mark.parametrize(("origin", "idle"), [("framework", False), ("subject", True), ("bncheck", True)])
+def test_a_cell_that_the_users_own_code_stopped_has_played_nothing(origin: str, idle: bool) -> None:
+    """Its framework refused nothing, and there is nothing to compare it with."""
+    stopped = cell("torch", "raised", event=0, error_type="ValueError", error="no", origin=origin)
+    assert bool(said(run(stopped, cell("reference")))) is idle
