@@ -1,4 +1,4 @@
-"""The layers count differently, while their statistics moved alike.
+"""The layers count differently, while their statistics agree.
 
 Signature: the counters differ, the running statistics do not. It is harmless as long as nothing divides by the counter
 and bites with a cumulative average (momentum None) or a debiased one, where the next weight is 1/(counter + 1): a
@@ -92,7 +92,7 @@ def follows_counter(cell: CellView, layer: str) -> bool:
 def grown(pair: PairView, layer: str, counts: tuple[float, float], alike: bool) -> str:
     return (
         f"The counter of {layer} grew by {number(counts[0])} in {names(pair.a.members)} and by "
-        f"{number(counts[1])} in {names(pair.b.members)}{', while the statistics moved alike' if alike else ''}."
+        f"{number(counts[1])} in {names(pair.b.members)}{', while the statistics agree' if alike else ''}."
     )
 
 
