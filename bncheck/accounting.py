@@ -215,24 +215,29 @@ def removes_enough(finding: Finding, item: Open) -> bool:
 
 
 def evaluates_explained_state(finding: Finding, item: Open) -> bool:
-    """Outputs that replay cannot make (of a layer that whitens, say), and that differ in evaluation alone, where they
-    come from statistics whose difference the finding explains."""
+    """Outputs that replay cannot make (of a layer that whitens, or so far from zero that its bounds are wider than the
+    difference), and that differ in evaluation alone: they come from statistics that the finding sets apart."""
     if item.drift.quantity != "output" or finding.quantity not in STATISTICS:
         return False
-    blind = all(one.residual > one.rounding_bound for one in item.pair.attributions if one.quantity == "output")
+    blind = all(
+        one.residual > one.rounding_bound or one.rounding_bound >= item.drift.max_abs
+        for one in item.pair.attributions
+        if one.quantity == "output"
+    )
     return blind and (finding.explained or 0.0) >= ENOUGH and only_in_eval(item)
 
 
 def only_in_eval(item: Open) -> bool:
-    """Whether every event whose outputs differ is an evaluation."""
+    """Whether every event whose outputs differ by more than the tolerance, and than rounding, is an evaluation."""
     a, b = (cell.trace for cell in (item.pair.a, item.pair.b))
     if a is None or b is None:
         return False
     rtol, atol = item.pair.tolerance.rtol or 1e-6, item.pair.tolerance.atol or 1e-5
+    room = sum(bound_of(cell, item.drift) for cell in (item.pair.a, item.pair.b))
     for name in [name for name in a.arrays if name.startswith("output/") and name in b.arrays]:
         one, two = a.arrays[name], b.arrays[name]
         event = int(name.partition("/")[2])
-        differ = one.shape != two.shape or not np.allclose(one, two, rtol=rtol, atol=atol, equal_nan=True)
+        differ = one.shape != two.shape or not np.allclose(one, two, rtol=rtol, atol=max(atol, room), equal_nan=True)
         if differ and a.events[event].op != "eval_forward":
             return False
     return True

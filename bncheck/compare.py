@@ -152,7 +152,7 @@ def missing_gradients(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
             ]
             if (
                 len(lacking) == 1
-                and held(lacking[0], layer, quantity.removeprefix("grad_"))
+                and all(held(trace, layer, quantity.removeprefix("grad_")) for trace in (a.trace, b.trace))
                 and gives(lacking[0], both)
             ):
                 yield blank(case, a.target, b.target, layer, quantity, "missing", both[0], 0)

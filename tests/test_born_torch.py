@@ -121,7 +121,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Any:
     [
         ("below-zero", "1", "give NaN in eval in channel 2 of layer 1, because running_var is -0.25 there before any"),
         ("nan", "1", "is NaN before any event and stays so"),
-        ("nothing", "4", "is 0 in all 6 channels before any event, less than eps: eval multiplies what varies there"),
+        ("nothing", "4", "is 0 in all 6 channels before any event: eval multiplies what varies there"),
         ("exchanged", "1", "Means and variances seem to have changed places: no mean is below zero."),
         ("home-made", "", "and bncheck sees no BatchNorm layer in it."),
         ("half", "bn", "is not finite in float16, before the first BatchNorm layer of torch"),

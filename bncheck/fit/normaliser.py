@@ -205,6 +205,8 @@ def measure_source(seen: Seen, sources: Sequence[str], phase: str) -> tuple[Face
     names = list(dict.fromkeys(source for source, _ in remain))
     scored = sorted((source_residual(seen, name), name) for name in sources if name not in (stands[0][0], "blend"))
     best = source_residual(seen, stands[0][0])
+    if not names:
+        return Facet(None, identifiable=False, reason="no source gives this output beyond doubt"), []
     if len(names) > 1:
         text = " and ".join(names) + " give this output equally well"
         other = source_residual(seen, names[1])
