@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ def file_facts(cell: CellView) -> Mapping[str, Any] | None:
 
 
 def file_name(cell: CellView) -> str:
-    return PurePath(cell.case.network.file or "").name
+    return (cell.case.network.file or "").rpartition("/")[2]
 
 
 def nodes_of(facts: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

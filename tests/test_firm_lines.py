@@ -1,0 +1,75 @@
+"""The lines of the design that hold it together, held against the imports of the code."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bncheck
+from bncheck.rules import load_rules
+
+ROOT = Path(bncheck.__file__).parent
+FRAMEWORKS = {
+    "flax", "haiku", "jax", "keras", "mlx", "mxnet", "onnx", "onnxruntime", "paddle", "tensorflow", "tf_keras",
+    "tinygrad", "torch", "torchvision",
+}  # fmt: skip
+# What lies between a trace and a finding: pure functions of data.
+PURE = (
+    "accounting.py", "audit.py", "compare.py", "convention.py", "diagnose.py", "documented.py", "equivalence.py",
+    "evidence.py", "expectations.py", "finding.py", "trace.py", "fit", "replay", "rules",
+)  # fmt: skip
+IO = {"click", "io", "os", "pathlib", "shutil", "socket", "subprocess", "tempfile", "urllib"}
+
+
+def sources(*places: str) -> list[Path]:
+    found = [ROOT / place for place in places]
+    return sorted(file for place in found for file in ([place] if place.is_file() else place.rglob("*.py")))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level names of all modules that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def test_the_host_knows_no_framework() -> None:
+    host = [path for path in sources(".") if ROOT / "worker" not in path.parents]
+    assert len(host) > 150
+    assert {path.name: found for path in host if (found := FRAMEWORKS & set(imported(path)))} == {}
+
+
+def test_nothing_between_a_trace_and_a_finding_does_io() -> None:
+    pure = sources(*PURE)
+    assert len(pure) > 70
+    assert {path.name: found for path in pure if (found := IO & set(imported(path)))} == {}
+    calls = [
+        f"{path.name}:{node.lineno}"
+        for path in pure
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("open", "print", "exit")
+    ]
+    assert calls == []
+
+
+def test_a_rules_file_is_named_after_its_code_and_cause() -> None:
+    names = {path.stem for path in (ROOT / "rules").glob("bn*.py")}
+    assert names == {f"{rule.code.lower()}_{rule.cause.replace('-', '_')}" for rule in load_rules()}
+
+
+@pytest.mark.parametrize("code", [rule.code for rule in load_rules()])
+def test_every_rule_is_fired_by_a_literal_test(code: str) -> None:
+    """Its file, its code or its cause stands in a test of rules on literal traces."""
+    (rule,) = [item for item in load_rules() if item.code == code]
+    words = (f'"{rule.cause}"', f'"{code}"', f"{code.lower()}_{rule.cause.replace('-', '_')}")
+    tests = [
+        path.read_text(encoding="utf-8")
+        for path in Path(__file__).parent.glob("test_*.py")
+        if path.name != Path(__file__).name
+    ]
+    assert any("make_trace" in text and any(word in text for word in words) for text in tests)
