@@ -130,7 +130,9 @@ def _device(text: str, word: str | None, backend: BackendFile) -> str:
     if kind in backend.devices and (not index or (index.isdigit() and kind != "cpu")):
         # cuda:0 is cuda: one target must not be run twice under two names.
         return f"{kind}:{int(index)}" if index and int(index) else kind
-    guess = did_you_mean(nearest(word, backend.devices))
+    # What people call an NVIDIA card is spelt unlike it: by its letters "gpu" is nearer to xpu than to cuda.
+    known = "cuda" if kind == "gpu" and "cuda" in backend.devices else nearest(word, backend.devices)
+    guess = did_you_mean(known)
     raise TargetError(
         f"{text}: {backend.title} has no device {word!r}{guess}", f"devices: {', '.join(backend.devices)}"
     )

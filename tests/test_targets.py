@@ -74,6 +74,7 @@ def test_free_variants_may_hold_commas_and_equals_signs() -> None:
         ("torch[functoinal]", "no variant 'functoinal' (did you mean functional?)", "torch[functional]"),
         ("torch@cdua", "no device 'cdua' (did you mean cuda?)", "cpu, cuda"),
         ("torch@cpu:1", "no device 'cpu:1'", "cpu, cuda"),
+        ("torch@gpu", "no device 'gpu' (did you mean cuda?)", "cpu, cuda"),
         ("torch==latest", "'latest' is not a version", "torch==1.2.3"),
         ("torch==3.1", "PyTorch 3.1 is not supported", "<3"),
         ("torch>=2", "cannot read the target 'torch>=2'", "backend[variant]==version@device"),
