@@ -91,7 +91,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the scenario's author expected, and whether it came so. None: it was not checked, for ``reason``, or because
+    """What the scenario's author expected, and whether it is so. None: it was not checked, for ``reason``, or because
     one of the two targets was not there."""
 
     between: tuple[str, str]

@@ -48,7 +48,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             yield Finding(
                 CODE, CAUSE, "hazard",
                 f"{names(cell.members)}: the running statistics of {layer} are NaN until its first training batch, and "
-                f"so is what eval puts out before it.",
+                f"so is what eval returns before it.",
                 targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
                 evidence={"event": event}, advice="start from mean 0 and variance 1, or from a count that is not 0",
             )  # fmt: skip

@@ -199,7 +199,7 @@ def unseen(cell: CellView, birth: Birth) -> Said:
     rest = (
         f"though the output of every BatchNorm layer that bncheck sees is: it arises behind {seen[-1]}"
         if seen and not cell.case.network.model
-        else f"though what {every_layer(len(seen))} puts out is: it arises elsewhere"
+        else f"though what {every_layer(len(seen))} returns is: it arises elsewhere"
         if seen
         else f"and {op} looks at no BatchNorm layer on its way"
         if trace.layers

@@ -38,7 +38,7 @@ def drops(node: Mapping[str, Any]) -> bool:
 
 
 def trains(node: Mapping[str, Any]) -> bool:
-    """A BatchNormalization node in training mode, on the way from the batch to an output of the file: what it puts out
+    """A BatchNormalization node in training mode, on the way from the batch to an output of the file: what it gives
     depends on the batch. One whose input is a constant gives the same for every batch."""
     return bool(node.get("training") and node.get("used", True) and node.get("fed", True))
 
