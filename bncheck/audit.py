@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bncheck.accounting import covers
 from bncheck.evidence import Drift
-from bncheck.finding import Finding
+from bncheck.finding import SHARE, Finding
 from bncheck.results import Results
 from bncheck.rules import rule_of
 
@@ -78,7 +78,7 @@ def silence(drift: Drift) -> Fault:
 def loud_rounding(findings: Iterable[Finding]) -> Iterator[Fault]:
     """Differences that are called rounding though they are larger than the bound that was computed for them."""
     for item in findings:
-        share = item.evidence.get("share of the rounding bound")
+        share = item.evidence.get(SHARE)
         if item.kind == "rounding" and isinstance(share, (int, float)) and not share <= 1.0:
             yield Fault(
                 item.scenario, item.case, item.targets, item.layer, item.quantity,

@@ -24,13 +24,14 @@ from bncheck.accounting import (
 )
 from bncheck.compare import held
 from bncheck.evidence import CellView, Drift, PairView, TargetView
-from bncheck.finding import KINDS, Finding
+from bncheck.finding import KINDS, SHARE, Finding
 from bncheck.rules import load_rules, rule_of
 from bncheck.rules.bn115_state_mismatch import check_pair as held_by_one
 from bncheck.rules.bn901_rounding import check_pair as rounded
 from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.bn902_unexplained import unexplained
 from bncheck.rules.counting import advance
+from bncheck.rules.leftover import share_of_bound
 from bncheck.rules.well_formed import well_formed
 from bncheck.rules.wording import name, names
 from bncheck.trace import STATES
@@ -290,9 +291,17 @@ def rounding_between(case: CaseViews, findings: Sequence[Finding], order: Mappin
             if at == len(found):
                 found += [between(pair, item) for item in rounded(pair)]
             places = dict.fromkeys((*found[at].accounts, (drift.layer, drift.quantity)))
-            found[at] = replace(found[at], accounts=tuple(places))
+            found[at] = replace(found[at], accounts=tuple(places), evidence=with_share(found[at], pair, drift))
     aside = [any(about_same_targets(item, other) and other.places != {("", "")} for other in others) for item in found]
     return [*others, *(item for item, speaking in zip(found, aside, strict=True) if item.accounts or not speaking)]
+
+
+def with_share(finding: Finding, pair: PairView, drift: Drift) -> Mapping[str, float | int | str]:
+    """The evidence of a finding of rounding, with the largest share that a difference has of the bound that excuses it:
+    the audit asks for it."""
+    share, known = share_of_bound(pair, drift), finding.evidence.get(SHARE, 0.0)
+    largest = max(share or 0.0, float(known))
+    return finding.evidence if share is None else {**finding.evidence, SHARE: largest}
 
 
 def with_lost_digits(findings: Sequence[Finding], pair: PairView, order: Mapping[str, int]) -> list[Finding]:

@@ -26,6 +26,8 @@ CAUSES = (
 )  # fmt: skip
 
 
+# Evidence of a finding of rounding: the largest share that one of its differences has of the bound that excuses it.
+SHARE = "share of the rounding bound"
 # Evidence of findings about nodes of an ONNX file that were compared one by one.
 NODES = "nodes compared"
 

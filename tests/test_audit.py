@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 from literal_run import drift, finding
+from rule_views import make_case, make_cell, make_pair, make_trace
 
-from bncheck.audit import audit, silent_drifts
+from bncheck import accounting
+from bncheck import diagnose as diagnosis
+from bncheck.audit import audit, loud_rounding, silent_drifts
+from bncheck.diagnose import diagnose
 from bncheck.finding import Finding
 from bncheck.results import Results, read_results
+from bncheck.rules import bn901_rounding
 
 ONE = drift("forward", "mxnet", "running_mean", 0.9)
 
@@ -63,6 +68,22 @@ def test_nan_is_never_rounding() -> None:
     lost = replace(ONE, verdict="nonfinite")
     rounding = finding(code="BN901", cause="rounding", kind="rounding", targets=("mxnet", "reference"))
     assert list(silent_drifts([lost], [rounding])) == [lost]
+
+
+def test_a_bound_that_excuses_everything_turns_the_audit_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real bound says 2.4e-7 of a running mean of ones; a rule that calls 0.25 rounding is caught by it."""
+    case = make_case(("train_forward",))
+    facts = {"input_mean": [1.0], "input_var": [0.0], "running_var": [1.0, 0.5]}
+    cells = [
+        make_cell(case, name, make_trace(("train_forward",), running_mean=[0.0, held], **facts))
+        for name, held in (("one", 0.5), ("two", 0.75))
+    ]
+    assert [item.kind for item in diagnose(cells, [make_pair(*cells)], [])] == ["unexplained"]
+    for module in (accounting, diagnosis, bn901_rounding):
+        monkeypatch.setattr(module, "is_rounding", lambda pair, drift: True)
+    (called,) = diagnose(cells, [make_pair(*cells)], [])
+    assert called.kind == "rounding"
+    assert [fault.quantity for fault in loud_rounding([called])] == ["running_mean"]
 
 
 def test_rounding_above_its_bound_is_a_fault(default_run: Path) -> None:

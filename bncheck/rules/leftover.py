@@ -72,6 +72,17 @@ def within_bounds(pair: PairView, drift: Drift) -> bool:
     return drift.max_abs <= sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
 
 
+def share_of_bound(pair: PairView, drift: Drift) -> float | None:
+    """A drift against the largest bound that may excuse it; None where there is no one number: a stack is judged layer
+    by layer, a gradient by its own rule."""
+    if drift.quantity not in ("output", *STATISTICS) or is_whole(pair):
+        return None
+    bounds = [sum(bound_of(cell, drift) for cell in (pair.a, pair.b))]
+    if drift.quantity != "output":
+        bounds += [item.rounding_bound for item in attributions_of(pair, drift)]
+    return drift.max_abs / max(bounds) if max(bounds) > 0 else float("inf")
+
+
 def evaluates_alike(pair: PairView, drift: Drift) -> bool:
     """Whether the outputs of evaluations are apart by no more than rounding of the held statistics makes of them.
 
