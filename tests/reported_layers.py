@@ -1,0 +1,102 @@
+"""Own BatchNorm layers with the mistakes of public reports, for test_reported_layers.py; torch only."""
+
+import torch
+from torch import nn
+
+
+class Base(nn.Module):
+    def __init__(self, channels, eps=1e-5, momentum=0.1):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def moments(self, x):
+        return x.mean(0), x.var(0, unbiased=False)
+
+    def update(self, x):
+        with torch.no_grad():
+            self.running_mean += self.momentum * (x.mean(0) - self.running_mean)
+            self.running_var += self.momentum * (x.var(0) - self.running_var)
+            self.num_batches_tracked += 1
+
+    def forward(self, x):
+        mean, var = (self.running_mean, self.running_var) if not self.training else self.moments(x)
+        if self.training:
+            self.update(x)
+        return (x - mean) / torch.sqrt(var + self.eps) * self.weight + self.bias
+
+
+class Right(Base):
+    pass
+
+
+class SampleVariance(Base):
+    """y is divided by the deviation of n - 1."""
+
+    def moments(self, x):
+        return x.mean(0), x.var(0)
+
+
+class LostUpdate(Base):
+    """The update goes into copies."""
+
+    def update(self, x):
+        pass
+
+
+class Fused(Base):
+    """Normalises with the running statistics in training too, and never moves them."""
+
+    def moments(self, x):
+        return self.running_mean, self.running_var
+
+    def update(self, x):
+        pass
+
+
+class Halves(Base):
+    """Statistics of the first half of the batch."""
+
+    def moments(self, x):
+        return super().moments(x[: len(x) // 2])
+
+    def update(self, x):
+        super().update(x[: len(x) // 2])
+
+
+class Chunks(nn.Module):
+    """Ghost BatchNorm: chunks of 8, each normalised by itself; shows no counter."""
+
+    def __init__(self, channels, eps=1e-5, momentum=0.1):
+        super().__init__()
+        self.inner = nn.BatchNorm1d(channels, eps=eps, momentum=momentum)
+
+    weight = property(lambda self: self.inner.weight)
+    bias = property(lambda self: self.inner.bias)
+    running_mean = property(lambda self: self.inner.running_mean)
+    running_var = property(lambda self: self.inner.running_var)
+
+    def forward(self, x):
+        return torch.cat([self.inner(part) for part in x.split(8)])
+
+
+class WithRelu(nn.BatchNorm1d):
+    """An activation behind the normalisation."""
+
+    def forward(self, x):
+        return torch.relu(super().forward(x))
+
+
+class PerSample(nn.Module):
+    """No statistics of the batch at all."""
+
+    def __init__(self, channels, eps=1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + self.eps) * self.weight + self.bias

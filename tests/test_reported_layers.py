@@ -1,0 +1,78 @@
+"""Own layers as public reports have them, played for real: every difference is said, and none passes as equivalent."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bncheck.audit import audit
+from bncheck.finding import Finding
+from bncheck.results import Results, read_results
+
+LAYERS = Path(__file__).parent / "reported_layers.py"
+SCENARIO = """
+title = "Own layers of public reports"
+why = "Each has one mistake, or none."
+targets = ["reference", "torch", "torch[builtin]"]
+[network]
+layers = [{{ name = "bn", type = "batch_norm" }}]
+[input]
+shape = [32, 4]
+mean = [1.0, -2.0, 0.5, 3.0]
+[program]
+events = ["train_forward", "backward"]
+repeat = 4
+then = ["eval_forward"]
+[matrix]
+"network.custom" = [{layers}]
+"""
+# Layer → causes that must be named between it and the built-in layer, and words of a sentence about it.
+WANTED = {
+    "SampleVariance": ({"unexplained"}, "It is 1.016 times as large on reference and torch[builtin]"),
+    "LostUpdate": ({"never-updated"}, "never moves the running statistics of bn in 4 training forwards"),
+    "Fused": ({"never-updated", "normaliser-source"}, "normalises with the running-before statistics"),
+    "Halves": ({"unexplained"}, "Also off:"),
+    "Chunks": ({"unexplained"}, "Also off:"),
+    "WithRelu": ({"unexplained"}, "is cut off at 0, as a ReLU does"),
+    "PerSample": ({"unexplained", "state-mismatch"}, "keeps no running_mean or running_var of bn"),
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("reported")
+    shutil.copy(LAYERS, folder)  # a scenario may name files of its own folder only
+    names = ", ".join(f'"{LAYERS.name}:{name}"' for name in ("Right", *WANTED))
+    (folder / "layers.toml").write_text(SCENARIO.format(layers=names), encoding="utf-8")
+    command = [sys.executable, "-m", "bncheck", "run", str(folder / "layers.toml"), "--no-report", "-q"]
+    done = subprocess.run([*command, "--out", str(folder / "run")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    return read_results(folder / "run")
+
+
+def about(results: Results, layer: str) -> list[Finding]:
+    """Findings above rounding in the case of one layer."""
+    (case,) = [case for scenario in results.scenarios if not scenario.probe for case in scenario.cases
+               if str(case.matrix["network.custom"]).endswith(f":{layer}")]  # fmt: skip
+    return [item for item in results.findings if item.case == case.name and item.kind != "rounding"]
+
+
+def test_nothing_differs_silently(results: Results) -> None:
+    assert audit(results) == ()
+
+
+def test_a_right_layer_is_equivalent(results: Results) -> None:
+    assert about(results, "Right") == []
+
+
+@pytest.mark.parametrize("layer", WANTED)
+def test_a_wrong_one_is_a_defect_that_says_what_is_wrong(results: Results, layer: str) -> None:
+    causes, words = WANTED[layer]
+    between = [item for item in about(results, layer) if item.between("torch", "torch[builtin]")]
+    assert {item.cause for item in between} >= causes
+    assert any(item.kind == "defect" and item.departs == "torch" for item in between)
+    assert any(words in item.title for item in between)
