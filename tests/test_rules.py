@@ -234,6 +234,19 @@ def test_one_value_per_channel_passed_through_on_one_side():
     assert "flax has y = beta" in finding.title and "paddle y = x" in finding.title
 
 
+@pytest.mark.parametrize(("held", "named"), [(0.5, True), (-0.5, False), (np.inf, False)])
+def test_what_a_spoilt_state_answers_to_one_value_is_not_due_to_the_one_value(held: float, named: bool):
+    """An earlier event left running_var as ``held``: whoever normalises with it has NaN for any batch."""
+    case = make_case((F,), shape=(1, 1))
+    sound = make_trace((F,), n=[1], running_mean=[0, 0.3], running_var=[0.5, 0.45], output__0=[2.0])
+    spoilt = make_trace((F,), n=[1], running_mean=[0, 0.3], running_var=[held, 0.45], output__0=[np.nan])
+    spoilt = replace(spoilt, arrays={**spoilt.arrays, "network_bad": np.array([1])})
+    found = list(rule("single-value").check_pair(make_pair(*(
+        make_cell(case, target, trace) for target, trace in (("torch", sound), ("mxnet", spoilt))
+    ))))  # fmt: skip
+    assert ["mxnet a NaN output" in item.title for item in found] == [True] * named
+
+
 def test_refusal_with_many_values_and_a_half_update():
     case = make_case((F,))
     ran = make_cell(case, "torch", make_trace((F,), running_mean=[0, 1], running_var=[1, 2]))

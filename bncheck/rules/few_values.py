@@ -9,6 +9,7 @@ import numpy as np
 
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
+from bncheck.rules.born import states_of
 from bncheck.rules.departure import judge
 from bncheck.rules.movement import holds_training, moving_ops
 from bncheck.rules.refused import origin_at, own_name, refused_events, values_per_channel
@@ -76,12 +77,22 @@ def answers(pair: PairView, n: int, what: str) -> Iterator[Found]:
 def follows_from_elsewhere(pair: PairView, event: int, said: tuple[str, str], n: int) -> bool:
     """Whether other rules alone make these answers: what moves the statistics, and what a training forward normalises
     with. A side whose forwards and backwards move nothing leaves a small batch out as it does a large one, and one that
-    normalises with running statistics does so with one value too."""
+    normalises with running statistics does so with one value too. What a side answers with a state that was spoilt
+    before, it answers for that reason."""
+    if any(spoilt_before(cell, event) for cell in (pair.a, pair.b)):
+        return True
     (y_a, _, state_a), (y_b, _, state_b) = (text.partition(", ") for text in said)
     states = state_a == state_b or not all(takes_in(cell) for cell in (pair.a, pair.b))
     usual = n != 1 or all(as_usual(cell) for cell in (pair.a, pair.b))
     outputs = y_a == y_b or (n == 1 and (usual or bool(single_values(pair.a) & single_values(pair.b))))
     return states and outputs
+
+
+def spoilt_before(cell: CellView, event: int) -> bool:
+    """Whether a layer holds NaN, Inf or a variance below zero when the event begins."""
+    assert cell.trace is not None
+    held = (state for layer in cell.trace.layers for _, state in states_of(cell, layer))
+    return any(bool(state.spoilt[event].any()) for state in held)
 
 
 def single_values(cell: CellView) -> set[Any]:
