@@ -247,6 +247,18 @@ def test_what_a_spoilt_state_answers_to_one_value_is_not_due_to_the_one_value(he
     assert ["mxnet a NaN output" in item.title for item in found] == [True] * named
 
 
+def test_an_empty_batch_that_turns_a_variance_below_zero_into_nan_is_named():
+    """Both sides hold a variance below zero, which is no reason for what only one of them makes of an empty batch."""
+    case = make_case((F,), shape=(0, 1))
+    kept, lost = (
+        make_trace((F,), n=[0], running_mean=[1, mean], running_var=[-2.5, var], output__0=np.zeros((0, 1)))
+        for mean, var in ((1, -2.5), (np.nan, np.nan))
+    )
+    pair = make_pair(make_cell(case, "torch", kept), make_cell(case, "mxnet", lost))
+    (found,) = rule("empty-batch").check_pair(pair)
+    assert "running_var NaN" in found.title and "running_var unchanged" in found.title
+
+
 def test_refusal_with_many_values_and_a_half_update():
     case = make_case((F,))
     ran = make_cell(case, "torch", make_trace((F,), running_mean=[0, 1], running_var=[1, 2]))

@@ -77,22 +77,23 @@ def answers(pair: PairView, n: int, what: str) -> Iterator[Found]:
 def follows_from_elsewhere(pair: PairView, event: int, said: tuple[str, str], n: int) -> bool:
     """Whether other rules alone make these answers: what moves the statistics, and what a training forward normalises
     with. A side whose forwards and backwards move nothing leaves a small batch out as it does a large one, and one that
-    normalises with running statistics does so with one value too. What a side answers with a state that was spoilt
-    before, it answers for that reason."""
-    if any(spoilt_before(cell, event) for cell in (pair.a, pair.b)):
-        return True
+    normalises with running statistics does so with one value too. A NaN that a side answers out of a state that was
+    spoilt before is due to that state; so is what becomes of statistics that were no numbers any more."""
+    cells = (pair.a, pair.b)
     (y_a, _, state_a), (y_b, _, state_b) = (text.partition(", ") for text in said)
-    states = state_a == state_b or not all(takes_in(cell) for cell in (pair.a, pair.b))
-    usual = n != 1 or all(as_usual(cell) for cell in (pair.a, pair.b))
+    states = state_a == state_b or not all(takes_in(cell) for cell in cells)
+    states = states or any(is_spoilt(cell, event, finite=False) for cell in cells)
+    usual = n != 1 or all(as_usual(cell) for cell in cells)
     outputs = y_a == y_b or (n == 1 and (usual or bool(single_values(pair.a) & single_values(pair.b))))
+    outputs = outputs or any("NaN" in y and is_spoilt(cell, event) for y, cell in zip((y_a, y_b), cells, strict=True))
     return states and outputs
 
 
-def spoilt_before(cell: CellView, event: int) -> bool:
-    """Whether a layer holds NaN, Inf or a variance below zero when the event begins."""
+def is_spoilt(cell: CellView, event: int, finite: bool = True) -> bool:
+    """Whether a layer holds NaN, Inf or, where ``finite`` numbers count, a variance below zero before the event."""
     assert cell.trace is not None
-    held = (state for layer in cell.trace.layers for _, state in states_of(cell, layer))
-    return any(bool(state.spoilt[event].any()) for state in held)
+    held = [state for layer in cell.trace.layers for _, state in states_of(cell, layer)]
+    return any(bool((state.spoilt & (finite | ~np.isfinite(state.rows)))[event].any()) for state in held)
 
 
 def single_values(cell: CellView) -> set[Any]:
