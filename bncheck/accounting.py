@@ -7,7 +7,10 @@ speaks against it:
 * Where replay attributes the drift, a finding of a convention counts only if its facet takes part there, and only if
   the facets together remove the drift down to rounding. A part that is left is left.
 * A running statistic behind the layer of the cause has to differ by no more than what reaches that layer differs by.
-* A gradient belongs to whatever explains that the outputs differ; where they agree, to causes that reach gradients.
+* A gradient belongs to whatever explains that the outputs differ in the forward that it is of; where they agree there,
+  to causes that reach gradients.
+* What only acts through held state explains outputs in evaluations alone (``evaluations`` instead of ``outputs``).
+* NaN and Inf explain what is not finite, and what both sides have alike sets neither apart.
 * What happens after a difference does not cause it.
 
 Pure: findings and one pair of sides in, the same findings with what they account for and the differences left out.
@@ -22,12 +25,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bncheck.compare import measure, pair_series, same_program
+from bncheck.event_drifts import (
+    agrees_where_finite,
+    differs_in_time_alone,
+    only_where_held,
+    output_drifts,
+    trains,
+)
 from bncheck.evidence import CellView, Drift, PairView, first_true
 from bncheck.finding import Consequence, Finding, parts
 from bncheck.rules import rule_of
 from bncheck.rules.amplified import input_gap
 from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.leftover import bound_of, explained_by_conventions
+from bncheck.rules.movement import forwards_behind
 from bncheck.trace import GRADIENTS, Place
 
 # Above this share conventions have explained a drift; what is left is their replay's rounding.
@@ -69,24 +80,40 @@ def is_open(pair: PairView, drift: Drift) -> bool:
     return not (drift.verdict in ("differs", "nonfinite") and is_rounding(pair, drift))
 
 
+Said = dict[int, dict[Place, None]]  # number of a finding → what it accounts for
+
+
 def account(
     findings: Sequence[Finding], differences: Sequence[Open], order: Mapping[str, int]
-) -> tuple[list[Finding], list[Open]]:
-    """The findings, each with what it accounts for, and the differences that none of them does.
+) -> tuple[Said, list[Open]]:
+    """What each finding accounts for, and the differences that none of them does.
 
-    ``findings`` are about one case, ``differences`` between two groups; ``order`` is the place of each layer in the
+    ``findings`` are about one case and as their rules made them: what one came to account for between two others says
+    nothing about these two. ``differences`` are between two groups; ``order`` is the place of each layer in the
     network.
     """
-    kept, left = list(findings), []
+    said: Said = {}
+    left = []
     for item in differences:
-        a, b = item.drift.a, item.drift.b
-        known = [place for place, one in enumerate(kept) if one.concerns(a, b) and accounts_for(one, item, order)]
+        known = [
+            number
+            for number, one in enumerate(findings)
+            if tells_apart(one, item.drift) and accounts_for(one, item, order)
+        ]
+        for number in known:
+            said.setdefault(number, {})[item.place] = None
         if not known:
             left.append(item)
-        for place in known:
-            if item.place not in kept[place].places:
-                kept[place] = replace(kept[place], accounts=(*kept[place].accounts, item.place))
-    return kept, left
+    return said, left
+
+
+def with_accounts(findings: Sequence[Finding], said: Iterable[Said]) -> list[Finding]:
+    """The findings, each with what it accounts for written into it."""
+    kept = list(findings)
+    for number, places in ((number, places) for part in said for number, places in part.items()):
+        more = tuple(place for place in places if place not in kept[number].places)
+        kept[number] = replace(kept[number], accounts=(*kept[number].accounts, *more))
+    return kept
 
 
 def account_alike(
@@ -132,25 +159,64 @@ def same_there(pair: PairView, place: Place) -> bool:
     return drift is None or drift.verdict == "agrees" or (drift.verdict == "differs" and is_rounding(pair, drift))
 
 
+def tells_apart(finding: Finding, drift: Drift) -> bool:
+    """Whether a finding says something of the two sides of a drift that they do not share. Sums that lose digits lose
+    others on each side, what ran before differs, and a number that is lost is NaN here and Inf there: those set apart
+    whom they are both about."""
+    if finding.of_difference or not {drift.a, drift.b} <= set(finding.targets):
+        return finding.concerns(drift.a, drift.b)
+    explains = rule_of(finding.code).explains
+    both_lost = drift.verdict == "nonfinite" and drift.nonfinite_a == drift.nonfinite_b
+    return bool({"variance", "order"} & set(explains)) or ("nan" in explains and both_lost)
+
+
+def of_nan_alone(finding: Finding) -> bool:
+    """Whether it tells of one target's NaN and Inf, and of nothing that also changes finite numbers."""
+    explains = rule_of(finding.code).explains
+    return not finding.of_difference and "nan" in explains and "variance" not in explains
+
+
 def accounts_for(finding: Finding, item: Open, order: Mapping[str, int]) -> bool:
     """Whether a finding that concerns the two sides explains this difference between them."""
     drift = item.drift
-    if finding.kind == "rounding":
+    if finding.kind == "rounding" or (of_nan_alone(finding) and is_finite_part_apart(finding, item)):
         return False
-    if item.place in finding.places and (finding.quantity or finding.accounts):
+    if is_subject(finding, item.place):
         return drift.verdict == "missing" or removes_enough(finding, item)
     explains, word = rule_of(finding.code).explains, WORDS.get(drift.quantity, "")
     if comes_later(finding, item):
         return word in explains and finding.layer == drift.layer and conventions_reach_to(finding, item)
-    if drift.verdict == "missing" or not word:
+    if drift.verdict == "missing" or not word or not changes_memory(finding, word):
         return False
     if word == "gradients":
         return reaches_gradients(finding, item, order)
     if word in ("outputs", "events"):
-        return word in explains and removes_enough(finding, item)
+        return reaches_outputs(finding, item, word) and removes_enough(finding, item)
     if finding.layer in (drift.layer, ""):
-        return word in explains and changes_memory(finding, word) and removes_enough(finding, item)
+        return word in explains and removes_enough(finding, item)
     return word == "statistics" and "outputs" in explains and comes_in(finding, item, order)
+
+
+def is_subject(finding: Finding, place: Place) -> bool:
+    """Whether it is about that place by itself, and not by what its cause changes."""
+    return bool(finding.quantity or finding.accounts) and place in finding.places
+
+
+def is_finite_part_apart(finding: Finding, item: Open) -> bool:
+    """Whether more than NaN and Inf sets the two sides apart there, in what NaN does not change: held numbers and
+    outputs that are finite on both sides, but for what the finding itself is about (a variance below zero)."""
+    shared = {item.drift.a, item.drift.b} <= set(finding.targets)
+    if item.drift.verdict == "missing" or (item.place == (finding.layer, finding.quantity) and not shared):
+        return False
+    of_output = item.drift.quantity in (*GRADIENTS, "grad_input") and of_apart_outputs(item)
+    if item.drift.quantity == "output" or of_output:
+        return not only_where_held(item.pair)
+    return not agrees_where_finite(item.pair, item.drift)
+
+
+def reaches_outputs(finding: Finding, item: Open, word: str) -> bool:
+    explains = rule_of(finding.code).explains
+    return word in explains or (word == "outputs" and "evaluations" in explains and only_where_held(item.pair))
 
 
 def comes_later(finding: Finding, item: Open) -> bool:
@@ -200,7 +266,8 @@ def deviation(cell: CellView, drift: Drift) -> float | None:
 
 
 def changes_memory(finding: Finding, word: str) -> bool:
-    """A counter that differs changes statistics only where they are divided by it: then the finding is about them."""
+    """A counter that differs changes statistics, and by them outputs, only where they are divided by it: then the
+    finding is about them."""
     return finding.cause != "counter-skew" or word == "counter" or finding.quantity in STATISTICS
 
 
@@ -210,7 +277,8 @@ def removes_enough(finding: Finding, item: Open) -> bool:
         return True
     share = explained_by_conventions(item.pair, item.drift)
     if share is None:
-        return not attributed(item) or evaluates_explained_state(finding, item)
+        late = finding.cause == "update-phase" and differs_in_time_alone(item.pair, item.drift)
+        return late or not attributed(item) or evaluates_explained_state(finding, item)
     return share >= ENOUGH and takes_part(finding, item)
 
 
@@ -228,19 +296,8 @@ def evaluates_explained_state(finding: Finding, item: Open) -> bool:
 
 
 def only_in_eval(item: Open) -> bool:
-    """Whether every event whose outputs differ by more than the tolerance, and than rounding, is an evaluation."""
-    a, b = (cell.trace for cell in (item.pair.a, item.pair.b))
-    if a is None or b is None:
-        return False
-    rtol, atol = item.pair.tolerance.rtol or 1e-6, item.pair.tolerance.atol or 1e-5
-    room = sum(bound_of(cell, item.drift) for cell in (item.pair.a, item.pair.b))
-    for name in [name for name in a.arrays if name.startswith("output/") and name in b.arrays]:
-        one, two = a.arrays[name], b.arrays[name]
-        event = int(name.partition("/")[2])
-        differ = one.shape != two.shape or not np.allclose(one, two, rtol=rtol, atol=max(atol, room), equal_nan=True)
-        if differ and a.events[event].op != "eval_forward":
-            return False
-    return True
+    """Whether every event whose outputs differ by more than rounding is an evaluation."""
+    return not any(trains(item.pair, event) for event in output_drifts(item.pair))
 
 
 def attributed(item: Open) -> bool:
@@ -256,13 +313,20 @@ def takes_part(finding: Finding, item: Open) -> bool:
 
 
 def reaches_gradients(finding: Finding, item: Open, order: Mapping[str, int]) -> bool:
-    """Another output has another gradient; where the outputs agree, the cause itself has to reach backward."""
-    explains = rule_of(finding.code).explains
+    """Another output has another gradient; where the outputs of its forward agree, the cause itself has to reach
+    backward."""
     output = next((one for one in item.pair.drifts if (one.layer, one.quantity) == ("", "output")), None)
-    differs = output is not None and output.verdict != "agrees" and not is_rounding(item.pair, output)
-    if output is not None and differs:
-        return "outputs" in explains and accounts_for(finding, Open(output, item.pair), order)
-    return "gradients" in explains and finding.cause != "gradient"
+    if output is not None and of_apart_outputs(item):
+        return accounts_for(finding, Open(output, item.pair), order)
+    return "gradients" in rule_of(finding.code).explains and finding.cause != "gradient"
+
+
+def of_apart_outputs(item: Open) -> bool:
+    """Whether the outputs already differ in a forward that this gradient goes back through."""
+    trace, event = item.pair.a.trace, item.drift.first_event
+    if trace is None or event is None:
+        return False
+    return any(forward in output_drifts(item.pair) for forward in forwards_behind(trace).get(event, ()))
 
 
 def comes_in(finding: Finding, item: Open, order: Mapping[str, int]) -> bool:
@@ -297,10 +361,11 @@ def covers(finding: Finding, drift: Drift) -> bool:
         return False
     if finding.kind == "rounding":
         # Rounding is said once for all targets that agree up to it.
-        return drift.verdict in ("agrees", "differs") and {drift.a, drift.b} <= set(finding.targets)
+        between = finding.of_difference and {drift.a, drift.b} <= set(finding.targets)
+        return between and drift.verdict in ("agrees", "differs")
     named = place == (finding.layer, finding.quantity)
     speaks = named or finding.cause in ("unexplained", "state-mismatch") or bool(rule_of(finding.code).explains)
-    return speaks and finding.concerns(drift.a, drift.b)
+    return speaks and tells_apart(finding, drift)
 
 
 def apart(item: Consequence, a: str, b: str) -> bool:
@@ -312,13 +377,23 @@ def apart(item: Consequence, a: str, b: str) -> bool:
 
 def absorb(findings: Sequence[Finding]) -> list[Finding]:
     """Findings that follow from another one are listed under it and are no findings of their own."""
-    kept = list(findings)
-    for weak in findings:
-        cause = next((one for one in kept if one is not weak and weak in kept and follows(weak, one)), None)
-        if cause is not None:
-            kept[kept.index(cause)] = with_consequences(cause, [weak])
-            kept.remove(weak)
-    return kept
+    cause_of: dict[int, int] = {}
+    for place, weak in enumerate(findings):
+        found = (at for at, one in enumerate(findings) if at != place and follows(weak, one))
+        at = next((at for at in found if root(cause_of, at) != place), None)
+        if at is not None:
+            cause_of[place] = at
+    under: dict[int, list[Finding]] = {}
+    for place in cause_of:
+        under.setdefault(root(cause_of, place), []).append(findings[place])
+    return [with_consequences(one, under.get(at, ())) for at, one in enumerate(findings) if at not in cause_of]
+
+
+def root(cause_of: Mapping[int, int], place: int) -> int:
+    """What a finding follows from in the end."""
+    while place in cause_of:
+        place = cause_of[place]
+    return place
 
 
 def with_consequences(cause: Finding, weak: Sequence[Finding]) -> Finding:

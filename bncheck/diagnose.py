@@ -14,6 +14,7 @@ import numpy as np
 
 from bncheck.accounting import (
     Open,
+    Said,
     about_same_targets,
     absorb,
     account,
@@ -21,6 +22,7 @@ from bncheck.accounting import (
     covers,
     is_open,
     open_drifts,
+    with_accounts,
 )
 from bncheck.compare import held
 from bncheck.evidence import CellView, Drift, PairView, TargetView
@@ -88,11 +90,14 @@ def _case_findings(case: CaseViews, order: Mapping[str, int]) -> list[Finding]:
     for pair in pairs:
         found += [between(pair, item) for rule in rules if rule.check_pair for item in rule.check_pair(pair)]
     found = join_singles(best_of_each(found))
+    accounts: list[Said] = []
     rest: list[Finding] = []
     for pair in pairs:
-        found, left = account(found, open_drifts(member_pairs(case, pair)), order)
+        said, left = account(found, open_drifts(member_pairs(case, pair)), order)
+        accounts.append(said)
         rest += [between(pair, item) for item in unexplained(pair, left, order)]
-    return rounding_between(case, between_members(case, pairs, absorb([*found, *rest]), order), order)
+    found = absorb([*with_accounts(found, accounts), *rest])
+    return rounding_between(case, between_members(case, pairs, found, order), order)
 
 
 def between_members(
@@ -108,8 +113,8 @@ def between_members(
             if silent:
                 if any(one.drift.verdict == "missing" for one in silent):
                     found = [*found, *(between(member, item) for item in held_by_one(member))]
-                found, left = account(found, silent, order)
-                found, left = account_alike(found, left, case.pairs)
+                said, left = account(found, silent, order)
+                found, left = account_alike(with_accounts(found, [said]), left, case.pairs)
                 found = [*found, *(between(member, item) for item in unexplained(member, left, order))]
     return found
 
@@ -306,11 +311,12 @@ def with_share(finding: Finding, pair: PairView, drift: Drift) -> Mapping[str, f
 
 def with_lost_digits(findings: Sequence[Finding], pair: PairView, order: Mapping[str, int]) -> list[Finding]:
     """What rounding may make of data so far from zero is the doing of a sum that lost its digits, where one did."""
-    numeric = [item for item in findings if "variance" in rule_of(item.code).explains]
+    numbers = [number for number, item in enumerate(findings) if "variance" in rule_of(item.code).explains]
+    numeric = [findings[number] for number in numbers]
     if not any(item.concerns(pair.a.target, pair.b.target) for item in numeric):
         return list(findings)
-    known = iter(account(numeric, [Open(drift, pair) for drift in beyond_tolerance(pair)], order)[0])
-    return [next(known) if item in numeric else item for item in findings]
+    said, _ = account(numeric, [Open(drift, pair) for drift in beyond_tolerance(pair)], order)
+    return with_accounts(findings, [{numbers[place]: what for place, what in said.items()}])
 
 
 def beyond_tolerance(pair: PairView) -> list[Drift]:

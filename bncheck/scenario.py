@@ -13,6 +13,8 @@ from typing import Any
 # Events that run the network forward on a batch.
 # "forward" leaves every layer in the mode it is in; the others set the mode of the whole network first.
 FORWARD_OPS = ("train_forward", "eval_forward", "no_grad_forward", "checkpointed_forward", "forward")
+# Forwards that leave a gradient to go back through (the worker's rule).
+RECORDING = ("train_forward", "checkpointed_forward", "forward")
 # Every event a program may hold; a backend that lacks one says "unsupported", with the reason.
 OPS = (
     *FORWARD_OPS,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
-from bncheck.scenario import FORWARD_OPS, Event, InputSpec, Layer, Network
+from bncheck.scenario import FORWARD_OPS, RECORDING, Event, InputSpec, Layer, Network
 from bncheck.scenario_schema import (
     AFFINE,
     STATISTICS,
@@ -28,8 +28,6 @@ from bncheck.toml_lines import KeyPath
 MOST_ELEMENTS = 200_000_000
 MOST_EVENTS = 1_000_000
 CONSTANT_FILLS = ("ones", "zeros", "constant")
-# Forwards that leave a gradient to go back through (the worker's rule).
-RECORDING = ("train_forward", "checkpointed_forward", "forward")
 ON_THE_COPY = ("update_copy", "train_copy", "eval_copy")
 # Arguments that an event takes besides its name.
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {

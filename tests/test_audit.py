@@ -56,8 +56,12 @@ def cases_left_silent(results: Results, gone: Finding) -> set[tuple[str, str]]:
         ({"sides": (("mxnet",), ("reference",)), "quantity": "output", "accounts": (("bn", "running_mean"),)}, False),
         ({"code": "BN409", "cause": "layer-contract", "targets": ("mxnet",), "quantity": ""}, True),
         ({"code": "BN409", "cause": "layer-contract", "accounts": (("bn", "running_mean"),), "quantity": ""}, True),
-        ({"code": "BN901", "cause": "rounding", "kind": "rounding"}, False),
+        ({"code": "BN901", "cause": "rounding", "kind": "rounding", "sides": (("mxnet",), ("reference",))}, False),
         ({"code": "BN901", "cause": "rounding", "kind": "rounding", "targets": ("mxnet", "torch")}, True),
+        ({"code": "BN406", "cause": "folding", "kind": "rounding"}, True),  # about each of them, not about both
+        ({"code": "BN301", "cause": "poisoned-state", "targets": ("mxnet",)}, False),
+        ({"code": "BN301", "cause": "poisoned-state"}, True),  # both have it: it sets neither apart
+        ({"code": "BN201", "cause": "cancellation"}, False),  # both lose digits, and not the same ones
     ],
 )
 def test_a_drift_is_said_only_by_a_finding_about_that_quantity_between_those_two(said: dict, silent: bool) -> None:  # type: ignore[type-arg]
@@ -66,7 +70,8 @@ def test_a_drift_is_said_only_by_a_finding_about_that_quantity_between_those_two
 
 def test_nan_is_never_rounding() -> None:
     lost = replace(ONE, verdict="nonfinite")
-    rounding = finding(code="BN901", cause="rounding", kind="rounding", targets=("mxnet", "reference"))
+    sides = (("mxnet",), ("reference",))
+    rounding = finding(code="BN901", cause="rounding", kind="rounding", targets=("mxnet", "reference"), sides=sides)
     assert list(silent_drifts([lost], [rounding])) == [lost]
 
 

@@ -182,7 +182,7 @@ def poisoned(n: int, bad: int, var: Any = np.nan, mean: Any = 0.0, batch: float 
         ("single-value", poisoned(1, 0)),
         ("empty-batch", poisoned(0, 0)),
         ("poisoned-state", poisoned(4, 1)),
-        ("overflow", poisoned(4, 0, var=np.inf)),
+        ("overflow", poisoned(4, 0, var=np.inf, batch=1e39)),
     ],
 )
 def test_a_state_that_stays_non_finite_has_one_cause(cause: str, trace: Any):
@@ -194,7 +194,7 @@ def test_a_state_that_stays_non_finite_has_one_cause(cause: str, trace: Any):
 
 def test_overflow_is_a_defect_only_where_the_variance_fits_the_buffer():
     case = make_case((F, E))
-    (fits,) = rule("overflow").check_cell(make_cell(case, "torch", poisoned(4, 0, var=np.inf, batch=1e30)))
+    (fits,) = rule("overflow").check_cell(make_cell(case, "torch", poisoned(4, 0, var=np.inf, batch=1.5e38)))
     (over,) = rule("overflow").check_cell(make_cell(case, "torch", poisoned(4, 0, var=np.inf, batch=1e39)))
     assert (fits.kind, fits.departs_from, over.kind) == ("defect", "arithmetic", "hazard")
 

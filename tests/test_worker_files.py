@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from bncheck.worker.archive import read_npz, write_npz
-from bncheck.worker.recorder import sample
+from bncheck.worker.recorder import moments, sample
 
 KINDS = st.sampled_from(["float32", "float64", "float16", "int64", "int8"])
 ARRAYS = KINDS.flatmap(
@@ -52,3 +52,10 @@ def test_a_sample_is_spread_over_every_channel() -> None:
     """24 elements, at most 8: every third would always meet the same of 3 channels, so the stride is 5."""
     assert sample(np.arange(24), 8).tolist() == [0, 5, 10, 15, 20]
     assert sample(np.arange(5), 8).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_mean_of_a_batch_with_inf_is_inf_as_frameworks_have_it():
+    mean, var, _ = moments(np.array([[1.0, np.inf], [1.0, 3.0], [np.nan, 1.0]]))
+    assert mean[0] == np.inf and np.isnan(var[0])
+    assert (mean[1], var[1]) == (2.0, 1.0)
+    assert np.isnan(mean[2])

@@ -445,8 +445,9 @@ def effect(game: Game, name: str, quantity: str, points: Array) -> float:
 
 
 def gaps(one: Array, two: Array) -> Array:
-    """|difference| elementwise; 0 where equal (NaN too), the largest finite size where only one is finite."""
-    same = (one == two) | (np.isnan(one) & np.isnan(two))
+    """|difference| elementwise; 0 where equal, the largest finite size where only one is finite. Whether a lost number
+    is NaN or Inf hangs on how an average is written (old + w·(new − old) makes NaN of Inf), and on no convention."""
+    same = (one == two) | (~np.isfinite(one) & ~np.isfinite(two))
     found = np.where(same, 0.0, np.abs(one - two))
     lost = ~np.isfinite(found)
     if lost.any():

@@ -6,6 +6,7 @@ what ``bncheck explain`` prints) and any of ``check_cell(CellView)``, ``check_pa
 
 ``EXPLAINS`` says what else a rule's cause changes, in words (``accounting.py`` holds a difference against them and
 against replay): ``statistics``, ``counter``, ``affine``, ``outputs``, ``gradients``, ``events`` (what a side refuses);
+``evaluations`` (outputs only where held state makes them: not those of a training batch);
 and what only other rules ask for: ``mode``, ``variance``, ``order``, ``refused`` (an event was not carried out),
 ``nan`` (it says where NaN, Inf or a variance below zero began). ``FOLLOWS_FROM`` names those of these words that,
 explained by another finding about the same targets, make this one a consequence: it is then listed under that finding.

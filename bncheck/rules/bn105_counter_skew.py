@@ -22,7 +22,7 @@ from bncheck.rules.wording import names, number, targets, verb
 
 CODE = "BN105"
 CAUSE = "counter-skew"
-EXPLAINS = ("counter", "statistics", "outputs")
+EXPLAINS = ("counter", "statistics", "evaluations")
 FOLLOWS_FROM = ("counter",)
 NEEDS_CONVENTIONS = True
 SLACK = 1e-5  # some ULP of float32: one step of an average

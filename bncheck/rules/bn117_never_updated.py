@@ -22,7 +22,7 @@ from bncheck.rules.wording import names, targets, verb
 
 CODE = "BN117"
 CAUSE = "never-updated"
-EXPLAINS = ("statistics", "counter", "outputs")
+EXPLAINS = ("statistics", "counter", "evaluations")
 FOLLOWS_FROM = ("mode", "refused")
 # What conventions explain of the running mean beyond this is their doing: a side that moves in backward, say.
 ENOUGH = 0.99

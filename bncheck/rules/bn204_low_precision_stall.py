@@ -20,7 +20,7 @@ from bncheck.rules.wording import names, number, targets
 
 CODE = "BN204"
 CAUSE = "low-precision-stall"
-EXPLAINS = ("statistics", "outputs")
+EXPLAINS = ("statistics", "evaluations")
 # So many last steps must have had no effect.
 STEPS = 3
 

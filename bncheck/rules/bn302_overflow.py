@@ -13,6 +13,7 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.rules.born import overflows
 from bncheck.rules.poison import Poisoning, poisonings
 from bncheck.rules.roundoff import LARGEST
 from bncheck.rules.wording import names, number, targets
@@ -41,10 +42,11 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
 
 
 def overflows_room(cell: CellView, item: Poisoning) -> bool:
-    """NaN out of finite data is an overflow too (Inf - Inf) when squares of the data leave the range."""
+    """Inf out of finite data, or NaN (Inf - Inf), is an overflow only where squares of the data leave the range: a
+    division by zero gives an Inf too."""
     if item.event < 0 or item.input_bad or item.n < 2 or item.forward is None:
         return False
-    return item.infinite or not largest_statistic(cell, item) < room_of(cell, item)
+    return overflows(cell, item.layer, item.forward) or not largest_statistic(cell, item) < room_of(cell, item)
 
 
 def largest_statistic(cell: CellView, item: Poisoning) -> float:

@@ -20,7 +20,7 @@ from bncheck.trace import Array
 
 CODE = "BN402"
 CAUSE = "stale-state"
-EXPLAINS = ("statistics", "counter", "outputs")
+EXPLAINS = ("statistics", "counter", "evaluations")
 ANOTHER, AT_FIRST = "another value", "still what it was at first"
 SLACK = 1e-5  # some ULP of float32
 

@@ -24,7 +24,7 @@ from bncheck.trace import Array, Trace
 
 CODE = "BN408"
 CAUSE = "shared-state"
-EXPLAINS = ("statistics", "counter", "outputs")
+EXPLAINS = ("statistics", "counter", "evaluations")
 ORIGINAL = ("train_forward", "no_grad_forward", "checkpointed_forward", "forward", "backward")
 ON_THE_COPY = ("train_copy", "eval_copy")
 WAYS = {

@@ -23,7 +23,7 @@ from bncheck.trace import EventRecord
 
 CODE = "BN501"
 CAUSE = "refusal"
-EXPLAINS = ("refused", "statistics", "counter", "outputs", "gradients", "events")
+EXPLAINS = ("refused", "statistics", "counter", "evaluations", "gradients", "events")
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:

@@ -412,11 +412,11 @@ def divides_by_zero(cell: CellView, layer: str, event: int) -> bool:
 
 
 def overflows(cell: CellView, layer: str, event: int) -> bool:
-    """Whether squares of this finite batch leave the range of the arithmetic."""
+    """Whether the sum of squares of this finite batch leaves the range of the arithmetic."""
     assert cell.trace is not None
-    rows = [cell.trace.get(layer, name) for name in ("input_mean", "input_var")]
-    if rows[0] is None or rows[1] is None:
+    rows = [cell.trace.get(layer, name) for name in ("input_mean", "input_var", "n")]
+    if rows[0] is None or rows[1] is None or rows[2] is None or not rows[0][event].size:
         return False
-    size = rows[0][event] ** 2 + rows[1][event]
+    size = (rows[0][event] ** 2 + rows[1][event]) * max(int(rows[2][event]), 1)
     dtype = arithmetic_dtype(cell, f"{layer}/running_var")
     return not bool((size < LARGEST.get(dtype, LARGEST["float64"])).all())

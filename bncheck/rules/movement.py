@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bncheck.evidence import CellView
+from bncheck.scenario import RECORDING
 from bncheck.trace import Array, Trace
 
 STATISTICS = ("running_mean", "running_var")
@@ -54,3 +55,18 @@ def holds_training(trace: Trace, layer: str, event: int) -> bool | None:
     if flags is None or event >= len(flags) or flags[event] < 0:
         return None
     return bool(flags[event])
+
+
+def forwards_behind(trace: Trace) -> dict[int, list[int]]:
+    """Backward → the forwards that it goes back through: those that record a graph since the backward before it, or
+    the same ones once more (``worker/run.py``)."""
+    found: dict[int, list[int]] = {}
+    pending: list[int] = []
+    last: list[int] = []
+    for event, record in enumerate(trace.events):
+        if record.op in RECORDING and record.status == "ok":
+            pending, last = [*pending, event], []
+        elif record.op == "backward" and record.status == "ok":
+            last, pending = pending or last, []
+            found[event] = last
+    return found

@@ -8,13 +8,17 @@ outputs were 0.004 apart), and by that of a single value at least. A fault of a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 
-from bncheck.evidence import Drift, PairView
+from bncheck.evidence import CellView, Drift, PairView
 from bncheck.rules.amplified import SPREAD, batch_norms, input_error, is_amplified_rounding
 from bncheck.rules.leftover import linear_error, output_scale
+from bncheck.rules.movement import forwards_behind
 from bncheck.rules.own_work import odd_layer
-from bncheck.trace import Array
+from bncheck.trace import Array, Trace
 
 # Shares of opened gates are known by the mean over many values.
 GATES = 4.0
@@ -27,9 +31,10 @@ def grows_alike(pair: PairView, drift: Drift) -> bool:
     layers = batch_norms(pair)
     with np.errstate(all="ignore"):
         forward = max(linear_error(cell) for cell in (pair.a, pair.b))
-        if odd_layer(pair, layers) is not None or not is_amplified_rounding(pair, 0.0, forward):
+        ahead = pair.once(("of backwards",), lambda: of_backwards(pair))
+        if odd_layer(ahead, layers) is not None or not is_amplified_rounding(ahead, 0.0, forward):
             return False  # of another forward
-        errors = {layer: got for layer in layers if (got := input_error(pair, layer)) is not None}
+        errors = {layer: got for layer in layers if (got := input_error(ahead, layer)) is not None}
         if any(fewest(pair, layer) < FEWEST for layer in errors):
             return True
         gated = is_gated(pair)
@@ -45,6 +50,33 @@ def grows_alike(pair: PairView, drift: Drift) -> bool:
             measured, kappa = errors.get(layer, (0.0, 1.0))
             grown = max(grown, SPREAD * max(apart, measured, start / SPREAD) * kappa)
         return loose_gap(pair, drift, gated) <= grown + start
+
+
+def of_backwards(pair: PairView) -> PairView:
+    """The pair with what its layers got in only in forwards that both sides ran and that a backward follows: an
+    evaluation with other statistics gives no gradient. A side whose layers show nothing of it is taken to have got in
+    what the other did: its outputs and gradients speak for it."""
+    a, b = pair.a.trace, pair.b.trace
+    if a is None or b is None:
+        return pair
+    kept = np.zeros(len(pair.case.events), dtype=bool)
+    one, two = forwards_behind(a), forwards_behind(b)
+    for event in one.keys() & two.keys():
+        kept[list({*one[event]} & {*two[event]})] = True
+    seen = only(a, kept), only(b, kept)
+    return replace(pair, a=showing(pair.a, a, *seen), b=showing(pair.b, b, *reversed(seen)))
+
+
+def only(trace: Trace, kept: Array) -> dict[str, Array]:
+    """What the layers got in, NaN at other events; nothing of layers that never show it."""
+    names = [f"{layer}/{name}" for layer in trace.layers for name in ("input_mean", "input_var")]
+    rows = {name: trace.arrays[name] for name in names if name in trace.arrays and len(trace.arrays[name]) <= len(kept)}
+    seen = {name: np.where(kept[: len(found), None], found, np.nan) for name, found in rows.items() if found.ndim == 2}
+    return {name: found for name, found in seen.items() if np.isfinite(found).any()}
+
+
+def showing(cell: CellView, trace: Trace, own: Mapping[str, Array], other: Mapping[str, Array]) -> CellView:
+    return replace(cell, trace=replace(trace, arrays={**trace.arrays, **other, **own}))
 
 
 def is_gated(pair: PairView) -> bool:

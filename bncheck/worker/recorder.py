@@ -40,8 +40,8 @@ def moments(rows):
         return nothing, nothing, rows
     mean = rows.sum(axis=1) / count
     centred = rows - mean[:, None]
-    # The second pass also takes out what rounding left in the mean.
-    rest = centred.sum(axis=1) / count
+    # The second pass also takes out what rounding left in the mean; that of an Inf is an Inf.
+    rest = np.where(np.isinf(mean), 0.0, centred.sum(axis=1) / count)
     mean = mean + rest
     centred -= rest[:, None]
     return mean, np.einsum("ij,ij->i", centred, centred) / count, centred
