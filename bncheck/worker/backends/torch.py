@@ -168,10 +168,12 @@ class Model:
                 "nn.BatchNorm does no %s: there is no built-in layer to compare" % network["oracle"]
             )
         self.parts = network.get("parts", 1) if own else 1
-        self.custom = partial(part("torch_custom").make, torch, own) if own else None
+        self.custom = partial(part("torch_arguments").make, torch, part("torch_custom"), own) if own else None
         if self.parts != 1:
             adapter = part("torch_parts").adapter_class(torch, part("torch_custom").CustomLayerError)
-            self.custom = partial(part("torch_custom").make_parts, torch, own, self.parts, adapter)
+            self.custom = partial(
+                part("torch_arguments").make_parts, torch, part("torch_custom"), own, self.parts, adapter
+            )
         part("torch_custom").remember_lines(torch, bool(own)) if own or "bncheck_torch_custom" in sys.modules else None
         self.whole = bool(network.get("model"))
         code = own or network.get("model")
@@ -194,6 +196,7 @@ class Model:
             net = part("torch_whole").build(
                 torch,
                 part("torch_custom"),
+                part("torch_arguments"),
                 self.network["model"],
                 self.network["arguments"],
                 self.network.get("output"),
@@ -229,7 +232,7 @@ class Model:
         """A parameter or buffer from the host; a layer of the user's may hold it in a shape of its own."""
         if not (self.custom and layer in self.norms):
             tensor.copy_(value)
-        elif not part("torch_custom").fill(self.torch, self.norms[layer], what, tensor, value):
+        elif not part("torch_arguments").fill(tensor, value):
             self.remarks.setdefault(layer, []).append(
                 "%s holds %s in the shape %s: it keeps its own values, not the scenario's %d"
                 % (type(self.norms[layer]).__name__, what, tuple(tensor.shape), value.numel())

@@ -1,0 +1,127 @@
+"""What somebody's own BatchNorm is given: its constructor's arguments, one tensor, the scenario's initial values.
+
+Loaded by backends/torch.py by path. Python 3.7 syntax. ``custom`` is torch_custom.py, which loads the file and knows
+what a layer's state may be called. What cannot be given is said before anything is played.
+"""
+
+import inspect
+
+
+def make(torch, custom, text, channels, keywords):
+    """Construct it as Class(channels, eps=…, momentum=…, affine=…), and watch that its output has its input's form."""
+    norm = construct(torch, custom, text, channels, keywords)
+    refuse_inputs(custom, norm, type(norm).__name__, "in two tensors or more go only the channels (network.parts)")
+    norm.register_forward_hook(custom.check_output)
+    return norm
+
+
+def make_parts(torch, custom, text, parts, adapter, channels, keywords):
+    """A layer that takes its channels in several tensors, Class(channels of one part, …), behind a module of one."""
+    if parts == "complex" and not hasattr(torch, "complex"):
+        raise NotImplementedError("torch %s has no complex tensors; torch.complex came with 1.7" % torch.__version__)
+    count = 2 if parts == "complex" else parts
+    return adapter(construct(torch, custom, text, channels // count, keywords), parts)
+
+
+def construct(torch, custom, text, channels, keywords):
+    kind = custom.load_class(torch, text)
+    first, given, left_out = arguments_for(custom, kind, channels, keywords)
+    call = "%s(%s)" % (kind.__name__, ", ".join(["%d" % each for each in first] + words_of(given)))
+    try:
+        norm = kind(*first, **given)
+    except (Exception, SystemExit) as error:
+        where = custom.line_in(text.rpartition(":")[0], error)
+        raise custom.failed("%s raises %s%s" % (call, custom.said(error), where), error)
+    if left_out:
+        norm.bncheck_left_out = left_out
+    return norm
+
+
+def refuse_inputs(custom, module, who, remedy):
+    """bncheck gives one tensor: what takes none, or needs more, is said before anything is played."""
+    try:
+        signature = inspect.signature(module.forward)
+    except (TypeError, ValueError):  # scripted: calling it will tell
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        empty, rest = inspect.Parameter.empty, (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        named = signature.parameters.values()
+        needed = [each.name for each in named if each.default is empty and each.kind not in rest]
+        takes = "%d inputs (%s)" % (len(needed), ", ".join(needed)) if len(needed) > 1 else "no input of that kind"
+        raise custom.CustomLayerError(
+            "%s takes %s: forward%s. bncheck gives one tensor: %s" % (who, takes, signature, remedy)
+        )
+
+
+def words_of(keywords):
+    return ["%s=%r" % item for item in sorted(keywords.items())]
+
+
+def arguments_for(custom, kind, channels, keywords):
+    """(positional, keywords, {what was asked for and it has no argument for}) of a class's constructor.
+
+    The number of channels comes first, under whatever name; eps and momentum also under their other names. What the
+    constructor needs beyond that bncheck does not know.
+    """
+    try:
+        known = inspect.signature(kind).parameters
+    except (TypeError, ValueError):  # a class without a signature that could be read takes what it takes
+        return [channels], dict(keywords), {}
+    kinds = inspect.Parameter
+    named = [each for each in known.values() if each.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
+    places = [each for each in named if each.kind != kinds.KEYWORD_ONLY]
+    rest = any(each.kind == kinds.VAR_KEYWORD for each in known.values())
+    given, left_out = {}, {}
+    for word, value in keywords.items():
+        found = next(
+            (name for name in custom.NAMES.get(word, (word,)) if name in known and known[name] not in places[:1]), None
+        )
+        if found is not None or rest:
+            given[found or word] = value
+        else:
+            left_out[word] = value
+    first = [channels] if places or any(each.kind == kinds.VAR_POSITIONAL for each in known.values()) else []
+    lacks = [each.name for each in named if each.default is kinds.empty and each.name not in given]
+    lacks = lacks[1:] if first and places and places[0].name in lacks else lacks
+    if not first and lacks:
+        given[lacks.pop(0)] = channels
+    if lacks:
+        raise custom.CustomLayerError(
+            "%s%s needs %s, which bncheck does not know; it gives the number of channels, %s. Write a class that takes "
+            "the number of channels and knows the rest"
+            % (kind.__name__, inspect.signature(kind), " and ".join(lacks), ", ".join(sorted(keywords)))
+        )
+    return first, given, left_out
+
+
+def missing_arguments(custom, norm):
+    """Sentences about what the constructor has no argument for; one that matters says what the layer has instead."""
+    name, found = type(norm).__name__, []
+    for word, value in sorted(getattr(norm, "bncheck_left_out", {}).items()):
+        held = custom.find(norm, word) if word in custom.NAMES else None
+        if word == "affine":
+            as_asked = bool(value) == (custom.find(norm, "gamma") is not None)
+        elif word == "track_running_stats":
+            as_asked = bool(value) == (custom.find(norm, "running_mean") is not None)
+        else:
+            as_asked = isinstance(held, (int, float)) and held == value
+        if as_asked:
+            found.append("%s takes no %s; it was left out, and %s=%r is what it does" % (name, word, word, value))
+        else:
+            has = ", it has %r" % held if isinstance(held, (int, float)) else ""
+            found.append("%s takes no %s: the scenario asks for %s=%r%s" % (name, word, word, value, has))
+    return found
+
+
+def fill(tensor, value):
+    """Put one number per channel into a parameter or buffer of the layer's own shape; one value for all channels is
+    filled where the numbers are the same. True if it was done."""
+    if tensor.numel() == value.numel():
+        tensor.copy_(value.reshape(tensor.shape))
+    elif tensor.numel() == 1 and bool((value == value.reshape(-1)[0]).all()):
+        tensor.fill_(value.reshape(-1)[0].item())
+    else:
+        return False
+    return True
