@@ -6,6 +6,9 @@ what a layer's state may be called. What cannot be given is said before anything
 
 import inspect
 
+# Arguments that switch a state on or off: what the layer keeps then.
+SWITCHES = {"affine": "gamma", "track_running_stats": "running_mean"}
+
 
 def make(torch, custom, text, channels, keywords):
     """Construct it as Class(channels, eps=…, momentum=…, affine=…), and watch that its output has its input's form."""
@@ -97,22 +100,30 @@ def arguments_for(custom, kind, channels, keywords):
 
 
 def missing_arguments(custom, norm):
-    """Sentences about what the constructor has no argument for; one that matters says what the layer has instead."""
+    """Sentences about what the constructor has no argument for: what the layer shows to have instead, if anything."""
     name, found = type(norm).__name__, []
     for word, value in sorted(getattr(norm, "bncheck_left_out", {}).items()):
-        held = custom.find(norm, word) if word in custom.NAMES else None
-        if word == "affine":
-            as_asked = bool(value) == (custom.find(norm, "gamma") is not None)
-        elif word == "track_running_stats":
-            as_asked = bool(value) == (custom.find(norm, "running_mean") is not None)
-        else:
-            as_asked = isinstance(held, (int, float)) and held == value
+        as_asked, shows = instead(custom, norm, word, value)
         if as_asked:
-            found.append("%s takes no %s; it was left out, and %s=%r is what it does" % (name, word, word, value))
+            found.append("%s takes no %s: %s, as %s=%r asks" % (name, word, shows, word, value))
         else:
-            has = ", it has %r" % held if isinstance(held, (int, float)) else ""
-            found.append("%s takes no %s: the scenario asks for %s=%r%s" % (name, word, word, value, has))
+            found.append("%s takes no %s: the scenario asks for %s=%r, and %s" % (name, word, word, value, shows))
     return found
+
+
+def instead(custom, norm, word, value):
+    """(whether it shows to be as asked, what it shows) of one argument that could not be given."""
+    if word in SWITCHES:
+        what = SWITCHES[word]
+        has = custom.find(norm, what) is not None
+        shows = "it keeps %s" % what if has else "it keeps nothing called %s" % " or ".join(custom.NAMES[what])
+        return has == bool(value), shows
+    held = custom.find(norm, word) if word in custom.NAMES else None
+    if isinstance(held, (int, float)):
+        return held == value, "its %s is %r" % (word, held)
+    if hasattr(held, "detach") and held.numel() == 1:
+        return bool(held == value), "its %s is %.6g" % (word, held.item())
+    return False, "what it uses instead is not known"
 
 
 def fill(tensor, value):
