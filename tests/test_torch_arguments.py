@@ -148,6 +148,12 @@ def remarks(cell: Cell) -> list[str]:
     return found
 
 
+def refusal(cell: Cell) -> str:
+    result = cell.result
+    assert (result.outcome, result.origin, result.error_type) == ("raised", "subject", "CustomLayerError"), cell.errors
+    return result.error
+
+
 def test_a_constructor_gets_what_it_takes_and_the_rest_is_said(own: dict[str, Cell]) -> None:
     fine, less = own["Fine"].arrays, own["NoAffine"].arrays
     assert remarks(own["Fine"]) == []
@@ -183,3 +189,22 @@ def test_parameters_of_another_shape_are_one_number_per_channel(own: dict[str, C
     plain = (own["Fine"].arrays["output/0"] - beta) / gamma
     np.testing.assert_allclose(cell.arrays["output/0"], plain + beta, atol=1e-5)  # its one weight stays 1
     assert remarks(cell) == ["Wide holds gamma in the shape (1,): it keeps its own values, not the scenario's 4"]
+
+
+# ------------------------------------------------------------------------------------------------ lazy parameters
+
+
+@pytest.mark.parametrize("name", ["Lazy", "NoArguments"])
+def test_lazy_parameters_get_their_shape_before_their_values(own: dict[str, Cell], name: str) -> None:
+    cell, fine = own[name], own["Fine"]
+    assert cell.result.outcome == "ok", cell.errors
+    for what in ("bn/gamma", "bn/running_mean", "bn/running_var", "output/0", "output/12"):
+        np.testing.assert_array_equal(cell.arrays[what], fine.arrays[what])
+
+
+def test_a_parameter_that_gets_no_shape_is_the_layers_fault(own: dict[str, Cell]) -> None:
+    assert refusal(own["Shapeless"]) == (
+        "the scenario's initial values cannot be put into Shapeless: before its first forward there is no shape of "
+        "weight. bncheck tried an eval forward of zeros of the shape (2, 4, 4, 4), which raises ValueError: not before "
+        "the data is there. Say the shape in the constructor"
+    )

@@ -8,22 +8,28 @@ import inspect
 
 # Arguments that switch a state on or off: what the layer keeps then.
 SWITCHES = {"affine": "gamma", "track_running_stats": "running_mean"}
+# First arguments that are no number of channels: nn.LazyBatchNorm2d(eps, …).
+NO_CHANNELS = ("eps", "epsilon", "momentum", "affine", "track_running_stats")
 
 
-def make(torch, custom, text, channels, keywords):
+def make(torch, custom, text, channels, keywords, rank):
     """Construct it as Class(channels, eps=…, momentum=…, affine=…), and watch that its output has its input's form."""
     norm = construct(torch, custom, text, channels, keywords)
     refuse_inputs(custom, norm, type(norm).__name__, "in two tensors or more go only the channels (network.parts)")
+    give_shapes(torch, custom, norm, type(norm).__name__, channels, rank)
     norm.register_forward_hook(custom.check_output)
     return norm
 
 
-def make_parts(torch, custom, text, parts, adapter, channels, keywords):
+def make_parts(torch, custom, text, parts, adapter, channels, keywords, rank):
     """A layer that takes its channels in several tensors, Class(channels of one part, …), behind a module of one."""
     if parts == "complex" and not hasattr(torch, "complex"):
         raise NotImplementedError("torch %s has no complex tensors; torch.complex came with 1.7" % torch.__version__)
     count = 2 if parts == "complex" else parts
-    return adapter(construct(torch, custom, text, channels // count, keywords), parts)
+    norm = construct(torch, custom, text, channels // count, keywords)
+    name, made = type(norm).__name__, adapter(norm, parts)
+    give_shapes(torch, custom, made, name, channels, rank)
+    return made
 
 
 def construct(torch, custom, text, channels, keywords):
@@ -65,8 +71,9 @@ def words_of(keywords):
 def arguments_for(custom, kind, channels, keywords):
     """(positional, keywords, {what was asked for and it has no argument for}) of a class's constructor.
 
-    The number of channels comes first, under whatever name; eps and momentum also under their other names. What the
-    constructor needs beyond that bncheck does not know.
+    The number of channels comes first, under whatever name; a class whose first argument is another one counts them
+    itself. eps and momentum go also under their other names. What the constructor needs beyond that bncheck does not
+    know.
     """
     try:
         known = inspect.signature(kind).parameters
@@ -75,6 +82,9 @@ def arguments_for(custom, kind, channels, keywords):
     kinds = inspect.Parameter
     named = [each for each in known.values() if each.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
     places = [each for each in named if each.kind != kinds.KEYWORD_ONLY]
+    counts_itself = bool(places) and places[0].name in NO_CHANNELS
+    places = [] if counts_itself else places
+    more = not counts_itself and any(each.kind == kinds.VAR_POSITIONAL for each in known.values())
     rest = any(each.kind == kinds.VAR_KEYWORD for each in known.values())
     given, left_out = {}, {}
     for word, value in keywords.items():
@@ -85,7 +95,7 @@ def arguments_for(custom, kind, channels, keywords):
             given[found or word] = value
         else:
             left_out[word] = value
-    first = [channels] if places or any(each.kind == kinds.VAR_POSITIONAL for each in known.values()) else []
+    first = [channels] if places or more else []
     lacks = [each.name for each in named if each.default is kinds.empty and each.name not in given]
     lacks = lacks[1:] if first and places and places[0].name in lacks else lacks
     if not first and lacks:
@@ -124,6 +134,40 @@ def instead(custom, norm, word, value):
     if hasattr(held, "detach") and held.numel() == 1:
         return bool(held == value), "its %s is %.6g" % (word, held.item())
     return False, "what it uses instead is not known"
+
+
+# ------------------------------------------------------------------------------------------------ its first values
+
+
+def shapeless(module):
+    """Names of lazy parameters and buffers, which have no shape before the first forward."""
+    held = list(module.named_parameters()) + list(module.named_buffers())
+    return [name for name, tensor in held if type(tensor).__name__.startswith("Uninitialized")]
+
+
+def give_shapes(torch, custom, module, name, channels, rank):
+    """Lazy parameters take their shape from a first forward: one in eval, which leaves the statistics alone."""
+    if not shapeless(module):
+        return
+    modes, shape, why = [(each, each.training) for each in module.modules()], (2, channels) + (4,) * (rank - 2), ""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            module.eval()(torch.zeros(*shape))
+    except Exception as error:
+        why = ", which raises %s" % custom.said(error).split("\n")[0]
+    for each, training in modes:
+        each.training = training
+    lazy = shapeless(module)
+    if lazy:
+        raise custom.CustomLayerError(
+            "the scenario's initial values cannot be put into %s: before its first forward there is no shape of %s. "
+            "bncheck tried an eval forward of zeros of the shape %s%s. Say the shape in the constructor"
+            % (name, listed(lazy), shape, why)
+        )
+
+
+def listed(words):
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def fill(tensor, value):
