@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,6 +192,58 @@ def test_parameters_of_another_shape_are_one_number_per_channel(own: dict[str, C
     assert remarks(cell) == ["Wide holds gamma in the shape (1,): it keeps its own values, not the scenario's 4"]
 
 
+# ------------------------------------------------------------------------------------------------- initial values
+
+
+def test_initial_values_that_have_no_place_are_refused_and_not_judged(own: dict[str, Cell]) -> None:
+    """Its parameters lie under names that bncheck does not know: it would be compared from other values."""
+    assert refusal(own["Renamed"]) == (
+        "the scenario's initial gamma and beta cannot be put into Renamed: bncheck looks for weight or gamma, and for "
+        "bias or beta; Renamed has scale and shift. Hand them out under such a name, as weight = property(lambda self: "
+        "self.…) in the class does, or take gamma and beta out of the scenario's `initial`"
+    )
+    for name in ("Renamed", "Plain"):
+        words = refusal(own[f"{name}-moved"])
+        assert f"initial gamma, beta, running_mean and running_var cannot be put into {name}: " in words
+        assert f"{name} has scale, shift, stored_mean and stored_var. " in words
+
+
+def test_the_property_that_the_refusal_proposes_is_enough(own: dict[str, Cell]) -> None:
+    for name in ("", "-moved"):
+        handed, fine = own[f"Handed{name}"], own[f"Fine{name}"]
+        assert handed.result.outcome == "ok", handed.errors
+        for what in ("bn/gamma", "bn/beta", "bn/running_mean", "bn/running_var", "output/0", "output/12"):
+            np.testing.assert_allclose(handed.arrays[what], fine.arrays[what], rtol=1e-5, atol=1e-6)
+
+
+def test_a_state_that_is_worked_out_cannot_be_given_a_value(own: dict[str, Cell]) -> None:
+    assert own["Derived"].result.outcome == "ok", "the usual 0 and 1 are what it starts from"
+    assert refusal(own["Derived-moved"]) == (
+        "the scenario's initial running_var cannot be put into Derived: it works its running_var out of other tensors. "
+        "Make it a buffer of its own, or take running_var out of the scenario's `initial`"
+    )
+
+
+def test_the_usual_values_need_no_place(own: dict[str, Cell]) -> None:
+    """Only where nothing in the layer could be them is it said that it starts from others."""
+    assert own["Renamed-usual"].result.outcome == own["Drawn-usual"].result.outcome == "ok"
+    assert not [text for text in remarks(own["Renamed-usual"]) if "initial" in text]
+    assert remarks(own["Drawn-usual"]) == [
+        "Drawn keeps its own initial gamma, not the scenario's 1: bncheck looks for weight or gamma; Drawn has scale "
+        "and shift"
+    ]
+
+
+def test_a_layer_without_the_state_is_played_and_judged(own: dict[str, Cell]) -> None:
+    assert own["Stateless"].result.outcome == "ok", own["Stateless"].errors
+    assert "bn/gamma" not in own["Stateless"].arrays
+
+
+def test_a_flag_is_no_parameter(own: dict[str, Cell]) -> None:
+    assert own["Flag"].result.outcome == "ok", own["Flag"].errors
+    np.testing.assert_array_equal(own["Flag"].arrays["bn/beta"], own["Fine"].arrays["bn/beta"])
+
+
 # ------------------------------------------------------------------------------------------------ lazy parameters
 
 
@@ -208,3 +261,19 @@ def test_a_parameter_that_gets_no_shape_is_the_layers_fault(own: dict[str, Cell]
         "weight. bncheck tried an eval forward of zeros of the shape (2, 4, 4, 4), which raises ValueError: not before "
         "the data is there. Say the shape in the constructor"
     )
+
+
+# --------------------------------------------------------------------------------------------- one layer, two places
+
+
+def test_a_second_place_leaves_the_layers_own_values(tmp_path: Path) -> None:
+    """The second place has initial values of its own in the scenario: the layer is made where it stands first."""
+    case = next(each for each in cases_of("layer-used-twice").values() if each.network.layers[-1].same_as)
+    first, conv, second = case.network.layers
+    layers = (replace(first, initial={**first.initial, "gamma": 3.0}), conv, second)
+    (tmp_path / "layers.py").write_text(LAYERS, encoding="utf-8")
+    cell = play_cells(tmp_path, [renamed(case, "twice", custom=f"{tmp_path / 'layers.py'}:Fine", layers=layers)])[
+        "twice"
+    ]
+    assert cell.result.outcome == "ok", cell.errors
+    assert cell.arrays["bn1/gamma"][0].tolist() == [3, 3, 3]

@@ -8,6 +8,9 @@ import inspect
 
 # Arguments that switch a state on or off: what the layer keeps then.
 SWITCHES = {"affine": "gamma", "track_running_stats": "running_mean"}
+# What a layer starts from unless the scenario says otherwise, and what PyTorch keeps it in.
+USUAL = {"gamma": 1.0, "beta": 0.0, "running_mean": 0.0, "running_var": 1.0}
+KEPT_IN = {"gamma": "parameter", "beta": "parameter", "running_mean": "buffer", "running_var": "buffer"}
 # First arguments that are no number of channels: nn.LazyBatchNorm2d(eps, …).
 NO_CHANNELS = ("eps", "epsilon", "momentum", "affine", "track_running_stats")
 
@@ -137,6 +140,81 @@ def instead(custom, norm, word, value):
 
 
 # ------------------------------------------------------------------------------------------------ its first values
+
+
+class Start:
+    """Puts the scenario's initial values into one layer; ``remarks`` are about those that it keeps its own instead of.
+
+    A layer that keeps a state under a name unknown here would compute from values that nobody asked for: refused. Where
+    nothing in it could be the state it has none, and is judged for that.
+    """
+
+    def __init__(self, torch, custom, norm):
+        self.torch, self.custom, self.norm, self.name = torch, custom, norm, type(norm).__name__
+        self.missing, self.remarks = [], []
+
+    def put(self, what, value):
+        held = self.custom.find(self.norm, what)
+        if held is None:
+            self.missing.append((what, value))
+        elif not fill(held, value.to(held.dtype)):
+            self.remarks.append(
+                "%s holds %s in the shape %s: it keeps its own values, not the scenario's %d"
+                % (self.name, what, tuple(held.shape), value.numel())
+            )
+        elif not (usual(what, value) or self.kept(held, what)):
+            raise self.custom.CustomLayerError(
+                "the scenario's initial %s cannot be put into %s: it works its %s out of other tensors. Make it a %s "
+                "of its own, or take %s out of the scenario's `initial`" % (what, self.name, what, KEPT_IN[what], what)
+            )
+
+    def kept(self, held, what):
+        """Whether the layer hands out again what was put into it: a property may make a new tensor at every look."""
+        again = self.custom.find(self.norm, what)
+        isnan = self.torch.isnan
+        return again is held or bool(((again == held) | (isnan(again) & isnan(held))).all())
+
+    def finish(self):
+        """After the last value: those that may have their place under a name unknown here."""
+        refused = [what for what, value in self.missing if not usual(what, value) and self.others(what)]
+        if refused:
+            whats, name, it = listed(refused), self.custom.NAMES[refused[0]][0], "them" if len(refused) > 1 else "it"
+            raise self.custom.CustomLayerError(
+                "the scenario's initial %s cannot be put into %s: %s. Hand %s out under such a name, as %s = "
+                "property(lambda self: self.…) in the class does, or take %s out of the scenario's `initial`"
+                % (whats, self.name, self.looked(refused), it, name, whats)
+            )
+        for what, _ in self.missing:
+            others = self.others(what)
+            if others and not any(usual(what, other) for other in others.values()):
+                self.remarks.append(
+                    "%s keeps its own initial %s, not the scenario's %g: %s"
+                    % (self.name, what, USUAL[what], self.looked([what]))
+                )
+
+    def looked(self, whats):
+        """Where bncheck looked for them in vain, and what there is instead."""
+        names = list(dict.fromkeys(name for what in whats for name in self.others(what)))
+        names = names[:8] + ["%d more" % (len(names) - 8)] * (len(names) > 8)
+        wanted = ", and for ".join(" or ".join(self.custom.NAMES[what]) for what in whats)
+        return "bncheck looks for %s; %s has %s" % (wanted, self.name, listed(names))
+
+    def others(self, what):
+        """{name: tensor} of what the layer keeps in that way and no neutral word is known for."""
+        known = [self.custom.find(self.norm, word) for word in self.custom.NAMES]
+        held = dict(self.norm.named_parameters())
+        if KEPT_IN[what] == "buffer":
+            held = {name: tensor for name, tensor in held.items() if not tensor.requires_grad}
+            held.update(self.custom.kept_tensors(self.torch, self.norm))
+        return {
+            name: tensor
+            for name, tensor in held.items()
+            if tensor.is_floating_point() and not any(tensor is each for each in known)
+        }
+
+
+def usual(what, tensor):
+    return bool((tensor == USUAL[what]).all())
 
 
 def shapeless(module):

@@ -26,6 +26,7 @@ NAMES = {
     "momentum": ("momentum",),
     "eps": ("eps", "epsilon"),
 }
+TENSORS = ("running_mean", "running_var", "gamma", "beta")
 MOST_NODES = 50000  # a graph larger than this has long been seen to grow
 TIMED_SECONDS, TIMED_LEAST, TIMED_REPEATS = 0.5, 5, 101
 
@@ -217,9 +218,13 @@ def holder(norm):
 
 
 def attribute(module, what):
-    """A scripted layer hands out the property object itself where its class has a property."""
-    found = (getattr(module, name, None) for name in NAMES[what])
-    return next((held for held in found if held is not None and not isinstance(held, property)), None)
+    """A scripted layer hands out the property object itself where its class has a property; ``bias`` may be a flag."""
+    found = [getattr(module, name, None) for name in NAMES[what]]
+    return next((held for held in found if held is not None and could_be(held, what)), None)
+
+
+def could_be(held, what):
+    return hasattr(held, "detach") if what in TENSORS else not isinstance(held, property)
 
 
 # ------------------------------------------------------------------------------------ what hangs on the buffers

@@ -216,27 +216,30 @@ class Model:
             self.layouts[name] = part("torch_parts").Layout(children[name], self.parts, self.specs[name]["channels"])
         self.norms = {name: getattr(children[name], "first", children[name]) for name in self.layers}
         with torch.no_grad():
-            for name, value in self.params.items():
-                layer, what = name.split("/")
-                if layer in self.layouts:
-                    self.layouts[layer].start(what, torch.from_numpy(np.array(value)))
-                    continue
-                tensor = self.held(children[layer], what)
-                if tensor is not None:
-                    self.put(layer, what, tensor, torch.from_numpy(np.array(value)).to(tensor.dtype))
+            self.start(children)
         self.seen, self.returned, self.hooks = {}, None, []
         self.watch()
         self.call = part("torch_variants").runner(self, self.variant)
 
-    def put(self, layer, what, tensor, value):
-        """A parameter or buffer from the host; a layer of the user's may hold it in a shape of its own."""
-        if not (self.custom and layer in self.norms):
-            tensor.copy_(value)
-        elif not part("torch_arguments").fill(tensor, value):
-            self.remarks.setdefault(layer, []).append(
-                "%s holds %s in the shape %s: it keeps its own values, not the scenario's %d"
-                % (type(self.norms[layer]).__name__, what, tuple(tensor.shape), value.numel())
-            )
+    def start(self, children):
+        """Put the host's parameters where they belong; a layer of the user's may hold them in a way of its own."""
+        starts = {}
+        for name, value in self.params.items():
+            layer, what = name.split("/")
+            given = self.torch.from_numpy(np.array(value))
+            if layer in self.layouts:
+                self.layouts[layer].start(what, given)
+            elif self.custom and children[layer] is self.norms.get(layer):
+                if layer not in starts:
+                    starts[layer] = part("torch_arguments").Start(self.torch, part("torch_custom"), self.norms[layer])
+                starts[layer].put(what, given)
+            else:
+                tensor = self.held(children[layer], what)
+                if tensor is not None:
+                    tensor.copy_(given.to(tensor.dtype))
+        for layer, each in starts.items():
+            each.finish()
+            self.remarks[layer] = each.remarks
 
     def moved(self, net):
         """On the case's device, in its dtype. Module.to(dtype) would throw imaginary parts away."""
