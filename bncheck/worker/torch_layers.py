@@ -92,7 +92,7 @@ def again_class(torch):
     return Again
 
 
-def viewed(torch, data, view):
+def viewed(data, view):
     """The same values, laid out in memory otherwise; what lies between them is NaN, so that nobody reads it unseen."""
     if view == "permuted":
         return data.transpose(1, -1).contiguous().transpose(1, -1)

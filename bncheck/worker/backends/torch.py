@@ -295,7 +295,7 @@ class Model:
         return (tensor.float() if self.wide else tensor).numpy()
 
     def forward(self, x, mode):
-        data = part("torch_layers").viewed(self.torch, self.tensor(x), self.view)
+        data = part("torch_layers").viewed(self.tensor(x), self.view)
         if mode in ("train", "no_grad"):
             self.net.train()
         elif mode == "eval":
@@ -322,7 +322,7 @@ class Model:
         return self.array(out)
 
     def checkpointed_forward(self, x):
-        data = part("torch_layers").viewed(self.torch, self.tensor(x), self.view).requires_grad_()
+        data = part("torch_layers").viewed(self.tensor(x), self.view).requires_grad_()
         self.net.train()
         out = part("torch_variants").checkpointed(self, data)
         self.record(data, out)
