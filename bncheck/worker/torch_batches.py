@@ -112,7 +112,7 @@ class Watch:
         room = self.room[self.places[call] : self.places[call + 1]]
         fits = front.dtype == room.dtype and front.numel() == room.numel()
         self.kept[call] = room.view(front.shape).copy_(front) if fits else front.clone()
-        self.scale[call] = largest_finite(self.torch, front)
+        self.scale[call] = largest_finite(front)
         self.inside = True
         try:
             for place, size in enumerate(self.sizes):
@@ -138,7 +138,7 @@ def largest_gap(torch, a, b):
     return gap if np.isfinite(gap) else float("inf")
 
 
-def largest_finite(torch, a):
+def largest_finite(a):
     """Largest |a| that is finite, 0 for none; max() of a NaN is NaN, which costs no second pass to see."""
     if a.numel() == 0:
         return 0.0

@@ -9,7 +9,6 @@ import copy
 import difflib
 import importlib
 import importlib.util
-import inspect
 import os
 import re
 import sys
@@ -27,6 +26,7 @@ NAMES = {
     "momentum": ("momentum",),
     "eps": ("eps", "epsilon"),
 }
+TENSORS = ("running_mean", "running_var", "gamma", "beta")
 MOST_NODES = 50000  # a graph larger than this has long been seen to grow
 TIMED_SECONDS, TIMED_LEAST, TIMED_REPEATS = 0.5, 5, 101
 
@@ -183,112 +183,6 @@ def place(path, number, code):
     return "%s, line %d: %s" % (os.path.basename(path), number, (code or "").strip())
 
 
-def make(torch, text, channels, keywords):
-    """Construct it as Class(channels, eps=…, momentum=…, affine=…), and watch that its output has its input's form."""
-    norm = construct(torch, text, channels, keywords)
-    refuse_inputs(norm, type(norm).__name__, "in two tensors or more go only the channels (network.parts)")
-    norm.register_forward_hook(check_output)
-    return norm
-
-
-def make_parts(torch, text, parts, adapter, channels, keywords):
-    """A layer that takes its channels in several tensors, Class(channels of one part, …), behind a module of one."""
-    if parts == "complex" and not hasattr(torch, "complex"):
-        raise NotImplementedError("torch %s has no complex tensors; torch.complex came with 1.7" % torch.__version__)
-    count = 2 if parts == "complex" else parts
-    return adapter(construct(torch, text, channels // count, keywords), parts)
-
-
-def construct(torch, text, channels, keywords):
-    kind = load_class(torch, text)
-    first, given, left_out = arguments_for(kind, channels, keywords)
-    call = "%s(%s)" % (kind.__name__, ", ".join(["%d" % each for each in first] + words_of(given)))
-    try:
-        norm = kind(*first, **given)
-    except (Exception, SystemExit) as error:
-        where = line_in(text.rpartition(":")[0], error)
-        raise failed("%s raises %s%s" % (call, said(error), where), error)
-    if left_out:
-        norm.bncheck_left_out = left_out
-    return norm
-
-
-def refuse_inputs(module, who, remedy):
-    """bncheck gives one tensor: what takes none, or needs more, is said before anything is played."""
-    try:
-        signature = inspect.signature(module.forward)
-    except (TypeError, ValueError):  # scripted: calling it will tell
-        return
-    try:
-        signature.bind(None)
-    except TypeError:
-        empty, rest = inspect.Parameter.empty, (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        named = signature.parameters.values()
-        needed = [each.name for each in named if each.default is empty and each.kind not in rest]
-        takes = "%d inputs (%s)" % (len(needed), ", ".join(needed)) if len(needed) > 1 else "no input of that kind"
-        raise CustomLayerError("%s takes %s: forward%s. bncheck gives one tensor: %s" % (who, takes, signature, remedy))
-
-
-def words_of(keywords):
-    return ["%s=%r" % item for item in sorted(keywords.items())]
-
-
-def arguments_for(kind, channels, keywords):
-    """(positional, keywords, {what was asked for and it has no argument for}) of a class's constructor.
-
-    The number of channels comes first, under whatever name; eps and momentum also under their other names. What the
-    constructor needs beyond that bncheck does not know.
-    """
-    try:
-        known = inspect.signature(kind).parameters
-    except (TypeError, ValueError):  # a class without a signature that could be read takes what it takes
-        return [channels], dict(keywords), {}
-    kinds = inspect.Parameter
-    named = [each for each in known.values() if each.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
-    places = [each for each in named if each.kind != kinds.KEYWORD_ONLY]
-    rest = any(each.kind == kinds.VAR_KEYWORD for each in known.values())
-    given, left_out = {}, {}
-    for word, value in keywords.items():
-        found = next(
-            (name for name in NAMES.get(word, (word,)) if name in known and known[name] not in places[:1]), None
-        )
-        if found is not None or rest:
-            given[found or word] = value
-        else:
-            left_out[word] = value
-    first = [channels] if places or any(each.kind == kinds.VAR_POSITIONAL for each in known.values()) else []
-    lacks = [each.name for each in named if each.default is kinds.empty and each.name not in given]
-    lacks = lacks[1:] if first and places and places[0].name in lacks else lacks
-    if not first and lacks:
-        given[lacks.pop(0)] = channels
-    if lacks:
-        raise CustomLayerError(
-            "%s%s needs %s, which bncheck does not know; it gives the number of channels, %s. Write a class that takes "
-            "the number of channels and knows the rest"
-            % (kind.__name__, inspect.signature(kind), " and ".join(lacks), ", ".join(sorted(keywords)))
-        )
-    return first, given, left_out
-
-
-def missing_arguments(norm, channels):
-    """Sentences about what the constructor has no argument for; one that matters says what the layer has instead."""
-    name, found = type(norm).__name__, []
-    for word, value in sorted(getattr(norm, "bncheck_left_out", {}).items()):
-        held = find(norm, word) if word in NAMES else None
-        if word == "affine":
-            as_asked = bool(value) == (find(norm, "gamma") is not None)
-        elif word == "track_running_stats":
-            as_asked = bool(value) == (find(norm, "running_mean") is not None)
-        else:
-            as_asked = isinstance(held, (int, float)) and held == value
-        if as_asked:
-            found.append("%s takes no %s; it was left out, and %s=%r is what it does" % (name, word, word, value))
-        else:
-            has = ", it has %r" % held if isinstance(held, (int, float)) else ""
-            found.append("%s takes no %s: the scenario asks for %s=%r%s" % (name, word, word, value, has))
-    return found
-
-
 def check_output(module, given, out):
     name, data = type(module).__name__, given[0]
     if not hasattr(out, "shape") or not hasattr(out, "dtype"):
@@ -303,28 +197,16 @@ def check_output(module, given, out):
         raise CustomLayerError("%s turns %s into %s; BatchNorm keeps the dtype" % (name, data.dtype, out.dtype))
 
 
-def fill(torch, norm, what, tensor, value):
-    """Put one number per channel into a parameter or buffer of the layer's own shape; one value for all channels is
-    filled where the numbers are the same. True if it was done."""
-    if tensor.numel() == value.numel():
-        tensor.copy_(value.reshape(tensor.shape))
-    elif tensor.numel() == 1 and bool((value == value.reshape(-1)[0]).all()):
-        tensor.fill_(value.reshape(-1)[0].item())
-    else:
-        return False
-    return True
+def find(norm, what):
+    """The layer's tensor or number for a neutral word, None where it has none."""
+    held = attribute(norm, what)
+    return held if held is not None else attribute(holder(norm), what)
 
 
 def per_channel(array, channels):
     """What a layer holds as one number per channel: (1, C, 1, 1) is (C,), and one value is every channel's."""
     flat = array.reshape(-1)
     return flat.repeat(channels) if flat.size == 1 and channels > 1 else flat
-
-
-def find(norm, what):
-    """The layer's tensor or number for a neutral word, None where it has none."""
-    held = attribute(norm, what)
-    return held if held is not None else attribute(holder(norm), what)
 
 
 def holder(norm):
@@ -336,9 +218,13 @@ def holder(norm):
 
 
 def attribute(module, what):
-    """A scripted layer hands out the property object itself where its class has a property."""
-    found = (getattr(module, name, None) for name in NAMES[what])
-    return next((held for held in found if held is not None and not isinstance(held, property)), None)
+    """A scripted layer hands out the property object itself where its class has a property; ``bias`` may be a flag."""
+    found = [getattr(module, name, None) for name in NAMES[what]]
+    return next((held for held in found if held is not None and could_be(held, what)), None)
+
+
+def could_be(held, what):
+    return hasattr(held, "detach") if what in TENSORS else not isinstance(held, property)
 
 
 # ------------------------------------------------------------------------------------ what hangs on the buffers
@@ -410,14 +296,14 @@ def graph_state(torch, norm, behind, sizes=True):
 
 def facts(model, name, batch_norm):
     """What one cell says of a layer: names, copies, dtypes, which buffers carry a graph; its time if asked for."""
-    torch, norm, spec = model.torch, model.norms[name], model.specs[name]
+    torch, norm, spec, custom = model.torch, model.norms[name], model.specs[name], sys.modules[__name__]
     builtin = batch_norm(torch, spec, "builtin").to(device=model.device, dtype=model.dtype)
     kept = kept_tensors(torch, norm)
     own, usual = set(norm.state_dict()), set(builtin.state_dict())
     found = {
         "class": type(norm).__name__,
         "left_out": sorted(getattr(norm, "bncheck_left_out", {})),
-        "remarks": missing_arguments(norm, spec["channels"]) + model.remarks.get(name, []),
+        "remarks": model.part("torch_arguments").missing_arguments(custom, norm) + model.remarks.get(name, []),
         "state_dict": {"missing": sorted(usual - own), "additional": sorted(own - usual)},
         "kept": {
             key: "%s %s" % (tuple(tensor.shape), str(tensor.dtype).replace("torch.", ""))

@@ -43,7 +43,7 @@ def batch_norm(torch, layer, variant, custom=None):
         keywords["track_running_stats"] = False
     keywords.update(layer["native"].get("torch", {}))
     if custom and variant != "builtin":
-        return custom(layer["channels"], keywords)
+        return custom(layer["channels"], keywords, layer["rank"])
     if variant == "functional":
         return functional_class(torch)(layer["channels"], **keywords)
     kinds = {2: torch.nn.BatchNorm1d, 3: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d, 5: torch.nn.BatchNorm3d}
@@ -92,7 +92,7 @@ def again_class(torch):
     return Again
 
 
-def viewed(torch, data, view):
+def viewed(data, view):
     """The same values, laid out in memory otherwise; what lies between them is NaN, so that nobody reads it unseen."""
     if view == "permuted":
         return data.transpose(1, -1).contiguous().transpose(1, -1)

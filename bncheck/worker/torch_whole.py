@@ -13,11 +13,11 @@ SEED = 0
 NOT_WITH = ("functional", "jit", "export", "builtin", "timed")
 
 
-def build(torch, custom, text, arguments, output=None):
+def build(torch, custom, given, text, arguments, output=None):
     """``path.py:function`` called with ``arguments``; what is wrong with it is one sentence.
 
-    ``custom`` is torch_custom.py, which loads files. A network that returns more than a tensor hands out the one that
-    ``output`` (network.output) names, or the only one there is.
+    ``custom`` is torch_custom.py, which loads files, ``given`` torch_arguments.py. A network that returns more than a
+    tensor hands out the one that ``output`` (network.output) names, or the only one there is.
     """
     path, _, name = text.rpartition(":")
     if not os.path.isfile(path):
@@ -33,7 +33,7 @@ def build(torch, custom, text, arguments, output=None):
         raise custom.failed("%s raises %s%s" % (call, custom.said(error), custom.line_in(path, error)), error)
     if not isinstance(net, torch.nn.Module):
         raise custom.CustomLayerError("%s returns a %s, not a torch.nn.Module" % (call, type(net).__name__))
-    custom.refuse_inputs(net, "the network of %s" % call, "build one that makes the others itself")
+    given.refuse_inputs(custom, net, "the network of %s" % call, "build one that makes the others itself")
     net.register_forward_hook(one_tensor(torch, custom, call, output))
     return net
 

@@ -168,10 +168,12 @@ class Model:
                 "nn.BatchNorm does no %s: there is no built-in layer to compare" % network["oracle"]
             )
         self.parts = network.get("parts", 1) if own else 1
-        self.custom = partial(part("torch_custom").make, torch, own) if own else None
+        self.custom = partial(part("torch_arguments").make, torch, part("torch_custom"), own) if own else None
         if self.parts != 1:
             adapter = part("torch_parts").adapter_class(torch, part("torch_custom").CustomLayerError)
-            self.custom = partial(part("torch_custom").make_parts, torch, own, self.parts, adapter)
+            self.custom = partial(
+                part("torch_arguments").make_parts, torch, part("torch_custom"), own, self.parts, adapter
+            )
         part("torch_custom").remember_lines(torch, bool(own)) if own or "bncheck_torch_custom" in sys.modules else None
         self.whole = bool(network.get("model"))
         code = own or network.get("model")
@@ -194,6 +196,7 @@ class Model:
             net = part("torch_whole").build(
                 torch,
                 part("torch_custom"),
+                part("torch_arguments"),
                 self.network["model"],
                 self.network["arguments"],
                 self.network.get("output"),
@@ -213,27 +216,30 @@ class Model:
             self.layouts[name] = part("torch_parts").Layout(children[name], self.parts, self.specs[name]["channels"])
         self.norms = {name: getattr(children[name], "first", children[name]) for name in self.layers}
         with torch.no_grad():
-            for name, value in self.params.items():
-                layer, what = name.split("/")
-                if layer in self.layouts:
-                    self.layouts[layer].start(what, torch.from_numpy(np.array(value)))
-                    continue
-                tensor = self.held(children[layer], what)
-                if tensor is not None:
-                    self.put(layer, what, tensor, torch.from_numpy(np.array(value)).to(tensor.dtype))
+            self.start(children)
         self.seen, self.returned, self.hooks = {}, None, []
         self.watch()
         self.call = part("torch_variants").runner(self, self.variant)
 
-    def put(self, layer, what, tensor, value):
-        """A parameter or buffer from the host; a layer of the user's may hold it in a shape of its own."""
-        if not (self.custom and layer in self.norms):
-            tensor.copy_(value)
-        elif not part("torch_custom").fill(self.torch, self.norms[layer], what, tensor, value):
-            self.remarks.setdefault(layer, []).append(
-                "%s holds %s in the shape %s: it keeps its own values, not the scenario's %d"
-                % (type(self.norms[layer]).__name__, what, tuple(tensor.shape), value.numel())
-            )
+    def start(self, children):
+        """Put the host's parameters where they belong; a layer of the user's may hold them in a way of its own."""
+        starts = {}
+        for name, value in self.params.items():
+            layer, what = name.split("/")
+            given = self.torch.from_numpy(np.array(value))
+            if layer in self.layouts:
+                self.layouts[layer].start(what, given)
+            elif self.custom and children[layer] is self.norms.get(layer):
+                if layer not in starts:
+                    starts[layer] = part("torch_arguments").Start(self.torch, part("torch_custom"), self.norms[layer])
+                starts[layer].put(what, given)
+            else:
+                tensor = self.held(children[layer], what)
+                if tensor is not None:
+                    tensor.copy_(given.to(tensor.dtype))
+        for layer, each in starts.items():
+            each.finish()
+            self.remarks[layer] = each.remarks
 
     def moved(self, net):
         """On the case's device, in its dtype. Module.to(dtype) would throw imaginary parts away."""
@@ -289,7 +295,7 @@ class Model:
         return (tensor.float() if self.wide else tensor).numpy()
 
     def forward(self, x, mode):
-        data = part("torch_layers").viewed(self.torch, self.tensor(x), self.view)
+        data = part("torch_layers").viewed(self.tensor(x), self.view)
         if mode in ("train", "no_grad"):
             self.net.train()
         elif mode == "eval":
@@ -316,7 +322,7 @@ class Model:
         return self.array(out)
 
     def checkpointed_forward(self, x):
-        data = part("torch_layers").viewed(self.torch, self.tensor(x), self.view).requires_grad_()
+        data = part("torch_layers").viewed(self.tensor(x), self.view).requires_grad_()
         self.net.train()
         out = part("torch_variants").checkpointed(self, data)
         self.record(data, out)
