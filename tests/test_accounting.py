@@ -14,6 +14,7 @@ from bncheck.audit import silent_drifts
 from bncheck.diagnose import diagnose
 from bncheck.finding import Consequence, Finding
 from bncheck.rules import load_rules
+from bncheck.rules.bn902_unexplained import unexplained
 
 OPS = ("train_forward", "train_forward", "eval_forward")
 FACTS = {"input_mean": [1.0, 1.0, 1.0], "input_var": [2.0, 2.0, 2.0]}
@@ -185,7 +186,19 @@ def test_an_unexplained_difference_says_what_it_looks_like(other, says):
         assert "times as large" not in left.title and "larger by" not in left.title and "ReLU" not in left.title
     else:
         assert says in left.title
-    assert "running_mean of bn and running_var of bn agree." in left.title
+    assert left.title.endswith(" In order: running_mean of bn and running_var of bn.")
+
+
+def test_values_that_are_not_finite_are_counted_for_the_target_that_has_them():
+    """The title names mxnet first, the drift counts torch first, and either may be side a of its pair."""
+    pair = pair_of(MOVES, {**MOVES, "running_var": [1, np.nan, 1.75, 1.75]})
+    there = [item for item in open_drifts([pair]) if item.place == ("bn", "running_var")]
+    says = "mxnet differs from torch in running_var of bn (NaN or Inf in 1 value of mxnet, in none of torch), and no"
+    assert next(unexplained(pair, there, ORDER)).title.startswith(says)
+    turned = [replace(item, drift=replace(item.drift, a="mxnet", b="torch", nonfinite_a=3, nonfinite_b=2))
+              for item in there]  # fmt: skip
+    says = "in running_var of bn (NaN or Inf in 3 values of mxnet, in 2 of torch), and no"
+    assert says in next(unexplained(pair, turned, ORDER)).title
 
 
 def test_a_state_that_only_one_side_holds_is_said():
