@@ -24,6 +24,7 @@ from bncheck.rules import (
     bn409_layer_contract,
     bn501_refusal,
     bn902_unexplained,
+    file_plays,
 )
 from bncheck.scenario import Case
 
@@ -374,7 +375,8 @@ def test_a_file_in_training_mode_is_named_with_how_it_says_so() -> None:
             },
             "defect",
             "computes bn of model.onnx (as it is) wrongly with graph optimisation, from its own input: 1e+05 times "
-            "further off float64 than rounding may be. None of the 7 optimisers, left out one by one, makes",
+            "further off float64 than rounding may be. None of the 7 optimisers that were tried, left out one by "
+            "one, makes the result that of the plain play.",
         ),
         (
             {
@@ -402,6 +404,20 @@ def test_a_file_that_depends_on_how_it_is_run(play: dict[str, Any], kind: str, w
     dropping = [{"name": "d", "training": True}]
     said = bn406_folding.check_cell(with_file({"plays": [quiet, play], "dropouts": dropping}))
     assert not [item for item in said if item.kind != "rounding"]
+
+
+@pytest.mark.parametrize(
+    ("tried", "says"),
+    [
+        (None, ""),
+        (0, ""),
+        (1, "Leaving out the one optimiser that was tried does not make the result right."),
+        (2, "None of the 2 optimisers that were tried, left out one by one, makes the result right."),
+    ],
+)
+def test_optimisers_that_were_tried_in_vain(tried: int | None, says: str) -> None:
+    """How many more there are is not recorded: trying stops after some."""
+    assert file_plays.named({"optimisers": [], "optimisers_tried": tried}, "right") == says
 
 
 def test_a_node_in_training_mode_that_no_batch_reaches_is_no_hazard() -> None:
