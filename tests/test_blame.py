@@ -438,7 +438,7 @@ def test_a_framework_is_named_for_its_own_layer_alone() -> None:
 def test_a_layer_of_the_users_is_named_by_its_class() -> None:
     (item,) = refusals(*cells_with("subject", "torch", "torch[builtin]", custom="/a/mine.py:MyNorm"))
     assert (item.title, item.kind) == (
-        "MyNorm (your layer) raises ValueError in train_forward; torch[builtin] runs.",
+        "MyNorm (your layer) raises ValueError in train_forward; torch[builtin] carries it out.",
         "hazard",
     )
     assert dict(item.evidence) == {"error": "no", "moved by then": "running_mean of bn"}
