@@ -23,6 +23,7 @@ from bncheck.rules import (
     bn902_unexplained,
 )
 from bncheck.rules.born import births
+from bncheck.rules.in_batches import magnified
 from bncheck.scenario import Case, InputSpec, Layer, Network
 
 F, B, E = "train_forward", "backward", "eval_forward"
@@ -366,6 +367,15 @@ def in_batches(own: list[float], carried: list[float], l1: float, norms: Sequenc
              "batch_norm": list(norms), "l1_of_output": 10.0}  # fmt: skip
     trace = replace(make_trace((op,)), arrays=arrays)
     return make_cell(make_case((op,)), "torch", trace, notes={"0": {"depth": depth}})
+
+
+@pytest.mark.parametrize(("var", "factor"), [(1e-12, 316.2), (0.0, 316.2), (3.0, 1.155), (INF, 1.0)])
+def test_a_layer_magnifies_the_error_of_its_input_by_no_more_than_its_eps_lets_it(var: float, factor: float) -> None:
+    """sqrt((1 + var)/(var + 1e-5)) with the eps that the layer holds, whatever the scenario asks for."""
+    cell = cell_of(
+        ("eval_in_batches",), running_mean=[1, 1], running_var=[var, var], eps=[1e-5, 1e-5], input_mean=[1.0]
+    )
+    assert list(magnified(cell, 0)) == pytest.approx([factor], rel=1e-3)
 
 
 def causes(cell: CellView) -> list[str]:

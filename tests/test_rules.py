@@ -15,7 +15,8 @@ from bncheck.errors import UsageError
 from bncheck.evidence import TargetView
 from bncheck.finding import CAUSES, KINDS
 from bncheck.order import compare_again
-from bncheck.rules import bn112_eps, explain, load_rules
+from bncheck.rules import bn112_eps, explain, leftover, load_rules
+from bncheck.rules.bn202_normalise_arithmetic import conditioning
 from bncheck.rules.departure import same
 
 F, B, E = "train_forward", "backward", "eval_forward"
@@ -345,6 +346,27 @@ def test_reduced_precision_by_dtype_and_by_digits():
         assert [f.cause for f in rule("reduced-precision").check_cell(cell)] == found
 
 
+def test_an_eps_of_zero_that_was_asked_for_is_no_usual_one():
+    """|mean|/sqrt(var + eps) of 1 and 1e-8; where eps is left to the targets it is the usual 1e-5."""
+    for eps, ratio in ((0.0, 1e4), (None, 316.07)):
+        case = make_case((F,), eps=eps)
+        cells = [
+            make_cell(case, target, make_trace((F,), input_mean=[1.0], input_var=[1e-8])) for target in ("one", "two")
+        ]
+        assert conditioning(make_pair(*cells), "bn") == pytest.approx(ratio, rel=1e-4)
+    still = make_cell(make_case((F,)), "one", make_trace((F,), input_mean=[1.0], input_var=[0.0]))
+    assert conditioning(make_pair(still, still), "bn") == 0.0
+    assert leftover.conditioning(still, "bn", 2.0**-24) == 0.0
+
+
+def test_a_small_variance_without_eps_makes_more_of_rounding_than_beside_the_usual_one():
+    """An error of x is divided by sqrt(1e-8) without eps, by sqrt(1e-8 + 1e-5) where each target has its own."""
+    trace = make_trace((F,), input_mean=[1.0], input_var=[1e-8])
+    bounds = [leftover.conditioning(make_cell(make_case((F,), eps=eps), "one", trace), "bn", 2.0**-24)
+              for eps in (0.0, None)]  # fmt: skip
+    assert bounds[0] / bounds[1] == pytest.approx(np.sqrt(1001), rel=1e-2)
+
+
 def test_affine_ignored_and_applied():
     # x has mean 2 and variance 4; gamma = 3. Inverted with gamma, an output without it shows r = 1/6, var 36.
     for invstd, found in ((0.5 / 3, ["affine"]), (0.5, [])):
@@ -401,14 +423,18 @@ def test_eval_with_what_it_has_just_moved_is_said_as_that():
 @pytest.mark.parametrize(
     ("facet", "says"),
     [
-        (Facet(1e-5), "1e-05"),
-        (Facet(None, identifiable=False, standing=(5.139e-6, 1.304e-5)), "5.139e-06 to 1.304e-05"),
+        (Facet(1e-5), "an eps of 1e-05"),
+        (Facet(None, identifiable=False, standing=(5.139e-6, 1.304e-5)), "an eps between 5.139e-06 and 1.304e-05"),
+        (Facet(None, identifiable=False, standing=(0.0, 1.2e-4)), "an eps of at most 0.00012"),
     ],
 )
 def test_eps_is_said_as_well_as_it_is_known(facet: Facet, says: str):
     """Beside variances of 1 the steps of a case leave open what it is; a replay takes one end of that."""
-    side = [make_cell(make_case((F,)), "torch", None, convention=Convention("torch", "", {"eps": facet}))]
-    assert bn112_eps.measured(side, 1e-5) == says
+    case, other = make_case((F,)), Convention("flax", "", {"eps": Facet(1e-3)})
+    sides = [[make_cell(case, "torch", None, convention=Convention("torch", "", {"eps": facet}))],
+             [make_cell(case, "flax", None, convention=other)]]  # fmt: skip
+    said = bn112_eps.sentence(sides[0], 1e-5, sides[1], 1e-3)
+    assert said == f"torch adds {says} to the variance, flax one of 0.001."
 
 
 def known(**values: Any) -> Convention:

@@ -10,6 +10,7 @@ import numpy as np
 from bncheck.evidence import CellView
 from bncheck.rules.movement import holds_training
 from bncheck.rules.roundoff import arithmetic_dtype, mean_bound, two_pass_bound, unit
+from bncheck.scenario import DEFAULT_EPS, Case
 from bncheck.trace import Array, Trace
 
 # Two sources can be told apart when they lie this many rounding errors apart.
@@ -219,6 +220,13 @@ def state_rows(trace: Trace, layer: str, name: str, like: Array) -> tuple[Array,
 def affine_rows(trace: Trace, layer: str, name: str, like: Array) -> Array:
     found = state_rows(trace, layer, name, like)
     return np.full_like(like, 1.0 if name == "gamma" else 0.0) if found is None else found[0]
+
+
+def asked_eps(case: Case, layer: str) -> float:
+    """eps as the scenario asks for it, 0 included; the usual one where each target keeps its own, or for a layer of a
+    file or a whole model."""
+    asked = next((item.eps for item in case.network.layers if item.name == layer), None)
+    return DEFAULT_EPS if asked is None else asked
 
 
 def eps_rows(cell: CellView, layer: str, events: int) -> Array:
