@@ -13,7 +13,7 @@ from bncheck.accounting import absorb, absorb_by_order, account, account_alike, 
 from bncheck.audit import silent_drifts
 from bncheck.diagnose import diagnose
 from bncheck.finding import Consequence, Finding
-from bncheck.rules import load_rules
+from bncheck.rules import bn115_state_mismatch, load_rules
 from bncheck.rules.bn902_unexplained import unexplained
 
 OPS = ("train_forward", "train_forward", "eval_forward")
@@ -215,6 +215,31 @@ def test_a_state_for_another_number_of_channels_is_there_and_is_said_so():
     (found,) = diagnose([pair.a, pair.b], [pair], [])
     assert (found.cause, found.quantity) == ("state-mismatch", "running_var")
     assert found.title == "torch keeps running_var of bn for 1 channel, mxnet for 2."
+
+
+def test_states_that_each_side_lacks_are_said_side_by_side_and_as_the_users_doing_where_the_layer_is_theirs():
+    """torch, the user's layer here, has no running_var and mxnet no beta; gamma is there in two widths."""
+    held = {"running_mean": [0] * 4, "gamma": [1] * 4}
+    pair = pair_of({**held, "beta": [0] * 4}, {**held, "running_var": [1] * 4, "gamma": np.ones((4, 2))},
+                   targets=("torch", "torch[builtin]"))  # fmt: skip
+    case = replace(pair.case, network=replace(pair.case.network, custom="own.py:Own"))
+    mine, theirs = (replace(cell, case=case) for cell in (pair.a, pair.b))
+    (found,) = diagnose([mine, theirs], [make_pair(mine, theirs)], [])
+    assert found.title == (
+        "Own in torch keeps no running_var of bn under the usual names; torch[builtin] does. "
+        "torch[builtin] keeps no beta of bn; Own in torch does. "
+        "Own in torch keeps gamma of bn for 1 channel, torch[builtin] for 2."
+    )
+    assert found.kind == "hazard"
+    assert "register_buffer for running_mean" in found.advice
+    assert "; build both layers with the same parts" in found.advice
+
+
+def test_a_state_that_only_the_built_in_layer_lacks_is_no_fault_of_the_users():
+    pair = pair_of({"beta": [0] * 4}, {"gamma": [1] * 4, "beta": [0] * 4}, targets=("torch[builtin]", "torch"))
+    case = replace(pair.case, network=replace(pair.case.network, custom="own.py:Own"))
+    (found,) = bn115_state_mismatch.check_pair(make_pair(*(replace(cell, case=case) for cell in (pair.a, pair.b))))
+    assert (found.title, found.kind) == ("torch[builtin] keeps no gamma of bn; Own in torch does.", "convention")
 
 
 def test_what_else_is_off_stands_in_the_sentence_that_nobody_explains():

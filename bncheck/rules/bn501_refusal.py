@@ -17,7 +17,7 @@ from bncheck.finding import BUILT_IN, Finding
 from bncheck.rules.autograd import says_why
 from bncheck.rules.movement import STATISTICS, moved
 from bncheck.rules.onnx_files import file_facts, file_name
-from bncheck.rules.refused import origin_at, own_name, plays_own, refused_events, values_per_channel
+from bncheck.rules.refused import origin_at, own_name, refused_events, values_per_channel
 from bncheck.rules.wording import name, names, targets, verb
 from bncheck.trace import EventRecord
 
@@ -48,7 +48,7 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
 def of_own_code(pair: PairView, refuser: CellView, other: CellView, event: int) -> Finding:
     """A layer of the user's against the built-in one, or the same code on two targets."""
     op, kind, words = error_at(refuser, event)
-    who, same = own_name(refuser), plays_own(other)
+    who, same = own_name(refuser), bool(other.own_code)
     when = f"in {op}" if event >= 0 else "when it is built"
     where = f" on {names(refuser.members)}" if same else ""
     runs = (

@@ -93,7 +93,7 @@ def size(pair: PairView, drift: Drift) -> str:
 
 
 def nonfinite(pair: PairView, drift: Drift) -> str:
-    """``NaN or Inf in 1 value of torch, in none of mxnet``; the counts belong to the drift's sides, not to the pair's."""
+    """ "NaN or Inf in 1 value of torch, in none of mxnet"; the counts belong to the drift's sides, not the pair's."""
     counts = {drift.a: drift.nonfinite_a, drift.b: drift.nonfinite_b}
     known = [(next((counts[cell.target] for cell in side.members if cell.target in counts), 0), side)
              for side in (pair.a, pair.b)]  # fmt: skip
