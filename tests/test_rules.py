@@ -141,6 +141,24 @@ def test_phase_is_seen_without_conventions_when_no_event_moves_both():
     assert not list(rule("update-phase").check_pair(make_pair(pair.a, make_cell(case, "mxnet", still))))
 
 
+@pytest.mark.parametrize(
+    ("values", "advised"),
+    [
+        (("forward", "backward"), ["run a backward"]),
+        (("forward", "forward+eval"), ["save the statistics before you evaluate"]),
+        (("backward", "forward+eval"), ["save the statistics before you evaluate", "run a backward"]),
+        (("forward", "never"), ["make the update happen"]),
+    ],
+)
+def test_the_advice_about_phases_fits_the_moments(values: tuple[str, str], advised: list[str]):
+    case = make_case((F, E))
+    cells = [make_cell(case, name, make_trace((F, E), running_mean=rows, running_var=[1, 1, 1]))
+             for name, rows in (("torch", [0, 1, 1]), ("mxnet", [0, 1, 2]))]  # fmt: skip
+    (finding,) = rule("update-phase").check_pair(make_pair(*cells, [attribute("update_on", values)]))
+    parts = finding.advice.split("; ")
+    assert [part.startswith(words) for part, words in zip(parts, advised, strict=True)] == [True] * len(advised)
+
+
 def test_initial_state_is_seen_in_the_first_row():
     case = make_case((F,))
     one = make_cell(case, "torch", make_trace((F,), gamma=[0.5, 0.5]))
