@@ -281,6 +281,14 @@ def test_a_layer_that_cannot_be_copied_is_no_drop_in() -> None:
     assert found.evidence == {"deepcopy": "raises RuntimeError: no"}
 
 
+def test_a_new_layer_that_starts_otherwise_is_said_as_that() -> None:
+    answer = "starts with running_var 0 instead of 1; the case sets them itself"
+    found = only(bn409_layer_contract.check_cell(with_moves({"a new layer": answer, **MOVES})))
+    assert found.title.endswith(f" in 2 of 5 actions. A new layer {answer}; and 1 more.")
+    assert found.advice.startswith("start as the built-in layer does: running_mean and bias at 0, running_var and weig")
+    assert "; keep state in register_buffer" in found.advice
+
+
 def test_other_names_alone_are_a_convention_and_nothing_wrong_is_nothing() -> None:
     names = "load_state_dict of the built-in layer"
     assert only(bn409_layer_contract.check_cell(with_moves({names: "adds count"}))).kind == "convention"
