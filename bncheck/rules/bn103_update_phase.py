@@ -88,8 +88,8 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
         yield Finding(
             CODE, CAUSE, "convention", f"{_moves(pair.a, ops_a)}, {_moves(pair.b, ops_b)}.",
             targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
-            drift.quantity, evidence={"mean_abs": drift.mean_abs, "max_abs": drift.max_abs}, advice=advice(ops_a | ops_b),
-            not_identifiable=not_identifiable(pair, layer=drift.layer),
+            drift.quantity, evidence={"mean_abs": drift.mean_abs, "max_abs": drift.max_abs},
+            advice=advice(ops_a | ops_b), not_identifiable=not_identifiable(pair, layer=drift.layer),
         )  # fmt: skip
 
 

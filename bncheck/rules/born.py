@@ -28,7 +28,7 @@ FAR = 10.0
 class Birth:
     """``why``: held (before any event), input (the batch as the scenario gives it), cast, before (in front of the first
     BatchNorm layer), between (two of them), single, empty, overflow, constant (no eps, no variance), unheld (statistics
-    that do not exist yet), event (one that runs no batch), arithmetic, gain (eval divides by a variance of nothing),
+    that do not exist yet), event (one that runs no batch), arithmetic, gain (eval divides by a variance of 0),
     network (no BatchNorm layer has it) or backward.
 
     ``layer`` is where it was first seen ("" for the network), ``quantity`` a state, "input", "output" or "gradients";
@@ -253,7 +253,7 @@ def births(cell: CellView) -> tuple[Birth, ...]:
             walk.settle(layer, event)
         if trace.events[event].op == "backward":
             walk.backward(event)
-    return (*walk.result(), *gains(cell, walk))
+    return (*walk.result(), *gains(walk))
 
 
 def odd_events(trace: Trace, states: dict[str, dict[str, State]]) -> list[int]:
@@ -340,7 +340,7 @@ def birth_of(state: State, layer: str, name: str, event: int, why: str) -> Birth
     return Birth(why, event, layer, name, word, tuple(map(int, places)), state.rows.shape[1], value)
 
 
-def gains(cell: CellView, walk: Walk) -> Iterator[Birth]:
+def gains(walk: Walk) -> Iterator[Birth]:
     """Variances of 0 by which an eval forward divides data that vary: 1/sqrt(eps) is a gain of 316. (One that is small
     beside eps is often what the data have: honest random batches reach ten deviations of it.)
 
@@ -363,11 +363,11 @@ def gains(cell: CellView, walk: Walk) -> Iterator[Birth]:
         if hit.any():
             event = int(np.argmax(hit.any(axis=1)))
             places = np.flatnonzero(hit[event])
-            worst = places[np.argmax(size[event, places])]
-            since: Array = np.flatnonzero(np.asarray(variance[: event + 1, worst] > float(eps[0])))
+            # Since when all of them are: the last event before which one of them was not.
+            since: Array = np.flatnonzero((variance[: event + 1, places] != 0).any(axis=1))
             yield Birth(
                 "gain", int(since[-1]) if since.size else -1, layer, "running_var", "zero",
-                tuple(map(int, places)), mean.shape[1], float(variance[event, worst]), (event,),
+                tuple(map(int, places)), mean.shape[1], 0.0, (event,),
             )  # fmt: skip
 
 

@@ -253,7 +253,7 @@ def bound_of(cell: CellView, drift: Drift) -> float:
         if drift.quantity in STATISTICS:
             return _statistic_bound(cell, drift)
         if drift.quantity == "output":
-            return _output_bound(cell, drift)
+            return _output_bound(cell)
     return 0.0
 
 
@@ -329,7 +329,7 @@ def conditioning(cell: CellView, layer: str, u: float) -> float:
     return scale * float(np.max(error, where=varies, initial=0.0))
 
 
-def _output_bound(cell: CellView, drift: Drift) -> float:
+def _output_bound(cell: CellView) -> float:
     """The sum over layers: each BatchNorm's own error, and that of the linear maps between them."""
     assert cell.trace is not None
     return upstream(cell, None) * max(output_scale(cell), 1.0)
