@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -397,6 +398,50 @@ def test_affine_ignored_and_applied():
             for f in item.check_cell(make_cell(make_case((F,)), "x", trace))
         ]
         assert [f.cause for f in findings] == found
+
+
+def affine_titles(ops: Sequence[str], mean: Any, invstd: Any, residual: float = 0.0, **held: Any) -> list[str]:
+    """Two channels of mean 2 and variance 4 in every forward; what the outputs reveal, inverted with what is held."""
+    total = len(ops)
+    rows = {"running_mean": 2.0, "running_var": 4.0, "gamma": 1.0, "beta": 0.0, **held}
+    trace = make_trace(
+        ops, input_mean=np.full((total, 2), 2.0), input_var=np.full((total, 2), 4.0), used_mean=np.array(mean),
+        used_invstd=np.array(invstd), used_residual=np.full((total, 2), residual),
+        **{name: np.broadcast_to(value, (total + 1, 2)) for name, value in rows.items()},
+    )  # fmt: skip
+    return [item.title for item in rule("affine").check_cell(make_cell(make_case(ops, channels=2), "x", trace))]
+
+
+def test_a_beta_that_is_left_out_where_it_is_below_zero_is_said_with_its_channels():
+    """A beta of -0.7 that is not applied looks like a mean of 2 - 0.7 * 2; one of 0.5 is applied."""
+    said = affine_titles((F,), [[2.0, 0.6]], [[0.5, 0.5]], beta=[0.5, -0.7])
+    assert said == [
+        "x holds beta in bn without applying it to channel 1, where it is below zero, in train_forward (event 1)."
+    ]
+    said = affine_titles((F,), [[3.0, 2.0]], [[0.5, 0.5]], beta=[0.5, -0.7])
+    assert said == ["x holds beta in bn without applying it to channel 0 in train_forward (event 1)."]
+    # Where one channel has no beta to apply, that it is applied there is not known.
+    said = affine_titles((F,), [[2.0, 0.6]], [[0.5, 0.5]], beta=[0.0, -0.7])
+    assert said == ["x holds beta in bn without applying it in train_forward (event 1)."]
+
+
+def test_gamma_and_beta_that_are_left_out_in_different_modes_are_both_said():
+    """Training without beta, eval without gamma: 1/std of 0.5 / 2 and of 0.5 / 4."""
+    said = affine_titles((F, F, E), [[2.5, 2.5], [2.5, 2.5], [2.0, 2.0]], [[0.5, 0.5], [0.5, 0.5], [0.25, 0.125]],
+                         gamma=[2.0, 4.0], beta=[0.5, 1.0])  # fmt: skip
+    assert said == [
+        "x holds beta in bn without applying it in train_forward (event 1); gamma is not applied in eval_forward "
+        "(event 3)."
+    ]
+
+
+def test_a_beta_that_only_some_values_of_a_channel_get_is_not_called_ignored():
+    """y is off its line by 0.1: within that a mean of 2.9 is as good as one of 3, which a beta left out would show."""
+    held = {"beta": [0.5, 0.5]}
+    assert affine_titles((F,), [[2.9, 2.9]], [[0.5, 0.5]], residual=0.1, **held) == []
+    assert affine_titles((F,), [[3.0, 3.0]], [[0.5, 0.5]], residual=1e-7, **held) == [
+        "x holds beta in bn without applying it in train_forward (event 1)."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,11 @@ from bncheck.rules.leftover import batch_facts
 from bncheck.rules.movement import holds_training
 from bncheck.rules.poison import Poisoning
 from bncheck.rules.roundoff import LARGEST, arithmetic_dtype
-from bncheck.rules.wording import names, number, verb
+from bncheck.rules.wording import SHOWN, channels, names, number, verb
 from bncheck.trace import Array
 
 PLACES = "re-estimate the running statistics on clean data, or load means and variances into their own places"
 HEAL = "reset the running statistics and re-estimate them on clean data; no further training heals them"
-SHOWN = 3  # layers, or channels, that a sentence names
 
 
 @dataclass(frozen=True)
@@ -284,16 +283,6 @@ def happened(cell: CellView, event: int) -> str:
 def called(layer: str) -> str:
     """A layer's name; one that is a number, as in an nn.Sequential, says that it is one."""
     return f"layer {layer}" if layer[:1].isdigit() else layer
-
-
-def channels(places: Sequence[int], of: int) -> str:
-    if len(places) == of > 1:
-        return f"all {of} channels"
-    if len(places) == 1:
-        return f"channel {places[0]}"
-    if len(places) <= SHOWN:
-        return f"channels {', '.join(map(str, places[:-1]))} and {places[-1]}"
-    return f"{len(places)} of {of} channels"
 
 
 def in_layers(cell: CellView, group: Sequence[Birth]) -> str:
