@@ -55,8 +55,6 @@ def of_own_code(pair: PairView, refuser: CellView, other: CellView, event: int) 
         f"it runs on {names(other.members)}"
         if same
         else f"{names(other.members)} {verb(other.members, 'carries', 'carry')} it out"
-        if event >= 0
-        else f"{names(other.members)} {verb(other.members, 'builds', 'build')} the network"
     )
     half = next((f"{quantity} of {layer}" for layer, quantity in half_updates(refuser, event)), "")
     # What bncheck itself says of a layer is a sentence about it.
