@@ -82,9 +82,14 @@ class CellView:
         """The class of the user's own layer that stood in this cell, "" for a framework's own one. The reference and
         the variant "builtin" ignore ``network.custom``."""
         custom = self.case.network.custom
-        if custom is None or self.backend == "reference" or "[builtin" in self.target:
+        if custom is None or self.backend == "reference" or "[builtin]" in self.target:
             return ""
         return custom.rpartition(":")[2]
+
+    @property
+    def own_code(self) -> str:
+        """The user's own layer or whole network in this cell, by name; "" where all is a framework's own."""
+        return self.own_layer or (self.case.network.model or "").rpartition(":")[2]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from bncheck.accounting import absorb, absorb_by_order, account, account_alike, 
 from bncheck.audit import silent_drifts
 from bncheck.diagnose import diagnose
 from bncheck.finding import Consequence, Finding
-from bncheck.rules import load_rules
+from bncheck.rules import bn115_state_mismatch, load_rules
+from bncheck.rules.bn902_unexplained import unexplained
 
 OPS = ("train_forward", "train_forward", "eval_forward")
 FACTS = {"input_mean": [1.0, 1.0, 1.0], "input_var": [2.0, 2.0, 2.0]}
@@ -186,7 +187,19 @@ def test_an_unexplained_difference_says_what_it_looks_like(other, says):
         assert "times as large" not in left.title and "larger by" not in left.title and "ReLU" not in left.title
     else:
         assert says in left.title
-    assert "running_mean of bn and running_var of bn agree." in left.title
+    assert left.title.endswith(" In order: running_mean of bn and running_var of bn.")
+
+
+def test_values_that_are_not_finite_are_counted_for_the_target_that_has_them():
+    """The title names mxnet first, the drift counts torch first, and either may be side a of its pair."""
+    pair = pair_of(MOVES, {**MOVES, "running_var": [1, np.nan, 1.75, 1.75]})
+    there = [item for item in open_drifts([pair]) if item.place == ("bn", "running_var")]
+    says = "mxnet differs from torch in running_var of bn (NaN or Inf in 1 value of mxnet, in none of torch), and no"
+    assert next(unexplained(pair, there, ORDER)).title.startswith(says)
+    turned = [replace(item, drift=replace(item.drift, a="mxnet", b="torch", nonfinite_a=3, nonfinite_b=2))
+              for item in there]  # fmt: skip
+    says = "in running_var of bn (NaN or Inf in 3 values of mxnet, in 2 of torch), and no"
+    assert says in next(unexplained(pair, turned, ORDER)).title
 
 
 def test_a_state_that_only_one_side_holds_is_said():
@@ -203,6 +216,31 @@ def test_a_state_for_another_number_of_channels_is_there_and_is_said_so():
     (found,) = diagnose([pair.a, pair.b], [pair], [])
     assert (found.cause, found.quantity) == ("state-mismatch", "running_var")
     assert found.title == "torch keeps running_var of bn for 1 channel, mxnet for 2."
+
+
+def test_states_that_each_side_lacks_are_said_side_by_side_and_as_the_users_doing_where_the_layer_is_theirs():
+    """torch, the user's layer here, has no running_var and mxnet no beta; gamma is there in two widths."""
+    held = {"running_mean": [0] * 4, "gamma": [1] * 4}
+    pair = pair_of({**held, "beta": [0] * 4}, {**held, "running_var": [1] * 4, "gamma": np.ones((4, 2))},
+                   targets=("torch", "torch[builtin]"))  # fmt: skip
+    case = replace(pair.case, network=replace(pair.case.network, custom="own.py:Own"))
+    mine, theirs = (replace(cell, case=case) for cell in (pair.a, pair.b))
+    (found,) = diagnose([mine, theirs], [make_pair(mine, theirs)], [])
+    assert found.title == (
+        "Own in torch keeps no running_var of bn under the usual names; torch[builtin] does. "
+        "torch[builtin] keeps no beta of bn; Own in torch does. "
+        "Own in torch keeps gamma of bn for 1 channel, torch[builtin] for 2."
+    )
+    assert found.kind == "hazard"
+    assert "register_buffer for running_mean" in found.advice
+    assert "; build both layers with the same parts" in found.advice
+
+
+def test_a_state_that_only_the_built_in_layer_lacks_is_no_fault_of_the_users():
+    pair = pair_of({"beta": [0] * 4}, {"gamma": [1] * 4, "beta": [0] * 4}, targets=("torch[builtin]", "torch"))
+    case = replace(pair.case, network=replace(pair.case.network, custom="own.py:Own"))
+    (found,) = bn115_state_mismatch.check_pair(make_pair(*(replace(cell, case=case) for cell in (pair.a, pair.b))))
+    assert (found.title, found.kind) == ("torch[builtin] keeps no gamma of bn; Own in torch does.", "convention")
 
 
 def test_what_else_is_off_stands_in_the_sentence_that_nobody_explains():

@@ -384,10 +384,26 @@ def test_a_framework_is_named_for_its_own_layer_alone() -> None:
         assert refusals(*cells_with(origin, "torch", "mlx")) == []
 
 
+@pytest.mark.parametrize(
+    ("target", "network", "layer", "code"),
+    [
+        ("torch", {}, "", ""),
+        ("torch", {"custom": "/a/mine.py:MyNorm"}, "MyNorm", "MyNorm"),
+        ("torch[builtin]", {"custom": "/a/mine.py:MyNorm"}, "", ""),
+        ("torch[builtin_x]", {"custom": "/a/mine.py:MyNorm"}, "MyNorm", "MyNorm"),
+        ("reference", {"custom": "/a/mine.py:MyNorm"}, "", ""),
+        ("torch[builtin]", {"model": "mine.py:make"}, "", "make"),
+    ],
+)
+def test_whose_code_stands_in_a_cell(target: str, network: dict[str, str], layer: str, code: str) -> None:
+    _, cell = cells_with("", "other", target, **network)
+    assert (cell.own_layer, cell.own_code) == (layer, code)
+
+
 def test_a_layer_of_the_users_is_named_by_its_class() -> None:
     (item,) = refusals(*cells_with("subject", "torch", "torch[builtin]", custom="/a/mine.py:MyNorm"))
     assert (item.title, item.kind) == (
-        "MyNorm (your layer) raises ValueError in train_forward; torch[builtin] runs.",
+        "MyNorm (your layer) raises ValueError in train_forward; torch[builtin] carries it out.",
         "hazard",
     )
     assert dict(item.evidence) == {"error": "no", "moved by then": "running_mean of bn"}

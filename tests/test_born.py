@@ -23,6 +23,7 @@ from bncheck.rules import (
     bn902_unexplained,
 )
 from bncheck.rules.born import births
+from bncheck.rules.in_batches import magnified
 from bncheck.scenario import Case, InputSpec, Layer, Network
 
 F, B, E = "train_forward", "backward", "eval_forward"
@@ -71,14 +72,17 @@ def test_a_variance_below_zero_is_named_with_its_channel() -> None:
 
 def test_a_variance_below_zero_is_said_where_no_eval_shows_it_too() -> None:
     finding = only(set_by_hand(-0.5, 0))
-    assert finding.title.startswith("running_var of bn in torch is -0.5 in channel 0 before any event")
+    assert finding.title == (
+        "running_var of bn in torch is -0.5 in channel 0 before any event: eval cannot take the root of that."
+    )
 
 
 def test_a_variance_that_eps_lifts_is_said_as_that() -> None:
     case = make_case((E,), eps=1e-5)
     finding = only(cell_of((E,), case=case, running_mean=[0, 0], running_var=[-1e-6, -1e-6], eps=[1e-5, 1e-5]))
     assert finding.title == (
-        "running_var of bn in torch is -1e-06 in channel 0 before any event: no variance is, though eps lifts it."
+        "running_var of bn in torch is -1e-06 in channel 0 before any event: no variance can be, and only eps "
+        "makes it positive."
     )
 
 
@@ -132,7 +136,10 @@ def test_a_bad_variance_beside_the_right_means_is_not_called_exchanged() -> None
 
 @pytest.mark.parametrize(
     ("weight", "kind", "says"),
-    [(0.5, "defect", "although no variance of a finite batch is"), (1.5, "hazard", "A batch weighs 1.5")],
+    [
+        (0.5, "defect", "although the variance of a finite batch is never negative."),
+        (1.5, "hazard", "A batch weighs 1.5"),
+    ],
 )
 def test_a_variance_that_falls_below_zero(weight: float, kind: str, says: str) -> None:
     case = make_case((F,), batch_weight=weight)
@@ -153,7 +160,7 @@ def test_a_layer_that_averages_the_mean_into_its_variance() -> None:
     swapped = Convention("torch", "", {"statistic": Facet("swapped")})
     cell = cell_of((F,), running_mean=[0, 1], running_var=[1, -1], input_mean=[-2], input_var=[2])
     finding = only(replace(cell, convention=swapped))
-    assert (finding.kind, "no variance that is averaged there (swapped)" in finding.title) == ("hazard", True)
+    assert (finding.kind, "What is averaged there is not a variance (swapped)." in finding.title) == ("hazard", True)
 
 
 # -------------------------------------------------------------------------------------------- consequences
@@ -259,8 +266,13 @@ def test_a_layer_that_makes_nan_of_finite_numbers_is_at_fault() -> None:
     assert "output of bn in torch becomes NaN or Inf in train_forward (event 1), though its input" in finding.title
     constant = only(cell_of((F,), input_var=[0], **sound))  # make_case has no eps
     assert (constant.kind, "a channel has no variance, and eps is 0" in constant.title) == ("hazard", True)
+    single = only(cell_of((F,), input_var=[0], n=[1], **sound))
+    assert single.title.endswith("(event 1): a batch with one value per channel does that.")
     large = only(cell_of((F,), input_var=[1e39], **sound))
-    assert (large.kind, "leave the range of float32" in large.title) == ("hazard", True)
+    assert large.kind == "hazard"
+    assert large.title.endswith(": its batch is finite, and squares of it are beyond the range of float32.")
+    half = cell_of((F,), case=replace(make_case((F,)), dtype="float16"), input_var=[1e39], **sound)
+    assert only(replace(half, environment={"accumulates": "float32"})).title.endswith("beyond the range of float32.")
 
 
 def test_a_state_that_turns_nan_on_a_finite_batch_is_said_whatever_the_size() -> None:
@@ -339,6 +351,26 @@ def test_a_running_variance_of_zero_multiplies_what_varies() -> None:
     )
 
 
+def test_since_when_it_is_zero_and_not_since_when_it_is_small() -> None:
+    """Two channels: 1e-6 is less than eps and no 0; they become 0 one after the other."""
+    held = [[1e-6, 1e-6], [0, 1e-6], [0, 0], [0, 0]]
+    facts = {name: [[NAN, NAN]] * 2 + [[value, value]] for name, value in
+             {"used_mean": 0.0, "used_invstd": 316.0, "used_residual": 0.0}.items()}  # fmt: skip
+    cell = cell_of(
+        (F, F, E), case=make_case((F, F, E), eps=1e-5), running_mean=[[0, 0]] * 4, running_var=held, eps=[1e-5] * 4,
+        input_mean=[[0, 0]] * 3, input_var=[[0, 0], [0, 0], [1, 1]], **facts,
+    )  # fmt: skip
+    assert only(cell).title.startswith(
+        "running_var of bn in torch is 0 in all 2 channels since train_forward (event 2): eval multiplies"
+    )
+
+
+def test_zeros_of_several_layers_are_said_as_zero() -> None:
+    finding = only(layer(evaluated(0.0, 1.0, 316.0), "bn2", running_mean=[0, 0], running_var=[0, 0], eps=[1e-5, 1e-5],
+                         input_mean=[0], input_var=[1.0], used_mean=[0], used_invstd=[316.0]))  # fmt: skip
+    assert finding.title.startswith("running_var of 2 layers (bn, bn2) in torch is 0 before any event: eval")
+
+
 @pytest.mark.parametrize(
     ("held", "var", "invstd"),
     [
@@ -366,6 +398,15 @@ def in_batches(own: list[float], carried: list[float], l1: float, norms: Sequenc
              "batch_norm": list(norms), "l1_of_output": 10.0}  # fmt: skip
     trace = replace(make_trace((op,)), arrays=arrays)
     return make_cell(make_case((op,)), "torch", trace, notes={"0": {"depth": depth}})
+
+
+@pytest.mark.parametrize(("var", "factor"), [(1e-12, 316.2), (0.0, 316.2), (3.0, 1.155), (INF, 1.0)])
+def test_a_layer_magnifies_the_error_of_its_input_by_no_more_than_its_eps_lets_it(var: float, factor: float) -> None:
+    """sqrt((1 + var)/(var + 1e-5)) with the eps that the layer holds, whatever the scenario asks for."""
+    cell = cell_of(
+        ("eval_in_batches",), running_mean=[1, 1], running_var=[var, var], eps=[1e-5, 1e-5], input_mean=[1.0]
+    )
+    assert list(magnified(cell, 0)) == pytest.approx([factor], rel=1e-3)
 
 
 def causes(cell: CellView) -> list[str]:

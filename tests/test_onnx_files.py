@@ -291,7 +291,7 @@ def test_the_terminal_says_what_was_compared_of_a_file_without_nodes(tmp_path: P
     done = run_file(tmp_path, files / "no-batch-norm.onnx")
     said = " ".join(done.stdout.split())
     assert done.returncode == 0
-    assert "no-batch-norm.onnx holds no BatchNormalization node: they were folded" in said
+    assert "no-batch-norm.onnx holds no BatchNormalization node: if the model had any, they were folded or" in said
     assert "The one compared cell agrees" in said
 
 

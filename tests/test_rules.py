@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,8 @@ from bncheck.errors import UsageError
 from bncheck.evidence import TargetView
 from bncheck.finding import CAUSES, KINDS
 from bncheck.order import compare_again
-from bncheck.rules import bn112_eps, explain, load_rules
+from bncheck.rules import bn112_eps, explain, leftover, load_rules
+from bncheck.rules.bn202_normalise_arithmetic import conditioning
 from bncheck.rules.departure import same
 
 F, B, E = "train_forward", "backward", "eval_forward"
@@ -138,6 +140,24 @@ def test_phase_is_seen_without_conventions_when_no_event_moves_both():
     )
     still = make_trace((F, B), running_mean=[0, 0, 0], running_var=[1, 1, 1])
     assert not list(rule("update-phase").check_pair(make_pair(pair.a, make_cell(case, "mxnet", still))))
+
+
+@pytest.mark.parametrize(
+    ("values", "advised"),
+    [
+        (("forward", "backward"), ["run a backward"]),
+        (("forward", "forward+eval"), ["save the statistics before you evaluate"]),
+        (("backward", "forward+eval"), ["save the statistics before you evaluate", "run a backward"]),
+        (("forward", "never"), ["make the update happen"]),
+    ],
+)
+def test_the_advice_about_phases_fits_the_moments(values: tuple[str, str], advised: list[str]):
+    case = make_case((F, E))
+    cells = [make_cell(case, name, make_trace((F, E), running_mean=rows, running_var=[1, 1, 1]))
+             for name, rows in (("torch", [0, 1, 1]), ("mxnet", [0, 1, 2]))]  # fmt: skip
+    (finding,) = rule("update-phase").check_pair(make_pair(*cells, [attribute("update_on", values)]))
+    parts = finding.advice.split("; ")
+    assert [part.startswith(words) for part, words in zip(parts, advised, strict=True)] == [True] * len(advised)
 
 
 def test_initial_state_is_seen_in_the_first_row():
@@ -357,6 +377,27 @@ def test_reduced_precision_by_dtype_and_by_digits():
         assert [f.cause for f in rule("reduced-precision").check_cell(cell)] == found
 
 
+def test_an_eps_of_zero_that_was_asked_for_is_no_usual_one():
+    """|mean|/sqrt(var + eps) of 1 and 1e-8; where eps is left to the targets it is the usual 1e-5."""
+    for eps, ratio in ((0.0, 1e4), (None, 316.07)):
+        case = make_case((F,), eps=eps)
+        cells = [
+            make_cell(case, target, make_trace((F,), input_mean=[1.0], input_var=[1e-8])) for target in ("one", "two")
+        ]
+        assert conditioning(make_pair(*cells), "bn") == pytest.approx(ratio, rel=1e-4)
+    still = make_cell(make_case((F,)), "one", make_trace((F,), input_mean=[1.0], input_var=[0.0]))
+    assert conditioning(make_pair(still, still), "bn") == 0.0
+    assert leftover.conditioning(still, "bn", 2.0**-24) == 0.0
+
+
+def test_a_small_variance_without_eps_makes_more_of_rounding_than_beside_the_usual_one():
+    """An error of x is divided by sqrt(1e-8) without eps, by sqrt(1e-8 + 1e-5) where each target has its own."""
+    trace = make_trace((F,), input_mean=[1.0], input_var=[1e-8])
+    bounds = [leftover.conditioning(make_cell(make_case((F,), eps=eps), "one", trace), "bn", 2.0**-24)
+              for eps in (0.0, None)]  # fmt: skip
+    assert bounds[0] / bounds[1] == pytest.approx(np.sqrt(1001), rel=1e-2)
+
+
 def test_affine_ignored_and_applied():
     # x has mean 2 and variance 4; gamma = 3. Inverted with gamma, an output without it shows r = 1/6, var 36.
     for invstd, found in ((0.5 / 3, ["affine"]), (0.5, [])):
@@ -369,6 +410,50 @@ def test_affine_ignored_and_applied():
             for f in item.check_cell(make_cell(make_case((F,)), "x", trace))
         ]
         assert [f.cause for f in findings] == found
+
+
+def affine_titles(ops: Sequence[str], mean: Any, invstd: Any, residual: float = 0.0, **held: Any) -> list[str]:
+    """Two channels of mean 2 and variance 4 in every forward; what the outputs reveal, inverted with what is held."""
+    total = len(ops)
+    rows = {"running_mean": 2.0, "running_var": 4.0, "gamma": 1.0, "beta": 0.0, **held}
+    trace = make_trace(
+        ops, input_mean=np.full((total, 2), 2.0), input_var=np.full((total, 2), 4.0), used_mean=np.array(mean),
+        used_invstd=np.array(invstd), used_residual=np.full((total, 2), residual),
+        **{name: np.broadcast_to(value, (total + 1, 2)) for name, value in rows.items()},
+    )  # fmt: skip
+    return [item.title for item in rule("affine").check_cell(make_cell(make_case(ops, channels=2), "x", trace))]
+
+
+def test_a_beta_that_is_left_out_where_it_is_below_zero_is_said_with_its_channels():
+    """A beta of -0.7 that is not applied looks like a mean of 2 - 0.7 * 2; one of 0.5 is applied."""
+    said = affine_titles((F,), [[2.0, 0.6]], [[0.5, 0.5]], beta=[0.5, -0.7])
+    assert said == [
+        "x holds beta in bn without applying it to channel 1, where it is below zero, in train_forward (event 1)."
+    ]
+    said = affine_titles((F,), [[3.0, 2.0]], [[0.5, 0.5]], beta=[0.5, -0.7])
+    assert said == ["x holds beta in bn without applying it to channel 0 in train_forward (event 1)."]
+    # Where one channel has no beta to apply, that it is applied there is not known.
+    said = affine_titles((F,), [[2.0, 0.6]], [[0.5, 0.5]], beta=[0.0, -0.7])
+    assert said == ["x holds beta in bn without applying it in train_forward (event 1)."]
+
+
+def test_gamma_and_beta_that_are_left_out_in_different_modes_are_both_said():
+    """Training without beta, eval without gamma: 1/std of 0.5 / 2 and of 0.5 / 4."""
+    said = affine_titles((F, F, E), [[2.5, 2.5], [2.5, 2.5], [2.0, 2.0]], [[0.5, 0.5], [0.5, 0.5], [0.25, 0.125]],
+                         gamma=[2.0, 4.0], beta=[0.5, 1.0])  # fmt: skip
+    assert said == [
+        "x holds beta in bn without applying it in train_forward (event 1); gamma is not applied in eval_forward "
+        "(event 3)."
+    ]
+
+
+def test_a_beta_that_only_some_values_of_a_channel_get_is_not_called_ignored():
+    """y is off its line by 0.1: within that a mean of 2.9 is as good as one of 3, which a beta left out would show."""
+    held = {"beta": [0.5, 0.5]}
+    assert affine_titles((F,), [[2.9, 2.9]], [[0.5, 0.5]], residual=0.1, **held) == []
+    assert affine_titles((F,), [[3.0, 3.0]], [[0.5, 0.5]], residual=1e-7, **held) == [
+        "x holds beta in bn without applying it in train_forward (event 1)."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -413,14 +498,18 @@ def test_eval_with_what_it_has_just_moved_is_said_as_that():
 @pytest.mark.parametrize(
     ("facet", "says"),
     [
-        (Facet(1e-5), "1e-05"),
-        (Facet(None, identifiable=False, standing=(5.139e-6, 1.304e-5)), "5.139e-06 to 1.304e-05"),
+        (Facet(1e-5), "an eps of 1e-05"),
+        (Facet(None, identifiable=False, standing=(5.139e-6, 1.304e-5)), "an eps between 5.139e-06 and 1.304e-05"),
+        (Facet(None, identifiable=False, standing=(0.0, 1.2e-4)), "an eps of at most 0.00012"),
     ],
 )
 def test_eps_is_said_as_well_as_it_is_known(facet: Facet, says: str):
     """Beside variances of 1 the steps of a case leave open what it is; a replay takes one end of that."""
-    side = [make_cell(make_case((F,)), "torch", None, convention=Convention("torch", "", {"eps": facet}))]
-    assert bn112_eps.measured(side, 1e-5) == says
+    case, other = make_case((F,)), Convention("flax", "", {"eps": Facet(1e-3)})
+    sides = [[make_cell(case, "torch", None, convention=Convention("torch", "", {"eps": facet}))],
+             [make_cell(case, "flax", None, convention=other)]]  # fmt: skip
+    said = bn112_eps.sentence(sides[0], 1e-5, sides[1], 1e-3)
+    assert said == f"torch adds {says} to the variance, flax one of 0.001."
 
 
 def known(**values: Any) -> Convention:

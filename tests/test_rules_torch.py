@@ -24,6 +24,7 @@ from bncheck.rules import (
     bn409_layer_contract,
     bn501_refusal,
     bn902_unexplained,
+    file_plays,
 )
 from bncheck.scenario import Case
 
@@ -280,6 +281,14 @@ def test_a_layer_that_cannot_be_copied_is_no_drop_in() -> None:
     assert found.evidence == {"deepcopy": "raises RuntimeError: no"}
 
 
+def test_a_new_layer_that_starts_otherwise_is_said_as_that() -> None:
+    answer = "starts with running_var 0 instead of 1; the case sets them itself"
+    found = only(bn409_layer_contract.check_cell(with_moves({"a new layer": answer, **MOVES})))
+    assert found.title.endswith(f" in 2 of 5 actions. A new layer {answer}; and 1 more.")
+    assert found.advice.startswith("start as the built-in layer does: running_mean and bias at 0, running_var and weig")
+    assert "; keep state in register_buffer" in found.advice
+
+
 def test_other_names_alone_are_a_convention_and_nothing_wrong_is_nothing() -> None:
     names = "load_state_dict of the built-in layer"
     assert only(bn409_layer_contract.check_cell(with_moves({names: "adds count"}))).kind == "convention"
@@ -374,7 +383,8 @@ def test_a_file_in_training_mode_is_named_with_how_it_says_so() -> None:
             },
             "defect",
             "computes bn of model.onnx (as it is) wrongly with graph optimisation, from its own input: 1e+05 times "
-            "further off float64 than rounding may be. None of the 7 optimisers, left out one by one, makes",
+            "further off float64 than rounding may be. None of the 7 optimisers that were tried, left out one by "
+            "one, makes the result that of the plain play.",
         ),
         (
             {
@@ -404,6 +414,20 @@ def test_a_file_that_depends_on_how_it_is_run(play: dict[str, Any], kind: str, w
     assert not [item for item in said if item.kind != "rounding"]
 
 
+@pytest.mark.parametrize(
+    ("tried", "says"),
+    [
+        (None, ""),
+        (0, ""),
+        (1, "Leaving out the one optimiser that was tried does not make the result right."),
+        (2, "None of the 2 optimisers that were tried, left out one by one, makes the result right."),
+    ],
+)
+def test_optimisers_that_were_tried_in_vain(tried: int | None, says: str) -> None:
+    """How many more there are is not recorded: trying stops after some."""
+    assert file_plays.named({"optimisers": [], "optimisers_tried": tried}, "right") == says
+
+
 def test_a_node_in_training_mode_that_no_batch_reaches_is_no_hazard() -> None:
     """Its input is a constant: it gives the same for every batch. Or no output of the file reads it."""
     constant = {"name": "a", "training": True, "fed": False, "used": True}
@@ -430,7 +454,11 @@ def test_the_gravest_play_speaks() -> None:
 
 def test_a_file_without_nodes_and_one_whose_nodes_are_compared_alone() -> None:
     empty = only(bn406_folding.check_cell(with_file({"batch_norms": [], "plays": []})))
-    assert (empty.kind, empty.title.partition(":")[0]) == ("rounding", "model.onnx holds no BatchNormalization node")
+    assert empty.kind == "rounding"
+    assert empty.title == (
+        "model.onnx holds no BatchNormalization node: if the model had any, they were folded or removed on export. "
+        "Only its outputs are compared."
+    )
     play = {"mode": "as_is", "scale": 1.0, "no_oracle": "no If", "nodes": {"a": 0.25, "b": 0.5}}
     alone = only(bn406_folding.check_cell(with_file({"plays": [play, play]})))
     assert alone.kind == "rounding"

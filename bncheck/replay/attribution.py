@@ -409,8 +409,14 @@ def shown_value(s: Side, name: str) -> Any:
         return " or ".join(str(word) for word in standing)
     if name == "eps" and len(standing) > 1 and value != s.stream.eps_held:
         low, high = standing  # the value is an edge of what the outputs leave open, and nobody's eps
-        return f"at most {high:.3g}" if low <= 0 else f"{low:.3g} to {high:.3g}"
+        return left_open(low, high)
     return float(np.ravel(value)[0]) if isinstance(value, np.ndarray) else value
+
+
+def left_open(low: float, high: float) -> str:
+    """A number of which only the ends are known, for people; one that is never below zero has a lower end only above
+    it."""
+    return f"at most {high:.4g}" if low <= 0 else f"between {low:.4g} and {high:.4g}"
 
 
 def compared(case: Case, quantity: str, length: int) -> Array:

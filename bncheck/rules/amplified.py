@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from bncheck.evidence import CellView, Drift, PairView
+from bncheck.rules.normaliser import asked_eps
 from bncheck.trace import Array
 
 # A layer's error may be spread unevenly over samples and channels: the mean over a batch shows less than the worst.
@@ -54,8 +55,9 @@ def work_out_error(pair: PairView, layer: str) -> tuple[float, float] | None:
     size = np.sqrt(mean_a**2 + std_a**2)
     gap = np.maximum(np.abs(mean_a - mean_b), np.abs(std_a - std_b))
     measured = float((gap.max(axis=1) / np.maximum(size.max(axis=1), 1e-300)).max())
-    eps = next((item.eps for item in pair.case.network.layers if item.name == layer), None) or 1e-5
-    return measured, float((size / np.sqrt(std_a**2 + eps)).max())
+    spread = np.sqrt(std_a**2 + asked_eps(pair.case, layer))
+    varies = spread > 0  # without eps a channel that does not vary passes nothing finite on
+    return measured, float(np.max(size[varies] / spread[varies], initial=0.0))
 
 
 def batch_norms(pair: PairView) -> tuple[str, ...]:

@@ -29,12 +29,32 @@ NEEDS_CONVENTIONS = True
 ADVICE = "run a backward before you read, save or evaluate with the statistics of the side that moves them there"
 FREE = "compare with gradient recording on, or update the statistics inside it on both sides"
 NEVER = "make the update happen: run the update operations, or keep the state that the training call returns"
+EVAL = (
+    "save the statistics before you evaluate on the side whose eval moves them, and let a layer of your own move "
+    "nothing in eval"
+)
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
-    found = list(differing_facets(pair, CODE, CAUSE, ("update_on",), sentence, ADVICE, usual=("forward",)))
+    found = list(
+        differing_facets(pair, CODE, CAUSE, ("update_on",), sentence, advice(measured(pair)), usual=("forward",))
+    )
     found += differing_facets(pair, CODE, CAUSE, ("update_without_grad",), sentence_without_grad, FREE, usual=("yes",))
     return found or seen_in_traces(pair)
+
+
+def measured(pair: PairView) -> frozenset[str]:
+    """The kinds of event after which either side's statistics move, "never" among them."""
+    values = [value for item in pair.attributions for value in item.values.get("update_on", ())]
+    return frozenset(word for value in values for word in str(value).split("+"))
+
+
+def advice(moments: frozenset[str]) -> str:
+    """What to do about sides of which one at least moves its statistics at other moments than in forward."""
+    in_eval = any(moment.startswith("eval") for moment in moments)
+    later = not in_eval or bool(moments & {"backward", "flush"})
+    fits = {NEVER: "never" in moments, EVAL: in_eval, ADVICE: later and "never" not in moments}
+    return "; ".join(text for text, yes in fits.items() if yes)
 
 
 def sentence(x: Side, value: Any, y: Side, other: Any) -> str:
@@ -68,8 +88,8 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
         yield Finding(
             CODE, CAUSE, "convention", f"{_moves(pair.a, ops_a)}, {_moves(pair.b, ops_b)}.",
             targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
-            drift.quantity, evidence={"mean_abs": drift.mean_abs, "max_abs": drift.max_abs}, advice=ADVICE,
-            not_identifiable=not_identifiable(pair, layer=drift.layer),
+            drift.quantity, evidence={"mean_abs": drift.mean_abs, "max_abs": drift.max_abs},
+            advice=advice(ops_a | ops_b), not_identifiable=not_identifiable(pair, layer=drift.layer),
         )  # fmt: skip
 
 

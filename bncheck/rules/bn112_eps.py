@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from bncheck.evidence import PairView
 from bncheck.finding import Finding
+from bncheck.replay.attribution import left_open
 from bncheck.rules.attributed import Side, differing_facets
 from bncheck.rules.wording import names, number, verb
 
@@ -30,17 +31,19 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:
     one, two = measured(x, value), measured(y, other)
-    return f"{names(x)} {verb(x, 'adds', 'add')} an eps of {one} to the variance, {names(y)} one of {two}."
+    return f"{names(x)} {verb(x, 'adds', 'add')} an eps {one} to the variance, {names(y)} one {two}."
 
 
 def measured(side: Side, value: object) -> str:
-    """eps beside a variance of 1 is known to some 1e-6 only: then both ends of what it may be are said, and no number
+    """ "of 1e-05"; eps beside a variance of 1 is known to some 1e-6 only: then what it may be is said, and no number
     that nobody has written."""
     convention = side[0].convention
     facet = convention.facets.get("eps") if convention is not None else None
-    if facet is None or facet.identifiable or len(facet.standing) != 2:
-        return number(value)
-    return " to ".join(number(end) for end in facet.standing)
+    said = number(value)
+    if facet is not None and not facet.identifiable and len(facet.standing) == 2:
+        low, high = (float(end) for end in facet.standing)
+        said = left_open(low, high)
+    return said if said.startswith("between") else f"of {said}"
 
 
 def placement(x: Side, value: object, y: Side, other: object) -> str:

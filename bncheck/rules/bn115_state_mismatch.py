@@ -9,7 +9,8 @@ Keras). In a layer of your own keep one value per channel under PyTorch's names:
 running_mean, running_var and num_batches_tracked with register_buffer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
@@ -26,34 +27,58 @@ OWN = (
 )
 
 
+@dataclass(frozen=True)
+class Lack:
+    """What one side lacks, or holds in another width, as a sentence; ``own``: it is the user's code that does."""
+
+    title: str
+    own: bool
+
+
 def check_pair(pair: PairView) -> Iterator[Finding]:
-    """One finding per layer and side that lacks something."""
+    """One finding per layer, with a sentence for each side that lacks something."""
     lost = [drift for drift in pair.drifts if drift.verdict == "missing" and drift.quantity in STATES]
     for layer in dict.fromkeys(drift.layer for drift in lost):
-        quantities = tuple(drift.quantity for drift in lost if drift.layer == layer)
-        lacking = [cell for cell in (pair.a, pair.b) if not holds(cell, layer, quantities[0])]
-        own = pair.case.network.custom is not None or pair.case.network.model is not None
-        what = f"{', '.join(quantities[:-1])}{' or ' if len(quantities) > 1 else ''}{quantities[-1]}"
-        if lacking:
-            other = pair.b if lacking[0] is pair.a else pair.a
-            keeps, holds_it = verb(lacking[0].members, "keeps", "keep"), verb(other.members, "does", "do")
-            where = " under the usual names" if lacking[0].own_layer else ""
-            title = (
-                f"{names(lacking[0].members)} {keeps} no {what} of {layer}{where}; {names(other.members)} {holds_it}."
-            )
-        else:
-            one, two = (width(cell, layer, quantities[0]) for cell in (pair.a, pair.b))
-            what = f"{', '.join(quantities[:-1])}{' and ' if len(quantities) > 1 else ''}{quantities[-1]}"
-            title = (
-                f"{names(pair.a.members)} {verb(pair.a.members, 'keeps', 'keep')} {what} of {layer} for {one} "
-                f"channel{'' if one == 1 else 's'}, {names(pair.b.members)} for {two}."
-            )
+        quantities = [drift.quantity for drift in lost if drift.layer == layer]
+        lacks = list(lacks_of(pair, layer, quantities))
         yield Finding(
-            CODE, CAUSE, "hazard" if own else "convention", title, targets(pair.a.members, pair.b.members),
+            CODE, CAUSE, "hazard" if any(lack.own for lack in lacks) else "convention",
+            " ".join(lack.title for lack in lacks), targets(pair.a.members, pair.b.members),
             pair.case.scenario, pair.case.name, layer, None, quantities[0],
-            advice=OWN if own else ADVICE,
+            advice="; ".join(dict.fromkeys(OWN if lack.own else ADVICE for lack in lacks)),
             accounts=tuple((layer, quantity) for quantity in quantities),
         )  # fmt: skip
+
+
+def lacks_of(pair: PairView, layer: str, quantities: Sequence[str]) -> Iterator[Lack]:
+    for cell, other in ((pair.a, pair.b), (pair.b, pair.a)):
+        none = [quantity for quantity in quantities if not holds(cell, layer, quantity)]
+        if none:
+            yield Lack(without(cell, other, layer, none), bool(cell.own_code))
+    both = [quantity for quantity in quantities if all(holds(cell, layer, quantity) for cell in (pair.a, pair.b))]
+    widths = {quantity: (width(pair.a, layer, quantity), width(pair.b, layer, quantity)) for quantity in both}
+    for known in dict.fromkeys(widths.values()):
+        alike = [quantity for quantity in both if widths[quantity] == known]
+        yield Lack(in_another_width(pair, layer, alike, *known), bool(pair.a.own_code or pair.b.own_code))
+
+
+def without(cell: CellView, other: CellView, layer: str, none: Sequence[str]) -> str:
+    keeps, holds_it = verb(cell.members, "keeps", "keep"), verb(other.members, "does", "do")
+    where = " under the usual names" if cell.own_layer else ""
+    return (
+        f"{names(cell.members)} {keeps} no {listed(none, 'or')} of {layer}{where}; {names(other.members)} {holds_it}."
+    )
+
+
+def in_another_width(pair: PairView, layer: str, quantities: Sequence[str], one: int, two: int) -> str:
+    return (
+        f"{names(pair.a.members)} {verb(pair.a.members, 'keeps', 'keep')} {listed(quantities, 'and')} of {layer} for "
+        f"{one} channel{'' if one == 1 else 's'}, {names(pair.b.members)} for {two}."
+    )
+
+
+def listed(words: Sequence[str], last: str) -> str:
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def width(cell: CellView, layer: str, quantity: str) -> int:

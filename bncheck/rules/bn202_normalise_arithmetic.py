@@ -18,6 +18,7 @@ from bncheck.finding import Finding
 from bncheck.rules.attributed import summary
 from bncheck.rules.leftover import batch_facts, explained_by_conventions, within_bounds, within_rounding
 from bncheck.rules.movement import STATISTICS
+from bncheck.rules.normaliser import asked_eps
 from bncheck.rules.roundoff import unit
 from bncheck.rules.wording import names, number, targets
 
@@ -102,5 +103,6 @@ def conditioning(pair: PairView, layer: str) -> float:
     if facts is None:
         return 0.0
     mean, var, _ = facts
-    eps = next((item.eps for item in pair.case.network.layers if item.name == layer), None) or 1e-5
-    return float((np.abs(mean) / np.sqrt(var + eps)).max())
+    spread = np.sqrt(var + asked_eps(pair.case, layer))
+    varies = spread > 0  # without eps a channel that does not vary has no y
+    return float(np.max(np.abs(mean)[varies] / spread[varies], initial=0.0))

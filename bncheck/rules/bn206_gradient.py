@@ -16,6 +16,7 @@ from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.attributed import summary
 from bncheck.rules.leftover import batch_facts, is_whole, upstream, within_rounding
+from bncheck.rules.normaliser import asked_eps
 from bncheck.rules.roundoff import arithmetic_dtype, summation, unit
 from bncheck.rules.stacked_gradients import grows_alike
 from bncheck.rules.wording import names, number, targets, verb
@@ -108,8 +109,7 @@ def bound_of(cell: CellView, drift: Drift) -> float:
         if facts is None:
             continue
         mean, var, n = facts
-        eps = next((item.eps for item in cell.case.network.layers if item.name == layer), None) or 1e-5
-        spread = np.sqrt(var + eps)
+        spread = np.sqrt(var + asked_eps(cell.case, layer))
         # dy is drawn from N(0, 1) or is one. In dx 8 bounds it; sums of it grow as √n, or up to the gradient itself,
         # and by how much it grew on its way through a linear layer the gradient's own size says.
         root = np.sqrt(n)
@@ -118,7 +118,9 @@ def bound_of(cell: CellView, drift: Drift) -> float:
         else:
             terms = np.minimum(n, 8.0 * root) * np.maximum(1.0, scale / root)
         size = terms * gamma_size(cell, layer) + scale
-        total += float((8.0 * u * summation(n) * (1 + np.sqrt(mean * mean + var) / spread) * size).max())
+        own = 8.0 * u * summation(n) * (1 + np.sqrt(mean * mean + var) / spread) * size
+        # Without eps a channel that does not vary has no gradient whose rounding could be bounded.
+        total += float(np.max(own, where=spread > 0, initial=0.0))
     return total + upstream(cell, None) * scale
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bncheck.evidence import CellView
-from bncheck.finding import Finding, Kind
+from bncheck.finding import NODES, Finding, Kind
 from bncheck.rules.exported import gap_of, rounding_of, runs
 from bncheck.rules.file_plays import BESIDE, measured, named, remedy, told
 from bncheck.rules.onnx_files import drops, file_facts, file_name, node_ratios, nodes_of, others, plays
@@ -107,14 +107,14 @@ def random_nodes(export: object) -> bool:
 
 
 def without_nodes(cell: CellView) -> Iterator[Finding]:
-    """A file whose BatchNormalization was folded by a converter: there is no layer to look at, only its outputs."""
+    """A file without BatchNormalization, folded on export or never there: no layer to look at, only its outputs."""
     facts = file_facts(cell)
     if facts is None or facts.get("batch_norms") != []:
         return
     yield Finding(
         CODE, CAUSE, "rounding",
-        f"{file_name(cell)} holds no BatchNormalization node: they were folded into their neighbours or removed. Only "
-        f"its outputs are compared.",
+        f"{file_name(cell)} holds no BatchNormalization node: if the model had any, they were folded or removed on "
+        f"export. Only its outputs are compared.",
         targets(cell.members), cell.case.scenario, cell.case.name, quantity="output",
         advice="hold it against the file that it came from, in the same way",
     )  # fmt: skip
@@ -135,6 +135,6 @@ def single_nodes(cell: CellView) -> Iterator[Finding]:
         f"{file_name(cell)} on {names(cell.members)}, without graph optimisation: {count} {agrees} with float64 from "
         f"its own input. The file as a whole was not compared: {notes['no_oracle']}.",
         targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
-        evidence={"nodes compared": len(ratios), "largest difference, of its rounding bound": ratios[layer]},
+        evidence={NODES: len(ratios), "largest difference, of its rounding bound": ratios[layer]},
         advice="nothing to do for BatchNormalization; the other operators of the file are not looked at",
     )  # fmt: skip

@@ -13,18 +13,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bncheck.evidence import CellView
-from bncheck.finding import Finding
+from bncheck.finding import BUILT_IN, Finding
 from bncheck.rules.wording import names, number, targets
 
 CODE = "BN409"
 CAUSE = "layer-contract"
 EXPLAINS = ()
 ADVICE = "keep state in register_buffer, compute in the input's dtype, update buffers in place under torch.no_grad()"
-NAMES_ALONE = "load_state_dict of the built-in layer"
+NAMES_ALONE = f"load_state_dict of {BUILT_IN}"
 NAMES = (
     "name the state as PyTorch does, one value per channel: weight, bias, running_mean, running_var, "
     "num_batches_tracked"
 )
+NEW = "a new layer"
+START = "start as the built-in layer does: running_mean and bias at 0, running_var and weight at 1"
 EVAL = "in eval (not self.training) normalise with running_mean and running_var, and move nothing"
 FINE = ("ok", "unavailable")
 
@@ -50,17 +52,21 @@ def broken(cell: CellView, layer: str, said: Mapping[str, Any]) -> Iterator[Find
     more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
     yield Finding(
         CODE, CAUSE, "convention" if names_only else "hazard",
-        f"{names(cell.members)} behaves unlike the built-in layer in "
-        f"{len(faults)} of {len(answers)} actions. {first}: {answer}{more}.",
+        f"{names(cell.members)} behaves unlike {BUILT_IN} in "
+        f"{len(faults)} of {len(answers)} actions. {told(first, answer)}{more}.",
         targets(cell.members), cell.case.scenario, cell.case.name, layer, None, "",
-        departs=cell.target, departs_from="the built-in layer", evidence=dict(faults),
+        departs=cell.target, departs_from=BUILT_IN, evidence=dict(faults),
         advice="; ".join(what_to_do(faults)),
     )  # fmt: skip
 
 
+def told(action: str, answer: str) -> str:
+    return f"A new layer {answer}" if action == NEW else f"{action}: {answer}"
+
+
 def what_to_do(faults: Mapping[str, str]) -> list[str]:
     """The advice that fits the faults, each once."""
-    own = {"load_state_dict of the built-in layer": NAMES, "eval": EVAL}
+    own = {NEW: START, NAMES_ALONE: NAMES, "eval": EVAL}
     return list(dict.fromkeys(own.get(action, ADVICE) for action in faults))
 
 
@@ -72,9 +78,9 @@ def slower(cell: CellView, layer: str, said: Mapping[str, Any]) -> Iterator[Find
     own, builtin, ratio = (float(value) for value in held if isinstance(value, int | float))
     yield Finding(
         CODE, CAUSE, "convention",
-        f"{names(cell.members)} takes {number(ratio)} times as long as the built-in layer for a "
+        f"{names(cell.members)} takes {number(ratio)} times as long as {BUILT_IN} for a "
         f"training step: {number(1e6 * own)} against {number(1e6 * builtin)} µs.",
         targets(cell.members), cell.case.scenario, cell.case.name, layer, None, "seconds",
         evidence={"times slower": ratio, "own µs": 1e6 * own, "built-in µs": 1e6 * builtin},
-        advice="use the built-in layer where speed matters, or one of its kernels (torch.batch_norm)",
+        advice=f"use {BUILT_IN} where speed matters, or one of its kernels (torch.batch_norm)",
     )  # fmt: skip

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator
 
 from bncheck.blamed import SENTENCES
 from bncheck.evidence import CellView, PairView
-from bncheck.finding import Finding
+from bncheck.finding import BUILT_IN, Finding
 from bncheck.rules.autograd import says_why
 from bncheck.rules.movement import STATISTICS, moved
 from bncheck.rules.onnx_files import file_facts, file_name
-from bncheck.rules.refused import origin_at, own_name, plays_own, refused_events, values_per_channel
+from bncheck.rules.refused import origin_at, own_name, refused_events, values_per_channel
 from bncheck.rules.wording import name, names, targets, verb
 from bncheck.trace import EventRecord
 
@@ -48,11 +48,13 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
 def of_own_code(pair: PairView, refuser: CellView, other: CellView, event: int) -> Finding:
     """A layer of the user's against the built-in one, or the same code on two targets."""
     op, kind, words = error_at(refuser, event)
-    who, same = own_name(refuser), plays_own(other)
+    who, same = own_name(refuser), bool(other.own_code)
     when = f"in {op}" if event >= 0 else "when it is built"
     where = f" on {names(refuser.members)}" if same else ""
     runs = (
-        f"it runs on {names(other.members)}" if same else f"{names(other.members)} {verb(other.members, 'runs', 'run')}"
+        f"it runs on {names(other.members)}"
+        if same
+        else f"{names(other.members)} {verb(other.members, 'carries', 'carry')} it out"
     )
     half = next((f"{quantity} of {layer}" for layer, quantity in half_updates(refuser, event)), "")
     # What bncheck itself says of a layer is a sentence about it.
@@ -60,7 +62,7 @@ def of_own_code(pair: PairView, refuser: CellView, other: CellView, event: int) 
     return Finding(
         CODE, CAUSE, "hazard", f"{what}.",
         targets(refuser.members, other.members), pair.case.scenario, pair.case.name, event=event,
-        departs="" if same else refuser.target, departs_from="" if same else "the built-in layer",
+        departs="" if same else refuser.target, departs_from="" if same else BUILT_IN,
         evidence={"error": words, **({"moved by then": half} if half else {})},
         advice="look at the line that the error names" if same else "make the layer take what BatchNorm takes, or keep "
         "such batches away from it",

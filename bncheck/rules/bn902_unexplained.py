@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bncheck.evidence import CellView, Drift, PairView
-from bncheck.finding import Finding
+from bncheck.finding import NODES, Finding
 from bncheck.rules.attributed import summary
 from bncheck.rules.bn901_rounding import is_rounding
 from bncheck.rules.identifiability import not_identifiable
@@ -55,7 +55,7 @@ def unexplained(pair: PairView, left: Sequence[Open], order: Mapping[str, int]) 
     yield Finding(
         CODE, CAUSE, "unexplained",
         f"{names(odd.members)} {verb(odd.members, 'differs', 'differ')} from {names(other.members)} in {where(drift)} "
-        f"{size(drift)}{part}."
+        f"{size(pair, drift)}{part}."
         + "".join(f" {fact}." for fact in facts),
         targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
         drift.quantity, share or None,
@@ -81,10 +81,10 @@ def where(drift: Drift) -> str:
     return f"{drift.quantity} of {drift.layer}" if drift.layer else f"the network's {drift.quantity}"
 
 
-def size(drift: Drift) -> str:
+def size(pair: PairView, drift: Drift) -> str:
     if drift.verdict == "nonfinite":
-        off = f"by up to {number(drift.max_abs)}, and " if drift.max_abs > 0 else ""
-        return f"{off}in NaN or Inf ({drift.nonfinite_a} values against {drift.nonfinite_b})"
+        off = f"by up to {number(drift.max_abs)} " if drift.max_abs > 0 else ""
+        return f"{off}({nonfinite(pair, drift)})"
     if drift.verdict == "missing":
         return "(only one of them holds it, or for another number of channels)"
     if drift.verdict == "refused":
@@ -92,21 +92,29 @@ def size(drift: Drift) -> str:
     return f"by up to {number(drift.max_abs)}"
 
 
+def nonfinite(pair: PairView, drift: Drift) -> str:
+    """ "NaN or Inf in 1 value of torch, in none of mxnet"; the counts belong to the drift's sides, not the pair's."""
+    counts = {drift.a: drift.nonfinite_a, drift.b: drift.nonfinite_b}
+    known = [(next((counts[cell.target] for cell in side.members if cell.target in counts), 0), side)
+             for side in (pair.a, pair.b)]  # fmt: skip
+    (most, holder), (least, other) = sorted(known, key=lambda item: -item[0])
+    values = f"{most} value{'' if most == 1 else 's'}"
+    return f"NaN or Inf in {values} of {names(holder.members)}, in {least or 'none'} of {names(other.members)}"
+
+
 def wrong(pair: PairView, others: Sequence[Open]) -> Iterator[str]:
     """The other statistics and outputs that differ: grounds of the same mistake, as likely as not."""
     drifts = [item.drift for item in others if item.drift.quantity in LOOKED_AT]
     if drifts:
-        found = [f"{where(drift)} {size(drift)}" for drift in drifts]
+        found = [f"{where(drift)} {size(pair, drift)}" for drift in drifts]
         yield f"Also off: {'; '.join(found)}"
 
 
 def right(pair: PairView) -> Iterator[str]:
     """The statistics and outputs that agree, so that nobody looks there."""
     fine = [where(drift) for drift in pair.drifts if drift.quantity in LOOKED_AT and is_rounding(pair, drift)]
-    if len(fine) == 1:
-        yield f"{fine[0]} agrees"
-    elif fine:
-        yield f"{', '.join(fine[:-1])} and {fine[-1]} agree"
+    if fine:
+        yield f"In order: {' and '.join(filter(None, (', '.join(fine[:-1]), fine[-1])))}"
 
 
 def what_next(pair: PairView) -> str:
@@ -141,7 +149,7 @@ def odd_nodes(cell: CellView) -> Iterator[Finding]:
             f"{layer} of {file_name(cell)} on {names(cell.members)} is off the text of its opset, from its own input: "
             f"by {size}, and no rule explains it.",
             targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
-            evidence={"of its rounding bound": number(ratios[layer]), "nodes compared": len(ratios)},
+            evidence={"of its rounding bound": number(ratios[layer]), NODES: len(ratios)},
             advice="play that node alone, and compare it with the formula of its opset",
         )  # fmt: skip
         return

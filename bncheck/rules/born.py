@@ -13,12 +13,11 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.inputs import make_inputs
+from bncheck.rules.held_states import State, states_of
 from bncheck.rules.movement import STATISTICS, holds_training
 from bncheck.rules.roundoff import LARGEST, arithmetic_dtype
 from bncheck.trace import Array, Trace
 
-HELD = (*STATISTICS, "running_covar", "gamma", "beta")
-SETTINGS = ("eps", "momentum")  # NaN where a layer holds none: only Inf can be seen
 NETWORK, GRADIENTS = "the network's output", "the gradients"
 # A normalised value is seldom beyond 10; eval that reaches it on average divides by a variance that is none.
 FAR = 10.0
@@ -28,7 +27,7 @@ FAR = 10.0
 class Birth:
     """``why``: held (before any event), input (the batch as the scenario gives it), cast, before (in front of the first
     BatchNorm layer), between (two of them), single, empty, overflow, constant (no eps, no variance), unheld (statistics
-    that do not exist yet), event (one that runs no batch), arithmetic, gain (eval divides by a variance of nothing),
+    that do not exist yet), event (one that runs no batch), arithmetic, gain (eval divides by a variance of 0),
     network (no BatchNorm layer has it) or backward.
 
     ``layer`` is where it was first seen ("" for the network), ``quantity`` a state, "input", "output" or "gradients";
@@ -46,14 +45,6 @@ class Birth:
     value: float = float("nan")
     shows: tuple[int, ...] = ()
     follows: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class State:
-    """One state of a layer, (T + 1, C), and where it holds what it must not."""
-
-    rows: Array
-    spoilt: Array
 
 
 @dataclass
@@ -253,7 +244,7 @@ def births(cell: CellView) -> tuple[Birth, ...]:
             walk.settle(layer, event)
         if trace.events[event].op == "backward":
             walk.backward(event)
-    return (*walk.result(), *gains(cell, walk))
+    return (*walk.result(), *gains(walk))
 
 
 def odd_events(trace: Trace, states: dict[str, dict[str, State]]) -> list[int]:
@@ -287,51 +278,6 @@ def bad_gradients(trace: Trace, event: int) -> bool:
 # ----------------------------------------------------------------------------------------------------- states
 
 
-def states_of(cell: CellView, layer: str) -> Iterator[tuple[str, State]]:
-    assert cell.trace is not None
-    total = len(cell.trace.events) + 1
-    for name in HELD:
-        rows = cell.trace.get(layer, name)
-        if rows is None or len(rows) != total or not rows.size:
-            continue
-        rows = np.asarray(rows, dtype=np.float64).reshape(total, -1)
-        exists = np.asarray(held_from(cell, layer, name, rows))
-        spoilt = np.asarray(~np.isfinite(rows)) & exists[:, None]
-        yield name, State(rows, spoilt | (rows < 0) if name == "running_var" else spoilt)
-    for name in SETTINGS:
-        rows = cell.trace.get(layer, name)
-        if rows is not None and len(rows) == total:
-            column = np.asarray(rows, dtype=np.float64).reshape(total, -1)
-            yield name, State(column, np.asarray(np.isinf(column)))
-
-
-def held_from(cell: CellView, layer: str, name: str, rows: Array) -> Array:
-    """(T + 1,) mask of the points at which the state exists. One that does not yet exist is recorded as NaN in every
-    channel; so is one that is really NaN, which eval then shows."""
-    known: Array = np.asarray(np.any(~np.isnan(rows), axis=1))
-    if known[0] or nan_asked(cell, layer, name):
-        return np.ones(len(rows), dtype=bool)
-    if known.any():
-        return np.asarray(np.arange(len(rows)) >= int(np.argmax(known)))
-    return np.full(len(rows), next(evaluates_well(cell, layer), None) is None)
-
-
-def nan_asked(cell: CellView, layer: str, name: str) -> bool:
-    asked = next((item.initial for item in cell.case.network.layers if item.name == layer), {})
-    return bool(np.isnan(np.asarray(asked.get(name, 0.0), dtype=np.float64)).any())
-
-
-def evaluates_well(cell: CellView, layer: str) -> Iterator[int]:
-    """Forwards in inference whose input and output are finite: no NaN statistic took part."""
-    assert cell.trace is not None
-    rows = [cell.trace.get(layer, name) for name in ("n", "input_bad", "output_bad")]
-    if rows[0] is None or rows[1] is None or rows[2] is None:
-        return
-    for event in np.flatnonzero((rows[0] > 0) & (rows[1] == 0) & (rows[2] == 0)):
-        if not holds_training(cell.trace, layer, int(event)):
-            yield int(event)
-
-
 def birth_of(state: State, layer: str, name: str, event: int, why: str) -> Birth:
     before = state.spoilt[event] if event >= 0 else np.zeros_like(state.spoilt[0])
     places = np.flatnonzero(state.spoilt[event + 1] & ~before)
@@ -340,7 +286,7 @@ def birth_of(state: State, layer: str, name: str, event: int, why: str) -> Birth
     return Birth(why, event, layer, name, word, tuple(map(int, places)), state.rows.shape[1], value)
 
 
-def gains(cell: CellView, walk: Walk) -> Iterator[Birth]:
+def gains(walk: Walk) -> Iterator[Birth]:
     """Variances of 0 by which an eval forward divides data that vary: 1/sqrt(eps) is a gain of 316. (One that is small
     beside eps is often what the data have: honest random batches reach ten deviations of it.)
 
@@ -363,11 +309,11 @@ def gains(cell: CellView, walk: Walk) -> Iterator[Birth]:
         if hit.any():
             event = int(np.argmax(hit.any(axis=1)))
             places = np.flatnonzero(hit[event])
-            worst = places[np.argmax(size[event, places])]
-            since: Array = np.flatnonzero(np.asarray(variance[: event + 1, worst] > float(eps[0])))
+            # Since when all of them are: the last event before which one of them was not.
+            since: Array = np.flatnonzero((variance[: event + 1, places] != 0).any(axis=1))
             yield Birth(
                 "gain", int(since[-1]) if since.size else -1, layer, "running_var", "zero",
-                tuple(map(int, places)), mean.shape[1], float(variance[event, worst]), (event,),
+                tuple(map(int, places)), mean.shape[1], 0.0, (event,),
             )  # fmt: skip
 
 

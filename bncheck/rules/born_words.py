@@ -14,13 +14,12 @@ from bncheck.rules.born import Birth
 from bncheck.rules.leftover import batch_facts
 from bncheck.rules.movement import holds_training
 from bncheck.rules.poison import Poisoning
-from bncheck.rules.roundoff import LARGEST
-from bncheck.rules.wording import names, number, verb
+from bncheck.rules.roundoff import LARGEST, arithmetic_dtype
+from bncheck.rules.wording import SHOWN, channels, names, number, verb
 from bncheck.trace import Array
 
 PLACES = "re-estimate the running statistics on clean data, or load means and variances into their own places"
 HEAL = "reset the running statistics and re-estimate them on clean data; no further training heals them"
-SHOWN = 3  # layers, or channels, that a sentence names
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def below_zero(cell: CellView, group: list[Birth]) -> Said:
         )  # fmt: skip
     lifted = all(lowest(cell, [birth]) + eps_of(cell, birth.layer) > 0 for birth in group)
     ending = shows(cell, group) or (
-        ": no variance is, though eps lifts it" if lifted else ": eval cannot take its root"
+        ": no variance can be, and only eps makes it positive" if lifted else ": eval cannot take the root of that"
     )
     size = first_values(cell, first) if len(group) == 1 else "below zero"
     spot = f" in {channels(first.channels, first.of)}" if len(group) == 1 else ""
@@ -110,8 +109,9 @@ def fell(cell: CellView, birth: Birth) -> Said | None:
         said = f"{start}. A batch weighs {number(weight)}, so that the old variance is subtracted."
         return Said("hazard", said, "give the new batch a weight between 0 and 1", {"batch weight": weight})
     if statistic not in (None, "variance"):
-        return Said("hazard", f"{start}. It is no variance that is averaged there ({statistic}).", PLACES)
-    return Said("defect", f"{start}, although no variance of a finite batch is.", "average a variance, not a moment")
+        return Said("hazard", f"{start}. What is averaged there is not a variance ({statistic}).", PLACES)
+    said = f"{start}, although the variance of a finite batch is never negative."
+    return Said("defect", said, "average a variance, not a moment")
 
 
 def cancels(cell: CellView, layer: str) -> bool:
@@ -127,10 +127,9 @@ def gain(cell: CellView, group: list[Birth]) -> Said | None:
     gains, sizes = zip(*(reached(cell, birth) for birth in group), strict=True)
     since = "before any event" if first.event < 0 else f"since {happened(cell, first.event)}"
     spot = f" in {channels(first.channels, first.of)}" if len(group) == 1 else ""
-    value = number(first.value) if len(group) == 1 else f"{number(first.value)} or near it"
     return Said(
         "hazard",
-        f"running_var {in_layers(cell, group)} is {value}{spot} {since}: eval multiplies what varies "
+        f"running_var {in_layers(cell, group)} is 0{spot} {since}: eval multiplies what varies "
         f"there by {number(max(gains))}, so that normalised values reach {number(max(sizes))}.",
         "re-estimate the running statistics on data like those you evaluate, or leave such channels out",
         {"layers": len(group), "gain": max(gains), "normalised size": max(sizes)},
@@ -232,11 +231,12 @@ def made(cell: CellView, birth: Birth) -> Said:
     if birth.why == "event":
         return Said("hazard", f"{what}. {without_batch(cell, birth.event)}", HEAL)
     if birth.why in ("single", "empty"):
-        n = "one value per channel" if birth.why == "single" else "an empty batch"
-        return Said("hazard", f"{what}, by {n}.", f"do not train on {n}")
+        n = "one value per channel" if birth.why == "single" else "no values"
+        return Said("hazard", f"{what}: a batch with {n} does that.", f"do not train on a batch with {n}")
     if birth.why == "overflow":
+        dtype = arithmetic_dtype(cell, f"{birth.layer}/running_var")
         return Said(
-            "hazard", f"{what}: the squares of its finite batch leave the range of {cell.case.dtype}.",
+            "hazard", f"{what}: its batch is finite, and squares of it are beyond the range of {dtype}.",
             "scale the input, or compute the statistics in a wider dtype",
         )  # fmt: skip
     if birth.why == "constant":
@@ -285,18 +285,8 @@ def called(layer: str) -> str:
     return f"layer {layer}" if layer[:1].isdigit() else layer
 
 
-def channels(places: Sequence[int], of: int) -> str:
-    if len(places) == of > 1:
-        return f"all {of} channels"
-    if len(places) == 1:
-        return f"channel {places[0]}"
-    if len(places) <= SHOWN:
-        return f"channels {', '.join(map(str, places[:-1]))} and {places[-1]}"
-    return f"{len(places)} of {of} channels"
-
-
 def in_layers(cell: CellView, group: Sequence[Birth]) -> str:
-    """ "of bn in torch", "of 3 layers (a, b and c) in torch"."""
+    """ "of bn in torch", "of 3 layers (a, b, c) in torch"."""
     found = [birth.layer for birth in group]
     if len(found) == 1:
         return f"of {called(found[0])} in {names(cell.members)}"

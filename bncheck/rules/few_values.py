@@ -9,8 +9,8 @@ import numpy as np
 
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
-from bncheck.rules.born import states_of
 from bncheck.rules.departure import judge
+from bncheck.rules.held_states import states_of
 from bncheck.rules.movement import holds_training, moving_ops
 from bncheck.rules.refused import origin_at, own_name, refused_events, values_per_channel
 from bncheck.rules.wording import names, targets, verb

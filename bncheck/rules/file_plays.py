@@ -96,13 +96,15 @@ def named_of(way: Other, notes: Mapping[str, Any]) -> str:
 def named(notes: Mapping[str, Any], right: str) -> str:
     """Which optimiser it takes, found by leaving each out."""
     found, tried = optimisers(notes), notes.get("optimisers_tried")
-    if tried is None:
+    if not tried:
         return ""
     if len(found) == 1:
         return f"Without the optimiser {found[0]} the result is {right}."
     if found:
         return f"Without the optimisers {', '.join(found)} together the result is {right}."
-    return f"None of the {number(tried)} optimisers, left out one by one, makes the result {right}."
+    if tried == 1:
+        return f"Leaving out the one optimiser that was tried does not make the result {right}."
+    return f"None of the {number(tried)} optimisers that were tried, left out one by one, makes the result {right}."
 
 
 def remedy(notes: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.rules.leftover import linear_error
+from bncheck.rules.normaliser import eps_rows
 from bncheck.trace import Array
 
 ARRAYS = ("depth_carried", "depth_own", "depth_scale", "depth_l1", "depth_max")
@@ -125,14 +126,17 @@ def rounding_bound(cell: CellView, found: InBatches) -> float:
 
 
 def magnified(cell: CellView, event: int) -> Iterator[float]:
-    """sqrt(mean² + var)/sqrt(var + eps) of each layer's running statistics: what it makes of an error of its input."""
+    """sqrt((mean² + var)/(var + eps)) of each layer's running statistics: what it makes of an error of its input."""
     trace = cell.trace
     for layer in trace.layers if trace is not None else ():
-        held = [trace.get(layer, name) for name in ("running_mean", "running_var")] if trace is not None else []
+        assert trace is not None
+        held = [trace.get(layer, name) for name in ("running_mean", "running_var")]
         rows = [np.asarray(row[event], dtype=np.float64) for row in held if row is not None]
         if len(rows) == 2 and rows[0].shape == rows[1].shape:
-            kept = np.isfinite(rows[0]) & (rows[1] > 0)
-            yield float(np.sqrt(1 + rows[0][kept] ** 2 / rows[1][kept]).max(initial=1.0))
+            mean, var = rows
+            spread = var + eps_rows(cell, layer, len(trace.events))[event]
+            kept = np.isfinite(mean + spread) & (var >= 0) & (spread > 0)
+            yield float(np.sqrt((mean[kept] ** 2 + var[kept]) / spread[kept]).max(initial=1.0))
 
 
 def is_beyond_rounding(cell: CellView, found: InBatches) -> bool:

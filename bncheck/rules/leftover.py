@@ -10,6 +10,7 @@ import numpy as np
 from bncheck.evidence import Attribution, CellView, Drift, PairView
 from bncheck.rules.amplified import batch_norms, input_error, input_gap, is_amplified_rounding
 from bncheck.rules.movement import STATISTICS, holds_training
+from bncheck.rules.normaliser import asked_eps
 from bncheck.rules.own_work import odd_layer
 from bncheck.rules.roundoff import (
     arithmetic_dtype,
@@ -110,7 +111,7 @@ def evaluation_bound(cell: CellView, layer: str, event: int, drift: Drift) -> fl
     if any(row is None or event >= len(row) for row in rows):
         return None
     mean, var, x, spread = (np.asarray(row[event], dtype=np.float64) for row in rows if row is not None)
-    eps = next((item.eps for item in cell.case.network.layers if item.name == layer), None) or 1e-5
+    eps = asked_eps(cell.case, layer)
     gamma = cell.trace.get(layer, "gamma")
     scale = float(np.nanmax(np.abs(gamma), initial=1.0)) if gamma is not None else 1.0
     if mean.shape != x.shape or not np.isfinite(x).all() or not (var + eps > 0).all():
@@ -252,7 +253,7 @@ def bound_of(cell: CellView, drift: Drift) -> float:
         if drift.quantity in STATISTICS:
             return _statistic_bound(cell, drift)
         if drift.quantity == "output":
-            return _output_bound(cell, drift)
+            return _output_bound(cell)
     return 0.0
 
 
@@ -315,19 +316,20 @@ def conditioning(cell: CellView, layer: str, u: float) -> float:
     if facts is None or cell.trace is None:
         return 0.0
     mean, var, n = facts
-    eps = next((item.eps for item in cell.case.network.layers if item.name == layer), None) or 1e-5
+    eps = asked_eps(cell.case, layer)
     gamma = cell.trace.get(layer, "gamma")
     scale = float(np.nanmax(np.abs(gamma), initial=1.0)) if gamma is not None else 1.0
     size = np.sqrt(mean * mean + var)
     # Of the n normalised values none exceeds √n; 8 standard deviations cover every input that is drawn.
     spread = np.minimum(np.sqrt(n), 8.0)
-    relative = two_pass_bound(mean, var, n, u) / (var + eps) + 8 * u
-    return scale * float(
-        (mean_bound(mean, var, n, u) / np.sqrt(var + eps) + relative * spread + 8 * u * size / np.sqrt(var + eps)).max()
-    )
+    varies = var + eps > 0  # without eps a channel that does not vary has no y
+    wide = np.where(varies, var + eps, 1.0)
+    relative = two_pass_bound(mean, var, n, u) / wide + 8 * u
+    error = (mean_bound(mean, var, n, u) + 8 * u * size) / np.sqrt(wide) + relative * spread
+    return scale * float(np.max(error, where=varies, initial=0.0))
 
 
-def _output_bound(cell: CellView, drift: Drift) -> float:
+def _output_bound(cell: CellView) -> float:
     """The sum over layers: each BatchNorm's own error, and that of the linear maps between them."""
     assert cell.trace is not None
     return upstream(cell, None) * max(output_scale(cell), 1.0)

@@ -10,10 +10,13 @@ import numpy as np
 from bncheck.evidence import CellView
 from bncheck.rules.movement import holds_training
 from bncheck.rules.roundoff import arithmetic_dtype, mean_bound, two_pass_bound, unit
+from bncheck.scenario import DEFAULT_EPS, Case
 from bncheck.trace import Array, Trace
 
 # Two sources can be told apart when they lie this many rounding errors apart.
 APART = 100.0
+# y lies on a straight line over x to within this many times what was put down for rounding; a value far out has more.
+STRAIGHT = 4.0
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,22 @@ class Revealed:
     var_error: Array
     gamma: Array
     beta: Array
+    straight: Array  # y is a straight line over x in the channel
+    channels: Array  # which ones these are
+    of: int
 
     def expected(self) -> tuple[Array, Array]:
         return self.batch if self.training or not self.tracked else self.before
 
     def fits(self, source: tuple[Array, Array], mean: Array | None = None, var: Array | None = None) -> bool:
         """True if the source's mean and variance are the revealed ones (or those given) up to rounding."""
+        return bool(self.fitting(source, mean, var).all())
+
+    def fitting(self, source: tuple[Array, Array], mean: Array | None = None, var: Array | None = None) -> Array:
+        """The channels in which they are."""
         means, variances = self.mean if mean is None else mean, self.var if var is None else var
-        return bool(
-            (np.abs(means - source[0]) <= self.mean_error).all()
-            and (np.abs(variances - source[1]) <= self.var_error).all()
+        return np.asarray(
+            (np.abs(means - source[0]) <= self.mean_error) & (np.abs(variances - source[1]) <= self.var_error)
         )
 
 
@@ -107,23 +116,45 @@ def blend(seen: Revealed) -> Source | None:
     return Source(seen.layer, seen.event, seen.training, True, weight, residual)
 
 
-def affine_ignored(seen: Revealed) -> str:
-    """``gamma``, ``beta`` or ``gamma and beta`` when y is right without them and wrong with them; else empty.
+@dataclass(frozen=True)
+class Ignored:
+    """Which of gamma and beta an output is without: in ``channels``, while it is applied in others; those empty:
+    wherever it would show. ``below_zero``: these are the channels in which beta is negative, and no others."""
 
-    y was inverted with the held gamma and beta; undoing that costs 1/r = gamma/slope and a shift of beta/slope.
+    parts: str
+    channels: tuple[int, ...] = ()
+    below_zero: bool = False
+
+
+def affine_ignored(seen: Revealed) -> Ignored | None:
+    """``gamma``, ``beta`` or ``gamma and beta`` where y is right without them and wrong with them.
+
+    y was inverted with the held gamma and beta; undoing that costs 1/r = gamma/slope and a shift of beta/slope. Where y
+    is no straight line over x they are applied to some values and not to others, and no line says which.
     """
-    if seen.fits(seen.expected()):
-        return ""
+    right = seen.fitting(seen.expected())
+    if right.all() or not seen.straight.all():
+        return None
     spread = np.sqrt(seen.var + seen.eps)
     raw_mean = seen.mean - seen.beta * spread / seen.gamma
     raw_var = (seen.var + seen.eps) / seen.gamma**2 - seen.eps
-    scaled, shifted = bool((np.abs(np.abs(seen.gamma) - 1) > 1e-3).any()), bool((np.abs(seen.beta) > 1e-3).any())
-    if scaled and seen.fits(seen.expected(), var=raw_var):
-        return "gamma"
-    if shifted and seen.fits(seen.expected(), mean=raw_mean):
-        return "beta"
-    both = scaled and shifted and seen.fits(seen.expected(), mean=raw_mean, var=raw_var)
-    return "gamma and beta" if both else ""
+    scaled = bool((np.abs(np.abs(seen.gamma[~right]) - 1) > 1e-3).any())
+    shifted = bool((np.abs(seen.beta[~right]) > 1e-3).any())
+    for parts, matters, mean, var in (
+        ("gamma", scaled, None, raw_var), ("beta", shifted, raw_mean, None),
+        ("gamma and beta", scaled and shifted, raw_mean, raw_var),
+    ):  # fmt: skip
+        without = seen.fitting(seen.expected(), mean, var)
+        if matters and (right | without).all():
+            return where_ignored(seen, parts, ~right, right & ~without)
+    return None
+
+
+def where_ignored(seen: Revealed, parts: str, lost: Array, applied: Array) -> Ignored:
+    if not applied.any():
+        return Ignored(parts)
+    negative = parts == "beta" and bool((seen.beta[lost] < 0).all() and (seen.beta[applied] > 0).all())
+    return Ignored(parts, tuple(map(int, seen.channels[lost])), negative)
 
 
 def revealed(cell: CellView) -> Iterator[Revealed]:
@@ -166,7 +197,7 @@ class Table:
         return Revealed(
             self.layer, event, bool(self.training[event]), self.tracked, float(self.eps[event]), f["mean"], f["var"],
             (f["batch_mean"], f["batch_var"]), (f["before_mean"], f["before_var"]), (f["after_mean"], f["after_var"]),
-            f["mean_error"], f["var_error"], f["gamma"], f["beta"],
+            f["mean_error"], f["var_error"], f["gamma"], f["beta"], f["straight"], np.flatnonzero(kept), len(kept),
         )  # fmt: skip
 
 
@@ -196,7 +227,9 @@ def read_layer(cell: CellView, layer: str) -> Table | None:
     # Least squares through rounded y: each y/γ carries u·(|x|·r + |m|·r + |β/γ|). The slope has that over the spread
     # of y, the mean that of the level, and what the slope's error does on the way from the batch's mean to m.
     noise = 16 * u * (1 + (np.abs(mean) + np.sqrt(var) + np.abs(used)) * invstd + np.abs(beta / gamma))
-    noise = noise + residual / np.abs(gamma)
+    bend = residual / np.abs(gamma)
+    straight = bend <= STRAIGHT * noise
+    noise = noise + bend
     slope = noise / (np.sqrt(var) * invstd)
     level = np.maximum(var + eps[:, None], 1.0 / invstd**2)
     return Table(layer, tracked, np.array([bool(mode) for mode in modes]), eps, kept, {
@@ -204,6 +237,7 @@ def read_layer(cell: CellView, layer: str) -> Table | None:
         "before_mean": before_m, "before_var": before_v, "after_mean": after_m, "after_var": after_v,
         "mean_error": mean_bound(mean, var, n, u) + noise / invstd + np.abs(mean - used) * slope,
         "var_error": two_pass_bound(mean, var, n, u) + 4 * slope * level, "gamma": gamma, "beta": beta,
+        "straight": straight,
     })  # fmt: skip
 
 
@@ -219,6 +253,13 @@ def state_rows(trace: Trace, layer: str, name: str, like: Array) -> tuple[Array,
 def affine_rows(trace: Trace, layer: str, name: str, like: Array) -> Array:
     found = state_rows(trace, layer, name, like)
     return np.full_like(like, 1.0 if name == "gamma" else 0.0) if found is None else found[0]
+
+
+def asked_eps(case: Case, layer: str) -> float:
+    """eps as the scenario asks for it, 0 included; the usual one where each target keeps its own, or for a layer of a
+    file or a whole model."""
+    asked = next((item.eps for item in case.network.layers if item.name == layer), None)
+    return DEFAULT_EPS if asked is None else asked
 
 
 def eps_rows(cell: CellView, layer: str, events: int) -> Array:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bncheck.evidence import CellView
-from bncheck.rules.born import Birth, births, fed_by, held_from
+from bncheck.rules.born import Birth, births, fed_by
+from bncheck.rules.held_states import held_from
 from bncheck.rules.movement import STATISTICS
 
 SHOWN = 4  # places that evidence names

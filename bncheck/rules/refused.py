@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from math import prod
 
 from bncheck.evidence import CellView, PairView
-from bncheck.targets import SHAPE
 
 
 def refused_events(pair: PairView) -> Iterator[tuple[CellView, CellView, int]]:
@@ -27,7 +26,7 @@ def telling(cell: CellView, other: CellView, event: int) -> bool:
     origin = origin_at(cell, event)
     if origin != "subject":
         return origin in ("", "framework")
-    return plays_own(other) or (event >= 0 and cell.case.network.custom is not None)
+    return bool(other.own_code) or (event >= 0 and cell.case.network.custom is not None)
 
 
 def origin_at(cell: CellView, event: int) -> str:
@@ -38,16 +37,7 @@ def origin_at(cell: CellView, event: int) -> str:
 
 def own_name(cell: CellView) -> str:
     """``MyBN (your layer)``; "" where the framework's own layers stand."""
-    network = cell.case.network
-    what = (network.custom or network.model or "").rpartition(":")[2]
-    return f"{what} (your {'layer' if network.custom else 'network'})" if plays_own(cell) else ""
-
-
-def plays_own(cell: CellView) -> bool:
-    """True if a layer or a network of the user's stands in this cell; the reference and "builtin" leave a layer out."""
-    match = SHAPE.fullmatch(cell.target)
-    builtin = cell.backend == "reference" or (match is not None and match["variant"] == "builtin")
-    return cell.case.network.model is not None or (cell.case.network.custom is not None and not builtin)
+    return f"{cell.own_code} (your {'layer' if cell.own_layer else 'network'})" if cell.own_code else ""
 
 
 def first_refused(cell: CellView, other: CellView) -> int | None:

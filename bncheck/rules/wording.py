@@ -8,6 +8,7 @@ from typing import Any
 from bncheck.evidence import CellView
 from bncheck.targets import SHAPE
 
+SHOWN = 3  # layers, or channels, that a sentence names
 SETTLED_BY_PROBE = "settled by: bncheck run probe"
 
 
@@ -57,6 +58,16 @@ def number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:.4g}"
+
+
+def channels(places: Sequence[int], of: int) -> str:
+    if len(places) == of > 1:
+        return f"all {of} channels"
+    if len(places) == 1:
+        return f"channel {places[0]}"
+    if len(places) <= SHOWN:
+        return f"channels {', '.join(map(str, places[:-1]))} and {places[-1]}"
+    return f"{len(places)} of {of} channels"
 
 
 def percent(share: float) -> str:
