@@ -13,6 +13,7 @@ from rich.console import Console
 
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
+from bncheck.report import overview
 from bncheck.report.overview import headline, themes
 from bncheck.report.standing import MARKS, first_to_tell, standing
 from bncheck.report.terminal import COLOURS, render_terminal, text
@@ -258,6 +259,13 @@ def test_refusing_alike_and_remembering_something_else_differs() -> None:
     found = standing(run, "one-value", "base", "torch")
     assert found.text.startswith("refused, as reference does; running_mean off by 0.50000")
     assert headline(run) == "The one compared cell differs from reference; no cause was named."
+
+
+def test_the_headline_looks_at_every_cell_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(overview, "standing", lambda run, *cell: asked.append(cell) or standing(run, *cell))
+    headline(literal_run.results())
+    assert len(asked) == len(set(asked)) > 0
 
 
 def test_refusing_something_else_differs() -> None:

@@ -130,10 +130,10 @@ def held_against(results: Results, cell: CellResult, drifts: Sequence[Drift], co
     """A cell with what differs between it and the yardstick, and with what is wrong with it by itself."""
     base, target, own = results.yardstick, cell.target, worry(concerned, drifts, cell)
     off = [drift for drift in drifts if drift.verdict != "agrees"]
-    between = [f for f in concerned if len(f.sides) == 2 and sets_apart(f, base, target)]
+    between = [f for f in concerned if f.between(base, target)]
     # Judged alike: on one side of a difference from others, and what is left between them is no finding of its own.
-    together = not between and any(on_one_side(f, base, target) for f in concerned if len(f.sides) == 2)
-    single = [f for f in concerned if len(f.sides) != 2 and base not in f.targets]
+    together = not between and any(on_one_side(f, base, target) for f in concerned if f.of_difference)
+    single = [f for f in concerned if not f.of_difference and base not in f.targets]
     rounding = all(f.kind == "rounding" for f in between) if between else together and not single
     if not off or rounding:
         return agreeing(results, target, drifts, own, first_to_tell(off))
@@ -186,7 +186,7 @@ def not_finite(results: Results, target: str, spoiled: Sequence[Drift], drifts: 
 def worry(concerned: Sequence[Finding], drifts: Sequence[Drift], cell: CellResult) -> Finding | None:
     """The gravest thing that is wrong with a target by itself, whoever shares it; of equal ones NaN and Inf."""
     found = [
-        f for f in concerned if len(f.sides) != 2 and f.kind in ("defect", "hazard") and not cleared(f, drifts, cell)
+        f for f in concerned if not f.of_difference and f.kind in ("defect", "hazard") and not cleared(f, drifts, cell)
     ]
     return min(found, key=lambda f: (KINDS.index(f.kind), not f.of_nan), default=None)
 
@@ -254,16 +254,11 @@ def onset_of(results: Results, drift: Drift, target: str) -> tuple[str, int | No
     """NaN, Inf or either, and the step since when it is in one of a drift's two targets."""
     here = results.findings_at.get((drift.scenario, drift.case), ())
     for finding in here:
-        single = len(finding.sides) != 2 and target in finding.targets
+        single = not finding.of_difference and target in finding.targets
         if single and spoiled_by(finding, [drift], target) is not None:
             return onset_in(results, finding, drift, target)
     apart = drift.max_abs > LEAST_TOLERANCE  # they may have parted before one of them was spoilt
     return NAN, None if apart else step_of(results, drift.scenario, drift.case, drift.first_event)
-
-
-def sets_apart(finding: Finding, base: str, target: str) -> bool:
-    """Whether a finding's sides part the two."""
-    return any(base in one and target in two for one, two in (finding.sides, finding.sides[::-1]))
 
 
 def on_one_side(finding: Finding, base: str, target: str) -> bool:

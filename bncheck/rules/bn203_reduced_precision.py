@@ -14,10 +14,9 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.rules.movement import STATISTICS
 from bncheck.rules.roundoff import unit
 from bncheck.rules.wording import names, targets, verb
-from bncheck.trace import Array
+from bncheck.trace import STATISTICS, Array
 
 CODE = "BN203"
 CAUSE = "reduced-precision"

@@ -11,15 +11,15 @@ the statistics before you go on, and report it: a refused call should leave noth
 
 from collections.abc import Iterable, Iterator
 
-from bncheck.blamed import SENTENCES
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
+from bncheck.results import OUR_ERRORS
 from bncheck.rules.autograd import says_why
-from bncheck.rules.movement import STATISTICS, moved
+from bncheck.rules.movement import moved
 from bncheck.rules.onnx_files import file_facts, file_name
 from bncheck.rules.refused import origin_at, own_name, plays_own, refused_events, values_per_channel
 from bncheck.rules.wording import name, names, targets, verb
-from bncheck.trace import EventRecord
+from bncheck.trace import STATISTICS, EventRecord
 
 CODE = "BN501"
 CAUSE = "refusal"
@@ -56,7 +56,7 @@ def of_own_code(pair: PairView, refuser: CellView, other: CellView, event: int) 
     )
     half = next((f"{quantity} of {layer}" for layer, quantity in half_updates(refuser, event)), "")
     # What bncheck itself says of a layer is a sentence about it.
-    what = words if kind in SENTENCES else f"{who} raises {kind or 'an error'} {when}{where}; {runs}"
+    what = words if kind in OUR_ERRORS else f"{who} raises {kind or 'an error'} {when}{where}; {runs}"
     return Finding(
         CODE, CAUSE, "hazard", f"{what}.",
         targets(refuser.members, other.members), pair.case.scenario, pair.case.name, event=event,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bncheck.evidence import CellView
-from bncheck.rules.movement import STATISTICS, moved
+from bncheck.rules.movement import moved
+from bncheck.trace import STATISTICS
 
 # Events that put the whole network into training mode.
 WHOLE = ("train_forward", "no_grad_forward", "checkpointed_forward")

@@ -7,8 +7,6 @@ import numpy as np
 from bncheck.evidence import CellView
 from bncheck.trace import Array, Trace
 
-STATISTICS = ("running_mean", "running_var")
-
 
 def changed(rows: Array) -> Array:
     """(T, C) or (T,) mask: the value after the event is not the one before it (NaN to NaN is no change)."""

@@ -10,7 +10,7 @@ import numpy as np
 from bncheck.evidence import CellView
 from bncheck.finding import NONFINITE
 from bncheck.rules.born import Birth, births, fed_by, held_from
-from bncheck.rules.movement import STATISTICS
+from bncheck.trace import STATISTICS
 
 SHOWN = 4  # places that evidence names
 
