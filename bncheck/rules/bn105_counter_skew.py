@@ -17,9 +17,8 @@ from bncheck.finding import Finding
 from bncheck.rules.attributed import Side, differing_facets, summary
 from bncheck.rules.counting import advances
 from bncheck.rules.departure import judge
-from bncheck.rules.movement import moved
+from bncheck.rules.movement import STATISTICS, moved
 from bncheck.rules.wording import names, number, targets, verb
-from bncheck.trace import STATISTICS
 
 CODE = "BN105"
 CAUSE = "counter-skew"

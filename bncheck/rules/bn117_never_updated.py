@@ -17,9 +17,8 @@ from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.rules.attributed import summary
 from bncheck.rules.leftover import explained_by_conventions
-from bncheck.rules.movement import holds_training, moved
+from bncheck.rules.movement import STATISTICS, holds_training, moved
 from bncheck.rules.wording import names, targets, verb
-from bncheck.trace import STATISTICS
 
 CODE = "BN117"
 CAUSE = "never-updated"

@@ -17,9 +17,9 @@ from bncheck.evidence import Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.attributed import summary
 from bncheck.rules.leftover import batch_facts, explained_by_conventions, within_bounds, within_rounding
+from bncheck.rules.movement import STATISTICS
 from bncheck.rules.roundoff import unit
 from bncheck.rules.wording import names, number, targets
-from bncheck.trace import STATISTICS
 
 CODE = "BN202"
 CAUSE = "normalise-arithmetic"

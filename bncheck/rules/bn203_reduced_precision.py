@@ -14,9 +14,10 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.rules.movement import STATISTICS
 from bncheck.rules.roundoff import unit
 from bncheck.rules.wording import names, targets, verb
-from bncheck.trace import STATISTICS, Array
+from bncheck.trace import Array
 
 CODE = "BN203"
 CAUSE = "reduced-precision"

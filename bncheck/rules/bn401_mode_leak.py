@@ -21,11 +21,10 @@ from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.rules.exported import exports, number_of, rounding_of, runs
 from bncheck.rules.freezing import thawed, wholly_frozen
-from bncheck.rules.movement import moved
+from bncheck.rules.movement import STATISTICS, moved
 from bncheck.rules.normaliser import sources
 from bncheck.rules.onnx_files import drops, file_facts, file_name, nodes_of, trains
 from bncheck.rules.wording import names, number, targets
-from bncheck.trace import STATISTICS
 
 CODE = "BN401"
 CAUSE = "mode-leak"

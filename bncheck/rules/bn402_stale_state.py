@@ -14,9 +14,9 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.rules.movement import moved
+from bncheck.rules.movement import STATISTICS, moved
 from bncheck.rules.wording import names, number, targets
-from bncheck.trace import STATISTICS, Array
+from bncheck.trace import Array
 
 CODE = "BN402"
 CAUSE = "stale-state"

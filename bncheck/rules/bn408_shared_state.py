@@ -18,9 +18,9 @@ import numpy as np
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.rules.averages import averaged, roundoff, share, weight_of
-from bncheck.rules.movement import moved
+from bncheck.rules.movement import STATISTICS, moved
 from bncheck.rules.wording import names, number, percent, targets
-from bncheck.trace import STATISTICS, Array, Trace
+from bncheck.trace import Array, Trace
 
 CODE = "BN408"
 CAUSE = "shared-state"

@@ -15,11 +15,11 @@ from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.results import OUR_ERRORS
 from bncheck.rules.autograd import says_why
-from bncheck.rules.movement import moved
+from bncheck.rules.movement import STATISTICS, moved
 from bncheck.rules.onnx_files import file_facts, file_name
 from bncheck.rules.refused import origin_at, own_name, plays_own, refused_events, values_per_channel
 from bncheck.rules.wording import name, names, targets, verb
-from bncheck.trace import STATISTICS, EventRecord
+from bncheck.trace import EventRecord
 
 CODE = "BN501"
 CAUSE = "refusal"

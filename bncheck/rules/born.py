@@ -13,9 +13,9 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.inputs import make_inputs
-from bncheck.rules.movement import holds_training
+from bncheck.rules.movement import STATISTICS, holds_training
 from bncheck.rules.roundoff import LARGEST, arithmetic_dtype
-from bncheck.trace import STATISTICS, Array, Trace
+from bncheck.trace import Array, Trace
 
 HELD = (*STATISTICS, "running_covar", "gamma", "beta")
 SETTINGS = ("eps", "momentum")  # NaN where a layer holds none: only Inf can be seen

@@ -65,7 +65,7 @@ def held(cell: CellView, group: list[Birth]) -> Said:
     title = f"{first.quantity} {where} is {first.word} before any event{shown}."
     advice = HEAL if first.quantity.startswith("running") else f"give the layer a finite {first.quantity}"
     return Said("hazard", title, advice, {
-        NONFINITE: first.word, "layers": len(group), "channels": sum(len(birth.channels) for birth in group),
+        "layers": len(group), "channels": sum(len(birth.channels) for birth in group), NONFINITE: first.word,
     })  # fmt: skip
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bncheck.evidence import CellView
-from bncheck.rules.movement import moved
-from bncheck.trace import STATISTICS
+from bncheck.rules.movement import STATISTICS, moved
 
 # Events that put the whole network into training mode.
 WHOLE = ("train_forward", "no_grad_forward", "checkpointed_forward")

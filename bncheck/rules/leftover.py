@@ -9,7 +9,7 @@ import numpy as np
 
 from bncheck.evidence import Attribution, CellView, Drift, PairView
 from bncheck.rules.amplified import batch_norms, input_error, input_gap, is_amplified_rounding
-from bncheck.rules.movement import holds_training
+from bncheck.rules.movement import STATISTICS, holds_training
 from bncheck.rules.own_work import odd_layer
 from bncheck.rules.roundoff import (
     arithmetic_dtype,
@@ -23,7 +23,7 @@ from bncheck.rules.roundoff import (
     unit,
     visible,
 )  # fmt: skip
-from bncheck.trace import STATISTICS, Array
+from bncheck.trace import Array
 
 # Terms of one sum in a linear layer where the case does not say: features × kernel of a usual network.
 FAN_IN = 4096

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bncheck.evidence import CellView
+from bncheck.trace import STATISTICS as STATISTICS  # noqa: PLC0414 - rules take it from here
 from bncheck.trace import Array, Trace
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from bncheck.evidence import CellView
 from bncheck.finding import NONFINITE
 from bncheck.rules.born import Birth, births, fed_by, held_from
-from bncheck.trace import STATISTICS
+from bncheck.rules.movement import STATISTICS
 
 SHOWN = 4  # places that evidence names
 
@@ -44,7 +44,7 @@ class Poisoning:
         born = {"born in": f"event {self.event + 1}"} if self.event >= 0 else {}
         later = {"later forwards": self.later_clean, "of them not finite": self.later_bad}
         also = listed({self.layer}, self.follows)
-        return {NONFINITE: self.word, **born, **shows, "channels": self.channels, **later, **also}
+        return {**born, **shows, "channels": self.channels, **later, NONFINITE: self.word, **also}
 
     @property
     def word(self) -> str:
