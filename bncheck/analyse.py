@@ -10,7 +10,7 @@ import gc
 import multiprocessing
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ from bncheck.diagnose import diagnose, importance
 from bncheck.documented import Row, compare_documented, documented_facets
 from bncheck.drift_table import DriftTable
 from bncheck.equivalence import held_to_equivalence
-from bncheck.evidence import Attribution, CellView, Deferred, PairView, Repeat, TargetView
+from bncheck.evidence import Attribution, CellView, Deferred, Drift, PairView, Repeat, TargetView
 from bncheck.expectations import check_expectations
 from bncheck.finding import Finding
 from bncheck.fit import measure, settle
@@ -94,13 +94,17 @@ def analyse(
             analysis.conventions[target.name] = measure_target(run, plan, target, rows)
     judge_cases(Work(run, plan, tuple(targets), analysis.conventions, analysis.documented), analysis, tell)
     analysis.findings += diagnose([], [], [target_view(target, analysis) for target in targets])
-    findings = analysis.findings = absorb_by_order(analysis.findings)
+    findings = absorb_by_order(analysis.findings)
+    apart = of_expecting(plan, analysis.drifts.differing())
     return Results(
         version=__version__,
         command=plan.command,
         created=plan.created,
         targets=tuple(targets),
-        scenarios=tuple(describe_scenario(scenario, plan, targets, analysis) for scenario in plan.scenarios),
+        scenarios=tuple(
+            describe_scenario(scenario, plan, targets, findings, apart.get(scenario.name, ()))
+            for scenario in plan.scenarios
+        ),
         cells=tuple(analysis.cells),
         drifts=analysis.drifts,
         conventions=tuple(found for paths in analysis.conventions.values() for found in paths.values()),
@@ -350,8 +354,21 @@ def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult |
     return cell, well_formed(view)
 
 
+def of_expecting(plan: Plan, drifts: Iterable[Drift]) -> dict[str, list[Drift]]:
+    """Scenario that expects something → what differs in it; one walk through the table for all of them."""
+    found: dict[str, list[Drift]] = {scenario.name: [] for scenario in plan.scenarios if scenario.expect}
+    for drift in drifts:
+        if drift.scenario in found:
+            found[drift.scenario].append(drift)
+    return found
+
+
 def describe_scenario(
-    scenario: Scenario, plan: Plan, targets: Sequence[TargetResult], analysis: Analysis
+    scenario: Scenario,
+    plan: Plan,
+    targets: Sequence[TargetResult],
+    findings: Sequence[Finding],
+    apart: Sequence[Drift],
 ) -> ScenarioResult:
     compared = scenario.name not in plan.background
     measured = any(each.probe for each in plan.scenarios)
@@ -362,9 +379,7 @@ def describe_scenario(
         scenario.why,
         scenario.remarks,
         tuple(describe_case(case, parts) for case in scenario.cases),
-        check_expectations(scenario, targets, analysis.findings, measured, analysis.drifts.differing())
-        if compared
-        else (),
+        check_expectations(scenario, targets, findings, measured, apart) if compared else (),
         scenario.tolerance.rtol,
         scenario.tolerance.atol,
         probe=not compared,

@@ -29,7 +29,10 @@ FORMAT = 1
 # A baseline of 10,000 entries has 3 MB.
 LARGEST = 64 * 1024 * 1024
 # Gravest first; what is not here was never graver.
-GRAVITY = ("crashed", "timeout", "defect", "hazard", "unexplained", "expectation", "convention", "drift")
+GRAVITY = (
+    "crashed", "timeout", "adapter-error", "import-error", "subject-error", "defect", "hazard", "unexplained",
+    "expectation", "convention", "drift",
+)  # fmt: skip
 # Kinds of charge that are nothing but their quantity.
 BY_QUANTITY = ("drift", "expectation")
 TIMES_WORSE = 2.0

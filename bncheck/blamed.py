@@ -32,8 +32,6 @@ REMEDIES: Mapping[str, str] = {
     "import-error": "install what is missing, or name the Python that has it",
     "adapter-error": "please report it, with the command and this line",
 }
-# Errors whose message is a whole sentence of bncheck's about the user's file.
-SENTENCES = OUR_ERRORS
 # How those begin that say what does not fit what.
 OPENINGS = ("the input [", "the scenario's native.")
 # Findings that name why a layer of the user's raises: then the error has its name.
@@ -47,7 +45,7 @@ def own(cell: CellResult) -> bool:
 
 def sentence(cell: CellResult) -> str:
     """What happened, about the one whose error it is."""
-    if cell.error_type in SENTENCES or cell.error.startswith(OPENINGS):
+    if cell.error_type in OUR_ERRORS or cell.error.startswith(OPENINGS):
         return cell.error
     who = {"subject": "your code", "backend": "your backend file", "import": "your code"}.get(cell.origin)
     if who is None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bncheck.blamed import KINDS, sentence, unnamed
+from bncheck.results import CRASHED
 
 if TYPE_CHECKING:
     from bncheck.evidence import Drift
@@ -87,7 +88,7 @@ def crash(finding: Finding) -> bool:
 
 
 def of_finding(finding: Finding, results: Results, plain: Mapping[str, str]) -> Charge:
-    sides = finding.sides if len(finding.sides) == 2 else (finding.targets,)
+    sides = finding.sides if finding.of_difference else (finding.targets,)
     names = tuple(dict.fromkeys(name for side in sides for name in side))
     return Charge(
         finding.kind, finding.code, finding.cause, finding.scenario, finding.case,
@@ -98,7 +99,7 @@ def of_finding(finding: Finding, results: Results, plain: Mapping[str, str]) -> 
 
 def size_of(finding: Finding, results: Results) -> float | None:
     """Largest mean absolute drift of the finding's quantity between its sides; NaN once one side is not finite."""
-    pairs = [(a, b) for a in finding.sides[0] for b in finding.sides[1]] if len(finding.sides) == 2 else []
+    pairs = [(a, b) for a in finding.sides[0] for b in finding.sides[1]] if finding.of_difference else []
     sizes = [
         math.nan if drift.verdict == "nonfinite" else drift.mean_abs
         for a, b in pairs
@@ -113,7 +114,7 @@ def size_of(finding: Finding, results: Results) -> float | None:
 
 def of_crashes(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
     for cell in results.cells:
-        if cell.outcome in ("crashed", "timeout"):
+        if cell.outcome in CRASHED:
             first = (cell.error or cell.error_type).strip().split("\n")[0]
             words = "crashed" if cell.outcome == "crashed" else "ran out of time"
             yield Charge(
@@ -168,21 +169,13 @@ def of_drifts(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
     """Drifts outside tolerance between two targets that no finding above rounding is about."""
     for drift in results.drift_table.differing():
         here = results.findings_at.get((drift.scenario, drift.case), ())
-        if any(item.kind != "rounding" and about(item, drift.a, drift.b) for item in here):
+        if any(item.kind != "rounding" and item.concerns(drift.a, drift.b) for item in here):
             continue
         yield Charge(
             "drift", "", "drift", drift.scenario, drift.case,
             ((plain.get(drift.a, drift.a),), (plain.get(drift.b, drift.b),)), (drift.a, drift.b), said(drift),
             drift.layer, drift.quantity, math.nan if drift.verdict != "differs" else drift.mean_abs,
         )  # fmt: skip
-
-
-def about(finding: Finding, a: str, b: str) -> bool:
-    """Between two groups: a and b are on different sides. About targets one by one: it names one of them."""
-    if len(finding.sides) == 2:
-        one, two = finding.sides
-        return (a in one and b in two) or (a in two and b in one)
-    return a in finding.targets or b in finding.targets
 
 
 def said(drift: Drift) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bncheck.evidence import CellView, Drift, first_true
 from bncheck.scenario import FORWARD_OPS, Case, Event, Tolerance
-from bncheck.trace import GRADIENTS, STATES, Array, Trace
+from bncheck.trace import GRADIENTS, STATES, STATISTICS, Array, Trace
 
 # (rtol, atol) of torch.testing.assert_close per dtype; a pair is judged by its coarser side.
 TOLERANCES = {
@@ -27,7 +27,6 @@ SIGNIFICANDS = {"float64": (53, -1022), "float32": (24, -126), "float16": (11, -
 # Events without which what follows is another program.
 TELLING = (*FORWARD_OPS, "set_mode")
 NOT_PLAYED = ("unsupported", "failed")
-STATISTICS = ("running_mean", "running_var")
 COARSENESS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -218,8 +217,12 @@ def deviation(layer: str, a: Trace, b: Trace, kept: Array) -> Array | None:
     if len(held) < 2 or not comparable(a, b, name) or any(rows.ndim != 2 or len(rows) <= kept.max() for rows in held):
         return None
     one, two = (np.asarray(rows[kept], dtype=np.float64) for rows in held)
-    smaller = np.minimum(one, two)
-    return np.where(np.isfinite(smaller) & (smaller > 0), np.sqrt(np.maximum(smaller, 0.0)), 0.0)
+    return root(np.minimum(one, two))
+
+
+def root(variances: Array) -> Array:
+    """Standard deviations; 0 where there is none."""
+    return np.where(np.isfinite(variances) & (variances > 0), np.sqrt(np.maximum(variances, 0.0)), 0.0)
 
 
 def network_dtype(case: Case, a: Trace, b: Trace) -> str:
@@ -267,6 +270,15 @@ def smallness(quantity: str, size: Array) -> Array | float:
     return np.asarray(np.minimum(size.max(axis=1, keepdims=True), 1.0))
 
 
+def allowance(quantity: str, size: Array, counted: Array, dtype: str, tolerance: Tolerance) -> Array:
+    """How far apart values of this ``size`` may be, atol + rtol·size. ``counted`` is what smallness goes by: the size,
+    or a mean's standard deviation where that is larger. A scenario's own tolerance stands as it is written."""
+    rtol, atol = TOLERANCES[dtype]
+    rtol = rtol if tolerance.rtol is None else tolerance.rtol
+    least = atol * smallness(quantity, counted) if tolerance.atol is None else tolerance.atol
+    return np.asarray(least + rtol * size)
+
+
 def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tolerance) -> Drift:
     """One drift from paired rows. NaN and Inf in the same place on both sides do not drift."""
     a, b = series.a.astype(np.float64), series.b.astype(np.float64)
@@ -276,9 +288,6 @@ def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tol
             case.scenario, case.name, name_a, name_b, series.layer, series.quantity, len(a), *zeros, None, 0, 0,
             "agrees", series.dtype,
         )  # fmt: skip
-    rtol, atol = TOLERANCES[series.dtype]
-    rtol = rtol if tolerance.rtol is None else tolerance.rtol
-    atol = atol if tolerance.atol is None else tolerance.atol
     good_a, good_b = np.isfinite(a), np.isfinite(b)
     both = good_a & good_b
     with np.errstate(all="ignore"):
@@ -287,8 +296,7 @@ def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tol
         same = ((a == b) | (np.isnan(a) & np.isnan(b))) & ~both
         bad = ~both & ~same
         counted = size if series.floor is None or series.floor.shape != size.shape else np.maximum(size, series.floor)
-        least = atol if tolerance.atol is not None else atol * smallness(series.quantity, counted)
-        outside = (gap > least + rtol * size) | bad
+        outside = (gap > allowance(series.quantity, size, counted, series.dtype, tolerance)) | bad
         relative = np.where(counted > 0, gap / np.where(counted > 0, counted, 1.0), 0.0)
         ulps = gap / ulp_of(scale_of(series.quantity, counted), series.dtype)
     points = (

@@ -30,6 +30,13 @@ CAUSES = (
 SHARE = "share of the rounding bound"
 # Evidence of findings about nodes of an ONNX file that were compared one by one.
 NODES = "nodes compared"
+# Evidence of findings about NaN, Inf and running variances that cannot be one. Reports make the word of a cell of it.
+NONFINITE = "takes the value"  # of a state or an output: NaN, Inf, or NaN or Inf
+LOWEST = "lowest"  # the running variance, where it is below zero
+NAN_IN = "gives NaN in"  # eval, training, or eval and in training
+GAIN = "gain"  # what eval multiplies by, where the running variance is zero
+# Causes that are about NaN, Inf and such variances themselves. Others have them as a consequence.
+OF_NAN = ("poisoned-state", "overflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,11 @@ class Finding:
     def of_difference(self) -> bool:
         """True if it is about a difference between two groups of targets, not about targets one by one."""
         return len(self.sides) == 2
+
+    @property
+    def of_nan(self) -> bool:
+        """True if NaN, Inf or a variance that cannot be one is what it is about, and not what follows from it."""
+        return self.cause in OF_NAN
 
     @property
     def places(self) -> frozenset[Place]:

@@ -32,7 +32,6 @@ FAIL_ON: Mapping[str, tuple[str, ...]] = {
     "drift": ("defect", "expectation", "hazard", "unexplained", "convention", "drift"),
     "never": (),
 }
-CRASHES = ("crashed", "timeout")
 LARGEST = 64 * 1024 * 1024
 
 
@@ -73,8 +72,12 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """3: not all came that was asked for, or cells crashed, timed out or could not be played; 2: a file of the
-        user's is wrong; 1: charges or expired waivers; 0: none."""
+        """In this order: 3 where cells crashed, timed out, or could not be played and the user's file is not why; 2
+        where a file of the user's is wrong; 3 where not all came that was asked for; 1 for other charges and expired
+        waivers; else 0.
+
+        A wrong file may be why something did not come, and is to be corrected first. It is not why another cell crashed
+        or bncheck went wrong: that is left when the file is right, so 3 says more than 2."""
         failing = self.of("fails")
         if worst := max((EXITS.get(item.charge.kind, 0) for item in failing), default=0):
             return worst

@@ -20,11 +20,10 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Lineup:
-    """``required`` are names of targets; ``alone`` says that one target is enough (--no-reference)."""
+    """``required`` are names of targets."""
 
     targets: tuple[Target, ...]
     required: tuple[str, ...] = ()
-    alone: bool = False
 
 
 def line_up(
@@ -45,7 +44,7 @@ def line_up(
     if not alone and len(firm) < 2 and REFERENCE in backends and lacks_reference(targets, scenarios):
         targets = (parse_target(REFERENCE, backends), *targets)
     required = tuple(target.name for target in parse_targets(asked, backends) if target.name not in spare)
-    return Lineup(targets, required, alone)
+    return Lineup(targets, required)
 
 
 def lacks_reference(targets: Sequence[Target], scenarios: Sequence[Scenario]) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 from bncheck.scenario import FORWARD_OPS, RECORDING, Event, InputSpec, Layer, Network
 from bncheck.scenario_schema import (
     AFFINE,
-    STATISTICS,
     Document,
     EventTable,
     ExpectTable,
@@ -24,6 +23,7 @@ from bncheck.scenario_schema import (
 )
 from bncheck.shapes import ShapeError, channel_position, with_channels
 from bncheck.toml_lines import KeyPath
+from bncheck.trace import STATISTICS
 
 MOST_ELEMENTS = 200_000_000
 MOST_EVENTS = 1_000_000

@@ -28,8 +28,8 @@ from bncheck.scenario import (
     VIEWS,
 )
 from bncheck.toml_lines import KeyPath
+from bncheck.trace import STATISTICS
 
-STATISTICS = ("running_mean", "running_var")
 AFFINE = ("gamma", "beta")
 STATES = (*STATISTICS, "counter", *AFFINE)
 

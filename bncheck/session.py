@@ -235,7 +235,7 @@ def make_plan(request: Request, backends: Mapping[str, BackendFile]) -> Plan:
     plan = Plan(
         scenarios, tuple(target.name for target in lineup.targets), background, absolute(overrides), request.command,
         created, request.tolerance, check_order=request.check_order, required=tuple(dict.fromkeys(needed)),
-        alone=lineup.alone,
+        alone=request.alone,
     )  # fmt: skip
     return take(plan, request.shard) if request.shard else plan
 

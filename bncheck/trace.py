@@ -44,6 +44,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 STATES = ("running_mean", "running_var", "running_covar", "counter", "gamma", "beta")
+STATISTICS = ("running_mean", "running_var")
 GRADIENTS = ("grad_gamma", "grad_beta")
 Place = tuple[str, str]  # (layer, quantity); the layer is "" for the network itself
 

@@ -122,7 +122,7 @@ def results(**more: Any) -> Results:
     )  # fmt: skip
     findings = (
         finding(),
-        finding(code="BN301", cause="single-value", kind="defect", departs="mxnet", departs_from="arithmetic",
+        finding(code="BN301", cause="poisoned-state", kind="defect", departs="mxnet", departs_from="arithmetic",
                 title="mxnet stores NaN in running_var after one value per channel", scenario="one-value",
                 case="base", quantity="running_var", explained=None, not_identifiable={}, link="",
                 evidence={"n": 1, "running_var": NAN}),

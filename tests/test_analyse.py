@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bncheck import analyse as analysis
+from bncheck.drift_table import DriftTable
 from bncheck.plan import read_plan
 from bncheck.results import Results, read_results
 
@@ -40,6 +41,18 @@ def test_chunks_in_several_processes_say_the_same_as_one(run: Path, monkeypatch:
     assert repr(several) == repr(one)
     assert not [text for text in told if "died" in text]
     assert [text for text in told if text.startswith("comparing")][-1].startswith(f"comparing {cases}/")
+
+
+def test_what_differs_is_looked_up_once_for_all_scenarios(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[DriftTable] = []
+    whole = DriftTable.differing
+    monkeypatch.setattr(DriftTable, "differing", lambda table: walks.append(table) or whole(table))
+    found = analysis.analyse(run, read_plan(run), read_results(run).targets)
+    expecting = [scenario for scenario in found.scenarios if scenario.expectations]
+    assert (len(expecting) > 1, len(walks)) == (True, 1)
+    assert [scenario.expectations for scenario in found.scenarios] == [
+        scenario.expectations for scenario in read_results(run).scenarios
+    ]
 
 
 def die(work: analysis.Work) -> analysis.Analysis:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bncheck.baseline import Entry, dump, gone, judge, parse, record
+from bncheck.blamed import EXITS
 from bncheck.charge import Charge
 from bncheck.errors import BaselineError
 
@@ -99,6 +100,15 @@ def test_no_longer_finite_is_worse_and_still_not_finite_is_known() -> None:
 def test_a_graver_kind_is_worse_and_a_milder_one_is_not() -> None:
     assert judge(replace(CHARGE, kind="defect"), KNOWN) == "worse: was a convention"
     assert judge(replace(CHARGE, kind="convention"), record([replace(CHARGE, kind="defect")])) == "known"
+
+
+@pytest.mark.parametrize("kind", EXITS)
+def test_a_cell_that_was_not_carried_out_is_graver_than_any_finding(kind: str) -> None:
+    """A refusal that is known does not hide that bncheck itself went wrong in that place."""
+    refusal = replace(CHARGE, cause="refusal", kind="hazard", sides=(("torch",),), layer="", quantity="")
+    for known in ("hazard", "defect"):
+        entries = record([replace(refusal, kind=known)])
+        assert judge(replace(refusal, kind=kind), entries) == f"worse: was a {known}"
 
 
 def test_a_cause_that_explains_less_than_before_is_worse() -> None:

@@ -68,6 +68,7 @@ def test_a_variance_below_zero_is_named_with_its_channel() -> None:
         "torch gives NaN in eval in channel 0 of bn, because running_var is -0.5 there before any event."
     )
     assert (finding.kind, finding.layer, finding.event, finding.quantity) == ("hazard", "bn", -1, "running_var")
+    assert (finding.evidence["lowest"], finding.evidence["gives NaN in"]) == (-0.5, "eval")
 
 
 def test_a_variance_below_zero_is_said_where_no_eval_shows_it_too() -> None:
@@ -75,6 +76,7 @@ def test_a_variance_below_zero_is_said_where_no_eval_shows_it_too() -> None:
     assert finding.title == (
         "running_var of bn in torch is -0.5 in channel 0 before any event: eval cannot take the root of that."
     )
+    assert finding.evidence["lowest"] == -0.5 and "gives NaN in" not in finding.evidence
 
 
 def test_a_variance_that_eps_lifts_is_said_as_that() -> None:
@@ -147,6 +149,7 @@ def test_a_variance_that_falls_below_zero(weight: float, kind: str, says: str) -
     finding = only(cell)
     assert (finding.kind, finding.event, finding.departs) == (kind, 0, "torch" if kind == "defect" else "")
     assert "falls below zero in train_forward (event 1): -0.5 in channel 0" in finding.title
+    assert finding.evidence["lowest"] == -0.5
     assert says in finding.title
 
 
@@ -172,6 +175,7 @@ def test_a_later_layer_that_only_got_nan_is_a_consequence() -> None:
     cell = layer(cell, "bn2", running_mean=[0, 0, 0], running_var=[1, 1, 1], input_bad=[8, 0], output_bad=[8, 0])
     finding = only(cell)
     assert (finding.layer, finding.evidence["also not finite"]) == ("bn", "bn2 (output)")
+    assert finding.evidence["takes the value"] == "NaN"
 
 
 def test_one_bad_batch_through_two_layers_is_one_finding() -> None:
@@ -189,7 +193,7 @@ def test_one_value_per_channel_in_the_first_layer_is_the_cause_of_the_seconds_na
     cell = layer(cell, "bn2", running_mean=[0, 0, 0, NAN], running_var=[1, 1, 1, NAN], input_bad=[0, 4, 4],
                  output_bad=[0, 4, 4])  # fmt: skip
     (finding,) = bn109_single_value.check_cell(cell)
-    assert finding.layer == "bn"
+    assert (finding.layer, finding.evidence["takes the value"]) == ("bn", "NaN")
     assert found(cell) == []
 
 
@@ -198,6 +202,7 @@ def test_a_backward_takes_in_the_bad_batch_of_two_forwards() -> None:
     cell = cell_of((F, F, B), "mxnet", running_mean=[0, 0, 0, NAN], running_var=[1] * 4, input_bad=[1, 0, 0],
                    output_bad=[4, 0, -1])  # fmt: skip
     assert "becomes NaN through one batch with 1 bad value" in only(cell).title
+    assert only(cell).evidence["takes the value"] == "NaN"
 
 
 def test_gradients_that_follow_are_listed_and_those_that_do_not_are_said() -> None:
@@ -227,6 +232,7 @@ def test_a_batch_that_its_cast_makes_infinite() -> None:
     finding = only(replace(cell, case=case))
     assert "is not finite in float16, before the first BatchNorm layer of torch: it reaches 7e+04" in finding.title
     assert "float16 holds up to 65504. running_mean of bn is NaN from then on" in finding.title
+    assert finding.evidence["takes the value"] == "NaN"
     assert finding.evidence["largest value of the batch"] == 70000.0
 
 
@@ -264,6 +270,7 @@ def test_a_layer_that_makes_nan_of_finite_numbers_is_at_fault() -> None:
     finding = only(cell_of((F,), input_var=[1], **sound))
     assert (finding.kind, finding.departs_from) == ("defect", "arithmetic")
     assert "output of bn in torch becomes NaN or Inf in train_forward (event 1), though its input" in finding.title
+    assert finding.evidence["takes the value"] == "NaN or Inf"
     constant = only(cell_of((F,), input_var=[0], **sound))  # make_case has no eps
     assert (constant.kind, "a channel has no variance, and eps is 0" in constant.title) == ("hazard", True)
     single = only(cell_of((F,), input_var=[0], n=[1], **sound))
@@ -297,6 +304,7 @@ def test_a_state_that_a_reload_spoils() -> None:
     )
     finding = only(replace(cell, trace=replace(cell.trace, arrays={**cell.trace.arrays, "bn/n": np.array([4, -1])})))  # type: ignore[type-var, union-attr]
     assert finding.title.endswith("falls below zero in reload (event 2): -1 in channel 0. No batch was averaged in it.")
+    assert finding.evidence["lowest"] == -1.0
 
 
 def test_a_bad_batch_that_leaves_nothing_behind_passes() -> None:
@@ -319,6 +327,7 @@ def test_settings_that_are_infinite() -> None:
     cell = cell_of((E,), running_mean=[0, 0], running_var=[1, 1], eps=[INF, INF], momentum=[NAN, NAN])
     finding = only(cell)
     assert (finding.title, finding.quantity) == ("eps of bn in torch is Inf before any event.", "eps")
+    assert finding.evidence["takes the value"] == "Inf"
 
 
 def test_statistics_that_do_not_exist_yet_are_left_to_their_own_rule() -> None:
@@ -349,6 +358,20 @@ def test_a_running_variance_of_zero_multiplies_what_varies() -> None:
         "running_var of bn in torch is 0 in channel 0 before any event: eval multiplies what varies "
         "there by 316, so that normalised values reach 316."
     )
+    assert finding.evidence["gain"] == 316.0
+
+
+def test_running_variances_of_zero_in_two_layers_are_all_exactly_zero() -> None:
+    """ "0 or near it" said more than is looked for: a variance that is merely small is none of these."""
+    one = evaluated(0.0, 1.0, 316.0)
+    arrays: dict[str, Any] = {
+        "running_mean": [0, 0], "running_var": [0, 0], "eps": [1e-5, 1e-5], "input_mean": [0], "input_var": [1],
+        "used_mean": [0], "used_invstd": [316], "used_residual": [0],
+    }  # fmt: skip
+    assert only(layer(one, "bn2", **arrays)).title == (
+        "running_var of 2 layers (bn, bn2) in torch is 0 before any event: eval multiplies what varies there by 316, "
+        "so that normalised values reach 316."
+    )
 
 
 def test_since_when_it_is_zero_and_not_since_when_it_is_small() -> None:
@@ -363,12 +386,6 @@ def test_since_when_it_is_zero_and_not_since_when_it_is_small() -> None:
     assert only(cell).title.startswith(
         "running_var of bn in torch is 0 in all 2 channels since train_forward (event 2): eval multiplies"
     )
-
-
-def test_zeros_of_several_layers_are_said_as_zero() -> None:
-    finding = only(layer(evaluated(0.0, 1.0, 316.0), "bn2", running_mean=[0, 0], running_var=[0, 0], eps=[1e-5, 1e-5],
-                         input_mean=[0], input_var=[1.0], used_mean=[0], used_invstd=[316.0]))  # fmt: skip
-    assert finding.title.startswith("running_var of 2 layers (bn, bn2) in torch is 0 before any event: eval")
 
 
 @pytest.mark.parametrize(

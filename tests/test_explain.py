@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from bncheck.commands.explain import explain_command
+from bncheck.finding import OF_NAN
 from bncheck.rules import load_rules
 
 
@@ -23,6 +24,10 @@ def test_table_and_json_list_every_rule():
     records = json.loads(CliRunner().invoke(explain_command, ["--json"]).output)
     assert len(lines) == len(records) == len(load_rules())
     assert records[0].keys() == {"code", "cause", "family", "title", "explanation"}
+
+
+def test_the_family_about_nan_has_the_causes_that_reports_know_it_by():
+    assert {rule.cause for rule in load_rules() if rule.code.startswith("BN3")} == set(OF_NAN)
 
 
 NEAR = "Did you mean BN104 update-count?"

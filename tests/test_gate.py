@@ -15,6 +15,7 @@ from bncheck.commands.gating import LEVELS
 from bncheck.errors import RunFolderError
 from bncheck.gate import FAIL_ON, Rules, between, hold, read_verdict, write_verdict
 from bncheck.results import CellResult, Results
+from bncheck.shortfall import Shortfall
 from bncheck.waiver import Waiver
 
 TODAY = date(2026, 5, 1)
@@ -54,6 +55,27 @@ def test_a_crash_is_exit_code_3_at_every_level_unless_it_is_known() -> None:
     run = results(cells=(cell,), findings=(), drifts=())
     assert [hold(run, Rules(level), TODAY).exit_code for level in FAIL_ON] == [3] * 5
     assert hold(run, Rules(baseline=record(charges(run))), TODAY).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("origins", "missed", "code"),
+    [
+        (("subject",), True, 2),
+        (("subject", "bncheck"), True, 3),
+        (("bncheck",), False, 3),
+        ((), True, 3),
+        ((), False, 0),
+    ],
+)
+def test_a_wrong_file_comes_before_what_did_not_come_and_after_a_crash(
+    origins: tuple[str, ...], missed: bool, code: int
+) -> None:
+    cells = tuple(
+        CellResult("all-ones", "forward", target, target, "raised", 0, "ValueError", origin, origin=origin)
+        for target, origin in zip(("mxnet", "torch"), origins, strict=False)
+    )
+    lacking = (Shortfall("torch@cuda is unavailable: no GPU"),) if missed else ()
+    assert hold(results(cells=cells, findings=(), drifts=()), Rules(), TODAY, lacking).exit_code == code
 
 
 def test_a_baseline_leaves_what_is_new() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -256,12 +257,21 @@ def test_a_pass_says_nothing_and_what_was_waived_or_not_checked_is_said_so(
     waived = Judged(
         charge("convention", "update-phase", "x"), "waived", "until 2027-01-31: mxnet is archived (w.toml:1)"
     )
-    tell_verdict(tmp_path, Verdict(judged=(waived, Judged(UNMET, "unchecked", "no conventions"))), LOUD)
+    open_one = replace(UNMET, sentence="mxnet and torch were expected to agree when n = 1; not checked.", case="n = 1")
+    tell_verdict(tmp_path, Verdict(judged=(waived, Judged(open_one, "unchecked", "no conventions"))), LOUD)
     assert capsys.readouterr().out.splitlines() == [
         " ~ update-phase in all-ones · forward: waived until 2027-01-31: mxnet is archived (w.toml:1)",
-        " – expectation in all-ones: not checked, no conventions",
+        " – all-ones: mxnet and torch were expected to agree when n = 1; not checked: no conventions",
         " verdict  nothing at or above --fail-on defect (1 waived, 1 not checked)",
     ]
+
+
+def test_an_error_of_the_user_s_code_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = charge("subject-error", "refusal", "your code raises ValueError: no")
+    tell_verdict(tmp_path, Verdict("convention", True, (Judged(error, "fails", "new"),)), LOUD)
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [" verdict  2 cells could not be played (exit code 2)"]
+    assert said.err.count("ValueError") == 1
 
 
 def test_thousands_of_drifts_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,11 +308,12 @@ def test_a_run_without_probes_does_not_fail_a_scenario_s_own_expectation(repo: P
     arguments = ("run", "own.toml", "-t", "reference", "-t", "reference[batch_weight=0.9]", "--no-probe")
     done = bncheck(*arguments, "--out", "a", cwd=repo)
     assert done.returncode == 0, done.stdout + done.stderr
-    reason = "not checked, no conventions were measured (--no-probe), and only they can name batch-weight"
-    assert f" – expectation in own: {reason}" in done.stdout
+    reason = "no conventions were measured (--no-probe), and only they can name batch-weight"
+    expected = "reference and reference[batch_weight=0.9] were expected to show batch-weight"
+    assert f" – own: {expected}; not checked: {reason}" in done.stdout
     (judged,) = [item for item in json.loads((repo / "a" / "gate.json").read_text())["judged"]
                  if item["standing"] == "unchecked"]  # fmt: skip
-    assert judged["note"] in reason
+    assert judged["note"] == reason
     for name, word in (("summary.md", "Not checked"), ("junit.xml", "not checked"), ("index.html", "not checked")):
         assert word in (repo / "a" / name).read_text(), name
     assert bncheck("report", "a", "--format", "markdown", cwd=repo).returncode == 0

@@ -156,7 +156,7 @@ def test_the_page_shows_what_is_known_waived_expired_not_needed_and_gone(tmp_pat
     literal_run.write_run(tmp_path)
     known = record(charges(literal_run.results()))
     lost = replace(known[0], scenario="all-ones", case="forward", cause="eps")
-    waiver = Waiver("single-value", "we never train on one value", date(2026, 6, 1), where="pyproject.toml:7")
+    waiver = Waiver("poisoned-state", "we never train on one value", date(2026, 6, 1), where="pyproject.toml:7")
     late = Waiver("update-phase", "until mxnet answers", date(2025, 6, 1), where="pyproject.toml:12")
     idle = Waiver("averaging", "was so once", date(2026, 6, 1), where="pyproject.toml:17")
     shown = gated(tmp_path, fail_on="convention", baseline=(*known, lost), waivers=(waiver, late, idle))

@@ -14,10 +14,10 @@ import pytest
 from matplotlib.image import imread
 
 from bncheck.report import png
-from bncheck.report.curves import case_curves, difference, onset, thin
+from bncheck.report.curves import CaseCurves, Curve, case_curves, difference, onset, thin
 from bncheck.report.gallery import Gallery, by_interest
 from bncheck.report.panel import COLOURS, DASHES, MARKERS, plain_tick, style
-from bncheck.report.plot import draw_case, render, sheet
+from bncheck.report.plot import bound, draw_case, render, sheet
 from bncheck.report.svg import GRID, INK, PAPER, attributes, compact, short_path, themed
 from bncheck.results import Results
 
@@ -213,3 +213,37 @@ def test_twenty_targets_fit(tmp_path: Path) -> None:
     literal_run.write_run(tmp_path, run)
     picture = draw_case(run, tmp_path, run.scenarios[0], run.scenarios[0].cases[0])
     assert picture is not None and "torch==19.0" in picture.svg
+
+
+def variances(target: str, value: float) -> Curve:
+    return Curve(target, target, {"running_var": np.array([[1.0], [value]])})
+
+
+def test_the_band_that_is_drawn_is_the_one_that_judges() -> None:
+    """A variance of 1e-4 that is 5e-6 off differs: the absolute tolerance shrinks with what is small."""
+    run = results()
+    scenario = replace(run.scenarios[0], rtol=None, atol=None)
+    base = variances("reference", 1e-4)
+    shown = CaseCurves(scenario, scenario.cases[0], "bn", (base, variances("torch", 1.05e-4)), "reference", {})
+    assert bound(shown, base, "running_var", "float32") == pytest.approx([1e-5 + 1.3e-6, 1e-9 + 1.3e-10])
+    written = replace(shown, scenario=replace(scenario, atol=1e-5))
+    assert bound(written, base, "running_var", "float32") == pytest.approx([1e-5 + 1.3e-6, 1e-5 + 1.3e-10])
+
+
+def test_a_mean_that_is_zero_has_the_band_of_its_standard_deviation() -> None:
+    run = results()
+    scenario = replace(run.scenarios[0], rtol=None, atol=None)
+    base = Curve("reference", "", {"running_mean": np.array([[0.0]]), "running_var": np.array([[0.01]])})
+    shown = CaseCurves(scenario, scenario.cases[0], "bn", (base,), "reference", {})
+    assert bound(shown, base, "running_mean", "float32") == pytest.approx([1e-6])
+
+
+def test_the_dtype_of_the_band_is_that_of_the_statistics(run: Path) -> None:
+    """A case in float16 whose statistics are float32 in one target and float16 in another has two bands."""
+    whole = results()
+    half = [replace(drift, dtype="float16") if drift.b == "mxnet" else drift for drift in whole.drifts]
+    scenario = replace(whole.scenarios[0], cases=(replace(whole.scenarios[0].cases[0], dtype="float16"),))
+    shown = case_curves(replace(whole, drifts=tuple(half)), run, scenario, scenario.cases[0])
+    assert shown is not None and shown.dtypes["running_var"] == ("float16", "float32")
+    picture = draw_case(replace(whole, drifts=tuple(half)), run, scenario, scenario.cases[0])
+    assert picture is not None and ">float16</text>" in picture.svg and ">float32</text>" in picture.svg

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
+from bncheck.report import overview
 from bncheck.report.overview import headline, themes
 from bncheck.report.standing import MARKS, first_to_tell, standing
 from bncheck.report.terminal import COLOURS, render_terminal, text
@@ -138,7 +139,7 @@ def test_an_empty_run_has_a_screen() -> None:
 
 POISON = {
     "code": "BN301", "cause": "poisoned-state", "kind": "hazard", "sides": (), "explained": None,
-    "title": "running_mean of bn in reference and torch becomes NaN through one batch with 1 bad value and stays so.",
+    "title": "One batch with 1 bad value spoils it.", "evidence": {"takes the value": "NaN"},
 }  # fmt: skip
 
 
@@ -165,21 +166,21 @@ def test_nan_that_is_shared_marks_the_cell_that_agrees() -> None:
 
 
 @pytest.mark.parametrize(
-    ("title", "quantity", "evidence", "says"),
+    ("quantity", "evidence", "says"),
     [
-        ("torch gives NaN in eval in channel 3 of bn, because running_var is -0.5 there before any event.",
-         "running_var", {"lowest": -0.5}, "variance below zero, NaN in eval"),
-        ("running_var of bn in torch falls below zero in set_state (event 2): -1 in channel 0.",
-         "running_var", {}, "variance below zero"),
-        ("gamma of bn in torch is NaN before any event: its output is not finite.", "gamma", {}, "NaN in gamma"),
-        ("running_var of bn in torch is 1e-12 before any event, less than eps.", "running_var", {"gain": 300.0},
-         "variance less than eps"),
+        ("running_var", {"lowest": -0.5, "gives NaN in": "eval"}, "variance below zero, NaN in eval"),
+        ("running_var", {"lowest": -1.0}, "variance below zero"),
+        ("gamma", {"takes the value": "NaN"}, "NaN in gamma"),
+        ("running_var", {"gain": 316.0}, "a variance of zero"),
+        ("output", {}, "poisoned-state"),
     ],
-)  # fmt: skip
+)
 def test_a_poisoned_state_is_said_in_words_that_need_no_rule(
-    title: str, quantity: str, evidence: dict[str, object], says: str
+    quantity: str, evidence: dict[str, object], says: str
 ) -> None:
+    """By what the rule wrote down; how its sentence reads is no matter."""
     agreeing = (literal_run.drift("forward", "torch", "running_mean"),)
+    title = "Not the word: becomes Inf, below zero, NaN in training."
     shared = poisoned("reference", "torch", title=title, quantity=quantity, evidence=evidence)
     assert cell_of("torch", shared, drifts=agreeing) == (f"! {says}, as in reference", "agrees")
     assert cell_of("reference", shared, drifts=agreeing) == (f"! {says}", "")
@@ -258,6 +259,13 @@ def test_refusing_alike_and_remembering_something_else_differs() -> None:
     found = standing(run, "one-value", "base", "torch")
     assert found.text.startswith("refused, as reference does; running_mean off by 0.50000")
     assert headline(run) == "The one compared cell differs from reference; no cause was named."
+
+
+def test_the_headline_looks_at_every_cell_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(overview, "standing", lambda run, *cell: asked.append(cell) or standing(run, *cell))
+    headline(literal_run.results())
+    assert len(asked) == len(set(asked)) > 0
 
 
 def test_refusing_something_else_differs() -> None:

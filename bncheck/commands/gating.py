@@ -14,7 +14,7 @@ from click.core import ParameterSource
 if TYPE_CHECKING:
     from bncheck.baseline import Entry
     from bncheck.config import Configuration
-    from bncheck.gate import Judged, Rules, Verdict
+    from bncheck.gate import Rules, Verdict
     from bncheck.shortfall import Shortfall
 
 # As in gate.FAIL_ON (a test checks): importing that for --help would take NumPy along.
@@ -148,10 +148,10 @@ def why(verdict: Verdict) -> str:
 
     missed = [item.sentence for item in verdict.missed]
     failing = [item.charge for item in verdict.of("fails")]
-    told = [f"{' '.join(filter(None, (item.code, item.cause)))} in {place(item.scenario, item.case)}: {item.sentence}"
-            for item in failing[:1]] or list(overdue(verdict))[:1]  # fmt: skip
+    first = [f"{' '.join(filter(None, (item.code, item.cause)))} in {place(item.scenario, item.case)}: {item.sentence}"
+             for item in failing[:1]] or list(overdue(verdict))[:1]  # fmt: skip
     rest = f"; {headline(replace(verdict, missed=()))}" if missed and (failing or verdict.expired) else ""
-    text = f"{'; '.join(missed)}{rest}" if missed else f"{headline(verdict)}: {'; '.join(told)}"
+    text = f"{'; '.join(missed)}{rest}" if missed else f"{headline(verdict)}: {'; '.join(first)}"
     return one_line(f"exit code {verdict.exit_code}: {text}", 1000)
 
 
@@ -183,10 +183,8 @@ def lines(verdict: Verdict) -> list[str]:
     from bncheck.report.summary import headline, place, remarks
     from bncheck.report.wording import one_line
 
-    failing = [
-        item for item in verdict.of("fails")
-        if item.note or item.charge.kind not in (*KINDS, *REMEDIES)  # error_lines has those
-    ]  # fmt: skip
+    others = [item for item in verdict.of("fails") if item.charge.kind not in REMEDIES]  # error_lines has those
+    failing = [item for item in others if item.note or item.charge.kind not in KINDS]
     found = []
     for item in failing[:MOST_LINES]:
         where = place(item.charge.scenario, item.charge.case)
@@ -194,19 +192,14 @@ def lines(verdict: Verdict) -> list[str]:
         found.append(f" ✗ {item.charge.cause} in {where}: {one_line(said, 300)}")
     if len(failing) > MOST_LINES:
         found.append(f" ✗ and {len(failing) - MOST_LINES} more that fail; all of them are in gate.json")
-    for mark, standing, word in (("~", "waived", "waived"), ("–", "unchecked", "not checked")):
-        for item in verdict.of(standing):
-            where = place(item.charge.scenario, item.charge.case)
-            found.append(f" {mark} {item.charge.cause} in {where}: {word}{told(item)}")
+    for item in verdict.of("waived"):
+        where = place(item.charge.scenario, item.charge.case)
+        found.append(f" ~ {item.charge.cause} in {where}: waived {one_line(item.note, 200)}")
+    for item in verdict.of("unchecked"):
+        said = item.charge.sentence.rstrip(".")  # its condition is the charge's case
+        found.append(f" – {item.charge.scenario}: {one_line(said, 300)}: {one_line(item.note, 200)}")
     found += [f" ! {one_line(text, 300)}" for text in remarks(verdict)]
     if verdict.with_baseline or found or verdict.exit_code:
         code = f" (exit code {verdict.exit_code})" if verdict.exit_code else ""
         found.append(f" verdict  {headline(verdict)}{code}")
     return found
-
-
-def told(item: Judged) -> str:
-    """Why it was waived, or not checked: its note, after the word that says which."""
-    from bncheck.report.wording import one_line
-
-    return f" {one_line(item.note, 200)}" if item.standing == "waived" else f", {one_line(item.note, 200)}"

@@ -20,7 +20,9 @@ PLAYING = [
         help="backend[variant]==version@device; several times; each must run. Default: reference, torch, mxnet, which "
         "may be missing.",
     ),
-    click.option("--optional", multiple=True, metavar="TARGET", help="A target that may be missing: no exit code 3."),
+    click.option(
+        "--optional", multiple=True, metavar="TARGET", help="Also run this target, if it can; missing is no error."
+    ),
     click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; default: reports/<UTC time>-<id>"),
     click.option("--python", "pythons", multiple=True, metavar="TARGET=PATH", help="Use this interpreter as it is."),
     click.option(
@@ -31,7 +33,10 @@ PLAYING = [
         help="A backend that is not in the package.",
     ),
     click.option(
-        "--require", multiple=True, metavar="TARGET", help="Exit with 3 when this default target cannot run, as for -t."
+        "--require",
+        multiple=True,
+        metavar="TARGET",
+        help="Fail with 3 if this target cannot run (targets named with -t are required anyway).",
     ),
     click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds a cell may take."),
     click.option("--memory", type=float, metavar="GB", help="Address space of a CPU worker. Default: the machine's."),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bncheck.compare import COARSENESS
 from bncheck.results import CaseResult, Results, ScenarioResult, replay_of, trace_of
 from bncheck.trace import Array
 
@@ -29,7 +30,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class CaseCurves:
-    """Everything one picture shows. ``channel`` is, per quantity, the one where the targets differ most."""
+    """Everything one picture shows. ``channel`` is, per quantity, the one where the targets differ most; ``dtypes`` are
+    those by which targets were held against the yardstick, the coarsest first."""
 
     scenario: ScenarioResult
     case: CaseResult
@@ -37,6 +39,7 @@ class CaseCurves:
     curves: tuple[Curve, ...]
     yardstick: str
     channel: Mapping[str, int]
+    dtypes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -64,7 +67,20 @@ def case_curves(
             curves.append(Curve(target.name, target.label, measured, replayed))
     if not curves:
         return None
-    return CaseCurves(scenario, case, layer, tuple(curves), results.yardstick, widest_channels(curves))
+    return CaseCurves(
+        scenario, case, layer, tuple(curves), results.yardstick, widest_channels(curves),
+        judging_dtypes(results, scenario.name, case.name, layer),
+    )  # fmt: skip
+
+
+def judging_dtypes(results: Results, scenario: str, case: str, layer: str) -> dict[str, tuple[str, ...]]:
+    """A pair is judged by the dtype that its statistics are held in, which is not always the case's."""
+    found: dict[str, set[str]] = {}
+    for target in results.targets:
+        for drift in results.drifts_between(scenario, case, results.yardstick, target.name):
+            if drift.layer == layer and drift.quantity in DRAWN and drift.dtype in COARSENESS:
+                found.setdefault(drift.quantity, set()).add(drift.dtype)
+    return {quantity: tuple(sorted(held, key=COARSENESS.index, reverse=True)) for quantity, held in found.items()}
 
 
 def states(arrays: Mapping[str, Array], layer: str, case: CaseResult) -> dict[str, Array]:

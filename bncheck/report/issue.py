@@ -126,7 +126,7 @@ def observed(results: Results, scene: Scene, subjects: Sequence[Subject]) -> Ite
                 yield (f"- {code(subject.target.label)} refuses event {event} ({code(record.op)}): "
                        f"{code(f'{record.error_type}: {record.error}', 300)}")  # fmt: skip
     apart = [drift for drift in drifts_of(results, scene.finding) if drift.verdict != "agrees"]
-    rows = [drift_row(drift, results) for drift in apart if between_sides(drift, scene.finding)]
+    rows = [drift_row(drift, results) for drift in apart if scene.finding.concerns(drift.a, drift.b)]
     if rows:
         yield from [
             "",
@@ -137,14 +137,6 @@ def observed(results: Results, scene: Scene, subjects: Sequence[Subject]) -> Ite
 
 def drifts_of(results: Results, finding: Finding) -> list[Drift]:
     return results.drift_table.of_case(finding.scenario, finding.case)
-
-
-def between_sides(drift: Drift, finding: Finding) -> bool:
-    """Whether it is about two targets of the finding that stand on different sides."""
-    if len(finding.sides) != 2:
-        return {drift.a, drift.b} & set(finding.targets) != set()
-    one, two = finding.sides
-    return (drift.a in one and drift.b in two) or (drift.a in two and drift.b in one)
 
 
 def drift_row(drift: Drift, results: Results) -> list[str]:

@@ -88,7 +88,7 @@ def said(standing: str, note: str, count: int, of: int) -> str:
 
 
 def key_of_finding(finding: Finding) -> tuple[object, ...]:
-    sides = finding.sides if len(finding.sides) == 2 else (finding.targets,)
+    sides = finding.sides if finding.of_difference else (finding.targets,)
     names = tuple(dict.fromkeys(name for side in sides for name in side))
     return (finding.code, finding.cause, finding.kind, finding.scenario, finding.case, finding.layer, names)
 

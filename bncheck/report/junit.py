@@ -14,11 +14,11 @@ from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 from bncheck.blamed import EXITS
-from bncheck.gate import CRASHES, Judged, Verdict, between, read_verdict
+from bncheck.gate import Judged, Verdict, between, read_verdict
 from bncheck.report.gallery import Gallery
 from bncheck.report.standing import difference
 from bncheck.report.wording import kinded
-from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
+from bncheck.results import CRASHED, CaseResult, CellResult, Results, ScenarioResult
 from bncheck.run_folder import write_text
 
 NAME = "junit"
@@ -86,7 +86,7 @@ def outcome(results: Results, cells: list[CellResult | None], pair: tuple[str, s
     crashed = [item for item in about if item.charge.kind in EXITS and item.standing == "fails"]
     if crashed:
         message = "; ".join(item.charge.sentence for item in crashed)
-        stacks = "\n".join(cell.error for cell in cells if cell is not None and cell.outcome in CRASHES)
+        stacks = "\n".join(cell.error for cell in cells if cell is not None and cell.outcome in CRASHED)
         return f'<error type="{crashed[0].charge.kind}" message={attribute(message)}>{text(stacks)}</error>'
     failing = [item for item in about if item.standing == "fails"]
     if not failing:

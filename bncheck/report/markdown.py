@@ -8,10 +8,10 @@ from pathlib import Path
 from bncheck.report.gallery import Gallery
 from bncheck.report.issue import environment_text, portable
 from bncheck.report.markdown_text import code, link, table, text
-from bncheck.report.overview import Theme, evidence, expectation_sentence, headline, rows, themes
+from bncheck.report.overview import Theme, evidence, expectation_sentence, heading, headline, rows, themes
 from bncheck.report.standing import standing
 from bncheck.report.wording import kinded, plural, share, words
-from bncheck.results import Results, TargetResult
+from bncheck.results import Results
 from bncheck.run_folder import write_text
 
 NAME = "markdown"
@@ -73,7 +73,7 @@ def finding_lines(theme: Theme) -> Iterator[str]:
 
 def matrix(results: Results) -> list[str]:
     """Scenario × target, every cell a mark and a sentence."""
-    head = ["case", *(heading(results, target) for target in results.targets)]
+    head = ["case", *(heading(results, target, code) for target in results.targets)]
     cells = []
     for scenario, case in rows(results)[:MOST_ROWS]:
         stands = [standing(results, scenario.name, case.name, target.name) for target in results.targets]
@@ -97,10 +97,6 @@ def expectations(results: Results) -> Iterator[str]:
     if found:
         yield "## Expectations"
         yield from table(("scenario", "expected", "came true", "causes found"), found)
-
-
-def heading(results: Results, target: TargetResult) -> str:
-    return f"{'compared with ' if target.name == results.yardstick else ''}{code(target.label)}"
 
 
 def conventions(results: Results) -> Iterator[str]:

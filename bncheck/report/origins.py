@@ -14,11 +14,10 @@ from bncheck.recording import trace_of
 from bncheck.report.gallery import Gallery
 from bncheck.results import CellResult, Results
 from bncheck.scenario import FORWARD_OPS
-from bncheck.trace import Array, Trace
+from bncheck.trace import STATISTICS, Array, Trace
 
 NAME = "origins"
 COLUMNS = ("scenario", "case", "target", "training output", "statistics", "eval output")
-STATISTICS = ("running_mean", "running_var")
 
 
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:

@@ -6,15 +6,16 @@ A *theme* is one finding that came up in several cases, so that a reader meets i
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bncheck.evidence import Drift
 from bncheck.finding import KINDS, NODES, Finding
 from bncheck.report.standing import standing
 from bncheck.report.wording import amount, clean, number, one_line, plural, scalar, words
-from bncheck.results import CaseResult, Expectation, Results, ScenarioResult
-from bncheck.rules.bn206_gradient import WORDS as GRADIENTS
+from bncheck.results import CaseResult, Expectation, Results, ScenarioResult, TargetResult
 from bncheck.shortfall import Asked, asked_cells, available, compared, with_itself
+from bncheck.trace import GRADIENTS
 
 NUMBER = re.compile(r"\d[\d.e+-]*")
 GIST = 100  # letters: behind them a title goes into detail
@@ -44,6 +45,11 @@ def rows(results: Results, probes: bool = True) -> list[tuple[ScenarioResult, Ca
     return [(scenario, case) for scenario in asked or results.scenarios for case in scenario.cases]
 
 
+def heading(results: Results, target: TargetResult, write: Callable[[str], str]) -> str:
+    """The head of a target's column; ``write`` makes its label safe where it is to stand."""
+    return f"{'compared with ' if target.name == results.yardstick else ''}{write(target.label)}"
+
+
 def themes(results: Results) -> list[Theme]:
     """Findings grouped by code, targets and departing side, those about single targets by what they say as well, and
     rounding between targets as one: which of many agree up to rounding differs from case to case. First
@@ -69,7 +75,7 @@ def themes(results: Results) -> list[Theme]:
 def loudness(finding: Finding) -> tuple[bool, float]:
     """Of rounding the largest speaks; gradients cancel, and are counted in many ULP without saying much."""
     size = finding.evidence.get("max_ulp") if finding.kind == "rounding" else None
-    return finding.quantity in GRADIENTS, -size if isinstance(size, int | float) else 0.0
+    return finding.quantity in (*GRADIENTS, "grad_input"), -size if isinstance(size, int | float) else 0.0
 
 
 def gist(finding: Finding) -> str:
@@ -88,18 +94,18 @@ def headline(results: Results) -> str:
     if not results.cells:
         return "Nothing was run."
     shown, base = rows(results, probes=False), results.yardstick
-    stands = [
-        standing(results, scenario.name, case.name, target.name).against
+    every = [
+        (target.name, standing(results, scenario.name, case.name, target.name))
         for scenario, case in shown
         for target in available(results)
-        if target.name != base
     ]
+    stands = [each.against for target, each in every if target != base]
     cells, off, counters = sum(map(bool, stands)), stands.count("differs"), stands.count("counter")
     counts = count_kinds(results, {scenario.name for scenario, _ in shown})
     if not cells:
         return why_nothing(results) + (f" Found: {', '.join(counts)}." if counts else "")
-    every = [standing(results, s.name, c.name, t.name).word for s, c in shown for t in available(results)]
-    lost = f" {plural(every.count('failed'), 'cell')} could not be played." if "failed" in every else ""
+    failed = sum(each.word == "failed" for _, each in every)
+    lost = f" {plural(failed, 'cell')} could not be played." if failed else ""
     cause = f": {', '.join(counts)}" if counts else "; no cause was named"
     if off or counters:
         some, more = off or counters, f", {counters} more in a counter only" if off and counters else ""

@@ -122,7 +122,7 @@ def place(
     drifts.sort(key=lambda drift: -drift.mean_abs if drift.mean_abs == drift.mean_abs else float("-inf"))
     here = tuple((anchors[id(f)], f) for f in results.findings_at.get((scenario.name, case.name), ()))
     spoiled = any(drift.nonfinite_a or drift.nonfinite_b for drift in drifts) or any(
-        finding.code.startswith("BN3") for _, finding in here
+        finding.of_nan for _, finding in here
     )
     onsets = tuple(onsets_of(results, run_folder, scenario, case)) if spoiled and run_folder is not None else ()
     return Place(

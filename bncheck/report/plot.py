@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
-from bncheck.compare import TOLERANCES
+from bncheck.compare import allowance, root
 from bncheck.finding import KINDS
 from bncheck.report.curves import DRAWN, CaseCurves, Curve, case_curves, difference, onset
 from bncheck.report.gallery import Gallery
@@ -31,6 +31,7 @@ from bncheck.report.standing import standing
 from bncheck.report.svg import INK, PAPER, compact, standalone
 from bncheck.report.wording import clean, one_line, plural, share, words
 from bncheck.results import CaseResult, Results, ScenarioResult
+from bncheck.scenario import Tolerance
 from bncheck.trace import Array
 
 NAME = "plots"
@@ -200,12 +201,15 @@ def drift(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int]) -
         axes.text(0.5, 0.5, "nothing to compare with", transform=axes.transAxes, ha="center")
         finish(axes, title, shown.steps, np.zeros(0))
         return
-    tolerance = bound(shown, base, quantity)
-    floor, top = limits([*gaps.values(), *([] if tolerance is None else [tolerance])])
-    if tolerance is not None:
+    dtypes = shown.dtypes.get(quantity, ())
+    bounds = [bound(shown, base, quantity, dtype) for dtype in dtypes]
+    floor, top = limits([*gaps.values(), *bounds])
+    for dtype, tolerance in zip(dtypes, bounds, strict=True):
         height, steps = np.maximum(np.log10(tolerance), floor), np.arange(len(tolerance))
         axes.fill_between(steps, floor, height, linewidth=0, zorder=1, **BAND)
         axes.plot(steps, height, color=INK, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1.2)
+        if len(dtypes) > 1:
+            axes.text(steps[-1], height[-1], dtype, fontsize=7.5, ha="right", va="top")
     for target, gap in gaps.items():
         exponent = np.full(len(gap), np.nan)
         finite = np.isfinite(gap)
@@ -216,15 +220,14 @@ def drift(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int]) -
     finish(axes, title, shown.steps, power_ticks(floor, top))
 
 
-def bound(shown: CaseCurves, base: Curve, quantity: str) -> Array | None:
-    """atol + rtol·|yardstick| per step: the scenario's own tolerance, else that of the case's dtype."""
-    default = TOLERANCES.get(shown.case.dtype)
-    if default is None:
-        return None
-    rtol = default[0] if shown.scenario.rtol is None else shown.scenario.rtol
-    atol = default[1] if shown.scenario.atol is None else shown.scenario.atol
-    size = np.nan_to_num(np.abs(base.measured[quantity]).mean(axis=1), nan=0.0, posinf=0.0)
-    found: Array = np.maximum(atol + rtol * size, 1e-300)
+def bound(shown: CaseCurves, base: Curve, quantity: str, dtype: str) -> Array:
+    """How far from the yardstick's own values a target may be at each step, mean over channels; compare.py judges by
+    the same."""
+    size = np.nan_to_num(np.abs(base.measured[quantity]), nan=0.0, posinf=0.0)
+    held = base.measured.get("running_var") if quantity == "running_mean" else None
+    counted = size if held is None or held.shape != size.shape else np.maximum(size, root(held))
+    tolerance = Tolerance(shown.scenario.rtol, shown.scenario.atol)
+    found: Array = np.maximum(allowance(quantity, size, counted, dtype, tolerance).mean(axis=1), 1e-300)
     return found
 
 
@@ -274,7 +277,7 @@ def entries(shown: CaseCurves, looks: dict[str, int]) -> list[Artist]:
     if any(curve.replayed for curve in shown.curves):
         found.append(Line2D([], [], linestyle="none", marker="o", markersize=9, markerfacecolor="none",
                             markeredgecolor=INK, label="replayed (measured rules)"))  # fmt: skip
-    if shown.case.dtype in TOLERANCES and len(shown.curves) > 1:
+    if shown.dtypes and len(shown.curves) > 1:
         found.append(Patch(linewidth=0, label="within tolerance", **BAND))
     return found
 

@@ -7,16 +7,16 @@ does not.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bncheck import blamed
 from bncheck.evidence import Drift
-from bncheck.finding import KINDS, NODES, Finding
+from bncheck.finding import GAIN, KINDS, LOWEST, NAN_IN, NODES, NONFINITE, Finding
 from bncheck.report.wording import amount, one_line, plural, since
 from bncheck.results import CRASHED, OUR_ERRORS, CellResult, Results
 from bncheck.shortfall import played
+from bncheck.trace import STATISTICS
 
 # Words of a standing → the mark that says the same without colour.
 MARKS = {
@@ -30,12 +30,9 @@ SHORT = {
     "timeout": "timed out",
 }  # fmt: skip
 QUANTITIES = ("running_mean", "running_var", "counter", "output", "gamma", "beta")
-STATISTICS = ("running_mean", "running_var")
 MOST_LETTERS = 300  # of what bncheck itself says of somebody's file: a whole sentence, worth its room
 VERDICTS = ("nonfinite", "refused", "missing", "differs")
 NAN = "NaN or Inf"
-WHICH = re.compile(r"\b(?:becomes|turns|is) (NaN or Inf|NaN|Inf)\b")  # as a finding's own sentence says it
-IN_MODE = re.compile(r"\bNaN in (eval and in training|eval|training)\b")
 # Below the tolerance of every dtype: a drift no larger than this is outside of it by NaN or Inf alone.
 LEAST_TOLERANCE = 1e-7
 
@@ -133,10 +130,10 @@ def held_against(results: Results, cell: CellResult, drifts: Sequence[Drift], co
     """A cell with what differs between it and the yardstick, and with what is wrong with it by itself."""
     base, target, own = results.yardstick, cell.target, worry(concerned, drifts, cell)
     off = [drift for drift in drifts if drift.verdict != "agrees"]
-    between = [f for f in concerned if len(f.sides) == 2 and sets_apart(f, base, target)]
+    between = [f for f in concerned if f.between(base, target)]
     # Judged alike: on one side of a difference from others, and what is left between them is no finding of its own.
-    together = not between and any(on_one_side(f, base, target) for f in concerned if len(f.sides) == 2)
-    single = [f for f in concerned if len(f.sides) != 2 and base not in f.targets]
+    together = not between and any(on_one_side(f, base, target) for f in concerned if f.of_difference)
+    single = [f for f in concerned if not f.of_difference and base not in f.targets]
     rounding = all(f.kind == "rounding" for f in between) if between else together and not single
     if not off or rounding:
         return agreeing(results, target, drifts, own, first_to_tell(off))
@@ -189,21 +186,16 @@ def not_finite(results: Results, target: str, spoiled: Sequence[Drift], drifts: 
 def worry(concerned: Sequence[Finding], drifts: Sequence[Drift], cell: CellResult) -> Finding | None:
     """The gravest thing that is wrong with a target by itself, whoever shares it; of equal ones NaN and Inf."""
     found = [
-        f for f in concerned if len(f.sides) != 2 and f.kind in ("defect", "hazard") and not cleared(f, drifts, cell)
+        f for f in concerned if not f.of_difference and f.kind in ("defect", "hazard") and not cleared(f, drifts, cell)
     ]
-    return min(found, key=lambda f: (KINDS.index(f.kind), not of_nan(f)), default=None)
+    return min(found, key=lambda f: (KINDS.index(f.kind), not f.of_nan), default=None)
 
 
 def cleared(finding: Finding, drifts: Sequence[Drift], cell: CellResult) -> bool:
     """Whether a finding about NaN or Inf names a target that has none where the finding has it, nor a variance below
     zero anywhere."""
     here = [d for d in drifts if (d.layer, d.quantity) == (finding.layer, finding.quantity)]
-    return of_nan(finding) and bool(here) and not cell.unsound and not any(bad(drift, cell.target) for drift in here)
-
-
-def of_nan(finding: Finding) -> bool:
-    """Whether a finding is of the family about NaN and Inf."""
-    return finding.code.startswith("BN3")
+    return finding.of_nan and bool(here) and not cell.unsound and not any(bad(drift, cell.target) for drift in here)
 
 
 def gravest(findings: Sequence[Finding]) -> str:
@@ -223,7 +215,7 @@ def spoiled_by(finding: Finding, drifts: Sequence[Drift], target: str) -> Drift 
     """The drift that shows the NaN or Inf in a target that a finding speaks of: that of its quantity, or, where a batch
     brought it, of a statistic of its layer."""
     spoiled = [drift for drift in drifts if drift.layer == finding.layer and bad(drift, target)]
-    statistics = [drift for drift in spoiled if drift.quantity in STATISTICS] if of_nan(finding) else []
+    statistics = [drift for drift in spoiled if drift.quantity in STATISTICS] if finding.of_nan else []
     return next((drift for drift in spoiled if drift.quantity == finding.quantity), next(iter(statistics), None))
 
 
@@ -235,43 +227,38 @@ def spoilt(results: Results, finding: Finding, drift: Drift, target: str) -> str
 
 def plainly(finding: Finding) -> str:
     """What is wrong, in words that need no rule: ``variance below zero, NaN in eval``; other causes by their name."""
-    if not of_nan(finding):
+    if not finding.of_nan:
         return finding.cause
-    match, mode = WHICH.search(finding.title), IN_MODE.search(finding.title)
-    where = f"{finding.layer}.{finding.quantity}" if finding.layer not in ("", "bn") else finding.quantity
-    if finding.quantity == "running_var" and ("lowest" in finding.evidence or "below zero" in finding.title):
-        return one_line("variance below zero" + (f", NaN in {mode[1]}" if mode else ""))
-    if match:
-        return one_line(f"{match[1]} in {where}")
-    return one_line("variance less than eps" if "gain" in finding.evidence else finding.cause)
+    known = finding.evidence
+    if LOWEST in known:
+        return one_line("variance below zero" + (f", NaN in {known[NAN_IN]}" if NAN_IN in known else ""))
+    if NONFINITE in known:
+        where = f"{finding.layer}.{finding.quantity}" if finding.layer not in ("", "bn") else finding.quantity
+        return one_line(f"{known[NONFINITE]} in {where}")
+    return one_line("a variance of zero" if GAIN in known else finding.cause)
 
 
 def onset_in(results: Results, finding: Finding, drift: Drift, target: str) -> tuple[str, int | None]:
     """What a finding calls it, and since when it is in a target. The step is None where that is not known: a finding
     gives the event of the first of its targets, and others share it as far as they agree."""
-    first, match = finding.targets[0], WHICH.search(finding.title)
+    first = finding.targets[0]
     same = target == first or any(
         (other.layer, other.quantity, other.verdict) == (drift.layer, drift.quantity, "agrees")
         for other in results.drifts_between(finding.scenario, finding.case, first, target)
     )
     step = step_of(results, finding.scenario, finding.case, finding.event) if same else None
-    return match[1] if match else NAN, step
+    return str(finding.evidence.get(NONFINITE, NAN)), step
 
 
 def onset_of(results: Results, drift: Drift, target: str) -> tuple[str, int | None]:
     """NaN, Inf or either, and the step since when it is in one of a drift's two targets."""
     here = results.findings_at.get((drift.scenario, drift.case), ())
     for finding in here:
-        single = len(finding.sides) != 2 and target in finding.targets
+        single = not finding.of_difference and target in finding.targets
         if single and spoiled_by(finding, [drift], target) is not None:
             return onset_in(results, finding, drift, target)
     apart = drift.max_abs > LEAST_TOLERANCE  # they may have parted before one of them was spoilt
     return NAN, None if apart else step_of(results, drift.scenario, drift.case, drift.first_event)
-
-
-def sets_apart(finding: Finding, base: str, target: str) -> bool:
-    """Whether a finding's sides part the two."""
-    return any(base in one and target in two for one, two in (finding.sides, finding.sides[::-1]))
 
 
 def on_one_side(finding: Finding, base: str, target: str) -> bool:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bncheck.blamed import REMEDIES
-from bncheck.gate import CRASHES, Judged, Verdict, read_verdict
+from bncheck.gate import Judged, Verdict, read_verdict
 from bncheck.report.gallery import Gallery
+from bncheck.report.overview import heading, rows
 from bncheck.report.overview import headline as sentence
-from bncheck.report.overview import rows
 from bncheck.report.standing import standing
 from bncheck.report.wording import clean, kinded, one_line, plural, share
-from bncheck.results import Results, TargetResult
+from bncheck.results import CRASHED, Results
 from bncheck.run_folder import write_text
 
 NAME = "summary"
@@ -73,7 +73,7 @@ def headline(verdict: Verdict) -> str:
     failing, expired = verdict.of("fails"), len(verdict.expired) if verdict.fail_on != "never" else 0
     new = "new or worse" if verdict.with_baseline else f"at or above --fail-on {verdict.fail_on}"
     crashes, expectations, drifts = (
-        sum(item.charge.kind in kinds for item in failing) for kinds in (CRASHES, ("expectation",), ("drift",))
+        sum(item.charge.kind in kinds for item in failing) for kinds in (CRASHED, ("expectation",), ("drift",))
     )
     errors = [item.charge for item in failing if item.charge.kind in REMEDIES]
     lost = sum(len(charge.names) for charge in errors)  # one error for all targets that have it
@@ -168,7 +168,7 @@ def matrix(results: Results) -> Iterator[str]:
         return
     yield "### Scenarios"
     yield ""
-    yield row("scenario · case", *(prose(heading(results, target)) for target in results.targets))
+    yield row("scenario · case", *(heading(results, target, prose) for target in results.targets))
     yield row("---", *("---" for _ in results.targets))
     for scenario, case in shown:
         marks = []
@@ -177,10 +177,6 @@ def matrix(results: Results) -> Iterator[str]:
             marks.append(f"{found.mark} {prose(one_line(found.text, 120))}")
         yield row(prose(place(scenario.name, case.label or case.name)), *marks)
     yield ""
-
-
-def heading(results: Results, target: TargetResult) -> str:
-    return f"{'compared with ' if target.name == results.yardstick else ''}{target.label}"
 
 
 def unavailable(results: Results) -> Iterator[str]:

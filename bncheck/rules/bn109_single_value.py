@@ -41,7 +41,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         yield Finding(
             CODE, CAUSE, "hazard",
             f"One value per channel turns {item.quantity} of {item.layer} in {names(cell.members)} into "
-            f"{'Inf' if item.infinite else 'NaN'} {item.aftermath}.",
+            f"{item.word} {item.aftermath}.",
             targets(cell.members), cell.case.scenario, cell.case.name, item.layer, item.event, item.quantity,
             evidence=item.evidence,
             advice=f"{ADVICE}; reset {verb(cell.members, 'its', 'their')} running statistics",

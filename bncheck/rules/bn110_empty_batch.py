@@ -39,7 +39,8 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             continue
         yield Finding(
             CODE, CAUSE, "hazard",
-            f"An empty batch turns {item.quantity} of {item.layer} in {names(cell.members)} into NaN {item.aftermath}.",
+            f"An empty batch turns {item.quantity} of {item.layer} in {names(cell.members)} into {item.word} "
+            f"{item.aftermath}.",
             targets(cell.members), cell.case.scenario, cell.case.name, item.layer, item.event, item.quantity,
             evidence=item.evidence,
             advice=f"{ADVICE}; reset the running statistics",

@@ -66,12 +66,12 @@ def elsewhere(cell: CellView, item: Poisoning) -> bool:
 
 
 def remembered(cell: CellView, item: Poisoning) -> str:
-    what = "Inf" if item.infinite else "NaN"
-    start = f"{item.quantity} of {item.layer} in {names(cell.members)} is {what} before any event"
+    start = f"{item.quantity} of {item.layer} in {names(cell.members)} is {item.word} before any event"
     if item.event >= 0:
         values = "1 bad value" if item.input_bad == 1 else f"{item.input_bad} bad values"
         start = (
-            f"{item.quantity} of {item.layer} in {names(cell.members)} becomes {what} through one batch with {values}"
+            f"{item.quantity} of {item.layer} in {names(cell.members)} becomes {item.word} through one batch with "
+            f"{values}"
         )
     return f"{start} {item.aftermath}."
 

@@ -11,9 +11,9 @@ the statistics before you go on, and report it: a refused call should leave noth
 
 from collections.abc import Iterable, Iterator
 
-from bncheck.blamed import SENTENCES
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import BUILT_IN, Finding
+from bncheck.results import OUR_ERRORS
 from bncheck.rules.autograd import says_why
 from bncheck.rules.movement import STATISTICS, moved
 from bncheck.rules.onnx_files import file_facts, file_name
@@ -58,7 +58,7 @@ def of_own_code(pair: PairView, refuser: CellView, other: CellView, event: int) 
     )
     half = next((f"{quantity} of {layer}" for layer, quantity in half_updates(refuser, event)), "")
     # What bncheck itself says of a layer is a sentence about it.
-    what = words if kind in SENTENCES else f"{who} raises {kind or 'an error'} {when}{where}; {runs}"
+    what = words if kind in OUR_ERRORS else f"{who} raises {kind or 'an error'} {when}{where}; {runs}"
     return Finding(
         CODE, CAUSE, "hazard", f"{what}.",
         targets(refuser.members, other.members), pair.case.scenario, pair.case.name, event=event,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from bncheck.evidence import CellView
-from bncheck.finding import Kind
+from bncheck.finding import GAIN, LOWEST, NAN_IN, NONFINITE, Kind
 from bncheck.rules.bn201_cancellation import in_output, in_state
 from bncheck.rules.born import Birth
 from bncheck.rules.leftover import batch_facts
@@ -64,7 +64,7 @@ def held(cell: CellView, group: list[Birth]) -> Said:
     title = f"{first.quantity} {where} is {first.word} before any event{shown}."
     advice = HEAL if first.quantity.startswith("running") else f"give the layer a finite {first.quantity}"
     return Said("hazard", title, advice, {
-        "layers": len(group), "channels": sum(len(birth.channels) for birth in group),
+        "layers": len(group), "channels": sum(len(birth.channels) for birth in group), NONFINITE: first.word,
     })  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def below_zero(cell: CellView, group: list[Birth]) -> Said:
     first, hint = group[0], resemblance(cell, group)
     bad = [birth for birth in group if birth.shows]
     evidence = {
-        "layers": len(group), "channels": sum(len(birth.channels) for birth in group), "lowest": lowest(cell, group),
+        "layers": len(group), "channels": sum(len(birth.channels) for birth in group), LOWEST: lowest(cell, group),
     }  # fmt: skip
     if len(group) == 1 and bad:
         where = f"{channels(first.channels, first.of)} of {called(first.layer)}"
@@ -81,7 +81,7 @@ def below_zero(cell: CellView, group: list[Birth]) -> Said:
             "hazard",
             f"{names(cell.members)} {verb(cell.members, 'gives', 'give')} NaN in {modes(cell, first)} in {where}, "
             f"because running_var is {first_values(cell, first)} there before any event.{hint}",
-            PLACES, evidence,
+            PLACES, {**evidence, NAN_IN: modes(cell, first)},
         )  # fmt: skip
     lifted = all(lowest(cell, [birth]) + eps_of(cell, birth.layer) > 0 for birth in group)
     ending = shows(cell, group) or (
@@ -102,16 +102,17 @@ def fell(cell: CellView, birth: Birth) -> Said | None:
         f"running_var of {called(birth.layer)} in {names(cell.members)} falls below zero in "
         f"{happened(cell, birth.event)}: {size} in {where}"
     )
+    evidence: dict[str, float | int | str] = {LOWEST: lowest(cell, [birth])}
     if birth.why == "event":
-        return Said("hazard", f"{start}. {without_batch(cell, birth.event)}", PLACES)
+        return Said("hazard", f"{start}. {without_batch(cell, birth.event)}", PLACES, evidence)
     weight, statistic = weight_of(cell, birth.layer), measured(cell, "statistic")
     if weight is not None and not 0 <= weight <= 1:
         said = f"{start}. A batch weighs {number(weight)}, so that the old variance is subtracted."
-        return Said("hazard", said, "give the new batch a weight between 0 and 1", {"batch weight": weight})
+        return Said("hazard", said, "give the new batch a weight between 0 and 1", {**evidence, "batch weight": weight})
     if statistic not in (None, "variance"):
-        return Said("hazard", f"{start}. What is averaged there is not a variance ({statistic}).", PLACES)
+        return Said("hazard", f"{start}. What is averaged there is not a variance ({statistic}).", PLACES, evidence)
     said = f"{start}, although the variance of a finite batch is never negative."
-    return Said("defect", said, "average a variance, not a moment")
+    return Said("defect", said, "average a variance, not a moment", evidence)
 
 
 def cancels(cell: CellView, layer: str) -> bool:
@@ -132,7 +133,7 @@ def gain(cell: CellView, group: list[Birth]) -> Said | None:
         f"running_var {in_layers(cell, group)} is 0{spot} {since}: eval multiplies what varies "
         f"there by {number(max(gains))}, so that normalised values reach {number(max(sizes))}.",
         "re-estimate the running statistics on data like those you evaluate, or leave such channels out",
-        {"layers": len(group), "gain": max(gains), "normalised size": max(sizes)},
+        {"layers": len(group), GAIN: max(gains), "normalised size": max(sizes)},
     )  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def came_in(cell: CellView, birth: Birth, lasting: Poisoning | None) -> Said:
     """It was there before the first BatchNorm layer that has it: that layer is not to blame."""
     event, layer = happened(cell, birth.event), called(birth.layer)
     what = "" if lasting is None else (
-        f" {lasting.quantity} of {layer} is {'Inf' if lasting.infinite else 'NaN'} from then on {lasting.aftermath}."
+        f" {lasting.quantity} of {layer} is {lasting.word} from then on {lasting.aftermath}."
     )  # fmt: skip
     evidence: dict[str, float | int | str] = dict(lasting.evidence) if lasting is not None else {}
     if birth.why == "cast":
@@ -227,7 +228,13 @@ def made(cell: CellView, birth: Birth) -> Said:
             f"The gradients of {names(cell.members)} are not finite in {event}, though every output before it is.",
             "look for a division by zero or a root of zero in what is differentiated",
         )  # fmt: skip
-    what = f"{birth.quantity} of {layer} in {names(cell.members)} becomes {birth.word or 'NaN or Inf'} in {event}"
+    word = birth.word or "NaN or Inf"
+    what = f"{birth.quantity} of {layer} in {names(cell.members)} becomes {word} in {event}"
+    return replace(because(cell, birth, what), evidence={NONFINITE: word})
+
+
+def because(cell: CellView, birth: Birth, what: str) -> Said:
+    """``what`` happened, and why."""
     if birth.why == "event":
         return Said("hazard", f"{what}. {without_batch(cell, birth.event)}", HEAL)
     if birth.why in ("single", "empty"):
@@ -302,7 +309,8 @@ def first_values(cell: CellView, birth: Birth) -> str:
 
 
 def lowest(cell: CellView, group: Sequence[Birth]) -> float:
-    return min(float(np.nanmin(row(cell, birth.layer, "running_var", 0))) for birth in group)
+    """The running variance at its lowest, of the state in which it is first below zero."""
+    return min(float(np.nanmin(row(cell, birth.layer, "running_var", birth.event + 1))) for birth in group)
 
 
 def modes(cell: CellView, birth: Birth) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bncheck.evidence import CellView
+from bncheck.finding import NONFINITE
 from bncheck.rules.born import Birth, births, fed_by
 from bncheck.rules.held_states import held_from
 from bncheck.rules.movement import STATISTICS
@@ -43,7 +44,12 @@ class Poisoning:
         shows = {} if self.surfaced is None else {"shows first in": f"{self.surfaced_op} (event {self.surfaced + 1})"}
         born = {"born in": f"event {self.event + 1}"} if self.event >= 0 else {}
         later = {"later forwards": self.later_clean, "of them not finite": self.later_bad}
-        return {**born, **shows, "channels": self.channels, **later, **listed({self.layer}, self.follows)}
+        also = listed({self.layer}, self.follows)
+        return {**born, **shows, "channels": self.channels, **later, NONFINITE: self.word, **also}
+
+    @property
+    def word(self) -> str:
+        return "Inf" if self.infinite else "NaN"
 
     @property
     def aftermath(self) -> str:

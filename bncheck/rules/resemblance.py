@@ -15,9 +15,8 @@ from bncheck.evidence import CellView, Drift, PairView
 from bncheck.rules.movement import moved
 from bncheck.rules.roundoff import arithmetic_dtype, unit
 from bncheck.rules.wording import names, number, verb
-from bncheck.trace import Array
+from bncheck.trace import STATISTICS, Array
 
-STATISTICS = ("running_mean", "running_var")
 # Numbers come from a few operations each: so many roundings, relative to the largest of them.
 ROUNDINGS = 64.0
 # Below so many numbers one factor or one offset fits by chance.
