@@ -100,3 +100,47 @@ class PerSample(nn.Module):
 
     def forward(self, x):
         return x * torch.rsqrt(x.square().mean(1, keepdim=True) + self.eps) * self.weight + self.bias
+
+
+class GradScaled(Base):
+    """dgamma is 0.1 % too large; y is right to the bit."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y + 0.001 * (self.weight - self.weight.detach()) * y.detach()
+
+
+class Clamped:
+    """Over any of the others: y is cut off at ±1 in training, which no running statistic does."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y.clamp(-1, 1) if self.training else y
+
+
+class ClampedLostUpdate(Clamped, LostUpdate):
+    pass
+
+
+class ClampedDivisor(Clamped, Base):
+    """The variance that is averaged is divided by n."""
+
+    def update(self, x):
+        super().update(x)
+        self.running_var += self.momentum * (x.var(0, unbiased=False) - x.var(0))
+
+
+class ClampedUncounted(Clamped, Base):
+    """The counter stands still."""
+
+    def update(self, x):
+        super().update(x)
+        self.num_batches_tracked -= 1
+
+
+class ClampedPoisoned(Clamped, Base):
+    """running_var becomes NaN after the first batch."""
+
+    def update(self, x):
+        super().update(x)
+        self.running_var += torch.nan

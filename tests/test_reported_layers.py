@@ -39,6 +39,12 @@ WANTED = {
     "Chunks": ({"unexplained"}, "Also off:"),
     "WithRelu": ({"unexplained"}, "is cut off at 0, as a ReLU does"),
     "PerSample": ({"unexplained", "state-mismatch"}, "keeps no running_mean or running_var of bn"),
+    "GradScaled": ({"gradient"}, "in y, but not in dgamma of bn"),
+    # What else is wrong with a layer does not excuse its training output.
+    "ClampedLostUpdate": ({"never-updated", "unexplained"}, "the network's output by up to"),
+    "ClampedDivisor": ({"variance-divisor", "unexplained"}, "the network's output by up to"),
+    "ClampedUncounted": ({"counter-skew", "unexplained"}, "the network's output by up to"),
+    "ClampedPoisoned": ({"unexplained"}, "the network's output by up to"),
 }
 
 

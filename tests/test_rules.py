@@ -554,19 +554,25 @@ def test_normalise_arithmetic_on_a_constant_channel(mean: float, off: float, cau
     assert [f.cause for f in diagnose(cells, [make_pair(*cells)], [])] == causes
 
 
-def test_gradient_departs_from_the_reference_and_rounds():
-    case = make_case((F, B), shape=(4, 1))
-    for value, causes in ((3.0, ["gradient"]), (1.00002, ["rounding"])):
-        cells = [
-            make_cell(
-                case,
-                name,
-                make_trace((F, B), input_mean=[0, np.nan], input_var=[1, np.nan], grad_gamma=[np.nan, dgamma]),
-            )
-            for name, dgamma in (("reference", 1.0), ("torch", value))
-        ]
-        findings = diagnose(cells, [make_pair(*cells)], [])
-        assert [f.cause for f in findings] == causes
+@pytest.mark.parametrize(
+    ("count", "dgamma", "cause"),
+    [
+        (4, 3.0, "gradient"),
+        (4, 1.00002, "gradient"),  # four terms of size one: 335 roundings of them are none
+        (4, 1.000001, "rounding"),
+        (4096, 1.005, "rounding"),  # what 4,096 terms leave when they cancel
+        (4096, 1.1, "gradient"),
+    ],
+)
+def test_gradient_departs_from_the_reference_and_rounds(count: int, dgamma: float, cause: str):
+    case = make_case((F, B), shape=(count, 1))
+    facts = {"input_mean": [0, np.nan], "input_var": [1, np.nan], "n": [count, -1]}
+    cells = [
+        make_cell(case, name, make_trace((F, B), **facts, grad_gamma=[np.nan, value]))
+        for name, value in (("reference", 1.0), ("torch", dgamma))
+    ]
+    findings = diagnose(cells, [make_pair(*cells)], [])
+    assert [f.cause for f in findings] == [cause]
     assert all(f.kind in KINDS for f in findings)
 
 

@@ -8,7 +8,7 @@ What to do: compare with a gradient check in float64. A target that departs from
 backward kernel; between two other targets it is not known which one is right.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.rules.attributed import summary
 from bncheck.rules.leftover import batch_facts, is_whole, upstream, within_rounding
+from bncheck.rules.movement import forwards_behind
 from bncheck.rules.normaliser import asked_eps
 from bncheck.rules.roundoff import arithmetic_dtype, summation, unit
 from bncheck.rules.stacked_gradients import grows_alike
@@ -90,15 +91,38 @@ def is_rounding(pair: PairView, drift: Drift) -> bool:
     if is_whole(pair):
         return grows_alike(pair, drift)
     with np.errstate(all="ignore"):
-        bound = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
+        bound = sum(bound_of(cell, drift, forward_gap(pair)) for cell in (pair.a, pair.b))
     # Where a ReLU's input is zero to rounding its gate may open on one side only: single gradients then change by
     # their whole size, the mean over all of them does not.
     gated = any(layer.type in ("relu", "custom") for layer in pair.case.network.layers)
     return (drift.mean_abs if gated else drift.max_abs) <= bound
 
 
-def bound_of(cell: CellView, drift: Drift) -> float:
-    """u times the terms of the sums, times conditioning, times the size of what is summed (dy or what is held)."""
+def forward_gap(pair: PairView) -> Mapping[str, float]:
+    """Layer → how far the two sides' normalised values are apart in standard deviations, as their outputs reveal it: a
+    backward starts from them."""
+    found: Mapping[str, float] = pair.once(("forward gap",), lambda: dict(forward_gaps(pair)))
+    return found
+
+
+def forward_gaps(pair: PairView) -> Iterator[tuple[str, float]]:
+    a, b = pair.a.trace, pair.b.trace
+    if a is None or b is None:
+        return
+    behind = sorted({event for events in forwards_behind(a).values() for event in events})
+    for layer in a.layers:
+        rows = [trace.get(layer, name) for name in ("used_mean", "used_invstd") for trace in (a, b)]
+        if any(row is None or len(row) <= max(behind, default=0) for row in rows):
+            continue
+        m_a, m_b, r_a, r_b = (np.asarray(row, dtype=np.float64)[behind] for row in rows if row is not None)
+        if m_a.shape == m_b.shape:
+            gap = np.abs(r_a - r_b) / np.maximum(r_a, r_b) + np.abs(m_a - m_b) * np.minimum(r_a, r_b)
+            yield layer, float(np.max(gap, where=np.isfinite(gap), initial=0.0))
+
+
+def bound_of(cell: CellView, drift: Drift, gap: Mapping[str, float]) -> float:
+    """u times the terms of the sums, times conditioning, and what the forward is off by, times the size of what is summed
+    (dy or what is held)."""
     if cell.trace is None:
         return 0.0
     u, held = unit(arithmetic_dtype(cell)), gradients(cell, drift)
@@ -118,7 +142,11 @@ def bound_of(cell: CellView, drift: Drift) -> float:
         else:
             terms = np.minimum(n, 8.0 * root) * np.maximum(1.0, scale / root)
         size = terms * gamma_size(cell, layer) + scale
-        own = 8.0 * u * summation(n) * (1 + np.sqrt(mean * mean + var) / spread) * size
+        kappa = 1 + np.sqrt(mean * mean + var) / spread
+        # Measured on 20 targets: at most 0.22 of this. What E[x²] − E[x]² loses of a variance is not asked of a
+        # backward, where the outputs show it.
+        lost = np.minimum(4.0 * gap.get(layer, 0.0), 4.0 * u * summation(n) * kappa**2)
+        own = (0.5 * u * summation(n) * kappa + lost) * size
         # Without eps a channel that does not vary has no gradient whose rounding could be bounded.
         total += float(np.max(own, where=spread > 0, initial=0.0))
     return total + upstream(cell, None) * scale

@@ -20,7 +20,7 @@ from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.rules.averages import averaged, roundoff, share, weight_of
 from bncheck.rules.wording import names, number, percent, targets
-from bncheck.trace import Array
+from bncheck.trace import STATISTICS, Array
 
 CODE = "BN407"
 CAUSE = "synchronisation"
@@ -78,7 +78,13 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
                 **variances(cell, layer, found),
             },
             advice=ADVICE,
+            accounts=tuple((replica_name(layer, rank), name) for rank in range(len(last)) for name in STATISTICS),
         )  # fmt: skip
+
+
+def replica_name(layer: str, rank: int) -> str:
+    """A layer as traces call it in a replica; replica 0 has the plain name."""
+    return layer if rank == 0 else f"{layer}@{rank}"
 
 
 def rule_of(found: Replicas, weight: float) -> str | None:
@@ -123,7 +129,7 @@ def variances(cell: CellView, layer: str, found: Replicas) -> dict[str, float]:
     said: dict[str, float] = {}
     spread = []
     for rank in range(len(found.own)):
-        name = layer if rank == 0 else f"{layer}@{rank}"
+        name = replica_name(layer, rank)
         held, var = cell.trace.get(name, "running_var"), cell.trace.get(name, "input_var")
         if held is None or var is None:
             return {}

@@ -37,6 +37,8 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     # Gradients cancel and are counted in many ULP without saying much: they speak only when nothing else differs.
     worst = max(rounded, key=lambda drift: (drift.quantity not in GRADIENTS, drift.max_ulp))
     where = f"{worst.quantity} of {worst.layer}" if worst.layer else worst.quantity
+    more = any(drift.max_ulp > worst.max_ulp for drift in rounded)
+    where += "; gradients, which cancel, by more" if more else ""
     sizes = {"max_abs": worst.max_abs, "max_rel": worst.max_rel, "max_ulp": worst.max_ulp, "quantities": len(rounded)}
     yield Finding(
         CODE, CAUSE, "rounding",
