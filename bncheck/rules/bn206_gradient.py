@@ -121,8 +121,8 @@ def forward_gaps(pair: PairView) -> Iterator[tuple[str, float]]:
 
 
 def bound_of(cell: CellView, drift: Drift, gap: Mapping[str, float]) -> float:
-    """u times the terms of the sums, times conditioning, and what the forward is off by, times the size of what is summed
-    (dy or what is held)."""
+    """u times the terms of the sums, times conditioning, and what the forward is off by; times the size of what is
+    summed (dy or what is held)."""
     if cell.trace is None:
         return 0.0
     u, held = unit(arithmetic_dtype(cell)), gradients(cell, drift)
