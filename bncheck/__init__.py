@@ -1,30 +1,39 @@
 """bncheck: why BatchNorm behaves differently, from one framework, version, device or export to another.
 
-The walk of ``bncheck run all-ones``, a stage a line (``session.py`` conducts it):
+What stays on top are the words, as frozen data that import nothing but each other (``scenario``, ``trace``,
+``convention``, ``evidence``, ``finding``), the face (``cli``, ``errors``, ``bounded``) and the conductor (``session``).
+Every folder is a stage; this is the walk of ``bncheck run all-ones``:
 
 ======================  ==========================================================  ===============================
-stage                   modules                                                     what it hands on
+stage                   where                                                       what it hands on
 ======================  ==========================================================  ===============================
-what was asked          cli, commands/, config                                      Request
-who plays               lineup, targets, backend_file                               targets, and which must run
-scenario → cases        scenario_file, _matrix, _schema, _rules, _targets, shapes   Plan
-interpreters            environments, installer, interpreters, devices              a Python per target
-playing                 run, cases_file, pace, workers; worker/ (Python 3.7)        the run folder
-reading                 run_folder, cell_files, recording, trace                    CellView: a case on a target
-measuring               fit/                                                        Convention: facet by facet
-comparing               compare                                                     Drift: a quantity of a layer
-explaining              replay/                                                     Attribution: shares of a drift
-naming                  rules/ (a file per cause), diagnose                         Finding
-accounting              accounting, equivalence, audit                              nothing differs silently
-results                 analyse, results, blamed                                    run.json
-holding it against      charge, gate, baseline, waiver, shortfall, expectations     Verdict and exit code
-telling                 report/ (a file per format, standing, overview), kits       terminal, HTML, …
+what was asked          cli, commands/, gate/config                                 Request
+who plays               environments/: lineup, targets, backend_file                targets, and which must run
+scenario → cases        scenario_files/                                             Case, in a Plan (playing/plan)
+interpreters            environments/: pythons, folder, installer, devices          a Python per target
+playing                 playing/: jobs, workers; worker/ (Python 3.7)               cells in the run folder
+reading                 run_folder/: folder, cell_files, arrays                     CellView: a case on a target
+measuring               diagnosis/fit/                                              Convention: facet by facet
+comparing               diagnosis/drifts                                            Drift: a quantity of a layer
+explaining              diagnosis/replay/                                           Attribution: shares of a drift
+naming                  diagnosis/rules/ (a file per cause), diagnosis/diagnose     Finding
+accounting              diagnosis/: accounting, equivalence, audit                  nothing differs silently
+results                 diagnosis/analyse conducts these; run_folder/results        run.json
+holding it against      gate/: charge, bar, baseline, waiver, shortfall             Verdict and exit code
+telling                 report/ (a file per format), repro/ (scripts, kits)         terminal, HTML, …
 ======================  ==========================================================  ===============================
 
-Three lines hold it together (``tests/test_firm_lines.py``): the host knows no framework; nothing between a trace and a
-finding does I/O; reports compute nothing. A new rule is a file in ``rules/`` that says what its cause explains, and its
-literal test; a new framework a file in ``worker/backends/`` (ADDING.md there); a new format a file in ``report/``; a
-new scenario a TOML file; each has its row in the README.
+``bncheck compare`` enters at *results* with other people's run folders (joining/).
+
+Lines that hold it together (``tests/test_firm_lines.py``): the host knows no framework; nothing between a trace and a
+finding does I/O; reports compute nothing; no stage imports one that imports it. Where something new goes:
+
+- a cause: a file in ``diagnosis/rules`` that says what it explains, its literal test, its row in the README;
+- a framework: a file in ``worker/backends`` (ADDING.md there);
+- a format: a file in ``report``; a kind of script: a file in ``repro/scripts``;
+- a scenario: a TOML file in ``scenarios``; a command: a file in ``commands``.
+
+A test demands the row in the docs of each.
 """
 
 __version__ = "0.1.0"

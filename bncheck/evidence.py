@@ -1,6 +1,6 @@
 """What a rule looks at: one cell, one pair of cells of the same case, or one target. Pure data, built once.
 
-Rules (``bncheck/rules/``) are functions from one of these views to findings; they do no I/O and no fitting of
+Rules (``bncheck/diagnosis/rules/``) are functions from one of these views to findings; they do no I/O and no fitting of
 their own: conventions, replays and attributions arrive ready here.
 """
 

@@ -1,7 +1,7 @@
 """What is tried: a scenario, its cases, their networks and programs. Plain frozen data; no I/O, no framework.
 
-A scenario file (``scenario_file.py``) is parsed into one :class:`Scenario`; its ``[matrix]`` is expanded
-into concrete :class:`Case` s. ``inputs.py`` turns a case into arrays, the same bytes for every target.
+A scenario file (``scenario_files``) is parsed into one :class:`Scenario`; its ``[matrix]`` is expanded
+into concrete :class:`Case` s. ``scenario_files/inputs.py`` turns a case into arrays, the same bytes for every target.
 """
 
 from __future__ import annotations

@@ -14,23 +14,23 @@ from threading import Thread
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bncheck.backend_file import BackendFile, find_backends
-from bncheck.devices import why_not
-from bncheck.environments import Ready, Unavailable, parse_pythons
-from bncheck.environments import prepare as prepare_environments
+from bncheck.environments.backend_file import BackendFile, find_backends
+from bncheck.environments.devices import why_not
+from bncheck.environments.lineup import line_up, require
+from bncheck.environments.pythons import Ready, Unavailable, parse_pythons
+from bncheck.environments.pythons import prepare as prepare_environments
+from bncheck.environments.targets import Target, parse_targets
 from bncheck.errors import Interrupted, UsageError
-from bncheck.gate import Rules, hold, write_verdict
-from bncheck.lineup import line_up, require
-from bncheck.plan import Plan, code_of, read_plan, remember_order, with_tolerance, write_plan
-from bncheck.results import Results, TargetResult, write_results
-from bncheck.run import Options, Seat, run_cells, settle
-from bncheck.run_folder import create_run_folder, find_run
+from bncheck.gate.bar import Rules, hold, write_verdict
+from bncheck.gate.shortfall import Asked, Shortfall, shortfalls
+from bncheck.playing.jobs import Options, Seat, run_cells, settle
+from bncheck.playing.plan import Plan, code_of, read_plan, remember_order, with_tolerance, write_plan
+from bncheck.playing.shard import Shard, take
+from bncheck.playing.workers import Progress
+from bncheck.run_folder.folder import create_run_folder, find_run
+from bncheck.run_folder.results import Results, TargetResult, write_results
 from bncheck.scenario import Scenario, Tolerance, is_file
-from bncheck.scenario_file import find_scenarios, load_scenario, parse_override, resolve_scenario
-from bncheck.shard import Shard, take
-from bncheck.shortfall import Asked, Shortfall, shortfalls
-from bncheck.targets import Target, parse_targets
-from bncheck.workers import Progress
+from bncheck.scenario_files.files import find_scenarios, load_scenario, parse_override, resolve_scenario
 
 if TYPE_CHECKING:
     from bncheck.convention import Convention
@@ -118,7 +118,7 @@ def play_and_judge(
         hear = measuring(run, plan, seats, documented, listener, measured)
         found = run_cells(run, plan, seats, request.options, hear)
         if plan.repeated:
-            from bncheck.order import play_again
+            from bncheck.playing.again import play_again
 
             listener.say(f"playing {len(plan.repeated)} cases again, last case first")
             played = [replace(place, result=target) for place, target in zip(seats, found, strict=True)]
@@ -144,7 +144,7 @@ def measuring(
     def hear(progress: Progress) -> None:
         listener.cell(progress)
         if progress.kind == "ended" and not progress.text:
-            from bncheck.analyse import measure_target
+            from bncheck.diagnosis.analyse import measure_target
 
             target = settle(run, by_name[progress.target], {})
             measured[target.name] = measure_target(run, plan, target, documented[target.name])
@@ -163,7 +163,7 @@ def conclude(
     measured: Mapping[str, Mapping[str, Convention]] = MappingProxyType({}),
 ) -> Results:
     """Judge what is on disk, write run.json, whether it fails (gate.json), and the reports."""
-    from bncheck.analyse import analyse
+    from bncheck.diagnosis.analyse import analyse
     from bncheck.report import render
 
     gc.freeze()  # pandas and matplotlib stay to the end: collecting garbage need not walk through them again
@@ -220,7 +220,7 @@ def make_plan(request: Request, backends: Mapping[str, BackendFile]) -> Plan:
     """Load the scenarios that were asked for, and the probes behind them; say who plays."""
     overrides = dict(parse_override(text) for text in request.overrides)
     if "network.file" in overrides and request.scenarios:
-        from bncheck.model_file import with_input_of_file
+        from bncheck.scenario_files.model_file import with_input_of_file
 
         overrides = with_input_of_file(overrides, resolve_scenario(request.scenarios[0]))
     shipped = [load_scenario(path) for path in find_scenarios()]
@@ -272,7 +272,7 @@ def import_reports(formats: Sequence[str]) -> None:
     """Import what judging and the reports need while the workers import their frameworks: it saves most of a second."""
     import pandas  # noqa: F401
 
-    import bncheck.analyse
+    import bncheck.diagnosis.analyse
     import bncheck.report
 
     if "plots" in formats:

@@ -14,9 +14,9 @@ import left_by_cells
 import numpy as np
 import pytest
 
+from bncheck.playing.workers import RUNNER
 from bncheck.scenario import Layer
 from bncheck.worker.backends import reference
-from bncheck.workers import RUNNER
 
 WEIGHT, EPS = 0.3, 1e-3
 Arrays = dict[str, np.ndarray]

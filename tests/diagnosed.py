@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bncheck.audit import silent_drifts
-from bncheck.compare import compare
 from bncheck.convention import Convention
-from bncheck.diagnose import diagnose
+from bncheck.diagnosis.audit import silent_drifts
+from bncheck.diagnosis.diagnose import diagnose
+from bncheck.diagnosis.drifts import compare
+from bncheck.diagnosis.fit import Observation, settle
+from bncheck.diagnosis.replay import attribute, replay
+from bncheck.diagnosis.rules.well_formed import well_formed
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
-from bncheck.fit import Observation, settle
-from bncheck.replay import attribute, replay
-from bncheck.rules.well_formed import well_formed
 
 
 def view(observed: Observation, target: str, convention: Convention, arithmetic: str) -> CellView:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.cell_files import TAR, Tar, read_cell_file
-from bncheck.recording import Archive
+from bncheck.run_folder.arrays import Archive
+from bncheck.run_folder.cell_files import TAR, Tar, read_cell_file
 
 MOST = 2**30
 

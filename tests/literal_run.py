@@ -15,7 +15,7 @@ import numpy as np
 from bncheck.convention import Convention, Facet
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
-from bncheck.results import (
+from bncheck.run_folder.results import (
     CaseResult,
     CellResult,
     Expectation,

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from conftest import finish, once, play
 
-from bncheck.backend_file import find_backends
-from bncheck.environments import Ready, prepare
-from bncheck.report.kit import subject_of
-from bncheck.report.scene import Scene, concerned, read_scene
-from bncheck.report.scripts import writer_of
-from bncheck.report.standalone.frame import Script, write_script
-from bncheck.report.standalone.subject import Subject
-from bncheck.results import read_results
-from bncheck.targets import Target
+from bncheck.environments.backend_file import find_backends
+from bncheck.environments.pythons import Ready, prepare
+from bncheck.environments.targets import Target
+from bncheck.repro.kit import subject_of
+from bncheck.repro.scene import Scene, concerned, read_scene
+from bncheck.repro.scripts import writer_of
+from bncheck.repro.standalone.frame import Script, write_script
+from bncheck.repro.standalone.subject import Subject
+from bncheck.run_folder.results import read_results
 from bncheck.worker.archive import write_npz
 
 # Runs many scripts in one process, so that a framework is imported once; a script sees nothing of it.

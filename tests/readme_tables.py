@@ -27,7 +27,7 @@ def commands() -> str:
 
 
 def targets() -> str:
-    from bncheck.backend_file import find_backends
+    from bncheck.environments.backend_file import find_backends
 
     rows = []
     for name, backend in sorted(find_backends(()).items()):
@@ -38,13 +38,13 @@ def targets() -> str:
 
 
 def rules() -> str:
-    from bncheck.rules import load_rules
+    from bncheck.diagnosis.rules import load_rules
 
     return table(("code", "cause", "what it says"), [(f"`{r.code}`", f"`{r.cause}`", r.title) for r in load_rules()])
 
 
 def scenarios() -> str:
-    from bncheck.scenario_file import find_scenarios, load_scenario
+    from bncheck.scenario_files.files import find_scenarios, load_scenario
 
     rows = []
     for scenario in (load_scenario(path) for path in find_scenarios()):
@@ -86,9 +86,9 @@ HEADINGS = (
 
 def conventions(run: Path) -> dict[str, str]:
     """Target → its row of the table of conventions, from the run folder that measured it."""
-    from bncheck.porting import spelled
+    from bncheck.diagnosis.porting import spelled
     from bncheck.report.conventions import by_target, cell
-    from bncheck.results import read_results
+    from bncheck.run_folder.results import read_results
 
     results = read_results(run)
     versions = {target.name: target.version.partition("+")[0] for target in results.targets}

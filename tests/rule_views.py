@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.compare import compare
+from bncheck.diagnosis.drifts import compare
 from bncheck.evidence import Attribution, CellView, PairView
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network
 from bncheck.trace import EventRecord, Trace

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from rule_views import attribute, make_case, make_cell, make_pair, make_trace
 
-from bncheck.accounting import absorb, absorb_by_order, account, account_alike, open_drifts, with_accounts
-from bncheck.audit import silent_drifts
-from bncheck.diagnose import diagnose
+from bncheck.diagnosis.accounting import absorb, absorb_by_order, account, account_alike, open_drifts, with_accounts
+from bncheck.diagnosis.audit import silent_drifts
+from bncheck.diagnosis.diagnose import diagnose
+from bncheck.diagnosis.rules import bn115_state_mismatch, load_rules
+from bncheck.diagnosis.rules.bn902_unexplained import unexplained
 from bncheck.finding import Consequence, Finding
-from bncheck.rules import bn115_state_mismatch, load_rules
-from bncheck.rules.bn902_unexplained import unexplained
 
 OPS = ("train_forward", "train_forward", "eval_forward")
 FACTS = {"input_mean": [1.0, 1.0, 1.0], "input_var": [2.0, 2.0, 2.0]}

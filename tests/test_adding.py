@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from contract_cells import Played, expected, play
 
-from bncheck.backend_file import find_backends, read_backend
 from bncheck.convention import FACETS
-from bncheck.environments import Ready, prepare
-from bncheck.targets import Target
+from bncheck.environments.backend_file import find_backends, read_backend
+from bncheck.environments.pythons import Ready, prepare
+from bncheck.environments.targets import Target
 
 PAGE = Path(__file__).parents[1] / "bncheck" / "worker" / "ADDING.md"
 

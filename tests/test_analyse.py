@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bncheck import analyse as analysis
-from bncheck.drift_table import DriftTable
-from bncheck.plan import read_plan
-from bncheck.results import Results, read_results
+from bncheck.diagnosis import analyse as analysis
+from bncheck.playing.plan import read_plan
+from bncheck.run_folder.drift_table import DriftTable
+from bncheck.run_folder.results import Results, read_results
 
 
 @pytest.fixture(scope="module")

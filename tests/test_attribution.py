@@ -19,12 +19,12 @@ from planted import play
 from random_rules import BASE, OPS, PARTS, SEED, Cell, plant, planted_cells
 
 from bncheck.convention import Convention
+from bncheck.diagnosis.fit import Observation, measure, settle
+from bncheck.diagnosis.replay import attribute
+from bncheck.diagnosis.replay.attribution import REPLAYED
+from bncheck.diagnosis.rules.attributed import OF_AVERAGING
+from bncheck.diagnosis.rules.movement import moved
 from bncheck.evidence import Attribution
-from bncheck.fit import Observation, measure, settle
-from bncheck.replay import attribute
-from bncheck.replay.attribution import REPLAYED
-from bncheck.rules.attributed import OF_AVERAGING
-from bncheck.rules.movement import moved
 from bncheck.scenario import Case
 from bncheck.trace import Trace
 

@@ -9,13 +9,13 @@ import pytest
 from literal_run import drift, finding
 from rule_views import make_case, make_cell, make_pair, make_trace
 
-from bncheck import accounting
-from bncheck import diagnose as diagnosis
-from bncheck.audit import audit, loud_rounding, silent_drifts
-from bncheck.diagnose import diagnose
+from bncheck.diagnosis import accounting
+from bncheck.diagnosis import diagnose as diagnosis
+from bncheck.diagnosis.audit import audit, loud_rounding, silent_drifts
+from bncheck.diagnosis.diagnose import diagnose
+from bncheck.diagnosis.rules import bn901_rounding
 from bncheck.finding import Finding
-from bncheck.results import Results, read_results
-from bncheck.rules import bn901_rounding
+from bncheck.run_folder.results import Results, read_results
 
 ONE = drift("forward", "mxnet", "running_mean", 0.9)
 

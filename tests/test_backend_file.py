@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bncheck.backend_file import BACKENDS_FOLDER, find_backends, read_backend
+from bncheck.environments.backend_file import BACKENDS_FOLDER, find_backends, read_backend
 from bncheck.errors import TargetError
 
 GOOD = """

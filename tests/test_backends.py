@@ -24,12 +24,12 @@ import pytest
 from conftest import finish, once
 from contract_cells import BN, CELLS, EPS, FEW, Played, expected, moments, play
 
-from bncheck import installer
-from bncheck.backend_file import find_backends
-from bncheck.environments import Ready, prepare
-from bncheck.index_settings import read_index_settings
-from bncheck.interpreters import find_interpreters
-from bncheck.targets import Target
+from bncheck.environments import installer
+from bncheck.environments.backend_file import find_backends
+from bncheck.environments.index_settings import read_index_settings
+from bncheck.environments.interpreters import find_interpreters
+from bncheck.environments.pythons import Ready, prepare
+from bncheck.environments.targets import Target
 
 # Environment and cells take under half a minute on 2 cores each; JAX compiles, tinygrad interprets, TensorFlow is big.
 QUICK = ("reference", "torch", "mxnet", "onnxruntime", "mlx", "paddle")

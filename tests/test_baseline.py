@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bncheck.baseline import Entry, dump, gone, judge, parse, record
-from bncheck.blamed import EXITS
-from bncheck.charge import Charge
 from bncheck.errors import BaselineError
+from bncheck.gate.baseline import Entry, dump, gone, judge, parse, record
+from bncheck.gate.blamed import EXITS
+from bncheck.gate.charge import Charge
 
 CHARGE = Charge(
     "convention", "BN103", "update-phase", "all-ones", "forward", (("reference", "torch"), ("mxnet",)),

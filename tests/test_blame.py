@@ -15,21 +15,21 @@ from test_run import bncheck
 from test_scenario_file import HEAD, INPUT, NETWORK, PROGRAM, faults, load, only
 from torch_cells import Cell, cases_of, play_cells, renamed
 
-from bncheck.charge import charges
 from bncheck.commands.gating import error_lines
+from bncheck.diagnosis.rules import load_rules
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.gate import Rules, hold
+from bncheck.gate.bar import Rules, hold
+from bncheck.gate.charge import charges
+from bncheck.playing.workers import play
 from bncheck.report.overview import headline
 from bncheck.report.standing import standing
-from bncheck.results import CaseResult, CellResult, Expectation, ScenarioResult
-from bncheck.rules import load_rules
-from bncheck.run_folder import read_result
+from bncheck.run_folder.folder import read_result
+from bncheck.run_folder.results import CaseResult, CellResult, Expectation, ScenarioResult
 from bncheck.scenario import Case
-from bncheck.scenario_file import load_scenario
+from bncheck.scenario_files.files import load_scenario
 from bncheck.trace import Trace
 from bncheck.worker import blame
-from bncheck.workers import play
 
 F = "train_forward"
 

@@ -11,10 +11,8 @@ import pytest
 from rule_views import make_case, make_cell, make_pair, make_trace
 
 from bncheck.convention import Convention, Facet
-from bncheck.diagnose import diagnose
-from bncheck.evidence import CellView
-from bncheck.finding import Finding
-from bncheck.rules import (
+from bncheck.diagnosis.diagnose import diagnose
+from bncheck.diagnosis.rules import (
     bn109_single_value,
     bn111_normaliser_source,
     bn301_poisoned_state,
@@ -22,8 +20,10 @@ from bncheck.rules import (
     bn901_rounding,
     bn902_unexplained,
 )
-from bncheck.rules.born import births
-from bncheck.rules.in_batches import magnified
+from bncheck.diagnosis.rules.born import births
+from bncheck.diagnosis.rules.in_batches import magnified
+from bncheck.evidence import CellView
+from bncheck.finding import Finding
 from bncheck.scenario import Case, InputSpec, Layer, Network
 
 F, B, E = "train_forward", "backward", "eval_forward"

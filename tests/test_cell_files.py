@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from left_by_cells import cells_of, entries_of
 
-from bncheck.cell_files import Tar, copy_cell_files, mend, read_cell_file
 from bncheck.errors import RunFolderError
+from bncheck.run_folder.cell_files import Tar, copy_cell_files, mend, read_cell_file
 from bncheck.worker.archive import append_entries
 
 MOST = 1000

@@ -6,8 +6,8 @@ import math
 
 from literal_run import SCENARIOS, TARGETS, drift, finding, results
 
-from bncheck.charge import charges, plain_names
-from bncheck.results import CellResult, Expectation, ScenarioResult, TargetResult
+from bncheck.gate.charge import charges, plain_names
+from bncheck.run_folder.results import CellResult, Expectation, ScenarioResult, TargetResult
 
 SIDES = (("reference", "torch"), ("mxnet",))
 

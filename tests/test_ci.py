@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bncheck.config import read_configuration
-from bncheck.gate import FAIL_ON
+from bncheck.gate.bar import FAIL_ON
+from bncheck.gate.config import read_configuration
 
 ROOT = Path(__file__).parent.parent
 ACTION = ROOT / ".github" / "actions" / "bncheck"

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bncheck.compare import coarser, compare, ulp_of
+from bncheck.diagnosis.drifts import coarser, compare, ulp_of
 from bncheck.evidence import CellView, Drift
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Tolerance
 from bncheck.trace import Array, EventRecord, Trace

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from bncheck.cli import main
-from bncheck.compare_runs import labels, open_sources
 from bncheck.errors import RunFolderError, UsageError
+from bncheck.joining.runs import labels, open_sources
 
 TARGETS = ("-t", "reference", "-t", "reference[batch_weight=0.9]")
 SCENARIO = """\

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bncheck.config import Configuration, find_configuration, read_configuration, read_waivers
 from bncheck.errors import ConfigurationError
+from bncheck.gate.config import Configuration, find_configuration, read_configuration, read_waivers
+from bncheck.gate.waiver import Waiver
 from bncheck.scenario import Tolerance
-from bncheck.waiver import Waiver
 
 WHOLE = """\
 [project]

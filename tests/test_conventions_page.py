@@ -13,9 +13,9 @@ import pytest
 from test_porting import KERAS, TORCH
 
 from bncheck.convention import Facet
-from bncheck.porting import advise_paths, changes
+from bncheck.diagnosis.porting import advise_paths, changes
 from bncheck.report.conventions_page import page, write
-from bncheck.results import Results, TargetResult
+from bncheck.run_folder.results import Results, TargetResult
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 

@@ -16,8 +16,8 @@ from random_rules import BASE, pick, plant, program_of, random_initial, truth
 from test_attribution import CAUSES
 from test_recovery import wrong_facets
 
-from bncheck.fit import Observation, measure
-from bncheck.replay import attribute, replay, rounding_bound
+from bncheck.diagnosis.fit import Observation, measure
+from bncheck.diagnosis.replay import attribute, replay, rounding_bound
 from bncheck.trace import Array, Trace
 
 STATES = ("running_mean", "running_var", "gamma", "beta")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bncheck.backend_file import find_backends
-from bncheck.devices import SIGNS, nvidia, why_not
-from bncheck.environments import Unavailable, prepare
+from bncheck.environments.backend_file import find_backends
+from bncheck.environments.devices import SIGNS, nvidia, why_not
+from bncheck.environments.pythons import Unavailable, prepare
+from bncheck.environments.targets import parse_target
 from bncheck.session import default_targets
-from bncheck.targets import parse_target
 
 # Every backend on every device that it names besides the CPU, where this machine has no such device.
 ELSEWHERE = [
@@ -118,7 +118,7 @@ def test_a_device_has_the_packages_of_its_own_row(name: str, distribution: str, 
     ],
 )
 def test_a_variant_may_need_other_packages_on_a_device(name: str, package: str) -> None:
-    from bncheck.environments import _extra_packages
+    from bncheck.environments.pythons import _extra_packages
 
     backends = find_backends()
     target = parse_target(name, backends)

@@ -8,11 +8,11 @@ import pytest
 from planted import arrays_of, case_of, play, program, reference
 from rule_views import attribute, make_case, make_cell, make_pair, make_trace
 
-from bncheck.diagnose import CaseViews, agreeing_groups, diagnose, importance, join_singles
+from bncheck.diagnosis.diagnose import CaseViews, agreeing_groups, diagnose, importance, join_singles
+from bncheck.diagnosis.repeats import compare_again
+from bncheck.diagnosis.rules.well_formed import well_formed
 from bncheck.evidence import TargetView
 from bncheck.finding import KINDS, Finding
-from bncheck.order import compare_again
-from bncheck.rules.well_formed import well_formed
 from bncheck.scenario import Case, InputSpec, Layer, Network
 from bncheck.trace import EventRecord, Trace
 

@@ -1,7 +1,7 @@
 """What is documented beside what was measured: versions, variants, paths, agreement."""
 
 from bncheck.convention import Convention, Facet
-from bncheck.documented import compare_documented, documented_facets
+from bncheck.diagnosis.documented import compare_documented, documented_facets
 
 ROWS = [
     {

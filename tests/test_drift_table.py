@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bncheck import drift_table
-from bncheck.drift_table import DriftTable
 from bncheck.errors import RunFolderError
 from bncheck.evidence import Drift
-from bncheck.results import read_results, write_results
+from bncheck.run_folder import drift_table
+from bncheck.run_folder.drift_table import DriftTable
+from bncheck.run_folder.results import read_results, write_results
 
 WORD = st.sampled_from(["", "torch", "mxnet", "running_mean", "bn", "é"])
 COUNT = st.integers(0, 2**40)

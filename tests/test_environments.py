@@ -22,16 +22,16 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from patience import patience
 
-from bncheck import installer, package_source
-from bncheck.backend_file import BackendFile, read_backend
-from bncheck.environment_folder import MARKER, environments_folder, is_usable, python_of, read_marker
-from bncheck.environments import Ready, Unavailable, parse_pythons, prepare
+from bncheck.environments import installer, package_source
+from bncheck.environments.backend_file import BackendFile, read_backend
+from bncheck.environments.folder import MARKER, environments_folder, is_usable, python_of, read_marker
+from bncheck.environments.index_settings import IndexSettings
+from bncheck.environments.installed import satisfies, violates
+from bncheck.environments.installer import Failure, reason_in
+from bncheck.environments.package_source import Source, choose_source
+from bncheck.environments.pythons import Ready, Unavailable, parse_pythons, prepare
+from bncheck.environments.targets import Target, parse_target
 from bncheck.errors import UsageError
-from bncheck.index_settings import IndexSettings
-from bncheck.installed import satisfies, violates
-from bncheck.installer import Failure, reason_in
-from bncheck.package_source import Source, choose_source
-from bncheck.targets import Target, parse_target
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="paths of POSIX environments")
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -171,8 +171,8 @@ def test_leftovers_of_a_killed_process_are_cleared(toy: dict[str, BackendFile]) 
 def test_two_processes_at_once_make_one_environment(toy: dict[str, BackendFile], tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from bncheck.backend_file import read_backend; from bncheck.environments import prepare\n"
-        "from bncheck.targets import parse_target\n"
+        "from bncheck.environments.backend_file import read_backend; from bncheck.environments.pythons import prepare\n"
+        "from bncheck.environments.targets import parse_target\n"
         f"toy = {{'toy': read_backend(Path({str(tmp_path / 'toy.py')!r}))}}; target = parse_target('toy', toy)\n"
         "print(prepare([target], toy, report=lambda text: print(text, file=sys.stderr))[target].python)\n"
     )
@@ -211,7 +211,7 @@ def test_no_interpreter_for_the_range_says_which_are_here(toy: dict[str, Backend
 def test_the_next_interpreter_is_tried_when_there_is_no_wheel_for_the_first(
     toy: dict[str, BackendFile], tmp_path: Path
 ) -> None:
-    from bncheck.environments import fitting_interpreters
+    from bncheck.environments.pythons import fitting_interpreters
 
     found = list(fitting_interpreters(SpecifierSet(">=3.7")))
     if len(found) < 2:
@@ -352,7 +352,7 @@ def test_a_given_python_is_used_as_it_is_or_refused_with_the_reason(toy: dict[st
     # A NumPy that can be found is all that is asked before the worker starts.
     packages = next(made.python.parents[1].glob("lib/python*/site-packages"))
     (packages / "numpy.py").write_text("__version__ = '0'\n")
-    from bncheck.installed import installed_in
+    from bncheck.environments.installed import installed_in
 
     installed_in.cache_clear()
     assert prepare([target], toy, pythons)[target] == Ready(made.python, "1.1+cpu", "--python")
@@ -367,8 +367,8 @@ def test_a_given_python_is_used_as_it_is_or_refused_with_the_reason(toy: dict[st
 def from_another_python(python: Path, path: list[str], tmp_path: Path) -> list[str]:
     """Origin and version that bncheck finds when it runs on ``python`` with ``path`` as PYTHONPATH."""
     code = (
-        "from pathlib import Path; from bncheck.backend_file import read_backend\n"
-        "from bncheck.environments import prepare; from bncheck.targets import parse_target\n"
+        "from pathlib import Path; from bncheck.environments.backend_file import read_backend\n"
+        "from bncheck.environments.pythons import prepare; from bncheck.environments.targets import parse_target\n"
         f"toy = {{'toy': read_backend(Path({str(tmp_path / 'toy.py')!r}))}}\n"
         "for name in ('toy', 'toy==1.1', 'toy==1.0', 'toy[fast]'):\n"
         "    target = parse_target(name, toy); ready = prepare([target], toy)[target]\n"

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from rule_views import make_case, make_cell, make_pair, make_trace
 
-from bncheck.accounting import account, open_drifts
-from bncheck.event_drifts import differs_in_time_alone, only_where_held, output_drifts
+from bncheck.diagnosis.accounting import account, open_drifts
+from bncheck.diagnosis.event_drifts import differs_in_time_alone, only_where_held, output_drifts
+from bncheck.diagnosis.rules.movement import forwards_behind
 from bncheck.evidence import PairView
 from bncheck.finding import Finding
-from bncheck.rules.movement import forwards_behind
 
 F, B, E, N = "train_forward", "backward", "eval_forward", "no_grad_forward"
 NAN, INF = np.nan, np.inf

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from literal_run import drift
 
-from bncheck.expectations import check_expectations, needing_conventions
+from bncheck.diagnosis.expectations import check_expectations, needing_conventions
 from bncheck.finding import Finding
-from bncheck.results import TargetResult
+from bncheck.run_folder.results import TargetResult
 from bncheck.scenario import Case, Event, Expect, InputSpec, Layer, Network, Scenario
 
 CASES = tuple(

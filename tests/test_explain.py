@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from bncheck.commands.explain import explain_command
+from bncheck.diagnosis.rules import load_rules
 from bncheck.finding import OF_NAN
-from bncheck.rules import load_rules
 
 
 def test_page_of_a_rule():

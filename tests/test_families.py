@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bncheck.audit import audit
-from bncheck.results import Results, read_results
+from bncheck.diagnosis.audit import audit
+from bncheck.run_folder.results import Results, read_results
 
 FAMILIES = (
     "case-order", "copied-momentum", "cumulative-average", "empty-batch", "eval-one-sample", "eval-then-train",

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rule_views import make_case, make_cell, make_pair, make_trace
 
-from bncheck.compare import compare, same_program
-from bncheck.inputs import make_inputs
-from bncheck.replay.conduct import ORDERS, in_order
-from bncheck.rules import bn104_update_count, bn105_counter_skew, bn201_cancellation
+from bncheck.diagnosis.drifts import compare, same_program
+from bncheck.diagnosis.replay.conduct import ORDERS, in_order
+from bncheck.diagnosis.rules import bn104_update_count, bn105_counter_skew, bn201_cancellation
+from bncheck.scenario_files.inputs import make_inputs
 
 FF = ("train_forward", "train_forward")
 

@@ -7,8 +7,8 @@ import pytest
 from planted import arrays_of, case_of, play
 
 from bncheck.convention import FACETS
-from bncheck.fit import measure, settle
-from bncheck.fit.interval import meet, quotient, shortest
+from bncheck.diagnosis.fit import measure, settle
+from bncheck.diagnosis.fit.interval import meet, quotient, shortest
 from bncheck.trace import Trace
 
 PROGRAM = "E F E B E F B N E F F B B E"

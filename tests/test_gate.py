@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from literal_run import finding, results
 
-from bncheck.baseline import record
-from bncheck.charge import charges
 from bncheck.commands.gating import LEVELS
 from bncheck.errors import RunFolderError
-from bncheck.gate import FAIL_ON, Rules, between, hold, read_verdict, write_verdict
-from bncheck.results import CellResult, Results
-from bncheck.shortfall import Shortfall
-from bncheck.waiver import Waiver
+from bncheck.gate.bar import FAIL_ON, Rules, between, hold, read_verdict, write_verdict
+from bncheck.gate.baseline import record
+from bncheck.gate.charge import charges
+from bncheck.gate.shortfall import Shortfall
+from bncheck.gate.waiver import Waiver
+from bncheck.run_folder.results import CellResult, Results
 
 TODAY = date(2026, 5, 1)
 WAIVER = Waiver("update-phase", "accepted", date(2026, 12, 31), where="w.toml:1")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bncheck.charge import Charge
 from bncheck.commands.gating import tell_verdict
-from bncheck.gate import Judged, Verdict
-from bncheck.shortfall import Shortfall
-from bncheck.waiver import Waiver
+from bncheck.gate.bar import Judged, Verdict
+from bncheck.gate.charge import Charge
+from bncheck.gate.shortfall import Shortfall
+from bncheck.gate.waiver import Waiver
 
 ROOT = Path(__file__).parent.parent
 CONFIGURED = """\

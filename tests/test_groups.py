@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from rule_views import make_case, make_cell, make_pair, make_trace
 
-from bncheck.diagnose import CaseViews, agreeing_groups
+from bncheck.diagnosis.diagnose import CaseViews, agreeing_groups
 from bncheck.evidence import CellView
 
 FF = ("train_forward", "backward", "train_forward")

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bncheck.index_settings import IndexSettings, mask, pip_config_files, read_index_settings, uv_environment
+from bncheck.environments.index_settings import (
+    IndexSettings,
+    mask,
+    pip_config_files,
+    read_index_settings,
+    uv_environment,
+)
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="folders of pip on POSIX")
 

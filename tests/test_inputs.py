@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from patience import patience
 
 from bncheck.errors import ScenarioError
-from bncheck.inputs import cast, content_key, make_inputs
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network
+from bncheck.scenario_files.inputs import cast, content_key, make_inputs
 
 FULL = {"gamma": 1.0, "beta": 0.0, "running_mean": 0.0, "running_var": 1.0}
 BN = Layer("bn", "batch_norm", channels=3, initial=FULL)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from patience import patience
 
-from bncheck import interpreters
-from bncheck.interpreters import Interpreter, ask, ask_all, distinct, find_interpreters
+from bncheck.environments import interpreters
+from bncheck.environments.interpreters import Interpreter, ask, ask_all, distinct, find_interpreters
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-ins are shell scripts")
 HERE = ".".join(map(str, sys.version_info[:3]))

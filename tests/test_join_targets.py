@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bncheck.join_targets import Member, join_targets
-from bncheck.results import TargetResult
-from bncheck.run_folder import check_slug
+from bncheck.joining.targets import Member, join_targets
+from bncheck.run_folder.folder import check_slug
+from bncheck.run_folder.results import TargetResult
 
 REFERENCE = TargetResult("reference", "reference", "reference")
 TORCH = TargetResult("torch", "torch", "torch", version="2.13.0")

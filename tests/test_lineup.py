@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from bncheck.backend_file import find_backends
+from bncheck.environments.backend_file import find_backends
+from bncheck.environments.lineup import line_up, require
+from bncheck.environments.targets import parse_targets
 from bncheck.errors import TargetsUnavailable, UsageError
-from bncheck.lineup import line_up, require
 from bncheck.scenario import Case, Network, Scenario
-from bncheck.targets import parse_targets
 
 BACKENDS = find_backends()
 USUAL = ("reference", "torch", "mxnet")

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from bncheck.audit import audit
-from bncheck.backend_file import find_backends
+from bncheck.diagnosis.audit import audit
+from bncheck.environments.backend_file import find_backends
 from bncheck.finding import Finding
-from bncheck.results import Results, read_results
+from bncheck.run_folder.results import Results, read_results
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BACKENDS = find_backends()

@@ -11,14 +11,14 @@ from literal_run import finding
 from test_repro import python_of, reported
 
 from bncheck.commands.progress import Quiet
-from bncheck.inputs import make_inputs
-from bncheck.minimise import alike, minimise
-from bncheck.report.kit import subject_of, write_scripts
-from bncheck.report.scene import Scene, choose_finding, concerned, read_scene
-from bncheck.results import Results, read_results
+from bncheck.repro.kit import subject_of, write_scripts
+from bncheck.repro.minimise import alike, minimise
+from bncheck.repro.scene import Scene, choose_finding, concerned, read_scene
+from bncheck.repro.smaller import MOST, described, shrink, size, smaller_cases
+from bncheck.run_folder.results import Results, read_results
 from bncheck.scenario import Case
-from bncheck.scenario_file import find_scenarios, load_scenario
-from bncheck.smaller import MOST, described, shrink, size, smaller_cases
+from bncheck.scenario_files.files import find_scenarios, load_scenario
+from bncheck.scenario_files.inputs import make_inputs
 
 
 def shipped(name: str, case: str) -> Case:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conftest import play
 
-from bncheck.results import read_results
+from bncheck.run_folder.results import read_results
 
 SCENARIO = """
 title = "A batch without samples"

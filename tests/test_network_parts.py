@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bncheck.cases_file import describe_case
 from bncheck.errors import ScenarioError
-from bncheck.inputs import content_key, make_inputs
+from bncheck.playing.cases_file import describe_case
 from bncheck.scenario import Case
-from bncheck.scenario_file import load_scenario
+from bncheck.scenario_files.files import load_scenario
+from bncheck.scenario_files.inputs import content_key, make_inputs
 
 NORM = '[[network.layers]]\nname = "bn"\ntype = "batch_norm"\n'
 AGAIN = NORM + '[[network.layers]]\nname = "again"\ntype = "batch_norm"\nsame_as = "%s"\n'

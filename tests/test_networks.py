@@ -13,8 +13,8 @@ import pytest
 from bncheck.finding import Finding
 from bncheck.report import depth
 from bncheck.report.origins import rows
-from bncheck.results import Results, read_results
-from bncheck.scenario_file import SHIPPED
+from bncheck.run_folder.results import Results, read_results
+from bncheck.scenario_files.files import SHIPPED
 
 LAYERS = SHIPPED[1] / "layers"
 SMALL = """

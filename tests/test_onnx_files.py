@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from torch_cells import BACKENDS, Cell, cases_of, read_cell
 
-from bncheck.cases_file import write_cases
-from bncheck.environments import Ready, prepare
-from bncheck.inputs import make_inputs
-from bncheck.model_file import shape_that_runs, with_input_of_file
+from bncheck.environments.pythons import Ready, prepare
+from bncheck.environments.targets import Target
+from bncheck.playing.cases_file import write_cases
+from bncheck.playing.workers import Job, Limits, play
 from bncheck.scenario import Case
-from bncheck.scenario_file import SHIPPED
-from bncheck.targets import Target
+from bncheck.scenario_files.files import SHIPPED
+from bncheck.scenario_files.inputs import make_inputs
+from bncheck.scenario_files.model_file import shape_that_runs, with_input_of_file
 from bncheck.worker import onnx_file, onnx_judge, onnx_oracle
-from bncheck.workers import Job, Limits, play
 
 GENERATOR = Path(__file__).with_name("onnx_files.py")
 # File: (words of onnxruntime's answer, words of the oracle's); () = it plays the file.

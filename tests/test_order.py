@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from left_by_cells import cells_of
 
+from bncheck.diagnosis.repeats import same_bits
+from bncheck.diagnosis.rules.bn403_order_dependence import check_target
 from bncheck.evidence import CellView, Repeat, TargetView
-from bncheck.order import same_bits
-from bncheck.results import Results, read_results
-from bncheck.rules.bn403_order_dependence import check_target
+from bncheck.run_folder.results import Results, read_results
 from bncheck.scenario import Case, Network
 from bncheck.trace import Trace
 

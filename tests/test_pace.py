@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bncheck.pace import Pace, Stopwatch, longest_first, pace_file, read_paces
-from bncheck.workers import Job, Progress
+from bncheck.playing.pace import Pace, Stopwatch, longest_first, pace_file, read_paces
+from bncheck.playing.workers import Job, Progress
 
 CELLS = ("one", "two")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bncheck.convention import Convention, Facet
-from bncheck.porting import advise, spelled
+from bncheck.diagnosis.porting import advise, spelled
 
 KERAS = Convention(
     "keras", "2-D",

@@ -18,7 +18,7 @@ from readme_tables import README, conventions, fill
 from test_repro_everywhere import FORMS, ODD
 from test_torch_scenarios import SCENARIOS as PLAYED_THERE
 
-from bncheck.scenario_file import find_scenarios
+from bncheck.scenario_files.files import find_scenarios
 
 TEXT = README.read_text(encoding="utf-8")
 # Placeholders of commands in running text → what the test puts there.

@@ -13,7 +13,7 @@ from planted import play
 from random_rules import PARTS, SEED, pick, random_case, random_rules, small_cases, truth
 
 from bncheck.convention import FACETS, Convention
-from bncheck.fit import measure
+from bncheck.diagnosis.fit import measure
 
 
 def wrong_facets(rules: Mapping[str, Any], expected: Mapping[str, Any], found: Convention) -> list[str]:

@@ -7,8 +7,8 @@ import pytest
 from planted import arrays_of, case_of, play
 
 from bncheck.convention import Convention, Facet
-from bncheck.fit import measure
-from bncheck.replay import attribute, replay, rounding_bound
+from bncheck.diagnosis.fit import measure
+from bncheck.diagnosis.replay import attribute, replay, rounding_bound
 
 PROGRAM = "E F E B E F B N E F F B B E"
 INITIAL = {"running_mean": (0.7, -1.3), "running_var": (1.7, 0.6), "gamma": (1.5, 0.8), "beta": (0.3, -0.4)}

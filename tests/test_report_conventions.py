@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bncheck.convention import Convention, Facet
 from bncheck.report.conventions import evidence, links, table
-from bncheck.results import TargetResult
+from bncheck.run_folder.results import TargetResult
 
 LINK = "https://example.org/batch_norm"
 FLAT = Convention(

@@ -12,7 +12,7 @@ from torch_cells import Cell, cases_of, play_cells
 from bncheck.finding import Finding
 from bncheck.report import graph
 from bncheck.report.gallery import Gallery
-from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
+from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 from bncheck.worker import torch_graph
 
 

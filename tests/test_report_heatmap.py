@@ -12,7 +12,7 @@ import pytest
 
 from bncheck.report.heatmap import LARGEST, SHADES, render
 from bncheck.report.standing import MARKS
-from bncheck.results import Results
+from bncheck.run_folder.results import Results
 
 
 def text_of(path: Path) -> str:

@@ -19,16 +19,16 @@ import literal_run
 import numpy as np
 import pytest
 
-from bncheck.baseline import record
-from bncheck.charge import charges
-from bncheck.gate import Rules, hold, write_verdict
+from bncheck.gate.bar import Rules, hold, write_verdict
+from bncheck.gate.baseline import record
+from bncheck.gate.charge import charges
+from bncheck.gate.waiver import Waiver
 from bncheck.report import formats, render
 from bncheck.report.gallery import Gallery
 from bncheck.report.html import command_of, commands_of, convention_table, page, safe_link
 from bncheck.report.places import stretches
-from bncheck.report.scene import choose_finding
-from bncheck.results import Results, plain, write_results
-from bncheck.waiver import Waiver
+from bncheck.repro.scene import choose_finding
+from bncheck.run_folder.results import Results, plain, write_results
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"
 VOID = {"meta", "img", "br", "link", "input", "hr"}

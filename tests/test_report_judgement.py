@@ -7,11 +7,11 @@ from datetime import date
 import literal_run
 import pytest
 
-from bncheck.baseline import record
-from bncheck.charge import charges
-from bncheck.gate import Rules, hold
+from bncheck.gate.bar import Rules, hold
+from bncheck.gate.baseline import record
+from bncheck.gate.charge import charges
+from bncheck.gate.waiver import Waiver
 from bncheck.report.judgement import arrange, said, standings
-from bncheck.waiver import Waiver
 
 TODAY = date(2026, 1, 1)
 

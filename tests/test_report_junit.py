@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 from literal_run import finding, results, write_run
 
-from bncheck.gate import Rules, hold
+from bncheck.gate.bar import Rules, hold
+from bncheck.gate.waiver import Waiver
 from bncheck.report.junit import document, render
-from bncheck.results import CellResult, Results
-from bncheck.waiver import Waiver
+from bncheck.run_folder.results import CellResult, Results
 
 TODAY = date(2026, 5, 1)
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from literal_run import finding, results
 
-from bncheck.report.issue import portable
 from bncheck.report.markdown import render
 from bncheck.report.markdown_text import code, fenced, link, table, text
+from bncheck.repro.issue import portable
 
 
 @pytest.mark.parametrize(

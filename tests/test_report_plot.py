@@ -19,7 +19,7 @@ from bncheck.report.gallery import Gallery, by_interest
 from bncheck.report.panel import COLOURS, DASHES, MARKERS, plain_tick, style
 from bncheck.report.plot import bound, draw_case, render, sheet
 from bncheck.report.svg import GRID, INK, PAPER, attributes, compact, short_path, themed
-from bncheck.results import Results
+from bncheck.run_folder.results import Results
 
 
 @pytest.fixture(scope="module")

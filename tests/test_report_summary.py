@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from literal_run import finding, results, write_run
 
-from bncheck.charge import Charge
-from bncheck.gate import Judged, Rules, Verdict, hold
+from bncheck.gate.bar import Judged, Rules, Verdict, hold
+from bncheck.gate.charge import Charge
+from bncheck.gate.waiver import Waiver
 from bncheck.report.annotation import annotate, annotation
 from bncheck.report.summary import LIMIT, append, fit, headline, render, text
-from bncheck.results import Results
-from bncheck.waiver import Waiver
+from bncheck.run_folder.results import Results
 
 TODAY = date(2026, 5, 1)
 SIDES = (("reference", "torch"), ("mxnet",))

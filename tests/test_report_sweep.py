@@ -13,7 +13,7 @@ from bncheck.report import sweep
 from bncheck.report.gallery import illustrators
 from bncheck.report.html import page
 from bncheck.report.sweep import Point, short, sweeps
-from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
+from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult
 
 
 def swept(values: list[Any], axis: str = "ratio", **more: Any) -> tuple[Results, ScenarioResult]:

@@ -17,7 +17,7 @@ from bncheck.report import overview
 from bncheck.report.overview import headline, themes
 from bncheck.report.standing import MARKS, first_to_tell, standing
 from bncheck.report.terminal import COLOURS, render_terminal, text
-from bncheck.results import CellResult, Results
+from bncheck.run_folder.results import CellResult, Results
 
 RUN = Path("reports/20260102T030405Z-abcd")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bncheck.audit import audit
+from bncheck.diagnosis.audit import audit
 from bncheck.finding import Finding
-from bncheck.results import Results, read_results
+from bncheck.run_folder.results import Results, read_results
 
 LAYERS = Path(__file__).parent / "reported_layers.py"
 SCENARIO = """

@@ -22,17 +22,17 @@ from played_scripts import check_scripts, python_of, reported, run_scripts, scen
 
 from bncheck.cli import cli
 from bncheck.errors import RunFolderError, UsageError
-from bncheck.inputs import make_inputs
-from bncheck.report.kit import kit_name, subject_of, write_kit, write_scripts, zipped
-from bncheck.report.scene import choose_finding, read_scene
-from bncheck.report.scripts import writer_of
-from bncheck.report.standalone.frame import write_script
-from bncheck.report.standalone.generator import regenerate
-from bncheck.report.standalone.literal import identifier, nested, scalar
-from bncheck.report.standalone.steps import Block, Step, affine, fold
-from bncheck.report.standalone.subject import CannotWriteError
-from bncheck.results import read_results
-from bncheck.scenario_file import find_scenarios, load_scenario
+from bncheck.repro.kit import kit_name, subject_of, write_kit, write_scripts, zipped
+from bncheck.repro.scene import choose_finding, read_scene
+from bncheck.repro.scripts import writer_of
+from bncheck.repro.standalone.frame import write_script
+from bncheck.repro.standalone.generator import regenerate
+from bncheck.repro.standalone.literal import identifier, nested, scalar
+from bncheck.repro.standalone.steps import Block, Step, affine, fold
+from bncheck.repro.standalone.subject import CannotWriteError
+from bncheck.run_folder.results import read_results
+from bncheck.scenario_files.files import find_scenarios, load_scenario
+from bncheck.scenario_files.inputs import make_inputs
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ import pytest
 from conftest import finish, once, play
 from played_scripts import check_scripts, played_once, python_of, run_scripts, scenes
 
-from bncheck.report.kit import write_scripts
-from bncheck.report.own_files import with_neighbours
-from bncheck.scenario_file import SHIPPED, find_scenarios, load_scenario
+from bncheck.repro.kit import write_scripts
+from bncheck.repro.own_files import with_neighbours
+from bncheck.scenario_files.files import SHIPPED, find_scenarios, load_scenario
 
 # Families that need events and networks which the default scenarios have not: every branch of the writers.
 ODD = ("reload", "frozen", "exact-input", "r0-tail", "recompute", "eval-one-sample", "custom-mistakes", "export-legacy",

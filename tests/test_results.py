@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bncheck.errors import RunFolderError
-from bncheck.recording import Archive, cell_folder, replay_of, stored_entries, trace_of
-from bncheck.results import CaseResult, CellResult, plain, read_results, write_results
+from bncheck.run_folder.arrays import Archive, cell_folder, replay_of, stored_entries, trace_of
+from bncheck.run_folder.results import CaseResult, CellResult, plain, read_results, write_results
 from bncheck.worker.archive import write_npz
 
 CELL = CellResult("all-ones", "forward", "torch", "torch", "ok")
@@ -220,7 +220,7 @@ def test_a_header_that_promises_more_than_is_there_allocates_nothing() -> None:
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bncheck.recording.MAX_ARCHIVE", 100_000)
+    monkeypatch.setattr("bncheck.run_folder.arrays.MAX_ARCHIVE", 100_000)
     with pytest.raises(RunFolderError, match="more than bncheck reads"):
         archive({"bn/n.npy": bytes(100_001)})
 

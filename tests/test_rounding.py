@@ -12,11 +12,11 @@ from planted import arrays_of, case_of, play, program
 from rule_views import make_case, make_cell, make_pair, make_trace
 from test_networks import run
 
-from bncheck.diagnose import diagnose
+from bncheck.diagnosis.diagnose import diagnose
+from bncheck.diagnosis.rules import leftover
+from bncheck.diagnosis.rules.bn901_rounding import is_rounding
 from bncheck.evidence import CellView, PairView
-from bncheck.results import Results
-from bncheck.rules import leftover
-from bncheck.rules.bn901_rounding import is_rounding
+from bncheck.run_folder.results import Results
 from bncheck.scenario import Case, InputSpec, Layer, Network
 
 Sum = Callable[[np.ndarray], np.ndarray]

@@ -11,14 +11,14 @@ import pytest
 from rule_views import attribute, make_case, make_cell, make_pair, make_trace, raise_at
 
 from bncheck.convention import Convention, Facet
-from bncheck.diagnose import diagnose
+from bncheck.diagnosis.diagnose import diagnose
+from bncheck.diagnosis.repeats import compare_again
+from bncheck.diagnosis.rules import bn112_eps, explain, leftover, load_rules
+from bncheck.diagnosis.rules.bn202_normalise_arithmetic import conditioning
+from bncheck.diagnosis.rules.departure import same
 from bncheck.errors import UsageError
 from bncheck.evidence import TargetView
 from bncheck.finding import CAUSES, KINDS
-from bncheck.order import compare_again
-from bncheck.rules import bn112_eps, explain, leftover, load_rules
-from bncheck.rules.bn202_normalise_arithmetic import conditioning
-from bncheck.rules.departure import same
 
 F, B, E = "train_forward", "backward", "eval_forward"
 APART = ({"running_mean": [0, 1.0], "running_var": [1, 2.0]}, {"running_mean": [0, 2.0], "running_var": [1, 3.0]})

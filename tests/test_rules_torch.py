@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from rule_views import make_case, make_cell, make_trace, raise_at
 
-from bncheck.evidence import CellView
-from bncheck.finding import Finding
-from bncheck.rules import (
+from bncheck.diagnosis.rules import (
     bn101_initial_state,
     bn102_variance_divisor,
     bn104_update_count,
@@ -26,6 +24,8 @@ from bncheck.rules import (
     bn902_unexplained,
     file_plays,
 )
+from bncheck.evidence import CellView
+from bncheck.finding import Finding
 from bncheck.scenario import Case
 
 FB = ["train_forward", "backward"] * 3

@@ -15,10 +15,10 @@ import pytest
 from conftest import printed
 from left_by_cells import arrays_of, entries_of, worker_processes
 
-from bncheck.cases_file import read_job
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
-from bncheck.results import Results, read_results
+from bncheck.playing.cases_file import read_job
+from bncheck.run_folder.results import Results, read_results
 
 FOLDERS = Path(__file__).parent
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import patience
 
-from bncheck.backend_file import find_backends
+from bncheck.environments.backend_file import find_backends
 from bncheck.errors import ScenarioError, UsageError
 from bncheck.scenario import Case, Scenario
-from bncheck.scenario_file import find_scenarios, load_scenario, parse_override, resolve_scenario
+from bncheck.scenario_files.files import find_scenarios, load_scenario, parse_override, resolve_scenario
 
 HEAD = 'title = "t"\nwhy = "w"\n'
 NETWORK = '[network]\nlayers = [{ name = "bn", type = "batch_norm" }]\n'

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from bncheck.commands.list import list_command
 from bncheck.commands.show import show_command
-from bncheck.inputs import make_inputs
-from bncheck.scenario_file import find_scenarios, load_scenario
+from bncheck.scenario_files.files import find_scenarios, load_scenario
+from bncheck.scenario_files.inputs import make_inputs
 
 FILES = find_scenarios()
 REQUESTED = {"all-ones", "all-zeros", "batch-sizes", "events", "nan-sample", "one-value-per-channel", "probe"}

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from literal_run import drift
 
-from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
-from bncheck.shortfall import Asked, shortfalls
+from bncheck.gate.shortfall import Asked, shortfalls
+from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 
 PROBE = ScenarioResult("probe", cases=(CaseResult("base"),), probe=True)
 

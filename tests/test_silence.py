@@ -14,8 +14,8 @@ from planted import arrays_of, case_of, play, reference
 from random_rules import BASE, PARTS, SEED, Cell, pick, random_case, random_initial, random_program, random_rules
 
 from bncheck.convention import Facet
-from bncheck.fit import measure
-from bncheck.replay import attribute
+from bncheck.diagnosis.fit import measure
+from bncheck.diagnosis.replay import attribute
 
 # Sizes of large batches, (n, channels): sums of a million float32 numbers, many channels, and both.
 LARGE = ((1_000_000, 1), (300_000, 4), (100_000, 16), (20_000, 64), (256, 2048))

@@ -7,9 +7,7 @@ from dataclasses import replace
 import numpy as np
 from rule_views import make_case, make_cell, make_trace
 
-from bncheck.evidence import CellView
-from bncheck.finding import Finding
-from bncheck.rules import (
+from bncheck.diagnosis.rules import (
     bn104_update_count,
     bn111_normaliser_source,
     bn401_mode_leak,
@@ -17,6 +15,8 @@ from bncheck.rules import (
     bn407_synchronisation,
     bn408_shared_state,
 )
+from bncheck.evidence import CellView
+from bncheck.finding import Finding
 from bncheck.scenario import Case, Event
 
 F, U, C, S = "train_forward", "update_copy", "train_copy", "set_mode"

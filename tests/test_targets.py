@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
-from bncheck.backend_file import BackendFile, RequirementRow
+from bncheck.environments.backend_file import BackendFile, RequirementRow
+from bncheck.environments.targets import Target, parse_target, parse_targets
 from bncheck.errors import TargetError
-from bncheck.targets import Target, parse_target, parse_targets
 
 
 def backend(

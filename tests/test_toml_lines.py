@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bncheck.toml_lines import KeyPath, key_lines, line_of, split_key
+from bncheck.scenario_files.toml_lines import KeyPath, key_lines, line_of, split_key
 
 TEXT = '''\
 # a comment = 1

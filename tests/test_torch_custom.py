@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from torch_cells import Cell, cases_of, play_cells, renamed
 
-from bncheck.inputs import make_inputs
+from bncheck.scenario_files.inputs import make_inputs
 
 LAYERS = Path(__file__).parent.parent / "scenarios" / "layers"
 HEADER = "import torch\nfrom torch import nn\n"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from torch_cells import python_of
 
-from bncheck.audit import audit
-from bncheck.results import read_results
+from bncheck.diagnosis.audit import audit
+from bncheck.run_folder.results import read_results
 
 SCENARIOS = (
     "custom-layer", "custom-mistakes", "custom-graph", "running-batchnorm",

@@ -8,7 +8,7 @@ from datetime import date
 import pytest
 from test_baseline import CHARGE
 
-from bncheck.waiver import Waiver, concerned, expired, matches, unneeded, waive
+from bncheck.gate.waiver import Waiver, concerned, expired, matches, unneeded, waive
 
 TODAY = date(2026, 5, 1)
 WAIVER = Waiver("update-phase", "we flush ourselves", date(2026, 12, 31), where="pyproject.toml:9")

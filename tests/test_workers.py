@@ -14,9 +14,9 @@ import pytest
 from left_by_cells import arrays_of, cells_of, worker_processes
 from patience import patience
 
-from bncheck.run_folder import read_result
+from bncheck.playing.workers import Job, Limits, Progress, play
+from bncheck.run_folder.folder import read_result
 from bncheck.worker.archive import write_npz
-from bncheck.workers import Job, Limits, Progress, play
 
 FAULTY = Path(__file__).parent / "faulty_backend.py"
 GIB = 2**30

@@ -12,14 +12,14 @@ import pytest
 from left_by_cells import arrays_of
 from patience import patience
 
-from bncheck.backend_file import find_backends
-from bncheck.cases_file import write_cases
-from bncheck.environments import Ready, prepare
-from bncheck.run_folder import CellResult, read_result
+from bncheck.environments.backend_file import find_backends
+from bncheck.environments.pythons import Ready, prepare
+from bncheck.environments.targets import Target
+from bncheck.playing.cases_file import write_cases
+from bncheck.playing.workers import Job, Limits, play
+from bncheck.run_folder.folder import CellResult, read_result
 from bncheck.scenario import Case
-from bncheck.scenario_file import find_scenarios, load_scenario
-from bncheck.targets import Target
-from bncheck.workers import Job, Limits, play
+from bncheck.scenario_files.files import find_scenarios, load_scenario
 
 BACKENDS = find_backends()
 

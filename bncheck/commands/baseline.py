@@ -26,11 +26,11 @@ def update(run: str, file: Path, quiet: bool) -> None:
 
     What a waiver covers is left out: it has its own reason and its own end.
     """
-    from bncheck.baseline import dump, record
     from bncheck.commands.gating import read_baseline
-    from bncheck.gate import read_verdict
-    from bncheck.results import read_results
-    from bncheck.run_folder import find_run, write_text
+    from bncheck.gate.bar import read_verdict
+    from bncheck.gate.baseline import dump, record
+    from bncheck.run_folder.folder import find_run, write_text
+    from bncheck.run_folder.results import read_results
 
     folder = find_run(run)
     verdict = read_verdict(folder, read_results(folder))
@@ -48,8 +48,8 @@ def update(run: str, file: Path, quiet: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def show(file: Path) -> None:
     """Print what FILE says is known, a line each."""
-    from bncheck.baseline import shown
     from bncheck.commands.gating import read_baseline
+    from bncheck.gate.baseline import shown
     from bncheck.report.wording import clean, kinded
 
     for entry in read_baseline(file):

@@ -35,7 +35,7 @@ def compare_command(**options: Any) -> int:
     from bncheck.commands.progress import open_progress
     from bncheck.commands.run import CI_FORMATS, show
     from bncheck.errors import UsageError
-    from bncheck.gate import read_verdict
+    from bncheck.gate.bar import read_verdict
 
     if len(options["runs"]) < 2:
         raise UsageError("One run has nothing to be compared with.", "Name two: bncheck compare RUN RUN")
@@ -53,9 +53,9 @@ def compare_command(**options: Any) -> int:
 
 def join_runs(names: tuple[str, ...], out: Path | None, rules: Any, formats: tuple[str, ...], progress: Any) -> Any:
     """Check all runs before anything is written; then join, judge and report as a run does."""
-    from bncheck.backend_file import find_backends
-    from bncheck.compare_runs import join, missing_parts, open_sources, write_joined
-    from bncheck.run_folder import create_run_folder
+    from bncheck.environments.backend_file import find_backends
+    from bncheck.joining.runs import join, missing_parts, open_sources, write_joined
+    from bncheck.run_folder.folder import create_run_folder
     from bncheck.session import conclude
 
     sources = open_sources(names, progress.say)

@@ -41,15 +41,15 @@ def conventions_command(**options: Any) -> int:
     from bncheck.commands.options import request_of
     from bncheck.commands.progress import open_progress
     from bncheck.errors import UsageError
-    from bncheck.gate import read_verdict
+    from bncheck.gate.bar import read_verdict
     from bncheck.session import carry_out
 
     pair = [name for name in (options["source"], options["goal"]) if name]
     if len(pair) == 1:
         raise UsageError("--from and --to go together.", "For example: bncheck conventions --from mxnet --to torch")
     if pair:
-        from bncheck.backend_file import find_backends
-        from bncheck.targets import parse_targets
+        from bncheck.environments.backend_file import find_backends
+        from bncheck.environments.targets import parse_targets
 
         # By the names that the run will use: torch@cpu is torch.
         source, goal = (parse_targets([name], find_backends(options["backend_files"]))[0].name for name in pair)
@@ -100,7 +100,7 @@ def show(run: Any, results: Any, options: dict[str, Any]) -> None:
 
 def porting(results: Any, source: str, goal: str) -> list[str]:
     """Advice from two measured targets, over the layer paths that both have."""
-    from bncheck.porting import advise_paths
+    from bncheck.diagnosis.porting import advise_paths
     from bncheck.report.conventions import by_target
 
     found = by_target(results)

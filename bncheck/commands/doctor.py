@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from bncheck.backend_file import BackendFile
+    from bncheck.environments.backend_file import BackendFile
 
 
 @click.command("doctor", short_help="What is here, what is missing, and what fixes it.")
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 )
 def doctor_command(as_json: bool, backend_files: Sequence[Path]) -> None:
     """Look at interpreters, uv, the cache folder, index settings and backends; nothing is installed."""
-    from bncheck.backend_file import find_backends
+    from bncheck.environments.backend_file import find_backends
 
     found = examine(find_backends(backend_files))
     if as_json:
@@ -37,11 +37,11 @@ def doctor_command(as_json: bool, backend_files: Sequence[Path]) -> None:
 def examine(backends: Mapping[str, BackendFile]) -> dict[str, Any]:
     """Everything doctor knows, ready for JSON; no URL in it holds a password."""
     import bncheck
-    from bncheck.environment_folder import cache_folder
+    from bncheck.environments.folder import cache_folder
+    from bncheck.environments.installer import find_uv, python_downloads
+    from bncheck.environments.interpreters import find_interpreters
+    from bncheck.environments.package_source import has_gpu_hint
     from bncheck.errors import EnvironmentFailure
-    from bncheck.installer import find_uv, python_downloads
-    from bncheck.interpreters import find_interpreters
-    from bncheck.package_source import has_gpu_hint
 
     try:
         uv = {"path": find_uv(), "remedy": ""}
@@ -61,8 +61,8 @@ def examine(backends: Mapping[str, BackendFile]) -> dict[str, Any]:
 
 
 def _backend(backend: BackendFile) -> dict[str, str]:
-    from bncheck.environments import find_ready, fitting_interpreters
-    from bncheck.targets import Target
+    from bncheck.environments.pythons import find_ready, fitting_interpreters
+    from bncheck.environments.targets import Target
 
     target = Target(backend.name, device=backend.devices[0], default_device=backend.devices[0])
     row = {"name": backend.name, "title": backend.title}
@@ -98,7 +98,7 @@ def _cache(folder: Path) -> dict[str, Any]:
 
 
 def _indexes() -> dict[str, Any]:
-    from bncheck.index_settings import mask, read_index_settings
+    from bncheck.environments.index_settings import mask, read_index_settings
 
     settings = read_index_settings()
     return {

@@ -25,7 +25,7 @@ def env_command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(as_json: bool) -> None:
     """List the environments, with their size and the days since they were last used."""
-    from bncheck.environment_folder import environments_folder
+    from bncheck.environments.folder import environments_folder
 
     rows = [_describe(folder) for folder in _folders()]
     if as_json:
@@ -53,10 +53,10 @@ def list_command(as_json: bool) -> None:
 )
 def create_command(targets: Sequence[str], backend_files: Sequence[Path]) -> None:
     """Make the environments of targets, for example: bncheck env create torch==2.13.0 mxnet"""
-    from bncheck.backend_file import find_backends
-    from bncheck.environments import Unavailable, prepare
+    from bncheck.environments.backend_file import find_backends
+    from bncheck.environments.pythons import Unavailable, prepare
+    from bncheck.environments.targets import parse_targets
     from bncheck.errors import TargetsUnavailable
-    from bncheck.targets import parse_targets
 
     backends = find_backends(backend_files)
     prepared = prepare(
@@ -80,9 +80,9 @@ def create_command(targets: Sequence[str], backend_files: Sequence[Path]) -> Non
 @click.option("--unused", is_flag=True, help="Remove the damaged and those not used for 30 days.")
 def remove_command(names: Sequence[str], everything: bool, unused: bool) -> None:
     """Remove environments by the names that `bncheck env list` prints."""
-    from bncheck.environment_folder import UNUSED_DAYS, remove
+    from bncheck.environments.folder import UNUSED_DAYS, remove
+    from bncheck.environments.targets import did_you_mean, nearest
     from bncheck.errors import UsageError
-    from bncheck.targets import did_you_mean, nearest
 
     if sum((bool(names), everything, unused)) != 1:
         raise UsageError("say which: NAME…, --all or --unused", "bncheck env list shows the names")
@@ -108,7 +108,7 @@ def remove_command(names: Sequence[str], everything: bool, unused: bool) -> None
 
 
 def _folders() -> list[Path]:
-    from bncheck.environment_folder import environments_folder
+    from bncheck.environments.folder import environments_folder
 
     folder = environments_folder()
     return (
@@ -117,7 +117,7 @@ def _folders() -> list[Path]:
 
 
 def _describe(folder: Path) -> dict[str, object]:
-    from bncheck.environment_folder import is_usable, last_used, read_marker
+    from bncheck.environments.folder import is_usable, last_used, read_marker
 
     marker = read_marker(folder) or {}
     days = int((time.time() - last_used(folder)) / SECONDS_PER_DAY) if marker else 0

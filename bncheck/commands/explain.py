@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from bncheck.rules import Rule
+    from bncheck.diagnosis.rules import Rule
 
 
 @click.command("explain", short_help="Explain a rule.")
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain_command(word: str | None, as_json: bool) -> None:
     """Explain a rule by its code (BN103) or cause (update-phase); without an argument, list all rules."""
-    from bncheck.rules import explain, load_rules
+    from bncheck.diagnosis.rules import explain, load_rules
 
     if word is None:
         rules = load_rules()

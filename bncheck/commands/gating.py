@@ -12,10 +12,10 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from bncheck.baseline import Entry
-    from bncheck.config import Configuration
-    from bncheck.gate import Rules, Verdict
-    from bncheck.shortfall import Shortfall
+    from bncheck.gate.bar import Rules, Verdict
+    from bncheck.gate.baseline import Entry
+    from bncheck.gate.config import Configuration
+    from bncheck.gate.shortfall import Shortfall
 
 # As in gate.FAIL_ON (a test checks): importing that for --help would take NumPy along.
 LEVELS = ("defect", "hazard", "convention", "drift", "never")
@@ -50,7 +50,7 @@ def gating_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def with_configuration(options: dict[str, Any]) -> tuple[dict[str, Any], Configuration]:
     """The options with what [tool.bncheck] says wherever the command line says nothing."""
-    from bncheck.config import find_configuration
+    from bncheck.gate.config import find_configuration
 
     found = find_configuration(Path.cwd())
     said = {
@@ -80,8 +80,8 @@ def typed_in(context: click.Context, options: dict[str, Any], name: str) -> bool
 
 def rules_of(options: dict[str, Any], configuration: Configuration) -> Rules:
     """What the run is held against; a missing baseline is an error now, not after an hour of running."""
-    from bncheck.config import read_waivers
-    from bncheck.gate import Rules
+    from bncheck.gate.bar import Rules
+    from bncheck.gate.config import read_waivers
 
     waivers = read_waivers(options["waivers"]) if options["waivers"] else configuration.waivers
     entries = read_baseline(options["baseline"]) if options["baseline"] else None
@@ -91,9 +91,9 @@ def rules_of(options: dict[str, Any], configuration: Configuration) -> Rules:
 
 
 def read_baseline(path: Path) -> tuple[Entry, ...]:
-    from bncheck.baseline import LARGEST, parse
     from bncheck.bounded import read_bounded
     from bncheck.errors import BaselineError
+    from bncheck.gate.baseline import LARGEST, parse
 
     try:
         if path.stat().st_size > LARGEST:
@@ -157,7 +157,7 @@ def why(verdict: Verdict) -> str:
 
 def error_lines(verdict: Verdict) -> list[str]:
     """Cells that were not carried out by nobody's fault but the user's file's or bncheck's: what, where, what now."""
-    from bncheck.blamed import EXITS, REMEDIES
+    from bncheck.gate.blamed import EXITS, REMEDIES
     from bncheck.report.summary import place
     from bncheck.report.wording import one_line, plural
 
@@ -178,8 +178,8 @@ def error_lines(verdict: Verdict) -> list[str]:
 def lines(verdict: Verdict) -> list[str]:
     """What the table above them does not say: what fails and is no finding there, what is new, worse, waived or not
     checked, and waivers that are due."""
-    from bncheck.blamed import REMEDIES
     from bncheck.finding import KINDS
+    from bncheck.gate.blamed import REMEDIES
     from bncheck.report.summary import headline, place, remarks
     from bncheck.report.wording import one_line
 

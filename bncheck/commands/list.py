@@ -51,7 +51,7 @@ def _plain(text: str) -> Any:
 
 
 def _scenarios() -> list[dict[str, Any]]:
-    from bncheck.scenario_file import find_scenarios, load_scenario
+    from bncheck.scenario_files.files import find_scenarios, load_scenario
 
     found = [load_scenario(path) for path in find_scenarios()]
     return [
@@ -69,7 +69,7 @@ def _scenarios() -> list[dict[str, Any]]:
 
 
 def _backends() -> list[dict[str, Any]]:
-    from bncheck.backend_file import find_backends
+    from bncheck.environments.backend_file import find_backends
 
     return [
         {

@@ -60,9 +60,10 @@ def playing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def request_of(options: dict[str, Any], **more: Any) -> Request:
     """The request that the options make; ``more`` are the fields only one command has."""
-    from bncheck.run import Options, cores, physical_memory
+    from bncheck.environments.devices import cores, physical_memory
+    from bncheck.playing.jobs import Options
+    from bncheck.playing.workers import Limits
     from bncheck.session import Request
-    from bncheck.workers import Limits
 
     memory = physical_memory() if options["memory"] is None else int(options["memory"] * 2**30)
     limits = Limits(cell_seconds=options["timeout"], memory=memory)

@@ -23,10 +23,10 @@ def plot_command(run: str, finding: str, out: Path) -> None:
     """
     from bncheck.errors import RunFolderError, UsageError
     from bncheck.report.plot import draw_case
-    from bncheck.report.scene import choose_place
     from bncheck.report.svg import standalone
-    from bncheck.results import read_results
-    from bncheck.run_folder import find_run
+    from bncheck.repro.scene import choose_place
+    from bncheck.run_folder.folder import find_run
+    from bncheck.run_folder.results import read_results
 
     if out.suffix not in (".png", ".svg"):
         raise UsageError(f"{out} is neither a .png nor a .svg file.", "Name one: -o picture.png")

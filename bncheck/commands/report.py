@@ -31,8 +31,8 @@ def report_command(run: str, wanted: tuple[str, ...], quiet: bool) -> None:
     from bncheck.report import formats, render
     from bncheck.report.gallery import SHOWN
     from bncheck.report.terminal import render_terminal
-    from bncheck.results import read_results
-    from bncheck.run_folder import find_run
+    from bncheck.run_folder.folder import find_run
+    from bncheck.run_folder.results import read_results
 
     # A path that a shell completed to reports/latest means the same as the word.
     folder = find_run("latest" if Path(run) == Path("reports/latest") else run)

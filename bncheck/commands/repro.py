@@ -33,16 +33,16 @@ def repro_command(
     bncheck repro reports/latest nan-sample--bad-step --no-run
     """
     from bncheck.commands.progress import open_progress
-    from bncheck.report.kit import write_kit
-    from bncheck.report.scene import choose_finding, read_scene
-    from bncheck.results import read_results
-    from bncheck.run_folder import find_run
+    from bncheck.repro.kit import write_kit
+    from bncheck.repro.scene import choose_finding, read_scene
+    from bncheck.run_folder.folder import find_run
+    from bncheck.run_folder.results import read_results
 
     folder = find_run("latest" if Path(run) == Path("reports/latest") else run)
     results = read_results(folder)
     scene = read_scene(folder, results, choose_finding(results, finding))
     if play:
-        from bncheck.minimise import minimise
+        from bncheck.repro.minimise import minimise
 
         with open_progress(quiet=quiet) as progress:
             scene = minimise(results, scene, pythons, progress)

@@ -12,8 +12,8 @@ from bncheck.commands.gating import gating_options
 from bncheck.commands.options import playing_options
 
 if TYPE_CHECKING:
-    from bncheck.results import Results
-    from bncheck.shard import Shard
+    from bncheck.playing.shard import Shard
+    from bncheck.run_folder.results import Results
 
 # Small, and what a CI job reads; "csv" first.
 CI_FORMATS = ("csv", "junit", "summary")
@@ -49,7 +49,7 @@ def run_command(**options: Any) -> int:
     from bncheck.commands.gating import rules_of, tell_verdict, with_configuration
     from bncheck.commands.options import request_of
     from bncheck.commands.progress import open_progress
-    from bncheck.gate import read_verdict
+    from bncheck.gate.bar import read_verdict
     from bncheck.session import carry_out
 
     began = time.perf_counter()
@@ -79,9 +79,9 @@ def run_command(**options: Any) -> int:
 
 def shard_of(options: dict[str, Any]) -> Shard | None:
     from bncheck.errors import UsageError
-    from bncheck.results import read_results
-    from bncheck.run_folder import find_run
-    from bncheck.shard import durations, parse_shard
+    from bncheck.playing.shard import durations, parse_shard
+    from bncheck.run_folder.folder import find_run
+    from bncheck.run_folder.results import read_results
 
     if options["shard"] is None:
         if options["durations"]:

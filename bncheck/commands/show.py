@@ -28,11 +28,11 @@ def show_command(scenario: str, overrides: Sequence[str], as_json: bool) -> None
     bncheck show all-ones
     bncheck show all-ones --set program.repeat=3
     """
-    from bncheck.scenario_file import load_scenario, parse_override, resolve_scenario
+    from bncheck.scenario_files.files import load_scenario, parse_override, resolve_scenario
 
     path, given = resolve_scenario(scenario), dict(parse_override(text) for text in overrides)
     if "network.file" in given:
-        from bncheck.model_file import with_input_of_file
+        from bncheck.scenario_files.model_file import with_input_of_file
 
         given = with_input_of_file(given, path)
     found = load_scenario(path, given)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bncheck.errors import UsageError
 from bncheck.report.gallery import SHOWN, Gallery
-from bncheck.results import Results, read_results
+from bncheck.run_folder.results import Results, read_results
 
 # The order matters to a reader who interrupts: numbers first, then pictures, then the page that holds both.
 FIRST = ("csv", "plots", "html")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bncheck.gate import Verdict
+from bncheck.gate.bar import Verdict
 from bncheck.report.summary import overdue, place, remarks
 from bncheck.report.wording import clean, one_line
 

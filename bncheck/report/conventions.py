@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bncheck.convention import FACETS, Convention, Facet
 from bncheck.report.wording import clean, scalar
-from bncheck.results import Results
+from bncheck.run_folder.results import Results
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bncheck.convention import Convention
-from bncheck.porting import advise_paths, changes, spelled
+from bncheck.diagnosis.porting import advise_paths, changes, spelled
 from bncheck.report import wording
 from bncheck.report.conventions import by_target, cell
 from bncheck.report.html import convention_table
 from bncheck.report.pages import environment
-from bncheck.results import Results
+from bncheck.run_folder.results import Results
 
 # What somebody who ports a model asks first.
 FIRST = {

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bncheck.compare import COARSENESS
-from bncheck.results import CaseResult, Results, ScenarioResult, replay_of, trace_of
+from bncheck.diagnosis.drifts import COARSENESS
+from bncheck.run_folder.results import CaseResult, Results, ScenarioResult, replay_of, trace_of
 from bncheck.trace import Array
 
 DRAWN = ("running_mean", "running_var")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bncheck.recording import read_result, trace_of
+from bncheck.diagnosis.rules.in_batches import InBatches, read
 from bncheck.report.gallery import EXTRAS, Gallery
-from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
-from bncheck.rules.in_batches import InBatches, read
-from bncheck.run_folder import cell_folder
+from bncheck.run_folder.arrays import read_result, trace_of
+from bncheck.run_folder.folder import cell_folder
+from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult
 
 if TYPE_CHECKING:
     from bncheck.report.plot import Picture

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bncheck.report.overview import rows
 from bncheck.report.standing import standing
-from bncheck.results import CaseResult, Results, ScenarioResult
+from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
 
 if TYPE_CHECKING:
     from bncheck.report.plot import Picture

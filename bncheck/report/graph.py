@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bncheck.recording import trace_of
 from bncheck.report.gallery import Gallery
-from bncheck.results import CaseResult, CellResult, Results, ScenarioResult
+from bncheck.run_folder.arrays import trace_of
+from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult
 from bncheck.trace import Array
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from bncheck.report.plot import PIXELS_PER_INCH, SETTINGS, write
 from bncheck.report.standing import Standing, standing
 from bncheck.report.svg import INK, PAPER, compact, standalone
 from bncheck.report.wording import clean, number, one_line
-from bncheck.results import Results
+from bncheck.run_folder.results import Results
 
 NAME = "matrix"
 # Pale enough for ink to be legible on each; grey copies still differ, and the word says it anyway.

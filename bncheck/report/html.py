@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from bncheck.convention import FACETS, Convention, Facet
 from bncheck.finding import Finding, numbered
-from bncheck.gate import Verdict, read_verdict
+from bncheck.gate.bar import Verdict, read_verdict
 from bncheck.report import overview, wording
 from bncheck.report.gallery import Gallery
 from bncheck.report.judgement import arrange, standings
@@ -25,7 +25,7 @@ from bncheck.report.pages import environment
 from bncheck.report.places import DECADES, GRAVITY, by_scenario, choices, places
 from bncheck.report.standing import step_of
 from bncheck.report.svg import themed
-from bncheck.results import Results, ScenarioResult
+from bncheck.run_folder.results import Results, ScenarioResult
 
 if TYPE_CHECKING:
     from bncheck.report.plot import Picture

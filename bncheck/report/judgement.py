@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bncheck.baseline import Entry
-from bncheck.charge import Charge
 from bncheck.finding import Finding
-from bncheck.gate import Judged, Verdict
+from bncheck.gate.bar import Judged, Verdict
+from bncheck.gate.baseline import Entry
+from bncheck.gate.charge import Charge
+from bncheck.gate.shortfall import Shortfall
+from bncheck.gate.waiver import Waiver
 from bncheck.report.summary import headline
-from bncheck.shortfall import Shortfall
-from bncheck.waiver import Waiver
 
 # Standing → (heading, what it means, whether a reader has to see it at once).
 GROUPS: tuple[tuple[str, str, str, bool], ...] = (

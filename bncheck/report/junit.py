@@ -13,13 +13,13 @@ from itertools import combinations
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from bncheck.blamed import EXITS
-from bncheck.gate import Judged, Verdict, between, read_verdict
+from bncheck.gate.bar import Judged, Verdict, between, read_verdict
+from bncheck.gate.blamed import EXITS
 from bncheck.report.gallery import Gallery
 from bncheck.report.standing import difference
 from bncheck.report.wording import kinded
-from bncheck.results import CRASHED, CaseResult, CellResult, Results, ScenarioResult
-from bncheck.run_folder import write_text
+from bncheck.run_folder.folder import write_text
+from bncheck.run_folder.results import CRASHED, CaseResult, CellResult, Results, ScenarioResult
 
 NAME = "junit"
 NOT_RUN = ("unavailable", "unsupported")

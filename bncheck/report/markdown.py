@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bncheck.report.gallery import Gallery
-from bncheck.report.issue import environment_text, portable
+from bncheck.report.machine import environment_text, portable
 from bncheck.report.markdown_text import code, link, table, text
 from bncheck.report.overview import Theme, evidence, expectation_sentence, heading, headline, rows, themes
 from bncheck.report.standing import standing
 from bncheck.report.wording import kinded, plural, share, words
-from bncheck.results import Results
-from bncheck.run_folder import write_text
+from bncheck.run_folder.folder import write_text
+from bncheck.run_folder.results import Results
 
 NAME = "markdown"
 # GitHub cuts an issue's text at 65,536 characters; the table is what grows, so it is cut, and says so.

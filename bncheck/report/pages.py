@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import jinja2.bccache
 
-from bncheck.environment_folder import cache_folder
+from bncheck.environments.folder import cache_folder
 
 TEMPLATES = Path(__file__).parent / "templates"
 

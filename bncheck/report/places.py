@@ -13,7 +13,7 @@ from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.report import overview
 from bncheck.report.standing import Standing, standing
-from bncheck.results import CaseResult, CellResult, Results, ScenarioResult, trace_of
+from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, trace_of
 from bncheck.trace import Array
 
 # Differing quantities of one case that the page lists; all of them are in drifts.csv.

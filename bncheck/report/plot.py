@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
-from bncheck.compare import allowance, root
+from bncheck.diagnosis.drifts import allowance, root
 from bncheck.finding import KINDS
 from bncheck.report.curves import DRAWN, CaseCurves, Curve, case_curves, difference, onset
 from bncheck.report.gallery import Gallery
@@ -30,7 +30,7 @@ from bncheck.report.panel import band_style, colour_of, finish, line, rings, sty
 from bncheck.report.standing import standing
 from bncheck.report.svg import INK, PAPER, compact, standalone
 from bncheck.report.wording import clean, one_line, plural, share, words
-from bncheck.results import CaseResult, Results, ScenarioResult
+from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
 from bncheck.scenario import Tolerance
 from bncheck.trace import Array
 
@@ -221,7 +221,7 @@ def drift(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int]) -
 
 
 def bound(shown: CaseCurves, base: Curve, quantity: str, dtype: str) -> Array:
-    """How far from the yardstick's own values a target may be at each step, mean over channels; compare.py judges by
+    """How far from the yardstick's own values a target may be at each step, mean over channels; drifts.py judges by
     the same."""
     size = np.nan_to_num(np.abs(base.measured[quantity]), nan=0.0, posinf=0.0)
     held = base.measured.get("running_var") if quantity == "running_mean" else None

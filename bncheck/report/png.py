@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bncheck.report.gallery import Gallery
-from bncheck.results import Results
+from bncheck.run_folder.results import Results
 
 NAME = "png"
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bncheck import blamed
 from bncheck.evidence import Drift
 from bncheck.finding import GAIN, KINDS, LOWEST, NAN_IN, NODES, NONFINITE, Finding
+from bncheck.gate import blamed
+from bncheck.gate.shortfall import played
 from bncheck.report.wording import amount, one_line, plural, since
-from bncheck.results import CRASHED, OUR_ERRORS, CellResult, Results
-from bncheck.shortfall import played
+from bncheck.run_folder.results import CRASHED, OUR_ERRORS, CellResult, Results
 from bncheck.trace import STATISTICS
 
 # Words of a standing → the mark that says the same without colour.

@@ -9,15 +9,15 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bncheck.blamed import REMEDIES
-from bncheck.gate import Judged, Verdict, read_verdict
+from bncheck.gate.bar import Judged, Verdict, read_verdict
+from bncheck.gate.blamed import REMEDIES
 from bncheck.report.gallery import Gallery
 from bncheck.report.overview import heading, rows
 from bncheck.report.overview import headline as sentence
 from bncheck.report.standing import standing
 from bncheck.report.wording import clean, kinded, one_line, plural, share
-from bncheck.results import CRASHED, Results
-from bncheck.run_folder import write_text
+from bncheck.run_folder.folder import write_text
+from bncheck.run_folder.results import CRASHED, Results
 
 NAME = "summary"
 LIMIT = 1000 * 1024  # below 1024 kB in either sense of kB, with room for what other steps wrote

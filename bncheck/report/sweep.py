@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bncheck.report.gallery import EXTRAS, Gallery
 from bncheck.report.wording import scalar
-from bncheck.results import CaseResult, Results, ScenarioResult
+from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
 
 if TYPE_CHECKING:
     from bncheck.report.plot import Picture

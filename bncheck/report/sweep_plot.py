@@ -16,7 +16,7 @@ from bncheck.report.plot import LEGEND_ROW, SETTINGS, WIDTH, Picture, develop, l
 from bncheck.report.svg import PAPER
 from bncheck.report.sweep import DRAWN, Sweep
 from bncheck.report.wording import clean, one_line
-from bncheck.results import Results
+from bncheck.run_folder.results import Results
 
 MOST_PANELS = 3
 

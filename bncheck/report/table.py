@@ -15,7 +15,7 @@ import pandas as pd
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.report.gallery import Gallery
-from bncheck.results import Results, plain, spell
+from bncheck.run_folder.results import Results, plain, spell
 
 NAME = "csv"
 AT_ONCE = 256  # rows

@@ -17,7 +17,7 @@ from rich.text import Text
 from bncheck.report.overview import Theme, evidence, headline, rows, themes, unsettled
 from bncheck.report.standing import Standing, standing
 from bncheck.report.wording import clean, kinded, one_line, plural, share
-from bncheck.results import CaseResult, Results, ScenarioResult, TargetResult
+from bncheck.run_folder.results import CaseResult, Results, ScenarioResult, TargetResult
 
 COLOURS = {
     "yardstick": "dim", "agrees": "green", "rounding": "green", "refused alike": "green", "convention": "yellow",

@@ -215,7 +215,7 @@ class Model:
             self.lacking = str(error)
 
     def bounds(self, notes, mode):
-        """(outputs, statistics): how far honest plays may be apart; bncheck/rules/onnx_files.py has the same."""
+        """(outputs, statistics): how far honest plays may be apart; the rules' onnx_files.py has the same."""
         kind = next((kind for kind, _ in self.graph.inputs.values()), "")
         factor = {"float16": 200.0, "float64": 1e-6}.get(kind, 1.0) * (1 if mode == "eval" else max(1, len(self.norms)))
         return factor * (1e-5 + 1e-4 * notes["scale"]), factor * 1.1e-4

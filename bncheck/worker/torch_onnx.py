@@ -206,7 +206,7 @@ def run(model, x):
         "modes_apart": difference(as_was, evaluated),
         "scale": plain(np.abs(evaluated).max()) if evaluated is not None and evaluated.size else 0.0,
     }
-    # bncheck/rules/exported.py has the same bound
+    # bncheck/diagnosis/rules/exported.py has the same bound
     bound = 1e-5 + 1e-4 * notes["scale"] if isinstance(notes["scale"], float) else 1e-5
 
     def right(names):

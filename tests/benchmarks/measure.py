@@ -70,9 +70,9 @@ def scenario_file(folder: Path, cases: int, repeat: int = 1) -> str:
 
 def python_of(target: str) -> str:
     """The interpreter that bncheck would use for a target."""
-    from bncheck.backend_file import find_backends
-    from bncheck.environments import Ready, prepare
-    from bncheck.targets import parse_targets
+    from bncheck.environments.backend_file import find_backends
+    from bncheck.environments.pythons import Ready, prepare
+    from bncheck.environments.targets import parse_targets
 
     backends = find_backends(())
     (wanted,) = parse_targets([target], backends)
@@ -188,9 +188,9 @@ def measure_memory(folder: Path) -> None:
 
 
 def measure_judge(folder: Path) -> None:
-    from bncheck.analyse import analyse, measure_target
-    from bncheck.plan import read_plan
-    from bncheck.results import read_results
+    from bncheck.diagnosis.analyse import analyse, measure_target
+    from bncheck.playing.plan import read_plan
+    from bncheck.run_folder.results import read_results
 
     out = folder / "judge"
     arguments = ["run", scenario_file(folder, 500), "-t", "reference", "-t", "reference[mxnet]", "-q", "--no-report"]

@@ -1,0 +1,394 @@
+"""From what the workers left to run.json: traces → drifts, conventions → findings → results.
+
+Streams case by case: only the traces of one case are in memory at a time, however long the run was.
+This module reads and writes the run folder; what it calls in between is pure.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from bncheck import __version__
+from bncheck.convention import Convention
+from bncheck.diagnosis.accounting import absorb_by_order
+from bncheck.diagnosis.diagnose import diagnose, importance
+from bncheck.diagnosis.documented import Row, compare_documented, documented_facets
+from bncheck.diagnosis.drifts import compare
+from bncheck.diagnosis.equivalence import held_to_equivalence
+from bncheck.diagnosis.expectations import check_expectations
+from bncheck.diagnosis.fit import measure, settle
+from bncheck.diagnosis.repeats import compare_again
+from bncheck.diagnosis.replay import attribute, replay
+from bncheck.diagnosis.rules.well_formed import well_formed
+from bncheck.environments.devices import cores
+from bncheck.evidence import Attribution, CellView, Deferred, Drift, PairView, Repeat, TargetView
+from bncheck.finding import Finding
+from bncheck.playing.plan import Plan, layer_path
+from bncheck.run_folder.arrays import trace_of
+from bncheck.run_folder.drift_table import DriftTable
+from bncheck.run_folder.folder import CellResult as Result
+from bncheck.run_folder.folder import again_folder, cell_folder, read_result
+from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
+from bncheck.scenario import Case, Scenario
+from bncheck.trace import Place, Trace, unsound
+from bncheck.worker.archive import write_npz
+
+# In pairs of cells: starting a second process costs as much as judging 50 of them (0.5 s).
+PARALLEL_FROM, CHUNK = 200, 25
+FINISHED = ("ok", "raised", "unsupported")  # outcomes that leave a trace
+
+
+@dataclass
+class Analysis:
+    """What accumulates while cases stream by: small records, never arrays."""
+
+    cells: list[CellResult] = field(default_factory=list)
+    drifts: DriftTable = field(default_factory=DriftTable)
+    findings: list[Finding] = field(default_factory=list)
+    conventions: dict[str, dict[str, Convention]] = field(default_factory=dict)  # target → path → convention
+    documented: dict[str, Sequence[Row]] = field(default_factory=dict)  # target → rows of its backend's file
+    repeats: dict[str, list[Repeat]] = field(default_factory=dict)  # target → cases played a second time
+
+
+@dataclass(frozen=True)
+class Work:
+    """What judging cases needs to know; a process of a pool gets it with each chunk, cut down to the chunk's cases."""
+
+    run: Path
+    plan: Plan
+    targets: tuple[TargetResult, ...]
+    conventions: Mapping[str, dict[str, Convention]]
+    documented: Mapping[str, Sequence[Row]]
+
+
+def analyse(
+    run: Path,
+    plan: Plan,
+    targets: Sequence[TargetResult],
+    documented: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
+    tell: Callable[[str], None] = lambda text: None,
+    measured: Mapping[str, Mapping[str, Convention]] = MappingProxyType({}),
+) -> Results:
+    """Judge everything that a run recorded. Cells without a result (an interrupted run) are left out.
+
+    ``measured`` holds conventions of targets that were measured while others still played."""
+    analysis = Analysis()
+    for target in targets:
+        if target.status == "ok":
+            rows = analysis.documented[target.name] = documented.get(target.name, ())
+            if target.name in measured:
+                analysis.conventions[target.name] = dict(measured[target.name])
+                continue
+            tell(f"measuring the conventions of {target.name}")
+            analysis.conventions[target.name] = measure_target(run, plan, target, rows)
+    judge_cases(Work(run, plan, tuple(targets), analysis.conventions, analysis.documented), analysis, tell)
+    analysis.findings += diagnose([], [], [target_view(target, analysis) for target in targets])
+    findings = absorb_by_order(analysis.findings)
+    apart = of_expecting(plan, analysis.drifts.differing())
+    return Results(
+        version=__version__,
+        command=plan.command,
+        created=plan.created,
+        targets=tuple(targets),
+        scenarios=tuple(
+            describe_scenario(scenario, plan, targets, findings, apart.get(scenario.name, ()))
+            for scenario in plan.scenarios
+        ),
+        cells=tuple(analysis.cells),
+        drifts=analysis.drifts,
+        conventions=tuple(found for paths in analysis.conventions.values() for found in paths.values()),
+        findings=tuple(sorted(findings, key=importance)),
+        baseline=yardstick(targets),
+    )
+
+
+def yardstick(targets: Sequence[TargetResult]) -> str:
+    """Tables compare with the plain reference where there is one, else with the first reference, else the first."""
+    references = sorted((t for t in targets if t.backend == "reference"), key=lambda target: bool(target.variant))
+    return references[0].name if references else ""
+
+
+def measure_target(
+    run: Path, plan: Plan, target: TargetResult, documented: Sequence[Row] = ()
+) -> dict[str, Convention]:
+    """The target's convention on each layer path that the probes took, beside what its framework documents."""
+    observed: dict[str, list[tuple[Case, Trace | None, str]]] = {}
+    for scenario in plan.scenarios:
+        for case in scenario.cases if scenario.probe else ():
+            _, view = read_cell(run, case, target)
+            if view is not None:
+                observed.setdefault(layer_path(case), []).append((case, view.trace, view.outcome))
+    return {
+        path: compare_documented(measure(traces, target.name, path), documented, target.version, target.variant)
+        for path, traces in observed.items()
+    }
+
+
+def look_again(run: Path, case: Case, targets: Sequence[TargetResult], analysis: Analysis) -> None:
+    """Compare a case with its second playing, where there was one (``order.py``); its traces are let go."""
+    again = again_folder(run)
+    for target in targets if again.exists() else ():
+        views = [read_cell(folder, case, target)[1] for folder in (run, again)]
+        if views[0] is not None and views[1] is not None:
+            analysis.repeats.setdefault(target.name, []).append(compare_again(views[0], views[1]))
+
+
+def judge_cases(work: Work, analysis: Analysis, tell: Callable[[str], None]) -> None:
+    """All cases in order; many of them in chunks on all cores, each chunk's small records coming back in order."""
+    total = len(work.plan.cases)
+    compared = sum(case.scenario not in work.plan.background for case in work.plan.cases)
+    played = sum(target.status == "ok" for target in work.targets)
+    pairs = max(1, played * (played - 1) // 2)
+    size = max(1, CHUNK // pairs) if compared * pairs >= PARALLEL_FROM and cores() > 1 else max(total, 1)
+    chunks = [range(start, min(start + size, total)) for start in range(0, total, size)]
+    if len(chunks) < 2:
+        judge_chunk(work, range(total), analysis, tell)
+        return
+    # Spawned, not forked: the host has threads (reports being imported). Small records have no cycles to collect.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores() - 1, mp_context=context, initializer=gc.disable) as pool:
+        judge_together(pool, work, chunks, analysis, tell)
+
+
+def judge_together(
+    pool: ProcessPoolExecutor, work: Work, chunks: Sequence[range], analysis: Analysis, tell: Callable[[str], None]
+) -> None:
+    """The pool's processes and this one take the next chunk in turn; what is judged is put together in order, as soon
+    as everything before it is there, so that little of it waits."""
+    rest, judged = deque(chunks), deque[tuple[range, Future[Analysis] | Analysis]]()
+    while rest or judged:
+        while len(rest) > 1 and sum(isinstance(part, Future) and not part.done() for _, part in judged) < cores():
+            try:
+                judged.append((rest[0], pool.submit(judge_part, excerpt(work, rest[0]))))
+            except BrokenProcessPool:
+                break
+            rest.popleft()
+        if rest:
+            judged.append((rest[0], judge_here(work, rest[0])))
+            rest.popleft()
+        while judged and (not rest or not isinstance(judged[0][1], Future) or judged[0][1].done()):
+            chunk, found = judged.popleft()
+            tell(f"comparing {chunk.stop}/{chunks[-1].stop}")
+            merge(analysis, outcome(found, work, chunk, tell) if isinstance(found, Future) else found)
+
+
+def outcome(part: Future[Analysis], work: Work, chunk: range, tell: Callable[[str], None]) -> Analysis:
+    if not isinstance(part.exception(), BrokenProcessPool):
+        return part.result()
+    # A process that was killed for its memory, say.
+    tell(f"a process that compared case {chunk.start + 1} to {chunk.stop} died: going on without it")
+    return judge_here(work, chunk)
+
+
+def judge_here(work: Work, chunk: range) -> Analysis:
+    part = Analysis(conventions=dict(work.conventions), documented=dict(work.documented))
+    judge_chunk(work, chunk, part, lambda text: None)
+    return part
+
+
+def excerpt(work: Work, numbers: range) -> Work:
+    """The work with these cases of its plan alone."""
+    kept, start = [], 0
+    for scenario in work.plan.scenarios:
+        cases = scenario.cases[max(numbers.start - start, 0) : max(numbers.stop - start, 0)]
+        start += len(scenario.cases)
+        kept += [replace(scenario, cases=cases)] if cases else []
+    return replace(work, plan=replace(work.plan, scenarios=tuple(kept)))
+
+
+def judge_chunk(work: Work, numbers: range, analysis: Analysis, tell: Callable[[str], None]) -> None:
+    cases = work.plan.cases
+    for number in numbers:
+        case = cases[number]
+        tell(f"comparing {number + 1}/{len(cases)} {case.id}")
+        if case.scenario in work.plan.background:
+            found = (read_record(work.run, case, target) for target in work.targets)
+            analysis.cells += [cell for cell in found if cell is not None]
+        else:
+            judge_case(work.run, case, scenario_of(work.plan, case), work.targets, analysis)
+        look_again(work.run, case, work.targets, analysis)
+
+
+def judge_part(work: Work) -> Analysis:
+    """One chunk in a process of the pool."""
+    part = judge_here(work, range(len(work.plan.cases)))
+    return replace(part, conventions={}, documented={})
+
+
+def merge(analysis: Analysis, part: Analysis) -> None:
+    analysis.cells += part.cells
+    analysis.drifts.extend(part.drifts)
+    analysis.findings += part.findings
+    for target, repeats in part.repeats.items():
+        analysis.repeats.setdefault(target, []).extend(repeats)
+
+
+def scenario_of(plan: Plan, case: Case) -> Scenario:
+    return next(scenario for scenario in plan.scenarios if scenario.name == case.scenario)
+
+
+def judge_case(run: Path, case: Case, scenario: Scenario, targets: Sequence[TargetResult], analysis: Analysis) -> None:
+    """Everything about one case; its traces are let go at the end."""
+    views = []
+    for target in targets:
+        cell, view = read_cell(run, case, target)
+        if cell is not None:
+            found = () if view is None or view.trace is None else unsound_places(case, view.trace)
+            analysis.cells.append(replace(cell, unsound=found) if found else cell)
+        if view is not None:
+            views.append(explain_cell(run, view, target, analysis))
+    pairs = [pair_view(case, scenario, a, b) for a, b in combinations(views, 2)]
+    for pair in pairs:
+        analysis.drifts.extend(pair.drifts)
+    analysis.findings += held_to_equivalence(diagnose(views, pairs, []), views, case, scenario)
+
+
+def unsound_places(case: Case, trace: Trace) -> tuple[Place, ...]:
+    """NaN, Inf and variances below zero in a trace; outputs do not count where the scenario itself put NaN in."""
+    poisoned = any(spec.poison for spec in case.inputs.values())
+    return tuple(place for place in unsound(trace) if not (poisoned and place[1] == "output"))
+
+
+def explain_cell(run: Path, view: CellView, target: TargetResult, analysis: Analysis) -> CellView:
+    """The cell with its documentation, its convention as it holds in this case, and its replay for the pictures."""
+    path, own = layer_path(view.case), bool(view.own_layer)
+    if not own:
+        said = documented_facets(analysis.documented.get(target.name, ()), target.version, target.variant, path)
+        view = replace(
+            view,
+            documented={facet: value for facet, (value, _) in said.items()},
+            link=next((link for _, link in said.values() if link), ""),
+        )
+    paths = analysis.conventions.get(target.name, {})
+    if view.trace is None or not paths:
+        return view
+    if own:
+        convention = measure([(view.case, view.trace, view.outcome)], target.name, path)
+    else:
+        convention = settle(view.case, view.trace, paths.get(path) or next(iter(paths.values())))
+    curves = replay(view.case, view.trace, convention)
+    named = {f"{layer}/{name}": array for layer, found in curves.items() for name, array in found.items()}
+    folder = cell_folder(run, target.slug, view.case.id)
+    folder.mkdir(exist_ok=True)
+    write_npz(str(folder / "replay.npz"), named)
+    return replace(view, convention=convention, replay=curves)
+
+
+def pair_view(case: Case, scenario: Scenario, a: CellView, b: CellView) -> PairView:
+    drifts = compare(case, a, b, scenario.tolerance)
+    differ = any(drift.verdict != "agrees" for drift in drifts)
+    found = Deferred(lambda: attribute_pair(case, a, b)) if differ else ()
+    return PairView(case, a, b, drifts, found, scenario.tolerance)
+
+
+def attribute_pair(case: Case, a: CellView, b: CellView) -> Iterator[Attribution]:
+    """What replay says about the drifts of each layer that both recorded; nothing without two measured conventions."""
+    if a.trace is None or b.trace is None or a.convention is None or b.convention is None:
+        return
+    for layer in [name for name in a.trace.layers if name in b.trace.layers]:
+        yield from attribute(case, a.trace, a.convention, b.trace, b.convention, layer)
+
+
+def target_view(target: TargetResult, analysis: Analysis) -> TargetView:
+    conventions = analysis.conventions.get(target.name, {})
+    rows = analysis.documented.get(target.name, ())
+    said = documented_facets(rows, target.version, target.variant)
+    return TargetView(
+        target.name, target.backend, conventions, {facet: value for facet, (value, _) in said.items()},
+        next((link for _, link in said.values() if link), ""), analysis.repeats.get(target.name, ()),
+    )  # fmt: skip
+
+
+def read_record(run: Path, case: Case, target: TargetResult, result: Result | None = None) -> CellResult | None:
+    """How one cell went; None when it never ran. ``result`` is what its worker left, where that was read already."""
+    if target.status != "ok":
+        return CellResult(case.scenario, case.name, target.name, target.slug, "unavailable", error=target.reason)
+    result = result or read_result(cell_folder(run, target.slug, case.id))
+    if result is None:
+        return None
+    outcome, kind, error = map(sys.intern, (result.outcome, result.error_type, result.error))  # 1,000 cells say alike
+    return CellResult(
+        case.scenario, case.name, target.name, target.slug, outcome, result.event, kind, error, result.seconds,
+        sys.intern(result.origin), remarks_of(result.notes),
+    )  # fmt: skip
+
+
+def remarks_of(notes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Sentences that the worker left about layers of the user's own."""
+    cell = notes.get("cell")
+    layers = cell.get("custom") if isinstance(cell, Mapping) else None
+    said = [
+        item.get("remarks")
+        for item in (layers.values() if isinstance(layers, Mapping) else ())
+        if isinstance(item, Mapping)
+    ]
+    texts = (str(text) for found in said if isinstance(found, list) for text in found)
+    return tuple(dict.fromkeys(sys.intern(text) for text in texts))
+
+
+def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult | None, CellView | None]:
+    """One cell's record and what rules see of it; (None, None) when it never ran."""
+    result = read_result(cell_folder(run, target.slug, case.id)) if target.status == "ok" else None
+    cell = read_record(run, case, target, result)
+    if result is None or cell is None:
+        return cell, None
+    ops = tuple(event.op for event in case.events)
+    trace = trace_of(run, cell, ops) if result.outcome in FINISHED else None
+    if trace is not None:
+        trace = replace(trace, arrays=dict(trace.arrays))  # decoded once: rules look at everything many times
+    view = CellView(
+        case, target.name, target.backend, result.outcome, trace, result.error_type, result.error, result.event,
+        result.origin, environment=target.environment, notes=result.notes,
+    )  # fmt: skip
+    return cell, well_formed(view)
+
+
+def of_expecting(plan: Plan, drifts: Iterable[Drift]) -> dict[str, list[Drift]]:
+    """Scenario that expects something → what differs in it; one walk through the table for all of them."""
+    found: dict[str, list[Drift]] = {scenario.name: [] for scenario in plan.scenarios if scenario.expect}
+    for drift in drifts:
+        if drift.scenario in found:
+            found[drift.scenario].append(drift)
+    return found
+
+
+def describe_scenario(
+    scenario: Scenario,
+    plan: Plan,
+    targets: Sequence[TargetResult],
+    findings: Sequence[Finding],
+    apart: Sequence[Drift],
+) -> ScenarioResult:
+    compared = scenario.name not in plan.background
+    measured = any(each.probe for each in plan.scenarios)
+    parts: dict[Any, Any] = {}
+    return ScenarioResult(
+        scenario.name,
+        scenario.title,
+        scenario.why,
+        scenario.remarks,
+        tuple(describe_case(case, parts) for case in scenario.cases),
+        check_expectations(scenario, targets, findings, measured, apart) if compared else (),
+        scenario.tolerance.rtol,
+        scenario.tolerance.atol,
+        probe=not compared,
+    )
+
+
+def describe_case(case: Case, parts: dict[Any, Any]) -> CaseResult:
+    """``parts`` are those of earlier cases: what is the same is kept once."""
+    inputs = {name: {"shape": list(spec.shape), "fill": spec.fill} for name, spec in case.inputs.items()}
+    ops = tuple(event.op for event in case.events)
+    ops, inputs = parts.setdefault(ops, ops), parts.setdefault(repr(inputs), inputs)
+    return CaseResult(case.name, case.label, case.matrix, ops, case.dtype, inputs, case.steps)

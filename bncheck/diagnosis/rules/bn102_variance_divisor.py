@@ -1,0 +1,53 @@
+"""The running variance averages Σ(x − mean)²/n on one side and Σ(x − mean)²/(n − 1) on the other.
+
+Signature: running means agree, running variances differ by the factor n/(n − 1), which shrinks as n grows (2 at n = 2,
+1.0001 at n = 10,000). Both sides normalise the training batch with the divisor n. A precision problem does not follow
+that ratio. An own layer that takes n as all elements of the batch (numel) instead of one channel's has N/(N − 1) with
+N = n·channels there.
+
+What to do: nothing if n is large. Otherwise multiply one side's batch variance by n/(n − 1) when you port statistics.
+torch, mlx, cuDNN and TensorFlow's fused kernel divide by n − 1; MXNet on CPU, Keras 3, Flax, Paddle and ONNX by n.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from bncheck.diagnosis.rules.attributed import Side, differing_facets
+from bncheck.diagnosis.rules.element_count import wrong_counts
+from bncheck.diagnosis.rules.wording import names, number, targets, verb
+from bncheck.evidence import CellView, PairView
+from bncheck.finding import Finding
+
+CODE = "BN102"
+CAUSE = "variance-divisor"
+EXPLAINS = ("statistics", "outputs")
+FOLLOWS_FROM = ("refused",)
+NEEDS_CONVENTIONS = True
+ADVICE = "expect a factor n/(n - 1) in the running variance; it matters for small n only, and vanishes as n grows"
+OWN = (
+    "normalise the batch with x.var(dims, unbiased=False), and average x.var(dims, unbiased=True) into running_var, as "
+    "PyTorch's layer does"
+)
+
+
+def check_pair(pair: PairView) -> Iterable[Finding]:
+    return differing_facets(pair, CODE, CAUSE, ("variance_divisor",), sentence, ADVICE, own_advice=OWN)
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    for found in wrong_counts(cell):
+        total = found.values * found.channels
+        yield Finding(
+            CODE, CAUSE, "defect",
+            f"{names(cell.members)} {verb(cell.members, 'corrects', 'correct')} the variance of {found.layer} with the "
+            f"wrong element count: {number(found.ratio)} is {total}/{total - 1}, of all {total} elements, where "
+            f"{found.values}/{found.values - 1} is due, of the {found.values} values per channel.",
+            targets(cell.members), cell.case.scenario, cell.case.name, found.layer, found.event, "running_var",
+            departs=cell.target, departs_from="arithmetic",
+            evidence={"averaged / biased variance": found.ratio, "values per channel": found.values, "elements": total},
+            advice="n is x.numel() / x.shape[1], the number of values of one channel",
+        )  # fmt: skip
+
+
+def sentence(x: Side, value: object, y: Side, other: object) -> str:
+    divides = verb(x, "divides", "divide")
+    return f"{names(x)} {divides} the variance that is averaged by {value}, {names(y)} by {other}."

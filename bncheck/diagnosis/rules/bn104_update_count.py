@@ -1,0 +1,189 @@
+"""One event moves the running statistics more than once.
+
+Signature: the effective weight of a batch is a = 1 − (1 − m)^k on one kind of event, and the counter (where there is
+one) advances k per step. Without checkpointing, micro-batches or the second forward a is m again. A wrong momentum
+looks the same in the numbers, but holds on every event and leaves the counter right: checkpointed m = 0.3 and plain
+m = 0.51 are the same curve. Or one step runs several forwards of unlike data (a discriminator's real and fake batches):
+the running variance is then the mean variance of single batches, far below that of all data, and eval fits no kind.
+
+What to do: update once. Exclude BatchNorm from gradient checkpointing, or let only one of the forwards of a step
+update (momentum 0, or eval mode, in the others); for k micro-batches set the weight to 1 − (1 − m)^(1/k).
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
+from bncheck.diagnosis.rules.counting import advances, repeated_weight
+from bncheck.diagnosis.rules.leftover import explained_by_conventions
+from bncheck.diagnosis.rules.mixture import mixtures
+from bncheck.diagnosis.rules.movement import moved
+from bncheck.diagnosis.rules.wording import names, number, targets, verb
+from bncheck.evidence import CellView, PairView
+from bncheck.finding import Finding
+
+CODE = "BN104"
+CAUSE = "update-count"
+EXPLAINS = ("statistics", "counter", "outputs")
+FOLLOWS_FROM = ("mode", "refused")
+NEEDS_CONVENTIONS = True
+EXPLAINED = 0.99  # what is left then is rounding
+SLACK = 1e-5  # some ULP of float32: one step of an average
+ADVICE = "make one forward per step update the statistics; with checkpointing, keep BatchNorm out of what is recomputed"
+
+
+def check_pair(pair: PairView) -> Iterable[Finding]:
+    found = list(differing_facets(pair, CODE, CAUSE, ("updates_per_event",), sentence, ADVICE, usual=(1, 1.0)))
+    weights = differing_facets(pair, CODE, CAUSE, ("batch_weight",), sentence_weight, ADVICE)
+    found += [item for item in weights if repeated_weight(pair, item.layer)]
+    known = {item.layer for item in found} | explained_layers(pair)
+    return [*found, *(item for item in seen_in_counters(pair) if item.layer not in known)]
+
+
+def explained_layers(pair: PairView) -> set[str]:
+    """Layers whose running mean measured conventions account for: nothing is left for a repeated update."""
+    drifts = {drift.layer: drift for drift in pair.differing if drift.quantity == "running_mean"}
+    shares = {layer: explained_by_conventions(pair, drift) for layer, drift in drifts.items()}
+    return {layer for layer, share in shares.items() if share is not None and share >= EXPLAINED}
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    """Training forwards that leave the statistics alone before others that move them (every second step)."""
+    yield from unlike_data(cell)
+    if cell.trace is None or cell.case.network.custom is None:
+        return  # frameworks' own layers never do that by themselves
+    for layer in cell.trace.layers:
+        mask, counts = moved(cell.trace, layer, "running_mean"), cell.trace.get(layer, "n")
+        records = zip(cell.trace.events, mask, strict=False)
+        steps = [(t, bool(yes)) for t, (record, yes) in enumerate(records) if record.op == "train_forward"]
+        steps = [(t, yes) for t, yes in steps if cell.trace.events[t].status == "ok"]
+        taken = [t for t, yes in steps if yes]
+        skipped = [t for t, yes in steps if not yes and taken and t < taken[-1]]
+        if not skipped or counts is None or not varied(cell, layer, skipped):
+            continue
+        first = sum(t <= taken[-1] for t, _ in steps)  # those behind the last that moves them are not judged
+        yield Finding(
+            CODE, CAUSE, "convention",
+            f"{names(cell.members)}: {len(skipped)} of the first {first} training forwards leave the running "
+            f"statistics of {layer} as they are, and later ones move them.",
+            targets(cell.members), cell.case.scenario, cell.case.name, layer, skipped[0], "running_mean",
+            evidence={"forwards that move": len(taken), "forwards that do not": len(skipped)},
+            advice="update in every step: skipping was reported to hurt training",
+        )  # fmt: skip
+
+
+def unlike_data(cell: CellView) -> Iterator[Finding]:
+    """A step of several forwards, of data that lie far apart: what eval normalises with fits none of them."""
+    for found in mixtures(cell):
+        kinds = " and ".join(f"{name} (mean {number(mean)})" for name, mean in found.means.items())
+        yield Finding(
+            CODE, CAUSE, "hazard",
+            f"{names(cell.members)}: batches of {kinds} move {found.layer} in turn, {found.forwards} times in all. Its "
+            f"running variance is {number(found.running)}, that of all data together {number(found.pooled)}: eval fits "
+            f"neither kind.",
+            targets(cell.members), cell.case.scenario, cell.case.name, found.layer, found.first, "running_var",
+            evidence={"running_var at the end": found.running, "mean variance of a batch": found.within,
+                      "variance of all data": found.pooled, "forwards": found.forwards,
+                      **{f"mean of {name}": mean for name, mean in found.means.items()}},
+            advice="keep the statistics of each kind apart, put both kinds into one batch, or let one of them update",
+        )  # fmt: skip
+
+
+def varied(cell: CellView, layer: str, events: list[int]) -> bool:
+    """True if the batches that changed nothing had another mean than the running one: there was something to move."""
+    assert cell.trace is not None
+    means, held = cell.trace.get(layer, "input_mean"), cell.trace.get(layer, "running_mean")
+    if means is None or held is None:
+        return False
+    gaps = [np.abs(means[t] - held[t]).max() > 1e-3 * (np.abs(held[t]).max() + 1e-3) for t in events]
+    return all(map(bool, gaps))
+
+
+def sentence(x: Side, value: object, y: Side, other: object) -> str:
+    moves = verb(x, "moves its", "move their")
+    return f"{names(x)} {moves} running statistics {times(value)} per event, {names(y)} {times(other)}."
+
+
+def sentence_weight(x: Side, value: object, y: Side, other: object) -> str:
+    return (
+        f"A batch weighs {number(value)} in {names(x)} and {number(other)} in {names(y)}: one is 1 - (1 - m)^k of the "
+        f"other, and the counters say that it counts k times."
+    )
+
+
+def times(value: object) -> str:
+    return {1: "once", 2: "twice"}.get(value if isinstance(value, int) else -1, f"{number(value)} times")
+
+
+def seen_in_counters(pair: PairView) -> Iterator[Finding]:
+    """No attribution, but counters and running means both differ, and one counter is a multiple of the other."""
+    for drift in pair.differing:
+        again = {name for item in pair.case.network.layers if item.same_as for name in (item.name, item.same_as)}
+        if "@" in drift.layer or drift.layer in again:
+            continue  # a replica, a copy or a layer at two places counts what reaches it: BN402, BN407 and BN408 tell
+        mean = pair.drift(drift.layer, "running_mean")
+        counts = advances(pair, drift.layer)
+        if drift.quantity != "counter" or mean is None or mean.verdict != "differs" or counts is None:
+            continue
+        if count_other_things(pair):
+            continue
+        low, high = sorted(counts)
+        if low <= 0 or high % low:
+            continue
+        many = pair.a if counts[0] > counts[1] else pair.b
+        repeats = takes_batches_again(many, drift.layer)
+        if not repeats and not move_together(pair, drift.layer):
+            continue  # they moved in other events: what is counted there are not repetitions
+        a, b = (
+            f"{names(side)} {number(count)}"
+            for side, count in zip((pair.a.members, pair.b.members), counts, strict=True)
+        )
+        yield Finding(
+            CODE, CAUSE, "hazard" if recomputes(many) else "convention",
+            f"{a} updates, {b}: the running statistics of {drift.layer} moved {times(int(high // low))} per step "
+            f"on one side.",
+            targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
+            "running_mean", explained=1.0 if repeats else None, evidence=summary(mean), advice=ADVICE,
+        )  # fmt: skip
+
+
+def count_other_things(pair: PairView) -> bool:
+    """True if one side is known to count forwards and the other updates: that says nothing of repetitions."""
+    known = {cell.convention.value("counter") for cell in (pair.a, pair.b) if cell.convention is not None} - {None}
+    return len(known) == 2
+
+
+def move_together(pair: PairView, layer: str) -> bool:
+    """True if the same events move the running mean on both sides."""
+    masks = [moved(cell.trace, layer, "running_mean") for cell in (pair.a, pair.b) if cell.trace is not None]
+    return len(masks) == 2 and np.array_equal(masks[0], masks[1])
+
+
+def recomputes(cell: CellView) -> bool:
+    return any(event.op == "checkpointed_forward" for event in cell.case.events)
+
+
+def takes_batches_again(cell: CellView, layer: str) -> bool:
+    """True if every move of the running mean, in whatever event, takes in the latest forward's batch, and some of them
+    one that had been taken in before."""
+    spec = next((item for item in cell.case.network.layers if item.name == layer), None)
+    rows, means = (
+        cell.trace.get(layer, name) if cell.trace is not None else None for name in ("running_mean", "input_mean")
+    )
+    if cell.trace is None or rows is None or means is None or spec is None or spec.batch_weight is None:
+        return False
+    batch, fresh, again = None, False, False
+    for t, moves in enumerate(moved(cell.trace, layer, "running_mean")):
+        if np.isfinite(means[t]).all():
+            batch, fresh = means[t], True
+        if not moves:
+            continue
+        again, fresh = again or not fresh, False
+        before, after = (np.asarray(rows[t + shift], dtype=np.float64) for shift in (0, 1))
+        if batch is None or before.shape != batch.shape:
+            return False
+        gap = np.abs(before + spec.batch_weight * (batch - before) - after)
+        if not (gap <= SLACK * np.maximum(np.abs(before), np.abs(batch))).all():
+            return False
+    return again

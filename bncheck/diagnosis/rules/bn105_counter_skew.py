@@ -1,0 +1,119 @@
+"""The layers count differently, while their statistics agree.
+
+Signature: the counters differ, the running statistics do not. It is harmless as long as nothing divides by the counter
+and bites with a cumulative average (momentum None) or a debiased one, where the next weight is 1/(counter + 1): a
+counter that also counts refused, empty or evaluated batches makes that weight too small. There the statistics differ
+too, and on both sides each batch enters with one over that side's own counter.
+
+What to do: if you use a cumulative or debiased average, reset or restore the counter together with the statistics.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
+from bncheck.diagnosis.rules.counting import advances
+from bncheck.diagnosis.rules.departure import judge
+from bncheck.diagnosis.rules.movement import STATISTICS, moved
+from bncheck.diagnosis.rules.wording import names, number, targets, verb
+from bncheck.evidence import CellView, PairView
+from bncheck.finding import Finding
+
+CODE = "BN105"
+CAUSE = "counter-skew"
+EXPLAINS = ("counter", "statistics", "evaluations")
+FOLLOWS_FROM = ("counter",)
+NEEDS_CONVENTIONS = True
+SLACK = 1e-5  # some ULP of float32: one step of an average
+ADVICE = "keep counter and statistics together: save, load and reset both, above all with a cumulative average"
+
+
+def check_pair(pair: PairView) -> Iterable[Finding]:
+    found = list(differing_facets(pair, CODE, CAUSE, ("counter",), sentence, ADVICE))
+    found += [item for item in divided_by(pair) if item.layer not in {known.layer for known in found}]
+    known = {item.layer for item in found}
+    return [*found, *(item for item in seen_in_traces(pair) if item.layer not in known)]
+
+
+def sentence(x: Side, value: object, y: Side, other: object) -> str:
+    return f"{names(x)} {verb(x, 'counts', 'count')} {value}, {names(y)} {other}."
+
+
+def divided_by(pair: PairView) -> Iterator[Finding]:
+    """Cumulative averages that differ, each of them exactly the one that its own counter makes."""
+    for drift in pair.differing:
+        counter = pair.drift(drift.layer, "counter")
+        if drift.quantity != "running_mean" or counter is None or counter.verdict != "differs":
+            continue
+        counts = advances(pair, drift.layer)
+        if counts is None or not all(follows_counter(cell, drift.layer) for cell in (pair.a, pair.b)):
+            continue
+        if all(counts_moves(cell, drift.layer) for cell in (pair.a, pair.b)):
+            continue  # both count what they average: they averaged different batches, which is not the counter's doing
+        yield Finding(
+            CODE, CAUSE, "hazard",
+            f"{names(pair.a.members)} {verb(pair.a.members, 'counts', 'count')} {number(counts[0])} batches, "
+            f"{names(pair.b.members)} {number(counts[1])}, and a cumulative average divides by the count: "
+            f"{drift.quantity} of {drift.layer} is off by up to {number(drift.max_abs)}.",
+            targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer,
+            counter.first_event, drift.quantity, explained=1.0,
+            evidence={
+                **summary(drift), f"counter of {pair.a.target}": counts[0], f"counter of {pair.b.target}": counts[1],
+            },
+            advice=ADVICE,
+        )  # fmt: skip
+
+
+def counts_moves(cell: CellView, layer: str) -> bool:
+    """True if the counter says how many events moved the running mean, and nothing else."""
+    rows = cell.trace.get(layer, "counter") if cell.trace is not None else None
+    return cell.trace is not None and rows is not None and rows[-1] == moved(cell.trace, layer, "running_mean").sum()
+
+
+def follows_counter(cell: CellView, layer: str) -> bool:
+    """True if every change of the running mean is s + (u - s)/c, c the layer's own counter after the event."""
+    if cell.trace is None:
+        return False
+    rows, counts = cell.trace.get(layer, "running_mean"), cell.trace.get(layer, "counter")
+    means = cell.trace.get(layer, "input_mean")
+    if rows is None or counts is None or means is None:
+        return False
+    events = np.flatnonzero(moved(cell.trace, layer, "running_mean"))
+    before, after = (np.asarray(rows, dtype=np.float64)[events + shift] for shift in (0, 1))
+    with np.errstate(all="ignore"):
+        expected = before + (means[events] - before) / counts[events + 1][:, None]
+        slack = SLACK * np.maximum(np.abs(before), np.abs(means[events]))
+        averaged = np.abs(after - expected) <= slack
+    # With one weight throughout, nothing was divided by a counter.
+    return bool(averaged.all()) and len(np.unique(counts[events + 1])) > 1
+
+
+def grown(pair: PairView, layer: str, counts: tuple[float, float], alike: bool) -> str:
+    return (
+        f"The counter of {layer} grew by {number(counts[0])} in {names(pair.a.members)} and by "
+        f"{number(counts[1])} in {names(pair.b.members)}{', while the statistics agree' if alike else ''}."
+    )
+
+
+def seen_in_traces(pair: PairView) -> Iterator[Finding]:
+    for drift in pair.differing:
+        states = [pair.drift(drift.layer, quantity) for quantity in STATISTICS]
+        alike = all(state is not None and state.verdict == "agrees" for state in states)
+        counts = advances(pair, drift.layer)
+        values = [
+            side.convention.value("counter") if side.convention is not None else None for side in (pair.a, pair.b)
+        ]
+        apart = all(values) and values[0] != values[1]
+        if drift.quantity != "counter" or counts is None or (counts[0] == counts[1] and not apart):
+            continue
+        judged = judge("counter", pair.a.members, values[0] or "", pair.b.members, values[1] or "")
+        yield Finding(
+            CODE, CAUSE, judged.kind if all(values) else "convention",
+            grown(pair, drift.layer, counts, alike) if counts[0] != counts[1] else
+            f"The counter of {drift.layer} counts {values[0]} in {names(pair.a.members)} and {values[1]} in "
+            f"{names(pair.b.members)}: as many in the end, but not at the same events.",
+            targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
+            "counter", departs=judged.departs if all(values) else "",
+            departs_from=judged.departs_from if all(values) else "", evidence=summary(drift), advice=ADVICE,
+        )  # fmt: skip

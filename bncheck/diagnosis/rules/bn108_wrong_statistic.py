@@ -1,0 +1,39 @@
+"""What is averaged into the running variance is not the variance.
+
+Signature: with a well-chosen input (state not (0, 1), distinct batches, small n) one of standard deviation, inverse
+standard deviation, E[x²], or mean and variance swapped fits to rounding, and the variance does not by decades. On
+all-ones input everything fits, so nothing is claimed there: most reports of "swapped" statistics are update-phase.
+
+What to do: convert before you load the statistics elsewhere (square it; 1/s² − eps; subtract the squared mean), or
+correct the implementation. Auxiliary outputs called "var" often hold 1/sqrt(var + eps).
+"""
+
+from collections.abc import Iterable
+
+from bncheck.diagnosis.rules.attributed import Side, differing_facets
+from bncheck.diagnosis.rules.wording import names, verb
+from bncheck.evidence import PairView
+from bncheck.finding import Finding
+
+CODE = "BN108"
+CAUSE = "wrong-statistic"
+EXPLAINS = ("statistics", "outputs")
+FOLLOWS_FROM = ("refused",)
+NEEDS_CONVENTIONS = True
+ADVICE = "convert the statistic before loading it elsewhere, or correct the implementation"
+WORDS = {
+    "variance": "the variance",
+    "std": "the standard deviation",
+    "inverse-std": "the inverse standard deviation",
+    "second-moment": "E[x²]",
+    "swapped": "the mean into running_var and the variance into running_mean",
+}
+
+
+def check_pair(pair: PairView) -> Iterable[Finding]:
+    return differing_facets(pair, CODE, CAUSE, ("statistic",), sentence, ADVICE, usual=("variance",))
+
+
+def sentence(x: Side, value: object, y: Side, other: object) -> str:
+    words = [WORDS.get(str(item), str(item)) for item in (value, other)]
+    return f"{names(x)} {verb(x, 'averages', 'average')} {words[0]}, {names(y)} {words[1]}."

@@ -1,0 +1,116 @@
+"""The output is normalised with other statistics than expected.
+
+Signature: y inverted against x gives the mean and the inverse standard deviation that were used. A training forward
+should reveal those of the batch, an eval forward the running ones. Running statistics in training, batch statistics in
+eval, or a mixture (the mixing weight is solved for) show here. Eval with batch statistics makes a sample's output
+depend on the samples next to it, by far more than rounding.
+
+What to do: set the mode of this very layer; do not use track_running_stats=False, or an average that is still at its
+initial value, where single samples are evaluated. Masked or blended normalisers have to be ported as such.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from bncheck.diagnosis.rules.attributed import Side, differing_facets
+from bncheck.diagnosis.rules.departure import same
+from bncheck.diagnosis.rules.freezing import wholly_frozen
+from bncheck.diagnosis.rules.in_batches import dependent, in_batches
+from bncheck.diagnosis.rules.normaliser import Source, sources
+from bncheck.diagnosis.rules.wording import names, number, targets, verb
+from bncheck.evidence import CellView, PairView
+from bncheck.finding import Finding, Kind
+
+CODE = "BN111"
+CAUSE = "normaliser-source"
+EXPLAINS = ("outputs", "gradients")
+FOLLOWS_FROM = ("refused",)
+NEEDS_CONVENTIONS = True
+ADVICE = "set the mode of this layer explicitly, and keep running statistics where single samples are evaluated"
+OWN = (
+    "normalise with the batch's mean and variance while self.training is true, and with running_mean and running_var "
+    "when it is false"
+)
+USUAL = {"train_normaliser": "batch", "eval_normaliser": "running"}
+FACETS = {"train_normaliser": "training", "eval_normaliser": "eval"}
+
+
+def check_pair(pair: PairView) -> Iterable[Finding]:
+    yield from differing_facets(pair, CODE, CAUSE, ("blend_weight",), blend_sentence, ADVICE)
+    for facet, mode in FACETS.items():
+        usual = (USUAL[facet],)
+        yield from differing_facets(pair, CODE, CAUSE, (facet,), _sentence(mode), ADVICE, usual, OWN)
+
+
+def _sentence(mode: str):  # type: ignore[no-untyped-def]
+    def sentence(x: Side, value: object, y: Side, other: object) -> str:
+        uses = verb(x, "normalises", "normalise")
+        return f"In {mode} {names(x)} {uses} with {_words(value)}, {names(y)} with {_words(other)}."
+
+    return sentence
+
+
+def blend_sentence(x: Side, value: object, y: Side, other: object) -> str:
+    return f"The batch weighs {number(value)} in the blend that normalises {names(x)}, {number(other)} in {names(y)}."
+
+
+def _words(value: object) -> str:
+    known = {"batch": "the batch's statistics", "blend": "a blend of batch and running statistics", "none": "nothing"}
+    return known.get(str(value), f"the {value} statistics")
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    yield from sees_neighbours(cell)
+    for source in sources(cell):
+        if source.training and wholly_frozen(cell, source.layer, source.event) is not None:
+            continue  # BN401 says it: freezing put the layer into inference
+        facet = "train_normaliser" if source.training else "eval_normaliser"
+        mode = FACETS[facet]
+        used = "the running statistics" if source.weight < 0.01 else "the batch's statistics"
+        used += " as this very forward leaves them" if source.after else ""
+        if 0.01 <= source.weight <= 0.99:
+            used = f"a blend, {number(source.weight)} of it the batch's statistics"
+        verbed = verb(cell.members, "normalises", "normalise")
+        kind, whose = _kind(cell, facet, source)
+        yield Finding(
+            CODE, CAUSE, kind, f"In {mode} {names(cell.members)} {verbed} {source.layer} with {used}.",
+            targets(cell.members), cell.case.scenario, cell.case.name, source.layer, source.event, "output",
+            departs=cell.target if whose else "", departs_from=whose,
+            evidence={"weight of the batch": source.weight, "fit residual": source.residual}, advice=ADVICE,
+        )  # fmt: skip
+
+
+def sees_neighbours(cell: CellView) -> Iterator[Finding]:
+    """BatchNorm layers that give a sample another output in another batch, from the very same input bits."""
+    for found in in_batches(cell):
+        norms = [place for place in dependent(cell, found) if found.norms[place]]
+        if not norms:
+            continue
+        first, worst = norms[0], found.worst
+        own = found.own[:, first]
+        yield Finding(
+            CODE, CAUSE, "hazard",
+            f"In eval {names(cell.members)} {verb(cell.members, 'normalises', 'normalise')} with the batch's "
+            f"statistics: a sample's output depends on the samples next to it, L1 {number(float(found.l1[worst]))} "
+            f"between batches of {found.sizes[worst]} and {found.largest}, far above rounding. {len(norms)} of "
+            f"{int(found.norms.sum())} BatchNorm layers do; the first is {found.layers[first]}.",
+            targets(cell.members), cell.case.scenario, cell.case.name, found.layers[first], found.event, "output",
+            evidence={**found.distances, "BatchNorm layers that depend on the batch": len(norms),
+                      "own difference of the first": float(own[np.isfinite(own)].max())},
+            advice="keep running statistics (track_running_stats=True) where single samples are evaluated",
+        )  # fmt: skip
+
+
+def _kind(cell: CellView, facet: str, source: Source) -> tuple[Kind, str]:
+    """Against its documentation or its own measured habit it is a defect; eval on the batch is a hazard by design."""
+    seen = "batch" if source.weight > 0.99 else "running" if source.weight < 0.01 else "blend"
+    documented = cell.documented.get(facet)
+    usual = cell.convention.value(facet) if cell.convention is not None else None
+    if not source.tracked or cell.case.network.model is not None:
+        return "hazard", ""  # the user's own forward may have switched this layer: no framework is to blame for that
+    if documented is not None and not str(documented).startswith(seen):
+        return "defect", "documentation"
+    if usual is not None and not same(usual, seen) and not str(usual).startswith(seen):
+        return "defect", "itself"
+    return ("convention" if source.training else "hazard"), ""

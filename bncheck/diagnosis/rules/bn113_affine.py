@@ -1,0 +1,52 @@
+"""Gamma or beta is held but not applied.
+
+Signature: the statistics are right and y is (x − mean)/std without the scale, or without the shift, that the layer
+holds, in all channels or in some. MXNet's raw operator fixes gamma to one by default (fix_gamma), Keras has
+scale=False; both leave a parameter that looks trained and has no effect. Nothing is said where only some values of a
+channel go without: y is no straight line over x there.
+
+What to do: switch the affine part on (fix_gamma=False, scale=True, center=True, affine=True), or leave the parameter
+out when you port the weights.
+"""
+
+from collections.abc import Iterator
+
+from bncheck.diagnosis.rules.normaliser import Ignored, Revealed, affine_ignored, revealed
+from bncheck.diagnosis.rules.wording import channels, names, targets, verb
+from bncheck.evidence import CellView
+from bncheck.finding import Finding
+
+CODE = "BN113"
+CAUSE = "affine"
+EXPLAINS = ("outputs", "gradients")
+ADVICE = "switch the affine part on (fix_gamma=False, scale=True, affine=True), or drop the parameter"
+OWN = "return weight * y + bias, one value per channel, in training and in eval"
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    """One finding per layer: the first forward without gamma, or beta, and the first that is also without the other."""
+    found: dict[str, list[tuple[Revealed, Ignored]]] = {}
+    for seen in revealed(cell):
+        ignored = affine_ignored(seen)
+        known = found.setdefault(seen.layer, [])
+        if ignored is not None and not any(ignored.parts in earlier.parts for _, earlier in known):
+            known.append((seen, ignored))
+    for layer, ((seen, ignored), *later) in ((layer, known) for layer, known in found.items() if known):
+        more = "".join(
+            f"; {other.parts} {'are' if ' and ' in other.parts else 'is'} not applied{where(cell, at, other)}"
+            for at, other in later
+        )
+        yield Finding(
+            CODE, CAUSE, "defect",
+            f"{names(cell.members)} {verb(cell.members, 'holds', 'hold')} {ignored.parts} in {layer} without applying "
+            f"{'them' if ' and ' in ignored.parts else 'it'}{where(cell, seen, ignored)}{more}.",
+            targets(cell.members), cell.case.scenario, cell.case.name, layer, seen.event, "output",
+            departs=cell.target, departs_from="arithmetic", evidence={"ignored": ignored.parts},
+            advice=OWN if cell.own_layer else ADVICE,
+        )  # fmt: skip
+
+
+def where(cell: CellView, seen: Revealed, ignored: Ignored) -> str:
+    to = f" to {channels(ignored.channels, seen.of)}" if ignored.channels else ""
+    below = ", where it is below zero," if ignored.below_zero else ""
+    return f"{to}{below} in {cell.case.events[seen.event].op} (event {seen.event + 1})"

@@ -1,0 +1,94 @@
+"""One side holds a state that the other does not hold, or holds for another number of channels.
+
+Signature: running statistics, gamma or beta are there on one side only (a layer without running statistics, a layer
+that keeps them under other names, no affine part), or for 3 channels here and for 6 there. Nothing can be compared
+there, and weights cannot be carried over as they are.
+
+What to do: build both layers with the same parts (track_running_stats and affine in PyTorch, scale and center in
+Keras). In a layer of your own keep one value per channel under PyTorch's names: weight and bias as parameters,
+running_mean, running_var and num_batches_tracked with register_buffer.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from bncheck.diagnosis.rules.wording import names, targets, verb
+from bncheck.evidence import CellView, PairView
+from bncheck.finding import Finding
+from bncheck.trace import STATES
+
+CODE = "BN115"
+CAUSE = "state-mismatch"
+EXPLAINS = ()
+ADVICE = "build both layers with the same parts (torch: track_running_stats, affine; Keras and Flax: scale, center)"
+OWN = (
+    "keep one value per channel under PyTorch's names: parameters weight and bias, register_buffer for running_mean, "
+    "running_var and num_batches_tracked"
+)
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What one side lacks, or holds in another width, as a sentence; ``own``: it is the user's code that does."""
+
+    title: str
+    own: bool
+
+
+def check_pair(pair: PairView) -> Iterator[Finding]:
+    """One finding per layer, with a sentence for each side that lacks something."""
+    lost = [drift for drift in pair.drifts if drift.verdict == "missing" and drift.quantity in STATES]
+    for layer in dict.fromkeys(drift.layer for drift in lost):
+        quantities = [drift.quantity for drift in lost if drift.layer == layer]
+        lacks = list(lacks_of(pair, layer, quantities))
+        yield Finding(
+            CODE, CAUSE, "hazard" if any(lack.own for lack in lacks) else "convention",
+            " ".join(lack.title for lack in lacks), targets(pair.a.members, pair.b.members),
+            pair.case.scenario, pair.case.name, layer, None, quantities[0],
+            advice="; ".join(dict.fromkeys(OWN if lack.own else ADVICE for lack in lacks)),
+            accounts=tuple((layer, quantity) for quantity in quantities),
+        )  # fmt: skip
+
+
+def lacks_of(pair: PairView, layer: str, quantities: Sequence[str]) -> Iterator[Lack]:
+    for cell, other in ((pair.a, pair.b), (pair.b, pair.a)):
+        none = [quantity for quantity in quantities if not holds(cell, layer, quantity)]
+        if none:
+            yield Lack(without(cell, other, layer, none), bool(cell.own_code))
+    both = [quantity for quantity in quantities if all(holds(cell, layer, quantity) for cell in (pair.a, pair.b))]
+    widths = {quantity: (width(pair.a, layer, quantity), width(pair.b, layer, quantity)) for quantity in both}
+    for known in dict.fromkeys(widths.values()):
+        alike = [quantity for quantity in both if widths[quantity] == known]
+        yield Lack(in_another_width(pair, layer, alike, *known), bool(pair.a.own_code or pair.b.own_code))
+
+
+def without(cell: CellView, other: CellView, layer: str, none: Sequence[str]) -> str:
+    keeps, holds_it = verb(cell.members, "keeps", "keep"), verb(other.members, "does", "do")
+    where = " under the usual names" if cell.own_layer else ""
+    return (
+        f"{names(cell.members)} {keeps} no {listed(none, 'or')} of {layer}{where}; {names(other.members)} {holds_it}."
+    )
+
+
+def in_another_width(pair: PairView, layer: str, quantities: Sequence[str], one: int, two: int) -> str:
+    return (
+        f"{names(pair.a.members)} {verb(pair.a.members, 'keeps', 'keep')} {listed(quantities, 'and')} of {layer} for "
+        f"{one} channel{'' if one == 1 else 's'}, {names(pair.b.members)} for {two}."
+    )
+
+
+def listed(words: Sequence[str], last: str) -> str:
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def width(cell: CellView, layer: str, quantity: str) -> int:
+    """For how many channels a layer holds it."""
+    rows = cell.trace.get(layer, quantity) if cell.trace is not None else None
+    if rows is None or rows.ndim != 2:
+        return cell.other_widths.get(f"{layer}/{quantity}", 0)
+    return int(rows.shape[1])
+
+
+def holds(cell: CellView, layer: str, quantity: str) -> bool:
+    kept = cell.trace is not None and cell.trace.get(layer, quantity) is not None
+    return kept or f"{layer}/{quantity}" in cell.other_widths

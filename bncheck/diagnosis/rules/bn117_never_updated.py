@@ -1,0 +1,74 @@
+"""The running statistics never move, though training forwards ran.
+
+Signature: in the same program one side's running mean and variance move and the other's are the same bits from the
+first event to the last; its counter stands still too, where it has one. It is not a matter of phase: no event of
+the program moves them. Copies were updated instead of the layer's own buffers, the update was left out (a fused or
+frozen layer), or the state that a functional call returned was dropped.
+
+What to do: write the update into the layer's own buffers (in place, under torch.no_grad()); pass
+functional_call the model's own buffers; keep the state that a stateless call returns.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bncheck.diagnosis.rules.attributed import summary
+from bncheck.diagnosis.rules.leftover import explained_by_conventions
+from bncheck.diagnosis.rules.movement import STATISTICS, holds_training, moved
+from bncheck.diagnosis.rules.wording import names, targets, verb
+from bncheck.evidence import CellView, PairView
+from bncheck.finding import Finding
+
+CODE = "BN117"
+CAUSE = "never-updated"
+EXPLAINS = ("statistics", "counter", "evaluations")
+FOLLOWS_FROM = ("mode", "refused")
+# What conventions explain of the running mean beyond this is their doing: a side that moves in backward, say.
+ENOUGH = 0.99
+
+
+def check_pair(pair: PairView) -> Iterator[Finding]:
+    for layer in pair.a.trace.layers if pair.a.trace is not None else ():
+        drift = pair.drift(layer, "running_mean")
+        if drift is None or drift.verdict == "agrees" or (explained_by_conventions(pair, drift) or 0.0) >= ENOUGH:
+            continue
+        moves = [moving_events(cell, layer) for cell in (pair.a, pair.b)]
+        for still, other, theirs in ((pair.a, pair.b, moves[1]), (pair.b, pair.a, moves[0])):
+            if not moving_events(still, layer) and not moves_elsewhere(still) and theirs & trained(still, layer):
+                yield Finding(
+                    CODE, CAUSE, "convention",
+                    f"{names(still.members)} never {verb(still.members, 'moves', 'move')} the running statistics of "
+                    f"{layer} in {len(trained(still, layer))} training forwards; {names(other.members)} "
+                    f"{verb(other.members, 'moves', 'move')} them.",
+                    targets(still.members, other.members), pair.case.scenario, pair.case.name, layer,
+                    drift.first_event, "running_mean",
+                    evidence={**summary(drift), "training forwards": len(trained(still, layer))},
+                    advice="write the update into the layer's own buffers, in place, under torch.no_grad(); keep the "
+                    "state that a functional call returns",
+                    accounts=tuple((layer, quantity) for quantity in STATISTICS),
+                )  # fmt: skip
+
+
+def moves_elsewhere(cell: CellView) -> bool:
+    """Whether it was measured that other events than those of this program move the statistics."""
+    update_on = cell.convention.value("update_on") if cell.convention is not None else None
+    return update_on not in (None, "never")
+
+
+def moving_events(cell: CellView, layer: str) -> set[int]:
+    if cell.trace is None:
+        return set()
+    mask = moved(cell.trace, layer, "running_mean") | moved(cell.trace, layer, "running_var")
+    return {int(t) for t in np.flatnonzero(mask)}
+
+
+def trained(cell: CellView, layer: str) -> set[int]:
+    """Training forwards of the layer that were carried out on more than one value per channel."""
+    counts = cell.trace.get(layer, "n") if cell.trace is not None else None
+    if cell.trace is None or counts is None or cell.trace.get(layer, "running_mean") is None:
+        return set()
+    events = enumerate(cell.trace.events)
+    return {
+        t for t, record in events if record.status == "ok" and counts[t] > 1 and holds_training(cell.trace, layer, t)
+    }

@@ -1,0 +1,108 @@
+"""A statistic is NaN, Inf or a variance below zero, or an output is not finite: where it began, and what follows.
+
+Signature: one batch with NaN or Inf, and the running statistics of those channels are not finite from then on, however
+many clean batches follow; a running variance below zero, set by hand or loaded into the wrong place, and eval is NaN in
+exactly its channels; a running variance of 0, and eval multiplies by 1/sqrt(eps). What a layer only got from another
+one is listed there. NaN in the data alone passes with its batch; one value per channel (n = 1) hits all channels;
+cancellation spoils y as well. An existing ONNX file may hold such a variance from the start.
+
+What to do: check batches before they reach the layer, after their cast too. Once it happened no further training heals
+it: reset the running statistics (mean 0, variance 1) and re-estimate them on clean data, or go back to an earlier
+checkpoint. Load means and variances into their own places.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from bncheck.diagnosis.rules.bn302_overflow import overflows_room
+from bncheck.diagnosis.rules.born import Birth, births
+from bncheck.diagnosis.rules.born_words import HEAL, Said, grouped, said
+from bncheck.diagnosis.rules.onnx_files import file_facts, file_name, no_variances
+from bncheck.diagnosis.rules.poison import Poisoning, listed, poisonings
+from bncheck.diagnosis.rules.wording import names, number, targets
+from bncheck.evidence import CellView
+from bncheck.finding import KINDS, Finding
+
+CODE = "BN301"
+CAUSE = "poisoned-state"
+EXPLAINS = ("nan", "statistics", "affine", "outputs", "gradients")
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    yield from file_without_variance(cell)
+    lost = {item.layer for item in no_variances(cell)}
+    lasting = {item.layer: item for item in poisonings(cell)}
+    known = [birth for birth in births(cell) if birth.layer not in lost and not held_by_file(cell, birth)]
+    yield from one_per_layer([
+        finding for group in grouped(known) if (finding := about(cell, group, lasting)) is not None
+    ])  # fmt: skip
+
+
+def held_by_file(cell: CellView, birth: Birth) -> bool:
+    """A variance that an ONNX file holds is judged with its eps, by the file's own sentence."""
+    return file_facts(cell) is not None and birth.event < 0 and birth.quantity == "running_var"
+
+
+def about(cell: CellView, group: list[Birth], lasting: Mapping[str, Poisoning]) -> Finding | None:
+    """What is to be said of one cause; nothing where another rule says it, or where the scenario's own bad batch left
+    nothing behind."""
+    first = group[0]
+    item = lasting.get(first.layer) if len(group) == 1 else None
+    if item is not None and first.event >= 0 and elsewhere(cell, item):
+        return None
+    if item is not None and first.quantity in (item.quantity, "input") and first.why in ("held", "input"):
+        return finding(cell, first, Said("hazard", remembered(cell, item), HEAL), {**item.evidence})
+    if first.why in ("input", "unheld"):  # BN101 speaks of statistics that do not exist yet
+        return None
+    words = said(cell, group, item)
+    return (
+        None if words is None else finding(cell, first, words, {**words.evidence, **listed(first.layer, first.follows)})
+    )
+
+
+def elsewhere(cell: CellView, item: Poisoning) -> bool:
+    """True if the rule of single values, of empty batches or of overflow says it."""
+    return not item.input_bad and item.event >= 0 and (item.n in (0, 1) or overflows_room(cell, item))
+
+
+def remembered(cell: CellView, item: Poisoning) -> str:
+    start = f"{item.quantity} of {item.layer} in {names(cell.members)} is {item.word} before any event"
+    if item.event >= 0:
+        values = "1 bad value" if item.input_bad == 1 else f"{item.input_bad} bad values"
+        start = (
+            f"{item.quantity} of {item.layer} in {names(cell.members)} becomes {item.word} through one batch with "
+            f"{values}"
+        )
+    return f"{start} {item.aftermath}."
+
+
+def finding(cell: CellView, birth: Birth, words: Said, evidence: Mapping[str, float | int | str]) -> Finding:
+    defect = words.kind == "defect"
+    return Finding(
+        CODE, CAUSE, words.kind, words.title,
+        targets(cell.members), cell.case.scenario, cell.case.name, birth.layer, birth.event, birth.quantity,
+        departs=cell.target if defect else "", departs_from="arithmetic" if defect else "",
+        evidence=evidence, advice=words.advice,
+    )  # fmt: skip
+
+
+def one_per_layer(findings: list[Finding]) -> Iterator[Finding]:
+    """The gravest of a layer's findings; what else begins there stands in its evidence."""
+    for layer in dict.fromkeys(item.layer for item in findings):
+        here = sorted((item for item in findings if item.layer == layer), key=lambda item: KINDS.index(item.kind))
+        besides = {f"besides {place}": item.title for place, item in enumerate(here[1:], 1)}
+        yield replace(here[0], evidence={**here[0].evidence, **besides})
+
+
+def file_without_variance(cell: CellView) -> Iterator[Finding]:
+    for item in no_variances(cell):
+        yield Finding(
+            CODE, CAUSE, "defect",
+            f"{file_name(cell)} holds a running variance that cannot be one in {item.channels} of {item.of} channels "
+            f"of {item.layer} ({', '.join(map(number, item.values))}): {item.bad} of {item.forwards} forwards on "
+            f"{names(cell.members)} give NaN or Inf there.",
+            targets(cell.members), cell.case.scenario, cell.case.name, item.layer, -1, "running_var",
+            departs=cell.target, departs_from="arithmetic",
+            evidence={"channels": item.channels, "forwards": item.forwards, "of them not finite": item.bad},
+            advice="re-estimate the running statistics on clean data and export again; nothing heals the file",
+        )  # fmt: skip

@@ -1,0 +1,126 @@
+"""The statistics that are read, loaded or evaluated are old ones.
+
+Signature: a flush alone changes what is read (an asynchronous engine had not finished), or statistics fall back to
+their initial values, or an earlier snapshot, on reload, or in a copy (a teacher, an averaged model) that was brought
+up to date and is used with them. The mode is right and the rule of the update too, only the values are not the latest.
+
+What to do: wait for the engine (waitall, synchronize) before reading; save buffers together with parameters, and copy
+them into averaged or teacher models as well.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bncheck.diagnosis.rules.movement import STATISTICS, moved
+from bncheck.diagnosis.rules.wording import names, number, targets
+from bncheck.evidence import CellView
+from bncheck.finding import Finding
+from bncheck.trace import Array
+
+CODE = "BN402"
+CAUSE = "stale-state"
+EXPLAINS = ("statistics", "counter", "evaluations")
+ANOTHER, AT_FIRST = "another value", "still what it was at first"
+SLACK = 1e-5  # some ULP of float32
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    for layer in cell.trace.layers if cell.trace is not None else ():
+        found = next(lapses(cell, layer), None)
+        if found is None:
+            continue
+        event, quantity, said, advice = found
+        yield Finding(
+            CODE, CAUSE, "hazard" if cell.case.events[event].arguments.get("drop") else "defect",
+            f"{names(cell.members)}: {said}.",
+            targets(cell.members), cell.case.scenario, cell.case.name, layer, event, quantity,
+            departs=cell.target, departs_from="itself", advice=advice,
+        )  # fmt: skip
+    yield from left_behind(cell)
+
+
+def left_behind(cell: CellView) -> Iterator[Finding]:
+    """A copy that was brought up to date is used with other statistics, or another counter, than the original's."""
+    for layer in cell.trace.layers if cell.trace is not None else ():
+        found = [item for quantity in (*STATISTICS, "counter") if (item := apart(cell, layer, quantity)) is not None]
+        if not found:
+            continue
+        updates, first = found[0][0], found[0]
+        yield Finding(
+            CODE, CAUSE, "hazard",
+            f"{names(cell.members)}: after {len(updates)} updates the copy's {first[1]} of {layer} is {first[2]}: "
+            f"{number(first[3])} where the original has {number(first[4])}.",
+            targets(cell.members), cell.case.scenario, cell.case.name, f"{layer}@copy", updates[-1], first[1],
+            explained=1.0 if first[2] != ANOTHER else None,
+            evidence={"updates": len(updates), **{
+                f"{quantity} of {side}": value
+                for _, quantity, _, *values in found
+                for side, value in zip(("the copy", "the original"), values, strict=True)
+            }},
+            advice="copy buffers as they are whenever you average parameters, or estimate them anew for the copy",
+            accounts=tuple((f"{layer}@copy", item[1]) for item in found),
+        )  # fmt: skip
+
+
+def apart(cell: CellView, layer: str, quantity: str) -> tuple[list[int], str, str, float, float] | None:
+    """(updates, quantity, what the copy holds in words, its value, the original's) where the copy is used last, or at
+    the end. A copy that trains on batches of its own has statistics of its own; what counts is what it is used with."""
+    assert cell.trace is not None
+    rows, second = cell.trace.get(layer, quantity), cell.trace.get(f"{layer}@copy", quantity)
+    played = [(t, item.op) for t, item in enumerate(cell.trace.events) if item.status == "ok"]
+    updates = [t for t, op in played if op == "update_copy"]
+    if rows is None or second is None or not updates:
+        return None
+    own, copy = np.asarray(rows, np.float64), np.asarray(second, np.float64)
+    trained = [t for t, op in played if op == "train_copy"]
+    moves = any(not np.array_equal(copy[t], copy[t + 1], equal_nan=True) for t in trained)
+    used = [t for t, op in played if op == "eval_copy" and t > updates[0]]
+    for point in [*used[-1:], len(copy) - 1]:
+        last = max(t for t in updates if t < point) + 1
+        held = kept(own, copy[point], [t for t in updates if t < last], copy[0])
+        if not differ(own, copy[point], own[last]) or not differ(own, copy[point], own[point]):
+            continue
+        if moves and (held != AT_FIRST or any(last <= t < point for t in trained)):
+            continue
+        return updates, quantity, held, float(copy[point].mean()), float(own[last].mean())
+    return None
+
+
+def differ(own: Array, one: Array, two: Array) -> bool:
+    return bool(np.abs(one - two).max() > SLACK * (np.abs(two).max() + np.abs(own[0]).max()))
+
+
+def kept(own: Array, held: Array, updates: Sequence[int], first: Array) -> str:
+    """What the copy holds, in words."""
+    if np.array_equal(held, first):
+        return AT_FIRST
+    snapshots = np.stack([own[t + 1] for t in updates])
+    scale = float(np.abs(snapshots).max())
+    mean = snapshots.mean(axis=0)
+    if np.abs(mean - held).max() <= SLACK * scale or np.array_equal(np.floor(mean), held):
+        return f"the average of the original's {len(updates)} at each update"
+    return ANOTHER
+
+
+def lapses(cell: CellView, layer: str) -> Iterator[tuple[int, str, str, str]]:
+    assert cell.trace is not None
+    updates = str(cell.convention.value("update_on") or "") if cell.convention is not None else ""
+    for quantity in (*STATISTICS, "counter"):
+        rows = cell.trace.get(layer, quantity)
+        for event in np.flatnonzero(moved(cell.trace, layer, quantity)) if rows is not None else ():
+            record = cell.trace.events[event]
+            if record.op == "flush" and "flush" not in updates:
+                said = f"a flush alone changes {quantity} of {layer}: what was read before it was old"
+                yield int(event), quantity, said, "wait for the engine before you read the statistics"
+            if record.op == "reload" and record.status == "ok":
+                said = f"{quantity} of {layer} is {_which(np.asarray(rows), int(event))} after save and reload"
+                yield int(event), quantity, said, "save and load the buffers together with the parameters"
+
+
+def _which(rows: Array, event: int) -> str:
+    """Which earlier snapshot the state after the event equals, in words."""
+    same = [point for point in range(event + 1) if np.array_equal(rows[point], rows[event + 1])]
+    if not same:
+        return "another value"
+    return "its initial value again" if same[0] == 0 else f"what it was after event {same[0] - 1}"

@@ -1,0 +1,155 @@
+"""A difference that no rule explains.
+
+Signature: outside the tolerance, larger than rounding can be, and neither a measured convention nor a numeric cause
+accounts for it. Where a convention accounts for a part, the finding says how much is left.
+
+The finding leads with the earliest difference and says what it looks like: one factor everywhere, one side that never
+moves, and which quantities are right. All other unexplained differences of the same two sides stand in it too.
+
+What to do: rerun with `--isolate cell` to see whether earlier cases leak into this one; `bncheck repro` gives a script
+to report. Where conventions were not measured (`--no-probe`), measure them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from bncheck.diagnosis.rules.attributed import summary
+from bncheck.diagnosis.rules.bn901_rounding import is_rounding
+from bncheck.diagnosis.rules.identifiability import not_identifiable
+from bncheck.diagnosis.rules.in_batches import in_batches
+from bncheck.diagnosis.rules.in_other_batches import odd_one
+from bncheck.diagnosis.rules.leftover import explained_by_conventions
+from bncheck.diagnosis.rules.onnx_files import file_name, node_ratios, plays
+from bncheck.diagnosis.rules.resemblance import resemblances
+from bncheck.diagnosis.rules.wording import names, number, percent, targets, verb
+from bncheck.evidence import CellView, Drift, PairView
+from bncheck.finding import NODES, Finding
+
+if TYPE_CHECKING:
+    from bncheck.diagnosis.accounting import Open
+
+CODE = "BN902"
+CAUSE = "unexplained"
+EXPLAINS = ()
+# What is looked at first where several quantities differ at once.
+ORDER = ("running_mean", "running_var", "running_covar", "output", "counter", "gamma", "beta")
+LOOKED_AT = ("running_mean", "running_var", "output")
+
+
+def unexplained(pair: PairView, left: Sequence[Open], order: Mapping[str, int]) -> Iterator[Finding]:
+    """One finding for all differences of a pair that no other finding accounts for; none where there are none.
+
+    It leads with the earliest of them, in the layer that comes first, and of those with the largest."""
+    if not left:
+        return
+    lead = min(left, key=lambda item: rank(item.drift, order))
+    others = [item for item in sorted(left, key=lambda item: rank(item.drift, order)) if item is not lead]
+    drift = lead.drift
+    share = explained_by_conventions(pair, drift) or 0.0
+    part = f"; measured conventions explain {percent(share)} of it" if share else ", and no rule explains it"
+    facts = [*resemblances(pair, drift), *wrong(pair, others), *right(pair)]
+    odd, other = (pair.a, pair.b) if pair.a.own_layer and not pair.b.own_layer else (pair.b, pair.a)
+    yield Finding(
+        CODE, CAUSE, "unexplained",
+        f"{names(odd.members)} {verb(odd.members, 'differs', 'differ')} from {names(other.members)} in {where(drift)} "
+        f"{size(pair, drift)}{part}."
+        + "".join(f" {fact}." for fact in facts),
+        targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
+        drift.quantity, share or None,
+        evidence={**summary(drift), "max_ulp": drift.max_ulp, **{
+            f"also differs: {where(item.drift)}": item.drift.max_abs for item in others
+        }},
+        advice=what_next(pair),
+        not_identifiable=not_identifiable(pair, layer=drift.layer),
+        accounts=tuple(item.place for item in others),
+    )  # fmt: skip
+
+
+def rank(drift: Drift, order: Mapping[str, int]) -> tuple[object, ...]:
+    """Earliest event, then the network's order, then states before gradients, then the largest."""
+    event = math.inf if drift.first_event is None else drift.first_event
+    quantity = ORDER.index(drift.quantity) if drift.quantity in ORDER else len(ORDER)
+    return event, order.get(drift.layer, len(order)), quantity, -drift.max_abs if drift.max_abs == drift.max_abs else 0
+
+
+def where(drift: Drift) -> str:
+    if drift.quantity == "events":
+        return "what they carry out"
+    return f"{drift.quantity} of {drift.layer}" if drift.layer else f"the network's {drift.quantity}"
+
+
+def size(pair: PairView, drift: Drift) -> str:
+    if drift.verdict == "nonfinite":
+        off = f"by up to {number(drift.max_abs)} " if drift.max_abs > 0 else ""
+        return f"{off}({nonfinite(pair, drift)})"
+    if drift.verdict == "missing":
+        return "(only one of them holds it, or for another number of channels)"
+    if drift.verdict == "refused":
+        return f"from event {1 + (drift.first_event or 0)} on"
+    return f"by up to {number(drift.max_abs)}"
+
+
+def nonfinite(pair: PairView, drift: Drift) -> str:
+    """ "NaN or Inf in 1 value of torch, in none of mxnet"; the counts belong to the drift's sides, not the pair's."""
+    counts = {drift.a: drift.nonfinite_a, drift.b: drift.nonfinite_b}
+    known = [(next((counts[cell.target] for cell in side.members if cell.target in counts), 0), side)
+             for side in (pair.a, pair.b)]  # fmt: skip
+    (most, holder), (least, other) = sorted(known, key=lambda item: -item[0])
+    values = f"{most} value{'' if most == 1 else 's'}"
+    return f"NaN or Inf in {values} of {names(holder.members)}, in {least or 'none'} of {names(other.members)}"
+
+
+def wrong(pair: PairView, others: Sequence[Open]) -> Iterator[str]:
+    """The other statistics and outputs that differ: grounds of the same mistake, as likely as not."""
+    drifts = [item.drift for item in others if item.drift.quantity in LOOKED_AT]
+    if drifts:
+        found = [f"{where(drift)} {size(pair, drift)}" for drift in drifts]
+        yield f"Also off: {'; '.join(found)}"
+
+
+def right(pair: PairView) -> Iterator[str]:
+    """The statistics and outputs that agree, so that nobody looks there."""
+    fine = [where(drift) for drift in pair.drifts if drift.quantity in LOOKED_AT and is_rounding(pair, drift)]
+    if fine:
+        yield f"In order: {' and '.join(filter(None, (', '.join(fine[:-1]), fine[-1])))}"
+
+
+def what_next(pair: PairView) -> str:
+    measured = all(cell.convention is not None for cell in (pair.a, pair.b))
+    start = "" if measured else "let the conventions be measured too (without --no-probe); "
+    return f"{start}rerun with --isolate cell; bncheck repro writes a script that shows it"
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    """A layer other than BatchNorm that gives a sample another output in another batch, by more than rounding; a node
+    of an ONNX file that is off its opset's text, where the file as a whole cannot be compared."""
+    yield from odd_nodes(cell)
+    for found in in_batches(cell):
+        odd = odd_one(cell, found)
+        if odd is not None:
+            yield Finding(
+                CODE, CAUSE, "unexplained", f"{names(cell.members)} in eval: {odd.said}.",
+                targets(cell.members), cell.case.scenario, cell.case.name, odd.layer, found.event, "output",
+                evidence={**found.distances, **odd.evidence}, advice=odd.advice,
+            )  # fmt: skip
+
+
+def odd_nodes(cell: CellView) -> Iterator[Finding]:
+    for event, notes in plays(cell):
+        ratios = node_ratios(notes) if notes.get("no_oracle") else {}
+        layer = max(ratios, key=lambda name: ratios[name], default="")
+        if not layer or ratios[layer] <= 1:
+            continue
+        size = f"{number(ratios[layer])} times what rounding may do" if math.isfinite(ratios[layer]) else "NaN or Inf"
+        yield Finding(
+            CODE, CAUSE, "unexplained",
+            f"{layer} of {file_name(cell)} on {names(cell.members)} is off the text of its opset, from its own input: "
+            f"by {size}, and no rule explains it.",
+            targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
+            evidence={"of its rounding bound": number(ratios[layer]), NODES: len(ratios)},
+            advice="play that node alone, and compare it with the formula of its opset",
+        )  # fmt: skip
+        return

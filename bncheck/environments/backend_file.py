@@ -1,0 +1,211 @@
+"""What a backend file says about itself, read as literals and never by importing it.
+
+A backend file imports its framework only in its own interpreter; the host only needs the constants at the top
+(which distribution to install, which variants exist), so it reads them with ``ast.literal_eval``.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from bncheck.errors import TargetError
+
+BACKENDS_FOLDER = Path(__file__).parent.parent / "worker" / "backends"
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class RequirementRow:
+    """One row of ``REQUIREMENTS``: for these versions, on these Pythons, install these packages.
+
+    ``packages`` may hold ``{version}``; empty ``versions``, ``python`` or ``devices`` means any. ``distribution`` names
+    what holds the framework where it is not the backend's own (a GPU build under a name of its own).
+    """
+
+    versions: SpecifierSet
+    python: SpecifierSet
+    packages: tuple[str, ...]
+    devices: tuple[str, ...] = ()
+    distribution: str = ""
+
+    def fill(self, version: str) -> tuple[str, ...]:
+        """The packages with the version put in."""
+        return tuple(package.replace("{version}", version) for package in self.packages)
+
+
+@dataclass(frozen=True)
+class BackendFile:
+    """The constants of one backend file; see the worker's docstring for what each means."""
+
+    name: str
+    path: Path
+    title: str
+    module: str
+    distribution: str
+    default_version: str
+    variants: Mapping[str, str]
+    devices: tuple[str, ...]
+    requirements: tuple[RequirementRow, ...]
+    variant_requirements: Mapping[str, tuple[str, ...]]
+    device_requirements: Mapping[str, tuple[str, ...]]
+    documented: tuple[Mapping[str, Any], ...]
+
+    @property
+    def free_variants(self) -> bool:
+        """True if any text may stand in the brackets."""
+        return "*" in self.variants
+
+    def row_for(self, version: str, device: str = "") -> RequirementRow | None:
+        """The first row for the device whose range holds ``version``; an empty version matches rows without a range."""
+        kind = (device or self.devices[0]).partition(":")[0]
+        for row in self.requirements:
+            if row.devices and kind not in row.devices:
+                continue
+            if not str(row.versions) or (version and row.versions.contains(version, prereleases=True)):
+                return row
+        return None
+
+
+def find_backends(extra: Sequence[Path] = ()) -> dict[str, BackendFile]:
+    """All backends by name: those of the package, then the files given on purpose (which win)."""
+    paths = sorted(path for path in BACKENDS_FOLDER.glob("*.py") if NAME.fullmatch(path.stem))
+    backends = [read_backend(path) for path in [*paths, *extra]]
+    return {backend.name: backend for backend in backends}
+
+
+def read_backend(path: Path) -> BackendFile:
+    """Read the constants of one file; a TargetError names the file and the constant that is wrong."""
+    if not NAME.fullmatch(path.stem):
+        raise TargetError(
+            f"{path}: a backend file's name must be lower-case letters, digits and underscores",
+            "rename the file: its name is what --target uses",
+        )
+    constants = _Constants(path, _literals(path))
+    rows = constants.take("REQUIREMENTS", list, [])
+    return BackendFile(
+        name=path.stem,
+        path=path.resolve(),
+        title=constants.take("TITLE", str),
+        module=constants.take("MODULE", str),
+        distribution=constants.take("DISTRIBUTION", str, ""),
+        default_version=constants.take("DEFAULT_VERSION", str, ""),
+        variants=constants.texts("VARIANTS", {"": ""}),
+        devices=constants.names("DEVICES"),
+        requirements=tuple(_row(constants, index, row) for index, row in enumerate(rows)),
+        variant_requirements=constants.package_lists("VARIANT_REQUIREMENTS"),
+        device_requirements=constants.package_lists("DEVICE_REQUIREMENTS"),
+        documented=tuple(constants.take("DOCUMENTED", list, [])),
+    )
+
+
+def _literals(path: Path) -> dict[str, tuple[int, Any]]:
+    """Upper-case top-level assignments as name -> (line, value); values that are no literal are left out."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except OSError as error:
+        raise TargetError(f"{path}: cannot be read: {error.strerror}", "check the path given") from error
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise TargetError(f"{path}:{line}: not Python: {error}", "correct the backend file") from error
+    found: dict[str, tuple[int, Any]] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            name, value = node.targets[0], node.value
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            name, value = node.target, node.value
+        else:
+            continue
+        if isinstance(name, ast.Name) and name.id.isupper():
+            try:
+                found[name.id] = (node.lineno, ast.literal_eval(value))
+            except (ValueError, TypeError):
+                # Only an error if the host needs this one: a backend may keep computed constants too.
+                found[name.id] = (node.lineno, _NOT_LITERAL)
+    return found
+
+
+_NOT_LITERAL = object()
+_REQUIRED = object()
+
+
+class _Constants:
+    """The literals of one file, with errors that say where."""
+
+    def __init__(self, path: Path, literals: Mapping[str, tuple[int, Any]]) -> None:
+        self.path = path
+        self.literals = literals
+
+    def error(self, name: str, problem: str, remedy: str) -> TargetError:
+        line = self.literals[name][0] if name in self.literals else 1
+        return TargetError(f"{self.path}:{line}: {name} {problem}", remedy)
+
+    def take(self, name: str, kind: type, default: Any = _REQUIRED) -> Any:
+        if name not in self.literals:
+            if default is _REQUIRED:
+                raise self.error(name, "is missing", f"add {name} = ... at the top of the backend file")
+            return default
+        value = self.literals[name][1]
+        if value is _NOT_LITERAL:
+            raise self.error(name, "is not a plain literal", "write it out: the host reads it without running the file")
+        if kind is list and isinstance(value, tuple):
+            value = list(value)
+        if not isinstance(value, kind):
+            raise self.error(name, f"is {type(value).__name__}, not {kind.__name__}", "correct the backend file")
+        return value
+
+    def texts(self, name: str, default: dict[str, str]) -> dict[str, str]:
+        value = self.take(name, dict, default)
+        if not value or not all(isinstance(key, str) and isinstance(text, str) for key, text in value.items()):
+            raise self.error(name, "must map variant names to texts", 'for example {"": "the default"}')
+        return dict(value)
+
+    def names(self, name: str) -> tuple[str, ...]:
+        value = self.take(name, list)
+        if not value or not all(isinstance(item, str) and NAME.fullmatch(item) for item in value):
+            raise self.error(name, "must list names", 'for example ("cpu", "cuda")')
+        return tuple(value)
+
+    def package_lists(self, name: str) -> dict[str, tuple[str, ...]]:
+        value = self.take(name, dict, {})
+        return {str(key): self.packages(name, item) for key, item in value.items()}
+
+    def packages(self, name: str, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple):
+            raise self.error(name, "needs a list of packages", 'for example ["numpy<2"]')
+        for package in value:
+            try:
+                Requirement(str(package).replace("{version}", "1"))
+            except InvalidRequirement as error:
+                raise self.error(name, f"has {package!r}, which is no requirement", 'write "name<2"') from error
+        return tuple(str(package) for package in value)
+
+
+def _row(constants: _Constants, index: int, row: Any) -> RequirementRow:
+    where = f"row {index + 1}"
+    if not isinstance(row, dict) or "packages" not in row:
+        raise constants.error("REQUIREMENTS", f"{where} must be a dict with packages", "correct the backend file")
+    known = ("versions", "python", "packages", "devices", "distribution")
+    unknown = sorted(set(row) - set(known))
+    if unknown:
+        raise constants.error(
+            "REQUIREMENTS", f"{where} has unknown keys {', '.join(unknown)}", f"use {', '.join(known)}"
+        )
+    devices, distribution = row.get("devices", ()), row.get("distribution", "")
+    if not isinstance(devices, list | tuple) or not isinstance(distribution, str):
+        raise constants.error(
+            "REQUIREMENTS", f"{where}: devices is a list, distribution a name", 'write "devices": ["cuda"]'
+        )
+    try:
+        versions, python = SpecifierSet(row.get("versions", "")), SpecifierSet(row.get("python", ""))
+    except InvalidSpecifier as error:
+        raise constants.error("REQUIREMENTS", f"{where}: {error}", 'write ">=1.2,<2"') from error
+    packages = constants.packages("REQUIREMENTS", row["packages"])
+    return RequirementRow(versions, python, packages, tuple(map(str, devices)), distribution)

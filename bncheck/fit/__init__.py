@@ -1,5 +1,0 @@
-"""Measure conventions from traces. ``measure`` for a target's probes, ``settle`` for one case."""
-
-from bncheck.fit.measure import Observation, measure, settle
-
-__all__ = ["Observation", "measure", "settle"]

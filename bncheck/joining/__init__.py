@@ -1,0 +1,1 @@
+"""``bncheck compare``: runs of other machines, devices, versions or shards made into one."""

@@ -1,0 +1,119 @@
+"""Carry out a plan: write the jobs, play them in worker processes, say which targets turned out unavailable."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from bncheck.environments.devices import cores
+from bncheck.playing.cases_file import write_cases
+from bncheck.playing.pace import Stopwatch, longest_first, read_paces
+from bncheck.playing.plan import Plan
+from bncheck.playing.workers import Job, Limits, Progress, play
+from bncheck.run_folder.folder import read_json, write_json
+from bncheck.run_folder.results import TargetResult
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A target with the interpreter that will play it; ``result`` already says unavailable when there is none."""
+
+    result: TargetResult
+    backend_path: Path
+    python: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables for its process
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to play: processes at once, bounds, a process per cell."""
+
+    at_once: int = 2
+    limits: Limits = Limits()
+    isolate: bool = False
+
+
+def run_cells(
+    run: Path, plan: Plan, seats: Sequence[Seat], options: Options, tell: Callable[[Progress], None]
+) -> list[TargetResult]:
+    """Play every cell that has no result yet; returns the targets as they turned out.
+
+    Finished cells are on disk at any moment, also when this is interrupted.
+    """
+    ready = [seat for seat in seats if seat.python is not None]
+    cells = tuple(case.id for case in plan.cases)
+    jobs = longest_first([job_of(run, seat, cells, options) for seat in ready], read_paces())
+    watch = Stopwatch(tell)
+    for seat in seats:
+        if seat.python is None:
+            tell(Progress(seat.result.name, "unavailable", text=seat.result.reason))
+
+    def write() -> None:
+        write_json(run / "contents.json", write_cases(run, plan.cases))
+
+    with (run / "records.jsonl").open("a", encoding="utf-8") as records:
+        reasons = play(jobs, options.at_once, lambda progress: note(records, progress, watch), write)
+    watch.remember()
+    return [settle(run, seat.result, reasons) for seat in seats]
+
+
+def note(records: TextIO, progress: Progress, tell: Callable[[Progress], None]) -> None:
+    """One line of records.jsonl per finished cell and unavailable target, on disk before anybody is told."""
+    if progress.kind in ("finished", "unavailable"):
+        when = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {
+            "time": when,
+            "target": progress.target,
+            "cell": progress.cell,
+            "outcome": progress.outcome or "unavailable",
+        }
+        records.write(json.dumps({**line, "reason": progress.text}) + "\n")
+        records.flush()
+    tell(progress)
+
+
+def job_of(run: Path, seat: Seat, cells: tuple[str, ...], options: Options) -> Job:
+    target = seat.result
+    assert seat.python is not None
+    limits = options.limits
+    if target.device != "cpu":
+        limits = replace(limits, memory=None)  # CUDA reserves far more address space than it uses
+    return Job(
+        target.name, run / "cells" / target.slug, seat.python, seat.backend_path, target.variant, target.device,
+        cells, limits, options.isolate, {**threads(options.at_once), **seat.environment},
+    )  # fmt: skip
+
+
+def threads(at_once: int) -> dict[str, str]:
+    """Threads of one worker, so that all of them together fit the cores; what the user has set stays.
+
+    Without it every small kernel waits for a thread that another worker holds: torch.batch_norm on 6 × 3 values took
+    42 ms instead of 20 µs on a busy machine with two cores. The count is part of the recorded environment.
+    """
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    count = str(max(1, cores() // max(at_once, 1)))
+    return {} if any(name in os.environ for name in names) else dict.fromkeys(names, count)
+
+
+def settle(run: Path, target: TargetResult, reasons: Mapping[str, str]) -> TargetResult:
+    """The target with what its worker said of itself: version, environment, or why it cannot run."""
+    path = run / "cells" / target.slug / "environment.json"
+    environment: dict[str, Any] = dict(sorted(read_json(path).items())) if path.exists() else {}
+    reason = reasons.get(target.name, "")
+    if reason:
+        remedy = str(environment.get("remedy", "")) or f"look at it with: bncheck doctor, or leave {target.name} out"
+        return replace(target, status="unavailable", reason=reason, remedy=remedy, environment=environment)
+    if target.status != "ok" or not environment:
+        return target
+    return replace(
+        target,
+        version=str(environment.get("version", "")) or target.version,
+        python=str(environment.get("python", "")),
+        simulated=bool(environment.get("simulated", False)),
+        environment=environment,
+    )

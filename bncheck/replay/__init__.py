@@ -1,7 +1,0 @@
-"""Replay a case under a convention, size its rounding, and say which differing rules explain a drift."""
-
-from bncheck.replay.attribution import attribute
-from bncheck.replay.conduct import replay
-from bncheck.replay.rounding import rounding_bound
-
-__all__ = ["attribute", "replay", "rounding_bound"]

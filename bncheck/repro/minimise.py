@@ -1,0 +1,191 @@
+"""The smallest case that still shows a finding, found by playing smaller ones on the real targets.
+
+Nothing is taken on trust: a smaller case counts only when the same targets, at the same versions, give the same
+cause there, nothing else comes with it, and the scripts' problem is the same. Otherwise the case stays, and a note
+says why.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bncheck.diagnosis.analyse import Analysis, judge_case, read_cell
+from bncheck.environments.backend_file import BackendFile, find_backends
+from bncheck.environments.pythons import Ready, find_ready, make_ready, parse_pythons
+from bncheck.environments.targets import Target, parse_targets
+from bncheck.errors import BncheckError, ScenarioError
+from bncheck.finding import Finding
+from bncheck.playing.jobs import Options, Seat, run_cells
+from bncheck.playing.plan import Plan
+from bncheck.repro.kit import subject_of
+from bncheck.repro.scene import Scene, concerned
+from bncheck.repro.smaller import described, smaller_cases
+from bncheck.repro.standalone.subject import CannotWriteError, Played
+from bncheck.run_folder.results import Results, TargetResult
+from bncheck.scenario import Case, Scenario
+from bncheck.scenario_files.inputs import make_inputs
+from bncheck.session import Listener
+
+# So many are tried first: nearly always one of them does, and large ones take most of the time.
+FIRST = 12
+
+
+class KeptError(Exception):
+    """Why the case stays as it was."""
+
+
+def minimise(results: Results, scene: Scene, pythons: Sequence[str], listener: Listener) -> Scene:
+    """The scene of the smallest case that shows the same; the same scene with a note where there is none."""
+    try:
+        return find_smaller(results, scene, pythons, listener)
+    except KeptError as reason:
+        return replace(scene, note=f"The case is the run's own: {reason}.")
+
+
+def find_smaller(results: Results, scene: Scene, pythons: Sequence[str], listener: Listener) -> Scene:
+    if scene.finding.kind == "rounding":
+        raise KeptError("rounding is not made smaller")
+    if not scene.specs or scene.case.network.custom or scene.case.network.file:
+        raise KeptError("its network or input comes from a file, which is not cut down")
+    cases = [case for case in smaller_cases(scene.case) if can_be_made(case)]
+    if not cases:
+        raise KeptError("it is as small as it can be")
+    seats = find_seats(scene, find_backends(), pythons)
+    for batch in (cases[:FIRST], cases[FIRST:]):
+        if batch:
+            listener.say(f"trying {len(batch)} smaller cases of {scene.case.id}")
+            found = try_cases(results, scene, batch, seats, listener)
+            if found is not None:
+                return found
+    raise KeptError(f"none of {len(cases)} smaller cases shows the same cause alone")
+
+
+def try_cases(
+    results: Results, scene: Scene, cases: Sequence[Case], seats: Sequence[Seat], listener: Listener
+) -> Scene | None:
+    """Play all of them, one process per target, and take the first that shows the finding."""
+    listener.expect(len(cases) * len(seats))
+    with tempfile.TemporaryDirectory(prefix="bncheck-") as folder:
+        plan = plan_of(scene, cases, seats)
+        targets = run_cells(Path(folder), plan, seats, Options(), listener.cell)
+        check_versions(scene, targets)
+        judged = (
+            shown_by(Path(folder), plan.scenarios[0], case, targets, results=results, scene=scene) for case in cases
+        )
+        return next((found for found in judged if found is not None), None)
+
+
+def can_be_made(case: Case) -> bool:
+    """Whether its input exists: few values can be too coarse to keep batches apart."""
+    try:
+        make_inputs(case)
+    except ScenarioError:
+        return False
+    return True
+
+
+# -------------------------------------------------------------------------------------------------------- playing
+
+
+def find_seats(scene: Scene, backends: Mapping[str, BackendFile], pythons: Sequence[str]) -> list[Seat]:
+    """A seat for every target that was played and needs no installation; every one of the finding's must be here."""
+    needed = {target.name for target in concerned(scene.finding, scene.played)}
+    given = parse_pythons(pythons, backends)
+    seats = []
+    for item in scene.played:
+        ready = ready_of(item.target, backends, given)
+        if ready is not None:
+            seats.append(Seat(item.target, backends[item.target.backend].path, ready.python))
+        elif item.target.name in needed:
+            raise KeptError(
+                f"{item.target.name} is not here to try smaller ones (bncheck env create {item.target.name})"
+            )
+    return seats
+
+
+def ready_of(result: TargetResult, backends: Mapping[str, BackendFile], given: Mapping[str, Path]) -> Ready | None:
+    try:
+        target: Target = parse_targets([result.name], backends)[0]
+        backend = backends[target.backend]
+        if given and {target.name, target.backend} & set(given):
+            answer = make_ready(target, backend, given, lambda text: None)
+            return answer if isinstance(answer, Ready) else None
+        return find_ready(target, backend)
+    except BncheckError:
+        return None  # a target of a backend file that this bncheck does not have
+
+
+def plan_of(scene: Scene, cases: Sequence[Case], seats: Sequence[Seat]) -> Plan:
+    scenario = Scenario(scene.case.scenario, "", "", tuple(cases), tolerance=scene.tolerance)
+    return Plan((scenario,), tuple(seat.result.name for seat in seats))
+
+
+def check_versions(scene: Scene, targets: Sequence[TargetResult]) -> None:
+    """Figures of another version would not be the report's."""
+    recorded = {item.target.name: item.target.version for item in scene.played}
+    for target in targets:
+        if target.status != "ok":
+            raise KeptError(f"{target.name} does not run here")
+        if target.version != recorded[target.name]:
+            raise KeptError(f"{target.name} is {target.version} here, and was {recorded[target.name]} in the run")
+
+
+# -------------------------------------------------------------------------------------------------------- judging
+
+
+def shown_by(
+    folder: Path, scenario: Scenario, case: Case, targets: Sequence[TargetResult], *, results: Results, scene: Scene
+) -> Scene | None:
+    """The scene of this smaller case, if the finding is still there, alone, and its scripts see the problem."""
+    analysis = Analysis()
+    for convention in results.conventions:
+        analysis.conventions.setdefault(convention.target, {})[convention.path] = convention
+    judge_case(folder, case, scenario, targets, analysis)
+    same = [found for found in analysis.findings if alike(found, scene.finding)]
+    before = {(found.code, found.kind) for found in results.findings_at[scene.finding.scenario, scene.finding.case]}
+    new = [f for f in analysis.findings if (f.code, f.kind) not in before and f.kind != "rounding"]
+    if not same or new:
+        return None
+    played = []
+    for target in targets:
+        _, view = read_cell(folder, case, target)
+        if view is not None and view.trace is not None:
+            # Its arrays are read now: the folder is about to go.
+            arrays = dict(view.trace.arrays.items())
+            was = next(item.target for item in scene.played if item.target.name == target.name)
+            played.append(Played(was, replace(view.trace, arrays=arrays), was.environment))
+    sizes = f"{described(case)} instead of {described(scene.case)}"
+    note = f"The scripts play the smallest case found that still shows it: {sizes}."
+    found = replace(
+        scene, case=replace(case, name=scene.case.name), inputs=make_inputs(case), played=tuple(played),
+        specs=dict(case.inputs), note=note,
+    )  # fmt: skip
+    return found if same_problems(found, scene) else None
+
+
+def alike(found: Finding, wanted: Finding) -> bool:
+    """The same cause, of the same kind, on the same layer, between the same targets, with the same one to blame."""
+
+    def key(item: Finding) -> tuple[object, ...]:
+        sides = frozenset(frozenset(side) for side in item.sides)
+        return item.code, item.kind, item.layer, item.quantity, item.departs, sides, frozenset(item.targets)
+
+    return key(found) == key(wanted)
+
+
+def same_problems(found: Scene, scene: Scene) -> bool:
+    """Every script has the same problem, with the same side, on the finding's quantity."""
+    for target in concerned(scene.finding, scene.played):
+        try:
+            old, new = subject_of(scene, target), subject_of(found, target)
+        except CannotWriteError:
+            continue
+        if (old.problem, old.other, bool(old.refused_here)) != (new.problem, new.other, bool(new.refused_here)):
+            return False
+        outside = [{q.name for q in subject.quantities if q.outside} for subject in (old, new)]
+        if scene.finding.quantity in outside[0] and scene.finding.quantity not in outside[1]:
+            return False
+    return True

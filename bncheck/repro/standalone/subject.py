@@ -1,0 +1,270 @@
+"""What one script is about: a case on one target, what came out, what is expected instead, and from whom. Pure."""
+
+# The functions that scripts get a copy of carry no annotations.
+# mypy: disallow-untyped-calls=False
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from bncheck.diagnosis.drifts import COARSENESS, TOLERANCES, coarser
+from bncheck.finding import Finding
+from bncheck.repro.standalone.tail import gaps
+from bncheck.run_folder.results import TargetResult
+from bncheck.scenario import FORWARD_OPS, Case, InputSpec, Layer, Tolerance
+from bncheck.trace import Array, Trace
+
+Problem = Literal["differs", "nonfinite", "recorded", "repeated", "rounding"]
+STATES = ("running_mean", "running_var", "running_covar", "counter", "gamma", "beta")
+LOOSE = ("output", "grad_input")
+GRADIENTS = ("grad_gamma", "grad_beta")
+ORDER = (*STATES, *LOOSE, *GRADIENTS)
+# How else a run played an ONNX file: a gap to its plain play is one number, and no gap is expected.
+BESIDE = tuple(f"{way}{of}" for way in ("optimised", "unused", "optimised_unused") for of in ("", "_statistics"))
+# The same samples in batches of other sizes (eval_in_batches): the L1 distance of outputs, one point per size.
+L1 = "l1_between_batches"
+APART, ALIKE = "a network that keeps its samples apart", "a file that gives the same however it is played"
+ALWAYS = ("running_mean", "running_var")
+# Findings whose point is that something is not finite, whoever else agrees.
+NONFINITE = ("poisoned-state", "overflow")
+
+
+# torch.testing's table per dtype, no scenario's own.
+USUAL = Tolerance()
+
+
+class CannotWriteError(Exception):
+    """Why there is no script for a target, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """One target's cell, as far as scripts need it."""
+
+    target: TargetResult
+    trace: Trace
+    environment: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One quantity's rows: the event each belongs to (-1: the initial state), here and on the other side."""
+
+    name: str
+    events: tuple[int, ...]
+    here: Array  # (points, values) float64
+    there: Array
+    rtol: float
+    atol: float
+
+    @property
+    def outside(self) -> bool:
+        return bool(gaps(self.here, self.there, self.rtol, self.atol)[2].any())
+
+
+@dataclass(frozen=True)
+class Subject:
+    """``other`` names whose values are expected; "" where nobody's are. ``specs`` are empty when not known."""
+
+    finding: Finding
+    case: Case
+    inputs: Mapping[str, Array]
+    target: TargetResult
+    trace: Trace
+    layer: str
+    other: str
+    quantities: tuple[Quantity, ...]
+    refused_there: tuple[int, ...]
+    problem: Problem
+    stride: int = 1  # of the recorded outputs
+    specs: Mapping[str, InputSpec] = field(default_factory=dict)
+    custom_source: str = ""
+    model_file: bytes = b""
+    sample: int = 4096  # numbers of an output that were recorded at most
+
+    @property
+    def batch_norm(self) -> Layer:
+        return next(layer for layer in self.case.network.layers if layer.name == self.layer.partition("@")[0])
+
+    @property
+    def refused_here(self) -> tuple[int, ...]:
+        return raised(self.trace)
+
+    def watched(self, event: int) -> tuple[str, ...]:
+        """What the script looks at after this event, besides the state at the end of a step."""
+        return tuple(q.name for q in self.quantities if q.name not in STATES and event in q.events)
+
+    @property
+    def rank(self) -> int:
+        return len(next(iter(self.inputs[name] for name in sorted(self.inputs) if name.startswith("x/"))).shape) - 1
+
+
+def raised(trace: Trace) -> tuple[int, ...]:
+    return tuple(index for index, event in enumerate(trace.events) if event.status == "raised")
+
+
+def make_subject(
+    finding: Finding,
+    case: Case,
+    inputs: Mapping[str, Array],
+    played: Sequence[Played],
+    name: str,
+    *,
+    tolerance: Tolerance = USUAL,
+    stride: int = 1,
+    specs: Mapping[str, InputSpec] | None = None,
+    custom_source: str = "",
+    model_file: bytes = b"",
+    sample: int = 4096,
+) -> Subject:
+    """The subject of ``name``'s script. Its expected values are the other side's, the float64 reference's first."""
+    own = next(item for item in played if item.target.name == name)
+    alone = against_itself(finding, case, own)
+    if alone:
+        problem = "rounding" if finding.kind == "rounding" else "differs"
+        source = APART if alone[0].name == L1 else ALIKE
+        return Subject(
+            finding, case, inputs, own.target, own.trace, "", source, alone, raised(own.trace), problem,  # type: ignore[arg-type]
+            stride, specs or {}, custom_source, model_file, sample,
+        )  # fmt: skip
+    layer = finding.layer or next(iter(own.trace.layers), "")
+    if layer and not has_layer(case, own.trace, layer):
+        raise CannotWriteError(f"{case.id} has no layer {layer[:40]!r} to look at")
+    other, problem = None, "recorded"
+    if finding.cause == "order-dependence" and finding.kind != "rounding":
+        if raised(own.trace) or case.network.replicas:
+            raise CannotWriteError("no script plays replicas or a refused event a second time")
+        problem = "repeated"
+    for candidate in others(finding, played, name) if problem != "repeated" else ():
+        if differs(finding, case, own, candidate, layer, tolerance=tolerance):
+            other, problem = candidate, "differs"
+            break
+    poisoned = finding.cause in NONFINITE and not finite(own.trace, layer, finding.quantity)
+    if poisoned:
+        problem = "nonfinite"
+    if other is None and finding.kind == "rounding":
+        other, problem = next(iter(others(finding, played, name)), None), "rounding"
+    if other is None and poisoned:
+        other = next((item for item in others(finding, played, name)), None)
+    there = own if other is None else other
+    found = quantities(finding, case, own, there, layer, tolerance=tolerance)
+    refused = raised(there.trace)
+    label = "" if other is None else other.target.label
+    return Subject(
+        finding, case, inputs, own.target, own.trace, layer, label, found, refused, problem,  # type: ignore[arg-type]
+        stride, specs or {}, custom_source, model_file, sample,
+    )  # fmt: skip
+
+
+def has_layer(case: Case, trace: Trace, layer: str) -> bool:
+    """``bn@1`` and ``bn@copy`` are the network's ``bn`` elsewhere; a network from a file has the layers it showed."""
+    if case.network.model or case.network.file:
+        return layer in trace.layers
+    return any(each.name == layer.partition("@")[0] for each in case.network.layers)
+
+
+def others(finding: Finding, played: Sequence[Played], name: str) -> list[Played]:
+    """Whose values could be expected: the other side's, the reference's, anybody's."""
+    away = [each for side in finding.sides if name not in side for each in side] if finding.sides else []
+
+    def rank(item: Played) -> tuple[bool, bool]:
+        return item.target.name not in away, item.target.backend != "reference"
+
+    return sorted((item for item in played if item.target.name != name), key=rank)
+
+
+def differs(finding: Finding, case: Case, own: Played, other: Played, layer: str, *, tolerance: Tolerance) -> bool:
+    """Whether this partner shows the finding: its own quantity where it names one, else anything."""
+    found = quantities(finding, case, own, other, layer, tolerance=tolerance)
+    if raised(own.trace) != raised(other.trace):
+        return True
+    named = [q for q in found if q.name == finding.quantity]
+    return any(q.outside for q in named or found)
+
+
+def finite(trace: Trace, layer: str, quantity: str) -> bool:
+    arrays = [trace.get(layer, quantity)] if quantity in STATES else list(trace.arrays.values())
+    return all(bool(np.isfinite(array).all()) for array in arrays if array is not None)
+
+
+def against_itself(finding: Finding, case: Case, own: Played) -> tuple[Quantity, ...]:
+    """What a finding says of one target alone: gaps between ways to play the same thing, where 0 is expected."""
+    event = finding.event
+    if event is None or event >= len(case.events):
+        return ()
+    if case.network.file and finding.cause == "folding":
+        gaps_of = {name: finding.evidence[name] for name in BESIDE if name in finding.evidence}
+        bound = float(finding.evidence.get("rounding bound", 0.0))
+        sizes = {name: gap for name, gap in gaps_of.items() if isinstance(gap, int | float)}
+        return tuple(Quantity(name, (event,), np.array([[gap]], float), np.zeros((1, 1)), 0.0, bound)
+                     for name, gap in sizes.items())  # fmt: skip
+    found = own.trace.arrays.get(f"depth_l1/{event}")
+    if case.events[event].op != "eval_in_batches" or found is None:
+        return ()
+    here = np.asarray(found, dtype=np.float64).reshape(-1, 1)
+    # Neighbours that are seen change an output by about itself, rounding by less than a thousandth of that.
+    return (Quantity(L1, (event,), here, np.zeros(here.shape), 0.0, 1e-3 * float(here.max(initial=0.0))),)
+
+
+def quantities(
+    finding: Finding, case: Case, own: Played, other: Played, layer: str, *, tolerance: Tolerance
+) -> tuple[Quantity, ...]:
+    """Running statistics, what the finding is about, and whatever else is outside the tolerance."""
+    found = [
+        q
+        for name in ORDER
+        if (q := quantity(name, case, own.trace, other.trace, layer, tolerance=tolerance)) is not None
+    ]
+    wanted = {*ALWAYS, finding.quantity, *(["counter"] if finding.cause == "counter-skew" else [])}
+    wanted |= set() if layer else {"output"}  # a network without a BatchNorm layer has nothing else to look at
+    return tuple(q for q in found if q.name in wanted or q.outside)
+
+
+def quantity(name: str, case: Case, own: Trace, other: Trace, layer: str, *, tolerance: Tolerance) -> Quantity | None:
+    """Rows of one quantity that both sides have, as a run pairs them; None where one has none."""
+    path = name if name in LOOSE else f"{layer}/{name}"
+    if name in LOOSE:
+        events = paired(name, case, own, other)
+        # Large outputs are sampled and small ones are not, so rows of two sizes cannot be read by one line.
+        events = events if layer else of_one_size(events, name, own)
+        rows = [[np.ravel(side.arrays[f"{name}/{t}"]) for t in events] for side in (own, other)]
+        if len({row.size for row in rows[0]}) != 1:
+            return None
+        here, there = (np.array(side, dtype=np.float64).reshape(len(events), -1) for side in rows)
+    else:
+        one, two = own.arrays.get(path), other.arrays.get(path)
+        if one is None or two is None or one.shape != two.shape:
+            return None
+        if name in STATES:
+            events = (-1, *case.step_ends)
+            here, there = (side[[t + 1 for t in events]].astype(np.float64) for side in (one, two))
+        else:
+            events = tuple(t for t, event in enumerate(own.events) if event.op == "backward" and event.status == "ok")
+            here, there = (side[list(events)].astype(np.float64) for side in (one, two))
+        here, there = here.reshape(len(events), -1), there.reshape(len(events), -1)
+    if not here.size or (name == "counter" and (np.isnan(here).all() or np.isnan(there).all())):
+        return None
+    kind = coarser(own.dtype_of(path), other.dtype_of(path)) if name in STATES else coarser(case.dtype, "float64")
+    rtol, atol = TOLERANCES[kind if kind in COARSENESS else "float64"]
+    rtol = rtol if tolerance.rtol is None else tolerance.rtol
+    atol = atol if tolerance.atol is None else tolerance.atol
+    return Quantity(name, events, here, there, rtol, atol)
+
+
+def of_one_size(events: tuple[int, ...], name: str, own: Trace) -> tuple[int, ...]:
+    """Those events whose output has the size that most have: an eval forward may be read at another layer."""
+    sizes = [own.arrays[f"{name}/{t}"].size for t in events]
+    return tuple(t for t, size in zip(events, sizes, strict=True) if size == max(sizes, key=sizes.count))
+
+
+def paired(name: str, case: Case, own: Trace, other: Trace) -> tuple[int, ...]:
+    ops = ("backward",) if name == "grad_input" else (*FORWARD_OPS, "run_exported")
+    found = []
+    for t, event in enumerate(case.events):
+        one, two = own.arrays.get(f"{name}/{t}"), other.arrays.get(f"{name}/{t}")
+        if event.op in ops and one is not None and two is not None and one.shape == two.shape and one.size:
+            found.append(t)
+    return tuple(found)

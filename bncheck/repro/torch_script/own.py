@@ -1,0 +1,73 @@
+"""Code of somebody's own in a PyTorch script: a layer, or a function that builds a whole network."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from bncheck.repro.standalone.subject import CannotWriteError, Subject
+from bncheck.worker.torch_custom import NAMES
+
+# Names that a script gives a meaning itself, on its top level.
+OURS = (
+    "net", "np", "torch", "dist", "copy", "sys", "os", "x", "y", "ys", "X", "DY", "EXPECTED", "SOURCE", "TOLERANCE",
+    "REFUSED", "SIZES", "COVARIANCES", "beside", "found", "refused", "see", "refuse", "look", "number", "some", "gaps",
+    "compare", "run", "out", "inner", "second", "programs", "problems", "viewed", "Parts", "Layout", "stack",
+    "count_of", "part", "whole", "of", "together", "apart", "rank", "store", "others", "saved", "mode", "session",
+    "exported", "sample", "gcd", "Flatten", "Keep", "seen", "turn",
+)  # fmt: skip
+
+
+def own_words(subject: Subject) -> str:
+    """``path.py:Class`` of the layer of somebody's own, where this target plays it; "" elsewhere."""
+    return "" if subject.target.variant == "builtin" else subject.case.network.custom or ""
+
+
+def own_code(subject: Subject) -> list[str]:
+    """The source of somebody's own code, as it stands in the file that the scenario names."""
+    words = own_words(subject) or subject.case.network.model or ""
+    if not words:
+        return []
+    what = "layer" if own_words(subject) else "network"
+    if not subject.custom_source:
+        raise CannotWriteError(f"the file of the {what} of your own is not here any more, or is no single Python file")
+    if not re.fullmatch(r"[A-Za-z_]\w*", words.rpartition(":")[2], re.ASCII):
+        raise CannotWriteError(f"the {what} of your own has no plain name")
+    both = set(OURS) & defined(subject.custom_source)
+    if both:
+        raise CannotWriteError(f"the file of the {what} of your own defines {min(both)}, which the script needs itself")
+    return [
+        f"# ---- the {what} under test, copied from the file that the scenario names",
+        *subject.custom_source.splitlines(),
+        "# ---- until here",
+        "",
+    ]
+
+
+def defined(source: str) -> set[str]:
+    """What a file gives a meaning to on its top level, imports of the same thing aside."""
+    found: set[str] = set()
+    try:
+        nodes = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise CannotWriteError(f"the file of your own is no Python: {type(error).__name__}") from error
+    for node in nodes:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            found |= {
+                name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+            }
+    return found
+
+
+def own_name(subject: Subject, what: str) -> str:
+    """The attribute in which a layer holds a state: PyTorch's word, or the one that the layer's own source has."""
+    if what not in NAMES:
+        return what
+    usual = {"counter": "num_batches_tracked", "gamma": "weight", "beta": "bias"}.get(what, what)
+    if not own_words(subject):
+        return usual
+    source = subject.custom_source
+    said = [name for name in NAMES[what] if re.search(rf"self\.{name}\b|[\"']{name}[\"']", source)]
+    return said[0] if said else usual

@@ -1,0 +1,6 @@
+"""Scenario files: from TOML text to cases, and from a case to its input arrays.
+
+``files`` finds and reads them, ``schema`` says what a table may hold, ``matrix`` expands it, ``checks`` holds what
+concerns several keys, ``shapes`` follows a batch through the network, ``inputs`` draws it. A new layer type is a row in
+``shapes`` and in ``schema``, and a branch in each backend that has it.
+"""
