@@ -179,7 +179,9 @@ def missed(plan: Plan, results: Results) -> tuple[Shortfall, ...]:
     cases = [case for case in plan.cases if case.scenario not in plan.background]
     twice = any(case.scenario not in plan.background for case in plan.repeated)
     whole = bool(cases) and all(case.network.model is not None for case in cases)
-    return shortfalls(results, Asked(plan.required, plan.alone, "index" in plan.part, twice, whole))
+    return shortfalls(
+        results, Asked(required=plan.required, alone=plan.alone, part="index" in plan.part, repeated=twice, whole=whole)
+    )
 
 
 def open_run(request: Request, backends: Mapping[str, BackendFile]) -> tuple[Path, Plan, tuple[Target, ...]]:
@@ -233,10 +235,17 @@ def make_plan(request: Request, backends: Mapping[str, BackendFile]) -> Plan:
     background = tuple(probe.name for probe in probes)
     scenarios = tuple(with_tolerance(scenario, request.tolerance) for scenario in chosen + probes)
     plan = Plan(
-        scenarios, tuple(target.name for target in lineup.targets), background, absolute(overrides), request.command,
-        created, request.tolerance, check_order=request.check_order, required=tuple(dict.fromkeys(needed)),
+        scenarios=scenarios,
+        targets=tuple(target.name for target in lineup.targets),
+        background=background,
+        overrides=absolute(overrides),
+        command=request.command,
+        created=created,
+        tolerance=request.tolerance,
+        check_order=request.check_order,
+        required=tuple(dict.fromkeys(needed)),
         alone=request.alone,
-    )  # fmt: skip
+    )
     return take(plan, request.shard) if request.shard else plan
 
 
@@ -262,7 +271,14 @@ def choose(
 
 def seat(target: Target, backend: BackendFile, place: Ready | Unavailable) -> Seat:
     """A target with the interpreter that will play it, or the reason why there is none."""
-    result = TargetResult(target.name, target.slug, target.backend, target.variant, target.version, target.device)
+    result = TargetResult(
+        name=target.name,
+        slug=target.slug,
+        backend=target.backend,
+        variant=target.variant,
+        version=target.version,
+        device=target.device,
+    )
     if isinstance(place, Ready):
         return Seat(result, backend.path, place.python)
     return Seat(replace(result, status="unavailable", reason=place.reason, remedy=place.remedy), backend.path)

@@ -148,8 +148,10 @@ def why(verdict: Verdict) -> str:
 
     missed = [item.sentence for item in verdict.missed]
     failing = [item.charge for item in verdict.of("fails")]
-    first = [f"{' '.join(filter(None, (item.code, item.cause)))} in {place(item.scenario, item.case)}: {item.sentence}"
-             for item in failing[:1]] or list(overdue(verdict))[:1]  # fmt: skip
+    first = [
+        f"{' '.join(filter(None, (item.code, item.cause)))} in {place(item.scenario, item.case)}: {item.sentence}"
+        for item in failing[:1]
+    ] or list(overdue(verdict))[:1]
     rest = f"; {headline(replace(verdict, missed=()))}" if missed and (failing or verdict.expired) else ""
     text = f"{'; '.join(missed)}{rest}" if missed else f"{headline(verdict)}: {'; '.join(first)}"
     return one_line(f"exit code {verdict.exit_code}: {text}", 1000)

@@ -108,9 +108,14 @@ class Live(Quiet):
         from rich.progress import Progress as Bars
 
         self.bars = Bars(
-            TextColumn("bncheck"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("{task.description}"), console=console(stderr=True), transient=True,
-        )  # fmt: skip
+            TextColumn("bncheck"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=console(stderr=True),
+            transient=True,
+        )
         self.task: Any = None
         self.now: dict[str, str] = {}  # target → what it does
 

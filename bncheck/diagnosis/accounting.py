@@ -46,9 +46,14 @@ ENOUGH = 0.99
 STATISTICS = ("running_mean", "running_var", "running_covar")
 # Quantity → the word of ``EXPLAINS`` that it belongs to.
 WORDS = {
-    **dict.fromkeys(STATISTICS, "statistics"), **dict.fromkeys((*GRADIENTS, "grad_input"), "gradients"),
-    "counter": "counter", "gamma": "affine", "beta": "affine", "output": "outputs", "events": "events",
-}  # fmt: skip
+    **dict.fromkeys(STATISTICS, "statistics"),
+    **dict.fromkeys((*GRADIENTS, "grad_input"), "gradients"),
+    "counter": "counter",
+    "gamma": "affine",
+    "beta": "affine",
+    "output": "outputs",
+    "events": "events",
+}
 # What an attribution sees in the outputs of a layer.
 SEEN_IN_OUTPUT = ("output", "used_mean", "used_invstd")
 
@@ -134,7 +139,9 @@ def account_alike(
     for (at, one, like, other), places in said.items():
         apart_from.setdefault((at, one, like, tuple(places)), []).append(other)
     for (at, one, like, known), others in apart_from.items():
-        what = Consequence(f"{one} does as {like}.", (one, *others), ((one,), tuple(others)), known)
+        what = Consequence(
+            title=f"{one} does as {like}.", targets=(one, *others), sides=((one,), tuple(others)), places=known
+        )
         kept[at] = replace(kept[at], follows=(*kept[at].follows, what))
     return kept, left
 
@@ -402,7 +409,7 @@ def with_consequences(cause: Finding, weak: Sequence[Finding]) -> Finding:
         one
         for item in weak
         for one in (
-            Consequence(item.title, item.targets, item.sides, tuple(sorted(item.places))),
+            Consequence(title=item.title, targets=item.targets, sides=item.sides, places=tuple(sorted(item.places))),
             *item.follows,
         )
     ]

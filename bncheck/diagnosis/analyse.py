@@ -92,7 +92,13 @@ def analyse(
                 continue
             tell(f"measuring the conventions of {target.name}")
             analysis.conventions[target.name] = measure_target(run, plan, target, rows)
-    judge_cases(Work(run, plan, tuple(targets), analysis.conventions, analysis.documented), analysis, tell)
+    judge_cases(
+        Work(
+            run=run, plan=plan, targets=tuple(targets), conventions=analysis.conventions, documented=analysis.documented
+        ),
+        analysis,
+        tell,
+    )
     analysis.findings += diagnose([], [], [target_view(target, analysis) for target in targets])
     findings = absorb_by_order(analysis.findings)
     apart = of_expecting(plan, analysis.drifts.differing())
@@ -289,7 +295,7 @@ def pair_view(case: Case, scenario: Scenario, a: CellView, b: CellView) -> PairV
     drifts = compare(case, a, b, scenario.tolerance)
     differ = any(drift.verdict != "agrees" for drift in drifts)
     found = Deferred(lambda: attribute_pair(case, a, b)) if differ else ()
-    return PairView(case, a, b, drifts, found, scenario.tolerance)
+    return PairView(case=case, a=a, b=b, drifts=drifts, attributions=found, tolerance=scenario.tolerance)
 
 
 def attribute_pair(case: Case, a: CellView, b: CellView) -> Iterator[Attribution]:
@@ -305,9 +311,13 @@ def target_view(target: TargetResult, analysis: Analysis) -> TargetView:
     rows = analysis.documented.get(target.name, ())
     said = documented_facets(rows, target.version, target.variant)
     return TargetView(
-        target.name, target.backend, conventions, {facet: value for facet, (value, _) in said.items()},
-        next((link for _, link in said.values() if link), ""), analysis.repeats.get(target.name, ()),
-    )  # fmt: skip
+        target=target.name,
+        backend=target.backend,
+        conventions=conventions,
+        documented={facet: value for facet, (value, _) in said.items()},
+        link=next((link for _, link in said.values() if link), ""),
+        repeats=analysis.repeats.get(target.name, ()),
+    )
 
 
 def read_record(run: Path, case: Case, target: TargetResult, result: Result | None = None) -> CellResult | None:
@@ -319,9 +329,18 @@ def read_record(run: Path, case: Case, target: TargetResult, result: Result | No
         return None
     outcome, kind, error = map(sys.intern, (result.outcome, result.error_type, result.error))  # 1,000 cells say alike
     return CellResult(
-        case.scenario, case.name, target.name, target.slug, outcome, result.event, kind, error, result.seconds,
-        sys.intern(result.origin), remarks_of(result.notes),
-    )  # fmt: skip
+        case.scenario,
+        case.name,
+        target.name,
+        target.slug,
+        outcome,
+        result.event,
+        kind,
+        error,
+        result.seconds,
+        sys.intern(result.origin),
+        remarks_of(result.notes),
+    )
 
 
 def remarks_of(notes: Mapping[str, Any]) -> tuple[str, ...]:
@@ -348,9 +367,18 @@ def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult |
     if trace is not None:
         trace = replace(trace, arrays=dict(trace.arrays))  # decoded once: rules look at everything many times
     view = CellView(
-        case, target.name, target.backend, result.outcome, trace, result.error_type, result.error, result.event,
-        result.origin, environment=target.environment, notes=result.notes,
-    )  # fmt: skip
+        case=case,
+        target=target.name,
+        backend=target.backend,
+        outcome=result.outcome,
+        trace=trace,
+        error_type=result.error_type,
+        error=result.error,
+        event=result.event,
+        origin=result.origin,
+        environment=target.environment,
+        notes=result.notes,
+    )
     return cell, well_formed(view)
 
 
@@ -374,14 +402,14 @@ def describe_scenario(
     measured = any(each.probe for each in plan.scenarios)
     parts: dict[Any, Any] = {}
     return ScenarioResult(
-        scenario.name,
-        scenario.title,
-        scenario.why,
-        scenario.remarks,
-        tuple(describe_case(case, parts) for case in scenario.cases),
-        check_expectations(scenario, targets, findings, measured, apart) if compared else (),
-        scenario.tolerance.rtol,
-        scenario.tolerance.atol,
+        name=scenario.name,
+        title=scenario.title,
+        why=scenario.why,
+        remarks=scenario.remarks,
+        cases=tuple(describe_case(case, parts) for case in scenario.cases),
+        expectations=check_expectations(scenario, targets, findings, measured, apart) if compared else (),
+        rtol=scenario.tolerance.rtol,
+        atol=scenario.tolerance.atol,
         probe=not compared,
     )
 
@@ -391,4 +419,6 @@ def describe_case(case: Case, parts: dict[Any, Any]) -> CaseResult:
     inputs = {name: {"shape": list(spec.shape), "fill": spec.fill} for name, spec in case.inputs.items()}
     ops = tuple(event.op for event in case.events)
     ops, inputs = parts.setdefault(ops, ops), parts.setdefault(repr(inputs), inputs)
-    return CaseResult(case.name, case.label, case.matrix, ops, case.dtype, inputs, case.steps)
+    return CaseResult(
+        name=case.name, label=case.label, matrix=case.matrix, ops=ops, dtype=case.dtype, inputs=inputs, steps=case.steps
+    )

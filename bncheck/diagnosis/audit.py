@@ -58,9 +58,13 @@ def silent_nan(results: Results) -> Iterator[Fault]:
             layer, quantity = cell.unsound[0]
             what = f"{quantity} of {layer}" if layer else f"the network's {quantity}"
             yield Fault(
-                cell.scenario, cell.case, (cell.target,), layer, quantity,
+                cell.scenario,
+                cell.case,
+                (cell.target,),
+                layer,
+                quantity,
                 f"{what} of {cell.target} is not finite or below zero, and no finding says where that began.",
-            )  # fmt: skip
+            )
 
 
 def says_nan(finding: Finding) -> bool:
@@ -70,9 +74,13 @@ def says_nan(finding: Finding) -> bool:
 def silence(drift: Drift) -> Fault:
     what = f"{drift.quantity} of {drift.layer}" if drift.layer else drift.quantity
     return Fault(
-        drift.scenario, drift.case, (drift.a, drift.b), drift.layer, drift.quantity,
+        drift.scenario,
+        drift.case,
+        (drift.a, drift.b),
+        drift.layer,
+        drift.quantity,
         f"{what} of {drift.a} and {drift.b} {drift.verdict}, and no finding says so.",
-    )  # fmt: skip
+    )
 
 
 def loud_rounding(findings: Iterable[Finding]) -> Iterator[Fault]:
@@ -81,6 +89,10 @@ def loud_rounding(findings: Iterable[Finding]) -> Iterator[Fault]:
         share = item.evidence.get(SHARE)
         if item.kind == "rounding" and isinstance(share, (int, float)) and not share <= 1.0:
             yield Fault(
-                item.scenario, item.case, item.targets, item.layer, item.quantity,
+                item.scenario,
+                item.case,
+                item.targets,
+                item.layer,
+                item.quantity,
                 f"{item.title} It is {share:.3g} times the bound.",
-            )  # fmt: skip
+            )

@@ -263,9 +263,10 @@ def join_singles(findings: Sequence[Finding]) -> list[Finding]:
         pairs = [
             place
             for place, item in enumerate(joined)
-            if item.sides and (item.cause, item.scenario, item.case, item.layer) == where
+            if item.sides
+            and (item.cause, item.scenario, item.case, item.layer) == where
             and any(set(single.targets) == set(side) for side in item.sides)
-        ]  # fmt: skip
+        ]
         for place in pairs:
             item = joined[place]
             kind = min(item.kind, single.kind, key=KINDS.index)
@@ -337,6 +338,13 @@ def importance(item: Finding) -> tuple[object, ...]:
     """
     explained = -1.0 if item.explained is None else round(item.explained, 3)
     return (
-        KINDS.index(item.kind), -explained, -drift_size(item),
-        item.scenario, item.case, item.code, item.layer, item.event if item.event is not None else -2, item.targets,
-    )  # fmt: skip
+        KINDS.index(item.kind),
+        -explained,
+        -drift_size(item),
+        item.scenario,
+        item.case,
+        item.code,
+        item.layer,
+        item.event if item.event is not None else -2,
+        item.targets,
+    )

@@ -108,22 +108,22 @@ def blank(
 ) -> Drift:
     nan = float("nan")
     return Drift(
-        case.scenario,
-        case.name,
-        a,
-        b,
-        layer,
-        quantity,
-        points,
-        nan,
-        nan,
-        nan,
-        nan,
-        nan,
-        first,
-        bad_a,
-        bad_b,
-        verdict,
+        scenario=case.scenario,
+        case=case.name,
+        a=a,
+        b=b,
+        layer=layer,
+        quantity=quantity,
+        points=points,
+        mean_abs=nan,
+        std_abs=nan,
+        max_abs=nan,
+        max_rel=nan,
+        max_ulp=nan,
+        first_event=first,
+        nonfinite_a=bad_a,
+        nonfinite_b=bad_b,
+        verdict=verdict,
     )
 
 
@@ -186,7 +186,14 @@ def pair_series(case: Case, a: Trace, b: Trace, events: int) -> Iterator[Series]
                 kept = np.array(
                     [t for t, event in enumerate(case.events[:events]) if event.op == "backward"], dtype=int
                 )
-                yield Series(layer, quantity, one[kept], two[kept], kept, network_dtype(case, a, b))
+                yield Series(
+                    layer=layer,
+                    quantity=quantity,
+                    a=one[kept],
+                    b=two[kept],
+                    events=kept,
+                    dtype=network_dtype(case, a, b),
+                )
     played = case.events[:events]
     yield from loose(case, played, a, b, "output", FORWARD_OPS)
     yield from loose(case, played, a, b, "grad_input", ("backward",))
@@ -199,13 +206,13 @@ def states(layer: str, quantity: str, a: Trace, b: Trace, rows: Array) -> Series
     one, two = one[kept], two[kept]
     width = (len(kept), -1)
     return Series(
-        layer,
-        quantity,
-        one.reshape(width),
-        two.reshape(width),
-        kept - 1,
-        coarser(a.dtype_of(name), b.dtype_of(name)),
-        deviation(layer, a, b, kept) if quantity == "running_mean" else None,
+        layer=layer,
+        quantity=quantity,
+        a=one.reshape(width),
+        b=two.reshape(width),
+        events=kept - 1,
+        dtype=coarser(a.dtype_of(name), b.dtype_of(name)),
+        floor=deviation(layer, a, b, kept) if quantity == "running_mean" else None,
     )
 
 
@@ -250,7 +257,14 @@ def loose(
     sides = [np.zeros((len(found), width)) for _ in range(2)]
     for row, (_, one, two) in enumerate(found):
         sides[0][row, : len(one)], sides[1][row, : len(two)] = one, two
-    yield Series("", quantity, sides[0], sides[1], np.array([t for t, _, _ in found]), network_dtype(case, a, b))
+    yield Series(
+        layer="",
+        quantity=quantity,
+        a=sides[0],
+        b=sides[1],
+        events=np.array([t for t, _, _ in found]),
+        dtype=network_dtype(case, a, b),
+    )
 
 
 def scale_of(quantity: str, size: Array) -> Array:
@@ -285,9 +299,20 @@ def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tol
     if np.isfinite(a).all() and np.array_equal(a, b):  # gamma and beta, mostly
         zeros = (0.0, 0.0, 0.0, 0.0, 0.0)
         return Drift(
-            case.scenario, case.name, name_a, name_b, series.layer, series.quantity, len(a), *zeros, None, 0, 0,
-            "agrees", series.dtype,
-        )  # fmt: skip
+            case.scenario,
+            case.name,
+            name_a,
+            name_b,
+            series.layer,
+            series.quantity,
+            len(a),
+            *zeros,
+            None,
+            0,
+            0,
+            "agrees",
+            series.dtype,
+        )
     good_a, good_b = np.isfinite(a), np.isfinite(b)
     both = good_a & good_b
     with np.errstate(all="ignore"):
@@ -312,8 +337,21 @@ def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tol
     if not points.size:
         mean, std = 0.0, 0.0
     return Drift(
-        case.scenario, case.name, name_a, name_b, series.layer, series.quantity, len(a), mean, std,
-        float(gap.max(initial=0.0)), float(relative.max(initial=0.0)), float(ulps.max(initial=0.0)),
-        None if first is None else int(series.events[first]),
-        int((~good_a).sum()), int((~good_b).sum()), verdict, series.dtype,
-    )  # fmt: skip
+        scenario=case.scenario,
+        case=case.name,
+        a=name_a,
+        b=name_b,
+        layer=series.layer,
+        quantity=series.quantity,
+        points=len(a),
+        mean_abs=mean,
+        std_abs=std,
+        max_abs=float(gap.max(initial=0.0)),
+        max_rel=float(relative.max(initial=0.0)),
+        max_ulp=float(ulps.max(initial=0.0)),
+        first_event=None if first is None else int(series.events[first]),
+        nonfinite_a=int((~good_a).sum()),
+        nonfinite_b=int((~good_b).sum()),
+        verdict=verdict,
+        dtype=series.dtype,
+    )

@@ -76,7 +76,15 @@ def check(
             found.update(dict.fromkeys(sorted(apart if expect.agree else apart | single)))
     met = False if False in answers else (None if None in answers or not answers else True)
     reason = NO_PROBE.format(causes=", ".join(unseen)) if met is None and unseen else ""
-    return Expectation(expect.between, expect.causes, expect.agree, dict(expect.when), met, tuple(found), reason)
+    return Expectation(
+        between=expect.between,
+        causes=expect.causes,
+        agree=expect.agree,
+        when=dict(expect.when),
+        met=met,
+        found=tuple(found),
+        reason=reason,
+    )
 
 
 def answer(lacking: Sequence[str], blind: frozenset[str]) -> bool | None:

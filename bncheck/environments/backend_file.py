@@ -208,4 +208,6 @@ def _row(constants: _Constants, index: int, row: Any) -> RequirementRow:
     except InvalidSpecifier as error:
         raise constants.error("REQUIREMENTS", f"{where}: {error}", 'write ">=1.2,<2"') from error
     packages = constants.packages("REQUIREMENTS", row["packages"])
-    return RequirementRow(versions, python, packages, tuple(map(str, devices)), distribution)
+    return RequirementRow(
+        versions=versions, python=python, packages=packages, devices=tuple(map(str, devices)), distribution=distribution
+    )

@@ -52,7 +52,8 @@ NO_MAC = "this machine is no Mac with Apple silicon"
 SIGNS = {
     # A ROCm build of torch calls its device cuda.
     "cuda": Sign(
-        lambda dev: nvidia(dev) or amd(dev), "this machine shows no NVIDIA GPU (no /dev/nvidia0, no nvidia-smi)",
+        lambda dev: nvidia(dev) or amd(dev),
+        "this machine shows no NVIDIA GPU (no /dev/nvidia0, no nvidia-smi)",
         "docker run --gpus all",
     ),
     "rocm": Sign(amd, "this machine shows no AMD GPU (no /dev/kfd)", "docker run --device /dev/kfd --device /dev/dri"),
@@ -60,7 +61,7 @@ SIGNS = {
     "tpu": Sign(tpu, "this machine shows no TPU (no /dev/accel0, nothing in /dev/vfio)", "docker run --privileged"),
     "mps": Sign(apple, NO_MAC),
     "metal": Sign(apple, NO_MAC),
-}  # fmt: skip
+}
 
 
 def why_not(device: str, dev: Path = DEV) -> tuple[str, str] | None:

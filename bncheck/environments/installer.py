@@ -116,8 +116,13 @@ def install_python(minor: str) -> Path | None:
         return None
     answer = subprocess.run(
         [find_uv(), "python", "find", "--managed-python", minor],
-        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=_environ({}), timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=_environ({}),
+        timeout=60,
+    )
     return Path(answer.stdout.strip()) if answer.returncode == 0 and answer.stdout.strip() else None
 
 

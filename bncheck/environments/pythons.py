@@ -273,7 +273,7 @@ def _existing(contents: Contents) -> Ready | None:
         return None
     mark_used(folder)
     version = installed_version(folder, contents.distribution, contents.module) or ""
-    return Ready(python_of(folder), version, "environment", folder)
+    return Ready(python=python_of(folder), version=version, origin="environment", folder=folder)
 
 
 def _contents(target: Target, backend: BackendFile, row: RequirementRow, interpreter: Interpreter) -> Contents:

@@ -96,17 +96,17 @@ def hold(results: Results, rules: Rules, today: date, missed: Sequence[Shortfall
     known = rules.baseline or ()
     listed = by_place(known)
     return Verdict(
-        rules.fail_on,
-        rules.baseline is not None,
-        tuple(
+        fail_on=rules.fail_on,
+        with_baseline=rules.baseline is not None,
+        judged=tuple(
             weigh(charge, rules, listed.get((charge.scenario, charge.case, charge.cause), ()), atol, today)
             for charge in brought
         )
         + tuple(Judged(charge, "unchecked", reason) for charge, reason in open_ones),
-        tuple(expired(rules.waivers, played, today)),
-        tuple(unneeded(rules.waivers, concerned, played, today)),
-        tuple(gone(known, concerned, played_on(results, plain_names(names)))) if known else (),
-        tuple(missed),
+        expired=tuple(expired(rules.waivers, played, today)),
+        unneeded=tuple(unneeded(rules.waivers, concerned, played, today)),
+        gone=tuple(gone(known, concerned, played_on(results, plain_names(names)))) if known else (),
+        missed=tuple(missed),
     )
 
 

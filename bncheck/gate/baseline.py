@@ -30,9 +30,18 @@ FORMAT = 1
 LARGEST = 64 * 1024 * 1024
 # Gravest first; what is not here was never graver.
 GRAVITY = (
-    "crashed", "timeout", "adapter-error", "import-error", "subject-error", "defect", "hazard", "unexplained",
-    "expectation", "convention", "drift",
-)  # fmt: skip
+    "crashed",
+    "timeout",
+    "adapter-error",
+    "import-error",
+    "subject-error",
+    "defect",
+    "hazard",
+    "unexplained",
+    "expectation",
+    "convention",
+    "drift",
+)
 # Kinds of charge that are nothing but their quantity.
 BY_QUANTITY = ("drift", "expectation")
 TIMES_WORSE = 2.0
@@ -70,8 +79,17 @@ def record(charges: Iterable[Charge]) -> tuple[Entry, ...]:
     kept: dict[tuple[object, ...], Entry] = {}
     for charge in charges:
         sides = tuple(sorted(charge.sides))
-        entry = Entry(charge.scenario, charge.case, charge.cause, charge.kind, sides, charge.layer, charge.quantity,
-                      rounded(charge.size), rounded(charge.explained))  # fmt: skip
+        entry = Entry(
+            scenario=charge.scenario,
+            case=charge.case,
+            cause=charge.cause,
+            kind=charge.kind,
+            sides=sides,
+            layer=charge.layer,
+            quantity=charge.quantity,
+            size=rounded(charge.size),
+            explained=rounded(charge.explained),
+        )
         other = kept.get(entry.key)
         if other is None or magnitude(entry.size) > magnitude(other.size):
             kept[entry.key] = entry
@@ -132,7 +150,7 @@ def gone(
     left = []
     for entry in entries:
         there = played.get((entry.scenario, entry.case), set())
-        pairs = Charge("", "", "", "", "", entry.sides, (), "").pairs
+        pairs = Charge(kind="", code="", cause="", scenario="", case="", sides=entry.sides, names=(), sentence="").pairs
         ran = [pair for pair in pairs if there.issuperset(pair)]
         where = (entry.scenario, entry.case, entry.cause, entry.layer)
         if ran and not any((*where, pair) in keys for pair in ran):
@@ -172,10 +190,16 @@ def dump(entries: Iterable[Entry]) -> str:
 
 def as_plain(entry: Entry) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "scenario": entry.scenario, "case": entry.case, "cause": entry.cause, "kind": entry.kind,
-        "targets": [list(side) for side in entry.sides], "layer": entry.layer, "quantity": entry.quantity,
-        "size": spelt(entry.size), "explained": spelt(entry.explained),
-    }  # fmt: skip
+        "scenario": entry.scenario,
+        "case": entry.case,
+        "cause": entry.cause,
+        "kind": entry.kind,
+        "targets": [list(side) for side in entry.sides],
+        "layer": entry.layer,
+        "quantity": entry.quantity,
+        "size": spelt(entry.size),
+        "explained": spelt(entry.explained),
+    }
     return {key: value for key, value in found.items() if value not in (None, "")}
 
 

@@ -25,8 +25,12 @@ KINDS: Mapping[str, str] = {
 }
 # Kind of charge → exit code: 2 a file of the user's is wrong, 3 something asked for could not be had or done.
 EXITS: Mapping[str, int] = {
-    "crashed": 3, "timeout": 3, "adapter-error": 3, "import-error": 3, "subject-error": 2,
-}  # fmt: skip
+    "crashed": 3,
+    "timeout": 3,
+    "adapter-error": 3,
+    "import-error": 3,
+    "subject-error": 2,
+}
 REMEDIES: Mapping[str, str] = {
     "subject-error": "correct it and run again",
     "import-error": "install what is missing, or name the Python that has it",
@@ -90,8 +94,11 @@ def expected(cell: CellResult, results: Results) -> bool:
     case = results.case_at.get((cell.scenario, cell.case))
     matrix = case.matrix if case is not None else {}
     return any(
-        item.met is True and "refusal" in item.causes and wanted_there(cell, item.between, results)
+        item.met is True
+        and "refusal" in item.causes
+        and wanted_there(cell, item.between, results)
         and all(matrix.get(key) == value for key, value in item.when.items())
-        for scenario in results.scenarios if scenario.name == cell.scenario
+        for scenario in results.scenarios
+        if scenario.name == cell.scenario
         for item in scenario.expectations
-    )  # fmt: skip
+    )

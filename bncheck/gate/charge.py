@@ -55,8 +55,9 @@ class Charge:
         """Every two targets on different sides; a target with itself where there is one side."""
         if len(self.sides) == 1:
             return tuple((name, name) for name in self.sides[0])
-        return tuple((a, b) for place, one in enumerate(self.sides) for two in self.sides[place + 1 :]
-                     for a in one for b in two)  # fmt: skip
+        return tuple(
+            (a, b) for place, one in enumerate(self.sides) for two in self.sides[place + 1 :] for a in one for b in two
+        )
 
 
 def charges(results: Results) -> tuple[Charge, ...]:
@@ -91,10 +92,19 @@ def of_finding(finding: Finding, results: Results, plain: Mapping[str, str]) -> 
     sides = finding.sides if finding.of_difference else (finding.targets,)
     names = tuple(dict.fromkeys(name for side in sides for name in side))
     return Charge(
-        finding.kind, finding.code, finding.cause, finding.scenario, finding.case,
-        tuple(tuple(sorted(plain.get(name, name) for name in side)) for side in sides), names, finding.title,
-        finding.layer, finding.quantity, size_of(finding, results), finding.explained,
-    )  # fmt: skip
+        kind=finding.kind,
+        code=finding.code,
+        cause=finding.cause,
+        scenario=finding.scenario,
+        case=finding.case,
+        sides=tuple(tuple(sorted(plain.get(name, name) for name in side)) for side in sides),
+        names=names,
+        sentence=finding.title,
+        layer=finding.layer,
+        quantity=finding.quantity,
+        size=size_of(finding, results),
+        explained=finding.explained,
+    )
 
 
 def size_of(finding: Finding, results: Results) -> float | None:
@@ -118,9 +128,15 @@ def of_crashes(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
             first = (cell.error or cell.error_type).strip().split("\n")[0]
             words = "crashed" if cell.outcome == "crashed" else "ran out of time"
             yield Charge(
-                cell.outcome, "BN502", "crash", cell.scenario, cell.case, ((plain.get(cell.target, cell.target),),),
-                (cell.target,), f"{cell.target} {words}" + (f": {first}" if first else "."),
-            )  # fmt: skip
+                kind=cell.outcome,
+                code="BN502",
+                cause="crash",
+                scenario=cell.scenario,
+                case=cell.case,
+                sides=((plain.get(cell.target, cell.target),),),
+                names=(cell.target,),
+                sentence=f"{cell.target} {words}" + (f": {first}" if first else "."),
+            )
 
 
 def of_errors(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
@@ -130,7 +146,16 @@ def of_errors(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
         alike.setdefault((KINDS[cell.origin], cell.scenario, cell.case, sentence(cell)), []).append(cell.target)
     for (kind, scenario, case, text), names in alike.items():
         side = tuple(sorted(plain.get(name, name) for name in names))
-        yield Charge(kind, "", "refusal", scenario, case, (side,), tuple(names), text)
+        yield Charge(
+            kind=kind,
+            code="",
+            cause="refusal",
+            scenario=scenario,
+            case=case,
+            sides=(side,),
+            names=tuple(names),
+            sentence=text,
+        )
 
 
 def of_expectations(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
@@ -158,11 +183,16 @@ def of_expectation(scenario: str, item: Expectation, end: str, plain: Mapping[st
     wanted = "agree" if item.agree else f"show {', '.join(item.causes)}"
     when = ", ".join(f"{key} = {value}" for key, value in item.when.items())
     return Charge(
-        "expectation", "", "expectation", scenario, when,
-        ((plain.get(a, a),), (plain.get(b, b),)), (a, b),
-        f"{a} and {b} were expected to {wanted}{f' when {when}' if when else ''}{end}",
+        kind="expectation",
+        code="",
+        cause="expectation",
+        scenario=scenario,
+        case=when,
+        sides=((plain.get(a, a),), (plain.get(b, b),)),
+        names=(a, b),
+        sentence=f"{a} and {b} were expected to {wanted}{f' when {when}' if when else ''}{end}",
         quantity="agree" if item.agree else ",".join(item.causes),
-    )  # fmt: skip
+    )
 
 
 def of_drifts(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
@@ -172,10 +202,18 @@ def of_drifts(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
         if any(item.kind != "rounding" and item.concerns(drift.a, drift.b) for item in here):
             continue
         yield Charge(
-            "drift", "", "drift", drift.scenario, drift.case,
-            ((plain.get(drift.a, drift.a),), (plain.get(drift.b, drift.b),)), (drift.a, drift.b), said(drift),
-            drift.layer, drift.quantity, math.nan if drift.verdict != "differs" else drift.mean_abs,
-        )  # fmt: skip
+            kind="drift",
+            code="",
+            cause="drift",
+            scenario=drift.scenario,
+            case=drift.case,
+            sides=((plain.get(drift.a, drift.a),), (plain.get(drift.b, drift.b),)),
+            names=(drift.a, drift.b),
+            sentence=said(drift),
+            layer=drift.layer,
+            quantity=drift.quantity,
+            size=math.nan if drift.verdict != "differs" else drift.mean_abs,
+        )
 
 
 def said(drift: Drift) -> str:

@@ -242,10 +242,19 @@ class Sheet:
             if not isinstance(item, dict):
                 self.fault(place, f"{shown(item)} is not a table", ", ".join(WAIVER_KEYS))
                 continue
-            found = self.read(place, item, {
-                "cause": self.cause, "code": self.text, "scenario": self.text, "case": self.text,
-                "targets": self.texts, "reason": self.text, "expires": self.day,
-            })  # fmt: skip
+            found = self.read(
+                place,
+                item,
+                {
+                    "cause": self.cause,
+                    "code": self.text,
+                    "scenario": self.text,
+                    "case": self.text,
+                    "targets": self.texts,
+                    "reason": self.text,
+                    "expires": self.day,
+                },
+            )
             if ("cause" in item) == ("code" in item):
                 self.fault(place, "needs a cause or a code, one of them", 'cause = "update-phase" or code = "BN103"')
             for key, form in (("reason", 'reason = "why it is accepted"'), ("expires", "expires = 2027-01-31")):
@@ -254,7 +263,11 @@ class Sheet:
             if not all(found.get(key) for key in ("reason", "expires")):
                 continue
             yield Waiver(
-                found.get("cause") or found.get("code") or "", found["reason"], found["expires"],
-                found.get("scenario") or "*", found.get("case") or "*", found.get("targets") or (),
-                f"{self.path.name}:{self.line(place)}",
-            )  # fmt: skip
+                cause=found.get("cause") or found.get("code") or "",
+                reason=found["reason"],
+                expires=found["expires"],
+                scenario=found.get("scenario") or "*",
+                case=found.get("case") or "*",
+                targets=found.get("targets") or (),
+                where=f"{self.path.name}:{self.line(place)}",
+            )

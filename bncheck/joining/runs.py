@@ -133,10 +133,18 @@ def join(sources: Sequence[Source], command: str, created: str) -> Joined:
     # Asked for by name in any of the runs; one that could not run there gave way to one that did elsewhere.
     required = tuple(name for name in names if any(name in source.plan.required for source in sources))
     plan = Plan(
-        scenarios, names, background, {}, command, created, first.tolerance, joined_part(sources), own,
+        scenarios=scenarios,
+        targets=names,
+        background=background,
+        overrides={},
+        command=command,
+        created=created,
+        tolerance=first.tolerance,
+        part=joined_part(sources),
+        own_overrides=own,
         required=required,
-    )  # fmt: skip
-    return Joined(plan, targets, members, renamed, keys)
+    )
+    return Joined(plan=plan, targets=targets, members=members, renamed=renamed, keys=keys)
 
 
 def match_cases(sources: Sequence[Source]) -> tuple[tuple[dict[str, str], ...], dict[str, str]]:
@@ -165,8 +173,11 @@ def match_cases(sources: Sequence[Source]) -> tuple[tuple[dict[str, str], ...], 
 def difference(case: str, a: Source, b: Source) -> str:
     """The first thing in which two cases of one name differ, in words."""
     one, two = ({each.id: each for each in source.plan.cases}[case] for source in (a, b))
-    for word, x, y in (("dtype", one.dtype, two.dtype), ("events", said(one.events), said(two.events)),
-                       ("network", said(one.network), said(two.network))):  # fmt: skip
+    for word, x, y in (
+        ("dtype", one.dtype, two.dtype),
+        ("events", said(one.events), said(two.events)),
+        ("network", said(one.network), said(two.network)),
+    ):
         if x != y:
             return f"the {word} differ{'s' if word != 'events' else ''}"
     left, right = arrays_of(a.folder, a.keys[case]), arrays_of(b.folder, b.keys[case])
@@ -199,9 +210,13 @@ def join_scenarios(
     kept = {new for names in renamed for new in names.values()}
     for name in dict.fromkeys(name for source in sources for name in scenario_names(source)):
         wanted = {
-            case.id for source in sources for scenario in source.plan.scenarios if scenario.name == name
-            for case in scenario.cases if case.id in kept
-        }  # fmt: skip
+            case.id
+            for source in sources
+            for scenario in source.plan.scenarios
+            if scenario.name == name
+            for case in scenario.cases
+            if case.id in kept
+        }
         if not wanted:
             continue
         scenario, overrides = making(name, wanted, sources)

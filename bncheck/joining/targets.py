@@ -52,8 +52,12 @@ def join_targets(
 
 def groups_of(name: str, runs: Sequence[tuple[str, str, Sequence[TargetResult]]]) -> list[Group]:
     """Targets of one name, those that count as one put together. One that could not run gives way to one that did."""
-    here = [(number, label, whole, target) for number, (label, whole, targets) in enumerate(runs)
-            for target in targets if target.name == name]  # fmt: skip
+    here = [
+        (number, label, whole, target)
+        for number, (label, whole, targets) in enumerate(runs)
+        for target in targets
+        if target.name == name
+    ]
     ran = [item for item in here if item[3].status == "ok"] or here[:1]
     groups: list[Group] = []
     for number, label, whole, target in ran:

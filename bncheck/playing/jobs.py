@@ -84,9 +84,17 @@ def job_of(run: Path, seat: Seat, cells: tuple[str, ...], options: Options) -> J
     if target.device != "cpu":
         limits = replace(limits, memory=None)  # CUDA reserves far more address space than it uses
     return Job(
-        target.name, run / "cells" / target.slug, seat.python, seat.backend_path, target.variant, target.device,
-        cells, limits, options.isolate, {**threads(options.at_once), **seat.environment},
-    )  # fmt: skip
+        target=target.name,
+        folder=run / "cells" / target.slug,
+        python=seat.python,
+        backend=seat.backend_path,
+        variant=target.variant,
+        device=target.device,
+        cells=cells,
+        limits=limits,
+        isolate=options.isolate,
+        environment={**threads(options.at_once), **seat.environment},
+    )
 
 
 def threads(at_once: int) -> dict[str, str]:

@@ -131,9 +131,19 @@ def read_plan(run: Path, played: bool = False) -> Plan:
         again, alone = (data.get(key, False) is True for key in ("check_order", "alone"))
         required = tuple(str(name) for name in data.get("required", ()))
         return Plan(
-            found, targets, background, data["overrides"], command, created, tolerance, part, own, again, required,
-            alone,
-        )  # fmt: skip
+            scenarios=found,
+            targets=targets,
+            background=background,
+            overrides=data["overrides"],
+            command=command,
+            created=created,
+            tolerance=tolerance,
+            part=part,
+            own_overrides=own,
+            check_order=again,
+            required=required,
+            alone=alone,
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"{run / 'plan.json'} has a wrong shape: {error!r}.", "Start a new run instead."

@@ -163,7 +163,7 @@ class Worker:
             result = read_result(self.job.folder / self.current)
             if result is not None:
                 self.waiting.remove(self.current)
-                yield Progress(self.job.target, "finished", self.current, result.outcome)
+                yield Progress(target=self.job.target, kind="finished", cell=self.current, outcome=result.outcome)
 
     def enforce(self) -> Iterator[Progress]:
         """Kill a process that takes too long or prints without end; its cell keeps the reason."""
@@ -218,7 +218,7 @@ class Worker:
             CellResult(outcome, error_type=error_type, error=text + stack, seconds=time.monotonic() - self.since),
         )
         self.waiting.remove(self.current)
-        yield Progress(self.job.target, "finished", self.current, outcome, text)
+        yield Progress(target=self.job.target, kind="finished", cell=self.current, outcome=outcome, text=text)
 
     def take_output(self, folder: Path) -> str:
         """Keep the last of what the dead process printed as the cell's stderr.txt; return its last lines."""

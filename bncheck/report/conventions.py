@@ -17,9 +17,20 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 COLUMNS = (
-    "target", "path", "facet", "value", "identifiable", "residual", "runner_up", "runner_up_residual", "reason",
-    "documented", "agrees", "link", "framework_word",
-)  # fmt: skip
+    "target",
+    "path",
+    "facet",
+    "value",
+    "identifiable",
+    "residual",
+    "runner_up",
+    "runner_up_residual",
+    "reason",
+    "documented",
+    "agrees",
+    "link",
+    "framework_word",
+)
 
 
 UNKNOWN = "not identifiable"
@@ -132,13 +143,23 @@ def rows(results: Results) -> list[list[str]]:
     found = []
     for convention in results.conventions:
         for name, facet in convention.facets.items():
-            found.append([
-                convention.target, convention.path, name, "" if facet.value is None else str(facet.value),
-                str(facet.identifiable).lower(), repr(facet.residual), facet.runner_up, repr(facet.runner_up_residual),
-                facet.reason, "" if facet.documented is None else str(facet.documented),
-                "" if facet.agrees is None else str(facet.agrees).lower(), facet.link,
-                convention.framework_word.get(name, ""),
-            ])  # fmt: skip
+            found.append(
+                [
+                    convention.target,
+                    convention.path,
+                    name,
+                    "" if facet.value is None else str(facet.value),
+                    str(facet.identifiable).lower(),
+                    repr(facet.residual),
+                    facet.runner_up,
+                    repr(facet.runner_up_residual),
+                    facet.reason,
+                    "" if facet.documented is None else str(facet.documented),
+                    "" if facet.agrees is None else str(facet.agrees).lower(),
+                    facet.link,
+                    convention.framework_word.get(name, ""),
+                ]
+            )
     return found
 
 

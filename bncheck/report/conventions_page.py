@@ -19,11 +19,17 @@ from bncheck.run_folder.results import Results
 
 # What somebody who ports a model asks first.
 FIRST = {
-    "weight of a new batch": "default_batch_weight", "eps": "default_eps", "statistics move in": "update_on",
-    "divisor of the variance": "variance_divisor", "average": "averaging", "n = 1: y": "single_value",
-    "n = 1: statistics": "single_value_state", "n = 0": "empty_batch", "gamma starts as": "initial_gamma",
+    "weight of a new batch": "default_batch_weight",
+    "eps": "default_eps",
+    "statistics move in": "update_on",
+    "divisor of the variance": "variance_divisor",
+    "average": "averaging",
+    "n = 1: y": "single_value",
+    "n = 1: statistics": "single_value_state",
+    "n = 0": "empty_batch",
+    "gamma starts as": "initial_gamma",
     "beta": "initial_beta",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,13 @@ def page(results: Results, source: str = "", goal: str = "") -> str:
     ways = [(one, two) for one in targets for two in targets if one != two]
     first = (source, goal) if (source, goal) in ways else next(iter(ways), ("", ""))
     pairs = [
-        Port(one, two, f"port-{number}", tuple(advise_paths(measured[one], measured[two])), (one, two) == first)
+        Port(
+            source=one,
+            goal=two,
+            anchor=f"port-{number}",
+            lines=tuple(advise_paths(measured[one], measured[two])),
+            first=(one, two) == first,
+        )
         for number, (one, two) in enumerate(ways, 1)
     ]
     table = convention_table(results.conventions)
@@ -59,14 +71,22 @@ def page(results: Results, source: str = "", goal: str = "") -> str:
     heads = [(name, paths if columns.count(name) > 1 else "") for name, paths in table["heads"]]
     filters = dict[str, Callable[..., str]](scalar=wording.scalar, one_line=wording.one_line, clean=wording.clean)
     versions = {target.name: target.version.partition("+")[0] for target in results.targets}
-    return environment(filters).get_template("conventions.html.j2").render(
-        results=results, targets=targets, conventions={**table, "heads": heads}, pairs=pairs,
-        headings=list(FIRST), rows={name: first_row(measured[name]) for name in targets},
-        anchors={(pair.source, pair.goal): pair.anchor for pair in pairs},
-        counts={(one, two): changes(measured[one], measured[two]) for one, two in ways},
-        versions={name: "" if versions.get(name, "") in name else versions[name] for name in targets},
-        missing=[target for target in results.targets if target.status != "ok"],
-    )  # fmt: skip
+    return (
+        environment(filters)
+        .get_template("conventions.html.j2")
+        .render(
+            results=results,
+            targets=targets,
+            conventions={**table, "heads": heads},
+            pairs=pairs,
+            headings=list(FIRST),
+            rows={name: first_row(measured[name]) for name in targets},
+            anchors={(pair.source, pair.goal): pair.anchor for pair in pairs},
+            counts={(one, two): changes(measured[one], measured[two]) for one, two in ways},
+            versions={name: "" if versions.get(name, "") in name else versions[name] for name in targets},
+            missing=[target for target in results.targets if target.status != "ok"],
+        )
+    )
 
 
 def first_row(paths: Mapping[str, Convention]) -> list[tuple[str, str]]:

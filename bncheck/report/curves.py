@@ -64,13 +64,18 @@ def case_curves(
         measured = states(trace.arrays, layer, case)
         if measured:
             replayed = states(replay_of(run_folder, cell), layer, case)
-            curves.append(Curve(target.name, target.label, measured, replayed))
+            curves.append(Curve(target=target.name, label=target.label, measured=measured, replayed=replayed))
     if not curves:
         return None
     return CaseCurves(
-        scenario, case, layer, tuple(curves), results.yardstick, widest_channels(curves),
-        judging_dtypes(results, scenario.name, case.name, layer),
-    )  # fmt: skip
+        scenario=scenario,
+        case=case,
+        layer=layer,
+        curves=tuple(curves),
+        yardstick=results.yardstick,
+        channel=widest_channels(curves),
+        dtypes=judging_dtypes(results, scenario.name, case.name, layer),
+    )
 
 
 def judging_dtypes(results: Results, scenario: str, case: str, layer: str) -> dict[str, tuple[str, ...]]:

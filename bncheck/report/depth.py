@@ -63,12 +63,23 @@ def table(found: list[tuple[CellResult, InBatches]]) -> Any:
     import pandas as pd
 
     rows = [
-        (cell.scenario, cell.case, cell.target, place + 1, item.layers[place], item.kinds[place], size, item.largest,
-         item.carried[row, place], item.own[row, place], item.scale[place])
+        (
+            cell.scenario,
+            cell.case,
+            cell.target,
+            place + 1,
+            item.layers[place],
+            item.kinds[place],
+            size,
+            item.largest,
+            item.carried[row, place],
+            item.own[row, place],
+            item.scale[place],
+        )
         for cell, item in found
         for row, size in enumerate(item.sizes)
         for place in range(len(item.layers))
-    ]  # fmt: skip
+    ]
     names = [
         "scenario",
         "case",
@@ -147,7 +158,9 @@ def panel(axes: Any, label: str, item: InBatches) -> None:
     tight = int(item.norms.sum()) - item.loose_norms
     axes.set_title(
         f"{label}: batches of {item.sizes[0]} against {item.largest}, |difference| / largest |output|; "
-        f"{tight} of {int(item.norms.sum())} BatchNorm layers invariant to the bit", fontsize=8.5, loc="left",
-    )  # fmt: skip
+        f"{tight} of {int(item.norms.sum())} BatchNorm layers invariant to the bit",
+        fontsize=8.5,
+        loc="left",
+    )
     axes.set_xlabel("layer, in the order of the forward", fontsize=8)
     axes.set_xlim(0, len(depth) + 1)

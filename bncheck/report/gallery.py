@@ -81,8 +81,11 @@ def by_interest(results: Results) -> list[tuple[int, tuple[ScenarioResult, CaseR
     for position, (scenario, case) in enumerate(rows(results)):
         here = results.findings_at.get((scenario.name, case.name), ())
         keys = {(finding.code, finding.targets) for finding in here if finding.kind != "rounding"}
-        good = all(standing(results, scenario.name, case.name, target.name).good
-                   for target in results.targets if target.status == "ok")  # fmt: skip
+        good = all(
+            standing(results, scenario.name, case.name, target.name).good
+            for target in results.targets
+            if target.status == "ok"
+        )
         new = bool(keys - seen)
         rank = 0 if keys else (2 if good else 1)
         # Probes repeat each other on purpose; one picture of a cause is enough there.

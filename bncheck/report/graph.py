@@ -73,7 +73,7 @@ def growths(results: Results, run_folder: Path, cell: CellResult) -> Iterator[Gr
         rows = case.rows(len(nodes))
         held = size[rows] if size is not None and size.shape == nodes.shape else None
         steps = np.array([case.step_of(row - 1) if row else 0 for row in rows])
-        yield Growth(cell, layer, steps, nodes[rows], held)
+        yield Growth(cell=cell, layer=layer, steps=steps, nodes=nodes[rows], bytes=held)
 
 
 def table(found: list[Growth]) -> Any:
@@ -81,11 +81,18 @@ def table(found: list[Growth]) -> Any:
     import pandas as pd
 
     rows = [
-        (item.cell.scenario, item.cell.case, item.cell.target, item.layer, int(item.steps[place]), item.nodes[place],
-         item.bytes[place] if item.bytes is not None else np.nan)
+        (
+            item.cell.scenario,
+            item.cell.case,
+            item.cell.target,
+            item.layer,
+            int(item.steps[place]),
+            item.nodes[place],
+            item.bytes[place] if item.bytes is not None else np.nan,
+        )
         for item in found
         for place in range(len(item.steps))
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=["scenario", "case", "target", "layer", "step", "nodes", "bytes"])
 
 

@@ -21,11 +21,22 @@ from bncheck.run_folder.results import Results
 NAME = "matrix"
 # Pale enough for ink to be legible on each; grey copies still differ, and the word says it anyway.
 SHADES = {
-    "yardstick": "#eef1f4", "agrees": "#d7eee2", "rounding": "#d7eee2", "refused alike": "#d7eee2",
-    "convention": "#f7e3b0", "finite": "#f7e3b0", "hazard": "#f3c98b",
-    "unexplained": "#dcc6ea", "defect": "#eda79b", "differs": "#eda79b", "nonfinite": "#e08a80", "refused": "#f7e3b0",
-    "failed": "#f7e3b0", "crashed": "#e08a80", "timeout": "#e08a80",
-}  # fmt: skip
+    "yardstick": "#eef1f4",
+    "agrees": "#d7eee2",
+    "rounding": "#d7eee2",
+    "refused alike": "#d7eee2",
+    "convention": "#f7e3b0",
+    "finite": "#f7e3b0",
+    "hazard": "#f3c98b",
+    "unexplained": "#dcc6ea",
+    "defect": "#eda79b",
+    "differs": "#eda79b",
+    "nonfinite": "#e08a80",
+    "refused": "#f7e3b0",
+    "failed": "#f7e3b0",
+    "crashed": "#e08a80",
+    "timeout": "#e08a80",
+}
 LARGEST = 60  # rows that fit a picture; the page shows them all
 
 

@@ -63,23 +63,45 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
     asked = [each for each in shown if not each.scenario.probe] or shown
     probes = [each for each in shown if each.scenario.probe and each not in asked]
     filters: dict[str, Callable[..., Any]] = {
-        "number": wording.number, "share": wording.share, "scalar": wording.scalar, "words": wording.words,
-        "one_line": wording.one_line, "clean": wording.clean, "plural": wording.plural, "link": safe_link,
-    }  # fmt: skip
-    return environment(filters).get_template("index.html.j2").render(
-        results=results, headline=overview.headline(results), judgement=arrange(verdict),
-        items=[item for item in items if item.theme.first.kind != "rounding"],
-        rounding=[item for item in items if item.theme.first.kind == "rounding"],
-        asked=asked, probes=probes, choices=choices(asked),
-        groups=[(scenario, members, figures.extras(scenario)) for scenario, members in by_scenario(asked)],
-        probe_groups=[(scenario, members, []) for scenario, members in by_scenario(probes)],
-        case_figures={each.anchor: figures.take(each.scenario.name, each.case.name, each.anchor) for each in shown},
-        place_at={(each.scenario.name, each.case.name): each for each in shown},
-        conventions=convention_table(results.conventions), environments=environment_table(results),
-        expectations=expectation_rows(results), missing=[t for t in results.targets if t.status != "ok"],
-        evidence=overview.evidence, unsettled=overview.unsettled, numbers=overview.numbers, step_of=step_of,
-        run_name=run_folder.name, undrawn=figures.undrawn(), gravities=range(len(GRAVITY)), decades=range(DECADES + 1),
-    )  # fmt: skip
+        "number": wording.number,
+        "share": wording.share,
+        "scalar": wording.scalar,
+        "words": wording.words,
+        "one_line": wording.one_line,
+        "clean": wording.clean,
+        "plural": wording.plural,
+        "link": safe_link,
+    }
+    return (
+        environment(filters)
+        .get_template("index.html.j2")
+        .render(
+            results=results,
+            headline=overview.headline(results),
+            judgement=arrange(verdict),
+            items=[item for item in items if item.theme.first.kind != "rounding"],
+            rounding=[item for item in items if item.theme.first.kind == "rounding"],
+            asked=asked,
+            probes=probes,
+            choices=choices(asked),
+            groups=[(scenario, members, figures.extras(scenario)) for scenario, members in by_scenario(asked)],
+            probe_groups=[(scenario, members, []) for scenario, members in by_scenario(probes)],
+            case_figures={each.anchor: figures.take(each.scenario.name, each.case.name, each.anchor) for each in shown},
+            place_at={(each.scenario.name, each.case.name): each for each in shown},
+            conventions=convention_table(results.conventions),
+            environments=environment_table(results),
+            expectations=expectation_rows(results),
+            missing=[t for t in results.targets if t.status != "ok"],
+            evidence=overview.evidence,
+            unsettled=overview.unsettled,
+            numbers=overview.numbers,
+            step_of=step_of,
+            run_name=run_folder.name,
+            undrawn=figures.undrawn(),
+            gravities=range(len(GRAVITY)),
+            decades=range(DECADES + 1),
+        )
+    )
 
 
 def safe_link(text: str) -> str:
@@ -137,7 +159,16 @@ def list_items(results: Results, run_folder: Path, figures: Figures, verdict: Ve
                 break
         told = tuple(standings(verdict, theme.findings))
         commands = commands_of(results, theme.first, run_folder.name)
-        found.append(Item(anchor, theme, figure, "" if figure else seen, commands, told))
+        found.append(
+            Item(
+                anchor=anchor,
+                theme=theme,
+                figure=figure,
+                figure_at="" if figure else seen,
+                commands=commands,
+                standings=told,
+            )
+        )
     return found
 
 
@@ -184,19 +215,24 @@ def convention_row(name: str, columns: list[Convention]) -> dict[str, Any]:
     facets = [column.facets.get(name) for column in columns]
     reasons = dict.fromkeys(f.reason for f in facets if f is not None and not f.identifiable and f.reason)
     cells = [
-        None if facet is None else {
-            "facet": facet, "word": column.framework_word.get(name, ""),
+        None
+        if facet is None
+        else {
+            "facet": facet,
+            "word": column.framework_word.get(name, ""),
             "differs": facet.documented is not None and facet.agrees is False,
         }
         for facet, column in zip(facets, columns, strict=True)
-    ]  # fmt: skip
+    ]
     return {"facet": name, "says": FACETS.get(name, ""), "reasons": list(reasons)[:3], "cells": cells}
 
 
 def environment_table(results: Results) -> dict[str, Any]:
     """Keys as rows, targets as columns: differences between environments meet the eye."""
-    given = {target.name: {"version": target.version, "device": target.device, "python": target.python,
-                           **target.environment} for target in results.targets}  # fmt: skip
+    given = {
+        target.name: {"version": target.version, "device": target.device, "python": target.python, **target.environment}
+        for target in results.targets
+    }
     keys = list(dict.fromkeys(key for found in given.values() for key in found))
     return {"keys": keys, "given": given}
 

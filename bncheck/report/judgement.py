@@ -64,8 +64,18 @@ def arrange(verdict: Verdict) -> Judgement:
         if (found := verdict.of(word))
     )
     word = {0: "passes", 3: "incomplete"}.get(verdict.exit_code, "fails")
-    return Judgement(word, verdict.exit_code, headline(verdict), verdict.fail_on, verdict.with_baseline, groups,
-                     verdict.expired, verdict.unneeded, verdict.gone, verdict.missed)  # fmt: skip
+    return Judgement(
+        word=word,
+        exit_code=verdict.exit_code,
+        headline=headline(verdict),
+        fail_on=verdict.fail_on,
+        with_baseline=verdict.with_baseline,
+        groups=groups,
+        expired=verdict.expired,
+        unneeded=verdict.unneeded,
+        gone=verdict.gone,
+        missed=verdict.missed,
+    )
 
 
 def standings(verdict: Verdict, findings: Sequence[Finding]) -> list[tuple[str, str]]:

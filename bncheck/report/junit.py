@@ -94,9 +94,11 @@ def outcome(results: Results, cells: list[CellResult | None], pair: tuple[str, s
     kind = ", ".join(dict.fromkeys(f"{item.charge.code} {item.charge.cause}".strip() for item in failing))
     drifts = [
         difference(drift, pair[1], results)
-        for cell in cells[:1] if cell is not None
-        for drift in results.drifts_between(cell.scenario, cell.case, *pair) if drift.verdict != "agrees"
-    ]  # fmt: skip
+        for cell in cells[:1]
+        if cell is not None
+        for drift in results.drifts_between(cell.scenario, cell.case, *pair)
+        if drift.verdict != "agrees"
+    ]
     sentences = "\n".join([*map(line, failing), "", *drifts])
     return (
         f"<failure type={attribute(kind)} message={attribute(failing[0].charge.sentence)}>{text(sentences)}</failure>"

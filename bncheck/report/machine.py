@@ -34,11 +34,13 @@ def environment_text(targets: Sequence[TargetResult]) -> str:
         said = dict(target.environment)
         cores = plural(int_of(said.pop("cores", 0)), "core")
         rows: list[tuple[str, object]] = [
-            ("version", target.version or "-"), ("device", target.device),
-            ("Python", said.pop("python", target.python)), ("NumPy", said.pop("numpy", "-")),
+            ("version", target.version or "-"),
+            ("device", target.device),
+            ("Python", said.pop("python", target.python)),
+            ("NumPy", said.pop("numpy", "-")),
             ("OS", said.pop("platform", "-")),
             ("CPU", f"{said.pop('processor', '-')} ({said.pop('machine', '-')}, {cores})"),
-        ]  # fmt: skip
+        ]
         gpu = said.pop("gpu", "none used" if target.device == "cpu" else "-")
         rows += [("GPU", gpu), ("CUDA", said.pop("CUDA", "") or "none"), ("cuDNN", said.pop("cudnn", "none"))]
         for key in ("version", "import_seconds", "unavailable", "remedy"):

@@ -125,8 +125,11 @@ def why_nothing(results: Results) -> str:
         return "No target ran; there is nothing to compare."
     if any(NODES in finding.evidence for finding in results.findings):
         return "Only single BatchNormalization nodes were compared, each from its own input."
-    lost = sum(standing(results, s.name, c.name, t.name).word == "failed"
-               for s, c in rows(results, probes=False) for t in available(results))  # fmt: skip
+    lost = sum(
+        standing(results, s.name, c.name, t.name).word == "failed"
+        for s, c in rows(results, probes=False)
+        for t in available(results)
+    )
     if lost:
         return f"{plural(lost, 'cell')} could not be played; there is nothing to compare."
     if len(ran) > 1 and compared(results, asked_cells(results), Asked()):
@@ -177,6 +180,8 @@ def evidence(finding: Finding) -> list[tuple[str, str]]:
 def numbers(drift: Drift) -> list[str]:
     """The figures of one drift in the order of the reports' tables."""
     return [
-        amount(drift.mean_abs, drift.std_abs), number(drift.max_abs), number(drift.max_rel),
+        amount(drift.mean_abs, drift.std_abs),
+        number(drift.max_abs),
+        number(drift.max_rel),
         f"{drift.max_ulp:.0f}" if abs(drift.max_ulp) < 1e6 else number(drift.max_ulp),
-    ]  # fmt: skip
+    ]

@@ -16,9 +16,13 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def environment(filters: Mapping[str, Callable[..., Any]]) -> jinja2.Environment:
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined, bytecode_cache=compiled_templates(),
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        bytecode_cache=compiled_templates(),
+    )
     made.filters |= filters
     return made
 

@@ -30,8 +30,13 @@ def style(look: int) -> dict[str, Any]:
     """Colour, dashes and marker of the ``look``-th target: each alone is enough to tell six targets apart."""
     kind = look % len(COLOURS)
     # A second round of colours takes other dashes, so that no two of 36 targets look alike.
-    return {"color": COLOURS[kind], "linestyle": DASHES[(kind + look // len(COLOURS)) % len(DASHES)],
-            "marker": MARKERS[kind], "markersize": 5, "linewidth": 1.7}  # fmt: skip
+    return {
+        "color": COLOURS[kind],
+        "linestyle": DASHES[(kind + look // len(COLOURS)) % len(DASHES)],
+        "marker": MARKERS[kind],
+        "markersize": 5,
+        "linewidth": 1.7,
+    }
 
 
 def band_style() -> dict[str, Any]:
@@ -55,8 +60,17 @@ def line(axes: Axes, values: Array, look: int | None, count: int) -> None:
 def rings(axes: Axes, values: Array, look: int | None) -> None:
     """A replayed curve: rings around the measured one, wider for each further target."""
     where = np.unique(np.linspace(0, len(values) - 1, min(len(values), RINGS)).astype(int))
-    axes.plot(where, values[where], linestyle="none", marker="o", markersize=9 + 1.5 * ((look or 0) % 3),
-              markerfacecolor="none", markeredgecolor=colour_of(look), markeredgewidth=1.1, zorder=3)  # fmt: skip
+    axes.plot(
+        where,
+        values[where],
+        linestyle="none",
+        marker="o",
+        markersize=9 + 1.5 * ((look or 0) % 3),
+        markerfacecolor="none",
+        markeredgecolor=colour_of(look),
+        markeredgewidth=1.1,
+        zorder=3,
+    )
 
 
 def marks(points: int, look: int, count: int) -> Any:

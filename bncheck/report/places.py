@@ -20,16 +20,39 @@ from bncheck.trace import Array
 LISTED = 12
 # Standings from bad to good; a row of the matrix is as bad as its worst cell.
 GRAVITY = (
-    "crashed", "timeout", "nonfinite", "defect", "differs", "unexplained", "hazard", "finite", "convention", "refused",
-    "failed", "rounding", "unsupported", "unavailable", "not run", "not compared", "refused alike", "agrees",
+    "crashed",
+    "timeout",
+    "nonfinite",
+    "defect",
+    "differs",
+    "unexplained",
+    "hazard",
+    "finite",
+    "convention",
+    "refused",
+    "failed",
+    "rounding",
+    "unsupported",
+    "unavailable",
+    "not run",
+    "not compared",
+    "refused alike",
+    "agrees",
     "yardstick",
-)  # fmt: skip
+)
 GOOD_FROM = GRAVITY.index("rounding")
 # Of the words above: what a reader may want to see alone → its name on the page.
 FILTERS: Mapping[str, str] = {
-    "defect": "defect", "nonfinite": "NaN", "unexplained": "unexplained", "hazard": "hazard",
-    "convention": "convention", "refused": "refused", "failed": "failed", "crashed": "crashed", "timeout": "timed out",
-}  # fmt: skip
+    "defect": "defect",
+    "nonfinite": "NaN",
+    "unexplained": "unexplained",
+    "hazard": "hazard",
+    "convention": "convention",
+    "refused": "refused",
+    "failed": "failed",
+    "crashed": "crashed",
+    "timeout": "timed out",
+}
 DECADES = 12
 
 
@@ -91,8 +114,14 @@ class Place:
     @property
     def classes(self) -> str:
         """What filters and sorting go by."""
-        return " ".join([*(f"has-{word.replace(' ', '-')}" for word in self.words), f"g{self.gravity}",
-                         f"m{self.decade}", "off" if self.off else "fine"])  # fmt: skip
+        return " ".join(
+            [
+                *(f"has-{word.replace(' ', '-')}" for word in self.words),
+                f"g{self.gravity}",
+                f"m{self.decade}",
+                "off" if self.off else "fine",
+            ]
+        )
 
 
 def places(results: Results, run_folder: Path | None, anchors: Mapping[int, str]) -> list[Place]:
@@ -126,7 +155,14 @@ def place(
     )
     onsets = tuple(onsets_of(results, run_folder, scenario, case)) if spoiled and run_folder is not None else ()
     return Place(
-        f"case-{number}", scenario, case, cells, tuple(drifts[:LISTED]), max(0, len(drifts) - LISTED), here, onsets
+        anchor=f"case-{number}",
+        scenario=scenario,
+        case=case,
+        cells=cells,
+        drifts=tuple(drifts[:LISTED]),
+        more=max(0, len(drifts) - LISTED),
+        findings=here,
+        onsets=onsets,
     )
 
 
@@ -135,7 +171,7 @@ def cell_of(results: Results, scenario: str, case: str, target: str) -> Cell:
     off = found.drift
     told = off is not None and off.verdict == "differs" and math.isfinite(off.mean_abs)
     size = f"{off.mean_abs:.2g}" if off is not None and told else ""
-    return Cell(target, found, results.cell_at.get((scenario, case, target)), size)
+    return Cell(target=target, standing=found, result=results.cell_at.get((scenario, case, target)), size=size)
 
 
 def onsets_of(results: Results, run_folder: Path, scenario: ScenarioResult, case: CaseResult) -> Iterator[Onset]:
@@ -150,12 +186,20 @@ def onsets_of(results: Results, run_folder: Path, scenario: ScenarioResult, case
             if name.endswith(("/running_mean", "/running_var")) and value.ndim == 2 and value.dtype.kind == "f":
                 bad = np.asarray(~np.isfinite(value[case.rows(len(value))]).all(axis=1))
                 if bad.any():
-                    yield Onset(target.name, name.replace("/", "."), int(bad.argmax()), steps, stretches(bad))
+                    yield Onset(
+                        target=target.name,
+                        quantity=name.replace("/", "."),
+                        first=int(bad.argmax()),
+                        steps=steps,
+                        bad=stretches(bad),
+                    )
         outputs = trace.arrays.get("network_bad")
         if outputs is not None and outputs.ndim == 1 and (outputs > 0).any():
             flags = np.zeros(steps + 1, bool)
             flags[[min(case.step_of(int(event)), steps) for event in np.flatnonzero(outputs > 0)]] = True
-            yield Onset(target.name, "output", int(flags.argmax()), steps, stretches(flags))
+            yield Onset(
+                target=target.name, quantity="output", first=int(flags.argmax()), steps=steps, bad=stretches(flags)
+            )
 
 
 def stretches(bad: Array) -> tuple[tuple[int, int], ...]:

@@ -36,11 +36,19 @@ from bncheck.trace import Array
 
 NAME = "plots"
 SETTINGS: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "bncheck", "font.family": "DejaVu Sans", "font.size": 9,
-    "text.color": INK, "axes.facecolor": PAPER, "figure.facecolor": PAPER, "savefig.facecolor": PAPER,
-    "text.usetex": False, "text.parse_math": False, "path.simplify": True,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "bncheck",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.facecolor": PAPER,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "text.usetex": False,
+    "text.parse_math": False,
+    "path.simplify": True,
     "axes.ymargin": 0.08,
-}  # fmt: skip
+}
 PIXELS_PER_INCH = 120
 NAMES = {"running_mean": "running mean", "running_var": "running variance"}
 WIDTH, LEGEND_ROW = 9.6, 0.2  # inches
@@ -94,9 +102,14 @@ def develop(figure: Figure, name: str, said: str, version: str, png: bool) -> Pi
     text, image = io.StringIO(), io.BytesIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     if png:
-        figure.savefig(image, format="png", dpi=PIXELS_PER_INCH, pil_kwargs={"compress_level": 3},
-                       metadata={"Software": f"bncheck {version}"})  # fmt: skip
-    return Picture(name, compact(text.getvalue(), "p"), said, image.getvalue())
+        figure.savefig(
+            image,
+            format="png",
+            dpi=PIXELS_PER_INCH,
+            pil_kwargs={"compress_level": 3},
+            metadata={"Software": f"bncheck {version}"},
+        )
+    return Picture(name=name, svg=compact(text.getvalue(), "p"), caption=said, png=image.getvalue())
 
 
 def caption(shown: CaseCurves) -> str:
@@ -125,8 +138,17 @@ def compose(results: Results, shown: CaseCurves) -> Figure:
         drift(grid[1][column], shown, quantity, looks)
         below = grid[1][column]
         below.text(0.5, -0.135, step_words(shown.case), transform=below.transAxes, ha="center", va="top")
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.012, 1 - 0.62 / height), ncols=columns,
-                  frameon=False, fontsize=8.5, columnspacing=1.4, handlelength=2.8, borderaxespad=0)  # fmt: skip
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.012, 1 - 0.62 / height),
+        ncols=columns,
+        frameon=False,
+        fontsize=8.5,
+        columnspacing=1.4,
+        handlelength=2.8,
+        borderaxespad=0,
+    )
     heading(figure, results, shown, height)
     return figure
 
@@ -195,8 +217,11 @@ def drift(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int]) -
     """Distance from the yardstick on a log scale; exact agreement lies on the bottom line."""
     base = shown.of(shown.yardstick)
     title = f"|{NAMES[quantity]} − that of {clean(shown.yardstick) or 'nothing'}|, mean over channels"
-    gaps = {c.target: gap for c in shown.curves if base and c is not base
-            and (gap := difference(c, base, quantity)) is not None}  # fmt: skip
+    gaps = {
+        c.target: gap
+        for c in shown.curves
+        if base and c is not base and (gap := difference(c, base, quantity)) is not None
+    }
     if base is None or not gaps:
         axes.text(0.5, 0.5, "nothing to compare with", transform=axes.transAxes, ha="center")
         finish(axes, title, shown.steps, np.zeros(0))
@@ -247,21 +272,42 @@ def power_ticks(floor: float, top: float) -> Array:
 def mark_onsets(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int], named: bool = True) -> None:
     """A cross and a thin line where a target's values stop being numbers."""
     across = axes.get_xaxis_transform()
-    found = [(curve, start) for curve in shown.curves
-             if quantity in curve.measured and (start := onset(curve.measured[quantity])) is not None]  # fmt: skip
+    found = [
+        (curve, start)
+        for curve in shown.curves
+        if quantity in curve.measured and (start := onset(curve.measured[quantity])) is not None
+    ]
     # Room above the curves for the words.
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top + 0.1 * len(found) * (top - bottom))
     for row, (curve, start) in enumerate(found):
         colour, height = colour_of(looks.get(curve.target)), 0.96 - 0.085 * row
         axes.plot([start, start], [0, 1], color=colour, linewidth=0.9, linestyle=(0, (3, 2)), transform=across)
-        axes.plot([start], [height], transform=across, marker="X", markersize=9, color=colour, markeredgecolor=PAPER,
-                  linestyle="none", clip_on=False, zorder=4)  # fmt: skip
+        axes.plot(
+            [start],
+            [height],
+            transform=across,
+            marker="X",
+            markersize=9,
+            color=colour,
+            markeredgecolor=PAPER,
+            linestyle="none",
+            clip_on=False,
+            zorder=4,
+        )
         late = start > 0.55 * shown.steps
         side: dict[str, Any] = {"ha": "right" if late else "left", "xytext": (-8 if late else 8, 0)}
         said = f"{clean(curve.target)}: NaN since step {start}" if named else "NaN"
-        axes.annotate(said, (start, height), fontsize=8, color=colour, xycoords=across, va="center",
-                      textcoords="offset points", **side)  # fmt: skip
+        axes.annotate(
+            said,
+            (start, height),
+            fontsize=8,
+            color=colour,
+            xycoords=across,
+            va="center",
+            textcoords="offset points",
+            **side,
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- words on it
@@ -275,8 +321,18 @@ def entries(shown: CaseCurves, looks: dict[str, int]) -> list[Artist]:
         label = one_line(curve.label, 40)
         found.append(Line2D([], [], label=label, **(band_style() if look is None else style(look))))
     if any(curve.replayed for curve in shown.curves):
-        found.append(Line2D([], [], linestyle="none", marker="o", markersize=9, markerfacecolor="none",
-                            markeredgecolor=INK, label="replayed (measured rules)"))  # fmt: skip
+        found.append(
+            Line2D(
+                [],
+                [],
+                linestyle="none",
+                marker="o",
+                markersize=9,
+                markerfacecolor="none",
+                markeredgecolor=INK,
+                label="replayed (measured rules)",
+            )
+        )
     if shown.dtypes and len(shown.curves) > 1:
         found.append(Patch(linewidth=0, label="within tolerance", **BAND))
     return found
@@ -294,15 +350,30 @@ def legend_columns(handles: list[Artist]) -> int:
 def heading(figure: Figure, results: Results, shown: CaseCurves, height: float) -> None:
     scenario, case = shown.scenario, shown.case
     label = "" if case.label in ("", "base") else f" · {case.label}"
-    figure.text(0.012, 1 - 0.13 / height, one_line(f"{scenario.title or scenario.name}{label}", 96), fontsize=12.5,
-                fontweight="bold", va="top")  # fmt: skip
+    figure.text(
+        0.012,
+        1 - 0.13 / height,
+        one_line(f"{scenario.title or scenario.name}{label}", 96),
+        fontsize=12.5,
+        fontweight="bold",
+        va="top",
+    )
     figure.text(0.012, 1 - 0.4 / height, one_line(verdict_line(results, shown), 132), fontsize=9, va="top")
     specs = [spec for spec in case.inputs.values() if isinstance(spec, dict)]
     size = "; ".join(f"input {spec.get('shape', '')} {spec.get('fill', '')}" for spec in specs)
-    note = " · ".join(filter(None, (
-        f"{scenario.name}--{case.name}", size, case.dtype, plural(len(case.steps or case.ops), "step"),
-        f"bncheck {results.version}", results.created,
-    )))  # fmt: skip
+    note = " · ".join(
+        filter(
+            None,
+            (
+                f"{scenario.name}--{case.name}",
+                size,
+                case.dtype,
+                plural(len(case.steps or case.ops), "step"),
+                f"bncheck {results.version}",
+                results.created,
+            ),
+        )
+    )
     figure.text(0.012, 0.1 / height, one_line(note, 170), fontsize=7.5)
 
 

@@ -20,15 +20,34 @@ from bncheck.trace import STATISTICS
 
 # Words of a standing → the mark that says the same without colour.
 MARKS = {
-    "yardstick": "●", "agrees": "●", "rounding": "○", "refused alike": "⊘", "convention": "≠", "finite": "≠",
-    "hazard": "!", "unexplained": "?", "defect": "✗", "differs": "✗", "nonfinite": "✗", "refused": "⊘", "failed": "⊘",
-    "unsupported": "–", "crashed": "✗", "timeout": "✗", "unavailable": "–", "not run": "–", "not compared": "·",
-}  # fmt: skip
+    "yardstick": "●",
+    "agrees": "●",
+    "rounding": "○",
+    "refused alike": "⊘",
+    "convention": "≠",
+    "finite": "≠",
+    "hazard": "!",
+    "unexplained": "?",
+    "defect": "✗",
+    "differs": "✗",
+    "nonfinite": "✗",
+    "refused": "⊘",
+    "failed": "⊘",
+    "unsupported": "–",
+    "crashed": "✗",
+    "timeout": "✗",
+    "unavailable": "–",
+    "not run": "–",
+    "not compared": "·",
+}
 # Words that are said in another way where there is room for one word only.
 SHORT = {
-    "yardstick": "ran", "nonfinite": "NaN", "finite": "stays finite", "refused alike": "refused, as it does",
+    "yardstick": "ran",
+    "nonfinite": "NaN",
+    "finite": "stays finite",
+    "refused alike": "refused, as it does",
     "timeout": "timed out",
-}  # fmt: skip
+}
 QUANTITIES = ("running_mean", "running_var", "counter", "output", "gamma", "beta")
 MOST_LETTERS = 300  # of what bncheck itself says of somebody's file: a whole sentence, worth its room
 VERDICTS = ("nonfinite", "refused", "missing", "differs")

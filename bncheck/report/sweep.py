@@ -103,7 +103,14 @@ def along(results: Results, scenario: ScenarioResult, axis: str) -> Iterator[Swe
         cases = tuple(case for _, _, case in members)
         curves = dict(curves_of(results, scenario, cases))
         if curves:
-            yield Sweep(scenario, short(axis), group, tuple(text for _, text, _ in members), cases, curves)
+            yield Sweep(
+                scenario=scenario,
+                axis=short(axis),
+                group=group,
+                xs=tuple(text for _, text, _ in members),
+                cases=cases,
+                curves=curves,
+            )
 
 
 def short(axis: str) -> str:

@@ -46,8 +46,17 @@ def compose(results: Results, sweep: Sweep) -> Figure:
     figure.subplots_adjust(left=0.065, right=0.985, top=1 - (height - 2.42) / height, bottom=0.72 / height, wspace=0.2)
     for axes, quantity in zip(grid, quantities, strict=True):
         panel(axes, sweep, quantity, looks)
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.012, 1 - 0.42 / height), ncols=columns,
-                  frameon=False, fontsize=8.5, columnspacing=1.4, handlelength=2.8, borderaxespad=0)  # fmt: skip
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.012, 1 - 0.42 / height),
+        ncols=columns,
+        frameon=False,
+        fontsize=8.5,
+        columnspacing=1.4,
+        handlelength=2.8,
+        borderaxespad=0,
+    )
     heading(figure, results, sweep, height)
     return figure
 
@@ -70,11 +79,28 @@ def panel(axes: Axes, sweep: Sweep, quantity: str, looks: dict[str, int]) -> Non
         marks = {place: point.mark for place, point in enumerate(curves[target]) if point.mark}
         for place, mark in marks.items():
             across = axes.get_xaxis_transform()
-            axes.plot([place], [0.95 - 0.075 * lost], transform=across, marker="X", markersize=7, linestyle="none",
-                      color=colour_of(looks[target]), markeredgecolor=PAPER, zorder=4)  # fmt: skip
+            axes.plot(
+                [place],
+                [0.95 - 0.075 * lost],
+                transform=across,
+                marker="X",
+                markersize=7,
+                linestyle="none",
+                color=colour_of(looks[target]),
+                markeredgecolor=PAPER,
+                zorder=4,
+            )
             if place == min(marks):
-                axes.annotate(mark, (place, 0.95 - 0.075 * lost), xytext=(7, 0), textcoords="offset points", fontsize=8,
-                              xycoords=across, va="center", color=colour_of(looks[target]))  # fmt: skip
+                axes.annotate(
+                    mark,
+                    (place, 0.95 - 0.075 * lost),
+                    xytext=(7, 0),
+                    textcoords="offset points",
+                    fontsize=8,
+                    xycoords=across,
+                    va="center",
+                    color=colour_of(looks[target]),
+                )
         lost += bool(marks)
     axes.set_ylim(floor - 0.03 * (top - floor), top + 0.12 * lost * (top - floor))
     finish(axes, f"{words}: {measure}", len(places) - 1, power_ticks(floor, top), names=sweep.xs)

@@ -20,11 +20,22 @@ from bncheck.report.wording import clean, kinded, one_line, plural, share
 from bncheck.run_folder.results import CaseResult, Results, ScenarioResult, TargetResult
 
 COLOURS = {
-    "yardstick": "dim", "agrees": "green", "rounding": "green", "refused alike": "green", "convention": "yellow",
-    "finite": "yellow", "hazard": "yellow",
-    "unexplained": "magenta", "defect": "bold red", "differs": "red", "nonfinite": "bold red", "refused": "yellow",
-    "failed": "yellow", "crashed": "bold red", "timeout": "bold red",
-}  # fmt: skip
+    "yardstick": "dim",
+    "agrees": "green",
+    "rounding": "green",
+    "refused alike": "green",
+    "convention": "yellow",
+    "finite": "yellow",
+    "hazard": "yellow",
+    "unexplained": "magenta",
+    "defect": "bold red",
+    "differs": "red",
+    "nonfinite": "bold red",
+    "refused": "yellow",
+    "failed": "yellow",
+    "crashed": "bold red",
+    "timeout": "bold red",
+}
 # A column narrower than this breaks its sentences into single words.
 COLUMN = 26
 TELLING = ("points", "mean abs", "std abs", "replay residual", "rounding bound")
@@ -110,8 +121,11 @@ def yardstick_lines(results: Results, shown: Sequence[tuple[ScenarioResult, Case
         if here.word in ("defect", "hazard"):
             where = f"{scenario.name} · {case.label or case.name}"
             found.setdefault(f"{here.mark} {here.text}", []).append(where)
-    lines = [f" {results.yardstick} itself: {said} in {', '.join(cases[:4])}" + (f" and {len(cases) - 4} more" if
-             len(cases) > 4 else "") for said, cases in found.items()]  # fmt: skip
+    lines = [
+        f" {results.yardstick} itself: {said} in {', '.join(cases[:4])}"
+        + (f" and {len(cases) - 4} more" if len(cases) > 4 else "")
+        for said, cases in found.items()
+    ]
     return [Text(clean(line), style=COLOURS["hazard"]) for line in lines]
 
 

@@ -20,19 +20,26 @@ from bncheck.scenario import Case, Layer
 
 # Cause → the facets of a convention that it is about.
 FACETS: Mapping[str, tuple[str, ...]] = {
-    "update-phase": ("update_on",), "update-count": ("updates_per_event",), "batch-weight": ("batch_weight",),
-    "variance-divisor": ("variance_divisor",), "wrong-statistic": ("statistic",), "averaging": ("averaging",),
-    "single-value": ("single_value", "single_value_state"), "empty-batch": ("empty_batch",),
+    "update-phase": ("update_on",),
+    "update-count": ("updates_per_event",),
+    "batch-weight": ("batch_weight",),
+    "variance-divisor": ("variance_divisor",),
+    "wrong-statistic": ("statistic",),
+    "averaging": ("averaging",),
+    "single-value": ("single_value", "single_value_state"),
+    "empty-batch": ("empty_batch",),
     "eps": ("eps", "eps_placement"),
-    "counter-skew": ("counter",), "normaliser-source": ("train_normaliser", "eval_normaliser"),
+    "counter-skew": ("counter",),
+    "normaliser-source": ("train_normaliser", "eval_normaliser"),
     "initial-state": ("initial_mean", "initial_var", "initial_gamma", "initial_beta"),
-}  # fmt: skip
+}
 # Scripts longer than this are attached, not pasted: a tracker's text has a limit.
 PASTED = 12_000
 
 
-def issue_text(results: Results, scene: Scene, subjects: Sequence[Subject], scripts: Mapping[str, str],
-               reasons: Mapping[str, str]) -> str:  # fmt: skip
+def issue_text(
+    results: Results, scene: Scene, subjects: Sequence[Subject], scripts: Mapping[str, str], reasons: Mapping[str, str]
+) -> str:
     """``scripts`` maps a file name to its text; ``reasons`` a target to why it has none."""
     finding = scene.finding
     lines = [f"# {text(finding.title)}", ""]
@@ -89,7 +96,12 @@ def program(case: Case, scene: Scene) -> str:
     from bncheck.repro.standalone.steps import Step
 
     parts = []
-    for block in fold([Step(t, event.op, event.input, event.batch, ends=1) for t, event in enumerate(case.events)]):
+    for block in fold(
+        [
+            Step(event=t, op=event.op, input=event.input, batch=event.batch, ends=1)
+            for t, event in enumerate(case.events)
+        ]
+    ):
         ops = ", ".join(code(step.op) for step in block.steps)
         parts.append(ops if block.repeats == 1 else f"{block.repeats} × ({ops})")
     return ", ".join(parts)
@@ -117,13 +129,17 @@ def observed(results: Results, scene: Scene, subjects: Sequence[Subject]) -> Ite
     for subject in subjects:
         off = [q for q in subject.quantities if q.outside]
         for quantity in off:
-            yield (f"- {code(subject.target.label)}: {code(quantity.name)} {figures(quantity.here, quantity.there)}"
-                   f" from {code(subject.other)}")  # fmt: skip
+            yield (
+                f"- {code(subject.target.label)}: {code(quantity.name)} {figures(quantity.here, quantity.there)}"
+                f" from {code(subject.other)}"
+            )
         if subject.refused_here != subject.refused_there:
             for event in subject.refused_here:
                 record = subject.trace.events[event]
-                yield (f"- {code(subject.target.label)} refuses event {event} ({code(record.op)}): "
-                       f"{code(f'{record.error_type}: {record.error}', 300)}")  # fmt: skip
+                yield (
+                    f"- {code(subject.target.label)} refuses event {event} ({code(record.op)}): "
+                    f"{code(f'{record.error_type}: {record.error}', 300)}"
+                )
     apart = [drift for drift in drifts_of(results, scene.finding) if drift.verdict != "agrees"]
     rows = [drift_row(drift, results) for drift in apart if scene.finding.concerns(drift.a, drift.b)]
     if rows:
@@ -149,15 +165,19 @@ def side(results: Results, finding: Finding, path: str = "") -> Iterator[str]:
     """The side that departs, and from what; or that nobody is wrong, and who documents which rule."""
     if finding.departs:
         from_what = {"itself": "itself (the same framework elsewhere)", "": "the others"}
-        yield (f"{code(finding.departs)} departs from {text(from_what.get(finding.departs_from, finding.departs_from))}"
-               f"{': ' + link(finding.link, finding.link) if finding.link else ''}.")  # fmt: skip
+        yield (
+            f"{code(finding.departs)} departs from {text(from_what.get(finding.departs_from, finding.departs_from))}"
+            f"{': ' + link(finding.link, finding.link) if finding.link else ''}."
+        )
     elif finding.kind == "convention":
         yield "Neither: each side keeps its own rule, and this is a difference of conventions, not a defect."
     elif finding.kind == "rounding":
         yield "Neither: the difference is of the size that rounding explains."
     else:
-        yield {"hazard": "Nobody's rule is broken; it is reported because it will bite.",
-               "unexplained": "Not known: no measured rule explains it."}.get(finding.kind, "Not known.")  # fmt: skip
+        yield {
+            "hazard": "Nobody's rule is broken; it is reported because it will bite.",
+            "unexplained": "Not known: no measured rule explains it.",
+        }.get(finding.kind, "Not known.")
     yield from rules_table(results, finding, path)
 
 
@@ -217,5 +237,8 @@ def versions(results: Results, scene: Scene) -> list[str]:
         for t in names.values()
     ]
     lines = table(("target", "version", "device", "Python", "NumPy"), rows)
-    return [*lines, f"Found by bncheck {text(results.version)} with {code(portable(results.command))}; "
-                    "the whole environment is in environment.md."]  # fmt: skip
+    return [
+        *lines,
+        f"Found by bncheck {text(results.version)} with {code(portable(results.command))}; "
+        "the whole environment is in environment.md.",
+    ]

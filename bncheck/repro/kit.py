@@ -121,9 +121,18 @@ def subject_of(scene: Scene, target: TargetResult) -> Subject:
     shape = next((array.shape[1:] for name, array in scene.inputs.items() if name.startswith("x/")), ())
     stride = stride_of(scene, output_shape(scene, shape)) if sizes else 1
     return make_subject(
-        scene.finding, scene.case, scene.inputs, scene.played, target.name, tolerance=scene.tolerance, stride=stride,
-        specs=scene.specs, custom_source=scene.custom_source, model_file=scene.model_file, sample=scene.sample,
-    )  # fmt: skip
+        scene.finding,
+        scene.case,
+        scene.inputs,
+        scene.played,
+        target.name,
+        tolerance=scene.tolerance,
+        stride=stride,
+        specs=scene.specs,
+        custom_source=scene.custom_source,
+        model_file=scene.model_file,
+        sample=scene.sample,
+    )
 
 
 def output_shape(scene: Scene, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -119,7 +119,7 @@ def ready_of(result: TargetResult, backends: Mapping[str, BackendFile], given: M
 
 
 def plan_of(scene: Scene, cases: Sequence[Case], seats: Sequence[Seat]) -> Plan:
-    scenario = Scenario(scene.case.scenario, "", "", tuple(cases), tolerance=scene.tolerance)
+    scenario = Scenario(name=scene.case.scenario, title="", why="", cases=tuple(cases), tolerance=scene.tolerance)
     return Plan((scenario,), tuple(seat.result.name for seat in seats))
 
 
@@ -160,9 +160,13 @@ def shown_by(
     sizes = f"{described(case)} instead of {described(scene.case)}"
     note = f"The scripts play the smallest case found that still shows it: {sizes}."
     found = replace(
-        scene, case=replace(case, name=scene.case.name), inputs=make_inputs(case), played=tuple(played),
-        specs=dict(case.inputs), note=note,
-    )  # fmt: skip
+        scene,
+        case=replace(case, name=scene.case.name),
+        inputs=make_inputs(case),
+        played=tuple(played),
+        specs=dict(case.inputs),
+        note=note,
+    )
     return found if same_problems(found, scene) else None
 
 

@@ -55,8 +55,10 @@ def choose_finding(results: Results, text: str) -> Finding:
     if not found:
         raise UsageError(*not_found(results, name))
     if number and not (number.isascii() and number.isdigit() and 1 <= int(number) <= len(found)):
-        raise UsageError(f"{name} was found {len(found)} times, and #{number} is none of them.",
-                         f"Name {name}#1 to {name}#{len(found)}.")  # fmt: skip
+        raise UsageError(
+            f"{name} was found {len(found)} times, and #{number} is none of them.",
+            f"Name {name}#1 to {name}#{len(found)}.",
+        )
     return found[int(number) - 1 if number else 0]
 
 
@@ -105,10 +107,18 @@ def read_scene(run: Path, results: Results, finding: Finding, case: Case | None 
     case = known or rebuild(job, finding, recorded)
     described = next(each for each in results.scenarios if each.name == finding.scenario)
     return Scene(
-        finding, case, read_inputs(run, job), played, Tolerance(described.rtol, described.atol),
-        dict(known.inputs) if known else {}, int(job.get("sample", 4096)), custom_source(case),
-        model_file(case), lost=lost(results, finding, played), unsteady=unsteady(results, finding),
-    )  # fmt: skip
+        finding=finding,
+        case=case,
+        inputs=read_inputs(run, job),
+        played=played,
+        tolerance=Tolerance(described.rtol, described.atol),
+        specs=dict(known.inputs) if known else {},
+        sample=int(job.get("sample", 4096)),
+        custom_source=custom_source(case),
+        model_file=model_file(case),
+        lost=lost(results, finding, played),
+        unsteady=unsteady(results, finding),
+    )
 
 
 def read_cells(run: Path, results: Results, case: CaseResult, finding: Finding) -> tuple[Played, ...]:
@@ -177,8 +187,17 @@ def rebuild(job: Mapping[str, Any], finding: Finding, recorded: CaseResult) -> C
         events = tuple(build(Event, event) for event in job["events"])
         check_words(network)
         whole = build(Network, {**network, "layers": layers, "replicas": tuple(network.get("replicas") or ())})
-        return Case(finding.scenario, finding.case, recorded.label, recorded.matrix, whole, {}, events,
-                    str(job["dtype"]), recorded.steps)  # fmt: skip
+        return Case(
+            scenario=finding.scenario,
+            name=finding.case,
+            label=recorded.label,
+            matrix=recorded.matrix,
+            network=whole,
+            inputs={},
+            events=events,
+            dtype=str(job["dtype"]),
+            steps=recorded.steps,
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"What was played of {finding.scenario} has a wrong shape: {error!r}.", "Run it again."

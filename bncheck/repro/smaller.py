@@ -92,9 +92,12 @@ def shrink(case: Case, limits: Mapping[str, int | None]) -> Case | None:
         if shape[0] != spec.shape[0] and (spec.shifts or case.network.replicas or in_batches):
             return None  # they say what becomes of every sample
         inputs[name] = replace(
-            spec, shape=shape, mean=cut(spec.mean, width), std=cut(spec.std, width),
+            spec,
+            shape=shape,
+            mean=cut(spec.mean, width),
+            std=cut(spec.std, width),
             poison_channel=min(spec.poison_channel, width - 1) if spec.poison else spec.poison_channel,
-        )  # fmt: skip
+        )
     channels = limits["channels"]
     layers = tuple(layer if channels is None else narrow(layer, channels) for layer in case.network.layers)
     return replace(case, inputs=inputs, network=replace(case.network, layers=layers))
@@ -118,7 +121,10 @@ def cut(value: Any, width: int) -> Any:
 
 def described(case: Case, inputs: Mapping[str, InputSpec] | None = None) -> str:
     """``2 events on [2, 1, 1, 1]``."""
-    shapes = {tuple(spec.shape) for name, spec in (inputs or case.inputs).items()
-              if any(event.input == name for event in case.events)}  # fmt: skip
+    shapes = {
+        tuple(spec.shape)
+        for name, spec in (inputs or case.inputs).items()
+        if any(event.input == name for event in case.events)
+    }
     count = len(case.events)
     return f"{count} event{'' if count == 1 else 's'} on {' and '.join(str(list(shape)) for shape in sorted(shapes))}"

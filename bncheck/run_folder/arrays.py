@@ -223,7 +223,9 @@ def event_records(ops: tuple[str, ...], result: Mapping[str, Any]) -> tuple[Even
             status, kind, error, origin = (
                 str(item.get(key, "")) for key in ("status", "error_type", "error", "origin")
             )
-            records[index] = EventRecord(records[index].op, status, kind, error, origin=origin)
+            records[index] = EventRecord(
+                op=records[index].op, status=status, error_type=kind, error=error, origin=origin
+            )
     return tuple(records)
 
 

@@ -73,9 +73,16 @@ class DriftTable(Sequence[Drift]):
         first = NEVER if drift.first_event is None else drift.first_event
         return (
             *(self.code(getattr(drift, name)) for name in WORDS),
-            drift.points, first, drift.nonfinite_a, drift.nonfinite_b,
-            drift.mean_abs, drift.std_abs, drift.max_abs, drift.max_rel, drift.max_ulp,
-        )  # fmt: skip
+            drift.points,
+            first,
+            drift.nonfinite_a,
+            drift.nonfinite_b,
+            drift.mean_abs,
+            drift.std_abs,
+            drift.max_abs,
+            drift.max_rel,
+            drift.max_ulp,
+        )
 
     def code(self, word: str) -> int:
         found = self.codes.get(word)
@@ -125,13 +132,44 @@ class DriftTable(Sequence[Drift]):
         words = self.words
         return [
             Drift(
-                words[scenario], words[case], words[a], words[b], words[layer], words[quantity], points, mean_abs,
-                std_abs, max_abs, max_rel, max_ulp, None if first == NEVER else first, nonfinite_a, nonfinite_b,
-                words[verdict], words[dtype],
+                scenario=words[scenario],
+                case=words[case],
+                a=words[a],
+                b=words[b],
+                layer=words[layer],
+                quantity=words[quantity],
+                points=points,
+                mean_abs=mean_abs,
+                std_abs=std_abs,
+                max_abs=max_abs,
+                max_rel=max_rel,
+                max_ulp=max_ulp,
+                first_event=None if first == NEVER else first,
+                nonfinite_a=nonfinite_a,
+                nonfinite_b=nonfinite_b,
+                verdict=words[verdict],
+                dtype=words[dtype],
             )
-            for scenario, case, a, b, layer, quantity, verdict, dtype, points, first, nonfinite_a, nonfinite_b,
-                mean_abs, std_abs, max_abs, max_rel, max_ulp in rows.tolist()
-        ]  # fmt: skip
+            for (
+                scenario,
+                case,
+                a,
+                b,
+                layer,
+                quantity,
+                verdict,
+                dtype,
+                points,
+                first,
+                nonfinite_a,
+                nonfinite_b,
+                mean_abs,
+                std_abs,
+                max_abs,
+                max_rel,
+                max_ulp,
+            ) in rows.tolist()
+        ]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(Drift.__eq__, self, other))

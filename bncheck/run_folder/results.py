@@ -28,9 +28,18 @@ from bncheck.run_folder.drift_table import DriftTable
 from bncheck.trace import Place
 
 __all__ = [
-    "CaseResult", "CellResult", "Expectation", "Results", "ScenarioResult", "TargetResult",
-    "cell_folder", "read_results", "replay_of", "trace_of", "write_results",
-]  # fmt: skip
+    "CaseResult",
+    "CellResult",
+    "Expectation",
+    "Results",
+    "ScenarioResult",
+    "TargetResult",
+    "cell_folder",
+    "read_results",
+    "replay_of",
+    "trace_of",
+    "write_results",
+]
 
 FORMAT = 1
 PLAYED = ("ok", "raised")  # outcomes of a cell that a worker saw through to its end

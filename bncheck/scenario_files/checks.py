@@ -83,9 +83,19 @@ def build_network(document: Document) -> tuple[Network, list[Fault]]:
     faults += _part_rules(document)
     layers = tuple(_layer(layer) for layer in table.layers)
     network = Network(
-        layers, table.custom, table.file, table.returns, table.model, dict(table.arguments), tuple(table.replicas),
-        table.copied, table.parts, table.input_gradient, table.output, table.oracle,
-    )  # fmt: skip
+        layers=layers,
+        custom=table.custom,
+        file=table.file,
+        returns=table.returns,
+        model=table.model,
+        arguments=dict(table.arguments),
+        replicas=tuple(table.replicas),
+        copied=table.copied,
+        parts=table.parts,
+        input_gradient=table.input_gradient,
+        output=table.output,
+        oracle=table.oracle,
+    )
     return network, faults
 
 
@@ -288,7 +298,7 @@ def build_events(document: Document, inputs: Mapping[str, InputSpec]) -> tuple[t
             if table.event == "run_exported" and not exported:
                 return (), [Fault(place, "run_exported runs what export_onnx wrote, but nothing is exported before it")]
         exported = exported or table.event == "export_onnx"
-        events.append(Event(table.event, name, batch, _arguments(table)))
+        events.append(Event(op=table.event, input=name, batch=batch, arguments=_arguments(table)))
     return tuple(events), []
 
 

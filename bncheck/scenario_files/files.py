@@ -238,7 +238,17 @@ def _case(
     if faults:
         return None, faults, document
     steps = build_steps(document)
-    case = Case(path.stem, point.name, point.label, point.values, network, inputs, events, document.dtype, steps)
+    case = Case(
+        scenario=path.stem,
+        name=point.name,
+        label=point.label,
+        matrix=point.values,
+        network=network,
+        inputs=inputs,
+        events=events,
+        dtype=document.dtype,
+        steps=steps,
+    )
     return case, [], document
 
 
@@ -288,7 +298,7 @@ def _expected(tables: Mapping[int, ExpectTable], axes: list[Axis]) -> tuple[tupl
             else:
                 faults.append(Fault(place, f"{shown(value)} is no value of that axis", ", ".join(axis.labels)))
         causes = (*([table.cause] if table.cause else []), *table.causes)
-        found.append(Expect((table.between[0], table.between[1]), causes, table.agree, when))
+        found.append(Expect(between=(table.between[0], table.between[1]), causes=causes, agree=table.agree, when=when))
     return tuple(found), faults
 
 

@@ -124,12 +124,17 @@ def _axis(key: str, place: KeyPath, values: Any, names: tuple[KeyPath, Any], fau
         faults.append(Fault(given_place, f"must be a list of {len(values)} names, one for each value of the axis"))
         given = None
     labels = given or [_label(key, value, bundle) for value in values]
-    return Axis(key, place, tuple(values), tuple(labels), bundle)
+    return Axis(key=key, place=place, values=tuple(values), labels=tuple(labels), bundle=bundle)
 
 
 def fix_axis(axes: list[Axis], key: str, value: Any) -> list[Axis]:
     """Axes after an override from the command line: the overridden axis keeps that one value."""
-    return [Axis(key, axis.place, (value,), (_label(key, value, False),)) if axis.key == key else axis for axis in axes]
+    return [
+        Axis(key=key, place=axis.place, values=(value,), labels=(_label(key, value, False),))
+        if axis.key == key
+        else axis
+        for axis in axes
+    ]
 
 
 def points(raw: Mapping[str, Any], axes: list[Axis]) -> Iterator[Point]:

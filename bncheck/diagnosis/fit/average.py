@@ -40,7 +40,7 @@ def measure_average(streams: Sequence[Stream], eps: float, eps_error: float, tho
 
     Residuals and runners-up, for people to read, are left out unless ``thorough``.
     """
-    rows = Rows(streams, eps, eps_error, thorough)
+    rows = Rows(streams=streams, eps=eps, eps_error=eps_error, thorough=thorough)
     facets: dict[str, Facet] = {}
     standing = rows.standing(MARGIN)
     shown = moving_kinds(rows, standing)
@@ -63,7 +63,7 @@ def measure_average(streams: Sequence[Stream], eps: float, eps_error: float, tho
     smallest = smallest_weight(rows, pairs)
     kinds = shown if pairs == standing else moving_kinds(rows, pairs)
     facets.update(measure_phase(rows, kinds))
-    return Averages(facets, best, (lo, hi), smallest, rows, kinds)
+    return Averages(facets=facets, best=best, weight=(lo, hi), smallest=smallest, rows=rows, kinds=kinds)
 
 
 def fits(interval: tuple[float, float]) -> bool:
@@ -100,15 +100,21 @@ def choose(
     if others:
         also = " and ".join([best[place], *others])
         return Facet(
-            None,
-            False,
-            rows.residual(best),
-            others[0],
-            runner_residual,
+            value=None,
+            identifiable=False,
+            residual=rows.residual(best),
+            runner_up=others[0],
+            runner_up_residual=runner_residual,
             reason=f"{also} fit these steps equally well",
             standing=(best[place], *others),
         )
-    return Facet(best[place], True, rows.residual(best), runner, runner_residual)
+    return Facet(
+        value=best[place],
+        identifiable=True,
+        residual=rows.residual(best),
+        runner_up=runner,
+        runner_up_residual=runner_residual,
+    )
 
 
 def weight_span(rows: Rows, remain: Sequence[Hypothesis]) -> tuple[float, float]:

@@ -35,11 +35,15 @@ def measure_counter(streams: Sequence[Stream], averages: Averages) -> tuple[dict
         return {"counter": Facet(None, identifiable=False, reason="the counter never moved")}, None
     if as_forwards and times:
         text = "every forward here makes as many updates, so counting either gives the same"
-        return {"counter": Facet(None, False, 0.0, "updates", 0.0, reason=text)}, None
+        return {
+            "counter": Facet(
+                value=None, identifiable=False, residual=0.0, runner_up="updates", runner_up_residual=0.0, reason=text
+            )
+        }, None
     if as_forwards:
-        return {"counter": Facet("forwards", True, 0.0, "updates")}, None
+        return {"counter": Facet(value="forwards", identifiable=True, residual=0.0, runner_up="updates")}, None
     if times:
-        return {"counter": Facet("updates", True, 0.0, "forwards")}, times[0]
+        return {"counter": Facet(value="updates", identifiable=True, residual=0.0, runner_up="forwards")}, times[0]
     return {"counter": Facet(None, identifiable=False, reason="it counts neither forwards nor updates")}, None
 
 

@@ -65,4 +65,12 @@ def number(lo: float, hi: float, residual: float, asked: float | None = None) ->
     """A known number as a facet; the value that was asked for, or its complement, is preferred where it is inside."""
     value = shortest(lo, hi, (asked, None if asked is None else 1.0 - asked))
     half = max(hi - value, value - lo)
-    return Facet(value, True, residual, f"{value:g} ± {half:.1e}", half / value, uncertainty=half, asked=asked)
+    return Facet(
+        value=value,
+        identifiable=True,
+        residual=residual,
+        runner_up=f"{value:g} ± {half:.1e}",
+        runner_up_residual=half / value,
+        uncertainty=half,
+        asked=asked,
+    )

@@ -40,7 +40,12 @@ def measure(traces: Iterable[Observation], target: str = "", path: str = "") -> 
     streams = [stream for case, trace, _ in observed for stream in streams_of(case, trace)]
     with np.errstate(all="ignore"):
         facets = measure_streams(streams, {case.id: case for case, _, _ in observed}, died_on_empty(observed))
-    return Convention(target, path, {name: facets.get(name, ABSENT) for name in FACETS}, words(streams))
+    return Convention(
+        target=target,
+        path=path,
+        facets={name: facets.get(name, ABSENT) for name in FACETS},
+        framework_word=words(streams),
+    )
 
 
 def measure_streams(

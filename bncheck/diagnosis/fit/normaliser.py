@@ -52,10 +52,20 @@ def look(streams: Sequence[Stream], evaluating: bool) -> Seen:
         picked = np.flatnonzero(phase & (stream.n > 1))
         mean_error, var_error = stream.moment_errors
         columns = (
-            stream.used_mean, stream.used_invstd, stream.input_mean, mean_error, stream.input_var, var_error,
-            stream.mean[:-1], stream.var[:-1], stream.mean[1:], stream.var[1:], stream.gamma[:-1], stream.beta[:-1],
+            stream.used_mean,
+            stream.used_invstd,
+            stream.input_mean,
+            mean_error,
+            stream.input_var,
+            var_error,
+            stream.mean[:-1],
+            stream.var[:-1],
+            stream.mean[1:],
+            stream.var[1:],
+            stream.gamma[:-1],
+            stream.beta[:-1],
             np.full_like(stream.input_mean, OUTPUT_ROUNDINGS * max(stream.output_roundoff, stream.moment_roundoff)),
-        )  # fmt: skip
+        )
         parts.append(tuple(column[picked].ravel() for column in columns))
     if not parts:
         parts = [(np.zeros(0),) * 13]
@@ -68,7 +78,16 @@ def look(streams: Sequence[Stream], evaluating: bool) -> Seen:
         c[good] for c in (m, r, bm, bme, bv, bve, rm, rv, am, av, gamma, beta, unit)
     )
     m_error, r_error = revealed_error(m, r, bm, bv, gamma, beta, unit)
-    return Seen(m, m_error, r, r_error, (bm, bme, bv, bve), (rm, rv), (am, av), unit)
+    return Seen(
+        m=m,
+        m_error=m_error,
+        r=r,
+        r_error=r_error,
+        batch=(bm, bme, bv, bve),
+        before=(rm, rv),
+        after=(am, av),
+        roundoff=unit,
+    )
 
 
 def revealed_error(
@@ -210,8 +229,22 @@ def measure_source(seen: Seen, sources: Sequence[str], phase: str) -> tuple[Face
     if len(names) > 1:
         text = " and ".join(names) + " give this output equally well"
         other = source_residual(seen, names[1])
-        return Facet(None, False, best, names[1], other, reason=text, standing=tuple(names)), remain
-    return Facet(names[0], True, best, scored[0][1] if scored else "", scored[0][0] if scored else math.nan), remain
+        return Facet(
+            value=None,
+            identifiable=False,
+            residual=best,
+            runner_up=names[1],
+            runner_up_residual=other,
+            reason=text,
+            standing=tuple(names),
+        ), remain
+    return Facet(
+        value=names[0],
+        identifiable=True,
+        residual=best,
+        runner_up=scored[0][1] if scored else "",
+        runner_up_residual=scored[0][0] if scored else math.nan,
+    ), remain
 
 
 def source_residual(seen: Seen, source: str) -> float:
@@ -241,7 +274,12 @@ def measure_eps(
     remain = [placement for placement in PLACEMENTS if spread[placement] != NOTHING]
     best = next(iter(spans))
     if len(remain) == 1:
-        place = Facet(best, True, width(spans[best]), "outside" if best == "inside" else "inside")
+        place = Facet(
+            value=best,
+            identifiable=True,
+            residual=width(spans[best]),
+            runner_up="outside" if best == "inside" else "inside",
+        )
     else:
         place = Facet(
             None,

@@ -16,8 +16,14 @@ from bncheck.scenario import Case, Event, Layer
 from bncheck.trace import Array, Trace
 
 FORWARD, NO_GRAD, CHECKPOINTED, BACKWARD, EVAL, FLUSH, OTHER = (
-    "forward", "no-grad", "checkpointed", "backward", "eval", "flush", "other",
-)  # fmt: skip
+    "forward",
+    "no-grad",
+    "checkpointed",
+    "backward",
+    "eval",
+    "flush",
+    "other",
+)
 # Unit roundoff (half the distance from 1 to the next number) and the smallest positive number of each dtype.
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
@@ -148,15 +154,29 @@ def read_stream(case: Case, trace: Trace, layer: Layer) -> Stream | None:
     kinds, sources = classify(case.events[:events], status, flags(trace, layer.name, events))
     state, moment, output = dtypes_of(case, trace, layer.name)
     return Stream(
-        case=case.id, layer=layer, kinds=kinds, status=status, sources=sources,
-        mean=_(states["running_mean"]), var=_(states["running_var"]), gamma=_(states["gamma"]), beta=_(states["beta"]),
-        counter=vector(trace, layer.name, "counter", events + 1), eps_held=held(trace, layer.name, "eps"),
-        input_mean=_(forwards["input_mean"]), input_var=_(forwards["input_var"]), n=n[:events],
-        used_mean=_(forwards["used_mean"]), used_invstd=_(forwards["used_invstd"]),
-        output_bad=vector(trace, layer.name, "output_bad", events), trace=trace,
-        roundoff=roundoff_of(state), smallest=SMALLEST.get(state, SMALLEST["float32"]),
-        moment_roundoff=roundoff_of(moment), output_roundoff=roundoff_of(output),
-    )  # fmt: skip
+        case=case.id,
+        layer=layer,
+        kinds=kinds,
+        status=status,
+        sources=sources,
+        mean=_(states["running_mean"]),
+        var=_(states["running_var"]),
+        gamma=_(states["gamma"]),
+        beta=_(states["beta"]),
+        counter=vector(trace, layer.name, "counter", events + 1),
+        eps_held=held(trace, layer.name, "eps"),
+        input_mean=_(forwards["input_mean"]),
+        input_var=_(forwards["input_var"]),
+        n=n[:events],
+        used_mean=_(forwards["used_mean"]),
+        used_invstd=_(forwards["used_invstd"]),
+        output_bad=vector(trace, layer.name, "output_bad", events),
+        trace=trace,
+        roundoff=roundoff_of(state),
+        smallest=SMALLEST.get(state, SMALLEST["float32"]),
+        moment_roundoff=roundoff_of(moment),
+        output_roundoff=roundoff_of(output),
+    )
 
 
 def _(array: Array | None) -> Array:

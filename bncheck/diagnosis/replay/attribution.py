@@ -33,15 +33,31 @@ from bncheck.trace import Array, Trace
 
 # Facets that can move a state or an output; the others (counter, gamma, defaults) are compared, not replayed.
 REPLAYED = (
-    "initial_mean", "initial_var", "update_on", "update_without_grad", "updates_per_event", "averaging", "batch_weight",
-    "variance_divisor", "statistic", "single_value", "single_value_state", "empty_batch", "train_normaliser",
-    "eval_normaliser", "blend_weight", "eps", "eps_placement",
-)  # fmt: skip
+    "initial_mean",
+    "initial_var",
+    "update_on",
+    "update_without_grad",
+    "updates_per_event",
+    "averaging",
+    "batch_weight",
+    "variance_divisor",
+    "statistic",
+    "single_value",
+    "single_value_state",
+    "empty_batch",
+    "train_normaliser",
+    "eval_normaliser",
+    "blend_weight",
+    "eps",
+    "eps_placement",
+)
 # What goes along with a rule where it is no cause of its own: see ``differing``.
 PARTS = (
-    ("update_on", "update_without_grad"), ("update_on", "backward_order"), ("averaging", "batch_weight"),
+    ("update_on", "update_without_grad"),
+    ("update_on", "backward_order"),
+    ("averaging", "batch_weight"),
     ("single_value", "single_value_state"),
-)  # fmt: skip
+)
 QUANTITIES = ("running_mean", "running_var", "used_mean", "used_invstd", "output")
 STATES = ("running_mean", "running_var")
 # Two replays that miss by no more than r may differ by 2 r; twice that is no rounding.
@@ -364,7 +380,16 @@ def attribute_quantity(
     widest = float(np.max(bound, initial=0.0))
     seen = np.any(gaps(measured_a, measured_b)[points] > at(bound, points))
     if not matter or not seen or not shown:
-        return Attribution(a.stream.layer.name, quantity, {}, {}, 0.0, residual, widest, {**silent, **hidden})
+        return Attribution(
+            layer=a.stream.layer.name,
+            quantity=quantity,
+            shares={},
+            values={},
+            explained=0.0,
+            residual=residual,
+            rounding_bound=widest,
+            not_identifiable={**silent, **hidden},
+        )
     left = {
         subset: mean_gap(game.replay(subset)[quantity][points], measured_b[points])
         for subset in dict.fromkeys(game.subsets())
@@ -389,15 +414,15 @@ def attribute_quantity(
     explained = max(0.0, 1.0 - left[whole] / drift - (noise if capped else 0.0)) if shares else 0.0
     scale = min(1.0, explained / worth[whole]) if capped and worth[whole] > 0 else 1.0
     return Attribution(
-        a.stream.layer.name,
-        quantity,
-        {name: share * scale for name, share in shares.items()},
-        {name: values[name] for name in shares},
-        explained,
-        residual,
-        widest,
-        {**silent, **hidden},
-        {name: effects[name] for name in shares},
+        layer=a.stream.layer.name,
+        quantity=quantity,
+        shares={name: share * scale for name, share in shares.items()},
+        values={name: values[name] for name in shares},
+        explained=explained,
+        residual=residual,
+        rounding_bound=widest,
+        not_identifiable={**silent, **hidden},
+        effects={name: effects[name] for name in shares},
     )
 
 

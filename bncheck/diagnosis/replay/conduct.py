@@ -36,11 +36,20 @@ from bncheck.trace import Array, Trace
 
 # What a facet is taken as where neither the case nor the probes could tell.
 ASSUMED: Mapping[str, Any] = {
-    "update_on": "forward", "update_without_grad": "yes", "updates_per_event": 1, "averaging": "exponential",
-    "variance_divisor": "n", "statistic": "variance", "train_normaliser": "batch", "eval_normaliser": "running",
-    "blend_weight": 0.5, "eps_placement": "inside", "single_value": "zero", "single_value_state": "updated",
+    "update_on": "forward",
+    "update_without_grad": "yes",
+    "updates_per_event": 1,
+    "averaging": "exponential",
+    "variance_divisor": "n",
+    "statistic": "variance",
+    "train_normaliser": "batch",
+    "eval_normaliser": "running",
+    "blend_weight": 0.5,
+    "eps_placement": "inside",
+    "single_value": "zero",
+    "single_value_state": "updated",
     "empty_batch": "unchanged",
-}  # fmt: skip
+}
 SHOWN_BY = {"forward": (FORWARD, CHECKPOINTED), "backward": (BACKWARD,), "eval": (EVAL,), "flush": (FLUSH,)}
 ORDERS = ("last forward first", "first forward first", "first forward, then from the last on")
 Rules = Mapping[str, Any]
@@ -95,7 +104,7 @@ def score(case: Case, stream: Stream, other: Stream | None = None) -> Score:
             n[t], mean[t], var[t] = other.n[t], other.input_mean[t], other.input_var[t]
         elif stream.status[t] == "raised" and stream.kinds[t] == FORWARD:
             n[t] = declared(case, int(t)) if declared(case, int(t)) is not None else -1
-    return Score(case, stream, n, mean, var, {}, {})
+    return Score(case=case, stream=stream, n=n, input_mean=mean, input_var=var, plans={}, moments={})
 
 
 def rules_of(convention: Convention, stream: Stream) -> dict[str, Any]:

@@ -74,10 +74,15 @@ def _read(name: str) -> Rule:
     checks = {check: getattr(module, check, None) for check in ("check_cell", "check_pair", "check_target")}
     needs = getattr(module, "NEEDS_CONVENTIONS", False)
     return Rule(
-        module.CODE, module.CAUSE, title.strip(), explanation.strip(), **checks,
-        explains=frozenset(module.EXPLAINS), follows_from=frozenset(getattr(module, "FOLLOWS_FROM", ())),
+        code=module.CODE,
+        cause=module.CAUSE,
+        title=title.strip(),
+        explanation=explanation.strip(),
+        **checks,
+        explains=frozenset(module.EXPLAINS),
+        follows_from=frozenset(getattr(module, "FOLLOWS_FROM", ())),
         needs_conventions=needs,
-    )  # fmt: skip
+    )
 
 
 @cache

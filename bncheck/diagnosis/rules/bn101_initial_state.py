@@ -46,12 +46,22 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         event = evaluated_on_nothing(cell, layer)
         if event is not None:
             yield Finding(
-                CODE, CAUSE, "hazard",
-                f"{names(cell.members)}: the running statistics of {layer} are NaN until its first training batch, and "
-                f"so is what eval returns before it.",
-                targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
-                evidence={"event": event}, advice="start from mean 0 and variance 1, or from a count that is not 0",
-            )  # fmt: skip
+                code=CODE,
+                cause=CAUSE,
+                kind="hazard",
+                title=(
+                    f"{names(cell.members)}: the running statistics of {layer} are NaN until its first training "
+                    f"batch, and so is what eval returns before it."
+                ),
+                targets=targets(cell.members),
+                scenario=cell.case.scenario,
+                case=cell.case.name,
+                layer=layer,
+                event=event,
+                quantity="output",
+                evidence={"event": event},
+                advice="start from mean 0 and variance 1, or from a count that is not 0",
+            )
 
 
 def evaluated_on_nothing(cell: CellView, layer: str) -> int | None:
@@ -84,14 +94,25 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
         facet = STATES[drift.quantity]
         judged = judge(facet, pair.a.members, starts[0], pair.b.members, starts[1])
         yield Finding(
-            CODE, CAUSE, judged.kind,
-            f"Before any event {drift.quantity} of {drift.layer} is {number(starts[0])} in {names(pair.a.members)} and "
-            f"{number(starts[1])} in {names(pair.b.members)}.",
-            targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, -1,
-            drift.quantity,
-            departs=judged.departs, departs_from=judged.departs_from, evidence=summary(drift), advice=ADVICE,
+            code=CODE,
+            cause=CAUSE,
+            kind=judged.kind,
+            title=(
+                f"Before any event {drift.quantity} of {drift.layer} is {number(starts[0])} in "
+                f"{names(pair.a.members)} and {number(starts[1])} in {names(pair.b.members)}."
+            ),
+            targets=targets(pair.a.members, pair.b.members),
+            scenario=pair.case.scenario,
+            case=pair.case.name,
+            layer=drift.layer,
+            event=-1,
+            quantity=drift.quantity,
+            departs=judged.departs,
+            departs_from=judged.departs_from,
+            evidence=summary(drift),
+            advice=ADVICE,
             explained=1.0 if stands_still(pair, drift) else None,
-        )  # fmt: skip
+        )
 
 
 def first_values(pair: PairView, drift: Drift) -> tuple[float, float] | None:

@@ -37,15 +37,26 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
     for found in wrong_counts(cell):
         total = found.values * found.channels
         yield Finding(
-            CODE, CAUSE, "defect",
-            f"{names(cell.members)} {verb(cell.members, 'corrects', 'correct')} the variance of {found.layer} with the "
-            f"wrong element count: {number(found.ratio)} is {total}/{total - 1}, of all {total} elements, where "
-            f"{found.values}/{found.values - 1} is due, of the {found.values} values per channel.",
-            targets(cell.members), cell.case.scenario, cell.case.name, found.layer, found.event, "running_var",
-            departs=cell.target, departs_from="arithmetic",
+            code=CODE,
+            cause=CAUSE,
+            kind="defect",
+            title=(
+                f"{names(cell.members)} {verb(cell.members, 'corrects', 'correct')} the variance of {found.layer} "
+                f"with the "
+                f"wrong element count: {number(found.ratio)} is {total}/{total - 1}, of all {total} elements, where "
+                f"{found.values}/{found.values - 1} is due, of the {found.values} values per channel."
+            ),
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=found.layer,
+            event=found.event,
+            quantity="running_var",
+            departs=cell.target,
+            departs_from="arithmetic",
             evidence={"averaged / biased variance": found.ratio, "values per channel": found.values, "elements": total},
             advice="n is x.numel() / x.shape[1], the number of values of one channel",
-        )  # fmt: skip
+        )
 
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:

@@ -86,11 +86,20 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
         if not ops_a or not ops_b or ops_a & ops_b:
             continue
         yield Finding(
-            CODE, CAUSE, "convention", f"{_moves(pair.a, ops_a)}, {_moves(pair.b, ops_b)}.",
-            targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
-            drift.quantity, evidence={"mean_abs": drift.mean_abs, "max_abs": drift.max_abs},
-            advice=advice(ops_a | ops_b), not_identifiable=not_identifiable(pair, layer=drift.layer),
-        )  # fmt: skip
+            code=CODE,
+            cause=CAUSE,
+            kind="convention",
+            title=f"{_moves(pair.a, ops_a)}, {_moves(pair.b, ops_b)}.",
+            targets=targets(pair.a.members, pair.b.members),
+            scenario=pair.case.scenario,
+            case=pair.case.name,
+            layer=drift.layer,
+            event=drift.first_event,
+            quantity=drift.quantity,
+            evidence={"mean_abs": drift.mean_abs, "max_abs": drift.max_abs},
+            advice=advice(ops_a | ops_b),
+            not_identifiable=not_identifiable(pair, layer=drift.layer),
+        )
 
 
 def _moves(cell: CellView, ops: frozenset[str]) -> str:

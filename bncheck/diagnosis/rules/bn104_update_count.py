@@ -64,13 +64,20 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             continue
         first = sum(t <= taken[-1] for t, _ in steps)  # those behind the last that moves them are not judged
         yield Finding(
-            CODE, CAUSE, "convention",
-            f"{names(cell.members)}: {len(skipped)} of the first {first} training forwards leave the running "
+            code=CODE,
+            cause=CAUSE,
+            kind="convention",
+            title=f"{names(cell.members)}: {len(skipped)} of the first {first} training forwards leave the running "
             f"statistics of {layer} as they are, and later ones move them.",
-            targets(cell.members), cell.case.scenario, cell.case.name, layer, skipped[0], "running_mean",
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=layer,
+            event=skipped[0],
+            quantity="running_mean",
             evidence={"forwards that move": len(taken), "forwards that do not": len(skipped)},
             advice="update in every step: skipping was reported to hurt training",
-        )  # fmt: skip
+        )
 
 
 def unlike_data(cell: CellView) -> Iterator[Finding]:
@@ -78,16 +85,30 @@ def unlike_data(cell: CellView) -> Iterator[Finding]:
     for found in mixtures(cell):
         kinds = " and ".join(f"{name} (mean {number(mean)})" for name, mean in found.means.items())
         yield Finding(
-            CODE, CAUSE, "hazard",
-            f"{names(cell.members)}: batches of {kinds} move {found.layer} in turn, {found.forwards} times in all. Its "
-            f"running variance is {number(found.running)}, that of all data together {number(found.pooled)}: eval fits "
-            f"neither kind.",
-            targets(cell.members), cell.case.scenario, cell.case.name, found.layer, found.first, "running_var",
-            evidence={"running_var at the end": found.running, "mean variance of a batch": found.within,
-                      "variance of all data": found.pooled, "forwards": found.forwards,
-                      **{f"mean of {name}": mean for name, mean in found.means.items()}},
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard",
+            title=(
+                f"{names(cell.members)}: batches of {kinds} move {found.layer} in turn, {found.forwards} times in "
+                f"all. Its "
+                f"running variance is {number(found.running)}, that of all data together {number(found.pooled)}: "
+                f"eval fits neither kind."
+            ),
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=found.layer,
+            event=found.first,
+            quantity="running_var",
+            evidence={
+                "running_var at the end": found.running,
+                "mean variance of a batch": found.within,
+                "variance of all data": found.pooled,
+                "forwards": found.forwards,
+                **{f"mean of {name}": mean for name, mean in found.means.items()},
+            },
             advice="keep the statistics of each kind apart, put both kinds into one batch, or let one of them update",
-        )  # fmt: skip
+        )
 
 
 def varied(cell: CellView, layer: str, events: list[int]) -> bool:
@@ -140,12 +161,21 @@ def seen_in_counters(pair: PairView) -> Iterator[Finding]:
             for side, count in zip((pair.a.members, pair.b.members), counts, strict=True)
         )
         yield Finding(
-            CODE, CAUSE, "hazard" if recomputes(many) else "convention",
-            f"{a} updates, {b}: the running statistics of {drift.layer} moved {times(int(high // low))} per step "
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard" if recomputes(many) else "convention",
+            title=f"{a} updates, {b}: the running statistics of {drift.layer} moved {times(int(high // low))} per step "
             f"on one side.",
-            targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
-            "running_mean", explained=1.0 if repeats else None, evidence=summary(mean), advice=ADVICE,
-        )  # fmt: skip
+            targets=targets(pair.a.members, pair.b.members),
+            scenario=pair.case.scenario,
+            case=pair.case.name,
+            layer=drift.layer,
+            event=drift.first_event,
+            quantity="running_mean",
+            explained=1.0 if repeats else None,
+            evidence=summary(mean),
+            advice=ADVICE,
+        )
 
 
 def count_other_things(pair: PairView) -> bool:

@@ -52,17 +52,26 @@ def divided_by(pair: PairView) -> Iterator[Finding]:
         if all(counts_moves(cell, drift.layer) for cell in (pair.a, pair.b)):
             continue  # both count what they average: they averaged different batches, which is not the counter's doing
         yield Finding(
-            CODE, CAUSE, "hazard",
-            f"{names(pair.a.members)} {verb(pair.a.members, 'counts', 'count')} {number(counts[0])} batches, "
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard",
+            title=f"{names(pair.a.members)} {verb(pair.a.members, 'counts', 'count')} {number(counts[0])} batches, "
             f"{names(pair.b.members)} {number(counts[1])}, and a cumulative average divides by the count: "
             f"{drift.quantity} of {drift.layer} is off by up to {number(drift.max_abs)}.",
-            targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer,
-            counter.first_event, drift.quantity, explained=1.0,
+            targets=targets(pair.a.members, pair.b.members),
+            scenario=pair.case.scenario,
+            case=pair.case.name,
+            layer=drift.layer,
+            event=counter.first_event,
+            quantity=drift.quantity,
+            explained=1.0,
             evidence={
-                **summary(drift), f"counter of {pair.a.target}": counts[0], f"counter of {pair.b.target}": counts[1],
+                **summary(drift),
+                f"counter of {pair.a.target}": counts[0],
+                f"counter of {pair.b.target}": counts[1],
             },
             advice=ADVICE,
-        )  # fmt: skip
+        )
 
 
 def counts_moves(cell: CellView, layer: str) -> bool:
@@ -109,11 +118,21 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
             continue
         judged = judge("counter", pair.a.members, values[0] or "", pair.b.members, values[1] or "")
         yield Finding(
-            CODE, CAUSE, judged.kind if all(values) else "convention",
-            grown(pair, drift.layer, counts, alike) if counts[0] != counts[1] else
-            f"The counter of {drift.layer} counts {values[0]} in {names(pair.a.members)} and {values[1]} in "
+            code=CODE,
+            cause=CAUSE,
+            kind=judged.kind if all(values) else "convention",
+            title=grown(pair, drift.layer, counts, alike)
+            if counts[0] != counts[1]
+            else f"The counter of {drift.layer} counts {values[0]} in {names(pair.a.members)} and {values[1]} in "
             f"{names(pair.b.members)}: as many in the end, but not at the same events.",
-            targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
-            "counter", departs=judged.departs if all(values) else "",
-            departs_from=judged.departs_from if all(values) else "", evidence=summary(drift), advice=ADVICE,
-        )  # fmt: skip
+            targets=targets(pair.a.members, pair.b.members),
+            scenario=pair.case.scenario,
+            case=pair.case.name,
+            layer=drift.layer,
+            event=drift.first_event,
+            quantity="counter",
+            departs=judged.departs if all(values) else "",
+            departs_from=judged.departs_from if all(values) else "",
+            evidence=summary(drift),
+            advice=ADVICE,
+        )

@@ -39,10 +39,17 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         if item.n != 1 or item.input_bad:
             continue
         yield Finding(
-            CODE, CAUSE, "hazard",
-            f"One value per channel turns {item.quantity} of {item.layer} in {names(cell.members)} into "
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard",
+            title=f"One value per channel turns {item.quantity} of {item.layer} in {names(cell.members)} into "
             f"{item.word} {item.aftermath}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, item.layer, item.event, item.quantity,
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=item.layer,
+            event=item.event,
+            quantity=item.quantity,
             evidence=item.evidence,
             advice=f"{ADVICE}; reset {verb(cell.members, 'its', 'their')} running statistics",
-        )  # fmt: skip
+        )

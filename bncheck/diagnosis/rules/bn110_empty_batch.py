@@ -38,10 +38,17 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         if item.n != 0:
             continue
         yield Finding(
-            CODE, CAUSE, "hazard",
-            f"An empty batch turns {item.quantity} of {item.layer} in {names(cell.members)} into {item.word} "
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard",
+            title=f"An empty batch turns {item.quantity} of {item.layer} in {names(cell.members)} into {item.word} "
             f"{item.aftermath}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, item.layer, item.event, item.quantity,
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=item.layer,
+            event=item.event,
+            quantity=item.quantity,
             evidence=item.evidence,
             advice=f"{ADVICE}; reset the running statistics",
-        )  # fmt: skip
+        )

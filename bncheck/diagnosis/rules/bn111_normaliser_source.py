@@ -74,11 +74,21 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         verbed = verb(cell.members, "normalises", "normalise")
         kind, whose = _kind(cell, facet, source)
         yield Finding(
-            CODE, CAUSE, kind, f"In {mode} {names(cell.members)} {verbed} {source.layer} with {used}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, source.layer, source.event, "output",
-            departs=cell.target if whose else "", departs_from=whose,
-            evidence={"weight of the batch": source.weight, "fit residual": source.residual}, advice=ADVICE,
-        )  # fmt: skip
+            code=CODE,
+            cause=CAUSE,
+            kind=kind,
+            title=f"In {mode} {names(cell.members)} {verbed} {source.layer} with {used}.",
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=source.layer,
+            event=source.event,
+            quantity="output",
+            departs=cell.target if whose else "",
+            departs_from=whose,
+            evidence={"weight of the batch": source.weight, "fit residual": source.residual},
+            advice=ADVICE,
+        )
 
 
 def sees_neighbours(cell: CellView) -> Iterator[Finding]:
@@ -90,16 +100,26 @@ def sees_neighbours(cell: CellView) -> Iterator[Finding]:
         first, worst = norms[0], found.worst
         own = found.own[:, first]
         yield Finding(
-            CODE, CAUSE, "hazard",
-            f"In eval {names(cell.members)} {verb(cell.members, 'normalises', 'normalise')} with the batch's "
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard",
+            title=f"In eval {names(cell.members)} {verb(cell.members, 'normalises', 'normalise')} with the batch's "
             f"statistics: a sample's output depends on the samples next to it, L1 {number(float(found.l1[worst]))} "
             f"between batches of {found.sizes[worst]} and {found.largest}, far above rounding. {len(norms)} of "
             f"{int(found.norms.sum())} BatchNorm layers do; the first is {found.layers[first]}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, found.layers[first], found.event, "output",
-            evidence={**found.distances, "BatchNorm layers that depend on the batch": len(norms),
-                      "own difference of the first": float(own[np.isfinite(own)].max())},
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=found.layers[first],
+            event=found.event,
+            quantity="output",
+            evidence={
+                **found.distances,
+                "BatchNorm layers that depend on the batch": len(norms),
+                "own difference of the first": float(own[np.isfinite(own)].max()),
+            },
             advice="keep running statistics (track_running_stats=True) where single samples are evaluated",
-        )  # fmt: skip
+        )
 
 
 def _kind(cell: CellView, facet: str, source: Source) -> tuple[Kind, str]:

@@ -37,13 +37,24 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             for at, other in later
         )
         yield Finding(
-            CODE, CAUSE, "defect",
-            f"{names(cell.members)} {verb(cell.members, 'holds', 'hold')} {ignored.parts} in {layer} without applying "
-            f"{'them' if ' and ' in ignored.parts else 'it'}{where(cell, seen, ignored)}{more}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, layer, seen.event, "output",
-            departs=cell.target, departs_from="arithmetic", evidence={"ignored": ignored.parts},
+            code=CODE,
+            cause=CAUSE,
+            kind="defect",
+            title=(
+                f"{names(cell.members)} {verb(cell.members, 'holds', 'hold')} {ignored.parts} in {layer} without "
+                f"applying {'them' if ' and ' in ignored.parts else 'it'}{where(cell, seen, ignored)}{more}."
+            ),
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=layer,
+            event=seen.event,
+            quantity="output",
+            departs=cell.target,
+            departs_from="arithmetic",
+            evidence={"ignored": ignored.parts},
             advice=OWN if cell.own_layer else ADVICE,
-        )  # fmt: skip
+        )
 
 
 def where(cell: CellView, seen: Revealed, ignored: Ignored) -> str:

@@ -42,12 +42,21 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             event, before, after, how = found
             who = own_name(cell) or names(cell.members)
             yield Finding(
-                CODE, CAUSE, "defect",
-                f"{who}: {name} of {layer.name} is {number(after)} {how}, not {number(before)}.",
-                targets(cell.members), cell.case.scenario, cell.case.name, layer.name, event, name,
-                departs=cell.target, departs_from="itself", evidence={"before": before, "after": after},
+                code=CODE,
+                cause=CAUSE,
+                kind="defect",
+                title=f"{who}: {name} of {layer.name} is {number(after)} {how}, not {number(before)}.",
+                targets=targets(cell.members),
+                scenario=cell.case.scenario,
+                case=cell.case.name,
+                layer=layer.name,
+                event=event,
+                quantity=name,
+                departs=cell.target,
+                departs_from="itself",
+                evidence={"before": before, "after": after},
                 advice=f"set {name} again after this step, and check it before you train on",
-            )  # fmt: skip
+            )
     yield from lost_in_file(cell)
 
 
@@ -68,14 +77,22 @@ def lost_in_file(cell: CellView) -> Iterator[Finding]:
                 asked = "a cumulative average (momentum=None)" if wanted is None else number(wanted)
                 meaning = ", which never takes a batch in" if name == "momentum" and found == 1 else ""
                 yield Finding(
-                    CODE, CAUSE, "defect",
-                    f"{names(cell.members)}: the exported file gives {layer} {name} {number(found)}{meaning}; "
+                    code=CODE,
+                    cause=CAUSE,
+                    kind="defect",
+                    title=f"{names(cell.members)}: the exported file gives {layer} {name} {number(found)}{meaning}; "
                     f"the layer has {asked}, in ONNX's sense.",
-                    targets(cell.members), cell.case.scenario, cell.case.name, layer, event, name,
-                    departs=cell.target, departs_from="itself",
+                    targets=targets(cell.members),
+                    scenario=cell.case.scenario,
+                    case=cell.case.name,
+                    layer=layer,
+                    event=event,
+                    quantity=name,
+                    departs=cell.target,
+                    departs_from="itself",
                     evidence={"in the file": found, "in the layer": str(value)},
                     advice=f"set {name} in the file before it is trained on; inference does not need momentum",
-                )  # fmt: skip
+                )
 
 
 def not_asked(cell: CellView, layer: str) -> Collection[str]:

@@ -42,12 +42,19 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
         quantities = [drift.quantity for drift in lost if drift.layer == layer]
         lacks = list(lacks_of(pair, layer, quantities))
         yield Finding(
-            CODE, CAUSE, "hazard" if any(lack.own for lack in lacks) else "convention",
-            " ".join(lack.title for lack in lacks), targets(pair.a.members, pair.b.members),
-            pair.case.scenario, pair.case.name, layer, None, quantities[0],
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard" if any(lack.own for lack in lacks) else "convention",
+            title=" ".join(lack.title for lack in lacks),
+            targets=targets(pair.a.members, pair.b.members),
+            scenario=pair.case.scenario,
+            case=pair.case.name,
+            layer=layer,
+            event=None,
+            quantity=quantities[0],
             advice="; ".join(dict.fromkeys(OWN if lack.own else ADVICE for lack in lacks)),
             accounts=tuple((layer, quantity) for quantity in quantities),
-        )  # fmt: skip
+        )
 
 
 def lacks_of(pair: PairView, layer: str, quantities: Sequence[str]) -> Iterator[Lack]:

@@ -31,13 +31,20 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
         return
     (a, mode), (b, other) = zip((pair.a, pair.b), modes, strict=True)
     yield Finding(
-        CODE, CAUSE, "convention",
-        f"A bare call {DOES[mode or 0]} in {names(a.members)} and {DOES[other or 0]} in {names(b.members)}: "
+        code=CODE,
+        cause=CAUSE,
+        kind="convention",
+        title=f"A bare call {DOES[mode or 0]} in {names(a.members)} and {DOES[other or 0]} in {names(b.members)}: "
         f"no mode was set before event {event + 1}.",
-        targets(a.members, b.members), pair.case.scenario, pair.case.name, "", event, "output",
+        targets=targets(a.members, b.members),
+        scenario=pair.case.scenario,
+        case=pair.case.name,
+        layer="",
+        event=event,
+        quantity="output",
         evidence={f"a bare call of {cell.target}": WORDS[mode or 0] for cell, mode in ((a, mode), (b, other))},
         advice="say the mode: layer(x, training=True) in Keras, autograd.record() in MXNet, module.train() in PyTorch",
-    )  # fmt: skip
+    )
 
 
 def bare_call(pair: PairView) -> int | None:

@@ -37,17 +37,25 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
         for still, other, theirs in ((pair.a, pair.b, moves[1]), (pair.b, pair.a, moves[0])):
             if not moving_events(still, layer) and not moves_elsewhere(still) and theirs & trained(still, layer):
                 yield Finding(
-                    CODE, CAUSE, "convention",
-                    f"{names(still.members)} never {verb(still.members, 'moves', 'move')} the running statistics of "
-                    f"{layer} in {len(trained(still, layer))} training forwards; {names(other.members)} "
-                    f"{verb(other.members, 'moves', 'move')} them.",
-                    targets(still.members, other.members), pair.case.scenario, pair.case.name, layer,
-                    drift.first_event, "running_mean",
+                    code=CODE,
+                    cause=CAUSE,
+                    kind="convention",
+                    title=(
+                        f"{names(still.members)} never {verb(still.members, 'moves', 'move')} the running statistics "
+                        f"of {layer} in {len(trained(still, layer))} training forwards; {names(other.members)} "
+                        f"{verb(other.members, 'moves', 'move')} them."
+                    ),
+                    targets=targets(still.members, other.members),
+                    scenario=pair.case.scenario,
+                    case=pair.case.name,
+                    layer=layer,
+                    event=drift.first_event,
+                    quantity="running_mean",
                     evidence={**summary(drift), "training forwards": len(trained(still, layer))},
                     advice="write the update into the layer's own buffers, in place, under torch.no_grad(); keep the "
                     "state that a functional call returns",
                     accounts=tuple((layer, quantity) for quantity in STATISTICS),
-                )  # fmt: skip
+                )
 
 
 def moves_elsewhere(cell: CellView) -> bool:

@@ -57,13 +57,24 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         worst = max(found, key=lambda loss: abs(loss.computed - loss.exact) / max(loss.exact, 1e-300))
         event = min(loss.event for loss in found)
         yield Finding(
-            CODE, CAUSE, "defect",
-            f"{names(cell.members)} {verb(cell.members, 'loses', 'lose')} the variance of {layer} to cancellation: "
-            f"{number(worst.computed)} instead of {number(worst.exact)} at mean/std = {number(worst.ratio)}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, layer, event, worst.quantity,
-            departs=cell.target, departs_from="arithmetic",
-            evidence={"computed": worst.computed, "float64": worst.exact, "mean/std": worst.ratio}, advice=ADVICE,
-        )  # fmt: skip
+            code=CODE,
+            cause=CAUSE,
+            kind="defect",
+            title=(
+                f"{names(cell.members)} {verb(cell.members, 'loses', 'lose')} the variance of {layer} to cancellation: "
+                f"{number(worst.computed)} instead of {number(worst.exact)} at mean/std = {number(worst.ratio)}."
+            ),
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=layer,
+            event=event,
+            quantity=worst.quantity,
+            departs=cell.target,
+            departs_from="arithmetic",
+            evidence={"computed": worst.computed, "float64": worst.exact, "mean/std": worst.ratio},
+            advice=ADVICE,
+        )
 
 
 def in_state(cell: CellView, layer: str) -> Loss | None:

@@ -40,13 +40,20 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
     ratio, gap = conditioning(pair, layer), own_gap(pair, drift, layer)
     sides = f"{names(pair.a.members)} and {names(pair.b.members)}"
     yield Finding(
-        CODE, CAUSE, "hazard",
-        f"{sides} {beside(pair, layer)} by up to {number(gap)}: {drift.dtype} keeps no more digits at "
+        code=CODE,
+        cause=CAUSE,
+        kind="hazard",
+        title=f"{sides} {beside(pair, layer)} by up to {number(gap)}: {drift.dtype} keeps no more digits at "
         f"mean/sqrt(var + eps) = {number(ratio)}.",
-        targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, layer, drift.first_event, "output",
+        targets=targets(pair.a.members, pair.b.members),
+        scenario=pair.case.scenario,
+        case=pair.case.name,
+        layer=layer,
+        event=drift.first_event,
+        quantity="output",
         evidence={**summary(drift), "mean/sqrt(var + eps)": ratio},
         advice="centre the data before the layer, or compute it in a wider dtype",
-    )  # fmt: skip
+    )
 
 
 def is_ill_conditioned(pair: PairView, drift: Drift) -> bool:

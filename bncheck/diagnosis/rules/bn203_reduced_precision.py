@@ -42,13 +42,20 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
                 continue
             said = f"in {dtype}" if not hidden else f"in {dtype}, but with the digits of {hidden} only"
             yield Finding(
-                CODE, CAUSE, "hazard",
-                f"{names(cell.members)} {verb(cell.members, 'keeps', 'keep')} {quantity} of {layer} {said}, "
+                code=CODE,
+                cause=CAUSE,
+                kind="hazard",
+                title=f"{names(cell.members)} {verb(cell.members, 'keeps', 'keep')} {quantity} of {layer} {said}, "
                 f"in a network of {cell.case.dtype}.",
-                targets(cell.members), cell.case.scenario, cell.case.name, layer, None, quantity,
+                targets=targets(cell.members),
+                scenario=cell.case.scenario,
+                case=cell.case.name,
+                layer=layer,
+                event=None,
+                quantity=quantity,
                 evidence={"dtype": dtype, "digits of": hidden or dtype, "unit roundoff": unit(hidden or dtype)},
                 advice="keep the running statistics in float32",
-            )  # fmt: skip
+            )
             break
 
 

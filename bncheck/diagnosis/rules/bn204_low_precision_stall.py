@@ -33,13 +33,20 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         event, held, target, step = found
         dtype = cell.trace.dtype_of(f"{layer}/running_mean") if cell.trace is not None else ""
         yield Finding(
-            CODE, CAUSE, "hazard",
-            f"running_mean of {layer} in {names(cell.members)} stalls at {number(held)} while the "
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard",
+            title=f"running_mean of {layer} in {names(cell.members)} stalls at {number(held)} while the "
             f"batches' mean is {number(target)}: a step of {number(step)} is lost in rounding to {dtype}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "running_mean",
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=layer,
+            event=event,
+            quantity="running_mean",
             evidence={"held": held, "batch mean": target, "step": step, "dtype": dtype},
             advice="keep the running statistics in float32",
-        )  # fmt: skip
+        )
 
 
 def stalled(cell: CellView, layer: str) -> tuple[int, float, float, float] | None:

@@ -32,11 +32,17 @@ def check_target(target: TargetView) -> Iterator[Finding]:
             continue
         (path, value), (other, second) = odd
         yield Finding(
-            CODE, CAUSE, "defect",
-            f"{target.target} has {facet.replace('_', ' ')} {number(value)} on {path or 'its default path'} and "
+            code=CODE,
+            cause=CAUSE,
+            kind="defect",
+            title=f"{target.target} has {facet.replace('_', ' ')} {number(value)} on {path or 'its default path'} and "
             f"{number(second)} on {other or 'its default path'}.",
-            (target.target,), "", "", departs=target.target, departs_from="itself",
+            targets=(target.target,),
+            scenario="",
+            case="",
+            departs=target.target,
+            departs_from="itself",
             evidence={path or "default": value, other or "default": second},
             advice="choose one kernel path on purpose; do not compare or share statistics across paths",
             link=target.link,
-        )  # fmt: skip
+        )

@@ -48,14 +48,26 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
         wrong = pair.b if any(cell.target == "reference" for cell in pair.a.members) else pair.a
         odd, other = (pair.a, pair.b) if (wrong is pair.a if truth else pair.a.own_layer) else (pair.b, pair.a)
         yield Finding(
-            CODE, CAUSE, "defect" if truth else "unexplained",
-            f"{names(odd.members)} {verb(odd.members, 'agrees', 'agree')} with {names(other.members)} in y{near}, but "
-            f"not in {WORDS[drift.quantity]}{' of ' + drift.layer if drift.layer else ''}: off by up to "
-            f"{number(drift.max_abs)}.",
-            targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
-            drift.quantity, departs=wrong.target if truth else "", departs_from="arithmetic" if truth else "",
-            evidence=summary(drift), advice=OWN if odd.own_layer else ADVICE,
-        )  # fmt: skip
+            code=CODE,
+            cause=CAUSE,
+            kind="defect" if truth else "unexplained",
+            title=(
+                f"{names(odd.members)} {verb(odd.members, 'agrees', 'agree')} with {names(other.members)} in "
+                f"y{near}, but "
+                f"not in {WORDS[drift.quantity]}{' of ' + drift.layer if drift.layer else ''}: off by up to "
+                f"{number(drift.max_abs)}."
+            ),
+            targets=targets(pair.a.members, pair.b.members),
+            scenario=pair.case.scenario,
+            case=pair.case.name,
+            layer=drift.layer,
+            event=drift.first_event,
+            quantity=drift.quantity,
+            departs=wrong.target if truth else "",
+            departs_from="arithmetic" if truth else "",
+            evidence=summary(drift),
+            advice=OWN if odd.own_layer else ADVICE,
+        )
 
 
 def without(pair: PairView) -> Iterator[Finding]:
@@ -71,14 +83,22 @@ def without(pair: PairView) -> Iterator[Finding]:
             gives, do = verb(x.members, "gives", "give"), verb(y.members, "does", "do")
             stay = "it as it is" if len(here) == 1 else "them as they are"
             yield Finding(
-                CODE, CAUSE, "defect",
-                f"In backward {names(x.members)} {gives} {what} of {layer} no gradient, {names(y.members)} {do}: "
+                code=CODE,
+                cause=CAUSE,
+                kind="defect",
+                title=f"In backward {names(x.members)} {gives} {what} of {layer} no gradient, {names(y.members)} {do}: "
                 f"training leaves {stay}.",
-                targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, layer,
-                here[0].first_event, here[0].quantity, departs=x.target, departs_from="arithmetic",
+                targets=targets(pair.a.members, pair.b.members),
+                scenario=pair.case.scenario,
+                case=pair.case.name,
+                layer=layer,
+                event=here[0].first_event,
+                quantity=here[0].quantity,
+                departs=x.target,
+                departs_from="arithmetic",
                 advice=f"let the output depend on {what}, without detach() or no_grad() on the way",
                 accounts=tuple((layer, drift.quantity) for drift in here),
-            )  # fmt: skip
+            )
 
 
 def holds(cell: CellView, drift: Drift) -> bool:

@@ -55,15 +55,30 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             continue
         worst = max(found, key=lambda loss: (loss.beyond, loss.off))
         yield Finding(
-            CODE, CAUSE, "defect" if worst.beyond else "hazard",
-            f"{names(cell.members)} {verb(cell.members, 'loses', 'lose')} digits of the mean of {layer} in a sum of "
-            f"{worst.values} values: {number_beside(worst.computed, worst.exact)} instead of "
-            f"{number_beside(worst.exact, worst.computed)}, {number(worst.off)} standard deviations off.",
-            targets(cell.members), cell.case.scenario, cell.case.name, layer, worst.event, worst.quantity,
-            departs=cell.target, departs_from="arithmetic",
-            evidence={"computed": worst.computed, "float64": worst.exact, "standard deviations off": worst.off,
-                      "values": worst.values}, advice=ADVICE,
-        )  # fmt: skip
+            code=CODE,
+            cause=CAUSE,
+            kind="defect" if worst.beyond else "hazard",
+            title=(
+                f"{names(cell.members)} {verb(cell.members, 'loses', 'lose')} digits of the mean of {layer} in a sum "
+                f"of {worst.values} values: {number_beside(worst.computed, worst.exact)} instead of "
+                f"{number_beside(worst.exact, worst.computed)}, {number(worst.off)} standard deviations off."
+            ),
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=layer,
+            event=worst.event,
+            quantity=worst.quantity,
+            departs=cell.target,
+            departs_from="arithmetic",
+            evidence={
+                "computed": worst.computed,
+                "float64": worst.exact,
+                "standard deviations off": worst.off,
+                "values": worst.values,
+            },
+            advice=ADVICE,
+        )
 
 
 def number_beside(value: float, other: float) -> str:
@@ -143,6 +158,11 @@ def loss_at(
     gap = np.abs(rows - exact)
     limit, width = (float(np.broadcast_to(array, gap.shape)[place]) for array in (bounds.blocks, std))
     return Loss(
-        float(gap[place]) / width, float(rows[place]), float(exact[place]), values, float(gap[place]) > limit, event,
+        float(gap[place]) / width,
+        float(rows[place]),
+        float(exact[place]),
+        values,
+        float(gap[place]) > limit,
+        event,
         quantity,
-    )  # fmt: skip
+    )

@@ -33,9 +33,9 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
     lost = {item.layer for item in no_variances(cell)}
     lasting = {item.layer: item for item in poisonings(cell)}
     known = [birth for birth in births(cell) if birth.layer not in lost and not held_by_file(cell, birth)]
-    yield from one_per_layer([
-        finding for group in grouped(known) if (finding := about(cell, group, lasting)) is not None
-    ])  # fmt: skip
+    yield from one_per_layer(
+        [finding for group in grouped(known) if (finding := about(cell, group, lasting)) is not None]
+    )
 
 
 def held_by_file(cell: CellView, birth: Birth) -> bool:
@@ -79,11 +79,21 @@ def remembered(cell: CellView, item: Poisoning) -> str:
 def finding(cell: CellView, birth: Birth, words: Said, evidence: Mapping[str, float | int | str]) -> Finding:
     defect = words.kind == "defect"
     return Finding(
-        CODE, CAUSE, words.kind, words.title,
-        targets(cell.members), cell.case.scenario, cell.case.name, birth.layer, birth.event, birth.quantity,
-        departs=cell.target if defect else "", departs_from="arithmetic" if defect else "",
-        evidence=evidence, advice=words.advice,
-    )  # fmt: skip
+        code=CODE,
+        cause=CAUSE,
+        kind=words.kind,
+        title=words.title,
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        layer=birth.layer,
+        event=birth.event,
+        quantity=birth.quantity,
+        departs=cell.target if defect else "",
+        departs_from="arithmetic" if defect else "",
+        evidence=evidence,
+        advice=words.advice,
+    )
 
 
 def one_per_layer(findings: list[Finding]) -> Iterator[Finding]:
@@ -97,12 +107,23 @@ def one_per_layer(findings: list[Finding]) -> Iterator[Finding]:
 def file_without_variance(cell: CellView) -> Iterator[Finding]:
     for item in no_variances(cell):
         yield Finding(
-            CODE, CAUSE, "defect",
-            f"{file_name(cell)} holds a running variance that cannot be one in {item.channels} of {item.of} channels "
-            f"of {item.layer} ({', '.join(map(number, item.values))}): {item.bad} of {item.forwards} forwards on "
-            f"{names(cell.members)} give NaN or Inf there.",
-            targets(cell.members), cell.case.scenario, cell.case.name, item.layer, -1, "running_var",
-            departs=cell.target, departs_from="arithmetic",
+            code=CODE,
+            cause=CAUSE,
+            kind="defect",
+            title=(
+                f"{file_name(cell)} holds a running variance that cannot be one in {item.channels} of {item.of} "
+                f"channels "
+                f"of {item.layer} ({', '.join(map(number, item.values))}): {item.bad} of {item.forwards} forwards on "
+                f"{names(cell.members)} give NaN or Inf there."
+            ),
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=item.layer,
+            event=-1,
+            quantity="running_var",
+            departs=cell.target,
+            departs_from="arithmetic",
             evidence={"channels": item.channels, "forwards": item.forwards, "of them not finite": item.bad},
             advice="re-estimate the running statistics on clean data and export again; nothing heals the file",
-        )  # fmt: skip
+        )

@@ -31,14 +31,22 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         fits = size < room
         # It happens where the batch is summed, which an output may show before the buffer does.
         yield Finding(
-            CODE, CAUSE, "defect" if fits else "hazard",
-            f"{item.quantity} of {item.layer} in {names(cell.members)} overflows on finite data "
+            code=CODE,
+            cause=CAUSE,
+            kind="defect" if fits else "hazard",
+            title=f"{item.quantity} of {item.layer} in {names(cell.members)} overflows on finite data "
             f"(float64: {number(size)}, the buffer holds up to {number(room)}) {item.aftermath}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, item.layer, item.forward, item.quantity,
-            departs=cell.target if fits else "", departs_from="arithmetic" if fits else "",
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=item.layer,
+            event=item.forward,
+            quantity=item.quantity,
+            departs=cell.target if fits else "",
+            departs_from="arithmetic" if fits else "",
             evidence={"float64 statistic": size, "largest number": room, "channels": item.channels},
             advice="scale the input, or keep the statistics and their sums in a wider dtype",
-        )  # fmt: skip
+        )
 
 
 def overflows_room(cell: CellView, item: Poisoning) -> bool:

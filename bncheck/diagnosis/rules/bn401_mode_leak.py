@@ -45,11 +45,21 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         if flipped is not None and moves is not None and moves[0] == event:
             said += f", and {moves[2].partition(' ')[2]}"
         yield Finding(
-            CODE, CAUSE, "defect", f"{names(cell.members)}: {said}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, layer, event, quantity,
-            departs=cell.target, departs_from="itself", evidence=export_facts(cell, event),
+            code=CODE,
+            cause=CAUSE,
+            kind="defect",
+            title=f"{names(cell.members)}: {said}.",
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=layer,
+            event=event,
+            quantity=quantity,
+            departs=cell.target,
+            departs_from="itself",
+            evidence=export_facts(cell, event),
             advice=ADVICE,
-        )  # fmt: skip
+        )
     yield from file_in_other_mode(cell)
     yield from file_that_trains(cell)
     yield from not_frozen(cell)
@@ -65,9 +75,11 @@ def export_facts(cell: CellView, event: int) -> dict[str, Any]:
     said = ", ".join(f"{item[0]}: {WORDS[bool(item[1])]} to {WORDS[bool(item[2])]}" for item in flipped)
     change = number_of(notes, "output_change")
     return {
-        **({"flipped": said} if said else {}), **({} if change is None else {"output change": change}),
-        "exporter": str(notes.get("exporter")), **modes_in_file(notes),
-    }  # fmt: skip
+        **({"flipped": said} if said else {}),
+        **({} if change is None else {"output change": change}),
+        "exporter": str(notes.get("exporter")),
+        **modes_in_file(notes),
+    }
 
 
 def modes_in_file(notes: Mapping[str, Any]) -> dict[str, str]:
@@ -91,15 +103,28 @@ def file_in_other_mode(cell: CellView) -> Iterator[Finding]:
         asked = str(export.get("asked_training", "default"))
         against = asked in ("TRAINING", "PRESERVE")
         yield Finding(
-            CODE, CAUSE, "defect" if against else "hazard",
-            f"{names(cell.members)}: this file equals your eval model, you exported a train-mode one; the two are "
+            code=CODE,
+            cause=CAUSE,
+            kind="defect" if against else "hazard",
+            title=f"{names(cell.members)}: this file equals your eval model, you exported a train-mode one; the two "
+            f"are "
             f"{number(as_was)} apart" + (f", and the export was asked for training={asked}." if against else "."),
-            targets(cell.members), cell.case.scenario, cell.case.name, "", event, "output",
-            departs=cell.target if against else "", departs_from="itself" if against else "",
-            evidence={"file against eval": evaluated, "file against the model as exported": as_was, "asked": asked,
-                      **modes_in_file(export)},
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer="",
+            event=event,
+            quantity="output",
+            departs=cell.target if against else "",
+            departs_from="itself" if against else "",
+            evidence={
+                "file against eval": evaluated,
+                "file against the model as exported": as_was,
+                "asked": asked,
+                **modes_in_file(export),
+            },
             advice="call net.eval() before you export for inference; export with training=PRESERVE to keep the mode",
-        )  # fmt: skip
+        )
 
 
 def file_that_trains(cell: CellView) -> Iterator[Finding]:
@@ -117,13 +142,20 @@ def file_that_trains(cell: CellView) -> Iterator[Finding]:
     said += [f"{len(dropping)} of {len(dropouts)} Dropout nodes that drop"] if dropping else []
     does = "normalises with whatever batch it is given" if training else "gives another output each time"
     yield Finding(
-        CODE, CAUSE, "hazard", f"{file_name(cell)} has {' and '.join(said)}: it {does}.",
-        targets(cell.members), cell.case.scenario, cell.case.name, "", None, "training",
-        evidence={"opset": str(facts.get("opset"))} | {
-            word: ", ".join(nodes) for word, nodes in (("training", training), ("dropping", dropping)) if nodes
-        },
+        code=CODE,
+        cause=CAUSE,
+        kind="hazard",
+        title=f"{file_name(cell)} has {' and '.join(said)}: it {does}.",
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        layer="",
+        event=None,
+        quantity="training",
+        evidence={"opset": str(facts.get("opset"))}
+        | {word: ", ".join(nodes) for word, nodes in (("training", training), ("dropping", dropping)) if nodes},
         advice="export again from net.eval(), with training=EVAL, if the file is for inference",
-    )  # fmt: skip
+    )
 
 
 def not_frozen(cell: CellView) -> Iterator[Finding]:
@@ -138,11 +170,19 @@ def not_frozen(cell: CellView) -> Iterator[Finding]:
             advice = "put this layer into eval again after each train() of the whole network, or override its train()"
         times = "1 event" if found.moves == 1 else f"{found.moves} events"
         yield Finding(
-            CODE, CAUSE, "hazard", f"{start}, {how}: its running statistics move in {times} after that.",
-            targets(cell.members), cell.case.scenario, cell.case.name, found.layer,
-            found.frozen if found.undone is None else found.undone, "running_mean",
-            evidence={"frozen by": found.way, "events that moved its statistics": found.moves}, advice=advice,
-        )  # fmt: skip
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard",
+            title=f"{start}, {how}: its running statistics move in {times} after that.",
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=found.layer,
+            event=found.frozen if found.undone is None else found.undone,
+            quantity="running_mean",
+            evidence={"frozen by": found.way, "events that moved its statistics": found.moves},
+            advice=advice,
+        )
 
 
 def infers_when_frozen(cell: CellView) -> Iterator[Finding]:
@@ -154,13 +194,23 @@ def infers_when_frozen(cell: CellView) -> Iterator[Finding]:
             continue
         said.add(source.layer)
         yield Finding(
-            CODE, CAUSE, "convention",
-            f"{source.layer} in {names(cell.members)} runs in inference since it was frozen (event {frozen + 1}), also "
-            f"where training is asked for: it normalises with its running statistics and leaves them alone.",
-            targets(cell.members), cell.case.scenario, cell.case.name, source.layer, source.event, "running_mean",
+            code=CODE,
+            cause=CAUSE,
+            kind="convention",
+            title=(
+                f"{source.layer} in {names(cell.members)} runs in inference since it was frozen (event "
+                f"{frozen + 1}), also "
+                f"where training is asked for: it normalises with its running statistics and leaves them alone."
+            ),
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=source.layer,
+            event=source.event,
+            quantity="running_mean",
             evidence={"weight of the batch": source.weight, "frozen at event": frozen + 1},
             advice="call eval() on this layer where requires_grad=False is all there is, to get the same there",
-        )  # fmt: skip
+        )
 
 
 def flag_leak(cell: CellView, layer: str) -> tuple[int, str, str] | None:

@@ -32,11 +32,20 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             continue
         event, quantity, said, advice = found
         yield Finding(
-            CODE, CAUSE, "hazard" if cell.case.events[event].arguments.get("drop") else "defect",
-            f"{names(cell.members)}: {said}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, layer, event, quantity,
-            departs=cell.target, departs_from="itself", advice=advice,
-        )  # fmt: skip
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard" if cell.case.events[event].arguments.get("drop") else "defect",
+            title=f"{names(cell.members)}: {said}.",
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=layer,
+            event=event,
+            quantity=quantity,
+            departs=cell.target,
+            departs_from="itself",
+            advice=advice,
+        )
     yield from left_behind(cell)
 
 
@@ -48,19 +57,31 @@ def left_behind(cell: CellView) -> Iterator[Finding]:
             continue
         updates, first = found[0][0], found[0]
         yield Finding(
-            CODE, CAUSE, "hazard",
-            f"{names(cell.members)}: after {len(updates)} updates the copy's {first[1]} of {layer} is {first[2]}: "
-            f"{number(first[3])} where the original has {number(first[4])}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, f"{layer}@copy", updates[-1], first[1],
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard",
+            title=(
+                f"{names(cell.members)}: after {len(updates)} updates the copy's {first[1]} of {layer} is {first[2]}: "
+                f"{number(first[3])} where the original has {number(first[4])}."
+            ),
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=f"{layer}@copy",
+            event=updates[-1],
+            quantity=first[1],
             explained=1.0 if first[2] != ANOTHER else None,
-            evidence={"updates": len(updates), **{
-                f"{quantity} of {side}": value
-                for _, quantity, _, *values in found
-                for side, value in zip(("the copy", "the original"), values, strict=True)
-            }},
+            evidence={
+                "updates": len(updates),
+                **{
+                    f"{quantity} of {side}": value
+                    for _, quantity, _, *values in found
+                    for side, value in zip(("the copy", "the original"), values, strict=True)
+                },
+            },
             advice="copy buffers as they are whenever you average parameters, or estimate them anew for the copy",
             accounts=tuple((f"{layer}@copy", item[1]) for item in found),
-        )  # fmt: skip
+        )
 
 
 def apart(cell: CellView, layer: str, quantity: str) -> tuple[list[int], str, str, float, float] | None:

@@ -33,32 +33,47 @@ def check_target(target: TargetView) -> Iterator[Finding]:
     if rounded:
         cell = rounded[0].cell
         yield Finding(
-            CODE, CAUSE, "rounding",
-            f"{name(cell)} gives other bits, within rounding, in {len(rounded)} of {len(repeats)} cases when they run "
-            f"again in another order.",
-            (cell.target,), cell.case.scenario, cell.case.name, evidence={"cases": len(rounded), "of": len(repeats)},
+            code=CODE,
+            cause=CAUSE,
+            kind="rounding",
+            title=(
+                f"{name(cell)} gives other bits, within rounding, in {len(rounded)} of {len(repeats)} cases when "
+                f"they run again in another order."
+            ),
+            targets=(cell.target,),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            evidence={"cases": len(rounded), "of": len(repeats)},
             advice="nothing to do; summation order depends on threads, unless deterministic algorithms are asked for",
-        )  # fmt: skip
+        )
 
 
 def finding(repeat: Repeat) -> Finding:
     cell, what = repeat.cell, repeat.quantity
     size = "" if math.isnan(repeat.size) else f": off by {number(repeat.size)}"
     return Finding(
-        CODE, CAUSE, "defect",
-        f"{name(cell)} gives another {what} in the same case when it runs again (order or isolation){size}.",
-        (cell.target,), cell.case.scenario, cell.case.name, repeat.layer, None, what,
-        departs=cell.target, departs_from="itself",
+        code=CODE,
+        cause=CAUSE,
+        kind="defect",
+        title=f"{name(cell)} gives another {what} in the same case when it runs again (order or isolation){size}.",
+        targets=(cell.target,),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        layer=repeat.layer,
+        event=None,
+        quantity=what,
+        departs=cell.target,
+        departs_from="itself",
         evidence={} if math.isnan(repeat.size) else {"max_abs": repeat.size},
         advice="run with --isolate cell, and look at the case that ran before",
-    )  # fmt: skip
+    )
 
 
 def difference(one: CellView, two: CellView) -> tuple[str, str, float] | None:
     """(quantity, layer, size) of the first difference between two runs of a case that is not rounding."""
     if one.outcome != two.outcome:
         return "outcome", "", float("nan")
-    pair = PairView(one.case, one, two, compare(one.case, one, two))
+    pair = PairView(case=one.case, a=one, b=two, drifts=compare(one.case, one, two))
     with np.errstate(all="ignore"):
         drift = next((item for item in pair.differing if not within_rounding(pair, item)), None)
     return None if drift is None else (drift.quantity, drift.layer, drift.max_abs)

@@ -42,26 +42,43 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         behind = f" behind {evidence['buffers']}" if "buffers" in evidence else ""
         behind = f" ({'; '.join(each)})" if len(each) > 1 else behind
         yield finding(
-            cell, layer, None, evidence,
+            cell,
+            layer,
+            None,
+            evidence,
             f"{layer} in {names(cell.members)} keeps the graph of every step: "
             f"{number(evidence['nodes per training forward'])} more autograd nodes per training forward, "
             f"{number(evidence['nodes at the end'])} at the end{behind}.",
-        )  # fmt: skip
+        )
     for event, message in [] if growing else errors(cell, FREED):
         layer = holder(cell.trace)
         yield finding(
-            cell, layer, event, split_line(message) | (facts(cell, layer) if layer else {}),
+            cell,
+            layer,
+            event,
+            split_line(message) | (facts(cell, layer) if layer else {}),
             f"A backward of {names(cell.members)} runs into the graph of an earlier step, which is freed: "
             f"{layer or 'something in the network'} keeps a tensor of that step and uses it again.",
-        )  # fmt: skip
+        )
         return
 
 
 def finding(cell: CellView, layer: str, event: int | None, evidence: dict[str, Any], title: str) -> Finding:
     return Finding(
-        CODE, CAUSE, "defect", title, targets(cell.members), cell.case.scenario, cell.case.name, layer, event,
-        departs=cell.target, departs_from="itself", evidence=evidence, advice=ADVICE,
-    )  # fmt: skip
+        code=CODE,
+        cause=CAUSE,
+        kind="defect",
+        title=title,
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        layer=layer,
+        event=event,
+        departs=cell.target,
+        departs_from="itself",
+        evidence=evidence,
+        advice=ADVICE,
+    )
 
 
 def grows(rows: Array | None) -> bool:

@@ -29,13 +29,21 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         line = split_line(message).get("line", "")
         at = f" (kept at {line})" if line else ""
         yield Finding(
-            CODE, CAUSE, "defect",
-            f"In {names(cell.members)} something that a backward needs was changed in place after it was kept; "
+            code=CODE,
+            cause=CAUSE,
+            kind="defect",
+            title=f"In {names(cell.members)} something that a backward needs was changed in place after it was kept; "
             f"the backward with {seen} raises{at}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, own_layer(cell), event,
-            departs=cell.target, departs_from="itself",
-            evidence={"forwards before this backward": count, **split_line(message)}, advice=ADVICE,
-        )  # fmt: skip
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=own_layer(cell),
+            event=event,
+            departs=cell.target,
+            departs_from="itself",
+            evidence={"forwards before this backward": count, **split_line(message)},
+            advice=ADVICE,
+        )
         return
 
 

@@ -59,11 +59,21 @@ def exported_file(cell: CellView, event: int, notes: Mapping[str, Any], export: 
         return
     evidence = {key: value for key, value in notes.items() if isinstance(value, int | float | str)}
     yield Finding(
-        CODE, CAUSE, "defect", f"{names(cell.members)}: {said}.", targets(cell.members),
-        cell.case.scenario, cell.case.name, "", event, "output",
-        departs=departs, departs_from="itself" if departs else "arithmetic",
-        evidence={**evidence, "rounding bound": bound}, advice=advice,
-    )  # fmt: skip
+        code=CODE,
+        cause=CAUSE,
+        kind="defect",
+        title=f"{names(cell.members)}: {said}.",
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        layer="",
+        event=event,
+        quantity="output",
+        departs=departs,
+        departs_from="itself" if departs else "arithmetic",
+        evidence={**evidence, "rounding bound": bound},
+        advice=advice,
+    )
 
 
 def nearest_mode(notes: Mapping[str, Any], play: str) -> float | None:
@@ -94,10 +104,21 @@ def differing(cell: CellView, facts: Mapping[str, Any], event: int, notes: Mappi
     else:
         return
     yield Finding(
-        CODE, CAUSE, kind, said, targets(cell.members), cell.case.scenario, cell.case.name, "", event, "output",
-        departs=cell.target, departs_from="arithmetic" if ways and kind == "defect" else "itself",
-        evidence={**measured(ways, notes), **({"rounding bound": ways[0].bound} if ways else {})}, advice=advice,
-    )  # fmt: skip
+        code=CODE,
+        cause=CAUSE,
+        kind=kind,
+        title=said,
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        layer="",
+        event=event,
+        quantity="output",
+        departs=cell.target,
+        departs_from="arithmetic" if ways and kind == "defect" else "itself",
+        evidence={**measured(ways, notes), **({"rounding bound": ways[0].bound} if ways else {})},
+        advice=advice,
+    )
 
 
 def random_nodes(export: object) -> bool:
@@ -112,12 +133,19 @@ def without_nodes(cell: CellView) -> Iterator[Finding]:
     if facts is None or facts.get("batch_norms") != []:
         return
     yield Finding(
-        CODE, CAUSE, "rounding",
-        f"{file_name(cell)} holds no BatchNormalization node: if the model had any, they were folded or removed on "
-        f"export. Only its outputs are compared.",
-        targets(cell.members), cell.case.scenario, cell.case.name, quantity="output",
+        code=CODE,
+        cause=CAUSE,
+        kind="rounding",
+        title=(
+            f"{file_name(cell)} holds no BatchNormalization node: if the model had any, they were folded or removed on "
+            f"export. Only its outputs are compared."
+        ),
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        quantity="output",
         advice="hold it against the file that it came from, in the same way",
-    )  # fmt: skip
+    )
 
 
 def single_nodes(cell: CellView) -> Iterator[Finding]:
@@ -131,10 +159,19 @@ def single_nodes(cell: CellView) -> Iterator[Finding]:
     count = "1 BatchNormalization node" if len(ratios) == 1 else f"each of {len(ratios)} BatchNormalization nodes"
     agrees = "agrees" if len(seen) == 1 else f"agrees in all {len(seen)} forwards"
     yield Finding(
-        CODE, CAUSE, "rounding",
-        f"{file_name(cell)} on {names(cell.members)}, without graph optimisation: {count} {agrees} with float64 from "
-        f"its own input. The file as a whole was not compared: {notes['no_oracle']}.",
-        targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
+        code=CODE,
+        cause=CAUSE,
+        kind="rounding",
+        title=(
+            f"{file_name(cell)} on {names(cell.members)}, without graph optimisation: {count} {agrees} with float64 "
+            f"from its own input. The file as a whole was not compared: {notes['no_oracle']}."
+        ),
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        layer=layer,
+        event=event,
+        quantity="output",
         evidence={NODES: len(ratios), "largest difference, of its rounding bound": ratios[layer]},
         advice="nothing to do for BatchNormalization; the other operators of the file are not looked at",
-    )  # fmt: skip
+    )

@@ -65,21 +65,33 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         last = [float(np.mean(rows[-1])) for rows in found.after]
         ends = " and ".join(f"{number(value)} in replica {rank}" for rank, value in enumerate(last))
         yield Finding(
-            CODE, CAUSE, "hazard",
-            f"{names(cell.members)}: each of {len(last)} replicas averages its own part of the batch alone{HOW[rule]}. "
-            f"running_mean of {layer} ends at {ends}; whole batches give {number(float(wanted[-1].mean()))}. "
-            f"Averaging whole batches removes {percent(explained)} of the running_mean drift.",
-            targets(cell.members), cell.case.scenario, cell.case.name, layer, None, "running_mean",
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard",
+            title=(
+                f"{names(cell.members)}: each of {len(last)} replicas averages its own part of the batch "
+                f"alone{HOW[rule]}. "
+                f"running_mean of {layer} ends at {ends}; whole batches give {number(float(wanted[-1].mean()))}. "
+                f"Averaging whole batches removes {percent(explained)} of the running_mean drift."
+            ),
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=layer,
+            event=None,
+            quantity="running_mean",
             explained=min(max(explained, 0.0), 1.0),
             evidence={
-                "points": len(measured), "mean_abs": drift, "std_abs": spread,
+                "points": len(measured),
+                "mean_abs": drift,
+                "std_abs": spread,
                 **{f"running_mean of replica {rank}": value for rank, value in enumerate(last)},
                 "running_mean of whole batches": float(wanted[-1].mean()),
                 **variances(cell, layer, found),
             },
             advice=ADVICE,
             accounts=tuple((replica_name(layer, rank), name) for rank in range(len(last)) for name in STATISTICS),
-        )  # fmt: skip
+        )
 
 
 def replica_name(layer: str, rank: int) -> str:
@@ -120,7 +132,9 @@ def read(cell: CellView, layer: str) -> Replicas | None:
     scale = float(np.abs(own).max())
     wide = held.astype(np.float64)
     before, after = wide[:, steps], wide[:, [t + 1 for t in steps]]
-    return Replicas(wide[0, steps[0]], before, after, own, size, roundoff(held, scale))
+    return Replicas(
+        start=wide[0, steps[0]], before=before, after=after, own=own, counts=size, slack=roundoff(held, scale)
+    )
 
 
 def variances(cell: CellView, layer: str, found: Replicas) -> dict[str, float]:

@@ -43,11 +43,20 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         if found is not None:
             event, quantity, size, sentence = found
             yield Finding(
-                CODE, CAUSE, "hazard", f"{names(cell.members)}: {sentence}",
-                targets(cell.members), cell.case.scenario, cell.case.name, layer, event, quantity, explained=1.0,
+                code=CODE,
+                cause=CAUSE,
+                kind="hazard",
+                title=f"{names(cell.members)}: {sentence}",
+                targets=targets(cell.members),
+                scenario=cell.case.scenario,
+                case=cell.case.name,
+                layer=layer,
+                event=event,
+                quantity=quantity,
+                explained=1.0,
                 evidence={"moved by": size, "events": count(cell, layer)},
                 advice="deepcopy the model first: the copy and the original then have buffers of their own",
-            )  # fmt: skip
+            )
     for one, two in combinations([name for name in cell.trace.layers if "@" not in name], 2):
         yield from one_layer(cell, one, two)
 
@@ -98,9 +107,10 @@ def one_layer(cell: CellView, one: str, two: str) -> Iterator[Finding]:
     first, second = (np.asarray(cell.trace.get(name, "input_mean"))[steps] for name in (one, two))
     held = rows.astype(np.float64)[[steps[0], *(t + 1 for t in steps)]]
     evidence: dict[str, float | int | str] = {
-        f"mean that reaches {one}": float(first.mean()), f"mean that reaches {two}": float(second.mean()),
+        f"mean that reaches {one}": float(first.mean()),
+        f"mean that reaches {two}": float(second.mean()),
         "running_mean at the end": float(held[-1].mean()),
-    }  # fmt: skip
+    }
     explained, said = None, ""
     if weight is not None:
         turns = averaged(held[0], [batch for pair in zip(first, second, strict=True) for batch in pair], weight)[::2]
@@ -111,14 +121,26 @@ def one_layer(cell: CellView, one: str, two: str) -> Iterator[Finding]:
         evidence |= {"points": len(held), "mean_abs": drift, "std_abs": spread} if fits else {}
         said = f" Averaging both in turn explains {percent(explained)} of the drift." if explained is not None else ""
     yield Finding(
-        CODE, CAUSE, "hazard",
-        f"{names(cell.members)}: {one} and {two} are one layer: equal statistics after every event, though different "
-        f"batches reach them (mean {number(float(first.mean()))} and {number(float(second.mean()))}). They fit "
-        f"neither place.{said}",
-        targets(cell.members), cell.case.scenario, cell.case.name, one, steps[0], "running_mean", explained=explained,
-        evidence=evidence, advice="give each place a BatchNorm layer of its own; other weights may be shared",
+        code=CODE,
+        cause=CAUSE,
+        kind="hazard",
+        title=(
+            f"{names(cell.members)}: {one} and {two} are one layer: equal statistics after every event, though "
+            f"different "
+            f"batches reach them (mean {number(float(first.mean()))} and {number(float(second.mean()))}). They fit "
+            f"neither place.{said}"
+        ),
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        layer=one,
+        event=steps[0],
+        quantity="running_mean",
+        explained=explained,
+        evidence=evidence,
+        advice="give each place a BatchNorm layer of its own; other weights may be shared",
         accounts=tuple((layer, state) for layer in (one, two) for state in (*STATISTICS, "counter")),
-    )  # fmt: skip
+    )
 
 
 def shared_steps(trace: Trace, one: str, two: str) -> list[int]:

@@ -51,13 +51,22 @@ def broken(cell: CellView, layer: str, said: Mapping[str, Any]) -> Iterator[Find
     names_only = set(faults) == {NAMES_ALONE}
     more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
     yield Finding(
-        CODE, CAUSE, "convention" if names_only else "hazard",
-        f"{names(cell.members)} behaves unlike {BUILT_IN} in "
+        code=CODE,
+        cause=CAUSE,
+        kind="convention" if names_only else "hazard",
+        title=f"{names(cell.members)} behaves unlike {BUILT_IN} in "
         f"{len(faults)} of {len(answers)} actions. {told(first, answer)}{more}.",
-        targets(cell.members), cell.case.scenario, cell.case.name, layer, None, "",
-        departs=cell.target, departs_from=BUILT_IN, evidence=dict(faults),
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        layer=layer,
+        event=None,
+        quantity="",
+        departs=cell.target,
+        departs_from=BUILT_IN,
+        evidence=dict(faults),
         advice="; ".join(what_to_do(faults)),
-    )  # fmt: skip
+    )
 
 
 def told(action: str, answer: str) -> str:
@@ -77,10 +86,17 @@ def slower(cell: CellView, layer: str, said: Mapping[str, Any]) -> Iterator[Find
         return
     own, builtin, ratio = (float(value) for value in held if isinstance(value, int | float))
     yield Finding(
-        CODE, CAUSE, "convention",
-        f"{names(cell.members)} takes {number(ratio)} times as long as {BUILT_IN} for a "
+        code=CODE,
+        cause=CAUSE,
+        kind="convention",
+        title=f"{names(cell.members)} takes {number(ratio)} times as long as {BUILT_IN} for a "
         f"training step: {number(1e6 * own)} against {number(1e6 * builtin)} µs.",
-        targets(cell.members), cell.case.scenario, cell.case.name, layer, None, "seconds",
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        layer=layer,
+        event=None,
+        quantity="seconds",
         evidence={"times slower": ratio, "own µs": 1e6 * own, "built-in µs": 1e6 * builtin},
         advice=f"use {BUILT_IN} where speed matters, or one of its kernels (torch.batch_norm)",
-    )  # fmt: skip
+    )

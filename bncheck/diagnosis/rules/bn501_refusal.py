@@ -37,12 +37,20 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
             yield of_own_code(pair, refuser, other, event)
             continue
         yield Finding(
-            CODE, CAUSE, "hazard",
-            f"{names(refuser.members)} {verb(refuser.members, 'refuses', 'refuse')} {op} with {kind or 'an error'}; "
-            f"{names(other.members)} {verb(other.members, 'carries', 'carry')} it out.",
-            targets(refuser.members, other.members), pair.case.scenario, pair.case.name, event=event,
-            evidence={"error": words}, advice="read the error; a program meant for both has to avoid this event",
-        )  # fmt: skip
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard",
+            title=(
+                f"{names(refuser.members)} {verb(refuser.members, 'refuses', 'refuse')} {op} with "
+                f"{kind or 'an error'}; {names(other.members)} {verb(other.members, 'carries', 'carry')} it out."
+            ),
+            targets=targets(refuser.members, other.members),
+            scenario=pair.case.scenario,
+            case=pair.case.name,
+            event=event,
+            evidence={"error": words},
+            advice="read the error; a program meant for both has to avoid this event",
+        )
 
 
 def of_own_code(pair: PairView, refuser: CellView, other: CellView, event: int) -> Finding:
@@ -60,13 +68,21 @@ def of_own_code(pair: PairView, refuser: CellView, other: CellView, event: int) 
     # What bncheck itself says of a layer is a sentence about it.
     what = words if kind in OUR_ERRORS else f"{who} raises {kind or 'an error'} {when}{where}; {runs}"
     return Finding(
-        CODE, CAUSE, "hazard", f"{what}.",
-        targets(refuser.members, other.members), pair.case.scenario, pair.case.name, event=event,
-        departs="" if same else refuser.target, departs_from="" if same else BUILT_IN,
+        code=CODE,
+        cause=CAUSE,
+        kind="hazard",
+        title=f"{what}.",
+        targets=targets(refuser.members, other.members),
+        scenario=pair.case.scenario,
+        case=pair.case.name,
+        event=event,
+        departs="" if same else refuser.target,
+        departs_from="" if same else BUILT_IN,
         evidence={"error": words, **({"moved by then": half} if half else {})},
-        advice="look at the line that the error names" if same else "make the layer take what BatchNorm takes, or keep "
-        "such batches away from it",
-    )  # fmt: skip
+        advice="look at the line that the error names"
+        if same
+        else "make the layer take what BatchNorm takes, or keep such batches away from it",
+    )
 
 
 def half_updates(cell: CellView, event: int) -> Iterator[tuple[str, str]]:
@@ -100,12 +116,21 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
                 continue
             op, kind, words = error_at(cell, event)
             yield Finding(
-                CODE, CAUSE, "defect",
-                f"{name(cell)} raises {kind or 'an error'} in {op}, but has moved {quantity} of {layer} by then.",
-                targets(cell.members), cell.case.scenario, cell.case.name, layer, event, quantity,
-                departs=cell.target, departs_from="itself", evidence={"error": words},
+                code=CODE,
+                cause=CAUSE,
+                kind="defect",
+                title=f"{name(cell)} raises {kind or 'an error'} in {op}, but has moved {quantity} of {layer} by then.",
+                targets=targets(cell.members),
+                scenario=cell.case.scenario,
+                case=cell.case.name,
+                layer=layer,
+                event=event,
+                quantity=quantity,
+                departs=cell.target,
+                departs_from="itself",
+                evidence={"error": words},
                 advice="restore the statistics after this error before going on; report it",
-            )  # fmt: skip
+            )
             break
 
 
@@ -120,9 +145,14 @@ def closed_input(cell: CellView) -> Iterator[Finding]:
     if not isinstance(closed, list) or not closed:
         return
     yield Finding(
-        CODE, CAUSE, "hazard",
-        f"{file_name(cell)} gives its input {closed[0]} a size of 0, which {names(cell.members)} "
+        code=CODE,
+        cause=CAUSE,
+        kind="hazard",
+        title=f"{file_name(cell)} gives its input {closed[0]} a size of 0, which {names(cell.members)} "
         f"{verb(cell.members, 'takes', 'take')} literally: it lets no batch in. It was played with that size open.",
-        targets(cell.members), cell.case.scenario, cell.case.name, event=None,
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        event=None,
         advice="write the size as open: set dim_param of that input's shape to a name, say N, and save the file again",
-    )  # fmt: skip
+    )

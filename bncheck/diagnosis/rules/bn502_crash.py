@@ -30,9 +30,16 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
     own = own_name(cell)
     within = f" with {own} in it" if own else ""
     yield Finding(
-        CODE, CAUSE, "hazard" if own else "defect",
-        f"{names(cell.members)} {ends} in {op or 'this case'}{within}{why}.",
-        targets(cell.members), cell.case.scenario, cell.case.name, event=cell.event,
-        departs="" if own else cell.target, departs_from="" if own else "itself", evidence={"error": cell.error},
+        code=CODE,
+        cause=CAUSE,
+        kind="hazard" if own else "defect",
+        title=f"{names(cell.members)} {ends} in {op or 'this case'}{within}{why}.",
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        event=cell.event,
+        departs="" if own else cell.target,
+        departs_from="" if own else "itself",
+        evidence={"error": cell.error},
         advice="rerun with --isolate cell; if it stays, report it with bncheck repro",
-    )  # fmt: skip
+    )

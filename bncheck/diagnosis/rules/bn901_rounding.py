@@ -41,13 +41,20 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     where += "; gradients, which cancel, by more" if more else ""
     sizes = {"max_abs": worst.max_abs, "max_rel": worst.max_rel, "max_ulp": worst.max_ulp, "quantities": len(rounded)}
     yield Finding(
-        CODE, CAUSE, "rounding",
-        f"{where_finite(pair)}{names([*pair.a.members, *pair.b.members])} differ by rounding of at most "
+        code=CODE,
+        cause=CAUSE,
+        kind="rounding",
+        title=f"{where_finite(pair)}{names([*pair.a.members, *pair.b.members])} differ by rounding of at most "
         f"{number(worst.max_ulp)} ULP of {worst.dtype} ({where}).",
-        targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, worst.layer, None, worst.quantity,
+        targets=targets(pair.a.members, pair.b.members),
+        scenario=pair.case.scenario,
+        case=pair.case.name,
+        layer=worst.layer,
+        event=None,
+        quantity=worst.quantity,
         evidence=sizes,
         advice="nothing to do; compare with a tolerance",
-    )  # fmt: skip
+    )
 
 
 def where_finite(pair: PairView) -> str:
@@ -67,15 +74,29 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         acquitted = f"all {norms}" if tight == norms else f"{tight} of {norms}"
         worst = float(found.l1[found.worst])
         yield Finding(
-            CODE, CAUSE, "rounding",
-            f"{names(cell.members)} in eval: in other batches the same samples differ by {cell.case.dtype} rounding, "
-            f"L1 {number(worst)}. Batch-invariant to the bit: {acquitted} BatchNorm layers; the first layer that is "
-            f"not is {found.named(first)}.",
-            targets(cell.members), cell.case.scenario, cell.case.name, found.layers[first], found.event, "output",
-            evidence={**found.distances, "BatchNorm layers": norms, "of them invariant to the bit": tight,
-                      "largest own difference, relative": relative(found.own, found.scale)},
+            code=CODE,
+            cause=CAUSE,
+            kind="rounding",
+            title=(
+                f"{names(cell.members)} in eval: in other batches the same samples differ by {cell.case.dtype} "
+                f"rounding, "
+                f"L1 {number(worst)}. Batch-invariant to the bit: {acquitted} BatchNorm layers; the first layer that "
+                f"is not is {found.named(first)}."
+            ),
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=found.layers[first],
+            event=found.event,
+            quantity="output",
+            evidence={
+                **found.distances,
+                "BatchNorm layers": norms,
+                "of them invariant to the bit": tight,
+                "largest own difference, relative": relative(found.own, found.scale),
+            },
             advice="nothing to do: a convolution adds in another order for another batch size; float64 shrinks it",
-        )  # fmt: skip
+        )
 
 
 def relative(own: Array, scale: Array) -> float:

@@ -53,19 +53,28 @@ def unexplained(pair: PairView, left: Sequence[Open], order: Mapping[str, int]) 
     facts = [*resemblances(pair, drift), *wrong(pair, others), *right(pair)]
     odd, other = (pair.a, pair.b) if pair.a.own_layer and not pair.b.own_layer else (pair.b, pair.a)
     yield Finding(
-        CODE, CAUSE, "unexplained",
-        f"{names(odd.members)} {verb(odd.members, 'differs', 'differ')} from {names(other.members)} in {where(drift)} "
-        f"{size(pair, drift)}{part}."
-        + "".join(f" {fact}." for fact in facts),
-        targets(pair.a.members, pair.b.members), pair.case.scenario, pair.case.name, drift.layer, drift.first_event,
-        drift.quantity, share or None,
-        evidence={**summary(drift), "max_ulp": drift.max_ulp, **{
-            f"also differs: {where(item.drift)}": item.drift.max_abs for item in others
-        }},
+        code=CODE,
+        cause=CAUSE,
+        kind="unexplained",
+        title=f"{names(odd.members)} {verb(odd.members, 'differs', 'differ')} from {names(other.members)} in "
+        f"{where(drift)} "
+        f"{size(pair, drift)}{part}." + "".join(f" {fact}." for fact in facts),
+        targets=targets(pair.a.members, pair.b.members),
+        scenario=pair.case.scenario,
+        case=pair.case.name,
+        layer=drift.layer,
+        event=drift.first_event,
+        quantity=drift.quantity,
+        explained=share or None,
+        evidence={
+            **summary(drift),
+            "max_ulp": drift.max_ulp,
+            **{f"also differs: {where(item.drift)}": item.drift.max_abs for item in others},
+        },
         advice=what_next(pair),
         not_identifiable=not_identifiable(pair, layer=drift.layer),
         accounts=tuple(item.place for item in others),
-    )  # fmt: skip
+    )
 
 
 def rank(drift: Drift, order: Mapping[str, int]) -> tuple[object, ...]:
@@ -95,8 +104,10 @@ def size(pair: PairView, drift: Drift) -> str:
 def nonfinite(pair: PairView, drift: Drift) -> str:
     """ "NaN or Inf in 1 value of torch, in none of mxnet"; the counts belong to the drift's sides, not the pair's."""
     counts = {drift.a: drift.nonfinite_a, drift.b: drift.nonfinite_b}
-    known = [(next((counts[cell.target] for cell in side.members if cell.target in counts), 0), side)
-             for side in (pair.a, pair.b)]  # fmt: skip
+    known = [
+        (next((counts[cell.target] for cell in side.members if cell.target in counts), 0), side)
+        for side in (pair.a, pair.b)
+    ]
     (most, holder), (least, other) = sorted(known, key=lambda item: -item[0])
     values = f"{most} value{'' if most == 1 else 's'}"
     return f"NaN or Inf in {values} of {names(holder.members)}, in {least or 'none'} of {names(other.members)}"
@@ -131,10 +142,19 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         odd = odd_one(cell, found)
         if odd is not None:
             yield Finding(
-                CODE, CAUSE, "unexplained", f"{names(cell.members)} in eval: {odd.said}.",
-                targets(cell.members), cell.case.scenario, cell.case.name, odd.layer, found.event, "output",
-                evidence={**found.distances, **odd.evidence}, advice=odd.advice,
-            )  # fmt: skip
+                code=CODE,
+                cause=CAUSE,
+                kind="unexplained",
+                title=f"{names(cell.members)} in eval: {odd.said}.",
+                targets=targets(cell.members),
+                scenario=cell.case.scenario,
+                case=cell.case.name,
+                layer=odd.layer,
+                event=found.event,
+                quantity="output",
+                evidence={**found.distances, **odd.evidence},
+                advice=odd.advice,
+            )
 
 
 def odd_nodes(cell: CellView) -> Iterator[Finding]:
@@ -145,11 +165,20 @@ def odd_nodes(cell: CellView) -> Iterator[Finding]:
             continue
         size = f"{number(ratios[layer])} times what rounding may do" if math.isfinite(ratios[layer]) else "NaN or Inf"
         yield Finding(
-            CODE, CAUSE, "unexplained",
-            f"{layer} of {file_name(cell)} on {names(cell.members)} is off the text of its opset, from its own input: "
-            f"by {size}, and no rule explains it.",
-            targets(cell.members), cell.case.scenario, cell.case.name, layer, event, "output",
+            code=CODE,
+            cause=CAUSE,
+            kind="unexplained",
+            title=(
+                f"{layer} of {file_name(cell)} on {names(cell.members)} is off the text of its opset, from its own "
+                f"input: by {size}, and no rule explains it."
+            ),
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=layer,
+            event=event,
+            quantity="output",
             evidence={"of its rounding bound": number(ratios[layer]), NODES: len(ratios)},
             advice="play that node alone, and compare it with the formula of its opset",
-        )  # fmt: skip
+        )
         return

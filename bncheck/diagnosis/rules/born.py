@@ -171,13 +171,17 @@ class Walk:
             why = "overflow"
         else:
             why = "constant" if divides_by_zero(self.cell, layer, event) else "arithmetic"
-        return self.add(Birth(why, event, layer, "output"))
+        return self.add(Birth(why=why, event=event, layer=layer, quantity="output"))
 
     def entering(self, layer: str, event: int, seen: list[str]) -> int:
         """It came into the first layer that has it: with the batch, or out of the layers in front."""
         why, value = how_it_came(self.cell, event, layer, seen)
         known = [n for n, birth in enumerate(self.found) if (birth.why, birth.layer) == (why, layer)]
-        number = known[0] if known and why != "input" else self.add(Birth(why, event, layer, "input", value=value))
+        number = (
+            known[0]
+            if known and why != "input"
+            else self.add(Birth(why=why, event=event, layer=layer, quantity="input", value=value))
+        )
         self.shows.setdefault(number, []).append(event)
         return number
 
@@ -192,7 +196,15 @@ class Walk:
         known = next((number for number, birth in enumerate(self.found) if birth.why == "network"), None)
         if known is None:
             why, value = how_it_came(self.cell, event, "", seen)
-            known = self.add(Birth(why if why in ("input", "cast") else "network", event, "", "output", value=value))
+            known = self.add(
+                Birth(
+                    why=why if why in ("input", "cast") else "network",
+                    event=event,
+                    layer="",
+                    quantity="output",
+                    value=value,
+                )
+            )
         self.shows.setdefault(known, []).append(event)
         self.met[event] = [known]
 
@@ -204,7 +216,7 @@ class Walk:
         if sources:
             self.pass_on(sources, GRADIENTS)
         elif not any(birth.why == "backward" for birth in self.found):
-            self.add(Birth("backward", event, "", "gradients"))
+            self.add(Birth(why="backward", event=event, layer="", quantity="gradients"))
 
     def result(self) -> tuple[Birth, ...]:
         return tuple(
@@ -283,7 +295,16 @@ def birth_of(state: State, layer: str, name: str, event: int, why: str) -> Birth
     places = np.flatnonzero(state.spoilt[event + 1] & ~before)
     value = float(state.rows[event + 1, places[0]])
     word = "NaN" if np.isnan(value) else "Inf" if np.isinf(value) else "below zero"
-    return Birth(why, event, layer, name, word, tuple(map(int, places)), state.rows.shape[1], value)
+    return Birth(
+        why=why,
+        event=event,
+        layer=layer,
+        quantity=name,
+        word=word,
+        channels=tuple(map(int, places)),
+        of=state.rows.shape[1],
+        value=value,
+    )
 
 
 def gains(walk: Walk) -> Iterator[Birth]:
@@ -312,9 +333,16 @@ def gains(walk: Walk) -> Iterator[Birth]:
             # Since when all of them are: the last event before which one of them was not.
             since: Array = np.flatnonzero((variance[: event + 1, places] != 0).any(axis=1))
             yield Birth(
-                "gain", int(since[-1]) if since.size else -1, layer, "running_var", "zero",
-                tuple(map(int, places)), mean.shape[1], 0.0, (event,),
-            )  # fmt: skip
+                why="gain",
+                event=int(since[-1]) if since.size else -1,
+                layer=layer,
+                quantity="running_var",
+                word="zero",
+                channels=tuple(map(int, places)),
+                of=mean.shape[1],
+                value=0.0,
+                shows=(event,),
+            )
 
 
 # ------------------------------------------------------------------------------------------------------ input

@@ -63,9 +63,16 @@ def held(cell: CellView, group: list[Birth]) -> Said:
     where = in_layers(cell, group)
     title = f"{first.quantity} {where} is {first.word} before any event{shown}."
     advice = HEAL if first.quantity.startswith("running") else f"give the layer a finite {first.quantity}"
-    return Said("hazard", title, advice, {
-        "layers": len(group), "channels": sum(len(birth.channels) for birth in group), NONFINITE: first.word,
-    })  # fmt: skip
+    return Said(
+        kind="hazard",
+        title=title,
+        advice=advice,
+        evidence={
+            "layers": len(group),
+            "channels": sum(len(birth.channels) for birth in group),
+            NONFINITE: first.word,
+        },
+    )
 
 
 def below_zero(cell: CellView, group: list[Birth]) -> Said:
@@ -73,16 +80,21 @@ def below_zero(cell: CellView, group: list[Birth]) -> Said:
     first, hint = group[0], resemblance(cell, group)
     bad = [birth for birth in group if birth.shows]
     evidence = {
-        "layers": len(group), "channels": sum(len(birth.channels) for birth in group), LOWEST: lowest(cell, group),
-    }  # fmt: skip
+        "layers": len(group),
+        "channels": sum(len(birth.channels) for birth in group),
+        LOWEST: lowest(cell, group),
+    }
     if len(group) == 1 and bad:
         where = f"{channels(first.channels, first.of)} of {called(first.layer)}"
         return Said(
-            "hazard",
-            f"{names(cell.members)} {verb(cell.members, 'gives', 'give')} NaN in {modes(cell, first)} in {where}, "
-            f"because running_var is {first_values(cell, first)} there before any event.{hint}",
-            PLACES, {**evidence, NAN_IN: modes(cell, first)},
-        )  # fmt: skip
+            kind="hazard",
+            title=(
+                f"{names(cell.members)} {verb(cell.members, 'gives', 'give')} NaN in {modes(cell, first)} in {where}, "
+                f"because running_var is {first_values(cell, first)} there before any event.{hint}"
+            ),
+            advice=PLACES,
+            evidence={**evidence, NAN_IN: modes(cell, first)},
+        )
     lifted = all(lowest(cell, [birth]) + eps_of(cell, birth.layer) > 0 for birth in group)
     ending = shows(cell, group) or (
         ": no variance can be, and only eps makes it positive" if lifted else ": eval cannot take the root of that"
@@ -90,7 +102,7 @@ def below_zero(cell: CellView, group: list[Birth]) -> Said:
     size = first_values(cell, first) if len(group) == 1 else "below zero"
     spot = f" in {channels(first.channels, first.of)}" if len(group) == 1 else ""
     title = f"running_var {in_layers(cell, group)} is {size}{spot} before any event{ending}.{hint}"
-    return Said("hazard", title, PLACES, evidence)
+    return Said(kind="hazard", title=title, advice=PLACES, evidence=evidence)
 
 
 def fell(cell: CellView, birth: Birth) -> Said | None:
@@ -104,15 +116,27 @@ def fell(cell: CellView, birth: Birth) -> Said | None:
     )
     evidence: dict[str, float | int | str] = {LOWEST: lowest(cell, [birth])}
     if birth.why == "event":
-        return Said("hazard", f"{start}. {without_batch(cell, birth.event)}", PLACES, evidence)
+        return Said(
+            kind="hazard", title=f"{start}. {without_batch(cell, birth.event)}", advice=PLACES, evidence=evidence
+        )
     weight, statistic = weight_of(cell, birth.layer), measured(cell, "statistic")
     if weight is not None and not 0 <= weight <= 1:
         said = f"{start}. A batch weighs {number(weight)}, so that the old variance is subtracted."
-        return Said("hazard", said, "give the new batch a weight between 0 and 1", {**evidence, "batch weight": weight})
+        return Said(
+            kind="hazard",
+            title=said,
+            advice="give the new batch a weight between 0 and 1",
+            evidence={**evidence, "batch weight": weight},
+        )
     if statistic not in (None, "variance"):
-        return Said("hazard", f"{start}. What is averaged there is not a variance ({statistic}).", PLACES, evidence)
+        return Said(
+            kind="hazard",
+            title=f"{start}. What is averaged there is not a variance ({statistic}).",
+            advice=PLACES,
+            evidence=evidence,
+        )
     said = f"{start}, although the variance of a finite batch is never negative."
-    return Said("defect", said, "average a variance, not a moment", evidence)
+    return Said(kind="defect", title=said, advice="average a variance, not a moment", evidence=evidence)
 
 
 def cancels(cell: CellView, layer: str) -> bool:
@@ -129,12 +153,12 @@ def gain(cell: CellView, group: list[Birth]) -> Said | None:
     since = "before any event" if first.event < 0 else f"since {happened(cell, first.event)}"
     spot = f" in {channels(first.channels, first.of)}" if len(group) == 1 else ""
     return Said(
-        "hazard",
-        f"running_var {in_layers(cell, group)} is 0{spot} {since}: eval multiplies what varies "
+        kind="hazard",
+        title=f"running_var {in_layers(cell, group)} is 0{spot} {since}: eval multiplies what varies "
         f"there by {number(max(gains))}, so that normalised values reach {number(max(sizes))}.",
-        "re-estimate the running statistics on data like those you evaluate, or leave such channels out",
-        {"layers": len(group), GAIN: max(gains), "normalised size": max(sizes)},
-    )  # fmt: skip
+        advice="re-estimate the running statistics on data like those you evaluate, or leave such channels out",
+        evidence={"layers": len(group), GAIN: max(gains), "normalised size": max(sizes)},
+    )
 
 
 def reached(cell: CellView, birth: Birth) -> tuple[float, float]:
@@ -159,25 +183,34 @@ def row(cell: CellView, layer: str, name: str, place: int) -> Array:
 def came_in(cell: CellView, birth: Birth, lasting: Poisoning | None) -> Said:
     """It was there before the first BatchNorm layer that has it: that layer is not to blame."""
     event, layer = happened(cell, birth.event), called(birth.layer)
-    what = "" if lasting is None else (
-        f" {lasting.quantity} of {layer} is {lasting.word} from then on {lasting.aftermath}."
-    )  # fmt: skip
+    what = (
+        ""
+        if lasting is None
+        else (f" {lasting.quantity} of {layer} is {lasting.word} from then on {lasting.aftermath}.")
+    )
     evidence: dict[str, float | int | str] = dict(lasting.evidence) if lasting is not None else {}
     if birth.why == "cast":
         return Said(
-            "hazard",
-            f"The batch of {event} is not finite in {cell.case.dtype}, before the first BatchNorm layer of "
+            kind="hazard",
+            title=f"The batch of {event} is not finite in {cell.case.dtype}, before the first BatchNorm layer of "
             f"{names(cell.members)}: it reaches {number(birth.value)}, and {cell.case.dtype} holds up to "
             f"{LARGEST.get(cell.case.dtype, LARGEST['float64']):g}.{what}",
-            "scale the input before it is cast, or keep the layers in front in a wider dtype; BatchNorm is not to "
-            "blame, and float32 statistics do not help",
-            {**evidence, "largest value of the batch": birth.value},
-        )  # fmt: skip
+            advice=(
+                "scale the input before it is cast, or keep the layers in front in a wider dtype; BatchNorm is not to "
+                "blame, and float32 statistics do not help"
+            ),
+            evidence={**evidence, "largest value of the batch": birth.value},
+        )
     title = (
         f"What reaches {layer} in {names(cell.members)} is not finite in {event}, though the batch is: it arises in "
         f"front of that layer{in_front(cell, birth)}, not in BatchNorm.{what}"
     )
-    return Said("hazard", title, "look at what stands in front of that layer: its weights, its range", evidence)
+    return Said(
+        kind="hazard",
+        title=title,
+        advice="look at what stands in front of that layer: its weights, its range",
+        evidence=evidence,
+    )
 
 
 def in_front(cell: CellView, birth: Birth) -> str:
@@ -207,12 +240,14 @@ def unseen(cell: CellView, birth: Birth) -> Said:
     )
     title = f"The network's output on {names(cell.members)} is not finite in {happened(cell, event)}, {rest}."
     return Said(
-        "hazard", title,
-        "look for a layer that bncheck does not see: one of your own that is no nn.BatchNorm, or one in a plain list"
+        kind="hazard",
+        title=title,
+        advice="look for a layer that bncheck does not see: one of your own that is no nn.BatchNorm, or one in a "
+        "plain list"
         if cell.case.network.model or not trace.layers
         else "look at the layers behind: their weights, their range",
-        {"events": len(birth.shows)},
-    )  # fmt: skip
+        evidence={"events": len(birth.shows)},
+    )
 
 
 def every_layer(count: int) -> str:
@@ -227,7 +262,7 @@ def made(cell: CellView, birth: Birth) -> Said:
             "hazard",
             f"The gradients of {names(cell.members)} are not finite in {event}, though every output before it is.",
             "look for a division by zero or a root of zero in what is differentiated",
-        )  # fmt: skip
+        )
     word = birth.word or "NaN or Inf"
     what = f"{birth.quantity} of {layer} in {names(cell.members)} becomes {word} in {event}"
     return replace(because(cell, birth, what), evidence={NONFINITE: word})
@@ -243,24 +278,27 @@ def because(cell: CellView, birth: Birth, what: str) -> Said:
     if birth.why == "overflow":
         dtype = arithmetic_dtype(cell, f"{birth.layer}/running_var")
         return Said(
-            "hazard", f"{what}: its batch is finite, and squares of it are beyond the range of {dtype}.",
+            "hazard",
+            f"{what}: its batch is finite, and squares of it are beyond the range of {dtype}.",
             "scale the input, or compute the statistics in a wider dtype",
-        )  # fmt: skip
+        )
     if birth.why == "constant":
         return Said(
-            "hazard", f"{what}: a channel has no variance, and eps is {number(eps_of(cell, birth.layer))}.",
+            "hazard",
+            f"{what}: a channel has no variance, and eps is {number(eps_of(cell, birth.layer))}.",
             "give the layer an eps above 0",
-        )  # fmt: skip
+        )
     if not settings_known(cell, birth):
         return Said(
             "hazard",
             f"{what}, though its input and its state are finite; whether its momentum and its eps are is not recorded.",
             "look at the layer's momentum and eps",
-        )  # fmt: skip
+        )
     return Said(
-        "defect", f"{what}, though its input and all that it holds are finite.",
+        "defect",
+        f"{what}, though its input and all that it holds are finite.",
         "look for a division by zero, or a root of what is below zero, in what that layer computes",
-    )  # fmt: skip
+    )
 
 
 def settings_known(cell: CellView, birth: Birth) -> bool:

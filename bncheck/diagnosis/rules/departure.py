@@ -51,13 +51,20 @@ def judge(facet: str, a: Sequence[CellView], value_a: Any, b: Sequence[CellView]
             known += 1
             if not same(documented, value):
                 said = f"{cell.backend} documents {facet.replace('_', ' ')} = {documented}"
-                return Departure("defect", cell.target, "documentation", said, cell.link)
+                return Departure(
+                    kind="defect", departs=cell.target, departs_from="documentation", said=said, link=cell.link
+                )
     twins = [(x, y) for x in a for y in b if other_self(x, y)]
     if twins:
         one, two = twins[0]
         # Nobody documents it: the device that is not the CPU, or else the later-named version, is the odd one.
         odd = one if _device(one) != "cpu" and _device(two) == "cpu" else two
-        return Departure("defect", odd.target, "itself", f"{one.target} and {two.target} are the same framework")
+        return Departure(
+            kind="defect",
+            departs=odd.target,
+            departs_from="itself",
+            said=f"{one.target} and {two.target} are the same framework",
+        )
     said = "each as documented" if known >= len(a) + len(b) else "neither departs from what it documents"
     return Departure("convention", said=said, link=next((cell.link for cell in (*a, *b) if cell.link), ""))
 

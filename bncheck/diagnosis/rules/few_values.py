@@ -33,11 +33,21 @@ def differences(
     known = all(cell.documented.get(facets[0]) is not None for cell in (pair.a, pair.b))
     defect = judged.kind == "defect" and (known or judged.departs_from == "itself")
     yield Finding(
-        code, cause, "defect" if defect else "convention", title, targets(pair.a.members, pair.b.members),
-        pair.case.scenario, pair.case.name, event=event, quantity=quantity,
-        departs=judged.departs if defect else "", departs_from=judged.departs_from if defect else "",
-        evidence={pair.a.target: values[0], pair.b.target: values[1], "n": n}, advice=advice, link=judged.link,
-    )  # fmt: skip
+        code=code,
+        cause=cause,
+        kind="defect" if defect else "convention",
+        title=title,
+        targets=targets(pair.a.members, pair.b.members),
+        scenario=pair.case.scenario,
+        case=pair.case.name,
+        event=event,
+        quantity=quantity,
+        departs=judged.departs if defect else "",
+        departs_from=judged.departs_from if defect else "",
+        evidence={pair.a.target: values[0], pair.b.target: values[1], "n": n},
+        advice=advice,
+        link=judged.link,
+    )
 
 
 Found = tuple[int, str, tuple[str, str], str]

@@ -44,7 +44,7 @@ def eval_undone(cell: CellView, layer: str) -> Thawed | None:
             if flag(cell, layer, event) != 0 or flag(cell, layer, event + 1) != 1:
                 continue
             moves = movements(cell, layer, event)
-            return Thawed(layer, frozen, "eval", event, moves) if moves else None
+            return Thawed(layer=layer, frozen=frozen, way="eval", undone=event, moves=moves) if moves else None
     return None
 
 
@@ -53,7 +53,11 @@ def only_affine(cell: CellView, layer: str) -> Thawed | None:
     for event, item in enumerate(cell.case.events):
         if item.op == "freeze" and item.arguments.get("layer") in (None, layer) and ran(cell, event):
             moves = movements(cell, layer, event + 1)
-            return Thawed(layer, event, "requires_grad=False", None, moves) if moves else None
+            return (
+                Thawed(layer=layer, frozen=event, way="requires_grad=False", undone=None, moves=moves)
+                if moves
+                else None
+            )
     return None
 
 

@@ -10,9 +10,15 @@ from bncheck.evidence import Attribution, PairView
 # Rules that an input can hide behind one another. What happens at n = 1 or n = 0 shows where it happens or nowhere, and
 # the size of eps is bounded by any input: neither is a reason to doubt a cause.
 CONFUSABLE = (
-    "update_on", "updates_per_event", "batch_weight", "averaging", "variance_divisor", "statistic",
-    "train_normaliser", "eval_normaliser",
-)  # fmt: skip
+    "update_on",
+    "updates_per_event",
+    "batch_weight",
+    "averaging",
+    "variance_divisor",
+    "statistic",
+    "train_normaliser",
+    "eval_normaliser",
+)
 
 
 def not_identifiable(pair: PairView, item: Attribution | None = None, layer: str = "") -> dict[str, str]:

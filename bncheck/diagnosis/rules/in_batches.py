@@ -104,9 +104,18 @@ def read(event: int, arrays: Mapping[str, Array], notes: Mapping[str, Any]) -> I
     if scale.shape != shape[1:] or l1.shape != shape[:1] or not all(shape):
         return None
     return InBatches(
-        event, tuple(map(int, sizes)), int(said["largest"]), tuple(map(str, layers)), tuple(map(str, kinds)),
-        np.array(norms, dtype=bool), carried, own, scale, l1, norm_of_output(said),
-    )  # fmt: skip
+        event=event,
+        sizes=tuple(map(int, sizes)),
+        largest=int(said["largest"]),
+        layers=tuple(map(str, layers)),
+        kinds=tuple(map(str, kinds)),
+        norms=np.array(norms, dtype=bool),
+        carried=carried,
+        own=own,
+        scale=scale,
+        l1=l1,
+        size=norm_of_output(said),
+    )
 
 
 def norm_of_output(said: Mapping[str, Any]) -> float:

@@ -49,11 +49,15 @@ def nobody(cell: CellView, found: InBatches) -> Odd:
     seen = f"Each of the {many} modules that bncheck sees" if many > 1 else "The one module that bncheck sees"
     where = "behind the last of them" if first is None else f"before {found.named(first)}"
     return Odd(
-        "" if first is None else found.layers[first],
-        f"the same samples lie L1 {number(float(found.l1[worst]))} apart between batches of {found.sizes[worst]} and "
-        f"{found.largest}; rounding makes {number(bound * found.size)} at most. {seen} agrees with itself in both, so "
-        f"the difference enters {where}, where bncheck sees no module",
-        "look for a layer in a plain Python list, which eval() does not reach, and for what forward() computes over "
-        "the batch axis",
-        {"rounding bound": bound * found.size, "L1 of the output": found.size},
-    )  # fmt: skip
+        layer="" if first is None else found.layers[first],
+        said=(
+            f"the same samples lie L1 {number(float(found.l1[worst]))} apart between batches of {found.sizes[worst]} "
+            f"and {found.largest}; rounding makes {number(bound * found.size)} at most. {seen} agrees with itself in "
+            f"both, so the difference enters {where}, where bncheck sees no module"
+        ),
+        advice=(
+            "look for a layer in a plain Python list, which eval() does not reach, and for what forward() computes "
+            "over the batch axis"
+        ),
+        evidence={"rounding bound": bound * found.size, "L1 of the output": found.size},
+    )

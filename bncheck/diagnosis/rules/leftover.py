@@ -22,7 +22,7 @@ from bncheck.diagnosis.rules.roundoff import (
     two_pass_bound,
     unit,
     visible,
-)  # fmt: skip
+)
 from bncheck.evidence import Attribution, CellView, Drift, PairView
 from bncheck.trace import Array
 

@@ -64,5 +64,11 @@ def mixture(cell: CellView, layer: str) -> Mixture | None:
     pooled = within + means[steps].var(axis=0)
     named = {name: float(centre[channel]) for name, centre in zip(by_input, centres, strict=True)}
     return Mixture(
-        layer, steps[0], len(steps), named, float(held[-1][channel]), float(within[channel]), float(pooled[channel])
+        layer=layer,
+        first=steps[0],
+        forwards=len(steps),
+        means=named,
+        running=float(held[-1][channel]),
+        within=float(within[channel]),
+        pooled=float(pooled[channel]),
     )

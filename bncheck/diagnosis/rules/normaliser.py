@@ -141,9 +141,10 @@ def affine_ignored(seen: Revealed) -> Ignored | None:
     scaled = bool((np.abs(np.abs(seen.gamma[~right]) - 1) > 1e-3).any())
     shifted = bool((np.abs(seen.beta[~right]) > 1e-3).any())
     for parts, matters, mean, var in (
-        ("gamma", scaled, None, raw_var), ("beta", shifted, raw_mean, None),
+        ("gamma", scaled, None, raw_var),
+        ("beta", shifted, raw_mean, None),
         ("gamma and beta", scaled and shifted, raw_mean, raw_var),
-    ):  # fmt: skip
+    ):
         without = seen.fitting(seen.expected(), mean, var)
         if matters and (right | without).all():
             return where_ignored(seen, parts, ~right, right & ~without)
@@ -195,10 +196,24 @@ class Table:
         kept, f = self.kept[event], {name: array[event][self.kept[event]] for name, array in self.facts.items()}
         assert kept.any()
         return Revealed(
-            self.layer, event, bool(self.training[event]), self.tracked, float(self.eps[event]), f["mean"], f["var"],
-            (f["batch_mean"], f["batch_var"]), (f["before_mean"], f["before_var"]), (f["after_mean"], f["after_var"]),
-            f["mean_error"], f["var_error"], f["gamma"], f["beta"], f["straight"], np.flatnonzero(kept), len(kept),
-        )  # fmt: skip
+            layer=self.layer,
+            event=event,
+            training=bool(self.training[event]),
+            tracked=self.tracked,
+            eps=float(self.eps[event]),
+            mean=f["mean"],
+            var=f["var"],
+            batch=(f["batch_mean"], f["batch_var"]),
+            before=(f["before_mean"], f["before_var"]),
+            after=(f["after_mean"], f["after_var"]),
+            mean_error=f["mean_error"],
+            var_error=f["var_error"],
+            gamma=f["gamma"],
+            beta=f["beta"],
+            straight=f["straight"],
+            channels=np.flatnonzero(kept),
+            of=len(kept),
+        )
 
 
 def read_layer(cell: CellView, layer: str) -> Table | None:
@@ -232,13 +247,28 @@ def read_layer(cell: CellView, layer: str) -> Table | None:
     noise = noise + bend
     slope = noise / (np.sqrt(var) * invstd)
     level = np.maximum(var + eps[:, None], 1.0 / invstd**2)
-    return Table(layer, tracked, np.array([bool(mode) for mode in modes]), eps, kept, {
-        "mean": used, "var": 1.0 / invstd**2 - eps[:, None], "batch_mean": mean, "batch_var": var,
-        "before_mean": before_m, "before_var": before_v, "after_mean": after_m, "after_var": after_v,
-        "mean_error": mean_bound(mean, var, n, u) + noise / invstd + np.abs(mean - used) * slope,
-        "var_error": two_pass_bound(mean, var, n, u) + 4 * slope * level, "gamma": gamma, "beta": beta,
-        "straight": straight,
-    })  # fmt: skip
+    return Table(
+        layer=layer,
+        tracked=tracked,
+        training=np.array([bool(mode) for mode in modes]),
+        eps=eps,
+        kept=kept,
+        facts={
+            "mean": used,
+            "var": 1.0 / invstd**2 - eps[:, None],
+            "batch_mean": mean,
+            "batch_var": var,
+            "before_mean": before_m,
+            "before_var": before_v,
+            "after_mean": after_m,
+            "after_var": after_v,
+            "mean_error": mean_bound(mean, var, n, u) + noise / invstd + np.abs(mean - used) * slope,
+            "var_error": two_pass_bound(mean, var, n, u) + 4 * slope * level,
+            "gamma": gamma,
+            "beta": beta,
+            "straight": straight,
+        },
+    )
 
 
 def state_rows(trace: Trace, layer: str, name: str, like: Array) -> tuple[Array, Array] | None:

@@ -104,7 +104,9 @@ def others(facts: Mapping[str, Any], notes: Mapping[str, Any], ways: Collection[
         bound = max(bound, HONEST * (gap_of(notes, f"moved{kind}") or 0.0))
         gap = gap_of(notes, key)
         if gap is not None and gap > bound:
-            yield Other(key, gap, gap_of(known, key), gap_of(known, f"recorded{kind}"), bound)
+            yield Other(
+                key=key, gap=gap, off=gap_of(known, key), recorded_off=gap_of(known, f"recorded{kind}"), bound=bound
+            )
 
 
 def node_ratios(notes: Mapping[str, Any], key: str = "nodes") -> dict[str, float]:
@@ -142,4 +144,11 @@ def no_variances(cell: CellView) -> Iterator[NoVariance]:
         lost = np.flatnonzero(~(held + float(eps[0]) > 0) | np.isinf(held))
         if lost.size:
             shown = tuple(float(value) for value in held[lost[:3]])
-            yield NoVariance(layer, lost.size, held.size, shown, int((bad >= 0).sum()), int((bad > 0).sum()))
+            yield NoVariance(
+                layer=layer,
+                channels=lost.size,
+                of=held.size,
+                values=shown,
+                forwards=int((bad >= 0).sum()),
+                bad=int((bad > 0).sum()),
+            )

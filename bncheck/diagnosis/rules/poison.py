@@ -131,9 +131,17 @@ def poisoning(cell: CellView, layer: str, quantity: str) -> Poisoning | None:
     shown = [t for t in later if out is not None and out[t] > 0]
     place = int(np.argmax(lasting[event + 1]))
     return Poisoning(
-        layer, quantity, event, forward, int(counts[forward]) if forward is not None else -1,
-        int(bad[forward]) if forward is not None else 0, bool(np.isinf(rows[event + 1, place])),
-        int(lasting[event + 1].sum()), len(later), len(shown),
-        bool(forward is not None and out is not None and out[forward] == 0), shown[0] if shown else None,
-        trace.events[shown[0]].op if shown and shown[0] < len(trace.events) else "",
-    )  # fmt: skip
+        layer=layer,
+        quantity=quantity,
+        event=event,
+        forward=forward,
+        n=int(counts[forward]) if forward is not None else -1,
+        input_bad=int(bad[forward]) if forward is not None else 0,
+        infinite=bool(np.isinf(rows[event + 1, place])),
+        channels=int(lasting[event + 1].sum()),
+        later_clean=len(later),
+        later_bad=len(shown),
+        born_finite=bool(forward is not None and out is not None and out[forward] == 0),
+        surfaced=shown[0] if shown else None,
+        surfaced_op=trace.events[shown[0]].op if shown and shown[0] < len(trace.events) else "",
+    )

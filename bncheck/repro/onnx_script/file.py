@@ -11,8 +11,13 @@ from bncheck.repro.standalone.steps import Step
 from bncheck.repro.standalone.subject import BESIDE, CannotWriteError, Subject
 from bncheck.worker import onnx_file
 
-MODES = {"train_forward": "train", "no_grad_forward": "train", "eval_forward": "eval", "forward": "as_is",
-         "run_exported": "as_is"}  # fmt: skip
+MODES = {
+    "train_forward": "train",
+    "no_grad_forward": "train",
+    "eval_forward": "eval",
+    "forward": "as_is",
+    "run_exported": "as_is",
+}
 
 
 def graph_of(subject: Subject) -> Any:
@@ -36,11 +41,13 @@ def setup(subject: Subject) -> list[str]:
     return [
         'FILE = Path(__file__).with_suffix(".onnx")',
         f"NORMS = {norms!r}  # BatchNormalization nodes in order: whether the file has them in training mode",
-        *(line.replace("INPUT", repr(str(name))).replace("KIND", repr(str(kind))).replace("PROVIDERS", providers)
-          for line in (*STATE, *(NEW_MODE if graph.opset >= 14 else OLD_MODE), *EDITED)),
+        *(
+            line.replace("INPUT", repr(str(name))).replace("KIND", repr(str(kind))).replace("PROVIDERS", providers)
+            for line in (*STATE, *(NEW_MODE if graph.opset >= 14 else OLD_MODE), *EDITED)
+        ),
         *([f"EPS = {eps!r}", "", "", *APART] if compared(subject) else []),
         "",
-    ]  # fmt: skip
+    ]
 
 
 def compared(subject: Subject) -> list[str]:
@@ -56,8 +63,9 @@ def play(subject: Subject, step: Step, x: str, when: str) -> list[str]:
     if step.op not in MODES:
         raise CannotWriteError(f"the event {step.op} has no ONNX script yet")
     mode = MODES[step.op]
-    lines = [f'see("{name}", {when}, apart("{mode}", {x}, "{name}"))' for name in compared(subject)
-             if name in step.watched]  # fmt: skip
+    lines = [
+        f'see("{name}", {when}, apart("{mode}", {x}, "{name}"))' for name in compared(subject) if name in step.watched
+    ]
     lines.append(f'y = forward("{mode}", {x})')
     strided = f".reshape(-1)[::{subject.stride}]" if subject.stride > 1 else ""
     return [*lines, *([f'see("output", {when}, y{strided})'] if "output" in step.watched else [])]

@@ -15,10 +15,38 @@ from bncheck.trace import Array
 
 # Names that a script gives a meaning itself.
 OURS = (
-    "net", "mx", "np", "sys", "x", "y", "ys", "X", "DY", "EXPECTED", "SOURCE", "TOLERANCE", "REFUSED", "beside",
-    "found", "refused", "see", "refuse", "look", "number", "some", "gaps", "compare", "out", "inner", "training",
-    "taped", "layer", "context", "problems", "turn",
-)  # fmt: skip
+    "net",
+    "mx",
+    "np",
+    "sys",
+    "x",
+    "y",
+    "ys",
+    "X",
+    "DY",
+    "EXPECTED",
+    "SOURCE",
+    "TOLERANCE",
+    "REFUSED",
+    "beside",
+    "found",
+    "refused",
+    "see",
+    "refuse",
+    "look",
+    "number",
+    "some",
+    "gaps",
+    "compare",
+    "out",
+    "inner",
+    "training",
+    "taped",
+    "layer",
+    "context",
+    "problems",
+    "turn",
+)
 RECORDING = ("train_forward", "forward")
 
 
@@ -166,8 +194,14 @@ def operator(subject: Subject, layer: Layer, bn: str, name: str) -> list[str]:
     more |= {"fix_gamma": False} if layer.eps is not None or layer.batch_weight is not None else {}
     held = ", ".join(f"{bn}.{what}.data()" for what in ("gamma", "beta", "running_mean", "running_var"))
     call = "mx.npx.batch_norm" if modern(subject) else "mx.nd.BatchNorm"
-    return ["", "", f"def {name}(x):", '    """The operator itself, on the parameters of a gluon layer."""',
-            f"    return {call}(x, {held}, {keywords(more)})", ""]  # fmt: skip
+    return [
+        "",
+        "",
+        f"def {name}(x):",
+        '    """The operator itself, on the parameters of a gluon layer."""',
+        f"    return {call}(x, {held}, {keywords(more)})",
+        "",
+    ]
 
 
 def before_look(subject: Subject) -> list[str]:
@@ -198,8 +232,12 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         lines = [f"out = net({array(subject, x)})  # outside record(): inference"]
         return [*lines, *(["training = False"] if left else []), *output(subject, step, when, seen)]
     if step.op == "no_grad_forward":
-        return [*(["training = True"] if left else []), "with mx.autograd.pause(train_mode=True):",
-                f"    out = net({array(subject, x)})", *output(subject, step, when, "out")]  # fmt: skip
+        return [
+            *(["training = True"] if left else []),
+            "with mx.autograd.pause(train_mode=True):",
+            f"    out = net({array(subject, x)})",
+            *output(subject, step, when, "out"),
+        ]
     if step.op in RECORDING:
         mode = "train_mode=training" if step.op == "forward" else ""
         lines = [f"x = {array(subject, x)}", "x.attach_grad()", f"with mx.autograd.record({mode}):", "    y = net(x)"]

@@ -21,8 +21,10 @@ USUAL = {"gamma": 1.0, "beta": 0.0, "running_mean": 0.0, "running_var": 1.0}
 def requirements(target: TargetResult) -> list[str]:
     name = "onnxruntime" if target.device == "cpu" else "onnxruntime-gpu"
     onnx = str(target.environment.get("onnx", ""))
-    return [f"{name}=={target.version}" if VERSION.fullmatch(target.version) else name,
-            f"onnx=={onnx}" if VERSION.fullmatch(onnx) else "onnx"]  # fmt: skip
+    return [
+        f"{name}=={target.version}" if VERSION.fullmatch(target.version) else name,
+        f"onnx=={onnx}" if VERSION.fullmatch(onnx) else "onnx",
+    ]
 
 
 def imports(subject: Subject) -> list[str]:
@@ -67,14 +69,19 @@ def session(subject: Subject, norms: list[Layer]) -> list[str]:
     kind = f"helper.np_dtype_to_tensor_dtype(np.dtype({subject.case.dtype!r}))"
     providers = '["CPUExecutionProvider"]' if subject.target.device == "cpu" else '["CUDAExecutionProvider"]'
     last, nodes = nodes_of(subject)
-    returned = next((f"{word(each)}/y" for each in subject.case.network.layers
-                     if each.name == subject.case.network.returns), last)  # fmt: skip
+    returned = next(
+        (f"{word(each)}/y" for each in subject.case.network.layers if each.name == subject.case.network.returns), last
+    )
     last = f'"{last}"' if returned == last else f'"{last}" if training else "{returned}"'
     news = [f"{word(layer)}/new_{what}" for layer in norms for what in ("running_mean", "running_var")]
     return [
-        "", "", "def session(training):",
+        "",
+        "",
+        "def session(training):",
         '    """The network as an ONNX model; in training the new statistics are outputs too."""',
-        "    nodes = [", *[f"        {node}," for node in nodes], "    ]",
+        "    nodes = [",
+        *[f"        {node}," for node in nodes],
+        "    ]",
         f"    outputs = [{last}] + ({news} if training else [])",
         f"    info, kind = helper.make_tensor_value_info, {kind}",
         "    graph = helper.make_graph(",
@@ -88,16 +95,20 @@ def session(subject: Subject, norms: list[Layer]) -> list[str]:
         "    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL",
         "    options.intra_op_num_threads = 1",
         f"    made = onnxruntime.InferenceSession(model.SerializeToString(), options, providers={providers})",
-        "    return made, outputs", "", "",
+        "    return made, outputs",
+        "",
+        "",
         "def run(made_and_outputs, x):",
         '    """One forward; in training it moves the statistics that are held."""',
         "    made, outputs = made_and_outputs",
         '    y, *new = made.run(outputs, {"x": x, **held})',
         '    held.update((name.replace("new_", ""), value) for name, value in zip(outputs[1:], new))',
-        "    return y", "", "",
+        "    return y",
+        "",
+        "",
         *(["training = session(True)"] if uses(subject, ("train_forward", "no_grad_forward")) else []),
         *(["inference = session(False)"] if uses(subject, ("eval_forward",)) else []),
-    ]  # fmt: skip
+    ]
 
 
 def files(subject: Subject) -> dict[str, bytes]:
@@ -127,8 +138,10 @@ def node(layer: Layer, value: str, out: str) -> Iterator[str]:
         inputs = [value, *(f"{name}/{what}" for what in USUAL)]
         news = [f"{name}/new_{what}" for what in ("running_mean", "running_var")]
         asked = f" {keywords(given(layer))}," if given(layer) else ""
-        yield (f'helper.make_node("BatchNormalization", {inputs!r}, ["{out}"] + ({news!r} if training else []),'
-               f"{asked} **({{'training_mode': 1}} if training else {{}}))")  # fmt: skip
+        yield (
+            f'helper.make_node("BatchNormalization", {inputs!r}, ["{out}"] + ({news!r} if training else []),'
+            f"{asked} **({{'training_mode': 1}} if training else {{}}))"
+        )
         return
     weights = [f"{name}/weight", f"{name}/bias"]
     simple = {"flatten": "Flatten", "relu": "Relu"}

@@ -23,8 +23,10 @@ def requirements(target: TargetResult) -> list[str]:
 
 def imports(subject: Subject) -> list[str]:
     variants.check(subject)
-    lines = ["# A CPU build is enough: take PyTorch's CPU wheel index where the default one offers CUDA builds only.",
-             "import torch"]  # fmt: skip
+    lines = [
+        "# A CPU build is enough: take PyTorch's CPU wheel index where the default one offers CUDA builds only.",
+        "import torch",
+    ]
     lines += variants.imports(subject)
     lines += [line for line in (*copies.imports(subject), *replicas.imports(subject)) if line not in lines]
     threads = subject.target.environment.get("threads")

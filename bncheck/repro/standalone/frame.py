@@ -47,8 +47,13 @@ def write_script(subject: Subject, writer: ModuleType, stem: str) -> Script:
     body += [*program_lines(subject, writer), *getattr(writer, "after", lambda subject: [])(subject)]
     body = [*defined, *(twice(body) if subject.problem == "repeated" else body)]
     expected = list(expected_lines(subject, beside))
-    imports = sorted({"import sys", *(["import zlib"] if any("zlib." in line for line in data) else []),
-                      *(["from pathlib import Path"] if beside or files else [])})  # fmt: skip
+    imports = sorted(
+        {
+            "import sys",
+            *(["import zlib"] if any("zlib." in line for line in data) else []),
+            *(["from pathlib import Path"] if beside or files else []),
+        }
+    )
     lines = [*metadata(subject, writer), *header(subject), *imports, "", "import numpy as np", *writer.imports(subject)]
     lines += tail.source_of("number", "some", "gaps", "compare")
     lines += ["", ""]
@@ -116,11 +121,15 @@ def meaning(subject: Subject) -> str:
     if subject.problem == "rounding":
         return f"Differences from {subject.other} are rounding, so there is no problem: it prints them and exits 0."
     if subject.problem == "repeated":
-        return ("It plays the case twice in one process, each time by a new network: it exits 1 while the second time "
-                "gives something else, else 0. What only another case leaves behind does not show.")  # fmt: skip
+        return (
+            "It plays the case twice in one process, each time by a new network: it exits 1 while the second time "
+            "gives something else, else 0. What only another case leaves behind does not show."
+        )
     if subject.problem == "recorded":
-        return ("No other target of the run gave anything else, so the values beside are those that were recorded "
-                "here: it exits 1 while it still gives them, and 0 when it no longer does.")  # fmt: skip
+        return (
+            "No other target of the run gave anything else, so the values beside are those that were recorded "
+            "here: it exits 1 while it still gives them, and 0 when it no longer does."
+        )
     return (
         f"The expected values are those of {subject.other} on the same bytes: it exits 1 while any value is outside "
         "the tolerance, or one side refuses what the other carries out, else 0."
@@ -161,8 +170,12 @@ def input_lines(subject: Subject, beside: dict[str, Array]) -> Iterator[str]:
         spec = subject.specs.get(name) if has_generators(subject) else None
         recipe, lines = array_code(which, array, spec, kind, beside)
         functions += [recipe] if recipe and recipe not in functions else []
-        body += [f"# The batches of input {one_line(name, 40)!r}, one per row." if kind == "x" else
-                 "# The upstream gradient of each batch.", *lines]  # fmt: skip
+        body += [
+            f"# The batches of input {one_line(name, 40)!r}, one per row."
+            if kind == "x"
+            else "# The upstream gradient of each batch.",
+            *lines,
+        ]
     for recipe in functions:
         yield from [*source_of(recipe), "", ""]
     yield from body
@@ -224,11 +237,19 @@ def table(name: str, rows: Array, beside: dict[str, Array]) -> str:
 
 def recorder(subject: Subject) -> list[str]:
     lines = ["found = {name: [] for name in EXPECTED}", *(["refused = []"] if guarded(subject) else []), "", ""]
-    lines += ["def see(name, when, value):", '    """Keep one point of a quantity."""',
-              '    found[name].append((when, np.array(value, dtype="float64").reshape(-1)))']  # fmt: skip
+    lines += [
+        "def see(name, when, value):",
+        '    """Keep one point of a quantity."""',
+        '    found[name].append((when, np.array(value, dtype="float64").reshape(-1)))',
+    ]
     if guarded(subject):
-        lines += ["", "", "def refuse(when, error):",
-                  "    refused.append(when)", '    print(f"{when}: {type(error).__name__}: {error}")']  # fmt: skip
+        lines += [
+            "",
+            "",
+            "def refuse(when, error):",
+            "    refused.append(when)",
+            '    print(f"{when}: {type(error).__name__}: {error}")',
+        ]
     return lines
 
 
@@ -327,22 +348,32 @@ def gradient(subject: Subject, name: str, batch: int, stride: int) -> str:
 
 def ending(subject: Subject) -> list[str]:
     """Compare everything, then say in the exit code whether the problem is there."""
-    lines = ["problems = []", "for name, expected in EXPECTED.items():",
-             "    if compare(name, found[name], np.array(expected), SOURCE, **TOLERANCE[name]):",
-             "        problems.append(name)"]  # fmt: skip
+    lines = [
+        "problems = []",
+        "for name, expected in EXPECTED.items():",
+        "    if compare(name, found[name], np.array(expected), SOURCE, **TOLERANCE[name]):",
+        "        problems.append(name)",
+    ]
     if guarded(subject):
-        lines += ["if refused != REFUSED:", '    problems.append("refusals")',
-                  '    print(f"\\nrefused here: {refused or None}; there: {REFUSED or None}")']  # fmt: skip
+        lines += [
+            "if refused != REFUSED:",
+            '    problems.append("refusals")',
+            '    print(f"\\nrefused here: {refused or None}; there: {REFUSED or None}")',
+        ]
     if subject.problem == "rounding":
         return [*lines, 'print("\\nThe differences are rounding; no problem.")', "sys.exit(0)"]
     if subject.problem == "recorded":
-        lines += ['print("\\nThe problem is gone: " + ", ".join(problems) if problems else "\\nThe problem is there.")',
-                  "sys.exit(0 if problems else 1)"]  # fmt: skip
+        lines += [
+            'print("\\nThe problem is gone: " + ", ".join(problems) if problems else "\\nThe problem is there.")',
+            "sys.exit(0 if problems else 1)",
+        ]
         return lines
     if subject.problem == "nonfinite":
         named = [q.name for q in subject.quantities if q.name == subject.finding.quantity]
         names = named or [q.name for q in subject.quantities]
-        lines += [f"watched = {names!r}", "problems = [name for name in watched "
-                  "if not all(np.isfinite(values).all() for _, values in found[name])]"]  # fmt: skip
+        lines += [
+            f"watched = {names!r}",
+            "problems = [name for name in watched if not all(np.isfinite(values).all() for _, values in found[name])]",
+        ]
     lines += ['print("\\nThe problem is there: " + ", ".join(problems) if problems else "\\nThe problem is gone.")']
     return [*lines, "sys.exit(1 if problems else 0)"]

@@ -90,9 +90,11 @@ def finish(
     lines = [f"{name} = ({text}).astype({array.dtype.name!r}, order='C')"]
     if spec.poison and position is not None:
         np.moveaxis(values, position + 1, 1)[:, spec.poison_channel, 0] = float(spec.poison)
-        lines.append(f"np.moveaxis({name}, {position + 1}, 1)[:, {spec.poison_channel}, 0] = np.{spec.poison.lstrip('-')}"
-                     if not spec.poison.startswith("-") else
-                     f"np.moveaxis({name}, {position + 1}, 1)[:, {spec.poison_channel}, 0] = -np.inf")  # fmt: skip
+        lines.append(
+            f"np.moveaxis({name}, {position + 1}, 1)[:, {spec.poison_channel}, 0] = np.{spec.poison.lstrip('-')}"
+            if not spec.poison.startswith("-")
+            else f"np.moveaxis({name}, {position + 1}, 1)[:, {spec.poison_channel}, 0] = -np.inf"
+        )
     if np.ascontiguousarray(values).tobytes() != np.ascontiguousarray(array).tobytes():
         return None
     checksum = zlib.crc32(np.ascontiguousarray(array).tobytes())

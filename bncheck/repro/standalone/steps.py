@@ -53,9 +53,16 @@ def annotate(subject: Subject) -> list[Step]:
     for index, event in enumerate(subject.case.events):
         status = subject.trace.events[index].status
         step = Step(
-            index, event.op, event.input, event.batch, dict(event.arguments), status, index in guarded,
-            ends=ends.get(index, 0), watched=subject.watched(index),
-        )  # fmt: skip
+            event=index,
+            op=event.op,
+            input=event.input,
+            batch=event.batch,
+            arguments=dict(event.arguments),
+            status=status,
+            guarded=index in guarded,
+            ends=ends.get(index, 0),
+            watched=subject.watched(index),
+        )
         if event.op in ("train_forward", "forward", "checkpointed_forward") and status == "ok":
             pending.append(index)
         elif event.op == "backward" and status != "skipped":
@@ -89,7 +96,7 @@ def fold(steps: Sequence[Step]) -> list[Block]:
         moves = tuple(
             b.batch - a.batch if not a.through else shift(a, b) for a, b in zip(cycle, following, strict=False)
         )
-        blocks.append(Block(cycle, repeats, moves, sum(step.ends > 0 for step in cycle)))
+        blocks.append(Block(steps=cycle, repeats=repeats, strides=moves, ends=sum(step.ends > 0 for step in cycle)))
         position += period * repeats
     return blocks
 

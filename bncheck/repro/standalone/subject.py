@@ -127,9 +127,22 @@ def make_subject(
         problem = "rounding" if finding.kind == "rounding" else "differs"
         source = APART if alone[0].name == L1 else ALIKE
         return Subject(
-            finding, case, inputs, own.target, own.trace, "", source, alone, raised(own.trace), problem,  # type: ignore[arg-type]
-            stride, specs or {}, custom_source, model_file, sample,
-        )  # fmt: skip
+            finding=finding,
+            case=case,
+            inputs=inputs,
+            target=own.target,
+            trace=own.trace,
+            layer="",
+            other=source,
+            quantities=alone,
+            refused_there=raised(own.trace),
+            problem=problem,  # type: ignore[arg-type]
+            stride=stride,
+            specs=specs or {},
+            custom_source=custom_source,
+            model_file=model_file,
+            sample=sample,
+        )
     layer = finding.layer or next(iter(own.trace.layers), "")
     if layer and not has_layer(case, own.trace, layer):
         raise CannotWriteError(f"{case.id} has no layer {layer[:40]!r} to look at")
@@ -154,9 +167,22 @@ def make_subject(
     refused = raised(there.trace)
     label = "" if other is None else other.target.label
     return Subject(
-        finding, case, inputs, own.target, own.trace, layer, label, found, refused, problem,  # type: ignore[arg-type]
-        stride, specs or {}, custom_source, model_file, sample,
-    )  # fmt: skip
+        finding=finding,
+        case=case,
+        inputs=inputs,
+        target=own.target,
+        trace=own.trace,
+        layer=layer,
+        other=label,
+        quantities=found,
+        refused_there=refused,
+        problem=problem,  # type: ignore[arg-type]
+        stride=stride,
+        specs=specs or {},
+        custom_source=custom_source,
+        model_file=model_file,
+        sample=sample,
+    )
 
 
 def has_layer(case: Case, trace: Trace, layer: str) -> bool:
@@ -199,14 +225,27 @@ def against_itself(finding: Finding, case: Case, own: Played) -> tuple[Quantity,
         gaps_of = {name: finding.evidence[name] for name in BESIDE if name in finding.evidence}
         bound = float(finding.evidence.get("rounding bound", 0.0))
         sizes = {name: gap for name, gap in gaps_of.items() if isinstance(gap, int | float)}
-        return tuple(Quantity(name, (event,), np.array([[gap]], float), np.zeros((1, 1)), 0.0, bound)
-                     for name, gap in sizes.items())  # fmt: skip
+        return tuple(
+            Quantity(
+                name=name, events=(event,), here=np.array([[gap]], float), there=np.zeros((1, 1)), rtol=0.0, atol=bound
+            )
+            for name, gap in sizes.items()
+        )
     found = own.trace.arrays.get(f"depth_l1/{event}")
     if case.events[event].op != "eval_in_batches" or found is None:
         return ()
     here = np.asarray(found, dtype=np.float64).reshape(-1, 1)
     # Neighbours that are seen change an output by about itself, rounding by less than a thousandth of that.
-    return (Quantity(L1, (event,), here, np.zeros(here.shape), 0.0, 1e-3 * float(here.max(initial=0.0))),)
+    return (
+        Quantity(
+            name=L1,
+            events=(event,),
+            here=here,
+            there=np.zeros(here.shape),
+            rtol=0.0,
+            atol=1e-3 * float(here.max(initial=0.0)),
+        ),
+    )
 
 
 def quantities(
@@ -251,7 +290,7 @@ def quantity(name: str, case: Case, own: Trace, other: Trace, layer: str, *, tol
     rtol, atol = TOLERANCES[kind if kind in COARSENESS else "float64"]
     rtol = rtol if tolerance.rtol is None else tolerance.rtol
     atol = atol if tolerance.atol is None else tolerance.atol
-    return Quantity(name, events, here, there, rtol, atol)
+    return Quantity(name=name, events=events, here=here, there=there, rtol=rtol, atol=atol)
 
 
 def of_one_size(events: tuple[int, ...], name: str, own: Trace) -> tuple[int, ...]:

@@ -61,9 +61,11 @@ def updated(subject: Subject, x: str) -> list[str]:
     if way in ("averaged", "averaged_buffers"):
         return ["second.update_parameters(net)"]
     if way == "ema_parameters":
-        return ["with torch.no_grad():  # the parameters alone, as hand-written teachers have it",
-                "    for held, new in zip(second.parameters(), net.parameters()):",
-                f"        held.mul_({DECAY}).add_((1 - {DECAY}) * new)"]  # fmt: skip
+        return [
+            "with torch.no_grad():  # the parameters alone, as hand-written teachers have it",
+            "    for held, new in zip(second.parameters(), net.parameters()):",
+            f"        held.mul_({DECAY}).add_((1 - {DECAY}) * new)",
+        ]
     return made(subject)
 
 

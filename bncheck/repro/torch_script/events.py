@@ -110,10 +110,15 @@ def in_batches(subject: Subject, step: Step, x: str, when: str) -> list[str]:
     *sizes, largest = sorted({int(size) for size in step.arguments.get("sizes", ())})
     asked = step.arguments.get("samples")
     samples = min(4, largest) if asked is None else int(asked)
-    lines = ["net.eval()", f"x = {laid_out(subject, step.input, x)}[:{largest}]", "with torch.no_grad():",
-             f"    full = net(x)[:{samples}].double()", f"    for size in {sizes}:",
-             f"        pieces = [net(x[k : k + size]) for k in range(0, {samples}, size)]",
-             f"        gap = (torch.cat(pieces)[:{samples}].double() - full).abs().reshape({samples}, -1)"]  # fmt: skip
+    lines = [
+        "net.eval()",
+        f"x = {laid_out(subject, step.input, x)}[:{largest}]",
+        "with torch.no_grad():",
+        f"    full = net(x)[:{samples}].double()",
+        f"    for size in {sizes}:",
+        f"        pieces = [net(x[k : k + size]) for k in range(0, {samples}, size)]",
+        f"        gap = (torch.cat(pieces)[:{samples}].double() - full).abs().reshape({samples}, -1)",
+    ]
     if L1 in step.watched:
         lines.append(f'        see("{L1}", {when} + f" in batches of {{size}}", float(gap.sum(1).mean()))')
     return lines

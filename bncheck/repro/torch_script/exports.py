@@ -24,14 +24,21 @@ def export(subject: Subject, step: Step, x: str) -> list[str]:
     if asked.get("keep"):
         given.append("optimize=False" if asked.get("exporter") == "dynamo" else "do_constant_folding=False")
     flags = '{name or "net": module.training for name, module in net.named_modules()}'
-    return ["import tempfile", "", 'exported = tempfile.mkdtemp() + "/model.onnx"',
-            f'print("training flags before the export:", {flags})',
-            f"torch.onnx.export(net, ({tensor(subject, x)},), {', '.join(['exported', *given])})",
-            f'print("training flags after the export: ", {flags})']  # fmt: skip
+    return [
+        "import tempfile",
+        "",
+        'exported = tempfile.mkdtemp() + "/model.onnx"',
+        f'print("training flags before the export:", {flags})',
+        f"torch.onnx.export(net, ({tensor(subject, x)},), {', '.join(['exported', *given])})",
+        f'print("training flags after the export: ", {flags})',
+    ]
 
 
 def run_exported(subject: Subject, x: str) -> list[str]:
-    return ["import onnxruntime", "",
-            'session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])',
-            f"out = session.run(None, {{session.get_inputs()[0].name: {tensor(subject, x)}.numpy()}})[0]",
-            "out = torch.from_numpy(out)"]  # fmt: skip
+    return [
+        "import onnxruntime",
+        "",
+        'session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])',
+        f"out = session.run(None, {{session.get_inputs()[0].name: {tensor(subject, x)}.numpy()}})[0]",
+        "out = torch.from_numpy(out)",
+    ]

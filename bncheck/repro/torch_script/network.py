@@ -46,8 +46,16 @@ def chained(subject: Subject, names: Mapping[str, str]) -> list[str]:
     if returns:
         lines.append("inner = {}  # what the layer gives that an eval forward is read at")
     if returns and subject.target.variant == "jit":  # scripted layers take no hooks
-        lines += ["", "", "class Keep(torch.nn.Module):", "    def forward(self, x):", '        inner["out"] = x',
-                  "        return x", "", ""]  # fmt: skip
+        lines += [
+            "",
+            "",
+            "class Keep(torch.nn.Module):",
+            "    def forward(self, x):",
+            '        inner["out"] = x',
+            "        return x",
+            "",
+            "",
+        ]
         each.insert(each.index(names[returns]) + 1, "Keep()")
     elif returns:
         lines.append(
@@ -147,8 +155,13 @@ def flatten_class(subject: Subject) -> list[str]:
     """torch.nn.Flatten came with 1.2."""
     if since(subject, 1, 2):
         return []
-    return ["class Flatten(torch.nn.Module):", "    def forward(self, x):",
-            "        return x.reshape(x.shape[0], -1)", "", ""]  # fmt: skip
+    return [
+        "class Flatten(torch.nn.Module):",
+        "    def forward(self, x):",
+        "        return x.reshape(x.shape[0], -1)",
+        "",
+        "",
+    ]
 
 
 def batch_norm(subject: Subject, layer: Layer, rank: int) -> str:

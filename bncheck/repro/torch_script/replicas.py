@@ -16,8 +16,14 @@ def imports(subject: Subject) -> list[str]:
         return []
     if subject.target.variant not in BROADCAST:
         raise CannotWriteError(f"replicas do not run as {subject.target.name}")
-    return ["import os", "import subprocess", "import tempfile", "from datetime import timedelta", "",
-            "import torch.distributed as dist"]  # fmt: skip
+    return [
+        "import os",
+        "import subprocess",
+        "import tempfile",
+        "from datetime import timedelta",
+        "",
+        "import torch.distributed as dist",
+    ]
 
 
 def started(subject: Subject) -> list[str]:

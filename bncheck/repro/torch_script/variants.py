@@ -47,8 +47,10 @@ def running(subject: Subject) -> list[str]:
     variant = subject.target.variant
     if variant == "channels_last":
         last = "torch.channels_last_3d" if subject.rank == 5 else "torch.channels_last"
-        return [f"net.to(memory_format={last})",
-                f"run = lambda x: net(x.contiguous(memory_format={last}))  # noqa: E731"]  # fmt: skip
+        return [
+            f"net.to(memory_format={last})",
+            f"run = lambda x: net(x.contiguous(memory_format={last}))  # noqa: E731",
+        ]
     if variant == "compile":
         return ["run = torch.compile(net, dynamic=False)"]
     if variant == "export":
