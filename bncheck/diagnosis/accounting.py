@@ -30,7 +30,9 @@ from bncheck.diagnosis.event_drifts import (
     differs_in_time_alone,
     only_where_held,
     output_drifts,
-    trains,
+    reveals_nothing,
+    takes_held_state,
+    worst_event,
 )
 from bncheck.diagnosis.rules import rule_of
 from bncheck.diagnosis.rules.amplified import input_gap
@@ -290,21 +292,23 @@ def removes_enough(finding: Finding, item: Open) -> bool:
 
 
 def evaluates_explained_state(finding: Finding, item: Open) -> bool:
-    """Outputs that replay cannot make (of a layer that whitens, or so far from zero that its bounds are wider than the
-    difference), and that differ in evaluation alone: they come from statistics that the finding sets apart."""
+    """Outputs that replay cannot make (of a layer that whitens, of single values, or so far from zero that its bounds
+    are wider than the difference), and that take what is held: they come from statistics that the finding sets apart.
+    """
     if item.drift.quantity != "output" or finding.quantity not in STATISTICS:
         return False
-    blind = all(
+    hidden = all(reveals_nothing(item.pair, event) for event in output_drifts(item.pair))
+    blind = hidden or all(
         one.residual > one.rounding_bound or one.rounding_bound >= item.drift.max_abs
         for one in item.pair.attributions
         if one.quantity == "output"
     )
-    return blind and (finding.explained or 0.0) >= ENOUGH and only_in_eval(item)
+    return blind and (finding.explained or 0.0) >= ENOUGH and only_from_held_state(item)
 
 
-def only_in_eval(item: Open) -> bool:
-    """Whether every event whose outputs differ by more than rounding is an evaluation."""
-    return not any(trains(item.pair, event) for event in output_drifts(item.pair))
+def only_from_held_state(item: Open) -> bool:
+    """Whether every event whose outputs differ by more than rounding takes them from the running statistics."""
+    return all(takes_held_state(item.pair, event) for event in output_drifts(item.pair))
 
 
 def attributed(item: Open) -> bool:
@@ -330,7 +334,7 @@ def reaches_gradients(finding: Finding, item: Open, order: Mapping[str, int]) ->
 
 def of_apart_outputs(item: Open) -> bool:
     """Whether the outputs already differ in a forward that this gradient goes back through."""
-    trace, event = item.pair.a.trace, item.drift.first_event
+    trace, event = item.pair.a.trace, worst_event(item.pair, item.drift)
     if trace is None or event is None:
         return False
     return any(forward in output_drifts(item.pair) for forward in forwards_behind(trace).get(event, ()))

@@ -10,6 +10,7 @@ import numpy as np
 from bncheck.diagnosis.drifts import Series, loose, measure, pair_series, same_program
 from bncheck.diagnosis.rules.bn901_rounding import is_rounding
 from bncheck.diagnosis.rules.born import overflows
+from bncheck.diagnosis.rules.few_values import single_values
 from bncheck.diagnosis.rules.leftover import is_whole, within_a_stack, within_bounds
 from bncheck.diagnosis.rules.movement import holds_training
 from bncheck.evidence import Drift, PairView
@@ -46,6 +47,31 @@ def only_where_held(pair: PairView) -> bool:
     )
 
 
+def takes_held_state(pair: PairView, event: int) -> bool:
+    """Whether the outputs of an event come from running statistics: in an evaluation, or on a single value per channel
+    where both sides were measured to normalise that with them."""
+    if not trains(pair, event):
+        return True
+    return reveals_nothing(pair, event) and all(single_values(cell) == {"running"} for cell in (pair.a, pair.b))
+
+
+def reveals_nothing(pair: PairView, event: int) -> bool:
+    """Whether outputs show no mean or variance that they were normalised with: one value per channel does not."""
+    return counts_of(pair, event) == {1}
+
+
+def worst_event(pair: PairView, drift: Drift) -> int | None:
+    """The event at which a drift is largest: the first beyond tolerance may be rounding before a cause sets in."""
+    series = series_of(pair, drift)
+    if series is None or not series.a.size:
+        return drift.first_event
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(np.asarray(series.a, dtype=np.float64) - series.b)
+    gap = np.where((series.a == series.b) | (np.isnan(series.a) & np.isnan(series.b)), 0.0, gap)
+    rows = np.where(np.isnan(gap), np.inf, gap).reshape(len(gap), -1).max(axis=1)
+    return int(series.events[int(np.argmax(rows))])
+
+
 def trains(pair: PairView, event: int) -> bool:
     traces = [cell.trace for cell in (pair.a, pair.b) if cell.trace is not None]
     return any(holds_training(trace, layer, event) for trace in traces for layer in trace.layers)
@@ -54,8 +80,15 @@ def trains(pair: PairView, event: int) -> bool:
 def has_no_variance(pair: PairView, event: int) -> bool:
     """Whether a batch has fewer than two values per channel, or its squares leave the range of the arithmetic."""
     cells = [(cell, layer) for cell in (pair.a, pair.b) if cell.trace is not None for layer in cell.trace.layers]
-    counts = [rows[event] for cell, layer in cells if cell.trace and (rows := cell.trace.get(layer, "n")) is not None]
-    return any(0 <= count < 2 for count in counts) or any(overflows(cell, layer, event) for cell, layer in cells)
+    few = any(0 <= count < 2 for count in counts_of(pair, event))
+    return few or any(overflows(cell, layer, event) for cell, layer in cells)
+
+
+def counts_of(pair: PairView, event: int) -> set[int]:
+    """Values per channel that layers of either side saw in an event; none is −1."""
+    traces = [cell.trace for cell in (pair.a, pair.b) if cell.trace is not None]
+    rows = [trace.get(layer, "n") for trace in traces for layer in trace.layers]
+    return {int(row[event]) for row in rows if row is not None}
 
 
 def finite_output(pair: PairView, event: int) -> Drift:

@@ -150,7 +150,7 @@ def seen_in_counters(pair: PairView) -> Iterator[Finding]:
         if count_other_things(pair):
             continue
         low, high = sorted(counts)
-        if low <= 0 or high % low:
+        if low <= 0 or high % low or high == low:
             continue
         many = pair.a if counts[0] > counts[1] else pair.b
         repeats = takes_batches_again(many, drift.layer)
