@@ -125,8 +125,9 @@ def of_lost_outputs(pair: PairView, drift: Drift) -> bool:
     trace = pair.a.trace
     if trace is None or drift.first_event is None:
         return False
-    found = [trace.output(event) for event in forwards_behind(trace).get(drift.first_event, ())]
-    return bool(found) and not any(y is not None and np.isfinite(y).any() for y in found)
+    behind = forwards_behind(trace).get(drift.first_event, ())
+    found = [y for event in behind if (y := trace.output(event)) is not None]
+    return bool(found) and not any(np.isfinite(y).any() for y in found)
 
 
 def forward_gap(pair: PairView) -> Mapping[str, float]:
