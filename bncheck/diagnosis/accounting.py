@@ -28,6 +28,8 @@ from bncheck.diagnosis.drifts import measure, pair_series, same_program
 from bncheck.diagnosis.event_drifts import (
     agrees_where_finite,
     differs_in_time_alone,
+    finite_outputs_apart,
+    gradient_follows,
     only_where_held,
     output_drifts,
     reveals_nothing,
@@ -212,15 +214,16 @@ def is_subject(finding: Finding, place: Place) -> bool:
 
 
 def is_finite_part_apart(finding: Finding, item: Open) -> bool:
-    """Whether more than NaN and Inf sets the two sides apart there, in what NaN does not change: held numbers and
-    outputs that are finite on both sides, but for what the finding itself is about (a variance below zero)."""
-    shared = {item.drift.a, item.drift.b} <= set(finding.targets)
-    if item.drift.verdict == "missing" or (item.place == (finding.layer, finding.quantity) and not shared):
+    """Whether more than NaN and Inf sets the two sides apart there, in what NaN does not change: numbers that are
+    finite on both sides. An overflow does change them: a variance of Inf makes outputs of beta."""
+    if item.drift.verdict == "missing":
         return False
+    overflow = finding.cause == "overflow"
     of_output = item.drift.quantity in (*GRADIENTS, "grad_input") and of_apart_outputs(item)
     if item.drift.quantity == "output" or of_output:
-        return not only_where_held(item.pair)
-    return not agrees_where_finite(item.pair, item.drift)
+        return not only_where_held(item.pair) or (not overflow and finite_outputs_apart(item.pair))
+    own = item.place == (finding.layer, finding.quantity)
+    return not (own and overflow) and not agrees_where_finite(item.pair, item.drift)
 
 
 def reaches_outputs(finding: Finding, item: Open, word: str) -> bool:
@@ -326,6 +329,8 @@ def takes_part(finding: Finding, item: Open) -> bool:
 def reaches_gradients(finding: Finding, item: Open, order: Mapping[str, int]) -> bool:
     """Another output has another gradient; where the outputs of its forward agree, the cause itself has to reach
     backward."""
+    if gradient_follows(item.pair, item.drift) is False:
+        return False  # of another gradient than the outputs make
     output = next((one for one in item.pair.drifts if (one.layer, one.quantity) == ("", "output")), None)
     if output is not None and of_apart_outputs(item):
         return accounts_for(finding, Open(output, item.pair), order)

@@ -138,8 +138,8 @@ def missing(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
 
 
 def missing_gradients(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
-    """Gradients of a parameter that both sides hold and only one gives, though the other gives gradients too: a target
-    whose backward tells nothing (or that has none) is no such case."""
+    """Gradients of a parameter that both sides hold, or of the network's input, that only one gives, though the other
+    gives gradients too: a target whose backward tells nothing (or that has none) is no such case."""
     assert a.trace is not None and b.trace is not None
     length = same_program(a.trace, b.trace)
     steps = zip(a.trace.events[:length], b.trace.events[:length], strict=False)
@@ -155,6 +155,10 @@ def missing_gradients(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
                 and gives(lacking[0], both)
             ):
                 yield blank(case, a.target, b.target, layer, quantity, "missing", both[0], 0)
+    reached = [event for event in both if any(f"grad_input/{event}" in trace.arrays for trace in (a.trace, b.trace))]
+    silent = [trace for trace in (a.trace, b.trace) if not any(f"grad_input/{event}" in trace.arrays for event in both)]
+    if reached and len(silent) == 1 and gives(silent[0], both):
+        yield blank(case, a.target, b.target, "", "grad_input", "missing", reached[0], 0)
 
 
 def gives(trace: Trace, events: Sequence[int]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from bncheck.diagnosis.rules.bn901_rounding import is_rounding
 from bncheck.diagnosis.rules.born import overflows
 from bncheck.diagnosis.rules.few_values import single_values
 from bncheck.diagnosis.rules.leftover import is_whole, within_a_stack, within_bounds
-from bncheck.diagnosis.rules.movement import holds_training
+from bncheck.diagnosis.rules.movement import forwards_behind, holds_training
 from bncheck.evidence import Drift, PairView
 from bncheck.scenario import FORWARD_OPS
 from bncheck.trace import STATES, Array
@@ -98,9 +98,21 @@ def finite_output(pair: PairView, event: int) -> Drift:
 
 
 def agrees_where_finite(pair: PairView, drift: Drift) -> bool:
-    """Whether both sides agree, or differ by rounding, wherever both are finite."""
+    """Whether both sides agree, or differ by rounding, wherever both are finite, in channels that are sound."""
     here = series_of(pair, drift)
-    return here is not None and not is_apart(pair, measured(pair, where_finite(here)))
+    return here is not None and not is_apart(pair, measured(pair, where_finite(here, spoilt_channels(pair, drift))))
+
+
+def spoilt_channels(pair: PairView, drift: Drift) -> Array | None:
+    """(C,) Channels in which the layer holds a variance below zero on either side at some point."""
+    rows = [cell.trace.get(drift.layer, "running_var") for cell in (pair.a, pair.b) if cell.trace is not None]
+    found = [(np.asarray(row, dtype=np.float64) < 0).any(axis=0) for row in rows if row is not None and row.ndim == 2]
+    return np.asarray(np.logical_or.reduce(found)) if found and len({item.shape for item in found}) == 1 else None
+
+
+def finite_outputs_apart(pair: PairView) -> bool:
+    """Whether outputs differ where both sides are finite."""
+    return any(is_apart(pair, finite_output(pair, event), event) for event in output_drifts(pair))
 
 
 def series_of(pair: PairView, drift: Drift) -> Series | None:
@@ -111,8 +123,11 @@ def series_of(pair: PairView, drift: Drift) -> Series | None:
     return next((one for one in series if (one.layer, one.quantity) == (drift.layer, drift.quantity)), None)
 
 
-def where_finite(series: Series) -> Series:
+def where_finite(series: Series, but: Array | None = None) -> Series:
+    """The series with zeros where a side is not finite, and in the channels of ``but``."""
     both = np.isfinite(series.a) & np.isfinite(series.b)
+    if but is not None and both.ndim == 2 and but.shape == both.shape[1:]:
+        both = both & ~but
     return replace(series, a=np.where(both, series.a, 0.0), b=np.where(both, series.b, 0.0))
 
 
@@ -153,3 +168,49 @@ def distinct(rows: Array) -> Array:
     """The rows without those that repeat the one before."""
     same = (rows[1:] == rows[:-1]) | (np.isnan(rows[1:]) & np.isnan(rows[:-1]))
     return np.asarray(rows[np.concatenate([[True], ~same.all(axis=1)])])
+
+
+# What outputs reveal of the mean and deviation is known to some 1e-5 of it; a sum over a batch to less.
+REVEALED = 2e-3
+
+
+def gradient_follows(pair: PairView, drift: Drift) -> bool | None:
+    """Whether dgamma or dbeta differs by what other normalised values make of one and the same dy; None where that
+    cannot be told (another layer stands behind, several forwards in one backward, outputs that reveal nothing).
+
+    Behind the last layer dy is given: dbeta = Σdy is the same whatever was normalised with what, and with
+    x̂' = x̂ r'/r + (m − m') r' it is dgamma' = dgamma r'/r + (m − m') r' dbeta.
+    """
+    a, b = pair.a.trace, pair.b.trace
+    if a is None or b is None or drift.verdict != "differs" or not is_last(pair, drift.layer):
+        return None
+    names = ("used_mean", "used_invstd", "grad_gamma", "grad_beta")
+    rows = [[trace.get(drift.layer, name) for name in names] for trace in (a, b)]
+    if drift.quantity not in ("grad_gamma", "grad_beta") or any(row is None for side in rows for row in side):
+        return None
+    for event, behind in forwards_behind(a).items():
+        if len(behind) != 1:
+            return None
+        at = (*behind * 2, event, event)
+        (m_a, r_a, g_a, b_a), (m_b, r_b, g_b, b_b) = (values_at(side, at) for side in rows)
+        wanted = b_a if drift.quantity == "grad_beta" else g_a * (r_b / r_a) + (m_a - m_b) * r_b * b_a
+        gap = np.abs((b_b if drift.quantity == "grad_beta" else g_b) - wanted)
+        if not np.isfinite(gap).all():
+            return None
+        size = max(float(np.abs(part).max(initial=0.0)) for part in (g_a, g_b, b_a))
+        if gap.max(initial=0.0) > REVEALED * size:
+            return False
+    return True
+
+
+def values_at(rows: Sequence[Array | None], events: Sequence[int]) -> list[Array]:
+    return [
+        np.asarray(row[event], dtype=np.float64) for row, event in zip(rows, events, strict=True) if row is not None
+    ]
+
+
+def is_last(pair: PairView, layer: str) -> bool:
+    """Whether nothing that computes stands behind a layer."""
+    network = pair.case.network
+    rest = [item for item in network.layers if item.type != "flatten"]
+    return bool(rest) and rest[-1].name == layer and not (network.file or network.model)

@@ -24,10 +24,12 @@ from bncheck.diagnosis.rules.roundoff import (
     visible,
 )
 from bncheck.evidence import Attribution, CellView, Drift, PairView
+from bncheck.scenario import Layer
 from bncheck.trace import Array
 
 # Terms of one sum in a linear layer where the case does not say: features × kernel of a usual network.
 FAN_IN = 4096
+LINEAR = ("conv2d", "dense", "custom")
 # Roundings of an average in one event, at most: three in an update, and some updates in one event.
 EACH = 16.0
 
@@ -70,7 +72,17 @@ def within_bounds(pair: PairView, drift: Drift) -> bool:
     """Whether a drift is no larger than the bounds of both sides, and no other statistics made it."""
     if drift.quantity == "output" and odd_layer(pair, batch_norms(pair)) is not None:
         return False
-    return drift.max_abs <= sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
+    return drift.max_abs <= bound_between(pair, drift)
+
+
+def bound_between(pair: PairView, drift: Drift) -> float:
+    """How far both sides may be apart by rounding. What a layer got in is measured, and is no matter of bounds."""
+    total = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
+    got = input_error(pair, drift.layer) if drift.quantity in STATISTICS else None
+    if got is None or not np.isfinite(got[0]):
+        return total
+    own = sum(_statistic_bound(cell, drift, carried=False) for cell in (pair.a, pair.b))
+    return min(total, own + input_gap(pair, drift))
 
 
 def share_of_bound(pair: PairView, drift: Drift) -> float | None:
@@ -78,7 +90,7 @@ def share_of_bound(pair: PairView, drift: Drift) -> float | None:
     by layer, a gradient by its own rule."""
     if drift.quantity not in ("output", *STATISTICS) or is_whole(pair):
         return None
-    bounds = [sum(bound_of(cell, drift) for cell in (pair.a, pair.b))]
+    bounds = [bound_between(pair, drift)]
     if drift.quantity != "output":
         bounds += [item.rounding_bound for item in attributions_of(pair, drift)]
     return drift.max_abs / max(bounds) if max(bounds) > 0 else float("inf")
@@ -124,8 +136,8 @@ def evaluation_bound(cell: CellView, layer: str, event: int, drift: Drift) -> fl
     size = (
         max(float(np.max(np.abs(output), where=np.isfinite(output), initial=0.0)), 1.0) if output is not None else 1.0
     )
-    linear = sum(item.type in ("conv2d", "dense", "custom") for item in cell.case.network.layers)
-    return 2.0 * own + size * (8.0 * u + linear * linear_error(cell))
+    linear = sum(linear_error(cell, item) for item in cell.case.network.layers if item.type in LINEAR)
+    return 2.0 * own + size * (8.0 * u + linear)
 
 
 def replayed(pair: PairView, drift: Drift) -> bool:
@@ -152,7 +164,7 @@ def within_a_stack(pair: PairView, drift: Drift) -> bool:
         scale = max(output_scale(cell) for cell in (pair.a, pair.b))
         grown = is_amplified_rounding(pair, drift.max_abs / max(scale, 1e-300), start)
         return grown and odd_layer(pair, layers) is None
-    own = sum(bound_of(cell, drift) for cell in (pair.a, pair.b))
+    own = sum(_statistic_bound(cell, drift, carried=False) for cell in (pair.a, pair.b))
     near = drift.max_abs <= input_gap(pair, drift) + own or replayed(pair, drift)
     before = layers[: layers.index(drift.layer)] if drift.layer in layers else layers
     grown = is_amplified_rounding(pair, 0.0, start, until=drift.layer)
@@ -269,8 +281,8 @@ def batch_facts(cell: CellView, layer: str) -> tuple[Array, Array, Array] | None
     return (means[seen], variances[seen], counts[seen][:, None]) if seen.any() and means.shape[1] else None
 
 
-def _statistic_bound(cell: CellView, drift: Drift) -> float:
-    """Error of one batch's statistic (weights sum to at most 1), plus that of averaging."""
+def _statistic_bound(cell: CellView, drift: Drift, carried: bool = True) -> float:
+    """Error of one batch's statistic (weights sum to at most 1), plus that of averaging, and of what came in."""
     assert cell.trace is not None
     facts, rows = batch_facts(cell, drift.layer), cell.trace.get(drift.layer, drift.quantity)
     if facts is None or rows is None:
@@ -279,18 +291,18 @@ def _statistic_bound(cell: CellView, drift: Drift) -> float:
     u = unit(arithmetic_dtype(cell, f"{drift.layer}/{drift.quantity}"))
     bound = mean_bound if drift.quantity == "running_mean" else two_pass_bound
     # The layer's input carries what the layers before it rounded; the first layer's input is the same bytes for all,
-    # and what the input of a later one carries is measured (within_a_stack).
+    # and what the input of a later one carries is measured where both sides recorded it (bound_between).
     network = cell.case.network
     first = next((item.name for item in network.layers if item.type != "flatten"), drift.layer) == drift.layer
     alone = first or bool(network.file or network.model) or len(network.batch_norms) > 1
     size = np.sqrt(mean * mean + var)
-    carried = (
+    brought = (
         0.0
-        if alone
+        if alone or not carried
         else upstream(cell, drift.layer) * (size if drift.quantity == "running_mean" else 2 * size * np.sqrt(var))
     )
     # n/(n − 1) of the unbiased variance is at most 2.
-    return 2.0 * float((bound(mean, var, n, u) + carried).max()) + averaging_of(cell, drift)
+    return 2.0 * float((bound(mean, var, n, u) + brought).max()) + averaging_of(cell, drift)
 
 
 def averaging_bound(cell: CellView, layer: str, largest: Array, updates: int, u: float) -> Array:
@@ -342,9 +354,19 @@ def output_scale(cell: CellView) -> float:
     return max([float(np.max(np.where(np.isfinite(o), o, 0.0), initial=0.0)) for o in outputs], default=0.0)
 
 
-def linear_error(cell: CellView) -> float:
-    """Relative error of one linear layer of usual width."""
-    return 2 * unit(arithmetic_dtype(cell)) * float(summation(np.asarray(FAN_IN)))
+def linear_error(cell: CellView, layer: Layer | None = None) -> float:
+    """Relative error of a linear layer; of one of usual width where nothing is known of it."""
+    u = unit(arithmetic_dtype(cell))
+    return 2 * u * float(summation(np.asarray(FAN_IN if layer is None else fan_in(layer)), u))
+
+
+def fan_in(layer: Layer) -> int:
+    """Terms of each sum of a linear layer."""
+    if layer.channels is None or layer.type not in ("conv2d", "dense"):
+        return FAN_IN
+    kernel = layer.options.get("kernel", 1) if layer.type == "conv2d" else 1
+    sides = kernel if isinstance(kernel, list | tuple) else (kernel, kernel)
+    return layer.channels * (int(np.prod(sides)) if layer.type == "conv2d" else 1)
 
 
 def upstream(cell: CellView, layer: str | None) -> float:
@@ -360,8 +382,8 @@ def upstream(cell: CellView, layer: str | None) -> float:
     for item in cell.case.network.layers:
         if item.name == layer:
             break
-        if item.type in ("conv2d", "dense", "custom"):
-            total += linear_error(cell)
+        if item.type in LINEAR:
+            total += linear_error(cell, item)
         elif item.type == "batch_norm":
             total += conditioning(cell, item.name, u)
     return total

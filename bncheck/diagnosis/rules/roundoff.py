@@ -16,6 +16,9 @@ from bncheck.evidence import CellView
 from bncheck.trace import Array
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+HALF = UNIT_ROUNDOFF["float16"]
+# Terms of a sum in half precision that are not added in a wider dtype, at most.
+WIDER = 8.0
 LARGEST = {"float64": 1.797e308, "float32": 3.4028e38, "float16": 65504.0, "bfloat16": 3.3895e38}
 
 
@@ -28,10 +31,14 @@ def coarsest(*dtypes: str) -> str:
     return max(dtypes, key=unit)
 
 
-def summation(n: Array) -> Array:
-    """Factor on u for a mean of n values (see the module's text); 8 more for the division and the rest."""
+def summation(n: Array, u: float) -> Array:
+    """Factor on u for a mean of n values (see the module's text); 8 more for the division and the rest.
+
+    Half precision is summed in float32 wherever it is (measured on every target that takes it), and what is left is
+    the rounding of each result: with its u of 4e-3 a sum of 1,024 values would excuse a sign that is wrong."""
     count = np.maximum(np.asarray(n, dtype=np.float64), 1.0)
-    return np.minimum(count, 8.0 * np.sqrt(count)) + 8.0
+    terms = np.minimum(count, 8.0 * np.sqrt(count))
+    return np.minimum(terms, WIDER) + 8.0 if u >= HALF else terms + 8.0
 
 
 def arithmetic_dtype(cell: CellView, *quantities: str) -> str:
@@ -54,12 +61,12 @@ def visible(u: float) -> float:
 
 def pairs_bound(mean: Array, var: Array, n: Array, u: float) -> Array:
     """|computed mean − mean| of a sum in pairs."""
-    return np.asarray(u * np.minimum(in_pairs(n), summation(n)) * np.sqrt(mean * mean + var))
+    return np.asarray(u * np.minimum(in_pairs(n), summation(n, u)) * np.sqrt(mean * mean + var))
 
 
 def pairs_variance_bound(mean: Array, var: Array, n: Array, u: float) -> Array:
     """|computed variance − variance| of Σ(x − m)²/n with sums in pairs."""
-    own = 2 * u * np.minimum(in_pairs(n), summation(n)) * var
+    own = 2 * u * np.minimum(in_pairs(n), summation(n, u)) * var
     return np.asarray(own + pairs_bound(mean, var, n, u) ** 2)
 
 
@@ -70,17 +77,17 @@ def one_by_one_bound(mean: Array, var: Array, n: Array, u: float) -> Array:
 
 def mean_bound(mean: Array, var: Array, n: Array, u: float) -> Array:
     """|computed mean − mean|: the mean of |x| is at most √(μ² + σ²)."""
-    return np.asarray(u * summation(n) * np.sqrt(mean * mean + var))
+    return np.asarray(u * summation(n, u) * np.sqrt(mean * mean + var))
 
 
 def two_pass_bound(mean: Array, var: Array, n: Array, u: float) -> Array:
     """|computed variance − variance| of Σ(x − m)²/n: m·u of itself, plus the square of the mean's error."""
-    return np.asarray(2 * u * summation(n) * var + mean_bound(mean, var, n, u) ** 2)
+    return np.asarray(2 * u * summation(n, u) * var + mean_bound(mean, var, n, u) ** 2)
 
 
 def one_pass_bound(mean: Array, var: Array, n: Array, u: float) -> Array:
     """The same for E[x²] − E[x]²: two numbers of size μ² + σ² are subtracted, which is κ² = μ²/σ² times worse."""
-    return np.asarray(4 * u * summation(n) * (mean * mean + var))
+    return np.asarray(4 * u * summation(n, u) * (mean * mean + var))
 
 
 def average_bound(largest: Array, updates: int, weight: float, u: float) -> Array:
@@ -97,4 +104,4 @@ def debiasing_bound(largest: Array, weight: float, u: float) -> Array:
 
 def welford_bound(mean: Array, var: Array, n: Array, u: float) -> Array:
     """The same for one running pass (Welford, Chan): m·u·κ of itself, between two passes and E[x²] − E[x]²."""
-    return np.asarray(two_pass_bound(mean, var, n, u) + 2 * u * summation(n) * np.sqrt(var * (mean * mean + var)))
+    return np.asarray(two_pass_bound(mean, var, n, u) + 2 * u * summation(n, u) * np.sqrt(var * (mean * mean + var)))
