@@ -144,3 +144,84 @@ class ClampedPoisoned(Clamped, Base):
     def update(self, x):
         super().update(x)
         self.running_var += torch.nan
+
+
+class NoGradientToInput(Base):
+    """What stands in front never learns."""
+
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, scale):
+        ctx.scale = scale
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.scale, None
+
+
+class EpsOutsideScaledGradients(Base):
+    """Two mistakes: eps stands beside the root, and all gradients are 1 % too large."""
+
+    def __init__(self, channels, eps=1e-5, momentum=0.1):
+        super().__init__(channels, 0.0, momentum)
+        self.outside = 0.05
+
+    def forward(self, x):
+        mean, var = (self.running_mean, self.running_var) if not self.training else self.moments(x)
+        if self.training:
+            self.update(x)
+        y = (x - mean) / (torch.sqrt(var) + self.outside) * self.weight + self.bias
+        return _Scaled.apply(y, 1.01)
+
+
+class NanBesideDivisor(Base):
+    """running_var is NaN in one channel, and divided by n in the others."""
+
+    def update(self, x):
+        super().update(x)
+        self.running_var += self.momentum * (x.var(0, unbiased=False) - x.var(0))
+        self.running_var[0] = torch.nan
+
+
+class OneGradientLost(nn.BatchNorm2d):
+    """dx of a single element is 0."""
+
+    def forward(self, x):
+        return super().forward(_Masked.apply(x))
+
+
+class _Masked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.clone()
+        grad.view(-1)[5] = 0
+        return grad
+
+
+class OtherVariance(nn.BatchNorm2d):
+    """running_var grows by 0.05 % more than it should."""
+
+    def forward(self, x):
+        before = self.running_var.clone()
+        y = super().forward(x)
+        if self.training:
+            self.running_var.data += 0.0005 * (self.running_var - before).abs()
+        return y
+
+
+class Negated(nn.BatchNorm2d):
+    def forward(self, x):
+        return -super().forward(x)
+
+
+class Plain(nn.BatchNorm2d):
+    pass
