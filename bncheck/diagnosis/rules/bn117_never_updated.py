@@ -3,16 +3,19 @@
 Signature: in the same program one side's running mean and variance move and the other's are the same bits from the
 first event to the last; its counter stands still too, where it has one. It is not a matter of phase: no event of
 the program moves them. Copies were updated instead of the layer's own buffers, the update was left out (a fused or
-frozen layer), or the state that a functional call returned was dropped.
+frozen layer), or the state that a functional call returned was dropped. Or a network of one's own evaluates with a
+mean of 0 and a variance of 1 in every channel, and what reaches the layer is nothing like that: the statistics were
+neither trained nor loaded.
 
 What to do: write the update into the layer's own buffers (in place, under torch.no_grad()); pass
 functional_call the model's own buffers; keep the state that a stateless call returns.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import summary
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
 from bncheck.diagnosis.rules.movement import STATISTICS, holds_training, moved
@@ -26,6 +29,11 @@ EXPLAINS = ("statistics", "counter", "evaluations")
 FOLLOWS_FROM = ("mode", "refused")
 # What conventions explain of the running mean beyond this is their doing: a side that moves in backward, say.
 ENOUGH = 0.99
+
+
+def check_cell(cell: CellView) -> Iterable[Finding]:
+    """A network of one's own as it was handed over."""
+    return handed_over.found(cell, CODE, CAUSE, handed_over.never_trained)
 
 
 def check_pair(pair: PairView) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ training mode on its way from the input to an output (on a constant it gives the
 alone), or a Dropout that drops, wherever it runs. Or a layer that the program froze (eval on it
 alone, requires_grad=False) moves its statistics: train() on the whole network undid the one, and the other holds gamma
 and beta only. Or freezing by the framework's own switch (trainable=False) put the layer into inference, whatever mode
-it is called in.
+it is called in. Or a network of one's own comes with some layers in training and the others in eval.
 
 What to do: export a deep copy, and set the mode of each frozen layer again after any call that touches the whole model
 (train(), export, save). torch's exporter with dynamo=False puts the whole model back into one mode.
@@ -17,6 +17,7 @@ What to do: export a deep copy, and set the mode of each frozen layer again afte
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.exported import exports, number_of, rounding_of, runs
 from bncheck.diagnosis.rules.freezing import thawed, wholly_frozen
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
@@ -36,6 +37,7 @@ WORDS = {0: "eval", 1: "training"}
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
+    yield from handed_over.found(cell, CODE, CAUSE, handed_over.modes_mixed)
     for layer in cell.trace.layers if cell.trace is not None else ():
         flipped, moves = flag_leak(cell, layer), export_moves(cell, layer)
         found = flipped or moves
