@@ -292,4 +292,4 @@ def import_reports(formats: Sequence[str]) -> None:
     import bncheck.report
 
     if "plots" in formats:
-        import bncheck.report.plot  # noqa: F401 - matplotlib
+        import bncheck.report.case_plot  # noqa: F401 - matplotlib

@@ -6,14 +6,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bncheck.report.overview import rows
+from bncheck.report.picture import Picture
 from bncheck.report.standing import standing
 from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
-
-if TYPE_CHECKING:
-    from bncheck.report.plot import Picture
 
 # A page with more pictures than this is scrolled, not read; a picture takes a tenth of a second.
 SHOWN = 8
@@ -40,7 +37,7 @@ class Gallery:
         key = (scenario.name, case.name, layer)
         if key in self.drawn:
             return self.drawn[key]
-        from bncheck.report.plot import draw_case
+        from bncheck.report.case_plot import draw_case
 
         picture = draw_case(self.results, self.run_folder, scenario, case, layer, self.png)
         if len(self.drawn) < REMEMBERED:

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from bncheck.report.gallery import Gallery
 from bncheck.report.overview import headline, rows
-from bncheck.report.plot import PIXELS_PER_INCH, SETTINGS, write
+from bncheck.report.picture import PIXELS_PER_INCH, SETTINGS, write
 from bncheck.report.standing import Standing, standing
 from bncheck.report.svg import INK, PAPER, compact, standalone
 from bncheck.report.wording import clean, number, one_line

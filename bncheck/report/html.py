@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -22,13 +22,11 @@ from bncheck.report.gallery import Gallery
 from bncheck.report.judgement import arrange, standings
 from bncheck.report.overview import Theme
 from bncheck.report.pages import environment
+from bncheck.report.picture import Picture
 from bncheck.report.places import DECADES, GRAVITY, by_scenario, choices, places
 from bncheck.report.standing import step_of
 from bncheck.report.svg import themed
 from bncheck.run_folder.results import Results, ScenarioResult
-
-if TYPE_CHECKING:
-    from bncheck.report.plot import Picture
 
 NAME = "html"
 
