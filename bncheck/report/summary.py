@@ -12,9 +12,8 @@ from pathlib import Path
 from bncheck.gate.bar import Judged, Verdict, read_verdict
 from bncheck.gate.blamed import REMEDIES
 from bncheck.report.gallery import Gallery
-from bncheck.report.overview import heading, rows
+from bncheck.report.overview import heading, make_matrix
 from bncheck.report.overview import headline as sentence
-from bncheck.report.standing import standing
 from bncheck.report.wording import clean, kinded, one_line, plural, share
 from bncheck.run_folder.folder import write_text
 from bncheck.run_folder.results import CRASHED, Results
@@ -163,19 +162,16 @@ def overdue(verdict: Verdict) -> Iterator[str]:
 
 def matrix(results: Results) -> Iterator[str]:
     """Scenario × target, marks with words: colour and emoji say nothing that the words do not."""
-    shown = rows(results, probes=False)
-    if not shown:
+    shown = make_matrix(results, probes=False)
+    if not shown.rows:
         return
     yield "### Scenarios"
     yield ""
-    yield row("scenario · case", *(heading(results, target, prose) for target in results.targets))
-    yield row("---", *("---" for _ in results.targets))
-    for scenario, case in shown:
-        marks = []
-        for target in results.targets:
-            found = standing(results, scenario.name, case.name, target.name)
-            marks.append(f"{found.mark} {prose(one_line(found.text, 120))}")
-        yield row(prose(place(scenario.name, case.label or case.name)), *marks)
+    yield row("scenario · case", *(heading(shown, target, prose) for target in shown.targets))
+    yield row("---", *("---" for _ in shown.targets))
+    for each in shown.rows:
+        marks = [f"{stand.mark} {prose(one_line(stand.text, 120))}" for stand in each.stands.values()]
+        yield row(prose(place(each.scenario.name, each.label)), *marks)
     yield ""
 
 
