@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from literal_run import finding, results, write_run
 
-from bncheck.gate.bar import Judged, Rules, Verdict, hold
+from bncheck.gate.bar import Bar, Judged, Verdict, hold
 from bncheck.gate.charge import Charge
 from bncheck.gate.waiver import Waiver
 from bncheck.report.annotation import annotate, annotation
@@ -22,7 +22,7 @@ WAIVER = Waiver("update-phase", "accepted", date(2026, 12, 31), where="w.toml:1"
 
 
 def verdict(run: Results, *waivers: Waiver, level: str = "convention") -> Verdict:
-    return hold(run, Rules(level, waivers=waivers), TODAY)
+    return hold(run, Bar(level, waivers=waivers), TODAY)
 
 
 def one() -> Results:

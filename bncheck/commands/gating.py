@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from bncheck.gate.bar import Rules, Verdict
+    from bncheck.gate.bar import Bar, Verdict
     from bncheck.gate.baseline import Entry
     from bncheck.gate.config import Configuration
     from bncheck.gate.shortfall import Shortfall
@@ -78,16 +78,16 @@ def typed_in(context: click.Context, options: dict[str, Any], name: str) -> bool
     return context.get_parameter_source(name) is not ParameterSource.DEFAULT and bool(options.get(name))
 
 
-def rules_of(options: dict[str, Any], configuration: Configuration) -> Rules:
+def bar_of(options: dict[str, Any], configuration: Configuration) -> Bar:
     """What the run is held against; a missing baseline is an error now, not after an hour of running."""
-    from bncheck.gate.bar import Rules
+    from bncheck.gate.bar import Bar
     from bncheck.gate.config import read_waivers
 
     waivers = read_waivers(options["waivers"]) if options["waivers"] else configuration.waivers
     entries = read_baseline(options["baseline"]) if options["baseline"] else None
     # Conventions are no fault of anybody; but once those that are there are listed, another one is news.
     level = options["fail_on"] or ("defect" if entries is None else "convention")
-    return Rules(level, entries, waivers)
+    return Bar(level, entries, waivers)
 
 
 def read_baseline(path: Path) -> tuple[Entry, ...]:
