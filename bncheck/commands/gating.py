@@ -143,8 +143,8 @@ def tell_missed(missed: Sequence[Shortfall], silent: bool) -> None:
 
 def why(verdict: Verdict) -> str:
     """The reason of an exit code other than 0, in one line: how many, and the first by name."""
+    from bncheck.report.plain_text import one_line
     from bncheck.report.summary import headline, overdue, place
-    from bncheck.report.wording import one_line
 
     missed = [item.sentence for item in verdict.missed]
     failing = [item.charge for item in verdict.of("fails")]
@@ -160,8 +160,8 @@ def why(verdict: Verdict) -> str:
 def error_lines(verdict: Verdict) -> list[str]:
     """Cells that were not carried out by nobody's fault but the user's file's or bncheck's: what, where, what now."""
     from bncheck.gate.blamed import EXITS, REMEDIES
+    from bncheck.report.plain_text import one_line, plural
     from bncheck.report.summary import place
-    from bncheck.report.wording import one_line, plural
 
     alike: dict[tuple[str, str], list[str]] = {}
     for item in verdict.of("fails"):
@@ -182,8 +182,8 @@ def lines(verdict: Verdict) -> list[str]:
     checked, and waivers that are due."""
     from bncheck.finding import KINDS
     from bncheck.gate.blamed import REMEDIES
+    from bncheck.report.plain_text import one_line
     from bncheck.report.summary import headline, place, remarks
-    from bncheck.report.wording import one_line
 
     others = [item for item in verdict.of("fails") if item.charge.kind not in REMEDIES]  # error_lines has those
     failing = [item for item in others if item.note or item.charge.kind not in KINDS]

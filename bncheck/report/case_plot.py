@@ -25,9 +25,9 @@ from bncheck.finding import KINDS
 from bncheck.report.curves import DRAWN, CaseCurves, Curve, case_curves, difference, onset
 from bncheck.report.panel import band_style, colour_of, finish, line, rings, style
 from bncheck.report.picture import SETTINGS, Picture, develop
+from bncheck.report.plain_text import clean, one_line, plural, share, words
 from bncheck.report.standing import standing
 from bncheck.report.svg import INK, PAPER
-from bncheck.report.wording import clean, one_line, plural, share, words
 from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
 from bncheck.scenario import Tolerance
 from bncheck.trace import Array

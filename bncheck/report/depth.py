@@ -119,7 +119,7 @@ def draw(
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from bncheck.report.wording import clean
+    from bncheck.report.plain_text import clean
 
     title = clean(f"{scenario.name} · {case.label}")
     with mpl.rc_context(SETTINGS):

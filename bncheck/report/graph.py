@@ -98,7 +98,7 @@ def draw(results: Results, scenario: ScenarioResult, case: CaseResult, found: li
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from bncheck.report.wording import clean
+    from bncheck.report.plain_text import clean
 
     title = clean(f"{scenario.name} · {case.label}")
     labels = {target.name: clean(target.label) for target in results.targets}

@@ -13,9 +13,9 @@ from matplotlib.patches import Rectangle
 from bncheck.report.gallery import Gallery
 from bncheck.report.overview import Matrix, headline, make_matrix
 from bncheck.report.picture import PIXELS_PER_INCH, SETTINGS, write
+from bncheck.report.plain_text import clean, number, one_line
 from bncheck.report.standing import Standing
 from bncheck.report.svg import INK, PAPER, compact, standalone
-from bncheck.report.wording import clean, number, one_line
 from bncheck.run_folder.results import Results
 
 NAME = "matrix"

@@ -9,7 +9,7 @@ from bncheck.report.gallery import Gallery
 from bncheck.report.machine import environment_text, portable
 from bncheck.report.markdown_text import code, link, table, text
 from bncheck.report.overview import Theme, evidence, expectation_sentence, heading, headline, make_matrix, themes
-from bncheck.report.wording import kinded, plural, share, words
+from bncheck.report.plain_text import kinded, plural, share, words
 from bncheck.run_folder.folder import write_text
 from bncheck.run_folder.results import Results
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from bncheck.evidence import Drift
 from bncheck.finding import KINDS, NODES, Finding
 from bncheck.gate.shortfall import Asked, asked_cells, available, compared, with_itself
+from bncheck.report.plain_text import amount, clean, number, one_line, plural, scalar, words
 from bncheck.report.standing import Standing, standing
-from bncheck.report.wording import amount, clean, number, one_line, plural, scalar, words
 from bncheck.run_folder.results import CaseResult, Expectation, Results, ScenarioResult, TargetResult
 from bncheck.trace import GRADIENTS
 

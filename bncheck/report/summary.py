@@ -14,7 +14,7 @@ from bncheck.gate.blamed import REMEDIES
 from bncheck.report.gallery import Gallery
 from bncheck.report.overview import heading, make_matrix
 from bncheck.report.overview import headline as sentence
-from bncheck.report.wording import clean, kinded, one_line, plural, share
+from bncheck.report.plain_text import clean, kinded, one_line, plural, share
 from bncheck.run_folder.folder import write_text
 from bncheck.run_folder.results import CRASHED, Results
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bncheck.report.wording import scalar
+from bncheck.report.plain_text import scalar
 from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
 
 NUMBER = re.compile(r"(?P<number>[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?:,\s*(?P<rest>.+))?", re.IGNORECASE)

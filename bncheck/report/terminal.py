@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bncheck.report.overview import Matrix, Theme, evidence, headline, make_matrix, themes, unsettled
+from bncheck.report.plain_text import clean, kinded, one_line, plural, share
 from bncheck.report.standing import Standing
-from bncheck.report.wording import clean, kinded, one_line, plural, share
 from bncheck.run_folder.results import Results, TargetResult
 
 COLOURS = {
