@@ -12,7 +12,7 @@ last batch, a weight of 0 never learns.
 from collections.abc import Iterable
 
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
-from bncheck.diagnosis.rules.counting import repeated_weight
+from bncheck.diagnosis.rules.counters import repeated_weight
 from bncheck.diagnosis.rules.wording import names, number
 from bncheck.evidence import PairView
 from bncheck.finding import Finding
