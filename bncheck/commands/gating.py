@@ -144,7 +144,7 @@ def tell_missed(missed: Sequence[Shortfall], silent: bool) -> None:
 def why(verdict: Verdict) -> str:
     """The reason of an exit code other than 0, in one line: how many, and the first by name."""
     from bncheck.report.plain_text import one_line
-    from bncheck.report.summary import headline, overdue, place
+    from bncheck.report.summary import overdue, place, ruling
 
     missed = [item.sentence for item in verdict.missed]
     failing = [item.charge for item in verdict.of("fails")]
@@ -152,8 +152,8 @@ def why(verdict: Verdict) -> str:
         f"{' '.join(filter(None, (item.code, item.cause)))} in {place(item.scenario, item.case)}: {item.sentence}"
         for item in failing[:1]
     ] or list(overdue(verdict))[:1]
-    rest = f"; {headline(replace(verdict, missed=()))}" if missed and (failing or verdict.expired) else ""
-    text = f"{'; '.join(missed)}{rest}" if missed else f"{headline(verdict)}: {'; '.join(first)}"
+    rest = f"; {ruling(replace(verdict, missed=()))}" if missed and (failing or verdict.expired) else ""
+    text = f"{'; '.join(missed)}{rest}" if missed else f"{ruling(verdict)}: {'; '.join(first)}"
     return one_line(f"exit code {verdict.exit_code}: {text}", 1000)
 
 
@@ -183,7 +183,7 @@ def lines(verdict: Verdict) -> list[str]:
     from bncheck.finding import KINDS
     from bncheck.gate.blamed import REMEDIES
     from bncheck.report.plain_text import one_line
-    from bncheck.report.summary import headline, place, remarks
+    from bncheck.report.summary import place, remarks, ruling
 
     others = [item for item in verdict.of("fails") if item.charge.kind not in REMEDIES]  # error_lines has those
     failing = [item for item in others if item.note or item.charge.kind not in KINDS]
@@ -203,5 +203,5 @@ def lines(verdict: Verdict) -> list[str]:
     found += [f" ! {one_line(text, 300)}" for text in remarks(verdict)]
     if verdict.with_baseline or found or verdict.exit_code:
         code = f" (exit code {verdict.exit_code})" if verdict.exit_code else ""
-        found.append(f" verdict  {headline(verdict)}{code}")
+        found.append(f" verdict  {ruling(verdict)}{code}")
     return found

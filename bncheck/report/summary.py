@@ -12,8 +12,7 @@ from pathlib import Path
 from bncheck.gate.bar import Judged, Verdict, read_verdict
 from bncheck.gate.blamed import REMEDIES
 from bncheck.report.gallery import Gallery
-from bncheck.report.overview import heading, make_matrix
-from bncheck.report.overview import headline as sentence
+from bncheck.report.overview import heading, headline, make_matrix
 from bncheck.report.plain_text import clean, kinded, one_line, plural, share
 from bncheck.run_folder.folder import write_text
 from bncheck.run_folder.results import CRASHED, Results
@@ -51,9 +50,9 @@ def fit(found: list[str], limit: int) -> str:
 
 def lines(results: Results, verdict: Verdict) -> Iterator[str]:
     mark = "✅" if verdict.exit_code == 0 else "❌"
-    yield f"## {mark} bncheck: {prose(headline(verdict))}"
+    yield f"## {mark} bncheck: {prose(ruling(verdict))}"
     yield ""
-    yield prose(sentence(results))
+    yield prose(headline(results))
     yield ""
     yield from missed(verdict)
     yield from charged("Fails", verdict.of("fails"))
@@ -67,7 +66,7 @@ def lines(results: Results, verdict: Verdict) -> Iterator[str]:
     yield from ending(results)
 
 
-def headline(verdict: Verdict) -> str:
+def ruling(verdict: Verdict) -> str:
     """How it went, in a sentence without its full stop."""
     failing, expired = verdict.of("fails"), len(verdict.expired) if verdict.fail_on != "never" else 0
     new = "new or worse" if verdict.with_baseline else f"at or above --fail-on {verdict.fail_on}"
