@@ -161,12 +161,33 @@ class Expect:
     when: Mapping[str, Any] = field(default_factory=dict)
 
 
+# (rtol, atol) of torch.testing.assert_close per dtype.
+TOLERANCES = {
+    "float64": (1e-7, 1e-7),
+    "float32": (1.3e-6, 1e-5),
+    "float16": (1e-3, 1e-5),
+    "bfloat16": (1.6e-2, 1e-5),
+}
+
+
 @dataclass(frozen=True)
 class Tolerance:
-    """|a - b| <= atol + rtol·|reference|; per dtype these start from torch.testing's table."""
+    """|a - b| <= atol + rtol·|reference|. None: nobody has said, and the dtype's own applies."""
 
     rtol: float | None = None
     atol: float | None = None
+
+    def otherwise(self, other: Tolerance) -> Tolerance:
+        """``other`` where this one says nothing."""
+        return Tolerance(
+            rtol=other.rtol if self.rtol is None else self.rtol, atol=other.atol if self.atol is None else self.atol
+        )
+
+    def at(self, dtype: str) -> tuple[float, float]:
+        """(rtol, atol) that values of a dtype are held to."""
+        found = self.otherwise(Tolerance(*TOLERANCES[dtype]))
+        assert found.rtol is not None and found.atol is not None
+        return found.rtol, found.atol
 
 
 @dataclass(frozen=True, slots=True)  # a scenario may have 100,000

@@ -21,7 +21,7 @@ from bncheck.environments.pythons import Ready, Unavailable, parse_pythons
 from bncheck.environments.pythons import prepare as prepare_environments
 from bncheck.environments.targets import Target, parse_targets
 from bncheck.errors import Interrupted, UsageError
-from bncheck.gate.bar import Rules, hold, write_verdict
+from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.shortfall import Asked, Shortfall, shortfalls
 from bncheck.playing.jobs import Options, Seat, run_cells, settle
 from bncheck.playing.plan import Plan, code_of, read_plan, remember_order, with_tolerance, write_plan
@@ -73,7 +73,7 @@ class Request:
     require: Sequence[str] = ()
     optional: Sequence[str] = ()
     alone: bool = False
-    rules: Rules = Rules()
+    bar: Bar = Bar()
     tolerance: Tolerance = Tolerance()
     shard: Shard | None = None
     check_order: bool = False  # play everything a second time, last case first
@@ -124,9 +124,9 @@ def play_and_judge(
             played = [replace(place, result=target) for place, target in zip(seats, found, strict=True)]
             play_again(run, plan.repeated, played, request.options, listener.cell)
     except KeyboardInterrupt:
-        conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.rules, measured)
+        conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.bar, measured)
         raise
-    return conclude(run, plan, found, documented, request.formats, listener, request.rules, measured)
+    return conclude(run, plan, found, documented, request.formats, listener, request.bar, measured)
 
 
 def measuring(
@@ -159,7 +159,7 @@ def conclude(
     documented: Mapping[str, Sequence[Mapping[str, Any]]],
     formats: Sequence[str],
     listener: Listener,
-    rules: Rules = Rules(),
+    bar: Bar = Bar(),
     measured: Mapping[str, Mapping[str, Convention]] = MappingProxyType({}),
 ) -> Results:
     """Judge what is on disk, write run.json, whether it fails (gate.json), and the reports."""
@@ -169,7 +169,7 @@ def conclude(
     gc.freeze()  # pandas and matplotlib stay to the end: collecting garbage need not walk through them again
     results = analyse(run, plan, targets, documented, listener.say, measured)
     write_results(results, run)
-    write_verdict(hold(results, rules, date.today(), missed(plan, results)), run)
+    write_verdict(hold(results, bar, date.today(), missed(plan, results)), run)
     render(run, formats, listener.say, results=results)
     return results
 
@@ -292,4 +292,4 @@ def import_reports(formats: Sequence[str]) -> None:
     import bncheck.report
 
     if "plots" in formats:
-        import bncheck.report.plot  # noqa: F401 - matplotlib
+        import bncheck.report.case_plot  # noqa: F401 - matplotlib

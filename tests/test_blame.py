@@ -19,7 +19,7 @@ from bncheck.commands.gating import error_lines
 from bncheck.diagnosis.rules import load_rules
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.gate.bar import Rules, hold
+from bncheck.gate.bar import Bar, hold
 from bncheck.gate.charge import charges
 from bncheck.playing.workers import play
 from bncheck.report.overview import headline
@@ -437,7 +437,7 @@ def failing(origin: str, kind: str = "ValueError") -> Any:
 )
 def test_whose_it_is_decides_the_exit_code(origin: str, code: int, sentence: str) -> None:
     run = failing(origin)
-    judged = hold(run, Rules(), date(2026, 5, 1))
+    judged = hold(run, Bar(), date(2026, 5, 1))
     assert judged.exit_code == code
     assert [charge.sentence for charge in charges(run)] == ([sentence] if sentence else [])
     lines = error_lines(judged)
@@ -458,9 +458,9 @@ def test_a_refusal_that_the_scenario_is_there_to_show_is_none_to_fail_for() -> N
         "all-ones", cases=(CaseResult("forward", matrix={"n": 1}),),
         expectations=(Expectation(("reference", "torch"), ("refusal",), when={"n": 1}, met=True),),
     )  # fmt: skip
-    assert hold(replace(run, scenarios=(scenario,)), Rules(), date(2026, 5, 1)).exit_code == 0
+    assert hold(replace(run, scenarios=(scenario,)), Bar(), date(2026, 5, 1)).exit_code == 0
     other = replace(scenario, expectations=(replace(scenario.expectations[0], when={"n": 2}),))
-    assert hold(replace(run, scenarios=(other,)), Rules(), date(2026, 5, 1)).exit_code == 2
+    assert hold(replace(run, scenarios=(other,)), Bar(), date(2026, 5, 1)).exit_code == 2
 
 
 # -------------------------------------------------------------------------------------------------- scenario files

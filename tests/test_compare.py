@@ -145,6 +145,12 @@ def test_tolerance_is_the_coarser_side_s_unless_the_scenario_sets_one() -> None:
     assert one(compare(case, a, b, Tolerance(rtol=1e-3)), "running_mean").verdict == "differs"
 
 
+def test_a_tolerance_is_its_own_then_another_s_then_the_dtype_s() -> None:
+    assert Tolerance().at("float16") == (1e-3, 1e-5)
+    assert Tolerance(atol=0.0).at("float64") == (1e-7, 0.0)
+    assert Tolerance(atol=0.0).otherwise(Tolerance(0.5, 0.5)).at("float32") == (0.5, 0.0)
+
+
 def test_cells_without_a_trace_have_no_drift() -> None:
     case = make_case(["train_forward"])
     dead = CellView(case, "b", "b", "crashed", None)

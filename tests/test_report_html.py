@@ -19,7 +19,7 @@ import literal_run
 import numpy as np
 import pytest
 
-from bncheck.gate.bar import Rules, hold, write_verdict
+from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.baseline import record
 from bncheck.gate.charge import charges
 from bncheck.gate.waiver import Waiver
@@ -130,10 +130,10 @@ def test_the_documentation_of_a_rule_that_is_kept_is_linked(tmp_path: Path) -> N
 TODAY = date(2026, 1, 1)
 
 
-def gated(run: Path, **rules: Any) -> str:
-    """The page of the literal run held against these rules."""
+def gated(run: Path, **bar: Any) -> str:
+    """The page of the literal run held against this bar."""
     results = literal_run.results()
-    write_verdict(hold(results, Rules(**rules), TODAY), run)
+    write_verdict(hold(results, Bar(**bar), TODAY), run)
     shown = page(results, run, Gallery(results, run, 0))
     return shown[shown.index('id="verdict"') :]
 

@@ -7,7 +7,7 @@ from datetime import date
 import literal_run
 import pytest
 
-from bncheck.gate.bar import Rules, hold
+from bncheck.gate.bar import Bar, hold
 from bncheck.gate.baseline import record
 from bncheck.gate.charge import charges
 from bncheck.gate.waiver import Waiver
@@ -33,20 +33,20 @@ def test_words(standing: str, note: str, count: int, of: int, text: str) -> None
 
 def test_groups_without_charges_are_left_out() -> None:
     results = literal_run.results()
-    found = arrange(hold(results, Rules("defect"), TODAY))
+    found = arrange(hold(results, Bar("defect"), TODAY))
     assert (found.word, found.exit_code, [group.word for group in found.groups]) == ("fails", 1, ["fails", "below"])
-    known = arrange(hold(results, Rules("convention", record(charges(results))), TODAY))
+    known = arrange(hold(results, Bar("convention", record(charges(results))), TODAY))
     assert (known.word, [group.word for group in known.groups], known.rot) == ("passes", ["known"], 0)
 
 
 def test_what_is_below_the_level_says_nothing_beside_its_finding() -> None:
     results = literal_run.results()
-    verdict = hold(results, Rules("defect"), TODAY)
+    verdict = hold(results, Bar("defect"), TODAY)
     assert standings(verdict, results.findings[:1]) == []
     assert standings(verdict, results.findings[1:]) == [("fails", "fails")]
 
 
 def test_a_waiver_that_rots_is_counted() -> None:
     late = Waiver("update-phase", "why", date(2025, 1, 1))
-    found = arrange(hold(literal_run.results(), Rules("never", None, (late,)), TODAY))
+    found = arrange(hold(literal_run.results(), Bar("never", None, (late,)), TODAY))
     assert (found.rot, found.expired) == (1, (late,))

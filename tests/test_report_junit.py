@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from literal_run import finding, results, write_run
 
-from bncheck.gate.bar import Rules, hold
+from bncheck.gate.bar import Bar, hold
 from bncheck.gate.waiver import Waiver
 from bncheck.report.junit import document, render
 from bncheck.run_folder.results import CellResult, Results
@@ -18,11 +18,11 @@ TODAY = date(2026, 5, 1)
 
 
 SIDES = (("reference", "torch"), ("mxnet",))
-CONVENTION = Rules("convention")
+CONVENTION = Bar("convention")
 
 
-def parsed(run: Results, rules: Rules = CONVENTION) -> ElementTree.Element:
-    return ElementTree.fromstring(document(run, hold(run, rules, TODAY)))
+def parsed(run: Results, bar: Bar = CONVENTION) -> ElementTree.Element:
+    return ElementTree.fromstring(document(run, hold(run, bar, TODAY)))
 
 
 def case(root: ElementTree.Element, name: str) -> ElementTree.Element:
@@ -56,8 +56,8 @@ def test_a_failure_holds_the_sentences_and_the_drift() -> None:
 
 def test_what_does_not_fail_the_run_is_no_failure() -> None:
     waiver = Waiver("update-phase", "accepted", date(2026, 12, 31), where="w.toml:1")
-    for rules in (Rules("defect"), Rules("convention", waivers=(waiver,))):
-        (out,) = case(parsed(results(), rules), "forward: reference and mxnet")
+    for bar in (Bar("defect"), Bar("convention", waivers=(waiver,))):
+        (out,) = case(parsed(results(), bar), "forward: reference and mxnet")
         assert out.tag == "system-out"
         assert out.text is not None
         assert "BN103 update-phase" in out.text
@@ -97,7 +97,7 @@ def test_unmet_expectations_and_expired_waivers_have_test_cases() -> None:
     first = run.scenarios[0]
     unmet = replace(first, expectations=(replace(first.expectations[0], met=False, found=()), *first.expectations[1:]))
     waiver = Waiver("update-phase", "old", date(2020, 1, 1), where="w.toml:1")
-    root = parsed(replace(run, scenarios=(unmet, *run.scenarios[1:])), Rules("convention", waivers=(waiver,)))
+    root = parsed(replace(run, scenarios=(unmet, *run.scenarios[1:])), Bar("convention", waivers=(waiver,)))
     suite = root.find("testsuite[@name='bncheck.gate']")
     assert suite is not None
     assert (suite.get("tests"), suite.get("failures")) == ("2", "2")

@@ -14,10 +14,11 @@ import pytest
 from matplotlib.image import imread
 
 from bncheck.report import png
+from bncheck.report.case_plot import bound, draw_case, sheet
 from bncheck.report.curves import CaseCurves, Curve, case_curves, difference, onset, thin
 from bncheck.report.gallery import Gallery, by_interest
 from bncheck.report.panel import COLOURS, DASHES, MARKERS, plain_tick, style
-from bncheck.report.plot import bound, draw_case, render, sheet
+from bncheck.report.plot import render
 from bncheck.report.svg import GRID, INK, PAPER, attributes, compact, short_path, themed
 from bncheck.run_folder.results import Results
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from literal_run import finding, results, write_run
 
-from bncheck.gate.bar import Judged, Rules, Verdict, hold
+from bncheck.gate.bar import Bar, Judged, Verdict, hold
 from bncheck.gate.charge import Charge
 from bncheck.gate.waiver import Waiver
 from bncheck.report.annotation import annotate, annotation
-from bncheck.report.summary import LIMIT, append, fit, headline, render, text
+from bncheck.report.summary import LIMIT, append, fit, render, ruling, text
 from bncheck.run_folder.results import Results
 
 TODAY = date(2026, 5, 1)
@@ -22,7 +22,7 @@ WAIVER = Waiver("update-phase", "accepted", date(2026, 12, 31), where="w.toml:1"
 
 
 def verdict(run: Results, *waivers: Waiver, level: str = "convention") -> Verdict:
-    return hold(run, Rules(level, waivers=waivers), TODAY)
+    return hold(run, Bar(level, waivers=waivers), TODAY)
 
 
 def one() -> Results:
@@ -32,7 +32,7 @@ def one() -> Results:
 def test_an_error_that_two_targets_share_is_two_cells() -> None:
     names = ("torch", "mxnet")
     charge = Charge("subject-error", "", "refusal", "all-ones", "forward", (names,), names, "No.")
-    assert headline(Verdict(judged=(Judged(charge, "fails"),))) == "2 cells could not be played"
+    assert ruling(Verdict(judged=(Judged(charge, "fails"),))) == "2 cells could not be played"
 
 
 def test_what_fails_comes_first_and_names_the_cause() -> None:

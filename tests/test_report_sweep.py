@@ -12,7 +12,7 @@ import pytest
 from bncheck.report import sweep
 from bncheck.report.gallery import illustrators
 from bncheck.report.html import page
-from bncheck.report.sweep import Point, short, sweeps
+from bncheck.report.sweep_curves import Point, short, sweeps
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult
 
 

@@ -50,7 +50,7 @@ def show(file: Path) -> None:
     """Print what FILE says is known, a line each."""
     from bncheck.commands.gating import read_baseline
     from bncheck.gate.baseline import shown
-    from bncheck.report.wording import clean, kinded
+    from bncheck.report.plain_text import clean, kinded
 
     for entry in read_baseline(file):
         sides = " and ".join(", ".join(side) for side in entry.sides)

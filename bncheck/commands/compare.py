@@ -31,7 +31,7 @@ def compare_command(**options: Any) -> int:
     bncheck compare before/ after/ --baseline bncheck-baseline.json
     bncheck compare shard-1/ shard-2/ shard-3/ --out all/
     """
-    from bncheck.commands.gating import rules_of, tell_verdict, with_configuration
+    from bncheck.commands.gating import bar_of, tell_verdict, with_configuration
     from bncheck.commands.progress import open_progress
     from bncheck.commands.run import CI_FORMATS, show
     from bncheck.errors import UsageError
@@ -41,17 +41,17 @@ def compare_command(**options: Any) -> int:
         raise UsageError("One run has nothing to be compared with.", "Name two: bncheck compare RUN RUN")
     began = time.perf_counter()
     options, configuration = with_configuration(options)
-    rules = rules_of(options, configuration)
+    bar = bar_of(options, configuration)
     formats = CI_FORMATS if options["no_report"] else (*CI_FORMATS, "plots", "html")
     with open_progress(quiet=options["quiet"] or options["as_json"]) as progress:
-        run, results = join_runs(options["runs"], options["out"], rules, formats, progress)
+        run, results = join_runs(options["runs"], options["out"], bar, formats, progress)
     show(run, results, options, time.perf_counter() - began)
     verdict = read_verdict(run, results)
     tell_verdict(run, verdict, options)
     return verdict.exit_code
 
 
-def join_runs(names: tuple[str, ...], out: Path | None, rules: Any, formats: tuple[str, ...], progress: Any) -> Any:
+def join_runs(names: tuple[str, ...], out: Path | None, bar: Any, formats: tuple[str, ...], progress: Any) -> Any:
     """Check all runs before anything is written; then join, judge and report as a run does."""
     from bncheck.environments.backend_file import find_backends
     from bncheck.joining.runs import join, missing_parts, open_sources, write_joined
@@ -69,4 +69,4 @@ def join_runs(names: tuple[str, ...], out: Path | None, rules: Any, formats: tup
     }
     run = create_run_folder(out)
     write_joined(joined, sources, run)
-    return run, conclude(run, joined.plan, joined.targets, documented, formats, progress, rules)
+    return run, conclude(run, joined.plan, joined.targets, documented, formats, progress, bar)

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from bncheck.gate.bar import Rules, Verdict
+    from bncheck.gate.bar import Bar, Verdict
     from bncheck.gate.baseline import Entry
     from bncheck.gate.config import Configuration
     from bncheck.gate.shortfall import Shortfall
@@ -78,16 +78,16 @@ def typed_in(context: click.Context, options: dict[str, Any], name: str) -> bool
     return context.get_parameter_source(name) is not ParameterSource.DEFAULT and bool(options.get(name))
 
 
-def rules_of(options: dict[str, Any], configuration: Configuration) -> Rules:
+def bar_of(options: dict[str, Any], configuration: Configuration) -> Bar:
     """What the run is held against; a missing baseline is an error now, not after an hour of running."""
-    from bncheck.gate.bar import Rules
+    from bncheck.gate.bar import Bar
     from bncheck.gate.config import read_waivers
 
     waivers = read_waivers(options["waivers"]) if options["waivers"] else configuration.waivers
     entries = read_baseline(options["baseline"]) if options["baseline"] else None
     # Conventions are no fault of anybody; but once those that are there are listed, another one is news.
     level = options["fail_on"] or ("defect" if entries is None else "convention")
-    return Rules(level, entries, waivers)
+    return Bar(level, entries, waivers)
 
 
 def read_baseline(path: Path) -> tuple[Entry, ...]:
@@ -143,8 +143,8 @@ def tell_missed(missed: Sequence[Shortfall], silent: bool) -> None:
 
 def why(verdict: Verdict) -> str:
     """The reason of an exit code other than 0, in one line: how many, and the first by name."""
-    from bncheck.report.summary import headline, overdue, place
-    from bncheck.report.wording import one_line
+    from bncheck.report.plain_text import one_line
+    from bncheck.report.summary import overdue, place, ruling
 
     missed = [item.sentence for item in verdict.missed]
     failing = [item.charge for item in verdict.of("fails")]
@@ -152,16 +152,16 @@ def why(verdict: Verdict) -> str:
         f"{' '.join(filter(None, (item.code, item.cause)))} in {place(item.scenario, item.case)}: {item.sentence}"
         for item in failing[:1]
     ] or list(overdue(verdict))[:1]
-    rest = f"; {headline(replace(verdict, missed=()))}" if missed and (failing or verdict.expired) else ""
-    text = f"{'; '.join(missed)}{rest}" if missed else f"{headline(verdict)}: {'; '.join(first)}"
+    rest = f"; {ruling(replace(verdict, missed=()))}" if missed and (failing or verdict.expired) else ""
+    text = f"{'; '.join(missed)}{rest}" if missed else f"{ruling(verdict)}: {'; '.join(first)}"
     return one_line(f"exit code {verdict.exit_code}: {text}", 1000)
 
 
 def error_lines(verdict: Verdict) -> list[str]:
     """Cells that were not carried out by nobody's fault but the user's file's or bncheck's: what, where, what now."""
     from bncheck.gate.blamed import EXITS, REMEDIES
+    from bncheck.report.plain_text import one_line, plural
     from bncheck.report.summary import place
-    from bncheck.report.wording import one_line, plural
 
     alike: dict[tuple[str, str], list[str]] = {}
     for item in verdict.of("fails"):
@@ -182,8 +182,8 @@ def lines(verdict: Verdict) -> list[str]:
     checked, and waivers that are due."""
     from bncheck.finding import KINDS
     from bncheck.gate.blamed import REMEDIES
-    from bncheck.report.summary import headline, place, remarks
-    from bncheck.report.wording import one_line
+    from bncheck.report.plain_text import one_line
+    from bncheck.report.summary import place, remarks, ruling
 
     others = [item for item in verdict.of("fails") if item.charge.kind not in REMEDIES]  # error_lines has those
     failing = [item for item in others if item.note or item.charge.kind not in KINDS]
@@ -203,5 +203,5 @@ def lines(verdict: Verdict) -> list[str]:
     found += [f" ! {one_line(text, 300)}" for text in remarks(verdict)]
     if verdict.with_baseline or found or verdict.exit_code:
         code = f" (exit code {verdict.exit_code})" if verdict.exit_code else ""
-        found.append(f" verdict  {headline(verdict)}{code}")
+        found.append(f" verdict  {ruling(verdict)}{code}")
     return found

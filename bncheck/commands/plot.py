@@ -22,7 +22,7 @@ def plot_command(run: str, finding: str, out: Path) -> None:
     bncheck plot latest all-ones--forward -o all-ones.svg
     """
     from bncheck.errors import RunFolderError, UsageError
-    from bncheck.report.plot import draw_case
+    from bncheck.report.case_plot import draw_case
     from bncheck.report.svg import standalone
     from bncheck.repro.scene import choose_place
     from bncheck.run_folder.folder import find_run

@@ -46,7 +46,7 @@ def run_command(**options: Any) -> int:
     bncheck run all-ones -t "mxnet==1.7.0.post2" -t mxnet
     bncheck run my-scenario.toml --set program.repeat=10 --fail-on drift
     """
-    from bncheck.commands.gating import rules_of, tell_verdict, with_configuration
+    from bncheck.commands.gating import bar_of, tell_verdict, with_configuration
     from bncheck.commands.options import request_of
     from bncheck.commands.progress import open_progress
     from bncheck.gate.bar import read_verdict
@@ -64,7 +64,7 @@ def run_command(**options: Any) -> int:
         probes=not options["no_probe"],
         alone=options["no_reference"],
         formats=formats,
-        rules=rules_of(options, configuration),
+        bar=bar_of(options, configuration),
         tolerance=configuration.tolerance,
         shard=shard_of(options),
         check_order=options["check_order"],

@@ -15,13 +15,6 @@ from bncheck.evidence import CellView, Drift, first_true
 from bncheck.scenario import FORWARD_OPS, Case, Event, Tolerance
 from bncheck.trace import GRADIENTS, STATES, STATISTICS, Array, Trace
 
-# (rtol, atol) of torch.testing.assert_close per dtype; a pair is judged by its coarser side.
-TOLERANCES = {
-    "float64": (1e-7, 1e-7),
-    "float32": (1.3e-6, 1e-5),
-    "float16": (1e-3, 1e-5),
-    "bfloat16": (1.6e-2, 1e-5),
-}
 # Bits of a significand: an ULP of x is 2^(exponent of x − bits + 1), and not below the smallest normal's.
 SIGNIFICANDS = {"float64": (53, -1022), "float32": (24, -126), "float16": (11, -14), "bfloat16": (8, -126)}
 # Events without which what follows is another program.
@@ -44,7 +37,7 @@ class Series:
 
 
 def coarser(a: str, b: str) -> str:
-    """The less precise of two dtype names; names that are no float count as float64."""
+    """The less precise of two dtype names, by which a pair is judged; names that are no float count as float64."""
     ranks = [COARSENESS.index(name) if name in COARSENESS else 0 for name in (a, b)]
     return COARSENESS[max(ranks)]
 
@@ -291,9 +284,8 @@ def smallness(quantity: str, size: Array) -> Array | float:
 def allowance(quantity: str, size: Array, counted: Array, dtype: str, tolerance: Tolerance) -> Array:
     """How far apart values of this ``size`` may be, atol + rtol·size. ``counted`` is what smallness goes by: the size,
     or a mean's standard deviation where that is larger. A scenario's own tolerance stands as it is written."""
-    rtol, atol = TOLERANCES[dtype]
-    rtol = rtol if tolerance.rtol is None else tolerance.rtol
-    least = atol * smallness(quantity, counted) if tolerance.atol is None else tolerance.atol
+    rtol, atol = tolerance.at(dtype)
+    least = atol * smallness(quantity, counted) if tolerance.atol is None else atol
     return np.asarray(least + rtol * size)
 
 

@@ -36,7 +36,7 @@ LARGEST = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Rules:
+class Bar:
     """What a run is held against. ``baseline`` None: there is none, everything is new."""
 
     fail_on: str = "defect"
@@ -86,39 +86,37 @@ class Verdict:
         return 1 if failing or (self.expired and self.fail_on != "never") else 0
 
 
-def hold(results: Results, rules: Rules, today: date, missed: Sequence[Shortfall] = ()) -> Verdict:
+def hold(results: Results, bar: Bar, today: date, missed: Sequence[Shortfall] = ()) -> Verdict:
     """The verdict on a run."""
     brought, open_ones = charges(results), unchecked(results)
     concerned = (*brought, *(charge for charge, _ in open_ones))
     atol = {scenario.name: scenario.atol for scenario in results.scenarios}
     names = {target.name for target in results.targets}
-    played = played_on(results, {name: name for name in names}) if rules.waivers else {}
-    known = rules.baseline or ()
+    played = played_on(results, {name: name for name in names}) if bar.waivers else {}
+    known = bar.baseline or ()
     listed = by_place(known)
     return Verdict(
-        fail_on=rules.fail_on,
-        with_baseline=rules.baseline is not None,
+        fail_on=bar.fail_on,
+        with_baseline=bar.baseline is not None,
         judged=tuple(
-            weigh(charge, rules, listed.get((charge.scenario, charge.case, charge.cause), ()), atol, today)
+            weigh(charge, bar, listed.get((charge.scenario, charge.case, charge.cause), ()), atol, today)
             for charge in brought
         )
         + tuple(Judged(charge, "unchecked", reason) for charge, reason in open_ones),
-        expired=tuple(expired(rules.waivers, played, today)),
-        unneeded=tuple(unneeded(rules.waivers, concerned, played, today)),
+        expired=tuple(expired(bar.waivers, played, today)),
+        unneeded=tuple(unneeded(bar.waivers, concerned, played, today)),
         gone=tuple(gone(known, concerned, played_on(results, plain_names(names)))) if known else (),
         missed=tuple(missed),
     )
 
 
-def weigh(
-    charge: Charge, rules: Rules, listed: Sequence[Entry], atol: Mapping[str, float | None], today: date
-) -> Judged:
-    waiver = waive(charge, rules.waivers, today)
+def weigh(charge: Charge, bar: Bar, listed: Sequence[Entry], atol: Mapping[str, float | None], today: date) -> Judged:
+    waiver = waive(charge, bar.waivers, today)
     if waiver is not None:
         return Judged(charge, "waived", f"until {waiver.expires}: {waiver.reason} ({waiver.where})")
-    if charge.kind not in EXITS and charge.kind not in FAIL_ON[rules.fail_on]:
-        return Judged(charge, "below", f"--fail-on {rules.fail_on}")
-    if rules.baseline is None:
+    if charge.kind not in EXITS and charge.kind not in FAIL_ON[bar.fail_on]:
+        return Judged(charge, "below", f"--fail-on {bar.fail_on}")
+    if bar.baseline is None:
         return Judged(charge, "fails")
     found = judge(charge, listed, atol.get(charge.scenario))
     return Judged(charge, "known", "in the baseline") if found == "known" else Judged(charge, "fails", found)
@@ -156,7 +154,7 @@ def read_verdict(run: Path, results: Results) -> Verdict:
     try:
         stamp = stamp_of(path)
     except FileNotFoundError:
-        return hold(results, Rules(), date.today())
+        return hold(results, Bar(), date.today())
     if stamp not in LATEST:
         LATEST.clear()
         LATEST[stamp] = parse_verdict(path)

@@ -179,10 +179,7 @@ def narrow(scenario: Scenario, names: Sequence[str] | None) -> Scenario:
 
 def with_tolerance(scenario: Scenario, tolerance: Tolerance) -> Scenario:
     """The scenario with ``tolerance`` where it states none itself; probes are as shipped."""
-    own = scenario.tolerance
-    rtol = tolerance.rtol if own.rtol is None else own.rtol
-    atol = tolerance.atol if own.atol is None else own.atol
-    return scenario if scenario.probe else replace(scenario, tolerance=Tolerance(rtol, atol))
+    return scenario if scenario.probe else replace(scenario, tolerance=scenario.tolerance.otherwise(tolerance))
 
 
 def layer_ranks(case: Case) -> list[int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bncheck.gate.bar import Verdict
+from bncheck.report.plain_text import clean, one_line
 from bncheck.report.summary import overdue, place, remarks
-from bncheck.report.wording import clean, one_line
 
 SHOWN = 10  # of one kind per step; GitHub drops the others without a word
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bncheck.convention import FACETS, Convention, Facet
-from bncheck.report.wording import clean, scalar
+from bncheck.report.plain_text import clean, scalar
 from bncheck.run_folder.results import Results
 
 if TYPE_CHECKING:

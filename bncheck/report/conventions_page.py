@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bncheck.convention import Convention
 from bncheck.diagnosis.porting import advise_paths, changes, spelled
-from bncheck.report import wording
+from bncheck.report import plain_text
 from bncheck.report.conventions import by_target, cell
 from bncheck.report.html import convention_table
 from bncheck.report.pages import environment
@@ -69,7 +69,9 @@ def page(results: Results, source: str = "", goal: str = "") -> str:
     table = convention_table(results.conventions)
     columns = [name for name, _ in table["heads"]]
     heads = [(name, paths if columns.count(name) > 1 else "") for name, paths in table["heads"]]
-    filters = dict[str, Callable[..., str]](scalar=wording.scalar, one_line=wording.one_line, clean=wording.clean)
+    filters = dict[str, Callable[..., str]](
+        scalar=plain_text.scalar, one_line=plain_text.one_line, clean=plain_text.clean
+    )
     versions = {target.name: target.version.partition("+")[0] for target in results.targets}
     return (
         environment(filters)

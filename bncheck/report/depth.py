@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bncheck.diagnosis.rules.in_batches import InBatches, read
 from bncheck.report.gallery import EXTRAS, Gallery
+from bncheck.report.picture import SETTINGS, Picture, develop, write_picture
 from bncheck.run_folder.arrays import read_result, trace_of
 from bncheck.run_folder.folder import cell_folder
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult
-
-if TYPE_CHECKING:
-    from bncheck.report.plot import Picture
 
 NAME = "depth"
 OP = "eval_in_batches"
@@ -30,7 +28,6 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
     found = [(cell, item) for cell in results.cells for item in profiles(results, run_folder, cell)]
     if not found:
         return []
-    from bncheck.report.plot import write_picture
     from bncheck.report.table import write_csv
 
     paths = [write_csv([table(found)], run_folder / "depth.csv")]
@@ -122,8 +119,7 @@ def draw(
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from bncheck.report.plot import SETTINGS, develop
-    from bncheck.report.wording import clean
+    from bncheck.report.plain_text import clean
 
     title = clean(f"{scenario.name} · {case.label}")
     with mpl.rc_context(SETTINGS):

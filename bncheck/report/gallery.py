@@ -6,14 +6,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bncheck.report.overview import rows
-from bncheck.report.standing import standing
+from bncheck.report.overview import make_matrix
+from bncheck.report.picture import Picture
 from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
-
-if TYPE_CHECKING:
-    from bncheck.report.plot import Picture
 
 # A page with more pictures than this is scrolled, not read; a picture takes a tenth of a second.
 SHOWN = 8
@@ -40,7 +36,7 @@ class Gallery:
         key = (scenario.name, case.name, layer)
         if key in self.drawn:
             return self.drawn[key]
-        from bncheck.report.plot import draw_case
+        from bncheck.report.case_plot import draw_case
 
         picture = draw_case(self.results, self.run_folder, scenario, case, layer, self.png)
         if len(self.drawn) < REMEMBERED:
@@ -78,14 +74,12 @@ def by_interest(results: Results) -> list[tuple[int, tuple[ScenarioResult, CaseR
     """(rank, row): 0 has findings, 1 a difference, 2 neither; one case per cause before the second of any."""
     seen: set[tuple[str, tuple[str, ...]]] = set()
     ranked = []
-    for position, (scenario, case) in enumerate(rows(results)):
+    ran = [target.name for target in results.targets if target.status == "ok"]
+    for position, row in enumerate(make_matrix(results).rows):
+        scenario, case = row.scenario, row.case
         here = results.findings_at.get((scenario.name, case.name), ())
         keys = {(finding.code, finding.targets) for finding in here if finding.kind != "rounding"}
-        good = all(
-            standing(results, scenario.name, case.name, target.name).good
-            for target in results.targets
-            if target.status == "ok"
-        )
+        good = all(row.stands[target].good for target in ran)
         new = bool(keys - seen)
         rank = 0 if keys else (2 if good else 1)
         # Probes repeat each other on purpose; one picture of a cause is enough there.

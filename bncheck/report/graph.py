@@ -8,17 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bncheck.report.gallery import Gallery
+from bncheck.report.picture import SETTINGS, Picture, develop, write_picture
 from bncheck.run_folder.arrays import trace_of
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult
 from bncheck.trace import Array
-
-if TYPE_CHECKING:
-    from bncheck.report.plot import Picture
 
 NAME = "graph"
 
@@ -39,7 +37,6 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
     found = [item for cell in results.cells for item in growths(results, run_folder, cell)]
     if not found:
         return []
-    from bncheck.report.plot import write_picture
     from bncheck.report.table import write_csv
 
     paths = [write_csv([table(found)], run_folder / "graph.csv")]
@@ -101,8 +98,7 @@ def draw(results: Results, scenario: ScenarioResult, case: CaseResult, found: li
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from bncheck.report.plot import SETTINGS, develop
-    from bncheck.report.wording import clean
+    from bncheck.report.plain_text import clean
 
     title = clean(f"{scenario.name} · {case.label}")
     labels = {target.name: clean(target.label) for target in results.targets}

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bncheck.report.gallery import Gallery
-from bncheck.report.overview import headline, rows
-from bncheck.report.plot import PIXELS_PER_INCH, SETTINGS, write
-from bncheck.report.standing import Standing, standing
+from bncheck.report.overview import Matrix, headline, make_matrix
+from bncheck.report.picture import PIXELS_PER_INCH, SETTINGS, write
+from bncheck.report.plain_text import clean, number, one_line
+from bncheck.report.standing import Standing
 from bncheck.report.svg import INK, PAPER, compact, standalone
-from bncheck.report.wording import clean, number, one_line
 from bncheck.run_folder.results import Results
 
 NAME = "matrix"
@@ -42,11 +42,11 @@ LARGEST = 60  # rows that fit a picture; the page shows them all
 
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
     """Write plots/matrix.svg and .png; nothing when nothing was run."""
-    shown = rows(results, probes=False)[:LARGEST]
-    if not shown or not results.targets:
+    shown = make_matrix(results, probes=False, most=LARGEST)
+    if not shown.rows or not shown.targets:
         return []
     with mpl.rc_context(SETTINGS):
-        figure = draw(results)
+        figure = draw(results, shown)
         text, image = io.StringIO(), io.BytesIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
         figure.savefig(image, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": f"bncheck {results.version}"})
@@ -56,34 +56,31 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
     return [write(folder / "matrix.svg", svg), write(folder / "matrix.png", image.getvalue())]
 
 
-def draw(results: Results) -> Figure:
-    shown, targets = rows(results, probes=False)[:LARGEST], results.targets
-    names = [one_line(f"{scenario.name} · {case.label or case.name}", 46) for scenario, case in shown]
-    left, cell, row, top = 0.25 + 0.075 * max(map(len, names)), 1.75, 0.46, 1.0
-    width, height = max(left + cell * len(targets) + 0.15, 7.0), top + row * len(shown) + 0.4
+def draw(results: Results, shown: Matrix) -> Figure:
+    names = [one_line(f"{row.scenario.name} · {row.label}", 46) for row in shown.rows]
+    left, cell, step, top = 0.25 + 0.075 * max(map(len, names)), 1.75, 0.46, 1.0
+    width, height = max(left + cell * len(shown.targets) + 0.15, 7.0), top + step * len(shown.rows) + 0.4
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_axis_off()
     axes.text(0.12, 0.26, one_line(headline(results), int(width * 10)), fontsize=12, fontweight="bold", va="center")
-    for column, target in enumerate(targets):
-        above = "compared with\n" if target.name == results.yardstick else ""
+    for column, target in enumerate(shown.targets):
+        above = "compared with\n" if target.name == shown.yardstick else ""
         name = above + one_line(target.label, 26)
         axes.text(left + cell * (column + 0.5), top - 0.14, name, ha="center", fontsize=8.5, linespacing=1.1)
     boxes, shades = [], []
-    for line, (scenario, case) in enumerate(shown):
-        y = top + row * line
-        axes.text(left - 0.1, y + row / 2, names[line], ha="right", va="center")
-        for column, target in enumerate(targets):
-            found = standing(results, scenario.name, case.name, target.name)
+    for line, row in enumerate(shown.rows):
+        y = top + step * line
+        axes.text(left - 0.1, y + step / 2, names[line], ha="right", va="center")
+        for column, found in enumerate(row.stands.values()):
             x = left + cell * column
-            boxes.append(Rectangle((x + 0.02, y + 0.02), cell - 0.04, row - 0.04))
+            boxes.append(Rectangle((x + 0.02, y + 0.02), cell - 0.04, step - 0.04))
             shades.append(SHADES.get(found.word, PAPER))
-            axes.text(x + cell / 2, y + row / 2, label(found), ha="center", va="center", fontsize=8.5, color=INK)
+            axes.text(x + cell / 2, y + step / 2, label(found), ha="center", va="center", fontsize=8.5, color=INK)
     axes.add_collection(PatchCollection(boxes, facecolors=shades, edgecolors=INK, linewidths=0.4))
-    left_out = len(rows(results, probes=False)) - len(shown)
-    more = f" · {left_out} more cases are in index.html" if left_out > 0 else ""
+    more = f" · {shown.more} more cases are in index.html" if shown.more else ""
     axes.text(0.12, height - 0.16, clean(f"bncheck {results.version} · {results.created}{more}"), fontsize=7.5)
     return figure
 

@@ -10,25 +10,23 @@ import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup, escape
 
 from bncheck.convention import FACETS, Convention, Facet
 from bncheck.finding import Finding, numbered
 from bncheck.gate.bar import Verdict, read_verdict
-from bncheck.report import overview, wording
+from bncheck.report import overview, plain_text
 from bncheck.report.gallery import Gallery
 from bncheck.report.judgement import arrange, standings
 from bncheck.report.overview import Theme
 from bncheck.report.pages import environment
+from bncheck.report.picture import Picture
 from bncheck.report.places import DECADES, GRAVITY, by_scenario, choices, places
 from bncheck.report.standing import step_of
 from bncheck.report.svg import themed
 from bncheck.run_folder.results import Results, ScenarioResult
-
-if TYPE_CHECKING:
-    from bncheck.report.plot import Picture
 
 NAME = "html"
 
@@ -63,13 +61,13 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
     asked = [each for each in shown if not each.scenario.probe] or shown
     probes = [each for each in shown if each.scenario.probe and each not in asked]
     filters: dict[str, Callable[..., Any]] = {
-        "number": wording.number,
-        "share": wording.share,
-        "scalar": wording.scalar,
-        "words": wording.words,
-        "one_line": wording.one_line,
-        "clean": wording.clean,
-        "plural": wording.plural,
+        "number": plain_text.number,
+        "share": plain_text.share,
+        "scalar": plain_text.scalar,
+        "words": plain_text.words,
+        "one_line": plain_text.one_line,
+        "clean": plain_text.clean,
+        "plural": plain_text.plural,
         "link": safe_link,
     }
     return (
@@ -174,7 +172,7 @@ def list_items(results: Results, run_folder: Path, figures: Figures, verdict: Ve
 
 def commands_of(results: Results, finding: Finding, run: str) -> tuple[str, ...]:
     """What shows this finding alone, writes its kit, draws it, and explains its rule."""
-    code, run = wording.clean(finding.code), shlex.quote(wording.clean(run))
+    code, run = plain_text.clean(finding.code), shlex.quote(plain_text.clean(run))
     named = chosen_by(results, finding)
     kit = [f"bncheck repro {run} {named}", f"bncheck plot {run} {named} -o {code}.png"] if finding.case else []
     return (command_of(results, finding), *kit, f"bncheck explain {code}")
@@ -183,14 +181,14 @@ def commands_of(results: Results, finding: Finding, run: str) -> tuple[str, ...]
 def chosen_by(results: Results, finding: Finding) -> str:
     """The words that `bncheck repro` finds this finding by: its code, with #k where it is the k-th of that code."""
     number = numbered(results.findings, {item.name for item in results.scenarios if item.probe}, finding)
-    return shlex.quote(wording.clean(finding.code) + (f"#{number}" if number > 1 else ""))
+    return shlex.quote(plain_text.clean(finding.code) + (f"#{number}" if number > 1 else ""))
 
 
 def command_of(results: Results, finding: Finding) -> str:
     """The command that shows this finding alone."""
     wanted = dict.fromkeys((*finding.targets, results.yardstick))
-    targets = " ".join(f"-t {shlex.quote(wording.clean(name))}" for name in wanted if name)
-    return f"bncheck run {shlex.quote(wording.clean(finding.scenario))} {targets}".strip()
+    targets = " ".join(f"-t {shlex.quote(plain_text.clean(name))}" for name in wanted if name)
+    return f"bncheck run {shlex.quote(plain_text.clean(finding.scenario))} {targets}".strip()
 
 
 def convention_table(conventions: Iterable[Convention]) -> dict[str, Any]:
@@ -208,7 +206,7 @@ def convention_table(conventions: Iterable[Convention]) -> dict[str, Any]:
 
 def shown(facet: Facet) -> tuple[str, bool, bool | None]:
     """What of a facet a reader sees in the table."""
-    return (wording.scalar(facet.value) if facet.identifiable else "", facet.identifiable, facet.agrees)
+    return (plain_text.scalar(facet.value) if facet.identifiable else "", facet.identifiable, facet.agrees)
 
 
 def convention_row(name: str, columns: list[Convention]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from bncheck.gate.baseline import Entry
 from bncheck.gate.charge import Charge
 from bncheck.gate.shortfall import Shortfall
 from bncheck.gate.waiver import Waiver
-from bncheck.report.summary import headline
+from bncheck.report.summary import ruling
 
 # Standing → (heading, what it means, whether a reader has to see it at once).
 GROUPS: tuple[tuple[str, str, str, bool], ...] = (
@@ -41,7 +41,7 @@ class Judgement:
 
     word: str
     exit_code: int
-    headline: str
+    ruling: str
     fail_on: str
     with_baseline: bool
     groups: tuple[Group, ...]
@@ -67,7 +67,7 @@ def arrange(verdict: Verdict) -> Judgement:
     return Judgement(
         word=word,
         exit_code=verdict.exit_code,
-        headline=headline(verdict),
+        ruling=ruling(verdict),
         fail_on=verdict.fail_on,
         with_baseline=verdict.with_baseline,
         groups=groups,

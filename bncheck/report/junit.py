@@ -16,8 +16,8 @@ from xml.sax.saxutils import escape, quoteattr
 from bncheck.gate.bar import Judged, Verdict, between, read_verdict
 from bncheck.gate.blamed import EXITS
 from bncheck.report.gallery import Gallery
+from bncheck.report.plain_text import kinded
 from bncheck.report.standing import difference
-from bncheck.report.wording import kinded
 from bncheck.run_folder.folder import write_text
 from bncheck.run_folder.results import CRASHED, CaseResult, CellResult, Results, ScenarioResult
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from bncheck.report.markdown_text import table, text
-from bncheck.report.wording import plural, scalar, words
+from bncheck.report.plain_text import plural, scalar, words
 from bncheck.run_folder.results import TargetResult
 
 

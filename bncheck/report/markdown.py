@@ -8,9 +8,8 @@ from pathlib import Path
 from bncheck.report.gallery import Gallery
 from bncheck.report.machine import environment_text, portable
 from bncheck.report.markdown_text import code, link, table, text
-from bncheck.report.overview import Theme, evidence, expectation_sentence, heading, headline, rows, themes
-from bncheck.report.standing import standing
-from bncheck.report.wording import kinded, plural, share, words
+from bncheck.report.overview import Theme, evidence, expectation_sentence, heading, headline, make_matrix, themes
+from bncheck.report.plain_text import kinded, plural, share, words
 from bncheck.run_folder.folder import write_text
 from bncheck.run_folder.results import Results
 
@@ -73,14 +72,21 @@ def finding_lines(theme: Theme) -> Iterator[str]:
 
 def matrix(results: Results) -> list[str]:
     """Scenario × target, every cell a mark and a sentence."""
-    head = ["case", *(heading(results, target, code) for target in results.targets)]
-    cells = []
-    for scenario, case in rows(results)[:MOST_ROWS]:
-        stands = [standing(results, scenario.name, case.name, target.name) for target in results.targets]
-        cells.append([code(f"{scenario.name}--{case.name}"), *(f"{stand.mark} {text(stand.text)}" for stand in stands)])
-    lines = table(head, cells)
-    left = len(rows(results)) - MOST_ROWS
-    return [*lines, f"And {plural(left, 'case')} more, in index.html and drifts.csv.", ""] if left > 0 else lines
+    shown = make_matrix(results, most=MOST_ROWS)
+    head = ["case", *(heading(shown, target, code) for target in shown.targets)]
+    lines = table(
+        head,
+        [
+            [
+                code(f"{row.scenario.name}--{row.case.name}"),
+                *(f"{stand.mark} {text(stand.text)}" for stand in row.stands.values()),
+            ]
+            for row in shown.rows
+        ],
+    )
+    return (
+        [*lines, f"And {plural(shown.more, 'case')} more, in index.html and drifts.csv.", ""] if shown.more else lines
+    )
 
 
 def expectations(results: Results) -> Iterator[str]:

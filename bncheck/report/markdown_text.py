@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from bncheck.report.wording import one_line
+from bncheck.report.plain_text import one_line
 
 SPECIAL = re.compile(r"([\\`*_\[\]|~!])")
 # At the start of a line these would begin a heading, a list or a quotation.

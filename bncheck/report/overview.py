@@ -6,14 +6,14 @@ A *theme* is one finding that came up in several cases, so that a reader meets i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from bncheck.evidence import Drift
 from bncheck.finding import KINDS, NODES, Finding
 from bncheck.gate.shortfall import Asked, asked_cells, available, compared, with_itself
-from bncheck.report.standing import standing
-from bncheck.report.wording import amount, clean, number, one_line, plural, scalar, words
+from bncheck.report.plain_text import amount, clean, number, one_line, plural, scalar, words
+from bncheck.report.standing import Standing, standing
 from bncheck.run_folder.results import CaseResult, Expectation, Results, ScenarioResult, TargetResult
 from bncheck.trace import GRADIENTS
 
@@ -45,9 +45,47 @@ def rows(results: Results, probes: bool = True) -> list[tuple[ScenarioResult, Ca
     return [(scenario, case) for scenario in asked or results.scenarios for case in scenario.cases]
 
 
-def heading(results: Results, target: TargetResult, write: Callable[[str], str]) -> str:
+@dataclass(frozen=True)
+class Row:
+    """One case and how it stands on each target, by the target's name."""
+
+    scenario: ScenarioResult
+    case: CaseResult
+    stands: Mapping[str, Standing]
+
+    @property
+    def label(self) -> str:
+        """The case in words."""
+        return self.case.label or self.case.name
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Cases × targets, in the run's order: what every table of a whole run shows, each in its own way."""
+
+    targets: tuple[TargetResult, ...]
+    yardstick: str
+    rows: tuple[Row, ...]
+    more: int  # cases beyond the rows
+
+
+def make_matrix(results: Results, probes: bool = True, most: int | None = None) -> Matrix:
+    """At most so many rows; ``probes`` as for :func:`rows`."""
+    every = rows(results, probes)
+    shown = [
+        Row(
+            scenario=scenario,
+            case=case,
+            stands={t.name: standing(results, scenario.name, case.name, t.name) for t in results.targets},
+        )
+        for scenario, case in every[:most]
+    ]
+    return Matrix(targets=results.targets, yardstick=results.yardstick, rows=tuple(shown), more=len(every) - len(shown))
+
+
+def heading(matrix: Matrix, target: TargetResult, write: Callable[[str], str]) -> str:
     """The head of a target's column; ``write`` makes its label safe where it is to stand."""
-    return f"{'compared with ' if target.name == results.yardstick else ''}{write(target.label)}"
+    return f"{'compared with ' if target.name == matrix.yardstick else ''}{write(target.label)}"
 
 
 def themes(results: Results) -> list[Theme]:
@@ -93,18 +131,14 @@ def headline(results: Results) -> str:
     """The run in one sentence. It counts the cells of targets that are held against the yardstick."""
     if not results.cells:
         return "Nothing was run."
-    shown, base = rows(results, probes=False), results.yardstick
-    every = [
-        (target.name, standing(results, scenario.name, case.name, target.name))
-        for scenario, case in shown
-        for target in available(results)
-    ]
+    matrix, base = make_matrix(results, probes=False), results.yardstick
+    every = [(target.name, row.stands[target.name]) for row in matrix.rows for target in available(results)]
     stands = [each.against for target, each in every if target != base]
     cells, off, counters = sum(map(bool, stands)), stands.count("differs"), stands.count("counter")
-    counts = count_kinds(results, {scenario.name for scenario, _ in shown})
-    if not cells:
-        return why_nothing(results) + (f" Found: {', '.join(counts)}." if counts else "")
+    counts = count_kinds(results, {row.scenario.name for row in matrix.rows})
     failed = sum(each.word == "failed" for _, each in every)
+    if not cells:
+        return why_nothing(results, failed) + (f" Found: {', '.join(counts)}." if counts else "")
     lost = f" {plural(failed, 'cell')} could not be played." if failed else ""
     cause = f": {', '.join(counts)}" if counts else "; no cause was named"
     if off or counters:
@@ -118,20 +152,15 @@ def headline(results: Results) -> str:
     return agree + (f" Also found: {', '.join(counts)}." if counts else "") + lost
 
 
-def why_nothing(results: Results) -> str:
-    """No cell was held against the yardstick."""
+def why_nothing(results: Results, failed: int) -> str:
+    """No cell was held against the yardstick; ``failed`` of them could not be played."""
     ran = [target.name for target in available(results)]
     if not ran:
         return "No target ran; there is nothing to compare."
     if any(NODES in finding.evidence for finding in results.findings):
         return "Only single BatchNormalization nodes were compared, each from its own input."
-    lost = sum(
-        standing(results, s.name, c.name, t.name).word == "failed"
-        for s, c in rows(results, probes=False)
-        for t in available(results)
-    )
-    if lost:
-        return f"{plural(lost, 'cell')} could not be played; there is nothing to compare."
+    if failed:
+        return f"{plural(failed, 'cell')} could not be played; there is nothing to compare."
     if len(ran) > 1 and compared(results, asked_cells(results), Asked()):
         return f"No target could be compared with {results.yardstick}."
     if len(ran) > 1:

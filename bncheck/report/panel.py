@@ -15,8 +15,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
 from bncheck.report.curves import thin
+from bncheck.report.plain_text import one_line
 from bncheck.report.svg import GRID, INK
-from bncheck.report.wording import one_line
 from bncheck.trace import Array
 
 # Okabe and Ito's colours, darkened until each has a contrast of 3:1 on white; the page has lighter ones for dark.

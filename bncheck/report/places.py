@@ -12,7 +12,7 @@ import numpy as np
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.report import overview
-from bncheck.report.standing import Standing, standing
+from bncheck.report.standing import Standing
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, trace_of
 from bncheck.trace import Array
 
@@ -128,20 +128,19 @@ def places(results: Results, run_folder: Path | None, anchors: Mapping[int, str]
     """Every case; ``anchors`` maps a finding (by id) to the anchor of its theme. Without a run folder no trace is read
     for where values stop being numbers."""
     return [
-        place(results, run_folder, number, scenario, case, anchors)
-        for number, (scenario, case) in enumerate(overview.rows(results), 1)
+        place(results, run_folder, number, row, anchors)
+        for number, row in enumerate(overview.make_matrix(results).rows, 1)
     ]
 
 
 def place(
-    results: Results,
-    run_folder: Path | None,
-    number: int,
-    scenario: ScenarioResult,
-    case: CaseResult,
-    anchors: Mapping[int, str],
+    results: Results, run_folder: Path | None, number: int, row: overview.Row, anchors: Mapping[int, str]
 ) -> Place:
-    cells = tuple(cell_of(results, scenario.name, case.name, target.name) for target in results.targets)
+    scenario, case = row.scenario, row.case
+    cells = tuple(
+        cell_of(target, stand, results.cell_at.get((scenario.name, case.name, target)))
+        for target, stand in row.stands.items()
+    )
     drifts = [
         drift
         for target in results.targets
@@ -166,12 +165,11 @@ def place(
     )
 
 
-def cell_of(results: Results, scenario: str, case: str, target: str) -> Cell:
-    found = standing(results, scenario, case, target)
+def cell_of(target: str, found: Standing, result: CellResult | None) -> Cell:
     off = found.drift
     told = off is not None and off.verdict == "differs" and math.isfinite(off.mean_abs)
     size = f"{off.mean_abs:.2g}" if off is not None and told else ""
-    return Cell(target=target, standing=found, result=results.cell_at.get((scenario, case, target)), size=size)
+    return Cell(target=target, standing=found, result=result, size=size)
 
 
 def onsets_of(results: Results, run_folder: Path, scenario: ScenarioResult, case: CaseResult) -> Iterator[Onset]:

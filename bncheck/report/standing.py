@@ -14,7 +14,7 @@ from bncheck.evidence import Drift
 from bncheck.finding import GAIN, KINDS, LOWEST, NAN_IN, NODES, NONFINITE, Finding
 from bncheck.gate import blamed
 from bncheck.gate.shortfall import played
-from bncheck.report.wording import amount, one_line, plural, since
+from bncheck.report.plain_text import amount, one_line, plural, since
 from bncheck.run_folder.results import CRASHED, OUR_ERRORS, CellResult, Results
 from bncheck.trace import STATISTICS
 

@@ -12,10 +12,8 @@ from pathlib import Path
 from bncheck.gate.bar import Judged, Verdict, read_verdict
 from bncheck.gate.blamed import REMEDIES
 from bncheck.report.gallery import Gallery
-from bncheck.report.overview import heading, rows
-from bncheck.report.overview import headline as sentence
-from bncheck.report.standing import standing
-from bncheck.report.wording import clean, kinded, one_line, plural, share
+from bncheck.report.overview import heading, headline, make_matrix
+from bncheck.report.plain_text import clean, kinded, one_line, plural, share
 from bncheck.run_folder.folder import write_text
 from bncheck.run_folder.results import CRASHED, Results
 
@@ -52,9 +50,9 @@ def fit(found: list[str], limit: int) -> str:
 
 def lines(results: Results, verdict: Verdict) -> Iterator[str]:
     mark = "✅" if verdict.exit_code == 0 else "❌"
-    yield f"## {mark} bncheck: {prose(headline(verdict))}"
+    yield f"## {mark} bncheck: {prose(ruling(verdict))}"
     yield ""
-    yield prose(sentence(results))
+    yield prose(headline(results))
     yield ""
     yield from missed(verdict)
     yield from charged("Fails", verdict.of("fails"))
@@ -68,7 +66,7 @@ def lines(results: Results, verdict: Verdict) -> Iterator[str]:
     yield from ending(results)
 
 
-def headline(verdict: Verdict) -> str:
+def ruling(verdict: Verdict) -> str:
     """How it went, in a sentence without its full stop."""
     failing, expired = verdict.of("fails"), len(verdict.expired) if verdict.fail_on != "never" else 0
     new = "new or worse" if verdict.with_baseline else f"at or above --fail-on {verdict.fail_on}"
@@ -163,19 +161,16 @@ def overdue(verdict: Verdict) -> Iterator[str]:
 
 def matrix(results: Results) -> Iterator[str]:
     """Scenario × target, marks with words: colour and emoji say nothing that the words do not."""
-    shown = rows(results, probes=False)
-    if not shown:
+    shown = make_matrix(results, probes=False)
+    if not shown.rows:
         return
     yield "### Scenarios"
     yield ""
-    yield row("scenario · case", *(heading(results, target, prose) for target in results.targets))
-    yield row("---", *("---" for _ in results.targets))
-    for scenario, case in shown:
-        marks = []
-        for target in results.targets:
-            found = standing(results, scenario.name, case.name, target.name)
-            marks.append(f"{found.mark} {prose(one_line(found.text, 120))}")
-        yield row(prose(place(scenario.name, case.label or case.name)), *marks)
+    yield row("scenario · case", *(heading(shown, target, prose) for target in shown.targets))
+    yield row("---", *("---" for _ in shown.targets))
+    for each in shown.rows:
+        marks = [f"{stand.mark} {prose(one_line(stand.text, 120))}" for stand in each.stands.values()]
+        yield row(prose(place(each.scenario.name, each.label)), *marks)
     yield ""
 
 

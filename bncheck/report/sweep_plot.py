@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from bncheck.report.case_plot import LEGEND_ROW, WIDTH, legend_columns, limits, power_ticks
 from bncheck.report.panel import colour_of, finish, style
-from bncheck.report.plot import LEGEND_ROW, SETTINGS, WIDTH, Picture, develop, legend_columns, limits, power_ticks
+from bncheck.report.picture import SETTINGS, Picture, develop
+from bncheck.report.plain_text import clean, one_line
 from bncheck.report.svg import PAPER
-from bncheck.report.sweep import DRAWN, Sweep
-from bncheck.report.wording import clean, one_line
+from bncheck.report.sweep_curves import DRAWN, Sweep
 from bncheck.run_folder.results import Results
 
 MOST_PANELS = 3

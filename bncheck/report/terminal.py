@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bncheck.report.overview import Theme, evidence, headline, rows, themes, unsettled
-from bncheck.report.standing import Standing, standing
-from bncheck.report.wording import clean, kinded, one_line, plural, share
-from bncheck.run_folder.results import CaseResult, Results, ScenarioResult, TargetResult
+from bncheck.report.overview import Matrix, Theme, evidence, headline, make_matrix, themes, unsettled
+from bncheck.report.plain_text import clean, kinded, one_line, plural, share
+from bncheck.report.standing import Standing
+from bncheck.run_folder.results import Results, TargetResult
 
 COLOURS = {
     "yardstick": "dim",
@@ -68,7 +68,8 @@ def text(results: Results, run_folder: Path, width: int = 100) -> str:
 
 def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
     results, found = screen.results, themes(screen.results)
-    yield matrix(results, width)
+    shown = make_matrix(results, probes=False)
+    yield matrix(shown, width)
     yield Text()
     for theme in found:
         if theme.first.kind != "rounding":
@@ -80,7 +81,7 @@ def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
     yield from (unavailable(target) for target in missing)
     if missing:
         yield Text()
-    probes = len(rows(results)) - len(rows(results, probes=False))
+    probes = sum(len(scenario.cases) for scenario in results.scenarios) - len(shown.rows)
     if probes:
         yield Text(f" {plural(probes, 'probe case')} measured the conventions (bncheck conventions)", style="dim")
     for remark in dict.fromkeys(text for cell in results.cells for text in cell.remarks):
@@ -89,40 +90,37 @@ def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
     yield from footer(screen.run_folder, found, screen.seconds)
 
 
-def matrix(results: Results, width: int) -> RenderableType:
+def matrix(shown: Matrix, width: int) -> RenderableType:
     """Cases down, targets across, each against the yardstick; cases one under the other where that is too wide."""
-    shown = rows(results, probes=False)
-    others = [target for target in results.targets if target.name != results.yardstick] or list(results.targets)
-    left = min(max((len(scenario.name) for scenario, _ in shown), default=0), 24)
-    left += min(max((len(case.label or case.name) for _, case in shown), default=0), 28) + 4
+    others = [target for target in shown.targets if target.name != shown.yardstick] or list(shown.targets)
+    left = min(max((len(row.scenario.name) for row in shown.rows), default=0), 24)
+    left += min(max((len(row.label) for row in shown.rows), default=0), 28) + 4
     if left + (COLUMN + 2) * len(others) > width:
-        return stacked(results)
+        return stacked(shown)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
     table.add_column(Text("scenario"), max_width=24)
     table.add_column(Text("case"), max_width=28)
     for target in others:
         table.add_column(Text(heading(target)), overflow="fold")
     previous = ""
-    for scenario, case in shown:
-        first = Text("" if scenario.name == previous else clean(scenario.name))
-        marks = [mark(standing(results, scenario.name, case.name, target.name), True) for target in others]
-        table.add_row(first, Text(clean(case.label or case.name)), *marks)
-        previous = scenario.name
-    notes = [Text(f" {legend(results, len(others))}", style="dim")]
-    notes += yardstick_lines(results, shown) if len(others) < len(results.targets) else []
+    for row in shown.rows:
+        first = Text("" if row.scenario.name == previous else clean(row.scenario.name))
+        table.add_row(first, Text(clean(row.label)), *(mark(row.stands[target.name], True) for target in others))
+        previous = row.scenario.name
+    notes = [Text(f" {legend(shown, len(others))}", style="dim")]
+    notes += yardstick_lines(shown) if len(others) < len(shown.targets) else []
     return Group(Padding(table, (0, 0, 0, 1)), *notes)
 
 
-def yardstick_lines(results: Results, shown: Sequence[tuple[ScenarioResult, CaseResult]]) -> list[Text]:
+def yardstick_lines(shown: Matrix) -> list[Text]:
     """What is wrong with the target that the others are compared with, which has no column of its own."""
     found: dict[str, list[str]] = {}
-    for scenario, case in shown:
-        here = standing(results, scenario.name, case.name, results.yardstick)
+    for row in shown.rows:
+        here = row.stands[shown.yardstick]
         if here.word in ("defect", "hazard"):
-            where = f"{scenario.name} · {case.label or case.name}"
-            found.setdefault(f"{here.mark} {here.text}", []).append(where)
+            found.setdefault(f"{here.mark} {here.text}", []).append(f"{row.scenario.name} · {row.label}")
     lines = [
-        f" {results.yardstick} itself: {said} in {', '.join(cases[:4])}"
+        f" {shown.yardstick} itself: {said} in {', '.join(cases[:4])}"
         + (f" and {len(cases) - 4} more" if len(cases) > 4 else "")
         for said, cases in found.items()
     ]
@@ -136,24 +134,24 @@ def heading(target: TargetResult) -> str:
     return clean(f"{target.name}{version}{' (simulated)' if target.simulated else ''}")
 
 
-def legend(results: Results, others: int) -> str:
-    against = f"against {results.yardstick}: " if others < len(results.targets) else ""
+def legend(shown: Matrix, others: int) -> str:
+    against = f"against {shown.yardstick}: " if others < len(shown.targets) else ""
     return f"{against}≠ convention  ! hazard  ✗ defect or NaN  ? unexplained  ⊘ refused"
 
 
-def stacked(results: Results) -> RenderableType:
+def stacked(shown: Matrix) -> RenderableType:
     """One case under the other, for narrow terminals and many targets."""
     parts: list[RenderableType] = []
-    for scenario, case in rows(results, probes=False):
+    for row in shown.rows:
         block = Table.grid(padding=(0, 2, 0, 0))
         block.add_column(max_width=28, overflow="fold")
         block.add_column(overflow="fold")
-        for target in results.targets:
-            found = mark(standing(results, scenario.name, case.name, target.name))
-            if target.name == results.yardstick and len(results.targets) > 1:
+        for target in shown.targets:
+            found = mark(row.stands[target.name])
+            if target.name == shown.yardstick and len(shown.targets) > 1:
                 found.append(" (all compared with it)")
             block.add_row(Text(clean(target.label)), found)
-        heading = Text(clean(f" {scenario.name} · {case.label or case.name}"), style="bold")
+        heading = Text(clean(f" {row.scenario.name} · {row.label}"), style="bold")
         parts += [heading, Padding(block, (0, 0, 0, 3))]
     return Group(*parts)
 

@@ -10,7 +10,7 @@ from bncheck.playing.plan import layer_path
 from bncheck.report.machine import portable
 from bncheck.report.markdown_text import code, fenced, link, table, text
 from bncheck.report.overview import evidence, numbers
-from bncheck.report.wording import plural, scalar, share, since, words
+from bncheck.report.plain_text import plural, scalar, share, since, words
 from bncheck.repro.scene import Scene, concerned
 from bncheck.repro.standalone.frame import figures
 from bncheck.repro.standalone.steps import fold

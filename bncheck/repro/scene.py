@@ -12,7 +12,7 @@ from typing import Any
 from bncheck.errors import BncheckError, RunFolderError, UsageError
 from bncheck.finding import Finding
 from bncheck.playing.cases_file import read_job
-from bncheck.report.wording import one_line
+from bncheck.report.plain_text import one_line
 from bncheck.repro.own_files import custom_source, model_file
 from bncheck.repro.standalone.subject import USUAL, Played
 from bncheck.run_folder.arrays import open_archive, trace_of

@@ -331,7 +331,7 @@ def read_document(raw: Mapping[str, Any]) -> tuple[Document | None, list[Fault]]
     try:
         return Document.model_validate(raw), []
     except ValidationError as error:
-        return None, [_fault(detail) for detail in error.errors(include_url=False)]
+        return None, [fault_of(detail, _keys_at) for detail in error.errors(include_url=False)]
 
 
 def read_expects(raw: Mapping[str, Any]) -> dict[int, ExpectTable]:
@@ -371,7 +371,8 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], Any], str]] = {
 }
 
 
-def _fault(detail: ErrorDetails) -> Fault:
+def fault_of(detail: ErrorDetails, keys_at: Callable[[KeyPath], list[str]]) -> Fault:
+    """What pydantic says, in our words. ``keys_at`` names the keys that a table may have."""
     path = tuple(part for part in detail["loc"] if part != "[key]")
     kind, value, context = detail["type"], detail["input"], detail.get("ctx") or {}
     if kind == "bncheck":
@@ -379,7 +380,7 @@ def _fault(detail: ErrorDetails) -> Fault:
     if kind == "missing":
         return Fault(path, "is missing; it is required")
     if kind == "extra_forbidden":
-        return unknown(path, "key", path[-1], _keys_at(path[:-1]))
+        return unknown(path, "key", path[-1], keys_at(path[:-1]))
     if kind == "string_pattern_mismatch":
         form = {"custom": "file.py:Class, or package.module:Class", "model": "file.py:function"}.get(
             str(path[-1]), "letters, digits, _ and -"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bncheck.diagnosis.rules.normaliser import asked_eps
+from bncheck.diagnosis.rules.revealed import asked_eps
 from bncheck.evidence import CellView, Drift, PairView
 from bncheck.trace import Array
 

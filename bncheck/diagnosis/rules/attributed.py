@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.diagnosis.drifts import TOLERANCES
 from bncheck.diagnosis.rules.departure import Departure, judge
 from bncheck.diagnosis.rules.identifiability import not_identifiable
 from bncheck.diagnosis.rules.movement import moving_ops
@@ -70,7 +69,7 @@ def visible(pair: PairView, item: Attribution, facet: str, drift: Drift) -> bool
     """True if what the facet changes of a statistic would be a drift by itself: on average more than the tolerance."""
     if drift.quantity != item.quantity or facet not in item.effects or not np.isfinite(drift.mean_abs):
         return True
-    atol = TOLERANCES[drift.dtype][1] if pair.tolerance.atol is None else pair.tolerance.atol
+    _, atol = pair.tolerance.at(drift.dtype)
     return item.effects[facet] * drift.mean_abs > atol
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
-from bncheck.diagnosis.rules.counting import advances, repeated_weight
+from bncheck.diagnosis.rules.counters import advances, repeated_weight
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
 from bncheck.diagnosis.rules.mixture import mixtures
 from bncheck.diagnosis.rules.movement import moved

@@ -15,7 +15,7 @@ import numpy as np
 
 from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
-from bncheck.diagnosis.rules.counting import advances
+from bncheck.diagnosis.rules.counters import advances
 from bncheck.diagnosis.rules.departure import judge
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
 from bncheck.diagnosis.rules.wording import names, number, targets, verb

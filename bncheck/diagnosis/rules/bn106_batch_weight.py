@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
-from bncheck.diagnosis.rules.counting import repeated_weight
+from bncheck.diagnosis.rules.counters import repeated_weight
 from bncheck.diagnosis.rules.wording import names, number
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding

@@ -17,7 +17,7 @@ from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.departure import same
 from bncheck.diagnosis.rules.freezing import wholly_frozen
 from bncheck.diagnosis.rules.in_batches import dependent, in_batches
-from bncheck.diagnosis.rules.normaliser import Source, sources
+from bncheck.diagnosis.rules.revealed import Source, sources
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding, Kind

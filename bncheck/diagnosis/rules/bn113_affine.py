@@ -11,7 +11,7 @@ out when you port the weights.
 
 from collections.abc import Iterator
 
-from bncheck.diagnosis.rules.normaliser import Ignored, Revealed, affine_ignored, revealed
+from bncheck.diagnosis.rules.revealed import Ignored, Revealed, affine_ignored, revealed
 from bncheck.diagnosis.rules.wording import channels, names, targets, verb
 from bncheck.evidence import CellView
 from bncheck.finding import Finding

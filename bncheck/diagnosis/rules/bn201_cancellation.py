@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bncheck.diagnosis.rules.leftover import averaging_bound, batch_facts, batch_weight
-from bncheck.diagnosis.rules.normaliser import eps_rows, revealed
+from bncheck.diagnosis.rules.revealed import eps_rows, revealed
 from bncheck.diagnosis.rules.roundoff import arithmetic_dtype, mean_bound, one_pass_bound, unit, welford_bound
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView

@@ -21,8 +21,8 @@ from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.exported import exports, number_of, rounding_of, runs
 from bncheck.diagnosis.rules.freezing import thawed, wholly_frozen
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
-from bncheck.diagnosis.rules.normaliser import sources
 from bncheck.diagnosis.rules.onnx_files import drops, file_facts, file_name, nodes_of, trains
+from bncheck.diagnosis.rules.revealed import sources
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding

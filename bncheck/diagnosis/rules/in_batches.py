@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bncheck.diagnosis.rules.leftover import linear_error
-from bncheck.diagnosis.rules.normaliser import eps_rows
+from bncheck.diagnosis.rules.revealed import eps_rows
 from bncheck.evidence import CellView
 from bncheck.trace import Array
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from bncheck.diagnosis.rules.amplified import batch_norms, input_error, input_gap, is_amplified_rounding
 from bncheck.diagnosis.rules.movement import STATISTICS, holds_training
-from bncheck.diagnosis.rules.normaliser import asked_eps
 from bncheck.diagnosis.rules.own_work import odd_layer
+from bncheck.diagnosis.rules.revealed import asked_eps
 from bncheck.diagnosis.rules.roundoff import (
     arithmetic_dtype,
     average_bound,

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from bncheck.diagnosis.rules.normaliser import Table, read_layer
+from bncheck.diagnosis.rules.revealed import Table, read_layer
 from bncheck.evidence import CellView, PairView
 from bncheck.trace import Array
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 
 from bncheck import __version__
-from bncheck.report.wording import one_line, plural, words
+from bncheck.report.plain_text import one_line, plural, words
 from bncheck.repro.standalone import tail
 from bncheck.repro.standalone.generator import source_of
 from bncheck.repro.standalone.literal import array_code, identifier, nested, scalar

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from bncheck.diagnosis.drifts import COARSENESS, TOLERANCES, coarser
+from bncheck.diagnosis.drifts import coarser
 from bncheck.finding import Finding
 from bncheck.repro.standalone.tail import gaps
 from bncheck.run_folder.results import TargetResult
@@ -287,9 +287,7 @@ def quantity(name: str, case: Case, own: Trace, other: Trace, layer: str, *, tol
     if not here.size or (name == "counter" and (np.isnan(here).all() or np.isnan(there).all())):
         return None
     kind = coarser(own.dtype_of(path), other.dtype_of(path)) if name in STATES else coarser(case.dtype, "float64")
-    rtol, atol = TOLERANCES[kind if kind in COARSENESS else "float64"]
-    rtol = rtol if tolerance.rtol is None else tolerance.rtol
-    atol = atol if tolerance.atol is None else tolerance.atol
+    rtol, atol = tolerance.at(kind)
     return Quantity(name=name, events=events, here=here, there=there, rtol=rtol, atol=atol)
 
 
