@@ -111,6 +111,34 @@ def make_constant():
     return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
 
 
+def make_direct(*, var=None, scale=None, held=2, last=None, read=("gamma", "beta", "mean", "var")):
+    """BatchNormalization of the input itself, with ``held`` values per parameter. ``var`` names the operators that
+    compute its variance from the stored one, ``scale`` says that its scale is added to a mean of the batch."""
+    values = {"gamma": np.ones(held), "beta": np.zeros(held), "mean": np.zeros(held), "var": np.arange(held) + 2.0}
+    nodes, read = [], list(read)
+    for kind in var or ():
+        nodes.append(helper.make_node(kind, [read[3]] * (2 if kind == "Mul" else 1), [f"var.{kind}"], name=kind))
+        read[3] = f"var.{kind}"
+    if scale:
+        nodes.append(helper.make_node("ReduceMean", ["x"], ["m"], axes=[0, 2, 3], keepdims=0))
+        nodes.append(helper.make_node("Add", ["gamma", "m"], ["scale"]))
+        read[0] = "scale"
+    nodes.append(helper.make_node("BatchNormalization", ["x", *read], ["bn.y"], name="bn"))
+    if last == "Add":
+        values["k"] = np.ones(5)
+    if last:
+        nodes.append(helper.make_node(last, ["bn.y", "k"] if last == "Add" else ["bn.y"], ["y"], name="last"))
+    used = {name for node in nodes for name in node.input}
+    weights = [
+        numpy_helper.from_array(array.astype(np.float32), name) for name, array in values.items() if name in used
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 2, None, None])
+    y = helper.make_tensor_value_info("y" if last else "bn.y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "bncheck", [x], [y], weights)
+    opsets = [helper.make_opsetid("", 15)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
 SHIPPED = {
     "opset9": {"opset": 9, "ir": 4},
     "opset9-training": {"opset": 9, "outputs": 5, "ir": 4},
@@ -143,6 +171,13 @@ OTHERS = {
     "minus-one": {"make": make_fresh, "first": -1},
     "zero": {"make": make_fresh, "first": 0},
     "on-a-constant": {"make": make_constant},
+    "computed-variance": {"make": make_direct, "var": ("Identity", "Mul")},
+    "negated-variance": {"make": make_direct, "var": ("Neg",)},
+    "scale-of-the-batch": {"make": make_direct, "scale": True},
+    "more-values-than-channels": {"make": make_direct, "held": 3},
+    "parameter-left-out": {"make": make_direct, "read": ("gamma", "", "mean", "var")},
+    "shapes-that-do-not-meet": {"make": make_direct, "last": "Add"},
+    "normalised-softplus": {"make": make_direct, "last": "Softplus"},
 }
 
 

@@ -99,6 +99,23 @@ class Ghost(nn.BatchNorm2d):
         if self.training and len(x) % 2:
             raise ValueError("odd batches are not for ghosts")
         return super().forward(x)
+
+class Plain(nn.BatchNorm2d):
+    pass
+
+class Wrapped(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.inner = nn.BatchNorm2d(channels)
+    def forward(self, x):
+        return self.inner(x)
+
+class Says(nn.BatchNorm2d):
+    def forward(self, x):
+        try:
+            return super().forward(x)
+        except ValueError as error:
+            raise ValueError(str(error))
 """
 # Class: (whose it is, words of the error).
 RAISING = {
@@ -129,9 +146,30 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
     cases.append(renamed(case, "not installed", custom="torch_layers_that_are_not_here.norms:Norm"))
     cases += [odd(renamed(case, name, custom=f"{path}:{name}")) for name in ("Ghost", "Moves")]
     cases = [*cases[:-2], replace(cases[-2], name="odd"), replace(cases[-1], name="always")]
+    cases += [single(renamed(case, f"single {name}", custom=f"{path}:{name}")) for name in SINGLE]
     return play_cells(
         tmp_path_factory.mktemp("run"), [replace(each, name=each.name.replace(" ", "-")) for each in cases]
     )
+
+
+# Layers given one value per channel: whose error that is.
+SINGLE = {"Plain": "framework", "Wrapped": "framework", "Says": "subject", "OneDimension": "subject"}
+
+
+def single(case: Case) -> Case:
+    """The convolution in front leaves one pixel of nine."""
+    return replace(case, inputs={"main": replace(case.inputs["main"], shape=(1, 3, 3, 3))})
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_what_the_built_in_layer_refuses_in_the_same_words_is_torchs_refusal(own: dict[str, Cell], name: str) -> None:
+    result = own[f"single-{name}"].result
+    assert (result.outcome, result.origin) == ("raised", SINGLE[name]), result.error
+    words = (
+        "expected 2D or 3D input (got 4D input)" if name == "OneDimension" else "Expected more than 1 value per channel"
+    )
+    assert result.error.startswith(words)
+    assert ("layers.py" in result.error) == (name == "Says")
 
 
 def odd(case: Case) -> Case:

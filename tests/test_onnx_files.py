@@ -55,11 +55,21 @@ BAD: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("raised", "onnxruntime refuses the file"),
         ("raised", "the input scale is float32 and X is float16", "opset 14 has one type for both"),
     ),
+    "more-values-than-channels": (
+        ("raised", "onnxruntime refuses the file"),
+        ("raised", "bn gets 2 channels (its input X has the shape [4, 2, 6, 6]) and has 3 values in its input scale"),
+    ),
+    "parameter-left-out": (("raised", "a BatchNormalization node has 4 inputs; it takes 5"),) * 2,
+    "shapes-that-do-not-meet": (
+        ("raised", "running Add node. Name:'last'"),
+        ("raised", "the Add node 'last' does not take the shapes [4, 2, 6, 6], [5]"),
+    ),
     "other-operator": ((), ("unsupported", "no operator Softplus (node 'extra')")),
     "dropout-training": ((), ("unsupported", "the Dropout node 'drop' drops at random")),
 }
 GOOD = ("opset7", "opset9", "opset9-training", "opset14", "opset14-training", "opset15", "opset15-training", "opset22",
         "no-batch-norm", "hard-sigmoid", "minus-one", "zero", "on-a-constant", "fresh-training",
+        "computed-variance", "scale-of-the-batch",
         "dropout-eval", "nan-variance", "negative-variance", "far-mean", "float16-opset15")  # fmt: skip
 
 
@@ -82,7 +92,7 @@ def cases(files: Path) -> dict[str, Case]:
     (case,) = cases_of("onnx-file").values()
     return {
         name: replace(case, name=name, network=replace(case.network, file=str(files / f"{name}.onnx")))
-        for name in (*BAD, *GOOD, "gone", "softplus-fresh-training")
+        for name in (*BAD, *GOOD, "gone", "softplus-fresh-training", "normalised-softplus", "negated-variance")
     }
 
 
@@ -110,6 +120,8 @@ def test_a_bad_file_is_one_marked_cell_with_a_sentence(
         assert cell.result.outcome == "ok", cell.errors
         return
     assert cell.result.outcome == words[0], cell.result.error
+    if target == "reference":
+        assert cell.result.origin == ("subject" if words[0] == "raised" else "")
     for word in words[1:]:
         assert word in cell.result.error
     assert "\n" not in cell.result.error.strip()
@@ -215,6 +227,40 @@ def test_nodes_are_judged_alone_where_the_oracle_lacks_an_operator(cells: dict[t
     assert plays[0]["optimised_nodes"]["bn1"] > 1000
 
 
+def test_a_node_before_what_the_oracle_lacks_is_judged_too(cells: dict[tuple[str, str], Cell]) -> None:
+    """The node reads the input of the file itself."""
+    plays = plays_of(cells, "normalised-softplus")
+    assert plays[0]["no_oracle"] == "the oracle has no operator Softplus (node 'last')"
+    assert len(plays) == 6
+    assert all(0 <= play["nodes"]["bn"] <= 1 for play in plays)
+
+
+def test_a_parameter_that_the_graph_computes(cells: dict[tuple[str, str], Cell]) -> None:
+    """Of constants it is what they give; of the batch it is no state of the layer."""
+    for target in ("onnxruntime", "reference"):
+        of_constants = cells[target, "computed-variance"].arrays
+        np.testing.assert_array_equal(of_constants["bn/running_var"][0], [4.0, 9.0])
+        assert np.isfinite(of_constants["bn/running_var"]).all()
+        of_the_batch = cells[target, "scale-of-the-batch"].arrays
+        assert "bn/gamma" not in of_the_batch
+        np.testing.assert_array_equal(of_the_batch["bn/running_var"][0], [2.0, 3.0])
+    unknown = cells["onnxruntime", "negated-variance"].arrays
+    np.testing.assert_array_equal(unknown["bn/running_var"][0], [-2.0, -3.0]), "computed by onnxruntime itself"
+
+
+def test_a_scale_of_the_batch_is_that_of_each_batch(cells: dict[tuple[str, str], Cell], cases: dict[str, Case]) -> None:
+    case, arrays = cases["scale-of-the-batch"], cells["reference", "scale-of-the-batch"].arrays
+    x = make_inputs(case)["x/main"][case.events[-1].batch].astype(np.float64)
+    mean, var = (arrays[f"bn/{what}"][-1][:, None, None] for what in ("running_mean", "running_var"))
+    y = (x - mean) / np.sqrt(var + float(np.float32(1e-5))) * (1.0 + x.mean(axis=(0, 2, 3)))[:, None, None]
+    np.testing.assert_allclose(arrays[f"output/{len(case.events) - 1}"], y, rtol=1e-10, atol=1e-12)
+
+
+def test_a_forward_that_raises_moves_nothing(cells: dict[tuple[str, str], Cell]) -> None:
+    rows = cells["reference", "shapes-that-do-not-meet"].arrays["bn/running_var"]
+    np.testing.assert_array_equal(rows, [[2.0, 3.0]] * len(rows))
+
+
 def test_a_batch_mean_of_zero_is_no_reason_for_a_difference(cells: dict[tuple[str, str], Cell]) -> None:
     """The second layer's mean is 0 in real arithmetic: 1e-9 of rounding beside another 1e-9."""
     trained = [play for play in plays_of(cells, "hard-sigmoid") if play["mode"] == "train"]
@@ -316,7 +362,8 @@ def test_shipped_files_are_those_the_generator_writes(files: Path) -> None:
 
 
 def test_no_damage_to_a_file_is_more_than_a_sentence(files: Path) -> None:
-    """One byte changed, or the end cut off, at 3,000 places: a graph, or one of the two errors that carry a reason."""
+    """One byte changed, or the end cut off, at 3,000 places: a graph that plays, or one of the two errors that carry a
+    reason."""
     good = (files / "opset9-training.onnx").read_bytes()
     path, random = files / "damaged.bin", np.random.default_rng(0)
     outcomes = set()
@@ -326,6 +373,7 @@ def test_no_damage_to_a_file_is_more_than_a_sentence(files: Path) -> None:
         path.write_bytes(data[: random.integers(1, len(data) + 1)] if place % 3 == 0 else data)
         try:
             model = onnx_oracle.model_of(onnx_file, str(path))
+            model.forward(np.ones((1, 2, 6, 6), np.float32), "as_is")
             outcomes.add(type(model).__name__)
         except (onnx_file.FileError, NotImplementedError) as error:
             assert str(error)

@@ -486,3 +486,23 @@ def test_a_file_whose_variance_cannot_be_one(var: list[float], lost: int) -> Non
     for item in found:
         assert (item.kind, item.evidence["channels"]) == ("defect", lost)
         assert f"cannot be one in {lost} of 3 channels of bn" in item.title
+
+
+@pytest.mark.parametrize(("eps", "var", "said"), [(0.0, 0.0, "0"), (-0.3, 0.25, "-0.3")])
+def test_a_file_whose_epsilon_leaves_no_variance(eps: float, var: float, said: str) -> None:
+    view = with_file({}, running_var=[[var, 1, 1]] * 3, output_bad=[4, 4], eps=[eps] * 3)
+    item = only(item for item in bn301_poisoned_state.check_cell(view) if item.quantity == "running_var")
+    assert item.title.startswith(
+        f"model.onnx has an epsilon of {said}, and variance + epsilon is not above zero in 1 of 3 channels of bn "
+        f"(variance {var:g}): 2 of 2 forwards"
+    )
+    assert item.advice == "set the attribute epsilon of bn to a number above zero; its default is 1e-05"
+
+
+def test_a_variance_below_zero_beside_an_epsilon_of_zero() -> None:
+    view = with_file({}, running_var=[[-0.5, 0, 1]] * 3, output_bad=[4, 4], eps=[0.0] * 3)
+    below, zero = (item for item in bn301_poisoned_state.check_cell(view) if item.quantity == "running_var")
+    assert "cannot be one in 1 of 3 channels of bn (-0.5)" in below.title
+    assert (
+        "an epsilon of 0, and variance + epsilon is not above zero in 1 of 3 channels of bn (variance 0)" in zero.title
+    )

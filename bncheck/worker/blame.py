@@ -9,9 +9,10 @@ An error has one of these *origins*:
 ``backend``    a backend file that came with ``--backend-file``.
 ``bncheck``    bncheck's own adapter.
 
-**In a cell that plays code of the user's an error is never the framework's**, even where its traceback ends there. The
-user's code asked for it, and the same scenario with the built-in layer, in the cell beside it, says whether the
-framework's own layer does the same. A traceback whose last Python line is the adapter's is bncheck's: it could not
+**In a cell that plays code of the user's an error is not the framework's** merely because its traceback ends there: the
+user's code asked for it. It is where the framework's own layer, in the same place and on the same batch, raises the
+same words out of the same code (one value per channel): the adapter asks it, and the error carries the answer. A
+traceback whose last Python line is the adapter's is bncheck's: it could not
 deal with what it was handed (an AttributeError on an output, a value that does not fit a parameter).
 
 **In every other cell** the innermost line decides that is neither the standard library's nor NumPy's, which only do as

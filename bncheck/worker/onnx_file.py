@@ -162,6 +162,8 @@ def read_model(graph, data, name):
             inputs.append(read_value(value, name))
         elif number == 12:
             graph.outputs.append(read_value(value, name)[0])
+    if not graph.outputs:
+        raise FileError("the graph of %s has no output" % name)
     graph.inputs = {key: (kind, shape) for key, kind, shape in inputs if key not in graph.weights}
     spread_constants(graph)
     return graph
@@ -305,16 +307,23 @@ def read_outside(path, said, size, name):
 
 class Norm:
     """A BatchNormalization node: ``layer`` is its name in a trace, ``training`` its mode in the file, ``held`` the
-    arrays of the file by neutral word (None: computed in the graph, or fed)."""
+    arrays of the file by neutral word (None: computed in the graph; ``behind`` says of what)."""
 
     def __init__(self, layer, node, graph):
         self.layer, self.node = layer, node
         self.outputs = len([name for name in node.outputs if name])
         self.training = bool(node.get("training_mode", 0)) if graph.opset >= 14 else self.outputs > 1
         # The file says float32; 0.9 stands for the float32 next to it, as in the operator's schema.
-        self.momentum = float(np.float32(node.get("momentum", 0.9)))
-        self.eps = float(np.float32(node.get("epsilon", 1e-5)))
+        self.momentum = stored(layer, node, "momentum", 0.9)
+        self.eps = stored(layer, node, "epsilon", 1e-5)
         self.held = {what: graph.weights.get(name) for what, name in zip(ROLES, node.inputs[1:5])}
+
+
+def stored(layer, node, key, usual):
+    value = node.get(key, usual)
+    if not isinstance(value, (int, float)):
+        raise FileError("the attribute %s of %s is no number" % (key, layer))
+    return float(np.float32(value))
 
 
 def batch_norms(graph):
@@ -323,8 +332,11 @@ def batch_norms(graph):
     found, used = [], set()
     for node in graph.nodes:
         if node.kind == "BatchNormalization" and node.domain in ("", "ai.onnx"):
-            if len(node.inputs) != 5 or not node.outputs:
-                raise FileError("a BatchNormalization node has %d inputs; it takes 5" % len(node.inputs))
+            given = len([name for name in node.inputs if name])
+            if len(node.inputs) != 5 or given != 5:
+                raise FileError("a BatchNormalization node has %d inputs; it takes 5" % given)
+            if not any(node.outputs[:1]):
+                raise FileError("a BatchNormalization node has no output")
             word = re.sub(r"[^A-Za-z0-9_.-]+", ".", node.name or node.outputs[0]).strip(".-") or "batch_norm"
             layer, count = word, 1
             while layer in used:
@@ -360,6 +372,26 @@ def describe(graph):
 
 # What has a graph of its own in an attribute, which may read any name of the graph around it.
 NESTING = ("If", "Loop", "Scan")
+# Whose outputs are not the same each time, or may not be.
+RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli",
+          "Dropout", "BatchNormalization")  # fmt: skip
+
+
+def behind(graph, name, weights):
+    """Places of the nodes that compute a value from these weights alone, in order; none for one of them. None where
+    something else takes part in it: the batch, chance, or what cannot be looked into."""
+    makers = {made: place for place, node in enumerate(graph.nodes) for made in node.outputs if made}
+    wanted, found = [name], set()
+    while wanted:
+        each = wanted.pop()
+        if each in weights or makers.get(each) in found:
+            continue
+        node = graph.nodes[makers[each]] if each in makers else None
+        if node is None or node.domain not in ("", "ai.onnx") or node.kind in NESTING or node.kind in RANDOM:
+            return None
+        found.add(makers[each])
+        wanted += [given for given in node.inputs if given]
+    return sorted(found)
 
 
 def from_the_batch(graph):
@@ -394,7 +426,7 @@ def dropout(graph, node):
         training, share = False, 0.0
     else:
         known = graph.weights.get(mode)
-        training = bool(known.reshape(-1)[0]) if known is not None else "computed"
+        training = bool(known.any()) if known is not None else "computed"
         share = graph.weights.get(ratio, 0.5) if ratio else 0.5
     return {"name": node.name, "training": training, "drops": bool(training is True and np.any(np.asarray(share) != 0))}
 

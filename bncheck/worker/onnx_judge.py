@@ -125,13 +125,17 @@ def nudged(x):
 # ------------------------------------------------------------------------------------- one node on its own
 
 
-def nodes(model, mode, found):
-    """{layer: times its rounding bound} of every BatchNormalization node that was seen, from its own input."""
-    ratios = {}
+def nodes(model, mode, feeds, found):
+    """{layer: times its rounding bound} of every BatchNormalization node that was seen, from its own input: one that it
+    was fed, one that another node computed, or a weight."""
+    ratios, known = {}, dict(model.graph.weights, **feeds)
+    known.update(found)
     for layer, norm in model.norms.items():
-        names = norm.node.inputs
-        held = [model.held[layer, what] for what in model.files.ROLES]
-        x, y = found.get(names[0], model.graph.weights.get(names[0])), found.get(norm.node.outputs[0])
+        names, held = norm.node.inputs, []
+        for what, name in zip(model.files.ROLES, names[1:5]):
+            array = model.held[layer, what]
+            held.append(known.get(name) if array is None else array)
+        x, y = known.get(names[0]), found.get(norm.node.outputs[0])
         if x is None or y is None or any(array is None for array in held):
             continue
         ratios[layer] = node(norm, model.training(norm, mode), x, y, [np.asarray(each, np.float64) for each in held])

@@ -55,6 +55,7 @@ def check(files, graph, norm):
         raise files.FileError(
             "%s has %d outputs; BatchNormalization of opset %d%s has %s" % (name, norm.outputs, opset, mode, words)
         )
+    check_parameters(files, graph, norm)
     scale, shift, mean, var = (graph.types.get(each, "") for each in node.inputs[1:5])
     data = data_type(graph)
     pairs = [("B", shift, "scale", scale), ("var", var, "mean", mean)]
@@ -70,10 +71,43 @@ def check(files, graph, norm):
             )
 
 
+def check_parameters(files, graph, norm):
+    """Each has one number per channel, and all are of the same length: what the file holds of them."""
+    sizes = {}
+    for word, name in zip(WORDS, norm.node.inputs[1:5]):
+        array, kind = graph.weights.get(name), graph.types.get(name, "")
+        if array is None:
+            continue
+        if kind and kind not in files.FLOATS:
+            raise files.FileError(
+                "in %s the input %s is %s; BatchNormalization takes floating-point numbers" % (norm.layer, word, kind)
+            )
+        one_per_channel(files, norm.layer, word, array)
+        sizes.setdefault(array.size, word)
+    if len(sizes) > 1:
+        (one, first), (two, second) = list(sizes.items())[:2]
+        raise files.FileError(
+            "%s has %d values in its input %s and %d in %s; BatchNormalization has one per channel in each"
+            % (norm.layer, one, first, two, second)
+        )
+
+
+def one_per_channel(files, layer, word, array):
+    if array.ndim != 1:
+        raise files.FileError(
+            "in %s the input %s has the shape %s; BatchNormalization takes one number per channel, in one axis"
+            % (layer, word, list(array.shape))
+        )
+
+
 def data_type(graph):
     """The type that runs through the file: that of its input, unless a Cast changes it on the way."""
     kinds = {kind for kind, _ in graph.inputs.values()}
     return "" if len(kinds) != 1 or any(node.kind == "Cast" for node in graph.nodes) else kinds.pop()
+
+
+# The inputs of BatchNormalization behind X, as its text calls them.
+WORDS = ("scale", "B", "mean", "var")
 
 
 class Model:
@@ -85,31 +119,50 @@ class Model:
         self.of_node = {id(norm.node): norm for norm in norms}
         self.layers = list(self.norms)
         self.held, self.modes, self.seen = {}, {norm.layer: norm.training for norm in norms}, {}
+        self.dropped = set()  # outputs that a node of this file has and that are not computed here
         self.outputs, self.empty = {}, False  # of the last forward, by name; whether an image in it had no values
-        for norm in norms:
-            for what, array in norm.held.items():
-                if array is not None:
-                    self.held[norm.layer, what] = wide(array)
         self.weights = {name: wide(array) for name, array in graph.weights.items()}
+        for norm in norms:
+            for what, name in zip(files.ROLES, norm.node.inputs[1:5]):
+                places = files.behind(graph, name, graph.weights)
+                if places is not None:
+                    self.held[norm.layer, what] = self.play([graph.nodes[place] for place in places])[name]
+        self.fixed = set(self.held)  # the rest is computed of the batch, and is no state of the layer
 
     def forward(self, x, mode):
+        self.seen, self.empty, self.dropped = {}, False, set()
+        feeds = {name: wide(array) for name, array in self.files.feed(self.graph, x).items()}
+        before = dict(self.held), dict(self.modes)
+        try:
+            values = self.play(self.graph.nodes, feeds, mode)
+        except Exception:
+            self.held, self.modes = before  # as a runtime: what it refuses leaves nothing behind
+            raise
+        self.outputs = {name: values[name] for name in self.graph.outputs if name in values}
+        return self.value(values, self.graph.outputs[0], "the file gives")
+
+    def play(self, nodes, feeds=(), mode="as_is"):
+        """{name: value} after the nodes, each from what is known by then."""
         values = dict(self.weights)
-        values.update({name: wide(array) for name, array in self.files.feed(self.graph, x).items()})
-        self.seen, self.empty = {}, False
-        for node in self.graph.nodes:
-            given = [values.get(name) if name else None for name in node.inputs]
-            lost = [name for name, value in zip(node.inputs, given) if name and value is None]
-            if lost:
-                raise self.files.FileError("%s reads %s, which nothing before it computes" % (node.kind, lost[0]))
+        values.update(feeds)
+        for node in nodes:
+            given = [self.value(values, name, node.kind + " reads") if name else None for name in node.inputs]
             if id(node) in self.of_node:
                 found = self.normalise(self.of_node[id(node)], given, mode)
             else:
-                found = KINDS[node.kind](node, given, self.graph.opset)
+                found = operate(self.files, node, given, self.graph.opset)
             found = found if isinstance(found, (list, tuple)) else [found]
             self.empty = self.empty or (found[0].ndim > 2 and not found[0].size and node.kind != "Constant")
             values.update((name, value) for name, value in zip(node.outputs, found) if name)
-        self.outputs = {name: values[name] for name in self.graph.outputs if name in values}
-        return values[self.graph.outputs[0]]
+            self.dropped.update(node.outputs[len(found) :])
+        return values
+
+    def value(self, values, name, who):
+        if name in values:
+            return values[name]
+        if name in self.dropped:
+            raise NotImplementedError("%s %s, an output that the oracle does not compute" % (who, name))
+        raise self.files.FileError("%s %s, which nothing before it computes" % (who, name))
 
     def run_exported(self, folder, x):
         return {"output": self.forward(x, "as_is")}
@@ -117,11 +170,11 @@ class Model:
     def normalise(self, norm, given, mode):
         """Outputs of one node; in training the running statistics move, whether or not an output shows them."""
         layer, x = norm.layer, given[0]
-        for what, value in zip(self.files.ROLES, given[1:]):
-            self.held.setdefault((layer, what), value)
         training = norm.training if mode == "as_is" else mode != "eval"
         self.modes[layer] = training
-        gamma, beta, mean, var = (self.held[layer, what] for what in self.files.ROLES)
+        used = [self.held.get((layer, what), value) for what, value in zip(self.files.ROLES, given[1:])]
+        self.fits(layer, x, used)
+        gamma, beta, mean, var = used
         found = ()
         if training:
             axes = (0,) + tuple(range(2, x.ndim))
@@ -137,6 +190,20 @@ class Model:
         self.seen[layer] = (x, out)
         return (out,) + found
 
+    def fits(self, layer, x, used):
+        if x.ndim < 2:
+            raise NotImplementedError(
+                "the input of %s has the shape %s; bncheck looks at BatchNormalization from two axes on"
+                % (layer, list(x.shape))
+            )
+        for word, array in zip(WORDS, used):
+            one_per_channel(self.files, layer, word, array)
+            if array.size != x.shape[1]:
+                raise self.files.FileError(
+                    "%s gets %d channels (its input X has the shape %s) and has %d values in its input %s"
+                    % (layer, x.shape[1], list(x.shape), array.size, word)
+                )
+
     def flush(self):
         """Nothing waits."""
 
@@ -149,7 +216,7 @@ class Model:
     def state(self, layer):
         norm = self.norms[layer]
         found = {"training": int(self.modes[layer]), "momentum": norm.momentum, "eps": norm.eps}
-        found.update((what, self.held[layer, what]) for what in self.files.ROLES if (layer, what) in self.held)
+        found.update((what, self.held[layer, what]) for what in self.files.ROLES if (layer, what) in self.fixed)
         return found
 
     def facts(self):
@@ -158,6 +225,31 @@ class Model:
 
 def wide(array):
     return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def operate(files, node, given, opset):
+    """The outputs of a node that is no BatchNormalization. What NumPy refuses of the shapes, ONNX refuses too, in
+    operators that are here in all their forms; elsewhere it may be this file that lacks a form."""
+    least = 3 if node.kind == "Slice" and opset >= 10 else LEAST.get(node.kind, 1)
+    if len(given) < least or any(value is None for value in given[:least]):
+        there = len([value for value in given if value is not None])
+        raise files.FileError(
+            "the %s node %r has %d of the %d inputs that it needs" % (node.kind, node.name, there, least)
+        )
+    try:
+        return KINDS[node.kind](node, given, opset)
+    except (NotImplementedError, files.FileError):
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(list(value.shape)) for value in given if value is not None)
+        if isinstance(error, (ValueError, IndexError)) and node.kind not in CHOOSY:
+            raise files.FileError(
+                "the %s node %r does not take the shapes %s: %s" % (node.kind, node.name, shapes, error)
+            )
+        raise NotImplementedError(
+            "the oracle cannot play the %s node %r with inputs of the shapes %s (%s: %s)"
+            % (node.kind, node.name, shapes, type(error).__name__, error)
+        )
 
 
 # ------------------------------------------------------------------------------------------------ the other nodes
@@ -379,6 +471,10 @@ def constant(node, given, opset):
 
 # Operators of which some forms are missing here; only a forward tells.
 CHOOSY = ("MaxPool", "AveragePool", "Resize", "Upsample", "ConvTranspose")
+# How many inputs an operator needs, where it is not one.
+LEAST = {"Constant": 0, **dict.fromkeys(
+    ("Conv", "ConvTranspose", "Gemm", "MatMul", "Reshape", "Expand", "Gather", "Add", "Sub", "Mul", "Div", "Pow"), 2
+)}  # fmt: skip
 KINDS = {
     "Conv": conv, "Gemm": gemm, "MaxPool": pool, "AveragePool": pool, "Flatten": flatten, "Reshape": reshape,
     "ReduceMean": reduce, "ReduceSum": reduce, "ReduceL2": reduce, "Clip": clip, "Expand": expand,

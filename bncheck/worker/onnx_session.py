@@ -7,6 +7,9 @@ the recorded one is said in the cell's notes, because all of them should give th
 finds out which is right.
 """
 
+import numpy as np
+
+MODES = {"eval": "inference", "train": "training"}
 # Beside the recorded play: graph optimisation on or off, the optional outputs asked for or not.
 BESIDE = {"optimised": (True, True), "unused": (False, False), "optimised_unused": (True, False)}
 
@@ -26,6 +29,8 @@ class Model:
         self.modes = {layer: norm.training for layer, norm in self.norms.items()}
         self.moved, self.sessions, self.seen, self.plays = False, {}, {}, []
         self.proto = onnx.load(path)
+        self.held.update(self.computed_parameters())
+        self.fixed = {key for key, array in self.held.items() if array is not None}
         self.opened, self.closed = self.open_sizes(), []
         try:
             oracle.playing(files, self.graph)
@@ -43,6 +48,35 @@ class Model:
                     opened.append(item.name)
         return sorted(set(opened))
 
+    def computed_parameters(self):
+        """{(layer, what): array} of parameters that the graph computes from weights alone, as onnxruntime does. Those
+        that it computes of the batch, or cannot compute, are no state of the layer."""
+        found, stored = {}, {item.name for item in self.proto.graph.initializer}
+        for layer, norm in self.norms.items():
+            for what, name in zip(self.files.ROLES, norm.node.inputs[1:5]):
+                places = None if norm.held[what] is not None else self.files.behind(self.graph, name, stored)
+                if places:
+                    try:
+                        found[layer, what] = self.play_alone(places, name)
+                    except Exception:
+                        continue  # the file as a whole says why
+        return found
+
+    def play_alone(self, places, name):
+        import onnxruntime
+
+        model = self.onnx.ModelProto(ir_version=self.proto.ir_version, opset_import=self.proto.opset_import)
+        model.graph.name = "bncheck"
+        model.graph.node.extend(self.proto.graph.node[place] for place in places)
+        read = {each for node in model.graph.node for each in node.input}
+        model.graph.initializer.extend(item for item in self.proto.graph.initializer if item.name in read)
+        model.graph.output.append(self.onnx.ValueInfoProto(name=name))
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=self.providers)
+        return session.run(None, {})[0]
+
     # -- the file in other modes ------------------------------------------------------------------------------
 
     def edited(self, mode, taps):
@@ -58,7 +92,7 @@ class Model:
             self.set_mode(node, norm, mode)
             if self.moved:
                 self.set_statistics(model, node, norm.layer)
-            shown += [node.input[0], node.output[0]] if taps else []
+            shown += [node.input[0], node.output[0], *self.of_the_batch(norm)] if taps else []
             # Asked for, new statistics have a place of their own to go to: a play that is judged leaves them out.
             shown += self.new_statistics(node) if self.training(norm, mode) and taps != "nodes" else []
         known = {item.name for item in model.graph.output} | {item.name for item in model.graph.input}
@@ -69,6 +103,12 @@ class Model:
             if name not in known and name in made:
                 model.graph.output.append(self.onnx.ValueInfoProto(name=name))
         return model.SerializeToString()
+
+    def of_the_batch(self, norm):
+        """Names of the parameters that the graph computes of the batch."""
+        return [
+            name for what, name in zip(self.files.ROLES, norm.node.inputs[1:5]) if (norm.layer, what) not in self.fixed
+        ]
 
     def training(self, norm, mode):
         return norm.training if mode == "as_is" else mode != "eval"
@@ -91,6 +131,8 @@ class Model:
     def set_statistics(self, model, node, layer):
         """What training forwards have moved takes the place of the file's own statistics."""
         for place, what in ((3, "running_mean"), (4, "running_var")):
+            if self.held[layer, what] is None:  # computed of the batch, and no training forward has moved it
+                continue
             name = "bncheck/%s/%s" % (layer, what)
             model.graph.initializer.append(self.onnx.numpy_helper.from_array(self.held[layer, what], name))
             node.input[place] = name
@@ -120,7 +162,7 @@ class Model:
             try:
                 self.sessions[key] = self.make(mode, optimise, taps, without)
             except Exception as error:
-                self.refuse(error)
+                self.refuse(error, mode)
         return self.sessions[key]
 
     def make(self, mode, optimise, taps, without, severity=4):
@@ -139,13 +181,15 @@ class Model:
         """Let go of sessions that were made to find an optimiser."""
         self.sessions = {key: session for key, session in self.sessions.items() if not key[-1]}
 
-    def refuse(self, error):
+    def refuse(self, error, mode):
         """onnxruntime's reason in its own words, without the paths of its build."""
         words = [line for line in str(error).split("\n") if line.strip()]
         said = words[0].split(" : ", 3)[-1] if words else repr(error)
         said = said.split("std::string&, int) ")[-1][:600]
         if type(error).__name__ == "NotImplemented":
             raise NotImplementedError("onnxruntime has no kernel: %s" % said)
+        if mode != "as_is":  # the file as it lies there was taken when the model was built
+            raise NotImplementedError("the file cannot be put into %s mode: %s" % (MODES[mode], said))
         raise self.files.FileError(
             "onnxruntime refuses the file, which declares opset %d (%s): %s"
             % (self.graph.opset, type(error).__name__, said)
@@ -160,6 +204,7 @@ class Model:
         feeds = self.files.feed(self.graph, x)
         plays = {"recorded": self.run(mode, feeds, False, True, True)}
         found = plays["recorded"]
+        self.refuse_outputs(found)
         for name, (optimise, used) in BESIDE.items():
             self.beside(notes, plays, name, mode, feeds, optimise, used)
         out = found[self.graph.outputs[0]]
@@ -168,7 +213,7 @@ class Model:
             self.ask_for_forms(mode, feeds)
             self.closed = self.opened if self.opened and not self.lets_in(feeds) else []
         if self.lacking:
-            notes["nodes"], notes["no_oracle"] = self.judge.nodes(self, mode, found), self.lacking
+            notes["nodes"], notes["no_oracle"] = self.judge.nodes(self, mode, feeds, found), self.lacking
         self.settle(notes, plays, mode, feeds)
         found.update(feeds)
         self.remember(mode, found)
@@ -180,6 +225,19 @@ class Model:
         names = [item.name for item in session.get_outputs()]
         wanted = names if used else [self.graph.outputs[0]]
         return dict(zip(wanted, session.run(wanted, feeds)))
+
+    def refuse_outputs(self, found):
+        """Maps, sequences and texts hold no numbers, and a layer without a channel axis has no channels."""
+        first = self.graph.outputs[0]
+        if not (isinstance(found[first], np.ndarray) and found[first].dtype.kind in "fiub"):
+            raise NotImplementedError("the file's first output, %s, is no tensor of numbers" % first)
+        for layer, norm in self.norms.items():
+            out = found[norm.node.outputs[0]]
+            if out.ndim < 2:
+                raise NotImplementedError(
+                    "the input of %s has the shape %s; bncheck looks at BatchNormalization from two axes on"
+                    % (layer, list(out.shape))
+                )
 
     def beside(self, notes, plays, name, mode, feeds, optimise, used):
         """Largest difference of another play to the recorded one, over all outputs that both have."""
@@ -241,7 +299,7 @@ class Model:
         if "off" not in notes:
             seen = self.run(mode, feeds, True, True, "nodes")
             notes["nodes"], notes["optimised_nodes"] = (
-                judge.nodes(self, mode, play) for play in (plays["recorded"], seen)
+                judge.nodes(self, mode, feeds, play) for play in (plays["recorded"], seen)
             )
 
         used = BESIDE[optimised[0]][1]
@@ -290,7 +348,7 @@ class Model:
     def state(self, layer):
         norm = self.norms[layer]
         found = {"training": int(self.modes[layer]), "momentum": norm.momentum, "eps": norm.eps}
-        found.update((what, array) for (name, what), array in self.held.items() if name == layer and array is not None)
+        found.update((what, self.held[layer, what]) for what in self.files.ROLES if (layer, what) in self.fixed)
         return found
 
     def facts(self):

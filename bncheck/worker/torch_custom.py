@@ -150,12 +150,31 @@ def naming_the_line(path):
             yield
         except Exception as error:
             line = line_of_traceback(path, error) or line_of_warnings(path, caught)
+            line = "" if getattr(error, "origin", "") == "framework" else line
             if line and error.args and isinstance(error.args[0], str):
                 first = error.args[0].split(" Hint: ")[0]
                 error.args = ("%s [%s]" % (first, line),) + error.args[1:]
             raise
     for item in caught:
         warnings.showwarning(item.message, item.category, item.filename, item.lineno)
+
+
+def raises_alike(model, error, data, mode):
+    """Whether the error arose in torch's own code, and the network with built-in layers raises the very same."""
+    torch = model.torch
+    last = traceback.extract_tb(error.__traceback__)[-1].filename
+    if not last.startswith(os.path.dirname(torch.__file__) + os.sep):
+        return False
+    try:
+        usual = model.builtin()
+        usual.net.train(model.net.training)
+        with torch.set_grad_enabled(mode not in ("eval", "no_grad")):
+            usual.call(data)
+    except Exception as other:
+        return (type(other), str(other)) == (type(error), str(error))
+    finally:
+        remember_lines(torch, True)
+    return False
 
 
 def line_of_traceback(path, error):

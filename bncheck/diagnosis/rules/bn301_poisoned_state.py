@@ -4,11 +4,12 @@ Signature: one batch with NaN or Inf, and the running statistics of those channe
 many clean batches follow; a running variance below zero, set by hand or loaded into the wrong place, and eval is NaN in
 exactly its channels; a running variance of 0, and eval multiplies by 1/sqrt(eps). What a layer only got from another
 one is listed there. NaN in the data alone passes with its batch; one value per channel (n = 1) hits all channels;
-cancellation spoils y as well. An existing ONNX file may hold such a variance from the start.
+cancellation spoils y as well. An existing ONNX file may hold such a variance from the start, or an epsilon that takes
+variance + epsilon to zero or below.
 
 What to do: check batches before they reach the layer, after their cast too. Once it happened no further training heals
 it: reset the running statistics (mean 0, variance 1) and re-estimate them on clean data, or go back to an earlier
-checkpoint. Load means and variances into their own places.
+checkpoint. Load means and variances into their own places. An epsilon has to be above zero.
 """
 
 from collections.abc import Iterator, Mapping
@@ -106,15 +107,20 @@ def one_per_layer(findings: list[Finding]) -> Iterator[Finding]:
 
 def file_without_variance(cell: CellView) -> Iterator[Finding]:
     for item in no_variances(cell):
+        shown, many = ", ".join(map(number, item.values)), f"{item.channels} of {item.of} channels of {item.layer}"
+        said = f"holds a running variance that cannot be one in {many} ({shown})"
+        advice = "re-estimate the running statistics on clean data and export again; nothing heals the file"
+        if item.by_eps:
+            said = f"has an epsilon of {number(item.eps)}, and variance + epsilon is not above zero in {many}"
+            said = f"{said} (variance {shown})"
+            advice = f"set the attribute epsilon of {item.layer} to a number above zero; its default is 1e-05"
         yield Finding(
             code=CODE,
             cause=CAUSE,
             kind="defect",
             title=(
-                f"{file_name(cell)} holds a running variance that cannot be one in {item.channels} of {item.of} "
-                f"channels "
-                f"of {item.layer} ({', '.join(map(number, item.values))}): {item.bad} of {item.forwards} forwards on "
-                f"{names(cell.members)} give NaN or Inf there."
+                f"{file_name(cell)} {said}: {item.bad} of {item.forwards} forwards on {names(cell.members)} give NaN "
+                f"or Inf there."
             ),
             targets=targets(cell.members),
             scenario=cell.case.scenario,
@@ -125,5 +131,5 @@ def file_without_variance(cell: CellView) -> Iterator[Finding]:
             departs=cell.target,
             departs_from="arithmetic",
             evidence={"channels": item.channels, "forwards": item.forwards, "of them not finite": item.bad},
-            advice="re-estimate the running statistics on clean data and export again; nothing heals the file",
+            advice=advice,
         )

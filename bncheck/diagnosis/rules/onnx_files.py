@@ -122,9 +122,11 @@ def depth_of(facts: Mapping[str, Any], notes: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class NoVariance:
-    """A layer of the file whose running variance, with eps added, has no square root in some channels."""
+    """A layer of the file whose running variance, with eps added, cannot be divided by the root of in some channels."""
 
     layer: str
+    eps: float
+    by_eps: bool  # the variance can be one: it is eps that takes the sum to zero or below
     channels: int
     of: int
     values: tuple[float, ...]  # the first ones
@@ -133,7 +135,8 @@ class NoVariance:
 
 
 def no_variances(cell: CellView) -> Iterator[NoVariance]:
-    """Layers of an existing file whose variance cannot be one: below zero, NaN or Inf, before any event."""
+    """Layers of an existing file whose variance cannot be one (below zero, NaN or Inf), or is not above zero once its
+    eps is added, before any event."""
     if cell.trace is None or file_facts(cell) is None:
         return
     for layer in cell.trace.layers:
@@ -141,11 +144,15 @@ def no_variances(cell: CellView) -> Iterator[NoVariance]:
         if rows is None or eps is None or bad is None or not len(rows):
             continue
         held = np.asarray(rows[0], dtype=np.float64)
-        lost = np.flatnonzero(~(held + float(eps[0]) > 0) | np.isinf(held))
-        if lost.size:
+        wrong, sound = ~(held + float(eps[0]) > 0) | np.isinf(held), np.isfinite(held) & (held >= 0)
+        for by_eps, lost in ((False, np.flatnonzero(wrong & ~sound)), (True, np.flatnonzero(wrong & sound))):
+            if not lost.size:
+                continue
             shown = tuple(float(value) for value in held[lost[:3]])
             yield NoVariance(
                 layer=layer,
+                eps=float(eps[0]),
+                by_eps=by_eps,
                 channels=lost.size,
                 of=held.size,
                 values=shown,

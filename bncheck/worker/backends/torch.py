@@ -303,11 +303,26 @@ class Model:
         quiet = mode in ("eval", "no_grad")
         if not quiet and self.network.get("input_gradient", True):
             data.requires_grad_()
-        with self.blame(), self.torch.set_grad_enabled(not quiet):
+        with self.blame(), self.beside_builtin(data, mode), self.torch.set_grad_enabled(not quiet):
             out = self.call(data)
         if not quiet:
             self.record(data, out)
         return self.finish(data, out, mode)
+
+    @contextlib.contextmanager
+    def beside_builtin(self, data, mode):
+        """An error of a layer of the user's that the built-in one raises as well, out of torch's own code, is torch's
+        refusal: the network with built-in layers is asked."""
+        try:
+            yield
+        except Exception as error:
+            alike = part("torch_custom").raises_alike
+            if self.custom and not self.network.get("replicas") and alike(self, error, data, mode):
+                error.origin = "framework"
+            raise
+
+    def builtin(self):
+        return type(self)(self.network, self.params, str(self.dtype).rpartition(".")[2], "builtin", self.device)
 
     def record(self, data, out):
         """A forward after a backward starts a new tape; several before one backward share it."""
