@@ -64,12 +64,14 @@ OPS = (
     _forward(
         "train_forward", "the next batch through the network in training", call="train", mode="train", records=True
     ),
-    _forward("eval_forward", "the next batch in eval", call="eval", mode="eval"),
-    _forward("no_grad_forward", "in training, without a gradient to go back through", call="no_grad", mode="train"),
+    _forward("eval_forward", "the next batch through the network in eval", call="eval", mode="eval"),
     _forward(
-        "checkpointed_forward", "in training, and backward runs it once more", call="", mode="train", records=True
+        "no_grad_forward", "the same in training, leaving no gradient to go back through", call="no_grad", mode="train"
     ),
-    _forward("forward", "every layer in the mode it is in", call="as_is", mode=None, records=True),
+    _forward(
+        "checkpointed_forward", "the same in training; backward runs it once more", call="", mode="train", records=True
+    ),
+    _forward("forward", "the same with every layer in the mode it is in", call="as_is", mode=None, records=True),
     Op(
         name="backward",
         # When none was recorded, through the same forwards again: that is how F F B and F B B are told apart.
