@@ -8,33 +8,173 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-# Events that run the network forward on a batch.
-# "forward" leaves every layer in the mode it is in; the others set the mode of the whole network first.
-FORWARD_OPS = ("train_forward", "eval_forward", "no_grad_forward", "checkpointed_forward", "forward")
-# Forwards that leave a gradient to go back through (the worker's rule).
-RECORDING = ("train_forward", "checkpointed_forward", "forward")
-# Every event a program may hold; a backend that lacks one says "unsupported", with the reason.
+Runs = Literal["", "network", "file", "copy"]
+Reads = Literal["", "next", "last", "first"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One word of programs and what every stage has to know of it. A new event is a row below, and a method of its
+    name in each backend that has it; a backend without one says "unsupported", with the reason."""
+
+    name: str
+    says: str
+    # Whether a target that lacks it plays another program from there on, so that nothing behind it is compared. One
+    # without backward, flush or export goes on as before (onnxruntime has no backward, and updates in forward).
+    counts: bool
+    arguments: tuple[str, ...] = ()  # what a scenario may say beside its name
+    runs: Runs = ""  # whose output on a batch it records: the network's (a forward), the exported file's, the copy's
+    reads: Reads = ""  # which batch of its input it is given: the next one, the one that was read last, the first
+    mode: Literal["train", "eval", "asked"] | None = None  # what it puts the network into first; None: as it is
+    call: str = ""  # what the backend's forward(x, mode) is told; "": a method of the event's name
+    records: bool = False  # it leaves a graph that a later backward goes back through
+    # What it changes by design of what layers hold: "mode", "state" (the statistics); "copy": either, of the copy.
+    changes: tuple[str, ...] = ()
+    folder: bool = False  # its method is given a folder for files
+    itself: bool = False  # it compares a target with itself, so that no second one is needed
+
+    @property
+    def forward(self) -> bool:
+        return self.runs == "network"
+
+    @property
+    def compared(self) -> bool:
+        """Whether its output is held against other targets'. A copy's is not: the reference makes one kind only."""
+        return self.runs in ("network", "file")
+
+
+def _forward(name: str, says: str, *, call: str, mode: Literal["train", "eval"] | None, records: bool = False) -> Op:
+    return Op(
+        name=name,
+        says=says,
+        counts=True,
+        arguments=("input",),
+        runs="network",
+        reads="next",
+        mode=mode,
+        call=call,
+        records=records,
+        changes=(*(["mode"] if mode else []), *(["state"] if mode != "eval" else [])),
+    )
+
+
 OPS = (
-    *FORWARD_OPS,
-    # Through the sum of all forwards recorded since the last backward; when there is none, through the same
-    # forwards again (that is how F F B and F B B are told apart).
-    "backward",
-    "set_mode",  # arguments: training = true|false, layer = name (all layers when absent)
-    "freeze",  # arguments: layer = name (all when absent): requires_grad=False, what people call freezing
-    "flush",  # finish asynchronous work, then read the state again
-    "reload",  # save the state, build a fresh network, load it; arguments: drop = states left out (old checkpoints)
-    "export_onnx",  # arguments: exporter, opset, training, keep
-    "run_exported",  # eval of the exported file
-    "draw_graph",  # the autograd graph behind each buffer as DOT text, an artifact; arguments: layer
-    # The first samples of a batch in eval, in batches of each of the sizes: how far apart, layer by layer.
-    "eval_in_batches",  # arguments: sizes, samples
-    # With network.copied: make the copy anew, or average into it, as its kind says; run the copy, not the network.
-    "update_copy",
-    "train_copy",
-    "eval_copy",
+    _forward(
+        "train_forward", "the next batch through the network in training", call="train", mode="train", records=True
+    ),
+    _forward("eval_forward", "the next batch through the network in eval", call="eval", mode="eval"),
+    _forward(
+        "no_grad_forward", "the same in training, leaving no gradient to go back through", call="no_grad", mode="train"
+    ),
+    _forward(
+        "checkpointed_forward", "the same in training; backward runs it once more", call="", mode="train", records=True
+    ),
+    _forward("forward", "the same with every layer in the mode it is in", call="as_is", mode=None, records=True),
+    Op(
+        name="backward",
+        # When none was recorded, through the same forwards again: that is how F F B and F B B are told apart.
+        says="through the sum of all forwards recorded since the last backward, or the same ones again",
+        counts=False,
+        changes=("state",),  # MXNet moves its statistics here
+    ),
+    Op(
+        name="set_mode",
+        says="`training = true` or `false`, for one `layer` or all",
+        counts=True,
+        arguments=("training", "layer"),
+        mode="asked",
+        changes=("mode",),
+    ),
+    Op(
+        name="freeze",
+        says="what the framework calls freezing (`requires_grad=False`, `trainable=False`), of one `layer` or all",
+        counts=False,
+        arguments=("layer",),
+        changes=("mode",),  # Keras: inference from then on
+    ),
+    Op(name="flush", says="wait for asynchronous work, then read the state again", counts=False),
+    Op(
+        name="reload",
+        says="save the state, build the network anew, load it; `drop` are states left out, as in old checkpoints",
+        counts=False,
+        arguments=("drop",),
+        folder=True,
+    ),
+    Op(
+        name="export_onnx",
+        says="write the network as ONNX",
+        counts=False,
+        arguments=("exporter", "opset", "training", "keep"),
+        reads="first",
+        folder=True,
+    ),
+    Op(
+        name="run_exported",
+        says="the exported file on the batch that was read last",
+        counts=False,
+        arguments=("input",),
+        runs="file",
+        reads="last",
+        folder=True,
+    ),
+    Op(
+        name="draw_graph",
+        says="the autograd graph behind each buffer (of one `layer`, or all) as a file",
+        counts=False,
+        arguments=("layer",),
+        folder=True,
+    ),
+    Op(
+        name="eval_in_batches",
+        says="the first `samples` of a batch in eval, in batches of each of the `sizes`: how far apart, layer by layer",
+        counts=False,
+        arguments=("input", "sizes", "samples"),
+        reads="first",
+        mode="eval",
+        changes=("mode",),
+        itself=True,
+    ),
+    Op(
+        name="update_copy",
+        says="make the copy (`network.copied`) anew, or average into it, as its kind says",
+        counts=False,
+        arguments=("input",),
+        reads="last",
+        changes=("copy",),
+    ),
+    Op(
+        name="train_copy",
+        says="the copy in training, on the batch that the network read last",
+        counts=False,
+        arguments=("input",),
+        runs="copy",
+        reads="last",
+        changes=("copy",),
+    ),
+    Op(
+        name="eval_copy",
+        says="the copy in eval, on the batch that the network read last",
+        counts=False,
+        arguments=("input",),
+        runs="copy",
+        reads="last",
+        changes=("copy",),
+    ),
 )
+OP_NAMES = tuple(op.name for op in OPS)
+FORWARD_OPS = tuple(op.name for op in OPS if op.forward)
+RECORDING = tuple(op.name for op in OPS if op.records)
+COMPARED = tuple(op.name for op in OPS if op.compared)
+_OP_OF = {op.name: op for op in OPS}
+
+
+def op_of(name: str) -> Op:
+    """The row of an event. Of a word that a run folder brings from elsewhere nothing is known, nor held against it."""
+    return _OP_OF.get(name) or Op(name=name, says="", counts=False, changes=("mode",))
+
+
 # How network.copied is made: whole and apart, through a state dict (copied, or assigned as it is), as an exported
 # program, or averaged (parameters only, as hand-written teachers do; torch's AveragedModel without and with buffers).
 COPIES = ("deepcopy", "state_dict", "assign", "export", "ema_parameters", "averaged", "averaged_buffers")

@@ -14,6 +14,7 @@ import left_by_cells
 import numpy as np
 import pytest
 
+from bncheck.playing.cases_file import describe_ops
 from bncheck.playing.workers import RUNNER
 from bncheck.scenario import Layer
 from bncheck.worker.backends import reference
@@ -196,6 +197,7 @@ def play(python: Path, backend: Path, variant: str, folder: Path, cells: Sequenc
             "dtype": cell.dtype,
             "network": cell.network,
             "events": cell.events,
+            "ops": describe_ops(event["op"] for event in cell.events),
             "sample": 4096,
         }
         lines.append(json.dumps(task) + "\n")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bncheck.playing.cases_file import describe_ops
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network
 from bncheck.trace import EventRecord, Trace
 
@@ -84,6 +85,7 @@ def play(case: Case, inputs: Mapping[str, np.ndarray], rules: Mapping[str, Any])
     job = {
         "network": {"layers": [asdict(layer) for layer in case.network.layers]},
         "events": [asdict(event) for event in case.events],
+        "ops": describe_ops(event.op for event in case.events),
         "dtype": case.dtype,
     }
     with np.errstate(all="ignore"):

@@ -53,11 +53,19 @@ def scenarios() -> str:
     return table(("scenario", "cases", "", "what it tries"), rows)
 
 
+def events() -> str:
+    from bncheck.scenario import OPS
+
+    rows = [(f"`{op.name}`", ", ".join(f"`{key}`" for key in op.arguments), op.says) for op in OPS]
+    return table(("event", "arguments", "what it does"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "targets": targets,
     "rules": rules,
     "scenarios": scenarios,
+    "events": events,
 }
 
 

@@ -14,6 +14,7 @@ import pytest
 from left_by_cells import arrays_of, cells_of, worker_processes
 from patience import patience
 
+from bncheck.playing.cases_file import describe_ops
 from bncheck.playing.workers import Job, Limits, Progress, play
 from bncheck.run_folder.folder import read_result
 from bncheck.worker.archive import write_npz
@@ -37,6 +38,7 @@ def make_job(run: Path, faults: list[str], variant: str = "", isolate: bool = Fa
             "dtype": "float32",
             "network": network,
             "events": [event],
+            "ops": describe_ops(["train_forward"]),
         }
         lines.append(json.dumps(task) + "\n")
     (run / "cases.jsonl").write_text("".join(lines))

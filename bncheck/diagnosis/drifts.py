@@ -12,13 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from bncheck.evidence import CellView, Drift, first_true
-from bncheck.scenario import FORWARD_OPS, Case, Event, Tolerance
+from bncheck.scenario import COMPARED, Case, Event, Tolerance, op_of
 from bncheck.trace import GRADIENTS, STATES, STATISTICS, Array, Trace
 
 # Bits of a significand: an ULP of x is 2^(exponent of x − bits + 1), and not below the smallest normal's.
 SIGNIFICANDS = {"float64": (53, -1022), "float32": (24, -126), "float16": (11, -14), "bfloat16": (8, -126)}
-# Events without which what follows is another program.
-TELLING = (*FORWARD_OPS, "set_mode")
 NOT_PLAYED = ("unsupported", "failed")
 COARSENESS = ("float64", "float32", "float16", "bfloat16")
 
@@ -62,15 +60,12 @@ def compare(case: Case, a: CellView, b: CellView, tolerance: Tolerance = Toleran
 
 
 def same_program(a: Trace, b: Trace) -> int:
-    """How many events both sides played alike: up to the first that one of them has no support for, or failed at.
-
-    Only events that put a batch in or change the mode count: a side without backward, flush or export goes on as
-    before (onnxruntime has no backward, and moves its statistics in forward).
-    """
+    """How many events both sides played alike: up to the first that counts (``Op.counts``) and that one of them has no
+    support for, or failed at."""
     missing = [
         t
         for t, (one, two) in enumerate(zip(a.events, b.events, strict=False))
-        if (one.status in NOT_PLAYED) != (two.status in NOT_PLAYED) and one.op in TELLING
+        if (one.status in NOT_PLAYED) != (two.status in NOT_PLAYED) and op_of(one.op).counts
     ]
     return missing[0] if missing else min(len(a.events), len(b.events))
 
@@ -192,7 +187,7 @@ def pair_series(case: Case, a: Trace, b: Trace, events: int) -> Iterator[Series]
                     dtype=network_dtype(case, a, b),
                 )
     played = case.events[:events]
-    yield from loose(case, played, a, b, "output", FORWARD_OPS)
+    yield from loose(case, played, a, b, "output", COMPARED)
     yield from loose(case, played, a, b, "grad_input", ("backward",))
 
 
@@ -241,12 +236,7 @@ def loose(
     found = []
     for t, event in enumerate(played):
         one, two = a.arrays.get(f"{quantity}/{t}"), b.arrays.get(f"{quantity}/{t}")
-        if (
-            (event.op in ops or event.op == "run_exported")
-            and one is not None
-            and two is not None
-            and one.shape == two.shape
-        ):
+        if event.op in ops and one is not None and two is not None and one.shape == two.shape:
             found.append((t, one.reshape(-1), two.reshape(-1)))
     if not found:
         return

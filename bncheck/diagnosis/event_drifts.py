@@ -14,7 +14,7 @@ from bncheck.diagnosis.rules.few_values import single_values
 from bncheck.diagnosis.rules.leftover import is_whole, within_a_stack, within_bounds
 from bncheck.diagnosis.rules.movement import forwards_behind, holds_training
 from bncheck.evidence import Drift, PairView
-from bncheck.scenario import FORWARD_OPS
+from bncheck.scenario import COMPARED
 from bncheck.trace import STATES, Array
 
 
@@ -35,7 +35,7 @@ def apart_by_event(pair: PairView) -> Iterator[tuple[int, Drift]]:
 def output_series(pair: PairView) -> Iterator[Series]:
     a, b = pair.a.trace, pair.b.trace
     if a is not None and b is not None:
-        yield from loose(pair.case, pair.case.events[: same_program(a, b)], a, b, "output", FORWARD_OPS)
+        yield from loose(pair.case, pair.case.events[: same_program(a, b)], a, b, "output", COMPARED)
 
 
 def only_where_held(pair: PairView) -> bool:

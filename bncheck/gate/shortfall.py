@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from bncheck.finding import NODES
 from bncheck.gate import blamed
 from bncheck.run_folder.results import CRASHED, OUR_ERRORS, CellResult, Results, TargetResult
+from bncheck.scenario import op_of
 
 # Events that compare a target with itself.
-SELF_COMPARING = ("eval_in_batches",)
 LONGEST = 300
 
 
@@ -121,7 +121,7 @@ def compared(results: Results, cells: list[CellResult], asked: Asked) -> bool:
 
 
 def with_itself(ops: Collection[str]) -> bool:
-    return any(op in ops for op in SELF_COMPARING)
+    return any(op_of(op).itself for op in ops)
 
 
 def nothing(results: Results, cells: list[CellResult], whole: bool) -> Shortfall:

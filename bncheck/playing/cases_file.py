@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from bncheck.bounded import open_regular
 from bncheck.errors import RunFolderError, ScenarioError
 from bncheck.playing.plan import layer_ranks
 from bncheck.run_folder.folder import check_slug
-from bncheck.scenario import FORWARD_OPS, Case
+from bncheck.scenario import Case, op_of
 from bncheck.scenario_files.inputs import content_key, make_inputs
 from bncheck.worker.archive import write_npz
 
@@ -21,6 +21,7 @@ NAME = "cases.jsonl"
 KEY = re.compile(r"[0-9a-f]{16}\.npz")
 SAMPLED_IN_ALL = 65536  # elements of all outputs of a cell together
 LONGEST_LINE = 64 * 1024**2
+TOLD = ("runs", "reads", "call", "records", "folder")  # columns of ``scenario.Op``
 
 
 def describe_case(case: Case, inputs: str) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def describe_case(case: Case, inputs: str) -> dict[str, Any]:
     network = asdict(case.network)
     for layer, rank in zip(network["layers"], layer_ranks(case), strict=True):
         layer["rank"] = rank
-    forwards = sum(event.op in FORWARD_OPS for event in case.events)
+    forwards = sum(op_of(event.op).forward for event in case.events)
     return {
         "cell": check_slug(case.id),
         "protocol": 1,
@@ -36,9 +37,15 @@ def describe_case(case: Case, inputs: str) -> dict[str, Any]:
         "dtype": case.dtype,
         "network": network,
         "events": [asdict(event) for event in case.events],
+        "ops": describe_ops(event.op for event in case.events),
         "views": {name: spec.view for name, spec in case.inputs.items() if spec.view != "contiguous"},
         "sample": max(64, min(4096, SAMPLED_IN_ALL // max(forwards, 1))),
     }
+
+
+def describe_ops(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What the worker has to know of the events that a program holds."""
+    return {name: {column: getattr(op_of(name), column) for column in TOLD} for name in dict.fromkeys(names)}
 
 
 def write_cases(run: Path, cases: Sequence[Case]) -> dict[str, str]:

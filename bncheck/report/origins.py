@@ -13,7 +13,7 @@ import numpy as np
 from bncheck.report.gallery import Gallery
 from bncheck.run_folder.arrays import trace_of
 from bncheck.run_folder.results import CellResult, Results
-from bncheck.scenario import FORWARD_OPS
+from bncheck.scenario import op_of
 from bncheck.trace import STATISTICS, Array, Trace
 
 NAME = "origins"
@@ -48,8 +48,8 @@ def row(results: Results, run_folder: Path, cell: CellResult) -> tuple[str, ...]
     trace = trace_of(run_folder, cell, case.ops)
     if trace is None:
         return (cell.scenario, case.label, label, cell.outcome, "", "")
-    trained = next((t for t, op in enumerate(case.ops) if op in FORWARD_OPS and op != "eval_forward"), None)
-    evaluated = next((t for t, op in enumerate(case.ops) if op == "eval_forward"), None)
+    trained = next((t for t, op in enumerate(case.ops) if op_of(op).forward and op_of(op).mode != "eval"), None)
+    evaluated = next((t for t, op in enumerate(case.ops) if op_of(op).forward and op_of(op).mode == "eval"), None)
     born = next(spoiled(trace), "finite")
     return (cell.scenario, case.label, label, output_word(trace, trained), born, output_word(trace, evaluated))
 
@@ -76,7 +76,7 @@ def spoiled(trace: Trace) -> Iterator[str]:
             held: Any = trace.get(layer, name)
             event = first_bad(held)
             if event is not None:
-                found.append((event, place, f"NaN in {name} of {layer} since event {event} ({op_of(trace, event)})"))
+                found.append((event, place, f"NaN in {name} of {layer} since event {event} ({word_at(trace, event)})"))
     yield from (text for _, _, text in sorted(found))
 
 
@@ -88,5 +88,5 @@ def first_bad(rows: Array | None) -> int | None:
     return int(bad[0]) if bad.size else None
 
 
-def op_of(trace: Trace, event: int) -> str:
+def word_at(trace: Trace, event: int) -> str:
     return trace.events[event - 1].op if 0 < event <= len(trace.events) else "initial state"

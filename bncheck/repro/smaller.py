@@ -8,8 +8,8 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from bncheck.scenario import FORWARD_OPS, Case, Event, InputSpec, Layer
-from bncheck.scenario_files.checks import ON_THE_COPY, batch_counts
+from bncheck.scenario import Case, Event, InputSpec, Layer, op_of
+from bncheck.scenario_files.checks import batch_counts
 from bncheck.scenario_files.shapes import channel_position
 
 MOST = 60  # cases that are tried at once: a few ms each, after one import of the framework
@@ -57,10 +57,10 @@ def select(case: Case, kept: list[int]) -> tuple[tuple[Event, ...], tuple[int, .
     events = []
     for t in kept:
         event = case.events[t]
-        if event.op in FORWARD_OPS:
+        if op_of(event.op).reads == "next":
             seen = places.setdefault(event.input, {})
             event = replace(event, batch=seen.setdefault(event.batch, len(seen)))
-        elif event.op in ON_THE_COPY:  # on the batch that was read last, or on the first one
+        elif op_of(event.op).reads == "last":  # or on the first one, where that is left out
             event = replace(event, batch=places.get(event.input, {}).get(event.batch, 0))
         events.append(event)
     ends = set(case.step_ends)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
-from bncheck.scenario import FORWARD_OPS, RECORDING, Event, InputSpec, Layer, Network
+from bncheck.scenario import RECORDING, Event, InputSpec, Layer, Network, op_of
 from bncheck.scenario_files.schema import (
     AFFINE,
     Document,
@@ -28,19 +28,6 @@ from bncheck.trace import STATISTICS
 MOST_ELEMENTS = 200_000_000
 MOST_EVENTS = 1_000_000
 CONSTANT_FILLS = ("ones", "zeros", "constant")
-ON_THE_COPY = ("update_copy", "train_copy", "eval_copy")
-# Arguments that an event takes besides its name.
-ARGUMENTS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(FORWARD_OPS, ("input",)),
-    "run_exported": ("input",),
-    "eval_in_batches": ("input", "sizes", "samples"),
-    "set_mode": ("training", "layer"),
-    "freeze": ("layer",),
-    "draw_graph": ("layer",),
-    "reload": ("drop",),
-    "export_onnx": ("exporter", "opset", "training", "keep"),
-    **dict.fromkeys(ON_THE_COPY, ("input",)),
-}
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "conv2d": ("out_channels", "kernel", "stride", "padding", "bias"),
     "dense": ("units", "bias"),
@@ -282,18 +269,18 @@ def build_events(document: Document, inputs: Mapping[str, InputSpec]) -> tuple[t
     read: dict[str, int] = {}
     last, recorded, exported = ("main", 0), False, document.network.file is not None
     for place, table in _unrolled(document):
-        name, batch = table.input or "main", 0
-        if table.event in FORWARD_OPS:
+        name, batch, op = table.input or "main", 0, op_of(table.event)
+        if op.forward:
             spec = inputs.get(name)
             batch = read.get(name, 0) if spec is None or spec.batches == "distinct" else 0
             read[name] = read.get(name, 0) + 1
-            last, recorded = (name, batch), recorded or table.event in RECORDING
+            last, recorded = (name, batch), recorded or op.records
         elif table.event == "backward":
             name, batch = last
             if not recorded:
                 text = "goes back through a forward, but none before it leaves a gradient"
                 return (), [Fault(place, f"backward {text}", f"one of {', '.join(RECORDING)} before it")]
-        elif table.event == "run_exported" or table.event in ON_THE_COPY:
+        elif op.reads == "last":
             batch = max(read.get(name, 0) - 1, 0) if name in inputs and inputs[name].batches == "distinct" else 0
             if table.event == "run_exported" and not exported:
                 return (), [Fault(place, "run_exported runs what export_onnx wrote, but nothing is exported before it")]
@@ -319,17 +306,17 @@ def _unrolled(document: Document) -> Iterator[tuple[KeyPath, EventTable]]:
 
 
 def _arguments(table: EventTable) -> dict[str, Any]:
-    names = [name for name in ARGUMENTS.get(table.event, ()) if name != "input"]
+    names = [name for name in op_of(table.event).arguments if name != "input"]
     return {name: getattr(table, name) for name in names if getattr(table, name) is not None}
 
 
 def _event_rules(place: KeyPath, table: EventTable, document: Document) -> Iterator[Fault]:
-    known = ARGUMENTS.get(table.event, ())
+    known = op_of(table.event).arguments
     for key in sorted(table.model_fields_set - {"event", *known}):
         yield Fault((*place, key), f"means nothing for {table.event}", ", ".join(known) or "no argument")
     if table.event == "set_mode" and not isinstance(table.training, bool):
         yield Fault((*place, "training"), "set_mode needs training", "true, false")
-    if table.event in ON_THE_COPY and not document.network.copied:
+    if "copy" in op_of(table.event).changes and not document.network.copied:
         yield Fault(place, f"{table.event} needs a copy: say how it is made in network.copied")
     if table.event == "eval_in_batches":
         yield from _batch_rules(place, table, document)
@@ -405,7 +392,7 @@ def batch_counts(inputs: Mapping[str, InputSpec], events: tuple[Event, ...]) -> 
     """How many batches each input needs; one that no event reads still has one."""
     counts = dict.fromkeys(inputs, 1)
     for event in events:
-        if event.op in FORWARD_OPS and event.batch >= counts[event.input]:
+        if op_of(event.op).forward and event.batch >= counts[event.input]:
             counts[event.input] = event.batch + 1
     return counts
 

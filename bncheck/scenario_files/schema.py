@@ -23,7 +23,7 @@ from bncheck.scenario import (
     DTYPES,
     FILLS,
     LAYER_TYPES,
-    OPS,
+    OP_NAMES,
     ORACLES,
     VIEWS,
 )
@@ -253,7 +253,7 @@ class InputTable(Table):
 
 
 class EventTable(Table):
-    event: Annotated[str, one_of("event", OPS)]
+    event: Annotated[str, one_of("event", OP_NAMES)]
     input: str | None = None
     layer: str | None = None
     training: Annotated[bool | str, BeforeValidator(training_flag)] | None = None

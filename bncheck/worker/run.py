@@ -19,7 +19,8 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
     ``inputs`` (file name in the inputs folder), ``dtype``, ``network``, ``events``, ``sample`` (how many elements of
     each network output to keep), ``views`` (input: how its batches lie in memory, where not contiguous).
     ``network.layers`` holds the fields of ``scenario.Layer``; an event has ``op``, ``input``, ``batch`` and
-    ``arguments``.
+    ``arguments``; ``ops`` says of every op among them what ``scenario.Op`` does: ``runs``, ``reads``, ``call``,
+    ``records``, ``folder``.
 ``<inputs>/<key>.npz``
     ``x/<input>`` (U, batch…), ``dy/<input>`` (U, output…), ``param/<layer>/<name>``. The worker owns no random
     generator: all targets see the same bytes.
@@ -63,9 +64,9 @@ A model has
 ``dtypes(layer)``           optional: {quantity: "bfloat16"} where state() had to widen.
 ``facts()``                 optional: what is to be said of the whole cell; kept as ``notes["cell"]``.
 ``keep_graph``              set before each backward: whether another backward through the same forwards follows.
-any other event             a method of the event's name taking its arguments as keywords (those that write files
-                            also ``folder``, the ONNX ones and eval_in_batches also ``x``, their input's batch),
-                            returning None or {"output": array, "arrays": {name: array, kept as ``name/<event>``},
+any other event             a method of the event's name taking its arguments as keywords (with ``folder`` in its own
+                            row of ops also ``folder``, with ``reads`` also ``x``, a batch of its input), returning
+                            None or {"output": array, "arrays": {name: array, kept as ``name/<event>``},
                             "artifacts": [...], "notes": {...}}. A missing method, or
                             NotImplementedError(reason) from any call, is *unsupported*.
 
@@ -95,12 +96,6 @@ import numpy as np
 PROTOCOL = 1
 STDERR_KEPT = 64 * 1024
 ERRORS = (Exception, SystemExit)  # a layer of the user's may call sys.exit: it ends its event, not the process
-FORWARDS = {
-    "train_forward": "train",
-    "eval_forward": "eval",
-    "no_grad_forward": "no_grad",
-    "forward": "as_is",
-}
 
 
 def part(name):
@@ -181,7 +176,7 @@ class Cell:
     """One program on one model: plays the events, keeps going after an event that raised."""
 
     def __init__(self, job, inputs, backend, target, folder, judge=None):
-        self.job, self.inputs, self.folder = job, inputs, folder
+        self.job, self.ops, self.inputs, self.folder = job, job["ops"], inputs, folder
         self.judge = judge or blame.Judge([], False, "", "")
         self.failed, self.artifacts, self.notes = [], [], {}
         self.pending, self.last = [], []  # (input, batch) of forwards waiting for, and used by, a backward
@@ -202,7 +197,8 @@ class Cell:
             self.look(index)
 
     def shape_at(self, event):
-        given = self.inputs.get("x/%s" % event.get("input")) if event["op"].endswith("forward") else None
+        runs = self.ops[event["op"]]["runs"] == "network"
+        given = self.inputs.get("x/%s" % event.get("input")) if runs else None
         return None if given is None else given.shape[1:]
 
     def look(self, index):
@@ -227,28 +223,27 @@ class Cell:
 
     def step(self, index, event):
         op = event["op"]
-        if op in FORWARDS or op == "checkpointed_forward":
-            self.forward(index, event)
+        if self.ops[op]["runs"] == "network":
+            self.forward(index, event, self.ops[op])
         elif op == "backward":
             self.backward(index)
         else:
             self.other(index, op, event)
 
-    def forward(self, index, event):
+    def forward(self, index, event, op):
         name, batch = event["input"], event["batch"]
         data = self.inputs["x/" + name][batch]
-        op = event["op"]
         # A forward that raises leaves nothing to go back through, and what was gone back through before is over.
-        if op not in ("eval_forward", "no_grad_forward"):
+        if op["records"]:
             self.last = []
         self.look_through(name)
-        if op == "checkpointed_forward":
-            if not hasattr(self.model, op):
-                raise NotImplementedError("this backend has no recomputation")
-            out = self.model.checkpointed_forward(data)
+        if op["call"]:
+            out = self.model.forward(data, op["call"])
+        elif hasattr(self.model, event["op"]):
+            out = getattr(self.model, event["op"])(data)
         else:
-            out = self.model.forward(data, FORWARDS[op])
-        if op not in ("eval_forward", "no_grad_forward"):
+            raise NotImplementedError("this backend has no recomputation")
+        if op["records"]:
             self.pending.append((name, batch, out.shape, out.dtype))
         self.recorder.forward(index, out, ((name, batch), data))
 
@@ -274,7 +269,7 @@ class Cell:
         """True if the program goes back through the same forwards once more (F B B)."""
         for later in range(index + 1, len(self.job["events"])):
             op = self.job["events"][later]["op"]
-            if op in ("backward", "train_forward", "forward", "checkpointed_forward"):
+            if op == "backward" or self.ops[op]["records"]:
                 return op == "backward"
         return False
 
@@ -291,10 +286,10 @@ class Cell:
             raise NotImplementedError("this backend has no event %r" % op)
         if arguments.get("drop") and "drop" not in method.__code__.co_varnames:
             raise NotImplementedError("this backend cannot leave a state out of what it loads")
-        if op in ("export_onnx", "run_exported", "reload", "draw_graph"):
+        if self.ops[op]["folder"]:
             os.makedirs(self.folder, exist_ok=True)
             arguments = dict(arguments, folder=self.folder)
-        if op in ("export_onnx", "run_exported", "eval_in_batches", "update_copy", "train_copy", "eval_copy"):
+        if self.ops[op]["reads"]:
             named = self.inputs.get("x/" + event["input"])  # a scenario may have no input called "main"
             batches = next(self.inputs[name] for name in self.inputs if name[:2] == "x/") if named is None else named
             arguments["x"] = batches[event["batch"]]

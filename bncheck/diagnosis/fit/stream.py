@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.scenario import Case, Event, Layer
+from bncheck.scenario import Case, Event, Layer, op_of
 from bncheck.trace import Array, Trace
 
 FORWARD, NO_GRAD, CHECKPOINTED, BACKWARD, EVAL, FLUSH, OTHER = (
@@ -238,25 +238,20 @@ def classify(events: tuple[Event, ...], status: tuple[str, ...], training: Array
     for t, event in enumerate(events):
         kind: str = OTHER
         own: tuple[int, ...] = ()
-        if event.op in (
-            "train_forward",
-            "no_grad_forward",
-            "checkpointed_forward",
-            "eval_forward",
-            "forward",
-        ):
-            if event.op == "forward":
-                mode = bool(training[t]) if training[t] >= 0 else mode
-            else:
-                mode = event.op != "eval_forward"
-            if event.op not in ("eval_forward", "no_grad_forward"):
+        op = op_of(event.op)
+        if op.forward:
+            if op.mode is not None:
+                mode = op.mode == "train"
+            elif training[t] >= 0:
+                mode = bool(training[t])
+            if op.records:
                 last = []  # also by a forward that raises: there is nothing to go back through then
-            plain = {"no_grad_forward": NO_GRAD, "checkpointed_forward": CHECKPOINTED}.get(event.op, FORWARD)
-            kind = plain if mode else EVAL
+            trained = CHECKPOINTED if event.op == "checkpointed_forward" else FORWARD if op.records else NO_GRAD
+            kind = trained if mode else EVAL
             trains[t] = mode
             if status[t] == "ok":
                 own = (t,)
-                if event.op not in ("eval_forward", "no_grad_forward"):
+                if op.records:
                     pending.append(t)
                 if mode:
                     queued.append(t)

@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from bncheck.diagnosis.rules.wording import names, targets
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
+from bncheck.scenario import op_of
 
 CODE = "BN116"
 CAUSE = "call-mode"
 EXPLAINS = ("statistics", "counter", "outputs", "gradients")
-# Events that set a mode, for themselves or from then on.
-SETTING = ("set_mode", "train_forward", "eval_forward", "no_grad_forward", "checkpointed_forward")
 WORDS = {0: "inference", 1: "training"}
 DOES = {0: "infers", 1: "trains"}
 
@@ -49,9 +48,9 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
 
 def bare_call(pair: PairView) -> int | None:
     """The first forward, if no event before it sets a mode."""
-    ops = [event.op for event in pair.case.events]
-    first = next((t for t, op in enumerate(ops) if op == "forward" or op in SETTING), None)
-    return first if first is not None and ops[first] == "forward" else None
+    ops = [op_of(event.op) for event in pair.case.events]
+    first = next((t for t, op in enumerate(ops) if op.forward or op.mode is not None), None)
+    return first if first is not None and ops[first].mode is None else None
 
 
 def mode_at(cell: CellView, event: int) -> int | None:

@@ -26,12 +26,13 @@ from bncheck.diagnosis.rules.revealed import sources
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.scenario import OPS
 
 CODE = "BN401"
 CAUSE = "mode-leak"
 EXPLAINS = ("mode", "statistics", "counter", "outputs", "gradients")
-# Events that must leave mode and statistics as they are.
-LOOKS_ON = ("export_onnx", "run_exported", "reload", "flush")
+# Events that must leave every layer in the mode it is in.
+LEAVING = tuple(op.name for op in OPS if not {"mode", "copy"} & set(op.changes))
 ADVICE = "export or save a deep copy, and set the mode of this layer again afterwards"
 WORDS = {0: "eval", 1: "training"}
 
@@ -224,7 +225,7 @@ def flag_leak(cell: CellView, layer: str) -> tuple[int, str, str] | None:
         before, after = int(flags[event]), int(flags[event + 1])
         if record.status != "ok" or -1 in (before, after):
             continue
-        if record.op in (*LOOKS_ON, "backward", "forward") and before != after:
+        if record.op in LEAVING and before != after:
             return event, "training", f"{record.op} switches {layer} from {WORDS[before]} to {WORDS[after]}"
         asked = asked_mode(cell, layer, event)
         if asked is not None and after != int(asked):

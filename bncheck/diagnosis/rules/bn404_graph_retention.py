@@ -18,13 +18,13 @@ from bncheck.diagnosis.rules.autograd import FREED, errors, split_line
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.scenario import RECORDING
 from bncheck.trace import Array, Trace
 
 CODE = "BN404"
 CAUSE = "graph-retention"
 EXPLAINS = ("events",)
 ADVICE = "update the buffers under torch.no_grad() or from detached tensors"
-TRAINING = ("train_forward", "forward", "checkpointed_forward")
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
@@ -92,7 +92,7 @@ def grows(rows: Array | None) -> bool:
 def growth(trace: Trace, layer: str) -> dict[str, Any]:
     """Nodes and bytes per training forward: what an event adds, once the first one is behind."""
     found: dict[str, Any] = {}
-    forwards = [event for event, record in enumerate(trace.events) if record.op in TRAINING]
+    forwards = [event for event, record in enumerate(trace.events) if record.op in RECORDING]
     for name in ("nodes", "bytes"):
         rows = trace.get(layer, f"graph_{name}")
         if rows is None:
@@ -106,7 +106,7 @@ def growth(trace: Trace, layer: str) -> dict[str, Any]:
 def growth_of_each(cell: CellView, layer: str) -> dict[str, Any]:
     """The same for each buffer by itself: "nodes behind running_mean" 7 more per training forward, 421 at the end."""
     assert cell.trace is not None
-    forwards = [event for event, record in enumerate(cell.trace.events) if record.op in TRAINING]
+    forwards = [event for event, record in enumerate(cell.trace.events) if record.op in RECORDING]
     listed = noted(cell, layer).get("nodes_of")
     found: dict[str, Any] = {}
     for name, counts in sorted(listed.items()) if isinstance(listed, Mapping) else ():

@@ -14,12 +14,12 @@ from bncheck.diagnosis.rules.autograd import IN_PLACE, errors, split_line
 from bncheck.diagnosis.rules.wording import names, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.scenario import RECORDING
 
 CODE = "BN405"
 CAUSE = "in-place"
 EXPLAINS = ("events",)
 ADVICE = "compute with a number or a detached clone of the buffer, and give the buffer a new tensor in each update"
-TRAINING = ("train_forward", "forward", "checkpointed_forward")
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
@@ -53,7 +53,7 @@ def forwards_before(cell: CellView, event: int) -> int:
     for before in reversed(cell.case.events[:event]):
         if before.op == "backward":
             break
-        count += before.op in TRAINING
+        count += before.op in RECORDING
     return count
 
 

@@ -20,12 +20,12 @@ from bncheck.diagnosis.rules.averages import averaged, roundoff, share, weight_o
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.scenario import op_of
 from bncheck.trace import STATISTICS, Array
 
 CODE = "BN407"
 CAUSE = "synchronisation"
 EXPLAINS = ("statistics", "counter", "outputs")
-TRAINING = ("train_forward", "no_grad_forward", "checkpointed_forward")
 ADVICE = (
     "use SyncBatchNorm, or estimate the statistics anew on whole batches before you save or evaluate; broadcasting "
     "buffers only spreads what replica 0 saw"
@@ -121,7 +121,7 @@ def read(cell: CellView, layer: str) -> Replicas | None:
     rows: Sequence[Array | None] = [trace.get(name, "running_mean") for name in (layer, *others)]
     means = [trace.get(name, "input_mean") for name in (layer, *others)]
     counts = [trace.get(name, "n") for name in (layer, *others)]
-    steps = [t for t, event in enumerate(trace.events) if event.op in TRAINING and event.status == "ok"]
+    steps = [t for t, event in enumerate(trace.events) if op_of(event.op).mode == "train" and event.status == "ok"]
     if not others or not steps or any(item is None for item in (*rows, *means, *counts)):
         return None
     held = np.stack([np.asarray(item) for item in rows])

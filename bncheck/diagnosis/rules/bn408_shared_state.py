@@ -20,13 +20,14 @@ from bncheck.diagnosis.rules.movement import STATISTICS, moved
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.scenario import OPS
 from bncheck.trace import Array, Trace
 
 CODE = "BN408"
 CAUSE = "shared-state"
 EXPLAINS = ("statistics", "counter", "evaluations")
-ORIGINAL = ("train_forward", "no_grad_forward", "checkpointed_forward", "forward", "backward")
-ON_THE_COPY = ("train_copy", "eval_copy")
+ORIGINAL = tuple(op.name for op in OPS if "state" in op.changes)
+ON_THE_COPY = tuple(op.name for op in OPS if op.runs == "copy")
 WAYS = {
     "export": "its exported program",
     "assign": "a network that was loaded with assign=True",

@@ -14,9 +14,10 @@ from bncheck.diagnosis.rules.refused import origin_at, own_name, refused_events,
 from bncheck.diagnosis.rules.wording import names, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
+from bncheck.scenario import RECORDING
 
 # Events in which a batch enters the average at once.
-PLAIN = frozenset({"train_forward", "checkpointed_forward", "forward", "backward"})
+PLAIN = frozenset({*RECORDING, "backward"})
 # What normalises any batch → what y is with one value.
 IMPLIED = {"batch": {"zero"}, "running-before": {"running"}, "running-after": {"running", "nan"}}
 

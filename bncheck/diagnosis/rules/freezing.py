@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
 from bncheck.evidence import CellView
-
-# Events that put the whole network into training mode.
-WHOLE = ("train_forward", "no_grad_forward", "checkpointed_forward")
+from bncheck.scenario import op_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,9 @@ def eval_undone(cell: CellView, layer: str) -> Thawed | None:
         mine, training = item.arguments.get("layer"), item.arguments.get("training")
         if item.op == "set_mode" and mine == layer:
             frozen = None if training else event
-        elif frozen is not None and (item.op in WHOLE or (item.op == "set_mode" and mine is None and training)):
+        elif frozen is not None and (
+            op_of(item.op).mode == "train" or (item.op == "set_mode" and mine is None and training)
+        ):
             if flag(cell, layer, event) != 0 or flag(cell, layer, event + 1) != 1:
                 continue
             moves = movements(cell, layer, event)

@@ -9,9 +9,9 @@ import numpy as np
 
 from bncheck.diagnosis.rules.movement import moved
 from bncheck.evidence import CellView
+from bncheck.scenario import op_of
 from bncheck.trace import Array
 
-TRAINING = ("train_forward", "no_grad_forward", "checkpointed_forward")
 # Means that lie this many standard deviations of a batch apart are of unlike data.
 APART = 3.0
 REPEATS = 3  # of each kind of data: fewer are no habit
@@ -47,7 +47,7 @@ def mixture(cell: CellView, layer: str) -> Mixture | None:
     played = [
         (t, event.input)
         for t, event in enumerate(cell.case.events[: len(trace.events)])
-        if event.op in TRAINING and trace.events[t].status == "ok"
+        if op_of(event.op).mode == "train" and trace.events[t].status == "ok"
     ]
     by_input = {name: [t for t, other in played if other == name] for name in dict.fromkeys(name for _, name in played)}
     if len(by_input) < 2 or any(len(events) < REPEATS for events in by_input.values()):

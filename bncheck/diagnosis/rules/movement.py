@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bncheck.evidence import CellView
-from bncheck.scenario import RECORDING
+from bncheck.scenario import RECORDING, op_of
 from bncheck.trace import STATISTICS as STATISTICS  # noqa: PLC0414 - rules take it from here
 from bncheck.trace import Array, Trace
 
@@ -41,15 +41,9 @@ def forwards(trace: Trace, layer: str) -> Array:
 
 def holds_training(trace: Trace, layer: str, event: int) -> bool | None:
     """Was the layer in training mode during the event? From the event's word, else from the flag it held before."""
-    word = {
-        "train_forward": True,
-        "no_grad_forward": True,
-        "checkpointed_forward": True,
-        "eval_forward": False,
-    }
-    op = trace.events[event].op
-    if op in word:
-        return word[op]
+    mode = op_of(trace.events[event].op).mode
+    if mode in ("train", "eval"):
+        return mode == "train"
     flags = trace.get(layer, "training")
     if flags is None or event >= len(flags) or flags[event] < 0:
         return None

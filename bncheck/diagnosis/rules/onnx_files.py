@@ -10,9 +10,7 @@ import numpy as np
 
 from bncheck.diagnosis.rules.exported import gap_of, rounding_of
 from bncheck.evidence import CellView
-from bncheck.scenario import FORWARD_OPS
-
-PLAYING = (*FORWARD_OPS, "run_exported")
+from bncheck.scenario import COMPARED
 
 
 def file_facts(cell: CellView) -> Mapping[str, Any] | None:
@@ -47,7 +45,7 @@ def plays(cell: CellView) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """(event, notes) of every forward of the file: the n-th note is the n-th forward's."""
     facts = file_facts(cell)
     listed = facts.get("plays") if facts is not None else None
-    events = [place for place, event in enumerate(cell.case.events) if event.op in PLAYING]
+    events = [place for place, event in enumerate(cell.case.events) if event.op in COMPARED]
     for event, notes in zip(events, listed if isinstance(listed, list) else [], strict=False):
         if isinstance(notes, Mapping):
             yield event, notes

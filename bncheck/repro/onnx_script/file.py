@@ -9,15 +9,8 @@ from typing import Any
 
 from bncheck.repro.standalone.steps import Step
 from bncheck.repro.standalone.subject import BESIDE, CannotWriteError, Subject
+from bncheck.scenario import op_of
 from bncheck.worker import onnx_file
-
-MODES = {
-    "train_forward": "train",
-    "no_grad_forward": "train",
-    "eval_forward": "eval",
-    "forward": "as_is",
-    "run_exported": "as_is",
-}
 
 
 def graph_of(subject: Subject) -> Any:
@@ -60,9 +53,10 @@ def held(subject: Subject) -> dict[str, str]:
 
 
 def play(subject: Subject, step: Step, x: str, when: str) -> list[str]:
-    if step.op not in MODES:
+    op = op_of(step.op)
+    if not op.call and op.runs != "file":
         raise CannotWriteError(f"the event {step.op} has no ONNX script yet")
-    mode = MODES[step.op]
+    mode = op.mode or "as_is"
     lines = [
         f'see("{name}", {when}, apart("{mode}", {x}, "{name}"))' for name in compared(subject) if name in step.watched
     ]

@@ -10,7 +10,7 @@ from bncheck.repro.standalone.literal import array_code, identifier, keywords, n
 from bncheck.repro.standalone.steps import Step
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
 from bncheck.run_folder.results import TargetResult
-from bncheck.scenario import Layer
+from bncheck.scenario import Layer, op_of
 from bncheck.trace import Array
 
 # Names that a script gives a meaning itself.
@@ -47,7 +47,6 @@ OURS = (
     "problems",
     "turn",
 )
-RECORDING = ("train_forward", "forward")
 
 
 def requirements(target: TargetResult) -> list[str]:
@@ -238,7 +237,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
             f"    out = net({array(subject, x)})",
             *output(subject, step, when, "out"),
         ]
-    if step.op in RECORDING:
+    if op_of(step.op).records and op_of(step.op).call:  # MXNet has no recomputation
         mode = "train_mode=training" if step.op == "forward" else ""
         lines = [f"x = {array(subject, x)}", "x.attach_grad()", f"with mx.autograd.record({mode}):", "    y = net(x)"]
         if left and step.op != "forward":

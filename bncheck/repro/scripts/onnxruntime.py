@@ -12,7 +12,7 @@ from bncheck.repro.standalone.literal import array_code, identifier, keywords, n
 from bncheck.repro.standalone.steps import Step
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
 from bncheck.run_folder.results import TargetResult
-from bncheck.scenario import Layer
+from bncheck.scenario import Layer, op_of
 from bncheck.trace import Array
 
 USUAL = {"gamma": 1.0, "beta": 0.0, "running_mean": 0.0, "running_var": 1.0}
@@ -106,8 +106,8 @@ def session(subject: Subject, norms: list[Layer]) -> list[str]:
         "    return y",
         "",
         "",
-        *(["training = session(True)"] if uses(subject, ("train_forward", "no_grad_forward")) else []),
-        *(["inference = session(False)"] if uses(subject, ("eval_forward",)) else []),
+        *(["training = session(True)"] if uses(subject, "training") else []),
+        *(["inference = session(False)"] if uses(subject, "inference") else []),
     ]
 
 
@@ -116,10 +116,16 @@ def files(subject: Subject) -> dict[str, bytes]:
     return {"onnx": subject.model_file} if subject.case.network.file else {}
 
 
-def uses(subject: Subject, ops: tuple[str, ...]) -> bool:
-    """Whether the program plays one of these here; opset 9 has no training, and plays none of its forwards."""
+def uses(subject: Subject, session: str) -> bool:
+    """Whether the program runs this session here; opset 9 has no training, and plays none of its forwards."""
     played = zip(subject.case.events, subject.trace.events, strict=True)
-    return any(event.op in ops for event, record in played if record.status not in ("skipped", "unsupported"))
+    return any(
+        session_of(event.op) == session for event, record in played if record.status not in ("skipped", "unsupported")
+    )
+
+
+def session_of(op: str) -> str | None:
+    return {"train": "training", "no_grad": "training", "eval": "inference"}.get(op_of(op).call)
 
 
 def nodes_of(subject: Subject) -> tuple[str, list[str]]:
@@ -183,7 +189,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         return ["pass  # run returns when the outputs are there"]
     if subject.case.network.file:
         return file.play(subject, step, x, when)
-    which = {"train_forward": "training", "no_grad_forward": "training", "eval_forward": "inference"}.get(step.op)
+    which = session_of(step.op)
     if which is None:
         raise CannotWriteError(f"the event {step.op} has no ONNX script yet")
     strided = f".reshape(-1)[::{subject.stride}]" if subject.stride > 1 else ""

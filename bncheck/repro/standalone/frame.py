@@ -18,12 +18,10 @@ from bncheck.repro.standalone.generator import source_of
 from bncheck.repro.standalone.literal import array_code, identifier, nested, scalar
 from bncheck.repro.standalone.steps import Block, Step, affine, annotate, fold
 from bncheck.repro.standalone.subject import STATES, CannotWriteError, Subject
-from bncheck.scenario import FORWARD_OPS
+from bncheck.scenario import op_of
 from bncheck.trace import Array
 
 VERSION = re.compile(r"[0-9][0-9A-Za-z.]{0,30}")
-# Events that read a batch.
-READING = (*FORWARD_OPS, "export_onnx", "run_exported", "eval_in_batches", "update_copy", "train_copy", "eval_copy")
 # More expected numbers than this lie in an .npz beside the script.
 EXPECTED_LITERAL = 160
 
@@ -158,7 +156,7 @@ def input_lines(subject: Subject, beside: dict[str, Array]) -> Iterator[str]:
     """The arrays that the program reads, and the recipe of those that are made again."""
     functions: list[str] = []
     body: list[str] = []
-    used = {input_of(subject, event.input) for event in subject.case.events if event.op in READING}
+    used = {input_of(subject, event.input) for event in subject.case.events if op_of(event.op).reads}
     for key in sorted(subject.inputs):
         kind, _, name = key.partition("/")
         if kind not in ("x", "dy") or name not in used:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bncheck.repro.standalone.subject import Subject
+from bncheck.scenario import RECORDING
 
 LONGEST_CYCLE = 12
 LEAST_REPEATS = 3
@@ -63,7 +64,7 @@ def annotate(subject: Subject) -> list[Step]:
             ends=ends.get(index, 0),
             watched=subject.watched(index),
         )
-        if event.op in ("train_forward", "forward", "checkpointed_forward") and status == "ok":
+        if event.op in RECORDING and status == "ok":
             pending.append(index)
         elif event.op == "backward" and status != "skipped":
             if pending:
@@ -81,8 +82,7 @@ def back_again(subject: Subject, index: int) -> bool:
     """True if the program goes back through the same forwards once more, as the worker decides it."""
     later = zip(subject.case.events[index + 1 :], subject.trace.events[index + 1 :], strict=False)
     ops = (event.op for event, record in later if record.status not in ("skipped", "unsupported"))
-    stop = ("backward", "train_forward", "forward", "checkpointed_forward")
-    return next((op for op in ops if op in stop), "") == "backward"
+    return next((op for op in ops if op == "backward" or op in RECORDING), "") == "backward"
 
 
 def fold(steps: Sequence[Step]) -> list[Block]:

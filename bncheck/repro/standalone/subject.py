@@ -14,7 +14,7 @@ from bncheck.diagnosis.drifts import coarser
 from bncheck.finding import Finding
 from bncheck.repro.standalone.tail import gaps
 from bncheck.run_folder.results import TargetResult
-from bncheck.scenario import FORWARD_OPS, Case, InputSpec, Layer, Tolerance
+from bncheck.scenario import COMPARED, Case, InputSpec, Layer, Tolerance
 from bncheck.trace import Array, Trace
 
 Problem = Literal["differs", "nonfinite", "recorded", "repeated", "rounding"]
@@ -298,7 +298,7 @@ def of_one_size(events: tuple[int, ...], name: str, own: Trace) -> tuple[int, ..
 
 
 def paired(name: str, case: Case, own: Trace, other: Trace) -> tuple[int, ...]:
-    ops = ("backward",) if name == "grad_input" else (*FORWARD_OPS, "run_exported")
+    ops = ("backward",) if name == "grad_input" else COMPARED
     found = []
     for t, event in enumerate(case.events):
         one, two = own.arrays.get(f"{name}/{t}"), other.arrays.get(f"{name}/{t}")

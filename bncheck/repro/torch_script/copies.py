@@ -5,9 +5,9 @@ from __future__ import annotations
 from bncheck.repro.standalone.steps import Step
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
 from bncheck.repro.torch_script.tensors import tensor
+from bncheck.scenario import op_of
 from bncheck.worker.torch_copies import DECAY, WORDS
 
-EVENTS = ("update_copy", "train_copy", "eval_copy")
 MADE = {
     "deepcopy": ["second = copy.deepcopy(net)"],
     "state_dict": ["second = copy.deepcopy(net)", "second.load_state_dict(net.state_dict())"],
@@ -28,7 +28,7 @@ def way_of(subject: Subject) -> str:
 
 def imports(subject: Subject) -> list[str]:
     if way_of(subject) == "export" and not any(
-        r.op in EVENTS and r.status != "unsupported" for r in subject.trace.events
+        "copy" in op_of(r.op).changes and r.status != "unsupported" for r in subject.trace.events
     ):
         return []  # before 2.1 there is none
     more = {"export": ["import torch.export"], "averaged": ["import torch.optim.swa_utils"]}

@@ -11,9 +11,9 @@ from bncheck.repro.torch_script.own import own_name
 from bncheck.repro.torch_script.parts import in_parts
 from bncheck.repro.torch_script.tensors import array_of, laid_out, shown, tensor
 from bncheck.repro.torch_script.variants import recomputing, runs
+from bncheck.scenario import op_of
 from bncheck.trace import Array
 
-MODES = {"train_forward": "train", "no_grad_forward": "train", "checkpointed_forward": "train", "eval_forward": "eval"}
 CHECKPOINT_WORDS = {"counter": "num_batches_tracked", "gamma": "weight", "beta": "bias"}
 
 
@@ -21,24 +21,20 @@ def one_mode(subject: Subject) -> str:
     """The mode that every forward sets, so that the script sets it once; "" where they differ."""
     if subject.case.network.copied:  # a copy is made in the mode of the moment
         return ""
-    ops = {
-        event.op
-        for event in subject.case.events
-        if "forward" in event.op or event.op in ("set_mode", "eval_in_batches")
-    }
-    modes = {MODES.get(op, op) for op in ops}
-    return modes.pop() if len(modes) == 1 and modes <= {"train", "eval"} else ""
+    ops = [op_of(event.op) for event in subject.case.events]
+    modes = {op.mode if op.forward else op.name for op in ops if op.forward or op.mode}
+    return modes.pop() or "" if len(modes) == 1 and modes <= {"train", "eval"} else ""
 
 
 def mode_of(subject: Subject, op: str) -> list[str]:
-    return [] if one_mode(subject) else [f"net.{MODES[op]}()"]
+    mode = op_of(op).mode
+    return [] if mode is None or one_mode(subject) else [f"net.{mode}()"]
 
 
 def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> list[str]:
-    if step.op in ("eval_forward", "no_grad_forward"):
-        return quiet_forward(subject, step, x, when)
-    if step.op in ("train_forward", "forward", "checkpointed_forward"):
-        return recorded_forward(subject, step, x, when)
+    op = op_of(step.op)
+    if op.forward:
+        return (recorded_forward if op.records else quiet_forward)(subject, step, x, when)
     if step.op == "backward":
         return backward(subject, step, dys, when)
     if step.op == "run_exported":
@@ -47,7 +43,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         return export(subject, step, x)
     if step.op == "eval_in_batches":
         return in_batches(subject, step, x, when)
-    if step.op in copies.EVENTS:
+    if "copy" in op.changes:
         return copies.play(subject, step, x) + output(subject, step, when, "out")
     return state_event(subject, step)
 
@@ -55,12 +51,12 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
 def quiet_forward(subject: Subject, step: Step, x: str, when: str) -> list[str]:
     given = laid_out(subject, step.input, x)
     lines = [*mode_of(subject, step.op), "with torch.no_grad():", f"    out = {call(subject, given)}"]
-    inner = step.op == "eval_forward" and subject.case.network.returns
+    inner = op_of(step.op).mode == "eval" and subject.case.network.returns
     return lines + output(subject, step, when, 'inner["out"]' if inner else "out")
 
 
 def recorded_forward(subject: Subject, step: Step, x: str, when: str) -> list[str]:
-    lines = mode_of(subject, "train_forward") if step.op != "forward" else []
+    lines = mode_of(subject, step.op)
     result = call(subject, "x")
     if step.op == "checkpointed_forward":
         # The worker recomputes the network itself, whatever the variant calls.

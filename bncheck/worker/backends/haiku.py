@@ -4,6 +4,7 @@ running_mean and running_var are the ``average`` of Haiku's two moving averages;
 there, and hidden stays 0 as Haiku itself starts it. One jitted function per network, shared by all its cells.
 """
 
+import importlib.util
 import json
 import os
 import sys
@@ -52,58 +53,30 @@ NO_DECAY = "hk.BatchNorm has no default decay_rate: give the layer a batch_weigh
 
 
 def describe(variant, device):
-    jax = start_jax(device)
+    start = part("jax_start")
+    jax = start.import_jax(device)
     import haiku as hk
 
-    found = {
-        "version": hk.__version__,
-        "jax": jax.__version__,
-        "unit": str(find_device(jax, device)),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
-    }
-    if device != "cpu":
-        found.update(gpu=find_device(jax, device).device_kind, XLA_FLAGS=os.environ.get("XLA_FLAGS", ""))
-    return found
+    return {"version": hk.__version__, **start.describe(jax, device)}
 
 
-def keep_compiled():
-    """Let JAX keep what it compiles beside itself, where bncheck made this environment: same bits, half the time.
-
-    A cell is many small programs and little arithmetic; compiling them was 5 of 9 seconds of the default run."""
-    if os.path.exists(os.path.join(sys.prefix, "bncheck-env.json")):
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(sys.prefix, "jax-cache"))
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-
-
-def start_jax(device):
-    """Import JAX so that a CPU target never touches a GPU, and a GPU target does not reserve all of its memory."""
-    if device == "cpu":
-        os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    keep_compiled()
-    import jax
-
-    return jax
-
-
-def find_device(jax, device):
-    kind, _, number = device.partition(":")
-    try:
-        found = jax.devices(kind)
-    except RuntimeError as error:
-        raise RuntimeError("jax sees no %s device: %s" % (kind, str(error).splitlines()[0]))
-    if int(number or 0) >= len(found):
-        raise RuntimeError("jax sees %d %s devices, and number %s was asked for" % (len(found), kind, number))
-    return found[int(number or 0)]
+def part(name):
+    """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
+    full = "bncheck_" + name
+    if full not in sys.modules:
+        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
 
 
 def build(network, params, dtype, variant, device):
-    jax = start_jax(device)
+    start = part("jax_start")
+    jax = start.import_jax(device)
     # float64 needs this switch, which belongs to the process; compiled functions are kept apart by it.
     jax.config.update("jax_enable_x64", dtype == "float64")
-    jax.config.update("jax_default_device", find_device(jax, device))
+    jax.config.update("jax_default_device", start.find_device(jax, device))
     return Model(jax, network, params, dtype)
 
 

@@ -4,6 +4,7 @@ Gradients come from the engine below: jax.vjp over stateless_call, a GradientTap
 network is jitted, as fit() does: one operation at a time, every new shape took 1 s and every cell 40 ms.
 """
 
+import importlib.util
 import json
 import os
 import sys
@@ -60,14 +61,15 @@ def describe(variant, device):
     return dict(look(device.startswith("cuda")), version=keras.__version__, engine=engine)
 
 
-def keep_compiled():
-    """Let JAX keep what it compiles beside itself, where bncheck made this environment: same bits, half the time.
-
-    A cell is many small programs and little arithmetic; compiling them was 5 of 9 seconds of the default run."""
-    if os.path.exists(os.path.join(sys.prefix, "bncheck-env.json")):
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(sys.prefix, "jax-cache"))
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+def part(name):
+    """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
+    full = "bncheck_" + name
+    if full not in sys.modules:
+        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
 
 
 def start_keras(engine, device):
@@ -82,7 +84,7 @@ def start_keras(engine, device):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     elif number and os.environ.setdefault("CUDA_VISIBLE_DEVICES", number) != number:
         raise RuntimeError("CUDA_VISIBLE_DEVICES is set: unset it to choose GPU %s here" % number)
-    keep_compiled()
+    part("jax_start").keep_compiled()
     import keras
 
     return keras
