@@ -31,6 +31,7 @@ from bncheck.report.standing import standing
 from bncheck.report.svg import INK, PAPER, compact, standalone
 from bncheck.report.wording import clean, one_line, plural, share, words
 from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
+from bncheck.run_folder.whole import write_whole
 from bncheck.scenario import Tolerance
 from bncheck.trace import Array
 
@@ -77,13 +78,7 @@ def write_picture(picture: Picture, run_folder: Path, kinds: Sequence[str] = ("s
     folder = run_folder / "plots"
     folder.mkdir(exist_ok=True)
     content = {"svg": standalone(picture.svg).encode, "png": lambda: picture.png}
-    return [write(folder / f"{picture.name}.{kind}", content[kind]()) for kind in kinds]
-
-
-def write(path: Path, data: bytes) -> Path:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    return part.replace(path)
+    return [write_whole(folder / f"{picture.name}.{kind}", content[kind]()) for kind in kinds]
 
 
 def draw_case(

@@ -16,8 +16,8 @@ from bncheck.report.overview import heading, rows
 from bncheck.report.overview import headline as sentence
 from bncheck.report.standing import standing
 from bncheck.report.wording import clean, kinded, one_line, plural, share
-from bncheck.run_folder.folder import write_text
 from bncheck.run_folder.results import CRASHED, Results
+from bncheck.run_folder.whole import write_whole
 
 NAME = "summary"
 LIMIT = 1000 * 1024  # below 1024 kB in either sense of kB, with room for what other steps wrote
@@ -27,7 +27,7 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~])")
 
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
     path = run_folder / "summary.md"
-    write_text(path, text(results, read_verdict(run_folder, results)))
+    write_whole(path, text(results, read_verdict(run_folder, results)))
     return [path]
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from bncheck.bounded import read_bounded
 from bncheck.errors import RunFolderError
 from bncheck.run_folder.cell_files import read_cell_file
+from bncheck.run_folder.whole import write_whole
 
 PROTOCOL = 1
 # A JSON file of a cell is a few kB; one of hundreds of MB is not ours.
@@ -114,15 +115,8 @@ def cell_folder(run: Path, target_slug: str, case_id: str) -> Path:
     return run / "cells" / check_slug(target_slug) / check_slug(case_id)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: a full disk or a kill leaves no half file."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, allow_nan=False))
+    write_whole(path, json.dumps(value, allow_nan=False))
 
 
 def read_json(path: Path) -> Any:
