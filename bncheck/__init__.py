@@ -12,7 +12,7 @@ who plays               environments/: lineup, targets, backend_file            
 scenario → cases        scenario_files/                                             Case, in a Plan (playing/plan)
 interpreters            environments/: pythons, folder, installer, devices          a Python per target
 playing                 playing/: jobs, workers; worker/ (Python 3.7)               cells in the run folder
-reading                 run_folder/: folder, cell_files, arrays                     CellView: a case on a target
+reading                 run_folder/: folder, cell, cell_files, arrays               CellView: a case on a target
 measuring               diagnosis/fit/                                              Convention: facet by facet
 comparing               diagnosis/drifts                                            Drift: a quantity of a layer
 explaining              diagnosis/replay/                                           Attribution: shares of a drift

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bncheck.errors import RunFolderError
-from bncheck.run_folder.arrays import Archive, cell_folder, replay_of, stored_entries, trace_of
+from bncheck.run_folder.arrays import Archive, stored_entries
+from bncheck.run_folder.cell import folder_of, replay_of, trace_of
 from bncheck.run_folder.results import CaseResult, CellResult, plain, read_results, write_results
 from bncheck.worker.archive import write_npz
 
@@ -152,14 +153,14 @@ def test_a_replay_is_there_only_where_a_convention_was_measured(run: Path) -> No
 @pytest.mark.parametrize("part", ["slug", "scenario", "case"])
 def test_no_name_leaves_the_run_folder(tmp_path: Path, part: str, word: str) -> None:
     with pytest.raises(RunFolderError, match="not a name that bncheck gives"):
-        cell_folder(tmp_path, replace(CELL, **{part: word}))
+        folder_of(tmp_path, replace(CELL, **{part: word}))
 
 
 @given(st.text(max_size=20))
 def test_a_composed_path_is_always_below_cells(word: str) -> None:
     base = Path("/run")
     try:
-        found = cell_folder(base, replace(CELL, slug=word))
+        found = folder_of(base, replace(CELL, slug=word))
     except RunFolderError:
         return
     assert found.resolve().parts[:3] == ("/", "run", "cells") and len(found.resolve().parts) == 5

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bncheck.report.gallery import Gallery
-from bncheck.run_folder.arrays import trace_of
+from bncheck.run_folder.cell import trace_of
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult
 from bncheck.trace import Array
 

@@ -15,7 +15,8 @@ from bncheck.playing.cases_file import read_job
 from bncheck.report.wording import one_line
 from bncheck.repro.own_files import custom_source, model_file
 from bncheck.repro.standalone.subject import USUAL, Played
-from bncheck.run_folder.arrays import open_archive, trace_of
+from bncheck.run_folder.arrays import open_archive
+from bncheck.run_folder.cell import trace_of
 from bncheck.run_folder.folder import read_json
 from bncheck.run_folder.results import CaseResult, Results, ScenarioResult, TargetResult
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Scenario, Tolerance

@@ -1,8 +1,7 @@
-"""``run.json`` and the arrays beside it: everything a report needs, read back as frozen data.
+"""``run.json``: what was played and what was found, as frozen data that is written and read back.
 
-A run folder may come from anywhere (a CI artifact, a colleague), so it is untrusted input: types are checked,
-paths are composed from checked words and never taken from the file, arrays are sized before they are read,
-and nothing is unpickled. What is wrong with it is said in a sentence (:class:`RunFolderError`).
+A run folder may come from anywhere (a CI artifact, a colleague), so it is untrusted input: types are checked, and what
+is wrong with it is said in a sentence (:class:`RunFolderError`).
 
 JSON knows no NaN: non-finite numbers are the strings ``"nan"``, ``"inf"`` and ``"-inf"``.
 """
@@ -23,24 +22,9 @@ from bncheck.convention import Convention
 from bncheck.errors import RunFolderError
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
-from bncheck.run_folder.arrays import cell_folder, replay_of, trace_of
 from bncheck.run_folder.drift_table import DriftTable
 from bncheck.run_folder.whole import write_whole
 from bncheck.trace import Place
-
-__all__ = [
-    "CaseResult",
-    "CellResult",
-    "Expectation",
-    "Results",
-    "ScenarioResult",
-    "TargetResult",
-    "cell_folder",
-    "read_results",
-    "replay_of",
-    "trace_of",
-    "write_results",
-]
 
 FORMAT = 1
 PLAYED = ("ok", "raised")  # outcomes of a cell that a worker saw through to its end
