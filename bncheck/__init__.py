@@ -18,7 +18,7 @@ comparing               diagnosis/drifts                                        
 explaining              diagnosis/replay/                                           Attribution: shares of a drift
 naming                  diagnosis/rules/ (a file per cause), diagnosis/diagnose     Finding
 accounting              diagnosis/: accounting, equivalence, audit                  nothing differs silently
-results                 diagnosis/analyse conducts these; run_folder/results        run.json
+results                 diagnosis/: judge (a case), analyse; run_folder/results     run.json
 holding it against      gate/: charge, bar, baseline, waiver, shortfall             Verdict and exit code
 telling                 report/ (a file per format), repro/ (scripts, kits)         terminal, HTML, …
 ======================  ==========================================================  ===============================
