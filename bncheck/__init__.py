@@ -12,13 +12,13 @@ who plays               environments/: lineup, targets, backend_file            
 scenario → cases        scenario_files/                                             Case, in a Plan (playing/plan)
 interpreters            environments/: pythons, folder, installer, devices          a Python per target
 playing                 playing/: jobs, workers; worker/ (Python 3.7)               cells in the run folder
-reading                 run_folder/: folder, cell_files, arrays                     CellView: a case on a target
+reading                 run_folder/: folder, cell, cell_files, arrays               CellView: a case on a target
 measuring               diagnosis/fit/                                              Convention: facet by facet
 comparing               diagnosis/drifts                                            Drift: a quantity of a layer
 explaining              diagnosis/replay/                                           Attribution: shares of a drift
 naming                  diagnosis/rules/ (a file per cause), diagnosis/diagnose     Finding
 accounting              diagnosis/: accounting, equivalence, audit                  nothing differs silently
-results                 diagnosis/analyse conducts these; run_folder/results        run.json
+results                 diagnosis/: judge (a case), analyse; run_folder/results     run.json
 holding it against      gate/: charge, bar, baseline, waiver, shortfall             Verdict and exit code
 telling                 report/ (a file per format), repro/ (scripts, kits)         terminal, HTML, …
 ======================  ==========================================================  ===============================

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from bncheck import __version__
-from bncheck.errors import BncheckError, Interrupted
+from bncheck.errors import BncheckError, Interrupted, nearest
 
 # Command → (what it does, in the order a newcomer meets them). It lives in bncheck/commands/<name>.py.
 COMMANDS = {
@@ -51,10 +51,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            near = nearest(args[0], COMMANDS)
+            hint = f" Did you mean {near!r}?" if near else ""
             raise click.UsageError(f"There is no command {args[0]!r}.{hint} There are: {', '.join(COMMANDS)}.", ctx)
         return super().resolve_command(ctx, args)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class BncheckError(Exception):
     """A sentence for a stranger: what happened, where, and what to do next.
@@ -62,3 +64,12 @@ class TargetsUnavailable(BncheckError):
     """A target named by ``--require`` is not among those of the run."""
 
     exit_code = 3
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """The known word spelt most like ``word``, in any case of letters; an empty string when none is close."""
+    from difflib import get_close_matches  # here: a command without a fault starts without it
+
+    by_lower = {item.lower(): item for item in known if item}
+    found = get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[found[0]] if found else ""

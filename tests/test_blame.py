@@ -24,7 +24,7 @@ from bncheck.gate.charge import charges
 from bncheck.playing.workers import play
 from bncheck.report.overview import headline
 from bncheck.report.standing import standing
-from bncheck.run_folder.folder import read_result
+from bncheck.run_folder.cell import record_or_crash
 from bncheck.run_folder.results import CaseResult, CellResult, Expectation, ScenarioResult
 from bncheck.scenario import Case
 from bncheck.scenario_files.files import load_scenario
@@ -341,7 +341,7 @@ def test_a_backend_file_is_blamed_for_its_own_mistakes(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(BACKEND, encoding="utf-8")
     job = replace(make_job(tmp_path, ["refuses", "mistaken"]), backend=tmp_path / "mine.py")
     play([job], 1, lambda progress: None)
-    refuses, mistaken = (read_result(job.folder / cell) for cell in job.cells)
+    refuses, mistaken = (record_or_crash(job.folder / cell) for cell in job.cells)
     assert refuses is not None
     assert mistaken is not None
     assert (refuses.origin, refuses.error) == ("framework", "no")

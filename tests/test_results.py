@@ -18,7 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bncheck.errors import RunFolderError
-from bncheck.run_folder.arrays import Archive, cell_folder, replay_of, stored_entries, trace_of
+from bncheck.run_folder.arrays import Archive, stored_entries
+from bncheck.run_folder.cell import folder_of, replay_of, trace_of
+from bncheck.run_folder.folder import check_slug
 from bncheck.run_folder.results import CaseResult, CellResult, plain, read_results, write_results
 from bncheck.worker.archive import write_npz
 
@@ -152,14 +154,14 @@ def test_a_replay_is_there_only_where_a_convention_was_measured(run: Path) -> No
 @pytest.mark.parametrize("part", ["slug", "scenario", "case"])
 def test_no_name_leaves_the_run_folder(tmp_path: Path, part: str, word: str) -> None:
     with pytest.raises(RunFolderError, match="not a name that bncheck gives"):
-        cell_folder(tmp_path, replace(CELL, **{part: word}))
+        folder_of(tmp_path, replace(CELL, **{part: word}))
 
 
 @given(st.text(max_size=20))
 def test_a_composed_path_is_always_below_cells(word: str) -> None:
     base = Path("/run")
     try:
-        found = cell_folder(base, replace(CELL, slug=word))
+        found = folder_of(base, replace(CELL, slug=word))
     except RunFolderError:
         return
     assert found.resolve().parts[:3] == ("/", "run", "cells") and len(found.resolve().parts) == 5
@@ -257,3 +259,11 @@ def test_without_steps_every_event_is_one() -> None:
     case = CaseResult("c", ops=("train_forward",) * 3)
     assert [case.step_of(event) for event in (-1, 0, 2)] == [0, 1, 3]
     assert case.rows(4) == [0, 1, 2, 3]
+
+
+def test_one_pattern_names_what_lies_in_a_run() -> None:
+    given = ("torch-2.13.0-cuda", "all-ones--base", "--odd--n-2", "graph-bn@1-1.dot", "model-1.onnx.data")
+    assert [check_slug(name) for name in given] == list(given)
+    for name in (".hidden", "..", "a/b", "a\n", "", "x" * 201):
+        with pytest.raises(RunFolderError, match="not a name that bncheck gives"):
+            check_slug(name)

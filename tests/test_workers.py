@@ -16,7 +16,7 @@ from patience import patience
 
 from bncheck.playing.cases_file import describe_ops
 from bncheck.playing.workers import Job, Limits, Progress, play
-from bncheck.run_folder.folder import read_result
+from bncheck.run_folder.cell import record_or_crash
 from bncheck.worker.archive import write_npz
 
 FAULTY = Path(__file__).parent / "faulty_backend.py"
@@ -50,7 +50,7 @@ def make_job(run: Path, faults: list[str], variant: str = "", isolate: bool = Fa
 def outcomes(job: Job) -> dict[str, str]:
     found = {}
     for cell in job.cells:
-        result = read_result(job.folder / cell)
+        result = record_or_crash(job.folder / cell)
         found[cell.split("-", 1)[1]] = "none" if result is None else result.outcome
     return found
 
@@ -71,7 +71,7 @@ def test_a_cell_that_dies_takes_only_itself(tmp_path: Path) -> None:
 def test_the_reason_of_a_crash_names_the_signal_and_the_python_line(tmp_path: Path) -> None:
     job = make_job(tmp_path, ["segfault"])
     run_job(job)
-    result = read_result(job.folder / job.cells[0])
+    result = record_or_crash(job.folder / job.cells[0])
     assert result is not None
     assert result.error_type == "SIGSEGV"
     assert "was killed by SIGSEGV" in result.error
@@ -81,7 +81,7 @@ def test_the_reason_of_a_crash_names_the_signal_and_the_python_line(tmp_path: Pa
 def test_an_endless_loop_is_a_timeout_with_its_stack(tmp_path: Path) -> None:
     job = make_job(tmp_path, ["loop", "good"], cell_seconds=patience(2.0))
     assert run_job(job) == {"loop": "timeout", "good": "ok"}
-    result = read_result(job.folder / job.cells[0])
+    result = record_or_crash(job.folder / job.cells[0])
     assert result is not None
     assert f"longer than {patience(2.0):g} s" in result.error
     assert "in forward" in result.error
@@ -90,7 +90,7 @@ def test_an_endless_loop_is_a_timeout_with_its_stack(tmp_path: Path) -> None:
 def test_endless_allocation_ends_at_the_limit(tmp_path: Path) -> None:
     job = make_job(tmp_path, ["allocate", "good"], memory=2 * GIB)
     assert run_job(job) == {"allocate": "raised", "good": "ok"}
-    result = read_result(job.folder / job.cells[0])
+    result = record_or_crash(job.folder / job.cells[0])
     assert result is not None
     assert "Memory" in result.error_type
 
@@ -111,7 +111,7 @@ def test_a_process_that_hangs_at_its_end_keeps_what_it_did(tmp_path: Path) -> No
 def test_half_a_result_and_a_wrong_protocol_are_crashes_with_a_sentence(tmp_path: Path) -> None:
     job = make_job(tmp_path, ["half-result", "wrong-protocol"], isolate=True)
     assert run_job(job) == {"half-result": "crashed", "wrong-protocol": "crashed"}
-    half, wrong = (read_result(job.folder / cell) for cell in job.cells)
+    half, wrong = (record_or_crash(job.folder / cell) for cell in job.cells)
     assert half is not None
     assert "cannot be read" in half.error
     assert wrong is not None
@@ -185,7 +185,7 @@ def test_two_targets_run_at_the_same_time(tmp_path: Path) -> None:
 def test_a_cell_whose_trace_cannot_be_written_is_marked_and_the_next_one_is_whole(tmp_path: Path) -> None:
     job = make_job(tmp_path, ["no-room", "room-again"])
     assert run_job(job) == {"no-room": "crashed", "room-again": "ok"}
-    result = read_result(job.folder / job.cells[0])
+    result = record_or_crash(job.folder / job.cells[0])
     assert result is not None
     assert "its trace could not be written" in result.error
     assert set(arrays_of(job.folder / job.cells[1])) >= {"room-again/running_mean"}

@@ -17,7 +17,7 @@ from bncheck.environments.pythons import Ready, prepare
 from bncheck.environments.targets import Target
 from bncheck.playing.cases_file import write_cases
 from bncheck.playing.workers import Job, Limits, play
-from bncheck.run_folder.folder import CellResult, read_result
+from bncheck.run_folder.cell import CellRecord, record_or_crash
 from bncheck.scenario import Case
 from bncheck.scenario_files.files import find_scenarios, load_scenario
 
@@ -49,7 +49,7 @@ def renamed(case: Case, name: str, **network: Any) -> Case:
 
 @dataclass(frozen=True)
 class Cell:
-    result: CellResult
+    result: CellRecord
     arrays: Mapping[str, np.ndarray]
     folder: Path
     printed: str
@@ -73,7 +73,7 @@ def play_cells(folder: Path, cases: Sequence[Case], variant: str = "", seconds: 
 
 
 def read_cell(folder: Path) -> Cell:
-    result = read_result(folder)
+    result = record_or_crash(folder)
     assert result is not None
     printed = folder / "stderr.txt"
     return Cell(result, arrays_of(folder), folder, printed.read_text(encoding="utf-8") if printed.exists() else "")

@@ -29,15 +29,16 @@ def update(run: str, file: Path, quiet: bool) -> None:
     from bncheck.commands.gating import read_baseline
     from bncheck.gate.bar import read_verdict
     from bncheck.gate.baseline import dump, record
-    from bncheck.run_folder.folder import find_run, write_text
+    from bncheck.run_folder.folder import find_run
     from bncheck.run_folder.results import read_results
+    from bncheck.run_folder.whole import write_whole
 
     folder = find_run(run)
     verdict = read_verdict(folder, read_results(folder))
     entries = record(item.charge for item in verdict.judged if item.standing != "waived")
     before = read_baseline(file) if file.exists() else ()
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, dump(entries))
+    write_whole(file, dump(entries))
     if not quiet:
         came = len({entry.key for entry in entries} - {entry.key for entry in before})
         went = len({entry.key for entry in before} - {entry.key for entry in entries})

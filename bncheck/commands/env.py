@@ -81,8 +81,8 @@ def create_command(targets: Sequence[str], backend_files: Sequence[Path]) -> Non
 def remove_command(names: Sequence[str], everything: bool, unused: bool) -> None:
     """Remove environments by the names that `bncheck env list` prints."""
     from bncheck.environments.folder import UNUSED_DAYS, remove
-    from bncheck.environments.targets import did_you_mean, nearest
-    from bncheck.errors import UsageError
+    from bncheck.environments.targets import did_you_mean
+    from bncheck.errors import UsageError, nearest
 
     if sum((bool(names), everything, unused)) != 1:
         raise UsageError("say which: NAME…, --all or --unused", "bncheck env list shows the names")

@@ -27,6 +27,7 @@ def plot_command(run: str, finding: str, out: Path) -> None:
     from bncheck.repro.scene import choose_place
     from bncheck.run_folder.folder import find_run
     from bncheck.run_folder.results import read_results
+    from bncheck.run_folder.whole import write_whole
 
     if out.suffix not in (".png", ".svg"):
         raise UsageError(f"{out} is neither a .png nor a .svg file.", "Name one: -o picture.png")
@@ -38,10 +39,8 @@ def plot_command(run: str, finding: str, out: Path) -> None:
         raise RunFolderError(
             f"No target recorded running statistics in {scenario.name}--{case.name}.", "Choose another."
         )
-    part = out.with_name(out.name + ".part")
     try:
-        part.write_bytes(picture.png if out.suffix == ".png" else standalone(picture.svg).encode())
-        part.replace(out)
+        write_whole(out, picture.png if out.suffix == ".png" else standalone(picture.svg))
     except OSError as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}.", "Name another file with -o.") from error
     click.echo(f" wrote    {out}")

@@ -1,7 +1,7 @@
 """From what the workers left to run.json: traces → drifts, conventions → findings → results.
 
 Streams case by case: only the traces of one case are in memory at a time, however long the run was.
-This module reads and writes the run folder; what it calls in between is pure.
+This module reads and writes the run folder: a case is read, judged (``judge.py``, pure), and written behind that.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import gc
 import multiprocessing
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,25 +23,21 @@ from bncheck.convention import Convention
 from bncheck.diagnosis.accounting import absorb_by_order
 from bncheck.diagnosis.diagnose import diagnose, importance
 from bncheck.diagnosis.documented import Row, compare_documented, documented_facets
-from bncheck.diagnosis.drifts import compare
-from bncheck.diagnosis.equivalence import held_to_equivalence
 from bncheck.diagnosis.expectations import check_expectations
-from bncheck.diagnosis.fit import measure, settle
+from bncheck.diagnosis.fit import measure
+from bncheck.diagnosis.judge import explain_cell, judge_case, unsound_places
 from bncheck.diagnosis.repeats import compare_again
-from bncheck.diagnosis.replay import attribute, replay
 from bncheck.diagnosis.rules.well_formed import well_formed
 from bncheck.environments.devices import cores
-from bncheck.evidence import Attribution, CellView, Deferred, Drift, PairView, Repeat, TargetView
+from bncheck.evidence import CellView, Drift, Repeat, TargetView
 from bncheck.finding import Finding
 from bncheck.playing.plan import Plan, layer_path
-from bncheck.run_folder.arrays import trace_of
+from bncheck.run_folder.cell import CellRecord, cell_folder, read_trace, record_or_crash, write_replay
 from bncheck.run_folder.drift_table import DriftTable
-from bncheck.run_folder.folder import CellResult as Result
-from bncheck.run_folder.folder import again_folder, cell_folder, read_result
+from bncheck.run_folder.folder import again_folder
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 from bncheck.scenario import Case, Scenario
-from bncheck.trace import Place, Trace, unsound
-from bncheck.worker.archive import write_npz
+from bncheck.trace import Trace
 
 # In pairs of cells: starting a second process costs as much as judging 50 of them (0.5 s).
 PARALLEL_FROM, CHUNK = 200, 25
@@ -219,10 +214,10 @@ def judge_chunk(work: Work, numbers: range, analysis: Analysis, tell: Callable[[
         case = cases[number]
         tell(f"comparing {number + 1}/{len(cases)} {case.id}")
         if case.scenario in work.plan.background:
-            found = (read_record(work.run, case, target) for target in work.targets)
+            found = (read_outcome(work.run, case, target) for target in work.targets)
             analysis.cells += [cell for cell in found if cell is not None]
         else:
-            judge_case(work.run, case, scenario_of(work.plan, case), work.targets, analysis)
+            take_in(work, case, analysis)
         look_again(work.run, case, work.targets, analysis)
 
 
@@ -244,66 +239,23 @@ def scenario_of(plan: Plan, case: Case) -> Scenario:
     return next(scenario for scenario in plan.scenarios if scenario.name == case.scenario)
 
 
-def judge_case(run: Path, case: Case, scenario: Scenario, targets: Sequence[TargetResult], analysis: Analysis) -> None:
-    """Everything about one case; its traces are let go at the end."""
-    views = []
-    for target in targets:
-        cell, view = read_cell(run, case, target)
+def take_in(work: Work, case: Case, analysis: Analysis) -> None:
+    """Read a case, judge it, then write what was replayed beside its cells; its traces are let go at the end."""
+    explained: list[tuple[str, CellView]] = []
+    for target in work.targets:
+        cell, view = read_cell(work.run, case, target)
         if cell is not None:
             found = () if view is None or view.trace is None else unsound_places(case, view.trace)
             analysis.cells.append(replace(cell, unsound=found) if found else cell)
         if view is not None:
-            views.append(explain_cell(run, view, target, analysis))
-    pairs = [pair_view(case, scenario, a, b) for a, b in combinations(views, 2)]
-    for pair in pairs:
-        analysis.drifts.extend(pair.drifts)
-    analysis.findings += held_to_equivalence(diagnose(views, pairs, []), views, case, scenario)
-
-
-def unsound_places(case: Case, trace: Trace) -> tuple[Place, ...]:
-    """NaN, Inf and variances below zero in a trace; outputs do not count where the scenario itself put NaN in."""
-    poisoned = any(spec.poison for spec in case.inputs.values())
-    return tuple(place for place in unsound(trace) if not (poisoned and place[1] == "output"))
-
-
-def explain_cell(run: Path, view: CellView, target: TargetResult, analysis: Analysis) -> CellView:
-    """The cell with its documentation, its convention as it holds in this case, and its replay for the pictures."""
-    path, own = layer_path(view.case), bool(view.own_layer)
-    if not own:
-        said = documented_facets(analysis.documented.get(target.name, ()), target.version, target.variant, path)
-        view = replace(
-            view,
-            documented={facet: value for facet, (value, _) in said.items()},
-            link=next((link for _, link in said.values() if link), ""),
-        )
-    paths = analysis.conventions.get(target.name, {})
-    if view.trace is None or not paths:
-        return view
-    if own:
-        convention = measure([(view.case, view.trace, view.outcome)], target.name, path)
-    else:
-        convention = settle(view.case, view.trace, paths.get(path) or next(iter(paths.values())))
-    curves = replay(view.case, view.trace, convention)
-    named = {f"{layer}/{name}": array for layer, found in curves.items() for name, array in found.items()}
-    folder = cell_folder(run, target.slug, view.case.id)
-    folder.mkdir(exist_ok=True)
-    write_npz(str(folder / "replay.npz"), named)
-    return replace(view, convention=convention, replay=curves)
-
-
-def pair_view(case: Case, scenario: Scenario, a: CellView, b: CellView) -> PairView:
-    drifts = compare(case, a, b, scenario.tolerance)
-    differ = any(drift.verdict != "agrees" for drift in drifts)
-    found = Deferred(lambda: attribute_pair(case, a, b)) if differ else ()
-    return PairView(case=case, a=a, b=b, drifts=drifts, attributions=found, tolerance=scenario.tolerance)
-
-
-def attribute_pair(case: Case, a: CellView, b: CellView) -> Iterator[Attribution]:
-    """What replay says about the drifts of each layer that both recorded; nothing without two measured conventions."""
-    if a.trace is None or b.trace is None or a.convention is None or b.convention is None:
-        return
-    for layer in [name for name in a.trace.layers if name in b.trace.layers]:
-        yield from attribute(case, a.trace, a.convention, b.trace, b.convention, layer)
+            known = analysis.conventions.get(target.name, {}), analysis.documented.get(target.name, ())
+            explained.append((target.slug, explain_cell(view, target, *known)))
+    judged = judge_case(case, scenario_of(work.plan, case), [view for _, view in explained])
+    analysis.drifts.extend(judged.drifts)
+    analysis.findings += judged.findings
+    for slug, view in explained:
+        if view.convention is not None:
+            write_replay(cell_folder(work.run, slug, case.id), view.replay)
 
 
 def target_view(target: TargetResult, analysis: Analysis) -> TargetView:
@@ -320,26 +272,36 @@ def target_view(target: TargetResult, analysis: Analysis) -> TargetView:
     )
 
 
-def read_record(run: Path, case: Case, target: TargetResult, result: Result | None = None) -> CellResult | None:
-    """How one cell went; None when it never ran. ``result`` is what its worker left, where that was read already."""
+def read_outcome(run: Path, case: Case, target: TargetResult) -> CellResult | None:
+    """How one cell went; None when it never ran."""
+    record = record_or_crash(cell_folder(run, target.slug, case.id)) if target.status == "ok" else None
+    return outcome_of(case, target, record)
+
+
+def outcome_of(case: Case, target: TargetResult, record: CellRecord | None) -> CellResult | None:
     if target.status != "ok":
-        return CellResult(case.scenario, case.name, target.name, target.slug, "unavailable", error=target.reason)
-    result = result or read_result(cell_folder(run, target.slug, case.id))
-    if result is None:
+        return CellResult(
+            scenario=case.scenario,
+            case=case.name,
+            target=target.name,
+            slug=target.slug,
+            outcome="unavailable",
+            error=target.reason,
+        )
+    if record is None:
         return None
-    outcome, kind, error = map(sys.intern, (result.outcome, result.error_type, result.error))  # 1,000 cells say alike
     return CellResult(
-        case.scenario,
-        case.name,
-        target.name,
-        target.slug,
-        outcome,
-        result.event,
-        kind,
-        error,
-        result.seconds,
-        sys.intern(result.origin),
-        remarks_of(result.notes),
+        scenario=case.scenario,
+        case=case.name,
+        target=target.name,
+        slug=target.slug,
+        outcome=sys.intern(record.outcome),  # 1,000 cells say alike
+        event=record.event,
+        error_type=sys.intern(record.error_type),
+        error=sys.intern(record.error),
+        seconds=record.seconds,
+        origin=sys.intern(record.origin),
+        remarks=remarks_of(record.notes),
     )
 
 
@@ -357,29 +319,31 @@ def remarks_of(notes: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult | None, CellView | None]:
-    """One cell's record and what rules see of it; (None, None) when it never ran."""
-    result = read_result(cell_folder(run, target.slug, case.id)) if target.status == "ok" else None
-    cell = read_record(run, case, target, result)
-    if result is None or cell is None:
-        return cell, None
+    """How one cell went and what rules see of it; (None, None) when it never ran."""
+    if target.status != "ok":
+        return outcome_of(case, target, None), None
+    folder = cell_folder(run, target.slug, case.id)
+    record = record_or_crash(folder)
+    if record is None:
+        return None, None
     ops = tuple(event.op for event in case.events)
-    trace = trace_of(run, cell, ops) if result.outcome in FINISHED else None
+    trace = read_trace(folder, ops, record) if record.outcome in FINISHED else None
     if trace is not None:
         trace = replace(trace, arrays=dict(trace.arrays))  # decoded once: rules look at everything many times
     view = CellView(
         case=case,
         target=target.name,
         backend=target.backend,
-        outcome=result.outcome,
+        outcome=record.outcome,
         trace=trace,
-        error_type=result.error_type,
-        error=result.error,
-        event=result.event,
-        origin=result.origin,
+        error_type=record.error_type,
+        error=record.error,
+        event=record.event,
+        origin=record.origin,
         environment=target.environment,
-        notes=result.notes,
+        notes=record.notes,
     )
-    return cell, well_formed(view)
+    return outcome_of(case, target, record), well_formed(view)
 
 
 def of_expecting(plan: Plan, drifts: Iterable[Drift]) -> dict[str, list[Drift]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from packaging.version import InvalidVersion, Version
 
 from bncheck.environments.backend_file import BackendFile
-from bncheck.errors import TargetError
+from bncheck.errors import TargetError, nearest
 
 SHAPE = re.compile(
     r"(?P<backend>[A-Za-z][A-Za-z0-9_.-]*)"
@@ -136,13 +135,6 @@ def _device(text: str, word: str | None, backend: BackendFile) -> str:
     raise TargetError(
         f"{text}: {backend.title} has no device {word!r}{guess}", f"devices: {', '.join(backend.devices)}"
     )
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word most like ``word``, or an empty string."""
-    by_lower = {item.lower(): item for item in known if item}
-    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[found[0]] if found else ""
 
 
 def did_you_mean(guess: str) -> str:

@@ -29,8 +29,9 @@ from bncheck.joining.targets import Member, join_targets
 from bncheck.playing.cases_file import join_cases
 from bncheck.playing.plan import Plan, read_plan, with_tolerance, write_plan
 from bncheck.run_folder.arrays import MAX_ARCHIVE, open_archive
+from bncheck.run_folder.cell import cell_folder, record_or_crash
 from bncheck.run_folder.cell_files import copy_cell_files
-from bncheck.run_folder.folder import cell_folder, check_slug, find_run, read_json, read_result, write_json
+from bncheck.run_folder.folder import check_slug, find_run, read_json, write_json
 from bncheck.run_folder.results import Results, TargetResult, read_results
 from bncheck.scenario import Scenario
 from bncheck.scenario_files.files import load_scenario
@@ -299,10 +300,10 @@ def write_joined(joined: Joined, sources: Sequence[Source], run: Path) -> None:
 
 def copy_cell(old: Path, new: Path) -> None:
     """The files of one finished cell, unless an earlier run's are there already."""
-    result = read_result(old)
-    if result is None or read_result(new) is not None:
+    record = record_or_crash(old)
+    if record is None or record_or_crash(new) is not None:
         return
-    for name in ("stderr.txt", *(check_slug(name) for name in result.artifacts)):
+    for name in ("stderr.txt", *(check_slug(name) for name in record.artifacts)):
         if (old / name).is_file():
             new.mkdir(parents=True, exist_ok=True)
             place(old / name, new / name, MAX_ARCHIVE)

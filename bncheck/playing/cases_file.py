@@ -13,6 +13,7 @@ from bncheck.bounded import open_regular
 from bncheck.errors import RunFolderError, ScenarioError
 from bncheck.playing.plan import layer_ranks
 from bncheck.run_folder.folder import check_slug
+from bncheck.run_folder.whole import write_whole
 from bncheck.scenario import Case, op_of
 from bncheck.scenario_files.inputs import content_key, make_inputs
 from bncheck.worker.archive import write_npz
@@ -50,20 +51,21 @@ def describe_ops(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def write_cases(run: Path, cases: Sequence[Case]) -> dict[str, str]:
     """Write inputs once per content and a line per case; returns case id → content key. One case at a time."""
-    inputs, part = run / "inputs", run / f"{NAME}.part"
-    inputs.mkdir(exist_ok=True)
+    (run / "inputs").mkdir(exist_ok=True)
     keys: dict[str, str] = {}
-    with part.open("w", encoding="utf-8") as lines:
-        for case in cases:
-            if case.id in keys:
-                raise ScenarioError(f"Two cases are called {case.id}.", "Give one of the scenario files another name.")
-            arrays = make_inputs(case)
-            key = keys[case.id] = content_key(case, arrays)
-            if not (inputs / f"{key}.npz").exists():
-                write_npz(str(inputs / f"{key}.npz"), arrays)
-            lines.write(json.dumps(describe_case(case, f"{key}.npz")) + "\n")
-    part.replace(run / NAME)
+    write_whole(run / NAME, (line_of(case, run / "inputs", keys) for case in cases))
     return keys
+
+
+def line_of(case: Case, inputs: Path, keys: dict[str, str]) -> str:
+    """The case's line; its inputs are written, and its content key is noted in ``keys``."""
+    if case.id in keys:
+        raise ScenarioError(f"Two cases are called {case.id}.", "Give one of the scenario files another name.")
+    arrays = make_inputs(case)
+    key = keys[case.id] = content_key(case, arrays)
+    if not (inputs / f"{key}.npz").exists():
+        write_npz(str(inputs / f"{key}.npz"), arrays)
+    return json.dumps(describe_case(case, f"{key}.npz")) + "\n"
 
 
 def read_lines(run: Path) -> Iterator[tuple[str, bytes]]:

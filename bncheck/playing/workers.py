@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bncheck.run_folder.cell import CellRecord, record_or_crash, write_record
 from bncheck.run_folder.cell_files import mend
-from bncheck.run_folder.folder import CellResult, read_json, read_result, write_json, write_result
+from bncheck.run_folder.folder import read_json, write_json
 
 RUNNER = Path(__file__).parent.parent / "worker" / "run.py"
 POLL_SECONDS = 0.02
@@ -70,7 +71,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self.job = job
         mend(job.folder)  # a host that was killed may have left half an entry
-        self.waiting = [cell for cell in job.cells if read_result(job.folder / cell) is None]
+        self.waiting = [cell for cell in job.cells if record_or_crash(job.folder / cell) is None]
         self.batch: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
         self.current = ""
@@ -160,10 +161,10 @@ class Worker:
     def finish(self) -> Iterator[Progress]:
         """Count the current cell as finished when it has a result."""
         if self.current and self.current in self.waiting:
-            result = read_result(self.job.folder / self.current)
-            if result is not None:
+            record = record_or_crash(self.job.folder / self.current)
+            if record is not None:
                 self.waiting.remove(self.current)
-                yield Progress(target=self.job.target, kind="finished", cell=self.current, outcome=result.outcome)
+                yield Progress(target=self.job.target, kind="finished", cell=self.current, outcome=record.outcome)
 
     def enforce(self) -> Iterator[Progress]:
         """Kill a process that takes too long or prints without end; its cell keeps the reason."""
@@ -213,9 +214,9 @@ class Worker:
         folder = self.job.folder / self.current
         tail = self.take_output(folder)
         stack = f"\n{tail}" if tail else ""
-        write_result(
+        write_record(
             folder,
-            CellResult(outcome, error_type=error_type, error=text + stack, seconds=time.monotonic() - self.since),
+            CellRecord(outcome, error_type=error_type, error=text + stack, seconds=time.monotonic() - self.since),
         )
         self.waiting.remove(self.current)
         yield Progress(target=self.job.target, kind="finished", cell=self.current, outcome=outcome, text=text)

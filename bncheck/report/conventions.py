@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bncheck.convention import FACETS, Convention, Facet
 from bncheck.report.plain_text import clean, scalar
 from bncheck.run_folder.results import Results
+from bncheck.run_folder.whole import write_whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -173,11 +174,7 @@ def as_csv(results: Results) -> str:
 
 
 def write_csv(results: Results, run_folder: Path) -> Path:
-    path = run_folder / "conventions.csv"
-    part = path.with_name("conventions.csv.part")
-    part.write_text(as_csv(results), encoding="utf-8")
-    part.replace(path)
-    return path
+    return write_whole(run_folder / "conventions.csv", as_csv(results))
 
 
 def disagreements(results: Results) -> Sequence[str]:

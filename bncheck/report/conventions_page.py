@@ -16,6 +16,7 @@ from bncheck.report.conventions import by_target, cell
 from bncheck.report.html import convention_table
 from bncheck.report.pages import environment
 from bncheck.run_folder.results import Results
+from bncheck.run_folder.whole import write_whole
 
 # What somebody who ports a model asks first.
 FIRST = {
@@ -44,11 +45,9 @@ class Port:
 
 
 def write(path: Path, results: Results, source: str = "", goal: str = "") -> Path:
-    """Write the page under a temporary name, then rename it; ``source`` and ``goal`` are shown first."""
+    """Write the page; ``source`` and ``goal`` are shown first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(page(results, source, goal), encoding="utf-8")
-    return part.replace(path)
+    return write_whole(path, page(results, source, goal))
 
 
 def page(results: Results, source: str = "", goal: str = "") -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from bncheck.diagnosis.drifts import COARSENESS
-from bncheck.run_folder.results import CaseResult, Results, ScenarioResult, replay_of, trace_of
+from bncheck.run_folder.cell import replay_of, trace_of
+from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
 from bncheck.trace import Array
 
 DRAWN = ("running_mean", "running_var")

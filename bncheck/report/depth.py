@@ -15,8 +15,7 @@ import numpy as np
 from bncheck.diagnosis.rules.in_batches import InBatches, read
 from bncheck.report.gallery import EXTRAS, Gallery
 from bncheck.report.picture import SETTINGS, Picture, develop, write_picture
-from bncheck.run_folder.arrays import read_result, trace_of
-from bncheck.run_folder.folder import cell_folder
+from bncheck.run_folder.cell import folder_of, read_record, read_trace
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult
 
 NAME = "depth"
@@ -41,12 +40,12 @@ def profiles(results: Results, run_folder: Path, cell: CellResult) -> Iterator[I
     case: CaseResult | None = results.case_at.get((cell.scenario, cell.case))
     if case is None or OP not in case.ops:
         return
-    trace = trace_of(run_folder, cell, case.ops)
-    folder = cell_folder(run_folder, cell.slug, f"{cell.scenario}--{cell.case}")
-    notes = read_result(folder).get("notes")
+    folder = folder_of(run_folder, cell)
+    record = read_record(folder)
+    trace = read_trace(folder, case.ops, record)
     for event, op in enumerate(case.ops):
-        if op == OP and trace is not None and isinstance(notes, dict):
-            found = read(event, trace.arrays, notes)
+        if op == OP and trace is not None and record is not None:
+            found = read(event, trace.arrays, record.notes)
             if found is not None:
                 yield found
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from bncheck.report.gallery import Gallery
 from bncheck.report.picture import SETTINGS, Picture, develop, write_picture
-from bncheck.run_folder.arrays import trace_of
+from bncheck.run_folder.cell import trace_of
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult
 from bncheck.trace import Array
 

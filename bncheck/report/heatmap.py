@@ -12,11 +12,12 @@ from matplotlib.patches import Rectangle
 
 from bncheck.report.gallery import Gallery
 from bncheck.report.overview import Matrix, headline, make_matrix
-from bncheck.report.picture import PIXELS_PER_INCH, SETTINGS, write
+from bncheck.report.picture import PIXELS_PER_INCH, SETTINGS
 from bncheck.report.plain_text import clean, number, one_line
 from bncheck.report.standing import Standing
 from bncheck.report.svg import INK, PAPER, compact, standalone
 from bncheck.run_folder.results import Results
+from bncheck.run_folder.whole import write_whole
 
 NAME = "matrix"
 # Pale enough for ink to be legible on each; grey copies still differ, and the word says it anyway.
@@ -53,7 +54,7 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
     folder = run_folder / "plots"
     folder.mkdir(exist_ok=True)
     svg = standalone(compact(text.getvalue(), "m")).encode()
-    return [write(folder / "matrix.svg", svg), write(folder / "matrix.png", image.getvalue())]
+    return [write_whole(folder / "matrix.svg", svg), write_whole(folder / "matrix.png", image.getvalue())]
 
 
 def draw(results: Results, shown: Matrix) -> Figure:

@@ -27,6 +27,7 @@ from bncheck.report.places import DECADES, GRAVITY, by_scenario, choices, places
 from bncheck.report.standing import step_of
 from bncheck.report.svg import themed
 from bncheck.run_folder.results import Results, ScenarioResult
+from bncheck.run_folder.whole import write_whole
 
 NAME = "html"
 
@@ -44,11 +45,8 @@ class Item:
 
 
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
-    """Write index.html under a temporary name, then rename it."""
-    path = run_folder / "index.html"
-    part = path.with_name("index.html.part")
-    part.write_text(page(results, run_folder, gallery), encoding="utf-8")
-    return [part.replace(path)]
+    """Write index.html."""
+    return [write_whole(run_folder / "index.html", page(results, run_folder, gallery))]
 
 
 def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> str:

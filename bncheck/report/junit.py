@@ -18,8 +18,8 @@ from bncheck.gate.blamed import EXITS
 from bncheck.report.gallery import Gallery
 from bncheck.report.plain_text import kinded
 from bncheck.report.standing import difference
-from bncheck.run_folder.folder import write_text
 from bncheck.run_folder.results import CRASHED, CaseResult, CellResult, Results, ScenarioResult
+from bncheck.run_folder.whole import write_whole
 
 NAME = "junit"
 NOT_RUN = ("unavailable", "unsupported")
@@ -29,7 +29,7 @@ FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
     path = run_folder / "junit.xml"
-    write_text(path, document(results, read_verdict(run_folder, results)))
+    write_whole(path, document(results, read_verdict(run_folder, results)))
     return [path]
 
 

@@ -10,8 +10,8 @@ from bncheck.report.machine import environment_text, portable
 from bncheck.report.markdown_text import code, link, table, text
 from bncheck.report.overview import Theme, evidence, expectation_sentence, heading, headline, make_matrix, themes
 from bncheck.report.plain_text import kinded, plural, share, words
-from bncheck.run_folder.folder import write_text
 from bncheck.run_folder.results import Results
+from bncheck.run_folder.whole import write_whole
 
 NAME = "markdown"
 # GitHub cuts an issue's text at 65,536 characters; the table is what grows, so it is cut, and says so.
@@ -22,7 +22,7 @@ MOST_CASES = 12
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
     """Write report.md into the run folder."""
     path = run_folder / "report.md"
-    write_text(path, "\n".join(lines_of(results)).rstrip() + "\n")
+    write_whole(path, "\n".join(lines_of(results)).rstrip() + "\n")
     return [path]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bncheck.report.gallery import Gallery
-from bncheck.run_folder.arrays import trace_of
+from bncheck.run_folder.cell import trace_of
 from bncheck.run_folder.results import CellResult, Results
 from bncheck.scenario import op_of
 from bncheck.trace import STATISTICS, Array, Trace

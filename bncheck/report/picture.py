@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bncheck.report.svg import INK, PAPER, compact, standalone
+from bncheck.run_folder.whole import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,10 +65,4 @@ def write_picture(picture: Picture, run_folder: Path, kinds: Sequence[str] = ("s
     folder = run_folder / "plots"
     folder.mkdir(exist_ok=True)
     content = {"svg": standalone(picture.svg).encode, "png": lambda: picture.png}
-    return [write(folder / f"{picture.name}.{kind}", content[kind]()) for kind in kinds]
-
-
-def write(path: Path, data: bytes) -> Path:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    return part.replace(path)
+    return [write_whole(folder / f"{picture.name}.{kind}", content[kind]()) for kind in kinds]

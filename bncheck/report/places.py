@@ -13,7 +13,8 @@ from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.report import overview
 from bncheck.report.standing import Standing
-from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, trace_of
+from bncheck.run_folder.cell import trace_of
+from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult
 from bncheck.trace import Array
 
 # Differing quantities of one case that the page lists; all of them are in drifts.csv.

@@ -14,8 +14,8 @@ from bncheck.gate.blamed import REMEDIES
 from bncheck.report.gallery import Gallery
 from bncheck.report.overview import heading, headline, make_matrix
 from bncheck.report.plain_text import clean, kinded, one_line, plural, share
-from bncheck.run_folder.folder import write_text
 from bncheck.run_folder.results import CRASHED, Results
+from bncheck.run_folder.whole import write_whole
 
 NAME = "summary"
 LIMIT = 1000 * 1024  # below 1024 kB in either sense of kB, with room for what other steps wrote
@@ -25,7 +25,7 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~])")
 
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
     path = run_folder / "summary.md"
-    write_text(path, text(results, read_verdict(run_folder, results)))
+    write_whole(path, text(results, read_verdict(run_folder, results)))
     return [path]
 
 

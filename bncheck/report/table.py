@@ -16,6 +16,7 @@ from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.report.gallery import Gallery
 from bncheck.run_folder.results import Results, plain, spell
+from bncheck.run_folder.whole import write_whole
 
 NAME = "csv"
 AT_ONCE = 256  # rows
@@ -64,8 +65,8 @@ def flat(value: Any) -> Any:
 
 def write_csv(tables: Iterable[pd.DataFrame], path: Path) -> Path:
     """Tables of the same columns, one below the other."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as handle:
-        for number, table in enumerate(tables):
-            table.to_csv(handle, index=False, header=number == 0, na_rep="", lineterminator="\n")
-    return part.replace(path)
+    return write_whole(path, (as_csv(table, head=number == 0) for number, table in enumerate(tables)))
+
+
+def as_csv(table: pd.DataFrame, *, head: bool) -> str:
+    return table.to_csv(index=False, header=head, na_rep="", lineterminator="\n")

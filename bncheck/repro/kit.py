@@ -21,6 +21,7 @@ from bncheck.repro.scripts import writer_of
 from bncheck.repro.standalone.frame import Script, write_script
 from bncheck.repro.standalone.subject import CannotWriteError, Subject, make_subject
 from bncheck.run_folder.results import Results, TargetResult
+from bncheck.run_folder.whole import write_whole
 from bncheck.worker.archive import write_npz
 
 OURS = re.compile(r"(issue\.md|environment\.md|plot\.(png|svg)|drift\.csv|repro_[\w.+=,\[\]-]+\.(py|npz|onnx))")
@@ -38,13 +39,8 @@ def write_kit(run: Path, results: Results, scene: Scene, out: Path | None = None
     files = kit_files(run, results, scene)
     clear(folder)
     for name, content in files.items():
-        part = folder / f"{name}.part"
-        part.write_bytes(content)
-        part.replace(folder / name)
-    archive = folder.with_name(folder.name + ".zip")
-    part = archive.with_name(archive.name + ".part")
-    part.write_bytes(zipped(folder.name, files))
-    return folder, part.replace(archive)
+        write_whole(folder / name, content)
+    return folder, write_whole(folder.with_name(folder.name + ".zip"), zipped(folder.name, files))
 
 
 def clear(folder: Path) -> None:

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bncheck.diagnosis.analyse import Analysis, judge_case, read_cell
+from bncheck.convention import Convention
+from bncheck.diagnosis.analyse import read_cell
+from bncheck.diagnosis.judge import explain_cell, judge_case
 from bncheck.environments.backend_file import BackendFile, find_backends
 from bncheck.environments.pythons import Ready, find_ready, make_ready, parse_pythons
 from bncheck.environments.targets import Target, parse_targets
@@ -140,23 +142,22 @@ def shown_by(
     folder: Path, scenario: Scenario, case: Case, targets: Sequence[TargetResult], *, results: Results, scene: Scene
 ) -> Scene | None:
     """The scene of this smaller case, if the finding is still there, alone, and its scripts see the problem."""
-    analysis = Analysis()
+    known: dict[str, dict[str, Convention]] = {}
     for convention in results.conventions:
-        analysis.conventions.setdefault(convention.target, {})[convention.path] = convention
-    judge_case(folder, case, scenario, targets, analysis)
-    same = [found for found in analysis.findings if alike(found, scene.finding)]
+        known.setdefault(convention.target, {})[convention.path] = convention
+    read = [(target, read_cell(folder, case, target)[1]) for target in targets]
+    views = [explain_cell(view, target, known.get(target.name, {}), ()) for target, view in read if view is not None]
+    findings = judge_case(case, scenario, views).findings
+    same = [found for found in findings if alike(found, scene.finding)]
     before = {(found.code, found.kind) for found in results.findings_at[scene.finding.scenario, scene.finding.case]}
-    new = [f for f in analysis.findings if (f.code, f.kind) not in before and f.kind != "rounding"]
+    new = [f for f in findings if (f.code, f.kind) not in before and f.kind != "rounding"]
     if not same or new:
         return None
     played = []
-    for target in targets:
-        _, view = read_cell(folder, case, target)
-        if view is not None and view.trace is not None:
-            # Its arrays are read now: the folder is about to go.
-            arrays = dict(view.trace.arrays.items())
-            was = next(item.target for item in scene.played if item.target.name == target.name)
-            played.append(Played(was, replace(view.trace, arrays=arrays), was.environment))
+    for view in views:
+        if view.trace is not None:
+            was = next(item.target for item in scene.played if item.target.name == view.target)
+            played.append(Played(was, view.trace, was.environment))
     sizes = f"{described(case)} instead of {described(scene.case)}"
     note = f"The scripts play the smallest case found that still shows it: {sizes}."
     found = replace(

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from math import gcd
 from pathlib import Path
 from typing import Any
 
-from bncheck.errors import BncheckError, RunFolderError, UsageError
+from bncheck.errors import BncheckError, RunFolderError, UsageError, nearest
 from bncheck.finding import Finding
 from bncheck.playing.cases_file import read_job
 from bncheck.report.plain_text import one_line
 from bncheck.repro.own_files import custom_source, model_file
 from bncheck.repro.standalone.subject import USUAL, Played
-from bncheck.run_folder.arrays import open_archive, trace_of
+from bncheck.run_folder.arrays import open_archive
+from bncheck.run_folder.cell import trace_of
 from bncheck.run_folder.folder import read_json
 from bncheck.run_folder.results import CaseResult, Results, ScenarioResult, TargetResult
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Scenario, Tolerance
@@ -65,8 +65,8 @@ def choose_finding(results: Results, text: str) -> Finding:
 def not_found(results: Results, name: str) -> tuple[str, str]:
     known = list(dict.fromkeys([*(f.code for f in results.findings), *(f.cause for f in results.findings)]))
     cases = [f"{f.scenario}--{f.case}" for f in results.findings]
-    near = get_close_matches(name, [*known, *cases], n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    near = nearest(name, [*known, *cases])
+    hint = f" Did you mean {near}?" if near else ""
     if (*name.partition("--")[::2],) in results.case_at:
         return (
             f"Nothing was found in the case {one_line(name, 80)}.",

@@ -1,74 +1,31 @@
-"""The arrays of one cell, read from a run folder that nobody vouches for.
+"""Archives of arrays, read from a run folder that nobody vouches for.
 
-A path is composed from checked words only, an archive's declared sizes are checked before any memory is taken,
-arrays are decoded when they are asked for, and pickled ones are refused.
+An archive's declared sizes are checked before any memory is taken, arrays are decoded when they are asked for, and
+pickled ones are refused.
 """
 
 from __future__ import annotations
 
-import errno
 import io
-import json
 import math
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bncheck.bounded import read_bounded
 from bncheck.errors import RunFolderError
-from bncheck.run_folder.cell_files import TAR, read_cell_file
-from bncheck.trace import Array, EventRecord, Trace
+from bncheck.trace import Array
 
-if TYPE_CHECKING:
-    from bncheck.run_folder.results import CellResult
-
-WORD = re.compile(r"[A-Za-z0-9_+=,\[\]-][A-Za-z0-9._+=,\[\]-]{0,199}")
 # The default run's largest trace has 2 MB; a deep network over 10,000 steps stays below a tenth of this.
 MAX_ARCHIVE = 256 * 1024**2
 MAX_ENTRIES = 100_000
 LOCAL_HEADER = Struct("<HHIIIIHH")  # of an entry: flags to the lengths of its name and extra field
-MAX_RESULT_JSON = 16 * 1024**2
-
-
-def cell_folder(run_folder: Path, cell: CellResult) -> Path:
-    """``<run>/cells/<target slug>/<scenario>--<case>``; RunFolderError for words that could climb out of it."""
-    for word in (cell.slug, cell.scenario, cell.case):
-        if not WORD.fullmatch(word):
-            raise RunFolderError(
-                f"{run_folder / 'run.json'} names a cell {word[:60]!r}, which is not a name that bncheck gives",
-                "use letters, digits and . _ + = , [ ] - only, or do not open this folder: it was edited",
-            )
-    folder = run_folder / "cells" / cell.slug / f"{cell.scenario}--{cell.case}"
-    # A link inside an unpacked archive can point anywhere.
-    tar = folder.parent / TAR
-    if not all(path.resolve().is_relative_to(run_folder.resolve()) for path in (folder, tar)):
-        raise RunFolderError(f"{folder} is a link that leaves the run folder", "do not open this folder")
-    return folder
-
-
-def trace_of(run_folder: Path, cell: CellResult, ops: tuple[str, ...] = ()) -> Trace | None:
-    """The cell's trace, or None when it recorded none; arrays are read when they are asked for.
-
-    ``ops`` are the case's event names; how each went comes from the cell's own ``result.json``.
-    """
-    folder = cell_folder(run_folder, cell)
-    raw = read_file(folder, "trace.npz", MAX_ARCHIVE)
-    if raw is None:
-        return None
-    arrays, result = Archive(folder / "trace.npz", raw), read_result(folder)
-    return Trace(events=event_records(ops, result), arrays=arrays, dtypes=dtypes_of(result))
-
-
-def replay_of(run_folder: Path, cell: CellResult) -> Mapping[str, Array]:
-    """Curves replayed in float64 from the target's measured convention; empty when none was measured."""
-    return open_archive(cell_folder(run_folder, cell) / "replay.npz") or {}
 
 
 def open_archive(path: Path) -> Archive | None:
@@ -188,47 +145,3 @@ def read_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if any(side < 0 for side in shape):
         raise ValueError(f"its header declares the shape {shape}")
     return shape, fortran, dtype
-
-
-def read_file(folder: Path, name: str, most: int) -> bytes | None:
-    """A cell's file, loose or from its target's tar; None when there is none."""
-    try:
-        return read_cell_file(folder, name, most)
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise RunFolderError(f"{folder / name} is larger than {most >> 20} MiB, more than bncheck reads") from error
-        raise RunFolderError(f"{folder / name} cannot be read: {error.strerror or error}") from error
-
-
-def read_result(folder: Path) -> Mapping[str, Any]:
-    """A worker's ``result.json``; empty when the worker died before it was written."""
-    path, raw = folder / "result.json", read_file(folder, "result.json", MAX_RESULT_JSON)
-    if raw is None:
-        return {}
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path} is damaged: {str(error)[:160]}", "run this cell again") from error
-    if not isinstance(value, dict):
-        raise RunFolderError(f"{path} is damaged: it does not hold a result", "run this cell again")
-    return value
-
-
-def event_records(ops: tuple[str, ...], result: Mapping[str, Any]) -> tuple[EventRecord, ...]:
-    records = [EventRecord(op) for op in ops]
-    failed = result.get("failed")
-    for item in failed if isinstance(failed, list) else []:
-        index = item.get("event") if isinstance(item, dict) else None
-        if isinstance(index, int) and 0 <= index < len(records):
-            status, kind, error, origin = (
-                str(item.get(key, "")) for key in ("status", "error_type", "error", "origin")
-            )
-            records[index] = EventRecord(
-                op=records[index].op, status=status, error_type=kind, error=error, origin=origin
-            )
-    return tuple(records)
-
-
-def dtypes_of(result: Mapping[str, Any]) -> Mapping[str, str]:
-    found = result.get("dtypes")
-    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}

@@ -1,4 +1,4 @@
-"""The folder of a run: where everything lies, how it is written, and what a finished cell left in it.
+"""The folder of a run: where everything lies, the names that are safe in it, and its JSON files.
 
 ``reports/<UTC time>-<id>/`` holds ``plan.json`` (what was asked), ``scenarios/`` (the files as they were),
 ``cases.jsonl`` and ``inputs/<content key>.npz`` (what workers play), and ``cells/<target>/`` as
@@ -13,35 +13,16 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bncheck.bounded import read_bounded
 from bncheck.errors import RunFolderError
-from bncheck.run_folder.cell_files import read_cell_file
+from bncheck.run_folder.whole import write_whole
 
-PROTOCOL = 1
 # A JSON file of a cell is a few kB; one of hundreds of MB is not ours.
 LARGEST_JSON = 64 * 1024 * 1024
-SLUG = re.compile(r"[A-Za-z0-9._+=,\[\]@-]{1,200}\Z")
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """result.json of one cell, checked; ``outcome`` is one of the words of the design."""
-
-    outcome: str
-    event: int | None = None
-    error_type: str = ""
-    error: str = ""
-    origin: str = ""  # whose error it is (worker/blame.py)
-    failed: tuple[Mapping[str, Any], ...] = ()
-    dtypes: Mapping[str, str] = field(default_factory=dict)
-    artifacts: tuple[str, ...] = ()
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
+SLUG = re.compile(r"[A-Za-z0-9_+=,@\[\]-][A-Za-z0-9._+=,@\[\]-]{0,199}")
 
 
 def create_run_folder(out: Path | None, parent: Path = Path("reports")) -> Path:
@@ -102,27 +83,17 @@ def refuse_links(folder: Path) -> None:
 
 
 def check_slug(text: str) -> str:
-    """The text itself when it is safe as one folder name; names with separators or dots alone are not."""
-    if not SLUG.match(text) or text.strip(".") == "":
+    """The text itself when it is safe as one name in a run folder; with a separator or a dot before it, it is not."""
+    if not SLUG.fullmatch(text):
         raise RunFolderError(
-            f"{text!r} cannot be the name of a folder in a run.", "The run folder was edited or damaged."
+            f"{text[:60]!r} is not a name that bncheck gives to anything in a run folder.",
+            "Use letters, digits and . _ + = , @ [ ] - only, or do not open this folder: it was edited.",
         )
     return text
 
 
-def cell_folder(run: Path, target_slug: str, case_id: str) -> Path:
-    return run / "cells" / check_slug(target_slug) / check_slug(case_id)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: a full disk or a kill leaves no half file."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, allow_nan=False))
+    write_whole(path, json.dumps(value, allow_nan=False))
 
 
 def read_json(path: Path) -> Any:
@@ -143,66 +114,6 @@ def parse_json(path: Path, raw: bytes) -> Any:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}.", "The file was cut off or edited.") from error
-
-
-def read_result(folder: Path) -> CellResult | None:
-    """What a cell left behind; None when it has no result yet. A result that makes no sense is *crashed*, with why."""
-    path = folder / "result.json"
-    try:
-        raw = read_cell_file(folder, "result.json", LARGEST_JSON)
-        if raw is None:
-            return None
-        data = parse_json(path, raw)
-        if not isinstance(data, dict):
-            raise RunFolderError(f"{path} holds no object.")
-        if data.get("protocol") != PROTOCOL:
-            raise RunFolderError(
-                f"The worker answered in protocol {data.get('protocol')!r}; this bncheck speaks {PROTOCOL}."
-            )
-        return parse_result(data)
-    except RunFolderError as error:
-        return CellResult("crashed", error_type="BrokenResult", error=error.message)
-    except OSError as error:
-        return CellResult("crashed", error_type="BrokenResult", error=f"{path} cannot be read: {error}.")
-
-
-def parse_result(data: Mapping[str, Any]) -> CellResult:
-    outcomes = ("ok", "raised", "unsupported", "crashed", "timeout")
-    try:
-        if data["outcome"] not in outcomes:
-            raise RunFolderError(f"The outcome {data['outcome']!r} is none of {', '.join(outcomes)}.")
-        error = data.get("error") or {}
-        event = data.get("event")
-        return CellResult(
-            outcome=data["outcome"],
-            event=None if event is None else int(event),
-            error_type=str(error.get("type", "")),
-            error=str(error.get("message", "")),
-            origin=str(error.get("origin", "")),
-            failed=tuple(dict(item) for item in data.get("failed", ())),
-            dtypes={str(k): str(v) for k, v in data.get("dtypes", {}).items()},
-            artifacts=tuple(str(item) for item in data.get("artifacts", ())),
-            notes=dict(data.get("notes", {})),
-            seconds=float(data.get("seconds", 0.0)),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"A result.json has a wrong shape: {error!r}.") from error
-
-
-def write_result(folder: Path, result: CellResult) -> None:
-    """Result of a cell whose worker could not write one itself (crashed, timeout)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(
-        folder / "result.json",
-        {
-            "protocol": PROTOCOL,
-            "outcome": result.outcome,
-            "event": result.event,
-            "error": {"type": result.error_type, "message": result.error},
-            "failed": [dict(item) for item in result.failed],
-            "seconds": result.seconds,
-        },
-    )
 
 
 def again_folder(run: Path) -> Path:

@@ -1,8 +1,7 @@
-"""``run.json`` and the arrays beside it: everything a report needs, read back as frozen data.
+"""``run.json``: what was played and what was found, as frozen data that is written and read back.
 
-A run folder may come from anywhere (a CI artifact, a colleague), so it is untrusted input: types are checked,
-paths are composed from checked words and never taken from the file, arrays are sized before they are read,
-and nothing is unpickled. What is wrong with it is said in a sentence (:class:`RunFolderError`).
+A run folder may come from anywhere (a CI artifact, a colleague), so it is untrusted input: types are checked, and what
+is wrong with it is said in a sentence (:class:`RunFolderError`).
 
 JSON knows no NaN: non-finite numbers are the strings ``"nan"``, ``"inf"`` and ``"-inf"``.
 """
@@ -12,34 +11,20 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from bncheck.bounded import read_bounded
 from bncheck.convention import Convention
 from bncheck.errors import RunFolderError
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
-from bncheck.run_folder.arrays import cell_folder, replay_of, trace_of
 from bncheck.run_folder.drift_table import DriftTable
+from bncheck.run_folder.whole import write_whole
 from bncheck.trace import Place
-
-__all__ = [
-    "CaseResult",
-    "CellResult",
-    "Expectation",
-    "Results",
-    "ScenarioResult",
-    "TargetResult",
-    "cell_folder",
-    "read_results",
-    "replay_of",
-    "trace_of",
-    "write_results",
-]
 
 FORMAT = 1
 PLAYED = ("ok", "raised")  # outcomes of a cell that a worker saw through to its end
@@ -212,40 +197,41 @@ def write_results(results: Results, run_folder: Path) -> Path:
 
 
 def write_object(path: Path, values: Mapping[str, Any]) -> Path:
-    """Write a JSON object under a temporary name and rename it, so that a reader never sees half of it.
+    """Write a JSON object.
 
     One line per target, cell, drift, … : only one of them is in memory as text at a time (of 2,000 cells, all of them
     together took 40 MiB), and two runs can be compared line by line.
     """
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as handle:
-        for number, (name, value) in enumerate(values.items()):
-            handle.write(f'{"," if number else "{"}\n"{name}": ')
-            write_value(handle, value)
-        handle.write("\n}\n")
-    return part.replace(path)
+    return write_whole(path, object_text(values))
 
 
-def write_value(handle: TextIO, value: Any) -> None:
+def object_text(values: Mapping[str, Any]) -> Iterator[str]:
+    for number, (name, value) in enumerate(values.items()):
+        yield f'{"," if number else "{"}\n"{name}": '
+        yield from value_text(value)
+    yield "\n}\n"
+
+
+def value_text(value: Any) -> Iterator[str]:
     if not records(value):
-        handle.write(dump(value))
+        yield dump(value)
         return
     for number, item in enumerate(value):
-        handle.write(",\n " if number else "[\n ")
-        write_item(handle, item)
-    handle.write("\n]")
+        yield ",\n " if number else "[\n "
+        yield from item_text(item)
+    yield "\n]"
 
 
-def write_item(handle: TextIO, item: Any) -> None:
+def item_text(item: Any) -> Iterator[str]:
     """One line, but for a scenario: its cases have lines of their own."""
     values = {field.name: getattr(item, field.name) for field in fields(item)}
     if not any(map(records, values.values())):
-        handle.write(dump(item))
+        yield dump(item)
         return
     for number, (name, value) in enumerate(values.items()):
-        handle.write(f'{", " if number else "{"}"{name}": ')
-        write_value(handle, value)
-    handle.write("}")
+        yield f'{", " if number else "{"}"{name}": '
+        yield from value_text(value)
+    yield "}"
 
 
 def records(value: Any) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 from bncheck.bounded import read_bounded
 from bncheck.environments.backend_file import BackendFile
-from bncheck.errors import ScenarioError, UsageError
+from bncheck.errors import ScenarioError, UsageError, nearest
 from bncheck.scenario import Case, Expect, Network, Scenario, Tolerance, is_file
 from bncheck.scenario_files.checks import (
     build_events,
@@ -35,7 +35,6 @@ from bncheck.scenario_files.schema import (
     Document,
     ExpectTable,
     Fault,
-    nearest,
     read_document,
     read_expects,
     shown,

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from bncheck.scenario_files.schema import TOP_LEVEL, Fault, nearest, shown, unknown
+from bncheck.errors import nearest
+from bncheck.scenario_files.schema import TOP_LEVEL, Fault, shown, unknown
 from bncheck.scenario_files.toml_lines import KeyPath, split_key
 
 MOST_CASES = 100_000

@@ -6,7 +6,6 @@ is checked in ``checks.py``. Every default of the format stands here.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from bncheck.errors import nearest
 from bncheck.finding import CAUSES
 from bncheck.scenario import (
     COPIES,
@@ -50,13 +50,6 @@ class Fault:
         if self.suggestion:
             parts.append(f'did you mean "{self.suggestion}"?')
         return "; ".join(parts)
-
-
-def nearest(word: object, choices: Iterable[str]) -> str:
-    """The choice spelt most like ``word``, or an empty string when none is close."""
-    names = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=0.5)
-    return names[found[0]] if found else ""
 
 
 def unknown(path: KeyPath, what: str, word: object, choices: Iterable[str]) -> Fault:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from bncheck.errors import UsageError
+from bncheck.errors import UsageError, nearest
 from bncheck.finding import Finding
 
 RULE_FILE = re.compile(r"bn\d{3}_[a-z_]+")
@@ -97,8 +97,6 @@ def explain(word: str) -> Rule:
     known = {name.lower(): rule for rule in load_rules() for name in (rule.code, rule.cause)}
     if wanted in known:
         return known[wanted]
-    from difflib import get_close_matches
-
-    near = get_close_matches(wanted, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {known[near[0]].code} {known[near[0]].cause}?" if near else ""
+    near = nearest(wanted, known)
+    hint = f" Did you mean {known[near].code} {known[near].cause}?" if near else ""
     raise UsageError(f"there is no rule {word[:60]!r}.{hint}", "`bncheck explain` without an argument lists all rules")

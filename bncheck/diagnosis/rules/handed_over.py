@@ -14,10 +14,9 @@ import numpy as np
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.scenario import op_of
 from bncheck.trace import Array, Trace
 
-# Events that put all layers into a mode.
-SETTERS = ("train_forward", "eval_forward", "no_grad_forward", "checkpointed_forward", "set_mode")
 # A batch that lies further off than this many of its deviations, or whose variance is off by this factor, is not what
 # a mean of 0 and a variance of 1 describe.
 FAR, UNLIKE = 0.5, 2.0
@@ -63,7 +62,7 @@ def found(cell: CellView, code: str, cause: str, asks: Callable[[CellView, Trace
 def modes_mixed(cell: CellView, trace: Trace) -> Start | None:
     """Some layers in training and others in eval before anything has set a mode."""
     bare = next((event for event, record in enumerate(trace.events) if record.op == "forward"), None)
-    if bare is None or any(record.op in SETTERS for record in trace.events[:bare]):
+    if bare is None or any(op_of(record.op).mode for record in trace.events[:bare]):
         return None
     flags = {layer: int(rows[bare]) for layer in trace.layers if (rows := trace.get(layer, "training")) is not None}
     training = tuple(layer for layer, flag in flags.items() if flag == 1)
@@ -103,7 +102,7 @@ def counter_reset(cell: CellView, trace: Trace) -> Start | None:
 def never_trained(cell: CellView, trace: Trace) -> Start | None:
     """An evaluation with the statistics of a new layer, on data that are unlike them."""
     for event, record in enumerate(trace.events):
-        if record.op in ("train_forward", "no_grad_forward", "checkpointed_forward"):
+        if op_of(record.op).mode == "train":
             return None
         far = tuple(layer for layer in trace.layers if initial(trace, layer, event) and unlike(trace, layer, event))
         if record.op == "eval_forward" and far:

@@ -17,9 +17,9 @@ from bncheck.repro.standalone import tail
 from bncheck.repro.standalone.generator import source_of
 from bncheck.repro.standalone.literal import array_code, identifier, nested, scalar
 from bncheck.repro.standalone.steps import Block, Step, affine, annotate, fold
-from bncheck.repro.standalone.subject import STATES, CannotWriteError, Subject
+from bncheck.repro.standalone.subject import CannotWriteError, Subject
 from bncheck.scenario import op_of
-from bncheck.trace import Array
+from bncheck.trace import STATES, Array
 
 VERSION = re.compile(r"[0-9][0-9A-Za-z.]{0,30}")
 # More expected numbers than this lie in an .npz beside the script.

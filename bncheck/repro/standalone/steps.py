@@ -46,7 +46,8 @@ class Block:
 
 def annotate(subject: Subject) -> list[Step]:
     """Every event with what the recording says of it; a backward that was skipped stays, so that it can be said."""
-    ends = {event: number for number, event in enumerate(subject.case.step_ends, 1)}
+    # Behind the last event that both sides played alike nothing is looked at: the other side was at another program.
+    ends = {event: number for number, event in enumerate(subject.case.step_ends, 1) if event < subject.compared}
     guarded = {*subject.refused_here, *subject.refused_there}
     steps: list[Step] = []
     pending: list[int] = []

@@ -10,17 +10,15 @@ from typing import Literal
 
 import numpy as np
 
-from bncheck.diagnosis.drifts import coarser
+from bncheck.diagnosis.drifts import Series, pair_series, same_program
 from bncheck.finding import Finding
 from bncheck.repro.standalone.tail import gaps
 from bncheck.run_folder.results import TargetResult
-from bncheck.scenario import COMPARED, Case, InputSpec, Layer, Tolerance
-from bncheck.trace import Array, Trace
+from bncheck.scenario import Case, InputSpec, Layer, Tolerance
+from bncheck.trace import GRADIENTS, STATES, Array, Trace
 
 Problem = Literal["differs", "nonfinite", "recorded", "repeated", "rounding"]
-STATES = ("running_mean", "running_var", "running_covar", "counter", "gamma", "beta")
 LOOSE = ("output", "grad_input")
-GRADIENTS = ("grad_gamma", "grad_beta")
 ORDER = (*STATES, *LOOSE, *GRADIENTS)
 # How else a run played an ONNX file: a gap to its plain play is one number, and no gap is expected.
 BESIDE = tuple(f"{way}{of}" for way in ("optimised", "unused", "optimised_unused") for of in ("", "_statistics"))
@@ -77,6 +75,7 @@ class Subject:
     layer: str
     other: str
     quantities: tuple[Quantity, ...]
+    compared: int  # so many events both sides played alike
     refused_there: tuple[int, ...]
     problem: Problem
     stride: int = 1  # of the recorded outputs
@@ -135,6 +134,7 @@ def make_subject(
             layer="",
             other=source,
             quantities=alone,
+            compared=len(case.events),
             refused_there=raised(own.trace),
             problem=problem,  # type: ignore[arg-type]
             stride=stride,
@@ -175,6 +175,7 @@ def make_subject(
         layer=layer,
         other=label,
         quantities=found,
+        compared=same_program(own.trace, there.trace),
         refused_there=refused,
         problem=problem,  # type: ignore[arg-type]
         stride=stride,
@@ -252,56 +253,49 @@ def quantities(
     finding: Finding, case: Case, own: Played, other: Played, layer: str, *, tolerance: Tolerance
 ) -> tuple[Quantity, ...]:
     """Running statistics, what the finding is about, and whatever else is outside the tolerance."""
-    found = [
-        q
-        for name in ORDER
-        if (q := quantity(name, case, own.trace, other.trace, layer, tolerance=tolerance)) is not None
-    ]
+    a, b = own.trace, other.trace
+    series = [each for each in pair_series(case, a, b, same_program(a, b)) if each.layer in (layer, "")]
+    paired = [each for each in series if each.quantity in ORDER]
+    found = [q for each in paired if (q := quantity(each, a, bool(layer), tolerance=tolerance)) is not None]
     wanted = {*ALWAYS, finding.quantity, *(["counter"] if finding.cause == "counter-skew" else [])}
     wanted |= set() if layer else {"output"}  # a network without a BatchNorm layer has nothing else to look at
-    return tuple(q for q in found if q.name in wanted or q.outside)
+    return tuple(sorted((q for q in found if q.name in wanted or q.outside), key=lambda q: ORDER.index(q.name)))
 
 
-def quantity(name: str, case: Case, own: Trace, other: Trace, layer: str, *, tolerance: Tolerance) -> Quantity | None:
-    """Rows of one quantity that both sides have, as a run pairs them; None where one has none."""
-    path = name if name in LOOSE else f"{layer}/{name}"
-    if name in LOOSE:
-        events = paired(name, case, own, other)
-        # Large outputs are sampled and small ones are not, so rows of two sizes cannot be read by one line.
-        events = events if layer else of_one_size(events, name, own)
-        rows = [[np.ravel(side.arrays[f"{name}/{t}"]) for t in events] for side in (own, other)]
-        if len({row.size for row in rows[0]}) != 1:
-            return None
-        here, there = (np.array(side, dtype=np.float64).reshape(len(events), -1) for side in rows)
-    else:
-        one, two = own.arrays.get(path), other.arrays.get(path)
-        if one is None or two is None or one.shape != two.shape:
-            return None
-        if name in STATES:
-            events = (-1, *case.step_ends)
-            here, there = (side[[t + 1 for t in events]].astype(np.float64) for side in (one, two))
-        else:
-            events = tuple(t for t, event in enumerate(own.events) if event.op == "backward" and event.status == "ok")
-            here, there = (side[list(events)].astype(np.float64) for side in (one, two))
-        here, there = here.reshape(len(events), -1), there.reshape(len(events), -1)
-    if not here.size or (name == "counter" and (np.isnan(here).all() or np.isnan(there).all())):
+def quantity(series: Series, own: Trace, layer: bool, *, tolerance: Tolerance) -> Quantity | None:
+    """The rows of a run's series that a script can look at; None where it has none.
+
+    ``layer`` says whether it looks at one: then outputs of several sizes are none of its matters.
+    """
+    kept = rows_in_sight(series, own, layer)
+    here, there = (side[kept].astype(np.float64) for side in (series.a, series.b))
+    if series.quantity in LOOSE and kept:  # without the zeros that fill a row up to the longest
+        width = own.arrays[f"{series.quantity}/{series.events[kept[0]]}"].size
+        here, there = here[:, :width], there[:, :width]
+    if not here.size:
         return None
-    kind = coarser(own.dtype_of(path), other.dtype_of(path)) if name in STATES else coarser(case.dtype, "float64")
-    rtol, atol = tolerance.at(kind)
-    return Quantity(name=name, events=events, here=here, there=there, rtol=rtol, atol=atol)
+    rtol, atol = tolerance.at(series.dtype)
+    return Quantity(
+        name=series.quantity,
+        events=tuple(int(series.events[row]) for row in kept),
+        here=here,
+        there=there,
+        rtol=rtol,
+        atol=atol,
+    )
 
 
-def of_one_size(events: tuple[int, ...], name: str, own: Trace) -> tuple[int, ...]:
-    """Those events whose output has the size that most have: an eval forward may be read at another layer."""
-    sizes = [own.arrays[f"{name}/{t}"].size for t in events]
-    return tuple(t for t, size in zip(events, sizes, strict=True) if size == max(sizes, key=sizes.count))
-
-
-def paired(name: str, case: Case, own: Trace, other: Trace) -> tuple[int, ...]:
-    ops = ("backward",) if name == "grad_input" else COMPARED
-    found = []
-    for t, event in enumerate(case.events):
-        one, two = own.arrays.get(f"{name}/{t}"), other.arrays.get(f"{name}/{t}")
-        if event.op in ops and one is not None and two is not None and one.shape == two.shape and one.size:
-            found.append(t)
-    return tuple(found)
+def rows_in_sight(series: Series, own: Trace, layer: bool) -> list[int]:
+    """States at every step's end; gradients of backwards that went through; outputs of one size, which a script reads
+    by one line: large ones are sampled, small ones are not, and an eval forward may be read at another layer."""
+    rows = range(len(series.events))
+    if series.quantity in GRADIENTS:
+        return [row for row in rows if own.events[series.events[row]].status == "ok"]
+    if series.quantity not in LOOSE:
+        return list(rows)
+    sizes = [own.arrays[f"{series.quantity}/{event}"].size for event in series.events]
+    held = [size for size in sizes if size]
+    if not held or (layer and len(set(held)) != 1):
+        return []
+    most = max(held, key=held.count)
+    return [row for row in rows if sizes[row] == most]

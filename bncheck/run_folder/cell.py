@@ -1,0 +1,184 @@
+"""One cell in a run folder: its place, the record that its worker left, its trace, its replay.
+
+Nobody vouches for any of it: a path is composed from checked names, links out of the folder are refused, files have a
+size that is known before they are read.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bncheck.errors import RunFolderError
+from bncheck.run_folder.arrays import MAX_ARCHIVE, Archive, open_archive
+from bncheck.run_folder.cell_files import TAR, read_cell_file
+from bncheck.run_folder.folder import LARGEST_JSON, check_slug, parse_json, write_json
+from bncheck.run_folder.results import CellResult
+from bncheck.trace import Array, EventRecord, Trace
+from bncheck.worker.archive import write_npz
+
+PROTOCOL = 1
+OUTCOMES = ("ok", "raised", "unsupported", "crashed", "timeout")
+REPLAY = "replay.npz"
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """``result.json`` of a cell, checked: what its worker (or the host, of a dead one) left of it."""
+
+    outcome: str
+    event: int | None = None
+    error_type: str = ""
+    error: str = ""
+    origin: str = ""  # whose error it is (worker/blame.py)
+    failed: tuple[Mapping[str, Any], ...] = ()
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    artifacts: tuple[str, ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def cell_folder(run: Path, target: str, cell: str) -> Path:
+    """``<run>/cells/<target's slug>/<scenario>--<case>``; RunFolderError for names and links that could leave it."""
+    for name in (target, cell, *cell.rpartition("--")[::2]):
+        check_slug(name)
+    folder = run / "cells" / target / cell
+    # A link inside an unpacked archive can point anywhere.
+    inside = run.resolve()
+    if not all(path.resolve().is_relative_to(inside) for path in (folder, folder.parent / TAR)):
+        raise RunFolderError(f"{folder} is a link that leaves the run folder", "do not open this folder")
+    return folder
+
+
+def folder_of(run: Path, cell: CellResult) -> Path:
+    return cell_folder(run, cell.slug, f"{cell.scenario}--{cell.case}")
+
+
+def read_file(folder: Path, name: str, most: int) -> bytes | None:
+    """A cell's file, loose or from its target's tar; None when there is none."""
+    try:
+        return read_cell_file(folder, name, most)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise RunFolderError(f"{folder / name} is larger than {most >> 20} MiB, more than bncheck reads") from error
+        raise RunFolderError(f"{folder / name} cannot be read: {error.strerror or error}") from error
+
+
+# ------------------------------------------------------------------------------------------------------- the record
+
+
+def read_record(folder: Path) -> CellRecord | None:
+    """What a cell left; None when it has no result yet. RunFolderError for a result that makes no sense."""
+    path, raw = folder / "result.json", read_file(folder, "result.json", LARGEST_JSON)
+    if raw is None:
+        return None
+    data = parse_json(path, raw)
+    if not isinstance(data, dict):
+        raise RunFolderError(f"{path} holds no object.")
+    if data.get("protocol") != PROTOCOL:
+        raise RunFolderError(
+            f"The worker answered in protocol {data.get('protocol')!r}; this bncheck speaks {PROTOCOL}."
+        )
+    return parse_record(data)
+
+
+def record_or_crash(folder: Path) -> CellRecord | None:
+    """What a cell left, for those who play and judge it: a result that makes no sense is *crashed*, with why."""
+    try:
+        return read_record(folder)
+    except RunFolderError as error:
+        return CellRecord("crashed", error_type="BrokenResult", error=error.message)
+
+
+def parse_record(data: Mapping[str, Any]) -> CellRecord:
+    try:
+        if data["outcome"] not in OUTCOMES:
+            raise RunFolderError(f"The outcome {data['outcome']!r} is none of {', '.join(OUTCOMES)}.")
+        error = data.get("error") or {}
+        event = data.get("event")
+        return CellRecord(
+            outcome=data["outcome"],
+            event=None if event is None else int(event),
+            error_type=str(error.get("type", "")),
+            error=str(error.get("message", "")),
+            origin=str(error.get("origin", "")),
+            failed=tuple(dict(item) for item in data.get("failed", ())),
+            dtypes={str(k): str(v) for k, v in data.get("dtypes", {}).items()},
+            artifacts=tuple(str(item) for item in data.get("artifacts", ())),
+            notes=dict(data.get("notes", {})),
+            seconds=float(data.get("seconds", 0.0)),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(f"A result.json has a wrong shape: {error!r}.") from error
+
+
+def write_record(folder: Path, record: CellRecord) -> None:
+    """Record of a cell whose worker could not write one itself (crashed, timeout)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / "result.json",
+        {
+            "protocol": PROTOCOL,
+            "outcome": record.outcome,
+            "event": record.event,
+            "error": {"type": record.error_type, "message": record.error},
+            "failed": [dict(item) for item in record.failed],
+            "seconds": record.seconds,
+        },
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- the trace
+
+
+def trace_of(run: Path, cell: CellResult, ops: tuple[str, ...] = ()) -> Trace | None:
+    """The cell's trace, or None when it recorded none; arrays are read when they are asked for.
+
+    ``ops`` are the case's event names; how each went comes from the cell's own ``result.json``.
+    """
+    return read_trace(folder_of(run, cell), ops)
+
+
+def read_trace(folder: Path, ops: tuple[str, ...], record: CellRecord | None = None) -> Trace | None:
+    """The trace in a cell's folder; ``record`` is what the cell left, where that was read already."""
+    raw = read_file(folder, "trace.npz", MAX_ARCHIVE)
+    if raw is None:
+        return None
+    record = record or read_record(folder)
+    return Trace(
+        events=event_records(ops, () if record is None else record.failed),
+        arrays=Archive(folder / "trace.npz", raw),
+        dtypes={} if record is None else record.dtypes,
+    )
+
+
+def event_records(ops: tuple[str, ...], failed: tuple[Mapping[str, Any], ...]) -> tuple[EventRecord, ...]:
+    records = [EventRecord(op) for op in ops]
+    for item in failed:
+        index = item.get("event")
+        if isinstance(index, int) and 0 <= index < len(records):
+            status, kind, error, origin = (
+                str(item.get(key, "")) for key in ("status", "error_type", "error", "origin")
+            )
+            records[index] = EventRecord(
+                op=records[index].op, status=status, error_type=kind, error=error, origin=origin
+            )
+    return tuple(records)
+
+
+# ------------------------------------------------------------------------------------------------------- the replay
+
+
+def replay_of(run: Path, cell: CellResult) -> Mapping[str, Array]:
+    """Curves replayed in float64 from the target's measured convention; empty when none was measured."""
+    return open_archive(folder_of(run, cell) / REPLAY) or {}
+
+
+def write_replay(folder: Path, curves: Mapping[str, Mapping[str, Array]]) -> None:
+    """Replayed curves (layer → quantity → array) beside the cell's trace, for pictures."""
+    folder.mkdir(exist_ok=True)
+    named = {f"{layer}/{name}": array for layer, found in curves.items() for name, array in found.items()}
+    write_npz(str(folder / REPLAY), named)
