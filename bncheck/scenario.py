@@ -1,4 +1,6 @@
-"""What is tried: a scenario, its cases, their networks and programs. Plain frozen data; no I/O, no framework.
+"""What is tried: a scenario, its cases, their networks and programs, and what each event does.
+
+Plain frozen data; no I/O, no framework.
 
 A scenario file (``scenario_files``) is parsed into one :class:`Scenario`; its ``[matrix]`` is expanded
 into concrete :class:`Case` s. ``scenario_files/inputs.py`` turns a case into arrays, the same bytes for every target.
