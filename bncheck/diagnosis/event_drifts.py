@@ -193,6 +193,8 @@ def gradient_follows(pair: PairView, drift: Drift) -> bool | None:
             return None
         at = (*behind * 2, event, event)
         (m_a, r_a, g_a, b_a), (m_b, r_b, g_b, b_b) = (values_at(side, at) for side in rows)
+        if not np.isfinite(m_a + r_a + m_b + r_b).all():
+            return None
         wanted = b_a if drift.quantity == "grad_beta" else g_a * (r_b / r_a) + (m_a - m_b) * r_b * b_a
         gap = np.abs((b_b if drift.quantity == "grad_beta" else g_b) - wanted)
         if not np.isfinite(gap).all():
