@@ -5,11 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from at_the_prompt import bncheck
 from patience import measured, patience
 
 # In a GitHub job bncheck prints annotations and adds to the job's summary; what tests start must not.
@@ -69,8 +68,7 @@ def finish(folder: Path, lock: int) -> None:
 
 def play(folder: Path, *arguments: str) -> None:
     """Run bncheck into ``folder``; what it printed and its exit code are kept beside."""
-    command = [sys.executable, "-m", "bncheck", *arguments, "--out", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = bncheck(*arguments, "--out", str(folder))
     kept = {"code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
     (folder.parent / f"{folder.name}.json").write_text(json.dumps(kept))
 

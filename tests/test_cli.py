@@ -7,18 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from at_the_prompt import bncheck
 
 from bncheck.cli import COMMANDS, tell_interrupt
 from bncheck.errors import Interrupted
 
 HEAVY = ("numpy", "pandas", "matplotlib", "pydantic", "rich", "jinja2", "torch", "mxnet", "uv", "packaging")
-
-
-def bncheck(*arguments: str, cwd: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
-    import os
-
-    command = [sys.executable, "-m", "bncheck", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, **environ})
 
 
 def test_help_imports_nothing_heavy() -> None:

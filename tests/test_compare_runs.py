@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from at_the_prompt import bncheck
 
 from bncheck.cli import main
 from bncheck.errors import RunFolderError, UsageError
@@ -35,11 +34,6 @@ events = ["train_forward"]
 [matrix]
 "input.shape" = [[2, 2], [4, 2], [8, 2]]
 """
-
-
-def bncheck(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bncheck", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def played(folder: Path, name: str, *arguments: str, scenario: str = SCENARIO, file: str = "sizes.toml") -> Path:
@@ -243,15 +237,13 @@ def test_labels_are_the_shortest_names_that_differ() -> None:
 
 
 def test_it_needs_no_framework_and_no_worker(copied: Path) -> None:
-    code = (
-        "import subprocess, sys\n"
-        "def refuse(*a, **k): raise AssertionError('a process was started')\n"
-        "subprocess.Popen.__init__ = refuse\n"
-        "sys.argv = ['bncheck', 'compare', 'first', 'second', '-q', '--out', 'both']\n"
-        "from bncheck.cli import main\n"
-        "try:\n    main()\n"
-        "finally:\n    assert not {'torch', 'mxnet', 'tensorflow', 'jax'} & set(sys.modules)\n"
+    refusing = (
+        "import sys\n"
+        "def refuse(event, details):\n"
+        "    assert event != 'subprocess.Popen', details\n"
+        "    assert event != 'import' or details[0] not in ('torch', 'mxnet', 'tensorflow', 'jax'), details\n"
+        "sys.addaudithook(refuse)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=copied)
+    done = bncheck("compare", "first", "second", "-q", "--out", "both", cwd=copied, first=refusing)
     assert done.returncode == 0, done.stderr
     assert (copied / "both" / "index.html").exists()

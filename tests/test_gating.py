@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import pytest
+from at_the_prompt import bncheck
 
 from bncheck.commands.gating import tell_verdict
 from bncheck.gate.bar import Judged, Verdict
@@ -26,13 +25,6 @@ scenarios = ["all-ones"]
 fail-on = "convention"
 tolerances = { rtol = 10, atol = 10 }
 """
-
-
-def bncheck(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
-    environment = {**kept, "PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-m", "bncheck", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
 
 
 @pytest.fixture
