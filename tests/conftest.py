@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from at_the_prompt import bncheck
 from patience import measured, patience
+from processes import complain, starts_process
 
 # In a GitHub job bncheck prints annotations and adds to the job's summary; what tests start must not.
 for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"):
@@ -33,6 +34,8 @@ FIRST = ("test_backends", *APART, "test_torch_custom", "test_torch_scenarios", "
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
     for item in items:
+        if starts_process(item):
+            item.add_marker(pytest.mark.process)
         group = group_of(item)
         if group:
             item.add_marker(pytest.mark.xdist_group(group))
@@ -40,6 +43,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             own = item.get_closest_marker("timeout")
             seconds = float(own.args[0] if own else config.getini("timeout"))
             item.add_marker(pytest.mark.timeout(patience(seconds)), append=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    complain(item)
 
 
 def group_of(item: pytest.Item) -> str:

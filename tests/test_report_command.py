@@ -6,15 +6,15 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import at_the_prompt
 import literal_run
 import pytest
+from at_the_prompt import here
 
 from bncheck.report.overview import headline, rows, themes
 
 
 def bncheck(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return at_the_prompt.bncheck(*arguments, cwd=cwd, NO_COLOR="1", COLUMNS="120")
+    return here(*arguments, cwd=cwd, NO_COLOR="1", COLUMNS="120")
 
 
 def test_the_newest_run_is_rendered_whole(tmp_path: Path) -> None:
