@@ -18,6 +18,7 @@ import pytest
 from bncheck.cli import main
 
 ROOT = Path(__file__).parents[1]
+WIDTH = {"COLUMNS": "80"}  # else it is what readline, which pytest loads, has put into the environment of the process
 
 
 def command(*arguments: str, first: str = "") -> list[str]:
@@ -31,7 +32,7 @@ def command(*arguments: str, first: str = "") -> list[str]:
 def environment(**variables: str) -> dict[str, str]:
     """In every folder this checkout is what runs."""
     known = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": known, **variables}
+    return {**os.environ, "PYTHONPATH": known, **WIDTH, **variables}
 
 
 def bncheck(
@@ -46,7 +47,7 @@ def here(*arguments: str, cwd: Path | None = None, **variables: str) -> subproce
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(cwd or Path.cwd())
-        for name, value in variables.items():
+        for name, value in (WIDTH | variables).items():
             patch.setenv(name, value)
         with pytest.raises(SystemExit) as ended:
             main(list(arguments))
