@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from at_the_prompt import bncheck
 from patience import measured, patience
+from processes import complain, starts_process
 
 # In a GitHub job bncheck prints annotations and adds to the job's summary; what tests start must not.
 for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"):
@@ -34,6 +34,8 @@ FIRST = ("test_backends", *APART, "test_torch_custom", "test_torch_scenarios", "
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
     for item in items:
+        if starts_process(item):
+            item.add_marker(pytest.mark.process)
         group = group_of(item)
         if group:
             item.add_marker(pytest.mark.xdist_group(group))
@@ -41,6 +43,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             own = item.get_closest_marker("timeout")
             seconds = float(own.args[0] if own else config.getini("timeout"))
             item.add_marker(pytest.mark.timeout(patience(seconds)), append=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    complain(item)
 
 
 def group_of(item: pytest.Item) -> str:
@@ -69,8 +76,7 @@ def finish(folder: Path, lock: int) -> None:
 
 def play(folder: Path, *arguments: str) -> None:
     """Run bncheck into ``folder``; what it printed and its exit code are kept beside."""
-    command = [sys.executable, "-m", "bncheck", *arguments, "--out", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = bncheck(*arguments, "--out", str(folder))
     kept = {"code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
     (folder.parent / f"{folder.name}.json").write_text(json.dumps(kept))
 

@@ -9,9 +9,15 @@ from typing import Any
 import numpy as np
 
 from bncheck.diagnosis.drifts import compare
+from bncheck.diagnosis.rules import explain
 from bncheck.evidence import Attribution, CellView, PairView
+from bncheck.finding import Finding
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network
 from bncheck.trace import EventRecord, Trace
+
+
+def rule(cause: str) -> Any:
+    return explain(cause)
 
 
 def make_case(
@@ -77,3 +83,26 @@ def raise_at(trace: Trace, event: int, kind: str = "ValueError", error: str = "n
 
 def facets(**values: Any) -> Mapping[str, Any]:
     return values
+
+
+def own(case: Case) -> Case:
+    """The case with a layer of one's own."""
+    return replace(case, network=replace(case.network, custom="own.py:Own"))
+
+
+def own_cell(ops: list[str], notes: dict[str, Any] | None = None, **arrays: Any) -> CellView:
+    return make_cell(own(make_case(ops)), "torch", make_trace(ops, **arrays), notes=notes or {})
+
+
+def with_layer(cell: CellView, name: str, **arrays: object) -> CellView:
+    """The cell with one more layer in its trace."""
+    assert cell.trace is not None
+    ops = [event.op for event in cell.trace.events]
+    more = make_trace(ops, **arrays).arrays
+    named = {key.replace("bn/", f"{name}/", 1): value for key, value in more.items()}
+    return replace(cell, trace=replace(cell.trace, arrays={**cell.trace.arrays, **named}))
+
+
+def only(found: Any) -> Finding:
+    (finding,) = found
+    return finding  # type: ignore[no-any-return]

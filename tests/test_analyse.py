@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from at_the_prompt import bncheck
 
 from bncheck.diagnosis import analyse as analysis
 from bncheck.playing.plan import read_plan
@@ -18,8 +17,9 @@ from bncheck.run_folder.results import Results, read_results
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("analyse") / "run"
-    command = [sys.executable, "-m", "bncheck", "run", "all-ones", "events", "batch-sizes", "-q", "--no-report"]
-    subprocess.run([*command, "-t", "reference", "-t", "reference[mxnet]", "--out", str(out)], check=True)
+    words = ("run", "all-ones", "events", "batch-sizes", "-q", "--no-report")
+    done = bncheck(*words, "-t", "reference", "-t", "reference[mxnet]", "--out", str(out))
+    assert done.returncode == 0, done.stderr
     return out
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+from at_the_prompt import bncheck
 from torch_cells import python_of
 
 NETWORKS = '''
@@ -104,9 +103,8 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (folder / "networks.py").write_text(NETWORKS, encoding="utf-8")
     (folder / "damaged.toml").write_text(DAMAGED.replace("TARGETS", '"torch", "torch[no_onednn]"'), encoding="utf-8")
     (folder / "half.toml").write_text(HALF, encoding="utf-8")
-    command = [sys.executable, "-m", "bncheck", "run", str(folder / "damaged.toml"), str(folder / "half.toml")]
     words = ["--no-probe", "--no-report", "-q", "--fail-on", "never", "--out", str(folder / "run")]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    done = bncheck("run", str(folder / "damaged.toml"), str(folder / "half.toml"), *words)
     assert done.returncode == 0, done.stdout + done.stderr
     run = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
     assert {cell["outcome"] for cell in run["cells"]} == {"ok"}

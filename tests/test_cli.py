@@ -7,18 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from at_the_prompt import bncheck, here
 
 from bncheck.cli import COMMANDS, tell_interrupt
 from bncheck.errors import Interrupted
 
 HEAVY = ("numpy", "pandas", "matplotlib", "pydantic", "rich", "jinja2", "torch", "mxnet", "uv", "packaging")
-
-
-def bncheck(*arguments: str, cwd: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
-    import os
-
-    command = [sys.executable, "-m", "bncheck", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, **environ})
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -35,7 +29,7 @@ def test_help_names_every_command_and_every_command_has_help() -> None:
     text = bncheck("--help").stdout
     for name in COMMANDS:
         assert f"\n  {name} " in text
-        done = bncheck(name, "--help")
+        done = here(name, "--help")
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(f"Usage: bncheck {name}")
 
@@ -75,7 +69,7 @@ def test_version() -> None:
     ],
 )
 def test_usage_errors_are_sentences_with_exit_code_2(arguments: list[str], said: str, tmp_path: Path) -> None:
-    done = bncheck(*arguments, cwd=tmp_path)
+    done = here(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -84,7 +78,7 @@ def test_usage_errors_are_sentences_with_exit_code_2(arguments: list[str], said:
 
 def test_a_run_never_writes_over_something_else(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    done = bncheck("run", "all-ones", "-t", "reference", "--out", str(tmp_path))
+    done = here("run", "all-ones", "-t", "reference", "--out", str(tmp_path))
     assert done.returncode == 2
     assert "is not empty" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
@@ -92,7 +86,7 @@ def test_a_run_never_writes_over_something_else(tmp_path: Path) -> None:
 
 def test_an_output_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = bncheck("run", "all-ones", "-t", "reference", "--out", str(tmp_path / "file" / "run"))
+    done = here("run", "all-ones", "-t", "reference", "--out", str(tmp_path / "file" / "run"))
     assert done.returncode == 2
     assert "cannot be made" in done.stderr
     assert "--out" in done.stderr

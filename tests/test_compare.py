@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bncheck.diagnosis.drifts import coarser, compare, ulp_of
+from bncheck.diagnosis.drifts import coarser, compare, same_program, ulp_of
 from bncheck.evidence import CellView, Drift
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Tolerance
 from bncheck.trace import Array, EventRecord, Trace
@@ -234,3 +234,13 @@ def test_a_channel_of_nothing_is_held_against_the_largest_beside_it() -> None:
     held = [np.array([[0.0, 1.0], [value, 1.0]], dtype="float32") for value in (0.0, 1e-7)]
     sides = [view(case, name, {"bn/running_mean": rows}) for name, rows in zip("ab", held, strict=True)]
     assert one(compare(case, *sides), "running_mean").verdict == "agrees"
+
+
+def test_after_an_event_that_one_side_lacks_nothing_is_compared() -> None:
+    case = make_case(["train_forward"] * 2)
+    both = view(case, "torch", {"bn/running_mean": column(0, 1, 2)})
+    lacks = view(case, "mxnet", {"bn/running_mean": column(0, 1, 1)}, ["ok", "unsupported"])
+    assert both.trace is not None and lacks.trace is not None
+    assert same_program(both.trace, lacks.trace) == 1
+    drift = one(compare(case, both, lacks), "running_mean")
+    assert (drift.verdict, drift.points) == ("agrees", 2)

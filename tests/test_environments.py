@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from at_the_prompt import bncheck
 from packaging.specifiers import SpecifierSet
 from patience import patience
 
@@ -482,12 +483,6 @@ def test_python_downloads_are_off_unless_the_user_says_so() -> None:
     assert installer.python_downloads({"UV_PYTHON_DOWNLOADS": "automatic"}) == "automatic"
     both = {"UV_PYTHON_DOWNLOADS": "never", "BNCHECK_PYTHON_DOWNLOADS": "manual"}
     assert installer.python_downloads(both) == "manual"
-
-
-def bncheck(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bncheck", *arguments]
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
 
 
 def test_the_env_command_creates_lists_and_removes(toy: dict[str, BackendFile], tmp_path: Path) -> None:

@@ -1,27 +1,24 @@
 """bncheck explain: a page per rule, a table of all, the nearest spelling."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-from click.testing import CliRunner
+from at_the_prompt import here
 
-from bncheck.commands.explain import explain_command
 from bncheck.diagnosis.rules import load_rules
 from bncheck.finding import OF_NAN
 
 
 def test_page_of_a_rule():
-    result = CliRunner().invoke(explain_command, ["bn103"])
-    assert result.exit_code == 0
-    assert result.output.startswith("BN103 update-phase (convention)\nTwo targets move their running statistics")
-    assert "What to do: run a backward" in result.output
+    done = here("explain", "bn103")
+    assert done.returncode == 0
+    assert done.stdout.startswith("BN103 update-phase (convention)\nTwo targets move their running statistics")
+    assert "What to do: run a backward" in done.stdout
 
 
 def test_table_and_json_list_every_rule():
-    lines = CliRunner().invoke(explain_command, []).output.splitlines()
-    records = json.loads(CliRunner().invoke(explain_command, ["--json"]).output)
+    lines = here("explain").stdout.splitlines()
+    records = json.loads(here("explain", "--json").stdout)
     assert len(lines) == len(records) == len(load_rules())
     assert records[0].keys() == {"code", "cause", "family", "title", "explanation"}
 
@@ -35,7 +32,6 @@ NEAR = "Did you mean BN104 update-count?"
 
 @pytest.mark.parametrize(("word", "says"), [("updte-count", NEAR), ("zzz", "there is no rule 'zzz'.")])
 def test_unknown_rule_is_a_usage_error(word, says):
-    command = [sys.executable, "-m", "bncheck", "explain", word]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = here("explain", word)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr and "Traceback" not in done.stderr

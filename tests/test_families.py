@@ -5,11 +5,10 @@ Quick targets always; the others (``-m slow``) where their environments can be m
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from at_the_prompt import bncheck
 
 from bncheck.diagnosis.audit import audit
 from bncheck.run_folder.results import Results, read_results
@@ -60,8 +59,7 @@ SLOW = {
 
 def play(out: Path, scenarios: tuple[str, ...], targets: tuple[str, ...]) -> Results:
     words = [word for target in targets for word in ("-t" if target == "reference" else "--optional", target)]
-    command = [sys.executable, "-m", "bncheck", "run", *scenarios, *words, "--no-report", "--out", str(out)]
-    done = subprocess.run([*command, "--fail-on", "never"], capture_output=True, text=True, check=False)
+    done = bncheck("run", *scenarios, *words, "--no-report", "--out", str(out), "--fail-on", "never")
     assert done.returncode == 0, done.stdout + done.stderr
     return read_results(out)
 

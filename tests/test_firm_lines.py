@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,9 +28,20 @@ def sources(*places: str) -> list[Path]:
     return sorted(file for place in found for file in ([place] if place.is_file() else place.rglob("*.py")))
 
 
+@functools.cache  # every line looks at the same files
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@functools.cache
+def rule_tests() -> tuple[str, ...]:
+    found = [path for path in Path(__file__).parent.glob("test_*.py") if path.name != Path(__file__).name]
+    return tuple(text for text in (path.read_text(encoding="utf-8") for path in found) if "make_trace" in text)
+
+
 def imported(path: Path) -> Iterator[str]:
     """Top-level names of all modules that a file imports, inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (name.name.partition(".")[0] for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -49,7 +61,7 @@ def test_nothing_between_a_trace_and_a_finding_does_io() -> None:
     calls = [
         f"{path.name}:{node.lineno}"
         for path in pure
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("open", "print", "exit")
     ]
     assert calls == []
@@ -78,12 +90,7 @@ def test_every_rule_is_fired_by_a_literal_test(code: str) -> None:
     """Its file, its code or its cause stands in a test of rules on literal traces."""
     (rule,) = [item for item in load_rules() if item.code == code]
     words = (f'"{rule.cause}"', f'"{code}"', f"{code.lower()}_{rule.cause.replace('-', '_')}")
-    tests = [
-        path.read_text(encoding="utf-8")
-        for path in Path(__file__).parent.glob("test_*.py")
-        if path.name != Path(__file__).name
-    ]
-    assert any("make_trace" in text and any(word in text for word in words) for text in tests)
+    assert any(word in text for text in rule_tests() for word in words)
 
 
 def rooms() -> dict[str, set[str]]:
@@ -98,7 +105,7 @@ def rooms() -> dict[str, set[str]]:
         if place[0] == "worker":
             continue
         known = found.setdefault(room(place), set())
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             known.update(room(parts[1:]) for name in names if (parts := name.split("."))[0] == "bncheck" and parts[1:])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import pytest
+from at_the_prompt import bncheck, here
 
 from bncheck.commands.gating import tell_verdict
 from bncheck.gate.bar import Judged, Verdict
@@ -28,13 +27,6 @@ tolerances = { rtol = 10, atol = 10 }
 """
 
 
-def bncheck(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
-    environment = {**kept, "PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-m", "bncheck", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
-
-
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
     (tmp_path / "pyproject.toml").write_text(CONFIGURED)
@@ -44,7 +36,7 @@ def repo(tmp_path: Path) -> Path:
 def test_the_file_says_what_the_command_line_does_not(repo: Path) -> None:
     (repo / "pyproject.toml").write_text(CONFIGURED.replace("tolerances", "# tolerances"))
     (repo / "inside").mkdir()
-    done = bncheck("run", "--no-report", "--out", "a", cwd=repo / "inside")
+    done = here("run", "--no-report", "--out", "a", cwd=repo / "inside")
     assert done.returncode == 1, done.stderr
     found = json.loads((repo / "inside" / "a" / "run.json").read_text())
     assert [target["name"] for target in found["targets"]] == ["reference", "reference[batch_weight=0.9]"]
@@ -53,7 +45,7 @@ def test_the_file_says_what_the_command_line_does_not(repo: Path) -> None:
 
 def test_the_command_line_beats_the_file(repo: Path) -> None:
     arguments = ("run", "batch-sizes", "-t", "reference", "--no-reference", "--fail-on", "never", "--no-report")
-    done = bncheck(*arguments, "--out", "a", cwd=repo)
+    done = here(*arguments, "--out", "a", cwd=repo)
     assert done.returncode == 0, done.stderr
     found = json.loads((repo / "a" / "run.json").read_text())
     assert [target["name"] for target in found["targets"]] == ["reference"]
@@ -62,36 +54,36 @@ def test_the_command_line_beats_the_file(repo: Path) -> None:
 
 
 def test_the_file_s_tolerance_is_for_scenarios_that_state_none_and_survives_a_resume(repo: Path) -> None:
-    assert bncheck("run", "-q", "--no-report", "--no-probe", "--out", "a", cwd=repo).returncode == 0
+    assert here("run", "-q", "--no-report", "--no-probe", "--out", "a", cwd=repo).returncode == 0
     found = json.loads((repo / "a" / "run.json").read_text())
     assert [(scenario["rtol"], scenario["atol"]) for scenario in found["scenarios"]] == [(10.0, 10.0)]
     assert {drift["verdict"] for drift in found["drifts"]} == {"agrees"}
     (repo / "pyproject.toml").write_text("")
-    assert bncheck("run", "--resume", "a", "-q", "--no-report", cwd=repo).returncode == 0
+    assert here("run", "--resume", "a", "-q", "--no-report", cwd=repo).returncode == 0
     assert json.loads((repo / "a" / "run.json").read_text())["scenarios"][0]["rtol"] == 10.0
 
 
 def test_a_fault_in_the_file_is_a_sentence_and_nothing_is_run(repo: Path) -> None:
     (repo / "pyproject.toml").write_text('[tool.bncheck]\nfail_on = "drift"\n')
-    done = bncheck("run", "--out", "a", cwd=repo)
+    done = here("run", "--out", "a", cwd=repo)
     assert done.returncode == 2
     assert 'pyproject.toml:2: tool.bncheck.fail_on: unknown key "fail_on"' in done.stderr
     assert not (repo / "a").exists()
 
 
 def test_a_baseline_is_written_shown_and_missed(repo: Path) -> None:
-    missing = bncheck("run", "--baseline", "none.json", "--out", "a", cwd=repo)
+    missing = here("run", "--baseline", "none.json", "--out", "a", cwd=repo)
     assert missing.returncode == 2
     assert "There is no baseline none.json.\n  → make one" in missing.stderr
     assert not (repo / "a").exists()
     (repo / "pyproject.toml").write_text(CONFIGURED.replace("tolerances", "# tolerances"))
-    bncheck("run", "-q", "--no-report", "--out", "a", cwd=repo)
-    told = bncheck("baseline", "update", "a", "known.json", cwd=repo)
+    here("run", "-q", "--no-report", "--out", "a", cwd=repo)
+    told = here("baseline", "update", "a", "known.json", cwd=repo)
     assert told.stdout == "known.json: 2 known (2 new, 0 gone)\n"
     before = (repo / "known.json").read_bytes()
-    assert bncheck("baseline", "update", "a", "known.json", cwd=repo).stdout == "known.json: 2 known (0 new, 0 gone)\n"
+    assert here("baseline", "update", "a", "known.json", cwd=repo).stdout == "known.json: 2 known (0 new, 0 gone)\n"
     assert (repo / "known.json").read_bytes() == before
-    shown = bncheck("baseline", "show", "known.json", cwd=repo).stdout.splitlines()
+    shown = here("baseline", "show", "known.json", cwd=repo).stdout.splitlines()
     assert shown[0] == (
         "all-ones · forward: batch-weight (convention) between reference and reference[batch_weight=0.9]: "
         "bn.running_mean off by 0.08801, 100.0 % explained"
@@ -109,14 +101,14 @@ def test_a_baseline_is_written_shown_and_missed(repo: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_a_sentence(repo: Path, arguments: tuple[str, ...], said: str) -> None:
-    done = bncheck("run", *arguments, "--out", "a", cwd=repo)
+    done = here("run", *arguments, "--out", "a", cwd=repo)
     assert done.returncode == 2
     assert said in done.stderr
     assert not (repo / "a").exists()
 
 
 def test_verbose_prints_the_workers_commands_and_every_cell(repo: Path) -> None:
-    done = bncheck("run", "-v", "-t", "reference", "--no-probe", "--no-report", "--out", "a", cwd=repo)
+    done = here("run", "-v", "-t", "reference", "--no-probe", "--no-report", "--out", "a", cwd=repo)
     assert "-I " in done.stderr
     assert "worker/run.py" in done.stderr.replace(os.sep, "/")
     assert "1/2 reference all-ones--forward: ok" in done.stderr
@@ -134,7 +126,7 @@ def test_no_color_and_quiet(repo: Path) -> None:
 
 def test_annotations_leave_json_alone(repo: Path) -> None:
     (repo / "pyproject.toml").write_text(CONFIGURED.replace("tolerances", "# tolerances"))
-    done = bncheck("run", "--json", "--github", "--no-report", "--out", "a", cwd=repo)
+    done = here("run", "--json", "--github", "--no-report", "--out", "a", cwd=repo)
     assert json.loads(done.stdout)["format"] == 1
     assert done.stderr.startswith("::error title=bncheck BN106 batch-weight::")
 
@@ -156,7 +148,7 @@ def test_a_shell_can_complete(tmp_path: Path, words: str, position: str, expecte
 def test_version(tmp_path: Path) -> None:
     from bncheck import __version__
 
-    assert bncheck("--version", cwd=tmp_path).stdout == f"bncheck, version {__version__}\n"
+    assert here("--version", cwd=tmp_path).stdout == f"bncheck, version {__version__}\n"
 
 
 # ------------------------------------------------------------------------ every exit code but 0 has its line
@@ -285,7 +277,7 @@ def test_thousands_of_drifts_are_counted(tmp_path: Path, capsys: pytest.CaptureF
 def test_one_target_is_compared_with_the_reference_and_one_that_is_lost_fails(repo: Path) -> None:
     (repo / "pyproject.toml").write_text('[tool.bncheck]\ntargets = ["reference[batch_weight=0.9]", "mlx@cuda"]\n')
     arguments = ("run", "all-ones", "--no-probe", "--no-report")
-    single = bncheck(*arguments, "-t", "torch@mps", "--optional", "torch@xpu", "-q", "--out", "a", cwd=repo)
+    single = here(*arguments, "-t", "torch@mps", "--optional", "torch@xpu", "-q", "--out", "a", cwd=repo)
     assert single.returncode == 3
     assert single.stdout == ""
     assert single.stderr.startswith("bncheck: exit code 3: torch@mps was asked for and is unavailable: ")
@@ -293,7 +285,7 @@ def test_one_target_is_compared_with_the_reference_and_one_that_is_lost_fails(re
     plan = json.loads((repo / "a" / "plan.json").read_text())
     assert plan["targets"] == ["reference", "torch@mps", "torch@xpu"]
     assert plan["required"] == ["torch@mps"]
-    kept = bncheck("run", "--resume", "a", "-q", "--no-report", cwd=repo)
+    kept = here("run", "--resume", "a", "-q", "--no-report", cwd=repo)
     assert (kept.returncode, kept.stderr) == (3, single.stderr)
 
 
@@ -306,7 +298,7 @@ def test_a_run_without_probes_does_not_fail_a_scenario_s_own_expectation(repo: P
         '[[expect]]\nbetween = ["reference", "reference[batch_weight=0.9]"]\ncause = "batch-weight"\n'
     )
     arguments = ("run", "own.toml", "-t", "reference", "-t", "reference[batch_weight=0.9]", "--no-probe")
-    done = bncheck(*arguments, "--out", "a", cwd=repo)
+    done = here(*arguments, "--out", "a", cwd=repo)
     assert done.returncode == 0, done.stdout + done.stderr
     reason = "no conventions were measured (--no-probe), and only they can name batch-weight"
     expected = "reference and reference[batch_weight=0.9] were expected to show batch-weight"
@@ -316,5 +308,5 @@ def test_a_run_without_probes_does_not_fail_a_scenario_s_own_expectation(repo: P
     assert judged["note"] == reason
     for name, word in (("summary.md", "Not checked"), ("junit.xml", "not checked"), ("index.html", "not checked")):
         assert word in (repo / "a" / name).read_text(), name
-    assert bncheck("report", "a", "--format", "markdown", cwd=repo).returncode == 0
+    assert here("report", "a", "--format", "markdown", cwd=repo).returncode == 0
     assert "not checked" in (repo / "a" / "report.md").read_text()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from at_the_prompt import bncheck
 from rule_views import make_case, make_cell, make_trace
 
 from bncheck.diagnosis.rules import load_rules
@@ -52,8 +51,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("handed")
     shutil.copy(MODELS, folder)
     (folder / "handed.toml").write_text(SCENARIO, encoding="utf-8")
-    command = [sys.executable, "-m", "bncheck", "run", str(folder / "handed.toml"), "--no-report", "-q"]
-    done = subprocess.run([*command, "--out", str(folder / "run")], capture_output=True, text=True, check=False)
+    done = bncheck("run", str(folder / "handed.toml"), "--no-report", "-q", "--out", str(folder / "run"))
     assert done.returncode == 0, done.stderr
     return read_results(folder / "run")
 

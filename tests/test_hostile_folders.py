@@ -8,21 +8,17 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from at_the_prompt import bncheck, here
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from left_by_cells import cells_of, write_loose
-
-from bncheck.cli import main
 
 EVIL = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
 VALUES: tuple[Any, ...] = (
@@ -36,9 +32,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run with a finding in it, played by the reference and a simulated convention."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "pyproject.toml").write_text("")
-    command = [sys.executable, "-m", "bncheck", "run", "all-ones", "-t", "reference", "-t"]
-    command += ["reference[batch_weight=0.9]", "--set", "program.repeat=3", "--no-report", "-q", "--out", "run"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    words = ("run", "all-ones", "-t", "reference", "-t", "reference[batch_weight=0.9]", "--set", "program.repeat=3")
+    done = bncheck(*words, "--no-report", "-q", "--out", "run", cwd=folder)
     assert done.returncode == 0, done.stderr
     played = folder / "run" / "cells"
     for name in cells_of(played / "reference"):  # of one target as loose files, of the other as they are
@@ -49,12 +44,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def invoke(*arguments: str) -> tuple[int, str]:
     """Exit code and what was said; anything but an exit is a failure of the test."""
-    told = io.StringIO()
-    with redirect_stdout(told), redirect_stderr(told), pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    code = ended.value.code
-    assert isinstance(code, int)
-    return code, told.getvalue()
+    done = here(*arguments)
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_what_never_ends_is_not_read(edited: Callable[[], Path], run: Path) -> None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from at_the_prompt import bncheck
 
 from bncheck.diagnosis.audit import audit
 from bncheck.environments.backend_file import find_backends
@@ -90,8 +89,7 @@ def numbers_of(finding: Finding) -> list[float]:
 
 def play(scenarios: tuple[str, ...], targets: tuple[str, ...], out: Path) -> Results:
     words = [word for target in ("reference", *targets) for word in ("-t", target)]
-    command = [sys.executable, "-m", "bncheck", "run", *scenarios, *words, "--no-report", "--out", str(out)]
-    done = subprocess.run([*command, "--fail-on", "never"], capture_output=True, text=True, check=False)
+    done = bncheck("run", *scenarios, *words, "--no-report", "--out", str(out), "--fail-on", "never")
     results = read_results(out)
     assert audit(results) == ()
     missing = [target for target in results.targets if target.status != "ok"]

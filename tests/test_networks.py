@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import left_by_cells
 import numpy as np
 import pytest
+from at_the_prompt import bncheck
 
 from bncheck.finding import Finding
 from bncheck.report import depth
@@ -38,8 +37,8 @@ dtype = ["float32", "float64"]
 def run(folder: Path, scenario: str, *targets: str, probe: bool = False) -> Results:
     # The reference may play nothing: whole models it cannot.
     words = [word for name in targets for word in ("--optional" if name == "reference" else "-t", name)]
-    command = [sys.executable, "-m", "bncheck", "run", scenario, *words, "--out", str(folder), "--no-report", "-q"]
-    done = subprocess.run([*command, *([] if probe else ["--no-probe"])], capture_output=True, text=True, check=False)
+    words += [] if probe else ["--no-probe"]
+    done = bncheck("run", scenario, *words, "--out", str(folder), "--no-report", "-q")
     assert done.returncode in (0, 1), done.stderr
     return read_results(folder)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from at_the_prompt import bncheck
 from torch_cells import BACKENDS, Cell, cases_of, read_cell
 
 from bncheck.environments.pythons import Ready, prepare
@@ -24,7 +24,7 @@ from bncheck.scenario_files.inputs import make_inputs
 from bncheck.scenario_files.model_file import shape_that_runs, with_input_of_file
 from bncheck.worker import onnx_file, onnx_judge, onnx_oracle
 
-GENERATOR = Path(__file__).with_name("onnx_files.py")
+GENERATOR = Path(__file__).parent / "tools" / "onnx_files.py"
 # File: (words of onnxruntime's answer, words of the oracle's); () = it plays the file.
 BAD: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "truncated": (("raised", "truncated.onnx", "truncated"),) * 2,
@@ -342,9 +342,8 @@ def test_the_terminal_says_what_was_compared_of_a_file_without_nodes(tmp_path: P
 
 
 def run_file(folder: Path, path: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bncheck", "run", "onnx-file", "--no-report", "--no-probe", "--out", "run"]
-    command += ["--set", f"network.file={path}"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    words = ("run", "onnx-file", "--no-report", "--no-probe", "--out", "run", "--set", f"network.file={path}")
+    return bncheck(*words, cwd=folder)
 
 
 def test_a_negative_variance_is_nan_in_both(cells: dict[tuple[str, str], Cell]) -> None:

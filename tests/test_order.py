@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from at_the_prompt import bncheck
 from left_by_cells import cells_of
 
 from bncheck.diagnosis.repeats import same_bits
@@ -20,6 +19,7 @@ from bncheck.scenario import Case, Network
 from bncheck.trace import Trace
 
 FOLDER = Path(__file__).parent
+BARE = ("--no-report", "--fail-on", "never", "--backend-file", str(FOLDER / "leaky_backend.py"))
 SCENARIO = """
 title = "Two cases that must not know of each other"
 why = "Order dependence"
@@ -43,12 +43,9 @@ events = ["train_forward"]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("order")
     (folder / "two.toml").write_text(SCENARIO, encoding="utf-8")
-    command = [
-        sys.executable, "-m", "bncheck", "run", str(folder / "two.toml"), "-t", "leaky_backend",
-        "-t", "leaky_backend[clean]", "-t", "reference", "--backend-file", str(FOLDER / "leaky_backend.py"),
-        "--no-probe", "--no-report", "--check-order", "--fail-on", "never", "--out", str(folder / "run"),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    targets = ("-t", "leaky_backend", "-t", "leaky_backend[clean]", "-t", "reference")
+    words = ("--check-order", "--out", str(folder / "run"), *BARE)
+    done = bncheck("run", str(folder / "two.toml"), *targets, "--no-probe", *words)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -72,10 +69,8 @@ def test_a_scenario_may_ask_for_it_and_then_only_its_cases_are_played_again(tmp_
     asking = "check_order = true\n" + SCENARIO.replace('"program.repeat" = [1, 2]', '"program.repeat" = [3, 4]')
     (tmp_path / "two.toml").write_text(SCENARIO, encoding="utf-8")
     (tmp_path / "more.toml").write_text(asking, encoding="utf-8")
-    command = [sys.executable, "-m", "bncheck", "run", "two.toml", "more.toml", "-t", "leaky_backend", "--out", "run"]
-    command += ["--no-reference", "--backend-file", str(FOLDER / "leaky_backend.py"), "--no-probe", "--no-report"]
-    command += ["--fail-on", "never"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    words = ("-t", "leaky_backend", "--no-reference", "--no-probe", "--out", "run")
+    done = bncheck("run", "two.toml", "more.toml", *words, *BARE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert cells_of(tmp_path / "run" / "again" / "cells" / "leaky_backend") == ["more--repeat-4", "more--repeat-3"]
     found = [item for item in read_results(tmp_path / "run").findings if item.cause == "order-dependence"]
@@ -104,20 +99,7 @@ def test_a_resumed_run_still_checks_the_order(
     assert plan["check_order"] is True
     if again:  # asked for only now
         (copy / "plan.json").write_text(json.dumps({**plan, "check_order": False}), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "bncheck",
-        "run",
-        "--resume",
-        str(copy),
-        *again,
-        "--no-report",
-        "--fail-on",
-        "never",
-    ]
-    command += ["--backend-file", str(FOLDER / "leaky_backend.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = bncheck("run", "--resume", str(copy), *again, *BARE)
     assert done.returncode == 0, done.stderr
     resumed = read_results(copy)
     causes = [finding.cause for finding in results.findings]

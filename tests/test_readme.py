@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import example_report
 import pytest
+from at_the_prompt import bncheck
 from conftest import finish, once
 from example_report import EXAMPLE
 from readme_tables import README, conventions, fill
@@ -44,7 +43,7 @@ NOT_RUN = {
 
 
 def test_tables_are_those_of_the_code() -> None:
-    assert fill(TEXT) == TEXT, "run: python tests/readme_tables.py"
+    assert fill(TEXT) == TEXT, "run: python tests/tools/readme_tables.py"
 
 
 def test_no_table_is_empty() -> None:
@@ -68,6 +67,13 @@ def said(text: str) -> list[str]:
     return kept.split()
 
 
+def typed(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A line of the README as it stands, its placeholders filled."""
+    name, *words = (PLACES.get(word, word) for word in shlex.split(line))
+    assert name == "bncheck"
+    return bncheck(*words, cwd=folder, COLUMNS="100")
+
+
 FIRST = re.search(r"<!-- example: first -->\n```console\n\$ (.*?)\n(.*?)```", TEXT, re.DOTALL)
 assert FIRST is not None
 
@@ -79,9 +85,8 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         if empty:
             folder.mkdir()
-            command = [sys.executable, "-m", *shlex.split(FIRST[1])]
-            environ = {**os.environ, "COLUMNS": "100"}
-            done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, env=environ)
+            done = typed(FIRST[1], folder)
+            assert done.returncode == 0, done.stderr
             (folder / "printed.txt").write_text(done.stdout)
     finally:
         finish(folder, lock)
@@ -138,16 +143,7 @@ def test_the_scenarios_of_commands_are_shipped() -> None:
     "command", [command for command in commands() if command not in NOT_RUN and not played_elsewhere(command)]
 )
 def test_commands_of_the_running_text_run(command: str, folder: Path) -> None:
-    words = [PLACES.get(word, word) for word in shlex.split(command)]
-    environ = {**os.environ, "COLUMNS": "100"}
-    done = subprocess.run(
-        [sys.executable, "-m", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env=environ,
-    )
+    done = typed(command, folder)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
@@ -158,7 +154,7 @@ def test_the_kit_is_where_the_readme_says(folder: Path) -> None:
     run, repro, script = block[1].strip().splitlines()
     assert run == "bncheck run"
     # The first example's scenario is all that the next lines need.
-    subprocess.run([sys.executable, "-m", *shlex.split(repro)], check=True, cwd=folder, capture_output=True)
+    assert typed(repro, folder).returncode == 0
     assert script.startswith("uv run ")
     assert (folder / script.removeprefix("uv run ")).exists()
 

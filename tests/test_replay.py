@@ -9,6 +9,7 @@ from planted import arrays_of, case_of, play
 from bncheck.convention import Convention, Facet
 from bncheck.diagnosis.fit import measure
 from bncheck.diagnosis.replay import attribute, replay, rounding_bound
+from bncheck.diagnosis.replay.conduct import ORDERS, in_order
 
 PROGRAM = "E F E B E F B N E F F B B E"
 INITIAL = {"running_mean": (0.7, -1.3), "running_var": (1.7, 0.6), "gamma": (1.5, 0.8), "beta": (0.3, -0.4)}
@@ -112,3 +113,8 @@ def test_rounding_bounds_grow_with_the_dtype() -> None:
 def test_a_layer_that_is_not_there_is_not_attributed() -> None:
     a = observe({})
     assert attribute(a[0], a[1], Convention(""), a[1], Convention(""), "missing") == ()
+
+
+def test_the_orders_in_which_a_backward_meets_four_forwards() -> None:
+    met = [in_order((3, 2, 1, 0), order) for order in ORDERS]
+    assert met == [(3, 2, 1, 0), (0, 1, 2, 3), (0, 3, 2, 1)]

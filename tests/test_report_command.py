@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import literal_run
 import pytest
+from at_the_prompt import here
 
 from bncheck.report.overview import headline, rows, themes
 
 
 def bncheck(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    root = str(Path(__file__).parents[1])
-    return subprocess.run(
-        [sys.executable, "-m", "bncheck", *arguments], cwd=cwd, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": root, "NO_COLOR": "1", "COLUMNS": "120"},
-    )  # fmt: skip
+    return here(*arguments, cwd=cwd, NO_COLOR="1", COLUMNS="120")
 
 
 def test_the_newest_run_is_rendered_whole(tmp_path: Path) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from at_the_prompt import bncheck
 
 from bncheck.diagnosis.audit import audit
 from bncheck.finding import Finding
@@ -85,8 +84,7 @@ def listed(*layers: str) -> str:
 def played(folder: Path, scenario: str) -> Results:
     shutil.copy(LAYERS, folder)  # a scenario may name files of its own folder only
     (folder / "layers.toml").write_text(scenario, encoding="utf-8")
-    command = [sys.executable, "-m", "bncheck", "run", str(folder / "layers.toml"), "--no-report", "-q"]
-    done = subprocess.run([*command, "--out", str(folder / "run")], capture_output=True, text=True, check=False)
+    done = bncheck("run", str(folder / "layers.toml"), "--no-report", "-q", "--out", str(folder / "run"))
     assert done.returncode == 1, done.stderr
     return read_results(folder / "run")
 

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from at_the_prompt import here
 from conftest import finish, once, play
 from hypothesis import given
 from hypothesis import strategies as st
 from literal_run import finding, results
 from played_scripts import check_scripts, python_of, reported, run_scripts, scenes, scripts_of
 
-from bncheck.cli import cli
 from bncheck.errors import RunFolderError, UsageError
 from bncheck.repro.kit import kit_name, subject_of, write_kit, write_scripts, zipped
 from bncheck.repro.scene import choose_finding, read_scene
@@ -93,9 +92,9 @@ def test_the_figures_are_those_of_the_runs_drifts(default_run: Path) -> None:
 
 def test_repro_writes_a_kit_with_the_smallest_case(default_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "kit"
-    done = CliRunner().invoke(cli, ["repro", str(default_run), "BN103", "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    assert "1 event on [2, 1, 1, 1] instead of 100 events on [8, 3, 32, 32]" in done.output
+    done = here("repro", str(default_run), "BN103", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "1 event on [2, 1, 1, 1] instead of 100 events on [8, 3, 32, 32]" in done.stdout
     names = sorted(path.name for path in out.iterdir())
     assert names == [
         "drift.csv",
@@ -153,11 +152,11 @@ def test_a_kits_name_is_one_folder(default_run: Path) -> None:
 
 def test_plot_writes_the_finding_as_a_picture(default_run: Path, tmp_path: Path) -> None:
     for name, magic in (("x.png", b"\x89PNG"), ("x.svg", b"<?xml")):
-        done = CliRunner().invoke(cli, ["plot", str(default_run), "BN103", "-o", str(tmp_path / name)])
-        assert done.exit_code == 0, done.output
+        done = here("plot", str(default_run), "BN103", "-o", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
         assert (tmp_path / name).read_bytes()[:4] == magic[:4] or (tmp_path / name).read_bytes().startswith(b"<svg")
-    done = CliRunner().invoke(cli, ["plot", str(default_run), "BN103", "-o", str(tmp_path / "x.gif")])
-    assert isinstance(done.exception, UsageError)
+    done = here("plot", str(default_run), "BN103", "-o", str(tmp_path / "x.gif"))
+    assert done.returncode == 2 and "x.gif" in done.stderr
 
 
 def test_findings_are_chosen_by_code_cause_number_and_case() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from at_the_prompt import bncheck, command
 from conftest import printed
 from left_by_cells import arrays_of, entries_of, worker_processes
 
@@ -21,11 +22,6 @@ from bncheck.playing.cases_file import read_job
 from bncheck.run_folder.results import Results, read_results
 
 FOLDERS = Path(__file__).parent
-
-
-def bncheck(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bncheck", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def drift(results: Results, scenario: str, case: str, a: str, b: str, quantity: str) -> Drift:
@@ -218,16 +214,13 @@ def slow_scenario(folder: Path) -> Path:
 
 
 # A shell starts what it runs in the background with interrupts ignored, and with it all that a test suite starts.
-INTERRUPTIBLE = (
-    "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    "from bncheck.cli import main\nmain(sys.argv[1:])"
-)
+INTERRUPTIBLE = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
 
 
 def start_and_wait_for_a_cell(folder: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", INTERRUPTIBLE, "run", str(slow_scenario(folder)), *NAPPING, "--no-probe"]
+    words = ("run", str(slow_scenario(folder)), *NAPPING, "--no-probe", "--out", str(out))
     process = subprocess.Popen(
-        [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(*words, first=INTERRUPTIBLE), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     while not finished(out):
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
@@ -270,14 +263,12 @@ def test_a_killed_run_is_resumed_without_playing_a_cell_twice(tmp_path: Path) ->
 
 def test_a_full_disk_is_a_sentence_and_keeps_what_is_finished(tmp_path: Path) -> None:
     """A limit on file sizes is the portable way to make writing fail in the middle: EFBIG instead of ENOSPC."""
-    code = (
-        "import resource, signal, sys\n"
+    full = (
+        "import resource, signal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
-        "from bncheck.cli import main\nmain(sys.argv[1:])"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))"
     )
-    command = [sys.executable, "-c", code, "run", "all-ones", "-t", "reference", "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = bncheck("run", "all-ones", "-t", "reference", "--out", str(tmp_path / "run"), first=full)
     assert done.returncode == 3, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "the system refused" in done.stderr

@@ -476,7 +476,8 @@ def test_a_target_that_cannot_be_has_its_line_too(tmp_path: Path) -> None:
 
 
 def test_shipped_scenarios_name_targets_that_there_are() -> None:
-    assert all(load_scenario(path, backends=find_backends()) for path in find_scenarios())
+    backends = find_backends()
+    assert all(load_scenario(path, backends=backends) for path in find_scenarios())
 
 
 def test_a_wrong_override_does_not_ask_for_a_correct_file(tmp_path: Path) -> None:

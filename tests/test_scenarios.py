@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from at_the_prompt import here
 
-from bncheck.commands.list import list_command
-from bncheck.commands.show import show_command
 from bncheck.scenario_files.files import find_scenarios, load_scenario
 from bncheck.scenario_files.inputs import make_inputs
 
@@ -54,17 +52,17 @@ def test_every_case_of_the_probe_has_six_values_per_channel() -> None:
 
 
 def test_list_names_scenarios_and_targets() -> None:
-    found = json.loads(CliRunner().invoke(list_command, ["--json"], catch_exceptions=False).output)
+    found = json.loads(here("list", "--json").stdout)
     assert {row["name"] for row in found["scenarios"]} >= REQUESTED
     assert {"reference", "torch", "mxnet"} <= {row["name"] for row in found["backends"]}
-    text = CliRunner().invoke(list_command, [], catch_exceptions=False).output
+    text = here("list").stdout
     assert "all-ones" in text
     assert "[raw]" in text
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_show_prints_every_file(path: Path) -> None:
-    text = CliRunner().invoke(show_command, [path.stem], catch_exceptions=False).output
+    text = here("show", path.stem).stdout
     scenario = load_scenario(path)
     assert scenario.title in text
     assert f"cases ({len(scenario.cases)})" in text
@@ -72,6 +70,6 @@ def test_show_prints_every_file(path: Path) -> None:
 
 
 def test_show_says_a_repeated_stretch_once() -> None:
-    text = CliRunner().invoke(show_command, ["all-ones", "--set", "program.repeat=3"], catch_exceptions=False).output
+    text = here("show", "all-ones", "--set", "program.repeat=3").stdout
     assert "\n  3 × train_forward\n" in text
     assert "--set program.repeat=3" in text

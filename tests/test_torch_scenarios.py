@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from at_the_prompt import bncheck
 from torch_cells import python_of
 
 from bncheck.diagnosis.audit import audit
@@ -28,8 +26,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
         python_of(variant)
     out = tmp_path_factory.mktemp("runs") / "run"
     words = [word for target in TARGETS for word in ("-t", target)]
-    command = [sys.executable, "-m", "bncheck", "run", *SCENARIOS, *words, "--fail-on", "never", "--no-report", "-q"]
-    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, check=False)
+    done = bncheck("run", *SCENARIOS, *words, "--fail-on", "never", "--no-report", "-q", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert audit(read_results(out)) == ()
     return json.loads((out / "run.json").read_text(encoding="utf-8"))
@@ -74,11 +71,7 @@ def test_own_layer_from_the_command_line(tmp_path: Path) -> None:
     source = Path(__file__).parent.parent / "scenarios" / "layers" / "good_bn.py"
     (tmp_path / "mine.py").write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     words = ["run", "custom-layer", "--set", "network.custom=mine.py:GoodBatchNorm2d", "-t", "torch", "-t", "reference"]
-    command = [sys.executable, "-m", "bncheck", *words, "--no-report", "-q", "--out", "run", "--no-probe"]
-    environment = {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, **environment}
-    )
+    done = bncheck(*words, "--no-report", "-q", "--out", "run", "--no-probe", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert {cell["outcome"] for cell in found["cells"]} == {"ok"}
@@ -98,9 +91,7 @@ def test_an_own_layer_that_forgets_beta_in_eval_is_not_equivalent(tmp_path: Path
     python_of("")
     (tmp_path / "mine.py").write_text(FORGETFUL, encoding="utf-8")
     words = ["run", "custom-layer", "--set", "network.custom=mine.py:Forgetful", "-t", "torch", "-t", "torch[builtin]"]
-    command = [sys.executable, "-m", "bncheck", *words, "--no-report", "-q", "--out", "run", "--no-probe"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    done = bncheck(*words, "--no-report", "-q", "--out", "run", "--no-probe", cwd=tmp_path)
     assert done.returncode == 1
     assert "holds beta in bn without applying it in eval_forward (event 13)" in done.stderr
     assert "1 expectation did not come true" in done.stderr
@@ -108,8 +99,7 @@ def test_an_own_layer_that_forgets_beta_in_eval_is_not_equivalent(tmp_path: Path
 
 def test_a_scenario_may_name_its_own_targets(tmp_path: Path) -> None:
     """Without -t, an ONNX file runs on onnxruntime against the oracle, not on torch and mxnet."""
-    command = [sys.executable, "-m", "bncheck", "run", "onnx-file", "--no-report", "-q", "--no-probe"]
-    done = subprocess.run([*command, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False)
+    done = bncheck("run", "onnx-file", "--no-report", "-q", "--no-probe", "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert [target["name"] for target in found["targets"]] == ["reference", "onnxruntime"]
@@ -129,8 +119,8 @@ def test_older_exporters_leak_too(tmp_path: Path, target: str) -> None:
     """1.1.0 was the reported version. Its trace runs a layer that is in training mode, and keeps its flag; asked for
     training it leaves every mode as it is."""
     words = ["export-legacy", "export-dynamo", "export-eval-net-train-bn", "-t", target, "-t", "reference"]
-    command = [sys.executable, "-m", "bncheck", "run", *words, "--fail-on", "never", "--no-report", "-q", "--no-probe"]
-    done = subprocess.run([*command, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False)
+    words += ["--fail-on", "never", "--no-report", "-q", "--no-probe", "--out", str(tmp_path / "run")]
+    done = bncheck("run", *words)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     leaks = {(item["scenario"], item["case"]): item["title"] for item in found["findings"]

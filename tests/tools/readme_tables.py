@@ -1,8 +1,8 @@
-"""Tables of the README, made from the code: ``python tests/readme_tables.py`` writes them, a test compares them.
+"""Tables of the README, made from the code: ``python tests/tools/readme_tables.py`` writes them, a test compares them.
 
 Each stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. The table of conventions is measured, not made:
-``python tests/readme_tables.py RUN`` takes it from the run folder of a ``bncheck conventions``; given a file instead,
-it takes what the first example printed.
+``python tests/tools/readme_tables.py RUN`` takes it from the run folder of a ``bncheck conventions``; given a file
+instead, it takes what the first example printed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

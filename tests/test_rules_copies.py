@@ -1,41 +1,31 @@
-"""Who holds which statistics: replicas, copies, a layer at two places; literal traces, weight 1/2 throughout."""
+"""Who holds which statistics, BN402, BN407, BN408: replicas, copies, one layer at two places. Weight 1/2 throughout."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
-from rule_views import make_case, make_cell, make_trace
+from rule_views import make_case, make_cell, make_trace, with_layer
 
 from bncheck.diagnosis.rules import (
-    bn104_update_count,
-    bn111_normaliser_source,
-    bn401_mode_leak,
     bn402_stale_state,
     bn407_synchronisation,
     bn408_shared_state,
 )
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.scenario import Case, Event
+from bncheck.scenario import Case
 
-F, U, C, S = "train_forward", "update_copy", "train_copy", "set_mode"
+F = "train_forward"
+U = "update_copy"
+C = "train_copy"
 
 
-def with_layer(cell: CellView, name: str, **arrays: object) -> CellView:
-    """The cell with one more layer in its trace."""
-    assert cell.trace is not None
-    ops = [event.op for event in cell.trace.events]
-    more = make_trace(ops, **arrays).arrays
-    named = {key.replace("bn/", f"{name}/", 1): value for key, value in more.items()}
-    return replace(cell, trace=replace(cell.trace, arrays={**cell.trace.arrays, **named}))
+# ----------------------------------------------------------------------------------------------------- synchronisation
 
 
 def network(case: Case, **more: object) -> Case:
     return replace(case, network=replace(case.network, **more))
-
-
-# ------------------------------------------------------------------------------------------- synchronisation
 
 
 def divided(first: list[float], second: list[float], counts: tuple[int, int] = (4, 4)) -> list[Finding]:
@@ -85,7 +75,7 @@ def test_a_network_without_replicas_is_none_of_its_business() -> None:
     assert list(bn407_synchronisation.check_cell(cell)) == []
 
 
-# --------------------------------------------------------------------------------------------- shared-state
+# -------------------------------------------------------------------------------------------------------- shared-state
 
 
 def copies(ops: tuple[str, ...], own: list[float], copy: list[float], way: str = "export") -> CellView:
@@ -140,7 +130,7 @@ def test_two_layers_with_statistics_of_their_own() -> None:
     assert places([0, 2, 3], [0, 4, 6], (4, 8)) == []
 
 
-# ---------------------------------------------------------------------------------------- stale-state: copies
+# --------------------------------------------------------------------------------------------------------- stale-state
 
 
 def test_a_teacher_that_keeps_its_first_statistics() -> None:
@@ -195,74 +185,3 @@ def test_a_copy_that_is_used_before_the_original_goes_on_is_judged_by_what_it_wa
 
 def test_a_copy_that_shares_the_originals_buffers_moves_with_it() -> None:
     assert list(bn402_stale_state.check_cell(copies((F, U, F), [0, 2, 2, 3], [0, 2, 2, 3], "assign"))) == []
-
-
-# ------------------------------------------------------------------------------------------------- freezing
-
-FREEZE = (F, "freeze", F, F)
-
-
-def frozen(after: list[float], used: list[float]) -> CellView:
-    """Batches of mean 4, 6 and 8, variance 1; the layer holds mean 2 and variance 1 when it is frozen."""
-    nan = float("nan")
-    trace = make_trace(
-        FREEZE, running_mean=[0, 2, 2, *after], running_var=[1] * 5, training=[1] * 5, input_mean=[4, nan, 6, 8],
-        input_var=[1, nan, 1, 1], used_mean=[4, nan, *used], used_invstd=[1, nan, 1, 1], used_residual=[0, nan, 0, 0],
-        n=[4, -1, 4, 4], output_bad=[0, -1, 0, 0], input_bad=[0, -1, 0, 0],
-    )  # fmt: skip
-    return make_cell(make_case(FREEZE), "keras", trace)
-
-
-def test_freezing_that_puts_a_layer_into_inference() -> None:
-    (found,) = bn401_mode_leak.check_cell(frozen([2, 2], used=[2, 2]))
-    assert found.title.startswith("bn in keras runs in inference since it was frozen (event 2)")
-    assert found.kind == "convention"
-    assert list(bn111_normaliser_source.check_cell(frozen([2, 2], used=[2, 2]))) == []
-
-
-def test_freezing_that_holds_gamma_and_beta_only() -> None:
-    (found,) = bn401_mode_leak.check_cell(frozen([4, 6], used=[6, 8]))
-    assert "was frozen by requires_grad=False (event 2), which holds gamma and beta only" in found.title
-    assert found.kind == "hazard"
-
-
-def test_a_training_forward_on_running_statistics_is_a_defect_where_nobody_froze() -> None:
-    cell = frozen([2, 2], used=[2, 2])
-    assert cell.trace is not None
-    events = tuple(replace(item, status="unsupported") if item.op == "freeze" else item for item in cell.trace.events)
-    cell = replace(cell, trace=replace(cell.trace, events=events), documented={"train_normaliser": "batch"})
-    assert [item.kind for item in bn111_normaliser_source.check_cell(cell)] == ["defect"]
-    assert list(bn401_mode_leak.check_cell(cell)) == []
-
-
-# ---------------------------------------------------------------------------------------------- unlike data
-
-
-def in_turn(first: list[float], second: list[float], running: float = 1.0) -> list[Finding]:
-    """Three steps of two forwards, each on an input of its own; every batch has variance 1."""
-    ops = (F,) * 6
-    case = make_case(ops)
-    inputs = {"main": case.inputs["main"], "fake": case.inputs["main"]}
-    events = tuple(Event(F, "fake" if t % 2 else "main", t // 2) for t in range(6))
-    trace = make_trace(
-        ops, running_mean=[0] * 7, running_var=[2, *[running] * 6], input_var=[1] * 6,
-        input_mean=[mean for pair in zip(first, second, strict=True) for mean in pair],
-    )  # fmt: skip
-    cell = make_cell(replace(case, inputs=inputs, events=events), "torch", trace)
-    return list(bn104_update_count.check_cell(cell))
-
-
-def test_batches_of_unlike_data_in_turn() -> None:
-    """Means 0 and 10 with variance 1: all data have variance 26 about their mean of 5."""
-    (found,) = in_turn([0, 0, 0], [10, 10, 10])
-    assert (found.kind, found.quantity) == ("hazard", "running_var")
-    assert "batches of main (mean 0) and fake (mean 10) move bn in turn, 6 times in all" in found.title
-    assert "Its running variance is 1, that of all data together 26" in found.title
-
-
-def test_batches_of_like_data_in_turn() -> None:
-    assert in_turn([0, 1, -1], [1, 0, 2]) == []
-
-
-def test_batches_that_are_not_finite_are_no_kind_of_data() -> None:
-    assert in_turn([0, 0, 0], [10, float("nan"), 10]) == []

@@ -1,7 +1,7 @@
 """Write small ONNX files, good and bad ones; run by a Python that has the package onnx.
 
-python tests/onnx_files.py FOLDER            all of them, for the tests
-python tests/onnx_files.py scenarios/models shipped   the ones that scenarios ship
+python tests/tools/onnx_files.py FOLDER                    all of them, for the tests
+python tests/tools/onnx_files.py scenarios/models shipped  the ones that scenarios ship
 
 Every file is conv (2 -> 3, 3x3, no bias), BatchNormalization, Relu, GlobalAveragePool, Flatten, Gemm, unless its name
 says otherwise; weights are short binary fractions, so that a file is the same on every machine.

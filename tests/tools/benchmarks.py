@@ -1,7 +1,7 @@
 """Benchmarks: prints what was measured, as ratios against the bare framework where there is one. Nothing is asserted.
 
-    python tests/benchmarks/measure.py            all of them, about seven minutes once the environments are there
-    python tests/benchmarks/measure.py help cells  only these
+    python tests/tools/benchmarks.py             all of them, about seven minutes once the environments are there
+    python tests/tools/benchmarks.py help cells  only these
 
 ``help``     time of ``bncheck --help`` and what it imports
 ``cells``    small cells per second on torch after the import, over 2,000 cells, against a bare loop

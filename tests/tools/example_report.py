@@ -1,4 +1,4 @@
-"""The example report that the README shows, made anew in one go: ``python tests/example_report.py``.
+"""The example report that the README shows, made anew in one go: ``python tests/tools/example_report.py``.
 
 Runs the README's first example, writes reports/example (page, tables, picture, kit) and the example's output into the
 README. Nothing of this machine may stand in what is committed: a path in any file stops it.

@@ -1,4 +1,4 @@
-"""Rules about own layers and exports, each on literal notes and traces whose cause is plain on sight."""
+"""Exports and files, BN114, BN301, BN401, BN406, BN501: literal notes whose cause is plain on sight."""
 
 from __future__ import annotations
 
@@ -7,112 +7,32 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rule_views import make_case, make_cell, make_trace, raise_at
+from rule_views import only, own_cell
 
 from bncheck.diagnosis.rules import (
-    bn101_initial_state,
-    bn102_variance_divisor,
-    bn104_update_count,
     bn114_hyperparameter_lost,
     bn301_poisoned_state,
     bn401_mode_leak,
-    bn404_graph_retention,
-    bn405_in_place,
     bn406_folding,
-    bn409_layer_contract,
     bn501_refusal,
     bn902_unexplained,
     file_plays,
 )
 from bncheck.evidence import CellView
-from bncheck.finding import Finding
-from bncheck.scenario import Case
 
-FB = ["train_forward", "backward"] * 3
-FFB = ["train_forward", "train_forward", "backward"]
-EXPORT = ["forward", "export_onnx", "run_exported"]
-FREED = "Trying to backward through the graph a second time (or directly access saved tensors …)"
-IN_PLACE = "one of the variables needed for gradient computation has been modified by an inplace operation: …"
+B = "backward"
 NAN = float("nan")
 
 
-def own(case: Case) -> Case:
-    return replace(case, network=replace(case.network, custom="own.py:Own"))
+# ------------------------------------------------------------------------------------------------- what an export does
 
 
-def cell(ops: list[str], notes: dict[str, Any] | None = None, **arrays: Any) -> CellView:
-    return make_cell(own(make_case(ops)), "torch", make_trace(ops, **arrays), notes=notes or {})
-
-
-def only(found: Any) -> Finding:
-    (finding,) = found
-    return finding  # type: ignore[no-any-return]
-
-
-def with_nodes(view: CellView, *nodes: float) -> CellView:
-    assert view.trace is not None
-    arrays = {**view.trace.arrays, "bn/graph_nodes": np.array(nodes), "bn/graph_bytes": np.array(nodes) * 4}
-    return replace(view, trace=replace(view.trace, arrays=arrays))
-
-
-# --- graph retention
-
-
-def test_seven_nodes_more_at_each_step_are_kept_graphs() -> None:
-    notes = {"cell": {"custom": {"bn": {"with_graph": {"running_mean": 21}, "deepcopy": "RuntimeError: no"}}}}
-    found = only(bn404_graph_retention.check_cell(with_nodes(cell(FB, notes), 0, 7, 7, 14, 14, 21, 21)))
-    assert (found.code, found.cause, found.kind, found.layer) == ("BN404", "graph-retention", "defect", "bn")
-    assert found.evidence["nodes per training forward"] == 7
-    assert found.evidence["nodes at the end"] == 21
-    assert found.evidence["bytes per training forward"] == 28
-    assert found.evidence["buffers"] == "running_mean"
-    assert found.evidence["deepcopy"] == "RuntimeError: no"
-    assert "7 more autograd nodes per training forward, 21 at the end behind running_mean" in found.title
-
-
-@pytest.mark.parametrize(
-    "nodes",
-    [(0, 0, 0, 0, 0, 0, 0), (0, 13, 13, 13, 13, 13, 13), (0, 13, 13, 0, 0, 13, 13), (0, 7, 7, 14, 0, 7, 7)],
-)
-def test_a_graph_that_does_not_grow_is_not_kept(nodes: tuple[float, ...]) -> None:
-    assert not list(bn404_graph_retention.check_cell(with_nodes(cell(FB), *nodes)))
-
-
-def test_a_layer_without_node_counts_says_nothing() -> None:
-    assert not list(bn404_graph_retention.check_cell(cell(FB)))
-
-
-def test_a_backward_into_a_freed_graph() -> None:
-    view = cell(FB)
-    assert view.trace is not None
-    view = with_nodes(replace(view, trace=raise_at(view.trace, 3, "RuntimeError", FREED)), 0, 5, 5, 5, 5, 5, 5)
-    found = only(bn404_graph_retention.check_cell(view))
-    assert (found.event, found.layer, found.evidence["error"]) == (3, "bn", FREED)
-
-
-# --- in place
-
-
-def test_an_in_place_change_names_the_forwards_before_the_backward() -> None:
-    view = cell(FFB)
-    assert view.trace is not None
-    found = only(bn405_in_place.check_cell(replace(view, trace=raise_at(view.trace, 2, "RuntimeError", IN_PLACE))))
-    assert (found.code, found.cause, found.event, found.layer) == ("BN405", "in-place", 2, "bn")
-    assert found.evidence["forwards before this backward"] == 2
-
-
-def test_another_error_is_no_in_place_change() -> None:
-    view = cell(FFB)
-    assert view.trace is not None
-    assert not list(bn405_in_place.check_cell(replace(view, trace=raise_at(view.trace, 2, "RuntimeError", FREED))))
-
-
-# --- exports
+EXPORT = ["forward", "export_onnx", "run_exported"]
 
 
 def exported(run: dict[str, Any], export: dict[str, Any] | None = None, **arrays: Any) -> CellView:
     arrays = {"training": [1, 1, 1, 1], **arrays}
-    return cell(EXPORT, {"1": {"export": export or {}}, "2": {"run_exported": run}}, **arrays)
+    return own_cell(EXPORT, {"1": {"export": export or {}}, "2": {"run_exported": run}}, **arrays)
 
 
 def run_notes(as_was: float, evaluated: float, trained: float = 0.5, optimised: float = 0.0) -> dict[str, Any]:
@@ -184,6 +104,9 @@ def test_dropout_in_the_file_makes_runs_differ_by_design() -> None:
     assert not list(bn406_folding.check_cell(exported(run_notes(0.2, 0.3, 0.25), export)))
 
 
+# ------------------------------------------------------------------------------------- what became of momentum and eps
+
+
 def in_file(momentum: float | None, stored: float, eps: float = 1e-5) -> CellView:
     export = {
         "norms": {"bn": {"momentum": [momentum, momentum], "eps": [1e-5, 1e-5]}},
@@ -206,109 +129,11 @@ def test_momentum_in_onnx_sense_and_single_precision_is_kept() -> None:
     assert not list(bn114_hyperparameter_lost.check_cell(in_file(0.1, 0.8999999761581421, 9.999999747378752e-06)))
 
 
-# --- element count, skipped steps, empty start
-
-
-def moved(ratio: float, values: int = 4) -> CellView:
-    """Two channels, one training forward of weight 0.5 from (0, 1): batch mean 2, biased variance 3."""
-    case = own(make_case(["train_forward"], channels=2))
-    trace = make_trace(
-        ["train_forward"],
-        running_mean=[[0.0, 0.0], [1.0, 1.0]],
-        running_var=[[1.0, 1.0], [0.5 + 1.5 * ratio] * 2],
-        input_mean=[[2.0, 2.0]],
-        input_var=[[3.0, 3.0]],
-        n=[values],
-    )
-    return make_cell(case, "torch", trace)
-
-
-def test_eight_sevenths_with_four_values_and_two_channels_is_numel() -> None:
-    found = only(bn102_variance_divisor.check_cell(moved(8 / 7)))
-    assert (found.cause, found.kind, found.departs_from) == ("variance-divisor", "defect", "arithmetic")
-    assert "8/7, of all 8 elements, where 4/3 is due" in found.title
-
-
-@pytest.mark.parametrize("ratio", [1.0, 4 / 3, 1.2])
-def test_other_ratios_are_no_element_count(ratio: float) -> None:
-    assert not list(bn102_variance_divisor.check_cell(moved(ratio)))
-
-
-def test_a_framework_is_not_suspected_of_counting_wrongly() -> None:
-    view = moved(8 / 7)
-    view = replace(view, case=replace(view.case, network=replace(view.case.network, custom=None)))
-    assert not list(bn102_variance_divisor.check_cell(view))
-
-
-def test_statistics_that_move_in_every_second_step() -> None:
-    view = cell(["train_forward"] * 3, running_mean=[0, 1, 1, 2], input_mean=[2, 5, 3])
-    found = only(bn104_update_count.check_cell(view))
-    assert found.cause == "update-count"
-    assert "1 of the first 3 training forwards leave the running statistics of bn as they are" in found.title
-
-
-def test_a_batch_with_the_running_mean_moves_nothing_by_right() -> None:
-    view = cell(["train_forward"] * 3, running_mean=[0, 1, 1, 2], input_mean=[2, 1, 3])
-    assert not list(bn104_update_count.check_cell(view))
-
-
-def test_eval_on_nothing_before_the_first_batch() -> None:
-    view = cell(
-        ["eval_forward", "train_forward"], running_mean=[NAN, NAN, 1], running_var=[NAN, NAN, 1], output_bad=[4, 0]
-    )
-    found = only(bn101_initial_state.check_cell(view))
-    assert (found.cause, found.kind, found.event) == ("initial-state", "hazard", 0)
-
-
-def test_eval_after_the_first_batch_is_no_empty_start() -> None:
-    view = cell(["train_forward", "eval_forward"], running_mean=[NAN, 1, 1], running_var=[NAN, 1, 1], output_bad=[0, 0])
-    assert not list(bn101_initial_state.check_cell(view))
-
-
-# --- what a layer of one's own does besides computing
-
-MOVES = {".to(float64)": "ok", ".cuda()": "unavailable: no CUDA", "deepcopy": "raises RuntimeError: no", "eval": "ok"}
-
-
-def with_moves(moves: dict[str, str], **more: Any) -> CellView:
-    return cell(FB, {"cell": {"custom": {"bn": {"class": "Own", "moves": moves, **more}}}})
-
-
-def test_a_layer_that_cannot_be_copied_is_no_drop_in() -> None:
-    found = only(bn409_layer_contract.check_cell(with_moves(MOVES)))
-    assert (found.code, found.cause, found.kind, found.layer) == ("BN409", "layer-contract", "hazard", "bn")
-    assert "1 of 4 actions. deepcopy: raises RuntimeError: no" in found.title
-    assert found.evidence == {"deepcopy": "raises RuntimeError: no"}
-
-
-def test_a_new_layer_that_starts_otherwise_is_said_as_that() -> None:
-    answer = "starts with running_var 0 instead of 1; the case sets them itself"
-    found = only(bn409_layer_contract.check_cell(with_moves({"a new layer": answer, **MOVES})))
-    assert found.title.endswith(f" in 2 of 5 actions. A new layer {answer}; and 1 more.")
-    assert found.advice.startswith("start as the built-in layer does: running_mean and bias at 0, running_var and weig")
-    assert "; keep state in register_buffer" in found.advice
-
-
-def test_other_names_alone_are_a_convention_and_nothing_wrong_is_nothing() -> None:
-    names = "load_state_dict of the built-in layer"
-    assert only(bn409_layer_contract.check_cell(with_moves({names: "adds count"}))).kind == "convention"
-    assert not list(bn409_layer_contract.check_cell(with_moves({"eval": "ok", ".cuda()": "unavailable: no CUDA"})))
-    assert not list(bn409_layer_contract.check_cell(cell(FB, {"cell": {"custom": {"bn": {"moves": 3}}}})))
-    assert not list(bn409_layer_contract.check_cell(cell(FB)))
-
-
-def test_how_many_times_slower() -> None:
-    time = {"own_seconds": 3e-4, "builtin_seconds": 1e-4, "ratio": 3.0, "repeats": 101}
-    found = only(bn409_layer_contract.check_cell(with_moves({}, time=time)))
-    assert found.kind == "convention"
-    assert "3 times as long as the built-in layer for a training step: 300 against 100 µs" in found.title
-
-
-# --- existing files
+# ------------------------------------------------------------------------------------------------------ existing files
 
 
 def with_file(facts: dict[str, Any], ops: tuple[str, ...] = ("forward", "eval_forward"), **arrays: Any) -> CellView:
-    view = cell(list(ops), {"cell": {"file": {"opset": 15, "dtype": "float32", **facts}}}, **arrays)
+    view = own_cell(list(ops), {"cell": {"file": {"opset": 15, "dtype": "float32", **facts}}}, **arrays)
     network = replace(view.case.network, custom=None, file="/somewhere/model.onnx")
     return replace(view, case=replace(view.case, network=network))
 

@@ -1,0 +1,143 @@
+"""What a layer normalises with, BN111 to BN113: an input that fires each rule, a near neighbour that must not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from rule_views import make_case, make_cell, make_trace, rule
+
+from bncheck.convention import Convention, Facet
+from bncheck.diagnosis.rules import (
+    bn112_eps,
+    load_rules,
+)
+
+F = "train_forward"
+E = "eval_forward"
+
+
+# --------------------------------------------------------------------------------------------------- normaliser-source
+
+
+@pytest.mark.parametrize(
+    ("op", "mean", "var", "says"),
+    [
+        (E, 2.0, 4.0, "In eval torch normalises bn with the batch's statistics."),
+        (F, 0.0, 1.0, "In training torch normalises bn with the running statistics."),
+        (F, 0.5, 1.75, "In training torch normalises bn with a blend, 0.25 of it the batch's statistics."),
+        (E, 0.0, 1.0, ""),
+        (F, 2.0, 4.0, ""),
+    ],
+)
+def test_normaliser_source(op: str, mean: float, var: float, says: str):
+    """The batch has (2, 4), the running statistics are (0, 1)."""
+    trace = make_trace((op,), input_mean=[2.0], input_var=[4.0], used_mean=[mean], used_invstd=[var**-0.5],
+                       used_residual=[0.0], running_mean=[0, 0], running_var=[1, 1])  # fmt: skip
+    found = list(rule("normaliser-source").check_cell(make_cell(make_case((op,)), "torch", trace)))
+    assert [f.title for f in found] == ([says] if says else [])
+
+
+def test_what_a_users_network_switches_off_is_no_defect_of_the_framework():
+    """self.bn.eval() in its own forward: the layer normalises with the running statistics, as it was told to."""
+    trace = make_trace((F,), input_mean=[2.0], input_var=[4.0], used_mean=[0.0], used_invstd=[1.0],
+                       used_residual=[0.0], running_mean=[0, 0], running_var=[1, 1])  # fmt: skip
+    case = make_case((F,))
+    kinds = []
+    for model in (None, "/a/net.py:Net"):
+        here = replace(case, network=replace(case.network, model=model))
+        cell = make_cell(here, "torch", trace, documented={"train_normaliser": "batch"})
+        kinds += [(item.kind, item.departs) for item in rule("normaliser-source").check_cell(cell)]
+    assert kinds == [("defect", "torch"), ("hazard", "")]
+
+
+def test_eval_with_what_it_has_just_moved_is_said_as_that():
+    """The batch has (2, 4); the forward itself moves the running statistics from (0, 1) to (8, 9) and takes those."""
+    trace = make_trace((E,), input_mean=[2.0], input_var=[4.0], used_mean=[8.0], used_invstd=[1 / 3],
+                       used_residual=[0.0], running_mean=[0, 8], running_var=[1, 9])  # fmt: skip
+    (found,) = rule("normaliser-source").check_cell(make_cell(make_case((E,)), "torch", trace))
+    assert found.title == "In eval torch normalises bn with the running statistics as this very forward leaves them."
+
+
+# ----------------------------------------------------------------------------------------------------------------- eps
+
+
+@pytest.mark.parametrize(
+    ("facet", "says"),
+    [
+        (Facet(1e-5), "an eps of 1e-05"),
+        (Facet(None, identifiable=False, standing=(5.139e-6, 1.304e-5)), "an eps between 5.139e-06 and 1.304e-05"),
+        (Facet(None, identifiable=False, standing=(0.0, 1.2e-4)), "an eps of at most 0.00012"),
+    ],
+)
+def test_eps_is_said_as_well_as_it_is_known(facet: Facet, says: str):
+    """Beside variances of 1 the steps of a case leave open what it is; a replay takes one end of that."""
+    case, other = make_case((F,)), Convention("flax", "", {"eps": Facet(1e-3)})
+    sides = [[make_cell(case, "torch", None, convention=Convention("torch", "", {"eps": facet}))],
+             [make_cell(case, "flax", None, convention=other)]]  # fmt: skip
+    said = bn112_eps.sentence(sides[0], 1e-5, sides[1], 1e-3)
+    assert said == f"torch adds {says} to the variance, flax one of 0.001."
+
+
+# -------------------------------------------------------------------------------------------------------------- affine
+
+
+def test_affine_ignored_and_applied():
+    # x has mean 2 and variance 4; gamma = 3. Inverted with gamma, an output without it shows r = 1/6, var 36.
+    for invstd, found in ((0.5 / 3, ["affine"]), (0.5, [])):
+        trace = make_trace((F,), input_mean=[2.0], input_var=[4.0], used_mean=[2.0], used_invstd=[invstd],
+                           used_residual=[0.0], gamma=[3.0, 3.0], running_mean=[0, 1], running_var=[1, 2])  # fmt: skip
+        findings = [
+            f
+            for item in load_rules()
+            if item.check_cell
+            for f in item.check_cell(make_cell(make_case((F,)), "x", trace))
+        ]
+        assert [f.cause for f in findings] == found
+
+
+def affine_titles(ops: Sequence[str], mean: Any, invstd: Any, residual: float = 0.0, **held: Any) -> list[str]:
+    """Two channels of mean 2 and variance 4 in every forward; what the outputs reveal, inverted with what is held."""
+    total = len(ops)
+    rows = {"running_mean": 2.0, "running_var": 4.0, "gamma": 1.0, "beta": 0.0, **held}
+    trace = make_trace(
+        ops, input_mean=np.full((total, 2), 2.0), input_var=np.full((total, 2), 4.0), used_mean=np.array(mean),
+        used_invstd=np.array(invstd), used_residual=np.full((total, 2), residual),
+        **{name: np.broadcast_to(value, (total + 1, 2)) for name, value in rows.items()},
+    )  # fmt: skip
+    return [item.title for item in rule("affine").check_cell(make_cell(make_case(ops, channels=2), "x", trace))]
+
+
+def test_a_beta_that_is_left_out_where_it_is_below_zero_is_said_with_its_channels():
+    """A beta of -0.7 that is not applied looks like a mean of 2 - 0.7 * 2; one of 0.5 is applied."""
+    said = affine_titles((F,), [[2.0, 0.6]], [[0.5, 0.5]], beta=[0.5, -0.7])
+    assert said == [
+        "x holds beta in bn without applying it to channel 1, where it is below zero, in train_forward (event 1)."
+    ]
+    said = affine_titles((F,), [[3.0, 2.0]], [[0.5, 0.5]], beta=[0.5, -0.7])
+    assert said == ["x holds beta in bn without applying it to channel 0 in train_forward (event 1)."]
+    # Where one channel has no beta to apply, that it is applied there is not known.
+    said = affine_titles((F,), [[2.0, 0.6]], [[0.5, 0.5]], beta=[0.0, -0.7])
+    assert said == ["x holds beta in bn without applying it in train_forward (event 1)."]
+
+
+def test_gamma_and_beta_that_are_left_out_in_different_modes_are_both_said():
+    """Training without beta, eval without gamma: 1/std of 0.5 / 2 and of 0.5 / 4."""
+    said = affine_titles((F, F, E), [[2.5, 2.5], [2.5, 2.5], [2.0, 2.0]], [[0.5, 0.5], [0.5, 0.5], [0.25, 0.125]],
+                         gamma=[2.0, 4.0], beta=[0.5, 1.0])  # fmt: skip
+    assert said == [
+        "x holds beta in bn without applying it in train_forward (event 1); gamma is not applied in eval_forward "
+        "(event 3)."
+    ]
+
+
+def test_a_beta_that_only_some_values_of_a_channel_get_is_not_called_ignored():
+    """y is off its line by 0.1: within that a mean of 2.9 is as good as one of 3, which a beta left out would show."""
+    held = {"beta": [0.5, 0.5]}
+    assert affine_titles((F,), [[2.9, 2.9]], [[0.5, 0.5]], residual=0.1, **held) == []
+    assert affine_titles((F,), [[3.0, 3.0]], [[0.5, 0.5]], residual=1e-7, **held) == [
+        "x holds beta in bn without applying it in train_forward (event 1)."
+    ]
