@@ -22,7 +22,9 @@ from bncheck.scenario import Case
 from bncheck.scenario_files.files import SHIPPED
 from bncheck.scenario_files.inputs import make_inputs
 from bncheck.scenario_files.model_file import shape_that_runs, with_input_of_file
-from bncheck.worker import onnx_file, onnx_judge, onnx_oracle
+from bncheck.worker.onnx_side import file as onnx_file
+from bncheck.worker.onnx_side import judge as onnx_judge
+from bncheck.worker.onnx_side import oracle as onnx_oracle
 
 GENERATOR = Path(__file__).parent / "tools" / "onnx_files.py"
 # File: (words of onnxruntime's answer, words of the oracle's); () = it plays the file.

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bncheck.worker.onnx_file import Graph, Node, fitting
-from bncheck.worker.onnx_oracle import KINDS
+from bncheck.worker.onnx_side.file import Graph, Node, fitting
+from bncheck.worker.onnx_side.oracle import KINDS
 
 
 def play(kind: str, *given: Any, opset: int = 17, **attributes: Any) -> Any:

@@ -13,7 +13,7 @@ from bncheck.finding import Finding
 from bncheck.report import graph
 from bncheck.report.gallery import Gallery
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
-from bncheck.worker import torch_graph
+from bncheck.worker.torch_side import graph as torch_graph
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bncheck.worker.whitening import Whitening
+from bncheck.worker.reference_side.whitening import Whitening
 
 LAYER = {"name": "bn", "affine": False, "averaging": "exponential", "channels": 4, "batch_weight": 0.5, "eps": 0.0}
 RULES = {"averaging": None, "variance_divisor": "n", "default_batch_weight": 0.1, "default_eps": 1e-5}

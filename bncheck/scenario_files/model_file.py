@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from bncheck.scenario import DTYPES
-from bncheck.worker import onnx_file, onnx_oracle
+from bncheck.worker.onnx_side import file as onnx_file
+from bncheck.worker.onnx_side import oracle as onnx_oracle
 
 INPUT = ("input.shape", "inputs")
 UNKNOWN = 64

@@ -10,7 +10,7 @@ from typing import Any
 from bncheck.repro.standalone.steps import Step
 from bncheck.repro.standalone.subject import BESIDE, CannotWriteError, Subject
 from bncheck.scenario import op_of
-from bncheck.worker import onnx_file
+from bncheck.worker.onnx_side import file as onnx_file
 
 
 def graph_of(subject: Subject) -> Any:

@@ -6,7 +6,7 @@ from bncheck.repro.standalone.steps import Step
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
 from bncheck.repro.torch_script.tensors import tensor
 from bncheck.scenario import op_of
-from bncheck.worker.torch_copies import DECAY, WORDS
+from bncheck.worker.torch_side.copies import DECAY, WORDS
 
 MADE = {
     "deepcopy": ["second = copy.deepcopy(net)"],

@@ -6,7 +6,7 @@ import ast
 import re
 
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
-from bncheck.worker.torch_custom import NAMES
+from bncheck.worker.torch_side.custom import NAMES
 
 # Names that a script gives a meaning itself, on its top level.
 OURS = (

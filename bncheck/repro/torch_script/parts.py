@@ -9,7 +9,7 @@ import inspect
 from bncheck.repro.standalone.subject import Subject
 from bncheck.repro.torch_script.own import own_words
 from bncheck.scenario import Layer
-from bncheck.worker import torch_parts
+from bncheck.worker.torch_side import parts as torch_parts
 
 ADAPTER = [
     "class Parts(torch.nn.Module):",

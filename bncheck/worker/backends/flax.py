@@ -56,7 +56,7 @@ STATISTICS = (("running_mean", "mean"), ("running_var", "var"))
 
 
 def describe(variant, device):
-    start = part("jax_start")
+    start = part("start")
     jax = start.import_jax(device)
     import flax
 
@@ -65,17 +65,17 @@ def describe(variant, device):
 
 def part(name):
     """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
-    full = "bncheck_" + name
+    full = "bncheck_jax_" + name
     if full not in sys.modules:
         folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, "jax_side", name + ".py"))
         sys.modules[full] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[full])
     return sys.modules[full]
 
 
 def build(network, params, dtype, variant, device):
-    start = part("jax_start")
+    start = part("start")
     jax = start.import_jax(device)
     # float64 needs this switch, which belongs to the process; compiled functions are kept apart by it.
     jax.config.update("jax_enable_x64", dtype == "float64")

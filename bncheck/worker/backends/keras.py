@@ -63,10 +63,10 @@ def describe(variant, device):
 
 def part(name):
     """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
-    full = "bncheck_" + name
+    full = "bncheck_jax_" + name
     if full not in sys.modules:
         folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, "jax_side", name + ".py"))
         sys.modules[full] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[full])
     return sys.modules[full]
@@ -84,7 +84,7 @@ def start_keras(engine, device):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     elif number and os.environ.setdefault("CUDA_VISIBLE_DEVICES", number) != number:
         raise RuntimeError("CUDA_VISIBLE_DEVICES is set: unset it to choose GPU %s here" % number)
-    part("jax_start").keep_compiled()
+    part("start").keep_compiled()
     import keras
 
     return keras

@@ -83,8 +83,8 @@ def build(network, params, dtype, variant, device):
     if network.get("file"):
         if variant:
             raise NotImplementedError("a file says its opset itself: it runs on onnxruntime without a variant")
-        parts = (part(name) for name in ("onnx_file", "onnx_oracle", "onnx_judge"))
-        return part("onnx_session").Model(*parts, network["file"], providers(device))
+        parts = (part(name) for name in ("file", "oracle", "judge"))
+        return part("session").Model(*parts, network["file"], providers(device))
     if dtype == "bfloat16":
         raise NotImplementedError("NumPy arrays cannot carry bfloat16 into onnxruntime")
     return Model(network, params, dtype, variant, device)
@@ -92,10 +92,10 @@ def build(network, params, dtype, variant, device):
 
 def part(name):
     """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
-    full = "bncheck_" + name
+    full = "bncheck_onnx_" + name
     if full not in sys.modules:
         folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, "onnx_side", name + ".py"))
         sys.modules[full] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[full])
     return sys.modules[full]

@@ -29,12 +29,12 @@ REQUIREMENTS = []
 DOCUMENTED = []
 
 
-def part(name):
+def part(name, side="reference"):
     """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
-    full = "bncheck_" + name
+    full = "bncheck_%s_%s" % (side, name)
     if full not in sys.modules:
         folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, side + "_side", name + ".py"))
         sys.modules[full] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[full])
     return sys.modules[full]
@@ -346,7 +346,7 @@ class BatchNorm:
         return found
 
 
-KINDS = {"batch_norm": BatchNorm, **part("reference_layers").KINDS}
+KINDS = {"batch_norm": BatchNorm, **part("layers").KINDS}
 
 
 def make(network, layer, params, rules):
@@ -480,7 +480,7 @@ def build(network, params, dtype, variant, device):
     if network.get("file"):
         if variant:
             raise NotImplementedError("a file is played by the rules of its opset: use the reference without a variant")
-        return part("onnx_oracle").model_of(part("onnx_file"), network["file"])
+        return part("oracle", "onnx").model_of(part("file", "onnx"), network["file"])
     rules = parse_rules(variant)
     model = Model(network, params, rules)
     return Copied(model, Model(network, params, rules)) if network.get("copied") else model

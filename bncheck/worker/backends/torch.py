@@ -95,10 +95,10 @@ WORD = "momentum"  # PyTorch's momentum is the weight of the new batch
 
 def part(name):
     """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
-    full = "bncheck_" + name
+    full = "bncheck_torch_" + name
     if full not in sys.modules:
         folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, "torch_side", name + ".py"))
         sys.modules[full] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[full])
     return sys.modules[full]
@@ -107,8 +107,8 @@ def part(name):
 def describe(variant, device):
     import torch
 
-    part("torch_variants").refuse(torch, variant)
-    part("torch_replicas").refuse(torch, variant, device)
+    part("variants").refuse(torch, variant)
+    part("replicas").refuse(torch, variant, device)
 
     kind = device.split(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():
@@ -137,9 +137,9 @@ def describe(variant, device):
 def build(network, params, dtype, variant, device):
     kind = Model
     if network.get("replicas"):
-        kind = part("torch_replicas").replicated(Model, os.path.abspath(__file__))
+        kind = part("replicas").replicated(Model, os.path.abspath(__file__))
     elif network.get("copied"):
-        kind = part("torch_copies").copied(Model)
+        kind = part("copies").copied(Model)
     return kind(network, params, dtype, variant, device)
 
 
@@ -168,17 +168,15 @@ class Model:
                 "nn.BatchNorm does no %s: there is no built-in layer to compare" % network["oracle"]
             )
         self.parts = network.get("parts", 1) if own else 1
-        self.custom = partial(part("torch_arguments").make, torch, part("torch_custom"), own) if own else None
+        self.custom = partial(part("arguments").make, torch, part("custom"), own) if own else None
         if self.parts != 1:
-            adapter = part("torch_parts").adapter_class(torch, part("torch_custom").CustomLayerError)
-            self.custom = partial(
-                part("torch_arguments").make_parts, torch, part("torch_custom"), own, self.parts, adapter
-            )
-        part("torch_custom").remember_lines(torch, bool(own)) if own or "bncheck_torch_custom" in sys.modules else None
+            adapter = part("parts").adapter_class(torch, part("custom").CustomLayerError)
+            self.custom = partial(part("arguments").make_parts, torch, part("custom"), own, self.parts, adapter)
+        part("custom").remember_lines(torch, bool(own)) if own or "bncheck_torch_custom" in sys.modules else None
         self.whole = bool(network.get("model"))
         code = own or network.get("model")
-        self.blame = partial(part("torch_custom").naming_the_line, code.rpartition(":")[0]) if code else no_blame
-        if self.whole and variant in part("torch_whole").NOT_WITH:
+        self.blame = partial(part("custom").naming_the_line, code.rpartition(":")[0]) if code else no_blame
+        if self.whole and variant in part("whole").NOT_WITH:
             raise NotImplementedError("network.model does not run as torch[%s]" % variant)
         if variant == "export" and self.returns:
             raise NotImplementedError("an exported program has no inner layers whose output it could return")
@@ -193,33 +191,33 @@ class Model:
         """Build the network with the host's parameters; one that is missing keeps PyTorch's own value."""
         torch = self.torch
         if self.whole:
-            net = part("torch_whole").build(
+            net = part("whole").build(
                 torch,
-                part("torch_custom"),
-                part("torch_arguments"),
+                part("custom"),
+                part("arguments"),
                 self.network["model"],
                 self.network["arguments"],
                 self.network.get("output"),
             )
-            self.layers = part("torch_whole").batch_norms(torch, net)
+            self.layers = part("whole").batch_norms(torch, net)
         else:
             net = torch.nn.Sequential()
             for layer in self.network["layers"]:
                 first = layer.get("same_as")
-                made = part("torch_layers").make(torch, layer, self.params, self.variant, self.custom, first and net)
+                made = part("layers").make(torch, layer, self.params, self.variant, self.custom, first and net)
                 net.add_module(layer["name"], made)
         self.net = self.moved(net)
         children = dict(self.net.named_modules() if self.whole else self.net.named_children())
         self.layouts = {}
         for name in self.layers if self.parts != 1 else ():
             children[name] = children[name].inner
-            self.layouts[name] = part("torch_parts").Layout(children[name], self.parts, self.specs[name]["channels"])
+            self.layouts[name] = part("parts").Layout(children[name], self.parts, self.specs[name]["channels"])
         self.norms = {name: getattr(children[name], "first", children[name]) for name in self.layers}
         with torch.no_grad():
             self.start(children)
         self.seen, self.returned, self.hooks = {}, None, []
         self.watch()
-        self.call = part("torch_variants").runner(self, self.variant)
+        self.call = part("variants").runner(self, self.variant)
 
     def start(self, children):
         """Put the host's parameters where they belong; a layer of the user's may hold them in a way of its own."""
@@ -231,7 +229,7 @@ class Model:
                 self.layouts[layer].start(what, given)
             elif self.custom and children[layer] is self.norms.get(layer):
                 if layer not in starts:
-                    starts[layer] = part("torch_arguments").Start(self.torch, part("torch_custom"), self.norms[layer])
+                    starts[layer] = part("arguments").Start(self.torch, part("custom"), self.norms[layer])
                 starts[layer].put(what, given)
             else:
                 tensor = self.held(children[layer], what)
@@ -254,7 +252,7 @@ class Model:
     def held(self, module, what):
         """A layer's tensor (or number) by its neutral word, None where it has none."""
         if self.custom and module in self.norms.values():
-            return part("torch_custom").find(module, what)
+            return part("custom").find(module, what)
         return getattr(module, {"gamma": "weight", "beta": "bias"}.get(what, what), None)
 
     # -- looking inside ---------------------------------------------------------------------------------------
@@ -264,9 +262,9 @@ class Model:
         if len(self.network["layers"]) > 1 or self.whole:
             for name, child in self.net.named_modules() if self.whole else self.net.named_children():
                 if name in self.norms:
-                    self.hooks.append(child.register_forward_hook(part("torch_layers").seeing(self, name)))
+                    self.hooks.append(child.register_forward_hook(part("layers").seeing(self, name)))
                 if name == self.returns:
-                    self.hooks.append(child.register_forward_hook(part("torch_layers").keeping(self)))
+                    self.hooks.append(child.register_forward_hook(part("layers").keeping(self)))
 
     @contextlib.contextmanager
     def unwatched(self):
@@ -295,7 +293,7 @@ class Model:
         return (tensor.float() if self.wide else tensor).numpy()
 
     def forward(self, x, mode):
-        data = part("torch_layers").viewed(self.tensor(x), self.view)
+        data = part("layers").viewed(self.tensor(x), self.view)
         if mode in ("train", "no_grad"):
             self.net.train()
         elif mode == "eval":
@@ -316,7 +314,7 @@ class Model:
         try:
             yield
         except Exception as error:
-            alike = part("torch_custom").raises_alike
+            alike = part("custom").raises_alike
             if self.custom and not self.network.get("replicas") and alike(self, error, data, mode):
                 error.origin = "framework"
             raise
@@ -337,9 +335,9 @@ class Model:
         return self.array(out)
 
     def checkpointed_forward(self, x):
-        data = part("torch_layers").viewed(self.tensor(x), self.view).requires_grad_()
+        data = part("layers").viewed(self.tensor(x), self.view).requires_grad_()
         self.net.train()
-        out = part("torch_variants").checkpointed(self, data)
+        out = part("variants").checkpointed(self, data)
         self.record(data, out)
         return self.finish(data, out, "train")
 
@@ -407,13 +405,13 @@ class Model:
                 held = held.detach().cpu()
                 found[what] = held.float().numpy() if self.wide else held.numpy().copy()
                 if self.custom:
-                    found[what] = part("torch_custom").per_channel(found[what], self.specs[layer]["channels"])
+                    found[what] = part("custom").per_channel(found[what], self.specs[layer]["channels"])
         counter = self.held(norm, "counter" if self.custom else "num_batches_tracked")
         if counter is not None:
             found["counter"] = int(counter)
         if self.custom:
             behind = self.behind.setdefault(layer, {})
-            found.update(part("torch_custom").graph_state(self.torch, norm, behind, not self.recomputed))
+            found.update(part("custom").graph_state(self.torch, norm, behind, not self.recomputed))
         return found
 
     def dtypes(self, layer):
@@ -423,19 +421,19 @@ class Model:
         """About the whole cell, after its last event: only a layer of somebody's own has any."""
         if not self.custom:
             return {}
-        custom = part("torch_custom")
-        return {"custom": {name: custom.facts(self, name, part("torch_layers").batch_norm) for name in self.layers}}
+        custom = part("custom")
+        return {"custom": {name: custom.facts(self, name, part("layers").batch_norm) for name in self.layers}}
 
     def draw_graph(self, folder, layer=None):
-        return part("torch_graph").draw(self, folder, layer)
+        return part("graph").draw(self, folder, layer)
 
     def eval_in_batches(self, x, sizes, samples=None):
-        return part("torch_batches").compare(self, x, sizes, samples)
+        return part("batches").compare(self, x, sizes, samples)
 
     # -- ONNX -------------------------------------------------------------------------------------------------
 
     def export_onnx(self, folder, x, **arguments):
-        return part("torch_onnx").export(self, folder, x, **arguments)
+        return part("onnx").export(self, folder, x, **arguments)
 
     def run_exported(self, folder, x):
-        return part("torch_onnx").run(self, x)
+        return part("onnx").run(self, x)

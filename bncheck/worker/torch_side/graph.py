@@ -11,7 +11,7 @@ MOST = 300
 
 def draw(model, folder, layer=None):
     """Write graph-<layer>.dot for every layer (or the one named) whose buffers have a graph behind them."""
-    custom = model.part("torch_custom")
+    custom = model.part("custom")
     leaves = {id(tensor): name for name, tensor in model.net.named_parameters()}
     leaves.update((id(data), "input of forward %d" % (n + 1)) for n, (data, _) in enumerate(model.tape))
     written, count = [], getattr(model, "graphs_drawn", 0) + 1

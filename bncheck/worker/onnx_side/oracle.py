@@ -17,7 +17,7 @@ import numpy as np
 
 
 def model_of(files, path):
-    """The worker's model contract on the file; ``files`` is onnx_file.py."""
+    """The worker's model contract on the file; ``files`` is onnx_side/file.py."""
     return playing(files, files.read(path))
 
 

@@ -26,6 +26,7 @@ NAMES = {
     "momentum": ("momentum",),
     "eps": ("eps", "epsilon"),
 }
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the worker's folder
 TENSORS = ("running_mean", "running_var", "gamma", "beta")
 MOST_NODES = 50000  # a graph larger than this has long been seen to grow
 TIMED_SECONDS, TIMED_LEAST, TIMED_REPEATS = 0.5, 5, 101
@@ -111,7 +112,7 @@ def line_in(path, error):
     is no fault of the line that imports the package."""
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<") and os.path.dirname(frame.filename) != os.path.dirname(__file__)
+        if not frame.filename.startswith("<") and not frame.filename.startswith(HERE + os.sep)
     ]  # fmt: skip
     lines = [frame.lineno for frame in frames if frame.filename == path]
     if isinstance(error, SyntaxError) and error.lineno:
@@ -322,7 +323,7 @@ def facts(model, name, batch_norm):
     found = {
         "class": type(norm).__name__,
         "left_out": sorted(getattr(norm, "bncheck_left_out", {})),
-        "remarks": model.part("torch_arguments").missing_arguments(custom, norm) + model.remarks.get(name, []),
+        "remarks": model.part("arguments").missing_arguments(custom, norm) + model.remarks.get(name, []),
         "state_dict": {"missing": sorted(usual - own), "additional": sorted(own - usual)},
         "kept": {
             key: "%s %s" % (tuple(tensor.shape), str(tensor.dtype).replace("torch.", ""))
@@ -344,7 +345,7 @@ def facts(model, name, batch_norm):
 
 
 def moves(model, spec, batch_norm, data):
-    """What torch_moves.py found; the built-in layer starts from the own one's gamma and beta (torch 1.1 draws its)."""
+    """What moves.py found; the built-in layer starts from the own one's gamma and beta (torch 1.1 draws its)."""
     torch = model.torch
 
     def own():
@@ -367,7 +368,7 @@ def moves(model, spec, batch_norm, data):
         taken, refusal = batch_it_takes(own, data, model.device)
         if taken is None:
             return {}, refusal
-        trial = model.part("torch_moves").Trial(
+        trial = model.part("moves").Trial(
             torch, sys.modules[__name__], own, builtin if model.parts == 1 else None, taken, model.device,
             model.parts == "complex", untouched if model.parts == 1 else None,
         )  # fmt: skip

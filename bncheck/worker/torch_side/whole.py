@@ -16,7 +16,7 @@ NOT_WITH = ("functional", "jit", "export", "builtin", "timed")
 def build(torch, custom, given, text, arguments, output=None):
     """``path.py:function`` called with ``arguments``; what is wrong with it is one sentence.
 
-    ``custom`` is torch_custom.py, which loads files, ``given`` torch_arguments.py. A network that returns more than a
+    ``custom`` is custom.py, which loads files, ``given`` arguments.py. A network that returns more than a
     tensor hands out the one that ``output`` (network.output) names, or the only one there is.
     """
     path, _, name = text.rpartition(":")

@@ -3,7 +3,7 @@
 Loaded by backends/onnxruntime.py by path. Python 3.7 syntax. What is recorded is one play without graph optimisation,
 with every BatchNormalization's input and output made an output of the graph. Beside it the file is played with graph
 optimisation, and with the optional outputs (the new running statistics) not asked for: how far those plays lie from
-the recorded one is said in the cell's notes, because all of them should give the same. Where they do not, onnx_judge.py
+the recorded one is said in the cell's notes, because all of them should give the same. Where they do not, judge.py
 finds out which is right.
 """
 
@@ -15,7 +15,7 @@ BESIDE = {"optimised": (True, True), "unused": (False, False), "optimised_unused
 
 
 class Model:
-    """The worker's model contract on a file. The parts are onnx_file.py, onnx_oracle.py and onnx_judge.py."""
+    """The worker's model contract on a file. The parts are file.py, oracle.py and judge.py."""
 
     def __init__(self, files, oracle, judge, path, providers):
         import onnx

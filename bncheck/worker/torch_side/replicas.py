@@ -3,7 +3,7 @@
 Loaded by backends/torch.py by path, Python 3.7 syntax. This process is replica 0. The others are started once per
 worker and number of replicas, and build a network anew for every cell:
 
-    python -I torch_replicas.py BACKEND_FILE STORE RANK SIZE DEVICE
+    python -I torch_side/replicas.py BACKEND_FILE STORE RANK SIZE DEVICE
 
 They are told what to do over their standard input and answer on what was their standard output: a line of JSON with
 the names, dtypes and shapes of the arrays behind it, then the bytes of those. They end with their input.
