@@ -12,8 +12,9 @@ from rule_views import attribute, make_case, make_cell, make_pair, make_trace
 from bncheck.diagnosis.accounting import absorb, absorb_by_order, account, account_alike, open_drifts, with_accounts
 from bncheck.diagnosis.audit import silent_drifts
 from bncheck.diagnosis.diagnose import diagnose
-from bncheck.diagnosis.rules import bn115_state_mismatch, load_rules
-from bncheck.diagnosis.rules.bn902_unexplained import unexplained
+from bncheck.diagnosis.rules import load_rules
+from bncheck.diagnosis.rules.conventions import bn115_state_mismatch
+from bncheck.diagnosis.rules.remainder.bn902_unexplained import unexplained
 from bncheck.finding import Consequence, Finding
 
 OPS = ("train_forward", "train_forward", "eval_forward")

@@ -13,7 +13,7 @@ from bncheck.diagnosis import accounting
 from bncheck.diagnosis import diagnose as diagnosis
 from bncheck.diagnosis.audit import audit, loud_rounding, silent_drifts
 from bncheck.diagnosis.diagnose import diagnose
-from bncheck.diagnosis.rules import bn901_rounding
+from bncheck.diagnosis.rules.remainder import bn901_rounding
 from bncheck.finding import Finding
 from bncheck.run_folder.results import Results, read_results
 

@@ -12,16 +12,11 @@ from rule_views import make_case, make_cell, make_pair, make_trace
 
 from bncheck.convention import Convention, Facet
 from bncheck.diagnosis.diagnose import diagnose
-from bncheck.diagnosis.rules import (
-    bn109_single_value,
-    bn111_normaliser_source,
-    bn301_poisoned_state,
-    bn302_overflow,
-    bn901_rounding,
-    bn902_unexplained,
-)
 from bncheck.diagnosis.rules.born import births
+from bncheck.diagnosis.rules.conventions import bn109_single_value, bn111_normaliser_source
 from bncheck.diagnosis.rules.in_batches import magnified
+from bncheck.diagnosis.rules.nonfinite import bn301_poisoned_state, bn302_overflow
+from bncheck.diagnosis.rules.remainder import bn901_rounding, bn902_unexplained
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.scenario import Case, InputSpec, Layer, Network

@@ -10,7 +10,7 @@ from rule_views import make_case, make_cell, make_pair, make_trace
 from bncheck.diagnosis.audit import silent_drifts
 from bncheck.diagnosis.diagnose import diagnose
 from bncheck.diagnosis.equivalence import held_to_equivalence
-from bncheck.diagnosis.rules import bn104_update_count
+from bncheck.diagnosis.rules.conventions import bn104_update_count
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.scenario import Expect, Scenario

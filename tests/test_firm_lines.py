@@ -81,7 +81,7 @@ def test_nothing_between_a_trace_and_a_finding_knows_how_files_are_read_or_writt
 
 
 def test_a_rules_file_is_named_after_its_code_and_cause() -> None:
-    names = {path.stem for path in (ROOT / "diagnosis" / "rules").glob("bn*.py")}
+    names = {path.stem for path in (ROOT / "diagnosis" / "rules").rglob("bn*.py")}
     assert names == {f"{rule.code.lower()}_{rule.cause.replace('-', '_')}" for rule in load_rules()}
 
 

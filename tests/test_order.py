@@ -12,7 +12,7 @@ from at_the_prompt import bncheck
 from left_by_cells import cells_of
 
 from bncheck.diagnosis.repeats import same_bits
-from bncheck.diagnosis.rules.bn403_order_dependence import check_target
+from bncheck.diagnosis.rules.mode_and_state.bn403_order_dependence import check_target
 from bncheck.evidence import CellView, Repeat, TargetView
 from bncheck.run_folder.results import Results, read_results
 from bncheck.scenario import Case, Network

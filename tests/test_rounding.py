@@ -14,7 +14,7 @@ from test_networks import run
 
 from bncheck.diagnosis.diagnose import diagnose
 from bncheck.diagnosis.rules import leftover
-from bncheck.diagnosis.rules.bn901_rounding import is_rounding
+from bncheck.diagnosis.rules.remainder.bn901_rounding import is_rounding
 from bncheck.evidence import CellView, PairView
 from bncheck.run_folder.results import Results
 from bncheck.scenario import Case, InputSpec, Layer, Network

@@ -10,12 +10,12 @@ import pytest
 from rule_views import attribute, make_case, make_cell, make_pair, make_trace, only, own, own_cell, raise_at, rule
 
 from bncheck.diagnosis.diagnose import diagnose
-from bncheck.diagnosis.rules import (
+from bncheck.diagnosis.rules import load_rules
+from bncheck.diagnosis.rules.conventions import (
     bn101_initial_state,
     bn102_variance_divisor,
     bn104_update_count,
     bn105_counter_skew,
-    load_rules,
 )
 from bncheck.evidence import CellView
 from bncheck.finding import Finding

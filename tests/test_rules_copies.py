@@ -7,11 +7,7 @@ from dataclasses import replace
 import numpy as np
 from rule_views import make_case, make_cell, make_trace, with_layer
 
-from bncheck.diagnosis.rules import (
-    bn402_stale_state,
-    bn407_synchronisation,
-    bn408_shared_state,
-)
+from bncheck.diagnosis.rules.mode_and_state import bn402_stale_state, bn407_synchronisation, bn408_shared_state
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.scenario import Case

@@ -9,15 +9,11 @@ import numpy as np
 import pytest
 from rule_views import only, own_cell
 
-from bncheck.diagnosis.rules import (
-    bn114_hyperparameter_lost,
-    bn301_poisoned_state,
-    bn401_mode_leak,
-    bn406_folding,
-    bn501_refusal,
-    bn902_unexplained,
-    file_plays,
-)
+from bncheck.diagnosis.rules.conventions import bn114_hyperparameter_lost
+from bncheck.diagnosis.rules.mode_and_state import bn401_mode_leak, bn406_folding, file_plays
+from bncheck.diagnosis.rules.nonfinite import bn301_poisoned_state
+from bncheck.diagnosis.rules.refusals import bn501_refusal
+from bncheck.diagnosis.rules.remainder import bn902_unexplained
 from bncheck.evidence import CellView
 
 B = "backward"

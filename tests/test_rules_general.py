@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 
-from bncheck.diagnosis.rules import (
-    explain,
-    load_rules,
-)
+from bncheck.diagnosis.rules import explain, load_rules
 from bncheck.diagnosis.rules.departure import same
 from bncheck.errors import UsageError
 from bncheck.finding import CAUSES

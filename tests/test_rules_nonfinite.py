@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from rule_views import make_case, make_cell, make_trace, rule
 
-from bncheck.diagnosis.rules import (
-    load_rules,
-)
+from bncheck.diagnosis.rules import load_rules
 
 F = "train_forward"
 E = "eval_forward"

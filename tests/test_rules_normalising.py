@@ -11,10 +11,8 @@ import pytest
 from rule_views import make_case, make_cell, make_trace, rule
 
 from bncheck.convention import Convention, Facet
-from bncheck.diagnosis.rules import (
-    bn112_eps,
-    load_rules,
-)
+from bncheck.diagnosis.rules import load_rules
+from bncheck.diagnosis.rules.conventions import bn112_eps
 
 F = "train_forward"
 E = "eval_forward"

@@ -10,11 +10,9 @@ from rule_views import make_case, make_cell, make_pair, make_trace, rule
 
 from bncheck.convention import Convention, Facet
 from bncheck.diagnosis.diagnose import diagnose
-from bncheck.diagnosis.rules import (
-    bn201_cancellation,
-    leftover,
-)
-from bncheck.diagnosis.rules.bn202_normalise_arithmetic import conditioning
+from bncheck.diagnosis.rules import leftover
+from bncheck.diagnosis.rules.numerics import bn201_cancellation
+from bncheck.diagnosis.rules.numerics.bn202_normalise_arithmetic import conditioning
 from bncheck.evidence import TargetView
 from bncheck.finding import KINDS
 from bncheck.scenario_files.inputs import make_inputs

@@ -10,8 +10,8 @@ import pytest
 from rule_views import make_case, make_cell, make_pair, make_trace, only, own_cell, raise_at, rule
 
 from bncheck.diagnosis.repeats import compare_again
-from bncheck.diagnosis.rules import (
-    bn111_normaliser_source,
+from bncheck.diagnosis.rules.conventions import bn111_normaliser_source
+from bncheck.diagnosis.rules.mode_and_state import (
     bn401_mode_leak,
     bn404_graph_retention,
     bn405_in_place,

@@ -38,9 +38,9 @@ from bncheck.diagnosis.event_drifts import (
 )
 from bncheck.diagnosis.rules import rule_of
 from bncheck.diagnosis.rules.amplified import input_gap
-from bncheck.diagnosis.rules.bn901_rounding import is_rounding
 from bncheck.diagnosis.rules.leftover import bound_of, explained_by_conventions
 from bncheck.diagnosis.rules.movement import forwards_behind
+from bncheck.diagnosis.rules.remainder.bn901_rounding import is_rounding
 from bncheck.evidence import CellView, Drift, PairView, first_true
 from bncheck.finding import Consequence, Finding, parts
 from bncheck.trace import GRADIENTS, Place

@@ -26,12 +26,12 @@ from bncheck.diagnosis.accounting import (
 )
 from bncheck.diagnosis.drifts import held
 from bncheck.diagnosis.rules import load_rules, rule_of
-from bncheck.diagnosis.rules.bn115_state_mismatch import check_pair as held_by_one
-from bncheck.diagnosis.rules.bn901_rounding import check_pair as rounded
-from bncheck.diagnosis.rules.bn901_rounding import is_rounding
-from bncheck.diagnosis.rules.bn902_unexplained import unexplained
+from bncheck.diagnosis.rules.conventions.bn115_state_mismatch import check_pair as held_by_one
 from bncheck.diagnosis.rules.counters import advance
 from bncheck.diagnosis.rules.leftover import share_of_bound
+from bncheck.diagnosis.rules.remainder.bn901_rounding import check_pair as rounded
+from bncheck.diagnosis.rules.remainder.bn901_rounding import is_rounding
+from bncheck.diagnosis.rules.remainder.bn902_unexplained import unexplained
 from bncheck.diagnosis.rules.well_formed import well_formed
 from bncheck.diagnosis.rules.wording import name, names
 from bncheck.evidence import CellView, Drift, PairView, TargetView

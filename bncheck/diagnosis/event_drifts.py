@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from bncheck.diagnosis.drifts import Series, loose, measure, pair_series, same_program
-from bncheck.diagnosis.rules.bn901_rounding import is_rounding
 from bncheck.diagnosis.rules.born import overflows
 from bncheck.diagnosis.rules.few_values import single_values
 from bncheck.diagnosis.rules.leftover import is_whole, within_a_stack, within_bounds
 from bncheck.diagnosis.rules.movement import forwards_behind, holds_training
+from bncheck.diagnosis.rules.remainder.bn901_rounding import is_rounding
 from bncheck.evidence import Drift, PairView
 from bncheck.scenario import COMPARED
 from bncheck.trace import STATES, Array

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bncheck.diagnosis.rules.bn403_order_dependence import difference
+from bncheck.diagnosis.rules.mode_and_state.bn403_order_dependence import difference
 from bncheck.evidence import CellView, Repeat
 from bncheck.trace import Trace
 

@@ -1,8 +1,9 @@
-"""The rules: one file per cause, found by folder. Nothing is registered; a new file is a new rule.
+"""The rules: one file per cause, in the folder of its family. Nothing is registered; a new file is a new rule.
 
-``bn103_update_phase.py`` holds literal ``CODE`` and ``CAUSE``, a docstring (its first line is the title, the rest
-what ``bncheck explain`` prints) and any of ``check_cell(CellView)``, ``check_pair(PairView)``,
-``check_target(TargetView)``: pure functions that return findings. Files without a number are what rules share.
+``conventions/bn103_update_phase.py`` holds literal ``CODE`` and ``CAUSE``, a docstring (its first line is the title,
+the rest what ``bncheck explain`` prints) and any of ``check_cell(CellView)``, ``check_pair(PairView)``,
+``check_target(TargetView)``: pure functions that return findings. Files without a number are what rules share: those
+of one family in its folder.
 
 ``EXPLAINS`` says what else a rule's cause changes, in words (``accounting.py`` holds a difference against them and
 against replay): ``statistics``, ``counter``, ``affine``, ``outputs``, ``gradients``, ``events`` (what a side refuses);
@@ -31,6 +32,15 @@ from bncheck.errors import UsageError, nearest
 from bncheck.finding import Finding
 
 RULE_FILE = re.compile(r"bn\d{3}_[a-z_]+")
+# First digit of a code → the folder of its family, and the family in words.
+FOLDERS = {
+    "1": "conventions",
+    "2": "numerics",
+    "3": "nonfinite",
+    "4": "mode_and_state",
+    "5": "refusals",
+    "9": "remainder",
+}
 FAMILIES = {
     "1": "convention",
     "2": "numerics",
@@ -63,9 +73,14 @@ class Rule:
 
 @cache
 def load_rules() -> tuple[Rule, ...]:
-    """All rules of this folder, by code."""
-    names = [module.name for module in pkgutil.iter_modules(__path__) if RULE_FILE.fullmatch(module.name)]
+    """All rules, by code."""
+    names = [f"{folder}.{name}" for folder in FOLDERS.values() for name in _files(folder)]
     return tuple(sorted((_read(name) for name in names), key=lambda rule: rule.code))
+
+
+def _files(folder: str) -> list[str]:
+    places = importlib.import_module(f"{__name__}.{folder}").__path__
+    return [module.name for module in pkgutil.iter_modules(places) if RULE_FILE.fullmatch(module.name)]
 
 
 def _read(name: str) -> Rule:

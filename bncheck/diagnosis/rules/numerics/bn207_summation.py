@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bncheck.diagnosis.rules.bn201_cancellation import is_known, unsettled
 from bncheck.diagnosis.rules.leftover import averaging_bound, batch_facts
+from bncheck.diagnosis.rules.numerics.bn201_cancellation import is_known, unsettled
 from bncheck.diagnosis.rules.revealed import read_layer
 from bncheck.diagnosis.rules.roundoff import arithmetic_dtype, mean_bound, one_by_one_bound, pairs_bound, unit, visible
 from bncheck.diagnosis.rules.wording import names, number, targets, verb

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
+from bncheck.diagnosis.rules.conventions.mixture import mixtures
 from bncheck.diagnosis.rules.counters import advances, repeated_weight
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
-from bncheck.diagnosis.rules.mixture import mixtures
 from bncheck.diagnosis.rules.movement import moved
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView

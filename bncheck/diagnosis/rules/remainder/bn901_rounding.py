@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bncheck.diagnosis.rules.bn202_normalise_arithmetic import is_ill_conditioned
-from bncheck.diagnosis.rules.bn206_gradient import WORDS as GRADIENTS
-from bncheck.diagnosis.rules.bn206_gradient import is_rounding as gradient_is_rounding
 from bncheck.diagnosis.rules.born import births
 from bncheck.diagnosis.rules.in_batches import dependent, in_batches, is_beyond_rounding
 from bncheck.diagnosis.rules.leftover import within_rounding
+from bncheck.diagnosis.rules.numerics.bn202_normalise_arithmetic import is_ill_conditioned
+from bncheck.diagnosis.rules.numerics.bn206_gradient import WORDS as GRADIENTS
+from bncheck.diagnosis.rules.numerics.bn206_gradient import is_rounding as gradient_is_rounding
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bncheck.diagnosis.rules.bn201_cancellation import in_output, in_state
 from bncheck.diagnosis.rules.born import Birth
 from bncheck.diagnosis.rules.leftover import batch_facts
 from bncheck.diagnosis.rules.movement import holds_training
+from bncheck.diagnosis.rules.numerics.bn201_cancellation import in_output, in_state
 from bncheck.diagnosis.rules.poison import Poisoning
 from bncheck.diagnosis.rules.roundoff import LARGEST, arithmetic_dtype
 from bncheck.diagnosis.rules.wording import SHOWN, channels, names, number, verb

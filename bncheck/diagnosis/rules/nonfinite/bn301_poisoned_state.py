@@ -15,9 +15,9 @@ checkpoint. Load means and variances into their own places. An epsilon has to be
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from bncheck.diagnosis.rules.bn302_overflow import overflows_room
 from bncheck.diagnosis.rules.born import Birth, births
-from bncheck.diagnosis.rules.born_words import HEAL, Said, grouped, said
+from bncheck.diagnosis.rules.nonfinite.bn302_overflow import overflows_room
+from bncheck.diagnosis.rules.nonfinite.born_words import HEAL, Said, grouped, said
 from bncheck.diagnosis.rules.onnx_files import file_facts, file_name, no_variances
 from bncheck.diagnosis.rules.poison import Poisoning, listed, poisonings
 from bncheck.diagnosis.rules.wording import names, number, targets

@@ -15,7 +15,7 @@ from itertools import combinations
 
 import numpy as np
 
-from bncheck.diagnosis.rules.averages import averaged, roundoff, share, weight_of
+from bncheck.diagnosis.rules.mode_and_state.averages import averaged, roundoff, share, weight_of
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bncheck.diagnosis.rules.averages import averaged, roundoff, share, weight_of
+from bncheck.diagnosis.rules.mode_and_state.averages import averaged, roundoff, share, weight_of
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding

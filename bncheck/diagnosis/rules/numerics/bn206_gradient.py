@@ -15,9 +15,9 @@ import numpy as np
 from bncheck.diagnosis.rules.attributed import summary
 from bncheck.diagnosis.rules.leftover import batch_facts, is_whole, upstream, within_rounding
 from bncheck.diagnosis.rules.movement import forwards_behind
+from bncheck.diagnosis.rules.numerics.stacked_gradients import grows_alike
 from bncheck.diagnosis.rules.revealed import asked_eps
 from bncheck.diagnosis.rules.roundoff import arithmetic_dtype, summation, unit
-from bncheck.diagnosis.rules.stacked_gradients import grows_alike
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding

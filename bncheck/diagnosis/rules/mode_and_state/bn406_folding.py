@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bncheck.diagnosis.rules.exported import gap_of, rounding_of, runs
-from bncheck.diagnosis.rules.file_plays import BESIDE, measured, named, remedy, told
+from bncheck.diagnosis.rules.mode_and_state.file_plays import BESIDE, measured, named, remedy, told
 from bncheck.diagnosis.rules.onnx_files import drops, file_facts, file_name, node_ratios, nodes_of, others, plays
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView

@@ -17,13 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bncheck.diagnosis.rules.attributed import summary
-from bncheck.diagnosis.rules.bn901_rounding import is_rounding
 from bncheck.diagnosis.rules.identifiability import not_identifiable
 from bncheck.diagnosis.rules.in_batches import in_batches
-from bncheck.diagnosis.rules.in_other_batches import odd_one
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
 from bncheck.diagnosis.rules.onnx_files import file_name, node_ratios, plays
-from bncheck.diagnosis.rules.resemblance import resemblances
+from bncheck.diagnosis.rules.remainder.bn901_rounding import is_rounding
+from bncheck.diagnosis.rules.remainder.in_other_batches import odd_one
+from bncheck.diagnosis.rules.remainder.resemblance import resemblances
 from bncheck.diagnosis.rules.wording import names, number, percent, targets, verb
 from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import NODES, Finding

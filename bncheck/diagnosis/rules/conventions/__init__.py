@@ -1,0 +1,1 @@
+"""Rules of the family BN1xx: what a framework does by its rules."""

@@ -1,0 +1,1 @@
+"""Rules of the family BN4xx: what became of modes, copies, files and graphs."""

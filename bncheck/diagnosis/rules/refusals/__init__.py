@@ -1,0 +1,1 @@
+"""Rules of the family BN5xx: what a side does not carry out."""

@@ -1,0 +1,1 @@
+"""Rules of the family BN9xx: rounding, and what nobody explains."""
