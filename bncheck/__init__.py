@@ -28,7 +28,7 @@ telling                 report/ (a file per format), repro/ (scripts, kits)     
 Lines that hold it together (``tests/test_firm_lines.py``): the host knows no framework; nothing between a trace and a
 finding does I/O; reports compute nothing; no stage imports one that imports it. Where something new goes:
 
-- a cause: a file in its family's folder of ``diagnosis/rules`` that says what it explains, its literal test, its row in the README;
+- a cause: a file in its family's folder of ``diagnosis/rules`` that says what it explains, and its literal test;
 - a framework: a file in ``worker/backends`` (ADDING.md there; its parts in a folder beside them);
 - a format: a file in ``report``; a kind of script: a file in ``repro/scripts``;
 - an event: a row of ``scenario.OPS``, and a method of its name in each backend that has it;
