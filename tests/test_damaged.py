@@ -162,6 +162,13 @@ def test_what_is_missing_is_not_identifiable_and_never_wrong(seed: int, letters:
     assert not wrong, (wrong, rules)
 
 
+def test_a_forward_without_gradient_that_moves_nothing_does_not_tell_before_from_after() -> None:
+    """Other forwards of such a target move its statistics, and normalise with them before or after that."""
+    rules = {**BASE, "update_without_grad": "no", "train_normaliser": "running-after"}
+    found = measure([observe(7, rules, "N")], "planted").facets["train_normaliser"]
+    assert (found.identifiable, set(found.standing)) == (False, {"running-before", "running-after"})
+
+
 # Not planted here: every case sets its weight, eps and state.
 SET = {"default_batch_weight": 0.3, "default_eps": 0.05}
 

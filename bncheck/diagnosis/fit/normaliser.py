@@ -192,8 +192,10 @@ def measure_normaliser(streams: Sequence[Stream]) -> tuple[dict[str, Facet], Spa
     """
     seen = {"train": look(streams, False), "eval": look(streams, True)}
     sources: dict[str, Sequence[str]] = {"train": TRAIN_SOURCES, "eval": EVAL_SOURCES}
-    if not any(k == FORWARD and m for s in streams for k, m in zip(s.kinds, moved(s), strict=True)):
-        # Where no forward moves the state, before and after it are the same.
+    moves = [bool(m) for s in streams for k, m in zip(s.kinds, moved(s), strict=True) if k == FORWARD]
+    if moves and not any(moves):
+        # Where no forward moves the state, before and after it are the same. (One without gradient alone shows nothing
+        # of what the others do.)
         sources["train"] = [name for name in TRAIN_SOURCES if name != "running-after"]
     facets: dict[str, Facet] = {}
     standing: dict[str, list[tuple[str, str]]] = {}
