@@ -169,6 +169,16 @@ def test_a_forward_without_gradient_that_moves_nothing_does_not_tell_before_from
     assert (found.identifiable, set(found.standing)) == (False, {"running-before", "running-after"})
 
 
+def test_without_states_a_first_batch_does_not_tell_itself_from_the_average_that_it_replaces() -> None:
+    rules = {**BASE, "averaging": "cumulative", "train_normaliser": "running-after"}
+    case, trace, outcome = observe(7, rules, "F")
+    assert trace is not None
+    states = {f"bn/{name}" for name in STATES[:2]}
+    trace = with_arrays(trace, {name: array for name, array in trace.arrays.items() if name not in states})
+    found = measure([(case, trace, outcome)], "planted").facets["train_normaliser"]
+    assert (found.identifiable, set(found.standing)) == (False, {"batch", "running-after"})
+
+
 # Not planted here: every case sets its weight, eps and state.
 SET = {"default_batch_weight": 0.3, "default_eps": 0.05}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -203,10 +203,20 @@ def measure_normaliser(streams: Sequence[Stream]) -> tuple[dict[str, Facet], Spa
         if not np.isfinite(view.before[0] + view.before[1]).any():
             sources[phase] = [name for name in sources[phase] if name in ("batch", "none")]
         facets[f"{phase}_normaliser"], standing[phase] = measure_source(view, sources[phase], phase)
+    if sources["train"] == ["batch", "none"] and all(sum(k == FORWARD for k in s.kinds) < 2 for s in streams):
+        facets["train_normaliser"] = unseen_state(facets["train_normaliser"])
     found, span = measure_eps(streams, seen, standing)
     facets.update(found)
     facets["blend_weight"] = measure_blend(seen, facets)
     return facets, span
+
+
+def unseen_state(found: Facet) -> Facet:
+    """What a first batch is normalised with where no state is seen: an average that it replaces is the batch's too."""
+    if found.value != "batch":
+        return found
+    text = "no running statistics are seen, and after a first batch they may be that batch's"
+    return replace(found, value=None, identifiable=False, reason=text, standing=("batch", "running-after"))
 
 
 def measure_source(seen: Seen, sources: Sequence[str], phase: str) -> tuple[Facet, list[tuple[str, str]]]:
