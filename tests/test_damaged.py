@@ -170,7 +170,7 @@ def test_a_forward_without_gradient_that_moves_nothing_does_not_tell_before_from
 
 
 def test_without_states_a_first_batch_does_not_tell_itself_from_the_average_that_it_replaces() -> None:
-    rules = {**BASE, "averaging": "cumulative", "train_normaliser": "running-after"}
+    rules = {**BASE, "averaging": "cumulative", "variance_divisor": "n", "train_normaliser": "running-after"}
     case, trace, outcome = observe(7, rules, "F")
     assert trace is not None
     trace = with_arrays(trace, {name: rows for name, rows in trace.arrays.items() if name != f"bn/{STATES[1]}"})
