@@ -93,12 +93,12 @@ DOCUMENTED = [
 WORD = "momentum"  # PyTorch's momentum is the weight of the new batch
 
 
-def part(name):
+def part(name, side="torch"):
     """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
-    full = "bncheck_torch_" + name
+    full = "bncheck_%s_%s" % (side, name)
     if full not in sys.modules:
         folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, "torch_side", name + ".py"))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, side + "_side", name + ".py"))
         sys.modules[full] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[full])
     return sys.modules[full]

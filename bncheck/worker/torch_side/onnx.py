@@ -171,7 +171,7 @@ def plain(value):
 
 def read_graph(model, path):
     """What the file declares: its opset, kinds of node, the mode and numbers of BatchNorm and Dropout nodes."""
-    files = model.part("file")
+    files = model.part("file", "onnx")
     try:
         found = files.describe(files.read(path))
     except files.FileError as error:
@@ -214,7 +214,7 @@ def run(model, x):
         return isinstance(gap, float) and gap <= bound
 
     if not isinstance(notes["optimisation_change"], float) or notes["optimisation_change"] > bound:
-        judge = model.part("judge")
+        judge = model.part("judge", "onnx")
         judge.find_optimiser(notes, judge.at_work(lambda severity: play(path, array, True, (), severity)), right)
     return {"output": model.array(model.torch.from_numpy(optimised)), "notes": {"run_exported": notes}}
 
