@@ -61,15 +61,17 @@ def reveals_nothing(pair: PairView, event: int) -> bool:
 
 
 def worst_event(pair: PairView, drift: Drift) -> int | None:
-    """The event at which a drift is largest: the first beyond tolerance may be rounding before a cause sets in."""
+    """The event at which a drift is largest, among finite numbers where they differ: the first beyond tolerance may be
+    rounding before a cause sets in."""
     series = series_of(pair, drift)
     if series is None or not series.a.size:
         return drift.first_event
     with np.errstate(invalid="ignore"):
         gap = np.abs(np.asarray(series.a, dtype=np.float64) - series.b)
     gap = np.where((series.a == series.b) | (np.isnan(series.a) & np.isnan(series.b)), 0.0, gap)
-    rows = np.where(np.isnan(gap), np.inf, gap).reshape(len(gap), -1).max(axis=1)
-    return int(series.events[int(np.argmax(rows))])
+    finite = np.where(np.isfinite(gap), gap, 0.0).reshape(len(gap), -1).max(axis=1)
+    lost = ~np.isfinite(gap).reshape(len(gap), -1).all(axis=1)
+    return int(series.events[int(np.argmax(finite if finite.any() else lost))])
 
 
 def trains(pair: PairView, event: int) -> bool:
