@@ -218,6 +218,16 @@ class OtherVariance(nn.BatchNorm2d):
         return y
 
 
+class HealsNan(Base):
+    """NaN and Inf go into no statistic."""
+
+    def moments(self, x):
+        return x.nan_to_num(0, 0, 0).mean(0), x.nan_to_num(0, 0, 0).var(0, unbiased=False)
+
+    def update(self, x):
+        super().update(x.nan_to_num(0, 0, 0))
+
+
 class Negated(nn.BatchNorm2d):
     def forward(self, x):
         return -super().forward(x)

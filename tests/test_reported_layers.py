@@ -128,3 +128,16 @@ def test_nothing_hides_where_rounding_is_wide(tmp_path: Path, dtype: str, layers
     for layer, quantity in wanted.items():
         (defect,) = [item for item in about(found, layer) if item.kind == "defect"]
         assert (defect.quantity, defect.departs) == (quantity, "torch")
+
+
+def test_a_layer_that_heals_what_the_built_in_one_keeps_is_not_equivalent(tmp_path: Path) -> None:
+    text = SCENARIO.format(layers=listed("Right", "HealsNan"))
+    text = text.replace("[program]", '[inputs.bad]\nshape = [32, 4]\npoison = "nan"\n[program]\nfirst = '
+                        '[{ event = "train_forward", input = "bad" }]')  # fmt: skip
+    found = played(tmp_path, text)
+    assert audit(found) == ()
+    assert not [item for item in about(found, "Right") if item.kind == "defect"]
+    between = [item for item in about(found, "HealsNan") if item.between("torch", "torch[builtin]")]
+    (healed,) = [item for item in between if item.cause == "poisoned-state"]
+    assert (healed.kind, healed.departs, healed.departs_from) == ("defect", "torch", "the built-in layer")
+    assert "gives finite outputs in eval_forward" in healed.title

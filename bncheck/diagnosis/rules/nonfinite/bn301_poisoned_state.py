@@ -15,13 +15,15 @@ checkpoint. Load means and variances into their own places. An epsilon has to be
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from bncheck.diagnosis.rules.born import Birth, births
 from bncheck.diagnosis.rules.nonfinite.bn302_overflow import overflows_room
 from bncheck.diagnosis.rules.nonfinite.born_words import HEAL, Said, grouped, said
 from bncheck.diagnosis.rules.onnx_files import file_facts, file_name, no_variances
 from bncheck.diagnosis.rules.poison import Poisoning, listed, poisonings
-from bncheck.diagnosis.rules.wording import names, number, targets
-from bncheck.evidence import CellView
+from bncheck.diagnosis.rules.wording import names, number, targets, verb
+from bncheck.evidence import CellView, PairView
 from bncheck.finding import KINDS, Finding
 
 CODE = "BN301"
@@ -94,6 +96,40 @@ def finding(cell: CellView, birth: Birth, words: Said, evidence: Mapping[str, fl
         departs_from="arithmetic" if defect else "",
         evidence=evidence,
         advice=words.advice,
+    )
+
+
+def check_pair(pair: PairView) -> Iterator[Finding]:
+    """A layer of the user's own that is finite where the built-in one is not: it does not do the same, even if what it
+    does is what its author wants."""
+    own, other = (pair.a, pair.b) if pair.a.own_layer else (pair.b, pair.a)
+    if not own.own_layer or other.own_layer or own.trace is None or other.trace is None:
+        return
+    bad = [cell.trace.arrays.get("network_bad") for cell in (own, other) if cell.trace is not None]
+    if bad[0] is None or bad[1] is None or bad[0].shape != bad[1].shape:
+        return
+    heals = np.flatnonzero((bad[0] == 0) & (bad[1] > 0))
+    if not len(heals):
+        return
+    event = int(heals[0])
+    yield Finding(
+        code=CODE,
+        cause=CAUSE,
+        kind="hazard",
+        title=(
+            f"{names(own.members)} {verb(own.members, 'gives', 'give')} finite outputs in "
+            f"{own.trace.events[event].op} (event {event + 1}), {names(other.members)} "
+            f"{verb(other.members, 'gives', 'give')} NaN or Inf there: the own layer does "
+            f"not take in what is not finite."
+        ),
+        targets=targets(own.members, other.members),
+        scenario=pair.case.scenario,
+        case=pair.case.name,
+        layer=next(iter(own.trace.layers), ""),
+        event=event,
+        quantity="output",
+        evidence={"events": len(heals), "values that are not finite": int(bad[1][event])},
+        advice="say so in the layer's documentation, or expect this cause in the scenario, if it is meant",
     )
 
 
