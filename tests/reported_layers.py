@@ -228,6 +228,14 @@ class HealsNan(Base):
         super().update(x.nan_to_num(0, 0, 0))
 
 
+class HealsNanScaled(HealsNan):
+    """And its running mean is 3 % too large in a channel that the NaN does not reach."""
+
+    def update(self, x):
+        super().update(x)
+        self.running_mean[1] *= 1.03
+
+
 class Negated(nn.BatchNorm2d):
     def forward(self, x):
         return -super().forward(x)

@@ -131,7 +131,7 @@ def test_nothing_hides_where_rounding_is_wide(tmp_path: Path, dtype: str, layers
 
 
 def test_a_layer_that_heals_what_the_built_in_one_keeps_is_not_equivalent(tmp_path: Path) -> None:
-    text = SCENARIO.format(layers=listed("Right", "HealsNan"))
+    text = SCENARIO.format(layers=listed("Right", "HealsNan", "HealsNanScaled"))
     text = text.replace("[program]", '[inputs.bad]\nshape = [32, 4]\npoison = "nan"\n[program]\nfirst = '
                         '[{ event = "train_forward", input = "bad" }]')  # fmt: skip
     found = played(tmp_path, text)
@@ -141,3 +141,6 @@ def test_a_layer_that_heals_what_the_built_in_one_keeps_is_not_equivalent(tmp_pa
     (healed,) = [item for item in between if item.cause == "poisoned-state"]
     assert (healed.kind, healed.departs, healed.departs_from) == ("defect", "torch", "the built-in layer")
     assert "gives finite outputs in eval_forward" in healed.title
+    assert not [item for item in between if item.cause == "unexplained"]
+    both = {item.cause for item in about(found, "HealsNanScaled") if item.between("torch", "torch[builtin]")}
+    assert {"poisoned-state", "unexplained"} <= both

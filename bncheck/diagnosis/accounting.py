@@ -182,9 +182,10 @@ def tells_apart(finding: Finding, drift: Drift) -> bool:
 
 
 def of_nan_alone(finding: Finding) -> bool:
-    """Whether it tells of one target's NaN and Inf, and of nothing that also changes finite numbers."""
+    """Whether it tells of NaN and Inf, and of nothing that also changes finite numbers."""
     explains = rule_of(finding.code).explains
-    return not finding.of_difference and "nan" in explains and "variance" not in explains
+    single = not finding.of_difference or finding.cause == "poisoned-state"
+    return single and "nan" in explains and "variance" not in explains
 
 
 def accounts_for(finding: Finding, item: Open, order: Mapping[str, int]) -> bool:
