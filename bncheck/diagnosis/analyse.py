@@ -1,4 +1,4 @@
-"""From what the workers left to run.json: traces → drifts, conventions → findings → results.
+"""From the files that the workers wrote, to run.json: traces → drifts, conventions → findings → results.
 
 Streams case by case: only the traces of one case are in memory at a time, however long the run was.
 This module reads and writes the run folder: a case is read, judged (``judge.py``, pure), and written behind that.

@@ -209,8 +209,8 @@ def group_pairs(case: CaseViews, groups: Sequence[Sequence[CellView]]) -> Iterab
 
 
 def inner_pairs(case: CaseViews, group: Sequence[CellView]) -> Iterable[PairView]:
-    """Inside a group only rounding, counters and what one of them does not hold are left: a pair for every two
-    counts, and one among those that count alike."""
+    """Members of a group differ by rounding, counters and what they hold only: one pair of members that count alike,
+    and one for every two other counts."""
     counts: dict[tuple[object, ...], list[CellView]] = {}
     for cell in group:
         layers = cell.trace.layers if cell.trace is not None else ()
@@ -229,7 +229,7 @@ def holdings(cell: CellView, layer: str) -> tuple[bool, ...]:
 
 
 def _named(pair: PairView, group: Sequence[CellView], other: Sequence[CellView]) -> PairView:
-    """The pair with each side's further members as peers, whichever side they are on."""
+    """The pair, with the other members of each group attached as peers."""
     if pair.a.target not in {cell.target for cell in group}:
         group, other = other, group
     a = replace(pair.a, peers=tuple(cell for cell in group if cell.target != pair.a.target))

@@ -116,7 +116,7 @@ def blank(
 
 
 def missing(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
-    """Quantities that one side's layer has and the other's has not. A counter is nobody's duty: most have none."""
+    """Quantities that one side's layer has and the other's has not. A layer need not have a counter; most have none."""
     assert a.trace is not None and b.trace is not None
     for layer in dict.fromkeys(a.trace.layers + b.trace.layers):
         for quantity in [name for name in STATES if name != "counter"]:

@@ -1,4 +1,4 @@
-"""Was it as the scenario's author expected? Pure: expectations and findings in, met or not met out."""
+"""Did each [[expect]] of the scenario come true? Pure: expectations and findings in, met or not met out."""
 
 from __future__ import annotations
 

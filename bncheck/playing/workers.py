@@ -201,7 +201,7 @@ class Worker:
             yield from self.blame(code)
 
     def blame(self, code: int) -> Iterator[Progress]:
-        """The cell that was running takes the blame; when none was, the next one does after a second try."""
+        """The cell that was running is marked crashed; when none was, the next one does after a second try."""
         if self.current not in self.waiting:
             self.restarts_without_progress += 1
             if self.restarts_without_progress < 2:

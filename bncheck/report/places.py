@@ -1,4 +1,4 @@
-"""The cases of a run as places on the page: anchors, cells, what differs there, and where a value stops being one."""
+"""The cases of a run as places on the page: anchors, cells, what differs there, and where a value becomes NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of somebody's own that a scenario names, as they become part of a script or lie beside it. Reads only."""
+"""User files that a scenario names, read so that a script can contain them or ship with them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from bncheck.bounded import read_bounded
 from bncheck.errors import BncheckError
 from bncheck.scenario import Case
 
-# A layer of somebody's own is a few pages; more is not copied into a script.
+# A layer of the user's own is a few pages; more is not copied into a script.
 MAX_SOURCE = 256 * 1024
 MAX_MODEL = 16 * 1024 * 1024  # trackers take no larger attachments
 
 
 def custom_source(case: Case) -> str:
-    """The file of somebody's own layer or network, where the scenario names one that is still here."""
+    """The file of the user's own layer or network, where the scenario names one that is still here."""
     path_text, _, name = (case.network.custom or case.network.model or "").rpartition(":")
     text = source_text(Path(path_text)) if path_text else ""
     if not re.search(rf"^(class|def) {re.escape(name)}\b", text, re.MULTILINE):

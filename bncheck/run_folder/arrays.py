@@ -1,4 +1,4 @@
-"""Archives of arrays, read from a run folder that nobody vouches for.
+"""Archives of arrays, read from an untrusted run folder.
 
 An archive's declared sizes are checked before any memory is taken, arrays are decoded when they are asked for, and
 pickled ones are refused.

@@ -49,7 +49,7 @@ class TargetResult:
     status: str = "ok"  # or unavailable
     reason: str = ""
     remedy: str = ""
-    simulated: bool = False  # arithmetic done in NumPy by somebody else's rules
+    simulated: bool = False  # simulated in NumPy under another framework's conventions
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     @property

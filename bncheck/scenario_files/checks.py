@@ -103,7 +103,7 @@ def _parts_rules(table: NetworkTable) -> Iterator[Fault]:
 
 
 def _part_rules(document: Document) -> Iterator[Fault]:
-    """A layer that takes its channels in parts is somebody's own, and only parts can be whitened together."""
+    """A layer that takes its channels in parts is the user's own, and only parts can be whitened together."""
     table = document.network
     if table.parts != 1 and not table.custom:
         yield Fault(("network", "parts"), "is for a layer of your own, and network.custom names none")

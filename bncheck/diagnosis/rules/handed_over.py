@@ -1,4 +1,4 @@
-"""The state in which a network of somebody's own was handed over: what its BatchNorm layers hold before any event.
+"""The state in which a network of the user's own was handed over: what its BatchNorm layers hold before any event.
 
 A framework's own layer starts as its documentation says; a network that was built, loaded and set up by a person may
 start from a state that nobody chose. Each question is about one cell, needs no partner, and names all layers at once.

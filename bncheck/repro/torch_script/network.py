@@ -75,7 +75,7 @@ def looked_at(subject: Subject, names: Mapping[str, str]) -> list[str]:
 
 
 def whole(subject: Subject) -> list[str]:
-    """A network that somebody's function builds: drawn in float32 after the worker's own seed, then converted."""
+    """A network that a user's function builds: initialised in float32 from the worker's seed, then converted."""
     network = subject.case.network
     name = (network.model or "").rpartition(":")[2]
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
@@ -165,7 +165,7 @@ def flatten_class(subject: Subject) -> list[str]:
 
 
 def batch_norm(subject: Subject, layer: Layer, rank: int) -> str:
-    """PyTorch's own layer, the operator behind it, or the layer of somebody's own."""
+    """PyTorch's own layer, the operator behind it, or the layer of the user's own."""
     given: dict[str, Any] = {} if layer.affine else {"affine": False}
     if layer.averaging == "cumulative":
         given["momentum"] = None
@@ -207,7 +207,7 @@ def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Arra
 
 
 def recorded(subject: Subject, layer: Layer, what: str) -> bool:
-    """Whether the layer holds this: a layer of somebody's own may have others."""
+    """Whether the layer holds this: a layer of the user's own may have others."""
     if what in ("gamma", "beta"):
         return layer.affine
     if what not in ("running_mean", "running_var"):

@@ -1,4 +1,4 @@
-"""Code of somebody's own in a PyTorch script: a layer, or a function that builds a whole network."""
+"""Code of the user's own in a PyTorch script: a layer, or a function that builds a whole network."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ OURS = (
 
 
 def own_words(subject: Subject) -> str:
-    """``path.py:Class`` of the layer of somebody's own, where this target plays it; "" elsewhere."""
+    """``path.py:Class`` of the layer of the user's own, where this target plays it; "" elsewhere."""
     return "" if subject.target.variant == "builtin" else subject.case.network.custom or ""
 
 
 def own_code(subject: Subject) -> list[str]:
-    """The source of somebody's own code, as it stands in the file that the scenario names."""
+    """The source of the user's own code, as it stands in the file that the scenario names."""
     words = own_words(subject) or subject.case.network.model or ""
     if not words:
         return []

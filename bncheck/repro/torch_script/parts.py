@@ -1,4 +1,4 @@
-"""A layer of somebody's own that takes its channels in several tensors, or as complex numbers, in a script."""
+"""A layer of the user's own that takes its channels in several tensors, or as complex numbers, in a script."""
 
 # The functions that scripts get a copy of carry no annotations.
 # mypy: disallow-untyped-calls=False

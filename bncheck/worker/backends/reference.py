@@ -20,7 +20,7 @@ DISTRIBUTION = ""
 DEFAULT_VERSION = ""
 VARIANTS = {"": "the paper's convention", "*": "a preset and/or rules: cudnn, torch, mxnet, update_on=backward, …"}
 DEVICES = ("cpu",)
-CUSTOM = True  # the oracle for somebody's own layer: it plays the rules that layer should have
+CUSTOM = True  # the oracle for the user's own layer: it plays the rules that layer should have
 # What people want of these: the statistics of the whole batch, a copy that follows in everything and stays apart, and
 # each place of a layer that is used twice with statistics of its own.
 REPLICAS = COPIES = SHARES = True

@@ -418,7 +418,7 @@ class Model:
         return dict.fromkeys(("running_mean", "running_var", "gamma", "beta"), "bfloat16") if self.wide else {}
 
     def facts(self):
-        """About the whole cell, after its last event: only a layer of somebody's own has any."""
+        """About the whole cell, after its last event: only a layer of the user's own has any."""
         if not self.custom:
             return {}
         custom = part("custom")

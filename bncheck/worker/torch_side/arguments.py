@@ -1,4 +1,4 @@
-"""What somebody's own BatchNorm is given: its constructor's arguments, one tensor, the scenario's initial values.
+"""What the user's own BatchNorm is given: its constructor's arguments, one tensor, the scenario's initial values.
 
 Loaded by backends/torch.py by path. Python 3.7 syntax. ``custom`` is custom.py, which loads the file and knows
 what a layer's state may be called. What cannot be given is said before anything is played.

@@ -1,6 +1,6 @@
 """What people do with a layer besides calling it: move it, convert it, copy it, save and load it, switch it to eval.
 
-Loaded by backends/torch.py by path. Python 3.7 syntax. Every action is tried on the layer of somebody's own and on the
+Loaded by backends/torch.py by path. Python 3.7 syntax. Every action is tried on the layer of the user's own and on the
 built-in one; the answer is "ok", "unavailable: …", or a sentence that says what the own layer does otherwise. What the
 built-in layer refuses as well is no fault. ``Trial`` makes fresh layers, so that no action meets what another one left.
 """

@@ -1,4 +1,4 @@
-"""A layer of somebody's own that takes its channels in several tensors, or as complex numbers.
+"""A layer of the user's own that takes its channels in several tensors, or as complex numbers.
 
 Loaded by backends/torch.py by path. Python 3.7 syntax. The network around it has one real tensor; ``network.parts``
 says how it is handed over: 2 splits the channels in halves, layer(real, imaginary), "complex" makes one complex tensor

@@ -58,6 +58,6 @@ def forwards_before(cell: CellView, event: int) -> int:
 
 
 def own_layer(cell: CellView) -> str:
-    """With one BatchNorm layer of somebody's own there is no doubt whose buffer it is."""
+    """With one BatchNorm layer of the user's own there is no doubt whose buffer it is."""
     norms = cell.case.network.batch_norms
     return norms[0] if cell.case.network.custom and len(norms) == 1 else ""
