@@ -19,6 +19,7 @@ CAUSES = (
     "update-phase",
     "update-count",
     "never-updated",
+    "few-updates",
     "counter-skew",
     "batch-weight",
     "hyperparameter-lost",

@@ -17,7 +17,7 @@ FAMILIES = (
     "case-order", "copied-momentum", "cumulative-average", "empty-batch", "eval-one-sample", "eval-then-train",
     "exact-input", "flush-twice", "freezing", "gan-forwards", "layer-used-twice", "layouts", "low-precision-long-run",
     "micro-batches", "mode-toggles", "model-copies", "offset", "overflow", "poison-and-recovery", "recompute",
-    "reload", "shared-buffers", "strided", "value-counts", "without-parts",
+    "reload", "shared-buffers", "strided", "train-eval-gap", "value-counts", "without-parts",
 )  # fmt: skip
 # What each catches on torch, mxnet or between them and the reference: (scenario, case, causes).
 CAUGHT = (
@@ -41,6 +41,8 @@ CAUGHT = (
     ("reload", "no-counter-plain-average", "counter-skew"),
     ("shared-buffers", "assign", "shared-state"),
     ("shared-buffers", "export", "shared-state"),
+    ("train-eval-gap", "5-steps-of-weight-0.01", "few-updates"),
+    ("train-eval-gap", "50-steps-of-weight-0.01", "few-updates"),
     ("value-counts", "1", "single-value"),
     ("without-parts", "running-statistics", "normaliser-source"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from rule_views import attribute, make_case, make_cell, make_pair, make_trace, only, own, own_cell, raise_at, rule
 
+from bncheck.convention import Convention, Facet
 from bncheck.diagnosis.diagnose import diagnose
 from bncheck.diagnosis.rules import load_rules
 from bncheck.diagnosis.rules.conventions import (
@@ -19,7 +21,7 @@ from bncheck.diagnosis.rules.conventions import (
 )
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.scenario import Event
+from bncheck.scenario import Event, InputSpec
 
 F = "train_forward"
 B = "backward"
@@ -357,3 +359,60 @@ def test_hyperparameter_lost_on_reload_and_kept_to_rounding():
     for after, found in ((1e-3, ["hyperparameter-lost"]), (float(np.float32(1e-5)), [])):
         cell = make_cell(make_case(ops, eps=1e-5), "torch", make_trace(ops, eps=[1e-5, 1e-5, after]))
         assert [f.cause for f in rule("hyperparameter-lost").check_cell(cell)] == found
+
+
+def gap_cell(mean: Sequence[float], var: Sequence[float], batch: tuple[float, float], **more: Any) -> CellView:
+    """Two training forwards of one batch and an eval of it; the weight of a batch is 0.1."""
+    case = replace(make_case((F, F, E), batch_weight=0.1, eps=0.0), inputs={"main": InputSpec((4, 1), batches="same")})
+    trace = make_trace((F, F, E), running_mean=mean, running_var=var, input_mean=[batch[0]] * 3,
+                       input_var=[batch[1]] * 3, n=[4, 4, 4])  # fmt: skip
+    return make_cell(case, "torch", trace, **more)
+
+
+def moving(to: float, start: float = 0.0) -> list[float]:
+    one = start + 0.1 * (to - start)
+    two = one + 0.1 * (to - one)
+    return [start, one, two, two]
+
+
+def test_after_two_updates_of_a_tenth_four_fifths_of_the_start_are_left():
+    """A batch of mean 10: the running mean is 1.9, 8.1 of a deviation of 1 away. Without the start it would be 10."""
+    (found,) = rule("few-updates").check_cell(gap_cell(moving(10.0), [1, 1, 1, 1], (10.0, 1.0)))
+    assert found.evidence["share of the start that is left"] == pytest.approx(0.81)
+    assert found.evidence["mean, in deviations"] == pytest.approx(8.1)
+    assert found.evidence["share of the gap that is the start's"] == pytest.approx(1.0)
+    assert "after 2 updates of weight 0.1 the running statistics of bn still hold 81.0 % of what they" in found.title
+
+
+def test_a_deviation_that_has_not_arrived_is_said_by_its_factor():
+    (found,) = rule("few-updates").check_cell(gap_cell([0, 0, 0, 0], moving(100.0, 1.0), (0.0, 100.0)))
+    assert "its deviation is off by a factor of 2.2" in found.title
+
+
+CUMULATIVE = Convention("torch", "", {"averaging": Facet("cumulative")})
+
+
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        (gap_cell(moving(0.5), [1, 1, 1, 1], (0.5, 1.0)), "half a deviation is no other output"),
+        (gap_cell([10, 10, 10, 10], [1, 1, 1, 1], (10.0, 1.0)), "it has arrived"),
+        (gap_cell([0, 0, 0, 0], [1, 1, 1, 1], (10.0, 1.0)), "it never moves: another cause"),
+        (
+            gap_cell([9.9, 0.99, 0.1, 0.1], [1, 1, 1, 1], (10.0, 1.0)),
+            "the batches went elsewhere",
+        ),
+        (
+            gap_cell(
+                moving(10.0),
+                [1, 1, 1, 1],
+                (10.0, 1.0),
+                convention=Convention("torch", "", {"averaging": Facet("cumulative")}),
+            ),
+            "no such average",
+        ),
+    ],
+    ids=lambda item: item if isinstance(item, str) else "",
+)
+def test_no_gap_that_is_another_matter_is_said_to_be_few_updates(cell: CellView, why: str):
+    assert not list(rule("few-updates").check_cell(cell)), why
