@@ -32,6 +32,7 @@ CAUSES = (
     "call-mode",
     "mode-leak",
     "normaliser-source",
+    "normaliser-divisor",
     "eps",
     "affine",
     "cancellation",

@@ -1,4 +1,4 @@
-"""What a layer normalises with, BN111 to BN113: an input that fires each rule, a near neighbour that must not."""
+"""What a layer normalises with, BN111 to BN113 and BN119: an input that fires each rule, a near neighbour that must not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rule_views import make_case, make_cell, make_trace, rule
+from rule_views import make_case, make_cell, make_pair, make_trace, rule
 
 from bncheck.convention import Convention, Facet
 from bncheck.diagnosis.rules import load_rules
@@ -139,3 +139,29 @@ def test_a_beta_that_only_some_values_of_a_channel_get_is_not_called_ignored():
     assert affine_titles((F,), [[3.0, 3.0]], [[0.5, 0.5]], residual=1e-7, **held) == [
         "x holds beta in bn without applying it in train_forward (event 1)."
     ]
+
+
+# ------------------------------------------------------------------------------------------------- normaliser-divisor
+
+
+@pytest.mark.parametrize(
+    ("var", "other", "named"),
+    [
+        (5.0, 4.0, True),  # five values with a variance of 4: Σ(x − m)² is 20, over 4 or over 5
+        (4.0, 4.0, False),
+        (5.0, 5.0, False),
+        (4.5, 4.0, False),  # neither
+        (5.0, 3.0, False),
+    ],
+)
+def test_training_divides_by_the_deviation_of_n_or_of_n_minus_1(var: float, other: float, named: bool):
+    def side(target: str, used: float) -> Any:
+        trace = make_trace((F,), input_mean=[2.0], input_var=[4.0], n=[5], used_mean=[2.0], used_invstd=[used**-0.5],
+                           used_residual=[0.0], output__0=[[3 / used**0.5]], running_mean=[0, 0.2],
+                           running_var=[1, 1.4])  # fmt: skip
+        return make_cell(make_case((F,)), target, trace)
+
+    found = list(rule("normaliser-divisor").check_pair(make_pair(side("torch", var), side("mxnet", other))))
+    titles = ["In training torch divides by the deviation of n - 1, mxnet by that of n: with 5 values per channel y is "
+              "1.11803 times as large on mxnet."]  # fmt: skip
+    assert [item.title for item in found] == titles * named
