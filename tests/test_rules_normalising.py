@@ -165,3 +165,14 @@ def test_training_divides_by_the_deviation_of_n_or_of_n_minus_1(var: float, othe
     titles = ["In training torch divides by the deviation of n - 1, mxnet by that of n: with 5 values per channel y is "
               "1.11803 times as large on mxnet."]  # fmt: skip
     assert [item.title for item in found] == titles * named
+
+
+def test_a_running_variance_that_is_the_batchs_own_does_not_tell_which_of_the_two_divides():
+    """A cumulative average takes the first sample variance over as it is, and that is what normalises."""
+    sides = [
+        make_cell(make_case((F,)), target, make_trace(
+            (F,), input_mean=[2.0], input_var=[4.0], n=[5], used_mean=[2.0], used_invstd=[var**-0.5],
+            used_residual=[0.0], output__0=[[3 / var**0.5]], running_mean=[0, 2], running_var=[1, 5]))
+        for target, var in (("torch", 5.0), ("mxnet", 4.0))
+    ]  # fmt: skip
+    assert not list(rule("normaliser-divisor").check_pair(make_pair(*sides)))

@@ -70,6 +70,9 @@ def divisor_of(cell: CellView, layer: str) -> tuple[str, float, int] | None:
     clear = rows & (step > CLEAR * facts["var_error"])
     if not clear.any() or not clear[rows.any(axis=1)].any(axis=1).all():
         return None
+    after = np.abs(facts["var"] - facts["after_var"]) <= CLEAR * facts["var_error"]
+    if table.tracked and after[clear].all():
+        return None  # a first batch that its average takes over as it is: which of the two divides is not seen
     above = (facts["var"] - facts["batch_var"])[clear] / step[clear]
     event = int(np.argmax(clear.any(axis=1)))
     if (np.abs(above - 1.0) <= NEAR).all():
