@@ -1,4 +1,4 @@
-"""What a layer normalises with, BN111 to BN113 and BN119: an input that fires each rule, a near neighbour that must not."""
+"""What a layer normalises with, BN111 to BN113 and BN119: inputs that fire, near neighbours that must not."""
 
 from __future__ import annotations
 
