@@ -307,7 +307,9 @@ def evaluates_explained_state(finding: Finding, item: Open) -> bool:
         for one in item.pair.attributions
         if one.quantity == "output"
     )
-    return blind and (finding.explained or 0.0) >= ENOUGH and only_from_held_state(item)
+    held = item.pair.drift(finding.layer, finding.quantity)  # by this convention and others together
+    share = explained_by_conventions(item.pair, held) if held is not None else None
+    return blind and max(finding.explained or 0.0, share or 0.0) >= ENOUGH and only_from_held_state(item)
 
 
 def only_from_held_state(item: Open) -> bool:

@@ -59,9 +59,10 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             cause=CAUSE,
             kind="hazard",
             title=(
-                f"{names(cell.members)}: after {gap.updates} updates of weight {number(gap.weight)} the running "
-                f"statistics of {layer} still hold {percent(gap.left)} of what they started from. Eval sees a batch "
-                f"that {layer} was trained on, and {off}. Without the start {percent(gap.share)} of that is gone."
+                f"{names(cell.members)}: after {gap.updates} {'update' if gap.updates == 1 else 'updates'} of weight "
+                f"{number(gap.weight)} the running statistics of {layer} still hold {percent(gap.left)} of what they "
+                f"started from. Eval sees a batch that {layer} was trained on, and {off}. Without the start "
+                f"{percent(gap.share)} of that is gone."
             ),
             targets=targets(cell.members),
             scenario=cell.case.scenario,
