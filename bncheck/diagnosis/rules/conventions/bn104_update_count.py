@@ -154,8 +154,8 @@ def seen_in_counters(pair: PairView) -> Iterator[Finding]:
             continue
         many = pair.a if counts[0] > counts[1] else pair.b
         repeats = takes_batches_again(many, drift.layer)
-        if not repeats and not move_together(pair, drift.layer):
-            continue  # they moved in other events: what is counted there are not repetitions
+        if not repeats and not (move_together(pair, drift.layer) and counts_moves(many, drift.layer)):
+            continue  # they moved in other events, or the counter did: what is counted there are not repetitions
         a, b = (
             f"{names(side)} {number(count)}"
             for side, count in zip((pair.a.members, pair.b.members), counts, strict=True)
@@ -188,6 +188,14 @@ def move_together(pair: PairView, layer: str) -> bool:
     """True if the same events move the running mean on both sides."""
     masks = [moved(cell.trace, layer, "running_mean") for cell in (pair.a, pair.b) if cell.trace is not None]
     return len(masks) == 2 and np.array_equal(masks[0], masks[1])
+
+
+def counts_moves(cell: CellView, layer: str) -> bool:
+    """True if the counter moves only in events that move the running mean."""
+    if cell.trace is None:
+        return False
+    counted, means = (moved(cell.trace, layer, name) for name in ("counter", "running_mean"))
+    return not bool((counted & ~means).any())
 
 
 def recomputes(cell: CellView) -> bool:

@@ -16,7 +16,7 @@ from bncheck.diagnosis.rules.attributed import summary
 from bncheck.diagnosis.rules.leftover import batch_facts, is_whole, upstream, within_rounding
 from bncheck.diagnosis.rules.movement import forwards_behind
 from bncheck.diagnosis.rules.numerics.stacked_gradients import grows_alike
-from bncheck.diagnosis.rules.revealed import asked_eps
+from bncheck.diagnosis.rules.revealed import asked_eps, eps_rows
 from bncheck.diagnosis.rules.roundoff import arithmetic_dtype, summation, unit
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, Drift, PairView
@@ -193,7 +193,7 @@ def bound_of(cell: CellView, drift: Drift, gap: Mapping[str, float]) -> float:
         if facts is None:
             continue
         mean, var, n = facts
-        spread = np.sqrt(var + asked_eps(cell.case, layer))
+        spread = np.sqrt(var + eps_of(cell, layer))
         # dy is drawn from N(0, 1) or is one. In dx 8 bounds it; sums of it grow as √n, or up to the gradient itself,
         # and by how much it grew on its way through a linear layer the gradient's own size says.
         root = np.sqrt(n)
@@ -209,6 +209,13 @@ def bound_of(cell: CellView, drift: Drift, gap: Mapping[str, float]) -> float:
         # Without eps a channel that does not vary has no gradient whose rounding could be bounded.
         total += float(np.max(own, where=spread > 0, initial=0.0))
     return total + upstream(cell, None) * scale
+
+
+def eps_of(cell: CellView, layer: str) -> float:
+    """The least eps that the layer holds or was measured to add; where neither is known, as the scenario asks."""
+    rows = eps_rows(cell, layer, len(cell.trace.events)) if cell.trace is not None else np.zeros(0)
+    known = rows[rows > 0]
+    return float(known.min()) if known.size else asked_eps(cell.case, layer)
 
 
 def gamma_size(cell: CellView, layer: str) -> float:
