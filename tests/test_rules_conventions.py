@@ -213,6 +213,21 @@ def test_weights_that_repeat_are_a_count_only_if_the_counters_say_so():
         assert found == [cause]
 
 
+@pytest.mark.parametrize(("ops", "named"), [((F, "flush"), False), ((F, F), True)])
+def test_a_counter_that_moves_where_the_statistics_do_not_counts_no_repetitions(ops: tuple[str, ...], named: bool):
+    """Both move the mean in the second event alone; one counts forwards, the other what was taken in then."""
+    held = ([0, 0, 1.0], [0, 0, 2.0]) if not named else ([0, 0.5, 1.0], [0, 1.0, 2.0])
+    cells = [
+        make_cell(make_case(ops), target, make_trace(ops, counter=counter, running_mean=mean, running_var=[1, 1, 1]))
+        for target, counter, mean in zip(("torch", "mxnet"), ([0, 1, 2], [0, 0, 1]), held, strict=True)
+    ]
+    if named:  # both counters move with the mean
+        traces = [make_trace(ops, counter=counter, running_mean=mean, running_var=[1, 1, 1])
+                  for counter, mean in zip(([0, 2, 4], [0, 1, 2]), held, strict=True)]  # fmt: skip
+        cells = [replace(cell, trace=trace) for cell, trace in zip(cells, traces, strict=True)]
+    assert [item.cause for item in rule("update-count").check_pair(make_pair(*cells))] == ["update-count"] * named
+
+
 def test_counters_apart_with_equal_statistics_are_skew_and_with_others_a_count():
     case = make_case((F,))
     same, other = APART[0], APART[1]

@@ -172,3 +172,15 @@ def test_gradient_departs_from_the_reference_and_rounds(count: int, dgamma: floa
     findings = diagnose(cells, [make_pair(*cells)], [])
     assert [f.cause for f in findings] == [cause]
     assert all(f.kind in KINDS for f in findings)
+
+
+@pytest.mark.parametrize(("eps", "cause"), [(1e-5, "rounding"), (0.05, "gradient")])
+def test_a_gradient_is_held_to_the_eps_that_the_layer_adds(eps: float, cause: str):
+    """Two values apart by little: dx is divided by sqrt(1e-4 + eps), whatever the scenario asks for."""
+    case = make_case((F, B), shape=(2, 1), eps=None)
+    facts = {"input_mean": [1, np.nan], "input_var": [1e-4, np.nan], "n": [2, -1], "eps": [eps] * 3}
+    cells = [
+        make_cell(case, name, make_trace((F, B), **facts, grad_input__1=[[0.0], [value]]))
+        for name, value in (("reference", 0.0), ("torch", 1.5e-4))
+    ]
+    assert [item.cause for item in diagnose(cells, [make_pair(*cells)], [])] == [cause]
