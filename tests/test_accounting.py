@@ -330,7 +330,7 @@ def test_what_does_as_another_follows_from_what_is_said_of_that_one():
     assert account([named], others, ORDER)[1] == others
     said, _ = account([named], open_drifts([by[frozenset("ab")]]), ORDER)
     (told,), left = account_alike(with_accounts([named], [said]), others, by)
-    assert left == [] and [item.title for item in told.follows] == ["c does as b."]
+    assert left == [] and [item.title for item in told.follows] == ["c behaves like b."]
     assert list(silent_drifts([item.drift for item in others], [told])) == []
 
 

@@ -144,7 +144,7 @@ def account_alike(
         apart_from.setdefault((at, one, like, tuple(places)), []).append(other)
     for (at, one, like, known), others in apart_from.items():
         what = Consequence(
-            title=f"{one} does as {like}.", targets=(one, *others), sides=((one,), tuple(others)), places=known
+            title=f"{one} behaves like {like}.", targets=(one, *others), sides=((one,), tuple(others)), places=known
         )
         kept[at] = replace(kept[at], follows=(*kept[at].follows, what))
     return kept, left
@@ -153,7 +153,7 @@ def account_alike(
 def stand_ins(
     findings: Sequence[Finding], item: Open, targets: Sequence[str], pairs: Mapping[frozenset[str], PairView]
 ) -> Iterator[tuple[int, str, str, str]]:
-    """(finding, target, the one that it does as, the one that both differ from)."""
+    """(finding, target, the one that it behaves like, the one that both differ from)."""
     for one, other in ((item.drift.b, item.drift.a), (item.drift.a, item.drift.b)):
         for like in targets:
             near, far = pairs.get(frozenset((one, like))), pairs.get(frozenset((like, other)))

@@ -35,7 +35,7 @@ class Start:
 
 
 def found(cell: CellView, code: str, cause: str, asks: Callable[[CellView, Trace], Start | None]) -> list[Finding]:
-    """The finding about a network of one's own, at most one."""
+    """The finding about a user's own network, at most one."""
     if cell.case.network.model is None or cell.trace is None or not cell.trace.layers:
         return []
     start = asks(cell, cell.trace)

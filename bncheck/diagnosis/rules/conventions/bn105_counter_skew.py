@@ -3,7 +3,7 @@
 Signature: the counters differ, the running statistics do not. It is harmless as long as nothing divides by the counter
 and bites with a cumulative average (momentum None) or a debiased one, where the next weight is 1/(counter + 1): a
 counter that also counts refused, empty or evaluated batches makes that weight too small. There the statistics differ
-too, and on both sides each batch enters with one over that side's own counter. A network of one's own may also come
+too, and on both sides each batch enters with one over that side's own counter. A user's own network may also come
 with a counter of 0 beside statistics that have moved: it was not loaded with them.
 
 What to do: if you use a cumulative or debiased average, reset or restore the counter together with the statistics.
@@ -32,7 +32,7 @@ ADVICE = "keep counter and statistics together: save, load and reset both, above
 
 
 def check_cell(cell: CellView) -> Iterable[Finding]:
-    """A network of one's own as it was handed over."""
+    """A user's own network as it was handed over."""
     return handed_over.found(cell, CODE, CAUSE, handed_over.counter_reset)
 
 

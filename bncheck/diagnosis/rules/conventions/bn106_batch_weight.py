@@ -3,7 +3,7 @@
 Signature: mean and variance both approach the batch's values at another rate, after every kind of event, and counters
 agree. If the two weights add up to 1, momentum was read in the opposite sense: in torch and MLX momentum is the weight
 of the new batch (0.1), in Keras, Flax, MXNet, Paddle and ONNX that of the old average (0.9). If one weight is
-1 − (1 − m)^k of the other and the counters say k, see update-count. In a network of one's own a weight of a half and
+1 − (1 − m)^k of the other and the counters say k, see update-count. In a user's own network a weight of a half and
 more, or of 0, is said of it alone.
 
 What to do: convert momentum when you port it: torch 0.1 is Keras 0.9. A weight of 0.99 forgets everything but the
@@ -30,7 +30,7 @@ OWN = "PyTorch's update is running = (1 - momentum) * running + momentum * batch
 
 
 def check_cell(cell: CellView) -> Iterable[Finding]:
-    """A network of one's own as it was handed over."""
+    """A user's own network as it was handed over."""
     return handed_over.found(cell, CODE, CAUSE, handed_over.odd_weight)
 
 

@@ -3,7 +3,7 @@
 Signature: in the same program one side's running mean and variance move and the other's are the same bits from the
 first event to the last; its counter stands still too, where it has one. It is not a matter of phase: no event of
 the program moves them. Copies were updated instead of the layer's own buffers, the update was left out (a fused or
-frozen layer), or the state that a functional call returned was dropped. Or a network of one's own evaluates with a
+frozen layer), or the state that a functional call returned was dropped. Or a user's own network evaluates with a
 mean of 0 and a variance of 1 in every channel, and what reaches the layer is nothing like that: the statistics were
 neither trained nor loaded.
 
@@ -32,7 +32,7 @@ ENOUGH = 0.99
 
 
 def check_cell(cell: CellView) -> Iterable[Finding]:
-    """A network of one's own as it was handed over."""
+    """A user's own network as it was handed over."""
     return handed_over.found(cell, CODE, CAUSE, handed_over.never_trained)
 
 

@@ -8,7 +8,7 @@ training mode on its way from the input to an output (on a constant it gives the
 alone), or a Dropout that drops, wherever it runs. Or a layer that the program froze (eval on it
 alone, requires_grad=False) moves its statistics: train() on the whole network undid the one, and the other holds gamma
 and beta only. Or freezing by the framework's own switch (trainable=False) put the layer into inference, whatever mode
-it is called in. Or a network of one's own comes with some layers in training and the others in eval.
+it is called in. Or a user's own network comes with some layers in training and the others in eval.
 
 What to do: export a deep copy, and set the mode of each frozen layer again after any call that touches the whole model
 (train(), export, save). torch's exporter with dynamo=False puts the whole model back into one mode.
