@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from rule_views import make_case, make_cell, make_pair, make_trace, rule
 from bncheck.convention import Convention, Facet
 from bncheck.diagnosis.diagnose import diagnose
 from bncheck.diagnosis.rules import leftover
-from bncheck.diagnosis.rules.numerics import bn201_cancellation
+from bncheck.diagnosis.rules.numerics import bn201_cancellation, bn206_gradient
 from bncheck.diagnosis.rules.numerics.bn202_normalise_arithmetic import conditioning
 from bncheck.evidence import TargetView
 from bncheck.finding import KINDS
+from bncheck.scenario import Layer
 from bncheck.scenario_files.inputs import make_inputs
 
 F = "train_forward"
@@ -184,3 +186,36 @@ def test_a_gradient_is_held_to_the_eps_that_the_layer_adds(eps: float, cause: st
         for name, value in (("reference", 0.0), ("torch", 1.5e-4))
     ]
     assert [item.cause for item in diagnose(cells, [make_pair(*cells)], [])] == [cause]
+
+
+@pytest.mark.parametrize(("other", "rounds"), [(1.0, False), (1.00002, True)])
+def test_what_a_convolution_brought_is_measured_and_not_assumed(other: float, rounds: bool):
+    """running_var is apart by 2.4e-5 of itself: rounding where the layer's inputs are apart by as much, else not."""
+    conv = Layer("conv", "conv2d", channels=3, options={"out_channels": 1, "kernel": 3})
+    case = make_case((F,), shape=(4, 3, 4, 4))
+    case = replace(case, network=replace(case.network, layers=(conv, *case.network.layers)))
+    cells = [
+        make_cell(case, target, make_trace((F,), input_mean=[0.0], input_var=[seen], n=[16], running_mean=[0, 0],
+                                           running_var=[1, held]))
+        for target, seen, held in (("torch", 1.0, 1.0), ("mxnet", other, 1.000024))
+    ]  # fmt: skip
+    pair = make_pair(*cells)
+    drift = pair.drift("bn", "running_var")
+    assert drift is not None and leftover.within_bounds(pair, drift) is rounds
+
+
+@pytest.mark.parametrize(("first", "rounds"), [(0.0, True), (0.5, False)])
+def test_a_gate_that_is_open_on_both_sides_excuses_no_single_gradient(first: float, rounds: bool):
+    """One of 1,000 gradients is off by 0.01. The mean counts only where outputs show a gate open on one side alone."""
+    case = make_case((F, B), shape=(1000, 1))
+    case = replace(case, network=replace(case.network, layers=(*case.network.layers, Layer("relu", "relu"))))
+    y, dx = np.full((1000, 1), 0.5), np.zeros((1000, 1))
+    facts = {"input_mean": [0, np.nan], "input_var": [1, np.nan], "n": [1000, -1]}
+    cells = [
+        make_cell(case, target, make_trace((F, B), **facts, output__0=np.vstack([[[open_]], y[1:]]),
+                                           grad_input__1=np.vstack([[[grad]], dx[1:]])))
+        for target, open_, grad in (("torch", 0.5, 0.0), ("mxnet", first, 0.01))
+    ]  # fmt: skip
+    pair = make_pair(*cells)
+    drift = pair.drift("", "grad_input")
+    assert drift is not None and bn206_gradient.is_rounding(pair, drift) is rounds
