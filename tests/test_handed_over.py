@@ -126,3 +126,14 @@ def test_modes_are_mixed_only_where_layers_differ_before_anything_sets_them(one:
     second["bn2/training"] = np.array([two, two], dtype=np.int8)
     cell = replace(cell, trace=replace(cell.trace, arrays={**cell.trace.arrays, **second}))
     assert causes(cell) == ["mode-leak"] * mixed
+
+
+def test_all_layers_with_the_statistics_of_a_new_one_are_counted_if_one_of_them_meets_other_data() -> None:
+    cell = network(E, running_mean=0, running_var=1)
+    assert cell.trace is not None
+    second = {name.replace("bn/", "bn2/"): rows for name, rows in cell.trace.arrays.items()}
+    second.update({"bn2/input_mean": np.array([[0.1]]), "bn2/input_var": np.array([[1.1]])})
+    cell = replace(cell, trace=replace(cell.trace, arrays={**cell.trace.arrays, **second}))
+    (found,) = [item for rule in load_rules() if rule.check_cell for item in rule.check_cell(cell)]
+    assert "normalises 2 of 2 BatchNorm layers (bn, bn2) with the statistics of a new layer" in found.title
+    assert "means up to 2 and variances from 1.1 to 9" in found.title

@@ -104,14 +104,14 @@ def never_trained(cell: CellView, trace: Trace) -> Start | None:
     for event, record in enumerate(trace.events):
         if op_of(record.op).mode == "train":
             return None
-        far = tuple(layer for layer in trace.layers if initial(trace, layer, event) and unlike(trace, layer, event))
-        if record.op == "eval_forward" and far:
-            mean, low, high = reach(trace, far, event)
+        new = tuple(layer for layer in trace.layers if initial(trace, layer, event))
+        if record.op == "eval_forward" and any(unlike(trace, layer, event) for layer in new):
+            mean, low, high = reach(trace, new, event)
             return Start(
-                layers=far,
+                layers=new,
                 title=(
-                    f"eval_forward (event {event + 1}) normalises {of_all(far, trace)} with the statistics of a new "
-                    f"layer, mean 0 and variance 1. What reaches {them(far)} has means up to {number(mean)} and "
+                    f"eval_forward (event {event + 1}) normalises {of_all(new, trace)} with the statistics of a new "
+                    f"layer, mean 0 and variance 1. What reaches {them(new)} has means up to {number(mean)} and "
                     f"variances from {number(low)} to {number(high)}."
                 ),
                 quantity="running_mean",
