@@ -1,6 +1,6 @@
 """bncheck: why BatchNorm behaves differently, from one framework, version, device or export to another.
 
-What stays on top are the words, as frozen data that import nothing but each other (``scenario``, ``trace``,
+What stays on top are the words, as frozen data that import nothing but each other (``scenario``, ``trace``, ``life``,
 ``convention``, ``evidence``, ``finding``), the face (``cli``, ``errors``, ``bounded``) and the conductor (``session``).
 Every folder is a stage; this is the walk of ``bncheck run all-ones``:
 

@@ -2,8 +2,9 @@
 
 ``conventions/bn103_update_phase.py`` holds literal ``CODE`` and ``CAUSE``, a docstring (its first line is the title,
 the rest what ``bncheck explain`` prints) and any of ``check_cell(CellView)``, ``check_pair(PairView)``,
-``check_target(TargetView)``: pure functions that return findings. Files without a number are what rules share: those
-of one family in its folder.
+``check_target(TargetView)``, ``check_life(Life)``, ``check_holding(Holding)`` (the last two: what layers of somebody's
+own program lived through, what those of one thing hold): pure functions that return findings. Files without a number
+are what rules share: those of one family in its folder.
 
 ``EXPLAINS`` says what else a rule's cause changes, in words (``accounting.py`` holds a difference against them and
 against replay): ``statistics``, ``counter``, ``affine``, ``outputs``, ``gradients``, ``events`` (what a side refuses);
@@ -31,6 +32,8 @@ from typing import Any
 from bncheck.errors import UsageError, nearest
 from bncheck.finding import Finding
 
+# What a rule may look at; the function of that name in its file does.
+CHECKS = ("check_cell", "check_pair", "check_target", "check_life", "check_holding")
 RULE_FILE = re.compile(r"bn\d{3}_[a-z_]+")
 # First digit of a code → the folder of its family, and the family in words.
 FOLDERS = {
@@ -62,6 +65,8 @@ class Rule:
     check_cell: Callable[[Any], Iterable[Finding]] | None = None
     check_pair: Callable[[Any], Iterable[Finding]] | None = None
     check_target: Callable[[Any], Iterable[Finding]] | None = None
+    check_life: Callable[[Any], Iterable[Finding]] | None = None
+    check_holding: Callable[[Any], Iterable[Finding]] | None = None
     explains: frozenset[str] = frozenset()
     follows_from: frozenset[str] = frozenset()
     needs_conventions: bool = False
@@ -86,7 +91,7 @@ def _files(folder: str) -> list[str]:
 def _read(name: str) -> Rule:
     module = importlib.import_module(f"{__name__}.{name}")
     title, _, explanation = inspect.cleandoc(module.__doc__ or "").partition("\n")
-    checks = {check: getattr(module, check, None) for check in ("check_cell", "check_pair", "check_target")}
+    checks = {check: getattr(module, check, None) for check in CHECKS}
     needs = getattr(module, "NEEDS_CONVENTIONS", False)
     return Rule(
         code=module.CODE,

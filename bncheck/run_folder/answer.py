@@ -1,0 +1,85 @@
+"""``answer.json``: what a verb on a subject says beside its findings, as frozen data that is written and read back.
+
+Every report of such a run shows it in the place where a run of scenarios has its matrix. Like everything in a run
+folder it is untrusted when it is read: types and lengths are checked, and reports escape what they show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bncheck.errors import RunFolderError
+from bncheck.run_folder.folder import read_json, write_json
+
+NAME = "answer.json"
+MOST = 100_000  # rows; a model of so many normalising layers is none
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of the table: ``cells`` are as many as the answer has columns, as a person reads them; ``mark`` is a
+    finding's kind, "agrees", or "" where nothing is said about it."""
+
+    layer: str
+    cells: tuple[str, ...]
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``verb`` is check, diff or watch; ``subject`` what the user named; ``headline`` the answer in one line."""
+
+    verb: str
+    subject: str
+    headline: str
+    columns: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def write_answer(answer: Answer, run_folder: Path) -> None:
+    write_json(run_folder / NAME, asdict(answer))
+
+
+def read_answer(run_folder: Path) -> Answer | None:
+    """The answer of a run folder; None where it is a run of scenarios. RunFolderError where it cannot be read."""
+    path = run_folder / NAME
+    if not path.is_file():
+        return None
+    try:
+        stored = StoredAnswer.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RunFolderError(f"{path} cannot be used: {place}: {first['msg']}.", "The file was edited.") from None
+    rows = tuple(Row(layer=row.layer, cells=row.cells, mark=row.mark) for row in stored.rows)
+    if any(len(row.cells) != len(stored.columns) for row in rows):
+        raise RunFolderError(f"{path} has a row whose length is not that of its columns.", "The file was edited.")
+    return Answer(
+        verb=stored.verb,
+        subject=stored.subject,
+        headline=stored.headline,
+        columns=stored.columns,
+        rows=rows,
+        notes=stored.notes,
+    )
+
+
+class StoredRow(BaseModel):
+    model_config = ConfigDict(strict=False, extra="ignore")
+    layer: str = Field(max_length=1000)
+    cells: tuple[str, ...] = Field(max_length=64)
+    mark: str = Field(default="", max_length=64)
+
+
+class StoredAnswer(BaseModel):
+    model_config = ConfigDict(strict=False, extra="ignore")
+    verb: str = Field(max_length=64)
+    subject: str = Field(max_length=4000)
+    headline: str = Field(max_length=4000)
+    columns: tuple[str, ...] = Field(default=(), max_length=64)
+    rows: tuple[StoredRow, ...] = Field(default=(), max_length=MOST)
+    notes: tuple[str, ...] = Field(default=(), max_length=1000)
