@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,6 +183,7 @@ def answer_of(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Re
     found = [item for item in results.findings if item.scenario in names and item.kind != "rounding"]
     leading = min(found, key=lambda item: KINDS.index(item.kind), default=None)
     stopped = next((cell for cell in cells if cell.outcome != "ok"), None)
+    leading = leading and replace(leading, title=in_words(leading.title, layer))
     return Answer(
         verb="check",
         subject=thing.text,
@@ -190,6 +192,17 @@ def answer_of(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Re
         rows=tuple(rows(results, names, found)),
         notes=tuple(notes(layer, given, cells)),
     )
+
+
+def in_words(title: str, layer: Looked) -> str:
+    """A finding's sentence without the targets' names: there are two sides, the user's layer and PyTorch's."""
+    for pattern, words in (
+        (rf"{re.escape(layer.name)} in torch [^ ,:]+", layer.name),
+        (r"torch\[builtin\]( [0-9][^ ,:]*)?", "PyTorch's"),
+        (r"\btorch [0-9][^ ,:]*", layer.name),
+    ):
+        title = re.sub(pattern, words, title)
+    return title
 
 
 def headline(layer: Looked, own: str, leading: Finding | None, stopped: CellResult | None) -> str:
@@ -231,7 +244,9 @@ def notes(layer: Looked, given: Mapping[str, Any], cells: Sequence[CellResult]) 
     unasked = [word for word in layer.left_out if word in USUAL]
     if unasked:
         said.append(f"Its constructor takes no {' and no '.join(unasked)}: both got what it shows.")
-    return said + [remark for cell in cells for remark in cell.remarks if not any(word in remark for word in unasked)]
+    # A remark that ends in "asks" says that what could not be asked for is there all the same.
+    remarks = dict.fromkeys(remark for cell in cells for remark in cell.remarks if not remark.endswith("asks"))
+    return said + [remark for remark in remarks if not any(f"takes no {word}" in remark for word in unasked)]
 
 
 def undecided(results: Results) -> bool:
