@@ -66,7 +66,9 @@ def pickled_array(path: Path, raw: bytes) -> Any:
     try:
         thing = Machine(io.BytesIO(raw)).load()
     except HostileError as hostile:
-        raise CheckpointError(f"{path} would call {hostile.name} as soon as it is unpickled; bncheck ran nothing.") from None
+        raise CheckpointError(
+            f"{path} would call {hostile.name} as soon as it is unpickled; bncheck ran nothing."
+        ) from None
     except PickleError as error:
         raise damaged(path, str(error)) from None
     state = thing.state if isinstance(thing, Thing) else None
@@ -94,7 +96,12 @@ def array_of(path: Path, thing: Thing) -> Any:
     if word == "_reconstruct" and isinstance(state, tuple) and len(state) == 5:
         shape, dtype, fortran, raw = state[1], dtype_of(state[2]), bool(state[3]), bytes_of(state[4])
     elif word == "_frombuffer" and len(thing.args) == 4:
-        shape, dtype, fortran, raw = thing.args[2], dtype_of(thing.args[1]), thing.args[3] == "F", bytes_of(thing.args[0])
+        shape, dtype, fortran, raw = (
+            thing.args[2],
+            dtype_of(thing.args[1]),
+            thing.args[3] == "F",
+            bytes_of(thing.args[0]),
+        )
     elif word == "scalar" and thing.name.startswith("numpy") and len(thing.args) == 2:
         shape, dtype, fortran, raw = (), dtype_of(thing.args[0]), False, bytes_of(thing.args[1])
     else:

@@ -15,11 +15,12 @@ import numpy as np
 
 from bncheck.checkpoints.tensor import Tensor
 from bncheck.checkpoints.tree import State
+from bncheck.errors import CheckpointError
 from bncheck.life import Held
 from bncheck.trace import Array
 
 # Quantity → the words for it, over the frameworks and customs met. A word that says enough by itself comes first.
-CERTAIN = {
+CERTAIN: Mapping[str, tuple[str, ...]] = {
     "running_mean": (
         "running_mean", "moving_mean", "stored_mean", "pop_mean", "population_mean", "running_avg_mean", "running_mu",
         "moving_avg_mean", "mean_ema/average", "mean_ema/~/average", "_mean", "_running_mean",
@@ -31,7 +32,7 @@ CERTAIN = {
     ),
     "running_std": ("running_std", "moving_std", "stored_std", "running_sd", "_running_std"),
 }  # fmt: skip
-POSSIBLE = {"running_mean": ("mean", "mu"), "running_var": ("var", "variance")}
+POSSIBLE: Mapping[str, tuple[str, ...]] = {"running_mean": ("mean", "mu"), "running_var": ("var", "variance")}
 BESIDE = {
     "gamma": ("weight", "gamma", "scale", "_scale", "_gamma"),
     "beta": ("bias", "beta", "offset", "shift", "_bias", "_beta"),
@@ -72,6 +73,16 @@ def split(name: str, words: Iterable[str]) -> str | None:
     return None
 
 
+def statistic(bare: str) -> tuple[str, str, bool]:
+    """(quantity, prefix, whether the word is enough by itself) of a name; "" where it is no statistic's."""
+    for sure, table in ((True, CERTAIN), (False, POSSIBLE)):
+        for quantity, words in table.items():
+            prefix = split(bare, words)
+            if prefix is not None:
+                return quantity, prefix, sure
+    return "", "", False
+
+
 def channels(tensor: Tensor) -> int:
     """The length of an array of one number per channel, (C,) or (1, C, 1, 1); 0 for any other."""
     long = [side for side in tensor.shape if side != 1]
@@ -85,20 +96,18 @@ def find(state: State) -> list[Found]:
     prefixes: dict[str, Found] = {}
     for name, tensor in state.tensors.items():
         bare = plain_name(name)
-        for sure, words in ((True, CERTAIN), (False, POSSIBLE)):
-            quantity, prefix = next(((q, p) for q, w in words.items() if (p := split(bare, w)) is not None), ("", ""))
-            if quantity and channels(tensor):
-                layer = prefixes.setdefault(prefix, Found(prefix=prefix))
-                layer.arrays.setdefault(quantity, (name, tensor))
-                layer.sure = layer.sure and (sure or "batch_stats" in name)
-                break
+        quantity, prefix, sure = statistic(bare)
+        if quantity and channels(tensor):
+            layer = prefixes.setdefault(prefix, Found(prefix=prefix))
+            layer.arrays.setdefault(quantity, (name, tensor))
+            layer.sure = layer.sure and (sure or "batch_stats" in name)
     complete = {prefix: layer for prefix, layer in prefixes.items() if fits(layer)}
     for name, tensor in state.tensors.items():
         bare = plain_name(name)
         for quantity, words in BESIDE.items():
-            prefix = split(bare, words)
-            if prefix in complete and quantity not in complete[prefix].arrays:
-                complete[prefix].arrays[quantity] = (name, tensor)
+            owner = split(bare, words)
+            if owner is not None and owner in complete and quantity not in complete[owner].arrays:
+                complete[owner].arrays[quantity] = (name, tensor)
     return [layer for layer in complete.values() if layer.sure or has_affine(layer)]
 
 
@@ -162,7 +171,6 @@ def layers_of(state: State, remarks: list[str]) -> tuple[Held, ...]:
     """What the normalising layers of a state hold. Remarks are added for what was left out."""
     found = find(state)
     if sum(tensor.size for layer in found for _, tensor in layer.arrays.values()) * 8 > LARGEST:
-        remarks.append("Its statistics are larger than those of any model; none was read.")
-        return ()
+        raise CheckpointError("The file declares running statistics larger than those of any model.", "save it again")
     numbers = {plain_name(name): value for name, value in state.numbers.items()}
     return tuple(held(layer, numbers, remarks) for layer in found)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-# Instructions of the largest honest checkpoint met (an optimiser with 20,000 parameters): 700,000.
-MOST_STEPS = 4_000_000
+# A tensor takes about 35: this is a checkpoint of 57,000, ten times the largest met.
+MOST_STEPS = 2_000_000
 # Bytes of a string or of an array inside the stream.
 LONGEST = 2**30
 MOST_LINE = 100_000
@@ -24,8 +24,8 @@ MOST_LINE = 100_000
 ATTACKS = (
     "os", "posix", "nt", "subprocess", "shutil", "socket", "runpy", "pty", "ctypes", "importlib", "webbrowser",
     "urllib", "urllib2", "requests", "httpx", "ftplib", "smtplib", "pip", "marshal", "pickle", "_pickle", "cloudpickle",
-    "dill", "code.interact", "pdb.run", "pdb.set_trace", "timeit.timeit", "timeit.repeat", "cProfile.run", "profile.run",
-    "sys.exit", "types.FunctionType", "types.CodeType", "torch.hub", "torch.load", "torch.serialization.load",
+    "dill", "code.interact", "pdb.run", "pdb.set_trace", "timeit.timeit", "timeit.repeat", "cProfile.run",
+    "profile.run", "sys.exit", "types.FunctionType", "types.CodeType", "torch.hub", "torch.load", "torch.serialization.load",
     "numpy.load", "torch.utils.cpp_extension", "builtins.eval", "builtins.exec", "builtins.compile", "builtins.open",
     "builtins.__import__", "builtins.input", "builtins.breakpoint", "builtins.exit", "builtins.globals",
     "__builtin__.eval", "__builtin__.exec", "__builtin__.execfile", "__builtin__.compile", "__builtin__.open",
@@ -154,6 +154,19 @@ class Machine:
             raise PickleError("it stores items in what is no mapping")
         held.update((key_of(values[at]), values[at + 1]) for at in range(0, len(values) - 1, 2))
 
+    def mapping(self) -> None:
+        values = self.since_mark()
+        self.push({})
+        self.set_items(values)
+
+    def item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.set_items([key, value])
+
+    def stacked_name(self) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        self.named(module, name)
+
     def named(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise PickleError("a name is no text")
@@ -258,14 +271,14 @@ ACTIONS: Mapping[bytes, Callable[[Machine], Any]] = {
     b"a": lambda m: m.append([m.stack.pop()]),
     b"e": lambda m: m.append(m.since_mark()),
     b"}": lambda m: m.push({}),
-    b"d": lambda m: (values := m.since_mark(), m.push({}), m.set_items(values)),
-    b"s": lambda m: (value := m.stack.pop(), key := m.stack.pop(), m.set_items([key, value])),
+    b"d": Machine.mapping,
+    b"s": Machine.item,
     b"u": lambda m: m.set_items(m.since_mark()),
     b"\x8f": lambda m: m.push([]),  # a set: nobody here asks whether something is in one
     b"\x90": lambda m: m.append(m.since_mark()),
     b"\x91": lambda m: m.push(m.since_mark()),  # FROZENSET
     b"c": lambda m: m.named(m.line().decode("utf-8", "replace"), m.line().decode("utf-8", "replace")),
-    b"\x93": lambda m: (name := m.stack.pop(), module := m.stack.pop(), m.named(module, name)),
+    b"\x93": Machine.stacked_name,
     b"R": Machine.reduce,
     b"\x81": lambda m: m.new(False),
     b"\x92": lambda m: m.new(True),

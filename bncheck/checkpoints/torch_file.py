@@ -200,14 +200,19 @@ def rebuilt(path: Path, thing: Thing, find: Find, order: str, value: Callable[[A
 def tensor_of(path: Path, args: tuple[Any, ...], find: Find, order: str) -> Any:
     """A tensor of (storage, offset, size, stride, …): any view, read when it is asked for."""
     held = storage_of(args[0])
-    given = DTYPES.get(word := args[6].name.rpartition(".")[2], word) if len(args) > 6 and type(args[6]) is Global else ""
+    given = (
+        DTYPES.get(word := args[6].name.rpartition(".")[2], word) if len(args) > 6 and type(args[6]) is Global else ""
+    )
     if held is None:
         return Thing(name="a tensor without storage")
     dtype, key, skipped = held
     dtype = given or dtype
     if not isinstance(args[2], tuple) or not isinstance(args[3], tuple) or len(args[2]) != len(args[3]):
         raise damaged(path, "a tensor has no shape")
-    shape, strides = checked_shape(path, args[2], "a tensor"), checked_shape(path, [*args[3]], "the strides of a tensor")
+    shape, strides = (
+        checked_shape(path, args[2], "a tensor"),
+        checked_shape(path, [*args[3]], "the strides of a tensor"),
+    )
     (offset,) = checked_shape(path, [args[1]], "a tensor")
 
     def read() -> Array:
@@ -215,7 +220,9 @@ def tensor_of(path: Path, args: tuple[Any, ...], find: Find, order: str) -> Any:
             raise CheckpointError(f"{path} holds numbers of type {dtype or 'unknown'}, which bncheck does not read.")
         refuse_large(path, shape)
         width = np.dtype(WIDTHS[dtype]).itemsize
-        span = 1 + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True)) if 0 not in shape else 0
+        span = (
+            1 + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True)) if 0 not in shape else 0
+        )
         stretch, start = find(key)
         flat = widened(stretch.read(start + (offset + skipped) * width, span * width), dtype, order)
         steps = [stride * flat.itemsize for stride in strides]

@@ -1,4 +1,4 @@
-"""What a file holds, as a tree: mappings and lists, tensors, plain values. From there to names: ``layer1.0.bn1.weight``.
+"""What a file holds, as a tree: mappings and lists, tensors, plain values; and its names: ``layer1.0.bn1.weight``.
 
 A checkpoint is a mapping of names to tensors, or has one inside (``{"model": …, "ema": …, "epoch": 3}``), or is a whole
 model; all of them are the same tree, and a **state** is one part of it that holds weights.

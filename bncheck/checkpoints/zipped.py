@@ -42,9 +42,12 @@ class Entry:
         if self.stretch is not None:
             return self.stretch.read(0, self.size)
         try:
-            with open_regular(self.path) as handle, zipfile.ZipFile(handle) as archive:
-                with archive.open(self.info) as entry:
-                    found = entry.read(self.size + 1)
+            with (
+                open_regular(self.path) as handle,
+                zipfile.ZipFile(handle) as archive,
+                archive.open(self.info) as entry,
+            ):
+                found = entry.read(self.size + 1)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
             raise damaged(self.path, f"{self.info.filename[:80]!r}: {error}") from None
         if len(found) != self.size:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +23,6 @@ from bncheck.run_folder.results import Results, TargetResult
 from bncheck.session import Listener
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 
-if TYPE_CHECKING:
-    from bncheck.subjects.check import Asked
-
 COLUMNS = ("channels", "running mean", "running variance", "counter", "dtype", "verdict")
 
 
@@ -39,7 +36,7 @@ class Checked:
     missed: tuple[Shortfall, ...] = ()
 
 
-def check_checkpoint(path: Path, asked: Asked, listener: Listener) -> tuple[Path, Results]:
+def check_checkpoint(path: Path, asked: Any, listener: Listener) -> tuple[Path, Results]:
     """Read, judge and write down; (the run folder, what was found). CheckpointError for what cannot be read."""
     refuse_options(asked)
     checked = look_at(path, asked.thing.text)
@@ -50,7 +47,7 @@ def check_checkpoint(path: Path, asked: Asked, listener: Listener) -> tuple[Path
     return run, results
 
 
-def refuse_options(asked: Asked) -> None:
+def refuse_options(asked: Any) -> None:
     given = {"--weights": asked.weights, "--data": asked.data, "--with": asked.given, "--input": asked.inputs}
     for word, value in given.items():
         if value:
