@@ -63,6 +63,7 @@ def finding(holding: Holding, code: str, cause: str, said: Said) -> Finding:
         departs_from="arithmetic" if defect else "",
         evidence={"layers": listed(said.layers), "layers in all": len(holding.layers), **said.evidence},
         advice=said.advice,
+        accounts=tuple((layer, said.quantity) for layer in said.layers[1:]),
     )
 
 
