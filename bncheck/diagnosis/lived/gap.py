@@ -75,8 +75,9 @@ class Evaluated:
         return length(self.point(one) - self.point(two))
 
 
-def length(step: Array) -> float:
-    found = float(np.sqrt(np.mean(np.sum(step**2, axis=0))))
+def length(step: Array, most: float = np.inf) -> float:
+    """Root mean square over channels, none of which counts for more than ``most``."""
+    found = float(np.sqrt(np.mean(np.minimum(np.sum(step**2, axis=0), most**2))))
     return found if np.isfinite(found) else np.inf
 
 
