@@ -154,7 +154,8 @@ def row_of(row: Any, anchors: Mapping[str, str]) -> LayerRow:
         sign=mark_of(row).strip(),
         said=SAID.get(word, word),
         fine=fine,
-        at=anchors.get(row.layer, ""),
+        # Of several processes a row says whose layer it is: "stem.bn @1".
+        at=anchors.get(row.layer, anchors.get(row.layer.rpartition(" @")[0], "")),
     )
 
 

@@ -23,6 +23,7 @@ from bncheck.report.overview import Theme
 from bncheck.report.pages import environment, environment_table
 from bncheck.report.places import DECADES, GRAVITY, by_scenario, choices, places
 from bncheck.report.standing import step_of
+from bncheck.run_folder.lives import read_lives
 from bncheck.run_folder.results import Results
 from bncheck.run_folder.whole import write_whole
 
@@ -51,7 +52,7 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
     figures = Figures(results, gallery or Gallery(results, run_folder))
     told = told_of(results, run_folder)
     if told is not None:
-        return answer_page.page(results, run_folder, told, figures)
+        return answer_page.page(results, run_folder, told, figures, read_lives(run_folder))
     verdict = read_verdict(run_folder, results)
     items = list_items(results, run_folder, figures, verdict)
     anchors = {id(finding): item.anchor for item in items for finding in item.theme.findings}

@@ -73,7 +73,9 @@ def gravest(findings: Sequence[Finding]) -> Mapping[str, str]:
 
 
 def layers_of_finding(finding: Finding) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(layer for layer in (finding.layer, *(place[0] for place in finding.accounts)) if layer))
+    """A finding about several layers names them in one text, or accounts for each."""
+    named = (*finding.layer.split(", "), *(place[0] for place in finding.accounts))
+    return tuple(dict.fromkeys(layer for layer in named if layer))
 
 
 def layers_of(theme: Theme) -> tuple[str, ...]:
