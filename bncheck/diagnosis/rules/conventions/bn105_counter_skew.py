@@ -4,7 +4,8 @@ Signature: the counters differ, the running statistics do not. It is harmless as
 and bites with a cumulative average (momentum None) or a debiased one, where the next weight is 1/(counter + 1): a
 counter that also counts refused, empty or evaluated batches makes that weight too small. There the statistics differ
 too, and on both sides each batch enters with one over that side's own counter. A user's own network may also come
-with a counter of 0 beside statistics that have moved: it was not loaded with them.
+with a counter of 0 beside statistics that have moved: it was not loaded with them. Checkpoints that were converted from
+another framework have it in all layers, which no exponential average minds.
 
 What to do: if you use a cumulative or debiased average, reset or restore the counter together with the statistics.
 """
@@ -17,10 +18,13 @@ from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
 from bncheck.diagnosis.rules.counters import advances
 from bncheck.diagnosis.rules.departure import judge
+from bncheck.diagnosis.rules.holdings import start
+from bncheck.diagnosis.rules.holdings.words import findings
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
+from bncheck.life import Holding
 
 CODE = "BN105"
 CAUSE = "counter-skew"
@@ -143,3 +147,8 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
             evidence=summary(drift),
             advice=ADVICE,
         )
+
+
+def check_holding(holding: Holding) -> list[Finding]:
+    """A counter of 0 beside statistics that have moved."""
+    return findings(holding, CODE, CAUSE, [start.counter_reset(holding)])

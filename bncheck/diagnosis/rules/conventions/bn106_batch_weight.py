@@ -4,7 +4,7 @@ Signature: mean and variance both approach the batch's values at another rate, a
 agree. If the two weights add up to 1, momentum was read in the opposite sense: in torch and MLX momentum is the weight
 of the new batch (0.1), in Keras, Flax, MXNet, Paddle and ONNX that of the old average (0.9). If one weight is
 1 − (1 − m)^k of the other and the counters say k, see update-count. In a user's own network a weight of a half and
-more, or of 0, is said of it alone.
+more, or of 0, is said of it alone; so is one of a model that was handed over, in its framework's own sense.
 
 What to do: convert momentum when you port it: torch 0.1 is Keras 0.9. A weight of 0.99 forgets everything but the
 last batch, a weight of 0 never learns.
@@ -15,9 +15,12 @@ from collections.abc import Iterable
 from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.counters import repeated_weight
+from bncheck.diagnosis.rules.holdings import settings
+from bncheck.diagnosis.rules.holdings.words import findings
 from bncheck.diagnosis.rules.wording import names, number
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
+from bncheck.life import Holding
 
 CODE = "BN106"
 CAUSE = "batch-weight"
@@ -53,3 +56,8 @@ def opposite(value: object, other: object) -> bool:
     if not isinstance(value, int | float) or not isinstance(other, int | float):
         return False
     return abs(value + other - 1.0) < 1e-3 and abs(value - other) > 1e-3
+
+
+def check_holding(holding: Holding) -> list[Finding]:
+    """A momentum that reads like another framework's, or cannot work."""
+    return findings(holding, CODE, CAUSE, settings.odd_weights(holding))

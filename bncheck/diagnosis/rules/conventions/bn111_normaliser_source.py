@@ -3,7 +3,7 @@
 Signature: y inverted against x gives the mean and the inverse standard deviation that were used. A training forward
 should reveal those of the batch, an eval forward the running ones. Running statistics in training, batch statistics in
 eval, or a mixture (the mixing weight is solved for) show here. Eval with batch statistics makes a sample's output
-depend on the samples next to it, by far more than rounding.
+depend on the samples next to it, by far more than rounding. Layers of a model that keep no running statistics do that.
 
 What to do: set the mode of this very layer; do not use track_running_stats=False, or an average that is still at its
 initial value, where single samples are evaluated. Masked or blended normalisers have to be ported as such.
@@ -16,11 +16,14 @@ import numpy as np
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.departure import same
 from bncheck.diagnosis.rules.freezing import wholly_frozen
+from bncheck.diagnosis.rules.holdings import settings
+from bncheck.diagnosis.rules.holdings.words import findings
 from bncheck.diagnosis.rules.in_batches import dependent, in_batches
 from bncheck.diagnosis.rules.revealed import Source, sources
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding, Kind
+from bncheck.life import Holding
 
 CODE = "BN111"
 CAUSE = "normaliser-source"
@@ -134,3 +137,8 @@ def _kind(cell: CellView, facet: str, source: Source) -> tuple[Kind, str]:
     if usual is not None and not same(usual, seen) and not str(usual).startswith(seen):
         return "defect", "itself"
     return ("convention" if source.training else "hazard"), ""
+
+
+def check_holding(holding: Holding) -> list[Finding]:
+    """Layers of a model that keep no running statistics."""
+    return findings(holding, CODE, CAUSE, [settings.untracked(holding)])

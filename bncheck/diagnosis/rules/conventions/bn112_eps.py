@@ -1,7 +1,8 @@
 """The two sides add another eps, or add it elsewhere.
 
 Signature: statistics agree, only y differs, and the more the closer the variance comes to eps. 1/sqrt(var + eps) and
-1/(sqrt(var) + eps) agree for large variances and part for small ones.
+1/(sqrt(var) + eps) agree for large variances and part for small ones. Of a model by itself an eps of 0, or of 0.1 and
+more, is said (nn.BatchNorm2d(64, 0.8) sets eps, not momentum), and variances that all vanish beside it.
 
 What to do: set eps on both sides; defaults are 1e-5 (torch, MXNet Gluon, Flax, Paddle) and 1e-3 (Keras, MXNet's raw
 operator). eps is not part of a torch checkpoint: a rebuilt head takes the default again.
@@ -11,9 +12,12 @@ from collections.abc import Iterable
 
 from bncheck.diagnosis.replay.attribution import left_open
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
+from bncheck.diagnosis.rules.holdings import damage, settings
+from bncheck.diagnosis.rules.holdings.words import findings
 from bncheck.diagnosis.rules.wording import names, number, verb
 from bncheck.evidence import PairView
 from bncheck.finding import Finding
+from bncheck.life import Holding
 
 CODE = "BN112"
 CAUSE = "eps"
@@ -48,3 +52,8 @@ def measured(side: Side, value: object) -> str:
 
 def placement(x: Side, value: object, y: Side, other: object) -> str:
     return f"{names(x)} {verb(x, 'adds', 'add')} eps {value} the square root, {names(y)} {other} it."
+
+
+def check_holding(holding: Holding) -> list[Finding]:
+    """An eps that nobody would choose, or beside which the variances vanish."""
+    return findings(holding, CODE, CAUSE, [*settings.odd_eps(holding), *damage.tiny(holding)])

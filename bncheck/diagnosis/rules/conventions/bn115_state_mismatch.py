@@ -2,7 +2,9 @@
 
 Signature: running statistics, gamma or beta are there on one side only (a layer without running statistics, a layer
 that keeps them under other names, no affine part), or for 3 channels here and for 6 there. Nothing can be compared
-there, and weights cannot be carried over as they are.
+there, and weights cannot be carried over as they are. Or one checkpoint by itself: mean and variance have changed
+places (variances below zero in the pattern of means, and no mean below zero), arrays of one layer have different widths,
+a layer has no statistics where its siblings have theirs.
 
 What to do: build both layers with the same parts (track_running_stats and affine in PyTorch, scale and center in
 Keras). In a layer of your own keep one value per channel under PyTorch's names: weight and bias as parameters,
@@ -12,9 +14,12 @@ running_mean, running_var and num_batches_tracked with register_buffer.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bncheck.diagnosis.rules.holdings import damage, parts
+from bncheck.diagnosis.rules.holdings.words import findings
 from bncheck.diagnosis.rules.wording import names, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
+from bncheck.life import Holding
 from bncheck.trace import STATES
 
 CODE = "BN115"
@@ -99,3 +104,18 @@ def width(cell: CellView, layer: str, quantity: str) -> int:
 def holds(cell: CellView, layer: str, quantity: str) -> bool:
     kept = cell.trace is not None and cell.trace.get(layer, quantity) is not None
     return kept or f"{layer}/{quantity}" in cell.other_widths
+
+
+def check_holding(holding: Holding) -> list[Finding]:
+    """What the layers of one thing hold in the wrong place, in the wrong width, or not at all."""
+    return findings(
+        holding,
+        CODE,
+        CAUSE,
+        [
+            damage.swapped(holding),
+            parts.misshaped(holding),
+            parts.half_held(holding),
+            parts.without_statistics(holding),
+        ],
+    )

@@ -5,7 +5,8 @@ first event to the last; its counter stands still too, where it has one. It is n
 the program moves them. Copies were updated instead of the layer's own buffers, the update was left out (a fused or
 frozen layer), or the state that a functional call returned was dropped. Or a user's own network evaluates with a
 mean of 0 and a variance of 1 in every channel, and what reaches the layer is nothing like that: the statistics were
-neither trained nor loaded.
+neither trained nor loaded. Or a checkpoint holds that mean and variance beside gamma and beta that were trained, and a
+counter of 0 or none.
 
 What to do: write the update into the layer's own buffers (in place, under torch.no_grad()); pass
 functional_call the model's own buffers; keep the state that a stateless call returns.
@@ -17,11 +18,14 @@ import numpy as np
 
 from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import summary
+from bncheck.diagnosis.rules.holdings import start
+from bncheck.diagnosis.rules.holdings.words import findings
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
 from bncheck.diagnosis.rules.movement import STATISTICS, holds_training, moved
 from bncheck.diagnosis.rules.wording import names, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
+from bncheck.life import Holding
 
 CODE = "BN117"
 CAUSE = "never-updated"
@@ -88,3 +92,8 @@ def trained(cell: CellView, layer: str) -> set[int]:
     return {
         t for t, record in events if record.status == "ok" and counts[t] > 1 and holds_training(cell.trace, layer, t)
     }
+
+
+def check_holding(holding: Holding) -> list[Finding]:
+    """Trained parameters beside the statistics of a new layer."""
+    return findings(holding, CODE, CAUSE, [start.never_updated(holding)])

@@ -8,7 +8,8 @@ training mode on its way from the input to an output (on a constant it gives the
 alone), or a Dropout that drops, wherever it runs. Or a layer that the program froze (eval on it
 alone, requires_grad=False) moves its statistics: train() on the whole network undid the one, and the other holds gamma
 and beta only. Or freezing by the framework's own switch (trainable=False) put the layer into inference, whatever mode
-it is called in. Or a user's own network comes with some layers in training and the others in eval.
+it is called in. Or a user's own network comes with some layers in training and the others in eval, or a model that was
+handed over holds them so.
 
 What to do: export a deep copy, and set the mode of each frozen layer again after any call that touches the whole model
 (train(), export, save). torch's exporter with dynamo=False puts the whole model back into one mode.
@@ -20,12 +21,15 @@ from typing import Any
 from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.exported import exports, number_of, rounding_of, runs
 from bncheck.diagnosis.rules.freezing import thawed, wholly_frozen
+from bncheck.diagnosis.rules.holdings import settings
+from bncheck.diagnosis.rules.holdings.words import findings
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
 from bncheck.diagnosis.rules.onnx_files import drops, file_facts, file_name, nodes_of, trains
 from bncheck.diagnosis.rules.revealed import sources
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.life import Holding
 from bncheck.scenario import OPS
 
 CODE = "BN401"
@@ -258,3 +262,8 @@ def forwards_in(cell: CellView, layer: str, event: int) -> str:
     rows = cell.trace.get(layer, "counter") if cell.trace is not None else None
     more = float(rows[event + 1] - rows[event]) if rows is not None and len(rows) > event + 1 else 0.0
     return f"{more:.0f} training forwards would" if more > 1 else "one training forward would"
+
+
+def check_holding(holding: Holding) -> list[Finding]:
+    """Some layers in training mode, and the others in eval mode."""
+    return findings(holding, CODE, CAUSE, [settings.modes_mixed(holding)])

@@ -3,6 +3,7 @@
 Signature: a flush alone changes what is read (an asynchronous engine had not finished), or statistics fall back to
 their initial values, or an earlier snapshot, on reload, or in a copy (a teacher, an averaged model) that was brought
 up to date and is used with them. The mode is right and the rule of the update too, only the values are not the latest.
+In a checkpoint: a mean of 0 and a variance of 1 in every channel, beside a counter that says how often it was trained.
 
 What to do: wait for the engine (waitall, synchronize) before reading; save buffers together with parameters, and copy
 them into averaged or teacher models as well.
@@ -12,10 +13,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from bncheck.diagnosis.rules.holdings import start
+from bncheck.diagnosis.rules.holdings.words import findings
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.life import Holding
 from bncheck.trace import Array
 
 CODE = "BN402"
@@ -145,3 +149,8 @@ def _which(rows: Array, event: int) -> str:
     if not same:
         return "another value"
     return "its initial value again" if same[0] == 0 else f"what it was after event {same[0] - 1}"
+
+
+def check_holding(holding: Holding) -> list[Finding]:
+    """A counter that says trained, beside the statistics of a new layer."""
+    return findings(holding, CODE, CAUSE, [start.lost(holding)])

@@ -2,7 +2,8 @@
 
 Signature: training a copy moves the statistics of the original (or the other way round), in an event that runs only one
 of them; or two layers that see different batches hold equal statistics after every event, which are an average of both
-layers' batches in turn. A copy that merely stopped following has old statistics; these are never apart.
+layers' batches in turn. A copy that merely stopped following has old statistics; these are never apart. In a checkpoint:
+statistics, gamma and beta of two layers are equal to the last bit. Equal statistics alone come of equal inputs.
 
 What to do: copy, do not alias: deepcopy a model before you export or adapt it, load a state dict without assign=True.
 Give each place (and each kind of data that passes it) a BatchNorm layer of its own.
@@ -15,11 +16,14 @@ from itertools import combinations
 
 import numpy as np
 
+from bncheck.diagnosis.rules.holdings import parts
+from bncheck.diagnosis.rules.holdings.words import findings
 from bncheck.diagnosis.rules.mode_and_state.averages import averaged, roundoff, share, weight_of
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.life import Holding
 from bncheck.scenario import OPS
 from bncheck.trace import Array, Trace
 
@@ -157,3 +161,8 @@ def shared_steps(trace: Trace, one: str, two: str) -> list[int]:
     first, second = (np.asarray(item) for item in means)
     steps = [t for t in np.flatnonzero(mask).tolist() if np.isfinite(first[t]).all() and np.isfinite(second[t]).all()]
     return steps if any(not np.allclose(first[t], second[t], rtol=1e-4, atol=1e-6) for t in steps) else []
+
+
+def check_holding(holding: Holding) -> list[Finding]:
+    """Layers that hold the very same trained numbers."""
+    return findings(holding, CODE, CAUSE, [parts.twins(holding)])

@@ -2,7 +2,8 @@
 
 Signature: the input is finite, running_var becomes Inf (not NaN), and eval then returns exactly beta, because
 1/sqrt(Inf) is 0: a network that answers the same for every input. If the float64 variance fits into the buffer's
-dtype, an intermediate sum overflowed, and the implementation is at fault; if it does not, the data are.
+dtype, an intermediate sum overflowed, and the implementation is at fault; if it does not, the data are. A file that was
+converted to float16 holds Inf where a variance was above 65504.
 
 What to do: scale the input, or keep statistics and their sums in float32 (float64 for float32 data of 1e19 and more).
 """
@@ -12,11 +13,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from bncheck.diagnosis.rules.born import overflows
+from bncheck.diagnosis.rules.holdings import damage
+from bncheck.diagnosis.rules.holdings.words import findings
 from bncheck.diagnosis.rules.poison import Poisoning, poisonings
 from bncheck.diagnosis.rules.roundoff import LARGEST
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.life import Holding
 
 CODE = "BN302"
 CAUSE = "overflow"
@@ -71,3 +75,8 @@ def largest_statistic(cell: CellView, item: Poisoning) -> float:
 def room_of(cell: CellView, item: Poisoning) -> float:
     assert cell.trace is not None
     return LARGEST.get(cell.trace.dtype_of(f"{item.layer}/{item.quantity}"), LARGEST["float64"])
+
+
+def check_holding(holding: Holding) -> list[Finding]:
+    """A variance of Inf in a buffer of half precision."""
+    return findings(holding, CODE, CAUSE, [damage.overflow(holding)])

@@ -2,7 +2,8 @@
 
 Signature: the buffer is bfloat16 or float16, the statistic freezes while the batch's value is still far away, and
 a·|batch − state| is below half a unit in the last place of the state. Keeping at 16.25 with batches of mean 30 (weight
-0.01, bfloat16) is an example. Stale statistics freeze at an earlier value from some event on, whatever the step.
+0.01, bfloat16) is an example. Stale statistics freeze at an earlier value from some event on, whatever the step. A
+checkpoint with statistics in bfloat16 or float16 beside float32 parameters will do it when it is trained on.
 
 What to do: keep running statistics in float32, whatever the rest of the network computes in.
 """
@@ -11,12 +12,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bncheck.diagnosis.rules.holdings import settings
+from bncheck.diagnosis.rules.holdings.words import findings
 from bncheck.diagnosis.rules.leftover import batch_weight
 from bncheck.diagnosis.rules.movement import forwards, holds_training, moved
 from bncheck.diagnosis.rules.roundoff import unit
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.life import Holding
 
 CODE = "BN204"
 CAUSE = "low-precision-stall"
@@ -75,3 +79,8 @@ def stalled(cell: CellView, layer: str) -> tuple[int, float, float, float] | Non
     frozen = np.flatnonzero(states[:, channel] != held[channel])
     first = trained[int(frozen[-1]) + 1] if len(frozen) else trained[0]
     return int(first), float(held[channel]), float(target[-1, channel]), float(weight * gap[channel])
+
+
+def check_holding(holding: Holding) -> list[Finding]:
+    """Running statistics in fewer digits than the parameters beside them."""
+    return findings(holding, CODE, CAUSE, [settings.narrow(holding)])

@@ -1,0 +1,152 @@
+"""What layers of one thing lack beside their siblings, do not fit in shape, or hold twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bncheck.diagnosis.rules.holdings.start import at_start, trained
+from bncheck.diagnosis.rules.holdings.words import (
+    BETA,
+    GAMMA,
+    MEAN,
+    VAR,
+    Said,
+    flat,
+    listed,
+    of_all,
+    statistics,
+    verb,
+    word,
+)
+from bncheck.life import Held, Holding
+
+# Names of layers that are BatchNorm for certain, and end in what a BatchNorm layer holds beside statistics.
+LIKE_BN = re.compile(r"(?i)(^|[._/])(sync_?)?(bn|batch_?norm)[0-9a-z_]*$")
+ENDINGS = re.compile(r"(.+)[./](weight|gamma|scale)(:0)?$")
+ENOUGH = 4  # channels: equal by chance in fewer
+
+
+def misshaped(holding: Holding) -> Said | None:
+    """Mean, variance, gamma and beta of one layer for different numbers of channels. One value for all is a choice."""
+    odd: dict[str, dict[str, int]] = {}
+    for held in holding.layers:
+        parts = {name: flat(getattr(held, name)) for name in (MEAN, VAR, GAMMA, BETA)}
+        widths = {name: int(values.size) for name, values in parts.items() if values is not None}
+        if len({size for size in widths.values() if size != 1}) > 1:
+            odd[held.layer] = widths
+    if not odd:
+        return None
+    layers = tuple(odd)
+    widths = odd[layers[0]]
+    sizes = [f"{word(holding, name)} of {size}" for name, size in widths.items()]
+    where = "" if len(layers) == 1 else f" of {layers[0]}"
+    return Said(
+        layers,
+        f"{of_all(layers, holding)} cannot be one layer: it has {listed(sizes)} channels{where}.",
+        "look at how the checkpoint was put together: keys of two layers were mixed up, or channels were pruned in "
+        "some of the arrays only",
+        kind="defect",
+        quantity=next(iter(widths)),
+        evidence={f"channels of {name}": size for name, size in widths.items()},
+    )
+
+
+def half_held(holding: Holding) -> Said | None:
+    """A mean without a variance, or a variance without a mean."""
+    half = {
+        held.layer: (MEAN, VAR) if held.running_var is None else (VAR, MEAN)
+        for held in holding.layers
+        if (held.running_mean is None) != (held.running_var is None)
+    }
+    if not half:
+        return None
+    layers = tuple(half)
+    has, lacks = half[layers[0]]
+    return Said(
+        layers,
+        f"{of_all(layers, holding)} {verb(layers, 'holds', 'hold')} {word(holding, has)} and no "
+        f"{word(holding, lacks)}: what loads it keeps the {word(holding, lacks)} that it had.",
+        "save the whole state (state_dict, not parameters and single buffers)",
+        quantity=lacks,
+    )
+
+
+def without_statistics(holding: Holding) -> Said | None:
+    """Layers without statistics in a file in which the others have them, or in which none has."""
+    if holding.format == "model":
+        return None
+    held_with = [held for held in holding.layers if held.running_mean is not None or held.running_var is not None]
+    lacking = [held.layer for held in holding.layers if held not in held_with and held.gamma is not None]
+    lacking += [name for name in named_like(holding) if name not in {held.layer for held in holding.layers}]
+    if not lacking:
+        return None
+    if held_with:
+        # A layer in `others` is known by its name alone; that it is named as those with statistics are, makes it sure.
+        ends = {ending(held.layer) for held in held_with}
+        layers = tuple(name for name in lacking if ending(name) in ends)
+        if not layers:
+            return None
+        return Said(
+            layers,
+            f"the running statistics of {listed(layers)} are missing, where {len(held_with)} layers of the same kind "
+            f"have theirs. What loads it with strict=False keeps the statistics that it had.",
+            "save the whole state of the model, and load it with strict=True, which says what is missing",
+            evidence={"layers with statistics": len(held_with)},
+        )
+    return Said(
+        tuple(lacking),
+        f"{len(lacking)} layers are named like BatchNorm ({listed(lacking)}) and there are no running statistics: what "
+        f"loads it keeps those that it had. GroupNorm layers of that name have none.",
+        "if they are BatchNorm layers, save buffers as well (state_dict, not parameters())",
+        kind="convention",
+        evidence={"layers without statistics": len(lacking)},
+    )
+
+
+def named_like(holding: Holding) -> Iterator[str]:
+    """Layers among everything else whose name says BatchNorm, with a weight of one value per channel."""
+    for key, shape in holding.others.items():
+        match = ENDINGS.fullmatch(key)
+        if match and len(shape) == 1 and LIKE_BN.search(match[1]):
+            yield match[1]
+
+
+def ending(name: str) -> str:
+    return re.split(r"[./]", name)[-1]
+
+
+def twins(holding: Holding) -> Said | None:
+    """Two layers that hold the very same trained numbers, gamma and beta included: one layer at two places. Equal
+    statistics alone come of equal inputs; a whole branch that is equal is a copy (a teacher, a target network)."""
+    known: dict[bytes, list[Held]] = {}
+    for held in holding.layers:
+        facts = statistics(held)
+        if facts is None or facts[0].size < ENOUGH or at_start(held) or not trained(held):
+            continue
+        if len(np.unique(facts[0])) < ENOUGH or not np.isfinite(facts).all():
+            continue
+        parts = [flat(held.gamma), flat(held.beta)]
+        key = b"|".join([*(part.tobytes() for part in facts), *(b"" if p is None else p.tobytes() for p in parts)])
+        known.setdefault(key, []).append(held)
+    groups = [[held.layer for held in group] for group in known.values() if len(group) > 1]
+    shared = [group for group in groups if not copies(group)]
+    if not shared:
+        return None
+    first = shared[0]
+    more = "" if len(shared) == 1 else f" So do {len(shared) - 1} more groups of layers."
+    return Said(
+        tuple(first),
+        f"{listed(first)} hold the same statistics, {word(holding, GAMMA)} and {word(holding, BETA)} to the last bit: "
+        f"one layer at {len(first)} places, or one that was loaded into all of them. Its statistics mix what reaches "
+        f"them.{more}",
+        "give each place a BatchNorm layer of its own; other weights may be shared",
+        evidence={"groups": len(shared), "layers in the first": len(first)},
+    )
+
+
+def copies(group: Sequence[str]) -> bool:
+    """Whether two of them have the same name in different branches: a copied branch is no layer at two places."""
+    return len({ending(name) for name in group}) < len(group)

@@ -1,0 +1,104 @@
+"""Statistics that are still those of a new layer, beside what says that the layer is none."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bncheck.diagnosis.rules.holdings.words import Said, anew, flat, of_all, statistics, verb, word
+from bncheck.diagnosis.rules.wording import number
+from bncheck.life import Held, Holding
+
+
+def at_start(held: Held) -> bool:
+    """A mean of 0 and a variance of 1 in every channel, to the bit."""
+    facts = statistics(held)
+    return facts is not None and not facts[0].any() and bool((facts[1] == 1).all())
+
+
+def trained(held: Held) -> bool:
+    """Whether gamma and beta can only come from training. A beta that differs between channels does; a gamma does not
+    where beta is 0, for some networks draw gamma around 1 at the start (DCGAN)."""
+    gamma, beta = flat(held.gamma), flat(held.beta)
+    if beta is not None:
+        return bool(np.isfinite(beta).all()) and (len(np.unique(beta)) > 1 or (beta.size == 1 and bool(beta[0])))
+    return gamma is not None and bool(np.isfinite(gamma).all()) and len(np.unique(gamma)) > 1
+
+
+def counted(held: Held) -> bool:
+    return held.counter is not None and held.counter > 0
+
+
+def lost(holding: Holding) -> Said | None:
+    """A counter that says how often the layer was trained, beside statistics that say never."""
+    reset = [held for held in holding.layers if at_start(held) and counted(held) and held.momentum != 0]
+    if not reset:
+        return None
+    layers = tuple(held.layer for held in reset)
+    counts = [held.counter or 0.0 for held in reset]
+    return Said(
+        layers,
+        f"eval does not normalise. {of_all(layers, holding)} {verb(layers, 'holds', 'hold')} the statistics of a new "
+        f"layer, mean 0 and variance 1, beside a counter of {number(max(counts))}: the statistics were reset or lost "
+        f"after training.",
+        f"go back to a checkpoint that still has them, or {anew(holding)}",
+        evidence={"largest counter": max(counts), "least counter": min(counts)},
+    )
+
+
+def never_updated(holding: Holding) -> Said | None:
+    """Trained gamma and beta beside statistics that no batch has reached."""
+    new = [held for held in holding.layers if at_start(held) and not counted(held) and trained(held)]
+    if not new:
+        return None
+    layers = tuple(held.layer for held in new)
+    start = (
+        f"{of_all(layers, holding)} {verb(layers, 'holds', 'hold')} the statistics of a new layer, mean 0 and "
+        f"variance 1, beside a trained {word(holding, 'gamma')} and {word(holding, 'beta')}"
+    )
+    betas = [float(np.abs(beta).max()) for held in new if (beta := flat(held.beta)) is not None]
+    evidence = {f"largest {word(holding, 'beta')}": max(betas)} if betas else {}
+    # FrozenBatchNorm has no counter, and Caffe's networks were converted to it with mean 0 and variance 1.
+    if holding.framework == "torch" and all(held.counter is None for held in holding.layers):
+        return Said(
+            layers,
+            f"{start}. That is right for a frozen layer (FrozenBatchNorm2d) into which the statistics were folded, and "
+            f"for nothing else.",
+            f"if it is a BatchNorm layer, {anew(holding)}",
+            kind="convention",
+            evidence=evidence,
+        )
+    return Said(
+        layers,
+        f"eval does not normalise. {start}: they were never updated, or were lost when the model was saved, loaded or "
+        f"averaged.",
+        f"save and load buffers together with parameters, or {anew(holding)}",
+        evidence=evidence,
+    )
+
+
+def counter_reset(holding: Holding) -> Said | None:
+    """A counter of 0 beside statistics that have moved. Converted checkpoints are so in all layers, and only an average
+    that divides by the counter minds."""
+    held_here = [held for held in holding.layers if held.counter is not None and statistics(held) is not None]
+    reset = [held for held in held_here if held.counter == 0 and not at_start(held)]
+    if not reset:
+        return None
+    layers = tuple(held.layer for held in reset)
+    cumulative = holding.format == "model" and any(held.momentum is None for held in reset)
+    others = [held.counter or 0.0 for held in held_here if counted(held)]
+    start = f"the counter of {of_all(layers, holding)} is 0, though the running statistics have moved"
+    ending = (
+        ". With momentum=None the next training batch replaces them."
+        if cumulative
+        else f"; in other layers it goes up to {number(max(others))}. With momentum=None such a layer would begin anew."
+        if others
+        else ". Nothing minds but a cumulative average (momentum=None), which would begin anew."
+    )
+    return Said(
+        layers,
+        start + ending,
+        "load num_batches_tracked together with the statistics",
+        kind="hazard" if cumulative or others else "convention",
+        quantity="counter",
+        evidence={"largest counter elsewhere": max(others)} if others else {},
+    )
