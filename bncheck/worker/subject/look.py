@@ -56,6 +56,8 @@ def named(torch, custom, failed, job):
     except custom.CustomLayerError as error:
         raise failed(*about_import(error, module, job))
     short = os.path.basename(module) if is_file else module
+    if module == "timm" and not hasattr(found, name) and getattr(found, "is_model", lambda name: False)(name):
+        return lambda **given: found.create_model(name, **given)  # timm keeps its models in a register
     for word in name.split("."):
         owner, found = found, getattr(found, word, None)
         if found is None:
@@ -141,7 +143,7 @@ def layer_of(torch, part, make, given, inputs):
         keywords = dict(KEYWORDS, **given)
         try:
             first, taken, left_out = arguments.arguments_for(custom, make, channels, keywords)
-            module = make(*first, **taken)
+            module = arguments.built(make, first, taken, left_out)
         except (Exception, SystemExit) as error:
             reason = reason or custom.said(error)
             continue
