@@ -105,6 +105,7 @@ def check_onnx(asked: Asked, listener: Listener) -> tuple[Path, Results]:
 def check_checkpoint(asked: Asked, listener: Listener) -> tuple[Path, Results]:
     from bncheck.subjects.checkpoint import check_checkpoint as check_file
 
+    assert asked.thing.path is not None
     return check_file(asked.thing.path, asked, listener)
 
 

@@ -69,7 +69,8 @@ def asked_for(given: str, backend: BackendFile) -> UsersPython:
     missing = [name for name in (backend.module, "numpy") if answer is None or name not in answer[1]]
     if missing:
         raise UsageError(
-            f"{path} has no {' and no '.join(missing)}", f"{path} -m pip install {' '.join(missing)}, or another --python"
+            f"{path} has no {' and no '.join(missing)}",
+            f"{path} -m pip install {' '.join(missing)}, or another --python",
         )
     return UsersPython(path, "--python")
 

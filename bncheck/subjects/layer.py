@@ -92,7 +92,14 @@ def scenario_text(layer: Looked, given: Mapping[str, Any], custom: str, expectin
     more = {key: value for key, value in given.items() if key not in (*USUAL, "affine", "track_running_stats")}
     switches = {key: given[key] for key in ("affine", "track_running_stats") if key in given}
     averaging = {"averaging": "cumulative"} if known["momentum"] is None else {"batch_weight": known["momentum"]}
-    norm = {"name": "bn", "type": "batch_norm", "channels": layer.channels, "eps": known["eps"], **averaging, **switches}
+    norm = {
+        "name": "bn",
+        "type": "batch_norm",
+        "channels": layer.channels,
+        "eps": known["eps"],
+        **averaging,
+        **switches,
+    }
     if switches.get("affine", True) and layer.affine:
         norm["initial"] = {"gamma": cycle(GAMMA, layer.channels), "beta": cycle(BETA, layer.channels)}
     lines = [
@@ -270,7 +277,9 @@ def notes(layer: Looked, given: Mapping[str, Any], cells: Sequence[CellResult]) 
     for word, usual in USUAL.items():
         value = layer.defaults.get(word, usual)
         if value != usual and word not in given:
-            said.append(f"Its default {word} is {value:g}, that of torch.nn.{layer.builtin} {usual:g}: both got {known[word]:g}.")
+            said.append(
+                f"Its default {word} is {value:g}, that of torch.nn.{layer.builtin} {usual:g}: both got {known[word]:g}."
+            )
     unasked = [word for word in layer.left_out if word in USUAL]
     for word in unasked:
         whose = "the layer shows" if word in layer.held else "is PyTorch's own"
@@ -282,4 +291,3 @@ def notes(layer: Looked, given: Mapping[str, Any], cells: Sequence[CellResult]) 
 
 def undecided(results: Results) -> bool:
     return not any(cell.outcome == "ok" for cell in results.cells)
-

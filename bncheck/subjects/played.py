@@ -35,7 +35,9 @@ def misfit(said: Mapping[str, Any], target: str) -> Iterator[Finding]:
     if lost:
         parts.append(f"{plural(len(lost), 'key')} of the model that it lacks ({listed(lost)})")
     if loaded["unexpected"]:
-        parts.append(f"{plural(len(loaded['unexpected']), 'key')} that the model does not have ({listed(loaded['unexpected'])})")
+        parts.append(
+            f"{plural(len(loaded['unexpected']), 'key')} that the model does not have ({listed(loaded['unexpected'])})"
+        )
     if not parts:
         return  # counters alone: a file of PyTorch before 0.4.1
     first = (statistics or wrong or loaded["unexpected"])[0]
@@ -54,8 +56,12 @@ def misfit(said: Mapping[str, Any], target: str) -> Iterator[Finding]:
         case="",
         layer=layer,
         quantity=first.rpartition(".")[2] if layer else "",
-        evidence={"missing": len(lost), "unexpected": len(loaded["unexpected"]), "misshaped": len(loaded["misshaped"]),
-                  "counters missing": counters},  # fmt: skip
+        evidence={
+            "missing": len(lost),
+            "unexpected": len(loaded["unexpected"]),
+            "misshaped": len(loaded["misshaped"]),
+            "counters missing": counters,
+        },  # fmt: skip
         advice="build the model that was saved, or rename the keys; load_state_dict(strict=True) refuses this file",
     )
 

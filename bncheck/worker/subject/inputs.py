@@ -85,7 +85,9 @@ def from_data(torch, failed, net, path):
             held = np.load(path, allow_pickle=False)
             held = {key: held[key] for key in held.files} if hasattr(held, "files") else held
         except (ValueError, OSError, EOFError) as error:
-            raise failed("--data: %s cannot be read: %s" % (path, error), "save it with numpy.savez, without objects", "usage")
+            raise failed(
+                "--data: %s cannot be read: %s" % (path, error), "save it with numpy.savez, without objects", "usage"
+            )
     else:
         try:
             held = torch.load(path, map_location="cpu", weights_only=True)
@@ -96,7 +98,9 @@ def from_data(torch, failed, net, path):
             )  # fmt: skip
         except Exception as error:
             first = str(error).split("\n")[0][:300]
-            raise failed("--data: %s cannot be read: %s" % (path, first), "save tensors alone, or use numpy.savez", "usage")
+            raise failed(
+                "--data: %s cannot be read: %s" % (path, first), "save tensors alone, or use numpy.savez", "usage"
+            )
     return as_batch(torch, failed, net, held, path)
 
 

@@ -105,7 +105,9 @@ def made(torch, custom, failed, job, make, given):
         if isinstance(error, ModuleNotFoundError) and error.name:
             package = error.name.partition(".")[0]
             remedy = "name the Python that has it: --python PATH, or %s -m pip install %s" % (job["python"], package)
-            raise failed("%s is not installed in %s, and %s needs it" % (error.name, job["python"], call), remedy, "import")
+            raise failed(
+                "%s is not installed in %s, and %s needs it" % (error.name, job["python"], call), remedy, "import"
+            )
         where = custom.line_in(job["module"], error)
         raise failed("%s raises %s%s" % (call, custom.said(error), where), "correct it, or say more: --with KEY=VALUE")
     if isinstance(net, (tuple, list)):
@@ -113,7 +115,8 @@ def made(torch, custom, failed, job, make, given):
         net = nets[0] if len(nets) == 1 else net
     if not isinstance(net, torch.nn.Module):
         raise failed(
-            "%s returns a %s, not a torch.nn.Module" % (call, type(net).__name__), "name a function that returns the model"
+            "%s returns a %s, not a torch.nn.Module" % (call, type(net).__name__),
+            "name a function that returns the model",
         )
     return net
 
