@@ -13,13 +13,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from bncheck.diagnosis.lived.evaluation import Evaluation
+from bncheck.diagnosis.lived.judged import Lived
+from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weight_of
 from bncheck.diagnosis.rules.holdings import start
 from bncheck.diagnosis.rules.holdings.words import findings
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
-from bncheck.diagnosis.rules.wording import names, number, targets
+from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.life import Holding
+from bncheck.life import Holding, Life
 from bncheck.trace import Array
 
 CODE = "BN402"
@@ -154,3 +157,23 @@ def _which(rows: Array, event: int) -> str:
 def check_holding(holding: Holding) -> list[Finding]:
     """A counter that says trained, beside the statistics of a new layer."""
     return findings(holding, CODE, CAUSE, [start.lost(holding)])
+
+
+def check_life(life: Life) -> list[Finding]:
+    return about_gap(life, CODE, CAUSE, lagging)
+
+
+def lagging(life: Life, layer: Lived, ev: Evaluation) -> Reason:
+    assert ev.gap is not None
+    weight = weight_of(life, layer)
+    span = f" average about {number(round(1 / weight))} batches and" if weight and weight < 1 else ""
+    return Reason(
+        says=(
+            f"The weights before it move faster than its running statistics, which{span} lag behind; that makes "
+            f"{percent(ev.gap.share('lag'))} of it."
+        ),
+        advice=f"{anew(life)} before you evaluate, give a new batch more weight, or lower the learning rate towards "
+        f"the end",
+        part="lag",
+        evidence={"weight of a new batch": weight} if weight is not None else {},
+    )
