@@ -73,14 +73,12 @@ def check_life(life: Life) -> list[Finding]:
 def of_the_last_batches(life: Life, layer: Lived, ev: Evaluation) -> Reason:
     assert ev.gap is not None
     weight = weight_of(life, layer)
-    weighs = (
-        f"A new batch weighs {number(weight)} in the running average"
-        if weight is not None
-        else "New batches weigh much"
-    )
+    much = "much" if weight is None else number(weight)
     return Reason(
-        says=f"A new batch weighs {much} in the running average, so that the statistics are those of the last batches, chance included; that makes "
-        f"{percent(ev.gap.share('noise'))} of it.",
+        says=(
+            f"A new batch weighs {much} in the running average, so that the statistics are those of the last batches, "
+            f"chance included; that makes {percent(ev.gap.share('noise'))} of it."
+        ),
         advice=f"give a new batch less weight (0.1 is usual), or {anew(life)}",
         part="noise",
         quantity="momentum",
