@@ -54,7 +54,7 @@ def about_gap(life: Life, code: str, cause: str, says: Says) -> list[Finding]:
             cause=cause,
             kind="hazard",
             title=f"{life.program}: {whom(life, layers, ev.gap)} {reason.says}{mend}",
-            targets=(life.program,),
+            targets=(life.framework,),
             scenario="watch",
             case=life.program,
             layer=first.name,
