@@ -44,6 +44,7 @@ CAUSES = (
     "layout",
     "stale-state",
     "shared-state",
+    "unregistered",
     "synchronisation",
     "order-dependence",
     "folding",

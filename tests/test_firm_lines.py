@@ -36,7 +36,11 @@ def nodes(path: Path) -> tuple[ast.AST, ...]:
 @functools.cache
 def rule_tests() -> tuple[str, ...]:
     found = [path for path in Path(__file__).parent.glob("test_*.py") if path.name != Path(__file__).name]
-    return tuple(text for text in (path.read_text(encoding="utf-8") for path in found) if "make_trace" in text)
+    return tuple(
+        text
+        for text in (path.read_text(encoding="utf-8") for path in found)
+        if "make_trace" in text or "programs" in text
+    )
 
 
 def imported(path: Path) -> Iterator[str]:
