@@ -46,6 +46,10 @@ class RunFolderError(BncheckError):
     """A run folder that is missing, damaged, or not one of ours."""
 
 
+class CheckpointError(BncheckError):
+    """A checkpoint that is missing, damaged, hostile, or of no format that bncheck reads."""
+
+
 class BaselineError(BncheckError):
     """A baseline file that is missing or not one of ours."""
 

@@ -46,6 +46,7 @@ CAUSES = (
     "data-shift",
     "mixed-batches",
     "shared-state",
+    "unregistered",
     "synchronisation",
     "order-dependence",
     "folding",

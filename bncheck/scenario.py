@@ -239,7 +239,7 @@ class Network:
     file: str | None = None  # an existing ONNX file instead of layers
     returns: str | None = None  # name of the layer whose output eval returns (an embedding)
     model: str | None = None  # ``file.py:function`` that builds a whole network, instead of layers
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # keywords of that function
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # keywords of that function, or of custom's
     replicas: tuple[int, ...] = ()
     copied: str | None = None  # one of COPIES
     # How a layer of one's own takes its channels: in one tensor, in so many (layer(real, imaginary)), or "complex".

@@ -27,6 +27,7 @@ from bncheck.playing.jobs import Options, Seat, run_cells, settle
 from bncheck.playing.plan import Plan, code_of, read_plan, remember_order, with_tolerance, write_plan
 from bncheck.playing.shard import Shard, take
 from bncheck.playing.workers import Progress
+from bncheck.run_folder.answer import Answer, write_answer
 from bncheck.run_folder.folder import create_run_folder, find_run
 from bncheck.run_folder.results import Results, TargetResult, write_results
 from bncheck.scenario import Scenario, Tolerance, is_file
@@ -77,6 +78,8 @@ class Request:
     tolerance: Tolerance = Tolerance()
     shard: Shard | None = None
     check_order: bool = False  # play everything a second time, last case first
+    # A verb on a subject: what its results say in one line, and what of them is its own (run_folder/answer.py).
+    concluding: Callable[[Results], tuple[Results, Answer]] | None = None
     command: str = field(default_factory=lambda: shlex.join(["bncheck", *sys.argv[1:]]))
 
 
@@ -126,7 +129,9 @@ def play_and_judge(
     except KeyboardInterrupt:
         conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.bar, measured)
         raise
-    return conclude(run, plan, found, documented, request.formats, listener, request.bar, measured)
+    return conclude(
+        run, plan, found, documented, request.formats, listener, request.bar, measured, request.concluding
+    )
 
 
 def measuring(
@@ -161,6 +166,7 @@ def conclude(
     listener: Listener,
     bar: Bar = Bar(),
     measured: Mapping[str, Mapping[str, Convention]] = MappingProxyType({}),
+    concluding: Callable[[Results], tuple[Results, Answer]] | None = None,
 ) -> Results:
     """Judge what is on disk, write run.json, whether it fails (gate.json), and the reports."""
     from bncheck.diagnosis.analyse import analyse
@@ -168,6 +174,9 @@ def conclude(
 
     gc.freeze()  # pandas and matplotlib stay to the end: collecting garbage need not walk through them again
     results = analyse(run, plan, targets, documented, listener.say, measured)
+    if concluding is not None:
+        results, answer = concluding(results)
+        write_answer(answer, run)
     write_results(results, run)
     write_verdict(hold(results, bar, date.today(), missed(plan, results)), run)
     render(run, formats, listener.say, results=results)

@@ -7,7 +7,7 @@ first one in the order of the network.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from bncheck.diagnosis.lived.evaluation import Evaluation
 from bncheck.diagnosis.lived.gap import Gap
 from bncheck.diagnosis.lived.in_place import weights
 from bncheck.diagnosis.lived.judged import Lived, far_off
-from bncheck.diagnosis.rules.holdings.words import ANEW, listed, named
+from bncheck.diagnosis.rules.holdings.words import ANEW
+from bncheck.diagnosis.rules.layer_names import listed, named
+from bncheck.diagnosis.rules.lives.words import Said, of_life
 from bncheck.diagnosis.rules.wording import number, percent
 from bncheck.finding import Finding
 from bncheck.life import Life
@@ -48,30 +50,20 @@ def about_gap(life: Life, code: str, cause: str, says: Says) -> list[Finding]:
     share = min(ev.gap.share(reason.part), 1.0)
     left = removed(ev)
     mend = f" Statistics re-estimated over the training data remove {percent(left)} of it." if reason.mends else ""
-    return [
-        Finding(
-            code=code,
-            cause=cause,
-            kind="hazard",
-            title=f"{life.program}: {whom(life, layers, ev.gap)} {reason.says}{mend}",
-            targets=(life.framework,),
-            scenario="watch",
-            case=life.program,
-            layer=first.name,
-            quantity=reason.quantity,
-            explained=share,
-            evidence={
-                "layers": listed([layer.name for layer in layers]),
-                "layers in all": len(life.layers),
-                "step of the evaluation": int(first.record.step[ev.places[0]]),
-                "gap, in deviations of the output": ev.gap.size,
-                **{f"of it {PARTS[name]}": part for name, part in ev.gap.parts.items() if abs(part) >= 0.005},
-                **({"gap left with re-estimated statistics": ev.left} if np.isfinite(ev.left) else {}),
-                **reason.evidence,
-            },
-            advice=reason.advice,
-        )
-    ]
+    said = Said(
+        layers=tuple(layer.name for layer in layers),
+        title=f"{whom(life, layers, ev.gap)} {reason.says}{mend}",
+        advice=reason.advice,
+        quantity=reason.quantity,
+        step=int(first.record.step[ev.places[0]]),
+        evidence={
+            "gap, in deviations of the output": ev.gap.size,
+            **{f"of it {PARTS[name]}": part for name, part in ev.gap.parts.items() if abs(part) >= 0.005},
+            **({"gap left with re-estimated statistics": ev.left} if np.isfinite(ev.left) else {}),
+            **reason.evidence,
+        },
+    )
+    return [replace(found, explained=share) for found in of_life(life, code, cause, [said])]
 
 
 PARTS = {
@@ -89,9 +81,9 @@ def whom(life: Life, layers: Sequence[Lived], gap: Gap) -> str:
     names = [layer.name for layer in layers]
     size = f"{number(round(gap.size, 2))} standard deviations"
     if len(names) == 1:
-        return f"in eval the output of {named(names[0])} is off by {size}."
+        return f"In eval the output of {named(names[0])} is off by {size}."
     return (
-        f"in eval the outputs of {len(names)} of {len(life.layers)} layers ({listed(names)}) are off, that of "
+        f"In eval the outputs of {len(names)} of {len(life.layers)} layers ({listed(names)}) are off, that of "
         f"{named(names[0])} by {size}."
     )
 

@@ -175,10 +175,11 @@ class Model:
                 "nn.BatchNorm does no %s: there is no built-in layer to compare" % network["oracle"]
             )
         self.parts = network.get("parts", 1) if own else 1
-        self.custom = partial(part("arguments").make, torch, part("custom"), own) if own else None
+        more = network.get("arguments") or {} if own else {}  # keywords for the layer's constructor alone
+        self.custom = partial(part("arguments").make, torch, part("custom"), own, more=more) if own else None
         if self.parts != 1:
             adapter = part("parts").adapter_class(torch, part("custom").CustomLayerError)
-            self.custom = partial(part("arguments").make_parts, torch, part("custom"), own, self.parts, adapter)
+            self.custom = partial(part("arguments").make_parts, torch, part("custom"), own, self.parts, adapter, more=more)
         part("custom").remember_lines(torch, bool(own)) if own or "bncheck_torch_custom" in sys.modules else None
         self.whole = bool(network.get("model"))
         code = own or network.get("model")

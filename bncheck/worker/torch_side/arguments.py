@@ -15,21 +15,23 @@ KEPT_IN = {"gamma": "parameter", "beta": "parameter", "running_mean": "buffer", 
 NO_CHANNELS = ("eps", "epsilon", "momentum", "affine", "track_running_stats")
 
 
-def make(torch, custom, text, channels, keywords, rank):
-    """Construct it as Class(channels, eps=…, momentum=…, affine=…), and watch that its output has its input's form."""
-    norm = construct(torch, custom, text, channels, keywords)
+def make(torch, custom, text, channels, keywords, rank, more=None):
+    """Construct it as Class(channels, eps=…, momentum=…, affine=…), and watch that its output has its input's form.
+
+    ``more`` are keywords that are this class's own (network.arguments)."""
+    norm = construct(torch, custom, text, channels, dict(keywords, **(more or {})))
     refuse_inputs(custom, norm, type(norm).__name__, "in two tensors or more go only the channels (network.parts)")
     give_shapes(torch, custom, norm, type(norm).__name__, channels, rank)
     norm.register_forward_hook(custom.check_output)
     return norm
 
 
-def make_parts(torch, custom, text, parts, adapter, channels, keywords, rank):
+def make_parts(torch, custom, text, parts, adapter, channels, keywords, rank, more=None):
     """A layer that takes its channels in several tensors, Class(channels of one part, …), behind a module of one."""
     if parts == "complex" and not hasattr(torch, "complex"):
         raise NotImplementedError("torch %s has no complex tensors; torch.complex came with 1.7" % torch.__version__)
     count = 2 if parts == "complex" else parts
-    norm = construct(torch, custom, text, channels // count, keywords)
+    norm = construct(torch, custom, text, channels // count, dict(keywords, **(more or {})))
     name, made = type(norm).__name__, adapter(norm, parts)
     give_shapes(torch, custom, made, name, channels, rank)
     return made

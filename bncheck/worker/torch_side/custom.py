@@ -80,20 +80,37 @@ def load_class(torch, text):
 
 def import_file(path, _loaded={}):  # noqa: B006 - one import per process, however many cells use the file
     if path not in _loaded:
-        spec = importlib.util.spec_from_file_location("own_layers_%d" % len(_loaded), path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # torch.jit and copy look a class up by its module
-        sys.path.insert(0, os.path.dirname(path))  # a layer's file may import its neighbours
+        home, name = package_of(path)
+        sys.path.insert(0, home)  # a layer's file may import its neighbours
         writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # leave nothing in the user's folder
         try:
-            spec.loader.exec_module(module)
+            module = importlib.import_module(name) if name else alone(path, "own_layers_%d" % len(_loaded))
         except (Exception, SystemExit) as error:
             raise failed("%s does not import: %s%s" % (path, said(error), line_in(path, error)), error)
         finally:
             sys.dont_write_bytecode = writes
-            sys.path.remove(os.path.dirname(path))
+            sys.path.remove(home)
         _loaded[path] = module
     return _loaded[path]
+
+
+def alone(path, name):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # torch.jit and copy look a class up by its module
+    spec.loader.exec_module(module)
+    return module
+
+
+def package_of(path):
+    """(folder to import from, dotted name): a file inside a package may say `from . import …`; "" for one that stands
+    alone."""
+    folder, names = os.path.dirname(path), [os.path.splitext(os.path.basename(path))[0]]
+    while os.path.isfile(os.path.join(folder, "__init__.py")) and os.path.basename(folder).isidentifier():
+        folder, names = os.path.dirname(folder), [os.path.basename(folder)] + names
+    names = names[:-1] if names[-1] == "__init__" else names
+    alone = len(names) < 2 and os.path.basename(path) != "__init__.py"
+    return (os.path.dirname(path), "") if alone or names[0] in sys.modules else (folder, ".".join(names))
 
 
 def import_package(name):

@@ -19,7 +19,7 @@ from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.counters import repeated_weight
 from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weight_of
 from bncheck.diagnosis.rules.holdings import settings
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.wording import names, number, percent
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
@@ -63,7 +63,7 @@ def opposite(value: object, other: object) -> bool:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """A momentum that reads like another framework's, or cannot work."""
-    return findings(holding, CODE, CAUSE, settings.odd_weights(holding))
+    return of_holding(holding, CODE, CAUSE, settings.odd_weights(holding))
 
 
 def check_life(life: Life) -> list[Finding]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from bncheck.diagnosis.replay.attribution import left_open
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.holdings import damage, settings
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.wording import names, number, verb
 from bncheck.evidence import PairView
 from bncheck.finding import Finding
@@ -56,4 +56,4 @@ def placement(x: Side, value: object, y: Side, other: object) -> str:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """An eps that nobody would choose, or beside which the variances vanish."""
-    return findings(holding, CODE, CAUSE, [*settings.odd_eps(holding), *damage.tiny(holding)])
+    return of_holding(holding, CODE, CAUSE, [*settings.odd_eps(holding), *damage.tiny(holding)])

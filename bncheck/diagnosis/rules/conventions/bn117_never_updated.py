@@ -22,7 +22,7 @@ from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import summary
 from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weight_of
 from bncheck.diagnosis.rules.holdings import start
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
 from bncheck.diagnosis.rules.movement import STATISTICS, holds_training, moved
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
@@ -99,7 +99,7 @@ def trained(cell: CellView, layer: str) -> set[int]:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """Trained parameters beside the statistics of a new layer."""
-    return findings(holding, CODE, CAUSE, [start.never_updated(holding)])
+    return of_holding(holding, CODE, CAUSE, [start.never_updated(holding)])
 
 
 def check_life(life: Life) -> list[Finding]:

@@ -4,6 +4,8 @@ Signature: a flush alone changes what is read (an asynchronous engine had not fi
 their initial values, or an earlier snapshot, on reload, or in a copy (a teacher, an averaged model) that was brought
 up to date and is used with them. The mode is right and the rule of the update too, only the values are not the latest.
 In a checkpoint: a mean of 0 and a variance of 1 in every channel, beside a counter that says how often it was trained.
+In a program that was watched: such statistics are evaluated after a load that lacked them, after a reset, or in a copy
+whose weights follow the original's.
 
 What to do: wait for the engine (waitall, synchronize) before reading; save buffers together with parameters, and copy
 them into averaged or teacher models as well.
@@ -17,7 +19,9 @@ from bncheck.diagnosis.lived.evaluation import Evaluation
 from bncheck.diagnosis.lived.judged import Lived
 from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weight_of
 from bncheck.diagnosis.rules.holdings import start
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
+from bncheck.diagnosis.rules.lives import behind
+from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
@@ -156,11 +160,13 @@ def _which(rows: Array, event: int) -> str:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """A counter that says trained, beside the statistics of a new layer."""
-    return findings(holding, CODE, CAUSE, [start.lost(holding)])
+    return of_holding(holding, CODE, CAUSE, [start.lost(holding)])
 
 
 def check_life(life: Life) -> list[Finding]:
-    return about_gap(life, CODE, CAUSE, lagging)
+    """Evaluations with statistics that were not loaded, were reset, or did not follow the weights."""
+    said = of_life(life, CODE, CAUSE, [behind.lost_on_load(life), behind.back_to_start(life), behind.left_behind(life)])
+    return [*said, *about_gap(life, CODE, CAUSE, lagging)]
 
 
 def lagging(life: Life, layer: Lived, ev: Evaluation) -> Reason:

@@ -1,0 +1,140 @@
+"""What kind of file it is: told by its first bytes, then by what lies in it, and only then by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bncheck.checkpoints import arrays, normalisers, safetensors_file, torch_file
+from bncheck.checkpoints.tensor import Tensor, whole_file
+from bncheck.checkpoints.tree import State, states
+from bncheck.checkpoints.zipped import entries
+from bncheck.errors import CheckpointError
+from bncheck.life import Holding
+
+READS = (
+    "PyTorch (.pt, .pth), safetensors, NumPy (.npz, .npy), Keras (.keras, .h5), Paddle (.pdparams), MXNet (.params), "
+    "Flax (.msgpack) and ONNX"
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One state of a file: what its normalising layers hold, and every tensor of it by name, to be read on demand."""
+
+    holding: Holding
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    path: str = ""  # of the state in the file; "" where it is the whole
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a reader gives: a tree, the kind of file, and whose words it is in ("" where it does not say)."""
+
+    tree: Any
+    format: str
+    framework: str = ""
+    separator: str = "."
+    remarks: tuple[str, ...] = ()
+
+
+def read_checkpoint(path: Path) -> tuple[Checkpoint, ...]:
+    """Every state of a file that has normalising layers, in the file's order; where none has, the largest.
+
+    CheckpointError, a sentence, for what is missing, damaged, hostile or of no format that bncheck reads."""
+    contents = contents_of(path)
+    found = [checkpoint(path, contents, state) for state in states(contents.tree, contents.separator)]
+    if not found:
+        raise CheckpointError(f"{path} holds no tensors: {contents.format} of something else than weights.")
+    with_layers = tuple(each for each in found if each.holding.layers)
+    return with_layers or (max(found, key=lambda each: sum(tensor.size for tensor in each.tensors.values())),)
+
+
+def checkpoint(path: Path, contents: Contents, state: State) -> Checkpoint:
+    remarks = list(contents.remarks)
+    layers = normalisers.layers_of(state, remarks)
+    used = {key for layer in layers for key in layer.keys.values()}
+    name = f"{path.name}:{state.path}" if state.path else path.name
+    return Checkpoint(
+        holding=Holding(
+            name=name,
+            framework=contents.framework or framework_of(used),
+            format=contents.format,
+            layers=layers,
+            others={key: tensor.shape for key, tensor in state.tensors.items() if key not in used},
+            remarks=tuple(remarks),
+        ),
+        tensors=state.tensors,
+        path=state.path,
+    )
+
+
+def framework_of(keys: set[str]) -> str:
+    """Whose words the names of statistics are; "" where more than one framework uses them."""
+    words = {key.removesuffix(":0").replace("/", ".").rpartition(".")[2] for key in keys}
+    if words & {"moving_variance", "moving_mean"}:
+        return "keras"
+    if words & {"_variance"}:
+        return "paddle"
+    if any(key.startswith("batch_stats") for key in keys) or {"mean", "var", "scale"} <= words:
+        return "flax"
+    if "num_batches_tracked" in words or {"running_mean", "running_var", "weight"} <= words:
+        return "torch"
+    return "mxnet" if {"running_mean", "running_var", "gamma"} <= words else ""
+
+
+def contents_of(path: Path) -> Contents:
+    file = whole_file(path)
+    if not file.size:
+        raise CheckpointError(f"{path} is empty.", "save it again")
+    head = file.read(0, min(file.size, 16))
+    for begins, read in BY_CONTENT:
+        if head.startswith(begins):
+            return read(path)
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and (2 <= length <= file.size or path.suffix == ".safetensors"):
+        return of_safetensors(path)
+    reader = BY_SUFFIX.get(path.suffix.lower())
+    if reader is not None:
+        return reader(path)
+    raise CheckpointError(f"{path} is no checkpoint that bncheck knows.", f"bncheck reads {READS}")
+
+
+def of_zip(path: Path) -> Contents:
+    names = set(entries(path))
+    if any(name.rpartition("/")[2] == "data.pkl" for name in names):
+        return Contents(tree=torch_file.read_zip(path), format="PyTorch", framework="torch")
+    return Contents(tree=arrays.read_npz(path), format="NumPy")
+
+
+def of_npy(path: Path) -> Contents:
+    tree = arrays.read_npy(path)
+    return Contents(tree={path.stem: tree} if isinstance(tree, Tensor) else tree, format="NumPy")
+
+
+def of_pickle(path: Path) -> Contents:
+    return Contents(tree=torch_file.read_stream(path), format="PyTorch before 1.6", framework="torch")
+
+
+def of_safetensors(path: Path) -> Contents:
+    tensors, metadata = safetensors_file.read(path)
+    words = {"pt": "torch", "tf": "keras", "flax": "flax", "paddle": "paddle", "mlx": "mlx"}
+    return Contents(tree=tensors, format="safetensors", framework=words.get(metadata.get("format", ""), ""))
+
+
+Read = Callable[[Path], Contents]
+BY_CONTENT: tuple[tuple[bytes, Read], ...] = (
+    (b"PK\x03\x04", of_zip),
+    (b"PK\x05\x06", of_zip),
+    (b"\x93NUMPY", of_npy),
+    (b"\x80", of_pickle),
+)
+BY_SUFFIX: dict[str, Read] = {
+    ".safetensors": of_safetensors,
+    ".npz": of_zip,
+    ".npy": of_npy,
+    ".pt": of_zip,
+    ".pth": of_zip,
+}

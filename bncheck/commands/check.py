@@ -1,0 +1,85 @@
+"""``bncheck check THING``: one layer, model, checkpoint or ONNX file of the user's: is it right, will it bite?"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bncheck.commands.gating import gating_options
+
+if TYPE_CHECKING:
+    from bncheck.run_folder.results import Results
+
+CI_FORMATS = ("csv", "junit", "summary")
+
+
+@click.command(name="check")
+@click.argument("thing", metavar="THING")
+@click.option("--with", "given", multiple=True, metavar="KEY=VALUE", help="An argument of the class or function.")
+@click.option("--input", "inputs", multiple=True, metavar="SHAPE", help="e.g. 8,3,32,32 or int64:8,10; one per input.")
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A checkpoint to load into the model.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="A batch of yours: .npz, .npy or .pt.")
+@click.option("--steps", type=click.IntRange(0, 1000), default=3, show_default=True, help="Training steps of a model.")
+@click.option("--as", "kind", type=click.Choice(["layer", "model"]), help="What it is to be taken for.")
+@click.option("--python", metavar="PATH", help="Your project's Python. Default: the active environment's.")
+@click.option("--save-scenario", type=click.Path(path_type=Path), metavar="FILE", help="Write what was played as TOML.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; default: reports/<UTC time>-<id>")
+@click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds that playing may take.")
+@gating_options
+@click.option("--no-report", is_flag=True, help="Tables only; render the rest later with: bncheck report.")
+@click.option("--json", "as_json", is_flag=True, help="Print run.json instead of the table.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Say which Python is used, and show every step.")
+def check_command(**options: Any) -> int:
+    """Check one thing of yours: a layer, a model, a checkpoint, an ONNX file.
+
+    \b
+    bncheck check my_bn.py:MyBatchNorm2d         is it equivalent to torch.nn.BatchNorm2d?
+    bncheck check timm.layers:BatchNormAct2d
+    bncheck check model.py:build --weights model.pt --data batch.npz
+    bncheck check torchvision.models:resnet18 --input 8,3,64,64
+    bncheck check model.onnx
+    bncheck check checkpoint.pt
+    """
+    from bncheck.commands.gating import bar_of, tell_verdict, with_configuration
+    from bncheck.commands.progress import open_progress
+    from bncheck.gate.bar import read_verdict
+    from bncheck.subjects.check import Asked, check, parse_with
+    from bncheck.subjects.thing import parse_thing
+
+    began = time.perf_counter()
+    options, configuration = with_configuration(options)
+    asked = Asked(
+        thing=parse_thing(options["thing"]),
+        given=parse_with(options["given"]),
+        inputs=options["inputs"],
+        weights=options["weights"],
+        data=options["data"],
+        steps=options["steps"],
+        kind=options["kind"] or "",
+        python=options["python"],
+        save_scenario=options["save_scenario"],
+        out=options["out"],
+        seconds=options["timeout"],
+        bar=bar_of(options, configuration),
+        formats=CI_FORMATS if options["no_report"] else (*CI_FORMATS, "plots", "html"),
+    )
+    with open_progress(options["quiet"] or options["as_json"], options["verbose"]) as progress:
+        run, results = check(asked, progress)
+    show(run, results, options, time.perf_counter() - began)
+    verdict = read_verdict(run, results)
+    tell_verdict(run, verdict, options)
+    return verdict.exit_code
+
+
+def show(run: Path, results: Results, options: dict[str, Any], seconds: float) -> None:
+    if options["as_json"]:
+        click.echo((run / "run.json").read_text(encoding="utf-8"))
+    elif not options["quiet"]:
+        from bncheck.commands.progress import console
+        from bncheck.report.terminal import render_terminal
+
+        console().print(render_terminal(results, run, seconds=seconds))

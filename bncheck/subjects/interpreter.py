@@ -1,0 +1,80 @@
+"""The user's own Python: where the things that they check live. Nothing is installed into it.
+
+In this order: ``--python``; the active virtual or conda environment, if it has the framework; bncheck's own Python, if
+it has it; bncheck's environment for that framework, in which things of other packages are missing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bncheck.environments import interpreters
+from bncheck.environments.backend_file import BackendFile
+from bncheck.environments.installed import installed_in
+from bncheck.environments.pythons import Unavailable, make_ready
+from bncheck.environments.targets import Target
+from bncheck.errors import EnvironmentFailure, UsageError
+
+ACTIVE = (("VIRTUAL_ENV", "the active virtual environment"), ("CONDA_PREFIX", "the active conda environment"))
+PLACES = ("bin/python", "bin/python3", "python.exe", "Scripts/python.exe")
+
+
+@dataclass(frozen=True)
+class UsersPython:
+    """``why`` says in words how it was chosen."""
+
+    path: Path
+    why: str
+
+
+def find_python(
+    given: str | None,
+    backend: BackendFile,
+    environment: Mapping[str, str] = os.environ,
+    report: Callable[[str], None] = lambda text: None,
+) -> UsersPython:
+    """The Python that has ``backend``'s framework. UsageError or EnvironmentFailure where there is none."""
+    if given is not None:
+        return asked_for(given, backend)
+    for variable, words in ACTIVE:
+        prefix = environment.get(variable, "")
+        python = next((path for place in PLACES if prefix and (path := Path(prefix) / place).exists()), None)
+        if python is not None and has_module(python.parent.parent, backend.module):
+            return UsersPython(python, words)
+    if has_module(Path(sys.prefix), backend.module):
+        return UsersPython(Path(sys.executable), "bncheck's own Python")
+    ready = make_ready(Target(backend.name), backend, {}, report, devices=False)
+    if isinstance(ready, Unavailable):
+        raise EnvironmentFailure(
+            f"no Python here has {backend.title}: {ready.reason}",
+            f"activate your environment, or name its Python: --python PATH; {ready.remedy}",
+        )
+    return UsersPython(ready.python, f"bncheck's own environment for {backend.title}: no active one has it")
+
+
+def asked_for(given: str, backend: BackendFile) -> UsersPython:
+    """``--python PATH``; as in run, ``torch=PATH`` means the same."""
+    text = given.partition("=")[2] if given.startswith(f"{backend.name}=") else given
+    path = Path(text).expanduser()
+    if path.is_dir():
+        path = next((path / place for place in PLACES if (path / place).exists()), path)
+    path = path.absolute()
+    if interpreters.ask(path) is None:
+        raise UsageError(f"--python {given}: {path} does not answer as a CPython 3", "give the path of a python")
+    answer = installed_in(path, backend.module)
+    missing = [name for name in (backend.module, "numpy") if answer is None or name not in answer[1]]
+    if missing:
+        raise UsageError(
+            f"{path} has no {' and no '.join(missing)}", f"{path} -m pip install {' '.join(missing)}, or another --python"
+        )
+    return UsersPython(path, "--python")
+
+
+def has_module(prefix: Path, module: str) -> bool:
+    """Whether an environment holds a package, by its folder: asking the interpreter would take as long as starting it."""
+    folders = [prefix / "Lib" / "site-packages", *prefix.glob("lib/python3*/site-packages")]
+    return any((folder / module).is_dir() for folder in folders)

@@ -1,0 +1,80 @@
+"""The host's side of ``worker/subject``: have one thing made in the user's interpreter, and hear what it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bncheck.errors import BncheckError, EnvironmentFailure, UsageError
+from bncheck.run_folder.folder import read_json, write_json
+
+MAKER = Path(__file__).parent.parent / "worker" / "subject" / "run.py"
+KEPT = 2000  # characters of what a process that died said last
+
+
+class SubjectFailure(BncheckError):
+    """What the user named could not be made or played."""
+
+
+class Making:
+    """A process that makes and plays the thing; start it early, import what judging needs, then ``wait``."""
+
+    def __init__(self, python: Path, job: Mapping[str, Any], folder: Path) -> None:
+        self.folder, self.python = folder, python
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "job.json", {**job, "python": str(python)})
+        self.log = folder / "output.txt"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [str(python), "-I", str(MAKER), str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait(self, seconds: float) -> dict[str, Any]:
+        """What it is and lived through; an error of the user's thing is raised as a sentence."""
+        try:
+            self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.stop()
+            raise EnvironmentFailure(
+                f"it did not end within {seconds:g} s", "give it more time: --timeout SECONDS"
+            ) from None
+        except BaseException:
+            self.stop()
+            raise
+        answer = self.folder / "subject.json"
+        if not answer.is_file():
+            code = self.process.returncode
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise EnvironmentFailure(f"the process that made it died ({how}): {self.said()}", f"look at {self.log}")
+        found: dict[str, Any] = read_json(answer)
+        if found.get("kind") == "error":
+            raise failure(found)
+        return found
+
+    def said(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace")[-KEPT:].strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def stop(self) -> None:
+        if hasattr(os, "killpg"):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        else:
+            self.process.kill()
+        self.process.wait()
+
+
+def failure(found: Mapping[str, Any]) -> BncheckError:
+    text, remedy = str(found.get("error", "")), str(found.get("remedy", ""))
+    if found.get("origin") == "usage":
+        return UsageError(text, remedy)
+    if found.get("origin") == "bncheck":
+        return EnvironmentFailure(f"bncheck failed on it: {text}", "report it, with what the thing is made of")
+    return SubjectFailure(text, remedy)

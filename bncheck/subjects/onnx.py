@@ -1,0 +1,123 @@
+"""Does an ONNX file do what ONNX says? Its own input, its own opset's text in float64, played by onnxruntime."""
+
+# The reader of files carries no annotations.
+# mypy: disallow-untyped-calls=False
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bncheck.environments.devices import physical_memory
+from bncheck.errors import UsageError
+from bncheck.finding import KINDS, NODES, Finding
+from bncheck.playing.jobs import Options
+from bncheck.playing.workers import Limits
+from bncheck.report.plain_text import plural
+from bncheck.run_folder.answer import Answer, Row
+from bncheck.run_folder.results import CellResult, Results
+from bncheck.session import Listener, Request, carry_out
+from bncheck.worker.onnx_side import file as onnx_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bncheck.subjects.check import Asked
+
+SCENARIO = "onnx-file"
+TARGETS = ("reference", "onnxruntime")
+COLUMNS = ("mode", "channels", "eps", "verdict")
+
+
+def check_file(asked: Asked, listener: Listener) -> tuple[Path, Results]:
+    """Play it as it is, in inference and in training mode, and hold it to its opset."""
+    from bncheck.subjects.check import parse_input
+
+    path = asked.thing.path
+    assert path is not None
+    refuse_options(asked)
+    graph = read(str(path))
+    norms = onnx_file.batch_norms(graph)
+    if not norms:
+        raise UsageError(
+            f"{path.name} has no BatchNormalization node: there is nothing to check",
+            "exporters fold BatchNorm into the convolution before it; compare file and model with: bncheck diff",
+        )
+    overrides = [f"network.file={path}"]
+    if asked.inputs:
+        given = parse_input(asked.inputs[0])
+        overrides.append(f"input.shape={given['shape']}")
+        overrides += [f"dtype={given['dtype']}"] if ":" in asked.inputs[0] else []
+    request = Request(
+        scenarios=(SCENARIO,),
+        targets=TARGETS,
+        overrides=overrides,
+        pythons=(f"onnxruntime={asked.python}",) if asked.python else (),
+        out=asked.out,
+        probes=False,
+        bar=asked.bar,
+        formats=asked.formats,
+        options=Options(2, Limits(cell_seconds=asked.seconds, memory=physical_memory())),
+        concluding=lambda results: (results, answer_of(asked.thing.text, graph, norms, results)),
+        command=asked.command,
+    )
+    return carry_out(request, listener)
+
+
+def refuse_options(asked: Asked) -> None:
+    for word, value in (("--weights", asked.weights), ("--data", asked.data), ("--with", asked.given)):
+        if value:
+            raise UsageError(f"{asked.thing.text} is an ONNX file, and {word} is for code.", f"Leave out {word}.")
+    if len(asked.inputs) > 1:
+        raise UsageError("an ONNX file is checked on one input so far.", "Give one --input, or none.")
+
+
+def read(path: str) -> Any:
+    try:
+        return onnx_file.read(path)
+    except onnx_file.FileError as error:
+        raise UsageError(f"{path} cannot be checked: {error}", "export it again, or name another file") from None
+
+
+def answer_of(subject: str, graph: Any, norms: Sequence[Any], results: Results) -> Answer:
+    cells = [cell for cell in results.cells if cell.scenario == SCENARIO]
+    found = [item for item in results.findings if item.scenario == SCENARIO and item.kind != "rounding"]
+    leading = min(found, key=lambda item: KINDS.index(item.kind), default=None)
+    return Answer(
+        verb="check",
+        subject=subject,
+        headline=headline(len(norms), leading, cells, graph.opset),
+        columns=COLUMNS,
+        rows=tuple(row(graph, norm, found) for norm in norms),
+        notes=notes(graph, results, cells),
+    )
+
+
+def headline(count: int, leading: Finding | None, cells: Sequence[CellResult], opset: int) -> str:
+    if leading is not None:
+        return leading.title
+    stopped = next((cell for cell in cells if cell.target != "reference" and cell.outcome != "ok"), None)
+    if stopped is not None or not cells:
+        why = " ".join((stopped.error or stopped.outcome).split()) if stopped else "onnxruntime did not run"
+        return f"The file could not be played: {why}"
+    return f"The file does what ONNX opset {opset} says: {plural(count, 'BatchNormalization node')} checked."
+
+
+def row(graph: Any, norm: Any, found: Sequence[Finding]) -> Row:
+    own = [item for item in found if item.layer == norm.layer]
+    worst = min(own, key=lambda item: KINDS.index(item.kind), default=None)
+    sizes = [graph.weights[name].size for name in norm.node.inputs[1:5] if name in graph.weights]
+    said = worst.cause if worst is not None else "as ONNX says"
+    cells = ("training" if norm.training else "inference", str(sizes[0]) if sizes else "?", f"{norm.eps:g}", said)
+    return Row(layer=norm.layer, cells=cells, mark=worst.kind if worst is not None else "agrees")
+
+
+def notes(graph: Any, results: Results, cells: Sequence[CellResult]) -> tuple[str, ...]:
+    case = next((case for scenario in results.scenarios if scenario.name == SCENARIO for case in scenario.cases), None)
+    shown = ", ".join(str(value) for value in (case.inputs if case else {}).values())
+    said = [f"Opset {graph.opset}" + (f", written by {graph.producer}." if graph.producer else ".")]
+    said += [f"Played on {shown}."] if shown else []
+    lacking = next((cell.error for cell in cells if cell.target == "reference" and cell.outcome != "ok"), "")
+    alone = any(NODES in item.evidence for item in results.findings)
+    if lacking and alone:
+        said.append(f"Each node was held to the text of its opset on the input that it got: {' '.join(lacking.split())}.")
+    return tuple(said)

@@ -1,0 +1,119 @@
+"""What somebody names on the command line: code that makes a layer or a model, an ONNX file, a checkpoint."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bncheck.bounded import read_bounded
+from bncheck.errors import UsageError, nearest
+
+NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+FORMS = "file.py:Name, package.module:Name, model.onnx, or a checkpoint"
+MOST_BYTES = 8_000_000  # of a source file
+# The framework that a package's things are made of; packages not listed here are asked of torch.
+OTHER_FRAMEWORKS = {"keras": "Keras", "tensorflow": "TensorFlow", "tf_keras": "tf.keras", "mxnet": "MXNet"}
+OTHER_FRAMEWORKS |= {"flax": "Flax", "haiku": "Haiku", "paddle": "Paddle", "mlx": "MLX", "tinygrad": "tinygrad"}
+
+Kind = Literal["code", "onnx", "checkpoint"]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """``text`` as the user wrote it. Code has a ``module`` (a package's, or the absolute path of a file) and a
+    ``name`` in it, of a class or function; a file has its ``path``."""
+
+    kind: Kind
+    text: str
+    module: str = ""
+    name: str = ""
+    path: Path | None = None
+    framework: str = "torch"
+
+    @property
+    def code(self) -> str:
+        """As ``network.custom`` and ``network.model`` take it."""
+        return f"{self.module}:{self.name}"
+
+
+def parse_thing(text: str) -> Thing:
+    """UsageError where nothing of that name can be meant, with what can."""
+    module, colon, name = text.rpartition(":")
+    if colon and NAME.fullmatch(name) and (module.endswith(".py") or NAME.fullmatch(module)):
+        return in_file(text, module, name) if module.endswith(".py") else in_package(text, module, name)
+    path = Path(text)
+    if path.suffix == ".py":
+        names = names_in(existing(path))
+        listed = f"it defines {', '.join(names)}" if names else "it defines no class or function"
+        example = f"bncheck check {text}:{names[0]}" if names else "write a function that builds your model"
+        raise UsageError(f"{text} is a file of code: which class or function of it? ({listed})", example)
+    if colon and not path.exists() and (":" in path.name):
+        raise UsageError(f"cannot read {text!r}: {name!r} is no name of a class or function", FORMS)
+    return Thing("onnx" if path.suffix == ".onnx" else "checkpoint", text, path=existing(path).absolute())
+
+
+def existing(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return path  # SavedModel, orbax: whoever reads it says what it is
+    folder = path.parent
+    near = nearest(path.name, (each.name for each in folder.iterdir())) if folder.is_dir() else ""
+    hint = f"Did you mean {folder / near}? " if near else ""
+    raise UsageError(f"there is no file {path}", f"{hint}What can be checked: {FORMS}")
+
+
+def in_file(text: str, module: str, name: str) -> Thing:
+    path = existing(Path(module)).absolute()
+    source = source_of(path)
+    framework = framework_of(source)
+    refuse_other(text, framework)
+    return Thing("code", text, module=str(path), name=name, path=path)
+
+
+def in_package(text: str, module: str, name: str) -> Thing:
+    """A package of the current folder is a file; one that is installed is known to the user's interpreter alone."""
+    parts = module.split(".")
+    for path in (Path(*parts).with_suffix(".py"), Path(*parts) / "__init__.py"):
+        if path.is_file():
+            return in_file(text, str(path), name)
+    refuse_other(text, OTHER_FRAMEWORKS.get(parts[0], ""))
+    return Thing("code", text, module=module, name=name)
+
+
+def refuse_other(text: str, framework: str) -> None:
+    if framework:
+        raise UsageError(
+            f"{text} is made of {framework}; check takes layers and models of PyTorch so far",
+            "its checkpoint file, or an ONNX file exported from it, can be checked alone",
+        )
+
+
+def source_of(path: Path) -> ast.Module | None:
+    """None where it cannot be read as Python: whoever imports it says why, and on which line."""
+    try:
+        return ast.parse(read_bounded(path, MOST_BYTES))
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
+def framework_of(source: ast.Module | None) -> str:
+    """The other framework that a file imports, if it imports no torch: "" for torch's, or where it does not show."""
+    packages: list[str] = []
+    for node in ast.walk(source) if source else ():
+        if isinstance(node, ast.Import):
+            packages += [name.name.partition(".")[0] for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            packages.append(node.module.partition(".")[0])
+    if "torch" in packages:
+        return ""
+    return next((OTHER_FRAMEWORKS[name] for name in packages if name in OTHER_FRAMEWORKS), "")
+
+
+def names_in(path: Path) -> list[str]:
+    source = source_of(path)
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    return [node.name for node in source.body if isinstance(node, kinds)] if source else []

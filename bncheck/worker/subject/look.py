@@ -1,0 +1,219 @@
+"""What a class or function of the user's makes: a layer that could stand in BatchNorm's place, or a model.
+
+Loaded by run.py by path; Python 3.7 syntax. A layer is made with a number of channels, keeps the shape of its input, and
+holds no weights of two axes; everything else that is a module is a model.
+"""
+
+import inspect
+import os
+import warnings
+
+CHANNELS = (4, 8, 32)  # some divide them into groups
+SAMPLES = 8
+SIDES = {2: (), 3: (6,), 4: (5, 5), 5: (3, 4, 3)}
+RANKS = {"1d": (2, 3), "2d": (4,), "3d": (5,)}
+KEYWORDS = {"eps": 1e-5, "momentum": 0.1, "affine": True}
+
+
+class Thing:
+    """``make`` is the user's class or function, ``module`` what it made (for a layer: with ``channels``)."""
+
+    def __init__(self, kind, make, module, **more):
+        self.kind, self.make, self.module = kind, make, module
+        self.__dict__.update(more)
+
+
+def find(torch, part, failed, job):
+    """The thing of a job, made; ``failed`` is the error to raise, with a sentence and a remedy."""
+    custom = part("torch_side", "custom")
+    make = named(torch, custom, failed, job)
+    wanted, given = job.get("as", ""), job["with"]
+    if isinstance(make, torch.nn.Module):
+        return Thing("model", make, make)
+    reason = ""
+    if wanted != "model":
+        layer, reason = layer_of(torch, part, make, given, job["inputs"])
+        if layer is not None:
+            return layer
+    if wanted == "layer":
+        raise failed("%s is no layer in BatchNorm's place: %s" % (job["name"], reason), "leave out --as layer")
+    return Thing("model", make, made(torch, custom, failed, job, make, given))
+
+
+def named(torch, custom, failed, job):
+    """The class, function or module of that name."""
+    module, name = job["module"], job["name"]
+    is_file = module.endswith(".py")
+    try:
+        found = custom.import_file(module) if is_file else custom.import_package(module)
+    except custom.CustomLayerError as error:
+        raise failed(*about_import(error, module, job))
+    short = os.path.basename(module) if is_file else module
+    for word in name.split("."):
+        owner, found = found, getattr(found, word, None)
+        if found is None:
+            raise failed("%s has no %s" % (short, name), known_names(owner))
+    if not callable(found):
+        raise failed("%s in %s is a %s, no class or function" % (name, short, type(found).__name__), "name another")
+    return found
+
+
+def known_names(module):
+    own = [
+        key
+        for key, value in sorted(vars(module).items())
+        if callable(value) and getattr(value, "__module__", "") == getattr(module, "__name__", None)
+    ]
+    return "it has: %s" % ", ".join(own[:20]) if own else "it has no class or function of its own"
+
+
+def about_import(error, module, job):
+    """(sentence, remedy, origin): a package that is missing is the user's to install or to point at."""
+    cause = error.__context__
+    python = job["python"]
+    if isinstance(cause, ImportError) and getattr(cause, "name", None):
+        package = cause.name.partition(".")[0]
+        if isinstance(cause, ModuleNotFoundError):
+            needs = "" if module.partition(".")[0] == package else "%s needs it; " % os.path.basename(module)
+            text = "%s is not installed in %s" % (cause.name, python)
+            remedy = "%sname the Python that has it: --python PATH, or %s -m pip install %s" % (needs, python, package)
+            return text, remedy, "import"
+    text = str(error).split(". PyTorch runs in ")[0]
+    return text, "correct it; it is imported by %s" % python, "import"
+
+
+def made(torch, custom, failed, job, make, given):
+    """A model: what the user's function returns, called with the keywords of --with."""
+    call = "%s(%s)" % (job["name"], ", ".join("%s=%r" % item for item in sorted(given.items())))
+    lacks = lacking(make, given)
+    if lacks:
+        example = " ".join("--with %s=VALUE" % name for name in lacks)
+        raise failed("%s needs %s" % (call, " and ".join(lacks)), "say what: %s" % example, "usage")
+    torch.manual_seed(0)
+    try:
+        net = make(**given)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            package = error.name.partition(".")[0]
+            remedy = "name the Python that has it: --python PATH, or %s -m pip install %s" % (job["python"], package)
+            raise failed("%s is not installed in %s, and %s needs it" % (error.name, job["python"], call), remedy, "import")
+        where = custom.line_in(job["module"], error)
+        raise failed("%s raises %s%s" % (call, custom.said(error), where), "correct it, or say more: --with KEY=VALUE")
+    if isinstance(net, (tuple, list)):
+        nets = [each for each in net if isinstance(each, torch.nn.Module)]
+        net = nets[0] if len(nets) == 1 else net
+    if not isinstance(net, torch.nn.Module):
+        raise failed(
+            "%s returns a %s, not a torch.nn.Module" % (call, type(net).__name__), "name a function that returns the model"
+        )
+    return net
+
+
+def lacking(make, given):
+    """Arguments without a default that nobody gives."""
+    kinds, empty = inspect.Parameter, inspect.Parameter.empty
+    try:
+        known = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    rest = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
+    return [each.name for each in known if each.default is empty and each.kind not in rest and each.name not in given]
+
+
+# -------------------------------------------------------------------------------------------------------- layers
+
+
+def layer_of(torch, part, make, given, inputs):
+    """(the thing as a layer, "") or (None, why it is none)."""
+    custom, arguments = part("torch_side", "custom"), part("torch_side", "arguments")
+    if not (isinstance(make, type) and issubclass(make, torch.nn.Module)):
+        return None, "it is no subclass of torch.nn.Module"
+    reason = ""
+    shapes = [tuple(each["shape"]) for each in inputs]
+    for channels in [shape[1] for shape in shapes[:1] if len(shape) > 1] or CHANNELS:
+        keywords = dict(KEYWORDS, **given)
+        try:
+            first, taken, left_out = arguments.arguments_for(custom, make, channels, keywords)
+            module = make(*first, **taken)
+        except (Exception, SystemExit) as error:
+            reason = reason or custom.said(error)
+            continue
+        if not first and channels not in taken.values() and not arguments.shapeless(module):
+            return None, "its constructor takes no number of channels"
+        heavy = next((name for name, each in module.named_parameters() if matrix(arguments, each)), "")
+        if heavy:
+            return None, "it holds weights of more than one axis (%s)" % heavy
+
+        def again(first=first, taken=taken):
+            return make(*first, **taken)
+
+        shape, why = shape_of(torch, again, make, channels, shapes[:1])
+        if shape:
+            return Thing(
+                "layer", make, module, channels=channels, shape=shape, left_out=sorted(left_out),
+                defaults=defaults(custom, make), held=held(custom, module), custom=custom,
+            ), ""  # fmt: skip
+        reason = reason or why
+    return None, reason
+
+
+def matrix(arguments, tensor):
+    if type(tensor).__name__.startswith("Uninitialized"):
+        return False
+    return sum(size > 1 for size in tensor.shape) > 1
+
+
+def shape_of(torch, make, kind, channels, shapes):
+    """(the first shape of input that the layer trains on and gives back in the same shape, why none)."""
+    names = " ".join(each.__name__.lower() for each in kind.__mro__)
+    ranks = next((RANKS[word] for word in RANKS if word in kind.__name__.lower()), None)
+    ranks = ranks or next((RANKS[word] for word in RANKS if word in names), ()) or (4, 2, 3, 5)
+    why = ""
+    for shape in shapes or [(SAMPLES, channels) + SIDES[rank] for rank in ranks]:
+        try:
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+                warnings.simplefilter("ignore")
+                out = make().train()(torch.randn(*shape))
+        except Exception as error:
+            why = why or "%s: %s" % (type(error).__name__, str(error).split("\n")[0][:300])
+            continue
+        if not isinstance(out, torch.Tensor) or out.shape != shape:
+            got = tuple(out.shape) if isinstance(out, torch.Tensor) else "a %s" % type(out).__name__
+            why = why or "it makes %s of %s" % (got, shape)
+            continue
+        return list(shape), ""
+    return None, why
+
+
+def defaults(custom, make):
+    """{neutral word: default} of eps and momentum, as the constructor's signature says them."""
+    try:
+        known = inspect.signature(make).parameters
+    except (TypeError, ValueError):
+        return {}
+    found = {}
+    for word in ("eps", "momentum"):
+        for name in custom.NAMES[word]:
+            value = getattr(known.get(name), "default", None)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                found[word] = float(value)
+    return found
+
+
+def held(custom, module):
+    """{neutral word: value} of eps and momentum, as the layer shows them."""
+    found = {}
+    for word in ("eps", "momentum"):
+        value = custom.find(module, word)
+        if hasattr(value, "detach") and value.numel() == 1:
+            value = value.item()
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[word] = float(value)
+    return found
+
+
+def as_layer(thing):
+    return {
+        "kind": "layer", "class": thing.make.__name__, "shape": thing.shape, "channels": thing.channels,
+        "left_out": thing.left_out, "defaults": thing.defaults, "held": thing.held,
+    }  # fmt: skip

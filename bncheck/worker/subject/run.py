@@ -1,0 +1,78 @@
+"""Make one thing of the user's in the user's own interpreter and say what it is. This docstring is the protocol.
+
+    python -I run.py FOLDER
+
+Python 3.7 syntax, standard library + NumPy + torch; bncheck itself is never imported.
+
+``FOLDER/job.json`` (in)
+    ``module`` (a package's name, or the absolute path of a file) and ``name`` (of a class or function in it), ``with``
+    (keywords), ``as`` ("layer", "model" or "": whichever it shows to be), ``inputs`` (each ``{"dtype", "shape"}``; may
+    be empty), ``weights``, ``data`` (paths or ""), ``steps`` (of training).
+``FOLDER/subject.json`` (out, last)
+    ``kind`` "layer" (with what ``look.py`` says), "model" (with what ``model.py`` says), or "error": ``error`` is a
+    sentence, ``remedy`` what to do, ``origin`` whose it is (subject, import, usage, bncheck). It is missing where the
+    process died.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+import traceback
+
+WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def part(folder, name):
+    """A neighbouring file, loaded by its path: the process runs with -I, and nothing here is a package to it."""
+    full = "bncheck_%s_%s" % (folder.replace("_side", ""), name)
+    if full not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full, os.path.join(WORKER, folder, name + ".py"))
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
+
+
+class SubjectError(Exception):
+    """A sentence about the user's thing, with what to do about it."""
+
+    def __init__(self, text, remedy="", origin="subject"):
+        super().__init__(text)
+        self.remedy, self.origin = remedy, origin
+
+
+def play(job, folder):
+    import torch
+
+    look = part("subject", "look")
+    thing = look.find(torch, part, SubjectError, job)
+    if thing.kind == "layer":
+        return look.as_layer(thing)
+    return part("subject", "model").play(torch, part, SubjectError, job, thing, folder)
+
+
+def answer(folder):
+    with open(os.path.join(folder, "job.json"), encoding="utf-8") as handle:
+        job = json.load(handle)
+    try:
+        return play(job, folder)
+    except SubjectError as error:
+        return {"kind": "error", "error": str(error), "remedy": error.remedy, "origin": error.origin}
+    except Exception as error:
+        told = traceback.format_exc()[-4000:]
+        text = "%s: %s" % (type(error).__name__, str(error)[:500])
+        return {"kind": "error", "error": text, "remedy": "", "origin": "bncheck", "traceback": told}
+
+
+def main(folder):
+    found = json.dumps(answer(folder))
+    path = os.path.join(folder, "subject.json")
+    with open(path + ".part", "w", encoding="utf-8") as handle:
+        handle.write(found)
+    os.replace(path + ".part", path)
+    sys.stdout.flush()
+    os._exit(0)  # taking torch down takes 0.1 s, and nothing is left to do
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

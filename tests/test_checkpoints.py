@@ -1,0 +1,433 @@
+"""Checkpoints become holdings: real files of each framework, and files that somebody damaged or made to harm."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import random
+import struct
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from at_the_prompt import here
+
+from bncheck.checkpoints.pickled import Machine, PickleError, Thing
+from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
+from bncheck.environments.backend_file import find_backends
+from bncheck.environments.pythons import Ready, prepare
+from bncheck.environments.targets import parse_target
+from bncheck.errors import CheckpointError
+from bncheck.life import Held, Holding
+from bncheck.subjects.checkpoint import look_at
+
+TOOLS = Path(__file__).parent / "tools"
+
+
+def python_of(name: str) -> Path:
+    backends = find_backends(())
+    target = parse_target(name, backends)
+    answer = prepare([target], backends)[target]
+    if not isinstance(answer, Ready):
+        pytest.skip(f"{name}: {answer.reason}. Remedy: {answer.remedy}")
+    return answer.python
+
+
+def made_by(target: str, tool: str, folder: Path) -> Path:
+    subprocess.run([python_of(target), str(TOOLS / tool), str(folder)], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_by("torch", "torch_checkpoints.py", tmp_path_factory.mktemp("torch"))
+
+
+def only(path: Path) -> Holding:
+    (found,) = read_checkpoint(path)
+    return found.holding
+
+
+def bn(holding: Holding) -> Held:
+    return next(layer for layer in holding.layers if layer.layer == "bn")
+
+
+# ------------------------------------------------------------------------------------------------------- PyTorch
+
+SAME = ("state.pt", "legacy.pth", "legacy2.pth", "protocol5.pt", "parameters.pt", "whole.pt", "parallel.pt",
+        "compiled.pt", "script.pt", "state.npz", "packed.npz", "state.npy")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_every_way_to_save_a_model_gives_the_same_layers(files: Path, name: str) -> None:
+    holding = only(files / name)
+    assert [layer.layer for layer in holding.layers] == ["bn", "head.1", "own"]
+    layer = bn(holding)
+    assert layer.running_mean is not None and layer.running_mean.tolist() == [1, 2, 3, 4]
+    assert layer.running_var is not None and layer.running_var.tolist() == [0.5, 1.5, 2.5, 3.5]
+    assert layer.gamma is not None and layer.gamma.tolist() == [1, 0.5, 0.25, 2]
+    assert layer.beta is not None and layer.beta.tolist() == [0.125] * 4
+    assert layer.counter == 7
+    assert layer.running_mean.dtype == np.float32
+    assert holding.framework == "torch"
+
+
+def test_a_layer_of_ones_own_is_told_by_names_and_shapes(files: Path) -> None:
+    own = only(files / "state.pt").layers[2]
+    assert own.running_mean is not None and own.running_mean.tolist() == [0.5, 0.5, 0.5]
+    assert own.running_var is not None and own.running_var.tolist() == [4, 4, 4]
+    assert own.gamma is not None and own.gamma.tolist() == [2, 2, 2]
+    assert own.shapes["running_mean"] == (1, 3, 1, 1)
+    assert own.keys == {
+        "gamma": "own.gamma", "beta": "own.beta", "running_mean": "own.stored_mean", "running_var": "own.stored_var"
+    }  # fmt: skip
+
+
+def test_group_and_layer_norm_are_others(files: Path) -> None:
+    others = only(files / "state.pt").others
+    assert {"group.weight", "group.bias", "layer.weight", "layer.bias", "conv.weight", "conv.bias"} <= set(others)
+    assert others["conv.weight"] == (4, 3, 3, 3)
+
+
+def test_a_whole_model_says_eps_momentum_and_mode_though_its_class_is_nowhere(files: Path) -> None:
+    layer = bn(only(files / "whole.pt"))
+    assert (layer.eps, layer.momentum, layer.training) == (1e-3, 0.2, True)
+    assert bn(only(files / "state.pt")).eps is None
+
+
+def test_reduced_precision_keeps_its_name(files: Path) -> None:
+    wide, half = bn(only(files / "bfloat16.pt")), bn(only(files / "half.pt"))
+    assert wide.running_var is not None and wide.running_var.dtype == np.float32
+    assert wide.running_var.tolist() == [0.5, 1.5, 2.5, 3.5]
+    assert wide.dtypes["running_var"] == "bfloat16"
+    assert half.running_var is not None and half.running_var.dtype == np.float16
+
+
+def test_views_of_one_storage_are_read_with_their_strides(files: Path) -> None:
+    layer = bn(only(files / "views.pt"))
+    assert layer.running_mean is not None and layer.running_mean.tolist() == [1, 2, 3, 4]
+    assert layer.gamma is not None and layer.gamma.tolist() == [1, 0.5, 0.25, 2]
+
+
+def test_two_states_of_one_file_are_judged_each(files: Path) -> None:
+    one, two = read_checkpoint(files / "two.pt")
+    assert (one.path, two.path) == ("model", "ema.module")
+    assert [layer.layer for layer in two.holding.layers] == ["bn", "head.1", "own"]
+    answer = look_at(files / "two.pt", "two.pt").answer
+    assert [row.layer for row in answer.rows][:4] == ["model:bn", "model:head.1", "model:own", "ema.module:bn"]
+    assert any("2 states" in note and "model, ema.module" in note for note in answer.notes)
+
+
+def test_weights_without_batch_norm_and_files_without_weights(files: Path) -> None:
+    checked = look_at(files / "convolution.pt", "convolution.pt")
+    assert checked.answer.headline == "It holds no BatchNorm."
+    assert "holds no BatchNorm" in checked.missed[0].sentence
+    with pytest.raises(CheckpointError, match="holds no tensors"):
+        read_checkpoint(files / "numbers.pt")
+
+
+def test_safetensors_written_by_hand_and_by_its_own_words(files: Path, tmp_path: Path) -> None:
+    arrays = {
+        "bn.running_mean": np.array([1, 2], "<f4"),
+        "bn.running_var": np.array([0x3F80, 0x4000], "<u2"),  # bfloat16 1 and 2
+        "bn.weight": np.array([1, 1], "<f2"),
+    }
+    words = {"bn.running_mean": "F32", "bn.running_var": "BF16", "bn.weight": "F16"}
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(safetensors(arrays, words))
+    layer = bn(only(path))
+    assert layer.running_var is not None and layer.running_var.tolist() == [1, 2]
+    assert layer.dtypes == {"running_var": "bfloat16"}
+    assert only(path).framework == "torch"
+
+
+def safetensors(arrays: dict[str, np.ndarray], words: dict[str, str]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, array in arrays.items():
+        header[name] = {"dtype": words[name], "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+        at += array.nbytes
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + b"".join(array.tobytes() for array in arrays.values())
+
+
+# --------------------------------------------------------------------------------- what is a normaliser, what is not
+
+
+def held_in(tmp_path: Path, **arrays: Any) -> tuple[Held, ...]:
+    path = tmp_path / "some.npz"
+    np.savez(path, **{name.replace("__", "."): np.asarray(value, np.float32) for name, value in arrays.items()})
+    return only(path).layers
+
+
+def test_preprocessing_is_no_normaliser(tmp_path: Path) -> None:
+    assert (
+        held_in(tmp_path, pixel_mean=np.ones((3, 1, 1)), pixel_std=np.ones((3, 1, 1)), x__mean=[1, 2], x__var=[1, 2])
+        == ()
+    )
+
+
+def test_mean_and_var_with_a_scale_beside_them_are_one(tmp_path: Path) -> None:
+    (layer,) = held_in(tmp_path, a__mean=[1, 2], a__var=[3, 4], a__scale=[5, 6], a__bias=[7, 8])
+    assert layer.layer == "a" and layer.gamma is not None and layer.gamma.tolist() == [5, 6]
+
+
+def test_lengths_must_agree_and_a_gamma_that_does_not_fit_is_said(tmp_path: Path) -> None:
+    assert held_in(tmp_path, a__running_mean=[1, 2], a__running_var=[1, 2, 3]) == ()
+    path = tmp_path / "misfit.npz"
+    np.savez(path, **{"a.running_mean": np.ones(2), "a.running_var": np.ones(2), "a.weight": np.ones(3)})
+    holding = only(path)
+    assert holding.layers[0].gamma is None
+    assert holding.remarks == ("a.weight has the shape (3,) beside statistics of 2 channels; it is left out.",)
+
+
+def test_a_running_deviation_is_shown_as_its_square(tmp_path: Path) -> None:
+    (layer,) = held_in(tmp_path, a__running_mean=[1, 2], a__running_std=[3, -2])
+    assert layer.running_var is not None and layer.running_var.tolist() == [9, -4]
+
+
+def test_names_of_gluon_end_behind_an_underscore(tmp_path: Path) -> None:
+    (layer,) = held_in(tmp_path, bn0_running_mean=[1, 2], bn0_running_var=[3, 4], bn0_gamma=[1, 1], bn0_beta=[0, 0])
+    assert layer.layer == "bn0" and layer.beta is not None
+
+
+# ------------------------------------------------------------------------------------------------ files that harm
+
+
+class Harm:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch harmed",)
+
+
+class Nested:
+    """A pickle of lists nested without end."""
+
+
+def torch_zip(path: Path, pickled: bytes, **more: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        for name, content in more.items():
+            archive.writestr(f"archive/data/{name}", content)
+    return path
+
+
+def sentence_of(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        for each in read_checkpoint(path):
+            assert isinstance(each, Checkpoint)
+    return str(caught.value)
+
+
+def test_a_pickle_that_would_run_something_is_named_and_nothing_runs(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = sentence_of(torch_zip(tmp_path / "harm.pt", pickle.dumps({"a": Harm()})))
+    assert "would call posix.system" in text and "ran nothing" in text
+    assert not (tmp_path / "harmed").exists()
+    for first in (
+        b"cos\nsystem\n(S'touch harmed'\ntR.",
+        b"(S'touch harmed'\nios\nsystem\n.",
+        b"(cos\nsystem\nS'x'\no.",
+    ):
+        assert "would call os.system" in sentence_of(torch_zip(tmp_path / "old.pt", first))
+    assert "builtins.eval" in sentence_of(
+        torch_zip(tmp_path / "eval.pt", b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R.")
+    )
+
+
+def test_a_class_that_is_nowhere_is_only_a_name() -> None:
+    thing = Machine(io.BytesIO(b"cmy.models\nNet\n)R}S'a'\nI3\nsb.")).load()
+    assert isinstance(thing, Thing) and (thing.name, thing.state) == ("my.models.Net", {"a": 3})
+
+
+HOSTILE: dict[str, bytes] = {
+    "nested lists": b"\x80\x02" + b"]" * 300_000 + b"a" * 299_999 + b".",
+    "nested marks": b"(" * 300_000 + b".",
+    "nested tuples as keys": b"}" + b"N" + b"\x85" * 300_000 + b"Ns.",
+    "memo of four billion": b"Nr\xff\xff\xff\xff.",
+    "a string of 4 GB": b"X\xff\xff\xff\xffabc",
+    "bytes of 16 EB": b"\x8e" + b"\xff" * 8 + b".",
+    "a negative string": b"T\xff\xff\xff\xff.",
+    "no end": b"N0" * 3_000_000,
+    "an empty stack": b"R.",
+    "unknown instruction": b"\xff.",
+    "append to a number": b"I1\nNa.",
+    "a memo that is not there": b"h\x07.",
+    "a digit too many": b"I" + b"9" * 50_000 + b"\n.",
+    "a name that is a list": b"]]\x93.",
+    "a cycle": b"]q\x00h\x00a.",
+    "a cycle of mappings": b"}q\x00S'a'\nh\x00s.",
+    "itself as state": b"cmy\nNet\n)Rq\x00h\x00b.",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_pickle_gives_a_sentence_in_time(tmp_path: Path, name: str) -> None:
+    began = time.perf_counter()
+    assert str(tmp_path) in sentence_of(torch_zip(tmp_path / "x.pt", HOSTILE[name]))
+    assert time.perf_counter() - began < 20
+
+
+def pickled_tensor(size: str, stride: str, offset: str = "I0\n") -> bytes:
+    storage = b"((S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI4\ntQ"
+    middle = f"{offset}({size}t({stride}tI00\nN".encode()
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n" + storage + middle + b"tR"
+    names = [b"bn.running_mean", b"bn.running_var"]
+    return b"}" + b"".join(b"S'" + name + b"'\n" + call + b"s" for name in names) + b"."
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "offset"),
+    [
+        ("I-1\n", "I1\n", "I0\n"),
+        ("I4\n", "I-1\n", "I0\n"),
+        ("I4\n", "I1\n", "I-8\n"),
+        ("I4\n", "I1\n", "I100\n"),
+        ("I5\n", "I1\n", "I0\n"),
+        ("I1000000000000\n", "I0\n", "I0\n"),
+        ("I999999999999999999999\n", "I0\n", "I0\n"),
+        ("F4.0\n", "I1\n", "I0\n"),
+        ("S'nan'\n", "I1\n", "I0\n"),
+    ],
+)
+def test_shapes_that_reach_out_of_their_storage(tmp_path: Path, size: str, stride: str, offset: str) -> None:
+    good = torch_zip(tmp_path / "good.pt", pickled_tensor("I4\n", "I1\n"), **{"0": np.arange(4, dtype="<f4").tobytes()})
+    assert bn(only(good)).running_mean.tolist() == [0, 1, 2, 3]  # type: ignore[union-attr]
+    bad = torch_zip(
+        tmp_path / "x.pt", pickled_tensor(size, stride, offset), **{"0": np.arange(4, dtype="<f4").tobytes()}
+    )
+    sentence_of(bad)
+
+
+def packed_zeros(path: Path, count: int, declared: int) -> Path:
+    """An archive of arrays whose directory says another size than its entries have."""
+    content = io.BytesIO()
+    np.save(content, np.zeros(count, np.float32))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("bn.running_mean", "bn.running_var"):
+            archive.writestr(f"{name}.npy", content.getvalue())
+    true, said = (struct.pack("<I", size) for size in (len(content.getvalue()), declared))
+    path.write_bytes(path.read_bytes().replace(true, said))
+    return path
+
+
+def test_archives_that_unpack_to_another_size_than_they_say(tmp_path: Path) -> None:
+    assert "declares 4,000,000,000 bytes" in sentence_of(packed_zeros(tmp_path / "large.npz", 9_000_000, 4_000_000_000))
+    assert "damaged" in sentence_of(packed_zeros(tmp_path / "bomb.npz", 9_000_000, 200))
+
+
+def test_links_in_an_archive_mean_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "link.pt"
+    info = zipfile.ZipInfo("archive/data.pkl")
+    info.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(info, "/etc/passwd")
+    assert "damaged" in sentence_of(path)
+
+
+def test_what_is_no_file_or_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "text.pt").write_text("weights\n")
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n")
+    os.mkfifo(tmp_path / "pipe.pt")
+    assert "There is no file" in sentence_of(tmp_path / "gone.pt")
+    assert "is empty" in sentence_of(tmp_path / "empty.pt")
+    assert "no regular file" in sentence_of(tmp_path / "pipe.pt")
+    assert "is damaged" in sentence_of(tmp_path / "text.pt")
+    assert "no checkpoint that bncheck knows" in sentence_of(tmp_path / "photo.png")
+    assert "cannot be read" in sentence_of(tmp_path)
+
+
+HEADERS: dict[str, Callable[[], bytes]] = {
+    "huge header": lambda: struct.pack("<Q", 2**60) + b"{}",
+    "nested header": lambda: (text := b"{" + b'"a":{' * 100_000, struct.pack("<Q", len(text)) + text)[1],
+    "negative shape": lambda: one_safetensor([-2], [0, 8]),
+    "shape of text": lambda: one_safetensor(["2"], [0, 8]),
+    "shape that is NaN": lambda: one_safetensor([float("nan")], [0, 8]),
+    "behind the end": lambda: one_safetensor([2], [0, 8_000_000]),
+    "backwards": lambda: one_safetensor([2], [8, 0]),
+    "other size": lambda: one_safetensor([3], [0, 8]),
+}
+
+
+def one_safetensor(shape: list[Any], offsets: list[int]) -> bytes:
+    text = json.dumps({"bn.running_mean": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(8)
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_hostile_safetensors(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(HEADERS[name]())
+    assert "damaged" in sentence_of(path)
+
+
+def mutated(raw: bytes, dice: random.Random) -> bytes:
+    found = bytearray(raw)
+    kind = dice.randrange(4)
+    if kind == 0:
+        return bytes(found[: dice.randrange(len(found))])
+    for _ in range(dice.randrange(1, 8)):
+        at = dice.randrange(len(found))
+        if kind == 1:
+            found[at] ^= 1 << dice.randrange(8)
+        elif kind == 2:
+            found[at : at + 4] = dice.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff"])
+        else:
+            del found[at : at + dice.randrange(1, 9)]
+    return bytes(found)
+
+
+@pytest.mark.parametrize("name", ["state.pt", "legacy.pth", "whole.pt", "script.pt", "packed.npz", "state.npy"])
+def test_mutations_of_real_files_give_a_holding_or_a_sentence(files: Path, tmp_path: Path, name: str) -> None:
+    refused = survive(files / name, tmp_path / name, 150)
+    assert refused > 20
+
+
+def survive(real: Path, path: Path, tries: int) -> int:
+    """How many damaged copies of a real file are refused; anything but a holding or a sentence is an error here."""
+    raw, dice, refused = real.read_bytes(), random.Random(3), 0
+    for _ in range(tries):
+        path.write_bytes(mutated(raw, dice))
+        try:
+            assert all(isinstance(each.holding, Holding) for each in read_checkpoint(path))
+        except CheckpointError:
+            refused += 1
+    return refused
+
+
+def test_a_pickle_that_ends_in_the_middle() -> None:
+    whole = pickle.dumps({"a": [1, 2.5, "text", b"bytes", (None, True)]})
+    for end in range(len(whole)):
+        with pytest.raises(PickleError):
+            Machine(io.BytesIO(whole[:end])).load()
+
+
+# -------------------------------------------------------------------------------------------------- at the prompt
+
+
+def test_check_of_a_checkpoint(files: Path, tmp_path: Path) -> None:
+    done = here("check", str(files / "state.pt"), "--out", str(tmp_path / "run"), "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads((tmp_path / "run" / "answer.json").read_text())
+    assert answer["headline"] == "3 BatchNorm layers, nothing wrong with what they hold."
+    assert answer["rows"][0]["cells"][:5] == ["4", "1 … 4", "0.5 … 3.5", "7", "float32"]
+    nothing = here("check", str(files / "convolution.pt"), "--out", str(tmp_path / "none"), "-q")
+    assert nothing.returncode == 3 and "holds no BatchNorm" in nothing.stderr
+    bad = here("check", str(files / "numbers.pt"), "--out", str(tmp_path / "bad"), "-q")
+    assert bad.returncode == 2 and "holds no tensors" in bad.stderr
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_small_file_takes_no_time(files: Path) -> None:
+    look_at(files / "state.pt", "state.pt")
+    began = time.perf_counter()
+    look_at(files / "state.pt", "state.pt")
+    assert time.perf_counter() - began < 0.25
