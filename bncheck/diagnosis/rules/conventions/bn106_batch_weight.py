@@ -12,6 +12,8 @@ last batch, a weight of 0 never learns.
 
 from collections.abc import Iterable
 
+from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.lived.evaluation import Evaluation
 from bncheck.diagnosis.lived.judged import Lived
 from bncheck.diagnosis.rules import handed_over
@@ -67,7 +69,8 @@ def check_holding(holding: Holding) -> list[Finding]:
 
 
 def check_life(life: Life) -> list[Finding]:
-    return about_gap(life, CODE, CAUSE, of_the_last_batches)
+    departing = about_departures(life, CODE, CAUSE, another_weight)
+    return [*departing, *about_gap(life, CODE, CAUSE, of_the_last_batches)]
 
 
 def of_the_last_batches(life: Life, layer: Lived, ev: Evaluation) -> Reason:
@@ -84,3 +87,8 @@ def of_the_last_batches(life: Life, layer: Lived, ev: Evaluation) -> Reason:
         quantity="momentum",
         evidence={"weight of a new batch": weight} if weight is not None else {},
     )
+
+
+def another_weight(found: Departure) -> tuple[str, str]:
+    says = f"A new batch weighs {number(found.value)} in the running average of {{who}}; momentum says {number(found.due)}."
+    return says, OWN
