@@ -162,4 +162,14 @@ def check_holding(holding: Holding) -> list[Finding]:
 
 def check_life(life: Life) -> list[Finding]:
     """Evaluations with statistics that were not loaded, were reset, or did not follow the weights."""
-    return of_life(life, CODE, CAUSE, [behind.lost_on_load(life), behind.back_to_start(life), behind.left_behind(life)])
+    return of_life(
+        life,
+        CODE,
+        CAUSE,
+        [
+            behind.lost_on_load(life),
+            behind.back_to_start(life),
+            behind.left_behind(life),
+            behind.new_beside_trained(life),
+        ],
+    )
