@@ -87,8 +87,8 @@ class Program:
             layer.rows.append({
                 "index": self.index, "call": self.calls, "step": self.steps, "training": layer.training,
                 "in_backward": again, "gradients": gradients, "n": n, "samples": n, "input_mean": mean,
-                "input_var": var, "input_bad": int((~np.isfinite(mean)).sum()), "output_bad": 0, "mean_before": before[0],
-                "mean_after": layer.mean, "var_before": before[1], "var_after": layer.var,
+                "input_var": var, "input_bad": int((~np.isfinite(mean)).sum()), "output_bad": 0,
+                "mean_before": before[0], "mean_after": layer.mean, "var_before": before[1], "var_after": layer.var,
                 "counter_before": np.nan, "counter_after": np.nan, "gamma": layer.gamma, "beta": layer.beta,
                 "eps": 1e-5, "momentum": layer.momentum,
             })  # fmt: skip
