@@ -43,6 +43,8 @@ CAUSES = (
     "overflow",
     "layout",
     "stale-state",
+    "data-shift",
+    "mixed-batches",
     "shared-state",
     "unregistered",
     "synchronisation",

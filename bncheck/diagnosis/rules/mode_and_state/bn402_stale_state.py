@@ -15,12 +15,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from bncheck.diagnosis.lived.evaluation import Evaluation
+from bncheck.diagnosis.lived.judged import Lived
+from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weight_of
 from bncheck.diagnosis.rules.holdings import start
 from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.lives import behind
 from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
-from bncheck.diagnosis.rules.wording import names, number, targets
+from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.life import Holding, Life
@@ -162,14 +165,22 @@ def check_holding(holding: Holding) -> list[Finding]:
 
 def check_life(life: Life) -> list[Finding]:
     """Evaluations with statistics that were not loaded, were reset, or did not follow the weights."""
-    return of_life(
-        life,
-        CODE,
-        CAUSE,
-        [
-            behind.lost_on_load(life),
-            behind.back_to_start(life),
-            behind.left_behind(life),
-            behind.new_beside_trained(life),
-        ],
+    causes = (behind.lost_on_load, behind.back_to_start, behind.left_behind, behind.new_beside_trained)
+    said = of_life(life, CODE, CAUSE, [cause(life) for cause in causes])
+    return [*said, *about_gap(life, CODE, CAUSE, lagging)]
+
+
+def lagging(life: Life, layer: Lived, ev: Evaluation) -> Reason:
+    assert ev.gap is not None
+    weight = weight_of(life, layer)
+    span = f" average about {number(round(1 / weight))} batches and" if weight and weight < 1 else ""
+    return Reason(
+        says=(
+            f"The weights before it move faster than its running statistics, which{span} lag behind; that makes "
+            f"{percent(ev.gap.share('lag'))} of it."
+        ),
+        advice=f"{anew(life)} before you evaluate, give a new batch more weight, or lower the learning rate towards "
+        f"the end",
+        part="lag",
+        evidence={"weight of a new batch": weight} if weight is not None else {},
     )
