@@ -338,7 +338,7 @@ def test_a_fault_is_named_once_with_its_layers_and_line(
     (finding,) = judged(make().life)
     assert (finding.cause, finding.kind, finding.evidence["layers"]) == (cause, kind, layers)
     assert words in finding.title
-    assert finding.advice and (finding.targets, finding.case) == (("train.py",), "train.py")
+    assert finding.advice and (finding.targets, finding.case) == (("torch",), "train.py")
 
 
 # --------------------------------------------------------------------------------------------------- healthy
