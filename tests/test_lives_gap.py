@@ -37,7 +37,9 @@ def test_a_momentum_of_zero_never_moves_anything() -> None:
     evaluate(layer, data, 2, 32)
     (found,) = judge_life(life_of(layer))
     assert (found.code, found.cause) == ("BN117", "never-updated")
-    assert "None of 30 training forwards moved its running statistics, because momentum is 0." in found.title
+    assert (
+        "None of 30 training forwards moved the running statistics of bn, because momentum is 0. In eval" in found.title
+    )
 
 
 def test_a_weight_of_one_keeps_the_last_batch_alone() -> None:

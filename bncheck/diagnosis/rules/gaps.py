@@ -13,7 +13,6 @@ import numpy as np
 
 from bncheck.diagnosis.lived.evaluation import Evaluation
 from bncheck.diagnosis.lived.gap import Gap
-from bncheck.diagnosis.lived.in_place import weights
 from bncheck.diagnosis.lived.judged import Lived, far_off
 from bncheck.diagnosis.rules.holdings.words import ANEW
 from bncheck.diagnosis.rules.layer_names import listed, named
@@ -98,13 +97,12 @@ def anew(life: Life) -> str:
     return ANEW.get(life.framework, "re-estimate the running statistics on clean training data")
 
 
-def weight_of(life: Life, layer: Lived) -> float | None:
+def weight_of(layer: Lived) -> float | None:
     """The weight of a new batch in the training forwards, as held; None where it changes or is not known."""
-    record = layer.record
-    found = np.unique(weights(record, life.framework)[record.training])
+    found = np.unique(layer.conduct.weight[layer.record.training])
     return float(found[0]) if len(found) == 1 and np.isfinite(found[0]) else None
 
 
-def weighing(life: Life, layer: Lived) -> str:
-    weight = weight_of(life, layer)
+def weighing(layer: Lived) -> str:
+    weight = weight_of(layer)
     return f" of weight {number(weight)}" if weight is not None else ""

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
 from bncheck.diagnosis.rules.conventions.mixture import mixtures
 from bncheck.diagnosis.rules.counters import advances, repeated_weight
@@ -233,4 +235,14 @@ def takes_batches_again(cell: CellView, layer: str) -> bool:
 
 def check_life(life: Life) -> list[Finding]:
     """Recomputation that moves the statistics again; the same batch twice in a step."""
-    return of_life(life, CODE, CAUSE, [repeats.recomputed(life), repeats.same_batch(life)])
+    said = of_life(life, CODE, CAUSE, [repeats.recomputed(life), repeats.same_batch(life)])
+    return [*said, *about_departures(life, CODE, CAUSE, several_times)]
+
+
+def several_times(found: Departure) -> tuple[str, str]:
+    times, due = int(found.value), float(found.due)
+    return (
+        f"One training forward moves the running statistics of {{who}} {times} times: a weight of {number(due)} acts as "
+        f"{number(1 - (1 - due) ** times)}.",
+        "update once per forward",
+    )

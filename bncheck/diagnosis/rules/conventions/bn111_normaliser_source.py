@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.departure import same
 from bncheck.diagnosis.rules.freezing import wholly_frozen
@@ -148,4 +150,10 @@ def check_holding(holding: Holding) -> list[Finding]:
 
 def check_life(life: Life) -> list[Finding]:
     """Layers without running statistics that are evaluated."""
-    return of_life(life, CODE, CAUSE, [reach.batch_in_eval(life)])
+    said = of_life(life, CODE, CAUSE, [reach.batch_in_eval(life)])
+    return [*said, *about_departures(life, CODE, CAUSE, another_source)]
+
+
+def another_source(found: Departure) -> tuple[str, str]:
+    due = "the batch's" if found.mode == "training" else "the running statistics"
+    return f"In {found.mode} {{who}} normalise{{s}} with {_words(found.value)}, and not with {due}.", OWN

@@ -172,7 +172,7 @@ def check_life(life: Life) -> list[Finding]:
 
 def lagging(life: Life, layer: Lived, ev: Evaluation) -> Reason:
     assert ev.gap is not None
-    weight = weight_of(life, layer)
+    weight = weight_of(layer)
     span = f" average about {number(round(1 / weight))} batches and" if weight and weight < 1 else ""
     return Reason(
         says=(
