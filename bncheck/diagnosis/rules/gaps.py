@@ -18,7 +18,7 @@ from bncheck.diagnosis.rules.holdings.words import ANEW
 from bncheck.diagnosis.rules.layer_names import listed, named
 from bncheck.diagnosis.rules.lives.words import Said, of_life
 from bncheck.diagnosis.rules.wording import number, percent
-from bncheck.finding import Finding
+from bncheck.finding import GAP, Finding
 from bncheck.life import Life
 
 
@@ -56,7 +56,7 @@ def about_gap(life: Life, code: str, cause: str, says: Says) -> list[Finding]:
         quantity=reason.quantity,
         step=int(first.record.step[ev.places[0]]),
         evidence={
-            "gap, in deviations of the output": ev.gap.size,
+            GAP: ev.gap.size,
             **{f"of it {PARTS[name]}": part for name, part in ev.gap.parts.items() if abs(part) >= 0.005},
             **({"gap left with re-estimated statistics": ev.left} if np.isfinite(ev.left) else {}),
             **reason.evidence,

@@ -55,6 +55,7 @@ class Local(threading.local):
 
     def __init__(self):
         self.stack, self.clock, self.look, self.where = [], None, False, None
+        self.call = 0
         self.deep = 0  # inside train(), load_state_dict(), …: their calls of children are none of the user's
 
 
@@ -73,7 +74,7 @@ class Watching:
         self.module_class, self.builtin = torch.nn.Module, builtin_classes(torch)
         self.task = getattr(torch._C, "_current_graph_task_id", None)
         self.cause = None  # the last happening that could have changed state: (what, where)
-        self.beats = 0
+        self.calls = 0  # of outermost modules
 
     # -- modules ----------------------------------------------------------------------------------------------
 
@@ -172,6 +173,8 @@ class Watching:
             self.generation, self.norms, self.cause = self.recorder.generation, {}, None
         local = self.local
         again = self.task is not None and self.task() != -1
+        self.calls += 1
+        local.call = self.calls
         local.clock = self.recorder.clock((id(root), root.training, again))
         local.look = self.recorder.beat(local.clock)
         local.where = self.where(sys._getframe(2))
@@ -242,7 +245,7 @@ class Watching:
         found["counter_before"] = nan if norm.before[2] is None else norm.before[2]
         found["counter_after"] = nan if norm.after[2] is None else norm.after[2]
         found.update(
-            index=index, step=self.recorder.steps, training=np.int8(bool(module.training)),
+            index=index, call=local.call, step=self.recorder.steps, training=np.int8(bool(module.training)),
             in_backward=np.int8(local.again), gradients=np.int8(gradients), n=n,
             eps=number(getattr(module, "eps", None)), momentum=number(getattr(module, "momentum", None)),
         )  # fmt: skip
