@@ -35,7 +35,7 @@ forwards that are alike in mode, place and size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,11 +60,12 @@ HAPPENINGS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A line of the user's code."""
+    """A line of the user's code; ``text`` is the line itself, where it could be had."""
 
     file: str
     line: int
     function: str = ""
+    text: str = ""
 
     @property
     def label(self) -> str:
@@ -185,6 +186,13 @@ class Life:
     command: tuple[str, ...] = ()
     code: int | None = None  # exit code; None: it did not end by itself
     remarks: tuple[str, ...] = ()
+    # What rules have worked out of this life: each layer is measured once, not once for every rule.
+    known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def once(self, question: str, work: Callable[[Life], Any]) -> Any:
+        if question not in self.known:
+            self.known[question] = work(self)
+        return self.known[question]
 
     def layer(self, name: str) -> LayerLife:
         return next(layer for layer in self.layers if layer.name == name)

@@ -134,6 +134,13 @@ def describe(variant, device):
     return found
 
 
+def watch(recorder):
+    """Hooks on every module of this process; what they see goes to the recorder (../watching)."""
+    import torch
+
+    part("watching").install(torch, recorder, part)
+
+
 def build(network, params, dtype, variant, device):
     kind = Model
     if network.get("replicas"):

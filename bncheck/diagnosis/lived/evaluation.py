@@ -1,0 +1,141 @@
+"""The last evaluation of a layer, its gap, and what the training batches say of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bncheck.diagnosis.lived.averaged import Average, averaged
+from bncheck.diagnosis.lived.gap import Evaluated, Gap, Statistics, chain, last_ones, split
+from bncheck.diagnosis.lived.in_place import Conduct, weights
+from bncheck.diagnosis.lived.record import Record
+from bncheck.life import Life
+from bncheck.trace import Array
+
+# What sets statistics or weights without a forward: what was averaged before says nothing of what is evaluated then.
+RESETS = ("load", "jump", "convert")
+# Gamma or beta moved this many times as far as in any single step of before: other weights were put in.
+SWAPPED = 10.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The evaluations of one layer behind its last training forward (or the last ones before), taken together."""
+
+    record: Record
+    places: Array  # their moments
+    batch: Evaluated  # all of their values
+    running: Statistics
+    average: Average | None
+    gap: Gap | None
+    current: Statistics | None  # what training batches have at the end
+    left: float  # the gap that is left with those, in deviations
+    spread: float  # the farthest that one of the latest training batches is from them
+    samples: float  # in the evaluations
+    batch_samples: float  # in a training batch
+    steps_since: int  # steps of the optimiser since the last training forward
+    reset: bool  # something set the state, or other weights were put in, since
+    initial: bool  # mean 0 and variance 1 in every channel
+
+
+def last_evaluation(life: Life, record: Record, done: Conduct) -> Evaluation | None:
+    """None where a layer was not evaluated with running statistics, or they normalise nothing."""
+    places = last_phase(record)
+    if not len(places):
+        return None
+    at = int(places[0])
+    batch = pooled(record, places)
+    running = (record.m0[at], record.v0[at])
+    if not np.isfinite(batch.scale) or not (running[1] + batch.eps > 0).all():
+        return None
+    divisor = done.divisor or "n"
+    weight = weights(record, life.framework)
+    factor = record.n / np.maximum(record.n - 1.0, 1.0) if divisor == "n-1" else np.ones(len(record))
+    own = record.life.name
+    resets = [each.index for each in life.happenings if each.what in RESETS and (not each.layers or own in each.layers)]
+    average = averaged(record, at, weight, factor, resets) if done.innocent else None
+    stages = chain(batch, average, divisor, None, None) if average is not None else [("start", batch.own)]
+    current, spread = latest(batch, average, divisor) if average is not None else (None, np.inf)
+    trained = np.flatnonzero(record.training[:at])
+    since = int(record.step[at] - record.step[trained[-1]]) if len(trained) else 0
+    behind = int(record.index[trained[-1]]) if len(trained) else -1
+    return Evaluation(
+        record=record,
+        places=places,
+        batch=batch,
+        running=running,
+        average=average,
+        gap=split(batch, running, stages),
+        current=current,
+        left=batch.apart(current, batch.own) if current is not None else np.inf,
+        spread=spread,
+        samples=float(np.maximum(record.samples[places], 1.0).sum()),
+        batch_samples=float(np.median(np.maximum(record.samples[trained], 1.0))) if len(trained) else 1.0,
+        steps_since=since,
+        reset=any(behind < index <= record.index[at] for index in resets) or exchanged(record, at, trained),
+        initial=not running[0].any() and bool((running[1] == 1.0).all()),
+    )
+
+
+def last_phase(record: Record) -> Array:
+    """Places of the last evaluations in a row that were normalised with the running statistics."""
+    evaluates = ~record.training & record.sound & record.tracked & ~record.moved
+    places = np.flatnonzero(evaluates)
+    if not len(places):
+        return places
+    trained = np.flatnonzero(record.training[: places[-1]])
+    first = int(trained[-1]) if len(trained) else -1
+    found = places[places > first]
+    # Statistics or parameters that change in between make another evaluation.
+    for name in ("m0", "v0", "gamma", "beta"):
+        rows = getattr(record, name)[found]
+        found = found[(rows == rows[-1]).all(axis=1)]
+    return found
+
+
+def pooled(record: Record, places: Array) -> Evaluated:
+    """The values of several forwards as one batch; parameters are those of the last."""
+    n = record.n[places]
+    share = (n / n.sum())[:, None]
+    mean = (share * record.mean[places]).sum(axis=0)
+    var = (share * (record.var[places] + (record.mean[places] - mean) ** 2)).sum(axis=0)
+    last = int(places[-1])
+    eps = float(record.eps[last])
+    return Evaluated(
+        mean=mean,
+        var=var,
+        n=float(n.sum()),
+        gamma=record.gamma[last],
+        beta=record.beta[last],
+        eps=eps if np.isfinite(eps) else 0.0,
+    )
+
+
+def latest(batch: Evaluated, average: Average, divisor: str) -> tuple[Statistics | None, float]:
+    """(what the latest training batches have on average, the farthest that one of them is from that)."""
+    if not len(average.weight):
+        return None, np.inf
+    recent = last_ones(average)
+    own = (batch.n - 1.0) / batch.n
+    fair = own if divisor == "n-1" else own * average.n / np.maximum(average.n - 1.0, 1.0)
+    var = average.var * np.reshape(fair, (-1, 1))
+    current = (average.mean[recent].mean(axis=0), var[recent].mean(axis=0))
+    seen = [j for j in recent if average.seen[j]]
+    if len(seen) < 4:
+        return current, np.inf
+    return current, max(batch.apart((average.mean[j], var[j]), current) for j in seen)
+
+
+def exchanged(record: Record, at: int, trained: Array) -> bool:
+    """Whether gamma or beta went further since the last training forward than a step of the optimiser takes them."""
+    if len(trained) < 2:
+        return False
+    for name in ("gamma", "beta"):
+        rows = getattr(record, name)
+        steps = np.diff(record.step[trained])
+        each = np.abs(np.diff(rows[trained], axis=0)).max(axis=1) / np.maximum(steps, 1)
+        now = float(np.abs(rows[at] - rows[trained[-1]]).max()) / max(int(record.step[at] - record.step[trained[-1]]), 1)
+        if now > SWAPPED * float(each[-16:].max(initial=0.0)) + 1e-6 * float(np.abs(rows[at]).max(initial=0.0)):
+            return True
+    return False

@@ -1,0 +1,201 @@
+"""How far an evaluation is from what the batch's own statistics would give, and the parts that this is made of.
+
+Normalising x with mean m and variance v gives y = γ·(x − m)·r + β, r = 1/sqrt(v + eps). Of a batch of mean b and
+deviation s two numbers per channel say all of y: γ·s·r and γ·(b − m)·r. The distance of two such points is the root mean
+square of the difference of the outputs, and it is measured in units of the deviation that y has with the batch's own
+statistics. Differences of points are differences of outputs, so what lies between the first point and the last is the
+sum of the steps of a **chain**; each stage replays the statistics under one assumption less:
+
+==========  =============================================================================  ========================
+part        from … to                                                                      a cause's word
+==========  =============================================================================  ========================
+start       the running statistics → the average of the batches alone                       few-updates, never-updated
+divisor     → with the divisor that this batch's variance has: (n − 1)/n of the unbiased    variance-divisor
+noise       → each batch replaced by the mean of its neighbours                             batch-weight
+lag         → the mean of the latest training batches                                       stale-state
+mixture     → that of those batches among them that this one is like, where they alternate  mixed-batches
+shift       → what evaluations of the same phase have on average                            data-shift
+sampling    → the batch's own statistics
+==========  =============================================================================  ========================
+
+The order is that of time: what was there first goes first, and what only the evaluation adds comes last. A part is the
+share of its step along the whole gap, so parts add up to the gap; one that leads away from the batch is negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bncheck.diagnosis.lived.averaged import Average
+from bncheck.trace import Array
+
+# Neighbours that say what a batch is like without its own chance; and the latest ones that say what training is like.
+WINDOW = 8
+# Two populations that alternate: the share of the batches' spread that lies between them, the changes from one to the
+# other among WINDOW batches, and their distance in deviations of the output.
+SEPARATE, CHANGES, APART = 0.9, 3, 0.5
+Statistics = tuple[Array, Array]  # mean and variance, (C,) each
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A batch as an evaluation met it: its own statistics (C,), n values per channel, and the layer as it was."""
+
+    mean: Array
+    var: Array
+    n: float
+    gamma: Array
+    beta: Array
+    eps: float
+
+    def point(self, statistics: Statistics) -> Array:
+        """(2, C) what normalising this batch with some statistics gives, in units of the output's own deviation."""
+        mean, var = statistics
+        with np.errstate(all="ignore"):
+            r = 1.0 / np.sqrt(var + self.eps)
+            return np.stack([self.gamma * np.sqrt(self.var) * r, self.gamma * (self.mean - mean) * r]) / self.scale
+
+    @property
+    def own(self) -> Statistics:
+        return self.mean, self.var
+
+    @property
+    def scale(self) -> float:
+        """Deviation of the output with the batch's own statistics, root mean square over channels; NaN for none."""
+        with np.errstate(all="ignore"):
+            square = self.gamma**2 * self.var / (self.var + self.eps)
+        found = float(np.sqrt(np.mean(square)))
+        return found if found > 0 else np.nan
+
+    def apart(self, one: Statistics, two: Statistics) -> float:
+        """How far two outputs are apart, in deviations; inf where one cannot be."""
+        return length(self.point(one) - self.point(two))
+
+
+def length(step: Array, most: float = np.inf) -> float:
+    """Root mean square over channels, none of which counts for more than ``most``."""
+    found = float(np.sqrt(np.mean(np.minimum(np.sum(step**2, axis=0), most**2))))
+    return found if np.isfinite(found) else np.inf
+
+
+@dataclass(frozen=True)
+class Gap:
+    """``size`` in deviations of the output; ``parts`` add up to it; ``stages`` the statistics at each end."""
+
+    size: float
+    parts: dict[str, float]
+    stages: tuple[tuple[str, Statistics], ...]
+
+    def share(self, *names: str) -> float:
+        return sum(self.parts.get(name, 0.0) for name in names) / self.size if self.size > 0 else 0.0
+
+
+def split(batch: Evaluated, running: Statistics, stages: Sequence[tuple[str, Statistics]]) -> Gap | None:
+    """The gap of an evaluation with running statistics along a chain that ends in the batch's own; None where one of
+    them normalises nothing (NaN, or no positive variance)."""
+    chain = [("", running), *stages]
+    points = [batch.point(statistics) for _, statistics in chain]
+    if not all(np.isfinite(point).all() for point in points):
+        return None
+    whole = points[0] - points[-1]
+    size = length(whole)
+    parts: dict[str, float] = {}
+    for (name, _), before, after in zip(chain[1:], points, points[1:], strict=False):
+        along = float(np.mean(np.sum((before - after) * whole, axis=0)))
+        parts[name] = parts.get(name, 0.0) + (along / size if size > 0 else 0.0)
+    return Gap(size=size, parts=parts, stages=tuple(chain))
+
+
+def chain(
+    batch: Evaluated, average: Average, divisor: str, latest: Array | None, phase: Statistics | None
+) -> list[tuple[str, Statistics]]:
+    """The stages behind the running statistics. ``divisor`` of the variance that is averaged, ``latest`` which of its
+    batches say what training is like at the end (None: all neighbours of the last), ``phase`` what the evaluations
+    around this one have on average."""
+    stages: list[tuple[str, Statistics]] = []
+    if len(average.weight):
+        own = (batch.n - 1.0) / batch.n
+        fair = own if divisor == "n-1" else own * average.n / np.maximum(average.n - 1.0, 1.0)
+        share = (average.weight / max(1.0 - average.left, 1e-300))[:, None]
+        mean, var = average.mean, average.var * np.reshape(fair, (-1, 1))
+        smooth = neighbours(average)
+        recent = list(latest) if latest is not None else last_ones(average)
+        current = (mean[recent].mean(axis=0), var[recent].mean(axis=0))
+        if average.left < 1.0:
+            stages += [
+                ("start", average.only_batches),
+                ("divisor", ((share * mean).sum(axis=0), (share * var).sum(axis=0))),
+                ("noise", ((share * (smooth @ mean)).sum(axis=0), (share * (smooth @ var)).sum(axis=0))),
+                ("lag", current),
+            ]
+        else:
+            stages.append(("start", current))
+        stages.append(("mixture", nearest(batch, mean[recent], var[recent]) or current))
+    if phase is not None:
+        stages.append(("shift" if stages else "start", phase))
+    elif not stages:
+        return [("start", batch.own)]
+    return [*stages, ("sampling" if phase is not None else "shift", batch.own)]
+
+
+def last_ones(average: Average) -> list[int]:
+    """The latest batches; back to an unseen one, which stands for many and is of use where few were seen after it."""
+    found: list[int] = []
+    for j in range(len(average.weight) - 1, -1, -1):
+        if len(found) == WINDOW or (len(found) >= WINDOW // 2 and not average.seen[j]):
+            break
+        found.append(j)
+        if not average.seen[j]:
+            break
+    return found[::-1]
+
+
+def neighbours(average: Average) -> Array:
+    """(J, J) weights that replace each batch by the mean of itself and its neighbours; an unseen one is a mean already.
+
+    The window of a batch lies within one stretch of kept batches and is moved in where it would reach beyond it."""
+    count = len(average.weight)
+    found = np.zeros((count, count))
+    stretch = np.cumsum(~average.seen)
+    for j in range(count):
+        alike = np.flatnonzero((stretch == stretch[j]) & average.seen)
+        if not average.seen[j]:
+            found[j, j] = 1.0
+            continue
+        place = int(np.searchsorted(alike, j))
+        first = max(0, min(place - WINDOW // 2, len(alike) - WINDOW))
+        window = alike[first : first + WINDOW]
+        found[j, window] = 1.0 / len(window)
+    return found
+
+
+def nearest(batch: Evaluated, mean: Array, var: Array) -> Statistics | None:
+    """Of batches that are of two kinds in turn, the mean of the kind that this one is like; None where they are not."""
+    kinds = alternating(batch, mean, var)
+    if kinds is None:
+        return None
+    sides = [(mean[kind].mean(axis=0), var[kind].mean(axis=0)) for kind in (kinds, ~kinds)]
+    return min(sides, key=lambda side: batch.apart(side, batch.own))
+
+
+def alternating(batch: Evaluated, mean: Array, var: Array) -> Array | None:
+    """(J,) which batches are of the first of two kinds that alternate; None where there are not two."""
+    if len(mean) < WINDOW:
+        return None
+    points = np.stack([batch.point(each).ravel() for each in zip(mean, var, strict=True)])
+    if not np.isfinite(points).all():
+        return None
+    points = points - points.mean(axis=0)
+    # Two kinds far apart make the direction of largest spread; its sign tells them apart.
+    along = np.linalg.svd(points, full_matrices=False)[0][:, 0]
+    kinds = np.asarray(along > 0)
+    if not 2 <= kinds.sum() <= len(kinds) - 2 or np.count_nonzero(kinds[1:] != kinds[:-1]) < CHANGES:
+        return None
+    one, two = points[kinds].mean(axis=0), points[~kinds].mean(axis=0)
+    inner = ((points[kinds] - one) ** 2).sum() + ((points[~kinds] - two) ** 2).sum()
+    if inner > (1.0 - SEPARATE) * (points**2).sum() or length((one - two).reshape(2, -1)) < APART:
+        return None
+    return kinds

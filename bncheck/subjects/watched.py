@@ -1,0 +1,123 @@
+"""What a watched command's lives come to: findings, and an answer with a row per layer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bncheck.finding import KINDS, Finding
+from bncheck.gate.shortfall import Shortfall
+from bncheck.life import LayerLife, Life
+from bncheck.run_folder.answer import Answer, Row
+from bncheck.subjects.launch import Ended
+
+COLUMNS = ("kind", "forwards", "training", "eval", "n", "moved", "jumps")
+MOST_NOTES = 50
+
+
+def answer_of(lives: Sequence[Life], findings: Sequence[Finding], subject: str) -> Answer:
+    """The answer of a watch. ``findings`` are of all lives together."""
+    rows = tuple(row_of(life, layer, findings, len(lives) > 1) for life in lives for layer in life.layers)
+    return Answer(
+        verb="watch",
+        subject=subject[:4000],
+        headline=headline(lives, findings),
+        columns=COLUMNS,
+        rows=rows,
+        notes=tuple(notes(lives)),
+    )
+
+
+def headline(lives: Sequence[Life], findings: Sequence[Finding]) -> str:
+    if not lives:
+        return "No normalising layer ran, so nothing was recorded"
+    layers = max(len(life.layers) for life in lives)
+    steps = max(life.steps for life in lives)
+    many = f" in {len(lives)} processes" if len(lives) > 1 else ""
+    seen = f"{counted(layers, 'layer')}, {counted(steps, 'step')}{many}"
+    if not findings:
+        return f"{seen}: nothing wrong was seen"
+    grave = [kind for kind in KINDS if any(found.kind == kind for found in findings)]
+    said = ", ".join(counted(sum(found.kind == kind for found in findings), word(kind)) for kind in grave)
+    return f"{seen}: {said}"
+
+
+def word(kind: str) -> str:
+    return {"unexplained": "unexplained observation", "rounding": "rounding remark"}.get(kind, kind)
+
+
+def counted(number: int, name: str) -> str:
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
+def row_of(life: Life, layer: LayerLife, findings: Sequence[Finding], many: bool) -> Row:
+    name = f"{layer.name} @{life.rank if life.world > 1 else life.pid}" if many else layer.name
+    spans = layer.spans
+    training = sum(span.forwards for span in spans if span.training)
+    low = min((span.n[0] for span in spans if span.n[0] >= 0), default=-1)
+    high = max((span.n[1] for span in spans), default=-1)
+    looked = [span.moved for span in spans if span.moved is not None]
+    jumps = sum(
+        int(each.detail.get("times", 1)) if each.detail.get("last") else 1
+        for each in life.happenings
+        if each.what == "jump" and layer.name in each.layers
+    )
+    size = "" if low < 0 else f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    marks = [found.kind for found in findings if layer.name in found.layer.split(", ")]
+    mark = min(marks, key=KINDS.index, default="")
+    cells = (
+        layer.kind,
+        f"{layer.forwards:,}",
+        f"{training:,}",
+        f"{layer.forwards - training:,}",
+        size,
+        f"{sum(looked):,}" if layer.tracks and looked else "–",
+        f"{jumps:,}" if jumps else "",
+    )
+    return Row(layer=name[:1000], cells=cells, mark=mark)
+
+
+def notes(lives: Sequence[Life]) -> list[str]:
+    """What the recorder itself has to say, each sentence once."""
+    found = dict.fromkeys(remark for life in lives for remark in life.remarks)
+    left = sum(life.left_out for life in lives)
+    if left:
+        total = sum(life.forwards for life in lives)
+        found[f"{left:,} of {total:,} forwards were only counted; the others were recorded whole (--keep)."] = None
+    return list(found)[:MOST_NOTES]
+
+
+def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
+    """Why nothing was recorded, and what to do about it; () where something was."""
+    if lives:
+        return ()
+    if ended.failed:
+        return (
+            Shortfall(
+                f"Nothing was recorded: the recorder could not attach ({ended.failed})",
+                "the program ran without it; report this with the version of the framework",
+                "nothing was recorded",
+            ),
+        )
+    if "python" not in ended.reached:
+        return (
+            Shortfall(
+                "Nothing was recorded: the recorder reached no Python that the command started",
+                "python -I and -E ignore PYTHONPATH, by which it comes; leave them out, also in what starts Python",
+                "nothing was recorded",
+            ),
+        )
+    if ended.reached == ("python",):
+        return (
+            Shortfall(
+                "Nothing was recorded: the command imported no framework that bncheck watches (torch)",
+                "watch the command that trains or evaluates",
+                "nothing was recorded",
+            ),
+        )
+    return (
+        Shortfall(
+            "Nothing was recorded: no layer ran that normalises by running statistics",
+            "nothing is to be done if the model has none; a model that torch.jit.load gave is not seen",
+            "nothing was recorded",
+        ),
+    )

@@ -1,0 +1,443 @@
+"""What is kept of a running program, and how it gets to disk. Knows no framework: hooks tell it what they see.
+
+A **beat** is one call of the outermost module. Beats of one model in one mode share a **clock**; its **units** are what
+``--keep`` counts: the beats of one optimiser step, or single beats where no optimiser steps (evaluation). Python 3.7
+syntax and NumPy. Nothing here is called by more than one thread at a time but through ``lock``.
+"""
+
+import atexit
+import importlib.util
+import json
+import os
+import sys
+import threading
+import time
+
+import numpy as np
+
+PROTOCOL = 1
+SECONDS = 2.0  # between flushes at least: so much a kill can lose
+SHARE = 0.01  # of the time that flushes may take
+CHUNK_UNITS, CHUNK_BYTES = 10, 4 << 20  # of one file of moments
+BUDGET = 64 << 20  # bytes on disk per class of moments
+MOST_EVERY = 100  # units kept of "every"; beyond it every second goes, and the distance doubles
+DUTY = 5  # of the later units one in so many is looked at whole, for "last"
+MOST_BEATS = 16  # of one unit: more without an optimiser step are units of their own
+MOST_SPANS, MOST_LAYERS, MOST_ALIKE, MOST_HAPPENINGS = 200, 2000, 20, 2000
+INTERLEAVED = 8  # forwards of a layer between two of one span
+AROUND = 4  # units that are looked at whole after something notable
+ALL = "all"
+
+
+def part(name):
+    """A neighbouring file of the worker, by its path."""
+    full = "bncheck_worker_" + name
+    if full not in sys.modules:
+        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
+
+
+class Keep:
+    """Which units are kept whole: ``first:50,last:50,every:100`` or ``all``."""
+
+    def __init__(self, text):
+        self.all = text == ALL
+        words = {} if self.all else dict(item.split(":") for item in text.split(",") if item)
+        self.first, self.last, self.every = (int(words.get(name, 0)) for name in ("first", "last", "every"))
+
+    def look(self, unit):
+        """Whether a unit is looked at whole. Of the later ones, which may turn out to be the last, about one in five
+        is, scattered by a fixed pattern so that no rhythm of the program hides from it."""
+        if self.all or unit < self.first or (self.every and unit % self.every == 0):
+            return True
+        return bool(self.last) and scattered(unit)
+
+    def classes(self, unit):
+        """The classes of file that a unit which was looked at goes to."""
+        if self.all or unit < self.first:
+            return ("first",)
+        return ("every",) * bool(self.every and unit % self.every == 0) or ("last",)
+
+
+def scattered(unit):
+    return ((unit * 2654435761) & 0xFFFFFFFF) >> 16 & 0xFF < 256 // DUTY
+
+
+class Clock:
+    """Beats of one model in one mode."""
+
+    def __init__(self, number):
+        self.number, self.unit, self.step, self.beats, self.stepless, self.every = number, -1, -1, 0, False, None
+        self.rest = 0  # units to look at whole after something notable
+
+    def beat(self, step):
+        """Begin a beat; True if it begins a unit."""
+        self.beats += 1
+        if step == self.step and not self.stepless and self.unit >= 0:
+            if self.beats <= MOST_BEATS:
+                return False
+            self.stepless = True
+        if step != self.step:
+            self.stepless = False
+        self.step, self.beats = step, 1
+        self.unit += 1
+        self.rest = max(0, self.rest - 1)
+        return True
+
+
+class Stream:
+    """The files of one class of moments of one clock."""
+
+    def __init__(self, recorder, kind, clock):
+        self.recorder, self.kind, self.clock = recorder, kind, clock
+        self.rows, self.units, self.bytes = {}, set(), 0
+        self.files = []  # (path, bytes, units in it)
+        self.number, self.full = 0, False
+
+    def add(self, layer, unit, moment):
+        if self.full:
+            return False
+        if unit not in self.units and (len(self.units) >= self.limit() or self.bytes > CHUNK_BYTES):
+            self.write()
+        self.rows.setdefault(layer, []).append(moment)
+        self.units.add(unit)
+        self.bytes += sum(getattr(value, "nbytes", 8) for value in moment.values())
+        return True
+
+    def limit(self):
+        return 1 if self.kind == "every" else CHUNK_UNITS
+
+    def write(self):
+        if not self.rows:
+            return
+        arrays = {}
+        for layer, moments in self.rows.items():
+            names = [name for name in moments[0] if all(name in moment for moment in moments)]
+            for name in names:
+                arrays["%d/%s" % (layer, name)] = np.stack([np.asarray(moment[name]) for moment in moments])
+        path = os.path.join(self.recorder.folder, "%s-%d-%06d.npz" % (self.kind, self.clock.number, self.number))
+        part("archive").write_npz(path, arrays)
+        self.files.append((path, os.path.getsize(path), len(self.units)))
+        self.number += 1
+        self.rows, self.units, self.bytes = {}, set(), 0
+        self.prune()
+
+    def prune(self):
+        held = sum(size for _, size, _ in self.files)
+        share = BUDGET // max(1, self.recorder.streams_of(self.kind))
+        keep = self.recorder.keep
+        if self.kind in ("first", "note"):
+            if held > share and not keep.all:
+                self.full = True
+        elif self.kind == "last":
+            while len(self.files) > 1 and (
+                held > share or sum(units for _, _, units in self.files[1:]) >= keep.last
+            ):
+                held -= self.drop(0)
+        elif len(self.files) > MOST_EVERY or held > share:
+            for at in range(len(self.files) - 1, 0, -1):
+                if at % 2:
+                    self.drop(at)
+            self.clock.every = 2 * (self.clock.every or keep.every)
+
+    def drop(self, at):
+        path, size, _ = self.files.pop(at)
+        os.unlink(path)
+        return size
+
+
+class Layer:
+    """What the recorder knows of one layer. Hooks set what describes it, and call ``told`` afterwards."""
+
+    def __init__(self, number, kind, channels):
+        self.number, self.kind, self.channels = number, kind, channels
+        self.name, self.names, self.registered, self.tracks, self.own = "", (), None, True, False
+        self.dtypes, self.trainable, self.made_at = {}, None, None
+        self.forwards, self.open, self.closed = 0, {}, 0
+        self.told = None  # what was last written of it
+
+    def described(self):
+        return {
+            "layer": self.number, "name": self.name, "kind": self.kind, "channels": self.channels,
+            "names": list(self.names), "registered": self.registered, "tracks": self.tracks, "own": self.own,
+            "dtypes": self.dtypes, "trainable": self.trainable, "made_at": self.made_at,
+        }  # fmt: skip
+
+
+class Recorder:
+    """Keeps what hooks tell. Its folder is made when the first normalising layer has run."""
+
+    def __init__(self, wanted):
+        self.wanted, self.keep = wanted, Keep(wanted.get("keep") or ALL)
+        self.most_steps = wanted.get("steps")
+        self.framework = self.version = ""
+        self.lock = threading.RLock()
+        self.stopped = False
+        self.on_stop = []  # what takes the hooks away
+        self.world = None  # a function that gives (rank, world)
+        self.born()
+        atexit.register(self.end)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.born)
+
+    def born(self):
+        """A new process: nothing is recorded of it yet."""
+        self.lock = threading.RLock()
+        self.pid, self.folder, self.log, self.began = os.getpid(), None, [], time.time()
+        self.steps = self.forwards = self.left_out = 0
+        self.layers, self.clocks, self.streams = [], {}, {}
+        self.alike, self.happened, self.remarked = {}, 0, set()
+        self.flushed, self.cost, self.ended = -1e9, 0.0, False  # the first beat is written at once
+        self.generation = getattr(self, "generation", -1) + 1
+
+    # -- what hooks tell --------------------------------------------------------------------------------------
+
+    def new_layer(self, kind, channels):
+        """None where there are too many: layers that are made anew for each forward are no layers to follow."""
+        if len(self.layers) >= MOST_LAYERS:
+            self.remark("More than %d normalising layers were met; later ones are not followed." % MOST_LAYERS)
+            return None
+        layer = Layer(len(self.layers), kind, channels)
+        self.layers.append(layer)
+        return layer
+
+    def describe(self, layer):
+        found = layer.described()
+        if found != layer.told:
+            layer.told = json.loads(json.dumps(found))
+            self.log.append(found)
+
+    def clock(self, key):
+        if key not in self.clocks:
+            self.clocks[key] = Clock(len(self.clocks))
+        return self.clocks[key]
+
+    def beat(self, clock):
+        """A call of an outermost module begins; True if its forwards are to be looked at whole."""
+        clock.beat(self.steps)
+        every = clock.every
+        unit = clock.unit
+        if clock.rest:
+            return True
+        looked = self.keep.look(unit)
+        if looked and every and unit >= self.keep.first and unit % self.keep.every == 0 and unit % every:
+            return bool(self.keep.last) and scattered(unit)
+        return looked
+
+    def moment(self, layer, clock, moment):
+        """A forward that was looked at whole: {quantity: number or array}."""
+        kinds = self.keep.classes(clock.unit)
+        if kinds == ("every",) and clock.every and clock.unit % clock.every:
+            kinds = ("last",)
+        if clock.rest and kinds == ("last",):
+            kinds = ("note",)
+        kept = False
+        for kind in kinds:
+            key = (kind, clock.number)
+            if key not in self.streams:
+                self.streams[key] = Stream(self, kind, clock)
+            self.place()
+            kept = self.streams[key].add(layer.number, clock.unit, moment) or kept
+        if not kept:
+            self.left_out += 1
+
+    def streams_of(self, kind):
+        return sum(stream.kind == kind for stream in self.streams.values())
+
+    def forward(self, layer, key, n, moved, where):
+        """Count a forward in its span. ``key``: training, in_backward, gradients, input_dtype."""
+        layer.forwards += 1
+        whole = (key, where)
+        span = layer.open.get(whole)
+        if span is None or layer.forwards - span["at"] > INTERLEAVED:
+            span = self.open_span(layer, whole, n)
+        span["at"] = layer.forwards
+        span["forwards"] += 1
+        if span["last_step"] == self.steps:
+            span["within"] += 1
+        else:
+            span["last_step"], span["within"] = self.steps, 1
+        if span["within"] > span["most_per_step"]:
+            span["most_per_step"] = span["within"]
+        span["last_index"] = self.forwards
+        low, high = span["n"]
+        if n < low or n > high:
+            span["n"] = [min(low, n), max(high, n)]
+        if moved is not None:
+            span["moved"] = (span["moved"] or 0) + moved
+        self.forwards += 1
+
+    def open_span(self, layer, whole, n):
+        (training, in_backward, gradients, dtype), where = whole
+        for other, span in list(layer.open.items()):
+            if layer.forwards - span["at"] > INTERLEAVED or other == whole:
+                self.close_span(layer, other)
+        span = {
+            "span": layer.number, "first_index": self.forwards, "last_index": self.forwards,
+            "first_step": self.steps, "last_step": self.steps, "forwards": 0, "training": training,
+            "in_backward": in_backward, "gradients": gradients, "n": [n, n], "input_dtype": dtype, "moved": None,
+            "most_per_step": 1, "called_from": where, "within": 0, "at": layer.forwards,
+        }  # fmt: skip
+        layer.open[whole] = span
+        return span
+
+    def close_span(self, layer, whole):
+        """To the log; of a layer with very many spans, those that are alike become one that goes on."""
+        span = layer.open.pop(whole)
+        layer.closed += 1
+        if layer.closed <= MOST_SPANS:
+            self.log.append(trimmed(span))
+            return
+        merged = layer.__dict__.setdefault("merged", {})
+        known = merged.setdefault(whole, dict(trimmed(span), forwards=0, moved=None))
+        known["forwards"] += span["forwards"]
+        known["last_index"], known["last_step"] = span["last_index"], span["last_step"]
+        known["n"] = [min(known["n"][0], span["n"][0]), max(known["n"][1], span["n"][1])]
+        known["most_per_step"] = max(known["most_per_step"], span["most_per_step"])
+        if span["moved"] is not None:
+            known["moved"] = (known["moved"] or 0) + span["moved"]
+
+    def happen(self, what, layers=(), where=None, **detail):
+        """Something between forwards; ``layers`` are numbers. What comes again and again is logged some times, then
+        counted, and the last one kept."""
+        row = {"what": what, "index": self.forwards, "step": self.steps, "layers": sorted(set(layers)),
+               "where": where, "detail": detail}  # fmt: skip
+        sign = (what, json.dumps(where), str(detail.get("module", "")), str(detail.get("quantity", "")))
+        times, _ = self.alike.get(sign, (0, None))
+        self.happened += 1
+        if times < MOST_ALIKE and len(self.alike) < MOST_HAPPENINGS:
+            self.log.append(row)
+            self.alike[sign] = (times + 1, None)
+        elif sign in self.alike:
+            self.alike[sign] = (times + 1, row)
+
+    def notable(self, clock=None):
+        """What comes now deserves to be looked at whole."""
+        for each in [clock] if clock else self.clocks.values():
+            each.rest = AROUND
+
+    def remark(self, text):
+        if text not in self.remarked and len(self.remarked) < 100:
+            self.remarked.add(text)
+            self.log.append({"remark": text[:1000]})
+
+    def stepped(self):
+        self.steps += 1
+        if self.most_steps and self.steps >= self.most_steps:
+            self.remark("Recorded up to step %d, as --steps says." % self.steps)
+            self.stop()
+
+    def failed(self, place, error):
+        """An error of our own: it is said, and watching ends for this process."""
+        self.remark("The recorder stopped at %s: %s: %s" % (place, type(error).__name__, error))
+        try:
+            if self.layers:
+                self.place()
+            self.stop()
+        except Exception:  # the disk may be full: what is there stays readable
+            self.stopped = True
+
+    def stop(self):
+        if not self.stopped:
+            self.stopped = True
+            for take_away in self.on_stop:
+                take_away()
+            self.flush()
+
+    # -- to disk ----------------------------------------------------------------------------------------------
+
+    def place(self):
+        """Make the folder of this process."""
+        if self.folder is not None:
+            return
+        base, number = os.path.join(self.wanted["folder"], str(self.pid)), 0
+        while True:
+            folder = "%s-%d" % (base, number)
+            try:
+                os.makedirs(folder)
+                break
+            except FileExistsError:  # the same id again, after a process that ended
+                number += 1
+        self.folder = folder
+        self.about()
+
+    def about(self):
+        rank, world = self.world() if self.world else (0, 1)
+        self.ranked = (rank, world)
+        words = list(getattr(sys, "orig_argv", None) or [sys.executable, *sys.argv])
+        found = {
+            "protocol": PROTOCOL, "framework": self.framework, "version": self.version, "program": program(),
+            "command": words[:200], "pid": self.pid, "parent": os.getppid(), "rank": rank, "world": world,
+            "keep": self.wanted.get("keep") or ALL, "python": sys.version.split()[0], "began": self.began,
+            "executable": sys.executable,
+        }  # fmt: skip
+        self.write_json("about.json", found)
+
+    def write_json(self, name, value):
+        data = json.dumps(value).encode("utf-8")
+        part("archive").write_file(os.path.join(self.folder, name), data)
+
+    def breathe(self):
+        """After each beat: flush if it is time."""
+        now = time.monotonic()
+        if now - self.flushed > max(SECONDS, self.cost / SHARE):
+            self.flush()
+
+    def flush(self):
+        if self.folder is None:
+            return
+        began = time.monotonic()
+        if self.world and self.ranked[1] == 1 and self.world()[1] > 1:
+            self.about()  # ranks may be told apart only after a first forward
+        for stream in self.streams.values():
+            if stream.kind != "every" or self.ended:
+                stream.write()
+        lines, self.log = "".join(json.dumps(row) + "\n" for row in self.log), []
+        if lines:
+            descriptor = os.open(
+                os.path.join(self.folder, "log.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
+            )
+            try:
+                os.write(descriptor, lines.encode("utf-8"))
+            finally:
+                os.close(descriptor)
+        spans = [trimmed(span) for layer in self.layers for span in layer.open.values()]
+        spans += [span for layer in self.layers for span in layer.__dict__.get("merged", {}).values()]
+        again = [dict(row, times=times) for times, row in self.alike.values() if row is not None]
+        state = {
+            "steps": self.steps, "forwards": self.forwards, "left_out": self.left_out, "spans": spans, "again": again,
+            "ended": self.ended,
+        }  # fmt: skip
+        self.write_json("state.json", state)
+        self.flushed = time.monotonic()
+        self.cost = self.flushed - began
+
+    def end(self):
+        """The process ends by itself."""
+        if self.pid != os.getpid() or self.ended:
+            return
+        self.ended = True
+        try:
+            # sys.exit(n) leaves no trace in here; the host knows the code of the process that it started.
+            self.happen("end", code=1 if hasattr(sys, "last_type") else 0)
+            self.flush()
+        except Exception:  # at exit nobody could be told; what was flushed before is readable
+            pass
+
+
+def trimmed(span):
+    return {name: value for name, value in span.items() if name not in ("within", "at")}
+
+
+def program():
+    """What a reader knows this process by: its script, or the module of python -m."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    path = getattr(main, "__file__", None) or (sys.argv[0] if sys.argv else "")
+    if spec is not None and spec.name != "__main__":
+        name = spec.name
+        return name[: -len(".__main__")] if name.endswith(".__main__") else name
+    return os.path.basename(path) or "python"
