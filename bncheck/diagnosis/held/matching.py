@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -92,7 +93,7 @@ def between(one: Sequence[Held], two: Sequence[Held], known: Places) -> Places:
     """The known places, and those of layers between two of them that are as many, and as wide, on both sides."""
     places = list(known)
     ends_at = [(-1, -1), *known, (len(one), len(two))]
-    for (i, j), (k, m) in zip(ends_at, ends_at[1:], strict=False):
+    for (i, j), (k, m) in itertools.pairwise(ends_at):
         inside = [(i + step, j + step) for step in range(1, k - i)]
         if k - i == m - j and all(width(one[x]) == width(two[y]) for x, y in inside):
             places += inside
@@ -110,5 +111,3 @@ def ordered(one: Sequence[Held], two: Sequence[Held]) -> Places:
 
 def width(layer: Held) -> int:
     return 0 if layer.running_mean is None else int(layer.running_mean.size)
-
-
