@@ -42,6 +42,7 @@ class Asked:
     seconds: float = 120.0
     bar: Bar = Bar()
     formats: Sequence[str] = ("csv", "plots", "html")
+    strict: bool = False  # nobody said what fails: a layer fails by any difference
     verbose: bool = False
     command: str = field(default_factory=lambda: shlex.join(["bncheck", *sys.argv[1:]]))
 
