@@ -65,6 +65,7 @@ def check_command(**options: Any) -> int:
         out=options["out"],
         seconds=options["timeout"],
         bar=bar_of(options, configuration),
+        verbose=options["verbose"],
         formats=CI_FORMATS if options["no_report"] else (*CI_FORMATS, "plots", "html"),
     )
     with open_progress(options["quiet"] or options["as_json"], options["verbose"]) as progress:

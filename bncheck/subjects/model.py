@@ -78,7 +78,8 @@ def holding_of(name: str, said: Mapping[str, Any], path: Path) -> Holding:
     arrays: Mapping[str, Any] = {} if archive is None else {key: archive[key] for key in archive}
     layers = [held_of(place, layer, arrays) for place, layer in enumerate(said["layers"])]
     others = {str(key): tuple(shape) for key, shape in said["others"].items()}
-    return Holding(name=slug_of(name), framework="torch", format="model", layers=tuple(layers), others=others)
+    short = name.replace("\\", "/").rpartition("/")[2]
+    return Holding(name=short, framework="torch", format="model", layers=tuple(layers), others=others)
 
 
 def held_of(place: int, layer: Mapping[str, Any], arrays: Mapping[str, Any]) -> Held:

@@ -68,7 +68,7 @@ def listed(keys: Sequence[str]) -> str:
 def nonfinite(said: Mapping[str, Any], target: str, others: Sequence[Finding]) -> Iterator[Finding]:
     """NaN or Inf in what it gives in eval, unless a finding says where it comes from."""
     bad = [each for each in said.get("output", ()) if each["bad"]]
-    if bad and not any(item.of_nan for item in others):
+    if bad and not any(item.of_nan or item.kind == "defect" for item in others):
         each = bad[0]
         total = math.prod(each["shape"])
         yield Finding(
