@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "Run scenarios on targets, compare them, name the causes, write a report.",
     "check": "Check one thing of yours: a layer, a model, a checkpoint, an ONNX file.",
     "watch": "Run your training command and say what each BatchNorm layer lived through.",
+    "diff": "Compare two things of yours: checkpoints, a model and its export, two files.",
     "conventions": "Measure each target's BatchNorm rules, side by side.",
     "compare": "Join runs of other machines, devices, versions or shards into one comparison.",
     "baseline": "Accept what a run found: later runs fail only for what is new or worse.",

@@ -27,6 +27,7 @@ class Checkpoint:
     holding: Holding
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     path: str = ""  # of the state in the file; "" where it is the whole
+    beside: Mapping[str, str] = field(default_factory=dict)  # weight → its bias, where the file says which it is
 
 
 @dataclass(frozen=True)

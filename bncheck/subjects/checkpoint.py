@@ -32,7 +32,7 @@ class Checked:
 
     answer: Answer
     findings: tuple[Finding, ...]
-    targets: tuple[TargetResult, ...]
+    target: TargetResult
     missed: tuple[Shortfall, ...] = ()
 
 
@@ -42,7 +42,7 @@ def check_checkpoint(path: Path, asked: Any, listener: Listener) -> tuple[Path, 
     checked = look_at(path, asked.thing.text)
     run = create_run_folder(asked.out)
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    results = results_of(checked.answer, checked.findings, checked.targets, asked.command, created)
+    results = results_of(checked.answer, checked.findings, (checked.target,), asked.command, created)
     conclude(run, checked.answer, results, asked.bar, asked.formats, listener.say, checked.missed)
     return run, results
 
@@ -60,11 +60,9 @@ def refuse_options(asked: Any) -> None:
 def look_at(path: Path, subject: str) -> Checked:
     """What a checkpoint holds, and what is wrong with it."""
     states = [in_its_place(each) for each in read_checkpoint(path)]
-    findings = tuple(
-        replace(finding, case=slug_of(subject))
-        for holding in states
-        for finding in judge_holding(holding)
-    )
+    target = target_of(path, states[0])
+    found = [finding for holding in states for finding in judge_holding(holding)]
+    findings = tuple(placed(finding, target, subject) for finding in found)
     layers = [layer for holding in states for layer in holding.layers]
     first = states[0]
     answer = Answer(
@@ -78,17 +76,22 @@ def look_at(path: Path, subject: str) -> Checked:
     return Checked(
         answer=answer,
         findings=findings,
-        targets=tuple(target_of(holding) for holding in states),
+        target=target,
         missed=() if layers else (nothing(first),),
     )
 
 
-def target_of(holding: Holding) -> TargetResult:
-    """A state of a file as a column of the run."""
+def target_of(path: Path, holding: Holding) -> TargetResult:
+    """The file as the one column of the run."""
     said = {"format": holding.format}
-    return TargetResult(
-        name=holding.name, slug=slug_of(holding.name), backend=holding.framework, device="", environment=said
-    )
+    name = path.name or str(path)
+    return TargetResult(name=name, slug=slug_of(name), backend=holding.framework, device="", environment=said)
+
+
+def placed(finding: Finding, target: TargetResult, subject: str) -> Finding:
+    """A finding about a state, in the run of its file."""
+    departs = target.name if finding.departs else ""
+    return replace(finding, targets=(target.name,), departs=departs, scenario="check", case=slug_of(subject))
 
 
 def in_its_place(checkpoint: Checkpoint) -> Holding:
