@@ -152,4 +152,4 @@ def odd_outputs(record: Record) -> tuple[Array, Array]:
     rounding = np.where(own, 0.0, np.nan_to_num(rounding))
     off = np.abs(seen.mean - mean) > MARGIN * (seen.mean_error + rounding[0])
     off |= np.abs(seen.level - var - record.eps[:, None]) > MARGIN * (seen.level_error + rounding[1])
-    return kept.any(axis=1), (off & kept).any(axis=1)
+    return np.asarray(kept.any(axis=1)), np.asarray((off & kept).any(axis=1))

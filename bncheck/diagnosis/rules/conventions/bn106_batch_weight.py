@@ -12,15 +12,20 @@ last batch, a weight of 0 never learns.
 
 from collections.abc import Iterable
 
+from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.lived.departures import Departure
+from bncheck.diagnosis.lived.evaluation import Evaluation
+from bncheck.diagnosis.lived.judged import Lived
 from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.counters import repeated_weight
+from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weight_of
 from bncheck.diagnosis.rules.holdings import settings
-from bncheck.diagnosis.rules.holdings.words import findings
-from bncheck.diagnosis.rules.wording import names, number
+from bncheck.diagnosis.rules.holdings.words import of_holding
+from bncheck.diagnosis.rules.wording import names, number, percent
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
-from bncheck.life import Holding
+from bncheck.life import Holding, Life
 
 CODE = "BN106"
 CAUSE = "batch-weight"
@@ -60,4 +65,30 @@ def opposite(value: object, other: object) -> bool:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """A momentum that reads like another framework's, or cannot work."""
-    return findings(holding, CODE, CAUSE, settings.odd_weights(holding))
+    return of_holding(holding, CODE, CAUSE, settings.odd_weights(holding))
+
+
+def check_life(life: Life) -> list[Finding]:
+    departing = about_departures(life, CODE, CAUSE, another_weight)
+    return [*departing, *about_gap(life, CODE, CAUSE, of_the_last_batches)]
+
+
+def of_the_last_batches(life: Life, layer: Lived, ev: Evaluation) -> Reason:
+    assert ev.gap is not None
+    weight = weight_of(life, layer)
+    much = "much" if weight is None else number(weight)
+    return Reason(
+        says=(
+            f"A new batch weighs {much} in the running average, so that the statistics are those of the last batches, "
+            f"chance included; that makes {percent(ev.gap.share('noise'))} of it."
+        ),
+        advice=f"give a new batch less weight (0.1 is usual), or {anew(life)}",
+        part="noise",
+        quantity="momentum",
+        evidence={"weight of a new batch": weight} if weight is not None else {},
+    )
+
+
+def another_weight(found: Departure) -> tuple[str, str]:
+    says = f"A new batch weighs {number(found.value)} in the running average of {{who}}; momentum says {number(found.due)}."
+    return says, OWN

@@ -16,16 +16,19 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from bncheck.diagnosis.lived.evaluation import Evaluation
+from bncheck.diagnosis.lived.judged import Lived
 from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import summary
+from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weight_of
 from bncheck.diagnosis.rules.holdings import start
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
 from bncheck.diagnosis.rules.movement import STATISTICS, holds_training, moved
-from bncheck.diagnosis.rules.wording import names, targets, verb
+from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
-from bncheck.life import Holding
+from bncheck.life import Holding, Life
 
 CODE = "BN117"
 CAUSE = "never-updated"
@@ -96,4 +99,31 @@ def trained(cell: CellView, layer: str) -> set[int]:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """Trained parameters beside the statistics of a new layer."""
-    return findings(holding, CODE, CAUSE, [start.never_updated(holding)])
+    return of_holding(holding, CODE, CAUSE, [start.never_updated(holding)])
+
+
+def check_life(life: Life) -> list[Finding]:
+    return about_gap(life, CODE, CAUSE, stood_still)
+
+
+def stood_still(life: Life, layer: Lived, ev: Evaluation) -> Reason:
+    ran = int((layer.record.training & (layer.record.index < layer.record.index[ev.places[0]])).sum())
+    if not ran:
+        return Reason(
+            says="Its running statistics are those of a new layer, mean 0 and variance 1: nothing trained or loaded "
+            "them.",
+            advice="load the running statistics together with the weights (load_state_dict with strict=True says what "
+            "is missing)",
+            part="start",
+            mends=False,
+        )
+    weight = weight_of(life, layer)
+    held = float(layer.record.momentum[ev.places[0]])
+    why = f", because momentum is {number(held)}" if weight == 0 else ""
+    cure = "give momentum its usual value" if weight == 0 else "write each update into the layer's own buffers"
+    return Reason(
+        says=f"None of {ran} training forwards moved its running statistics{why}.",
+        advice=f"{cure}; then {anew(life)}",
+        part="start",
+        evidence={"training forwards seen": ran},
+    )

@@ -6,20 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bncheck.diagnosis.rules.holdings.words import (
-    BETA,
-    GAMMA,
-    MEAN,
-    VAR,
-    Said,
-    anew,
-    flat,
-    listed,
-    of_all,
-    statistics,
-    verb,
-    word,
-)
+from bncheck.diagnosis.rules.holdings.words import BETA, GAMMA, MEAN, VAR, Said, anew, flat, statistics, word
+from bncheck.diagnosis.rules.layer_names import listed, of_all, verb
 from bncheck.diagnosis.rules.wording import channels, number
 from bncheck.finding import GAIN, LOWEST, NAN_IN, NONFINITE
 from bncheck.life import Held, Holding

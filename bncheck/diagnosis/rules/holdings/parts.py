@@ -8,19 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bncheck.diagnosis.rules.holdings.start import at_start, trained
-from bncheck.diagnosis.rules.holdings.words import (
-    BETA,
-    GAMMA,
-    MEAN,
-    VAR,
-    Said,
-    flat,
-    listed,
-    of_all,
-    statistics,
-    verb,
-    word,
-)
+from bncheck.diagnosis.rules.holdings.words import BETA, GAMMA, MEAN, VAR, Said, flat, statistics, word
+from bncheck.diagnosis.rules.layer_names import listed, of_all, verb
 from bncheck.life import Held, Holding
 
 # Names of layers that are BatchNorm for certain, and end in what a BatchNorm layer holds beside statistics.

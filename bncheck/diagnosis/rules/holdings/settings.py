@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bncheck.diagnosis.rules.holdings.words import Said, of_all, verb
+from bncheck.diagnosis.rules.holdings.words import Said
+from bncheck.diagnosis.rules.layer_names import of_all, verb
 from bncheck.diagnosis.rules.wording import number
 from bncheck.life import Held, Holding
 
