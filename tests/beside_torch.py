@@ -1,5 +1,5 @@
-"""Python that has torch and bncheck, as somebody has who installs one beside the other: the interpreter of bncheck's own
-environment for torch, with the packages of the tests behind its own."""
+"""Python that has torch and bncheck, as somebody has who installs one beside the other: the interpreter of bncheck's
+own environment for torch, with the packages of the tests behind its own."""
 
 from __future__ import annotations
 
