@@ -96,6 +96,16 @@ def test_where_nothing_was_shown_nothing_is_more() -> None:
     assert rest([Row("a", ()), Row("b", ())], 0) == "2 layers: nothing to say"
 
 
+def test_a_title_that_names_its_layers_is_not_followed_by_them() -> None:
+    def told(title: str, *layers: str) -> str:
+        (theme,) = themes(results(findings=(replace(LEAK, title=title, layer=", ".join(layers)),)))
+        return where(theme)
+
+    assert told("The statistics of 1 and bn.2 stand still.", "1", "bn.2") == ""
+    assert told("The statistics stand still for 117 steps.", "1") == "in 1"
+    assert told("NaN in bn.22", "bn.2") == "in bn.2"
+
+
 def test_one_cause_in_many_layers_is_said_once(run: Path) -> None:
     layers = [f"block{k}.bn" for k in range(53)]
     findings = tuple(

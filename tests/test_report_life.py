@@ -117,9 +117,32 @@ def test_nan_is_drawn_as_nan() -> None:
 def test_a_line_of_the_program_is_said_with_its_function() -> None:
     line = line_of(LIFE.happenings[0], "")
     assert (line.said, line.where, line.code) == (
-        "eval() was called in layer1.bn1 (module layer1)", "engine.py:88 in evaluate()", "model.eval()"
+        "eval() was called on layer1 in layer1.bn1", "engine.py:88 in evaluate()", "model.eval()"
     )  # fmt: skip
     assert place_of(replace(HERE, function="<module>")) == "engine.py:88"
+
+
+@pytest.mark.parametrize(
+    ("happening", "said"),
+    [
+        (Happening("nonfinite", 0, 0, ("a",), detail={"in": "input", "born": False}),
+         "the first NaN or Inf (in its input) in a"),
+        (Happening("nonfinite", 0, 0, ("a",), detail={"in": "state", "born": True}),
+         "the first NaN or Inf (in its state) in a, although its input was finite"),
+        (Happening("load", 0, 0, detail={"module": "Net", "missing": ["a", "b", "c", "d"], "unexpected": []}),
+         "state was loaded on Net (missing 4 keys)"),
+        (Happening("jump", 0, 0, ("a",), detail={"quantity": "running_mean", "largest": 0.5, "by": ""}),
+         "running statistics changed without a forward in a (quantity running_mean, largest 0.5)"),
+    ],
+)  # fmt: skip
+def test_what_happened_is_said_in_words(happening: Happening, said: str) -> None:
+    assert line_of(happening, "").said == said
+
+
+def test_of_a_span_that_moved_in_part_the_kept_forwards_say_when() -> None:
+    """The layer stands still from step 40 on, and one span counted all of it."""
+    moved, still = moved_lanes(replace(STUCK, spans=(span(0, 99, True, 40),)), Axis("step", 0, 99))
+    assert moved[:40].all() and not moved[40:].any() and still[40:].all()
 
 
 # -------------------------------------------------------------------------------------------------------------- page
