@@ -150,6 +150,10 @@ def states(watching):
 
     def loaded(frame, args, kwargs, seen, found):
         where = tell(watching, "load", frame, args[0], **(seen or {}))
+        if concerned(watching, args[0]) is None and seen and any(seen.values()):
+            # Its layers have not run yet, and what is missing names them.
+            where = watching.where(frame)
+            watching.recorder.happen("load", [], where, module=type(args[0]).__name__, **seen)
         watching.changes("load", where, args[0])
         watching.recorder.notable()
 

@@ -56,6 +56,7 @@ class Local(threading.local):
 
     def __init__(self):
         self.stack, self.clock, self.look, self.where, self.again = [], None, False, None, False
+        self.call = 0
         self.jumps = {}  # (quantity, by, where) → the jumps of this beat
         self.deep = 0  # inside train(), load_state_dict(), …: their calls of children are none of the user's
 
@@ -68,6 +69,7 @@ class Watching:
         self.moments = parts("moments")
         self.local = Local()
         self.generation = recorder.generation
+        self.calls = 0  # of outermost modules
         self.norms = {}  # id of a module → Norm, or None for one that is none
         self.own = set()  # folders whose frames are not the user's
         for folder in (os.path.dirname(torch.__file__), HERE):
@@ -245,6 +247,8 @@ class Watching:
         local = self.local
         self.tell_jumps()
         again = self.task is not None and self.task() != -1
+        self.calls += 1
+        local.call = self.calls
         local.clock = self.recorder.clock((id(root), root.training, again))
         local.look = self.recorder.beat(local.clock)
         local.where = self.where(sys._getframe(3))
@@ -316,7 +320,7 @@ class Watching:
         found["counter_before"] = nan if norm.before[2] is None else norm.before[2]
         found["counter_after"] = nan if norm.after[2] is None else norm.after[2]
         found.update(
-            index=index, step=self.recorder.steps, training=np.int8(bool(module.training)),
+            index=index, call=local.call, step=self.recorder.steps, training=np.int8(bool(module.training)),
             in_backward=np.int8(local.again), gradients=np.int8(gradients), n=n,
             eps=number(getattr(module, "eps", None)), momentum=number(getattr(module, "momentum", None)),
         )  # fmt: skip
