@@ -177,7 +177,7 @@ def test_a_layer_that_is_not_equivalent_fails_and_the_cause_leads(tmp_path: Path
 
 
 def test_a_layer_that_is_equivalent_passes(tmp_path: Path, python: Path) -> None:
-    answer, results, code = checked(f"{LAYERS}:Own2d", tmp_path / "run", python=str(python))
+    answer, _, code = checked(f"{LAYERS}:Own2d", tmp_path / "run", python=str(python))
     assert code == 0
     assert answer.headline.startswith("Own2d is equivalent to torch.nn.BatchNorm2d on 8×4×5×5")
     assert {row.mark for row in answer.rows} == {"agrees"}
@@ -243,7 +243,7 @@ def test_a_negative_variance_is_named_with_its_layer(tmp_path: Path, python: Pat
 def test_a_layer_left_in_training_and_one_without_eval(tmp_path: Path, python: Path) -> None:
     _, results, _ = model("left_training", tmp_path / "a", python)
     assert [(finding.cause, finding.layer) for finding in results.findings] == [("mode-leak", "bn1")]
-    answer, results, _ = model("no_eval", tmp_path / "b", python)
+    _, results, _ = model("no_eval", tmp_path / "b", python)
     found = {finding.layer: finding for finding in results.findings if finding.cause == "normaliser-source"}
     assert "In eval bn1 (a NoEval) gives the same sample another output in another batch" in found["bn1"].title
     assert "bn2" not in found, "its input already differs"
@@ -408,7 +408,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["eval", "minus-one", "upsampled"])
 def test_a_file_that_does_what_onnx_says(tmp_path: Path, exported: Path, name: str) -> None:
-    answer, results, code = checked(str(exported / f"{name}.onnx"), tmp_path / "run")
+    answer, _, code = checked(str(exported / f"{name}.onnx"), tmp_path / "run")
     assert code == 0, answer.headline
     assert "BatchNormalization node" in answer.headline and "The file does what ONNX opset" in answer.headline
     assert {row.cells[0] for row in answer.rows} == {"inference"}
@@ -433,7 +433,7 @@ def test_a_file_in_training_mode_and_one_of_a_negative_variance(tmp_path: Path, 
 def test_a_file_that_is_none_and_one_without_nodes(tmp_path: Path, exported: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"\x08\x07garbage" + bytes(np.arange(64, dtype=np.uint8)))
-    with pytest.raises(UsageError, match="broken.onnx cannot be checked"):
+    with pytest.raises(UsageError, match=r"broken\.onnx cannot be checked"):
         checked(str(broken), tmp_path / "run")
-    with pytest.raises(UsageError, match="folded.onnx has no BatchNormalization node"):
+    with pytest.raises(UsageError, match=r"folded\.onnx has no BatchNormalization node"):
         checked(str(exported / "folded.onnx"), tmp_path / "run")

@@ -69,7 +69,7 @@ class Frozen(nn.Module):
 
     def __init__(self, n):
         super().__init__()
-        for name, value in dict(weight=1.0, bias=0.0, running_mean=0.0, running_var=1.0).items():
+        for name, value in {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}.items():
             self.register_buffer(name, torch.full((n,), value))
 
     def forward(self, x):
@@ -98,7 +98,7 @@ class Domains(nn.Module):
     def forward(self, x):
         if not self.training:
             return self.bns[0](x)
-        return torch.cat([bn(part) for bn, part in zip(self.bns, x.chunk(2))])
+        return torch.cat([bn(part) for bn, part in zip(self.bns, x.chunk(2), strict=True)])
 
 
 class Ghost(nn.Module):

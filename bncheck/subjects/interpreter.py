@@ -76,6 +76,6 @@ def asked_for(given: str, backend: BackendFile) -> UsersPython:
 
 
 def has_module(prefix: Path, module: str) -> bool:
-    """Whether an environment holds a package, by its folder: asking the interpreter would take as long as starting it."""
+    """Whether an environment holds a package, by its folder: asking the interpreter takes as long as starting it."""
     folders = [prefix / "Lib" / "site-packages", *prefix.glob("lib/python3*/site-packages")]
     return any((folder / module).is_dir() for folder in folders)

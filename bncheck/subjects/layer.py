@@ -134,7 +134,7 @@ def scenario_text(layer: Looked, given: Mapping[str, Any], custom: str, expectin
 
 
 def cases_of(layer: Looked) -> dict[str, dict[str, Any]]:
-    """The usual loop; two forwards before one backward, as in a discriminator; and more samples than a virtual batch has
+    """The usual loop; two forwards before one backward, as in a discriminator; more samples than a virtual batch has
     (layers that normalise chunks of the batch take 128 of them at most, by their defaults)."""
     count, *rest = layer.shape
     many = [max(count, MANY), *rest] if math.prod(rest) * MANY <= LARGEST else [count + 1, *rest]
@@ -248,8 +248,8 @@ def headline(layer: Looked, own: str, leading: Finding | None, stopped: CellResu
         return f"{layer.name} could not be compared with {own}: {why}"
     shape = "×".join(map(str, layer.shape))
     return (
-        f"{layer.name} is equivalent to {own} on {shape}: training, eval, backward, statistics, saving, loading, copying "
-        "and dtypes agree"
+        f"{layer.name} is equivalent to {own} on {shape}: training, eval, backward, statistics, saving, loading, "
+        "copying and dtypes agree"
     )
 
 
@@ -278,7 +278,8 @@ def notes(layer: Looked, given: Mapping[str, Any], cells: Sequence[CellResult]) 
         value = layer.defaults.get(word, usual)
         if value != usual and word not in given:
             said.append(
-                f"Its default {word} is {value:g}, that of torch.nn.{layer.builtin} {usual:g}: both got {known[word]:g}."
+                f"Its default {word} is {value:g}, that of torch.nn.{layer.builtin} {usual:g}: "
+                f"both got {known[word]:g}."
             )
     unasked = [word for word in layer.left_out if word in USUAL]
     for word in unasked:

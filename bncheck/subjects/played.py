@@ -44,8 +44,10 @@ def misfit(said: Mapping[str, Any], target: str) -> Iterator[Finding]:
     layer = next((name for name in sorted(norms, key=len, reverse=True) if first.startswith(f"{name}.")), "")
     consequence = "these keep what the model was built with" if wrong else "they were not used"
     if statistics:
-        consequence = f"running statistics of {plural(len({key.rpartition('.')[0] for key in statistics}), 'layer')} " \
-            "stay as built, and eval normalises with them"  # fmt: skip
+        layers = {key.rpartition(".")[0] for key in statistics}
+        consequence = (
+            f"running statistics of {plural(len(layers), 'layer')} stay as built, and eval normalises with them"
+        )
     yield Finding(
         code="BN115",
         cause="state-mismatch",
@@ -61,7 +63,7 @@ def misfit(said: Mapping[str, Any], target: str) -> Iterator[Finding]:
             "unexpected": len(loaded["unexpected"]),
             "misshaped": len(loaded["misshaped"]),
             "counters missing": counters,
-        },  # fmt: skip
+        },
         advice="build the model that was saved, or rename the keys; load_state_dict(strict=True) refuses this file",
     )
 

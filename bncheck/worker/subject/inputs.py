@@ -203,11 +203,11 @@ def candidates(torch, net):
     if kind == "linear":
         wanted += [("float32", (MANY, size)), ("float32", (MANY, 16, size))]
     channels = (size,) if kind == "conv" and size else (3, 1)
-    for rank in (rank,) if kind == "conv" else (2, 1):
+    for axes in (rank,) if kind == "conv" else (2, 1):
         for count in channels:
-            for side in SIDES[rank]:
-                few = side >= LARGE and rank > 1
-                wanted.append(("float32", (FEW if few else MANY, count) + (side,) * rank))
+            for side in SIDES[axes]:
+                few = side >= LARGE and axes > 1
+                wanted.append(("float32", (FEW if few else MANY, count) + (side,) * axes))
     return [(float_of(torch, net) if dtype == "float32" else dtype, shape) for dtype, shape in wanted]
 
 

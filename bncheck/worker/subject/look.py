@@ -1,7 +1,7 @@
 """What a class or function of the user's makes: a layer that could stand in BatchNorm's place, or a model.
 
-Loaded by run.py by path; Python 3.7 syntax. A layer is made with a number of channels, keeps the shape of its input, and
-holds no weights of two axes; everything else that is a module is a model.
+Loaded by run.py by path; Python 3.7 syntax. A layer is made with a number of channels, keeps the shape of its input,
+and holds no weights of two axes; everything else that is a module is a model.
 """
 
 import inspect
