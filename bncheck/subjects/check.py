@@ -49,6 +49,8 @@ class Asked:
 
 def check(asked: Asked, listener: Listener) -> tuple[Path, Results]:
     """The run folder and what was found. UsageError and its like for what cannot be checked."""
+    if asked.save_scenario is not None and asked.thing.kind != "code":
+        refuse_scenario(asked)
     return {"code": check_code, "onnx": check_onnx, "checkpoint": check_checkpoint}[asked.thing.kind](asked, listener)
 
 
@@ -71,9 +73,19 @@ def check_code(asked: Asked, listener: Listener) -> tuple[Path, Results]:
                 again = save_scenario(asked.thing, found, asked.given, asked.save_scenario)
                 listener.say(f"play it again with: {again}")
             return check_layer(asked, found, python, listener)
+        if asked.save_scenario is not None:
+            refuse_scenario(asked)
         from bncheck.subjects.model import check_model
 
         return check_model(asked, found, Path(folder) / "subject", python, listener)
+
+
+def refuse_scenario(asked: Asked) -> None:
+    again = f"bncheck run onnx-file --set network.file={asked.thing.path}" if asked.thing.kind == "onnx" else ""
+    raise UsageError(
+        f"{asked.thing.text} is no layer, and --save-scenario writes down what was played of a layer.",
+        f"the same is played by: {again}" if again else "Leave out --save-scenario.",
+    )
 
 
 def refuse_for_layers(asked: Asked) -> None:
