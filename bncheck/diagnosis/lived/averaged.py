@@ -2,8 +2,8 @@
 of the start.
 
 An average of weights a_k is left·start + Σ W_k·u_k with W_k = a_k·Π(1 − a_j) over later j. Forwards that were not kept
-are one **unseen** batch: between two kept states s and s' with keep = Π(1 − a) the batches between them had, weighted as
-the average weighs them, (s' − keep·s)/(1 − keep). So the sum is exact whatever was left out.
+are one **unseen** batch: between two kept states s and s' with keep = Π(1 − a) the batches between them had, weighted
+as the average weighs them, (s' − keep·s)/(1 − keep). So the sum is exact whatever was left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 
 from bncheck.diagnosis.lived.record import Record
 from bncheck.trace import Array
-
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def averaged(record: Record, at: int, weight: Array, factor: Array, restarts: Se
     """What the running statistics of a moment ``at`` consist of. ``weight`` (K,) of the new batch at each moment,
     ``factor`` (K,) that its variance is multiplied by when it is averaged, ``restarts`` indices of forwards before
     which something else has set them: what was averaged before is gone then. None where a step cannot be read."""
-    trains = np.flatnonzero(record.training[:at] & record.tracked[:at] & (record.moved[:at] | (weight[:at] == 0.0)))
+    trains = np.flatnonzero(record.training[:at] & record.tracked[:at] & record.moved[:at])
     reset = max([index for index in restarts if index <= record.index[at]], default=-1)
     trains = trains[record.index[trains] >= reset]
     if not np.isfinite(record.m0[at] + record.v0[at]).all():
@@ -73,12 +72,12 @@ def averaged(record: Record, at: int, weight: Array, factor: Array, restarts: Se
         last = k
     assert start is not None
     shares = np.array([part[0] for part in parts])
-    kept = np.append(np.cumprod((1.0 - shares)[::-1])[::-1][1:], 1.0) if len(parts) else np.zeros(0)
+    kept = np.append(np.cumprod((1.0 - shares)[::-1])[::-1][1:], 1.0) if parts else np.zeros(0)
     shape = (0, record.mean.shape[1])
     return Average(
         start_mean=start[0],
         start_var=start[1],
-        left=float(np.prod(1.0 - shares)) if len(parts) else 1.0,
+        left=float(np.prod(1.0 - shares)) if parts else 1.0,
         weight=shares * kept,
         mean=np.stack([part[1] for part in parts]) if parts else np.zeros(shape),
         var=np.stack([part[2] for part in parts]) if parts else np.zeros(shape),

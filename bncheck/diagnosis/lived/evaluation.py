@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bncheck.diagnosis.lived.averaged import Average, averaged
-from bncheck.diagnosis.lived.gap import Evaluated, Gap, Statistics, chain, last_ones, split
-from bncheck.diagnosis.lived.in_place import Conduct, weights
+from bncheck.diagnosis.lived.gap import WINDOW, Evaluated, Gap, Statistics, chain, last_ones, split
+from bncheck.diagnosis.lived.in_place import Conduct
 from bncheck.diagnosis.lived.record import Record
 from bncheck.life import Life
 from bncheck.trace import Array
@@ -31,12 +31,12 @@ class Evaluation:
     gap: Gap | None
     current: Statistics | None  # what training batches have at the end
     left: float  # the gap that is left with those, in deviations
-    spread: float  # the farthest that one of the latest training batches is from them
+    spread: float  # how far one of the latest training batches is from them, root mean square
+    scatter: float  # how far one of the evaluations is from all of them
     samples: float  # in the evaluations
     batch_samples: float  # in a training batch
     steps_since: int  # steps of the optimiser since the last training forward
     reset: bool  # something set the state, or other weights were put in, since
-    initial: bool  # mean 0 and variance 1 in every channel
 
 
 def last_evaluation(life: Life, record: Record, done: Conduct) -> Evaluation | None:
@@ -50,13 +50,14 @@ def last_evaluation(life: Life, record: Record, done: Conduct) -> Evaluation | N
     if not np.isfinite(batch.scale) or not (running[1] + batch.eps > 0).all():
         return None
     divisor = done.divisor or "n"
-    weight = weights(record, life.framework)
     factor = record.n / np.maximum(record.n - 1.0, 1.0) if divisor == "n-1" else np.ones(len(record))
     own = record.life.name
     resets = [each.index for each in life.happenings if each.what in RESETS and (not each.layers or own in each.layers)]
-    average = averaged(record, at, weight, factor, resets) if done.innocent else None
+    average = averaged(record, at, done.weight, factor, resets) if not done.odd_step.any() else None
     stages = chain(batch, average, divisor, None, None) if average is not None else [("start", batch.own)]
     current, spread = latest(batch, average, divisor) if average is not None else (None, np.inf)
+    if current is None and average is not None:
+        current = unaveraged(record, at, batch)
     trained = np.flatnonzero(record.training[:at])
     since = int(record.step[at] - record.step[trained[-1]]) if len(trained) else 0
     behind = int(record.index[trained[-1]]) if len(trained) else -1
@@ -70,11 +71,11 @@ def last_evaluation(life: Life, record: Record, done: Conduct) -> Evaluation | N
         current=current,
         left=batch.apart(current, batch.own) if current is not None else np.inf,
         spread=spread,
+        scatter=scatter(batch, record, places),
         samples=float(np.maximum(record.samples[places], 1.0).sum()),
         batch_samples=float(np.median(np.maximum(record.samples[trained], 1.0))) if len(trained) else 1.0,
         steps_since=since,
         reset=any(behind < index <= record.index[at] for index in resets) or exchanged(record, at, trained),
-        initial=not running[0].any() and bool((running[1] == 1.0).all()),
     )
 
 
@@ -113,7 +114,7 @@ def pooled(record: Record, places: Array) -> Evaluated:
 
 
 def latest(batch: Evaluated, average: Average, divisor: str) -> tuple[Statistics | None, float]:
-    """(what the latest training batches have on average, the farthest that one of them is from that)."""
+    """(what the latest training batches have on average, how far one of them is from that, root mean square)."""
     if not len(average.weight):
         return None, np.inf
     recent = last_ones(average)
@@ -124,7 +125,16 @@ def latest(batch: Evaluated, average: Average, divisor: str) -> tuple[Statistics
     seen = [j for j in recent if average.seen[j]]
     if len(seen) < 4:
         return current, np.inf
-    return current, max(batch.apart((average.mean[j], var[j]), current) for j in seen)
+    return current, float(np.sqrt(np.mean([batch.apart((average.mean[j], var[j]), current) ** 2 for j in seen])))
+
+
+def unaveraged(record: Record, at: int, batch: Evaluated) -> Statistics | None:
+    """What the latest training batches have on average where none of them went into the running statistics."""
+    seen = np.flatnonzero(record.training[:at] & record.sound[:at])[-WINDOW:]
+    if not len(seen):
+        return None
+    fair = (batch.n - 1.0) / batch.n * record.n[seen] / np.maximum(record.n[seen] - 1.0, 1.0)
+    return record.mean[seen].mean(axis=0), (record.var[seen] * fair[:, None]).mean(axis=0)
 
 
 def exchanged(record: Record, at: int, trained: Array) -> bool:
@@ -135,7 +145,17 @@ def exchanged(record: Record, at: int, trained: Array) -> bool:
         rows = getattr(record, name)
         steps = np.diff(record.step[trained])
         each = np.abs(np.diff(rows[trained], axis=0)).max(axis=1) / np.maximum(steps, 1)
-        now = float(np.abs(rows[at] - rows[trained[-1]]).max()) / max(int(record.step[at] - record.step[trained[-1]]), 1)
+        now = float(np.abs(rows[at] - rows[trained[-1]]).max()) / max(
+            int(record.step[at] - record.step[trained[-1]]), 1
+        )
         if now > SWAPPED * float(each[-16:].max(initial=0.0)) + 1e-6 * float(np.abs(rows[at]).max(initial=0.0)):
             return True
     return False
+
+
+def scatter(batch: Evaluated, record: Record, places: Array) -> float:
+    """How far one evaluation is from all of them, root mean square; inf where there is only one."""
+    if len(places) < 2:
+        return np.inf
+    apart = [batch.apart((record.mean[k], record.var[k]), batch.own) for k in places]
+    return float(np.sqrt(np.mean(np.square(apart))))

@@ -1,10 +1,10 @@
 """How far an evaluation is from what the batch's own statistics would give, and the parts that this is made of.
 
 Normalising x with mean m and variance v gives y = γ·(x − m)·r + β, r = 1/sqrt(v + eps). Of a batch of mean b and
-deviation s two numbers per channel say all of y: γ·s·r and γ·(b − m)·r. The distance of two such points is the root mean
-square of the difference of the outputs, and it is measured in units of the deviation that y has with the batch's own
-statistics. Differences of points are differences of outputs, so what lies between the first point and the last is the
-sum of the steps of a **chain**; each stage replays the statistics under one assumption less:
+deviation s two numbers per channel say all of y: γ·s·r and γ·(b − m)·r. The distance of two such points is the root
+mean square of the difference of the outputs, and it is measured in units of the deviation that y has with the batch's
+own statistics. Differences of points are differences of outputs, so what lies between the first point and the last is
+the sum of the steps of a **chain**; each stage replays the statistics under one assumption less:
 
 ==========  =============================================================================  ========================
 part        from … to                                                                      a cause's word
@@ -34,9 +34,11 @@ from bncheck.trace import Array
 
 # Neighbours that say what a batch is like without its own chance; and the latest ones that say what training is like.
 WINDOW = 8
-# Two populations that alternate: the share of the batches' spread that lies between them, the changes from one to the
-# other among WINDOW batches, and their distance in deviations of the output.
-SEPARATE, CHANGES, APART = 0.9, 3, 0.5
+# Kinds of batches that take turns: how many there may be, the share of the spread that lies between them, and how far
+# they have to be apart, in deviations of the output.
+KINDS, SEPARATE, APART = (2, 3, 4), 0.6, 0.5
+# Batches that kinds are counted off in.
+TURNS = 16
 Statistics = tuple[Array, Array]  # mean and variance, (C,) each
 
 
@@ -133,7 +135,8 @@ def chain(
             ]
         else:
             stages.append(("start", current))
-        stages.append(("mixture", nearest(batch, mean[recent], var[recent]) or current))
+        turns = [j for j in range(len(mean)) if average.seen[j]][-TURNS:]
+        stages.append(("mixture", nearest(batch, mean[turns], var[turns]) or current))
     if phase is not None:
         stages.append(("shift" if stages else "start", phase))
     elif not stages:
@@ -173,29 +176,30 @@ def neighbours(average: Average) -> Array:
 
 
 def nearest(batch: Evaluated, mean: Array, var: Array) -> Statistics | None:
-    """Of batches that are of two kinds in turn, the mean of the kind that this one is like; None where they are not."""
-    kinds = alternating(batch, mean, var)
+    """Of batches that are of several kinds in turn, the mean of the kind that this one is like; None where they are
+    not."""
+    kinds = in_turn(batch, mean, var)
     if kinds is None:
         return None
-    sides = [(mean[kind].mean(axis=0), var[kind].mean(axis=0)) for kind in (kinds, ~kinds)]
+    sides = [(mean[kinds == kind].mean(axis=0), var[kinds == kind].mean(axis=0)) for kind in np.unique(kinds)]
     return min(sides, key=lambda side: batch.apart(side, batch.own))
 
 
-def alternating(batch: Evaluated, mean: Array, var: Array) -> Array | None:
-    """(J,) which batches are of the first of two kinds that alternate; None where there are not two."""
-    if len(mean) < WINDOW:
-        return None
-    points = np.stack([batch.point(each).ravel() for each in zip(mean, var, strict=True)])
-    if not np.isfinite(points).all():
+def in_turn(batch: Evaluated, mean: Array, var: Array) -> Array | None:
+    """(J,) the kind of each batch where kinds take turns, two to four of them; None where they do not.
+
+    Which batch is of which kind is not sought but counted off, so chance separates them by little: of J batches of one
+    kind (p − 1)/(J − 1) of the spread lies between p of them on average."""
+    points = np.stack([batch.point(each).ravel() for each in zip(mean, var, strict=True)]) if len(mean) else mean
+    if len(points) < WINDOW or not np.isfinite(points).all():
         return None
     points = points - points.mean(axis=0)
-    # Two kinds far apart make the direction of largest spread; its sign tells them apart.
-    along = np.linalg.svd(points, full_matrices=False)[0][:, 0]
-    kinds = np.asarray(along > 0)
-    if not 2 <= kinds.sum() <= len(kinds) - 2 or np.count_nonzero(kinds[1:] != kinds[:-1]) < CHANGES:
-        return None
-    one, two = points[kinds].mean(axis=0), points[~kinds].mean(axis=0)
-    inner = ((points[kinds] - one) ** 2).sum() + ((points[~kinds] - two) ** 2).sum()
-    if inner > (1.0 - SEPARATE) * (points**2).sum() or length((one - two).reshape(2, -1)) < APART:
-        return None
-    return kinds
+    whole = float((points**2).sum())
+    for period in KINDS:
+        kinds = np.arange(len(points)) % period
+        centres = np.stack([points[kinds == kind].mean(axis=0) for kind in range(period)])
+        between = float((centres[kinds] ** 2).sum())
+        apart = max(length((one - two).reshape(2, -1)) for one in centres for two in centres)
+        if len(points) >= 4 * period and between > SEPARATE * whole and apart >= APART:
+            return np.asarray(kinds)
+    return None

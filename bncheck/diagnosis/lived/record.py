@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -59,20 +59,6 @@ class Record:
     def moved(self) -> Array:
         """(K,) bool: the forward changed them, in any bit."""
         return np.asarray(((self.m0 != self.m1) | (self.v0 != self.v1)).any(axis=1))
-
-    def at(self, picked: Array) -> Record:
-        """The moments at some places, or under a mask."""
-        arrays = {name: value[picked] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return replace(self, **arrays)
-
-    def on(self, channels: Array) -> Record:
-        """Some channels of it."""
-        arrays = {
-            name: value[:, channels]
-            for name, value in vars(self).items()
-            if isinstance(value, np.ndarray) and value.ndim == 2
-        }
-        return replace(self, **arrays)
 
 
 def read(life: LayerLife) -> Record | None:

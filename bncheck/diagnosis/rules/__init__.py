@@ -2,9 +2,10 @@
 
 ``conventions/bn103_update_phase.py`` holds literal ``CODE`` and ``CAUSE``, a docstring (its first line is the title,
 the rest what ``bncheck explain`` prints) and any of ``check_cell(CellView)``, ``check_pair(PairView)``,
-``check_target(TargetView)``, ``check_life(Life)``, ``check_holding(Holding)`` (the last two: what layers of somebody's
-own program lived through, what those of one thing hold): pure functions that return findings. Files without a number
-are what rules share: those of one family in its folder.
+``check_target(TargetView)``, ``check_life(Life)``, ``check_lives(Sequence[Life])``, ``check_holding(Holding)`` (the
+last three: what layers of somebody's own program lived through, in one process and in its ranks; what those of one
+thing hold): pure functions that return findings. Files without a number are what rules share: those of one family in
+its folder, questions about holdings and lives in ``holdings`` and ``lives``.
 
 ``EXPLAINS`` says what else a rule's cause changes, in words (``accounting.py`` holds a difference against them and
 against replay): ``statistics``, ``counter``, ``affine``, ``outputs``, ``gradients``, ``events`` (what a side refuses);
@@ -33,7 +34,7 @@ from bncheck.errors import UsageError, nearest
 from bncheck.finding import Finding
 
 # What a rule may look at; the function of that name in its file does.
-CHECKS = ("check_cell", "check_pair", "check_target", "check_life", "check_holding")
+CHECKS = ("check_cell", "check_pair", "check_target", "check_life", "check_lives", "check_holding")
 RULE_FILE = re.compile(r"bn\d{3}_[a-z_]+")
 # First digit of a code → the folder of its family, and the family in words.
 FOLDERS = {
@@ -66,6 +67,7 @@ class Rule:
     check_pair: Callable[[Any], Iterable[Finding]] | None = None
     check_target: Callable[[Any], Iterable[Finding]] | None = None
     check_life: Callable[[Any], Iterable[Finding]] | None = None
+    check_lives: Callable[[Any], Iterable[Finding]] | None = None
     check_holding: Callable[[Any], Iterable[Finding]] | None = None
     explains: frozenset[str] = frozenset()
     follows_from: frozenset[str] = frozenset()

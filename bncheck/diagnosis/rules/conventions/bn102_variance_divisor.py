@@ -11,10 +11,13 @@ torch, mlx, cuDNN and TensorFlow's fused kernel divide by n − 1; MXNet on CPU,
 
 from collections.abc import Iterable, Iterator
 
+from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.conventions.element_count import wrong_counts
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
+from bncheck.life import Life
 from bncheck.finding import Finding
 
 CODE = "BN102"
@@ -62,3 +65,12 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
 def sentence(x: Side, value: object, y: Side, other: object) -> str:
     divides = verb(x, "divides", "divide")
     return f"{names(x)} {divides} the variance that is averaged by {value}, {names(y)} by {other}."
+
+
+def check_life(life: Life) -> list[Finding]:
+    return about_departures(life, CODE, CAUSE, biased)
+
+
+def biased(found: Departure) -> tuple[str, str]:
+    says = f"{{who}} average{{s}} the variance with the divisor {found.value}, where {found.due} is due."
+    return says, ADVICE

@@ -5,6 +5,7 @@ one) advances k per step. Without checkpointing, micro-batches or the second for
 looks the same in the numbers, but holds on every event and leaves the counter right: checkpointed m = 0.3 and plain
 m = 0.51 are the same curve. Or one step runs several forwards of unlike data (a discriminator's real and fake batches):
 the running variance is then the mean variance of single batches, far below that of all data, and eval fits no kind.
+In a program that was watched recomputation needs no guess: the second forward runs inside a backward.
 
 What to do: update once. Exclude BatchNorm from gradient checkpointing, or let only one of the forwards of a step
 update (momentum 0, or eval mode, in the others); for k micro-batches set the weight to 1 − (1 − m)^(1/k).
@@ -14,14 +15,19 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
 from bncheck.diagnosis.rules.conventions.mixture import mixtures
 from bncheck.diagnosis.rules.counters import advances, repeated_weight
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
+from bncheck.diagnosis.rules.lives import repeats
+from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.movement import moved
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
+from bncheck.life import Life
 
 CODE = "BN104"
 CAUSE = "update-count"
@@ -225,3 +231,18 @@ def takes_batches_again(cell: CellView, layer: str) -> bool:
         if not (gap <= SLACK * np.maximum(np.abs(before), np.abs(batch))).all():
             return False
     return again
+
+
+def check_life(life: Life) -> list[Finding]:
+    """Recomputation that moves the statistics again; the same batch twice in a step."""
+    said = of_life(life, CODE, CAUSE, [repeats.recomputed(life), repeats.same_batch(life)])
+    return [*said, *about_departures(life, CODE, CAUSE, several_times)]
+
+
+def several_times(found: Departure) -> tuple[str, str]:
+    times, due = int(found.value), float(found.due)
+    return (
+        f"One training forward moves the running statistics of {{who}} {times} times: a weight of {number(due)} acts as "
+        f"{number(1 - (1 - due) ** times)}.",
+        "update once per forward",
+    )

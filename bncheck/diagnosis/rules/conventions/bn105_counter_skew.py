@@ -19,7 +19,7 @@ from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
 from bncheck.diagnosis.rules.counters import advances
 from bncheck.diagnosis.rules.departure import judge
 from bncheck.diagnosis.rules.holdings import start
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
@@ -151,4 +151,4 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """A counter of 0 beside statistics that have moved."""
-    return findings(holding, CODE, CAUSE, [start.counter_reset(holding)])
+    return of_holding(holding, CODE, CAUSE, [start.counter_reset(holding)])

@@ -11,9 +11,12 @@ momentum 1.0, which never updates when training goes on.
 
 from collections.abc import Iterable
 
+from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.wording import names, verb
 from bncheck.evidence import PairView
+from bncheck.life import Life
 from bncheck.finding import Finding
 
 CODE = "BN107"
@@ -34,3 +37,12 @@ def sentence(x: Side, value: object, y: Side, other: object) -> str:
 
 def article(word: object) -> str:
     return "an" if str(word)[:1] in "aeiou" else "a"
+
+
+def check_life(life: Life) -> list[Finding]:
+    return about_departures(life, CODE, CAUSE, another_average)
+
+
+def another_average(found: Departure) -> tuple[str, str]:
+    says = f"The running statistics of {{who}} are a {found.value} average, though momentum asks for an exponential one."
+    return says, "momentum=None is what asks for a cumulative average"

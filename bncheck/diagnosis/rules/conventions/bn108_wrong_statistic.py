@@ -10,9 +10,12 @@ correct the implementation. Auxiliary outputs called "var" often hold 1/sqrt(var
 
 from collections.abc import Iterable
 
+from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.wording import names, verb
 from bncheck.evidence import PairView
+from bncheck.life import Life
 from bncheck.finding import Finding
 
 CODE = "BN108"
@@ -37,3 +40,20 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
 def sentence(x: Side, value: object, y: Side, other: object) -> str:
     words = [WORDS.get(str(item), str(item)) for item in (value, other)]
     return f"{names(x)} {verb(x, 'averages', 'average')} {words[0]}, {names(y)} {words[1]}."
+
+
+STATISTICS = {
+    "std": "the deviation",
+    "inverse-std": "one over the deviation",
+    "second-moment": "the mean of x²",
+    "swapped": "the mean, and the variance into running_mean",
+}
+
+
+def check_life(life: Life) -> list[Finding]:
+    return about_departures(life, CODE, CAUSE, not_the_variance)
+
+
+def not_the_variance(found: Departure) -> tuple[str, str]:
+    what = STATISTICS.get(str(found.value), str(found.value))
+    return f"{{who}} average{{s}} {what} into running_var, not the variance.", "average the variance of the batch"

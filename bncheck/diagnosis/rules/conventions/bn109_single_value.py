@@ -12,10 +12,13 @@ from collections.abc import Iterable, Iterator
 
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.few_values import differences
+from bncheck.diagnosis.rules.lives import spoilt
+from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.poison import poisonings
 from bncheck.diagnosis.rules.wording import names, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
+from bncheck.life import Life
 
 CODE = "BN109"
 CAUSE = "single-value"
@@ -53,3 +56,8 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             evidence=item.evidence,
             advice=f"{ADVICE}; reset {verb(cell.members, 'its', 'their')} running statistics",
         )
+
+
+def check_life(life: Life) -> list[Finding]:
+    """Training forwards with one value per channel, or never more than two."""
+    return of_life(life, CODE, CAUSE, [spoilt.few_values(life)])

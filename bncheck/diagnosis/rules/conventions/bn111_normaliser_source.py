@@ -13,17 +13,21 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.departure import same
 from bncheck.diagnosis.rules.freezing import wholly_frozen
 from bncheck.diagnosis.rules.holdings import settings
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.in_batches import dependent, in_batches
+from bncheck.diagnosis.rules.lives import reach
+from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.revealed import Source, sources
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding, Kind
-from bncheck.life import Holding
+from bncheck.life import Holding, Life
 
 CODE = "BN111"
 CAUSE = "normaliser-source"
@@ -141,4 +145,15 @@ def _kind(cell: CellView, facet: str, source: Source) -> tuple[Kind, str]:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """Layers of a model that keep no running statistics."""
-    return findings(holding, CODE, CAUSE, [settings.untracked(holding)])
+    return of_holding(holding, CODE, CAUSE, [settings.untracked(holding)])
+
+
+def check_life(life: Life) -> list[Finding]:
+    """Layers without running statistics that are evaluated."""
+    said = of_life(life, CODE, CAUSE, [reach.batch_in_eval(life)])
+    return [*said, *about_departures(life, CODE, CAUSE, another_source)]
+
+
+def another_source(found: Departure) -> tuple[str, str]:
+    due = "the batch's" if found.mode == "training" else "the running statistics"
+    return f"In {found.mode} {{who}} normalise{{s}} with {_words(found.value)}, and not with {due}.", OWN

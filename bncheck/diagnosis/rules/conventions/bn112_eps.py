@@ -10,14 +10,17 @@ operator). eps is not part of a torch checkpoint: a rebuilt head takes the defau
 
 from collections.abc import Iterable
 
+from bncheck.diagnosis.rules.wording import number
+from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.replay.attribution import left_open
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.holdings import damage, settings
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.wording import names, number, verb
 from bncheck.evidence import PairView
 from bncheck.finding import Finding
-from bncheck.life import Holding
+from bncheck.life import Holding, Life
 
 CODE = "BN112"
 CAUSE = "eps"
@@ -56,4 +59,16 @@ def placement(x: Side, value: object, y: Side, other: object) -> str:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """An eps that nobody would choose, or beside which the variances vanish."""
-    return findings(holding, CODE, CAUSE, [*settings.odd_eps(holding), *damage.tiny(holding)])
+    return of_holding(holding, CODE, CAUSE, [*settings.odd_eps(holding), *damage.tiny(holding)])
+
+
+def check_life(life: Life) -> list[Finding]:
+    return about_departures(life, CODE, CAUSE, another_eps)
+
+
+def another_eps(found: Departure) -> tuple[str, str]:
+    if found.value == "outside":
+        says = "{who} add{s} eps to the deviation and not to the variance."
+        return says, "divide by sqrt(var + eps), not by sqrt(var) + eps"
+    says = f"{{who}} normalise{{s}} as with an eps of {number(found.value)}, and hold{{s}} {number(found.due)}."
+    return says, "use the eps of the constructor in training and in eval"

@@ -11,9 +11,12 @@ out when you port the weights.
 
 from collections.abc import Iterator
 
+from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.revealed import Ignored, Revealed, affine_ignored, revealed
 from bncheck.diagnosis.rules.wording import channels, names, targets, verb
 from bncheck.evidence import CellView
+from bncheck.life import Life
 from bncheck.finding import Finding
 
 CODE = "BN113"
@@ -61,3 +64,11 @@ def where(cell: CellView, seen: Revealed, ignored: Ignored) -> str:
     to = f" to {channels(ignored.channels, seen.of)}" if ignored.channels else ""
     below = ", where it is below zero," if ignored.below_zero else ""
     return f"{to}{below} in {cell.case.events[seen.event].op} (event {seen.event + 1})"
+
+
+def check_life(life: Life) -> list[Finding]:
+    return about_departures(life, CODE, CAUSE, left_out)
+
+
+def left_out(found: Departure) -> tuple[str, str]:
+    return f"{{who}} hold{{s}} {found.value} and do{{es}} not apply what is held.", "return gamma * x_hat + beta"

@@ -3,8 +3,8 @@
 Signature: running statistics, gamma or beta are there on one side only (a layer without running statistics, a layer
 that keeps them under other names, no affine part), or for 3 channels here and for 6 there. Nothing can be compared
 there, and weights cannot be carried over as they are. Or one checkpoint by itself: mean and variance have changed
-places (variances below zero in the pattern of means, and no mean below zero), arrays of one layer have different widths,
-a layer has no statistics where its siblings have theirs.
+places (variances below zero in the pattern of means, and no mean below zero), arrays of one layer have different
+widths, a layer has no statistics where its siblings have theirs.
 
 What to do: build both layers with the same parts (track_running_stats and affine in PyTorch, scale and center in
 Keras). In a layer of your own keep one value per channel under PyTorch's names: weight and bias as parameters,
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bncheck.diagnosis.rules.holdings import damage, parts
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.wording import names, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
@@ -108,7 +108,7 @@ def holds(cell: CellView, layer: str, quantity: str) -> bool:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """What the layers of one thing hold in the wrong place, in the wrong width, or not at all."""
-    return findings(
+    return of_holding(
         holding,
         CODE,
         CAUSE,

@@ -3,7 +3,8 @@
 Signature: a batch that the layer was trained on comes out of eval as if it were another network's: its own mean and
 deviation are far from the running ones, and what separates them is the start. After k updates of weight a an
 exponential average holds (1 − a)^k of its initial value: 95 % after five updates of 0.01, 35 % after a hundred. Nothing
-is wrong with the layer, and every target has it; training is fine, because it normalises with the batch.
+is wrong with the layer, and every target has it; training is fine, because it normalises with the batch. In a program
+that was watched the average is taken apart: what it started from, and each batch with the weight that it has in it.
 
 What to do: train longer before you evaluate, give new batches more weight, average cumulatively (torch: momentum=None),
 or estimate the statistics anew over the training data (torch.optim.swa_utils.update_bn) before you evaluate or export.
@@ -14,12 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bncheck.diagnosis.lived.evaluation import Evaluation
+from bncheck.diagnosis.lived.judged import Lived
+from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weighing
 from bncheck.diagnosis.rules.leftover import batch_weight
 from bncheck.diagnosis.rules.movement import holds_training, moved
 from bncheck.diagnosis.rules.revealed import eps_rows
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.life import Life
 from bncheck.scenario import op_of
 from bncheck.trace import Array, Trace
 
@@ -159,3 +164,22 @@ def remaining(m: Array, v: Array, mean: Array, var: Array, other_mean: Array, ot
 
     before = gap(mean, var)
     return gap(other_mean, other_var) / before if before > 0 else 1.0
+
+
+def check_life(life: Life) -> list[Finding]:
+    return about_gap(life, CODE, CAUSE, start_left)
+
+
+def start_left(life: Life, layer: Lived, ev: Evaluation) -> Reason:
+    assert ev.average is not None and ev.gap is not None
+    updates, left = ev.average.updates, ev.average.left
+    return Reason(
+        says=(
+            f"After {updates} {'update' if updates == 1 else 'updates'}{weighing(layer)} the running statistics "
+            f"still hold {percent(left)} of what they started from, and that makes {percent(ev.gap.share('start'))} "
+            f"of it."
+        ),
+        advice=f"{anew(life)} before you evaluate, train longer, or give a new batch more weight",
+        part="start",
+        evidence={"updates": updates, "share of the start that is left": left},
+    )

@@ -13,9 +13,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.revealed import read_layer
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
+from bncheck.life import Life
 from bncheck.finding import Finding
 
 CODE = "BN119"
@@ -78,3 +81,17 @@ def divisor_of(cell: CellView, layer: str) -> tuple[str, float, int] | None:
     if (np.abs(above - 1.0) <= NEAR).all():
         return "n-1", float(n[event, 0]), event
     return ("n", float(n[event, 0]), event) if (np.abs(above) <= NEAR).all() else None
+
+
+def check_life(life: Life) -> list[Finding]:
+    return about_departures(life, CODE, CAUSE, by_sample_deviation)
+
+
+def by_sample_deviation(found: Departure) -> tuple[str, str]:
+    record = found.layer.record
+    n = float(record.n[record.training][0])
+    return (
+        f"In training {{who}} divide{{s}} by the deviation of n - 1: with {number(n)} values per channel y is "
+        f"{(n / (n - 1)) ** -0.5:.6g} times what BatchNorm gives.",
+        "normalise with the biased variance: x.var(unbiased=False); the unbiased one is for the running average",
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bncheck.diagnosis.rules.holdings.words import Said, anew, flat, of_all, statistics, verb, word
+from bncheck.diagnosis.rules.holdings.words import Said, anew, flat, statistics, word
+from bncheck.diagnosis.rules.layer_names import of_all, verb
 from bncheck.diagnosis.rules.wording import number
 from bncheck.life import Held, Holding
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from bncheck.diagnosis.rules.layer_names import listed
 from bncheck.finding import Finding, Kind
 from bncheck.life import Held, Holding
 from bncheck.trace import Array
 
-SHOWN = 4  # layers that a sentence names
 MEAN, VAR, GAMMA, BETA = ("running_mean", "running_var", "gamma", "beta")
 # What each framework calls them, where a thing's own keys do not say.
 WORDS: Mapping[str, Mapping[str, str]] = {
@@ -42,7 +42,7 @@ class Said:
     evidence: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
-def findings(holding: Holding, code: str, cause: str, said: Iterable[Said | None]) -> list[Finding]:
+def of_holding(holding: Holding, code: str, cause: str, said: Iterable[Said | None]) -> list[Finding]:
     """A finding for each thing that is to be said; a defect is the holding's own."""
     return [finding(holding, code, cause, item) for item in said if item is not None]
 
@@ -67,25 +67,6 @@ def finding(holding: Holding, code: str, cause: str, said: Said) -> Finding:
     )
 
 
-def listed(layers: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b, c and d", "a, b, c, d and 3 more"."""
-    if len(layers) > SHOWN:
-        return f"{', '.join(layers[:SHOWN])} and {len(layers) - SHOWN} more"
-    return " and ".join(filter(None, (", ".join(layers[:-1]), *layers[-1:])))
-
-
-def of_all(layers: Sequence[str], holding: Holding) -> str:
-    """ "bn1" of a single layer; "3 of 20 layers (a, b and c)"."""
-    if len(layers) == 1:
-        return named(layers[0])
-    return f"{len(layers)} of {len(holding.layers)} layers ({listed(layers)})"
-
-
-def named(layer: str) -> str:
-    """A layer's name; one that is a number, as in an nn.Sequential, says that it is one."""
-    return f"layer {layer}" if layer[:1].isdigit() else layer
-
-
 def word(holding: Holding, quantity: str) -> str:
     """What the holding itself calls a quantity: the end of its key, else the framework's word."""
     keys = {
@@ -107,11 +88,13 @@ def flat(array: Array | None) -> Array | None:
     return np.asarray(array, dtype=np.float64).reshape(-1)
 
 
+def dtype_of(held: Held, quantity: str) -> str:
+    """The dtype that a quantity is stored in: "bfloat16" where it was widened; "" where it is not held."""
+    values = getattr(held, quantity)
+    return held.dtypes.get(quantity) or ("" if values is None else str(values.dtype))
+
+
 def statistics(held: Held) -> tuple[Array, Array] | None:
     """Mean and variance, (C,) each, where both are held for as many channels."""
     mean, var = flat(held.running_mean), flat(held.running_var)
     return None if mean is None or var is None or mean.shape != var.shape else (mean, var)
-
-
-def verb(layers: Sequence[str], singular: str, plural: str) -> str:
-    return singular if len(layers) == 1 else plural

@@ -9,7 +9,9 @@ alone), or a Dropout that drops, wherever it runs. Or a layer that the program f
 alone, requires_grad=False) moves its statistics: train() on the whole network undid the one, and the other holds gamma
 and beta only. Or freezing by the framework's own switch (trainable=False) put the layer into inference, whatever mode
 it is called in. Or a user's own network comes with some layers in training and the others in eval, or a model that was
-handed over holds them so.
+handed over holds them so. In a program that was watched: eval() was called, nobody called train() again and gamma and
+beta train on; an evaluation without gradients runs in training mode and moves the statistics; gamma and beta are frozen
+and the statistics are not; train() of the whole model undid the eval() of a frozen layer.
 
 What to do: export a deep copy, and set the mode of each frozen layer again after any call that touches the whole model
 (train(), export, save). torch's exporter with dynamo=False puts the whole model back into one mode.
@@ -22,14 +24,16 @@ from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.exported import exports, number_of, rounding_of, runs
 from bncheck.diagnosis.rules.freezing import thawed, wholly_frozen
 from bncheck.diagnosis.rules.holdings import settings
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
+from bncheck.diagnosis.rules.lives import frozen, modes
+from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
 from bncheck.diagnosis.rules.onnx_files import drops, file_facts, file_name, nodes_of, trains
 from bncheck.diagnosis.rules.revealed import sources
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.life import Holding
+from bncheck.life import Holding, Life
 from bncheck.scenario import OPS
 
 CODE = "BN401"
@@ -266,4 +270,21 @@ def forwards_in(cell: CellView, layer: str, event: int) -> str:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """Some layers in training mode, and the others in eval mode."""
-    return findings(holding, CODE, CAUSE, [settings.modes_mixed(holding)])
+    return of_holding(holding, CODE, CAUSE, [settings.modes_mixed(holding)])
+
+
+def check_life(life: Life) -> list[Finding]:
+    """Training in eval mode, evaluation in training mode, a freeze that does not hold."""
+    return of_life(
+        life,
+        CODE,
+        CAUSE,
+        [
+            modes.stuck_in_eval(life),
+            modes.trains_in_eval(life),
+            modes.evaluates_in_training(life),
+            modes.predicts_in_training(life),
+            frozen.frozen_by_halves(life),
+            frozen.thawed(life),
+        ],
+    )

@@ -4,6 +4,8 @@ Signature: a flush alone changes what is read (an asynchronous engine had not fi
 their initial values, or an earlier snapshot, on reload, or in a copy (a teacher, an averaged model) that was brought
 up to date and is used with them. The mode is right and the rule of the update too, only the values are not the latest.
 In a checkpoint: a mean of 0 and a variance of 1 in every channel, beside a counter that says how often it was trained.
+In a program that was watched: such statistics are evaluated after a load that lacked them, after a reset, or in a copy
+whose weights follow the original's.
 
 What to do: wait for the engine (waitall, synchronize) before reading; save buffers together with parameters, and copy
 them into averaged or teacher models as well.
@@ -13,13 +15,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from bncheck.diagnosis.lived.evaluation import Evaluation
+from bncheck.diagnosis.lived.judged import Lived
+from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weight_of
 from bncheck.diagnosis.rules.holdings import start
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
+from bncheck.diagnosis.rules.lives import behind
+from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
-from bncheck.diagnosis.rules.wording import names, number, targets
+from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.life import Holding
+from bncheck.life import Holding, Life
 from bncheck.trace import Array
 
 CODE = "BN402"
@@ -153,4 +160,27 @@ def _which(rows: Array, event: int) -> str:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """A counter that says trained, beside the statistics of a new layer."""
-    return findings(holding, CODE, CAUSE, [start.lost(holding)])
+    return of_holding(holding, CODE, CAUSE, [start.lost(holding)])
+
+
+def check_life(life: Life) -> list[Finding]:
+    """Evaluations with statistics that were not loaded, were reset, or did not follow the weights."""
+    causes = (behind.lost_on_load, behind.back_to_start, behind.left_behind, behind.new_beside_trained)
+    said = of_life(life, CODE, CAUSE, [cause(life) for cause in causes])
+    return [*said, *about_gap(life, CODE, CAUSE, lagging)]
+
+
+def lagging(life: Life, layer: Lived, ev: Evaluation) -> Reason:
+    assert ev.gap is not None
+    weight = weight_of(layer)
+    span = f" average about {number(round(1 / weight))} batches and" if weight and weight < 1 else ""
+    return Reason(
+        says=(
+            f"The weights before it move faster than its running statistics, which{span} lag behind; that makes "
+            f"{percent(ev.gap.share('lag'))} of it."
+        ),
+        advice=f"{anew(life)} before you evaluate, give a new batch more weight, or lower the learning rate towards "
+        f"the end",
+        part="lag",
+        evidence={"weight of a new batch": weight} if weight is not None else {},
+    )

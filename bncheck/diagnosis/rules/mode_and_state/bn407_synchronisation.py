@@ -3,6 +3,8 @@
 Signature: one training step is divided among replicas, and the running mean that replica r holds after it is an average
 of its own part's mean, from its own statistics or from replica 0's, which were handed to it before. An average of the
 whole batch's mean would be the same in all replicas. Stale statistics are old ones; these are new, but of other data.
+In a program that was watched on several ranks: they go into the same forward with other statistics, or each has so few
+values per channel that its statistics are chance.
 
 What to do: synchronise (SyncBatchNorm), or estimate the statistics anew on whole batches before the model is saved or
 evaluated. Broadcasting buffers does not help: it makes all replicas hold what replica 0 saw.
@@ -16,10 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bncheck.diagnosis.rules.lives import ranks
+from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.mode_and_state.averages import averaged, roundoff, share, weight_of
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.life import Life
 from bncheck.scenario import op_of
 from bncheck.trace import STATISTICS, Array
 
@@ -156,3 +161,8 @@ def variances(cell: CellView, layer: str, found: Replicas) -> dict[str, float]:
     inner = (np.stack(spread) * weights[:, :, None]).sum(axis=0)
     between = ((found.own - found.whole[None]) ** 2 * weights[:, :, None]).sum(axis=0)
     return {**said, "variance of whole batches": float((inner + between).mean())}
+
+
+def check_lives(lives: Sequence[Life]) -> list[Finding]:
+    """The ranks of one program: statistics that part, and so few values on each that they are chance."""
+    return of_life(lives[0], CODE, CAUSE, [ranks.parted(lives), ranks.few_per_rank(lives)]) if lives else []

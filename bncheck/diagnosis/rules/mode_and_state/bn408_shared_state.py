@@ -2,8 +2,9 @@
 
 Signature: training a copy moves the statistics of the original (or the other way round), in an event that runs only one
 of them; or two layers that see different batches hold equal statistics after every event, which are an average of both
-layers' batches in turn. A copy that merely stopped following has old statistics; these are never apart. In a checkpoint:
-statistics, gamma and beta of two layers are equal to the last bit. Equal statistics alone come of equal inputs.
+layers' batches in turn. A copy that merely stopped following has old statistics; these are never apart. In a
+checkpoint: statistics, gamma and beta of two layers are equal to the last bit; equal statistics alone come of equal
+inputs. In a program that was watched: one layer under two names, and in each step unlike batches reach it.
 
 What to do: copy, do not alias: deepcopy a model before you export or adapt it, load a state dict without assign=True.
 Give each place (and each kind of data that passes it) a BatchNorm layer of its own.
@@ -17,13 +18,15 @@ from itertools import combinations
 import numpy as np
 
 from bncheck.diagnosis.rules.holdings import parts
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
+from bncheck.diagnosis.rules.lives import reach
+from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.mode_and_state.averages import averaged, roundoff, share, weight_of
 from bncheck.diagnosis.rules.movement import STATISTICS, moved
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.life import Holding
+from bncheck.life import Holding, Life
 from bncheck.scenario import OPS
 from bncheck.trace import Array, Trace
 
@@ -165,4 +168,9 @@ def shared_steps(trace: Trace, one: str, two: str) -> list[int]:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """Layers that hold the very same trained numbers."""
-    return findings(holding, CODE, CAUSE, [parts.twins(holding)])
+    return of_holding(holding, CODE, CAUSE, [parts.twins(holding)])
+
+
+def check_life(life: Life) -> list[Finding]:
+    """One layer at two places that unlike batches reach."""
+    return of_life(life, CODE, CAUSE, [reach.at_two_places(life)])

@@ -6,8 +6,8 @@ exactly its channels; a running variance of 0, and eval multiplies by 1/sqrt(eps
 one is listed there. NaN in the data alone passes with its batch; one value per channel (n = 1) hits all channels;
 cancellation spoils y as well. An existing ONNX file may hold such a variance from the start, or an epsilon that takes
 variance + epsilon to zero or below. In a checkpoint or a model that was handed over the same is looked for in every
-layer: NaN, Inf, a variance below zero, a variance of 0 in all channels of a layer (of a few channels it is none's fault:
-they died, or were pruned).
+layer: NaN, Inf, a variance below zero, a variance of 0 in all channels of a layer (a few channels with 0 died, or
+were pruned).
 
 What to do: check batches before they reach the layer, after their cast too. Once it happened no further training heals
 it: reset the running statistics (mean 0, variance 1) and re-estimate them on clean data, or go back to an earlier
@@ -21,7 +21,9 @@ import numpy as np
 
 from bncheck.diagnosis.rules.born import Birth, births
 from bncheck.diagnosis.rules.holdings import damage
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
+from bncheck.diagnosis.rules.lives import spoilt
+from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.nonfinite.bn302_overflow import overflows_room
 from bncheck.diagnosis.rules.nonfinite.born_words import HEAL, Said, grouped, said
 from bncheck.diagnosis.rules.onnx_files import file_facts, file_name, no_variances
@@ -29,7 +31,7 @@ from bncheck.diagnosis.rules.poison import Poisoning, listed, poisonings
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import KINDS, Finding
-from bncheck.life import Holding
+from bncheck.life import Holding, Life
 
 CODE = "BN301"
 CAUSE = "poisoned-state"
@@ -178,4 +180,9 @@ def file_without_variance(cell: CellView) -> Iterator[Finding]:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """NaN, Inf, variances below zero, or of zero in a whole layer."""
-    return findings(holding, CODE, CAUSE, damage.poisoned(holding))
+    return of_holding(holding, CODE, CAUSE, damage.poisoned(holding))
+
+
+def check_life(life: Life) -> list[Finding]:
+    """Where NaN or Inf began."""
+    return of_life(life, CODE, CAUSE, spoilt.poisoned(life))

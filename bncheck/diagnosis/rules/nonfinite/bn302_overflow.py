@@ -14,13 +14,15 @@ import numpy as np
 
 from bncheck.diagnosis.rules.born import overflows
 from bncheck.diagnosis.rules.holdings import damage
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
+from bncheck.diagnosis.rules.lives import spoilt
+from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.poison import Poisoning, poisonings
 from bncheck.diagnosis.rules.roundoff import LARGEST
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.life import Holding
+from bncheck.life import Holding, Life
 
 CODE = "BN302"
 CAUSE = "overflow"
@@ -79,4 +81,9 @@ def room_of(cell: CellView, item: Poisoning) -> float:
 
 def check_holding(holding: Holding) -> list[Finding]:
     """A variance of Inf in a buffer of half precision."""
-    return findings(holding, CODE, CAUSE, [damage.overflow(holding)])
+    return of_holding(holding, CODE, CAUSE, [damage.overflow(holding)])
+
+
+def check_life(life: Life) -> list[Finding]:
+    """A finite batch whose squares are beyond the range of the buffer."""
+    return of_life(life, CODE, CAUSE, [spoilt.overflow(life)])

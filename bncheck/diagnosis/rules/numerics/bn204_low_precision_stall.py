@@ -13,14 +13,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from bncheck.diagnosis.rules.holdings import settings
-from bncheck.diagnosis.rules.holdings.words import findings
+from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.leftover import batch_weight
+from bncheck.diagnosis.rules.lives import reach
+from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.movement import forwards, holds_training, moved
 from bncheck.diagnosis.rules.roundoff import unit
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.life import Holding
+from bncheck.life import Holding, Life
 
 CODE = "BN204"
 CAUSE = "low-precision-stall"
@@ -83,4 +85,9 @@ def stalled(cell: CellView, layer: str) -> tuple[int, float, float, float] | Non
 
 def check_holding(holding: Holding) -> list[Finding]:
     """Running statistics in fewer digits than the parameters beside them."""
-    return findings(holding, CODE, CAUSE, [settings.narrow(holding)])
+    return of_holding(holding, CODE, CAUSE, [settings.narrow(holding)])
+
+
+def check_life(life: Life) -> list[Finding]:
+    """Statistics in half precision that stand still."""
+    return of_life(life, CODE, CAUSE, [reach.standing_still(life)])

@@ -1,0 +1,114 @@
+"""A freeze that does not freeze: parameters stand still and statistics move, or train() undid an eval()."""
+
+from __future__ import annotations
+
+from bncheck.diagnosis.rules.layer_names import of_all, verb
+from bncheck.diagnosis.rules.lives.reading import (
+    alone,
+    concerns,
+    moves,
+    parameters_move,
+    places,
+    statistics_move,
+    trained,
+)
+from bncheck.diagnosis.rules.lives.words import Said, by_line, count, steps
+from bncheck.life import Happening, LayerLife, Life
+
+STEPS = 2
+
+
+def frozen_by_halves(life: Life) -> Said | None:
+    """requires_grad=False holds gamma and beta; the statistics of the layer move on with each training forward."""
+    found = [layer for layer in life.layers if half_frozen(life, layer)]
+    if not found:
+        return None
+    layers = tuple(layer.name for layer in found)
+    since = frozen_since(life, found[0])
+    runs = [span for span in trained(found[0]) if span.last_index >= since.index]
+    line = runs[-1].called_from
+    total = runs[-1].last_step - max(runs[0].first_step, since.step) + 1
+    return Said(
+        layers,
+        f"{of_all(layers, life)} {verb(layers, 'is', 'are')} frozen by halves: gamma and beta get no gradients, and "
+        f"the running statistics move on in training mode, for {steps(total)}. The frozen part drifts away from its "
+        f"weights.",
+        "call eval() on these layers as well, behind each train() of the whole model",
+        where=line,
+        step=since.step,
+        evidence={"steps since the freeze": total},
+    )
+
+
+def frozen_since(life: Life, layer: LayerLife) -> Happening:
+    """The last freeze of gamma and beta; the beginning of the program where they were frozen from the start."""
+    told = [each for each in life.happenings if each.what == "requires_grad" and layer.name in each.layers]
+    return told[-1] if told else Happening("requires_grad", 0, 0, (layer.name,), None, {"value": False})
+
+
+def half_frozen(life: Life, layer: LayerLife) -> bool:
+    if layer.trainable is not False or not layer.tracks:
+        return False
+    told = [each for each in life.happenings if each.what == "requires_grad" and layer.name in each.layers]
+    if any(each.detail.get("value") for each in told):
+        return False  # frozen in turn: a discriminator while the generator trains
+    since = frozen_since(life, layer)
+    runs = [span for span in trained(layer) if span.last_index >= since.index]
+    if not runs or runs[-1].last_step - max(runs[0].first_step, since.step) < STEPS:
+        return False
+    # Parameters that move are set from elsewhere: an averaged copy, a target network.
+    where = places(layer, since.index, training=1, gradients=1)
+    return parameters_move(layer, where) is False and statistics_move(layer, where)
+
+
+def thawed(life: Life) -> Said | None:
+    """Layers that were put into eval by themselves, and a train() of the whole network behind it."""
+    found = {layer.name: undone for layer in life.layers if (undone := undoing(life, layer)) is not None}
+    if not found:
+        return None
+    layers = tuple(found)
+    froze, undid = found[layers[0]]
+    layer = life.layer(layers[0])
+    total = sum(span.moved or 0 for span in trained(layer) if span.last_index >= undid.index)
+    return Said(
+        layers,
+        f"The freeze of {of_all(layers, life)} does not hold: {by_line(froze.where)} put {verb(layers, 'it', 'them')} "
+        f"into eval, and train() of the whole model ({by_line(undid.where)}) put {verb(layers, 'it', 'them')} back. "
+        f"The statistics moved in {count(total, 'forward')} after that.",
+        "put these layers into eval again behind each train() of the whole model, or override its train()",
+        quantity="training",
+        where=undid.where,
+        step=undid.step,
+        evidence={"frozen at": by_line(froze.where), "forwards that moved the statistics": total},
+    )
+
+
+def undoing(life: Life, layer: LayerLife) -> tuple[Happening, Happening] | None:
+    """(what froze the layer, the train() that undid it); None where its last freeze held."""
+    own = [each for each in life.happenings if each.what == "eval" and alone(each, layer) and concerns(each, layer)]
+    if not own or layer.trainable is False:
+        return None
+    # Before a layer has run nobody knows which one it was: it was all of its kind, if none of them stayed in eval.
+    if any(not each.layers for each in own) and not all(
+        moved_after(other, own[-1].index) for other in kin(life, layer)
+    ):
+        return None
+    froze = own[-1]
+    later = [
+        each
+        for each in life.happenings
+        if each.what == "train" and concerns(each, layer) and not alone(each, layer) and after(life, froze, each)
+    ]
+    return (froze, later[0]) if later and moved_after(layer, later[0].index) else None
+
+
+def kin(life: Life, layer: LayerLife) -> list[LayerLife]:
+    return [other for other in life.layers if other.kind == layer.kind]
+
+
+def after(life: Life, one: Happening, two: Happening) -> bool:
+    return life.happenings.index(two) > life.happenings.index(one)
+
+
+def moved_after(layer: LayerLife, index: int) -> bool:
+    return any(moves(span) and span.last_index >= index for span in trained(layer))

@@ -1,0 +1,632 @@
+"""What a watched program lived through, judged by itself: a literal life for each fault, and healthy ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from programs import CHANNELS, TRAIN, VALIDATE, Program
+
+from bncheck.diagnosis.rules import load_rules
+from bncheck.finding import Finding
+from bncheck.life import Life, Where
+
+# Rules that say what they say without fitting anything.
+CODES = ("BN104", "BN109", "BN111", "BN204", "BN301", "BN302", "BN401", "BN402", "BN408", "BN410")
+TWO = ("bn1", "bn2")
+BETA = np.array([0.2, -0.1, 0.05, -0.4])
+
+
+def judged(life: Life) -> list[Finding]:
+    rules = [rule for rule in load_rules() if rule.code in CODES and rule.check_life]
+    return [found for rule in rules if rule.check_life for found in rule.check_life(life)]
+
+
+def epochs(program: Program, count: int = 3, steps: int = 20) -> None:
+    for _ in range(count):
+        program.mode(True)
+        program.train(steps)
+        program.mode(False, VALIDATE)
+        program.evaluate()
+
+
+# ---------------------------------------------------------------------------------------------------- faults
+
+
+def left_in_eval() -> Program:
+    program = Program(*TWO)
+    epochs(program, 1)
+    program.train(50)
+    return program
+
+
+def left_in_eval_until_the_next_epoch() -> Program:
+    program = Program(*TWO)
+    for _ in range(3):
+        program.mode(True)
+        program.train(20)
+        program.mode(False, VALIDATE)
+        program.evaluate()
+        program.train(20)
+    return program
+
+
+def trained_in_eval_from_the_start() -> Program:
+    program = Program(*TWO)
+    program.mode(False)
+    program.train(30)
+    return program
+
+
+def evaluated_in_training_mode() -> Program:
+    program = Program(*TWO)
+    for _ in range(3):
+        program.train(20)
+        program.evaluate(10, Where("engine.py", 40, "run"))
+    return program
+
+
+def final_test_in_training_mode_at_the_end() -> Program:
+    program = Program(*TWO)
+    program.train(30)
+    program.evaluate(1, Where("test.py", 12, "test"))
+    return program
+
+
+def predicts_in_training_mode() -> Program:
+    program = Program(*TWO, mean=np.ones(CHANNELS), var=np.full(CHANNELS, 2.0))
+    program.evaluate(5, Where("serve.py", 9, "predict"))
+    return program
+
+
+def frozen_by_requires_grad() -> Program:
+    program = Program(*TWO, mean=np.ones(CHANNELS))
+    program["bn1"].trainable = False
+    program.train(30)
+    return program
+
+
+def frozen_by_requires_grad_later() -> Program:
+    program = Program(*TWO)
+    program.train(20)
+    for layer in program.layers.values():
+        layer.trainable = False
+        program.tell("requires_grad", None, [layer.name], value=False)
+    program.train(20)
+    return program
+
+
+def freeze_undone_by_train() -> Program:
+    program = Program(*TWO, mean=np.ones(CHANNELS))
+    program.forward(gradients=False, moves=False)
+    program.mode(False, Where("freeze.py", 5, "freeze"), ["bn1"], module="BatchNorm2d")
+    program.mode(True, Where("loop.py", 30, "fit"))
+    program.train(20)
+    return program
+
+
+def freeze_before_the_first_forward_undone() -> Program:
+    program = Program(*TWO, mean=np.ones(CHANNELS))
+    program.tell("eval", Where("freeze.py", 5, "freeze"), module="BatchNorm2d")
+    program.mode(True, Where("loop.py", 30, "fit"))
+    program.train(20)
+    return program
+
+
+def recomputed() -> Program:
+    program = Program(*TWO)
+    for _ in range(10):
+        batch = program.forward()
+        program.forward(layers=["bn2"], again=True, batch=batch)
+        program.step()
+    return program
+
+
+def same_batch_twice() -> Program:
+    program = Program(*TWO)
+    for _ in range(10):
+        batch = program.forward()
+        program.forward(Where("train.py", 34, "main"), batch=batch)
+        program.step()
+    return program
+
+
+def loaded_without_statistics() -> Program:
+    program = Program(*TWO, beta=BETA)
+    keys = ["bn1.running_mean", "bn1.running_var", "bn2.running_mean", "bn2.num_batches_tracked"]
+    program.tell("load", Where("infer.py", 14, "main"), module="Net", missing=keys, unexpected=[], misshaped=[])
+    program.mode(False)
+    program.evaluate()
+    return program
+
+
+def reset_before_evaluation() -> Program:
+    program = Program(*TWO)
+    program.train(20)
+    for layer in program.layers.values():
+        layer.mean, layer.var = np.zeros(CHANNELS), np.ones(CHANNELS)
+        program.tell("jump", Where("swa.py", 7, "swap"), [layer.name], quantity="running_mean", by="reset")
+    program.mode(False, VALIDATE)
+    program.evaluate()
+    return program
+
+
+def averaged_copy_without_buffers() -> Program:
+    program = Program("bn1", "EMA.bn1")
+    program["EMA.bn1"].training = False
+    program.tell("copy", Where("ema.py", 8, "__init__"), module="Net")
+    for _ in range(3):
+        program.train(20, layers=["bn1"])
+        program.evaluate(5, layers=["EMA.bn1"])
+    return program
+
+
+def averaged_copy_evaluated_once() -> Program:
+    program = Program("bn1", "EMA.bn1")
+    program["EMA.bn1"].training = False
+    program.tell("copy", Where("ema.py", 8, "__init__"), module="Net")
+    program.train(20, layers=["bn1"])
+    program.evaluate(5, layers=["EMA.bn1"])
+    return program
+
+
+def loaded_without_statistics_unseen() -> Program:
+    """As the one before, and nobody saw the load."""
+    program = Program(*TWO, beta=BETA)
+    program.mode(False)
+    program.evaluate()
+    return program
+
+
+def poisoned_by_data() -> Program:
+    program = Program(*TWO)
+    program.train(20)
+    program.tell("nonfinite", None, ["bn1"], **{"in": "input", "born": False})
+    program.forward(batch=([np.nan] * CHANNELS, [np.nan] * CHANNELS))
+    program.train(10)
+    return program
+
+
+def broken_by_a_step() -> Program:
+    program = Program(*TWO)
+    program.train(20)
+    program["bn2"].gamma = np.full(CHANNELS, np.nan)
+    program.forward(layers=["bn1"])
+    program.tell("nonfinite", None, ["bn2"], **{"in": "output", "born": True})
+    program.forward(layers=["bn2"])
+    return program
+
+
+def loaded_below_zero() -> Program:
+    program = Program(*TWO, mean=np.ones(CHANNELS), beta=BETA)
+    program["bn2"].var = np.array([1.0, -0.5, 2.0, 1.0])
+    program.mode(False)
+    program.evaluate()
+    return program
+
+
+def overflowed() -> Program:
+    program = Program("bn1")
+    program.train(5)
+    program.tell("nonfinite", None, ["bn1"], **{"in": "state", "born": True})
+    program.forward(batch=([0.0, 0.0, 0.0, 3e19], [1.0, 1.0, 1.0, np.inf]))
+    program["bn1"].rows[-1]["input_var"] = np.array([1.0, 1.0, 1.0, 1e38])
+    return program
+
+
+def one_value_per_channel() -> Program:
+    program = Program(*TWO)
+    program.train(20)
+    program.forward(n=1)
+    return program
+
+
+def two_values_per_channel() -> Program:
+    program = Program(*TWO)
+    for _ in range(20):
+        batch = program.forward(layers=["bn1"])
+        program.forward(layers=["bn2"], n=2, batch=batch)
+        program.step()
+    return program
+
+
+def at_two_places() -> Program:
+    program = Program("bn1")
+    program["bn1"].more = {"names": ("bn1", "block.norm")}
+    for _ in range(10):
+        mean, var = program.forward()
+        program.forward(batch=(mean + 20, var), within=True)
+        program.step()
+    return program
+
+
+def at_two_places_under_one_name() -> Program:
+    program = Program("norm")
+    for _ in range(10):
+        mean, var = program.forward()
+        program.forward(batch=(mean, 16 * var), within=True)
+        program.step()
+    return program
+
+
+def in_a_plain_list() -> Program:
+    program = Program("bn1", "BatchNorm2d#1")
+    program["BatchNorm2d#1"].more = {"registered": False, "names": ()}
+    program.mode(True, layers=["bn1"])
+    for _ in range(3):
+        program.train(20)
+        program.mode(False, VALIDATE, ["bn1"])
+        program.evaluate()
+        program.mode(True, layers=["bn1"])
+    return program
+
+
+def untracked() -> Program:
+    program = Program(*TWO)
+    program["bn1"].more = {"tracks": False}
+    epochs(program)
+    return program
+
+
+def stalled() -> Program:
+    program = Program("bn1", momentum=0.01)
+    layer = program["bn1"]
+    layer.more = {"dtypes": {"running_mean": "bfloat16"}}
+    program.train(1, batch=([30.0] * CHANNELS, [1.0] * CHANNELS))
+    layer.mean, layer.var = np.full(CHANNELS, 16.25), np.ones(CHANNELS)
+    program.train(5, batch=([30.0] * CHANNELS, [1.0] * CHANNELS), moves=False)
+    return program
+
+
+@pytest.mark.parametrize(
+    ("make", "cause", "kind", "layers", "words"),
+    [
+        (left_in_eval, "mode-leak", "hazard", "bn1 and bn2",
+         "The statistics of 2 of 2 layers (bn1 and bn2) stand still while the weights train: evaluate() at "
+         "engine.py:88 called eval() in step 20, and nobody called train() again. 49 optimiser steps ran in eval"),
+        (left_in_eval_until_the_next_epoch, "mode-leak", "hazard", "bn1 and bn2", "and train() came too late. 57 "),
+        (trained_in_eval_from_the_start, "mode-leak", "hazard", "bn1 and bn2", "train without normalising: main() at"),
+        (evaluated_in_training_mode, "mode-leak", "hazard", "bn1 and bn2",
+         "Evaluation moves the running statistics of 2 of 2 layers (bn1 and bn2): run() at engine.py:40 runs them in "
+         "training mode without gradients, 30 forwards in all"),
+        (final_test_in_training_mode_at_the_end, "mode-leak", "hazard", "bn1 and bn2", "test() at test.py:12 runs"),
+        (predicts_in_training_mode, "mode-leak", "hazard", "bn1 and bn2",
+         "predict in training mode: nobody called eval() before predict() at serve.py:9"),
+        (frozen_by_requires_grad, "mode-leak", "hazard", "bn1", "bn1 is frozen by halves: gamma and beta get no"),
+        (frozen_by_requires_grad_later, "mode-leak", "hazard", "bn1 and bn2", "move on in training mode, for 20"),
+        (freeze_undone_by_train, "mode-leak", "hazard", "bn1",
+         "freeze() at freeze.py:5 put it into eval, and train() of the whole model (fit() at loop.py:30) put it back. "
+         "The statistics moved in 20 forwards"),
+        (freeze_before_the_first_forward_undone, "mode-leak", "hazard", "bn1 and bn2", "(fit() at loop.py:30) put"),
+        (recomputed, "update-count", "hazard", "bn2",
+         "a second time: 10 forwards inside a backward took the same batch in again (checkpointing, main() at "
+         "train.py:30). A momentum of 0.1 acts as 0.19."),
+        (same_batch_twice, "update-count", "convention", "bn1 and bn2", "twice within a step, in 10 steps"),
+        (loaded_without_statistics, "stale-state", "hazard", "bn1 and bn2",
+         "mean 0 and variance 1: what main() at infer.py:14 loaded has no running statistics for them"),
+        (reset_before_evaluation, "stale-state", "hazard", "bn1 and bn2",
+         "are evaluated in step 20 with the statistics of a new layer, mean 0 and variance 1, although training had "
+         "moved them: reset_running_stats() (swap() at swa.py:7) put them back"),
+        (averaged_copy_without_buffers, "stale-state", "hazard", "EMA.bn1",
+         "The copy that evaluate() at engine.py:88 evaluates follows the weights and not the statistics"),
+        (averaged_copy_evaluated_once, "stale-state", "hazard", "EMA.bn1",
+         "mean 0 and variance 1, beside trained gamma and beta (copied by __init__() at ema.py:8): the statistics"),
+        (loaded_without_statistics_unseen, "stale-state", "hazard", "bn1 and bn2",
+         "beside trained gamma and beta: the statistics were not loaded, copied or averaged with them"),
+        (poisoned_by_data, "poisoned-state", "hazard", "bn1 and bn2",
+         "NaN or Inf reached bn1 in step 20 (main() at train.py:30) and stays in the running statistics of bn1 and"),
+        (broken_by_a_step, "poisoned-state", "hazard", "bn2",
+         "bn2 makes NaN or Inf of a finite batch in step 20: its output first, and no other layer after it. Its gamma "
+         "was not finite by then: the optimiser's last step made it so"),
+        (loaded_below_zero, "poisoned-state", "hazard", "bn2", "bn2 are below zero (lowest -0.5) before the first"),
+        (overflowed, "overflow", "hazard", "bn1", "overflow on a finite batch in step 5: squares reach 1e+39"),
+        (one_value_per_channel, "single-value", "hazard", "bn1 and bn2", "a batch has a single one there"),
+        (two_values_per_channel, "single-value", "hazard", "bn2", "bn2 never got more than two values per channel"),
+        (at_two_places, "shared-state", "hazard", "bn1", "bn1 and block.norm are one layer: within"),
+        (at_two_places_under_one_name, "shared-state", "hazard", "norm", "norm stands at several places: within"),
+        (in_a_plain_list, "unregistered", "hazard", "BatchNorm2d#1",
+         "The model does not know BatchNorm2d#1: it is kept in a plain list"),
+        (untracked, "normaliser-source", "hazard", "bn1", "bn1 keeps no running statistics: in eval (evaluate() at"),
+        (stalled, "low-precision-stall", "hazard", "bn1", "stands still at 16.25 while the batches' mean is 30"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_named_once_with_its_layers_and_line(
+    make: Callable[[], Program], cause: str, kind: str, layers: str, words: str
+) -> None:
+    (finding,) = judged(make().life)
+    assert (finding.cause, finding.kind, finding.evidence["layers"]) == (cause, kind, layers)
+    assert words in finding.title
+    assert finding.advice and (finding.targets, finding.case) == (("torch",), "train.py")
+
+
+# --------------------------------------------------------------------------------------------------- healthy
+
+
+def plain() -> Program:
+    program = Program(*TWO)
+    epochs(program)
+    return program
+
+
+def evaluated_without_no_grad() -> Program:
+    program = Program(*TWO)
+    for _ in range(3):
+        program.mode(True)
+        program.train(20)
+        program.mode(False, VALIDATE)
+        for _ in range(10):
+            program.forward(VALIDATE)
+    return program
+
+
+def frozen_from_the_start() -> Program:
+    """Detection: the layers are in eval, and gamma and beta learn."""
+    program = Program(*TWO, mean=np.ones(CHANNELS), beta=BETA)
+    program.tell("eval", Where("model.py", 3, "train"), module="BatchNorm2d")
+    for layer in program.layers.values():
+        layer.training = False
+    epochs_without_modes(program)
+    return program
+
+
+def epochs_without_modes(program: Program) -> None:
+    for _ in range(3):
+        program.train(20)
+        program.evaluate()
+
+
+def frozen_for_good() -> Program:
+    program = Program(*TWO, mean=np.ones(CHANNELS))
+    program["bn1"].trainable = program["bn1"].training = False
+    program.train(30)
+    return program
+
+
+def frozen_anew_in_each_epoch() -> Program:
+    program = Program(*TWO, mean=np.ones(CHANNELS))
+    program.forward(gradients=False, moves=False)
+    for _ in range(3):
+        program.mode(True)
+        program.mode(False, Where("freeze.py", 5, "freeze"), ["bn1"], module="BatchNorm2d")
+        program.train(20)
+    return program
+
+
+def frozen_later_layer_by_layer() -> Program:
+    """The statistics are frozen on purpose for the last epochs."""
+    program = Program(*TWO)
+    program.train(20)
+    for name in TWO:
+        program.mode(False, Where("freeze.py", 5, "freeze"), [name], module="BatchNorm2d")
+    program.train(20)
+    return program
+
+
+def features_of_a_trained_network() -> Program:
+    """A second stage trains something else on top: nothing of the first one learns."""
+    program = Program(*TWO)
+    program.train(20)
+    for layer in program.layers.values():
+        layer.optimised = False
+    program.mode(False)
+    program.train(30)
+    return program
+
+
+def attacked() -> Program:
+    """Each step makes an adversarial batch in eval mode, with gradients, and trains on it."""
+    program = Program(*TWO)
+    for _ in range(30):
+        program.mode(False)
+        for _ in range(3):
+            program.forward(Where("attack.py", 9, "pgd"))
+        program.mode(True)
+        program.forward()
+        program.step()
+    return program
+
+
+def generative() -> Program:
+    """The discriminator sees a real and a fake batch per step; fake ones come without gradients first."""
+    program = Program("D.bn", "G.bn")
+    for _ in range(30):
+        program.forward(layers=["G.bn"], gradients=False)
+        program.forward(Where("gan.py", 20, "train"), layers=["D.bn"])
+        program.forward(Where("gan.py", 21, "train"), layers=["D.bn"], batch=([9.0] * CHANNELS, [1.0] * CHANNELS))
+        program.step()
+        program.forward(Where("gan.py", 30, "train"), layers=["G.bn"])
+        program.forward(Where("gan.py", 31, "train"), layers=["D.bn"])
+        program.step()
+    return program
+
+
+def accumulated() -> Program:
+    program = Program(*TWO)
+    for _ in range(10):
+        for _ in range(4):
+            program.forward()
+        program.step()
+    return program
+
+
+def checkpointed_in_turn() -> Program:
+    """A reentrant checkpoint runs without gradients first, and a patched layer does not move the second time."""
+    program = Program(*TWO)
+    for _ in range(20):
+        batch = program.forward(gradients=False)
+        program.forward(again=True, batch=batch, moves=False)
+        program.step()
+    return program
+
+
+def statistics_estimated_anew() -> Program:
+    """Stochastic weight averaging: update_bn on the averaged model, then an evaluation."""
+    program = Program("bn1", "AveragedModel.bn1")
+    program.train(30, layers=["bn1"])
+    program["AveragedModel.bn1"].momentum = np.nan
+    program.evaluate(20, Where("swa.py", 40, "main"), layers=["AveragedModel.bn1"])
+    program.mode(False)
+    program.evaluate(layers=["AveragedModel.bn1"])
+    return program
+
+
+def precise() -> Program:
+    """The same in the model itself: from the start on, in a row, without gradients."""
+    program = Program(*TWO)
+    program.train(30)
+    for layer in program.layers.values():
+        layer.mean, layer.var = np.zeros(CHANNELS), np.ones(CHANNELS)
+    program.evaluate(20, Where("bn.py", 4, "main"))
+    program.mode(False)
+    program.evaluate()
+    return program
+
+
+def teacher() -> Program:
+    """A mean teacher in training mode: its weights follow, its statistics are its own."""
+    program = Program("bn1", "teacher.bn1")
+    for _ in range(30):
+        program.forward(layers=["teacher.bn1"], gradients=False)
+        program.forward(layers=["bn1"])
+        program.step()
+    return program
+
+
+def averaged_copy_with_buffers() -> Program:
+    program = Program("bn1", "EMA.bn1")
+    program["EMA.bn1"].training = False
+    for _ in range(3):
+        program.train(20, layers=["bn1"])
+        program["EMA.bn1"].mean, program["EMA.bn1"].var = program["bn1"].mean, program["bn1"].var
+        program.tell("jump", None, ["EMA.bn1"], quantity="running_mean", by="load")
+        program.evaluate(5, layers=["EMA.bn1"])
+    return program
+
+
+def loaded_without_statistics_and_trained() -> Program:
+    program = Program(*TWO)
+    program.tell("load", module="Net", missing=["bn1.running_mean", "bn2.running_mean"])
+    epochs(program)
+    return program
+
+
+def inference() -> Program:
+    program = Program(*TWO, mean=np.ones(CHANNELS), beta=BETA)
+    program.mode(False)
+    program.evaluate()
+    return program
+
+
+def tried_before_training() -> Program:
+    """One forward in each mode before anything is trained: a summary, a sanity check."""
+    program = Program(*TWO)
+    program.evaluate(1, Where("summary.py", 3, "summary"))
+    program.mode(False, VALIDATE)
+    program.evaluate(2)
+    epochs(program)
+    return program
+
+
+def bad_batch_in_eval() -> Program:
+    program = Program(*TWO)
+    epochs(program, 1)
+    program.tell("nonfinite", None, ["bn1"], **{"in": "input", "born": False})
+    program.forward(VALIDATE, gradients=False, batch=([np.nan] * CHANNELS, [np.nan] * CHANNELS))
+    return program
+
+
+def discriminator_frozen_in_turn() -> Program:
+    program = Program("D.bn", "G.bn")
+    for _ in range(20):
+        program.tell("requires_grad", layers=["D.bn"], value=False)
+        program.forward()
+        program.step()
+        program.tell("requires_grad", layers=["D.bn"], value=True)
+        program.forward()
+        program.step()
+    program["D.bn"].trainable = False
+    return program
+
+
+def siamese() -> Program:
+    """One layer under one name, two like batches in a step."""
+    program = Program("bn1")
+    program["bn1"].more = {"names": ("left.bn", "right.bn")}
+    for _ in range(20):
+        program.forward()
+        program.forward()
+        program.step()
+    return program
+
+
+HEALTHY = [
+    plain, evaluated_without_no_grad, frozen_from_the_start, frozen_for_good, frozen_anew_in_each_epoch,
+    frozen_later_layer_by_layer, features_of_a_trained_network, attacked, generative, accumulated,
+    checkpointed_in_turn, statistics_estimated_anew, precise, teacher, averaged_copy_with_buffers,
+    loaded_without_statistics_and_trained, inference, tried_before_training, bad_batch_in_eval,
+    discriminator_frozen_in_turn, siamese,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", HEALTHY)
+def test_a_healthy_life_is_left_alone(make: Callable[[], Program]) -> None:
+    assert [(found.cause, found.title) for found in judged(make().life)] == []
+
+
+@pytest.mark.parametrize("make", HEALTHY)
+def test_forwards_that_were_not_kept_are_no_reason_to_speak(make: Callable[[], Program]) -> None:
+    """The same with the moments of every third forward alone, and with none."""
+    life = make().life
+    for every in (3, 10**6):
+        layers = [
+            replace(layer, moments={name: rows[1::every] for name, rows in layer.moments.items()})
+            for layer in life.layers
+        ]
+        assert [(found.cause, found.title) for found in judged(replace(life, layers=tuple(layers)))] == []
+
+
+# ------------------------------------------------------------------------------------------------------ ranks
+
+
+def rank(number: int, shift: float = 0.0, n: int = 64, own: bool = False) -> Life:
+    program = Program("bn1")
+    for _ in range(20):
+        mean, var = program.data()
+        program.forward(batch=(mean + shift * number, var), n=n)
+        if not own:  # what rank 0 has is handed to all before the next forward
+            program["bn1"].mean = 0.9 * program["bn1"].rows[-1]["mean_before"] + 0.1 * mean
+        program.step()
+    program.more = {"rank": number, "world": 2}
+    return program.life
+
+
+def of_ranks(*lives: Life) -> list[Finding]:
+    return [found for rule in load_rules() if rule.check_lives for found in rule.check_lives(lives)]
+
+
+def test_ranks_that_keep_their_own_statistics_are_named() -> None:
+    (found,) = of_ranks(rank(0, 5.0, own=True), rank(1, 5.0, own=True))
+    assert (found.cause, found.kind, found.layer) == ("synchronisation", "hazard", "bn1")
+    assert "Each of 2 ranks keeps statistics of its own in bn1" in found.title
+
+
+def test_few_values_on_each_rank_ask_for_synchronisation() -> None:
+    (found,) = of_ranks(rank(0, n=2), rank(1, n=2))
+    assert (found.cause, found.kind) == ("synchronisation", "hazard")
+    assert "bn1 normalise with 2 values per channel on each of 2 ranks" in found.title
+
+
+def test_broadcast_statistics_and_unrelated_processes_are_left_alone() -> None:
+    assert of_ranks(rank(0, 5.0), rank(1, 5.0)) == []
+    assert of_ranks(rank(0)) == []
+    assert of_ranks(plain().life, inference().life) == []
+    assert of_ranks() == []
+
+
+def test_the_line_is_part_of_the_evidence() -> None:
+    (found,) = judged(left_in_eval().life)
+    assert (found.evidence["line"], found.evidence["step"]) == ("engine.py:88", 20)
+    assert found.places == {("bn1", "training"), ("bn2", "training")}
+    assert TRAIN.label == "train.py:30"

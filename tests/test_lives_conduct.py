@@ -1,0 +1,83 @@
+"""A layer's own moments say by which rules it works: built-in ones follow their documentation, and others are named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from made_lives import Layer, Rules, drawn, evaluate, life_of, train
+
+from bncheck.diagnosis.alone import judge_life
+from bncheck.diagnosis.lived.innocence import innocence
+from bncheck.diagnosis.lived.judged import lived
+from bncheck.life import Life
+
+
+def lived_by(own: bool = False, kind: str = "BatchNorm1d", **rules: Any) -> Life:
+    """16 values of 8 channels, 30 training forwards and 3 evaluations."""
+    rng = np.random.default_rng(3)
+    data = drawn(rng, 0.02, 8)
+    layer = Layer(8, Rules(**rules), kind=kind, own=own)
+    layer.gamma = (1 + 0.1 * rng.standard_normal(8)).astype(np.float32)
+    train(layer, data, 30, 16)
+    evaluate(layer, data, 3, 16)
+    return life_of(layer)
+
+
+DEPARTURES = [
+    ({"divisor": "n"}, "variance-divisor", "averages the variance with the divisor n, where n-1 is due"),
+    ({"train_divisor": "n-1"}, "normaliser-divisor", "divides by the deviation of n - 1: with 16 values per channel"),
+    ({"outside": True, "eps": 1e-3}, "eps", "adds eps to the deviation and not to the variance"),
+    ({"eps": 1e-3, "held_eps": 1e-5}, "eps", "normalises as with an eps of 0.001, and holds 1e-05"),
+    ({"eval_source": "batch"}, "normaliser-source", "In eval bn (BatchNorm1d) normalises with the batch's statistics"),
+    ({"train_source": "running"}, "normaliser-source", "In training bn (BatchNorm1d) normalises with the running"),
+    ({"train_source": "blend"}, "normaliser-source", "a blend of batch and running statistics"),
+    ({"statistic": "std"}, "wrong-statistic", "averages the deviation into running_var"),
+    ({"statistic": "second-moment"}, "wrong-statistic", "averages the mean of x² into running_var"),
+    ({"times": 2}, "update-count", "moves the running statistics of bn (BatchNorm1d) 2 times: a weight of 0.1 acts as"),
+    ({"weight": 0.03, "held": 0.1}, "batch-weight", "A new batch weighs 0.03 in the running average of bn"),
+    ({"weight": None, "held": 0.1}, "averaging", "are a cumulative average, though momentum asks for an exponential"),
+    ({"affine": False}, "affine", "holds gamma and beta and does not apply what is held"),
+]
+
+
+@pytest.mark.parametrize(("rules", "cause", "says"), DEPARTURES, ids=[str(row[0]) for row in DEPARTURES])
+def test_a_built_in_layer_that_departs_from_its_documentation(rules: dict[str, Any], cause: str, says: str) -> None:
+    (found,) = [item for item in judge_life(lived_by(**rules)) if item.kind == "defect"]
+    assert (found.cause, found.kind, found.departs_from) == (cause, "defect", "documentation")
+    assert says in found.title
+    assert "PyTorch documents something else" in found.title
+
+
+@pytest.mark.parametrize("rules", [{}, {"weight": None}, {"eps": 1e-3}, {"weight": 0.0}])
+def test_a_built_in_layer_that_does_what_is_documented(rules: dict[str, Any]) -> None:
+    (layer,) = lived(lived_by(**rules))
+    assert layer.conduct.innocent and layer.conduct.stepped.all() and layer.conduct.revealed.all()
+
+
+def test_innocence_is_one_sentence_and_only_of_layers_that_are() -> None:
+    assert innocence(lived_by()) == (
+        "BatchNorm itself is innocent: its 1 layer did what PyTorch documents in each of 33 forwards that were recorded "
+        "whole."
+    )
+    assert innocence(lived_by(divisor="n")) == ""
+    assert innocence(lived_by(own=True, kind="MyBatchNorm")) == ""
+
+
+@pytest.mark.parametrize(
+    "rules", [{"divisor": "n"}, {"weight": 0.1, "held": 0.9}, {"weight": None, "held": 0.1}, {}, {"eps": 1e-3}]
+)
+def test_a_layer_of_ones_own_may_average_as_it_likes(rules: dict[str, Any]) -> None:
+    assert judge_life(lived_by(own=True, kind="MyBatchNorm", **rules)) == ()
+
+
+def test_a_layer_of_ones_own_that_divides_by_the_sample_deviation() -> None:
+    (found,) = judge_life(lived_by(own=True, kind="MyBatchNorm", train_divisor="n-1"))
+    assert (found.cause, found.kind, found.departs) == ("normaliser-divisor", "hazard", "")
+    assert "y is 0.968246 times what BatchNorm gives" in found.title
+
+
+@pytest.mark.parametrize("kind", ["FrozenBatchNorm2d", "GhostBatchNorm", "Norm", "BatchRenorm1d"])
+def test_a_layer_that_claims_to_be_something_else_is_not_held_to_batchnorm(kind: str) -> None:
+    assert judge_life(lived_by(own=True, kind=kind, train_source="running")) == ()
