@@ -14,7 +14,7 @@ from bncheck.finding import Finding
 from bncheck.life import Life
 from bncheck.run_folder.answer import Answer
 from bncheck.run_folder.results import Results, TargetResult
-from bncheck.subjects.conclusion import conclude, results_of
+from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.watched import answer_of
 
 # What a layer's owner has to know; conventions and rounding are nobody's fault.
@@ -95,7 +95,7 @@ def result_of(lives: Sequence[Life], subject: str, command: str) -> Result:
 def targets_of(lives: Sequence[Life]) -> tuple[TargetResult, ...]:
     found = {life.framework or "recording": life for life in lives}
     return tuple(
-        TargetResult(name=name, slug=name, backend=name, version=life.version, device="")
+        TargetResult(name=name, slug=slug_of(name), backend=name, version=life.version, device="")
         for name, life in found.items()
     )
 

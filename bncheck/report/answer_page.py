@@ -16,7 +16,7 @@ from bncheck.life import LayerLife, Life
 from bncheck.report.figures import Figures
 from bncheck.report.happened import Line, line_of, lines_of, place_of
 from bncheck.report.judgement import arrange, standings
-from bncheck.report.layers import FEW, Told, gravest, heads, layers_of, mark_of, was_played, where
+from bncheck.report.layers import FEW, Told, gravest, heads, layers_of, mark_of, stopped, was_played, where
 from bncheck.report.leads import explained, kit_of
 from bncheck.report.overview import Theme, evidence, numbers
 from bncheck.report.pages import environment, environment_table
@@ -89,7 +89,7 @@ def page(results: Results, run_folder: Path, told: Told, figures: Figures, lives
         Item(
             anchor=f"finding-{number}",
             theme=theme,
-            where=where(theme),
+            where=where(theme, told.answer),
             layers=tuple((layer, anchors.get(layer, "")) for layer in layers_of(theme)),
             facts=tuple(evidence(theme.first)),
             figure=figures.take(theme.first.scenario, theme.first.case, f"finding-{number}") if played else "",
@@ -118,7 +118,7 @@ def page(results: Results, run_folder: Path, told: Told, figures: Figures, lives
             judgement=arrange(verdict),
             items=items,
             rounding=told.rounding,
-            failed=[cell for cell in results.cells if cell.outcome != "ok" and cell.error],
+            failed=stopped(results),
             missing=[target for target in results.targets if target.status != "ok"],
             rows=rows,
             more_rows=max(len(told.rows) - MOST_ROWS, 0),
