@@ -1,4 +1,4 @@
-"""The pages of docs/ are true: their files are written, their commands and their Python run, beside a real framework."""
+"""The pages of docs/ are true: their files are written, their commands and their Python run, beside torch."""
 
 from __future__ import annotations
 
@@ -50,9 +50,11 @@ CONSOLE = [(page, about, body) for page in PAGES for about, body in blocks(page,
 PYTHON = [(page, about, body) for page in PAGES for about, body in blocks(page, "python")]
 
 
-@pytest.mark.parametrize(
-    ("page", "before", "shown"), CONSOLE, ids=[f"{page}-{n}" for n, (page, *_) in enumerate(CONSOLE)]
-)
+def ids(found: list[tuple[str, str, str]]) -> list[str]:
+    return [f"{page}-{number}" for number, (page, *_) in enumerate(found)]
+
+
+@pytest.mark.parametrize(("page", "before", "shown"), CONSOLE, ids=ids(CONSOLE))
 def test_what_a_command_prints_is_what_the_page_shows(page: str, before: str, shown: str, tmp_path: Path) -> None:
     write_files(page, tmp_path)
     if before:
