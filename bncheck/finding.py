@@ -67,6 +67,8 @@ CAUSES = (
 SHARE = "share of the rounding bound"
 # Evidence of findings about nodes of an ONNX file that were compared one by one.
 NODES = "nodes compared"
+# Evidence of a finding that says by how much an evaluation is off: a cause of its own absorbs it (diagnosis/alone.py).
+GAP = "gap, in deviations of the output"
 # Evidence of findings about NaN, Inf and running variances that cannot be one. Reports make the word of a cell of it.
 NONFINITE = "takes the value"  # of a state or an output: NaN, Inf, or NaN or Inf
 LOWEST = "lowest"  # the running variance, where it is below zero

@@ -10,6 +10,7 @@ channels), in order; names are those of :mod:`bncheck.trace` where it has the qu
 
 ============================  =======  ==========================================================================
 ``index``                     (K,)     int64: forwards of normalising layers in this process before it (all layers)
+``call``                      (K,)     int64: number of the call of an outermost module that it belongs to
 ``step``                      (K,)     int64: steps of an optimiser before it
 ``training``                  (K,)     int8: the layer's own flag; -1 it holds none
 ``in_backward``               (K,)     int8: 1 if it ran inside a backward (recomputation)

@@ -53,7 +53,7 @@ class Program:
 
     def __init__(self, *names: str, **each: Any) -> None:
         self.layers = {name: Layer(name, **each) for name in names}
-        self.index = self.steps = self.batch = 0
+        self.index = self.steps = self.batch = self.calls = 0
         self.happenings: list[Happening] = []
         self.more: dict[str, Any] = {}
 
@@ -69,8 +69,10 @@ class Program:
     def forward(
         self, line: Where = TRAIN, *, layers: Sequence[str] = (), gradients: bool = True, again: bool = False,
         n: int = 64, batch: tuple[Any, Any] | None = None, moves: bool = True, dtype: str = "float32",
+        within: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """One call of the model: each layer runs in the mode that it is in."""
+        """One call of the model, or more of the last one: each layer runs in the mode that it is in."""
+        self.calls += not within
         mean, var = (np.asarray(part, dtype=float) for part in (batch or self.data()))
         for name in layers or self.layers:
             layer = self.layers[name]
@@ -83,10 +85,10 @@ class Program:
             moved = not (np.array_equal(before[0], layer.mean) and np.array_equal(before[1], layer.var))
             self.span(layer, line, gradients, again, n, moved, dtype)
             layer.rows.append({
-                "index": self.index, "step": self.steps, "training": layer.training, "in_backward": again,
-                "gradients": gradients, "n": n, "samples": n, "input_mean": mean, "input_var": var,
-                "input_bad": int((~np.isfinite(mean)).sum()), "output_bad": 0, "mean_before": before[0],
-                "mean_after": layer.mean, "var_before": before[1], "var_after": layer.var,
+                "index": self.index, "call": self.calls, "step": self.steps, "training": layer.training,
+                "in_backward": again, "gradients": gradients, "n": n, "samples": n, "input_mean": mean,
+                "input_var": var, "input_bad": int((~np.isfinite(mean)).sum()), "output_bad": 0,
+                "mean_before": before[0], "mean_after": layer.mean, "var_before": before[1], "var_after": layer.var,
                 "counter_before": np.nan, "counter_after": np.nan, "gamma": layer.gamma, "beta": layer.beta,
                 "eps": 1e-5, "momentum": layer.momentum,
             })  # fmt: skip

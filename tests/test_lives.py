@@ -88,6 +88,16 @@ def frozen_by_requires_grad() -> Program:
     return program
 
 
+def frozen_by_requires_grad_later() -> Program:
+    program = Program(*TWO)
+    program.train(20)
+    for layer in program.layers.values():
+        layer.trainable = False
+        program.tell("requires_grad", None, [layer.name], value=False)
+    program.train(20)
+    return program
+
+
 def freeze_undone_by_train() -> Program:
     program = Program(*TWO, mean=np.ones(CHANNELS))
     program.forward(gradients=False, moves=False)
@@ -153,6 +163,23 @@ def averaged_copy_without_buffers() -> Program:
     return program
 
 
+def averaged_copy_evaluated_once() -> Program:
+    program = Program("bn1", "EMA.bn1")
+    program["EMA.bn1"].training = False
+    program.tell("copy", Where("ema.py", 8, "__init__"), module="Net")
+    program.train(20, layers=["bn1"])
+    program.evaluate(5, layers=["EMA.bn1"])
+    return program
+
+
+def loaded_without_statistics_unseen() -> Program:
+    """As the one before, and nobody saw the load."""
+    program = Program(*TWO, beta=BETA)
+    program.mode(False)
+    program.evaluate()
+    return program
+
+
 def poisoned_by_data() -> Program:
     program = Program(*TWO)
     program.train(20)
@@ -196,12 +223,30 @@ def one_value_per_channel() -> Program:
     return program
 
 
+def two_values_per_channel() -> Program:
+    program = Program(*TWO)
+    for _ in range(20):
+        batch = program.forward(layers=["bn1"])
+        program.forward(layers=["bn2"], n=2, batch=batch)
+        program.step()
+    return program
+
+
 def at_two_places() -> Program:
     program = Program("bn1")
     program["bn1"].more = {"names": ("bn1", "block.norm")}
     for _ in range(10):
         mean, var = program.forward()
-        program.forward(batch=(mean + 20, var))
+        program.forward(batch=(mean + 20, var), within=True)
+        program.step()
+    return program
+
+
+def at_two_places_under_one_name() -> Program:
+    program = Program("norm")
+    for _ in range(10):
+        mean, var = program.forward()
+        program.forward(batch=(mean, 16 * var), within=True)
         program.step()
     return program
 
@@ -250,6 +295,7 @@ def stalled() -> Program:
         (predicts_in_training_mode, "mode-leak", "hazard", "bn1 and bn2",
          "predict in training mode: nobody called eval() before predict() at serve.py:9"),
         (frozen_by_requires_grad, "mode-leak", "hazard", "bn1", "bn1 is frozen by halves: gamma and beta get no"),
+        (frozen_by_requires_grad_later, "mode-leak", "hazard", "bn1 and bn2", "move on in training mode, for 20"),
         (freeze_undone_by_train, "mode-leak", "hazard", "bn1",
          "freeze() at freeze.py:5 put it into eval, and train() of the whole model (fit() at loop.py:30) put it back. "
          "The statistics moved in 20 forwards"),
@@ -265,6 +311,10 @@ def stalled() -> Program:
          "moved them: reset_running_stats() (swap() at swa.py:7) put them back"),
         (averaged_copy_without_buffers, "stale-state", "hazard", "EMA.bn1",
          "The copy that evaluate() at engine.py:88 evaluates follows the weights and not the statistics"),
+        (averaged_copy_evaluated_once, "stale-state", "hazard", "EMA.bn1",
+         "mean 0 and variance 1, beside trained gamma and beta (copied by __init__() at ema.py:8): the statistics"),
+        (loaded_without_statistics_unseen, "stale-state", "hazard", "bn1 and bn2",
+         "beside trained gamma and beta: the statistics were not loaded, copied or averaged with them"),
         (poisoned_by_data, "poisoned-state", "hazard", "bn1 and bn2",
          "NaN or Inf reached bn1 in step 20 (main() at train.py:30) and stays in the running statistics of bn1 and"),
         (broken_by_a_step, "poisoned-state", "hazard", "bn2",
@@ -272,8 +322,10 @@ def stalled() -> Program:
          "was not finite by then: the optimiser's last step made it so"),
         (loaded_below_zero, "poisoned-state", "hazard", "bn2", "bn2 are below zero (lowest -0.5) before the first"),
         (overflowed, "overflow", "hazard", "bn1", "overflow on a finite batch in step 5: squares reach 1e+39"),
-        (one_value_per_channel, "single-value", "hazard", "bn1 and bn2", "a batch has a single sample there"),
-        (at_two_places, "shared-state", "hazard", "bn1", "bn1 and block.norm are one layer, and what reaches it"),
+        (one_value_per_channel, "single-value", "hazard", "bn1 and bn2", "a batch has a single one there"),
+        (two_values_per_channel, "single-value", "hazard", "bn2", "bn2 never got more than two values per channel"),
+        (at_two_places, "shared-state", "hazard", "bn1", "bn1 and block.norm are one layer: within"),
+        (at_two_places_under_one_name, "shared-state", "hazard", "norm", "norm stands at several places: within"),
         (in_a_plain_list, "unregistered", "hazard", "BatchNorm2d#1",
          "The model does not know BatchNorm2d#1: it is kept in a plain list"),
         (untracked, "normaliser-source", "hazard", "bn1", "bn1 keeps no running statistics: in eval (evaluate() at"),
@@ -286,7 +338,7 @@ def test_a_fault_is_named_once_with_its_layers_and_line(
     (finding,) = judged(make().life)
     assert (finding.cause, finding.kind, finding.evidence["layers"]) == (cause, kind, layers)
     assert words in finding.title
-    assert finding.advice and (finding.targets, finding.case) == (("train.py",), "train.py")
+    assert finding.advice and (finding.targets, finding.case) == (("torch",), "train.py")
 
 
 # --------------------------------------------------------------------------------------------------- healthy

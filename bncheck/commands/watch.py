@@ -78,13 +78,13 @@ def checked_keep(text: str) -> str:
 
 def judged(run: Path, ended: Ended, command: Sequence[str], created: str, bar: Any, say: Any) -> Results:
     """Read the recording, judge every life, write the run folder."""
-    from bncheck.diagnosis.alone import judge_life, ordered
+    from bncheck.diagnosis.alone import judge_lives
     from bncheck.run_folder.lives import read_lives
     from bncheck.subjects.conclusion import conclude, results_of
     from bncheck.subjects.watched import answer_of, missed
 
     lives = read_lives(run, {ended.pid: ended.code if not ended.signal else -ended.signal})
-    findings = ordered([found for life in lives for found in judge_life(life)])
+    findings = judge_lives(lives)
     answer = answer_of(lives, findings, shlex.join(command))
     results = results_of(answer, findings, targets_of(lives), shlex.join(["bncheck", *sys.argv[1:]]), created)
     return conclude(run, answer, results, bar, FORMATS, say, missed(lives, ended))

@@ -29,14 +29,14 @@ LARGEST_LOG = 256 << 20
 PROCESS = re.compile(r"\d{1,10}-\d{1,6}")
 MOMENTS = re.compile(r"(first|every|last|note)-\d{1,9}-\d{6,9}\.npz")
 NUMBERS = (
-    "index", "step", "training", "in_backward", "gradients", "n", "samples", "input_bad", "output_bad",
+    "index", "call", "step", "training", "in_backward", "gradients", "n", "samples", "input_bad", "output_bad",
     "counter_before", "counter_after", "eps", "momentum", "used_residual", "output_scale",
 )  # fmt: skip
 PER_CHANNEL = (
     "input_mean", "input_var", "mean_before", "mean_after", "var_before", "var_after", "gamma", "beta", "used_mean",
     "used_invstd",
 )  # fmt: skip
-WHOLE = ("index", "step", "n", "samples", "input_bad", "output_bad")
+WHOLE = ("index", "call", "step", "n", "samples", "input_bad", "output_bad")
 
 Place = tuple[str, int, str]
 
@@ -322,6 +322,7 @@ def where_of(place: Place | None) -> Where | None:
 
 
 def happening(row: StoredHappening, names: Mapping[int, str]) -> Happening:
+    # The recorder logs the first of those that are alike; ``times`` of the others it counted, and this is the last.
     detail = {**row.detail, "times": row.times} if row.times else row.detail
     return Happening(
         what=row.what,

@@ -17,4 +17,8 @@ def diff(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
         from bncheck.subjects.two_files import compare_files
 
         return compare_files(asked, listener)
+    if kinds <= {"code", "onnx"}:
+        from bncheck.subjects.exported import compare_plays
+
+        return compare_plays(asked, listener)
     raise UsageError(f"{asked.a.text} against {asked.b.text} is unsupported.", f"bncheck diff compares {PAIRS}")

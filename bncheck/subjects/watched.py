@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bncheck.diagnosis.lived.innocence import innocence
 from bncheck.finding import KINDS, Finding
 from bncheck.gate.shortfall import Shortfall
 from bncheck.life import LayerLife, Life
@@ -57,9 +58,9 @@ def row_of(life: Life, layer: LayerLife, findings: Sequence[Finding], many: bool
     high = max((span.n[1] for span in spans), default=-1)
     looked = [span.moved for span in spans if span.moved is not None]
     jumps = sum(
-        int(each.detail.get("times", 1)) if each.detail.get("last") else 1
+        times if isinstance(times := each.detail.get("times", 1), int) else 1
         for each in life.happenings
-        if each.what == "jump" and layer.name in each.layers
+        if each.what == "jump" and each.detail.get("quantity") == "running_mean" and layer.name in each.layers
     )
     size = "" if low < 0 else f"{low:,}" if low == high else f"{low:,} to {high:,}"
     marks = [found.kind for found in findings if layer.name in found.layer.split(", ")]
@@ -78,7 +79,8 @@ def row_of(life: Life, layer: LayerLife, findings: Sequence[Finding], many: bool
 
 def notes(lives: Sequence[Life]) -> list[str]:
     """What the recorder itself has to say, each sentence once."""
-    found = dict.fromkeys(remark for life in lives for remark in life.remarks)
+    found = dict.fromkeys(filter(None, (innocence(life) for life in lives)))
+    found |= dict.fromkeys(remark for life in lives for remark in life.remarks)
     left = sum(life.left_out for life in lives)
     if left:
         total = sum(life.forwards for life in lives)

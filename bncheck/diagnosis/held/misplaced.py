@@ -66,9 +66,9 @@ def misshaped(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Readi
     for word, side in (("width", ""), ("missing", "a"), ("missing", "b")):
         for what in (*QUANTITIES, "counter"):
             having = [pair for pair in pairs if what in left[pair.name]]
-            layers = [pair.name for pair in having if is_like(pair, what, word, side)]
-            if layers:
-                groups.setdefault((word, side, tuple(layers)), []).append(what)
+            found = tuple(pair.name for pair in having if is_like(pair, what, word, side))
+            if found:
+                groups.setdefault((word, side, found), []).append(what)
     for (word, side, layers), quantities in groups.items():
         have = "has" if len(quantities) == 1 else "have"
         title = f"{joined(quantities)} {have} another number of channels in {listed(layers)}."

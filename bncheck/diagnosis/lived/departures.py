@@ -14,7 +14,7 @@ import numpy as np
 
 from bncheck.convention import Facet
 from bncheck.diagnosis.lived.fitted import fit
-from bncheck.diagnosis.lived.in_place import NEW_BATCH, odd_outputs, odd_steps, shown
+from bncheck.diagnosis.lived.in_place import NEW_BATCH, odd_outputs, shown
 from bncheck.diagnosis.lived.judged import Lived, lived
 from bncheck.diagnosis.lived.record import Record
 from bncheck.life import Life
@@ -64,11 +64,7 @@ def of_layer(life: Life, layer: Lived) -> list[Departure]:
         return []
     record = layer.record
     steps = layer.conduct.odd_step
-    outputs = layer.conduct.odd_output if knows_parameters(layer) else np.zeros(len(record), dtype=bool)
-    if layer.life.own and steps.any() and does_some_average(record):
-        steps = np.zeros(len(record), dtype=bool)
-    if not steps.any() and not outputs.any():
-        return []
+    outputs = layer.conduct.odd_output
     facets = fit(record)
     found = [in_steps(life, layer, facets)] if steps.any() else []
     found += [in_outputs(layer, outputs, facets)] if outputs.any() else []
@@ -84,22 +80,6 @@ def of_layer(life: Life, layer: Lived) -> list[Departure]:
 def claims(layer: Lived) -> bool:
     """Whether a layer is, or says that it is, BatchNorm as everybody knows it."""
     return bool(CLAIMS.search(layer.life.kind)) and not OTHERWISE.search(layer.life.kind)
-
-
-def knows_parameters(layer: Lived) -> bool:
-    """Whether gamma and beta of a layer are recorded, or it has none. One's own may hold them under other names."""
-    return not layer.life.own or layer.life.get("gamma") is not None
-
-
-def does_some_average(record: Record) -> bool:
-    """Whether one rule of the usual ones makes all steps: momentum in either sense, either divisor."""
-    for weight in (record.momentum, 1.0 - record.momentum):
-        for divisor in ("n-1", "n"):
-            known = np.isfinite(weight) | ~record.training
-            judged = record.sound & record.tracked & known
-            if judged.any() and not (odd_steps(record, weight, divisor) & judged).any():
-                return True
-    return False
 
 
 def known(facets: Mapping[str, Facet], name: str) -> object:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bncheck.diagnosis.lived.averaged import Average, averaged
 from bncheck.diagnosis.lived.gap import WINDOW, Evaluated, Gap, Statistics, chain, last_ones, split
-from bncheck.diagnosis.lived.in_place import Conduct, weights
+from bncheck.diagnosis.lived.in_place import Conduct
 from bncheck.diagnosis.lived.record import Record
 from bncheck.life import Life
 from bncheck.trace import Array
@@ -37,7 +37,6 @@ class Evaluation:
     batch_samples: float  # in a training batch
     steps_since: int  # steps of the optimiser since the last training forward
     reset: bool  # something set the state, or other weights were put in, since
-    initial: bool  # mean 0 and variance 1 in every channel
 
 
 def last_evaluation(life: Life, record: Record, done: Conduct) -> Evaluation | None:
@@ -51,11 +50,10 @@ def last_evaluation(life: Life, record: Record, done: Conduct) -> Evaluation | N
     if not np.isfinite(batch.scale) or not (running[1] + batch.eps > 0).all():
         return None
     divisor = done.divisor or "n"
-    weight = weights(record, life.framework)
     factor = record.n / np.maximum(record.n - 1.0, 1.0) if divisor == "n-1" else np.ones(len(record))
     own = record.life.name
     resets = [each.index for each in life.happenings if each.what in RESETS and (not each.layers or own in each.layers)]
-    average = averaged(record, at, weight, factor, resets) if done.innocent else None
+    average = averaged(record, at, done.weight, factor, resets) if not done.odd_step.any() else None
     stages = chain(batch, average, divisor, None, None) if average is not None else [("start", batch.own)]
     current, spread = latest(batch, average, divisor) if average is not None else (None, np.inf)
     if current is None and average is not None:
@@ -78,7 +76,6 @@ def last_evaluation(life: Life, record: Record, done: Conduct) -> Evaluation | N
         batch_samples=float(np.median(np.maximum(record.samples[trained], 1.0))) if len(trained) else 1.0,
         steps_since=since,
         reset=any(behind < index <= record.index[at] for index in resets) or exchanged(record, at, trained),
-        initial=not running[0].any() and bool((running[1] == 1.0).all()),
     )
 
 

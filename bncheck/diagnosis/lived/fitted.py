@@ -69,9 +69,7 @@ def stream_of(record: Record, places: Array, channels: Array, name: str) -> Stre
         rows[::2] = values
         return rows
 
-    kinds = [
-        (FORWARD if record.gradients[k] else NO_GRAD) if record.training[k] else EVAL for k in places.tolist()
-    ]
+    kinds = [(FORWARD if record.gradients[k] else NO_GRAD) if record.training[k] else EVAL for k in places.tolist()]
     momentum = float(record.momentum[places[0]])
     layer = Layer(
         name="bn",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bncheck.diagnosis.fit.stream import STEP_ROUNDINGS
+from bncheck.diagnosis.lived.fitted import fit
 from bncheck.diagnosis.lived.record import Record
 from bncheck.diagnosis.rules.roundoff import mean_bound, two_pass_bound, welford_bound
 from bncheck.trace import Array
@@ -32,6 +33,7 @@ class Conduct:
     revealed: Array  # what the output reveals could be
     odd_step: Array
     odd_output: Array
+    weight: Array  # of the new batch, as documented or, in a layer of one's own, as its steps say; NaN: not known
     divisor: str = ""  # of the variance that is averaged, where the steps tell
 
     @property
@@ -45,23 +47,41 @@ class Conduct:
 
 def conduct(record: Record, framework: str, synchronised: bool = False) -> Conduct:
     """A layer against the documented rules; ``synchronised``: its batch is larger than the one that was recorded."""
+    own = record.life.own
+    divisors = ("n-1", "n") if own else DIVISORS.get(framework, ("n-1", "n"))
     with np.errstate(all="ignore"):
-        weight = weights(record, framework)
-        stepped = record.sound & record.tracked & (np.isfinite(weight) | ~record.training)
-        stepped &= ~(record.training & synchronised)
-        steps = {name: odd_steps(record, weight, name) for name in DIVISORS.get(framework, ("n-1", "n"))}
-        steps = {name: odd & stepped for name, odd in steps.items()}
-        divisor, odd_step = min(steps.items(), key=lambda item: int(item[1].sum()))
+        judged = record.sound & record.tracked & ~(record.training & synchronised)
+        tried = [
+            (odd_steps(record, weight, name) & judged & (np.isfinite(weight) | ~record.training), weight, name)
+            for weight in (senses(record) if own else [weights(record, framework)])
+            for name in divisors
+        ]
+        odd_step, weight, divisor = min(tried, key=lambda item: int(item[0].sum()))
         revealed, odd_output = odd_outputs(record)
-        revealed &= ~(record.training & synchronised)
-    told = len(steps) == 1 or sum(bool(odd.any()) for odd in steps.values()) == 1
+    revealed &= ~(record.training & synchronised)
+    if own and record.life.get("gamma") is None and (odd_output & revealed).any():
+        revealed = np.zeros_like(revealed)  # it may hold gamma and beta under other names
+    stepped = judged & (np.isfinite(weight) | ~record.training)
+    told = sum(not odd.any() for odd, _, _ in tried) == 1 or len(divisors) == 1
     return Conduct(
         stepped=stepped,
         revealed=revealed,
         odd_step=odd_step,
         odd_output=odd_output & revealed,
+        weight=weight,
         divisor=divisor if told and stepped.any() else "",
     )
+
+
+def senses(record: Record) -> list[Array]:
+    """What the weight of the new batch may be in a layer of one's own: its momentum in either sense, one over the
+    count, or what its steps say."""
+    counted = weights(record, "torch")
+    other = np.where(np.isfinite(record.momentum), 1.0 - record.momentum, counted)
+    measured = fit(record).get("batch_weight")
+    value = measured.value if measured is not None and measured.identifiable else None
+    free = [np.full(len(record), float(value))] if isinstance(value, int | float) else []
+    return [counted, other, *free]
 
 
 def weights(record: Record, framework: str) -> Array:

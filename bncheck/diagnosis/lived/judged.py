@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bncheck.diagnosis.lived.evaluation import Evaluation, last_evaluation
-from bncheck.diagnosis.lived.gap import length
+from bncheck.diagnosis.lived.evaluation import Evaluation, last_evaluation, pooled
+from bncheck.diagnosis.lived.gap import WINDOW, length
 from bncheck.diagnosis.lived.in_place import Conduct, conduct
 from bncheck.diagnosis.lived.record import Record, read
 from bncheck.life import LayerLife, Life
@@ -74,8 +74,8 @@ def order(layer: Lived) -> int:
 
 
 def far_off(life: Life) -> Mapping[str, Sequence[Lived]]:
-    """Cause → the layers whose last evaluation is far off by it, in order; ``few-updates`` with no update at all is
-    ``never-updated``."""
+    """Cause → the layers whose last evaluation is far off by it, in order. (Statistics that nothing ever moved are no
+    matter of size: see unmoved.)"""
     found: Mapping[str, Sequence[Lived]] = life.once("far off", name_gaps)
     return found
 
@@ -111,12 +111,8 @@ def cause_of(life: Life, layer: Lived, ev: Evaluation, before: float) -> str | N
     part = max(CAUSES, key=lambda name: ev.gap.share(name) if ev.gap is not None else 0.0)
     if ev.gap.share(part) < MOST:
         return None
-    trained_before = bool(record.training[: ev.places[0]].any())
-    if not trained_before:
-        return "never-updated" if untrained(life, layer, ev) else None
-    if part == "start" and average.updates == 0:
-        return "never-updated" if not ev.reset and stood_still(layer, ev) else None
-    if ev.reset or ev.steps_since > LATE or ev.current is None:
+    unmoved = not record.training[: ev.places[0]].any() or average.updates == 0
+    if unmoved or ev.reset or ev.steps_since > LATE or ev.current is None:
         return None
     mended = ev.left <= MOST * ev.gap.size
     if part in ("start", "noise"):
@@ -140,18 +136,43 @@ def unlike(ev: Evaluation) -> bool:
     return ev.left > chance and (ev.left > ALONE if alone else ev.scatter < ev.left / 2)
 
 
-def untrained(life: Life, layer: Lived, ev: Evaluation) -> bool:
-    """Whether a layer that is only evaluated holds the statistics of a new layer, and is not one."""
+# Statistics that nothing has moved are off where what they meet is this far away, in deviations.
+OFF = 0.2
+FORWARDS = 3  # in training, that do not move them
+
+
+def unmoved(life: Life) -> tuple[Lived, ...]:
+    """Layers whose statistics no training forward moved, though some ran; and what reaches them is unlike those."""
+    return tuple(layer for layer in lived(life) if stood_still(layer))
+
+
+def stood_still(layer: Lived) -> bool:
     record = layer.record
-    if not ev.initial or record.training.any() or any(span.training for span in layer.life.spans):
+    ran = record.training & record.sound & record.tracked
+    spans = [span for span in layer.life.spans if span.training]
+    if int(ran.sum()) < FORWARDS or (record.moved & ran).any() or any(span.moved for span in spans):
         return False
-    loaded = any(each.what == "load" for each in life.happenings)
-    beta = ev.batch.beta
-    return loaded or bool(np.ptp(beta) > 0 or (len(beta) == 1 and beta[0] != 0))
+    last = np.flatnonzero(ran)[-WINDOW:]
+    batch = pooled(record, last)
+    off = batch.apart((record.m0[last[-1]], record.v0[last[-1]]), batch.own)
+    # A layer that was trained elsewhere may be kept as it is on purpose, where it fits.
+    return off >= (OFF if initial(record, int(last[-1])) else MATTERS)
 
 
-def stood_still(layer: Lived, ev: Evaluation) -> bool:
-    """Whether training forwards ran before the evaluation, and none of them moved the statistics."""
-    record = layer.record
-    ran = record.training & record.sound & record.tracked & (record.index < record.index[ev.places[0]])
-    return int(ran.sum()) >= 2 and not bool((record.moved & ran).any())
+def untrained(life: Life) -> tuple[Lived, ...]:
+    """Layers that are only evaluated, with the statistics of a new layer beside parameters that are not a new one's."""
+    return tuple(layer for layer in lived(life) if layer.evaluation is not None and only_new(life, layer))
+
+
+def only_new(life: Life, layer: Lived) -> bool:
+    record, ev = layer.record, layer.evaluation
+    if ev is None or ev.gap is None or not initial(record, int(ev.places[0])) or ev.gap.size < OFF:
+        return False
+    if record.training.any() or any(span.training for span in layer.life.spans):
+        return False
+    return len(np.unique(ev.batch.beta)) > 1 or any(each.what == "load" for each in life.happenings)
+
+
+def initial(record: Record, place: int) -> bool:
+    """Whether a moment begins with a mean of 0 and a variance of 1 in every channel."""
+    return not record.m0[place].any() and bool((record.v0[place] == 1.0).all())

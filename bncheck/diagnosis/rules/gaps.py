@@ -13,13 +13,12 @@ import numpy as np
 
 from bncheck.diagnosis.lived.evaluation import Evaluation
 from bncheck.diagnosis.lived.gap import Gap
-from bncheck.diagnosis.lived.in_place import weights
 from bncheck.diagnosis.lived.judged import Lived, far_off
 from bncheck.diagnosis.rules.holdings.words import ANEW
 from bncheck.diagnosis.rules.layer_names import listed, named
 from bncheck.diagnosis.rules.lives.words import Said, of_life
 from bncheck.diagnosis.rules.wording import number, percent
-from bncheck.finding import Finding
+from bncheck.finding import GAP, Finding
 from bncheck.life import Life
 
 
@@ -57,7 +56,7 @@ def about_gap(life: Life, code: str, cause: str, says: Says) -> list[Finding]:
         quantity=reason.quantity,
         step=int(first.record.step[ev.places[0]]),
         evidence={
-            "gap, in deviations of the output": ev.gap.size,
+            GAP: ev.gap.size,
             **{f"of it {PARTS[name]}": part for name, part in ev.gap.parts.items() if abs(part) >= 0.005},
             **({"gap left with re-estimated statistics": ev.left} if np.isfinite(ev.left) else {}),
             **reason.evidence,
@@ -98,13 +97,12 @@ def anew(life: Life) -> str:
     return ANEW.get(life.framework, "re-estimate the running statistics on clean training data")
 
 
-def weight_of(life: Life, layer: Lived) -> float | None:
+def weight_of(layer: Lived) -> float | None:
     """The weight of a new batch in the training forwards, as held; None where it changes or is not known."""
-    record = layer.record
-    found = np.unique(weights(record, life.framework)[record.training])
+    found = np.unique(layer.conduct.weight[layer.record.training])
     return float(found[0]) if len(found) == 1 and np.isfinite(found[0]) else None
 
 
-def weighing(life: Life, layer: Lived) -> str:
-    weight = weight_of(life, layer)
+def weighing(layer: Lived) -> str:
+    weight = weight_of(layer)
     return f" of weight {number(weight)}" if weight is not None else ""

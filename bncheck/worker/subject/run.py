@@ -50,6 +50,8 @@ def play(job, folder):
     thing = look.find(torch, part, SubjectError, job)
     if thing.kind == "layer":
         return look.as_layer(thing)
+    if job.get("play") == "outputs":  # of bncheck diff
+        return part("subject", "outputs").play(torch, part, SubjectError, job, thing, folder)
     return part("subject", "model").play(torch, part, SubjectError, job, thing, folder)
 
 

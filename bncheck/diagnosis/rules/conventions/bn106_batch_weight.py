@@ -12,16 +12,21 @@ last batch, a weight of 0 never learns.
 
 from collections.abc import Iterable
 
-from bncheck.diagnosis.rules.departing import about_departures
+import numpy as np
+
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.lived.evaluation import Evaluation
-from bncheck.diagnosis.lived.judged import Lived
+from bncheck.diagnosis.lived.in_place import NEW_BATCH
+from bncheck.diagnosis.lived.judged import Lived, lived
 from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.counters import repeated_weight
+from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weight_of
 from bncheck.diagnosis.rules.holdings import settings
 from bncheck.diagnosis.rules.holdings.words import of_holding
+from bncheck.diagnosis.rules.layer_names import of_all
+from bncheck.diagnosis.rules.lives.words import Said, of_life
 from bncheck.diagnosis.rules.wording import names, number, percent
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
@@ -69,13 +74,39 @@ def check_holding(holding: Holding) -> list[Finding]:
 
 
 def check_life(life: Life) -> list[Finding]:
-    departing = about_departures(life, CODE, CAUSE, another_weight)
-    return [*departing, *about_gap(life, CODE, CAUSE, of_the_last_batches)]
+    """A weight that is not the one that is held; one that leaves only chance in the statistics; one that reads like
+    another framework's word."""
+    found = about_departures(life, CODE, CAUSE, another_weight) + about_gap(life, CODE, CAUSE, of_the_last_batches)
+    return found or of_life(life, CODE, CAUSE, [reads_like_the_other(life)])
+
+
+def reads_like_the_other(life: Life) -> Said | None:
+    """A weight of 0.9 and more, but not 1, which is set on purpose, in all training forwards with gradients."""
+    layers = [layer for layer in lived(life) if forgets(layer)]
+    if not layers:
+        return None
+    held, names_ = float(layers[0].record.momentum[-1]), tuple(layer.name for layer in layers)
+    other = "Keras" if life.framework in NEW_BATCH else "PyTorch"
+    return Said(
+        layers=names_,
+        title=f"momentum of {of_all(names_, life)} is {number(held)}: after each batch "
+        f"{number(100 * (1 - (weight_of(layers[0]) or 0.0)))} % of the old average is left. A momentum of "
+        f"{number(held)} in {other} is {number(1 - held)} here.",
+        advice=f"set momentum to {number(1 - held)}, then {anew(life)}",
+        quantity="momentum",
+        evidence={"momentum": held},
+    )
+
+
+def forgets(layer: Lived) -> bool:
+    record, weight = layer.record, weight_of(layer)
+    trains = record.training & record.gradients & np.isfinite(record.momentum)
+    return weight is not None and 0.9 <= weight < 1 and not layer.life.own and int(trains.sum()) >= 3
 
 
 def of_the_last_batches(life: Life, layer: Lived, ev: Evaluation) -> Reason:
     assert ev.gap is not None
-    weight = weight_of(life, layer)
+    weight = weight_of(layer)
     much = "much" if weight is None else number(weight)
     return Reason(
         says=(
@@ -90,5 +121,5 @@ def of_the_last_batches(life: Life, layer: Lived, ev: Evaluation) -> Reason:
 
 
 def another_weight(found: Departure) -> tuple[str, str]:
-    says = f"A new batch weighs {number(found.value)} in the running average of {{who}}; momentum says {number(found.due)}."
-    return says, OWN
+    weighs = f"A new batch weighs {number(found.value)} in the running average of {{who}}"
+    return f"{weighs}; momentum says {number(found.due)}.", OWN

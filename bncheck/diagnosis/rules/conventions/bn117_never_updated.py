@@ -16,14 +16,16 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bncheck.diagnosis.lived.evaluation import Evaluation
-from bncheck.diagnosis.lived.judged import Lived
+from bncheck.diagnosis.lived.judged import Lived, unmoved, untrained
 from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import summary
-from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weight_of
+from bncheck.diagnosis.rules.gaps import anew, weight_of
 from bncheck.diagnosis.rules.holdings import start
 from bncheck.diagnosis.rules.holdings.words import of_holding
+from bncheck.diagnosis.rules.layer_names import named, of_all
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
+from bncheck.diagnosis.rules.lives import behind
+from bncheck.diagnosis.rules.lives.words import Said, of_life
 from bncheck.diagnosis.rules.movement import STATISTICS, holds_training, moved
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
@@ -103,27 +105,54 @@ def check_holding(holding: Holding) -> list[Finding]:
 
 
 def check_life(life: Life) -> list[Finding]:
-    return about_gap(life, CODE, CAUSE, stood_still)
+    """Training forwards that moved nothing; evaluations of a trained layer with the statistics of a new one."""
+    others = [behind.lost_on_load(life), behind.back_to_start(life), behind.left_behind(life)]
+    told = {layer for said in others if said is not None for layer in said.layers}  # BN402 says it
+    still = [layer for layer in unmoved(life) if layer.name not in told]
+    new = [layer for layer in untrained(life) if layer.name not in told]
+    return of_life(life, CODE, CAUSE, [moved_nothing(life, still), never_loaded(life, new)])
 
 
-def stood_still(life: Life, layer: Lived, ev: Evaluation) -> Reason:
-    ran = int((layer.record.training & (layer.record.index < layer.record.index[ev.places[0]])).sum())
-    if not ran:
-        return Reason(
-            says="Its running statistics are those of a new layer, mean 0 and variance 1: nothing trained or loaded "
-            "them.",
-            advice="load the running statistics together with the weights (load_state_dict with strict=True says what "
-            "is missing)",
-            part="start",
-            mends=False,
-        )
-    weight = weight_of(life, layer)
-    held = float(layer.record.momentum[ev.places[0]])
-    why = f", because momentum is {number(held)}" if weight == 0 else ""
+def moved_nothing(life: Life, layers: list[Lived]) -> Said | None:
+    if not layers:
+        return None
+    first, names_ = layers[0], tuple(layer.name for layer in layers)
+    record = first.record
+    ran = sum(span.forwards for span in first.life.spans if span.training)
+    weight = weight_of(first)
+    why = f", because momentum is {number(float(record.momentum[-1]))}" if weight == 0 else ""
     cure = "give momentum its usual value" if weight == 0 else "write each update into the layer's own buffers"
-    return Reason(
-        says=f"None of {ran} training forwards moved its running statistics{why}.",
+    return Said(
+        layers=names_,
+        title=f"None of {ran:,} training forwards moved the running statistics of {of_all(names_, life)}{why}. "
+        f"{in_eval(first)}",
         advice=f"{cure}; then {anew(life)}",
-        part="start",
-        evidence={"training forwards seen": ran},
+        evidence={"training forwards": ran, **gap_evidence(first)},
     )
+
+
+def never_loaded(life: Life, layers: list[Lived]) -> Said | None:
+    if not layers:
+        return None
+    names_ = tuple(layer.name for layer in layers)
+    return Said(
+        layers=names_,
+        title=f"{of_all(names_, life)} {'is' if len(names_) == 1 else 'are'} evaluated with the statistics of a new "
+        f"layer, mean 0 and variance 1: nothing trained or loaded them. {in_eval(layers[0])}",
+        advice="load the running statistics together with the weights (load_state_dict with strict=True says what is "
+        "missing)",
+        evidence=gap_evidence(layers[0]),
+    )
+
+
+def in_eval(layer: Lived) -> str:
+    """How far off that makes an evaluation, where there is one."""
+    ev = layer.evaluation
+    if ev is None or ev.gap is None:
+        return "Eval will normalise with what they started from."
+    return f"In eval the output of {named(layer.name)} is off by {number(round(ev.gap.size, 2))} standard deviations."
+
+
+def gap_evidence(layer: Lived) -> dict[str, float | int | str]:
+    ev = layer.evaluation
+    return {} if ev is None or ev.gap is None else {"gap, in deviations of the output": ev.gap.size}

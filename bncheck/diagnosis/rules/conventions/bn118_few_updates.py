@@ -175,7 +175,7 @@ def start_left(life: Life, layer: Lived, ev: Evaluation) -> Reason:
     updates, left = ev.average.updates, ev.average.left
     return Reason(
         says=(
-            f"After {updates} {'update' if updates == 1 else 'updates'}{weighing(life, layer)} the running statistics "
+            f"After {updates} {'update' if updates == 1 else 'updates'}{weighing(layer)} the running statistics "
             f"still hold {percent(left)} of what they started from, and that makes {percent(ev.gap.share('start'))} "
             f"of it."
         ),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bncheck.diagnosis.rules.holdings.words import BETA, GAMMA, MEAN, VAR, Said, anew, flat, statistics, word
+from bncheck.diagnosis.rules.holdings.words import BETA, GAMMA, MEAN, VAR, Said, anew, dtype_of, flat, statistics, word
 from bncheck.diagnosis.rules.layer_names import listed, of_all, verb
 from bncheck.diagnosis.rules.wording import channels, number
 from bncheck.finding import GAIN, LOWEST, NAN_IN, NONFINITE
@@ -174,7 +174,7 @@ def swapped(holding: Holding) -> Said | None:
 
 def overflow(holding: Holding) -> Said | None:
     """A variance of Inf in a buffer of half precision."""
-    over = {held.layer: held.dtypes.get(VAR, "") for held in holding.layers if overflowed(held)}
+    over = {held.layer: dtype_of(held, VAR) for held in holding.layers if overflowed(held)}
     if not over:
         return None
     layers = tuple(over)
@@ -207,7 +207,7 @@ def width(found: dict[str, Array]) -> int:
 
 def overflowed(held: Held) -> bool:
     var = flat(held.running_var)
-    narrow = held.dtypes.get(VAR, "") == "float16"
+    narrow = dtype_of(held, VAR) == "float16"
     return var is not None and narrow and bool(np.isposinf(var).any()) and not bool(np.isnan(var).any())
 
 

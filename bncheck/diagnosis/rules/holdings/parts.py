@@ -15,6 +15,11 @@ from bncheck.life import Held, Holding
 # Names of layers that are BatchNorm for certain, and end in what a BatchNorm layer holds beside statistics.
 LIKE_BN = re.compile(r"(?i)(^|[._/])(sync_?)?(bn|batch_?norm)[0-9a-z_]*$")
 ENDINGS = re.compile(r"(.+)[./](weight|gamma|scale)(:0)?$")
+STATISTIC = re.compile(r"(?P<layer>.+)[./](?P<word>running_mean|running_var|moving_mean|moving_variance)(:0)?")
+PARTNER = {
+    "running_mean": "running_var", "running_var": "running_mean",
+    "moving_mean": "moving_variance", "moving_variance": "moving_mean",
+}  # fmt: skip
 ENOUGH = 4  # channels: equal by chance in fewer
 
 
@@ -23,14 +28,18 @@ def misshaped(holding: Holding) -> Said | None:
     odd: dict[str, dict[str, int]] = {}
     for held in holding.layers:
         parts = {name: flat(getattr(held, name)) for name in (MEAN, VAR, GAMMA, BETA)}
-        widths = {name: int(values.size) for name, values in parts.items() if values is not None}
+        widths = {word(holding, name): int(values.size) for name, values in parts.items() if values is not None}
+        widths |= left_out(held, holding)
         if len({size for size in widths.values() if size != 1}) > 1:
             odd[held.layer] = widths
+    for name, shapes in orphans(holding).items():
+        if len(shapes) > 1:  # a mean and a variance that are no pair
+            odd[name] = {key: int(np.prod(shape)) for key, shape in shapes.items()}
     if not odd:
         return None
     layers = tuple(odd)
     widths = odd[layers[0]]
-    sizes = [f"{word(holding, name)} of {size}" for name, size in widths.items()]
+    sizes = [f"{name} of {size}" for name, size in widths.items()]
     where = "" if len(layers) == 1 else f" of {layers[0]}"
     return Said(
         layers,
@@ -38,28 +47,49 @@ def misshaped(holding: Holding) -> Said | None:
         "look at how the checkpoint was put together: keys of two layers were mixed up, or channels were pruned in "
         "some of the arrays only",
         kind="defect",
-        quantity=next(iter(widths)),
         evidence={f"channels of {name}": size for name, size in widths.items()},
     )
+
+
+def left_out(held: Held, holding: Holding) -> dict[str, int]:
+    """Gamma and beta that a reader left out of a layer, for they do not fit it: {name: channels}."""
+    key = held.keys.get(MEAN, "")
+    prefix = key[: len(key) - len(ending(key))]
+    beside = {name: holding.others.get(f"{prefix}{name}") for name in ("weight", "bias", "gamma", "beta", "scale")}
+    return {name: shape[0] for name, shape in beside.items() if prefix and shape is not None and len(shape) == 1}
+
+
+def orphans(holding: Holding) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Running statistics among everything else, by layer: one without the other, or two that do not fit."""
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, shape in holding.others.items():
+        match = STATISTIC.fullmatch(key)
+        if match:
+            found.setdefault(match["layer"], {})[match["word"]] = shape
+    return found
 
 
 def half_held(holding: Holding) -> Said | None:
     """A mean without a variance, or a variance without a mean."""
     half = {
-        held.layer: (MEAN, VAR) if held.running_var is None else (VAR, MEAN)
+        held.layer: (word(holding, MEAN), word(holding, VAR))[:: 1 if held.running_var is None else -1]
         for held in holding.layers
         if (held.running_mean is None) != (held.running_var is None)
     }
+    for name, shapes in orphans(holding).items():
+        if len(shapes) == 1:
+            has = next(iter(shapes))
+            half[name] = (has, PARTNER[has])
     if not half:
         return None
     layers = tuple(half)
     has, lacks = half[layers[0]]
     return Said(
         layers,
-        f"{of_all(layers, holding)} {verb(layers, 'holds', 'hold')} {word(holding, has)} and no "
-        f"{word(holding, lacks)}: what loads it keeps the {word(holding, lacks)} that it had.",
+        f"{of_all(layers, holding)} {verb(layers, 'holds', 'hold')} {has} and no {lacks}: what loads it keeps the "
+        f"{lacks} that it had.",
         "save the whole state (state_dict, not parameters and single buffers)",
-        quantity=lacks,
+        quantity=VAR if "var" in lacks else MEAN,
     )
 
 
@@ -69,7 +99,8 @@ def without_statistics(holding: Holding) -> Said | None:
         return None
     held_with = [held for held in holding.layers if held.running_mean is not None or held.running_var is not None]
     lacking = [held.layer for held in holding.layers if held not in held_with and held.gamma is not None]
-    lacking += [name for name in named_like(holding) if name not in {held.layer for held in holding.layers}]
+    known = {held.layer for held in holding.layers} | set(orphans(holding))
+    lacking += [name for name in named_like(holding) if name not in known]
     if not lacking:
         return None
     if held_with:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bncheck.diagnosis.rules.holdings.words import Said
+from bncheck.diagnosis.rules.holdings.words import Said, dtype_of
 from bncheck.diagnosis.rules.layer_names import of_all, verb
 from bncheck.diagnosis.rules.wording import number
 from bncheck.life import Held, Holding
@@ -105,9 +105,9 @@ def narrow(holding: Holding) -> Said | None:
     """Statistics in fewer digits than gamma and beta: nobody chooses that, and an average in them stalls."""
     half = ("float16", "bfloat16")
     stalls = {
-        held.layer: held.dtypes["running_mean"]
+        held.layer: dtype_of(held, "running_mean")
         for held in holding.layers
-        if held.dtypes.get("running_mean") in half and held.dtypes.get("gamma") in ("float32", "float64")
+        if dtype_of(held, "running_mean") in half and dtype_of(held, "gamma") in ("float32", "float64")
     }
     if not stalls:
         return None

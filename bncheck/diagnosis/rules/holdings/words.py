@@ -88,6 +88,12 @@ def flat(array: Array | None) -> Array | None:
     return np.asarray(array, dtype=np.float64).reshape(-1)
 
 
+def dtype_of(held: Held, quantity: str) -> str:
+    """The dtype that a quantity is stored in: "bfloat16" where it was widened; "" where it is not held."""
+    values = getattr(held, quantity)
+    return held.dtypes.get(quantity) or ("" if values is None else str(values.dtype))
+
+
 def statistics(held: Held) -> tuple[Array, Array] | None:
     """Mean and variance, (C,) each, where both are held for as many channels."""
     mean, var = flat(held.running_mean), flat(held.running_var)

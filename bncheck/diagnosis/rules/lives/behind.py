@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bncheck.diagnosis.rules.layer_names import of_all, verb
+from bncheck.diagnosis.rules.layer_names import named, of_all, verb
 from bncheck.diagnosis.rules.lives.reading import (
     at_start,
     moves,
@@ -92,37 +92,59 @@ def back_to_start(life: Life) -> Said | None:
 
 def left_behind(life: Life) -> Said | None:
     """A copy whose parameters are brought up to date and whose statistics are not, while the original's move."""
-    if not any(trained(layer) for layer in life.layers):
-        return None
-    moving = [layer for layer in life.layers if trained(layer)]
     found: dict[str, str] = {}
     for layer in life.layers:
-        if any(moves(span) or span.training is True or span.gradients for span in layer.spans):
-            continue
         where = places(layer, training=0)
-        source = next((other for other in moving if of(layer, other)), None)
-        if source is None or not len(where):
-            continue
-        if (parameters_move(layer, where) and still(layer, where)) or (
-            at_start(layer, int(where[-1])) and parameters_are_trained(layer, int(where[-1]))
-        ):
+        source = next((other for other in life.layers if trained(other) and of(layer, other)), None)
+        if source is not None and only_evaluates(layer) and parameters_move(layer, where) and still(layer, where):
             found[layer.name] = source.name
     if not found:
         return None
     layers = tuple(found)
-    where = places(life.layer(layers[0]), training=0)
-    new = at_start(life.layer(layers[0]), int(where[-1]))
-    held = "those of a new layer" if new else "the same in all of them"
     line = life.layer(layers[0]).spans[0].called_from
     copied = next((each.where for each in life.happenings if each.what == "copy"), None)
     return Said(
         layers,
         f"The copy that {by_line(line)} evaluates follows the weights and not the statistics: running_mean and "
-        f"running_var of {of_all(layers, life)} are {held}, while those of {found[layers[0]]} move.",
+        f"running_var of {of_all(layers, life)} stand still, while those of {named(found[layers[0]])} move.",
         "copy buffers as they are whenever you average parameters, or estimate them anew for the copy",
         where=copied or line,
         evidence={"original of the first": found[layers[0]]},
     )
+
+
+def new_beside_trained(life: Life) -> Said | None:
+    """A layer that is only evaluated, with the statistics of a new layer beside parameters that were trained."""
+    if lost_on_load(life) is not None:
+        return None
+    found = []
+    for layer in life.layers:
+        where = places(layer, training=0)
+        new = len(where) and only_evaluates(layer) and at_start(layer, int(where[-1]))
+        if new and parameters_are_trained(layer, int(where[-1])) and not layer.kind.startswith("Frozen"):
+            found.append(layer)
+    if not found or left_behind(life) is not None:
+        return None
+    layers = tuple(layer.name for layer in found)
+    came = [each for each in life.happenings if each.what in ("load", "copy") and each.index <= first_index(found[0])]
+    how = {"load": "loaded", "copy": "copied"}.get(came[-1].what, "") if came else ""
+    by = f" ({how} by {by_line(came[-1].where)})" if how else ""
+    return Said(
+        layers,
+        f"{of_all(layers, life)} {verb(layers, 'is', 'are')} evaluated with the statistics of a new layer, mean 0 and "
+        f"variance 1, beside trained gamma and beta{by}: the statistics were not loaded, copied or averaged with them.",
+        "copy and save buffers together with parameters (parameters() has no buffers)",
+        where=came[-1].where if came else found[0].spans[0].called_from,
+    )
+
+
+def only_evaluates(layer: LayerLife) -> bool:
+    """Never in training mode, and never with gradients: nobody trains it."""
+    return layer.tracks and not any(moves(span) or span.training is True or span.gradients for span in layer.spans)
+
+
+def first_index(layer: LayerLife) -> int:
+    return min((span.first_index for span in layer.spans), default=0)
 
 
 def of(copy: LayerLife, source: LayerLife) -> bool:

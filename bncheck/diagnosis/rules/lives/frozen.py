@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from bncheck.diagnosis.rules.layer_names import of_all, verb
-from bncheck.diagnosis.rules.lives.reading import alone, concerns, moves, parameters_move, places, trained
-from bncheck.diagnosis.rules.lives.words import Said, by_line, count
+from bncheck.diagnosis.rules.lives.reading import (
+    alone,
+    concerns,
+    moves,
+    parameters_move,
+    places,
+    statistics_move,
+    trained,
+)
+from bncheck.diagnosis.rules.lives.words import Said, by_line, count, steps
 from bncheck.life import Happening, LayerLife, Life
 
 STEPS = 2
@@ -16,30 +24,41 @@ def frozen_by_halves(life: Life) -> Said | None:
     if not found:
         return None
     layers = tuple(layer.name for layer in found)
-    total = sum(span.moved or 0 for span in trained(found[0]))
-    line = trained(found[0])[0].called_from
+    since = frozen_since(life, found[0])
+    runs = [span for span in trained(found[0]) if span.last_index >= since.index]
+    line = runs[-1].called_from
+    total = runs[-1].last_step - max(runs[0].first_step, since.step) + 1
     return Said(
         layers,
         f"{of_all(layers, life)} {verb(layers, 'is', 'are')} frozen by halves: gamma and beta get no gradients, and "
-        f"the running statistics move on ({count(total, 'forward')} in training mode). The frozen part drifts away "
-        f"from its weights.",
+        f"the running statistics move on in training mode, for {steps(total)}. The frozen part drifts away from its "
+        f"weights.",
         "call eval() on these layers as well, behind each train() of the whole model",
         where=line,
-        evidence={"forwards that moved the statistics": total},
+        step=since.step,
+        evidence={"steps since the freeze": total},
     )
 
 
+def frozen_since(life: Life, layer: LayerLife) -> Happening:
+    """The last freeze of gamma and beta; the beginning of the program where they were frozen from the start."""
+    told = [each for each in life.happenings if each.what == "requires_grad" and layer.name in each.layers]
+    return told[-1] if told else Happening("requires_grad", 0, 0, (layer.name,), None, {"value": False})
+
+
 def half_frozen(life: Life, layer: LayerLife) -> bool:
-    runs = trained(layer)
-    if layer.trainable is not False or not runs or life.steps < STEPS:
+    if layer.trainable is not False or not layer.tracks:
         return False
-    if max(span.last_step for span in runs) - min(span.first_step for span in runs) < STEPS:
-        return False
-    if any(each.what == "requires_grad" and layer.name in each.layers and each.detail.get("value") for each in
-           life.happenings):  # fmt: skip
+    told = [each for each in life.happenings if each.what == "requires_grad" and layer.name in each.layers]
+    if any(each.detail.get("value") for each in told):
         return False  # frozen in turn: a discriminator while the generator trains
+    since = frozen_since(life, layer)
+    runs = [span for span in trained(layer) if span.last_index >= since.index]
+    if not runs or runs[-1].last_step - max(runs[0].first_step, since.step) < STEPS:
+        return False
     # Parameters that move are set from elsewhere: an averaged copy, a target network.
-    return parameters_move(layer, places(layer, training=1)) is False
+    where = places(layer, since.index, training=1, gradients=1)
+    return parameters_move(layer, where) is False and statistics_move(layer, where)
 
 
 def thawed(life: Life) -> Said | None:

@@ -11,42 +11,46 @@ from bncheck.diagnosis.rules.roundoff import HALF, UNIT_ROUNDOFF
 from bncheck.diagnosis.rules.wording import number
 from bncheck.life import LayerLife, Life
 
-# Two inputs of one step are of unlike data when their means lie this many deviations apart, in every such step.
-APART = 1.0
-STEPS = 3
+# What eval makes of a batch lies this many deviations from what training makes of it, on average over channels.
+APART = 0.5
+CALLS = 3  # that have to be so
 
 
 def at_two_places(life: Life) -> Said | None:
-    """One layer under several names, whose batches of one step are unlike."""
-    found = {layer.name: gap for layer in life.layers if len(layer.names) > 1 and (gap := unlike(layer)) is not None}
+    """One layer that unlike batches pass within one call of the model: its statistics fit neither place."""
+    found = {layer.name: gap for layer in life.layers if (gap := unlike(layer)) is not None}
     if not found:
         return None
     layers = tuple(found)
     first = life.layer(layers[0])
+    several = len(first.names) > 1
+    who = f"{listed(first.names)} are one layer" if several else f"{of_all(layers, life)} stands at several places"
     return Said(
         layers,
-        f"{listed(first.names)} are one layer, and what reaches it in one step is unlike: the means lie "
-        f"{number(found[layers[0]])} standard deviations apart. Its running statistics fit neither place.",
+        f"{who}: within one call of the model it is passed more than once, by data that are unlike. In eval, with "
+        f"statistics that mix them, its outputs are {number(found[layers[0]])} standard deviations off.",
         "give each place a BatchNorm layer of its own; other weights may be shared",
         where=first.made_at,
-        evidence={"means apart, in deviations": found[layers[0]], "places": len(first.names)},
+        evidence={"off by, in deviations": found[layers[0]], "names": len(first.names)},
     )
 
 
 def unlike(layer: LayerLife) -> float | None:
-    """How far apart the batches of one step lie at least, in deviations of the channel in which it is most."""
+    """By how many deviations a mixture of the batches of one call is off, in the worst of them; the least of all
+    calls. None where the layer is passed once, or by data that are alike."""
     where = places(layer, training=1, in_backward=0)
-    mean, var, step = (layer.get(name) for name in ("input_mean", "input_var", "step"))
-    if mean is None or var is None or step is None or not trained(layer):
+    mean, var, call = (layer.get(name) for name in ("input_mean", "input_var", "call"))
+    if mean is None or var is None or call is None or not trained(layer):
         return None
     gaps = []
-    for number_of in np.unique(step[where]):
-        rows = where[step[where] == number_of]
-        if len(rows) < 2 or not np.isfinite(mean[rows]).all():
-            continue
-        spread = np.sqrt(var[rows].mean(axis=0)) + 1e-12 * (np.abs(mean[rows]).max() + 1)
-        gaps.append(float(((mean[rows].max(axis=0) - mean[rows].min(axis=0)) / spread).max()))
-    return min(gaps) if len(gaps) >= STEPS and min(gaps) > APART else None
+    for one in np.unique(call[where]):
+        rows = where[call[where] == one]
+        if len(rows) > 1 and np.isfinite(mean[rows]).all() and (var[rows] > 0).all():
+            middle, spread = mean[rows].mean(axis=0), var[rows].mean(axis=0)
+            shift = (mean[rows] - middle) ** 2 / spread
+            scale = (np.sqrt(var[rows] / spread) - 1) ** 2
+            gaps.append(float(np.sqrt(shift + scale).mean(axis=1).max()))
+    return min(gaps) if len(gaps) >= CALLS and min(gaps) > APART else None
 
 
 def unreached(life: Life) -> Said | None:

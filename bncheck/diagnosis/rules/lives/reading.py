@@ -64,6 +64,12 @@ def parameters_move(layer: LayerLife, where: Array) -> bool | None:
     return any(not np.array_equal(found[where[0]], found[where[-1]], equal_nan=True) for found in rows)
 
 
+def statistics_move(layer: LayerLife, where: Array) -> bool:
+    """Whether the running mean or variance is another at the end of some moments than at their beginning."""
+    rows = [found for name in ("mean_after", "var_after") if (found := layer.get(name)) is not None]
+    return len(where) > 1 and any(not np.array_equal(found[where[0]], found[where[-1]]) for found in rows)
+
+
 def parameters_are_trained(layer: LayerLife, place: int) -> bool:
     """Whether beta differs between channels, which no usual start does."""
     beta = layer.get("beta")

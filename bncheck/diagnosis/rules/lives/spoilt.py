@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bncheck.diagnosis.rules.layer_names import listed, of_all
+from bncheck.diagnosis.rules.layer_names import listed, named, of_all
 from bncheck.diagnosis.rules.lives.reading import places
 from bncheck.diagnosis.rules.lives.words import Said, by_line, count
 from bncheck.diagnosis.rules.roundoff import LARGEST
@@ -74,7 +74,7 @@ def born(life: Life, birth: Happening) -> Said:
     what = "its running statistics" if birth.detail.get("in") == "state" else "its output"
     return Said(
         (name,),
-        f"{name} makes NaN or Inf of a finite batch in step {birth.step:,}: {what} first, and "
+        f"{named(name)} makes NaN or Inf of a finite batch in step {birth.step:,}: {what} first, and "
         f"{followed(life, birth)}.{why(layer, birth)}",
         HEAL if birth.detail.get("in") == "state" else "look at eps, gamma and beta of this layer",
         quantity="running_var" if birth.detail.get("in") == "state" else "output",
@@ -116,7 +116,7 @@ def came_in(life: Life, birth: Happening) -> Said | None:
     line = by_line(run.called_from) if run is not None else "the program"
     return Said(
         tuple(dict.fromkeys((name, *kept))),
-        f"NaN or Inf reached {name} in step {birth.step:,} ({line}) and stays in the running statistics of "
+        f"NaN or Inf reached {named(name)} in step {birth.step:,} ({line}) and stays in the running statistics of "
         f"{listed(kept)}: {front}, BatchNorm did not make it. Eval is NaN from then on.",
         f"check the batches (and the weights in front) of step {birth.step:,}; then {HEAL}",
         quantity="running_mean",
@@ -183,30 +183,40 @@ def single(life: Life, birth: Happening) -> bool:
     return any(span.n[0] == 1 and span.training for span in runs)
 
 
-def one_value(life: Life) -> Said | None:
-    """Training forwards with one value per channel."""
-    found = {}
+def few_values(life: Life) -> Said | None:
+    """Training forwards with one value per channel; layers that never get more than two."""
+    one, two = {}, {}
     for layer in life.layers:
-        runs = [span for span in layer.spans if span.training is True and span.n[0] == 1 and span.moved]
-        if runs and layer.tracks:
-            found[layer.name] = runs
+        runs = [span for span in layer.spans if span.training is True and span.moved and span.n[0] > 0]
+        if not runs or not layer.tracks:
+            continue
+        if any(span.n[0] == 1 for span in runs):
+            one[layer.name] = [span for span in runs if span.n[0] == 1]
+        elif all(span.n[1] <= 2 for span in runs):
+            two[layer.name] = runs
+    found = one or two
     if not found:
         return None
     layers = tuple(found)
     runs = found[layers[0]]
-    spoilt = any(remembers(life.layer(name)) for name in layers)
-    mostly = all(span.n == (1, 1) for span in runs)
-    how = "all batches have" if mostly else "a batch has"
+    line, most = by_line(runs[0].called_from), max(span.n[1] for span in runs)
+    if one:
+        spoilt = any(remembers(life.layer(name)) for name in layers)
+        batches = "all batches have" if most == 1 else "a batch has"
+        title = f"{of_all(layers, life)} trained on one value per channel: {batches} a single one there ({line}). "
+        title += "The running statistics are not finite since." if spoilt else ZERO
+    else:
+        title = f"{of_all(layers, life)} never got more than two values per channel in training ({line}): normalised, "
+        title += "each of them is +1 or -1, whatever it was."
     return Said(
         layers,
-        f"{of_all(layers, life)} trained on one value per channel: {how} a single sample there "
-        f"({by_line(runs[0].called_from)}). {'The running statistics are not finite since.' if spoilt else ZERO}",
-        "do not train on one value per channel: drop the last incomplete batch (drop_last=True), or run it in eval",
+        title,
+        "train on larger batches: drop the last incomplete one (drop_last=True), or run such batches in eval mode",
         quantity="running_var",
         where=runs[0].called_from,
         step=runs[0].first_step,
-        evidence={"smallest n": 1, "largest n": max(span.n[1] for span in runs)},
+        evidence={"smallest n": min(span.n[0] for span in runs), "largest n": most},
     )
 
 
-ZERO = "Its variance is 0, so that the output is beta, and running_var shrinks."
+ZERO = "The variance of such a batch is 0: the output is beta, and running_var shrinks."

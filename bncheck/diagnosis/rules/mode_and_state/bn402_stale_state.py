@@ -165,13 +165,14 @@ def check_holding(holding: Holding) -> list[Finding]:
 
 def check_life(life: Life) -> list[Finding]:
     """Evaluations with statistics that were not loaded, were reset, or did not follow the weights."""
-    said = of_life(life, CODE, CAUSE, [behind.lost_on_load(life), behind.back_to_start(life), behind.left_behind(life)])
+    causes = (behind.lost_on_load, behind.back_to_start, behind.left_behind, behind.new_beside_trained)
+    said = of_life(life, CODE, CAUSE, [cause(life) for cause in causes])
     return [*said, *about_gap(life, CODE, CAUSE, lagging)]
 
 
 def lagging(life: Life, layer: Lived, ev: Evaluation) -> Reason:
     assert ev.gap is not None
-    weight = weight_of(life, layer)
+    weight = weight_of(layer)
     span = f" average about {number(round(1 / weight))} batches and" if weight and weight < 1 else ""
     return Reason(
         says=(
