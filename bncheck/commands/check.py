@@ -84,4 +84,4 @@ def show(run: Path, results: Results, options: dict[str, Any], seconds: float) -
         from bncheck.commands.progress import console
         from bncheck.report.terminal import render_terminal
 
-        console().print(render_terminal(results, run, seconds=seconds))
+        console().print(render_terminal(results, run, seconds=seconds, verbose=options["verbose"]))
