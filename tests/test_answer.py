@@ -92,6 +92,17 @@ def test_what_is_left_is_said_in_words_that_are_true_of_it(marks: list[str], sai
     assert rest([Row(f"l{k}", (), mark) for k, mark in enumerate(marks)], 1) == said
 
 
+def test_rows_that_are_no_layers_are_called_what_they_are(run: Path) -> None:
+    rows = tuple(Row(word, ("0", "agrees"), "agrees") for word in "abcdefghijk")
+    answer = replace(ANSWER, columns=("difference", "verdict"), rows=rows, each="quantity")
+    write_answered(run, answer, ())
+    assert read_answer(run) == answer
+    assert " 11 quantities agree" in text(results(answer, ()), run).splitlines()
+    render(run, ("html",))
+    assert '<h2 id="h-layers">Quantities</h2>' in (run / "index.html").read_text()
+    assert rest(rows[:1], 1, "quantity") == "1 more quantity agrees"
+
+
 def test_where_nothing_was_shown_nothing_is_more() -> None:
     assert rest([Row("a", ()), Row("b", ())], 0) == "2 layers: nothing to say"
 

@@ -173,7 +173,8 @@ def test_the_page_loads_and_runs_nothing(html: str) -> None:
 def test_layers_can_be_filtered_and_those_that_are_fine_are_muted(tmp_path: Path) -> None:
     write_answered(tmp_path, many(20, "agrees"))
     shown = page(results(many(20, "agrees")), tmp_path, Gallery(results(), tmp_path))
-    assert re.findall(r'id="show-(\w+)"', shown) == ["all", "hazard", "agrees", "silent"]
+    assert re.findall(r'id="show-(\w+)"', shown) == ["all", "off", "hazard", "agrees", "silent"]
+    assert re.search(r'id="show-off" checked', shown) and 'id="show-all" checked' not in shown
     assert shown.count('class="row has-agrees fine"') == 17 and shown.count('class="row has-hazard"') == 1
 
 

@@ -17,7 +17,7 @@ from bncheck.life import LayerLife, Life
 from bncheck.report.figures import Figures
 from bncheck.report.happened import Line, line_of, lines_of, place_of
 from bncheck.report.judgement import arrange, standings
-from bncheck.report.layers import FEW, Told, gravest, heads, layers_of, mark_of, stopped, was_played, where
+from bncheck.report.layers import FEW, Told, gravest, heads, layers_of, mark_of, several, stopped, was_played, where
 from bncheck.report.leads import explained, kit_of
 from bncheck.report.overview import Theme, evidence, numbers
 from bncheck.report.pages import environment, environment_table
@@ -31,6 +31,7 @@ from bncheck.run_folder.results import Results
 from bncheck.run_folder.source_lines import places as line_places
 
 MOST_ROWS = 3000  # of the table; answer.json has them all
+MOST_FINE = 16  # rows without a finding that are shown before somebody asks for them
 MOST_TIMELINES = 6
 MOST_LIVES = 4  # processes that get a map of their own
 MOST_LINES = 400  # of what happened
@@ -113,6 +114,7 @@ def page(results: Results, run_folder: Path, told: Told, figures: Figures, lives
         if played
         else []
     )
+    asked, probes = ([each for each in cases if each.scenario.probe is probe] for probe in (False, True))
     happened = [line for life in lives for line in lines_of(life, process(life, lives))]
     return (
         environment()
@@ -129,12 +131,17 @@ def page(results: Results, run_folder: Path, told: Told, figures: Figures, lives
             more_rows=max(len(told.rows) - MOST_ROWS, 0),
             heads=heads(told.answer),
             choices=choices(rows),
+            telling=sum(not row.fine for row in rows),
+            fold=sum(row.fine for row in rows) > MOST_FINE,
+            several=clean(told.answer.each if len(told.rows) == 1 else several(told.answer.each)),
             maps=list(maps(results, lives)),
             more_lives=max(len(lives) - MOST_LIVES, 0),
             timelines=times,
             happened=happened[:MOST_LINES],
             more_happened=max(len(happened) - MOST_LINES, 0),
-            groups=[(scenario, members, figures.extras(scenario)) for scenario, members in by_scenario(cases)],
+            groups=[(scenario, members, figures.extras(scenario)) for scenario, members in by_scenario(asked)],
+            probe_groups=[(scenario, members, []) for scenario, members in by_scenario(probes)],
+            probes=len(probes),
             case_figures={each.anchor: figures.take(each.scenario.name, each.case.name, each.anchor) for each in cases},
             numbers=numbers,
             step_of=step_of,

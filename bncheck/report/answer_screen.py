@@ -12,9 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bncheck.report.layers import FEW, Told, heads, mark_of, rest, stopped, was_played, where
+from bncheck.report.layers import FEW, Told, heads, mark_of, rest, several, stopped, was_played, where
 from bncheck.report.overview import Theme, evidence
-from bncheck.report.plain_text import clean, kinded, one_line, plural, share
+from bncheck.report.plain_text import clean, kinded, one_line, share
 from bncheck.report.standing import MARKS
 from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.results import Results
@@ -62,9 +62,12 @@ def layer_parts(told: Told, width: int, verbose: bool) -> Iterator[RenderableTyp
     if rows:
         yield Text()
         yield table(told, rows, width)
+    each = clean(told.answer.each)
     if more > 0:
-        yield Text(f" {plural(more, 'more layer')} with a finding: bncheck report -v", style="dim")
-    told_rest = rest(left, len(told.telling))
+        yield Text(
+            f" {more} more {each if more == 1 else several(each)} with a finding: bncheck report -v", style="dim"
+        )
+    told_rest = rest(left, len(told.telling), each)
     if told_rest:
         yield Text(f" {told_rest}", style="dim")
 

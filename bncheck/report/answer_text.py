@@ -86,7 +86,7 @@ def summary(told: Told, write: Callable[[str], str]) -> Iterator[str]:
     rows = told.telling[:MOST_ROWS]
     if rows and told.answer.columns:
         yield from table(tuple(map(write, heads(told.answer))), [line_of(row, write) for row in rows])
-    quiet = rest(told.quiet, len(told.telling))
+    quiet = rest(told.quiet, len(told.telling), told.answer.each)
     if quiet:
         yield from [write(quiet), ""]
 

@@ -45,7 +45,7 @@ def fragment(results: Results, answer: Answer, lives: Sequence[Life]) -> str:
             for row in rows
         )
         lines.append(Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, body))
-    left = rest(told.quiet, len(told.telling)) if len(told.rows) > FEW else ""
+    left = rest(told.quiet, len(told.telling), answer.each) if len(told.rows) > FEW else ""
     lines += [Markup("<p>{}</p>").format(left)] if left else []
     pictures = [distance_map(life, gravest(results.findings), "layers") for life in lives[:1]]
     lines += [Markup("<figure>{}</figure>").format(inline(each)) for each in pictures if each is not None]

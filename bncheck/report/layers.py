@@ -105,18 +105,22 @@ def mark_of(row: Row) -> str:
     return MARKS.get(row.mark, " ")
 
 
-def rest(rows: Sequence[Row], shown: int) -> str:
+def rest(rows: Sequence[Row], shown: int, each: str = "layer") -> str:
     """``48 more layers: nothing to say``, in the words that are true of them; "" where none is left."""
     if not rows:
         return ""
-    more = "more " if shown else ""
+    one, many = (f"more {each}", f"more {several(each)}") if shown else (each, several(each))
     agree = sum(row.mark == "agrees" for row in rows)
     near = sum(row.mark == "rounding" for row in rows)
-    said = [f"{plural(agree, f'{more}layer')} {'agrees' if agree == 1 else 'agree'}"] if agree else []
-    said += [f"{plural(near, f'{more}layer')} {'agrees' if near == 1 else 'agree'} up to rounding"] if near else []
     silent = len(rows) - agree - near
-    said += [f"{plural(silent, f'{more}layer')}: nothing to say"] if silent else []
-    return "; ".join(said)
+    said = ["1 {one} agrees" if agree == 1 else "{agree} {many} agree"] if agree else []
+    said += ["1 {one} agrees up to rounding" if near == 1 else "{near} {many} agree up to rounding"] if near else []
+    said += ["1 {one}: nothing to say" if silent == 1 else "{silent} {many}: nothing to say"] if silent else []
+    return "; ".join(said).format(one=one, many=many, agree=agree, near=near, silent=silent)
+
+
+def several(noun: str) -> str:
+    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
 
 
 def stopped(results: Results) -> tuple[CellResult, ...]:
@@ -132,4 +136,4 @@ def was_played(results: Results, run_folder: Path) -> bool:
 
 
 def heads(answer: Answer) -> tuple[str, ...]:
-    return ("layer", *(clean(column) for column in answer.columns))
+    return (clean(answer.each), *(clean(column) for column in answer.columns))

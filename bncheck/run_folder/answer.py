@@ -30,7 +30,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Answer:
-    """``verb`` is check, diff or watch; ``subject`` what the user named; ``headline`` the answer in one line."""
+    """``verb`` is check, diff or watch; ``subject`` what the user named; ``headline`` the answer in one line; ``each``
+    what a row is about, where that is no layer (a quantity, a node)."""
 
     verb: str
     subject: str
@@ -38,6 +39,7 @@ class Answer:
     columns: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
+    each: str = "layer"
 
 
 def write_answer(answer: Answer, run_folder: Path) -> None:
@@ -65,6 +67,7 @@ def read_answer(run_folder: Path) -> Answer | None:
         columns=stored.columns,
         rows=rows,
         notes=stored.notes,
+        each=stored.each,
     )
 
 
@@ -83,3 +86,4 @@ class StoredAnswer(BaseModel):
     columns: tuple[str, ...] = Field(default=(), max_length=64)
     rows: tuple[StoredRow, ...] = Field(default=(), max_length=MOST)
     notes: tuple[str, ...] = Field(default=(), max_length=1000)
+    each: str = Field(default="layer", max_length=64)

@@ -219,6 +219,7 @@ def answer_of(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Re
         subject=thing.text,
         headline=headline(layer, own, leading, stopped),
         columns=("largest difference", "verdict"),
+        each="quantity",
         rows=tuple(rows(results, names)),
         notes=tuple(notes(layer, given, cells)),
     )
