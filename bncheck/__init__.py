@@ -23,6 +23,8 @@ holding it against      gate/: charge, bar, baseline, waiver, shortfall         
 telling                 report/ (a file per format), repro/ (scripts, kits)         terminal, HTML, …
 ======================  ==========================================================  ===============================
 
+What starts from something of the user's (``check``, ``diff``, ``watch``: subjects/) comes back as lives and holdings
+(``life``), is judged by the same rules (diagnosis/alone), told by the same reports; python/ is all of it from Python.
 ``bncheck compare`` enters at *results* with other people's run folders (joining/).
 
 Lines that hold it together (``tests/test_firm_lines.py``): the host knows no framework; nothing between a trace and a

@@ -125,6 +125,8 @@ def test_one_cause_in_many_layers_is_said_once(run: Path) -> None:
     (theme,) = themes(results(findings=findings))
     of_blocks = replace(ANSWER, rows=tuple(Row(layer, ("",) * 4) for layer in layers))
     assert where(theme, ANSWER) == ""  # no layers of the user's
+    processes = replace(ANSWER, rows=tuple(Row(f"{layer} @1", ("",) * 4) for layer in layers))
+    assert where(theme, processes) == where(theme, of_blocks)
     assert where(theme, of_blocks) == "in block0.bn, block1.bn, block2.bn and 50 more layers"
     assert text(results(findings=findings), run).count("BN401") == 2  # the finding, and where to read on
 

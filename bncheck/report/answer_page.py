@@ -17,7 +17,19 @@ from bncheck.life import LayerLife, Life
 from bncheck.report.figures import Figures
 from bncheck.report.happened import Line, line_of, lines_of, place_of
 from bncheck.report.judgement import arrange, standings
-from bncheck.report.layers import FEW, Told, gravest, heads, layers_of, mark_of, several, stopped, was_played, where
+from bncheck.report.layers import (
+    FEW,
+    Told,
+    gravest,
+    heads,
+    layers_of,
+    layers_shown,
+    mark_of,
+    several,
+    stopped,
+    was_played,
+    where,
+)
 from bncheck.report.leads import explained, kit_of
 from bncheck.report.overview import Theme, evidence, numbers
 from bncheck.report.pages import environment, environment_table
@@ -95,7 +107,7 @@ def page(results: Results, run_folder: Path, told: Told, figures: Figures, lives
             anchor=f"finding-{number}",
             theme=theme,
             where=where(theme, told.answer),
-            layers=tuple((layer, anchors.get(layer, "")) for layer in layers_of(theme)),
+            layers=tuple((layer, anchors.get(layer, "")) for layer in layers_shown(theme, told.answer)),
             facts=tuple(evidence(theme.first)),
             quotes=tuple(quotes(theme, code)),
             figure=figures.take(theme.first.scenario, theme.first.case, f"finding-{number}") if played else "",

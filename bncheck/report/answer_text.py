@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from bncheck.gate.bar import Judged, Verdict
-from bncheck.report.layers import Told, heads, layers_of, mark_of, rest, where
+from bncheck.report.layers import Told, heads, layers_shown, mark_of, rest, where
 from bncheck.report.markdown_text import code, link, table, text
 from bncheck.report.overview import Theme, evidence
 from bncheck.report.plain_text import kinded, plural, share
-from bncheck.run_folder.answer import Row
+from bncheck.run_folder.answer import Answer, Row
 
 MOST_ROWS = 200  # GitHub cuts an issue's text at 65,536 characters
 MOST_LAYERS = 24
@@ -27,12 +27,12 @@ def findings(told: Told) -> Iterator[str]:
     if told.themes:
         yield from ["## Findings", ""]
     for theme in told.themes:
-        yield from finding(theme)
+        yield from finding(theme, told.answer)
     for theme in told.rounding:
         yield from [f"Rounding: {text(theme.first.title)}", ""]
 
 
-def finding(theme: Theme) -> Iterator[str]:
+def finding(theme: Theme, answer: Answer) -> Iterator[str]:
     """What is wrong, where, and the fix; then the numbers."""
     first = theme.first
     yield from [
@@ -41,7 +41,7 @@ def finding(theme: Theme) -> Iterator[str]:
         text(first.title),
         "",
     ]
-    layers = layers_of(theme)
+    layers = layers_shown(theme, answer)
     if layers:
         more = f" and {len(layers) - MOST_LAYERS} more" if len(layers) > MOST_LAYERS else ""
         yield f"- {plural(len(layers), 'layer')}: {', '.join(map(code, layers[:MOST_LAYERS]))}{more}"

@@ -84,11 +84,16 @@ def layers_of(theme: Theme) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layer for finding in theme.findings for layer in layers_of_finding(finding)))
 
 
+def layers_shown(theme: Theme, answer: Answer) -> tuple[str, ...]:
+    """Those that the user knows: the answer has a row of them, perhaps one per process (``stem.bn @1``)."""
+    known = {name for row in answer.rows for name in (row.layer, row.layer.rpartition(" @")[0])}
+    return tuple(layer for layer in layers_of(theme) if layer in known)
+
+
 def where(theme: Theme, answer: Answer) -> str:
     """``in layer1.0.bn1, layer1.0.bn2, layer1.1.bn1 and 50 more layers``; "" where the title has said it, or the answer
     is not about layers of the user's."""
-    known = {row.layer for row in answer.rows}
-    layers = tuple(layer for layer in layers_of(theme) if layer in known)
+    layers = layers_shown(theme, answer)
     if len(layers) <= NAMED and all(said(layer, theme.first.title) for layer in layers):
         return ""
     more = f" and {plural(len(layers) - NAMED, 'more layer')}" if len(layers) > NAMED else ""
