@@ -23,7 +23,8 @@ from bncheck.gate.bar import read_verdict
 from bncheck.repro.torch_script.own import taken_by
 from bncheck.run_folder.answer import Answer, read_answer
 from bncheck.run_folder.results import Results
-from bncheck.subjects.check import Asked, check, parse_input, parse_with
+from bncheck.subjects.asked import Asked, parse_input, parse_with
+from bncheck.subjects.check import check
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.layer import Looked, scenario_text
 from bncheck.subjects.played import batch_dependence, misfit, nonfinite

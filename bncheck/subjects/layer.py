@@ -24,7 +24,7 @@ from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.thing import Thing
 
 if TYPE_CHECKING:
-    from bncheck.subjects.check import Asked
+    from bncheck.subjects.asked import Asked
 
 TARGETS = ("torch", "torch[builtin]")
 USUAL = {"eps": 1e-5, "momentum": 0.1}  # torch.nn.BatchNorm's
