@@ -28,7 +28,7 @@ from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.played import batch_dependence, gaps, misfit, nonfinite
 
 if TYPE_CHECKING:
-    from bncheck.subjects.check import Asked
+    from bncheck.subjects.asked import Asked
 
 COLUMNS = ("kind", "mode", "n", "moved", "gap", "verdict")
 # What a life of a few steps on made-up numbers, or on one batch, says of those numbers and not of the model.
