@@ -139,7 +139,7 @@ def remarks_of(said: Mapping[str, Any]) -> tuple[str, ...]:
 
 def inputs_of(asked: AskedDiff, other: Side) -> list[dict[str, Any]]:
     """What --input says, else what an ONNX file on the other side declares; sizes that it leaves open are small."""
-    from bncheck.subjects.check import parse_input
+    from bncheck.subjects.asked import parse_input
 
     if asked.inputs:
         return [parse_input(text) for text in asked.inputs]
