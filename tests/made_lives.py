@@ -261,7 +261,9 @@ def planted(rng: np.random.Generator, fault: str) -> tuple[Layer, bool]:
         rest = apart(met, (data.level, data.spread))
     evaluate(layer, data, int(rng.integers(2, 5)), count, shift, wider)
     chance = np.sqrt(1.5 / n)  # of one training batch
-    clear = off > 1.3 and rest < 0.3 * off and (fault != "data-shift" or off > 6 * chance)
+    clear = (
+        off > 1.3 and rest < 0.3 * off and (fault != "data-shift" or off > (5 + 4 / np.sqrt(data.channels)) * chance)
+    )
     return layer, bool(clear and (fault != "stale-state" or off > 3 * chance))
 
 

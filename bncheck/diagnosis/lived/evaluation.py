@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,7 +59,6 @@ def last_evaluation(life: Life, record: Record, done: Conduct) -> Evaluation | N
     if current is None and average is not None:
         current = unaveraged(record, at, batch)
     trained = np.flatnonzero(record.training[:at])
-    since = int(record.step[at] - record.step[trained[-1]]) if len(trained) else 0
     behind = int(record.index[trained[-1]]) if len(trained) else -1
     return Evaluation(
         record=record,
@@ -74,9 +73,17 @@ def last_evaluation(life: Life, record: Record, done: Conduct) -> Evaluation | N
         scatter=scatter(batch, record, places),
         samples=float(np.maximum(record.samples[places], 1.0).sum()),
         batch_samples=float(np.median(np.maximum(record.samples[trained], 1.0))) if len(trained) else 1.0,
-        steps_since=since,
+        steps_since=steps_since(record, at),
         reset=any(behind < index <= record.index[at] for index in resets) or exchanged(record, at, trained),
     )
+
+
+def steps_since(record: Record, at: int) -> int:
+    """Steps of the optimiser between the last training forward, kept or not, and a moment; 0 where none was seen."""
+    steps = record.step[:at][record.training[:at]].tolist()
+    index = int(record.index[at])
+    steps += [span.last_step for span in record.life.spans if span.training and span.last_index < index]
+    return int(record.step[at]) - max(steps) if steps else 0
 
 
 def last_phase(record: Record) -> Array:
@@ -122,10 +129,12 @@ def latest(batch: Evaluated, average: Average, divisor: str) -> tuple[Statistics
     fair = own if divisor == "n-1" else own * average.n / np.maximum(average.n - 1.0, 1.0)
     var = average.var * np.reshape(fair, (-1, 1))
     current = (average.mean[recent].mean(axis=0), var[recent].mean(axis=0))
-    seen = [j for j in recent if average.seen[j]]
-    if len(seen) < 4:
+    seen = np.flatnonzero(average.seen)[-WINDOW:]  # also where others lie between them: that makes them differ more
+    if len(seen) < WINDOW // 2:
         return current, np.inf
-    return current, float(np.sqrt(np.mean([batch.apart((average.mean[j], var[j]), current) ** 2 for j in seen])))
+    # As training sees it: far away every difference of deviations would count many times.
+    there = replace(batch, mean=current[0], var=current[1])
+    return current, float(np.sqrt(np.mean([there.apart((average.mean[j], var[j]), current) ** 2 for j in seen])))
 
 
 def unaveraged(record: Record, at: int, batch: Evaluated) -> Statistics | None:
