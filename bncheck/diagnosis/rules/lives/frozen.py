@@ -94,20 +94,22 @@ def undoing(life: Life, layer: LayerLife) -> tuple[Happening, Happening] | None:
     ):
         return None
     froze = own[-1]
-    later = [
-        each
-        for each in life.happenings
-        if each.what == "train" and concerns(each, layer) and not alone(each, layer) and after(life, froze, each)
-    ]
-    return (froze, later[0]) if later and moved_after(layer, later[0].index) else None
+    behind = life.happenings[life.happenings.index(froze) + 1 :]
+    thaws = [each for each in behind if each.what == "requires_grad" and each.detail.get("value")]
+    if any(concerns(each, layer) for each in thaws):
+        return None  # thawed on purpose
+    whole = [each for each in behind if each.what in ("train", "eval") and concerns(each, layer)]
+    whole = [each for each in whole if not alone(each, layer)]
+    first = next((place for place, each in enumerate(whole) if each.what == "train"), None)
+    if first is None or not moved_after(layer, whole[first].index):
+        return None
+    # By accident: at once, or on the way back from an evaluation. A freeze that held until a train() by itself was to.
+    at_once = whole[first].step == froze.step
+    return (froze, whole[first]) if at_once or first > 0 else None
 
 
 def kin(life: Life, layer: LayerLife) -> list[LayerLife]:
     return [other for other in life.layers if other.kind == layer.kind]
-
-
-def after(life: Life, one: Happening, two: Happening) -> bool:
-    return life.happenings.index(two) > life.happenings.index(one)
 
 
 def moved_after(layer: LayerLife, index: int) -> bool:
