@@ -19,7 +19,7 @@ from bncheck.errors import BncheckError, Interrupted, nearest
 
 # Command → (what it does, in the order a newcomer meets them). It lives in bncheck/commands/<name>.py.
 COMMANDS = {
-    "check": "Check one thing of yours: a layer, a model, a checkpoint, an ONNX file.",
+    "run": "Run scenarios on targets, compare them, name the causes, write a report.",
     "check": "Check one thing of yours: a layer, a model, a checkpoint, an ONNX file.",
     "watch": "Run your training command and say what each BatchNorm layer lived through.",
     "diff": "Compare two things of yours: checkpoints, a model and its export, two files.",

@@ -314,7 +314,7 @@ def stalled() -> Program:
         (frozen_by_requires_grad_later, "mode-leak", "hazard", "bn1 and bn2", "move on in training mode, for 20"),
         (freeze_undone_by_train, "mode-leak", "hazard", "bn1",
          "freeze() at freeze.py:5 put it into eval, and train() of the whole model (fit() at loop.py:30) put it back. "
-         "The statistics moved in 20 forwards"),
+         "The statistics moved for 20 optimiser steps"),
         (freeze_undone_by_the_way_back_from_an_evaluation, "mode-leak", "hazard", "bn1",
          "The freeze of bn1 does not hold"),
         (freeze_before_the_first_forward_undone, "mode-leak", "hazard", "bn1 and bn2", "(fit() at loop.py:30) put"),

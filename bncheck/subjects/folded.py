@@ -10,7 +10,7 @@ from bncheck.checkpoints.tensor import Tensor
 from bncheck.diagnosis.held.folding import Fold, fold_of
 from bncheck.diagnosis.held.matching import Matching
 from bncheck.diagnosis.held.reading import Reading, Sides, finding_of
-from bncheck.diagnosis.rules.holdings.words import listed
+from bncheck.diagnosis.rules.layer_names import listed
 from bncheck.finding import Finding, Kind
 from bncheck.life import Held
 from bncheck.report.plain_text import plural

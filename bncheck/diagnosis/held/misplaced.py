@@ -18,7 +18,7 @@ from bncheck.diagnosis.held.reading import (
     layers_in,
     places,
 )
-from bncheck.diagnosis.rules.holdings.words import listed
+from bncheck.diagnosis.rules.layer_names import listed
 from bncheck.life import Held
 from bncheck.trace import Place
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bncheck.diagnosis.held.likeness import Pair, array
 from bncheck.diagnosis.rules import load_rules
-from bncheck.diagnosis.rules.holdings.words import listed
+from bncheck.diagnosis.rules.layer_names import listed
 from bncheck.finding import Finding, Kind
 from bncheck.life import Held
 from bncheck.trace import Array, Place

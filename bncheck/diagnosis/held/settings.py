@@ -15,7 +15,7 @@ from bncheck.diagnosis.held.reading import (
     joined,
     layers_in,
 )
-from bncheck.diagnosis.rules.holdings.words import listed
+from bncheck.diagnosis.rules.layer_names import listed
 from bncheck.diagnosis.rules.wording import number
 from bncheck.finding import Kind
 from bncheck.trace import Place

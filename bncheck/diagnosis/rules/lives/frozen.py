@@ -12,7 +12,7 @@ from bncheck.diagnosis.rules.lives.reading import (
     statistics_move,
     trained,
 )
-from bncheck.diagnosis.rules.lives.words import Said, by_line, count, steps
+from bncheck.diagnosis.rules.lives.words import Said, by_line, steps
 from bncheck.life import Happening, LayerLife, Life
 
 STEPS = 2
@@ -69,17 +69,18 @@ def thawed(life: Life) -> Said | None:
     layers = tuple(found)
     froze, undid = found[layers[0]]
     layer = life.layer(layers[0])
-    total = sum(span.moved or 0 for span in trained(layer) if span.last_index >= undid.index)
+    runs = [span for span in trained(layer) if span.last_index >= undid.index]
+    total = runs[-1].last_step - max(runs[0].first_step, undid.step) + 1
     return Said(
         layers,
         f"The freeze of {of_all(layers, life)} does not hold: {by_line(froze.where)} put {verb(layers, 'it', 'them')} "
         f"into eval, and train() of the whole model ({by_line(undid.where)}) put {verb(layers, 'it', 'them')} back. "
-        f"The statistics moved in {count(total, 'forward')} after that.",
+        f"The statistics moved for {steps(total)} after that.",
         "put these layers into eval again behind each train() of the whole model, or override its train()",
         quantity="training",
         where=undid.where,
         step=undid.step,
-        evidence={"frozen at": by_line(froze.where), "forwards that moved the statistics": total},
+        evidence={"frozen at": by_line(froze.where), "steps since then": total},
     )
 
 
