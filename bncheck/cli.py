@@ -20,8 +20,9 @@ from bncheck.errors import BncheckError, Interrupted, nearest
 # Command → (what it does, in the order a newcomer meets them). It lives in bncheck/commands/<name>.py.
 COMMANDS = {
     "run": "Run scenarios on targets, compare them, name the causes, write a report.",
-    "watch": "Run your training command and say what each BatchNorm layer lived through.",
     "check": "Check one thing of yours: a layer, a model, a checkpoint, an ONNX file.",
+    "watch": "Run your training command and say what each BatchNorm layer lived through.",
+    "diff": "Compare two things of yours: checkpoints, a model and its export, two files.",
     "conventions": "Measure each target's BatchNorm rules, side by side.",
     "compare": "Join runs of other machines, devices, versions or shards into one comparison.",
     "baseline": "Accept what a run found: later runs fail only for what is new or worse.",

@@ -61,11 +61,12 @@ HAPPENINGS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A line of the user's code."""
+    """A line of the user's code; ``text`` is the line itself, where it could be had."""
 
     file: str
     line: int
     function: str = ""
+    text: str = ""
 
     @property
     def label(self) -> str:

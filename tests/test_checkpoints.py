@@ -158,6 +158,94 @@ def safetensors(arrays: dict[str, np.ndarray], words: dict[str, str]) -> bytes:
     return struct.pack("<Q", len(text)) + text + b"".join(array.tobytes() for array in arrays.values())
 
 
+# ------------------------------------------------------------------------------------------------ other frameworks
+
+# What the programs in tests/tools wrote with their own frameworks: Keras 3.15.1, tf_keras 2.21, Paddle 3.3.1, MXNet
+# 1.9.1, Flax 0.12.12. A slow test makes them again.
+KEPT = Path(__file__).parent / "data" / "checkpoints.zip"
+# File: its framework, the name of the layer, eps and momentum where the file says them.
+OTHERS = {
+    "keras3.keras": ("keras", "bn", 2e-3, 0.9),
+    "keras3.weights.h5": ("keras", "batch_normalization", None, None),
+    "keras3.h5": ("keras", "bn", 2e-3, 0.9),
+    "tf_keras.h5": ("keras", "bn", 2e-3, 0.9),
+    "state.pdparams": ("paddle", "1", None, None),
+    "protocol2.pdparams": ("paddle", "1", None, None),
+    "nested.pdparams": ("paddle", "1", None, None),
+    "gluon.params": ("mxnet", "1", None, None),
+    "exported-0000.params": ("mxnet", "batchnorm0", None, None),
+    "half.params": ("mxnet", "bn", None, None),
+    "state.msgpack": ("flax", "bn", None, None),
+    "bfloat16.msgpack": ("flax", "bn", None, None),
+    "train_state.msgpack": ("flax", "bn", None, None),
+}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kept")
+    with zipfile.ZipFile(KEPT) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+KEPT_NAMES = sorted(OTHERS.keys() - {"keras3.h5"})
+
+
+@pytest.mark.parametrize("name", KEPT_NAMES)
+def test_files_of_other_frameworks_hold_the_same_layer(kept: Path, name: str) -> None:
+    as_written(kept / name)
+
+
+def as_written(path: Path) -> None:
+    framework, layer_name, eps, momentum = OTHERS[path.name]
+    holding = only(path)
+    layer = holding.layers[0]
+    assert (holding.framework, layer.layer, layer.eps, layer.momentum) == (framework, layer_name, eps, momentum)
+    values = [layer.running_mean, layer.running_var, layer.gamma, layer.beta]
+    assert [value.tolist() for value in values if value is not None] == [
+        [1, 2, 3, 4], [0.5, 1.5, 2.5, 3.5], [1, 0.5, 0.25, 2], [0.125] * 4
+    ]  # fmt: skip
+    assert layer.counter is None
+    assert (layer.dtypes.get("running_var") == "bfloat16") == path.name.startswith("bfloat16")
+
+
+def test_keras_says_which_layers_are_no_batch_norm_and_which_part_is_missing(kept: Path) -> None:
+    holding = only(kept / "keras3.keras")
+    assert [layer.layer for layer in holding.layers] == ["bn", "sequential/inner_bn"]  # Normalization is none
+    inner = holding.layers[1]
+    assert inner.gamma is None and inner.beta is not None and inner.beta.tolist() == [0.5, 0.5]
+    assert (inner.eps, inner.momentum) == (1e-3, 0.99)
+    # Without the config a file does not say whether it is gamma or beta that is missing.
+    unknown = only(kept / "keras3.weights.h5").layers[1]
+    assert unknown.gamma is None and unknown.beta is None
+    assert unknown.running_mean is not None and unknown.running_mean.tolist() == [5, 6]
+
+
+@pytest.mark.parametrize("name", KEPT_NAMES)
+def test_mutations_of_files_of_other_frameworks(kept: Path, tmp_path: Path, name: str) -> None:
+    assert survive(kept / name, tmp_path / name, 40) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "tool"),
+    [
+        ("keras", "keras_checkpoints.py"),
+        ("tf_keras", "keras_checkpoints.py"),
+        ("paddle", "paddle_checkpoints.py"),
+        ("mxnet", "mxnet_checkpoints.py"),
+        ("flax", "flax_checkpoints.py"),
+    ],
+)
+def test_files_that_frameworks_write_today(tmp_path: Path, target: str, tool: str) -> None:
+    folder = made_by(target, tool, tmp_path)
+    found = [path for path in folder.iterdir() if path.name in OTHERS]
+    assert found
+    for path in found:
+        as_written(path)
+
+
 # --------------------------------------------------------------------------------- what is a normaliser, what is not
 
 

@@ -66,7 +66,7 @@ BAD: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("raised", "running Add node. Name:'last'"),
         ("raised", "the Add node 'last' does not take the shapes [4, 2, 6, 6], [5]"),
     ),
-    "other-operator": ((), ("unsupported", "no operator Softplus (node 'extra')")),
+    "other-operator": ((), ("unsupported", "no operator Softsign (node 'extra')")),
     "dropout-training": ((), ("unsupported", "the Dropout node 'drop' drops at random")),
 }
 GOOD = ("opset7", "opset9", "opset9-training", "opset14", "opset14-training", "opset15", "opset15-training", "opset22",
@@ -94,7 +94,7 @@ def cases(files: Path) -> dict[str, Case]:
     (case,) = cases_of("onnx-file").values()
     return {
         name: replace(case, name=name, network=replace(case.network, file=str(files / f"{name}.onnx")))
-        for name in (*BAD, *GOOD, "gone", "softplus-fresh-training", "normalised-softplus", "negated-variance")
+        for name in (*BAD, *GOOD, "gone", "softsign-fresh-training", "normalised-softsign", "negated-variance")
     }
 
 
@@ -223,16 +223,16 @@ def test_float64_says_which_play_is_right_and_one_optimiser_is_named(cells: dict
 
 
 def test_nodes_are_judged_alone_where_the_oracle_lacks_an_operator(cells: dict[tuple[str, str], Cell]) -> None:
-    plays = plays_of(cells, "softplus-fresh-training")
-    assert plays[0]["no_oracle"] == "the oracle has no operator Softplus (node 'last')"
+    plays = plays_of(cells, "softsign-fresh-training")
+    assert plays[0]["no_oracle"] == "the oracle has no operator Softsign (node 'last')"
     assert all(0 <= play["nodes"][layer] <= 1 for play in plays for layer in ("bn1", "bn2"))
     assert plays[0]["optimised_nodes"]["bn1"] > 1000
 
 
 def test_a_node_before_what_the_oracle_lacks_is_judged_too(cells: dict[tuple[str, str], Cell]) -> None:
     """The node reads the input of the file itself."""
-    plays = plays_of(cells, "normalised-softplus")
-    assert plays[0]["no_oracle"] == "the oracle has no operator Softplus (node 'last')"
+    plays = plays_of(cells, "normalised-softsign")
+    assert plays[0]["no_oracle"] == "the oracle has no operator Softsign (node 'last')"
     assert len(plays) == 6
     assert all(0 <= play["nodes"]["bn"] <= 1 for play in plays)
 

@@ -69,8 +69,10 @@ def test_resize_repeats_the_nearest_value() -> None:
     assert play("Resize", x, None, [1.0, 1.0, 3.0]).tolist() == [[[1, 1, 1, 2, 2, 2]]]
     assert play("Resize", x, None, None, [1, 1, 4]).tolist() == [[[1, 1, 2, 2]]]
     assert play("Upsample", x, [1.0, 1.0, 2.0], opset=9).tolist() == [[[1, 1, 2, 2]]]
-    with pytest.raises(NotImplementedError, match="nearest neighbours by whole numbers only"):
-        play("Resize", x, None, [1.0, 1.0, 1.5])
+    assert play("Resize", x, None, [1.0, 1.0, 1.5]).tolist() == [[[1, 1, 2]]], "places −1/6, 1/2 and 7/6 of the input"
+    assert play("Resize", x, None, [1.0, 1.0, 2.0], mode="linear").tolist() == [[[1, 1.25, 1.75, 2]]]
+    with pytest.raises(NotImplementedError, match="no Resize of mode cubic"):
+        play("Resize", x, None, [1.0, 1.0, 1.5], mode="cubic")
 
 
 def test_leaky_relu_and_tanh() -> None:

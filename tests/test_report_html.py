@@ -25,7 +25,9 @@ from bncheck.gate.charge import charges
 from bncheck.gate.waiver import Waiver
 from bncheck.report import formats, render
 from bncheck.report.gallery import Gallery
-from bncheck.report.html import command_of, commands_of, convention_table, page, safe_link
+from bncheck.report.html import convention_table, page
+from bncheck.report.leads import command_of, commands_of
+from bncheck.report.pages import safe_link
 from bncheck.report.places import stretches
 from bncheck.repro.scene import choose_finding
 from bncheck.run_folder.results import Results, plain, write_results

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.checkpoints.pickled import HostileError, Machine, PickleError, Thing
+from bncheck.checkpoints.pickled import HostileError, Machine, PickleError, Thing, mapping_of
 from bncheck.checkpoints.tensor import Stretch, Tensor, checked_shape, damaged, refuse_large, whole_file
 from bncheck.checkpoints.zipped import entries
 from bncheck.errors import CheckpointError
@@ -78,12 +78,12 @@ def pickled_array(path: Path, raw: bytes) -> Any:
 
 def filled(path: Path, node: Any, depth: int = 0) -> Any:
     """A tree of plain mappings and lists with tensors in the places of pickled arrays."""
-    if isinstance(node, Thing):
-        return array_of(path, node)
     if depth > 32:
         return None
-    if isinstance(node, dict):
-        return {key: filled(path, value, depth + 1) for key, value in node.items()}
+    if (held := mapping_of(node)) is not None:
+        return {key: filled(path, value, depth + 1) for key, value in held.items()}
+    if isinstance(node, Thing):
+        return array_of(path, node)
     if isinstance(node, list | tuple):
         return [filled(path, value, depth + 1) for value in node]
     return node

@@ -59,7 +59,7 @@ class Found:
 
 def plain_name(name: str) -> str:
     """A key without what wraps the model or the variable: ``module.``, ``_orig_mod.``, ``params/``, ``:0``."""
-    bare = COMPILED.sub("", COLLECTIONS.sub("", name)).lstrip(".")
+    bare = COMPILED.sub("", COLLECTIONS.sub("", name.removeprefix("arg:").removeprefix("aux:"))).lstrip(".")
     return WRAPPERS.sub("", bare).removesuffix(":0")
 
 

@@ -7,7 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bncheck.checkpoints import arrays, normalisers, safetensors_file, torch_file
+from bncheck.checkpoints import (
+    arrays,
+    hdf5,
+    keras_file,
+    msgpack_file,
+    mxnet_file,
+    normalisers,
+    onnx_graph,
+    pickle_file,
+    safetensors_file,
+    torch_file,
+)
 from bncheck.checkpoints.tensor import Tensor, whole_file
 from bncheck.checkpoints.tree import State, states
 from bncheck.checkpoints.zipped import entries
@@ -27,6 +38,7 @@ class Checkpoint:
     holding: Holding
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     path: str = ""  # of the state in the file; "" where it is the whole
+    beside: Mapping[str, str] = field(default_factory=dict)  # weight → its bias, where the file says which it is
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,8 @@ class Contents:
     framework: str = ""
     separator: str = "."
     remarks: tuple[str, ...] = ()
+    nested: bool = False  # one state, however deep its mappings go
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_checkpoint(path: Path) -> tuple[Checkpoint, ...]:
@@ -45,7 +59,7 @@ def read_checkpoint(path: Path) -> tuple[Checkpoint, ...]:
 
     CheckpointError, a sentence, for what is missing, damaged, hostile or of no format that bncheck reads."""
     contents = contents_of(path)
-    found = [checkpoint(path, contents, state) for state in states(contents.tree, contents.separator)]
+    found = [checkpoint(path, contents, state) for state in states(contents.tree, contents.separator, contents.nested)]
     if not found:
         raise CheckpointError(f"{path} holds no tensors: {contents.format} of something else than weights.")
     with_layers = tuple(each for each in found if each.holding.layers)
@@ -68,6 +82,7 @@ def checkpoint(path: Path, contents: Contents, state: State) -> Checkpoint:
         ),
         tensors=state.tensors,
         path=state.path,
+        beside=contents.beside,
     )
 
 
@@ -103,7 +118,10 @@ def contents_of(path: Path) -> Contents:
 
 
 def of_zip(path: Path) -> Contents:
-    names = set(entries(path))
+    names = entries(path)
+    if "model.weights.h5" in names:
+        tree, remarks = keras_file.read_archive(path, names)
+        return Contents(tree, "Keras", "keras", "/", tuple(remarks), nested=True)
     if any(name.rpartition("/")[2] == "data.pkl" for name in names):
         return Contents(tree=torch_file.read_zip(path), format="PyTorch", framework="torch")
     return Contents(tree=arrays.read_npz(path), format="NumPy")
@@ -115,7 +133,29 @@ def of_npy(path: Path) -> Contents:
 
 
 def of_pickle(path: Path) -> Contents:
-    return Contents(tree=torch_file.read_stream(path), format="PyTorch before 1.6", framework="torch")
+    first = pickle_file.first_of(path)
+    if pickle_file.is_torch(first):
+        return Contents(tree=torch_file.read_stream(path), format="PyTorch before 1.6", framework="torch")
+    tree, by_paddle = pickle_file.read(path, first)
+    return Contents(tree=tree, format="Paddle" if by_paddle else "pickle", framework="paddle" if by_paddle else "")
+
+
+def of_hdf5(path: Path) -> Contents:
+    tree, remarks = keras_file.read_file(path)
+    return Contents(tree, "Keras", "keras", "/", tuple(remarks), nested=True)
+
+
+def of_mxnet(path: Path) -> Contents:
+    return Contents(tree=mxnet_file.read(path), format="MXNet", framework="mxnet")
+
+
+def of_msgpack(path: Path) -> Contents:
+    return Contents(msgpack_file.read(path), "Flax msgpack", "flax", "/", nested=True)
+
+
+def of_onnx(path: Path) -> Contents:
+    tree, beside = onnx_graph.read(path)
+    return Contents(tree=tree, format="ONNX", framework="onnx", beside=beside)
 
 
 def of_safetensors(path: Path) -> Contents:
@@ -129,7 +169,12 @@ BY_CONTENT: tuple[tuple[bytes, Read], ...] = (
     (b"PK\x03\x04", of_zip),
     (b"PK\x05\x06", of_zip),
     (b"\x93NUMPY", of_npy),
-    (b"\x80", of_pickle),
+    (hdf5.SIGNATURE, of_hdf5),
+    (mxnet_file.MAGIC, of_mxnet),
+    (b"\x80\x02", of_pickle),
+    (b"\x80\x03", of_pickle),
+    (b"\x80\x04", of_pickle),
+    (b"\x80\x05", of_pickle),
 )
 BY_SUFFIX: dict[str, Read] = {
     ".safetensors": of_safetensors,
@@ -137,4 +182,14 @@ BY_SUFFIX: dict[str, Read] = {
     ".npy": of_npy,
     ".pt": of_zip,
     ".pth": of_zip,
+    ".pdparams": of_pickle,
+    ".pkl": of_pickle,
+    ".pickle": of_pickle,
+    ".params": of_mxnet,
+    ".h5": of_hdf5,
+    ".hdf5": of_hdf5,
+    ".keras": of_zip,
+    ".msgpack": of_msgpack,
+    ".flax": of_msgpack,
+    ".onnx": of_onnx,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,23 @@ class Stretch:
         if len(found) != count:
             raise damaged(self.path, "it ends in the middle of an array")
         return found
+
+    def part(self, start: int, size: int) -> Stretch:
+        """A stretch of this one, cut at its end."""
+        start = min(start, self.size)
+        return replace(self, start=self.start + start, size=max(min(size, self.size - start), 0))
+
+
+@dataclass(frozen=True)
+class Unpacked(Stretch):
+    """Bytes that are in memory, because they lay compressed."""
+
+    raw: bytes = b""
+
+    def read(self, offset: int, count: int) -> bytes:
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise damaged(self.path, f"{count:,} bytes are declared where {max(self.size - offset, 0):,} are left")
+        return self.raw[self.start + offset : self.start + offset + count]
 
 
 def whole_file(path: Path) -> Stretch:

@@ -16,7 +16,7 @@ import numpy as np
 
 from bncheck.bounded import open_regular
 from bncheck.checkpoints.arrays import array_of
-from bncheck.checkpoints.pickled import Global, HostileError, Machine, PickleError, Thing
+from bncheck.checkpoints.pickled import Global, HostileError, Machine, PickleError, Thing, mapping_of
 from bncheck.checkpoints.tensor import (
     WIDTHS,
     Stretch,
@@ -190,8 +190,8 @@ def rebuilt(path: Path, thing: Thing, find: Find, order: str, value: Callable[[A
         return rebuilt(path, inner, find, order, value)
     if word in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3") and len(args) >= 4:
         return tensor_of(path, args, find, order)
-    if thing.name in ("collections.OrderedDict", "collections.defaultdict", "builtins.dict", "collections.Counter"):
-        return thing.items
+    if (held := mapping_of(thing)) is not None:
+        return held
     if thing.name == "torch.Size" and args:
         return args[0]
     return array_of(path, thing)

@@ -32,16 +32,22 @@ class State:
     kinds: dict[str, str] = field(default_factory=dict)  # name → class, where the file names one
 
 
-def states(tree: Any, separator: str = ".") -> list[State]:
+def states(tree: Any, separator: str = ".", nested: bool = False) -> list[State]:
     """The parts of a tree that hold tensors, in the file's order. A part ends where a mapping holds tensors itself, or
-    where an object begins; nested mappings without one (Flax) are one part."""
+    where an object begins; a ``nested`` tree (Flax, Keras) is one part, without what an optimiser keeps."""
     found: list[State] = []
-    for path, part in parts(tree):
+    for path, part in [("", weights_of(tree))] if nested else parts(tree):
         state = State(path=path)
         flatten(part, state, separator)
         if state.tensors:
             found.append(state)
     return found
+
+
+def weights_of(tree: Any) -> Any:
+    return (
+        {key: value for key, value in tree.items() if not OTHERS.search(str(key))} if isinstance(tree, dict) else tree
+    )
 
 
 def parts(tree: Any, path: str = "", depth: int = 0, seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:

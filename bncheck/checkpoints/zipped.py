@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bncheck.bounded import open_regular
-from bncheck.checkpoints.tensor import Stretch, damaged, whole_file
+from bncheck.checkpoints.tensor import Stretch, Unpacked, damaged, whole_file
 from bncheck.errors import CheckpointError
 
 # Directory of an archive: 46 bytes and a name per entry; 200,000 entries. It is in memory, fifty times as large.
@@ -57,16 +57,6 @@ class Entry:
     def whole(self) -> Stretch:
         """Its bytes as a stretch: in place, or unpacked into memory."""
         return self.stretch if self.stretch is not None else Unpacked(self.path, 0, self.size, raw=self.read())
-
-
-@dataclass(frozen=True)
-class Unpacked(Stretch):
-    raw: bytes = b""
-
-    def read(self, offset: int, count: int) -> bytes:
-        if offset < 0 or count < 0 or offset + count > self.size:
-            raise damaged(self.path, f"{count:,} bytes are declared where {max(self.size - offset, 0):,} are left")
-        return self.raw[offset : offset + count]
 
 
 def entries(path: Path) -> Mapping[str, Entry]:

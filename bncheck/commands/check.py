@@ -65,6 +65,8 @@ def check_command(**options: Any) -> int:
         out=options["out"],
         seconds=options["timeout"],
         bar=bar_of(options, configuration),
+        strict=options["fail_on"] is None and options["baseline"] is None,
+        verbose=options["verbose"],
         formats=CI_FORMATS if options["no_report"] else (*CI_FORMATS, "plots", "html"),
     )
     with open_progress(options["quiet"] or options["as_json"], options["verbose"]) as progress:

@@ -18,8 +18,9 @@ import click
     help="html, csv, plots, png, … or all; several times. `plots` or `png` alone draws every case. "
     "Default: csv, plots, html.",
 )
+@click.option("-v", "--verbose", is_flag=True, help="Of check, diff and watch: every layer, and the figures.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def report_command(run: str, wanted: tuple[str, ...], quiet: bool) -> None:
+def report_command(run: str, wanted: tuple[str, ...], verbose: bool, quiet: bool) -> None:
     """Render RUN (a run folder or its run.json; default: the newest below reports/).
 
     \b
@@ -42,7 +43,7 @@ def report_command(run: str, wanted: tuple[str, ...], quiet: bool) -> None:
     written = render(folder, names, pictures=None if every_case else SHOWN, results=results)
     if quiet:
         return
-    console().print(render_terminal(results, folder))
+    console().print(render_terminal(results, folder, verbose=verbose))
     others = [path for path in written if path.parent == folder and path.name != "index.html"]
     drawn = [path for path in written if path.parent != folder]
     for path in others:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bncheck.report.overview import make_matrix
 from bncheck.report.picture import Picture
+from bncheck.run_folder.answer import NAME as ANSWER
 from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
 
 # A page with more pictures than this is scrolled, not read; a picture takes a tenth of a second.
@@ -36,6 +37,8 @@ class Gallery:
         key = (scenario.name, case.name, layer)
         if key in self.drawn:
             return self.drawn[key]
+        if not self.results.drifts and (self.run_folder / ANSWER).is_file():
+            return None  # one thing alone: nothing was compared, and matplotlib takes longer than judging it
         from bncheck.report.case_plot import draw_case
 
         picture = draw_case(self.results, self.run_folder, scenario, case, layer, self.png)

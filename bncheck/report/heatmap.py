@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bncheck.report.gallery import Gallery
+from bncheck.report.layers import told_of
 from bncheck.report.overview import Matrix, headline, make_matrix
 from bncheck.report.picture import PIXELS_PER_INCH, SETTINGS
 from bncheck.report.plain_text import clean, number, one_line
@@ -44,8 +45,8 @@ LARGEST = 60  # rows that fit a picture; the page shows them all
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
     """Write plots/matrix.svg and .png; nothing when nothing was run."""
     shown = make_matrix(results, probes=False, most=LARGEST)
-    if not shown.rows or not shown.targets:
-        return []
+    if not shown.rows or not shown.targets or told_of(results, run_folder) is not None:
+        return []  # of somebody's own thing there are layers, no cases × targets
     with mpl.rc_context(SETTINGS):
         figure = draw(results, shown)
         text, image = io.StringIO(), io.BytesIO()

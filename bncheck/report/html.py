@@ -6,27 +6,25 @@ the template. Pictures are drawn here, never read back from the folder: a file t
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup, escape
-
 from bncheck.convention import FACETS, Convention, Facet
-from bncheck.finding import Finding, numbered
 from bncheck.gate.bar import Verdict, read_verdict
-from bncheck.report import overview, plain_text
+from bncheck.report import answer_page, overview, plain_text
+from bncheck.report.figures import Figures
 from bncheck.report.gallery import Gallery
 from bncheck.report.judgement import arrange, standings
+from bncheck.report.layers import told_of
+from bncheck.report.leads import commands_of
 from bncheck.report.overview import Theme
-from bncheck.report.pages import environment
-from bncheck.report.picture import Picture
+from bncheck.report.pages import environment, environment_table
 from bncheck.report.places import DECADES, GRAVITY, by_scenario, choices, places
 from bncheck.report.standing import step_of
-from bncheck.report.svg import themed
-from bncheck.run_folder.results import Results, ScenarioResult
+from bncheck.run_folder.lives import read_lives
+from bncheck.run_folder.results import Results
 from bncheck.run_folder.whole import write_whole
 
 NAME = "html"
@@ -52,24 +50,17 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
 def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> str:
     """The whole page."""
     figures = Figures(results, gallery or Gallery(results, run_folder))
+    told = told_of(results, run_folder)
+    if told is not None:
+        return answer_page.page(results, run_folder, told, figures, read_lives(run_folder))
     verdict = read_verdict(run_folder, results)
     items = list_items(results, run_folder, figures, verdict)
     anchors = {id(finding): item.anchor for item in items for finding in item.theme.findings}
     shown = places(results, run_folder if figures.gallery.limit != 0 else None, anchors)
     asked = [each for each in shown if not each.scenario.probe] or shown
     probes = [each for each in shown if each.scenario.probe and each not in asked]
-    filters: dict[str, Callable[..., Any]] = {
-        "number": plain_text.number,
-        "share": plain_text.share,
-        "scalar": plain_text.scalar,
-        "words": plain_text.words,
-        "one_line": plain_text.one_line,
-        "clean": plain_text.clean,
-        "plural": plain_text.plural,
-        "link": safe_link,
-    }
     return (
-        environment(filters)
+        environment()
         .get_template("index.html.j2")
         .render(
             results=results,
@@ -100,48 +91,6 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
     )
 
 
-def safe_link(text: str) -> str:
-    """The address when it is a web page's, else nothing: a run folder may hold ``javascript:``."""
-    return text if text.startswith(("https://", "http://")) else ""
-
-
-class Figures:
-    """Inline pictures, each shown once; ids get a number per picture so that no two are alike on the page."""
-
-    def __init__(self, results: Results, gallery: Gallery) -> None:
-        self.gallery = gallery
-        self.allowed = {(scenario.name, case.name): (scenario, case) for scenario, case in gallery.chosen()}
-        self.results = results
-        self.shown_at: dict[tuple[str, str], str] = {}
-        self.count = 0
-
-    def take(self, scenario: str, case: str, anchor: str) -> str:
-        """The SVG of a case, "" when it has none, was shown before or is beyond the limit."""
-        key = (scenario, case)
-        if key in self.shown_at or key not in self.allowed:
-            return ""
-        picture = self.gallery.picture(*self.allowed[key])
-        if picture is None:
-            return ""
-        self.shown_at[key] = anchor
-        return self.inline(picture)
-
-    def extras(self, scenario: ScenarioResult) -> list[tuple[str, str]]:
-        """(caption, SVG) of a scenario's sweeps and depth profiles."""
-        pictures = self.gallery.extras(scenario)
-        return [(picture.caption, self.inline(picture)) for picture in pictures]
-
-    def inline(self, picture: Picture) -> str:
-        from bncheck.report.panel import COLOURS
-
-        self.count += 1
-        svg = themed(picture.svg, COLOURS, str(escape(picture.caption)))
-        return Markup(svg.replace('"p-', f'"f{self.count}-').replace("#p-", f"#f{self.count}-"))
-
-    def undrawn(self) -> int:
-        return len(overview.rows(self.results)) - len(self.allowed)
-
-
 def list_items(results: Results, run_folder: Path, figures: Figures, verdict: Verdict) -> list[Item]:
     found = []
     for number, theme in enumerate(overview.themes(results), 1):
@@ -166,27 +115,6 @@ def list_items(results: Results, run_folder: Path, figures: Figures, verdict: Ve
             )
         )
     return found
-
-
-def commands_of(results: Results, finding: Finding, run: str) -> tuple[str, ...]:
-    """What shows this finding alone, writes its kit, draws it, and explains its rule."""
-    code, run = plain_text.clean(finding.code), shlex.quote(plain_text.clean(run))
-    named = chosen_by(results, finding)
-    kit = [f"bncheck repro {run} {named}", f"bncheck plot {run} {named} -o {code}.png"] if finding.case else []
-    return (command_of(results, finding), *kit, f"bncheck explain {code}")
-
-
-def chosen_by(results: Results, finding: Finding) -> str:
-    """The words that `bncheck repro` finds this finding by: its code, with #k where it is the k-th of that code."""
-    number = numbered(results.findings, {item.name for item in results.scenarios if item.probe}, finding)
-    return shlex.quote(plain_text.clean(finding.code) + (f"#{number}" if number > 1 else ""))
-
-
-def command_of(results: Results, finding: Finding) -> str:
-    """The command that shows this finding alone."""
-    wanted = dict.fromkeys((*finding.targets, results.yardstick))
-    targets = " ".join(f"-t {shlex.quote(plain_text.clean(name))}" for name in wanted if name)
-    return f"bncheck run {shlex.quote(plain_text.clean(finding.scenario))} {targets}".strip()
 
 
 def convention_table(conventions: Iterable[Convention]) -> dict[str, Any]:
@@ -221,16 +149,6 @@ def convention_row(name: str, columns: list[Convention]) -> dict[str, Any]:
         for facet, column in zip(facets, columns, strict=True)
     ]
     return {"facet": name, "says": FACETS.get(name, ""), "reasons": list(reasons)[:3], "cells": cells}
-
-
-def environment_table(results: Results) -> dict[str, Any]:
-    """Keys as rows, targets as columns: differences between environments meet the eye."""
-    given = {
-        target.name: {"version": target.version, "device": target.device, "python": target.python, **target.environment}
-        for target in results.targets
-    }
-    keys = list(dict.fromkeys(key for found in given.values() for key in found))
-    return {"keys": keys, "given": given}
 
 
 def expectation_rows(results: Results) -> list[dict[str, Any]]:

@@ -8,14 +8,16 @@ run is skipped, with the reason.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 from bncheck.gate.bar import Judged, Verdict, between, read_verdict
 from bncheck.gate.blamed import EXITS
+from bncheck.report.answer_text import by_layer
 from bncheck.report.gallery import Gallery
+from bncheck.report.layers import Told, told_of
 from bncheck.report.plain_text import kinded
 from bncheck.report.standing import difference
 from bncheck.run_folder.results import CRASHED, CaseResult, CellResult, Results, ScenarioResult
@@ -29,14 +31,17 @@ FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
     path = run_folder / "junit.xml"
-    write_whole(path, document(results, read_verdict(run_folder, results)))
+    write_whole(path, document(results, read_verdict(run_folder, results), told_of(results, run_folder)))
     return [path]
 
 
-def document(results: Results, verdict: Verdict) -> str:
+def document(results: Results, verdict: Verdict, told: Told | None = None) -> str:
     """The whole file. Test case names are those of the run, so they stay the same from run to run."""
-    asked = [scenario for scenario in results.scenarios if not scenario.probe] or list(results.scenarios)
-    suites = [suite(f"bncheck.{scenario.name}", list(of_scenario(results, scenario, verdict))) for scenario in asked]
+    if told is not None:
+        suites = [suite(f"bncheck.{told.answer.verb}", list(of_layers(results, told, verdict)))]
+    else:
+        asked = [scenario for scenario in results.scenarios if not scenario.probe] or list(results.scenarios)
+        suites = [suite(f"bncheck.{each.name}", list(of_scenario(results, each, verdict))) for each in asked]
     suites.append(suite("bncheck.gate", [*of_missed(verdict), *of_expectations(verdict), *of_waivers(verdict)]))
     body = "\n".join(text for text in suites if text)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<testsuites name="bncheck">\n{body}\n</testsuites>\n'
@@ -65,6 +70,20 @@ def of_scenario(results: Results, scenario: ScenarioResult, verdict: Verdict) ->
             yield of_pair(results, scenario, case, (a, b), [item for item in about if between(item.charge, a, b)])
 
 
+def of_layers(results: Results, told: Told, verdict: Verdict) -> Iterator[str]:
+    """A test case per layer of somebody's own thing, and one for what is about none of them."""
+    stopped = [cell for cell in results.cells if cell.outcome != "ok" and cell.error]
+    for layer, items in by_layer(told, verdict):
+        failing = [item for item in items if item.standing == "fails"]
+        inner = failure(failing) if failing else ""
+        others = [item for item in items if item.standing != "fails"]
+        inner += f"<system-out>{text(chr(10).join(map(line, others)))}</system-out>" if others else ""
+        yield test_case(f"bncheck.{told.answer.verb}", layer, inner)
+    for cell in stopped:
+        message = f"<error type={attribute(cell.outcome)} message={attribute(cell.error)}/>"
+        yield test_case(f"bncheck.{told.answer.verb}", f"{told.answer.subject} on {cell.target}", message)
+
+
 def of_pair(
     results: Results, scenario: ScenarioResult, case: CaseResult, pair: tuple[str, str], about: list[Judged]
 ) -> str:
@@ -91,7 +110,6 @@ def outcome(results: Results, cells: list[CellResult | None], pair: tuple[str, s
     failing = [item for item in about if item.standing == "fails"]
     if not failing:
         return ""
-    kind = ", ".join(dict.fromkeys(f"{item.charge.code} {item.charge.cause}".strip() for item in failing))
     drifts = [
         difference(drift, pair[1], results)
         for cell in cells[:1]
@@ -99,7 +117,13 @@ def outcome(results: Results, cells: list[CellResult | None], pair: tuple[str, s
         for drift in results.drifts_between(cell.scenario, cell.case, *pair)
         if drift.verdict != "agrees"
     ]
-    sentences = "\n".join([*map(line, failing), "", *drifts])
+    return failure(failing, ["", *drifts])
+
+
+def failure(failing: list[Judged], more: Sequence[str] = ()) -> str:
+    """What fails, the first by its sentence, all of them line by line."""
+    kind = ", ".join(dict.fromkeys(f"{item.charge.code} {item.charge.cause}".strip() for item in failing))
+    sentences = "\n".join([*map(line, failing), *more])
     return (
         f"<failure type={attribute(kind)} message={attribute(failing[0].charge.sentence)}>{text(sentences)}</failure>"
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from bncheck.report import answer_text
 from bncheck.report.gallery import Gallery
+from bncheck.report.layers import Told, told_of
 from bncheck.report.machine import environment_text, portable
 from bncheck.report.markdown_text import code, link, table, text
 from bncheck.report.overview import Theme, evidence, expectation_sentence, heading, headline, make_matrix, themes
@@ -22,7 +24,8 @@ MOST_CASES = 12
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
     """Write report.md into the run folder."""
     path = run_folder / "report.md"
-    write_whole(path, "\n".join(lines_of(results)).rstrip() + "\n")
+    told = told_of(results, run_folder)
+    write_whole(path, "\n".join(lines_of(results) if told is None else answer_lines(results, told)).rstrip() + "\n")
     return [path]
 
 
@@ -45,6 +48,16 @@ def lines_of(results: Results) -> Iterator[str]:
         yield from table(
             ("target", "why", "what helps"), [[code(t.name), text(t.reason), code(t.remedy)] for t in unavailable]
         )
+    yield environment_text([target for target in results.targets if target.status == "ok"]).replace("# ", "## ", 1)
+
+
+def answer_lines(results: Results, told: Told) -> Iterator[str]:
+    """The answer about somebody's own thing: its layers stand where a run has its cases."""
+    yield from [f"# bncheck {text(told.answer.verb)}", "", f"**{text(told.answer.headline)}**", ""]
+    yield f"{text(results.created)}, bncheck {text(results.version)}, {code(portable(results.command))}"
+    yield ""
+    yield from answer_text.markdown(told)
+    yield ""
     yield environment_text([target for target in results.targets if target.status == "ok"]).replace("# ", "## ", 1)
 
 

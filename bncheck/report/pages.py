@@ -10,11 +10,31 @@ import jinja2
 import jinja2.bccache
 
 from bncheck.environments.folder import cache_folder
+from bncheck.report import plain_text
+from bncheck.run_folder.results import Results
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def environment(filters: Mapping[str, Callable[..., Any]]) -> jinja2.Environment:
+def safe_link(text: str) -> str:
+    """The address when it is a web page's, else nothing: a run folder may hold ``javascript:``."""
+    return text if text.startswith(("https://", "http://")) else ""
+
+
+# What every page may call on a value.
+FILTERS: Mapping[str, Callable[..., Any]] = {
+    "number": plain_text.number,
+    "share": plain_text.share,
+    "scalar": plain_text.scalar,
+    "words": plain_text.words,
+    "one_line": plain_text.one_line,
+    "clean": plain_text.clean,
+    "plural": plain_text.plural,
+    "link": safe_link,
+}
+
+
+def environment(filters: Mapping[str, Callable[..., Any]] = FILTERS) -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -45,3 +65,13 @@ def compiled_templates() -> CompiledTemplates | None:
     except OSError:
         return None
     return CompiledTemplates(str(folder))
+
+
+def environment_table(results: Results) -> dict[str, Any]:
+    """Keys as rows, targets as columns: differences between environments meet the eye."""
+    given = {
+        target.name: {"version": target.version, "device": target.device, "python": target.python, **target.environment}
+        for target in results.targets
+    }
+    keys = list(dict.fromkeys(key for found in given.values() for key in found))
+    return {"keys": keys, "given": given}

@@ -16,11 +16,9 @@ from matplotlib.ticker import MaxNLocator
 
 from bncheck.report.curves import thin
 from bncheck.report.plain_text import one_line
-from bncheck.report.svg import GRID, INK
+from bncheck.report.svg import COLOURS, GRID, INK
 from bncheck.trace import Array
 
-# Okabe and Ito's colours, darkened until each has a contrast of 3:1 on white; the page has lighter ones for dark.
-COLOURS = ["#c44e00", "#0072b2", "#00805d", "#a8467f", "#8f6a00", "#1f7fa8"]
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 DASHES: list[Any] = ["-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (9, 3))]
 RINGS = 14

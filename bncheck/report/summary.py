@@ -11,7 +11,9 @@ from pathlib import Path
 
 from bncheck.gate.bar import Judged, Verdict, read_verdict
 from bncheck.gate.blamed import REMEDIES
+from bncheck.report import answer_text
 from bncheck.report.gallery import Gallery
+from bncheck.report.layers import Told, told_of
 from bncheck.report.overview import heading, headline, make_matrix
 from bncheck.report.plain_text import clean, kinded, one_line, plural, share
 from bncheck.run_folder.results import CRASHED, Results
@@ -25,13 +27,13 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~])")
 
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
     path = run_folder / "summary.md"
-    write_whole(path, text(results, read_verdict(run_folder, results)))
+    write_whole(path, text(results, read_verdict(run_folder, results), told=told_of(results, run_folder)))
     return [path]
 
 
-def text(results: Results, verdict: Verdict, limit: int = LIMIT) -> str:
+def text(results: Results, verdict: Verdict, limit: int = LIMIT, told: Told | None = None) -> str:
     """The Markdown, at most ``limit`` bytes of UTF-8."""
-    return fit(list(lines(results, verdict)), limit)
+    return fit(list(lines(results, verdict, told)), limit)
 
 
 def fit(found: list[str], limit: int) -> str:
@@ -48,16 +50,17 @@ def fit(found: list[str], limit: int) -> str:
     return "\n".join(found[:kept]) + f"\n\n*{left} more lines did not fit; all of them are in the HTML report.*\n"
 
 
-def lines(results: Results, verdict: Verdict) -> Iterator[str]:
+def lines(results: Results, verdict: Verdict, told: Told | None = None) -> Iterator[str]:
     mark = "✅" if verdict.exit_code == 0 else "❌"
     yield f"## {mark} bncheck: {prose(ruling(verdict))}"
     yield ""
-    yield prose(headline(results))
+    yield prose(headline(results) if told is None else told.answer.headline)
     yield ""
     yield from missed(verdict)
-    yield from charged("Fails", verdict.of("fails"))
+    # Of an answer the findings come next, each with its fix.
+    yield from charged("Fails", [item for item in verdict.of("fails") if told is None or not item.charge.code])
     yield from waivers(verdict)
-    yield from matrix(results)
+    yield from matrix(results) if told is None else answer_text.summary(told, prose)
     yield from unavailable(results)
     yield from charged("Waived", verdict.of("waived"))
     yield from charged("Not checked", verdict.of("unchecked"))

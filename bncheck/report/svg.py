@@ -11,6 +11,8 @@ import re
 
 # Matplotlib draws text and frames in INK and grid lines in GRID; no palette colour is either of them.
 INK, GRID, PAPER = "#1b1f24", "#d3d7dc", "#fffffe"
+# Okabe and Ito's colours, darkened until each has a contrast of 3:1 on white; the page has lighter ones for dark.
+COLOURS = ["#c44e00", "#0072b2", "#00805d", "#a8467f", "#8f6a00", "#1f7fa8"]
 FONTS = "DejaVu Sans, Verdana, Arial, sans-serif"
 FONT_SIZE = re.compile(r"([\d.]+)px")
 

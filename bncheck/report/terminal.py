@@ -14,6 +14,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from bncheck.report import answer_screen
+from bncheck.report.layers import told_of
 from bncheck.report.overview import Matrix, Theme, evidence, headline, make_matrix, themes, unsettled
 from bncheck.report.plain_text import clean, kinded, one_line, plural, share
 from bncheck.report.standing import Standing
@@ -48,21 +50,27 @@ class Screen:
     results: Results
     run_folder: Path
     seconds: float | None = None
+    verbose: bool = False  # of an answer about one thing: every layer, and the figures behind each finding
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from parts(self, options.max_width)
+        told = told_of(self.results, self.run_folder)
+        if told is None:
+            yield from parts(self, options.max_width)
+        else:
+            given = self.results, self.run_folder, options.max_width, self.verbose, self.seconds
+            yield from answer_screen.parts(told, *given)
 
 
-def render_terminal(results: Results, run_folder: Path, seconds: float | None = None) -> Screen:
+def render_terminal(results: Results, run_folder: Path, seconds: float | None = None, verbose: bool = False) -> Screen:
     """What `bncheck run` and `bncheck report` print. ``seconds`` is how long it all took, if that is of interest."""
-    return Screen(results, run_folder, seconds)
+    return Screen(results, run_folder, seconds, verbose)
 
 
-def text(results: Results, run_folder: Path, width: int = 100) -> str:
+def text(results: Results, run_folder: Path, width: int = 100, verbose: bool = False) -> str:
     """The same as plain text without colour."""
     console = Console(file=io.StringIO(), width=width, no_color=True, force_terminal=False, highlight=False)
     with console.capture() as capture:
-        console.print(render_terminal(results, run_folder))
+        console.print(render_terminal(results, run_folder, verbose=verbose))
     return "\n".join(line.rstrip() for line in capture.get().split("\n"))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from bncheck.errors import BncheckError, RunFolderError, UsageError, nearest
 from bncheck.finding import Finding
 from bncheck.playing.cases_file import read_job
+from bncheck.report.layers import told_of, was_played
 from bncheck.report.plain_text import one_line
 from bncheck.repro.own_files import custom_source, model_file
 from bncheck.repro.standalone.subject import USUAL, Played
@@ -95,6 +96,11 @@ def choose_place(results: Results, text: str) -> tuple[ScenarioResult, CaseResul
 
 def read_scene(run: Path, results: Results, finding: Finding, case: Case | None = None) -> Scene:
     """The finding's case as it lies in the run folder; RunFolderError where parts of it are missing."""
+    if told_of(results, run) is not None and not was_played(results, run):
+        raise RunFolderError(
+            "There is no kit of this finding: nothing was played, somebody's own thing was looked at.",
+            f"Its cause, its layers and the fix stand in the report: bncheck report {run}",
+        )
     recorded = results.case_at.get((finding.scenario, finding.case))
     if recorded is None:
         raise RunFolderError("This finding is about a whole target, not about a case.", "Name a finding of a case.")

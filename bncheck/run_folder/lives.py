@@ -322,6 +322,7 @@ def where_of(place: Place | None) -> Where | None:
 
 
 def happening(row: StoredHappening, names: Mapping[int, str]) -> Happening:
+    # The recorder logs the first of those that are alike; ``times`` of the others it counted, and this is the last.
     detail = {**row.detail, "times": row.times} if row.times else row.detail
     return Happening(
         what=row.what,

@@ -42,6 +42,8 @@ class Asked:
     seconds: float = 120.0
     bar: Bar = Bar()
     formats: Sequence[str] = ("csv", "plots", "html")
+    strict: bool = False  # nobody said what fails: a layer fails by any difference
+    verbose: bool = False
     command: str = field(default_factory=lambda: shlex.join(["bncheck", *sys.argv[1:]]))
 
 
@@ -55,10 +57,11 @@ def check_code(asked: Asked, listener: Listener) -> tuple[Path, Results]:
 
     backend = find_backends(())[asked.thing.framework]
     python = find_python(asked.python, backend, report=listener.say)
-    listener.say(f"{python.path}: {python.why}")
+    if asked.verbose:
+        listener.say(f"{asked.thing.text} lives in {python.path} ({python.why})")
     with tempfile.TemporaryDirectory(prefix="bncheck-") as folder:
         making = Making(python.path, job_of(asked), Path(folder) / "subject")
-        Thread(target=import_judging, daemon=True).start()
+        Thread(target=import_judging, args=(asked,), daemon=True).start()
         found = making.wait(asked.seconds)
         if found["kind"] == "layer":
             refuse_for_layers(asked)
@@ -79,12 +82,18 @@ def refuse_for_layers(asked: Asked) -> None:
             raise UsageError(f"{asked.thing.text} is a layer, and {word} is for models.", f"Leave out {word}.")
 
 
-def import_judging() -> None:
-    """What judging a layer needs: imported while the thing is made."""
-    import pandas  # noqa: F401
+def import_judging(asked: Asked) -> None:
+    """What judging needs, imported while the thing is made. Which it will be is a guess, and only time hangs on it:
+    comparing a layer takes pandas, and importing that would only be in a model's way."""
+    if asked.kind == "layer" or (not asked.kind and re.search("norm|bn", asked.thing.name, re.IGNORECASE)):
+        import pandas  # noqa: F401
 
-    import bncheck.diagnosis.analyse
-    import bncheck.report  # noqa: F401
+        import bncheck.diagnosis.analyse
+    import bncheck.report.html
+    import bncheck.subjects.model
+    from bncheck.diagnosis.rules import load_rules
+
+    load_rules()
 
 
 def check_onnx(asked: Asked, listener: Listener) -> tuple[Path, Results]:
@@ -140,7 +149,8 @@ def parse_with(texts: Sequence[str]) -> dict[str, Any]:
     """``key=value`` of ``--with``; values as in TOML, Python's True, False and None too, else a string."""
     from bncheck.scenario_files.files import parse_override
 
-    words = {"True": True, "False": False, "None": None}
+    # nan and inf would be numbers in TOML; they stand for no argument of a model, but may be words.
+    words = {"True": True, "False": False, "None": None, **{word: word for word in ("nan", "inf", "+inf", "-inf")}}
     found = {}
     for text in texts:
         key, equals, value = text.partition("=")

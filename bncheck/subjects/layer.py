@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ ASKED = {"eps": 1e-3, "momentum": 0.3}  # where the layer takes it: other than b
 # Gamma and beta of the first channels, repeated: a layer that forgets them is seen.
 GAMMA, BETA = (1.5, 0.8, -0.6, 1.2), (0.5, -1.0, 0.0, 2.0)
 MEAN, STD = (0.5, -2.0, 3.0, 1.0), (1.0, 0.5, 2.0, 1.5)
+LOOP = ["train_forward", "backward"]
+MANY, LARGEST = 200, 200_000  # samples, and values of such a batch
 # Quantity → column: its words in the table of what was compared.
 QUANTITIES = {
     "output": "output",
@@ -54,6 +57,7 @@ class Looked:
     left_out: tuple[str, ...]
     defaults: Mapping[str, float]
     held: Mapping[str, float]
+    affine: bool  # gamma and beta are where they can be found
 
     @property
     def builtin(self) -> str:
@@ -68,6 +72,7 @@ def looked(found: Mapping[str, Any]) -> Looked:
         left_out=tuple(str(word) for word in found["left_out"]),
         defaults={str(key): float(value) for key, value in found["defaults"].items()},
         held={str(key): float(value) for key, value in found["held"].items()},
+        affine=bool(found["affine"]),
     )
 
 
@@ -81,16 +86,15 @@ def settings(layer: Looked, given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def scenario_text(thing: Thing, layer: Looked, given: Mapping[str, Any], custom: str) -> str:
-    """The scenario as TOML: ``bncheck run`` plays it."""
+def scenario_text(layer: Looked, given: Mapping[str, Any], custom: str, expecting: bool) -> str:
+    """The scenario as TOML: ``bncheck run`` plays it. ``expecting`` lets it fail by itself where the two differ."""
     known = settings(layer, given)
     more = {key: value for key, value in given.items() if key not in (*USUAL, "affine", "track_running_stats")}
     switches = {key: given[key] for key in ("affine", "track_running_stats") if key in given}
     averaging = {"averaging": "cumulative"} if known["momentum"] is None else {"batch_weight": known["momentum"]}
     norm = {"name": "bn", "type": "batch_norm", "channels": layer.channels, "eps": known["eps"], **averaging, **switches}
-    if switches.get("affine", True):
+    if switches.get("affine", True) and layer.affine:
         norm["initial"] = {"gamma": cycle(GAMMA, layer.channels), "beta": cycle(BETA, layer.channels)}
-    loop, twice = ["train_forward", "backward"], ["train_forward", "train_forward", "backward"]
     lines = [
         f"title = {toml(f'{layer.name} against torch.nn.{layer.builtin}')}",
         'why = "Written by bncheck check."',
@@ -109,20 +113,29 @@ def scenario_text(thing: Thing, layer: Looked, given: Mapping[str, Any], custom:
         "",
         "[program]",
         "repeat = 6",
-        f"events = {toml(loop)}",
+        f"events = {toml(LOOP)}",
         f"then = {toml(['eval_forward', 'train_forward', 'reload', 'eval_forward'])}",
         "",
         "[matrix]",
-        f'"program.events" = {toml([loop, twice])}',
+        f"case = [{', '.join(toml(case) for case in cases_of(layer).values())}]",
         "",
         "[matrix.labels]",
-        '"program.events" = ["one forward per backward", "two forwards per backward"]',
-        "",
-        "[[expect]]",
-        f"between = {toml(list(TARGETS))}",
-        "agree = true",
+        f"case = {toml(list(cases_of(layer)))}",
+        *(["", "[[expect]]", f"between = {toml(list(TARGETS))}", "agree = true"] if expecting else []),
     ]
     return "\n".join(lines) + "\n"
+
+
+def cases_of(layer: Looked) -> dict[str, dict[str, Any]]:
+    """The usual loop; two forwards before one backward, as in a discriminator; and more samples than a virtual batch has
+    (layers that normalise chunks of the batch take 128 of them at most, by their defaults)."""
+    count, *rest = layer.shape
+    many = [max(count, MANY), *rest] if math.prod(rest) * MANY <= LARGEST else [count + 1, *rest]
+    return {
+        "usual loop": {"program.events": LOOP},
+        "two forwards per backward": {"program.events": ["train_forward", *LOOP], "program.repeat": 12},
+        "large batch": {"program.events": LOOP, "input.shape": many},
+    }
 
 
 def cycle(values: Sequence[float], count: int) -> list[float]:
@@ -132,7 +145,8 @@ def cycle(values: Sequence[float], count: int) -> list[float]:
 def toml(value: Any) -> str:
     """A value on one line of TOML."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + " }"
+        items = (f"{key if key.isidentifier() else json.dumps(key)} = {toml(each)}" for key, each in value.items())
+        return "{ " + ", ".join(items) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(toml(each) for each in value) + "]"
     return json.dumps(value)
@@ -145,17 +159,17 @@ def check_layer(
     layer, thing, given = looked(found), asked.thing, asked.given
     with tempfile.TemporaryDirectory(prefix="bncheck-") as folder:
         path = Path(folder) / f"{slug_of(layer.name)}.toml"
-        path.write_text(scenario_text(thing, layer, given, ""), encoding="utf-8")
+        path.write_text(scenario_text(layer, given, "", False), encoding="utf-8")
         request = Request(
             scenarios=(str(path),),
             targets=TARGETS,
             overrides=(f"network.custom={thing.code}",),
             pythons=(f"torch={python.path}", f"torch[builtin]={python.path}"),
             out=asked.out,
-            bar=asked.bar,
+            bar=replace(asked.bar, fail_on="convention") if asked.strict else asked.bar,
             formats=asked.formats,
             options=Options(2, Limits(cell_seconds=asked.seconds, memory=physical_memory())),
-            concluding=lambda results: (results, answer_of(thing, layer, given, results)),
+            concluding=lambda results: concluded(thing, layer, given, results),
             command=asked.command,
         )
         return carry_out(request, listener)
@@ -167,12 +181,19 @@ def save_scenario(thing: Thing, found: Mapping[str, Any], given: Mapping[str, An
     module = Path(thing.module)
     beside = is_file(thing.code) and module.is_relative_to(path.absolute().parent)
     custom = f"{module.relative_to(path.absolute().parent)}:{thing.name}" if beside else ""
-    path.write_text(scenario_text(thing, layer, given, custom), encoding="utf-8")
+    path.write_text(scenario_text(layer, given, custom, True), encoding="utf-8")
     # A scenario may name code beside it; other code only the command line may.
     return f"bncheck run {path}" + ("" if beside else f" --set network.custom={thing.code}")
 
 
 # ------------------------------------------------------------------------------------------------------ the answer
+
+
+def concluded(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Results) -> tuple[Results, Answer]:
+    """The results with plain sentences, and the answer."""
+    told = tuple(replace(item, title=in_words(item.title, layer)) for item in results.findings)
+    results = replace(results, findings=told)
+    return results, answer_of(thing, layer, given, results)
 
 
 def answer_of(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Results) -> Answer:
@@ -181,15 +202,14 @@ def answer_of(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Re
     names = {scenario.name for scenario in asked}
     cells = [cell for cell in results.cells if cell.scenario in names]
     found = [item for item in results.findings if item.scenario in names and item.kind != "rounding"]
-    leading = min(found, key=lambda item: KINDS.index(item.kind), default=None)
+    leading = min(found, key=lambda item: (KINDS.index(item.kind), item.cause == "layer-contract"), default=None)
     stopped = next((cell for cell in cells if cell.outcome != "ok"), None)
-    leading = leading and replace(leading, title=in_words(leading.title, layer))
     return Answer(
         verb="check",
         subject=thing.text,
         headline=headline(layer, own, leading, stopped),
         columns=("largest difference", "verdict"),
-        rows=tuple(rows(results, names, found)),
+        rows=tuple(rows(results, names)),
         notes=tuple(notes(layer, given, cells)),
     )
 
@@ -198,14 +218,19 @@ def in_words(title: str, layer: Looked) -> str:
     """A finding's sentence without the targets' names: there are two sides, the user's layer and PyTorch's."""
     for pattern, words in (
         (rf"{re.escape(layer.name)} in torch [^ ,:]+", layer.name),
+        (r"torch\[builtin\]( [0-9][^ ,:]*)?'s", "PyTorch's"),
         (r"torch\[builtin\]( [0-9][^ ,:]*)?", "PyTorch's"),
         (r"\btorch [0-9][^ ,:]*", layer.name),
+        (r"(the network's|its) output", "the output"),
+        (r" (of|normalises) bn\b", lambda match: " normalises" if match[1] == "normalises" else ""),
     ):
         title = re.sub(pattern, words, title)
     return title
 
 
 def headline(layer: Looked, own: str, leading: Finding | None, stopped: CellResult | None) -> str:
+    if leading is not None and leading.kind == "convention" and leading.cause == "layer-contract":
+        return f"{layer.name} computes what {own} computes, and is not exchangeable for it: {leading.title}"
     if leading is not None:
         return f"{layer.name} is not equivalent to {own}: {leading.title}"
     if stopped is not None:
@@ -218,17 +243,19 @@ def headline(layer: Looked, own: str, leading: Finding | None, stopped: CellResu
     )
 
 
-def rows(results: Results, names: set[str], found: Sequence[Finding]) -> list[Row]:
-    """The largest difference of each quantity, over the cases."""
-    made = []
+def rows(results: Results, names: set[str]) -> list[Row]:
+    """The largest difference of each quantity, over the cases, and what the findings make of it."""
+    found, made = [item for item in results.findings if item.scenario in names], []
     for quantity, words in QUANTITIES.items():
         drifts = [each for each in results.drifts if each.scenario in names and each.quantity == quantity]
         if not drifts:
             continue
         worst = max(drifts, key=lambda each: (each.verdict == "nonfinite", each.verdict == "differs", each.max_abs))
-        named = min((item.kind for item in found if (worst.layer, quantity) in item.places), key=KINDS.index, default="")
-        kind = "agrees" if worst.verdict == "agrees" else named or "unexplained"
-        size = "NaN or Inf" if worst.verdict == "nonfinite" else f"{worst.max_abs:.3g}"
+        kinds = [item.kind for item in found if quantity in {what for _, what in item.places}]
+        named = min(kinds, key=KINDS.index, default="unexplained")
+        kind = "agrees" if worst.verdict == "agrees" or named == "rounding" else named
+        size = f"{worst.max_abs:.3g}" if math.isfinite(worst.max_abs) else "not held"
+        size = "NaN or Inf" if worst.verdict == "nonfinite" else size
         made.append(Row(layer=words, cells=(size, "agrees" if kind == "agrees" else "differs"), mark=kind))
     return made
 
@@ -242,8 +269,9 @@ def notes(layer: Looked, given: Mapping[str, Any], cells: Sequence[CellResult]) 
         if value != usual and word not in given:
             said.append(f"Its default {word} is {value:g}, that of torch.nn.{layer.builtin} {usual:g}: both got {known[word]:g}.")
     unasked = [word for word in layer.left_out if word in USUAL]
-    if unasked:
-        said.append(f"Its constructor takes no {' and no '.join(unasked)}: both got what it shows.")
+    for word in unasked:
+        whose = "the layer shows" if word in layer.held else "is PyTorch's own"
+        said.append(f"Its constructor takes no {word}: PyTorch's layer got the {known[word]:g} that {whose}.")
     # A remark that ends in "asks" says that what could not be asked for is there all the same.
     remarks = dict.fromkeys(remark for cell in cells for remark in cell.remarks if not remark.endswith("asks"))
     return said + [remark for remark in remarks if not any(f"takes no {word}" in remark for word in unasked)]

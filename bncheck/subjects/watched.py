@@ -58,9 +58,9 @@ def row_of(life: Life, layer: LayerLife, findings: Sequence[Finding], many: bool
     high = max((span.n[1] for span in spans), default=-1)
     looked = [span.moved for span in spans if span.moved is not None]
     jumps = sum(
-        int(each.detail.get("times", 1)) if each.detail.get("last") else 1
+        times if isinstance(times := each.detail.get("times", 1), int) else 1
         for each in life.happenings
-        if each.what == "jump" and layer.name in each.layers
+        if each.what == "jump" and each.detail.get("quantity") == "running_mean" and layer.name in each.layers
     )
     size = "" if low < 0 else f"{low:,}" if low == high else f"{low:,} to {high:,}"
     marks = [found.kind for found in findings if layer.name in found.layer.split(", ")]

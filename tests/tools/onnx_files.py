@@ -164,9 +164,9 @@ OTHERS = {
     "dropout-eval": {"opset": 15, "dropout": False},
     "dropout-training": {"opset": 15, "dropout": True},
     "fixed-shape": {"opset": 15, "shape": (1, 2, 8, 8)},
-    "other-operator": {"opset": 15, "extra": "Softplus"},
+    "other-operator": {"opset": 15, "extra": "Softsign"},
     "nan-variance": {"opset": 15, "var": (1.0, float("nan"), 0.25)},
-    "softplus-fresh-training": {"make": make_fresh, "training": True, "last": "Softplus"},
+    "softsign-fresh-training": {"make": make_fresh, "training": True, "last": "Softsign"},
     "hard-sigmoid": {"make": make_fresh, "last": "HardSigmoid"},
     "minus-one": {"make": make_fresh, "first": -1},
     "zero": {"make": make_fresh, "first": 0},
@@ -177,7 +177,7 @@ OTHERS = {
     "more-values-than-channels": {"make": make_direct, "held": 3},
     "parameter-left-out": {"make": make_direct, "read": ("gamma", "", "mean", "var")},
     "shapes-that-do-not-meet": {"make": make_direct, "last": "Add"},
-    "normalised-softplus": {"make": make_direct, "last": "Softplus"},
+    "normalised-softsign": {"make": make_direct, "last": "Softsign"},
 }
 
 

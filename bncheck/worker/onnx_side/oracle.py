@@ -11,9 +11,23 @@ opset 15     scale and B may have their own type as well.
 In all of them running = running · momentum + batch · (1 − momentum).
 """
 
+import importlib.util
 import math
+import os
+import sys
 
 import numpy as np
+
+
+def sibling(name):
+    """A file of this folder, by path: workers load this one so, and it is a part of no package there."""
+    full = "bncheck_onnx_" + name
+    if full not in sys.modules:
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+        spec = importlib.util.spec_from_file_location(full, path)
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
 
 
 def model_of(files, path):
@@ -307,16 +321,33 @@ def biased(out, given):
 
 
 def pool(node, given, opset):
-    if node.get("ceil_mode", 0):
-        raise NotImplementedError("the oracle has no pooling with ceil_mode = 1 (node %r)" % node.name)
-    (x,), kernel = given[:1], node.get("kernel_shape")
-    axes = tuple(range(-len(kernel), 0))
+    x, kernel = given[0], node.get("kernel_shape")
+    axes, more = tuple(range(-len(kernel), 0)), behind_the_end(node, x, kernel)
     if node.kind == "MaxPool":
-        return windows(node, x, kernel, -np.inf).max(axis=axes)
-    total = windows(node, x, kernel, 0.0).sum(axis=axes)
-    if node.get("count_include_pad", 0):
+        return windows(node, np.pad(x, more, mode="constant", constant_values=-np.inf), kernel, -np.inf).max(axis=axes)
+    total = windows(node, np.pad(x, more, mode="constant"), kernel, 0.0).sum(axis=axes)
+    if not node.get("count_include_pad", 0):
+        counted = np.pad(np.ones_like(x), more, mode="constant")
+        return total / windows(node, counted, kernel, 0.0).sum(axis=axes)
+    if not any(high for _, high in more):
         return total / np.prod(kernel)
-    return total / windows(node, np.ones_like(x), kernel, 0.0).sum(axis=axes)
+    raise NotImplementedError("the oracle has no padded AveragePool with ceil_mode = 1 (node %r)" % node.name)
+
+
+def behind_the_end(node, x, kernel):
+    """What ceil_mode = 1 adds behind the end of every axis: a window that begins in the input, or in what is padded
+    before it, may reach beyond."""
+    rank, more = len(kernel), [(0, 0), (0, 0)]
+    if not node.get("ceil_mode", 0):
+        return more + [(0, 0)] * rank
+    strides, dilations = node.get("strides") or [1] * rank, node.get("dilations") or [1] * rank
+    reach = [(size - 1) * step + 1 for size, step in zip(kernel, dilations)]
+    pads = padding(node, x.shape[2:], reach, strides)
+    for size, far, step, (low, high) in zip(x.shape[2:], reach, strides, pads):
+        count = -(-(size + low + high - far) // step) + 1
+        count -= (count - 1) * step >= size + low  # it would begin behind the input
+        more.append((0, max((count - 1) * step + far - (size + low + high), 0)))
+    return more
 
 
 def gemm(node, given, opset):
@@ -421,13 +452,12 @@ def conv_transpose(node, given, opset):
     """Every input value puts its kernel, times itself, into the output at stride · place − pad."""
     x, weight = given[:2]
     rank, groups = weight.ndim - 2, node.get("group", 1)
-    if node.get("auto_pad", "NOTSET") not in ("NOTSET", "") or node.get("output_shape"):
-        raise NotImplementedError("the oracle has no ConvTranspose that chooses its own pads (node %r)" % node.name)
     strides, dilations = node.get("strides") or [1] * rank, node.get("dilations") or [1] * rank
-    pads, more = node.get("pads") or [0] * (2 * rank), node.get("output_padding") or [0] * rank
+    more = node.get("output_padding") or [0] * rank
     reach = [(size - 1) * step + 1 for size, step in zip(weight.shape[2:], dilations)]
     full = [(size - 1) * step + far for size, step, far in zip(x.shape[2:], strides, reach)]
     sizes = [size + extra for size, extra in zip(full, more)]
+    pads = transposed_pads(node, x, strides, sizes)
     out = np.zeros((x.shape[0], weight.shape[1] * groups) + tuple(sizes))
     per, wide_by = x.shape[1] // groups, weight.shape[1]
     for tap in np.ndindex(*weight.shape[2:]):
@@ -442,26 +472,75 @@ def conv_transpose(node, given, opset):
 
 
 def resize(node, given, opset):
-    """Nearest neighbour by whole numbers, which all coordinate rules give alike up to the rounding of halves."""
-    x, scales = given[0], (given[2] if opset >= 11 and len(given) > 2 else given[-1])
-    mode, sizes = node.get("mode", "nearest"), given[3] if opset >= 11 and len(given) > 3 else None
-    if sizes is not None:
-        scales = np.asarray(sizes, dtype=np.float64) / np.array(x.shape)
-    usual = node.get("coordinate_transformation_mode", "half_pixel") in ("half_pixel", "asymmetric")
-    whole = scales is not None and scales.size == x.ndim and bool((scales == np.round(scales)).all())
-    if mode != "nearest" or not whole or not usual or (scales < 1).any() or (opset >= 18 and node.get("axes")):
+    """Nearest neighbour and (bi)linear, axis by axis; cubic, antialias and regions of interest are missing."""
+    x, mode, (scales, sizes, usual) = given[0], node.get("mode", "nearest"), asked_size(node, given, opset)
+    if mode not in ("nearest", "linear") or node.get("antialias", 0) or usual not in COORDINATES:
         raise NotImplementedError(
-            "the oracle resizes to nearest neighbours by whole numbers only (node %r)" % node.name
+            "the oracle has no Resize of mode %s with %s (node %r)" % (mode, usual, node.name)
         )
-    rule = node.get("nearest_mode", "round_prefer_floor" if opset >= 11 else "floor")
-    halves = node.get("coordinate_transformation_mode", "half_pixel") == "half_pixel" and opset >= 11
-    for axis, scale in enumerate(int(scale) for scale in scales):
-        places = np.arange(x.shape[axis] * scale)
-        at = (places + 0.5) / scale - 0.5 if halves else places / scale
-        near = {"floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-                "round_prefer_floor": lambda v: np.ceil(v - 0.5)}[rule](at)  # fmt: skip
-        x = np.take(x, np.clip(near, 0, x.shape[axis] - 1).astype(np.int64), axis=axis)
+    rule = node.get("nearest_mode", "round_prefer_floor") if opset >= 11 else "floor"
+    for axis, (scale, size) in enumerate(zip(scales, sizes)):
+        if size == x.shape[axis] and scale == 1:
+            continue
+        length, places = x.shape[axis], np.arange(size)
+        where = COORDINATES[usual](places, scale, length, size)
+        if mode == "nearest":
+            x = np.take(x, np.clip(NEAREST[rule](where), 0, length - 1).astype(np.int64), axis=axis)
+            continue
+        where = np.clip(where, 0, length - 1)
+        low = np.floor(where).astype(np.int64)
+        share = (where - low).reshape((-1,) + (1,) * (x.ndim - axis - 1))
+        high = np.minimum(low + 1, length - 1)
+        x = np.take(x, low, axis=axis) * (1 - share) + np.take(x, high, axis=axis) * share
     return x
+
+
+def transposed_pads(node, x, strides, sizes):
+    """What is cut off in front of every axis, then behind: as given, or what is too much for the wanted shape."""
+    rank, auto = len(strides), node.get("auto_pad", "NOTSET")
+    wanted = node.get("output_shape")
+    if wanted is None and auto in ("SAME_UPPER", "SAME_LOWER"):
+        wanted = [size * step for size, step in zip(x.shape[2:], strides)]
+    if wanted is None:
+        return (node.get("pads") or [0] * (2 * rank)) if auto != "VALID" else [0] * (2 * rank)
+    total = [size - new for size, new in zip(sizes, list(wanted)[-rank:])]
+    half = [each // 2 for each in total]
+    rest = [each - low for each, low in zip(total, half)]
+    return half + rest if auto == "SAME_UPPER" else rest + half
+
+
+def asked_size(node, given, opset):
+    """(scales, sizes, rule of coordinates), one scale and size per axis of the input."""
+    x = given[0]
+    scales = given[2] if opset >= 11 and len(given) > 2 else given[1] if opset < 11 and len(given) > 1 else None
+    scales = node.get("scales") if scales is None and node.kind == "Upsample" else scales
+    sizes = given[3] if opset >= 11 and len(given) > 3 else None
+    axes = node.get("axes") if opset >= 18 else None
+    axes = list(range(x.ndim)) if not axes else [axis % x.ndim for axis in axes]
+    usual = node.get("coordinate_transformation_mode", "half_pixel") if opset >= 11 else "asymmetric"
+    by, new = [1.0] * x.ndim, list(x.shape)
+    if sizes is not None and np.size(sizes):
+        if node.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+            raise NotImplementedError("the oracle resizes by stretching only (node %r)" % node.name)
+        for axis, size in zip(axes, np.asarray(sizes).reshape(-1)):
+            by[axis], new[axis] = float(size) / x.shape[axis], int(size)
+    else:
+        for axis, scale in zip(axes, np.asarray(scales, dtype=np.float64).reshape(-1)):
+            by[axis], new[axis] = float(scale), int(math.floor(x.shape[axis] * float(scale)))
+    return by, new, usual
+
+
+# Place in the output → place in the input: (places, scale, length of the input, of the output).
+COORDINATES = {
+    "half_pixel": lambda at, scale, length, size: (at + 0.5) / scale - 0.5,
+    "pytorch_half_pixel": lambda at, scale, length, size: (at + 0.5) / scale - 0.5 if size > 1 else at * 0.0,
+    "asymmetric": lambda at, scale, length, size: at / scale,
+    "align_corners": lambda at, scale, length, size: at * (length - 1) / (size - 1) if size > 1 else at * 0.0,
+}
+NEAREST = {
+    "floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda v: np.floor(v + 0.5),
+    "round_prefer_floor": lambda v: np.ceil(v - 0.5),
+}  # fmt: skip
 
 
 def constant(node, given, opset):
@@ -470,11 +549,13 @@ def constant(node, given, opset):
 
 
 # Operators of which some forms are missing here; only a forward tells.
-CHOOSY = ("MaxPool", "AveragePool", "Resize", "Upsample", "ConvTranspose")
+CHOOSY = (
+    "MaxPool", "AveragePool", "Resize", "Upsample", "ConvTranspose", "ScatterND", "GatherND", "Pad", "Einsum", "TopK",
+)  # fmt: skip
 # How many inputs an operator needs, where it is not one.
 LEAST = {"Constant": 0, **dict.fromkeys(
-    ("Conv", "ConvTranspose", "Gemm", "MatMul", "Reshape", "Expand", "Gather", "Add", "Sub", "Mul", "Div", "Pow"), 2
-)}  # fmt: skip
+    ("Conv", "ConvTranspose", "Gemm", "MatMul", "Reshape", "Expand", "Gather", "Add", "Sub", "Mul", "Pow"), 2
+), **sibling("operators").LEAST}  # fmt: skip
 KINDS = {
     "Conv": conv, "Gemm": gemm, "MaxPool": pool, "AveragePool": pool, "Flatten": flatten, "Reshape": reshape,
     "ReduceMean": reduce, "ReduceSum": reduce, "ReduceL2": reduce, "Clip": clip, "Expand": expand,
@@ -487,17 +568,16 @@ KINDS = {
     "Add": lambda node, given, opset: given[0] + given[1],
     "Sub": lambda node, given, opset: given[0] - given[1],
     "Mul": lambda node, given, opset: given[0] * given[1],
-    "Div": lambda node, given, opset: given[0] / given[1],
     "Pow": lambda node, given, opset: given[0] ** given[1],
     "Sigmoid": lambda node, given, opset: 1 / (1 + np.exp(-given[0])),
     "Sqrt": lambda node, given, opset: np.sqrt(given[0]),
     "Relu": lambda node, given, opset: np.maximum(given[0], 0),
     "Identity": lambda node, given, opset: given[0],
-    "Cast": lambda node, given, opset: given[0],  # all arithmetic is float64 here
     "Transpose": lambda node, given, opset: given[0].transpose(node.get("perm")),
     "Concat": lambda node, given, opset: np.concatenate(given, axis=node.get("axis", 1)),
     "Squeeze": lambda node, given, opset: given[0].squeeze(axes_of(node, given) or None),
     "Shape": lambda node, given, opset: np.array(given[0].shape[slice(node.get("start", 0), node.get("end"))]),
     "Gather": lambda node, given, opset: np.take(given[0], given[1].astype(np.int64), axis=node.get("axis", 0)),
     "GlobalAveragePool": lambda node, given, opset: given[0].mean(axis=tuple(range(2, given[0].ndim)), keepdims=True),
+    **sibling("operators").KINDS,
 }  # fmt: skip

@@ -35,6 +35,13 @@ def find(torch, part, failed, job):
         layer, reason = layer_of(torch, part, make, given, job["inputs"])
         if layer is not None:
             return layer
+        needs = lacking(make, given)
+        if len(needs) > 1 and "which bncheck does not know" in reason:
+            raise failed(
+                "%s needs %s beside its first argument, %s" % (job["name"], " and ".join(needs[1:]), needs[0]),
+                "say what: %s; for a layer the first gets the number of channels"
+                % " ".join("--with %s=VALUE" % name for name in needs[1:]), "usage",
+            )  # fmt: skip
     if wanted == "layer":
         raise failed("%s is no layer in BatchNorm's place: %s" % (job["name"], reason), "leave out --as layer")
     return Thing("model", make, made(torch, custom, failed, job, make, given))
@@ -216,4 +223,5 @@ def as_layer(thing):
     return {
         "kind": "layer", "class": thing.make.__name__, "shape": thing.shape, "channels": thing.channels,
         "left_out": thing.left_out, "defaults": thing.defaults, "held": thing.held,
+        "affine": all(thing.custom.find(thing.module, word) is not None for word in ("gamma", "beta")),
     }  # fmt: skip

@@ -95,7 +95,9 @@ def concerned(watching, module):
     if not known or not hasattr(module, "modules"):
         return []
     inside = set(map(id, module.modules()))
-    found = [norm.layer.number for norm in known if id(norm.module()) in inside]
+    norms = [norm for norm in known if id(norm.module()) in inside]
+    watching.seen_in(module, norms)
+    found = [norm.layer.number for norm in norms]
     return [] if len(found) == len(known) else found or None
 
 
@@ -152,7 +154,7 @@ def states(watching):
             # Its layers have not run yet, and what is missing names them.
             where = watching.where(frame)
             watching.recorder.happen("load", [], where, module=type(args[0]).__name__, **seen)
-        watching.cause = ("load", where)
+        watching.changes("load", where, args[0])
         watching.recorder.notable()
 
     outermost(watching, module_class, "load_state_dict", looked, loaded)
@@ -169,11 +171,25 @@ def states(watching):
     outermost(watching, torch, "save", then=stored)
 
     def reset(frame, args, kwargs, seen, found):
-        watching.cause = ("reset", watching.where(frame))
+        watching.changes("reset", watching.where(frame), args[0])
 
     norms = importlib.import_module("torch.nn.modules.batchnorm")
     outermost(watching, getattr(norms, "_NormBase", norms._BatchNorm), "reset_running_stats", then=reset)
     copies(watching)
+    averages(watching)
+
+
+def averages(watching):
+    """Helpers of torch.optim.swa_utils that write into a model's state."""
+    try:
+        tools = importlib.import_module("torch.optim.swa_utils")
+    except ImportError:  # before torch 1.6
+        return
+
+    def averaged(frame, args, kwargs, seen, found):
+        watching.changes("average", watching.where(frame), args[0])
+
+    outermost(watching, tools.AveragedModel, "update_parameters", then=averaged)
 
 
 def compared(watching, module, given):
@@ -241,12 +257,13 @@ def exports(watching):
             module = args[0] if args else None
             if isinstance(module, watching.module_class):
                 where = tell(watching, "export", frame, module, by=by)
-                watching.cause = ("export", where)
+                watching.changes("export", where, module)
 
         return exported
 
     torch = watching.torch
-    for path in ("jit.trace", "jit.script", "onnx.export", "export.export", "compile"):
+    compiled(watching)
+    for path in ("jit.trace", "jit.script", "onnx.export", "export.export"):
         holder = torch
         for word in path.split(".")[:-1]:
             holder = getattr(holder, word, None)
@@ -262,6 +279,63 @@ def exports(watching):
     sync = getattr(torch.nn, "SyncBatchNorm", None)
     if sync is not None:
         conversion(watching, sync, converted)
+
+
+def compiled(watching):
+    """torch.compile of a model with normalising layers: the model stays what it becomes, but runs operation by
+    operation. Inside a compiled graph nothing can be seen, and hooks would break it apart (fullgraph=True would fail).
+    """
+    torch = watching.torch
+    if not hasattr(torch, "compile"):
+        return
+    hooks = importlib.import_module("torch.nn.modules.module")
+
+    def followed(module):
+        inside = module.modules() if isinstance(module, watching.module_class) else ()
+        return any(isinstance(each, watching.builtin) or watching.words_of(each) for each in inside)
+
+    def told(frame, args, kwargs, seen, found):
+        module = args[0] if args else kwargs.get("model")
+        if not followed(module):
+            return
+        tell(watching, "export", frame, module, by="torch.compile")
+        if hasattr(found, "_orig_mod") and "forward" in found.__dict__:
+            found.__dict__["forward"] = found._orig_mod.__call__
+            watching.recorder.remark(
+                "torch.compile: the model ran uncompiled while it was watched, because a compiled one hides its layers."
+            )
+
+    outermost(watching, torch, "compile", then=told)
+    in_place = getattr(watching.module_class, "compile", None)
+    if in_place is not None:
+
+        @functools.wraps(in_place)
+        def compile_in_place(self, *args, **kwargs):
+            in_place(self, *args, **kwargs)
+            if not watching.recorder.stopped:
+                quietly(watching.recorder, "compile", undone, sys._getframe(1), self)
+
+        def undone(frame, module):
+            if followed(module):
+                tell(watching, "export", frame, module, by="torch.compile")
+                module._compiled_call_impl = None
+
+        watching.module_class.compile = compile_in_place
+        watching.recorder.on_stop.append(lambda: setattr(watching.module_class, "compile", in_place))
+    if hasattr(hooks, "_has_any_global_hook"):
+        any_hook = hooks._has_any_global_hook
+
+        def any_other_hook():
+            """Its caller warns of global hooks, and ours are none of the user's."""
+            return any_hook() and bool(
+                len(hooks._global_forward_hooks) > 1
+                or len(hooks._global_forward_pre_hooks) > 1
+                or hooks._global_backward_hooks
+                or hooks._global_backward_pre_hooks
+            )
+
+        hooks._has_any_global_hook = any_other_hook
+        watching.recorder.on_stop.append(lambda: setattr(hooks, "_has_any_global_hook", any_hook))
 
 
 def conversion(watching, sync, told):

@@ -9,7 +9,8 @@ import math
 import numpy as np
 
 SMALL = 1 << 16  # values up to which an input is summed in float64 as it is
-CANCELS = 16.0  # mean² over variance beyond which one pass in float32 is too coarse
+CANCELS = 1.0  # mean² over variance beyond which squares are taken behind the mean, in a second pass
+COARSE = 1e6  # and beyond which float32 is too coarse for that, too
 POINTS = 256  # values per channel that the fit of the output takes
 FLAT = 1e-6  # spread of the input, relative to its size, below which nothing can be fitted
 
@@ -37,18 +38,18 @@ def number(value):
 def input_moments(torch, x, axis):
     """(mean, biased variance, count of NaN and Inf) per channel, float64.
 
-    A first pass in float32 over whole rows costs a fiftieth of the convolution in front of it; sums of rows are added
-    up in float64. Where the mean is large beside the deviation, squares would cancel: then float64 throughout.
+    Sums over whole rows in float32 cost a fiftieth of the convolution in front of the layer; rows are added up in
+    float64. Where the mean is large beside the deviation, squares would cancel: they are taken behind the mean.
     """
     mean = var = None
-    if x.numel() > SMALL and x.dtype == torch.float32:
-        mean, var = rows(torch, x, axis)
-    if mean is None or not bool(torch.isfinite(var).all()) or bool((mean * mean > CANCELS * var).any()):
+    if x.numel() > SMALL and x.dtype in (torch.float32, torch.float16, torch.bfloat16):
+        mean, var = rows(torch, x.float(), axis)
+    if mean is None or not bool(torch.isfinite(var).all()) or bool((mean * mean > COARSE * var).any()):
         dims = [dim for dim in range(x.dim()) if dim != axis]
         wide = x.double()
         mean = wide.mean(dims, keepdim=True)
-        var = (wide - mean).square_().mean(dims) if hasattr(wide, "square_") else ((wide - mean) ** 2).mean(dims)
-        mean = mean.reshape(-1)
+        off = wide - mean
+        var, mean = (off * off).mean(dims), mean.reshape(-1)
     mean, var = mean.cpu().numpy(), var.cpu().numpy()
     bad = 0
     if not (np.isfinite(mean).all() and np.isfinite(var).all()):
@@ -58,19 +59,32 @@ def input_moments(torch, x, axis):
 
 def rows(torch, x, axis):
     """(mean, variance) by sums of rows; (None, None) for a memory layout that has none."""
-    if axis == 1 and x.dim() > 2 and x.is_contiguous():
-        lines, across = x.reshape(x.shape[0], x.shape[1], -1), 2
-    elif axis == 1 and x.dim() == 4 and x.permute(0, 2, 3, 1).is_contiguous():
-        lines, across = x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, x.shape[1]), 1
+    shape, across = x.shape, 1
+    if axis != 1 or x.dim() < 2:
+        return None, None
+    if x.dim() == 2:
+        lines, across = x.unsqueeze(0), 1
+    elif x.is_contiguous():
+        lines, across = x.reshape(shape[0], shape[1], -1), 2
+    elif x.dim() == 4 and x.permute(0, 2, 3, 1).is_contiguous():
+        lines = x.permute(0, 2, 3, 1).reshape(shape[0], -1, shape[1])
     else:
         return None, None
-    count = x.numel() // x.shape[1]
+    count = x.numel() // shape[1]
     mean = lines.sum(across).double().sum(0) / count
+    square = squares(torch, lines, across) / count - mean * mean
+    if bool((mean * mean > CANCELS * square).any()):
+        off = lines - mean.float().view((1, -1, 1) if across == 2 else (1, 1, -1))
+        rest = off.sum(across).double().sum(0) / count
+        square = squares(torch, off, across) / count - rest * rest
+    return mean, square
+
+
+def squares(torch, lines, across):
     if across == 2:
-        squares = torch.norm(lines, dim=2).double().square().sum(0)
-    else:
-        squares = (lines * lines).sum(1).double().sum(0)
-    return mean, squares / count - mean * mean
+        norm = torch.norm(lines, dim=2).double()
+        return (norm * norm).sum(0)
+    return (lines * lines).sum(1).double().sum(0)
 
 
 def points(x, axis):

@@ -30,8 +30,9 @@ class Norm:
 
     def __init__(self, module, layer, words, builtin):
         self.module, self.layer, self.words, self.builtin = weakref.ref(module), layer, words, builtin
-        self.before = self.after = None  # states around the last forward: (mean, var, counter)
-        self.trainable = self.axis = None
+        self.before = self.after = None  # states around the last forward: (mean, var, counter); None: not looked at
+        self.index = -1  # of the last forward
+        self.trainable = self.axis = self.dtype = None
         self.bad = False  # a NaN or Inf was told of
 
     def statistics(self, module, held):
@@ -44,7 +45,7 @@ class Norm:
         found.append(None if counter is None else float(counter))
         return tuple(found)
 
-    def parameter(self, module, word):
+    def tensor(self, module, word):
         name = self.words[word]
         value = getattr(module, name, None) if name else None
         return value if hasattr(value, "detach") else None
@@ -54,7 +55,8 @@ class Local(threading.local):
     """Modules that are being called in this thread, outermost first, and what holds for the outermost's beat."""
 
     def __init__(self):
-        self.stack, self.clock, self.look, self.where = [], None, False, None
+        self.stack, self.clock, self.look, self.where, self.again = [], None, False, None, False
+        self.jumps = {}  # (quantity, by, where) → the jumps of this beat
         self.call = 0
         self.deep = 0  # inside train(), load_state_dict(), …: their calls of children are none of the user's
 
@@ -71,12 +73,22 @@ class Watching:
         self.own = set()  # folders whose frames are not the user's
         for folder in (os.path.dirname(torch.__file__), HERE):
             self.own.add(folder + os.sep)
+        self.standard = os.path.dirname(os.__file__) + os.sep
         self.module_class, self.builtin = torch.nn.Module, builtin_classes(torch)
+        buffer = getattr(torch.nn, "Buffer", None)
+        self.buffer_kinds = (buffer,) if isinstance(buffer, type) else ()
+        calls = torch.nn.Module.__dict__
+        self.call_code = calls.get("_call_impl", calls["__call__"]).__code__
         self.task = getattr(torch._C, "_current_graph_task_id", None)
-        self.cause = None  # the last happening that could have changed state: (what, where)
         self.calls = 0  # of outermost modules
+        self.causes = []  # the last happenings that could have changed state: (what, where, index, ids of modules)
+        self.tree = (None, {})  # a root, and the paths of all modules below it
+        self.compiling = is_compiling(torch)
 
     # -- modules ----------------------------------------------------------------------------------------------
+
+    def words_of(self, module):
+        return words_of(module)
 
     def find(self, module):
         """The Norm of a module, None where it does not normalise by statistics that it holds."""
@@ -117,16 +129,36 @@ class Watching:
         layer, root = norm.layer, unwrapped(root)
         if layer.name and (layer.registered or root is module):
             return
-        paths = paths_of(root, module) if root is not module else []
+        paths = self.paths(root, module) if root is not module else []
         kind = type(module).__name__
         if paths:
-            layer.name, layer.names, layer.registered = self.free(paths[0], root, layer), tuple(paths), True
+            layer.registered = True
+            if "." not in layer.name:
+                layer.name, layer.names = self.free(paths[0], root, layer), tuple(paths)
         elif not layer.name:
             number = sum(other.layer.kind == kind for other in self.norms.values() if other)
             layer.name = self.free("%s#%d" % (kind, number), root, layer)
             layer.registered = None if root is module else False
         elif root is not module:
             layer.registered = False
+
+    def paths(self, root, module):
+        """All paths of a module below a root; the tree is walked once for all layers that are met in a beat."""
+        if self.tree[0] is None or self.tree[0]() is not root or id(module) not in self.tree[1]:
+            self.tree = (weakref.ref(root), tree_of(root))
+        return self.tree[1].get(id(module), [])
+
+    def seen_in(self, root, norms):
+        """A module that holds others says where in it they lie: state_dict() and train() see more than a forward."""
+        root = unwrapped(root)
+        for norm in norms:
+            module = norm.module()
+            if module is None or module is root:
+                continue
+            paths = self.paths(root, module)
+            layer = norm.layer
+            if paths and (not layer.name or "#" in layer.name or len(paths[0]) > len(layer.names[0])):
+                layer.name, layer.names = self.free(paths[0], root, layer), tuple(paths)
 
     def free(self, name, root, layer):
         """Two models of one program may have layers of the same path."""
@@ -141,14 +173,23 @@ class Watching:
     # -- hooks ------------------------------------------------------------------------------------------------
 
     def unseen(self, x=None):
-        """Whether this forward is a tracer's, and nothing of it may be touched."""
+        """Whether this forward is a tracer's or a transform's, and nothing of it may be touched."""
         torch = self.torch
         if torch._C._get_tracing_state() is not None:
             return True
         stack = getattr(torch._C, "_functorch", None)
         if stack is not None and stack.peek_interpreter_stack() is not None:
             return True
-        return x is not None and type(x) is not torch.Tensor and not isinstance(x, torch.nn.Parameter)
+        if x is None:
+            return False
+        if not self.plain(x) or x.device.type == "meta":
+            return True
+        return x.is_cuda and capturing(torch)
+
+    def plain(self, value):
+        """A tensor as it is made by torch.tensor: no FakeTensor, no DTensor, no lazy parameter."""
+        kind = type(value)
+        return kind is self.torch.Tensor or kind is self.torch.nn.Parameter
 
     def enter(self, module, args):
         local = self.local
@@ -161,85 +202,119 @@ class Watching:
         if not module._buffers and not has_plain(module):
             return
         norm = self.find(module)
-        if norm is None or self.unseen():
+        if norm is None:
+            return
+        norm.before = None
+        self.set_right()
+        if self.unseen() or not self.readable(norm, module):
             return
         norm.before = norm.statistics(module, self.moments.held)
         if norm.after is not None:
-            self.jumped(norm)
+            self.jumped(norm, module)
+        self.converted(norm, module)
+
+    def set_right(self):
+        """Drop modules whose call ended in an error from the bottom of the stack: the interpreter knows how many module
+        calls there really are above this frame."""
+        stack, frame, count = self.local.stack, sys._getframe(2), 0
+        while frame is not None:
+            count += frame.f_code is self.call_code
+            frame = frame.f_back
+        if 0 < count < len(stack):
+            del stack[: len(stack) - count]
+            self.begin(stack[0])
+
+    def readable(self, norm, module):
+        """Whether the state can be looked at now. On an accelerator every look waits for it: there only forwards that
+        are looked at whole are, and those around them."""
+        for word in ("mean", "var"):
+            value = norm.tensor(module, word)
+            if value is None:
+                continue
+            if not (self.plain(value) or type(value) in self.buffer_kinds) or hasattr(value, "materialize"):
+                return False
+            device = value.device.type
+            if device == "meta" or (device != "cpu" and not self.local.look):
+                return False
+            if device == "cuda" and capturing(self.torch):
+                return False
+        return True
 
     def begin(self, root):
         """A beat: one call of an outermost module."""
         if self.recorder.generation != self.generation:  # a fork
-            self.generation, self.norms, self.cause = self.recorder.generation, {}, None
+            self.generation, self.norms, self.causes = self.recorder.generation, {}, []
         local = self.local
+        self.tell_jumps()
         again = self.task is not None and self.task() != -1
         self.calls += 1
         local.call = self.calls
         local.clock = self.recorder.clock((id(root), root.training, again))
         local.look = self.recorder.beat(local.clock)
-        local.where = self.where(sys._getframe(2))
+        local.where = self.where(sys._getframe(3))
         local.again = again
+        if isinstance(root, self.torch.jit.ScriptModule):
+            self.recorder.remark("A scripted model ran (torch.jit): the layers inside it are not seen.")
 
-    def leave(self, module, args, output):
-        local = self.local
-        stack = local.stack
+    def leave(self, module, args, *more):
+        """``more`` ends with the output; before it come keywords, where this version of torch hands them out."""
+        stack = self.local.stack
         root = stack[0] if stack else module
         while stack and stack.pop() is not module:
             pass
         norm = self.norms.get(id(module))
-        if norm is not None and norm.module() is module and args:
-            self.look(norm, module, root, args[0], output)
+        if norm is not None and norm.module() is module:
+            given = args or (tuple(more[0].values()) if len(more) > 1 else ())
+            if given and hasattr(given[0], "dim"):
+                self.look(norm, module, root, given[0], more[-1])
         if not stack:
+            self.tell_jumps()
             self.recorder.breathe()
 
     def look(self, norm, module, root, x, y):
         """A forward of a normalising layer has ended."""
         y = y[0] if isinstance(y, (tuple, list)) and y else y
-        if self.unseen(x):
+        if self.unseen(x) or not hasattr(y, "dim"):
             norm.before = norm.after = None
             self.recorder.remark(
                 "Forwards while the program traced or transformed a model were not looked at (torch.jit.trace, "
                 "torch.export, torch.onnx.export, torch.func)."
             )
             return
-        if norm.before is None:
-            norm.before = norm.after or (None, None, None)
         self.name(norm, module, root)
         recorder, layer, local = self.recorder, norm.layer, self.local
         if norm.axis is None:
             self.settle(norm, module, x)
-        norm.after = norm.statistics(module, self.moments.held)
-        moved = not (same(norm.before[0], norm.after[0]) and same(norm.before[1], norm.after[1]))
-        tracks = norm.after[0] is not None
+        norm.after = norm.statistics(module, self.moments.held) if self.readable(norm, module) else None
+        known = norm.before is not None and norm.after is not None
+        moved = known and not (same(norm.before[0], norm.after[0]) and same(norm.before[1], norm.after[1]))
+        layer.tracks = norm.tensor(module, "mean") is not None
         gradients = self.torch.is_grad_enabled()
-        training = module.training
         self.parameters(norm, module)
-        born = self.born(norm, x, y, moved)
-        index = recorder.forwards
+        born = self.born(norm, x, y, moved) if local.look or x.device.type == "cpu" else False
+        index, norm.index = recorder.forwards, recorder.forwards
         n = x.numel() // max(1, x.shape[norm.axis]) if x.dim() else 1
-        if layer.tracks != tracks:
-            layer.tracks = tracks
         recorder.describe(layer)
-        key = (bool(training), local.again, gradients, str(x.dtype).replace("torch.", ""))
+        key = (bool(module.training), local.again, gradients, str(x.dtype).replace("torch.", ""))
         recorder.place()
-        recorder.forward(layer, key, n, moved if tracks else None, local.where)
-        if local.look or born:
-            recorder.moment(layer, local.clock, self.moment(norm, module, x, y, index, n, gradients, moved))
+        recorder.forward(layer, key, n, moved if layer.tracks and known else None, local.where)
+        if known and (local.look or born) and x.numel():
+            recorder.moment(layer, local.clock, self.moment(norm, module, x, y, index, n, gradients))
         else:
             recorder.left_out += 1
 
-    def moment(self, norm, module, x, y, index, n, gradients, moved):
+    def moment(self, norm, module, x, y, index, n, gradients):
         held, number, local = self.moments.held, self.moments.number, self.local
-        state = {}
+        state, channels = {}, norm.layer.channels
         for word in ("gamma", "beta"):
-            value = norm.parameter(module, word)
-            if value is not None and value.numel() in (1, norm.layer.channels):
-                state[word] = np.broadcast_to(held(value), (norm.layer.channels,))
+            value = norm.tensor(module, word)
+            if value is not None and self.plain(value) and value.numel() in (1, channels):
+                state[word] = np.broadcast_to(held(value), (channels,))
         found = self.moments.forward(self.torch, x, y, norm.axis, state)
         found.update(state)
         for name, values in (("mean", 0), ("var", 1)):
             before, after = norm.before[values], norm.after[values]
-            if before is not None and after is not None and len(after) == norm.layer.channels == len(before):
+            if before is not None and after is not None and len(after) == channels == len(before):
                 found[name + "_before"], found[name + "_after"] = before, after
         nan = float("nan")
         found["counter_before"] = nan if norm.before[2] is None else norm.before[2]
@@ -253,18 +328,18 @@ class Watching:
 
     def settle(self, norm, module, x):
         """What a first forward tells of a layer: its channel axis, dtypes."""
-        channels = norm.layer.channels
-        if not channels:
-            norm.layer.channels = channels = int(x.shape[1] if x.dim() > 1 else x.shape[0])
-        fitting = [dim for dim in range(x.dim()) if x.shape[dim] == channels]
-        norm.axis = 1 if 1 in fitting or not fitting else fitting[-1]
+        layer = norm.layer
+        layer.kind = type(module).__name__  # a lazy layer has become another
+        layer.channels = layer.channels or channels_of(module, norm.words) or int(x.shape[1 if x.dim() > 1 else 0])
+        fitting = [dim for dim in range(x.dim()) if x.shape[dim] == layer.channels]
+        norm.axis = 1 if 1 in fitting else fitting[-1] if fitting else min(1, x.dim() - 1)
         for word, name in (("running_mean", "mean"), ("running_var", "var"), ("gamma", "gamma"), ("beta", "beta")):
-            value = getattr(module, norm.words[name], None) if norm.words[name] else None
-            if hasattr(value, "dtype"):
-                norm.layer.dtypes[word] = str(value.dtype).replace("torch.", "")
+            value = norm.tensor(module, name)
+            if value is not None:
+                layer.dtypes[word] = str(value.dtype).replace("torch.", "")
 
     def parameters_quietly(self, norm, module):
-        values = [norm.parameter(module, word) for word in ("gamma", "beta")]
+        values = [norm.tensor(module, word) for word in ("gamma", "beta")]
         flags = [bool(value.requires_grad) for value in values if value is not None]
         norm.trainable = norm.layer.trainable = any(flags) if flags else None
 
@@ -275,43 +350,75 @@ class Watching:
         if was is not None and norm.trainable is not None and norm.trainable != was:
             self.recorder.happen("requires_grad", [norm.layer.number], None, value=norm.trainable)
 
-    def jumped(self, norm):
-        """Statistics that differ from what the last forward left."""
+    def converted(self, norm, module):
+        """Whether the statistics have another dtype than at the last forward."""
+        held = norm.tensor(module, "mean")
+        dtype = None if held is None else held.dtype
+        if norm.dtype is not None and dtype is not None and dtype != norm.dtype:
+            was, became = (str(kind).replace("torch.", "") for kind in (norm.dtype, dtype))
+            self.recorder.happen("convert", [norm.layer.number], None, was=was, became=became)
+            norm.axis = None  # its dtypes are to be read again
+        norm.dtype = dtype
+
+    # -- jumps and poison -------------------------------------------------------------------------------------
+
+    def changes(self, what, where, module=None):
+        """Something happened that could have changed the state of the layers inside a module (None: of any)."""
+        inside = None if module is None else set(map(id, module.modules()))
+        self.causes = [*self.causes[-7:], (what, where, self.recorder.forwards, inside)]
+
+    def jumped(self, norm, module):
+        """Statistics that differ from what the last forward left. Told at the end of the beat, all layers together."""
         for at, quantity in ((0, "running_mean"), (1, "running_var"), (2, "counter")):
             before, after = norm.after[at], norm.before[at]
-            if same(before, after):
+            if same(before, after) or equal(before, after):
                 continue
             largest = float("nan")
-            if before is not None and after is not None:
+            if before is not None and after is not None and np.shape(before) == np.shape(after):
                 with np.errstate(all="ignore"):
                     largest = float(np.max(np.abs(np.subtract(after, before, dtype=np.float64)), initial=0.0))
-            what, where = self.cause or ("", None)
-            self.recorder.happen(
-                "jump", [norm.layer.number], where, quantity=quantity, largest=largest, by=what
+            what, where = self.cause_of(norm, module)
+            jump = self.local.jumps.setdefault((quantity, what, where), [self.recorder.forwards, [], 0.0])
+            jump[1].append(norm.layer.number)
+            jump[2] = largest if not largest <= jump[2] else jump[2]
+
+    def cause_of(self, norm, module):
+        root = self.local.stack[0]
+        for what, where, index, inside in reversed(self.causes):
+            if index > norm.index and (inside is None or id(module) in inside):
+                return what, where
+        if type(root).__name__ == "DistributedDataParallel" and getattr(root, "broadcast_buffers", False):
+            return "broadcast", self.local.where
+        return "", None
+
+    def tell_jumps(self):
+        jumps, self.local.jumps = self.local.jumps, {}
+        for (quantity, what, where), (index, layers, largest) in jumps.items():
+            row = self.recorder.happen(
+                "jump", layers, where, index=index, quantity=quantity, largest=largest, by=what
             )
-            self.recorder.notable(self.local.clock)
+            if row:  # not one of many
+                self.recorder.notable(self.local.clock)
 
     def born(self, norm, x, y, moved):
         """The first NaN or Inf of a layer: where it is seen, and whether the input brought it. True if it is now."""
         if norm.bad:
             return False
-        torch = self.torch
-        if moved:
-            place = "state" if not all(finite(value) for value in norm.after[:2]) else ""
-        elif y.dim() and y.is_floating_point():
-            with torch.no_grad():
-                place = "" if bool(torch.isfinite(y.detach().sum(dtype=torch.float32))) else "output"
-                if place and bool(torch.isfinite(y.detach()).all()):
-                    place = ""  # a sum that overflowed
-        else:
-            place = ""
-        if not place:
-            return False
-        norm.bad = True
+        torch, place = self.torch, ""
         with torch.no_grad():
+            if moved:
+                place = "" if all(finite(value) for value in norm.after[:2]) else "state"
+            elif y.is_floating_point() and not bool(torch.isfinite(y.detach().sum(dtype=torch.float32))):
+                # a sum may overflow
+                place = "" if bool(torch.isfinite(y.detach()).all()) else "output"
+            if not place:
+                return False
+            norm.bad = True
             clean = bool(torch.isfinite(x.detach()).all())
+        if clean and norm.before is not None and not all(finite(value) for value in norm.before[:2]):
+            place = "state"
         self.recorder.happen(
-            "nonfinite", [norm.layer.number], None, **{"in": place if clean else "input", "born": clean}
+            "nonfinite", [norm.layer.number], self.local.where, **{"in": place if clean else "input", "born": clean}
         )
         self.recorder.notable()
         return True
@@ -322,20 +429,25 @@ class Watching:
         """(file, line, function) of the innermost frame that is the user's."""
         while frame is not None:
             code = frame.f_code
-            name = code.co_filename
-            if not any(map(name.startswith, self.own)) and not name.startswith("<"):
-                return (os.path.abspath(name), frame.f_lineno, code.co_name)
+            if self.users(code.co_filename):
+                return (os.path.abspath(code.co_filename), frame.f_lineno, code.co_name)
             frame = frame.f_back
         return None
+
+    def users(self, name):
+        """Whether a file is neither torch's, nor ours, nor Python's."""
+        if name.startswith("<") or any(map(name.startswith, self.own)):
+            return False
+        return not name.startswith(self.standard) or "-packages" in name
 
     # -- in and out -------------------------------------------------------------------------------------------
 
     def guarded(self, hook):
         """The hook, which never raises and works for one thread at a time."""
-        recorder = self.recorder
+        recorder, compiling = self.recorder, self.compiling
 
         def safe(*args):
-            if recorder.stopped:
+            if compiling() or recorder.stopped:  # the compiler takes the first for True, and sees an empty hook
                 return None
             try:
                 with recorder.lock:
@@ -348,11 +460,13 @@ class Watching:
 
     def install(self):
         hooks = importlib.import_module("torch.nn.modules.module")
-        handles = [
-            hooks.register_module_forward_pre_hook(self.guarded(self.enter)),
-            hooks.register_module_forward_hook(self.guarded(self.leave)),
-        ]
-        self.recorder.on_stop += [handle.remove for handle in handles]
+        leave = self.guarded(self.leave)
+        try:
+            last = hooks.register_module_forward_hook(leave, with_kwargs=True)
+        except TypeError:  # before torch 2.1
+            last = hooks.register_module_forward_hook(leave)
+        first = hooks.register_module_forward_pre_hook(self.guarded(self.enter))
+        self.recorder.on_stop += [first.remove, last.remove]
         self.parts("happenings").install(self)
 
 
@@ -388,6 +502,11 @@ def same(a, b):
     return a.tobytes() == b.tobytes()
 
 
+def equal(a, b):
+    """The same numbers in another dtype."""
+    return hasattr(a, "dtype") and hasattr(b, "dtype") and a.dtype != b.dtype and np.array_equal(a, b)
+
+
 def finite(values):
     return values is None or bool(np.isfinite(values).all())
 
@@ -400,7 +519,7 @@ def words_of(module):
     """The names of a layer of the user's own for its mean, variance, counter, gamma and beta; None: it does not keep
     both statistics of the same size."""
     kept = {name: value for name, value in module._buffers.items() if value is not None}
-    for name, value in module.__dict__.items():
+    for name, value in module.__dict__.items():  # a tensor that is no buffer
         if name in MEANS[:2] + VARS[:3] and hasattr(value, "detach"):
             kept.setdefault(name, value)
 
@@ -419,7 +538,8 @@ def words_of(module):
 
 
 def parameter_of(module, names):
-    return next((name for name in names if module._parameters.get(name) is not None), "")
+    held = dict(module._buffers, **module._parameters)
+    return next((name for name in names if held.get(name) is not None), "")
 
 
 def channels_of(module, words):
@@ -442,16 +562,28 @@ def unwrapped(root):
     return root
 
 
-def paths_of(root, module):
-    """All paths of a module below a root, in the order of its tree; cycles are walked once."""
-    found, stack, budget = [], [("", root, ())], 200000
+def tree_of(root):
+    """id of each module below a root → its paths, in the order of the tree; a cycle is walked once."""
+    found, stack, budget = {}, [("", root, ())], 200000
     while stack and budget:
         budget -= 1
         path, here, above = stack.pop()
+        found.setdefault(id(here), []).append(path)
         for name, child in reversed(list(here._modules.items())):
-            if child is None or child in above:
-                continue
-            stack.append((path + "." + name if path else name, child, above + (here,)))
-        if here is module:
-            found.append(path)
+            if child is not None and child is not here and child not in above:
+                stack.append((path + "." + name if path else name, child, above + (here,)))
     return found
+
+
+def is_compiling(torch):
+    """The function by which code knows that torch.compile traces it."""
+    for holder in (getattr(torch, "compiler", None), sys.modules.get("torch._dynamo.external_utils")):
+        if hasattr(holder, "is_compiling"):
+            return holder.is_compiling
+    return lambda: False
+
+
+def capturing(torch):
+    """Whether a CUDA graph is being captured: nothing may wait for the device now."""
+    asked = getattr(torch.cuda, "is_current_stream_capturing", None)
+    return asked is not None and asked()

@@ -20,10 +20,11 @@ SECONDS = 2.0  # between flushes at least: so much a kill can lose
 SHARE = 0.01  # of the time that flushes may take
 CHUNK_UNITS, CHUNK_BYTES = 10, 4 << 20  # of one file of moments
 BUDGET = 64 << 20  # bytes on disk per class of moments
+MOST_BYTES = 1 << 30  # with --keep all
 MOST_EVERY = 100  # units kept of "every"; beyond it every second goes, and the distance doubles
 DUTY = 5  # of the later units one in so many is looked at whole, for "last"
 MOST_BEATS = 16  # of one unit: more without an optimiser step are units of their own
-MOST_SPANS, MOST_LAYERS, MOST_ALIKE, MOST_HAPPENINGS = 200, 2000, 20, 2000
+MOST_SPANS, MOST_LAYERS, MOST_ALIKE, MOST_SIGNS, MOST_CLOCKS = 200, 2000, 20, 2000, 64
 INTERLEAVED = 8  # forwards of a layer between two of one span
 AROUND = 4  # units that are looked at whole after something notable
 ALL = "all"
@@ -130,8 +131,9 @@ class Stream:
         share = BUDGET // max(1, self.recorder.streams_of(self.kind))
         keep = self.recorder.keep
         if self.kind in ("first", "note"):
-            if held > share and not keep.all:
+            if held > (MOST_BYTES if keep.all else share):
                 self.full = True
+                self.recorder.remark("%d MB of forwards were kept whole; later ones are counted." % (held >> 20))
         elif self.kind == "last":
             while len(self.files) > 1 and (
                 held > share or sum(units for _, _, units in self.files[1:]) >= keep.last
@@ -189,7 +191,7 @@ class Recorder:
         self.pid, self.folder, self.log, self.began = os.getpid(), None, [], time.time()
         self.steps = self.forwards = self.left_out = 0
         self.layers, self.clocks, self.streams = [], {}, {}
-        self.alike, self.happened, self.remarked = {}, 0, set()
+        self.alike, self.remarked = {}, set()
         self.flushed, self.cost, self.ended = -1e9, 0.0, False  # the first beat is written at once
         self.generation = getattr(self, "generation", -1) + 1
 
@@ -211,6 +213,9 @@ class Recorder:
             self.log.append(found)
 
     def clock(self, key):
+        if key not in self.clocks:
+            if len(self.clocks) >= MOST_CLOCKS:
+                key = None  # models that are made anew again and again share one
         if key not in self.clocks:
             self.clocks[key] = Clock(len(self.clocks))
         return self.clocks[key]
@@ -300,19 +305,21 @@ class Recorder:
         if span["moved"] is not None:
             known["moved"] = (known["moved"] or 0) + span["moved"]
 
-    def happen(self, what, layers=(), where=None, **detail):
+    def happen(self, what, layers=(), where=None, index=None, **detail):
         """Something between forwards; ``layers`` are numbers. What comes again and again is logged some times, then
-        counted, and the last one kept."""
-        row = {"what": what, "index": self.forwards, "step": self.steps, "layers": sorted(set(layers)),
-               "where": where, "detail": detail}  # fmt: skip
-        sign = (what, json.dumps(where), str(detail.get("module", "")), str(detail.get("quantity", "")))
-        times, _ = self.alike.get(sign, (0, None))
-        self.happened += 1
-        if times < MOST_ALIKE and len(self.alike) < MOST_HAPPENINGS:
+        counted, and the last one kept. True if it was logged."""
+        row = {"what": what, "index": self.forwards if index is None else index, "step": self.steps,
+               "layers": sorted(set(layers)), "where": where, "detail": detail}  # fmt: skip
+        sign = (what, json.dumps(where), *(str(detail.get(name, "")) for name in ("module", "quantity", "by")))
+        if sign not in self.alike and len(self.alike) >= MOST_SIGNS:
+            sign = (what,)
+        known = self.alike.setdefault(sign, [0, None])
+        known[0] += 1
+        if known[0] <= MOST_ALIKE:
             self.log.append(row)
-            self.alike[sign] = (times + 1, None)
-        elif sign in self.alike:
-            self.alike[sign] = (times + 1, row)
+            return True
+        known[1] = row
+        return False
 
     def notable(self, clock=None):
         """What comes now deserves to be looked at whole."""
@@ -406,7 +413,7 @@ class Recorder:
                 os.close(descriptor)
         spans = [trimmed(span) for layer in self.layers for span in layer.open.values()]
         spans += [span for layer in self.layers for span in layer.__dict__.get("merged", {}).values()]
-        again = [dict(row, times=times) for times, row in self.alike.values() if row is not None]
+        again = [dict(row, times=times - MOST_ALIKE) for times, row in self.alike.values() if row is not None]
         state = {
             "steps": self.steps, "forwards": self.forwards, "left_out": self.left_out, "spans": spans, "again": again,
             "ended": self.ended,

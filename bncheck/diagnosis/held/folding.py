@@ -1,0 +1,102 @@
+"""Whether a convolution is another with the BatchNorm behind it folded in:
+``weight·gamma/sqrt(var + eps)`` and ``(bias − mean)·gamma/sqrt(var + eps) + beta``, verified in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bncheck.life import Held
+from bncheck.trace import Array
+
+# Roundings of float32 (2⁻²³) that folding takes at most: a square root, a division, two products, one sum.
+ROUNDINGS = 16 * 2.0**-23
+USUAL_EPS = (1e-5, 1e-3, 1e-6, 1e-4, 2e-5, 1.001e-5, 1e-2, 1e-7, 1e-8, 1e-12, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """``word``: "folded"; "start" (with mean 0 and variance 1 instead of what is held); "bare" (the convolution is as
+    it was, and the BatchNorm is gone); "weights" (the weights are folded, the bias is another). ``eps`` is the one
+    that it was folded with, ``known`` whether it is a usual one or the layer's own."""
+
+    word: str
+    eps: float = 0.0
+    known: bool = True
+    residual: float = 0.0
+
+
+def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_bias: Array | None) -> Fold | None:
+    """What ``other`` is, compared with ``weight`` (C, K) and the layer behind it; None where it is something else.
+
+    ``weight`` and ``other`` have one row per channel; a bias is (C,) or None for 0."""
+    if weight.shape != other.shape or norm.running_var is None or norm.running_mean is None:
+        return None
+    ratio = rows_ratio(weight.astype(np.float64), other.astype(np.float64), tolerance(weight, other))
+    if ratio is None:
+        return None
+    count = ratio.size
+    gamma = np.ones(count) if norm.gamma is None else norm.gamma.astype(np.float64)
+    beta = np.zeros(count) if norm.beta is None else norm.beta.astype(np.float64)
+    mean, var = norm.running_mean.astype(np.float64), norm.running_var.astype(np.float64)
+    before = np.zeros(count) if bias is None else bias.astype(np.float64)
+    after = np.zeros(count) if other_bias is None else other_bias.astype(np.float64)
+    if any(each.shape != (count,) for each in (gamma, beta, mean, var, before, after)):
+        return None
+    slack = tolerance(weight, other)
+    if np.abs(ratio - 1).max() <= slack and np.abs(after - before).max() <= slack * max(np.abs(before).max(), 1e-30):
+        identity = np.abs(gamma / np.sqrt(np.maximum(var, 0) + 1e-5) - 1).max() <= slack
+        if not identity:
+            return Fold("bare")
+    for word, m, v in (("folded", mean, var), ("start", np.zeros(count), np.ones(count))):
+        eps, known = eps_of(ratio, gamma, v, norm.eps, slack)
+        if eps is None:
+            continue
+        gain = gamma / np.sqrt(v + eps)
+        wanted, size = (before - m) * gain + beta, np.abs(before * gain) + np.abs(m * gain) + np.abs(beta)
+        apart = np.abs(after - wanted)
+        good = bool((apart <= slack * size + 1e-12).all())
+        if good or word == "folded":
+            return Fold(word if good else "weights", eps, known, float(apart.max()))
+    return None
+
+
+def tolerance(*arrays: Array) -> float:
+    """What the coarsest of the types allows."""
+    return max(16 * float(np.finfo(each.dtype).eps) if each.dtype.kind == "f" else ROUNDINGS for each in arrays)
+
+
+def rows_ratio(weight: Array, other: Array, slack: float) -> Array | None:
+    """The factor of each row; None where a row is no multiple of the other."""
+    square = (weight * weight).sum(1)
+    if not (square > 0).all() or not np.isfinite(other).all():
+        return None
+    ratio: Array = (weight * other).sum(1) / square
+    if not ratio.any():
+        return None
+    apart = np.abs(other - ratio[:, None] * weight).max(1)
+    return ratio if (apart <= slack * np.abs(ratio) * np.abs(weight).max(1) + 1e-30).all() else None
+
+
+def eps_of(ratio: Array, gamma: Array, var: Array, own: float | None, slack: float) -> tuple[float | None, bool]:
+    """(the eps of gamma/sqrt(var + eps), whether it is the layer's own or a usual one); None where there is none."""
+    usual: Sequence[float] = (*([own] if own is not None else []), *USUAL_EPS)
+    fits = []
+    for eps in usual:
+        if (var + eps > 0).all():
+            worst = float((np.abs(gamma / np.sqrt(var + eps) - ratio) / (np.abs(ratio) + 1e-30)).max())
+            fits.append((worst, eps))
+    worst, eps = min(fits, default=(np.inf, 0.0), key=lambda fit: (fit[0] > slack, fit[0] if fit[0] > slack else 0))
+    if worst <= slack:
+        return eps, True
+    alive = (ratio != 0) & (gamma != 0) & (gamma * ratio > 0)
+    if not alive.any():
+        return None, False
+    found = (gamma[alive] / ratio[alive]) ** 2 - var[alive]
+    measured = float(found[np.argmin(var[alive])])
+    if measured < 0 or measured > 1 or not (var + measured > 0).all():
+        return None, False
+    worst = float((np.abs(gamma / np.sqrt(var + measured) - ratio) / (np.abs(ratio) + 1e-30)).max())
+    return (measured, False) if worst <= 4 * slack else (None, False)

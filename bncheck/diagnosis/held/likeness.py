@@ -1,0 +1,114 @@
+"""How one array of a layer differs from another's: not at all, as the types round, or truly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from bncheck.life import Held
+from bncheck.trace import Array
+
+QUANTITIES = ("running_mean", "running_var", "gamma", "beta")
+# Distance of 1 to the next number.
+SPACING = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+# Roundings that a copy goes through (a conversion there and back, a mean over one replica).
+ROUNDINGS = 4
+
+# So many different numbers that all have few bits are no chance; 1 and 2 have them in every model.
+TELLING = 4
+
+Word = Literal["equal", "rounding", "narrowed", "differs", "missing", "width", "nonfinite"]
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """One quantity of a pair of layers. ``size`` is the largest |a − b|; ``detail`` the type that a narrowed one went
+    through, or the side that lacks it (a, b)."""
+
+    word: Word
+    size: float = 0.0
+    detail: str = ""
+
+    @property
+    def same(self) -> bool:
+        return self.word in ("equal", "rounding", "narrowed")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two layers that belong together."""
+
+    a: Held
+    b: Held
+    quantities: Mapping[str, Likeness] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.a.layer
+
+    def differing(self) -> tuple[str, ...]:
+        return tuple(what for what, found in self.quantities.items() if not found.same)
+
+
+def compared(a: Held, b: Held) -> Pair:
+    """A pair with the likeness of every quantity that either holds."""
+    found: dict[str, Likeness] = {}
+    for what in QUANTITIES:
+        one, two = array(a, what), array(b, what)
+        if one is None and two is None:
+            continue
+        if one is None or two is None:
+            # Keras leaves out a gamma of 1 and a beta of 0 that it does not train; others store them.
+            other = two if one is None else one
+            neutral = what in ("gamma", "beta") and other is not None and bool((other == (what == "gamma")).all())
+            found[what] = Likeness("equal" if neutral else "missing", detail="a" if one is None else "b")
+        else:
+            found[what] = alike(one, two, dtype_of(a, what), dtype_of(b, what))
+    if a.counter is not None and b.counter is not None:
+        found["counter"] = Likeness("equal" if a.counter == b.counter else "differs", abs(a.counter - b.counter))
+    return Pair(a=a, b=b, quantities=found)
+
+
+def array(held: Held, what: str) -> Array | None:
+    value: Array | None = getattr(held, what)
+    return value
+
+
+def dtype_of(held: Held, what: str) -> str:
+    value = array(held, what)
+    return held.dtypes.get(what) or ("float32" if value is None else str(value.dtype))
+
+
+def alike(a: Array, b: Array, dtype_a: str = "float32", dtype_b: str = "float32") -> Likeness:
+    """Whether two arrays hold the same numbers, up to a few roundings of the coarser of their types."""
+    if a.shape != b.shape:
+        return Likeness("width")
+    one, two = a.astype(np.float64), b.astype(np.float64)
+    if not (np.isfinite(one).all() and np.isfinite(two).all()):
+        return Likeness("nonfinite")
+    apart = np.abs(one - two)
+    size = float(apart.max(initial=0.0))
+    if size == 0:
+        return Likeness("equal")
+    for narrow in ("float16", "bfloat16"):
+        for wide, other, dtype in ((one, two, dtype_b), (two, one, dtype_a)):
+            told = dtype == narrow or len(np.unique(other)) >= TELLING
+            if told and (rounded(wide, narrow) == other).all():
+                return Likeness("narrowed", size, narrow)
+    coarse = max(SPACING.get(dtype_a, SPACING["float32"]), SPACING.get(dtype_b, SPACING["float32"]))
+    if (apart <= ROUNDINGS * coarse * np.maximum(np.abs(one), np.abs(two))).all():
+        return Likeness("rounding", size)
+    return Likeness("differs", size)
+
+
+def rounded(values: Array, dtype: str) -> Array:
+    """Numbers as a narrower type holds them, in float64; bfloat16 to nearest even."""
+    if dtype == "bfloat16":
+        bits = values.astype(np.float32).view(np.uint32)
+        kept = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+        return kept.view(np.float32).astype(np.float64)
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16).astype(np.float64)

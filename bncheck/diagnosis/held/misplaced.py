@@ -1,0 +1,160 @@
+"""Readings of what stands in the wrong place: missing, misshaped, swapped, in another layer, or no number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from bncheck.diagnosis.held.likeness import QUANTITIES, Pair, alike, array, dtype_of
+from bncheck.diagnosis.held.matching import Matching
+from bncheck.diagnosis.held.reading import (
+    STATISTICS,
+    Left,
+    Reading,
+    Sides,
+    f64,
+    joined,
+    layers_in,
+    places,
+)
+from bncheck.diagnosis.rules.layer_names import listed
+from bncheck.life import Held
+from bncheck.trace import Place
+
+
+def alone(sides: Sides, matching: Matching) -> Iterable[Reading]:
+    """Layers that one side alone has."""
+    for mine, theirs, layers in ((sides.a, sides.b, matching.only_a), (sides.b, sides.a, matching.only_b)):
+        if layers:
+            names = [layer.layer for layer in layers]
+            count = f"{len(names)} BatchNorm layers" if len(names) > 1 else "a BatchNorm layer"
+            yield Reading(
+                cause="state-mismatch",
+                kind="hazard",
+                title=f"{mine} has {count} that {theirs} does not have ({listed(names)}).",
+                advice=f"compare two files of one model; load {theirs} with strict=True to see what it lacks",
+                places=tuple((name, "") for name in names),
+            )
+
+
+def nonfinite(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading]:
+    """NaN agrees with nothing, NaN on the other side included."""
+    groups: dict[tuple[bool, bool], list[Place]] = {}
+    for pair in pairs:
+        for what in sorted(left[pair.name]):
+            if pair.quantities[what].word == "nonfinite":
+                bad = tuple(not np.isfinite(f64(held, what)).all() for held in (pair.a, pair.b))
+                groups.setdefault((bad[0], bad[1]), []).append((pair.name, what))
+    for (in_a, in_b), found in groups.items():
+        who = "Both hold" if in_a and in_b else f"{sides.a if in_a else sides.b} holds"
+        other = "" if in_a and in_b else f", where {sides.b if in_a else sides.a} holds numbers"
+        layers = listed(list(dict.fromkeys(layer for layer, _ in found)))
+        yield Reading(
+            cause="poisoned-state",
+            kind="defect",
+            title=f"{who} NaN or Inf in {found[0][1]} of {layers}{other}.",
+            advice="go back to a checkpoint without NaN; find where it was born with: bncheck watch -- COMMAND",
+            places=tuple(found),
+            departs="" if in_a and in_b else sides.a if in_a else sides.b,
+        )
+
+
+def misshaped(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading]:
+    """Quantities that one side lacks, or holds for another number of channels."""
+    groups: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for word, side in (("width", ""), ("missing", "a"), ("missing", "b")):
+        for what in (*QUANTITIES, "counter"):
+            having = [pair for pair in pairs if what in left[pair.name]]
+            found = tuple(pair.name for pair in having if is_like(pair, what, word, side))
+            if found:
+                groups.setdefault((word, side, found), []).append(what)
+    for (word, side, layers), quantities in groups.items():
+        have = "has" if len(quantities) == 1 else "have"
+        title = f"{joined(quantities)} {have} another number of channels in {listed(layers)}."
+        if word == "missing":
+            title = f"{sides.a if side == 'a' else sides.b} has no {' and no '.join(quantities)} in {listed(layers)}."
+        yield Reading(
+            cause="state-mismatch",
+            kind="defect",
+            title=title,
+            advice="build both with the same parts (torch: affine, track_running_stats; Keras: scale, center)",
+            places=tuple((layer, what) for layer in layers for what in quantities),
+        )
+
+
+def is_like(pair: Pair, what: str, word: str, side: str) -> bool:
+    return pair.quantities[what].word == word and pair.quantities[what].detail == side
+
+
+def swapped(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading]:
+    """Quantities of a layer that stand in each other's places: a port that read arrays in another order."""
+    groups: dict[tuple[tuple[str, str], ...], list[Pair]] = {}
+    for pair in pairs:
+        moves = tuple(
+            (what, source)
+            for what in QUANTITIES
+            if what in left[pair.name] and (source := source_of(pair, what)) is not None
+        )
+        if moves:
+            groups.setdefault(moves, []).append(pair)
+    for moves, chosen in groups.items():
+        both = len(moves) == 2 and moves[0] == moves[1][::-1]
+        said = (
+            f"{moves[0][0]} and {moves[0][1]} are swapped"
+            if both
+            else joined([f"{what} holds what {sides.a} has as {source}" for what, source in moves])
+        )
+        yield Reading(
+            cause="state-mismatch",
+            kind="defect",
+            title=f"In {sides.b} {said}, in {layers_in(pairs, chosen)}.",
+            advice="read the arrays by name, not by order (Keras: gamma, beta, moving_mean, moving_variance)",
+            places=places(chosen, [what for what, _ in moves], left),
+            departs=sides.b,
+        )
+
+
+def source_of(pair: Pair, what: str) -> str | None:
+    """Which other quantity of a it is that b holds here; None for one that is the same in every channel."""
+    mine = array(pair.b, what)
+    if mine is None or len(np.unique(mine)) < 2:
+        return None
+    for other in QUANTITIES:
+        theirs = array(pair.a, other)
+        if other == what or theirs is None:
+            continue
+        if alike(theirs, mine, dtype_of(pair.a, other), dtype_of(pair.b, what)).same:
+            return other
+    return None
+
+
+def shifted(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading]:
+    """Layers that hold what another layer of the other side holds."""
+    moved: list[tuple[Pair, Pair, list[str]]] = []
+    for pair in pairs:
+        for other in pairs:
+            if other is pair:
+                continue
+            equal = [what for what in QUANTITIES if what in left[pair.name] and holds(pair.b, other.a, what)]
+            if set(STATISTICS) & set(equal):
+                moved.append((pair, other, equal))
+                break
+    if moved:
+        words = [f"{pair.b.layer} holds {other.a.layer}'s" for pair, other, _ in moved[:3]]
+        more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
+        yield Reading(
+            cause="state-mismatch",
+            kind="defect",
+            title=f"Layers of {sides.b} hold what other layers of {sides.a} hold: {joined(words)}{more}.",
+            advice="match layers by their place in the network, not by the order of the names",
+            places=tuple((pair.name, what) for pair, _, equal in moved for what in equal),
+            departs=sides.b,
+        )
+
+
+def holds(mine: Held, theirs: Held, what: str) -> bool:
+    one, two = array(mine, what), array(theirs, what)
+    if one is None or two is None or one.shape != two.shape or len(np.unique(one)) < 2:
+        return False
+    return alike(one, two, dtype_of(mine, what), dtype_of(theirs, what)).same

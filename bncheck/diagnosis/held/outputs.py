@@ -1,0 +1,161 @@
+"""Outputs of two things on the same bytes: equal up to rounding, or equal to what one of them gives run another way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bncheck.diagnosis.held.reading import Reading, Sides
+from bncheck.diagnosis.rules.wording import number
+from bncheck.finding import Kind
+from bncheck.trace import Array
+
+# Measured rounding (against float64, or from an input off by a rounding) is one draw: others are larger.
+DRAWS = 32.0
+SMALLEST = 16 * 2.0**-23  # of the largest output
+# So much of a difference a cause has to take away to be named where the rest is no rounding.
+MOST_OF_IT = 0.9
+Outputs = Sequence[Array]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The largest difference over the largest value, and up to where it is rounding."""
+
+    gap: float
+    bound: float
+
+    @property
+    def fits(self) -> bool:
+        return self.gap <= self.bound
+
+
+def gap(one: Outputs, two: Outputs) -> float:
+    """Largest difference over the largest value of all outputs; infinite where they do not go together, or where NaN
+    stands on one side alone."""
+    if len(one) != len(two) or any(a.shape != b.shape for a, b in zip(one, two, strict=True)):
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(one, two, strict=True):
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        bad = ~(np.isfinite(x) & np.isfinite(y))
+        if not np.array_equal(x[bad], y[bad], equal_nan=True):
+            return float("inf")
+        size = float(np.abs(x[~bad]).max(initial=0.0))
+        if size:
+            worst = max(worst, float(np.abs(x - y)[~bad].max(initial=0.0)) / size)
+    return worst
+
+
+def bound(plays: Mapping[str, Outputs], name: str) -> float:
+    """How far rounding goes for this model and input, relative to the largest value: from its own float64 play, and
+    from what an input off by a rounding changes."""
+    found = [SMALLEST]
+    for wide, narrow in ((f"{name}64", name), ("eval64", "eval"), ("nudged", "eval"), ("nudged", "plain")):
+        if wide in plays and narrow in plays and np.isfinite(apart := gap(plays[narrow], plays[wide])):
+            found.append(DRAWS * apart)
+    return min(max(found), 1e-2)
+
+
+def hold_against(plays: Mapping[str, Outputs], other: Outputs) -> dict[str, Measured]:
+    """Way to run it → how far the other's outputs lie from that."""
+    ways = [name for name in plays if name not in ("input", "nudged") and not name.endswith("64")]
+    return {name: Measured(gap(plays[name], other), bound(plays, name)) for name in ways}
+
+
+WAYS: Mapping[str, tuple[str, Kind, str, str]] = {
+    "train": (
+        "mode-leak",
+        "defect",
+        "{b} equals {a} in *train* mode, not in eval: it normalises by the batch",
+        "call model.eval() before you export (torch.onnx.export: training=TrainingMode.EVAL)",
+    ),
+    "batch": (
+        "mode-leak",
+        "defect",
+        "{b} equals {a} with its BatchNorm layers in *train* mode, not in eval: it normalises by the batch",
+        "call model.eval() before you export, and track_running_stats=True where you build",
+    ),
+    "start": (
+        "stale-state",
+        "defect",
+        "{b} holds the statistics of step 0: it equals {a} with running_mean 0 and running_var 1",
+        "load the weights, or train, before you export",
+    ),
+}
+
+
+def readings(sides: Sides, found: Mapping[str, Measured]) -> list[Reading]:
+    """What the outputs say of b: nothing where they are equal to those of eval, to the bit."""
+    usual = found.get("eval") or found["plain"]
+    place = (("", "output"),)
+    if usual.fits:
+        return [] if usual.gap == 0 else [rounding(sides, usual)]
+    fitting = [name for name, measured in found.items() if measured.fits]
+    way = next((name for name in WAYS if name in fitting), "")
+    if way == "train" and "batch" in fitting:
+        way = "train"
+    if way in ("train", "batch") and "start" in fitting:
+        way = ""  # this input does not tell them apart
+    if way:
+        cause, kind, words, advice = WAYS[way]
+        title = f"{words.format(a=sides.a, b=sides.b)} (off by {percent(usual.gap)} in eval, by "
+        title += f"{percent(found[way].gap)} so)."
+        return [Reading(cause, kind, title, advice, place, departs=sides.b, evidence={"gap in eval": usual.gap})]
+    other_eps = [reading for reading in [eps_reading(sides, found, usual)] if reading is not None]
+    return other_eps or [unexplained(sides, found, usual)]
+
+
+def eps_reading(sides: Sides, found: Mapping[str, Measured], usual: Measured) -> Reading | None:
+    tried = {name: measured for name, measured in found.items() if name.startswith("eps ")}
+    best = min(tried, key=lambda name: tried[name].gap, default="")
+    if not best or not np.isfinite(usual.gap) or tried[best].gap > (1 - MOST_OF_IT) * usual.gap:
+        return None
+    explained = 1 - tried[best].gap / usual.gap
+    return Reading(
+        cause="eps",
+        kind="hazard",
+        title=f"{sides.b} computes with eps {best.partition(' ')[2]}, {sides.a} with another: that explains "
+        f"{100 * explained:.3g} % of the difference of their outputs ({percent(usual.gap)} of the largest).",
+        advice="build both with one eps (PyTorch's default is 1e-5, that of Keras 1e-3)",
+        places=(("", "output"),),
+        evidence={"explained": explained, "gap": usual.gap},
+    )
+
+
+def unexplained(sides: Sides, found: Mapping[str, Measured], usual: Measured) -> Reading:
+    if not np.isfinite(usual.gap):
+        said = (
+            f"The outputs of {sides.a} and {sides.b} cannot be held together: other shapes, or NaN on one side alone."
+        )
+    else:
+        said = (
+            f"The outputs of {sides.a} and {sides.b} differ by {percent(usual.gap)} of the largest value; rounding goes "
+            f"to {percent(usual.bound)}. Train mode, statistics at their start and another eps were tried."
+        )
+    return Reading(
+        cause="unexplained",
+        kind="unexplained",
+        title=said,
+        advice="see which layer differs in the table",
+        places=(("", "output"),),
+        evidence={f"gap, {name}": measured.gap for name, measured in found.items() if np.isfinite(measured.gap)},
+    )
+
+
+def rounding(sides: Sides, usual: Measured) -> Reading:
+    return Reading(
+        cause="rounding",
+        kind="rounding",
+        title=f"The outputs of {sides.a} and {sides.b} are equal up to rounding: {percent(usual.gap)} of the largest, "
+        f"where rounding goes to {percent(usual.bound)}.",
+        advice="",
+        places=(("", "output"),),
+        evidence={"gap": usual.gap, "bound": usual.bound},
+    )
+
+
+def percent(share: float) -> str:
+    return f"{number(100 * share)} %" if np.isfinite(share) else "more than can be said"

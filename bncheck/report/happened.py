@@ -1,0 +1,61 @@
+"""What happened between the forwards of a watched program, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bncheck.life import Happening, Life, Where
+from bncheck.report.plain_text import clean, one_line, plural, scalar
+
+NAMED = 3
+SENTENCES: Mapping[str, str] = {
+    "train": "train() was called",
+    "eval": "eval() was called",
+    "load": "state was loaded",
+    "save": "state was saved",
+    "copy": "a module was copied",
+    "export": "a module was exported",
+    "convert": "a layer was replaced or converted",
+    "requires_grad": "gamma and beta were frozen or thawed",
+    "jump": "running statistics changed without a forward",
+    "nonfinite": "the first NaN or Inf",
+    "phase": "a part of the program began",
+    "end": "the program ended",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One happening: where on the axis, what, and the line of the user's code that did it (``code`` its text)."""
+
+    at: str
+    said: str
+    where: str
+    code: str = ""
+
+
+def lines_of(life: Life, process: str) -> Iterator[Line]:
+    for happening in life.happenings:
+        yield line_of(happening, process)
+
+
+def line_of(happening: Happening, process: str) -> Line:
+    said = SENTENCES.get(happening.what, one_line(happening.what, 60))
+    details = [f"{clean(str(key))} {one_line(scalar(value), 160)}" for key, value in happening.detail.items()]
+    layers = happening.layers
+    more = f" and {plural(len(layers) - NAMED, 'more layer')}" if len(layers) > NAMED else ""
+    named = f" in {', '.join(one_line(layer, 60) for layer in layers[:NAMED])}{more}" if layers else ""
+    extra = f" ({', '.join(details)})" if details else ""
+    return Line(
+        at=f"{happening.step:,}" + (f", {process}" if process else ""),
+        said=f"{said}{named}{extra}",
+        where="" if happening.where is None else place_of(happening.where),
+        code="" if happening.where is None else one_line(happening.where.text, 200),
+    )
+
+
+def place_of(where: Where) -> str:
+    """``train.py:88 in evaluate()``."""
+    inside = f" in {where.function}()" if where.function and not where.function.startswith("<") else ""
+    return one_line(f"{where.label}{inside}", 160)

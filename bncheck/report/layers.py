@@ -1,0 +1,121 @@
+"""A run that answers a question about somebody's own thing (check, diff, watch): its layers, arranged for reading.
+
+What matters comes first: the answer in one line, the layers that a finding is about, the findings with their fix.
+Nothing is judged here; marks come from the answer and from the run's own findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bncheck.finding import KINDS, Finding
+from bncheck.report.overview import Theme, themes
+from bncheck.report.plain_text import clean, one_line, plural
+from bncheck.report.standing import MARKS
+from bncheck.run_folder.answer import Answer, Row, read_answer
+from bncheck.run_folder.cell import folder_of, read_record
+from bncheck.run_folder.results import Results
+
+# A table of so few layers is shown whole: it says how each layer stands, and fits beside its findings.
+FEW = 8
+NAMED = 3  # layers that a sentence names
+
+
+@dataclass(frozen=True)
+class Told:
+    """``telling`` are the rows that a finding is about, gravest first; ``quiet`` the others, in the model's order."""
+
+    answer: Answer
+    themes: tuple[Theme, ...]
+    rounding: tuple[Theme, ...]
+    telling: tuple[Row, ...]
+    quiet: tuple[Row, ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return (*self.telling, *self.quiet)
+
+
+def told_of(results: Results, run_folder: Path) -> Told | None:
+    """None where it is a run of scenarios."""
+    answer = read_answer(run_folder)
+    return None if answer is None else arrange(results, answer)
+
+
+def arrange(results: Results, answer: Answer) -> Told:
+    grouped = themes(results)
+    worst = gravest(results.findings)
+    rows = [replace(row, mark=worst.get(row.layer, row.mark)) for row in answer.rows]
+    telling = [row for row in rows if tells(row)]
+    return Told(
+        answer=answer,
+        themes=tuple(theme for theme in grouped if theme.first.kind != "rounding"),
+        rounding=tuple(theme for theme in grouped if theme.first.kind == "rounding"),
+        telling=tuple(sorted(telling, key=lambda row: KINDS.index(row.mark))),
+        quiet=tuple(row for row in rows if not tells(row)),
+    )
+
+
+def tells(row: Row) -> bool:
+    """Whether something is to be said about the layer; rounding is good news."""
+    return row.mark in KINDS and row.mark != "rounding"
+
+
+def gravest(findings: Sequence[Finding]) -> Mapping[str, str]:
+    """Layer → kind of the gravest finding about it, among the layers that a finding names."""
+    found: dict[str, str] = {}
+    for finding in sorted(findings, key=lambda item: KINDS.index(item.kind)):
+        for layer in layers_of_finding(finding):
+            found.setdefault(layer, finding.kind)
+    return found
+
+
+def layers_of_finding(finding: Finding) -> tuple[str, ...]:
+    """A finding about several layers names them in one text, or accounts for each."""
+    named = (*finding.layer.split(", "), *(place[0] for place in finding.accounts))
+    return tuple(dict.fromkeys(layer for layer in named if layer))
+
+
+def layers_of(theme: Theme) -> tuple[str, ...]:
+    """Every layer that a theme's findings are about, in their order."""
+    return tuple(dict.fromkeys(layer for finding in theme.findings for layer in layers_of_finding(finding)))
+
+
+def where(theme: Theme) -> str:
+    """``in layer1.0.bn1, layer1.0.bn2, layer1.1.bn1 and 50 more layers``; "" where the title has said it."""
+    layers = layers_of(theme)
+    if not layers or (len(layers) == 1 and layers[0] in theme.first.title):
+        return ""
+    more = f" and {plural(len(layers) - NAMED, 'more layer')}" if len(layers) > NAMED else ""
+    return f"in {', '.join(one_line(layer, 60) for layer in layers[:NAMED])}{more}"
+
+
+def mark_of(row: Row) -> str:
+    """The sign that says the same without colour; a blank where nothing is said about the layer."""
+    return MARKS.get(row.mark, " ")
+
+
+def rest(rows: Sequence[Row], shown: int) -> str:
+    """``48 more layers: nothing to say``, in the words that are true of them; "" where none is left."""
+    if not rows:
+        return ""
+    more = "more " if shown else ""
+    agree = sum(row.mark == "agrees" for row in rows)
+    near = sum(row.mark == "rounding" for row in rows)
+    said = [f"{plural(agree, f'{more}layer')} {'agrees' if agree == 1 else 'agree'}"] if agree else []
+    said += [f"{plural(near, f'{more}layer')} {'agrees' if near == 1 else 'agree'} up to rounding"] if near else []
+    silent = len(rows) - agree - near
+    said += [f"{plural(silent, f'{more}layer')}: nothing to say"] if silent else []
+    return "; ".join(said)
+
+
+def was_played(results: Results, run_folder: Path) -> bool:
+    """Whether cells lie behind the answer: they have pictures, numbers and a kit. A life that was watched and a file
+    that was read have none."""
+    return any(read_record(folder_of(run_folder, cell)) is not None for cell in results.cells)
+
+
+def heads(answer: Answer) -> tuple[str, ...]:
+    return ("layer", *(clean(column) for column in answer.columns))

@@ -1,0 +1,24 @@
+"""``diff A B``: dispatch by what the two things are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bncheck.errors import UsageError
+from bncheck.run_folder.results import Results
+from bncheck.session import Listener
+from bncheck.subjects.sides import PAIRS, AskedDiff
+
+
+def diff(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
+    """The run folder and what was found. UsageError and its like for what cannot be compared."""
+    kinds = {asked.a.kind, asked.b.kind}
+    if kinds <= {"checkpoint", "onnx"} and "checkpoint" in kinds:
+        from bncheck.subjects.two_files import compare_files
+
+        return compare_files(asked, listener)
+    if kinds <= {"code", "onnx"}:
+        from bncheck.subjects.exported import compare_plays
+
+        return compare_plays(asked, listener)
+    raise UsageError(f"{asked.a.text} against {asked.b.text} is unsupported.", f"bncheck diff compares {PAIRS}")

@@ -1,0 +1,238 @@
+"""Layers that one file alone has, looked for in the convolutions of the other: reads weights, a layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from bncheck.checkpoints.recognise import Checkpoint
+from bncheck.checkpoints.tensor import Tensor
+from bncheck.diagnosis.held.folding import Fold, fold_of
+from bncheck.diagnosis.held.matching import Matching
+from bncheck.diagnosis.held.reading import Reading, Sides, finding_of
+from bncheck.diagnosis.rules.layer_names import listed
+from bncheck.finding import Finding, Kind
+from bncheck.life import Held
+from bncheck.report.plain_text import plural
+from bncheck.run_folder.answer import Row
+from bncheck.trace import Array
+
+# Numbers of a weight that is looked at; and weights before a layer that may be its own.
+LARGEST = 64 * 2**20
+NEAR = 4
+# How a format's weights go with the axis of output channels first.
+AXES = {"keras": -1, "flax": -1}
+
+
+@dataclass(frozen=True)
+class FoldedLayer:
+    """A layer of one side whose convolution is found on the other. ``keys`` are the names of the two weights."""
+
+    layer: Held
+    fold: Fold
+    keys: tuple[str, str]
+    in_b: bool  # the side that lacks the layer
+
+
+@dataclass(frozen=True)
+class Folded:
+    """``left_a`` and ``left_b`` are layers of one side alone that were found in no convolution of the other."""
+
+    layers: tuple[FoldedLayer, ...] = ()
+    left_a: tuple[Held, ...] = ()
+    left_b: tuple[Held, ...] = ()
+
+    def row(self, found: FoldedLayer, width: int) -> Row:
+        words = {"folded": "folded", "start": "folds a new layer", "bare": "left out", "weights": "other bias"}
+        size = 0 if found.layer.running_mean is None else found.layer.running_mean.size
+        cells = (str(size), *("",) * (width - 2), f"{words[found.fold.word]}: {found.keys[1]}")
+        return Row(layer=found.layer.layer, cells=cells, mark="agrees" if found.fold.word == "folded" else "defect")
+
+    def findings(self, sides: Sides) -> Iterator[Finding]:
+        for in_b in (True, False):
+            mine, theirs = (sides.b, sides.a) if in_b else (sides.a, sides.b)
+            chosen = [each for each in self.layers if each.in_b == in_b]
+            for reading in readings(chosen, mine, theirs):
+                yield finding_of(sides, reading)
+
+
+SAID: dict[str, tuple[str, Kind, str, str]] = {
+    "start": (
+        "stale-state",
+        "defect",
+        "{mine} has the statistics of a new layer folded in, mean 0 and variance 1, instead of those that {theirs} "
+        "holds, in {layers}.",
+        "load the weights, then model.eval(), then export",
+    ),
+    "bare": (
+        "state-mismatch",
+        "defect",
+        "{mine} leaves BatchNorm out in {layers}: the convolutions before it are those of {theirs}, unfolded.",
+        "fold or keep BatchNorm: export in eval mode, or torch.nn.utils.fusion.fuse_conv_bn_eval",
+    ),
+    "weights": (
+        "folding",
+        "defect",
+        "{mine} has gamma/sqrt(var + eps) of {theirs} folded into the weights of {layers}, and another bias than that.",
+        "fold the bias too: (bias − mean)·gamma/sqrt(var + eps) + beta",
+    ),
+}
+
+
+def readings(chosen: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[Reading]:
+    for word, (cause, kind, title, advice) in SAID.items():
+        found = [each for each in chosen if each.fold.word == word]
+        if found:
+            names = [each.layer.layer for each in found]
+            yield Reading(
+                cause=cause,
+                kind=kind,
+                title=title.format(mine=mine, theirs=theirs, layers=listed(names)),
+                advice=advice,
+                places=tuple((name, "running_var") for name in names),
+                departs=mine,
+            )
+    good = [each for each in chosen if each.fold.word == "folded"]
+    if good:
+        names = [each.layer.layer for each in good]
+        yield Reading(
+            cause="folding",
+            kind="rounding",
+            title=f"{mine} is {theirs} with {plural(len(good), 'BatchNorm layer')} folded into convolutions, "
+            f"equal up to rounding ({listed(names)}).",
+            advice="",
+            places=tuple((name, "running_var") for name in names),
+            evidence={"eps": good[0].fold.eps},
+        )
+    yield from other_eps(good, mine, theirs)
+
+
+def other_eps(good: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[Reading]:
+    """Layers that were folded with another eps than they have, or than their framework's layers have by default."""
+    groups: dict[tuple[float, float | None], list[FoldedLayer]] = {}
+    for each in good:
+        own = each.layer.eps
+        wanted = 1e-5 if own is None else own
+        if abs(each.fold.eps - wanted) > 1e-3 * max(wanted, each.fold.eps):
+            groups.setdefault((each.fold.eps, own), []).append(each)
+    for (eps, own), found in groups.items():
+        names = [each.layer.layer for each in found]
+        against = (
+            f"{theirs} has {own:g}"
+            if own is not None
+            else f"{theirs} does not say its eps; PyTorch's default is 1e-5, that of Keras 1e-3"
+        )
+        yield Reading(
+            cause="eps",
+            kind="hazard",
+            title=f"{mine} was folded with eps {eps:g} in {listed(names)}; {against}.",
+            advice="fold with the eps that the layer was trained with",
+            places=tuple((name, "eps") for name in names),
+            evidence={"eps": eps},
+        )
+
+
+# ------------------------------------------------------------------------------------------------------- searching
+
+
+def folded_layers(one: Checkpoint, two: Checkpoint, matching: Matching) -> Folded:
+    """Every layer of one side alone, with the convolution of the other that it went into."""
+    in_b, left_a = search(one, two, matching.only_a, True)
+    in_a, left_b = search(two, one, matching.only_b, False)
+    return Folded(layers=(*in_b, *in_a), left_a=tuple(left_a), left_b=tuple(left_b))
+
+
+@dataclass
+class Weights:
+    """The weights of more than one axis of a state, by name in the file's order, read once each."""
+
+    checkpoint: Checkpoint
+    read: dict[str, Array] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        others = self.checkpoint.holding.others
+        return [key for key, tensor in self.checkpoint.tensors.items() if key in others and is_weight(tensor)]
+
+    def rows(self, key: str, channels: int) -> list[Array]:
+        """(C, K) with each axis of that length as the one of output channels: the first, the last, the second."""
+        if key not in self.read:
+            self.read[key] = self.checkpoint.tensors[key].read()
+            while len(self.read) > 8:
+                del self.read[next(iter(self.read))]
+        array = self.read[key]
+        last = AXES.get(self.checkpoint.holding.framework, 0)
+        order = [last % array.ndim, *(axis for axis in (0, 1, array.ndim - 1) if axis != last % array.ndim)]
+        axes = [axis for axis in dict.fromkeys(order) if array.shape[axis] == channels]
+        return [moved(array, axis) for axis in axes]
+
+    def bias(self, key: str, channels: int) -> Array | None:
+        """The bias beside a weight: what has its name with "bias" in the place of the last word, or follows it."""
+        tensors = self.checkpoint.tensors
+        for word, instead in (("weight", "bias"), ("kernel", "bias"), (".W", ".B"), ("_W", "_B"), ("w_0", "b_0")):
+            if word in key:
+                head, _, tail = key.rpartition(word)
+                found = tensors.get(f"{head}{instead}{tail}")
+                if found is not None and found.shape == (channels,):
+                    return found.read()
+        beside = self.checkpoint.beside.get(key, "")
+        return tensors[beside].read() if beside in tensors and tensors[beside].shape == (channels,) else None
+
+
+def is_weight(tensor: Tensor) -> bool:
+    return 2 <= len(tensor.shape) <= 5 and 0 < tensor.size <= LARGEST and tensor.dtype.startswith(("float", "bfloat"))
+
+
+def moved(array: Array, axis: int) -> Array:
+    """(C, K): the axis of output channels first; of images behind it the order of a kernel in PyTorch."""
+    if axis == array.ndim - 1 and array.ndim > 2:  # (H, W, I, O) as Keras and Flax have it
+        return array.transpose(-1, -2, *range(array.ndim - 2)).reshape(array.shape[-1], -1)
+    if axis == 1 and array.ndim > 2:  # a transposed convolution
+        return array.swapaxes(0, 1).reshape(array.shape[1], -1)
+    return (array.T if axis == 1 else array).reshape(array.shape[axis], -1)
+
+
+def search(
+    one: Checkpoint, two: Checkpoint, layers: Sequence[Held], in_b: bool
+) -> tuple[list[FoldedLayer], list[Held]]:
+    found: list[FoldedLayer] = []
+    left: list[Held] = []
+    mine, theirs = Weights(one), Weights(two)
+    used: set[str] = set()
+    for layer in layers:
+        hit = next(hits(layer, mine, theirs, used), None)
+        if hit is None:
+            left.append(layer)
+            continue
+        used.add(hit[1])
+        found.append(FoldedLayer(layer=layer, fold=hit[2], keys=hit[:2], in_b=in_b))
+    return found, left
+
+
+def hits(layer: Held, mine: Weights, theirs: Weights, used: set[str]) -> Iterator[tuple[str, str, Fold]]:
+    """(own weight, the other's weight, what it is), likeliest first."""
+    count = 0 if layer.running_mean is None else int(layer.running_mean.size)
+    for key in before(layer, mine):
+        for own in mine.rows(key, count):
+            for other_key in candidates(key, own.shape, theirs, used):
+                for other in theirs.rows(other_key, count):
+                    if own.shape == other.shape:
+                        fold = fold_of(own, mine.bias(key, count), layer, other, theirs.bias(other_key, count))
+                        if fold is not None:
+                            yield key, other_key, fold
+
+
+def before(layer: Held, weights: Weights) -> list[str]:
+    """Weights that may lie before a layer: the nearest ones in the file, going back; then all others."""
+    place = {key: number for number, key in enumerate(weights.checkpoint.tensors)}
+    at = min((place[key] for key in layer.keys.values() if key in place), default=len(place))
+    names = weights.names()
+    ahead = [key for key in names if place[key] < at][::-1]
+    near = ahead[:NEAR]
+    return near + [key for key in names if key not in near]
+
+
+def candidates(key: str, shape: tuple[int, ...], weights: Weights, used: set[str]) -> list[str]:
+    """The weight of the same name first; then those of the same size in the file's order."""
+    size = shape[0] * shape[1]
+    fitting = [name for name in weights.names() if name not in used and weights.checkpoint.tensors[name].size == size]
+    return sorted(fitting, key=lambda name: name != key)

@@ -1,0 +1,230 @@
+"""Is a model right? What its layers hold as it was handed over, and what they did in a short life that was made up."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bncheck.diagnosis.alone import judge_holding, judge_life, ordered
+from bncheck.finding import KINDS, Finding
+from bncheck.gate.shortfall import Shortfall
+from bncheck.life import Held, Holding, LayerLife, Life
+from bncheck.report.plain_text import plural
+from bncheck.run_folder.answer import MOST, Answer, Row
+from bncheck.run_folder.arrays import open_archive
+from bncheck.run_folder.folder import create_run_folder
+from bncheck.run_folder.lives import read_lives
+from bncheck.run_folder.results import Results, TargetResult
+from bncheck.session import Listener
+from bncheck.subjects.conclusion import conclude, results_of, slug_of
+from bncheck.subjects.interpreter import UsersPython
+from bncheck.subjects.played import batch_dependence, gaps, misfit, nonfinite
+
+if TYPE_CHECKING:
+    from bncheck.subjects.check import Asked
+
+COLUMNS = ("kind", "mode", "n", "moved", "gap", "verdict")
+# What a life of a few steps on made-up numbers, or on one batch, says of those numbers and not of the model.
+OF_THE_EXPERIMENT = ("few-updates", "never-updated", "update-count", "stale-state", "data-shift")
+# And what only the user's own data can show.
+OF_THE_DATA = ("cancellation", "value-count", "single-value", "normaliser-source", "train-eval-gap", "averaging")
+QUANTITIES = ("running_mean", "running_var", "gamma", "beta")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything that came back: what the model's process said, what it holds, what it lived through (None: nothing was
+    played)."""
+
+    said: Mapping[str, Any]
+    holding: Holding
+    life: Life | None
+
+
+def check_model(
+    asked: Asked, found: Mapping[str, Any], folder: Path, python: UsersPython, listener: Listener
+) -> tuple[Path, Results]:
+    """Judge what ``worker/subject`` recorded in ``folder``; (the run folder, what was found)."""
+    seen = read(asked.thing.text, found, folder)
+    findings = tuple(replace(item, case=slug_of(asked.thing.text)) for item in judge(seen))
+    answer = answer_of(asked.thing.text, seen, findings)
+    run = create_run_folder(asked.out)
+    if (folder / "watched").is_dir():
+        shutil.copytree(folder / "watched", run / "watched")
+    target = TargetResult(
+        name=seen.holding.name, slug=slug_of(seen.holding.name), backend="torch", version=str(found["torch"]),
+        python=str(python.path),
+    )  # fmt: skip
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    results = results_of(answer, findings, [target], asked.command, created)
+    conclude(run, answer, results, asked.bar, asked.formats, listener.say, missed(asked, seen))
+    return run, results
+
+
+def read(name: str, said: Mapping[str, Any], folder: Path) -> Seen:
+    lives = read_lives(folder)
+    return Seen(said=said, holding=holding_of(name, said, folder / "held.npz"), life=lives[0] if lives else None)
+
+
+def holding_of(name: str, said: Mapping[str, Any], path: Path) -> Holding:
+    archive = open_archive(path)
+    arrays: Mapping[str, Any] = {} if archive is None else {key: archive[key] for key in archive}
+    layers = [held_of(place, layer, arrays) for place, layer in enumerate(said["layers"])]
+    others = {str(key): tuple(shape) for key, shape in said["others"].items()}
+    short = name.replace("\\", "/").rpartition("/")[2]
+    return Holding(name=short, framework="torch", format="model", layers=tuple(layers), others=others)
+
+
+def held_of(place: int, layer: Mapping[str, Any], arrays: Mapping[str, Any]) -> Held:
+    found = {what: arrays[f"{place}/{what}"] for what in QUANTITIES if f"{place}/{what}" in arrays}
+    counter = arrays.get(f"{place}/counter")
+    there = [what for what in (*QUANTITIES, "counter") if f"{place}/{what}" in arrays]
+    path = "" if layer["name"] == layer["kind"] else f"{layer['name']}."
+    return Held(
+        layer=str(layer["name"]),
+        running_mean=flat(found.get("running_mean")),
+        running_var=flat(found.get("running_var")),
+        counter=float(counter.reshape(-1)[0]) if counter is not None and counter.size == 1 else None,
+        gamma=flat(found.get("gamma")),
+        beta=flat(found.get("beta")),
+        eps=layer["eps"],
+        momentum=layer["momentum"],
+        training=layer["training"],
+        dtypes={what: str(arrays[f"{place}/{what}/dtype"]) for what in there},
+        shapes={what: found[what].shape for what in found},
+        keys={what: path + str(arrays[f"{place}/{what}/key"]) for what in there},
+    )
+
+
+def flat(array: Any) -> Any:
+    return None if array is None else array.reshape(-1)
+
+
+# --------------------------------------------------------------------------------------------------- what it means
+
+
+def judge(seen: Seen) -> tuple[Finding, ...]:
+    """Findings about what it holds and what it lived through, gravest first; each cause once per layer."""
+    held = judge_holding(seen.holding)
+    known = {(item.cause, place) for item in held for place, _ in item.places}
+    lived = [
+        item
+        for item in (judge_life(seen.life) if seen.life is not None else ())
+        if of_the_model(item, seen) and not all((item.cause, place) in known for place, _ in item.places)
+    ]
+    own = [*misfit(seen.said, seen.holding.name), *nonfinite(seen.said, seen.holding.name, (*held, *lived))]
+    leaking = {place for item in (*held, *lived) if item.cause == "mode-leak" for place, _ in item.places}
+    own += batch_dependence(seen.said, seen.holding.name, leaking)
+    named = [replace(item, targets=(seen.holding.name,), scenario="check") for item in (*held, *lived, *own)]
+    return ordered(named)
+
+
+def of_the_model(item: Finding, seen: Seen) -> bool:
+    """Whether a finding of the life that was made up is about the model. What depends on the numbers that went in is not,
+    unless they are the user's; that a few steps are few, never."""
+    if item.cause in OF_THE_EXPERIMENT:
+        return False
+    return seen.said["input"]["from"] == "data" or item.cause not in OF_THE_DATA
+
+
+def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
+    if not seen.holding.layers:
+        return (
+            Shortfall(
+                f"{asked.thing.text} has no layer that normalises by running statistics",
+                "nothing is to be done if it is meant to have none",
+                "there is nothing to judge",
+            ),
+        )
+    if seen.life is None:
+        why = "; ".join(seen.said.get("remarks", ())) or "no normalising layer ran"
+        return (Shortfall(f"{asked.thing.text} was not played: {why}", "give a batch that it takes: --data batch.npz"),)
+    return ()
+
+
+# ------------------------------------------------------------------------------------------------------ the answer
+
+
+def answer_of(subject: str, seen: Seen, findings: Sequence[Finding]) -> Answer:
+    return Answer(
+        verb="check",
+        subject=subject,
+        headline=headline(seen, findings),
+        columns=COLUMNS,
+        rows=tuple(row_of(layer, seen, findings) for layer in seen.said["layers"][:MOST]),
+        notes=tuple(notes(seen)),
+    )
+
+
+def headline(seen: Seen, findings: Sequence[Finding]) -> str:
+    count = len(seen.holding.layers)
+    if not count:
+        return "It has no normalising layer."
+    telling = [item for item in findings if item.kind != "rounding"]
+    if telling:
+        more = len(telling) - 1
+        return telling[0].title.rstrip(".") + (f" (and {plural(more, 'more finding')})" if more else "") + "."
+    steps = int(seen.said.get("steps") or 0)
+    played = f", played in eval and through {plural(steps, 'training step')}" if steps else ", played in eval"
+    return f"{plural(count, 'normalising layer')}, nothing wrong{played if seen.life is not None else ''}."
+
+
+def row_of(layer: Mapping[str, Any], seen: Seen, findings: Sequence[Finding]) -> Row:
+    name = str(layer["name"])
+    own = [item for item in findings if name in {place for place, _ in item.places}]
+    worst = min(own, key=lambda item: KINDS.index(item.kind), default=None)
+    lived = next((each for each in seen.life.layers if each.name == name), None) if seen.life is not None else None
+    mode = {True: "train", False: "eval", None: "?"}[layer["training"]]
+    said = worst.cause if worst is not None else "in order" if lived is not None else "not run"
+    cells = (str(layer["kind"]), mode, n_of(lived), moved_of(lived, layer), gap_of(lived, seen), said)
+    return Row(layer=name[:1000], cells=cells, mark=worst.kind if worst is not None else "agrees" if lived else "")
+
+
+def n_of(lived: LayerLife | None) -> str:
+    sizes = [size for span in lived.spans for size in span.n if size >= 0] if lived is not None else []
+    return "–" if not sizes else f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,}–{max(sizes):,}"
+
+
+def moved_of(lived: LayerLife | None, layer: Mapping[str, Any]) -> str:
+    """How many of the forwards moved the statistics."""
+    if lived is None or not layer["tracks"]:
+        return "–"
+    looked = [span for span in lived.spans if span.moved is not None]
+    return f"{sum(span.moved or 0 for span in looked)} of {lived.forwards}" if looked else "–"
+
+
+def gap_of(lived: LayerLife | None, seen: Seen) -> str:
+    """How far the batch's own statistics lie from the running ones that eval uses, in standard deviations."""
+    gap = gaps(lived) if lived is not None and seen.said["input"]["from"] == "data" else math.nan
+    return "–" if not np.isfinite(gap) else f"{gap:.2g} σ"
+
+
+def notes(seen: Seen) -> list[str]:
+    given = seen.said["input"]
+    shapes = " and ".join(f"{each['dtype']} {'×'.join(map(str, each['shape']))}" for each in given["shapes"])
+    words = {"data": "Played on your data", "input": "Played on made-up numbers", "made": "Played on made-up numbers"}
+    said = [f"{words[given['from']]}: {shapes}."]
+    if given["from"] == "made":
+        said.append("No shape was given; this one fits its first layer. Yours: --input SHAPE, or --data batch.npz.")
+    if given["from"] != "data":
+        said.append("Made-up numbers do not show whether the statistics suit your data: give a batch with --data.")
+    if seen.said.get("steps"):
+        said.append(
+            f"Training was {plural(int(seen.said['steps']), 'step')} of plain gradient descent (learning rate 0.001) on "
+            "the mean of the squares of its outputs, in a process of its own: nothing of yours was changed."
+        )
+    loaded = seen.said.get("weights")
+    if loaded:
+        where = f", found in {loaded['inside']!r}" if loaded["inside"] else ""
+        bare = loaded["prefix"]
+        where += f"; {bare[1:]!r} was {'taken from' if bare.startswith('-') else 'put before'} its keys" if bare else ""
+        said.append(f"{loaded['loaded']} of {loaded['keys']} keys were loaded from {Path(loaded['path']).name}{where}.")
+    said += [str(remark) for remark in seen.said.get("remarks", ())]
+    return said + (list(seen.life.remarks) if seen.life is not None else [])

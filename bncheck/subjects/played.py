@@ -1,0 +1,137 @@
+"""Findings about a model that only playing it shows: weights that do not fit, eval that depends on the batch. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bncheck.finding import NONFINITE, Finding
+from bncheck.life import LayerLife
+from bncheck.report.plain_text import plural
+
+# Relative to a layer's largest value: float32 rounding through a deep network stays below the first, and what
+# normalises with the batch lies far above the second.
+SAME, OTHER = 1e-4, 1e-3
+SHOWN = 4
+
+
+def misfit(said: Mapping[str, Any], target: str) -> Iterator[Finding]:
+    """A checkpoint and a model whose states are not the same."""
+    loaded = said.get("weights")
+    if not loaded or not any(loaded["counts"]):
+        return
+    norms = tuple(str(layer["name"]) for layer in said["layers"])
+    lost = [key for key in loaded["missing"] if not key.endswith("num_batches_tracked")]
+    counters = len(loaded["missing"]) - len(lost)
+    wrong = [*lost, *loaded["misshaped"]]
+    statistics = [key for key in wrong if key.rpartition(".")[2] in ("running_mean", "running_var")]
+    parts = []
+    if loaded["misshaped"]:
+        key, (theirs, ours) = next(iter(loaded["misshaped"].items()))
+        parts.append(f"{plural(len(loaded['misshaped']), 'key')} of another shape ({key}: {theirs} for {ours})")
+    if lost:
+        parts.append(f"{plural(len(lost), 'key')} of the model that it lacks ({listed(lost)})")
+    if loaded["unexpected"]:
+        parts.append(f"{plural(len(loaded['unexpected']), 'key')} that the model does not have ({listed(loaded['unexpected'])})")
+    if not parts:
+        return  # counters alone: a file of PyTorch before 0.4.1
+    first = (statistics or wrong or loaded["unexpected"])[0]
+    layer = next((name for name in sorted(norms, key=len, reverse=True) if first.startswith(f"{name}.")), "")
+    consequence = "these keep what the model was built with" if wrong else "they were not used"
+    if statistics:
+        consequence = f"running statistics of {plural(len({key.rpartition('.')[0] for key in statistics}), 'layer')} " \
+            "stay as built, and eval normalises with them"  # fmt: skip
+    yield Finding(
+        code="BN115",
+        cause="state-mismatch",
+        kind="defect" if wrong else "hazard",
+        title=f"The weights do not fit the model: {'; '.join(parts)}. So {consequence}.",
+        targets=(target,),
+        scenario="check",
+        case="",
+        layer=layer,
+        quantity=first.rpartition(".")[2] if layer else "",
+        evidence={"missing": len(lost), "unexpected": len(loaded["unexpected"]), "misshaped": len(loaded["misshaped"]),
+                  "counters missing": counters},  # fmt: skip
+        advice="build the model that was saved, or rename the keys; load_state_dict(strict=True) refuses this file",
+    )
+
+
+def listed(keys: Sequence[str]) -> str:
+    rest = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(keys[:SHOWN]) + rest
+
+
+def nonfinite(said: Mapping[str, Any], target: str, others: Sequence[Finding]) -> Iterator[Finding]:
+    """NaN or Inf in what it gives in eval, unless a finding says where it comes from."""
+    bad = [each for each in said.get("output", ()) if each["bad"]]
+    if bad and not any(item.of_nan or item.kind == "defect" for item in others):
+        each = bad[0]
+        total = math.prod(each["shape"])
+        yield Finding(
+            code="BN301",
+            cause="poisoned-state",
+            kind="hazard",
+            title=f"In eval the model gives NaN or Inf: {each['bad']} of {total} values of {each['name']}.",
+            targets=(target,),
+            scenario="check",
+            case="",
+            quantity="output",
+            evidence={NONFINITE: "NaN or Inf", "values": each["bad"]},
+            advice="no normalising layer holds NaN; look at the other weights, and at the input",
+        )
+
+
+def batch_dependence(said: Mapping[str, Any], target: str, leaking: set[str]) -> Iterator[Finding]:
+    """In eval a sample's result depends on who else is in the batch: the first layer that makes it so."""
+    found = said.get("batches")
+    if not found:
+        return
+    kinds = {str(layer["name"]): str(layer["kind"]) for layer in said["layers"]}
+    for name, kind in kinds.items():
+        given, out = found["layers"].get(name, (0.0, 0.0))
+        if given > SAME or out < OTHER:
+            continue
+        if name not in leaking:
+            yield dependence(target, name, f"{name} (a {kind})", out, found)
+        return
+    given, out = found["layers"].get("", (0.0, 0.0))
+    inside = max((max(gap) for name, gap in found["layers"].items() if name), default=0.0)
+    if out >= OTHER and inside < SAME:
+        yield dependence(target, "", "Something behind its normalising layers", out, found)
+
+
+def dependence(target: str, layer: str, who: str, size: float, found: Mapping[str, Any]) -> Finding:
+    sizes = " and ".join(map(str, found["sizes"]))
+    much = "finite and not" if math.isinf(size) else f"by up to {size:.1%} of the largest value"
+    return Finding(
+        code="BN111",
+        cause="normaliser-source",
+        kind="hazard",
+        title=f"In eval {who} gives the same sample another output in another batch, {much}.",
+        targets=(target,),
+        scenario="check",
+        case="",
+        layer=layer,
+        quantity="output",
+        evidence={"samples": int(found["samples"]), "other batches": sizes, "relative difference": size},
+        advice="in eval, normalise with the running statistics: if not self.training, use running_mean and running_var",
+    )
+
+
+def gaps(lived: LayerLife) -> float:
+    """Root mean square, over channels, of how far the input's mean lies from the running mean, in units of what eval
+    divides by; of the first forward in eval that was kept. NaN where there is none."""
+    needed = [lived.get(word) for word in ("training", "input_mean", "mean_before", "var_before", "eps")]
+    if any(array is None for array in needed):
+        return math.nan
+    training, given, mean, var, eps = (np.asarray(array) for array in needed)
+    rows = np.flatnonzero(training == 0)
+    if not rows.size:
+        return math.nan
+    row = rows[0]
+    with np.errstate(all="ignore"):
+        return float(np.sqrt(np.mean((given[row] - mean[row]) ** 2 / (var[row] + np.nan_to_num(eps[row])))))

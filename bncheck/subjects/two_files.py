@@ -1,0 +1,235 @@
+"""Two checkpoints side by side: what their normalising layers hold, and whether one is the other folded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bncheck.checkpoints.normalisers import plain_name
+from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
+from bncheck.checkpoints.tensor import WIDTHS, Tensor
+from bncheck.diagnosis.held.likeness import QUANTITIES, Pair, alike, compared
+from bncheck.diagnosis.held.matching import Matching, match
+from bncheck.diagnosis.held.naming import name_differences
+from bncheck.diagnosis.held.reading import Others, Sides
+from bncheck.errors import UsageError
+from bncheck.finding import KINDS, Finding
+from bncheck.gate.shortfall import Shortfall
+from bncheck.report.plain_text import plural
+from bncheck.run_folder.answer import Answer, Row
+from bncheck.run_folder.folder import create_run_folder
+from bncheck.run_folder.results import Results, TargetResult
+from bncheck.session import Listener
+from bncheck.subjects.checkpoint import span
+from bncheck.subjects.conclusion import conclude, results_of, slug_of
+from bncheck.subjects.folded import Folded, folded_layers
+from bncheck.subjects.sides import AskedDiff, Side, names_of
+
+COLUMNS = ("channels", "running mean", "running variance", "gamma", "beta", "counter", "verdict")
+HOW = {
+    "name": "Layers were matched by name.",
+    "weights": "Layers were matched by what they hold: their names differ.",
+    "order": "Layers were matched by order and width: neither names nor weights tell which belongs to which.",
+}
+# Bytes of other tensors that are read to say whether they are equal.
+MOST_OTHERS = 2**31
+
+
+def compare_files(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
+    """Read, compare and write down; (the run folder, what was found)."""
+    for word, value in (("--input", asked.inputs), ("--weights", asked.weights), ("--data", asked.data)):
+        if value:
+            raise UsageError(f"{word} is for models; {asked.a.text} and {asked.b.text} are files.", f"leave out {word}")
+    names = names_of(asked.a, asked.b)
+    one, two = chosen(asked.a, asked.b)
+    answer, findings, missed = side_by_side(one, two, names)
+    targets = [target_of(name, each) for name, each in zip(names, (one, two), strict=True)]
+    run = create_run_folder(asked.out)
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    results = results_of(answer, findings, targets, asked.command, created)
+    conclude(run, answer, results, asked.bar, asked.formats, listener.say, missed)
+    return run, results
+
+
+def target_of(name: str, checkpoint: Checkpoint) -> TargetResult:
+    holding = checkpoint.holding
+    said = {"format": holding.format}
+    return TargetResult(name=name, slug=slug_of(name), backend=holding.framework, device="", environment=said)
+
+
+def chosen(a: Side, b: Side) -> tuple[Checkpoint, Checkpoint]:
+    """The state of each file that is meant: the one that is named, the only one, or the one at the same place in both.
+    UsageError with the names where that does not tell."""
+    states = [states_of(side) for side in (a, b)]
+    if all(len(each) == 1 for each in states):
+        return states[0][0], states[1][0]
+    shared = [(x, y) for x in states[0] for y in states[1] if x.path == y.path and len(states[0]) == len(states[1])]
+    if len(shared) == 1:
+        return shared[0]
+    for side, held in zip((a, b), states, strict=True):
+        if len(held) > 1:
+            listed = " or ".join(f"{side.path}:{each.path}" for each in held)
+            raise UsageError(f"{side.path} holds {len(held)} states: which is meant?", f"name it: {listed}")
+    raise AssertionError("one of the two holds several")
+
+
+def states_of(side: Side) -> list[Checkpoint]:
+    assert side.path is not None
+    found = list(read_checkpoint(side.path))
+    if not side.state:
+        return found
+    named = [each for each in found if each.path == side.state]
+    if not named:
+        listed = ", ".join(each.path or "(the file itself)" for each in found)
+        raise UsageError(f"{side.path} holds no state {side.state!r}.", f"it holds: {listed}")
+    return named
+
+
+def side_by_side(
+    one: Checkpoint, two: Checkpoint, names: tuple[str, str]
+) -> tuple[Answer, list[Finding], tuple[Shortfall, ...]]:
+    """(the answer, findings, what could not be compared) of two states."""
+    subject = f"{names[0]} against {names[1]}"
+    matching = match(one.holding, two.holding)
+    pairs = [compared(a, b) for a, b in matching.pairs]
+    folded = folded_layers(one, two, matching)
+    matching = replace(matching, only_a=folded.left_a, only_b=folded.left_b)
+    sides = Sides(
+        a=names[0],
+        b=names[1],
+        framework_a=one.holding.framework,
+        framework_b=two.holding.framework,
+        others=None if folded.layers else others(one, two),
+        case=slug_of(subject),
+    )
+    findings = [*folded.findings(sides), *name_differences(sides, pairs, matching)]
+    findings.sort(key=lambda found: KINDS.index(found.kind))
+    compared_any = bool(pairs or folded.layers)
+    missed = () if compared_any else (nothing(one, two, names),)
+    answer = Answer(
+        verb="diff",
+        subject=subject,
+        headline=headline(pairs, folded, findings, sides, compared_any),
+        columns=COLUMNS,
+        rows=tuple(rows(pairs, folded, matching, findings, sides)),
+        notes=tuple(notes(one, two, matching, pairs, sides)),
+    )
+    return answer, findings, missed
+
+
+def others(one: Checkpoint, two: Checkpoint) -> Others | None:
+    """How tensors of the same name that are no normaliser's compare. None where there are none, or more than is read
+    for that."""
+    names = {plain_name(key): key for key in two.holding.others if key in two.tensors}
+    shared = [
+        (key, names[bare]) for key in one.holding.others if (bare := plain_name(key)) in names and key in one.tensors
+    ]
+    if not shared or sum(one.tensors[key].size for key, _ in shared) * 8 > MOST_OTHERS:
+        return None
+    apart = [key for key, other in shared if not same_tensor(one.tensors[key], two.tensors[other])]
+    return Others(same=len(shared) - len(apart), different=tuple(apart))
+
+
+def same_tensor(a: Tensor, b: Tensor) -> bool:
+    """Up to rounding, where both are numbers that bncheck reads; by shape alone else (eight bits, four bits)."""
+    if a.shape != b.shape:
+        return False
+    if not {a.dtype, b.dtype} <= WIDTHS.keys():
+        return a.dtype == b.dtype
+    one, two = a.read(), b.read()
+    if one.dtype.kind not in "fiub" or two.dtype.kind not in "fiub" or np.array_equal(one, two):
+        return bool(np.array_equal(one, two))
+    return alike(one, two, a.dtype, b.dtype).same
+
+
+def nothing(one: Checkpoint, two: Checkpoint, names: tuple[str, str]) -> Shortfall:
+    counts = [len(each.holding.layers) for each in (one, two)]
+    if not any(counts):
+        said = f"neither {names[0]} nor {names[1]} holds BatchNorm"
+    elif not all(counts):
+        has, lacks = (0, 1) if counts[0] else (1, 0)
+        said = f"{names[lacks]} holds no BatchNorm, and its weights are not those of {names[has]} folded"
+    else:
+        said = f"no layer of {names[0]} belongs to one of {names[1]}: neither names, nor weights, nor widths"
+    return Shortfall(
+        f"Nothing was compared: {said}", "name two files of one model, or of its export", "nothing was compared"
+    )
+
+
+# --------------------------------------------------------------------------------------------------- in words
+
+
+def headline(
+    pairs: Sequence[Pair], folded: Folded, findings: Sequence[Finding], sides: Sides, compared_any: bool
+) -> str:
+    if not compared_any:
+        return "Nothing was compared."
+    grave = [found for found in findings if found.kind != "rounding"]
+    if grave:
+        more = len(grave) - 1
+        return grave[0].title + (f" And {plural(more, 'more finding')}." if more else "")
+    rounding = any(found.kind == "rounding" for found in findings)
+    count = len(pairs) + len(folded.layers)
+    how = "equal up to rounding" if rounding or folded.layers else "equal to the bit"
+    words = f"{sides.a} and {sides.b} are {how}: {plural(count, 'BatchNorm layer')}"
+    words += f", {len(folded.layers)} of them folded into convolutions" if folded.layers else ""
+    return words + "."
+
+
+def notes(one: Checkpoint, two: Checkpoint, matching: Matching, pairs: Sequence[Pair], sides: Sides) -> list[str]:
+    said = [HOW[matching.how]] if pairs else []
+    formats = [each.holding.format for each in (one, two)]
+    said.append(f"Read as {formats[0]} and {formats[1]}, without any framework; nothing in the files was executed.")
+    if sides.others is not None:
+        same, apart = sides.others.same, len(sides.others.different)
+        said.append(f"Of the other tensors of the same name {same} are equal, {apart} differ.")
+    if any(pair.a.eps is None or pair.b.eps is None for pair in pairs):
+        said.append("eps and momentum are not compared where a file does not say them: weights alone do not.")
+    for each in (one, two):
+        said += each.holding.remarks[:10]
+    return said
+
+
+def rows(
+    pairs: Sequence[Pair], folded: Folded, matching: Matching, findings: Sequence[Finding], sides: Sides
+) -> list[Row]:
+    found = [row_of(pair, findings) for pair in pairs]
+    found += [folded.row(layer, len(COLUMNS)) for layer in folded.layers]
+    for name, layers in ((sides.a, matching.only_a), (sides.b, matching.only_b)):
+        for layer in layers:
+            cells = (str(0 if layer.running_mean is None else layer.running_mean.size), span(layer.running_mean))
+            blank = ("",) * (len(COLUMNS) - 3 - len(cells) + 1)
+            words = (*cells, span(layer.running_var), *blank, f"only in {name}")
+            found.append(Row(layer=layer.layer[:1000], cells=words, mark="hazard"))
+    return found
+
+
+def row_of(pair: Pair, findings: Sequence[Finding]) -> Row:
+    own = [found for found in findings if pair.name in {layer for layer, _ in found.places}]
+    worst = min(own, key=lambda found: KINDS.index(found.kind), default=None)
+    name = pair.a.layer if pair.a.layer == pair.b.layer else f"{pair.a.layer} ↔ {pair.b.layer}"
+    size = 0 if pair.a.running_mean is None else pair.a.running_mean.size
+    cells = (str(size), *(cell(pair, what) for what in (*QUANTITIES, "counter")), worst.cause if worst else "equal")
+    mark = "agrees" if worst is None or worst.kind == "rounding" else worst.kind
+    return Row(layer=name[:1000], cells=cells, mark=mark)
+
+
+def cell(pair: Pair, what: str) -> str:
+    found = pair.quantities.get(what)
+    if found is None:
+        return ""
+    if what == "counter":
+        return f"{pair.a.counter:g}" if found.same else f"{pair.a.counter:g} / {pair.b.counter:g}"
+    words = {
+        "equal": "equal",
+        "rounding": "rounding",
+        "narrowed": f"equal in {found.detail}",
+        "missing": f"only in {'B' if found.detail == 'a' else 'A'}",
+        "width": "other width",
+        "nonfinite": "NaN or Inf",
+    }
+    return words.get(found.word, f"{found.size:.3g} apart")

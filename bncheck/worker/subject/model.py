@@ -1,0 +1,277 @@
+"""A model of the user's, as it was handed over and through a short life: eval, eval in other batches, training, eval.
+
+Loaded by run.py by path; Python 3.7 syntax. What its layers hold goes to ``held.npz``, what they live through to
+``watched/`` (worker/watching), the rest into the answer. The process ends afterwards: nothing of the user's is changed.
+"""
+
+import os
+import time
+
+import numpy as np
+
+LEARNING_RATE = 1e-3
+PARTS = (1, 3)  # sizes of the other batches
+RANDOM = 1e-5  # relative difference of two runs from which on a layer's output is random, in eval too
+
+
+def play(torch, part, failed, job, thing, folder):
+    custom, watching = part("torch_side", "custom"), part("torch_side", "watching")
+    inputs = part("subject", "inputs")
+    net = thing.module
+    norms = normalisers(torch, net, watching)
+    loaded = None
+    modes = {name: module.training for name, module in net.named_modules()}
+    if job["weights"]:
+        loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"])
+    hold(torch, folder, norms, watching)
+    batch, how = inputs.choose(torch, custom, failed, net, job, norms)
+    found = {
+        "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
+        "layers": [describe(name, module, modes.get(name)) for name, module in norms.items()],
+        "training": bool(modes.get("", True)), "others": others(net, norms),
+    }  # fmt: skip
+    if norms:
+        found.update(live(torch, part, job, net, norms, batch, folder))
+    return found
+
+
+def normalisers(torch, net, watching):
+    """{path: module} of every layer that normalises by statistics that it keeps."""
+    builtin = watching.builtin_classes(torch)
+    found = {}
+    for name, module in net.named_modules():
+        if isinstance(module, builtin) or watching.words_of(module):
+            found[name or type(module).__name__] = module
+    return found
+
+
+def describe(name, module, training):
+    return {
+        "name": name, "kind": type(module).__name__, "training": training,
+        "own": not type(module).__module__.startswith("torch."),
+        "eps": number(getattr(module, "eps", None)), "momentum": number(getattr(module, "momentum", None)),
+        "cumulative": hasattr(module, "momentum") and module.momentum is None,
+        "tracks": getattr(module, "track_running_stats", True) is not False,
+    }  # fmt: skip
+
+
+def number(value):
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def others(net, norms):
+    """{key: shape} of everything else in the state dict."""
+    own = tuple(name + "." for name in norms)
+    return {
+        key: list(value.shape)
+        for key, value in net.state_dict().items()
+        if hasattr(value, "shape") and not key.startswith(own)
+    }
+
+
+def hold(torch, folder, norms, watching):
+    """``held.npz``: ``<layer number>/<quantity>``, widened where NumPy has no such type; ``…/shape`` and dtype too."""
+    arrays = {}
+    builtin = watching.builtin_classes(torch)
+    usual = {"mean": "running_mean", "var": "running_var", "counter": "num_batches_tracked", "gamma": "weight",
+             "beta": "bias"}  # fmt: skip
+    words = {"mean": "running_mean", "var": "running_var", "counter": "counter", "gamma": "gamma", "beta": "beta"}
+    for place, module in enumerate(norms.values()):
+        names = usual if isinstance(module, builtin) else watching.words_of(module)
+        for word, quantity in words.items():
+            value = getattr(module, names[word], None) if names.get(word) else None
+            if not hasattr(value, "detach") or type(value).__name__.startswith("Uninitialized"):
+                continue
+            data = value.detach().cpu()
+            kept = data.float() if str(data.dtype) in ("torch.bfloat16", "torch.float16") else data
+            arrays["%d/%s" % (place, quantity)] = kept.numpy()
+            arrays["%d/%s/dtype" % (place, quantity)] = np.array(str(data.dtype).replace("torch.", ""))
+            arrays["%d/%s/key" % (place, quantity)] = np.array(names[word])
+    np.savez(os.path.join(folder, "held.npz"), **arrays)
+
+
+# ------------------------------------------------------------------------------------------------------- its life
+
+
+def live(torch, part, job, net, norms, batch, folder):
+    """Play it, recorded; what could not be played is said, and is no fault of the model's."""
+    found = {"remarks": []}
+    recorder = part("watching", "recorder").Recorder({"folder": os.path.join(folder, "watched"), "keep": "all"})
+    part("torch_side", "watching").install(torch, recorder, lambda name: part("torch_side", name))
+    phases = [("eval", lambda: evaluate(torch, net, batch))]
+    if job["steps"]:
+        phases.append(("training", lambda: train(torch, net, batch, job["steps"], recorder)))
+        phases.append(("eval after training", lambda: evaluate(torch, net, batch)))
+    outputs = {}
+    for name, action in phases:
+        recorder.happen("phase", name=name)
+        began = time.perf_counter()
+        try:
+            outputs[name] = action()
+        except (Exception, SystemExit) as error:
+            found["remarks"].append("%s was not played: %s" % (name, raised(part, error, job)))
+            if name == "training":
+                break
+        found.setdefault("seconds", {})[name] = time.perf_counter() - began
+    recorder.stop()
+    if "eval" in outputs:
+        found["output"] = outputs["eval"]
+        try:
+            found["batches"] = in_batches(torch, net, norms, batch)
+        except (Exception, SystemExit) as error:
+            found["remarks"].append("eval in other batches was not played: %s" % raised(part, error, job))
+    found["steps"] = job["steps"] if "training" in outputs else 0
+    found["loss"] = outputs.get("training")
+    return found
+
+
+def raised(part, error, job):
+    custom = part("torch_side", "custom")
+    return "%s%s" % (custom.said(error).split("\n")[0][:400], custom.line_in(job["module"], error))
+
+
+def evaluate(torch, net, batch):
+    """The shapes and non-finite values of what it gives in eval."""
+    net.eval()
+    with torch.no_grad():
+        out = call(net, batch)
+    tensors = leaves(torch, out)
+    return [
+        {"name": name, "shape": list(each.shape), "bad": int((~torch.isfinite(each)).sum())}
+        for name, each in tensors.items()
+        if each.is_floating_point()
+    ]
+
+
+def train(torch, net, batch, steps, recorder):
+    """Steps of plain gradient descent on the mean of the squares of all its outputs; returns the losses.
+
+    By hand: making a torch.optim.SGD imports torch._dynamo, which takes as long as torch itself."""
+    net.train()
+    parameters = [each for each in net.parameters() if each.requires_grad]
+    losses = []
+    for _ in range(steps):
+        for each in parameters:
+            each.grad = None
+        with torch.set_grad_enabled(bool(parameters)):
+            tensors = [each for each in leaves(torch, call(net, batch)).values() if each.is_floating_point()]
+        loss = sum((each.float() ** 2).mean() for each in tensors)
+        losses.append(float(loss.detach()) if hasattr(loss, "detach") else float(loss))
+        if getattr(loss, "requires_grad", False):
+            loss.backward()
+        with torch.no_grad():
+            for each in parameters:
+                if each.grad is not None:
+                    each -= LEARNING_RATE * each.grad
+        recorder.stepped()
+    return losses
+
+
+def call(net, batch):
+    args, keywords = batch
+    return net(*args, **keywords)
+
+
+def leaves(torch, out, name="", found=None, depth=0):
+    """{dotted name: tensor} of everything in an output: keys of dicts, places of tuples, fields of objects."""
+    found = {} if found is None else found
+    if isinstance(out, torch.Tensor):
+        found[name or "output"] = out
+        return found
+    if depth > 8 or out is None or isinstance(out, (str, bytes, int, float, complex, torch.nn.Module)):
+        return found
+    if hasattr(out, "items"):
+        items = list(out.items())
+    elif isinstance(out, (tuple, list)):
+        items = list(zip(getattr(out, "_fields", None) or range(len(out)), out))
+    else:
+        fields = getattr(out, "__dataclass_fields__", None) or getattr(out, "__dict__", {})
+        items = [(field, getattr(out, field, None)) for field in fields]
+    for key, value in items:
+        leaves(torch, value, "%s.%s" % (name, key) if name else str(key), found, depth + 1)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------- other batches
+
+
+def in_batches(torch, net, norms, batch):
+    """How far each layer's input and output in eval depend on who else is in the batch: largest difference over the
+    largest value, between all samples at once and the first of them in batches of 1 and 3."""
+    size = samples_of(torch, batch)
+    if size < 2:
+        return None
+    net.eval()
+    whole, again = (tapped(torch, net, norms, batch) for _ in range(2))
+    whole = {name: each for name, each in whole.items() if name in again and gap(each[1], again[name][1]) < RANDOM}
+    found = {}
+    for part in [part for part in PARTS if part < size]:
+        less = tapped(torch, net, norms, cut(torch, batch, part, size))
+        for name, (given, out, shape) in whole.items():
+            if name not in less or shape[0] != size or less[name][2][0] != part:
+                continue
+            gaps = [gap(one[:part], two) for one, two in zip((given, out), less[name][:2])]
+            kept = found.setdefault(name, [0.0, 0.0])
+            found[name] = [worse(one, two) for one, two in zip(kept, gaps)]
+    return {"sizes": [part for part in PARTS if part < size], "samples": size, "layers": found}
+
+
+def samples_of(torch, batch):
+    sizes = {len(each) for each in leaves(torch, batch).values() if each.dim()}
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
+def cut(torch, batch, count, size):
+    def less(value):
+        if isinstance(value, torch.Tensor):
+            return value[:count] if value.dim() and len(value) == size else value
+        if isinstance(value, dict):
+            return {key: less(each) for key, each in value.items()}
+        if isinstance(value, (tuple, list)):
+            return type(value)(less(each) for each in value)
+        return value
+
+    return less(batch[0]), less(batch[1])
+
+
+def tapped(torch, net, norms, batch):
+    """{layer: (input, output, shape)} of its first call in one eval forward; "" is the model's own output."""
+    seen, hooks = {}, []
+
+    def keeping(name):
+        def hook(module, given, out):
+            if name not in seen and given and isinstance(out, torch.Tensor) and isinstance(given[0], torch.Tensor):
+                if out.dim():
+                    seen[name] = (given[0].detach().clone(), out.detach().clone(), tuple(out.shape))
+
+        return hook
+
+    for name, module in norms.items():
+        hooks.append(module.register_forward_hook(keeping(name)))
+    try:
+        with torch.no_grad():
+            out = call(net, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, each in leaves(torch, out).items():
+        if each.is_floating_point() and each.dim():
+            seen[""] = (each, each, tuple(each.shape))
+            break
+    return seen
+
+
+def gap(one, two):
+    """Largest difference, relative to the largest value; infinite where one side alone is not finite."""
+    if one.shape != two.shape or not one.numel():
+        return 0.0
+    one, two = one.double(), two.double()
+    fine = bool((one == one).all()) and bool((two == two).all())
+    if not fine:
+        return 0.0 if bool(((one == one) == (two == two)).all()) else float("inf")
+    largest = float(one.abs().max())
+    return float((one - two).abs().max()) / largest if largest else float((one - two).abs().max() > 0)
+
+
+def worse(one, two):
+    return max(one, two)

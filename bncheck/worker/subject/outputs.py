@@ -1,0 +1,178 @@
+"""What a model of the user's gives on one batch, as it is meant and as it may have been exported by mistake.
+
+Loaded by run.py by path; Python 3.7 syntax. ``state.npz`` holds its state, ``held.npz`` what its normalising layers
+hold (model.py), ``outputs.npz``:
+
+    ``input/<k>``             what went in, in the order of forward's arguments
+    ``<candidate>/<k>``       outputs, in order: "eval", "train" (all layers), "batch" (normalising layers alone in
+                              training mode), "start" (eval with mean 0 and variance 1), "eps <value>" (eval with it)
+    ``eval64/<k>``, …         the same in float64, where the model can be: how far its own rounding goes
+    ``nudged/<k>``            eval with an input that is off by a rounding
+    ``tap/<name>``            eval: what each normalising layer gives, in the order in which they ran
+"""
+
+import os
+
+import numpy as np
+
+EPS = (1e-5, 1e-3, 1e-6, 1e-4, 1e-2)
+LARGEST = 1 << 26  # numbers of an output that are kept
+
+
+def play(torch, part, failed, job, thing, folder):
+    custom, watching = part("torch_side", "custom"), part("torch_side", "watching")
+    model, inputs = part("subject", "model"), part("subject", "inputs")
+    net = thing.module
+    norms = model.normalisers(torch, net, watching)
+    modes = {name: module.training for name, module in net.named_modules()}
+    loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"]) if job["weights"] else None
+    model.hold(torch, folder, norms, watching)
+    state = {key: plain(value) for key, value in net.state_dict().items() if hasattr(value, "detach")}
+    np.savez(os.path.join(folder, "state.npz"), **{key: value for key, value in state.items() if value is not None})
+    batch, how = inputs.choose(torch, custom, failed, net, job, norms)
+    found = {
+        "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
+        "layers": [model.describe(name, module, modes.get(name)) for name, module in norms.items()],
+        "others": model.others(net, norms), "remarks": [],
+    }  # fmt: skip
+    arrays = {"input/%d" % place: plain(each) for place, each in enumerate(model.leaves(torch, batch).values())}
+    every = Candidates(torch, model, net, norms, batch)
+    for name, action in every.actions():
+        try:
+            with torch.no_grad():
+                given = action()
+        except (Exception, SystemExit) as error:
+            if name == "eval":
+                raise failed("its eval forward failed: %s" % model.raised(part, error, job), "give a batch that it takes: "
+                             "--data batch.npz, or --input SHAPE")  # fmt: skip
+            continue  # a candidate that cannot be played is none
+        arrays.update(("%s/%d" % (name, place), each) for place, each in enumerate(given))
+    arrays.update(every.taps)
+    np.savez(os.path.join(folder, "outputs.npz"), **arrays)
+    return found
+
+
+def plain(tensor):
+    """A NumPy array; None for what NumPy has no type for and no wider one."""
+    data = tensor.detach().cpu()
+    if str(data.dtype) in ("torch.bfloat16", "torch.float16"):
+        data = data.float()
+    try:
+        return data.numpy().copy()
+    except TypeError:
+        return None
+
+
+class Candidates:
+    """The ways to run it. Each puts back what it changed; float64 comes last, and stays."""
+
+    def __init__(self, torch, model, net, norms, batch):
+        self.torch, self.model, self.net, self.norms, self.batch = torch, model, net, norms, batch
+        self.taps = {}
+
+    def actions(self):
+        yield "eval", self.tapped
+        yield "nudged", self.nudged
+        yield "train", lambda: self.moded(lambda: self.net.train())
+        yield "batch", lambda: self.moded(self.norms_alone)
+        yield "start", self.started
+        for eps in EPS:
+            if any(self.eps(module) not in (None, eps) for module in self.norms.values()):
+                yield "eps %g" % eps, lambda eps=eps: self.with_eps(eps)
+        yield "eval64", lambda: self.wide(lambda: self.net.eval())
+        yield "train64", lambda: self.wide(lambda: self.net.train())
+
+    def run(self, batch=None):
+        self.torch.manual_seed(0)
+        out = self.model.leaves(self.torch, self.model.call(self.net, batch or self.batch)).values()
+        return [plain(each) for each in out if each.is_floating_point() and each.numel() <= LARGEST]
+
+    def tapped(self):
+        hooks = []
+
+        def keeping(name):
+            def hook(module, given, out):
+                if hasattr(out, "detach") and "tap/%s" % name not in self.taps and out.numel() <= LARGEST:
+                    self.taps["tap/%s" % name] = plain(out)
+
+            return hook
+
+        self.net.eval()
+        for name, module in self.norms.items():
+            hooks.append(module.register_forward_hook(keeping(name)))
+        try:
+            return self.run()
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def nudged(self):
+        self.net.eval()
+
+        def nudge(value):
+            if hasattr(value, "is_floating_point") and value.is_floating_point():
+                noise = self.torch.rand(value.shape, generator=self.torch.Generator().manual_seed(1)).to(value.dtype)
+                return value * (1 + 2.0**-22 * (noise - 0.5))
+            return value
+
+        return self.run((tuple(map(nudge, self.batch[0])), {key: nudge(each) for key, each in self.batch[1].items()}))
+
+    def kept(self):
+        return {key: value.detach().clone() for key, value in self.net.state_dict().items() if hasattr(value, "detach")}
+
+    def moded(self, switch):
+        held = self.kept()
+        self.net.eval()
+        switch()
+        try:
+            return self.run()
+        finally:
+            self.net.load_state_dict(held, strict=False)
+            self.net.eval()
+
+    def norms_alone(self):
+        for module in self.norms.values():
+            module.train()
+
+    def started(self):
+        held = self.kept()
+        self.net.eval()
+        for module in self.norms.values():
+            if getattr(module, "running_mean", None) is None or getattr(module, "running_var", None) is None:
+                raise ValueError("a layer under other names")
+            module.running_mean.zero_()
+            module.running_var.fill_(1)
+        try:
+            return self.run()
+        finally:
+            self.net.load_state_dict(held, strict=False)
+
+    def eps(self, module):
+        value = getattr(module, "eps", None)
+        return float(value) if isinstance(value, (int, float)) else None
+
+    def with_eps(self, eps):
+        self.net.eval()
+        own = {name: module.eps for name, module in self.norms.items() if self.eps(module) is not None}
+        for name in own:
+            self.norms[name].eps = eps
+        try:
+            return self.run()
+        finally:
+            for name, value in own.items():
+                self.norms[name].eps = value
+
+    def wide(self, switch):
+        def double(value):
+            return value.double() if hasattr(value, "is_floating_point") and value.is_floating_point() else value
+
+        self.net.double()
+        held = self.kept()
+        self.net.eval()
+        switch()
+        try:
+            return self.run(
+                (tuple(map(double, self.batch[0])), {key: double(each) for key, each in self.batch[1].items()})
+            )
+        finally:
+            self.net.load_state_dict(held, strict=False)
