@@ -41,6 +41,8 @@ class Layer:
             for name in (self.rows[0] if self.rows else ())
         }
         plain = [{key: value for key, value in span.items() if key not in ("at", "within")} for span in self.spans]
+        if not self.more.get("tracks", True):  # nobody looked whether anything moved
+            plain = [{**span, "moved": None} for span in plain]
         known = {"names": (self.name,), "registered": True, "trainable": self.trainable, **self.more}
         return LayerLife(
             name=self.name, kind=known.pop("kind", "BatchNorm2d"), channels=CHANNELS, moments=moments,

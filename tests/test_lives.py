@@ -107,6 +107,22 @@ def freeze_undone_by_train() -> Program:
     return program
 
 
+def freeze_undone_by_the_way_back_from_an_evaluation() -> Program:
+    program = Program(*TWO, mean=np.ones(CHANNELS))
+    program.forward()
+    program.mode(False, Where("freeze.py", 5, "freeze"), ["bn1"], module="BatchNorm2d")
+    epochs_of_one_freeze(program)
+    return program
+
+
+def epochs_of_one_freeze(program: Program) -> None:
+    program.train(20)
+    program.mode(False, VALIDATE)
+    program.evaluate()
+    program.mode(True, Where("loop.py", 30, "fit"))
+    program.train(20)
+
+
 def freeze_before_the_first_forward_undone() -> Program:
     program = Program(*TWO, mean=np.ones(CHANNELS))
     program.tell("eval", Where("freeze.py", 5, "freeze"), module="BatchNorm2d")
@@ -298,7 +314,9 @@ def stalled() -> Program:
         (frozen_by_requires_grad_later, "mode-leak", "hazard", "bn1 and bn2", "move on in training mode, for 20"),
         (freeze_undone_by_train, "mode-leak", "hazard", "bn1",
          "freeze() at freeze.py:5 put it into eval, and train() of the whole model (fit() at loop.py:30) put it back. "
-         "The statistics moved in 20 forwards"),
+         "The statistics moved for 20 optimiser steps"),
+        (freeze_undone_by_the_way_back_from_an_evaluation, "mode-leak", "hazard", "bn1",
+         "The freeze of bn1 does not hold"),
         (freeze_before_the_first_forward_undone, "mode-leak", "hazard", "bn1 and bn2", "(fit() at loop.py:30) put"),
         (recomputed, "update-count", "hazard", "bn2",
          "a second time: 10 forwards inside a backward took the same batch in again (checkpointing, main() at "
@@ -400,6 +418,32 @@ def frozen_later_layer_by_layer() -> Program:
     program.train(20)
     for name in TWO:
         program.mode(False, Where("freeze.py", 5, "freeze"), [name], module="BatchNorm2d")
+    program.train(20)
+    return program
+
+
+def thawed_on_purpose() -> Program:
+    """A head is trained first, then everything: gamma and beta are thawed with the statistics."""
+    program = Program(*TWO, mean=np.ones(CHANNELS))
+    program.forward()
+    program["bn1"].trainable = False
+    program.tell("requires_grad", None, ["bn1"], value=False)
+    program.mode(False, Where("freeze.py", 5, "freeze"), ["bn1"], module="BatchNorm2d")
+    program.train(20)
+    program["bn1"].trainable = True
+    program.mode(True)
+    program.tell("requires_grad", None, ["bn1"], value=True)
+    program.train(20)
+    return program
+
+
+def thawed_by_a_train_of_its_own() -> Program:
+    """Statistics stand for a warm-up; nobody evaluated in between."""
+    program = Program(*TWO, mean=np.ones(CHANNELS))
+    program.forward()
+    program.mode(False, Where("freeze.py", 5, "freeze"), ["bn1"], module="BatchNorm2d")
+    program.train(20)
+    program.mode(True)
     program.train(20)
     return program
 
@@ -563,7 +607,8 @@ def siamese() -> Program:
 
 HEALTHY = [
     plain, evaluated_without_no_grad, frozen_from_the_start, frozen_for_good, frozen_anew_in_each_epoch,
-    frozen_later_layer_by_layer, features_of_a_trained_network, attacked, generative, accumulated,
+    frozen_later_layer_by_layer, thawed_on_purpose, thawed_by_a_train_of_its_own,
+    features_of_a_trained_network, attacked, generative, accumulated,
     checkpointed_in_turn, statistics_estimated_anew, precise, teacher, averaged_copy_with_buffers,
     loaded_without_statistics_and_trained, inference, tried_before_training, bad_batch_in_eval,
     discriminator_frozen_in_turn, siamese,

@@ -7,6 +7,7 @@ import pytest
 from made_lives import PLANTED, Data, Layer, Rules, drawn, evaluate, healthy, life_of, lives, planted, thinned, train
 
 from bncheck.diagnosis.alone import judge_life
+from bncheck.diagnosis.lived.evaluation import gaps
 from bncheck.diagnosis.lived.judged import lived
 from bncheck.life import Life
 
@@ -155,6 +156,21 @@ def test_parts_add_up_to_the_gap() -> None:
 def test_parts_add_up_to_the_gap_in_a_thousand_lives() -> None:
     for number in range(1000):
         adds_up(np.random.default_rng([3, number]))
+
+
+def test_every_evaluation_has_its_gap_and_its_own_chance() -> None:
+    layer = Layer(4)
+    data = steady()
+    train(layer, data, 60, 256)
+    evaluate(layer, data, 20, 4)
+    life = life_of(layer)
+    (found,) = lived(life)
+    every = gaps(life, found.record, found.conduct)
+    assert [index for index, _ in every] == list(range(60, 80))
+    for _, gap in every:
+        assert sum(gap.parts.values()) == pytest.approx(gap.size, rel=1e-9)
+    # Batches of 4 are off by about sqrt(1.5 / 4) by chance, and by nothing else.
+    assert np.mean([gap.share("sampling") for _, gap in every]) > 0.8
 
 
 def adds_up(rng: np.random.Generator) -> None:

@@ -13,7 +13,7 @@ optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
 net.train()
 for x, _ in batches(100):
     optimiser.zero_grad()
-    real, generated = net(x), net(0.2 * torch.randn_like(x) - 3)  # the fault
+    real, generated = net(x), net(0.2 * torch.randn_like(x) - 9)  # the fault
     (real[:, 0] - generated[:, 0]).mean().tanh().backward()
     optimiser.step()
 net.eval()

@@ -12,7 +12,7 @@ from bncheck.diagnosis.rules.lives.reading import (
     statistics_move,
     trained,
 )
-from bncheck.diagnosis.rules.lives.words import Said, by_line, count, steps
+from bncheck.diagnosis.rules.lives.words import Said, by_line, steps
 from bncheck.life import Happening, LayerLife, Life
 
 STEPS = 2
@@ -69,17 +69,18 @@ def thawed(life: Life) -> Said | None:
     layers = tuple(found)
     froze, undid = found[layers[0]]
     layer = life.layer(layers[0])
-    total = sum(span.moved or 0 for span in trained(layer) if span.last_index >= undid.index)
+    runs = [span for span in trained(layer) if span.last_index >= undid.index]
+    total = runs[-1].last_step - max(runs[0].first_step, undid.step) + 1
     return Said(
         layers,
         f"The freeze of {of_all(layers, life)} does not hold: {by_line(froze.where)} put {verb(layers, 'it', 'them')} "
         f"into eval, and train() of the whole model ({by_line(undid.where)}) put {verb(layers, 'it', 'them')} back. "
-        f"The statistics moved in {count(total, 'forward')} after that.",
+        f"The statistics moved for {steps(total)} after that.",
         "put these layers into eval again behind each train() of the whole model, or override its train()",
         quantity="training",
         where=undid.where,
         step=undid.step,
-        evidence={"frozen at": by_line(froze.where), "forwards that moved the statistics": total},
+        evidence={"frozen at": by_line(froze.where), "steps since then": total},
     )
 
 
@@ -94,20 +95,22 @@ def undoing(life: Life, layer: LayerLife) -> tuple[Happening, Happening] | None:
     ):
         return None
     froze = own[-1]
-    later = [
-        each
-        for each in life.happenings
-        if each.what == "train" and concerns(each, layer) and not alone(each, layer) and after(life, froze, each)
-    ]
-    return (froze, later[0]) if later and moved_after(layer, later[0].index) else None
+    behind = life.happenings[life.happenings.index(froze) + 1 :]
+    thaws = [each for each in behind if each.what == "requires_grad" and each.detail.get("value")]
+    if any(concerns(each, layer) for each in thaws):
+        return None  # thawed on purpose
+    whole = [each for each in behind if each.what in ("train", "eval") and concerns(each, layer)]
+    whole = [each for each in whole if not alone(each, layer)]
+    first = next((place for place, each in enumerate(whole) if each.what == "train"), None)
+    if first is None or not moved_after(layer, whole[first].index):
+        return None
+    # By accident: at once, or on the way back from an evaluation. A freeze that held until a train() by itself was to.
+    at_once = whole[first].step == froze.step
+    return (froze, whole[first]) if at_once or first > 0 else None
 
 
 def kin(life: Life, layer: LayerLife) -> list[LayerLife]:
     return [other for other in life.layers if other.kind == layer.kind]
-
-
-def after(life: Life, one: Happening, two: Happening) -> bool:
-    return life.happenings.index(two) > life.happenings.index(one)
 
 
 def moved_after(layer: LayerLife, index: int) -> bool:

@@ -92,7 +92,7 @@ def batch_in_eval(life: Life) -> Said | None:
     """Layers without running statistics that are evaluated: their output depends on the batch."""
     found = [
         layer for layer in life.layers
-        if not layer.tracks and any(span.training is False and not span.gradients for span in layer.spans)
+        if not layer.tracks and any(span.training is False and span.moved is None for span in layer.spans)
     ]  # fmt: skip
     if not found:
         return None

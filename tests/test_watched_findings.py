@@ -1,0 +1,44 @@
+"""Real training scripts, recorded: each planted fault is named with its layer and line, healthy ones are left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from watched_lives import SCRIPTS, lives_of
+
+from bncheck.diagnosis.alone import judge_lives
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+# Script → (cause, the first layer, file of the line that is named; "" where the fault has none).
+WANTED = {
+    "batch_of_one": ("single-value", "4", "parts.py"),
+    "ddp_different_statistics": ("synchronisation", "1", ""),
+    "ema_without_buffers": ("stale-state", "Sequential.1", "ema_without_buffers.py"),
+    "eval_never_undone": ("mode-leak", "1", "eval_never_undone.py"),
+    "freeze_keeps_moving": ("mode-leak", "1", "parts.py"),
+    "layer_called_twice": ("shared-state", "norm", ""),
+    "layers_in_a_list": ("unregistered", "BatchNorm2d#1", "parts.py"),
+    "loaded_without_buffers": ("stale-state", "Sequential.1", "loaded_without_buffers.py"),
+    "momentum_zero": ("never-updated", "1", ""),
+    "nan_from_step_60": ("poisoned-state", "1", "parts.py"),
+    "recomputed": ("update-count", "body.1", "parts.py"),
+}
+
+
+def test_every_script_with_a_fault_is_here() -> None:
+    assert {path.stem for path in (SCRIPTS / "faulty").glob("*.py")} == set(WANTED)
+
+
+@pytest.mark.parametrize("script", WANTED)
+def test_a_planted_fault_is_named_at_its_layer_and_line(script: str, tmp_path: Path) -> None:
+    cause, layer, file = WANTED[script]
+    (found,) = judge_lives(lives_of(f"faulty/{script}", tmp_path))
+    assert (found.cause, found.kind, found.layer) == (cause, "hazard", layer)
+    assert str(found.evidence.get("line", "")).rpartition(":")[0] == file
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (SCRIPTS / "healthy").glob("*.py")))
+def test_healthy_training_is_left_alone(script: str, tmp_path: Path) -> None:
+    found = judge_lives(lives_of(f"healthy/{script}", tmp_path))
+    assert [(item.cause, item.title) for item in found] == []
