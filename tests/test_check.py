@@ -20,6 +20,7 @@ from bncheck.environments.pythons import Ready, prepare
 from bncheck.environments.targets import Target
 from bncheck.errors import BncheckError, EnvironmentFailure, UsageError
 from bncheck.gate.bar import read_verdict
+from bncheck.life import LayerLife
 from bncheck.repro.torch_script.own import taken_by
 from bncheck.run_folder.answer import Answer, read_answer
 from bncheck.run_folder.results import Results
@@ -27,7 +28,7 @@ from bncheck.subjects.asked import Asked, parse_input, parse_with
 from bncheck.subjects.check import check
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.layer import Looked, scenario_text
-from bncheck.subjects.played import batch_dependence, misfit, nonfinite
+from bncheck.subjects.played import batch_dependence, misfit, nonfinite, unlike_data
 from bncheck.subjects.thing import parse_thing
 
 TESTS = Path(__file__).parent
@@ -380,6 +381,24 @@ def test_the_first_layer_that_looks_at_the_batch_is_named_and_rounding_is_not() 
         played(batches={**batches(bn=[0, 0]), "layers": {"bn": [0, 0], "": [0.3, 0.3]}}), "net", set()
     )
     assert found.layer == "" and "Something behind its normalising layers" in found.title
+
+
+def lived(mean: float, var: float, given: float, spread: float) -> LayerLife:
+    """One forward in eval of a layer of two channels that are alike."""
+    arrays = {"mean_before": mean, "var_before": var, "input_mean": given, "input_var": spread}
+    moments = {name: np.full((1, 2), value) for name, value in arrays.items()}
+    moments |= {"training": np.array([0]), "eps": np.array([0.0])}
+    return LayerLife(name="bn", kind="BatchNorm2d", channels=2, moments=moments)
+
+
+def test_data_of_another_scale_are_named_and_like_data_are_not() -> None:
+    (found,) = unlike_data([lived(0.5, 0.25, 127.5, 16256.0)], "net")
+    assert (found.code, found.cause, found.layer) == ("BN412", "data-shift", "bn")
+    assert "means lie 254 standard deviations" in found.title and "are 6.5e+04 times the running ones" in found.title
+    assert not list(unlike_data([lived(0.5, 0.25, 0.9, 0.5)], "net"))
+    assert not list(unlike_data([lived(0.0, 1.0, 127.5, 16256.0)], "net")), "at its start"
+    later = [lived(0.5, 0.25, 0.5, 0.25), lived(0.5, 0.25, 127.5, 16256.0)]
+    assert not list(unlike_data(later, "net")), "the first layer tells"
 
 
 def test_nan_in_the_output_is_said_unless_a_layer_explains_it() -> None:

@@ -25,7 +25,7 @@ from bncheck.run_folder.results import Results, TargetResult
 from bncheck.session import Listener
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.interpreter import UsersPython
-from bncheck.subjects.played import batch_dependence, gaps, misfit, nonfinite
+from bncheck.subjects.played import batch_dependence, gaps, misfit, nonfinite, unlike_data
 
 if TYPE_CHECKING:
     from bncheck.subjects.asked import Asked
@@ -121,6 +121,8 @@ def judge(seen: Seen) -> tuple[Finding, ...]:
     own = [*misfit(seen.said, seen.holding.name), *nonfinite(seen.said, seen.holding.name, (*held, *lived))]
     leaking = {place for item in (*held, *lived) if item.cause == "mode-leak" for place, _ in item.places}
     own += batch_dependence(seen.said, seen.holding.name, leaking)
+    if seen.life is not None and seen.said["input"]["from"] == "data":
+        own += unlike_data(seen.life.layers, seen.holding.name)
     named = [replace(item, targets=(seen.holding.name,), scenario="check") for item in (*held, *lived, *own)]
     return ordered(named)
 

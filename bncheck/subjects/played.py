@@ -16,6 +16,8 @@ from bncheck.report.plain_text import plural
 # normalises with the batch lies far above the second.
 SAME, OTHER = 1e-4, 1e-3
 SHOWN = 4
+# Of a batch that is like the training data: means within a deviation of each other, variances within a factor of four.
+FAR, WIDE = 4.0, 50.0
 
 
 def misfit(said: Mapping[str, Any], target: str) -> Iterator[Finding]:
@@ -127,6 +129,37 @@ def dependence(target: str, layer: str, who: str, size: float, found: Mapping[st
         quantity="output",
         evidence={"samples": int(found["samples"]), "other batches": sizes, "relative difference": size},
         advice="in eval, normalise with the running statistics: if not self.training, use running_mean and running_var",
+    )
+
+
+def unlike_data(layers: Sequence[LayerLife], target: str) -> Iterator[Finding]:
+    """The user's batch beside the statistics of the first layer that holds any: of other data, or scaled otherwise.
+    Later layers only pass it on; a layer at its start (mean 0, variance 1) was made of none."""
+    first = next((layer for layer in layers if layer.tracks and np.isfinite(gaps(layer))), None)
+    if first is None:
+        return
+    row = int(np.flatnonzero(np.asarray(first.get("training")) == 0)[0])
+    given, mean, var = (np.asarray(first.get(word))[row] for word in ("input_var", "mean_before", "var_before"))
+    if not np.any(mean) and np.all(var == 1):
+        return
+    size = gaps(first)
+    with np.errstate(all="ignore"):
+        ratio = float(np.median(given / var))
+    if size < FAR and 1 / WIDE < ratio < WIDE:
+        return
+    yield Finding(
+        code="BN412",
+        cause="data-shift",
+        kind="hazard",
+        title=f"Your data are not what {first.name} was trained on: their means lie {size:.3g} standard deviations from "
+        f"its running means, and their variances are {ratio:.3g} times the running ones.",
+        targets=(target,),
+        scenario="check",
+        case="",
+        layer=first.name,
+        quantity="running_mean",
+        evidence={"means off by, in deviations": size, "ratio of variances": ratio},
+        advice="scale and normalise the batch as in training (0 to 255 or 0 to 1, mean and std, order of channels)",
     )
 
 
