@@ -151,8 +151,8 @@ def unlike_data(layers: Sequence[LayerLife], target: str) -> Iterator[Finding]:
         code="BN412",
         cause="data-shift",
         kind="hazard",
-        title=f"Your data are not what {first.name} was trained on: their means lie {size:.3g} standard deviations from "
-        f"its running means, and their variances are {ratio:.3g} times the running ones.",
+        title=f"Your data are not what {first.name} was trained on: their means lie {size:.3g} standard deviations "
+        f"from its running means, and their variances are {ratio:.3g} times the running ones.",
         targets=(target,),
         scenario="check",
         case="",
