@@ -222,6 +222,53 @@ def healthy(rng: np.random.Generator) -> Layer:
     return layer
 
 
+PLANTED = ("few-updates", "never-updated", "batch-weight", "stale-state", "mixed-batches", "data-shift")
+
+
+def planted(rng: np.random.Generator, fault: str) -> tuple[Layer, bool]:
+    """A layer with one fault of random size, and whether it is identifiable: the truth behind the data says that its
+    outputs are off by more than 1.3 of their deviations, and that the fault makes 0.7 of that and more."""
+    data = drawn(rng, drift=float(rng.choice([0.0, 0.01, 0.02])))
+    rules, n = Rules(weight=float(rng.choice([0.3, 0.2, 0.1]))), int(rng.choice([8, 16, 32, 100]))
+    layer, steps, shift, wider, count = Layer(data.channels, rules), int(rng.integers(40, 70)), 0.0, 1.0, n
+    if fault in ("few-updates", "never-updated"):
+        rules.weight = 0.0 if fault == "never-updated" else float(rng.choice([0.001, 0.003, 0.01]))
+        steps, data.level = int(rng.integers(3, 40)), data.level + data.spread * rng.uniform(0.5, 4)
+    elif fault == "batch-weight":
+        rules.weight, n, count = float(rng.uniform(0.9, 1.0)), int(rng.choice([2, 3])), 64
+    elif fault == "stale-state":
+        rules.weight = float(rng.choice([0.02, 0.03, 0.05]))
+        steps = int(4 / rules.weight + rng.integers(0, 30))
+    elif fault == "mixed-batches":
+        kinds = rng.normal(0, 1, (2, data.channels))
+        data.kinds = tuple(kinds * rng.uniform(1, 4) / np.sqrt((kinds**2).mean()))
+    elif fault == "data-shift":
+        shift = rng.normal(0, 1, data.channels) * rng.uniform(1, 4)
+        wider, count = float(rng.uniform(0.7, 2)), max(n, 16)
+    pace = float(rng.uniform(0.02, 0.15)) * data.spread * rng.choice([-1, 1], data.channels)
+    for _ in range(steps):
+        train(layer, data, 1, n)
+        if fault == "stale-state":
+            data.level = data.level + pace  # one way, as weights go that follow a gradient
+    met = (data.level + data.spread * shift, data.spread * wider)
+    if fault == "mixed-batches":
+        data.kinds = (data.kinds[int(rng.integers(2))],)
+        met, count = (data.level + data.spread * data.kinds[0], data.spread), max(n, 16)
+    running = (layer.m.astype(float), layer.v.astype(float))
+    off = apart(met, (running[0], np.sqrt(running[1])))
+    # What would be off with the statistics of the training data themselves; of the last three causes that is the fault.
+    rest = apart(met, (data.level, data.spread)) if fault in ("few-updates", "stale-state", "batch-weight") else 0.0
+    evaluate(layer, data, int(rng.integers(2, 5)), count, shift, wider)
+    chance = float(np.sqrt(1.5 / n))  # of one training batch
+    least = {"stale-state": 3 * chance, "data-shift": (5 + 4 / np.sqrt(data.channels)) * chance}.get(fault, 0.0)
+    return layer, bool(off > max(1.3, least) and rest < 0.3 * off)
+
+
+def apart(met: tuple[Array, Array], used: tuple[Array, Array]) -> float:
+    """How far an output is off, in deviations, when data of (mean, deviation) are normalised with others."""
+    return float(np.sqrt(np.mean(((met[0] - used[0]) / used[1]) ** 2 + (met[1] / used[1] - 1.0) ** 2)))
+
+
 def thinned(first: int, every: int) -> Callable[[int], bool]:
     return lambda forward: forward < first or forward % every == 0
 

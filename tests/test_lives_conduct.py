@@ -9,6 +9,7 @@ import pytest
 from made_lives import Layer, Rules, drawn, evaluate, life_of, train
 
 from bncheck.diagnosis.alone import judge_life
+from bncheck.diagnosis.lived.innocence import innocence
 from bncheck.diagnosis.lived.judged import lived
 from bncheck.life import Life
 
@@ -53,6 +54,15 @@ def test_a_built_in_layer_that_departs_from_its_documentation(rules: dict[str, A
 def test_a_built_in_layer_that_does_what_is_documented(rules: dict[str, Any]) -> None:
     (layer,) = lived(lived_by(**rules))
     assert layer.conduct.innocent and layer.conduct.stepped.all() and layer.conduct.revealed.all()
+
+
+def test_innocence_is_one_sentence_and_only_of_layers_that_are() -> None:
+    assert innocence(lived_by()) == (
+        "BatchNorm itself is innocent: its 1 layer did what PyTorch documents in each of 33 forwards that were "
+        "recorded whole."
+    )
+    assert innocence(lived_by(divisor="n")) == ""
+    assert innocence(lived_by(own=True, kind="MyBatchNorm")) == ""
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ class Average:
     @property
     def only_batches(self) -> tuple[Array, Array]:
         """(mean, variance) without the start."""
-        share = (self.weight / max(1.0 - self.left, 1e-300))[:, None]
-        return (share * self.mean).sum(axis=0), np.maximum((share * self.var).sum(axis=0), 0.0)
+        share = self.weight / max(1.0 - self.left, 1e-300)
+        return share @ self.mean, np.maximum(share @ self.var, 0.0)
 
 
 def averaged(record: Record, at: int, weight: Array, factor: Array, restarts: Sequence[int]) -> Average | None:

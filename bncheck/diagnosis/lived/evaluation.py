@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,17 +50,13 @@ def last_evaluation(life: Life, record: Record, done: Conduct) -> Evaluation | N
     running = (record.m0[at], record.v0[at])
     if not np.isfinite(batch.scale) or not (running[1] + batch.eps > 0).all():
         return None
-    divisor = done.divisor or "n"
-    factor = record.n / np.maximum(record.n - 1.0, 1.0) if divisor == "n-1" else np.ones(len(record))
-    own = record.life.name
-    resets = [each.index for each in life.happenings if each.what in RESETS and (not each.layers or own in each.layers)]
-    average = averaged(record, at, done.weight, factor, resets) if not done.odd_step.any() else None
+    divisor, resets = done.divisor or "n", resets_of(life, record)
+    average = average_at(record, done, at, resets)
     stages = chain(batch, average, divisor, None, None) if average is not None else [("start", batch.own)]
     current, spread = latest(batch, average, divisor) if average is not None else (None, np.inf)
     if current is None and average is not None:
         current = unaveraged(record, at, batch)
     trained = np.flatnonzero(record.training[:at])
-    since = int(record.step[at] - record.step[trained[-1]]) if len(trained) else 0
     behind = int(record.index[trained[-1]]) if len(trained) else -1
     return Evaluation(
         record=record,
@@ -74,9 +71,55 @@ def last_evaluation(life: Life, record: Record, done: Conduct) -> Evaluation | N
         scatter=scatter(batch, record, places),
         samples=float(np.maximum(record.samples[places], 1.0).sum()),
         batch_samples=float(np.median(np.maximum(record.samples[trained], 1.0))) if len(trained) else 1.0,
-        steps_since=since,
+        steps_since=steps_since(record, at),
         reset=any(behind < index <= record.index[at] for index in resets) or exchanged(record, at, trained),
     )
+
+
+def gaps(life: Life, record: Record, done: Conduct) -> list[tuple[int, Gap]]:
+    """(index, gap) of every evaluation that was kept, split down to the chance of its own batch: see lived/gap.py."""
+    found: list[tuple[int, Gap]] = []
+    resets = resets_of(life, record)
+    evaluates = np.flatnonzero(~record.training & record.sound & record.tracked & ~record.moved)
+    while len(evaluates):
+        at = int(evaluates[0])
+        alike = ((record.m0[evaluates] == record.m0[at]) & (record.v0[evaluates] == record.v0[at])).all(axis=1)
+        alike &= (record.gamma[evaluates] == record.gamma[at]).all(axis=1)
+        places, evaluates = evaluates[alike], evaluates[~alike]
+        average = average_at(record, done, at, resets)
+        phase = pooled(record, places)
+        within = (record.var[places] * (record.n[places] / record.n[places].sum())[:, None]).sum(axis=0)
+        for place in places.tolist():
+            batch = pooled(record, np.array([place]))
+            stages = [("start", batch.own)]
+            if average is not None:
+                stages = chain(batch, average, done.divisor or "n", None, (phase.mean, within))
+            gap = split(batch, (record.m0[place], record.v0[place]), stages)
+            if gap is not None and np.isfinite(gap.size):
+                found.append((int(record.index[place]), gap))
+    return sorted(found, key=lambda item: item[0])
+
+
+def resets_of(life: Life, record: Record) -> list[int]:
+    """Indices of forwards before which something other than a forward set the state of a layer."""
+    own = record.life.name
+    return [each.index for each in life.happenings if each.what in RESETS and (not each.layers or own in each.layers)]
+
+
+def average_at(record: Record, done: Conduct, at: int, resets: Sequence[int]) -> Average | None:
+    """What the running statistics of a moment consist of; None where a layer's steps are not understood."""
+    if done.odd_step.any():
+        return None
+    factor = record.n / np.maximum(record.n - 1.0, 1.0) if done.divisor == "n-1" else np.ones(len(record))
+    return averaged(record, at, done.weight, factor, resets)
+
+
+def steps_since(record: Record, at: int) -> int:
+    """Steps of the optimiser between the last training forward, kept or not, and a moment; 0 where none was seen."""
+    steps = record.step[:at][record.training[:at]].tolist()
+    index = int(record.index[at])
+    steps += [span.last_step for span in record.life.spans if span.training and span.last_index < index]
+    return int(record.step[at]) - max(steps) if steps else 0
 
 
 def last_phase(record: Record) -> Array:
@@ -122,10 +165,12 @@ def latest(batch: Evaluated, average: Average, divisor: str) -> tuple[Statistics
     fair = own if divisor == "n-1" else own * average.n / np.maximum(average.n - 1.0, 1.0)
     var = average.var * np.reshape(fair, (-1, 1))
     current = (average.mean[recent].mean(axis=0), var[recent].mean(axis=0))
-    seen = [j for j in recent if average.seen[j]]
-    if len(seen) < 4:
+    seen = np.flatnonzero(average.seen)[-WINDOW:]  # also where others lie between them: that makes them differ more
+    if len(seen) < WINDOW // 2:
         return current, np.inf
-    return current, float(np.sqrt(np.mean([batch.apart((average.mean[j], var[j]), current) ** 2 for j in seen])))
+    # As training sees it: far away every difference of deviations would count many times.
+    there = replace(batch, mean=current[0], var=current[1])
+    return current, float(np.sqrt(np.mean([there.apart((average.mean[j], var[j]), current) ** 2 for j in seen])))
 
 
 def unaveraged(record: Record, at: int, batch: Evaluated) -> Statistics | None:

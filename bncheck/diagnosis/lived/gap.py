@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class Evaluated:
     def own(self) -> Statistics:
         return self.mean, self.var
 
-    @property
+    @cached_property
     def scale(self) -> float:
         """Deviation of the output with the batch's own statistics, root mean square over channels; NaN for none."""
         with np.errstate(all="ignore"):
@@ -121,16 +122,16 @@ def chain(
     if len(average.weight):
         own = (batch.n - 1.0) / batch.n
         fair = own if divisor == "n-1" else own * average.n / np.maximum(average.n - 1.0, 1.0)
-        share = (average.weight / max(1.0 - average.left, 1e-300))[:, None]
+        share = average.weight / max(1.0 - average.left, 1e-300)
         mean, var = average.mean, average.var * np.reshape(fair, (-1, 1))
-        smooth = neighbours(average)
+        smooth = share @ neighbours(average)
         recent = list(latest) if latest is not None else last_ones(average)
         current = (mean[recent].mean(axis=0), var[recent].mean(axis=0))
         if average.left < 1.0:
             stages += [
                 ("start", average.only_batches),
-                ("divisor", ((share * mean).sum(axis=0), (share * var).sum(axis=0))),
-                ("noise", ((share * (smooth @ mean)).sum(axis=0), (share * (smooth @ var)).sum(axis=0))),
+                ("divisor", (share @ mean, share @ var)),
+                ("noise", (smooth @ mean, smooth @ var)),
                 ("lag", current),
             ]
         else:

@@ -18,6 +18,8 @@ from bncheck.life import LayerLife, Life
 MATTERS = 1.0
 # No channel counts for more than this many deviations when it is asked whether a gap matters: one dead channel is none.
 MOST_OF_A_CHANNEL = 3.0
+# Where most of an average is still its start, half of that is said: no chance and no drift does it.
+EARLY_LEFT, EARLY = 0.5, 0.5
 MOST = 0.5  # a cause makes most of a gap, and what it is mended with leaves less than that
 # Training batches do not come as far from each other as evaluation data that are unlike them.
 UNLIKE, FEWEST_SAMPLES = 3.0, 8
@@ -96,10 +98,12 @@ def name_gaps(life: Life) -> Mapping[str, Sequence[Lived]]:
 
 def matters(ev: Evaluation) -> bool:
     """Whether the output is off by more than it varies, in more than single channels."""
-    if ev.gap is None or not ev.gap.size >= MATTERS:
+    early = ev.average is not None and EARLY_LEFT <= ev.average.left < 1.0
+    bound = EARLY if early else MATTERS
+    if ev.gap is None or not ev.gap.size >= bound:
         return False
     whole = ev.batch.point(ev.running) - ev.batch.point(ev.batch.own)
-    return length(whole, MOST_OF_A_CHANNEL) >= MATTERS
+    return length(whole, MOST_OF_A_CHANNEL) >= bound
 
 
 def cause_of(life: Life, layer: Lived, ev: Evaluation, before: float) -> str | None:
@@ -115,7 +119,11 @@ def cause_of(life: Life, layer: Lived, ev: Evaluation, before: float) -> str | N
     if unmoved or ev.reset or ev.steps_since > LATE or ev.current is None:
         return None
     mended = ev.left <= MOST * ev.gap.size
-    if part in ("start", "noise"):
+    if part == "start":
+        return CAUSES[part] if mended or average.left >= EARLY_LEFT else None
+    if average.left >= EARLY_LEFT:
+        return None
+    if part == "noise":
         return CAUSES[part] if mended else None
     if part == "lag":
         return CAUSES[part] if mended and ev.gap.parts[part] > ev.spread and average.left <= BEGUN else None

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bncheck.diagnosis.lived.departures import Departure, departures
+from bncheck.diagnosis.lived.innocence import NAMES
 from bncheck.diagnosis.rules.layer_names import of_all, verb
 from bncheck.diagnosis.rules.lives.words import Said, of_life
 from bncheck.finding import Finding
 from bncheck.life import Life
 
-NAMES = {"torch": "PyTorch", "keras": "Keras", "paddle": "Paddle", "flax": "Flax", "mxnet": "MXNet"}
 # (what it does, what to do about it) of the first departure; in it ``{who}`` is the layers, ``{s}`` a verb's ending.
 Says = Callable[[Departure], tuple[str, str]]
 

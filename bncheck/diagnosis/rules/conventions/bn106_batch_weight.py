@@ -121,5 +121,5 @@ def of_the_last_batches(life: Life, layer: Lived, ev: Evaluation) -> Reason:
 
 
 def another_weight(found: Departure) -> tuple[str, str]:
-    says = f"A new batch weighs {number(found.value)} in the running average of {{who}}; momentum says {number(found.due)}."
-    return says, OWN
+    weighs = f"A new batch weighs {number(found.value)} in the running average of {{who}}"
+    return f"{weighs}; momentum says {number(found.due)}.", OWN
