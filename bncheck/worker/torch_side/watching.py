@@ -14,13 +14,12 @@ import numpy as np
 
 # Names that own layers give to what they remember; the first that exists is read.
 MEANS = ("running_mean", "moving_mean", "stored_mean", "mean_ema", "ema_mean", "pop_mean", "population_mean",
-         "global_mean", "avg_mean", "mean_avg", "running_mu", "mean")  # fmt: skip
+         "global_mean", "avg_mean", "mean_avg", "running_mu")  # fmt: skip
 VARS = ("running_var", "moving_var", "moving_variance", "running_variance", "stored_var", "stored_variance", "var_ema",
-        "ema_var", "pop_var", "population_var", "global_var", "avg_var", "var_avg", "running_sigma2", "variance",
-        "var")  # fmt: skip
+        "ema_var", "pop_var", "population_var", "global_var", "avg_var", "var_avg", "running_sigma2")  # fmt: skip
 DEVIATIONS = ("running_std", "moving_std", "stored_std", "running_sigma")
 COUNTERS = ("num_batches_tracked", "counter", "num_batches")
-GAMMAS, BETAS = ("weight", "gamma", "scale"), ("bias", "beta", "shift")
+GAMMAS, BETAS = ("weight", "gamma", "scale", "gain"), ("bias", "beta", "shift", "offset")
 WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -65,10 +64,11 @@ class Watching:
 
     def __init__(self, torch, recorder, parts):
         self.torch, self.recorder, self.parts = torch, recorder, parts
-        self.moments = parts("moments")
+        self.moments, self.behaviour = parts("moments"), parts("behaviour")
         self.local = Local()
         self.generation = recorder.generation
         self.norms = {}  # id of a module → Norm, or None for one that is none
+        self.suspects = {}  # id of a module → Suspect
         self.own = set()  # folders whose frames are not the user's
         for folder in (os.path.dirname(torch.__file__), HERE):
             self.own.add(folder + os.sep)
@@ -105,7 +105,10 @@ class Watching:
         }  # fmt: skip
         key = id(module)
         if words is None:
-            weakref.finalize(module, self.norms.pop, key, None)
+            weakref.finalize(module, self.forget, key)
+            suspect = self.behaviour.suspect(module)
+            if suspect:
+                self.suspects[key] = suspect
             return None
         if not builtin and not words["var"]:
             kind = type(module).__name__
@@ -113,14 +116,21 @@ class Watching:
                 "%s keeps a running standard deviation and no variance (%s): it is not followed."
                 % (kind, words["deviation"])
             )
-            weakref.finalize(module, self.norms.pop, key, None)
+            weakref.finalize(module, self.forget, key)
             return None
+        return self.follow(module, words, builtin)
+
+    def follow(self, module, words, builtin=False):
         layer = self.recorder.new_layer(type(module).__name__, channels_of(module, words))
-        weakref.finalize(module, self.norms.pop, key, None)
+        weakref.finalize(module, self.forget, id(module))
         if layer is None:
             return None
         layer.own = not type(module).__module__.startswith("torch.")
         return Norm(module, layer, words, builtin)
+
+    def forget(self, key):
+        self.norms.pop(key, None)
+        self.suspects.pop(key, None)
 
     def name(self, norm, module, root):
         """Name a layer after its path in the outermost module that runs."""
@@ -201,6 +211,9 @@ class Watching:
             return
         norm = self.find(module)
         if norm is None:
+            suspect = self.suspects.get(id(module))
+            if suspect and not self.unseen() and not self.local.again:
+                suspect.look(module, self.moments.held)
             return
         norm.before = None
         self.set_right()
@@ -263,9 +276,29 @@ class Watching:
             given = args or (tuple(more[0].values()) if len(more) > 1 else ())
             if given and hasattr(given[0], "dim"):
                 self.look(norm, module, root, given[0], more[-1])
+        elif id(module) in self.suspects and args and hasattr(args[0], "dim") and not self.unseen(args[0]):
+            self.judge(module, root, args[0], more[-1])
         if not stack:
             self.tell_jumps()
             self.recorder.breathe()
+
+    def judge(self, module, root, x, y):
+        """Whether a module with buffers of unknown names keeps statistics of its input; from now on it is followed."""
+        suspect = self.suspects[id(module)]
+        words = suspect.words(self.torch, module, x, self.moments)
+        if words is None and suspect.tries:
+            return
+        del self.suspects[id(module)]
+        if words and words["var"]:
+            norm = self.norms[id(module)] = self.follow(module, words)
+            if norm is not None:
+                norm.before = suspect.state(words)
+                self.look(norm, module, root, x, y)
+        elif words:
+            self.recorder.remark(
+                "%s keeps a running standard deviation and no variance (%s): it is not followed."
+                % (type(module).__name__, words["deviation"])
+            )
 
     def look(self, norm, module, root, x, y):
         """A forward of a normalising layer has ended."""
@@ -513,7 +546,7 @@ def has_plain(module):
 
 def words_of(module):
     """The names of a layer of the user's own for its mean, variance, counter, gamma and beta; None: it does not keep
-    both statistics of the same size."""
+    both statistics, of the same size, under names that say so."""
     kept = {name: value for name, value in module._buffers.items() if value is not None}
     for name, value in module.__dict__.items():  # a tensor that is no buffer
         if name in MEANS[:2] + VARS[:3] and hasattr(value, "detach"):
@@ -525,17 +558,28 @@ def words_of(module):
     mean, var, deviation = first(MEANS), first(VARS), first(DEVIATIONS)
     if not mean or not (var or deviation):
         return None
-    if kept[mean].numel() != kept[var or deviation].numel():
+    channels = kept[mean].numel()
+    if channels != kept[var or deviation].numel():
         return None
+    gamma, beta = roles(module, channels)
     return {
-        "mean": mean, "var": var, "deviation": deviation, "counter": first(COUNTERS),
-        "gamma": parameter_of(module, GAMMAS), "beta": parameter_of(module, BETAS),
+        "mean": mean, "var": var, "deviation": deviation, "counter": first(COUNTERS), "gamma": gamma, "beta": beta,
     }  # fmt: skip
 
 
-def parameter_of(module, names):
-    held = dict(module._buffers, **module._parameters)
-    return next((name for name in names if held.get(name) is not None), "")
+def roles(module, channels):
+    """The names of scale and shift: by their names, else by what they are when the layer is new: ones and zeros."""
+    held = {name: value for name, value in dict(module._buffers, **module._parameters).items() if value is not None}
+    gamma = next((name for name in GAMMAS if name in held), "")
+    beta = next((name for name in BETAS if name in held), "")
+    for name, value in module._parameters.items():
+        if value is None or name in (gamma, beta) or value.numel() != channels:
+            continue
+        if not gamma and bool((value.detach() == 1).all()):
+            gamma = name
+        elif not beta and bool((value.detach() == 0).all()):
+            beta = name
+    return gamma, beta
 
 
 def channels_of(module, words):
