@@ -17,9 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from watched_lives import KEEP as DEFAULT
-from watched_lives import torch_python  # noqa: E402
+from watched_lives import torch_python
 
-from bncheck.subjects.launch import environment  # noqa: E402
+from bncheck.subjects.launch import environment
 
 SCRIPT = """
 import copy, sys, time

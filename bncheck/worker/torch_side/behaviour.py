@@ -1,7 +1,7 @@
 """Layers whose buffers behave like a running mean and variance, whatever they are called.
 
-Loaded by torch_side/watching.py by path. A buffer is a running mean if one forward moved every channel of it by the same
-share of the way to the mean of its input: new = old + a (mean − old) with one a. Likewise the variance, biased or not,
+Loaded by torch_side/watching.py by path. A buffer is a running mean if one forward moved every channel of it by the
+same share of the way to the mean of its input: new = old + a (mean − old) with one a. Likewise the variance, biased or not,
 and the standard deviation. Python 3.7 syntax.
 """
 
@@ -87,7 +87,8 @@ class Suspect:
         watching = sys.modules["bncheck_torch_watching"]
         gamma, beta = watching.roles(module, size)
         counter = next(
-            (name for name in moved if self.after[name].size == 1 and self.after[name][0] == self.before[name][0] + 1), ""
+            (name for name in moved if self.after[name].size == 1 and self.after[name][0] == self.before[name][0] + 1),
+            "",
         )
         deviation = "" if found["var"] else found["deviation"]
         return {"mean": found["mean"], "var": found["var"], "deviation": deviation, "counter": counter,

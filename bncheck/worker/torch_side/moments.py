@@ -82,7 +82,7 @@ def rows(torch, x, axis):
 
 def squares(torch, lines, across):
     if across == 2:
-        norm = torch.norm(lines, dim=2).double()
+        norm = (torch.linalg.vector_norm if hasattr(torch, "linalg") else torch.norm)(lines, dim=2).double()
         return (norm * norm).sum(0)
     return (lines * lines).sum(1).double().sum(0)
 

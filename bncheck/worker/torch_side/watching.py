@@ -20,6 +20,7 @@ VARS = ("running_var", "moving_var", "moving_variance", "running_variance", "sto
 DEVIATIONS = ("running_std", "moving_std", "stored_std", "running_sigma")
 COUNTERS = ("num_batches_tracked", "counter", "num_batches")
 GAMMAS, BETAS = ("weight", "gamma", "scale", "gain"), ("bias", "beta", "shift", "offset")
+EXPORTS = ("trace", "script", "export")  # functions that run a model for their own ends
 WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -57,6 +58,7 @@ class Local(threading.local):
         self.stack, self.clock, self.look, self.where, self.again = [], None, False, None, False
         self.jumps = {}  # (quantity, by, where) → the jumps of this beat
         self.deep = 0  # inside train(), load_state_dict(), …: their calls of children are none of the user's
+        self.inside = ""  # the name of that function
 
 
 class Watching:
@@ -85,8 +87,9 @@ class Watching:
 
     # -- modules ----------------------------------------------------------------------------------------------
 
-    def words_of(self, module):
-        return words_of(module)
+    def normalising(self, module):
+        """The Norm of any module, None where it has none."""
+        return self.find(module) if module._buffers or has_plain(module) else None
 
     def find(self, module):
         """The Norm of a module, None where it does not normalise by statistics that it holds."""
@@ -183,10 +186,11 @@ class Watching:
     def unseen(self, x=None):
         """Whether this forward is a tracer's or a transform's, and nothing of it may be touched."""
         torch = self.torch
-        if torch._C._get_tracing_state() is not None:
+        if self.local.inside in EXPORTS or torch._C._get_tracing_state() is not None:
             return True
         stack = getattr(torch._C, "_functorch", None)
-        if stack is not None and stack.peek_interpreter_stack() is not None:
+        peek = getattr(stack, "peek_interpreter_stack", None)  # since torch 2.0
+        if peek is not None and peek() is not None:
             return True
         if x is None:
             return False
@@ -206,7 +210,7 @@ class Watching:
             del stack[:]
         stack.append(module)
         if len(stack) == 1:
-            self.begin(module)
+            self.begin(module, sys._getframe(1))
         if not module._buffers and not has_plain(module):
             return
         norm = self.find(module)
@@ -227,13 +231,14 @@ class Watching:
     def set_right(self):
         """Drop modules whose call ended in an error from the bottom of the stack: the interpreter knows how many module
         calls there really are above this frame."""
-        stack, frame, count = self.local.stack, sys._getframe(2), 0
+        stack, frame, count, first = self.local.stack, sys._getframe(2), 0, None
         while frame is not None:
-            count += frame.f_code is self.call_code
+            if frame.f_code is self.call_code:
+                count, first = count + 1, frame
             frame = frame.f_back
         if 0 < count < len(stack):
             del stack[: len(stack) - count]
-            self.begin(stack[0])
+            self.begin(stack[0], first)
 
     def readable(self, norm, module):
         """Whether the state can be looked at now. On an accelerator every look waits for it: there only forwards that
@@ -251,7 +256,7 @@ class Watching:
                 return False
         return True
 
-    def begin(self, root):
+    def begin(self, root, frame):
         """A beat: one call of an outermost module."""
         if self.recorder.generation != self.generation:  # a fork
             self.generation, self.norms, self.causes = self.recorder.generation, {}, []
@@ -260,7 +265,7 @@ class Watching:
         again = self.task is not None and self.task() != -1
         local.clock = self.recorder.clock((id(root), root.training, again))
         local.look = self.recorder.beat(local.clock)
-        local.where = self.where(sys._getframe(3))
+        local.where = self.where(frame)
         local.again = again
         if isinstance(root, self.torch.jit.ScriptModule):
             self.recorder.remark("A scripted model ran (torch.jit): the layers inside it are not seen.")
@@ -304,7 +309,9 @@ class Watching:
         """A forward of a normalising layer has ended."""
         y = y[0] if isinstance(y, (tuple, list)) and y else y
         if self.unseen(x) or not hasattr(y, "dim"):
-            norm.before = norm.after = None
+            norm.before = None
+            if self.local.inside not in EXPORTS:
+                norm.after = None  # else what an exporter's forwards change is its jump
             self.recorder.remark(
                 "Forwards while the program traced or transformed a model were not looked at (torch.jit.trace, "
                 "torch.export, torch.onnx.export, torch.func)."
@@ -423,9 +430,7 @@ class Watching:
     def tell_jumps(self):
         jumps, self.local.jumps = self.local.jumps, {}
         for (quantity, what, where), (index, layers, largest) in jumps.items():
-            row = self.recorder.happen(
-                "jump", layers, where, index=index, quantity=quantity, largest=largest, by=what
-            )
+            row = self.recorder.happen("jump", layers, where, index=index, quantity=quantity, largest=largest, by=what)
             if row:  # not one of many
                 self.recorder.notable(self.local.clock)
 
@@ -477,19 +482,23 @@ class Watching:
 
         def safe(*args):
             if compiling() or recorder.stopped:  # the compiler takes the first for True, and sees an empty hook
-                return None
+                return
             try:
                 with recorder.lock:
                     hook(*args)
             except Exception as error:
                 recorder.failed(hook.__name__, error)
-            return None
+            return
 
         return safe
 
     def install(self):
         hooks = importlib.import_module("torch.nn.modules.module")
         leave = self.guarded(self.leave)
+        if not hasattr(hooks, "register_module_forward_hook"):  # before torch 1.5
+            self.wrap_calls(leave)
+            self.parts("happenings").install(self)
+            return
         try:
             last = hooks.register_module_forward_hook(leave, with_kwargs=True)
         except TypeError:  # before torch 2.1
@@ -497,6 +506,18 @@ class Watching:
         first = hooks.register_module_forward_pre_hook(self.guarded(self.enter))
         self.recorder.on_stop += [first.remove, last.remove]
         self.parts("happenings").install(self)
+
+    def wrap_calls(self, leave):
+        enter, module_class, original = self.guarded(self.enter), self.module_class, self.module_class.__call__
+
+        def call(module, *args, **kwargs):
+            enter(module, args)
+            found = original(module, *args, **kwargs)
+            leave(module, args, kwargs, found)
+            return found
+
+        module_class.__call__, self.call_code = call, call.__code__
+        self.recorder.on_stop.append(lambda: setattr(module_class, "__call__", original))
 
 
 def install(torch, recorder, parts):
@@ -527,7 +548,7 @@ def same(a, b):
     if a is None or b is None:
         return a is b
     if isinstance(a, float):
-        return a == b or (a != a and b != b)
+        return a == b or (np.isnan(a) and np.isnan(b))
     return a.tobytes() == b.tobytes()
 
 
