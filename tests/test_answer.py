@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_answer_stands_first_and_the_fix_beside_its_cause(run: Path) -> None:
-    assert text(results(), run, 112).splitlines() == [
+    assert text(results(), run, 100).splitlines() == [
         " train.py: 1 of 3 BatchNorm layers stopped learning its statistics at step 40.",
         "",
         "   layer       mode                n     moved       gap",
@@ -37,8 +37,8 @@ def test_the_answer_stands_first_and_the_fix_beside_its_cause(run: Path) -> None
         "   stem.bn     training            2048  100 of 100  0.00",
         "   head.bn     training            2048  100 of 100  0.00",
         "",
-        " ! BN401 mode-leak (hazard): evaluate() at engine.py:88 set layer1.bn1 to eval and nobody set train() again: 60",
-        "   steps with frozen statistics",
+        " ! BN401 mode-leak (hazard): evaluate() at engine.py:88 set layer1.bn1 to eval and nobody set",
+        "   train() again: 60 steps with frozen statistics",
         "   → Call model.train() after evaluate().",
         "",
         " note: 2 processes never ran a normalising layer.",
@@ -94,6 +94,16 @@ def test_what_is_left_is_said_in_words_that_are_true_of_it(marks: list[str], sai
 
 def test_where_nothing_was_shown_nothing_is_more() -> None:
     assert rest([Row("a", ()), Row("b", ())], 0) == "2 layers: nothing to say"
+
+
+def test_a_title_that_names_its_layers_is_not_followed_by_them() -> None:
+    def told(title: str, *layers: str) -> str:
+        (theme,) = themes(results(findings=(replace(LEAK, title=title, layer=", ".join(layers)),)))
+        return where(theme)
+
+    assert told("The statistics of 1 and bn.2 stand still.", "1", "bn.2") == ""
+    assert told("The statistics stand still for 117 steps.", "1") == "in 1"
+    assert told("NaN in bn.22", "bn.2") == "in bn.2"
 
 
 def test_one_cause_in_many_layers_is_said_once(run: Path) -> None:

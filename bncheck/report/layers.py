@@ -6,6 +6,7 @@ Nothing is judged here; marks come from the answer and from the run's own findin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,10 +87,15 @@ def layers_of(theme: Theme) -> tuple[str, ...]:
 def where(theme: Theme) -> str:
     """``in layer1.0.bn1, layer1.0.bn2, layer1.1.bn1 and 50 more layers``; "" where the title has said it."""
     layers = layers_of(theme)
-    if not layers or (len(layers) == 1 and layers[0] in theme.first.title):
+    if len(layers) <= NAMED and all(said(layer, theme.first.title) for layer in layers):
         return ""
     more = f" and {plural(len(layers) - NAMED, 'more layer')}" if len(layers) > NAMED else ""
     return f"in {', '.join(one_line(layer, 60) for layer in layers[:NAMED])}{more}"
+
+
+def said(layer: str, title: str) -> bool:
+    """Whether a title names a layer: ``1`` is not named by ``117 steps``."""
+    return re.search(rf"(?<![\w.]){re.escape(layer)}(?!\w|\.\w)", title) is not None
 
 
 def mark_of(row: Row) -> str:

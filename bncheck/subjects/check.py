@@ -17,7 +17,7 @@ from bncheck.errors import UsageError
 from bncheck.gate.bar import Bar
 from bncheck.run_folder.results import Results
 from bncheck.session import Listener
-from bncheck.subjects.interpreter import UsersPython, find_python
+from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making
 from bncheck.subjects.thing import Thing
 
@@ -90,7 +90,7 @@ def import_judging(asked: Asked) -> None:
 
         import bncheck.diagnosis.analyse
     import bncheck.report.html
-    import bncheck.subjects.model
+    import bncheck.subjects.model  # noqa: F401
     from bncheck.diagnosis.rules import load_rules
 
     load_rules()
@@ -105,6 +105,7 @@ def check_onnx(asked: Asked, listener: Listener) -> tuple[Path, Results]:
 def check_checkpoint(asked: Asked, listener: Listener) -> tuple[Path, Results]:
     from bncheck.subjects.checkpoint import check_checkpoint as check_file
 
+    assert asked.thing.path is not None
     return check_file(asked.thing.path, asked, listener)
 
 

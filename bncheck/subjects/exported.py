@@ -102,7 +102,7 @@ def play_model(
         "as": "model",
         "inputs": inputs_of(asked, other),
         "weights": str(asked.weights.absolute()) if asked.weights else "",
-        "data": str(given or asked.data.absolute()) if given or asked.data else "",
+        "data": str(given or (asked.data.absolute() if asked.data else "")),
         "steps": 0,
         "play": "outputs",
     }
@@ -255,23 +255,37 @@ def python_with_onnxruntime(asked: AskedDiff, listener: Listener) -> Path:
 
 
 def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, list[Finding], tuple[Shortfall, ...]]:
-    answer, held, missed = side_by_side(one.checkpoint, two.checkpoint, names)
-    sides = Sides(a=names[0], b=names[1], case=slug_of(answer.subject))
+    answer, held, _ = side_by_side(one.checkpoint, two.checkpoint, names)
+    eps = {layer.eps for layer in one.checkpoint.holding.layers}
+    sides = Sides(
+        a=names[0], b=names[1], case=slug_of(answer.subject), eps_a=next(iter(eps)) if len(eps) == 1 else None
+    )
     other = two.plays.get("plain") or two.plays.get("eval") or ()
     found = hold_against(ways(one), other)
     outputs = [finding_of(sides, reading) for reading in readings(sides, found)]
     if "optimised" in two.plays:
         outputs += [finding_of(sides, each) for each in optimised(sides, two)]
+    outputs = [with_layers(finding, held) for finding in outputs]
     equal = all(finding.kind == "rounding" for finding in outputs)
     # What layers hold in another way and nobody sees in the outputs (a pruned layer, a constant) is no difference.
     kept = [finding for finding in held if not equal or finding.kind == "rounding" or finding.cause in OF_STATE]
+    if any(finding.cause == "mode-leak" for finding in outputs):  # exporting in training mode moves statistics
+        kept = [finding for finding in kept if finding.cause not in ("stale-state", "mode-leak")]
+    said = {finding.cause for finding in outputs}
+    kept = [finding for finding in kept if finding.cause != "eps" or "eps" not in said]
     findings = sorted([*outputs, *kept], key=lambda found: KINDS.index(found.kind))
     answer = replace(
         answer,
-        headline=headline(answer, sides, found, outputs, findings, bool(held) and not missed),
+        headline=headline(answer, sides, found, findings),
         notes=(*one.remarks, *first_tap(one, two, names), *answer.notes),
     )
     return answer, findings, ()
+
+
+def with_layers(finding: Finding, held: Sequence[Finding]) -> Finding:
+    """A finding about outputs, with the layers in which the files themselves show its cause."""
+    same = [each for each in held if each.cause == finding.cause and each.kind != "rounding"]
+    return replace(finding, accounts=tuple(dict.fromkeys(place for each in same for place in sorted(each.places))))
 
 
 # Causes that outputs of eval do not show.
@@ -286,11 +300,9 @@ def headline(
     answer: Answer,
     sides: Sides,
     found: Mapping[str, Measured],
-    outputs: Sequence[Finding],
     findings: Sequence[Finding],
-    compared: bool,
 ) -> str:
-    grave = [finding for finding in (*outputs, *findings) if finding.kind != "rounding"]
+    grave = [finding for finding in findings if finding.kind != "rounding"]
     if grave:
         return grave[0].title
     how = "equal to the bit" if (found.get("eval") or found["plain"]).gap == 0 else "equal up to rounding"
@@ -311,7 +323,7 @@ def optimised(sides: Sides, two: Played) -> list[Any]:
         Reading(
             cause="folding",
             kind="hazard",
-            title=f"onnxruntime {two.version} gives other outputs for {sides.b} with graph optimisation than without it: "
+            title=f"onnxruntime {two.version} gives other outputs for {sides.b} with graph optimisation than without: "
             f"{100 * apart:.3g} % of the largest, where rounding goes to {100 * allowed:.2g} %.",
             advice=f"see which is right: bncheck check {sides.b}",
             places=(("", "output"),),

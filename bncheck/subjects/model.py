@@ -127,8 +127,8 @@ def judge(seen: Seen) -> tuple[Finding, ...]:
 
 
 def of_the_model(item: Finding, seen: Seen) -> bool:
-    """Whether a finding of the life that was made up is about the model. What depends on the numbers that went in is not,
-    unless they are the user's; that a few steps are few, never."""
+    """Whether a finding of the life that was made up is about the model. What depends on the numbers that went in is
+    not, unless they are the user's; that a few steps are few, never."""
     if item.cause in OF_THE_EXPERIMENT:
         return False
     return seen.said["input"]["from"] == "data" or item.cause not in OF_THE_DATA
@@ -217,8 +217,8 @@ def notes(seen: Seen) -> list[str]:
         said.append("Made-up numbers do not show whether the statistics suit your data: give a batch with --data.")
     if seen.said.get("steps"):
         said.append(
-            f"Training was {plural(int(seen.said['steps']), 'step')} of plain gradient descent (learning rate 0.001) on "
-            "the mean of the squares of its outputs, in a process of its own: nothing of yours was changed."
+            f"Training was {plural(int(seen.said['steps']), 'step')} of plain gradient descent (learning rate 0.001) "
+            "on the mean of the squares of its outputs, in a process of its own: nothing of yours was changed."
         )
     loaded = seen.said.get("weights")
     if loaded:

@@ -56,8 +56,8 @@ class Local(threading.local):
 
     def __init__(self):
         self.stack, self.clock, self.look, self.where, self.again = [], None, False, None, False
-        self.jumps = {}  # (quantity, by, where) → the jumps of this beat
         self.call = 0
+        self.jumps = {}  # (quantity, by, where) → the jumps of this beat
         self.deep = 0  # inside train(), load_state_dict(), …: their calls of children are none of the user's
         self.inside = ""  # the name of that function
 
@@ -70,6 +70,7 @@ class Watching:
         self.moments, self.behaviour = parts("moments"), parts("behaviour")
         self.local = Local()
         self.generation = recorder.generation
+        self.calls = 0  # of outermost modules
         self.norms = {}  # id of a module → Norm, or None for one that is none
         self.suspects = {}  # id of a module → Suspect
         self.own = set()  # folders whose frames are not the user's
@@ -82,7 +83,6 @@ class Watching:
         calls = torch.nn.Module.__dict__
         self.call_code = calls.get("_call_impl", calls["__call__"]).__code__
         self.task = getattr(torch._C, "_current_graph_task_id", None)
-        self.calls = 0  # of outermost modules
         self.causes = []  # the last happenings that could have changed state: (what, where, index, ids of modules)
         self.tree = (None, {})  # a root, and the paths of all modules below it
         self.compiling = is_compiling(torch)
