@@ -99,7 +99,7 @@ def test_where_nothing_was_shown_nothing_is_more() -> None:
 def test_a_title_that_names_its_layers_is_not_followed_by_them() -> None:
     def told(title: str, *layers: str) -> str:
         (theme,) = themes(results(findings=(replace(LEAK, title=title, layer=", ".join(layers)),)))
-        return where(theme)
+        return where(theme, replace(ANSWER, rows=tuple(Row(layer, ("",) * 4) for layer in layers)))
 
     assert told("The statistics of 1 and bn.2 stand still.", "1", "bn.2") == ""
     assert told("The statistics stand still for 117 steps.", "1") == "in 1"
@@ -112,7 +112,9 @@ def test_one_cause_in_many_layers_is_said_once(run: Path) -> None:
         replace(LEAK, layer=layer, title=LEAK.title.replace("layer1.bn1", layer)) for layer in layers
     )  # fmt: skip
     (theme,) = themes(results(findings=findings))
-    assert where(theme) == "in block0.bn, block1.bn, block2.bn and 50 more layers"
+    of_blocks = replace(ANSWER, rows=tuple(Row(layer, ("",) * 4) for layer in layers))
+    assert where(theme, ANSWER) == ""  # no layers of the user's
+    assert where(theme, of_blocks) == "in block0.bn, block1.bn, block2.bn and 50 more layers"
     assert text(results(findings=findings), run).count("BN401") == 2  # the finding, and where to read on
 
 

@@ -80,6 +80,17 @@ def test_a_recording_comes_as_json_npz_mapping_or_run_folder(tmp_path: Path) -> 
     assert here("report", str(tmp_path / "run"), "--format", "html").returncode == 0
 
 
+def test_the_birth_of_nan_is_read_from_the_numbers() -> None:
+    """One batch with NaN in channel 0 at forward 30: it came in, and it stays."""
+    changed = {key: np.array(recording()["layers"]["bn1"][key]) for key in ("input_mean", "mean_before", "mean_after")}
+    changed["input_mean"][30, 0] = np.nan
+    changed["mean_after"][30:, 0] = changed["mean_before"][31:, 0] = np.nan
+    found = bncheck.judge(recording(**changed))
+    (born,) = [each for each in found.lives[0].happenings if each.what == "nonfinite"]
+    assert (born.step, born.layers, dict(born.detail)) == (30, ("bn1",), {"in": "input", "born": False})
+    assert [each.cause for each in found.faults] == ["poisoned-state"]
+
+
 def test_forwards_are_put_in_order_and_modes_become_spans() -> None:
     modes = [1] * 40 + [0] * 20
     life = bncheck.judge(recording(training=modes, index=list(range(60))[::-1])).lives[0]
@@ -98,6 +109,9 @@ def test_forwards_are_put_in_order_and_modes_become_spans() -> None:
         (recording(n=[1] * 59), r"n of layer 'bn1' has the shape \(59,\) and not \(60,\)"),
         (recording(mean_after=[[1, 2], [3]]), "mean_after of layer 'bn1' are no numbers"),
         ({**recording(), "happenings": [{"what": "party"}]}, "A happening of the recording is none of"),
+        ({**recording(), "happenings": "all of them"}, "`happenings` of the recording is no list"),
+        ({**recording(), "happenings": [{"what": "eval", "step": "late"}]}, "an index or step that is no number"),
+        ({**recording(), "steps": "many"}, "`steps` of the recording is no number"),
     ],
 )
 def test_what_is_no_recording_is_said_in_a_sentence(value: dict[str, Any], said: str) -> None:

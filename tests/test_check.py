@@ -20,9 +20,11 @@ from bncheck.environments.pythons import Ready, prepare
 from bncheck.environments.targets import Target
 from bncheck.errors import BncheckError, EnvironmentFailure, UsageError
 from bncheck.gate.bar import read_verdict
+from bncheck.repro.torch_script.own import taken_by
 from bncheck.run_folder.answer import Answer, read_answer
 from bncheck.run_folder.results import Results
-from bncheck.subjects.check import Asked, check, parse_input, parse_with
+from bncheck.subjects.asked import Asked, parse_input, parse_with
+from bncheck.subjects.check import check
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.layer import Looked, scenario_text
 from bncheck.subjects.played import batch_dependence, misfit, nonfinite
@@ -437,3 +439,24 @@ def test_a_file_that_is_none_and_one_without_nodes(tmp_path: Path, exported: Pat
         checked(str(broken), tmp_path / "run")
     with pytest.raises(UsageError, match=r"folded\.onnx has no BatchNormalization node"):
         checked(str(exported / "folded.onnx"), tmp_path / "run")
+
+
+# ------------------------------------------------------------------------------------------------------------- kits
+
+SOURCE = """
+class Base(nn.Module):
+    def __init__(self, channels, epsilon=1e-5, *, momentum=0.1): ...
+class Layer(Base):
+    def forward(self, x): ...
+class Loose(Base):
+    def __init__(self, channels, **keywords): ...
+class Usual(nn.BatchNorm2d):
+    def forward(self, x): ...
+"""
+
+
+def test_the_script_of_a_kit_passes_what_the_constructor_takes() -> None:
+    given = {"affine": True, "momentum": 0.3, "eps": 1e-3}
+    assert taken_by(SOURCE, "my.py:Layer", given) == {"momentum": 0.3, "epsilon": 1e-3}
+    for name in ("Loose", "Usual", "Gone"):
+        assert taken_by(SOURCE, f"my.py:{name}", given) == given

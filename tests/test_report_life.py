@@ -23,6 +23,7 @@ from bncheck.report.layers import arrange
 from bncheck.report.life_axis import Axis, axis_of, gap_by_column, gap_of, moved_lanes
 from bncheck.report.timeline import distance_map, timeline, to_number
 from bncheck.run_folder.lives import read_lives
+from bncheck.run_folder.source_lines import look_up, read_lines, write_lines
 from bncheck.run_folder.write_life import write_life
 
 
@@ -276,3 +277,45 @@ def test_axe_finds_nothing(browser: Any, run: Path, scheme: str, width: int) -> 
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     found = axe.run(tab)
     assert found.violations_count == 0, found.generate_report()
+
+
+# --------------------------------------------------------------------------------------------------- lines of the user
+
+
+def test_the_line_that_a_finding_names_is_shown_where_the_code_is_not(tmp_path: Path) -> None:
+    code = tmp_path / "engine.py"
+    code.write_text("\n" * 87 + "    model.eval()  # nobody undoes this\n")
+    here_and_now = replace(HERE, file=str(code), text="")
+    life = replace(LIFE, happenings=(replace(LIFE.happenings[0], where=here_and_now),))
+    run = tmp_path / "run"
+    write_answered(run)
+    write_life(life, run)
+    write_lines(run, look_up([life]))
+    code.unlink()
+    shown = page(results(), run, Gallery(results(), run))
+    assert shown.count("<code>model.eval()  # nobody undoes this</code>".replace("  #", " #")) == 2
+
+
+def test_a_report_opens_no_file_that_a_run_folder_names(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.py"
+    secret.write_text("password = 1\n" * 100)
+    write_answered(tmp_path / "run")
+    write_life(replace(LIFE, happenings=(replace(LIFE.happenings[0], where=replace(HERE, file=str(secret))),)),
+               tmp_path / "run")  # fmt: skip
+    assert "password" not in page(results(), tmp_path / "run", Gallery(results(), tmp_path / "run"))
+
+
+@pytest.mark.parametrize("content", ["{}", "[[1, 2, 3]]", '[["a", "b", "c"], 7]', '"text"'])
+def test_lines_that_were_edited_are_left_out(tmp_path: Path, content: str) -> None:
+    write_life(LIFE, tmp_path)
+    (tmp_path / "watched" / "lines.json").write_text(content)
+    assert [each.where.text for life in read_lines(tmp_path, read_lives(tmp_path)) for each in life.happenings
+            if each.where is not None] == ["", ""]  # fmt: skip
+
+
+def test_what_is_no_python_file_is_not_read(tmp_path: Path) -> None:
+    for name in ("notes.txt", "missing.py"):
+        where = replace(HERE, file=str(tmp_path / name), line=1, text="")
+        (tmp_path / "notes.txt").write_text("secret\n")
+        (life,) = look_up([replace(LIFE, happenings=(Happening("eval", 0, 0, where=where),))])
+        assert life.happenings[0].where == where

@@ -40,6 +40,7 @@ FORMATS = ("csv", "junit", "summary", "html")
 @gating_options
 @click.option("--json", "as_json", is_flag=True, help="Print run.json on stdout when the command has ended.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every layer, and the figures behind each finding.")
 def watch_command(**options: Any) -> int:
     """Run a command that trains or evaluates, and say what each BatchNorm layer lived through.
 
@@ -81,10 +82,12 @@ def judged(run: Path, ended: Ended, command: Sequence[str], created: str, bar: A
     """Read the recording, judge every life, write the run folder."""
     from bncheck.diagnosis.alone import judge_lives
     from bncheck.run_folder.lives import read_lives
+    from bncheck.run_folder.source_lines import look_up, write_lines
     from bncheck.subjects.conclusion import conclude, results_of
     from bncheck.subjects.watched import answer_of, missed
 
     lives = read_lives(run, {ended.pid: ended.code if not ended.signal else -ended.signal})
+    write_lines(run, look_up(lives))
     findings = judge_lives(lives)
     answer = answer_of(lives, findings, shlex.join(command))
     results = results_of(answer, findings, targets_of(lives), shlex.join(["bncheck", *sys.argv[1:]]), created)
@@ -112,7 +115,7 @@ def tell(run: Path, results: Results, options: dict[str, Any], ended: Ended, cod
         from bncheck.commands.progress import console
         from bncheck.report.terminal import render_terminal
 
-        console(stderr=True).print(render_terminal(results, run))
+        console(stderr=True).print(render_terminal(results, run, verbose=options["verbose"]))
     with redirect_stdout(sys.stderr):
         tell_verdict(run, read_verdict(run, results), options)
     if ended.code:

@@ -52,7 +52,7 @@ class Keeper:
 def check(thing: Any, **options: Any) -> Result:
     """Is a thing right? A model object is judged by what its layers hold. A class of a layer, the text
     ``"model.py:build"``, a checkpoint or an ONNX file is taken as by ``bncheck check``; ``options`` are those of
-    :class:`bncheck.subjects.check.Asked` (``weights``, ``data``, ``given``, ``inputs``, ``steps``).
+    :class:`bncheck.subjects.asked.Asked` (``weights``, ``data``, ``given``, ``inputs``, ``steps``).
 
     UsageError where it cannot be checked."""
     if isinstance(thing, (str, os.PathLike)):
@@ -78,7 +78,7 @@ def written(thing: Any) -> str:
 
 
 def play(text: str, options: Mapping[str, Any]) -> Result:
-    from bncheck.subjects.check import Asked
+    from bncheck.subjects.asked import Asked
     from bncheck.subjects.check import check as check_there
     from bncheck.subjects.thing import parse_thing
 

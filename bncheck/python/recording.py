@@ -84,15 +84,23 @@ def life_of(recording: Mapping[str, Any]) -> Life:
     if not isinstance(layers, Mapping) or not layers:
         raise UsageError("A recording has `layers`: a name and its quantities each.", SEE)
     lived = tuple(layer_of(str(name), found) for name, found in layers.items())
-    steps = int(recording.get("steps", max((span.last_step + 1 for each in lived for span in each.spans), default=0)))
-    happenings = tuple(happening_of(each) for each in recording.get("happenings", ()))
+    last = max((span.last_step + 1 for each in lived for span in each.spans), default=0)
+    steps = recording.get("steps", last)
+    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool):
+        raise UsageError("`steps` of the recording is no number.", SEE)
+    told = recording.get("happenings", ())
+    if not isinstance(told, Sequence) or isinstance(told, str):
+        raise UsageError("`happenings` of the recording is no list.", SEE)
+    happenings = [happening_of(each) for each in told]
+    if not any(each.what == "nonfinite" for each in happenings):
+        happenings += [born for each in lived if (born := first_nonfinite(each)) is not None]
     return Life(
         program=str(recording.get("program", "recording")),
         framework=str(recording.get("framework", "")),
         version=str(recording.get("version", "")),
         layers=lived,
         happenings=tuple(sorted(happenings, key=lambda each: each.index)),
-        steps=steps,
+        steps=int(steps),
         forwards=sum(each.forwards for each in lived),
         code=0,
     )
@@ -178,13 +186,45 @@ def spans_of(moments: Mapping[str, Array]) -> list[Span]:
     return found
 
 
+def first_nonfinite(layer: LayerLife) -> Happening | None:
+    """The first forward that left NaN or Inf in running statistics that held none, or gave an output with some."""
+    moments, count = layer.moments, len(layer.moments["index"])
+
+    def finite(*names: str) -> Array:
+        held = [moments[name] for name in names if name in moments]
+        found: Array = np.ones(count, dtype=bool)
+        for each in held:
+            found = found & np.isfinite(each).all(axis=1)
+        return found
+
+    state = finite("mean_before", "var_before") & ~finite("mean_after", "var_after")
+    output = moments.get("output_bad", np.zeros(count)) > 0
+    at = np.flatnonzero(state | output)
+    if not at.size:
+        return None
+    first = int(at[0])
+    clean = bool(finite("input_mean", "input_var")[first] and moments.get("input_bad", np.zeros(count))[first] == 0)
+    known = "input_mean" in moments or "input_bad" in moments
+    return Happening(
+        what="nonfinite",
+        index=int(moments["index"][first]),
+        step=int(moments["step"][first]),
+        layers=(layer.name,),
+        detail={"in": ("state" if state[first] else "output") if clean else "input", "born": clean and known},
+    )
+
+
 def happening_of(value: Any) -> Happening:
     if not isinstance(value, Mapping) or value.get("what") not in HAPPENINGS:
         raise UsageError(f"A happening of the recording is none of: {', '.join(HAPPENINGS)}.", SEE)
+    try:
+        index, step = int(value.get("index", 0)), int(value.get("step", 0))
+    except (TypeError, ValueError):
+        raise UsageError("A happening of the recording has an index or step that is no number.", SEE) from None
     return Happening(
         what=str(value["what"]),
-        index=int(value.get("index", 0)),
-        step=int(value.get("step", 0)),
+        index=index,
+        step=step,
         layers=tuple(map(str, value.get("layers", ()))),
         detail={key: each for key, each in value.items() if key not in ("what", "index", "step", "layers")},
     )

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bncheck.diagnosis.alone import judge_life, ordered
+from bncheck.diagnosis.alone import judge_lives
 from bncheck.finding import Finding
 from bncheck.life import Life
 from bncheck.run_folder.answer import Answer
 from bncheck.run_folder.results import Results, TargetResult
-from bncheck.subjects.conclusion import conclude, results_of
+from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.watched import answer_of
 
 # What a layer's owner has to know; conventions and rounding are nobody's fault.
@@ -72,6 +72,7 @@ class Result:
         from bncheck.gate.bar import Bar
         from bncheck.report import render
         from bncheck.run_folder.folder import create_run_folder
+        from bncheck.run_folder.source_lines import write_lines
         from bncheck.run_folder.write_life import write_life
 
         run = create_run_folder(None if folder is None else Path(folder))
@@ -81,13 +82,14 @@ class Result:
             return run / "index.html"
         for life in self.lives:
             write_life(life, run)
+        write_lines(run, self.lives)
         conclude(run, self.answer, self.results, Bar(), tuple(formats), lambda text: None)
         return run / "index.html"
 
 
 def result_of(lives: Sequence[Life], subject: str, command: str) -> Result:
     """Judge lives, all rules over each."""
-    findings = ordered([found for life in lives for found in judge_life(life)])
+    findings = judge_lives(lives)
     answer = answer_of(lives, findings, subject)
     return Result(answer, results_of(answer, findings, targets_of(lives), command, now()), tuple(lives))
 
@@ -95,7 +97,7 @@ def result_of(lives: Sequence[Life], subject: str, command: str) -> Result:
 def targets_of(lives: Sequence[Life]) -> tuple[TargetResult, ...]:
     found = {life.framework or "recording": life for life in lives}
     return tuple(
-        TargetResult(name=name, slug=name, backend=name, version=life.version, device="")
+        TargetResult(name=name, slug=slug_of(name), backend=name, version=life.version, device="")
         for name, life in found.items()
     )
 

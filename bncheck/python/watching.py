@@ -16,6 +16,7 @@ from bncheck.life import Life
 from bncheck.python.hands import WORKER, load, watchable
 from bncheck.python.result import Result, result_of
 from bncheck.run_folder.lives import read_lives
+from bncheck.run_folder.source_lines import look_up
 
 KEEP = "first:50,last:50,every:100"
 Arguments = ParamSpec("Arguments")
@@ -61,7 +62,7 @@ class Watch:
         recorder.end()
         recorder.stop()
         try:
-            lives = tuple(self.own(life) for life in read_lives(Path(self.folder.name)))
+            lives = look_up([self.own(life) for life in read_lives(Path(self.folder.name))])
             # A layer of the model may not have run: what is left is still a life.
             self.result = result_of([life for life in lives if life.layers], self.subject(lives), "bncheck.watch()")
         finally:

@@ -23,7 +23,7 @@ def fragment(results: Results, answer: Answer, lives: Sequence[Life]) -> str:
     rows = told.rows if len(told.rows) <= FEW else told.telling[:MOST_ROWS]
     lines = [Markup("<p><strong>{}</strong></p>").format(one_line(answer.headline, 500))]
     for theme in told.themes:
-        first, at = theme.first, where(theme)
+        first, at = theme.first, where(theme, answer)
         lines.append(
             Markup("<p>{} <strong>{}</strong> ({}): {}{}{}</p>").format(
                 clean(first.code),

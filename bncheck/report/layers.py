@@ -17,7 +17,7 @@ from bncheck.report.plain_text import clean, one_line, plural
 from bncheck.report.standing import MARKS
 from bncheck.run_folder.answer import Answer, Row, read_answer
 from bncheck.run_folder.cell import folder_of, read_record
-from bncheck.run_folder.results import Results
+from bncheck.run_folder.results import CellResult, Results
 
 # A table of so few layers is shown whole: it says how each layer stands, and fits beside its findings.
 FEW = 8
@@ -84,9 +84,11 @@ def layers_of(theme: Theme) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layer for finding in theme.findings for layer in layers_of_finding(finding)))
 
 
-def where(theme: Theme) -> str:
-    """``in layer1.0.bn1, layer1.0.bn2, layer1.1.bn1 and 50 more layers``; "" where the title has said it."""
-    layers = layers_of(theme)
+def where(theme: Theme, answer: Answer) -> str:
+    """``in layer1.0.bn1, layer1.0.bn2, layer1.1.bn1 and 50 more layers``; "" where the title has said it, or the answer
+    is not about layers of the user's."""
+    known = {row.layer for row in answer.rows}
+    layers = tuple(layer for layer in layers_of(theme) if layer in known)
     if len(layers) <= NAMED and all(said(layer, theme.first.title) for layer in layers):
         return ""
     more = f" and {plural(len(layers) - NAMED, 'more layer')}" if len(layers) > NAMED else ""
@@ -115,6 +117,12 @@ def rest(rows: Sequence[Row], shown: int) -> str:
     silent = len(rows) - agree - near
     said += [f"{plural(silent, f'{more}layer')}: nothing to say"] if silent else []
     return "; ".join(said)
+
+
+def stopped(results: Results) -> tuple[CellResult, ...]:
+    """Cells that were asked for and not carried out; what probes try out is measured, not asked."""
+    probes = {scenario.name for scenario in results.scenarios if scenario.probe}
+    return tuple(cell for cell in results.cells if cell.outcome != "ok" and cell.error and cell.scenario not in probes)
 
 
 def was_played(results: Results, run_folder: Path) -> bool:

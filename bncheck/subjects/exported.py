@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bncheck.checkpoints.arrays import npy_of
 from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
@@ -28,7 +28,6 @@ from bncheck.gate.shortfall import Shortfall
 from bncheck.run_folder.answer import Answer
 from bncheck.run_folder.folder import create_run_folder, read_json, write_json
 from bncheck.run_folder.results import Results, TargetResult
-from bncheck.session import Listener
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making
@@ -37,6 +36,9 @@ from bncheck.subjects.sides import AskedDiff, Side, names_of
 from bncheck.subjects.two_files import side_by_side
 from bncheck.trace import Array
 from bncheck.worker.onnx_side import file as onnx_file
+
+if TYPE_CHECKING:
+    from bncheck.session import Listener  # it imports what plays cells
 
 PLAYER = Path(__file__).parent.parent / "worker" / "onnx_side" / "outputs.py"
 BATCH, SIDE = 4, {4: 64, 3: 32, 5: 16}
@@ -137,7 +139,7 @@ def remarks_of(said: Mapping[str, Any]) -> tuple[str, ...]:
 
 def inputs_of(asked: AskedDiff, other: Side) -> list[dict[str, Any]]:
     """What --input says, else what an ONNX file on the other side declares; sizes that it leaves open are small."""
-    from bncheck.subjects.check import parse_input
+    from bncheck.subjects.asked import parse_input
 
     if asked.inputs:
         return [parse_input(text) for text in asked.inputs]

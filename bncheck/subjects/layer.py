@@ -24,7 +24,7 @@ from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.thing import Thing
 
 if TYPE_CHECKING:
-    from bncheck.subjects.check import Asked
+    from bncheck.subjects.asked import Asked
 
 TARGETS = ("torch", "torch[builtin]")
 USUAL = {"eps": 1e-5, "momentum": 0.1}  # torch.nn.BatchNorm's
@@ -203,7 +203,8 @@ def concluded(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Re
     """The results with plain sentences, and the answer."""
     told = tuple(replace(item, title=in_words(item.title, layer)) for item in results.findings)
     results = replace(results, findings=told)
-    return results, answer_of(thing, layer, given, results)
+    answer = answer_of(thing, layer, given, results)  # its notes hold what the cells remark
+    return replace(results, cells=tuple(replace(cell, remarks=()) for cell in results.cells)), answer
 
 
 def answer_of(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Results) -> Answer:

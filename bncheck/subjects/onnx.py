@@ -21,7 +21,7 @@ from bncheck.worker.onnx_side import file as onnx_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bncheck.subjects.check import Asked
+    from bncheck.subjects.asked import Asked
 
 SCENARIO = "onnx-file"
 TARGETS = ("reference", "onnxruntime")
@@ -30,7 +30,7 @@ COLUMNS = ("mode", "channels", "eps", "verdict")
 
 def check_file(asked: Asked, listener: Listener) -> tuple[Path, Results]:
     """Play it as it is, in inference and in training mode, and hold it to its opset."""
-    from bncheck.subjects.check import parse_input
+    from bncheck.subjects.asked import parse_input
 
     path = asked.thing.path
     assert path is not None
