@@ -1,8 +1,8 @@
 """Layers whose buffers behave like a running mean and variance, whatever they are called.
 
 Loaded by torch_side/watching.py by path. A buffer is a running mean if one forward moved every channel of it by the
-same share of the way to the mean of its input: new = old + a (mean − old) with one a. Likewise the variance, biased or not,
-and the standard deviation. Python 3.7 syntax.
+same share of the way to the mean of its input: new = old + a (mean − old) with one a. Likewise the variance, biased or
+not, and the standard deviation. Python 3.7 syntax.
 """
 
 import sys
