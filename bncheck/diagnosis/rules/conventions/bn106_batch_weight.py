@@ -113,7 +113,7 @@ def of_the_last_batches(life: Life, layer: Lived, ev: Evaluation) -> Reason:
     return Reason(
         says=(
             f"A new batch weighs {much} in the running average, so that the statistics are those of the last batches, "
-            f"chance included; that makes {percent(ev.gap.share('noise'))} of it."
+            f"chance included; that accounts for {percent(ev.gap.share('noise'))} of it."
         ),
         advice=f"give a new batch less weight (0.1 is usual), or {anew(life)}",
         part="noise",

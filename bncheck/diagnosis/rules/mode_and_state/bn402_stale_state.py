@@ -177,7 +177,7 @@ def lagging(life: Life, layer: Lived, ev: Evaluation) -> Reason:
     span = f" average about {number(round(1 / weight))} batches and" if weight and weight < 1 else ""
     return Reason(
         says=(
-            f"The weights before it move faster than its running statistics, which{span} lag behind; that makes "
+            f"The weights before it move faster than its running statistics, which{span} lag behind; that accounts for "
             f"{percent(ev.gap.share('lag'))} of it."
         ),
         advice=f"{anew(life)} before you evaluate, give a new batch more weight, or lower the learning rate towards "
