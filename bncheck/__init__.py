@@ -37,4 +37,32 @@ finding does I/O; reports compute nothing; no stage imports one that imports it.
 A test demands the row in the docs of each.
 """
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+# Name → its module of bncheck/python; ``import bncheck`` alone imports neither NumPy nor pandas.
+_PYTHON = {
+    "judge": "recording",
+    "watch": "watching",
+    "check": "checking",
+    "diff": "checking",
+    "assert_clean": "asserting",
+    "assert_equivalent": "asserting",
+    "assert_frozen": "asserting",
+    "assert_statistics_move": "asserting",
+    "assert_same_in_any_batch": "asserting",
+    "Result": "result",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PYTHON:
+        raise AttributeError(f"module 'bncheck' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"bncheck.python.{_PYTHON[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PYTHON])

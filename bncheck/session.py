@@ -129,9 +129,7 @@ def play_and_judge(
     except KeyboardInterrupt:
         conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.bar, measured)
         raise
-    return conclude(
-        run, plan, found, documented, request.formats, listener, request.bar, measured, request.concluding
-    )
+    return conclude(run, plan, found, documented, request.formats, listener, request.bar, measured, request.concluding)
 
 
 def measuring(

@@ -147,8 +147,8 @@ def by_path(path, name):
 
 def runtime(kind, given, attributes, opset, count):
     names, outputs = [f"i{place}" for place in range(len(given))], [f"o{place}" for place in range(count)]
-    used = ["" if each.size == 0 else name for name, each in zip(names, given)]
-    stored = [numpy_helper.from_array(each, name) for name, each in zip(names, given) if each.size]
+    used = ["" if each.size == 0 else name for name, each in zip(names, given, strict=True)]
+    stored = [numpy_helper.from_array(each, name) for name, each in zip(names, given, strict=True) if each.size]
     graph = helper.make_graph(
         [helper.make_node(kind, used, outputs, name="node", **attributes)], "g", [],
         [onnx.ValueInfoProto(name=name) for name in outputs], stored,
@@ -184,13 +184,15 @@ def main(folder):
         try:
             right = runtime(*case)
         except Exception as error:
-            found[name] = "onnxruntime: %s" % str(error)[:200]
+            found[name] = f"onnxruntime: {str(error)[:200]}"
             continue
         try:
             ours = oracle_of(oracle, files, *case)
-            found[name] = max((apart(*each) for each in zip(right, ours)), key=lambda gap: (isinstance(gap, str), gap))
+            found[name] = max(
+                (apart(*each) for each in zip(right, ours, strict=False)), key=lambda gap: (isinstance(gap, str), gap)
+            )
         except Exception as error:
-            found[name] = "%s: %s" % (type(error).__name__, error)
+            found[name] = f"{type(error).__name__}: {error}"
     print(json.dumps(found))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import pickle
 import random
 import struct
 import subprocess
+import tarfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -21,6 +23,8 @@ from at_the_prompt import here
 
 from bncheck.checkpoints.pickled import Machine, PickleError, Thing
 from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
+from bncheck.checkpoints.tensor import natural
+from bncheck.diagnosis.held.likeness import compared
 from bncheck.environments.backend_file import find_backends
 from bncheck.environments.pythons import Ready, prepare
 from bncheck.environments.targets import parse_target
@@ -220,6 +224,12 @@ def test_keras_says_which_layers_are_no_batch_norm_and_which_part_is_missing(kep
     unknown = only(kept / "keras3.weights.h5").layers[1]
     assert unknown.gamma is None and unknown.beta is None
     assert unknown.running_mean is not None and unknown.running_mean.tolist() == [5, 6]
+    pair = compared(inner, unknown)
+    assert set(pair.quantities) == {"running_mean", "running_var"} and pair.differing() == ()
+
+
+def test_layers_come_in_the_order_of_their_numbers() -> None:
+    assert sorted(["bn_10", "bn_2", "bn", "a/bn_1"], key=natural) == ["a/bn_1", "bn", "bn_2", "bn_10"]
 
 
 @pytest.mark.parametrize("name", KEPT_NAMES)
@@ -430,6 +440,11 @@ def test_what_is_no_file_or_no_checkpoint(tmp_path: Path) -> None:
     assert "no regular file" in sentence_of(tmp_path / "pipe.pt")
     assert "is damaged" in sentence_of(tmp_path / "text.pt")
     assert "no checkpoint that bncheck knows" in sentence_of(tmp_path / "photo.png")
+    (tmp_path / "state.pt.gz").write_bytes(gzip.compress(b"weights"))
+    assert "is compressed with gzip" in sentence_of(tmp_path / "state.pt.gz")
+    with tarfile.open(tmp_path / "state.tar", "w") as archive:
+        archive.add(tmp_path / "text.pt")
+    assert "is a tar archive" in sentence_of(tmp_path / "state.tar")
     assert "cannot be read" in sentence_of(tmp_path)
 
 

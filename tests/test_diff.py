@@ -338,3 +338,54 @@ def test_what_cannot_be_compared(files: Path, tmp_path: Path) -> None:
         assert done.returncode == 2 and "unsupported" in done.stderr
     done = here("diff", str(files / "before.pt"), str(tmp_path / "gone.pt"))
     assert done.returncode == 2 and "there is no file" in done.stderr
+
+
+def damaged_layer(layer: Held, dice: np.random.Generator) -> Held:
+    """One of the things that happen to a layer's state, or none."""
+    noise = dice.normal(1, 0.3, 3).astype(np.float32)
+    mean, var, gamma, beta = (
+        np.asarray(value) for value in (layer.running_mean, layer.running_var, layer.gamma, layer.beta)
+    )
+    changes: tuple[dict[str, Any], ...] = (
+        {},
+        {"running_mean": var, "running_var": mean},
+        {"running_mean": mean * noise},
+        {"running_var": var * 2},
+        {"running_var": var * np.float32(8 / 7)},
+        {"running_mean": 0 * mean, "running_var": 0 * var + 1},
+        {"gamma": None},
+        {"beta": beta + noise},
+        {"gamma": gamma * noise, "running_var": var * noise**2},
+        {"counter": 3.0},
+        {"counter": None},
+        {"running_var": np.where(noise > 1, np.nan, var).astype(np.float32)},
+        {"running_mean": mean[:2], "running_var": var[:2]},
+        {"running_mean": mean.astype(np.float16)},
+        {"eps": 1e-3, "momentum": 0.9},
+    )
+    return replace(layer, **changes[dice.integers(len(changes))])
+
+
+def test_nothing_differs_silently() -> None:
+    """Whatever happens to some of the layers, each quantity that differs stands in a finding about that layer."""
+    dice = np.random.default_rng(5)
+    for _ in range(300):
+        layers = [
+            held(
+                f"bn{place}",
+                eps=1e-5,
+                momentum=0.1,
+                **{what: dice.normal(1, 0.5, 3).tolist() for what in ("running_mean", "gamma", "beta")},
+                running_var=dice.uniform(0.1, 5, 3).tolist(),
+            )
+            for place in range(4)
+        ]
+        a = holding(*layers)
+        b = holding(*(damaged_layer(layer, dice) for layer in layers))
+        matching = match(a, b)
+        assert len(matching.pairs) == 4
+        said = set().union(*(finding.places for finding in found(a, b)))
+        for one_layer, other in matching.pairs:
+            pair = compared(one_layer, other)
+            changed = {what for what, likeness in pair.quantities.items() if likeness.word != "equal"}
+            assert {(pair.name, what) for what in changed} <= said

@@ -1,4 +1,4 @@
-"""Every operator of the oracle, in the forms that exporters write, against onnxruntime: one process, one-node models."""
+"""Operators of the oracle, in the forms that exporters write, against onnxruntime: one process, one-node models."""
 
 from __future__ import annotations
 

@@ -26,8 +26,12 @@ WANTED = {
 }
 
 
-def test_every_script_with_a_fault_is_here() -> None:
-    assert {path.stem for path in (SCRIPTS / "faulty").glob("*.py")} == set(WANTED)
+# Faults that only a fit over moments tells: test_lives_gap.py.
+FITTED = {"evaluation_not_scaled", "few_updates", "two_kinds_in_turn"}
+
+
+def test_every_script_with_a_fault_is_somewhere() -> None:
+    assert {path.stem for path in (SCRIPTS / "faulty").glob("*.py")} == set(WANTED) | FITTED
 
 
 @pytest.mark.parametrize("script", WANTED)

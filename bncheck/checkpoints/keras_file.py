@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bncheck.checkpoints import hdf5
-from bncheck.checkpoints.tensor import Stretch, Tensor, damaged, in_memory, whole_file
+from bncheck.checkpoints.tensor import Stretch, Tensor, damaged, in_memory, natural, whole_file
 from bncheck.checkpoints.zipped import Entry
 from bncheck.errors import CheckpointError
 
@@ -104,7 +104,7 @@ def named(group: hdf5.Group, settings: Mapping[str, Settings]) -> tuple[dict[str
             if len(words) != len(arrays):
                 remarks.append(f"{place} holds {len(arrays)} arrays, which is no BatchNormalization bncheck knows.")
                 continue
-            found |= {f"{layer}/{word}": array for word, array in zip(words, arrays, strict=True) if word}
+            found |= {f"{layer}/{word}": array for word, array in zip(words, arrays, strict=True)}
             if said is not None:
                 found |= {f"{layer}.{key}": value for key, value in said.numbers.items()}
     taken = {id(value) for value in found.values()}
@@ -122,10 +122,10 @@ def named(group: hdf5.Group, settings: Mapping[str, Settings]) -> tuple[dict[str
 
 
 def words_of(arrays: list[Any], said: Settings | None) -> tuple[str, ...]:
-    """Which quantity each array is; "" for one that cannot be told (gamma or beta, without the config)."""
+    """Which quantity each array is; ``affine`` is gamma or beta, where no config says which of them is left out."""
     if said is not None:
         return tuple(word for word in ORDER if (said.scale or word != "gamma") and (said.center or word != "beta"))
-    return {4: ORDER, 3: ("", *ORDER[2:]), 2: ORDER[2:]}.get(len(arrays), ())
+    return {4: ORDER, 3: ("affine", *ORDER[2:]), 2: ORDER[2:]}.get(len(arrays), ())
 
 
 def undoubled(name: str) -> str:
@@ -135,12 +135,9 @@ def undoubled(name: str) -> str:
     return "/".join(parts[again[-1] :] if again else parts)
 
 
-def natural(text: str) -> tuple[int, str]:
-    return (int(text), "") if text.isdigit() and len(text) < 10 else (10**9, text)
-
-
 def walk(group: hdf5.Group, name: str) -> Iterator[tuple[str, Any]]:
-    for key, node in group.members.items():
+    for key in sorted(group.members, key=natural):
+        node = group.members[key]
         path = f"{name}/{key}" if name else key
         yield path, node
         if isinstance(node, hdf5.Group):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.checkpoints.tensor import WIDTHS, Stretch, Tensor, checked_shape, damaged, dense, whole_file
+from bncheck.checkpoints.tensor import WIDTHS, Stretch, Tensor, checked_shape, damaged, dense, natural, whole_file
 from bncheck.errors import CheckpointError
 
 LARGEST = 4 * 2**30  # the whole file is in memory
@@ -79,7 +79,9 @@ class Reader:
         for _ in range(min(size, len(self.data))):
             key = self.value(depth + 1)
             found[key if isinstance(key, str | int) else str(type(key))] = self.value(depth + 1)
-        return whole_of(found) if CHUNKED in found else found
+        if CHUNKED in found:
+            return whole_of(found)
+        return {key: found[key] for key in sorted(found, key=lambda key: natural(str(key)))}
 
     def extension(self, size: int) -> Any:
         kind = self.number(">b")

@@ -36,6 +36,7 @@ POSSIBLE: Mapping[str, tuple[str, ...]] = {"running_mean": ("mean", "mu"), "runn
 BESIDE = {
     "gamma": ("weight", "gamma", "scale", "_scale", "_gamma"),
     "beta": ("bias", "beta", "offset", "shift", "_bias", "_beta"),
+    "affine": ("affine",),  # gamma or beta: Keras's numbers do not say which
     "counter": ("num_batches_tracked", "num_batches", "accumulation_counter", "mean_ema/counter", "counter"),
 }
 # Words with an underscore in front of a name ("batchnorm0_running_mean") end it too; others only behind . and /.

@@ -19,7 +19,7 @@ from bncheck.checkpoints import (
     safetensors_file,
     torch_file,
 )
-from bncheck.checkpoints.tensor import Tensor, whole_file
+from bncheck.checkpoints.tensor import Stretch, Tensor, whole_file
 from bncheck.checkpoints.tree import State, states
 from bncheck.checkpoints.zipped import entries
 from bncheck.errors import CheckpointError
@@ -111,10 +111,21 @@ def contents_of(path: Path) -> Contents:
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and (2 <= length <= file.size or path.suffix == ".safetensors"):
         return of_safetensors(path)
+    refuse_wrapped(path, head, file)
     reader = BY_SUFFIX.get(path.suffix.lower())
     if reader is not None:
         return reader(path)
     raise CheckpointError(f"{path} is no checkpoint that bncheck knows.", f"bncheck reads {READS}")
+
+
+def refuse_wrapped(path: Path, head: bytes, file: Stretch) -> None:
+    """Archives around a checkpoint are their owner's to open: nothing is unpacked to the disk here."""
+    kinds = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+    kind = next((word for begins, word in kinds.items() if head.startswith(begins)), "")
+    if kind:
+        raise CheckpointError(f"{path} is compressed with {kind}.", "unpack it, and name the file inside")
+    if file.size >= 512 and file.read(257, 5) == b"ustar":
+        raise CheckpointError(f"{path} is a tar archive.", "unpack it, and name the file inside")
 
 
 def of_zip(path: Path) -> Contents:

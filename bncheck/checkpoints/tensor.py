@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,6 +89,13 @@ def whole_file(path: Path) -> Stretch:
         raise CheckpointError(f"There is no file {path}.", "check the path") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.", "name a regular file") from None
+
+
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """A key by which ``bn_2`` comes before ``bn_10``, and ``bn`` before both: formats that sort names by letters do not
+    keep the order of layers."""
+    parts = re.findall(r"[0-9]{1,9}|[^0-9]+|[0-9]+", name)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 def damaged(path: Path, why: str) -> CheckpointError:

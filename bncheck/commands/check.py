@@ -47,7 +47,8 @@ def check_command(**options: Any) -> int:
     from bncheck.commands.gating import bar_of, tell_verdict, with_configuration
     from bncheck.commands.progress import open_progress
     from bncheck.gate.bar import read_verdict
-    from bncheck.subjects.check import Asked, check, parse_with
+    from bncheck.subjects.asked import Asked, parse_with
+    from bncheck.subjects.check import check
     from bncheck.subjects.thing import parse_thing
 
     began = time.perf_counter()
@@ -84,4 +85,4 @@ def show(run: Path, results: Results, options: dict[str, Any], seconds: float) -
         from bncheck.commands.progress import console
         from bncheck.report.terminal import render_terminal
 
-        console().print(render_terminal(results, run, seconds=seconds))
+        console().print(render_terminal(results, run, seconds=seconds, verbose=options["verbose"]))

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ FORMATS = ("csv", "junit", "summary", "html")
 @gating_options
 @click.option("--json", "as_json", is_flag=True, help="Print run.json on stdout when the command has ended.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every layer, and the figures behind each finding.")
 def watch_command(**options: Any) -> int:
     """Run a command that trains or evaluates, and say what each BatchNorm layer lived through.
 
@@ -80,10 +82,12 @@ def judged(run: Path, ended: Ended, command: Sequence[str], created: str, bar: A
     """Read the recording, judge every life, write the run folder."""
     from bncheck.diagnosis.alone import judge_lives
     from bncheck.run_folder.lives import read_lives
+    from bncheck.run_folder.source_lines import look_up, write_lines
     from bncheck.subjects.conclusion import conclude, results_of
     from bncheck.subjects.watched import answer_of, missed
 
     lives = read_lives(run, {ended.pid: ended.code if not ended.signal else -ended.signal})
+    write_lines(run, look_up(lives))
     findings = judge_lives(lives)
     answer = answer_of(lives, findings, shlex.join(command))
     results = results_of(answer, findings, targets_of(lives), shlex.join(["bncheck", *sys.argv[1:]]), created)
@@ -111,8 +115,9 @@ def tell(run: Path, results: Results, options: dict[str, Any], ended: Ended, cod
         from bncheck.commands.progress import console
         from bncheck.report.terminal import render_terminal
 
-        console(stderr=True).print(render_terminal(results, run))
-    tell_verdict(run, read_verdict(run, results), {**options, "quiet": True})
+        console(stderr=True).print(render_terminal(results, run, verbose=options["verbose"]))
+    with redirect_stdout(sys.stderr):
+        tell_verdict(run, read_verdict(run, results), options)
     if ended.code:
         how = f"was ended by signal {ended.signal}" if ended.signal else f"ended with exit code {ended.code}"
         click.echo(f"bncheck: the command itself {how}; that is the exit code.", err=True)

@@ -3,6 +3,7 @@ watched. Like every page it reads without network, script or mouse; foreign text
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +17,18 @@ from bncheck.life import LayerLife, Life
 from bncheck.report.figures import Figures
 from bncheck.report.happened import Line, line_of, lines_of, place_of
 from bncheck.report.judgement import arrange, standings
-from bncheck.report.layers import FEW, Told, gravest, heads, layers_of, mark_of, was_played, where
+from bncheck.report.layers import FEW, Told, gravest, heads, layers_of, mark_of, stopped, was_played, where
 from bncheck.report.leads import explained, kit_of
 from bncheck.report.overview import Theme, evidence, numbers
 from bncheck.report.pages import environment, environment_table
 from bncheck.report.picture import Picture
 from bncheck.report.places import by_scenario, places
-from bncheck.report.plain_text import clean, plural
+from bncheck.report.plain_text import clean, one_line, plural
 from bncheck.report.standing import step_of
 from bncheck.report.svg import COLOURS, themed
 from bncheck.report.timeline import Timeline, distance_map, timeline
 from bncheck.run_folder.results import Results
+from bncheck.run_folder.source_lines import places as line_places
 
 MOST_ROWS = 3000  # of the table; answer.json has them all
 MOST_TIMELINES = 6
@@ -45,6 +47,7 @@ class Item:
     where: str
     layers: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, str], ...]
+    quotes: tuple[tuple[str, str], ...]  # (file:line, the line itself) of the user's code that it speaks of
     figure: str
     commands: tuple[str, ...]
     standings: tuple[tuple[str, str], ...]
@@ -85,13 +88,15 @@ def page(results: Results, run_folder: Path, told: Told, figures: Figures, lives
     # The first life that has the layer speaks for it.
     anchors = {each.name: each.anchor for each in reversed(times)}
     rows = [row_of(row, anchors) for row in told.rows[:MOST_ROWS]]
+    code = {where.label: where.text for where in line_places(lives) if where.text}
     items = [
         Item(
             anchor=f"finding-{number}",
             theme=theme,
-            where=where(theme),
+            where=where(theme, told.answer),
             layers=tuple((layer, anchors.get(layer, "")) for layer in layers_of(theme)),
             facts=tuple(evidence(theme.first)),
+            quotes=tuple(quotes(theme, code)),
             figure=figures.take(theme.first.scenario, theme.first.case, f"finding-{number}") if played else "",
             commands=commands_of(results, theme, run_folder.name, played),
             standings=tuple(standings(verdict, theme.findings)),
@@ -118,7 +123,7 @@ def page(results: Results, run_folder: Path, told: Told, figures: Figures, lives
             judgement=arrange(verdict),
             items=items,
             rounding=told.rounding,
-            failed=[cell for cell in results.cells if cell.outcome != "ok" and cell.error],
+            failed=stopped(results),
             missing=[target for target in results.targets if target.status != "ok"],
             rows=rows,
             more_rows=max(len(told.rows) - MOST_ROWS, 0),
@@ -137,6 +142,14 @@ def page(results: Results, run_folder: Path, told: Told, figures: Figures, lives
             run_name=run_folder.name,
         )
     )
+
+
+def quotes(theme: Theme, code: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """Lines that the sentences of a finding name as file:line, where their text is known."""
+    said = f"{theme.first.title} {theme.first.advice}"
+    for label in dict.fromkeys(re.findall(r"[\w.-]+:\d+", said)):
+        if label in code:
+            yield label, one_line(code[label], 200)
 
 
 def commands_of(results: Results, theme: Theme, run: str, played: bool) -> tuple[str, ...]:

@@ -12,11 +12,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bncheck.report.layers import FEW, Told, heads, mark_of, rest, was_played, where
+from bncheck.report.layers import FEW, Told, heads, mark_of, rest, stopped, was_played, where
 from bncheck.report.overview import Theme, evidence
 from bncheck.report.plain_text import clean, kinded, one_line, plural, share
 from bncheck.report.standing import MARKS
-from bncheck.run_folder.answer import Row
+from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.results import Results
 
 # Rows that fit a screen beside the findings; -v and the page show all.
@@ -40,7 +40,7 @@ def parts(
     yield from layer_parts(told, width, verbose)
     for theme in told.themes:
         yield Text()
-        yield cause(theme, verbose)
+        yield cause(theme, told.answer, verbose)
     if told.rounding:
         yield Text()
         yield from (quiet_cause(theme) for theme in told.rounding)
@@ -93,7 +93,7 @@ def stacked(row: Row, names: Sequence[str], line: Sequence[str]) -> RenderableTy
     )
 
 
-def cause(theme: Theme, verbose: bool) -> RenderableType:
+def cause(theme: Theme, answer: Answer, verbose: bool) -> RenderableType:
     """One finding: what is wrong, where, and the fix; with ``verbose`` its figures."""
     first = theme.first
     head = Text.assemble(
@@ -103,7 +103,7 @@ def cause(theme: Theme, verbose: bool) -> RenderableType:
         f"{kinded(first)}: ",
         clean(first.title),
     )
-    lines = [where(theme)]
+    lines = [where(theme, answer)]
     if verbose:
         explained = f"explains {share(first.explained)} of the difference" if first.explained is not None else ""
         lines += [explained, one_line("; ".join(f"{key} {value}" for key, value in evidence(first)), 600)]
@@ -128,10 +128,9 @@ def quiet_cause(theme: Theme) -> RenderableType:
 
 def errors(results: Results) -> Iterator[RenderableType]:
     """What stopped it, where it was stopped: the question was then not answered, or not whole."""
-    for cell in results.cells:
-        if cell.outcome != "ok" and cell.error:
-            yield Text()
-            yield Text(f" – {clean(cell.target)}: {one_line(cell.error, 500)}")
+    for cell in stopped(results):
+        yield Text()
+        yield hanging(Text("–"), Text(f"{clean(cell.target)}: {one_line(cell.error, 500)}"))
     for target in results.targets:
         if target.status != "ok":
             yield Text(f" – {clean(target.label)} is unavailable: {one_line(target.reason, 300)}")

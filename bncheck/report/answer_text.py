@@ -74,7 +74,7 @@ def layer_table(told: Told, write: Callable[[str], str], most: int) -> Iterator[
 def summary(told: Told, write: Callable[[str], str]) -> Iterator[str]:
     """Of a job's summary: the layers that matter, and how many do not."""
     for theme in told.themes:
-        said, at = theme.first, where(theme)
+        said, at = theme.first, where(theme, told.answer)
         fix = f" → {write(said.advice)}" if said.advice else ""
         yield (
             f"- {write(said.code)} **{write(said.cause)}** {write(kinded(said).strip())}: {write(said.title)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from bncheck.life import Happening, Life, Where
 from bncheck.report.plain_text import clean, one_line, plural, scalar
@@ -41,18 +42,40 @@ def lines_of(life: Life, process: str) -> Iterator[Line]:
 
 
 def line_of(happening: Happening, process: str) -> Line:
-    said = SENTENCES.get(happening.what, one_line(happening.what, 60))
-    details = [f"{clean(str(key))} {one_line(scalar(value), 160)}" for key, value in happening.detail.items()]
     layers = happening.layers
     more = f" and {plural(len(layers) - NAMED, 'more layer')}" if len(layers) > NAMED else ""
     named = f" in {', '.join(one_line(layer, 60) for layer in layers[:NAMED])}{more}" if layers else ""
-    extra = f" ({', '.join(details)})" if details else ""
     return Line(
         at=f"{happening.step:,}" + (f", {process}" if process else ""),
-        said=f"{said}{named}{extra}",
+        said=sentence(happening, named),
         where="" if happening.where is None else place_of(happening.where),
         code="" if happening.where is None else one_line(happening.where.text, 200),
     )
+
+
+def sentence(happening: Happening, named: str) -> str:
+    """What happened, to which module, and what is known of it beside."""
+    detail = dict(happening.detail)
+    said = SENTENCES.get(happening.what, one_line(happening.what, 60))
+    module = detail.pop("module", "")
+    said += f" on {one_line(str(module), 80)}" if module else ""
+    if happening.what == "nonfinite":
+        place = one_line(str(detail.pop("in", "")), 20)
+        said += f" (in its {place})" if place else ""
+        said += named + (", although its input was finite" if detail.pop("born", False) is True else "")
+        named = ""
+    return said + named + extra(detail)
+
+
+def extra(detail: Mapping[str, Any]) -> str:
+    """Lists are counted; what is empty says nothing."""
+    found = [
+        f"{clean(str(key))} {plural(len(value), 'key')}" if isinstance(value, (list, tuple)) and len(value) > NAMED
+        else f"{clean(str(key))} {one_line(scalar(value), 160)}"
+        for key, value in detail.items()
+        if value not in ("", None, [], ())
+    ]  # fmt: skip
+    return f" ({', '.join(found)})" if found else ""
 
 
 def place_of(where: Where) -> str:

@@ -25,6 +25,7 @@ from bncheck.report.places import DECADES, GRAVITY, by_scenario, choices, places
 from bncheck.report.standing import step_of
 from bncheck.run_folder.lives import read_lives
 from bncheck.run_folder.results import Results
+from bncheck.run_folder.source_lines import read_lines
 from bncheck.run_folder.whole import write_whole
 
 NAME = "html"
@@ -52,7 +53,8 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
     figures = Figures(results, gallery or Gallery(results, run_folder))
     told = told_of(results, run_folder)
     if told is not None:
-        return answer_page.page(results, run_folder, told, figures, read_lives(run_folder))
+        lives = read_lines(run_folder, read_lives(run_folder))
+        return answer_page.page(results, run_folder, told, figures, lives)
     verdict = read_verdict(run_folder, results)
     items = list_items(results, run_folder, figures, verdict)
     anchors = {id(finding): item.anchor for item in items for finding in item.theme.findings}

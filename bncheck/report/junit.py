@@ -17,7 +17,7 @@ from bncheck.gate.bar import Judged, Verdict, between, read_verdict
 from bncheck.gate.blamed import EXITS
 from bncheck.report.answer_text import by_layer
 from bncheck.report.gallery import Gallery
-from bncheck.report.layers import Told, told_of
+from bncheck.report.layers import Told, stopped, told_of
 from bncheck.report.plain_text import kinded
 from bncheck.report.standing import difference
 from bncheck.run_folder.results import CRASHED, CaseResult, CellResult, Results, ScenarioResult
@@ -72,14 +72,13 @@ def of_scenario(results: Results, scenario: ScenarioResult, verdict: Verdict) ->
 
 def of_layers(results: Results, told: Told, verdict: Verdict) -> Iterator[str]:
     """A test case per layer of somebody's own thing, and one for what is about none of them."""
-    stopped = [cell for cell in results.cells if cell.outcome != "ok" and cell.error]
     for layer, items in by_layer(told, verdict):
         failing = [item for item in items if item.standing == "fails"]
         inner = failure(failing) if failing else ""
         others = [item for item in items if item.standing != "fails"]
         inner += f"<system-out>{text(chr(10).join(map(line, others)))}</system-out>" if others else ""
         yield test_case(f"bncheck.{told.answer.verb}", layer, inner)
-    for cell in stopped:
+    for cell in stopped(results):
         message = f"<error type={attribute(cell.outcome)} message={attribute(cell.error)}/>"
         yield test_case(f"bncheck.{told.answer.verb}", f"{told.answer.subject} on {cell.target}", message)
 

@@ -6,6 +6,7 @@ Nothing is judged here; marks come from the answer and from the run's own findin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from bncheck.report.plain_text import clean, one_line, plural
 from bncheck.report.standing import MARKS
 from bncheck.run_folder.answer import Answer, Row, read_answer
 from bncheck.run_folder.cell import folder_of, read_record
-from bncheck.run_folder.results import Results
+from bncheck.run_folder.results import CellResult, Results
 
 # A table of so few layers is shown whole: it says how each layer stands, and fits beside its findings.
 FEW = 8
@@ -83,13 +84,20 @@ def layers_of(theme: Theme) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layer for finding in theme.findings for layer in layers_of_finding(finding)))
 
 
-def where(theme: Theme) -> str:
-    """``in layer1.0.bn1, layer1.0.bn2, layer1.1.bn1 and 50 more layers``; "" where the title has said it."""
-    layers = layers_of(theme)
-    if not layers or (len(layers) == 1 and layers[0] in theme.first.title):
+def where(theme: Theme, answer: Answer) -> str:
+    """``in layer1.0.bn1, layer1.0.bn2, layer1.1.bn1 and 50 more layers``; "" where the title has said it, or the answer
+    is not about layers of the user's."""
+    known = {row.layer for row in answer.rows}
+    layers = tuple(layer for layer in layers_of(theme) if layer in known)
+    if len(layers) <= NAMED and all(said(layer, theme.first.title) for layer in layers):
         return ""
     more = f" and {plural(len(layers) - NAMED, 'more layer')}" if len(layers) > NAMED else ""
     return f"in {', '.join(one_line(layer, 60) for layer in layers[:NAMED])}{more}"
+
+
+def said(layer: str, title: str) -> bool:
+    """Whether a title names a layer: ``1`` is not named by ``117 steps``."""
+    return re.search(rf"(?<![\w.]){re.escape(layer)}(?!\w|\.\w)", title) is not None
 
 
 def mark_of(row: Row) -> str:
@@ -109,6 +117,12 @@ def rest(rows: Sequence[Row], shown: int) -> str:
     silent = len(rows) - agree - near
     said += [f"{plural(silent, f'{more}layer')}: nothing to say"] if silent else []
     return "; ".join(said)
+
+
+def stopped(results: Results) -> tuple[CellResult, ...]:
+    """Cells that were asked for and not carried out; what probes try out is measured, not asked."""
+    probes = {scenario.name for scenario in results.scenarios if scenario.probe}
+    return tuple(cell for cell in results.cells if cell.outcome != "ok" and cell.error and cell.scenario not in probes)
 
 
 def was_played(results: Results, run_folder: Path) -> bool:

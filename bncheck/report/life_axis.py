@@ -111,14 +111,21 @@ def lane(layer: LayerLife, axis: Axis, belongs: Callable[[Span], bool]) -> Array
 
 def moved_lanes(layer: LayerLife, axis: Axis) -> tuple[Array, Array]:
     """(columns,) bool twice: columns with forwards that moved the running statistics, and those with forwards of which
-    none did. Moments are exact; spans speak where they counted."""
-    moved = lane(layer, axis, lambda span: span.moved is not None and span.moved > 0)
+    none did. Of a span in which some moved, the moments that were kept say which, each up to the next."""
+    moved = lane(layer, axis, lambda span: span.moved is not None and span.moved == span.forwards)
     still = lane(layer, axis, lambda span: span.moved == 0)
     before, after = layer.get("mean_before"), layer.get("mean_after")
-    if before is not None and after is not None and before.shape == after.shape and before.ndim == 2:
+    columns = axis.column(moments_at(layer, axis))
+    if before is not None and after is not None and before.shape == after.shape == (len(columns), layer.channels):
         same = ((before == after) | (np.isnan(before) & np.isnan(after))).all(axis=1)
-        columns = axis.column(moments_at(layer, axis))
-        if len(columns) == len(same):
-            moved[columns[~same]] = True
-            still[columns[same]] = True
+        partly = lane(layer, axis, lambda span: span.moved is not None and 0 < span.moved < span.forwards)
+        kept = np.zeros((2, axis.columns), dtype=bool)
+        kept[0, columns[~same]] = True
+        kept[1, columns[same]] = True
+        known = np.flatnonzero(kept.any(axis=0))
+        if known.size:
+            last = known[np.maximum(np.searchsorted(known, np.arange(axis.columns), side="right") - 1, 0)]
+            kept |= kept[:, last] & partly
+        moved |= kept[0]
+        still |= kept[1]
     return moved, still & ~moved

@@ -180,8 +180,8 @@ def axis_marks(axis: Axis, y: float) -> list[str]:
 
 
 def distance_map(life: Life, kinds: Mapping[str, str], name: str) -> Picture | None:
-    """All layers over time: the darker, the further the running mean is from the batch. ``kinds`` maps a layer to the
-    kind of the gravest finding about it. None where no layer was recorded."""
+    """All layers over time: the stronger the colour, the further the running mean is from the batch. ``kinds`` maps a
+    layer to the kind of the gravest finding about it. None where no layer was recorded."""
     layers = chosen(life, kinds)
     if not layers:
         return None
@@ -207,8 +207,8 @@ def distance_map(life: Life, kinds: Mapping[str, str], name: str) -> Picture | N
     more = len(life.layers) - len(layers)
     left = f"; {plural(more, 'more layer')} not drawn" if more else ""
     said = (
-        f"{plural(len(layers), 'layer')} over {axis.word}s {axis.first} to {axis.last}{left}: the darker, the further "
-        "the running mean is from the mean of the batch, in standard deviations of the batch."
+        f"{plural(len(layers), 'layer')} over {axis.word}s {axis.first} to {axis.last}{left}: the stronger the colour, "
+        "the further the running mean is from the mean of the batch, in standard deviations of the batch."
     )
     return Picture(name=name, svg=sheet(WIDTH, bottom + 66, marks), caption=clean(said))
 

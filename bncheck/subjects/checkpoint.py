@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,10 @@ from bncheck.report.plain_text import plural
 from bncheck.run_folder.answer import MOST, Answer, Row
 from bncheck.run_folder.folder import create_run_folder
 from bncheck.run_folder.results import Results, TargetResult
-from bncheck.session import Listener
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
+
+if TYPE_CHECKING:
+    from bncheck.session import Listener  # it imports what plays cells
 
 COLUMNS = ("channels", "running mean", "running variance", "counter", "dtype", "verdict")
 

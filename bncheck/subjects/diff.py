@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bncheck.errors import UsageError
 from bncheck.run_folder.results import Results
-from bncheck.session import Listener
 from bncheck.subjects.sides import PAIRS, AskedDiff
+
+if TYPE_CHECKING:
+    from bncheck.session import Listener  # it imports what plays cells
 
 
 def diff(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bncheck.checkpoints.arrays import npy_of
 from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
@@ -28,7 +28,6 @@ from bncheck.gate.shortfall import Shortfall
 from bncheck.run_folder.answer import Answer
 from bncheck.run_folder.folder import create_run_folder, read_json, write_json
 from bncheck.run_folder.results import Results, TargetResult
-from bncheck.session import Listener
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making
@@ -37,6 +36,9 @@ from bncheck.subjects.sides import AskedDiff, Side, names_of
 from bncheck.subjects.two_files import side_by_side
 from bncheck.trace import Array
 from bncheck.worker.onnx_side import file as onnx_file
+
+if TYPE_CHECKING:
+    from bncheck.session import Listener  # it imports what plays cells
 
 PLAYER = Path(__file__).parent.parent / "worker" / "onnx_side" / "outputs.py"
 BATCH, SIDE = 4, {4: 64, 3: 32, 5: 16}
@@ -102,7 +104,7 @@ def play_model(
         "as": "model",
         "inputs": inputs_of(asked, other),
         "weights": str(asked.weights.absolute()) if asked.weights else "",
-        "data": str(given or asked.data.absolute()) if given or asked.data else "",
+        "data": str(given or (asked.data.absolute() if asked.data else "")),
         "steps": 0,
         "play": "outputs",
     }
@@ -137,7 +139,7 @@ def remarks_of(said: Mapping[str, Any]) -> tuple[str, ...]:
 
 def inputs_of(asked: AskedDiff, other: Side) -> list[dict[str, Any]]:
     """What --input says, else what an ONNX file on the other side declares; sizes that it leaves open are small."""
-    from bncheck.subjects.check import parse_input
+    from bncheck.subjects.asked import parse_input
 
     if asked.inputs:
         return [parse_input(text) for text in asked.inputs]
@@ -255,23 +257,37 @@ def python_with_onnxruntime(asked: AskedDiff, listener: Listener) -> Path:
 
 
 def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, list[Finding], tuple[Shortfall, ...]]:
-    answer, held, missed = side_by_side(one.checkpoint, two.checkpoint, names)
-    sides = Sides(a=names[0], b=names[1], case=slug_of(answer.subject))
+    answer, held, _ = side_by_side(one.checkpoint, two.checkpoint, names)
+    eps = {layer.eps for layer in one.checkpoint.holding.layers}
+    sides = Sides(
+        a=names[0], b=names[1], case=slug_of(answer.subject), eps_a=next(iter(eps)) if len(eps) == 1 else None
+    )
     other = two.plays.get("plain") or two.plays.get("eval") or ()
     found = hold_against(ways(one), other)
     outputs = [finding_of(sides, reading) for reading in readings(sides, found)]
     if "optimised" in two.plays:
         outputs += [finding_of(sides, each) for each in optimised(sides, two)]
+    outputs = [with_layers(finding, held) for finding in outputs]
     equal = all(finding.kind == "rounding" for finding in outputs)
     # What layers hold in another way and nobody sees in the outputs (a pruned layer, a constant) is no difference.
     kept = [finding for finding in held if not equal or finding.kind == "rounding" or finding.cause in OF_STATE]
+    if any(finding.cause == "mode-leak" for finding in outputs):  # exporting in training mode moves statistics
+        kept = [finding for finding in kept if finding.cause not in ("stale-state", "mode-leak")]
+    said = {finding.cause for finding in outputs}
+    kept = [finding for finding in kept if finding.cause != "eps" or "eps" not in said]
     findings = sorted([*outputs, *kept], key=lambda found: KINDS.index(found.kind))
     answer = replace(
         answer,
-        headline=headline(answer, sides, found, outputs, findings, bool(held) and not missed),
+        headline=headline(answer, sides, found, findings),
         notes=(*one.remarks, *first_tap(one, two, names), *answer.notes),
     )
     return answer, findings, ()
+
+
+def with_layers(finding: Finding, held: Sequence[Finding]) -> Finding:
+    """A finding about outputs, with the layers in which the files themselves show its cause."""
+    same = [each for each in held if each.cause == finding.cause and each.kind != "rounding"]
+    return replace(finding, accounts=tuple(dict.fromkeys(place for each in same for place in sorted(each.places))))
 
 
 # Causes that outputs of eval do not show.
@@ -286,11 +302,9 @@ def headline(
     answer: Answer,
     sides: Sides,
     found: Mapping[str, Measured],
-    outputs: Sequence[Finding],
     findings: Sequence[Finding],
-    compared: bool,
 ) -> str:
-    grave = [finding for finding in (*outputs, *findings) if finding.kind != "rounding"]
+    grave = [finding for finding in findings if finding.kind != "rounding"]
     if grave:
         return grave[0].title
     how = "equal to the bit" if (found.get("eval") or found["plain"]).gap == 0 else "equal up to rounding"
@@ -311,7 +325,7 @@ def optimised(sides: Sides, two: Played) -> list[Any]:
         Reading(
             cause="folding",
             kind="hazard",
-            title=f"onnxruntime {two.version} gives other outputs for {sides.b} with graph optimisation than without it: "
+            title=f"onnxruntime {two.version} gives other outputs for {sides.b} with graph optimisation than without: "
             f"{100 * apart:.3g} % of the largest, where rounding goes to {100 * allowed:.2g} %.",
             advice=f"see which is right: bncheck check {sides.b}",
             places=(("", "output"),),

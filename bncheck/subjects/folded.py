@@ -199,7 +199,7 @@ def search(
     mine, theirs = Weights(one), Weights(two)
     used: set[str] = set()
     for layer in layers:
-        hit = next(hits(layer, mine, theirs, used), None)
+        hit = likeliest(hits(layer, mine, theirs, used))
         if hit is None:
             left.append(layer)
             continue
@@ -208,17 +208,34 @@ def search(
     return found, left
 
 
-def hits(layer: Held, mine: Weights, theirs: Weights, used: set[str]) -> Iterator[tuple[str, str, Fold]]:
-    """(own weight, the other's weight, what it is), likeliest first."""
+Hit = tuple[str, str, Fold]
+
+
+def likeliest(found: Iterator[Hit]) -> Hit | None:
+    """A whole fold as soon as there is one; else the best of what there is."""
+    kept: list[Hit] = []
+    for hit in found:
+        if hit[2].word == "folded":
+            return hit
+        kept.append(hit)
+    order = ("start", "weights", "bare")
+    return min(kept, key=lambda hit: order.index(hit[2].word), default=None)
+
+
+def hits(layer: Held, mine: Weights, theirs: Weights, used: set[str]) -> Iterator[Hit]:
+    """(own weight, the other's weight, what it is), likeliest first. Only the weight just before a layer, as it goes
+    through the network, says by being the same that the layer was left out."""
     count = 0 if layer.running_mean is None else int(layer.running_mean.size)
+    nearest = True
     for key in before(layer, mine):
-        for own in mine.rows(key, count):
+        for place, own in enumerate(mine.rows(key, count)):
             for other_key in candidates(key, own.shape, theirs, used):
                 for other in theirs.rows(other_key, count):
                     if own.shape == other.shape:
                         fold = fold_of(own, mine.bias(key, count), layer, other, theirs.bias(other_key, count))
-                        if fold is not None:
+                        if fold is not None and (fold.word != "bare" or (nearest and not place)):
                             yield key, other_key, fold
+            nearest = False
 
 
 def before(layer: Held, weights: Weights) -> list[str]:

@@ -69,12 +69,13 @@ def asked_for(given: str, backend: BackendFile) -> UsersPython:
     missing = [name for name in (backend.module, "numpy") if answer is None or name not in answer[1]]
     if missing:
         raise UsageError(
-            f"{path} has no {' and no '.join(missing)}", f"{path} -m pip install {' '.join(missing)}, or another --python"
+            f"{path} has no {' and no '.join(missing)}",
+            f"{path} -m pip install {' '.join(missing)}, or another --python",
         )
     return UsersPython(path, "--python")
 
 
 def has_module(prefix: Path, module: str) -> bool:
-    """Whether an environment holds a package, by its folder: asking the interpreter would take as long as starting it."""
+    """Whether an environment holds a package, by its folder: asking the interpreter takes as long as starting it."""
     folders = [prefix / "Lib" / "site-packages", *prefix.glob("lib/python3*/site-packages")]
     return any((folder / module).is_dir() for folder in folders)

@@ -24,7 +24,7 @@ from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.thing import Thing
 
 if TYPE_CHECKING:
-    from bncheck.subjects.check import Asked
+    from bncheck.subjects.asked import Asked
 
 TARGETS = ("torch", "torch[builtin]")
 USUAL = {"eps": 1e-5, "momentum": 0.1}  # torch.nn.BatchNorm's
@@ -92,7 +92,14 @@ def scenario_text(layer: Looked, given: Mapping[str, Any], custom: str, expectin
     more = {key: value for key, value in given.items() if key not in (*USUAL, "affine", "track_running_stats")}
     switches = {key: given[key] for key in ("affine", "track_running_stats") if key in given}
     averaging = {"averaging": "cumulative"} if known["momentum"] is None else {"batch_weight": known["momentum"]}
-    norm = {"name": "bn", "type": "batch_norm", "channels": layer.channels, "eps": known["eps"], **averaging, **switches}
+    norm = {
+        "name": "bn",
+        "type": "batch_norm",
+        "channels": layer.channels,
+        "eps": known["eps"],
+        **averaging,
+        **switches,
+    }
     if switches.get("affine", True) and layer.affine:
         norm["initial"] = {"gamma": cycle(GAMMA, layer.channels), "beta": cycle(BETA, layer.channels)}
     lines = [
@@ -114,7 +121,7 @@ def scenario_text(layer: Looked, given: Mapping[str, Any], custom: str, expectin
         "[program]",
         "repeat = 6",
         f"events = {toml(LOOP)}",
-        f"then = {toml(['eval_forward', 'train_forward', 'reload', 'eval_forward'])}",
+        f"then = {toml(['eval_forward'])}",
         "",
         "[matrix]",
         f"case = [{', '.join(toml(case) for case in cases_of(layer).values())}]",
@@ -127,12 +134,15 @@ def scenario_text(layer: Looked, given: Mapping[str, Any], custom: str, expectin
 
 
 def cases_of(layer: Looked) -> dict[str, dict[str, Any]]:
-    """The usual loop; two forwards before one backward, as in a discriminator; and more samples than a virtual batch has
+    """The usual loop; two forwards before one backward, as in a discriminator; more samples than a virtual batch has
     (layers that normalise chunks of the batch take 128 of them at most, by their defaults)."""
     count, *rest = layer.shape
     many = [max(count, MANY), *rest] if math.prod(rest) * MANY <= LARGEST else [count + 1, *rest]
     return {
-        "usual loop": {"program.events": LOOP},
+        "usual loop": {
+            "program.events": LOOP,
+            "program.then": ["eval_forward", "train_forward", "reload", "eval_forward"],
+        },
         "two forwards per backward": {"program.events": ["train_forward", *LOOP], "program.repeat": 12},
         "large batch": {"program.events": LOOP, "input.shape": many},
     }
@@ -193,7 +203,8 @@ def concluded(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Re
     """The results with plain sentences, and the answer."""
     told = tuple(replace(item, title=in_words(item.title, layer)) for item in results.findings)
     results = replace(results, findings=told)
-    return results, answer_of(thing, layer, given, results)
+    answer = answer_of(thing, layer, given, results)  # its notes hold what the cells remark
+    return replace(results, cells=tuple(replace(cell, remarks=()) for cell in results.cells)), answer
 
 
 def answer_of(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Results) -> Answer:
@@ -238,8 +249,8 @@ def headline(layer: Looked, own: str, leading: Finding | None, stopped: CellResu
         return f"{layer.name} could not be compared with {own}: {why}"
     shape = "×".join(map(str, layer.shape))
     return (
-        f"{layer.name} is equivalent to {own} on {shape}: training, eval, backward, statistics, saving, loading, copying "
-        "and dtypes agree"
+        f"{layer.name} is equivalent to {own} on {shape}: training, eval, backward, statistics, saving, loading, "
+        "copying and dtypes agree"
     )
 
 
@@ -267,7 +278,10 @@ def notes(layer: Looked, given: Mapping[str, Any], cells: Sequence[CellResult]) 
     for word, usual in USUAL.items():
         value = layer.defaults.get(word, usual)
         if value != usual and word not in given:
-            said.append(f"Its default {word} is {value:g}, that of torch.nn.{layer.builtin} {usual:g}: both got {known[word]:g}.")
+            said.append(
+                f"Its default {word} is {value:g}, that of torch.nn.{layer.builtin} {usual:g}: "
+                f"both got {known[word]:g}."
+            )
     unasked = [word for word in layer.left_out if word in USUAL]
     for word in unasked:
         whose = "the layer shows" if word in layer.held else "is PyTorch's own"
@@ -279,4 +293,3 @@ def notes(layer: Looked, given: Mapping[str, Any], cells: Sequence[CellResult]) 
 
 def undecided(results: Results) -> bool:
     return not any(cell.outcome == "ok" for cell in results.cells)
-

@@ -28,7 +28,7 @@ from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.played import batch_dependence, gaps, misfit, nonfinite
 
 if TYPE_CHECKING:
-    from bncheck.subjects.check import Asked
+    from bncheck.subjects.asked import Asked
 
 COLUMNS = ("kind", "mode", "n", "moved", "gap", "verdict")
 # What a life of a few steps on made-up numbers, or on one batch, says of those numbers and not of the model.
@@ -113,11 +113,10 @@ def flat(array: Any) -> Any:
 def judge(seen: Seen) -> tuple[Finding, ...]:
     """Findings about what it holds and what it lived through, gravest first; each cause once per layer."""
     held = judge_holding(seen.holding)
-    known = {(item.cause, place) for item in held for place, _ in item.places}
     lived = [
         item
         for item in (judge_life(seen.life) if seen.life is not None else ())
-        if of_the_model(item, seen) and not all((item.cause, place) in known for place, _ in item.places)
+        if of_the_model(item, seen) and not said_already(item, held)
     ]
     own = [*misfit(seen.said, seen.holding.name), *nonfinite(seen.said, seen.holding.name, (*held, *lived))]
     leaking = {place for item in (*held, *lived) if item.cause == "mode-leak" for place, _ in item.places}
@@ -126,9 +125,16 @@ def judge(seen: Seen) -> tuple[Finding, ...]:
     return ordered(named)
 
 
+def said_already(item: Finding, held: Sequence[Finding]) -> bool:
+    """Whether what was lived through only repeats what is held: the same cause in the same layers, or the NaN that
+    follows from a defect of their state."""
+    same = [one for one in held if one.cause == item.cause or (item.of_nan and one.kind == "defect")]
+    return {place for place, _ in item.places} <= {place for one in same for place, _ in one.places}
+
+
 def of_the_model(item: Finding, seen: Seen) -> bool:
-    """Whether a finding of the life that was made up is about the model. What depends on the numbers that went in is not,
-    unless they are the user's; that a few steps are few, never."""
+    """Whether a finding of the life that was made up is about the model. What depends on the numbers that went in is
+    not, unless they are the user's; that a few steps are few, never."""
     if item.cause in OF_THE_EXPERIMENT:
         return False
     return seen.said["input"]["from"] == "data" or item.cause not in OF_THE_DATA
@@ -217,8 +223,8 @@ def notes(seen: Seen) -> list[str]:
         said.append("Made-up numbers do not show whether the statistics suit your data: give a batch with --data.")
     if seen.said.get("steps"):
         said.append(
-            f"Training was {plural(int(seen.said['steps']), 'step')} of plain gradient descent (learning rate 0.001) on "
-            "the mean of the squares of its outputs, in a process of its own: nothing of yours was changed."
+            f"Training was {plural(int(seen.said['steps']), 'step')} of plain gradient descent (learning rate 0.001) "
+            "on the mean of the squares of its outputs, in a process of its own: nothing of yours was changed."
         )
     loaded = seen.said.get("weights")
     if loaded:

@@ -35,15 +35,19 @@ def misfit(said: Mapping[str, Any], target: str) -> Iterator[Finding]:
     if lost:
         parts.append(f"{plural(len(lost), 'key')} of the model that it lacks ({listed(lost)})")
     if loaded["unexpected"]:
-        parts.append(f"{plural(len(loaded['unexpected']), 'key')} that the model does not have ({listed(loaded['unexpected'])})")
+        parts.append(
+            f"{plural(len(loaded['unexpected']), 'key')} that the model does not have ({listed(loaded['unexpected'])})"
+        )
     if not parts:
         return  # counters alone: a file of PyTorch before 0.4.1
     first = (statistics or wrong or loaded["unexpected"])[0]
     layer = next((name for name in sorted(norms, key=len, reverse=True) if first.startswith(f"{name}.")), "")
     consequence = "these keep what the model was built with" if wrong else "they were not used"
     if statistics:
-        consequence = f"running statistics of {plural(len({key.rpartition('.')[0] for key in statistics}), 'layer')} " \
-            "stay as built, and eval normalises with them"  # fmt: skip
+        layers = {key.rpartition(".")[0] for key in statistics}
+        consequence = (
+            f"running statistics of {plural(len(layers), 'layer')} stay as built, and eval normalises with them"
+        )
     yield Finding(
         code="BN115",
         cause="state-mismatch",
@@ -54,8 +58,12 @@ def misfit(said: Mapping[str, Any], target: str) -> Iterator[Finding]:
         case="",
         layer=layer,
         quantity=first.rpartition(".")[2] if layer else "",
-        evidence={"missing": len(lost), "unexpected": len(loaded["unexpected"]), "misshaped": len(loaded["misshaped"]),
-                  "counters missing": counters},  # fmt: skip
+        evidence={
+            "missing": len(lost),
+            "unexpected": len(loaded["unexpected"]),
+            "misshaped": len(loaded["misshaped"]),
+            "counters missing": counters,
+        },
         advice="build the model that was saved, or rename the keys; load_state_dict(strict=True) refuses this file",
     )
 

@@ -77,6 +77,6 @@ def names_of(a: Side, b: Side) -> tuple[str, str]:
 
 def short(side: Side, parts: int = 1) -> str:
     if side.kind == "code" or side.path is None:
-        return side.text
+        return "/".join(side.text.replace("\\", "/").split("/")[-parts:])
     name = "/".join(side.path.parts[-parts:]) or side.text
     return f"{name}:{side.state}" if side.state else name

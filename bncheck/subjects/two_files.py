@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,11 +24,13 @@ from bncheck.report.plain_text import plural
 from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.folder import create_run_folder
 from bncheck.run_folder.results import Results, TargetResult
-from bncheck.session import Listener
 from bncheck.subjects.checkpoint import span
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.folded import Folded, folded_layers
 from bncheck.subjects.sides import AskedDiff, Side, names_of
+
+if TYPE_CHECKING:
+    from bncheck.session import Listener  # it imports what plays cells
 
 COLUMNS = ("channels", "running mean", "running variance", "gamma", "beta", "counter", "verdict")
 HOW = {

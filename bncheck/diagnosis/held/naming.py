@@ -15,7 +15,7 @@ from bncheck.diagnosis.held.reading import (
     Sides,
     finding_of,
 )
-from bncheck.diagnosis.held.settings import other_tensors, roundings, settings
+from bncheck.diagnosis.held.settings import modes, other_tensors, roundings, settings
 from bncheck.finding import Finding
 
 READERS: tuple[Reader, ...] = (
@@ -42,6 +42,7 @@ def name_differences(sides: Sides, pairs: Sequence[Pair], matching: Matching) ->
             for layer, quantity in reading.places:
                 left.get(layer, set()).discard(quantity)
     found += settings(sides, pairs)
+    found += modes(sides, pairs)
     found += other_tensors(sides, pairs, found)
     found += roundings(sides, pairs)
     return [finding_of(sides, reading) for reading in found]

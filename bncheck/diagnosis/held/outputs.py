@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bncheck.diagnosis.held.reading import Reading, Sides
+from bncheck.diagnosis.held.reading import Reading, Sides, joined
 from bncheck.diagnosis.rules.wording import number
 from bncheck.finding import Kind
 from bncheck.trace import Array
@@ -113,11 +113,12 @@ def eps_reading(sides: Sides, found: Mapping[str, Measured], usual: Measured) ->
     best = min(tried, key=lambda name: tried[name].gap, default="")
     if not best or not np.isfinite(usual.gap) or tried[best].gap > (1 - MOST_OF_IT) * usual.gap:
         return None
+    own = "another" if sides.eps_a is None else f"{sides.eps_a:g}"
     explained = 1 - tried[best].gap / usual.gap
     return Reading(
         cause="eps",
         kind="hazard",
-        title=f"{sides.b} computes with eps {best.partition(' ')[2]}, {sides.a} with another: that explains "
+        title=f"{sides.b} computes with eps {best.partition(' ')[2]}, {sides.a} with {own}: that explains "
         f"{100 * explained:.3g} % of the difference of their outputs ({percent(usual.gap)} of the largest).",
         advice="build both with one eps (PyTorch's default is 1e-5, that of Keras 1e-3)",
         places=(("", "output"),),
@@ -132,8 +133,8 @@ def unexplained(sides: Sides, found: Mapping[str, Measured], usual: Measured) ->
         )
     else:
         said = (
-            f"The outputs of {sides.a} and {sides.b} differ by {percent(usual.gap)} of the largest value; rounding goes "
-            f"to {percent(usual.bound)}. Train mode, statistics at their start and another eps were tried."
+            f"The outputs of {sides.a} and {sides.b} differ by {percent(usual.gap)} of the largest; rounding goes "
+            f"to {percent(usual.bound)}.{tried(found)}"
         )
     return Reading(
         cause="unexplained",
@@ -143,6 +144,12 @@ def unexplained(sides: Sides, found: Mapping[str, Measured], usual: Measured) ->
         places=(("", "output"),),
         evidence={f"gap, {name}": measured.gap for name, measured in found.items() if np.isfinite(measured.gap)},
     )
+
+
+def tried(found: Mapping[str, Measured]) -> str:
+    words = {"train": "train mode", "start": "statistics at their start", "eps": "another eps"}
+    known = [said for name, said in words.items() if any(way.partition(" ")[0] == name for way in found)]
+    return f" {joined(known).capitalize()} {'was' if len(known) == 1 else 'were'} tried." if known else ""
 
 
 def rounding(sides: Sides, usual: Measured) -> Reading:

@@ -44,6 +44,7 @@ class Sides:
     framework_a: str = ""
     framework_b: str = ""
     others: Others | None = None
+    eps_a: float | None = None  # where all layers of a have one
     scenario: str = "diff"
     case: str = ""
 

@@ -60,14 +60,32 @@ def other_tensors(sides: Sides, pairs: Sequence[Pair], found: Sequence[Reading])
     """Weights that differ beside normalising layers that do not: no finding about a layer speaks of them."""
     if sides.others is not None and sides.others.different and not found:
         names = sides.others.different
+        equal = f"BatchNorm is equal in all {len(pairs)} layers; " if pairs else ""
         yield Reading(
             cause="unexplained",
             kind="unexplained",
-            title=f"BatchNorm is equal in all {len(pairs)} layers; {len(names)} of {sides.others.total} other tensors "
-            f"differ ({listed(names)}).",
+            title=f"{equal}{len(names)} of {sides.others.total} {'other ' if pairs else ''}tensors differ "
+            f"({listed(names)}).",
             advice="nothing that BatchNorm holds accounts for a difference between the two",
             places=(("", "weights"),),
         )
+
+
+def modes(sides: Sides, pairs: Sequence[Pair]) -> Iterable[Reading]:
+    """Nodes of an ONNX file in training mode: the mode is part of the file, unlike that of a saved model."""
+    for name, framework, side in ((sides.a, sides.framework_a, "a"), (sides.b, sides.framework_b, "b")):
+        chosen = [pair for pair in pairs if framework == "onnx" and getattr(pair, side).training]
+        both = sides.framework_a == sides.framework_b and all(pair.a.training == pair.b.training for pair in chosen)
+        if chosen and not both:
+            yield Reading(
+                cause="mode-leak",
+                kind="defect",
+                title=f"The BatchNormalization nodes of {name} are in training mode, in {layers_in(pairs, chosen)}: "
+                "they normalise by the batch.",
+                advice="call model.eval() before you export (torch.onnx.export: training=TrainingMode.EVAL)",
+                places=tuple((pair.name, "training") for pair in chosen),
+                departs=name,
+            )
 
 
 def new_batch(momentum: float | None, framework: str) -> float | None:

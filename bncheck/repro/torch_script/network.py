@@ -8,7 +8,7 @@ from typing import Any
 
 from bncheck.repro.standalone.literal import array_code, identifier, keywords, nested
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
-from bncheck.repro.torch_script.own import OURS, own_name, own_words
+from bncheck.repro.torch_script.own import OURS, own_name, own_words, taken_by
 from bncheck.repro.torch_script.parts import adapted, in_parts, layout
 from bncheck.repro.torch_script.variants import running, since
 from bncheck.scenario import Layer
@@ -179,7 +179,8 @@ def batch_norm(subject: Subject, layer: Layer, rank: int) -> str:
     if not own_words(subject):
         kind = "FunctionalBatchNorm" if by_operator(subject) else f"torch.nn.{KINDS[rank]}"
         return f"{kind}({layer.channels}, {keywords(given)})"
-    return adapted(subject, layer, keywords({"affine": layer.affine, **given}))
+    own = {"affine": layer.affine, **given, **subject.case.network.arguments}
+    return adapted(subject, layer, keywords(taken_by(subject.custom_source, own_words(subject), own)))
 
 
 def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Array]) -> list[str]:

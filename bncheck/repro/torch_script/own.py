@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
 from bncheck.worker.torch_side.custom import NAMES
@@ -111,6 +113,35 @@ def defined(source: str) -> set[str]:
                 name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
             }
     return found
+
+
+def taken_by(source: str, words: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords that a class's constructor has an argument for, under that argument's name, as the run passed them;
+    all of them where its source does not show (its ``__init__`` is a framework's, or takes ``**keywords``)."""
+    known = arguments_of(source, words.rpartition(":")[2])
+    if known is None:
+        return dict(given)
+    named = {word: next((name for name in NAMES.get(word, (word,)) if name in known), "") for word in given}
+    return {named[word]: value for word, value in given.items() if named[word]}
+
+
+def arguments_of(source: str, name: str) -> set[str] | None:
+    """Names of the arguments of a class's own ``__init__``, or of that of the first base in the same text."""
+    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)} if source else {}
+    waiting, seen = [name], set()
+    while waiting:
+        here = waiting.pop(0)
+        if here not in classes or here in seen:
+            return None
+        seen.add(here)
+        for node in classes[here].body:
+            if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                if node.args.kwarg is not None:
+                    return None
+                places = [*node.args.posonlyargs, *node.args.args][2:]  # self, and the number of channels
+                return {each.arg for each in (*places, *node.args.kwonlyargs)}
+        waiting = [base.id if isinstance(base, ast.Name) else "" for base in classes[here].bases][:1] + waiting
+    return None
 
 
 def own_name(subject: Subject, what: str) -> str:

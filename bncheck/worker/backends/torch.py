@@ -179,7 +179,9 @@ class Model:
         self.custom = partial(part("arguments").make, torch, part("custom"), own, more=more) if own else None
         if self.parts != 1:
             adapter = part("parts").adapter_class(torch, part("custom").CustomLayerError)
-            self.custom = partial(part("arguments").make_parts, torch, part("custom"), own, self.parts, adapter, more=more)
+            self.custom = partial(
+                part("arguments").make_parts, torch, part("custom"), own, self.parts, adapter, more=more
+            )
         part("custom").remember_lines(torch, bool(own)) if own or "bncheck_torch_custom" in sys.modules else None
         self.whole = bool(network.get("model"))
         code = own or network.get("model")

@@ -166,9 +166,7 @@ def per_channel(value, x):
 def instance_norm(node, given, opset):
     x, scale, shift = given[:3]
     axes = tuple(range(2, x.ndim))
-    out = (x - x.mean(axis=axes, keepdims=True)) / np.sqrt(
-        x.var(axis=axes, keepdims=True) + node.get("epsilon", 1e-5)
-    )
+    out = (x - x.mean(axis=axes, keepdims=True)) / np.sqrt(x.var(axis=axes, keepdims=True) + node.get("epsilon", 1e-5))
     return out * per_channel(scale, x) + per_channel(shift, x)
 
 

@@ -475,9 +475,7 @@ def resize(node, given, opset):
     """Nearest neighbour and (bi)linear, axis by axis; cubic, antialias and regions of interest are missing."""
     x, mode, (scales, sizes, usual) = given[0], node.get("mode", "nearest"), asked_size(node, given, opset)
     if mode not in ("nearest", "linear") or node.get("antialias", 0) or usual not in COORDINATES:
-        raise NotImplementedError(
-            "the oracle has no Resize of mode %s with %s (node %r)" % (mode, usual, node.name)
-        )
+        raise NotImplementedError("the oracle has no Resize of mode %s with %s (node %r)" % (mode, usual, node.name))
     rule = node.get("nearest_mode", "round_prefer_floor") if opset >= 11 else "floor"
     for axis, (scale, size) in enumerate(zip(scales, sizes)):
         if size == x.shape[axis] and scale == 1:

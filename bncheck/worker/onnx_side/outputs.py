@@ -36,7 +36,9 @@ def nudge(array):
 
 def play(job):
     with np.load(job["arrays"], allow_pickle=False) as held:
-        given = [held["input/%d" % place] for place in range(len([key for key in held.files if key.startswith("input/")]))]
+        named = [key for key in held.files if key.startswith("input/")]
+        # A batch of the user's has names of its own: its order is that of the inputs.
+        given = [held["input/%d" % place] for place in range(len(named))] or [held[key] for key in held.files]
     found = {}
     for optimise, name in ((False, "plain"), (True, "optimised")):
         session = session_of(job["file"], optimise)

@@ -85,7 +85,9 @@ def from_data(torch, failed, net, path):
             held = np.load(path, allow_pickle=False)
             held = {key: held[key] for key in held.files} if hasattr(held, "files") else held
         except (ValueError, OSError, EOFError) as error:
-            raise failed("--data: %s cannot be read: %s" % (path, error), "save it with numpy.savez, without objects", "usage")
+            raise failed(
+                "--data: %s cannot be read: %s" % (path, error), "save it with numpy.savez, without objects", "usage"
+            )
     else:
         try:
             held = torch.load(path, map_location="cpu", weights_only=True)
@@ -96,7 +98,9 @@ def from_data(torch, failed, net, path):
             )  # fmt: skip
         except Exception as error:
             first = str(error).split("\n")[0][:300]
-            raise failed("--data: %s cannot be read: %s" % (path, first), "save tensors alone, or use numpy.savez", "usage")
+            raise failed(
+                "--data: %s cannot be read: %s" % (path, first), "save tensors alone, or use numpy.savez", "usage"
+            )
     return as_batch(torch, failed, net, held, path)
 
 
@@ -199,11 +203,11 @@ def candidates(torch, net):
     if kind == "linear":
         wanted += [("float32", (MANY, size)), ("float32", (MANY, 16, size))]
     channels = (size,) if kind == "conv" and size else (3, 1)
-    for rank in (rank,) if kind == "conv" else (2, 1):
+    for axes in (rank,) if kind == "conv" else (2, 1):
         for count in channels:
-            for side in SIDES[rank]:
-                few = side >= LARGE and rank > 1
-                wanted.append(("float32", (FEW if few else MANY, count) + (side,) * rank))
+            for side in SIDES[axes]:
+                few = side >= LARGE and axes > 1
+                wanted.append(("float32", (FEW if few else MANY, count) + (side,) * axes))
     return [(float_of(torch, net) if dtype == "float32" else dtype, shape) for dtype, shape in wanted]
 
 

@@ -1,7 +1,7 @@
 """What a class or function of the user's makes: a layer that could stand in BatchNorm's place, or a model.
 
-Loaded by run.py by path; Python 3.7 syntax. A layer is made with a number of channels, keeps the shape of its input, and
-holds no weights of two axes; everything else that is a module is a model.
+Loaded by run.py by path; Python 3.7 syntax. A layer is made with a number of channels, keeps the shape of its input,
+and holds no weights of two axes; everything else that is a module is a model.
 """
 
 import inspect
@@ -56,6 +56,8 @@ def named(torch, custom, failed, job):
     except custom.CustomLayerError as error:
         raise failed(*about_import(error, module, job))
     short = os.path.basename(module) if is_file else module
+    if module == "timm" and not hasattr(found, name) and getattr(found, "is_model", lambda name: False)(name):
+        return lambda **given: found.create_model(name, **given)  # timm keeps its models in a register
     for word in name.split("."):
         owner, found = found, getattr(found, word, None)
         if found is None:
@@ -103,7 +105,9 @@ def made(torch, custom, failed, job, make, given):
         if isinstance(error, ModuleNotFoundError) and error.name:
             package = error.name.partition(".")[0]
             remedy = "name the Python that has it: --python PATH, or %s -m pip install %s" % (job["python"], package)
-            raise failed("%s is not installed in %s, and %s needs it" % (error.name, job["python"], call), remedy, "import")
+            raise failed(
+                "%s is not installed in %s, and %s needs it" % (error.name, job["python"], call), remedy, "import"
+            )
         where = custom.line_in(job["module"], error)
         raise failed("%s raises %s%s" % (call, custom.said(error), where), "correct it, or say more: --with KEY=VALUE")
     if isinstance(net, (tuple, list)):
@@ -111,7 +115,8 @@ def made(torch, custom, failed, job, make, given):
         net = nets[0] if len(nets) == 1 else net
     if not isinstance(net, torch.nn.Module):
         raise failed(
-            "%s returns a %s, not a torch.nn.Module" % (call, type(net).__name__), "name a function that returns the model"
+            "%s returns a %s, not a torch.nn.Module" % (call, type(net).__name__),
+            "name a function that returns the model",
         )
     return net
 
@@ -141,7 +146,7 @@ def layer_of(torch, part, make, given, inputs):
         keywords = dict(KEYWORDS, **given)
         try:
             first, taken, left_out = arguments.arguments_for(custom, make, channels, keywords)
-            module = make(*first, **taken)
+            module = arguments.built(make, first, taken, left_out)
         except (Exception, SystemExit) as error:
             reason = reason or custom.said(error)
             continue

@@ -254,7 +254,7 @@ def tapped(torch, net, norms, batch):
     finally:
         for hook in hooks:
             hook.remove()
-    for name, each in leaves(torch, out).items():
+    for each in leaves(torch, out).values():
         if each.is_floating_point() and each.dim():
             seen[""] = (each, each, tuple(each.shape))
             break
@@ -266,9 +266,9 @@ def gap(one, two):
     if one.shape != two.shape or not one.numel():
         return 0.0
     one, two = one.double(), two.double()
-    fine = bool((one == one).all()) and bool((two == two).all())
-    if not fine:
-        return 0.0 if bool(((one == one) == (two == two)).all()) else float("inf")
+    finite = [abs(each) < float("inf") for each in (one, two)]  # False for NaN, too; isfinite is younger
+    if not bool(finite[0].all() & finite[1].all()):
+        return 0.0 if bool((finite[0] == finite[1]).all()) else float("inf")
     largest = float(one.abs().max())
     return float((one - two).abs().max()) / largest if largest else float((one - two).abs().max() > 0)
 

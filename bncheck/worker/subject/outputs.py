@@ -43,8 +43,8 @@ def play(torch, part, failed, job, thing, folder):
                 given = action()
         except (Exception, SystemExit) as error:
             if name == "eval":
-                raise failed("its eval forward failed: %s" % model.raised(part, error, job), "give a batch that it takes: "
-                             "--data batch.npz, or --input SHAPE")  # fmt: skip
+                said = "its eval forward failed: %s" % model.raised(part, error, job)
+                raise failed(said, "give a batch that it takes: --data batch.npz, or --input SHAPE")
             continue  # a candidate that cannot be played is none
         arrays.update(("%s/%d" % (name, place), each) for place, each in enumerate(given))
     arrays.update(every.taps)

@@ -57,7 +57,7 @@ def read(torch, failed, path):
                 "use torch 1.13 or newer, or save the weights as .safetensors or .npz",
             )
         raise failed(unreadable(path, error), "save it again: torch.save(model.state_dict(), path)")
-    except (failed,):
+    except failed:
         raise
     except Exception as error:
         raise failed(unreadable(path, error), "save the weights alone: torch.save(model.state_dict(), path)")

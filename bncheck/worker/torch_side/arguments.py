@@ -5,6 +5,7 @@ what a layer's state may be called. What cannot be given is said before anything
 """
 
 import inspect
+import re
 
 # Arguments that switch a state on or off: what the layer keeps then.
 SWITCHES = {"affine": "gamma", "track_running_stats": "running_mean"}
@@ -42,13 +43,25 @@ def construct(torch, custom, text, channels, keywords):
     first, given, left_out = arguments_for(custom, kind, channels, keywords)
     call = "%s(%s)" % (kind.__name__, ", ".join(["%d" % each for each in first] + words_of(given)))
     try:
-        norm = kind(*first, **given)
+        norm = built(kind, first, given, left_out)
     except (Exception, SystemExit) as error:
         where = custom.line_in(text.rpartition(":")[0], error)
         raise custom.failed("%s raises %s%s" % (call, custom.said(error), where), error)
     if left_out:
         norm.bncheck_left_out = left_out
     return norm
+
+
+def built(kind, first, given, left_out):
+    """The object; a keyword that **kwargs took and somebody behind it refuses is left out as well."""
+    while True:
+        try:
+            return kind(*first, **given)
+        except TypeError as error:
+            refused = re.search("unexpected keyword argument '(\\w+)'", str(error))
+            if refused is None or refused.group(1) not in given:
+                raise
+            left_out[refused.group(1)] = given.pop(refused.group(1))
 
 
 def refuse_inputs(custom, module, who, remedy):

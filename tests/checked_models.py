@@ -1,0 +1,107 @@
+"""Models as people hand them to bncheck check: healthy, and with a fault planted, for test_check.py; torch only."""
+
+from collections import namedtuple
+
+import torch
+from torch import nn
+
+Found = namedtuple("Found", "logits features")
+
+
+class Net(nn.Module):
+    def __init__(self, classes=10, norm=nn.BatchNorm2d):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3), norm(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 16, 3), norm(16)
+        self.fc = nn.Linear(16, classes)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(self.bn2(self.conv2(x)))
+        return {"logits": self.fc(x.mean((2, 3))), "more": [Found(x, None)]}
+
+
+def build(classes=10):
+    return Net(classes)
+
+
+def trained():
+    torch.manual_seed(1)
+    net = Net()
+    with torch.no_grad():
+        for _ in range(40):
+            net(torch.randn(16, 3, 12, 12))
+    return net.eval()
+
+
+def negative():
+    net = trained()
+    net.bn2.running_var.data[3] = -0.5
+    return net
+
+
+def left_training():
+    net = trained()
+    net.bn1.train()
+    return net
+
+
+class NoEval(nn.BatchNorm2d):
+    """Normalises with the batch in eval, too."""
+
+    def forward(self, x):
+        mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
+        return (x - mean) / (var + self.eps).sqrt()
+
+
+def no_eval():
+    return Net(norm=NoEval)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.bn, self.out = nn.Embedding(11, 6), nn.BatchNorm1d(6), nn.Linear(6 + 4, 2)
+
+    def forward(self, tokens, numbers):
+        return self.out(torch.cat([self.bn(self.table(tokens).mean(1)), numbers], 1))
+
+
+class NoNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+class RaisesInTraining(Net):
+    def forward(self, x, targets=None):
+        if self.training and targets is None:
+            raise ValueError("targets should be given in training")
+        return super().forward(x)
+
+
+class RaisesAlways(Net):
+    def forward(self, x):
+        raise ValueError("not today")
+
+
+def needs(size):
+    return Net()
+
+
+def no_model():
+    return 3
+
+
+class Sized(nn.Module):
+    """A layer that is told more than its channels."""
+
+    def __init__(self, channels, groups):
+        super().__init__()
+        self.groups, self.bn = groups, nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return self.bn(x)

@@ -1,0 +1,462 @@
+"""bncheck check: one thing of the user's, in the user's own Python, with real frameworks and real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from at_the_prompt import bncheck
+
+from bncheck.commands.progress import Quiet
+from bncheck.environments.backend_file import find_backends
+from bncheck.environments.pythons import Ready, prepare
+from bncheck.environments.targets import Target
+from bncheck.errors import BncheckError, EnvironmentFailure, UsageError
+from bncheck.gate.bar import read_verdict
+from bncheck.repro.torch_script.own import taken_by
+from bncheck.run_folder.answer import Answer, read_answer
+from bncheck.run_folder.results import Results
+from bncheck.subjects.asked import Asked, parse_input, parse_with
+from bncheck.subjects.check import check
+from bncheck.subjects.interpreter import find_python
+from bncheck.subjects.layer import Looked, scenario_text
+from bncheck.subjects.played import batch_dependence, misfit, nonfinite
+from bncheck.subjects.thing import parse_thing
+
+TESTS = Path(__file__).parent
+MODELS, LAYERS = TESTS / "checked_models.py", TESTS / "third_party_layers.py"
+TORCH = find_backends(())["torch"]
+
+
+@pytest.fixture(scope="module")
+def python() -> Path:
+    place = prepare([Target("torch")], {"torch": TORCH})[Target("torch")]
+    if not isinstance(place, Ready):
+        pytest.skip(f"torch: {place.reason}. Remedy: {place.remedy}")
+    return place.python
+
+
+def checked(thing: str, out: Path, **more: Any) -> tuple[Answer, Results, int]:
+    asked = Asked(thing=parse_thing(thing), out=out, formats=(), command="bncheck check", strict=True, **more)
+    run, results = check(asked, Quiet())
+    answer = read_answer(run)
+    assert answer is not None
+    return answer, results, read_verdict(run, results).exit_code
+
+
+# ------------------------------------------------------------------------------------------------------- what is meant
+
+
+def test_what_a_thing_is(tmp_path: Path) -> None:
+    for name in ("net.onnx", "net.pt", "layers.py"):
+        (tmp_path / name).write_text("import torch\nclass MyNorm: ...\ndef build(): ...\n")
+    code = parse_thing(f"{tmp_path}/layers.py:MyNorm")
+    assert (code.kind, code.module, code.name) == ("code", str(tmp_path / "layers.py"), "MyNorm")
+    package = parse_thing("timm.layers:BatchNormAct2d")
+    assert (package.kind, package.module, package.name) == ("code", "timm.layers", "BatchNormAct2d")
+    assert parse_thing(str(tmp_path / "net.onnx")).kind == "onnx"
+    assert parse_thing(str(tmp_path / "net.pt")).kind == "checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("layers.py", "which class or function of it? (it defines MyNorm, build)"),
+        ("layer.py:MyNorm", "there is no file layer.py\n  → Did you mean layers.py?"),
+        ("gone.pt", "there is no file gone.pt"),
+        ("keras_layer.py:MyNorm", "keras_layer.py:MyNorm is made of Keras; check takes layers and models of PyTorch"),
+        ("keras.applications:ResNet50", "is made of Keras"),
+    ],
+)
+def test_what_cannot_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("layers.py").write_text("import torch\nclass MyNorm: ...\ndef build(): ...\n")
+    Path("keras_layer.py").write_text("import keras\nclass MyNorm: ...\n")
+    with pytest.raises(UsageError) as caught:
+        parse_thing(text)
+    assert said in str(caught.value)
+
+
+def test_a_package_of_the_current_folder_is_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "norms.py").write_text("import torch\n")
+    assert parse_thing("mine.norms:Bn").module == str(tmp_path / "mine" / "norms.py")
+
+
+def test_inputs_and_arguments_are_read_as_people_write_them() -> None:
+    assert parse_input("8,3,32,32") == {"dtype": "float32", "shape": [8, 3, 32, 32]}
+    assert parse_input("int64:8x10") == {"dtype": "int64", "shape": [8, 10]}
+    with pytest.raises(UsageError, match="--input 8,c,3: not a shape"):
+        parse_input("8,c,3")
+    given = parse_with(["eps=1e-3", "pretrained=false", "norm=None", "name=resnet18", "damage=nan", "sizes=[1, 2]"])
+    assert given == {
+        "eps": 1e-3, "pretrained": False, "norm": None, "name": "resnet18", "damage": "nan", "sizes": [1, 2]
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="--with eps: not KEY=VALUE"):
+        parse_with(["eps"])
+
+
+# ------------------------------------------------------------------------------------------------------- which Python
+
+
+def test_the_active_environment_is_used_if_it_has_the_framework(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    packages = tmp_path / "lib" / "python3.11" / "site-packages"
+    packages.mkdir(parents=True)
+    assert find_python(None, TORCH, {"VIRTUAL_ENV": str(tmp_path)}).path != tmp_path / "bin" / "python"
+    (packages / "torch").mkdir()
+    found = find_python(None, TORCH, {"VIRTUAL_ENV": str(tmp_path)})
+    assert (found.path, found.why) == (tmp_path / "bin" / "python", "the active virtual environment")
+    found = find_python(None, TORCH, {"CONDA_PREFIX": str(tmp_path)})
+    assert (found.path, found.why) == (tmp_path / "bin" / "python", "the active conda environment")
+
+
+def test_a_python_without_the_framework_is_said(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    bare = tmp_path / "bare" / "bin" / "python"
+    with pytest.raises(UsageError, match=f"{bare} has no torch and no numpy"):
+        find_python(str(bare), TORCH)
+    with pytest.raises(UsageError, match="does not answer as a CPython 3"):
+        find_python(str(tmp_path / "nothing"), TORCH)
+
+
+# ----------------------------------------------------------------------------------------------------------- layers
+
+LOOKED = Looked(
+    name="MyBN",
+    shape=(8, 4, 5, 5),
+    channels=4,
+    left_out=("momentum",),
+    defaults={},
+    held={"momentum": 0.01},
+    affine=True,
+)
+
+
+def test_the_scenario_of_a_layer_asks_what_its_constructor_takes() -> None:
+    text = scenario_text(LOOKED, {"groups": 2}, "my.py:MyBN", True)
+    assert '"batch_weight": ' not in text and "batch_weight = 0.01" in text, "what the layer shows, for it takes none"
+    assert "eps = 0.001" in text and 'custom = "my.py:MyBN"' in text and "arguments = { groups = 2 }" in text
+    assert "eps = 0.01" in scenario_text(LOOKED, {"eps": 0.01}, "", True)
+    assert "initial" not in scenario_text(LOOKED, {"affine": False}, "", True)
+
+
+WRONG = {
+    "DividesByN": ("variance-divisor", "divides the variance that is averaged by n, PyTorch's by n-1"),
+    "EpsOutside": ("eps", "adds eps outside the square root, PyTorch's inside it"),
+    "Leaky": ("graph-retention", "keeps the graph of every step"),
+    "Activated": ("unexplained", "is cut off at 0, as a ReLU does"),
+    "Frozen": ("normaliser-source", "normalises with the running-before statistics"),
+    "Domains": ("unexplained", "differs from PyTorch's in the output"),
+    "Ghost": ("update-count", "moves its running statistics twice per event"),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DividesByN",
+        "Ghost",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in WRONG if each not in ("DividesByN", "Ghost")),
+    ],
+)
+def test_a_layer_that_is_not_equivalent_fails_and_the_cause_leads(tmp_path: Path, python: Path, name: str) -> None:
+    cause, said = WRONG[name]
+    answer, results, code = checked(f"{LAYERS}:{name}", tmp_path / "run", python=str(python))
+    assert code == 1
+    assert cause in {finding.cause for finding in results.findings}
+    assert f"{name} is not equivalent to torch.nn.BatchNorm" in answer.headline and said in answer.headline
+    assert any(row.cells[1] == "differs" for row in answer.rows) or cause == "graph-retention"
+
+
+def test_a_layer_that_is_equivalent_passes(tmp_path: Path, python: Path) -> None:
+    answer, _, code = checked(f"{LAYERS}:Own2d", tmp_path / "run", python=str(python))
+    assert code == 0
+    assert answer.headline.startswith("Own2d is equivalent to torch.nn.BatchNorm2d on 8×4×5×5")
+    assert {row.mark for row in answer.rows} == {"agrees"}
+    assert {row.layer for row in answer.rows} >= {"output", "running variance", "gradient of gamma", "counter"}
+
+
+def test_other_names_alone_are_said_as_that_and_fail(tmp_path: Path, python: Path) -> None:
+    answer, _, code = checked(f"{LAYERS}:OneDeeper", tmp_path / "run", python=str(python))
+    assert code == 1
+    assert answer.headline.startswith("OneDeeper computes what torch.nn.BatchNorm2d computes, and is not exchangeable")
+    assert "Its constructor takes no eps: PyTorch's layer got the 1e-05 that the layer shows." in answer.notes
+
+
+def test_a_layer_of_a_package_with_relative_imports_and_its_scenario_plays_again(
+    tmp_path: Path, python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "base.py").write_text(LAYERS.read_text())
+    (package / "norms.py").write_text("from .base import DividesByN\n\nclass Mine(DividesByN):\n    pass\n")
+    saved = tmp_path / "mine.toml"
+    _, _, code = checked("mine.norms:Mine", tmp_path / "run", python=str(python), save_scenario=saved)
+    assert code == 1
+    again = bncheck("run", str(saved), "--python", f"torch={python}", "--python", f"torch[builtin]={python}",
+                    "--no-report", "--out", str(tmp_path / "again"))  # fmt: skip
+    assert again.returncode == 1, again.stderr
+    assert "variance-divisor" in again.stdout
+
+
+# ----------------------------------------------------------------------------------------------------------- models
+
+
+def model(name: str, tmp_path: Path, python: Path, **more: Any) -> tuple[Answer, Results, int]:
+    return checked(f"{MODELS}:{name}", tmp_path / "run", python=str(python), **more)
+
+
+def test_a_healthy_model_of_any_output_is_played_and_nothing_is_said(tmp_path: Path, python: Path) -> None:
+    answer, results, code = model("trained", tmp_path, python)
+    assert (code, results.findings) == (0, ())
+    assert answer.headline == "2 normalising layers, nothing wrong, played in eval and through 3 training steps."
+    assert [(row.layer, row.cells[1], row.cells[3]) for row in answer.rows] == [
+        ("bn1", "eval", "3 of 5"), ("bn2", "eval", "3 of 5"),
+    ]  # fmt: skip
+    assert any("float32 8×3×64×64" in note for note in answer.notes), "the shape that was chosen is said"
+
+
+def test_a_fresh_model_with_arguments_is_healthy_too(tmp_path: Path, python: Path) -> None:
+    answer, results, code = model("build", tmp_path, python, given={"classes": 3}, inputs=["4,3,20,20"], steps=1)
+    assert (code, results.findings) == (0, ())
+    assert answer.rows[0].cells == ("BatchNorm2d", "train", "1,296", "1 of 3", "–", "in order")
+
+
+def test_a_negative_variance_is_named_with_its_layer(tmp_path: Path, python: Path) -> None:
+    answer, results, code = model("negative", tmp_path, python)
+    assert code == 1
+    assert {(finding.cause, finding.layer) for finding in results.findings} == {("poisoned-state", "bn2")}
+    assert "running_var of bn2 is below zero" in answer.headline
+    assert [row.mark for row in answer.rows] == ["agrees", "defect"]
+
+
+def test_a_layer_left_in_training_and_one_without_eval(tmp_path: Path, python: Path) -> None:
+    _, results, _ = model("left_training", tmp_path / "a", python)
+    assert [(finding.cause, finding.layer) for finding in results.findings] == [("mode-leak", "bn1")]
+    _, results, _ = model("no_eval", tmp_path / "b", python)
+    found = {finding.layer: finding for finding in results.findings if finding.cause == "normaliser-source"}
+    assert "In eval bn1 (a NoEval) gives the same sample another output in another batch" in found["bn1"].title
+    assert "bn2" not in found, "its input already differs"
+
+
+def test_weights_are_loaded_and_what_does_not_fit_is_said(tmp_path: Path, python: Path) -> None:
+    script = f"""
+import sys; sys.path.insert(0, {str(TESTS)!r})
+import torch, numpy, checked_models as models
+net = models.trained()
+held = net.state_dict()
+torch.save({{"epoch": 3, "model": {{"module." + key: value for key, value in held.items()}}}}, "good.pt")
+lost = {{key: value for key, value in held.items() if "running" not in key}}
+lost["fc.weight"] = torch.zeros(4, 16)
+torch.save(lost, "lost.pt")
+torch.save(net, "whole.pt")
+numpy.savez("batch.npz", x=torch.randn(6, 3, 12, 12).numpy())
+"""
+    subprocess.run([str(python), "-c", script], check=True, cwd=tmp_path)
+    good = tmp_path / "good.pt"
+    answer, results, code = model("build", tmp_path / "a", python, weights=good, data=tmp_path / "batch.npz")
+    assert (code, results.findings) == (0, ())
+    assert (
+        "16 of 16 keys were loaded from good.pt, found in 'model'; 'module.' was taken from its keys." in answer.notes
+    )
+    assert answer.notes[0] == "Played on your data: float32 6×3×12×12."
+    assert float(answer.rows[0].cells[4].split()[0]) < 0.5, "the statistics are those of such data"
+    answer, results, code = model("build", tmp_path / "b", python, weights=tmp_path / "lost.pt")
+    assert code == 1
+    first = next(finding for finding in results.findings if finding.code == "BN115")
+    assert first.layer == "bn1" and "1 key of another shape (fc.weight: [4, 16] for [10, 16])" in first.title
+    assert "running statistics of 2 layers stay as built" in first.title
+    with pytest.raises(BncheckError, match="holds more than weights"):
+        model("build", tmp_path / "c", python, weights=tmp_path / "whole.pt")
+
+
+def test_several_inputs_of_several_types(tmp_path: Path, python: Path) -> None:
+    answer, _, code = model("TwoInputs", tmp_path, python, inputs=["int64:8,5", "8,4"])
+    assert code == 0
+    assert answer.notes[0] == "Played on made-up numbers: int64 8×5 and float32 8×4."
+    with pytest.raises(UsageError, match="takes 2 inputs \\(tokens, numbers\\)"):
+        model("TwoInputs", tmp_path / "b", python)
+
+
+def test_what_the_model_refuses_in_training_is_a_remark_and_no_finding(tmp_path: Path, python: Path) -> None:
+    answer, results, code = model("RaisesInTraining", tmp_path, python)
+    assert (code, results.findings) == (0, ())
+    said = next(note for note in answer.notes if note.startswith("training was not played"))
+    assert "ValueError: targets should be given in training (line " in said
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("needs", UsageError, "needs\\(\\) needs size\n  → say what: --with size=VALUE"),
+        ("no_model", BncheckError, "no_model\\(\\) returns a int, not a torch.nn.Module"),
+        ("gone", BncheckError, "checked_models.py has no gone\n  → it has: "),
+        ("Sized", UsageError, "Sized needs groups beside its first argument, channels"),
+        ("RaisesAlways", UsageError, "no input was found that the model takes: .* ValueError: not today \\(line "),
+    ],
+)
+def test_what_cannot_be_made_is_a_sentence(tmp_path: Path, python: Path, name: str, kind: Any, said: str) -> None:
+    with pytest.raises(kind, match=said):
+        model(name, tmp_path, python)
+    assert not (tmp_path / "run").exists(), "nothing is written for what could not be made"
+
+
+def test_a_missing_package_is_named_with_the_python_that_lacks_it(tmp_path: Path, python: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("import torch\nimport no_such_package_at_all\n\ndef build():\n    return None\n")
+    with pytest.raises(BncheckError) as caught:
+        checked(f"{path}:build", tmp_path / "run", python=str(python))
+    assert str(caught.value).startswith(f"no_such_package_at_all is not installed in {python}\n  → mine.py needs it; ")
+    with pytest.raises(BncheckError, match="no_such_package is not installed in"):
+        checked("no_such_package:build", tmp_path / "run", python=str(python))
+
+
+def test_a_model_that_ends_its_process_is_said(tmp_path: Path, python: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("import os\nimport torch\n\ndef build():\n    print('giving up')\n    os._exit(7)\n")
+    with pytest.raises(EnvironmentFailure, match="died \\(exit code 7\\)"):
+        checked(f"{path}:build", tmp_path / "run", python=str(python))
+
+
+def test_a_model_without_normalising_layers_is_not_success(tmp_path: Path, python: Path) -> None:
+    answer, _, code = model("NoNorm", tmp_path, python)
+    assert (code, answer.headline) == (3, "It has no normalising layer.")
+
+
+def test_at_the_prompt(tmp_path: Path, python: Path) -> None:
+    done = bncheck("check", f"{MODELS}:negative", "--python", str(python), "--out", str(tmp_path / "run"), "-v")
+    assert done.returncode == 1, done.stderr
+    assert "running_var of bn2 is below zero" in done.stdout
+    assert f"lives in {python} (--python)" in done.stderr
+    assert (tmp_path / "run" / "index.html").is_file()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["findings"][0]["cause"] == "poisoned-state"
+    lost = bncheck("check", f"{MODELS}:gone", "--python", str(python))
+    assert lost.returncode == 2 and "Traceback" not in lost.stderr
+
+
+# ------------------------------------------------------------------------------------------- findings, in numbers
+
+
+def played(**more: Any) -> Mapping[str, Any]:
+    return {"layers": [{"name": "bn", "kind": "BatchNorm2d"}, {"name": "bn2", "kind": "BatchNorm2d"}], **more}
+
+
+def loaded(missing: list[str], unexpected: list[str], misshaped: dict[str, Any]) -> Mapping[str, Any]:
+    counts = [len(missing), len(unexpected), len(misshaped)]
+    return {"missing": missing, "unexpected": unexpected, "misshaped": misshaped, "counts": counts}
+
+
+def test_counters_alone_that_a_file_lacks_are_nothing() -> None:
+    old = loaded(["bn.num_batches_tracked"], [], {})
+    assert not list(misfit(played(weights=old), "net"))
+    (found,) = misfit(played(weights=loaded([], ["head.weight"], {})), "net")
+    assert (found.code, found.cause, found.kind) == ("BN115", "state-mismatch", "hazard")
+    (found,) = misfit(played(weights=loaded(["bn2.running_var"], [], {})), "net")
+    assert (found.kind, found.layer, found.quantity) == ("defect", "bn2", "running_var")
+
+
+def batches(**gaps: list[float]) -> Mapping[str, Any]:
+    return {"sizes": [1, 3], "samples": 8, "layers": gaps}
+
+
+def test_the_first_layer_that_looks_at_the_batch_is_named_and_rounding_is_not() -> None:
+    assert not list(batch_dependence(played(batches=batches(bn=[1e-7, 2e-7], bn2=[3e-7, 5e-5])), "net", set()))
+    (found,) = batch_dependence(played(batches=batches(bn=[1e-7, 0.4], bn2=[0.4, 0.5])), "net", set())
+    assert (found.code, found.cause, found.layer) == ("BN111", "normaliser-source", "bn")
+    assert not list(batch_dependence(played(batches=batches(bn=[1e-7, 0.4])), "net", {"bn"})), "in training: said so"
+    (found,) = batch_dependence(
+        played(batches={**batches(bn=[0, 0]), "layers": {"bn": [0, 0], "": [0.3, 0.3]}}), "net", set()
+    )
+    assert found.layer == "" and "Something behind its normalising layers" in found.title
+
+
+def test_nan_in_the_output_is_said_unless_a_layer_explains_it() -> None:
+    said = played(output=[{"name": "logits", "shape": [8, 10], "bad": 80}])
+    (found,) = nonfinite(said, "net", ())
+    assert (found.code, found.cause) == ("BN301", "poisoned-state") and "80 of 80 values of logits" in found.title
+    assert not list(nonfinite(said, "net", (found,)))
+    assert not list(nonfinite(played(output=[{"name": "y", "shape": [2], "bad": 0}]), "net", ()))
+
+
+# ------------------------------------------------------------------------------------------------------------- ONNX
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files by torch.onnx.export and by onnx.helper."""
+    target = Target("torch", variant="onnx")
+    place = prepare([target], {"torch": TORCH})[target]
+    if not isinstance(place, Ready):
+        pytest.skip(f"torch[onnx]: {place.reason}. Remedy: {place.remedy}")
+    folder = tmp_path_factory.mktemp("exported")
+    script = TESTS / "checked_files.py"
+    subprocess.run(
+        [str(place.python), str(script), str(folder)], check=True, env={**os.environ, "PYTHONPATH": str(TESTS)}
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", ["eval", "minus-one", "upsampled"])
+def test_a_file_that_does_what_onnx_says(tmp_path: Path, exported: Path, name: str) -> None:
+    answer, _, code = checked(str(exported / f"{name}.onnx"), tmp_path / "run")
+    assert code == 0, answer.headline
+    assert "BatchNormalization node" in answer.headline and "The file does what ONNX opset" in answer.headline
+    assert {row.cells[0] for row in answer.rows} == {"inference"}
+    assert {row.mark for row in answer.rows} == {"agrees"}
+
+
+def test_a_file_with_an_operator_that_the_oracle_lacks_is_judged_node_by_node(tmp_path: Path, exported: Path) -> None:
+    answer, _, code = checked(str(exported / "lacking.onnx"), tmp_path / "run")
+    assert code == 0, answer.headline
+    assert "1 BatchNormalization node checked" in answer.headline or "1 BatchNormalization node" in answer.headline
+
+
+def test_a_file_in_training_mode_and_one_of_a_negative_variance(tmp_path: Path, exported: Path) -> None:
+    answer, results, _ = checked(str(exported / "training.onnx"), tmp_path / "a")
+    assert "mode-leak" in {finding.cause for finding in results.findings}
+    assert [(row.cells[0], row.mark) for row in answer.rows] == [("training", "hazard")] * 2
+    answer, results, code = checked(str(exported / "negative.onnx"), tmp_path / "b")
+    assert code == 1 and "poisoned-state" in {finding.cause for finding in results.findings}
+    assert "holds a running variance that cannot be one in 3 of 3 channels of bn" in answer.headline
+
+
+def test_a_file_that_is_none_and_one_without_nodes(tmp_path: Path, exported: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"\x08\x07garbage" + bytes(np.arange(64, dtype=np.uint8)))
+    with pytest.raises(UsageError, match=r"broken\.onnx cannot be checked"):
+        checked(str(broken), tmp_path / "run")
+    with pytest.raises(UsageError, match=r"folded\.onnx has no BatchNormalization node"):
+        checked(str(exported / "folded.onnx"), tmp_path / "run")
+
+
+# ------------------------------------------------------------------------------------------------------------- kits
+
+SOURCE = """
+class Base(nn.Module):
+    def __init__(self, channels, epsilon=1e-5, *, momentum=0.1): ...
+class Layer(Base):
+    def forward(self, x): ...
+class Loose(Base):
+    def __init__(self, channels, **keywords): ...
+class Usual(nn.BatchNorm2d):
+    def forward(self, x): ...
+"""
+
+
+def test_the_script_of_a_kit_passes_what_the_constructor_takes() -> None:
+    given = {"affine": True, "momentum": 0.3, "eps": 1e-3}
+    assert taken_by(SOURCE, "my.py:Layer", given) == {"momentum": 0.3, "epsilon": 1e-3}
+    for name in ("Loose", "Usual", "Gone"):
+        assert taken_by(SOURCE, f"my.py:{name}", given) == given

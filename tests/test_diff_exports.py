@@ -1,0 +1,156 @@
+"""``bncheck diff`` of a model and its ONNX file, of two files, of two models: outputs of the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from at_the_prompt import here
+from test_checkpoints import made_by, python_of
+
+from bncheck.checkpoints.recognise import read_checkpoint
+from bncheck.diagnosis.held.outputs import Measured, bound, gap, hold_against, readings
+from bncheck.diagnosis.held.reading import Sides
+from bncheck.trace import Array
+
+SIDES = Sides(a="A", b="B", eps_a=1e-5)
+
+
+def f32(*values: float) -> Array:
+    return np.array(values, np.float32)
+
+
+# ---------------------------------------------------------------------------------------------------- outputs, pure
+
+
+def test_a_gap_is_relative_to_the_largest_value_and_infinite_where_nothing_goes_together() -> None:
+    assert gap([f32(1, -4)], [f32(1, -3)]) == 0.25
+    assert gap([f32(0, 0)], [f32(0, 0)]) == 0
+    assert gap([f32(1, 2)], [f32(1, 2, 3)]) == float("inf")
+    assert gap([f32(1, 2)], []) == float("inf")
+    assert gap([f32(1, np.nan)], [f32(1, 2)]) == float("inf")
+    assert gap([f32(1, np.nan)], [f32(1, np.nan)]) == 0
+
+
+def test_rounding_goes_as_far_as_the_models_own_does() -> None:
+    plays = {"eval": [f32(1, 2)], "eval64": [np.array([1.0, 2.000002])]}
+    assert bound(plays, "eval") == pytest.approx(32 * 1e-6, rel=0.2)
+    assert bound({"eval": [f32(1, 2)]}, "eval") == 16 * 2.0**-23
+
+
+def said(**gaps: float) -> tuple[str, str]:
+    found = {name.replace("_", " "): Measured(value, 1e-5) for name, value in gaps.items()}
+    made = readings(SIDES, found)
+    return (made[0].cause, made[0].title) if made else ("", "")
+
+
+def test_the_way_of_running_it_that_the_other_equals_is_named() -> None:
+    assert said(eval=0.0, train=0.3) == ("", "")
+    assert said(eval=1e-6, train=0.3)[0] == "rounding"
+    assert said(eval=0.3, train=1e-6, start=0.2)[0] == "mode-leak"
+    assert said(eval=0.3, train=1e-6, start=0.2)[1].startswith("B equals A in *train* mode, not in eval")
+    assert said(eval=0.3, batch=1e-6, train=0.4)[0] == "mode-leak"
+    assert said(eval=0.3, train=0.2, start=1e-6)[0] == "stale-state"
+    assert said(eval=0.3, train=1e-6, start=1e-6)[0] == "unexplained"  # this input does not tell
+    assert said(eval=0.3, train=0.2, start=0.2)[0] == "unexplained"
+
+
+def test_another_eps_is_named_with_its_share() -> None:
+    found = {"eval": Measured(1e-3, 1e-5), "eps 0.001": Measured(1e-5, 1e-5), "eps 0.01": Measured(9e-3, 1e-5)}
+    (reading,) = readings(SIDES, found)
+    assert reading.cause == "eps"
+    assert "B computes with eps 0.001, A with 1e-05: that explains 99 % of the difference" in reading.title
+    found["eps 0.001"] = Measured(5e-4, 1e-5)
+    assert readings(SIDES, found)[0].cause == "unexplained"
+
+
+def test_ways_that_are_held_against_the_other() -> None:
+    plays = {"eval": [f32(1)], "nudged": [f32(1)], "eval64": [f32(1)], "train": [f32(3)]}
+    assert set(hold_against(plays, [f32(1)])) == {"eval", "train"}
+
+
+# ------------------------------------------------------------------------------------------------------- real ones
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    python_of("onnxruntime")
+    return made_by("torch[onnx]", "torch_exports.py", tmp_path_factory.mktemp("exports"))
+
+
+def told(files: Path, out: Path, a: str, b: str, *more: str) -> tuple[int, dict[str, Any], list[dict[str, Any]]]:
+    words = [str(files / name) for name in (a, b)]
+    python = ["--python", str(python_of("torch"))] if "model.py" in a + b else []
+    done = here("diff", *words, *more, *python, "--out", str(out / "run"), "-q", "--no-report")
+    assert done.returncode in (0, 1), done.stderr
+    answer, results = (json.loads((out / "run" / name).read_text()) for name in ("answer.json", "run.json"))
+    return done.returncode, answer, results["findings"]
+
+
+def test_a_file_that_was_exported_rightly(files: Path, tmp_path: Path) -> None:
+    code, answer, findings = told(files, tmp_path, "model.py:build", "folded.onnx")
+    assert code == 0
+    assert answer["headline"] == (
+        "folded.onnx and model.py:build give outputs that are equal up to rounding, 2 BatchNorm folded."
+    )
+    assert {found["cause"] for found in findings} <= {"rounding", "folding"}
+    assert [row["mark"] for row in answer["rows"]] == ["agrees", "agrees"]
+
+
+@pytest.mark.parametrize(
+    ("file", "cause", "words"),
+    [
+        ("train.onnx", "mode-leak", "train.onnx equals model.py:build in *train* mode, not in eval"),
+        ("start.onnx", "stale-state", "start.onnx holds the statistics of step 0"),
+        ("eps.onnx", "eps", "eps.onnx computes with eps 0.001, model.py:build with 1e-05: that explains"),
+        ("other.onnx", "", ""),
+    ],
+)
+def test_files_that_were_not(files: Path, tmp_path: Path, file: str, cause: str, words: str) -> None:
+    code, answer, findings = told(files, tmp_path, "model.py:build", file)
+    assert code == 1
+    assert not cause or findings[0]["cause"] == cause
+    assert words in answer["headline"]
+    assert cause or "unexplained" in {found["cause"] for found in findings}
+
+
+def test_two_files(files: Path, tmp_path: Path) -> None:
+    code, answer, _ = told(files, tmp_path, "kept.onnx", "folded.onnx")
+    assert code == 0 and "equal up to rounding, 2 BatchNorm folded" in answer["headline"]
+    (tmp_path / "second").mkdir()
+    code, answer, findings = told(files, tmp_path / "second", "kept.onnx", "start.onnx")
+    assert code == 1
+    assert {"stale-state", "unexplained"} == {found["cause"] for found in findings}
+
+
+def test_two_models_and_the_first_layer_that_differs(files: Path, tmp_path: Path) -> None:
+    code, answer, _ = told(files, tmp_path, "model.py:build", "model.py:other", "--input", "4,3,12,12")
+    assert code == 1
+    assert any("The first layer whose output differs in eval is 4:" in note for note in answer["notes"])
+
+
+def test_what_an_onnx_file_holds(files: Path) -> None:
+    (kept,) = read_checkpoint(files / "kept.onnx")
+    assert [layer.layer for layer in kept.holding.layers] == ["1", "4"]
+    first = kept.holding.layers[0]
+    assert (kept.holding.framework, first.training) == ("onnx", False)
+    assert first.eps == pytest.approx(1e-5) and first.momentum == pytest.approx(0.9)
+    (trained,) = read_checkpoint(files / "train.onnx")
+    assert [layer.training for layer in trained.holding.layers] == [True, True]
+    (folded,) = read_checkpoint(files / "folded.onnx")
+    assert folded.holding.layers == ()
+
+
+def test_what_cannot_be_played(files: Path, tmp_path: Path) -> None:
+    python = str(python_of("torch"))
+    model, file = str(files / "model.py"), str(files / "kept.onnx")
+    for words, code, said_of in (
+        ((f"{model}:fails", file), 2, "eval forward failed"),
+        ((f"{model}:nothing", file), 2, "nothing"),
+        ((file, str(files / "kept.onnx"), "--input", "4,5,12,12"), 2, "onnxruntime does not run"),
+    ):
+        done = here("diff", *words, "--python", python, "--out", str(tmp_path / "x"), "-q")
+        assert done.returncode == code and said_of in done.stderr, done.stderr

@@ -1,0 +1,70 @@
+"""A model and what was exported from it, rightly and not: ``python torch_exports.py FOLDER``, with torch."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(sys.argv[1])
+MODEL = """
+import torch
+from torch import nn
+
+
+def build(eps=1e-5, dropout=0.0):
+    torch.manual_seed(0)
+    dice = torch.Generator().manual_seed(1)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(8, 4),
+    )
+    with torch.no_grad():
+        for _ in range(5):
+            net.train()(torch.randn(8, 3, 12, 12, generator=dice) * 2 + 1)
+        for layer in (net[1], net[4]):
+            layer.weight.uniform_(0.5, 1.5, generator=dice)
+            layer.bias.uniform_(-0.5, 0.5, generator=dice)
+            layer.eps = eps
+    return net.eval()
+
+
+def with_eps():
+    return build(1e-3)
+
+
+def other():
+    net = build()
+    with torch.no_grad():
+        net[3].weight.mul_(1.5)
+        net[4].running_mean.add_(0.25)
+    return net
+
+
+def fails():
+    return nn.Linear(3, 4)
+"""
+(FOLDER / "model.py").write_text(MODEL)
+sys.path.insert(0, str(FOLDER))
+from model import build, other, with_eps  # noqa: E402
+
+warnings.simplefilter("ignore")
+mode = torch.onnx.TrainingMode
+
+
+def export(net, name, **how):
+    where = str(FOLDER / name)
+    batch = torch.randn(4, 3, 12, 12)
+    open_size = {"x": {0: "n"}}
+    torch.onnx.export(net, batch, where, dynamo=False, input_names=["x"], dynamic_axes=open_size, **how)
+
+
+export(build(), "folded.onnx")
+export(build(), "kept.onnx", do_constant_folding=False, training=mode.PRESERVE)
+export(build().train(), "train.onnx", do_constant_folding=False, training=mode.TRAINING)
+export(with_eps(), "eps.onnx")
+export(other(), "other.onnx")
+fresh = build()
+fresh[1].reset_running_stats()
+fresh[4].reset_running_stats()
+export(fresh, "start.onnx")
