@@ -3,6 +3,7 @@ ones that look like it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def model(*layers: Any, **more: Any) -> Holding:
          "beside a trained weight and bias: they were never updated, or were lost when"),
         (make_holding(fresh("a", gamma=GAMMA, beta=BETA, counter=None), framework="keras"), "never-updated", "hazard",
          "a", "beside a trained gamma and beta"),
-        (make_holding(make_held("a", counter=0.0), TWO[1]), "counter-skew", "hazard", "a",
+        (make_holding(make_held("a", counter=0.0), TWO[1]), "counter-skew", "convention", "a",
          "the counter of a is 0, though the running statistics have moved; in other layers it goes up to 120"),
         (make_holding(make_held("a", counter=0.0)), "counter-skew", "convention", "a", "Nothing minds but"),
         (model(make_held("a", counter=0.0)), "counter-skew", "hazard", "a", "the next training batch replaces them"),
@@ -58,7 +59,8 @@ def model(*layers: Any, **more: Any) -> Holding:
          "a holds running_mean and no running_var"),
         (make_holding(make_held("a", keys={"running_mean": "a.running_mean"}, beta=None), others={"a.bias": (7,)}),
          "state-mismatch", "defect", "a", "it has running_mean of 4, running_var of 4, weight of 4 and bias of 7"),
-        (make_holding(TWO[0], others={"b.running_mean": (8,), "b.running_var": (4,)}), "state-mismatch", "defect", "b",
+        (make_holding(TWO[0], others={"b.running_mean": (8,), "b.running_var": (4,), "b.bias": (4,)}),
+         "state-mismatch", "defect", "b",
          "b cannot be one layer: it has running_mean of 8 and running_var of 4 channels"),
         (make_holding(TWO[0], others=shapes("bn.running_mean", "bn.weight")), "state-mismatch", "hazard", "bn",
          "bn holds running_mean and no running_var"),
@@ -117,6 +119,7 @@ def test_damage_is_named_once_with_its_layers(holding: Holding, cause: str, kind
         make_holding(make_held("a", gamma=[1.5]), TWO[1]),  # one gamma for all channels
         make_holding(make_held("a", counter=None), make_held("b", counter=None, **OTHER)),
         make_holding(make_held("bn1"), others=shapes("norm.weight", "ln1.weight", "bn_stem.weight", "conv.weight")),
+        make_holding(TWO[0], others={"loss.running_mean": (), "data.running_mean": (3,), "rms.running_var": (5,)}),
         make_holding(others=shapes("norm1.weight", "layer_norm.weight", "1.weight", "gn.weight")),
         model(make_held("a", momentum=None), make_held("b", momentum=None, **OTHER)),  # a cumulative average
         model(make_held("a", momentum=0.99, counter=None), framework="keras"),
@@ -161,3 +164,38 @@ def test_two_causes_are_two_findings_gravest_first() -> None:
         make_holding(make_held("a", running_var=[1, NAN, 1, 1]), fresh("b", counter=5.0))
     )
     assert said(found) == [("defect", "poisoned-state"), ("hazard", "stale-state")]
+
+
+def drawn(rng: np.random.Generator, name: str) -> Any:
+    """A layer as training leaves it: behind a ReLU or not, with dead channels, fresh or frozen ones among them."""
+    c = int(rng.integers(1, 65))
+    mean, var = rng.normal(0, 2, c), np.exp(rng.normal(0, 2, c))
+    mean = np.abs(mean) if rng.random() < 0.4 else mean
+    dead = rng.random(c) < (0.2 if c > 8 and rng.random() < 0.3 else 0.0)
+    gamma = rng.normal(1, 0.3, c) if rng.random() < 0.9 else np.ones(c)
+    parts = {"running_mean": np.where(dead, 0, mean), "running_var": np.where(dead, 0, var), "gamma": gamma,
+             "beta": rng.normal(0, 0.3, c) if rng.random() < 0.9 else np.zeros(c), "counter": 500.0}  # fmt: skip
+    if dead.all():
+        parts["gamma"] = np.zeros(c)
+    return make_held(name, **parts) if rng.random() < 0.9 else fresh(name, channels=c)
+
+
+def test_random_checkpoints_are_left_alone() -> None:
+    for seed in range(300):
+        rng = np.random.default_rng([7, seed])
+        holding = make_holding(*(drawn(rng, f"layer{k}.bn") for k in range(int(rng.integers(1, 12)))))
+        assert judge_holding(holding) == (), seed
+
+
+def test_mean_and_variance_that_changed_places_are_told_apart_from_single_damage() -> None:
+    """Of random checkpoints of signed means, exchanged: always; one negative variance in each layer: never."""
+    for seed in range(300):
+        rng = np.random.default_rng([8, seed])
+        layers = [drawn(rng, f"bn{k}") for k in range(8)]
+        signed = [held for held in layers if held.running_mean.min() < 0 and (held.running_var > 0).all()]
+        if sum(held.running_mean.size for held in signed) < 30:
+            continue
+        exchanged = [replace(held, running_mean=held.running_var, running_var=held.running_mean) for held in signed]
+        assert {found.cause for found in judge_holding(make_holding(*exchanged))} == {"state-mismatch"}, seed
+        damaged = [replace(held, running_var=np.r_[-held.running_var[:1], held.running_var[1:]]) for held in signed]
+        assert {found.cause for found in judge_holding(make_holding(*damaged))} == {"poisoned-state"}, seed

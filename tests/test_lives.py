@@ -296,6 +296,37 @@ def stalled() -> Program:
     return program
 
 
+def kept_in_half_precision() -> Program:
+    program = Program(*TWO)
+    program["bn1"].more = {"dtypes": {"running_mean": "bfloat16", "gamma": "float32"}}
+    program.train(20)
+    return program
+
+
+def deaf_to_eval() -> Program:
+    program = Program("bn1", "own")
+    program.mode(True)
+    program.train(20)
+    program.tell("eval", VALIDATE, module="Net")
+    program["bn1"].training = False
+    program.evaluate()
+    layer = program["own"]
+    layer.spans[-1]["training"] = False
+    for row in layer.rows[20:]:
+        row["training"] = False
+    return program
+
+
+def train_inside_forward() -> Program:
+    program = Program(*TWO)
+    for _ in range(3):
+        program.train(20)
+        program.mode(False, VALIDATE)
+        program.mode(True, Where("model.py", 12, "forward"))
+        program.evaluate()
+    return program
+
+
 @pytest.mark.parametrize(
     ("make", "cause", "kind", "layers", "words"),
     [
@@ -347,6 +378,11 @@ def stalled() -> Program:
         (in_a_plain_list, "unregistered", "hazard", "BatchNorm2d#1",
          "The model does not know BatchNorm2d#1: it is kept in a plain list"),
         (untracked, "normaliser-source", "hazard", "bn1", "bn1 keeps no running statistics: in eval (evaluate() at"),
+        (kept_in_half_precision, "low-precision-stall", "hazard", "bn1",
+         "of bn1 are in bfloat16, the parameters are not"),
+        (deaf_to_eval, "normaliser-source", "hazard", "own",
+         "own ignores eval(): 10 forwards in eval mode (evaluate() at engine.py:88) moved the running statistics"),
+        (train_inside_forward, "mode-leak", "hazard", "bn1 and bn2", "forward() at model.py:12 called train() behind"),
         (stalled, "low-precision-stall", "hazard", "bn1", "stands still at 16.25 while the batches' mean is 30"),
     ],
 )  # fmt: skip

@@ -58,7 +58,7 @@ def test_a_built_in_layer_that_does_what_is_documented(rules: dict[str, Any]) ->
 
 def test_innocence_is_one_sentence_and_only_of_layers_that_are() -> None:
     assert innocence(lived_by()) == (
-        "BatchNorm itself is innocent: its 1 layer did what PyTorch documents in each of 33 forwards that were "
+        "BatchNorm itself is innocent: its one layer did what PyTorch documents in each of 33 forwards that were "
         "recorded whole."
     )
     assert innocence(lived_by(divisor="n")) == ""

@@ -83,6 +83,22 @@ def test_real_and_generated_batches_in_turn() -> None:
     assert (found.code, found.cause) == ("BN413", "mixed-batches")
 
 
+def test_a_new_network_that_is_only_evaluated_is_left_alone() -> None:
+    layer = Layer(4)
+    evaluate(layer, steady(), 2, 32)
+    assert causes(layer) == []
+
+
+def test_a_momentum_of_keras_in_torch() -> None:
+    layer = Layer(4, Rules(weight=0.99))
+    data = steady()
+    train(layer, data, 40, 256)
+    evaluate(layer, data, 4, 256)
+    (found,) = judge_life(life_of(layer))
+    assert (found.cause, found.quantity) == ("batch-weight", "momentum")
+    assert "A momentum of 0.99 in Keras is 0.01 here." in found.title
+
+
 def test_a_check_before_the_training_is_no_evaluation_with_untrained_statistics() -> None:
     layer = Layer(4)
     data = steady()

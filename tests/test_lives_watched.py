@@ -26,7 +26,7 @@ def test_what_a_training_ends_with_is_named(script: str, tmp_path: Path) -> None
     cause, says = NAMED[script]
     assert [found.cause for found in judge_life(life)] == [cause]
     assert says in judge_life(life)[0].title
-    assert innocence(life).startswith("BatchNorm itself is innocent: all 2 layers did what PyTorch documents")
+    assert innocence(life).startswith("BatchNorm itself is innocent: both layers did what PyTorch documents")
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Real recordings for tests: a script of tests/watched is run with the recorder, and read.
 
-    python tests/watched_lives.py faulty/momentum_zero    prints what its layers lived through
+python tests/watched_lives.py faulty/momentum_zero    prints what its layers lived through
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def lives_of(script: str, folder: Path, keep: str = KEEP) -> tuple[Life, ...]:
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         for life in lives_of(name, Path(tempfile.mkdtemp())):
-            print(name, f"rank {life.rank} of {life.world}, {life.steps} steps, {life.forwards} forwards, code {life.code}")
+            print(
+                name,
+                f"rank {life.rank} of {life.world}, {life.steps} steps, {life.forwards} forwards, code {life.code}",
+            )
             for layer in life.layers:
                 kept = len(layer.moments.get("index", ()))
                 print(f"  {layer.name} ({layer.kind}, {layer.channels}), {kept} kept, registered {layer.registered}")

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,8 @@ def tell(run: Path, results: Results, options: dict[str, Any], ended: Ended, cod
         from bncheck.report.terminal import render_terminal
 
         console(stderr=True).print(render_terminal(results, run, verbose=options["verbose"]))
-    tell_verdict(run, read_verdict(run, results), {**options, "quiet": True})
+    with redirect_stdout(sys.stderr):
+        tell_verdict(run, read_verdict(run, results), options)
     if ended.code:
         how = f"was ended by signal {ended.signal}" if ended.signal else f"ended with exit code {ended.code}"
         click.echo(f"bncheck: the command itself {how}; that is the exit code.", err=True)

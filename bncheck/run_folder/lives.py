@@ -149,7 +149,7 @@ def read_life(place: Path, codes: Mapping[int, int]) -> Life | None:
         framework=about.framework,
         version=about.version,
         layers=lived,
-        happenings=tuple(happening(row, names) for row in events if row.what in HAPPENINGS),
+        happenings=tuple(happening(row, names) for row in events if told(row, by_layer)),
         steps=state.steps,
         forwards=state.forwards,
         left_out=state.left_out,
@@ -240,9 +240,9 @@ def read_moments(place: Path, layers: Mapping[int, StoredLayer]) -> dict[int, di
             continue
         found: dict[int, dict[str, Array]] = {}
         for key in archive:
-            number, _, quantity = key.partition("/")
-            if number.isdigit() and int(number) in layers and quantity in NUMBERS + PER_CHANNEL:
-                found.setdefault(int(number), {})[quantity] = archive[key]
+            layer, _, quantity = key.partition("/")
+            if layer.isdecimal() and int(layer) in layers and quantity in NUMBERS + PER_CHANNEL:
+                found.setdefault(int(layer), {})[quantity] = archive[key]
         for number, arrays in found.items():
             chunks.setdefault(number, []).append(fitting(path, layers[number], arrays))
     return {number: joined(layers[number], parts) for number, parts in chunks.items()}
@@ -319,6 +319,11 @@ def span_of(stored: StoredSpan) -> Span:
 
 def where_of(place: Place | None) -> Where | None:
     return None if place is None else Where(file=place[0][:4000], line=place[1], function=place[2][:1000])
+
+
+def told(row: StoredHappening, ran: Mapping[int, Any]) -> bool:
+    """Whether a happening is about the program, or about a layer that ran: a copy that never does is none."""
+    return row.what in HAPPENINGS and (not row.layers or any(number in ran for number in row.layers))
 
 
 def happening(row: StoredHappening, names: Mapping[int, str]) -> Happening:

@@ -21,7 +21,7 @@ def innocence(life: Life) -> str:
     if not all(layer.conduct.innocent for layer in judged):
         return ""
     forwards = sum(int((layer.conduct.stepped | layer.conduct.revealed).sum()) for layer in judged)
-    who = f"all {len(judged)} layers" if len(judged) > 1 else f"its {len(judged)} layer"
+    who = {1: "its one layer", 2: "both layers"}.get(len(judged), f"all {len(judged)} layers")
     documents = f"{NAMES.get(life.framework, life.framework)} documents"
     return (
         f"BatchNorm itself is innocent: {who} did what {documents} in each of {forwards:,} forwards that were recorded "

@@ -167,20 +167,6 @@ def stood_still(layer: Lived) -> bool:
     return off >= (OFF if initial(record, int(last[-1])) else MATTERS)
 
 
-def untrained(life: Life) -> tuple[Lived, ...]:
-    """Layers that are only evaluated, with the statistics of a new layer beside parameters that are not a new one's."""
-    return tuple(layer for layer in lived(life) if layer.evaluation is not None and only_new(life, layer))
-
-
-def only_new(life: Life, layer: Lived) -> bool:
-    record, ev = layer.record, layer.evaluation
-    if ev is None or ev.gap is None or not initial(record, int(ev.places[0])) or ev.gap.size < OFF:
-        return False
-    if record.training.any() or any(span.training for span in layer.life.spans):
-        return False
-    return len(np.unique(ev.batch.beta)) > 1 or any(each.what == "load" for each in life.happenings)
-
-
 def initial(record: Record, place: int) -> bool:
     """Whether a moment begins with a mean of 0 and a variance of 1 in every channel."""
     return not record.m0[place].any() and bool((record.v0[place] == 1.0).all())

@@ -68,6 +68,7 @@ def outermost(watching, holder, name, before=None, then=None):
         if local.deep or recorder.stopped:
             return original(*args, **kwargs)
         local.deep += 1
+        local.inside = name
         try:
             seen = quietly(recorder, name, before, sys._getframe(1), args, kwargs) if before else None
             found = original(*args, **kwargs)
@@ -76,6 +77,7 @@ def outermost(watching, holder, name, before=None, then=None):
             return found
         finally:
             local.deep -= 1
+            local.inside = ""
 
     setattr(holder, name, wrapper)
     recorder.on_stop.append(lambda: setattr(holder, name, original))
@@ -90,15 +92,12 @@ def quietly(recorder, name, function, *args):
 
 
 def concerned(watching, module):
-    """Numbers of the layers inside a module that have run; [] where that is all of them, or none."""
-    known = [norm for norm in watching.norms.values() if norm is not None and norm.module() is not None]
-    if not known or not hasattr(module, "modules"):
-        return []
-    inside = set(map(id, module.modules()))
-    norms = [norm for norm in known if id(norm.module()) in inside]
+    """Numbers of the normalising layers inside a module, run or not; None where it has none."""
+    if not hasattr(module, "modules"):
+        return None
+    norms = [norm for norm in map(watching.normalising, module.modules()) if norm is not None]
     watching.seen_in(module, norms)
-    found = [norm.layer.number for norm in norms]
-    return [] if len(found) == len(known) else found or None
+    return [norm.layer.number for norm in norms] or None
 
 
 def tell(watching, what, frame, module, **detail):
@@ -196,7 +195,7 @@ def compared(watching, module, given):
     """Keys of normalising layers that a state lacks, has besides, or has in another shape."""
     own, missing, misshaped = {}, [], []
     for path, each in module.named_modules():
-        inside = {name: value for name, value in list(each._buffers.items()) + list(each._parameters.items())}
+        inside = dict(each._parameters, **each._buffers)
         if "running_mean" not in inside and watching.norms.get(id(each)) is None:
             continue
         skipped = getattr(each, "_non_persistent_buffers_set", ())
@@ -232,7 +231,12 @@ def copies(watching):
             return
         where = watching.where(frame_behind(frame, "copy.py"))
         log, row = recorder.log, None
-        if log and log[-1].get("what") == "copy" and log[-1]["where"] == where and log[-1]["index"] == recorder.forwards:
+        if (
+            log
+            and log[-1].get("what") == "copy"
+            and log[-1]["where"] == where
+            and log[-1]["index"] == recorder.forwards
+        ):
             row = log[-1]
             row["detail"]["module"] = type(module).__name__
         else:
@@ -272,9 +276,7 @@ def exports(watching):
 
     def converted(frame, args, kwargs, seen, found):
         if isinstance(args[-1], watching.module_class) or found is not None:
-            watching.recorder.happen(
-                "convert", [], watching.where(frame), was="BatchNorm", became="SyncBatchNorm"
-            )
+            watching.recorder.happen("convert", [], watching.where(frame), was="BatchNorm", became="SyncBatchNorm")
 
     sync = getattr(torch.nn, "SyncBatchNorm", None)
     if sync is not None:
@@ -292,7 +294,7 @@ def compiled(watching):
 
     def followed(module):
         inside = module.modules() if isinstance(module, watching.module_class) else ()
-        return any(isinstance(each, watching.builtin) or watching.words_of(each) for each in inside)
+        return any(watching.normalising(each) is not None for each in inside)
 
     def told(frame, args, kwargs, seen, found):
         module = args[0] if args else kwargs.get("model")

@@ -9,9 +9,9 @@ import math
 import numpy as np
 
 SMALL = 1 << 16  # values up to which an input is summed in float64 as it is
-CANCELS = 1.0  # mean² over variance beyond which squares are taken behind the mean, in a second pass
+CANCELS = 8.0  # mean² over variance beyond which squares are taken behind the mean, in a second pass
 COARSE = 1e6  # and beyond which float32 is too coarse for that, too
-POINTS = 256  # values per channel that the fit of the output takes
+POINTS, SAMPLES = 128, 16  # values per channel that the fit of the output takes, of so many samples
 FLAT = 1e-6  # spread of the input, relative to its size, below which nothing can be fitted
 
 
@@ -82,21 +82,24 @@ def rows(torch, x, axis):
 
 def squares(torch, lines, across):
     if across == 2:
-        norm = torch.norm(lines, dim=2).double()
+        norm = (torch.linalg.vector_norm if hasattr(torch, "linalg") else torch.norm)(lines, dim=2).double()
         return (norm * norm).sum(0)
     return (lines * lines).sum(1).double().sum(0)
 
 
 def points(x, axis):
-    """(C, K) float64 of some values per channel, the same places for every tensor of that shape."""
+    """(C, K) float64 of some values per channel, the same places for every tensor of that shape and layout."""
     channels = x.shape[axis]
-    samples = x
-    if axis != 0 and x.shape[0] > 16:
-        samples = x[:: -(-x.shape[0] // 64) if x.dim() == 2 else -(-x.shape[0] // 16)]
-    flat = samples.transpose(0, axis).reshape(channels, -1) if axis else samples.reshape(channels, -1)
-    if axis and x.dim() > 2 and flat.shape[1] > 4 * POINTS:
-        flat = flat[:, :: flat.shape[1] // (2 * POINTS) | 1]
-    return flat.double().cpu().numpy()
+    if axis == 1 and x.dim() > 2:
+        samples = x[:: -(-x.shape[0] // SAMPLES)]
+        places = x.numel() // max(1, x.shape[0] * channels)
+        step = max(1, places * samples.shape[0] // POINTS)
+        flat = samples.reshape(samples.shape[0], channels, -1)[:, :, :: step | 1].permute(1, 0, 2)
+    else:
+        flat = x.transpose(0, axis) if axis else x
+        if axis == 1:
+            flat = flat[:, :: -(-x.shape[0] // POINTS)]
+    return flat.double().cpu().numpy().reshape(channels, -1)
 
 
 def revealed(x, y, gamma, beta):

@@ -14,13 +14,13 @@ import numpy as np
 
 # Names that own layers give to what they remember; the first that exists is read.
 MEANS = ("running_mean", "moving_mean", "stored_mean", "mean_ema", "ema_mean", "pop_mean", "population_mean",
-         "global_mean", "avg_mean", "mean_avg", "running_mu", "mean")  # fmt: skip
+         "global_mean", "avg_mean", "mean_avg", "running_mu")  # fmt: skip
 VARS = ("running_var", "moving_var", "moving_variance", "running_variance", "stored_var", "stored_variance", "var_ema",
-        "ema_var", "pop_var", "population_var", "global_var", "avg_var", "var_avg", "running_sigma2", "variance",
-        "var")  # fmt: skip
+        "ema_var", "pop_var", "population_var", "global_var", "avg_var", "var_avg", "running_sigma2")  # fmt: skip
 DEVIATIONS = ("running_std", "moving_std", "stored_std", "running_sigma")
 COUNTERS = ("num_batches_tracked", "counter", "num_batches")
-GAMMAS, BETAS = ("weight", "gamma", "scale"), ("bias", "beta", "shift")
+GAMMAS, BETAS = ("weight", "gamma", "scale", "gain"), ("bias", "beta", "shift", "offset")
+EXPORTS = ("trace", "script", "export")  # functions that run a model for their own ends
 WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -59,6 +59,7 @@ class Local(threading.local):
         self.jumps = {}  # (quantity, by, where) → the jumps of this beat
         self.call = 0
         self.deep = 0  # inside train(), load_state_dict(), …: their calls of children are none of the user's
+        self.inside = ""  # the name of that function
 
 
 class Watching:
@@ -66,10 +67,11 @@ class Watching:
 
     def __init__(self, torch, recorder, parts):
         self.torch, self.recorder, self.parts = torch, recorder, parts
-        self.moments = parts("moments")
+        self.moments, self.behaviour = parts("moments"), parts("behaviour")
         self.local = Local()
         self.generation = recorder.generation
         self.norms = {}  # id of a module → Norm, or None for one that is none
+        self.suspects = {}  # id of a module → Suspect
         self.own = set()  # folders whose frames are not the user's
         for folder in (os.path.dirname(torch.__file__), HERE):
             self.own.add(folder + os.sep)
@@ -87,8 +89,9 @@ class Watching:
 
     # -- modules ----------------------------------------------------------------------------------------------
 
-    def words_of(self, module):
-        return words_of(module)
+    def normalising(self, module):
+        """The Norm of any module, None where it has none."""
+        return self.find(module) if module._buffers or has_plain(module) else None
 
     def find(self, module):
         """The Norm of a module, None where it does not normalise by statistics that it holds."""
@@ -107,7 +110,10 @@ class Watching:
         }  # fmt: skip
         key = id(module)
         if words is None:
-            weakref.finalize(module, self.norms.pop, key, None)
+            weakref.finalize(module, self.forget, key)
+            suspect = self.behaviour.suspect(module)
+            if suspect:
+                self.suspects[key] = suspect
             return None
         if not builtin and not words["var"]:
             kind = type(module).__name__
@@ -115,14 +121,21 @@ class Watching:
                 "%s keeps a running standard deviation and no variance (%s): it is not followed."
                 % (kind, words["deviation"])
             )
-            weakref.finalize(module, self.norms.pop, key, None)
+            weakref.finalize(module, self.forget, key)
             return None
+        return self.follow(module, words, builtin)
+
+    def follow(self, module, words, builtin=False):
         layer = self.recorder.new_layer(type(module).__name__, channels_of(module, words))
-        weakref.finalize(module, self.norms.pop, key, None)
+        weakref.finalize(module, self.forget, id(module))
         if layer is None:
             return None
         layer.own = not type(module).__module__.startswith("torch.")
         return Norm(module, layer, words, builtin)
+
+    def forget(self, key):
+        self.norms.pop(key, None)
+        self.suspects.pop(key, None)
 
     def name(self, norm, module, root):
         """Name a layer after its path in the outermost module that runs."""
@@ -175,10 +188,11 @@ class Watching:
     def unseen(self, x=None):
         """Whether this forward is a tracer's or a transform's, and nothing of it may be touched."""
         torch = self.torch
-        if torch._C._get_tracing_state() is not None:
+        if self.local.inside in EXPORTS or torch._C._get_tracing_state() is not None:
             return True
         stack = getattr(torch._C, "_functorch", None)
-        if stack is not None and stack.peek_interpreter_stack() is not None:
+        peek = getattr(stack, "peek_interpreter_stack", None)  # since torch 2.0
+        if peek is not None and peek() is not None:
             return True
         if x is None:
             return False
@@ -198,11 +212,14 @@ class Watching:
             del stack[:]
         stack.append(module)
         if len(stack) == 1:
-            self.begin(module)
+            self.begin(module, sys._getframe(1))
         if not module._buffers and not has_plain(module):
             return
         norm = self.find(module)
         if norm is None:
+            suspect = self.suspects.get(id(module))
+            if suspect and not self.unseen() and not self.local.again:
+                suspect.look(module, self.moments.held)
             return
         norm.before = None
         self.set_right()
@@ -216,13 +233,14 @@ class Watching:
     def set_right(self):
         """Drop modules whose call ended in an error from the bottom of the stack: the interpreter knows how many module
         calls there really are above this frame."""
-        stack, frame, count = self.local.stack, sys._getframe(2), 0
+        stack, frame, count, first = self.local.stack, sys._getframe(2), 0, None
         while frame is not None:
-            count += frame.f_code is self.call_code
+            if frame.f_code is self.call_code:
+                count, first = count + 1, frame
             frame = frame.f_back
         if 0 < count < len(stack):
             del stack[: len(stack) - count]
-            self.begin(stack[0])
+            self.begin(stack[0], first)
 
     def readable(self, norm, module):
         """Whether the state can be looked at now. On an accelerator every look waits for it: there only forwards that
@@ -240,7 +258,7 @@ class Watching:
                 return False
         return True
 
-    def begin(self, root):
+    def begin(self, root, frame):
         """A beat: one call of an outermost module."""
         if self.recorder.generation != self.generation:  # a fork
             self.generation, self.norms, self.causes = self.recorder.generation, {}, []
@@ -251,7 +269,7 @@ class Watching:
         local.call = self.calls
         local.clock = self.recorder.clock((id(root), root.training, again))
         local.look = self.recorder.beat(local.clock)
-        local.where = self.where(sys._getframe(3))
+        local.where = self.where(frame)
         local.again = again
         if isinstance(root, self.torch.jit.ScriptModule):
             self.recorder.remark("A scripted model ran (torch.jit): the layers inside it are not seen.")
@@ -267,15 +285,37 @@ class Watching:
             given = args or (tuple(more[0].values()) if len(more) > 1 else ())
             if given and hasattr(given[0], "dim"):
                 self.look(norm, module, root, given[0], more[-1])
+        elif id(module) in self.suspects and args and hasattr(args[0], "dim") and not self.unseen(args[0]):
+            self.judge(module, root, args[0], more[-1])
         if not stack:
             self.tell_jumps()
             self.recorder.breathe()
+
+    def judge(self, module, root, x, y):
+        """Whether a module with buffers of unknown names keeps statistics of its input; from now on it is followed."""
+        suspect = self.suspects[id(module)]
+        words = suspect.words(self.torch, module, x, self.moments)
+        if words is None and suspect.tries:
+            return
+        del self.suspects[id(module)]
+        if words and words["var"]:
+            norm = self.norms[id(module)] = self.follow(module, words)
+            if norm is not None:
+                norm.before = suspect.state(words)
+                self.look(norm, module, root, x, y)
+        elif words:
+            self.recorder.remark(
+                "%s keeps a running standard deviation and no variance (%s): it is not followed."
+                % (type(module).__name__, words["deviation"])
+            )
 
     def look(self, norm, module, root, x, y):
         """A forward of a normalising layer has ended."""
         y = y[0] if isinstance(y, (tuple, list)) and y else y
         if self.unseen(x) or not hasattr(y, "dim"):
-            norm.before = norm.after = None
+            norm.before = None
+            if self.local.inside not in EXPORTS:
+                norm.after = None  # else what an exporter's forwards change is its jump
             self.recorder.remark(
                 "Forwards while the program traced or transformed a model were not looked at (torch.jit.trace, "
                 "torch.export, torch.onnx.export, torch.func)."
@@ -394,9 +434,7 @@ class Watching:
     def tell_jumps(self):
         jumps, self.local.jumps = self.local.jumps, {}
         for (quantity, what, where), (index, layers, largest) in jumps.items():
-            row = self.recorder.happen(
-                "jump", layers, where, index=index, quantity=quantity, largest=largest, by=what
-            )
+            row = self.recorder.happen("jump", layers, where, index=index, quantity=quantity, largest=largest, by=what)
             if row:  # not one of many
                 self.recorder.notable(self.local.clock)
 
@@ -448,19 +486,23 @@ class Watching:
 
         def safe(*args):
             if compiling() or recorder.stopped:  # the compiler takes the first for True, and sees an empty hook
-                return None
+                return
             try:
                 with recorder.lock:
                     hook(*args)
             except Exception as error:
                 recorder.failed(hook.__name__, error)
-            return None
+            return
 
         return safe
 
     def install(self):
         hooks = importlib.import_module("torch.nn.modules.module")
         leave = self.guarded(self.leave)
+        if not hasattr(hooks, "register_module_forward_hook"):  # before torch 1.5
+            self.wrap_calls(leave)
+            self.parts("happenings").install(self)
+            return
         try:
             last = hooks.register_module_forward_hook(leave, with_kwargs=True)
         except TypeError:  # before torch 2.1
@@ -468,6 +510,18 @@ class Watching:
         first = hooks.register_module_forward_pre_hook(self.guarded(self.enter))
         self.recorder.on_stop += [first.remove, last.remove]
         self.parts("happenings").install(self)
+
+    def wrap_calls(self, leave):
+        enter, module_class, original = self.guarded(self.enter), self.module_class, self.module_class.__call__
+
+        def call(module, *args, **kwargs):
+            enter(module, args)
+            found = original(module, *args, **kwargs)
+            leave(module, args, kwargs, found)
+            return found
+
+        module_class.__call__, self.call_code = call, call.__code__
+        self.recorder.on_stop.append(lambda: setattr(module_class, "__call__", original))
 
 
 def install(torch, recorder, parts):
@@ -498,7 +552,7 @@ def same(a, b):
     if a is None or b is None:
         return a is b
     if isinstance(a, float):
-        return a == b or (a != a and b != b)
+        return a == b or (np.isnan(a) and np.isnan(b))
     return a.tobytes() == b.tobytes()
 
 
@@ -517,7 +571,7 @@ def has_plain(module):
 
 def words_of(module):
     """The names of a layer of the user's own for its mean, variance, counter, gamma and beta; None: it does not keep
-    both statistics of the same size."""
+    both statistics, of the same size, under names that say so."""
     kept = {name: value for name, value in module._buffers.items() if value is not None}
     for name, value in module.__dict__.items():  # a tensor that is no buffer
         if name in MEANS[:2] + VARS[:3] and hasattr(value, "detach"):
@@ -529,17 +583,28 @@ def words_of(module):
     mean, var, deviation = first(MEANS), first(VARS), first(DEVIATIONS)
     if not mean or not (var or deviation):
         return None
-    if kept[mean].numel() != kept[var or deviation].numel():
+    channels = kept[mean].numel()
+    if channels != kept[var or deviation].numel():
         return None
+    gamma, beta = roles(module, channels)
     return {
-        "mean": mean, "var": var, "deviation": deviation, "counter": first(COUNTERS),
-        "gamma": parameter_of(module, GAMMAS), "beta": parameter_of(module, BETAS),
+        "mean": mean, "var": var, "deviation": deviation, "counter": first(COUNTERS), "gamma": gamma, "beta": beta,
     }  # fmt: skip
 
 
-def parameter_of(module, names):
-    held = dict(module._buffers, **module._parameters)
-    return next((name for name in names if held.get(name) is not None), "")
+def roles(module, channels):
+    """The names of scale and shift: by their names, else by what they are when the layer is new: ones and zeros."""
+    held = {name: value for name, value in dict(module._buffers, **module._parameters).items() if value is not None}
+    gamma = next((name for name in GAMMAS if name in held), "")
+    beta = next((name for name in BETAS if name in held), "")
+    for name, value in module._parameters.items():
+        if value is None or name in (gamma, beta) or value.numel() != channels:
+            continue
+        if not gamma and bool((value.detach() == 1).all()):
+            gamma = name
+        elif not beta and bool((value.detach() == 0).all()):
+            beta = name
+    return gamma, beta
 
 
 def channels_of(module, words):

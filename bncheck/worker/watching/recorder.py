@@ -17,12 +17,12 @@ import numpy as np
 
 PROTOCOL = 1
 SECONDS = 2.0  # between flushes at least: so much a kill can lose
-SHARE = 0.01  # of the time that flushes may take
+SHARE = 0.003  # of the time that flushes may take
 CHUNK_UNITS, CHUNK_BYTES = 10, 4 << 20  # of one file of moments
 BUDGET = 64 << 20  # bytes on disk per class of moments
 MOST_BYTES = 1 << 30  # with --keep all
 MOST_EVERY = 100  # units kept of "every"; beyond it every second goes, and the distance doubles
-DUTY = 5  # of the later units one in so many is looked at whole, for "last"
+DUTY = 10  # of the later units one in so many is looked at whole, for "last"
 MOST_BEATS = 16  # of one unit: more without an optimiser step are units of their own
 MOST_SPANS, MOST_LAYERS, MOST_ALIKE, MOST_SIGNS, MOST_CLOCKS = 200, 2000, 20, 2000, 64
 INTERLEAVED = 8  # forwards of a layer between two of one span
@@ -50,7 +50,7 @@ class Keep:
         self.first, self.last, self.every = (int(words.get(name, 0)) for name in ("first", "last", "every"))
 
     def look(self, unit):
-        """Whether a unit is looked at whole. Of the later ones, which may turn out to be the last, about one in five
+        """Whether a unit is looked at whole. Of the later ones, which may turn out to be the last, about one in ten
         is, scattered by a fixed pattern so that no rhythm of the program hides from it."""
         if self.all or unit < self.first or (self.every and unit % self.every == 0):
             return True
@@ -135,9 +135,7 @@ class Stream:
                 self.full = True
                 self.recorder.remark("%d MB of forwards were kept whole; later ones are counted." % (held >> 20))
         elif self.kind == "last":
-            while len(self.files) > 1 and (
-                held > share or sum(units for _, _, units in self.files[1:]) >= keep.last
-            ):
+            while len(self.files) > 1 and (held > share or sum(units for _, _, units in self.files[1:]) >= keep.last):
                 held -= self.drop(0)
         elif len(self.files) > MOST_EVERY or held > share:
             for at in range(len(self.files) - 1, 0, -1):
@@ -207,10 +205,11 @@ class Recorder:
         return layer
 
     def describe(self, layer):
-        found = layer.described()
-        if found != layer.told:
-            layer.told = json.loads(json.dumps(found))
-            self.log.append(found)
+        names, dtypes = len(layer.names), tuple(layer.dtypes.values())
+        key = (layer.name, layer.kind, layer.channels, layer.registered, layer.tracks, layer.trainable, names, dtypes)
+        if key != layer.told:
+            layer.told = key
+            self.log.append(dict(layer.described(), dtypes=dict(layer.dtypes)))
 
     def clock(self, key):
         if key not in self.clocks:
@@ -265,8 +264,7 @@ class Recorder:
             span["within"] += 1
         else:
             span["last_step"], span["within"] = self.steps, 1
-        if span["within"] > span["most_per_step"]:
-            span["most_per_step"] = span["within"]
+        span["most_per_step"] = max(span["most_per_step"], span["within"])
         span["last_index"] = self.forwards
         low, high = span["n"]
         if n < low or n > high:
@@ -404,9 +402,7 @@ class Recorder:
                 stream.write()
         lines, self.log = "".join(json.dumps(row) + "\n" for row in self.log), []
         if lines:
-            descriptor = os.open(
-                os.path.join(self.folder, "log.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
-            )
+            descriptor = os.open(os.path.join(self.folder, "log.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
                 os.write(descriptor, lines.encode("utf-8"))
             finally:

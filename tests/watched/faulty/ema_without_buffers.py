@@ -1,4 +1,4 @@
-"""The fault: the averaged copy gets averaged parameters and no statistics; it is evaluated with those of a new model."""
+"""The fault: the averaged copy gets averaged parameters and no statistics; it has those of a new model."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The fault: evaluate() calls eval() and nobody calls train() again; from the second epoch on statistics stand still."""
+"""The fault: evaluate() calls eval() and nobody calls train() again; then statistics stand still."""
 
 import sys
 from pathlib import Path

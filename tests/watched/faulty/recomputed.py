@@ -1,4 +1,4 @@
-"""The fault: activation checkpointing around BatchNorm; backward runs the forward again, statistics move twice a step."""
+"""The fault: activation checkpointing around BatchNorm; statistics move twice a step."""
 
 import sys
 from pathlib import Path

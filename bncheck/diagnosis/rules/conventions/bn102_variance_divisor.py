@@ -11,14 +11,14 @@ torch, mlx, cuDNN and TensorFlow's fused kernel divide by n − 1; MXNet on CPU,
 
 from collections.abc import Iterable, Iterator
 
-from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.conventions.element_count import wrong_counts
+from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
-from bncheck.life import Life
 from bncheck.finding import Finding
+from bncheck.life import Life
 
 CODE = "BN102"
 CAUSE = "variance-divisor"

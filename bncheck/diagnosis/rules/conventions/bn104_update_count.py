@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
 from bncheck.diagnosis.rules.conventions.mixture import mixtures
 from bncheck.diagnosis.rules.counters import advances, repeated_weight
+from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
 from bncheck.diagnosis.rules.lives import repeats
 from bncheck.diagnosis.rules.lives.words import of_life
@@ -242,7 +242,7 @@ def check_life(life: Life) -> list[Finding]:
 def several_times(found: Departure) -> tuple[str, str]:
     times, due = int(found.value), float(found.due)
     return (
-        f"One training forward moves the running statistics of {{who}} {times} times: a weight of {number(due)} acts as "
-        f"{number(1 - (1 - due) ** times)}.",
+        f"One training forward moves the running statistics of {{who}} {times} times: a weight of {number(due)} acts "
+        f"as {number(1 - (1 - due) ** times)}.",
         "update once per forward",
     )

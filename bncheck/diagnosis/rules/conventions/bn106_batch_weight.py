@@ -4,7 +4,9 @@ Signature: mean and variance both approach the batch's values at another rate, a
 agree. If the two weights add up to 1, momentum was read in the opposite sense: in torch and MLX momentum is the weight
 of the new batch (0.1), in Keras, Flax, MXNet, Paddle and ONNX that of the old average (0.9). If one weight is
 1 − (1 − m)^k of the other and the counters say k, see update-count. In a user's own network a weight of a half and
-more, or of 0, is said of it alone; so is one of a model that was handed over, in its framework's own sense.
+more, or of 0, is said of it alone; so is one of a model that was handed over, in its framework's own
+sense. In a program that was watched it is also measured: where the steps of a layer show another weight than it holds,
+and where a weight near 1 leaves the chance of the last batches in the statistics and eval is far off by that.
 
 What to do: convert momentum when you port it: torch 0.1 is Keras 0.9. A weight of 0.99 forgets everything but the
 last batch, a weight of 0 never learns.
@@ -111,7 +113,7 @@ def of_the_last_batches(life: Life, layer: Lived, ev: Evaluation) -> Reason:
     return Reason(
         says=(
             f"A new batch weighs {much} in the running average, so that the statistics are those of the last batches, "
-            f"chance included; that makes {percent(ev.gap.share('noise'))} of it."
+            f"chance included; that accounts for {percent(ev.gap.share('noise'))} of it."
         ),
         advice=f"give a new batch less weight (0.1 is usual), or {anew(life)}",
         part="noise",

@@ -11,13 +11,13 @@ momentum 1.0, which never updates when training goes on.
 
 from collections.abc import Iterable
 
-from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
+from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.rules.wording import names, verb
 from bncheck.evidence import PairView
-from bncheck.life import Life
 from bncheck.finding import Finding
+from bncheck.life import Life
 
 CODE = "BN107"
 CAUSE = "averaging"
@@ -44,5 +44,7 @@ def check_life(life: Life) -> list[Finding]:
 
 
 def another_average(found: Departure) -> tuple[str, str]:
-    says = f"The running statistics of {{who}} are a {found.value} average, though momentum asks for an exponential one."
+    says = (
+        f"The running statistics of {{who}} are a {found.value} average, though momentum asks for an exponential one."
+    )
     return says, "momentum=None is what asks for a cumulative average"

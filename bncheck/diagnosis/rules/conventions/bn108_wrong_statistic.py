@@ -10,13 +10,13 @@ correct the implementation. Auxiliary outputs called "var" often hold 1/sqrt(var
 
 from collections.abc import Iterable
 
-from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
+from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.rules.wording import names, verb
 from bncheck.evidence import PairView
-from bncheck.life import Life
 from bncheck.finding import Finding
+from bncheck.life import Life
 
 CODE = "BN108"
 CAUSE = "wrong-statistic"

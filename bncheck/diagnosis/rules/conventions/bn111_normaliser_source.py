@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
+from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.rules.departure import same
 from bncheck.diagnosis.rules.freezing import wholly_frozen
 from bncheck.diagnosis.rules.holdings import settings
@@ -150,7 +150,7 @@ def check_holding(holding: Holding) -> list[Finding]:
 
 def check_life(life: Life) -> list[Finding]:
     """Layers without running statistics that are evaluated."""
-    said = of_life(life, CODE, CAUSE, [reach.batch_in_eval(life)])
+    said = of_life(life, CODE, CAUSE, [reach.batch_in_eval(life), reach.ignores_eval(life)])
     return [*said, *about_departures(life, CODE, CAUSE, another_source)]
 
 

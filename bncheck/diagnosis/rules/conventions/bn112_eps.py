@@ -10,11 +10,10 @@ operator). eps is not part of a torch checkpoint: a rebuilt head takes the defau
 
 from collections.abc import Iterable
 
-from bncheck.diagnosis.rules.wording import number
-from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.replay.attribution import left_open
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
+from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.rules.holdings import damage, settings
 from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.wording import names, number, verb

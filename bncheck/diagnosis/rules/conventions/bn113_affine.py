@@ -11,13 +11,13 @@ out when you port the weights.
 
 from collections.abc import Iterator
 
-from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.lived.departures import Departure
+from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.rules.revealed import Ignored, Revealed, affine_ignored, revealed
 from bncheck.diagnosis.rules.wording import channels, names, targets, verb
 from bncheck.evidence import CellView
-from bncheck.life import Life
 from bncheck.finding import Finding
+from bncheck.life import Life
 
 CODE = "BN113"
 CAUSE = "affine"

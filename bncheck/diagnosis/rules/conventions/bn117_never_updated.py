@@ -6,7 +6,8 @@ the program moves them. Copies were updated instead of the layer's own buffers, 
 frozen layer), or the state that a functional call returned was dropped. Or a user's own network evaluates with a
 mean of 0 and a variance of 1 in every channel, and what reaches the layer is nothing like that: the statistics were
 neither trained nor loaded. Or a checkpoint holds that mean and variance beside gamma and beta that were trained, and a
-counter of 0 or none.
+counter of 0 or none. Or none of the training forwards of a program that was watched moved them (momentum 0, no
+update).
 
 What to do: write the update into the layer's own buffers (in place, under torch.no_grad()); pass
 functional_call the model's own buffers; keep the state that a stateless call returns.
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bncheck.diagnosis.lived.judged import Lived, unmoved, untrained
+from bncheck.diagnosis.lived.judged import Lived, unmoved
 from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import summary
 from bncheck.diagnosis.rules.gaps import anew, weight_of
@@ -24,7 +25,6 @@ from bncheck.diagnosis.rules.holdings import start
 from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.layer_names import named, of_all
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
-from bncheck.diagnosis.rules.lives import behind
 from bncheck.diagnosis.rules.lives.words import Said, of_life
 from bncheck.diagnosis.rules.movement import STATISTICS, holds_training, moved
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
@@ -105,15 +105,12 @@ def check_holding(holding: Holding) -> list[Finding]:
 
 
 def check_life(life: Life) -> list[Finding]:
-    """Training forwards that moved nothing; evaluations of a trained layer with the statistics of a new one."""
-    others = [behind.lost_on_load(life), behind.back_to_start(life), behind.left_behind(life)]
-    told = {layer for said in others if said is not None for layer in said.layers}  # BN402 says it
-    still = [layer for layer in unmoved(life) if layer.name not in told]
-    new = [layer for layer in untrained(life) if layer.name not in told]
-    return of_life(life, CODE, CAUSE, [moved_nothing(life, still), never_loaded(life, new)])
+    """Training forwards that moved nothing. (Layers that are only evaluated are BN402's.)"""
+    return of_life(life, CODE, CAUSE, [moved_nothing(life)])
 
 
-def moved_nothing(life: Life, layers: list[Lived]) -> Said | None:
+def moved_nothing(life: Life) -> Said | None:
+    layers = unmoved(life)
     if not layers:
         return None
     first, names_ = layers[0], tuple(layer.name for layer in layers)
@@ -128,20 +125,6 @@ def moved_nothing(life: Life, layers: list[Lived]) -> Said | None:
         f"{in_eval(first)}",
         advice=f"{cure}; then {anew(life)}",
         evidence={"training forwards": ran, **gap_evidence(first)},
-    )
-
-
-def never_loaded(life: Life, layers: list[Lived]) -> Said | None:
-    if not layers:
-        return None
-    names_ = tuple(layer.name for layer in layers)
-    return Said(
-        layers=names_,
-        title=f"{of_all(names_, life)} {'is' if len(names_) == 1 else 'are'} evaluated with the statistics of a new "
-        f"layer, mean 0 and variance 1: nothing trained or loaded them. {in_eval(layers[0])}",
-        advice="load the running statistics together with the weights (load_state_dict with strict=True says what is "
-        "missing)",
-        evidence=gap_evidence(layers[0]),
     )
 
 

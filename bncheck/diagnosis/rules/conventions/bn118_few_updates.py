@@ -176,8 +176,8 @@ def start_left(life: Life, layer: Lived, ev: Evaluation) -> Reason:
     return Reason(
         says=(
             f"After {updates} {'update' if updates == 1 else 'updates'}{weighing(layer)} the running statistics "
-            f"still hold {percent(left)} of what they started from, and that makes {percent(ev.gap.share('start'))} "
-            f"of it."
+            f"still hold {percent(left)} of what they started from, and that accounts for "
+            f"{percent(ev.gap.share('start'))} of it."
         ),
         advice=f"{anew(life)} before you evaluate, train longer, or give a new batch more weight",
         part="start",

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.lived.departures import Departure
+from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.rules.revealed import read_layer
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
-from bncheck.life import Life
 from bncheck.finding import Finding
+from bncheck.life import Life
 
 CODE = "BN119"
 CAUSE = "normaliser-divisor"

@@ -20,6 +20,7 @@ PARTNER = {
     "running_mean": "running_var", "running_var": "running_mean",
     "moving_mean": "moving_variance", "moving_variance": "moving_mean",
 }  # fmt: skip
+AFFINE = ("weight", "bias", "gamma", "beta", "scale")
 ENOUGH = 4  # channels: equal by chance in fewer
 
 
@@ -55,7 +56,7 @@ def left_out(held: Held, holding: Holding) -> dict[str, int]:
     """Gamma and beta that a reader left out of a layer, for they do not fit it: {name: channels}."""
     key = held.keys.get(MEAN, "")
     prefix = key[: len(key) - len(ending(key))]
-    beside = {name: holding.others.get(f"{prefix}{name}") for name in ("weight", "bias", "gamma", "beta", "scale")}
+    beside = {name: holding.others.get(f"{prefix}{name}") for name in AFFINE}
     return {name: shape[0] for name, shape in beside.items() if prefix and shape is not None and len(shape) == 1}
 
 
@@ -64,9 +65,16 @@ def orphans(holding: Holding) -> dict[str, dict[str, tuple[int, ...]]]:
     found: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, shape in holding.others.items():
         match = STATISTIC.fullmatch(key)
-        if match:
+        if match and len(shape) == 1 and shape[0] > 1 and is_norm(match["layer"], holding):
             found.setdefault(match["layer"], {})[match["word"]] = shape
     return found
+
+
+def is_norm(name: str, holding: Holding) -> bool:
+    """Whether a running mean by itself is a layer's, and not a loss's or a data set's: by what lies beside it, or by
+    its name."""
+    beside = any(f"{name}.{word}" in holding.others or f"{name}/{word}" in holding.others for word in AFFINE)
+    return beside or bool(LIKE_BN.search(name)) or ending(name) in {ending(held.layer) for held in holding.layers}
 
 
 def half_held(holding: Holding) -> Said | None:

@@ -78,7 +78,7 @@ def never_updated(holding: Holding) -> Said | None:
 
 
 def counter_reset(holding: Holding) -> Said | None:
-    """A counter of 0 beside statistics that have moved. Converted checkpoints are so in all layers, and only an average
+    """A counter of 0 beside statistics that have moved. Converted checkpoints and backbones are so, and only an average
     that divides by the counter minds."""
     held_here = [held for held in holding.layers if held.counter is not None and statistics(held) is not None]
     reset = [held for held in held_here if held.counter == 0 and not at_start(held)]
@@ -99,7 +99,7 @@ def counter_reset(holding: Holding) -> Said | None:
         layers,
         start + ending,
         "load num_batches_tracked together with the statistics",
-        kind="hazard" if cumulative or others else "convention",
+        kind="hazard" if cumulative else "convention",
         quantity="counter",
         evidence={"largest counter elsewhere": max(others)} if others else {},
     )

@@ -11,6 +11,7 @@ from bncheck.diagnosis.rules.layer_names import of_all, verb
 from bncheck.diagnosis.rules.lives.reading import (
     alone,
     at_start,
+    concerns,
     last,
     moves,
     overlap,
@@ -150,16 +151,25 @@ def evaluates_in_training(life: Life) -> Said | None:
     runs = found[layers[0]]
     line = runs[0].called_from
     total = sum(span.moved or 0 for span in runs)
+    undone = undone_eval(life, life.layer(layers[0]), runs[0])
+    why = f" {by_line(undone.where)} called train() behind eval()." if undone is not None else ""
     return Said(
         layers,
         f"Evaluation moves the running statistics of {of_all(layers, life)}: {by_line(line)} runs "
         f"{verb(layers, 'it', 'them')} in training mode without gradients, {count(total, 'forward')} in all. It is "
-        f"normalised with its own batches, and the statistics take them in.",
+        f"normalised with its own batches, and the statistics take them in.{why}",
         f"call eval() on the model before {by_line(line, 'the evaluation')}, and train() behind it",
         where=line,
         step=runs[0].first_step,
         evidence={"forwards that moved the statistics": total},
     )
+
+
+def undone_eval(life: Life, layer: LayerLife, span: Span) -> Happening | None:
+    """The train() that undid an eval() before a span, in the same step."""
+    before = [each for each in life.happenings if each.index <= span.first_index and concerns(each, layer)]
+    told = [each for each in before if each.what in ("train", "eval") and each.step == span.first_step]
+    return told[-1] if len(told) > 1 and told[-1].what == "train" and told[-2].what == "eval" else None
 
 
 def evaluation(layer: LayerLife, span: Span) -> bool:

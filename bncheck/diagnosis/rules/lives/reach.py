@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from bncheck.diagnosis.rules.layer_names import listed, of_all, verb
-from bncheck.diagnosis.rules.lives.reading import moves, places, trained
-from bncheck.diagnosis.rules.lives.words import Said, by_line
+from bncheck.diagnosis.rules.lives.reading import moves, places, spans, trained
+from bncheck.diagnosis.rules.lives.words import Said, by_line, count
 from bncheck.diagnosis.rules.roundoff import HALF, UNIT_ROUNDOFF
 from bncheck.diagnosis.rules.wording import number
-from bncheck.life import LayerLife, Life
+from bncheck.life import LayerLife, Life, Span
 
 # What eval makes of a batch lies this many deviations from what training makes of it, on average over channels.
 APART = 0.5
@@ -107,6 +107,48 @@ def batch_in_eval(life: Life) -> Said | None:
         kind="convention" if everywhere else "hazard",
         quantity="output",
         where=line,
+    )
+
+
+def ignores_eval(life: Life) -> Said | None:
+    """Forwards in eval mode that move the statistics: the layer does not look at its mode."""
+    found = {layer.name: runs for layer in life.layers if (runs := spans(layer, moves_in_eval))}
+    if not found:
+        return None
+    layers = tuple(found)
+    runs = found[layers[0]]
+    total, line = sum(span.moved or 0 for span in runs), by_line(runs[0].called_from)
+    return Said(
+        layers,
+        f"{of_all(layers, life)} {verb(layers, 'ignores', 'ignore')} eval(): {count(total, 'forward')} in eval mode "
+        f"({line}) moved the running statistics.",
+        "in eval (not self.training) normalise with running_mean and running_var, and move nothing",
+        where=runs[0].called_from,
+        step=runs[0].first_step,
+        evidence={"forwards in eval mode that moved the statistics": total},
+    )
+
+
+def moves_in_eval(span: Span) -> bool:
+    return span.training is False and moves(span)
+
+
+def narrow(life: Life) -> Said | None:
+    """Statistics in fewer digits than gamma and beta, which train: nobody chooses that."""
+    found = {
+        layer.name: dtype for layer in life.layers
+        if UNIT_ROUNDOFF.get(dtype := layer.dtypes.get("running_mean", ""), 0.0) >= HALF and trained(layer)
+        and layer.dtypes.get("gamma") in ("float32", "float64")
+    }  # fmt: skip
+    if not found or standing_still(life) is not None:
+        return None
+    layers, dtypes = tuple(found), " and ".join(sorted(set(found.values())))
+    return Said(
+        layers,
+        f"The running statistics of {of_all(layers, life)} are in {dtypes}, the parameters are not: an average in "
+        f"{dtypes} stops moving where a step is below half of its last digit.",
+        "keep the running statistics in float32",
+        evidence={"dtype": dtypes},
     )
 
 

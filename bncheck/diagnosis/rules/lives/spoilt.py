@@ -166,8 +166,8 @@ def overflow(life: Life) -> Said | None:
     layer, largest, dtype = found
     return Said(
         (layer.name,),
-        f"The running statistics of {layer.name} overflow on a finite batch in step {first.step:,}: squares reach "
-        f"{number(largest)}, and {dtype} holds up to {LARGEST[dtype]:g}. Eval answers the same for every input.",
+        f"The running statistics of {named(layer.name)} overflow on a finite batch in step {first.step:,}: squares "
+        f"reach {number(largest)}, and {dtype} holds up to {LARGEST[dtype]:g}. Eval answers the same for every input.",
         "scale the input, or keep the statistics in a wider dtype",
         quantity="running_var",
         step=first.step,

@@ -5,10 +5,11 @@ their initial values, or an earlier snapshot, on reload, or in a copy (a teacher
 up to date and is used with them. The mode is right and the rule of the update too, only the values are not the latest.
 In a checkpoint: a mean of 0 and a variance of 1 in every channel, beside a counter that says how often it was trained.
 In a program that was watched: such statistics are evaluated after a load that lacked them, after a reset, or in a copy
-whose weights follow the original's.
+whose weights follow the original's; or the inputs of a layer move faster than its average follows, and replay shows
+that the latest training batches are far from it.
 
 What to do: wait for the engine (waitall, synchronize) before reading; save buffers together with parameters, and copy
-them into averaged or teacher models as well.
+them into averaged or teacher models as well. Where they lag behind the weights, estimate them anew before you evaluate.
 """
 
 from collections.abc import Iterator, Sequence
@@ -176,7 +177,7 @@ def lagging(life: Life, layer: Lived, ev: Evaluation) -> Reason:
     span = f" average about {number(round(1 / weight))} batches and" if weight and weight < 1 else ""
     return Reason(
         says=(
-            f"The weights before it move faster than its running statistics, which{span} lag behind; that makes "
+            f"The weights before it move faster than its running statistics, which{span} lag behind; that accounts for "
             f"{percent(ev.gap.share('lag'))} of it."
         ),
         advice=f"{anew(life)} before you evaluate, give a new batch more weight, or lower the learning rate towards "

@@ -31,7 +31,7 @@ def other_data(life: Life, layer: Lived, ev: Evaluation) -> Reason:
     return Reason(
         says=(
             f"Its training batches lie within {number(round(ev.spread, 2))} of each other and agree with its running "
-            f"statistics; the data of the evaluation lie {number(round(ev.left, 2))} away. That makes "
+            f"statistics; the data of the evaluation lie {number(round(ev.left, 2))} away. That accounts for "
             f"{percent(ev.gap.share('shift'))} of it."
         ),
         advice="send one sample through the training pipeline and through the evaluation pipeline and compare the "

@@ -28,8 +28,8 @@ def between_kinds(life: Life, layer: Lived, ev: Evaluation) -> Reason:
     assert ev.gap is not None
     return Reason(
         says=(
-            f"Its training batches are of unlike kinds in turn, and one running average lies between them; that makes "
-            f"{percent(ev.gap.share('mixture'))} of it."
+            f"Its training batches are of unlike kinds in turn, and one running average lies between them; that "
+            f"accounts for {percent(ev.gap.share('mixture'))} of it."
         ),
         advice="put the kinds into one batch (torch.cat before one forward), or give each kind BatchNorm layers of its "
         "own",

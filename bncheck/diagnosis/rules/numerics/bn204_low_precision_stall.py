@@ -90,4 +90,4 @@ def check_holding(holding: Holding) -> list[Finding]:
 
 def check_life(life: Life) -> list[Finding]:
     """Statistics in half precision that stand still."""
-    return of_life(life, CODE, CAUSE, [reach.standing_still(life)])
+    return of_life(life, CODE, CAUSE, [reach.standing_still(life), reach.narrow(life)])
