@@ -22,6 +22,7 @@ COUNTERS = ("num_batches_tracked", "counter", "num_batches")
 GAMMAS, BETAS = ("weight", "gamma", "scale", "gain"), ("bias", "beta", "shift", "offset")
 EXPORTS = ("trace", "script", "export")  # functions that run a model for their own ends
 WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
+OWN_DICTS = ("_modules", "_parameters", "_buffers")  # of nn.Module
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -31,7 +32,7 @@ class Norm:
     def __init__(self, module, layer, words, builtin):
         self.module, self.layer, self.words, self.builtin = weakref.ref(module), layer, words, builtin
         self.before = self.after = None  # states around the last forward: (mean, var, counter); None: not looked at
-        self.index = -1  # of the last forward
+        self.index = self.root = -1  # of the last forward, and the id of what it was named after
         self.trainable = self.axis = self.dtype = None
         self.bad = False  # a NaN or Inf was told of
 
@@ -140,8 +141,9 @@ class Watching:
     def name(self, norm, module, root):
         """Name a layer after its path in the outermost module that runs."""
         layer, root = norm.layer, unwrapped(root)
-        if layer.name and (layer.registered or root is module):
+        if layer.name and (layer.registered or root is module or norm.root == id(root)):
             return
+        norm.root = id(root)
         paths = self.paths(root, module) if root is not module else []
         kind = type(module).__name__
         if paths:
@@ -149,11 +151,22 @@ class Watching:
             if "." not in layer.name:
                 layer.name, layer.names = self.free(paths[0], root, layer), tuple(paths)
         elif not layer.name:
-            number = sum(other.layer.kind == kind for other in self.norms.values() if other)
-            layer.name = self.free("%s#%d" % (kind, number), root, layer)
-            layer.registered = None if root is module else False
-        elif root is not module:
-            layer.registered = False
+            inner = next((each for each in self.local.stack[1:] if self.paths(each, module)), None)
+            if inner is not None:  # a model that was handed to the outermost module, or lies aside in it
+                paths = self.paths(inner, module)
+                layer.name, layer.names = self.free(paths[0], inner, layer), tuple(paths)
+            else:
+                number = sum(other.name.startswith(kind + "#") for other in self.recorder.layers) + 1
+                layer.name = self.free("%s#%d" % (kind, number), root, layer)
+            layer.registered = self.kept_aside(root, module)
+
+    def kept_aside(self, root, module):
+        """False where the layer, or a module that runs it, lies in a list or dict of one that is being called, and the
+        outermost does not reach it; None where it was handed in from outside, or made for this forward."""
+        callers = [unwrapped(root), *self.local.stack]
+        inner = [*self.local.stack[1:], module]
+        aside = any(holds(caller, each) for caller in callers for each in inner if caller is not each)
+        return False if aside else None
 
     def paths(self, root, module):
         """All paths of a module below a root; the tree is walked once for all layers that are met in a beat."""
@@ -638,6 +651,18 @@ def tree_of(root):
             if child is not None and child is not here and child not in above:
                 stack.append((path + "." + name if path else name, child, above + (here,)))
     return found
+
+
+def holds(owner, module, most=1000):
+    """Whether a list, tuple or dict among the attributes of a module, or one inside it, has another as an item."""
+    boxes = [value for name, value in owner.__dict__.items() if name not in OWN_DICTS]
+    for _ in range(3):
+        boxes = [each for each in boxes[:most] if isinstance(each, (list, tuple, dict))]
+        items = [item for box in boxes for item in list(box.values() if isinstance(box, dict) else box)[:most]]
+        if any(item is module for item in items):
+            return True
+        boxes = items
+    return False
 
 
 def is_compiling(torch):
