@@ -165,7 +165,7 @@ def safetensors(arrays: dict[str, np.ndarray], words: dict[str, str]) -> bytes:
 # ------------------------------------------------------------------------------------------------ other frameworks
 
 # What the programs in tests/tools wrote with their own frameworks: Keras 3.15.1, tf_keras 2.21, Paddle 3.3.1, MXNet
-# 1.9.1, Flax 0.12.12. A slow test makes them again.
+# 1.9.1, Flax 0.12.12, safetensors 0.8. A slow test makes them again.
 KEPT = Path(__file__).parent / "data" / "checkpoints.zip"
 # File: its framework, the name of the layer, eps and momentum where the file says them.
 OTHERS = {
@@ -176,6 +176,7 @@ OTHERS = {
     "state.pdparams": ("paddle", "1", None, None),
     "protocol2.pdparams": ("paddle", "1", None, None),
     "nested.pdparams": ("paddle", "1", None, None),
+    "state.safetensors": ("torch", "bn", None, None),
     "gluon.params": ("mxnet", "1", None, None),
     "exported-0000.params": ("mxnet", "batchnorm0", None, None),
     "half.params": ("mxnet", "bn", None, None),

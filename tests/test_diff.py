@@ -336,6 +336,11 @@ def test_what_cannot_be_compared(files: Path, tmp_path: Path) -> None:
     for name in ("model.tflite", "model.xml"):
         done = here("diff", name, str(other))
         assert done.returncode == 2 and "unsupported" in done.stderr
+    (tmp_path / "model.py").write_text("def build():\n    return None\n")
+    done = here("diff", f"{tmp_path}/model.py:build", str(other))
+    assert done.returncode == 2 and "--weights" in done.stderr
+    done = here("diff", str(tmp_path), str(other))
+    assert done.returncode == 2 and "cannot be read" in done.stderr
     done = here("diff", str(files / "before.pt"), str(tmp_path / "gone.pt"))
     assert done.returncode == 2 and "there is no file" in done.stderr
 

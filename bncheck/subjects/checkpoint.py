@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from bncheck.subjects.conclusion import conclude, results_of, slug_of
 
 if TYPE_CHECKING:
     from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.subjects.asked import Asked
 
 COLUMNS = ("channels", "running mean", "running variance", "counter", "dtype", "verdict")
 
@@ -38,7 +39,7 @@ class Checked:
     missed: tuple[Shortfall, ...] = ()
 
 
-def check_checkpoint(path: Path, asked: Any, listener: Listener) -> tuple[Path, Results]:
+def check_checkpoint(path: Path, asked: Asked, listener: Listener) -> tuple[Path, Results]:
     """Read, judge and write down; (the run folder, what was found). CheckpointError for what cannot be read."""
     refuse_options(asked)
     checked = look_at(path, asked.thing.text)
@@ -49,7 +50,7 @@ def check_checkpoint(path: Path, asked: Any, listener: Listener) -> tuple[Path, 
     return run, results
 
 
-def refuse_options(asked: Any) -> None:
+def refuse_options(asked: Asked) -> None:
     given = {"--weights": asked.weights, "--data": asked.data, "--with": asked.given, "--input": asked.inputs}
     for word, value in given.items():
         if value:

@@ -24,4 +24,10 @@ def diff(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
         from bncheck.subjects.exported import compare_plays
 
         return compare_plays(asked, listener)
+    if kinds == {"code", "checkpoint"}:
+        model, file = (asked.a, asked.b) if asked.a.kind == "code" else (asked.b, asked.a)
+        raise UsageError(
+            f"{asked.a.text} against {asked.b.text} is unsupported: one is code, the other weights.",
+            f"load the weights into the model: bncheck check {model.text} --weights {file.text}",
+        )
     raise UsageError(f"{asked.a.text} against {asked.b.text} is unsupported.", f"bncheck diff compares {PAIRS}")

@@ -28,6 +28,7 @@ from bncheck.gate.shortfall import Shortfall
 from bncheck.run_folder.answer import Answer
 from bncheck.run_folder.folder import create_run_folder, read_json, write_json
 from bncheck.run_folder.results import Results, TargetResult
+from bncheck.subjects.asked import parse_input
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making
@@ -139,8 +140,6 @@ def remarks_of(said: Mapping[str, Any]) -> tuple[str, ...]:
 
 def inputs_of(asked: AskedDiff, other: Side) -> list[dict[str, Any]]:
     """What --input says, else what an ONNX file on the other side declares; sizes that it leaves open are small."""
-    from bncheck.subjects.asked import parse_input
-
     if asked.inputs:
         return [parse_input(text) for text in asked.inputs]
     if other.kind != "onnx" or asked.data:

@@ -1,5 +1,6 @@
 """Checkpoints as Keras writes them: ``python keras_checkpoints.py FOLDER``, with Keras 3 or tf_keras."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 try:
     import tf_keras as keras
 except ImportError:
+    os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras
 
 FOLDER = Path(sys.argv[1])

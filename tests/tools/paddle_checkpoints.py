@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+from safetensors.numpy import save_file
 
 FOLDER = Path(sys.argv[1])
 net = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 3), paddle.nn.BatchNorm2D(4), paddle.nn.LayerNorm(4))
@@ -16,3 +17,6 @@ net[1]._variance.set_value(np.array([0.5, 1.5, 2.5, 3.5], "float32"))
 paddle.save(net.state_dict(), str(FOLDER / "state.pdparams"))
 paddle.save(net.state_dict(), str(FOLDER / "protocol2.pdparams"), protocol=2)
 paddle.save({"model": net.state_dict(), "epoch": 3}, str(FOLDER / "nested.pdparams"))
+words = {"weight": "weight", "bias": "bias", "_mean": "running_mean", "_variance": "running_var"}
+arrays = {"bn." + words[key]: value.numpy() for key, value in net[1].state_dict().items()}
+save_file(arrays, str(FOLDER / "state.safetensors"), metadata={"format": "pt"})
