@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import Any
 
 import click
 
 from bncheck import __version__
-from bncheck.errors import BncheckError, Interrupted, nearest
+from bncheck.commands.streams import leave_what_is_gone, prepare
+from bncheck.errors import BncheckError, Interrupted, Stopped, nearest
 
 # Command → (what it does, in the order a newcomer meets them). It lives in bncheck/commands/<name>.py.
 COMMANDS = {
@@ -80,12 +85,39 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> Any:
     """Entry point: errors of ours are sentences on stderr with their exit code, never a traceback."""
+    prepare()
+    with ended_by(signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        answer(arguments)
+
+
+@contextmanager
+def ended_by(*signals: signal.Signals) -> Iterator[None]:
+    """These signals end what runs as Ctrl-C does, once: a run then still writes what it knows. One that is ignored
+    (``nohup``) stays so."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in heard:
+            signal.signal(each, signal.SIG_IGN)
+        leave_what_is_gone()
+        raise Stopped(number)
+
+    heard = {each for each in signals if signal.getsignal(each) is signal.SIG_DFL}
+    heard = heard if current_thread() is main_thread() else set()
+    for each in heard:
+        signal.signal(each, stop)
+    try:
+        yield
+    finally:
+        for each in heard:
+            signal.signal(each, signal.SIG_DFL)
+
+
+def answer(arguments: Sequence[str] | None) -> None:
     try:
         code = cli.main(args=arguments, prog_name="bncheck", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort as abort:  # click's word for Ctrl-C
-        tell_interrupt(abort.__cause__ or abort.__context__)
-        sys.exit(130)
+        sys.exit(tell_interrupt(abort.__cause__ or abort.__context__))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -93,8 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         click.echo(f"bncheck: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as interrupt:
-        tell_interrupt(interrupt)
-        sys.exit(130)
+        sys.exit(tell_interrupt(interrupt))
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             # The reader of our output went away (``| head``): nothing is left to say, and nobody to say it to.
@@ -102,16 +133,15 @@ def main(arguments: Sequence[str] | None = None) -> Any:
             sys.exit(141)
         where = f" {error.filename}" if error.filename else ""
         click.echo(f"bncheck: the system refused{where}: {error.strerror or error}", err=True)
-        click.echo(
-            "  → finished cells are kept; free space or name another folder, then: bncheck run --resume RUN", err=True
-        )
+        click.echo("  → look at its permissions and at the space on its disk, or name another place", err=True)
         sys.exit(3)
 
 
-def tell_interrupt(interrupt: BaseException | None) -> None:
-    """A run that was interrupted says where it lies and how it goes on."""
+def tell_interrupt(interrupt: BaseException | None) -> int:
+    """A run that was interrupted says where it lies and how it goes on; the exit code is 128 and the signal."""
     where = f": {interrupt}" if isinstance(interrupt, Interrupted) else ""
     click.echo(f"bncheck: interrupted{where}", err=True)
+    return 128 + int(getattr(interrupt, "number", signal.SIGINT))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,134 @@
+"""One process writes into a run folder, and what it started ends with it, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from at_the_prompt import bncheck
+from left_by_cells import cells_of, worker_processes
+from test_run import NAPPING, finished, start_and_wait_for_a_cell
+
+from bncheck.playing.workers import RUNNER
+from bncheck.run_folder.results import read_results
+
+FAULTY = Path(__file__).parent / "faulty_backend.py"
+
+
+def gone_after(seconds: float, folder: Path) -> bool:
+    deadline = time.monotonic() + seconds
+    while worker_processes(folder) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not worker_processes(folder)
+
+
+def job_of(folder: Path, host: int) -> Path:
+    """What a worker finds, but for the cells: it waits for them."""
+    (folder / "cells" / "faulty").mkdir(parents=True)
+    job = {"protocol": 1, "backend": str(FAULTY), "variant": "", "device": "cpu", "inputs": "../../inputs",
+           "cases": "../../cases.jsonl", "memory_limit": None, "host": host}  # fmt: skip
+    (folder / "cells" / "faulty" / "job.json").write_text(json.dumps(job))
+    return folder / "cells" / "faulty"
+
+
+def a_dead_process() -> int:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+def test_a_worker_whose_host_died_before_it_asked_ends(tmp_path: Path) -> None:
+    folder = job_of(tmp_path, a_dead_process())
+    worker = subprocess.Popen([sys.executable, "-I", str(RUNNER), str(folder)])
+    assert worker.wait(20) == 0
+    assert not (folder / "environment.json").exists()
+
+
+def test_a_worker_that_a_script_starts_for_its_host_ends_with_that_host(tmp_path: Path) -> None:
+    """A shell between the two: the worker's parent lives on when the host is killed."""
+    script = (
+        "import os, subprocess, sys, json, pathlib\n"
+        "job = pathlib.Path(sys.argv[3], 'job.json')\n"
+        "job.write_text(json.dumps({**json.loads(job.read_text()), 'host': os.getpid()}))\n"
+        "shell = 'trap : INT; \"$@\"; sleep 30'\n"
+        "subprocess.run(['sh', '-c', shell, 'sh', *sys.argv[1:2], '-I', *sys.argv[2:]])"
+    )
+    folder = job_of(tmp_path, 0)
+    host = subprocess.Popen([sys.executable, "-c", script, sys.executable, str(RUNNER), str(folder)])
+    while not (folder / "environment.json").exists():
+        assert host.poll() is None
+        time.sleep(0.02)
+    host.kill()
+    host.wait()
+    while any(str(RUNNER) in words for words in command_lines(folder) if "sh" not in words[:3]):
+        time.sleep(0.02)
+
+
+def command_lines(folder: Path) -> list[str]:
+    found = [Path(f"/proc/{number}/cmdline") for number in worker_processes(folder)]
+    return [path.read_bytes().replace(b"\0", b" ").decode() for path in found if path.exists()]
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
+def test_the_other_signals_leave_what_an_interrupt_leaves(tmp_path: Path, sign: signal.Signals) -> None:
+    out = tmp_path / "run"
+    process = start_and_wait_for_a_cell(tmp_path, out)
+    process.send_signal(sign)
+    said, _ = process.communicate()
+    assert process.returncode == 128 + sign
+    assert f"go on with: bncheck run --resume {out}" in said
+    assert 0 < len(read_results(out).cells) < 12
+    assert gone_after(2.0, out)
+
+
+def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start_and_wait_for_a_cell(tmp_path, out)
+    done = bncheck("run", "--resume", str(out), *NAPPING[3:])
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+    assert done.returncode == 2
+    assert re.search(
+        rf"is being written by another bncheck \(process {process.pid}, since 20[0-9T:+-]+\)\.\n  → ", done.stderr
+    )
+    assert gone_after(2.0, out)
+    done = bncheck("run", "--resume", str(out), *NAPPING[3:])
+    assert done.returncode == 0, done.stderr
+    assert len(finished(out)) == 12
+
+
+def test_a_lock_whose_file_says_nonsense_is_a_lock(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "writer.json").write_text('{"process": "\x1b[31m"}')
+    with (tmp_path / "run" / "writer.json").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = bncheck("run", "--resume", str(tmp_path / "run"))
+    assert (done.returncode, "by another bncheck.\n" in done.stderr) == (2, True)
+
+
+def test_workers_that_have_just_started_end_with_their_host(tmp_path: Path) -> None:
+    """Killed while they import: what is resumed plays every cell once."""
+    out = tmp_path / "run"
+    words = [sys.executable, "-m", "bncheck", "run", "all-ones", "-t", "reference", "-t", "reference[batch_weight=0.9]",
+             "--set", "program.repeat=2", "--no-probe", "--no-report", "--out", str(out)]  # fmt: skip
+    quiet = subprocess.DEVNULL
+    host = subprocess.Popen(words, stdout=quiet, stderr=quiet, env={**os.environ, "PYTHONPATH": str(FAULTY.parents[1])})
+    while len(worker_processes(out)) < 2 + 1:  # the host names the folder as well
+        assert host.poll() is None
+        time.sleep(0.001)
+    host.kill()
+    host.wait()
+    assert gone_after(2.0, out)
+    done = bncheck("run", "--resume", str(out), "--no-report", "-q")
+    assert done.returncode == 0, done.stderr
+    for target in (out / "cells").iterdir():
+        assert len(cells_of(target)) == 2
