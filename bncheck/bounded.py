@@ -31,6 +31,14 @@ def open_regular(path: Path) -> io.BufferedReader:
     return regular(descriptor, path)
 
 
+def is_regular(path: Path) -> bool:
+    """Whether it is a regular file, for any text that was given as a path: too long, with a NUL."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def open_within(folder: Path, *names: str) -> io.BufferedReader:
     """``folder/name/…/name``, where none of the names is a link. OSError likewise.
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bncheck.environments.devices import cores
-from bncheck.playing.cases_file import write_cases
 from bncheck.errors import RunFolderError
+from bncheck.playing.cases_file import write_cases
 from bncheck.playing.pace import Stopwatch, longest_first, read_paces
 from bncheck.playing.plan import Plan
 from bncheck.playing.said import read_environment

@@ -260,7 +260,7 @@ class Worker:
         mend(folder)
         for place, folders, files in os.walk(folder):
             for path in (Path(place) / name for name in (*folders, *files)):
-                if os.path.islink(path) or not (path.is_file() or path.is_dir()):
+                if path.is_symlink() or not (path.is_file() or path.is_dir()):
                     clear(path)
         if self.described is not None and self.read_environment() != self.described:
             clear(folder / said.NAME)

@@ -23,8 +23,8 @@ def write_whole(path: Path, content: bytes | str | Iterable[str]) -> Path:
 
 
 def encoded(text: str) -> bytes:
-    """UTF-8. Half of a surrogate pair is no character: it stands for a byte of a file's name that is not UTF-8, say, and
-    becomes the mark for what cannot be shown."""
+    """UTF-8. Half of a surrogate pair is no character (it stands for a byte of a file's name that is not UTF-8, say),
+    and becomes the mark for what cannot be shown."""
     try:
         return text.encode()
     except UnicodeEncodeError:
