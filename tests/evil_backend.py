@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import time
 
 import numpy as np
 
@@ -121,6 +122,8 @@ def attack(name):
         children()
         if kind == "die":
             die()
+        while kind == "stay":
+            time.sleep(1)
     if what == "raises":
         raise ValueError("path \udc80\udcff \ud800 gone")
 

@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
-from at_the_prompt import bncheck
-from left_by_cells import cells_of, worker_processes
+from at_the_prompt import bncheck, command, environment
+from left_by_cells import cells_of, processes, worker_processes
 from test_run import NAPPING, finished, start_and_wait_for_a_cell
 
 from bncheck.playing.workers import RUNNER
 from bncheck.run_folder.results import read_results
 
-FAULTY = Path(__file__).parent / "faulty_backend.py"
+FAULTY, EVIL = (Path(__file__).parent / f"{name}_backend.py" for name in ("faulty", "evil"))
 
 
 def gone_after(seconds: float, folder: Path) -> bool:
@@ -115,13 +115,28 @@ def test_a_lock_whose_file_says_nonsense_is_a_lock(tmp_path: Path) -> None:
     assert (done.returncode, "by another bncheck.\n" in done.stderr) == (2, True)
 
 
+def test_what_a_worker_started_ends_when_the_host_is_killed(tmp_path: Path) -> None:
+    out, seconds = tmp_path / "run", f"78.{os.getpid()}"
+    words = command("run", "events", "-t", "evil_backend[kids stay]", "--no-reference", "--backend-file", str(EVIL),
+                    "--no-probe", "--out", str(out))  # fmt: skip
+    host = subprocess.Popen(words, env=environment(EVIL_SLEEP=seconds), stderr=subprocess.DEVNULL)
+    while not processes(f"sleep\0{seconds}"):
+        assert host.poll() is None
+        time.sleep(0.02)
+    host.kill()
+    host.wait()
+    deadline = time.monotonic() + 2
+    while processes(f"sleep\0{seconds}") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not processes(f"sleep\0{seconds}")
+
+
 def test_workers_that_have_just_started_end_with_their_host(tmp_path: Path) -> None:
     """Killed while they import: what is resumed plays every cell once."""
     out = tmp_path / "run"
-    words = [sys.executable, "-m", "bncheck", "run", "all-ones", "-t", "reference", "-t", "reference[batch_weight=0.9]",
-             "--set", "program.repeat=2", "--no-probe", "--no-report", "--out", str(out)]  # fmt: skip
-    quiet = subprocess.DEVNULL
-    host = subprocess.Popen(words, stdout=quiet, stderr=quiet, env={**os.environ, "PYTHONPATH": str(FAULTY.parents[1])})
+    words = command("run", "all-ones", "-t", "reference", "-t", "reference[batch_weight=0.9]", "--no-probe",
+                    "--set", "program.repeat=2", "--no-report", "--out", str(out))  # fmt: skip
+    host = subprocess.Popen(words, stderr=subprocess.DEVNULL, env=environment())
     while len(worker_processes(out)) < 2 + 1:  # the host names the folder as well
         assert host.poll() is None
         time.sleep(0.001)

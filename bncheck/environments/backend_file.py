@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,9 @@ def read_backend(path: Path) -> BackendFile:
 def _literals(path: Path) -> dict[str, tuple[int, Any]]:
     """Upper-case top-level assignments as name -> (line, value); values that are no literal are left out."""
     try:
-        tree = ast.parse(read_bounded(path, MOST_BYTES).decode("utf-8-sig"), filename=str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's own about the text; the worker, which runs it, keeps them
+            tree = ast.parse(read_bounded(path, MOST_BYTES).decode("utf-8-sig"), filename=str(path))
     except OSError as error:
         raise TargetError(f"{path}: cannot be read: {error.strerror}", "check the path given") from error
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

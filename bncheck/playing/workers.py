@@ -133,7 +133,7 @@ class Worker:
             )
         except OSError as error:  # it was asked a moment ago, but an environment can be damaged at any time
             self.unavailable, self.waiting = f"{job.python} cannot be started: {error.strerror or error}", []
-        return Progress(job.target, "importing", text=shlex.join(command))
+        return Progress(job.target, "importing", text=shlex.join([*command, "--alone"]))
 
     def release(self) -> None:
         """Name the cells to play; their inputs and jobs lie ready. Time spent on those is not the framework's."""

@@ -1,6 +1,7 @@
 """Run the cells of one target in the target's own interpreter. This docstring is the worker protocol.
 
     python -I run.py JOB_DIR
+    python -I run.py JOB_DIR --alone       the same once more by hand, in a debugger, when its host is gone
 
 Python 3.7 syntax, standard library + NumPy + one framework; bncheck itself is never imported. The backend file
 is loaded by its path, because a sibling called ``torch.py`` would otherwise shadow the framework.
@@ -102,10 +103,15 @@ def read_json(path):
         return json.load(handle)
 
 
+LINUX = sys.platform.startswith("linux")
+
+
 def begin(folder):
     """What has to stand before anything is imported that takes long or may fail: (job, descriptor of the output)."""
     job = read_json(os.path.join(folder, "job.json"))
-    end_with_host(job["host"])
+    if "--alone" not in sys.argv:
+        end_with_host(job["host"])
+        end_children()
     output = redirect_output(os.path.join(folder, "stderr.txt"))
     faulthandler.enable(output)
     return job, output
@@ -114,16 +120,33 @@ def begin(folder):
 def end_with_host(host):
     """End this process when the host ends, in the middle of an endless cell too. The kernel is asked first, and whether
     the host is still there after that: it may have been killed in between, or before this line was reached."""
-    direct = os.getppid() == host
-    if sys.platform.startswith("linux"):
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
-        direct = direct and os.getppid() == host
+    asked = LINUX and os.getppid() == host
+    if asked:
+        signal_when_parent_ends(signal.SIGKILL)
     if not has_host(host):
         os._exit(0)
-    if not (direct and sys.platform.startswith("linux")):  # a script that starts Python is between the two, say
+    if not asked:  # a script that starts Python is between the two, say
         threading.Thread(target=watch_host, args=(host,), daemon=True).start()
+
+
+def end_children():
+    """Start a process that waits for the end of this one, however it ends, and then ends what is left of its group:
+    what a framework started lives on otherwise. It does nothing else, and the host ends it with the group."""
+    worker = os.getpid()
+    if not LINUX or os.getpgrp() != worker or os.fork():
+        return
+    ends = ("SIGABRT", "SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1")
+    signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in ends])
+    signal_when_parent_ends(signal.SIGUSR1)
+    if os.getppid() == worker:
+        signal.sigwait([signal.SIGUSR1])
+    os.killpg(worker, signal.SIGKILL)
+
+
+def signal_when_parent_ends(sign):
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, sign)  # 1 = PR_SET_PDEATHSIG
 
 
 def watch_host(host):
@@ -495,6 +518,8 @@ def limit_memory(limit):
     if limit:
         import resource
 
+        _, most = resource.getrlimit(resource.RLIMIT_AS)  # whoever started bncheck may have set a lower one
+        limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
