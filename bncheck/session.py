@@ -29,7 +29,7 @@ from bncheck.playing.jobs import Options, Seat, run_cells, settle
 from bncheck.playing.plan import Plan, code_of, read_plan, remember_order, with_tolerance, write_plan
 from bncheck.playing.shard import Shard, take
 from bncheck.playing.workers import Progress
-from bncheck.run_folder.folder import create_run_folder, find_run
+from bncheck.run_folder.folder import create_run_folder, find_run, make_way
 from bncheck.run_folder.results import Results, TargetResult, write_results
 from bncheck.run_folder.whole import whole_characters
 from bncheck.run_folder.writer import only_writer
@@ -179,6 +179,7 @@ def conclude(
     from bncheck.diagnosis.analyse import analyse
     from bncheck.report import render
 
+    make_way(run)
     gc.freeze()  # pandas and matplotlib stay to the end: collecting garbage need not walk through them again
     results = analyse(run, plan, targets, documented, listener.say, measured)
     write_results(results, run)
@@ -299,7 +300,9 @@ def seat(target: Target, backend: BackendFile, place: Ready | Unavailable) -> Se
         device=target.device,
     )
     if isinstance(place, Ready):
-        return Seat(result, backend.path, place.python)
+        own = place.origin == "environment"
+        anew = f"make its environment anew: bncheck env create {shlex.quote(target.name)}" if own else ""
+        return Seat(replace(result, remedy=anew), backend.path, place.python)
     return Seat(replace(result, status="unavailable", reason=place.reason, remedy=place.remedy), backend.path)
 
 

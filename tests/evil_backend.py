@@ -115,6 +115,8 @@ def attack(name):
     if what == "names":
         climbing = b"../../../outside\n/\n\xff\xfe\n\n" + b"x" * 5000 + b"\n"
         progress({"climbing": climbing, "last": json.dumps(cell()).encode() + b"\n"}[kind])
+    if what == "run.json":
+        os.makedirs(file("../../run.json/inner"), exist_ok=True)
     if what == "link":
         os.makedirs(file(cell()))
         outside(os.path.join(file(cell()), "model.onnx"))

@@ -44,6 +44,7 @@ ATTACKS = {
     "names climbing": THIRD,
     "names last": THIRD,
     "link": FOUR,
+    "run.json": FOUR,
     "tar folder": None,
     "tar fifo": None,
     "tar outside": None,

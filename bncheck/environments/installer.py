@@ -24,6 +24,7 @@ NETWORK = re.compile(
     r"request failed|network connectivity is disabled|could not connect|bad gateway|status server error",
     re.IGNORECASE,
 )
+FULL = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
 _looking_for_uv = threading.Lock()
 NOISE = re.compile(
     r"^(warning:|using python|resolved \d|prepared \d|audited|downloading|downloaded|\s*\+ |would )", re.I
@@ -32,10 +33,11 @@ NOISE = re.compile(
 
 @dataclass(frozen=True)
 class Failure:
-    """Why uv could not do it. ``network``: another interpreter would not help."""
+    """Why uv could not do it. ``network``, ``full`` (the disk): another interpreter would not help."""
 
     reason: str
     network: bool
+    full: bool = False
 
 
 def find_uv() -> str:
@@ -176,6 +178,9 @@ def _uv(arguments: list[str], folder: Path, environ: Mapping[str, str]) -> Failu
         return None
     if answer.returncode in (-signal.SIGINT, 128 + signal.SIGINT):
         raise EnvironmentFailure("interrupted")  # Ctrl-C reaches uv as well: do not go on to the next interpreter
+    full = FULL.search(answer.stderr)
+    if full:  # uv says what it was doing, and hints at its own options
+        return Failure(full.group(), network=False, full=True)
     return Failure(reason_in(answer.stderr), network=bool(NETWORK.search(answer.stderr)))
 
 

@@ -118,14 +118,20 @@ def settle(run: Path, target: TargetResult, reasons: Mapping[str, str]) -> Targe
         environment = {}  # where the target cannot do without it, its worker has said so
     reason = reasons.get(target.name, "")
     if reason:
-        remedy = str(environment.get("remedy", "")) or f"look at it with: bncheck doctor, or leave {target.name} out"
+        said = environment.get("remedy") if "unavailable" in environment else ""
+        remedy = str(said or "") or target.remedy or f"look at it with: bncheck doctor, or leave {target.name} out"
         return replace(target, status="unavailable", reason=reason, remedy=remedy, environment=environment)
-    if target.status != "ok" or not environment:
+    if target.status != "ok":
         return target
-    return replace(
-        target,
-        version=str(environment.get("version", "")) or target.version,
-        python=str(environment.get("python", "")),
-        simulated=bool(environment.get("simulated", False)),
-        environment=environment,
+    target = replace(target, remedy="")
+    return (
+        target
+        if not environment
+        else replace(
+            target,
+            version=str(environment.get("version", "")) or target.version,
+            python=str(environment.get("python", "")),
+            simulated=bool(environment.get("simulated", False)),
+            environment=environment,
+        )
     )

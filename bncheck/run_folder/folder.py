@@ -16,13 +16,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bncheck.bounded import read_bounded, read_within
+from bncheck.bounded import clear, read_bounded, read_within
 from bncheck.errors import RunFolderError
 from bncheck.run_folder.whole import whole_characters, write_whole
 
 # A JSON file of a cell is a few kB; one of hundreds of MB is not ours.
 LARGEST_JSON = 64 * 1024 * 1024
 DEEPEST = 64  # levels of a JSON file; whoever walks through it takes a few frames of Python's 1,000 for each
+WRITTEN = (
+    "run.json",
+    "gate.json",
+    "drifts.csv",
+    "findings.csv",
+    "conventions.csv",
+    "junit.xml",
+    "summary.md",
+    "index.html",
+)
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 SLUG = re.compile(r"[A-Za-z0-9_+=,@\[\]-][A-Za-z0-9._+=,@\[\]-]{0,199}")
 
@@ -82,6 +92,15 @@ def refuse_links(folder: Path) -> None:
                 raise RunFolderError(
                     f"{Path(place) / name} is a link; a run folder has none.", "Do not use this folder."
                 )
+
+
+def make_way(run: Path) -> None:
+    """Take away what is no file where the run's own files are written next: something that played may have put it
+    there, and the results of all others would be lost to it."""
+    for name in WRITTEN:
+        for path in (run / name, run / f"{name}.part"):
+            if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+                clear(path)
 
 
 def check_slug(text: str) -> str:

@@ -58,13 +58,15 @@ CPU_SECONDS = 5.0
 MOST_BYTES = 3 * 2**30  # of address space, in the long form
 OURS = (BncheckError, onnx_file.FileError)
 PIECES = (
-    b"[" * 2000, b"]" * 200, b"{" * 2000, b"9" * 5000, b"0x" + b"f" * 5000, b".a" * 5000, b"\0", b"\xed\xa0\x80", b"\xff\xfe",
-    b"\\ud800", b"\\u0000", b"nan", b"inf", b"-1", b"1e999", b'"""', b"'''", b"=", b"\n", b"../../x", b"{}", b"[]", b"a" * 5000,
-    b'"a"."b"', b"1979-05-27", b"#", b",", b"\r\n", b"\xef\xbb\xbf", b"true", b"18446744073709551616", b"2147483648",
+    b"[" * 2000, b"]" * 200, b"{" * 2000, b"9" * 5000, b"0x" + b"f" * 5000, b".a" * 5000, b"a" * 5000,
+    b"\0", b"\xed\xa0\x80", b"\xff\xfe", b"\xef\xbb\xbf", b"\\ud800", b"\\u0000", b"nan", b"inf", b"-1", b"1e999",
+    b'"""', b"'''", b"=", b"\n", b"\r\n", b"../../x", b"{}", b"[]", b'"a"."b"', b"1979-05-27", b"#", b",", b"true",
+    b"18446744073709551616", b"2147483648",
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 0.5, 1e308, float("nan"), float("inf"), "", "x", "\0", "\ud800", "../../x",
-    "a" * 5000, "default", "framework", [], {}, [[]], [None] * 3, [1] * 1000, {"": ""}, {"a": {"b": {"c": 1}}}, "9" * 5000,
+    None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 0.5, 1e308, float("nan"), float("inf"),
+    "", "x", "\0", "\ud800", "../../x", "a" * 5000, "9" * 5000, "default", "framework",
+    [], {}, [[]], [None] * 3, [1] * 1000, {"": ""}, {"a": {"b": {"c": 1}}},
 )  # fmt: skip
 
 
@@ -214,11 +216,11 @@ def readers(folder: Path) -> dict[str, Reader]:
     models = sorted((HERE.parents[1] / "scenarios" / "models").glob("*.onnx"))
     found = (
         Reader("scenario", tuple(path.read_bytes() for path in find_scenarios()), read_scenario, "toml", 2.0),
-        Reader("override", OVERRIDES, lambda path: read_override(path), "bytes", 2.0),
+        Reader("override", OVERRIDES, read_override, "bytes", 2.0),
         Reader("config", (CONFIGURATION,), read_configuration, "toml", 2.0),
         Reader("waivers", (WAIVERS,), read_waivers, "toml", 2.0),
         Reader("targets", TARGETS, lambda path: parse_targets(words_of(path), known)),
-        Reader("backend", backend_seeds(known), lambda path: read_backend(path)),
+        Reader("backend", backend_seeds(known), read_backend),
         Reader("plan", ((run / "plan.json").read_bytes(),), within(run, "plan.json", read_plan), "json"),
         Reader(
             "gate",
@@ -235,7 +237,7 @@ def readers(folder: Path) -> dict[str, Reader]:
         Reader("cases", ((run / "cases.jsonl").read_bytes(),), within(run, "cases.jsonl", cases), "bytes"),
         Reader("answer", (ANSWER,), within(run, "answer.json", read_answer), "json"),
         Reader("marker", (MARKER,), lambda path: marked(path, folder), "json"),
-        Reader("onnx", tuple(path.read_bytes() for path in models), lambda path: described(path), "bytes", 2.0),
+        Reader("onnx", tuple(path.read_bytes() for path in models), described, "bytes", 2.0),
     )
     return {reader.name: reader for reader in found}
 
@@ -273,12 +275,14 @@ timeout = 60.5
 baseline = "known.json"
 waivers = "waivers.toml"
 """
-BASELINE = b"""{"format": 1, "known": [{"scenario": "events", "case": "ffb", "cause": "batch-weight", "kind": "convention",
-"targets": [["mxnet"], ["torch", "reference"]], "layer": "bn", "quantity": "running_mean", "size": 0.5, "explained": 1}]}"""
+BASELINE = b"""{"format": 1, "known": [{"scenario": "events", "case": "ffb", "cause": "batch-weight",
+"kind": "convention", "targets": [["mxnet"], ["torch", "reference"]], "layer": "bn", "quantity": "running_mean",
+"size": 0.5, "explained": 1}]}"""
 ANSWER = b"""{"verb": "check", "subject": "model.pt", "headline": "healthy", "columns": ["mean", "var"],
 "rows": [{"layer": "bn", "cells": ["0", "1"], "mark": "agrees"}], "notes": ["a note"]}"""
 MARKER = b"""{"format": 1, "backend": "torch", "version": "2.13.0", "module": "torch", "distribution": "torch",
-"packages": ["torch==2.13.0"], "python": "3.11", "python_path": "/usr/bin/python", "installed": "2.13.0", "notes": []}"""
+"packages": ["torch==2.13.0"], "python": "3.11", "python_path": "/usr/bin/python", "installed": "2.13.0", "notes": [],
+"distributions": ["torch-2.13.0.dist-info"], "lacking": ["torch/__init__.py"]}"""
 
 
 def cell_seeds(cells: Path) -> dict[str, bytes]:
@@ -382,7 +386,13 @@ def cases(run: Path) -> None:
 
 def marked(path: Path, folder: Path) -> None:
     home = folder / "environment"
-    home.mkdir(exist_ok=True)
+    packages = home / "lib" / "python3.11" / "site-packages"
+    if not packages.exists():
+        (packages / "torch").mkdir(parents=True)
+        (packages / "torch-2.13.0.dist-info").mkdir()
+        (packages / "torch-2.13.0.dist-info" / "RECORD").write_text("torch/__init__.py,,\n")
+        (home / "bin").mkdir()
+        (home / "bin" / "python").symlink_to(sys.executable)
     shutil.copyfile(path, home / "bncheck-env.json")
     read_marker(home)
     is_usable(home)

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,14 +74,13 @@ class Plan:
     options: Sequence[str]
     mark: str
 
-    def start(self, out: Path, resume: bool) -> subprocess.Popen[bytes]:
-        wanted = [word for name in self.targets for word in ("-t", name)]
-        named = ["--resume", str(out)] if resume else [str(self.scenario), *wanted, "--no-probe", "--out", str(out)]
-        words = command(
-            "run", *named, "--backend-file", str(NAP), "--no-report", "-q", *self.options, first=INTERRUPTIBLE
-        )
-        quiet, known = subprocess.DEVNULL, environment(NAP_SLEEP=self.mark)
-        return subprocess.Popen(words, stdout=quiet, stderr=subprocess.PIPE, env=known)
+
+def start(plan: Plan, out: Path, resume: bool) -> subprocess.Popen[bytes]:
+    wanted = [word for name in plan.targets for word in ("-t", name)]
+    named = ["--resume", str(out)] if resume else [str(plan.scenario), *wanted, "--no-probe", "--out", str(out)]
+    words = command("run", *named, "--backend-file", str(NAP), "--no-report", "-q", *plan.options, first=INTERRUPTIBLE)
+    quiet, known = subprocess.DEVNULL, environment(NAP_SLEEP=plan.mark)
+    return subprocess.Popen(words, stdout=quiet, stderr=subprocess.PIPE, env=known)
 
 
 def said(out: Path) -> dict[str, Any]:
@@ -116,6 +116,13 @@ def left(out: Path, plan: Plan) -> list[int]:
         time.sleep(0.02)
 
 
+def line_of(number: int) -> str:
+    try:
+        return Path(f"/proc/{number}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[-200:]
+    except OSError:
+        return "ended just now"
+
+
 def moment_of(out: Path) -> str:
     """How far a run had come when it was killed."""
     if not (out / "plan.json").exists():
@@ -142,7 +149,7 @@ def disturb(plan: Plan, out: Path, longest: float, kills: int, rng: random.Rando
         if not resume:
             shutil.rmtree(out, ignore_errors=True)
         before = finished(out)
-        host = plan.start(out, resume)
+        host = start(plan, out, resume)
         wait_to_kill(host, out, longest, rng)
         if host.poll() is None:
             sign = rng.choice(SIGNALS)
@@ -155,7 +162,7 @@ def disturb(plan: Plan, out: Path, longest: float, kills: int, rng: random.Rando
     resume = (out / "plan.json").exists()
     if not resume:
         shutil.rmtree(out, ignore_errors=True)
-    host = plan.start(out, resume)
+    host = start(plan, out, resume)
     _, told = host.communicate()
     look(plan, out, before, told, tally)
     if host.returncode not in (0, 1):
@@ -169,9 +176,11 @@ def look(plan: Plan, out: Path, before: dict[str, bytes], told: bytes, tally: Ta
         tally.faults.append(f"{plan.scenario.name}: lost or changed: {', '.join(lost)}")
     orphans = left(out, plan)
     if orphans:
-        tally.faults.append(f"{plan.scenario.name}: {len(orphans)} processes left")
+        said = "; ".join(f"{number}: {line_of(number)}" for number in orphans)
+        tally.faults.append(f"{plan.scenario.name}: processes left: {said}")
         for number in orphans:
-            os.kill(number, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
     if b"Traceback" in told:
         tally.faults.append(f"{plan.scenario.name}: {told.decode(errors='replace')[-600:]}")
 
@@ -188,12 +197,12 @@ def torture(
         plan = Plan(scenario=program(folder, rng), targets=targets, options=options, mark=mark)
         calm, killed = folder / f"calm{tally.runs}", folder / f"killed{tally.runs}"
         began = time.monotonic()
-        plan.start(calm, resume=False).communicate()
+        start(plan, calm, resume=False).communicate()
         took = time.monotonic() - began
         disturb(plan, killed, took, min(rng.randrange(3, 9), kills - tally.kills.total()), rng, tally)
         if (killed / "run.json").exists() and said(killed) != said(calm):
             tally.faults.append(f"{plan.scenario.name}: the resumed run says something else")
-        tell(f"{tally.kills.total()} kills, {tally.runs} runs, {len(tally.faults)} faults")
+        tell(f"{tally.kills.total()} kills, {tally.runs} runs, {len(tally.faults)} faults {tally.faults[-1:]}")
         if not tally.faults:
             shutil.rmtree(calm)
             shutil.rmtree(killed)
@@ -211,7 +220,8 @@ def main() -> int:
         folder, options.kills, options.targets or OWN, random.Random(options.seed), lambda text: print(text, flush=True)
     )
     print(
-        f"{tally.kills.total()} kills ({dict(tally.kills)}; {dict(tally.moments)}) in {tally.runs} runs, {len(tally.faults)} faults"
+        f"{tally.kills.total()} kills ({dict(tally.kills)}; {dict(tally.moments)}) "
+        f"in {tally.runs} runs, {len(tally.faults)} faults"
     )
     for fault in tally.faults:
         print(f"  {fault}")
