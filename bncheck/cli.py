@@ -22,6 +22,8 @@ from bncheck import __version__
 from bncheck.commands.streams import leave_what_is_gone, prepare
 from bncheck.errors import BncheckError, Interrupted, Stopped, nearest
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+AGAIN_SECONDS = 0.01
 # Command → (what it does, in the order a newcomer meets them). It lives in bncheck/commands/<name>.py.
 COMMANDS = {
     "run": "Run scenarios on targets, compare them, name the causes, write a report.",
@@ -86,30 +88,52 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> Any:
     """Entry point: errors of ours are sentences on stderr with their exit code, never a traceback."""
     prepare()
-    with ended_by(signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    with ended_by_signals():
         answer(arguments)
 
 
 @contextmanager
-def ended_by(*signals: signal.Signals) -> Iterator[None]:
-    """These signals end what runs as Ctrl-C does, once: a run then still writes what it knows. One that is ignored
-    (``nohup``) stays so."""
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what runs as Ctrl-C does, once: a run then still writes what it knows. One that is ignored
+    (``nohup``) stays so.
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in heard:
-            signal.signal(each, signal.SIG_IGN)
+    None of them does so in the middle of an import: the exception would leave Python's import lock taken, and the next
+    import, in whatever thread, would wait for it for ever. It comes again a moment later."""
+    waiting = [signal.SIGINT]
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        number = waiting[0] if number == signal.SIGALRM else number
+        if imports(frame):
+            waiting[0] = signal.Signals(number)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+            return
+        if number != signal.SIGINT:
+            for each in before:
+                signal.signal(each, signal.SIG_IGN if each not in (signal.SIGINT, signal.SIGALRM) else hear)
         leave_what_is_gone()
         raise Stopped(number)
 
-    heard = {each for each in signals if signal.getsignal(each) is signal.SIG_DFL}
-    heard = heard if current_thread() is main_thread() else set()
-    for each in heard:
-        signal.signal(each, stop)
+    known = {signal.SIGINT: signal.default_int_handler}
+    before = {
+        each: signal.getsignal(each) for each in ENDING if signal.getsignal(each) is known.get(each, signal.SIG_DFL)
+    }
+    before = before if current_thread() is main_thread() else {}
+    for each in before:
+        signal.signal(each, hear)
     try:
         yield
     finally:
-        for each in heard:
-            signal.signal(each, signal.SIG_DFL)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def imports(frame: FrameType | None) -> bool:
+    """Whether Python is importing something in this frame or in one that called it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def answer(arguments: Sequence[str] | None) -> None:

@@ -125,7 +125,8 @@ def play_and_judge(
     seats = [seat(target, backends[target.backend], places[target]) for target in targets]
     documented = {target.name: backends[target.backend].documented for target in targets}
     listener.expect((len(plan.cases) + len(plan.repeated)) * sum(place.python is not None for place in seats))
-    Thread(target=import_reports, args=(request.formats,), daemon=True).start()
+    reports = Thread(target=import_reports, args=(request.formats,), daemon=True)
+    reports.start()
     measured: Measured = {}
     try:
         hear = measuring(run, plan, seats, documented, listener, measured)
@@ -136,10 +137,12 @@ def play_and_judge(
             listener.say(f"playing {len(plan.repeated)} cases again, last case first")
             played = [replace(place, result=target) for place, target in zip(seats, found, strict=True)]
             play_again(run, plan.repeated, played, request.options, listener.cell)
+        return conclude(run, plan, found, documented, request.formats, listener, request.bar, measured)
     except KeyboardInterrupt:
         conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.bar, measured)
         raise
-    return conclude(run, plan, found, documented, request.formats, listener, request.bar, measured)
+    finally:
+        reports.join()  # Python ends with SIGABRT while another thread is in the middle of an extension's C++
 
 
 def measuring(

@@ -83,10 +83,35 @@ def test_the_other_signals_leave_what_an_interrupt_leaves(tmp_path: Path, sign: 
     process = start_and_wait_for_a_cell(tmp_path, out)
     process.send_signal(sign)
     said, _ = process.communicate()
-    assert process.returncode == 128 + sign
+    assert process.returncode == 128 + sign, said
     assert f"go on with: bncheck run --resume {out}" in said
     assert 0 < len(read_results(out).cells) < 12
     assert gone_after(2.0, out)
+
+
+def test_a_signal_in_the_middle_of_an_import_waits_for_its_end() -> None:
+    """The exception would leave the lock of a module taken, which another thread waits for."""
+    code = (
+        "import importlib.abc, importlib.machinery, os, signal, sys, threading\n"
+        "class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        return importlib.machinery.ModuleSpec(name, self) if name == 'slow' else None\n"
+        "    def exec_module(self, module):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        module.whole = sum(range(100000)) > 0\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from bncheck.cli import ended_by_signals\n"
+        "from bncheck.errors import Stopped\n"
+        "try:\n"
+        "    with ended_by_signals():\n"
+        "        import slow\n"
+        "        print(slow.whole, flush=True)\n"
+        "        threading.Event().wait(10)\n"
+        "except Stopped as stop:\n"
+        "    print('stopped by', stop.number)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment())
+    assert done.stdout == "True\nstopped by 15\n", done.stderr
 
 
 def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ NAP = HERE.parent / "nap_backend.py"
 OWN = ("nap_backend", "nap_backend[second]", "reference")
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 ORPHAN_SECONDS = 2.0
+HANG_SECONDS = 120.0
 EVENTS = ("train_forward", "eval_forward", "no_grad_forward", "backward")
 PASSING = ("seconds", "created", "command", "import_seconds")  # what differs from run to run
 # A shell starts what it runs in the background with interrupts ignored, and with it all that a test suite starts.
@@ -156,17 +157,26 @@ def disturb(plan: Plan, out: Path, longest: float, kills: int, rng: random.Rando
             tally.kills[sign.name] += 1
             tally.moments[moment_of(out)] += 1
             host.send_signal(sign)
-        _, told = host.communicate()
-        look(plan, out, before, told, tally)
+        look(plan, out, before, end_of(host, plan, tally), tally)
     before = finished(out)
     resume = (out / "plan.json").exists()
     if not resume:
         shutil.rmtree(out, ignore_errors=True)
     host = start(plan, out, resume)
-    _, told = host.communicate()
+    told = end_of(host, plan, tally)
     look(plan, out, before, told, tally)
     if host.returncode not in (0, 1):
         tally.faults.append(f"{plan.scenario.name}: exit code {host.returncode}: {told.decode()[-300:]}")
+
+
+def end_of(host: subprocess.Popen[bytes], plan: Plan, tally: Tally) -> bytes:
+    """What it said at its end; one that hangs is a fault."""
+    try:
+        return host.communicate(timeout=HANG_SECONDS)[1]
+    except subprocess.TimeoutExpired:
+        tally.faults.append(f"{plan.scenario.name}: the host hangs")
+        host.kill()
+        return host.communicate()[1]
 
 
 def look(plan: Plan, out: Path, before: dict[str, bytes], told: bytes, tally: Tally) -> None:
