@@ -87,6 +87,7 @@ def prepare(
             return {target: future.result() for target, future in futures.items()}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            installer.stop()
             raise
 
 
