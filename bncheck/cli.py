@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import Any
 
 import click
 
 from bncheck import __version__
-from bncheck.errors import BncheckError, Interrupted, nearest
+from bncheck.commands.streams import leave_what_is_gone, prepare
+from bncheck.errors import BncheckError, Interrupted, Stopped, nearest
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+AGAIN_SECONDS = 0.01
 # Command → (what it does, in the order a newcomer meets them). It lives in bncheck/commands/<name>.py.
 COMMANDS = {
     "run": "Run scenarios on targets, compare them, name the causes, write a report.",
@@ -83,12 +90,61 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> Any:
     """Entry point: errors of ours are sentences on stderr with their exit code, never a traceback."""
+    prepare()
+    with ended_by_signals():
+        answer(arguments)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what runs as Ctrl-C does, once: a run then still writes what it knows. One that is ignored
+    (``nohup``) stays so.
+
+    None of them does so in the middle of an import: the exception would leave Python's import lock taken, and the next
+    import, in whatever thread, would wait for it for ever. It comes again a moment later."""
+    waiting = [signal.SIGINT]
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        number = waiting[0] if number == signal.SIGALRM else number
+        if imports(frame):
+            waiting[0] = signal.Signals(number)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+            return
+        if number != signal.SIGINT:
+            for each in before:
+                signal.signal(each, signal.SIG_IGN if each not in (signal.SIGINT, signal.SIGALRM) else hear)
+        leave_what_is_gone()
+        raise Stopped(number)
+
+    known = {signal.SIGINT: signal.default_int_handler}
+    before = {
+        each: signal.getsignal(each) for each in ENDING if signal.getsignal(each) is known.get(each, signal.SIG_DFL)
+    }
+    before = before if current_thread() is main_thread() else {}
+    for each in before:
+        signal.signal(each, hear)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def imports(frame: FrameType | None) -> bool:
+    """Whether Python is importing something in this frame or in one that called it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def answer(arguments: Sequence[str] | None) -> None:
     try:
         code = cli.main(args=arguments, prog_name="bncheck", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort as abort:  # click's word for Ctrl-C
-        tell_interrupt(abort.__cause__ or abort.__context__)
-        sys.exit(130)
+        sys.exit(tell_interrupt(abort.__cause__ or abort.__context__))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -96,8 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         click.echo(f"bncheck: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as interrupt:
-        tell_interrupt(interrupt)
-        sys.exit(130)
+        sys.exit(tell_interrupt(interrupt))
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             # The reader of our output went away (``| head``): nothing is left to say, and nobody to say it to.
@@ -105,16 +160,15 @@ def main(arguments: Sequence[str] | None = None) -> Any:
             sys.exit(141)
         where = f" {error.filename}" if error.filename else ""
         click.echo(f"bncheck: the system refused{where}: {error.strerror or error}", err=True)
-        click.echo(
-            "  → finished cells are kept; free space or name another folder, then: bncheck run --resume RUN", err=True
-        )
+        click.echo("  → look at its permissions and at the space on its disk, or name another place", err=True)
         sys.exit(3)
 
 
-def tell_interrupt(interrupt: BaseException | None) -> None:
-    """A run that was interrupted says where it lies and how it goes on."""
+def tell_interrupt(interrupt: BaseException | None) -> int:
+    """A run that was interrupted says where it lies and how it goes on; the exit code is 128 and the signal."""
     where = f": {interrupt}" if isinstance(interrupt, Interrupted) else ""
     click.echo(f"bncheck: interrupted{where}", err=True)
+    return 128 + int(getattr(interrupt, "number", signal.SIGINT))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 
 
@@ -23,11 +24,20 @@ class BncheckError(Exception):
         return f"{self.message}\n  → {self.remedy}" if self.remedy else self.message
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while a run was played: where its finished cells are, and the command that goes on."""
+class Stopped(KeyboardInterrupt):
+    """Asked to end by a signal other than Ctrl-C's: SIGTERM, or SIGHUP of a terminal that was closed."""
 
-    def __init__(self, run: object, resume: str) -> None:
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal while a run was played: where its finished cells are, and the command that goes on."""
+
+    def __init__(self, run: object, resume: str, number: int = signal.SIGINT) -> None:
         super().__init__(f"{run} keeps what is finished\n  → go on with: {resume}")
+        self.number = number
 
 
 class UsageError(BncheckError):
@@ -56,6 +66,12 @@ class BaselineError(BncheckError):
 
 class ConfigurationError(BncheckError):
     """``[tool.bncheck]`` or a waiver file that is wrong; every fault is listed as file:line, key, what is allowed."""
+
+
+class Refused(BncheckError):
+    """The system would not write what a run needs: a full disk, say."""
+
+    exit_code = 3
 
 
 class EnvironmentFailure(BncheckError):

@@ -17,6 +17,10 @@ from bncheck.convention import Convention
 from bncheck.scenario import Case, Tolerance
 from bncheck.trace import Array, Trace
 
+# Error types of cells that are *crashed* because what they left is damaged or gone: the disk's fault or somebody's who
+# edited it, and nothing is known about the target.
+BROKEN_RESULT, BROKEN_TRACE, LOST_RESULT = DAMAGED = ("BrokenResult", "BrokenTrace", "LostResult")
+
 
 @dataclass(frozen=True, slots=True)  # a large run holds tens of thousands
 class Drift:

@@ -7,9 +7,11 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
+from signal import SIGINT
 from threading import Thread
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +22,7 @@ from bncheck.environments.lineup import line_up, require
 from bncheck.environments.pythons import Ready, Unavailable, parse_pythons
 from bncheck.environments.pythons import prepare as prepare_environments
 from bncheck.environments.targets import Target, parse_targets
-from bncheck.errors import Interrupted, UsageError
+from bncheck.errors import Interrupted, Refused, UsageError
 from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.shortfall import Asked, Shortfall, shortfalls
 from bncheck.playing.jobs import Options, Seat, run_cells, settle
@@ -28,8 +30,10 @@ from bncheck.playing.plan import Plan, code_of, read_plan, remember_order, with_
 from bncheck.playing.shard import Shard, take
 from bncheck.playing.workers import Progress
 from bncheck.run_folder.answer import Answer, write_answer
-from bncheck.run_folder.folder import create_run_folder, find_run
+from bncheck.run_folder.folder import create_run_folder, find_run, make_way
 from bncheck.run_folder.results import Results, TargetResult, write_results
+from bncheck.run_folder.whole import whole_characters
+from bncheck.run_folder.writer import only_writer
 from bncheck.scenario import Scenario, Tolerance, is_file
 from bncheck.scenario_files.files import find_scenarios, load_scenario, parse_override, resolve_scenario
 
@@ -87,11 +91,20 @@ def carry_out(request: Request, listener: Listener) -> tuple[Path, Results]:
     """Play and judge; returns the run folder and what was found. An interrupt still leaves a readable run."""
     backends = find_backends(request.backend_files)
     pythons = parse_pythons(request.pythons, backends)
-    run, plan, targets = open_run(request, backends)
-    try:
-        return run, play_and_judge(request, listener, backends, pythons, run, plan, targets)
-    except KeyboardInterrupt:
-        raise Interrupted(run, resuming(request, run, plan)) from None
+    with ExitStack() as held:
+        run, plan, targets = open_run(request, backends, held)
+        try:
+            return run, play_and_judge(request, listener, backends, pythons, run, plan, targets)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(run, resuming(request, run, plan), getattr(stop, "number", SIGINT)) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            where = f" {error.filename}" if error.filename else ""
+            raise Refused(
+                f"the system refused{where}: {error.strerror or error}",
+                f"finished cells are kept; free space, then: {resuming(request, run, plan)}",
+            ) from error
 
 
 def resuming(request: Request, run: Path, plan: Plan) -> str:
@@ -115,7 +128,8 @@ def play_and_judge(
     seats = [seat(target, backends[target.backend], places[target]) for target in targets]
     documented = {target.name: backends[target.backend].documented for target in targets}
     listener.expect((len(plan.cases) + len(plan.repeated)) * sum(place.python is not None for place in seats))
-    Thread(target=import_reports, args=(request.formats,), daemon=True).start()
+    reports = Thread(target=import_reports, args=(request.formats,), daemon=True)
+    reports.start()
     measured: Measured = {}
     try:
         hear = measuring(run, plan, seats, documented, listener, measured)
@@ -126,10 +140,13 @@ def play_and_judge(
             listener.say(f"playing {len(plan.repeated)} cases again, last case first")
             played = [replace(place, result=target) for place, target in zip(seats, found, strict=True)]
             play_again(run, plan.repeated, played, request.options, listener.cell)
+        end = request.concluding
+        return conclude(run, plan, found, documented, request.formats, listener, request.bar, measured, end)
     except KeyboardInterrupt:
         conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.bar, measured)
         raise
-    return conclude(run, plan, found, documented, request.formats, listener, request.bar, measured, request.concluding)
+    finally:
+        reports.join()  # Python ends with SIGABRT while another thread is in the middle of an extension's C++
 
 
 def measuring(
@@ -170,6 +187,7 @@ def conclude(
     from bncheck.diagnosis.analyse import analyse
     from bncheck.report import render
 
+    make_way(run)
     gc.freeze()  # pandas and matplotlib stay to the end: collecting garbage need not walk through them again
     results = analyse(run, plan, targets, documented, listener.say, measured)
     if concluding is not None:
@@ -191,8 +209,12 @@ def missed(plan: Plan, results: Results) -> tuple[Shortfall, ...]:
     )
 
 
-def open_run(request: Request, backends: Mapping[str, BackendFile]) -> tuple[Path, Plan, tuple[Target, ...]]:
-    """A new run folder with its plan, or an old one to go on with. Nothing is written for a request that is wrong."""
+def open_run(
+    request: Request, backends: Mapping[str, BackendFile], held: ExitStack
+) -> tuple[Path, Plan, tuple[Target, ...]]:
+    """A new run folder with its plan, or an old one to go on with. Nothing is written for a request that is wrong.
+
+    ``held`` keeps other writers out of the folder until it is closed."""
     if request.resume is not None:
         if request.scenarios or request.targets or request.optional or request.out or request.overrides:
             raise UsageError(
@@ -200,6 +222,7 @@ def open_run(request: Request, backends: Mapping[str, BackendFile]) -> tuple[Pat
                 "Leave out scenarios, --target, --optional, --set and --out.",
             )
         run = find_run(request.resume)
+        held.enter_context(only_writer(run))
         plan = read_plan(run)
         refuse_code(plan, request)
         if request.check_order and not plan.check_order:
@@ -211,6 +234,7 @@ def open_run(request: Request, backends: Mapping[str, BackendFile]) -> tuple[Pat
     plan = make_plan(request, backends)
     targets = parse_targets(plan.targets, backends)
     run = create_run_folder(request.out)
+    held.enter_context(only_writer(run))
     write_plan(run, plan)
     return run, plan, targets
 
@@ -246,7 +270,7 @@ def make_plan(request: Request, backends: Mapping[str, BackendFile]) -> Plan:
         targets=tuple(target.name for target in lineup.targets),
         background=background,
         overrides=absolute(overrides),
-        command=request.command,
+        command=whole_characters(request.command),
         created=created,
         tolerance=request.tolerance,
         check_order=request.check_order,
@@ -287,7 +311,9 @@ def seat(target: Target, backend: BackendFile, place: Ready | Unavailable) -> Se
         device=target.device,
     )
     if isinstance(place, Ready):
-        return Seat(result, backend.path, place.python)
+        own = place.origin == "environment"
+        anew = f"make its environment anew: bncheck env create {shlex.quote(target.name)}" if own else ""
+        return Seat(replace(result, remedy=anew), backend.path, place.python)
     return Seat(replace(result, status="unavailable", reason=place.reason, remedy=place.remedy), backend.path)
 
 

@@ -56,6 +56,11 @@ def cells_of(target: Path) -> list[str]:
 
 def worker_processes(folder: Path) -> list[int]:
     """The processes that play into this folder."""
+    return processes(str(folder))
+
+
+def processes(words_in_it: str) -> list[int]:
+    """Those whose command line, its words parted by NUL, holds this."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -63,6 +68,6 @@ def worker_processes(folder: Path) -> list[int]:
                 words = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if str(folder).encode() in words:
+            if words_in_it.encode() in words:
                 found.append(int(entry.name))
     return found

@@ -134,5 +134,5 @@ def test_a_waiver_file_that_is_missing_or_wrong_is_a_sentence(tmp_path: Path) ->
 
 
 def test_what_is_not_toml_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"pyproject\.toml: this is not valid TOML"):
+    with pytest.raises(ConfigurationError, match=r"pyproject\.toml:1: this is not valid TOML"):
         read_configuration(write(tmp_path, "[tool.bncheck\n"))

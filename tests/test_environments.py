@@ -25,7 +25,7 @@ from patience import patience
 
 from bncheck.environments import installer, package_source
 from bncheck.environments.backend_file import BackendFile, read_backend
-from bncheck.environments.folder import MARKER, environments_folder, is_usable, python_of, read_marker
+from bncheck.environments.folder import MARKER, environments_folder, is_usable, locked, python_of, read_marker
 from bncheck.environments.index_settings import IndexSettings
 from bncheck.environments.installed import satisfies, violates
 from bncheck.environments.installer import Failure, reason_in
@@ -139,13 +139,31 @@ def damage_marker(folder: Path) -> None:
     (folder / MARKER).write_text('{"format": 1, "back')
 
 
+def damage_marker_to_other_json(folder: Path) -> None:
+    (folder / MARKER).write_text('{"format": 1}')
+
+
+def damage_interpreter_to_a_text(folder: Path) -> None:
+    python_of(folder).unlink()
+    python_of(folder).write_text("no program")
+
+
+def damage_another_package(folder: Path) -> None:
+    for packages in folder.glob("lib/python*/site-packages"):
+        shutil.rmtree(next(packages.glob("bnc_toy-*.dist-info")))
+
+
 def damage_base(folder: Path) -> None:
     for link in (folder / "bin").glob("python*"):
         link.unlink()
         link.symlink_to(folder / "an-interpreter-that-was-removed")
 
 
-@pytest.mark.parametrize("damage", [damage_python, damage_packages, damage_module, damage_marker, damage_base])
+DAMAGES = [damage_python, damage_packages, damage_module, damage_marker, damage_base, damage_marker_to_other_json,
+           damage_interpreter_to_a_text, damage_another_package]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_environment_is_made_again(toy: dict[str, BackendFile], damage: object) -> None:
     first = make(toy)
     assert isinstance(first, Ready) and first.folder is not None
@@ -157,6 +175,35 @@ def test_a_damaged_environment_is_made_again(toy: dict[str, BackendFile], damage
     assert is_usable(first.folder)
     assert answer(first.python, "import bnctoy; print(bnctoy.__version__)") == "1.0"
     assert not list(environments_folder().glob("*.tmp-*"))
+
+
+def test_half_a_package_is_made_whole_by_env_create(toy: dict[str, BackendFile], tmp_path: Path) -> None:
+    """A file deep in another package, or an interpreter that starts nothing: what a run finds out, it names the
+    command that mends it."""
+    backend = ("--backend", str(tmp_path / "toy.py"))
+    assert bncheck("env", "create", "toy[fast]", *backend).returncode == 0
+    (folder,) = (path for path in environments_folder().iterdir() if path.is_dir())
+    (extra,) = folder.glob("lib/python*/site-packages/bncextra.py")
+    extra.unlink()
+    assert is_usable(folder)
+    assert not is_usable(folder, thorough=True)
+    assert "ready" in bncheck("env", "create", "toy[fast]", *backend).stdout
+    assert extra.exists()
+    python_of(folder).unlink()
+    python_of(folder).write_text("no program")
+    python_of(folder).chmod(0o755)
+    assert "ready" in bncheck("env", "create", "toy[fast]", *backend).stdout
+    assert answer(python_of(folder), "import bncextra; print(1)") == "1"
+
+
+def test_one_that_is_being_made_is_not_damaged(toy: dict[str, BackendFile], tmp_path: Path) -> None:
+    making = environments_folder() / "toy-1.0-0123456789.tmp-abcd"
+    making.mkdir(parents=True)
+    with locked(environments_folder() / "toy-1.0-0123456789"):
+        (row,) = json.loads(bncheck("env", "list", "--json").stdout)["environments"]
+        assert (row["usable"], row["state"]) == (False, "being made")
+        assert bncheck("env", "remove", "--unused").stdout == "nothing to remove\n"
+    assert bncheck("env", "remove", "--unused").stdout == f"removed {making.name}\n"
 
 
 def test_leftovers_of_a_killed_process_are_cleared(toy: dict[str, BackendFile]) -> None:
@@ -476,6 +523,27 @@ def test_uvs_message_becomes_one_reason() -> None:
     many = "error: No solution found\n" + "   numpy==1.0\n" * 40 + "  And because you require numpy<1, no.\n"
     many += "hint: Wheels are required (i.e., with `--no-build`)\n\nhint: You require CPython 3.11"
     assert reason_in(many) == "No solution found And because you require numpy<1, no. hint: You require CPython 3.11"
+
+
+def test_a_full_disk_is_the_reason_and_no_other_interpreter_is_tried(
+    toy: dict[str, BackendFile], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What uv says there is written down from a disk of 20 MB; uv itself is a script that says it."""
+    uv, tried = tmp_path / "uv-full", tmp_path / "tried"
+    uv.write_text(
+        f"#!/bin/sh\necho x >> {tried}\n"
+        "echo 'warning: Failed to hardlink files; falling back to full copy.' >&2\n"
+        "echo '         If the cache and target are on different filesystems, hardlinking may not work.' >&2\n"
+        "echo 'error: Failed to install: toy.whl' >&2\necho '  Caused by: No space left on device (os error 28)' >&2\n"
+        "exit 2\n"
+    )
+    uv.chmod(0o755)
+    monkeypatch.setattr(installer, "find_uv", lambda: str(uv))
+    made = make(toy)
+    assert isinstance(made, Unavailable)
+    assert "do not fit on the disk" in made.reason and made.reason.endswith("No space left on device")
+    assert "BNCHECK_CACHE" in made.remedy
+    assert tried.read_text() == "x\n"
 
 
 def test_python_downloads_are_off_unless_the_user_says_so() -> None:

@@ -78,7 +78,9 @@ def show(run: Any, results: Any, options: dict[str, Any]) -> None:
     if options["as_csv"]:
         click.echo(report.as_csv(results), nl=False)
     elif options["as_json"]:
-        click.echo((run / "run.json").read_text(encoding="utf-8"))
+        from bncheck.commands.streams import sayable_json
+
+        click.echo(sayable_json((run / "run.json").read_text(encoding="utf-8")))
     elif not options["quiet"]:
         out = console()
         out.print(report.table(results, out.width, options["verbose"]))

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 SECONDS_PER_DAY = 86400
+DAMAGED, LEFT, BEING_MADE = "damaged: made anew when next needed", "left by a bncheck that ended", "being made"
 
 
 @click.group("env", short_help="List, create and remove the environments that targets run in.")
@@ -36,7 +37,7 @@ def list_command(as_json: bool) -> None:
         return
     width = max(len(str(row["name"])) for row in rows)
     for row in rows:
-        state = "" if row["usable"] else "  damaged: made anew when next needed"
+        state = "" if row["usable"] else f"  {row['state']}"
         size, days = f"{row['megabytes']} MB", f"used {row['days_unused']} d ago"
         click.echo(f"{row['name']:{width}}  Python {row['python']:8} {size:>9}  {days}{state}")
     click.echo(f"in {environments_folder()}")
@@ -60,7 +61,11 @@ def create_command(targets: Sequence[str], backend_files: Sequence[Path]) -> Non
 
     backends = find_backends(backend_files)
     prepared = prepare(
-        parse_targets(targets, backends), backends, report=lambda text: click.echo(text, err=True), devices=False
+        parse_targets(targets, backends),
+        backends,
+        report=lambda text: click.echo(text, err=True),
+        devices=False,
+        thorough=True,
     )
     failed = []
     for target, outcome in prepared.items():
@@ -98,7 +103,7 @@ def remove_command(names: Sequence[str], everything: bool, unused: bool) -> None
         chosen = [
             name
             for name, row in described.items()
-            if not row["usable"] or float(str(row["days_unused"])) >= UNUSED_DAYS
+            if row["state"] in (DAMAGED, LEFT) or (row["usable"] and float(str(row["days_unused"])) >= UNUSED_DAYS)
         ]
     for name in chosen:
         remove(known[name])
@@ -117,9 +122,11 @@ def _folders() -> list[Path]:
 
 
 def _describe(folder: Path) -> dict[str, object]:
-    from bncheck.environments.folder import is_usable, last_used, read_marker
+    from bncheck.environments.folder import MAKING, is_being_made, is_usable, last_used, read_marker
 
     marker = read_marker(folder) or {}
+    usable = is_usable(folder)
+    state = "" if usable else BEING_MADE if is_being_made(folder) else LEFT if MAKING in folder.name else DAMAGED
     days = int((time.time() - last_used(folder)) / SECONDS_PER_DAY) if marker else 0
     size = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
     return {
@@ -129,5 +136,6 @@ def _describe(folder: Path) -> dict[str, object]:
         "packages": marker.get("packages", []),
         "megabytes": round(size / 1e6),
         "days_unused": days,
-        "usable": is_usable(folder),
+        "usable": usable,
+        "state": state,
     }

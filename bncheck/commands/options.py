@@ -11,6 +11,26 @@ import click
 if TYPE_CHECKING:
     from bncheck.session import Request
 
+
+class Amount(click.ParamType):  # type: ignore[type-arg]  # generic in its newest version
+    """A number above 0, and below what any machine has of it: nan and inf would switch a limit off unseen."""
+
+    name = "number"
+
+    def __init__(self, most: float, what: str) -> None:
+        self.most, self.what = most, what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            found = float(value)
+        except (ValueError, OverflowError):
+            found = 0.0
+        if not 0 < found <= self.most:
+            self.fail(f"{str(value)[:40]!r} is not a number of {self.what} above 0, up to {self.most:,.0f}", param, ctx)
+        return found
+
+
+SECONDS, GIGABYTES = Amount(10**7, "seconds"), Amount(10**6, "gigabytes")
 PLAYING = [
     click.option(
         "-t",
@@ -38,8 +58,13 @@ PLAYING = [
         metavar="TARGET",
         help="Fail with 3 if this target cannot run (targets named with -t are required anyway).",
     ),
-    click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds a cell may take."),
-    click.option("--memory", type=float, metavar="GB", help="Address space of a CPU worker. Default: the machine's."),
+    click.option("--timeout", type=SECONDS, default=120.0, show_default=True, help="Seconds a cell may take."),
+    click.option(
+        "--memory",
+        type=GIGABYTES,
+        metavar="GB",
+        help="Address space of a CPU worker. Default: the machine's.",
+    ),
     click.option(
         "--isolate",
         type=click.Choice(["target", "cell"]),

@@ -32,7 +32,7 @@ from bncheck.environments.devices import cores
 from bncheck.evidence import CellView, Drift, Repeat, TargetView
 from bncheck.finding import Finding
 from bncheck.playing.plan import Plan, layer_path
-from bncheck.run_folder.cell import CellRecord, cell_folder, read_trace, record_or_crash, write_replay
+from bncheck.run_folder.cell import CellRecord, cell_folder, record_or_crash, trace_or_crash, write_replay
 from bncheck.run_folder.drift_table import DriftTable
 from bncheck.run_folder.folder import again_folder
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
@@ -41,7 +41,6 @@ from bncheck.trace import Trace
 
 # In pairs of cells: starting a second process costs as much as judging 50 of them (0.5 s).
 PARALLEL_FROM, CHUNK = 200, 25
-FINISHED = ("ok", "raised", "unsupported")  # outcomes that leave a trace
 
 
 @dataclass
@@ -274,8 +273,11 @@ def target_view(target: TargetResult, analysis: Analysis) -> TargetView:
 
 def read_outcome(run: Path, case: Case, target: TargetResult) -> CellResult | None:
     """How one cell went; None when it never ran."""
-    record = record_or_crash(cell_folder(run, target.slug, case.id)) if target.status == "ok" else None
-    return outcome_of(case, target, record)
+    if target.status != "ok":
+        return outcome_of(case, target, None)
+    folder = cell_folder(run, target.slug, case.id)
+    record = record_or_crash(folder)
+    return outcome_of(case, target, None if record is None else trace_or_crash(folder, (), record)[0])
 
 
 def outcome_of(case: Case, target: TargetResult, record: CellRecord | None) -> CellResult | None:
@@ -327,9 +329,7 @@ def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult |
     if record is None:
         return None, None
     ops = tuple(event.op for event in case.events)
-    trace = read_trace(folder, ops, record) if record.outcome in FINISHED else None
-    if trace is not None:
-        trace = replace(trace, arrays=dict(trace.arrays))  # decoded once: rules look at everything many times
+    record, trace = trace_or_crash(folder, ops, record)  # decoded once: rules look at everything many times
     view = CellView(
         case=case,
         target=target.name,

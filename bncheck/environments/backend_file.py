@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from bncheck.bounded import read_bounded
 from bncheck.errors import TargetError
 
 BACKENDS_FOLDER = Path(__file__).parent.parent / "worker" / "backends"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+MOST_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,14 @@ def read_backend(path: Path) -> BackendFile:
 def _literals(path: Path) -> dict[str, tuple[int, Any]]:
     """Upper-case top-level assignments as name -> (line, value); values that are no literal are left out."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's own about the text; the worker, which runs it, keeps them
+            tree = ast.parse(read_bounded(path, MOST_BYTES).decode("utf-8-sig"), filename=str(path))
     except OSError as error:
         raise TargetError(f"{path}: cannot be read: {error.strerror}", "check the path given") from error
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None) or 1
-        raise TargetError(f"{path}:{line}: not Python: {error}", "correct the backend file") from error
+        raise TargetError(f"{path}:{line}: not Python: {error or 'too deep'}", "correct the backend file") from error
     found: dict[str, tuple[int, Any]] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
@@ -126,7 +131,7 @@ def _literals(path: Path) -> dict[str, tuple[int, Any]]:
         if isinstance(name, ast.Name) and name.id.isupper():
             try:
                 found[name.id] = (node.lineno, ast.literal_eval(value))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError, MemoryError):
                 # Only an error if the host needs this one: a backend may keep computed constants too.
                 found[name.id] = (node.lineno, _NOT_LITERAL)
     return found

@@ -13,17 +13,22 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from bncheck.bounded import read_bounded
 from bncheck.errors import EnvironmentFailure
 
 MARKER = "bncheck-env.json"
 FORMAT = 1
 LOCK_SECONDS = 3600.0
+LARGEST_MARKER = 1024 * 1024
+LARGEST_RECORD = 64 * 1024 * 1024
+DEEPEST = 1000  # folders: all of them
+MAKING = ".tmp-"  # in the name of one that is being made, behind the name it will have
 UNUSED_DAYS = 30
 
 
@@ -73,28 +78,62 @@ def python_of(folder: Path) -> Path:
 
 
 def read_marker(folder: Path) -> dict[str, Any] | None:
-    """What was written when the environment was complete; None if it never was, or cannot be read."""
+    """What was written when the environment was complete; None if it never was, or says nothing sound."""
     try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        marker = json.loads(read_bounded(folder / MARKER, LARGEST_MARKER))
+    except (OSError, ValueError, RecursionError):
         return None
-    return marker if isinstance(marker, dict) and marker.get("format") == FORMAT else None
+    if not isinstance(marker, dict) or marker.get("format") != FORMAT:
+        return None
+    return marker if all(isinstance(marker.get(name), str) for name in ("distribution", "module", "python")) else None
 
 
 def write_marker(folder: Path, contents: Contents, installed: str, notes: tuple[str, ...]) -> None:
     """The last file written: its presence means that the environment is complete."""
+    held = [info.name for packages in site_packages(folder) for info in packages.glob("*.dist-info")]
     marker = {"format": FORMAT, **asdict(contents), "installed": installed, "notes": list(notes)}
+    # Wheels exist that list files which they do not have: those are no damage.
+    marker |= {"distributions": sorted(held), "lacking": lacking(folder, held, DEEPEST)}
     partial = folder / f"{MARKER}.partial"
     partial.write_text(json.dumps(marker, indent=1), encoding="utf-8")
     partial.replace(folder / MARKER)
 
 
-def is_usable(folder: Path) -> bool:
-    """Cheap check (no import): complete, its interpreter still there, the framework's files still there."""
+def is_usable(folder: Path, thorough: bool = False) -> bool:
+    """Complete, its interpreter still there, everything that was installed still there, and the upper files of the
+    framework and NumPy (no import; a few ms). ``thorough``: all files of everything."""
     marker = read_marker(folder)
-    if marker is None or not python_of(folder).exists():  # exists() follows the link to the base interpreter
+    # Following the link to the base interpreter.
+    if marker is None or not os.access(python_of(folder), os.X_OK):
         return False
-    return installed_version(folder, str(marker["distribution"]), str(marker["module"])) is not None
+    if installed_version(folder, marker["distribution"], marker["module"]) is None:
+        return False
+    held, known = marker.get("distributions"), marker.get("lacking")
+    if not isinstance(held, list) or not isinstance(known, list):  # of an earlier bncheck, which did not say
+        return True
+    names = [str(name) for name in held]
+    there = {path.name for packages in site_packages(folder) for path in packages.glob("*.dist-info")}
+    if not there.issuperset(names):
+        return False
+    main = (normalised(marker["distribution"]), "numpy")
+    looked_at = [name for name in names if thorough or normalised(name.partition("-")[0]) in main]
+    return set(lacking(folder, looked_at, DEEPEST if thorough else 1)) <= set(map(str, known))
+
+
+def lacking(folder: Path, distributions: Iterable[str], deep: int) -> list[str]:
+    """Files at most so many folders deep that these distributions list and that are not there."""
+    listed = re.compile(rf'^"?((?:[^/,"\n]+/){{0,{deep}}}[^/,"\n]+)"?,', re.MULTILINE)  # a tenth of csv's time
+    found = []
+    for packages in site_packages(folder):
+        for name in {path.name for path in packages.glob("*.dist-info")}.intersection(distributions):
+            try:
+                record = read_bounded(packages / name / "RECORD", LARGEST_RECORD).decode("utf-8", "replace")
+            except OSError:
+                found.append(f"{name}/RECORD")
+                continue
+            paths = (path for path in listed.findall(record) if ".." not in path and not path.endswith(".pyc"))
+            found += [path for path in paths if not os.path.lexists(packages / path)]
+    return sorted(found)
 
 
 def installed_version(folder: Path, distribution: str, module: str) -> str | None:
@@ -136,13 +175,13 @@ def mark_used(folder: Path) -> None:
 
 def place(folder: Path, build: Callable[[Path], None]) -> None:
     """Build under a temporary name and move it to ``folder``. The caller holds the lock."""
-    for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a process that was killed
+    for leftover in folder.parent.glob(f"{folder.name}{MAKING}*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    partial = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex[:8]}")
+    partial = folder.with_name(f"{folder.name}{MAKING}{uuid.uuid4().hex[:8]}")
     try:
         build(partial)
         if folder.exists():  # damaged, or nobody would build: a folder can only be moved to an empty place
-            old = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex[:8]}")
+            old = folder.with_name(f"{folder.name}{MAKING}{uuid.uuid4().hex[:8]}")
             folder.replace(old)
             shutil.rmtree(old, ignore_errors=True)
         partial.replace(folder)
@@ -156,6 +195,16 @@ def remove(folder: Path) -> None:
         (folder / MARKER).unlink(missing_ok=True)
         shutil.rmtree(folder)
     # The lock's empty file stays: removing it could give two waiting processes two different locks.
+
+
+def is_being_made(folder: Path) -> bool:
+    """True while another process works on this environment, or on the one that this folder will become."""
+    path = folder.with_name(f"{folder.name.partition(MAKING)[0]}.lock")
+    try:
+        with path.open("rb") as handle:
+            return not _try_lock(handle)
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -161,7 +161,7 @@ def _uv_config(environ: Mapping[str, str]) -> tuple[str, ...]:
     path = Path(environ.get("UV_CONFIG_FILE") or config / "uv" / "uv.toml")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+    except (OSError, ValueError, RecursionError):
         return ()
     keys = ("index", "index-url", "extra-index-url", "find-links", "no-index", "default-index")
     tables = (content, content.get("pip", {}))

@@ -24,6 +24,9 @@ NETWORK = re.compile(
     r"request failed|network connectivity is disabled|could not connect|bad gateway|status server error",
     re.IGNORECASE,
 )
+FULL = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
+ENDED = tuple(code for each in (signal.SIGINT, signal.SIGTERM) for code in (-each, 128 + each))
+_running: set[subprocess.Popen[str]] = set()
 _looking_for_uv = threading.Lock()
 NOISE = re.compile(
     r"^(warning:|using python|resolved \d|prepared \d|audited|downloading|downloaded|\s*\+ |would )", re.I
@@ -32,10 +35,11 @@ NOISE = re.compile(
 
 @dataclass(frozen=True)
 class Failure:
-    """Why uv could not do it. ``network``: another interpreter would not help."""
+    """Why uv could not do it. ``network``, ``full`` (the disk): another interpreter would not help."""
 
     reason: str
     network: bool
+    full: bool = False
 
 
 def find_uv() -> str:
@@ -157,26 +161,40 @@ def _environ(extra: Mapping[str, str]) -> dict[str, str]:
 def _uv(arguments: list[str], folder: Path, environ: Mapping[str, str]) -> Failure | None:
     """Run uv in ``folder`` (not where the user is, or uv would read the [tool.uv] of the user's project)."""
     try:
-        answer = subprocess.run(
-            [find_uv(), *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            cwd=folder,
-            env=_environ(environ),
-            timeout=INSTALL_SECONDS,
-            check=False,
-        )
+        code, said = _watched([find_uv(), *arguments], folder, _environ(environ))
     except subprocess.TimeoutExpired:
         return Failure(f"uv did not finish in {INSTALL_SECONDS:.0f} s", network=True)
     except OSError as error:
         return Failure(f"uv could not be run: {error}", network=False)
-    if answer.returncode == 0:
+    if code == 0:
         return None
-    if answer.returncode in (-signal.SIGINT, 128 + signal.SIGINT):
+    if code in ENDED:
         raise EnvironmentFailure("interrupted")  # Ctrl-C reaches uv as well: do not go on to the next interpreter
-    return Failure(reason_in(answer.stderr), network=bool(NETWORK.search(answer.stderr)))
+    full = FULL.search(said)
+    if full:  # uv says what it was doing, and hints at its own options
+        return Failure(full.group(), network=False, full=True)
+    return Failure(reason_in(said), network=bool(NETWORK.search(said)))
+
+
+def _watched(command: list[str], folder: Path, environ: Mapping[str, str]) -> tuple[int, str]:
+    """Exit code and what it said on stderr. TimeoutExpired when it does not end, OSError when it does not start."""
+    quiet, heard = subprocess.DEVNULL, subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=quiet, stdout=quiet, stderr=heard, text=True, errors="replace", cwd=folder, env=environ
+    ) as process:
+        _running.add(process)
+        try:
+            _, said = process.communicate(timeout=INSTALL_SECONDS)
+        finally:
+            _running.discard(process)
+            process.kill()  # where it was not waited for
+    return process.returncode, said
+
+
+def stop() -> None:
+    """End what is being installed: SIGTERM reaches bncheck alone, and its threads wait for uv."""
+    for process in tuple(_running):
+        process.terminate()
 
 
 def reason_in(message: str) -> str:

@@ -69,27 +69,35 @@ def prepare(
     pythons: Mapping[str, Path] | None = None,
     report: Report = lambda text: None,
     devices: bool = True,
+    thorough: bool = False,
 ) -> dict[Target, Ready | Unavailable]:
     """A Python for each target, in the given order, at most two environments made at a time.
 
     ``pythons`` is what :func:`parse_pythons` returns; ``report`` gets one line for everything that takes
     time, and may be called from several threads. With ``devices``, what this machine has no device for is unavailable
-    before anything is installed for it.
+    before anything is installed for it. ``thorough`` looks at every file of an environment that is there, and makes it
+    anew where one is missing.
     """
     with ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="environment") as pool:
         futures = {
-            target: pool.submit(make_ready, target, backends[target.backend], pythons or {}, report, devices)
+            target: pool.submit(make_ready, target, backends[target.backend], pythons or {}, report, devices, thorough)
             for target in dict.fromkeys(targets)
         }
         try:
             return {target: future.result() for target, future in futures.items()}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            installer.stop()
             raise
 
 
 def make_ready(
-    target: Target, backend: BackendFile, pythons: Mapping[str, Path], report: Report, devices: bool = True
+    target: Target,
+    backend: BackendFile,
+    pythons: Mapping[str, Path],
+    report: Report,
+    devices: bool = True,
+    thorough: bool = False,
 ) -> Ready | Unavailable:
     """A Python for one target; failures become :class:`Unavailable`."""
     lacking = why_not(target.device) if devices else None
@@ -100,12 +108,12 @@ def make_ready(
     try:
         if given is not None:
             return _given(target, backend, given.expanduser().absolute())
-        return find_ready(target, backend) or _create(target, backend, report)
+        return find_ready(target, backend, thorough) or _create(target, backend, report, thorough)
     except EnvironmentFailure as error:
         return Unavailable(error.message, error.remedy or f"bncheck env create {target}")
 
 
-def find_ready(target: Target, backend: BackendFile) -> Ready | None:
+def find_ready(target: Target, backend: BackendFile, thorough: bool = False) -> Ready | None:
     """What needs no installation: the current interpreter, or an environment made before."""
     current = _current_interpreter(target, backend)
     if current is not None or not backend.distribution:
@@ -115,7 +123,7 @@ def find_ready(target: Target, backend: BackendFile) -> Ready | None:
         return None
     for interpreter in fitting_interpreters(row.python):
         contents = _contents(target, backend, row, interpreter)
-        ready = _existing(contents)
+        ready = _existing(contents, thorough)
         if ready is not None:
             return ready
     return None
@@ -190,7 +198,7 @@ def _current_interpreter(target: Target, backend: BackendFile) -> Ready | None:
 # --- environments
 
 
-def _create(target: Target, backend: BackendFile, report: Report) -> Ready | Unavailable:
+def _create(target: Target, backend: BackendFile, report: Report, thorough: bool = False) -> Ready | Unavailable:
     version = _version(target, backend)
     row = backend.row_for(version, target.device)
     if row is None:
@@ -209,10 +217,15 @@ def _create(target: Target, backend: BackendFile, report: Report) -> Ready | Una
     tried = [interpreter.version for interpreter in candidates[:TRIES]]
     for interpreter in candidates[:TRIES]:
         contents = _contents(target, backend, row, interpreter)
-        outcome = _install(target, contents, report)
+        outcome = _install(target, contents, report, thorough)
         if isinstance(outcome, Ready):
             return outcome
         failures.append(outcome.reason)
+        if outcome.full:
+            return Unavailable(
+                f"the packages of {target} do not fit on the disk of {environments_folder()}: {outcome.reason}",
+                "free space there, or set BNCHECK_CACHE to a folder on another disk",
+            )
         if outcome.network:
             return Unavailable(
                 f"the packages of {target} cannot be fetched: {outcome.reason}",
@@ -225,10 +238,10 @@ def _create(target: Target, backend: BackendFile, report: Report) -> Ready | Una
     )
 
 
-def _install(target: Target, contents: Contents, report: Report) -> Ready | installer.Failure:
+def _install(target: Target, contents: Contents, report: Report, thorough: bool) -> Ready | installer.Failure:
     folder = environments_folder() / contents.folder_name
     with locked(folder, lambda: report(f"{target}: waiting for another bncheck that is making {folder.name}")):
-        ready = _existing(contents)  # made by whoever held the lock before
+        ready = _existing(contents, thorough)  # made by whoever held the lock before
         if ready is not None:
             return ready
         report(f"{target}: making an environment with Python {contents.python}: {' '.join(contents.packages)}")
@@ -267,9 +280,9 @@ def _fill(partial: Path, target: Target, contents: Contents, report: Report) -> 
     return failure
 
 
-def _existing(contents: Contents) -> Ready | None:
+def _existing(contents: Contents, thorough: bool = False) -> Ready | None:
     folder = environments_folder() / contents.folder_name
-    if not is_usable(folder):
+    if not is_usable(folder, thorough) or (thorough and interpreters.ask(python_of(folder)) is None):
         return None
     mark_used(folder)
     version = installed_version(folder, contents.distribution, contents.module) or ""

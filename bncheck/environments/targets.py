@@ -18,6 +18,7 @@ SHAPE = re.compile(
     r"(?:==(?P<version>[^@\s]+))?"
     r"(?:@(?P<device>\S+))?"
 )
+MOST_LETTERS = 200  # of a name; its version becomes a number
 PLAIN_VARIANT = re.compile(r"[a-z0-9_]+")
 
 
@@ -56,10 +57,10 @@ class Target:
 
 def parse_target(text: str, backends: Mapping[str, BackendFile]) -> Target:
     """Understand one target's name; TargetError says what exists and which spelling is nearest."""
-    match = SHAPE.fullmatch(text.strip())
+    match = SHAPE.fullmatch(text.strip()) if len(text) <= MOST_LETTERS else None
     if match is None:
         raise TargetError(
-            f"cannot read the target {text!r}",
+            f"cannot read the target {text[:MOST_LETTERS]!r}",
             "write backend[variant]==version@device, where all but the backend may be left out, "
             "for example torch==2.13.0@cpu",
         )

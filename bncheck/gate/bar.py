@@ -183,5 +183,5 @@ def between(charge: Charge, a: str, b: str) -> bool:
 
 def opposite(charge: Charge, a: str, b: str) -> bool:
     """``names`` lists the first side's targets and then the second's."""
-    first = set(charge.names[: len(charge.sides[0])])
+    first = set(charge.names[: len(charge.sides[0])]) if charge.sides else set()
     return a in charge.names and b in charge.names and (a in first) != (b in first)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bncheck.evidence import DAMAGED
 from bncheck.gate.blamed import KINDS, sentence, unnamed
 from bncheck.run_folder.results import CRASHED
 
@@ -127,6 +128,7 @@ def of_crashes(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
         if cell.outcome in CRASHED:
             first = (cell.error or cell.error_type).strip().split("\n")[0]
             words = "crashed" if cell.outcome == "crashed" else "ran out of time"
+            words = "has no result that can be read" if cell.error_type in DAMAGED else words
             yield Charge(
                 kind=cell.outcome,
                 code="BN502",

@@ -25,21 +25,21 @@ Everything is checked, and a key that is not known is a fault with its line and 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bncheck.bounded import is_regular, read_bounded
 from bncheck.errors import ConfigurationError
 from bncheck.gate.config_schema import ProjectTable, WaiverFile, WaiverTable, read_table
 from bncheck.gate.waiver import Waiver
 from bncheck.scenario import Tolerance
-from bncheck.scenario_files.files import written
 from bncheck.scenario_files.schema import Fault, Table
-from bncheck.scenario_files.toml_lines import KeyPath, key_lines, line_of
+from bncheck.scenario_files.toml_lines import KeyPath, key_lines, line_of, written
+from bncheck.scenario_files.toml_text import TomlFault, read_toml
 
-MOST_BYTES = 4_000_000
+MOST_BYTES = 1_000_000
 TABLE = ("tool", "bncheck")
 REMEDY = "correct the file; the command line's options of the same names are in: bncheck run --help"
 
@@ -63,7 +63,7 @@ def find_configuration(start: Path) -> Configuration:
     """What the nearest pyproject.toml at or above ``start`` says; the defaults when there is none."""
     for folder in (start.resolve(), *start.resolve().parents):
         path = folder / "pyproject.toml"
-        if path.is_file():
+        if is_regular(path):
             return read_configuration(path)
     return Configuration()
 
@@ -71,7 +71,7 @@ def find_configuration(start: Path) -> Configuration:
 def read_configuration(path: Path) -> Configuration:
     """Raises ConfigurationError that lists every fault as ``file:line: key: what is wrong``."""
     text = read_text(path)
-    table = parse(path, text).get("tool", {})
+    table = parse(path, text, TABLE).get("tool", {})
     table = table.get("bncheck", {}) if isinstance(table, dict) else {}
     sheet, folder = Sheet(path, key_lines(text), TABLE), path.parent
     if not isinstance(table, dict):
@@ -107,22 +107,22 @@ def read_waivers(path: Path) -> tuple[Waiver, ...]:
 
 def read_text(path: Path) -> str:
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ConfigurationError(f"{path} is {path.stat().st_size:,} bytes long", "name another file")
-        return path.read_text(encoding="utf-8-sig")
+        return read_bounded(path, MOST_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise ConfigurationError(f"There is no file {path}.", "check the path; it starts at pyproject.toml") from None
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}", "check its permissions") from None
+        raise ConfigurationError(
+            f"{path} cannot be read: {error.strerror}", "check the path, and what is there"
+        ) from None
 
 
-def parse(path: Path, text: str) -> dict[str, Any]:
+def parse(path: Path, text: str, of: KeyPath = ()) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigurationError(f"{path}: this is not valid TOML: {error}", "see toml.io for the format") from None
+        return read_toml(text, of)
+    except TomlFault as fault:
+        raise ConfigurationError(f"{path}:{fault.line}: {fault.sentence}", "see toml.io for the format") from None
 
 
 Read = TypeVar("Read", bound=Table)

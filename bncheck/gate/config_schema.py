@@ -40,8 +40,8 @@ def size(value: Any) -> float:
 
 def seconds(value: Any) -> float:
     found = size(value)
-    if found == 0:
-        raise fault("0 is too small", "seconds, above 0")
+    if not 0 < found <= 10**7:
+        raise fault(f"{shown(value)} is too {'large' if found else 'small'}", "seconds, above 0, up to 10,000,000")
     return found
 
 

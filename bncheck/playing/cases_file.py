@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bncheck.bounded import open_regular
+from bncheck.bounded import clear, open_within, read_within
 from bncheck.errors import RunFolderError, ScenarioError
 from bncheck.playing.plan import layer_ranks
 from bncheck.run_folder.folder import check_slug
 from bncheck.run_folder.whole import write_whole
 from bncheck.scenario import Case, op_of
 from bncheck.scenario_files.inputs import content_key, make_inputs
-from bncheck.worker.archive import write_npz
+from bncheck.worker.archive import pack_npz
 
 NAME = "cases.jsonl"
 KEY = re.compile(r"[0-9a-f]{16}\.npz")
@@ -53,26 +53,40 @@ def write_cases(run: Path, cases: Sequence[Case]) -> dict[str, str]:
     """Write inputs once per content and a line per case; returns case id → content key. One case at a time."""
     (run / "inputs").mkdir(exist_ok=True)
     keys: dict[str, str] = {}
-    write_whole(run / NAME, (line_of(case, run / "inputs", keys) for case in cases))
+    kept: set[str] = set()
+    write_whole(run / NAME, (line_of(case, run / "inputs", keys, kept) for case in cases))
     return keys
 
 
-def line_of(case: Case, inputs: Path, keys: dict[str, str]) -> str:
-    """The case's line; its inputs are written, and its content key is noted in ``keys``."""
+def line_of(case: Case, inputs: Path, keys: dict[str, str], kept: set[str]) -> str:
+    """The case's line; its inputs are written, its content key is noted in ``keys``, and in ``kept``."""
     if case.id in keys:
         raise ScenarioError(f"Two cases are called {case.id}.", "Give one of the scenario files another name.")
     arrays = make_inputs(case)
-    key = keys[case.id] = content_key(case, arrays)
-    if not (inputs / f"{key}.npz").exists():
-        write_npz(str(inputs / f"{key}.npz"), arrays)
+    key = content_key(case, arrays)
+    keys[case.id] = key
+    if key not in kept:
+        kept.add(key)
+        keep(inputs / f"{key}.npz", pack_npz(arrays))
     return json.dumps(describe_case(case, f"{key}.npz")) + "\n"
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write an archive of inputs, unless it is there already, byte by byte: cells that are played from a damaged one
+    would differ from those that were played before."""
+    try:
+        if read_within(path.parent, path.name, most=len(content)) == content:
+            return
+    except OSError:
+        clear(path)  # there is none, or something else is in its place
+    write_whole(path, content)
 
 
 def read_lines(run: Path) -> Iterator[tuple[str, bytes]]:
     """(case, its line) of a run's file. RunFolderError for one that is missing, no file, or of another shape."""
     path = run / NAME
     try:
-        with open_regular(path) as lines:
+        with open_within(path.parent, path.name) as lines:
             while line := lines.readline(LONGEST_LINE):
                 words = line.split(b'"', 4)
                 if words[:3] != [b"{", b"cell", b": "] or len(words) < 5:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bncheck.environments.devices import cores
+from bncheck.errors import RunFolderError
 from bncheck.playing.cases_file import write_cases
 from bncheck.playing.pace import Stopwatch, longest_first, read_paces
 from bncheck.playing.plan import Plan
+from bncheck.playing.said import read_environment
 from bncheck.playing.workers import Job, Limits, Progress, play
-from bncheck.run_folder.folder import read_json, write_json
+from bncheck.run_folder.folder import write_json
 from bncheck.run_folder.results import TargetResult
 
 
@@ -110,18 +112,26 @@ def threads(at_once: int) -> dict[str, str]:
 
 def settle(run: Path, target: TargetResult, reasons: Mapping[str, str]) -> TargetResult:
     """The target with what its worker said of itself: version, environment, or why it cannot run."""
-    path = run / "cells" / target.slug / "environment.json"
-    environment: dict[str, Any] = dict(sorted(read_json(path).items())) if path.exists() else {}
+    try:
+        environment: dict[str, Any] = read_environment(run / "cells" / target.slug) or {}
+    except RunFolderError:
+        environment = {}  # where the target cannot do without it, its worker has said so
     reason = reasons.get(target.name, "")
     if reason:
-        remedy = str(environment.get("remedy", "")) or f"look at it with: bncheck doctor, or leave {target.name} out"
+        said = environment.get("remedy") if "unavailable" in environment else ""
+        remedy = str(said or "") or target.remedy or f"look at it with: bncheck doctor, or leave {target.name} out"
         return replace(target, status="unavailable", reason=reason, remedy=remedy, environment=environment)
-    if target.status != "ok" or not environment:
+    if target.status != "ok":
         return target
-    return replace(
-        target,
-        version=str(environment.get("version", "")) or target.version,
-        python=str(environment.get("python", "")),
-        simulated=bool(environment.get("simulated", False)),
-        environment=environment,
+    target = replace(target, remedy="")
+    return (
+        target
+        if not environment
+        else replace(
+            target,
+            version=str(environment.get("version", "")) or target.version,
+            python=str(environment.get("python", "")),
+            simulated=bool(environment.get("simulated", False)),
+            environment=environment,
+        )
     )

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from bncheck.errors import RunFolderError
-from bncheck.run_folder.folder import read_json, write_json
+from bncheck.run_folder.folder import check_slug, read_json, write_json
 from bncheck.scenario import Case, Scenario, Tolerance
-from bncheck.scenario_files.files import load_scenario
+from bncheck.scenario_files.files import check_override, load_scenario
 
 MOST_PARTS = 10_000  # of --shard i/N
+MOST_SCENARIOS = 2_000
 FLATTENING = ("flatten", "dense", "global_avg_pool")
 
 
@@ -116,11 +117,16 @@ def read_plan(run: Path, played: bool = False) -> Plan:
     ``played``: it is only to be looked at, so files that networks name (on another machine) need not be there."""
     data = read_json(run / "plan.json")
     try:
+        names = [str(item["name"]) for item in data["scenarios"]]
+        if len(names) > min(len(set(names)), MOST_SCENARIOS):
+            raise TypeError("too many scenarios, or one of them twice")
         scenarios = []
         for item in data["scenarios"]:
-            path = run / "scenarios" / f"{Path(str(item['name'])).name}.toml"
+            path = run / "scenarios" / f"{check_slug(str(item['name']))}.toml"
             # Overrides are the user's for the scenarios that were asked for; probes are always as shipped.
             overrides = item.get("overrides", {} if item["probe"] else data["overrides"])
+            for key, value in overrides.items():
+                check_override(key, value)
             scenarios.append(narrow(load_scenario(path, overrides, missing_files=played), item.get("cases")))
         targets, background = (tuple(str(name) for name in data[key]) for key in ("targets", "background"))
         command, created = str(data["command"]), str(data["created"])
@@ -144,7 +150,7 @@ def read_plan(run: Path, played: bool = False) -> Plan:
             required=required,
             alone=alone,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise RunFolderError(
             f"{run / 'plan.json'} has a wrong shape: {error!r}.", "Start a new run instead."
         ) from error

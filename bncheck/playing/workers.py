@@ -6,9 +6,11 @@ One process per target plays its cells in order. When it dies or hangs, the cell
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +18,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bncheck.run_folder.cell import CellRecord, record_or_crash, write_record
+from bncheck.bounded import clear, open_within, own_folder
+from bncheck.errors import RunFolderError
+from bncheck.evidence import LOST_RESULT
+from bncheck.playing import said
+from bncheck.run_folder.cell import CellRecord, discard, has_result, is_sound, record_or_crash, write_record
 from bncheck.run_folder.cell_files import mend
-from bncheck.run_folder.folder import read_json, write_json
+from bncheck.run_folder.folder import write_json
+from bncheck.run_folder.whole import write_whole
 
 RUNNER = Path(__file__).parent.parent / "worker" / "run.py"
 POLL_SECONDS = 0.02
 ABORT_GRACE_SECONDS = 5.0  # for faulthandler to print the stack
 MOST_NOISE = 256 * 1024 * 1024  # bytes one cell may print
 KEPT_NOISE = 64 * 1024
+MOST_PROGRESS = 1024 * 1024  # bytes of progress.txt that are read at a time
+MOST_REASON = 4000  # letters of a sentence that a process says of itself
+DISK_FULL = 113  # exit code of a worker that left a cell without its result because it had nowhere to write it
+FILES = ("cells.json", "progress.txt", "stderr.txt", said.NAME)  # of a process; the next one begins with none of them
 
 
 @dataclass(frozen=True)
@@ -70,9 +81,12 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        own_folder(job.folder)
         mend(job.folder)  # a host that was killed may have left half an entry
-        self.waiting = [cell for cell in job.cells if record_or_crash(job.folder / cell) is None]
+        self.waiting = [cell for cell in job.cells if not is_sound(job.folder / cell)]
+        self.described = self.read_environment() if len(self.waiting) < len(job.cells) else None
         self.batch: list[str] = []
+        self.place = 0  # in the batch, of the cell that starts next
         self.process: subprocess.Popen[bytes] | None = None
         self.current = ""
         self.since = 0.0
@@ -83,33 +97,43 @@ class Worker:
 
     @property
     def done(self) -> bool:
-        return self.process is None and not self.waiting
+        return self.process is None and not self.to_do
+
+    @property
+    def to_do(self) -> bool:
+        """Cells to play; or all of them are there, but not what the target said of itself."""
+        return bool(self.waiting) or (self.described is None and bool(self.job.cells) and not self.unavailable)
 
     # -- starting ---------------------------------------------------------------------------------------------
 
     def start(self, hold: bool = False) -> Progress:
         """Start a process. With ``hold`` it only imports its framework until ``release`` tells it the cells."""
         job = self.job
-        job.folder.mkdir(parents=True, exist_ok=True)
-        self.batch = self.waiting[:1] if job.isolate else list(self.waiting)
-        for name in ("cells.json", "progress.txt", "stderr.txt", "environment.json"):
-            if not (name == "environment.json" and self.ready):
-                (job.folder / name).unlink(missing_ok=True)
+        own_folder(job.folder)
+        self.batch, self.place = self.waiting[:1] if job.isolate else list(self.waiting), 0
+        for name in FILES:
+            clear(job.folder / name)
+        for cell in self.batch:
+            if os.path.lexists(job.folder / cell):
+                discard(job.folder / cell)  # damaged, or it would not be waiting
         self.current, self.read = "", 0
         write_json(job.folder / "job.json", self.describe())
         if not hold:
             self.release()
         command = [str(job.python), "-I", str(RUNNER), str(job.folder)]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **job.environment},
-            start_new_session=True,
-        )
         self.since = time.monotonic()
-        return Progress(job.target, "importing", text=shlex.join(command))
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **job.environment},
+                start_new_session=True,
+            )
+        except OSError as error:  # it was asked a moment ago, but an environment can be damaged at any time
+            self.unavailable, self.waiting = f"{job.python} cannot be started: {error.strerror or error}", []
+        return Progress(job.target, "importing", text=shlex.join([*command, "--alone"]))
 
     def release(self) -> None:
         """Name the cells to play; their inputs and jobs lie ready. Time spent on those is not the framework's."""
@@ -126,45 +150,67 @@ class Worker:
             "inputs": job.inputs,
             "cases": job.cases,
             "memory_limit": job.limits.memory,
+            "host": os.getpid(),
         }
 
     # -- watching ---------------------------------------------------------------------------------------------
 
     def poll(self) -> Iterator[Progress]:
         if self.process is None:
-            if self.waiting:
+            if self.to_do and not self.unavailable:
                 yield self.start()
+            if self.unavailable and self.process is None:
+                yield from self.give_up(self.unavailable)
             return
-        code = self.process.poll()
+        code = self.ended()
         yield from self.advance()
         if code is not None:
             yield from self.settle(code)
         else:
             yield from self.enforce()
 
+    def ended(self) -> int | None:
+        """The exit code, once it has ended; what it has started and left behind ends with it."""
+        assert self.process is not None
+        # Until it is waited for, nobody else can get its number, which is that of its process group.
+        if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+        end_group(self.process.pid, signal.SIGKILL)
+        return self.process.wait()
+
     def advance(self) -> Iterator[Progress]:
-        """Read which cells started since the last look; each start finishes the one before it."""
-        path = self.job.folder / "progress.txt"
-        if not path.exists():
-            return
-        with path.open("rb") as handle:
-            handle.seek(self.read)
-            fresh = handle.read()
-        whole = fresh[: fresh.rfind(b"\n") + 1]
-        self.read += len(whole)
-        for line in whole.decode("utf-8", "replace").splitlines():
+        """Read which cells started since the last look; each start finishes the one before it.
+
+        A word that is not the name of the cell whose turn it is says nothing: whatever runs in the process can write
+        there, and a name becomes part of a path."""
+        for line in self.fresh_lines():
+            if self.place >= len(self.batch) or line != self.batch[self.place].encode():
+                continue
+            if self.described is None:
+                self.described = self.read_environment()
             self.ready, self.restarts_without_progress = True, 0
             yield from self.finish()
-            self.current, self.since = line, time.monotonic()
-            yield Progress(self.job.target, "started", line)
+            self.current, self.since = self.batch[self.place], time.monotonic()
+            self.place += 1
+            yield Progress(self.job.target, "started", self.current)
+
+    def fresh_lines(self) -> list[bytes]:
+        """Whole lines of progress.txt that were not read yet; none where something else stands in its place."""
+        found = read_from(self.job.folder, "progress.txt", self.read, MOST_PROGRESS)
+        whole = found[: found.rfind(b"\n") + 1]
+        self.read += len(whole) or (len(found) if len(found) == MOST_PROGRESS else 0)
+        return whole.splitlines()
 
     def finish(self) -> Iterator[Progress]:
         """Count the current cell as finished when it has a result."""
         if self.current and self.current in self.waiting:
-            record = record_or_crash(self.job.folder / self.current)
-            if record is not None:
-                self.waiting.remove(self.current)
-                yield Progress(target=self.job.target, kind="finished", cell=self.current, outcome=record.outcome)
+            yield from self.count(self.current)
+
+    def count(self, cell: str) -> Iterator[Progress]:
+        record = record_or_crash(self.job.folder / cell)
+        if record is not None:
+            self.waiting.remove(cell)
+            yield Progress(target=self.job.target, kind="finished", cell=cell, outcome=record.outcome)
 
     def enforce(self) -> Iterator[Progress]:
         """Kill a process that takes too long or prints without end; its cell keeps the reason."""
@@ -184,21 +230,51 @@ class Worker:
             yield from self.fail("crashed", "Noise", f"it printed more than {MOST_NOISE >> 20} MB and was stopped")
 
     def noise(self) -> int:
-        path = self.job.folder / "stderr.txt"
-        return path.stat().st_size if path.exists() else 0
+        return size_of(self.job.folder, "stderr.txt")
 
     def settle(self, code: int) -> Iterator[Progress]:
         """The process ended: everything done, or unavailable, or dead at some cell."""
         self.process = None
-        mend(self.job.folder)
+        self.tidy()
         yield from self.finish()
-        reason = self.stated_reason()
+        for cell in [cell for cell in self.waiting if has_result(self.job.folder / cell)]:
+            self.ready = True  # whatever became of progress.txt
+            yield from self.count(cell)
+        if code == DISK_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.job.folder))
+        played = any(cell not in self.waiting for cell in self.batch)
+        reason = "" if played else self.stated_reason()
         if reason:
             yield from self.give_up(reason)
-        elif not self.ready:
+        elif not self.ready and (self.described is None or self.batch):
             yield from self.give_up(f"the process {death(code)} while importing it: {last_line(self.job.folder)}")
         elif any(cell in self.waiting for cell in self.batch):
             yield from self.blame(code)
+        if not self.to_do:
+            yield from self.miss()
+
+    def tidy(self) -> None:
+        """What a process leaves behind becomes a folder that can be read again: no half entry, no link or pipe, and the
+        environment as it was before any cell was played."""
+        folder = own_folder(self.job.folder)
+        mend(folder)
+        for place, folders, files in os.walk(folder):
+            for path in (Path(place) / name for name in (*folders, *files)):
+                if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                    clear(path)
+        if self.described is not None and self.read_environment() != self.described:
+            clear(folder / said.NAME)
+            write_json(folder / said.NAME, self.described)
+
+    def miss(self) -> Iterator[Progress]:
+        """Cells that had a result and have none any more: something that ran in a process took it away."""
+        for cell in self.job.cells if not self.unavailable else ():
+            if not has_result(self.job.folder / cell):
+                text = (
+                    "its result was written and is gone: something that ran in its process removed or changed the file"
+                )
+                write_record(self.job.folder / cell, CellRecord("crashed", error_type=LOST_RESULT, error=text))
+                yield Progress(self.job.target, "finished", cell, "crashed", text)
 
     def blame(self, code: int) -> Iterator[Progress]:
         """The cell that was running is marked crashed; when none was, the next one does after a second try."""
@@ -223,17 +299,25 @@ class Worker:
 
     def take_output(self, folder: Path) -> str:
         """Keep the last of what the dead process printed as the cell's stderr.txt; return its last lines."""
-        tail = tail_of(self.job.folder / "stderr.txt")
+        size = size_of(self.job.folder, "stderr.txt")
+        tail = read_from(self.job.folder, "stderr.txt", max(0, size - KEPT_NOISE), KEPT_NOISE)
         if tail:
-            folder.mkdir(exist_ok=True)
-            (folder / "stderr.txt").write_bytes(tail)
+            write_whole(own_folder(folder) / "stderr.txt", tail)
         return "\n".join(tail.decode("utf-8", "replace").strip().splitlines()[-12:])
 
     def stated_reason(self) -> str:
-        path = self.job.folder / "environment.json"
-        if not path.exists():
-            return ""
-        return str(read_json(path).get("unavailable", ""))
+        """Why it cannot run, in its own words, or because its words cannot be used."""
+        try:
+            self.described = said.read_environment(self.job.folder) or self.described
+        except RunFolderError as error:
+            return f"what it says of itself cannot be used: {error.message}"
+        return str((self.described or {}).get("unavailable", ""))[:MOST_REASON]
+
+    def read_environment(self) -> dict[str, Any] | None:
+        try:
+            return said.read_environment(self.job.folder)
+        except RunFolderError:
+            return None
 
     def give_up(self, reason: str) -> Iterator[Progress]:
         self.unavailable, self.waiting = reason, []
@@ -244,34 +328,46 @@ class Worker:
         if self.process is None:
             return
         for sign, grace in ((signal.SIGABRT, ABORT_GRACE_SECONDS), (signal.SIGKILL, 10.0)):
-            try:
-                os.killpg(self.process.pid, sign)
-            except ProcessLookupError:
-                pass  # it ended by itself in between
+            end_group(self.process.pid, sign)
             try:
                 self.process.wait(grace)
                 break
             except subprocess.TimeoutExpired:
                 continue
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)  # children that outlived it
-        except (ProcessLookupError, PermissionError):
-            pass  # there were none
+        end_group(self.process.pid, signal.SIGKILL)  # children that outlived it
         self.process = None
-        mend(self.job.folder)
+        self.tidy()
 
 
-def tail_of(path: Path) -> bytes:
-    if not path.exists():
+def end_group(group: int, sign: signal.Signals) -> None:
+    try:
+        os.killpg(group, sign)
+    except (ProcessLookupError, PermissionError):
+        pass  # it ended by itself in between, or there were no children
+
+
+def read_from(folder: Path, name: str, start: int, most: int) -> bytes:
+    """At most so many bytes of a file of the protocol; none where no regular file has that name."""
+    try:
+        with open_within(folder.parent, folder.name, name) as handle:
+            return os.pread(handle.fileno(), most, start)
+    except OSError:
         return b""
-    with path.open("rb") as handle:
-        handle.seek(max(0, path.stat().st_size - KEPT_NOISE))
-        return handle.read()
+
+
+def size_of(folder: Path, name: str) -> int:
+    try:
+        found = (folder / name).lstat()
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def last_line(folder: Path) -> str:
-    lines = [line for line in tail_of(folder / "stderr.txt").decode("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it printed nothing"
+    size = size_of(folder, "stderr.txt")
+    tail = read_from(folder, "stderr.txt", max(0, size - KEPT_NOISE), KEPT_NOISE)
+    lines = [line for line in tail.decode("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1].strip()[:MOST_REASON] if lines else "it printed nothing"
 
 
 def death_name(code: int) -> str:
@@ -297,7 +393,7 @@ def play(
     active, queue = queue[:at_once], queue[at_once:]
     reasons = {}
     try:
-        early = [worker for worker in active if worker.waiting]
+        early = [worker for worker in active if worker.to_do]
         for worker in early:
             tell(worker.start(hold=True))
         write()

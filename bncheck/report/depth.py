@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bncheck.diagnosis.rules.in_batches import InBatches, read
+from bncheck.evidence import DAMAGED
 from bncheck.report.gallery import EXTRAS, Gallery
 from bncheck.report.picture import SETTINGS, Picture, develop, write_picture
 from bncheck.run_folder.cell import folder_of, read_record, read_trace
@@ -38,7 +39,7 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
 
 def profiles(results: Results, run_folder: Path, cell: CellResult) -> Iterator[InBatches]:
     case: CaseResult | None = results.case_at.get((cell.scenario, cell.case))
-    if case is None or OP not in case.ops:
+    if case is None or OP not in case.ops or cell.error_type in DAMAGED:
         return
     folder = folder_of(run_folder, cell)
     record = read_record(folder)

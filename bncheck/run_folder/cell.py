@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bncheck.bounded import clear, own_folder
 from bncheck.errors import RunFolderError
+from bncheck.evidence import BROKEN_RESULT, BROKEN_TRACE, DAMAGED
 from bncheck.run_folder.arrays import MAX_ARCHIVE, Archive, open_archive
-from bncheck.run_folder.cell_files import TAR, read_cell_file
+from bncheck.run_folder.cell_files import TAR, has_cell_file, read_cell_file
 from bncheck.run_folder.folder import LARGEST_JSON, check_slug, parse_json, write_json
 from bncheck.run_folder.results import CellResult
 from bncheck.trace import Array, EventRecord, Trace
 from bncheck.worker.archive import write_npz
 
 PROTOCOL = 1
-OUTCOMES = ("ok", "raised", "unsupported", "crashed", "timeout")
+FINISHED = ("ok", "raised", "unsupported")  # outcomes that leave a trace
+OUTCOMES = (*FINISHED, "crashed", "timeout")
 REPLAY = "replay.npz"
 
 
@@ -90,7 +93,30 @@ def record_or_crash(folder: Path) -> CellRecord | None:
     try:
         return read_record(folder)
     except RunFolderError as error:
-        return CellRecord("crashed", error_type="BrokenResult", error=error.message)
+        return CellRecord("crashed", error_type=BROKEN_RESULT, error=error.message)
+
+
+def is_sound(folder: Path) -> bool:
+    """Whether a cell left a result that can be used, its trace included; one that cannot is played again."""
+    try:
+        record = read_record(folder)
+        if record is not None and record.outcome in FINISHED:
+            trace = read_trace(folder, (), record)
+            dict(trace.arrays if trace is not None else {})
+    except RunFolderError:
+        return False
+    return record is not None
+
+
+def has_result(folder: Path) -> bool:
+    """Whether there is anything that says how the cell went; cheap, for all cells of a target."""
+    return has_cell_file(folder, "result.json")
+
+
+def discard(folder: Path) -> None:
+    """Take away what a cell left beside its target's tar; of several entries in there the last one counts."""
+    for name in ("result.json", "trace.npz", "result.json.part"):
+        clear(own_folder(folder) / name)
 
 
 def parse_record(data: Mapping[str, Any]) -> CellRecord:
@@ -111,13 +137,13 @@ def parse_record(data: Mapping[str, Any]) -> CellRecord:
             notes=dict(data.get("notes", {})),
             seconds=float(data.get("seconds", 0.0)),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"A result.json has a wrong shape: {error!r}.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise RunFolderError(f"A result.json has a wrong shape: {str(error)[:200]!r}.") from error
 
 
 def write_record(folder: Path, record: CellRecord) -> None:
     """Record of a cell whose worker could not write one itself (crashed, timeout)."""
-    folder.mkdir(parents=True, exist_ok=True)
+    discard(folder)
     write_json(
         folder / "result.json",
         {
@@ -139,7 +165,7 @@ def trace_of(run: Path, cell: CellResult, ops: tuple[str, ...] = ()) -> Trace | 
 
     ``ops`` are the case's event names; how each went comes from the cell's own ``result.json``.
     """
-    return read_trace(folder_of(run, cell), ops)
+    return None if cell.error_type in DAMAGED else read_trace(folder_of(run, cell), ops)
 
 
 def read_trace(folder: Path, ops: tuple[str, ...], record: CellRecord | None = None) -> Trace | None:
@@ -153,6 +179,15 @@ def read_trace(folder: Path, ops: tuple[str, ...], record: CellRecord | None = N
         arrays=Archive(folder / "trace.npz", raw),
         dtypes={} if record is None else record.dtypes,
     )
+
+
+def trace_or_crash(folder: Path, ops: tuple[str, ...], record: CellRecord) -> tuple[CellRecord, Trace | None]:
+    """The trace of a cell that came to its end, its arrays in memory; where they are damaged the cell is *crashed*."""
+    try:
+        trace = read_trace(folder, ops, record) if record.outcome in FINISHED else None
+        return record, None if trace is None else replace(trace, arrays=dict(trace.arrays))
+    except RunFolderError as error:
+        return CellRecord("crashed", error_type=BROKEN_TRACE, error=error.message, seconds=record.seconds), None
 
 
 def event_records(ops: tuple[str, ...], failed: tuple[Mapping[str, Any], ...]) -> tuple[EventRecord, ...]:
@@ -179,6 +214,6 @@ def replay_of(run: Path, cell: CellResult) -> Mapping[str, Array]:
 
 def write_replay(folder: Path, curves: Mapping[str, Mapping[str, Array]]) -> None:
     """Replayed curves (layer → quantity → array) beside the cell's trace, for pictures."""
-    folder.mkdir(exist_ok=True)
+    own_folder(folder)
     named = {f"{layer}/{name}": array for layer, found in curves.items() for name, array in found.items()}
     write_npz(str(folder / REPLAY), named)

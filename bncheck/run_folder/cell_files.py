@@ -8,14 +8,16 @@ ever unpacked from it, and every size is checked before it is read.
 from __future__ import annotations
 
 import errno
+import io
 import os
+import stat
 from array import array
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from bncheck.bounded import open_regular, read_bounded
+from bncheck.bounded import NO_FILE, clear, open_within, read_within
 from bncheck.errors import RunFolderError
 from bncheck.worker.archive import BLOCK, append_entries
 
@@ -40,16 +42,20 @@ class Tar:
     def look(self) -> None:
         """Take in what is new. A tar that is gone is empty; one that was replaced or cut is read from its start."""
         try:
-            now = self.path.stat()
-        except FileNotFoundError:
+            now = self.path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
             self.forget()
+            return
+        if not stat.S_ISREG(now.st_mode):
+            self.forget()
+            self.damage = NO_FILE
             return
         stamp = (now.st_ino, now.st_size, now.st_mtime_ns)
         if stamp == self.stamp:
             return
         if now.st_ino != self.stamp[0] or now.st_size <= self.stamp[1]:
             self.forget()
-        with open_regular(self.path) as handle:
+        with self.open() as handle:
             self.scan(handle.fileno(), now.st_size)
         self.stamp = stamp
 
@@ -86,8 +92,12 @@ class Tar:
         start, size = self.starts[at], self.sizes[at]
         if size > most:
             raise OSError(errno.EFBIG, f"its {size:,} bytes are more than bncheck reads", str(self.path))
-        with open_regular(self.path) as handle:
+        with self.open() as handle:
             return os.pread(handle.fileno(), size, start)
+
+    def open(self) -> io.BufferedReader:
+        folder = self.path.parent
+        return open_within(folder.parent, folder.name, self.path.name)
 
 
 def read_header(block: bytes) -> tuple[str, int, bytes]:
@@ -115,21 +125,32 @@ def read_cell_file(folder: Path, name: str, most: int) -> bytes | None:
     is damaged, where it may have been.
     """
     try:
-        return read_bounded(folder / name, most)
+        return read_within(folder.parent.parent, folder.parent.name, folder.name, name, most=most)
     except (FileNotFoundError, NotADirectoryError):
-        pass
+        pass  # nor where a file or a link stands in the place of the cell's folder
     tar = tar_at(folder.parent / TAR)
     tar.look()
     found = tar.read(f"{folder.name}/{name}", most)
     if found is None and tar.damage:
-        raise RunFolderError(f"{tar.path} is damaged: {tar.damage}.", "Restore the file, or run its cells again.")
+        raise RunFolderError(f"{tar.path} is damaged: {tar.damage}.", "Go on with: bncheck run --resume RUN")
     return found
 
 
+def has_cell_file(folder: Path, name: str) -> bool:
+    """Whether a cell left that file, whatever is in it."""
+    tar = tar_at(folder.parent / TAR)
+    tar.look()
+    return tar.place(f"{folder.name}/{name}") is not None or os.path.lexists(folder / name)
+
+
 def mend(target_folder: Path) -> None:
-    """Cut off what a killed worker left behind the last whole entry, before another one appends."""
+    """Cut off what a killed worker left behind the last whole entry, before another one appends; take away what is no
+    file at all."""
     tar = tar_at(target_folder / TAR)
     tar.look()
+    if tar.damage == NO_FILE:
+        clear(tar.path)
+        tar.forget()
     if tar.stamp[1] > tar.end:
         os.truncate(tar.path, tar.end)
 

@@ -16,12 +16,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bncheck.bounded import read_bounded
+from bncheck.bounded import clear, read_bounded, read_within
 from bncheck.errors import RunFolderError
-from bncheck.run_folder.whole import write_whole
+from bncheck.run_folder.whole import whole_characters, write_whole
 
 # A JSON file of a cell is a few kB; one of hundreds of MB is not ours.
 LARGEST_JSON = 64 * 1024 * 1024
+DEEPEST = 64  # levels of a JSON file; whoever walks through it takes a few frames of Python's 1,000 for each
+WRITTEN = (
+    "run.json",
+    "gate.json",
+    "drifts.csv",
+    "findings.csv",
+    "conventions.csv",
+    "junit.xml",
+    "summary.md",
+    "index.html",
+)
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 SLUG = re.compile(r"[A-Za-z0-9_+=,@\[\]-][A-Za-z0-9._+=,@\[\]-]{0,199}")
 
 
@@ -82,6 +94,15 @@ def refuse_links(folder: Path) -> None:
                 )
 
 
+def make_way(run: Path) -> None:
+    """Take away what is no file where the run's own files are written next: something that played may have put it
+    there, and the results of all others would be lost to it."""
+    for name in WRITTEN:
+        for path in (run / name, run / f"{name}.part"):
+            if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+                clear(path)
+
+
 def check_slug(text: str) -> str:
     """The text itself when it is safe as one name in a run folder; with a separator or a dot before it, it is not."""
     if not SLUG.fullmatch(text):
@@ -96,24 +117,46 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, allow_nan=False))
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file of bounded size; RunFolderError in a sentence for anything else."""
+def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
+    """Parse a JSON file of bounded size; RunFolderError in a sentence for anything else, a link too."""
     try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise RunFolderError(f"{path} is {path.stat().st_size} bytes large: bncheck writes no such file.")
-        raw = read_bounded(path, LARGEST_JSON)
+        raw = read_within(path.parent, path.name, most=most)
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing.", "The run folder is incomplete.") from None
     except OSError as error:
-        raise RunFolderError(f"{path} cannot be read: {error}.", "The file was cut off or edited.") from error
+        why = f"{path} cannot be read: {error.strerror or error}."
+        raise RunFolderError(why, "The file was cut off or edited.") from error
     return parse_json(path, raw)
 
 
 def parse_json(path: Path, raw: bytes) -> Any:
+    """What the JSON says, in whole characters and at most ``DEEPEST`` levels deep."""
     try:
-        return json.loads(raw)
+        found = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}.", "The file was cut off or edited.") from error
+    if raw.count(b"[") + raw.count(b"{") > DEEPEST and depth(found) > DEEPEST:
+        raise RunFolderError(f"{path} is nested more than {DEEPEST} levels deep.", "The file was edited.")
+    return printable(found) if SURROGATE.search(raw) else found
+
+
+def depth(value: Any) -> int:
+    """How many lists and objects lie in one another; level by level, for it may be 900."""
+    level, found = [value], 0
+    while level := [item for item in level if isinstance(item, list | dict)]:
+        found += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return found
+
+
+def printable(value: Any) -> Any:
+    """The same with U+FFFD for every lone surrogate: JSON can say one (an exception that names a file whose name is not
+    UTF-8), and no file, terminal or report can hold it."""
+    if isinstance(value, str):
+        return whole_characters(value)
+    if isinstance(value, dict):
+        return {whole_characters(key): printable(item) for key, item in value.items()}
+    return [printable(item) for item in value] if isinstance(value, list) else value
 
 
 def again_folder(run: Path) -> Path:

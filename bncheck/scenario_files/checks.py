@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -21,7 +21,7 @@ from bncheck.scenario_files.schema import (
     shown,
     unknown,
 )
-from bncheck.scenario_files.shapes import ShapeError, channel_position, with_channels
+from bncheck.scenario_files.shapes import ShapeError, channel_position, parameter_count, shapes_between, with_channels
 from bncheck.scenario_files.toml_lines import KeyPath
 from bncheck.trace import STATISTICS
 
@@ -57,10 +57,11 @@ def build_network(document: Document) -> tuple[Network, list[Fault]]:
         text = "needs layers, or a file instead, or a model"
         text = f"has {' and '.join(several)}; it can have one" if several else text
         faults.append(Fault(("network",), f"the network {text}"))
-    names = Counter(layer.name for layer in table.layers)
+    names, seen = Counter(layer.name for layer in table.layers), set[str]()
     for index, layer in enumerate(table.layers):
-        if layer.name in {earlier.name for earlier in table.layers[:index]}:
+        if layer.name in seen:
             faults.append(Fault((*place, index, "name"), f'"{layer.name}" names {names[layer.name]} layers'))
+        seen.add(layer.name)
         faults += _layer_keys((*place, index), layer)
     if table.returns is not None and table.returns not in names:
         faults.append(unknown(("network", "returns"), "layer", table.returns, names))
@@ -93,13 +94,13 @@ def _parts_rules(table: NetworkTable) -> Iterator[Fault]:
     for key in ("replicas", "copied"):
         if getattr(table, key) and not table.layers:
             yield Fault(("network", key), "needs a network of layers")
-    earlier: list[LayerTable] = []
+    norms: dict[str, None] = {}  # before this layer
     for index, layer in enumerate(table.layers):
         place: KeyPath = ("network", "layers", index, "same_as")
-        norms = [one.name for one in earlier if one.type == "batch_norm" and one.same_as is None]
         if layer.same_as is not None and layer.same_as not in norms:
             yield unknown(place, "BatchNorm layer before this one", layer.same_as, norms)
-        earlier.append(layer)
+        if layer.type == "batch_norm" and layer.same_as is None:
+            norms[layer.name] = None
 
 
 def _part_rules(document: Document) -> Iterator[Fault]:
@@ -375,7 +376,8 @@ def replica_rules(network: Network, inputs: Mapping[str, InputSpec]) -> Iterator
             yield Fault(place, f"has {spec.shape[0]} samples; replicas of {list(network.replicas)} take {total}")
 
 
-def size_rules(inputs: Mapping[str, InputSpec], events: tuple[Event, ...]) -> Iterator[Fault]:
+def size_rules(layers: Sequence[Layer], inputs: Mapping[str, InputSpec], events: tuple[Event, ...]) -> Iterator[Fault]:
+    """What a case would hold in memory: its inputs, parameters, and what each layer puts out."""
     counts = batch_counts(inputs, events)
     total = 0
     for name, spec in inputs.items():
@@ -386,6 +388,17 @@ def size_rules(inputs: Mapping[str, InputSpec], events: tuple[Event, ...]) -> It
             what = f"{counts[name]} batches of {list(spec.shape)} hold {size:,} values"
             yield Fault(place, f"{what}; at most {MOST_ELEMENTS:,} fit into one case")
             return
+    for index, count in enumerate(accumulate(parameter_count(layer) for layer in layers)):
+        if count > MOST_ELEMENTS:
+            text = f"with this layer the network has {count:,} parameters; at most {MOST_ELEMENTS:,} fit into one case"
+            yield Fault(("network", "layers", index), text)
+            return
+    for name, spec in inputs.items():
+        for index, shape in enumerate(shapes_between(layers, spec.shape)):
+            if counts[name] * math.prod(shape) > MOST_ELEMENTS:
+                text = f"puts out {list(shape)} for each of {counts[name]} batches"
+                yield Fault(("network", "layers", index), f"{text}; at most {MOST_ELEMENTS:,} values fit into one case")
+                return
 
 
 def batch_counts(inputs: Mapping[str, InputSpec], events: tuple[Event, ...]) -> dict[str, int]:

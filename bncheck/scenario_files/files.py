@@ -10,13 +10,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bncheck.bounded import read_bounded
+from bncheck.bounded import is_regular, read_bounded
 from bncheck.environments.backend_file import BackendFile
 from bncheck.errors import ScenarioError, UsageError, nearest
 from bncheck.scenario import Case, Expect, Network, Scenario, Tolerance, is_file
@@ -41,12 +40,14 @@ from bncheck.scenario_files.schema import (
     unknown,
 )
 from bncheck.scenario_files.targets import target_rules
-from bncheck.scenario_files.toml_lines import KeyPath, key_lines, line_of, split_key
+from bncheck.scenario_files.toml_lines import KeyPath, key_lines, line_of, split_key, written
+from bncheck.scenario_files.toml_text import TomlFault, look_over, read_toml, unreadable
 
 FILE_KEYS = ("network.custom", "network.file", "network.model")
-MOST_BYTES = 4_000_000
+MOST_BYTES = 1_000_000
 # A matrix of thousands of cases that share one fault says it once; one with many different ones stops here.
 MOST_FAULTS = 50
+MOST_LETTERS = 200  # of somebody's word in an error
 SHOWN_BY = "a shipped scenario (bncheck list) shows every key in use"
 REMEDY, SET_REMEDY = f"correct the file; {SHOWN_BY}", f"correct that --set; {SHOWN_BY}"
 # Both places: inside the installed package, and next to it in a checkout.
@@ -67,14 +68,17 @@ def resolve_scenario(name_or_path: str | Path) -> Path:
     if text in shipped:
         return shipped[text]
     path = Path(text)
-    if path.is_file():
+    if is_regular(path):
         return path
     if path.suffix == ".toml" or len(path.parts) > 1:
-        raise UsageError(f"there is no scenario file {text}", "check the path; bncheck list names the shipped ones")
+        raise UsageError(
+            f"there is no scenario file {text[:MOST_LETTERS]}", "check the path; bncheck list names the shipped ones"
+        )
     near = nearest(text, shipped)
     hint = f"did you mean {near}? " if near else ""
     raise UsageError(
-        f'there is no scenario "{text}"', f"{hint}bncheck list names them; a path to a .toml file works too"
+        f'there is no scenario "{text[:MOST_LETTERS]}"',
+        f"{hint}bncheck list names them; a path to a .toml file works too",
     )
 
 
@@ -93,12 +97,33 @@ def parse_override(text: str) -> tuple[str, Any]:
     except ValueError:
         equals = ""
     if not equals:
-        raise UsageError(f'"{text}" is not key=value', 'for example --set program.repeat=10 or --set input.fill="ones"')
+        raise UsageError(
+            f'"{text[:MOST_LETTERS]}" is not key=value',
+            'for example --set program.repeat=10 or --set input.fill="ones"',
+        )
     try:
-        parsed = tomllib.loads(f"value = {value}")
+        parsed = tomllib.loads(f"value = {value}") if is_shallow(value) else {}
     except tomllib.TOMLDecodeError:
-        return key, value.strip()
-    return key, parsed["value"] if len(parsed) == 1 else value.strip()
+        parsed = {}
+    except (ValueError, RecursionError):
+        raise UsageError(f"--set {key}: its value has more digits or brackets than bncheck reads", SET_REMEDY) from None
+    found = parsed["value"] if len(parsed) == 1 else value.strip()
+    check_override(key, found)
+    return key, found
+
+
+def is_shallow(value: str) -> bool:
+    try:
+        look_over(value)
+    except TomlFault as fault:
+        raise UsageError(f"--set: {fault.sentence}", SET_REMEDY) from None
+    return True
+
+
+def check_override(key: str, value: Any) -> None:
+    """An override comes from the command line, or from the plan of a run folder."""
+    for place, sentence in unreadable({key: value}):
+        raise UsageError(f"--set {written(place)}: its value {sentence}", SET_REMEDY)
 
 
 def load_scenario(
@@ -190,8 +215,6 @@ def _from_here(key: str, value: Any) -> Any:
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ScenarioError(f"{path} is {path.stat().st_size:,} bytes long; no scenario is", REMEDY)
         return read_bounded(path, MOST_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise ScenarioError(f"there is no scenario file {path}", "bncheck list names the shipped ones") from None
@@ -203,17 +226,9 @@ def _read(path: Path) -> str:
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        message = str(error)
-        at = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)", message)
-        line = (at and at.group(1)) or text.count("\n") + 1
-        sentence = message[: at.start()] if at else message
-        raise ScenarioError(
-            f"{path}:{line}: this is not valid TOML: {sentence}", "see toml.io for the format"
-        ) from None
-    except RecursionError:
-        raise ScenarioError(f"{path}: tables or lists are nested too deeply", REMEDY) from None
+        return read_toml(text)
+    except TomlFault as fault:
+        raise ScenarioError(f"{path}:{fault.line}: {fault.sentence}", "see toml.io for the format") from None
 
 
 def _case(
@@ -232,7 +247,7 @@ def _case(
     if not faults:
         layers, found = fill_channels(network, inputs)
         faults += found
-        faults += [*replica_rules(network, inputs), *size_rules(inputs, events)]
+        faults += [*replica_rules(network, inputs), *(() if found else size_rules(layers, inputs, events))]
         network = _located(path, dataclasses.replace(network, layers=layers))
     if faults:
         return None, faults, document
@@ -275,8 +290,8 @@ def _paths(path: Path, document: Document, overrides: Mapping[str, Any]) -> Iter
         if outside and f"network.{key}" not in overrides:
             text = f'"{name}" lies outside of the scenario\'s folder'
             yield Fault(("network", key), text, f"a file beside the scenario, or --set network.{key}=...")
-        elif not (path.parent / name).is_file():
-            yield Fault(("network", key), f'there is no file "{name}"')
+        elif not is_regular(path.parent / name):
+            yield Fault(("network", key), f"there is no file {shown(name)}")
 
 
 def _expected(tables: Mapping[int, ExpectTable], axes: list[Axis]) -> tuple[tuple[Expect, ...], list[Fault]]:
@@ -336,7 +351,7 @@ class _Faults:
         return f"{self.path}:{line or 1}: {written(path)}", line or 1
 
     def _override(self, path: KeyPath) -> str:
-        if path[0] == "matrix" and len(path) > 1 and path[1] in self.overrides:
+        if path[:1] == ("matrix",) and len(path) > 1 and path[1] in self.overrides:
             return str(path[1])  # an axis that was given one value
         return next((key for place, key in self.overridden.items() if place == path[: len(place)]), "")
 
@@ -345,14 +360,3 @@ class _Faults:
             ordered = sorted(self.lines, key=lambda text: self.lines[text])
             # Line 0: the command line said it, and there is nothing in the file to correct.
             raise ScenarioError("\n".join(ordered), REMEDY if any(self.lines.values()) else SET_REMEDY)
-
-
-def written(path: KeyPath) -> str:
-    """A path as one would write it: ``network.layers[0].eps``, ``matrix."program.events"[1]``."""
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            text += ("." if text else "") + (part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"')
-    return text

@@ -141,7 +141,7 @@ def fix_axis(axes: list[Axis], key: str, value: Any) -> list[Axis]:
 def points(raw: Mapping[str, Any], axes: list[Axis]) -> Iterator[Point]:
     """Every point of the product of ``axes``, in the file's order, the last axis fastest."""
     base = {key: value for key, value in raw.items() if key != "matrix"}
-    used: set[str] = set()
+    used: dict[str, int] = {}
     for indices in itertools.product(*(range(len(axis.values)) for axis in axes)):
         document = copy.deepcopy(base)
         faults: list[Fault] = []
@@ -234,11 +234,13 @@ def _slug(label: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text).strip("-.")[:60].rstrip("-.") or "value"
 
 
-def _unique(name: str, used: set[str]) -> str:
+def _unique(name: str, used: dict[str, int]) -> str:
     """``name``, with a number behind it when it is taken; folders are named by it, so it also stays short."""
     name = name[:100].rstrip("-.")
-    found = next(
-        found for found in itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2))) if found not in used
-    )
-    used.add(found)
+    found, count = name, used.get(name, 1)
+    while found in used:  # counting on from where this name stood: thousands of cases can have the same
+        count += 1
+        found = f"{name}-{count}"
+    used[name] = count
+    used[found] = used.get(found, 1)
     return found

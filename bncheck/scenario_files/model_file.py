@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import time
-import tomllib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from bncheck.bounded import read_bounded
 from bncheck.scenario import DTYPES
+from bncheck.scenario_files.toml_text import read_toml
 from bncheck.worker.onnx_side import file as onnx_file
 from bncheck.worker.onnx_side import oracle as onnx_oracle
 
 INPUT = ("input.shape", "inputs")
+MOST_BYTES = 1_000_000  # of a scenario
 UNKNOWN = 64
 # Images that networks are made for; one that halves its input five times leaves nothing of 6 × 6.
 SIDES = (8, 16, 32, 48, 64, 96, 128, 224)
@@ -35,7 +37,8 @@ def with_input_of_file(overrides: Mapping[str, Any], scenario: Path) -> dict[str
     if not isinstance(file, str) or any(key.startswith(INPUT) for key in overrides):
         return dict(overrides)
     try:
-        raw, graph = tomllib.loads(scenario.read_text(encoding="utf-8-sig")), onnx_file.read(file)
+        raw = read_toml(read_bounded(scenario, MOST_BYTES).decode("utf-8-sig"))
+        graph = onnx_file.read(file)
     except (onnx_file.FileError, OSError, ValueError):
         return dict(overrides)  # whoever reads them next says what is wrong, and where
     given = raw.get("input")

@@ -30,6 +30,8 @@ from bncheck.scenario import (
 from bncheck.scenario_files.toml_lines import KeyPath
 from bncheck.trace import STATISTICS
 
+MOST_LAYERS = 5_000  # a ResNet-1001 has 3,000
+MOST_AXES = 16  # NumPy takes 64, with the axis of the batches and others on top; no framework takes more than eight
 AFFINE = ("gamma", "beta")
 STATES = (*STATISTICS, "counter", *AFFINE)
 
@@ -212,7 +214,7 @@ class LayerTable(Table):
 
 
 class NetworkTable(Table):
-    layers: list[LayerTable] = []
+    layers: Annotated[list[LayerTable], Field(max_length=MOST_LAYERS)] = []
     custom: Annotated[str, Field(pattern=r"^([^:]+\.py|[A-Za-z_][A-Za-z0-9_.]*):[A-Za-z_][A-Za-z0-9_.]*$")] | None = (
         None
     )
@@ -229,7 +231,7 @@ class NetworkTable(Table):
 
 
 class InputTable(Table):
-    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MOST_AXES)] | None = None
     fill: Annotated[str, one_of("fill", FILLS)] = "normal"
     value: Annotated[float, BeforeValidator(number)] = 1.0
     mean: NumberOrList = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,26 @@ def with_channels(layers: Sequence[Layer], shape: Shape) -> tuple[tuple[Layer, .
         layer, here = (written, None) if here is None else _through(index, written, here)
         filled.append(layer)
     return tuple(filled), here
+
+
+def shapes_between(layers: Sequence[Layer], shape: Shape) -> Iterator[Shape]:
+    """What each layer puts out, as far as anybody knows. Raises ShapeError as ``with_channels``."""
+    here: Shape | None = shape
+    for index, layer in enumerate(layers):
+        _, here = (layer, None) if here is None else _through(index, layer, here)
+        if here is None:
+            return
+        yield here
+
+
+def parameter_count(layer: Layer) -> int:
+    """Numbers that a layer with its channels filled in holds."""
+    channels = layer.channels or 0
+    if layer.type == "conv2d":
+        return int(layer.options["out_channels"] * (channels * math.prod(pair(layer.options["kernel"])) + 1))
+    if layer.type == "dense":
+        return int(layer.options["units"] * (channels + 1))
+    return 4 * channels
 
 
 def channel_position(axis: int, rank: int) -> int | None:

@@ -12,6 +12,7 @@ import re
 import tomllib
 
 KeyPath = tuple[str | int, ...]
+LONGEST_KEY = 500  # letters
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _SPACE = re.compile(r"[ \t]*")
@@ -39,6 +40,17 @@ def line_of(lines: dict[KeyPath, int], path: KeyPath) -> int | None:
     return None
 
 
+def written(path: KeyPath) -> str:
+    """A path as one would write it: ``network.layers[0].eps``, ``matrix."program.events"[1]``."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += ("." if text else "") + (part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"')
+    return text
+
+
 def split_key(text: str) -> tuple[str, ...]:
     """Parts of a dotted key, quoted parts included; raises ValueError when it is not one.
 
@@ -46,6 +58,8 @@ def split_key(text: str) -> tuple[str, ...]:
     ('matrix', 'program.events')
     """
     try:
+        if len(text) > LONGEST_KEY:
+            raise ValueError(f"a key of {len(text):,} letters is more than bncheck reads")
         found = tomllib.loads(f"{text} = 0")
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{text!r} is not a dotted key") from error

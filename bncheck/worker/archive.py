@@ -23,8 +23,9 @@ def npy_header(dtype, shape):
 
 
 def open_file(path, flags):
-    """A file descriptor above those of stdin, stdout and stderr: somebody who closed stdout must not print into it."""
-    descriptor = os.open(path, flags | os.O_CREAT, 0o644)
+    """A file descriptor above those of stdin, stdout and stderr: somebody who closed stdout must not print into it.
+    A link is not followed, and a pipe that nobody reads is not waited for: what played may have put it there."""
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     if descriptor < 3:
         low, descriptor = descriptor, fcntl.fcntl(descriptor, fcntl.F_DUPFD, 3)
         os.close(low)
@@ -110,6 +111,8 @@ def pack_npz(arrays, _known={}):  # noqa: B006 - the default is the cache of wha
 
 def frame(name, array):
     """(.npy header, its CRC-32, fields before and after the checksum, entry name) of an array of this shape."""
+    if array.dtype.hasobject:
+        raise ValueError("%s is an array of Python objects (%s), and a trace holds numbers" % (name, array.dtype))
     entry, head = (name + ".npy").encode("utf-8"), npy_header(array.dtype, array.shape)
     size = len(head) + array.nbytes
     if size >= 2**32:

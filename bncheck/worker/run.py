@@ -1,6 +1,7 @@
 """Run the cells of one target in the target's own interpreter. This docstring is the worker protocol.
 
     python -I run.py JOB_DIR
+    python -I run.py JOB_DIR --alone       the same once more by hand, in a debugger, when its host is gone
 
 Python 3.7 syntax, standard library + NumPy + one framework; bncheck itself is never imported. The backend file
 is loaded by its path, because a sibling called ``torch.py`` would otherwise shadow the framework.
@@ -10,7 +11,8 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
 ``JOB_DIR/job.json``
     ``protocol`` 1, ``backend`` (path of the backend file), ``variant``, ``device``, ``inputs`` (folder of input
     archives, relative to JOB_DIR), ``cases`` (the file of the cases, likewise), ``memory_limit`` (bytes of address
-    space or null).
+    space or null), ``host`` (number of the process that started this one: without it nobody reads what is played, and
+    the worker ends).
 ``JOB_DIR/cells.json``
     Names of the cells to run, in order. It may come later than the others, when everything below is there: the
     worker imports its framework meanwhile.
@@ -33,7 +35,8 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
 ``JOB_DIR/stderr.txt``         stdout and stderr of the process. Nothing on either is data.
 ``JOB_DIR/cells.tar``          grows by two entries with every cell that is done, in one write:
 ``  <cell>/trace.npz``         the arrays of ``bncheck/trace.py``,
-``  <cell>/result.json``       last: its absence means that the process died. ``protocol``, ``outcome`` (ok, raised,
+``  <cell>/result.json``       last: its absence means that the process died, or had no room on the disk (it then ends
+                               with exit code 113). ``protocol``, ``outcome`` (ok, raised,
                                unsupported), ``event``, ``error``, ``failed`` (records of all events that were not
                                ok: raised, unsupported, skipped, or failed: by nobody that is looked at here),
                                ``dtypes``, ``artifacts``, ``notes``, ``seconds``. An error that was raised says in
@@ -82,19 +85,112 @@ says: permuted (axes 1 and last stored swapped), strided (every second value alo
 middle of two channels more, along axis 1).
 """
 
+import errno
 import faulthandler
 import gc
 import importlib.util
 import json
 import os
 import platform
+import signal
 import sys
+import threading
 import time
 
-import numpy as np
+
+def read_json(path):
+    with open(path, encoding="utf-8") as handle:
+        return json.load(handle)
+
+
+LINUX = sys.platform.startswith("linux")
+
+
+def begin(folder):
+    """What has to stand before anything is imported that takes long or may fail: (job, descriptor of the output)."""
+    job = read_json(os.path.join(folder, "job.json"))
+    if "--alone" not in sys.argv:
+        end_with_host(job["host"])
+        end_children()
+    output = redirect_output(os.path.join(folder, "stderr.txt"))
+    faulthandler.enable(output)
+    return job, output
+
+
+def end_with_host(host):
+    """End this process when the host ends, in the middle of an endless cell too. The kernel is asked first, and whether
+    the host is still there after that: it may have been killed in between, or before this line was reached."""
+    asked = LINUX and os.getppid() == host
+    if asked:
+        signal_when_parent_ends(signal.SIGKILL)
+    if not has_host(host):
+        os._exit(0)
+    if not asked:  # a script that starts Python is between the two, say
+        threading.Thread(target=watch_host, args=(host,), daemon=True).start()
+
+
+def end_children():
+    """Start a process that waits for the end of this one, however it ends, and then ends what is left of its group:
+    what a framework started lives on otherwise. It does nothing else, and the host ends it with the group."""
+    worker = os.getpid()
+    if not LINUX or os.getpgrp() != worker or os.fork():
+        return
+    ends = ("SIGABRT", "SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1")
+    signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in ends])
+    signal_when_parent_ends(signal.SIGUSR1)
+    if os.getppid() == worker:
+        signal.sigwait([signal.SIGUSR1])
+    os.killpg(worker, signal.SIGKILL)
+
+
+def signal_when_parent_ends(sign):
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, sign)  # 1 = PR_SET_PDEATHSIG
+
+
+def watch_host(host):
+    while has_host(host):
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def has_host(host):
+    """Whether the host is this process's parent, or one further up."""
+    above = os.getppid()
+    while above not in (0, 1, host):
+        try:
+            with open("/proc/%d/stat" % above, "rb") as handle:
+                above = int(handle.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            return is_alive(host)  # no Linux, or the one above has ended just now
+    return above == host
+
+
+def is_alive(process):
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
+
+
+def redirect_output(path):
+    """Send file descriptors 1 and 2 to one file and return its descriptor; noise never meets data."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    return descriptor
+
+
+BEGUN = begin(sys.argv[1]) if __name__ == "__main__" else None
+
+import numpy as np  # noqa: E402 - an environment without it says so where the host looks
 
 PROTOCOL = 1
 STDERR_KEPT = 64 * 1024
+MOST_SAID = 1000000  # bytes of what a target says of itself
+DISK_FULL = 113  # exit code: the cell that was played has nowhere to be written, and is left without a result
 ERRORS = (Exception, SystemExit)  # a layer of the user's may call sys.exit: it ends its event, not the process
 
 
@@ -114,11 +210,6 @@ archive, recorder, blame = part("archive"), part("recorder"), part("blame")
 
 def write_json(path, value):
     archive.write_file(path, json.dumps(value).encode("utf-8"))
-
-
-def read_json(path):
-    with open(path, encoding="utf-8") as handle:
-        return json.load(handle)
 
 
 # ------------------------------------------------------------------------------------------------------ cells
@@ -346,12 +437,15 @@ def run_cell(folder, job, inputs, backend, target):
 def write_cell(path, name, result, arrays):
     """Append trace.npz and result.json of a cell to the target's tar, in one write.
 
-    A trace that cannot be written (too large, a full disk) makes its own cell *crashed*, no other.
+    A trace that cannot be written (too large, objects in it) makes its own cell *crashed*, no other. Where the disk is
+    full the cell keeps no result: it is played again when there is room.
     """
     try:
         trace = [] if arrays is None else [(name + "/trace.npz", archive.pack_npz(arrays))]
         archive.append_entries(path, [*trace, result_entry(name, result)])
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            os._exit(DISK_FULL)
         message = "its trace could not be written: %s" % error
         result = dict(result, outcome="crashed", error={"type": type(error).__name__, "message": message})
         archive.append_entries(path, [result_entry(name, result)])
@@ -412,16 +506,11 @@ def describe_target(job, load):
         text = blame.worded("%s: %s: %s" % (what, type(error).__name__, error), origin, where)
         return None, dict(machine, unavailable=text)
     machine["import_seconds"] = time.perf_counter() - began
+    size = len(json.dumps(machine))
+    if size > MOST_SAID:
+        text = "the backend file is wrong: describe() says %d bytes of itself, more than %d" % (size, MOST_SAID)
+        return None, dict(describe_machine(), unavailable=text)
     return backend, machine
-
-
-def die_with_parent():
-    """Ask Linux to kill this process when the host is killed, even in the middle of an endless cell."""
-    if sys.platform.startswith("linux"):
-        import ctypes
-        import signal
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
 
 
 def limit_memory(limit):
@@ -429,15 +518,9 @@ def limit_memory(limit):
     if limit:
         import resource
 
+        _, most = resource.getrlimit(resource.RLIMIT_AS)  # whoever started bncheck may have set a lower one
+        limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def redirect_output(path):
-    """Send file descriptors 1 and 2 to one file and return its descriptor; noise never meets data."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    return descriptor
 
 
 def keep_output(descriptor, folder):
@@ -448,9 +531,10 @@ def keep_output(descriptor, folder):
     if not size:
         return
     start = max(0, size - STDERR_KEPT)
+    if os.path.islink(folder):
+        os.unlink(folder)
     os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "stderr.txt"), "wb") as handle:
-        handle.write(os.pread(descriptor, size - start, start))
+    archive.write_file(os.path.join(folder, "stderr.txt"), os.pread(descriptor, size - start, start))
     os.ftruncate(descriptor, 0)
 
 
@@ -460,12 +544,10 @@ def load_inputs(path, _latest=[]):  # noqa: B006 - the default holds the last ar
     return _latest[1]
 
 
-def await_cells(folder, parent):
-    """The cells to run, as soon as the host has named them; none when the host is gone."""
+def await_cells(folder):
+    """The cells to run, as soon as the host has named them."""
     path = os.path.join(folder, "cells.json")
     while not os.path.exists(path):
-        if os.getppid() != parent:
-            return []
         time.sleep(0.002)
     return read_json(path)
 
@@ -477,12 +559,8 @@ def read_cases(path):
         return {line.split(b'"', 4)[3].decode("utf-8"): line for line in handle}
 
 
-def main(folder):
+def main(folder, job, output):
     parent = os.getppid()
-    job = read_json(os.path.join(folder, "job.json"))
-    output = redirect_output(os.path.join(folder, "stderr.txt"))
-    faulthandler.enable(output)
-    die_with_parent()
     limit_memory(job.get("memory_limit"))
     # A measurement of NaN and Inf is full of them: NumPy's warnings would only be noise.
     np.seterr(all="ignore")
@@ -494,7 +572,7 @@ def main(folder):
         return
     inputs, done = os.path.join(folder, job["inputs"]), os.path.join(folder, "cells.tar")
     progress = os.open(os.path.join(folder, "progress.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    names = await_cells(folder, parent)
+    names = await_cells(folder)
     cases = read_cases(os.path.join(folder, job["cases"])) if names else {}
     for name in names:
         if os.getppid() != parent:
@@ -506,4 +584,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *BEGUN)

@@ -17,6 +17,12 @@ PER_POINT_SCALARS = ("counter", "training", "momentum", "eps")  # (T + 1,)
 PER_EVENT = ("input_mean", "input_var", "used_mean", "used_invstd", "used_residual", *GRADIENTS)  # (T, C)
 PER_EVENT_SCALARS = ("n", "input_bad", "output_bad")  # (T,)
 NUMBERS = "fiub"
+# A flag is a small whole number, a counter is NaN where there is none: rules count and compare them as such.
+KINDS = {
+    "training": "iu",
+    **dict.fromkeys(("counter", "momentum", "eps"), "f"),
+    **dict.fromkeys(PER_EVENT_SCALARS, "iu"),
+}
 
 
 def well_formed(cell: CellView) -> CellView:
@@ -45,9 +51,9 @@ def channel_count(trace: Trace, layer: str) -> int:
 
 
 def fits(name: str, array: Array, events: int, channels: dict[str, int]) -> bool:
-    if array.dtype.kind not in NUMBERS:
-        return False
     layer, _, quantity = name.rpartition("/")
+    if array.dtype.kind not in KINDS.get(quantity, NUMBERS):
+        return False
     if name in ("network_bad", "event_seconds"):
         return array.shape == (events,)
     if layer in ("output", "grad_input"):

@@ -294,8 +294,15 @@ def read_outside(path, said, size, name):
     full = os.path.join(os.path.dirname(path), where)
     if not os.path.isfile(full):
         raise FileError("the weight %s lies in the file %s, which is not there" % (name, where))
+    # A download cache holds links to the files of one folder; any other link could lead to a file of its reader's.
+    homes = (os.path.realpath(os.path.dirname(path)), os.path.dirname(os.path.realpath(path)))
+    if os.path.dirname(os.path.realpath(full)) not in homes:
+        raise FileError("the weight %s lies in %s, a link to another folder" % (name, where))
+    offset = int(said.get("offset", 0))
+    if not 0 <= offset <= os.path.getsize(full):
+        raise FileError("the weight %s begins at byte %d of %s, which is not there" % (name, offset, where))
     with open(full, "rb") as handle:
-        handle.seek(int(said.get("offset", 0)))
+        handle.seek(offset)
         found = handle.read(size)
     if len(found) != size:
         raise FileError("the weight %s needs %d bytes of %s, which has fewer: it is truncated" % (name, size, where))
@@ -329,7 +336,7 @@ def stored(layer, node, key, usual):
 def batch_norms(graph):
     """The Norms of a graph in order, with names that a trace can carry, each once; none where they were folded into
     their neighbours, or removed."""
-    found, used = [], set()
+    found, used = [], {}
     for node in graph.nodes:
         if node.kind == "BatchNormalization" and node.domain in ("", "ai.onnx"):
             given = len([name for name in node.inputs if name])
@@ -338,11 +345,12 @@ def batch_norms(graph):
             if not any(node.outputs[:1]):
                 raise FileError("a BatchNormalization node has no output")
             word = re.sub(r"[^A-Za-z0-9_.-]+", ".", node.name or node.outputs[0]).strip(".-") or "batch_norm"
-            layer, count = word, 1
-            while layer in used:
+            layer, count = word, used.get(word, 1)
+            while layer in used:  # counting on: an exporter can give thousands of nodes one name
                 count += 1
                 layer = "%s_%d" % (word, count)
-            used.add(layer)
+            used[word] = count
+            used.setdefault(layer, 1)
             found.append(Norm(layer, node, graph))
     return found
 

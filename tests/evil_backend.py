@@ -1,0 +1,172 @@
+"""A backend that attacks its host: the variant names the attack, which comes in the third cell that is built."""
+
+import ctypes
+import json
+import os
+import shutil
+import sys
+import time
+
+import numpy as np
+
+TITLE = "Evil"
+MODULE = ""
+DISTRIBUTION = ""
+DEFAULT_VERSION = ""
+VARIANTS = {"": "well behaved", "*": "an attack"}
+DEVICES = ("cpu",)
+REQUIREMENTS = []
+DOCUMENTED = []
+BUILT = []
+
+
+def describe(variant, device):
+    said = {"version": "1.0"}
+    if variant == "says-surrogates":
+        said = {"version": "1\udc80", "k\udcff": "\ud800"}
+    if variant == "says-much":
+        said["version"] = "1" * 2000000
+    if variant == "says-deep":
+        for _ in range(900):
+            said = {"version": "1", "deep": said}
+    return said
+
+
+def build(network, params, dtype, variant, device):
+    BUILT.append(1)
+    return Model(network["layers"][0]["name"], variant if len(BUILT) == 3 else "")
+
+
+def file(name):
+    return os.path.join(sys.argv[1], name)
+
+
+def cell():
+    with open(file("progress.txt")) as handle:
+        return handle.read().split()[-1]
+
+
+def instead(name, make):
+    """Something else in the place of a file of the protocol."""
+    if os.path.isdir(file(name)):
+        shutil.rmtree(file(name))
+    elif os.path.lexists(file(name)):
+        os.unlink(file(name))
+    make(file(name))
+
+
+def zero(path):
+    os.symlink("/dev/zero", path)
+
+
+def outside(path):
+    os.symlink(file("../../../outside"), path)
+
+
+def garbage(path):
+    with open(path, "wb") as handle:
+        handle.write(b"\xff{[garbage" * 1000)
+
+
+def a_list(path):
+    with open(path, "w") as handle:
+        handle.write("[1]")
+
+
+def progress(words):
+    with open(file("progress.txt"), "ab") as handle:
+        handle.write(words)
+    ctypes.string_at(0)
+
+
+def noise_and_death(make):
+    instead(cell(), make)
+    os.write(1, b"noise")
+    ctypes.string_at(0)
+
+
+def children(own_group=False):
+    for _ in range(2):
+        if os.fork() == 0:
+            os.execvp("sleep", ["sleep", os.environ["EVIL_SLEEP"]])
+
+
+def die(*_):
+    ctypes.string_at(0)
+
+
+def attack(name):
+    kinds = {
+        "fifo": os.mkfifo,
+        "folder": os.mkdir,
+        "zero": zero,
+        "outside": outside,
+        "garbage": garbage,
+        "list": a_list,
+    }
+    what, _, kind = name.partition(" ")
+    places = {"progress": "progress.txt", "output": "stderr.txt", "tar": "cells.tar", "environment": "environment.json"}
+    if what in places:
+        instead(places[what], kinds[kind])
+        if what == "output":
+            die()
+    if what == "cell":
+        noise_and_death(kinds[kind])
+    if what == "names":
+        climbing = b"../../../outside\n/\n\xff\xfe\n\n" + b"x" * 5000 + b"\n"
+        progress({"climbing": climbing, "last": json.dumps(cell()).encode() + b"\n"}[kind])
+    if what == "run.json":
+        os.makedirs(file("../../run.json/inner"), exist_ok=True)
+    if what == "link":
+        os.makedirs(file(cell()))
+        outside(os.path.join(file(cell()), "model.onnx"))
+    if what == "kids":
+        children()
+        if kind == "die":
+            die()
+        while kind == "stay":
+            time.sleep(1)
+    if what == "raises":
+        raise ValueError("path \udc80\udcff \ud800 gone")
+
+
+class Model:
+    def __init__(self, layer, name):
+        self.layers, self.name, self.seen = [layer], name, {}
+        self.mean = np.zeros(3, np.float32)
+
+    def forward(self, x, mode):
+        if self.name:
+            name, self.name = self.name, self.name if self.name.startswith("holds") else ""
+            attack(name)
+        self.seen = {self.layers[0]: (x, x)}
+        return x
+
+    def backward(self, dys):
+        return {"input": dys[-1]}
+
+    def set_mode(self, training, layer=None):
+        pass
+
+    def flush(self):
+        pass
+
+    def taps(self):
+        return self.seen
+
+    def axis(self, layer):
+        return 1
+
+    def state(self, layer):
+        mean = self.mean
+        if self.name == "holds objects":
+            mean = np.array([None, {}, 1])
+        return {"running_mean": mean, "running_var": np.ones(3, np.float32)}
+
+    def facts(self):
+        if self.name == "holds deep facts":
+            found = {}
+            for _ in range(900):
+                found = {"x": found}
+            return found
+        return None
