@@ -184,6 +184,10 @@ def gradient_follows(pair: PairView, drift: Drift) -> bool | None:
     x̂' = x̂ r'/r + (m − m') r' it is dgamma' = dgamma r'/r + (m − m') r' dbeta.
     """
     a, b = pair.a.trace, pair.b.trace
+    for cell in (pair.a, pair.b):
+        taken_apart = cell.anatomy.get(drift.layer)
+        if taken_apart is not None and taken_apart.departures and drift.quantity in taken_apart.gradients:
+            return taken_apart.gradients[drift.quantity]
     if a is None or b is None or drift.verdict != "differs" or not is_last(pair, drift.layer):
         return None
     names = ("used_mean", "used_invstd", "grad_gamma", "grad_beta")

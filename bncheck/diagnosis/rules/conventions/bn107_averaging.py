@@ -12,6 +12,7 @@ momentum 1.0, which never updates when training goes on.
 from collections.abc import Iterable
 
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
+from bncheck.diagnosis.rules.dissected import departing
 from bncheck.diagnosis.rules.wording import names, verb
 from bncheck.evidence import PairView
 from bncheck.finding import Finding
@@ -25,7 +26,8 @@ ADVICE = "choose the same kind of average on both sides, or compare after many m
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
-    return differing_facets(pair, CODE, CAUSE, ("averaging",), sentence, ADVICE, usual=("exponential",))
+    found = list(differing_facets(pair, CODE, CAUSE, ("averaging",), sentence, ADVICE, usual=("exponential",)))
+    return found or departing(pair, CODE, CAUSE)
 
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:

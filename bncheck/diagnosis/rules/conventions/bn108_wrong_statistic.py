@@ -11,6 +11,7 @@ correct the implementation. Auxiliary outputs called "var" often hold 1/sqrt(var
 from collections.abc import Iterable
 
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
+from bncheck.diagnosis.rules.dissected import departing
 from bncheck.diagnosis.rules.wording import names, verb
 from bncheck.evidence import PairView
 from bncheck.finding import Finding
@@ -31,7 +32,8 @@ WORDS = {
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
-    return differing_facets(pair, CODE, CAUSE, ("statistic",), sentence, ADVICE, usual=("variance",))
+    found = list(differing_facets(pair, CODE, CAUSE, ("statistic",), sentence, ADVICE, usual=("variance",)))
+    return found or departing(pair, CODE, CAUSE)
 
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.departure import same
+from bncheck.diagnosis.rules.dissected import departing
 from bncheck.diagnosis.rules.freezing import wholly_frozen
 from bncheck.diagnosis.rules.in_batches import dependent, in_batches
 from bncheck.diagnosis.rules.revealed import Source, sources
@@ -37,10 +38,11 @@ FACETS = {"train_normaliser": "training", "eval_normaliser": "eval"}
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
-    yield from differing_facets(pair, CODE, CAUSE, ("blend_weight",), blend_sentence, ADVICE)
+    found = list(differing_facets(pair, CODE, CAUSE, ("blend_weight",), blend_sentence, ADVICE))
     for facet, mode in FACETS.items():
         usual = (USUAL[facet],)
-        yield from differing_facets(pair, CODE, CAUSE, (facet,), _sentence(mode), ADVICE, usual, OWN)
+        found += differing_facets(pair, CODE, CAUSE, (facet,), _sentence(mode), ADVICE, usual, OWN)
+    yield from found or departing(pair, CODE, CAUSE)
 
 
 def _sentence(mode: str):  # type: ignore[no-untyped-def]

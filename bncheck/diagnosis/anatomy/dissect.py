@@ -1,0 +1,150 @@
+"""Take a layer of the user's apart: the simplest rules that make every value it gave and every state it left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bncheck.diagnosis.anatomy import memory, normaliser
+from bncheck.diagnosis.anatomy.activations import Activation, candidates, leaky
+from bncheck.diagnosis.anatomy.groups import Group, groupings, mask, moments, subsets
+from bncheck.diagnosis.anatomy.lines import Shown, show, solve
+from bncheck.diagnosis.anatomy.memory import Memory
+from bncheck.diagnosis.anatomy.normaliser import EVAL_SOURCES, TRAIN_SOURCES, Normaliser
+from bncheck.diagnosis.anatomy.replay import Parts
+from bncheck.diagnosis.anatomy.values import Forward, Life, moved_by_backward
+from bncheck.trace import Array
+
+NONE = Activation()
+
+
+def dissect(life: Life) -> Parts | None:
+    """None where outputs are not made by any rule that is tried."""
+    with np.errstate(all="ignore"):
+        for activation in (NONE, *behind(life)):
+            found = phases(life, activation)
+            if found is not None:
+                training, evaluating = found
+                return Parts(
+                    activation=activation,
+                    training=training,
+                    evaluating=evaluating,
+                    memory=remembered(life, training),
+                )
+        return None
+
+
+def behind(life: Life) -> Iterator[Activation]:
+    outputs = np.concatenate([one.y.ravel() for one in life.forwards])
+    yield from candidates(outputs)
+    x, y = (by_channel(part) for part in ([one.x for one in life.forwards[:1]], [one.y for one in life.forwards[:1]]))
+    bent = leaky(x, y)
+    if bent is not None:
+        yield bent
+
+
+def by_channel(parts: Sequence[Array]) -> Array:
+    return np.concatenate([np.moveaxis(part, 1, 0).reshape(part.shape[1], -1) for part in parts], axis=1)
+
+
+def phases(life: Life, activation: Activation) -> tuple[Normaliser | None, Normaliser | None] | None:
+    """The rules of training and of eval behind an activation; None where one of the two that were played has none."""
+    found: list[Normaliser | None] = []
+    for training in (True, False):
+        forwards = life.of(training)
+        if not forwards:
+            found.append(None)
+            continue
+        shown = [show(forward, activation, life.u) for forward in forwards]
+        every = rules(life, shown, activation, training)
+        rule = next(every, None)
+        if rule is not None and rule.group.taken != "all":
+            rule = the_one(life, [rule, *every])
+        if rule is None:
+            return None
+        found.append(rule)
+    return at_one(life, activation, found[0], found[1])
+
+
+def the_one(life: Life, standing: Sequence[Normaliser]) -> Normaliser | None:
+    """Of several choices of values that all make the outputs: the one that is averaged too; None where that tells none
+    from the others. Choices of the very same values are one, by the word that says most."""
+    kept: list[Normaliser] = []
+    for rule in standing:
+        if not any(same_values(life, rule.group, other.group) for other in kept):
+            kept.append(rule)
+    if len(kept) > 1:
+        kept = [rule for rule in kept if (held := memory.fit(life, [rule.group])) is not None and not held.never]
+    return kept[0] if len(kept) == 1 else None
+
+
+def same_values(life: Life, one: Group, two: Group) -> bool:
+    """Whether two choices are of the same values in every training batch."""
+    alike = one.kind == two.kind
+    return alike and all(np.array_equal(mask(one, f.x), mask(two, f.x)) for f in life.of(True))
+
+
+def at_one(
+    life: Life, activation: Activation, training: Normaliser | None, evaluating: Normaliser | None
+) -> tuple[Normaliser | None, Normaliser | None]:
+    """Both with the same eps at the same place, where one of the two makes the outputs of either mode."""
+    if training is None or evaluating is None or evaluating.source == "running-std":
+        return training, evaluating
+    for other in (evaluating, training):
+        pair = [replace(rule, eps=other.eps, placement=other.placement) for rule in (training, evaluating)]
+        modes = zip(pair, (True, False), strict=True)
+        if all(normaliser.reproduces(rule, activation, life.of(mode), life) for rule, mode in modes):
+            return pair[0], pair[1]
+    return training, evaluating
+
+
+def rules(life: Life, shown: Sequence[Shown], activation: Activation, training: bool) -> Iterator[Normaliser]:
+    """Rules that reproduce every output of one mode, the simplest first."""
+    forwards = [one.forward for one in shown]
+    for rule in proposed(life, shown, training):
+        if normaliser.reproduces(rule, activation, forwards, life):
+            yield rule
+
+
+def proposed(life: Life, shown: Sequence[Shown], training: bool) -> Iterator[Normaliser]:
+    sources = [name for name in (TRAIN_SOURCES if training else EVAL_SOURCES) if life.tracked or name in STATELESS]
+    for source in sources:
+        yield from normaliser.hypotheses(shown, Group(), source, life)
+    first = shown[0]
+    for group in subsets(first.forward.x, first.forward.width) if training else ():
+        if plausible(first, group, life):
+            yield from normaliser.hypotheses(shown, group, "batch", life)
+    for group in groupings(first.forward.x.shape):
+        for source in ("batch", "mean-square"):
+            if source == "mean-square" or plausible(first, group, life):
+                yield from normaliser.hypotheses(shown, group, source, life)
+    if first.forward.x.shape[2] > 1:
+        yield from normaliser.mixture(shown, life)
+    if training and life.tracked:
+        yield from normaliser.hypotheses(shown, Group(), "renorm", life)
+
+
+STATELESS = ("batch", "mean-square")
+
+
+def plausible(shown: Shown, group: Group, life: Life) -> bool:
+    """Whether the means of the groups are those of the lines, in the first forward: most hypotheses fall here."""
+    found = moments(group, shown.forward.x)
+    line = solve(shown, found, life.u)
+    use = normaliser.of_groups(Normaliser(group=group), shown.forward, found, life)
+    return line.straight and bool(line.known.any()) and normaliser.means_fit(line, use)
+
+
+def remembered(life: Life, training: Normaliser | None) -> Memory | None:
+    """What goes into the running statistics: the whole batch, else the values that normalise, else others."""
+    if not life.tracked or moved_by_backward(life.stream):
+        return None
+    own = [training.group] if training is not None and not training.group.usual else []
+    found = memory.fit(life, [Group(), *own])
+    if found is not None or not life.of(True):
+        return found
+    first: Forward = life.of(True)[0]
+    others = [*subsets(first.x, first.width), *groupings(first.x.shape)]
+    return memory.fit(life, [group for group in others if group not in own])
