@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -51,11 +52,11 @@ def by_channel(parts: Sequence[Array]) -> Array:
 
 def phases(life: Life, activation: Activation) -> tuple[Normaliser | None, Normaliser | None] | None:
     """The rules of training and of eval behind an activation; None where one of the two that were played has none."""
-    found: list[Normaliser | None] = []
+    found: list[list[Normaliser]] = []
     for training in (True, False):
         forwards = life.of(training)
         if not forwards:
-            found.append(None)
+            found.append([])
             continue
         shown = [show(forward, activation, life.u) for forward in forwards]
         every = rules(life, shown, activation, training)
@@ -64,8 +65,17 @@ def phases(life: Life, activation: Activation) -> tuple[Normaliser | None, Norma
             rule = the_one(life, [rule, *every])
         if rule is None:
             return None
-        found.append(rule)
-    return at_one(life, activation, found[0], found[1])
+        found.append(alike(life, shown, activation, rule))
+    return at_one(life, activation, *found)
+
+
+def alike(life: Life, shown: Sequence[Shown], activation: Activation, rule: Normaliser) -> list[Normaliser]:
+    """The rule, and those of the same group and source with another divisor or eps that make the outputs as well."""
+    if rule.source == "mixture" or not normaliser.departures(rule, life):
+        return [rule]
+    forwards = [one.forward for one in shown]
+    others = normaliser.hypotheses(shown, rule.group, rule.source, life)
+    return [rule, *(one for one in others if one != rule and normaliser.reproduces(one, activation, forwards, life))]
 
 
 def the_one(life: Life, standing: Sequence[Normaliser]) -> Normaliser | None:
@@ -87,17 +97,41 @@ def same_values(life: Life, one: Group, two: Group) -> bool:
 
 
 def at_one(
-    life: Life, activation: Activation, training: Normaliser | None, evaluating: Normaliser | None
-) -> tuple[Normaliser | None, Normaliser | None]:
-    """Both with the same eps at the same place, where one of the two makes the outputs of either mode."""
-    if training is None or evaluating is None or evaluating.source == "running-std":
-        return training, evaluating
+    life: Life, activation: Activation, training: Sequence[Normaliser], evaluating: Sequence[Normaliser]
+) -> tuple[Normaliser | None, Normaliser | None] | None:
+    """The pair with the fewest departures, with one eps at one place where that makes the outputs of either mode; None
+    where as few of another kind do."""
+    pairs: list[tuple[Normaliser | None, Normaliser | None]] = []
+    nobody: list[Normaliser | None] = [None]
+    for one, two in itertools.product(training or nobody, evaluating or nobody):
+        if one is not None and two is not None and two.source != "running-std":
+            pairs += with_one_eps(life, activation, one, two)
+        pairs.append((one, two))
+    ranked = sorted(pairs, key=lambda pair: sum(kinds(pair, life)))
+    best = kinds(ranked[0], life)
+    rivals = [pair for pair in ranked if sum(kinds(pair, life)) == sum(best)]
+    return ranked[0] if all(kinds(pair, life) == best for pair in rivals) else None
+
+
+def with_one_eps(
+    life: Life, activation: Activation, training: Normaliser, evaluating: Normaliser
+) -> Iterator[tuple[Normaliser, Normaliser]]:
     for other in (evaluating, training):
         pair = [replace(rule, eps=other.eps, placement=other.placement) for rule in (training, evaluating)]
         modes = zip(pair, (True, False), strict=True)
         if all(normaliser.reproduces(rule, activation, life.of(mode), life) for rule, mode in modes):
-            return pair[0], pair[1]
-    return training, evaluating
+            yield pair[0], pair[1]
+
+
+def kinds(pair: tuple[Normaliser | None, Normaliser | None], life: Life) -> tuple[int, int, int]:
+    """How often the divisor, the place of eps and eps itself depart; one eps of both modes counts once."""
+    known = [rule for rule in pair if rule is not None]
+    places = {(rule.placement, rule.eps) for rule in known}
+    return (
+        sum(rule.divisor != "n" for rule in known),
+        sum(place != "inside" for place, _ in places),
+        sum(eps != life.eps for _, eps in places),
+    )
 
 
 def rules(life: Life, shown: Sequence[Shown], activation: Activation, training: bool) -> Iterator[Normaliser]:

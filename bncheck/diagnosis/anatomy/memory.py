@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from bncheck.diagnosis.fit.rows import debiased_weight
 from bncheck.trace import Array
 
 Pair = tuple[Array, Array]
+OTHER_AVERAGES = ("first-replaces", "debiased", "cumulative")
 ORDERS = ("each in turn", "their mean", "the first", "the last")
 
 
@@ -132,23 +133,25 @@ def fits_first(rule: Memory, forward: Forward, life: Life) -> bool:
 
 
 def hypotheses(life: Life, groups: Sequence[Group]) -> Iterator[Memory]:
-    for group in groups:
-        count = 1 if group.usual or group.taken != "all" else 2
-        for order in ORDERS if count > 1 else ("their mean",):
-            base = Memory(group=group, order=order)
-            weights = [life.weight, *([fitted] if (fitted := fitted_weight(base, life)) is not None else [])]
-            for averaging, weight in averages(dict.fromkeys(weights), group, life):
-                for statistic in ("variance", "std"):
-                    for divisor in ("n-1", "n"):
-                        yield Memory(group, order, divisor, statistic, weight, averaging)
+    """With the weight asked for first, whichever values go in; then with the one that the steps show."""
+    pairs = [(group, order) for group in groups for order in orders(group)]
+    for group, order in pairs:
+        for averaging in ("exponential", *(OTHER_AVERAGES if group.usual else ())):
+            yield from variants(group, order, life.weight, averaging)
+    for group, order in pairs:
+        weight = fitted_weight(Memory(group=group, order=order), life)
+        if weight is not None and weight != life.weight:
+            yield from variants(group, order, weight, "exponential")
 
 
-def averages(weights: Iterable[float], group: Group, life: Life) -> Iterator[tuple[str, float]]:
-    """Kinds of average with their weight, the usual first; others than exponential ones of the whole batch alone."""
-    for weight in weights:
-        yield "exponential", weight
-    if group.usual:
-        yield from ((name, life.weight) for name in ("first-replaces", "debiased", "cumulative"))
+def orders(group: Group) -> Sequence[str]:
+    return ("their mean",) if group.usual or group.taken != "all" else ORDERS
+
+
+def variants(group: Group, order: str, weight: float, averaging: str) -> Iterator[Memory]:
+    for statistic in ("variance", "std"):
+        for divisor in ("n-1", "n"):
+            yield Memory(group, order, divisor, statistic, weight, averaging)
 
 
 def fitted_weight(base: Memory, life: Life) -> float | None:
