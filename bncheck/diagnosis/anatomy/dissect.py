@@ -9,16 +9,18 @@ from dataclasses import replace
 import numpy as np
 
 from bncheck.diagnosis.anatomy import memory, normaliser
-from bncheck.diagnosis.anatomy.activations import Activation, candidates, leaky
-from bncheck.diagnosis.anatomy.groups import Group, groupings, mask, moments, subsets
+from bncheck.diagnosis.anatomy.activations import SMOOTH, Activation, candidates, leaky
+from bncheck.diagnosis.anatomy.groups import Group, groupings, mask, subsets
 from bncheck.diagnosis.anatomy.lines import Shown, show, solve
 from bncheck.diagnosis.anatomy.memory import Memory
 from bncheck.diagnosis.anatomy.normaliser import EVAL_SOURCES, TRAIN_SOURCES, Normaliser
 from bncheck.diagnosis.anatomy.replay import Parts
-from bncheck.diagnosis.anatomy.values import Forward, Life, moved_by_backward
+from bncheck.diagnosis.anatomy.values import Forward, Life, moments_of, moved_by_backward
 from bncheck.trace import Array
 
 NONE = Activation()
+# Choices of values are tried on so many values in all, in each mode and behind each activation: some 0.5 s.
+MOST_VALUES, LEAST_TRIED = 1 << 20, 24
 
 
 def dissect(life: Life) -> Parts | None:
@@ -137,20 +139,24 @@ def kinds(pair: tuple[Normaliser | None, Normaliser | None], life: Life) -> tupl
 def rules(life: Life, shown: Sequence[Shown], activation: Activation, training: bool) -> Iterator[Normaliser]:
     """Rules that reproduce every output of one mode, the simplest first."""
     forwards = [one.forward for one in shown]
-    for rule in proposed(life, shown, training):
+    for rule in proposed(life, shown, training, activation.name not in SMOOTH):
         if normaliser.reproduces(rule, activation, forwards, life):
             yield rule
 
 
-def proposed(life: Life, shown: Sequence[Shown], training: bool) -> Iterator[Normaliser]:
+def proposed(life: Life, shown: Sequence[Shown], training: bool, parts: bool) -> Iterator[Normaliser]:
+    """``parts``: whether other values than the whole batch's are tried: not behind a smooth activation."""
     sources = [name for name in (TRAIN_SOURCES if training else EVAL_SOURCES) if life.tracked or name in STATELESS]
     for source in sources:
         yield from normaliser.hypotheses(shown, Group(), source, life)
+    if not parts:
+        return
     first = shown[0]
-    for group in subsets(first.forward.x, first.forward.width) if training else ():
+    room = max(LEAST_TRIED, MOST_VALUES // first.forward.x.size)
+    for group in itertools.islice(subsets(first.forward.x, first.forward.width), room) if training else ():
         if plausible(first, group, life):
             yield from normaliser.hypotheses(shown, group, "batch", life)
-    for group in groupings(first.forward.x.shape):
+    for group in itertools.islice(groupings(first.forward.x.shape), room):
         for source in ("batch", "mean-square"):
             if source == "mean-square" or plausible(first, group, life):
                 yield from normaliser.hypotheses(shown, group, source, life)
@@ -161,11 +167,24 @@ def proposed(life: Life, shown: Sequence[Shown], training: bool) -> Iterator[Nor
 
 
 STATELESS = ("batch", "mean-square")
+ONE_CHANNEL = ("batch", "chunks", "parts", "strides", "sample", "position")
+
+
+def of_one_channel(shown: Shown) -> Shown:
+    one, f = slice(0, 1), shown.forward
+    before, after = ((state[0][one], state[1][one]) for state in (f.before, f.after))
+    less = replace(
+        f, x=f.x[:, one], y=f.y[:, one], gamma=f.gamma[one], beta=f.beta[one], before=before, after=after, kept={}
+    )
+    return Shown(less, shown.z[:, one], shown.known[:, one], shown.slack[:, one])
 
 
 def plausible(shown: Shown, group: Group, life: Life) -> bool:
-    """Whether the means of the groups are those of the lines, in the first forward: most hypotheses fall here."""
-    found = moments(group, shown.forward.x)
+    """Whether the means of the groups are those of the lines, in the first forward: most hypotheses fall here. One
+    channel tells, where groups do not reach over channels."""
+    if group.kind in ONE_CHANNEL and group.taken != "unpadded":
+        shown = of_one_channel(shown)
+    found = moments_of(group, shown.forward)
     line = solve(shown, found, life.u)
     use = normaliser.of_groups(Normaliser(group=group), shown.forward, found, life)
     return line.straight and bool(line.known.any()) and normaliser.means_fit(line, use)
@@ -180,5 +199,6 @@ def remembered(life: Life, training: Normaliser | None) -> Memory | None:
     if found is not None or not life.of(True):
         return found
     first: Forward = life.of(True)[0]
-    others = [*subsets(first.x, first.width), *groupings(first.x.shape)]
+    room = max(LEAST_TRIED, MOST_VALUES // first.x.size)
+    others = [*itertools.islice(subsets(first.x, first.width), room), *itertools.islice(groupings(first.x.shape), room)]
     return memory.fit(life, [group for group in others if group not in own])

@@ -108,7 +108,6 @@ def moments(group: Group, x: Array) -> Moments:
 def groupings(shape: Shape) -> Iterator[Group]:
     """Every way to share that is tried, beside the usual one; the coarsest of a kind first."""
     samples, channels, positions = shape
-    yield from chunked(samples)
     for size in range(2, min(samples // 2, MOST_STRIDES) + 1):
         yield Group("strides", size)
     if positions > 1:
@@ -120,13 +119,14 @@ def groupings(shape: Shape) -> Iterator[Group]:
         for size in range(2, channels):
             if channels % size == 0:
                 yield Group("channels", size)
+    yield from chunked(samples)
 
 
 def chunked(samples: int) -> Iterator[Group]:
-    """Chunks of equal size (the last one smaller), and as many parts of nearly the same size."""
-    sizes = range(samples - 1, 1, -1)
+    """Chunks of equal size, then those whose last one is smaller, and as many parts of nearly the same size."""
+    sizes = sorted(range(2, samples), key=lambda size: (samples % size != 0, -size))
     if samples > MOST_CHUNKS:
-        sizes = sorted({-(-samples // parts) for parts in range(2, MOST_CHUNKS)}, reverse=True)  # type: ignore[assignment]
+        sizes = [size for size in sizes if size in {-(-samples // parts) for parts in range(2, MOST_CHUNKS)}]
     for size in sizes:
         yield Group("chunks", size)
     for parts in range(2, min(samples // 2, MOST_CHUNKS) + 1):
@@ -143,8 +143,6 @@ def subsets(x: Array, width: int = 1) -> Iterator[Group]:
     for keep in range(1, samples) if samples <= 4 * MOST_CHUNKS else ():
         yield Group(taken="first", keep=keep)
         yield Group(taken="last", keep=keep)
-    for keep in range(1, positions) if positions <= 16 * MOST_CHUNKS else ():
-        yield Group(taken="first positions", keep=keep)
     for keep in range(1, width) if 1 < width < positions else ():
         yield Group(taken="first columns", keep=keep, size=width)
     for keep in range(2, MOST_STRIDES + 1):
@@ -152,6 +150,8 @@ def subsets(x: Array, width: int = 1) -> Iterator[Group]:
             yield Group(taken="strided samples", keep=keep)
         if positions >= 2 * keep:
             yield Group(taken="strided positions", keep=keep)
+    for keep in range(1, positions) if positions <= 16 * MOST_CHUNKS else ():
+        yield Group(taken="first positions", keep=keep)
 
 
 def words(group: Group, samples: int, positions: int) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bncheck.diagnosis.anatomy.groups import Group, labels, moments
+from bncheck.diagnosis.anatomy.groups import Group, labels
 from bncheck.diagnosis.anatomy.normaliser import moment_errors
-from bncheck.diagnosis.anatomy.values import STATE_ROUNDINGS, Forward, Life
+from bncheck.diagnosis.anatomy.values import STATE_ROUNDINGS, Forward, Life, moments_of
 from bncheck.diagnosis.fit.rows import debiased_weight
 from bncheck.trace import Array
 
@@ -40,7 +40,7 @@ class Memory:
 
 def put_in(rule: Memory, forward: Forward, life: Life) -> tuple[list[Pair], Pair]:
     """The (mean, variance) pairs per channel that go in, in order, and a bound on their rounding."""
-    found = moments(rule.group, forward.x)
+    found = moments_of(rule.group, forward)
     mean_error, var_error = moment_errors(found, life.u)
     var = found.var
     if rule.divisor == "n-1":

@@ -16,7 +16,7 @@ import numpy as np
 from bncheck.diagnosis.anatomy.activations import Activation
 from bncheck.diagnosis.anatomy.groups import Group, Moments, moments
 from bncheck.diagnosis.anatomy.lines import Lines, Shown, solve
-from bncheck.diagnosis.anatomy.values import OUTPUT_ROUNDINGS, Forward, Life
+from bncheck.diagnosis.anatomy.values import OUTPUT_ROUNDINGS, Forward, Life, moments_of
 from bncheck.diagnosis.fit.interval import known, meet, quotient, shortest
 from bncheck.diagnosis.fit.stream import SUM_LAMBDA
 from bncheck.trace import Array
@@ -124,7 +124,7 @@ def taken(rule: Normaliser, forward: Forward, life: Life) -> Taken:
     """What normalises each value."""
     if rule.source == "mixture":
         return mixed(rule, forward, life)
-    found = moments(rule.group, forward.x)
+    found = moments_of(rule.group, forward)
     each = of_groups(rule, forward, found, life)
     return Taken(*(found.spread(part) for part in (each.mean, each.var, each.mean_error, each.var_error)))
 
@@ -164,7 +164,9 @@ def hypotheses(shown: Sequence[Shown], group: Group, source: str, life: Life) ->
     if len(shown) * shown[0].forward.x.shape[1] < FEWEST_LINES.get(source, 1):
         return
     base = Normaliser(group=group, source=source, eps=life.eps)
-    found = [moments(group, one.forward.x) for one in shown]
+    if not begins(base, shown[0], life):
+        return
+    found = [moments_of(group, one.forward) for one in shown]
     lines = [solve(one, part, life.u) for one, part in zip(shown, found, strict=True)]
     if not all(line.straight and line.known.any() for line in lines):
         return
@@ -186,6 +188,16 @@ def hypotheses(shown: Sequence[Shown], group: Group, source: str, life: Life) ->
             for eps in common_eps(each, placement, life.eps):
                 stands.append(replace(rule, placement=placement, eps=eps))
     yield from sorted(stands, key=lambda rule: departures(rule, life))
+
+
+def begins(rule: Normaliser, first: Shown, life: Life) -> bool:
+    """Whether the first forward allows it: most hypotheses fall here, before any other forward is looked at."""
+    found = moments_of(rule.group, first.forward)
+    line = solve(first, found, life.u)
+    if not (line.straight and line.known.any()):
+        return False
+    fitted = rule.source in FEWEST_LINES
+    return fitted or means_fit(line, of_groups(rule, first.forward, found, life))
 
 
 def departures(rule: Normaliser, life: Life) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from bncheck.diagnosis.anatomy.groups import Group, Moments, moments
 from bncheck.diagnosis.fit.stream import BACKWARD, EVAL, FORWARD, NO_GRAD, Stream, read_stream
 from bncheck.scenario import DEFAULT_BATCH_WEIGHT, DEFAULT_EPS, Case, Layer
 from bncheck.trace import Array, Trace
@@ -32,6 +33,15 @@ class Forward:
     after: tuple[Array, Array]
     dy: Array | None = None
     width: int = 1  # positions of the last axis, of which P is a multiple
+    kept: dict[Group, Moments] = field(default_factory=dict, compare=False, repr=False)  # the moments asked for last
+
+
+def moments_of(group: Group, forward: Forward) -> Moments:
+    """Those of a forward's input; asked for again and again of one group, and not kept beyond that."""
+    if group not in forward.kept:
+        forward.kept.clear()
+        forward.kept[group] = moments(group, forward.x)
+    return forward.kept[group]
 
 
 @dataclass(frozen=True)
