@@ -76,6 +76,8 @@ class CellView:
     replay: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     # Other cells of this case that agree with this one: a sentence about it names them too (diagnose.py).
     peers: tuple[CellView, ...] = ()
+    # Layers of the user's that were taken apart, by name.
+    anatomy: Mapping[str, Anatomy] = field(default_factory=dict)
 
     @property
     def members(self) -> tuple[CellView, ...]:
@@ -198,3 +200,34 @@ def first_true(mask: Array) -> int | None:
     """Index of the first true entry of a 1-D mask, None when there is none."""
     found = np.flatnonzero(mask)
     return int(found[0]) if found.size else None
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """One rule in which a layer of the user's parts from BatchNorm's, found in its values (``diagnosis/anatomy``).
+
+    ``says`` follows the layer's name in a sentence. ``shares`` maps output, running_mean and running_var to what of
+    the layer's difference from BatchNorm vanishes when this rule is undone; those of all departures sum to 1."""
+
+    cause: str
+    says: str
+    advice: str
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """What a layer of the user's does with each value: its ``departures`` make every output that was recorded (and,
+    with ``states``, every running statistic), within rounding.
+
+    ``gradients`` maps grad_gamma and grad_beta to whether they are those of these outputs, where dy is known.
+    ``lines``: (used_mean, used_invstd, used_residual), (T, C) each, as they are once the departures are known; NaN
+    where no line of a whole batch shows them."""
+
+    layer: str
+    departures: tuple[Departure, ...]
+    states: bool
+    gradients: Mapping[str, bool]
+    lines: tuple[Array, Array, Array]
+    values: int  # per channel of the first training batch
+    reached: int  # of them, that go into its statistics

@@ -261,7 +261,9 @@ class InputSpec:
     ``batches`` is "same" (one batch used by every event) or "distinct" (a new one per forward).
     ``mean`` and ``std`` are a number or one per channel; ``poison`` puts ``value`` (nan, inf, -inf) into
     sample 0 of channel ``poison_channel``. ``shifts`` cuts the batch into as many equal parts along the batch axis
-    and adds one number to each: a batch that is not shuffled. ``view`` says how the batch lies in memory.
+    and adds one number to each: a batch that is not shuffled. ``padding`` cuts it likewise, and makes so many positions
+    at the end of the last axis zero in all channels: sequences of unlike lengths. ``view`` says how the batch lies in
+    memory.
     """
 
     shape: tuple[int, ...]
@@ -277,6 +279,7 @@ class InputSpec:
     channel_axis: int = 1
     gradient: str = "normal"  # the upstream gradient of a backward: "ones" or "normal"
     shifts: tuple[float, ...] = ()
+    padding: tuple[int, ...] = ()
     view: str = "contiguous"  # one of VIEWS
 
 

@@ -26,6 +26,10 @@ Array names (``T`` events, ``C`` channels; states have ``T + 1`` rows, row 0 is 
 ``event_seconds``           (T,)        float64
 ``output/<t>``              any         network output of event ``t`` (dtype of the network), whole or sampled
 ``grad_input/<t>``          any         gradient by the network's input after backward event ``t``
+``given/<layer>/<t>``       (N, C, …)   what a layer of the user's got in forward ``t``, channels second; of as many
+                                        channels as fit (``worker/recorder.py``)
+``gave/<layer>/<t>``        (N, C, …)   what it made of that
+``upstream/<layer>/<t>``    (N, C, …)   dy of the backward of forward ``t``, where it is the network's last layer
 ==========================  ==========  =================================================================
 
 A quantity that a layer does not have (no running statistics, no affine) has no array.

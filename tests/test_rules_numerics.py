@@ -219,3 +219,19 @@ def test_a_gate_that_is_open_on_both_sides_excuses_no_single_gradient(first: flo
     pair = make_pair(*cells)
     drift = pair.drift("", "grad_input")
     assert drift is not None and bn206_gradient.is_rounding(pair, drift) is rounds
+
+
+@pytest.mark.parametrize(("size", "found"), [(1.0, ["reduced-precision"]), (1.1, [])])
+def test_what_is_computed_in_a_shorter_dtype(size: float, found: list[str]):
+    """The same outputs with the digits of bfloat16 only; and 10 % larger than that, which no rounding makes."""
+    y = np.linspace(0.7, 1.9, 40, dtype=np.float32)[:, None]
+    short = ((y * np.float32(size)).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    case = make_case((F,), shape=(40, 1))
+    sides = []
+    for who, out in (("torch[autocast]", short), ("torch", y)):
+        trace = make_trace((F,), input_mean=[0.0], input_var=[1.0])
+        sides.append(make_cell(case, who, replace(trace, arrays={**trace.arrays, "output/0": out})))
+    one, two = sides
+    said = list(rule("reduced-precision").check_pair(make_pair(one, two)))
+    assert [item.cause for item in said] == found
+    assert all("torch[autocast] computes in bfloat16, torch in float32" in item.title for item in said)

@@ -127,6 +127,8 @@ def describe_input(spec: InputSpec) -> str:
     facts.append("one batch for all forwards" if spec.batches == "same" else "a new batch for every forward")
     if spec.shifts:
         facts.append(f"its parts moved by {_listed(spec.shifts)}")
+    if spec.padding:
+        facts.append(f"{_listed(spec.padding)} positions of its parts padded with zeros")
     if spec.view != "contiguous":
         facts.append(f"as a {spec.view} view")
     if spec.poison:

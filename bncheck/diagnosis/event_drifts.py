@@ -9,6 +9,7 @@ import numpy as np
 
 from bncheck.diagnosis.drifts import Series, loose, measure, pair_series, same_program
 from bncheck.diagnosis.rules.born import overflows
+from bncheck.diagnosis.rules.computed import ROUNDINGS, shorter_unit
 from bncheck.diagnosis.rules.few_values import single_values
 from bncheck.diagnosis.rules.leftover import is_whole, within_a_stack, within_bounds
 from bncheck.diagnosis.rules.movement import forwards_behind, holds_training
@@ -184,12 +185,18 @@ def gradient_follows(pair: PairView, drift: Drift) -> bool | None:
     x̂' = x̂ r'/r + (m − m') r' it is dgamma' = dgamma r'/r + (m − m') r' dbeta.
     """
     a, b = pair.a.trace, pair.b.trace
+    for cell in (pair.a, pair.b):
+        taken_apart = cell.anatomy.get(drift.layer)
+        if taken_apart is not None and taken_apart.departures and drift.quantity in taken_apart.gradients:
+            return taken_apart.gradients[drift.quantity]
     if a is None or b is None or drift.verdict != "differs" or not is_last(pair, drift.layer):
         return None
     names = ("used_mean", "used_invstd", "grad_gamma", "grad_beta")
     rows = [[trace.get(drift.layer, name) for name in names] for trace in (a, b)]
     if drift.quantity not in ("grad_gamma", "grad_beta") or any(row is None for side in rows for row in side):
         return None
+    # What is computed in a shorter dtype than the case's has no more of its digits.
+    slack = max(REVEALED, *(ROUNDINGS * shorter_unit(cell) for cell in (pair.a, pair.b)))
     for event, behind in forwards_behind(a).items():
         if len(behind) != 1:
             return None
@@ -202,7 +209,7 @@ def gradient_follows(pair: PairView, drift: Drift) -> bool | None:
         if not np.isfinite(gap).all():
             return None
         size = max(float(np.abs(part).max(initial=0.0)) for part in (g_a, g_b, b_a))
-        if gap.max(initial=0.0) > REVEALED * size:
+        if gap.max(initial=0.0) > slack * size:
             return False
     return True
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from bncheck.convention import Convention
+from bncheck.diagnosis.anatomy import anatomy_of, seen_through
 from bncheck.diagnosis.diagnose import diagnose
 from bncheck.diagnosis.documented import Row, documented_facets
 from bncheck.diagnosis.drifts import compare
@@ -46,6 +47,9 @@ def explain_cell(
     ``conventions`` are the target's, by layer path; without any there is no convention and no replay.
     """
     path, own = layer_path(view.case), bool(view.own_layer)
+    if own and view.trace is not None:
+        anatomy = anatomy_of(view.case, view.trace)
+        view = replace(view, anatomy=anatomy, trace=seen_through(view.trace, anatomy))
     if not own:
         said = documented_facets(documented, target.version, target.variant, path)
         view = replace(

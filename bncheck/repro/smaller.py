@@ -89,6 +89,8 @@ def shrink(case: Case, limits: Mapping[str, int | None]) -> Case | None:
         kinds = ["samples", *("channels" if axis == position else "pixels" for axis in range(1, len(spec.shape)))]
         shape = tuple(bounded(side, limits[kind]) for side, kind in zip(spec.shape, kinds, strict=True))
         width = shape[position]
+        if shape != spec.shape and spec.padding:
+            return None
         if shape[0] != spec.shape[0] and (spec.shifts or case.network.replicas or in_batches):
             return None  # they say what becomes of every sample
         inputs[name] = replace(

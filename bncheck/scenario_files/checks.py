@@ -206,6 +206,7 @@ def _input(table: InputTable, dtype: str, axis: int) -> InputSpec:
         channel_axis=derived if table.channel_axis is None else table.channel_axis,
         gradient=table.gradient,
         shifts=tuple(table.shifts),
+        padding=tuple(table.padding),
         view=table.view,
     )
 
@@ -233,11 +234,23 @@ def _input_rules(place: KeyPath, table: InputTable, spec: InputSpec) -> Iterator
         yield Fault((*place, "poison"), "an empty batch has no sample to poison")
     if spec.shifts and spec.shape[0] % len(spec.shifts):
         yield Fault((*place, "shifts"), f"{len(spec.shifts)} numbers do not divide {spec.shape[0]} samples equally")
+    yield from _padding_rules(place, spec, position)
     if spec.batches == "distinct" and spec.fill in CONSTANT_FILLS:
         yield Fault((*place, "batches"), f'fill "{spec.fill}" has only one batch', '"same", or leave the key out')
     for key, fills in _FILL_KEYS.items():
         if key in table.model_fields_set and spec.fill not in fills:
             yield Fault((*place, key), f'is not read with fill "{spec.fill}"; it is for {", ".join(fills)}')
+
+
+def _padding_rules(place: KeyPath, spec: InputSpec, position: int) -> Iterator[Fault]:
+    if not spec.padding:
+        return
+    if position == len(spec.shape) - 1:
+        yield Fault((*place, "padding"), f"pads the last axis, which holds the channels of {list(spec.shape)}")
+    elif spec.shape[0] % len(spec.padding):
+        yield Fault((*place, "padding"), f"{len(spec.padding)} numbers do not divide {spec.shape[0]} samples equally")
+    elif max(spec.padding) > spec.shape[-1]:
+        yield Fault((*place, "padding"), f"{max(spec.padding)} of {spec.shape[-1]} positions")
 
 
 # ------------------------------------------------------------------------------------------------- program

@@ -160,6 +160,9 @@ def _batches(case: Case, name: str, spec: InputSpec, count: int) -> Array:
         parts = [np.full(spec.shape[0] // len(spec.shifts), shift) for shift in spec.shifts]
         column = np.concatenate(parts).reshape(-1, *[1] * (len(spec.shape) - 1))
         array = cast(array.astype(np.float64) + column, spec.dtype)
+    for part, many in enumerate(spec.padding):
+        share = spec.shape[0] // len(spec.padding)
+        array[:, part * share : (part + 1) * share, ..., spec.shape[-1] - many :] = 0
     if not _finite(array):
         raise ScenarioError(
             f"{case.id}: input {name} holds values beyond what {spec.dtype} can hold",

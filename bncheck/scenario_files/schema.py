@@ -244,6 +244,7 @@ class InputTable(Table):
     channel_axis: int | None = None
     gradient: Annotated[str, one_of("gradient", ("ones", "normal"))] = "normal"
     shifts: list[Annotated[float, BeforeValidator(number)]] = []
+    padding: list[Annotated[int, Field(ge=0)]] = []
     view: Annotated[str, one_of("view", VIEWS)] = "contiguous"
 
 

@@ -11,6 +11,8 @@ import numpy as np
 GRAPH = ("graph_nodes", "graph_bytes")
 STATES = ("running_mean", "running_var", "running_covar", "gamma", "beta")
 SCALARS = ("counter", "training", "momentum", "eps")
+# Of a layer of the user's the values themselves are kept: so many per forward, and per cell.
+WHOLE, WHOLE_IN_ALL = 1 << 15, 1 << 21
 
 
 def sample(array, limit):
@@ -66,6 +68,11 @@ def reveal(centred, mean, var, out, gamma, beta):
     return np.where(lost, np.nan, used_mean), np.where(lost, np.nan, used_invstd), np.where(lost, np.nan, residual)
 
 
+def elements(array, axis):
+    """(N, C, …) of an array whose channels lie on ``axis``."""
+    return np.moveaxis(array, axis, 1) if array.ndim > 2 else array
+
+
 class Recorder:
     """Collects one cell's arrays event by event; ``arrays()`` stacks them under the names of the trace table."""
 
@@ -78,6 +85,7 @@ class Recorder:
         self.seconds = np.zeros(self.total)
         self.loose = {}
         self.known = {}  # moments of inputs that come straight from the archive, by their address
+        self.room = WHOLE_IN_ALL if getattr(model, "custom", None) and getattr(model, "parts", 1) == 1 else 0
 
     def state(self):
         found = {layer: self.model.state(layer) for layer in self.states}
@@ -92,7 +100,24 @@ class Recorder:
     def forward(self, event, out, source):
         for layer, (data, result) in self.model.taps().items():
             self.forwards[layer][event] = self.measure(layer, data, result, source)
+            self.keep("given", layer, event, data)
+            self.keep("gave", layer, event, result)
         self.output(event, out)
+
+    def keep(self, word, layer, event, array):
+        """What a layer of the user's got, gave, or got back: all samples and positions of as many channels as fit."""
+        if array.ndim < 2 or not array.size or not self.room:
+            return
+        values = elements(array, self.model.axis(layer))
+        values = values[:, : WHOLE // (values.size // values.shape[1])]
+        if values.size and values.size <= self.room:
+            self.room -= values.size
+            self.loose["%s/%s/%d" % (word, layer, event)] = np.array(values)
+
+    def upstream(self, layer, event, dy):
+        """The gradient that a backward brings to the last layer's output."""
+        if layer in self.states:
+            self.keep("upstream", layer, event, dy)
 
     def measure(self, layer, data, result, source):
         axis = self.model.axis(layer)

@@ -337,6 +337,9 @@ class Cell:
         if op["records"]:
             self.pending.append((name, batch, out.shape, out.dtype))
         self.recorder.forward(index, out, ((name, batch), data))
+        layers = self.job["network"]["layers"]
+        if op["records"] and layers:
+            self.recorder.upstream(layers[-1]["name"], index, self.upstream(name, batch, out.shape, out.dtype))
 
     def look_through(self, name):
         """Ask for the memory layout of an input; a backend that only ever copies its input has none."""

@@ -26,6 +26,8 @@ VARIANTS = {
     "jit": "torch.jit.script, layer by layer",
     "export": "torch.export, one program per mode",
     "checkpoint": "every training forward through torch.utils.checkpoint, so that backward runs it again",
+    "autocast": "torch.autocast in bfloat16: layers and statistics in float32, products of matrices in bfloat16",
+    "autocast_float16": "the same in float16, which holds numbers up to 65504",
     "no_onednn": "oneDNN switched off: PyTorch's own CPU kernels",
     "ddp": "DistributedDataParallel, one process per replica (gloo on a CPU): replica 0's buffers go to all",
     "ddp_local": "DistributedDataParallel(broadcast_buffers=False): every replica keeps its own buffers",
@@ -62,6 +64,8 @@ DOCUMENTED = [
             "export",
             "checkpoint",
             "no_onednn",
+            "autocast",
+            "autocast_float16",
             "onnx",
             "ddp",
             "ddp_local",
@@ -300,7 +304,7 @@ class Model:
         if self.last_axis and tensor.dim() > 2:
             tensor = tensor.permute(0, *range(2, tensor.dim()), 1)
         tensor = tensor.cpu()
-        return (tensor.float() if self.wide else tensor).numpy()
+        return (tensor.float() if self.wide or tensor.dtype == self.torch.bfloat16 else tensor).numpy()
 
     def forward(self, x, mode):
         data = part("layers").viewed(self.tensor(x), self.view)
@@ -355,7 +359,7 @@ class Model:
         for tensor in [data for data, _ in self.tape] + list(self.net.parameters()):
             tensor.grad = None
         self.used_up = True
-        grads = [self.tensor(dy) for dy in dys]
+        grads = [self.tensor(dy).to(out.dtype) for dy, (_, out) in zip(dys, self.tape)]  # noqa: B905 - Python 3.7
         with self.blame():
             self.torch.autograd.backward([out for _, out in self.tape], grads, retain_graph=self.keep_graph)
         last = self.tape[-1][0].grad

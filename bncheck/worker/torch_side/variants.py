@@ -14,6 +14,8 @@ SINCE = {
     "channels_last": ("channels_last", "1.5"),
     "compile": ("compile", "2.0"),
     "export": ("export", "2.1"),
+    "autocast": ("autocast", "1.10"),
+    "autocast_float16": ("autocast", "1.10"),
 }
 
 
@@ -66,12 +68,24 @@ def runner(model, variant):
         "export": exported,
         "checkpoint": recomputed,
         "channels_last": strided,
+        "autocast": lambda model: autocasting(model, model.torch.bfloat16),
+        "autocast_float16": lambda model: autocasting(model, model.torch.float16),
     }
     return ways.get(variant, plain)(model)
 
 
 def plain(model):
     return lambda data: model.net(data)
+
+
+def autocasting(model, dtype):
+    """Layers stay as they are; inside, torch computes matrix products and convolutions in the shorter dtype."""
+
+    def run(data):
+        with model.torch.autocast(model.device.split(":")[0], dtype=dtype):
+            return model.net(data)
+
+    return run
 
 
 def compiled(model):

@@ -15,6 +15,7 @@ from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.conventions.element_count import wrong_counts
 from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.rules.dissected import departing
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
@@ -33,7 +34,8 @@ OWN = (
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
-    return differing_facets(pair, CODE, CAUSE, ("variance_divisor",), sentence, ADVICE, own_advice=OWN)
+    found = list(differing_facets(pair, CODE, CAUSE, ("variance_divisor",), sentence, ADVICE, own_advice=OWN))
+    return found or departing(pair, CODE, CAUSE)
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
 from bncheck.diagnosis.rules.conventions.mixture import mixtures
 from bncheck.diagnosis.rules.counters import advances, repeated_weight
 from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.rules.dissected import departing
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
 from bncheck.diagnosis.rules.lives import repeats
 from bncheck.diagnosis.rules.lives.words import of_life
@@ -44,7 +45,8 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     weights = differing_facets(pair, CODE, CAUSE, ("batch_weight",), sentence_weight, ADVICE)
     found += [item for item in weights if repeated_weight(pair, item.layer)]
     known = {item.layer for item in found} | explained_layers(pair)
-    return [*found, *(item for item in seen_in_counters(pair) if item.layer not in known)]
+    found += [item for item in seen_in_counters(pair) if item.layer not in known]
+    return found or departing(pair, CODE, CAUSE)
 
 
 def explained_layers(pair: PairView) -> set[str]:

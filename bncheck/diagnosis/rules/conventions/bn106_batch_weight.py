@@ -24,6 +24,7 @@ from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.counters import repeated_weight
 from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.rules.dissected import departing
 from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weight_of
 from bncheck.diagnosis.rules.holdings import settings
 from bncheck.diagnosis.rules.holdings.words import of_holding
@@ -51,7 +52,9 @@ def check_cell(cell: CellView) -> Iterable[Finding]:
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
     found = differing_facets(pair, CODE, CAUSE, FACETS, sentence, ADVICE, own_advice=OWN)
-    return [item for item in found if not repeated_weight(pair, item.layer)]
+    repeated = {item.layer for item in departing(pair, "BN104", "update-count")}
+    kept = [item for item in found if not (item.layer in repeated or repeated_weight(pair, item.layer))]
+    return kept or departing(pair, CODE, CAUSE)
 
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.rules.dissected import departing
 from bncheck.diagnosis.rules.wording import names, verb
 from bncheck.evidence import PairView
 from bncheck.finding import Finding
@@ -28,7 +29,8 @@ ADVICE = "choose the same kind of average on both sides, or compare after many m
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
-    return differing_facets(pair, CODE, CAUSE, ("averaging",), sentence, ADVICE, usual=("exponential",))
+    found = list(differing_facets(pair, CODE, CAUSE, ("averaging",), sentence, ADVICE, usual=("exponential",)))
+    return found or departing(pair, CODE, CAUSE)
 
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:

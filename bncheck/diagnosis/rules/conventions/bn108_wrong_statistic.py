@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.rules.dissected import departing
 from bncheck.diagnosis.rules.wording import names, verb
 from bncheck.evidence import PairView
 from bncheck.finding import Finding
@@ -34,7 +35,8 @@ WORDS = {
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
-    return differing_facets(pair, CODE, CAUSE, ("statistic",), sentence, ADVICE, usual=("variance",))
+    found = list(differing_facets(pair, CODE, CAUSE, ("statistic",), sentence, ADVICE, usual=("variance",)))
+    return found or departing(pair, CODE, CAUSE)
 
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:

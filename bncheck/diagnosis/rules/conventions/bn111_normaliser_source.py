@@ -17,6 +17,7 @@ from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.rules.departure import same
+from bncheck.diagnosis.rules.dissected import departing
 from bncheck.diagnosis.rules.freezing import wholly_frozen
 from bncheck.diagnosis.rules.holdings import settings
 from bncheck.diagnosis.rules.holdings.words import of_holding
@@ -44,10 +45,11 @@ FACETS = {"train_normaliser": "training", "eval_normaliser": "eval"}
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
-    yield from differing_facets(pair, CODE, CAUSE, ("blend_weight",), blend_sentence, ADVICE)
+    found = list(differing_facets(pair, CODE, CAUSE, ("blend_weight",), blend_sentence, ADVICE))
     for facet, mode in FACETS.items():
         usual = (USUAL[facet],)
-        yield from differing_facets(pair, CODE, CAUSE, (facet,), _sentence(mode), ADVICE, usual, OWN)
+        found += differing_facets(pair, CODE, CAUSE, (facet,), _sentence(mode), ADVICE, usual, OWN)
+    yield from found or departing(pair, CODE, CAUSE)
 
 
 def _sentence(mode: str):  # type: ignore[no-untyped-def]

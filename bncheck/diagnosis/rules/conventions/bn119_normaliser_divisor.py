@@ -15,6 +15,7 @@ import numpy as np
 
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.rules.dissected import departing
 from bncheck.diagnosis.rules.revealed import read_layer
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
@@ -30,6 +31,11 @@ NEAR, CLEAR = 0.05, 4.0
 
 
 def check_pair(pair: PairView) -> Iterator[Finding]:
+    found = list(seen_in_outputs(pair))
+    yield from found or departing(pair, CODE, CAUSE)
+
+
+def seen_in_outputs(pair: PairView) -> Iterator[Finding]:
     output = pair.drift("", "output")
     for layer in pair.case.network.batch_norms if output is not None and output.verdict == "differs" else ():
         found = [divisor_of(cell, layer) for cell in (pair.a, pair.b)]

@@ -46,6 +46,8 @@ class Loss(NamedTuple):
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
     for layer in cell.trace.layers if cell.trace is not None else ():
+        if divides_otherwise(cell, layer):
+            continue
         with np.errstate(all="ignore"):
             found = [
                 loss
@@ -75,6 +77,12 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             evidence={"computed": worst.computed, "float64": worst.exact, "mean/std": worst.ratio},
             advice=ADVICE,
         )
+
+
+def divides_otherwise(cell: CellView, layer: str) -> bool:
+    """Whether a layer of the user's was seen to add another eps, or to divide by n - 1: no digits are lost by that."""
+    anatomy = cell.anatomy.get(layer)
+    return anatomy is not None and any(part.cause in ("eps", "normaliser-divisor") for part in anatomy.departures)
 
 
 def in_state(cell: CellView, layer: str) -> Loss | None:

@@ -2,7 +2,9 @@
 
 Signature: buffers are kept in bfloat16 or float16 while the network computes in float32, or every held value has the
 low bits of a float32 all zero: it went through a shorter format on the way. Errors are relative, of the size of that
-format's unit roundoff, whatever the mean/std ratio.
+format's unit roundoff, whatever the mean/std ratio. Or what layers compute has a shorter dtype than the network on one
+side alone (autocast, a mixed-precision policy): outputs have the digits of float16 or bfloat16, and all that differs
+is a few of its roundings.
 
 What to do: keep running statistics in float32 (mixed-precision policies usually have an exception list), and switch
 reduced-precision math modes off when you compare.
@@ -12,20 +14,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bncheck.diagnosis.rules.attributed import summary
+from bncheck.diagnosis.rules.computed import DISTINCT, ROUNDINGS, ZERO_BITS, computed_in, fits
 from bncheck.diagnosis.rules.movement import STATISTICS
 from bncheck.diagnosis.rules.roundoff import unit
 from bncheck.diagnosis.rules.wording import names, targets, verb
-from bncheck.evidence import CellView
+from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.trace import Array
 
 CODE = "BN203"
 CAUSE = "reduced-precision"
 EXPLAINS = ("statistics", "outputs", "gradients")
-# A value picked at random is a bfloat16 by chance once in 2^16 (a float16 once in 2^13): sixteen never are.
-DISTINCT = 16
-# Bits of a float32's 23-bit fraction that the shorter format leaves zero.
-ZERO_BITS = {"bfloat16": 16, "float16": 13}
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
@@ -71,5 +71,45 @@ def shorter_format(held: Array, replay: Array | None) -> str:
     return ""
 
 
-def fits(values: Array, bits: int) -> Array:
-    return np.asarray((values.view(np.uint32) & np.uint32((1 << bits) - 1)) == 0)
+def check_pair(pair: PairView) -> Iterator[Finding]:
+    """One side computes in a shorter dtype than the case's, and nothing differs by more than that makes."""
+    dtypes = [computed_in(cell) for cell in (pair.a, pair.b)]
+    if "" in dtypes or unit(dtypes[0]) == unit(dtypes[1]):
+        return
+    output = pair.drift("", "output")
+    (short, dtype), (other, wide) = sorted(zip((pair.a, pair.b), dtypes, strict=True), key=lambda side: -unit(side[1]))
+    if output is None or output.verdict != "differs" or not unit(dtype) > unit(pair.case.dtype):
+        return
+    if not all(
+        is_of(pair, drift, unit(dtype)) for drift in pair.differing if drift.quantity in ("output", *STATISTICS)
+    ):
+        return
+    yield Finding(
+        code=CODE,
+        cause=CAUSE,
+        kind="hazard",
+        title=f"{names(short.members)} {verb(short.members, 'computes', 'compute')} in {dtype}, {names(other.members)} "
+        f"in {wide}: the outputs differ by a few roundings of {dtype}, and statistics by what reaches them.",
+        targets=targets(pair.a.members, pair.b.members),
+        scenario=pair.case.scenario,
+        case=pair.case.name,
+        event=output.first_event,
+        quantity="output",
+        evidence={**summary(output), "unit roundoff": unit(dtype)},
+        advice="compare in one dtype; where digits matter, switch autocast off around that layer",
+    )
+
+
+def is_of(pair: PairView, drift: Drift, u: float) -> bool:
+    """Whether a difference is no larger than a few roundings of a dtype make of the quantity's numbers."""
+    if drift.verdict != "differs":
+        return False
+    names_ = [f"{drift.layer}/{drift.quantity}"] if drift.layer else []
+    arrays = [
+        array
+        for cell in (pair.a, pair.b)
+        for name, array in (cell.trace.arrays.items() if cell.trace is not None else ())
+        if name in names_ or (not drift.layer and name.startswith(f"{drift.quantity}/"))
+    ]
+    size = max((float(np.max(np.abs(array), where=np.isfinite(array), initial=0.0)) for array in arrays), default=0.0)
+    return drift.max_abs <= ROUNDINGS * u * size

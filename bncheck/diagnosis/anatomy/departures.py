@@ -1,0 +1,303 @@
+"""In which rules a layer parts from BatchNorm's, in words, and what each of them makes of the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import numpy as np
+
+from bncheck.diagnosis.anatomy.activations import Activation
+from bncheck.diagnosis.anatomy.groups import Group, mask, words
+from bncheck.diagnosis.anatomy.memory import Memory
+from bncheck.diagnosis.anatomy.normaliser import NO_LIMIT, Normaliser
+from bncheck.diagnosis.anatomy.replay import Parts, Played, play
+from bncheck.diagnosis.anatomy.values import Life
+from bncheck.evidence import Departure
+from bncheck.trace import Array
+
+MOST_UPDATES = 4
+QUANTITIES = ("output", "running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One departure: ``undo`` gives the parts with BatchNorm's rule in its place."""
+
+    cause: str
+    says: str
+    advice: str
+    undo: Callable[[Parts], Parts]
+
+
+def departures(parts: Parts, life: Life) -> tuple[Departure, ...]:
+    rules = [rule for rule in found(parts, life) if rule is not None]
+    with np.errstate(all="ignore"):
+        shares = shares_of(parts, rules, life)
+    return tuple(
+        Departure(cause=rule.cause, says=rule.says, advice=rule.advice, shares=share)
+        for rule, share in zip(rules, shares, strict=True)
+    )
+
+
+def found(parts: Parts, life: Life) -> Sequence[Rule | None]:
+    return (values(parts, life), source(parts, life), divisor(parts), eps(parts, life), activation(parts),
+            *remembering(parts, life))  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- which values
+
+
+def values(parts: Parts, life: Life) -> Rule | None:
+    """Other values than those of the whole batch went into the statistics."""
+    train, evaluating, held = parts.training, parts.evaluating, parts.memory
+    group = train.group if train is not None else Group()
+    in_eval = evaluating.group if evaluating is not None else Group()
+    kept = held if held is not None and not held.never and not held.usual_values else None
+    if group.usual and in_eval.usual and kept is None:
+        return None
+    return Rule(
+        cause="value-count",
+        says=said_of_values(group, in_eval, held, life),
+        advice="take mean and variance of each channel over all values of the batch: x.mean((0, 2, 3)) of a 4-D x",
+        undo=with_all_values,
+    )
+
+
+def with_all_values(parts: Parts) -> Parts:
+    def usual(rule: Normaliser | None, source_: str) -> Normaliser | None:
+        if rule is None or rule.group.usual:
+            return rule
+        return replace(rule, group=Group(), source=source_)
+
+    held = parts.memory
+    return replace(
+        parts,
+        training=usual(parts.training, "batch"),
+        evaluating=usual(parts.evaluating, "running"),
+        memory=None if held is None else replace(held, group=Group(), order="their mean"),
+    )
+
+
+def said_of_values(group: Group, in_eval: Group, held: Memory | None, life: Life) -> str:
+    x = next((one.x for one in life.forwards if one.training), life.forwards[0].x)
+    samples, positions = x.shape[0], x.shape[2]
+    if group.usual and in_eval.usual:
+        assert held is not None
+        return f"normalises with the whole batch, but averages {of_memory(held, samples, positions)}"
+    said = f"normalises {words(group if not group.usual else in_eval, samples, positions)}"
+    if group.taken != "all":
+        said = f"takes mean and variance of {words(group, samples, positions)}"
+    if group.usual:
+        said += " in eval"
+    elif in_eval == group:
+        said += ", in training and in eval"
+    if held is None or held.never:
+        return said
+    if held.group == group:
+        return said + {"each in turn": ", and updates its running statistics once for each",
+                       "the first": ", and averages the first alone", "the last": ", and averages the last alone",
+                       }.get(held.order, "")  # fmt: skip
+    return f"{said}; its running statistics take {of_memory(held, samples, positions)}"
+
+
+def of_memory(held: Memory, samples: int, positions: int) -> str:
+    if held.usual_values:
+        return "the whole batch"
+    name = words(held.group, samples, positions)
+    return {"the first": f"the first alone of {name}", "the last": f"the last alone of {name}"}.get(held.order, name)
+
+
+def reached(parts: Parts, life: Life) -> tuple[int, int]:
+    """(values per channel of a batch, how many of them share one mean at most)."""
+    x = next((one.x for one in life.forwards if one.training), life.forwards[0].x)
+    whole = x.shape[0] * x.shape[2]
+    group = parts.training.group if parts.training is not None else Group()
+    if group.usual and parts.memory is not None and not parts.memory.never:
+        group = parts.memory.group
+    if group.taken != "all":
+        return whole, int(mask(group, x)[:, 0].sum())
+    share = {"chunks": group.size * x.shape[2], "sample": x.shape[2]}.get(group.kind, whole)
+    return whole, min(share, whole)
+
+
+# -------------------------------------------------------------------------------------- what is normalised with
+
+
+def source(parts: Parts, life: Life) -> Rule | None:
+    """Other statistics than the batch's in training, than the running ones in eval."""
+    said = []
+    for rule, usual, mode in ((parts.training, "batch", "training"), (parts.evaluating, "running", "eval")):
+        if rule is not None and rule.source != (usual if rule.group.usual else "batch"):
+            said.append((mode, said_of_source(rule)))
+    if not said:
+        return None
+    same = len({what for _, what in said}) == 1
+    text = f"normalises {said[0][1]} in {' and in '.join(mode for mode, _ in said)}" if same else "; ".join(
+        f"in {mode} normalises {what}" for mode, what in said
+    )  # fmt: skip
+    return Rule(
+        cause="normaliser-source",
+        says=text,
+        advice="normalise with the batch's mean and variance while self.training is true, and with running_mean and "
+        "running_var when it is false",
+        undo=with_usual_source,
+    )
+
+
+def with_usual_source(parts: Parts) -> Parts:
+    def usual(rule: Normaliser | None, name: str) -> Normaliser | None:
+        return None if rule is None else replace(rule, source=name if rule.group.usual else "batch", shares=())
+
+    return replace(parts, training=usual(parts.training, "batch"), evaluating=usual(parts.evaluating, "running"))
+
+
+def said_of_source(rule: Normaliser) -> str:
+    shares = [f"{share:.4g}" for share in rule.shares]
+    if rule.source == "mixture":
+        mean, var = (f"{a} instance, {b} layer and {c} batch" for a, b, c in (shares[:3], shares[3:]))
+        both = mean if mean == var else f"{mean} for the mean, {var} for the variance"
+        return f"with a mixture of instance, layer and batch statistics ({both})"
+    if rule.source == "blend":
+        return f"with a blend, {shares[0]} of it the batch's statistics and the rest the running ones"
+    if rule.source == "renorm":
+        limits = [f"{name} clipped at {share}" for name, share, size in zip("rd", shares, rule.shares, strict=True)
+                  if size < NO_LIMIT]  # fmt: skip
+        return f"by batch renormalisation ({', '.join(limits) or 'r and d not clipped here'})"
+    return {
+        "batch": "with the batch's statistics",
+        "mean-square": "by the root of the mean square, without subtracting a mean",
+        "running-std": "with running_var taken as a standard deviation",
+        "running-after": "with the running statistics as this very forward leaves them",
+    }.get(rule.source, "with the running statistics")
+
+
+def divisor(parts: Parts) -> Rule | None:
+    rule = parts.training
+    if rule is None or rule.divisor == "n":
+        return None
+    return Rule(
+        cause="normaliser-divisor",
+        says="divides by the deviation of n - 1 in training, not by that of n",
+        advice="normalise with the biased variance, as the paper does: x.var(unbiased=False)",
+        undo=lambda one: replace(one, training=replace(one.training, divisor="n") if one.training else None),
+    )
+
+
+def eps(parts: Parts, life: Life) -> Rule | None:
+    rules = [rule for rule in (parts.training, parts.evaluating) if rule is not None]
+    odd = [rule for rule in rules if rule.eps != life.eps or rule.placement != "inside"]
+    if not odd:
+        return None
+    rule = odd[0]
+    if rule.placement == "outside":
+        says = f"adds eps to the deviation, sqrt(var) + {rule.eps:.4g}"
+    elif rule.eps == 0:
+        says = f"adds no eps to the variance, instead of {life.eps:.4g}"
+    else:
+        says = f"adds an eps of {rule.eps:.4g} to the variance, instead of {life.eps:.4g}"
+    return Rule(
+        cause="eps",
+        says=says,
+        advice="divide by sqrt(var + eps) with the eps that the layer was given (torch.rsqrt(var + eps))",
+        undo=lambda one: replace(
+            one, training=inside(one.training, life.eps), evaluating=inside(one.evaluating, life.eps)
+        ),
+    )
+
+
+def inside(rule: Normaliser | None, asked: float) -> Normaliser | None:
+    return None if rule is None else replace(rule, eps=asked, placement="inside")
+
+
+def activation(parts: Parts) -> Rule | None:
+    if parts.activation.name == "none":
+        return None
+    return Rule(
+        cause="activation",
+        says=f"puts {parts.activation.words} behind the normalisation",
+        advice="nothing, if the activation is meant: compare with the built-in layer followed by it; otherwise leave "
+        "it out of the layer",
+        undo=lambda one: replace(one, activation=Activation()),
+    )
+
+
+# --------------------------------------------------------------------------------------------------- the average
+
+
+def remembering(parts: Parts, life: Life) -> Sequence[Rule]:
+    """Rules of the average in which it parts from s + weight·(u − s) of the weight asked for."""
+    held = parts.memory
+    if held is None or held.never:
+        return ()
+    rules = []
+    if held.averaging != "exponential":
+        says = {"first-replaces": "lets the first batch replace what the running statistics began with",
+                "debiased": "divides its averages by 1 - (1 - weight)^k, so that nothing of the start is left in them",
+                "cumulative": "averages all batches alike, with weight 1/k"}[held.averaging]  # fmt: skip
+        rules.append(of_average("averaging", says, averaging="exponential"))
+    if held.weight != life.weight:
+        times = next((k for k in range(2, MOST_UPDATES + 1)
+                      if abs(1.0 - (1.0 - life.weight) ** k - held.weight) < 1e-6), 0)  # fmt: skip
+        if times:
+            says = f"moves its running statistics as {times} updates of weight {life.weight:.4g} per forward do"
+            rules.append(of_average("update-count", says, weight=life.weight))
+        else:
+            says = f"gives the new batch a weight of {held.weight:.4g} instead of {life.weight:.4g}"
+            rules.append(of_average("batch-weight", says, weight=life.weight))
+    if held.statistic == "std":
+        rules.append(of_average("wrong-statistic", "averages the standard deviation", statistic="variance"))
+    if held.divisor == "n":
+        rules.append(of_average("variance-divisor", "averages the variance that is divided by n", divisor="n-1"))
+    return rules
+
+
+def of_average(cause: str, says: str, **usual: str | float) -> Rule:
+    def undo(parts: Parts) -> Parts:
+        return parts if parts.memory is None else replace(parts, memory=replace(parts.memory, **usual))  # type: ignore[arg-type]
+
+    return Rule(cause=cause, says=says, advice="", undo=undo)
+
+
+# -------------------------------------------------------------------------------------------------------- shares
+
+
+def shares_of(parts: Parts, rules: Sequence[Rule], life: Life) -> list[dict[str, float]]:
+    """Each rule's Shapley value in the mean |difference| from what was recorded: what goes when it is put back."""
+    recorded = Played(tuple(one.y for one in life.forwards), tuple(one.after for one in life.forwards))
+    known: dict[frozenset[int], Mapping[str, float]] = {}
+
+    def left(kept: frozenset[int]) -> Mapping[str, float]:
+        if kept not in known:
+            here = parts
+            for number, rule in enumerate(rules):
+                here = here if number in kept else rule.undo(here)
+            known[kept] = distance(play(here, life), recorded)
+        return known[kept]
+
+    nothing = left(frozenset())
+    found: list[dict[str, float]] = [{} for _ in rules]
+    orders = list(permutations(range(len(rules)))) if len(rules) <= 4 else [tuple(range(len(rules)))]
+    for quantity in QUANTITIES:
+        if not nothing[quantity] > 0:
+            continue
+        for order in orders:
+            kept: frozenset[int] = frozenset()
+            for number in order:
+                gain = left(kept)[quantity] - left(kept | {number})[quantity]
+                share = gain / nothing[quantity] / len(orders)
+                found[number][quantity] = found[number].get(quantity, 0.0) + share
+                kept |= {number}
+    return found
+
+
+def distance(one: Played, two: Played) -> dict[str, float]:
+    def mean_gap(parts: Sequence[Array], others: Sequence[Array]) -> float:
+        gaps = [float(np.abs(a - b).mean()) for a, b in zip(parts, others, strict=True)]
+        return float(np.mean(gaps)) if gaps else 0.0
+
+    found = {"output": mean_gap(one.outputs, two.outputs)}
+    for which, name in enumerate(("running_mean", "running_var")):
+        found[name] = mean_gap([state[which] for state in one.states], [state[which] for state in two.states])
+    return found

@@ -1,0 +1,185 @@
+"""Which values share one mean and one variance, and which of them go into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bncheck.trace import Array
+
+Shape = tuple[int, ...]  # samples, channels, positions
+MOST_CHUNKS, MOST_STRIDES = 64, 4
+
+
+@dataclass(frozen=True)
+class Group:
+    """``kind`` says who shares: ``batch`` (the usual), ``chunks`` and ``parts`` of the batch, ``strides`` of it,
+    ``sample``, ``channels`` of a sample, ``layer``, ``position``, ``everything``; ``size`` is its number.
+
+    ``taken`` says which of the values go in: ``all``, the ``first`` or ``last`` ``keep`` samples, ``first positions``,
+    ``first columns`` (of rows of ``size``), ``strided samples``, ``strided positions``, ``nonzero`` values,
+    ``unpadded`` positions (not zero in all channels)."""
+
+    kind: str = "batch"
+    size: int = 0
+    taken: str = "all"
+    keep: int = 0
+
+    @property
+    def usual(self) -> bool:
+        return self == Group()
+
+
+def labels(group: Group, shape: Shape) -> Array:
+    """(N, C, P) the number of the group of each value, counted from 0."""
+    samples, channels, positions = shape
+    n, c, p = np.ogrid[:samples, :channels, :positions]
+    if group.kind == "chunks":
+        which = n // group.size
+    elif group.kind == "parts":
+        which = np.searchsorted(bounds_of(samples, group.size), n, side="right")
+    elif group.kind == "strides":
+        which = n % group.size
+    else:
+        which = {"sample": n, "channels": n, "layer": n, "position": p}.get(group.kind, 0 * n)
+    width = {"layer": channels, "everything": channels, "channels": group.size}.get(group.kind, 1)
+    found = which * channels + c // width
+    return np.broadcast_to(found, shape)
+
+
+def bounds_of(samples: int, parts: int) -> Array:
+    """Where each part but the first begins, as numpy.array_split and torch.tensor_split cut."""
+    sizes = [samples // parts + (part < samples % parts) for part in range(parts)]
+    return np.cumsum(sizes)[:-1]
+
+
+def mask(group: Group, x: Array) -> Array:
+    """(N, C, P) bool: the values that go in."""
+    n, _, p = np.ogrid[: x.shape[0], : x.shape[1], : x.shape[2]]
+    if group.taken == "unpadded":
+        return np.broadcast_to((x != 0).any(axis=1, keepdims=True), x.shape)
+    if group.taken == "nonzero":
+        return np.asarray(x != 0)
+    chosen = {
+        "first": n < group.keep,
+        "last": n >= x.shape[0] - group.keep,
+        "first positions": p < group.keep,
+        "first columns": p % max(group.size, 1) < group.keep,
+        "strided samples": n % max(group.keep, 1) == 0,
+        "strided positions": p % max(group.keep, 1) == 0,
+    }.get(group.taken)
+    return np.ones(x.shape, dtype=bool) if chosen is None else np.broadcast_to(chosen, x.shape)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of each group of one batch: values that went in, their mean, biased variance and mean square, and its channel."""
+
+    count: Array
+    mean: Array
+    var: Array
+    square: Array
+    channel: Array
+    ids: Array  # (N, C, P) group of each value
+
+    def spread(self, values: Array) -> Array:
+        """A number per group, for each value."""
+        return np.asarray(values[self.ids])
+
+
+def moments(group: Group, x: Array) -> Moments:
+    """Two-pass moments of each group; NaN where nothing goes in."""
+    raw = labels(group, x.shape)
+    names, ids = np.unique(raw, return_inverse=True)
+    ids = ids.reshape(x.shape)
+    kept = mask(group, x)
+    weights = kept.ravel().astype(np.float64)
+    flat, many = ids.ravel(), len(names)
+    count = np.bincount(flat, weights, many)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.bincount(flat, weights * x.ravel(), many) / count
+        centred = x.ravel() - mean[flat]
+        var = np.bincount(flat, np.where(kept.ravel(), centred**2, 0.0), many) / count
+    return Moments(count=count, mean=mean, var=var, square=var + mean**2, channel=names % x.shape[1], ids=ids)
+
+
+def groupings(shape: Shape) -> Iterator[Group]:
+    """Every way to share that is tried, beside the usual one; the coarsest of a kind first."""
+    samples, channels, positions = shape
+    for size in range(2, min(samples // 2, MOST_STRIDES) + 1):
+        yield Group("strides", size)
+    if positions > 1:
+        yield Group("sample")
+        yield Group("position")
+    if channels > 1:
+        yield Group("everything")
+        yield Group("layer")
+        for size in range(2, channels):
+            if channels % size == 0:
+                yield Group("channels", size)
+    yield from chunked(samples)
+
+
+def chunked(samples: int) -> Iterator[Group]:
+    """Chunks of equal size, then those whose last one is smaller, and as many parts of nearly the same size."""
+    sizes = sorted(range(2, samples), key=lambda size: (samples % size != 0, -size))
+    if samples > MOST_CHUNKS:
+        sizes = [size for size in sizes if size in {-(-samples // parts) for parts in range(2, MOST_CHUNKS)}]
+    for size in sizes:
+        yield Group("chunks", size)
+    for parts in range(2, min(samples // 2, MOST_CHUNKS) + 1):
+        if samples % parts:
+            yield Group("parts", parts)
+
+
+def subsets(x: Array, width: int = 1) -> Iterator[Group]:
+    """Every choice of values that is tried for the statistics of the whole batch; positions are rows of ``width``."""
+    samples, _, positions = x.shape
+    if (x == 0).any():
+        yield Group(taken="unpadded")
+        yield Group(taken="nonzero")
+    for keep in range(1, samples) if samples <= 4 * MOST_CHUNKS else ():
+        yield Group(taken="first", keep=keep)
+        yield Group(taken="last", keep=keep)
+    for keep in range(1, width) if 1 < width < positions else ():
+        yield Group(taken="first columns", keep=keep, size=width)
+    for keep in range(2, MOST_STRIDES + 1):
+        if samples >= 2 * keep:
+            yield Group(taken="strided samples", keep=keep)
+        if positions >= 2 * keep:
+            yield Group(taken="strided positions", keep=keep)
+    for keep in range(1, positions) if positions <= 16 * MOST_CHUNKS else ():
+        yield Group(taken="first positions", keep=keep)
+
+
+def words(group: Group, samples: int, positions: int) -> str:
+    """The values that share one mean and one variance, in words."""
+    if group.taken != "all":
+        return {
+            "unpadded": "the positions that are not zero in every channel",
+            "nonzero": "the values that are not zero",
+            "first": f"the first {group.keep} of {samples} samples",
+            "last": f"the last {group.keep} of {samples} samples",
+            "first positions": f"the first {group.keep} of {positions} positions",
+            "first columns": f"the first {group.keep} of {group.size} positions of the last axis",
+            "strided samples": f"every {ordinal(group.keep)} sample",
+            "strided positions": f"every {ordinal(group.keep)} position",
+        }[group.taken]
+    return {
+        "chunks": "each half of the batch on its own"
+        if 2 * group.size == samples
+        else f"each chunk of {group.size} samples on its own",
+        "parts": f"each of {group.size} parts of the batch on its own",
+        "strides": f"every {ordinal(group.size)} sample on its own",
+        "sample": "each sample and channel on its own",
+        "channels": f"each sample's groups of {group.size} channels",
+        "layer": "each sample on its own, over all channels",
+        "position": "each position on its own",
+        "everything": "all channels together",
+    }.get(group.kind, "the whole batch")
+
+
+def ordinal(number: int) -> str:
+    return {2: "second", 3: "third", 4: "fourth"}.get(number, f"{number}th")

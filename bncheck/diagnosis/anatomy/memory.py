@@ -1,0 +1,170 @@
+"""What training forwards put into the running statistics: which values, in how many updates, with which weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bncheck.diagnosis.anatomy.groups import Group, labels
+from bncheck.diagnosis.anatomy.normaliser import moment_errors
+from bncheck.diagnosis.anatomy.values import STATE_ROUNDINGS, Forward, Life, moments_of
+from bncheck.diagnosis.fit.rows import debiased_weight
+from bncheck.trace import Array
+
+Pair = tuple[Array, Array]
+OTHER_AVERAGES = ("first-replaces", "debiased", "cumulative")
+ORDERS = ("each in turn", "their mean", "the first", "the last")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """``order``: how the groups of one batch go in: "each in turn" (an update each), "their mean" (one update), "the
+    first" or "the last" alone. ``statistic``: variance or std. ``never``: nothing moves."""
+
+    group: Group = Group()
+    order: str = "their mean"
+    divisor: str = "n-1"
+    statistic: str = "variance"
+    weight: float = 0.1
+    averaging: str = "exponential"  # first-replaces, debiased, cumulative
+    never: bool = False
+
+    @property
+    def usual_values(self) -> bool:
+        """Whether the whole batch goes in at once."""
+        return self.never or self.group.usual
+
+
+def put_in(rule: Memory, forward: Forward, life: Life) -> tuple[list[Pair], Pair]:
+    """The (mean, variance) pairs per channel that go in, in order, and a bound on their rounding."""
+    found = moments_of(rule.group, forward)
+    mean_error, var_error = moment_errors(found, life.u)
+    var = found.var
+    if rule.divisor == "n-1":
+        factor = found.count / np.maximum(found.count - 1.0, 1.0)
+        var, var_error = var * factor, var_error * factor
+    if rule.statistic == "std":
+        root = np.sqrt(var)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            var, var_error = root, np.fmin(var_error / root, np.sqrt(var_error))
+    channels = forward.x.shape[1]
+    rows = [by_channel(part, found.channel, channels) for part in (found.mean, var, mean_error, var_error)]
+    error = rows[2].max(axis=0), rows[3].max(axis=0)
+    each = list(zip(rows[0], rows[1], strict=True))
+    if rule.order == "their mean":
+        each = [(rows[0].mean(axis=0), rows[1].mean(axis=0))]
+    return {"the first": each[:1], "the last": each[-1:]}.get(rule.order, each), error
+
+
+def by_channel(values: Array, channel: Array, channels: int) -> Array:
+    """(groups of a channel, C): groups are numbered channel by channel within each part of the batch. A group over
+    several channels counts for each of them."""
+    width = len(values) // channels
+    if width and len(values) == width * channels and np.array_equal(channel, np.tile(np.arange(channels), width)):
+        return values.reshape(width, channels)
+    return np.repeat(values[:, None], channels, axis=1)
+
+
+def weight_at(rule: Memory, count: int) -> float:
+    """Weight of update ``count``, from 1 on."""
+    if rule.averaging == "first-replaces" and count == 1:
+        return 1.0
+    if rule.averaging == "cumulative":
+        return 1.0 / count
+    if rule.averaging == "debiased":
+        return float(debiased_weight(np.array(rule.weight), np.array(float(count))))
+    return rule.weight
+
+
+def step(rule: Memory, before: Pair, forward: Forward, life: Life, count: int) -> tuple[Pair, Pair]:
+    """(state after, bound on its rounding) of one training forward; ``count``: updates before it."""
+    if rule.never:
+        return before, (0.0 * before[0], 0.0 * before[1])
+    each, error = put_in(rule, forward, life)
+    after = []
+    for which in (0, 1):
+        state = before[which]
+        for number, pair in enumerate(each, count + 1):
+            weight = weight_at(rule, number)
+            state = (1.0 - weight) * state + weight * pair[which]
+        after.append(state)
+    sizes = [np.abs(a) + np.abs(b) + np.max(np.abs([pair[i] for pair in each]), axis=0)
+             for i, (a, b) in enumerate(zip(before, after, strict=True))]  # fmt: skip
+    roundings = STATE_ROUNDINGS * max(1.0, math.sqrt(len(each)))
+    bounds = [error[i] + roundings * life.u_state * sizes[i] + life.smallest for i in (0, 1)]
+    return (after[0], after[1]), (bounds[0], bounds[1])
+
+
+def reproduces(rule: Memory, life: Life) -> bool:
+    """Whether each training forward leaves what the rule makes of what was there before it."""
+    for number, forward in enumerate(life.of(True)):
+        after, bound = step(rule, forward.before, forward, life, number * updates(rule, forward))
+        if not all(np.all(np.abs(a - b) <= e) for a, b, e in zip(after, forward.after, bound, strict=True)):
+            return False
+    return True
+
+
+def updates(rule: Memory, forward: Forward) -> int:
+    """How many updates one forward makes."""
+    if rule.never:
+        return 0
+    return len(np.unique(labels(rule.group, forward.x.shape)[:, 0])) if rule.order == "each in turn" else 1
+
+
+def fit(life: Life, groups: Sequence[Group]) -> Memory | None:
+    """The first rule that makes every step, over the groups given, the usual one first; None where none does."""
+    forwards = life.of(True)
+    if not forwards:
+        return None
+    if all(np.array_equal(a, b) for one in forwards for a, b in zip(one.before, one.after, strict=True)):
+        return Memory(never=True)
+    for rule in hypotheses(life, groups):
+        if fits_first(rule, forwards[0], life) and reproduces(rule, life):
+            return rule
+    return None
+
+
+def fits_first(rule: Memory, forward: Forward, life: Life) -> bool:
+    after, bound = step(rule, forward.before, forward, life, 0)
+    return bool(np.all(np.abs(after[0] - forward.after[0]) <= bound[0]))
+
+
+def hypotheses(life: Life, groups: Sequence[Group]) -> Iterator[Memory]:
+    """With the weight asked for first, whichever values go in; then with the one that the steps show."""
+    pairs = [(group, order) for group in groups for order in orders(group)]
+    for group, order in pairs:
+        for averaging in ("exponential", *(OTHER_AVERAGES if group.usual else ())):
+            yield from variants(group, order, life.weight, averaging)
+    for group, order in pairs:
+        weight = fitted_weight(Memory(group=group, order=order), life)
+        if weight is not None and weight != life.weight:
+            yield from variants(group, order, weight, "exponential")
+
+
+def orders(group: Group) -> Sequence[str]:
+    return ("their mean",) if group.usual or group.taken != "all" else ORDERS
+
+
+def variants(group: Group, order: str, weight: float, averaging: str) -> Iterator[Memory]:
+    for statistic in ("variance", "std"):
+        for divisor in ("n-1", "n"):
+            yield Memory(group, order, divisor, statistic, weight, averaging)
+
+
+def fitted_weight(base: Memory, life: Life) -> float | None:
+    """The weight that the running mean's steps show, where one update is made of each batch."""
+    if base.order == "each in turn":
+        return None
+    top = bottom = 0.0
+    for forward in life.of(True):
+        (mean, _), *_ = put_in(base, forward, life)[0]
+        gap = mean - forward.before[0]
+        top += float(np.sum(gap * (forward.after[0] - forward.before[0])))
+        bottom += float(np.sum(gap**2))
+    weight = top / bottom if bottom > 0 else 0.0
+    near = float(f"{weight:.4g}")
+    weight = near if abs(near - weight) < 1e-6 else weight
+    return weight if 0.0 < weight <= 1.0 else None

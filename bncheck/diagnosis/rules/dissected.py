@@ -1,0 +1,89 @@
+"""From a layer of the user's that was taken apart (``anatomy``) to findings: what rules about its parts share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bncheck.diagnosis.rules.attributed import summary
+from bncheck.diagnosis.rules.wording import label, names, percent, targets, verb
+from bncheck.evidence import Anatomy, CellView, Departure, Drift, PairView
+from bncheck.finding import Finding
+from bncheck.trace import STATISTICS
+
+# Below this share of a difference a rule has no part in it.
+LEAST = 1e-6
+SHOWN = 1e-3
+
+
+def departing(pair: PairView, code: str, cause: str) -> Iterator[Finding]:
+    """One finding per layer of the user's that parts from the other side in this rule, where it makes a difference."""
+    for odd, other in ((pair.a, pair.b), (pair.b, pair.a)):
+        if not odd.own_layer or other.own_layer:
+            continue
+        for anatomy in odd.anatomy.values():
+            for part in anatomy.departures:
+                drift = drift_of(pair, anatomy, part) if part.cause == cause else None
+                if drift is not None:
+                    yield finding(pair, code, odd, other, anatomy, part, drift)
+
+
+def drift_of(pair: PairView, anatomy: Anatomy, part: Departure) -> Drift | None:
+    """The first difference that it takes part in: the output's, else that of a running statistic."""
+    for quantity, share in part.shares.items():
+        drift = pair.drift("" if quantity == "output" else anatomy.layer, quantity)
+        if drift is not None and drift.verdict != "agrees" and abs(share) > LEAST:
+            return drift
+    return None
+
+
+def finding(
+    pair: PairView, code: str, odd: CellView, other: CellView, anatomy: Anatomy, part: Departure, drift: Drift
+) -> Finding:
+    share = part.shares[drift.quantity]
+    evidence = {f"share of {quantity}": size for quantity, size in part.shares.items() if abs(size) > LEAST}
+    own = pair.a is odd
+    return Finding(
+        code=code,
+        cause=part.cause,
+        kind="convention",
+        title=f"{whole_name(odd)} {part.says}; {names(other.members)} {verb(other.members, 'does', 'do')} not. "
+        f"This accounts for {accounted(part)}.",
+        targets=targets(odd.members, other.members) if own else targets(other.members, odd.members),
+        scenario=pair.case.scenario,
+        case=pair.case.name,
+        layer=anatomy.layer,
+        event=drift.first_event,
+        quantity=drift.quantity,
+        explained=min(max(share, 0.0), 1.0),
+        evidence={**summary(drift), **evidence},
+        advice=part.advice,
+        accounts=tuple((anatomy.layer, quantity) for quantity in states_of(pair, anatomy, part)),
+    )
+
+
+def accounted(part: Departure) -> str:
+    """ "99.5 % of its difference from BatchNorm in y and 100.0 % in running_mean and running_var"."""
+    groups: dict[str, list[str]] = {}
+    for quantity, share in part.shares.items():
+        if share > LEAST:
+            size = percent(share) if share >= SHOWN else "less than 0.1 %"
+            groups.setdefault(size, []).append("y" if quantity == "output" else quantity)
+    said = [
+        f"{size}{'' if number else ' of its difference from BatchNorm'} in {listed(places)}"
+        for number, (size, places) in enumerate(groups.items())
+    ]
+    return listed(said) or "nothing alone: it works against another cause"
+
+
+def listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def states_of(pair: PairView, anatomy: Anatomy, part: Departure) -> Sequence[str]:
+    """Running statistics that it accounts for: all of the layer's steps are made, and it takes part in them."""
+    return [quantity for quantity in STATISTICS if anatomy.states and abs(part.shares.get(quantity, 0.0)) > LEAST]
+
+
+def whole_name(cell: CellView) -> str:
+    """ "Ghost in torch 2.13.0@cpu and torch[timed] 2.13.0@cpu": one layer, wherever it runs."""
+    return f"{cell.own_layer} in {' and '.join(dict.fromkeys(label(member) for member in cell.members))}"

@@ -1,0 +1,153 @@
+"""Layers with one planted rule, or none, on random data in float32: what is named is what was planted, and nothing is
+named of a healthy layer, however far its data lie from zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from rule_views import make_case, own
+
+from bncheck.diagnosis.anatomy import anatomy_of
+from bncheck.scenario import Case
+from bncheck.trace import EventRecord, Trace
+
+F, E = "train_forward", "eval_forward"
+OPS = (F, F, F, E, E)
+Array = np.ndarray[Any, Any]
+
+
+class Layer:
+    """BatchNorm in float32 over (N, C, P), each rule a method."""
+
+    def __init__(self, rng: np.random.Generator, channels: int) -> None:
+        one = np.float32
+        self.gamma = (rng.uniform(0.5, 2.0, channels) * rng.choice([-1, 1], channels)).astype(one)
+        self.beta, self.mean, self.var = (
+            rng.normal(size=channels).astype(one),
+            np.zeros(channels, one),
+            np.ones(channels, one),
+        )
+        self.weight, self.eps = one(rng.choice([0.1, 0.3, 0.01])), one(rng.choice([1e-5, 1e-3]))
+        self.number = int(rng.integers(2, 4))
+
+    def groups(self, x: Array) -> list[Array]:
+        return [x]
+
+    def taken(self, x: Array) -> Array:
+        return x
+
+    def inverse(self, var: Array) -> Array:
+        return np.asarray(1 / np.sqrt(var + self.eps))
+
+    def behind(self, z: Array) -> Array:
+        return z
+
+    def update(self, x: Array) -> None:
+        self.mean = self.mean + self.weight * (x.mean((0, 2)) - self.mean)
+        self.var = self.var + self.weight * (x.var((0, 2), ddof=1) - self.var)
+
+    def play(self, x: Array, training: bool) -> Array:
+        parts = []
+        for part in self.groups(x) if training else [x]:
+            used = self.taken(part)
+            mean, var = (used.mean((0, 2)), used.var((0, 2))) if training else (self.mean.copy(), self.var.copy())
+            if training:
+                self.update(used)
+            z = (part - mean[:, None]) * (self.inverse(var) * self.gamma)[:, None] + self.beta[:, None]
+            parts.append(self.behind(z))
+        return np.concatenate(parts).astype(np.float32)
+
+
+class Chunks(Layer):
+    def groups(self, x: Array) -> list[Array]:
+        return np.array_split(x, range(self.number, len(x), self.number))
+
+
+class Part(Layer):
+    def taken(self, x: Array) -> Array:
+        return x[: len(x) - 1]
+
+
+class Outside(Layer):
+    def inverse(self, var: Array) -> Array:
+        return np.asarray(1 / (np.sqrt(var) + np.float32(0.05)))
+
+
+class Relu(Layer):
+    def behind(self, z: Array) -> Array:
+        return np.maximum(z, np.float32(0))
+
+
+class Cube(Layer):
+    def behind(self, z: Array) -> Array:
+        return z**3
+
+
+class Unsteady(Layer):
+    """Another factor in every forward: no rule."""
+
+    times = np.float32(1)
+
+    def behind(self, z: Array) -> Array:
+        self.times += np.float32(0.01)
+        return z * self.times
+
+
+def lived(kind: Callable[[np.random.Generator, int], Layer], seed: int) -> tuple[Case, Trace]:
+    rng = np.random.default_rng(seed)
+    channels, samples, positions = int(rng.integers(1, 5)), 6 * int(rng.integers(1, 4)), int(rng.choice([1, 1, 4, 9]))
+    offset, spread = rng.normal(size=channels) * rng.choice([0, 1, 30, 300]), rng.choice([0.1, 1, 10], channels)
+    layer = kind(rng, channels)
+    case = make_case(
+        OPS, channels, (samples, channels, positions), batch_weight=float(layer.weight), eps=float(layer.eps)
+    )
+    states = [(layer.mean.copy(), layer.var.copy())]
+    arrays: dict[str, Array] = {}
+    for event, op in enumerate(OPS):
+        x = rng.normal(size=(samples, channels, positions)) * spread[:, None] + offset[:, None]
+        x = x.astype(np.float32)
+        arrays[f"given/bn/{event}"], arrays[f"gave/bn/{event}"] = x, layer.play(x, op == F)
+        states.append((layer.mean.copy(), layer.var.copy()))
+    wide = [arrays[f"given/bn/{event}"].astype(np.float64) for event in range(len(OPS))]
+    arrays["bn/running_mean"], arrays["bn/running_var"] = (np.stack(rows) for rows in zip(*states, strict=True))
+    arrays["bn/gamma"], arrays["bn/beta"] = (np.tile(part, (len(OPS) + 1, 1)) for part in (layer.gamma, layer.beta))
+    arrays["bn/input_mean"], arrays["bn/input_var"] = (np.stack([f(x) for x in wide]) for f in (mean_of, var_of))
+    arrays["bn/n"] = np.full(len(OPS), samples * positions)
+    return own(case), Trace(tuple(EventRecord(op) for op in OPS), arrays)
+
+
+def mean_of(x: Array) -> Array:
+    return np.asarray(x.mean((0, 2)))
+
+
+def var_of(x: Array) -> Array:
+    return np.asarray(x.var((0, 2)))
+
+
+def named(kind: Callable[[np.random.Generator, int], Layer], seed: int) -> set[str] | None:
+    """Causes that are named; None where no rule makes the outputs."""
+    found = anatomy_of(*lived(kind, seed)).get("bn")
+    return None if found is None else {part.cause for part in found.departures}
+
+
+@pytest.mark.parametrize(
+    ("kind", "planted", "at_least"),
+    [
+        (Layer, set(), 40), (Chunks, {"value-count"}, 30), (Part, {"value-count"}, 30), (Outside, {"eps"}, 25),
+        (Relu, {"activation"}, 30),
+    ],
+)  # fmt: skip
+def test_what_is_named_is_what_was_planted(
+    kind: Callable[[np.random.Generator, int], Layer], planted: set[str], at_least: int
+) -> None:
+    found = [named(kind, seed) for seed in range(40)]
+    assert [causes for causes in found if causes is not None and not causes <= planted] == []
+    assert sum(causes == planted for causes in found) >= at_least
+
+
+@pytest.mark.parametrize("kind", [Cube, Unsteady])
+def test_what_follows_no_rule_is_given_no_name(kind: Callable[[np.random.Generator, int], Layer]) -> None:
+    assert [causes for seed in range(40) if (causes := named(kind, seed))] == []
