@@ -14,6 +14,7 @@ interpreters            environments/: pythons, folder, installer, devices      
 playing                 playing/: jobs, workers; worker/ (Python 3.7)               cells in the run folder
 reading                 run_folder/: folder, cell, cell_files, arrays               CellView: a case on a target
 measuring               diagnosis/fit/                                              Convention: facet by facet
+an own layer            diagnosis/anatomy/                                          Anatomy: value by value
 comparing               diagnosis/drifts                                            Drift: a quantity of a layer
 explaining              diagnosis/replay/                                           Attribution: shares of a drift
 naming                  diagnosis/rules/ (a file per cause), diagnosis/diagnose     Finding
