@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -177,6 +178,7 @@ def play(python: Path, backend: Path, variant: str, folder: Path, cells: Sequenc
     (folder / "inputs").mkdir(parents=True)
     job = {
         "protocol": 1,
+        "host": os.getpid(),
         "backend": str(backend),
         "variant": variant,
         "device": "cpu",

@@ -162,7 +162,7 @@ def run_alone(target: str, run: Path, slug: str = "", times: int = 3) -> tuple[f
         (job / "cells.tar").unlink()
         start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as bncheck sets it for two workers on two cores
-        subprocess.run([python, "-I", str(WORKER), str(job)], check=True, env=environment)
+        subprocess.run([python, "-I", str(WORKER), str(job), "--alone"], check=True, env=environment)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = sum(getattr(after, key) - getattr(before, key) for key in ("ru_utime", "ru_stime"))
         found.append((time.perf_counter() - start, cpu))
