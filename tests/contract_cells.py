@@ -148,6 +148,13 @@ class Played:
 
     folder: Path
     cells: Sequence[str] = tuple(CELLS)
+    unit: float = 0.0  # half the spacing of the numbers that matrices are multiplied in; 0: the cell's own dtype
+
+    @property
+    def close(self) -> float:
+        """How near a number behind several layers comes to the one in float64, where those that are added up to it are
+        of the order of 1 and both factors of each are rounded."""
+        return max(1e-4, 16 * self.unit)
 
     @functools.cached_property
     def environment(self) -> Mapping[str, Any]:
