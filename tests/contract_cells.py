@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -183,6 +184,7 @@ def play(python: Path, backend: Path, variant: str, folder: Path, cells: Sequenc
         "inputs": "inputs",
         "cases": "cases.jsonl",
         "memory_limit": None,
+        "host": os.getpid(),
     }
     (folder / "job.json").write_text(json.dumps(job))
     (folder / "cells.json").write_text(json.dumps([folder_name(name) for name in cells]))

@@ -1,8 +1,8 @@
 """Tables of the README and of docs/, made from the code: ``python tests/tools/readme_tables.py`` writes them, a test
 compares them.
 
-Each stands, on one page, between ``<!-- table: NAME -->`` and ``<!-- end -->``. The table of conventions is measured, not made:
-``python tests/tools/readme_tables.py RUN`` takes it from the run folder of a ``bncheck conventions``; given a file
+Each stands, on one page, between ``<!-- table: NAME -->`` and ``<!-- end -->``. The table of conventions is measured,
+not made: ``python tests/tools/readme_tables.py RUN`` takes it from the run folder of a ``bncheck conventions``; given a file
 instead, it takes what the first example printed.
 """
 
@@ -70,6 +70,16 @@ def symptoms() -> str:
     return table(("I see", "run"), rows)
 
 
+def keys() -> str:
+    from bncheck.scenario_files.keys import key_rows
+
+    rows = [
+        (f"`{key}`", default if default in ("", "required") else f"`{default}`", says)
+        for key, default, says in key_rows()
+    ]
+    return table(("key", "default", "what it says"), rows)
+
+
 def python() -> str:
     import bncheck
 
@@ -86,6 +96,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rules": rules,
     "scenarios": scenarios,
     "events": events,
+    "keys": keys,
     "symptoms": symptoms,
     "python": python,
 }
