@@ -2,8 +2,8 @@
 compares them.
 
 Each stands, on one page, between ``<!-- table: NAME -->`` and ``<!-- end -->``. The table of conventions is measured,
-not made: ``python tests/tools/readme_tables.py RUN`` takes it from the run folder of a ``bncheck conventions``; given a file
-instead, it takes what the first example printed.
+not made: ``python tests/tools/readme_tables.py RUN`` takes it from the run folder of a ``bncheck conventions``; given
+a file instead, it takes what the first example printed.
 """
 
 from __future__ import annotations
