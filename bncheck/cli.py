@@ -74,15 +74,16 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, prog_name="bncheck")
 def cli() -> None:
-    """Find out why BatchNorm behaves differently, from one framework, version, device or export to another.
+    """Find out what your BatchNorm layers did, and why they behave differently elsewhere.
 
     \b
-    bncheck run                     the default scenarios on reference, torch and mxnet
-    bncheck run all-ones -t torch   torch against the reference
-    bncheck run all-ones -t torch -t mxnet==1.7.0.post2
-    bncheck explain update-phase
+    bncheck watch -- python train.py    which layers stand still or turn NaN, and why
+    bncheck check checkpoint.pt         is it right? (or layer.py:Name, model.onnx, …)
+    bncheck diff model.pt ema.pt        which layer differs, in what, and why
+    bncheck run all-ones -t torch       where does it part from the reference?
 
     \b
+    bncheck explain update-phase says what a cause means and what to do.
     Defaults stand in [tool.bncheck] of pyproject.toml. NO_COLOR=1 leaves colour out.
     Completion for bash (zsh, fish likewise): eval "$(_BNCHECK_COMPLETE=bash_source bncheck)"
     """

@@ -178,7 +178,7 @@ def test_the_example_gives_the_action_only_inputs_that_it_has() -> None:
 
 
 def test_the_action_s_readme_shows_a_configuration_that_is_right(tmp_path: Path) -> None:
-    text = (ACTION / "README.md").read_text()
+    text = (ROOT / "docs" / "ci.md").read_text()
     (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "pyproject.toml").write_text(block)
     found = read_configuration(tmp_path / "pyproject.toml")

@@ -19,6 +19,7 @@ from bncheck.diagnosis.held.naming import name_differences
 from bncheck.diagnosis.held.reading import Others, Sides
 from bncheck.finding import Finding
 from bncheck.life import Held, Holding
+from bncheck.subjects.two_files import how_read
 from bncheck.trace import Array
 
 MEAN, VAR, GAMMA, BETA = [1.0, 2.0, -3.0], [0.5, 4.0, 9.0], [1.0, 1.5, 0.5], [0.25, -0.5, 0.125]
@@ -343,6 +344,13 @@ def test_what_cannot_be_compared(files: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and "cannot be read" in done.stderr
     done = here("diff", str(files / "before.pt"), str(tmp_path / "gone.pt"))
     assert done.returncode == 2 and "there is no file" in done.stderr
+
+
+def test_only_files_are_said_to_have_been_read() -> None:
+    assert how_read([]) == []
+    assert how_read(["ONNX"]) == ["The file was read as ONNX, without any framework; nothing in it was executed."]
+    assert how_read(["PyTorch", "PyTorch"])[0].startswith("Both were read as PyTorch, without")
+    assert how_read(["PyTorch", "ONNX"])[0].startswith("Read as PyTorch and ONNX, without")
 
 
 def damaged_layer(layer: Held, dice: np.random.Generator) -> Held:

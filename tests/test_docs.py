@@ -1,38 +1,67 @@
-"""The pages of docs/ are true: their files are written, their commands and their Python run, beside torch."""
+"""The README and the pages of docs/ are true: their files are written, their commands and their Python run, beside
+torch; what they name exists; their links lead somewhere."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from at_the_prompt import ROOT, bncheck
 from beside_torch import run
+from readme_tables import DOCS, PAGES, README
 from watched_lives import torch_python
 
-from bncheck.cli import COMMANDS
+import bncheck as package
+from bncheck.cli import COMMANDS, cli
 from bncheck.diagnosis.rules import load_rules
 
-DOCS = ROOT / "docs"
-PAGES = ("watching", "checking", "recording")
-# <!-- file: NAME -->, <!-- run -->, <!-- run after: COMMAND -->, <!-- python: FILE -->, <!-- python after: COMMAND -->
-BLOCK = re.compile(r"<!-- (file|run|python)(?: after)?:? ?(.*?) ?-->\n```\w+\n(.*?)```", re.DOTALL)
-# What the commands of running text are about, in the folder of a test: these have tests of their own.
-NAMED = re.compile(r"`(bncheck [^`]+)`")
+# <!-- file: NAME -->, <!-- run -->, <!-- run with PAGE after: COMMAND -->, <!-- python: FILE -->,
+# <!-- python after: COMMAND -->. "with" is a page whose files are there as well, or a script that is train.py there.
+BLOCK = re.compile(r"<!-- (file|run|python)(?: with (\S+))?( after)?(?:: (.*?))? -->\n```\w+\n(.*?)```", re.DOTALL)
+SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)")
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+# Options that pages name and that are not bncheck's: of pytest, pip, uv, python.
+OF_OTHERS = {"--bncheck", "--no-deps"}
 
 
-def blocks(page: str, kind: str) -> list[tuple[str, str]]:
-    """(what stands behind the kind, the block) of each block of a page."""
-    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
-    return [(about, body) for word, about, body in BLOCK.findall(text) if word == kind]
+@dataclass(frozen=True)
+class Block:
+    """What a page shows as a file, a command with its output, or Python: ``before`` is a file or a command."""
+
+    page: str
+    kind: str
+    along: str
+    command: bool
+    before: str
+    body: str
 
 
-def write_files(page: str, folder: Path) -> None:
-    for name, body in blocks(page, "file"):
-        (folder / name).write_text(body, encoding="utf-8")
+def blocks(page: str, kind: str) -> list[Block]:
+    found = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    return [
+        Block(page, word, along, bool(after), before, body)
+        for word, along, after, before, body in found
+        if word == kind
+    ]
+
+
+def write_files(block: Block, folder: Path) -> None:
+    for page in filter(lambda name: name.endswith(".md"), (block.page, block.along)):
+        for file in blocks(page, "file"):
+            (folder / file.before).write_text(file.body, encoding="utf-8")
+    if block.along.endswith(".py"):
+        script = ROOT / block.along
+        shutil.copy(script, folder / "train.py")
+        shutil.copy(script.parents[1] / "parts.py", folder)
+    if block.command:
+        prepare(block.before, folder)
 
 
 def prepare(command: str, folder: Path) -> None:
@@ -42,62 +71,93 @@ def prepare(command: str, folder: Path) -> None:
     subprocess.run([str(torch_python()), *words], cwd=folder, check=True, capture_output=True)
 
 
-def said(text: str) -> list[str]:
-    return text.split()
+CONSOLE = [block for page in NAMES for block in blocks(page, "run")]
+PYTHON = [block for page in NAMES for block in blocks(page, "python")]
 
 
-CONSOLE = [(page, about, body) for page in PAGES for about, body in blocks(page, "run")]
-PYTHON = [(page, about, body) for page in PAGES for about, body in blocks(page, "python")]
+def ids(found: list[Block]) -> list[str]:
+    return [f"{Path(block.page).stem}-{number}" for number, block in enumerate(found)]
 
 
-def ids(found: list[tuple[str, str, str]]) -> list[str]:
-    return [f"{page}-{number}" for number, (page, *_) in enumerate(found)]
-
-
-@pytest.mark.parametrize(("page", "before", "shown"), CONSOLE, ids=ids(CONSOLE))
-def test_what_a_command_prints_is_what_the_page_shows(page: str, before: str, shown: str, tmp_path: Path) -> None:
-    write_files(page, tmp_path)
-    if before:
-        prepare(before, tmp_path)
-    command, _, output = shown.removeprefix("$ ").partition("\n")
+@pytest.mark.parametrize("block", CONSOLE, ids=ids(CONSOLE))
+def test_what_a_command_prints_is_what_the_page_shows(block: Block, tmp_path: Path) -> None:
+    write_files(block, tmp_path)
+    command, _, output = block.body.removeprefix("$ ").partition("\n")
     place = torch_python().parent
     known = {"PATH": f"{place}{os.pathsep}{os.environ['PATH']}", "VIRTUAL_ENV": str(place.parent), "COLUMNS": "100"}
     done = bncheck(*shlex.split(command)[1:], cwd=tmp_path, **known)
-    printed = " ".join(said(done.stdout + done.stderr))
-    assert " ".join(said(output)) in printed, done.stdout + done.stderr
+    printed = " ".join((done.stdout + done.stderr).split())
+    assert " ".join(output.split()) in printed, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("page", "about", "code"), PYTHON, ids=ids(PYTHON))
-def test_the_python_of_a_page_runs(page: str, about: str, code: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", PYTHON, ids=ids(PYTHON))
+def test_the_python_of_a_page_runs(block: Block, tmp_path: Path) -> None:
     """A file that is named comes before it; a command is run before it."""
-    write_files(page, tmp_path)
-    before = ""
-    if about.startswith("python "):
-        prepare(about, tmp_path)
-    elif about:
-        before = (tmp_path / about).read_text(encoding="utf-8")
-    done = run(f"{before}\n{code}", tmp_path)
+    write_files(block, tmp_path)
+    before = "" if block.command or not block.before else (tmp_path / block.before).read_text(encoding="utf-8")
+    done = run(f"{before}\n{block.body}", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr
 
 
+def test_examples_are_found() -> None:
+    """A marker that is misspelled would take its example out of the tests."""
+    marked = [re.findall(r"<!-- (?:file|run|python)\b", page.read_text(encoding="utf-8")) for page in PAGES]
+    assert sum(map(len, marked)) == len(CONSOLE) + len(PYTHON) + sum(len(blocks(page, "file")) for page in NAMES)
+    assert len(CONSOLE) >= 6
+    assert len(PYTHON) >= 6
+
+
 def test_the_writer_is_short_and_plain() -> None:
     """It is to be carried over into other languages."""
-    (writer,) = [body for name, body in blocks("recording", "file") if name == "recording.py"]
+    (writer,) = [file.body for file in blocks("docs/recording.md", "file") if file.before == "recording.py"]
     assert sum(bool(line.strip()) for line in writer.splitlines()) <= 30
     assert re.findall(r"^(?:import|from) .*", writer, re.MULTILINE) == ["import json, math"]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_commands_causes_and_links_exist(page: str) -> None:
-    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
-    for command in NAMED.findall(text):
-        assert shlex.split(command)[1] in (*COMMANDS, "COMMAND"), command
+@pytest.mark.parametrize("page", NAMES)
+def test_commands_options_and_causes_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    options = {word for name in COMMANDS for word in options_of(name)}
+    for span in SPAN.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        own = span.partition(" -- ")[0].split()  # behind it stands the user's command
+        allowed = options
+        if own[:1] == ["bncheck"] and len(own) > 1 and not own[1].startswith("-"):
+            assert own[1] in (*COMMANDS, "COMMAND"), span
+            allowed = options_of(own[1]) if own[1] in COMMANDS else options
+        elif not span.startswith("--"):
+            continue
+        for word in own:
+            if word.startswith("--") and word != "--":
+                assert word.partition("=")[0] in allowed | OF_OTHERS, span
     causes = {rule.cause for rule in load_rules()}
     for word in re.findall(r"cause `([a-z-]+)`", text):
         assert word in causes, word
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)\)", text):
-        assert (DOCS / target).exists(), target
+
+
+def options_of(name: str) -> set[str]:
+    """Options of a command and of its commands."""
+    command = cli.get_command(None, name)  # type: ignore[arg-type]
+    assert command is not None
+    inner = [command, *getattr(command, "commands", {}).values()]
+    options = [option for each in inner for option in each.params]
+    return {"--help"} | {word for option in options for word in (*option.opts, *option.secondary_opts)}
+
+
+def anchors(text: str) -> set[str]:
+    """GitHub's names of a page's headings."""
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target, anchor in LINK.findall(text):
+        place = ROOT / Path(page).parent / target if target else ROOT / page
+        assert place.exists(), target
+        if anchor:
+            assert anchor in anchors(place.read_text(encoding="utf-8")), f"{target}#{anchor}"
 
 
 def test_ten_symptoms_lead_to_a_command() -> None:
@@ -107,15 +167,12 @@ def test_ten_symptoms_lead_to_a_command() -> None:
     assert len(rows) == 10 and {verb for _, verb in rows} == {"watch", "check", "diff", "run"}
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert all(f"(docs/{page}.md)" in text for page in PAGES)
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    assert [name for name in NAMES[1:] if f"({name})" not in text] == []
 
 
-def test_options_that_pages_name_exist() -> None:
-    from bncheck.commands.watch import watch_command
-
-    helped = {word for option in watch_command.params for word in option.opts}
-    text = (DOCS / "watching.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`(--(?:steps|keep|fail-on|python))\b", text))
-    assert named <= helped and "--keep" in named
+def test_every_name_of_the_python_module_is_documented() -> None:
+    text = (DOCS / "python.md").read_text(encoding="utf-8")
+    assert [name for name in package._PYTHON if f"`bncheck.{name}" not in text] == []

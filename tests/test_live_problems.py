@@ -1,4 +1,4 @@
-"""The README's table of live problems: every figure in it is one that the findings give when the scenario is run.
+"""The table of docs/live-problems.md: every figure in it is one that the findings give when the scenario is run.
 
 A figure counts as given when a number in the findings of that cause (their sentences and evidence) rounds to it, to the
 digits that the table prints. Rows on torch and mxnet are run always, the others with ``-m slow``.
@@ -19,7 +19,7 @@ from bncheck.environments.backend_file import find_backends
 from bncheck.finding import Finding
 from bncheck.run_folder.results import Results, read_results
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent / "docs" / "live-problems.md").read_text(encoding="utf-8")
 BACKENDS = find_backends()
 QUICK = {"torch", "mxnet", "torch[onnx]"}
 # No figures of a measurement: ranks, distributions of the input, versions of what is said, "n - 1".
@@ -42,7 +42,7 @@ class Row:
 
 
 def rows() -> list[Row]:
-    section = README.split("## Live problems it catches")[1].split("\n## ")[0]
+    section = PAGE.split("\n## ")[0]
     found = []
     for line in section.splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split(" | ")]

@@ -1,4 +1,5 @@
-"""The README is true: its tables are those of the code, its figures are measured again, its commands run."""
+"""The README and docs/ are true: their tables are those of the code, their figures are measured again, their commands
+run. What is written, run and linked in each page beside that: test_docs.py."""
 
 from __future__ import annotations
 
@@ -13,19 +14,22 @@ import pytest
 from at_the_prompt import bncheck
 from conftest import finish, once
 from example_report import EXAMPLE
-from readme_tables import README, conventions, fill
+from readme_tables import PAGES, README, TABLES, conventions, fill, places
 from test_repro_everywhere import FORMS, ODD
 from test_torch_scenarios import SCENARIOS as PLAYED_THERE
 
 from bncheck.scenario_files.files import find_scenarios
 
-TEXT = README.read_text(encoding="utf-8")
+TEXTS = {page.stem: page.read_text(encoding="utf-8") for page in PAGES}
+TEXT = TEXTS["README"]
 # Placeholders of commands in running text → what the test puts there.
 SCENARIOS = README.parent / "scenarios"
 PLACES = {
-    "RUN": "first", "CODE": "BN103", "NAME": "all-ones", "FINDING": "BN103",
+    "RUN": "first", "CODE": "BN103", "CAUSE": "update-phase", "NAME": "all-ones", "FINDING": "BN103",
     "network.file=model.onnx": f"network.file={SCENARIOS / 'models' / 'opset15.onnx'}",
 }  # fmt: skip
+# Of commands on things of the reader's own test_docs.py runs the examples, on files that the pages show.
+OWN = ("bncheck watch", "bncheck check", "bncheck diff")
 # Commands that this test does not run, each with the reason.
 NOT_RUN = {
     "bncheck COMMAND --help": "every command's --help is run by test_cli.py",
@@ -33,6 +37,10 @@ NOT_RUN = {
     "bncheck run batch-invariance": "slow: networks of 169 and 53 layers; test_networks.py runs it as a slow test",
     "bncheck run --resume RUN": "test_run.py resumes a killed run",
     "bncheck run my-scenario.toml": "there is no such file; test_scenario_file.py loads scenarios by path",
+    "bncheck baseline show FILE": "test_gating.py shows one",
+    "bncheck run --baseline bncheck-baseline.json": "test_ci.py makes and uses a baseline",
+    "bncheck compare": "the name of a command, which needs two runs",
+    "bncheck explain": "the name of a command, which needs a cause",
     "bncheck baseline update RUN FILE": "test_ci.py makes and uses a baseline",
     "bncheck run --baseline FILE": "test_ci.py makes and uses a baseline",
     "bncheck compare RUN RUN": "test_compare_runs.py compares runs",
@@ -42,13 +50,19 @@ NOT_RUN = {
 }
 
 
-def test_tables_are_those_of_the_code() -> None:
-    assert fill(TEXT) == TEXT, "run: python tests/tools/readme_tables.py"
+@pytest.mark.parametrize("page", TEXTS)
+def test_tables_are_those_of_the_code(page: str) -> None:
+    assert fill(TEXTS[page]) == TEXTS[page], "run: python tests/tools/readme_tables.py"
 
 
-def test_no_table_is_empty() -> None:
-    for name in re.findall(r"<!-- (?:table|measured|example): (\w+) -->", TEXT):
-        body = re.search(rf": {name} -->\n(.*?)<!-- end -->", TEXT, re.DOTALL)
+def test_every_table_has_its_page() -> None:
+    assert sorted(name for text in TEXTS.values() for name in places(text)) == sorted(TABLES)
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_no_table_is_empty(page: str) -> None:
+    for name in re.findall(r"<!-- (?:table|measured|example): (\w+) -->", TEXTS[page]):
+        body = re.search(rf": {name} -->\n(.*?)<!-- end -->", TEXTS[page], re.DOTALL)
         assert body is not None
         assert body[1].count("\n") > 3, name
 
@@ -56,7 +70,7 @@ def test_no_table_is_empty() -> None:
 def test_the_conventions_of_torch_and_mxnet_are_measured_again(default_run: Path) -> None:
     rows = conventions(default_run)
     for target in ("torch", "mxnet"):
-        assert rows[target] in TEXT
+        assert rows[target] in TEXTS["conventions"]
 
 
 def said(text: str) -> list[str]:
@@ -115,11 +129,10 @@ def test_the_example_report_is_made_in_one_go(folder: Path, tmp_path: Path) -> N
 
 
 def commands() -> list[str]:
-    """Every `bncheck …` of the running text, once."""
-    spans = re.findall(
-        r"`(bncheck [^`<>…]+)`", re.sub(r"```.*?```|<!-- table.*?<!-- end -->", "", TEXT, flags=re.DOTALL)
-    )
-    return sorted(set(spans))
+    """Every `bncheck …` of the running text of all pages, once."""
+    kept = [re.sub(r"```.*?```|<!-- table.*?<!-- end -->", "", text, flags=re.DOTALL) for text in TEXTS.values()]
+    spans = [span for text in kept for span in re.findall(r"`(bncheck [^`<>…]+)`", text)]
+    return sorted({span for span in spans if not span.startswith(OWN)})
 
 
 def test_what_is_not_run_is_still_there() -> None:
@@ -148,8 +161,8 @@ def test_commands_of_the_running_text_run(command: str, folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_kit_is_where_the_readme_says(folder: Path) -> None:
-    block = re.search(r"## In a bug report\n\n```\n(.*?)```", TEXT, re.DOTALL)
+def test_the_kit_is_where_the_page_says(folder: Path) -> None:
+    block = re.search(r"# Reporting a bug\n\n```\n(.*?)```", TEXTS["kits"], re.DOTALL)
     assert block is not None
     run, repro, script = block[1].strip().splitlines()
     assert run == "bncheck run"
@@ -157,11 +170,6 @@ def test_the_kit_is_where_the_readme_says(folder: Path) -> None:
     assert typed(repro, folder).returncode == 0
     assert script.startswith("uv run ")
     assert (folder / script.removeprefix("uv run ")).exists()
-
-
-def test_links_to_files_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)\)", TEXT):
-        assert (README.parent / target).exists(), target
 
 
 def test_the_two_commands_are_the_documented_ones() -> None:

@@ -15,6 +15,7 @@ from patience import patience
 from bncheck.environments.backend_file import find_backends
 from bncheck.errors import ScenarioError, UsageError
 from bncheck.scenario import Case, Scenario
+from bncheck.scenario_files import keys, schema
 from bncheck.scenario_files.files import find_scenarios, load_scenario, parse_override, resolve_scenario
 
 HEAD = 'title = "t"\nwhy = "w"\n'
@@ -35,6 +36,18 @@ def faults(folder: Path, text: str, overrides: Mapping[str, Any] = {}) -> list[s
         load(folder, text, overrides)
     assert caught.value.exit_code == 2
     return caught.value.message.replace(f"{folder}/", "").splitlines()
+
+
+def test_every_key_is_told_in_a_sentence() -> None:
+    """The docs' table of keys is made of them; events have a table of their own."""
+    models = {model for model in schema._MODELS.values() if model is not schema.EventTable}
+    assert models == set(keys.TABLES)
+    assert all(list(told) == list(model.model_fields) for model, (_, told) in keys.TABLES.items())
+    rows = {key: (default, says) for key, default, says in keys.key_rows()}
+    assert rows["title"][0] == "required"
+    assert rows["network.layers[].batch_weight"][0] == "0.1"
+    assert rows["input.fill"][0] == '"normal"'
+    assert all(says for _, says in rows.values())
 
 
 def only(scenario: Scenario) -> Case:

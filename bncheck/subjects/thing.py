@@ -13,6 +13,8 @@ from bncheck.errors import UsageError, nearest
 
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 FORMS = "file.py:Name, package.module:Name, model.onnx, or a checkpoint"
+# Endings of checkpoints; those that modules have as names too (``tensorflow.keras:Layer``) are not among them.
+STATES = {".pt", ".pth", ".ckpt", ".safetensors", ".npz", ".npy", ".pdparams", ".pkl", ".h5", ".hdf5", ".msgpack"}
 MOST_BYTES = 8_000_000  # of a source file
 # The framework that a package's things are made of; packages not listed here are asked of torch.
 OTHER_FRAMEWORKS = {"keras": "Keras", "tensorflow": "TensorFlow", "tf_keras": "tf.keras", "mxnet": "MXNet"}
@@ -42,6 +44,9 @@ class Thing:
 def parse_thing(text: str) -> Thing:
     """UsageError where nothing of that name can be meant, with what can."""
     module, colon, name = text.rpartition(":")
+    if colon and Path(module).suffix.lower() in STATES and not Path(*module.split(".")).with_suffix(".py").exists():
+        existing(Path(module))
+        raise UsageError(f"check looks at every state of {module}, not at {name!r} alone", f"bncheck check {module}")
     if colon and NAME.fullmatch(name) and (module.endswith(".py") or NAME.fullmatch(module)):
         return in_file(text, module, name) if module.endswith(".py") else in_package(text, module, name)
     path = Path(text)

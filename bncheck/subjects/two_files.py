@@ -38,6 +38,7 @@ HOW = {
     "weights": "Layers were matched by what they hold: their names differ.",
     "order": "Layers were matched by order and width: neither names nor weights tell which belongs to which.",
 }
+OBJECT = "model"  # the format of what a model holds that was built, or handed over
 # Bytes of other tensors that are read to say whether they are equal.
 MOST_OTHERS = 2**31
 
@@ -183,10 +184,19 @@ def headline(
     return words + "."
 
 
+def how_read(formats: Sequence[str]) -> list[str]:
+    """Of files alone: a model's own code ran to build it."""
+    if not formats:
+        return []
+    if len(formats) == 1:
+        return [f"The file was read as {formats[0]}, without any framework; nothing in it was executed."]
+    kinds = f"Both were read as {formats[0]}" if formats[0] == formats[1] else f"Read as {formats[0]} and {formats[1]}"
+    return [f"{kinds}, without any framework; nothing in the files was executed."]
+
+
 def notes(one: Checkpoint, two: Checkpoint, matching: Matching, pairs: Sequence[Pair], sides: Sides) -> list[str]:
     said = [HOW[matching.how]] if pairs else []
-    formats = [each.holding.format for each in (one, two)]
-    said.append(f"Read as {formats[0]} and {formats[1]}, without any framework; nothing in the files was executed.")
+    said += how_read([each.holding.format for each in (one, two) if each.holding.format != OBJECT])
     if sides.others is not None:
         same, apart = sides.others.same, len(sides.others.different)
         said.append(f"Of the other tensors of the same name {same} are equal, {apart} differ.")

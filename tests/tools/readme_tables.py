@@ -1,8 +1,9 @@
-"""Tables of the README, made from the code: ``python tests/tools/readme_tables.py`` writes them, a test compares them.
+"""Tables of the README and of docs/, made from the code: ``python tests/tools/readme_tables.py`` writes them, a test
+compares them.
 
-Each stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. The table of conventions is measured, not made:
-``python tests/tools/readme_tables.py RUN`` takes it from the run folder of a ``bncheck conventions``; given a file
-instead, it takes what the first example printed.
+Each stands, on one page, between ``<!-- table: NAME -->`` and ``<!-- end -->``. The table of conventions is measured,
+not made: ``python tests/tools/readme_tables.py RUN`` takes it from the run folder of a ``bncheck conventions``; given
+a file instead, it takes what the first example printed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = (README, *sorted(DOCS.glob("*.md")))
 
 
 def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -60,24 +64,55 @@ def events() -> str:
     return table(("event", "arguments", "what it does"), rows)
 
 
+def symptoms() -> str:
+    """What docs/checking.md has, without what each command tells."""
+    rows = re.findall(r"^\| (?!---)(.+?) \| (`bncheck [^`]+`) \| .+ \|$", (DOCS / "checking.md").read_text(), re.M)
+    return table(("I see", "run"), rows)
+
+
+def keys() -> str:
+    from bncheck.scenario_files.keys import key_rows
+
+    rows = [
+        (f"`{key}`", default if default in ("", "required") else f"`{default}`", says)
+        for key, default, says in key_rows()
+    ]
+    return table(("key", "default", "what it says"), rows)
+
+
+def python() -> str:
+    import bncheck
+
+    rows = []
+    for name in bncheck._PYTHON:
+        said = (getattr(bncheck, name).__doc__ or "").split("\n\n")[0]
+        rows.append((f"`bncheck.{name}`", " ".join(said.replace("``", "`").split())))
+    return table(("name", "what it does"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "targets": targets,
     "rules": rules,
     "scenarios": scenarios,
     "events": events,
+    "keys": keys,
+    "symptoms": symptoms,
+    "python": python,
 }
 
 
 def fill(text: str) -> str:
-    """The README with every table made anew."""
-    for name, make in TABLES.items():
-        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
-        if not re.search(pattern, text, re.DOTALL):
-            raise SystemExit(f"README.md has no place for the table {name}")
-        made = make()
+    """A page with every table that it has made anew."""
+    for name in places(text):
+        pattern, made = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", TABLES[name]()
         text = re.sub(pattern, lambda match, made=made: match[1] + made + "\n" + match[2], text, flags=re.DOTALL)  # type: ignore[misc]
     return text
+
+
+def places(text: str) -> list[str]:
+    """The tables that a page has room for."""
+    return re.findall(r"<!-- table: (\w+) -->\n", text)
 
 
 HEADINGS = (
@@ -127,11 +162,18 @@ def fill_conventions(text: str, run: Path) -> str:
     return re.sub(pattern, lambda match: match[1] + made + "\n" + match[2], text, flags=re.DOTALL)
 
 
+def main(arguments: list[str]) -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        filled = fill(text)
+        for argument in map(Path, arguments):
+            if argument.is_dir():
+                filled = fill_conventions(filled, argument)
+            else:
+                filled = fill_example(filled, argument.read_text(encoding="utf-8"))
+        if filled != text:
+            page.write_text(filled, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    filled = fill(README.read_text(encoding="utf-8"))
-    for argument in map(Path, sys.argv[1:]):
-        if argument.is_dir():
-            filled = fill_conventions(filled, argument)
-        else:
-            filled = fill_example(filled, argument.read_text(encoding="utf-8"))
-    README.write_text(filled, encoding="utf-8")
+    main(sys.argv[1:])
