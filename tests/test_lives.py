@@ -112,6 +112,13 @@ def frozen_by_requires_grad() -> Program:
     return program
 
 
+def frozen_by_requires_grad_and_called_1() -> Program:
+    program = Program("1", "4")
+    program["1"].trainable = False
+    epochs(program)
+    return program
+
+
 def frozen_by_requires_grad_later() -> Program:
     program = Program(*TWO)
     program.train(20)
@@ -376,6 +383,7 @@ def train_inside_forward() -> Program:
         (predicts_in_training_mode, "mode-leak", "hazard", "bn1 and bn2",
          "predict in training mode: nobody called eval() before predict() at serve.py:9"),
         (frozen_by_requires_grad, "mode-leak", "hazard", "bn1", "bn1 is frozen by halves: gamma and beta get no"),
+        (frozen_by_requires_grad_and_called_1, "mode-leak", "hazard", "1", "Layer 1 is frozen by halves: gamma"),
         (frozen_by_requires_grad_later, "mode-leak", "hazard", "bn1 and bn2", "move on in training mode, for 20"),
         (freeze_undone_by_train, "mode-leak", "hazard", "bn1",
          "freeze() at freeze.py:5 put it into eval, and train() of the whole model (fit() at loop.py:30) put it back. "
@@ -694,7 +702,8 @@ def siamese() -> Program:
 
 
 HEALTHY = [
-    plain, evaluated_without_no_grad, trained_by_hand_and_looked_into, frozen_from_the_start, frozen_for_good, frozen_anew_in_each_epoch,
+    plain, evaluated_without_no_grad, trained_by_hand_and_looked_into, frozen_from_the_start,
+    frozen_for_good, frozen_anew_in_each_epoch,
     frozen_later_layer_by_layer, thawed_on_purpose, thawed_by_a_train_of_its_own,
     features_of_a_trained_network, attacked, generative, accumulated,
     checkpointed_in_turn, statistics_estimated_anew, precise, teacher, averaged_copy_with_buffers,

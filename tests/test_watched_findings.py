@@ -22,12 +22,14 @@ WANTED = {
     "loaded_without_buffers": ("stale-state", "1", "loaded_without_buffers.py"),
     "momentum_zero": ("never-updated", "1", ""),
     "nan_from_step_60": ("poisoned-state", "1", "parts.py"),
+    "refused_batch": ("single-value", "2", "refused_batch.py"),
+    "trained_by_hand": ("mode-leak", "1", "trained_by_hand.py"),
     "recomputed": ("update-count", "1", "parts.py"),
 }
 
 
 # Faults that only a fit over moments tells: test_lives_watched.py.
-FITTED = {"evaluation_not_scaled", "few_updates", "two_kinds_in_turn"}
+FITTED = {"evaluation_not_scaled", "few_updates", "two_domains_evaluated", "two_kinds_in_turn"}
 
 
 def test_every_script_with_a_fault_is_somewhere() -> None:

@@ -682,16 +682,20 @@ def tree_of(root):
     return found
 
 
-def holds(owner, module, most=1000):
+def holds(owner, module):
     """Whether a list, tuple or dict among the attributes of a module, or one inside it, has another as an item."""
+    return any(item is module for item in kept_in(owner))
+
+
+def kept_in(owner, most=1000):
+    """What lies in lists, tuples and dicts among the attributes of a module, and in those inside them."""
     boxes = [value for name, value in owner.__dict__.items() if name not in OWN_DICTS]
     for _ in range(3):
         boxes = [each for each in boxes[:most] if isinstance(each, (list, tuple, dict))]
         items = [item for box in boxes for item in list(box.values() if isinstance(box, dict) else box)[:most]]
-        if any(item is module for item in items):
-            return True
+        for item in items:
+            yield item
         boxes = items
-    return False
 
 
 def is_compiling(torch):
