@@ -56,8 +56,8 @@ class Listed(nn.Module):
         self.norms = [nn.BatchNorm2d(8), nn.BatchNorm2d(8)]
 
     def forward(self, x):
-        for conv, norm in zip(self.convs, self.norms):
-            x = torch.relu(norm(conv(x)))
+        for place, conv in enumerate(self.convs):
+            x = torch.relu(self.norms[place](conv(x)))
         return x.mean((2, 3))
 
 
