@@ -54,6 +54,7 @@ HAPPENINGS: Mapping[str, str] = {
     "requires_grad": "gamma or beta was frozen or thawed (layers, value)",
     "jump": "running statistics changed although no forward of the layer did it (quantity, largest)",
     "nonfinite": "the first NaN or Inf of a layer (in: input, state or output; born: true if the input was finite)",
+    "refused": "a layer refused a batch of training (n: values per channel)",
     "phase": "a part of the program with a name of its own began (name)",
     "end": "the program ended (code; absent where it was killed)",
 }

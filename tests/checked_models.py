@@ -3,6 +3,7 @@
 from collections import namedtuple
 
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 Found = namedtuple("Found", "logits features")
@@ -44,6 +45,33 @@ def left_training():
     net = trained()
     net.bn1.train()
     return net
+
+
+class Listed(nn.Module):
+    """All of its normalising layers lie in a plain list."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)])
+        self.norms = [nn.BatchNorm2d(8), nn.BatchNorm2d(8)]
+
+    def forward(self, x):
+        for place, conv in enumerate(self.convs):
+            x = torch.relu(self.norms[place](conv(x)))
+        return x.mean((2, 3))
+
+
+class Recomputed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.block = nn.Conv2d(3, 8, 3), nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.block, self.conv(x), use_reentrant=False).mean((2, 3))
+
+
+def lazy_head():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
 
 
 class NoEval(nn.BatchNorm2d):

@@ -256,6 +256,27 @@ def test_a_layer_left_in_training_and_one_without_eval(tmp_path: Path, python: P
     assert "bn2" not in found, "its input already differs"
 
 
+def test_layers_in_a_plain_list_are_seen_though_the_model_does_not_know_them(tmp_path: Path, python: Path) -> None:
+    answer, results, _ = model("Listed", tmp_path, python, inputs=["4,3,16,16"])
+    (finding,) = results.findings
+    assert (finding.cause, finding.layer) == ("unregistered", "BatchNorm2d#1")
+    assert [(row.layer, row.cells[-1]) for row in answer.rows] == [
+        ("BatchNorm2d#1", "unregistered"), ("BatchNorm2d#2", "unregistered"),
+    ]  # fmt: skip
+
+
+def test_what_a_model_recomputes_by_itself_is_its_own(tmp_path: Path, python: Path) -> None:
+    _, results, _ = model("Recomputed", tmp_path, python, inputs=["4,3,16,16"])
+    (finding,) = results.findings
+    assert (finding.cause, finding.layer) == ("update-count", "block.0")
+    assert "3 forwards inside a backward took the same batch in again (checkpointing)." in finding.title
+
+
+def test_a_lazy_layer_has_no_shape_yet_and_that_is_no_error(tmp_path: Path, python: Path) -> None:
+    _, results, code = model("lazy_head", tmp_path, python, inputs=["4,3,16,16"])
+    assert (code, results.findings) == (0, ())
+
+
 def test_weights_are_loaded_and_what_does_not_fit_is_said(tmp_path: Path, python: Path) -> None:
     script = f"""
 import sys; sys.path.insert(0, {str(TESTS)!r})

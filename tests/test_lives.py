@@ -53,6 +53,30 @@ def left_in_eval_until_the_next_epoch() -> Program:
     return program
 
 
+def by_hand(program: Program, forwards: int = 20) -> None:
+    """Training without an optimiser that the recorder knows."""
+    for _ in range(forwards):
+        program.forward()
+        for layer in program.layers.values():
+            layer.gamma = layer.gamma + 0.01 * np.cos(program.index * np.arange(1, CHANNELS + 1))
+
+
+def left_in_eval_and_trained_by_hand() -> Program:
+    program = Program(*TWO)
+    for _ in range(3):
+        by_hand(program)
+        program.mode(False, VALIDATE)
+        program.evaluate()
+    return program
+
+
+def trained_by_hand_in_eval_from_the_start() -> Program:
+    program = Program(*TWO)
+    program.mode(False)
+    by_hand(program)
+    return program
+
+
 def trained_in_eval_from_the_start() -> Program:
     program = Program(*TWO)
     program.mode(False)
@@ -85,6 +109,13 @@ def frozen_by_requires_grad() -> Program:
     program = Program(*TWO, mean=np.ones(CHANNELS))
     program["bn1"].trainable = False
     program.train(30)
+    return program
+
+
+def frozen_by_requires_grad_and_called_1() -> Program:
+    program = Program("1", "4")
+    program["1"].trainable = False
+    epochs(program)
     return program
 
 
@@ -239,6 +270,13 @@ def one_value_per_channel() -> Program:
     return program
 
 
+def refused() -> Program:
+    program = Program(*TWO)
+    program.train(4)
+    program.tell("refused", TRAIN, ["bn2"], n=1)
+    return program
+
+
 def two_values_per_channel() -> Program:
     program = Program(*TWO)
     for _ in range(20):
@@ -334,6 +372,9 @@ def train_inside_forward() -> Program:
          "The statistics of 2 of 2 layers (bn1 and bn2) stand still while the weights train: evaluate() at "
          "engine.py:88 called eval() in step 20, and nobody called train() again. 49 optimiser steps ran in eval"),
         (left_in_eval_until_the_next_epoch, "mode-leak", "hazard", "bn1 and bn2", "and train() came too late. 57 "),
+        (left_in_eval_and_trained_by_hand, "mode-leak", "hazard", "bn1 and bn2",
+         "called eval(), and nobody called train() again. 40 forwards of training ran in eval mode."),
+        (trained_by_hand_in_eval_from_the_start, "mode-leak", "hazard", "bn1 and bn2", "train without normalising: ma"),
         (trained_in_eval_from_the_start, "mode-leak", "hazard", "bn1 and bn2", "train without normalising: main() at"),
         (evaluated_in_training_mode, "mode-leak", "hazard", "bn1 and bn2",
          "Evaluation moves the running statistics of 2 of 2 layers (bn1 and bn2): run() at engine.py:40 runs them in "
@@ -342,6 +383,7 @@ def train_inside_forward() -> Program:
         (predicts_in_training_mode, "mode-leak", "hazard", "bn1 and bn2",
          "predict in training mode: nobody called eval() before predict() at serve.py:9"),
         (frozen_by_requires_grad, "mode-leak", "hazard", "bn1", "bn1 is frozen by halves: gamma and beta get no"),
+        (frozen_by_requires_grad_and_called_1, "mode-leak", "hazard", "1", "Layer 1 is frozen by halves: gamma"),
         (frozen_by_requires_grad_later, "mode-leak", "hazard", "bn1 and bn2", "move on in training mode, for 20"),
         (freeze_undone_by_train, "mode-leak", "hazard", "bn1",
          "freeze() at freeze.py:5 put it into eval, and train() of the whole model (fit() at loop.py:30) put it back. "
@@ -372,6 +414,8 @@ def train_inside_forward() -> Program:
         (loaded_below_zero, "poisoned-state", "hazard", "bn2", "bn2 are below zero (lowest -0.5) before the first"),
         (overflowed, "overflow", "hazard", "bn1", "overflow on a finite batch in step 5: squares reach 1e+39"),
         (one_value_per_channel, "single-value", "hazard", "bn1 and bn2", "a batch has a single one there"),
+        (refused, "single-value", "hazard", "bn2",
+         "bn2 refuses a batch with one value per channel in step 4 (main() at train.py:30): training needs more than"),
         (two_values_per_channel, "single-value", "hazard", "bn2", "bn2 never got more than two values per channel"),
         (at_two_places, "shared-state", "hazard", "bn1", "bn1 and block.norm are one layer: within"),
         (at_two_places_under_one_name, "shared-state", "hazard", "norm", "norm stands at several places: within"),
@@ -412,6 +456,22 @@ def evaluated_without_no_grad() -> Program:
         program.mode(False, VALIDATE)
         for _ in range(10):
             program.forward(VALIDATE)
+    return program
+
+
+def trained_by_hand_and_looked_into() -> Program:
+    """Gradients of inputs in eval mode, between epochs and after better weights were loaded."""
+    program = Program(*TWO)
+    for _ in range(3):
+        program.mode(True)
+        by_hand(program)
+        program.mode(False, VALIDATE)
+        program.evaluate()
+        for _ in range(20):
+            program.forward(Where("saliency.py", 7, "saliency"))
+    program["bn1"].gamma = program["bn1"].gamma + 0.5
+    for _ in range(20):
+        program.forward(Where("saliency.py", 7, "saliency"))
     return program
 
 
@@ -642,7 +702,8 @@ def siamese() -> Program:
 
 
 HEALTHY = [
-    plain, evaluated_without_no_grad, frozen_from_the_start, frozen_for_good, frozen_anew_in_each_epoch,
+    plain, evaluated_without_no_grad, trained_by_hand_and_looked_into, frozen_from_the_start,
+    frozen_for_good, frozen_anew_in_each_epoch,
     frozen_later_layer_by_layer, thawed_on_purpose, thawed_by_a_train_of_its_own,
     features_of_a_trained_network, attacked, generative, accumulated,
     checkpointed_in_turn, statistics_estimated_anew, precise, teacher, averaged_copy_with_buffers,

@@ -83,6 +83,15 @@ def test_real_and_generated_batches_in_turn() -> None:
     assert (found.code, found.cause) == ("BN413", "mixed-batches")
 
 
+def test_kinds_in_turn_that_are_all_evaluated_do_not_hide_each_other() -> None:
+    layer = Layer(4)
+    data = steady()
+    data.kinds = (np.full(4, 2.0), np.full(4, -2.0))
+    train(layer, data, 60, 32)
+    evaluate(layer, data, 4, 32)
+    assert causes(layer) == ["mixed-batches"]
+
+
 def test_a_new_network_that_is_only_evaluated_is_left_alone() -> None:
     layer = Layer(4)
     evaluate(layer, steady(), 2, 32)

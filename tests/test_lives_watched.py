@@ -14,6 +14,7 @@ NAMED = {
     "few_updates": ("few-updates", "After 20 updates of weight 0.01 the running statistics still hold 81.8 %"),
     "evaluation_not_scaled": ("data-shift", "the data of the evaluation lie"),
     "two_kinds_in_turn": ("mixed-batches", "training batches are of unlike kinds in turn"),
+    "two_domains_evaluated": ("mixed-batches", "training batches are of unlike kinds in turn"),
     "momentum_zero": ("never-updated", "None of 100 training forwards moved the running statistics of 2 of 2 layers"),
 }
 

@@ -17,17 +17,19 @@ WANTED = {
     "ema_without_buffers": ("stale-state", "1", "ema_without_buffers.py"),
     "eval_never_undone": ("mode-leak", "1", "eval_never_undone.py"),
     "freeze_keeps_moving": ("mode-leak", "1", "parts.py"),
-    "layer_called_twice": ("shared-state", "norm", ""),
-    "layers_in_a_list": ("unregistered", "BatchNorm2d#1", "parts.py"),
+    "layer_called_twice": ("shared-state", "norm", "layer_called_twice.py"),
+    "layers_in_a_list": ("unregistered", "BatchNorm2d#1", "layers_in_a_list.py"),
     "loaded_without_buffers": ("stale-state", "1", "loaded_without_buffers.py"),
     "momentum_zero": ("never-updated", "1", ""),
     "nan_from_step_60": ("poisoned-state", "1", "parts.py"),
+    "refused_batch": ("single-value", "2", "refused_batch.py"),
+    "trained_by_hand": ("mode-leak", "1", "trained_by_hand.py"),
     "recomputed": ("update-count", "1", "parts.py"),
 }
 
 
 # Faults that only a fit over moments tells: test_lives_watched.py.
-FITTED = {"evaluation_not_scaled", "few_updates", "two_kinds_in_turn"}
+FITTED = {"evaluation_not_scaled", "few_updates", "two_domains_evaluated", "two_kinds_in_turn"}
 
 
 def test_every_script_with_a_fault_is_somewhere() -> None:

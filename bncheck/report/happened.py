@@ -21,6 +21,7 @@ SENTENCES: Mapping[str, str] = {
     "requires_grad": "gamma and beta were frozen or thawed",
     "jump": "running statistics changed without a forward",
     "nonfinite": "the first NaN or Inf",
+    "refused": "a batch was refused",
     "phase": "a part of the program began",
     "end": "the program ended",
 }

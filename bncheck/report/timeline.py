@@ -28,7 +28,7 @@ MOST_LAYERS = 200  # rows of a map; the table has them all
 MOST_MARKS = 24  # happenings that get a number on a timeline
 # What a reader of one layer's time wants numbered. Calls of train() and eval() show in the mode: of many, the last one
 # alone has a number, since it is the one that still holds.
-NUMBERED = ("jump", "load", "nonfinite", "convert", "requires_grad", "export")
+NUMBERED = ("jump", "load", "nonfinite", "refused", "convert", "requires_grad", "export")
 MODES = ("train", "eval")
 MOST_MODES = 8
 

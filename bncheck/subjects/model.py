@@ -120,7 +120,8 @@ def judge(seen: Seen) -> tuple[Finding, ...]:
     ]
     own = [*misfit(seen.said, seen.holding.name), *nonfinite(seen.said, seen.holding.name, (*held, *lived))]
     leaking = {place for item in (*held, *lived) if item.cause == "mode-leak" for place, _ in item.places}
-    own += batch_dependence(seen.said, seen.holding.name, leaking)
+    if not unregistered(seen):  # eval() does not reach those: that they look at the batch follows
+        own += batch_dependence(seen.said, seen.holding.name, leaking)
     if seen.life is not None and seen.said["input"]["from"] == "data":
         own += unlike_data(seen.life.layers, seen.holding.name)
     named = [replace(item, targets=(seen.holding.name,), scenario="check") for item in (*held, *lived, *own)]
@@ -137,13 +138,13 @@ def said_already(item: Finding, held: Sequence[Finding]) -> bool:
 def of_the_model(item: Finding, seen: Seen) -> bool:
     """Whether a finding of the life that was made up is about the model. What depends on the numbers that went in is
     not, unless they are the user's; that a few steps are few, never."""
-    if item.cause in OF_THE_EXPERIMENT:
-        return False
+    if item.cause in OF_THE_EXPERIMENT and "forwards in a backward" not in item.evidence:
+        return False  # what is recomputed is: the model does it by itself
     return seen.said["input"]["from"] == "data" or item.cause not in OF_THE_DATA
 
 
 def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
-    if not seen.holding.layers:
+    if not seen.holding.layers and not unregistered(seen):
         return (
             Shortfall(
                 f"{asked.thing.text} has no layer that normalises by running statistics",
@@ -166,14 +167,24 @@ def answer_of(subject: str, seen: Seen, findings: Sequence[Finding]) -> Answer:
         subject=subject,
         headline=headline(seen, findings),
         columns=COLUMNS,
-        rows=tuple(row_of(layer, seen, findings) for layer in seen.said["layers"][:MOST]),
+        rows=tuple(row_of(layer, seen, findings) for layer in [*seen.said["layers"], *unregistered(seen)][:MOST]),
         notes=tuple(notes(seen)),
     )
 
 
+def unregistered(seen: Seen) -> list[dict[str, Any]]:
+    """Layers that ran and that the model does not reach, as the worker describes those that it does."""
+    layers = seen.life.layers if seen.life is not None else ()
+    return [
+        {"name": layer.name, "kind": layer.kind, "training": None, "tracks": layer.tracks}
+        for layer in layers
+        if layer.registered is False
+    ]
+
+
 def headline(seen: Seen, findings: Sequence[Finding]) -> str:
     count = len(seen.holding.layers)
-    if not count:
+    if not count and not unregistered(seen):
         return "It has no normalising layer."
     telling = [item for item in findings if item.kind != "rounding"]
     if telling:

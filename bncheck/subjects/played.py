@@ -111,7 +111,7 @@ def batch_dependence(said: Mapping[str, Any], target: str, leaking: set[str]) ->
     given, out = found["layers"].get("", (0.0, 0.0))
     inside = max((max(gap) for name, gap in found["layers"].items() if name), default=0.0)
     if out >= OTHER and inside < SAME:
-        yield dependence(target, "", "Something behind its normalising layers", out, found)
+        yield dependence(target, "", "something behind its normalising layers", out, found)
 
 
 def dependence(target: str, layer: str, who: str, size: float, found: Mapping[str, Any]) -> Finding:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bncheck.diagnosis.lived.averaged import Average, averaged
-from bncheck.diagnosis.lived.gap import WINDOW, Evaluated, Gap, Statistics, chain, last_ones, split
+from bncheck.diagnosis.lived.gap import WINDOW, Evaluated, Gap, Statistics, chain, kinds_of, last_ones, nearest, split
 from bncheck.diagnosis.lived.in_place import Conduct
 from bncheck.diagnosis.lived.record import Record
 from bncheck.life import Life
@@ -45,6 +45,28 @@ def last_evaluation(life: Life, record: Record, done: Conduct) -> Evaluation | N
     places = last_phase(record)
     if not len(places):
         return None
+    whole = of_places(life, record, done, places)
+    apart = by_kind(whole, done.divisor or "n") if whole is not None else []
+    if len(apart) < 2:
+        return whole
+    found = [ev for each in apart if (ev := of_places(life, record, done, each)) is not None and ev.gap is not None]
+    return max(found, key=lambda ev: ev.gap.size if ev.gap is not None else 0.0, default=whole)
+
+
+def by_kind(ev: Evaluation, divisor: str) -> list[Array]:
+    """The evaluations of each kind of batches, where training batches are of several kinds in turn: all of them pooled
+    would be the very mixture that the running statistics are of."""
+    kinds = kinds_of(ev.batch, ev.average, divisor) if ev.average is not None else []
+    if not kinds:
+        return []
+    batches = [pooled(ev.record, ev.places[k : k + 1]) for k in range(len(ev.places))]
+    near = [nearest(batch, kinds) for batch in batches]
+    groups = [ev.places[[kind is each for each in near]] for kind in kinds]
+    return [places for places in groups if len(places)]
+
+
+def of_places(life: Life, record: Record, done: Conduct, places: Array) -> Evaluation | None:
+    """Some evaluations in a row, taken together."""
     at = int(places[0])
     batch = pooled(record, places)
     running = (record.m0[at], record.v0[at])

@@ -120,10 +120,8 @@ def chain(
     around this one have on average."""
     stages: list[tuple[str, Statistics]] = []
     if len(average.weight):
-        own = (batch.n - 1.0) / batch.n
-        fair = own if divisor == "n-1" else own * average.n / np.maximum(average.n - 1.0, 1.0)
         share = average.weight / max(1.0 - average.left, 1e-300)
-        mean, var = average.mean, average.var * np.reshape(fair, (-1, 1))
+        mean, var = average.mean, fair_variances(batch, average, divisor)
         smooth = share @ neighbours(average)
         recent = list(latest) if latest is not None else last_ones(average)
         current = (mean[recent].mean(axis=0), var[recent].mean(axis=0))
@@ -136,8 +134,7 @@ def chain(
             ]
         else:
             stages.append(("start", current))
-        turns = [j for j in range(len(mean)) if average.seen[j]][-TURNS:]
-        stages.append(("mixture", nearest(batch, mean[turns], var[turns]) or current))
+        stages.append(("mixture", nearest(batch, kinds_of(batch, average, divisor)) or current))
     if phase is not None:
         stages.append(("shift" if stages else "start", phase))
     elif not stages:
@@ -176,14 +173,27 @@ def neighbours(average: Average) -> Array:
     return found
 
 
-def nearest(batch: Evaluated, mean: Array, var: Array) -> Statistics | None:
-    """Of batches that are of several kinds in turn, the mean of the kind that this one is like; None where they are
-    not."""
+def fair_variances(batch: Evaluated, average: Average, divisor: str) -> Array:
+    """(J, C) variances of the training batches, with the divisor that this batch's variance has."""
+    own = (batch.n - 1.0) / batch.n
+    fair = own if divisor == "n-1" else own * average.n / np.maximum(average.n - 1.0, 1.0)
+    found: Array = average.var * np.reshape(fair, (-1, 1))
+    return found
+
+
+def kinds_of(batch: Evaluated, average: Average, divisor: str) -> list[Statistics]:
+    """The mean of each kind of training batches, where kinds take turns; none where they do not."""
+    turns = np.flatnonzero(average.seen)[-TURNS:]
+    mean, var = average.mean[turns], fair_variances(batch, average, divisor)[turns]
     kinds = in_turn(batch, mean, var)
     if kinds is None:
-        return None
-    sides = [(mean[kinds == kind].mean(axis=0), var[kinds == kind].mean(axis=0)) for kind in np.unique(kinds)]
-    return min(sides, key=lambda side: batch.apart(side, batch.own))
+        return []
+    return [(mean[kinds == kind].mean(axis=0), var[kinds == kind].mean(axis=0)) for kind in np.unique(kinds)]
+
+
+def nearest(batch: Evaluated, kinds: Sequence[Statistics]) -> Statistics | None:
+    """The kind that this batch is like."""
+    return min(kinds, key=lambda kind: batch.apart(kind, batch.own), default=None)
 
 
 def in_turn(batch: Evaluated, mean: Array, var: Array) -> Array | None:

@@ -30,7 +30,7 @@ def play(torch, part, failed, job, thing, folder):
         "layers": [describe(name, module, modes.get(name)) for name, module in norms.items()],
         "training": bool(modes.get("", True)), "others": others(net, norms),
     }  # fmt: skip
-    if norms:
+    if norms or aside(net, norms, watching, watching.builtin_classes(torch)):
         found.update(live(torch, part, job, net, norms, batch, folder))
     return found
 
@@ -43,6 +43,18 @@ def normalisers(torch, net, watching):
         if isinstance(module, builtin) or watching.words_of(module):
             found[name or type(module).__name__] = module
     return found
+
+
+def aside(net, norms, watching, builtin):
+    """Whether a normalising layer lies in a plain list or dict of a module of it, where named_modules() sees none."""
+    known = set(map(id, norms.values()))
+    return any(
+        id(inner) not in known and (isinstance(inner, builtin) or watching.words_of(inner))
+        for owner in net.modules()
+        for kept in watching.kept_in(owner)
+        if hasattr(kept, "modules")
+        for inner in kept.modules()
+    )
 
 
 def describe(name, module, training):
@@ -65,8 +77,13 @@ def others(net, norms):
     return {
         key: list(value.shape)
         for key, value in net.state_dict().items()
-        if hasattr(value, "shape") and not key.startswith(own)
+        if not key.startswith(own) and not lazy(value) and hasattr(value, "shape")
     }
+
+
+def lazy(value):
+    """A parameter or buffer of a lazy layer that has not run yet: it has no shape."""
+    return type(value).__name__.startswith("Uninitialized")
 
 
 def hold(torch, folder, norms, watching):
@@ -80,7 +97,7 @@ def hold(torch, folder, norms, watching):
         names = usual if isinstance(module, builtin) else watching.words_of(module)
         for word, quantity in words.items():
             value = getattr(module, names[word], None) if names.get(word) else None
-            if not hasattr(value, "detach") or type(value).__name__.startswith("Uninitialized"):
+            if not hasattr(value, "detach") or lazy(value):
                 continue
             data = value.detach().cpu()
             kept = data.float() if str(data.dtype) in ("torch.bfloat16", "torch.float16") else data

@@ -8,6 +8,7 @@ import functools
 import importlib
 import os
 import sys
+import weakref
 
 NORM_WORDS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -173,7 +174,15 @@ def states(watching):
         watching.changes("reset", watching.where(frame), args[0])
 
     norms = importlib.import_module("torch.nn.modules.batchnorm")
-    outermost(watching, getattr(norms, "_NormBase", norms._BatchNorm), "reset_running_stats", then=reset)
+    base = getattr(norms, "_NormBase", norms._BatchNorm)
+    outermost(watching, base, "reset_running_stats", then=reset)
+
+    def made(frame, args, kwargs, seen, found):
+        key = id(args[0])
+        watching.made[key] = watching.where(frame)
+        weakref.finalize(args[0], watching.made.pop, key, None)
+
+    outermost(watching, base, "__init__", then=made)
     copies(watching)
     averages(watching)
 

@@ -59,6 +59,7 @@ class Local(threading.local):
         self.stack, self.clock, self.look, self.where, self.again = [], None, False, None, False
         self.jumps = {}  # (quantity, by, where) → the jumps of this beat
         self.call = 0
+        self.refused = None  # (layer, where) of a forward with one value per channel that has begun
         self.deep = 0  # inside train(), load_state_dict(), …: their calls of children are none of the user's
         self.inside = ""  # the name of that function
 
@@ -70,9 +71,10 @@ class Watching:
         self.torch, self.recorder, self.parts = torch, recorder, parts
         self.moments, self.behaviour = parts("moments"), parts("behaviour")
         self.local = Local()
-        self.generation = recorder.generation
-        self.norms = {}  # id of a module → Norm, or None for one that is none
-        self.suspects = {}  # id of a module → Suspect
+        self.born_again()
+        recorder.on_birth.append(self.born_again)
+        recorder.on_end.append(self.tell_refusal)
+        self.made = {}  # id of a normalising layer → the line that made it
         self.own = set()  # folders whose frames are not the user's
         for folder in (os.path.dirname(torch.__file__), HERE):
             self.own.add(folder + os.sep)
@@ -84,9 +86,14 @@ class Watching:
         self.call_code = calls.get("_call_impl", calls["__call__"]).__code__
         self.task = getattr(torch._C, "_current_graph_task_id", None)
         self.calls = 0  # of outermost modules
-        self.causes = []  # the last happenings that could have changed state: (what, where, index, ids of modules)
         self.tree = (None, {})  # a root, and the paths of all modules below it
         self.compiling = is_compiling(torch)
+
+    def born_again(self):
+        """A new process, or a fork: its recorder has met no layer yet."""
+        self.norms = {}  # id of a module → Norm, or None for one that is none
+        self.suspects = {}  # id of a module → Suspect
+        self.causes = []  # the last happenings that could have changed state: (what, where, index, ids of modules)
 
     # -- modules ----------------------------------------------------------------------------------------------
 
@@ -132,6 +139,7 @@ class Watching:
         if layer is None:
             return None
         layer.own = not type(module).__module__.startswith("torch.")
+        layer.made_at = self.made.get(id(module))
         return Norm(module, layer, words, builtin)
 
     def forget(self, key):
@@ -238,6 +246,7 @@ class Watching:
         self.set_right()
         if self.unseen() or not self.readable(norm, module):
             return
+        self.doubtful(norm, module, args)
         norm.before = norm.statistics(module, self.moments.held)
         if norm.after is not None:
             self.jumped(norm, module)
@@ -273,9 +282,8 @@ class Watching:
 
     def begin(self, root, frame):
         """A beat: one call of an outermost module."""
-        if self.recorder.generation != self.generation:  # a fork
-            self.generation, self.norms, self.causes = self.recorder.generation, {}, []
         local = self.local
+        self.tell_refusal()
         self.tell_jumps()
         again = self.task is not None and self.task() != -1
         self.calls += 1
@@ -294,6 +302,7 @@ class Watching:
         while stack and stack.pop() is not module:
             pass
         norm = self.norms.get(id(module))
+        self.local.refused = None
         if norm is not None and norm.module() is module:
             given = args or (tuple(more[0].values()) if len(more) > 1 else ())
             if given and hasattr(given[0], "dim"):
@@ -412,6 +421,26 @@ class Watching:
             self.recorder.happen("convert", [norm.layer.number], None, was=was, became=became)
             norm.axis = None  # its dtypes are to be read again
         norm.dtype = dtype
+
+    # -- refusals ---------------------------------------------------------------------------------------------
+
+    def doubtful(self, norm, module, args):
+        """A forward that torch refuses: its error names no layer. Told of only where the forward does not end."""
+        x = args[0] if args else None
+        if not (norm.builtin and module.training and hasattr(x, "dim") and x.dim() > 1 and self.plain(x)):
+            return
+        if x.shape[1] and x.numel() == x.shape[1]:
+            self.name(norm, module, self.local.stack[0])
+            self.local.refused = (norm.layer, self.local.where)
+
+    def tell_refusal(self):
+        refused, self.local.refused = self.local.refused, None
+        if refused:
+            layer, where = refused
+            self.recorder.describe(layer)
+            self.recorder.place()
+            self.recorder.happen("refused", [layer.number], where, n=1)
+            self.recorder.notable()
 
     # -- jumps and poison -------------------------------------------------------------------------------------
 
@@ -653,16 +682,20 @@ def tree_of(root):
     return found
 
 
-def holds(owner, module, most=1000):
+def holds(owner, module):
     """Whether a list, tuple or dict among the attributes of a module, or one inside it, has another as an item."""
+    return any(item is module for item in kept_in(owner))
+
+
+def kept_in(owner, most=1000):
+    """What lies in lists, tuples and dicts among the attributes of a module, and in those inside them."""
     boxes = [value for name, value in owner.__dict__.items() if name not in OWN_DICTS]
     for _ in range(3):
         boxes = [each for each in boxes[:most] if isinstance(each, (list, tuple, dict))]
         items = [item for box in boxes for item in list(box.values() if isinstance(box, dict) else box)[:most]]
-        if any(item is module for item in items):
-            return True
+        for item in items:
+            yield item
         boxes = items
-    return False
 
 
 def is_compiling(torch):

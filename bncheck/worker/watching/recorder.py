@@ -177,6 +177,7 @@ class Recorder:
         self.lock = threading.RLock()
         self.stopped = False
         self.on_stop = []  # what takes the hooks away
+        self.on_birth, self.on_end = [], []  # what hooks forget in a fork, and what they still have to tell
         self.world = None  # a function that gives (rank, world)
         self.born()
         atexit.register(self.end)
@@ -191,7 +192,8 @@ class Recorder:
         self.layers, self.clocks, self.streams = [], {}, {}
         self.alike, self.remarked = {}, set()
         self.flushed, self.cost, self.ended = -1e9, 0.0, False  # the first beat is written at once
-        self.generation = getattr(self, "generation", -1) + 1
+        for forget in self.on_birth:
+            forget()
 
     # -- what hooks tell --------------------------------------------------------------------------------------
 
@@ -424,6 +426,8 @@ class Recorder:
             return
         self.ended = True
         try:
+            for tell in self.on_end:
+                tell()
             # sys.exit(n) leaves no trace in here; the host knows the code of the process that it started.
             self.happen("end", code=1 if hasattr(sys, "last_type") else 0)
             self.flush()

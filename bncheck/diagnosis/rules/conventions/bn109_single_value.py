@@ -60,4 +60,4 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
 
 def check_life(life: Life) -> list[Finding]:
     """Training forwards with one value per channel, or never more than two."""
-    return of_life(life, CODE, CAUSE, [spoilt.few_values(life)])
+    return of_life(life, CODE, CAUSE, [spoilt.refused(life) or spoilt.few_values(life)])

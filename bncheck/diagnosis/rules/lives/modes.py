@@ -13,6 +13,7 @@ from bncheck.diagnosis.rules.lives.reading import (
     at_start,
     concerns,
     last,
+    lessons,
     moves,
     overlap,
     parameters_move,
@@ -39,7 +40,7 @@ class Stuck:
     layer: LayerLife
     since: int  # step
     steps: int
-    forwards: int
+    forwards: int  # that trained, in eval mode
     set_by: Happening | None
     learns: bool  # gamma or beta move meanwhile
     healed: bool  # it trained in training mode again
@@ -50,14 +51,16 @@ def stuck_in_eval(life: Life) -> Said | None:
     found = [stuck for layer in life.layers if (stuck := left_in_eval(life, layer)) is not None]
     if not any(stuck.learns for stuck in found):
         return None  # nothing says that these layers were to be trained on
-    first = max(found, key=lambda stuck: stuck.steps)
+    first = max(found, key=lambda stuck: (stuck.steps, stuck.forwards))
     layers = tuple(stuck.layer.name for stuck in found)
     who = first.set_by.where if first.set_by is not None else None
+    begun = f" in step {first.since:,}" if life.steps else ""
+    ran = steps(first.steps) if life.steps else count(first.forwards, "forward") + " of training"
     nobody = "train() came too late" if first.healed else "nobody called train() again"
     return Said(
         layers,
-        f"The statistics of {of_all(layers, life)} stand still while the weights train: {by_line(who)} called eval() "
-        f"in step {first.since:,}, and {nobody}. {steps(first.steps).capitalize()} ran in eval mode.",
+        f"The statistics of {of_all(layers, life)} stand still while the weights train: {by_line(who)} called eval()"
+        f"{begun}, and {nobody}. {ran} ran in eval mode.",
         f"call train() on the model at the end of {by_line(who, 'the evaluation')}, or before each training step",
         quantity="training",
         where=who,
@@ -70,6 +73,8 @@ def left_in_eval(life: Life, layer: LayerLife) -> Stuck | None:
     before = trained(layer)
     if not before or layer.trainable is False or layer.registered is False:
         return None
+    if not life.steps:
+        return left_without_optimiser(life, layer)
     in_training = spans(layer, lambda span: span.training is True)
     end = max(in_training, key=lambda span: span.last_index)
     total, forwards, first = 0, 0, None
@@ -101,6 +106,27 @@ def left_in_eval(life: Life, layer: LayerLife) -> Stuck | None:
     )
 
 
+def left_without_optimiser(life: Life, layer: LayerLife) -> Stuck | None:
+    """The same where the weights are moved by hand: they go on moving after the last forward in training mode."""
+    end = max(span.last_index for span in layer.spans if span.training is True)
+    where = places(layer, end + 1, training=0, gradients=1, in_backward=0)
+    if lessons(layer, where) < STEPS:
+        return None  # weights that were loaded, and gradients of an input
+    set_by = last(life, layer, int(layer.moments["index"][where[0]]), "train", "eval")
+    if set_by is None or set_by.what != "eval" or alone(set_by, layer):
+        return None
+    behind = spans(layer, lambda span: span.training is False and span.gradients and span.last_index > end)
+    return Stuck(
+        layer=layer,
+        since=0,
+        steps=0,
+        forwards=sum(span.forwards for span in behind if span.first_index > end) or len(where),
+        set_by=set_by,
+        learns=True,
+        healed=False,
+    )
+
+
 def first_after(span: Span, end: Span) -> int:
     """Where a span's forwards behind the last one of training begin."""
     return end.last_index + 1 if span.last_index > end.last_index else span.first_index
@@ -114,7 +140,8 @@ def trains_in_eval(life: Life) -> Said | None:
             continue
         learning = spans(layer, lambda span: span.training is False and span.gradients)
         where = places(layer, training=0, gradients=1)
-        if sum(span.last_step - span.first_step for span in learning) < STEPS or not len(where):
+        taught = sum(span.last_step - span.first_step for span in learning) if life.steps else lessons(layer, where)
+        if taught < STEPS or not len(where):
             continue
         if at_start(layer, int(where[0])) and at_start(layer, int(where[-1])) and parameters_move(layer, where):
             found.append(layer)

@@ -64,6 +64,15 @@ def parameters_move(layer: LayerLife, where: Array) -> bool | None:
     return any(not np.array_equal(found[where[0]], found[where[-1]], equal_nan=True) for found in rows)
 
 
+def lessons(layer: LayerLife, where: Array) -> int:
+    """How often gamma or beta is another at a moment than at the one before it, among some moments."""
+    rows = [found[where] for name in ("gamma", "beta") if (found := layer.get(name)) is not None]
+    if len(where) < 2 or not rows:
+        return 0
+    changed = [(np.diff(found, axis=0) != 0).any(axis=1) for found in rows]
+    return int(np.logical_or.reduce(changed).sum())
+
+
 def statistics_move(layer: LayerLife, where: Array) -> bool:
     """Whether the running mean or variance is another at the end of some moments than at their beginning."""
     rows = [found for name in ("mean_after", "var_after") if (found := layer.get(name)) is not None]

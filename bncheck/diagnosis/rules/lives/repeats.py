@@ -28,12 +28,13 @@ def recomputed(life: Life) -> Said | None:
     again = found[layers[0]]
     twice = sum(span.moved or 0 for span in again)
     line = next((span.called_from for span in layer.spans if not span.in_backward and span.training), None)
+    at = f", {by_line(line)}" if line is not None else ""
     weight = weight_of(life, layer)
     as_if = f" A momentum of {number(weight)} acts as {number(1 - (1 - weight) ** 2)}." if weight is not None else ""
     return Said(
         layers,
         f"Recomputation moves the running statistics of {of_all(layers, life)} a second time: "
-        f"{count(twice, 'forward')} inside a backward took the same batch in again (checkpointing, {by_line(line)})."
+        f"{count(twice, 'forward')} inside a backward took the same batch in again (checkpointing{at})."
         f"{as_if}",
         "keep BatchNorm out of what is checkpointed, or set momentum to 1 - sqrt(1 - momentum)",
         where=line,

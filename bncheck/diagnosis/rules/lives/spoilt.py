@@ -183,6 +183,23 @@ def single(life: Life, birth: Happening) -> bool:
     return any(span.n[0] == 1 and span.training for span in runs)
 
 
+def refused(life: Life) -> Said | None:
+    """A batch with one value per channel that a layer raised at: the framework's error names no layer."""
+    first = next((each for each in life.happenings if each.what == "refused" and each.layers), None)
+    if first is None:
+        return None
+    return Said(
+        first.layers,
+        f"{of_all(first.layers, life)} refuses a batch with one value per channel in step {first.step:,} "
+        f"({by_line(first.where)}): training needs more than one.",
+        LARGER,
+        quantity="running_var",
+        where=first.where,
+        step=first.step,
+        evidence={"smallest n": 1},
+    )
+
+
 def few_values(life: Life) -> Said | None:
     """Training forwards with one value per channel; layers that never get more than two."""
     one, two = {}, {}
@@ -211,7 +228,7 @@ def few_values(life: Life) -> Said | None:
     return Said(
         layers,
         title,
-        "train on larger batches: drop the last incomplete one (drop_last=True), or run such batches in eval mode",
+        LARGER,
         quantity="running_var",
         where=runs[0].called_from,
         step=runs[0].first_step,
@@ -219,4 +236,5 @@ def few_values(life: Life) -> Said | None:
     )
 
 
+LARGER = "train on larger batches: drop the last incomplete one (drop_last=True), or run such batches in eval mode"
 ZERO = "The variance of such a batch is 0: the output is beta, and running_var shrinks."

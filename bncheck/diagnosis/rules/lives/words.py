@@ -34,13 +34,15 @@ def finding(life: Life, code: str, cause: str, said: Said) -> Finding:
     placed: dict[str, float | int | str] = {"layers": listed(said.layers), "layers in all": len(life.layers)}
     if said.where is not None:
         placed["line"] = said.where.label
+    elif (made := made_at(life, said)) is not None:
+        placed["made at"] = made.label
     if said.step is not None:
         placed["step"] = said.step
     return Finding(
         code=code,
         cause=cause,
         kind=said.kind,
-        title=said.title,
+        title=said.title[:1].upper() + said.title[1:] if said.title.startswith("layer ") else said.title,
         targets=(life.framework,),
         scenario="watch",
         case=life.program,
@@ -52,6 +54,11 @@ def finding(life: Life, code: str, cause: str, said: Said) -> Finding:
         advice=said.advice,
         accounts=tuple((layer, said.quantity) for layer in said.layers[1:]),
     )
+
+
+def made_at(life: Life, said: Said) -> Where | None:
+    """The line that made the first of the layers, where a recorder saw it."""
+    return next((layer.made_at for layer in life.layers if layer.name in said.layers[:1]), None)
 
 
 def by_line(where: Where | None, otherwise: str = "the program") -> str:
