@@ -44,6 +44,12 @@ class UsageError(BncheckError):
     """A command line that cannot be carried out."""
 
 
+class NothingToJudge(BncheckError):
+    """A thing of the user's that holds nothing that bncheck looks at."""
+
+    exit_code = 3
+
+
 class ScenarioError(BncheckError):
     """A scenario file that is wrong; the message lists every fault as file:line, key, what is allowed."""
 

@@ -67,6 +67,7 @@ def refuse(target: Target, reason: str) -> None:
         pytest.fail(reason)
     pytest.skip(reason)
 
+
 # Variants of torch that multiply matrices in fewer digits than the cell's dtype has.
 UNITS = {"autocast": 2.0**-9, "autocast_float16": 2.0**-12}
 
@@ -158,7 +159,9 @@ def test_an_eval_forward_normalises_with_the_running_statistics(played: Played, 
 def test_gradients_are_the_closed_form(played: Played, cell: str) -> None:
     trace = played.trace(cell)
     for event, found in expected(cell)[1].items():
-        np.testing.assert_allclose(trace[f"grad_input/{event}"], found["input"], rtol=2 * played.close, atol=2 * played.close)
+        np.testing.assert_allclose(
+            trace[f"grad_input/{event}"], found["input"], rtol=2 * played.close, atol=2 * played.close
+        )
         for name, value in found.items():
             if name.rpartition("/")[2] in ("gamma", "beta"):
                 held = trace[name.replace("/", "/grad_")][event]

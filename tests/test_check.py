@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,16 @@ def test_the_scenario_of_a_layer_asks_what_its_constructor_takes() -> None:
 
 
 WRONG = {
-    "DividesByN": ("variance-divisor", "divides the variance that is averaged by n, PyTorch's by n-1"),
+    "DividesByN": ("variance-divisor", "it averages the variance over n into running_var, PyTorch's the one over n-1"),
     "EpsOutside": ("eps", "adds eps outside the square root, PyTorch's inside it"),
     "Leaky": ("graph-retention", "keeps the graph of every step"),
     "Activated": ("unexplained", "is cut off at 0, as a ReLU does"),
     "Frozen": ("normaliser-source", "normalises with the running-before statistics"),
     "Domains": ("unexplained", "differs from PyTorch's in the output"),
-    "Ghost": ("update-count", "moves its running statistics twice per event"),
+    "Ghost": (
+        "update-count",
+        "normalises each half of the batch on its own, and updates its running statistics once for each",
+    ),
 }
 
 
@@ -358,7 +362,7 @@ def test_a_model_that_ends_its_process_is_said(tmp_path: Path, python: Path) -> 
 
 def test_a_model_without_normalising_layers_is_not_success(tmp_path: Path, python: Path) -> None:
     answer, _, code = model("NoNorm", tmp_path, python)
-    assert (code, answer.headline) == (3, "It has no normalising layer.")
+    assert (code, answer.headline) == (3, "It has no layer that normalises by running statistics.")
 
 
 def test_at_the_prompt(tmp_path: Path, python: Path) -> None:
@@ -398,14 +402,16 @@ def batches(**gaps: list[float]) -> Mapping[str, Any]:
 
 
 def test_the_first_layer_that_looks_at_the_batch_is_named_and_rounding_is_not() -> None:
-    assert not list(batch_dependence(played(batches=batches(bn=[1e-7, 2e-7], bn2=[3e-7, 5e-5])), "net", set()))
-    (found,) = batch_dependence(played(batches=batches(bn=[1e-7, 0.4], bn2=[0.4, 0.5])), "net", set())
+    assert not list(batch_dependence(played(batches=batches(bn=[1e-7, 2e-7], bn2=[3e-7, 5e-5])), "net", []))
+    (found,) = batch_dependence(played(batches=batches(bn=[1e-7, 0.4], bn2=[0.4, 0.5])), "net", [])
     assert (found.code, found.cause, found.layer) == ("BN111", "normaliser-source", "bn")
-    assert not list(batch_dependence(played(batches=batches(bn=[1e-7, 0.4])), "net", {"bn"})), "in training: said so"
+    for cause in ("mode-leak", "normaliser-source", "unregistered"):
+        said = replace(found, cause=cause, layer="" if cause == "unregistered" else "bn")
+        assert not list(batch_dependence(played(batches=batches(bn=[1e-7, 0.4])), "net", [said])), f"{cause} says why"
     (found,) = batch_dependence(
-        played(batches={**batches(bn=[0, 0]), "layers": {"bn": [0, 0], "": [0.3, 0.3]}}), "net", set()
+        played(batches={**batches(bn=[0, 0]), "layers": {"bn": [0, 0], "": [0.3, 0.3]}}), "net", []
     )
-    assert found.layer == "" and "Something behind its normalising layers" in found.title
+    assert found.layer == "" and "In eval something behind its normalising layers" in found.title
 
 
 def lived(mean: float, var: float, given: float, spread: float) -> LayerLife:

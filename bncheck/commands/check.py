@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ CI_FORMATS = ("csv", "junit", "summary")
 @click.option("--save-scenario", type=click.Path(path_type=Path), metavar="FILE", help="Write what was played as TOML.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; default: reports/<UTC time>-<id>")
 @click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds that playing may take.")
-@gating_options
+@partial(gating_options, default="Default: hazard; for a layer, or with a baseline: convention.")
 @click.option("--no-report", is_flag=True, help="Tables only; render the rest later with: bncheck report.")
 @click.option("--json", "as_json", is_flag=True, help="Print run.json instead of the table.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -43,6 +44,9 @@ def check_command(**options: Any) -> int:
     bncheck check torchvision.models:resnet18 --input 8,3,64,64
     bncheck check model.onnx
     bncheck check checkpoint.pt
+
+    Exit code 0: nothing wrong; 1: something is, or will bite (--fail-on); 2: it cannot be read, made or played;
+    3: there was nothing to judge.
     """
     from bncheck.commands.gating import bar_of, tell_verdict, with_configuration
     from bncheck.commands.progress import open_progress
@@ -53,6 +57,9 @@ def check_command(**options: Any) -> int:
 
     began = time.perf_counter()
     options, configuration = with_configuration(options)
+    strict = options["fail_on"] is None and options["baseline"] is None
+    # A thing of the user's that will bite is not right, though no framework is at fault.
+    options["fail_on"] = "hazard" if strict else options["fail_on"]
     asked = Asked(
         thing=parse_thing(options["thing"]),
         given=parse_with(options["given"]),
@@ -66,7 +73,7 @@ def check_command(**options: Any) -> int:
         out=options["out"],
         seconds=options["timeout"],
         bar=bar_of(options, configuration),
-        strict=options["fail_on"] is None and options["baseline"] is None,
+        strict=strict,
         verbose=options["verbose"],
         formats=CI_FORMATS if options["no_report"] else (*CI_FORMATS, "plots", "html"),
     )

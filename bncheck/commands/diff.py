@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ CI_FORMATS = ("csv", "junit", "summary")
 @click.option("--python", metavar="PATH", help="Your project's Python. Default: the active environment's.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; default: reports/<UTC time>-<id>")
 @click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds that playing may take.")
-@gating_options
+@partial(gating_options, default="Default: convention: any difference beyond rounding.")
 @click.option("--no-report", is_flag=True, help="Tables only; render the rest later with: bncheck report.")
 @click.option("--json", "as_json", is_flag=True, help="Print run.json instead of the table.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")

@@ -19,13 +19,9 @@ if TYPE_CHECKING:
 
 # As in gate.FAIL_ON (a test checks): importing that for --help would take NumPy along.
 LEVELS = ("defect", "hazard", "convention", "drift", "never")
+USUAL = "Default: defect; with a baseline: convention."
 MOST_LINES = 20  # that say what fails; a run can have thousands of drifts
 GATING = [
-    click.option(
-        "--fail-on",
-        type=click.Choice(LEVELS),
-        help="The least finding that makes exit code 1. Default: defect; with a baseline: convention.",
-    ),
     click.option(
         "--baseline",
         type=click.Path(path_type=Path),
@@ -42,8 +38,12 @@ GATING = [
 ]
 
 
-def gating_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(GATING):
+def gating_options(command: Callable[..., Any], default: str = USUAL) -> Callable[..., Any]:
+    """``default`` says what fails where nobody says so."""
+    level = click.option(
+        "--fail-on", type=click.Choice(LEVELS), help=f"The least finding that makes exit code 1. {default}"
+    )
+    for option in reversed([level, *GATING]):
         command = option(command)
     return command
 

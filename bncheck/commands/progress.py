@@ -66,7 +66,7 @@ class Log(Quiet):
         self.total = total
 
     def say(self, text: str) -> None:
-        if not text.startswith(("comparing", "rendering")):
+        if not text.startswith(("comparing", "rendering", "writing")):
             self.line(text)
 
     def line(self, text: str) -> None:

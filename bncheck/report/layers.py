@@ -50,10 +50,15 @@ def arrange(results: Results, answer: Answer) -> Told:
     worst = gravest(results.findings)
     rows = [replace(row, mark=worst.get(row.layer, row.mark)) for row in answer.rows]
     telling = [row for row in rows if tells(row)]
+    found = [theme for theme in grouped if theme.first.kind != "rounding"]
+    # What has a cause in one case is not said to be rounding in another, where it was too small to be told from it.
+    caused = {quantity for theme in found for item in theme.findings for _, quantity in item.places}
     return Told(
         answer=answer,
-        themes=tuple(theme for theme in grouped if theme.first.kind != "rounding"),
-        rounding=tuple(theme for theme in grouped if theme.first.kind == "rounding"),
+        themes=tuple(found),
+        rounding=tuple(
+            theme for theme in grouped if theme.first.kind == "rounding" and theme.first.quantity not in caused
+        ),
         telling=tuple(sorted(telling, key=lambda row: KINDS.index(row.mark))),
         quiet=tuple(row for row in rows if not tells(row)),
     )

@@ -9,12 +9,14 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bncheck.finding import KINDS
 from bncheck.gate.bar import Judged, Verdict, read_verdict
 from bncheck.gate.blamed import REMEDIES
+from bncheck.gate.charge import Charge
 from bncheck.report import answer_text
 from bncheck.report.gallery import Gallery
 from bncheck.report.layers import Told, told_of
-from bncheck.report.overview import heading, headline, make_matrix
+from bncheck.report.overview import GIST, NUMBER, heading, headline, make_matrix
 from bncheck.report.plain_text import clean, kinded, one_line, plural, share
 from bncheck.run_folder.results import CRASHED, Results
 from bncheck.run_folder.whole import write_whole
@@ -78,7 +80,9 @@ def ruling(verdict: Verdict) -> str:
     )
     errors = [item.charge for item in failing if item.charge.kind in REMEDIES]
     lost = sum(len(charge.names) for charge in errors)  # one error for all targets that have it
-    findings = len(failing) - crashes - expectations - drifts - len(errors)
+    told = [item.charge for item in failing if item.charge.kind in KINDS]
+    findings, cases = len({said_once(charge) for charge in told}), len({(one.scenario, one.case) for one in told})
+    new = f"in {cases} cases {new}" if findings < len(told) else new
     parts = [item.short for item in verdict.missed[:3]]
     parts += [f"{plural(crashes, 'cell')} crashed or timed out"] if crashes else []
     parts += [f"{plural(lost, 'cell')} could not be played"] if lost else []
@@ -90,6 +94,12 @@ def ruling(verdict: Verdict) -> str:
     counts = [f"{len(verdict.of(standing))} {word}" for standing, word in words.items() if verdict.of(standing)]
     rest = f" ({', '.join(counts)})" if counts else ""
     return f"{listed(parts) or f'nothing {new}'}{rest}"
+
+
+def said_once(charge: Charge) -> tuple[object, ...]:
+    """The same of one finding in several cases, whatever its figures."""
+    alone = NUMBER.sub("#", charge.sentence)[:GIST] if len(charge.sides) == 1 else ""
+    return charge.code, charge.kind, charge.sides, charge.layer, alone
 
 
 def listed(parts: list[str]) -> str:

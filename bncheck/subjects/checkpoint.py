@@ -117,7 +117,7 @@ def nothing(holding: Holding) -> Shortfall:
 
 def headline(states: Sequence[Holding], findings: Sequence[Finding]) -> str:
     count = sum(len(holding.layers) for holding in states)
-    if not count:
+    if not count and not findings:
         return "It holds no BatchNorm."
     if findings:
         more = len(findings) - 1

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bncheck.checkpoints.arrays import npy_of
+from bncheck.checkpoints.normalisers import plain_name
 from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
 from bncheck.checkpoints.tensor import Tensor
 from bncheck.checkpoints.zipped import entries
@@ -25,7 +26,7 @@ from bncheck.environments.targets import Target
 from bncheck.errors import EnvironmentFailure, UsageError
 from bncheck.finding import KINDS, Finding
 from bncheck.gate.shortfall import Shortfall
-from bncheck.run_folder.answer import Answer
+from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.folder import create_run_folder, read_json, write_json
 from bncheck.run_folder.results import Results, TargetResult
 from bncheck.subjects.asked import parse_input
@@ -34,7 +35,7 @@ from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making
 from bncheck.subjects.model import holding_of
 from bncheck.subjects.sides import AskedDiff, Side, names_of
-from bncheck.subjects.two_files import side_by_side
+from bncheck.subjects.two_files import others, side_by_side
 from bncheck.trace import Array
 from bncheck.worker.onnx_side import file as onnx_file
 
@@ -271,13 +272,16 @@ def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, li
     # What layers hold in another way and nobody sees in the outputs (a pruned layer, a constant) is no difference.
     kept = [finding for finding in held if not equal or finding.kind == "rounding" or finding.cause in OF_STATE]
     if any(finding.cause == "mode-leak" for finding in outputs):  # exporting in training mode moves statistics
-        kept = [finding for finding in kept if finding.cause not in ("stale-state", "mode-leak")]
+        kept = [finding for finding in kept if finding.cause != "mode-leak" and not of_statistics(finding)]
     said = {finding.cause for finding in outputs}
-    kept = [finding for finding in kept if finding.cause != "eps" or "eps" not in said]
+    kept = [finding for finding in kept if finding.cause not in ("eps", "stale-state") or finding.cause not in said]
+    if nothing_else_differs(one, two, answer):
+        outputs, kept = followed(outputs, kept)
     findings = sorted([*outputs, *kept], key=lambda found: KINDS.index(found.kind))
     answer = replace(
         answer,
         headline=headline(answer, sides, found, findings),
+        rows=tuple(as_computed(row, findings) for row in answer.rows) if equal else answer.rows,
         notes=(*one.remarks, *first_tap(one, two, names), *answer.notes),
     )
     return answer, findings, ()
@@ -287,6 +291,47 @@ def with_layers(finding: Finding, held: Sequence[Finding]) -> Finding:
     """A finding about outputs, with the layers in which the files themselves show its cause."""
     same = [each for each in held if each.cause == finding.cause and each.kind != "rounding"]
     return replace(finding, accounts=tuple(dict.fromkeys(place for each in same for place in sorted(each.places))))
+
+
+def nothing_else_differs(one: Played, two: Played, answer: Answer) -> bool:
+    """Whether two files hold the same tensors under the same names, but for what their normalising layers hold."""
+    files = (one.checkpoint, two.checkpoint)
+    keys = [{plain_name(key) for key in each.holding.others} for each in files]
+    found = others(*files)
+    paired = not any(row.cells[-1].startswith("only in ") for row in answer.rows)
+    onnx = all(each.holding.framework == "onnx" for each in files)
+    return onnx and paired and keys[0] == keys[1] and found is not None and not found.different
+
+
+def followed(outputs: Sequence[Finding], held: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
+    """Outputs that nothing run another way explains, between files that differ in what named findings say and in
+    nothing else: they follow from that."""
+    open_ones = [finding for finding in outputs if finding.kind == "unexplained"]
+    causes = [finding for finding in held if finding.kind != "rounding"]
+    if not open_ones or not causes or any(finding.kind == "unexplained" for finding in causes):
+        return list(outputs), list(held)
+    size = next((str(value) for key, value in open_ones[0].evidence.items() if key == "gap, plain"), "")
+    apart = f" by {100 * float(size):.3g} % of the largest" if size else ""
+    first = replace(
+        causes[0],
+        title=f"{causes[0].title} So their outputs differ{apart}; no other tensor of the files does.",
+        accounts=(*causes[0].accounts, ("", "output")),
+    )
+    return [each for each in outputs if each not in open_ones], [first if each is causes[0] else each for each in held]
+
+
+def of_statistics(finding: Finding) -> bool:
+    """Whether it says no more than that statistics are others: a forward moves those."""
+    moved = {quantity for _, quantity in finding.places} <= {"running_mean", "running_var", "counter"}
+    return finding.cause == "stale-state" or (finding.kind == "unexplained" and moved)
+
+
+def as_computed(row: Row, findings: Sequence[Finding]) -> Row:
+    """Where outputs are equal, a layer whose weights alone do not show how it was folded is folded all the same."""
+    named = {layer for finding in findings for layer, _ in finding.places}
+    if row.mark != "defect" or row.layer in named:
+        return row
+    return replace(row, cells=(*row.cells[:-1], "folded, by its outputs"), mark="agrees")
 
 
 # Causes that outputs of eval do not show.

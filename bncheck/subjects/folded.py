@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from bncheck.checkpoints.normalisers import plain_name
 from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.checkpoints.tensor import Tensor
 from bncheck.diagnosis.held.folding import Fold, fold_of
@@ -43,9 +44,16 @@ class Folded:
     left_b: tuple[Held, ...] = ()
 
     def row(self, found: FoldedLayer, width: int) -> Row:
-        words = {"folded": "folded", "start": "folds a new layer", "bare": "left out", "weights": "other bias"}
+        words = {
+            "folded": "folded",
+            "start": "folds a new layer",
+            "bare": "left out",
+            "parameters": "statistics left out",
+            "weights": "other bias",
+        }
         size = 0 if found.layer.running_mean is None else found.layer.running_mean.size
-        cells = (str(size), *("",) * (width - 2), f"{words[found.fold.word]}: {found.keys[1]}")
+        at = "" if found.fold.word == "parameters" else f": {found.keys[1]}"
+        cells = (str(size), *("",) * (width - 2), f"{words[found.fold.word]}{at}")
         return Row(layer=found.layer.layer, cells=cells, mark="agrees" if found.fold.word == "folded" else "defect")
 
     def findings(self, sides: Sides) -> Iterator[Finding]:
@@ -69,6 +77,13 @@ SAID: dict[str, tuple[str, Kind, str, str]] = {
         "defect",
         "{mine} leaves BatchNorm out in {layers}: the convolutions before it are those of {theirs}, unfolded.",
         "fold or keep BatchNorm: export in eval mode, or torch.nn.utils.fusion.fuse_conv_bn_eval",
+    ),
+    "parameters": (
+        "state-mismatch",
+        "defect",
+        "{mine} holds gamma and beta of {layers}, and no running statistics, which {theirs} holds: what loads it keeps "
+        "those that it had.",
+        "save buffers as well: model.state_dict(), not parameters() or named_parameters()",
     ),
     "weights": (
         "folding",
@@ -218,7 +233,7 @@ def likeliest(found: Iterator[Hit]) -> Hit | None:
         if hit[2].word == "folded":
             return hit
         kept.append(hit)
-    order = ("start", "weights", "bare")
+    order = ("start", "weights", "bare", "parameters")
     return min(kept, key=lambda hit: order.index(hit[2].word), default=None)
 
 
@@ -233,9 +248,17 @@ def hits(layer: Held, mine: Weights, theirs: Weights, used: set[str]) -> Iterato
                 for other in theirs.rows(other_key, count):
                     if own.shape == other.shape:
                         fold = fold_of(own, mine.bias(key, count), layer, other, theirs.bias(other_key, count))
-                        if fold is not None and (fold.word != "bare" or (nearest and not place)):
-                            yield key, other_key, fold
+                        if fold is None or (fold.word == "bare" and not (nearest and not place)):
+                            continue
+                        kept = fold.word == "bare" and holds_affine(layer, theirs.checkpoint)
+                        yield key, other_key, replace(fold, word="parameters") if kept else fold
             nearest = False
+
+
+def holds_affine(layer: Held, checkpoint: Checkpoint) -> bool:
+    """Whether a file without the layer's statistics has its gamma or beta all the same."""
+    names = {plain_name(key) for key in checkpoint.holding.others}
+    return any(plain_name(layer.keys[what]) in names for what in ("gamma", "beta") if what in layer.keys)
 
 
 def before(layer: Held, weights: Weights) -> list[str]:

@@ -36,6 +36,7 @@ LOOP = ["train_forward", "backward"]
 SAVED = [LOOP[0], "reload"]  # something to lose, and where it would be
 MANY, LARGEST = 200, 200_000  # samples, and values of such a batch
 # Quantity → column: its words in the table of what was compared.
+VARIANCES = r"averages the variance over \1 into running_var, PyTorch's the one over \2."
 QUANTITIES = {
     "output": "output",
     "running_mean": "running mean",
@@ -59,6 +60,7 @@ class Looked:
     defaults: Mapping[str, float]
     held: Mapping[str, float]
     affine: bool  # gamma and beta are where they can be found
+    single: tuple[str, ...] = ()  # of gamma and beta: one value for all channels
 
     @property
     def builtin(self) -> str:
@@ -74,6 +76,7 @@ def looked(found: Mapping[str, Any]) -> Looked:
         defaults={str(key): float(value) for key, value in found["defaults"].items()},
         held={str(key): float(value) for key, value in found["held"].items()},
         affine=bool(found["affine"]),
+        single=tuple(str(word) for word in found["single"]),
     )
 
 
@@ -102,7 +105,11 @@ def scenario_text(layer: Looked, given: Mapping[str, Any], custom: str, expectin
         **switches,
     }
     if switches.get("affine", True) and layer.affine:
-        norm["initial"] = {"gamma": cycle(GAMMA, layer.channels), "beta": cycle(BETA, layer.channels)}
+        telling = {"gamma": GAMMA, "beta": BETA}
+        norm["initial"] = {
+            word: cycle(values[:1] if word in layer.single else values, layer.channels)
+            for word, values in telling.items()
+        }
     lines = [
         f"title = {toml(f'{layer.name} against torch.nn.{layer.builtin}')}",
         'why = "Written by bncheck check."',
@@ -202,10 +209,23 @@ def save_scenario(thing: Thing, found: Mapping[str, Any], given: Mapping[str, An
 
 def concluded(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Results) -> tuple[Results, Answer]:
     """The results with plain sentences, and the answer."""
-    told = tuple(replace(item, title=in_words(item.title, layer)) for item in results.findings)
+    told = tuple(one_for_all(replace(item, title=in_words(item.title, layer)), layer) for item in results.findings)
     results = replace(results, findings=told)
     answer = answer_of(thing, layer, given, results)  # its notes hold what the cells remark
     return replace(results, cells=tuple(replace(cell, remarks=()) for cell in results.cells)), answer
+
+
+def one_for_all(finding: Finding, layer: Looked) -> Finding:
+    """A gradient of one value is none of each channel's; what differs is how many values there are."""
+    held = [word for word in layer.single if ("bn", f"grad_{word}") in finding.places]
+    if finding.cause != "gradient" or not held:
+        return finding
+    what = " and ".join(f"one {word}" for word in held)
+    return replace(
+        finding,
+        title=f"{layer.name} holds {what} for all channels, PyTorch's one for each.",
+        advice="hold one value per channel: nn.Parameter(torch.ones(num_features)), or compare it as what it is",
+    )
 
 
 def answer_of(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Results) -> Answer:
@@ -235,6 +255,16 @@ def in_words(title: str, layer: Looked) -> str:
         (r"torch\[builtin\]( [0-9][^ ,:]*)?", "PyTorch's"),
         (r"\btorch [0-9][^ ,:]*", layer.name),
         (r"(the network's|its) output", "the output"),
+        (
+            r"Giving \S+ PyTorch's rule removes 100.0 % of the (\w+) drift",
+            r"This accounts for all of the difference in \1",
+        ),
+        (
+            r"Giving \S+ PyTorch's rule removes ([0-9.]+ %) of the (\w+) drift",
+            r"This accounts for \1 of the difference in \2",
+        ),
+        (r"divides the variance that is averaged by (\S+), PyTorch's by (\S+)\.", VARIANCES),
+        (r"y is ([0-9.]+) times as large on PyTorch's", r"PyTorch's y is \1 times as large"),
         (r" (of|normalises) bn\b", lambda match: " normalises" if match[1] == "normalises" else ""),
     ):
         title = re.sub(pattern, words, title)
@@ -245,7 +275,8 @@ def headline(layer: Looked, own: str, leading: Finding | None, stopped: CellResu
     if leading is not None and leading.kind == "convention" and leading.cause == "layer-contract":
         return f"{layer.name} computes what {own} computes, and is not exchangeable for it: {leading.title}"
     if leading is not None:
-        return f"{layer.name} is not equivalent to {own}: {leading.title}"
+        said = re.sub(rf"^((In \w+ )?){re.escape(layer.name)} (?!\()", r"\1it ", leading.title)
+        return f"{layer.name} is not equivalent to {own}: {said[:1].lower() + said[1:]}"
     if stopped is not None:
         why = " ".join((stopped.error or stopped.outcome).split())
         return f"{layer.name} could not be compared with {own}: {why}"

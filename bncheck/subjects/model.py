@@ -25,7 +25,15 @@ from bncheck.run_folder.results import Results, TargetResult
 from bncheck.session import Listener
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.interpreter import UsersPython
-from bncheck.subjects.played import batch_dependence, gaps, misfit, nonfinite, unlike_data
+from bncheck.subjects.played import (
+    at_two_places,
+    batch_dependence,
+    gaps,
+    misfit,
+    nonfinite,
+    set_by_forward,
+    unlike_data,
+)
 
 if TYPE_CHECKING:
     from bncheck.subjects.asked import Asked
@@ -119,9 +127,10 @@ def judge(seen: Seen) -> tuple[Finding, ...]:
         if of_the_model(item, seen) and not said_already(item, held)
     ]
     own = [*misfit(seen.said, seen.holding.name), *nonfinite(seen.said, seen.holding.name, (*held, *lived))]
-    leaking = {place for item in (*held, *lived) if item.cause == "mode-leak" for place, _ in item.places}
-    if not unregistered(seen):  # eval() does not reach those: that they look at the batch follows
-        own += batch_dependence(seen.said, seen.holding.name, leaking)
+    if seen.life is not None:
+        own += set_by_forward(seen.life, seen.holding.name)
+        own += at_two_places(seen.life, seen.holding.name, lived)
+    own += batch_dependence(seen.said, seen.holding.name, (*held, *lived, *own))
     if seen.life is not None and seen.said["input"]["from"] == "data":
         own += unlike_data(seen.life.layers, seen.holding.name)
     named = [replace(item, targets=(seen.holding.name,), scenario="check") for item in (*held, *lived, *own)]
@@ -185,7 +194,7 @@ def unregistered(seen: Seen) -> list[dict[str, Any]]:
 def headline(seen: Seen, findings: Sequence[Finding]) -> str:
     count = len(seen.holding.layers)
     if not count and not unregistered(seen):
-        return "It has no normalising layer."
+        return "It has no layer that normalises by running statistics."
     telling = [item for item in findings if item.kind != "rounding"]
     if telling:
         more = len(telling) - 1

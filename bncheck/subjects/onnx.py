@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bncheck.environments.devices import physical_memory
-from bncheck.errors import UsageError
+from bncheck.errors import NothingToJudge, UsageError
 from bncheck.finding import KINDS, NODES, Finding
 from bncheck.playing.jobs import Options
 from bncheck.playing.workers import Limits
@@ -38,7 +38,7 @@ def check_file(asked: Asked, listener: Listener) -> tuple[Path, Results]:
     graph = read(str(path))
     norms = onnx_file.batch_norms(graph)
     if not norms:
-        raise UsageError(
+        raise NothingToJudge(
             f"{path.name} has no BatchNormalization node: there is nothing to check",
             "exporters fold BatchNorm into the convolution before it; compare file and model with: bncheck diff",
         )

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from bncheck.diagnosis.rules.layer_names import listed as several
 from bncheck.finding import NONFINITE, Finding
-from bncheck.life import LayerLife
+from bncheck.life import LayerLife, Life
 from bncheck.report.plain_text import plural
 
 # Relative to a layer's largest value: float32 rounding through a deep network stays below the first, and what
@@ -95,11 +96,72 @@ def nonfinite(said: Mapping[str, Any], target: str, others: Sequence[Finding]) -
         )
 
 
-def batch_dependence(said: Mapping[str, Any], target: str, leaking: set[str]) -> Iterator[Finding]:
-    """In eval a sample's result depends on who else is in the batch: the first layer that makes it so."""
-    found = said.get("batches")
-    if not found:
+def set_by_forward(life: Life, target: str) -> Iterator[Finding]:
+    """Layers that the model's own forward puts into training mode, though eval() was called on the whole."""
+    lines, evaluating = {}, False
+    for each in life.happenings:
+        if each.what == "phase":
+            evaluating = str(each.detail.get("name", "")).startswith("eval")
+        elif each.what == "train" and evaluating and each.where is not None:
+            lines.update({name: each.where for name in each.layers if name not in lines})
+    ran = [
+        layer.name
+        for layer in life.layers
+        if layer.name in lines and any(span.training is True and not span.gradients for span in layer.spans)
+    ]
+    if not ran:
         return
+    where = lines[ran[0]]
+    yield Finding(
+        code="BN401",
+        cause="mode-leak",
+        kind="hazard",
+        title=f"{where.label} puts {several(ran)} into training mode while the model is evaluated, after eval() was "
+        "called: eval normalises with the batch and moves the running statistics.",
+        targets=(target,),
+        scenario="check",
+        case="",
+        layer=ran[0],
+        quantity="training",
+        evidence={"layers": len(ran), "line": where.label},
+        advice="leave modes to train() and eval() of the whole model; train() has no place in forward()",
+        accounts=tuple((name, "training") for name in ran[1:]),
+    )
+
+
+def at_two_places(life: Life, target: str, others: Sequence[Finding]) -> Iterator[Finding]:
+    """One layer under several names that runs more than once in a call. Branches that are alike by name (left.bn,
+    right.bn) are one network for two inputs, and meant so."""
+    known = {place for item in others if item.cause == "shared-state" for place, _ in item.places}
+    for layer in life.layers:
+        ends = {name.rpartition(".")[2] for name in layer.names}
+        calls = layer.get("call")
+        if layer.name in known or len(ends) < 2 or calls is None or len(np.unique(calls)) == len(calls):
+            continue
+        yield Finding(
+            code="BN408",
+            cause="shared-state",
+            kind="hazard",
+            title=f"{several(layer.names)} are one layer, which runs more than once in a call of the model: its "
+            "running statistics mix what reaches these places, and each training step moves them more than once.",
+            targets=(target,),
+            scenario="check",
+            case="",
+            layer=layer.name,
+            quantity="running_mean",
+            evidence={"names": len(layer.names), "forwards": layer.forwards},
+            advice="give each place a BatchNorm layer of its own; other weights may be shared",
+        )
+
+
+def batch_dependence(said: Mapping[str, Any], target: str, others: Sequence[Finding]) -> Iterator[Finding]:
+    """In eval a sample's result depends on who else is in the batch: the first layer that makes it so, unless a finding
+    says why it does."""
+    found = said.get("batches")
+    if not found or any(item.cause == "unregistered" for item in others):
+        return
+    known = [item for item in others if item.cause in ("mode-leak", "normaliser-source")]
+    leaking = {place for item in known for place, _ in item.places}
     kinds = {str(layer["name"]): str(layer["kind"]) for layer in said["layers"]}
     for name, kind in kinds.items():
         given, out = found["layers"].get(name, (0.0, 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -135,23 +136,28 @@ def chunked(samples: int) -> Iterator[Group]:
 
 
 def subsets(x: Array, width: int = 1) -> Iterator[Group]:
-    """Every choice of values that is tried for the statistics of the whole batch; positions are rows of ``width``."""
+    """Every choice of values that is tried for the statistics of the whole batch; positions are rows of ``width``.
+
+    Kinds take turns: whoever stops early has then tried some of each, halves before odd parts."""
     samples, _, positions = x.shape
-    if (x == 0).any():
-        yield Group(taken="unpadded")
-        yield Group(taken="nonzero")
-    for keep in range(1, samples) if samples <= 4 * MOST_CHUNKS else ():
-        yield Group(taken="first", keep=keep)
-        yield Group(taken="last", keep=keep)
-    for keep in range(1, width) if 1 < width < positions else ():
-        yield Group(taken="first columns", keep=keep, size=width)
-    for keep in range(2, MOST_STRIDES + 1):
-        if samples >= 2 * keep:
-            yield Group(taken="strided samples", keep=keep)
-        if positions >= 2 * keep:
-            yield Group(taken="strided positions", keep=keep)
-    for keep in range(1, positions) if positions <= 16 * MOST_CHUNKS else ():
-        yield Group(taken="first positions", keep=keep)
+    strides = range(2, MOST_STRIDES + 1)
+    some = parts_of(samples) if samples <= 4 * MOST_CHUNKS else []
+    kinds = (
+        [Group(taken=word) for word in ("unpadded", "nonzero") if (x == 0).any()],
+        [Group(taken="first", keep=keep) for keep in some],
+        [Group(taken="last", keep=keep) for keep in some],
+        [Group(taken="first columns", keep=keep, size=width) for keep in parts_of(width) if width < positions],
+        [Group(taken="strided samples", keep=keep) for keep in strides if samples >= 2 * keep],
+        [Group(taken="strided positions", keep=keep) for keep in strides if positions >= 2 * keep],
+        [Group(taken="first positions", keep=keep) for keep in parts_of(positions) if positions <= 16 * MOST_CHUNKS],
+    )
+    for turn in itertools.zip_longest(*kinds):
+        yield from (group for group in turn if group is not None)
+
+
+def parts_of(many: int) -> list[int]:
+    """How many of them may be taken, the half first."""
+    return sorted(range(1, many), key=lambda keep: abs(2 * keep - many))
 
 
 def words(group: Group, samples: int, positions: int) -> str:

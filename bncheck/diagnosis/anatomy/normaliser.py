@@ -294,6 +294,8 @@ def mixture(shown: Sequence[Shown], life: Life) -> Iterator[Normaliser]:
 
 def weights(rows: Array, wanted: Array) -> tuple[float, float, float] | None:
     """Three weights that are not negative and sum to 1; None where the best ones are none."""
+    if not (np.isfinite(rows).all() and np.isfinite(wanted).all()):
+        return None  # no line is mixed of what is not finite, and LAPACK gives up on it
     found, _, rank, _ = np.linalg.lstsq(rows, wanted, rcond=None)
     if rank < 3 or abs(found.sum() - 1.0) > 1e-3 or (found < -1e-3).any() or (found > 0.999).any():
         return None

@@ -145,6 +145,9 @@ def earlier(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading
     if len(before) == 1:
         low, high = (sides.b, sides.a) if before == {True} else (sides.a, sides.b)
         a, b = next((a, b) for a, b in counts if a is not None and b is not None and a != b)
+        if sides.others is not None and sides.others.different:
+            yield trained_on(pairs, chosen, left, (low, high), (min(a, b), max(a, b)))
+            return
         title = (
             f"{low} holds the statistics of an earlier step than {high}: its counter is {number(min(a, b))}, that of "
             f"{high} {number(max(a, b))}; gamma and beta are equal, in {layers_in(pairs, chosen)}."
@@ -163,6 +166,23 @@ def earlier(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading
         advice="copy buffers with the parameters (torch: AveragedModel(..., use_buffers=True); timm's ModelEmaV3 does)",
         places=places(chosen, (*STATISTICS, "counter"), left),
         departs=departs,
+    )
+
+
+def trained_on(
+    pairs: Sequence[Pair], chosen: Sequence[Pair], left: Left, names: tuple[str, str], counts: tuple[float, float]
+) -> Reading:
+    """Other weights have moved too, and an average of them would have other gammas: these were held still."""
+    low, high = names
+    return Reading(
+        cause="mode-leak",
+        kind="hazard",
+        title=f"Between {low} and {high} the running statistics moved (counter {number(counts[0])} to "
+        f"{number(counts[1])}) while gamma and beta stood still, in {layers_in(pairs, chosen)}: {apart(chosen)}. "
+        "requires_grad = False holds gamma and beta alone.",
+        advice="if these layers were to be frozen, call eval() on them after each model.train()",
+        places=places(chosen, (*STATISTICS, "counter"), left),
+        evidence={"counter before": counts[0], "counter after": counts[1]},
     )
 
 

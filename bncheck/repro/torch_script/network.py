@@ -8,7 +8,7 @@ from typing import Any
 
 from bncheck.repro.standalone.literal import array_code, identifier, keywords, nested
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
-from bncheck.repro.torch_script.own import OURS, own_name, own_words, taken_by
+from bncheck.repro.torch_script.own import OURS, own_name, own_words, reached_inside, taken_by
 from bncheck.repro.torch_script.parts import adapted, in_parts, layout
 from bncheck.repro.torch_script.variants import running, since
 from bncheck.scenario import Layer
@@ -186,7 +186,7 @@ def batch_norm(subject: Subject, layer: Layer, rank: int) -> str:
 def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Array]) -> list[str]:
     """Initial values that the scenario sets and that differ from PyTorch's own."""
     own = layer.type == "batch_norm" and bool(own_words(subject))
-    lines: list[str] = []
+    lines: list[str] = reached_inside(subject, name) if own and not in_parts(subject) else []
     for what in ("gamma", "beta", "running_mean", "running_var", "weight", "bias"):
         array = subject.inputs.get(f"param/{layer.name}/{what}")
         if array is None or not recorded(subject, layer, what):

@@ -151,6 +151,37 @@ def own_name(subject: Subject, what: str) -> str:
     usual = {"counter": "num_batches_tracked", "gamma": "weight", "beta": "bias"}.get(what, what)
     if not own_words(subject):
         return usual
-    source = subject.custom_source
+    source = body_of(subject.custom_source, own_words(subject).rpartition(":")[2])
     said = [name for name in NAMES[what] if re.search(rf"self\.{name}\b|[\"']{name}[\"']", source)]
     return said[0] if said else usual
+
+
+def body_of(source: str, name: str) -> str:
+    """The text of a class, with those of its bases in the same file; all of it where the class is not found."""
+    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)} if source else {}
+    waiting, found = [name], dict[str, str]()
+    while waiting:
+        here = waiting.pop()
+        if here in classes and here not in found:
+            found[here] = ast.get_source_segment(source, classes[here]) or ""
+            waiting += [base.id for base in classes[here].bases if isinstance(base, ast.Name)]
+    return "\n".join(found.values()) or source
+
+
+def reached_inside(subject: Subject, name: str) -> list[str]:
+    """PyTorch's names for what a layer inside the user's holds: a wrapper hands out none of it."""
+    said = body_of(subject.custom_source, own_words(subject).rpartition(":")[2])
+    inherits = re.search(r"^class \w+\(.*Norm\w*\)", said, re.MULTILINE)
+    if inherits or all(re.search(rf"self\.({'|'.join(NAMES[what])})\b", said) for what in ("gamma", "running_mean")):
+        return []
+    return [
+        "def inside(word):",
+        '    """What the first module inside the layer holds under a name that the layer itself does not have."""',
+        "    held = lambda self: [getattr(m, word, None) for m in list(self.modules())[1:]]  # noqa: E731",
+        "    return property(lambda self: next(t for t in held(self) if isinstance(t, torch.Tensor)))",
+        "",
+        "",
+        'for word in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):',
+        f"    if not isinstance(getattr({name}, word, None), torch.Tensor):",
+        f"        setattr(type({name}), word, inside(word))",
+    ]

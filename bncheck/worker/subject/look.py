@@ -224,9 +224,16 @@ def held(custom, module):
     return found
 
 
+def single(thing, word):
+    """Whether one value stands for all channels."""
+    value = thing.custom.find(thing.module, word)
+    return thing.channels > 1 and hasattr(value, "numel") and value.numel() == 1
+
+
 def as_layer(thing):
     return {
         "kind": "layer", "class": thing.make.__name__, "shape": thing.shape, "channels": thing.channels,
         "left_out": thing.left_out, "defaults": thing.defaults, "held": thing.held,
         "affine": all(thing.custom.find(thing.module, word) is not None for word in ("gamma", "beta")),
+        "single": [word for word in ("gamma", "beta") if single(thing, word)],
     }  # fmt: skip

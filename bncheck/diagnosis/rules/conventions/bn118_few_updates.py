@@ -18,13 +18,15 @@ import numpy as np
 from bncheck.diagnosis.lived.evaluation import Evaluation
 from bncheck.diagnosis.lived.judged import Lived
 from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weighing
+from bncheck.diagnosis.rules.holdings.start import few_updates
+from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.leftover import batch_weight
 from bncheck.diagnosis.rules.movement import holds_training, moved
 from bncheck.diagnosis.rules.revealed import eps_rows
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.life import Life
+from bncheck.life import Holding, Life
 from bncheck.scenario import op_of
 from bncheck.trace import Array, Trace
 
@@ -164,6 +166,11 @@ def remaining(m: Array, v: Array, mean: Array, var: Array, other_mean: Array, ot
 
     before = gap(mean, var)
     return gap(other_mean, other_var) / before if before > 0 else 1.0
+
+
+def check_holding(holding: Holding) -> list[Finding]:
+    """By count and momentum alone: what a model holds says how much of its start is left."""
+    return of_holding(holding, CODE, CAUSE, [few_updates(holding)])
 
 
 def check_life(life: Life) -> list[Finding]:

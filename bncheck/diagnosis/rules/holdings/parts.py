@@ -34,7 +34,7 @@ def misshaped(holding: Holding) -> Said | None:
         if len({size for size in widths.values() if size != 1}) > 1:
             odd[held.layer] = widths
     for name, shapes in orphans(holding).items():
-        if len(shapes) > 1:  # a mean and a variance that are no pair
+        if len(set(shapes.values())) > 1:  # a pair that fits is a layer's under another of its names
             odd[name] = {key: int(np.prod(shape)) for key, shape in shapes.items()}
     if not odd:
         return None

@@ -6,8 +6,11 @@ import numpy as np
 
 from bncheck.diagnosis.rules.holdings.words import Said, anew, flat, statistics, word
 from bncheck.diagnosis.rules.layer_names import of_all, verb
-from bncheck.diagnosis.rules.wording import number
+from bncheck.diagnosis.rules.wording import number, percent
 from bncheck.life import Held, Holding
+
+MOST = 0.5  # of the start that is left
+ENOUGH = 4  # channels: fewer may be consistent with any start by chance
 
 
 def at_start(held: Held) -> bool:
@@ -103,3 +106,34 @@ def counter_reset(holding: Holding) -> Said | None:
         quantity="counter",
         evidence={"largest counter elsewhere": max(others)} if others else {},
     )
+
+
+def few_updates(holding: Holding) -> Said | None:
+    """Statistics that hold most of their start by the count of their updates and the weight of each, beside a trained
+    layer. Variances below what is left of a 1 say that they started from something else (another checkpoint)."""
+    if holding.framework != "torch":
+        return None
+    found = {held.layer: left for held in holding.layers if (left := left_of_start(held)) >= MOST}
+    if not found:
+        return None
+    layers = tuple(found)
+    first = next(held for held in holding.layers if held.layer == layers[0])
+    count, weight = first.counter or 0.0, first.momentum or 0.0
+    return Said(
+        layers,
+        f"after {number(count)} {'update' if count == 1 else 'updates'} of momentum {number(weight)} the running "
+        f"statistics of {of_all(layers, holding)} still hold {percent(found[layers[0]])} of what a new layer starts "
+        f"from, mean 0 and variance 1, and eval normalises with that.",
+        f"{anew(holding)}, train longer, or give a new batch more weight",
+        evidence={"updates": count, "momentum": weight, "share of the start that is left": found[layers[0]]},
+    )
+
+
+def left_of_start(held: Held) -> float:
+    """Share of the start in an exponential average; 0 where that is not known, or it started elsewhere."""
+    facts, weight = statistics(held), held.momentum
+    if facts is None or weight is None or not 0 < weight < 1 or not counted(held) or at_start(held):
+        return 0.0
+    left = float((1.0 - weight) ** (held.counter or 0.0))
+    started = facts[1].size >= ENOUGH and bool((facts[1] >= left * (1.0 - 1e-3)).all())
+    return left if started and trained(held) else 0.0

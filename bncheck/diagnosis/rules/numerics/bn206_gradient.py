@@ -37,9 +37,9 @@ WORDS = {"grad_gamma": "dgamma", "grad_beta": "dbeta", "grad_input": "dx"}
 
 def check_pair(pair: PairView) -> Iterator[Finding]:
     yield from without(pair)
-    output = pair.drift("", "output")
-    if output is not None and output.verdict != "agrees" and not within_rounding(pair, output):
+    if not outputs_agree(pair):
         return  # the gradient of another output is another gradient
+    output = pair.drift("", "output")
     near = "" if output is None or output.verdict == "agrees" else " up to rounding"
     for drift in pair.differing:
         if drift.quantity not in WORDS or drift.verdict not in ("differs", "nonfinite") or is_rounding(pair, drift):
@@ -124,11 +124,19 @@ def is_rounding(pair: PairView, drift: Drift) -> bool:
         return False
     if is_whole(pair):
         return grows_alike(pair, drift)
+    # Outputs that are apart for a cause are no rounding, and neither is what a backward makes of them.
+    gap = forward_gap(pair) if outputs_agree(pair) else {}
     with np.errstate(all="ignore"):
-        bound = sum(bound_of(cell, drift, forward_gap(pair)) for cell in (pair.a, pair.b))
+        bound = sum(bound_of(cell, drift, gap) for cell in (pair.a, pair.b))
     # Where a ReLU's input is zero to rounding its gate may open on one side only: single gradients then change by
     # their whole size, the mean over all of them does not.
     return (drift.mean_abs if gates_may_differ(pair) else drift.max_abs) <= bound
+
+
+def outputs_agree(pair: PairView) -> bool:
+    """To within rounding."""
+    output = pair.drift("", "output")
+    return output is None or output.verdict == "agrees" or within_rounding(pair, output)
 
 
 def gates_may_differ(pair: PairView) -> bool:

@@ -131,7 +131,9 @@ def right(pair: PairView) -> Iterator[str]:
 def what_next(pair: PairView) -> str:
     measured = all(cell.convention is not None for cell in (pair.a, pair.b))
     start = "" if measured else "let the conventions be measured too (without --no-probe); "
-    return f"{start}rerun with --isolate cell; bncheck repro writes a script that shows it"
+    # Only cases of other layers could leak into this one, and an own layer is alone in its run.
+    alone = pair.a.own_layer or pair.b.own_layer
+    return f"{start}{'' if alone else 'rerun with --isolate cell; '}bncheck repro writes a script that shows it"
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
