@@ -192,7 +192,6 @@ def play(python: Path, backend: Path, variant: str, folder: Path, cells: Sequenc
         "inputs": "inputs",
         "cases": "cases.jsonl",
         "memory_limit": None,
-        "host": os.getpid(),
     }
     (folder / "job.json").write_text(json.dumps(job))
     (folder / "cells.json").write_text(json.dumps([folder_name(name) for name in cells]))

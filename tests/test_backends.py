@@ -165,7 +165,7 @@ def test_gradients_are_the_closed_form(played: Played, cell: str) -> None:
         for name, value in found.items():
             if name.rpartition("/")[2] in ("gamma", "beta"):
                 held = trace[name.replace("/", "/grad_")][event]
-                np.testing.assert_allclose(held, value, rtol=2 * played.close, atol=2 * played.close)
+                np.testing.assert_allclose(held, value, rtol=close, atol=close)
 
 
 def test_two_layers_in_one_network_agree_with_the_reference(played: Played) -> None:
