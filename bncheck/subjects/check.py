@@ -21,14 +21,17 @@ from bncheck.subjects.made import Making
 __all__ = ["Asked", "check", "parse_input"]
 
 
-def check(asked: Asked, listener: Listener) -> tuple[Path, Results]:
-    """The run folder and what was found. UsageError and its like for what cannot be checked."""
+def check(asked: Asked, listener: Listener, nursery: Nursery | None = None) -> tuple[Path, Results]:
+    """The run folder and what was found. UsageError and its like for what cannot be checked. A ``nursery`` of the same
+    Python serves for many things."""
     if asked.save_scenario is not None and asked.thing.kind != "code":
         refuse_scenario(asked)
-    return {"code": check_code, "onnx": check_onnx, "checkpoint": check_checkpoint}[asked.thing.kind](asked, listener)
+    if asked.thing.kind == "code":
+        return check_code(asked, listener, nursery)
+    return {"onnx": check_onnx, "checkpoint": check_checkpoint}[asked.thing.kind](asked, listener)
 
 
-def check_code(asked: Asked, listener: Listener) -> tuple[Path, Results]:
+def check_code(asked: Asked, listener: Listener, nursery: Nursery | None) -> tuple[Path, Results]:
     from bncheck.subjects.layer import check_layer
 
     backend = find_backends(())[asked.thing.framework]
@@ -38,7 +41,8 @@ def check_code(asked: Asked, listener: Listener) -> tuple[Path, Results]:
     job = job_of(asked)
     with ExitStack() as held:
         folder = held.enter_context(tempfile.TemporaryDirectory(prefix="bncheck-"))
-        nursery = held.enter_context(Nursery(python.path, backend.module)) if CAN_FORK else None
+        if nursery is None and CAN_FORK:
+            nursery = held.enter_context(Nursery(python.path, backend.module))
         making = Making(python.path, job, Path(folder) / "subject", nursery)
         Thread(target=import_judging, args=(asked,), daemon=True).start()
         found = making.wait(asked.seconds)
