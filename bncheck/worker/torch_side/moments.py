@@ -18,12 +18,14 @@ FLAT = 1e-6  # spread of the input, relative to its size, below which nothing ca
 def held(tensor):
     """A copy of a small tensor as a flat NumPy array in its own dtype; types that NumPy lacks are widened."""
     data = tensor.detach()
-    if data.device.type != "cpu":
+    try:
+        return data.numpy().flatten()
+    except (TypeError, RuntimeError):  # of an accelerator, or of a type that NumPy lacks
         data = data.cpu()
     try:
-        return data.numpy().reshape(-1).copy()
+        return data.numpy().flatten()
     except (TypeError, RuntimeError):
-        return data.float().numpy().reshape(-1).copy()
+        return data.float().numpy().flatten()
 
 
 def number(value):
