@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from watched_lives import torch_python
 
+from bncheck.run_folder.lives import FOLDER
+
 SCRIPT = """
 import resource, sys, time
 import torch
@@ -49,7 +51,7 @@ def main() -> None:
         run = Path(name) / "run"
         words = [sys.executable, "-m", "bncheck"]
         subprocess.run([*words, "watch", "--out", str(run), "--", python, "-c", SCRIPT, steps, layers], check=False)
-        size = sum(path.stat().st_size for path in (run / "lives").rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in (run / FOLDER).rglob("*") if path.is_file())
         before = os.times()
         subprocess.run([*words, "report", str(run), "-q"], check=True)
         after = os.times()
