@@ -35,7 +35,7 @@ from bncheck.run_folder.results import Results, TargetResult, write_results
 from bncheck.run_folder.whole import whole_characters
 from bncheck.run_folder.writer import only_writer
 from bncheck.scenario import Scenario, Tolerance, is_file
-from bncheck.scenario_files.files import find_scenarios, load_scenario, parse_override, resolve_scenario
+from bncheck.scenario_files.files import find_probes, find_scenarios, load_scenario, parse_override, resolve_scenario
 
 if TYPE_CHECKING:
     from bncheck.convention import Convention
@@ -128,7 +128,8 @@ def play_and_judge(
     seats = [seat(target, backends[target.backend], places[target]) for target in targets]
     documented = {target.name: backends[target.backend].documented for target in targets}
     listener.expect((len(plan.cases) + len(plan.repeated)) * sum(place.python is not None for place in seats))
-    reports = Thread(target=import_reports, args=(request.formats,), daemon=True)
+    many = request.concluding is None  # one thing has few rows, which are written without pandas
+    reports = Thread(target=import_reports, args=(request.formats, many), daemon=True)
     reports.start()
     measured: Measured = {}
     try:
@@ -256,7 +257,9 @@ def make_plan(request: Request, backends: Mapping[str, BackendFile]) -> Plan:
         from bncheck.scenario_files.model_file import with_input_of_file
 
         overrides = with_input_of_file(overrides, resolve_scenario(request.scenarios[0]))
-    shipped = [load_scenario(path) for path in find_scenarios()]
+    # Reading all shipped scenarios takes longer than most of what is asked of one.
+    wanted = find_scenarios() if request.chosen and not request.scenarios else find_probes()
+    shipped = [load_scenario(path) for path in wanted]
     chosen = choose(request, shipped, overrides, backends) if request.chosen else []
     names = [scenario.name for scenario in chosen]
     probes = [each for each in shipped if each.probe and each.name not in names and request.probes]
@@ -317,12 +320,13 @@ def seat(target: Target, backend: BackendFile, place: Ready | Unavailable) -> Se
     return Seat(replace(result, status="unavailable", reason=place.reason, remedy=place.remedy), backend.path)
 
 
-def import_reports(formats: Sequence[str]) -> None:
+def import_reports(formats: Sequence[str], many: bool) -> None:
     """Import what judging and the reports need while the workers import their frameworks: it saves most of a second."""
-    import pandas  # noqa: F401
-
     import bncheck.diagnosis.analyse
     import bncheck.report
+
+    if many:
+        import pandas  # noqa: F401
 
     if "plots" in formats:
         import bncheck.report.case_plot  # noqa: F401 - matplotlib

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from bncheck.environments.targets import Target
 from bncheck.errors import BncheckError, EnvironmentFailure, UsageError
 from bncheck.gate.bar import read_verdict
 from bncheck.life import LayerLife
+from bncheck.playing.nursery import CAN_FORK, Nursery
 from bncheck.repro.torch_script.own import taken_by
 from bncheck.run_folder.answer import Answer, read_answer
 from bncheck.run_folder.results import Results
@@ -45,9 +46,23 @@ def python() -> Path:
     return place.python
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nursery() -> Iterator[None]:
+    """PyTorch is imported once for all that is checked here."""
+    yield
+    while NURSERIES:
+        NURSERIES.popitem()[1].close()
+
+
+NURSERIES: dict[str, Nursery] = {}
+
+
 def checked(thing: str, out: Path, **more: Any) -> tuple[Answer, Results, int]:
     asked = Asked(thing=parse_thing(thing), out=out, formats=(), command="bncheck check", strict=True, **more)
-    run, results = check(asked, Quiet())
+    shared = more.get("python")
+    if shared and CAN_FORK and shared not in NURSERIES:
+        NURSERIES[shared] = Nursery(Path(shared), TORCH.module)
+    run, results = check(asked, Quiet(), NURSERIES.get(shared or ""))
     answer = read_answer(run)
     assert answer is not None
     return answer, results, read_verdict(run, results).exit_code

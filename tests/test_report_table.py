@@ -7,7 +7,9 @@ from pathlib import Path
 import literal_run
 import pandas as pd
 
-from bncheck.report.table import render
+from bncheck.evidence import Drift
+from bncheck.finding import Finding
+from bncheck.report.table import as_csv, frame, plain_csv, render
 
 
 def read(folder: Path, name: str) -> pd.DataFrame:
@@ -39,6 +41,12 @@ def test_not_a_number_is_a_word_and_nothing_is_blank(tmp_path: Path) -> None:
     assert list(findings.explained) == ["1.0", ""] or list(findings.explained) == [1.0, ""]
     assert findings.targets[0] == "mxnet;reference"
     assert findings.evidence[0] == '{"points": 101, "replay residual": 6e-08}'
+
+
+def test_few_rows_are_the_same_text_without_pandas() -> None:
+    run = literal_run.results()
+    assert plain_csv(list(run.drifts), Drift) == as_csv(frame(list(run.drifts), Drift), head=True)
+    assert plain_csv(run.findings, Finding) == as_csv(frame(run.findings, Finding), head=True)
 
 
 def test_tables_without_rows_have_their_header(tmp_path: Path) -> None:

@@ -73,30 +73,48 @@ repeat = 3
 BN = '{ name = "bn", type = "batch_norm" }'
 CONV = '{ name = "c", type = "conv2d", out_channels = 4, kernel = 3 }'
 RELU = '{ name = "r", type = "relu" }'
+# (dtype, layers, own layer → the quantity of its only defect)
+HIDING: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("bfloat16", f"[{BN}]", {"Negated": "output"}),
+    ("float16", f"[{BN}]", {"Negated": "output"}),
+    ("float32", f"[{CONV}, {BN}, {RELU}]", {"OneGradientLost": "grad_input", "OtherVariance": "running_var"}),
+)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return played(tmp_path_factory.mktemp("reported"), SCENARIO.format(layers=listed("Right", *WANTED)))
+    """One run of all of them: the frameworks are imported once."""
+    heals = SCENARIO.format(layers=listed("Right", "HealsNan", "HealsNanScaled"))
+    heals = heals.replace("[program]", '[inputs.bad]\nshape = [32, 4]\npoison = "nan"\n[program]\nfirst = '
+                          '[{ event = "train_forward", input = "bad" }]')  # fmt: skip
+    wide = {
+        dtype: WIDE.format(dtype=dtype, layers=layers, names=listed("Plain", *wanted))
+        for dtype, layers, wanted in HIDING
+    }
+    layers = SCENARIO.format(layers=listed("Right", *WANTED))
+    return played(tmp_path_factory.mktemp("reported"), layers=layers, heals=heals, **wide)
 
 
 def listed(*layers: str) -> str:
     return ", ".join(f'"{LAYERS.name}:{name}"' for name in layers)
 
 
-def played(folder: Path, scenario: str) -> Results:
+def played(folder: Path, **scenarios: str) -> Results:
     shutil.copy(LAYERS, folder)  # a scenario may name files of its own folder only
-    (folder / "layers.toml").write_text(scenario, encoding="utf-8")
-    done = bncheck("run", str(folder / "layers.toml"), "--no-report", "-q", "--out", str(folder / "run"))
+    for name, text in scenarios.items():
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+    files = (str(folder / f"{name}.toml") for name in scenarios)
+    done = bncheck("run", *files, "--no-report", "-q", "--out", str(folder / "run"))
     assert done.returncode == 1, done.stderr
     return read_results(folder / "run")
 
 
-def about(results: Results, layer: str) -> list[Finding]:
-    """Findings above rounding in the case of one layer."""
-    (case,) = [case for scenario in results.scenarios if not scenario.probe for case in scenario.cases
+def about(results: Results, layer: str, name: str = "layers") -> list[Finding]:
+    """Findings above rounding in the case of one layer of a scenario."""
+    (case,) = [case for scenario in results.scenarios if scenario.name == name for case in scenario.cases
                if str(case.matrix["network.custom"]).endswith(f":{layer}")]  # fmt: skip
-    return [item for item in results.findings if item.case == case.name and item.kind != "rounding"]
+    here = [item for item in results.findings if (item.scenario, item.case) == (name, case.name)]
+    return [item for item in here if item.kind != "rounding"]
 
 
 def test_nothing_differs_silently(results: Results) -> None:
@@ -116,34 +134,21 @@ def test_a_wrong_one_is_a_defect_that_says_what_is_wrong(results: Results, layer
     assert any(words in item.title for item in between)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "layers", "wanted"),
-    [
-        ("bfloat16", f"[{BN}]", {"Negated": "output"}),
-        ("float16", f"[{BN}]", {"Negated": "output"}),
-        ("float32", f"[{CONV}, {BN}, {RELU}]", {"OneGradientLost": "grad_input", "OtherVariance": "running_var"}),
-    ],
-)
-def test_nothing_hides_where_rounding_is_wide(tmp_path: Path, dtype: str, layers: str, wanted: dict[str, str]) -> None:
-    found = played(tmp_path, WIDE.format(dtype=dtype, layers=layers, names=listed("Plain", *wanted)))
-    assert audit(found) == ()
-    assert about(found, "Plain") == []
+@pytest.mark.parametrize(("dtype", "wanted"), [(dtype, wanted) for dtype, _, wanted in HIDING])
+def test_nothing_hides_where_rounding_is_wide(results: Results, dtype: str, wanted: dict[str, str]) -> None:
+    assert about(results, "Plain", dtype) == []
     for layer, quantity in wanted.items():
-        (defect,) = [item for item in about(found, layer) if item.kind == "defect"]
+        (defect,) = [item for item in about(results, layer, dtype) if item.kind == "defect"]
         assert (defect.quantity, defect.departs) == (quantity, "torch")
 
 
-def test_a_layer_that_heals_what_the_built_in_one_keeps_is_not_equivalent(tmp_path: Path) -> None:
-    text = SCENARIO.format(layers=listed("Right", "HealsNan", "HealsNanScaled"))
-    text = text.replace("[program]", '[inputs.bad]\nshape = [32, 4]\npoison = "nan"\n[program]\nfirst = '
-                        '[{ event = "train_forward", input = "bad" }]')  # fmt: skip
-    found = played(tmp_path, text)
-    assert audit(found) == ()
-    assert not [item for item in about(found, "Right") if item.kind == "defect"]
-    between = [item for item in about(found, "HealsNan") if item.between("torch", "torch[builtin]")]
+def test_a_layer_that_heals_what_the_built_in_one_keeps_is_not_equivalent(results: Results) -> None:
+    assert not [item for item in about(results, "Right", "heals") if item.kind == "defect"]
+    between = [item for item in about(results, "HealsNan", "heals") if item.between("torch", "torch[builtin]")]
     (healed,) = [item for item in between if item.cause == "poisoned-state"]
     assert (healed.kind, healed.departs, healed.departs_from) == ("defect", "torch", "the built-in layer")
     assert "gives finite outputs in eval_forward" in healed.title
     assert not [item for item in between if item.cause == "unexplained"]
-    both = {item.cause for item in about(found, "HealsNanScaled") if item.between("torch", "torch[builtin]")}
+    scaled = about(results, "HealsNanScaled", "heals")
+    both = {item.cause for item in scaled if item.between("torch", "torch[builtin]")}
     assert {"poisoned-state", "unexplained"} <= both

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bncheck.run_folder.results import Results
 
 CI_FORMATS = ("csv", "junit", "summary")
+PAGE = ("plots", "html")
 
 
 @click.command(name="check")
@@ -75,11 +76,13 @@ def check_command(**options: Any) -> int:
         bar=bar_of(options, configuration),
         strict=strict,
         verbose=options["verbose"],
-        formats=CI_FORMATS if options["no_report"] else (*CI_FORMATS, "plots", "html"),
+        formats=CI_FORMATS,
     )
     with open_progress(options["quiet"] or options["as_json"], options["verbose"]) as progress:
         run, results = check(asked, progress)
     show(run, results, options, time.perf_counter() - began)
+    if not options["no_report"]:
+        draw(run, results, options)
     verdict = read_verdict(run, results)
     tell_verdict(run, verdict, options)
     return verdict.exit_code
@@ -93,3 +96,14 @@ def show(run: Path, results: Results, options: dict[str, Any], seconds: float) -
         from bncheck.report.terminal import render_terminal
 
         console().print(render_terminal(results, run, seconds=seconds, verbose=options["verbose"]))
+
+
+def draw(run: Path, results: Results, options: dict[str, Any]) -> None:
+    """The page and its pictures, when the answer is on the screen: drawing takes as long as finding out."""
+    from bncheck.report import render
+
+    written = render(run, PAGE, results=results)
+    if not (options["as_json"] or options["quiet"]):
+        from bncheck.commands.progress import console
+
+        console().print(f" report   {written[-1]}", no_wrap=True, overflow="fold", markup=False, highlight=False)

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from bncheck.environments.devices import cores
 from bncheck.errors import RunFolderError
 from bncheck.playing.cases_file import write_cases
+from bncheck.playing.nursery import Nursery
 from bncheck.playing.pace import Stopwatch, longest_first, read_paces
 from bncheck.playing.plan import Plan
 from bncheck.playing.said import read_environment
@@ -33,11 +34,12 @@ class Seat:
 
 @dataclass(frozen=True)
 class Options:
-    """How to play: processes at once, bounds, a process per cell."""
+    """How to play: processes at once, bounds, a process per cell; the nursery of all targets, where they share one."""
 
     at_once: int = 2
     limits: Limits = Limits()
     isolate: bool = False
+    nursery: Nursery | None = None
 
 
 def run_cells(
@@ -96,6 +98,7 @@ def job_of(run: Path, seat: Seat, cells: tuple[str, ...], options: Options) -> J
         limits=limits,
         isolate=options.isolate,
         environment={**threads(options.at_once), **seat.environment},
+        nursery=options.nursery,
     )
 
 

@@ -22,6 +22,7 @@ from bncheck.bounded import clear, open_within, own_folder
 from bncheck.errors import RunFolderError
 from bncheck.evidence import LOST_RESULT
 from bncheck.playing import said
+from bncheck.playing.nursery import Forked, Nursery, end_group
 from bncheck.run_folder.cell import CellRecord, discard, has_result, is_sound, record_or_crash, write_record
 from bncheck.run_folder.cell_files import mend
 from bncheck.run_folder.folder import write_json
@@ -61,6 +62,7 @@ class Job:
     limits: Limits = Limits()
     isolate: bool = False  # a process per cell
     environment: dict[str, str] = field(default_factory=dict)
+    nursery: Nursery | None = None  # that has imported the framework already
     inputs: str = "../../inputs"  # folder of the input archives, seen from ``folder``
     cases: str = "../../cases.jsonl"  # what the cells play, likewise
 
@@ -87,7 +89,7 @@ class Worker:
         self.described = self.read_environment() if len(self.waiting) < len(job.cells) else None
         self.batch: list[str] = []
         self.place = 0  # in the batch, of the cell that starts next
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
         self.current = ""
         self.since = 0.0
         self.read = 0  # bytes of progress.txt seen
@@ -123,17 +125,22 @@ class Worker:
         command = [str(job.python), "-I", str(RUNNER), str(job.folder)]
         self.since = time.monotonic()
         try:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, **job.environment},
-                start_new_session=True,
-            )
+            self.process = self.spawn(command)
         except OSError as error:  # it was asked a moment ago, but an environment can be damaged at any time
             self.unavailable, self.waiting = f"{job.python} cannot be started: {error.strerror or error}", []
         return Progress(job.target, "importing", text=shlex.join([*command, "--alone"]))
+
+    def spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes] | Forked:
+        if self.job.nursery is not None:
+            return self.job.nursery.fork(RUNNER.name, self.job.folder, self.job.environment)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **self.job.environment},
+            start_new_session=True,
+        )
 
     def release(self) -> None:
         """Name the cells to play; their inputs and jobs lie ready. Time spent on those is not the framework's."""
@@ -150,7 +157,7 @@ class Worker:
             "inputs": job.inputs,
             "cases": job.cases,
             "memory_limit": job.limits.memory,
-            "host": os.getpid(),
+            "host": os.getpid() if job.nursery is None else job.nursery.process.pid,
         }
 
     # -- watching ---------------------------------------------------------------------------------------------
@@ -172,6 +179,11 @@ class Worker:
     def ended(self) -> int | None:
         """The exit code, once it has ended; what it has started and left behind ends with it."""
         assert self.process is not None
+        if isinstance(self.process, Forked):
+            code = self.process.poll()
+            if code is not None:
+                end_group(self.process.group(), signal.SIGKILL)
+            return code
         # Until it is waited for, nobody else can get its number, which is that of its process group.
         if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return None
@@ -327,23 +339,17 @@ class Worker:
         """SIGABRT first, so that faulthandler prints the stack; then the whole process group."""
         if self.process is None:
             return
+        group = self.process.group() if isinstance(self.process, Forked) else self.process.pid
         for sign, grace in ((signal.SIGABRT, ABORT_GRACE_SECONDS), (signal.SIGKILL, 10.0)):
-            end_group(self.process.pid, sign)
+            end_group(group, sign)
             try:
                 self.process.wait(grace)
                 break
             except subprocess.TimeoutExpired:
                 continue
-        end_group(self.process.pid, signal.SIGKILL)  # children that outlived it
+        end_group(group, signal.SIGKILL)  # children that outlived it
         self.process = None
         self.tidy()
-
-
-def end_group(group: int, sign: signal.Signals) -> None:
-    try:
-        os.killpg(group, sign)
-    except (ProcessLookupError, PermissionError):
-        pass  # it ended by itself in between, or there were no children
 
 
 def read_from(folder: Path, name: str, start: int, most: int) -> bytes:

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 NAME = "csv"
 AT_ONCE = 256  # rows
-FEW = 1000  # findings
+FEW = 1000  # rows
 
 
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
     """Write both tables; a table without rows still has its header."""
-    if not results.drifts and len(results.findings) <= FEW:
+    if len(results.drifts) <= FEW and len(results.findings) <= FEW:
         return [
-            write_whole(run_folder / "drifts.csv", plain_csv([], Drift)),
+            write_whole(run_folder / "drifts.csv", plain_csv(list(results.drifts), Drift)),
             write_whole(run_folder / "findings.csv", plain_csv(results.findings, Finding)),
         ]
     return [

@@ -61,6 +61,11 @@ def find_scenarios() -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
+def find_probes() -> list[Path]:
+    """Those of them that may be probes: a text that never says the word is none."""
+    return [path for path in find_scenarios() if "probe" in path.read_text(encoding="utf-8")]
+
+
 def resolve_scenario(name_or_path: str | Path) -> Path:
     """The file of a shipped scenario's name, or of a path. Raises UsageError with the nearest spelling."""
     text = str(name_or_path)

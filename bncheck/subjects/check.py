@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from bncheck.environments.backend_file import find_backends
 from bncheck.errors import UsageError
+from bncheck.playing.nursery import CAN_FORK, Nursery
 from bncheck.run_folder.results import Results
 from bncheck.session import Listener
 from bncheck.subjects.asked import Asked, parse_input
@@ -19,22 +21,29 @@ from bncheck.subjects.made import Making
 __all__ = ["Asked", "check", "parse_input"]
 
 
-def check(asked: Asked, listener: Listener) -> tuple[Path, Results]:
-    """The run folder and what was found. UsageError and its like for what cannot be checked."""
+def check(asked: Asked, listener: Listener, nursery: Nursery | None = None) -> tuple[Path, Results]:
+    """The run folder and what was found. UsageError and its like for what cannot be checked. A ``nursery`` of the same
+    Python serves for many things."""
     if asked.save_scenario is not None and asked.thing.kind != "code":
         refuse_scenario(asked)
-    return {"code": check_code, "onnx": check_onnx, "checkpoint": check_checkpoint}[asked.thing.kind](asked, listener)
+    if asked.thing.kind == "code":
+        return check_code(asked, listener, nursery)
+    return {"onnx": check_onnx, "checkpoint": check_checkpoint}[asked.thing.kind](asked, listener)
 
 
-def check_code(asked: Asked, listener: Listener) -> tuple[Path, Results]:
+def check_code(asked: Asked, listener: Listener, nursery: Nursery | None) -> tuple[Path, Results]:
     from bncheck.subjects.layer import check_layer
 
     backend = find_backends(())[asked.thing.framework]
     python = find_python(asked.python, backend, report=listener.say)
     if asked.verbose:
         listener.say(f"{asked.thing.text} lives in {python.path} ({python.why})")
-    with tempfile.TemporaryDirectory(prefix="bncheck-") as folder:
-        making = Making(python.path, job_of(asked), Path(folder) / "subject")
+    job = job_of(asked)
+    with ExitStack() as held:
+        folder = held.enter_context(tempfile.TemporaryDirectory(prefix="bncheck-"))
+        if nursery is None and CAN_FORK:
+            nursery = held.enter_context(Nursery(python.path, backend.module))
+        making = Making(python.path, job, Path(folder) / "subject", nursery)
         Thread(target=import_judging, args=(asked,), daemon=True).start()
         found = making.wait(asked.seconds)
         if found["kind"] == "layer":
@@ -44,7 +53,7 @@ def check_code(asked: Asked, listener: Listener) -> tuple[Path, Results]:
 
                 again = save_scenario(asked.thing, found, asked.given, asked.save_scenario)
                 listener.say(f"play it again with: {again}")
-            return check_layer(asked, found, python, listener)
+            return check_layer(asked, found, python, nursery, listener)
         if asked.save_scenario is not None:
             refuse_scenario(asked)
         from bncheck.subjects.model import check_model
@@ -67,14 +76,12 @@ def refuse_for_layers(asked: Asked) -> None:
 
 
 def import_judging(asked: Asked) -> None:
-    """What judging needs, imported while the thing is made. Which it will be is a guess, and only time hangs on it:
-    comparing a layer takes pandas, and importing that would only be in a model's way."""
+    """What judging needs, imported while the thing is made. Which it will be is a guess, and only time hangs on it."""
     if asked.kind == "layer" or (not asked.kind and re.search("norm|bn", asked.thing.name, re.IGNORECASE)):
-        import pandas  # noqa: F401
-
         import bncheck.diagnosis.analyse
-    import bncheck.report.html
-    import bncheck.subjects.model  # noqa: F401
+    else:
+        import bncheck.subjects.model
+    import bncheck.report.answer_screen  # noqa: F401
     from bncheck.diagnosis.rules import load_rules
 
     load_rules()

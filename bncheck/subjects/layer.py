@@ -24,6 +24,7 @@ from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.thing import Thing
 
 if TYPE_CHECKING:
+    from bncheck.playing.nursery import Nursery
     from bncheck.subjects.asked import Asked
 
 TARGETS = ("torch", "torch[builtin]")
@@ -171,7 +172,7 @@ def toml(value: Any) -> str:
 
 
 def check_layer(
-    asked: Asked, found: Mapping[str, Any], python: UsersPython, listener: Listener
+    asked: Asked, found: Mapping[str, Any], python: UsersPython, nursery: Nursery | None, listener: Listener
 ) -> tuple[Path, Results]:
     """Play it beside the built-in layer, both in the user's Python."""
     layer, thing, given = looked(found), asked.thing, asked.given
@@ -186,7 +187,7 @@ def check_layer(
             out=asked.out,
             bar=replace(asked.bar, fail_on="convention") if asked.strict else asked.bar,
             formats=asked.formats,
-            options=Options(2, Limits(cell_seconds=asked.seconds, memory=physical_memory())),
+            options=Options(2, Limits(cell_seconds=asked.seconds, memory=physical_memory()), nursery=nursery),
             concluding=lambda results: concluded(thing, layer, given, results),
             command=asked.command,
         )

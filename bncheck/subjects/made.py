@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bncheck.errors import BncheckError, EnvironmentFailure, UsageError
+from bncheck.playing.nursery import Forked, Nursery, end_group
 from bncheck.run_folder.folder import read_json, write_json
 
 MAKER = Path(__file__).parent.parent / "worker" / "subject" / "run.py"
@@ -23,11 +24,15 @@ class SubjectFailure(BncheckError):
 class Making:
     """A process that makes and plays the thing; start it early, import what judging needs, then ``wait``."""
 
-    def __init__(self, python: Path, job: Mapping[str, Any], folder: Path) -> None:
+    def __init__(self, python: Path, job: Mapping[str, Any], folder: Path, nursery: Nursery | None = None) -> None:
         self.folder, self.python = folder, python
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "job.json", {**job, "python": str(python)})
         self.log = folder / "output.txt"
+        self.process: subprocess.Popen[bytes] | Forked
+        if nursery is not None:
+            self.process = nursery.fork("subject/run.py", folder, {}, self.log)
+            return
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [str(python), "-I", str(MAKER), str(folder)],
@@ -52,6 +57,7 @@ class Making:
         answer = self.folder / "subject.json"
         if not answer.is_file():
             code = self.process.returncode
+            assert code is not None
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             raise EnvironmentFailure(f"the process that made it died ({how}): {self.said()}", f"look at {self.log}")
         found: dict[str, Any] = read_json(answer)
@@ -60,11 +66,14 @@ class Making:
         return found
 
     def said(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace")[-KEPT:].strip().splitlines()
+        told = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
+        lines = told[-KEPT:].strip().splitlines()
         return lines[-1] if lines else "it said nothing"
 
     def stop(self) -> None:
-        if hasattr(os, "killpg"):
+        if isinstance(self.process, Forked):
+            end_group(self.process.group(), signal.SIGKILL)
+        elif hasattr(os, "killpg"):
             os.killpg(self.process.pid, signal.SIGKILL)
         else:
             self.process.kill()

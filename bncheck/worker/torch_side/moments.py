@@ -18,12 +18,14 @@ FLAT = 1e-6  # spread of the input, relative to its size, below which nothing ca
 def held(tensor):
     """A copy of a small tensor as a flat NumPy array in its own dtype; types that NumPy lacks are widened."""
     data = tensor.detach()
-    if data.device.type != "cpu":
+    try:
+        return data.numpy().flatten()
+    except (TypeError, RuntimeError):  # of an accelerator, or of a type that NumPy lacks
         data = data.cpu()
     try:
-        return data.numpy().reshape(-1).copy()
+        return data.numpy().flatten()
     except (TypeError, RuntimeError):
-        return data.float().numpy().reshape(-1).copy()
+        return data.float().numpy().flatten()
 
 
 def number(value):
@@ -44,17 +46,22 @@ def input_moments(torch, x, axis):
     mean = var = None
     if x.numel() > SMALL and x.dtype in (torch.float32, torch.float16, torch.bfloat16):
         mean, var = rows(torch, x.float(), axis)
-    if mean is None or not bool(torch.isfinite(var).all()) or bool((mean * mean > COARSE * var).any()):
+    if mean is None or not exact(mean, var):
         dims = [dim for dim in range(x.dim()) if dim != axis]
         wide = x.double()
-        mean = wide.mean(dims, keepdim=True)
-        off = wide - mean
-        var, mean = (off * off).mean(dims), mean.reshape(-1)
-    mean, var = mean.cpu().numpy(), var.cpu().numpy()
+        center = wide.mean(dims, keepdim=True)
+        off = wide - center
+        mean, var = center.reshape(-1).cpu().numpy(), (off * off).mean(dims).cpu().numpy()
     bad = 0
     if not (np.isfinite(mean).all() and np.isfinite(var).all()):
         bad = int((~torch.isfinite(x)).sum())
     return mean, var, bad
+
+
+def exact(mean, var):
+    """Whether sums in float32 are fine enough for these."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(var).all()) and not (mean * mean > COARSE * var).any()
 
 
 def rows(torch, x, axis):
@@ -71,20 +78,28 @@ def rows(torch, x, axis):
     else:
         return None, None
     count = x.numel() // shape[1]
-    mean = lines.sum(across).double().sum(0) / count
-    square = squares(torch, lines, across) / count - mean * mean
-    if bool((mean * mean > CANCELS * square).any()):
-        off = lines - mean.float().view((1, -1, 1) if across == 2 else (1, 1, -1))
-        rest = off.sum(across).double().sum(0) / count
-        square = squares(torch, off, across) / count - rest * rest
+    with np.errstate(all="ignore"):
+        mean = added(lines.sum(across)) / count
+        square = squares(torch, lines, across) / count - mean * mean
+        if (mean * mean > CANCELS * square).any():
+            center = torch.from_numpy(mean).to(device=x.device, dtype=torch.float32)
+            off = lines - center.view((1, -1, 1) if across == 2 else (1, 1, -1))
+            rest = added(off.sum(across)) / count
+            square = squares(torch, off, across) / count - rest * rest
     return mean, square
+
+
+def added(sums):
+    """Sums of rows (rows, C) added up, in float64: so few numbers NumPy adds sooner than torch is called."""
+    return sums.cpu().numpy().sum(0, dtype=np.float64)
 
 
 def squares(torch, lines, across):
     if across == 2:
-        norm = (torch.linalg.vector_norm if hasattr(torch, "linalg") else torch.norm)(lines, dim=2).double()
-        return (norm * norm).sum(0)
-    return (lines * lines).sum(1).double().sum(0)
+        norm = (torch.linalg.vector_norm if hasattr(torch, "linalg") else torch.norm)(lines, dim=2)
+        norm = norm.cpu().numpy().astype(np.float64)
+        return np.einsum("ij,ij->j", norm, norm)
+    return added((lines * lines).sum(1))
 
 
 def points(x, axis):
@@ -108,18 +123,21 @@ def revealed(x, y, gamma, beta):
     NaN where x does not vary enough, where gamma is zero, or where something is not finite.
     """
     with np.errstate(all="ignore"):
-        center, level = x.mean(1, keepdims=True), y.mean(1, keepdims=True)
-        dx, dy = x - center, y - level
-        spread = (dx * dx).mean(1)
-        flat = ~(spread > (FLAT * np.abs(x).max(1)) ** 2)
-        slope = np.where(flat, np.nan, (dx * dy).sum(1) / (dx * dx).sum(1))
-        start = level[:, 0] - slope * center[:, 0]
+        center, level = x.mean(1), y.mean(1)
+        dx, dy = x - center[:, None], y - level[:, None]
+        spread = np.einsum("ij,ij->i", dx, dx)
+        largest = np.maximum(x.max(1), -x.min(1))
+        flat = ~(spread / x.shape[1] > (FLAT * largest) ** 2)
+        slope = np.where(flat, np.nan, np.einsum("ij,ij->i", dx, dy) / spread)
+        start = level - slope * center
         shift = 0.0 if beta is None else beta.astype(np.float64)
         scale = 1.0 if gamma is None else gamma.astype(np.float64)
         invstd = np.where(scale == 0, np.nan, slope / np.where(scale == 0, 1.0, scale))
         mean = np.where(slope == 0, np.nan, (shift - start) / np.where(slope == 0, 1.0, slope))
-        off = np.abs(y - (slope[:, None] * x + start[:, None])).max(1)
-        most = np.abs(y - np.reshape(shift, (-1, 1))).max(1)
+        dx *= slope[:, None]
+        dy -= dx  # what the straight line leaves
+        off = np.maximum(dy.max(1), -dy.min(1))
+        most = np.maximum(y.max(1) - shift, shift - y.min(1))
         known = np.isfinite(off) & np.isfinite(invstd)
         residual = float(off[known].max() / max(most[known].max(), 1e-300)) if known.any() else math.nan
     return mean, invstd, residual, slope, start

@@ -40,15 +40,14 @@ class Norm:
         """(mean, var, counter) as they are now; None for each that the layer does not have."""
         found = []
         for word in ("mean", "var"):
-            tensor = getattr(module, self.words[word], None) if self.words[word] else None
+            tensor = kept(module, self.words[word])
             found.append(None if tensor is None else held(tensor))
-        counter = getattr(module, self.words["counter"], None) if self.words["counter"] else None
+        counter = kept(module, self.words["counter"])
         found.append(None if counter is None else float(counter))
         return tuple(found)
 
     def tensor(self, module, word):
-        name = self.words[word]
-        value = getattr(module, name, None) if name else None
+        value = kept(module, self.words[word])
         return value if hasattr(value, "detach") else None
 
 
@@ -485,9 +484,11 @@ class Watching:
         if norm.bad:
             return False
         torch, place = self.torch, ""
+        if moved and all(finite(value) for value in norm.after[:2]):
+            return False
         with torch.no_grad():
             if moved:
-                place = "" if all(finite(value) for value in norm.after[:2]) else "state"
+                place = "state"
             elif y.is_floating_point() and not bool(torch.isfinite(y.detach().sum(dtype=torch.float32))):
                 # a sum may overflow
                 place = "" if bool(torch.isfinite(y.detach()).all()) else "output"
@@ -587,6 +588,16 @@ def builtin_classes(torch):
     modules = importlib.import_module("torch.nn.modules.batchnorm")
     found = [getattr(modules, "_NormBase", None) or modules._BatchNorm, modules._BatchNorm]
     return tuple(dict.fromkeys(found))
+
+
+def kept(module, name):
+    """An attribute of a module, None where it has none. Module.__getattr__ takes longer than all else of a look."""
+    if not name:
+        return None
+    value = module._buffers.get(name)
+    if value is None:
+        value = module._parameters.get(name)
+    return getattr(module, name, None) if value is None else value
 
 
 def same(a, b):

@@ -93,10 +93,11 @@ def back_to_start(life: Life) -> Said | None:
 def left_behind(life: Life) -> Said | None:
     """A copy whose parameters are brought up to date and whose statistics are not, while the original's move."""
     found: dict[str, str] = {}
-    for layer in life.layers:
+    sources = [layer for layer in life.layers if trained(layer)]
+    for layer in filter(only_evaluates, life.layers):
         where = places(layer, training=0)
-        source = next((other for other in life.layers if trained(other) and of(layer, other)), None)
-        if source is not None and only_evaluates(layer) and parameters_move(layer, where) and still(layer, where):
+        source = next((other for other in sources if of(layer, other)), None)
+        if source is not None and parameters_move(layer, where) and still(layer, where):
             found[layer.name] = source.name
     if not found:
         return None
