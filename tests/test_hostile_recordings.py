@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 from collections.abc import Iterator
@@ -19,6 +20,12 @@ def test_names_longer_than_a_reader_takes_are_shortened() -> None:
     stored = StoredLayer.model_validate(layer.described())
     assert len(stored.name) <= 1000 and stored.name.endswith("x.bn1") and stored.name.startswith("xxx")
     assert len(stored.kind) <= 1000 and len(stored.names) == 100
+
+
+def test_a_name_with_half_a_surrogate_is_read() -> None:
+    layer = Layer(0, "BatchNorm1d", 3)
+    layer.name = "bn\ud800"
+    assert StoredLayer.model_validate_json(json.dumps(layer.described())).name == "bn\\ud800"
 
 
 @pytest.fixture

@@ -431,6 +431,7 @@ class Recorder:
 
 def short(name):
     """A name as far as a reader takes it, told apart from others that begin alike by its end."""
+    name = name.encode("utf-8", "backslashreplace").decode("utf-8")  # half a surrogate is no text to a reader
     return name if len(name) <= LONGEST else name[: LONGEST // 2] + " … " + name[3 - LONGEST // 2 :]
 
 
