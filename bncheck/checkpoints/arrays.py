@@ -22,7 +22,7 @@ def read_npz(path: Path) -> dict[str, Any]:
     found = {name: entry for name, entry in entries(path).items() if name.endswith(".npy")}
     if not found:
         raise CheckpointError(f"{path} is a zip archive without arrays of NumPy.")
-    return {name.removesuffix(".npy"): npy_of(path, entry.whole()) for name, entry in found.items()}
+    return {name.removesuffix(".npy"): npy_of(path, entry.on_demand()) for name, entry in found.items()}
 
 
 def read_npy(path: Path) -> Any:
@@ -76,16 +76,26 @@ def pickled_array(path: Path, raw: bytes) -> Any:
     return filled(path, held[0]) if isinstance(held, list) and len(held) == 1 else thing
 
 
-def filled(path: Path, node: Any, depth: int = 0) -> Any:
-    """A tree of plain mappings and lists with tensors in the places of pickled arrays."""
+def filled(path: Path, node: Any, depth: int = 0, made: dict[int, Any] | None = None) -> Any:
+    """A tree of plain mappings and lists with tensors in the places of pickled arrays. Each node is made once: a pickle
+    of a kilobyte can name one list in 2^60 places."""
+    made = {} if made is None else made
     if depth > 32:
         return None
+    if id(node) in made:
+        return made[id(node)]
     if (held := mapping_of(node)) is not None:
-        return {key: filled(path, value, depth + 1) for key, value in held.items()}
+        whole = made[id(node)] = {}
+        whole |= {key: filled(path, value, depth + 1, made) for key, value in held.items()}
+        return whole
     if isinstance(node, Thing):
-        return array_of(path, node)
+        made[id(node)] = array_of(path, node)
+        return made[id(node)]
     if isinstance(node, list | tuple):
-        return [filled(path, value, depth + 1) for value in node]
+        row: list[Any] = []
+        made[id(node)] = row
+        row += [filled(path, value, depth + 1, made) for value in node]
+        return row
     return node
 
 

@@ -19,6 +19,8 @@ from bncheck.checkpoints.tensor import Stretch, Tensor, Unpacked, checked_shape,
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 UNDEFINED = 2**64 - 1
 MOST = 200_000  # objects
+MOST_AGAIN = 1_000  # of them that were read before, under another name
+LONGEST_NAME = 10_000
 DEEPEST = 40
 DATASPACE, LINK_INFO, DATATYPE, LINK, LAYOUT, FILTERS, ATTRIBUTE, CONTINUATION, SYMBOLS = 1, 2, 3, 6, 8, 11, 12, 16, 17
 
@@ -68,10 +70,11 @@ def number(file: Stretch, at: int) -> int:
 class Reader:
     def __init__(self, file: Stretch) -> None:
         self.file, self.count = file, 0
+        self.visits: dict[int, int] = {}  # address of an object or of a table → how often it was read
 
     def object(self, address: int, depth: int) -> Group | Tensor | None:
         """A group with all that is in it, or an array; None for what is neither."""
-        self.count += 1
+        self.visit(address)
         if self.count > MOST or depth > DEEPEST:
             raise damaged(self.file.path, "it is nested too deep, or holds too many objects")
         messages = list(self.messages(address))
@@ -87,6 +90,13 @@ class Reader:
             if kind == ATTRIBUTE and (found := self.attribute(data)) is not None:
                 group.attributes[found[0]] = found[1]
         return group
+
+    def visit(self, address: int) -> None:
+        """Two names of one object are HDF5; a thousand are a file that doubles at each level."""
+        self.count += 1
+        self.visits[address] = self.visits.get(address, 0) + 1
+        if self.count - len(self.visits) > MOST_AGAIN:
+            raise damaged(self.file.path, "its groups go round in a circle")
 
     # ------------------------------------------------------------------------------------------- object headers
 
@@ -162,7 +172,7 @@ class Reader:
 
     def symbols(self, address: int, names: bytes, depth: int) -> Iterator[tuple[str, int]]:
         """Entries of a B-tree of groups."""
-        self.count += 1
+        self.visit(address)
         if depth > DEEPEST or self.count > MOST:
             raise damaged(self.file.path, "a group goes round in a circle")
         head = self.file.read(address, 24)
@@ -176,7 +186,7 @@ class Reader:
             data = self.file.read(address + 8, 40 * entries)
             for place in range(entries):
                 offset, header = struct.unpack_from("<QQ", data, 40 * place)
-                yield names[offset : names.index(b"\0", offset)].decode("utf-8"), header
+                yield names[offset : names.index(b"\0", offset, offset + LONGEST_NAME)].decode("utf-8"), header
         else:
             raise damaged(self.file.path, "a group has no table")
 

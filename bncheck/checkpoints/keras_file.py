@@ -171,13 +171,17 @@ def layers_in(model: Any, place: str, name: str, depth: int) -> Iterator[tuple[s
         below = f"{place}layers/{word}{f'_{count}' if count else ''}"
         own = f"{name}{inner.get('name', word)}"
         if "BatchNorm" in layer["class_name"]:
-            yield below, Settings(own, inner.get("scale", True), inner.get("center", True), numbers_of(inner))
+            yield (
+                below,
+                Settings(own, bool(inner.get("scale", True)), bool(inner.get("center", True)), numbers_of(inner)),
+            )
         yield from layers_in(layer, f"{below}/", f"{own}/", depth + 1)
 
 
 def numbers_of(config: Mapping[str, Any]) -> dict[str, float]:
     words = {"epsilon": "eps", "momentum": "momentum"}
-    return {word: float(config[key]) for key, word in words.items() if isinstance(config.get(key), int | float)}
+    said = {word: config.get(key) for key, word in words.items()}
+    return {word: float(value) for word, value in said.items() if isinstance(value, int | float) and abs(value) < 1e300}
 
 
 def snake(name: str) -> str:

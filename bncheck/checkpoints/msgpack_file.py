@@ -10,6 +10,7 @@ import numpy as np
 
 from bncheck.checkpoints.tensor import WIDTHS, Stretch, Tensor, checked_shape, damaged, dense, natural, whole_file
 from bncheck.errors import CheckpointError
+from bncheck.trace import Array
 
 LARGEST = 4 * 2**30  # the whole file is in memory
 DEEPEST = 64
@@ -80,7 +81,7 @@ class Reader:
             key = self.value(depth + 1)
             found[key if isinstance(key, str | int) else str(type(key))] = self.value(depth + 1)
         if CHUNKED in found:
-            return whole_of(found)
+            return whole_of(self.path, found)
         return {key: found[key] for key in sorted(found, key=lambda key: natural(str(key)))}
 
     def extension(self, size: int) -> Any:
@@ -110,12 +111,16 @@ def tensor_of(path: Path, held: memoryview, begin: int) -> Tensor | None:
     return tensor
 
 
-def whole_of(chunked: dict[Any, Any]) -> Any:
+def whole_of(path: Path, chunked: dict[Any, Any]) -> Any:
     """An array that was too large for one entry: its chunks are no normaliser's."""
     shape = chunked.get("shape")
-    sides = [shape[key] for key in sorted(shape)] if isinstance(shape, dict) else []
+    sides = [shape[key] for key in sorted(shape, key=str)] if isinstance(shape, dict) else []
     chunks = chunked.get("chunks")
     first = chunks.get("0") if isinstance(chunks, dict) else None
-    if not isinstance(first, Tensor) or not all(isinstance(side, int) and 0 <= side < 2**40 for side in sides):
+    if not isinstance(first, Tensor):
         return None
-    return Tensor(shape=tuple(sides), dtype=first.dtype, read=first.read)
+
+    def read() -> Array:
+        raise CheckpointError(f"{path} holds an array in chunks, which bncheck does not read.")
+
+    return Tensor(shape=checked_shape(path, sides), dtype=first.dtype, read=read)

@@ -17,7 +17,8 @@ TYPES = (
     "float32", "float64", "float16", "uint8", "int32", "int8", "int64", "bool", "int16", "uint16", "uint32", "uint64",
     "bfloat16",
 )  # fmt: skip
-MOST = 1_000_000
+MOST = 200_000
+BLOCK = 4096
 LONGEST_NAME = 10_000
 
 
@@ -26,10 +27,15 @@ class Cursor:
 
     def __init__(self, file: Stretch) -> None:
         self.file, self.at = file, len(MAGIC)
+        self.block, self.begin = b"", 0  # the part of the file that was read last
 
     def take(self, form: str) -> int:
-        (found,) = struct.unpack("<" + form, self.file.read(self.at, struct.calcsize(form)))
-        self.at += struct.calcsize(form)
+        size = struct.calcsize(form)
+        if not self.begin <= self.at <= self.begin + len(self.block) - size:
+            self.begin = self.at
+            self.block = self.file.read(self.at, max(min(BLOCK, self.file.size - self.at), size))
+        (found,) = struct.unpack_from("<" + form, self.block, self.at - self.begin)
+        self.at += size
         return int(found)
 
 

@@ -47,6 +47,7 @@ WRAPPERS = re.compile(r"^(module\.)+")
 COMPILED = re.compile(r"(^|\.)_orig_mod(?=\.)")
 # More than these bytes of statistics are no model's.
 LARGEST = 256 * 2**20
+MOST = 20_000  # layers; the largest model met has 700
 
 
 @dataclass
@@ -171,6 +172,8 @@ def count(counter: tuple[str, Tensor] | None, numbers: Mapping[str, float]) -> f
 def layers_of(state: State, remarks: list[str]) -> tuple[Held, ...]:
     """What the normalising layers of a state hold. Remarks are added for what was left out."""
     found = find(state)
+    if len(found) > MOST:
+        raise CheckpointError(f"The file declares {len(found):,} normalising layers, more than any model has.")
     if sum(tensor.size for layer in found for _, tensor in layer.arrays.values()) * 8 > LARGEST:
         raise CheckpointError("The file declares running statistics larger than those of any model.", "save it again")
     numbers = {plain_name(name): value for name, value in state.numbers.items()}

@@ -30,12 +30,16 @@ def read(path: Path, value: Any) -> tuple[Any, bool]:
     return filled(path, without_names(value)), by_paddle
 
 
-def without_names(node: Any, depth: int = 0) -> Any:
+def without_names(node: Any, depth: int = 0, made: dict[int, Any] | None = None) -> Any:
     """A tree without Paddle's table of names, and with the array alone where it wrote (name, array)."""
+    made = {} if made is None else made
     held = mapping_of(node)
     if depth > 32 or held is None:
         return node
-    return {key: without_names(pair_of(value), depth + 1) for key, value in held.items() if key != PADDLE}
+    if id(node) not in made:
+        whole = made[id(node)] = {}
+        whole |= {key: without_names(pair_of(value), depth + 1, made) for key, value in held.items() if key != PADDLE}
+    return made[id(node)]
 
 
 def pair_of(value: Any) -> Any:

@@ -19,6 +19,7 @@ MOST_STEPS = 2_000_000
 # Bytes of a string or of an array inside the stream.
 LONGEST = 2**30
 MOST_LINE = 100_000
+LONGEST_NUMBER = 1_000  # bytes; what is longer than 4,300 digits cannot even be shown
 
 # What no file of weights has a use for: calling it is an attack, or as good as one. A module stands for all in it.
 ATTACKS = (
@@ -183,6 +184,9 @@ class Machine:
             return
         if is_attack(name):
             raise HostileError(name)
+        for each in args if isinstance(args, tuple) else (args,):  # getattr, partial, map, …: to be called later
+            if isinstance(each, Global) and is_attack(each.name):
+                raise HostileError(each.name)
         self.push(Thing(name=name, args=args if isinstance(args, tuple) else (args,)))
 
     def reduce(self) -> None:
@@ -252,6 +256,8 @@ def text_of(raw: bytes) -> str:
 
 
 def integer(raw: bytes) -> int:
+    if len(raw) > LONGEST_NUMBER:
+        raise PickleError(f"a number of {len(raw):,} bytes is declared")
     return int.from_bytes(raw, "little", signed=True)
 
 

@@ -19,7 +19,7 @@ from bncheck.checkpoints import (
     safetensors_file,
     torch_file,
 )
-from bncheck.checkpoints.tensor import Stretch, Tensor, whole_file
+from bncheck.checkpoints.tensor import Stretch, Tensor, damaged, whole_file
 from bncheck.checkpoints.tree import State, states
 from bncheck.checkpoints.zipped import entries
 from bncheck.errors import CheckpointError
@@ -58,8 +58,14 @@ def read_checkpoint(path: Path) -> tuple[Checkpoint, ...]:
     """Every state of a file that has normalising layers, in the file's order; where none has, the largest.
 
     CheckpointError, a sentence, for what is missing, damaged, hostile or of no format that bncheck reads."""
-    contents = contents_of(path)
-    found = [checkpoint(path, contents, state) for state in states(contents.tree, contents.separator, contents.nested)]
+    try:
+        contents = contents_of(path)
+        parts = states(contents.tree, contents.separator, contents.nested)
+        found = [checkpoint(path, contents, state) for state in parts]
+    except RecursionError:
+        raise damaged(path, "it is nested too deep") from None
+    except MemoryError:
+        raise CheckpointError(f"{path} takes more memory than there is.", "check it on a larger machine") from None
     if not found:
         raise CheckpointError(f"{path} holds no tensors: {contents.format} of something else than weights.")
     with_layers = tuple(each for each in found if each.holding.layers)

@@ -41,6 +41,8 @@ def tensor_of(file: Stretch, name: str, entry: Any, start: int) -> Tensor:
         raise damaged(path, f"{what} has no shape")
     shape, word = checked_shape(path, entry["shape"], what), entry.get("dtype")
     offsets = entry.get("data_offsets")
+    if not isinstance(word, str):
+        raise damaged(path, f"{what} has no type")
     if not isinstance(offsets, list) or len(offsets) != 2:
         raise damaged(path, f"{what} has no place in the file")
     begin, end = checked_shape(path, offsets, f"the place of {what}")

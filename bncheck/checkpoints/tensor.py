@@ -94,8 +94,9 @@ def whole_file(path: Path) -> Stretch:
 def natural(name: str) -> list[tuple[bool, int, str]]:
     """A key by which ``bn_2`` comes before ``bn_10``, and ``bn`` before both: formats that sort names by letters do not
     keep the order of layers."""
-    parts = re.findall(r"[0-9]{1,9}|[^0-9]+|[0-9]+", name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    parts = re.findall(r"[0-9]{1,9}|[^0-9]+", name)
+    digits = [part[0] in "0123456789" for part in parts]  # str.isdigit takes ², and int does not
+    return [(whole, int(part) if whole else 0, part) for part, whole in zip(parts, digits, strict=True)]
 
 
 def damaged(path: Path, why: str) -> CheckpointError:

@@ -13,9 +13,11 @@ from typing import Any
 
 from bncheck.checkpoints.pickled import Thing
 from bncheck.checkpoints.tensor import Tensor
+from bncheck.errors import CheckpointError
 
 MOST = 500_000  # tensors and numbers of a file
 DEEPEST = 64  # levels
+MOST_LETTERS = 2**27  # of all names: 500,000 of 250
 # Attributes in which torch.nn.Module keeps its own: none of them is part of a name.
 LEVELS = ("_parameters", "_buffers", "_modules")
 # What holds tensors that are nobody's weights.
@@ -67,6 +69,7 @@ def flatten(tree: Any, state: State, separator: str) -> None:
     """Names of all tensors and numbers below a node, each node once on a way: a cycle ends where it closes."""
     waiting: list[tuple[str, Any, int]] = [("", tree, 0)]
     seen: set[int] = set()
+    letters = 0
     while waiting:
         name, node, depth = waiting.pop()
         if len(state.tensors) + len(state.numbers) > MOST:
@@ -80,8 +83,11 @@ def flatten(tree: Any, state: State, separator: str) -> None:
             seen.add(id(node))
             if isinstance(node, Thing) and node.name:
                 state.kinds[name] = node.name
-            below = [(joined(name, key, separator), value, depth + 1) for key, value in children(node)]
-            waiting += reversed(below)
+            held = list(children(node))
+            letters += sum(len(name) + len(key) for key, _ in held)
+            if letters > MOST_LETTERS:
+                raise CheckpointError("The names of what it holds are longer than those of any model.", "save it again")
+            waiting += [(joined(name, key, separator), value, depth + 1) for key, value in reversed(held)]
 
 
 def joined(name: str, key: str, separator: str) -> str:

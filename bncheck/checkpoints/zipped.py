@@ -4,6 +4,7 @@ with a bound where they are compressed. Nothing is ever extracted, so links and 
 from __future__ import annotations
 
 import io
+import lzma
 import struct
 import zipfile
 import zlib
@@ -19,6 +20,10 @@ from bncheck.errors import CheckpointError
 LARGEST_DIRECTORY = 24 * 2**20
 # A compressed entry is unpacked in memory.
 LARGEST_UNPACKED = 2**30
+UNPACKING = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, NotImplementedError, ValueError,
+    struct.error, KeyError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,28 +40,60 @@ class Entry:
 
     def read(self, most: int = LARGEST_UNPACKED) -> bytes:
         """All its bytes. CheckpointError where they are more than ``most``, or not what is declared."""
+        self.refuse_large(most)
+        if self.stretch is not None:
+            return self.stretch.read(0, self.size)
+        found = self.unpacked(self.size + 1)
+        if len(found) != self.size:
+            raise damaged(self.path, f"{self.info.filename[:80]!r} unpacks to another size than it declares")
+        return found
+
+    def refuse_large(self, most: int) -> None:
         if self.size > most:
             raise CheckpointError(
                 f"{self.path} declares {self.size:,} bytes in {self.info.filename[:80]!r}, more than bncheck reads."
             )
-        if self.stretch is not None:
-            return self.stretch.read(0, self.size)
+
+    def unpacked(self, most: int) -> bytes:
+        """Its first bytes, as far as they go."""
         try:
             with (
                 open_regular(self.path) as handle,
                 zipfile.ZipFile(handle) as archive,
                 archive.open(self.info) as entry,
             ):
-                found = entry.read(self.size + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+                return entry.read(most)
+        except UNPACKING as error:
             raise damaged(self.path, f"{self.info.filename[:80]!r}: {error}") from None
-        if len(found) != self.size:
-            raise damaged(self.path, f"{self.info.filename[:80]!r} unpacks to another size than it declares")
-        return found
 
     def whole(self) -> Stretch:
         """Its bytes as a stretch: in place, or unpacked into memory."""
         return self.stretch if self.stretch is not None else Unpacked(self.path, 0, self.size, raw=self.read())
+
+    def on_demand(self) -> Stretch:
+        """Its bytes as a stretch that is unpacked anew by each read, and not held: an archive may have hundreds."""
+        if self.stretch is not None:
+            return self.stretch
+        self.refuse_large(LARGEST_UNPACKED)
+        return Packed(self.path, 0, self.size, entry=self)
+
+
+@dataclass(frozen=True)
+class Packed(Stretch):
+    """Bytes that lie compressed, and are unpacked as far as a read goes."""
+
+    entry: Entry | None = None
+
+    def read(self, offset: int, count: int) -> bytes:
+        assert self.entry is not None
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise damaged(self.path, f"{count:,} bytes are declared where {max(self.size - offset, 0):,} are left")
+        if offset + count == self.size:
+            return self.entry.read()[offset:]
+        found = self.entry.unpacked(offset + count)[offset:]
+        if len(found) != count:
+            raise damaged(self.path, f"{self.entry.info.filename[:80]!r} unpacks to another size than it declares")
+        return found
 
 
 def entries(path: Path) -> Mapping[str, Entry]:

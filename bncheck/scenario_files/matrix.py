@@ -223,7 +223,10 @@ def _label(key: str, value: Any, bundle: bool) -> str:
 
 
 def _last(key: str) -> str:
-    parts = split_key(key)
+    try:
+        parts = split_key(key)
+    except ValueError:  # one of a bundle that is said to be no key where it is put in
+        return key[:60]
     if len(parts) > 1 and parts[-2] == "shape":
         return "n" if parts[-1] == "0" else f"axis {parts[-1]}"
     return parts[-1].replace("_", " ")

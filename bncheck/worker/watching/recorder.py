@@ -26,6 +26,7 @@ DUTY = 10  # of the later units one in so many is looked at whole, for "last"
 MOST_BEATS = 16  # of one unit: more without an optimiser step are units of their own
 MOST_SPANS, MOST_LAYERS, MOST_ALIKE, MOST_SIGNS, MOST_CLOCKS = 200, 2000, 20, 2000, 64
 INTERLEAVED = 8  # forwards of a layer between two of one span
+LONGEST, MOST_NAMES = 1000, 100  # what a reader takes: letters of a name, names of a layer
 AROUND = 4  # units that are looked at whole after something notable
 ALL = "all"
 
@@ -161,8 +162,9 @@ class Layer:
 
     def described(self):
         return {
-            "layer": self.number, "name": self.name, "kind": self.kind, "channels": self.channels,
-            "names": list(self.names), "registered": self.registered, "tracks": self.tracks, "own": self.own,
+            "layer": self.number, "name": short(self.name), "kind": short(self.kind), "channels": self.channels,
+            "names": [short(name) for name in self.names[:MOST_NAMES]], "registered": self.registered,
+            "tracks": self.tracks, "own": self.own,
             "dtypes": self.dtypes, "trainable": self.trainable, "made_at": self.made_at,
         }  # fmt: skip
 
@@ -376,7 +378,7 @@ class Recorder:
         self.ranked = (rank, world)
         words = list(getattr(sys, "orig_argv", None) or [sys.executable, *sys.argv])
         found = {
-            "protocol": PROTOCOL, "framework": self.framework, "version": self.version, "program": program(),
+            "protocol": PROTOCOL, "framework": self.framework, "version": self.version, "program": short(program()),
             "command": words[:200], "pid": self.pid, "parent": os.getppid(), "rank": rank, "world": world,
             "keep": self.wanted.get("keep") or ALL, "python": sys.version.split()[0], "began": self.began,
             "executable": sys.executable,
@@ -404,11 +406,7 @@ class Recorder:
                 stream.write()
         lines, self.log = "".join(json.dumps(row) + "\n" for row in self.log), []
         if lines:
-            descriptor = os.open(os.path.join(self.folder, "log.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                os.write(descriptor, lines.encode("utf-8"))
-            finally:
-                os.close(descriptor)
+            append(os.path.join(self.folder, "log.jsonl"), lines.encode("utf-8"))
         spans = [trimmed(span) for layer in self.layers for span in layer.open.values()]
         spans += [span for layer in self.layers for span in layer.__dict__.get("merged", {}).values()]
         again = [dict(row, times=times - MOST_ALIKE) for times, row in self.alike.values() if row is not None]
@@ -433,6 +431,27 @@ class Recorder:
             self.flush()
         except Exception:  # at exit nobody could be told; what was flushed before is readable
             pass
+
+
+def short(name):
+    """A name as far as a reader takes it, told apart from others that begin alike by its end."""
+    name = name.encode("utf-8", "backslashreplace").decode("utf-8")  # half a surrogate is no text to a reader
+    return name if len(name) <= LONGEST else name[: LONGEST // 2] + " … " + name[3 - LONGEST // 2 :]
+
+
+def append(path, data):
+    """All of it or nothing: half a line that a full disk left would run into the next one."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        before, done = os.fstat(descriptor).st_size, 0
+        try:
+            while done < len(data):
+                done += os.write(descriptor, data[done:])
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def trimmed(span):

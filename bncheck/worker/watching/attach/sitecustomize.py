@@ -53,6 +53,7 @@ class Waiting:
         execute = spec.loader.exec_module
 
         def exec_module(module):
+            del spec.loader.exec_module  # the framework's loader is again what it is without us
             execute(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
