@@ -157,11 +157,9 @@ def test_an_eval_forward_normalises_with_the_running_statistics(played: Played, 
 
 @pytest.mark.parametrize("cell", ["backward", "backward 4-D", "backward last", "several", "stack"])
 def test_gradients_are_the_closed_form(played: Played, cell: str) -> None:
-    trace = played.trace(cell)
+    trace, close = played.trace(cell), 2 * played.close
     for event, found in expected(cell)[1].items():
-        np.testing.assert_allclose(
-            trace[f"grad_input/{event}"], found["input"], rtol=2 * played.close, atol=2 * played.close
-        )
+        np.testing.assert_allclose(trace[f"grad_input/{event}"], found["input"], rtol=close, atol=close)
         for name, value in found.items():
             if name.rpartition("/")[2] in ("gamma", "beta"):
                 held = trace[name.replace("/", "/grad_")][event]
