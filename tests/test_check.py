@@ -502,7 +502,7 @@ def test_a_file_that_is_none_and_one_without_nodes(tmp_path: Path, exported: Pat
     broken.write_bytes(b"\x08\x07garbage" + bytes(np.arange(64, dtype=np.uint8)))
     with pytest.raises(UsageError, match=r"broken\.onnx cannot be checked"):
         checked(str(broken), tmp_path / "run")
-    with pytest.raises(UsageError, match=r"folded\.onnx has no BatchNormalization node"):
+    with pytest.raises(NothingToJudge, match=r"folded\.onnx has no BatchNormalization node"):
         checked(str(exported / "folded.onnx"), tmp_path / "run")
 
 

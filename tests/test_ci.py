@@ -89,7 +89,7 @@ def test_unchanged_exits_0_and_another_convention_exits_1_with_its_cause_in_the_
     changed = step(job, TARGETS="reference reference[batch_weight=0.9]", OUT="third", BASELINE="known.json", **common)
     assert changed.returncode == 1, changed.stderr
     summary = (job / "summary.md").read_text()
-    assert summary.startswith("## ❌ bncheck: 2 findings new or worse")
+    assert summary.startswith("## ❌ bncheck: 1 finding in 2 cases new or worse")
     assert "BN106 **batch-weight** (convention)" in summary
     assert "::error title=bncheck BN106 batch-weight::all-ones · forward: " in changed.stdout
     assert (job / "output").read_text() == "run=third\nexit-code=1\n"
