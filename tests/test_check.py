@@ -19,7 +19,7 @@ from bncheck.commands.progress import Quiet
 from bncheck.environments.backend_file import find_backends
 from bncheck.environments.pythons import Ready, prepare
 from bncheck.environments.targets import Target
-from bncheck.errors import BncheckError, EnvironmentFailure, UsageError
+from bncheck.errors import BncheckError, EnvironmentFailure, NothingToJudge, UsageError
 from bncheck.gate.bar import read_verdict
 from bncheck.life import LayerLife
 from bncheck.playing.nursery import CAN_FORK, Nursery
