@@ -39,6 +39,7 @@ def test_every_script_of_odd_networks_prints_the_reports_figures(
     assert check_target(run, target, tmp_path) >= least
 
 
+@pytest.mark.slow  # a process group per script
 @pytest.mark.parametrize("target", ["torch[ddp]", "torch[ddp_local]"])
 def test_every_script_of_replicas_prints_the_reports_figures(
     target: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
@@ -74,6 +75,7 @@ def test_a_script_plays_twice_what_depends_on_what_ran_before(
 WAYS = ("torch[checkpoint]", "torch[export]", "torch[jit]", "torch[channels_last]", "torch[no_onednn]", "mxnet[raw]")
 
 
+@pytest.mark.slow  # one run of six targets, and six processes that play its scripts
 @pytest.mark.parametrize("target", WAYS)
 def test_every_script_of_other_ways_to_run_prints_the_reports_figures(
     target: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
