@@ -214,7 +214,9 @@ def slow_scenario(folder: Path) -> Path:
 
 
 # A shell starts what it runs in the background with interrupts ignored, and with it all that a test suite starts.
-INTERRUPTIBLE = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)"
+INTERRUPTIBLE = """import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)"""
 
 
 def start_and_wait_for_a_cell(folder: Path, out: Path) -> subprocess.Popen[str]:
