@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from conftest import group_of
 from patience import measured, patience, slowness
@@ -30,3 +32,10 @@ def test_a_limit_of_its_own_grows_too(request: pytest.FixtureRequest) -> None:
 
 def test_tests_of_one_module_stay_together(request: pytest.FixtureRequest) -> None:
     assert group_of(request.node) == "test_patience"
+
+
+def test_tests_that_share_something_are_given_out_together(request: pytest.FixtureRequest) -> None:
+    """A pytest that pytest-xdist's groups do not reach plays what a module shares once per process, and says nothing."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("one process plays everything")
+    assert request.node.nodeid.endswith("@test_patience")
