@@ -35,7 +35,7 @@ def test_tests_of_one_module_stay_together(request: pytest.FixtureRequest) -> No
 
 
 def test_tests_that_share_something_are_given_out_together(request: pytest.FixtureRequest) -> None:
-    """A pytest that pytest-xdist's groups do not reach plays what a module shares once per process, and says nothing."""
+    """Where groups do not reach pytest-xdist, what a module shares is played once per process, and nothing says so."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         pytest.skip("one process plays everything")
     assert request.node.nodeid.endswith("@test_patience")
