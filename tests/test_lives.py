@@ -370,8 +370,8 @@ def train_inside_forward() -> Program:
     [
         (left_in_eval, "mode-leak", "hazard", "bn1 and bn2",
          "The statistics of 2 of 2 layers (bn1 and bn2) stand still while the weights train: evaluate() at "
-         "engine.py:88 called eval() in step 20, and nobody called train() again. 49 optimiser steps ran in eval"),
-        (left_in_eval_until_the_next_epoch, "mode-leak", "hazard", "bn1 and bn2", "and train() came too late. 57 "),
+         "engine.py:88 called eval() in step 20, and nobody called train() again. 50 optimiser steps ran in eval"),
+        (left_in_eval_until_the_next_epoch, "mode-leak", "hazard", "bn1 and bn2", "and train() came too late. 60 "),
         (left_in_eval_and_trained_by_hand, "mode-leak", "hazard", "bn1 and bn2",
          "called eval(), and nobody called train() again. 40 forwards of training ran in eval mode."),
         (trained_by_hand_in_eval_from_the_start, "mode-leak", "hazard", "bn1 and bn2", "train without normalising: ma"),

@@ -10,6 +10,7 @@ from bncheck.diagnosis.rules.lives.reading import (
     parameters_move,
     places,
     statistics_move,
+    step_behind,
     trained,
 )
 from bncheck.diagnosis.rules.lives.words import Said, by_line, steps
@@ -27,7 +28,7 @@ def frozen_by_halves(life: Life) -> Said | None:
     since = frozen_since(life, found[0])
     runs = [span for span in trained(found[0]) if span.last_index >= since.index]
     line = runs[-1].called_from
-    total = runs[-1].last_step - max(runs[0].first_step, since.step) + 1
+    total = step_behind(life, found[0], runs[-1]) - max(runs[0].first_step, since.step)
     return Said(
         layers,
         f"{of_all(layers, life)} {verb(layers, 'is', 'are')} frozen by halves: gamma and beta get no gradients, and "
@@ -70,7 +71,7 @@ def thawed(life: Life) -> Said | None:
     froze, undid = found[layers[0]]
     layer = life.layer(layers[0])
     runs = [span for span in trained(layer) if span.last_index >= undid.index]
-    total = runs[-1].last_step - max(runs[0].first_step, undid.step) + 1
+    total = step_behind(life, layer, runs[-1]) - max(runs[0].first_step, undid.step)
     return Said(
         layers,
         f"The freeze of {of_all(layers, life)} does not hold: {by_line(froze.where)} put {verb(layers, 'it', 'them')} "

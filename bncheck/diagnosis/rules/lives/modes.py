@@ -19,6 +19,7 @@ from bncheck.diagnosis.rules.lives.reading import (
     parameters_move,
     places,
     spans,
+    step_behind,
     trained,
     trains,
 )
@@ -77,7 +78,7 @@ def left_in_eval(life: Life, layer: LayerLife) -> Stuck | None:
         return left_without_optimiser(life, layer)
     in_training = spans(layer, lambda span: span.training is True)
     end = max(in_training, key=lambda span: span.last_index)
-    total, forwards, first = 0, 0, None
+    between, total, forwards, first = 0, 0, 0, None
     for span in spans(layer, lambda span: span.training is False and span.gradients and not span.in_backward):
         if span.last_index > end.last_index:
             begin = max(span.first_step, end.last_step)
@@ -87,9 +88,10 @@ def left_in_eval(life: Life, layer: LayerLife) -> Stuck | None:
             begin = span.first_step
         if span.last_step - begin < 1 or min(other.first_index for other in before) > span.last_index:
             continue
-        total, forwards = total + span.last_step - begin, forwards + span.forwards
+        between, forwards = between + span.last_step - begin, forwards + span.forwards
+        total += step_behind(life, layer, span) - begin
         first = span if first is None or span.first_index < first.first_index else first
-    if first is None or total < STEPS:
+    if first is None or between < STEPS:
         return None
     set_by = last(life, layer, max(first.first_index, first_after(first, end)), "train", "eval")
     if set_by is None or set_by.what != "eval" or alone(set_by, layer):

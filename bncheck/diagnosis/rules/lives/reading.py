@@ -33,6 +33,13 @@ def overlap(one: Span, two: Span) -> bool:
     return one.first_index <= two.last_index and two.first_index <= one.last_index
 
 
+def step_behind(life: Life, layer: LayerLife, span: Span) -> int:
+    """How many steps there had been when the layer ran next, or, where it does not, when the step of a span's last
+    forward was over: the program may have ended before that one."""
+    later = [other.first_step for other in layer.spans if other.first_index > span.last_index]
+    return min(later, default=min(life.steps, span.last_step + 1))
+
+
 def places(layer: LayerLife, first: int = 0, last: int | None = None, **flags: int) -> Array:
     """Moments between two indices of forwards (both included) whose flags are these."""
     index = layer.get("index")
