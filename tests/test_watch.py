@@ -18,7 +18,8 @@ from watched_lives import KEEP, SCRIPTS, lives_of, record, torch_python
 from bncheck.errors import RunFolderError
 from bncheck.life import Life
 from bncheck.run_folder.lives import FOLDER, read_lives
-from bncheck.subjects.launch import environment
+from bncheck.subjects.launch import environment, launch
+from bncheck.subjects.watched import missed
 
 # One process answers most questions: each line of it is a small program with a layer or network of its own.
 PROGRAM = """
@@ -349,6 +350,41 @@ def test_a_killed_process_leaves_what_it_recorded(tmp_path: Path) -> None:
     assert life.steps >= 50
     assert {"1", "4"} == {layer.name for layer in life.layers}
     assert len(life.layers[0].moments["index"]) >= 50
+
+
+SUDDEN = """
+import os, resource, signal, sys
+import torch
+torch.set_num_threads(1)
+net = torch.nn.Sequential(torch.nn.Linear(4, 400), torch.nn.BatchNorm1d(400))
+optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
+if sys.argv[1] == "full":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+for _ in range(45):
+    net(torch.randn(8, 4)).pow(2).sum().backward()
+    optimiser.step()
+if sys.argv[1] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_counts_on_disk_are_no_older_than_the_moments_beside_them(tmp_path: Path) -> None:
+    """A program may end within the two seconds of the first flush: 41 moments lay beside one forward."""
+    ended = launch([str(torch_python()), "-c", SUDDEN, "kill"], tmp_path, KEEP, None)
+    assert ended.signal == signal.SIGKILL
+    (life,) = read_lives(tmp_path, {ended.pid: -ended.signal})
+    (layer,) = life.layers
+    kept = layer.moments["index"]
+    assert len(kept) > 20
+    assert layer.forwards >= len(kept)
+    assert life.steps >= max(layer.moments["step"])
+
+
+def test_a_recording_that_the_disk_has_no_room_for_is_no_model_without_layers(tmp_path: Path) -> None:
+    ended = launch([str(torch_python()), "-c", SUDDEN, "full"], tmp_path, KEEP, None)
+    assert ended.code == 0
+    said = missed(read_lives(tmp_path, {ended.pid: 0}), ended)
+    assert said[0].sentence.startswith("Nothing was recorded: the recorder could not write (OSError")
 
 
 def test_the_sitecustomize_of_the_user_runs_too(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def judged(run: Path, ended: Ended, command: Sequence[str], created: str, bar: A
     lives = read_lives(run, {ended.pid: ended.code if not ended.signal else -ended.signal})
     write_lines(run, look_up(lives))
     findings = judge_lives(lives)
-    answer = answer_of(lives, findings, shlex.join(command))
+    answer = answer_of(lives, findings, shlex.join(command), ended.stopped)
     results = results_of(answer, findings, targets_of(lives), shlex.join(["bncheck", *sys.argv[1:]]), created)
     return conclude(run, answer, results, bar, FORMATS, say, missed(lives, ended))
 

@@ -29,13 +29,15 @@ PYTHONS = ("python", "python3")
 @dataclass(frozen=True)
 class Ended:
     """How the command ended: its process id, its exit code (128 + n for signal n) and how far the recorder came:
-    ``python`` was reached, a framework was imported; ``failed`` is why attaching did not work."""
+    ``python`` was reached, a framework was imported; ``failed`` is why attaching did not work, ``stopped`` why
+    recording ended before the program did, where the recording itself could not say so."""
 
     pid: int
     code: int
     signal: int = 0
     reached: tuple[str, ...] = ()
     failed: str = ""
+    stopped: str = ""
 
 
 def with_python(command: Sequence[str], python: Path | None) -> list[str]:
@@ -97,10 +99,21 @@ def launch(command: Sequence[str], run: Path, keep: str, steps: int | None, pyth
         code = process.wait()
     marks = run / FOLDER / MARKS
     reached = tuple(sorted(path.name for path in marks.iterdir())) if marks.is_dir() else ()
-    failed = (marks / "failed").read_text(encoding="utf-8", errors="replace")[:2000] if "failed" in reached else ""
+    failed, stopped = (told(marks, name) if name in reached else "" for name in ("failed", "stopped"))
     shutil.rmtree(marks, ignore_errors=True)
     killed = -code if code < 0 else 0
-    return Ended(pid=process.pid, code=128 + killed if killed else code, signal=killed, reached=reached, failed=failed)
+    return Ended(
+        pid=process.pid,
+        code=128 + killed if killed else code,
+        signal=killed,
+        reached=reached,
+        failed=failed,
+        stopped=stopped,
+    )
+
+
+def told(marks: Path, name: str) -> str:
+    return (marks / name).read_text(encoding="utf-8", errors="replace")[:2000]
 
 
 @contextmanager

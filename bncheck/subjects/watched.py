@@ -15,8 +15,8 @@ COLUMNS = ("kind", "forwards", "training", "eval", "n", "moved", "jumps")
 MOST_NOTES = 50
 
 
-def answer_of(lives: Sequence[Life], findings: Sequence[Finding], subject: str) -> Answer:
-    """The answer of a watch. ``findings`` are of all lives together."""
+def answer_of(lives: Sequence[Life], findings: Sequence[Finding], subject: str, stopped: str = "") -> Answer:
+    """The answer of a watch. ``findings`` are of all lives together; ``stopped`` is why recording ended early."""
     rows = tuple(row_of(life, layer, findings, len(lives) > 1) for life in lives for layer in life.layers)
     return Answer(
         verb="watch",
@@ -24,13 +24,13 @@ def answer_of(lives: Sequence[Life], findings: Sequence[Finding], subject: str) 
         headline=headline(lives, findings),
         columns=COLUMNS,
         rows=rows,
-        notes=tuple(notes(lives)),
+        notes=(*([f"Recording ended before the program did: {stopped}."] if stopped and lives else []), *notes(lives)),
     )
 
 
 def headline(lives: Sequence[Life], findings: Sequence[Finding]) -> str:
     if not lives:
-        return "No normalising layer ran, so nothing was recorded"
+        return "Nothing was recorded"
     layers = max(len(life.layers) for life in lives)
     steps = max(life.steps for life in lives)
     many = f" in {len(lives)} processes" if len(lives) > 1 else ""
@@ -97,6 +97,14 @@ def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
             Shortfall(
                 f"Nothing was recorded: the recorder could not attach ({ended.failed})",
                 "the program ran without it; report this with the version of the framework",
+                "nothing was recorded",
+            ),
+        )
+    if ended.stopped:
+        return (
+            Shortfall(
+                f"Nothing was recorded: the recorder could not write ({ended.stopped})",
+                "the program ran on without it; give --out a place with room",
                 "nothing was recorded",
             ),
         )

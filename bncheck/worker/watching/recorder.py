@@ -104,6 +104,7 @@ class Stream:
             return False
         if unit not in self.units and (len(self.units) >= self.limit() or self.bytes > CHUNK_BYTES):
             self.write()
+            self.recorder.tell()  # no moment is on disk before the counts that it belongs to
         self.rows.setdefault(layer, []).append(moment)
         self.units.add(unit)
         self.bytes += sum(getattr(value, "nbytes", 8) for value in moment.values())
@@ -348,6 +349,15 @@ class Recorder:
             self.stop()
         except Exception:  # the disk may be full: what is there stays readable
             self.stopped = True
+            self.leave_word("%s: %s" % (type(error).__name__, error))
+
+    def leave_word(self, text):
+        """Beside the recordings, for a host that may find none, why recording ended."""
+        try:
+            with open(os.path.join(self.wanted["folder"], "marks", "stopped"), "w", encoding="utf-8") as handle:
+                handle.write(text[:2000])
+        except OSError:  # not even that: the host says what it knows
+            pass
 
     def stop(self):
         if not self.stopped:
@@ -404,6 +414,12 @@ class Recorder:
         for stream in self.streams.values():
             if stream.kind != "every" or self.ended:
                 stream.write()
+        self.tell()
+        self.flushed = time.monotonic()
+        self.cost = self.flushed - began
+
+    def tell(self):
+        """What happened, and how far the counts have come."""
         lines, self.log = "".join(json.dumps(row) + "\n" for row in self.log), []
         if lines:
             append(os.path.join(self.folder, "log.jsonl"), lines.encode("utf-8"))
@@ -415,8 +431,6 @@ class Recorder:
             "ended": self.ended,
         }  # fmt: skip
         self.write_json("state.json", state)
-        self.flushed = time.monotonic()
-        self.cost = self.flushed - began
 
     def end(self):
         """The process ends by itself."""
