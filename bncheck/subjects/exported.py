@@ -123,14 +123,16 @@ def play_model(
         backend=backend.name,
         version=str(said["torch"]),
         python=str(python.path),
-        remarks=remarks_of(said),
+        remarks=remarks_of(said, side.text),
     )
 
 
-def remarks_of(said: Mapping[str, Any]) -> tuple[str, ...]:
+def remarks_of(said: Mapping[str, Any], name: str) -> tuple[str, ...]:
     shapes = ", ".join(f"{each['dtype']} {'×'.join(map(str, each['shape']))}" for each in said["input"]["shapes"])
     found = [f"Both got the same bytes: {shapes}."]
     loaded = said.get("weights")
+    if not loaded:
+        found.append(f"{name} was taken as it is built. Weights from a file: --weights FILE.")
     if loaded and any(loaded["counts"]):
         missing, unexpected, misshaped = loaded["counts"]
         found.append(

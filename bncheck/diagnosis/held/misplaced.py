@@ -33,7 +33,7 @@ def alone(sides: Sides, matching: Matching) -> Iterable[Reading]:
                 cause="state-mismatch",
                 kind="hazard",
                 title=f"{mine} has {count} that {theirs} does not have ({listed(names)}).",
-                advice=f"compare two files of one model; load {theirs} with strict=True to see what it lacks",
+                advice="compare two of one model with the same weights: only by those is a folded BatchNorm seen",
                 places=tuple((name, "") for name in names),
             )
 
