@@ -1,4 +1,4 @@
-"""What normalising layers hold and live through in somebody's own program: the words of ``check``, ``diff`` and
+"""What normalising layers hold and live through in a user's program: the words of ``check``, ``diff`` and
 ``watch``. Pure data; no framework, no file.
 
 A **holding** is what the layers of one thing hold at one moment: a checkpoint, a model as it was handed over. A

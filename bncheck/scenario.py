@@ -183,7 +183,7 @@ COPIES = ("deepcopy", "state_dict", "assign", "export", "ema_parameters", "avera
 LAYER_TYPES = ("batch_norm", "conv2d", "dense", "flatten", "relu", "global_avg_pool", "custom")
 # How a batch lies in memory: whole; axes stored in another order; every second value; some of more channels.
 VIEWS = ("contiguous", "permuted", "strided", "sliced")
-# What the reference plays where a layer of one's own stands: BatchNorm, or its parts whitened together.
+# What the reference plays where a custom layer stands: BatchNorm, or its parts whitened together.
 ORACLES = ("batch_norm", "whitening")
 FILLS = ("ones", "zeros", "constant", "normal", "uniform", "exact", "arange")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -242,7 +242,7 @@ class Network:
     arguments: Mapping[str, Any] = field(default_factory=dict)  # keywords of that function, or of custom's
     replicas: tuple[int, ...] = ()
     copied: str | None = None  # one of COPIES
-    # How a layer of one's own takes its channels: in one tensor, in so many (layer(real, imaginary)), or "complex".
+    # How a custom layer takes its channels: in one tensor, in so many (layer(real, imaginary)), or "complex".
     parts: int | str = 1
     # Whether the network's input asks for a gradient, as behind other layers it would; a plain input does not.
     input_gradient: bool = True

@@ -68,7 +68,7 @@ class Request:
     overrides: Sequence[str] = ()
     out: Path | None = None
     resume: Path | None = None
-    allow_code: bool = False  # of layers of one's own that a resumed run folder holds
+    allow_code: bool = False  # of custom layers that a resumed run folder holds
     pythons: Sequence[str] = ()
     backend_files: Sequence[Path] = ()
     probes: bool = True

@@ -100,7 +100,7 @@ def files_beside(scenario: Scenario) -> set[Path]:
     named += [case.network.model and case.network.model.rpartition(":")[0] for case in scenario.cases]
     named += [case.network.file for case in scenario.cases]
     paths = {Path(name).resolve() for name in named if name}
-    # What a file of one's own imports lies beside it.
+    # What a user's file imports lies beside it.
     paths |= {beside for path in paths if path.suffix == ".py" for beside in path.parent.glob("*.py")}
     return {path for path in paths if path.is_relative_to(home) and path.is_file()}
 

@@ -1,4 +1,4 @@
-"""Assertions for tests of one's own: each fails with the layers, the cause and the fix, as an AssertionError.
+"""Assertions for a user's tests: each fails with the layers, the cause and the fix, as an AssertionError.
 
 They look at the user's own modules, in the user's process, and leave modes as they were. ``assert_frozen`` and
 ``assert_statistics_move`` run the step that they are given: what it changes stays changed.

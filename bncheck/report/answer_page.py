@@ -1,4 +1,4 @@
-"""``index.html`` of an answer about somebody's own thing: the answer, the findings, each layer, its time where it was
+"""``index.html`` of an answer about a user's thing: the answer, the findings, each layer, its time where it was
 watched. Like every page it reads without network, script or mouse; foreign text is escaped by the template."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The answer about somebody's own thing, at a prompt: the answer, the layers that matter, the causes with their fix."""
+"""The answer about a user's thing, at a prompt: the answer, the layers that matter, the causes with their fix."""
 
 from __future__ import annotations
 

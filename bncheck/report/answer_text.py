@@ -1,4 +1,4 @@
-"""The answer about somebody's own thing in the formats of issues and CI: Markdown, a job's summary, JUnit."""
+"""The answer about a user's thing in the formats of issues and CI: Markdown, a job's summary, JUnit."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """``graph.csv`` and a picture per case: the autograd nodes and bytes that a layer's buffers keep alive, step by step.
 
-For layers of one's own in PyTorch. A layer that lets go of every step stays at 0; one that keeps the graph grows.
+For custom layers in PyTorch. A layer that lets go of every step stays at 0; one that keeps the graph grows.
 """
 
 from __future__ import annotations

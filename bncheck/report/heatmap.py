@@ -46,7 +46,7 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
     """Write plots/matrix.svg and .png; nothing when nothing was run."""
     shown = make_matrix(results, probes=False, most=LARGEST)
     if not shown.rows or not shown.targets or told_of(results, run_folder) is not None:
-        return []  # of somebody's own thing there are layers, no cases × targets
+        return []  # of a user's thing there are layers, no cases × targets
     with mpl.rc_context(SETTINGS):
         figure = draw(results, shown)
         text, image = io.StringIO(), io.BytesIO()

@@ -71,7 +71,7 @@ def of_scenario(results: Results, scenario: ScenarioResult, verdict: Verdict) ->
 
 
 def of_layers(results: Results, told: Told, verdict: Verdict) -> Iterator[str]:
-    """A test case per layer of somebody's own thing, and one for what is about none of them."""
+    """A test case per layer of a user's thing, and one for what is about none of them."""
     for layer, items in by_layer(told, verdict):
         failing = [item for item in items if item.standing == "fails"]
         inner = failure(failing) if failing else ""

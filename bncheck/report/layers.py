@@ -1,4 +1,4 @@
-"""A run that answers a question about somebody's own thing (check, diff, watch): its layers, arranged for reading.
+"""A run that answers a question about a user's thing (check, diff, watch): its layers, arranged for reading.
 
 What matters comes first: the answer in one line, the layers that a finding is about, the findings with their fix.
 Nothing is judged here; marks come from the answer and from the run's own findings.

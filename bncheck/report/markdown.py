@@ -52,7 +52,7 @@ def lines_of(results: Results) -> Iterator[str]:
 
 
 def answer_lines(results: Results, told: Told) -> Iterator[str]:
-    """The answer about somebody's own thing: its layers stand where a run has its cases."""
+    """The answer about a user's thing: its layers stand where a run has its cases."""
     yield from [f"# bncheck {text(told.answer.verb)}", "", f"**{text(told.answer.headline)}**", ""]
     yield f"{text(results.created)}, bncheck {text(results.version)}, {code(portable(results.command))}"
     yield ""

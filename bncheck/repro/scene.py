@@ -98,7 +98,7 @@ def read_scene(run: Path, results: Results, finding: Finding, case: Case | None 
     """The finding's case as it lies in the run folder; RunFolderError where parts of it are missing."""
     if told_of(results, run) is not None and not was_played(results, run):
         raise RunFolderError(
-            "There is no kit of this finding: nothing was played, somebody's own thing was looked at.",
+            "There is no kit of this finding: nothing was played, bncheck only looked at your thing.",
             f"Its cause, its layers and the fix stand in the report: bncheck report {run}",
         )
     recorded = results.case_at.get((finding.scenario, finding.case))

@@ -1,6 +1,6 @@
 """Layers that do not do what they are documented to do, or, one's own, what BatchNorm does: by which rule of theirs.
 
-A departure is named only where the layer's moments identify the rule that it follows instead. A layer of one's own may
+A departure is named only where the layer's moments identify the rule that it follows instead. A custom layer may
 average as it likes, and read momentum in either sense: that is told by nothing but its steps.
 """
 

@@ -33,7 +33,7 @@ class Conduct:
     revealed: Array  # what the output reveals could be
     odd_step: Array
     odd_output: Array
-    weight: Array  # of the new batch, as documented or, in a layer of one's own, as its steps say; NaN: not known
+    weight: Array  # of the new batch, as documented or, in a custom layer, as its steps say; NaN: not known
     divisor: str = ""  # of the variance that is averaged, where the steps tell
 
     @property
@@ -74,7 +74,7 @@ def conduct(record: Record, framework: str, synchronised: bool = False) -> Condu
 
 
 def senses(record: Record) -> list[Array]:
-    """What the weight of the new batch may be in a layer of one's own: its momentum in either sense, one over the
+    """What the weight of the new batch may be in a custom layer: its momentum in either sense, one over the
     count, or what its steps say."""
     counted = weights(record, "torch")
     other = np.where(np.isfinite(record.momentum), 1.0 - record.momentum, counted)

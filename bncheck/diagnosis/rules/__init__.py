@@ -3,7 +3,7 @@
 ``conventions/bn103_update_phase.py`` holds literal ``CODE`` and ``CAUSE``, a docstring (its first line is the title,
 the rest what ``bncheck explain`` prints) and any of ``check_cell(CellView)``, ``check_pair(PairView)``,
 ``check_target(TargetView)``, ``check_life(Life)``, ``check_lives(Sequence[Life])``, ``check_holding(Holding)`` (the
-last three: what layers of somebody's own program lived through, in one process and in its ranks; what those of one
+last three: what layers of a user's program lived through, in one process and in its ranks; what those of one
 thing hold): pure functions that return findings. Files without a number are what rules share: those of one family in
 its folder, questions about holdings and lives in ``holdings`` and ``lives``.
 

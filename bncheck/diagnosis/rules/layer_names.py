@@ -1,4 +1,4 @@
-"""How sentences name layers of somebody's own: one by its name, many by the first four."""
+"""How sentences name a user's layers: one by its name, many by the first four."""
 
 from __future__ import annotations
 

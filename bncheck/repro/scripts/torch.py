@@ -58,7 +58,7 @@ def held(subject: Subject) -> dict[str, str]:
     module = f"{bn}.inner" if parts.in_parts(subject) else bn
     names = {what: f"{module}.{own_name(subject, what)}" for what in (*STATES, "counter")}
     found = {what: array_of(subject, replicas.held(subject, text)) for what, text in names.items()}
-    found["counter"] = f"int({replicas.held(subject, names['counter'])})"  # a layer of one's own may have a plain int
+    found["counter"] = f"int({replicas.held(subject, names['counter'])})"  # a custom layer may have a plain int
     return {**found, **parts.held(subject, bn)} if parts.in_parts(subject) else found
 
 

@@ -1,4 +1,4 @@
-"""The recorder that rides along in somebody's own program. This docstring is the format of a recording.
+"""The recorder that rides along in a user's program. This docstring is the format of a recording.
 
 ``bncheck watch`` puts the folder ``attach`` in front of PYTHONPATH and ``BNCHECK_WATCH`` (JSON: ``folder``, ``keep``,
 ``steps``) into the environment. ``attach/sitecustomize.py`` waits for the framework to be imported and hands a
