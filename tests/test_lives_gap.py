@@ -7,7 +7,9 @@ import pytest
 from made_lives import PLANTED, Data, Layer, Rules, drawn, evaluate, healthy, life_of, lives, planted, thinned, train
 
 from bncheck.diagnosis.alone import judge_life
+from bncheck.diagnosis.lived.averaged import Average
 from bncheck.diagnosis.lived.evaluation import gaps
+from bncheck.diagnosis.lived.gap import Evaluated, chain, split
 from bncheck.diagnosis.lived.judged import lived
 from bncheck.life import Life
 
@@ -123,6 +125,30 @@ def test_what_was_loaded_before_the_evaluation_is_not_judged_by_the_training_bef
     layer.tell("load")
     evaluate(layer, data, 4, 32, shift=3.0)
     assert causes(layer) == []
+
+
+def test_of_equal_batches_of_four_only_the_divisor_is_left() -> None:
+    """The average holds s²·n/(n − 1) = 4/3 of each batch's variance of 1, and nothing else is off: y is as large as
+    1/sqrt(4/3) = 0.866 of what it would be."""
+    zero, one = np.zeros(2), np.ones(2)
+    average = Average(
+        start_mean=zero,
+        start_var=one,
+        left=0.0,
+        weight=np.full(8, 1 / 8),
+        mean=np.zeros((8, 2)),
+        var=np.full((8, 2), 4 / 3),
+        seen=np.ones(8, dtype=bool),
+        place=np.arange(8),
+        n=np.full(8, 4.0),
+        updates=8,
+    )
+    batch = Evaluated(mean=zero, var=one, n=4.0, gamma=one, beta=zero, eps=0.0)
+    found = split(batch, (zero, one * 4 / 3), chain(batch, average, "n-1", None, None))
+    assert found is not None
+    assert found.size == pytest.approx(1 - np.sqrt(3 / 4))
+    assert found.parts["divisor"] == pytest.approx(found.size)
+    assert sum(abs(part) for name, part in found.parts.items() if name != "divisor") == pytest.approx(0.0, abs=1e-12)
 
 
 def test_healthy_lives_are_silent_and_innocent() -> None:
