@@ -177,6 +177,7 @@ def test_what_nobody_accounts_for_is_one_finding_that_leads_with_the_earliest():
             "It is larger by 0.5 on mxnet than on torch wherever they differ.",
         ),
         ({f"output__{t}": [[0.0, 1.0, 2.0, 3.0]] for t in (0, 1)}, "cut off at 0, as a ReLU does"),
+        ({f"output__{t}": [[0.0, 0.0, 0.0, 0.0]] for t in (0, 1)}, "It is 0 on mxnet wherever they differ."),
         ({f"output__{t}": [[-1.2, 0.7, 2.9, 3.3]] for t in (0, 1)}, None),
     ],
 )

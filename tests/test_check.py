@@ -175,7 +175,8 @@ WRONG = {
     "DividesByN": ("variance-divisor", "it averages the variance over n into running_var, PyTorch's the one over n-1"),
     "EpsOutside": ("eps", "adds eps outside the square root, PyTorch's inside it"),
     "Leaky": ("graph-retention", "keeps the graph of every step"),
-    "Activated": ("unexplained", "is cut off at 0, as a ReLU does"),
+    "Activated": ("activation", "puts a ReLU behind the normalisation"),
+    "BetaTakenBack": ("affine", "it holds beta in bn without applying it in train_forward (event 1)."),
     "Frozen": ("normaliser-source", "normalises with the running-before statistics"),
     "Domains": ("unexplained", "differs from PyTorch's in the output"),
     "Ghost": (

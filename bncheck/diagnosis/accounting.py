@@ -332,12 +332,28 @@ def takes_part(finding: Finding, item: Open) -> bool:
 def reaches_gradients(finding: Finding, item: Open, order: Mapping[str, int]) -> bool:
     """Another output has another gradient; where the outputs of its forward agree, the cause itself has to reach
     backward."""
+    if has_no_gradient(finding, item):
+        return True
     if gradient_follows(item.pair, item.drift) is False:
         return False  # of another gradient than the outputs make
     output = next((one for one in item.pair.drifts if (one.layer, one.quantity) == ("", "output")), None)
     if output is not None and of_apart_outputs(item):
         return accounts_for(finding, Open(output, item.pair), order)
     return "gradients" in rule_of(finding.code).explains and finding.cause != "gradient"
+
+
+def has_no_gradient(finding: Finding, item: Open) -> bool:
+    """Whether the gradient is 0 of a parameter that the finding says is not applied."""
+    parameter = item.drift.quantity.removeprefix("grad_")
+    if finding.cause != "affine" or parameter not in str(finding.evidence.get("ignored", "")).split():
+        return False
+    departing = [cell.trace for cell in (item.pair.a, item.pair.b) if cell.target == finding.departs]
+    rows = [
+        found
+        for trace in departing
+        if trace and (found := trace.get(item.drift.layer, item.drift.quantity)) is not None
+    ]
+    return any(np.isfinite(found).any() for found in rows) and not any(np.nan_to_num(found).any() for found in rows)
 
 
 def of_apart_outputs(item: Open) -> bool:

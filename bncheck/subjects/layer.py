@@ -248,13 +248,16 @@ def answer_of(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Re
     )
 
 
+VERSION = r"[0-9][^ ,:']*[^ ,:'.]"  # and device; a full stop behind it ends the sentence
+
+
 def in_words(title: str, layer: Looked) -> str:
     """A finding's sentence without the targets' names: there are two sides, the user's layer and PyTorch's."""
     for pattern, words in (
-        (rf"{re.escape(layer.name)} in torch [^ ,:]+", layer.name),
-        (r"torch\[builtin\]( [0-9][^ ,:]*)?'s", "PyTorch's"),
-        (r"torch\[builtin\]( [0-9][^ ,:]*)?", "PyTorch's"),
-        (r"\btorch [0-9][^ ,:]*", layer.name),
+        (rf"{re.escape(layer.name)} in torch {VERSION}", layer.name),
+        (rf"torch\[builtin\]( {VERSION})?'s", "PyTorch's"),
+        (rf"torch\[builtin\]( {VERSION})?", "PyTorch's"),
+        (rf"\btorch {VERSION}", layer.name),
         (r"(the network's|its) output", "the output"),
         (
             r"Giving \S+ PyTorch's rule removes 100.0 % of the (\w+) drift",

@@ -96,9 +96,13 @@ def telling(factor: float) -> str:
 
 def one_factor(pair: PairView, one: Array, two: Array) -> Iterator[str]:
     """One side is the other times one number, or plus one number, but for a hundredth of the difference."""
+    for cell, mine in ((pair.a, one), (pair.b, two)):
+        if not mine.any():
+            yield f"It is 0 on {names(cell.members)} wherever they differ"
+            return
     gap = np.abs(one - two).max()
     rest = NEARLY * gap
-    factor = float((one * two).sum() / (two * two).sum()) if two.any() else 1.0
+    factor = float((one * two).sum() / (two * two).sum())
     if np.abs(one - factor * two).max() <= rest:
         large, small, size = (pair.a, pair.b, factor) if abs(factor) >= 1 else (pair.b, pair.a, 1 / (factor or 1.0))
         yield (
