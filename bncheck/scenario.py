@@ -9,7 +9,7 @@ into concrete :class:`Case` s. ``scenario_files/inputs.py`` turns a case into ar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Runs = Literal["", "network", "file", "copy"]
@@ -252,6 +252,17 @@ class Network:
     @property
     def batch_norms(self) -> tuple[str, ...]:
         return tuple(layer.name for layer in self.layers if layer.type == "batch_norm")
+
+    @property
+    def recorded(self) -> tuple[Layer, ...]:
+        """The layers as traces call them: each replica has its own ``bn``, ``bn@1``, ``bn@2``, …"""
+        others = range(1, len(self.replicas))
+        copies = (replace(layer, name=f"{layer.name}@{rank}") for layer in self.layers for rank in others)
+        return (*self.layers, *copies)
+
+    def layer(self, name: str) -> Layer | None:
+        """The layer that traces call so; None where there is none."""
+        return next((layer for layer in self.recorded if layer.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from bncheck.errors import TargetError
 
 BACKENDS_FOLDER = Path(__file__).parent.parent / "worker" / "backends"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+DEVICE = re.compile(r"[a-z][a-z0-9_]*(:[1-9][0-9]{0,2})?")
 MOST_BYTES = 1_000_000
 
 
@@ -174,7 +175,7 @@ class _Constants:
 
     def names(self, name: str) -> tuple[str, ...]:
         value = self.take(name, list)
-        if not value or not all(isinstance(item, str) and NAME.fullmatch(item) for item in value):
+        if not value or not all(isinstance(item, str) and DEVICE.fullmatch(item) for item in value):
             raise self.error(name, "must list names", 'for example ("cpu", "cuda")')
         return tuple(value)
 

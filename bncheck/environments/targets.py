@@ -126,6 +126,8 @@ def _version(text: str, word: str | None, backend: BackendFile, device: str) -> 
 def _device(text: str, word: str | None, backend: BackendFile) -> str:
     if word is None:
         return backend.devices[0]
+    if word in backend.devices:  # also a second CPU device, where a framework makes several of one CPU
+        return word
     kind, _, index = word.partition(":")
     if kind in backend.devices and (not index or (index.isdigit() and kind != "cpu")):
         # cuda:0 is cuda: one target must not be run twice under two names.

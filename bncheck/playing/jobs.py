@@ -85,7 +85,7 @@ def job_of(run: Path, seat: Seat, cells: tuple[str, ...], options: Options) -> J
     target = seat.result
     assert seat.python is not None
     limits = options.limits
-    if target.device != "cpu":
+    if target.device.partition(":")[0] != "cpu":
         limits = replace(limits, memory=None)  # CUDA reserves far more address space than it uses
     return Job(
         target=target.name,

@@ -41,7 +41,7 @@ def environment_text(targets: Sequence[TargetResult]) -> str:
             ("OS", said.pop("platform", "-")),
             ("CPU", f"{said.pop('processor', '-')} ({said.pop('machine', '-')}, {cores})"),
         ]
-        gpu = said.pop("gpu", "none used" if target.device == "cpu" else "-")
+        gpu = said.pop("gpu", "none used" if target.device.partition(":")[0] == "cpu" else "-")
         rows += [("GPU", gpu), ("CUDA", said.pop("CUDA", "") or "none"), ("cuDNN", said.pop("cudnn", "none"))]
         for key in ("version", "import_seconds", "unavailable", "remedy"):
             said.pop(key, None)

@@ -118,7 +118,7 @@ def streams_of(case: Case, trace: Trace | None) -> list[Stream]:
     if trace is None:
         return []
     found = []
-    for layer in case.network.layers:
+    for layer in case.network.recorded:
         if f"{layer.name}/n" in trace.arrays:
             stream = read_stream(case, trace, layer)
             if stream is not None:

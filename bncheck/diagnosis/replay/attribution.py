@@ -105,7 +105,7 @@ def attribute(
     Conventions come from the probes; both are settled on this case first. Quantities: running_mean, running_var,
     used_mean, used_invstd (what the outputs reveal) and output, for which ``proxy`` stands in.
     """
-    spec = next((item for item in case.network.layers if item.name == layer), None)
+    spec = case.network.layer(layer)
     if spec is None:
         return ()
     one, two = read_stream(case, trace_a, spec), read_stream(case, trace_b, spec)

@@ -25,7 +25,7 @@ UPDATE_ROUNDINGS = 3.0
 
 def rounding_bound(case: Case, trace: Trace, layer: str, quantity: str) -> float:
     """The largest rounding error that ``quantity`` of a layer may have; 0 when it was not recorded."""
-    spec = next((item for item in case.network.layers if item.name == layer), None)
+    spec = case.network.layer(layer)
     stream = read_stream(case, trace, spec) if spec is not None else None
     if stream is None:
         return 0.0

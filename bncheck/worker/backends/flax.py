@@ -19,8 +19,11 @@ VARIANTS = {
     "exact": "nnx.BatchNorm(use_fast_variance=False): two passes instead of E[x²] − E[x]²",
     "linen": "linen.BatchNorm, the older functional interface",
     "linen_exact": "linen.BatchNorm(use_fast_variance=False)",
+    "shard_map": "nnx.BatchNorm under jax.shard_map: each replica on a device of its own, with its own statistics",
+    "shard_map_axis_name": "the same with nnx.BatchNorm(axis_name=…): statistics over all replicas",
 }
-DEVICES = ("cpu", "cuda", "rocm", "tpu")
+REPLICAS = True
+DEVICES = ("cpu", "cpu:1", "cuda", "rocm", "tpu")
 REQUIREMENTS = [
     {"versions": ">=0.12.9", "python": ">=3.12,<3.15",
      "packages": ["flax=={version}", "jax>=0.11.1,<0.13", "numpy>=2.2"]},
@@ -31,7 +34,7 @@ DEVICE_REQUIREMENTS = {"cuda": ["jax[cuda12]"]}
 DOCUMENTED = [
     {
         "versions": ">=0.11",
-        "variants": ["", "exact"],
+        "variants": ["", "exact", "shard_map", "shard_map_axis_name"],
         "link": "https://flax.readthedocs.io/en/latest/api_reference/flax.nnx/nn/normalization.html",
         "facets": {
             "update_on": "forward", "averaging": "exponential", "train_normaliser": "batch",
@@ -57,7 +60,7 @@ STATISTICS = (("running_mean", "mean"), ("running_var", "var"))
 
 def describe(variant, device):
     start = part("start")
-    jax = start.import_jax(device)
+    jax = start.import_jax(device, part("replicas").MOST if variant in part("replicas").SYNCHRONISED else 1)
     import flax
 
     return {"version": flax.__version__, **start.describe(jax, device)}
@@ -80,7 +83,8 @@ def build(network, params, dtype, variant, device):
     # float64 needs this switch, which belongs to the process; compiled functions are kept apart by it.
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_default_device", start.find_device(jax, device))
-    return Model(jax, network, params, dtype, variant)
+    kind = part("replicas").replicated(Model, compiled, play) if network.get("replicas") else Model
+    return kind(jax, network, params, dtype, variant)
 
 
 def keywords_of(layer, dtype, variant):
@@ -246,16 +250,18 @@ def play(steps, last, params, stats, x):
     return x, (moved, seen)
 
 
-def compiled(jax, _made={}):  # noqa: B006 - the default is the cache: one set of jitted functions per process
-    if not _made:
+def compiled(jax, play, _made={}):  # noqa: B006 - the default is the cache: one set of jitted functions per ``play``
+    if play not in _made:
 
         def with_gradient(steps, last, params, stats, x):
             return jax.vjp(lambda p, v: play(steps, last, p, stats, v), params, x, has_aux=True)
 
-        _made["forward"] = jax.jit(play, static_argnums=(0, 1))
-        _made["recorded"] = jax.jit(with_gradient, static_argnums=(0, 1))
-        _made["backward"] = jax.jit(lambda pull, dy: pull(dy))
-    return _made
+        _made[play] = {
+            "forward": jax.jit(play, static_argnums=(0, 1)),
+            "recorded": jax.jit(with_gradient, static_argnums=(0, 1)),
+            "backward": jax.jit(lambda pull, dy: pull(dy)),
+        }
+    return _made[play]
 
 
 class Model:
@@ -263,7 +269,7 @@ class Model:
 
     def __init__(self, jax, network, params, dtype, variant):
         self.jax, self.network, self.dtype = jax, network, jax.numpy.dtype(dtype)
-        self.run = compiled(jax)
+        self.run = compiled(jax, play)
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers = list(self.specs)
         self.last = any(spec["axis"] == -1 for spec in self.specs.values())
@@ -319,11 +325,14 @@ class Model:
             # A forward after a backward starts a new tape; several before one backward share it.
             self.tape = [pull] if self.used_up else self.tape + [pull]
             self.used_up = False
+        self.remember(moved, seen, x)
+        return self.array(seen["output of " + self.returns] if mode == "eval" and self.returns else out)
+
+    def remember(self, moved, seen, x):
         for name, found in moved.items():
             self.parts[name].keep(found)
         self.seen = {name: seen[name] for name in self.layers}
         self.first = x if self.network["layers"][0]["name"] in self.specs and x.dtype == self.dtype else None
-        return self.array(seen["output of " + self.returns] if mode == "eval" and self.returns else out)
 
     def pieces(self):
         steps, params, stats = [], {}, {}

@@ -16,7 +16,7 @@ MODULE = "haiku"
 DISTRIBUTION = "dm-haiku"
 DEFAULT_VERSION = "0.0.17"
 VARIANTS = {"": "hk.BatchNorm"}
-DEVICES = ("cpu", "cuda", "rocm", "tpu")
+DEVICES = ("cpu", "cpu:1", "cuda", "rocm", "tpu")
 REQUIREMENTS = [
     {
         "versions": ">=0.0.17",

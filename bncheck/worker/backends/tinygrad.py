@@ -15,7 +15,7 @@ MODULE = "tinygrad"
 DISTRIBUTION = "tinygrad"
 DEFAULT_VERSION = "0.14.0"
 VARIANTS = {"": "nn.BatchNorm, kernels interpreted in Python", "clang": "nn.BatchNorm, kernels compiled by clang"}
-DEVICES = ("cpu", "cuda", "metal")
+DEVICES = ("cpu", "cpu:1", "cuda", "metal")
 REQUIREMENTS = [{"versions": ">=0.14", "python": ">=3.11,<3.15", "packages": ["tinygrad=={version}", "numpy"]}]
 DOCUMENTED = [
     {
@@ -35,31 +35,38 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 UNITS = {"cuda": "CUDA", "metal": "METAL"}
 
 
+def unit_of(variant, device):
+    """tinygrad's own name of a device: PYTHON, CPU:1, CUDA. Of a CPU it opens as many as it is asked for."""
+    kind, _, number = device.partition(":")
+    name = ("CPU" if variant == "clang" else "PYTHON") if kind == "cpu" else UNITS[kind]
+    return name + ":" + number if int(number or 0) else name
+
+
 def describe(variant, device):
     kind, _, number = device.partition(":")
     if kind == "cpu" and variant == "clang" and shutil.which(os.environ.get("CC", "clang")) is None:
         raise RuntimeError(
             "tinygrad compiles its CPU kernels with clang, which is not on PATH (plain tinygrad needs no compiler)"
         )
-    unit = ("CPU" if variant == "clang" else "PYTHON") if kind == "cpu" else UNITS[kind]
-    os.environ["DEV"] = unit  # read once, when tinygrad is imported
+    unit = unit_of(variant, device)
+    os.environ["DEV"] = unit.partition(":")[0]  # read once, when tinygrad is imported
     from importlib import metadata
 
     from tinygrad import Device, Tensor
 
     try:
-        works = Tensor([1.0, 2.0]).sum().item() == 3.0
+        works = Tensor([1.0, 2.0], device=unit).sum().item() == 3.0
     except Exception as error:
         raise RuntimeError(
             "tinygrad's device %s does not work here: %s: %s" % (unit, type(error).__name__, str(error)[:300])
         )
     if not works:
         raise RuntimeError("tinygrad's device %s cannot add 1 and 2" % unit)
-    return {"version": metadata.version("tinygrad"), "unit": Device.DEFAULT, "number": number}
+    return {"version": metadata.version("tinygrad"), "unit": Device.canonicalize(unit), "number": number}
 
 
 def build(network, params, dtype, variant, device):
-    return Model(network, params, dtype)
+    return Model(network, params, dtype, unit_of(variant, device))
 
 
 def batch_norm(nn, layer):
@@ -98,22 +105,29 @@ def make_layer(nn, layer, params):
 class Model:
     """The worker's model contract on a list of callables."""
 
-    def __init__(self, network, params, dtype):
+    def __init__(self, network, params, dtype, unit):
         import tinygrad
         from tinygrad.helpers import TRAINING
 
-        self.tinygrad, self.switch = tinygrad, TRAINING
+        self.tinygrad, self.switch, self.unit = tinygrad, TRAINING, unit
         self.dtype, self.wide = getattr(tinygrad.dtypes, dtype), dtype == "bfloat16"
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers = list(self.specs)
         self.returns = network.get("returns")
         self.blocks = [(layer["name"], make_layer(tinygrad.nn, layer, params)) for layer in network["layers"]]
         for name, block in self.blocks:
+            self.move(block)
             self.start(name, block, params)
         self.norms = {name: block for name, block in self.blocks if name in self.specs}
         self.seen, self.returned = {}, None
         self.tape, self.used_up = [], False
         self.set_mode(False)
+
+    def move(self, block):
+        """A layer is made on the first device of its kind; what it holds goes to the one that was asked for."""
+        for word, held in vars(block).items() if hasattr(block, "__dict__") else ():
+            if isinstance(held, self.tinygrad.Tensor):
+                setattr(block, word, held.to(self.unit).contiguous().realize())
 
     def start(self, name, block, params):
         """Put the host's parameters into a layer; one that is missing keeps tinygrad's own value."""
@@ -128,16 +142,16 @@ class Model:
     # -- events -----------------------------------------------------------------------------------------------
 
     def tensor(self, x):
-        data = self.tinygrad.Tensor(np.array(x))
+        data = self.tinygrad.Tensor(np.array(x), device=self.unit)
         return (data if data.dtype == self.dtype else data.cast(self.dtype)).contiguous().realize()
 
     def array(self, tensor):
         if tensor.device is None:  # a constant; reading it would start the CPU device, and with it clang
-            tensor = tensor.clone(self.tinygrad.Device.DEFAULT)
+            tensor = tensor.clone(self.unit)
         return np.array((tensor.cast("float32") if tensor.dtype == self.tinygrad.dtypes.bfloat16 else tensor).numpy())
 
     def forward(self, x, mode):
-        if x.size > INTERPRETED and self.tinygrad.Device.DEFAULT == "PYTHON":
+        if x.size > INTERPRETED and self.unit.startswith("PYTHON"):
             raise NotImplementedError(
                 "tinygrad interprets its kernels in Python here, which takes seconds for %d values: "
                 "install clang and name tinygrad[clang]" % x.size
@@ -206,7 +220,7 @@ class Model:
             own += [(norm, word, getattr(norm, word)) for word in STATISTICS if hasattr(norm, word)]
             for word, value in snapshot[name].items():
                 setattr(norm, word, self.tensor(value))
-            norm.num_batches_tracked = self.tinygrad.Tensor.zeros(dtype="long")
+            norm.num_batches_tracked = self.tinygrad.Tensor.zeros(dtype="long", device=self.unit)
         return own
 
     def set_mode(self, training, layer=None):

@@ -6,6 +6,8 @@ Loaded by backends/flax.py, haiku.py and keras.py by path. Python 3.7 syntax.
 import os
 import sys
 
+SEVERAL = "--xla_force_host_platform_device_count"
+
 
 def describe(jax, device):
     """What the environment of a target on JAX says besides its version."""
@@ -15,7 +17,7 @@ def describe(jax, device):
         "unit": str(unit),
         "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
     }
-    if device != "cpu":
+    if not on_cpu(device):
         found.update(gpu=unit.device_kind, XLA_FLAGS=os.environ.get("XLA_FLAGS", ""))
     return found
 
@@ -30,13 +32,24 @@ def keep_compiled():
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
-def import_jax(device):
-    """Import JAX so that a CPU target never touches a GPU, and a GPU target does not reserve all of its memory."""
-    if device == "cpu":
+def on_cpu(device):
+    return device.partition(":")[0] == "cpu"
+
+
+def import_jax(device, replicas=1):
+    """Import JAX so that a CPU target never touches a GPU, and a GPU target does not reserve all of its memory.
+
+    JAX makes as many devices of one CPU as it is told before it starts: what several accelerators do can be tried on
+    them, with the same collectives."""
+    if on_cpu(device):
         os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     keep_compiled()
+    wanted = max(replicas, int(device.partition(":")[2] or 0) + 1)
+    if on_cpu(device) and wanted > 1 and SEVERAL not in os.environ.get("XLA_FLAGS", ""):
+        # Read when the first device is asked for; the setting of jax.config that does the same is not in JAX 0.4.
+        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), "%s=%d" % (SEVERAL, wanted)]).strip()
     import jax
 
     return jax

@@ -32,9 +32,10 @@ CODE = "BN407"
 CAUSE = "synchronisation"
 EXPLAINS = ("statistics", "counter", "outputs")
 ADVICE = (
-    "use SyncBatchNorm, or estimate the statistics anew on whole batches before you save or evaluate; broadcasting "
-    "buffers only spreads what replica 0 saw"
+    "{}, or estimate the statistics anew on whole batches before you save or evaluate; broadcasting buffers only "
+    "spreads what replica 0 saw"
 )
+WHOLE = {"flax": "give nnx.BatchNorm the axis_name of the replicas"}  # the framework's own way to average whole batches
 HOW = {"own": "", "first": ", from replica 0's statistics on"}
 
 
@@ -94,7 +95,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
                 "running_mean of whole batches": float(wanted[-1].mean()),
                 **variances(cell, layer, found),
             },
-            advice=ADVICE,
+            advice=ADVICE.format(WHOLE.get(cell.backend, "use SyncBatchNorm")),
             accounts=tuple((replica_name(layer, rank), name) for rank in range(len(last)) for name in STATISTICS),
         )
 
