@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # The first run on a machine with one NVIDIA GPU that has no network: @cpu and @cuda side by side, most important first.
 #
-#   tests/gpu/first_run.sh WHEELS OUT [PYTHON]
+#   tests/gpu/first_run.sh WHEELS OUT [PYTHON [STEP…]]
 #
 # WHEELS is a folder that fetch_wheels.sh filled; PYTHON (default: python3) has torch, jax, NumPy, pandas, matplotlib,
-# click and jinja2. OUT gets a log per step, steps.tsv (step, exit code, seconds) and runs.tar.gz, the run folders. Each
+# click and jinja2. STEPs (default: all) are what a rehearsal plays. OUT gets a log per step, steps.tsv (step, exit code, seconds) and runs.tar.gz, the run folders. Each
 # step has its time limit, all of them together stay below six minutes, and one that fails does not stop the next. A
 # step's exit code is bncheck's: 1 is a finding, 3 what was asked for and not available.
 set -uo pipefail
 wheels="${1:?usage: first_run.sh WHEELS OUT [PYTHON]}"
 out="${2:?usage: first_run.sh WHEELS OUT [PYTHON]}"
 python="$(command -v "${3:-python3}")" || { echo "there is no ${3:-python3}" >&2; exit 2; }
+wanted=("${@:4}")
 root="$(cd "$(dirname "$0")/../.." && pwd)"
 mkdir -p "$out/runs"
 out="$(cd "$out" && pwd)"
@@ -37,6 +38,7 @@ both=(-t reference -t torch -t torch@cuda)
 step() { # name, most seconds, command…
   local name="$1" limit="$2" began="$SECONDS" code=0
   shift 2
+  [ "${#wanted[@]}" = 0 ] || [[ " ${wanted[*]} " == *" $name "* ]] || return 0
   ( cd "$out" && export -f bncheck && export root site worker && timeout "$limit" bash -c 'bncheck "$@"' _ "$@" ) \
     >"$out/$name.log" 2>&1 || code=$?
   printf '%s\t%s\t%s\n' "$name" "$code" "$((SECONDS - began))" | tee -a "$out/steps.tsv"
