@@ -14,7 +14,7 @@ from bncheck.diagnosis.anatomy import anatomy_of
 from bncheck.scenario import Case
 from bncheck.trace import EventRecord, Trace
 
-F, E = "train_forward", "eval_forward"
+F, N, E = "train_forward", "no_grad_forward", "eval_forward"
 OPS = (F, F, F, E, E)
 Array = np.ndarray[Any, Any]
 
@@ -71,6 +71,26 @@ class Part(Layer):
         return x[: len(x) - 1]
 
 
+class Pooled(Layer):
+    """Averages the variances of equal chunks for that of the batch."""
+
+    def play(self, x: Array, training: bool) -> Array:
+        if not training:
+            return super().play(x, training)
+        parts = np.split(x, len(x) // self.number) if len(x) % self.number == 0 else np.split(x, 2)
+        mean, var = (np.mean([part.__getattribute__(of)((0, 2)) for part in parts], axis=0) for of in ("mean", "var"))
+        self.mean, self.var = self.mean + self.weight * (mean - self.mean), self.var + self.weight * (var - self.var)
+        z = (x - mean[:, None]) * (self.inverse(var) * self.gamma)[:, None] + self.beta[:, None]
+        return np.asarray(z, dtype=np.float32)
+
+
+class AsksForGradients(Layer):
+    """A training forward under no_grad is one of eval to it."""
+
+    def play(self, x: Array, training: bool, graded: bool = True) -> Array:
+        return super().play(x, training and graded)
+
+
 class Outside(Layer):
     def inverse(self, var: Array) -> Array:
         return np.asarray(1 / (np.sqrt(var) + np.float32(0.05)))
@@ -96,27 +116,31 @@ class Unsteady(Layer):
         return z * self.times
 
 
-def lived(kind: Callable[[np.random.Generator, int], Layer], seed: int) -> tuple[Case, Trace]:
+Kind = Callable[[np.random.Generator, int], Layer]
+
+
+def lived(kind: Kind, seed: int, ops: tuple[str, ...] = OPS) -> tuple[Case, Trace]:
     rng = np.random.default_rng(seed)
     channels, samples, positions = int(rng.integers(1, 5)), 6 * int(rng.integers(1, 4)), int(rng.choice([1, 1, 4, 9]))
     offset, spread = rng.normal(size=channels) * rng.choice([0, 1, 30, 300]), rng.choice([0.1, 1, 10], channels)
     layer = kind(rng, channels)
     case = make_case(
-        OPS, channels, (samples, channels, positions), batch_weight=float(layer.weight), eps=float(layer.eps)
+        ops, channels, (samples, channels, positions), batch_weight=float(layer.weight), eps=float(layer.eps)
     )
     states = [(layer.mean.copy(), layer.var.copy())]
     arrays: dict[str, Array] = {}
-    for event, op in enumerate(OPS):
+    for event, op in enumerate(ops):
         x = rng.normal(size=(samples, channels, positions)) * spread[:, None] + offset[:, None]
         x = x.astype(np.float32)
-        arrays[f"given/bn/{event}"], arrays[f"gave/bn/{event}"] = x, layer.play(x, op == F)
+        more = {"graded": op == F} if isinstance(layer, AsksForGradients) else {}
+        arrays[f"given/bn/{event}"], arrays[f"gave/bn/{event}"] = x, layer.play(x, op != E, **more)
         states.append((layer.mean.copy(), layer.var.copy()))
-    wide = [arrays[f"given/bn/{event}"].astype(np.float64) for event in range(len(OPS))]
+    wide = [arrays[f"given/bn/{event}"].astype(np.float64) for event in range(len(ops))]
     arrays["bn/running_mean"], arrays["bn/running_var"] = (np.stack(rows) for rows in zip(*states, strict=True))
-    arrays["bn/gamma"], arrays["bn/beta"] = (np.tile(part, (len(OPS) + 1, 1)) for part in (layer.gamma, layer.beta))
+    arrays["bn/gamma"], arrays["bn/beta"] = (np.tile(part, (len(ops) + 1, 1)) for part in (layer.gamma, layer.beta))
     arrays["bn/input_mean"], arrays["bn/input_var"] = (np.stack([f(x) for x in wide]) for f in (mean_of, var_of))
-    arrays["bn/n"] = np.full(len(OPS), samples * positions)
-    return own(case), Trace(tuple(EventRecord(op) for op in OPS), arrays)
+    arrays["bn/n"] = np.full(len(ops), samples * positions)
+    return own(case), Trace(tuple(EventRecord(op) for op in ops), arrays)
 
 
 def mean_of(x: Array) -> Array:
@@ -127,9 +151,9 @@ def var_of(x: Array) -> Array:
     return np.asarray(x.var((0, 2)))
 
 
-def named(kind: Callable[[np.random.Generator, int], Layer], seed: int) -> set[str] | None:
+def named(kind: Kind, seed: int, ops: tuple[str, ...] = OPS) -> set[str] | None:
     """Causes that are named; None where no rule makes the outputs."""
-    found = anatomy_of(*lived(kind, seed)).get("bn")
+    found = anatomy_of(*lived(kind, seed, ops)).get("bn")
     return None if found is None else {part.cause for part in found.departures}
 
 
@@ -137,17 +161,22 @@ def named(kind: Callable[[np.random.Generator, int], Layer], seed: int) -> set[s
     ("kind", "planted", "at_least"),
     [
         (Layer, set(), 40), (Chunks, {"value-count"}, 30), (Part, {"value-count"}, 30), (Outside, {"eps"}, 25),
-        (Relu, {"activation"}, 30),
+        (Relu, {"activation"}, 30), (Pooled, {"value-count", "variance-divisor"}, 20),
     ],
 )  # fmt: skip
-def test_what_is_named_is_what_was_planted(
-    kind: Callable[[np.random.Generator, int], Layer], planted: set[str], at_least: int
-) -> None:
+def test_what_is_named_is_what_was_planted(kind: Kind, planted: set[str], at_least: int) -> None:
     found = [named(kind, seed) for seed in range(40)]
     assert [causes for causes in found if causes is not None and not causes <= planted] == []
     assert sum(causes == planted for causes in found) >= at_least
 
 
+@pytest.mark.parametrize(("kind", "planted"), [(Layer, set()), (AsksForGradients, {"normaliser-source"})])
+def test_a_training_forward_without_gradients_is_one(kind: Kind, planted: set[str]) -> None:
+    found = [named(kind, seed, (F, F, N, E, N)) for seed in range(20)]
+    assert [causes for causes in found if causes is not None and causes != planted] == []
+    assert sum(causes == planted for causes in found) >= 15
+
+
 @pytest.mark.parametrize("kind", [Cube, Unsteady])
-def test_what_follows_no_rule_is_given_no_name(kind: Callable[[np.random.Generator, int], Layer]) -> None:
+def test_what_follows_no_rule_is_given_no_name(kind: Kind) -> None:
     assert [causes for seed in range(40) if (causes := named(kind, seed))] == []

@@ -50,6 +50,34 @@ class BetaTakenBack(Own2d):
         return super().forward(x) - self.bias[:, None, None]
 
 
+class AsksForGradients(Own2d):
+    """Trains where gradients are on, whatever train() and eval() said; its state is in no buffer."""
+
+    def __init__(self, num_features, num_dims=4):
+        nn.Module.__init__(self)
+        self.gamma, self.beta = nn.Parameter(torch.ones(num_features)), nn.Parameter(torch.zeros(num_features))
+        self.moving_mean, self.moving_var = torch.zeros(num_features), torch.ones(num_features)
+
+    def forward(self, x):
+        mean, var = self.moving_mean, self.moving_var
+        if torch.is_grad_enabled():
+            mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+            self.moving_mean = (0.9 * self.moving_mean + 0.1 * mean).detach()
+            self.moving_var = (0.9 * self.moving_var + 0.1 * var).detach()
+        return (x - column(mean)) / column((var + 1e-5).sqrt()) * column(self.gamma) + column(self.beta)
+
+
+class MeanOfVariances(Own2d):
+    """Averages the variances of the samples."""
+
+    def forward(self, x):
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            mean, var = x.mean((0, 2, 3)), x.var((2, 3), unbiased=False).mean(0)
+            self.update(mean, var, x.numel() / x.shape[1])
+        return (x - column(mean)) / column(self.spread(var)) * column(self.weight) + column(self.bias)
+
+
 class EpsOutside(Own2d):
     def spread(self, var):
         return var.sqrt() + self.eps

@@ -197,6 +197,8 @@ def accounts_for(finding: Finding, item: Open, order: Mapping[str, int]) -> bool
         return drift.verdict == "missing" or removes_enough(finding, item)
     explains, word = rule_of(finding.code).explains, WORDS.get(drift.quantity, "")
     if comes_later(finding, item):
+        if word == "outputs":
+            return word in explains and outputs_follow_until(finding, item)
         return word in explains and finding.layer == drift.layer and conventions_reach_to(finding, item)
     if drift.verdict == "missing" or not word or not changes_memory(finding, word):
         return False
@@ -264,6 +266,16 @@ def conventions_reach_to(finding: Finding, item: Open) -> bool:
             if event < (finding.event or 0) if cell.target in finding.targets else event < math.inf:
                 return False
     return True
+
+
+def outputs_follow_until(finding: Finding, item: Open) -> bool:
+    """The same of what every layer normalises with: outputs differ by the conventions until then."""
+    held = [
+        replace(item.drift, layer=layer, quantity=quantity)
+        for layer in item.pair.case.network.batch_norms
+        for quantity in ("used_mean", "used_invstd")
+    ]
+    return bool(held) and all(conventions_reach_to(finding, replace(item, drift=drift)) for drift in held)
 
 
 def deviation(cell: CellView, drift: Drift) -> float | None:

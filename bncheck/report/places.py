@@ -126,8 +126,8 @@ class Place:
 
 
 def places(results: Results, run_folder: Path | None, anchors: Mapping[int, str]) -> list[Place]:
-    """Every case; ``anchors`` maps a finding (by id) to the anchor of its theme. Without a run folder no trace is read
-    for where values stop being numbers."""
+    """Every case; ``anchors`` maps a finding (by id) to the anchor of its theme; a page may leave findings out. Without
+    a run folder no trace is read for where values stop being numbers."""
     return [
         place(results, run_folder, number, row, anchors)
         for number, row in enumerate(overview.make_matrix(results).rows, 1)
@@ -149,7 +149,9 @@ def place(
         if drift.verdict != "agrees"
     ]
     drifts.sort(key=lambda drift: -drift.mean_abs if drift.mean_abs == drift.mean_abs else float("-inf"))
-    here = tuple((anchors[id(f)], f) for f in results.findings_at.get((scenario.name, case.name), ()))
+    here = tuple(
+        (anchors[id(f)], f) for f in results.findings_at.get((scenario.name, case.name), ()) if id(f) in anchors
+    )
     spoiled = any(drift.nonfinite_a or drift.nonfinite_b for drift in drifts) or any(
         finding.of_nan for _, finding in here
     )

@@ -150,7 +150,7 @@ def cases_of(layer: Looked) -> dict[str, dict[str, Any]]:
     return {
         "usual loop": {
             "program.events": LOOP,
-            "program.then": ["eval_forward", *SAVED, "eval_forward"],
+            "program.then": ["eval_forward", "no_grad_forward", *SAVED, "eval_forward"],
         },
         "two forwards per backward": {"program.events": ["train_forward", *LOOP], "program.repeat": 12},
         "large batch": {"program.events": LOOP, "input.shape": many},
@@ -229,13 +229,18 @@ def one_for_all(finding: Finding, layer: Looked) -> Finding:
     )
 
 
+def weight(finding: Finding) -> tuple[int, bool, bool]:
+    """What the headline tells: the gravest, what changes values before a counter or a refused action."""
+    return KINDS.index(finding.kind), finding.cause == "layer-contract", finding.cause == "counter-skew"
+
+
 def answer_of(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Results) -> Answer:
     own = f"torch.nn.{layer.builtin}"
     asked = [each for each in results.scenarios if not each.probe]
     names = {scenario.name for scenario in asked}
     cells = [cell for cell in results.cells if cell.scenario in names]
     found = [item for item in results.findings if item.scenario in names and item.kind != "rounding"]
-    leading = min(found, key=lambda item: (KINDS.index(item.kind), item.cause == "layer-contract"), default=None)
+    leading = min(found, key=weight, default=None)
     stopped = next((cell for cell in cells if cell.outcome != "ok"), None)
     return Answer(
         verb="check",

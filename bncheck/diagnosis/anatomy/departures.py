@@ -9,7 +9,7 @@ from itertools import permutations
 import numpy as np
 
 from bncheck.diagnosis.anatomy.activations import Activation
-from bncheck.diagnosis.anatomy.groups import Group, mask, words
+from bncheck.diagnosis.anatomy.groups import Group, mask, ordinal, words
 from bncheck.diagnosis.anatomy.memory import Memory
 from bncheck.diagnosis.anatomy.normaliser import NO_LIMIT, Normaliser
 from bncheck.diagnosis.anatomy.replay import Parts, Played, play
@@ -42,8 +42,20 @@ def departures(parts: Parts, life: Life) -> tuple[Departure, ...]:
 
 
 def found(parts: Parts, life: Life) -> Sequence[Rule | None]:
-    return (values(parts, life), source(parts, life), divisor(parts), eps(parts, life), activation(parts),
-            *remembering(parts, life))  # fmt: skip
+    of_values = values(parts, life), source(parts, life), divisor(parts), eps(parts, life)
+    return (by_gradients(parts), *of_values, activation(parts), *remembering(parts, life))
+
+
+def by_gradients(parts: Parts) -> Rule | None:
+    if not parts.by_gradients:
+        return None
+    return Rule(
+        cause="normaliser-source",
+        says="asks whether gradients are on, not whether it trains: under torch.no_grad() a training forward is one "
+        "of eval",
+        advice="test self.training, which train() and eval() set, and not torch.is_grad_enabled()",
+        undo=lambda one: replace(one, by_gradients=False),
+    )
 
 
 # ---------------------------------------------------------------------------------------------- which values
@@ -55,6 +67,8 @@ def values(parts: Parts, life: Life) -> Rule | None:
     group = train.group if train is not None else Group()
     in_eval = evaluating.group if evaluating is not None else Group()
     kept = held if held is not None and not held.never and not held.usual_values else None
+    if train is not None and train.source == "within":
+        return within(train, held, life)
     if group.usual and in_eval.usual and kept is None:
         return None
     return Rule(
@@ -65,8 +79,25 @@ def values(parts: Parts, life: Life) -> Rule | None:
     )
 
 
+def within(train: Normaliser, held: Memory | None, life: Life) -> Rule:
+    x = next((one.x for one in life.forwards if one.training), life.forwards[0].x)
+    each = {"sample": "each sample", "strides": f"every {ordinal(train.within.size)} sample"}.get(
+        train.within.kind, "each half of the batch" if 2 * train.within.size == len(x)
+        else f"each chunk of {train.within.size} samples")  # fmt: skip
+    too = ", for its running statistics too" if held is not None and held.group == train.within else ""
+    return Rule(
+        cause="value-count",
+        says=f"averages the variances of {each} for that of the batch{too}, which leaves out how their means differ",
+        advice="take the variance of each channel over all values of the batch, or add the variance of the means: "
+        "v.mean(0) + m.var(0, unbiased=False)",
+        undo=with_all_values,
+    )
+
+
 def with_all_values(parts: Parts) -> Parts:
     def usual(rule: Normaliser | None, source_: str) -> Normaliser | None:
+        if rule is not None and rule.source == "within":
+            return replace(rule, source="batch", within=Group())
         if rule is None or rule.group.usual:
             return rule
         return replace(rule, group=Group(), source=source_)
@@ -129,7 +160,7 @@ def source(parts: Parts, life: Life) -> Rule | None:
     """Other statistics than the batch's in training, than the running ones in eval."""
     said = []
     for rule, usual, mode in ((parts.training, "batch", "training"), (parts.evaluating, "running", "eval")):
-        if rule is not None and rule.source != (usual if rule.group.usual else "batch"):
+        if rule is not None and rule.source not in ("within", usual if rule.group.usual else "batch"):
             said.append((mode, said_of_source(rule)))
     if not said:
         return None
@@ -194,13 +225,14 @@ def eps(parts: Parts, life: Life) -> Rule | None:
     if rule.placement == "outside":
         says = f"adds eps to the deviation, sqrt(var) + {rule.eps:.4g}"
     elif rule.eps == 0:
-        says = f"adds no eps to the variance, instead of {life.eps:.4g}"
+        says = f"leaves out the eps of {life.eps:.4g}"
     else:
         says = f"adds an eps of {rule.eps:.4g} to the variance, instead of {life.eps:.4g}"
     return Rule(
         cause="eps",
         says=says,
-        advice="divide by sqrt(var + eps) with the eps that the layer was given (torch.rsqrt(var + eps))",
+        advice="divide by sqrt(var + eps) with the eps that the layer was given (torch.rsqrt(var + eps)); "
+        "max(var, eps) adds none to a larger variance",
         undo=lambda one: replace(
             one, training=inside(one.training, life.eps), evaluating=inside(one.evaluating, life.eps)
         ),

@@ -25,6 +25,14 @@ MOST_VALUES, LEAST_TRIED = 1 << 20, 24
 
 def dissect(life: Life) -> Parts | None:
     """None where outputs are not made by any rule that is tried."""
+    found = dissected(life)
+    if found is None and any(one.training and not one.graded for one in life.forwards):
+        found = dissected(life.by_gradients)
+        return None if found is None else replace(found, by_gradients=True)
+    return found
+
+
+def dissected(life: Life) -> Parts | None:
     with np.errstate(all="ignore"):
         for activation in (NONE, *behind(life)):
             found = phases(life, activation)
@@ -76,7 +84,7 @@ def alike(life: Life, shown: Sequence[Shown], activation: Activation, rule: Norm
     if rule.source == "mixture" or not normaliser.departures(rule, life):
         return [rule]
     forwards = [one.forward for one in shown]
-    others = normaliser.hypotheses(shown, rule.group, rule.source, life)
+    others = normaliser.hypotheses(shown, rule.group, rule.source, life, rule.within)
     return [rule, *(one for one in others if one != rule and normaliser.reproduces(one, activation, forwards, life))]
 
 
@@ -160,6 +168,9 @@ def proposed(life: Life, shown: Sequence[Shown], training: bool, parts: bool) ->
         for source in ("batch", "mean-square"):
             if source == "mean-square" or plausible(first, group, life):
                 yield from normaliser.hypotheses(shown, group, source, life)
+    for group in itertools.islice(groupings(first.forward.x.shape), room) if training else ():
+        if group.kind in POOLED:
+            yield from normaliser.hypotheses(shown, Group(), "within", life, group)
     if first.forward.x.shape[2] > 1:
         yield from normaliser.mixture(shown, life)
     if training and life.tracked:
@@ -167,6 +178,7 @@ def proposed(life: Life, shown: Sequence[Shown], training: bool, parts: bool) ->
 
 
 STATELESS = ("batch", "mean-square")
+POOLED = ("sample", "chunks", "strides")  # groups of a channel, whose variances somebody may have averaged
 ONE_CHANNEL = ("batch", "chunks", "parts", "strides", "sample", "position")
 
 
@@ -194,7 +206,7 @@ def remembered(life: Life, training: Normaliser | None) -> Memory | None:
     """What goes into the running statistics: the whole batch, else the values that normalise, else others."""
     if not life.tracked or moved_by_backward(life.stream):
         return None
-    own = [training.group] if training is not None and not training.group.usual else []
+    own = [group for group in (training.group, training.within) if not group.usual] if training is not None else []
     found = memory.fit(life, [Group(), *own])
     if found is not None or not life.of(True):
         return found

@@ -22,7 +22,8 @@ ORDERS = ("each in turn", "their mean", "the first", "the last")
 @dataclass(frozen=True)
 class Memory:
     """``order``: how the groups of one batch go in: "each in turn" (an update each), "their mean" (one update), "the
-    first" or "the last" alone. ``statistic``: variance or std. ``never``: nothing moves."""
+    first" or "the last" alone. ``divisor``: n, n-1, or "n-1 of all" for a mean of variances. ``statistic``:
+    variance or std. ``never``: nothing moves."""
 
     group: Group = Group()
     order: str = "their mean"
@@ -43,8 +44,9 @@ def put_in(rule: Memory, forward: Forward, life: Life) -> tuple[list[Pair], Pair
     found = moments_of(rule.group, forward)
     mean_error, var_error = moment_errors(found, life.u)
     var = found.var
-    if rule.divisor == "n-1":
-        factor = found.count / np.maximum(found.count - 1.0, 1.0)
+    if rule.divisor != "n":
+        count = found.count if rule.divisor == "n-1" else np.asarray(forward.x.shape[0] * forward.x.shape[2])
+        factor = count / np.maximum(count - 1.0, 1.0)
         var, var_error = var * factor, var_error * factor
     if rule.statistic == "std":
         root = np.sqrt(var)
@@ -150,7 +152,7 @@ def orders(group: Group) -> Sequence[str]:
 
 def variants(group: Group, order: str, weight: float, averaging: str) -> Iterator[Memory]:
     for statistic in ("variance", "std"):
-        for divisor in ("n-1", "n"):
+        for divisor in ("n-1", "n", *(("n-1 of all",) if order == "their mean" and not group.usual else ())):
             yield Memory(group, order, divisor, statistic, weight, averaging)
 
 

@@ -24,7 +24,7 @@ from bncheck.trace import Array
 TRAIN_SOURCES = ("batch", "running", "running-after", "blend", "mean-square")
 EVAL_SOURCES = ("running", "running-std", "batch", "blend", "mean-square")
 # A source with numbers of its own to fit needs more lines than those.
-FEWEST_LINES = {"blend": 3, "renorm": 6}
+FEWEST_LINES = {"blend": 3, "renorm": 6, "within": 3}
 NO_LIMIT = 1e6  # of what a renormalisation is clipped to: beyond it nothing was
 
 
@@ -32,10 +32,12 @@ NO_LIMIT = 1e6  # of what a renormalisation is clipped to: beyond it nothing was
 class Normaliser:
     """``source``: batch (the group's own moments), running (before the forward), running-after, blend (``shares``: the
     weight of the batch), mean-square (nothing is subtracted), running-std (a deviation is held), renorm (``shares``:
-    the limits of r and d), mixture (``shares``: instance, layer and batch of the mean, then of the variance)."""
+    the limits of r and d), mixture (``shares``: instance, layer and batch of the mean, then of the variance), within
+    (the batch's mean, and the mean of the variances of each ``within``: how their means differ is left out)."""
 
     group: Group = Group()
     source: str = "batch"
+    within: Group = Group()
     shares: tuple[float, ...] = ()
     divisor: str = "n"
     eps: float = 0.0
@@ -61,6 +63,8 @@ def moment_errors(found: Moments, u: float) -> tuple[Array, Array]:
 
 def of_groups(rule: Normaliser, forward: Forward, found: Moments, life: Life) -> Taken:
     """What a rule normalises with, one number per group."""
+    if rule.source == "within":
+        return within_groups(rule, moments(rule.within, forward.x), forward.x.shape[1], life)
     mean_error, var_error = moment_errors(found, life.u)
     var = found.var
     if rule.divisor == "n-1":
@@ -85,6 +89,15 @@ def of_groups(rule: Normaliser, forward: Forward, found: Moments, life: Life) ->
         mean_error + life.u * (np.abs(rm) + np.abs(found.mean)),
         var_error + life.u * (np.abs(rv) + var),
     )
+
+
+def within_groups(rule: Normaliser, found: Moments, channels: int, life: Life) -> Taken:
+    """The means of the groups' means and of their variances, one of each per channel."""
+    mean_error, var_error = moment_errors(found, life.u)
+    factor = found.count / np.maximum(found.count - 1.0, 1.0) if rule.divisor == "n-1" else 1.0
+    rows = (found.mean, found.var * factor, mean_error, var_error * factor)
+    mean, var, *errors = (part.reshape(-1, channels).mean(axis=0) for part in rows)
+    return Taken(mean, var, errors[0], errors[1])
 
 
 def renormed(rule: Normaliser, found: Moments, held: tuple[Array, Array], errors: tuple[Array, Array]) -> Taken:
@@ -159,11 +172,13 @@ def reproduces(rule: Normaliser, activation: Activation, forwards: Sequence[Forw
     return True
 
 
-def hypotheses(shown: Sequence[Shown], group: Group, source: str, life: Life) -> Iterator[Normaliser]:
+def hypotheses(
+    shown: Sequence[Shown], group: Group, source: str, life: Life, within: Group | None = None
+) -> Iterator[Normaliser]:
     """The rules of one group and source that stand before the replay, the most usual first."""
     if len(shown) * shown[0].forward.x.shape[1] < FEWEST_LINES.get(source, 1):
         return
-    base = Normaliser(group=group, source=source, eps=life.eps)
+    base = Normaliser(group=group, source=source, within=within or Group(), eps=life.eps)
     if not begins(base, shown[0], life):
         return
     found = [moments_of(group, one.forward) for one in shown]
@@ -179,13 +194,15 @@ def hypotheses(shown: Sequence[Shown], group: Group, source: str, life: Life) ->
         base = replace(base, shares=limits(shown, found, lines, life))
     pairs = list(zip(shown, found, lines, strict=True))
     stands = []
-    for divisor in ("n", "n-1") if source in ("batch", "blend") else ("n",):
+    for divisor in ("n", "n-1") if source in ("batch", "blend", "within") else ("n",):
         rule = replace(base, divisor=divisor)
         each = [(line, of_groups(rule, one.forward, part, life)) for one, part, line in pairs]
         if not all(means_fit(line, use) for line, use in each):
             return
         for placement in ("inside", "outside"):
             for eps in common_eps(each, placement, life.eps):
+                if source == "within" and eps not in (life.eps, 0.0):
+                    continue  # with an eps of its own it would make too much
                 stands.append(replace(rule, placement=placement, eps=eps))
     yield from sorted(stands, key=lambda rule: departures(rule, life))
 

@@ -25,6 +25,7 @@ class Parts:
     training: normaliser.Normaliser | None
     evaluating: normaliser.Normaliser | None
     memory: memory.Memory | None
+    by_gradients: bool = False  # whether forwards with gradients are its training ones, whatever mode it is in
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def play(parts: Parts, life: Life) -> Played:
     """The state goes on from where the layer's own began; where its steps have no rule, it is as recorded."""
     outputs, states, held, count = [], [], life.forwards[0].before, 0
     averaging = parts.memory
+    life = life.by_gradients if parts.by_gradients else life
     if not life.tracked:  # BatchNorm in its place would keep them
         averaging, held = memory.Memory(weight=life.weight), (np.zeros_like(held[0]), np.ones_like(held[1]))
     for forward in life.forwards:
@@ -78,7 +80,7 @@ def gradients(
 
 def of_forward(parts: Parts, life: Life, forward: Forward) -> tuple[Pair, Pair]:
     """(dgamma, its bound), (dbeta, its bound) of one forward."""
-    rule = parts.training if forward.training else parts.evaluating
+    rule = parts.training if (forward.graded if parts.by_gradients else forward.training) else parts.evaluating
     assert rule is not None and forward.dy is not None
     use = normaliser.taken(rule, forward, life)
     h = (forward.x - use.mean) * normaliser.inverse(rule, use.var)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class Forward:
     before: tuple[Array, Array]
     after: tuple[Array, Array]
     dy: Array | None = None
+    graded: bool = True  # whether gradients were on: a training forward under no_grad is one without
     width: int = 1  # positions of the last axis, of which P is a multiple
     kept: dict[Group, Moments] = field(default_factory=dict, compare=False, repr=False)  # the moments asked for last
 
@@ -57,6 +58,11 @@ class Life:
     eps: float
     weight: float
     tracked: bool
+
+    @property
+    def by_gradients(self) -> Life:
+        """The same forwards, as a layer sees them that takes those with gradients for its training."""
+        return replace(self, forwards=tuple(replace(one, training=one.graded) for one in self.forwards))
 
     def of(self, training: bool) -> tuple[Forward, ...]:
         return tuple(forward for forward in self.forwards if forward.training == training)
@@ -110,6 +116,7 @@ def read_forwards(trace: Trace, stream: Stream) -> tuple[Forward, ...]:
                 before=(stream.mean[event], stream.var[event]),
                 after=(stream.mean[event + 1], stream.var[event + 1]),
                 dy=dy if dy is not None and dy.shape == y.shape else None,
+                graded=kind == FORWARD,
                 width=width,
             )
         )
