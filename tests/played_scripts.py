@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,9 +59,11 @@ def python_of(backend: str, variant: str = "") -> Path:
     return answer.python
 
 
-def scenes(run: Path) -> Iterator[Scene]:
+def scenes(run: Path, scenarios: Collection[str] = ()) -> Iterator[Scene]:
+    """Of the findings about a case, in these scenarios or in all."""
     found = read_results(run)
-    return (read_scene(run, found, each) for each in found.findings if each.case)
+    wanted = (each for each in found.findings if each.case and (not scenarios or each.scenario in scenarios))
+    return (read_scene(run, found, each) for each in wanted)
 
 
 def run_scripts(
@@ -85,15 +87,15 @@ def run_scripts(
     return {Path(path).parent.name: tuple(value) for path, value in json.loads(done.stdout.split("@@")[1]).items()}
 
 
-def scripts_of(run: Path, backend: str, variant: str = "") -> dict[str, Written]:
+def scripts_of(run: Path, backend: str, variant: str = "", scenarios: Collection[str] = ()) -> dict[str, Written]:
     """A script per finding of the run that concerns this target; one that cannot be written fails the test."""
     found = {}
-    for number, scene in enumerate(scenes(run)):
+    for number, scene in enumerate(scenes(run, scenarios)):
         for target in concerned(scene.finding, scene.played):
             if (target.backend, target.variant) == (backend, variant):
                 subject, writer = subject_of(scene, target), writer_of(backend)
                 assert writer is not None
-                found[f"{number}-{scene.finding.code}"] = Written(
+                found[f"{scene.finding.scenario}-{number}-{scene.finding.code}"] = Written(
                     subject, write_script(subject, writer, f"repro_{backend}")
                 )
     return found
@@ -117,9 +119,11 @@ def played_once(factory: pytest.TempPathFactory, name: str, scenarios: Sequence[
     return folder
 
 
-def check_scripts(run: Path, backend: str, variant: str, folder: Path) -> int:
-    """Write and run the script of every finding; each must print the report's figures. Returns how many there are."""
-    written = scripts_of(run, backend, variant)
+def check_scripts(run: Path, backend: str, variant: str, folder: Path, scenarios: Collection[str] = ()) -> int:
+    """Write and run the script of every finding; each must print the report's figures. Returns how many there are;
+    of ``scenarios`` that are named each has one."""
+    written = scripts_of(run, backend, variant, scenarios)
+    assert [name for name in scenarios if not any(each.startswith(f"{name}-") for each in written)] == []
     played = run_scripts(backend, {name: each.script for name, each in written.items()}, folder, variant)
     for name, each in written.items():
         code, printed = played[name]

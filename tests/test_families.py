@@ -8,17 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
+from conftest import printed
 
 from bncheck.diagnosis.audit import audit
 from bncheck.run_folder.results import Results, read_results
 
-FAMILIES = (
-    "case-order", "copied-momentum", "cumulative-average", "empty-batch", "eval-one-sample", "eval-then-train",
-    "exact-input", "flush-twice", "freezing", "gan-forwards", "layer-used-twice", "layouts", "low-precision-long-run",
-    "micro-batches", "mode-toggles", "model-copies", "offset", "overflow", "poison-and-recovery", "recompute",
-    "reload", "shared-buffers", "strided", "train-eval-gap", "value-counts", "without-parts",
-)  # fmt: skip
 # What each catches on torch, mxnet or between them and the reference: (scenario, case, causes).
 CAUGHT = (
     ("case-order", "seed-1", "order-dependence"),
@@ -61,14 +56,15 @@ SLOW = {
 
 def play(out: Path, scenarios: tuple[str, ...], targets: tuple[str, ...]) -> Results:
     words = [word for target in targets for word in ("-t" if target == "reference" else "--optional", target)]
-    done = bncheck("run", *scenarios, *words, "--no-report", "--out", str(out), "--fail-on", "never")
+    done = here("run", *scenarios, *words, "--no-report", "--out", str(out), "--fail-on", "never")
     assert done.returncode == 0, done.stdout + done.stderr
     return read_results(out)
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return play(tmp_path_factory.mktemp("families") / "run", FAMILIES, ("reference", "torch", "mxnet"))
+def quick(family_run: Path) -> Results:
+    assert printed(family_run)["code"] == 0, printed(family_run)
+    return read_results(family_run)
 
 
 def unmet(results: Results) -> list[str]:

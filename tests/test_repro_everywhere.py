@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,10 +105,10 @@ def test_every_script_of_every_scenario_prints_the_reports_figures(
     assert check_target(run, target, tmp_path) >= (10 if target == "onnxruntime[opset9]" else 50)
 
 
-def check_target(run: Path, target: str, folder: Path) -> int:
+def check_target(run: Path, target: str, folder: Path, scenarios: Collection[str] = ()) -> int:
     backend, _, variant = target.rstrip("]").partition("[")
     python_of(backend, variant)
-    return check_scripts(run, backend, variant, folder)
+    return check_scripts(run, backend, variant, folder, scenarios)
 
 
 # ------------------------------------------------------------------------------- what no shipped scenario does
@@ -240,22 +241,27 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize(("name", "target"), [(name, each) for name, (targets, _) in OWN.items() for each in targets])
+@pytest.mark.parametrize("target", sorted({each for targets, _ in OWN.values() for each in targets}))
 def test_every_script_of_own_networks_prints_the_reports_figures(
-    name: str, target: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+    target: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    targets, text = OWN[name]
-    folder, empty, lock = once(tmp_path_factory, f"own-{name}")
+    """One run of all that need no process group, and one of what does."""
+    together = [name for name in OWN if name != "divided"]
+    names = ["divided"] if target == "torch[ddp]" else together
+    folder, empty, lock = once(tmp_path_factory, f"own-{'divided' if names == ['divided'] else 'together'}")
     try:
         if empty:
             folder.mkdir()
-            (folder / f"{name}.toml").write_text(TITLE + text)
+            for name in names:
+                (folder / f"{name}.toml").write_text(TITLE + OWN[name][1])
             shutil.copy(SHIPPED[1] / "layers" / "resnet.py", folder)
+            targets = dict.fromkeys(each for name in names for each in OWN[name][0])
             words = [word for each in ("reference", *targets) for word in ("-t", each)]
-            play(folder / "run", "run", str(folder / f"{name}.toml"), *words, "--no-report")
+            play(folder / "run", "run", *(str(folder / f"{name}.toml") for name in names), *words, "--no-report")
     finally:
         finish(folder, lock)
-    assert check_target(folder / "run", target, tmp_path) >= 1
+    wanted = [name for name in names if target in OWN[name][0]]
+    assert check_target(folder / "run", target, tmp_path, wanted) >= len(wanted)
 
 
 def test_a_target_without_figures_has_a_reason(tmp_path_factory: pytest.TempPathFactory) -> None:
