@@ -36,6 +36,7 @@ finding does I/O; reports compute nothing; no stage imports one that imports it.
 - a checkpoint's format: a file in ``checkpoints``, and a row in its ``recognise``;
 - a format: a file in ``report``; a kind of script: a file in ``repro/scripts``;
 - an event: a row of ``scenario.OPS``, and a method of its name in each backend that has it;
+- a type of layer: a row of ``scenario.LAYERS``, and each backend that builds it;
 - a scenario: a TOML file in ``scenarios``; a command: a file in ``commands``.
 
 A test demands the row in the docs of each.

@@ -125,8 +125,11 @@ FAMILIES = (
 )  # fmt: skip
 EXPORTS = (
     "custom-layer", "custom-mistakes", "custom-graph", "running-batchnorm", "export-legacy", "export-dynamo",
-    "export-eval-net-train-bn", "complex-batchnorm", "onnx-file", "onnx-opsets", "hyperparameters",
+    "export-eval-net-train-bn", "complex-batchnorm", "onnx-file", "onnx-opsets", "onnx-fresh-network",
 )  # fmt: skip
+# Events and networks that the default scenarios have not, and that ways to run PyTorch may play otherwise.
+PROGRAMS = ("reload", "frozen", "exact-input", "r0-tail", "recompute", "eval-one-sample", "mode-toggles",
+            "hyperparameters")  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +138,7 @@ def family_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         if empty:
             words = ("-t", "reference", "--optional", "torch", "--optional", "mxnet", "--no-report")
-            play(folder, "run", *FAMILIES, *words, "--fail-on", "never")
+            play(folder, "run", *dict.fromkeys((*FAMILIES, *PROGRAMS)), *words, "--fail-on", "never")
     finally:
         finish(folder, lock)
     return folder
@@ -149,7 +152,7 @@ def export_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if empty:
             names = ("torch", "torch[builtin]", "torch[onnx]", "onnxruntime")
             words = ("-t", "reference", *(word for name in names for word in ("--optional", name)))
-            play(folder, "run", *EXPORTS, *words, "--no-report", "--fail-on", "never")
+            play(folder, "run", *EXPORTS, *PROGRAMS, *words, "--no-report", "--fail-on", "never")
     finally:
         finish(folder, lock)
     return folder

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from at_the_prompt import here
-from conftest import EXPORTS, FAMILIES
+from conftest import FAMILIES, PROGRAMS
 
 from bncheck.diagnosis.audit import audit
 from bncheck.environments.backend_file import find_backends
@@ -104,7 +104,7 @@ def quick_run(row: Row) -> str:
     """The fixture that has played it; "" where it is too heavy for every test run."""
     if row.scenario in FAMILIES and set(row.targets) <= {"torch", "mxnet"}:
         return "family_run"
-    return "export_run" if row.scenario in EXPORTS and set(row.targets) <= {"torch", "torch[onnx]"} else ""
+    return "export_run" if row.scenario in PROGRAMS and set(row.targets) <= {"torch", "torch[onnx]"} else ""
 
 
 @functools.cache
