@@ -34,8 +34,11 @@ finding does I/O; reports compute nothing; no stage imports one that imports it.
 - a cause: a file in its family's folder of ``diagnosis/rules`` that says what it explains, and its literal test;
 - a framework: a file in ``worker/backends`` (ADDING.md there; its parts in a folder beside them);
 - a checkpoint's format: a file in ``checkpoints``, and a row in its ``recognise``;
-- a format: a file in ``report``; a kind of script: a file in ``repro/scripts``;
+- a format: a file in ``report``; one that is a page: its template in ``report/templates`` too;
+- a page of docs/: a file there, and a link in README;
+- a kind of script: a file in ``repro/scripts``;
 - an event: a row of ``scenario.OPS``, and a method of its name in each backend that has it;
+- a type of layer: a row of ``scenario.LAYERS``, and each backend that builds it;
 - a scenario: a TOML file in ``scenarios``; a command: a file in ``commands``.
 
 A test demands the row in the docs of each.

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+SETTLED_BY_PROBE = "settled by: bncheck run probe"  # of a facet that a case of the user's does not show
+
 # Facet → what it says. Values are the neutral words of the design; momentum is the weight of the NEW batch.
 FACETS: Mapping[str, str] = {
     "update_on": "the event that moves the running statistics: forward, backward, flush, eval, never, or a+b",

@@ -180,7 +180,45 @@ def op_of(name: str) -> Op:
 # How network.copied is made: whole and apart, through a state dict (copied, or assigned as it is), as an exported
 # program, or averaged (parameters only, as hand-written teachers do; torch's AveragedModel without and with buffers).
 COPIES = ("deepcopy", "state_dict", "assign", "export", "ema_parameters", "averaged", "averaged_buffers")
-LAYER_TYPES = ("batch_norm", "conv2d", "dense", "flatten", "relu", "global_avg_pool", "custom")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerType:
+    """A type of layer and what every stage has to know of it. A new one is a row below, and each backend that builds
+    it; what makes other shapes than those named here has its rule in ``scenario_files/shapes.py`` as well."""
+
+    name: str
+    keys: tuple[str, ...] = ()  # of its table in a scenario, beside name, type and native
+    options: tuple[str, ...] = ()  # more of them, which backends are given as they are written
+    required: tuple[str, ...] = ()
+    flattens: bool = False  # puts out (batch, features)
+    keeps_shape: bool = False
+
+
+_NORM_KEYS = ("batch_weight", "eps", "averaging", "affine", "track_running_stats", "initial")
+LAYERS = (
+    LayerType(name="batch_norm", keys=("channels", "axis", "same_as", *_NORM_KEYS), keeps_shape=True),
+    LayerType(
+        name="conv2d",
+        keys=("channels", "axis"),
+        options=("out_channels", "kernel", "stride", "padding", "bias"),
+        required=("out_channels", "kernel"),
+    ),
+    LayerType(name="dense", keys=("channels",), options=("units", "bias"), required=("units",), flattens=True),
+    LayerType(name="flatten", flattens=True),
+    LayerType(name="relu", keeps_shape=True),
+    LayerType(name="global_avg_pool", keys=("axis",), flattens=True),
+    LayerType(name="custom", keys=("channels", "axis", *_NORM_KEYS)),
+)
+LAYER_TYPES = tuple(row.name for row in LAYERS)
+_LAYER_OF = {row.name: row for row in LAYERS}
+
+
+def layer_type_of(name: str) -> LayerType:
+    """The row of a type. Of a word that a run folder brings from elsewhere nothing is known."""
+    return _LAYER_OF.get(name) or LayerType(name=name)
+
+
 # How a batch lies in memory: whole; axes stored in another order; every second value; some of more channels.
 VIEWS = ("contiguous", "permuted", "strided", "sliced")
 # What the reference plays where a custom layer stands: BatchNorm, or its parts whitened together.

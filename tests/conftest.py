@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 from at_the_prompt import bncheck
+from nurseries import close_nurseries
 from patience import measured, patience
 from processes import complain, starts_process
 
 # In a GitHub job bncheck prints annotations and adds to the job's summary; what tests start must not.
 for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"):
     os.environ.pop(name, None)
+
+# The processes of pytest-xdist fill the cores already. A second thread of a framework then only waits, and counts as
+# busy while it does: 31 cells of torch took 20 s of CPU with two threads and 4 s with one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 measured()  # before the processes of pytest-xdist start: they share it
 
@@ -48,6 +53,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     complain(item)
+
+
+def pytest_sessionfinish() -> None:
+    close_nurseries()
 
 
 def group_of(item: pytest.Item) -> str:
@@ -101,6 +110,49 @@ def version_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if empty:
             targets = ("torch", "mxnet==1.9.1", "mxnet==1.7.0.post2", "mxnet==1.6.0", "reference")
             play(folder, "run", "all-ones", "probe", *(word for name in targets for word in ("-t", name)))
+    finally:
+        finish(folder, lock)
+    return folder
+
+
+# Scenario families on the quick targets, and own layers and exports on everything of PyTorch's: what several modules
+# look at is played once. Each scenario is its own regression test by its expectations.
+FAMILIES = (
+    "case-order", "copied-momentum", "cumulative-average", "empty-batch", "eval-one-sample", "eval-then-train",
+    "exact-input", "flush-twice", "freezing", "gan-forwards", "layer-used-twice", "layouts", "low-precision-long-run",
+    "micro-batches", "mode-toggles", "model-copies", "offset", "overflow", "poison-and-recovery", "recompute",
+    "reload", "shared-buffers", "strided", "train-eval-gap", "value-counts", "without-parts",
+)  # fmt: skip
+EXPORTS = (
+    "custom-layer", "custom-mistakes", "custom-graph", "running-batchnorm", "export-legacy", "export-dynamo",
+    "export-eval-net-train-bn", "complex-batchnorm", "onnx-file", "onnx-opsets", "onnx-fresh-network",
+)  # fmt: skip
+# Events and networks that the default scenarios have not, and that ways to run PyTorch may play otherwise.
+PROGRAMS = ("reload", "frozen", "exact-input", "r0-tail", "recompute", "eval-one-sample", "mode-toggles",
+            "hyperparameters")  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def family_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, empty, lock = once(tmp_path_factory, "family-run")
+    try:
+        if empty:
+            words = ("-t", "reference", "--optional", "torch", "--optional", "mxnet", "--no-report")
+            play(folder, "run", *dict.fromkeys((*FAMILIES, *PROGRAMS)), *words, "--fail-on", "never")
+    finally:
+        finish(folder, lock)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def export_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Optional targets that are not here leave the tests that look at them to skip."""
+    folder, empty, lock = once(tmp_path_factory, "export-run")
+    try:
+        if empty:
+            names = ("torch", "torch[builtin]", "torch[onnx]", "onnxruntime")
+            words = ("-t", "reference", *(word for name in names for word in ("--optional", name)))
+            play(folder, "run", *EXPORTS, *PROGRAMS, *words, "--no-report", "--fail-on", "never")
     finally:
         finish(folder, lock)
     return folder

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from bncheck.playing.cases_file import describe_ops
+from bncheck.playing.nursery import Nursery
 from bncheck.playing.workers import RUNNER
 from bncheck.scenario import Layer
 from bncheck.worker.backends import reference
@@ -180,12 +181,19 @@ def folder_name(cell: str) -> str:
     return cell.replace(" ", "_")
 
 
-def play(python: Path, backend: Path, variant: str, folder: Path, cells: Sequence[str] = tuple(CELLS)) -> None:
-    """The cells in one real worker process."""
+def play(
+    python: Path,
+    backend: Path,
+    variant: str,
+    folder: Path,
+    cells: Sequence[str] = tuple(CELLS),
+    nursery: Nursery | None = None,
+) -> None:
+    """The cells in one real worker process, forked from the nursery where there is one."""
     (folder / "inputs").mkdir(parents=True)
     job = {
         "protocol": 1,
-        "host": os.getpid(),
+        "host": os.getpid() if nursery is None else nursery.process.pid,
         "backend": str(backend),
         "variant": variant,
         "device": "cpu",
@@ -211,7 +219,10 @@ def play(python: Path, backend: Path, variant: str, folder: Path, cells: Sequenc
         }
         lines.append(json.dumps(task) + "\n")
     (folder / "cases.jsonl").write_text("".join(lines))
-    subprocess.run([str(python), "-I", str(RUNNER), str(folder)], check=True)
+    if nursery is None:
+        subprocess.run([str(python), "-I", str(RUNNER), str(folder)], check=True)
+    else:
+        assert nursery.fork(RUNNER.name, folder, {}).wait() == 0
 
 
 # --- what is expected

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -59,9 +61,11 @@ def python_of(backend: str, variant: str = "") -> Path:
     return answer.python
 
 
-def scenes(run: Path) -> Iterator[Scene]:
+def scenes(run: Path, scenarios: Collection[str] = ()) -> Iterator[Scene]:
+    """Of the findings about a case, in these scenarios or in all."""
     found = read_results(run)
-    return (read_scene(run, found, each) for each in found.findings if each.case)
+    wanted = (each for each in found.findings if each.case and (not scenarios or each.scenario in scenarios))
+    return (read_scene(run, found, each) for each in wanted)
 
 
 def run_scripts(
@@ -85,15 +89,15 @@ def run_scripts(
     return {Path(path).parent.name: tuple(value) for path, value in json.loads(done.stdout.split("@@")[1]).items()}
 
 
-def scripts_of(run: Path, backend: str, variant: str = "") -> dict[str, Written]:
+def scripts_of(run: Path, backend: str, variant: str = "", scenarios: Collection[str] = ()) -> dict[str, Written]:
     """A script per finding of the run that concerns this target; one that cannot be written fails the test."""
     found = {}
-    for number, scene in enumerate(scenes(run)):
+    for number, scene in enumerate(scenes(run, scenarios)):
         for target in concerned(scene.finding, scene.played):
             if (target.backend, target.variant) == (backend, variant):
                 subject, writer = subject_of(scene, target), writer_of(backend)
                 assert writer is not None
-                found[f"{number}-{scene.finding.code}"] = Written(
+                found[f"{scene.finding.scenario}-{number}-{scene.finding.code}"] = Written(
                     subject, write_script(subject, writer, f"repro_{backend}")
                 )
     return found
@@ -105,21 +109,26 @@ def reported(script: str) -> list[str]:
     return [line.split("Reported: ")[1].rstrip(".") for line in lines if "Reported: " in line]
 
 
-def played_once(factory: pytest.TempPathFactory, name: str, scenarios: Sequence[str], targets: Sequence[str]) -> Path:
+def played_once(
+    factory: pytest.TempPathFactory, name: str, scenarios: Sequence[str], targets: Sequence[str], *more: str
+) -> Path:
     """A run of these scenarios on these targets and the reference, played by the first test that needs it."""
     folder, empty, lock = once(factory, name)
     try:
         if empty:
             words = (word for target in ("reference", *targets) for word in ("-t", target))
-            play(folder, "run", *scenarios, *words, "--no-report")
+            play(folder, "run", *scenarios, *words, "--no-report", *more)
     finally:
         finish(folder, lock)
     return folder
 
 
-def check_scripts(run: Path, backend: str, variant: str, folder: Path) -> int:
-    """Write and run the script of every finding; each must print the report's figures. Returns how many there are."""
-    written = scripts_of(run, backend, variant)
+def check_scripts(
+    run: Path, backend: str, variant: str, folder: Path, scenarios: Collection[str] = (), most: int | None = None
+) -> Counter[str]:
+    """Write the script of every finding and run them, or the first so many; each must print the report's figures.
+    Returns how many ran of each scenario."""
+    written = dict(islice(scripts_of(run, backend, variant, scenarios).items(), most))
     played = run_scripts(backend, {name: each.script for name, each in written.items()}, folder, variant)
     for name, each in written.items():
         code, printed = played[name]
@@ -129,4 +138,4 @@ def check_scripts(run: Path, backend: str, variant: str, folder: Path) -> int:
         assert figures or each.subject.problem in ("recorded", "repeated")
         assert [figure for figure in figures if figure not in printed] == [], f"{name}\n{printed}"
         assert "NameError" not in printed, f"{name} takes its own mistake for a refusal\n{printed}"
-    return len(written)
+    return Counter(each.subject.case.scenario for each in written.values())

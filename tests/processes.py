@@ -7,6 +7,7 @@ one. What this does not see is caught when the test runs: one that starts a Pyth
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,8 +35,12 @@ def starts_process(item: pytest.Item) -> bool:
     if not isinstance(item, pytest.Function):
         return False
     made = (definition.func for found in item._fixtureinfo.name2fixturedefs.values() for definition in found)
-    seen: set[object] = set()
-    return any(leads_to_starter(function, seen) for function in (item.obj, *made))
+    return any(map(starts, (item.function, *made)))
+
+
+@functools.cache  # thousands of tests share few functions and fixtures
+def starts(function: object) -> bool:
+    return leads_to_starter(function, set())
 
 
 def leads_to_starter(thing: object, seen: set[object]) -> bool:

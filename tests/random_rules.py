@@ -18,7 +18,7 @@ from bncheck.scenario import Case, Event
 SEED = int(os.environ.get("BNCHECK_SEED", "0"))
 TRIALS = int(os.environ.get("BNCHECK_TRIALS", "1000"))
 # A property is tested in parts, which run side by side; those behind the first trials with ``-m slow`` only.
-PART, QUICK = 80, 240
+PART, QUICK = 40, 120
 PARTS = [
     pytest.param(
         range(start, min(start + PART, TRIALS)),

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
 
 from bncheck.diagnosis import analyse as analysis
 from bncheck.playing.plan import read_plan
@@ -18,7 +18,7 @@ from bncheck.run_folder.results import Results, read_results
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("analyse") / "run"
     words = ("run", "all-ones", "events", "batch-sizes", "-q", "--no-report")
-    done = bncheck(*words, "-t", "reference", "-t", "reference[mxnet]", "--out", str(out))
+    done = here(*words, "-t", "reference", "-t", "reference[mxnet]", "--out", str(out))
     assert done.returncode == 0, done.stderr
     return out
 

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from conftest import finish, once
 from contract_cells import BN, CELLS, EPS, FEW, Played, expected, moments, play
+from nurseries import nursery_of
 
 from bncheck.environments import installer
 from bncheck.environments.backend_file import find_backends
@@ -81,7 +82,8 @@ def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder, empty, lock = once(tmp_path_factory, f"contract-{target.slug}-{len(cells)}")
     try:
         if empty:
-            play(Path(python), BACKENDS[target.backend].path, target.variant, folder, cells)
+            nursery = nursery_of(Path(python)) if target.backend == "torch" else None
+            play(Path(python), BACKENDS[target.backend].path, target.variant, folder, cells, nursery)
     finally:
         finish(folder, lock)
     found = Played(folder, cells, UNITS.get(target.variant, 0.0))

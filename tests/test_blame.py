@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from at_the_prompt import here
 from literal_run import results
 from rule_views import make_case, make_cell, make_pair, make_trace
-from test_run import bncheck
 from test_scenario_file import HEAD, INPUT, NETWORK, PROGRAM, faults, load, only
 from torch_cells import Cell, cases_of, play_cells, renamed
 
@@ -283,7 +283,7 @@ def test_outputs_and_inputs_of_networks(tmp_path: Path) -> None:
 def test_a_run_ends_with_2_and_says_what_is_wrong_with_the_network(tmp_path: Path) -> None:
     (tmp_path / "networks.py").write_text(NETWORKS, encoding="utf-8")
     (tmp_path / "outputs.toml").write_text(SCENARIO, encoding="utf-8")
-    done = bncheck(
+    done = here(
         "run", "outputs.toml", "--no-probe", "--no-report", "-t", "torch", "-t", "torch[no_onednn]", cwd=tmp_path
     )
     assert done.returncode == 2, done.stdout
@@ -296,7 +296,7 @@ def test_a_run_ends_with_2_and_says_what_is_wrong_with_the_network(tmp_path: Pat
 
 def test_an_own_layer_that_refuses_is_named_once(tmp_path: Path) -> None:
     (tmp_path / "layers.py").write_text(LAYERS, encoding="utf-8")
-    done = bncheck(
+    done = here(
         "run", "custom-layer", "--no-probe", "--no-report", "-t", "torch", "-t", "torch[builtin]",
         "--set", "network.custom=layers.py:Moves", cwd=tmp_path,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
 from torch_cells import python_of
 
 NETWORKS = '''
@@ -104,7 +104,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (folder / "damaged.toml").write_text(DAMAGED.replace("TARGETS", '"torch", "torch[no_onednn]"'), encoding="utf-8")
     (folder / "half.toml").write_text(HALF, encoding="utf-8")
     words = ["--no-probe", "--no-report", "-q", "--fail-on", "never", "--out", str(folder / "run")]
-    done = bncheck("run", str(folder / "damaged.toml"), str(folder / "half.toml"), *words)
+    done = here("run", str(folder / "damaged.toml"), str(folder / "half.toml"), *words)
     assert done.returncode == 0, done.stdout + done.stderr
     run = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
     assert {cell["outcome"] for cell in run["cells"]} == {"ok"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import bncheck, here
 
 from bncheck.commands.progress import Quiet
 from bncheck.environments.backend_file import find_backends
@@ -233,7 +233,7 @@ def test_a_layer_of_a_package_with_relative_imports_and_its_scenario_plays_again
     saved = tmp_path / "mine.toml"
     _, _, code = checked("mine.norms:Mine", tmp_path / "run", python=str(python), save_scenario=saved)
     assert code == 1
-    again = bncheck("run", str(saved), "--python", f"torch={python}", "--python", f"torch[builtin]={python}",
+    again = here("run", str(saved), "--python", f"torch={python}", "--python", f"torch[builtin]={python}",
                     "--no-report", "--out", str(tmp_path / "again"))  # fmt: skip
     assert again.returncode == 1, again.stderr
     assert "variance-divisor" in again.stdout
@@ -391,7 +391,7 @@ def test_at_the_prompt(tmp_path: Path, python: Path) -> None:
     assert f"lives in {python} (--python)" in done.stderr
     assert (tmp_path / "run" / "index.html").is_file()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["findings"][0]["cause"] == "poisoned-state"
-    lost = bncheck("check", f"{MODELS}:gone", "--python", str(python))
+    lost = here("check", f"{MODELS}:gone", "--python", str(python))
     assert lost.returncode == 2 and "Traceback" not in lost.stderr
 
 

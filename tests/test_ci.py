@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
 
 from bncheck.gate.bar import FAIL_ON
 from bncheck.gate.config import read_configuration
@@ -73,7 +73,7 @@ def step(job: Path, script: str = "run.sh", **variables: str) -> subprocess.Comp
 
 
 def accept(job: Path, run: str) -> None:
-    done = bncheck("baseline", "update", run, "known.json", cwd=job / "repo")
+    done = here("baseline", "update", run, "known.json", cwd=job / "repo")
     assert done.returncode == 0, done.stderr
 
 

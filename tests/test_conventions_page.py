@@ -8,7 +8,7 @@ from pathlib import Path
 
 import literal_run
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
 from test_porting import KERAS, TORCH
 
 from bncheck.convention import Facet
@@ -83,7 +83,7 @@ def test_initial_gamma_is_part_of_a_convention() -> None:
 def test_the_command_writes_it(tmp_path: Path) -> None:
     """Simulated targets: flax to torch, as their documentation has it."""
     words = ("conventions", "--from", "reference[flax]", "--to", "reference[torch]")
-    done = bncheck(*words, "--html", str(tmp_path / "page.html"), "--out", str(tmp_path / "run"))
+    done = here(*words, "--html", str(tmp_path / "page.html"), "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "is momentum=0.01 in reference[torch]" in said or "weight of the new batch 0.01" in said

@@ -32,8 +32,8 @@ def said(run: Path) -> Any:
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("sound") / "run"
-    done = bncheck("run", "events", "-t", "reference", "-t", "reference[batch_weight=0.9]", "--no-probe", "--no-report",
-                   "-q", "--out", str(run))  # fmt: skip
+    done = here("run", "events", "-t", "reference", "-t", "reference[batch_weight=0.9]", "--no-probe", "--no-report",
+                "-q", "--out", str(run))  # fmt: skip
     assert len(read_results(run).cells) == 8, done.stderr
     return run
 
@@ -87,7 +87,7 @@ def lose_a_tar(run: Path) -> None:
 )
 def test_what_is_damaged_is_played_again(damage: Any, run: Path, sound: Path) -> None:
     damage(run)
-    done = bncheck("run", "--resume", str(run), "--no-report", "-q")
+    done = here("run", "--resume", str(run), "--no-report", "-q")
     assert "Traceback" not in done.stderr
     assert said(run) == said(sound)
 

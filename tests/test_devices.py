@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
 
 from bncheck.environments.backend_file import find_backends
 from bncheck.environments.devices import SIGNS, nvidia, why_not
@@ -64,7 +64,7 @@ def test_what_is_not_here_is_unavailable_before_anything_is_installed(tmp_path: 
 @pytest.mark.skipif("torch@cuda" not in ELSEWHERE, reason="an NVIDIA GPU is here")
 def test_a_run_says_it_and_a_required_one_fails(tmp_path: Path) -> None:
     words = ("run", "all-ones", "-t", "reference", "-t", "torch@cuda", "--no-report")
-    done = bncheck(*words, "--require", "torch@cuda", "--out", str(tmp_path / "run"))
+    done = here(*words, "--require", "torch@cuda", "--out", str(tmp_path / "run"))
     assert done.returncode == 3
     targets = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["targets"]
     (cuda,) = [target for target in targets if target["name"] == "torch@cuda"]

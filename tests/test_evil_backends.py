@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from at_the_prompt import bncheck, here
+from at_the_prompt import here
 from left_by_cells import worker_processes
 
 from bncheck.run_folder.results import Results, read_results
@@ -59,7 +59,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results, i
     folder = tmp_path_factory.mktemp("evil")
     (folder / "outside").write_text("mine")
     words = [word for name in ATTACKS for word in ("-t", f"evil_backend[{name}]")]
-    done = bncheck(
+    done = here(
         "run", "events", "-t", "reference", *words, "--backend-file", str(EVIL), "--no-probe", "--no-report", "-q",
         "--timeout", "5", "--out", str(folder / "run"), EVIL_SLEEP=SLEEP,
     )  # fmt: skip

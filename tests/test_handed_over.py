@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
 from rule_views import make_case, make_cell, make_trace
 
 from bncheck.diagnosis.rules import load_rules
@@ -51,7 +51,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("handed")
     shutil.copy(MODELS, folder)
     (folder / "handed.toml").write_text(SCENARIO, encoding="utf-8")
-    done = bncheck("run", str(folder / "handed.toml"), "--no-report", "-q", "--out", str(folder / "run"))
+    done = here("run", str(folder / "handed.toml"), "--no-report", "-q", "--out", str(folder / "run"))
     assert done.returncode == 0, done.stderr
     return read_results(folder / "run")
 

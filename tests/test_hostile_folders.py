@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from at_the_prompt import bncheck, here
+from at_the_prompt import here
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from left_by_cells import cells_of, write_loose
@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     (folder / "pyproject.toml").write_text("")
     words = ("run", "all-ones", "-t", "reference", "-t", "reference[batch_weight=0.9]", "--set", "program.repeat=3")
-    done = bncheck(*words, "--no-report", "-q", "--out", "run", cwd=folder)
+    done = here(*words, "--no-report", "-q", "--out", "run", cwd=folder)
     assert done.returncode == 0, done.stderr
     played = folder / "run" / "cells"
     for name in cells_of(played / "reference"):  # of one target as loose files, of the other as they are
@@ -220,10 +220,10 @@ def traces(folder: Path) -> list[Path]:
 
 
 def bomb(folder: Path) -> None:
-    """An archive of 80 kB that declares 4 GB and holds 80 MB of zeros."""
+    """An archive of 80 kB that declares 4 GB and holds 80 MB of zeros: a case's, and a probe's."""
     head = np.lib.format.magic(1, 0)
     text = b"{'descr': '<f8', 'fortran_order': False, 'shape': (100, 5000000), }".ljust(117) + b"\n"
-    for path in traces(folder):
+    for path in {("probe" in str(path.relative_to(folder))): path for path in traces(folder)}.values():
         with (
             zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
             archive.open("bn/running_mean.npy", "w", force_zip64=True) as entry,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -82,11 +83,17 @@ def scene_of(run: Path, text: str) -> tuple[Results, Scene]:
     return found, read_scene(run, found, choose_finding(found, text))
 
 
+@functools.cache
+def smallest(run: Path, text: str) -> Scene:
+    """Found on real targets, once for each finding."""
+    return minimise(*scene_of(run, text), (), Quiet())
+
+
 @pytest.mark.parametrize("text", ["update-phase", "variance-divisor", "single-value", "nan-sample--bad-step"])
 def test_the_smaller_case_really_shows_the_finding(text: str, default_run: Path) -> None:
     """What comes back was recorded from the real targets: every script's problem is in the figures it embeds."""
-    found, scene = scene_of(default_run, text)
-    small = minimise(found, scene, (), Quiet())
+    _, scene = scene_of(default_run, text)
+    small = smallest(default_run, text)
     assert small.finding == scene.finding
     assert small.note
     if "smallest" in small.note:
@@ -100,8 +107,7 @@ def test_the_smaller_case_really_shows_the_finding(text: str, default_run: Path)
 
 @pytest.mark.parametrize("text", ["update-phase", "nan-sample--bad-forward-only", "single-value"])
 def test_scripts_of_the_smaller_case_show_the_problem(text: str, default_run: Path, tmp_path: Path) -> None:
-    found, scene = scene_of(default_run, text)
-    small = minimise(found, scene, (), Quiet())
+    small = smallest(default_run, text)
     assert "smallest" in small.note
     _, scripts, _ = write_scripts(small)
     assert scripts
@@ -116,8 +122,7 @@ def test_scripts_of_the_smaller_case_show_the_problem(text: str, default_run: Pa
 
 
 def test_update_phase_needs_one_forward_on_two_numbers(default_run: Path) -> None:
-    found, scene = scene_of(default_run, "update-phase")
-    small = minimise(found, scene, (), Quiet())
+    small = smallest(default_run, "update-phase")
     assert described(small.case) == "1 event on [2, 1, 1, 1]"
     mxnet = next(item.target for item in small.played if item.target.backend == "mxnet")
     mean = next(quantity for quantity in subject_of(small, mxnet).quantities if quantity.name == "running_mean")

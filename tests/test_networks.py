@@ -7,7 +7,7 @@ from pathlib import Path
 import left_by_cells
 import numpy as np
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
 
 from bncheck.finding import Finding
 from bncheck.report import depth
@@ -38,7 +38,7 @@ def run(folder: Path, scenario: str, *targets: str, probe: bool = False) -> Resu
     # The reference may play nothing: whole models it cannot.
     words = [word for name in targets for word in ("--optional" if name == "reference" else "-t", name)]
     words += [] if probe else ["--no-probe"]
-    done = bncheck("run", scenario, *words, "--out", str(folder), "--no-report", "-q")
+    done = here("run", scenario, *words, "--out", str(folder), "--no-report", "-q")
     assert done.returncode in (0, 1), done.stderr
     return read_results(folder)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
 from torch_cells import BACKENDS, Cell, cases_of, read_cell
 
 from bncheck.environments.pythons import Ready, prepare
@@ -345,7 +345,7 @@ def test_the_terminal_says_what_was_compared_of_a_file_without_nodes(tmp_path: P
 
 def run_file(folder: Path, path: Path) -> subprocess.CompletedProcess[str]:
     words = ("run", "onnx-file", "--no-report", "--no-probe", "--out", "run", "--set", f"network.file={path}")
-    return bncheck(*words, cwd=folder)
+    return here(*words, cwd=folder)
 
 
 def test_a_negative_variance_is_nan_in_both(cells: dict[tuple[str, str], Cell]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
 from left_by_cells import cells_of
 
 from bncheck.diagnosis.repeats import same_bits
@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "two.toml").write_text(SCENARIO, encoding="utf-8")
     targets = ("-t", "leaky_backend", "-t", "leaky_backend[clean]", "-t", "reference")
     words = ("--check-order", "--out", str(folder / "run"), *BARE)
-    done = bncheck("run", str(folder / "two.toml"), *targets, "--no-probe", *words)
+    done = here("run", str(folder / "two.toml"), *targets, "--no-probe", *words)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -70,7 +70,7 @@ def test_a_scenario_may_ask_for_it_and_then_only_its_cases_are_played_again(tmp_
     (tmp_path / "two.toml").write_text(SCENARIO, encoding="utf-8")
     (tmp_path / "more.toml").write_text(asking, encoding="utf-8")
     words = ("-t", "leaky_backend", "--no-reference", "--no-probe", "--out", "run")
-    done = bncheck("run", "two.toml", "more.toml", *words, *BARE, cwd=tmp_path)
+    done = here("run", "two.toml", "more.toml", *words, *BARE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert cells_of(tmp_path / "run" / "again" / "cells" / "leaky_backend") == ["more--repeat-4", "more--repeat-3"]
     found = [item for item in read_results(tmp_path / "run").findings if item.cause == "order-dependence"]
@@ -99,7 +99,7 @@ def test_a_resumed_run_still_checks_the_order(
     assert plan["check_order"] is True
     if again:  # asked for only now
         (copy / "plan.json").write_text(json.dumps({**plan, "check_order": False}), encoding="utf-8")
-    done = bncheck("run", "--resume", str(copy), *again, *BARE)
+    done = here("run", "--resume", str(copy), *again, *BARE)
     assert done.returncode == 0, done.stderr
     resumed = read_results(copy)
     causes = [finding.cause for finding in results.findings]

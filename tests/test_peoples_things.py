@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
 
 from bncheck.commands.progress import Log
 from bncheck.diagnosis.alone import judge_holding
@@ -207,13 +207,13 @@ def test_a_checkpoint_that_will_bite_fails_a_job(tmp_path: Path) -> None:
             "bn.running_var": np.ones(8), "bn.num_batches_tracked": np.array(0),
         },
     )  # fmt: skip
-    done = bncheck("check", str(fresh), "--no-report", "--out", str(tmp_path / "run"))
+    done = here("check", str(fresh), "--no-report", "--out", str(tmp_path / "run"))
     assert done.returncode == 1, done.stdout + done.stderr
     assert "eval does not normalise" in done.stdout and "--fail-on hazard" in done.stdout
-    done = bncheck("check", str(fresh), "--no-report", "--fail-on", "defect", "--out", str(tmp_path / "again"))
+    done = here("check", str(fresh), "--no-report", "--fail-on", "defect", "--out", str(tmp_path / "again"))
     assert done.returncode == 0
-    assert "Default: hazard; for a layer" in " ".join(bncheck("check", "--help").stdout.split())
-    assert "Default: convention: any difference" in " ".join(bncheck("diff", "--help").stdout.split())
+    assert "Default: hazard; for a layer" in " ".join(here("check", "--help").stdout.split())
+    assert "Default: convention: any difference" in " ".join(here("diff", "--help").stdout.split())
 
 
 def trained_layer(shift: float, counter: int) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def test_parameters_without_buffers_are_not_a_layer_left_out(tmp_path: Path) -> 
     whole = checkpoint(tmp_path / "whole.npz", **trained_layer(0.0, 60))
     kept = {key: value for key, value in trained_layer(0.0, 60).items() if "running" not in key and "num" not in key}
     lost = checkpoint(tmp_path / "lost.npz", **kept)
-    done = bncheck("diff", str(whole), str(lost), "--no-report", "--out", str(tmp_path / "run"))
+    done = here("diff", str(whole), str(lost), "--no-report", "--out", str(tmp_path / "run"))
     said = " ".join(done.stdout.split())
     assert done.returncode == 1, done.stdout + done.stderr
     assert "lost.npz holds gamma and beta of bn, and no running statistics, which whole.npz holds" in said
@@ -241,7 +241,7 @@ def test_parameters_without_buffers_are_not_a_layer_left_out(tmp_path: Path) -> 
 def test_a_backbone_frozen_by_requires_grad_alone_is_told_from_an_average(tmp_path: Path) -> None:
     before = checkpoint(tmp_path / "before.npz", **trained_layer(0.0, 60))
     after = checkpoint(tmp_path / "after.npz", **trained_layer(0.3, 100))
-    done = bncheck("diff", str(before), str(after), "--no-report", "--out", str(tmp_path / "run"))
+    done = here("diff", str(before), str(after), "--no-report", "--out", str(tmp_path / "run"))
     said = " ".join(done.stdout.split())
     assert "the running statistics moved (counter 60 to 100) while gamma and beta stood still, in bn" in said
     assert "AveragedModel" not in said

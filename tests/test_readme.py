@@ -11,7 +11,7 @@ from pathlib import Path
 
 import example_report
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import bncheck, here
 from conftest import finish, once
 from example_report import EXAMPLE
 from readme_tables import PAGES, README, TABLES, conventions, fill, places
@@ -82,10 +82,11 @@ def said(text: str) -> list[str]:
 
 
 def typed(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A line of the README as it stands, its placeholders filled."""
+    """A line of a page as it stands, its placeholders filled."""
     name, *words = (PLACES.get(word, word) for word in shlex.split(line))
     assert name == "bncheck"
-    return bncheck(*words, cwd=folder, COLUMNS="100")
+    call = bncheck if words[0] == "run" else here
+    return call(*words, cwd=folder, COLUMNS="100")
 
 
 FIRST = re.search(r"<!-- example: first -->\n```console\n\$ (.*?)\n(.*?)```", TEXT, re.DOTALL)

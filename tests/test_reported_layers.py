@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
 
 from bncheck.diagnosis.audit import audit
 from bncheck.finding import Finding
@@ -105,7 +105,7 @@ def played(folder: Path, **scenarios: str) -> Results:
     for name, text in scenarios.items():
         (folder / f"{name}.toml").write_text(text, encoding="utf-8")
     files = (str(folder / f"{name}.toml") for name in scenarios)
-    done = bncheck("run", *files, "--no-report", "-q", "--out", str(folder / "run"))
+    done = here("run", *files, "--no-report", "-q", "--out", str(folder / "run"))
     assert done.returncode == 1, done.stderr
     return read_results(folder / "run")
 

@@ -53,7 +53,7 @@ def test_every_script_prints_the_reports_figures(
 ) -> None:
     python_of(backend)
     run: Path = request.getfixturevalue("onnx_run" if backend == "onnxruntime" else "default_run")
-    assert check_scripts(run, backend, "", tmp_path) >= least
+    assert check_scripts(run, backend, "", tmp_path).total() >= least
 
 
 @pytest.mark.parametrize("backend", ["torch", "mxnet"])

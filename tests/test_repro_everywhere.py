@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import finish, once, play
+from conftest import PROGRAMS, finish, once, play
 from played_scripts import check_scripts, played_once, python_of, run_scripts, scenes
 
 from bncheck.repro.kit import write_scripts
 from bncheck.repro.own_files import with_neighbours
 from bncheck.scenario_files.files import SHIPPED, find_scenarios, load_scenario
 
-# Families that need events and networks which the default scenarios have not: every branch of the writers.
-ODD = ("reload", "frozen", "exact-input", "r0-tail", "recompute", "eval-one-sample", "custom-mistakes", "export-legacy",
-       "custom-graph", "mode-toggles", "running-batchnorm")  # fmt: skip
-# Networks that are more than layers in a row, on plain batches.
-FORMS = ("complex-batchnorm", "model-copies", "shared-buffers", "layer-used-twice", "strided", "onnx-opsets",
-         "onnx-fresh-network")  # fmt: skip
+# Every branch of the writers, of programs and of networks that are more than layers in a row.
+ODD = (*PROGRAMS, "custom-mistakes", "export-legacy", "custom-graph", "running-batchnorm")
+COPIES = ("model-copies", "shared-buffers", "layer-used-twice", "strided")
+FORMS = ("complex-batchnorm", "onnx-opsets", "onnx-fresh-network")
 
 
-@pytest.mark.parametrize(("target", "least"), [("torch", 40), ("torch[onnx]", 40), ("mxnet", 10), ("onnxruntime", 5)])
-def test_every_script_of_odd_programs_prints_the_reports_figures(
-    target: str, least: int, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+@pytest.mark.parametrize(
+    ("target", "run", "scenarios", "least"),
+    [
+        pytest.param("torch", "export_run", (*ODD, *FORMS), 40, id="torch"),
+        pytest.param("torch[onnx]", "export_run", ODD, 40, id="torch[onnx]"),
+        pytest.param("onnxruntime", "export_run", (*ODD, *FORMS), 13, id="onnxruntime"),
+        pytest.param("torch", "family_run", COPIES, 10, id="torch-copies"),
+        pytest.param("mxnet", "family_run", PROGRAMS, 10, id="mxnet"),
+    ],
+)
+def test_every_script_of_odd_programs_and_networks_prints_the_reports_figures(
+    target: str, run: str, scenarios: tuple[str, ...], least: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    run = played_once(tmp_path_factory, "odd-run", ODD, ("torch", "torch[onnx]", "mxnet", "onnxruntime"))
-    assert check_target(run, target, tmp_path) >= least
-
-
-@pytest.mark.parametrize(("target", "least"), [("torch", 15), ("onnxruntime", 8)])
-def test_every_script_of_odd_networks_prints_the_reports_figures(
-    target: str, least: int, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
-) -> None:
-    """Copies, layers in parts or used twice, views, and ONNX files."""
-    run = played_once(tmp_path_factory, "forms-run", FORMS, ("torch", "onnxruntime"))
-    assert check_target(run, target, tmp_path) >= least
+    """Copies, layers in parts or used twice, views, ONNX files, and events beside forward and backward."""
+    played: Path = request.getfixturevalue(run)
+    assert check_target(played, target, tmp_path, scenarios).total() >= least
 
 
 @pytest.mark.slow  # a process group per script
@@ -46,7 +47,7 @@ def test_every_script_of_replicas_prints_the_reports_figures(
 ) -> None:
     """Real processes."""
     run = played_once(tmp_path_factory, "replicas-run", ("replicas",), ("torch[ddp]", "torch[ddp_local]"))
-    assert check_target(run, target, tmp_path) >= 3
+    assert check_target(run, target, tmp_path).total() >= 3
 
 
 def test_a_script_plays_twice_what_depends_on_what_ran_before(
@@ -82,7 +83,7 @@ def test_every_script_of_other_ways_to_run_prints_the_reports_figures(
 ) -> None:
     names = ("r0-tail", "freezing", "shared-buffers", "custom-graph", "one-value-per-channel", "without-parts")
     run = played_once(tmp_path_factory, "ways-run", names, WAYS)
-    assert check_target(run, target, tmp_path) >= 3
+    assert check_target(run, target, tmp_path).total() >= 3
 
 
 EVERYTHING = (
@@ -101,13 +102,15 @@ def test_every_script_of_every_scenario_prints_the_reports_figures(
     # What depends on what ran before has a test of its own.
     names = [name for name, found in known.items() if not (found.cases[0].network.model or found.check_order)]
     run = played_once(tmp_path_factory, "whole-run", names, EVERYTHING)
-    assert check_target(run, target, tmp_path) >= (10 if target == "onnxruntime[opset9]" else 50)
+    assert check_target(run, target, tmp_path).total() >= (10 if target == "onnxruntime[opset9]" else 50)
 
 
-def check_target(run: Path, target: str, folder: Path) -> int:
+def check_target(
+    run: Path, target: str, folder: Path, scenarios: Collection[str] = (), most: int | None = None
+) -> Counter[str]:
     backend, _, variant = target.rstrip("]").partition("[")
     python_of(backend, variant)
-    return check_scripts(run, backend, variant, folder)
+    return check_scripts(run, backend, variant, folder, scenarios, most)
 
 
 # ------------------------------------------------------------------------------- what no shipped scenario does
@@ -240,28 +243,42 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize(("name", "target"), [(name, each) for name, (targets, _) in OWN.items() for each in targets])
+@pytest.mark.parametrize("target", sorted({each for targets, _ in OWN.values() for each in targets}))
 def test_every_script_of_own_networks_prints_the_reports_figures(
-    name: str, target: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+    target: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    targets, text = OWN[name]
-    folder, empty, lock = once(tmp_path_factory, f"own-{name}")
+    """One run of all that need no process group, and one of what does."""
+    together = [name for name in OWN if name != "divided"]
+    names = ["divided"] if target == "torch[ddp]" else together
+    folder, empty, lock = once(tmp_path_factory, f"own-{'divided' if names == ['divided'] else 'together'}")
     try:
         if empty:
             folder.mkdir()
-            (folder / f"{name}.toml").write_text(TITLE + text)
+            for name in names:
+                (folder / f"{name}.toml").write_text(TITLE + OWN[name][1])
             shutil.copy(SHIPPED[1] / "layers" / "resnet.py", folder)
+            targets = dict.fromkeys(each for name in names for each in OWN[name][0])
             words = [word for each in ("reference", *targets) for word in ("-t", each)]
-            play(folder / "run", "run", str(folder / f"{name}.toml"), *words, "--no-report")
+            play(folder / "run", "run", *(str(folder / f"{name}.toml") for name in names), *words, "--no-report")
     finally:
         finish(folder, lock)
-    assert check_target(folder / "run", target, tmp_path) >= 1
+    wanted = [name for name in names if target in OWN[name][0]]
+    most = 2 if target == "torch[ddp]" else None  # each of its scripts starts three processes
+    assert set(check_target(folder / "run", target, tmp_path, wanted, most)) == set(wanted)
 
 
 def test_a_target_without_figures_has_a_reason(tmp_path_factory: pytest.TempPathFactory) -> None:
     """torch.jit.script refuses a complex layer of one's own before the first event."""
     python_of("torch")
-    run = played_once(tmp_path_factory, "refused-run", ("complex-batchnorm",), ("torch", "torch[jit]"))
+    run = played_once(
+        tmp_path_factory,
+        "refused-run",
+        ("complex-batchnorm",),
+        ("torch", "torch[jit]"),
+        "--no-probe",
+        "--set",
+        "program.repeat=2",
+    )
     reasons = [
         reason
         for scene in scenes(run)

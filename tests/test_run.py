@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from at_the_prompt import bncheck, command
+from at_the_prompt import bncheck, command, here
 from conftest import printed
 from left_by_cells import arrays_of, entries_of, worker_processes
 
@@ -144,7 +144,7 @@ def test_three_versions_of_mxnet_move_in_backward(version_run: Path) -> None:
 
 def test_the_simulated_cudnn_poisons_the_next_eval(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = bncheck(
+    done = here(
         "run", "one-value-per-channel", "-t", "reference[cudnn]", "-t", "reference", "--out", str(out), "--no-report"
     )
     assert done.returncode == 0, done.stderr
@@ -169,7 +169,7 @@ def test_a_gpu_that_is_not_there_is_unavailable_with_the_reason(tmp_path: Path) 
     if Path("/dev/nvidia0").exists():
         pytest.skip("a GPU is here")
     out = tmp_path / "run"
-    done = bncheck("run", "all-ones", "-t", "reference", "-t", "torch@cuda", "--out", str(out))
+    done = here("run", "all-ones", "-t", "reference", "-t", "torch@cuda", "--out", str(out))
     assert done.returncode == 3
     assert "no NVIDIA GPU" in done.stderr
     (target,) = [each for each in read_results(out).targets if each.name == "torch@cuda"]
@@ -187,7 +187,7 @@ def test_a_crashing_backend_costs_one_cell_and_exit_code_3(tmp_path: Path) -> No
     text = scenario.read_text().replace('"fine"', '"segfault"').replace('"faults"', '"dies"')
     (tmp_path / "dies.toml").write_text(text)
     out = tmp_path / "run"
-    done = bncheck(
+    done = here(
         "run", str(scenario), str(tmp_path / "dies.toml"), "-t", "faulty_backend", "-t", "reference", "--no-probe",
         "--backend-file", str(FOLDERS / "faulty_backend.py"), "--out", str(out),
     )  # fmt: skip
@@ -281,7 +281,7 @@ def test_a_full_disk_is_a_sentence_and_keeps_what_is_finished(tmp_path: Path) ->
     os.geteuid() != 0 and sys.platform != "linux", reason="needs a read-only folder that holds for root"
 )
 def test_a_read_only_folder_is_a_sentence(tmp_path: Path) -> None:
-    done = bncheck("run", "all-ones", "-t", "reference", "--out", "/proc/bncheck-run")
+    done = here("run", "all-ones", "-t", "reference", "--out", "/proc/bncheck-run")
     assert done.returncode == 2
     assert "cannot be made" in done.stderr
     assert "Traceback" not in done.stderr
@@ -330,7 +330,7 @@ def test_quiet_says_nothing(tmp_path: Path) -> None:
 def test_fail_on_decides_the_exit_code(tmp_path: Path) -> None:
     codes = {}
     for level in ("never", "defect", "convention"):
-        done = bncheck(
+        done = here(
             "run", "all-ones", "-t", "reference", "-t", "reference[mxnet]", "--no-report", "-q",
             "--fail-on", level, "--out", str(tmp_path / level),
         )  # fmt: skip
@@ -339,10 +339,10 @@ def test_fail_on_decides_the_exit_code(tmp_path: Path) -> None:
 
 
 def test_latest_points_at_the_newest_run_and_report_renders_it_again(tmp_path: Path) -> None:
-    bncheck("run", "all-ones", "-t", "reference", "--no-probe", "--no-report", "-q", cwd=tmp_path)
+    here("run", "all-ones", "-t", "reference", "--no-probe", "--no-report", "-q", cwd=tmp_path)
     latest = tmp_path / "reports" / "latest"
     assert (latest / "run.json").exists()
-    done = bncheck("report", cwd=tmp_path)
+    done = here("report", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (latest / "index.html").exists()
 
@@ -357,8 +357,8 @@ def test_resuming_does_not_run_code_of_a_run_folder_unasked(tmp_path: Path) -> N
         '[program]\nevents = ["eval_forward"]\n'
     )
     out = tmp_path / "run"
-    bncheck("run", str(scenario), "-t", "reference", "--no-probe", "--no-report", "-q", "--out", str(out))
-    done = bncheck("run", "--resume", str(out))
+    here("run", str(scenario), "-t", "reference", "--no-probe", "--no-report", "-q", "--out", str(out))
+    done = here("run", "--resume", str(out))
     assert done.returncode == 2
     assert "--allow-code" in done.stderr
     assert str(out / "scenarios" / "own.py") in done.stderr

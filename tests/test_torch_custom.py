@@ -77,11 +77,11 @@ def test_what_a_layer_prints_is_kept_beside_the_data(bad: dict[str, Cell]) -> No
 
 def test_a_layer_that_hangs_is_a_timeout_and_nothing_else_is_lost(tmp_path: Path) -> None:
     (case,) = cases_of("custom-layer").values()
-    hangs = HEADER + LAYER.format(body="\n        while True: pass")
+    hangs = HEADER + "import time\n" + LAYER.format(body="\n        while True: time.sleep(1)")
     (tmp_path / "hangs.py").write_text(hangs, encoding="utf-8")
     (tmp_path / "run").mkdir()
     cases = [renamed(case, "hangs", custom=f"{tmp_path / 'hangs.py'}:Own"), renamed(case, "after")]
-    cells = play_cells(tmp_path / "run", cases, seconds=20)
+    cells = play_cells(tmp_path / "run", cases, seconds=5)
     assert [cells[name].result.outcome for name in ("hangs", "after")] == ["timeout", "ok"]
 
 

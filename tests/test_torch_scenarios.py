@@ -7,29 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
+from conftest import EXPORTS, printed
 from torch_cells import python_of
 
 from bncheck.diagnosis.audit import audit
 from bncheck.run_folder.results import read_results
 
-SCENARIOS = (
-    "custom-layer", "custom-mistakes", "custom-graph", "running-batchnorm",
-    "export-legacy", "export-dynamo", "export-eval-net-train-bn", "complex-batchnorm", "onnx-file", "onnx-opsets",
-)  # fmt: skip
-TARGETS = ("reference", "torch", "torch[builtin]", "torch[onnx]", "onnxruntime")
+SCENARIOS = tuple(name for name in EXPORTS if name != "onnx-fresh-network")  # whose targets are two of onnxruntime
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def results(export_run: Path) -> Any:
     for variant in ("", "builtin", "onnx"):
         python_of(variant)
-    out = tmp_path_factory.mktemp("runs") / "run"
-    words = [word for target in TARGETS for word in ("-t", target)]
-    done = bncheck("run", *SCENARIOS, *words, "--fail-on", "never", "--no-report", "-q", "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    assert audit(read_results(out)) == ()
-    return json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert printed(export_run)["code"] == 0, printed(export_run)
+    assert audit(read_results(export_run)) == ()
+    return json.loads((export_run / "run.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -71,7 +65,7 @@ def test_own_layer_from_the_command_line(tmp_path: Path) -> None:
     source = Path(__file__).parent.parent / "scenarios" / "layers" / "good_bn.py"
     (tmp_path / "mine.py").write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     words = ["run", "custom-layer", "--set", "network.custom=mine.py:GoodBatchNorm2d", "-t", "torch", "-t", "reference"]
-    done = bncheck(*words, "--no-report", "-q", "--out", "run", "--no-probe", cwd=tmp_path)
+    done = here(*words, "--no-report", "-q", "--out", "run", "--no-probe", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert {cell["outcome"] for cell in found["cells"]} == {"ok"}
@@ -91,7 +85,7 @@ def test_an_own_layer_that_forgets_beta_in_eval_is_not_equivalent(tmp_path: Path
     python_of("")
     (tmp_path / "mine.py").write_text(FORGETFUL, encoding="utf-8")
     words = ["run", "custom-layer", "--set", "network.custom=mine.py:Forgetful", "-t", "torch", "-t", "torch[builtin]"]
-    done = bncheck(*words, "--no-report", "-q", "--out", "run", "--no-probe", cwd=tmp_path)
+    done = here(*words, "--no-report", "-q", "--out", "run", "--no-probe", cwd=tmp_path)
     assert done.returncode == 1
     assert "holds beta in bn without applying it in eval_forward (event 13)" in done.stderr
     assert "1 expectation did not come true" in done.stderr
@@ -99,7 +93,7 @@ def test_an_own_layer_that_forgets_beta_in_eval_is_not_equivalent(tmp_path: Path
 
 def test_a_scenario_may_name_its_own_targets(tmp_path: Path) -> None:
     """Without -t, an ONNX file runs on onnxruntime against the oracle, not on torch and mxnet."""
-    done = bncheck("run", "onnx-file", "--no-report", "-q", "--no-probe", "--out", str(tmp_path / "run"))
+    done = here("run", "onnx-file", "--no-report", "-q", "--no-probe", "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert [target["name"] for target in found["targets"]] == ["reference", "onnxruntime"]
@@ -120,7 +114,7 @@ def test_older_exporters_leak_too(tmp_path: Path, target: str) -> None:
     training it leaves every mode as it is."""
     words = ["export-legacy", "export-dynamo", "export-eval-net-train-bn", "-t", target, "-t", "reference"]
     words += ["--fail-on", "never", "--no-report", "-q", "--no-probe", "--out", str(tmp_path / "run")]
-    done = bncheck("run", *words)
+    done = here("run", *words)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     leaks = {(item["scenario"], item["case"]): item["title"] for item in found["findings"]

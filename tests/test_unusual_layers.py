@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from at_the_prompt import bncheck
+from at_the_prompt import here
 
 from bncheck.diagnosis.audit import audit
 from bncheck.finding import Finding
@@ -83,7 +83,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     shutil.copy(LAYERS, folder)  # a scenario may name files of its own folder only
     layers = ", ".join(f'"{LAYERS.name}:{name}"' for name in WANTED)
     (folder / "layers.toml").write_text(SCENARIO.format(layers=layers), encoding="utf-8")
-    done = bncheck("run", str(folder / "layers.toml"), "--no-probe", "--no-report", "-q", "--out", str(folder / "run"))
+    done = here("run", str(folder / "layers.toml"), "--no-probe", "--no-report", "-q", "--out", str(folder / "run"))
     assert done.returncode == 1, done.stderr
     return read_results(folder / "run")
 

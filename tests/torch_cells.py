@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from left_by_cells import arrays_of
+from nurseries import nursery_of
 from patience import patience
 
 from bncheck.environments.backend_file import find_backends
@@ -60,12 +61,12 @@ class Cell:
 
 
 def play_cells(folder: Path, cases: Sequence[Case], variant: str = "", seconds: float = 300.0) -> dict[str, Cell]:
-    """Play the cases in one worker; returns the cells by the cases' names."""
+    """Play the cases in one worker, forked where that can be; returns the cells by the cases' names."""
     python = python_of(variant)
     write_cases(folder, cases)
     job = Job(
         "torch", folder / "cells" / "torch", python, BACKENDS["torch"].path, variant, "cpu",
-        tuple(case.id for case in cases), Limits(cell_seconds=patience(seconds)),
+        tuple(case.id for case in cases), Limits(cell_seconds=patience(seconds)), nursery=nursery_of(python),
     )  # fmt: skip
     reasons = play([job], 1, lambda progress: None)
     assert not reasons, reasons

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bncheck.commands.gating import gating_options
+from bncheck.commands.options import DATA, OUT, PYTHON, TIMEOUT, VERBOSE, WEIGHTS, telling_options
 
 if TYPE_CHECKING:
     from bncheck.run_folder.results import Results
@@ -22,19 +23,17 @@ PAGE = ("plots", "html")
 @click.argument("thing", metavar="THING")
 @click.option("--with", "given", multiple=True, metavar="KEY=VALUE", help="An argument of the class or function.")
 @click.option("--input", "inputs", multiple=True, metavar="SHAPE", help="e.g. 8,3,32,32 or int64:8,10; one per input.")
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A checkpoint to load into the model.")
-@click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="A batch of yours: .npz, .npy or .pt.")
+@WEIGHTS
+@DATA
 @click.option("--steps", type=click.IntRange(0, 1000), default=3, show_default=True, help="Training steps of a model.")
 @click.option("--as", "kind", type=click.Choice(["layer", "model"]), help="What it is to be taken for.")
-@click.option("--python", metavar="PATH", help="Your project's Python. Default: the active environment's.")
+@PYTHON
 @click.option("--save-scenario", type=click.Path(path_type=Path), metavar="FILE", help="Write what was played as TOML.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; default: reports/<UTC time>-<id>")
-@click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds that playing may take.")
+@OUT
+@TIMEOUT
 @partial(gating_options, default="Default: hazard; for a layer, or with a baseline: convention.")
-@click.option("--no-report", is_flag=True, help="Tables only; render the rest later with: bncheck report.")
-@click.option("--json", "as_json", is_flag=True, help="Print run.json instead of the table.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Say which Python is used, and show every step.")
+@telling_options
+@VERBOSE
 def check_command(**options: Any) -> int:
     """Check one thing of yours: a layer, a model, a checkpoint, an ONNX file.
 

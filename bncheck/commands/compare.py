@@ -11,15 +11,14 @@ from typing import Any
 import click
 
 from bncheck.commands.gating import gating_options
+from bncheck.commands.options import telling_options
 
 
 @click.command(name="compare")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make. Default: reports/<UTC time>-<id>.")
 @gating_options
-@click.option("--no-report", is_flag=True, help="Tables only; render the rest later with: bncheck report.")
-@click.option("--json", "as_json", is_flag=True, help="Print run.json instead of the table.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@telling_options
 def compare_command(**options: Any) -> int:
     """Join RUNs of other machines, devices, versions or shards into one comparison.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
 
 from bncheck.commands.gating import gating_options
+from bncheck.commands.options import DATA, OUT, PYTHON, TIMEOUT, VERBOSE, WEIGHTS, telling_options
 
 CI_FORMATS = ("csv", "junit", "summary")
 
@@ -18,16 +18,14 @@ CI_FORMATS = ("csv", "junit", "summary")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option("--input", "inputs", multiple=True, metavar="SHAPE", help="e.g. 8,3,32,32: the input that both get.")
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A checkpoint to load into the model.")
-@click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="A batch of yours: .npz, .npy or .pt.")
-@click.option("--python", metavar="PATH", help="Your project's Python. Default: the active environment's.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; default: reports/<UTC time>-<id>")
-@click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds that playing may take.")
+@WEIGHTS
+@DATA
+@PYTHON
+@OUT
+@TIMEOUT
 @partial(gating_options, default="Default: convention: any difference beyond rounding.")
-@click.option("--no-report", is_flag=True, help="Tables only; render the rest later with: bncheck report.")
-@click.option("--json", "as_json", is_flag=True, help="Print run.json instead of the table.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Say which Python is used, and show every step.")
+@telling_options
+@VERBOSE
 def diff_command(**options: Any) -> int:
     """Compare two things of yours: which layer differs, in what, and why.
 

@@ -30,6 +30,25 @@ class Amount(click.ParamType):  # type: ignore[type-arg]  # generic in its newes
         return found
 
 
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), help="Run folder to make; default: reports/<UTC time>-<id>"
+)
+# Of commands that take things of the user's.
+WEIGHTS = click.option(
+    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="A checkpoint to load into the model."
+)
+DATA = click.option(
+    "--data", type=click.Path(path_type=Path), metavar="FILE", help="A batch of yours: .npz, .npy or .pt."
+)
+PYTHON = click.option("--python", metavar="PATH", help="Your project's Python. Default: the active environment's.")
+TIMEOUT = click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds that playing may take.")
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say which Python is used, and show every step.")
+# Of commands that end with a table and a report.
+TELLING = [
+    click.option("--no-report", is_flag=True, help="Tables only; render the rest later with: bncheck report."),
+    click.option("--json", "as_json", is_flag=True, help="Print run.json instead of the table."),
+    click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+]
 SECONDS, GIGABYTES = Amount(10**7, "seconds"), Amount(10**6, "gigabytes")
 PLAYING = [
     click.option(
@@ -43,7 +62,7 @@ PLAYING = [
     click.option(
         "--optional", multiple=True, metavar="TARGET", help="Also run this target, if it can; missing is no error."
     ),
-    click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; default: reports/<UTC time>-<id>"),
+    OUT,
     click.option("--python", "pythons", multiple=True, metavar="TARGET=PATH", help="Use this interpreter as it is."),
     click.option(
         "--backend-file",
@@ -79,6 +98,12 @@ PLAYING = [
 
 def playing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(PLAYING):
+        command = option(command)
+    return command
+
+
+def telling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(TELLING):
         command = option(command)
     return command
 

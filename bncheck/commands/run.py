@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bncheck.commands.gating import gating_options
-from bncheck.commands.options import playing_options
+from bncheck.commands.options import playing_options, telling_options
 
 if TYPE_CHECKING:
     from bncheck.playing.shard import Shard
@@ -31,9 +31,7 @@ CI_FORMATS = ("csv", "junit", "summary")
 @click.option("--durations", metavar="RUN", help="With --shard: an earlier run whose durations balance the parts.")
 @click.option("--check-order", is_flag=True, help="Play all cases again in reversed order; they must give the same.")
 @click.option("--no-probe", is_flag=True, help="Do not measure conventions; fewer causes can be named.")
-@click.option("--no-report", is_flag=True, help="Tables only; render the rest later with: bncheck report.")
-@click.option("--json", "as_json", is_flag=True, help="Print run.json instead of the table.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@telling_options
 def run_command(**options: Any) -> int:
     """Run scenarios on targets, compare them, name the causes, write a report.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bncheck.commands.gating import gating_options
+from bncheck.commands.options import OUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,7 @@ FORMATS = ("csv", "junit", "summary", "html")
     help="Steps whose forwards are recorded whole, or: all. The rest is counted.",
 )
 @click.option("--python", type=click.Path(path_type=Path), metavar="PATH", help="The interpreter of the command.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; default: reports/<UTC time>-<id>")
+@OUT
 @gating_options
 @click.option("--json", "as_json", is_flag=True, help="Print run.json on stdout when the command has ended.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")

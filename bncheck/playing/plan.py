@@ -13,12 +13,11 @@ from typing import Any
 
 from bncheck.errors import RunFolderError
 from bncheck.run_folder.folder import check_slug, read_json, write_json
-from bncheck.scenario import Case, Scenario, Tolerance
+from bncheck.scenario import Case, Scenario, Tolerance, layer_type_of
 from bncheck.scenario_files.files import check_override, load_scenario
 
 MOST_PARTS = 10_000  # of --shard i/N
 MOST_SCENARIOS = 2_000
-FLATTENING = ("flatten", "dense", "global_avg_pool")
 
 
 @dataclass(frozen=True)
@@ -194,7 +193,7 @@ def layer_ranks(case: Case) -> list[int]:
     ranks = []
     for layer in case.network.layers:
         ranks.append(rank)
-        rank = 2 if layer.type in FLATTENING else rank
+        rank = 2 if layer_type_of(layer.type).flattens else rank
     return ranks
 
 

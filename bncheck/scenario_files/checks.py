@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from bncheck.scenario import RECORDING, Event, InputSpec, Layer, Network, op_of
+from bncheck.scenario import RECORDING, Event, InputSpec, Layer, Network, layer_type_of, op_of
 from bncheck.scenario_files.schema import (
     AFFINE,
     Document,
@@ -28,19 +28,6 @@ from bncheck.trace import STATISTICS
 MOST_ELEMENTS = 200_000_000
 MOST_EVENTS = 1_000_000
 CONSTANT_FILLS = ("ones", "zeros", "constant")
-_OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "conv2d": ("out_channels", "kernel", "stride", "padding", "bias"),
-    "dense": ("units", "bias"),
-}
-_NORM_KEYS = ("batch_weight", "eps", "averaging", "affine", "track_running_stats", "initial")
-_LAYER_KEYS: Mapping[str, tuple[str, ...]] = {
-    "batch_norm": ("channels", "axis", "same_as", *_NORM_KEYS),
-    "custom": ("channels", "axis", *_NORM_KEYS),
-    "conv2d": ("channels", "axis", *_OPTIONS["conv2d"]),
-    "dense": ("channels", *_OPTIONS["dense"]),
-    "global_avg_pool": ("axis",),
-}
-_REQUIRED = {"conv2d": ("out_channels", "kernel"), "dense": ("units",)}
 # Keys of an input that only some fills read.
 _FILL_KEYS = {"value": ("constant",), "mean": ("normal", "uniform", "exact"), "std": ("normal", "uniform", "exact")}
 
@@ -122,10 +109,11 @@ def _part_rules(document: Document) -> Iterator[Fault]:
 
 
 def _layer_keys(place: KeyPath, layer: LayerTable) -> Iterator[Fault]:
-    known = ("name", "type", "native", *_LAYER_KEYS.get(layer.type, ()))
+    row = layer_type_of(layer.type)
+    known = ("name", "type", "native", *row.keys, *row.options)
     for key in sorted(layer.model_fields_set.difference(known)):
         yield Fault((*place, key), f"means nothing for a {layer.type} layer", ", ".join(known))
-    for key in _REQUIRED.get(layer.type, ()):
+    for key in row.required:
         if getattr(layer, key) is None:
             yield Fault((*place, key), f"is missing; a {layer.type} layer needs it")
     for key in ("stride", "kernel"):
@@ -156,7 +144,7 @@ def _layer(table: LayerTable) -> Layer:
         affine=table.affine,
         track_running_stats=table.track_running_stats,
         initial={name: value for name, value in given.items() if value is not None},
-        options={key: getattr(table, key) for key in _OPTIONS.get(table.type, ())},
+        options={key: getattr(table, key) for key in layer_type_of(table.type).options},
         native=table.native,
         same_as=table.same_as,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bncheck.scenario import Layer
+from bncheck.scenario import Layer, layer_type_of
 
 Shape = tuple[int, ...]
 
@@ -82,7 +82,7 @@ def _through(index: int, layer: Layer, shape: Shape) -> tuple[Layer, Shape | Non
             raise ShapeError(index, "type", f"global_avg_pool needs spatial axes, but {shape} reaches it")
         layer = _channels(index, layer, shape)
         return layer, (shape[0], shape[layer.axis])
-    return layer, shape if layer.type == "relu" else None
+    return layer, shape if layer_type_of(layer.type).keeps_shape else None
 
 
 def _channels(index: int, layer: Layer, shape: Shape) -> Layer:

@@ -22,14 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.convention import Convention
+from bncheck.convention import SETTLED_BY_PROBE, Convention
 from bncheck.diagnosis.fit.measure import settle
 from bncheck.diagnosis.fit.stream import Stream, read_stream
 from bncheck.diagnosis.replay.conduct import Rules, Score, follow_order, perform, rules_of, score
 from bncheck.diagnosis.replay.rounding import bounds, largest
 from bncheck.evidence import Attribution
 from bncheck.scenario import Case
-from bncheck.trace import Array, Trace
+from bncheck.trace import STATISTICS, Array, Trace
 
 # Facets that can move a state or an output; the others (counter, gamma, defaults) are compared, not replayed.
 REPLAYED = (
@@ -59,12 +59,10 @@ PARTS = (
     ("single_value", "single_value_state"),
 )
 QUANTITIES = ("running_mean", "running_var", "used_mean", "used_invstd", "output")
-STATES = ("running_mean", "running_var")
 # Two replays that miss by no more than r may differ by 2 r; twice that is no rounding.
 REAL = 4.0
 EXACT = 5
 ORDERS = 12
-SETTLED_BY = "settled by: bncheck run probe"
 
 
 @dataclass
@@ -146,7 +144,7 @@ def achieved(
     every rule. Where both replays are within 3e-7, a difference of 4e-3 is a rule's.
     """
     found = {}
-    for quantity in STATES:
+    for quantity in STATISTICS:
         left = missed(a.recorded[quantity], mine[quantity]), missed(b.recorded[quantity], theirs[quantity][0])
         found[quantity] = np.minimum(limits[quantity], tight(quantity, a, b, np.maximum(*left)))
     return {**limits, **found}
@@ -207,7 +205,7 @@ def differing(a: Side, b: Side) -> tuple[list[str], dict[str, str]]:
             b.rules[name] = a.rules[name]
         elif not (known_for(a, name) and known_for(b, name)) and not disjoint(a, b, name):
             unknown = next(s.convention.facets.get(name) for s in (a, b) if not known_for(s, name))
-            silent[name] = f"{unknown.reason}; {SETTLED_BY}" if unknown is not None else SETTLED_BY
+            silent[name] = f"{unknown.reason}; {SETTLED_BY_PROBE}" if unknown is not None else SETTLED_BY_PROBE
         elif apart(a, b, name) or disjoint(a, b, name):
             found.append(name)
         else:
@@ -372,8 +370,8 @@ def attribute_quantity(
     residual = max(worst(measured_a, replayed), worst(measured_b, own[quantity]))
     drift = mean_gap(measured_a[points], measured_b[points])
     values = {name: (shown_value(a, name), shown_value(b, name)) for name in game.facets}
-    hidden = dict.fromkeys(game.idle, f"swapping it changes nothing on this input; {SETTLED_BY}")
-    if quantity in STATES:
+    hidden = dict.fromkeys(game.idle, f"swapping it changes nothing on this input; {SETTLED_BY_PROBE}")
+    if quantity in STATISTICS:
         left_over = missed(measured_a, replayed), missed(measured_b, own[quantity][0])
         bound = np.minimum(bound, tight(quantity, a, b, np.maximum(*left_over)))
     matter = [name for name in game.facets if touches(game, name, quantity, bound, points)]
@@ -410,7 +408,7 @@ def attribute_quantity(
     shares = {n: s for n, s in game.shapley(worth).items() if n in matter and max(abs(s), sizes.get(n, 0.0)) > noise}
     # Nor is it explained what a side's own replay does not make: swapping all rules turns one replay into the other.
     # (What outputs reveal is known less well than what is held; nothing is judged by it.)
-    capped = residual > widest and quantity in (*STATES, "output")
+    capped = residual > widest and quantity in (*STATISTICS, "output")
     explained = max(0.0, 1.0 - left[whole] / drift - (noise if capped else 0.0)) if shares else 0.0
     scale = min(1.0, explained / worth[whole]) if capped and worth[whole] > 0 else 1.0
     return Attribution(
@@ -449,7 +447,7 @@ def compared(case: Case, quantity: str, length: int) -> Array:
 
     Inside a step an update in forward and one in backward differ by design, and are no cause of the drift.
     """
-    if quantity not in STATES:
+    if quantity not in STATISTICS:
         return np.arange(length)
     rows = np.array([0, *(end + 1 for end in case.step_ends)])
     return rows[rows < length]

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bncheck.diagnosis.rules.held_states import State, states_of
-from bncheck.diagnosis.rules.movement import STATISTICS, holds_training
+from bncheck.diagnosis.rules.movement import holds_training
 from bncheck.diagnosis.rules.roundoff import LARGEST, arithmetic_dtype
 from bncheck.evidence import CellView
 from bncheck.scenario_files.inputs import make_inputs
-from bncheck.trace import Array, Trace
+from bncheck.trace import STATISTICS, Array, Trace
 
 NETWORK, GRADIENTS = "the network's output", "the gradients"
 # A normalised value is seldom beyond 10; eval that reaches it on average divides by a variance that is none.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bncheck.diagnosis.rules.movement import STATISTICS, moved
+from bncheck.diagnosis.rules.movement import moved
 from bncheck.evidence import CellView
 from bncheck.scenario import op_of
+from bncheck.trace import STATISTICS
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bncheck.diagnosis.rules.movement import STATISTICS, holds_training
+from bncheck.diagnosis.rules.movement import holds_training
 from bncheck.evidence import CellView
-from bncheck.trace import Array
+from bncheck.trace import STATISTICS, Array
 
 HELD = (*STATISTICS, "running_covar", "gamma", "beta")
 SETTINGS = ("eps", "momentum")  # NaN where a layer holds none: only Inf can be seen

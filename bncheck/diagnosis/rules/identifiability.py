@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bncheck.diagnosis.rules.wording import SETTLED_BY_PROBE
+from bncheck.convention import SETTLED_BY_PROBE
 from bncheck.evidence import Attribution, PairView
 
 # Rules that an input can hide behind one another. What happens at n = 1 or n = 0 shows where it happens or nowhere, and

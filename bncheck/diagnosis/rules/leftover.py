@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bncheck.diagnosis.rules.amplified import batch_norms, input_error, input_gap, is_amplified_rounding
-from bncheck.diagnosis.rules.movement import STATISTICS, holds_training
+from bncheck.diagnosis.rules.movement import holds_training
 from bncheck.diagnosis.rules.own_work import odd_layer
 from bncheck.diagnosis.rules.revealed import asked_eps
 from bncheck.diagnosis.rules.roundoff import (
@@ -25,7 +25,7 @@ from bncheck.diagnosis.rules.roundoff import (
 )
 from bncheck.evidence import Attribution, CellView, Drift, PairView
 from bncheck.scenario import Layer
-from bncheck.trace import Array
+from bncheck.trace import STATISTICS, Array
 
 # Terms of one sum in a linear layer where the case does not say: features × kernel of a usual network.
 FAN_IN = 4096

@@ -6,7 +6,6 @@ import numpy as np
 
 from bncheck.evidence import CellView
 from bncheck.scenario import RECORDING, op_of
-from bncheck.trace import STATISTICS as STATISTICS  # noqa: PLC0414 - rules take it from here
 from bncheck.trace import Array, Trace
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from bncheck.diagnosis.rules.born import Birth, births, fed_by
 from bncheck.diagnosis.rules.held_states import held_from
-from bncheck.diagnosis.rules.movement import STATISTICS
 from bncheck.evidence import CellView
 from bncheck.finding import NONFINITE
+from bncheck.trace import STATISTICS
 
 SHOWN = 4  # places that evidence names
 

@@ -9,7 +9,7 @@ from bncheck.environments.targets import SHAPE
 from bncheck.evidence import CellView
 
 SHOWN = 3  # layers, or channels, that a sentence names
-SETTLED_BY_PROBE = "settled by: bncheck run probe"
+GRADIENT_WORDS = {"grad_gamma": "dgamma", "grad_beta": "dbeta", "grad_input": "dx"}
 
 
 def name(cell: CellView) -> str:

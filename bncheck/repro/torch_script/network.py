@@ -11,11 +11,10 @@ from bncheck.repro.standalone.subject import CannotWriteError, Subject
 from bncheck.repro.torch_script.own import OURS, own_name, own_words, reached_inside, taken_by
 from bncheck.repro.torch_script.parts import adapted, in_parts, layout
 from bncheck.repro.torch_script.variants import running, since
-from bncheck.scenario import Layer
+from bncheck.scenario import Layer, layer_type_of
 from bncheck.trace import Array
 
 KINDS = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}
-FLAT = ("flatten", "dense", "global_avg_pool")
 USUAL = {"gamma": 1, "beta": 0, "running_mean": 0, "running_var": 1}  # the values that PyTorch starts from
 
 
@@ -33,7 +32,7 @@ def build(subject: Subject, beside: dict[str, Array] | None) -> list[str]:
         lines += layout(subject, layer, name) if layer.type == "batch_norm" else []
         lines += parameters(subject, layer, name, beside) if beside is not None and not again else []
         lines += [f"{name} = torch.jit.script({name})"] if subject.target.variant == "jit" and not again else []
-        rank = 2 if layer.type in FLAT else rank
+        rank = 2 if layer_type_of(layer.type).flattens else rank
     return [*lines, *chained(subject, names), *placed(subject)]
 
 

@@ -113,12 +113,13 @@ def hold(torch, folder, norms, watching):
 def live(torch, part, job, net, norms, batch, folder):
     """Play it, recorded; what could not be played is said, and is no fault of the model's."""
     found = {"remarks": []}
+    leaves = part("torch_side", "whole").leaves
     recorder = part("watching", "recorder").Recorder({"folder": os.path.join(folder, "watched"), "keep": "all"})
     part("torch_side", "watching").install(torch, recorder, lambda name: part("torch_side", name))
-    phases = [("eval", lambda: evaluate(torch, net, batch))]
+    phases = [("eval", lambda: evaluate(torch, leaves, net, batch))]
     if job["steps"]:
-        phases.append(("training", lambda: train(torch, net, batch, job["steps"], recorder)))
-        phases.append(("eval after training", lambda: evaluate(torch, net, batch)))
+        phases.append(("training", lambda: train(torch, leaves, net, batch, job["steps"], recorder)))
+        phases.append(("eval after training", lambda: evaluate(torch, leaves, net, batch)))
     outputs = {}
     for name, action in phases:
         recorder.happen("phase", name=name)
@@ -134,7 +135,7 @@ def live(torch, part, job, net, norms, batch, folder):
     if "eval" in outputs:
         found["output"] = outputs["eval"]
         try:
-            found["batches"] = in_batches(torch, net, norms, batch)
+            found["batches"] = in_batches(torch, leaves, net, norms, batch)
         except (Exception, SystemExit) as error:
             found["remarks"].append("eval in other batches was not played: %s" % raised(part, error, job))
     found["steps"] = job["steps"] if "training" in outputs else 0
@@ -147,20 +148,20 @@ def raised(part, error, job):
     return "%s%s" % (custom.said(error).split("\n")[0][:400], custom.line_in(job["module"], error))
 
 
-def evaluate(torch, net, batch):
+def evaluate(torch, leaves, net, batch):
     """The shapes and non-finite values of what it gives in eval."""
     net.eval()
     with torch.no_grad():
         out = call(net, batch)
     tensors = leaves(torch, out)
     return [
-        {"name": name, "shape": list(each.shape), "bad": int((~torch.isfinite(each)).sum())}
+        {"name": name or "output", "shape": list(each.shape), "bad": int((~torch.isfinite(each)).sum())}
         for name, each in tensors.items()
         if each.is_floating_point()
     ]
 
 
-def train(torch, net, batch, steps, recorder):
+def train(torch, leaves, net, batch, steps, recorder):
     """Steps of plain gradient descent on the mean of the squares of all its outputs; returns the losses.
 
     By hand: making a torch.optim.SGD imports torch._dynamo, which takes as long as torch itself."""
@@ -189,41 +190,21 @@ def call(net, batch):
     return net(*args, **keywords)
 
 
-def leaves(torch, out, name="", found=None, depth=0):
-    """{dotted name: tensor} of everything in an output: keys of dicts, places of tuples, fields of objects."""
-    found = {} if found is None else found
-    if isinstance(out, torch.Tensor):
-        found[name or "output"] = out
-        return found
-    if depth > 8 or out is None or isinstance(out, (str, bytes, int, float, complex, torch.nn.Module)):
-        return found
-    if hasattr(out, "items"):
-        items = list(out.items())
-    elif isinstance(out, (tuple, list)):
-        items = list(zip(getattr(out, "_fields", None) or range(len(out)), out))
-    else:
-        fields = getattr(out, "__dataclass_fields__", None) or getattr(out, "__dict__", {})
-        items = [(field, getattr(out, field, None)) for field in fields]
-    for key, value in items:
-        leaves(torch, value, "%s.%s" % (name, key) if name else str(key), found, depth + 1)
-    return found
-
-
 # --------------------------------------------------------------------------------------------------- other batches
 
 
-def in_batches(torch, net, norms, batch):
+def in_batches(torch, leaves, net, norms, batch):
     """How far each layer's input and output in eval depend on who else is in the batch: largest difference over the
     largest value, between all samples at once and the first of them in batches of 1 and 3."""
-    size = samples_of(torch, batch)
+    size = samples_of(torch, leaves, batch)
     if size < 2:
         return None
     net.eval()
-    whole, again = (tapped(torch, net, norms, batch) for _ in range(2))
+    whole, again = (tapped(torch, leaves, net, norms, batch) for _ in range(2))
     whole = {name: each for name, each in whole.items() if name in again and gap(each[1], again[name][1]) < RANDOM}
     found = {}
     for part in [part for part in PARTS if part < size]:
-        less = tapped(torch, net, norms, cut(torch, batch, part, size))
+        less = tapped(torch, leaves, net, norms, cut(torch, batch, part, size))
         for name, (given, out, shape) in whole.items():
             if name not in less or shape[0] != size or less[name][2][0] != part:
                 continue
@@ -233,7 +214,7 @@ def in_batches(torch, net, norms, batch):
     return {"sizes": [part for part in PARTS if part < size], "samples": size, "layers": found}
 
 
-def samples_of(torch, batch):
+def samples_of(torch, leaves, batch):
     sizes = {len(each) for each in leaves(torch, batch).values() if each.dim()}
     return sizes.pop() if len(sizes) == 1 else 0
 
@@ -251,7 +232,7 @@ def cut(torch, batch, count, size):
     return less(batch[0]), less(batch[1])
 
 
-def tapped(torch, net, norms, batch):
+def tapped(torch, leaves, net, norms, batch):
     """{layer: (input, output, shape)} of its first call in one eval forward; "" is the model's own output."""
     seen, hooks = {}, []
 

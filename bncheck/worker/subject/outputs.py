@@ -22,6 +22,7 @@ LARGEST = 1 << 26  # numbers of an output that are kept
 def play(torch, part, failed, job, thing, folder):
     custom, watching = part("torch_side", "custom"), part("torch_side", "watching")
     model, inputs = part("subject", "model"), part("subject", "inputs")
+    leaves = part("torch_side", "whole").leaves
     net = thing.module
     norms = model.normalisers(torch, net, watching)
     modes = {name: module.training for name, module in net.named_modules()}
@@ -35,8 +36,8 @@ def play(torch, part, failed, job, thing, folder):
         "layers": [model.describe(name, module, modes.get(name)) for name, module in norms.items()],
         "others": model.others(net, norms), "remarks": [],
     }  # fmt: skip
-    arrays = {"input/%d" % place: plain(each) for place, each in enumerate(model.leaves(torch, batch).values())}
-    every = Candidates(torch, model, net, norms, batch)
+    arrays = {"input/%d" % place: plain(each) for place, each in enumerate(leaves(torch, batch).values())}
+    every = Candidates(torch, model, leaves, net, norms, batch)
     for name, action in every.actions():
         try:
             with torch.no_grad():
@@ -66,8 +67,9 @@ def plain(tensor):
 class Candidates:
     """The ways to run it. Each puts back what it changed; float64 comes last, and stays."""
 
-    def __init__(self, torch, model, net, norms, batch):
-        self.torch, self.model, self.net, self.norms, self.batch = torch, model, net, norms, batch
+    def __init__(self, torch, model, leaves, net, norms, batch):
+        self.torch, self.model, self.leaves = torch, model, leaves
+        self.net, self.norms, self.batch = net, norms, batch
         self.taps = {}
 
     def actions(self):
@@ -84,7 +86,7 @@ class Candidates:
 
     def run(self, batch=None):
         self.torch.manual_seed(0)
-        out = self.model.leaves(self.torch, self.model.call(self.net, batch or self.batch)).values()
+        out = self.leaves(self.torch, self.model.call(self.net, batch or self.batch)).values()
         return [plain(each) for each in out if each.is_floating_point() and each.numel() <= LARGEST]
 
     def tapped(self):

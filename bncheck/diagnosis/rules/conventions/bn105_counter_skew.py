@@ -20,11 +20,12 @@ from bncheck.diagnosis.rules.counters import advances
 from bncheck.diagnosis.rules.departure import judge
 from bncheck.diagnosis.rules.holdings import start
 from bncheck.diagnosis.rules.holdings.words import of_holding
-from bncheck.diagnosis.rules.movement import STATISTICS, moved
+from bncheck.diagnosis.rules.movement import moved
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.life import Holding
+from bncheck.trace import STATISTICS
 
 CODE = "BN105"
 CAUSE = "counter-skew"

@@ -26,11 +26,12 @@ from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.layer_names import named, of_all
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
 from bncheck.diagnosis.rules.lives.words import Said, of_life
-from bncheck.diagnosis.rules.movement import STATISTICS, holds_training, moved
+from bncheck.diagnosis.rules.movement import holds_training, moved
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.life import Holding, Life
+from bncheck.trace import STATISTICS
 
 CODE = "BN117"
 CAUSE = "never-updated"

@@ -27,7 +27,7 @@ from bncheck.diagnosis.rules.holdings import settings
 from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.lives import frozen, modes
 from bncheck.diagnosis.rules.lives.words import of_life
-from bncheck.diagnosis.rules.movement import STATISTICS, moved
+from bncheck.diagnosis.rules.movement import moved
 from bncheck.diagnosis.rules.onnx_files import drops, file_facts, file_name, nodes_of, trains
 from bncheck.diagnosis.rules.revealed import sources
 from bncheck.diagnosis.rules.wording import names, number, targets
@@ -35,6 +35,7 @@ from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.life import Holding, Life
 from bncheck.scenario import OPS
+from bncheck.trace import STATISTICS
 
 CODE = "BN401"
 CAUSE = "mode-leak"

@@ -23,12 +23,12 @@ from bncheck.diagnosis.rules.holdings import start
 from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.lives import behind
 from bncheck.diagnosis.rules.lives.words import of_life
-from bncheck.diagnosis.rules.movement import STATISTICS, moved
+from bncheck.diagnosis.rules.movement import moved
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.life import Holding, Life
-from bncheck.trace import Array
+from bncheck.trace import STATISTICS, Array
 
 CODE = "BN402"
 CAUSE = "stale-state"

@@ -22,13 +22,13 @@ from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.lives import reach
 from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.mode_and_state.averages import averaged, roundoff, share, weight_of
-from bncheck.diagnosis.rules.movement import STATISTICS, moved
+from bncheck.diagnosis.rules.movement import moved
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.life import Holding, Life
 from bncheck.scenario import OPS
-from bncheck.trace import Array, Trace
+from bncheck.trace import STATISTICS, Array, Trace
 
 CODE = "BN408"
 CAUSE = "shared-state"

@@ -15,12 +15,12 @@ import numpy as np
 
 from bncheck.diagnosis.rules.attributed import summary
 from bncheck.diagnosis.rules.leftover import batch_facts, explained_by_conventions, within_bounds, within_rounding
-from bncheck.diagnosis.rules.movement import STATISTICS
 from bncheck.diagnosis.rules.revealed import asked_eps
 from bncheck.diagnosis.rules.roundoff import unit
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import Drift, PairView
 from bncheck.finding import Finding
+from bncheck.trace import STATISTICS
 
 CODE = "BN202"
 CAUSE = "normalise-arithmetic"

@@ -16,12 +16,11 @@ import numpy as np
 
 from bncheck.diagnosis.rules.attributed import summary
 from bncheck.diagnosis.rules.computed import DISTINCT, ROUNDINGS, ZERO_BITS, computed_in, fits
-from bncheck.diagnosis.rules.movement import STATISTICS
 from bncheck.diagnosis.rules.roundoff import unit
 from bncheck.diagnosis.rules.wording import names, targets, verb
 from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
-from bncheck.trace import Array
+from bncheck.trace import STATISTICS, Array
 
 CODE = "BN203"
 CAUSE = "reduced-precision"

@@ -18,7 +18,7 @@ from bncheck.diagnosis.rules.movement import forwards_behind
 from bncheck.diagnosis.rules.numerics.stacked_gradients import grows_alike
 from bncheck.diagnosis.rules.revealed import asked_eps, eps_rows
 from bncheck.diagnosis.rules.roundoff import arithmetic_dtype, summation, unit
-from bncheck.diagnosis.rules.wording import names, number, targets, verb
+from bncheck.diagnosis.rules.wording import GRADIENT_WORDS, names, number, targets, verb
 from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.trace import Array
@@ -32,7 +32,6 @@ OWN = (
     "let the gradient flow through the batch's mean and variance: no .detach(), .data or torch.no_grad() around them, "
     "only around the update of the running statistics; torch.autograd.gradcheck tests it in float64"
 )
-WORDS = {"grad_gamma": "dgamma", "grad_beta": "dbeta", "grad_input": "dx"}
 
 
 def check_pair(pair: PairView) -> Iterator[Finding]:
@@ -42,7 +41,11 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
     output = pair.drift("", "output")
     near = "" if output is None or output.verdict == "agrees" else " up to rounding"
     for drift in pair.differing:
-        if drift.quantity not in WORDS or drift.verdict not in ("differs", "nonfinite") or is_rounding(pair, drift):
+        if (
+            drift.quantity not in GRADIENT_WORDS
+            or drift.verdict not in ("differs", "nonfinite")
+            or is_rounding(pair, drift)
+        ):
             continue
         if of_lost_outputs(pair, drift):
             continue  # both are NaN in y, which is no agreement
@@ -56,7 +59,7 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
             title=(
                 f"{names(odd.members)} {verb(odd.members, 'agrees', 'agree')} with {names(other.members)} in "
                 f"y{near}, but "
-                f"not in {WORDS[drift.quantity]}{' of ' + drift.layer if drift.layer else ''}: off by up to "
+                f"not in {GRADIENT_WORDS[drift.quantity]}{' of ' + drift.layer if drift.layer else ''}: off by up to "
                 f"{number(drift.max_abs)}."
             ),
             targets=targets(pair.a.members, pair.b.members),
@@ -75,7 +78,7 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
 def without(pair: PairView) -> Iterator[Finding]:
     """Parameters that one side's backward does not reach: no optimiser ever moves them. One finding per layer and
     side."""
-    lost = [drift for drift in pair.differing if drift.verdict == "missing" and drift.quantity in WORDS]
+    lost = [drift for drift in pair.differing if drift.verdict == "missing" and drift.quantity in GRADIENT_WORDS]
     for x, y in ((pair.a, pair.b), (pair.b, pair.a)):
         for layer in dict.fromkeys(drift.layer for drift in lost):
             here = [drift for drift in lost if drift.layer == layer and not holds(x, drift)]

@@ -12,14 +12,14 @@ the statistics before you go on, and report it: a refused call should leave noth
 from collections.abc import Iterable, Iterator
 
 from bncheck.diagnosis.rules.autograd import says_why
-from bncheck.diagnosis.rules.movement import STATISTICS, moved
+from bncheck.diagnosis.rules.movement import moved
 from bncheck.diagnosis.rules.onnx_files import file_facts, file_name
 from bncheck.diagnosis.rules.refused import origin_at, own_name, refused_events, values_per_channel
 from bncheck.diagnosis.rules.wording import name, names, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import BUILT_IN, Finding
 from bncheck.run_folder.results import OUR_ERRORS
-from bncheck.trace import EventRecord
+from bncheck.trace import STATISTICS, EventRecord
 
 CODE = "BN501"
 CAUSE = "refusal"

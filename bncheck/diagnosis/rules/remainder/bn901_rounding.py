@@ -17,9 +17,8 @@ from bncheck.diagnosis.rules.born import births
 from bncheck.diagnosis.rules.in_batches import dependent, in_batches, is_beyond_rounding
 from bncheck.diagnosis.rules.leftover import within_rounding
 from bncheck.diagnosis.rules.numerics.bn202_normalise_arithmetic import is_ill_conditioned
-from bncheck.diagnosis.rules.numerics.bn206_gradient import WORDS as GRADIENTS
 from bncheck.diagnosis.rules.numerics.bn206_gradient import is_rounding as gradient_is_rounding
-from bncheck.diagnosis.rules.wording import names, number, targets
+from bncheck.diagnosis.rules.wording import GRADIENT_WORDS, names, number, targets
 from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.trace import Array
@@ -35,7 +34,7 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     if not rounded:
         return
     # Gradients cancel and are counted in many ULP without saying much: they speak only when nothing else differs.
-    worst = max(rounded, key=lambda drift: (drift.quantity not in GRADIENTS, drift.max_ulp))
+    worst = max(rounded, key=lambda drift: (drift.quantity not in GRADIENT_WORDS, drift.max_ulp))
     where = f"{worst.quantity} of {worst.layer}" if worst.layer else worst.quantity
     more = any(drift.max_ulp > worst.max_ulp for drift in rounded)
     where += "; gradients, which cancel, by more" if more else ""
@@ -106,6 +105,6 @@ def relative(own: Array, scale: Array) -> float:
 def is_rounding(pair: PairView, drift: Drift) -> bool:
     if drift.verdict == "agrees":
         return True
-    if drift.quantity in GRADIENTS:
+    if drift.quantity in GRADIENT_WORDS:
         return gradient_is_rounding(pair, drift)
     return within_rounding(pair, drift) and not (drift.quantity == "output" and is_ill_conditioned(pair, drift))
