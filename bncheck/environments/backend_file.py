@@ -91,7 +91,7 @@ def read_backend(path: Path) -> BackendFile:
             f"{path}: a backend file's name must be lower-case letters, digits and underscores",
             "rename the file: its name is what --target uses",
         )
-    constants = _Constants(path, _literals(path))
+    constants = _Constants(path, literals(path))
     rows = constants.take("REQUIREMENTS", list, [])
     return BackendFile(
         name=path.stem,
@@ -109,7 +109,7 @@ def read_backend(path: Path) -> BackendFile:
     )
 
 
-def _literals(path: Path) -> dict[str, tuple[int, Any]]:
+def literals(path: Path) -> dict[str, tuple[int, Any]]:
     """Upper-case top-level assignments as name -> (line, value); values that are no literal are left out."""
     try:
         with warnings.catch_warnings():
