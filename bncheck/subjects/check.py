@@ -7,16 +7,18 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bncheck.environments.backend_file import find_backends
 from bncheck.errors import UsageError
 from bncheck.playing.nursery import CAN_FORK, Nursery
 from bncheck.run_folder.results import Results
-from bncheck.session import Listener
 from bncheck.subjects.asked import Asked, parse_input
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making
+
+if TYPE_CHECKING:
+    from bncheck.session import Listener  # it imports what plays cells
 
 __all__ = ["Asked", "check", "parse_input"]
 
@@ -32,8 +34,6 @@ def check(asked: Asked, listener: Listener, nursery: Nursery | None = None) -> t
 
 
 def check_code(asked: Asked, listener: Listener, nursery: Nursery | None) -> tuple[Path, Results]:
-    from bncheck.subjects.layer import check_layer
-
     backend = find_backends(())[asked.thing.framework]
     python = find_python(asked.python, backend, report=listener.say)
     if asked.verbose:
@@ -47,6 +47,8 @@ def check_code(asked: Asked, listener: Listener, nursery: Nursery | None) -> tup
         Thread(target=import_judging, args=(asked,), daemon=True).start()
         found = making.wait(asked.seconds)
         if found["kind"] == "layer":
+            from bncheck.subjects.layer import check_layer
+
             refuse_for_layers(asked)
             if asked.save_scenario is not None:
                 from bncheck.subjects.layer import save_scenario
@@ -79,6 +81,7 @@ def import_judging(asked: Asked) -> None:
     """What judging needs, imported while the thing is made. Which it will be is a guess, and only time hangs on it."""
     if asked.kind == "layer" or (not asked.kind and re.search("norm|bn", asked.thing.name, re.IGNORECASE)):
         import bncheck.diagnosis.analyse
+        import bncheck.subjects.layer
     else:
         import bncheck.subjects.model
     import bncheck.report.answer_screen  # noqa: F401
