@@ -26,8 +26,11 @@ __all__ = ["Asked", "check", "parse_input"]
 def check(asked: Asked, listener: Listener, nursery: Nursery | None = None) -> tuple[Path, Results]:
     """The run folder and what was found. UsageError and its like for what cannot be checked. A ``nursery`` of the same
     Python serves for many things."""
-    if asked.save_scenario is not None and asked.thing.kind != "code":
-        refuse_scenario(asked)
+    if asked.save_scenario is not None and asked.thing.kind == "checkpoint":
+        raise UsageError(
+            f"{asked.thing.text} is a checkpoint: nothing is played of it that a scenario could hold.",
+            "Leave out --save-scenario.",
+        )
     if asked.thing.kind == "code":
         return check_code(asked, listener, nursery)
     return {"onnx": check_onnx, "checkpoint": check_checkpoint}[asked.thing.kind](asked, listener)
@@ -57,18 +60,13 @@ def check_code(asked: Asked, listener: Listener, nursery: Nursery | None) -> tup
                 listener.say(f"play it again with: {again}")
             return check_layer(asked, found, python, nursery, listener)
         if asked.save_scenario is not None:
-            refuse_scenario(asked)
+            from bncheck.subjects.saved_scenario import save_model
+
+            again = save_model(asked, found, asked.save_scenario)
+            listener.say(f"play it again with: {again}")
         from bncheck.subjects.model import check_model
 
         return check_model(asked, found, Path(folder) / "subject", python, listener)
-
-
-def refuse_scenario(asked: Asked) -> None:
-    again = f"bncheck run onnx-file --set network.file={asked.thing.path}" if asked.thing.kind == "onnx" else ""
-    raise UsageError(
-        f"{asked.thing.text} is no layer, and --save-scenario writes down what was played of a layer.",
-        f"the same is played by: {again}" if again else "Leave out --save-scenario.",
-    )
 
 
 def refuse_for_layers(asked: Asked) -> None:
