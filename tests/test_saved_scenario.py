@@ -27,8 +27,8 @@ def test_a_model_is_written_with_what_it_was_given(tmp_path: Path) -> None:
     again = save_model(asked(tmp_path, given={"width": 4}, steps=5), ONE, path)
     assert again == f"bncheck run {path}"
     (case,) = load_scenario(path).cases
-    assert case.network.model.endswith("net.py:build") and dict(case.network.arguments) == {"width": 4}
-    events = [event.name for event in case.events]
+    assert (case.network.model or "").endswith("net.py:build") and case.network.arguments == {"width": 4}
+    events = [event.op for event in case.events]
     assert events == ["eval_forward", "eval_in_batches", *["train_forward", "backward"] * 5, "eval_forward"]
 
 
