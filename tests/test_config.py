@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bncheck.errors import ConfigurationError
-from bncheck.gate.config import Configuration, find_configuration, read_configuration, read_waivers
+from bncheck.gate.config import read_configuration, read_waivers
+from bncheck.gate.configuration import Configuration, find_configuration
 from bncheck.gate.waiver import Waiver
 from bncheck.scenario import Tolerance
 

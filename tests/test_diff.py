@@ -334,7 +334,7 @@ def test_what_cannot_be_compared(files: Path, tmp_path: Path) -> None:
     assert done.returncode == 3 and "other.npz holds no BatchNorm" in done.stderr
     done = here("diff", str(other), str(other), "--out", str(tmp_path / "b"), "-q", "--no-report")
     assert done.returncode == 3 and "neither other.npz (first) nor other.npz (second) holds BatchNorm" in done.stderr
-    for name in ("model.tflite", "model.xml"):
+    for name in ("model.mlmodel", "model.engine"):
         done = here("diff", name, str(other))
         assert done.returncode == 2 and "unsupported" in done.stderr
     (tmp_path / "model.py").write_text("def build():\n    return None\n")

@@ -150,7 +150,7 @@ def test_what_cannot_be_played(files: Path, tmp_path: Path) -> None:
     for words, code, said_of in (
         ((f"{model}:fails", file), 2, "eval forward failed"),
         ((f"{model}:nothing", file), 2, "nothing"),
-        ((file, str(files / "kept.onnx"), "--input", "4,5,12,12"), 2, "onnxruntime does not run"),
+        ((file, str(files / "kept.onnx"), "--input", "4,5,12,12"), 2, "ONNX Runtime does not run"),
     ):
         done = here("diff", *words, "--python", python, "--out", str(tmp_path / "x"), "-q")
         assert done.returncode == code and said_of in done.stderr, done.stderr

@@ -67,6 +67,7 @@ BAD: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("raised", "the Add node 'last' does not take the shapes [4, 2, 6, 6], [5]"),
     ),
     "other-operator": ((), ("unsupported", "no operator Softsign (node 'extra')")),
+    "draws-at-random": ((), ("unsupported", "the RandomUniformLike node 'extra' draws at random")),
     "dropout-training": ((), ("unsupported", "the Dropout node 'drop' drops at random")),
 }
 GOOD = ("opset7", "opset9", "opset9-training", "opset14", "opset14-training", "opset15", "opset15-training", "opset22",

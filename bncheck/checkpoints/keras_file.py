@@ -17,7 +17,7 @@ from typing import Any
 
 from bncheck.checkpoints import hdf5
 from bncheck.checkpoints.tensor import Stretch, Tensor, damaged, in_memory, natural, whole_file
-from bncheck.checkpoints.zipped import Entry
+from bncheck.checkpoints.zipped import Entry, entries
 from bncheck.errors import CheckpointError
 
 LARGEST_CONFIG = 64 * 2**20
@@ -49,6 +49,13 @@ def read_archive(path: Path, entries: Mapping[str, Entry]) -> tuple[dict[str, An
 def read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
     group = group_of(whole_file(path))
     return named(group, settings_of(path, group.attributes.get("model_config", "").encode()))
+
+
+def holds_model(path: Path) -> bool:
+    """Whether the model itself is in a file, not its weights alone."""
+    if whole_file(path).read(0, 4) == b"PK\x03\x04":
+        return "config.json" in entries(path)
+    return bool(group_of(whole_file(path)).attributes.get("model_config"))
 
 
 def group_of(file: Stretch) -> hdf5.Group:

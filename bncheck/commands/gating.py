@@ -14,7 +14,7 @@ from click.core import ParameterSource
 if TYPE_CHECKING:
     from bncheck.gate.bar import Bar, Verdict
     from bncheck.gate.baseline import Entry
-    from bncheck.gate.config import Configuration
+    from bncheck.gate.configuration import Configuration
     from bncheck.gate.shortfall import Shortfall
 
 # As in gate.FAIL_ON (a test checks): importing that for --help would take NumPy along.
@@ -50,7 +50,7 @@ def gating_options(command: Callable[..., Any], default: str = USUAL) -> Callabl
 
 def with_configuration(options: dict[str, Any]) -> tuple[dict[str, Any], Configuration]:
     """The options with what [tool.bncheck] says wherever the command line says nothing."""
-    from bncheck.gate.config import find_configuration
+    from bncheck.gate.configuration import find_configuration
 
     found = find_configuration(Path.cwd())
     said = {

@@ -7,6 +7,7 @@ A backend file imports its framework only in its own interpreter; the host only 
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -78,11 +79,15 @@ class BackendFile:
         return None
 
 
+@functools.cache
+def own_backends() -> tuple[BackendFile, ...]:
+    """Those of the package; parsing them takes as long as many a question, and several stages ask."""
+    return tuple(read_backend(path) for path in sorted(BACKENDS_FOLDER.glob("*.py")) if NAME.fullmatch(path.stem))
+
+
 def find_backends(extra: Sequence[Path] = ()) -> dict[str, BackendFile]:
     """All backends by name: those of the package, then the files given on purpose (which win)."""
-    paths = sorted(path for path in BACKENDS_FOLDER.glob("*.py") if NAME.fullmatch(path.stem))
-    backends = [read_backend(path) for path in [*paths, *extra]]
-    return {backend.name: backend for backend in backends}
+    return {backend.name: backend for backend in (*own_backends(), *map(read_backend, extra))}
 
 
 def read_backend(path: Path) -> BackendFile:
@@ -92,7 +97,7 @@ def read_backend(path: Path) -> BackendFile:
             f"{path}: a backend file's name must be lower-case letters, digits and underscores",
             "rename the file: its name is what --target uses",
         )
-    constants = _Constants(path, _literals(path))
+    constants = _Constants(path, literals(path))
     rows = constants.take("REQUIREMENTS", list, [])
     return BackendFile(
         name=path.stem,
@@ -110,12 +115,13 @@ def read_backend(path: Path) -> BackendFile:
     )
 
 
-def _literals(path: Path) -> dict[str, tuple[int, Any]]:
+def literals(path: Path) -> dict[str, tuple[int, Any]]:
     """Upper-case top-level assignments as name -> (line, value); values that are no literal are left out."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's own about the text; the worker, which runs it, keeps them
-            tree = ast.parse(read_bounded(path, MOST_BYTES).decode("utf-8-sig"), filename=str(path))
+            text = read_bounded(path, MOST_BYTES).decode("utf-8-sig")
+            tree = ast.parse(top_of(text) if path.parent == BACKENDS_FOLDER else text, filename=str(path))
     except OSError as error:
         raise TargetError(f"{path}: cannot be read: {error.strerror}", "check the path given") from error
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -136,6 +142,11 @@ def _literals(path: Path) -> dict[str, tuple[int, Any]]:
                 # Only an error if the host needs this one: a backend may keep computed constants too.
                 found[name.id] = (node.lineno, _NOT_LITERAL)
     return found
+
+
+def top_of(text: str) -> str:
+    """A file of ours up to its first function or class: its constants stand above, as the contract test shows."""
+    return re.split(r"^(?:def|class|@)", text, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 _NOT_LITERAL = object()

@@ -26,13 +26,14 @@ Everything is checked, and a key that is not known is a fault with its line and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bncheck.bounded import is_regular, read_bounded
+from bncheck.bounded import read_bounded
 from bncheck.errors import ConfigurationError
 from bncheck.gate.config_schema import ProjectTable, WaiverFile, WaiverTable, read_table
+from bncheck.gate.configuration import Configuration
 from bncheck.gate.waiver import Waiver
 from bncheck.scenario import Tolerance
 from bncheck.scenario_files.schema import Fault, Table
@@ -42,30 +43,6 @@ from bncheck.scenario_files.toml_text import TomlFault, read_toml
 MOST_BYTES = 1_000_000
 TABLE = ("tool", "bncheck")
 REMEDY = "correct the file; the command line's options of the same names are in: bncheck run --help"
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """None and empty: the file does not say. Paths are absolute; ``path`` is the file itself."""
-
-    path: Path | None = None
-    targets: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    scenarios: tuple[str, ...] = ()
-    tolerance: Tolerance = field(default_factory=Tolerance)
-    fail_on: str | None = None
-    timeout: float | None = None
-    baseline: Path | None = None
-    waivers: tuple[Waiver, ...] = ()
-
-
-def find_configuration(start: Path) -> Configuration:
-    """What the nearest pyproject.toml at or above ``start`` says; the defaults when there is none."""
-    for folder in (start.resolve(), *start.resolve().parents):
-        path = folder / "pyproject.toml"
-        if is_regular(path):
-            return read_configuration(path)
-    return Configuration()
 
 
 def read_configuration(path: Path) -> Configuration:

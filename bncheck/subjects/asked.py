@@ -12,7 +12,6 @@ from typing import Any
 
 from bncheck.errors import UsageError
 from bncheck.gate.bar import Bar
-from bncheck.scenario_files.files import parse_override
 from bncheck.subjects.thing import Thing
 
 INPUT = re.compile(r"(?:(?P<dtype>[a-z]+[0-9]*):)?(?P<shape>\d+(?:[,x]\d+)*)")
@@ -58,6 +57,10 @@ def parse_input(text: str) -> dict[str, Any]:
 
 def parse_with(texts: Sequence[str]) -> dict[str, Any]:
     """``key=value`` of ``--with``; values as in TOML, Python's True, False and None too, else a string."""
+    if not texts:
+        return {}
+    from bncheck.scenario_files.files import parse_override  # it imports what reads scenarios
+
     # nan and inf would be numbers in TOML; they stand for no argument of a model, but may be words.
     words = {"True": True, "False": False, "None": None, **{word: word for word in ("nan", "inf", "+inf", "-inf")}}
     found = {}

@@ -7,16 +7,18 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bncheck.environments.backend_file import find_backends
 from bncheck.errors import UsageError
 from bncheck.playing.nursery import CAN_FORK, Nursery
 from bncheck.run_folder.results import Results
-from bncheck.session import Listener
 from bncheck.subjects.asked import Asked, parse_input
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making
+
+if TYPE_CHECKING:
+    from bncheck.session import Listener  # it imports what plays cells
 
 __all__ = ["Asked", "check", "parse_input"]
 
@@ -24,16 +26,17 @@ __all__ = ["Asked", "check", "parse_input"]
 def check(asked: Asked, listener: Listener, nursery: Nursery | None = None) -> tuple[Path, Results]:
     """The run folder and what was found. UsageError and its like for what cannot be checked. A ``nursery`` of the same
     Python serves for many things."""
-    if asked.save_scenario is not None and asked.thing.kind != "code":
-        refuse_scenario(asked)
+    if asked.save_scenario is not None and asked.thing.kind == "checkpoint":
+        raise UsageError(
+            f"{asked.thing.text} is a checkpoint: nothing is played of it that a scenario could hold.",
+            "Leave out --save-scenario.",
+        )
     if asked.thing.kind == "code":
         return check_code(asked, listener, nursery)
     return {"onnx": check_onnx, "checkpoint": check_checkpoint}[asked.thing.kind](asked, listener)
 
 
 def check_code(asked: Asked, listener: Listener, nursery: Nursery | None) -> tuple[Path, Results]:
-    from bncheck.subjects.layer import check_layer
-
     backend = find_backends(())[asked.thing.framework]
     python = find_python(asked.python, backend, report=listener.say)
     if asked.verbose:
@@ -47,6 +50,8 @@ def check_code(asked: Asked, listener: Listener, nursery: Nursery | None) -> tup
         Thread(target=import_judging, args=(asked,), daemon=True).start()
         found = making.wait(asked.seconds)
         if found["kind"] == "layer":
+            from bncheck.subjects.layer import check_layer
+
             refuse_for_layers(asked)
             if asked.save_scenario is not None:
                 from bncheck.subjects.layer import save_scenario
@@ -55,18 +60,13 @@ def check_code(asked: Asked, listener: Listener, nursery: Nursery | None) -> tup
                 listener.say(f"play it again with: {again}")
             return check_layer(asked, found, python, nursery, listener)
         if asked.save_scenario is not None:
-            refuse_scenario(asked)
+            from bncheck.subjects.saved_scenario import save_model
+
+            again = save_model(asked, found, asked.save_scenario)
+            listener.say(f"play it again with: {again}")
         from bncheck.subjects.model import check_model
 
         return check_model(asked, found, Path(folder) / "subject", python, listener)
-
-
-def refuse_scenario(asked: Asked) -> None:
-    again = f"bncheck run onnx-file --set network.file={asked.thing.path}" if asked.thing.kind == "onnx" else ""
-    raise UsageError(
-        f"{asked.thing.text} is no layer, and --save-scenario writes down what was played of a layer.",
-        f"the same is played by: {again}" if again else "Leave out --save-scenario.",
-    )
 
 
 def refuse_for_layers(asked: Asked) -> None:
@@ -79,6 +79,7 @@ def import_judging(asked: Asked) -> None:
     """What judging needs, imported while the thing is made. Which it will be is a guess, and only time hangs on it."""
     if asked.kind == "layer" or (not asked.kind and re.search("norm|bn", asked.thing.name, re.IGNORECASE)):
         import bncheck.diagnosis.analyse
+        import bncheck.subjects.layer
     else:
         import bncheck.subjects.model
     import bncheck.report.answer_screen  # noqa: F401

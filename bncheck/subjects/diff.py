@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bncheck.errors import UsageError
 from bncheck.run_folder.results import Results
-from bncheck.subjects.sides import PAIRS, AskedDiff
+from bncheck.subjects.sides import KERAS, AskedDiff, Side
 
 if TYPE_CHECKING:
     from bncheck.session import Listener  # it imports what plays cells
@@ -15,19 +16,33 @@ if TYPE_CHECKING:
 
 def diff(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
     """The run folder and what was found. UsageError and its like for what cannot be compared."""
+    asked = replace(asked, a=as_played(asked.a, asked.b), b=as_played(asked.b, asked.a))
     kinds = {asked.a.kind, asked.b.kind}
     if kinds <= {"checkpoint", "onnx"} and "checkpoint" in kinds:
         from bncheck.subjects.two_files import compare_files
 
         return compare_files(asked, listener)
-    if kinds <= {"code", "onnx"}:
+    if "checkpoint" not in kinds:
         from bncheck.subjects.exported import compare_plays
 
         return compare_plays(asked, listener)
-    if kinds == {"code", "checkpoint"}:
-        model, file = (asked.a, asked.b) if asked.a.kind == "code" else (asked.b, asked.a)
+    played, file = (asked.b, asked.a) if asked.a.kind == "checkpoint" else (asked.a, asked.b)
+    if played.kind == "code":
         raise UsageError(
             f"{asked.a.text} against {asked.b.text} is unsupported: one is code, the other weights.",
-            f"load the weights into the model: bncheck check {model.text} --weights {file.text}",
+            f"load the weights into the model: bncheck check {played.text} --weights {file.text}",
         )
-    raise UsageError(f"{asked.a.text} against {asked.b.text} is unsupported.", f"bncheck diff compares {PAIRS}")
+    raise UsageError(
+        f"{asked.a.text} against {asked.b.text} is unsupported: one can be played, {file.text} is weights alone.",
+        f"hold it against the model with its weights: bncheck diff model.py:build {played.text} --weights {file.text}",
+    )
+
+
+def as_played(side: Side, other: Side) -> Side:
+    """A Keras file with a whole model in it is played, where the other side is no checkpoint."""
+    if side.kind != "checkpoint" or other.kind == "checkpoint" or side.path is None or side.state:
+        return side
+    from bncheck.checkpoints.keras_file import holds_model
+
+    whole = side.path.suffix.lower() in KERAS and holds_model(side.path)
+    return replace(side, kind="keras") if whole else side

@@ -1,39 +1,43 @@
-"""A model against its ONNX file, a file against another, a model against another: the same bytes through both."""
+"""A model against its file, a file against another, a model against another: the same bytes through both."""
 
 # The reader of files carries no annotations.
 # mypy: disallow-untyped-calls=False
 from __future__ import annotations
 
-import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bncheck.checkpoints.arrays import npy_of
+import numpy as np
+
 from bncheck.checkpoints.normalisers import plain_name
-from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
-from bncheck.checkpoints.tensor import Tensor
-from bncheck.checkpoints.zipped import entries
-from bncheck.diagnosis.held.outputs import Measured, gap, hold_against, readings
-from bncheck.diagnosis.held.reading import Sides, finding_of
+from bncheck.checkpoints.recognise import Checkpoint
+from bncheck.diagnosis.held.outputs import (
+    Measured,
+    aligned,
+    bound,
+    gap,
+    hold_against,
+    in_the_files_type,
+    readings,
+)
+from bncheck.diagnosis.held.reading import Reading, Sides, finding_of
 from bncheck.environments.backend_file import find_backends
-from bncheck.environments.installed import installed_in
-from bncheck.environments.pythons import Unavailable, make_ready
-from bncheck.environments.targets import Target
-from bncheck.errors import EnvironmentFailure, UsageError
+from bncheck.errors import UsageError
 from bncheck.finding import KINDS, Finding
 from bncheck.gate.shortfall import Shortfall
 from bncheck.run_folder.answer import Answer, Row
-from bncheck.run_folder.folder import create_run_folder, read_json, write_json
+from bncheck.run_folder.folder import create_run_folder
 from bncheck.run_folder.results import Results, TargetResult
 from bncheck.subjects.asked import parse_input
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.interpreter import find_python
-from bncheck.subjects.made import Making
+from bncheck.subjects.made import Making, SubjectFailure
 from bncheck.subjects.model import holding_of
+from bncheck.subjects.played_file import Played, arrays_of, grouped, has, in_memory, play_file, players, state_of
 from bncheck.subjects.sides import AskedDiff, Side, names_of
 from bncheck.subjects.two_files import others, side_by_side
 from bncheck.trace import Array
@@ -42,31 +46,23 @@ from bncheck.worker.onnx_side import file as onnx_file
 if TYPE_CHECKING:
     from bncheck.session import Listener  # it imports what plays cells
 
-PLAYER = Path(__file__).parent.parent / "worker" / "onnx_side" / "outputs.py"
 BATCH, SIDE = 4, {4: 64, 3: 32, 5: 16}
-
-
-@dataclass(frozen=True)
-class Played:
-    """One side: what it holds, and its outputs for each way to run it. ``python`` ran it; ``version`` its framework."""
-
-    checkpoint: Checkpoint
-    plays: Mapping[str, Sequence[Array]]
-    taps: Mapping[str, Array]
-    arrays: Path  # the .npz with its inputs
-    backend: str
-    version: str
-    python: str
-    remarks: tuple[str, ...] = ()
+# The side that is told more about, and run in more ways, comes first.
+ORDER = ("code", "keras", "onnx", "exported", "checkpoint")
 
 
 def compare_plays(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
     """Play both on the same input, compare and write down; (the run folder, what was found)."""
     with tempfile.TemporaryDirectory(prefix="bncheck-") as name:
         folder = Path(name)
-        first, second = (asked.a, asked.b) if asked.a.kind == "code" or asked.b.kind != "code" else (asked.b, asked.a)
-        one = play(first, second, asked, folder / "one", None, listener)
-        two = play(second, first, asked, folder / "two", one.arrays, listener)
+        first, second = sorted((asked.a, asked.b), key=lambda side: ORDER.index(side.kind))
+        # What says which input it takes goes first: a file, and of two files the one with fewer sizes left open.
+        if first.kind == "code" and second.kind in ("code", "onnx"):
+            one = play(first, second, asked, folder / "one", None, listener)
+            two = play(second, first, asked, folder / "two", one.arrays, listener)
+        else:
+            two = play(second, first, asked, folder / "two", None, listener)
+            one = play(first, second, asked, folder / "one", two.arrays, listener)
         names = names_of(first, second)
         answer, findings, missed = judged(one, two, names)
     targets = [target_of(word, each) for word, each in zip(names, (one, two), strict=True)]
@@ -85,9 +81,31 @@ def target_of(name: str, played: Played) -> TargetResult:
 
 def play(side: Side, other: Side, asked: AskedDiff, folder: Path, given: Path | None, listener: Listener) -> Played:
     folder.mkdir()
-    if side.kind == "code":
-        return play_model(side, other, asked, folder, given, listener)
-    return play_file(side, asked, folder, given, listener)
+    if side.kind != "code":
+        return play_file(side, asked, folder, given, listener)
+    failed: SubjectFailure | None = None
+    for place, arrays in enumerate(as_a_model_takes_them(given, folder) if other.kind != "code" else [given]):
+        (folder / str(place)).mkdir()
+        try:
+            return play_model(side, other, asked, folder / str(place), arrays, listener)
+        except SubjectFailure as failure:
+            failed = failed or failure
+    assert failed is not None
+    raise failed
+
+
+def as_a_model_takes_them(given: Path | None, folder: Path) -> Iterator[Path | None]:
+    """The inputs of a file as it has them, and with the axis of channels moved, likeliest first."""
+    arrays = [value for key, value in arrays_of(given).items() if key.startswith("input/")] if given else []
+    if not any(each.ndim > 2 for each in arrays):
+        yield given
+        return
+    moved = folder / "channels-first.npz"
+    changed = [np.moveaxis(each, -1, 1) if each.ndim > 2 else each for each in arrays]
+    named: dict[str, Any] = {f"input/{place}": np.ascontiguousarray(each) for place, each in enumerate(changed)}
+    np.savez(moved, **named)
+    channels_last = any(each.ndim > 2 and each.shape[-1] < each.shape[1] for each in arrays)
+    yield from (moved, given) if channels_last else (given, moved)
 
 
 # ------------------------------------------------------------------------------------------------------- a model
@@ -98,7 +116,8 @@ def play_model(
 ) -> Played:
     assert side.thing is not None
     backend = find_backends(())[side.thing.framework]
-    python = find_python(asked.python, backend, report=listener.say)
+    given_python = None if for_the_file_alone(asked.python, backend.module, other) else asked.python
+    python = find_python(given_python, backend, report=listener.say)
     job = {
         "module": side.thing.module,
         "name": side.thing.name,
@@ -121,15 +140,26 @@ def play_model(
         taps={key.removeprefix("tap/"): array for key, array in arrays.items() if key.startswith("tap/")},
         arrays=folder / "outputs.npz" if given is None else given,
         backend=backend.name,
+        title=backend.title,
         version=str(said["torch"]),
         python=str(python.path),
         remarks=remarks_of(said, side.text),
     )
 
 
+def for_the_file_alone(python: str | None, module: str, other: Side) -> bool:
+    """Whether ``--python`` has what plays the file on the other side, and not the model's framework: it was given for
+    the file."""
+    player = players().get(other.path.suffix.lower()) if other.kind != "code" and other.path is not None else None
+    if python is None or player is None:
+        return False
+    path = Path(python).expanduser()
+    return not has(path, module) and has(path, player.runtime.module)
+
+
 def remarks_of(said: Mapping[str, Any], name: str) -> tuple[str, ...]:
     shapes = ", ".join(f"{each['dtype']} {'×'.join(map(str, each['shape']))}" for each in said["input"]["shapes"])
-    found = [f"Both got the same bytes: {shapes}."]
+    found = [f"Both got the same values: {shapes}."]
     loaded = said.get("weights")
     if not loaded:
         found.append(f"{name} was taken as it is built. Weights from a file: --weights FILE.")
@@ -163,112 +193,23 @@ def graph_of(side: Side) -> Any:
         raise UsageError(f"{side.text} cannot be compared: {error}", "export it again") from None
 
 
-def arrays_of(path: Path) -> dict[str, Array]:
-    return {key: tensor.read() for key, tensor in state_of(path).items()}
-
-
-def state_of(path: Path) -> dict[str, Tensor]:
-    found = {name.removesuffix(".npy"): npy_of(path, entry.whole()) for name, entry in entries(path).items()}
-    return {key: value for key, value in found.items() if isinstance(value, Tensor)}
-
-
-def in_memory(tensor: Tensor) -> Tensor:
-    array = tensor.read()
-    return replace(tensor, read=lambda: array)
-
-
-def grouped(arrays: Mapping[str, Array]) -> dict[str, list[Array]]:
-    """Way to run it → its outputs in order."""
-    found: dict[str, list[tuple[int, Array]]] = {}
-    for key, array in arrays.items():
-        way, _, place = key.rpartition("/")
-        if place.isdigit() and way not in ("input", "tap"):
-            found.setdefault(way, []).append((int(place), array))
-    return {way: [array for _, array in sorted(items, key=lambda item: item[0])] for way, items in found.items()}
-
-
-# --------------------------------------------------------------------------------------------------------- a file
-
-
-def play_file(side: Side, asked: AskedDiff, folder: Path, given: Path | None, listener: Listener) -> Played:
-    assert side.path is not None
-    graph_of(side)
-    (checkpoint,) = read_checkpoint(side.path)
-    if given is None:
-        given = asked.data.absolute() if asked.data else random_inputs(side, asked, folder)
-    python = python_with_onnxruntime(asked, listener)
-    write_json(folder / "play.json", {"file": str(side.path.absolute()), "arrays": str(given)})
-    try:
-        done = subprocess.run(
-            [str(python), "-I", str(PLAYER), str(folder)], capture_output=True, timeout=asked.seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise EnvironmentFailure(
-            f"{side.text} did not end within {asked.seconds:g} s", "give it more time: --timeout SECONDS"
-        ) from None
-    if not (folder / "played.json").is_file():
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-        raise EnvironmentFailure(f"onnxruntime died on {side.text}: {last[0][:500]}", "try another version of it")
-    said = read_json(folder / "played.json")
-    if said["error"]:
-        why = " ".join(str(said["error"]).split())
-        raise UsageError(f"onnxruntime does not run {side.text} on this input: {why}", "give one: --input, or --data")
-    return Played(
-        checkpoint=checkpoint,
-        plays=grouped(arrays_of(folder / "played.npz")),
-        taps={},
-        arrays=given,
-        backend="onnxruntime",
-        version=str(said["version"]),
-        python=str(python),
-    )
-
-
-def random_inputs(side: Side, asked: AskedDiff, folder: Path) -> Path:
-    import numpy as np
-
-    wanted = inputs_of(asked, side)
-    if not wanted:
-        raise UsageError(f"{side.text} does not say what it takes.", "say it: --input 4,3,64,64, or --data batch.npz")
-    dice = np.random.default_rng(0)
-    made = {}
-    for place, each in enumerate(wanted):
-        kind = "float32" if each["dtype"] == "bfloat16" else each["dtype"]
-        whole = kind.startswith(("int", "uint", "bool"))
-        numbers = dice.integers(0, 2, each["shape"]) if whole else dice.standard_normal(each["shape"])
-        made[f"input/{place}"] = numbers.astype(kind)
-    np.savez(folder / "inputs.npz", **made)
-    return folder / "inputs.npz"
-
-
-def python_with_onnxruntime(asked: AskedDiff, listener: Listener) -> Path:
-    """The user's Python where it has onnxruntime; bncheck's environment for it else."""
-    backend = find_backends(())["onnxruntime"]
-    if asked.python:
-        given = Path(asked.python).expanduser()
-        answer = installed_in(given, "onnxruntime") if given.is_file() else None
-        if answer is not None and "onnxruntime" in answer[1]:
-            return given
-    ready = make_ready(Target("onnxruntime"), backend, {}, listener.say, devices=False)
-    if isinstance(ready, Unavailable):
-        raise EnvironmentFailure(f"no Python here has onnxruntime: {ready.reason}", ready.remedy)
-    return ready.python
-
-
 # -------------------------------------------------------------------------------------------------- what it means
 
 
 def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, list[Finding], tuple[Shortfall, ...]]:
-    answer, held, _ = side_by_side(one.checkpoint, two.checkpoint, names)
+    answer, held, _ = side_by_side(one.checkpoint, two.checkpoint, names, played=True)
     eps = {layer.eps for layer in one.checkpoint.holding.layers}
     sides = Sides(
         a=names[0], b=names[1], case=slug_of(answer.subject), eps_a=next(iter(eps)) if len(eps) == 1 else None
     )
-    other = two.plays.get("plain") or two.plays.get("eval") or ()
+    usual = one.plays.get("eval") or one.plays.get("plain") or ()
+    other = aligned(usual, two.plays.get("plain") or two.plays.get("eval") or ())
     found = hold_against(ways(one), other)
-    outputs = [finding_of(sides, reading) for reading in readings(sides, found)]
+    said_of_outputs = in_the_files_type(sides, one.plays, found, two.narrow) or readings(sides, found, two.narrow)
+    outputs = [finding_of(sides, reading) for reading in said_of_outputs]
     if "optimised" in two.plays:
-        outputs += [finding_of(sides, each) for each in optimised(sides, two)]
+        fits = (found.get("eval") or found["plain"]).fits
+        outputs += [finding_of(sides, each) for each in optimised(sides, two, fits)]
     outputs = [with_layers(finding, held) for finding in outputs]
     equal = all(finding.kind == "rounding" for finding in outputs)
     # What layers hold in another way and nobody sees in the outputs (a pruned layer, a constant) is no difference.
@@ -276,6 +217,10 @@ def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, li
     if any(finding.cause == "mode-leak" for finding in outputs):  # exporting in training mode moves statistics
         kept = [finding for finding in kept if finding.cause != "mode-leak" and not of_statistics(finding)]
     said = {finding.cause for finding in outputs}
+    if outputs and "unexplained" not in said and not equal:  # what leaves a layer out is not explained by less
+        kept = [finding for finding in kept if finding.cause != "state-mismatch"]
+    if two.backend in WITHOUT_BATCHNORM:  # that a layer is not seen there says nothing
+        kept = [finding for finding in kept if (finding.cause, finding.kind) != ("state-mismatch", "hazard")]
     kept = [finding for finding in kept if finding.cause not in ("eps", "stale-state") or finding.cause not in said]
     if nothing_else_differs(one, two, answer):
         outputs, kept = followed(outputs, kept)
@@ -284,9 +229,15 @@ def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, li
         answer,
         headline=headline(answer, sides, found, findings),
         rows=tuple(as_computed(row, findings) for row in answer.rows) if equal else answer.rows,
-        notes=(*one.remarks, *first_tap(one, two, names), *answer.notes),
+        notes=(*how_played(one, two, names), *one.remarks, *two.remarks, *first_tap(one, two, names), *answer.notes),
     )
     return answer, findings, ()
+
+
+def how_played(one: Played, two: Played, names: tuple[str, str]) -> list[str]:
+    """What ran each, and on what, unless both are code, which says so itself."""
+    by = [f"{name} was played by {each.title} {each.version}" for name, each in zip(names, (one, two), strict=True)]
+    return [f"{by[0]}, {by[1]}."]
 
 
 def with_layers(finding: Finding, held: Sequence[Finding]) -> Finding:
@@ -331,11 +282,14 @@ def of_statistics(finding: Finding) -> bool:
 def as_computed(row: Row, findings: Sequence[Finding]) -> Row:
     """Where outputs are equal, a layer whose weights alone do not show how it was folded is folded all the same."""
     named = {layer for finding in findings for layer, _ in finding.places}
-    if row.mark != "defect" or row.layer in named:
+    lacking = row.cells[-1].startswith("only in ")
+    if (row.mark != "defect" and not lacking) or row.layer in named:
         return row
     return replace(row, cells=(*row.cells[:-1], "folded, by its outputs"), mark="agrees")
 
 
+# Formats that have no operator for BatchNorm: it is always folded, or a product and a sum.
+WITHOUT_BATCHNORM = ("tflite",)
 # Causes that outputs of eval do not show.
 OF_STATE = ("batch-weight", "counter-skew", "poisoned-state")
 
@@ -354,29 +308,36 @@ def headline(
     if grave:
         return grave[0].title
     how = "equal to the bit" if (found.get("eval") or found["plain"]).gap == 0 else "equal up to rounding"
-    folded = sum("folded:" in row.cells[-1] for row in answer.rows)
+    folded = sum(row.cells[-1].startswith("folded") for row in answer.rows)
     layers = f", {folded} BatchNorm folded" if folded else ""
     return f"{sides.b} and {sides.a} give outputs that are {how}{layers}."
 
 
-def optimised(sides: Sides, two: Played) -> list[Any]:
-    """Whether onnxruntime's own optimisation of the file changes what it gives."""
-    from bncheck.diagnosis.held.outputs import bound
-    from bncheck.diagnosis.held.reading import Reading
-
+def optimised(sides: Sides, two: Played, equal: bool) -> list[Reading]:
+    """Whether what a runtime does to a file by itself changes what it gives. A graph optimiser may be wrong; a lower
+    precision is what its runtime documents."""
     apart, allowed = gap(two.plays["plain"], two.plays["optimised"]), bound(two.plays, "plain")
     if apart <= allowed:
         return []
+    onnx = two.backend == "onnxruntime"
+    otherwise = f" Run the plain way it equals {sides.a} up to rounding." if equal else ""
     return [
         Reading(
-            cause="folding",
-            kind="hazard",
-            title=f"onnxruntime {two.version} gives other outputs for {sides.b} with graph optimisation than without: "
-            f"{100 * apart:.3g} % of the largest, where rounding goes to {100 * allowed:.2g} %.",
-            advice=f"see which is right: bncheck check {sides.b}",
+            cause="folding" if onnx else "reduced-precision",
+            kind="hazard" if onnx else "convention",
+            title=f"{two.backend if onnx else two.title} {two.version} gives other outputs for {sides.b} {two.usual}: "
+            f"{100 * apart:.3g} % of the largest, where rounding goes to {100 * allowed:.2g} %.{otherwise}",
+            advice=f"see which is right: bncheck check {sides.b}" if onnx else PLAIN_WAY.get(two.backend, ""),
             places=(("", "output"),),
         )
     ]
+
+
+PLAIN_WAY = {
+    "openvino": 'where that is too much: compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})',
+    "tflite": "where that is too much: Interpreter(..., experimental_op_resolver_type="
+    "OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)",
+}
 
 
 def first_tap(one: Played, two: Played, names: tuple[str, str]) -> list[str]:
@@ -386,7 +347,7 @@ def first_tap(one: Played, two: Played, names: tuple[str, str]) -> list[str]:
     if len(one.taps) != len(two.taps):
         return [f"{names[0]} ran {len(one.taps)} normalising layers, {names[1]} {len(two.taps)}."]
     for (name, mine), (other, theirs) in zip(one.taps.items(), two.taps.items(), strict=True):
-        apart = gap([mine], [theirs])
+        apart = gap([mine], aligned([mine], [theirs]))
         if apart > 1e-4:
             also = "" if name == other else f" ({other} in {names[1]})"
             return [

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from bncheck.checkpoints.normalisers import plain_name
 from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.checkpoints.tensor import Tensor
@@ -21,6 +23,7 @@ from bncheck.trace import Array
 # Numbers of a weight that is looked at; and weights before a layer that may be its own.
 LARGEST = 64 * 2**20
 NEAR = 4
+MOST_VECTORS = 200  # constants of one size that are tried as factor and summand
 # How a format's weights go with the axis of output channels first.
 AXES = {"keras": -1, "flax": -1}
 
@@ -178,7 +181,18 @@ class Weights:
         last = AXES.get(self.checkpoint.holding.framework, 0)
         order = [last % array.ndim, *(axis for axis in (0, 1, array.ndim - 1) if axis != last % array.ndim)]
         axes = [axis for axis in dict.fromkeys(order) if array.shape[axis] == channels]
+        if last and array.ndim == 4 and array.shape[2:] == (channels, 1):  # depthwise: (H, W, C, 1)
+            return [array.transpose(2, 3, 0, 1).reshape(channels, -1)]
         return [moved(array, axis) for axis in axes]
+
+    def vectors(self, count: int) -> dict[str, Array]:
+        """Constants with one number per channel, whatever axes of one stand around them."""
+        tensors, others = self.checkpoint.tensors, self.checkpoint.holding.others
+        fitting = [key for key in others if key in tensors and tensors[key].size == count]
+        fitting = [
+            key for key in fitting if tensors[key].dtype.startswith("float") and max(tensors[key].shape) == count
+        ]
+        return {key: tensors[key].read().reshape(-1) for key in fitting[:MOST_VECTORS]}
 
     def bias(self, key: str, channels: int) -> Array | None:
         """The bias beside a weight: what has its name with "bias" in the place of the last word, or follows it."""
@@ -215,6 +229,8 @@ def search(
     used: set[str] = set()
     for layer in layers:
         hit = likeliest(hits(layer, mine, theirs, used))
+        if hit is None or hit[2].word == "bare":  # behind an activation it becomes a product and a sum
+            hit = as_product(layer, theirs, used) or hit
         if hit is None:
             left.append(layer)
             continue
@@ -235,6 +251,21 @@ def likeliest(found: Iterator[Hit]) -> Hit | None:
         kept.append(hit)
     order = ("start", "weights", "bare", "parameters")
     return min(kept, key=lambda hit: order.index(hit[2].word), default=None)
+
+
+def as_product(layer: Held, theirs: Weights, used: set[str]) -> Hit | None:
+    """The two constants that gamma/sqrt(var + eps) and beta − mean·gamma/sqrt(var + eps) became."""
+    count = 0 if layer.running_mean is None else int(layer.running_mean.size)
+    vectors = theirs.vectors(count) if count > 1 else {}
+    one = np.ones((count, 1), np.float32)
+    for key, gain in vectors.items():
+        if key in used or fold_of(one, None, layer, gain[:, None], None) is None:
+            continue
+        for other, shift in (*vectors.items(), (key, None)):  # a summand of 0 is left out
+            fold = fold_of(one, None, layer, gain[:, None], shift)
+            if fold is not None and fold.word in ("folded", "start"):
+                return other, key, fold
+    return None
 
 
 def hits(layer: Held, mine: Weights, theirs: Weights, used: set[str]) -> Iterator[Hit]:

@@ -41,9 +41,8 @@ def find_python(
     if given is not None:
         return asked_for(given, backend)
     for variable, words in ACTIVE:
-        prefix = environment.get(variable, "")
-        python = next((path for place in PLACES if prefix and (path := Path(prefix) / place).exists()), None)
-        if python is not None and has_module(python.parent.parent, backend.module):
+        python = active_python({variable: environment.get(variable, "")}, backend.module)
+        if python is not None:
             return UsersPython(python, words)
     if has_module(Path(sys.prefix), backend.module):
         return UsersPython(Path(sys.executable), "bncheck's own Python")
@@ -54,6 +53,16 @@ def find_python(
             f"activate your environment, or name its Python: --python PATH; {ready.remedy}",
         )
     return UsersPython(ready.python, f"bncheck's own environment for {backend.title}: no active one has it")
+
+
+def active_python(environment: Mapping[str, str], module: str) -> Path | None:
+    """The interpreter of the active environment, if it has a module."""
+    for variable, _ in ACTIVE:
+        prefix = environment.get(variable, "")
+        python = next((path for place in PLACES if prefix and (path := Path(prefix) / place).exists()), None)
+        if python is not None and has_module(python.parent.parent, module):
+            return python
+    return None
 
 
 def asked_for(given: str, backend: BackendFile) -> UsersPython:

@@ -22,7 +22,6 @@ from bncheck.run_folder.arrays import open_archive
 from bncheck.run_folder.folder import create_run_folder
 from bncheck.run_folder.lives import read_lives
 from bncheck.run_folder.results import Results, TargetResult
-from bncheck.session import Listener
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.played import (
@@ -36,6 +35,7 @@ from bncheck.subjects.played import (
 )
 
 if TYPE_CHECKING:
+    from bncheck.session import Listener  # it imports what plays cells
     from bncheck.subjects.asked import Asked
 
 COLUMNS = ("kind", "mode", "n", "moved", "gap", "verdict")

@@ -61,7 +61,24 @@ def check_file(asked: Asked, listener: Listener) -> tuple[Path, Results]:
         concluding=lambda results: (results, answer_of(asked.thing.text, graph, norms, results)),
         command=asked.command,
     )
-    return carry_out(request, listener)
+    run, results = carry_out(request, listener)
+    if asked.save_scenario is not None:
+        save(asked, results, listener)
+    return run, results
+
+
+def save(asked: Asked, results: Results, listener: Listener) -> None:
+    """As a scenario, with the shape and type that were played."""
+    from bncheck.subjects.saved_scenario import save_file
+
+    assert asked.save_scenario is not None
+    cases = [case for scenario in results.scenarios if scenario.name == SCENARIO for case in scenario.cases]
+    shapes = [value for case in cases for value in case.inputs.values() if isinstance(value, Mapping)]
+    if not shapes:
+        raise UsageError("Nothing was played that a scenario could hold.", "Leave out --save-scenario.")
+    dtype = str(shapes[0].get("dtype") or "float32")
+    again = save_file(asked, shapes[0]["shape"], dtype, asked.save_scenario)
+    listener.say(f"play it again with: {again}")
 
 
 def refuse_options(asked: Asked) -> None:

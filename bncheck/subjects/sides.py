@@ -11,21 +11,22 @@ from typing import Literal
 
 from bncheck.errors import UsageError
 from bncheck.gate.bar import Bar
-from bncheck.subjects.thing import Thing, parse_thing
+from bncheck.subjects.thing import EXPORTED, Thing, existing, parse_thing
 
 # What bncheck cannot hold side by side yet: suffix → what it is.
 UNSUPPORTED = {
-    ".tflite": "a TFLite file", ".xml": "an OpenVINO file", ".pb": "a TensorFlow graph", ".engine": "a TensorRT engine",
+    ".pb": "a TensorFlow graph", ".engine": "a TensorRT engine", ".plan": "a TensorRT engine",
     ".mlmodel": "a Core ML file", ".mlpackage": "a Core ML file", ".torchscript": "a TorchScript file",
 }  # fmt: skip
-PAIRS = "two checkpoints, a model and its ONNX file, two ONNX files, two models"
+PAIRS = "two checkpoints, two models, a model and its ONNX, TFLite, OpenVINO or Keras file, two of such files"
+KERAS = (".keras", ".h5", ".hdf5")  # a checkpoint, and where the model's config is in it, a model too
 
 
 @dataclass(frozen=True)
 class Side:
     """One of the two. ``state`` is a state inside a checkpoint ("" where it is not said which)."""
 
-    kind: Literal["code", "onnx", "checkpoint"]
+    kind: Literal["code", "onnx", "checkpoint", "exported", "keras"]
     text: str
     path: Path | None = None
     state: str = ""
@@ -60,6 +61,8 @@ def parse_side(text: str) -> Side:
     file, colon, state = text.rpartition(":")
     if colon and Path(file).is_file() and Path(file).suffix != ".py":
         return Side(kind="checkpoint", text=text, path=Path(file), state=state)
+    if suffix in EXPORTED:
+        return Side(kind="exported", text=text, path=existing(Path(text)).absolute())
     thing = parse_thing(text)
     return Side(kind=thing.kind, text=text, path=thing.path, thing=thing)
 

@@ -15,6 +15,7 @@ NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 FORMS = "file.py:Name, package.module:Name, model.onnx, or a checkpoint"
 # Endings of checkpoints; those that modules have as names too (``tensorflow.keras:Layer``) are not among them.
 STATES = {".pt", ".pth", ".ckpt", ".safetensors", ".npz", ".npy", ".pdparams", ".pkl", ".h5", ".hdf5", ".msgpack"}
+EXPORTED = (".tflite", ".xml")  # TFLite and OpenVINO: read by their own runtime alone
 MOST_BYTES = 8_000_000  # of a source file
 # The framework that a package's things are made of; packages not listed here are asked of torch.
 OTHER_FRAMEWORKS = {"keras": "Keras", "tensorflow": "TensorFlow", "tf_keras": "tf.keras", "mxnet": "MXNet"}
@@ -55,6 +56,11 @@ def parse_thing(text: str) -> Thing:
         listed = f"it defines {', '.join(names)}" if names else "it defines no class or function"
         example = f"bncheck check {text}:{names[0]}" if names else "write a function that builds your model"
         raise UsageError(f"{text} is a file of code: which class or function of it? ({listed})", example)
+    if path.suffix.lower() in EXPORTED:
+        raise UsageError(
+            f"{existing(path)} holds no BatchNorm of its own to judge: exporters fold it.",
+            f"hold it against what it was made of: bncheck diff model.py:build {text}",
+        )
     if colon and not path.exists() and (":" in path.name):
         raise UsageError(f"cannot read {text!r}: {name!r} is no name of a class or function", FORMS)
     return Thing("onnx" if path.suffix == ".onnx" else "checkpoint", text, path=existing(path).absolute())

@@ -94,7 +94,7 @@ def states_of(side: Side) -> list[Checkpoint]:
 
 
 def side_by_side(
-    one: Checkpoint, two: Checkpoint, names: tuple[str, str]
+    one: Checkpoint, two: Checkpoint, names: tuple[str, str], played: bool = False
 ) -> tuple[Answer, list[Finding], tuple[Shortfall, ...]]:
     """(the answer, findings, what could not be compared) of two states."""
     subject = f"{names[0]} against {names[1]}"
@@ -120,7 +120,7 @@ def side_by_side(
         headline=headline(pairs, folded, findings, sides, compared_any),
         columns=COLUMNS,
         rows=tuple(rows(pairs, folded, matching, findings, sides)),
-        notes=tuple(notes(one, two, matching, pairs, sides)),
+        notes=tuple(notes(one, two, matching, pairs, sides, played)),
     )
     return answer, findings, missed
 
@@ -194,9 +194,12 @@ def how_read(formats: Sequence[str]) -> list[str]:
     return [f"{kinds}, without any framework; nothing in the files was executed."]
 
 
-def notes(one: Checkpoint, two: Checkpoint, matching: Matching, pairs: Sequence[Pair], sides: Sides) -> list[str]:
+def notes(
+    one: Checkpoint, two: Checkpoint, matching: Matching, pairs: Sequence[Pair], sides: Sides, played: bool
+) -> list[str]:
     said = [HOW[matching.how]] if pairs else []
-    said += how_read([each.holding.format for each in (one, two) if each.holding.format != OBJECT])
+    if not played:
+        said += how_read([each.holding.format for each in (one, two) if each.holding.format != OBJECT])
     if sides.others is not None:
         same, apart = sides.others.same, len(sides.others.different)
         said.append(f"Of the other tensors of the same name {same} are equal, {apart} differ.")

@@ -165,6 +165,7 @@ OTHERS = {
     "dropout-training": {"opset": 15, "dropout": True},
     "fixed-shape": {"opset": 15, "shape": (1, 2, 8, 8)},
     "other-operator": {"opset": 15, "extra": "Softsign"},
+    "draws-at-random": {"opset": 15, "extra": "RandomUniformLike"},
     "nan-variance": {"opset": 15, "var": (1.0, float("nan"), 0.25)},
     "softsign-fresh-training": {"make": make_fresh, "training": True, "last": "Softsign"},
     "hard-sigmoid": {"make": make_fresh, "last": "HardSigmoid"},

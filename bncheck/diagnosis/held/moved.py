@@ -156,7 +156,8 @@ def earlier(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading
     else:
         title = (
             f"gamma and beta are equal, only the statistics differ, in {layers_in(pairs, chosen)}: {apart(chosen)}. "
-            f"Buffers were not copied with the parameters (an averaged model), or were estimated anew."
+            "That alone does not tell why. Usual reasons: an average or a copy took the parameters without the "
+            "buffers; the statistics were estimated anew; gamma and beta were frozen while training went on."
         )
         departs = ""
     yield Reading(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from bncheck.trace import Array
 # Measured rounding (against float64, or from an input off by a rounding) is one draw: others are larger.
 DRAWS = 32.0
 SMALLEST = 16 * 2.0**-23  # of the largest output
+NOTHING: Mapping[str, int] = {}
 # So much of a difference a cause has to take away to be named where the rest is no rounding.
 MOST_OF_IT = 0.9
 Outputs = Sequence[Array]
@@ -49,6 +51,30 @@ def gap(one: Outputs, two: Outputs) -> float:
     return worst
 
 
+def aligned(usual: Outputs, other: Outputs) -> Outputs:
+    """``other`` in the order and with the axis of channels of ``usual``, where its shapes alone go together so: another
+    format puts channels last, or sorts its outputs by name."""
+    if len(usual) != len(other) or all(a.shape == b.shape for a, b in zip(usual, other, strict=True)):
+        return other
+    moved = [[moved_to(a, b) for b in other] for a in usual]
+    places = next(
+        (order for order in ORDERS[len(usual)] if all(moved[i][j] is not None for i, j in enumerate(order))), None
+    ) if len(usual) in ORDERS else None  # fmt: skip
+    if places is None:
+        return other
+    return [array for i, j in enumerate(places) if (array := moved[i][j]) is not None]
+
+
+# Orders that outputs may come in, as they stand first; more than four are left as they are.
+ORDERS = {count: tuple(itertools.permutations(range(count))) for count in (1, 2, 3, 4)}
+
+
+def moved_to(usual: Array, other: Array) -> Array | None:
+    """``other`` with its channels where those of ``usual`` are; None where no move makes the shapes equal."""
+    tries = [other, np.moveaxis(other, -1, 1), np.moveaxis(other, 1, -1)] if other.ndim > 2 else [other]
+    return next((each for each in tries if each.shape == usual.shape), None)
+
+
 def bound(plays: Mapping[str, Outputs], name: str) -> float:
     """How far rounding goes for this model and input, relative to the largest value: from its own float64 play, and
     from what an input off by a rounding changes."""
@@ -61,7 +87,7 @@ def bound(plays: Mapping[str, Outputs], name: str) -> float:
 
 def hold_against(plays: Mapping[str, Outputs], other: Outputs) -> dict[str, Measured]:
     """Way to run it → how far the other's outputs lie from that."""
-    ways = [name for name in plays if name not in ("input", "nudged") and not name.endswith("64")]
+    ways = [name for name in plays if name != "input" and not name.startswith("nudged") and not name.endswith("64")]
     return {name: Measured(gap(plays[name], other), bound(plays, name)) for name in ways}
 
 
@@ -87,8 +113,9 @@ WAYS: Mapping[str, tuple[str, Kind, str, str]] = {
 }
 
 
-def readings(sides: Sides, found: Mapping[str, Measured]) -> list[Reading]:
-    """What the outputs say of b: nothing where they are equal to those of eval, to the bit."""
+def readings(sides: Sides, found: Mapping[str, Measured], narrow: Mapping[str, int] = NOTHING) -> list[Reading]:
+    """What the outputs say of b: nothing where they are equal to those of eval, to the bit. ``narrow`` counts weights
+    of b below float32."""
     usual = found.get("eval") or found["plain"]
     place = (("", "output"),)
     if usual.fits:
@@ -105,7 +132,37 @@ def readings(sides: Sides, found: Mapping[str, Measured]) -> list[Reading]:
         title += f"{percent(found[way].gap)} so)."
         return [Reading(cause, kind, title, advice, place, departs=sides.b, evidence={"gap in eval": usual.gap})]
     other_eps = [reading for reading in [eps_reading(sides, found, usual)] if reading is not None]
-    return other_eps or [unexplained(sides, found, usual)]
+    return other_eps or [unexplained(sides, found, usual, narrow)]
+
+
+# Rounding of weights is drawn anew for each, here as in the file: a file may draw as much worse.
+WORSE = 2.0
+
+
+def in_the_files_type(
+    sides: Sides, plays: Mapping[str, Outputs], found: Mapping[str, Measured], narrow: Mapping[str, int]
+) -> list[Reading]:
+    """Whether a difference is what weights in float16 cost: as large as a's own weights, off by that much, bring about,
+    and larger than rounding in float32."""
+    usual = found.get("eval") or found["plain"]
+    if usual.fits or "nudged16" not in plays or set(narrow) != {"float16"}:
+        return []
+    reach = WORSE * gap(plays["eval"], plays["nudged16"])
+    if not usual.gap <= reach:
+        return []
+    return [
+        Reading(
+            cause="reduced-precision",
+            kind="convention",
+            title=f"{sides.b} keeps its weights in float16 ({narrow['float16']} of them): its outputs differ from "
+            f"those of {sides.a} by {percent(usual.gap)} of the largest. Rounding weights to float16 costs up to "
+            f"{percent(reach)} here.",
+            advice="keep float32 where you need it (OpenVINO: save_model(..., compress_to_fp16=False))",
+            places=(("", "output"),),
+            departs=sides.b,
+            evidence={"gap": usual.gap, "reach": reach},
+        )
+    ]
 
 
 def eps_reading(sides: Sides, found: Mapping[str, Measured], usual: Measured) -> Reading | None:
@@ -126,7 +183,7 @@ def eps_reading(sides: Sides, found: Mapping[str, Measured], usual: Measured) ->
     )
 
 
-def unexplained(sides: Sides, found: Mapping[str, Measured], usual: Measured) -> Reading:
+def unexplained(sides: Sides, found: Mapping[str, Measured], usual: Measured, narrow: Mapping[str, int]) -> Reading:
     if not np.isfinite(usual.gap):
         said = (
             f"The outputs of {sides.a} and {sides.b} cannot be held together: other shapes, or NaN on one side alone."
@@ -134,7 +191,7 @@ def unexplained(sides: Sides, found: Mapping[str, Measured], usual: Measured) ->
     else:
         said = (
             f"The outputs of {sides.a} and {sides.b} differ by {percent(usual.gap)} of the largest; rounding goes "
-            f"to {percent(usual.bound)}.{tried(found)}"
+            f"to {percent(usual.bound)}.{tried(found)}{of_narrow(sides, narrow)}"
         )
     return Reading(
         cause="unexplained",
@@ -144,6 +201,11 @@ def unexplained(sides: Sides, found: Mapping[str, Measured], usual: Measured) ->
         places=(("", "output"),),
         evidence={f"gap, {name}": measured.gap for name, measured in found.items() if np.isfinite(measured.gap)},
     )
+
+
+def of_narrow(sides: Sides, narrow: Mapping[str, int]) -> str:
+    kinds = joined(sorted(narrow))
+    return f" {sides.b} keeps weights in {kinds}; what that costs is not measured here." if narrow else ""
 
 
 def tried(found: Mapping[str, Measured]) -> str:

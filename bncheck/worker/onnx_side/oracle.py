@@ -35,6 +35,9 @@ def model_of(files, path):
     return playing(files, files.read(path))
 
 
+RANDOM = ("RandomUniformLike", "RandomNormalLike", "RandomUniform", "RandomNormal", "Bernoulli", "Multinomial")
+
+
 def playing(files, graph):
     norms = files.batch_norms(graph)
     if not files.OLDEST <= graph.opset <= files.NEWEST:
@@ -43,6 +46,10 @@ def playing(files, graph):
             "hold it against" % (graph.opset, files.OLDEST, files.NEWEST)
         )
     for node in graph.nodes:
+        if node.kind in RANDOM:
+            raise NotImplementedError(
+                "the %s node %r draws at random: no two runs of the file are alike" % (node.kind, node.name)
+            )
         if node.kind not in KINDS and node.kind != "BatchNormalization":
             raise NotImplementedError("the oracle has no operator %s (node %r)" % (node.kind, node.name))
         if node.domain not in ("", "ai.onnx"):

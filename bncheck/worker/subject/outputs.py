@@ -8,6 +8,7 @@ hold (model.py), ``outputs.npz``:
                               training mode), "start" (eval with mean 0 and variance 1), "eps <value>" (eval with it)
     ``eval64/<k>``, …         the same in float64, where the model can be: how far its own rounding goes
     ``nudged/<k>``            eval with an input that is off by a rounding
+    ``nudged16/<k>``          eval with every weight off by as much as float16 rounds
     ``tap/<name>``            eval: what each normalising layer gives, in the order in which they ran
 """
 
@@ -75,6 +76,7 @@ class Candidates:
     def actions(self):
         yield "eval", self.tapped
         yield "nudged", self.nudged
+        yield "nudged16", self.rounded
         yield "train", lambda: self.moded(lambda: self.net.train())
         yield "batch", lambda: self.moded(self.norms_alone)
         yield "start", self.started
@@ -131,6 +133,17 @@ class Candidates:
         finally:
             self.net.load_state_dict(held, strict=False)
             self.net.eval()
+
+    def rounded(self):
+        held, dice = self.kept(), self.torch.Generator().manual_seed(2)
+        self.net.eval()
+        for value in self.net.state_dict().values():
+            if hasattr(value, "is_floating_point") and value.is_floating_point():
+                value.mul_(1 + 2.0**-11 * (2 * self.torch.rand(value.shape, generator=dice) - 1).to(value))
+        try:
+            return self.run()
+        finally:
+            self.net.load_state_dict(held, strict=False)
 
     def norms_alone(self):
         for module in self.norms.values():
