@@ -159,6 +159,7 @@ class Layer:
         self.name, self.names, self.registered, self.tracks, self.own = "", (), None, True, False
         self.dtypes, self.trainable, self.made_at = {}, None, None
         self.forwards, self.open, self.closed = 0, {}, 0
+        self.settled = 0  # how often its kind, channels and dtypes were read
         self.told = None  # what was last written of it
 
     def described(self):
@@ -210,8 +211,7 @@ class Recorder:
         return layer
 
     def describe(self, layer):
-        names, dtypes = len(layer.names), tuple(layer.dtypes.values())
-        key = (layer.name, layer.kind, layer.channels, layer.registered, layer.tracks, layer.trainable, names, dtypes)
+        key = (layer.name, layer.registered, layer.tracks, layer.trainable, len(layer.names), layer.settled)
         if key != layer.told:
             layer.told = key
             self.log.append(dict(layer.described(), dtypes=dict(layer.dtypes)))
@@ -257,12 +257,24 @@ class Recorder:
         return sum(stream.kind == kind for stream in self.streams.values())
 
     def forward(self, layer, key, n, moved, where):
-        """Count a forward in its span. ``key``: training, in_backward, gradients, input_dtype."""
-        layer.forwards += 1
+        """Count a forward in its span, and return that. ``key``: training, in_backward, gradients, input_dtype."""
         whole = (key, where)
         span = layer.open.get(whole)
-        if span is None or layer.forwards - span["at"] > INTERLEAVED:
+        if span is None or not self.goes_on(layer, span):
             span = self.open_span(layer, whole, n)
+        low, high = span["n"]
+        if n < low or n > high:
+            span["n"] = [min(low, n), max(high, n)]
+        self.again(layer, span, moved)
+        return span
+
+    def goes_on(self, layer, span):
+        """Whether a span has not closed, and may have one more forward."""
+        return layer.forwards - span["at"] < INTERLEAVED and span["open"]
+
+    def again(self, layer, span, moved):
+        """Count one more forward of a span."""
+        layer.forwards += 1
         span["at"] = layer.forwards
         span["forwards"] += 1
         if span["last_step"] == self.steps:
@@ -271,9 +283,6 @@ class Recorder:
             span["last_step"], span["within"] = self.steps, 1
         span["most_per_step"] = max(span["most_per_step"], span["within"])
         span["last_index"] = self.forwards
-        low, high = span["n"]
-        if n < low or n > high:
-            span["n"] = [min(low, n), max(high, n)]
         if moved is not None:
             span["moved"] = (span["moved"] or 0) + moved
         self.forwards += 1
@@ -281,13 +290,13 @@ class Recorder:
     def open_span(self, layer, whole, n):
         (training, in_backward, gradients, dtype), where = whole
         for other, span in list(layer.open.items()):
-            if layer.forwards - span["at"] > INTERLEAVED or other == whole:
+            if not self.goes_on(layer, span) or other == whole:
                 self.close_span(layer, other)
         span = {
             "span": layer.number, "first_index": self.forwards, "last_index": self.forwards,
             "first_step": self.steps, "last_step": self.steps, "forwards": 0, "training": training,
             "in_backward": in_backward, "gradients": gradients, "n": [n, n], "input_dtype": dtype, "moved": None,
-            "most_per_step": 1, "called_from": where, "within": 0, "at": layer.forwards,
+            "most_per_step": 1, "called_from": where, "within": 0, "at": layer.forwards, "open": True,
         }  # fmt: skip
         layer.open[whole] = span
         return span
@@ -295,6 +304,7 @@ class Recorder:
     def close_span(self, layer, whole):
         """To the log; of a layer with very many spans, those that are alike become one that goes on."""
         span = layer.open.pop(whole)
+        span["open"] = False
         layer.closed += 1
         if layer.closed <= MOST_SPANS:
             self.log.append(trimmed(span))
@@ -469,7 +479,7 @@ def append(path, data):
 
 
 def trimmed(span):
-    return {name: value for name, value in span.items() if name not in ("within", "at")}
+    return {name: value for name, value in span.items() if name not in ("within", "at", "open")}
 
 
 def program():
