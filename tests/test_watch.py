@@ -387,6 +387,38 @@ def test_a_recording_that_the_disk_has_no_room_for_is_no_model_without_layers(tm
     assert said[0].sentence.startswith("Nothing was recorded: the recorder could not write (OSError")
 
 
+@pytest.mark.parametrize("place", ["beside", "path"])
+def test_files_of_the_user_that_have_names_of_the_library_are_theirs_alone(tmp_path: Path, place: str) -> None:
+    """A json.py that is a script of its own ended the command: the recorder had imported it."""
+    folder = tmp_path / ("program" if place == "beside" else "path")
+    folder.mkdir()
+    (folder / "json.py").write_text("import sys; print('theirs'); sys.exit(3)")
+    (tmp_path / "program").mkdir(exist_ok=True)
+    (tmp_path / "program" / "train.py").write_text("print('trained')\ntry:\n    import json\nexcept SystemExit: pass\n")
+    variables = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), str(tmp_path / "path")]))
+    words = [sys.executable, "-m", "bncheck", "watch", "-q", "--out", str(tmp_path / "run"), "--"]
+    words += [sys.executable, str(tmp_path / "program" / "train.py")]
+    done = subprocess.run(words, env=variables, capture_output=True, text=True, check=False)
+    assert done.stdout == "trained\ntheirs\n", done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_recorder_writes_without_the_module_json(tmp_path: Path) -> None:
+    """Its rows are JSON that json reads back, whatever json means in the program."""
+    program = """
+import sys, types
+import torch
+sys.modules["json"] = types.ModuleType("json")
+layer = torch.nn.BatchNorm1d(2)
+layer.load_state_dict(dict(layer.state_dict(), **{"n\\u00e4h\\"\\n\\U0001f600.running_mean": torch.ones(1)}), strict=False)
+layer(torch.randn(4, 2))
+"""
+    ended, (life,) = record(tmp_path, "-c", program)
+    assert ended.code == 0
+    (load,) = happened(life, "load")
+    assert load.detail["unexpected"] == ['n\u00e4h"\n\U0001f600.running_mean']
+
+
 def test_the_sitecustomize_of_the_user_runs_too(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text("print('theirs', __name__, __file__)")

@@ -6,7 +6,6 @@ front) and BNCHECK_WATCH are changed.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -77,8 +76,7 @@ def environment(run: Path, keep: str, steps: int | None, python: Path | None) ->
     found = dict(os.environ)
     known = found.get("PYTHONPATH")
     found["PYTHONPATH"] = os.pathsep.join([str(ATTACH), *([known] if known else [])])
-    wanted = {"folder": str(run.absolute() / FOLDER), "keep": keep, "steps": steps}
-    found["BNCHECK_WATCH"] = json.dumps(wanted)
+    found["BNCHECK_WATCH"] = f"{keep} {steps or 0} {run.absolute() / FOLDER}"
     if python is not None:
         found["PATH"] = os.pathsep.join([str(python.absolute().parent), found.get("PATH", os.defpath)])
     return found

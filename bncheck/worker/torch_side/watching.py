@@ -621,7 +621,7 @@ class Watching:
     # -- in and out -------------------------------------------------------------------------------------------
 
     def guarded(self, hook, of_modules=False):
-        """The hook, which never raises and works for one thread at a time. ``of_modules``: its first argument is one."""
+        """The hook, which never raises and works for one thread at a time. ``of_modules``: its first argument is."""
         recorder, compiling = self.recorder, self.compiling
 
         leaf = self.leaf

@@ -1,7 +1,7 @@
 """The recorder that rides along in a user's program. This docstring is the format of a recording.
 
-``bncheck watch`` puts the folder ``attach`` in front of PYTHONPATH and ``BNCHECK_WATCH`` (JSON: ``folder``, ``keep``,
-``steps``) into the environment. ``attach/sitecustomize.py`` waits for the framework to be imported and hands a
+``bncheck watch`` puts the folder ``attach`` in front of PYTHONPATH and ``BNCHECK_WATCH`` (what to keep, how many
+steps or 0, the folder) into the environment. ``attach/sitecustomize.py`` waits for the framework to be imported and hands a
 ``recorder.Recorder`` to ``watch(recorder)`` of its backend file, which installs the hooks. Python 3.7 syntax, NumPy and
 the framework. Each process that runs a normalising layer makes a folder of its own:
 

@@ -6,8 +6,6 @@ syntax and NumPy. Nothing here is called by more than one thread at a time but t
 """
 
 import atexit
-import importlib.util
-import json
 import os
 import sys
 import threading
@@ -22,7 +20,7 @@ CHUNK_UNITS, CHUNK_BYTES = 10, 4 << 20  # of one file of moments
 BUDGET = 64 << 20  # bytes on disk per class of moments
 MOST_BYTES = 1 << 30  # with --keep all
 MOST_EVERY = 100  # units kept of "every"; beyond it every second goes, and the distance doubles
-DUTY = 10  # of the later units one in so many is looked at whole, for "last"
+DUTY = 16  # of the later units one in so many is looked at whole, for "last"
 MOST_BEATS = 16  # of one unit: more without an optimiser step are units of their own
 MOST_SPANS, MOST_LAYERS, MOST_ALIKE, MOST_SIGNS, MOST_CLOCKS = 200, 2000, 20, 2000, 64
 INTERLEAVED = 8  # forwards of a layer between two of one span
@@ -32,14 +30,20 @@ ALL = "all"
 
 
 def part(name):
-    """A neighbouring file of the worker, by its path."""
-    full = "bncheck_worker_" + name
+    """A neighbouring file of the worker, by its path. Nothing that a file of the user's could hide is imported for it:
+    the interpreter's own machinery is always there."""
+    full = "bncheck_worker_" + name.replace("/", "_")
     if full not in sys.modules:
         folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
-        sys.modules[full] = importlib.util.module_from_spec(spec)
+        files, start = sys.modules["_frozen_importlib_external"], sys.modules["_frozen_importlib"]
+        spec = files.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        sys.modules[full] = start.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[full])
     return sys.modules[full]
+
+
+def json_of(value):
+    return part("watching/text").json_of(value)
 
 
 class Keep:
@@ -51,7 +55,7 @@ class Keep:
         self.first, self.last, self.every = (int(words.get(name, 0)) for name in ("first", "last", "every"))
 
     def look(self, unit):
-        """Whether a unit is looked at whole. Of the later ones, which may turn out to be the last, about one in ten
+        """Whether a unit is looked at whole. Of the later ones, which may turn out to be the last, about one in DUTY
         is, scattered by a fixed pattern so that no rhythm of the program hides from it."""
         if self.all or unit < self.first or (self.every and unit % self.every == 0):
             return True
@@ -323,7 +327,7 @@ class Recorder:
         counted, and the last one kept. True if it was logged."""
         row = {"what": what, "index": self.forwards if index is None else index, "step": self.steps,
                "layers": sorted(set(layers)), "where": where, "detail": detail}  # fmt: skip
-        sign = (what, json.dumps(where), *(str(detail.get(name, "")) for name in ("module", "quantity", "by")))
+        sign = (what, where, *(str(detail.get(name, "")) for name in ("module", "quantity", "by")))
         if sign not in self.alike and len(self.alike) >= MOST_SIGNS:
             sign = (what,)
         known = self.alike.setdefault(sign, [0, None])
@@ -406,7 +410,7 @@ class Recorder:
         self.write_json("about.json", found)
 
     def write_json(self, name, value):
-        data = json.dumps(value).encode("utf-8")
+        data = json_of(value).encode("utf-8")
         part("archive").write_file(os.path.join(self.folder, name), data)
 
     def breathe(self):
@@ -430,7 +434,7 @@ class Recorder:
 
     def tell(self):
         """What happened, and how far the counts have come."""
-        lines, self.log = "".join(json.dumps(row) + "\n" for row in self.log), []
+        lines, self.log = "".join(json_of(row) + "\n" for row in self.log), []
         if lines:
             append(os.path.join(self.folder, "log.jsonl"), lines.encode("utf-8"))
         spans = [trimmed(span) for layer in self.layers for span in layer.open.values()]
