@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from bncheck.run_folder.lives import FOLDER
 
 ATTACH = Path(bncheck.worker.__file__).parent / "watching" / "attach"
 MARKS = "marks"
+PAUSE_SECONDS = 0.5
 PYTHONS = ("python", "python3")
 
 
@@ -82,8 +83,16 @@ def environment(run: Path, keep: str, steps: int | None, python: Path | None) ->
     return found
 
 
-def launch(command: Sequence[str], run: Path, keep: str, steps: int | None, python: Path | None = None) -> Ended:
-    """Run the command to its end. UsageError where the system cannot start it."""
+def launch(
+    command: Sequence[str],
+    run: Path,
+    keep: str,
+    steps: int | None,
+    python: Path | None = None,
+    meanwhile: Callable[[], None] | None = None,
+) -> Ended:
+    """Run the command to its end, and ``meanwhile`` some times a second. UsageError where the system cannot start
+    it."""
     (run / FOLDER).mkdir(parents=True, exist_ok=True)
     variables = environment(run, keep, steps, python)
     program = shutil.which(command[0], path=variables.get("PATH")) or command[0]
@@ -94,7 +103,7 @@ def launch(command: Sequence[str], run: Path, keep: str, steps: int | None, pyth
             f"{command[0]!r} cannot be started: {error.strerror or error}.", "Is it the program you mean?"
         ) from error
     with handing_on(process):
-        code = process.wait()
+        code = waited(process, meanwhile)
     marks = run / FOLDER / MARKS
     reached = tuple(sorted(path.name for path in marks.iterdir())) if marks.is_dir() else ()
     failed, stopped = (told(marks, name) if name in reached else "" for name in ("failed", "stopped"))
@@ -108,6 +117,15 @@ def launch(command: Sequence[str], run: Path, keep: str, steps: int | None, pyth
         failed=failed,
         stopped=stopped,
     )
+
+
+def waited(process: subprocess.Popen[bytes], meanwhile: Callable[[], None] | None) -> int:
+    while meanwhile is not None:
+        try:
+            return process.wait(timeout=PAUSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            meanwhile()
+    return process.wait()
 
 
 def told(marks: Path, name: str) -> str:
