@@ -12,7 +12,7 @@ FILES, START = sys.modules["_frozen_importlib_external"], sys.modules["_frozen_i
 HERE = os.path.dirname(os.path.abspath(__file__))
 WATCHING = os.path.dirname(HERE)
 WORKER = os.path.dirname(WATCHING)
-FRAMEWORKS = ("torch",)  # whose backend file has watch(recorder)
+FRAMEWORKS = ("torch", "keras", "paddle")  # whose backend file has watch(recorder)
 
 
 def mark(folder, name):
@@ -38,23 +38,22 @@ class Waiting:
     """A finder that finds nothing, and wraps the loader of a framework so that the recorder is attached behind it."""
 
     def __init__(self, wanted):
-        self.wanted = wanted
+        self.wanted, self.awaited = wanted, set(FRAMEWORKS)
 
     def find_spec(self, name, path=None, target=None):
-        if name not in FRAMEWORKS:
+        if name not in self.awaited:
             return None
         finders = [each for each in sys.meta_path if each is not self and hasattr(each, "find_spec")]
         found = (each.find_spec(name, path, target) for each in finders)
         spec = next((each for each in found if each is not None), None)
         if spec is None or not hasattr(spec.loader, "exec_module"):
             return None
+        self.awaited.discard(name)
         execute = spec.loader.exec_module
 
         def exec_module(module):
             del spec.loader.exec_module  # the framework's loader is again what it is without us
             execute(module)
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
             attach(name, self.wanted)
 
         spec.loader.exec_module = exec_module
