@@ -30,7 +30,8 @@ PYTHONS = ("python", "python3")
 class Ended:
     """How the command ended: its process id, its exit code (128 + n for signal n) and how far the recorder came:
     ``python`` was reached, a framework was imported; ``failed`` is why attaching did not work, ``stopped`` why
-    recording ended before the program did, where the recording itself could not say so."""
+    recording ended before the program did, where the recording itself could not say so; ``unseen`` what ran where
+    nothing can be seen of it."""
 
     pid: int
     code: int
@@ -38,6 +39,7 @@ class Ended:
     reached: tuple[str, ...] = ()
     failed: str = ""
     stopped: str = ""
+    unseen: str = ""
 
 
 def with_python(command: Sequence[str], python: Path | None) -> list[str]:
@@ -106,7 +108,7 @@ def launch(
         code = waited(process, meanwhile)
     marks = run / FOLDER / MARKS
     reached = tuple(sorted(path.name for path in marks.iterdir())) if marks.is_dir() else ()
-    failed, stopped = (told(marks, name) if name in reached else "" for name in ("failed", "stopped"))
+    failed, stopped, unseen = (told(marks, name) if name in reached else "" for name in ("failed", "stopped", "unseen"))
     shutil.rmtree(marks, ignore_errors=True)
     killed = -code if code < 0 else 0
     return Ended(
@@ -116,6 +118,7 @@ def launch(
         reached=reached,
         failed=failed,
         stopped=stopped,
+        unseen=unseen,
     )
 
 

@@ -75,19 +75,22 @@ def part(name):
 
 
 def watch(recorder):
-    """Follow BatchNormalization where its arrays can be seen: on PyTorch, and on TensorFlow run eagerly. On JAX, and in
-    a tf.function, a layer runs while it is compiled and never again: that is said."""
+    """Follow BatchNormalization on PyTorch. On JAX and TensorFlow a layer runs while it is compiled, and then never
+    again where Python sees it: that is said."""
     import keras
 
     parts = sys.modules["bncheck_watching_recorder"].part
     engine, layers = keras.backend.backend(), keras.layers
+    if engine != "torch":
+        recorder.leave_word("Keras runs its layers compiled on %s, where nothing can be seen of them" % engine, "unseen")
+        return
     watcher = parts("watching/layers").Watcher(
         recorder, parts("torch_side/moments"), "keras", keras.__version__, [os.path.dirname(keras.__file__)],
         {inspect.unwrap(layers.Layer.__call__).__code__},
     )  # fmt: skip
     eye = parts("watching/layers").Eye(
         name=lambda layer: layer.name,
-        seen=lambda layer, args, kwargs: seen(keras, engine, recorder, layer, args, kwargs),
+        seen=lambda layer, args, kwargs: seen(keras, layer, args, kwargs),
         training=lambda layer, args, kwargs: bool(kwargs.get("training", args[1] if len(args) > 1 else False))
         and layer.trainable,
         state=lambda layer: {name: getattr(layer, word) for name, word in STATISTICS.items()},
@@ -95,43 +98,22 @@ def watch(recorder):
             "axis": layer.axis, "eps": layer.epsilon, "momentum": layer.momentum, "trainable": bool(layer.trainable)
         },
         array=lambda value: np.array(keras.ops.convert_to_numpy(value)),
-        gradients=lambda: engine != "torch" or sys.modules["torch"].is_grad_enabled(),
+        gradients=lambda: sys.modules["torch"].is_grad_enabled(),
     )  # fmt: skip
     watcher.wrap(layers.BatchNormalization, "call", eye)
-    optimizer = importlib.import_module("keras.src.optimizers.base_optimizer").BaseOptimizer
-    watcher.steps(optimizer, "apply", lambda self, grads, *more: all(plain(engine, each) for each in grads))
+    watcher.steps(importlib.import_module("keras.src.optimizers.base_optimizer").BaseOptimizer, "apply")
 
 
 STATISTICS = {"mean": "moving_mean", "var": "moving_variance", "gamma": "gamma", "beta": "beta"}
 
 
-def seen(keras, engine, recorder, layer, args, kwargs):
+def seen(keras, layer, args, kwargs):
     """The input of a layer, where it is an array of numbers and all of it goes into the statistics."""
     x = args[0] if args else kwargs.get("inputs")
     masked = len(args) > 2 or kwargs.get("mask") is not None
     if isinstance(x, keras.KerasTensor) or getattr(layer, "renorm", False) or not layer.built or masked:
         return None
-    if plain(engine, x):
-        return x
-    if engine != "torch":
-        recorder.place()
-        recorder.remark(
-            "Layers ran compiled by %s, where nothing can be seen of them. On TensorFlow, compile(run_eagerly=True) "
-            "shows them." % {"jax": "JAX", "tensorflow": "TensorFlow"}.get(engine, engine)
-        )
-    return None
-
-
-def plain(engine, value):
-    """Whether a tensor holds numbers, and is no place for some in a graph."""
-    if value is None:
-        return True
-    if engine == "torch":
-        kind = type(value).__name__
-        return kind in ("Tensor", "Parameter") and value.device.type != "meta"
-    if engine == "jax":
-        return not isinstance(value, sys.modules["jax"].core.Tracer)
-    return hasattr(value, "numpy")
+    return x if type(x).__name__ in ("Tensor", "Parameter") and x.device.type != "meta" else None
 
 
 def start_keras(engine, device):

@@ -16,7 +16,7 @@ HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 class Eye:
-    """How to read the layers of a class. Each function gets the layer, and the arguments of its forward where named."""
+    """How to read the layers of a class. Functions get the layer, and the arguments of its forward where named."""
 
     def __init__(self, name, seen, training, state, settings, array, gradients):
         self.name = name  # (layer) → what its model calls it
@@ -77,8 +77,8 @@ class Watcher:
             self.recorder.failed(name, error)
             return None
 
-    def steps(self, holder, name, counts=lambda *args, **kwargs: True):
-        """Count the optimiser's steps: calls of its method, where ``counts`` says so of the arguments."""
+    def steps(self, holder, name):
+        """Count the optimiser's steps: calls of its method, but for those from inside one."""
         original = holder.__dict__[name]
 
         @functools.wraps(original)
@@ -88,7 +88,7 @@ class Watcher:
                 found = original(*args, **kwargs)
             finally:
                 self.deep -= 1
-            if not self.deep and self.quietly("step", lambda: counts(*args, **kwargs)):
+            if not self.deep:
                 self.quietly("step", self.recorder.stepped)
             return found
 

@@ -365,10 +365,11 @@ class Recorder:
             self.stopped = True
             self.leave_word("%s: %s" % (type(error).__name__, error))
 
-    def leave_word(self, text):
-        """Beside the recordings, for a host that may find none, why recording ended."""
+    def leave_word(self, text, mark="stopped"):
+        """Beside the recordings, for a host that may find none, why recording ended, or cannot be (``unseen``)."""
         try:
-            with open(os.path.join(self.wanted["folder"], "marks", "stopped"), "w", encoding="utf-8") as handle:
+            os.makedirs(os.path.join(self.wanted["folder"], "marks"), exist_ok=True)
+            with open(os.path.join(self.wanted["folder"], "marks", mark), "w", encoding="utf-8") as handle:
                 handle.write(text[:2000])
         except OSError:  # not even that: the host says what it knows
             pass
