@@ -18,10 +18,10 @@ def main() -> None:
 
 def of_the_library(entry: str) -> bool:
     """Whether an entry of sys.path is the standard library's: its folder, what lies in that, or its archive."""
-    folder = os.path.dirname(os.__file__)
+    folder = os.__file__.rpartition(os.sep)[0]
     inside = entry == folder or entry.startswith(folder + os.sep)
-    archive = "python%d%d.zip" % sys.version_info[:2]
-    return (inside and "-packages" not in entry) or os.path.basename(entry) == archive
+    archive = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
+    return (inside and "-packages" not in entry) or entry.rpartition(os.sep)[2] == archive
 
 
 if __name__ == "__main__":  # a spawned process imports this file again

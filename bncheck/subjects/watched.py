@@ -109,7 +109,13 @@ def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
             ),
         )
     if ended.unseen:
-        return (Shortfall(f"Nothing was recorded: {ended.unseen}", "run it on PyTorch to watch it: KERAS_BACKEND=torch", "nothing was recorded"),)
+        return (
+            Shortfall(
+                f"Nothing was recorded: {ended.unseen}",
+                "run it on PyTorch to watch it: KERAS_BACKEND=torch",
+                "nothing was recorded",
+            ),
+        )
     if "python" not in ended.reached:
         return (
             Shortfall(

@@ -82,7 +82,9 @@ def watch(recorder):
     parts = sys.modules["bncheck_watching_recorder"].part
     engine, layers = keras.backend.backend(), keras.layers
     if engine != "torch":
-        recorder.leave_word("Keras runs its layers compiled on %s, where nothing can be seen of them" % engine, "unseen")
+        recorder.leave_word(
+            "Keras runs its layers compiled on %s, where nothing can be seen of them" % engine, "unseen"
+        )
         return
     watcher = parts("watching/layers").Watcher(
         recorder, parts("torch_side/moments"), "keras", keras.__version__, [os.path.dirname(keras.__file__)],
