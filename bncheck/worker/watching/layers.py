@@ -39,7 +39,7 @@ class Watcher:
     """What is known of all layers of this process."""
 
     def __init__(self, recorder, moments, framework, version, folders, calls):
-        """``folders`` hold frames that are not the user's, ``calls`` are code objects of the framework's module call."""
+        """``folders`` hold frames that are not the user's, ``calls`` are the code of the framework's module call."""
         recorder.framework, recorder.version = framework, version
         self.recorder, self.moments, self.calls = recorder, moments, calls
         self.own = tuple(folder + os.sep for folder in (*folders, HERE, os.path.dirname(os.__file__)))

@@ -153,19 +153,16 @@ def trains_in_eval(life: Life) -> Said | None:
     layers = tuple(layer.name for layer in found)
     line = found[0].spans[0].called_from
     set_by = last(life, found[0], found[0].spans[0].first_index, "eval")
-    why = (
-        f"{by_line(set_by.where)} called eval()"
-        if set_by is not None
-        else f"{verb(layers, 'it is', 'they are')} in eval mode"
-    )
+    still = verb(layers, "it is in eval mode", "they are in eval mode")
+    why = f"{by_line(set_by.where)} called eval()" if set_by is not None else still
     why, advice = f"{why}, nobody called train()", "call train() on the model before you train it"
     if life.framework in BY_ARGUMENT:
         why = f"{by_line(line)} runs {verb(layers, 'it', 'them')} without training=True"
         advice = "train with model(x, training=True), and hand training on to layers that you call yourself"
     return Said(
         layers,
-        f"{of_all(layers, life)} {verb(layers, 'trains', 'train')} without normalising: {why}, and the running statistics "
-        f"are still mean 0 and variance 1.",
+        f"{of_all(layers, life)} {verb(layers, 'trains', 'train')} without normalising: {why}, and the running "
+        f"statistics are still mean 0 and variance 1.",
         advice,
         quantity="training",
         where=set_by.where if set_by is not None else line,
