@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -387,6 +389,39 @@ def test_a_recording_that_the_disk_has_no_room_for_is_no_model_without_layers(tm
     assert said[0].sentence.startswith("Nothing was recorded: the recorder could not write (OSError")
 
 
+@pytest.mark.parametrize("place", ["beside", "path"])
+def test_files_of_the_user_that_have_names_of_the_library_are_theirs_alone(tmp_path: Path, place: str) -> None:
+    """A json.py that is a script of its own ended the command: the recorder had imported it."""
+    folder = tmp_path / ("program" if place == "beside" else "path")
+    folder.mkdir()
+    (folder / "json.py").write_text("import sys; print('theirs'); sys.exit(3)")
+    (tmp_path / "program").mkdir(exist_ok=True)
+    (tmp_path / "program" / "train.py").write_text("print('trained')\ntry:\n    import json\nexcept SystemExit: pass\n")
+    variables = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), str(tmp_path / "path")]))
+    words = [sys.executable, "-m", "bncheck", "watch", "-q", "--out", str(tmp_path / "run"), "--"]
+    words += [sys.executable, str(tmp_path / "program" / "train.py")]
+    done = subprocess.run(words, env=variables, capture_output=True, text=True, check=False)
+    assert done.stdout == "trained\ntheirs\n", done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_recorder_writes_without_the_module_json(tmp_path: Path) -> None:
+    """Its rows are JSON that json reads back, whatever json means in the program."""
+    program = """
+import sys, types
+import torch
+sys.modules["json"] = types.ModuleType("json")
+layer = torch.nn.BatchNorm1d(2)
+odd = "n\\u00e4h\\"\\n\\U0001f600.running_mean"
+layer.load_state_dict(dict(layer.state_dict(), **{odd: torch.ones(1)}), strict=False)
+layer(torch.randn(4, 2))
+"""
+    ended, (life,) = record(tmp_path, "-c", program)
+    assert ended.code == 0
+    (load,) = happened(life, "load")
+    assert load.detail["unexpected"] == ['n\u00e4h"\n\U0001f600.running_mean']
+
+
 def test_the_sitecustomize_of_the_user_runs_too(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text("print('theirs', __name__, __file__)")
@@ -522,6 +557,56 @@ except KeyboardInterrupt:
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(timeout=60) == 9
     assert (tmp_path / "run" / "answer.json").is_file()
+
+
+# --------------------------------------------------------------------------------------------------- the live line
+
+SLOW = """
+import time, torch
+torch.set_num_threads(1)
+net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
+print("half a line", end="", flush=True)
+for _ in range(12):
+    net(torch.randn(8, 4)).pow(2).sum().backward()
+    optimiser.step()
+    time.sleep(0.6)
+print(" and the rest", flush=True)
+"""
+
+
+def at_a_terminal(words: list[str]) -> str:
+    """All that a command writes to a terminal of its own, where it is in the foreground."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(TERM="xterm", COLUMNS="100", PYTHONPATH=str(Path(__file__).parents[1]))
+        os.execv(words[0], words)
+    seen = b""
+    while True:
+        try:
+            more = os.read(terminal, 4096)
+        except OSError:  # Linux: the other side is closed
+            break
+        if not more:
+            break
+        seen += more
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, seen
+    return seen.decode()
+
+
+def test_a_line_on_the_terminal_says_how_far_it_is_and_leaves_the_programs_words_whole(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "bncheck", "watch", "--out", str(tmp_path / "run"), "--"]
+    seen = at_a_terminal([*words, str(torch_python()), "-c", SLOW])
+    lines = re.findall(r"\x1bD\x1bM\x1b7\x1bD\r\x1b\[2K\x1b\[\d+G(.*?)\x1b8", seen)
+    assert lines
+    assert all(re.fullmatch(r"step \d+ · 1 layer", line) for line in lines)
+    assert "half a line and the rest" in re.sub(r"\x1bD\x1bM\x1b7.*?\x1b8", "", seen)
+
+
+def test_nobody_at_a_terminal_sees_no_line(tmp_path: Path) -> None:
+    words = ["watch", "--out", str(tmp_path / "run"), "--", str(torch_python()), "-c", SLOW.replace("0.6", "0")]
+    assert "\x1b" not in bncheck(*words).stderr
 
 
 # ------------------------------------------------------------------------------------------- untrusted recordings

@@ -46,7 +46,8 @@ def watch_command(**options: Any) -> int:
     """Run a command that trains or evaluates, and say what each BatchNorm layer lived through.
 
     The command runs as it would without bncheck; its exit code is ours, unless it is 0 and something was found.
-    What bncheck says goes to stderr: stdout is the command's.
+    What bncheck says goes to stderr: stdout is the command's. On a terminal, a line below the cursor
+    says how far it is.
 
     \b
     bncheck watch -- python train.py --epochs 3
@@ -54,6 +55,7 @@ def watch_command(**options: Any) -> int:
     bncheck watch --fail-on hazard -- pytest tests/test_model.py
     """
     from bncheck.commands.gating import bar_of, with_configuration
+    from bncheck.commands.live_line import LiveLine, wanted
     from bncheck.gate.bar import read_verdict
     from bncheck.run_folder.folder import create_run_folder
     from bncheck.subjects.launch import launch, with_python
@@ -64,7 +66,10 @@ def watch_command(**options: Any) -> int:
     command = with_python(options["command"], options["python"])
     run = create_run_folder(options["out"])
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    ended = launch(command, run, keep, options["steps"], options["python"])
+    line = LiveLine(run) if wanted(options["quiet"]) else None
+    ended = launch(command, run, keep, options["steps"], options["python"], line)
+    if line is not None:
+        line.clear()
     results = judged(run, ended, options["command"], created, bar, lambda text: None)
     verdict = read_verdict(run, results)
     tell(run, results, options, ended, verdict.exit_code)

@@ -34,21 +34,21 @@ def backend_of(thing: Any) -> BackendFile | None:
     return next((each for each in find_backends(()).values() if each.module in roots), None)
 
 
-def imported_backend() -> BackendFile | None:
-    """The framework that the program has imported and that can be watched."""
-    found = [each for each in find_backends(()).values() if each.module in sys.modules and can_watch(each)]
-    return found[0] if found else None
+def imported_backends() -> list[BackendFile]:
+    """The frameworks that the program has imported and that can be watched: Keras runs on another one's."""
+    return [each for each in find_backends(()).values() if each.module in sys.modules and can_watch(each)]
 
 
 def can_watch(backend: BackendFile) -> bool:
     return "\ndef watch(recorder)" in backend.path.read_text(encoding="utf-8")
 
 
-def watchable(thing: Any) -> BackendFile:
-    """The framework to watch: that of a model, or the one that is imported. UsageError where there is none."""
-    backend = imported_backend() if thing is None else backend_of(thing)
-    if backend is not None and can_watch(backend):
-        return backend
+def watchable(thing: Any) -> list[BackendFile]:
+    """The frameworks to watch: that of a model, or all that are imported. UsageError where there is none."""
+    backend = None if thing is None else backend_of(thing)
+    found = imported_backends() if thing is None else [backend] if backend is not None and can_watch(backend) else []
+    if found:
+        return found
     what = "No framework that bncheck watches is imported" if thing is None else f"{kind_of(thing)} is no model"
     ways = [each.title for each in find_backends(()).values() if can_watch(each)]
     raise UsageError(

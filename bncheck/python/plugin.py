@@ -81,9 +81,9 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[Any]:
 
 def imported() -> bool:
     """Whether there is a framework to watch: one that the tests have imported."""
-    from bncheck.python.hands import imported_backend
+    from bncheck.python.hands import imported_backends
 
-    return imported_backend() is not None
+    return bool(imported_backends())
 
 
 def of_interest(seen: Watch) -> tuple[Finding, ...]:

@@ -38,29 +38,32 @@ class Watch:
     def __init__(self, model: Any = None, *, keep: str = KEEP, name: str = "") -> None:
         self.model, self.keep, self.name = model, keep, name
         self.result: Result | None = None
-        self.recorder: Any = None
+        self.recorders: list[Any] = []
         self.folder: tempfile.TemporaryDirectory[str] | None = None
 
     # -- while it records -----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Watch:
-        if self.recorder is not None:
+        if self.recorders:
             raise UsageError("This watch is running already.", "Make another: bncheck.watch(model)")
-        backend = watchable(self.model)
+        backends = watchable(self.model)
         self.folder = tempfile.TemporaryDirectory(prefix="bncheck-watch-")
         wanted = {"folder": str(Path(self.folder.name) / "watched"), "keep": self.keep, "steps": None}
         recording = load("bncheck_watching_recorder", WORKER / "watching" / "recorder.py")
-        self.recorder, self.result = recording.Recorder(wanted), None
-        load(f"bncheck_watched_{backend.name}", backend.path).watch(self.recorder)
+        self.result = None
+        for backend in backends:
+            self.recorders.append(recording.Recorder(wanted))
+            load(f"bncheck_watched_{backend.name}", backend.path).watch(self.recorders[-1])
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self.folder is not None
-        recorder, self.recorder = self.recorder, None
-        recorder.end()
-        recorder.stop()
+        recorders, self.recorders = self.recorders, []
+        for recorder in reversed(recorders):
+            recorder.end()
+            recorder.stop()
         try:
             lives = look_up([self.own(life) for life in read_lives(Path(self.folder.name))])
             # A layer of the model may not have run: what is left is still a life.

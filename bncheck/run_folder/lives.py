@@ -124,6 +124,17 @@ def read_lives(run: Path, codes: Mapping[int, int] | None = None) -> tuple[Life,
     return tuple(sorted(found, key=lambda life: (life.rank, life.pid)))
 
 
+def steps_so_far(run: Path) -> int | None:
+    """Optimiser steps that the processes of a command have written of, the most that one has; None: nothing yet."""
+    found = []
+    for path in (run / FOLDER).glob("*/state.json"):
+        try:
+            found.append(checked(State, path).steps)
+        except (RunFolderError, OSError):  # made, and not yet filled
+            continue
+    return max(found, default=None)
+
+
 def read_life(place: Path, codes: Mapping[int, int]) -> Life | None:
     """One process; None where it was killed before anything of it was written."""
     if not (place / "state.json").is_file() or not (place / "about.json").is_file():

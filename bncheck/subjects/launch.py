@@ -6,12 +6,11 @@ front) and BNCHECK_WATCH are changed.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from bncheck.run_folder.lives import FOLDER
 
 ATTACH = Path(bncheck.worker.__file__).parent / "watching" / "attach"
 MARKS = "marks"
+PAUSE_SECONDS = 0.5
 PYTHONS = ("python", "python3")
 
 
@@ -30,7 +30,8 @@ PYTHONS = ("python", "python3")
 class Ended:
     """How the command ended: its process id, its exit code (128 + n for signal n) and how far the recorder came:
     ``python`` was reached, a framework was imported; ``failed`` is why attaching did not work, ``stopped`` why
-    recording ended before the program did, where the recording itself could not say so."""
+    recording ended before the program did, where the recording itself could not say so; ``unseen`` what ran where
+    nothing can be seen of it."""
 
     pid: int
     code: int
@@ -38,6 +39,7 @@ class Ended:
     reached: tuple[str, ...] = ()
     failed: str = ""
     stopped: str = ""
+    unseen: str = ""
 
 
 def with_python(command: Sequence[str], python: Path | None) -> list[str]:
@@ -77,15 +79,22 @@ def environment(run: Path, keep: str, steps: int | None, python: Path | None) ->
     found = dict(os.environ)
     known = found.get("PYTHONPATH")
     found["PYTHONPATH"] = os.pathsep.join([str(ATTACH), *([known] if known else [])])
-    wanted = {"folder": str(run.absolute() / FOLDER), "keep": keep, "steps": steps}
-    found["BNCHECK_WATCH"] = json.dumps(wanted)
+    found["BNCHECK_WATCH"] = f"{keep} {steps or 0} {run.absolute() / FOLDER}"
     if python is not None:
         found["PATH"] = os.pathsep.join([str(python.absolute().parent), found.get("PATH", os.defpath)])
     return found
 
 
-def launch(command: Sequence[str], run: Path, keep: str, steps: int | None, python: Path | None = None) -> Ended:
-    """Run the command to its end. UsageError where the system cannot start it."""
+def launch(
+    command: Sequence[str],
+    run: Path,
+    keep: str,
+    steps: int | None,
+    python: Path | None = None,
+    meanwhile: Callable[[], None] | None = None,
+) -> Ended:
+    """Run the command to its end, and ``meanwhile`` some times a second. UsageError where the system cannot start
+    it."""
     (run / FOLDER).mkdir(parents=True, exist_ok=True)
     variables = environment(run, keep, steps, python)
     program = shutil.which(command[0], path=variables.get("PATH")) or command[0]
@@ -96,10 +105,10 @@ def launch(command: Sequence[str], run: Path, keep: str, steps: int | None, pyth
             f"{command[0]!r} cannot be started: {error.strerror or error}.", "Is it the program you mean?"
         ) from error
     with handing_on(process):
-        code = process.wait()
+        code = waited(process, meanwhile)
     marks = run / FOLDER / MARKS
     reached = tuple(sorted(path.name for path in marks.iterdir())) if marks.is_dir() else ()
-    failed, stopped = (told(marks, name) if name in reached else "" for name in ("failed", "stopped"))
+    failed, stopped, unseen = (told(marks, name) if name in reached else "" for name in ("failed", "stopped", "unseen"))
     shutil.rmtree(marks, ignore_errors=True)
     killed = -code if code < 0 else 0
     return Ended(
@@ -109,7 +118,17 @@ def launch(command: Sequence[str], run: Path, keep: str, steps: int | None, pyth
         reached=reached,
         failed=failed,
         stopped=stopped,
+        unseen=unseen,
     )
+
+
+def waited(process: subprocess.Popen[bytes], meanwhile: Callable[[], None] | None) -> int:
+    while meanwhile is not None:
+        try:
+            return process.wait(timeout=PAUSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            meanwhile()
+    return process.wait()
 
 
 def told(marks: Path, name: str) -> str:

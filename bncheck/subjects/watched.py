@@ -108,6 +108,14 @@ def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
                 "nothing was recorded",
             ),
         )
+    if ended.unseen:
+        return (
+            Shortfall(
+                f"Nothing was recorded: {ended.unseen}",
+                "run it on PyTorch to watch it: KERAS_BACKEND=torch",
+                "nothing was recorded",
+            ),
+        )
     if "python" not in ended.reached:
         return (
             Shortfall(
@@ -119,7 +127,7 @@ def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
     if ended.reached == ("python",):
         return (
             Shortfall(
-                "Nothing was recorded: the command imported no framework that bncheck watches (torch)",
+                "Nothing was recorded: the command imported no framework that bncheck watches (PyTorch, Keras, Paddle)",
                 "watch the command that trains or evaluates",
                 "nothing was recorded",
             ),

@@ -4,6 +4,7 @@ Channels last is Paddle's own data_format (NLC, NHWC, NDHWC). Runs on paddle 2.6
 """
 
 import os
+import sys
 
 import numpy as np
 
@@ -83,6 +84,53 @@ def describe(variant, device):
     if device.startswith("cuda"):
         found.update(gpu=paddle.device.cuda.get_device_name(), cudnn=str(paddle.version.cudnn()))
     return found
+
+
+def watch(recorder):
+    """Follow nn.BatchNorm1D/2D/3D and SyncBatchNorm in dynamic mode; what runs inside to_static is not looked at."""
+    import paddle
+    from paddle.nn.layer import norm
+
+    parts = sys.modules["bncheck_watching_recorder"].part
+    watcher = parts("watching/layers").Watcher(
+        recorder, parts("torch_side/moments"), "paddle", paddle.__version__, [os.path.dirname(paddle.__file__)],
+        {paddle.nn.Layer.__call__.__code__},
+    )  # fmt: skip
+    eye = parts("watching/layers").Eye(
+        name=lambda layer: layer.full_name(),
+        seen=lambda layer, args, kwargs: seen(paddle, args[0] if args else kwargs.get("input")),
+        training=lambda layer, args, kwargs: layer.training and not layer._use_global_stats,
+        state=lambda layer: dict(statistics(layer), gamma=layer.weight, beta=layer.bias),
+        settings=settings,
+        array=lambda value: np.array(value.detach().numpy()),
+        gradients=paddle.is_grad_enabled,
+    )
+    for kind in (norm._BatchNormBase, norm.SyncBatchNorm):
+        if "forward" in kind.__dict__:
+            watcher.wrap(kind, "forward", eye)
+    for kind in vars(paddle.optimizer).values():
+        if isinstance(kind, type) and "step" in kind.__dict__:
+            watcher.steps(kind, "step")
+    watcher.modes(paddle.nn.Layer, lambda layer: layer.sublayers(include_self=True))
+
+
+def seen(paddle, x):
+    if isinstance(x, paddle.Tensor) and paddle.in_dynamic_mode() and x.dtype != paddle.bfloat16:
+        return x
+    return None
+
+
+def statistics(layer):
+    return {"mean": layer._mean, "var": layer._variance}
+
+
+def settings(layer, x):
+    last = layer._data_format in ("NLC", "NHWC", "NDHWC")
+    trainable = any(each is not None and not each.stop_gradient for each in (layer.weight, layer.bias))
+    return {
+        "axis": -1 if last and len(x.shape) > 2 else 1, "eps": layer._epsilon, "momentum": layer._momentum,
+        "trainable": trainable,
+    }  # fmt: skip
 
 
 def build(network, params, dtype, variant, device):

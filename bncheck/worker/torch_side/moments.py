@@ -11,7 +11,10 @@ import numpy as np
 SMALL = 1 << 16  # values up to which an input is summed in float64 as it is
 CANCELS = 8.0  # mean² over variance beyond which squares are taken behind the mean, in a second pass
 COARSE = 1e6  # and beyond which float32 is too coarse for that, too
-POINTS, SAMPLES = 128, 16  # values per channel that the fit of the output takes, of so many samples
+POINTS, SAMPLES = 64, 8  # values per channel that the fit of the output takes, of so many samples
+LINE = 16  # values of float32 in a cache line
+LONGEST, SHORTEST = 1024, 64  # values that are added up in float32, and to fewer of which a call is not worth it
+PIECE = 1 << 17  # values that lie in the second cache
 FLAT = 1e-6  # spread of the input, relative to its size, below which nothing can be fitted
 
 
@@ -79,31 +82,94 @@ def rows(torch, x, axis):
         return None, None
     count = x.numel() // shape[1]
     with np.errstate(all="ignore"):
-        mean = added(lines.sum(across)) / count
-        square = squares(torch, lines, across) / count - mean * mean
+        total, square = added(torch, lines, across)
+        mean = total / count
+        square = square / count - mean * mean
         if (mean * mean > CANCELS * square).any():
             center = torch.from_numpy(mean).to(device=x.device, dtype=torch.float32)
-            off = lines - center.view((1, -1, 1) if across == 2 else (1, 1, -1))
-            rest = added(off.sum(across)) / count
-            square = squares(torch, off, across) / count - rest * rest
+            total, off = added(torch, lines - center.view((1, -1, 1) if across == 2 else (1, 1, -1)), across)
+            square = off / count - (total / count) ** 2
     return mean, square
 
 
-def added(sums):
-    """Sums of rows (rows, C) added up, in float64: so few numbers NumPy adds sooner than torch is called."""
-    return sums.cpu().numpy().sum(0, dtype=np.float64)
+def added(torch, lines, across):
+    """(sum, sum of squares) of each channel: of rows in float32, of those in float64: so few numbers NumPy adds sooner
+    than torch is called."""
+    found = products(lines) if across == 2 else None
+    if found is not None:
+        return found.sum((1, 3), dtype=np.float64)
+    sums = lines.sum(across).cpu().numpy().sum(0, dtype=np.float64)
+    if across == 1:
+        return sums, (lines * lines).sum(1).cpu().numpy().sum(0, dtype=np.float64)
+    norm = (torch.linalg.vector_norm if hasattr(torch, "linalg") else torch.norm)(lines, dim=2)
+    norm = norm.cpu().numpy().astype(np.float64)
+    return sums, np.einsum("ij,ij->j", norm, norm)
 
 
-def squares(torch, lines, across):
-    if across == 2:
-        norm = (torch.linalg.vector_norm if hasattr(torch, "linalg") else torch.norm)(lines, dim=2)
-        norm = norm.cpu().numpy().astype(np.float64)
-        return np.einsum("ij,ij->j", norm, norm)
-    return added((lines * lines).sum(1))
+def products(lines):
+    """(sums, sums of squares) of rows (rows, C, places) in the processor's memory, each (rows, C, parts) float32; None
+    where rows have no parts of a good length. A part's sums come out of products of vectors: at half the price of
+    sum() and of a norm, and read from memory once, a piece at a time."""
+    long = width(lines.shape[2]) if lines.device.type == "cpu" else 0
+    if not long:
+        return None
+    parts = lines.numpy().reshape(-1, long)
+    found, one = np.empty((2, len(parts)), np.float32), ones(long)
+    step = max(1, PIECE // long)
+    for at in range(0, len(parts), step):
+        row = parts[at : at + step, None, :]  # vector by vector: a product with a matrix would start threads
+        np.matmul(row, one, out=found[0, at : at + step, None, None])
+        np.matmul(row, row.swapaxes(1, 2), out=found[1, at : at + step, None, None])
+    return found.reshape(2, *lines.shape[:2], -1)
 
 
-def points(x, axis):
-    """(C, K) float64 of some values per channel, the same places for every tensor of that shape and layout."""
+def width(length, _known={}):  # noqa: B006 - the default is the cache
+    """The longest part that a row falls into; 0 where there is none that a product is worth."""
+    if length not in _known:
+        parts = range(min(length, LONGEST), SHORTEST - 1, -1)
+        _known[length] = next((part for part in parts if length % part == 0), 0)
+    return _known[length]
+
+
+def ones(length, _known={}):  # noqa: B006 - the default is the cache
+    if length not in _known:
+        _known[length] = np.ones((length, 1), np.float32)
+    return _known[length]
+
+
+def points(x, y, axis):
+    """(C, K) float64 of some values per channel of two tensors of one shape, from the same places of both."""
+    if axis == 1 and x.dim() > 2 and x.is_contiguous() and y.is_contiguous():
+        where = runs(x.shape)
+        if where is not None:
+            size, stride = where
+            return [
+                each.as_strided(size, stride, each.storage_offset()).double().cpu().numpy().reshape(size[0], -1)
+                for each in (x, y)
+            ]
+    return [scattered(each, axis) for each in (x, y)]
+
+
+def runs(shape, _known={}):  # noqa: B006 - the default is the cache
+    """(size, stride) of a view of POINTS values per channel, a cache line of neighbours at a time: values that lie
+    scattered cost as much as the whole tensor. Each sample shows another place. None where there are few to choose."""
+    if shape not in _known:
+        places, channels = 1, shape[1]
+        for length in shape[2:]:
+            places *= length
+        every = -(-shape[0] // SAMPLES)
+        samples = -(-shape[0] // every)
+        run = max(1, min(LINE, POINTS // samples))
+        pieces = max(1, POINTS // (samples * run))
+        between = places // pieces
+        drift = max(0, between - run) // max(1, samples - 1)
+        fits = places * samples >= 4 * POINTS
+        size, stride = (channels, samples, pieces, run), (places, every * channels * places + drift, between, 1)
+        _known[shape] = (size, stride) if fits else None
+    return _known[shape]
+
+
+def scattered(x, axis):
     channels = x.shape[axis]
     if axis == 1 and x.dim() > 2:
         samples = x[:: -(-x.shape[0] // SAMPLES)]
@@ -123,11 +189,12 @@ def revealed(x, y, gamma, beta):
     NaN where x does not vary enough, where gamma is zero, or where something is not finite.
     """
     with np.errstate(all="ignore"):
-        center, level = x.mean(1), y.mean(1)
+        count = x.shape[1]
+        center, level = np.add.reduce(x, 1) / count, np.add.reduce(y, 1) / count
         dx, dy = x - center[:, None], y - level[:, None]
         spread = np.einsum("ij,ij->i", dx, dx)
-        largest = np.maximum(x.max(1), -x.min(1))
-        flat = ~(spread / x.shape[1] > (FLAT * largest) ** 2)
+        # Against the size of the input: no value is larger than the mean and the spread together.
+        flat = ~(spread > count * (FLAT * (np.abs(center) + np.sqrt(spread))) ** 2)
         slope = np.where(flat, np.nan, np.einsum("ij,ij->i", dx, dy) / spread)
         start = level - slope * center
         shift = 0.0 if beta is None else beta.astype(np.float64)
@@ -136,7 +203,7 @@ def revealed(x, y, gamma, beta):
         mean = np.where(slope == 0, np.nan, (shift - start) / np.where(slope == 0, 1.0, slope))
         dx *= slope[:, None]
         dy -= dx  # what the straight line leaves
-        off = np.maximum(dy.max(1), -dy.min(1))
+        off = np.abs(dy, out=dy).max(1)
         most = np.maximum(y.max(1) - shift, shift - y.min(1))
         known = np.isfinite(off) & np.isfinite(invstd)
         residual = float(off[known].max() / max(most[known].max(), 1e-300)) if known.any() else math.nan
@@ -167,7 +234,7 @@ def forward(torch, x, y, axis, state):
             found["used_mean"] = found["used_invstd"] = np.full(len(mean), np.nan)
             found["used_residual"] = math.nan
             return found
-        xs, ys = points(x, axis), points(y, axis)
+        xs, ys = points(x, y, axis)
         m, r, residual, slope, start = revealed(xs, ys, state.get("gamma"), state.get("beta"))
         found.update(used_mean=m, used_invstd=r, used_residual=residual)
         found["output_scale"] = output_scale(mean, var, slope, start, ys)

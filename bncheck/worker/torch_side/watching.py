@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import weakref
+from math import isfinite
 
 import numpy as np
 
@@ -21,6 +22,7 @@ DEVIATIONS = ("running_std", "moving_std", "stored_std", "running_sigma")
 COUNTERS = ("num_batches_tracked", "counter", "num_batches")
 GAMMAS, BETAS = ("weight", "gamma", "scale", "gain"), ("bias", "beta", "shift", "offset")
 EXPORTS = ("trace", "script", "export")  # functions that run a model for their own ends
+MOST_PARENTS = 100000
 WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
 OWN_DICTS = ("_modules", "_parameters", "_buffers")  # of nn.Module
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -35,6 +37,8 @@ class Norm:
         self.index = self.root = -1  # of the last forward, and the id of what it was named after
         self.trainable = self.axis = self.dtype = None
         self.bad = False  # a NaN or Inf was told of
+        self.routine = None  # (its span, shape and dtype of the input, where) of a forward that the next may be like
+        self.views = ()  # (name, tensor, where it lies, NumPy view of it) of each statistic, while they lie there
 
     def statistics(self, module, held):
         """(mean, var, counter) as they are now; None for each that the layer does not have."""
@@ -45,6 +49,33 @@ class Norm:
         counter = kept(module, self.words["counter"])
         found.append(None if counter is None else float(counter))
         return tuple(found)
+
+    def view(self, module):
+        """Look at the buffers in place from now on, where they are plain ones on the CPU."""
+        held = [(self.words[word], module._buffers.get(self.words[word])) for word in ("mean", "var", "counter")]
+        self.views = ()
+        if all(tensor is not None and tensor.device.type == "cpu" for _, tensor in held):
+            try:
+                self.views = tuple((name, each, each.data_ptr(), each.detach().numpy()) for name, each in held)
+            except (TypeError, RuntimeError):  # a type that NumPy lacks
+                pass
+
+    def in_place(self, module):
+        """Whether the views still show what the layer holds: the same tensors, where they were."""
+        buffers = module._buffers
+        for name, tensor, place, _ in self.views:
+            if buffers.get(name) is not tensor or tensor.data_ptr() != place:
+                return False
+        return bool(self.views)
+
+    def as_left(self, known):
+        """The statistics in place; ``known`` itself where they are bit for bit what it says."""
+        (_, _, _, mean), (_, _, _, var), (_, _, _, counter) = self.views
+        count = float(counter)
+        if known is not None and known[0] is not None and known[1] is not None and known[2] == count:
+            if known[0].tobytes() == mean.tobytes() and known[1].tobytes() == var.tobytes():
+                return known
+        return mean.flatten(), var.flatten(), count
 
     def tensor(self, module, word):
         value = kept(module, self.words[word])
@@ -87,10 +118,15 @@ class Watching:
         self.calls = 0  # of outermost modules
         self.tree = (None, {})  # a root, and the paths of all modules below it
         self.compiling = is_compiling(torch)
+        self.dtypes = Names()
+        self.leaves = {}  # class of torch's → True where its modules do nothing that a watcher could miss
+        functorch = getattr(torch._C, "_functorch", None)
+        self.transform = getattr(functorch, "peek_interpreter_stack", None)  # since torch 2.0
 
     def born_again(self):
         """A new process, or a fork: its recorder has met no layer yet."""
         self.norms = {}  # id of a module → Norm, or None for one that is none
+        self.parents = {}  # id of a module → id of the one that holds it and called it last
         self.suspects = {}  # id of a module → Suspect
         self.causes = []  # the last happenings that could have changed state: (what, where, index, ids of modules)
 
@@ -147,8 +183,11 @@ class Watching:
 
     def name(self, norm, module, root):
         """Name a layer after its path in the outermost module that runs."""
-        layer, root = norm.layer, unwrapped(root)
-        if layer.name and (layer.registered or root is module or norm.root == id(root)):
+        layer = norm.layer
+        if layer.name and layer.registered:
+            return
+        root = unwrapped(root)
+        if layer.name and (root is module or norm.root == id(root)):
             return
         norm.root = id(root)
         paths = self.paths(root, module) if root is not module else []
@@ -210,9 +249,7 @@ class Watching:
         torch = self.torch
         if self.local.inside in EXPORTS or torch._C._get_tracing_state() is not None:
             return True
-        stack = getattr(torch._C, "_functorch", None)
-        peek = getattr(stack, "peek_interpreter_stack", None)  # since torch 2.0
-        if peek is not None and peek() is not None:
+        if self.transform is not None and self.transform() is not None:
             return True
         if x is None:
             return False
@@ -225,11 +262,21 @@ class Watching:
         kind = type(value)
         return kind is self.torch.Tensor or kind is self.torch.nn.Parameter
 
+    def leaf(self, module):
+        """Whether a module is one of torch's own that holds neither modules nor buffers: nothing normalises in it."""
+        kind = module.__class__
+        plain = self.leaves.get(kind)
+        if plain is None:
+            plain = self.leaves[kind] = kind.__module__.startswith("torch.nn.modules.")
+        return plain and not module._modules and not module._buffers
+
     def enter(self, module, args):
         local = self.local
         stack = local.stack
         if stack and stack[0] is module:  # its last call ended in an error
             del stack[:]
+        if stack and self.parents.get(id(module)) != id(stack[-1]):
+            self.called_in(module, stack)
         stack.append(module)
         if len(stack) == 1:
             self.begin(module, sys._getframe(1))
@@ -242,26 +289,40 @@ class Watching:
                 suspect.look(module, self.moments.held)
             return
         norm.before = None
-        self.set_right()
-        if self.unseen() or not self.readable(norm, module):
+        if self.unseen():
+            return
+        if norm.in_place(module):
+            self.doubtful(norm, module, args)
+            norm.before = norm.as_left(norm.after)
+            if norm.after is not None and norm.before is not norm.after:
+                self.jumped(norm, module)
+            return
+        if not self.readable(norm, module):
             return
         self.doubtful(norm, module, args)
         norm.before = norm.statistics(module, self.moments.held)
         if norm.after is not None:
             self.jumped(norm, module)
         self.converted(norm, module)
+        norm.view(module)
 
-    def set_right(self):
-        """Drop modules whose call ended in an error from the bottom of the stack: the interpreter knows how many module
-        calls there really are above this frame."""
-        stack, frame, count, first = self.local.stack, sys._getframe(2), 0, None
+    def called_in(self, module, stack):
+        """A module that the last one on the stack does not hold: the calls on the stack may have ended in an error. The
+        interpreter knows how many module calls there really are above this frame."""
+        if any(child is module for child in stack[-1]._modules.values()):
+            if len(self.parents) > MOST_PARENTS:
+                self.parents.clear()
+            self.parents[id(module)] = id(stack[-1])
+            return
+        frame, count, first = sys._getframe(2), -1, None  # the module's own call is one of them
         while frame is not None:
             if frame.f_code is self.call_code:
                 count, first = count + 1, frame
             frame = frame.f_back
-        if 0 < count < len(stack):
+        if 0 <= count < len(stack):
             del stack[: len(stack) - count]
-            self.begin(stack[0], first)
+            if stack:
+                self.begin(stack[0], first)
 
     def readable(self, norm, module):
         """Whether the state can be looked at now. On an accelerator every look waits for it: there only forwards that
@@ -302,7 +363,9 @@ class Watching:
             pass
         norm = self.norms.get(id(module))
         self.local.refused = None
-        if norm is not None and norm.module() is module:
+        if norm is not None and args and norm.routine is not None and self.as_before(norm, module, args[0]):
+            pass
+        elif norm is not None and norm.module() is module:
             given = args or (tuple(more[0].values()) if len(more) > 1 else ())
             if given and hasattr(given[0], "dim"):
                 self.look(norm, module, root, given[0], more[-1])
@@ -330,6 +393,31 @@ class Watching:
                 % (type(module).__name__, words["deviation"])
             )
 
+    def as_before(self, norm, module, x):
+        """Count a forward of which only counts are kept, and that is like the last one in all that is asked about it:
+        most are. False where it is not, and look() has to see it."""
+        span, shape, dtype, where = norm.routine
+        local, recorder, before = self.local, self.recorder, norm.before
+        if local.look or before is None or norm.module() is not module or x.__class__ is not self.torch.Tensor:
+            return False
+        parameters = module._parameters
+        gamma, beta = parameters.get("weight"), parameters.get("bias")
+        trainable = (gamma is not None and gamma.requires_grad) or (beta is not None and beta.requires_grad)
+        usual = (
+            x.shape == shape and x.dtype is dtype and local.where == where and trainable is bool(norm.trainable)
+            and span["training"] is module.training and span["in_backward"] is local.again
+            and span["gradients"] is self.torch.is_grad_enabled()
+        )  # fmt: skip
+        if not (usual and norm.in_place(module) and not self.unseen() and recorder.goes_on(norm.layer, span)):
+            return False
+        after = norm.as_left(before)
+        if after is before or not (finite(after[0]) and finite(after[1])):
+            return False
+        norm.after, norm.index = after, recorder.forwards
+        recorder.again(norm.layer, span, not alike(before, after))
+        recorder.left_out += 1
+        return True
+
     def look(self, norm, module, root, x, y):
         """A forward of a normalising layer has ended."""
         y = y[0] if isinstance(y, (tuple, list)) and y else y
@@ -346,19 +434,24 @@ class Watching:
         recorder, layer, local = self.recorder, norm.layer, self.local
         if norm.axis is None:
             self.settle(norm, module, x)
-        norm.after = norm.statistics(module, self.moments.held) if self.readable(norm, module) else None
+        if norm.in_place(module):
+            norm.after = norm.as_left(norm.before)
+        else:
+            norm.after = norm.statistics(module, self.moments.held) if self.readable(norm, module) else None
+            layer.tracks = norm.tensor(module, "mean") is not None
         known = norm.before is not None and norm.after is not None
-        moved = known and not (same(norm.before[0], norm.after[0]) and same(norm.before[1], norm.after[1]))
-        layer.tracks = norm.tensor(module, "mean") is not None
+        moved = known and norm.after is not norm.before and not alike(norm.before, norm.after)
         gradients = self.torch.is_grad_enabled()
         self.parameters(norm, module)
         born = self.born(norm, x, y, moved) if local.look or x.device.type == "cpu" else False
         index, norm.index = recorder.forwards, recorder.forwards
         n = x.numel() // max(1, x.shape[norm.axis]) if x.dim() else 1
         recorder.describe(layer)
-        key = (bool(module.training), local.again, gradients, str(x.dtype).replace("torch.", ""))
+        key = (bool(module.training), local.again, gradients, self.dtypes[x.dtype])
         recorder.place()
-        recorder.forward(layer, key, n, moved if layer.tracks and known else None, local.where)
+        span = recorder.forward(layer, key, n, moved if layer.tracks and known else None, local.where)
+        routine = norm.builtin and layer.registered and layer.tracks and known and norm.views
+        norm.routine = (span, x.shape, x.dtype, local.where) if routine else None
         if known and (local.look or born) and x.numel():
             recorder.moment(layer, local.clock, self.moment(norm, module, x, y, index, n, gradients))
         else:
@@ -397,12 +490,16 @@ class Watching:
         for word, name in (("running_mean", "mean"), ("running_var", "var"), ("gamma", "gamma"), ("beta", "beta")):
             value = norm.tensor(module, name)
             if value is not None:
-                layer.dtypes[word] = str(value.dtype).replace("torch.", "")
+                layer.dtypes[word] = self.dtypes[value.dtype]
+        layer.settled += 1
 
     def parameters_quietly(self, norm, module):
-        values = [norm.tensor(module, word) for word in ("gamma", "beta")]
-        flags = [bool(value.requires_grad) for value in values if value is not None]
-        norm.trainable = norm.layer.trainable = any(flags) if flags else None
+        gamma, beta = norm.tensor(module, "gamma"), norm.tensor(module, "beta")
+        if gamma is None and beta is None:
+            norm.trainable = norm.layer.trainable = None
+        else:
+            flag = (gamma is not None and gamma.requires_grad) or (beta is not None and beta.requires_grad)
+            norm.trainable = norm.layer.trainable = bool(flag)
 
     def parameters(self, norm, module):
         """Whether gamma and beta get gradients, and whether that has changed."""
@@ -484,7 +581,7 @@ class Watching:
         if norm.bad:
             return False
         torch, place = self.torch, ""
-        if moved and all(finite(value) for value in norm.after[:2]):
+        if moved and finite(norm.after[0]) and finite(norm.after[1]):
             return False
         with torch.no_grad():
             if moved:
@@ -523,12 +620,16 @@ class Watching:
 
     # -- in and out -------------------------------------------------------------------------------------------
 
-    def guarded(self, hook):
-        """The hook, which never raises and works for one thread at a time."""
+    def guarded(self, hook, of_modules=False):
+        """The hook, which never raises and works for one thread at a time. ``of_modules``: its first argument is."""
         recorder, compiling = self.recorder, self.compiling
+
+        leaf = self.leaf
 
         def safe(*args):
             if compiling() or recorder.stopped:  # the compiler takes the first for True, and sees an empty hook
+                return
+            if of_modules and leaf(args[0]):
                 return
             try:
                 with recorder.lock:
@@ -541,7 +642,7 @@ class Watching:
 
     def install(self):
         hooks = importlib.import_module("torch.nn.modules.module")
-        leave = self.guarded(self.leave)
+        leave = self.guarded(self.leave, True)
         if not hasattr(hooks, "register_module_forward_hook"):  # before torch 1.5
             self.wrap_calls(leave)
             self.parts("happenings").install(self)
@@ -550,12 +651,12 @@ class Watching:
             last = hooks.register_module_forward_hook(leave, with_kwargs=True)
         except TypeError:  # before torch 2.1
             last = hooks.register_module_forward_hook(leave)
-        first = hooks.register_module_forward_pre_hook(self.guarded(self.enter))
+        first = hooks.register_module_forward_pre_hook(self.guarded(self.enter, True))
         self.recorder.on_stop += [first.remove, last.remove]
         self.parts("happenings").install(self)
 
     def wrap_calls(self, leave):
-        enter, module_class, original = self.guarded(self.enter), self.module_class, self.module_class.__call__
+        enter, module_class, original = self.guarded(self.enter, True), self.module_class, self.module_class.__call__
 
         def call(module, *args, **kwargs):
             enter(module, args)
@@ -609,13 +710,29 @@ def same(a, b):
     return a.tobytes() == b.tobytes()
 
 
+def alike(before, after):
+    return same(before[0], after[0]) and same(before[1], after[1])
+
+
+class Names(dict):
+    """A dtype → what it is called, without its framework."""
+
+    def __missing__(self, dtype):
+        self[dtype] = found = str(dtype).replace("torch.", "")
+        return found
+
+
 def equal(a, b):
     """The same numbers in another dtype."""
     return hasattr(a, "dtype") and hasattr(b, "dtype") and a.dtype != b.dtype and np.array_equal(a, b)
 
 
 def finite(values):
-    return values is None or bool(np.isfinite(values).all())
+    """Squares that add up to a finite number say so at a fifth of the price; where they do not, each is asked."""
+    if values is None:
+        return True
+    with np.errstate(all="ignore"):  # half precision overflows soon
+        return isfinite(values.dot(values)) or bool(np.isfinite(values).all())
 
 
 def has_plain(module):

@@ -1,9 +1,9 @@
 """The recorder that rides along in a user's program. This docstring is the format of a recording.
 
-``bncheck watch`` puts the folder ``attach`` in front of PYTHONPATH and ``BNCHECK_WATCH`` (JSON: ``folder``, ``keep``,
-``steps``) into the environment. ``attach/sitecustomize.py`` waits for the framework to be imported and hands a
-``recorder.Recorder`` to ``watch(recorder)`` of its backend file, which installs the hooks. Python 3.7 syntax, NumPy and
-the framework. Each process that runs a normalising layer makes a folder of its own:
+``bncheck watch`` puts the folder ``attach`` in front of PYTHONPATH and ``BNCHECK_WATCH`` (what to keep, how many
+steps or 0, the folder) into the environment. ``attach/sitecustomize.py`` waits for the framework to be imported and
+hands a ``recorder.Recorder`` to ``watch(recorder)`` of its backend file, which installs the hooks. Python 3.7 syntax,
+NumPy and the framework. Each process that runs a normalising layer makes a folder of its own:
 
 ``<folder>/<pid>-<n>/about.json``  once: protocol, framework, version, program, command, pid, rank, world, keep
 ``…/log.jsonl``    grows: a line per layer as it is met or renamed (``layer``), per closed span (``span``), per

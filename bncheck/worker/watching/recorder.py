@@ -6,8 +6,6 @@ syntax and NumPy. Nothing here is called by more than one thread at a time but t
 """
 
 import atexit
-import importlib.util
-import json
 import os
 import sys
 import threading
@@ -22,7 +20,7 @@ CHUNK_UNITS, CHUNK_BYTES = 10, 4 << 20  # of one file of moments
 BUDGET = 64 << 20  # bytes on disk per class of moments
 MOST_BYTES = 1 << 30  # with --keep all
 MOST_EVERY = 100  # units kept of "every"; beyond it every second goes, and the distance doubles
-DUTY = 10  # of the later units one in so many is looked at whole, for "last"
+DUTY = 16  # of the later units one in so many is looked at whole, for "last"
 MOST_BEATS = 16  # of one unit: more without an optimiser step are units of their own
 MOST_SPANS, MOST_LAYERS, MOST_ALIKE, MOST_SIGNS, MOST_CLOCKS = 200, 2000, 20, 2000, 64
 INTERLEAVED = 8  # forwards of a layer between two of one span
@@ -32,14 +30,20 @@ ALL = "all"
 
 
 def part(name):
-    """A neighbouring file of the worker, by its path."""
-    full = "bncheck_worker_" + name
+    """A neighbouring file of the worker, by its path. Nothing that a file of the user's could hide is imported for it:
+    the interpreter's own machinery is always there."""
+    full = "bncheck_worker_" + name.replace("/", "_")
     if full not in sys.modules:
         folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
-        sys.modules[full] = importlib.util.module_from_spec(spec)
+        files, start = sys.modules["_frozen_importlib_external"], sys.modules["_frozen_importlib"]
+        spec = files.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        sys.modules[full] = start.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[full])
     return sys.modules[full]
+
+
+def json_of(value):
+    return part("watching/text").json_of(value)
 
 
 class Keep:
@@ -51,7 +55,7 @@ class Keep:
         self.first, self.last, self.every = (int(words.get(name, 0)) for name in ("first", "last", "every"))
 
     def look(self, unit):
-        """Whether a unit is looked at whole. Of the later ones, which may turn out to be the last, about one in ten
+        """Whether a unit is looked at whole. Of the later ones, which may turn out to be the last, about one in DUTY
         is, scattered by a fixed pattern so that no rhythm of the program hides from it."""
         if self.all or unit < self.first or (self.every and unit % self.every == 0):
             return True
@@ -159,6 +163,7 @@ class Layer:
         self.name, self.names, self.registered, self.tracks, self.own = "", (), None, True, False
         self.dtypes, self.trainable, self.made_at = {}, None, None
         self.forwards, self.open, self.closed = 0, {}, 0
+        self.settled = 0  # how often its kind, channels and dtypes were read
         self.told = None  # what was last written of it
 
     def described(self):
@@ -210,8 +215,7 @@ class Recorder:
         return layer
 
     def describe(self, layer):
-        names, dtypes = len(layer.names), tuple(layer.dtypes.values())
-        key = (layer.name, layer.kind, layer.channels, layer.registered, layer.tracks, layer.trainable, names, dtypes)
+        key = (layer.name, layer.registered, layer.tracks, layer.trainable, len(layer.names), layer.settled)
         if key != layer.told:
             layer.told = key
             self.log.append(dict(layer.described(), dtypes=dict(layer.dtypes)))
@@ -257,12 +261,24 @@ class Recorder:
         return sum(stream.kind == kind for stream in self.streams.values())
 
     def forward(self, layer, key, n, moved, where):
-        """Count a forward in its span. ``key``: training, in_backward, gradients, input_dtype."""
-        layer.forwards += 1
+        """Count a forward in its span, and return that. ``key``: training, in_backward, gradients, input_dtype."""
         whole = (key, where)
         span = layer.open.get(whole)
-        if span is None or layer.forwards - span["at"] > INTERLEAVED:
+        if span is None or not self.goes_on(layer, span):
             span = self.open_span(layer, whole, n)
+        low, high = span["n"]
+        if n < low or n > high:
+            span["n"] = [min(low, n), max(high, n)]
+        self.again(layer, span, moved)
+        return span
+
+    def goes_on(self, layer, span):
+        """Whether a span has not closed, and may have one more forward."""
+        return layer.forwards - span["at"] < INTERLEAVED and span["open"]
+
+    def again(self, layer, span, moved):
+        """Count one more forward of a span."""
+        layer.forwards += 1
         span["at"] = layer.forwards
         span["forwards"] += 1
         if span["last_step"] == self.steps:
@@ -271,9 +287,6 @@ class Recorder:
             span["last_step"], span["within"] = self.steps, 1
         span["most_per_step"] = max(span["most_per_step"], span["within"])
         span["last_index"] = self.forwards
-        low, high = span["n"]
-        if n < low or n > high:
-            span["n"] = [min(low, n), max(high, n)]
         if moved is not None:
             span["moved"] = (span["moved"] or 0) + moved
         self.forwards += 1
@@ -281,13 +294,13 @@ class Recorder:
     def open_span(self, layer, whole, n):
         (training, in_backward, gradients, dtype), where = whole
         for other, span in list(layer.open.items()):
-            if layer.forwards - span["at"] > INTERLEAVED or other == whole:
+            if not self.goes_on(layer, span) or other == whole:
                 self.close_span(layer, other)
         span = {
             "span": layer.number, "first_index": self.forwards, "last_index": self.forwards,
             "first_step": self.steps, "last_step": self.steps, "forwards": 0, "training": training,
             "in_backward": in_backward, "gradients": gradients, "n": [n, n], "input_dtype": dtype, "moved": None,
-            "most_per_step": 1, "called_from": where, "within": 0, "at": layer.forwards,
+            "most_per_step": 1, "called_from": where, "within": 0, "at": layer.forwards, "open": True,
         }  # fmt: skip
         layer.open[whole] = span
         return span
@@ -295,6 +308,7 @@ class Recorder:
     def close_span(self, layer, whole):
         """To the log; of a layer with very many spans, those that are alike become one that goes on."""
         span = layer.open.pop(whole)
+        span["open"] = False
         layer.closed += 1
         if layer.closed <= MOST_SPANS:
             self.log.append(trimmed(span))
@@ -313,7 +327,7 @@ class Recorder:
         counted, and the last one kept. True if it was logged."""
         row = {"what": what, "index": self.forwards if index is None else index, "step": self.steps,
                "layers": sorted(set(layers)), "where": where, "detail": detail}  # fmt: skip
-        sign = (what, json.dumps(where), *(str(detail.get(name, "")) for name in ("module", "quantity", "by")))
+        sign = (what, where, *(str(detail.get(name, "")) for name in ("module", "quantity", "by")))
         if sign not in self.alike and len(self.alike) >= MOST_SIGNS:
             sign = (what,)
         known = self.alike.setdefault(sign, [0, None])
@@ -351,10 +365,11 @@ class Recorder:
             self.stopped = True
             self.leave_word("%s: %s" % (type(error).__name__, error))
 
-    def leave_word(self, text):
-        """Beside the recordings, for a host that may find none, why recording ended."""
+    def leave_word(self, text, mark="stopped"):
+        """Beside the recordings, for a host that may find none, why recording ended, or cannot be (``unseen``)."""
         try:
-            with open(os.path.join(self.wanted["folder"], "marks", "stopped"), "w", encoding="utf-8") as handle:
+            os.makedirs(os.path.join(self.wanted["folder"], "marks"), exist_ok=True)
+            with open(os.path.join(self.wanted["folder"], "marks", mark), "w", encoding="utf-8") as handle:
                 handle.write(text[:2000])
         except OSError:  # not even that: the host says what it knows
             pass
@@ -396,7 +411,7 @@ class Recorder:
         self.write_json("about.json", found)
 
     def write_json(self, name, value):
-        data = json.dumps(value).encode("utf-8")
+        data = json_of(value).encode("utf-8")
         part("archive").write_file(os.path.join(self.folder, name), data)
 
     def breathe(self):
@@ -420,7 +435,7 @@ class Recorder:
 
     def tell(self):
         """What happened, and how far the counts have come."""
-        lines, self.log = "".join(json.dumps(row) + "\n" for row in self.log), []
+        lines, self.log = "".join(json_of(row) + "\n" for row in self.log), []
         if lines:
             append(os.path.join(self.folder, "log.jsonl"), lines.encode("utf-8"))
         spans = [trimmed(span) for layer in self.layers for span in layer.open.values()]
@@ -469,7 +484,7 @@ def append(path, data):
 
 
 def trimmed(span):
-    return {name: value for name, value in span.items() if name not in ("within", "at")}
+    return {name: value for name, value in span.items() if name not in ("within", "at", "open")}
 
 
 def program():

@@ -26,6 +26,7 @@ from bncheck.diagnosis.rules.lives.reading import (
 from bncheck.diagnosis.rules.lives.words import Said, by_line, count, steps
 from bncheck.life import Happening, LayerLife, Life, Span
 
+BY_ARGUMENT = ("keras",)  # frameworks whose modules hold no mode: each call says it
 STEPS = 3  # of an optimiser, in eval mode: fewer may be a probe
 EVALUATES = re.compile(r"(?i)eval|valid|test|predict|infer|accuracy|score")
 ESTIMATES = re.compile(r"(?i)update_?bn|bn_?update|precise|calibrat|estimate|adapt|warm|refresh|reset")
@@ -152,12 +153,17 @@ def trains_in_eval(life: Life) -> Said | None:
     layers = tuple(layer.name for layer in found)
     line = found[0].spans[0].called_from
     set_by = last(life, found[0], found[0].spans[0].first_index, "eval")
-    why = f"{by_line(set_by.where)} called eval()" if set_by is not None else "they are in eval mode"
+    still = verb(layers, "it is in eval mode", "they are in eval mode")
+    why = f"{by_line(set_by.where)} called eval()" if set_by is not None else still
+    why, advice = f"{why}, nobody called train()", "call train() on the model before you train it"
+    if life.framework in BY_ARGUMENT:
+        why = f"{by_line(line)} runs {verb(layers, 'it', 'them')} without training=True"
+        advice = "train with model(x, training=True), and hand training on to layers that you call yourself"
     return Said(
         layers,
-        f"{of_all(layers, life)} {verb(layers, 'trains', 'train')} without normalising: {why}, nobody called train(), "
-        f"and the running statistics are still mean 0 and variance 1.",
-        "call train() on the model before you train it",
+        f"{of_all(layers, life)} {verb(layers, 'trains', 'train')} without normalising: {why}, and the running "
+        f"statistics are still mean 0 and variance 1.",
+        advice,
         quantity="training",
         where=set_by.where if set_by is not None else line,
         evidence={"forwards in eval mode": sum(layer.forwards for layer in found)},
@@ -182,12 +188,15 @@ def evaluates_in_training(life: Life) -> Said | None:
     total = sum(span.moved or 0 for span in runs)
     undone = undone_eval(life, life.layer(layers[0]), runs[0])
     why = f" {by_line(undone.where)} called train() behind eval()." if undone is not None else ""
+    advice = f"call eval() on the model before {by_line(line, 'the evaluation')}, and train() behind it"
+    if life.framework in BY_ARGUMENT:
+        advice = "evaluate with model(x, training=False)"
     return Said(
         layers,
         f"Evaluation moves the running statistics of {of_all(layers, life)}: {by_line(line)} runs "
         f"{verb(layers, 'it', 'them')} in training mode without gradients, {count(total, 'forward')} in all. It is "
         f"normalised with its own batches, and the statistics take them in.{why}",
-        f"call eval() on the model before {by_line(line, 'the evaluation')}, and train() behind it",
+        advice,
         where=line,
         step=runs[0].first_step,
         evidence={"forwards that moved the statistics": total},
