@@ -18,6 +18,7 @@ import pytest
 from bncheck.playing.cases_file import describe_ops
 from bncheck.playing.workers import RUNNER
 from bncheck.scenario import Layer
+from bncheck.worker.archive import digest
 from bncheck.worker.backends import reference
 
 WEIGHT, EPS = 0.3, 1e-3
@@ -194,7 +195,6 @@ def play(python: Path, backend: Path, variant: str, folder: Path, cells: Sequenc
         "memory_limit": None,
     }
     (folder / "job.json").write_text(json.dumps(job))
-    (folder / "cells.json").write_text(json.dumps([folder_name(name) for name in cells]))
     lines = []
     for name in cells:
         cell = CELLS[name]
@@ -211,6 +211,8 @@ def play(python: Path, backend: Path, variant: str, folder: Path, cells: Sequenc
         }
         lines.append(json.dumps(task) + "\n")
     (folder / "cases.jsonl").write_text("".join(lines))
+    asked = {"cells": [folder_name(name) for name in cells], "cases": digest("".join(lines).encode())}
+    (folder / "cells.json").write_text(json.dumps(asked))
     subprocess.run([str(python), "-I", str(RUNNER), str(folder)], check=True)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bncheck.errors import BncheckError, EnvironmentFailure, UsageError
-from bncheck.playing.nursery import Forked, Nursery, end_group
+from bncheck.playing.nursery import ENDING, Forked, Nursery, end_group
 from bncheck.run_folder.folder import read_json, write_json
 
 MAKER = Path(__file__).parent.parent / "worker" / "subject" / "run.py"
@@ -27,7 +27,8 @@ class Making:
     def __init__(self, python: Path, job: Mapping[str, Any], folder: Path, nursery: Nursery | None = None) -> None:
         self.folder, self.python = folder, python
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "job.json", {**job, "python": str(python)})
+        host = os.getpid() if nursery is None else nursery.process.pid
+        write_json(folder / "job.json", {**job, "python": str(python), "host": host})
         self.log = folder / "output.txt"
         self.process: subprocess.Popen[bytes] | Forked
         if nursery is not None:
@@ -71,13 +72,17 @@ class Making:
         return lines[-1] if lines else "it said nothing"
 
     def stop(self) -> None:
+        """End it, and what it has started."""
         if isinstance(self.process, Forked):
-            end_group(self.process.group(), signal.SIGKILL)
-        elif hasattr(os, "killpg"):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        else:
-            self.process.kill()
-        self.process.wait()
+            self.process.end()
+            return
+        for sign, grace in ENDING:
+            end_group(self.process.pid, sign)
+            try:
+                self.process.wait(grace)
+                return
+            except subprocess.TimeoutExpired:
+                continue
 
 
 def failure(found: Mapping[str, Any]) -> BncheckError:
