@@ -39,6 +39,22 @@ def is_regular(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """Likewise, whether it is a folder."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def is_there(path: Path) -> bool:
+    """Likewise, whether anything is there."""
+    try:
+        return bool(path.stat())
+    except (OSError, ValueError):
+        return False
+
+
 def open_within(folder: Path, *names: str) -> io.BufferedReader:
     """``folder/name/…/name``, where none of the names is a link. OSError likewise.
 

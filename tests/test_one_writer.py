@@ -119,6 +119,7 @@ def test_a_signal_before_the_first_command_is_imported_is_a_line(sign: signal.Si
     first = (
         "import importlib.abc, os, signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "class Finder(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
         f"        os.kill(os.getpid(), {int(sign)}) if name == 'click' else None\n"

@@ -42,11 +42,13 @@ POLL_SECONDS = 0.02
 ABORT_GRACE_SECONDS = 5.0  # for faulthandler to print the stack
 MOST_NOISE = 256 * 1024 * 1024  # bytes one cell may print
 KEPT_NOISE = 64 * 1024
+STACK_LINES = 14  # of what a dead process printed: its own frames and what it ran in
 MOST_PROGRESS = 1024 * 1024  # bytes of progress.txt that are read at a time
 MOST_REASON = 4000  # letters of a sentence that a process says of itself
 # Exit codes of a worker that left a cell without its result
 DISK_FULL = 113  # because there was no room for it
 DISTURBED = 114  # because its folder was taken away, or what it plays from was changed
+THROUGH = b"."  # the last line of progress.txt
 MOST_DISTURBANCES = 2  # of one target; whoever did it once may be through
 FILES = ("cells.json", "progress.txt", "stderr.txt", said.NAME)  # of a process; the next one begins with none of them
 
@@ -110,6 +112,7 @@ class Worker:
         self.unavailable = ""
         self.restarts_without_progress = 0
         self.disturbances = 0
+        self.through = False  # it has said that it is through with its cells
         self.cases = ""  # digest of the file of cases, once that lies there
 
     def has_sound(self, cell: str) -> bool:
@@ -139,7 +142,7 @@ class Worker:
         for cell in self.batch:
             if os.path.lexists(job.folder / cell):
                 discard(job.folder / cell)  # damaged, or it would not be waiting
-        self.current, self.read = "", 0
+        self.current, self.read, self.through = "", 0, False
         write_json(job.folder / "job.json", self.describe())
         if not hold:
             self.release()
@@ -222,6 +225,7 @@ class Worker:
         A word that is not the name of the cell whose turn it is says nothing: whatever runs in the process can write
         there, and a name becomes part of a path."""
         for line in self.fresh_lines():
+            self.through = self.through or (line == THROUGH and self.place == len(self.batch))
             if self.place >= len(self.batch) or line != self.batch[self.place].encode():
                 continue
             if self.described is None:
@@ -276,7 +280,7 @@ class Worker:
     def settle(self, code: int) -> Iterator[Progress]:
         """The process ended: everything done, or unavailable, or dead at some cell."""
         self.process = None
-        there = os.path.lexists(self.job.folder / "job.json")  # where not, all that it wrote is gone as well
+        robbed = self.is_robbed()
         self.tidy()
         yield from self.finish()
         for cell in [cell for cell in self.waiting if has_result(self.job.folder / cell)]:
@@ -284,7 +288,7 @@ class Worker:
             yield from self.count(cell)
         if code == DISK_FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.job.folder))
-        if code == DISTURBED or not there:
+        if any(cell in self.waiting for cell in self.batch) and (code == DISTURBED or robbed or self.through):
             yield from self.begin_anew()
             return
         played = any(cell not in self.waiting for cell in self.batch)
@@ -295,6 +299,11 @@ class Worker:
             yield from self.give_up(f"the process {death(code)} while importing it: {last_line(self.job.folder)}")
         elif any(cell in self.waiting for cell in self.batch):
             yield from self.blame(code)
+
+    def is_robbed(self) -> bool:
+        """Whether files that were there are gone, and results with them, maybe."""
+        lasting = ("job.json", "progress.txt") if self.ready else ("job.json",)
+        return not all(os.path.lexists(self.job.folder / name) for name in lasting)
 
     def begin_anew(self) -> Iterator[Progress]:
         """Its folder or what it plays from was spoilt, which is not its fault: both are laid out once more."""
@@ -360,7 +369,7 @@ class Worker:
         tail = read_from(self.job.folder, "stderr.txt", max(0, size - KEPT_NOISE), KEPT_NOISE)
         if tail:
             write_whole(own_folder(folder) / "stderr.txt", tail)
-        return "\n".join(tail.decode("utf-8", "replace").strip().splitlines()[-12:])
+        return "\n".join(tail.decode("utf-8", "replace").strip().splitlines()[-STACK_LINES:])
 
     def stated_reason(self) -> str:
         """Why it cannot run, in its own words, or because its words cannot be used."""

@@ -84,9 +84,6 @@ def read_record(folder: Path, sealed: bool = False) -> CellRecord | None:
     path, raw = folder / "result.json", read_file(folder, "result.json", LARGEST_JSON)
     if raw is None:
         return None
-    mark = seal_of(raw)
-    if (mark or sealed) and unsealed(folder.parent.name, folder.name, raw) is None:
-        raise RunFolderError(f"{path} {CHANGED}.", "Play it again: bncheck run --resume RUN")
     data = parse_json(path, raw)
     if not isinstance(data, dict):
         raise RunFolderError(f"{path} holds no object.")
@@ -94,7 +91,10 @@ def read_record(folder: Path, sealed: bool = False) -> CellRecord | None:
         raise RunFolderError(
             f"The worker answered in protocol {data.get('protocol')!r}; this bncheck speaks {PROTOCOL}."
         )
-    return replace(parse_record(data), seal=mark)
+    record = replace(parse_record(data), seal=seal_of(raw))
+    if (record.seal or sealed) and unsealed(folder.parent.name, folder.name, raw) is None:
+        raise RunFolderError(f"{path} {CHANGED}.", "Play it again: bncheck run --resume RUN")
+    return record
 
 
 def record_or_crash(folder: Path, sealed: bool = False) -> CellRecord | None:

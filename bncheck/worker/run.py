@@ -32,7 +32,7 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
 
 ``JOB_DIR/environment.json``   what ``describe()`` said, once the framework is imported; ``unavailable`` and
                                ``remedy`` in it mean that no cell was run.
-``JOB_DIR/progress.txt``       one line, the cell's name, whenever a cell starts.
+``JOB_DIR/progress.txt``       one line, the cell's name, whenever a cell starts; "." when the last one is done.
 ``JOB_DIR/stderr.txt``         stdout and stderr of the process. Nothing on either is data.
 ``JOB_DIR/cells.tar``          grows by two entries with every cell that is done, in one write:
 ``  <cell>/trace.npz``         the arrays of ``bncheck/trace.py``,
@@ -554,6 +554,8 @@ def work(folder, job, output):
         given = load_inputs(os.path.join(inputs, task["inputs"]), task.get("digest", ""))
         write_cell(done, name, *run_cell(cell, task, given, backend, job))
         keep_output(output, cell)
+    else:
+        os.write(progress, b".\n")
 
 
 if __name__ == "__main__":
