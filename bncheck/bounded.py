@@ -116,6 +116,17 @@ def clear(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def own_file(path: Path) -> Path:
+    """The path, cleared where something else than a file stands there: a pipe would never take what is written."""
+    try:
+        is_file = stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        is_file = True
+    if not is_file:
+        clear(path)
+    return path
+
+
 def own_folder(path: Path) -> Path:
     """The folder, made where something else or nothing stands in its place."""
     try:

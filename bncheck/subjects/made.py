@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from bncheck.playing.nursery import ENDING, Forked, Nursery, end_group
 from bncheck.run_folder.folder import read_json, write_json
 
 MAKER = Path(__file__).parent.parent / "worker" / "subject" / "run.py"
-KEPT = 2000  # characters of what a process that died said last
+KEPT = 20_000  # characters of what a process that died said last; a stack is long
+MOST_SAID = 1000
 
 
 class SubjectFailure(BncheckError):
@@ -60,7 +62,10 @@ class Making:
             code = self.process.returncode
             assert code is not None
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            raise EnvironmentFailure(f"the process that made it died ({how}): {self.said()}", f"look at {self.log}")
+            raise EnvironmentFailure(
+                f"the process that made it died ({how}): {self.said()}",
+                "call it without bncheck, and see whether it ends that process too",
+            )
         found: dict[str, Any] = read_json(answer)
         if found.get("kind") == "error":
             raise failure(found)
@@ -69,7 +74,8 @@ class Making:
     def said(self) -> str:
         told = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
         lines = told[-KEPT:].strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        stacks = [after for line, after in pairwise(lines) if line.endswith("(most recent call first):")]
+        return (stacks or lines or ["it said nothing"])[-1].strip()[:MOST_SAID]
 
     def stop(self) -> None:
         """End it, and what it has started."""

@@ -16,6 +16,7 @@ Python 3.7 syntax, standard library + NumPy + torch; bncheck itself is never imp
     process died.
 """
 
+import faulthandler
 import importlib.util
 import json
 import os
@@ -73,6 +74,7 @@ def main(folder):
         job = json.load(handle)
     if "--alone" not in sys.argv:
         part("", "guard").guard(job["host"])
+    faulthandler.enable()
     found = json.dumps(answer(job, folder))
     path = os.path.join(folder, "subject.json")
     with open(path + ".part", "w", encoding="utf-8") as handle:
