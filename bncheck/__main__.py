@@ -1,19 +1,11 @@
-"""``python -m bncheck`` and ``bncheck``: the standard library goes first, then everything else is imported.
+"""``bncheck`` and ``python -m bncheck``: the standard library and signals come first, then everything else is imported.
 
 A folder of the user's that Python searches first (PYTHONPATH, or the working folder of ``python -m``) may hold a
-``json.py`` of their own, which is meant for their programs.
+``json.py`` of their own, which is meant for their programs. What is imported after the signals takes a second.
 """
 
 import os
 import sys
-
-
-def main() -> None:
-    """The command line of :mod:`bncheck.cli`."""
-    sys.path.sort(key=lambda entry: not of_the_library(entry))
-    from bncheck.cli import main as answer
-
-    answer()
 
 
 def of_the_library(entry: str) -> bool:
@@ -22,6 +14,22 @@ def of_the_library(entry: str) -> bool:
     inside = entry == folder or entry.startswith(folder + os.sep)
     archive = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
     return (inside and "-packages" not in entry) or entry.rpartition(os.sep)[2] == archive
+
+
+try:
+    sys.path.sort(key=lambda entry: not of_the_library(entry))
+    from bncheck.commands.signals import end_at_once
+except KeyboardInterrupt:  # until then Ctrl-C is Python's
+    os.write(2, b"bncheck: interrupted\n")
+    os._exit(130)
+
+
+def main() -> None:
+    """The command line of :mod:`bncheck.cli`, the console's entry point."""
+    end_at_once()
+    from bncheck.cli import main as answer
+
+    answer()
 
 
 if __name__ == "__main__":  # a spawned process imports this file again

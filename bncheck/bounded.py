@@ -39,6 +39,22 @@ def is_regular(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """Likewise, whether it is a folder."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def is_there(path: Path) -> bool:
+    """Likewise, whether anything is there."""
+    try:
+        return bool(path.stat())
+    except (OSError, ValueError):
+        return False
+
+
 def open_within(folder: Path, *names: str) -> io.BufferedReader:
     """``folder/name/…/name``, where none of the names is a link. OSError likewise.
 
@@ -98,6 +114,17 @@ def clear(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def own_file(path: Path) -> Path:
+    """The path, cleared where something else than a file stands there: a pipe would never take what is written."""
+    try:
+        is_file = stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        is_file = True
+    if not is_file:
+        clear(path)
+    return path
 
 
 def own_folder(path: Path) -> Path:

@@ -19,10 +19,11 @@ from typing import Any
 import click
 
 from bncheck import __version__
+from bncheck.commands.signals import USUAL, is_untouched
 from bncheck.commands.streams import leave_what_is_gone, prepare
 from bncheck.errors import BncheckError, Interrupted, Stopped, nearest
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+ENDING = (*USUAL, signal.SIGALRM)
 AGAIN_SECONDS = 0.01
 # Command → (what it does, in the order a newcomer meets them). It lives in bncheck/commands/<name>.py.
 COMMANDS = {
@@ -93,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     """Entry point: errors of ours are sentences on stderr with their exit code, never a traceback."""
     prepare()
     with ended_by_signals():
-        answer(arguments)
+        try:
+            answer(arguments)
+        except KeyboardInterrupt as again:  # a second one, while the first was told
+            sys.exit(128 + int(getattr(again, "number", signal.SIGINT)))
 
 
 @contextmanager
@@ -117,11 +121,8 @@ def ended_by_signals() -> Iterator[None]:
         leave_what_is_gone()
         raise Stopped(number)
 
-    known = {signal.SIGINT: signal.default_int_handler}
-    before = {
-        each: signal.getsignal(each) for each in ENDING if signal.getsignal(each) is known.get(each, signal.SIG_DFL)
-    }
-    before = before if current_thread() is main_thread() else {}
+    is_main = current_thread() is main_thread()
+    before = {each: signal.getsignal(each) for each in ENDING if is_main and is_untouched(each)}
     for each in before:
         signal.signal(each, hear)
     try:

@@ -14,11 +14,12 @@ class BncheckError(Exception):
     """
 
     exit_code = 2
+    usual = ""  # the remedy where the one who raises it knows none that is nearer
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.remedy = remedy
+        self.remedy = remedy or self.usual
 
     def __str__(self) -> str:
         return f"{self.message}\n  → {self.remedy}" if self.remedy else self.message
@@ -61,9 +62,13 @@ class TargetError(BncheckError):
 class RunFolderError(BncheckError):
     """A run folder that is missing, damaged, or not one of ours."""
 
+    usual = "Copy the run folder again from where it was made, or run it again."
+
 
 class CheckpointError(BncheckError):
     """A checkpoint that is missing, damaged, hostile, or of no format that bncheck reads."""
+
+    usual = "save the weights alone, with the framework's own call, and give that file"
 
 
 class BaselineError(BncheckError):

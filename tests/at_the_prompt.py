@@ -25,7 +25,7 @@ def command(*arguments: str, first: str = "") -> list[str]:
     """The words of the process; ``first`` is Python that runs before bncheck does."""
     if not first:
         return [sys.executable, "-m", "bncheck", *arguments]
-    code = f"{first}\nimport sys\nfrom bncheck.cli import main\nmain(sys.argv[1:])"
+    code = f"{first}\nfrom bncheck.__main__ import main\nmain()"
     return [sys.executable, "-c", code, *arguments]
 
 

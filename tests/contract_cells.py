@@ -19,6 +19,7 @@ from bncheck.playing.cases_file import describe_ops
 from bncheck.playing.nursery import Nursery
 from bncheck.playing.workers import RUNNER
 from bncheck.scenario import Layer
+from bncheck.worker.archive import digest
 from bncheck.worker.backends import reference
 
 WEIGHT, EPS = 0.3, 1e-3
@@ -202,7 +203,6 @@ def play(
         "memory_limit": None,
     }
     (folder / "job.json").write_text(json.dumps(job))
-    (folder / "cells.json").write_text(json.dumps([folder_name(name) for name in cells]))
     lines = []
     for name in cells:
         cell = CELLS[name]
@@ -219,6 +219,8 @@ def play(
         }
         lines.append(json.dumps(task) + "\n")
     (folder / "cases.jsonl").write_text("".join(lines))
+    asked = {"cells": [folder_name(name) for name in cells], "cases": digest("".join(lines).encode())}
+    (folder / "cells.json").write_text(json.dumps(asked))
     if nursery is None:
         subprocess.run([str(python), "-I", str(RUNNER), str(folder)], check=True)
     else:

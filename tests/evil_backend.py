@@ -85,10 +85,45 @@ def noise_and_death(make):
     ctypes.string_at(0)
 
 
-def children(own_group=False):
-    for _ in range(2):
+def children(apart):
+    """Two processes; ``apart``: in sessions of their own, the second with nobody above it."""
+    for daemon in (False, apart):
         if os.fork() == 0:
+            os.setsid() if apart else None
+            if daemon and os.fork():
+                os._exit(0)
             os.execvp("sleep", ["sleep", os.environ["EVIL_SLEEP"]])
+
+
+def spoil(kind):
+    """What belongs to another target, named in the environment, or to all of them."""
+    victim = json.loads(os.environ.get("EVIL_VICTIMS", "{}")).get(kind)
+    if victim is None:
+        return
+    folder, cells = file("../" + victim), file("../" + victim + "/cells.tar")
+    forged = json.dumps({"protocol": 1, "outcome": "raised", "event": 0, "error": {"type": "Fault", "message": "bad"}})
+    archive = sys.modules["bncheck_worker_archive"]
+    if kind == "truncates":
+        os.truncate(cells, 700)
+    if kind == "flips":
+        with open(cells, "r+b") as handle:
+            raw = handle.read()
+            handle.seek(raw.index(b'"outcome": "ok"') + 13)
+            handle.write(b"k")
+    if kind == "swaps":
+        shutil.copyfile(file("cells.tar"), cells)
+    if kind == "removes":
+        shutil.rmtree(folder)
+    if kind == "forges":
+        os.makedirs(os.path.join(folder, cell()), exist_ok=True)
+        archive.write_file(os.path.join(folder, cell(), "result.json"), forged.encode())
+    if kind == "appends":
+        entry = archive.seal(os.path.basename(sys.argv[1]), cell(), forged.encode())
+        archive.append_entries(cells, [(cell() + "/result.json", entry)])
+    if kind == "inputs":
+        for name in os.listdir(file("../../inputs")):
+            os.truncate(file("../../inputs/" + name), 100)
+        os.truncate(file("../../cases.jsonl"), 100)
 
 
 def die(*_):
@@ -121,11 +156,13 @@ def attack(name):
         os.makedirs(file(cell()))
         outside(os.path.join(file(cell()), "model.onnx"))
     if what == "kids":
-        children()
-        if kind == "die":
+        children("apart" in kind)
+        if "die" in kind:
             die()
         while kind == "stay":
             time.sleep(1)
+    if what == "spoils":
+        spoil(kind)
     if what == "raises":
         raise ValueError("path \udc80\udcff \ud800 gone")
 

@@ -10,7 +10,7 @@ TITLE = "Napping"
 MODULE = ""
 DISTRIBUTION = ""
 DEFAULT_VERSION = ""
-VARIANTS = {"": "with a child", "second": "another one"}
+VARIANTS = {"": "with a child", "second": "a child in a session of its own"}
 DEVICES = ("cpu",)
 REQUIREMENTS = []
 DOCUMENTED = []
@@ -18,7 +18,7 @@ DOCUMENTED = []
 
 def describe(variant, device):
     if "NAP_SLEEP" in os.environ:
-        subprocess.Popen(["sleep", os.environ["NAP_SLEEP"]])
+        subprocess.Popen(["sleep", os.environ["NAP_SLEEP"]], start_new_session=variant == "second")
     return {"version": "1.0"}
 
 

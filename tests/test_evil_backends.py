@@ -51,6 +51,8 @@ ATTACKS = {
     "tar garbage": None,
     "kids": FOUR,
     "kids die": THIRD,
+    "kids apart": FOUR,
+    "kids apart die": THIRD,
 }
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from fuzz import CORPUS, Reader, attack, corpus, fall_of, readers
 
-NAMES = ("scenario", "override", "config", "waivers", "targets", "backend", "plan", "gate", "baseline", "results",
-         "result", "trace", "tar", "environment", "cases", "answer", "marker", "onnx")  # fmt: skip
+NAMES = ("scenario", "override", "config", "waivers", "targets", "backend", "words", "plan", "gate", "baseline",
+         "results", "result", "trace", "tar", "environment", "cases", "answer", "marker", "onnx", "contents", "pt",
+         "npz", "keras", "h5", "pdparams", "params", "msgpack", "safetensors", "about", "state", "log", "first",
+         "recording")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -65,8 +65,8 @@ def test_it_ends_with_all_that_it_forked(tmp_path: Path) -> None:
     sleeper = tmp_path / "sleeper.py"
     sleeper.write_text("import time\ntime.sleep(1000)\n")
     thing = {"module": str(sleeper), "name": "x", "with": {}, "as": "", "inputs": [], "python": ""}
-    write_json(tmp_path / "thing" / "job.json", thing)
     with Nursery(Path(sys.executable), "numpy") as nursery:
+        write_json(tmp_path / "thing" / "job.json", {**thing, "host": nursery.process.pid})
         forked = nursery.fork("subject/run.py", tmp_path / "thing", {}, tmp_path / "output.txt")
         with pytest.raises(subprocess.TimeoutExpired):
             forked.wait(0.0)

@@ -114,6 +114,21 @@ def test_a_signal_in_the_middle_of_an_import_waits_for_its_end() -> None:
     assert done.stdout == "True\nstopped by 15\n", done.stderr
 
 
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_first_command_is_imported_is_a_line(sign: signal.Signals) -> None:
+    first = (
+        "import importlib.abc, os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "class Finder(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        os.kill(os.getpid(), {int(sign)}) if name == 'click' else None\n"
+        "sys.meta_path.insert(0, Finder())"
+    )
+    done = bncheck("list", first=first)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + sign, "", "bncheck: interrupted\n")
+
+
 def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start_and_wait_for_a_cell(tmp_path, out)

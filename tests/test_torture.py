@@ -10,7 +10,7 @@ from torture import torture
 
 
 def test_a_few_kills_lose_nothing(tmp_path: Path) -> None:
-    tally = torture(tmp_path, 3, ("nap_backend", "reference"), random.Random(11))
+    tally = torture(tmp_path, 3, ("nap_backend[second]", "reference"), random.Random(11))
     assert tally.faults == []
     assert tally.kills.total() == 3
 

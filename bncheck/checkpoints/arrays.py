@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def header_of(path: Path, head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[
     try:
         major, _ = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one that Python 2 wrote is read all the same
+            shape, fortran, dtype = read(stream)
     except Exception as error:  # NumPy's parser of headers raises ValueError, SyntaxError, tokenize errors, …
         raise damaged(path, f"the header of an array: {type(error).__name__}") from None
     return checked_shape(path, shape), fortran, dtype

@@ -26,6 +26,7 @@ def update(run: str, file: Path, quiet: bool) -> None:
 
     What a waiver covers is left out: it has its own reason and its own end.
     """
+    from bncheck.bounded import is_there
     from bncheck.commands.gating import read_baseline
     from bncheck.gate.bar import read_verdict
     from bncheck.gate.baseline import dump, record
@@ -36,7 +37,7 @@ def update(run: str, file: Path, quiet: bool) -> None:
     folder = find_run(run)
     verdict = read_verdict(folder, read_results(folder))
     entries = record(item.charge for item in verdict.judged if item.standing != "waived")
-    before = read_baseline(file) if file.exists() else ()
+    before = read_baseline(file) if is_there(file) else ()
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, dump(entries))
     if not quiet:

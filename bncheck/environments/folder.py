@@ -27,6 +27,7 @@ FORMAT = 1
 LOCK_SECONDS = 3600.0
 LARGEST_MARKER = 1024 * 1024
 LARGEST_RECORD = 64 * 1024 * 1024
+MODULE = re.compile(r"[\w.]{0,200}")  # a name that can be imported; part of a path
 DEEPEST = 1000  # folders: all of them
 MAKING = ".tmp-"  # in the name of one that is being made, behind the name it will have
 UNUSED_DAYS = 30
@@ -85,7 +86,9 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(marker, dict) or marker.get("format") != FORMAT:
         return None
-    return marker if all(isinstance(marker.get(name), str) for name in ("distribution", "module", "python")) else None
+    if not all(isinstance(marker.get(name), str) for name in ("distribution", "module", "python")):
+        return None
+    return marker if MODULE.fullmatch(marker["module"]) else None
 
 
 def write_marker(folder: Path, contents: Contents, installed: str, notes: tuple[str, ...]) -> None:

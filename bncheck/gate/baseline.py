@@ -229,7 +229,7 @@ def parse_entry(item: Any, number: int, where: str) -> Entry:
         if not 1 <= len(sides) <= 2 or not all(sides) or not texts["scenario"] or not texts["cause"]:
             raise ValueError("scenario, cause or targets are missing")
         return Entry(sides=sides, size=figure(item.get("size")), explained=figure(item.get("explained")), **texts)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BaselineError(f"{where}: entry {number} has a wrong shape: {error}", remedy(where)) from error
 
 

@@ -16,7 +16,7 @@ from bncheck.run_folder.folder import check_slug
 from bncheck.run_folder.whole import write_whole
 from bncheck.scenario import Case, op_of
 from bncheck.scenario_files.inputs import content_key, make_inputs
-from bncheck.worker.archive import pack_npz
+from bncheck.worker.archive import digest, pack_npz
 
 NAME = "cases.jsonl"
 KEY = re.compile(r"[0-9a-f]{16}\.npz")
@@ -25,8 +25,8 @@ LONGEST_LINE = 64 * 1024**2
 TOLD = ("runs", "reads", "call", "records", "folder")  # columns of ``scenario.Op``
 
 
-def describe_case(case: Case, inputs: str) -> dict[str, Any]:
-    """One line of the file, as the worker's protocol says."""
+def describe_case(case: Case, inputs: str, archive: str = "") -> dict[str, Any]:
+    """One line of the file, as the worker's protocol says; ``archive`` is the digest of its inputs."""
     network = asdict(case.network)
     for layer, rank in zip(network["layers"], layer_ranks(case), strict=True):
         layer["rank"] = rank
@@ -35,6 +35,7 @@ def describe_case(case: Case, inputs: str) -> dict[str, Any]:
         "cell": check_slug(case.id),
         "protocol": 1,
         "inputs": inputs,
+        "digest": archive,
         "dtype": case.dtype,
         "network": network,
         "events": [asdict(event) for event in case.events],
@@ -53,12 +54,12 @@ def write_cases(run: Path, cases: Sequence[Case]) -> dict[str, str]:
     """Write inputs once per content and a line per case; returns case id → content key. One case at a time."""
     (run / "inputs").mkdir(exist_ok=True)
     keys: dict[str, str] = {}
-    kept: set[str] = set()
+    kept: dict[str, str] = {}  # content key → digest of the archive
     write_whole(run / NAME, (line_of(case, run / "inputs", keys, kept) for case in cases))
     return keys
 
 
-def line_of(case: Case, inputs: Path, keys: dict[str, str], kept: set[str]) -> str:
+def line_of(case: Case, inputs: Path, keys: dict[str, str], kept: dict[str, str]) -> str:
     """The case's line; its inputs are written, its content key is noted in ``keys``, and in ``kept``."""
     if case.id in keys:
         raise ScenarioError(f"Two cases are called {case.id}.", "Give one of the scenario files another name.")
@@ -66,9 +67,10 @@ def line_of(case: Case, inputs: Path, keys: dict[str, str], kept: set[str]) -> s
     key = content_key(case, arrays)
     keys[case.id] = key
     if key not in kept:
-        kept.add(key)
-        keep(inputs / f"{key}.npz", pack_npz(arrays))
-    return json.dumps(describe_case(case, f"{key}.npz")) + "\n"
+        content = pack_npz(arrays)
+        kept[key] = digest(content)
+        keep(inputs / f"{key}.npz", content)
+    return json.dumps(describe_case(case, f"{key}.npz", kept[key])) + "\n"
 
 
 def keep(path: Path, content: bytes) -> None:

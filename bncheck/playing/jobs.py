@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from bncheck.bounded import own_file
 from bncheck.environments.devices import cores
 from bncheck.errors import RunFolderError
 from bncheck.playing.cases_file import write_cases
@@ -60,7 +61,7 @@ def run_cells(
     def write() -> None:
         write_json(run / "contents.json", write_cases(run, plan.cases))
 
-    with (run / "records.jsonl").open("a", encoding="utf-8") as records:
+    with own_file(run / "records.jsonl").open("a", encoding="utf-8") as records:
         reasons = play(jobs, options.at_once, lambda progress: note(records, progress, watch), write)
     watch.remember()
     return [settle(run, seat.result, reasons) for seat in seats]

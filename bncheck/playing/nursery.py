@@ -15,6 +15,8 @@ from types import TracebackType
 
 FILE = Path(__file__).parent.parent / "worker" / "nursery.py"
 ENDS_WITHIN = 2.0  # seconds
+# How a process of worker/ is ended, with the seconds that each may take: its guard is asked, then the system.
+ENDING = ((signal.SIGUSR1, 10.0), (signal.SIGKILL, 10.0))
 CAN_FORK = sys.platform.startswith("linux")  # elsewhere system libraries do not survive a fork
 
 
@@ -39,6 +41,16 @@ class Forked:
                 raise subprocess.TimeoutExpired(self.nursery.process.args, timeout or 0)
             self.nursery.hear(left)
         return self.returncode
+
+    def end(self) -> None:
+        """End it, and what it has started."""
+        for sign, grace in ENDING:
+            end_group(self.group(), sign)
+            try:
+                self.wait(grace)
+                return
+            except subprocess.TimeoutExpired:
+                continue
 
     def group(self) -> int:
         """The process group to end: the nursery's while this one has not begun."""
@@ -107,7 +119,7 @@ class Nursery:
     def close(self) -> None:
         for forked in self.forked:
             if forked.pid and forked.poll() is None:
-                end_group(forked.pid, signal.SIGKILL)
+                forked.end()
         os.close(self.requests)
         try:
             self.process.wait(ENDS_WITHIN if any(forked.pid for forked in self.forked) else 0)

@@ -20,22 +20,36 @@ from typing import Any
 
 from bncheck.bounded import clear, open_within, own_folder
 from bncheck.errors import RunFolderError
-from bncheck.evidence import LOST_RESULT
+from bncheck.evidence import DAMAGED, LOST_RESULT
 from bncheck.playing import said
-from bncheck.playing.nursery import Forked, Nursery, end_group
-from bncheck.run_folder.cell import CellRecord, discard, has_result, is_sound, record_or_crash, write_record
+from bncheck.playing.nursery import ENDING, Forked, Nursery, end_group
+from bncheck.run_folder.cell import (
+    CellRecord,
+    discard,
+    has_result,
+    record_or_crash,
+    seal_at,
+    sound_record,
+    write_record,
+)
 from bncheck.run_folder.cell_files import mend
 from bncheck.run_folder.folder import write_json
 from bncheck.run_folder.whole import write_whole
+from bncheck.worker.archive import digest
 
 RUNNER = Path(__file__).parent.parent / "worker" / "run.py"
 POLL_SECONDS = 0.02
 ABORT_GRACE_SECONDS = 5.0  # for faulthandler to print the stack
 MOST_NOISE = 256 * 1024 * 1024  # bytes one cell may print
 KEPT_NOISE = 64 * 1024
+STACK_LINES = 14  # of what a dead process printed: its own frames and what it ran in
 MOST_PROGRESS = 1024 * 1024  # bytes of progress.txt that are read at a time
 MOST_REASON = 4000  # letters of a sentence that a process says of itself
-DISK_FULL = 113  # exit code of a worker that left a cell without its result because it had nowhere to write it
+# Exit codes of a worker that left a cell without its result
+DISK_FULL = 113  # because there was no room for it
+DISTURBED = 114  # because its folder was taken away, or what it plays from was changed
+THROUGH = b"."  # the last line of progress.txt
+MOST_DISTURBANCES = 2  # of one target; whoever did it once may be through
 FILES = ("cells.json", "progress.txt", "stderr.txt", said.NAME)  # of a process; the next one begins with none of them
 
 
@@ -81,11 +95,12 @@ class Progress:
 class Worker:
     """One target's process(es); ``poll`` never blocks."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, write: Callable[[], None] = lambda: None) -> None:
+        self.job, self.write = job, write
         own_folder(job.folder)
         mend(job.folder)  # a host that was killed may have left half an entry
-        self.waiting = [cell for cell in job.cells if not is_sound(job.folder / cell)]
+        self.seals: dict[str, str] = {}  # of the cells that have a result, as it was when it was new
+        self.waiting = [cell for cell in job.cells if not self.has_sound(cell)]
         self.described = self.read_environment() if len(self.waiting) < len(job.cells) else None
         self.batch: list[str] = []
         self.place = 0  # in the batch, of the cell that starts next
@@ -96,6 +111,15 @@ class Worker:
         self.ready = False
         self.unavailable = ""
         self.restarts_without_progress = 0
+        self.disturbances = 0
+        self.through = False  # it has said that it is through with its cells
+        self.cases = ""  # digest of the file of cases, once that lies there
+
+    def has_sound(self, cell: str) -> bool:
+        record = sound_record(self.job.folder / cell)
+        if record is not None:
+            self.seals[cell] = record.seal
+        return record is not None
 
     @property
     def done(self) -> bool:
@@ -118,7 +142,7 @@ class Worker:
         for cell in self.batch:
             if os.path.lexists(job.folder / cell):
                 discard(job.folder / cell)  # damaged, or it would not be waiting
-        self.current, self.read = "", 0
+        self.current, self.read, self.through = "", 0, False
         write_json(job.folder / "job.json", self.describe())
         if not hold:
             self.release()
@@ -145,7 +169,12 @@ class Worker:
     def release(self) -> None:
         """Name the cells to play; their inputs and jobs lie ready. Time spent on those is not the framework's."""
         self.since = time.monotonic()
-        write_json(self.job.folder / "cells.json", self.batch)
+        self.cases = self.cases or self.digest_of_cases()
+        write_json(self.job.folder / "cells.json", {"cells": self.batch, "cases": self.cases})
+
+    def digest_of_cases(self) -> str:
+        path = self.job.folder / self.job.cases
+        return digest(path.read_bytes()) if self.batch else ""
 
     def describe(self) -> dict[str, Any]:
         job = self.job
@@ -196,6 +225,7 @@ class Worker:
         A word that is not the name of the cell whose turn it is says nothing: whatever runs in the process can write
         there, and a name becomes part of a path."""
         for line in self.fresh_lines():
+            self.through = self.through or (line == THROUGH and self.place == len(self.batch))
             if self.place >= len(self.batch) or line != self.batch[self.place].encode():
                 continue
             if self.described is None:
@@ -219,9 +249,12 @@ class Worker:
             yield from self.count(self.current)
 
     def count(self, cell: str) -> Iterator[Progress]:
-        record = record_or_crash(self.job.folder / cell)
+        record = record_or_crash(self.job.folder / cell, sealed=True)
         if record is not None:
             self.waiting.remove(cell)
+            if record.error_type in DAMAGED:  # so that nobody reads it otherwise later
+                write_record(self.job.folder / cell, record)
+            self.seals[cell] = seal_at(self.job.folder / cell)
             yield Progress(target=self.job.target, kind="finished", cell=cell, outcome=record.outcome)
 
     def enforce(self) -> Iterator[Progress]:
@@ -247,6 +280,7 @@ class Worker:
     def settle(self, code: int) -> Iterator[Progress]:
         """The process ended: everything done, or unavailable, or dead at some cell."""
         self.process = None
+        robbed = self.is_robbed()
         self.tidy()
         yield from self.finish()
         for cell in [cell for cell in self.waiting if has_result(self.job.folder / cell)]:
@@ -254,6 +288,9 @@ class Worker:
             yield from self.count(cell)
         if code == DISK_FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.job.folder))
+        if any(cell in self.waiting for cell in self.batch) and (code == DISTURBED or robbed or self.through):
+            yield from self.begin_anew()
+            return
         played = any(cell not in self.waiting for cell in self.batch)
         reason = "" if played else self.stated_reason()
         if reason:
@@ -262,8 +299,22 @@ class Worker:
             yield from self.give_up(f"the process {death(code)} while importing it: {last_line(self.job.folder)}")
         elif any(cell in self.waiting for cell in self.batch):
             yield from self.blame(code)
-        if not self.to_do:
-            yield from self.miss()
+
+    def is_robbed(self) -> bool:
+        """Whether files that were there are gone, and results with them, maybe."""
+        lasting = ("job.json", "progress.txt") if self.ready else ("job.json",)
+        return not all(os.path.lexists(self.job.folder / name) for name in lasting)
+
+    def begin_anew(self) -> Iterator[Progress]:
+        """Its folder or what it plays from was spoilt, which is not its fault: both are laid out once more."""
+        self.disturbances += 1
+        if self.disturbances <= MOST_DISTURBANCES:
+            self.write()
+            return
+        text = "what it plays from, or its folder, was changed or taken away three times by something that was played"
+        for cell in list(self.waiting):
+            self.current = cell
+            yield from self.fail("crashed", LOST_RESULT, text)
 
     def tidy(self) -> None:
         """What a process leaves behind becomes a folder that can be read again: no half entry, no link or pipe, and the
@@ -278,15 +329,19 @@ class Worker:
             clear(folder / said.NAME)
             write_json(folder / said.NAME, self.described)
 
-    def miss(self) -> Iterator[Progress]:
-        """Cells that had a result and have none any more: something that ran in a process took it away."""
+    def verify(self) -> Iterator[Progress]:
+        """When nothing plays any more: cells whose result is not the one that was written. A backend file can write
+        everywhere; what it spoils is played again by ``--resume``, and is never taken for what a target computed."""
         for cell in self.job.cells if not self.unavailable else ():
-            if not has_result(self.job.folder / cell):
-                text = (
-                    "its result was written and is gone: something that ran in its process removed or changed the file"
-                )
-                write_record(self.job.folder / cell, CellRecord("crashed", error_type=LOST_RESULT, error=text))
-                yield Progress(self.job.target, "finished", cell, "crashed", text)
+            folder = self.job.folder / cell
+            if not has_result(folder):
+                text = "its result was written and is gone: something that was played removed or changed the file"
+            elif seal_at(folder) != self.seals.get(cell, ""):
+                text = "its result was changed after it was written, by something that was played"
+            else:
+                continue
+            write_record(folder, CellRecord("crashed", error_type=LOST_RESULT, error=text))
+            yield Progress(self.job.target, "finished", cell, "crashed", text)
 
     def blame(self, code: int) -> Iterator[Progress]:
         """The cell that was running is marked crashed; when none was, the next one does after a second try."""
@@ -302,10 +357,9 @@ class Worker:
         folder = self.job.folder / self.current
         tail = self.take_output(folder)
         stack = f"\n{tail}" if tail else ""
-        write_record(
-            folder,
-            CellRecord(outcome, error_type=error_type, error=text + stack, seconds=time.monotonic() - self.since),
-        )
+        took = time.monotonic() - self.since
+        write_record(folder, CellRecord(outcome, error_type=error_type, error=text + stack, seconds=took))
+        self.seals[self.current] = seal_at(folder)
         self.waiting.remove(self.current)
         yield Progress(target=self.job.target, kind="finished", cell=self.current, outcome=outcome, text=text)
 
@@ -315,7 +369,7 @@ class Worker:
         tail = read_from(self.job.folder, "stderr.txt", max(0, size - KEPT_NOISE), KEPT_NOISE)
         if tail:
             write_whole(own_folder(folder) / "stderr.txt", tail)
-        return "\n".join(tail.decode("utf-8", "replace").strip().splitlines()[-12:])
+        return "\n".join(tail.decode("utf-8", "replace").strip().splitlines()[-STACK_LINES:])
 
     def stated_reason(self) -> str:
         """Why it cannot run, in its own words, or because its words cannot be used."""
@@ -336,18 +390,18 @@ class Worker:
         yield Progress(self.job.target, "unavailable", text=reason)
 
     def kill(self) -> None:
-        """SIGABRT first, so that faulthandler prints the stack; then the whole process group."""
+        """SIGABRT first, so that faulthandler prints the stack; then its guard ends it and all that it has started."""
         if self.process is None:
             return
         group = self.process.group() if isinstance(self.process, Forked) else self.process.pid
-        for sign, grace in ((signal.SIGABRT, ABORT_GRACE_SECONDS), (signal.SIGKILL, 10.0)):
+        for sign, grace in ((signal.SIGABRT, ABORT_GRACE_SECONDS), *ENDING):
             end_group(group, sign)
             try:
                 self.process.wait(grace)
                 break
             except subprocess.TimeoutExpired:
                 continue
-        end_group(group, signal.SIGKILL)  # children that outlived it
+        end_group(group, signal.SIGKILL)  # where no guard is between
         self.process = None
         self.tidy()
 
@@ -395,8 +449,8 @@ def play(
     ``write`` lays out the cells' inputs and jobs; it is called while the first processes import their frameworks.
     An exception (KeyboardInterrupt too) kills the running processes and is raised again: what finished is on disk.
     """
-    queue = [Worker(job) for job in jobs]
-    active, queue = queue[:at_once], queue[at_once:]
+    workers = [Worker(job, write) for job in jobs]
+    active, queue = workers[:at_once], workers[at_once:]
     reasons = {}
     try:
         early = [worker for worker in active if worker.to_do]
@@ -420,4 +474,7 @@ def play(
     finally:
         for worker in active:
             worker.kill()
+    for worker in workers:
+        for progress in worker.verify():
+            tell(progress)
     return reasons

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bncheck.bounded import is_regular
 from bncheck.diagnosis.alone import judge_holding
 from bncheck.errors import UsageError
 from bncheck.life import Held, Holding
@@ -71,7 +72,7 @@ def written(thing: Any) -> str:
         path = inspect.getsourcefile(thing)
     except (TypeError, OSError):  # a notebook's, or one that was made at run time
         path = None
-    if path is None or not Path(path).is_file() or "<locals>" in name:
+    if path is None or not is_regular(Path(path)) or "<locals>" in name:
         raise UsageError(f"{name} stands in no file, and check plays it in a process of its own.",
                          "Write it into a file, or compare it here: bncheck.assert_equivalent(…)")  # fmt: skip
     return f"{path}:{name}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bncheck.bounded import is_regular
 from bncheck.environments.backend_file import BackendFile, find_backends
 from bncheck.errors import UsageError
 
@@ -61,7 +62,7 @@ def side(thing: Any) -> ModuleType:
     """The hands on a framework's modules (``asserting.py`` of its side). UsageError where there are none."""
     backend = backend_of(thing)
     path = WORKER / f"{backend.name}_side" / "asserting.py" if backend is not None else None
-    if backend is None or path is None or not path.is_file():
+    if backend is None or path is None or not is_regular(path):
         raise UsageError(
             f"{kind_of(thing)} is no module of a framework that bncheck asserts about.", "These are: PyTorch."
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.bounded import read_bounded
+from bncheck.bounded import is_folder, is_regular, read_bounded
 from bncheck.errors import UsageError
 from bncheck.life import HAPPENINGS, Happening, LayerLife, Life, Span
 from bncheck.python.result import Result, result_of
@@ -46,7 +46,7 @@ def judge(recording: Mapping[str, Any] | str | os.PathLike[str], name: str = "")
 
 
 def read(path: Path) -> Sequence[Life]:
-    if path.is_dir():
+    if is_folder(path):
         from bncheck.run_folder.folder import refuse_links
         from bncheck.run_folder.lives import read_lives
 
@@ -55,7 +55,7 @@ def read(path: Path) -> Sequence[Life]:
         if not found:
             raise UsageError(f"{path} holds no recording.", "Make one with: bncheck watch -- python train.py")
         return found
-    if not path.is_file():
+    if not is_regular(path):
         raise UsageError(f"There is no recording {path}.", SEE)
     if path.suffix == ".npz":
         return (life_of(of_arrays(path)),)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -139,7 +140,9 @@ def read_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     stream = io.BytesIO(head)
     major, _ = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a header as Python 2 wrote it is read all the same
+        shape, fortran, dtype = read(stream)
     if dtype.hasobject:
         raise ValueError("it holds pickled objects")
     if any(side < 0 for side in shape):

@@ -7,6 +7,7 @@ size that is known before they are read.
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,15 +18,17 @@ from bncheck.errors import RunFolderError
 from bncheck.evidence import BROKEN_RESULT, BROKEN_TRACE, DAMAGED
 from bncheck.run_folder.arrays import MAX_ARCHIVE, Archive, open_archive
 from bncheck.run_folder.cell_files import TAR, has_cell_file, read_cell_file
-from bncheck.run_folder.folder import LARGEST_JSON, check_slug, parse_json, write_json
+from bncheck.run_folder.folder import LARGEST_JSON, check_slug, parse_json
 from bncheck.run_folder.results import CellResult
+from bncheck.run_folder.whole import write_whole
 from bncheck.trace import Array, EventRecord, Trace
-from bncheck.worker.archive import write_npz
+from bncheck.worker.archive import digest, seal, seal_of, unsealed, write_npz
 
 PROTOCOL = 1
 FINISHED = ("ok", "raised", "unsupported")  # outcomes that leave a trace
 OUTCOMES = (*FINISHED, "crashed", "timeout")
 REPLAY = "replay.npz"
+CHANGED = "is not what was written there: it was changed, or put there by something that ran beside it"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class CellRecord:
     artifacts: tuple[str, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    trace: str | None = None  # digest of its trace ("": it has none); None: nobody has said
+    seal: str = ""
 
 
 def cell_folder(run: Path, target: str, cell: str) -> Path:
@@ -73,8 +78,9 @@ def read_file(folder: Path, name: str, most: int) -> bytes | None:
 # ------------------------------------------------------------------------------------------------------- the record
 
 
-def read_record(folder: Path) -> CellRecord | None:
-    """What a cell left; None when it has no result yet. RunFolderError for a result that makes no sense."""
+def read_record(folder: Path, sealed: bool = False) -> CellRecord | None:
+    """What a cell left; None when it has no result yet. RunFolderError for a result that makes no sense or is not the
+    one that was written there; with ``sealed`` also for one of which nobody can say that (an older bncheck's)."""
     path, raw = folder / "result.json", read_file(folder, "result.json", LARGEST_JSON)
     if raw is None:
         return None
@@ -85,27 +91,38 @@ def read_record(folder: Path) -> CellRecord | None:
         raise RunFolderError(
             f"The worker answered in protocol {data.get('protocol')!r}; this bncheck speaks {PROTOCOL}."
         )
-    return parse_record(data)
+    record = replace(parse_record(data), seal=seal_of(raw))
+    if (record.seal or sealed) and unsealed(folder.parent.name, folder.name, raw) is None:
+        raise RunFolderError(f"{path} {CHANGED}.", "Play it again: bncheck run --resume RUN")
+    return record
 
 
-def record_or_crash(folder: Path) -> CellRecord | None:
+def record_or_crash(folder: Path, sealed: bool = False) -> CellRecord | None:
     """What a cell left, for those who play and judge it: a result that makes no sense is *crashed*, with why."""
     try:
-        return read_record(folder)
+        return read_record(folder, sealed)
     except RunFolderError as error:
         return CellRecord("crashed", error_type=BROKEN_RESULT, error=error.message)
 
 
-def is_sound(folder: Path) -> bool:
-    """Whether a cell left a result that can be used, its trace included; one that cannot is played again."""
+def sound_record(folder: Path) -> CellRecord | None:
+    """What a cell left, where it can be used, its trace included; None for a cell that is to be played (again)."""
     try:
-        record = read_record(folder)
+        record = read_record(folder, sealed=True)
         if record is not None and record.outcome in FINISHED:
             trace = read_trace(folder, (), record)
             dict(trace.arrays if trace is not None else {})
     except RunFolderError:
-        return False
-    return record is not None
+        return None
+    return None if record is not None and record.error_type in DAMAGED else record
+
+
+def seal_at(folder: Path) -> str:
+    """The seal of the result that lies there now; "" where none can be read."""
+    try:
+        return str(seal_of(read_file(folder, "result.json", LARGEST_JSON) or b""))
+    except RunFolderError:
+        return ""
 
 
 def has_result(folder: Path) -> bool:
@@ -136,6 +153,7 @@ def parse_record(data: Mapping[str, Any]) -> CellRecord:
             artifacts=tuple(str(item) for item in data.get("artifacts", ())),
             notes=dict(data.get("notes", {})),
             seconds=float(data.get("seconds", 0.0)),
+            trace=None if data.get("trace") is None else str(data["trace"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise RunFolderError(f"A result.json has a wrong shape: {str(error)[:200]!r}.") from error
@@ -144,17 +162,16 @@ def parse_record(data: Mapping[str, Any]) -> CellRecord:
 def write_record(folder: Path, record: CellRecord) -> None:
     """Record of a cell whose worker could not write one itself (crashed, timeout)."""
     discard(folder)
-    write_json(
-        folder / "result.json",
-        {
-            "protocol": PROTOCOL,
-            "outcome": record.outcome,
-            "event": record.event,
-            "error": {"type": record.error_type, "message": record.error},
-            "failed": [dict(item) for item in record.failed],
-            "seconds": record.seconds,
-        },
-    )
+    said = {
+        "protocol": PROTOCOL,
+        "outcome": record.outcome,
+        "event": record.event,
+        "error": {"type": record.error_type, "message": record.error},
+        "failed": [dict(item) for item in record.failed],
+        "seconds": record.seconds,
+    }
+    text = json.dumps(said, allow_nan=False).encode()
+    write_whole(folder / "result.json", seal(folder.parent.name, folder.name, text))
 
 
 # ------------------------------------------------------------------------------------------------------- the trace
@@ -174,6 +191,8 @@ def read_trace(folder: Path, ops: tuple[str, ...], record: CellRecord | None = N
     if raw is None:
         return None
     record = record or read_record(folder)
+    if record is not None and record.trace is not None and record.trace != digest(raw):
+        raise RunFolderError(f"{folder / 'trace.npz'} {CHANGED}.", "Play it again: bncheck run --resume RUN")
     return Trace(
         events=event_records(ops, () if record is None else record.failed),
         arrays=Archive(folder / "trace.npz", raw),

@@ -19,7 +19,7 @@ import numpy as np
 
 from bncheck.bounded import NO_FILE, clear, open_within, read_within
 from bncheck.errors import RunFolderError
-from bncheck.worker.archive import BLOCK, append_entries
+from bncheck.worker.archive import BLOCK, append_entries, seal, unsealed
 
 TAR = "cells.tar"
 LONGEST_NAME = 1000  # bytes; two words of 200 letters and a file's name are shorter
@@ -156,8 +156,14 @@ def mend(target_folder: Path) -> None:
 
 
 def copy_cell_files(folder: Path, names: tuple[str, ...], new: Path, most: int) -> None:
-    """Append copies of a cell's files to the tar beside the folder ``new``, the last name last."""
+    """Append copies of a cell's files to the tar beside the folder ``new``, the last name last; what was sealed where
+    it lay is sealed where it comes to lie."""
     found = [(name, read_cell_file(folder, name, most)) for name in names]
-    entries = [(f"{new.name}/{name}", content) for name, content in found if content is not None]
+    entries = [(f"{new.name}/{name}", moved(content, folder, new)) for name, content in found if content is not None]
     new.parent.mkdir(parents=True, exist_ok=True)
     append_entries(str(new.parent / TAR), entries)
+
+
+def moved(content: bytes, folder: Path, new: Path) -> bytes:
+    text = unsealed(folder.parent.name, folder.name, content)
+    return content if text is None else seal(new.parent.name, new.name, text)

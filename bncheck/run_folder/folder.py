@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bncheck.bounded import clear, read_bounded, read_within
+from bncheck.bounded import clear, is_folder, is_regular, is_there, read_bounded, read_within
 from bncheck.errors import RunFolderError
 from bncheck.run_folder.whole import whole_characters, write_whole
 
@@ -70,13 +70,13 @@ def find_run(text: str | Path, parent: Path = Path("reports")) -> Path:
     """The run folder a user means: a path, ``latest``, or the name of one below reports/. RunFolderError when there
     is none, or when there are links in it."""
     path = Path(text)
-    if str(text) == "latest" or (path.name == str(text) and not path.exists() and (parent / path).is_dir()):
+    if str(text) == "latest" or (path.name == str(text) and not is_there(path) and is_folder(parent / path)):
         path = parent / path
-    if path.is_file() and path.name == "latest":
+    if is_regular(path) and path.name == "latest":
         path = path.parent / check_slug(read_bounded(path, 1000).decode(errors="replace").strip())
     if path.name == "run.json":
         path = path.parent
-    if not path.is_dir():
+    if not is_folder(path):
         raise RunFolderError(f"There is no run folder {text}.", "Make one with: bncheck run")
     folder = path.resolve() if path.is_symlink() else path
     refuse_links(folder)

@@ -14,7 +14,7 @@ from bncheck.errors import UsageError
 from bncheck.gate.bar import Bar
 from bncheck.subjects.thing import Thing
 
-INPUT = re.compile(r"(?:(?P<dtype>[a-z]+[0-9]*):)?(?P<shape>\d+(?:[,x]\d+)*)")
+INPUT = re.compile(r"(?:(?P<dtype>[a-z]+[0-9]*):)?(?P<shape>[0-9]{1,15}(?:[,x][0-9]{1,15}){0,31})")
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bncheck.bounded import is_folder
 from bncheck.environments import interpreters
 from bncheck.environments.backend_file import BackendFile
 from bncheck.environments.installed import installed_in
@@ -69,7 +70,7 @@ def asked_for(given: str, backend: BackendFile) -> UsersPython:
     """``--python PATH``; as in run, ``torch=PATH`` means the same."""
     text = given.partition("=")[2] if given.startswith(f"{backend.name}=") else given
     path = Path(text).expanduser()
-    if path.is_dir():
+    if is_folder(path):
         path = next((path / place for place in PLACES if (path / place).exists()), path)
     path = path.absolute()
     if interpreters.ask(path) is None:

@@ -6,15 +6,17 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from bncheck.errors import BncheckError, EnvironmentFailure, UsageError
-from bncheck.playing.nursery import Forked, Nursery, end_group
+from bncheck.playing.nursery import ENDING, Forked, Nursery, end_group
 from bncheck.run_folder.folder import read_json, write_json
 
 MAKER = Path(__file__).parent.parent / "worker" / "subject" / "run.py"
-KEPT = 2000  # characters of what a process that died said last
+KEPT = 20_000  # characters of what a process that died said last; a stack is long
+MOST_SAID = 1000
 
 
 class SubjectFailure(BncheckError):
@@ -27,7 +29,8 @@ class Making:
     def __init__(self, python: Path, job: Mapping[str, Any], folder: Path, nursery: Nursery | None = None) -> None:
         self.folder, self.python = folder, python
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "job.json", {**job, "python": str(python)})
+        host = os.getpid() if nursery is None else nursery.process.pid
+        write_json(folder / "job.json", {**job, "python": str(python), "host": host})
         self.log = folder / "output.txt"
         self.process: subprocess.Popen[bytes] | Forked
         if nursery is not None:
@@ -59,7 +62,10 @@ class Making:
             code = self.process.returncode
             assert code is not None
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            raise EnvironmentFailure(f"the process that made it died ({how}): {self.said()}", f"look at {self.log}")
+            raise EnvironmentFailure(
+                f"the process that made it died ({how}): {self.said()}",
+                "call it without bncheck, and see whether it ends that process too",
+            )
         found: dict[str, Any] = read_json(answer)
         if found.get("kind") == "error":
             raise failure(found)
@@ -68,16 +74,21 @@ class Making:
     def said(self) -> str:
         told = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
         lines = told[-KEPT:].strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        stacks = [after for line, after in pairwise(lines) if line.endswith("(most recent call first):")]
+        return (stacks or lines or ["it said nothing"])[-1].strip()[:MOST_SAID]
 
     def stop(self) -> None:
+        """End it, and what it has started."""
         if isinstance(self.process, Forked):
-            end_group(self.process.group(), signal.SIGKILL)
-        elif hasattr(os, "killpg"):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        else:
-            self.process.kill()
-        self.process.wait()
+            self.process.end()
+            return
+        for sign, grace in ENDING:
+            end_group(self.process.pid, sign)
+            try:
+                self.process.wait(grace)
+                return
+            except subprocess.TimeoutExpired:
+                continue
 
 
 def failure(found: Mapping[str, Any]) -> BncheckError:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from bncheck.bounded import is_regular
 from bncheck.errors import UsageError
 from bncheck.gate.bar import Bar
 from bncheck.subjects.thing import EXPORTED, Thing, existing, parse_thing
@@ -59,7 +60,7 @@ def parse_side(text: str) -> Side:
             f"bncheck diff compares {PAIRS}; where you can, export the model to ONNX and compare that",
         )
     file, colon, state = text.rpartition(":")
-    if colon and Path(file).is_file() and Path(file).suffix != ".py":
+    if colon and is_regular(Path(file)) and Path(file).suffix != ".py":
         return Side(kind="checkpoint", text=text, path=Path(file), state=state)
     if suffix in EXPORTED:
         return Side(kind="exported", text=text, path=existing(Path(text)).absolute())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bncheck.bounded import read_bounded
+from bncheck.bounded import is_folder, is_regular, is_there, read_bounded
 from bncheck.errors import UsageError, nearest
 
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -45,7 +45,7 @@ class Thing:
 def parse_thing(text: str) -> Thing:
     """UsageError where nothing of that name can be meant, with what can."""
     module, colon, name = text.rpartition(":")
-    if colon and Path(module).suffix.lower() in STATES and not Path(*module.split(".")).with_suffix(".py").exists():
+    if colon and Path(module).suffix.lower() in STATES and not is_there(Path(*module.split(".")).with_suffix(".py")):
         existing(Path(module))
         raise UsageError(f"check looks at every state of {module}, not at {name!r} alone", f"bncheck check {module}")
     if colon and NAME.fullmatch(name) and (module.endswith(".py") or NAME.fullmatch(module)):
@@ -61,18 +61,20 @@ def parse_thing(text: str) -> Thing:
             f"{existing(path)} holds no BatchNorm of its own to judge: exporters fold it.",
             f"hold it against what it was made of: bncheck diff model.py:build {text}",
         )
-    if colon and not path.exists() and (":" in path.name):
+    if colon and not is_there(path) and (":" in path.name):
         raise UsageError(f"cannot read {text!r}: {name!r} is no name of a class or function", FORMS)
     return Thing("onnx" if path.suffix == ".onnx" else "checkpoint", text, path=existing(path).absolute())
 
 
 def existing(path: Path) -> Path:
-    if path.is_file():
+    if is_regular(path):
         return path
-    if path.is_dir():
+    if is_folder(path):
         return path  # SavedModel, orbax: whoever reads it says what it is
+    if is_there(path):
+        raise UsageError(f"{path} is no regular file", "copy what it gives into one, and name that")
     folder = path.parent
-    near = nearest(path.name, (each.name for each in folder.iterdir())) if folder.is_dir() else ""
+    near = nearest(path.name, (each.name for each in folder.iterdir())) if is_folder(folder) else ""
     hint = f"Did you mean {folder / near}? " if near else ""
     raise UsageError(f"there is no file {path}", f"{hint}What can be checked: {FORMS}")
 
@@ -89,7 +91,7 @@ def in_package(text: str, module: str, name: str) -> Thing:
     """A package of the current folder is a file; one that is installed is known to the user's interpreter alone."""
     parts = module.split(".")
     for path in (Path(*parts).with_suffix(".py"), Path(*parts) / "__init__.py"):
-        if path.is_file():
+        if is_regular(path):
             return in_file(text, str(path), name)
     refuse_other(text, OTHER_FRAMEWORKS.get(parts[0], ""))
     return Thing("code", text, module=module, name=name)

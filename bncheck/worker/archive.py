@@ -4,14 +4,18 @@ An .npz is written in a fifth of np.savez's time and read in a tenth of np.load'
 Python 3.7 syntax: the worker loads this file by its path, the host imports it.
 """
 
+import fcntl
+import hashlib
 import io
 import os
+import re
 import struct
 import zlib
 
 import numpy as np
 
 BLOCK = 512  # of a tar
+SEAL = re.compile(rb', "seal": "([0-9a-f]{32})"\}\s*$')
 
 
 def npy_header(dtype, shape):
@@ -79,6 +83,36 @@ def tar_entry(name, content, kind=b"0"):
     return b"".join((before, head, content, bytes(-len(content) % BLOCK)))
 
 
+def digest(*parts):
+    """32 hexadecimal digits that stand for these bytes."""
+    found = hashlib.blake2b(digest_size=16)
+    for each in parts:
+        found.update(b"%d:" % len(each))
+        found.update(each)
+    return found.hexdigest()
+
+
+def seal(target, cell, text):
+    """The bytes of a result (a JSON object with something in it) with, as its last key, what holds it to this place: a
+    result that was changed, or lies where another target's belongs, is told from one that its worker wrote. It is no
+    secret: it guards against what overwrites, not against who forges."""
+    made = digest(target.encode("utf-8", "surrogatepass"), cell.encode("utf-8", "surrogatepass"), text)
+    return text[:-1] + b', "seal": "' + made.encode("ascii") + b'"}'
+
+
+def seal_of(raw):
+    """The seal that a result says it has; "" without one."""
+    found = SEAL.search(raw[-60:])
+    return found.group(1).decode("ascii") if found else ""
+
+
+def unsealed(target, cell, raw):
+    """The result without its seal; None when the seal is not that of this result at this place."""
+    found = SEAL.search(raw)
+    text = raw[: found.start()] + b"}" if found else b""
+    return text if found and seal(target, cell, text) == raw.rstrip() else None
+
+
 def write_npz(path, arrays):
     """Write an uncompressed .npz under a temporary name, then rename."""
     write_file(path, pack_npz(arrays))
@@ -123,11 +157,13 @@ def frame(name, array):
     return head, zlib.crc32(head), before, after, entry
 
 
-def read_npz(path, _known={}):  # noqa: B006 - the default is the cache of headers
+def read_npz(path, expected="", _known={}):  # noqa: B006 - the default is the cache of headers
     """Arrays of an archive. One that write_npz made is stored with nothing between its entries, and read here in a
-    tenth of np.load's time; any other goes to np.load."""
+    tenth of np.load's time; any other goes to np.load. ValueError where it has another digest than ``expected``."""
     with open(path, "rb") as handle:
         raw = handle.read()
+    if expected and digest(raw) != expected:
+        raise ValueError("%s is not what was written there" % path)
     found, at = {}, 0
     while raw[at : at + 4] == b"PK\x03\x04":
         method, size, name_size, extra = struct.unpack_from("<H", raw, at + 8) + struct.unpack_from(

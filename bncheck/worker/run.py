@@ -14,12 +14,13 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
     space or null), ``host`` (number of the process that started this one: without it nobody reads what is played, and
     the worker ends).
 ``JOB_DIR/cells.json``
-    Names of the cells to run, in order. It may come later than the others, when everything below is there: the
-    worker imports its framework meanwhile.
+    ``cells``: names of the cells to run, in order; ``cases``: digest (``archive.py``) of the file of cases. It may come
+    later than the others, when everything below is there: the worker imports its framework meanwhile.
 ``<cases>``
     A line of JSON per case, the same for all targets: ``cell`` (its name, always the first key), ``protocol``,
-    ``inputs`` (file name in the inputs folder), ``dtype``, ``network``, ``events``, ``sample`` (how many elements of
-    each network output to keep), ``views`` (input: how its batches lie in memory, where not contiguous).
+    ``inputs`` (file name in the inputs folder), ``digest`` (of that file), ``dtype``, ``network``, ``events``,
+    ``sample`` (how many elements of each network output to keep), ``views`` (input: how its batches lie in memory,
+    where not contiguous).
     ``network.layers`` holds the fields of ``scenario.Layer``; an event has ``op``, ``input``, ``batch`` and
     ``arguments``; ``ops`` says of every op among them what ``scenario.Op`` does: ``runs``, ``reads``, ``call``,
     ``records``, ``folder``.
@@ -31,16 +32,18 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
 
 ``JOB_DIR/environment.json``   what ``describe()`` said, once the framework is imported; ``unavailable`` and
                                ``remedy`` in it mean that no cell was run.
-``JOB_DIR/progress.txt``       one line, the cell's name, whenever a cell starts.
+``JOB_DIR/progress.txt``       one line, the cell's name, whenever a cell starts; "." when the last one is done.
 ``JOB_DIR/stderr.txt``         stdout and stderr of the process. Nothing on either is data.
 ``JOB_DIR/cells.tar``          grows by two entries with every cell that is done, in one write:
 ``  <cell>/trace.npz``         the arrays of ``bncheck/trace.py``,
-``  <cell>/result.json``       last: its absence means that the process died, or had no room on the disk (it then ends
-                               with exit code 113). ``protocol``, ``outcome`` (ok, raised,
+``  <cell>/result.json``       last: its absence means that the process died, had no room on the disk (it then ends
+                               with exit code 113), or was disturbed by somebody who took its folder away or changed
+                               what it plays from (114). ``protocol``, ``outcome`` (ok, raised,
                                unsupported), ``event``, ``error``, ``failed`` (records of all events that were not
                                ok: raised, unsupported, skipped, or failed: by nobody that is looked at here),
                                ``dtypes``, ``artifacts``, ``notes``, ``seconds``. An error that was raised says in
-                               ``origin`` whose it is (``blame.py``).
+                               ``origin`` whose it is (``blame.py``). ``trace`` is the digest of the trace, ``seal``,
+                               last of all, that of everything before it, the target and the cell (``archive.py``).
 ``JOB_DIR/<cell>/``            only where there is something for it: ``stderr.txt``, what was printed during the
                                cell (its last 64 kB), and files that its events wrote (exported models).
 
@@ -92,9 +95,7 @@ import importlib.util
 import json
 import os
 import platform
-import signal
 import sys
-import threading
 import time
 
 
@@ -103,76 +104,25 @@ def read_json(path):
         return json.load(handle)
 
 
-LINUX = sys.platform.startswith("linux")
+def part(name):
+    """A neighbouring file, loaded by its path: the worker runs with -I, and nothing here is a package to it."""
+    full = "bncheck_worker_" + name
+    if full not in sys.modules:
+        folder = os.path.dirname(os.path.abspath(__file__))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
 
 
 def begin(folder):
     """What has to stand before anything is imported that takes long or may fail: (job, descriptor of the output)."""
     job = read_json(os.path.join(folder, "job.json"))
     if "--alone" not in sys.argv:
-        end_with_host(job["host"])
-        end_children()
+        part("guard").guard(job["host"])
     output = redirect_output(os.path.join(folder, "stderr.txt"))
     faulthandler.enable(output)
     return job, output
-
-
-def end_with_host(host):
-    """End this process when the host ends, in the middle of an endless cell too. The kernel is asked first, and whether
-    the host is still there after that: it may have been killed in between, or before this line was reached."""
-    asked = LINUX and os.getppid() == host
-    if asked:
-        signal_when_parent_ends(signal.SIGKILL)
-    if not has_host(host):
-        os._exit(0)
-    if not asked:  # a script that starts Python is between the two, say
-        threading.Thread(target=watch_host, args=(host,), daemon=True).start()
-
-
-def end_children():
-    """Start a process that waits for the end of this one, however it ends, and then ends what is left of its group:
-    what a framework started lives on otherwise. It does nothing else, and the host ends it with the group."""
-    worker = os.getpid()
-    if not LINUX or os.getpgrp() != worker or os.fork():
-        return
-    ends = ("SIGABRT", "SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1")
-    signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in ends])
-    signal_when_parent_ends(signal.SIGUSR1)
-    if os.getppid() == worker:
-        signal.sigwait([signal.SIGUSR1])
-    os.killpg(worker, signal.SIGKILL)
-
-
-def signal_when_parent_ends(sign):
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, sign)  # 1 = PR_SET_PDEATHSIG
-
-
-def watch_host(host):
-    while has_host(host):
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def has_host(host):
-    """Whether the host is this process's parent, or one further up."""
-    above = os.getppid()
-    while above not in (0, 1, host):
-        try:
-            with open("/proc/%d/stat" % above, "rb") as handle:
-                above = int(handle.read().rpartition(b")")[2].split()[1])
-        except OSError:
-            return is_alive(host)  # no Linux, or the one above has ended just now
-    return above == host
-
-
-def is_alive(process):
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return error.errno == errno.EPERM
-    return True
 
 
 def redirect_output(path):
@@ -190,19 +140,10 @@ import numpy as np  # noqa: E402 - an environment without it says so where the h
 PROTOCOL = 1
 STDERR_KEPT = 64 * 1024
 MOST_SAID = 1000000  # bytes of what a target says of itself
-DISK_FULL = 113  # exit code: the cell that was played has nowhere to be written, and is left without a result
+# Exit codes; the cell that was played is left without a result.
+DISK_FULL = 113  # there is no room for it
+DISTURBED = 114  # somebody has taken its folder away, or changed what it plays from
 ERRORS = (Exception, SystemExit)  # a layer of the user's may call sys.exit: it ends its event, not the process
-
-
-def part(name):
-    """A neighbouring file, loaded by its path: the worker runs with -I, and nothing here is a package to it."""
-    full = "bncheck_worker_" + name
-    if full not in sys.modules:
-        folder = os.path.dirname(os.path.abspath(__file__))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, name + ".py"))
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
 
 
 archive, recorder, blame = part("archive"), part("recorder"), part("blame")
@@ -441,21 +382,32 @@ def write_cell(path, name, result, arrays):
     """Append trace.npz and result.json of a cell to the target's tar, in one write.
 
     A trace that cannot be written (too large, objects in it) makes its own cell *crashed*, no other. Where the disk is
-    full the cell keeps no result: it is played again when there is room.
+    full, or the folder gone, the cell keeps no result: it is played again when there is room.
     """
     try:
-        trace = [] if arrays is None else [(name + "/trace.npz", archive.pack_npz(arrays))]
-        archive.append_entries(path, [*trace, result_entry(name, result)])
+        packed = b"" if arrays is None else archive.pack_npz(arrays)
+        entry = result_entry(path, name, result, packed)
+        archive.append_entries(path, [(name + "/trace.npz", packed), entry] if packed else [entry])
     except (OSError, ValueError) as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            os._exit(DISK_FULL)
+        end_without_place(error)
         message = "its trace could not be written: %s" % error
         result = dict(result, outcome="crashed", error={"type": type(error).__name__, "message": message})
-        archive.append_entries(path, [result_entry(name, result)])
+        archive.append_entries(path, [result_entry(path, name, result, b"")])
 
 
-def result_entry(name, result):
-    return name + "/result.json", json.dumps(result).encode("utf-8")
+def end_without_place(error):
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        os._exit(DISK_FULL)
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        os._exit(DISTURBED)
+
+
+def result_entry(path, name, result, packed):
+    """The result says which trace is its own, and is sealed to its target and cell (``archive.seal``)."""
+    whole = dict(result, trace=archive.digest(packed) if packed else "")
+    target = os.path.basename(os.path.dirname(path))
+    return name + "/result.json", archive.seal(target, name, json.dumps(whole).encode("utf-8"))
 
 
 # ---------------------------------------------------------------------------------------------------- process
@@ -541,28 +493,45 @@ def keep_output(descriptor, folder):
     os.ftruncate(descriptor, 0)
 
 
-def load_inputs(path, _latest=[]):  # noqa: B006 - the default holds the last archive, shared by neighbouring cells
+def load_inputs(path, digest, _latest=[]):  # noqa: B006 - the default holds the last archive, which neighbours share
     if not _latest or _latest[0] != path:
-        _latest[:] = [path, archive.read_npz(path)]
+        try:
+            _latest[:] = [path, archive.read_npz(path, digest)]
+        except (OSError, ValueError):
+            os._exit(DISTURBED)
     return _latest[1]
 
 
 def await_cells(folder):
-    """The cells to run, as soon as the host has named them."""
+    """The cells to run and the digest of the file of cases, as soon as the host has named them."""
     path = os.path.join(folder, "cells.json")
     while not os.path.exists(path):
         time.sleep(0.002)
     return read_json(path)
 
 
-def read_cases(path):
+def read_cases(path, digest):
     """Cell name → its line of JSON. Each line begins with the name, which holds no quote: it is read when its turn
     comes."""
-    with open(path, "rb") as handle:
-        return {line.split(b'"', 4)[3].decode("utf-8"): line for line in handle}
+    try:
+        with open(path, "rb") as handle:
+            raw = handle.read()
+    except OSError:
+        os._exit(DISTURBED)
+    if archive.digest(raw) != digest:
+        os._exit(DISTURBED)
+    return {line.split(b'"', 4)[3].decode("utf-8"): line for line in raw.splitlines()}
 
 
 def main(folder, job, output):
+    try:
+        work(folder, job, output)
+    except OSError as error:  # of the protocol's own files: what a backend raises stays in its cell
+        end_without_place(error)
+        raise
+
+
+def work(folder, job, output):
     parent = os.getppid()
     limit_memory(job.get("memory_limit"))
     # A measurement of NaN and Inf is full of them: NumPy's warnings would only be noise.
@@ -575,15 +544,18 @@ def main(folder, job, output):
         return
     inputs, done = os.path.join(folder, job["inputs"]), os.path.join(folder, "cells.tar")
     progress = os.open(os.path.join(folder, "progress.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    names = await_cells(folder)
-    cases = read_cases(os.path.join(folder, job["cases"])) if names else {}
-    for name in names:
+    asked = await_cells(folder)
+    cases = read_cases(os.path.join(folder, job["cases"]), asked["cases"]) if asked["cells"] else {}
+    for name in asked["cells"]:
         if os.getppid() != parent:
             break  # the host was killed: a resumed run plays the rest
         os.write(progress, (name + "\n").encode("utf-8"))
         cell, task = os.path.join(folder, name), json.loads(cases[name].decode("utf-8"))
-        write_cell(done, name, *run_cell(cell, task, load_inputs(os.path.join(inputs, task["inputs"])), backend, job))
+        given = load_inputs(os.path.join(inputs, task["inputs"]), task.get("digest", ""))
+        write_cell(done, name, *run_cell(cell, task, given, backend, job))
         keep_output(output, cell)
+    else:
+        os.write(progress, b".\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ and TOML are changed as structures, everything as bytes too. What fell once lies
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import random
 import resource
@@ -21,6 +22,9 @@ import sys
 import tempfile
 import tomllib
 import traceback
+import warnings
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,28 +33,43 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))  # this checkout
 sys.path.insert(0, str(HERE.parent))
 
 from at_the_prompt import bncheck  # noqa: E402
+from literal_life import LIFE  # noqa: E402
 
 from bncheck.commands.gating import read_baseline  # noqa: E402
+from bncheck.diagnosis.alone import judge_lives  # noqa: E402
 from bncheck.environments.backend_file import find_backends, read_backend  # noqa: E402
 from bncheck.environments.folder import is_usable, read_marker  # noqa: E402
 from bncheck.environments.targets import parse_targets  # noqa: E402
 from bncheck.errors import BncheckError  # noqa: E402
 from bncheck.gate.bar import parse_verdict, read_verdict  # noqa: E402
 from bncheck.gate.config import read_configuration, read_waivers  # noqa: E402
+from bncheck.joining.runs import open_sources  # noqa: E402
 from bncheck.playing.cases_file import read_job, read_lines  # noqa: E402
 from bncheck.playing.jobs import settle  # noqa: E402
 from bncheck.playing.plan import read_plan  # noqa: E402
+from bncheck.playing.shard import parse_shard  # noqa: E402
+from bncheck.python.recording import judge  # noqa: E402
 from bncheck.report import render  # noqa: E402
 from bncheck.run_folder.answer import read_answer  # noqa: E402
 from bncheck.run_folder.cell import read_record, read_trace  # noqa: E402
+from bncheck.run_folder.folder import find_run  # noqa: E402
+from bncheck.run_folder.lives import read_lives  # noqa: E402
 from bncheck.run_folder.results import Results, TargetResult, read_results, write_results  # noqa: E402
+from bncheck.run_folder.write_life import write_life  # noqa: E402
 from bncheck.scenario_files.files import find_scenarios, load_scenario, parse_override  # noqa: E402
 from bncheck.scenario_files.inputs import make_inputs  # noqa: E402
+from bncheck.subjects.asked import parse_input, parse_with  # noqa: E402
+from bncheck.subjects.checkpoint import look_at  # noqa: E402
+from bncheck.subjects.sides import parse_side  # noqa: E402
+from bncheck.subjects.thing import parse_thing  # noqa: E402
+from bncheck.subjects.watched import answer_of  # noqa: E402
 from bncheck.worker.onnx_side import file as onnx_file  # noqa: E402
 
 CORPUS = HERE.parent / "corpus"
@@ -63,6 +82,7 @@ PIECES = (
     b'"""', b"'''", b"=", b"\n", b"\r\n", b"../../x", b"{}", b"[]", b'"a"."b"', b"1979-05-27", b"#", b",", b"true",
     b"18446744073709551616", b"2147483648",
 )  # fmt: skip
+NAMES = ("../../x", "/x", "a" * 5000, "\n", "\x1b[31m", "archive/data.pkl", "data.pkl", "x.npy", "metadata.json")
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 0.5, 1e308, float("nan"), float("inf"),
     "", "x", "\0", "\ud800", "../../x", "a" * 5000, "9" * 5000, "default", "framework",
@@ -79,6 +99,7 @@ class Reader:
     read: Callable[[Path], object]
     kind: str = "bytes"  # or json, toml
     weight: float = 1.0
+    file: str = "input"  # name of the file that it gets
 
 
 @dataclass(frozen=True)
@@ -100,8 +121,28 @@ def mutated(seed: bytes, others: tuple[bytes, ...], kind: str, rng: random.Rando
     data = seed
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         structured = kind != "bytes" and rng.random() < 0.7
-        data = restructured(data, kind, rng) if structured else changed(data, others, rng)
+        change = repacked if kind == "zip" else restructured
+        data = change(data, kind, rng) if structured else changed(data, others, rng)
     return data
+
+
+def repacked(data: bytes, kind: str, rng: random.Random) -> bytes:
+    """A zip one of whose entries was changed, or called otherwise; its checksums are right."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = [(name, archive.read(name)) for name in archive.namelist()]
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError, zlib.error):
+        return data  # an earlier change has damaged it
+    place = rng.randrange(len(entries)) if entries else 0
+    found, method = io.BytesIO(), rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    with warnings.catch_warnings(), zipfile.ZipFile(found, "w", method) as archive:
+        warnings.simplefilter("ignore")  # two of one name are meant
+        for number, (name, content) in enumerate((name or "x", content) for name, content in entries):
+            given = changed(content, tuple(each for _, each in entries), rng) if number == place else content
+            called = rng.choice(NAMES) if number == place and rng.random() < 0.1 else name
+            for _ in range(rng.choice((0, 2)) if number == place and rng.random() < 0.1 else 1):
+                archive.writestr(called, given)
+    return found.getvalue()
 
 
 def changed(data: bytes, others: tuple[bytes, ...], rng: random.Random) -> bytes:
@@ -215,12 +256,15 @@ def readers(folder: Path) -> dict[str, Reader]:
     some = cell_seeds(cells)
     models = sorted((HERE.parents[1] / "scenarios" / "models").glob("*.onnx"))
     found = (
-        Reader("scenario", tuple(path.read_bytes() for path in find_scenarios()), read_scenario, "toml", 2.0),
+        Reader(
+            "scenario", tuple(path.read_bytes() for path in find_scenarios()), read_scenario, "toml", 2.0, "evil.toml"
+        ),
         Reader("override", OVERRIDES, read_override, "bytes", 2.0),
         Reader("config", (CONFIGURATION,), read_configuration, "toml", 2.0),
         Reader("waivers", (WAIVERS,), read_waivers, "toml", 2.0),
         Reader("targets", TARGETS, lambda path: parse_targets(words_of(path), known)),
-        Reader("backend", backend_seeds(known), read_backend),
+        Reader("backend", backend_seeds(known), read_backend, file="evil.py"),
+        Reader("words", WORDS, read_words),
         Reader("plan", ((run / "plan.json").read_bytes(),), within(run, "plan.json", read_plan), "json"),
         Reader(
             "gate",
@@ -231,13 +275,16 @@ def readers(folder: Path) -> dict[str, Reader]:
         Reader("baseline", (BASELINE,), read_baseline, "json"),
         Reader("results", ((run / "run.json").read_bytes(),), within(run, "run.json", rendered), "json", 0.3),
         Reader("result", (some["result.json"],), in_cell("result.json", folder), "json", 2.0),
-        Reader("trace", (some["trace.npz"],), in_cell("trace.npz", folder), "bytes", 2.0),
+        Reader("trace", (some["trace.npz"],), in_cell("trace.npz", folder), "zip", 2.0),
         Reader("tar", ((cells / "cells.tar").read_bytes(),), as_tar(folder), "bytes", 0.5),
         Reader("environment", ((cells / "environment.json").read_bytes(),), in_target("environment.json", run), "json"),
         Reader("cases", ((run / "cases.jsonl").read_bytes(),), within(run, "cases.jsonl", cases), "bytes"),
         Reader("answer", (ANSWER,), within(run, "answer.json", read_answer), "json"),
         Reader("marker", (MARKER,), lambda path: marked(path, folder), "json"),
         Reader("onnx", tuple(path.read_bytes() for path in models), described, "bytes", 2.0),
+        Reader("contents", ((run / "contents.json").read_bytes(),), within(run, "contents.json", joined), "json", 0.3),
+        *checkpoint_readers(),
+        *recording_readers(folder),
     )
     return {reader.name: reader for reader in found}
 
@@ -251,6 +298,20 @@ TARGETS = (
     b"mxnet==1.7.0.post2",
     b"keras[jax]@cpu",
 )
+WORDS = (b"int64:8,10", b"8,3,32,32", b"2/3", b"eps=1e-3", b"names=[1, 2]", b"model.py:build", b"torchvision:resnet18",
+         b"ema.pt#model.ema", b"net.onnx")  # fmt: skip
+RECORDING = json.dumps(
+    {
+        "program": "train.jl", "framework": "Flux", "version": "0.14", "steps": 3,
+        "layers": {"bn": {
+            "training": [1, 1, 0], "n": [64, 64, 32], "step": [0, 1, 2], "index": [0, 1, 2],
+            "input_mean": [[0.5, 1], [0.4, 1.1], [0.5, 1]], "input_var": [[1, 2], [1.1, 2], [1, 2]],
+            "mean_before": [[0, 0], [0.05, 0.1], [0.085, 0.2]], "mean_after": [[0.05, 0.1], [0.085, 0.2], [0.085, 0.2]],
+            "var_before": [[1, 1], [1, 1.1], [1.01, 1.19]], "var_after": [[1, 1.1], [1.01, 1.19], [1.01, 1.19]],
+        }},
+        "happenings": [{"what": "eval", "index": 2, "step": 2, "layers": ["bn"]}],
+    }
+).encode()  # fmt: skip
 WAIVERS = b"""
 [[waivers]]
 cause = "update-phase"
@@ -285,13 +346,48 @@ MARKER = b"""{"format": 1, "backend": "torch", "version": "2.13.0", "module": "t
 "distributions": ["torch-2.13.0.dist-info"], "lacking": ["torch/__init__.py"]}"""
 
 
+def checkpoint_readers() -> Iterator[Reader]:
+    """Files of each format, written by its own framework; looked at and judged."""
+    kept = {path.name: path.read_bytes() for path in (HERE.parent / "data").glob("*.pt")}
+    with zipfile.ZipFile(HERE.parent / "data" / "checkpoints.zip") as archive:
+        kept |= {name: archive.read(name) for name in archive.namelist()}
+    arrays = io.BytesIO()
+    np.savez_compressed(
+        arrays, **{"bn.running_mean": np.zeros(3), "bn.running_var": np.ones(3), "bn.weight": np.ones(3)}
+    )
+    kept["state.npz"] = arrays.getvalue()
+    for ending in ("pt", "npz", "keras", "h5", "pdparams", "params", "msgpack", "safetensors"):
+        seeds = tuple(raw for name, raw in sorted(kept.items()) if name.endswith(f".{ending}"))
+        kind = "zip" if ending in ("pt", "npz", "keras") else "bytes"
+        yield Reader(ending, seeds, lambda path: look_at(path, path.name), kind, 1.5, f"input.{ending}")
+
+
+def recording_readers(folder: Path) -> Iterator[Reader]:
+    """What a recorder wrote of a life, and what somebody hands in; read, judged and put into words."""
+    run = folder / "watched-run"
+    place = write_life(LIFE, run)
+
+    def judged_lives(at: Path) -> None:
+        lives = read_lives(at)
+        answer_of(lives, judge_lives(lives), "python train.py")
+
+    for name in ("about.json", "state.json", "log.jsonl", "first-0-000000.npz"):
+        kind = {"json": "json", "npz": "zip"}.get(name.rpartition(".")[2], "bytes")
+        reader = within(run, f"{place.relative_to(run)}/{name}", judged_lives)
+        yield Reader(name.split(".")[0].split("-")[0], ((place / name).read_bytes(),), reader, kind, 1.5)
+    yield Reader("recording", (RECORDING,), judge, "json", 1.5, "input.json")
+
+
 def cell_seeds(cells: Path) -> dict[str, bytes]:
     from left_by_cells import MOST, cells_of
 
     from bncheck.run_folder.cell_files import read_cell_file
 
     cell = cells / cells_of(cells)[0]
-    return {name: read_cell_file(cell, name, MOST) or b"" for name in ("result.json", "trace.npz")}
+    found = {name: read_cell_file(cell, name, MOST) or b"" for name in ("result.json", "trace.npz")}
+    # A sealed result that was changed is refused for that, and nothing else of it would be read.
+    held = {key: value for key, value in json.loads(found["result.json"]).items() if key not in ("trace", "seal")}
+    return {**found, "result.json": json.dumps(held).encode()}
 
 
 def backend_seeds(known: Mapping[str, Any]) -> tuple[bytes, ...]:
@@ -302,6 +398,20 @@ def backend_seeds(known: Mapping[str, Any]) -> tuple[bytes, ...]:
 
 def words_of(path: Path) -> list[str]:
     return [path.read_bytes().decode("utf-8", "surrogateescape")]
+
+
+def read_words(path: Path) -> None:
+    """Arguments of commands; one that a reader refuses, the next one may take."""
+    (text,) = words_of(path)
+    for read in (parse_input, parse_shard, parse_side, parse_thing, find_run, lambda word: parse_with([word])):
+        try:
+            read(text)
+        except OURS as error:
+            str(error).encode("utf-8", "backslashreplace")
+
+
+def joined(run: Path) -> None:
+    open_sources([str(run)], lambda text: None)
 
 
 def read_scenario(path: Path) -> None:
@@ -413,7 +523,7 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 def fall_of(reader: Reader, data: bytes, folder: Path) -> Fall | None:
     """Read one input; None when the answer is a value or a sentence."""
-    path = folder / {"backend": "evil.py", "scenario": "evil.toml"}.get(reader.name, "input")
+    path = folder / reader.file
     path.write_bytes(data)
     signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)

@@ -1,19 +1,22 @@
 """Make one thing of the user's in the user's own interpreter and say what it is. This docstring is the protocol.
 
     python -I run.py FOLDER
+    python -I run.py FOLDER --alone     the same once more by hand, when its host is gone
 
 Python 3.7 syntax, standard library + NumPy + torch; bncheck itself is never imported.
 
 ``FOLDER/job.json`` (in)
     ``module`` (a package's name, or the absolute path of a file) and ``name`` (of a class or function in it), ``with``
     (keywords), ``as`` ("layer", "model" or "": whichever it shows to be), ``inputs`` (each ``{"dtype", "shape"}``; may
-    be empty), ``weights``, ``data`` (paths or ""), ``steps`` (of training).
+    be empty), ``weights``, ``data`` (paths or ""), ``steps`` (of training), ``host`` (number of the process that
+    started this one, which ends with it).
 ``FOLDER/subject.json`` (out, last)
     ``kind`` "layer" (with what ``look.py`` says), "model" (with what ``model.py`` says), or "error": ``error`` is a
     sentence, ``remedy`` what to do, ``origin`` whose it is (subject, import, usage, bncheck). It is missing where the
     process died.
 """
 
+import faulthandler
 import importlib.util
 import json
 import os
@@ -55,9 +58,7 @@ def play(job, folder):
     return part("subject", "model").play(torch, part, SubjectError, job, thing, folder)
 
 
-def answer(folder):
-    with open(os.path.join(folder, "job.json"), encoding="utf-8") as handle:
-        job = json.load(handle)
+def answer(job, folder):
     try:
         return play(job, folder)
     except SubjectError as error:
@@ -69,7 +70,12 @@ def answer(folder):
 
 
 def main(folder):
-    found = json.dumps(answer(folder))
+    with open(os.path.join(folder, "job.json"), encoding="utf-8") as handle:
+        job = json.load(handle)
+    if "--alone" not in sys.argv:
+        part("", "guard").guard(job["host"])
+    faulthandler.enable()
+    found = json.dumps(answer(job, folder))
     path = os.path.join(folder, "subject.json")
     with open(path + ".part", "w", encoding="utf-8") as handle:
         handle.write(found)
