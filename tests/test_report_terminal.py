@@ -312,4 +312,4 @@ def test_the_yardstick_is_one_that_played() -> None:
 
 def test_what_is_unexplained_is_not_said_twice() -> None:
     run = literal_run.results(findings=(literal_run.finding(code="BN902", cause="unexplained", kind="unexplained"),))
-    assert "BN902 unexplained mxnet moves" in text(run, RUN)
+    assert "BN902 unexplained: mxnet moves" in text(run, RUN)

@@ -72,7 +72,7 @@ PLAYING = [
         show_default=True,
         help="One process per target, or per cell.",
     ),
-    click.option("-v", "--verbose", is_flag=True, help="Print the workers' commands and every cell."),
+    click.option("-v", "--verbose", is_flag=True, help="Print the workers' commands, every cell, and the figures."),
     click.option("--jobs", type=click.IntRange(min=1), help="Worker processes at once. Default: the cores."),
 ]
 

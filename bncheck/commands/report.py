@@ -18,7 +18,7 @@ import click
     help="html, csv, plots, png, … or all; several times. `plots` or `png` alone draws every case. "
     "Default: csv, plots, html.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Of check, diff and watch: every layer, and the figures.")
+@click.option("-v", "--verbose", is_flag=True, help="Every layer or case, and the figures.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def report_command(run: str, wanted: tuple[str, ...], verbose: bool, quiet: bool) -> None:
     """Render RUN (a run folder or its run.json; default: the newest below reports/).

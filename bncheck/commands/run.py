@@ -103,4 +103,4 @@ def show(run: Path, results: Results, options: dict[str, Any], seconds: float) -
         from bncheck.report.terminal import render_terminal
 
         out = console()
-        out.print(render_terminal(results, run, seconds=seconds))
+        out.print(render_terminal(results, run, seconds=seconds, verbose=options.get("verbose", False)))

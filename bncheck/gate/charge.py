@@ -100,7 +100,7 @@ def of_finding(finding: Finding, results: Results, plain: Mapping[str, str]) -> 
         case=finding.case,
         sides=tuple(tuple(sorted(plain.get(name, name) for name in side)) for side in sides),
         names=names,
-        sentence=finding.title,
+        sentence=finding.sentence,
         layer=finding.layer,
         quantity=finding.quantity,
         size=size_of(finding, results),
