@@ -87,7 +87,7 @@ def finding_lines(theme: Theme) -> Iterator[str]:
 
 def matrix(results: Results) -> list[str]:
     """Scenario × target, every cell a mark and a sentence."""
-    shown = make_matrix(results, most=MOST_ROWS)
+    shown = make_matrix(results, probes=False, most=MOST_ROWS)
     head = ["case", *(heading(shown, target, code) for target in shown.targets)]
     lines = table(
         head,

@@ -147,7 +147,7 @@ def shown_name(target: TargetResult) -> str:
     return f"{bare}{' ' + version if version and target.backend != 'reference' else ''}{where}"
 
 
-OF_TARGET = re.compile(r"(?P<facet>\w+) of (?P<target>\S+)")
+OF_TARGET = re.compile(r"(?P<rule>\w+) of (?P<target>\S+)")
 
 
 def by_value(theme: Theme) -> tuple[str, dict[str, tuple[str, ...]]]:
@@ -161,7 +161,7 @@ def by_value(theme: Theme) -> tuple[str, dict[str, tuple[str, ...]]]:
                 continue
             side = next((side for side in finding.sides if match["target"] in side), ())
             for member in (name for name in side if name in finding.targets):
-                votes.setdefault(match["facet"], {}).setdefault(member, {})[scalar(value)] = None
+                votes.setdefault(match["rule"], {}).setdefault(member, {})[scalar(value)] = None
     if len(votes) != 1:
         return "", {}
     ((facet, given),) = votes.items()

@@ -88,7 +88,7 @@ def ruling(verdict: Verdict) -> str:
     parts += [f"{plural(lost, 'cell')} could not be played"] if lost else []
     parts += [f"{plural(expectations, 'expectation')} did not come true"] if expectations else []
     parts += [f"{plural(findings, 'finding')} {new}"] if findings else []
-    parts += [f"{plural(drifts, 'drift')} without a finding {new}"] if drifts else []
+    parts += [f"{plural(drifts, 'difference')} without a finding {new}"] if drifts else []
     parts += [plural(expired, "expired waiver")] if expired else []
     words = {"known": "known", "waived": "waived", "unchecked": "not checked"}
     counts = [f"{len(verdict.of(standing))} {word}" for standing, word in words.items() if verdict.of(standing)]

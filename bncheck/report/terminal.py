@@ -42,8 +42,9 @@ COLOURS = {
 COLUMN = 26
 # More targets than this, and too wide for columns, are counted: one line per case.
 FEW_TARGETS = 4
+MARGIN = 16  # of two lines: what stands before them, and what breaking between words loses
 MOST_CASES = 16  # lines of cases on a screen beside the findings; -v shows all
-NAMED = 3  # targets in a line
+ROOM = 24  # letters that the names of targets may take in such a line
 TELLING = ("points", "mean abs", "std abs", "replay residual", "rounding bound")
 
 
@@ -86,7 +87,7 @@ def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
     yield Text()
     for theme in found:
         if theme.first.kind != "rounding":
-            yield finding(theme, screen.verbose, many, results)
+            yield finding(theme, screen.verbose, many, results, width)
             yield from [] if many else [Text()]
     quiet = [rounding(theme, many, screen.verbose) for theme in found if theme.first.kind == "rounding"]
     yield from [*quiet, Text()] if quiet else [Text()] if many else []
@@ -160,7 +161,7 @@ def apart_in(row: Row, others: list[str]) -> Text:
     said = Text()
     for mark, found in marked.items():
         names = ", ".join(clean(name) for name, _ in found)
-        few = names if len(found) <= NAMED else plural(len(found), "target")
+        few = names if len(found) == 1 or len(names) <= ROOM else plural(len(found), "target")
         said.append(f"{mark} {few}  ", style=COLOURS.get(found[0][1], "dim"))
     return said
 
@@ -239,14 +240,15 @@ def mark(found: Standing, short: bool = False) -> Text:
     return Text(f"{found.mark} {clean(text)}", style=COLOURS.get(found.word, "dim"))
 
 
-def finding(theme: Theme, verbose: bool, short: bool, results: Results) -> RenderableType:
+def finding(theme: Theme, verbose: bool, short: bool, results: Results, width: int) -> RenderableType:
     """What is wrong, how far it accounts for the difference, and the fix; ``short`` where there are many targets."""
     first = theme.first
     head = Text.assemble((clean(first.code), "bold"), " ", (clean(first.cause), "bold"), kinded(first), ": ")
     sign = Text(MARKS[first.kind], style=COLOURS.get(first.kind, ""))
     if short:
         where = f" (in {plural(len(theme.cases), 'case')})" if len(theme.cases) > 1 else ""
-        return answer_screen.hanging(sign, head.append(f"{values_of(theme, results) or clean(first.title)}{where}"))
+        said = one_line(values_of(theme, results) or first.title, 2 * width - len(head) - len(where) - MARGIN)
+        return answer_screen.hanging(sign, head.append(f"{said}{where}"))
     lines = [Text(line) for line in details(theme, verbose, results)]
     return answer_screen.hanging(sign, Group(head.append(clean(first.sentence)), *lines))
 
