@@ -10,11 +10,12 @@ from typing import Any
 
 import click
 
+from bncheck.commands.completion import runs
 from bncheck.commands.gating import gating_options
 
 
 @click.command(name="compare")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...", shell_complete=runs)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make. Default: reports/<UTC time>-<id>.")
 @gating_options
 @click.option("--no-report", is_flag=True, help="Tables only; render the rest later with: bncheck report.")

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import click
 
+from bncheck.commands import completion
+
 
 @click.command(name="report")
-@click.argument("run", default="latest", required=False)
+@click.argument("run", default="latest", required=False, shell_complete=completion.runs)
 @click.option(
     "--format",
     "wanted",
     multiple=True,
     default=("csv", "html", "plots"),
     metavar="FORMAT",
+    shell_complete=completion.formats,
     help="html, csv, plots, png, … or all; several times. `plots` or `png` alone draws every case. "
     "Default: csv, plots, html.",
 )

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from bncheck.commands.completion import runs_and_codes
+from bncheck.commands.options import run_and
+
 
 @click.command(name="repro")
-@click.argument("run")
-@click.argument("finding")
+@click.argument("words", nargs=-1, required=True, metavar="[RUN] FINDING", shell_complete=runs_and_codes)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write. Default: kit-… in the run folder.")
 @click.option(
     "--run/--no-run",
@@ -20,15 +22,15 @@ import click
 @click.option("--python", "pythons", multiple=True, metavar="TARGET=PATH", help="Play with this interpreter.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def repro_command(
-    run: str, finding: str, out: Path | None, *, play: bool, pythons: tuple[str, ...], quiet: bool
+    words: tuple[str, ...], out: Path | None, *, play: bool, pythons: tuple[str, ...], quiet: bool
 ) -> None:
     """Write everything a bug report needs: issue text, picture, environment, a script per framework, a zip.
 
-    RUN is a run folder or `latest`; FINDING a code (BN103), a cause (update-phase), either with #2 for the second one,
-    or SCENARIO--CASE.
+    RUN is a run folder, the newest below reports/ where none is named; FINDING a code (BN103), a cause (update-
+    phase), either with #2 for the second one, or SCENARIO--CASE.
 
     \b
-    bncheck repro latest BN103
+    bncheck repro BN103
     bncheck repro latest cancellation --out my-report
     bncheck repro reports/latest nan-sample--bad-step --no-run
     """
@@ -38,7 +40,8 @@ def repro_command(
     from bncheck.run_folder.folder import find_run
     from bncheck.run_folder.results import read_results
 
-    folder = find_run("latest" if Path(run) == Path("reports/latest") else run)
+    run, finding = run_and(words, "FINDING")
+    folder = find_run(run)
     results = read_results(folder)
     scene = read_scene(folder, results, choose_finding(results, finding))
     if play:
