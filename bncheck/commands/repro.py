@@ -9,6 +9,12 @@ import click
 from bncheck.commands.completion import runs_and_codes
 from bncheck.commands.options import run_and
 
+KINDS = ("short", "repro")  # of scripts: the one that is read first, and the elaborate one
+NOTHING = {
+    "convention": "Both sides do what they document: there is nothing to file. note.md says what to know.",
+    "rounding": "This is rounding: there is nothing to file. note.md says what to know.",
+}
+
 
 @click.command(name="repro")
 @click.argument("words", nargs=-1, required=True, metavar="[RUN] FINDING", shell_complete=runs_and_codes)
@@ -52,6 +58,8 @@ def repro_command(
     kit, archive = write_kit(folder, results, scene, out)
     if quiet:
         return
+    if not scene.finding.reportable:
+        click.echo(f" {NOTHING[scene.finding.kind]}")
     if scene.note:
         click.echo(f" {scene.note}")
     for path in sorted(kit.iterdir()):
@@ -59,7 +67,8 @@ def repro_command(
     click.echo(f" zip      {archive}")
     # The side that departs first: on it the problem is to be seen.
     departs = next((target for target in results.targets if target.name == scene.finding.departs), None)
-    first = [f"repro_{name}.py" for name in (departs.slug, departs.backend)] if departs else []
-    scripts = sorted((path.name for path in kit.glob("repro_*.py")), key=lambda name: (name not in first, name))
+    first = [f"{kind}_{name}.py" for name in (departs.slug, departs.backend) for kind in KINDS] if departs else []
+    found = [path.name for kind in KINDS for path in sorted(kit.glob(f"{kind}_*.py"))]
+    scripts = sorted(found, key=lambda name: name not in first)
     if scripts:
         click.echo(f" try it   uv run {kit / scripts[0]}")
