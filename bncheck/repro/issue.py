@@ -108,8 +108,9 @@ def both(finding: Finding, subjects: Sequence[Subject]) -> Iterator[str]:
 
 def wanted(finding: Finding, subjects: Sequence[Subject]) -> str:
     if not finding.reportable:
-        nobody = "each side does what it documents" if finding.kind == "convention" else "the difference is rounding"
-        return f"**Nobody is wrong**: {nobody}."
+        convention = finding.kind == "convention"
+        why = "neither side does otherwise than it documents" if convention else "the difference is rounding"
+        return f"**Nobody is wrong**: {why}."
     spoilt = [
         quantity.name
         for subject in subjects
