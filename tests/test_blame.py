@@ -450,7 +450,7 @@ def test_a_layer_of_the_users_is_named_by_its_class() -> None:
 def test_the_same_network_on_two_targets_is_a_difference() -> None:
     (item,) = refusals(*cells_with("subject", "torch==1.13.1", "torch==2.13.0", model="/a/mine.py:build"))
     assert item.title == (
-        "build (your network) raises ValueError in train_forward on torch 1.13.1@cpu; it runs on torch 2.13.0@cpu."
+        "build (your network) raises ValueError in train_forward on torch 1.13.1; it runs on torch 2.13.0."
     )
     assert item.departs == ""
 

@@ -54,8 +54,7 @@ def test_twenty_targets_give_one_sentence_for_two_groups():
     (finding,) = diagnose(cells, pairs_of(cells), [])
     assert len(finding.targets) == 20
     assert finding.title == (
-        "mxnet 1.0.0, mxnet 1.1.0 and 8 others move their running statistics in backward, torch 2.0.0, torch 2.1.0 and "
-        "8 others in forward."
+        "mxnet 1.0.0 and 9 others move their running statistics in backward, torch 2.0.0 and 9 others in forward."
     )
 
 

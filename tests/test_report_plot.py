@@ -107,7 +107,7 @@ def test_svg_needs_no_style_and_loads_nothing(svg: str) -> None:
 def test_svg_says_what_it_shows(svg: str) -> None:
     for words in (
         "torch 2.13.0@cpu", "mxnet 1.9.1@cpu", "running mean, layer bn", "BN103 update-phase", "all-ones--forward",
-        "explains 100.0 %", "within tolerance", "replayed", "step (1 step = 1 train forward",
+        "accounts for 100.0 %", "within tolerance", "replayed", "step (1 step = 1 train forward",
     ):  # fmt: skip
         assert words in svg, words
 

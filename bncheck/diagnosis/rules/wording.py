@@ -34,10 +34,10 @@ def label(cell: CellView) -> str:
 
 
 def names(side: Sequence[CellView]) -> str:
-    """All members of one side: "a", "a and b", "a, b and c", "a, b and 9 others"; a finding's ``targets`` has all."""
+    """All members of one side: "a", "a and b", "a, b and c", "a and 9 others"; a finding's ``targets`` has all."""
     found = list(dict.fromkeys(name(cell) for cell in side))
     if len(found) > NAMED:
-        found = [*found[: NAMED - 1], f"{len(found) - NAMED + 1} others"]
+        found = [found[0], f"{len(found) - 1} others"]
     return " and ".join(filter(None, (", ".join(found[:-1]), *found[-1:])))
 
 
