@@ -38,7 +38,6 @@ NOT_RUN = {
     "bncheck run --resume RUN": "test_run.py resumes a killed run",
     "bncheck run my-scenario.toml": "there is no such file; test_scenario_file.py loads scenarios by path",
     "bncheck run my-check.toml": "the command before it makes the file; test_project_commands.py loads it",
-    "bncheck schema > bncheck.schema.json": "a shell's redirection; test_project_commands.py reads what it prints",
     "bncheck baseline show FILE": "test_gating.py shows one",
     "bncheck run --baseline bncheck-baseline.json": "test_ci.py makes and uses a baseline",
     "bncheck compare": "the name of a command, which needs two runs",

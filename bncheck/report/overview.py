@@ -20,7 +20,7 @@ from bncheck.trace import GRADIENTS
 NUMBER = re.compile(r"\d[\d.e+-]*")
 FEW = 2  # targets that a list of values names
 GIST = 100  # letters: behind them a title goes into detail
-ENDINGS = re.compile(r"(?<=[a-z])(e?s)\b")  # "loses" and "lose": one target or several
+ENDINGS = re.compile(r"(?<=[a-z])e?s?\b")  # "loses" and "lose": one target or several
 
 
 @dataclass(frozen=True)
