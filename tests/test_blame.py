@@ -297,12 +297,12 @@ def test_a_run_ends_with_2_and_says_what_is_wrong_with_the_network(tmp_path: Pat
 def test_an_own_layer_that_refuses_is_named_once(tmp_path: Path) -> None:
     (tmp_path / "layers.py").write_text(LAYERS, encoding="utf-8")
     done = bncheck(
-        "run", "custom-layer", "--no-probe", "--no-report", "-t", "torch", "-t", "torch[builtin]",
+        "run", "custom-layer", "-v", "--no-probe", "--no-report", "-t", "torch", "-t", "torch[builtin]",
         "--set", "network.custom=layers.py:Moves", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 2
     text = " ".join(done.stdout.split())
-    assert "BN501 refusal (hazard) Moves (your layer) raises ValueError in train_forward; torch[builtin]" in text
+    assert "BN501 refusal (hazard): Moves (your layer) raises ValueError in train_forward; torch[builtin]" in text
     assert text.count("BN501 refusal") == 1
     assert "moved by then running_mean of bn" in text
     assert "BN409" not in text

@@ -46,6 +46,7 @@ class Charge:
     quantity: str = ""
     size: float | None = None
     explained: float | None = None
+    departs: str = ""  # as of a finding
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -105,6 +106,7 @@ def of_finding(finding: Finding, results: Results, plain: Mapping[str, str]) -> 
         quantity=finding.quantity,
         size=size_of(finding, results),
         explained=finding.explained,
+        departs=finding.departs,
     )
 
 
