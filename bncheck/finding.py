@@ -135,6 +135,12 @@ class Finding:
         return f"{self.title} {self.proof}".strip()
 
     @property
+    def gist(self) -> str:
+        """The first sentence of the title, for lists."""
+        first, stop, _ = self.title.partition(". ")
+        return first + stop.rstrip()
+
+    @property
     def reportable(self) -> bool:
         return self.kind in REPORTABLE
 

@@ -247,7 +247,7 @@ def finding(theme: Theme, verbose: bool, short: bool, results: Results, width: i
     sign = Text(MARKS[first.kind], style=COLOURS.get(first.kind, ""))
     if short:
         where = f" (in {plural(len(theme.cases), 'case')})" if len(theme.cases) > 1 else ""
-        said = one_line(values_of(theme, results) or first.title, 2 * width - len(head) - len(where) - MARGIN)
+        said = one_line(values_of(theme, results) or first.gist, 2 * width - len(head) - len(where) - MARGIN)
         return answer_screen.hanging(sign, head.append(f"{said}{where}"))
     lines = [Text(line) for line in details(theme, verbose, results)]
     return answer_screen.hanging(sign, Group(head.append(clean(first.sentence)), *lines))

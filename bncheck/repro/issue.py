@@ -50,7 +50,7 @@ def issue_text(
 ) -> str:
     """``scripts`` maps a file name to its text, ``short_*`` among them; ``reasons`` a target to why it has none."""
     finding = scene.finding
-    head = [f"# {title_of(finding.title)}", "", text(finding.sentence), ""]
+    head = [f"# {title_of(finding.gist)}", "", text(finding.sentence), ""]
     lines = [*head, *what(scene), *both(finding, subjects), *helps(finding), ""]
     end = [*known(results, scene), *versions(results, scene)]
     pasted = best(scripts, subjects, finding)
