@@ -144,8 +144,13 @@ def results(twenty: Path) -> Results:
     return read_results(twenty)
 
 
-def test_twenty_targets_fit_on_a_screen(results: Results, twenty: Path) -> None:
-    shown = text(results, twenty, 100).rstrip("\n").split("\n")
+@pytest.fixture(scope="module")
+def screen(results: Results, twenty: Path) -> str:
+    return text(results, twenty, 100)
+
+
+def test_twenty_targets_fit_on_a_screen(results: Results, screen: str) -> None:
+    shown = screen.rstrip("\n").split("\n")
     assert len(results.targets) == 20 and len(shown) <= SCREEN
     assert max(map(len, shown)) <= 100
     assert " all-ones · forward                  14 of 19 agree  ≠ 4 targets  ✗ 2 targets" in shown
@@ -158,8 +163,8 @@ def test_every_target_is_told_on_demand(results: Results, twenty: Path) -> None:
     assert len(shown.split("\n")) > 20 * 13
 
 
-def test_one_finding_per_rule_and_departing_side(results: Results, twenty: Path) -> None:
-    heads = re.findall(r"^ [✗!?≠] (BN\d+) [\w-]+ \((\w+)\)", text(results, twenty, 100), re.M)
+def test_one_finding_per_rule_and_departing_side(screen: str) -> None:
+    heads = re.findall(r"^ [✗!?≠] (BN\d+) [\w-]+ \((\w+)\)", screen, re.M)
     assert len(heads) == len(set(heads)) == 9
 
 
