@@ -40,6 +40,9 @@ COMMANDS = {
     "explain": "Explain a rule: what it means, how it is told apart, what to do.",
     "list": "List scenarios and targets.",
     "show": "Show one scenario: what it does, why it exists, its cases.",
+    "new": "Begin a scenario of your own from a shipped one.",
+    "schema": "Print the JSON Schema of scenario files, for editors.",
+    "init": "Set a project up: configuration, baseline, a workflow for GitHub.",
     "env": "List, create or remove the environments of targets.",
     "doctor": "Say what is here, what is missing, and what fixes it.",
 }

@@ -11,6 +11,8 @@ from bncheck.trace import Place
 Kind = Literal["defect", "convention", "hazard", "rounding", "unexplained"]
 # What matters first. A defect breaks the target's own documentation, its other device, or arithmetic.
 KINDS: tuple[Kind, ...] = ("defect", "hazard", "unexplained", "convention", "rounding")
+# Kinds that somebody can be asked to mend; of the others a note can be written.
+REPORTABLE: tuple[Kind, ...] = ("defect", "hazard", "unexplained")
 
 # What a layer of the user's departs from.
 BUILT_IN = "the built-in layer"
@@ -103,7 +105,7 @@ class Finding:
     code: str
     cause: str
     kind: Kind
-    title: str  # the sentence a reader sees first
+    title: str  # the sentence a reader sees first: what is wrong, and where
     targets: tuple[str, ...]
     scenario: str
     case: str
@@ -125,6 +127,22 @@ class Finding:
     follows: tuple[Consequence, ...] = ()
     # Facets of conventions that it names: replay says in which quantities they take part.
     facets: tuple[str, ...] = ()
+    proof: str = ""  # how far it accounts for the difference: a sentence of its own, behind the title
+
+    @property
+    def sentence(self) -> str:
+        """The title, with what shows that it is the cause."""
+        return f"{self.title} {self.proof}".strip()
+
+    @property
+    def gist(self) -> str:
+        """The first sentence of the title, for lists."""
+        first, stop, _ = self.title.partition(". ")
+        return first + stop.rstrip()
+
+    @property
+    def reportable(self) -> bool:
+        return self.kind in REPORTABLE
 
     @property
     def of_difference(self) -> bool:

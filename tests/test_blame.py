@@ -297,12 +297,12 @@ def test_a_run_ends_with_2_and_says_what_is_wrong_with_the_network(tmp_path: Pat
 def test_an_own_layer_that_refuses_is_named_once(tmp_path: Path) -> None:
     (tmp_path / "layers.py").write_text(LAYERS, encoding="utf-8")
     done = here(
-        "run", "custom-layer", "--no-probe", "--no-report", "-t", "torch", "-t", "torch[builtin]",
+        "run", "custom-layer", "-v", "--no-probe", "--no-report", "-t", "torch", "-t", "torch[builtin]",
         "--set", "network.custom=layers.py:Moves", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 2
     text = " ".join(done.stdout.split())
-    assert "BN501 refusal (hazard) Moves (your layer) raises ValueError in train_forward; torch[builtin]" in text
+    assert "BN501 refusal (hazard): Moves (your layer) raises ValueError in train_forward; torch[builtin]" in text
     assert text.count("BN501 refusal") == 1
     assert "moved by then running_mean of bn" in text
     assert "BN409" not in text
@@ -450,7 +450,7 @@ def test_a_layer_of_the_users_is_named_by_its_class() -> None:
 def test_the_same_network_on_two_targets_is_a_difference() -> None:
     (item,) = refusals(*cells_with("subject", "torch==1.13.1", "torch==2.13.0", model="/a/mine.py:build"))
     assert item.title == (
-        "build (your network) raises ValueError in train_forward on torch 1.13.1@cpu; it runs on torch 2.13.0@cpu."
+        "build (your network) raises ValueError in train_forward on torch 1.13.1; it runs on torch 2.13.0."
     )
     assert item.departs == ""
 

@@ -99,7 +99,7 @@ def test_nan_that_all_targets_share_is_said_once_and_is_no_rounding() -> None:
     (finding,) = diagnose(cells, [pair], [])
     assert finding.title.startswith("reference and torch give NaN in eval in channel 0 of bn")
     (rounded,) = bn901_rounding.check_pair(pair)
-    assert rounded.title.startswith("Where both are finite, reference and torch differ by rounding of")
+    assert rounded.title.startswith("Where both are finite, reference and torch differ by float32 rounding only")
 
 
 def test_the_mean_set_twice() -> None:

@@ -180,7 +180,7 @@ def test_a_damaged_environment_is_made_again(toy: dict[str, BackendFile], damage
 def test_half_a_package_is_made_whole_by_env_create(toy: dict[str, BackendFile], tmp_path: Path) -> None:
     """A file deep in another package, or an interpreter that starts nothing: what a run finds out, it names the
     command that mends it."""
-    backend = ("--backend", str(tmp_path / "toy.py"))
+    backend = ("--backend-file", str(tmp_path / "toy.py"))
     assert bncheck("env", "create", "toy[fast]", *backend).returncode == 0
     (folder,) = (path for path in environments_folder().iterdir() if path.is_dir())
     (extra,) = folder.glob("lib/python*/site-packages/bncextra.py")
@@ -554,7 +554,7 @@ def test_python_downloads_are_off_unless_the_user_says_so() -> None:
 
 
 def test_the_env_command_creates_lists_and_removes(toy: dict[str, BackendFile], tmp_path: Path) -> None:
-    backend = ("--backend", str(tmp_path / "toy.py"))
+    backend = ("--backend-file", str(tmp_path / "toy.py"))
     created = bncheck("env", "create", "toy", *backend)
     assert created.returncode == 0, created.stderr
     assert "toy: ready, 1.0 in environment" in created.stdout
@@ -576,7 +576,7 @@ def test_doctor_says_what_is_here_and_hides_passwords(
     toy: dict[str, BackendFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://me:secret@mirror/simple")
-    backend = ("--backend", str(tmp_path / "toy.py"))
+    backend = ("--backend-file", str(tmp_path / "toy.py"))
     text = bncheck("doctor", *backend)
     assert text.returncode == 0, text.stderr
     assert "https://****@mirror/simple" in text.stdout

@@ -175,9 +175,9 @@ VERDICTS = {
         Verdict("drift", judged=(Judged(charge("drift", "drift", "bn.gamma is off by 0.5."), "fails"),)),
         [
             " ✗ drift in all-ones · forward: bn.gamma is off by 0.5.",
-            " verdict  1 drift without a finding at or above --fail-on drift (exit code 1)",
+            " verdict  1 difference without a finding at or above --fail-on drift (exit code 1)",
         ],
-        "exit code 1: 1 drift without a finding at or above --fail-on drift: "
+        "exit code 1: 1 difference without a finding at or above --fail-on drift: "
         "drift in all-ones · forward: bn.gamma is off by 0.5.",
     ),
     "crash": (

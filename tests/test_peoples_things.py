@@ -65,14 +65,11 @@ def test_every_kind_of_choice_is_tried_before_the_hundredth_of_one() -> None:
 
 def test_the_rule_of_an_own_layer_is_said_in_the_words_of_its_buffers() -> None:
     layer = Looked("Mine", (8, 4), 4, (), {}, {}, True)
-    title = (
-        "Mine in torch 2.13.0 divides the variance that is averaged by n, torch[builtin] 2.13.0 by n-1. "
-        "Giving Mine PyTorch's rule removes 100.0 % of the running_var drift."
-    ).replace("torch[builtin] 2.13.0 by", "PyTorch's by")
-    assert in_words(title, layer) == (
-        "Mine averages the variance over n into running_var, PyTorch's the one over n-1. This accounts for all of the "
-        "difference in running_var."
+    title = ("Mine in torch 2.13.0 divides the variance that is averaged by n, torch[builtin] 2.13.0 by n-1.").replace(
+        "torch[builtin] 2.13.0 by", "PyTorch's by"
     )
+    said = "Mine averages the variance over n into running_var, PyTorch's the one over n-1."
+    assert in_words(title, layer) == said
 
 
 def test_one_gamma_for_all_channels_is_given_one_and_said_to_be_one() -> None:

@@ -37,6 +37,7 @@ NOT_RUN = {
     "bncheck run batch-invariance": "slow: networks of 169 and 53 layers; test_networks.py runs it as a slow test",
     "bncheck run --resume RUN": "test_run.py resumes a killed run",
     "bncheck run my-scenario.toml": "there is no such file; test_scenario_file.py loads scenarios by path",
+    "bncheck run my-check.toml": "the command before it makes the file; test_project_commands.py loads it",
     "bncheck baseline show FILE": "test_gating.py shows one",
     "bncheck run --baseline bncheck-baseline.json": "test_ci.py makes and uses a baseline",
     "bncheck compare": "the name of a command, which needs two runs",
@@ -75,7 +76,7 @@ def test_the_conventions_of_torch_and_mxnet_are_measured_again(default_run: Path
 
 def said(text: str) -> list[str]:
     """Words of what a run printed, without what depends on the machine: time, paths, sizes of rounding."""
-    kept = re.sub(r"(?m)^ (took|report|kit) .*$", "", text)
+    kept = re.sub(r"(?m)^ (took|report|kit|note|figures) .*$", "", text)
     kept = re.sub(r" BN901 .*?\n\n", "\n\n", kept, flags=re.DOTALL)
     kept = re.sub(r"(replay residual|rounding bound) [-+.\de]+", r"\1", kept)
     return kept.split()

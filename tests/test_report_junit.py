@@ -48,7 +48,7 @@ def test_a_failure_holds_the_sentences_and_the_drift() -> None:
     assert failure.get("type") == "BN103 update-phase"
     assert failure.get("message") == "mxnet moves its running statistics in backward, reference in forward"
     assert failure.text is not None
-    assert "explains 100.0 % of the drift" in failure.text
+    assert "explains 100.0 % of the difference" in failure.text
     assert "running_mean off by 0.90099 ± 0.20569 since step 1" in failure.text
     assert [item.tag for item in case(root, "forward: torch and mxnet")] == ["failure"]
     assert list(case(root, "forward: reference and torch")) == []

@@ -83,7 +83,7 @@ def test_report_md_has_the_verdict_the_findings_and_every_cell(tmp_path: Path) -
     assert path.name == "report.md"
     assert page.startswith("# bncheck\n\n**")
     assert "### `BN103` update-phase (convention)" in page
-    assert "explains 100.0 % of the drift of running mean" in page
+    assert "accounts for 100.0 % of the difference in running mean" in page
     assert "0.90099 ± 0.20569" in page
     assert "`all-ones--forward-backward`" in page
     assert "no CUDA device was found" in page

@@ -15,7 +15,7 @@ from matplotlib.image import imread
 
 from bncheck.report import png
 from bncheck.report.case_plot import bound, draw_case, sheet
-from bncheck.report.curves import CaseCurves, Curve, case_curves, difference, onset, thin
+from bncheck.report.curves import CaseCurves, Curve, case_curves, difference, onset, thin, told_apart
 from bncheck.report.gallery import Gallery, by_interest
 from bncheck.report.panel import COLOURS, DASHES, MARKERS, plain_tick, style
 from bncheck.report.plot import render
@@ -107,7 +107,7 @@ def test_svg_needs_no_style_and_loads_nothing(svg: str) -> None:
 def test_svg_says_what_it_shows(svg: str) -> None:
     for words in (
         "torch 2.13.0@cpu", "mxnet 1.9.1@cpu", "running mean, layer bn", "BN103 update-phase", "all-ones--forward",
-        "explains 100.0 %", "within tolerance", "replayed", "step (1 step = 1 train forward",
+        "accounts for 100.0 %", "within tolerance", "computed again", "step (1 step = 1 train forward",
     ):  # fmt: skip
         assert words in svg, words
 
@@ -248,3 +248,10 @@ def test_the_dtype_of_the_band_is_that_of_the_statistics(run: Path) -> None:
     assert shown is not None and shown.dtypes["running_var"] == ("float16", "float32")
     picture = draw_case(replace(whole, drifts=tuple(half)), run, scenario, scenario.cases[0])
     assert picture is not None and ">float16</text>" in picture.svg and ">float32</text>" in picture.svg
+
+
+def test_of_many_targets_those_that_agree_are_one_curve() -> None:
+    """By the run's own drifts: torch agrees with the reference, mxnet does not, and nobody compared a fourth."""
+    curves = [Curve(name, f"{name} 1.0", {}) for name in ("reference", "torch", "mxnet", "keras")]
+    kept = told_apart(results(), "all-ones", "forward", "bn", curves)
+    assert [curve.label for curve in kept] == ["reference 1.0 and 1 alike", "mxnet 1.0", "keras 1.0"]

@@ -14,7 +14,7 @@ from rich.console import Console
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.report import overview
-from bncheck.report.overview import headline, themes
+from bncheck.report.overview import by_value, headline, themes, values_of
 from bncheck.report.standing import MARKS, first_to_tell, standing
 from bncheck.report.terminal import COLOURS, render_terminal, text
 from bncheck.run_folder.results import CellResult, Results
@@ -312,4 +312,49 @@ def test_the_yardstick_is_one_that_played() -> None:
 
 def test_what_is_unexplained_is_not_said_twice() -> None:
     run = literal_run.results(findings=(literal_run.finding(code="BN902", cause="unexplained", kind="unexplained"),))
-    assert "BN902 unexplained mxnet moves" in text(run, RUN)
+    assert "BN902 unexplained: mxnet moves" in text(run, RUN)
+
+
+# ------------------------------------------------------------------------------------------------- many targets
+
+
+def many(*titles: tuple[str, tuple[str, ...]]) -> Results:
+    """Findings about NaN, each with a title and the targets that it is about."""
+    found = tuple(poisoned(*targets, title=title) for title, targets in titles)
+    return literal_run.results(findings=found)
+
+
+def test_what_is_said_of_other_targets_is_said_once() -> None:
+    run = many(
+        ("running_mean of bn in reference and torch 2.13.0 becomes NaN.", ("reference", "torch")),
+        ("running_mean of bn in reference and 2 others becomes NaN.", ("reference", "torch", "mxnet")),
+        ("running_mean of bn in mxnet 1.9.1 become NaN.", ("mxnet",)),
+    )
+    assert [len(theme.findings) for theme in themes(run)] == [3]
+    other = many(
+        ("running_mean of bn in torch 2.13.0 becomes NaN.", ("torch",)),
+        ("running_mean of bn in torch 2.13.0 is NaN before any event.", ("torch",)),
+    )
+    assert [len(theme.findings) for theme in themes(other)] == [1, 1]
+
+
+def test_what_no_rule_explains_is_not_put_together() -> None:
+    apart = {"code": "BN902", "cause": "unexplained", "kind": "unexplained"}
+    found = [literal_run.finding(**apart, targets=pair, sides=((pair[0],), (pair[1],)))
+             for pair in (("mxnet", "reference"), ("mxnet", "torch"))]  # fmt: skip
+    assert len(themes(literal_run.results(findings=tuple(found)))) == 2
+
+
+def test_values_are_counted_over_all_cases() -> None:
+    """A rule's finding names the value of one target on each side; those beside it follow the same."""
+    first = literal_run.finding(
+        targets=("mxnet", "reference", "torch"), sides=(("mxnet",), ("reference", "torch")),
+        evidence={"update_on of mxnet": "backward", "update_on of reference": "forward", "points": 3},
+    )  # fmt: skip
+    run = literal_run.results(findings=(first,))
+    assert by_value(themes(run)[0]) == ("update on", {"backward": ("mxnet",), "forward": ("reference", "torch")})
+    assert values_of(themes(run)[0], run) == "update on backward in mxnet, forward in reference and torch"
+    both = replace(first, case="forward-backward", evidence={"update_on of mxnet": "forward"})
+    two = literal_run.results(findings=(first, both))
+    assert by_value(themes(two)[0])[1] == {"backward or forward": ("mxnet",), "forward": ("reference", "torch")}
+    assert by_value(themes(literal_run.results())[0]) == ("", {})

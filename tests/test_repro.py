@@ -21,9 +21,11 @@ from literal_run import finding, results
 from played_scripts import check_scripts, python_of, reported, run_scripts, scenes, scripts_of
 
 from bncheck.errors import RunFolderError, UsageError
+from bncheck.repro.issue import LONGEST, LONGEST_TITLE, file_name, title_of
 from bncheck.repro.kit import kit_name, subject_of, write_kit, write_scripts, zipped
 from bncheck.repro.scene import choose_finding, read_scene
 from bncheck.repro.scripts import writer_of
+from bncheck.repro.standalone import brief
 from bncheck.repro.standalone.frame import write_script
 from bncheck.repro.standalone.generator import regenerate
 from bncheck.repro.standalone.literal import identifier, nested, scalar
@@ -97,15 +99,20 @@ def test_repro_writes_a_kit_with_the_smallest_case(default_run: Path, tmp_path: 
     assert "1 event on [2, 1, 1, 1] instead of 100 events on [8, 3, 32, 32]" in done.stdout
     names = sorted(path.name for path in out.iterdir())
     assert names == [
+        "details.md",
         "drift.csv",
         "environment.md",
-        "issue.md",
+        "note.md",
         "plot.png",
         "plot.svg",
         "repro_mxnet.py",
         "repro_torch.py",
+        "short_mxnet.py",
+        "short_torch.py",
     ]
-    issue = (out / "issue.md").read_text(encoding="utf-8")
+    assert "there is nothing to file" in done.stdout, "both do what they document"
+    assert done.stdout.rstrip().endswith("short_mxnet.py"), "the side that does the unusual, or the first"
+    issue = (out / "details.md").read_text(encoding="utf-8")
     for heading in (
         "What was done",
         "Expected",
@@ -125,6 +132,65 @@ def test_repro_writes_a_kit_with_the_smallest_case(default_run: Path, tmp_path: 
     assert played.returncode == 1, played.stderr
     assert "running_mean off by 0.05000 ± 0.05000 over 2 points" in played.stdout
     assert "running_mean` off by 0.05000 ± 0.05000 over 2 points" in issue
+    short = (out / "short_mxnet.py").read_text(encoding="utf-8")
+    assert len(short.splitlines()) <= brief.LONGEST and short.count("assert") == 1
+    played = subprocess.run(
+        [str(python_of("mxnet")), str(out / "short_mxnet.py")], capture_output=True, text=True, check=False
+    )
+    assert played.returncode == 1 and "running_mean: [0.] expected: 0.1" in played.stdout
+    assert "AssertionError" in played.stderr
+    note = (out / "note.md").read_text(encoding="utf-8")
+    assert len(note.splitlines()) <= LONGEST
+    assert note.startswith("# mxnet 1.9.1 moves its running statistics in backward")
+    assert "**Nobody is wrong**: neither side does otherwise than it documents." in note
+    assert "[apache/mxnet" in note and "https://github.com/apache/mxnet/issues/18751" in note
+    assert "`reference` is BatchNorm as in the paper" in note and "To file at" not in note
+
+
+def test_an_issue_is_short_and_says_nan_as_nan(default_run: Path, tmp_path: Path) -> None:
+    found = read_results(default_run)
+    scene = read_scene(default_run, found, choose_finding(found, "BN301"))
+    kit, _ = write_kit(default_run, found, scene, tmp_path / "kit")
+    lines = (kit / "issue.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= LONGEST
+    assert lines[0].startswith("# running_mean of bn in reference and torch 2.13.0 becomes NaN")
+    assert len(lines[0]) <= LONGEST_TITLE + 2
+    assert any(line.startswith("**Expected**: finite values in `running_mean`") for line in lines)
+    assert any("`running_mean` holds NaN or Inf in" in line for line in lines)
+    assert "To file at: [https://github.com/pytorch/pytorch/issues]" in "\n".join(lines)
+
+
+@pytest.mark.slow
+def test_every_issue_and_every_short_script_keeps_to_its_length(default_run: Path, tmp_path: Path) -> None:
+    """And each short script fails on the framework that it is about, with its one assertion."""
+    found = read_results(default_run)
+    shorts = {}
+    for number, scene in enumerate(scenes(default_run)):
+        kit, _ = write_kit(default_run, found, scene, tmp_path / f"kit{number}")
+        told = (kit / file_name(scene.finding)).read_text(encoding="utf-8").splitlines()
+        assert len(told) <= LONGEST and len(told[0]) <= LONGEST_TITLE + 2
+        shorts |= {(path, path.stem.split("_")[1]): path.read_text() for path in kit.glob("short_*.py")}
+    assert len(shorts) >= 4
+    for (path, backend), text in shorts.items():
+        assert len(text.splitlines()) <= brief.LONGEST and len(re.findall(r"^(?:assert|np\.testing)", text, re.M)) == 1
+        done = subprocess.run([str(python_of(backend)), str(path)], capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "AssertionError" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sentence", "title"),
+    [
+        ("running_mean of bn is NaN.", "running_mean of bn is NaN"),
+        (
+            "mxnet 1.9.1 moves its running statistics in backward, reference and torch 2.13.0 in forward.",
+            "mxnet 1.9.1 moves its running statistics in backward",
+        ),
+        ("a " * 60, ("a " * 39).strip() + " …"),
+        ("`x` <b>[l](http://y) @you | torch@cuda", "x b[l] (http://y) you  torch@cuda"),
+    ],
+)
+def test_a_title_fits_its_field_and_holds_no_markup(sentence: str, title: str) -> None:
+    assert title_of(sentence) == title and len(title) <= LONGEST_TITLE
 
 
 def test_a_kit_is_the_same_bytes_twice_and_climbs_nowhere(default_run: Path, tmp_path: Path) -> None:
@@ -133,7 +199,7 @@ def test_a_kit_is_the_same_bytes_twice_and_climbs_nowhere(default_run: Path, tmp
     archives = [write_kit(default_run, found, scene, tmp_path / str(turn) / "kit")[1].read_bytes() for turn in range(2)]
     assert archives[0] == archives[1]
     names = zipfile.ZipFile(io.BytesIO(archives[0])).namelist()
-    assert "kit/issue.md" in names
+    assert "kit/note.md" in names
     assert all(name.startswith("kit/") and ".." not in name and "\\" not in name for name in names)
     # Written again into the same folder, over the first.
     write_kit(default_run, found, scene, tmp_path / "0" / "kit")
@@ -204,8 +270,8 @@ def test_no_foreign_text_becomes_code(default_run: Path) -> None:
     hostile = replace(scene, finding=replace(scene.finding, title=evil, cause=evil), played=targets)
     _, scripts, _ = write_scripts(hostile)
     assert scripts
-    for script in scripts.values():
-        tree = ast.parse(script.text)
+    for text in (text for script in scripts.values() for text in (script.text, script.brief)):
+        tree = ast.parse(text)
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not any("os." in call for call in calls)
         assert "os" not in {

@@ -6,35 +6,42 @@ from pathlib import Path
 
 import click
 
+from bncheck.commands.completion import runs
+from bncheck.commands.options import run_and
+
 
 @click.group(name="baseline")
 def baseline_command() -> None:
     """Accept what a run found: write it to a file, or show that file.
 
     \b
-    bncheck baseline update latest bncheck-baseline.json
+    bncheck baseline update bncheck-baseline.json
     bncheck run --baseline bncheck-baseline.json
     """
 
 
 @baseline_command.command("update")
-@click.argument("run")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("words", nargs=-1, required=True, metavar="[RUN] FILE", shell_complete=runs)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def update(run: str, file: Path, quiet: bool) -> None:
-    """Write everything that RUN found to FILE; with --baseline FILE, only what is new or worse fails.
+def update(words: tuple[str, ...], quiet: bool) -> None:
+    """Write everything that RUN (default: the newest) found to FILE; with --baseline FILE, only what is new or worse
+    fails.
 
     What a waiver covers is left out: it has its own reason and its own end.
     """
     from bncheck.bounded import is_there
     from bncheck.commands.gating import read_baseline
+    from bncheck.errors import UsageError
     from bncheck.gate.bar import read_verdict
     from bncheck.gate.baseline import dump, record
     from bncheck.run_folder.folder import find_run
     from bncheck.run_folder.results import read_results
     from bncheck.run_folder.whole import write_whole
 
-    folder = find_run(run)
+    run, name = run_and(words, "FILE")
+    folder, file = find_run(run), Path(name)
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder.", "Name the file to write, for example bncheck-baseline.json")
     verdict = read_verdict(folder, read_results(folder))
     entries = record(item.charge for item in verdict.judged if item.standing != "waived")
     before = read_baseline(file) if is_there(file) else ()

@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
+from bncheck.commands.completion import runs
 from bncheck.commands.gating import gating_options
 from bncheck.commands.options import telling_options
 
 
 @click.command(name="compare")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...", shell_complete=runs)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make. Default: reports/<UTC time>-<id>.")
 @gating_options
 @telling_options

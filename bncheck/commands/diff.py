@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bncheck.commands.gating import gating_options
 from bncheck.commands.options import DATA, OUT, PYTHON, TIMEOUT, VERBOSE, WEIGHTS, telling_options
+
+if TYPE_CHECKING:
+    from bncheck.gate.changes import Change
 
 CI_FORMATS = ("csv", "junit", "summary")
 
@@ -35,9 +40,12 @@ def diff_command(**options: Any) -> int:
     bncheck diff model.pt model.safetensors
     bncheck diff model.py:build model.onnx       the same bytes through both
     bncheck diff model.onnx optimised.onnx
+    bncheck diff reports/before reports/after    two runs: what is new, worse, gone
 
     Exit code 0: equal up to rounding; 1: they differ; 2: a file cannot be read; 3: there was nothing to compare.
     """
+    if is_run(options["a"]) or is_run(options["b"]):
+        return tell_changes(options)
     from bncheck.commands.check import show
     from bncheck.commands.gating import bar_of, tell_verdict, with_configuration
     from bncheck.commands.progress import open_progress
@@ -67,3 +75,54 @@ def diff_command(**options: Any) -> int:
     verdict = read_verdict(run, results)
     tell_verdict(run, verdict, options)
     return verdict.exit_code
+
+
+def is_run(text: str) -> bool:
+    """Whether it names a run: its folder or run.json, ``latest``, or its name below reports/."""
+    from bncheck.run_folder.folder import known_runs
+
+    path = Path(text)
+    named = text == "latest" or text in known_runs()
+    return path.name == "run.json" or (path / "run.json").is_file() or (named and not path.exists())
+
+
+def tell_changes(options: dict[str, Any]) -> int:
+    """Two runs: what the second found that the first did not, or that is worse; and what is gone."""
+    import json
+
+    from bncheck.errors import UsageError
+    from bncheck.gate.changes import changes, compare
+    from bncheck.run_folder.folder import find_run
+    from bncheck.run_folder.results import plain, read_results
+
+    for name in ("a", "b"):
+        if not is_run(options[name]):
+            raise UsageError(
+                f"{options[name]} is no run, and what it is compared with is one.",
+                "Name two runs, or two things of yours; bncheck compare joins runs.",
+            )
+    before, after = (read_results(find_run(options[name])) for name in ("a", "b"))
+    verdict = compare(before, after, options["fail_on"] or "convention")
+    found = changes(verdict)
+    if options["as_json"]:
+        said = {"changes": plain(found), "known": len(verdict.of("known")), "exit_code": verdict.exit_code}
+        click.echo(json.dumps(said, indent=1, ensure_ascii=False))
+    elif not options["quiet"]:
+        for line in change_lines(found, len(verdict.of("known"))):
+            click.echo(line)
+    return verdict.exit_code
+
+
+def change_lines(found: Sequence[Change], known: int) -> Iterator[str]:
+    from bncheck.report.plain_text import clean, kinded, one_line, plural
+    from bncheck.report.summary import place
+
+    for change in found:
+        head = " ".join(filter(None, (change.code, change.cause))) + kinded(change)
+        where = place(*change.cases[0])
+        more = f" and {plural(len(change.cases) - 1, 'more case')}" if len(change.cases) > 1 else ""
+        sides = " and ".join(", ".join(side) for side in change.sides)
+        said = change.note or change.sentence or f"between {sides}"
+        yield clean(f" {change.what:5}  {head} in {where}{more}: {one_line(said, 300)}")
+    counts = [f"{sum(change.what == what for change in found)} {what}" for what in ("new", "worse", "gone")]
+    yield f" {', '.join(counts)}; {plural(known, 'finding')} as before"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command("doctor", short_help="What is here, what is missing, and what fixes it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
-    "--backend",
+    "--backend-file",
     "backend_files",
     multiple=True,
     type=click.Path(path_type=Path),

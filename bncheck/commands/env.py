@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from bncheck.commands import completion
+
 SECONDS_PER_DAY = 86400
 DAMAGED, LEFT, BEING_MADE = "damaged: made anew when next needed", "left by a bncheck that ended", "being made"
 
@@ -44,9 +46,9 @@ def list_command(as_json: bool) -> None:
 
 
 @env_command.command("create", short_help="Make the environments of targets now.")
-@click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET…", shell_complete=completion.targets)
 @click.option(
-    "--backend",
+    "--backend-file",
     "backend_files",
     multiple=True,
     type=click.Path(path_type=Path),

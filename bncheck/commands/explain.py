@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bncheck.commands.completion import codes
+
 if TYPE_CHECKING:
     from bncheck.diagnosis.rules import Rule
 
 
 @click.command("explain", short_help="Explain a rule.")
-@click.argument("word", metavar="[CODE|CAUSE]", required=False)
+@click.argument("word", metavar="[CODE|CAUSE]", required=False, shell_complete=codes)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain_command(word: str | None, as_json: bool) -> None:
     """Explain a rule by its code (BN103) or cause (update-phase); without an argument, list all rules."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from bncheck.commands import completion
 
 if TYPE_CHECKING:
     from bncheck.session import Request
@@ -58,9 +60,14 @@ PLAYING = [
         multiple=True,
         help="backend[variant]==version@device; several times; each must run. Default: reference, torch, mxnet, which "
         "may be missing.",
+        shell_complete=completion.targets,
     ),
     click.option(
-        "--optional", multiple=True, metavar="TARGET", help="Also run this target, if it can; missing is no error."
+        "--optional",
+        multiple=True,
+        metavar="TARGET",
+        help="Also run this target, if it can; missing is no error.",
+        shell_complete=completion.targets,
     ),
     OUT,
     click.option("--python", "pythons", multiple=True, metavar="TARGET=PATH", help="Use this interpreter as it is."),
@@ -91,9 +98,18 @@ PLAYING = [
         show_default=True,
         help="One process per target, or per cell.",
     ),
-    click.option("-v", "--verbose", is_flag=True, help="Print the workers' commands and every cell."),
+    click.option("-v", "--verbose", is_flag=True, help="Print the workers' commands, every cell, and the figures."),
     click.option("--jobs", type=click.IntRange(min=1), help="Worker processes at once. Default: the cores."),
 ]
+
+
+def run_and(words: Sequence[str], what: str) -> tuple[str, str]:
+    """(run, what comes behind it); the run is the newest where only one word is given. A shell completes latest to
+    reports/latest, which means the same."""
+    if len(words) > 2:
+        raise click.UsageError(f"At most two words can stand here: [RUN] {what}; got {len(words)}.")
+    run, last = ("latest", words[0]) if len(words) == 1 else (words[0], words[1])
+    return "latest" if Path(run) == Path("reports/latest") else run, last
 
 
 def playing_options(command: Callable[..., Any]) -> Callable[..., Any]:

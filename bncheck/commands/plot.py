@@ -6,19 +6,21 @@ from pathlib import Path
 
 import click
 
+from bncheck.commands.completion import runs_and_codes
+from bncheck.commands.options import run_and
+
 
 @click.command(name="plot")
-@click.argument("run")
-@click.argument("finding")
+@click.argument("words", nargs=-1, required=True, metavar="[RUN] FINDING", shell_complete=runs_and_codes)
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="A .png or .svg file.")
-def plot_command(run: str, finding: str, out: Path) -> None:
+def plot_command(words: tuple[str, ...], out: Path) -> None:
     """Draw the case of a finding: trajectories, drift, tolerance, onset of NaN.
 
-    RUN is a run folder or `latest`; FINDING a code (BN103), a cause, either with #2 for the second one, or
-    SCENARIO--CASE.
+    RUN is a run folder, the newest below reports/ where none is named; FINDING a code (BN103), a cause, either
+    with #2 for the second one, or SCENARIO--CASE.
 
     \b
-    bncheck plot latest BN103 -o update-phase.png
+    bncheck plot BN103 -o update-phase.png
     bncheck plot latest all-ones--forward -o all-ones.svg
     """
     from bncheck.errors import RunFolderError, UsageError
@@ -31,7 +33,8 @@ def plot_command(run: str, finding: str, out: Path) -> None:
 
     if out.suffix not in (".png", ".svg"):
         raise UsageError(f"{out} is neither a .png nor a .svg file.", "Name one: -o picture.png")
-    folder = find_run("latest" if Path(run) == Path("reports/latest") else run)
+    run, finding = run_and(words, "FINDING")
+    folder = find_run(run)
     results = read_results(folder)
     scenario, case, layer = choose_place(results, finding)
     picture = draw_case(results, folder, scenario, case, layer, png=out.suffix == ".png")

@@ -6,19 +6,22 @@ from pathlib import Path
 
 import click
 
+from bncheck.commands import completion
+
 
 @click.command(name="report")
-@click.argument("run", default="latest", required=False)
+@click.argument("run", default="latest", required=False, shell_complete=completion.runs)
 @click.option(
     "--format",
     "wanted",
     multiple=True,
     default=("csv", "html", "plots"),
     metavar="FORMAT",
+    shell_complete=completion.formats,
     help="html, csv, plots, png, … or all; several times. `plots` or `png` alone draws every case. "
     "Default: csv, plots, html.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Of check, diff and watch: every layer, and the figures.")
+@click.option("-v", "--verbose", is_flag=True, help="Every layer or case, and the figures.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def report_command(run: str, wanted: tuple[str, ...], verbose: bool, quiet: bool) -> None:
     """Render RUN (a run folder or its run.json; default: the newest below reports/).

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bncheck.commands import completion
 from bncheck.commands.gating import gating_options
 from bncheck.commands.options import playing_options, telling_options
 
@@ -20,7 +21,7 @@ CI_FORMATS = ("csv", "junit", "summary")
 
 
 @click.command(name="run")
-@click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
+@click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...", shell_complete=completion.scenarios)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. input.shape=[4,3].")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an interrupted run.")
 @click.option("--allow-code", is_flag=True, help="With --resume: run the code of own layers in that run folder.")
@@ -101,4 +102,4 @@ def show(run: Path, results: Results, options: dict[str, Any], seconds: float) -
         from bncheck.report.terminal import render_terminal
 
         out = console()
-        out.print(render_terminal(results, run, seconds=seconds))
+        out.print(render_terminal(results, run, seconds=seconds, verbose=options.get("verbose", False)))

@@ -46,6 +46,7 @@ class Charge:
     quantity: str = ""
     size: float | None = None
     explained: float | None = None
+    departs: str = ""  # as of a finding
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -100,11 +101,12 @@ def of_finding(finding: Finding, results: Results, plain: Mapping[str, str]) -> 
         case=finding.case,
         sides=tuple(tuple(sorted(plain.get(name, name) for name in side)) for side in sides),
         names=names,
-        sentence=finding.title,
+        sentence=finding.sentence,
         layer=finding.layer,
         quantity=finding.quantity,
         size=size_of(finding, results),
         explained=finding.explained,
+        departs=finding.departs,
     )
 
 

@@ -104,7 +104,7 @@ def cause(theme: Theme, answer: Answer, verbose: bool) -> RenderableType:
         " ",
         (clean(first.cause), "bold"),
         f"{kinded(first)}: ",
-        clean(first.title),
+        clean(first.sentence),
     )
     lines = [where(theme, answer)]
     if verbose:

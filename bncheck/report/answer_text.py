@@ -38,7 +38,7 @@ def finding(theme: Theme, answer: Answer) -> Iterator[str]:
     yield from [
         f"### {code(first.code)} {text(first.cause)} {text(kinded(first).strip())}".rstrip(),
         "",
-        text(first.title),
+        text(first.sentence),
         "",
     ]
     layers = layers_shown(theme, answer)
@@ -47,8 +47,8 @@ def finding(theme: Theme, answer: Answer) -> Iterator[str]:
         yield f"- {plural(len(layers), 'layer')}: {', '.join(map(code, layers[:MOST_LAYERS]))}{more}"
     if first.advice:
         yield f"- fix: {text(first.advice)}"
-    if first.explained is not None:
-        yield f"- explains {share(first.explained)} of the difference"
+    if first.explained is not None and not first.proof:
+        yield f"- accounts for {share(first.explained)} of the difference"
     if first.evidence:
         yield f"- {', '.join(f'{text(key)} {text(value)}' for key, value in evidence(first))}"
     if first.link:
@@ -77,7 +77,7 @@ def summary(told: Told, write: Callable[[str], str]) -> Iterator[str]:
         said, at = theme.first, where(theme, told.answer)
         fix = f" → {write(said.advice)}" if said.advice else ""
         yield (
-            f"- {write(said.code)} **{write(said.cause)}** {write(kinded(said).strip())}: {write(said.title)}"
+            f"- {write(said.code)} **{write(said.cause)}** {write(kinded(said).strip())}: {write(said.sentence)}"
             + (f" ({write(at)})" if at else "")
             + fix
         )

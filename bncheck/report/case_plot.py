@@ -266,7 +266,7 @@ def entries(shown: CaseCurves, looks: dict[str, int]) -> list[Artist]:
                 markersize=9,
                 markerfacecolor="none",
                 markeredgecolor=INK,
-                label="replayed (measured rules)",
+                label="computed again by its measured rules",
             )
         )
     if shown.dtypes and len(shown.curves) > 1:
@@ -318,7 +318,7 @@ def verdict_line(results: Results, shown: CaseCurves) -> str:
     found = [f for f in results.findings_at.get((shown.scenario.name, shown.case.name), ()) if f.kind != "rounding"]
     if found:
         first = min(found, key=lambda item: (KINDS.index(item.kind), -(item.explained or 0.0)))
-        explained = "" if first.explained is None else f" (explains {share(first.explained)} of the drift)"
+        explained = "" if first.explained is None else f" (accounts for {share(first.explained)} of the difference)"
         return f"{first.code} {first.cause}{explained}: {first.title}"
     words_of = [standing(results, shown.scenario.name, shown.case.name, curve.target) for curve in shown.curves]
     off = [f"{c.target}: {s.text}" for c, s in zip(shown.curves, words_of, strict=True) if not s.good]

@@ -29,7 +29,7 @@ def fragment(results: Results, answer: Answer, lives: Sequence[Life]) -> str:
                 clean(first.code),
                 clean(first.cause),
                 first.kind,
-                one_line(first.title, 500),
+                one_line(first.sentence, 500),
                 Markup("<br>{}").format(at) if at else "",
                 Markup("<br>→ {}").format(one_line(first.advice, 500)) if first.advice else "",
             )

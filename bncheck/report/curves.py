@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from bncheck.trace import Array
 DRAWN = ("running_mean", "running_var")
 # A picture has about 500 pixels across.
 POINTS = 400
+MOST_CURVES = 8  # more than that are told apart by nobody
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def case_curves(
             curves.append(Curve(target=target.name, label=target.label, measured=measured, replayed=replayed))
     if not curves:
         return None
+    if len(curves) > MOST_CURVES:
+        curves = told_apart(results, scenario.name, case.name, layer, curves)
     return CaseCurves(
         scenario=scenario,
         case=case,
@@ -77,6 +80,31 @@ def case_curves(
         channel=widest_channels(curves),
         dtypes=judging_dtypes(results, scenario.name, case.name, layer),
     )
+
+
+def told_apart(results: Results, scenario: str, case: str, layer: str, curves: list[Curve]) -> list[Curve]:
+    """One curve for all targets that agree in what is drawn: of 20 lie 15 on one line, and each weighs 20 kB."""
+    kept: list[Curve] = []
+    alike: dict[str, int] = {}
+    for curve in curves:
+        home = next((one for one in kept if agree(results, scenario, case, layer, one, curve)), None)
+        if home is None:
+            kept.append(curve)
+        else:
+            alike[home.target] = alike.get(home.target, 0) + 1
+    return [
+        replace(one, label=f"{one.label} and {alike[one.target]} alike") if one.target in alike else one for one in kept
+    ]
+
+
+def agree(results: Results, scenario: str, case: str, layer: str, one: Curve, two: Curve) -> bool:
+    """By the run's own drifts; a pair that has none was not compared."""
+    drifts = [
+        drift
+        for drift in results.drifts_between(scenario, case, one.target, two.target)
+        if drift.layer == layer and drift.quantity in DRAWN
+    ]
+    return bool(drifts) and all(drift.verdict == "agrees" for drift in drifts)
 
 
 def judging_dtypes(results: Results, scenario: str, case: str, layer: str) -> dict[str, tuple[str, ...]]:

@@ -82,6 +82,7 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
             expectations=expectation_rows(results),
             missing=[t for t in results.targets if t.status != "ok"],
             evidence=overview.evidence,
+            values_of=overview.values_of,
             unsettled=overview.unsettled,
             numbers=overview.numbers,
             step_of=step_of,

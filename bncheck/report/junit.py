@@ -172,7 +172,7 @@ def line(item: Judged) -> str:
     charge = item.charge
     head = " ".join(filter(None, (charge.code, charge.cause)))
     note = f" [{item.standing}: {item.note}]" if item.note else ""
-    share = "" if charge.explained is None else f" It explains {100 * charge.explained:.1f} % of the drift."
+    share = "" if charge.explained is None else f" It explains {100 * charge.explained:.1f} % of the difference."
     return f"{head}{kinded(charge)}: {charge.sentence}{share}{note}"
 
 

@@ -11,7 +11,8 @@ from bncheck.run_folder.results import Results
 
 def commands_of(results: Results, finding: Finding, run: str) -> tuple[str, ...]:
     """What shows this finding alone, writes its kit, draws it, and explains its rule."""
-    return (command_of(results, finding), *kit_of(results, finding, run), *explained(finding))
+    again = (command_of(results, finding),) if finding.scenario else ()  # a target's rules are measured behind any run
+    return (*again, *kit_of(results, finding, run), *explained(finding))
 
 
 def kit_of(results: Results, finding: Finding, run: str) -> tuple[str, ...]:

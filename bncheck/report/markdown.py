@@ -65,27 +65,29 @@ def finding_lines(theme: Theme) -> Iterator[str]:
     """One finding: the sentence, the numbers, the cases, the advice."""
     first = theme.first
     kind = f" ({text(first.kind)})" if kinded(first) else ""
-    yield from [f"### {code(first.code)} {text(first.cause)}{kind}", "", text(first.title), ""]
+    yield from [f"### {code(first.code)} {text(first.cause)}{kind}", "", text(first.sentence), ""]
     if first.departs:
-        yield f"- departs: {code(first.departs)} from {text(first.departs_from or 'the others')}"
-    if first.explained is not None:
-        yield f"- explains {share(first.explained)} of the drift of {text(words(first.quantity or 'output'))}"
-    if first.evidence:
-        yield f"- {', '.join(f'{text(key)} {text(value)}' for key, value in evidence(first))}"
+        yield f"- at fault: {code(first.departs)}, against {text(first.departs_from or 'the others')}"
+    if first.explained is not None and not first.proof:
+        yield f"- accounts for {share(first.explained)} of the difference in {text(words(first.quantity or 'output'))}"
     names = [code(f"{scenario}--{case}") for scenario, case in theme.cases]
     more = f" and {len(names) - MOST_CASES} more" if len(names) > MOST_CASES else ""
     yield f"- in {plural(len(names), 'case')}: {', '.join(names[:MOST_CASES])}{more}"
     if first.advice:
-        yield f"- advice: {text(first.advice)}"
+        yield f"- fix: {text(first.advice)}"
     if first.link:
         yield f"- {link('documentation', first.link)}"
-    yield f"- kit: {code(f'bncheck repro latest {first.code}')}"
+    yield f"- {'kit' if first.reportable else 'note'}: {code(f'bncheck repro latest {first.code}')}"
+    if first.evidence:
+        yield ""
+        said = ", ".join(f"{text(key)} {text(value)}" for key, value in evidence(first))
+        yield f"<details><summary>The numbers behind it</summary>{said}</details>"
     yield ""
 
 
 def matrix(results: Results) -> list[str]:
     """Scenario × target, every cell a mark and a sentence."""
-    shown = make_matrix(results, most=MOST_ROWS)
+    shown = make_matrix(results, probes=False, most=MOST_ROWS)
     head = ["case", *(heading(shown, target, code) for target in shown.targets)]
     lines = table(
         head,

@@ -18,7 +18,9 @@ from bncheck.run_folder.results import CaseResult, Expectation, Results, Scenari
 from bncheck.trace import GRADIENTS
 
 NUMBER = re.compile(r"\d[\d.e+-]*")
+FEW = 2  # targets that a list of values names
 GIST = 100  # letters: behind them a title goes into detail
+ENDINGS = re.compile(r"(?<=[a-z])e?s?\b")  # "loses" and "lose": one target or several
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,16 @@ def heading(matrix: Matrix, target: TargetResult, write: Callable[[str], str]) -
 
 
 def themes(results: Results) -> list[Theme]:
-    """Findings grouped by code, targets and departing side, those about single targets by what they say as well, and
-    rounding between targets as one: which of many agree up to rounding differs from case to case. First
+    """Findings grouped by code and departing side, those about single targets by what they say as well, and what no
+    rule explains by its targets: which of many stand on which side differs from case to case. First
     what came up in the scenarios that were asked for,
     then what only the probes showed, rounding last; in each the gravest kind first, then the widest spread."""
     probes = {scenario.name for scenario in results.scenarios if scenario.probe}
     grouped: dict[tuple[object, ...], list[Finding]] = {}
+    nameless = without_names(results)
     for item in results.findings:
-        quiet = item.kind == "rounding" and item.of_difference
-        whom = () if quiet else item.targets
-        grouped.setdefault((item.code, whom, item.departs, item.kind, gist(item)), []).append(item)
+        whom = item.targets if item.kind == "unexplained" else ()
+        grouped.setdefault((item.code, whom, item.departs, item.kind, gist(item, nameless)), []).append(item)
     # The one of a group that speaks for it: not from a probe, and the best explained.
     found = [
         Theme(group[0], tuple(group))
@@ -116,11 +118,69 @@ def loudness(finding: Finding) -> tuple[bool, float]:
     return finding.quantity in (*GRADIENTS, "grad_input"), -size if isinstance(size, int | float) else 0.0
 
 
-def gist(finding: Finding) -> str:
-    """What a finding about single targets says, whatever its numbers and layer: NaN may begin in several ways."""
+def gist(finding: Finding, nameless: Callable[[str], str]) -> str:
+    """What a finding about single targets says, whatever its targets, numbers and layer: NaN may begin in several
+    ways."""
     if finding.of_difference:
         return ""
-    return NUMBER.sub("#", finding.title.replace(f" {finding.layer} ", " # "))[:GIST]
+    said = nameless(finding.title.replace(f" {finding.layer} ", " # "))
+    return ENDINGS.sub("", NUMBER.sub("#", said))[:GIST]
+
+
+def without_names(results: Results) -> Callable[[str], str]:
+    """A function that puts one sign in the place of each row of targets' names in a title."""
+    names = {target.name for target in results.targets} | {shown_name(target) for target in results.targets}
+    if not names:
+        return lambda title: title
+    one = "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name)))
+    one = rf"(?<![\w.])(?:{one})(?![\w.\[]*\w)"
+    many = re.compile(rf"{one}(?:(?:, | and )(?:{one}|\d+ others))*")
+    return lambda title: many.sub("*", title)
+
+
+def shown_name(target: TargetResult) -> str:
+    """``torch[onnx] 2.13.0``, as the sentences of findings name it."""
+    bare, _, _ = target.name.partition("==")
+    where = "" if target.device == "cpu" else f"@{target.device}"
+    bare = bare.removesuffix(where) if where else bare.removesuffix("@cpu")
+    version = target.version.partition("+")[0]
+    return f"{bare}{' ' + version if version and target.backend != 'reference' else ''}{where}"
+
+
+OF_TARGET = re.compile(r"(?P<rule>\w+) of (?P<target>\S+)")
+
+
+def by_value(theme: Theme) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """A rule and its values → the targets that follow each, over all cases of a theme, fewest first; a target that
+    follows two, on other shapes, stands apart. Empty where the findings name no values, or those of several rules."""
+    votes: dict[str, dict[str, dict[str, None]]] = {}
+    for finding in theme.findings:
+        for key, value in finding.evidence.items():
+            match = OF_TARGET.fullmatch(key)
+            if match is None or not finding.of_difference or match["target"] not in finding.targets:
+                continue
+            side = next((side for side in finding.sides if match["target"] in side), ())
+            for member in (name for name in side if name in finding.targets):
+                votes.setdefault(match["rule"], {}).setdefault(member, {})[scalar(value)] = None
+    if len(votes) != 1:
+        return "", {}
+    ((facet, given),) = votes.items()
+    values: dict[str, list[str]] = {}
+    for member, followed in given.items():
+        values.setdefault(" or ".join(sorted(followed)), []).append(member)
+    return words(facet), {value: tuple(values[value]) for value in sorted(values, key=lambda each: len(values[each]))}
+
+
+def values_of(theme: Theme, results: Results) -> str:
+    """``variance divisor n-1 in torch and mlx, n in 9 of 13 targets``; "" where the values are not known."""
+    facet, values = by_value(theme)
+    if not values:
+        return ""
+    of = sum(target.status == "ok" for target in results.targets)
+    said = [f"{value} in {' and '.join(names) if len(names) <= FEW else len(names)}" for value, names in values.items()]
+    said[-1] += f" of {of} targets" if len([*values.values()][-1]) > FEW else ""
+    start = "" if facet == words(theme.first.cause.replace("-", "_")) else f"{facet} "
+    return clean(f"{start}{', '.join(said)}")
 
 
 def order(finding: Finding, probes: set[str]) -> tuple[bool, bool, int]:

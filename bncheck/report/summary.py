@@ -16,7 +16,7 @@ from bncheck.gate.charge import Charge
 from bncheck.report import answer_text
 from bncheck.report.gallery import Gallery
 from bncheck.report.layers import Told, told_of
-from bncheck.report.overview import GIST, NUMBER, heading, headline, make_matrix
+from bncheck.report.overview import ENDINGS, GIST, NUMBER, heading, headline, make_matrix
 from bncheck.report.plain_text import clean, kinded, one_line, plural, share
 from bncheck.run_folder.results import CRASHED, Results
 from bncheck.run_folder.whole import write_whole
@@ -88,7 +88,7 @@ def ruling(verdict: Verdict) -> str:
     parts += [f"{plural(lost, 'cell')} could not be played"] if lost else []
     parts += [f"{plural(expectations, 'expectation')} did not come true"] if expectations else []
     parts += [f"{plural(findings, 'finding')} {new}"] if findings else []
-    parts += [f"{plural(drifts, 'drift')} without a finding {new}"] if drifts else []
+    parts += [f"{plural(drifts, 'difference')} without a finding {new}"] if drifts else []
     parts += [plural(expired, "expired waiver")] if expired else []
     words = {"known": "known", "waived": "waived", "unchecked": "not checked"}
     counts = [f"{len(verdict.of(standing))} {word}" for standing, word in words.items() if verdict.of(standing)]
@@ -97,9 +97,14 @@ def ruling(verdict: Verdict) -> str:
 
 
 def said_once(charge: Charge) -> tuple[object, ...]:
-    """The same of one finding in several cases, whatever its figures."""
-    alone = NUMBER.sub("#", charge.sentence)[:GIST] if len(charge.sides) == 1 else ""
-    return charge.code, charge.kind, charge.sides, charge.layer, alone
+    """The same of one finding in several cases, whatever its figures and targets: what the screen counts as one."""
+    whom = charge.sides if charge.kind == "unexplained" else ()
+    if len(charge.sides) > 1:
+        return charge.code, charge.kind, charge.departs, whom
+    names = "|".join(re.escape(name) for name in sorted(charge.names, key=len, reverse=True))
+    one = rf"(?<![\w.])(?:{names})(?: [\d.]+\w*)?(?![\w.\[]*\w)"
+    said = re.sub(rf"{one}(?:(?:, | and )(?:{one}|\d+ others))*", "*", charge.sentence)
+    return charge.code, charge.kind, charge.departs, whom, charge.layer, ENDINGS.sub("", NUMBER.sub("#", said))[:GIST]
 
 
 def listed(parts: list[str]) -> str:

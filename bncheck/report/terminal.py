@@ -16,9 +16,9 @@ from rich.text import Text
 
 from bncheck.report import answer_screen
 from bncheck.report.layers import told_of
-from bncheck.report.overview import Matrix, Theme, evidence, headline, make_matrix, themes, unsettled
-from bncheck.report.plain_text import clean, kinded, one_line, plural, share
-from bncheck.report.standing import Standing
+from bncheck.report.overview import Matrix, Row, Theme, evidence, headline, make_matrix, themes, unsettled, values_of
+from bncheck.report.plain_text import clean, kinded, one_line, plural
+from bncheck.report.standing import MARKS, Standing
 from bncheck.run_folder.results import Results, TargetResult
 
 COLOURS = {
@@ -40,6 +40,11 @@ COLOURS = {
 }
 # A column narrower than this breaks its sentences into single words.
 COLUMN = 26
+# More targets than this, and too wide for columns, are counted: one line per case.
+FEW_TARGETS = 4
+MARGIN = 16  # of two lines: what stands before them, and what breaking between words loses
+MOST_CASES = 16  # lines of cases on a screen beside the findings; -v shows all
+ROOM = 24  # letters that the names of targets may take in such a line
 TELLING = ("points", "mean abs", "std abs", "replay residual", "rounding bound")
 
 
@@ -50,7 +55,7 @@ class Screen:
     results: Results
     run_folder: Path
     seconds: float | None = None
-    verbose: bool = False  # of an answer about one thing: every layer, and the figures behind each finding
+    verbose: bool = False  # every layer or case, and the figures behind each finding
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         told = told_of(self.results, self.run_folder)
@@ -77,33 +82,94 @@ def text(results: Results, run_folder: Path, width: int = 100, verbose: bool = F
 def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
     results, found = screen.results, themes(screen.results)
     shown = make_matrix(results, probes=False)
-    yield matrix(shown, width)
+    many = crowded(shown, width) and not screen.verbose
+    yield counted(shown, width) if many else matrix(shown, width)
     yield Text()
     for theme in found:
         if theme.first.kind != "rounding":
-            yield finding(theme)
-            yield Text()
-    quiet = [rounding(theme) for theme in found if theme.first.kind == "rounding"]
-    yield from [*quiet, Text()] if quiet else []
+            yield finding(theme, screen.verbose, many, results, width)
+            yield from [] if many else [Text()]
+    quiet = [rounding(theme, many, screen.verbose) for theme in found if theme.first.kind == "rounding"]
+    yield from [*quiet, Text()] if quiet else [Text()] if many else []
     missing = [target for target in results.targets if target.status != "ok"]
     yield from (unavailable(target) for target in missing)
     if missing:
         yield Text()
     probes = sum(len(scenario.cases) for scenario in results.scenarios) - len(shown.rows)
     if probes:
-        yield Text(f" {plural(probes, 'probe case')} measured the conventions (bncheck conventions)", style="dim")
+        yield Text(f" {plural(probes, 'small case')} measured each target's rules (bncheck conventions)", style="dim")
     for remark in dict.fromkeys(text for cell in results.cells for text in cell.remarks):
         yield Text(f" note: {one_line(remark, 300)}", style="dim")
     yield Text(f" {headline(results)}", style="bold")
-    yield from footer(screen.run_folder, found, screen.seconds)
+    yield from footer(screen.run_folder, found, screen)
+
+
+def crowded(shown: Matrix, width: int) -> bool:
+    """Whether the targets are too many for columns, and for one line each under every case."""
+    others = columns_of(shown)
+    return len(others) > FEW_TARGETS and too_wide(shown, len(others), width)
+
+
+def columns_of(shown: Matrix) -> list[TargetResult]:
+    return [target for target in shown.targets if target.name != shown.yardstick] or list(shown.targets)
+
+
+def too_wide(shown: Matrix, others: int, width: int) -> bool:
+    left = min(max((len(row.scenario.name) for row in shown.rows), default=0), 24)
+    left += min(max((len(row.label) for row in shown.rows), default=0), 28) + 4
+    return left + (COLUMN + 2) * others > width
+
+
+def counted(shown: Matrix, width: int) -> RenderableType:
+    """A line per case: how many targets agree, and which do not. Cases in which all agree are counted together."""
+    others = [target.name for target in columns_of(shown) if target.status == "ok"]
+    rows = [row for row in shown.rows if not all(row.stands[name].good for name in others)]
+    lines = [
+        (
+            one_line(f"{row.scenario.name} · {row.label}", 40),
+            f"{sum(agrees(row.stands[name]) for name in others)} of {len(others)} agree",
+            apart_in(row, others),
+        )
+        for row in rows[:MOST_CASES]
+    ]
+    wide = [max((len(line[place]) for line in lines), default=0) for place in (0, 1)]
+    table = [Text(f" {case:{wide[0]}}  {agree:>{wide[1]}}  ").append_text(who) for case, agree, who in lines]
+    for line in table:
+        line.truncate(width, overflow="ellipsis")
+    notes = [Text(f" {legend(shown, len(others))}", style="dim")]
+    if len(rows) > MOST_CASES:
+        notes.insert(0, Text(f" {plural(len(rows) - MOST_CASES, 'more case')} with a difference: bncheck report -v"))
+    same = len(shown.rows) - len(rows)
+    if same:
+        notes.insert(0, Text(f" {plural(same, 'more case') if rows else plural(same, 'case')}: all targets agree"))
+    own = yardstick_lines(shown) if len(others) < len(shown.targets) else []
+    return Group(*table, *notes, *own)
+
+
+def agrees(stand: Standing) -> bool:
+    """What is wrong with a target may be wrong with the one that it is compared with as well."""
+    return stand.good or stand.against == "agrees"
+
+
+def apart_in(row: Row, others: list[str]) -> Text:
+    """``≠ mxnet, mxnet[raw]  ! 10 targets``: who does not agree, by mark."""
+    marked: dict[str, list[tuple[str, str]]] = {}
+    for name in others:
+        stand = row.stands[name]
+        if not stand.good:
+            marked.setdefault(stand.mark, []).append((name, stand.word))
+    said = Text()
+    for mark, found in marked.items():
+        names = ", ".join(clean(name) for name, _ in found)
+        few = names if len(found) == 1 or len(names) <= ROOM else plural(len(found), "target")
+        said.append(f"{mark} {few}  ", style=COLOURS.get(found[0][1], "dim"))
+    return said
 
 
 def matrix(shown: Matrix, width: int) -> RenderableType:
     """Cases down, targets across, each against the yardstick; cases one under the other where that is too wide."""
-    others = [target for target in shown.targets if target.name != shown.yardstick] or list(shown.targets)
-    left = min(max((len(row.scenario.name) for row in shown.rows), default=0), 24)
-    left += min(max((len(row.label) for row in shown.rows), default=0), 28) + 4
-    if left + (COLUMN + 2) * len(others) > width:
+    others = columns_of(shown)
+    if too_wide(shown, len(others), width):
         return stacked(shown)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
     table.add_column(Text("scenario"), max_width=24)
@@ -174,32 +240,32 @@ def mark(found: Standing, short: bool = False) -> Text:
     return Text(f"{found.mark} {clean(text)}", style=COLOURS.get(found.word, "dim"))
 
 
-def finding(theme: Theme) -> RenderableType:
+def finding(theme: Theme, verbose: bool, short: bool, results: Results, width: int) -> RenderableType:
+    """What is wrong, how far it accounts for the difference, and the fix; ``short`` where there are many targets."""
     first = theme.first
-    head = Text.assemble(
-        " ", (clean(first.code), "bold"), " ", (clean(first.cause), "bold"), f"{kinded(first)} ", clean(first.title)
-    )
-    lines = [Text(line) for line in details(theme)]
-    return Group(head, Padding(Group(*lines), (0, 0, 0, 7)))
+    head = Text.assemble((clean(first.code), "bold"), " ", (clean(first.cause), "bold"), kinded(first), ": ")
+    sign = Text(MARKS[first.kind], style=COLOURS.get(first.kind, ""))
+    if short:
+        where = f" (in {plural(len(theme.cases), 'case')})" if len(theme.cases) > 1 else ""
+        said = one_line(values_of(theme, results) or first.gist, 2 * width - len(head) - len(where) - MARGIN)
+        return answer_screen.hanging(sign, head.append(f"{said}{where}"))
+    lines = [Text(line) for line in details(theme, verbose, results)]
+    return answer_screen.hanging(sign, Group(head.append(clean(first.sentence)), *lines))
 
 
-def details(theme: Theme) -> list[str]:
+def details(theme: Theme, verbose: bool, results: Results) -> list[str]:
     first, lines = theme.first, []
-    explained = (
-        ""
-        if first.explained is None
-        else (f"explains {share(first.explained)} of the {clean(first.quantity) or 'output'} drift")
-    )
-    figures = ", ".join(f"{key} {value}" for key, value in telling(evidence(first)))
-    if explained or figures:
-        lines.append("; ".join(filter(None, (explained, one_line(figures, 200)))))
+    if theme.groups > 1:
+        lines.append(values_of(theme, results))
     if len(theme.cases) > 1:
         shown = ", ".join(f"{scenario}--{case}" for scenario, case in theme.cases[:3])
         more = f" and {len(theme.cases) - 3} more" if len(theme.cases) > 3 else ""
         lines.append(clean(f"in {plural(len(theme.cases), 'case')}: {shown}{more}"))
-    advice = f"{one_line(first.advice, 300)}; " if first.advice else ""
-    lines.append(f"→ {advice.replace('.;', ';')}details: bncheck explain {clean(first.code)}")
-    return lines + unsettled_lines(theme)
+    if verbose:
+        lines.append(one_line(", ".join(f"{key} {value}" for key, value in telling(evidence(first))), 200))
+    if first.advice:
+        lines.append(f"→ {one_line(first.advice, 300)}")
+    return list(filter(None, lines)) + (unsettled_lines(theme) if verbose else [])
 
 
 def telling(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -208,12 +274,15 @@ def telling(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return sorted(chosen, key=lambda item: TELLING.index(item[0])) if chosen else found[:4]
 
 
-def rounding(theme: Theme) -> RenderableType:
+def rounding(theme: Theme, short: bool, verbose: bool) -> RenderableType:
     """Rounding is good news: one line, of the largest."""
     first, groups = theme.first, theme.groups
     where = f" in {plural(len(theme.cases), 'case')}" if len(theme.cases) > 1 else ""
+    if short:
+        return Text(f" {clean(first.code)} {clean(first.cause)}{where}, which is no fault", style="dim")
     most = f", {groups} groups of targets, the most" if groups > 1 else ""
-    return Text(f" {clean(first.code)} {clean(first.cause)}{where}{most}: {clean(first.title)}", style="dim")
+    figures = f" {one_line(', '.join(f'{key} {value}' for key, value in evidence(first)), 200)}" if verbose else ""
+    return Text(f" {clean(first.code)} {clean(first.cause)}{where}{most}: {clean(first.title)}{figures}", style="dim")
 
 
 def unsettled_lines(theme: Theme) -> list[str]:
@@ -222,7 +291,7 @@ def unsettled_lines(theme: Theme) -> list[str]:
     for facet, _, how in unsettled(theme.first):
         ways.setdefault(how, []).append(facet)
     return [
-        f"not identifiable here: {', '.join(facets)}" + (f" (settled by: {how})" if how else "")
+        f"this input cannot show: {', '.join(facets)}" + (f" ({how} can)" if how else "")
         for how, facets in ways.items()
     ]
 
@@ -234,17 +303,24 @@ def unavailable(target: TargetResult) -> RenderableType:
     return Group(*lines)
 
 
-def footer(run_folder: Path, found: list[Theme], seconds: float | None) -> list[RenderableType]:
+def footer(run_folder: Path, found: list[Theme], screen: Screen) -> list[RenderableType]:
     lines: list[RenderableType] = [Text()]
-    if seconds is not None:
-        lines.append(Text(f" took     {seconds:.1f} s"))
+    if screen.seconds is not None:
+        lines.append(Text(f" took     {screen.seconds:.1f} s"))
+    found = [theme for theme in found if theme.first.kind != "rounding"]  # nothing to report
+    codes = list(dict.fromkeys(clean(theme.first.code) for theme in found))
+    if codes:
+        more = f" (or {', '.join(codes[1:4])})" if len(codes) > 1 else ""
+        lines.append(Text(f" why      bncheck explain {codes[0]}{more}"))
+    # A run below reports/ is found by its name alone.
+    named = shlex.quote(run_folder.name if run_folder.parent.name == "reports" else str(run_folder))
+    if found and not screen.verbose:
+        lines.append(Text(f" figures  bncheck report {named} -v", overflow="fold"))
     page = run_folder / "index.html"
     if page.exists():
         lines.append(Text(f" report   {page}", no_wrap=True, overflow="fold"))
-    found = [theme for theme in found if theme.first.kind != "rounding"]  # nothing to report
     if found:
-        # A run below reports/ is found by its name alone.
-        named = run_folder.name if run_folder.parent.name == "reports" else str(run_folder)
-        command = f"bncheck repro {shlex.quote(named)} {clean(found[0].first.code)}"
-        lines.append(Text(f" kit      {command}", overflow="fold"))
+        told = next((theme.first for theme in found if theme.first.reportable), found[0].first)
+        word = "kit " if told.reportable else "note"
+        lines.append(Text(f" {word}     bncheck repro {named} {clean(told.code)}", overflow="fold"))
     return lines

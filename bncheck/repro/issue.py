@@ -1,244 +1,203 @@
-"""The text of a bug report: what was done, expected, observed, which side is wrong and why. Markdown to paste."""
+"""The text to file: short enough to be read. All figures stand in ``details.md`` beside it.
+
+A convention or rounding is nobody's bug: of these a note says what to know.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from bncheck.evidence import Drift
-from bncheck.finding import BUILT_IN, Finding
-from bncheck.playing.plan import layer_path
+from numpy import isfinite
+
+from bncheck.finding import Finding
 from bncheck.report.machine import portable
 from bncheck.report.markdown_text import code, fenced, link, table, text
-from bncheck.report.overview import evidence, numbers
-from bncheck.report.plain_text import plural, scalar, share, since, words
+from bncheck.report.plain_text import clean, one_line, plural
+from bncheck.repro.details import expected, layer_words
 from bncheck.repro.scene import Scene, concerned
 from bncheck.repro.standalone.frame import figures
 from bncheck.repro.standalone.steps import fold
 from bncheck.repro.standalone.subject import Subject
 from bncheck.run_folder.results import Results
-from bncheck.scenario import Case, Layer
 
-# Cause → the facets of a convention that it is about.
-FACETS: Mapping[str, tuple[str, ...]] = {
-    "update-phase": ("update_on",),
-    "update-count": ("updates_per_event",),
-    "batch-weight": ("batch_weight",),
-    "variance-divisor": ("variance_divisor",),
-    "wrong-statistic": ("statistic",),
-    "averaging": ("averaging",),
-    "single-value": ("single_value", "single_value_state"),
-    "empty-batch": ("empty_batch",),
-    "eps": ("eps", "eps_placement"),
-    "counter-skew": ("counter",),
-    "normaliser-source": ("train_normaliser", "eval_normaliser"),
-    "initial-state": ("initial_mean", "initial_var", "initial_gamma", "initial_beta"),
+LONGEST_TITLE = 80
+LONGEST = 60  # lines
+MOST_OBSERVED, MOST_TARGETS = 4, 6
+# Where a framework's maintainers want to hear of it.
+TRACKERS: Mapping[str, str] = {
+    "torch": "https://github.com/pytorch/pytorch/issues",
+    "keras": "https://github.com/keras-team/keras/issues",
+    "tf_keras": "https://github.com/keras-team/tf-keras/issues",
+    "flax": "https://github.com/google/flax/issues",
+    "haiku": "https://github.com/google-deepmind/dm-haiku/issues",
+    "mlx": "https://github.com/ml-explore/mlx/issues",
+    "paddle": "https://github.com/PaddlePaddle/Paddle/issues",
+    "onnxruntime": "https://github.com/microsoft/onnxruntime/issues",
+    "tinygrad": "https://github.com/tinygrad/tinygrad/issues",
 }
-# Scripts longer than this are attached, not pasted: a tracker's text has a limit.
-PASTED = 12_000
+ARCHIVED = ("mxnet",)
+UPSTREAM = re.compile(r"(?<![\w/])([\w.-]+/[\w.-]+)#(\d{1,7})\b")
+REFERENCE = "`reference` is BatchNorm as in the paper, computed by NumPy in float64; it is no framework."
+
+
+def file_name(finding: Finding) -> str:
+    return "issue.md" if finding.reportable else "note.md"
 
 
 def issue_text(
     results: Results, scene: Scene, subjects: Sequence[Subject], scripts: Mapping[str, str], reasons: Mapping[str, str]
 ) -> str:
-    """``scripts`` maps a file name to its text; ``reasons`` a target to why it has none."""
+    """``scripts`` maps a file name to its text, ``short_*`` among them; ``reasons`` a target to why it has none."""
     finding = scene.finding
-    lines = [f"# {text(finding.title)}", ""]
-    lines += ["## What was done", "", *done(results, scene), "", "## Expected", "", expected(finding, subjects), ""]
-    lines += [
-        "## Observed",
-        "",
-        *observed(results, scene, subjects),
-        "",
-        "![measured and expected curves](plot.png)",
-        "",
-    ]
-    lines += [
-        "## Which side is wrong",
-        "",
-        *side(results, finding, layer_path(scene.case) if scene.specs else ""),
-        "",
-        "## Cause",
-        "",
-        *cause(finding),
-        "",
-    ]
-    lines += ["## To reproduce", "", *reproduce(scripts, reasons), "## Versions", *versions(results, scene)]
-    return "\n".join(lines).rstrip() + "\n"
+    head = [f"# {title_of(finding.gist)}", "", text(finding.sentence), ""]
+    lines = [*head, *what(scene), *both(finding, subjects), *helps(finding), ""]
+    end = [*known(results, scene), *versions(results, scene)]
+    pasted = best(scripts, subjects, finding)
+    does = "fails while the problem is there" if finding.reportable else "prints both, and fails while they differ"
+    shown = [*reproduce(scripts, reasons, pasted, does)]
+    if len(lines) + len(shown) + len(end) > LONGEST:
+        shown = [*reproduce(scripts, reasons, "", does)]
+    return "\n".join([*lines, *shown, *end]).rstrip() + "\n"
 
 
-def done(results: Results, scene: Scene) -> Iterator[str]:
+def title_of(sentence: str) -> str:
+    """At most 80 letters, without anything that Markdown would read: a title field shows escapes as they are."""
+    plain = re.sub(r"[`*<>|\\#~]|(?<![A-Za-z0-9.])@", "", one_line(clean(sentence), 400)).strip().rstrip(".")
+    plain = plain.replace("](", "] (").replace("&", "and")
+    if len(plain) <= LONGEST_TITLE:
+        return plain
+    # The first clauses where they say something by themselves, else whole words.
+    clauses = [
+        match.start() for match in re.finditer(r"[:;,.] ", plain) if LONGEST_TITLE // 2 < match.start() <= LONGEST_TITLE
+    ]
+    return plain[: clauses[-1]] if clauses else plain[: plain.rindex(" ", 0, LONGEST_TITLE - 1)] + " …"
+
+
+def what(scene: Scene) -> Iterator[str]:
     case = scene.case
-    described = next((each for each in results.scenarios if each.name == case.scenario), None)
-    recorded = results.case_at.get((case.scenario, case.name))
-    title = described.title if described else case.scenario
-    label = recorded.label if recorded else case.label
-    yield f"{text(title)}{f' ({text(label)})' if label not in ('', 'base') else ''}."
+    layers = ", ".join(layer_words(layer) for layer in case.network.layers[:3]) or "a network from a file"
+    more = f" and {len(case.network.layers) - 3} more layers" if len(case.network.layers) > 3 else ""
+    shapes = ", ".join(str(list(array.shape[1:])) for name, array in scene.inputs.items() if name.startswith("x/"))
+    yield f"**What was done**: {layers}{more}; input {text(shapes or 'none')}; {program(scene)}."
     yield ""
-    layers = ", ".join(layer_words(layer) for layer in case.network.layers) or "from a file"
-    yield f"- network: {layers}, {text(case.dtype)}"
-    for name, array in scene.inputs.items():
-        if name.startswith("x/"):
-            batches = "the same batch every time" if len(array) == 1 else f"{len(array)} different batches"
-            yield f"- input {code(name[2:])}: {list(array.shape[1:])} {text(array.dtype.name)}, {batches}"
-    yield f"- program: {program(case, scene)}"
 
 
-def layer_words(layer: Layer) -> str:
-    if layer.type != "batch_norm":
-        return text(words(layer.type))
-    weight = "" if layer.batch_weight is None else f", weight of the new batch {layer.batch_weight:g}"
-    eps = "" if layer.eps is None else f", eps {layer.eps:g}"
-    return f"BatchNorm of {plural(layer.channels or 0, 'channel')} (axis {layer.axis}{weight}{eps})"
-
-
-def program(case: Case, scene: Scene) -> str:
-    """``3 × (train_forward, backward), eval_forward``."""
+def program(scene: Scene) -> str:
     from bncheck.repro.standalone.steps import Step
 
+    steps = [Step(event=place, op=event.op, input="", batch=0) for place, event in enumerate(scene.case.events)]
     parts = []
-    for block in fold(
-        [
-            Step(event=t, op=event.op, input=event.input, batch=event.batch, ends=1)
-            for t, event in enumerate(case.events)
-        ]
-    ):
-        ops = ", ".join(code(step.op) for step in block.steps)
-        parts.append(ops if block.repeats == 1 else f"{block.repeats} × ({ops})")
-    return ", ".join(parts)
+    for block in fold(steps):
+        one = ", ".join(code(step.op) for step in block.steps)
+        parts.append(f"{block.repeats} × ({one})" if block.repeats > 1 else one)
+    return one_line(", then ".join(parts), 300)
 
 
-def expected(finding: Finding, subjects: Sequence[Subject]) -> str:
-    asked = [subject for subject in subjects if subject.target.name == finding.departs] or list(subjects)
-    subject = next(iter(asked), None)
-    if subject is None:
-        return "That all targets give the same."
-    if subject.problem == "nonfinite":
-        return f"That {text(subject.finding.quantity or 'every value')} stays finite."
-    if subject.problem == "repeated":
-        return "That a case gives the same, whatever ran before it."
-    if subject.problem == "recorded":
-        return "See the title; no other target of the run gave anything else."
-    if not finding.departs and len(subjects) > 1:
-        return "That all targets give the same on the same bytes, within rounding."
-    return f"What {text(subject.other)} gives on the same bytes, within rounding."
+def both(finding: Finding, subjects: Sequence[Subject]) -> Iterator[str]:
+    yield wanted(finding, subjects)
+    yield ""
+    yield "**Observed**:"
+    yield ""
+    found = [line for subject in subjects for line in observed(subject)]
+    yield from found[:MOST_OBSERVED] or ["- see the script, and details.md"]
+    if len(found) > MOST_OBSERVED:
+        yield f"- and {len(found) - MOST_OBSERVED} more, in details.md"
+    yield ""
 
 
-def observed(results: Results, scene: Scene, subjects: Sequence[Subject]) -> Iterator[str]:
-    if scene.note:
-        yield from [text(scene.note), ""]
-    for subject in subjects:
-        off = [q for q in subject.quantities if q.outside]
-        for quantity in off:
-            yield (
-                f"- {code(subject.target.label)}: {code(quantity.name)} {figures(quantity.here, quantity.there)}"
-                f" from {code(subject.other)}"
-            )
-        if subject.refused_here != subject.refused_there:
-            for event in subject.refused_here:
-                record = subject.trace.events[event]
-                yield (
-                    f"- {code(subject.target.label)} refuses event {event} ({code(record.op)}): "
-                    f"{code(f'{record.error_type}: {record.error}', 300)}"
-                )
-    apart = [drift for drift in drifts_of(results, scene.finding) if drift.verdict != "agrees"]
-    rows = [drift_row(drift, results) for drift in apart if scene.finding.concerns(drift.a, drift.b)]
-    if rows:
-        yield from [
-            "",
-            "The run's own case, between the two sides (mean ± population standard deviation over points):",
-        ]
-        yield from table(("between", "quantity", "mean ± std", "largest", "relative", "ULP", "since"), rows)
+def wanted(finding: Finding, subjects: Sequence[Subject]) -> str:
+    if not finding.reportable:
+        convention = finding.kind == "convention"
+        why = "neither side does otherwise than it documents" if convention else "the difference is rounding"
+        return f"**Nobody is wrong**: {why}."
+    spoilt = [
+        quantity.name
+        for subject in subjects
+        if subject.problem == "nonfinite"
+        for quantity in subject.quantities
+        if not isfinite(quantity.here).all()
+    ]
+    if spoilt:
+        return f"**Expected**: finite values in {', '.join(map(code, dict.fromkeys(spoilt)))}."
+    return f"**Expected**: {expected(finding, subjects)}"
 
 
-def drifts_of(results: Results, finding: Finding) -> list[Drift]:
-    return results.drift_table.of_case(finding.scenario, finding.case)
+def observed(subject: Subject) -> Iterator[str]:
+    """What is off, once: NaN said as NaN, a refusal as a refusal."""
+    label = code(subject.target.label)
+    for quantity in subject.quantities:
+        bad = int((~isfinite(quantity.here)).sum())
+        if bad:
+            yield f"- {label}: {code(quantity.name)} holds NaN or Inf in {plural(bad, 'value')} of {quantity.here.size}"
+        elif quantity.outside and subject.problem != "nonfinite":
+            off = figures(quantity.here, quantity.there)
+            yield f"- {label}: {code(quantity.name)} {off} from {code(subject.other)}"
+    if subject.refused_here != subject.refused_there:
+        for event in subject.refused_here[:1]:
+            record = subject.trace.events[event]
+            yield f"- {label} refuses {code(record.op)}: {code(f'{record.error_type}: {record.error}', 200)}"
 
 
-def drift_row(drift: Drift, results: Results) -> list[str]:
-    case = results.case_at.get((drift.scenario, drift.case))
-    step = case.step_of(drift.first_event) if case is not None and drift.first_event is not None else drift.first_event
-    name = f"{drift.layer}.{drift.quantity}" if drift.layer else drift.quantity
-    return [f"{code(drift.a)} and {code(drift.b)}", code(name), *map(text, numbers(drift)), text(since(step))]
-
-
-def side(results: Results, finding: Finding, path: str = "") -> Iterator[str]:
-    """The side that departs, and from what; or that nobody is wrong, and who documents which rule."""
-    if finding.departs:
-        from_what = {"itself": "itself (the same framework elsewhere)", "": "the others"}
-        yield (
-            f"{code(finding.departs)} departs from {text(from_what.get(finding.departs_from, finding.departs_from))}"
-            f"{': ' + link(finding.link, finding.link) if finding.link else ''}."
-        )
-    elif finding.kind == "convention":
-        yield "Neither: each side keeps its own rule, and this is a difference of conventions, not a defect."
-    elif finding.kind == "rounding":
-        yield "Neither: the difference is of the size that rounding explains."
-    else:
-        yield {
-            "hazard": "Nobody's rule is broken; it is reported because it will bite.",
-            "unexplained": "Not known: no measured rule explains it.",
-        }.get(finding.kind, "Not known.")
-    yield from rules_table(results, finding, path)
-
-
-def rules_table(results: Results, finding: Finding, path: str) -> list[str]:
-    """The measured rules that the cause is about, beside the documented ones where the run knows them."""
-    rows, documents = [], False
-    for convention in results.conventions:
-        for name in FACETS.get(finding.cause, ()):
-            facet = convention.facets.get(name)
-            if facet is None or convention.target not in finding.targets or path not in (convention.path, ""):
-                continue
-            here = finding.evidence.get(f"{name} of {convention.target}")
-            if finding.departs_from == BUILT_IN and convention.target == finding.departs:
-                if here is not None:  # the probes measured the framework's layer, this case the user's
-                    rows.append([code(convention.target), text(words(name)), text(scalar(here)), "-"])
-                continue
-            measured = text(facet.value) if facet.identifiable else "not identifiable"
-            documented = "-" if facet.documented is None else text(facet.documented)
-            documented += f" ({link('documentation', facet.link)})" if facet.link else ""
-            documents = documents or facet.documented is not None
-            rows.append([code(convention.target), text(words(name)), measured, documented])
-    head = ["target", "rule", "measured", "documented"]
-    shown = 4 if documents else 3
-    return table(head[:shown], [row[:shown] for row in rows]) if rows else []
-
-
-def cause(finding: Finding) -> Iterator[str]:
-    explained = ""
-    if finding.explained is not None:
-        named = text(words(finding.quantity or "output"))
-        explained = f" Giving one side the other's rule removes {share(finding.explained)} of the {named} drift."
-    yield f"{code(finding.code)} {text(finding.cause)} ({text(finding.kind)}).{explained}"
-    found = evidence(finding)
-    yield from table(("evidence", "value"), [[text(key), text(value)] for key, value in found]) if found else []
-    if finding.not_identifiable:
-        yield f"Not identifiable on this input: {text(', '.join(map(words, finding.not_identifiable)))}."
+def helps(finding: Finding) -> Iterator[str]:
     if finding.advice:
-        yield from ["", f"What helps meanwhile: {text(finding.advice)}."]
+        yield f"**What helps meanwhile**: {text(finding.advice)}"
 
 
-def reproduce(scripts: Mapping[str, str], reasons: Mapping[str, str]) -> Iterator[str]:
-    for name, script in scripts.items():
-        yield f"{code(f'uv run {name}')} prints these figures; it exits 1 while the problem is there, else 0."
+def best(scripts: Mapping[str, str], subjects: Sequence[Subject], finding: Finding) -> str:
+    """The short script to paste: on the side at fault, else of the first target that has one."""
+    short = [name for name in scripts if name.startswith("short_")]
+    at_fault = [subject.target for subject in subjects if subject.target.name == finding.departs]
+    wanted = [f"short_{name}.py" for target in at_fault for name in (target.slug, target.backend)]
+    return next((name for name in short if name in wanted), next(iter(short), ""))
+
+
+def reproduce(scripts: Mapping[str, str], reasons: Mapping[str, str], pasted: str, does: str) -> Iterator[str]:
+    if pasted:
+        yield f"{code(f'uv run {pasted}')} {does}:"
+        yield from ["", *fenced(scripts[pasted], "python"), ""]
+    others = [name for name in scripts if name != pasted]
+    if others:
+        yield f"Attached: {', '.join(map(code, others[:6]))}. What begins with repro prints every figure."
         yield ""
-        if len(script) <= PASTED:
-            yield from ["<details><summary>the script</summary>", "", *fenced(script, "python"), "", "</details>", ""]
-    for target, reason in reasons.items():
+    for target, reason in list(reasons.items())[:2]:
         yield from [f"No script for {code(target)}: {text(reason)}.", ""]
     if not scripts and not reasons:
         yield from ["No framework of this finding has a script; see the run's own command.", ""]
 
 
+def known(results: Results, scene: Scene) -> Iterator[str]:
+    """What `reference` is, reports that the scenario knows, and where to file."""
+    named = concerned(scene.finding, scene.played)
+    backends = {target.name: target.backend for target in results.targets}
+    told = "reference" in (backends.get(name) for name in scene.finding.targets)
+    said = [REFERENCE] if told else []
+    described = next((each for each in results.scenarios if each.name == scene.finding.scenario), None)
+    found = dict.fromkeys(
+        UPSTREAM.findall(f"{described.title} {described.why} {described.remarks}" if described else "")
+    )
+    links = [
+        link(f"{place}#{number}", f"https://github.com/{place}/issues/{number}") for place, number in list(found)[:3]
+    ]
+    said += [f"Reported before: {', '.join(links)}."] if links else []
+    if scene.finding.reportable:
+        asked = dict.fromkeys(
+            target.backend for target in named if scene.finding.departs in ("", target.name) or len(named) == 1
+        )
+        places = [TRACKERS[backend] for backend in asked if backend in TRACKERS]
+        said += [f"To file at: {link(places[0], places[0])}."] if len(places) == 1 else []
+        said += [f"{name} is archived; nobody answers there." for name in asked if name in ARCHIVED]
+    yield from [" ".join(said), ""] if said else []
+
+
 def versions(results: Results, scene: Scene) -> list[str]:
-    names = {target.name: target for target in [*concerned(scene.finding, scene.played)]}
+    """The environment, folded."""
+    targets = list({target.name: target for target in concerned(scene.finding, scene.played)}.values())
     rows = [
         [code(t.name), *map(text, (t.version or "-", t.device, t.python, t.environment.get("numpy", "-")))]
-        for t in names.values()
+        for t in targets[:MOST_TARGETS]
     ]
-    lines = table(("target", "version", "device", "Python", "NumPy"), rows)
-    return [
-        *lines,
-        f"Found by bncheck {text(results.version)} with {code(portable(results.command))}; "
-        "the whole environment is in environment.md.",
-    ]
+    more = [f"and {plural(len(targets) - MOST_TARGETS, 'more target')}, in environment.md", ""]
+    lines = ["<details><summary>Versions</summary>", *table(("target", "version", "device", "Python", "NumPy"), rows)]
+    lines += more if len(targets) > MOST_TARGETS else []
+    return [*lines, f"bncheck {text(results.version)}, {code(portable(results.command))}", "", "</details>"]

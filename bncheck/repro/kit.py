@@ -8,23 +8,27 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 
 from bncheck.errors import RunFolderError
 from bncheck.evidence import Drift
 from bncheck.report.gallery import Gallery
 from bncheck.report.machine import environment_text
-from bncheck.repro.issue import drifts_of, issue_text
+from bncheck.repro.details import details_text, drifts_of
+from bncheck.repro.issue import file_name, issue_text
 from bncheck.repro.scene import Scene, concerned, stride_of
 from bncheck.repro.scripts import writer_of
+from bncheck.repro.standalone.brief import brief_script
 from bncheck.repro.standalone.frame import Script, write_script
 from bncheck.repro.standalone.subject import CannotWriteError, Subject, make_subject
 from bncheck.run_folder.results import Results, TargetResult
 from bncheck.run_folder.whole import write_whole
 from bncheck.worker.archive import write_npz
 
-OURS = re.compile(r"(issue\.md|environment\.md|plot\.(png|svg)|drift\.csv|repro_[\w.+=,\[\]-]+\.(py|npz|onnx))")
+OURS = re.compile(
+    r"(issue\.md|note\.md|details\.md|short_[\w.+=,\[\]-]+\.py|environment\.md|plot\.(png|svg)|drift\.csv|repro_[\w.+=,\[\]-]+\.(py|npz|onnx))"
+)
 
 
 def kit_name(scene: Scene) -> str:
@@ -64,7 +68,12 @@ def kit_files(run: Path, results: Results, scene: Scene) -> dict[str, bytes]:
     """File name → content, in the order a reader wants them."""
     subjects, scripts, reasons = write_scripts(scene)
     texts = {name: script.text for name, script in scripts.items()}
-    files = {"issue.md": issue_text(results, scene, subjects, texts, reasons).encode()}
+    briefs = {short_name(name): script.brief for name, script in scripts.items() if script.brief}
+    named = file_name(scene.finding)
+    files = {
+        named: issue_text(results, scene, subjects, {**texts, **briefs}, reasons).encode(),
+        "details.md": details_text(results, scene, subjects, texts, reasons).encode(),
+    }
     described = next(each for each in results.scenarios if each.name == scene.finding.scenario)
     recorded = results.case_at[scene.finding.scenario, scene.finding.case]
     picture = Gallery(results, run, None, png=True).picture(described, recorded, scene.finding.layer)
@@ -73,9 +82,11 @@ def kit_files(run: Path, results: Results, scene: Scene) -> dict[str, bytes]:
 
         files |= {"plot.png": picture.png, "plot.svg": standalone(picture.svg).encode()}
     else:
-        files["issue.md"] = files["issue.md"].replace(b"![measured and expected curves](plot.png)\n\n", b"")
+        for name in (named, "details.md"):
+            files[name] = files[name].replace(b"![measured and expected curves](plot.png)\n\n", b"")
     files["environment.md"] = environment_text([item.target for item in scene.played]).encode()
     files["drift.csv"] = drift_csv(drifts_of(results, scene.finding)).encode()
+    files |= {name: text.encode() for name, text in briefs.items()}
     for name, script in scripts.items():
         files[name] = script.text.encode()
         if script.beside:
@@ -99,10 +110,16 @@ def write_scripts(scene: Scene) -> tuple[list[Subject], dict[str, Script], dict[
             writer = writer_of(target.backend)
             if writer is None:
                 raise CannotWriteError(f"nobody has written scripts for {target.backend} yet")
-            scripts[f"{stem}.py"] = write_script(subject, writer, stem)
+            script = write_script(subject, writer, stem)
+            scripts[f"{stem}.py"] = replace(script, brief=brief_script(subject, writer) or "")
         except CannotWriteError as error:
             reasons[target.label] = str(error)
     return subjects, scripts, reasons
+
+
+def short_name(name: str) -> str:
+    """``repro_torch.py`` → ``short_torch.py``."""
+    return f"short_{name.removeprefix('repro_')}"
 
 
 def subject_of(scene: Scene, target: TargetResult) -> Subject:

@@ -66,6 +66,9 @@ def point_latest(parent: Path, folder: Path) -> None:
     part.replace(latest)
 
 
+SHOWN = 5  # runs that a sentence names
+
+
 def find_run(text: str | Path, parent: Path = Path("reports")) -> Path:
     """The run folder a user means: a path, ``latest``, or the name of one below reports/. RunFolderError when there
     is none, or when there are links in it."""
@@ -77,10 +80,18 @@ def find_run(text: str | Path, parent: Path = Path("reports")) -> Path:
     if path.name == "run.json":
         path = path.parent
     if not is_folder(path):
-        raise RunFolderError(f"There is no run folder {text}.", "Make one with: bncheck run")
+        known = known_runs(parent)
+        there = f" There are: {', '.join(known[:SHOWN])}{', …' if len(known) > SHOWN else ''}." if known else ""
+        raise RunFolderError(f"There is no run folder {text}.{there}", "Make one with: bncheck run")
     folder = path.resolve() if path.is_symlink() else path
     refuse_links(folder)
     return folder
+
+
+def known_runs(parent: Path = Path("reports")) -> list[str]:
+    """Names of the runs below reports/, the newest first: they begin with the time."""
+    found = parent.glob("*/run.json") if parent.is_dir() else ()
+    return sorted((path.parent.name for path in found if not path.parent.is_symlink()), reverse=True)
 
 
 def refuse_links(folder: Path) -> None:

@@ -27,6 +27,7 @@ from bncheck.scenario import (
     ORACLES,
     VIEWS,
 )
+from bncheck.scenario_files.synonyms import answer
 from bncheck.scenario_files.toml_lines import KeyPath
 from bncheck.trace import STATISTICS
 
@@ -54,8 +55,14 @@ class Fault:
         return "; ".join(parts)
 
 
-def unknown(path: KeyPath, what: str, word: object, choices: Iterable[str]) -> Fault:
+def unknown(
+    path: KeyPath, what: str, word: object, choices: Iterable[str], tables: Callable[[str], list[str]] = lambda key: []
+) -> Fault:
+    """``tables`` names those of a scenario file that have a key; of other files none is known."""
     names = list(choices)
+    known = answer(what, str(word), names, tables)
+    if known:
+        return Fault(path, f'unknown {what} "{word}"; {known}')
     return Fault(path, f'unknown {what} "{word}"', ", ".join(names) or "none", nearest(word, names))
 
 
@@ -286,7 +293,7 @@ class ExpectTable(Table):
 
 class Document(Table):
     title: Annotated[str, Field(min_length=1)]
-    why: Annotated[str, Field(min_length=1)]
+    why: str = ""
     default: bool = False
     probe: bool = False
     targets: list[Annotated[str, Field(min_length=1)]] = []
@@ -322,12 +329,28 @@ _MODELS: Mapping[tuple[str, ...], type[Table]] = {
 }
 
 
+def tables_with(key: str) -> list[str]:
+    """The tables of a scenario file that have a key, as they are written: ``[[network.layers]]``."""
+    places = [place for place, model in _MODELS.items() if key in model.model_fields and place not in REPEATED]
+    return [header(place) for place in places]
+
+
+REPEATED = (("inputs", "*"), ("program", "first", "*"), ("program", "then", "*"))  # like one that stands before it
+
+
+def header(place: tuple[str, ...]) -> str:
+    if not place:
+        return "the top of the file"
+    name = ".".join(part for part in place if part != "*")
+    return f"[[{name}]]" if place[-1] == "*" else f"[{name}]"
+
+
 def read_document(raw: Mapping[str, Any]) -> tuple[Document | None, list[Fault]]:
     """The document as models, or every fault of its single values."""
     try:
         return Document.model_validate(raw), []
     except ValidationError as error:
-        return None, [fault_of(detail, _keys_at) for detail in error.errors(include_url=False)]
+        return None, [fault_of(detail, _keys_at, tables_with) for detail in error.errors(include_url=False)]
 
 
 def read_expects(raw: Mapping[str, Any]) -> dict[int, ExpectTable]:
@@ -367,8 +390,13 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], Any], str]] = {
 }
 
 
-def fault_of(detail: ErrorDetails, keys_at: Callable[[KeyPath], list[str]]) -> Fault:
-    """What pydantic says, in our words. ``keys_at`` names the keys that a table may have."""
+def fault_of(
+    detail: ErrorDetails,
+    keys_at: Callable[[KeyPath], list[str]],
+    tables: Callable[[str], list[str]] = lambda key: [],
+) -> Fault:
+    """What pydantic says, in our words. ``keys_at`` names the keys that a table may have, ``tables`` those that have a
+    key."""
     path = tuple(part for part in detail["loc"] if part != "[key]")
     kind, value, context = detail["type"], detail["input"], detail.get("ctx") or {}
     if kind == "bncheck":
@@ -376,7 +404,7 @@ def fault_of(detail: ErrorDetails, keys_at: Callable[[KeyPath], list[str]]) -> F
     if kind == "missing":
         return Fault(path, "is missing; it is required")
     if kind == "extra_forbidden":
-        return unknown(path, "key", path[-1], keys_at(path[:-1]))
+        return unknown(path, "key", path[-1], keys_at(path[:-1]), tables)
     if kind == "string_pattern_mismatch":
         form = {"custom": "file.py:Class, or package.module:Class", "model": "file.py:function"}.get(
             str(path[-1]), "letters, digits, _ and -"

@@ -264,14 +264,6 @@ def in_words(title: str, layer: Looked) -> str:
         (rf"torch\[builtin\]( {VERSION})?", "PyTorch's"),
         (rf"\btorch {VERSION}", layer.name),
         (r"(the network's|its) output", "the output"),
-        (
-            r"Giving \S+ PyTorch's rule removes 100.0 % of the (\w+) drift",
-            r"This accounts for all of the difference in \1",
-        ),
-        (
-            r"Giving \S+ PyTorch's rule removes ([0-9.]+ %) of the (\w+) drift",
-            r"This accounts for \1 of the difference in \2",
-        ),
         (r"divides the variance that is averaged by (\S+), PyTorch's by (\S+)\.", VARIANCES),
         (r"y is ([0-9.]+) times as large on PyTorch's", r"PyTorch's y is \1 times as large"),
         (r" (of|normalises) bn\b", lambda match: " normalises" if match[1] == "normalises" else ""),

@@ -10,7 +10,7 @@ import numpy as np
 from bncheck.diagnosis.rules.departure import Departure, judge
 from bncheck.diagnosis.rules.identifiability import not_identifiable
 from bncheck.diagnosis.rules.movement import moving_ops
-from bncheck.diagnosis.rules.wording import percent, short, targets
+from bncheck.diagnosis.rules.wording import percent, targets
 from bncheck.evidence import Attribution, CellView, Drift, PairView
 from bncheck.finding import Finding
 
@@ -18,6 +18,7 @@ from bncheck.finding import Finding
 PREFERRED = {"output": 1, "used_mean": 2, "used_invstd": 3}
 # How a batch enters the average: a side whose statistics never move in this case has no say in it.
 OF_AVERAGING = ("variance_divisor", "statistic", "batch_weight", "averaging", "updates_per_event")
+ALL = 0.9995  # of a difference, in sentences: percent() rounds to 100.0 % from there
 WORDS = {"used_mean": "mean in the output", "used_invstd": "scale in the output"}
 
 Side = Sequence[CellView]
@@ -105,10 +106,7 @@ def _finding(
     drift = drift_behind(pair, item)
     what = WORDS.get(item.quantity, item.quantity)
     bare = item.quantity in PREFERRED and not same_affine(pair, item.layer)
-    of_what = f"{what} drift" + (" that gamma and beta have no part in" if bare else "")
-    removes = f"Giving {short(x[0], y[0])} {_rule_of(short(y[0], x[0]))} removes {percent(share)} of the {of_what}."
-    if share <= 0:
-        removes = f"It works against another cause: taken away alone, the {what} drift grows."
+    apart = " that gamma and beta have no part in" if bare else ""
     evidence: dict[str, float | int | str] = {
         f"{facet} of {pair.a.target}": _plain(value_a),
         f"{facet} of {pair.b.target}": _plain(value_b),
@@ -122,7 +120,7 @@ def _finding(
         code=code,
         cause=cause,
         kind=judged.kind,
-        title=f"{sentence(*x, *y)} {removes}",
+        title=sentence(*x, *y),
         targets=targets(a, b),
         scenario=pair.case.scenario,
         case=pair.case.name,
@@ -138,7 +136,18 @@ def _finding(
         not_identifiable=not_identifiable(pair, item),
         accounts=tuple(dict.fromkeys((other.layer, other.quantity) for _, _, other in found)),
         facets=tuple(dict.fromkeys(f for _, f, _ in found)),
+        proof=accounts_for(share, f"{what}{apart}"),
     )
+
+
+def accounts_for(share: float, what: str) -> str:
+    """What replay says of a cause: how much of a difference is gone once one side is given the other's rule."""
+    if share <= 0:
+        return f"It works against another cause: without it alone, the difference in {what} grows."
+    some = (
+        f"all of the difference in {what} (100 %)" if share >= ALL else f"{percent(share)} of the difference in {what}"
+    )
+    return f"This accounts for {some}."
 
 
 def sharing(cell: CellView, facet: str) -> tuple[CellView, ...]:
@@ -164,13 +173,6 @@ def odd_is_second(judged: Departure, pair: PairView, value_a: Any, value_b: Any,
     if judged.departs:
         return judged.departs in {cell.target for cell in pair.b.members}
     return value_a in usual and value_b not in usual
-
-
-def _rule_of(text: str) -> str:
-    """torch's rule; the rule of keras and torch."""
-    if " and " in text or ", " in text:
-        return f"the rule of {text}"
-    return f"{text}' rule" if text.endswith("s") else f"{text}'s rule"
 
 
 def _plain(value: Any) -> float | int | str:

@@ -10,10 +10,12 @@ from bncheck.evidence import CellView
 
 SHOWN = 3  # layers, or channels, that a sentence names
 GRADIENT_WORDS = {"grad_gamma": "dgamma", "grad_beta": "dbeta", "grad_input": "dx"}
+NAMED = 3  # targets
 
 
 def name(cell: CellView) -> str:
-    """``mxnet==1.9.1`` → ``mxnet 1.9.1@cpu``; the version that ran is put in where the target named none.
+    """``mxnet==1.9.1`` → ``mxnet 1.9.1``; the version that ran is put in where the target named none, and the device
+    stands there where it is not the CPU.
 
     A layer of the user's own comes with its class: what it does is not the framework's doing."""
     return f"{cell.own_layer} in {label(cell)}" if cell.own_layer else label(cell)
@@ -26,31 +28,21 @@ def label(cell: CellView) -> str:
         return cell.target
     variant = f"[{match['variant']}]" if match["variant"] else ""
     version = (match["version"] or str(cell.environment.get("version") or "")).partition("+")[0]
-    if not match["device"] and not version:
-        return cell.target
     device = match["device"] or str(cell.environment.get("device") or "cpu")
-    return f"{match['backend']}{variant}{' ' + version if version else ''}@{device}"
+    where = "" if device == "cpu" else f"@{device}"
+    return f"{match['backend']}{variant}{' ' + version if version else ''}{where}"
 
 
 def names(side: Sequence[CellView]) -> str:
-    """All members of one side: "a", "a and b", "a, b and c"."""
+    """All members of one side: "a", "a and b", "a, b and c", "a and 9 others"; a finding's ``targets`` has all."""
     found = list(dict.fromkeys(name(cell) for cell in side))
+    if len(found) > NAMED:
+        found = [found[0], f"{len(found) - 1} others"]
     return " and ".join(filter(None, (", ".join(found[:-1]), *found[-1:])))
 
 
 def verb(side: Sequence[CellView], singular: str, plural: str) -> str:
     return singular if len(side) == 1 else plural
-
-
-def short(side: Sequence[CellView], other: Sequence[CellView]) -> str:
-    """The backends' names where they tell the sides apart, full names where they do not."""
-    own = {cell.backend for cell in (*side, *other) if cell.own_layer}
-    # Where a layer of the user's runs in torch too, the built-in one beside it is torch[builtin].
-    mine, theirs = (
-        {cell.own_layer or (cell.target if cell.backend in own else cell.backend) for cell in cells}
-        for cells in (side, other)
-    )
-    return " and ".join(sorted(mine)) if not mine & theirs else names(side)
 
 
 def number(value: Any) -> str:

@@ -28,11 +28,13 @@ EXPECTED_LITERAL = 160
 
 @dataclass
 class Script:
-    """A script's text, the arrays that lie beside it (none, nearly always), and its other files by their ending."""
+    """A script's text, the arrays that lie beside it (none, nearly always), and its other files by their ending;
+    ``brief`` is the same in 30 lines, "" where that is not enough."""
 
     text: str
     beside: dict[str, Array] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    brief: str = ""
 
 
 def write_script(subject: Subject, writer: ModuleType, stem: str) -> Script:

@@ -5,8 +5,8 @@
 #   "numpy==2.4.6",
 # ]
 # ///
-# BN103 update-phase: mxnet 1.9.1@cpu moves its running statistics in backward, reference and torch 2.13.0@cpu
-# in forward. Giving mxnet the rule of reference and torch removes 100.0 % of the running_mean drift.
+# BN103 update-phase: mxnet 1.9.1 moves its running statistics in backward, reference and torch 2.13.0 in
+# forward.
 #
 # Case all-ones--forward on torch 2.13.0+cpu@cpu; written by bncheck 0.1.0. The expected values are those of
 # mxnet 1.9.1@cpu on the same bytes: it exits 1 while any value is outside the tolerance, or one side refuses

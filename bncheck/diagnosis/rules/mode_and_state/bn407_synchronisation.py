@@ -77,9 +77,9 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             title=(
                 f"{names(cell.members)}: each of {len(last)} replicas averages its own part of the batch "
                 f"alone{HOW[rule]}. "
-                f"running_mean of {layer} ends at {ends}; whole batches give {number(float(wanted[-1].mean()))}. "
-                f"Averaging whole batches removes {percent(explained)} of the running_mean drift."
+                f"running_mean of {layer} ends at {ends}; whole batches give {number(float(wanted[-1].mean()))}."
             ),
+            proof=f"Averaging whole batches accounts for {percent(explained)} of the difference in running_mean.",
             targets=targets(cell.members),
             scenario=cell.case.scenario,
             case=cell.case.name,

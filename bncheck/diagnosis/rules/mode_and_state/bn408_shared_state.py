@@ -127,7 +127,9 @@ def one_layer(cell: CellView, one: str, two: str) -> Iterator[Finding]:
         fits = float(np.abs(turns - held).max()) <= roundoff(rows, float(np.abs(held).max())) * len(held)
         explained = min(max(explained, 0.0), 1.0) if fits else None
         evidence |= {"points": len(held), "mean_abs": drift, "std_abs": spread} if fits else {}
-        said = f" Averaging both in turn explains {percent(explained)} of the drift." if explained is not None else ""
+        said = (
+            f"Averaging both in turn explains {percent(explained)} of the difference." if explained is not None else ""
+        )
     yield Finding(
         code=CODE,
         cause=CAUSE,
@@ -136,8 +138,9 @@ def one_layer(cell: CellView, one: str, two: str) -> Iterator[Finding]:
             f"{names(cell.members)}: {one} and {two} are one layer: equal statistics after every event, though "
             f"different "
             f"batches reach them (mean {number(float(first.mean()))} and {number(float(second.mean()))}). They fit "
-            f"neither place.{said}"
+            f"neither place."
         ),
+        proof=said,
         targets=targets(cell.members),
         scenario=cell.case.scenario,
         case=cell.case.name,

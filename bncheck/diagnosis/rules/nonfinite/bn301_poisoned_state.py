@@ -33,6 +33,7 @@ from bncheck.evidence import CellView, PairView
 from bncheck.finding import KINDS, Finding
 from bncheck.life import Holding, Life
 
+LASTS = " and stays so: "  # behind it stands what the later forwards show: a sentence of its own
 CODE = "BN301"
 CAUSE = "poisoned-state"
 EXPLAINS = ("nan", "statistics", "affine", "outputs", "gradients")
@@ -88,11 +89,13 @@ def remembered(cell: CellView, item: Poisoning) -> str:
 
 def finding(cell: CellView, birth: Birth, words: Said, evidence: Mapping[str, float | int | str]) -> Finding:
     defect = words.kind == "defect"
+    start, lasts, later = words.title.partition(LASTS)
     return Finding(
         code=CODE,
         cause=CAUSE,
         kind=words.kind,
-        title=words.title,
+        title=f"{start}{LASTS.rstrip(': ')}." if lasts else words.title,
+        proof=later[:1].upper() + later[1:],
         targets=targets(cell.members),
         scenario=cell.case.scenario,
         case=cell.case.name,

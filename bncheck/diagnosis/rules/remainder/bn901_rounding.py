@@ -37,14 +37,15 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     worst = max(rounded, key=lambda drift: (drift.quantity not in GRADIENT_WORDS, drift.max_ulp))
     where = f"{worst.quantity} of {worst.layer}" if worst.layer else worst.quantity
     more = any(drift.max_ulp > worst.max_ulp for drift in rounded)
-    where += "; gradients, which cancel, by more" if more else ""
+    where += f": up to {number(worst.max_abs)}"
+    where += "; gradients, which cancel, more for their size" if more else ""
     sizes = {"max_abs": worst.max_abs, "max_rel": worst.max_rel, "max_ulp": worst.max_ulp, "quantities": len(rounded)}
     yield Finding(
         code=CODE,
         cause=CAUSE,
         kind="rounding",
-        title=f"{where_finite(pair)}{names([*pair.a.members, *pair.b.members])} differ by rounding of at most "
-        f"{number(worst.max_ulp)} ULP of {worst.dtype} ({where}).",
+        title=f"{where_finite(pair)}{names([*pair.a.members, *pair.b.members])} differ by {worst.dtype} rounding only "
+        f"({where}).",
         targets=targets(pair.a.members, pair.b.members),
         scenario=pair.case.scenario,
         case=pair.case.name,
