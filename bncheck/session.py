@@ -26,6 +26,7 @@ from bncheck.errors import Interrupted, Refused, UsageError
 from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.shortfall import Asked, Shortfall, shortfalls
 from bncheck.playing.jobs import Options, Seat, run_cells, settle
+from bncheck.playing.kept import KeptProbes, shelves
 from bncheck.playing.plan import Plan, code_of, read_plan, remember_order, with_tolerance, write_plan
 from bncheck.playing.shard import Shard, take
 from bncheck.playing.workers import Progress
@@ -34,7 +35,7 @@ from bncheck.run_folder.folder import create_run_folder, find_run, make_way
 from bncheck.run_folder.results import Results, TargetResult, write_results
 from bncheck.run_folder.whole import whole_characters
 from bncheck.run_folder.writer import only_writer
-from bncheck.scenario import Scenario, Tolerance, is_file
+from bncheck.scenario import Case, Scenario, Tolerance, is_file
 from bncheck.scenario_files.files import find_probes, find_scenarios, load_scenario, parse_override, resolve_scenario
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Request:
     tolerance: Tolerance = Tolerance()
     shard: Shard | None = None
     check_order: bool = False  # play everything a second time, last case first
+    fresh: bool = False  # play the probes, also where an earlier run's are kept
     # A verb on a subject: what its results say in one line, and what of them is its own (run_folder/answer.py).
     concluding: Callable[[Results], tuple[Results, Answer]] | None = None
     command: str = field(default_factory=lambda: shlex.join(["bncheck", *sys.argv[1:]]))
@@ -127,20 +129,25 @@ def play_and_judge(
     places = prepare_environments(targets, backends, pythons, listener.say)
     seats = [seat(target, backends[target.backend], places[target]) for target in targets]
     documented = {target.name: backends[target.backend].documented for target in targets}
-    listener.expect((len(plan.cases) + len(plan.repeated)) * sum(place.python is not None for place in seats))
+    ready = {target.name: place for target, place in places.items() if isinstance(place, Ready)}
+    kept = KeptProbes(run, shelves(plan, seats, ready, request.options) if request.resume is None else {})
+    if not request.fresh and not plan.check_order:
+        kept.lay_out(plan, {target.name: target.slug for target in targets})
+    listener.expect((len(plan.cases) + len(plan.repeated)) * len(ready) - kept.cells)
     many = request.concluding is None  # one thing has few rows, which are written without pandas
     reports = Thread(target=import_reports, args=(request.formats, many), daemon=True)
     reports.start()
     measured: Measured = {}
     try:
-        hear = measuring(run, plan, seats, documented, listener, measured)
+        hear = measuring(run, plan, seats, documented, listener, measured, kept)
         found = run_cells(run, plan, seats, request.options, hear)
-        if plan.repeated:
+        repeated = repeated_cases(plan, found)
+        if repeated:
             from bncheck.playing.again import play_again
 
-            listener.say(f"playing {len(plan.repeated)} cases again, last case first")
+            listener.say(f"playing {len(repeated)} cases again, last case first")
             played = [replace(place, result=target) for place, target in zip(seats, found, strict=True)]
-            play_again(run, plan.repeated, played, request.options, listener.cell)
+            play_again(run, repeated, played, request.options, listener.cell)
         end = request.concluding
         return conclude(run, plan, found, documented, request.formats, listener, request.bar, measured, end)
     except KeyboardInterrupt:
@@ -150,6 +157,12 @@ def play_and_judge(
         reports.join()  # Python ends with SIGABRT while another thread is in the middle of an extension's C++
 
 
+def repeated_cases(plan: Plan, targets: Sequence[TargetResult]) -> list[Case]:
+    """What is played a second time: not what an earlier run has played, maybe in another order of its own."""
+    kept = plan.background if any(target.measured_on for target in targets) else ()
+    return [case for case in plan.repeated if case.scenario not in kept]
+
+
 def measuring(
     run: Path,
     plan: Plan,
@@ -157,6 +170,7 @@ def measuring(
     documented: Mapping[str, Sequence[Mapping[str, Any]]],
     listener: Listener,
     measured: Measured,
+    kept: KeptProbes,
 ) -> Callable[[Progress], None]:
     """The listener's ``cell``, which also measures a target's conventions as soon as its last cell has ended: other
     workers still play meanwhile, and afterwards it would be waited for."""
@@ -169,6 +183,7 @@ def measuring(
 
             target = settle(run, by_name[progress.target], {})
             measured[target.name] = measure_target(run, plan, target, documented[target.name])
+            kept.keep(target)
 
     return hear
 
@@ -222,6 +237,8 @@ def open_run(
                 "--resume goes on with the scenarios and targets of that run.",
                 "Leave out scenarios, --target, --optional, --set and --out.",
             )
+        if request.fresh:
+            raise UsageError("--resume goes on with what that run has measured.", "Leave out --fresh, or start anew.")
         run = find_run(request.resume)
         held.enter_context(only_writer(run))
         plan = read_plan(run)

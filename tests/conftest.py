@@ -16,6 +16,9 @@ from processes import complain, starts_process
 for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"):
     os.environ.pop(name, None)
 
+# What a test measures is measured in that test (test_kept.py has folders of its own).
+os.environ["BNCHECK_CONVENTIONS"] = ""
+
 measured()  # before the processes of pytest-xdist start: they share it
 
 

@@ -19,6 +19,7 @@ from bncheck.playing.plan import Plan
 from bncheck.playing.said import read_environment
 from bncheck.playing.workers import Job, Limits, Progress, play
 from bncheck.run_folder.folder import write_json
+from bncheck.run_folder.origin import measured_on
 from bncheck.run_folder.results import TargetResult
 
 
@@ -126,7 +127,7 @@ def settle(run: Path, target: TargetResult, reasons: Mapping[str, str]) -> Targe
         return replace(target, status="unavailable", reason=reason, remedy=remedy, environment=environment)
     if target.status != "ok":
         return target
-    target = replace(target, remedy="")
+    target = replace(target, remedy="", measured_on=measured_on(run / "cells" / target.slug))
     return (
         target
         if not environment
