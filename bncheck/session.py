@@ -6,7 +6,7 @@ import gc
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -134,13 +134,13 @@ def play_and_judge(
     if not request.fresh and not plan.check_order:
         kept.lay_out(plan, {target.name: target.slug for target in targets})
     listener.expect((len(plan.cases) + len(plan.repeated)) * len(ready) - kept.cells)
-    many = request.concluding is None  # one thing has few rows, which are written without pandas
-    reports = Thread(target=import_reports, args=(request.formats, many), daemon=True)
+    reports = Thread(target=import_reports, args=(request.formats,), daemon=True)
     reports.start()
     measured: Measured = {}
     try:
-        hear = measuring(run, plan, seats, documented, listener, measured, kept)
-        found = run_cells(run, plan, seats, request.options, hear)
+        fitted: Measured = {}
+        hear = measuring(run, plan, seats, documented, listener, measured, kept, fitted)
+        found = run_cells(run, plan, seats, request.options, hear, fitting(run, plan, seats, kept, fitted))
         repeated = repeated_cases(plan, found)
         if repeated:
             from bncheck.playing.again import play_again
@@ -171,6 +171,7 @@ def measuring(
     listener: Listener,
     measured: Measured,
     kept: KeptProbes,
+    fitted: Measured,
 ) -> Callable[[Progress], None]:
     """The listener's ``cell``, which also measures a target's conventions as soon as its last cell has ended: other
     workers still play meanwhile, and afterwards it would be waited for."""
@@ -179,13 +180,25 @@ def measuring(
     def hear(progress: Progress) -> None:
         listener.cell(progress)
         if progress.kind == "ended" and not progress.text:
-            from bncheck.diagnosis.analyse import measure_target
+            from bncheck.diagnosis.analyse import beside_documented, fit_target
 
             target = settle(run, by_name[progress.target], {})
-            measured[target.name] = measure_target(run, plan, target, documented[target.name])
+            found = fitted.pop(target.name, None) or fit_target(run, plan, target)
+            measured[target.name] = beside_documented(found, target, documented[target.name])
             kept.keep(target)
 
     return hear
+
+
+def fitting(run: Path, plan: Plan, seats: Sequence[Seat], kept: KeptProbes, fitted: Measured) -> Iterator[None]:
+    """Fit the conventions of targets whose probes an earlier run has played, one at a time: this one's workers still
+    import their frameworks."""
+    from bncheck.diagnosis.analyse import fit_target
+
+    for seat in seats:
+        if seat.result.name in kept.taken:
+            fitted[seat.result.name] = fit_target(run, plan, seat.result)
+            yield
 
 
 def conclude(
@@ -204,7 +217,7 @@ def conclude(
     from bncheck.report import render
 
     make_way(run)
-    gc.freeze()  # pandas and matplotlib stay to the end: collecting garbage need not walk through them again
+    gc.freeze()  # what is imported stays to the end: collecting garbage need not walk through it again
     results = analyse(run, plan, targets, documented, listener.say, measured)
     if concluding is not None:
         results, answer = concluding(results)
@@ -337,13 +350,13 @@ def seat(target: Target, backend: BackendFile, place: Ready | Unavailable) -> Se
     return Seat(replace(result, status="unavailable", reason=place.reason, remedy=place.remedy), backend.path)
 
 
-def import_reports(formats: Sequence[str], many: bool) -> None:
+def import_reports(formats: Sequence[str]) -> None:
     """Import what judging and the reports need while the workers import their frameworks: it saves most of a second."""
     import bncheck.diagnosis.analyse
-    import bncheck.report
+    from bncheck.diagnosis.rules import load_rules
+    from bncheck.report import prepare
 
-    if many:
-        import pandas  # noqa: F401
-
+    load_rules()
+    prepare(formats)
     if "plots" in formats:
         import bncheck.report.case_plot  # noqa: F401 - matplotlib

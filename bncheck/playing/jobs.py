@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,9 +44,15 @@ class Options:
 
 
 def run_cells(
-    run: Path, plan: Plan, seats: Sequence[Seat], options: Options, tell: Callable[[Progress], None]
+    run: Path,
+    plan: Plan,
+    seats: Sequence[Seat],
+    options: Options,
+    tell: Callable[[Progress], None],
+    meanwhile: Iterator[None] = iter(()),
 ) -> list[TargetResult]:
-    """Play every cell that has no result yet; returns the targets as they turned out.
+    """Play every cell that has no result yet; returns the targets as they turned out. ``meanwhile`` is work of the
+    host's that is done a piece at a time, where it would only wait.
 
     Finished cells are on disk at any moment, also when this is interrupted.
     """
@@ -62,7 +68,7 @@ def run_cells(
         write_json(run / "contents.json", write_cases(run, plan.cases))
 
     with (run / "records.jsonl").open("a", encoding="utf-8") as records:
-        reasons = play(jobs, options.at_once, lambda progress: note(records, progress, watch), write)
+        reasons = play(jobs, options.at_once, lambda progress: note(records, progress, watch), write, meanwhile)
     watch.remember()
     return [settle(run, seat.result, reasons) for seat in seats]
 

@@ -76,6 +76,7 @@ class KeptProbes:
     def __init__(self, run: Path, shelves: Mapping[str, Shelf]) -> None:
         self.run, self.shelves = run, dict(shelves)
         self.cells = 0  # that need not be played
+        self.taken: set[str] = set()  # targets whose probes an earlier run has played
 
     def lay_out(self, plan: Plan, slugs: Mapping[str, str]) -> None:
         """Copy what is kept into the run, for targets (name → slug) that have it."""
@@ -83,6 +84,7 @@ class KeptProbes:
             if lay_out(self.run, slugs[name], shelf, whole=len(shelf.cells) == len(plan.cases)):
                 del self.shelves[name]
                 self.cells += len(shelf.cells)
+                self.taken.add(name)
 
     def keep(self, target: TargetResult) -> None:
         """Keep what a target has played."""

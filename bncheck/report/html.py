@@ -44,6 +44,11 @@ class Item:
     standings: tuple[tuple[str, str], ...] = ()
 
 
+def prepare() -> None:
+    """Compile the template, or load it compiled."""
+    environment().get_template("index.html.j2")
+
+
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
     """Write index.html."""
     return [write_whole(run_folder / "index.html", page(results, run_folder, gallery))]
