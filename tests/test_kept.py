@@ -237,6 +237,18 @@ def test_few_files_of_a_target_stay(shelf: Shelf, folder: Path, tmp_path: Path) 
     assert read(one) is not None
 
 
+def test_what_was_measured_in_an_environment_goes_with_it(
+    shelf: Shelf, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BNCHECK_CONVENTIONS", str(tmp_path / "kept"))
+    for name in ("torch-2.13.0-0123456789", "reference"):
+        place = tmp_path / "kept" / name / "torch-0123456789abcdef.tar"
+        assert keep(folder / "first", "reference", replace(shelf, path=place), DAY)
+    kept.forget("torch-2.13.0-0123456789")
+    kept.forget("torch-2.13.0-0123456789")
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["reference"]
+
+
 def test_where_cells_were_damaged_or_played_again_no_day_is_said(shelf: Shelf, tmp_path: Path) -> None:
     place = tmp_path / "cells" / "reference"
     assert measured_on(place) == ""
