@@ -20,7 +20,7 @@ import click
 
 from bncheck import __version__
 from bncheck.commands.signals import USUAL, is_untouched
-from bncheck.commands.streams import leave_what_is_gone, prepare
+from bncheck.commands.streams import help_width, leave_what_is_gone, prepare
 from bncheck.errors import BncheckError, Interrupted, Stopped, nearest
 
 ENDING = (*USUAL, signal.SIGALRM)
@@ -146,7 +146,7 @@ def imports(frame: FrameType | None) -> bool:
 
 def answer(arguments: Sequence[str] | None) -> None:
     try:
-        code = cli.main(args=arguments, prog_name="bncheck", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="bncheck", standalone_mode=False, terminal_width=help_width())
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort as abort:  # click's word for Ctrl-C
         sys.exit(tell_interrupt(abort.__cause__ or abort.__context__))

@@ -78,6 +78,13 @@ class CellView:
     peers: tuple[CellView, ...] = ()
     # Layers of the user's that were taken apart, by name.
     anatomy: Mapping[str, Anatomy] = field(default_factory=dict)
+    # What rules have worked out of this cell, as in a pair.
+    worked_out: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: tuple[str, ...], work: Callable[[], Any]) -> Any:
+        if key not in self.worked_out:
+            self.worked_out[key] = work()
+        return self.worked_out[key]
 
     @property
     def members(self) -> tuple[CellView, ...]:

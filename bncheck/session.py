@@ -6,7 +6,7 @@ import gc
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -26,6 +26,7 @@ from bncheck.errors import Interrupted, Refused, UsageError
 from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.shortfall import Asked, Shortfall, shortfalls
 from bncheck.playing.jobs import Options, Seat, run_cells, settle
+from bncheck.playing.kept import KeptProbes, shelves
 from bncheck.playing.plan import Plan, code_of, read_plan, remember_order, with_tolerance, write_plan
 from bncheck.playing.shard import Shard, take
 from bncheck.playing.workers import Progress
@@ -34,7 +35,7 @@ from bncheck.run_folder.folder import create_run_folder, find_run, make_way
 from bncheck.run_folder.results import Results, TargetResult, write_results
 from bncheck.run_folder.whole import whole_characters
 from bncheck.run_folder.writer import only_writer
-from bncheck.scenario import Scenario, Tolerance, is_file
+from bncheck.scenario import Case, Scenario, Tolerance, is_file
 from bncheck.scenario_files.files import find_probes, find_scenarios, load_scenario, parse_override, resolve_scenario
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Request:
     tolerance: Tolerance = Tolerance()
     shard: Shard | None = None
     check_order: bool = False  # play everything a second time, last case first
+    fresh: bool = False  # play the probes, also where an earlier run's are kept
     # A verb on a subject: what its results say in one line, and what of them is its own (run_folder/answer.py).
     concluding: Callable[[Results], tuple[Results, Answer]] | None = None
     command: str = field(default_factory=lambda: shlex.join(["bncheck", *sys.argv[1:]]))
@@ -127,20 +129,25 @@ def play_and_judge(
     places = prepare_environments(targets, backends, pythons, listener.say)
     seats = [seat(target, backends[target.backend], places[target]) for target in targets]
     documented = {target.name: backends[target.backend].documented for target in targets}
-    listener.expect((len(plan.cases) + len(plan.repeated)) * sum(place.python is not None for place in seats))
-    many = request.concluding is None  # one thing has few rows, which are written without pandas
-    reports = Thread(target=import_reports, args=(request.formats, many), daemon=True)
+    ready = {target.name: place for target, place in places.items() if isinstance(place, Ready)}
+    kept = KeptProbes(run, shelves(plan, seats, ready, request.options) if request.resume is None else {})
+    if not request.fresh and not plan.check_order:
+        kept.lay_out(plan, {target.name: target.slug for target in targets})
+    listener.expect((len(plan.cases) + len(plan.repeated)) * len(ready) - kept.cells)
+    reports = Thread(target=import_reports, args=(request.formats,), daemon=True)
     reports.start()
     measured: Measured = {}
     try:
-        hear = measuring(run, plan, seats, documented, listener, measured)
-        found = run_cells(run, plan, seats, request.options, hear)
-        if plan.repeated:
+        fitted: Measured = {}
+        hear = measuring(run, plan, seats, documented, listener, measured, kept, fitted)
+        found = run_cells(run, plan, seats, request.options, hear, fitting(run, plan, seats, kept, fitted))
+        repeated = repeated_cases(plan, found)
+        if repeated:
             from bncheck.playing.again import play_again
 
-            listener.say(f"playing {len(plan.repeated)} cases again, last case first")
+            listener.say(f"playing {len(repeated)} cases again, last case first")
             played = [replace(place, result=target) for place, target in zip(seats, found, strict=True)]
-            play_again(run, plan.repeated, played, request.options, listener.cell)
+            play_again(run, repeated, played, request.options, listener.cell)
         end = request.concluding
         return conclude(run, plan, found, documented, request.formats, listener, request.bar, measured, end)
     except KeyboardInterrupt:
@@ -150,6 +157,12 @@ def play_and_judge(
         reports.join()  # Python ends with SIGABRT while another thread is in the middle of an extension's C++
 
 
+def repeated_cases(plan: Plan, targets: Sequence[TargetResult]) -> list[Case]:
+    """What is played a second time: not what an earlier run has played, maybe in another order of its own."""
+    kept = plan.background if any(target.measured_on for target in targets) else ()
+    return [case for case in plan.repeated if case.scenario not in kept]
+
+
 def measuring(
     run: Path,
     plan: Plan,
@@ -157,6 +170,8 @@ def measuring(
     documented: Mapping[str, Sequence[Mapping[str, Any]]],
     listener: Listener,
     measured: Measured,
+    kept: KeptProbes,
+    fitted: Measured,
 ) -> Callable[[Progress], None]:
     """The listener's ``cell``, which also measures a target's conventions as soon as its last cell has ended: other
     workers still play meanwhile, and afterwards it would be waited for."""
@@ -165,12 +180,25 @@ def measuring(
     def hear(progress: Progress) -> None:
         listener.cell(progress)
         if progress.kind == "ended" and not progress.text:
-            from bncheck.diagnosis.analyse import measure_target
+            from bncheck.diagnosis.analyse import beside_documented, fit_target
 
             target = settle(run, by_name[progress.target], {})
-            measured[target.name] = measure_target(run, plan, target, documented[target.name])
+            found = fitted.pop(target.name, None) or fit_target(run, plan, target)
+            measured[target.name] = beside_documented(found, target, documented[target.name])
+            kept.keep(target)
 
     return hear
+
+
+def fitting(run: Path, plan: Plan, seats: Sequence[Seat], kept: KeptProbes, fitted: Measured) -> Iterator[None]:
+    """Fit the conventions of targets whose probes an earlier run has played, one at a time: this one's workers still
+    import their frameworks."""
+    from bncheck.diagnosis.analyse import fit_target
+
+    for seat in seats:
+        if seat.result.name in kept.taken:
+            fitted[seat.result.name] = fit_target(run, plan, seat.result)
+            yield
 
 
 def conclude(
@@ -189,7 +217,7 @@ def conclude(
     from bncheck.report import render
 
     make_way(run)
-    gc.freeze()  # pandas and matplotlib stay to the end: collecting garbage need not walk through them again
+    gc.freeze()  # what is imported stays to the end: collecting garbage need not walk through it again
     results = analyse(run, plan, targets, documented, listener.say, measured)
     if concluding is not None:
         results, answer = concluding(results)
@@ -222,6 +250,8 @@ def open_run(
                 "--resume goes on with the scenarios and targets of that run.",
                 "Leave out scenarios, --target, --optional, --set and --out.",
             )
+        if request.fresh:
+            raise UsageError("--resume goes on with what that run has measured.", "Leave out --fresh, or start anew.")
         run = find_run(request.resume)
         held.enter_context(only_writer(run))
         plan = read_plan(run)
@@ -320,13 +350,13 @@ def seat(target: Target, backend: BackendFile, place: Ready | Unavailable) -> Se
     return Seat(replace(result, status="unavailable", reason=place.reason, remedy=place.remedy), backend.path)
 
 
-def import_reports(formats: Sequence[str], many: bool) -> None:
+def import_reports(formats: Sequence[str]) -> None:
     """Import what judging and the reports need while the workers import their frameworks: it saves most of a second."""
     import bncheck.diagnosis.analyse
-    import bncheck.report
+    from bncheck.diagnosis.rules import load_rules
+    from bncheck.report import prepare
 
-    if many:
-        import pandas  # noqa: F401
-
+    load_rules()
+    prepare(formats)
     if "plots" in formats:
         import bncheck.report.case_plot  # noqa: F401 - matplotlib

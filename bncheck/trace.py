@@ -39,7 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,12 @@ class Trace:
 
     def dtype_of(self, name: str) -> str:
         """The dtype the target really holds ``name`` in (``bfloat16`` is stored widened to float32)."""
-        return self.dtypes.get(name, str(self.arrays[name].dtype))
+        return self.dtypes.get(name) or spelt(self.arrays[name].dtype)
+
+
+@cache  # NumPy composes the name anew each time, and rules ask for it in loops
+def spelt(dtype: np.dtype[Any]) -> str:
+    return str(dtype)
 
 
 def unsound(trace: Trace) -> tuple[Place, ...]:

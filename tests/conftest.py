@@ -20,6 +20,8 @@ for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"):
 # The processes of pytest-xdist fill the cores already. A second thread of a framework then only waits, and counts as
 # busy while it does: 31 cells of torch took 20 s of CPU with two threads and 4 s with one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What a test measures is measured in that test (test_kept.py has folders of its own).
+os.environ["BNCHECK_CONVENTIONS"] = ""
 
 measured()  # before the processes of pytest-xdist start: they share it
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,19 @@ REQUIREMENTS = [
 ]
 VARIANT_REQUIREMENTS = {"fast": ["speed>=1"]}
 """
+
+
+@pytest.mark.parametrize("name", list(find_backends()))
+def test_all_that_a_shipped_file_says_stands_before_its_first_function(name: str, tmp_path: Path) -> None:
+    """Only that much of it is parsed; of a file of the user's, all."""
+    shipped = find_backends()[name]
+    whole = read_backend(written(tmp_path, shipped.path.read_text(encoding="utf-8"), f"{name}.py"))
+    assert replace(whole, path=shipped.path) == shipped
+
+
+def test_a_file_of_the_users_may_say_it_anywhere(tmp_path: Path) -> None:
+    text = "def describe(variant, device):\n    return {}\n" + GOOD
+    assert read_backend(written(tmp_path, text)).title == "Toy"
 
 
 def written(folder: Path, text: str, name: str = "toy.py") -> Path:

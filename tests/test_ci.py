@@ -64,8 +64,7 @@ def step(job: Path, script: str = "run.sh", **variables: str) -> subprocess.Comp
         **{f"BNCHECK_{name}": value for name, value in variables.items()},
     }
     # Caches stay where they are: only the variables of the action are ours.
-    if "BNCHECK_CACHE" in os.environ:
-        environment["BNCHECK_CACHE"] = os.environ["BNCHECK_CACHE"]
+    environment |= {name: os.environ[name] for name in ("BNCHECK_CACHE", "BNCHECK_CONVENTIONS") if name in os.environ}
     (job / "output").write_text("")
     (job / "summary.md").write_text("")
     command = [str(BASH), str(ACTION / script)]

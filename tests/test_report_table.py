@@ -8,8 +8,7 @@ import literal_run
 import pandas as pd
 
 from bncheck.evidence import Drift
-from bncheck.finding import Finding
-from bncheck.report.table import as_csv, frame, plain_csv, render
+from bncheck.report.table import AT_ONCE, lines, render
 
 
 def read(folder: Path, name: str) -> pd.DataFrame:
@@ -43,10 +42,22 @@ def test_not_a_number_is_a_word_and_nothing_is_blank(tmp_path: Path) -> None:
     assert findings.evidence[0] == '{"points": 101, "replay residual": 6e-08}'
 
 
-def test_few_rows_are_the_same_text_without_pandas() -> None:
-    run = literal_run.results()
-    assert plain_csv(list(run.drifts), Drift) == as_csv(frame(list(run.drifts), Drift), head=True)
-    assert plain_csv(run.findings, Finding) == as_csv(frame(run.findings, Finding), head=True)
+def test_a_row_is_written_as_it_reads() -> None:
+    one = literal_run.drift("forward", "mxnet", "running_mean", 0.1, 0.25)
+    head, row = "".join(lines([one], Drift)).splitlines()
+    assert head.startswith("scenario,case,a,b,layer,quantity,points,mean_abs,std_abs,")
+    assert (
+        row == "all-ones,forward,reference,mxnet,bn,running_mean,101,0.1,0.25,0.35,0.1,838860.8,0,0,0,differs,float32"
+    )
+
+
+def test_many_rows_are_one_table() -> None:
+    one = literal_run.drift("forward", "mxnet", "running_mean", 0.1, 0.25)
+    parts = list(lines([one] * (2 * AT_ONCE + 3), Drift))
+    assert len(parts) == 4  # never all of it in memory
+    text = "".join(parts)
+    assert text.count("\n") == 2 * AT_ONCE + 4 and text.count("scenario,case") == 1
+    assert set(text.splitlines()[1:]) == {text.splitlines()[1]}
 
 
 def test_tables_without_rows_have_their_header(tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ def show(run: Any, results: Any, options: dict[str, Any]) -> None:
         out.print(report.table(results, out.width, options["verbose"]))
         for sentence in report.disagreements(results):
             out.print(f"≠ {sentence}", style="red", markup=False)
+        for sentence in report.kept(results):
+            out.print(sentence, style="dim", markup=False)
         out.print("documented in", style="bold")
         for line in report.links(results):
             out.print(f"  {line}", style="dim", markup=False, soft_wrap=True)

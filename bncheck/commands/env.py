@@ -90,6 +90,7 @@ def remove_command(names: Sequence[str], everything: bool, unused: bool) -> None
     from bncheck.environments.folder import UNUSED_DAYS, remove
     from bncheck.environments.targets import did_you_mean
     from bncheck.errors import UsageError, nearest
+    from bncheck.playing.kept import forget
 
     if sum((bool(names), everything, unused)) != 1:
         raise UsageError("say which: NAME…, --all or --unused", "bncheck env list shows the names")
@@ -109,6 +110,7 @@ def remove_command(names: Sequence[str], everything: bool, unused: bool) -> None
         ]
     for name in chosen:
         remove(known[name])
+        forget(name)
         click.echo(f"removed {name}")
     if not chosen:
         click.echo("nothing to remove")

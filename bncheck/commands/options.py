@@ -98,6 +98,7 @@ PLAYING = [
         show_default=True,
         help="One process per target, or per cell.",
     ),
+    click.option("--fresh", is_flag=True, help="Measure conventions again, also those kept of an earlier run."),
     click.option("-v", "--verbose", is_flag=True, help="Print the workers' commands, every cell, and the figures."),
     click.option("--jobs", type=click.IntRange(min=1), help="Worker processes at once. Default: the cores."),
 ]
@@ -140,6 +141,7 @@ def request_of(options: dict[str, Any], **more: Any) -> Request:
         backend_files=options["backend_files"],
         options=Options(options["jobs"] or cores(), limits, options["isolate"] == "cell"),
         require=options["require"],
+        fresh=options["fresh"],
         optional=options["optional"],
         **more,
     )

@@ -5,7 +5,6 @@ found out and the exit code stay.
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import re
 import sys
@@ -45,6 +44,17 @@ def prepare() -> None:
             stream.reconfigure(errors="bncheck")  # type: ignore[union-attr]
 
 
+def help_width() -> int:
+    """Columns of a help page: those of the terminal, at most 80, less 2. As click reckons, whose way to the number
+    imports shutil with all its compressors, which takes as long as reading our own commands."""
+    try:
+        columns = int(os.environ.get("COLUMNS", "0"))
+        columns = columns if columns > 0 else os.get_terminal_size(sys.__stdout__.fileno()).columns  # type: ignore[union-attr]
+    except (AttributeError, ValueError, OSError):
+        columns = 80
+    return max(min(columns or 80, 80) - 2, 50)
+
+
 def leave_what_is_gone() -> None:
     """A terminal that was closed takes nothing any more, not even an empty write: what follows goes nowhere."""
     for descriptor in (1, 2):
@@ -60,4 +70,6 @@ def sayable_json(text: str) -> str:
         text.encode(sys.stdout.encoding or "ascii")
         return text
     except (UnicodeEncodeError, LookupError):
+        import json  # --help can do without: it is a tenth of its time
+
         return re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)

@@ -123,16 +123,27 @@ def measure_target(
     run: Path, plan: Plan, target: TargetResult, documented: Sequence[Row] = ()
 ) -> dict[str, Convention]:
     """The target's convention on each layer path that the probes took, beside what its framework documents."""
+    return beside_documented(fit_target(run, plan, target), target, documented)
+
+
+def beside_documented(
+    fitted: Mapping[str, Convention], target: TargetResult, documented: Sequence[Row]
+) -> dict[str, Convention]:
+    """Each path's convention beside what this version documents; the version is the framework's own word."""
+    return {
+        path: compare_documented(found, documented, target.version, target.variant) for path, found in fitted.items()
+    }
+
+
+def fit_target(run: Path, plan: Plan, target: TargetResult) -> dict[str, Convention]:
+    """Layer path → the convention that fits the target's probe cells."""
     observed: dict[str, list[tuple[Case, Trace | None, str]]] = {}
     for scenario in plan.scenarios:
         for case in scenario.cases if scenario.probe else ():
             _, view = read_cell(run, case, target)
             if view is not None:
                 observed.setdefault(layer_path(case), []).append((case, view.trace, view.outcome))
-    return {
-        path: compare_documented(measure(traces, target.name, path), documented, target.version, target.variant)
-        for path, traces in observed.items()
-    }
+    return {path: measure(traces, target.name, path) for path, traces in observed.items()}
 
 
 def look_again(run: Path, case: Case, targets: Sequence[TargetResult], analysis: Analysis) -> None:

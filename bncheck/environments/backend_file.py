@@ -7,10 +7,9 @@ A backend file imports its framework only in its own interpreter; the host only 
 from __future__ import annotations
 
 import ast
-import functools
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from bncheck.errors import TargetError
 BACKENDS_FOLDER = Path(__file__).parent.parent / "worker" / "backends"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 DEVICE = re.compile(r"[a-z][a-z0-9_]*(:[1-9][0-9]{0,2})?")
+CODE = re.compile(r"^(?:def |class |@)", re.MULTILINE)
 MOST_BYTES = 1_000_000
 
 
@@ -79,15 +79,33 @@ class BackendFile:
         return None
 
 
-@functools.cache
-def own_backends() -> tuple[BackendFile, ...]:
-    """Those of the package; parsing them takes as long as many a question, and several stages ask."""
-    return tuple(read_backend(path) for path in sorted(BACKENDS_FOLDER.glob("*.py")) if NAME.fullmatch(path.stem))
+class Backends(Mapping[str, BackendFile]):
+    """Backends by name; a file is read when somebody asks for it: all of them take longer than what is asked of one."""
+
+    def __init__(self, paths: Iterable[Path], known: Mapping[str, BackendFile]) -> None:
+        self.known = dict(known)
+        self.paths = {path.stem: path for path in paths} | {name: backend.path for name, backend in known.items()}
+
+    def __getitem__(self, name: str) -> BackendFile:
+        if name not in self.known:
+            self.known[name] = read_backend(self.paths[name])
+        return self.known[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.paths
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
 
-def find_backends(extra: Sequence[Path] = ()) -> dict[str, BackendFile]:
-    """All backends by name: those of the package, then the files given on purpose (which win)."""
-    return {backend.name: backend for backend in (*own_backends(), *map(read_backend, extra))}
+def find_backends(extra: Sequence[Path] = ()) -> Mapping[str, BackendFile]:
+    """All backends by name: those of the package, then the files given on purpose (which win, and are read at once:
+    what is wrong with one is said before anything else is done)."""
+    paths = sorted(path for path in BACKENDS_FOLDER.glob("*.py") if NAME.fullmatch(path.stem))
+    return Backends(paths, {backend.name: backend for backend in map(read_backend, extra)})
 
 
 def read_backend(path: Path) -> BackendFile:
@@ -121,7 +139,10 @@ def literals(path: Path) -> dict[str, tuple[int, Any]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's own about the text; the worker, which runs it, keeps them
             text = read_bounded(path, MOST_BYTES).decode("utf-8-sig")
-            tree = ast.parse(top_of(text) if path.parent == BACKENDS_FOLDER else text, filename=str(path))
+            # Of the shipped files all constants stand before the first function (a test checks): parsing the rest of
+            # two of them takes 50 ms, before any worker can start.
+            head = CODE.split(text, 1)[0] if path.parent == BACKENDS_FOLDER else text
+            tree = ast.parse(head, filename=str(path))
     except OSError as error:
         raise TargetError(f"{path}: cannot be read: {error.strerror}", "check the path given") from error
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -142,11 +163,6 @@ def literals(path: Path) -> dict[str, tuple[int, Any]]:
                 # Only an error if the host needs this one: a backend may keep computed constants too.
                 found[name.id] = (node.lineno, _NOT_LITERAL)
     return found
-
-
-def top_of(text: str) -> str:
-    """A file of ours up to its first function or class: its constants stand above, as the contract test shows."""
-    return re.split(r"^(?:def|class|@)", text, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 _NOT_LITERAL = object()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from bncheck.playing.plan import Plan
 from bncheck.playing.said import read_environment
 from bncheck.playing.workers import Job, Limits, Progress, play
 from bncheck.run_folder.folder import write_json
+from bncheck.run_folder.origin import measured_on
 from bncheck.run_folder.results import TargetResult
 
 
@@ -44,9 +45,15 @@ class Options:
 
 
 def run_cells(
-    run: Path, plan: Plan, seats: Sequence[Seat], options: Options, tell: Callable[[Progress], None]
+    run: Path,
+    plan: Plan,
+    seats: Sequence[Seat],
+    options: Options,
+    tell: Callable[[Progress], None],
+    meanwhile: Iterator[None] = iter(()),
 ) -> list[TargetResult]:
-    """Play every cell that has no result yet; returns the targets as they turned out.
+    """Play every cell that has no result yet; returns the targets as they turned out. ``meanwhile`` is work of the
+    host's that is done a piece at a time, where it would only wait.
 
     Finished cells are on disk at any moment, also when this is interrupted.
     """
@@ -62,7 +69,7 @@ def run_cells(
         write_json(run / "contents.json", write_cases(run, plan.cases))
 
     with own_file(run / "records.jsonl").open("a", encoding="utf-8") as records:
-        reasons = play(jobs, options.at_once, lambda progress: note(records, progress, watch), write)
+        reasons = play(jobs, options.at_once, lambda progress: note(records, progress, watch), write, meanwhile)
     watch.remember()
     return [settle(run, seat.result, reasons) for seat in seats]
 
@@ -127,7 +134,7 @@ def settle(run: Path, target: TargetResult, reasons: Mapping[str, str]) -> Targe
         return replace(target, status="unavailable", reason=reason, remedy=remedy, environment=environment)
     if target.status != "ok":
         return target
-    target = replace(target, remedy="")
+    target = replace(target, remedy="", measured_on=measured_on(run / "cells" / target.slug))
     return (
         target
         if not environment

@@ -39,6 +39,7 @@ from bncheck.worker.archive import digest
 
 RUNNER = Path(__file__).parent.parent / "worker" / "run.py"
 POLL_SECONDS = 0.02
+NO_MORE = object()
 ABORT_GRACE_SECONDS = 5.0  # for faulthandler to print the stack
 MOST_NOISE = 256 * 1024 * 1024  # bytes one cell may print
 KEPT_NOISE = 64 * 1024
@@ -443,10 +444,12 @@ def play(
     at_once: int,
     tell: Callable[[Progress], None],
     write: Callable[[], None] = lambda: None,
+    meanwhile: Iterator[None] = iter(()),
 ) -> dict[str, str]:
     """Play all jobs, ``at_once`` processes at a time; returns the reasons of targets that turned out unavailable.
 
     ``write`` lays out the cells' inputs and jobs; it is called while the first processes import their frameworks.
+    ``meanwhile`` is work of the host, a piece at a time, instead of waiting.
     An exception (KeyboardInterrupt too) kills the running processes and is raised again: what finished is on disk.
     """
     workers = [Worker(job, write) for job in jobs]
@@ -470,7 +473,8 @@ def play(
                 if worker.done:
                     tell(Progress(worker.job.target, "ended", text=worker.unavailable))
             active = [worker for worker in active if not worker.done]
-            time.sleep(POLL_SECONDS)
+            if next(meanwhile, NO_MORE) is NO_MORE:
+                time.sleep(POLL_SECONDS)
     finally:
         for worker in active:
             worker.kill()

@@ -28,6 +28,15 @@ def formats() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: FIRST.index(item[0]) if item[0] in FIRST else len(FIRST)))
 
 
+def prepare(wanted: Sequence[str]) -> None:
+    """Import the modules of these formats, and what each says takes long before its first page."""
+    for name, module in formats().items():
+        if name in wanted:
+            ready = getattr(importlib.import_module(f"bncheck.report.{module}"), "prepare", None)
+            if ready is not None:
+                ready()
+
+
 def render(
     run_folder: Path,
     wanted: Sequence[str] = FIRST,

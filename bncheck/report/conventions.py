@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bncheck.convention import FACETS, Convention, Facet
-from bncheck.report.plain_text import clean, scalar
+from bncheck.report.plain_text import clean, one_line, scalar
 from bncheck.run_folder.results import Results
 from bncheck.run_folder.whole import write_whole
 
@@ -36,6 +36,7 @@ COLUMNS = (
 
 UNKNOWN = "not identifiable"
 FACET_WIDTH, TARGET_WIDTH = 22, 20
+MOST_NAMES = 4  # of targets in a sentence
 
 
 def by_target(results: Results) -> dict[str, dict[str, Convention]]:
@@ -44,6 +45,26 @@ def by_target(results: Results) -> dict[str, dict[str, Convention]]:
     for convention in results.conventions:
         found.setdefault(convention.target, {})[convention.path] = convention
     return found
+
+
+def kept(results: Results) -> list[str]:
+    """Which targets' conventions an earlier run has measured, and on which day: a sentence a day."""
+    days: dict[str, list[str]] = {}
+    measured = by_target(results)
+    for target in results.targets:
+        if target.measured_on and target.name in measured:
+            days.setdefault(target.measured_on, []).append(target.name)
+    return [
+        f"The conventions of {some(names, len(measured))} were measured on {one_line(day, 20)}; "
+        "--fresh measures them again."
+        for day, names in sorted(days.items())
+    ]
+
+
+def some(names: Sequence[str], of: int) -> str:
+    if len(names) > MOST_NAMES:
+        return f"{len(names)} of {of} targets"
+    return " and ".join(filter(None, (", ".join(map(clean, names[:-1])), *map(clean, names[-1:]))))
 
 
 def cell(paths: Mapping[str, Convention], facet: str) -> str:

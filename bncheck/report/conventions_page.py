@@ -12,7 +12,7 @@ from pathlib import Path
 from bncheck.convention import Convention
 from bncheck.diagnosis.porting import advise_paths, changes, spelled
 from bncheck.report import plain_text
-from bncheck.report.conventions import by_target, cell
+from bncheck.report.conventions import by_target, cell, kept
 from bncheck.report.html import convention_table
 from bncheck.report.pages import environment
 from bncheck.run_folder.results import Results
@@ -78,6 +78,7 @@ def page(results: Results, source: str = "", goal: str = "") -> str:
         .render(
             results=results,
             targets=targets,
+            kept=kept(results),
             conventions={**table, "heads": heads},
             pairs=pairs,
             headings=list(FIRST),

@@ -14,6 +14,7 @@ from typing import Any
 from bncheck.convention import FACETS, Convention, Facet
 from bncheck.gate.bar import Verdict, read_verdict
 from bncheck.report import answer_page, overview, plain_text
+from bncheck.report.conventions import kept
 from bncheck.report.figures import Figures
 from bncheck.report.gallery import Gallery
 from bncheck.report.judgement import arrange, standings
@@ -41,6 +42,11 @@ class Item:
     figure_at: str  # anchor of the theme that shows the same picture
     commands: tuple[str, ...]
     standings: tuple[tuple[str, str], ...] = ()
+
+
+def prepare() -> None:
+    """Compile the template, or load it compiled."""
+    environment().get_template("index.html.j2")
 
 
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
@@ -78,6 +84,7 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
             case_figures={each.anchor: figures.take(each.scenario.name, each.case.name, each.anchor) for each in shown},
             place_at={(each.scenario.name, each.case.name): each for each in shown},
             conventions=convention_table(results.conventions),
+            kept=kept(results),
             environments=environment_table(results),
             expectations=expectation_rows(results),
             missing=[t for t in results.targets if t.status != "ok"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
 
 
 def environment(filters: Mapping[str, Callable[..., Any]] = FILTERS) -> jinja2.Environment:
+    """The environment with these filters; the usual one is made once, and keeps its templates."""
+    return usual() if filters is FILTERS else make(filters)
+
+
+@cache
+def usual() -> jinja2.Environment:
+    return make(FILTERS)
+
+
+def make(filters: Mapping[str, Callable[..., Any]]) -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bncheck.report import answer_screen
+from bncheck.report.conventions import kept
 from bncheck.report.layers import told_of
 from bncheck.report.overview import Matrix, Row, Theme, evidence, headline, make_matrix, themes, unsettled, values_of
 from bncheck.report.plain_text import clean, kinded, one_line, plural
@@ -98,6 +99,7 @@ def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
     probes = sum(len(scenario.cases) for scenario in results.scenarios) - len(shown.rows)
     if probes:
         yield Text(f" {plural(probes, 'small case')} measured each target's rules (bncheck conventions)", style="dim")
+    yield from (Text(f" {sentence}", style="dim") for sentence in kept(results))
     for remark in dict.fromkeys(text for cell in results.cells for text in cell.remarks):
         yield Text(f" note: {one_line(remark, 300)}", style="dim")
     yield Text(f" {headline(results)}", style="bold")

@@ -55,8 +55,10 @@ def cell_folder(run: Path, target: str, cell: str) -> Path:
         check_slug(name)
     folder = run / "cells" / target / cell
     # A link inside an unpacked archive can point anywhere.
-    inside = run.resolve()
-    if not all(path.resolve().is_relative_to(inside) for path in (folder, folder.parent / TAR)):
+    looked_at = (run / "cells", folder.parent, folder, folder.parent / TAR)
+    if any(path.is_symlink() for path in looked_at) and not all(
+        path.resolve().is_relative_to(run.resolve()) for path in looked_at
+    ):
         raise RunFolderError(f"{folder} is a link that leaves the run folder", "do not open this folder")
     return folder
 

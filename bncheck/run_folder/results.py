@@ -51,6 +51,7 @@ class TargetResult:
     remedy: str = ""
     simulated: bool = False  # simulated in NumPy under another framework's conventions
     environment: Mapping[str, Any] = field(default_factory=dict)
+    measured_on: str = ""  # the day (UTC) on which its probes were played, where an earlier run played them
 
     @property
     def label(self) -> str:

@@ -129,10 +129,10 @@ def attribute_sides(case: Case, a: Side, b: Side) -> list[Attribution]:
     facets, silent = differing(a, b)
     game = Game(play, a.rules, b.rules, facets)
     own = perform(play_b, [b.rules])
-    game.drop_idle(achieved(bounds(a.stream, a.rules), a, b, game.replay(frozenset()), own))
-    return [
-        item for quantity in QUANTITIES if (item := attribute_quantity(quantity, a, b, game, own, silent)) is not None
-    ]
+    limits = bounds(a.stream, a.rules), bounds(b.stream, b.rules)
+    game.drop_idle(achieved(limits[0], a, b, game.replay(frozenset()), own))
+    found = (attribute_quantity(quantity, a, b, game, own, silent, limits) for quantity in QUANTITIES)
+    return [item for item in found if item is not None]
 
 
 def achieved(
@@ -350,8 +350,15 @@ class Game:
 
 
 def attribute_quantity(
-    quantity: str, a: Side, b: Side, game: Game, own: Mapping[str, Array], silent: Mapping[str, str]
+    quantity: str,
+    a: Side,
+    b: Side,
+    game: Game,
+    own: Mapping[str, Array],
+    silent: Mapping[str, str],
+    limits: tuple[Mapping[str, Array], Mapping[str, Array]],
 ) -> Attribution | None:
+    """``limits`` are the rounding bounds of both sides."""
     measured_a, measured_b = a.recorded[quantity], b.recorded[quantity]
     if not (np.isfinite(measured_a).any() or np.isfinite(measured_b).any()):
         return None
@@ -360,7 +367,7 @@ def attribute_quantity(
             **own,
             "output": proxy(own["used_mean"], own["used_invstd"], b.stream.input_mean, b.stream.input_var),
         }
-    bound = bounds(a.stream, a.rules)[quantity] + bounds(b.stream, b.rules)[quantity]
+    bound = limits[0][quantity] + limits[1][quantity]
     whole = frozenset(game.facets)
     game.ensure(game.subsets())
     points = compared(game.play.case, quantity, len(measured_a))

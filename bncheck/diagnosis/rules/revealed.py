@@ -218,6 +218,11 @@ class Table:
 
 def read_layer(cell: CellView, layer: str) -> Table | None:
     """What the outputs of a layer reveal, beside all that they could have been normalised with; None for nothing."""
+    found: Table | None = cell.once(("table", layer), lambda: make_table(cell, layer))
+    return found
+
+
+def make_table(cell: CellView, layer: str) -> Table | None:
     trace = cell.trace
     names = ("input_mean", "input_var", "used_mean", "used_invstd", "used_residual", "n")
     rows = [trace.get(layer, name) for name in names] if trace is not None else []

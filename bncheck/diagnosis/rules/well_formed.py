@@ -16,6 +16,13 @@ PER_POINT = ("running_mean", "running_var", "gamma", "beta")  # (T + 1, C)
 PER_POINT_SCALARS = ("counter", "training", "momentum", "eps")  # (T + 1,)
 PER_EVENT = ("input_mean", "input_var", "used_mean", "used_invstd", "used_residual", *GRADIENTS)  # (T, C)
 PER_EVENT_SCALARS = ("n", "input_bad", "output_bad")  # (T,)
+# Quantity → (rows beside one per event, whether a row has a value per channel).
+SHAPES = {
+    **dict.fromkeys(PER_POINT, (1, True)),
+    **dict.fromkeys(PER_POINT_SCALARS, (1, False)),
+    **dict.fromkeys(PER_EVENT, (0, True)),
+    **dict.fromkeys(PER_EVENT_SCALARS, (0, False)),
+}
 NUMBERS = "fiub"
 # A flag is a small whole number, a counter is NaN where there is none: rules count and compare them as such.
 KINDS = {
@@ -59,10 +66,7 @@ def fits(name: str, array: Array, events: int, channels: dict[str, int]) -> bool
     if layer in ("output", "grad_input"):
         return quantity.isdigit() and int(quantity) < events
     width = channels.get(layer)
-    shapes = {
-        **dict.fromkeys(PER_POINT, (events + 1, width)),
-        **dict.fromkeys(PER_POINT_SCALARS, (events + 1,)),
-        **dict.fromkeys(PER_EVENT, (events, width)),
-        **dict.fromkeys(PER_EVENT_SCALARS, (events,)),
-    }
-    return quantity not in shapes or array.shape == shapes[quantity]
+    if quantity not in SHAPES:
+        return True
+    more, wide = SHAPES[quantity]
+    return array.shape == ((events + more, width) if wide else (events + more,))
