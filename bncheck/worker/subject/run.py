@@ -52,6 +52,8 @@ def play(job, folder):
         return look.as_layer(thing)
     if job.get("play") == "outputs":  # of bncheck diff
         return part("subject", "outputs").play(torch, part, SubjectError, job, thing, folder)
+    if job.get("play") == "changed":  # of bncheck diff --after
+        return part("subject", "changed").play(torch, part, SubjectError, job, thing, folder)
     return part("subject", "model").play(torch, part, SubjectError, job, thing, folder)
 
 

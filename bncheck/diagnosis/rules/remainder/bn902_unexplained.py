@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from bncheck.diagnosis.rules import applications
 from bncheck.diagnosis.rules.attributed import summary
 from bncheck.diagnosis.rules.identifiability import not_identifiable
 from bncheck.diagnosis.rules.in_batches import in_batches
@@ -139,6 +140,7 @@ def what_next(pair: PairView) -> str:
 def check_cell(cell: CellView) -> Iterator[Finding]:
     """A layer other than BatchNorm that gives a sample another output in another batch, by more than rounding; a node
     of an ONNX file that is off its opset's text, where the file as a whole cannot be compared."""
+    yield from applications.found(cell, CODE, CAUSE)
     yield from odd_nodes(cell)
     for found in in_batches(cell):
         odd = odd_one(cell, found)
