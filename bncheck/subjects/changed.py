@@ -31,7 +31,7 @@ from bncheck.subjects.two_files import cell
 if TYPE_CHECKING:
     from bncheck.session import Listener  # it imports what plays cells
 
-COLUMNS = ("class", "mode", "running mean", "running variance", "gamma", "beta", "counter", "verdict")
+COLUMNS = ("class", "mode", "mean", "variance", "gamma", "beta", "counter", "verdict")
 MODES = {True: "train", False: "eval", None: "?"}
 
 
