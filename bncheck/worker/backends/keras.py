@@ -366,20 +366,27 @@ class Model:
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers, self.returns = list(self.specs), network.get("returns")
         self.last = any(spec["axis"] == -1 for spec in self.specs.values())
-        self.own = {name: self.make_own(spec) for name, spec in self.specs.items() if own}
+        self.assemble()
+        for name, value in params.items():
+            self.put(name, np.asarray(value))
+        # ``training`` is an argument of the call; this is what the next "as_is" forward passes. Without it: inference.
+        self.modes = dict.fromkeys(self.layers, False)
+        self.start()
+
+    def start(self):
+        self.engine = ENGINES[self.keras.backend.backend()](self)
+        self.tape, self.used_up, self.seen, self.first = [], False, {}, None
+
+    def assemble(self):
+        """All layers, built, with values of their own."""
+        self.own = {name: self.make_own(spec) for name, spec in self.specs.items() if self.custom}
         found = [
-            (layer["name"], make_layer(keras.layers, layer, params, dtype))
+            (layer["name"], make_layer(self.keras.layers, layer, self.params, self.dtype))
             for layer in self.rows
             if layer["name"] not in self.own
         ]
         self.made = {name: layer for name, layer in found if layer is not None}
         self.made.update((name, each.layer) for name, each in self.own.items())
-        for name, value in params.items():
-            self.put(name, np.asarray(value))
-        # ``training`` is an argument of the call; this is what the next "as_is" forward passes. Without it: inference.
-        self.modes = dict.fromkeys(self.layers, False)
-        self.engine = ENGINES[keras.backend.backend()](self)
-        self.tape, self.used_up, self.seen, self.first = [], False, {}, None
 
     def make_own(self, spec):
         if self.custom and (spec["averaging"] == "cumulative" or not spec["track_running_stats"]):
@@ -458,13 +465,36 @@ class Model:
         for row in self.rows:
             name = row["name"]
             if name in self.made and layer in (None, name):
-                fresh[name] = make_layer(self.keras.layers, row, self.params, self.dtype)
+                if name in self.own:
+                    self.own[name] = self.make_own(row)
+                    fresh[name] = self.own[name].layer
+                else:
+                    fresh[name] = make_layer(self.keras.layers, row, self.params, self.dtype)
                 for held, old in zip(fresh[name].variables, self.made[name].variables):
                     held.assign(old)
                 fresh[name].trainable = False
         self.made = dict(self.made, **fresh)
-        self.engine = ENGINES[self.keras.backend.backend()](self)
-        self.tape, self.used_up = [], False
+        self.start()
+
+    def reload(self, folder, drop=()):
+        """get_weights() of every layer into a file, new layers, set_weights() of what the file holds."""
+        if drop:
+            raise NotImplementedError("Keras loads all weights of a layer or none")
+        path = os.path.join(folder, "state.npz")
+        held = {
+            "%s/%d" % (name, place): self.array(each)
+            for name, layer in self.made.items()
+            for place, each in enumerate(layer.weights)
+        }
+        np.savez(path, **held)
+        trainable = {name: layer.trainable for name, layer in self.made.items()}
+        self.assemble()
+        with np.load(path) as found:
+            for name, layer in self.made.items():
+                layer.set_weights([found["%s/%d" % (name, place)] for place in range(len(layer.weights))])
+                layer.trainable = trainable[name]
+        self.start()
+        return {"artifacts": ["state.npz"]}
 
     def flush(self):
         """Every array that was recorded has been waited for already."""

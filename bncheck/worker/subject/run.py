@@ -7,7 +7,7 @@ Python 3.7 syntax, standard library + NumPy + torch; bncheck itself is never imp
 ``FOLDER/job.json`` (in)
     ``module`` (a package's name, or the absolute path of a file) and ``name`` (of a class or function in it), ``with``
     (keywords), ``as`` ("layer", "model" or "": whichever it shows to be), ``inputs`` (each ``{"dtype", "shape"}``; may
-    be empty), ``weights``, ``data`` (paths or ""), ``steps`` (of training).
+    be empty), ``framework`` ("torch" or "keras"), ``weights``, ``data`` (paths or ""), ``steps`` (of training).
 ``FOLDER/subject.json`` (out, last)
     ``kind`` "layer" (with what ``look.py`` says), "model" (with what ``model.py`` says), or "error": ``error`` is a
     sentence, ``remedy`` what to do, ``origin`` whose it is (subject, import, usage, bncheck). It is missing where the
@@ -42,6 +42,8 @@ class SubjectError(Exception):
 
 
 def play(job, folder):
+    if job.get("framework") == "keras":
+        return part("keras_side", "look").play(part, SubjectError, job)
     import torch
 
     if (os.cpu_count() or 1) < 4:
