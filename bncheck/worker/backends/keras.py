@@ -25,6 +25,7 @@ VARIANTS = {
     "builtin_torch": "the same on PyTorch",
 }
 CUSTOM = True  # takes network.custom
+WHOLE = True  # takes network.model
 DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
     {"versions": ">=3.12", "python": ">=3.11,<3.14", "packages": ["keras=={version}", "numpy>=1.26"]},
@@ -159,6 +160,10 @@ def build(network, params, dtype, variant, device):
 
         # float64 needs this switch, which belongs to the process; compiled functions are kept apart by it.
         jax.config.update("jax_enable_x64", dtype == "float64")
+    if network.get("model"):
+        if variant.startswith(BUILTIN):
+            raise NotImplementedError("network.model has no layers of yours that a built-in one could replace")
+        return part("whole", "keras").whole(Model, ENGINES, part)(keras, network, params, dtype)
     return Model(keras, network, params, dtype, own="" if variant.startswith(BUILTIN) else network.get("custom") or "")
 
 

@@ -21,8 +21,8 @@ TRIED = {"averaging": "exponential", "track_running_stats": True, "affine": True
 
 
 def engine(called):
-    """``called``, which the user's file computes with by itself; else as Keras chooses: KERAS_BACKEND, its configuration
-    file; else one that is there."""
+    """``called``, which the file computes with by itself; else as Keras chooses (KERAS_BACKEND, its configuration
+    file); else one that is there."""
     asked = called or os.environ.get("KERAS_BACKEND", "")
     path = os.path.join(os.environ.get("KERAS_HOME", os.path.expanduser("~/.keras")), "keras.json")
     if not asked and os.path.isfile(path):
