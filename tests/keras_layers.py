@@ -108,3 +108,26 @@ def subclassed():
     model = Subclassed()
     model(ops.zeros((1, 6, 6, 3)))
     return model
+
+
+def negative():
+    model = build()
+    model.get_layer("bn1").moving_variance.assign([0.3, -0.2, 0.1, 0.5])
+    return model
+
+
+class Trains(keras.Model):
+    """Hands `training` of its own to its layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()
+
+    def call(self, x, training=False):
+        return self.bn(self.conv(x), training=True)
+
+
+def trains():
+    model = Trains()
+    model(ops.zeros((1, 6, 6, 3)))
+    return model

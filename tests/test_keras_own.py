@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from at_the_prompt import here
 from rule_views import make_case, make_cell, make_trace
@@ -16,6 +17,7 @@ from bncheck.diagnosis.rules.own_advice import in_its_words
 from bncheck.errors import UsageError
 from bncheck.finding import Finding
 from bncheck.subjects.layer import in_words, looked, scenario_text
+from bncheck.subjects.model import handed_in
 from bncheck.subjects.thing import parse_thing
 
 TESTS = Path(__file__).parent
@@ -145,3 +147,44 @@ def test_check_says_what_a_layer_does_unlike_keras(tmp_path: Path) -> None:
         "Unbiased is not equivalent to keras.layers.BatchNormalization: it averages the variance over n-1 into "
         "running_var, Keras's the one over n. This accounts for all of the difference in running_var."
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "code", "causes", "words"),
+    [
+        ("build", 0, [], "2 normalising layers, nothing wrong, played in eval and through 3 training steps."),
+        ("negative", 1, ["poisoned-state"], "moving_variance of bn1 is below zero (lowest -0.2)"),
+        (
+            "trains",
+            1,
+            ["normaliser-source"],
+            "In eval batch_normalization (a BatchNormalization) gives the same sample",
+        ),
+        ("unbuilt", 2, [], ""),
+    ],
+)
+def test_check_of_a_model(tmp_path: Path, name: str, code: int, causes: list[str], words: str) -> None:
+    thing, python = f"{TESTS / 'keras_layers.py'}:{name}", str(python_of("keras"))
+    more = ["--input", "8,6,6,3", "--python", python, "--no-report", "-q", "--out", str(tmp_path / "run")]
+    done = here("check", thing, *more)
+    assert done.returncode == code, done.stderr
+    if code == 2:
+        assert "has no weights yet: give it an Input" in done.stderr
+        return
+    answer, run = (json.loads((tmp_path / "run" / file).read_text()) for file in ("answer.json", "run.json"))
+    assert words in answer["headline"]
+    assert [item["cause"] for item in run["findings"]] == causes
+
+
+def test_what_a_models_process_wrote_down_is_a_life(tmp_path: Path) -> None:
+    rows = {"training": [1, 0], "n": [8, 8], "mean_before": [[0.0], [0.5]], "mean_after": [[0.5], [0.5]]}
+    np.savez(tmp_path / "recording.npz", **{f"bn/{what}": np.array(values) for what, values in rows.items()})
+    said = {"layers": [{"name": "bn", "kind": "MyBN", "own": True}], "version": "3", "steps": 1, "happenings": []}
+    life = handed_in("model", said, tmp_path / "recording.npz", "keras")
+    assert life is not None
+    (layer,) = life.layers
+    assert (life.framework, layer.kind, layer.own, layer.forwards) == ("keras", "MyBN", True, 2)
+    assert [span.moved for span in layer.spans] == [1, 0]
+    np.savez(tmp_path / "recording.npz")
+    assert handed_in("model", said, tmp_path / "recording.npz", "keras") is None

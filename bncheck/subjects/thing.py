@@ -100,7 +100,7 @@ def in_package(text: str, module: str, name: str) -> Thing:
 def refuse_other(text: str, framework: str) -> None:
     if framework:
         raise UsageError(
-            f"{text} is made of {framework}; check takes layers and models of PyTorch, and layers of Keras, so far",
+            f"{text} is made of {framework}; check takes layers and models of PyTorch and Keras so far",
             "its checkpoint file, or an ONNX file exported from it, can be checked alone",
         )
 

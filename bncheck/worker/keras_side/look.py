@@ -1,4 +1,5 @@
-"""What a Keras class of the user's makes: a layer that could stand in BatchNormalization's place, or why it is none.
+"""What a Keras class or function of the user's makes: a layer that could stand in BatchNormalization's place, or a
+model (model.py).
 
 Loaded by subject/run.py by path; Python 3.7 syntax. It answers in the words of subject/look.py.
 """
@@ -36,7 +37,7 @@ def engine(called):
     return next((name for name in ENGINES if importlib.util.find_spec(name) is not None), "")
 
 
-def play(part, failed, job):
+def play(part, failed, job, folder):
     chosen = engine(job.get("engine", ""))
     if not chosen:
         raise failed(
@@ -50,6 +51,8 @@ def play(part, failed, job):
 
     custom, own = part("torch_side", "custom"), part("keras_side", "own")
     kind = named(keras, custom, part("subject", "look"), failed, job)
+    if job["as"] == "model" or not is_layer(keras, kind):
+        return dict(part("keras_side", "model").play(keras, part, failed, job, folder), framework="keras")
     reason = ""
     shapes = [tuple(each["shape"]) for each in job["inputs"]]
     for channels in [shape[-1] for shape in shapes[:1] if len(shape) > 1] or CHANNELS:
@@ -72,12 +75,13 @@ def named(keras, custom, look, failed, job):
         owner, found = found, getattr(found, word, None)
         if found is None:
             raise failed("%s has no %s" % (short, name), look.known_names(owner))
-    if not (isinstance(found, type) and issubclass(found, keras.layers.Layer)):
-        raise failed(
-            "%s in %s is no subclass of keras.layers.Layer; of Keras, check takes layers" % (name, short),
-            "name the class of a layer; a model's checkpoint can be checked alone", "usage",
-        )  # fmt: skip
+    if not callable(found):
+        raise failed("%s in %s is a %s, no class or function" % (name, short, type(found).__name__), "name another")
     return found
+
+
+def is_layer(keras, kind):
+    return isinstance(kind, type) and issubclass(kind, keras.layers.Layer) and not issubclass(kind, keras.Model)
 
 
 def ranks(kind):

@@ -19,7 +19,9 @@ def whole(base, engines, part):
     own, custom = part("own", "keras"), part("custom", "torch")
 
     class Whole(base):
-        def __init__(self, keras, network, params, dtype):
+        def __init__(self, keras, network, params, dtype, alike=True):
+            """``alike``: what is random is drawn by NumPy."""
+            self.alike = alike
             self.keras, self.network, self.dtype, self.params = keras, network, dtype, params
             self.custom, self.returns, self.own, self.training = "", None, {}, False
             self.rows, self.specs, self.first = [], {}, None
@@ -28,13 +30,15 @@ def whole(base, engines, part):
 
         def assemble(self):
             asked = (self.network["model"], self.network["arguments"], self.dtype)
-            self.net, other = (build(self.keras, custom, seed, *asked) for seed in SEEDS)
-            draw_alike(self, other)
+            self.net = build(self.keras, custom, SEEDS[0], *asked)
+            if self.alike:
+                draw_alike(self, build(self.keras, custom, SEEDS[1], *asked))
             self.norms = normalisers(own, self.net)
             self.layers = list(self.norms)
             self.now = {}  # what each normalising layer got and gave in the forward that runs
+            self.flags = {True: {}, False: {}}  # mode of the model → layer: the `training` that its call was given
             for name, layer in self.norms.items():
-                layer.call = tapped(layer.call, self.now, name)
+                layer.call = tapped(layer.call, self, name)
 
         def start(self):
             engine = self.keras.backend.backend()
@@ -75,6 +79,23 @@ def whole(base, engines, part):
                         total[name] = self.array(grad).astype(np.float64).reshape(-1) + total.get(name, 0.0)
             total["input"] = None if total["input"] is None else self.array(total["input"])
             return total
+
+        def descend(self, dy, rate):
+            """One step of plain gradient descent along the last forward's gradient."""
+            self.used_up = True
+            _, grads = self.engine.backward(self.tape[-1], self.engine.tensor(dy, self.dtype))
+            for held, grad in zip(self.net.trainable_variables, grads[""]):
+                if grad is not None:
+                    held.assign(self.array(held) - rate * self.array(grad))
+
+        def told(self, name, training):
+            """Whether a layer trains where the model does or does not: it may be called with a `training` of its own,
+            and one that is not trainable runs in inference."""
+            flag = self.flags[training].get(name)
+            return bool(training if flag is None else flag) and bool(self.norms[name].trainable)
+
+        def find(self, layer, what):
+            return own.find(layer, what)
 
         def words(self):
             """{id of a variable: "<layer>/gamma" or "<layer>/beta"}."""
@@ -140,9 +161,11 @@ def whole(base, engines, part):
 def build(keras, custom, seed, text, arguments, dtype):
     """``path.py:function`` called with ``arguments``; what is wrong with it is one sentence."""
     path, _, name = text.rpartition(":")
-    if not os.path.isfile(path):
+    if path.endswith(".py") and not os.path.isfile(path):
         raise custom.CustomLayerError("there is no file %s: write network.model as path/to/file.py:function" % path)
-    make = getattr(custom.import_file(path), name, None)
+    make = custom.import_file(path) if path.endswith(".py") else custom.import_package(path)
+    for word in name.split("."):
+        make = getattr(make, word, None)
     if not callable(make):
         raise custom.CustomLayerError("%s has no function %s that could build a model" % (path, name))
     call = "%s(%s)" % (name, ", ".join("%s=%r" % item for item in sorted(arguments.items())))
@@ -193,17 +216,18 @@ def normalisers(own, net):
     return found
 
 
-def tapped(call, now, name):
+def tapped(call, model, name):
     def run(x, *more, **keywords):
         out = call(x, *more, **keywords)
-        now[name] = (x, out)
+        model.now[name] = (x, out)
+        model.flags[model.training][name] = keywords.get("training", more[0] if more else None)
         return out
 
     return run
 
 
 def one_tensor(custom, call, out, wanted):
-    """The tensor of a dict, a list or a tuple that ``network.output`` names, or the only one there is."""
+    """The tensor of a dict, a list or a tuple that ``network.output`` names ("*": the first), or the only one."""
     if hasattr(out, "shape") and wanted is None:
         return out
     known = (
@@ -212,7 +236,7 @@ def one_tensor(custom, call, out, wanted):
         else dict(enumerate(out if isinstance(out, (list, tuple)) else [out]))
     )
     names = {str(key): value for key, value in known.items() if hasattr(value, "shape")}
-    if wanted is None and len(names) == 1:
+    if names and (wanted == "*" or (wanted is None and len(names) == 1)):
         return next(iter(names.values()))
     if str(wanted) not in names:
         raise custom.CustomLayerError(

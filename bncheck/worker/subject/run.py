@@ -25,7 +25,7 @@ WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def part(folder, name):
     """A neighbouring file, loaded by its path: the process runs with -I, and nothing here is a package to it."""
-    full = "bncheck_%s_%s" % (folder.replace("_side", ""), name)
+    full = "bncheck_%s_%s" % (folder.replace("_side", "") or "worker", name)
     if full not in sys.modules:
         spec = importlib.util.spec_from_file_location(full, os.path.join(WORKER, folder, name + ".py"))
         sys.modules[full] = importlib.util.module_from_spec(spec)
@@ -43,7 +43,7 @@ class SubjectError(Exception):
 
 def play(job, folder):
     if job.get("framework") == "keras":
-        return part("keras_side", "look").play(part, SubjectError, job)
+        return part("keras_side", "look").play(part, SubjectError, job, folder)
     import torch
 
     if (os.cpu_count() or 1) < 4:
