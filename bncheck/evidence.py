@@ -93,9 +93,9 @@ class CellView:
     @property
     def own_layer(self) -> str:
         """The class of the user's own layer that stood in this cell, "" for a framework's own one. The reference and
-        the variant "builtin" ignore ``network.custom``."""
+        the variants "builtin…" ignore ``network.custom``."""
         custom = self.case.network.custom
-        if custom is None or self.backend == "reference" or "[builtin]" in self.target:
+        if custom is None or self.backend == "reference" or "[builtin" in self.target:
             return ""
         return custom.rpartition(":")[2]
 

@@ -139,6 +139,15 @@ OPS = (
         itself=True,
     ),
     Op(
+        name="apply",
+        says="call a `function` of yours (`file.py:function`) with the network; if it returns one, that plays on",
+        counts=True,
+        arguments=("function", "input"),
+        reads="last",
+        changes=("mode", "state"),
+        itself=True,
+    ),
+    Op(
         name="update_copy",
         says="make the copy (`network.copied`) anew, or average into it, as its kind says",
         counts=False,
@@ -403,6 +412,12 @@ class Case:
     @property
     def step_ends(self) -> tuple[int, ...]:
         return self.steps or tuple(range(len(self.events)))
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """``file.py:function`` of each event that calls one."""
+        named = (event.arguments.get("function") for event in self.events)
+        return tuple(dict.fromkeys(str(name) for name in named if name))
 
     @property
     def id(self) -> str:

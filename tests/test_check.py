@@ -91,14 +91,17 @@ def test_what_a_thing_is(tmp_path: Path) -> None:
         ("gone.ckpt:ema", "there is no file gone.ckpt\n  → Did you mean here.ckpt?"),
         ("my-gone.pt:ema", "there is no file my-gone.pt"),
         ("here.ckpt:ema", "check looks at every state of here.ckpt, not at 'ema' alone\n  → bncheck check here.ckpt"),
-        ("keras_layer.py:MyNorm", "keras_layer.py:MyNorm is made of Keras; check takes layers and models of PyTorch"),
-        ("keras.applications:ResNet50", "is made of Keras"),
+        (
+            "paddle_layer.py:MyNorm",
+            "paddle_layer.py:MyNorm is made of Paddle; check takes layers and models of PyTorch",
+        ),
+        ("mxnet.gluon.nn:BatchNorm", "is made of MXNet"),
     ],
 )
 def test_what_cannot_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("layers.py").write_text("import torch\nclass MyNorm: ...\ndef build(): ...\n")
-    Path("keras_layer.py").write_text("import keras\nclass MyNorm: ...\n")
+    Path("paddle_layer.py").write_text("import paddle\nclass MyNorm: ...\n")
     Path("here.ckpt").touch()
     with pytest.raises(UsageError) as caught:
         parse_thing(text)

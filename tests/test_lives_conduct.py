@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,3 +82,44 @@ def test_a_layer_of_ones_own_that_divides_by_the_sample_deviation() -> None:
 @pytest.mark.parametrize("kind", ["FrozenBatchNorm2d", "GhostBatchNorm", "Norm", "BatchRenorm1d"])
 def test_a_layer_that_claims_to_be_something_else_is_not_held_to_batchnorm(kind: str) -> None:
     assert judge_life(lived_by(own=True, kind=kind, train_source="running")) == ()
+
+
+def spoilt(quantity: str, places: slice, channel: int, factor: float, **more: Any) -> Life:
+    """The healthy life, with some values of a channel off by a factor."""
+    life = lived_by(**more)
+    (layer,) = life.layers
+    rows = np.array(layer.moments[quantity])
+    rows[places, channel] *= factor
+    return replace(life, layers=(replace(layer, moments={**layer.moments, quantity: rows}),))
+
+
+def unexplained(life: Life) -> list[str]:
+    found = [item for item in judge_life(life) if item.kind != "rounding"]
+    assert {item.cause for item in found} <= {"unexplained"}
+    return [item.title for item in found]
+
+
+def test_a_departure_that_no_rule_fits_is_unexplained_with_its_size_and_place() -> None:
+    (title,) = unexplained(spoilt("var_after", slice(12, 13), 2, 1.5))
+    assert title.startswith("running_var of bn is not what PyTorch's rule makes of it and of the batch, in 1 of 33 ")
+    assert "from step 12 on" in title
+    assert title.endswith("in 1 of 8 channels. No rule that bncheck knows makes it.")
+
+
+def test_an_output_that_no_rule_fits_is_unexplained_in_its_mode() -> None:
+    (title,) = unexplained(spoilt("used_invstd", slice(30, None), 5, 1.25))
+    assert title.startswith(
+        "The output of bn in eval is not normalised with the running statistics as PyTorch documents, in 3 of 3 "
+        "forwards, from step 30 on: off by up to 0.25"
+    )
+    assert "1 of 8 channels" in title
+
+
+@pytest.mark.parametrize(("rules", "cause", "says"), DEPARTURES, ids=[str(row[0]) for row in DEPARTURES])
+def test_what_a_rule_explains_is_not_unexplained_as_well(rules: dict[str, Any], cause: str, says: str) -> None:
+    assert "unexplained" not in {item.cause for item in judge_life(lived_by(**rules))}
+
+
+def test_a_layer_of_ones_own_is_not_held_to_what_it_never_claimed() -> None:
+    assert unexplained(spoilt("var_after", slice(12, 13), 2, 1.5, own=True, kind="MyBatchNorm")) == []
+    assert unexplained(lived_by()) == []

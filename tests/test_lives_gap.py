@@ -9,7 +9,7 @@ from made_lives import PLANTED, Data, Layer, Rules, drawn, evaluate, healthy, li
 from bncheck.diagnosis.alone import judge_life
 from bncheck.diagnosis.lived.averaged import Average
 from bncheck.diagnosis.lived.evaluation import gaps
-from bncheck.diagnosis.lived.gap import Evaluated, chain, split
+from bncheck.diagnosis.lived.gap import Evaluated, Gap, chain, split
 from bncheck.diagnosis.lived.judged import lived
 from bncheck.life import Life
 
@@ -242,3 +242,93 @@ def adds_up(rng: np.random.Generator) -> None:
     size = float(np.sqrt(np.mean((y - layer.beta - own) ** 2) / np.mean(own**2)))
     assert gap.size == pytest.approx(size, rel=1e-3)
     assert sum(gap.parts.values()) == pytest.approx(size, rel=0.01)
+
+
+# ---------------------------------------------------------------- behind a load, a jump, and training that stood still
+
+
+def test_what_a_load_has_set_is_a_part_of_its_own() -> None:
+    """The average had arrived: all of the gap is what was loaded, a mean of 3 + 2 where the data have 3."""
+    layer = Layer(4)
+    data = steady()
+    train(layer, data, 100, 256, lr=0.0)
+    layer.tell("load")
+    layer.m = layer.m + np.float32(2)
+    evaluate(layer, data, 2, 256)
+    gap = gap_of(life_of(layer))
+    assert gap.size == pytest.approx(2.0, abs=0.1)
+    assert gap.parts["set"] == pytest.approx(gap.size, abs=0.15)
+
+
+def test_batches_that_trained_while_the_statistics_stood_still_are_a_part_of_their_own() -> None:
+    layer = Layer(4)
+    data = steady()
+    train(layer, data, 100, 256, lr=0.0)
+    data.level = data.level + 2.0
+    still(layer, data, 20, 256)
+    evaluate(layer, data, 2, 256)
+    gap = gap_of(life_of(layer))
+    assert gap.size == pytest.approx(2.0, abs=0.1)
+    assert gap.parts["frozen"] == pytest.approx(gap.size, abs=0.15)
+
+
+def test_a_load_of_the_same_statistics_is_no_part() -> None:
+    layer = Layer(4)
+    data = steady()
+    train(layer, data, 30, 32)
+    layer.tell("load")
+    evaluate(layer, data, 2, 32)
+    assert "set" not in gap_of(life_of(layer)).parts
+
+
+def test_parts_add_up_behind_loads_jumps_and_frozen_phases() -> None:
+    for number in range(60):
+        adds_up_interrupted(np.random.default_rng([4, number]))
+
+
+@pytest.mark.slow
+def test_parts_add_up_behind_loads_jumps_and_frozen_phases_in_a_thousand_lives() -> None:
+    for number in range(1000):
+        adds_up_interrupted(np.random.default_rng([5, number]))
+
+
+def still(layer: Layer, data: Data, steps: int, n: int) -> None:
+    """Training of everything else, with the layer in eval mode."""
+    for _ in range(steps):
+        layer.forward(data.batch(n), False, gradients=True)
+        data.step()
+        layer.step += 1
+
+
+def gap_of(life: Life) -> Gap:
+    (found,) = lived(life)
+    assert found.evaluation is not None and found.evaluation.gap is not None
+    return found.evaluation.gap
+
+
+def adds_up_interrupted(rng: np.random.Generator) -> None:
+    """Training, and in any order: something sets the statistics, or they stand still while the rest trains."""
+    data = drawn(rng, drift=float(rng.uniform(0, 0.2)))
+    layer = Layer(data.channels, Rules(weight=float(rng.uniform(0.01, 1.0))))
+    for _ in range(int(rng.integers(1, 4))):
+        kind = rng.choice(["train", "load", "jump", "convert", "still"])
+        if kind == "train" or not layer.rows:
+            train(layer, data, int(rng.integers(1, 30)), int(rng.integers(2, 40)))
+        elif kind == "still":
+            still(layer, data, int(rng.integers(1, 20)), int(rng.integers(2, 40)))
+        else:
+            layer.tell(str(kind))
+            layer.m = (layer.m + data.spread * rng.normal(0, 1, data.channels)).astype(np.float32)
+            layer.v = (layer.v * np.exp(rng.normal(0, 0.5, data.channels))).astype(np.float32)
+    x = data.batch(int(rng.integers(2, 40)), float(rng.normal()))
+    y = layer.forward(x, False, gradients=False).astype(np.float64)
+    life = life_of(layer)
+    (found,) = lived(life)
+    wide, gamma = x.astype(np.float64), layer.gamma.astype(np.float64)
+    own = gamma * (wide - wide.mean(axis=0)) / np.sqrt(wide.var(axis=0) + layer.rules.eps)
+    size = float(np.sqrt(np.mean((y - layer.beta - own) ** 2) / np.mean(own**2)))
+    every = dict(gaps(life, found.record, found.conduct))
+    last = every[layer.index - 1]
+    assert last.size == pytest.approx(size, rel=1e-3)
+    for gap in (last, gap_of(life)):
+        assert sum(gap.parts.values()) == pytest.approx(gap.size, rel=0.01)

@@ -19,9 +19,22 @@ if TYPE_CHECKING:
 CI_FORMATS = ("csv", "junit", "summary")
 
 
+def second(options: dict[str, Any]) -> str:
+    """The other thing; with --after it is the first one again."""
+    from bncheck.errors import UsageError
+
+    a, b, after = options["a"], options["b"], options["after"]
+    if after and b not in (None, a):
+        raise UsageError(f"--after looks at one model, before and after {after}.", f"bncheck diff {a} --after {after}")
+    if not after and b is None:
+        raise UsageError(f"diff compares two things, and {a} is one.", f"name the other one: bncheck diff {a} B")
+    return str(a if b is None else b)
+
+
 @click.command(name="diff")
 @click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.argument("b", metavar="B", required=False)
+@click.option("--after", metavar="FILE.py:FUNCTION", help="Call this function with model A: what does it change?")
 @click.option("--input", "inputs", multiple=True, metavar="SHAPE", help="e.g. 8,3,32,32: the input that both get.")
 @WEIGHTS
 @DATA
@@ -40,6 +53,7 @@ def diff_command(**options: Any) -> int:
     bncheck diff model.pt model.safetensors
     bncheck diff model.py:build model.onnx       the same bytes through both
     bncheck diff model.onnx optimised.onnx
+    bncheck diff model.py:build --after tools.py:convert     before and after a function of yours
     bncheck diff reports/before reports/after    two runs: what is new, worse, gone
 
     Exit code 0: equal up to rounding; 1: they differ; 2: a file cannot be read; 3: there was nothing to compare.
@@ -59,7 +73,8 @@ def diff_command(**options: Any) -> int:
     options["fail_on"] = options["fail_on"] or "convention"
     asked = AskedDiff(
         a=parse_side(options["a"]),
-        b=parse_side(options["b"]),
+        b=parse_side(second(options)),
+        after=parse_side(options["after"]) if options["after"] else None,
         inputs=options["inputs"],
         weights=options["weights"],
         data=options["data"],

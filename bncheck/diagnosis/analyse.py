@@ -27,6 +27,7 @@ from bncheck.diagnosis.expectations import check_expectations
 from bncheck.diagnosis.fit import measure
 from bncheck.diagnosis.judge import explain_cell, judge_case, unsound_places
 from bncheck.diagnosis.repeats import compare_again
+from bncheck.diagnosis.rules.applications import unchanged
 from bncheck.diagnosis.rules.well_formed import well_formed
 from bncheck.environments.devices import cores
 from bncheck.evidence import CellView, Drift, Repeat, TargetView
@@ -354,7 +355,10 @@ def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult |
         environment=target.environment,
         notes=record.notes,
     )
-    return outcome_of(case, target, record), well_formed(view)
+    result, view = outcome_of(case, target, record), well_formed(view)
+    if result is not None and case.functions:
+        result = replace(result, remarks=(*result.remarks, *unchanged(view)))
+    return result, view
 
 
 def of_expecting(plan: Plan, drifts: Iterable[Drift]) -> dict[str, list[Drift]]:

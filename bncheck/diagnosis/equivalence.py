@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from bncheck.diagnosis.expectations import applies
+from bncheck.diagnosis.rules.own_advice import in_its_words
 from bncheck.evidence import CellView
 from bncheck.finding import BUILT_IN, Finding
 from bncheck.scenario import Case, Scenario
@@ -28,11 +29,13 @@ def held_to_equivalence(
     own = {cell.target for cell in cells if cell.own_layer}
     alone = all(cell.target in own for cell in cells)  # nothing to be equivalent to
     expected = {cause for expect in scenario.expect if applies(expect.when, case) for cause in expect.causes}
+    backends = {cell.target: cell.backend for cell in cells if cell.own_layer}
+    told = (in_its_words(item, [backends[name] for name in item.targets if name in backends]) for item in findings)
     return [
         replace(item, kind="defect", departs=departs, departs_from=BUILT_IN)
         if (departs := "" if alone else not_equivalent(item, own)) and item.cause not in expected
         else item
-        for item in findings
+        for item in told
     ]
 
 

@@ -21,6 +21,9 @@ from bncheck.run_folder.results import TargetResult
 from bncheck.scenario import Case, Scenario
 from bncheck.trace import Place, Trace, unsound
 
+# Backends whose own layer averages the variance of n − 1; the others' takes that of n (docs/conventions.md).
+UNBIASED = ("torch", "mlx", "tinygrad")
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -48,7 +51,7 @@ def explain_cell(
     """
     path, own = layer_path(view.case), bool(view.own_layer)
     if own and view.trace is not None:
-        anatomy = anatomy_of(view.case, view.trace)
+        anatomy = anatomy_of(view.case, view.trace, "n-1" if view.backend in UNBIASED else "n")
         view = replace(view, anatomy=anatomy, trace=seen_through(view.trace, anatomy))
     if not own:
         said = documented_facets(documented, target.version, target.variant, path)

@@ -98,6 +98,7 @@ def files_beside(scenario: Scenario) -> set[Path]:
     named = [case.network.custom and case.network.custom.rpartition(":")[0] for case in scenario.cases]
     named += [case.network.model and case.network.model.rpartition(":")[0] for case in scenario.cases]
     named += [case.network.file for case in scenario.cases]
+    named += [name.rpartition(":")[0] for case in scenario.cases for name in case.functions]
     paths = {Path(name).resolve() for name in named if name}
     # What a user's file imports lies beside it.
     paths |= {beside for path in paths if path.suffix == ".py" for beside in path.parent.glob("*.py")}
@@ -107,6 +108,7 @@ def files_beside(scenario: Scenario) -> set[Path]:
 def code_of(plan: Plan) -> list[str]:
     """Files whose code playing this plan would run."""
     named = [case.network.custom for case in plan.cases] + [case.network.model for case in plan.cases]
+    named += [name for case in plan.cases for name in case.functions]
     return sorted({name.rpartition(":")[0] for name in named if name})
 
 

@@ -320,6 +320,8 @@ def _event_rules(place: KeyPath, table: EventTable, document: Document) -> Itera
         yield Fault((*place, "training"), "set_mode needs training", "true, false")
     if "copy" in op_of(table.event).changes and not document.network.copied:
         yield Fault(place, f"{table.event} needs a copy: say how it is made in network.copied")
+    if table.event == "apply" and table.function is None:
+        yield Fault((*place, "function"), "is missing; apply needs it", "file.py:function")
     if table.event == "eval_in_batches":
         yield from _batch_rules(place, table, document)
     if table.event == "export_onnx" and isinstance(table.training, bool):

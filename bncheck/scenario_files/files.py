@@ -18,7 +18,7 @@ from typing import Any
 from bncheck.bounded import is_regular, read_bounded
 from bncheck.environments.backend_file import BackendFile
 from bncheck.errors import ScenarioError, UsageError, nearest
-from bncheck.scenario import Case, Expect, Network, Scenario, Tolerance, is_file
+from bncheck.scenario import Case, Event, Expect, Network, Scenario, Tolerance, is_file
 from bncheck.scenario_files.checks import (
     build_events,
     build_inputs,
@@ -28,6 +28,7 @@ from bncheck.scenario_files.checks import (
     fill_channels,
     replica_rules,
     size_rules,
+    written_events,
 )
 from bncheck.scenario_files.matrix import MOST_CASES, Axis, PathError, Point, fix_axis, points, read_axes, set_value
 from bncheck.scenario_files.schema import (
@@ -254,6 +255,7 @@ def _case(
         faults += found
         faults += [*replica_rules(network, inputs), *(() if found else size_rules(layers, inputs, events))]
         network = _located(path, dataclasses.replace(network, layers=layers))
+        events = tuple(_with_file(path, event) for event in events)
     if faults:
         return None, faults, document
     steps = build_steps(document)
@@ -279,6 +281,15 @@ def _located(path: Path, network: Network) -> Network:
     return dataclasses.replace(network, custom=custom, file=file, model=model)
 
 
+def _with_file(path: Path, event: Event) -> Event:
+    """An event with the whole path of the file whose function it calls."""
+    function = event.arguments.get("function")
+    if function is None:
+        return event
+    located = {**event.arguments, "function": str(path.absolute().parent / function)}
+    return dataclasses.replace(event, arguments=located)
+
+
 def _paths(path: Path, document: Document, overrides: Mapping[str, Any]) -> Iterator[Fault]:
     """Files that the network names lie beside the scenario or below; only ``--set`` may name any file."""
     table = document.network
@@ -297,6 +308,13 @@ def _paths(path: Path, document: Document, overrides: Mapping[str, Any]) -> Iter
             yield Fault(("network", key), text, f"a file beside the scenario, or --set network.{key}=...")
         elif not is_regular(path.parent / name):
             yield Fault(("network", key), f"there is no file {shown(name)}")
+    for place, event in written_events(document):
+        name = (event.function or "").rpartition(":")[0]
+        if name and (Path(name).is_absolute() or ".." in Path(name).parts):
+            text = f'"{name}" lies outside of the scenario\'s folder'
+            yield Fault((*place, "function"), text, "a file beside the scenario")
+        elif name and not is_regular(path.parent / name):
+            yield Fault((*place, "function"), f"there is no file {shown(name)}")
 
 
 def _expected(tables: Mapping[int, ExpectTable], axes: list[Axis]) -> tuple[tuple[Expect, ...], list[Fault]]:

@@ -161,6 +161,9 @@ def size_or_pair(value: Any) -> int | tuple[int, ...]:
 
 
 def event_table(value: Any) -> Any:
+    """An event alone is its name; ``{ apply = "file.py:function" }`` says the function where others say the name."""
+    if isinstance(value, dict) and "apply" in value and "event" not in value and "function" not in value:
+        return {"event": "apply", "function": value["apply"], **{key: value[key] for key in value if key != "apply"}}
     return {"event": value} if isinstance(value, str) else value
 
 
@@ -266,6 +269,7 @@ class EventTable(Table):
     drop: list[Annotated[str, one_of("state", STATES)]] | None = None
     sizes: Annotated[list[Whole], Field(min_length=2)] | None = None
     samples: Whole | None = None
+    function: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")] | None = None
 
 
 Events = list[Annotated[EventTable, BeforeValidator(event_table)]]
@@ -406,9 +410,10 @@ def fault_of(
     if kind == "extra_forbidden":
         return unknown(path, "key", path[-1], keys_at(path[:-1]), tables)
     if kind == "string_pattern_mismatch":
-        form = {"custom": "file.py:Class, or package.module:Class", "model": "file.py:function"}.get(
-            str(path[-1]), "letters, digits, _ and -"
-        )
+        form = {
+            "custom": "file.py:Class, or package.module:Class",
+            **dict.fromkeys(("model", "function"), "file.py:function"),
+        }.get(str(path[-1]), "letters, digits, _ and -")
         return Fault(path, f"{shown(value)} cannot stand here", form)
     if kind in _SENTENCES:
         return Fault(path, _SENTENCES[kind](context, value))

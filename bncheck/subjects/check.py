@@ -44,7 +44,9 @@ def check_code(asked: Asked, listener: Listener, nursery: Nursery | None) -> tup
     job = job_of(asked)
     with ExitStack() as held:
         folder = held.enter_context(tempfile.TemporaryDirectory(prefix="bncheck-"))
-        if nursery is None and CAN_FORK:
+        if asked.thing.framework != "torch":
+            nursery = None  # an engine is chosen before it is imported, and JAX's threads do not survive a fork
+        elif nursery is None and CAN_FORK:
             nursery = held.enter_context(Nursery(python.path, backend.module))
         making = Making(python.path, job, Path(folder) / "subject", nursery)
         Thread(target=import_judging, args=(asked,), daemon=True).start()
@@ -106,6 +108,8 @@ def job_of(asked: Asked) -> dict[str, Any]:
     return {
         "module": asked.thing.module,
         "name": asked.thing.name,
+        "framework": asked.thing.framework,
+        "engine": asked.thing.engine,
         "with": dict(asked.given),
         "as": asked.kind,
         "inputs": [parse_input(text) for text in asked.inputs],

@@ -18,6 +18,15 @@ def diff(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
     """The run folder and what was found. UsageError and its like for what cannot be compared."""
     asked = replace(asked, a=as_played(asked.a, asked.b), b=as_played(asked.b, asked.a))
     kinds = {asked.a.kind, asked.b.kind}
+    if asked.after is not None:
+        if kinds != {"code"} or asked.after.kind != "code" or asked.after.path is None:
+            raise UsageError(
+                f"--after calls a function of a file with a model: {asked.a.text}, {asked.after.text} are not that.",
+                "bncheck diff model.py:build --after tools.py:convert",
+            )
+        from bncheck.subjects.changed import compare_change
+
+        return compare_change(asked, listener)
     if kinds <= {"checkpoint", "onnx"} and "checkpoint" in kinds:
         from bncheck.subjects.two_files import compare_files
 

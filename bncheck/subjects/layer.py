@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from bncheck.playing.nursery import Nursery
     from bncheck.subjects.asked import Asked
 
-TARGETS = ("torch", "torch[builtin]")
-USUAL = {"eps": 1e-5, "momentum": 0.1}  # torch.nn.BatchNorm's
-ASKED = {"eps": 1e-3, "momentum": 0.3}  # where the layer takes it: other than both defaults
 # Gamma and beta of the first channels, repeated: a layer that forgets them is seen.
 GAMMA, BETA = (1.5, 0.8, -0.6, 1.2), (0.5, -1.0, 0.0, 2.0)
 MEAN, STD = (0.5, -2.0, 3.0, 1.0), (1.0, 0.5, 2.0, 1.5)
@@ -37,7 +34,6 @@ LOOP = ["train_forward", "backward"]
 SAVED = [LOOP[0], "reload"]  # something to lose, and where it would be
 MANY, LARGEST = 200, 200_000  # samples, and values of such a batch
 # Quantity → column: its words in the table of what was compared.
-VARIANCES = r"averages the variance over \1 into running_var, PyTorch's the one over \2."
 QUANTITIES = {
     "output": "output",
     "running_mean": "running mean",
@@ -48,6 +44,44 @@ QUANTITIES = {
     "grad_beta": "gradient of beta",
     "mode": "training flag",
 }
+
+
+@dataclass(frozen=True)
+class Home:
+    """The framework that a layer is written for. ``targets``: the layer's, and the built-in one's. ``usual``: eps and
+    momentum of the built-in layer; ``asked``: where the layer takes them, other than both defaults. ``old``: its
+    momentum is the weight of the old average. ``axis`` of the channels."""
+
+    title: str
+    targets: tuple[str, str]
+    usual: Mapping[str, float]
+    asked: Mapping[str, float]
+    old: bool = False
+    axis: int = 1
+
+    def weight(self, momentum: float) -> float:
+        """Of the new batch."""
+        return 1 - momentum if self.old else momentum
+
+
+TORCH = Home(
+    title="PyTorch",
+    targets=("torch", "torch[builtin]"),
+    usual={"eps": 1e-5, "momentum": 0.1},
+    asked={"eps": 1e-3, "momentum": 0.3},
+)
+KERAS_ENGINES = {"jax": ("keras", "keras[builtin]")} | {
+    engine: (f"keras[{engine}]", f"keras[builtin_{engine}]") for engine in ("torch", "tensorflow")
+}
+
+
+def home_of(found: Mapping[str, Any]) -> Home:
+    engine = found.get("engine")
+    if engine is None:
+        return TORCH
+    usual, asked = {"eps": 1e-3, "momentum": 0.99}, {"eps": 1e-2, "momentum": 0.7}
+    targets = KERAS_ENGINES[str(engine)]
+    return Home(title="Keras", targets=targets, usual=usual, asked=asked, old=True, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -62,10 +96,15 @@ class Looked:
     held: Mapping[str, float]
     affine: bool  # gamma and beta are where they can be found
     single: tuple[str, ...] = ()  # of gamma and beta: one value for all channels
+    home: Home = TORCH
 
     @property
     def builtin(self) -> str:
-        return {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d"}.get(len(self.shape), "BatchNorm3d")
+        """The built-in layer that it is compared with."""
+        if self.home is not TORCH:
+            return "keras.layers.BatchNormalization"
+        rank = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d"}.get(len(self.shape), "BatchNorm3d")
+        return f"torch.nn.{rank}"
 
 
 def looked(found: Mapping[str, Any]) -> Looked:
@@ -78,15 +117,16 @@ def looked(found: Mapping[str, Any]) -> Looked:
         held={str(key): float(value) for key, value in found["held"].items()},
         affine=bool(found["affine"]),
         single=tuple(str(word) for word in found["single"]),
+        home=home_of(found),
     )
 
 
 def settings(layer: Looked, given: Mapping[str, Any]) -> dict[str, Any]:
     """eps and momentum that both layers get: the user's, else telling ones; where the constructor takes none, those
-    that the layer shows, else PyTorch's."""
+    that the layer shows, else the built-in one's."""
     found: dict[str, Any] = {}
-    for word, usual in USUAL.items():
-        own = layer.held.get(word, usual) if word in layer.left_out else ASKED[word]
+    for word, usual in layer.home.usual.items():
+        own = layer.held.get(word, usual) if word in layer.left_out else layer.home.asked[word]
         found[word] = given.get(word, own)
     return found
 
@@ -94,13 +134,16 @@ def settings(layer: Looked, given: Mapping[str, Any]) -> dict[str, Any]:
 def scenario_text(layer: Looked, given: Mapping[str, Any], custom: str, expecting: bool) -> str:
     """The scenario as TOML: ``bncheck run`` plays it. ``expecting`` lets it fail by itself where the two differ."""
     known = settings(layer, given)
-    more = {key: value for key, value in given.items() if key not in (*USUAL, "affine", "track_running_stats")}
+    more = {
+        key: value for key, value in given.items() if key not in (*layer.home.usual, "affine", "track_running_stats")
+    }
     switches = {key: given[key] for key in ("affine", "track_running_stats") if key in given}
-    averaging = {"averaging": "cumulative"} if known["momentum"] is None else {"batch_weight": known["momentum"]}
+    averaging = {"averaging": "cumulative"} if known["momentum"] is None else {"batch_weight": weight_of(layer, known)}
     norm = {
         "name": "bn",
         "type": "batch_norm",
         "channels": layer.channels,
+        **({} if layer.home.axis == 1 else {"axis": layer.home.axis}),
         "eps": known["eps"],
         **averaging,
         **switches,
@@ -112,10 +155,10 @@ def scenario_text(layer: Looked, given: Mapping[str, Any], custom: str, expectin
             for word, values in telling.items()
         }
     lines = [
-        f"title = {toml(f'{layer.name} against torch.nn.{layer.builtin}')}",
+        f"title = {toml(f'{layer.name} against {layer.builtin}')}",
         'why = "Written by bncheck check."',
-        f"targets = {toml(list(TARGETS))}",
-        'tags = ["own layer", "torch"]',
+        f"targets = {toml(list(layer.home.targets))}",
+        f"tags = {toml(['own layer', layer.home.targets[0].partition('[')[0]])}",
         "",
         "[network]",
         *([f"custom = {toml(custom)}"] if custom else []),
@@ -137,9 +180,14 @@ def scenario_text(layer: Looked, given: Mapping[str, Any], custom: str, expectin
         "",
         "[matrix.labels]",
         f"case = {toml(list(cases_of(layer)))}",
-        *(["", "[[expect]]", f"between = {toml(list(TARGETS))}", "agree = true"] if expecting else []),
+        *(["", "[[expect]]", f"between = {toml(list(layer.home.targets))}", "agree = true"] if expecting else []),
     ]
     return "\n".join(lines) + "\n"
+
+
+def weight_of(layer: Looked, known: Mapping[str, Any]) -> float:
+    """The weight of the new batch, to as many digits as a person would write."""
+    return float(f"{layer.home.weight(known['momentum']):.12g}")
 
 
 def cases_of(layer: Looked) -> dict[str, dict[str, Any]]:
@@ -181,9 +229,9 @@ def check_layer(
         path.write_text(scenario_text(layer, given, "", False), encoding="utf-8")
         request = Request(
             scenarios=(str(path),),
-            targets=TARGETS,
+            targets=layer.home.targets,
             overrides=(f"network.custom={thing.code}",),
-            pythons=(f"torch={python.path}", f"torch[builtin]={python.path}"),
+            pythons=tuple(f"{target}={python.path}" for target in layer.home.targets),
             out=asked.out,
             bar=replace(asked.bar, fail_on="convention") if asked.strict else asked.bar,
             formats=asked.formats,
@@ -224,8 +272,10 @@ def one_for_all(finding: Finding, layer: Looked) -> Finding:
     what = " and ".join(f"one {word}" for word in held)
     return replace(
         finding,
-        title=f"{layer.name} holds {what} for all channels, PyTorch's one for each.",
-        advice="hold one value per channel: nn.Parameter(torch.ones(num_features)), or compare it as what it is",
+        title=f"{layer.name} holds {what} for all channels, {layer.home.title}'s one for each.",
+        advice="hold one value per channel"
+        + (": nn.Parameter(torch.ones(num_features))" if layer.home is TORCH else "")
+        + ", or compare it as what it is",
     )
 
 
@@ -235,7 +285,7 @@ def weight(finding: Finding) -> tuple[int, bool, bool]:
 
 
 def answer_of(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Results) -> Answer:
-    own = f"torch.nn.{layer.builtin}"
+    own = layer.builtin
     asked = [each for each in results.scenarios if not each.probe]
     names = {scenario.name for scenario in asked}
     cells = [cell for cell in results.cells if cell.scenario in names]
@@ -253,19 +303,22 @@ def answer_of(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Re
     )
 
 
+VARIANCES = r"averages the variance over \1 into running_var, {theirs} the one over \2."
 VERSION = r"[0-9][^ ,:']*[^ ,:'.]"  # and device; a full stop behind it ends the sentence
 
 
 def in_words(title: str, layer: Looked) -> str:
-    """A finding's sentence without the targets' names: there are two sides, the user's layer and PyTorch's."""
+    """A finding's sentence without the targets' names: there are two sides, the user's layer and the framework's."""
+    theirs = f"{layer.home.title}'s"
+    mine, builtin = (re.escape(target) for target in layer.home.targets)
     for pattern, words in (
-        (rf"{re.escape(layer.name)} in torch {VERSION}", layer.name),
-        (rf"torch\[builtin\]( {VERSION})?'s", "PyTorch's"),
-        (rf"torch\[builtin\]( {VERSION})?", "PyTorch's"),
-        (rf"\btorch {VERSION}", layer.name),
+        (rf"{re.escape(layer.name)} in {mine} {VERSION}", layer.name),
+        (rf"{builtin}( {VERSION})?'s", theirs),
+        (rf"{builtin}( {VERSION})?", theirs),
+        (rf"(?<!\w){mine} {VERSION}", layer.name),
         (r"(the network's|its) output", "the output"),
-        (r"divides the variance that is averaged by (\S+), PyTorch's by (\S+)\.", VARIANCES),
-        (r"y is ([0-9.]+) times as large on PyTorch's", r"PyTorch's y is \1 times as large"),
+        (rf"divides the variance that is averaged by (\S+), {theirs} by (\S+)\.", VARIANCES.format(theirs=theirs)),
+        (rf"y is ([0-9.]+) times as large on {theirs}", rf"{theirs} y is \1 times as large"),
         (r" (of|normalises) bn\b", lambda match: " normalises" if match[1] == "normalises" else ""),
     ):
         title = re.sub(pattern, words, title)
@@ -273,7 +326,8 @@ def in_words(title: str, layer: Looked) -> str:
 
 
 def headline(layer: Looked, own: str, leading: Finding | None, stopped: CellResult | None) -> str:
-    if leading is not None and leading.kind == "convention" and leading.cause == "layer-contract":
+    names_alone = leading is not None and (leading.kind == "convention" or layer.home is not TORCH)
+    if leading is not None and names_alone and leading.cause == "layer-contract":
         return f"{layer.name} computes what {own} computes, and is not exchangeable for it: {leading.title}"
     if leading is not None:
         said = re.sub(rf"^((In \w+ )?){re.escape(layer.name)} (?!\()", r"\1it ", leading.title)
@@ -282,10 +336,10 @@ def headline(layer: Looked, own: str, leading: Finding | None, stopped: CellResu
         why = " ".join((stopped.error or stopped.outcome).split())
         return f"{layer.name} could not be compared with {own}: {why}"
     shape = "×".join(map(str, layer.shape))
-    return (
-        f"{layer.name} is equivalent to {own} on {shape}: training, eval, backward, statistics, saving, loading, "
-        "copying and dtypes agree"
-    )
+    tried = "training, eval, backward, statistics, saving, loading, copying and dtypes agree"
+    if layer.home is not TORCH:
+        tried = "training, inference, gradients, statistics, and what is saved and loaded agree"
+    return f"{layer.name} is equivalent to {own} on {shape}: {tried}"
 
 
 def rows(results: Results, names: set[str]) -> list[Row]:
@@ -309,17 +363,18 @@ def notes(layer: Looked, given: Mapping[str, Any], cells: Sequence[CellResult]) 
     known = settings(layer, given)
     words = ", ".join(f"{word} = {value}" for word, value in known.items())
     said = [f"Tried on {'×'.join(map(str, layer.shape))} values with {words}."]
-    for word, usual in USUAL.items():
+    for word, usual in layer.home.usual.items():
         value = layer.defaults.get(word, usual)
         if value != usual and word not in given:
             said.append(
-                f"Its default {word} is {value:g}, that of torch.nn.{layer.builtin} {usual:g}: "
-                f"both got {known[word]:g}."
+                f"Its default {word} is {value:g}, that of {layer.builtin} {usual:g}: both got {known[word]:g}."
             )
-    unasked = [word for word in layer.left_out if word in USUAL]
+    unasked = [word for word in layer.left_out if word in layer.home.usual]
     for word in unasked:
-        whose = "the layer shows" if word in layer.held else "is PyTorch's own"
-        said.append(f"Its constructor takes no {word}: PyTorch's layer got the {known[word]:g} that {whose}.")
+        whose = "the layer shows" if word in layer.held else f"is {layer.home.title}'s own"
+        said.append(
+            f"Its constructor takes no {word}: {layer.home.title}'s layer got the {known[word]:g} that {whose}."
+        )
     # A remark that ends in "asks" says that what could not be asked for is there all the same.
     remarks = dict.fromkeys(remark for cell in cells for remark in cell.remarks if not remark.endswith("asks"))
     return said + [remark for remark in remarks if not any(f"takes no {word}" in remark for word in unasked)]

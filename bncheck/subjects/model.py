@@ -21,6 +21,7 @@ from bncheck.run_folder.answer import MOST, Answer, Row
 from bncheck.run_folder.arrays import open_archive
 from bncheck.run_folder.folder import create_run_folder
 from bncheck.run_folder.lives import read_lives
+from bncheck.run_folder.recordings import life_of
 from bncheck.run_folder.results import Results, TargetResult
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.interpreter import UsersPython
@@ -60,14 +61,15 @@ def check_model(
     asked: Asked, found: Mapping[str, Any], folder: Path, python: UsersPython, listener: Listener
 ) -> tuple[Path, Results]:
     """Judge what ``worker/subject`` recorded in ``folder``; (the run folder, what was found)."""
-    seen = read(asked.thing.text, found, folder)
+    seen = read(asked.thing.text, found, folder, asked.thing.framework)
     findings = tuple(replace(item, case=slug_of(asked.thing.text)) for item in judge(seen))
     answer = answer_of(asked.thing.text, seen, findings)
     run = create_run_folder(asked.out)
     if (folder / "watched").is_dir():
         shutil.copytree(folder / "watched", run / "watched")
     target = TargetResult(
-        name=seen.holding.name, slug=slug_of(seen.holding.name), backend="torch", version=str(found["torch"]),
+        name=seen.holding.name, slug=slug_of(seen.holding.name), backend=asked.thing.framework,
+        version=str(found.get("version", found.get("torch"))),
         python=str(python.path),
     )  # fmt: skip
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -76,18 +78,47 @@ def check_model(
     return run, results
 
 
-def read(name: str, said: Mapping[str, Any], folder: Path) -> Seen:
+def read(name: str, said: Mapping[str, Any], folder: Path, framework: str = "torch") -> Seen:
+    holding = holding_of(name, said, folder / "held.npz", framework)
+    handed = folder / "recording.npz"
+    if handed.is_file():
+        life = handed_in(holding.name, said, handed, framework)
+        return Seen(said=said, holding=holding, life=life)
     lives = read_lives(folder)
-    return Seen(said=said, holding=holding_of(name, said, folder / "held.npz"), life=lives[0] if lives else None)
+    return Seen(said=said, holding=holding, life=lives[0] if lives else None)
 
 
-def holding_of(name: str, said: Mapping[str, Any], path: Path) -> Holding:
+def handed_in(name: str, said: Mapping[str, Any], path: Path, framework: str) -> Life | None:
+    """A life that the model's process wrote down as plain arrays; None where no layer ran."""
+    layers: dict[str, dict[str, Any]] = {}
+    archive = open_archive(path)
+    for key in archive or ():
+        layer, _, quantity = key.rpartition("/")
+        layers.setdefault(layer, {})[quantity] = archive[key]  # type: ignore[index]
+    if not layers:
+        return None
+    known = {str(layer["name"]): layer for layer in said["layers"]}
+    for layer, found in layers.items():
+        found.update(kind=str(known[layer]["kind"]), own=bool(known[layer]["own"]))
+    return life_of(
+        {
+            "program": name,
+            "framework": framework,
+            "version": str(said["version"]),
+            "steps": int(said["steps"]),
+            "layers": layers,
+            "happenings": said["happenings"],
+        }
+    )
+
+
+def holding_of(name: str, said: Mapping[str, Any], path: Path, framework: str = "torch") -> Holding:
     archive = open_archive(path)
     arrays: Mapping[str, Any] = {} if archive is None else {key: archive[key] for key in archive}
     layers = [held_of(place, layer, arrays) for place, layer in enumerate(said["layers"])]
     others = {str(key): tuple(shape) for key, shape in said["others"].items()}
     short = name.replace("\\", "/").rpartition("/")[2]
-    return Holding(name=short, framework="torch", format="model", layers=tuple(layers), others=others)
+    return Holding(name=short, framework=framework, format="model", layers=tuple(layers), others=others)
 
 
 def held_of(place: int, layer: Mapping[str, Any], arrays: Mapping[str, Any]) -> Held:
@@ -209,7 +240,7 @@ def row_of(layer: Mapping[str, Any], seen: Seen, findings: Sequence[Finding]) ->
     own = [item for item in findings if name in {place for place, _ in item.places}]
     worst = min(own, key=lambda item: KINDS.index(item.kind), default=None)
     lived = next((each for each in seen.life.layers if each.name == name), None) if seen.life is not None else None
-    mode = {True: "train", False: "eval", None: "?"}[layer["training"]]
+    mode = {True: "train", False: "eval", None: "per call"}[layer["training"]]
     said = worst.cause if worst is not None else "in order" if lived is not None else "not run"
     cells = (str(layer["kind"]), mode, n_of(lived), moved_of(lived, layer), gap_of(lived, seen), said)
     return Row(layer=name[:1000], cells=cells, mark=worst.kind if worst is not None else "agrees" if lived else "")

@@ -40,6 +40,7 @@ class AskedDiff:
 
     a: Side
     b: Side
+    after: Side | None = None  # a function of the user's, called with a
     inputs: Sequence[str] = ()
     weights: Path | None = None
     data: Path | None = None

@@ -19,6 +19,8 @@ EXPORTED = (".tflite", ".xml")  # TFLite and OpenVINO: read by their own runtime
 MOST_BYTES = 8_000_000  # of a source file
 # The framework that a package's things are made of; packages not listed here are asked of torch.
 OTHER_FRAMEWORKS = {"keras": "Keras", "tensorflow": "TensorFlow", "tf_keras": "tf.keras", "mxnet": "MXNet"}
+# Of those, the ones whose layers are taken as well: name → backend.
+TAKEN = {"Keras": "keras", "TensorFlow": "keras"}
 OTHER_FRAMEWORKS |= {"flax": "Flax", "haiku": "Haiku", "paddle": "Paddle", "mlx": "MLX", "tinygrad": "tinygrad"}
 
 Kind = Literal["code", "onnx", "checkpoint"]
@@ -35,6 +37,7 @@ class Thing:
     name: str = ""
     path: Path | None = None
     framework: str = "torch"
+    engine: str = ""  # of Keras, where the file calls one itself
 
     @property
     def code(self) -> str:
@@ -83,8 +86,11 @@ def in_file(text: str, module: str, name: str) -> Thing:
     path = existing(Path(module)).absolute()
     source = source_of(path)
     framework = framework_of(source)
-    refuse_other(text, framework)
-    return Thing("code", text, module=str(path), name=name, path=path)
+    if framework not in TAKEN:
+        refuse_other(text, framework)
+    taken = TAKEN.get(framework, "torch")
+    engine = engine_of(source) if taken == "keras" else ""
+    return Thing("code", text, module=str(path), name=name, path=path, framework=taken, engine=engine)
 
 
 def in_package(text: str, module: str, name: str) -> Thing:
@@ -93,14 +99,16 @@ def in_package(text: str, module: str, name: str) -> Thing:
     for path in (Path(*parts).with_suffix(".py"), Path(*parts) / "__init__.py"):
         if is_regular(path):
             return in_file(text, str(path), name)
-    refuse_other(text, OTHER_FRAMEWORKS.get(parts[0], ""))
-    return Thing("code", text, module=module, name=name)
+    framework = OTHER_FRAMEWORKS.get(parts[0], "")
+    if framework not in TAKEN:
+        refuse_other(text, framework)
+    return Thing("code", text, module=module, name=name, framework=TAKEN.get(framework, "torch"))
 
 
 def refuse_other(text: str, framework: str) -> None:
     if framework:
         raise UsageError(
-            f"{text} is made of {framework}; check takes layers and models of PyTorch so far",
+            f"{text} is made of {framework}; check takes layers and models of PyTorch and Keras so far",
             "its checkpoint file, or an ONNX file exported from it, can be checked alone",
         )
 
@@ -114,16 +122,31 @@ def source_of(path: Path) -> ast.Module | None:
 
 
 def framework_of(source: ast.Module | None) -> str:
-    """The other framework that a file imports, if it imports no torch: "" for torch's, or where it does not show."""
+    """The other framework that a file imports, if it imports no torch, or Keras with it: "" for torch's, or where it
+    does not show."""
+    packages = imported(source)
+    if "keras" in packages:
+        return "Keras"  # on PyTorch, where that is imported too
+    if "torch" in packages:
+        return ""
+    return next((OTHER_FRAMEWORKS[name] for name in packages if name in OTHER_FRAMEWORKS), "")
+
+
+def engine_of(source: ast.Module | None) -> str:
+    """What a file of Keras computes with by itself, beside keras.ops; "" where it shows nothing of the kind."""
+    packages = imported(source)
+    return next((name for name in ("tensorflow", "jax", "torch") if name in packages), "")
+
+
+def imported(source: ast.Module | None) -> list[str]:
+    """The packages that a file imports, in order."""
     packages: list[str] = []
     for node in ast.walk(source) if source else ():
         if isinstance(node, ast.Import):
             packages += [name.name.partition(".")[0] for name in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             packages.append(node.module.partition(".")[0])
-    if "torch" in packages:
-        return ""
-    return next((OTHER_FRAMEWORKS[name] for name in packages if name in OTHER_FRAMEWORKS), "")
+    return packages
 
 
 def names_in(path: Path) -> list[str]:

@@ -49,9 +49,10 @@ PYTHON_WORDS = re.compile(
 DOES_NOT_FIT = re.compile(r"shape|size|dimension|channels?\b|\d-?D\b|per channel", re.IGNORECASE)
 
 
-def paths_of(network, variant, module):
+def paths_of(network, variant, module, events=()):
     """Files of the user's that this cell plays; none where the built-in layer stands in their place."""
-    named = [network.get("model")] + ([network.get("custom")] if variant != "builtin" and module else [])
+    named = [network.get("model")] + ([network.get("custom")] if not variant.startswith("builtin") and module else [])
+    named += [(event.get("arguments") or {}).get("function") for event in events]
     return [text.rpartition(":")[0] for text in named if text]
 
 

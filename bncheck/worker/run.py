@@ -356,7 +356,7 @@ def run_cell(folder, job, inputs, backend, target):
     result = {"protocol": PROTOCOL, "outcome": "ok", "event": None, "error": None, "failed": [], "dtypes": {},
               "artifacts": [], "notes": {}}  # fmt: skip
     arrays, module = None, getattr(backend, "MODULE", "")
-    own = blame.paths_of(job["network"], target["variant"], module)
+    own = blame.paths_of(job["network"], target["variant"], module, job["events"])
     judge = blame.Judge(own, bool(job["network"].get("model")), target["backend"], module)
     try:
         cell = Cell(job, inputs, backend, target, folder, judge)

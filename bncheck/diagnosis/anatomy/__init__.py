@@ -30,10 +30,11 @@ __all__ = ["anatomy_of", "seen_through"]
 LINES = ("used_mean", "used_invstd", "used_residual")
 
 
-def anatomy_of(case: Case, trace: Trace) -> Mapping[str, Anatomy]:
-    """Layer → what it does, of the layers whose values were kept and whose every output a rule makes."""
+def anatomy_of(case: Case, trace: Trace, divisor: str = "n-1") -> Mapping[str, Anatomy]:
+    """Layer → what it does, of the layers whose values were kept and whose every output a rule makes. ``divisor`` is
+    that of the variance which the framework's own layer averages."""
     found = {}
-    for life in lives_of(case, trace):
+    for life in lives_of(case, trace, divisor):
         parts = dissect(life)
         if parts is None:
             continue

@@ -280,8 +280,9 @@ def remembering(parts: Parts, life: Life) -> Sequence[Rule]:
             rules.append(of_average("batch-weight", says, weight=life.weight))
     if held.statistic == "std":
         rules.append(of_average("wrong-statistic", "averages the standard deviation", statistic="variance"))
-    if held.divisor == "n":
-        rules.append(of_average("variance-divisor", "averages the variance that is divided by n", divisor="n-1"))
+    if held.divisor != life.divisor:
+        says = f"averages the variance that is divided by {held.divisor.replace('-', ' - ')}"
+        rules.append(of_average("variance-divisor", says, divisor=life.divisor))
     return rules
 
 

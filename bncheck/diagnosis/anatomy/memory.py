@@ -139,20 +139,21 @@ def hypotheses(life: Life, groups: Sequence[Group]) -> Iterator[Memory]:
     pairs = [(group, order) for group in groups for order in orders(group)]
     for group, order in pairs:
         for averaging in ("exponential", *(OTHER_AVERAGES if group.usual else ())):
-            yield from variants(group, order, life.weight, averaging)
+            yield from variants(group, order, life.weight, averaging, life.divisor)
     for group, order in pairs:
         weight = fitted_weight(Memory(group=group, order=order), life)
         if weight is not None and weight != life.weight:
-            yield from variants(group, order, weight, "exponential")
+            yield from variants(group, order, weight, "exponential", life.divisor)
 
 
 def orders(group: Group) -> Sequence[str]:
     return ("their mean",) if group.usual or group.taken != "all" else ORDERS
 
 
-def variants(group: Group, order: str, weight: float, averaging: str) -> Iterator[Memory]:
+def variants(group: Group, order: str, weight: float, averaging: str, usual: str) -> Iterator[Memory]:
     for statistic in ("variance", "std"):
-        for divisor in ("n-1", "n", *(("n-1 of all",) if order == "their mean" and not group.usual else ())):
+        more = ("n-1 of all",) if order == "their mean" and not group.usual else ()
+        for divisor in (*sorted(("n-1", "n"), key=lambda divisor: divisor != usual), *more):
             yield Memory(group, order, divisor, statistic, weight, averaging)
 
 

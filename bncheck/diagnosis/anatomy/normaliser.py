@@ -228,7 +228,7 @@ def means_fit(line: Lines, use: Taken) -> bool:
 
 
 def common_eps(each: Sequence[tuple[Lines, Taken]], placement: str, asked: float) -> list[float]:
-    """What the one eps of all groups can be: the one asked for, 0, and as measured."""
+    """What the one eps of all groups can be: the one asked for, 0, and as measured, in few digits and in all."""
     low, high = -math.inf, math.inf
     for line, use in each:
         good = line.known & (line.r > 0) & (use.var >= 0)
@@ -245,8 +245,10 @@ def common_eps(each: Sequence[tuple[Lines, Taken]], placement: str, asked: float
         low, high = max(low, float(lo)), min(high, float(hi))
     if not low <= high or high < 0:
         return []
-    measured = shortest(low, high) if known(low, high) else 0.5 * (low + high)
-    return list(dict.fromkeys(eps for eps in (asked, 0.0, measured) if low <= eps <= high))
+    middle_one = 0.5 * (low + high)
+    # A number of few digits at the edge of what the lines allow may miss by a rounding what the middle makes.
+    measured = (shortest(low, high), middle_one) if known(low, high) else (middle_one,)
+    return list(dict.fromkeys(eps for eps in (asked, 0.0, *measured) if low <= eps <= high))
 
 
 def blend_weight(shown: Sequence[Shown], found: Sequence[Moments], lines: Sequence[Lines], life: Life) -> float | None:

@@ -58,6 +58,7 @@ class Life:
     eps: float
     weight: float
     tracked: bool
+    divisor: str = "n-1"  # of the variance that the framework's own layer averages
 
     @property
     def by_gradients(self) -> Life:
@@ -68,7 +69,7 @@ class Life:
         return tuple(forward for forward in self.forwards if forward.training == training)
 
 
-def lives_of(case: Case, trace: Trace) -> Iterator[Life]:
+def lives_of(case: Case, trace: Trace, divisor: str = "n-1") -> Iterator[Life]:
     """The layers whose values were kept in every forward, with all channels and nothing but finite numbers."""
     for layer in case.network.layers:
         if layer.type != "batch_norm" or trace.get(layer.name, "n") is None:
@@ -89,6 +90,7 @@ def lives_of(case: Case, trace: Trace) -> Iterator[Life]:
             eps=held if math.isfinite(held) and layer.eps is None else asked,
             weight=DEFAULT_BATCH_WEIGHT if layer.batch_weight is None else layer.batch_weight,
             tracked=bool(np.isfinite(stream.mean).all() and np.isfinite(stream.var).all()),
+            divisor=divisor,
         )
 
 

@@ -16,6 +16,8 @@ from bncheck.trace import Array
 
 # What sets statistics or weights without a forward: what was averaged before says nothing of what is evaluated then.
 RESETS = ("load", "jump", "convert")
+# Steps of the optimiser between the last training forward and an evaluation that are no phase of their own.
+LATE = 2
 # Gamma or beta moved this many times as far as in any single step of before: other weights were put in.
 SWAPPED = 10.0
 
@@ -74,7 +76,7 @@ def of_places(life: Life, record: Record, done: Conduct, places: Array) -> Evalu
         return None
     divisor, resets = done.divisor or "n", resets_of(life, record)
     average = average_at(record, done, at, resets)
-    stages = chain(batch, average, divisor, None, None) if average is not None else [("start", batch.own)]
+    stages = stages_of(record, done, batch, at, resets, None)
     current, spread = latest(batch, average, divisor) if average is not None else (None, np.inf)
     if current is None and average is not None:
         current = unaveraged(record, at, batch)
@@ -108,18 +110,69 @@ def gaps(life: Life, record: Record, done: Conduct) -> list[tuple[int, Gap]]:
         alike = ((record.m0[evaluates] == record.m0[at]) & (record.v0[evaluates] == record.v0[at])).all(axis=1)
         alike &= (record.gamma[evaluates] == record.gamma[at]).all(axis=1)
         places, evaluates = evaluates[alike], evaluates[~alike]
-        average = average_at(record, done, at, resets)
         phase = pooled(record, places)
         within = (record.var[places] * (record.n[places] / record.n[places].sum())[:, None]).sum(axis=0)
         for place in places.tolist():
             batch = pooled(record, np.array([place]))
-            stages = [("start", batch.own)]
-            if average is not None:
-                stages = chain(batch, average, done.divisor or "n", None, (phase.mean, within))
+            # A chain goes through the phase where the statistics are known that it starts from.
+            stages = stages_of(record, done, batch, place, resets, (phase.mean, within))
             gap = split(batch, (record.m0[place], record.v0[place]), stages)
             if gap is not None and np.isfinite(gap.size):
                 found.append((int(record.index[place]), gap))
     return sorted(found, key=lambda item: item[0])
+
+
+def stages_of(
+    record: Record, done: Conduct, batch: Evaluated, at: int, resets: Sequence[int], phase: Statistics | None
+) -> list[tuple[str, Statistics]]:
+    """The chain of an evaluation. Statistics that something else has set since they last moved are first put back to
+    what they were; batches that trained while they stood still stand between the last averaged ones and this one."""
+    divisor, before = done.divisor or "n", before_set(record, at, resets)
+    first: list[tuple[str, Statistics]] = []
+    if before is not None:
+        place, held, left = before
+        first = [("set", held)]
+        rows = [np.where(np.arange(len(record))[:, None] == at, new, old)
+                for new, old in zip(held, (record.m0, record.v0), strict=True)]  # fmt: skip
+        record, resets = replace(record, m0=rows[0], v0=rows[1]), left
+        if not record.training[: place + 1].any():
+            return [*first, ("start", batch.own)]
+    average = average_at(record, done, at, resets)
+    if average is None:
+        return [*first, ("start", batch.own)]
+    return [*first, *chain(batch, average, divisor, None, phase, while_frozen(record, batch, at, divisor))]
+
+
+def before_set(record: Record, at: int, resets: Sequence[int]) -> tuple[int, Statistics, list[int]] | None:
+    """(the last moment before something set the statistics of a moment, what it left, resets before that); None where
+    nothing did since the last training forward, or nothing is known of before."""
+    trained = np.flatnonzero(record.training[:at] & record.moved[:at])
+    behind = int(record.index[trained[-1]]) if len(trained) else -1
+    since = [index for index in resets if behind < index <= record.index[at]]
+    if not since:
+        return None
+    known = np.flatnonzero((record.index[:at] < min(since)) & record.tracked[:at])
+    if not len(known):
+        return None
+    place = int(known[-1])
+    held = record.m1[place], record.v1[place]
+    alike = np.array_equal(held[0], record.m0[at]) and np.array_equal(held[1], record.v0[at])
+    return None if alike else (place, held, [index for index in resets if index < min(since)])
+
+
+def while_frozen(record: Record, batch: Evaluated, at: int, divisor: str) -> Statistics | None:
+    """What the latest batches have that trained in eval mode since the last one that was averaged; None where there
+    are none, or so few steps passed that nothing was frozen."""
+    trained = np.flatnonzero(record.training[:at] & record.moved[:at])
+    if not len(trained) or record.gradients[at] or steps_since(record, at) <= LATE:
+        return None
+    last = int(trained[-1])
+    still = np.arange(last + 1, at)
+    met = still[(record.gradients & ~record.training & record.sound)[last + 1 : at]][-WINDOW:]
+    if not len(met):
+        return None
+    fair = (batch.n - 1.0) / batch.n * record.n[met] / np.maximum(record.n[met] - 1.0, 1.0)
+    return record.mean[met].mean(axis=0), (record.var[met] * fair[:, None]).mean(axis=0)
 
 
 def resets_of(life: Life, record: Record) -> list[int]:
@@ -153,6 +206,9 @@ def last_phase(record: Record) -> Array:
     trained = np.flatnonzero(record.training[: places[-1]])
     first = int(trained[-1]) if len(trained) else -1
     found = places[places > first]
+    # Gradients tell batches that train, while this layer stands still, from evaluations.
+    unlike = found[record.gradients[found] != record.gradients[found[-1]]]
+    found = found[found > unlike[-1]] if len(unlike) else found
     # Statistics or parameters that change in between make another evaluation.
     for name in ("m0", "v0", "gamma", "beta"):
         rows = getattr(record, name)[found]

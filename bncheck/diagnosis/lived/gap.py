@@ -9,10 +9,12 @@ the sum of the steps of a **chain**; each stage replays the statistics under one
 ==========  =============================================================================  ========================
 part        from … to                                                                      a cause's word
 ==========  =============================================================================  ========================
-start       the running statistics → the average of the batches alone                       few-updates, never-updated
+set         the running statistics → those before something else set them (load, jump)      stale-state
+start       → the average of the batches alone                                              few-updates, never-updated
 divisor     → with the divisor that this batch's variance has: (n − 1)/n of the unbiased    variance-divisor
 noise       → each batch replaced by the mean of its neighbours                             batch-weight
 lag         → the mean of the latest training batches                                       stale-state
+frozen      → the mean of the latest batches that trained while the statistics stood still  stale-state
 mixture     → that of those batches among them that this one is like, where they alternate  mixed-batches
 shift       → what evaluations of the same phase have on average                            data-shift
 sampling    → the batch's own statistics
@@ -113,11 +115,16 @@ def split(batch: Evaluated, running: Statistics, stages: Sequence[tuple[str, Sta
 
 
 def chain(
-    batch: Evaluated, average: Average, divisor: str, latest: Array | None, phase: Statistics | None
+    batch: Evaluated,
+    average: Average,
+    divisor: str,
+    latest: Array | None,
+    phase: Statistics | None,
+    frozen: Statistics | None = None,
 ) -> list[tuple[str, Statistics]]:
     """The stages behind the running statistics. ``divisor`` of the variance that is averaged, ``latest`` which of its
     batches say what training is like at the end (None: all neighbours of the last), ``phase`` what the evaluations
-    around this one have on average."""
+    around this one have on average, ``frozen`` what the latest batches have that trained and were not averaged."""
     stages: list[tuple[str, Statistics]] = []
     if len(average.weight):
         share = average.weight / max(1.0 - average.left, 1e-300)
@@ -134,7 +141,12 @@ def chain(
             ]
         else:
             stages.append(("start", current))
-        stages.append(("mixture", nearest(batch, kinds_of(batch, average, divisor)) or current))
+        if frozen is not None:
+            stages.append(("frozen", frozen))
+        else:
+            stages.append(("mixture", nearest(batch, kinds_of(batch, average, divisor)) or current))
+    elif frozen is not None:
+        stages.append(("frozen", frozen))
     if phase is not None:
         stages.append(("shift" if stages else "start", phase))
     elif not stages:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bncheck.diagnosis.lived.evaluation import Evaluation, last_evaluation, pooled
+from bncheck.diagnosis.lived.evaluation import LATE, Evaluation, last_evaluation, pooled
 from bncheck.diagnosis.lived.gap import WINDOW, length
 from bncheck.diagnosis.lived.in_place import Conduct, conduct
 from bncheck.diagnosis.lived.record import Record, read
@@ -29,7 +29,6 @@ ALONE = 2.0
 HANDED_ON = 0.1
 # Of an average that still holds more of its start than this, nothing else is said: it has only begun.
 BEGUN = 0.05
-LATE = 2  # steps of the optimiser between the last training forward and an evaluation, at most
 CAUSES = {
     "start": "few-updates",
     "noise": "batch-weight",

@@ -66,10 +66,12 @@ def about_gap(life: Life, code: str, cause: str, says: Says) -> list[Finding]:
 
 
 PARTS = {
+    "set": "statistics that something else has set",
     "start": "start values",
     "divisor": "divisor of the variance",
     "noise": "chance of the last batches",
     "lag": "statistics older than the weights",
+    "frozen": "batches that trained while the statistics stood still",
     "mixture": "unlike batches",
     "shift": "evaluation data",
     "sampling": "chance of this batch",

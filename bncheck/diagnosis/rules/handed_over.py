@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bncheck.diagnosis.lived.in_place import NEW_BATCH
 from bncheck.diagnosis.rules.wording import names, number, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
@@ -115,8 +116,8 @@ def never_trained(cell: CellView, trace: Trace) -> Start | None:
                     f"variances from {number(low)} to {number(high)}."
                 ),
                 quantity="running_mean",
-                advice="load the running statistics with the weights (load_state_dict with strict=True says what is "
-                "missing), or train before you evaluate",
+                advice="load the running statistics with the weights (torch: load_state_dict with strict=True says "
+                "what is missing), or train before you evaluate",
                 event=event,
             )
     return None
@@ -124,20 +125,27 @@ def never_trained(cell: CellView, trace: Trace) -> Start | None:
 
 def odd_weight(cell: CellView, trace: Trace) -> Start | None:
     """A weight of the new batch that reads like the weight of the old average, or that leaves nothing to average."""
+    old = cell.backend not in NEW_BATCH  # whose momentum is the weight of the old average
     held = {layer: first(trace, layer, "momentum") for layer in trace.layers}
-    odd = {layer: value for layer, value in held.items() if value is not None and (value >= 0.5 or value == 0)}
+    weights = {layer: 1 - value if old else value for layer, value in held.items() if value is not None}
+    odd = {layer: weight for layer, weight in weights.items() if weight >= 0.5 or weight == 0}
     if not odd:
         return None
-    value = next(iter(odd.values()))
-    alike = tuple(layer for layer, other in odd.items() if other == value)
-    rest = f"After each step {number(100 * (1 - value))} % of the old average is left"
-    usual = f"{rest}; Keras's momentum of {number(value)} is {number(1 - value)} here."
+    weight = next(iter(odd.values()))
+    alike = tuple(layer for layer, other in odd.items() if other == weight)
+    value = held[alike[0]]
+    rest = f"After each step {number(100 * (1 - weight))} % of the old average is left"
+    usual = (
+        f"{rest}; {'PyTorch' if old else 'Keras'}'s momentum of {number(value)} is {number(1 - (value or 0.0))} here."
+    )
     ends = {0.0: "The running statistics never move.", 1.0: "They are those of the last batch alone."}
     return Start(
         layers=alike,
-        title=f"momentum of {of_all(alike, trace)} is {number(value)}. {ends.get(value, usual)}",
+        title=f"momentum of {of_all(alike, trace)} is {number(value)}. {ends.get(weight, usual)}",
         quantity="momentum",
-        advice="0.1 is the usual weight of a new batch in torch",
+        advice="0.99 and 0.9 are usual, of the old average"
+        if old
+        else "0.1 is the usual weight of a new batch in torch",
     )
 
 

@@ -22,7 +22,12 @@ VARIANTS = {
     "jax": "keras.layers.BatchNormalization on JAX",
     "tensorflow": "keras.layers.BatchNormalization on TensorFlow",
     "torch": "keras.layers.BatchNormalization on PyTorch",
+    "builtin": "on JAX, keras.layers.BatchNormalization also where the scenario puts a layer of your own in its place",
+    "builtin_tensorflow": "the same on TensorFlow",
+    "builtin_torch": "the same on PyTorch",
 }
+CUSTOM = True  # takes network.custom
+WHOLE = True  # takes network.model
 DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
     {"versions": ">=3.12", "python": ">=3.11,<3.14", "packages": ["keras=={version}", "numpy>=1.26"]},
@@ -33,15 +38,20 @@ VARIANT_REQUIREMENTS = {
     "@cuda": ["jax[cuda12]>=0.4.30,<0.13"],
     "jax": ["jax>=0.4.30,<0.13"],
     "jax@cuda": ["jax[cuda12]>=0.4.30,<0.13"],
+    "builtin": ["jax>=0.4.30,<0.13"],
+    "builtin@cuda": ["jax[cuda12]>=0.4.30,<0.13"],
     "tensorflow": ["tensorflow-cpu>=2.16"],
+    "builtin_tensorflow": ["tensorflow-cpu>=2.16"],
+    "builtin_tensorflow@cuda": ["tensorflow[and-cuda]>=2.16"],
     "tensorflow@cuda": ["tensorflow[and-cuda]>=2.16"],
     # Pinned: an open range takes whatever CUDA build is newest (7 GB). This is the version of the torch target.
     "torch": ["torch==2.13.0"],
+    "builtin_torch": ["torch==2.13.0"],
 }
 DOCUMENTED = [
     {
         "versions": ">=3.0",
-        "variants": ["", "jax", "tensorflow", "torch"],
+        "variants": ["", "jax", "tensorflow", "torch", "builtin", "builtin_tensorflow", "builtin_torch"],
         "link": "https://keras.io/api/layers/normalization_layers/batch_normalization/",
         "facets": {
             "update_on": "forward", "averaging": "exponential", "statistic": "variance", "eps_placement": "inside",
@@ -54,8 +64,15 @@ WORD = "1 - momentum"  # Keras's momentum is the weight of the old average
 WORDS = {"gamma": "gamma", "beta": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 
+BUILTIN = "builtin"
+
+
+def engine_of(variant):
+    return variant[len(BUILTIN) :].lstrip("_") or "jax" if variant.startswith(BUILTIN) else variant or "jax"
+
+
 def describe(variant, device):
-    engine = variant or "jax"
+    engine = engine_of(variant)
     keras = start_keras(engine, device)
     if keras.backend.backend() != engine:
         raise RuntimeError("keras runs on %s here, not on %s" % (keras.backend.backend(), engine))
@@ -63,12 +80,12 @@ def describe(variant, device):
     return dict(look(device.startswith("cuda")), version=keras.__version__, engine=engine)
 
 
-def part(name):
+def part(name, side="jax"):
     """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
-    full = "bncheck_jax_" + name
+    full = "bncheck_%s_%s" % (side, name)
     if full not in sys.modules:
         folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, "jax_side", name + ".py"))
+        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, side + "_side", name + ".py"))
         sys.modules[full] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[full])
     return sys.modules[full]
@@ -183,13 +200,17 @@ def look_at_torch(gpu):
 
 
 def build(network, params, dtype, variant, device):
-    keras = start_keras(variant or "jax", device)
+    keras = start_keras(engine_of(variant), device)
     if keras.backend.backend() == "jax":
         import jax
 
         # float64 needs this switch, which belongs to the process; compiled functions are kept apart by it.
         jax.config.update("jax_enable_x64", dtype == "float64")
-    return Model(keras, network, params, dtype)
+    if network.get("model"):
+        if variant.startswith(BUILTIN):
+            raise NotImplementedError("network.model has no layers of yours that a built-in one could replace")
+        return part("whole", "keras").whole(Model, ENGINES, part)(keras, network, params, dtype)
+    return Model(keras, network, params, dtype, own="" if variant.startswith(BUILTIN) else network.get("custom") or "")
 
 
 def keywords_of(layer):
@@ -235,7 +256,8 @@ class Jax:
 
         self.jax, self.model = jax, model
         frozen = [name for name, layer in model.made.items() if not layer.trainable]
-        text = json.dumps([model.rows, model.shapes, model.dtype, model.last, frozen], sort_keys=True)
+        given = [model.rows, model.shapes, model.dtype, model.last, frozen, model.custom, model.arguments]
+        text = json.dumps(given, sort_keys=True)
         self.run = compiled(jax, model, text)
 
     def tensor(self, x, dtype):
@@ -272,7 +294,7 @@ def compiled(jax, model, text, _made={}):  # noqa: B006 - the default is the cac
     """Jitted functions of a network; its layers serve as the pattern for all later ones, their state is never used."""
     if text in _made:
         return _made[text]
-    pattern = (model.keras.ops, model.rows, model.made, model.last)
+    pattern = (model.keras.ops, model.rows, model.made, model.last, model.own)
 
     def forward(modes, trainable, fixed, x):
         moved = {}
@@ -354,11 +376,16 @@ ENGINES = {"jax": Jax, "tensorflow": TensorFlow, "torch": Torch}
 
 def walk(pattern, modes, x, call):
     """(output, {layer: (input, output)}). Flattening is in channels-first order: that is how dense weights come."""
-    ops, rows, made, last = pattern
+    ops, rows, made, last, own = pattern
     seen = {}
     for row in rows:
         name, kind, before, rank = row["name"], row["type"], x, len(x.shape)
-        if kind == "batch_norm":
+        if kind == "batch_norm" and name in own:
+            turned = own[name].turned
+            x = ops.moveaxis(x, 1, -1) if turned else x
+            x = call(name, made[name], x, **({"training": modes[name]} if own[name].told else {}))
+            x = ops.moveaxis(x, -1, 1) if turned else x
+        elif kind == "batch_norm":
             x = call(name, made[name], x, training=modes[name])
         elif kind == "dense":
             x = call(name, made[name], x)
@@ -383,24 +410,48 @@ def padded(ops, x, pad):
 class Model:
     """The worker's model contract."""
 
-    def __init__(self, keras, network, params, dtype):
+    def __init__(self, keras, network, params, dtype, own=""):
+        self.custom, self.arguments, self.remarks = own, dict(network.get("arguments") or {}) if own else {}, {}
         self.keras, self.rows, self.dtype, self.params = keras, network["layers"], dtype, params
         self.shapes = {name: list(np.shape(value)) for name, value in params.items() if name.endswith("/weight")}
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers, self.returns = list(self.specs), network.get("returns")
         self.last = any(spec["axis"] == -1 for spec in self.specs.values())
-        found = [(layer["name"], make_layer(keras.layers, layer, params, dtype)) for layer in self.rows]
-        self.made = {name: layer for name, layer in found if layer is not None}
+        self.assemble()
         for name, value in params.items():
             self.put(name, np.asarray(value))
         # ``training`` is an argument of the call; this is what the next "as_is" forward passes. Without it: inference.
         self.modes = dict.fromkeys(self.layers, False)
-        self.engine = ENGINES[keras.backend.backend()](self)
+        self.start()
+
+    def start(self):
+        self.engine = ENGINES[self.keras.backend.backend()](self)
         self.tape, self.used_up, self.seen, self.first = [], False, {}, None
+
+    def assemble(self):
+        """All layers, built, with values of their own."""
+        self.own = {name: self.make_own(spec) for name, spec in self.specs.items() if self.custom}
+        found = [
+            (layer["name"], make_layer(self.keras.layers, layer, self.params, self.dtype))
+            for layer in self.rows
+            if layer["name"] not in self.own
+        ]
+        self.made = {name: layer for name, layer in found if layer is not None}
+        self.made.update((name, each.layer) for name, each in self.own.items())
+
+    def make_own(self, spec):
+        if self.custom and (spec["averaging"] == "cumulative" or not spec["track_running_stats"]):
+            keywords_of(spec)  # says what Keras has no word for
+        own, custom = part("own", "keras"), part("custom", "torch")
+        return own.make(self.keras, custom, self.custom, spec, self.dtype, self.arguments)
 
     def put(self, name, value):
         """Set one of the host's parameters; dense and conv kernels are (…, in, out)."""
         layer, what = name.split("/")
+        if layer in self.own:
+            said = part("own", "keras").put(part("custom", "torch"), self.own[layer], what, value)
+            self.remarks.setdefault(layer, []).extend([said] if said else [])
+            return
         held = getattr(self.made.get(layer), dict(WORDS, weight="kernel", bias="bias")[what], None)
         if held is not None:
             if what == "weight":
@@ -409,7 +460,7 @@ class Model:
 
     def walk(self, x):
         return walk(
-            (self.keras.ops, self.rows, self.made, self.last),
+            (self.keras.ops, self.rows, self.made, self.last, self.own),
             self.modes,
             x,
             lambda name, layer, x, **keywords: layer(x, **keywords),
@@ -445,10 +496,13 @@ class Model:
             for layer in self.layers:
                 for held, grad in zip(self.made[layer].trainable_variables, grads[layer]):
                     if grad is not None:
-                        name = layer + "/" + held.name
+                        name = layer + "/" + self.word_of(layer, held)
                         total[name] = self.array(grad).astype(np.float64) + total.get(name, 0.0)
         total["input"] = None if total["input"] is None else self.array(total["input"])
         return total
+
+    def word_of(self, layer, held):
+        return part("own", "keras").gradient_word(self.own[layer], held) if layer in self.own else held.name
 
     def set_mode(self, training, layer=None):
         for name in self.layers if layer is None else [layer]:
@@ -462,13 +516,36 @@ class Model:
         for row in self.rows:
             name = row["name"]
             if name in self.made and layer in (None, name):
-                fresh[name] = make_layer(self.keras.layers, row, self.params, self.dtype)
+                if name in self.own:
+                    self.own[name] = self.make_own(row)
+                    fresh[name] = self.own[name].layer
+                else:
+                    fresh[name] = make_layer(self.keras.layers, row, self.params, self.dtype)
                 for held, old in zip(fresh[name].variables, self.made[name].variables):
                     held.assign(old)
                 fresh[name].trainable = False
         self.made = dict(self.made, **fresh)
-        self.engine = ENGINES[self.keras.backend.backend()](self)
-        self.tape, self.used_up = [], False
+        self.start()
+
+    def reload(self, folder, drop=()):
+        """get_weights() of every layer into a file, new layers, set_weights() of what the file holds."""
+        if drop:
+            raise NotImplementedError("Keras loads all weights of a layer or none")
+        path = os.path.join(folder, "state.npz")
+        held = {
+            "%s/%d" % (name, place): self.array(each)
+            for name, layer in self.made.items()
+            for place, each in enumerate(layer.weights)
+        }
+        np.savez(path, **held)
+        trainable = {name: layer.trainable for name, layer in self.made.items()}
+        self.assemble()
+        with np.load(path) as found:
+            for name, layer in self.made.items():
+                layer.set_weights([found["%s/%d" % (name, place)] for place in range(len(layer.weights))])
+                layer.trainable = trainable[name]
+        self.start()
+        return {"artifacts": ["state.npz"]}
 
     def flush(self):
         """Every array that was recorded has been waited for already."""
@@ -488,6 +565,8 @@ class Model:
         return self.specs[layer]["axis"]
 
     def state(self, layer):
+        if layer in self.own:
+            return self.own_state(layer)
         norm = self.made[layer]
         # The mode belongs to the call, not to the layer: what the next call passes.
         found = {"momentum": norm.momentum, "eps": norm.epsilon, "training": self.modes[layer]}
@@ -499,3 +578,27 @@ class Model:
 
     def dtypes(self, layer):
         return dict.fromkeys(WORDS, "bfloat16") if self.dtype == "bfloat16" else {}
+
+    # -- a layer of the user's -----------------------------------------------------------------------------------
+
+    def own_state(self, layer):
+        own, norm = part("own", "keras"), self.own[layer].layer
+        found = {"training": self.modes[layer]}
+        for what in ("momentum", "eps"):
+            held = own.find(norm, what)
+            if held is not None:
+                found[what] = held
+        for what in WORDS:
+            held = own.find(norm, what)
+            if held is not None:
+                found[what] = own.per_channel(np.array(self.array(held)), self.specs[layer]["channels"])
+        counter = own.find(norm, "counter")
+        if counter is not None:
+            found["counter"] = float(np.array(self.array(counter)).reshape(-1)[0])
+        return found
+
+    def facts(self):
+        """About the whole cell, after its last event: only a layer of the user's has any."""
+        own = part("own", "keras")
+        found = {name: own.facts(each, self.specs[name], self.remarks.get(name, ())) for name, each in self.own.items()}
+        return {"custom": found} if found else {}

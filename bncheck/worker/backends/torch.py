@@ -196,6 +196,7 @@ class Model:
             raise NotImplementedError("an exported program has no inner layers whose output it could return")
         self.keep_graph, self.part, self.view = True, part, "contiguous"
         self.remarks = {}  # layer of the user's: sentences about what could not be asked of it
+        self.gone = {}  # layer that a function of the user's took away: its last state
         self.behind = {}  # layer: {buffer: autograd nodes behind it after each event}
         self.tape, self.used_up = [], False
         self.recomputed = variant == "checkpoint"
@@ -227,6 +228,7 @@ class Model:
             children[name] = children[name].inner
             self.layouts[name] = part("parts").Layout(children[name], self.parts, self.specs[name]["channels"])
         self.norms = {name: getattr(children[name], "first", children[name]) for name in self.layers}
+        self.places = {name: name for name in self.layers}  # where each is in the network
         with torch.no_grad():
             self.start(children)
         self.seen, self.returned, self.hooks = {}, None, []
@@ -274,9 +276,10 @@ class Model:
     def watch(self):
         """Hooks on the layers; with one layer alone they would only repeat what the network's ends show."""
         if len(self.network["layers"]) > 1 or self.whole:
-            for name, child in self.net.named_modules() if self.whole else self.net.named_children():
-                if name in self.norms:
-                    self.hooks.append(child.register_forward_hook(part("layers").seeing(self, name)))
+            layers = {place: name for name, place in self.places.items()}
+            for name, child in self.net.named_modules():
+                if name in layers:
+                    self.hooks.append(child.register_forward_hook(part("layers").seeing(self, layers[name])))
                 if name == self.returns:
                     self.hooks.append(child.register_forward_hook(part("layers").keeping(self)))
 
@@ -406,6 +409,8 @@ class Model:
         return -1 if self.last_axis else 1
 
     def state(self, layer):
+        if layer in self.gone:
+            return self.gone[layer]
         norm = self.norms[layer]
         found = {"training": norm.training}
         for what in ("eps", "momentum"):
@@ -443,6 +448,9 @@ class Model:
 
     def eval_in_batches(self, x, sizes, samples=None):
         return part("batches").compare(self, x, sizes, samples)
+
+    def apply(self, function, x):
+        return part("applied").in_cell(self, part, function, x)
 
     # -- ONNX -------------------------------------------------------------------------------------------------
 

@@ -16,32 +16,22 @@ RANDOM = 1e-5  # relative difference of two runs from which on a layer's output 
 
 def play(torch, part, failed, job, thing, folder):
     custom, watching = part("torch_side", "custom"), part("torch_side", "watching")
-    inputs = part("subject", "inputs")
+    inputs, held = part("subject", "inputs"), part("torch_side", "held")
     net = thing.module
-    norms = normalisers(torch, net, watching)
+    norms = held.normalisers(torch, net, watching)
     loaded = None
     modes = {name: module.training for name, module in net.named_modules()}
     if job["weights"]:
         loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"])
-    hold(torch, folder, norms, watching)
+    np.savez(os.path.join(folder, "held.npz"), **held.arrays(torch, norms, watching))
     batch, how = inputs.choose(torch, custom, failed, net, job, norms)
     found = {
         "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
-        "layers": [describe(name, module, modes.get(name)) for name, module in norms.items()],
-        "training": bool(modes.get("", True)), "others": others(net, norms),
+        "layers": [held.describe(name, module, modes.get(name)) for name, module in norms.items()],
+        "training": bool(modes.get("", True)), "others": held.others(net, norms),
     }  # fmt: skip
     if norms or aside(net, norms, watching, watching.builtin_classes(torch)):
         found.update(live(torch, part, job, net, norms, batch, folder))
-    return found
-
-
-def normalisers(torch, net, watching):
-    """{path: module} of every layer that normalises by statistics that it keeps."""
-    builtin = watching.builtin_classes(torch)
-    found = {}
-    for name, module in net.named_modules():
-        if isinstance(module, builtin) or watching.words_of(module):
-            found[name or type(module).__name__] = module
     return found
 
 
@@ -55,56 +45,6 @@ def aside(net, norms, watching, builtin):
         if hasattr(kept, "modules")
         for inner in kept.modules()
     )
-
-
-def describe(name, module, training):
-    return {
-        "name": name, "kind": type(module).__name__, "training": training,
-        "own": not type(module).__module__.startswith("torch."),
-        "eps": number(getattr(module, "eps", None)), "momentum": number(getattr(module, "momentum", None)),
-        "cumulative": hasattr(module, "momentum") and module.momentum is None,
-        "tracks": getattr(module, "track_running_stats", True) is not False,
-    }  # fmt: skip
-
-
-def number(value):
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-def others(net, norms):
-    """{key: shape} of everything else in the state dict."""
-    own = tuple(name + "." for name in norms)
-    return {
-        key: list(value.shape)
-        for key, value in net.state_dict().items()
-        if not key.startswith(own) and not lazy(value) and hasattr(value, "shape")
-    }
-
-
-def lazy(value):
-    """A parameter or buffer of a lazy layer that has not run yet: it has no shape."""
-    return type(value).__name__.startswith("Uninitialized")
-
-
-def hold(torch, folder, norms, watching):
-    """``held.npz``: ``<layer number>/<quantity>``, widened where NumPy has no such type; ``…/shape`` and dtype too."""
-    arrays = {}
-    builtin = watching.builtin_classes(torch)
-    usual = {"mean": "running_mean", "var": "running_var", "counter": "num_batches_tracked", "gamma": "weight",
-             "beta": "bias"}  # fmt: skip
-    words = {"mean": "running_mean", "var": "running_var", "counter": "counter", "gamma": "gamma", "beta": "beta"}
-    for place, module in enumerate(norms.values()):
-        names = usual if isinstance(module, builtin) else watching.words_of(module)
-        for word, quantity in words.items():
-            value = getattr(module, names[word], None) if names.get(word) else None
-            if not hasattr(value, "detach") or lazy(value):
-                continue
-            data = value.detach().cpu()
-            kept = data.float() if str(data.dtype) in ("torch.bfloat16", "torch.float16") else data
-            arrays["%d/%s" % (place, quantity)] = kept.numpy()
-            arrays["%d/%s/dtype" % (place, quantity)] = np.array(str(data.dtype).replace("torch.", ""))
-            arrays["%d/%s/key" % (place, quantity)] = np.array(names[word])
-    np.savez(os.path.join(folder, "held.npz"), **arrays)
 
 
 # ------------------------------------------------------------------------------------------------------- its life

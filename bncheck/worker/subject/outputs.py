@@ -22,20 +22,20 @@ LARGEST = 1 << 26  # numbers of an output that are kept
 
 def play(torch, part, failed, job, thing, folder):
     custom, watching = part("torch_side", "custom"), part("torch_side", "watching")
-    model, inputs = part("subject", "model"), part("subject", "inputs")
+    model, inputs, held = part("subject", "model"), part("subject", "inputs"), part("torch_side", "held")
     leaves = part("torch_side", "whole").leaves
     net = thing.module
-    norms = model.normalisers(torch, net, watching)
+    norms = held.normalisers(torch, net, watching)
     modes = {name: module.training for name, module in net.named_modules()}
     loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"]) if job["weights"] else None
-    model.hold(torch, folder, norms, watching)
+    np.savez(os.path.join(folder, "held.npz"), **held.arrays(torch, norms, watching))
     state = {key: plain(value) for key, value in net.state_dict().items() if hasattr(value, "detach")}
     np.savez(os.path.join(folder, "state.npz"), **{key: value for key, value in state.items() if value is not None})
     batch, how = inputs.choose(torch, custom, failed, net, job, norms)
     found = {
         "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
-        "layers": [model.describe(name, module, modes.get(name)) for name, module in norms.items()],
-        "others": model.others(net, norms), "remarks": [],
+        "layers": [held.describe(name, module, modes.get(name)) for name, module in norms.items()],
+        "others": held.others(net, norms), "remarks": [],
     }  # fmt: skip
     arrays = {"input/%d" % place: plain(each) for place, each in enumerate(leaves(torch, batch).values())}
     every = Candidates(torch, model, leaves, net, norms, batch)

@@ -8,8 +8,8 @@ Python 3.7 syntax, standard library + NumPy + torch; bncheck itself is never imp
 ``FOLDER/job.json`` (in)
     ``module`` (a package's name, or the absolute path of a file) and ``name`` (of a class or function in it), ``with``
     (keywords), ``as`` ("layer", "model" or "": whichever it shows to be), ``inputs`` (each ``{"dtype", "shape"}``; may
-    be empty), ``weights``, ``data`` (paths or ""), ``steps`` (of training), ``host`` (number of the process that
-    started this one, which ends with it).
+    be empty), ``framework`` ("torch" or "keras"), ``weights``, ``data`` (paths or ""), ``steps`` (of training),
+    ``host`` (number of the process that started this one, which ends with it).
 ``FOLDER/subject.json`` (out, last)
     ``kind`` "layer" (with what ``look.py`` says), "model" (with what ``model.py`` says), or "error": ``error`` is a
     sentence, ``remedy`` what to do, ``origin`` whose it is (subject, import, usage, bncheck). It is missing where the
@@ -28,7 +28,7 @@ WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def part(folder, name):
     """A neighbouring file, loaded by its path: the process runs with -I, and nothing here is a package to it."""
-    full = "bncheck_%s_%s" % (folder.replace("_side", ""), name)
+    full = "bncheck_%s_%s" % (folder.replace("_side", "") or "worker", name)
     if full not in sys.modules:
         spec = importlib.util.spec_from_file_location(full, os.path.join(WORKER, folder, name + ".py"))
         sys.modules[full] = importlib.util.module_from_spec(spec)
@@ -45,6 +45,8 @@ class SubjectError(Exception):
 
 
 def play(job, folder):
+    if job.get("framework") == "keras":
+        return part("keras_side", "look").play(part, SubjectError, job, folder)
     import torch
 
     if (os.cpu_count() or 1) < 4:
@@ -55,6 +57,8 @@ def play(job, folder):
         return look.as_layer(thing)
     if job.get("play") == "outputs":  # of bncheck diff
         return part("subject", "outputs").play(torch, part, SubjectError, job, thing, folder)
+    if job.get("play") == "changed":  # of bncheck diff --after
+        return part("subject", "changed").play(torch, part, SubjectError, job, thing, folder)
     return part("subject", "model").play(torch, part, SubjectError, job, thing, folder)
 
 

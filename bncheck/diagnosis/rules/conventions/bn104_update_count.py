@@ -2,13 +2,14 @@
 
 Signature: the effective weight of a batch is a = 1 − (1 − m)^k on one kind of event, and the counter (where there is
 one) advances k per step. Without checkpointing, micro-batches or the second forward a is m again. A wrong momentum
-looks the same in the numbers, but holds on every event and leaves the counter right: checkpointed m = 0.3 and plain
-m = 0.51 are the same curve. Or one step runs several forwards of unlike data (a discriminator's real and fake batches):
-the running variance is then the mean variance of single batches, far below that of all data, and eval fits no kind.
-In a program that was watched recomputation needs no guess: the second forward runs inside a backward.
+looks the same in the numbers, but holds on every event and leaves the counter right: checkpointed m = 0.3 and plain m =
+0.51 are the same curve. Or one step runs several forwards of unlike data (a discriminator's real and fake batches): the
+running variance is then the mean variance of single batches, far below that of all data, and eval fits no kind. A
+function that was called with the model (a visualiser, a summary, a tracer) ran training forwards of its own. In a
+program that was watched recomputation needs no guess: the second forward runs inside a backward.
 
-What to do: update once. Exclude BatchNorm from gradient checkpointing, or let only one of the forwards of a step
-update (momentum 0, or eval mode, in the others); for k micro-batches set the weight to 1 − (1 − m)^(1/k).
+What to do: update once. Exclude BatchNorm from gradient checkpointing, or let only one of the forwards of a step update
+(momentum 0, or eval mode, in the others); for k micro-batches set the weight to 1 − (1 − m)^(1/k).
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from bncheck.diagnosis.lived.departures import Departure
+from bncheck.diagnosis.rules import applications
 from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
 from bncheck.diagnosis.rules.conventions.mixture import mixtures
 from bncheck.diagnosis.rules.counters import advances, repeated_weight
@@ -58,6 +60,7 @@ def explained_layers(pair: PairView) -> set[str]:
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
     """Training forwards that leave the statistics alone before others that move them (every second step)."""
+    yield from applications.found(cell, CODE, CAUSE)
     yield from unlike_data(cell)
     if cell.trace is None or cell.case.network.custom is None:
         return  # frameworks' own layers never do that by themselves

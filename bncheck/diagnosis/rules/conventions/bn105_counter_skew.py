@@ -3,9 +3,10 @@
 Signature: the counters differ, the running statistics do not. It is harmless as long as nothing divides by the counter
 and bites with a cumulative average (momentum None) or a debiased one, where the next weight is 1/(counter + 1): a
 counter that also counts refused, empty or evaluated batches makes that weight too small. There the statistics differ
-too, and on both sides each batch enters with one over that side's own counter. A user's own network may also come
-with a counter of 0 beside statistics that have moved: it was not loaded with them. Checkpoints that were converted from
-another framework have it in all layers, which no exponential average minds.
+too, and on both sides each batch enters with one over that side's own counter. A user's own network may also come with
+a counter of 0 beside statistics that have moved: it was not loaded with them. Checkpoints that were converted from
+another framework have it in all layers, which no exponential average minds. Or a function that was called with the
+model changed the counter alone.
 
 What to do: if you use a cumulative or debiased average, reset or restore the counter together with the statistics.
 """
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bncheck.diagnosis.rules import handed_over
+from bncheck.diagnosis.rules import applications, handed_over
 from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
 from bncheck.diagnosis.rules.counters import advances
 from bncheck.diagnosis.rules.departure import judge
@@ -36,9 +37,10 @@ SLACK = 1e-5  # some ULP of float32: one step of an average
 ADVICE = "keep counter and statistics together: save, load and reset both, above all with a cumulative average"
 
 
-def check_cell(cell: CellView) -> Iterable[Finding]:
-    """A user's own network as it was handed over."""
-    return handed_over.found(cell, CODE, CAUSE, handed_over.counter_reset)
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    """A user's own network as it was handed over, or after a function of the user's."""
+    yield from handed_over.found(cell, CODE, CAUSE, handed_over.counter_reset)
+    yield from applications.found(cell, CODE, CAUSE)
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:

@@ -1,7 +1,8 @@
 """Momentum or eps is not what was asked for, or changes on the way.
 
 Signature: the value that the layer holds differs from the one the scenario set, or changes during an event that should
-keep it (save and reload, export, conversion). A wrong eps shows in y only, a wrong momentum in the statistics only.
+keep it (save and reload, export, conversion, a function of yours). A wrong eps shows in y only, a wrong momentum in the
+statistics only.
 
 What to do: set the value again after loading or rebuilding. A torch checkpoint stores neither; ONNX stores momentum in
 the opposite sense, and 1.0 for torch's momentum=None; some kernels raise eps to at least 1e-5.
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bncheck.diagnosis.rules import applications
 from bncheck.diagnosis.rules.exported import exports, norm_nodes, number_of
 from bncheck.diagnosis.rules.movement import changed
 from bncheck.diagnosis.rules.refused import own_name
@@ -29,6 +31,7 @@ SINGLE = 1e-6
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
+    yield from applications.found(cell, CODE, CAUSE)
     if cell.trace is None:
         return
     for layer in cell.case.network.layers:

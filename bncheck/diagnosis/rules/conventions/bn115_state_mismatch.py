@@ -4,7 +4,8 @@ Signature: running statistics, gamma or beta are there on one side only (a layer
 that keeps them under other names, no affine part), or for 3 channels here and for 6 there. Nothing can be compared
 there, and weights cannot be carried over as they are. Or one checkpoint by itself: mean and variance have changed
 places (variances below zero in the pattern of means, and no mean below zero), arrays of one layer have different
-widths, a layer has no statistics where its siblings have theirs.
+widths, a layer has no statistics where its siblings have theirs. Or a function that was called with the model left
+layers with other numbers, or without them.
 
 What to do: build both layers with the same parts (track_running_stats and affine in PyTorch, scale and center in
 Keras). In a layer of your own keep one value per channel under PyTorch's names: weight and bias as parameters,
@@ -14,6 +15,7 @@ running_mean, running_var and num_batches_tracked with register_buffer.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bncheck.diagnosis.rules import applications
 from bncheck.diagnosis.rules.holdings import damage, parts
 from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.wording import names, targets, verb
@@ -38,6 +40,11 @@ class Lack:
 
     title: str
     own: bool
+
+
+def check_cell(cell: CellView) -> Iterator[Finding]:
+    """A function of the user's that changed what layers hold."""
+    yield from applications.found(cell, CODE, CAUSE)
 
 
 def check_pair(pair: PairView) -> Iterator[Finding]:

@@ -5,11 +5,12 @@ what set_mode asked for; or an export moves the running statistics, which only a
 forward then normalises with the batch and trains on it, or does not. Stale statistics have the right mode, old values.
 Or the exported file is in another mode than the model that was exported; or an existing file has BatchNormalization in
 training mode on its way from the input to an output (on a constant it gives the same for every batch, and is left
-alone), or a Dropout that drops, wherever it runs. Or a layer that the program froze (eval on it
-alone, requires_grad=False) moves its statistics: train() on the whole network undid the one, and the other holds gamma
-and beta only. Or freezing by the framework's own switch (trainable=False) put the layer into inference, whatever mode
-it is called in. Or a user's own network comes with some layers in training and the others in eval, or a model that was
-handed over holds them so. In a program that was watched: eval() was called, nobody called train() again and gamma and
+alone), or a Dropout that drops, wherever it runs. Or a layer that the program froze (eval on it alone,
+requires_grad=False) moves its statistics: train() on the whole network undid the one, and the other holds gamma and
+beta only. Or freezing by the framework's own switch (trainable=False) put the layer into inference, whatever mode it is
+called in. Or a user's own network comes with some layers in training and the others in eval, or a model that was handed
+over holds them so. Or a function that was called with the model (a converter, a summary) left layers in another mode,
+or frozen ones trainable. In a program that was watched: eval() was called, nobody called train() again and gamma and
 beta train on; an evaluation without gradients runs in training mode and moves the statistics; gamma and beta are frozen
 and the statistics are not; train() of the whole model undid the eval() of a frozen layer.
 
@@ -20,7 +21,7 @@ What to do: export a deep copy, and set the mode of each frozen layer again afte
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bncheck.diagnosis.rules import handed_over
+from bncheck.diagnosis.rules import applications, handed_over
 from bncheck.diagnosis.rules.exported import exports, number_of, rounding_of, runs
 from bncheck.diagnosis.rules.freezing import thawed, wholly_frozen
 from bncheck.diagnosis.rules.holdings import settings
@@ -47,6 +48,7 @@ WORDS = {0: "eval", 1: "training"}
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
+    yield from applications.found(cell, CODE, CAUSE)
     yield from handed_over.found(cell, CODE, CAUSE, handed_over.modes_mixed)
     for layer in cell.trace.layers if cell.trace is not None else ():
         flipped, moves = flag_leak(cell, layer), export_moves(cell, layer)

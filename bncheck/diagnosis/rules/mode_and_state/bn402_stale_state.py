@@ -1,12 +1,13 @@
 """The statistics that are read, loaded or evaluated are old ones.
 
 Signature: a flush alone changes what is read (an asynchronous engine had not finished), or statistics fall back to
-their initial values, or an earlier snapshot, on reload, or in a copy (a teacher, an averaged model) that was brought
-up to date and is used with them. The mode is right and the rule of the update too, only the values are not the latest.
-In a checkpoint: a mean of 0 and a variance of 1 in every channel, beside a counter that says how often it was trained.
-In a program that was watched: such statistics are evaluated after a load that lacked them, after a reset, or in a copy
-whose weights follow the original's; or the inputs of a layer move faster than its average follows, and replay shows
-that the latest training batches are far from it.
+their initial values, or an earlier snapshot, on reload, or in a copy (a teacher, an averaged model) that was brought up
+to date and is used with them. The mode is right and the rule of the update too, only the values are not the latest. Or
+a function that was called with the model put them back to the start. In a checkpoint: a mean of 0 and a variance of 1
+in every channel, beside a counter that says how often it was trained. In a program that was watched: such statistics
+are evaluated after a load that lacked them, after a reset, or in a copy whose weights follow the original's; or the
+inputs of a layer move faster than its average follows, and replay shows that the latest training batches are far from
+it.
 
 What to do: wait for the engine (waitall, synchronize) before reading; save buffers together with parameters, and copy
 them into averaged or teacher models as well. Where they lag behind the weights, estimate them anew before you evaluate.
@@ -18,6 +19,7 @@ import numpy as np
 
 from bncheck.diagnosis.lived.evaluation import Evaluation
 from bncheck.diagnosis.lived.judged import Lived
+from bncheck.diagnosis.rules import applications
 from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weight_of
 from bncheck.diagnosis.rules.holdings import start
 from bncheck.diagnosis.rules.holdings.words import of_holding
@@ -38,6 +40,7 @@ SLACK = 1e-5  # some ULP of float32
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
+    yield from applications.found(cell, CODE, CAUSE)
     for layer in cell.trace.layers if cell.trace is not None else ():
         found = next(lapses(cell, layer), None)
         if found is None:

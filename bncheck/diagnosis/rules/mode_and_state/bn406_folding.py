@@ -1,13 +1,14 @@
 """An exported file computes something else than the model, or with graph optimisation something else than without.
 
-Signature: the file's output lies further from the model's than rounding allows, in the mode it was exported in, in
-eval mode and in training mode; or the same file gives two outputs with onnxruntime's optimisations on and off. Folding
+Signature: the file's output lies further from the model's than rounding allows, in the mode it was exported in, in eval
+mode and in training mode; or the same file gives two outputs with onnxruntime's optimisations on and off. Folding
 BatchNorm into the layer before it is where this comes from: a missing bias, a constant folded to NaN, an attribute that
-should not matter.
-If the file equals the eval model, nothing was folded wrongly: see mode-leak. An existing file (network.file) is held
-against itself: with graph optimisation and without, with its optional outputs asked for and not. Where these differ,
-both are held against the opset's text in float64; if only the optimised one is wrong it is the runtime's defect, and
-its optimisers are switched off one by one until the result is right.
+should not matter. Or a function that was called with the model took BatchNorm layers away, and its output is another
+one; where it stays the same up to rounding, they were folded rightly. If the file equals the eval model, nothing was
+folded wrongly: see mode-leak. An existing file (network.file) is held against itself: with graph optimisation and
+without, with its optional outputs asked for and not. Where these differ, both are held against the opset's text in
+float64; if only the optimised one is wrong it is the runtime's defect, and its optimisers are switched off one by one
+until the result is right.
 
 What to do: export without folding (keep = true; do_constant_folding=False or optimize=False), run without graph
 optimisation or without the optimiser that is named (disabled_optimizers), and report whichever makes the difference go
@@ -17,6 +18,7 @@ away.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bncheck.diagnosis.rules import applications
 from bncheck.diagnosis.rules.exported import gap_of, rounding_of, runs
 from bncheck.diagnosis.rules.mode_and_state.file_plays import BESIDE, measured, named, remedy, told
 from bncheck.diagnosis.rules.onnx_files import drops, file_facts, file_name, node_ratios, nodes_of, others, plays
@@ -31,6 +33,7 @@ ADVICE = "export with keep = true and run without graph optimisation, to see whi
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
+    yield from applications.found(cell, CODE, CAUSE)
     yield from differing_plays(cell)
     yield from without_nodes(cell)
     yield from single_nodes(cell)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from bncheck.diagnosis.rules import applications
 from bncheck.diagnosis.rules.born import births
 from bncheck.diagnosis.rules.in_batches import dependent, in_batches, is_beyond_rounding
 from bncheck.diagnosis.rules.leftover import within_rounding
@@ -66,6 +67,7 @@ def where_finite(pair: PairView) -> str:
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
     """The same samples in batches of other sizes: every layer on its own agrees with itself to within rounding."""
+    yield from applications.found(cell, CODE, CAUSE)
     for found in in_batches(cell):
         first, norms = found.first_to_differ, int(found.norms.sum())
         if first is None or dependent(cell, found) or found.one_sided or is_beyond_rounding(cell, found):

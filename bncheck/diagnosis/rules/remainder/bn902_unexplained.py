@@ -4,7 +4,9 @@ Signature: outside the tolerance, larger than rounding can be, and neither a mea
 accounts for it. Where a convention accounts for a part, the finding says how much is left.
 
 The finding leads with the earliest difference and says what it looks like: one factor everywhere, one side that never
-moves, and which quantities are right. All other unexplained differences of the same two sides stand in it too.
+moves, and which quantities are right. All other unexplained differences of the same two sides stand in it too. In a
+program that was watched: a built-in layer whose statistics, or output, are not what its documentation makes of its
+input, in a way that no rule fits.
 
 What to do: rerun with `--isolate cell` to see whether earlier cases leak into this one; `bncheck repro` gives a script
 to report. Where conventions were not measured (`--no-probe`), measure them.
@@ -16,10 +18,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from bncheck.diagnosis.lived.innocence import NAMES
+from bncheck.diagnosis.lived.left_over import LeftOver, left_over
+from bncheck.diagnosis.rules import applications
 from bncheck.diagnosis.rules.attributed import summary
 from bncheck.diagnosis.rules.identifiability import not_identifiable
 from bncheck.diagnosis.rules.in_batches import in_batches
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
+from bncheck.diagnosis.rules.lives.words import Said, count, of_life
 from bncheck.diagnosis.rules.onnx_files import file_name, node_ratios, plays
 from bncheck.diagnosis.rules.remainder.bn901_rounding import is_rounding
 from bncheck.diagnosis.rules.remainder.in_other_batches import odd_one
@@ -27,6 +33,7 @@ from bncheck.diagnosis.rules.remainder.resemblance import resemblances
 from bncheck.diagnosis.rules.wording import names, number, percent, targets, verb
 from bncheck.evidence import CellView, Drift, PairView
 from bncheck.finding import NODES, Finding
+from bncheck.life import Life
 
 if TYPE_CHECKING:
     from bncheck.diagnosis.accounting import Open
@@ -139,6 +146,7 @@ def what_next(pair: PairView) -> str:
 def check_cell(cell: CellView) -> Iterator[Finding]:
     """A layer other than BatchNorm that gives a sample another output in another batch, by more than rounding; a node
     of an ONNX file that is off its opset's text, where the file as a whole cannot be compared."""
+    yield from applications.found(cell, CODE, CAUSE)
     yield from odd_nodes(cell)
     for found in in_batches(cell):
         odd = odd_one(cell, found)
@@ -184,3 +192,42 @@ def odd_nodes(cell: CellView) -> Iterator[Finding]:
             advice="play that node alone, and compare it with the formula of its opset",
         )
         return
+
+
+def check_life(life: Life) -> list[Finding]:
+    """Built-in layers that did otherwise than documented, by no rule that is known."""
+    groups: dict[tuple[str, str], list[LeftOver]] = {}
+    for each in left_over(life):
+        groups.setdefault((each.quantity, each.mode), []).append(each)
+    return of_life(life, CODE, CAUSE, [departed(life, group) for group in groups.values()])
+
+
+def departed(life: Life, group: Sequence[LeftOver]) -> Said:
+    """The layer that departs first, and how many more do."""
+    first = min(group, key=lambda each: each.step)
+    layers = tuple(each.layer.name for each in [first, *(each for each in group if each is not first)])
+    who = NAMES.get(life.framework, life.framework)
+    times = f"in {first.moments} of {count(first.of, 'forward')}, from step {first.step} on"
+    wide = channels_of(first.channels, first.layer.life.channels)
+    if first.quantity == "output":
+        used = "the batch" if first.mode == "training" else "the running statistics"
+        what = f"The output of {first.layer.name} in {first.mode} is not normalised with {used} as {who} documents"
+        much = f"off by up to {number(first.size)} deviations"
+    else:
+        what = f"{first.quantity} of {first.layer.name} is not what {who}'s rule makes of it and of the batch"
+        much = f"off by up to {number(first.largest)}, {number(100 * first.size)} % of the largest step"
+    more = f" So do {len(layers) - 1} more layers." if len(layers) > 2 else ""
+    more = f" So does {layers[1]}." if len(layers) == 2 else more
+    return Said(
+        layers=layers,
+        title=f"{what}, {times}: {much}, in {wide}. No rule that bncheck knows makes it.{more}",
+        advice="look for what writes to the layer or changes its output during its forward (a hook, a patch, a kernel)",
+        kind="unexplained",
+        quantity=first.quantity,
+        step=first.step,
+        evidence={"forwards that depart": first.moments, "forwards judged": first.of, "largest": first.largest},
+    )
+
+
+def channels_of(some: int, of: int) -> str:
+    return "its one channel" if of == 1 else f"all {of} channels" if some == of else f"{some} of {of} channels"

@@ -1,0 +1,43 @@
+"""What to do about a layer of the user's own, in the words of the framework that it is written for.
+
+Rules speak of PyTorch's calls, in which most such layers are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from bncheck.finding import Finding
+
+USUAL: Mapping[str, str] = {
+    "variance-divisor": "put the variance into the running average that the built-in layer puts in: divided by n",
+    "batch-weight": "the built-in update is moving = momentum * moving + (1 - momentum) * batch, with momentum from "
+    "the constructor",
+    "normaliser-source": "normalise with the batch's mean and variance in training, and with the moving ones in "
+    "inference",
+    "normaliser-divisor": "normalise with the variance that is divided by n, as the paper does",
+    "eps": "divide by sqrt(variance + epsilon), with the epsilon that the layer was given",
+    "never-updated": "assign the new statistics to the layer's own variables in every training step",
+    "update-phase": "move the statistics in training alone",
+    "affine": "multiply by gamma and add beta after normalising",
+    "gradient": "let the gradient flow through the batch's mean and variance: no stop_gradient around them",
+    "value-count": "take mean and variance of each channel over all values of the batch",
+}
+KERAS: Mapping[str, str] = {
+    **USUAL,
+    "layer-contract": "return every argument of the constructor from get_config(), and make state with add_weight()",
+    "state-mismatch": "make gamma, beta, moving_mean and moving_variance with add_weight(), one value per channel",
+    "normaliser-source": "take `training` in call(): normalise with the batch's mean and variance where it is true, "
+    "and with moving_mean and moving_variance where it is not",
+}
+BY_BACKEND: Mapping[str, Mapping[str, str]] = {"keras": KERAS}
+
+
+def in_its_words(finding: Finding, backends: Sequence[str]) -> Finding:
+    """The finding about own layers with advice of their framework; as it is for PyTorch's, and for several."""
+    kinds = set(backends)
+    if len(kinds) != 1 or kinds == {"torch"}:
+        return finding
+    said = BY_BACKEND.get(next(iter(kinds)), USUAL).get(finding.cause)
+    return finding if said is None else replace(finding, advice=said)

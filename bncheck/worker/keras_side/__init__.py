@@ -1,0 +1,1 @@
+"""Parts of the Keras backend, loaded by path (backends/keras.py)."""

@@ -1,0 +1,297 @@
+"""A whole Keras model that somebody's function builds, in the place of a scenario's layers.
+
+Loaded by backends/keras.py by path. Python 3.7 syntax. Its weights come from the function, not from the host: it is
+called after a fixed seed. Engines draw other numbers from the same seed: what is random, which a second model after
+another seed shows, is drawn by NumPy, so that a model is the same one on each. A normalising layer is any that holds a
+moving mean and variance, BatchNormalization or not.
+"""
+
+import os
+import re
+
+import numpy as np
+
+SEEDS = (0, 1)
+
+
+def whole(base, engines, part):
+    """``base`` (the Keras backend's Model) on a model of the user's."""
+    own, custom = part("own", "keras"), part("custom", "torch")
+
+    class Whole(base):
+        def __init__(self, keras, network, params, dtype, alike=True):
+            """``alike``: what is random is drawn by NumPy."""
+            self.alike = alike
+            self.keras, self.network, self.dtype, self.params = keras, network, dtype, params
+            self.custom, self.returns, self.own, self.training = "", None, {}, False
+            self.rows, self.specs, self.first = [], {}, None
+            self.assemble()
+            self.start()
+
+        def assemble(self):
+            asked = (self.network["model"], self.network["arguments"], self.dtype)
+            self.net = build(self.keras, custom, SEEDS[0], *asked)
+            if self.alike:
+                draw_alike(self, build(self.keras, custom, SEEDS[1], *asked))
+            self.norms = normalisers(own, self.net)
+            self.layers = list(self.norms)
+            self.now = {}  # what each normalising layer got and gave in the forward that runs
+            self.flags = {True: {}, False: {}}  # mode of the model → layer: the `training` that its call was given
+            for name, layer in self.norms.items():
+                layer.call = tapped(layer.call, self, name)
+
+        def start(self):
+            engine = self.keras.backend.backend()
+            self.made = {"": self.net}
+            self.engine = Jax(self) if engine == "jax" else engines[engine](self)
+            self.tape, self.used_up, self.seen = [], False, {}
+
+        # -- events -------------------------------------------------------------------------------------------
+
+        def walk(self, x):
+            self.now.clear()
+            out = self.net(x, training=self.training)
+            return self.chosen(out), dict(self.now)
+
+        def chosen(self, out):
+            return one_tensor(custom, self.network["model"].rpartition(":")[2], out, self.network.get("output"))
+
+        def forward(self, x, mode):
+            if mode != "as_is":
+                self.training = mode != "eval"
+            data = self.engine.tensor(x, self.dtype)
+            if mode in ("eval", "no_grad"):
+                out, self.seen = getattr(self.engine, "forward", self.walk)(data)
+            else:
+                out, self.seen, kept = self.engine.record(data)
+                self.tape = [kept] if self.used_up else [*self.tape, kept]
+                self.used_up = False
+            return self.array(out)
+
+        def backward(self, dys):
+            self.used_up = True
+            total, words = {"input": None}, self.words()
+            for kept, dy in zip(self.tape, dys):
+                total["input"], grads = self.engine.backward(kept, self.engine.tensor(dy, self.dtype))
+                for held, grad in zip(self.net.trainable_variables, grads[""]):
+                    name = words.get(id(held))
+                    if name and grad is not None:
+                        total[name] = self.array(grad).astype(np.float64).reshape(-1) + total.get(name, 0.0)
+            total["input"] = None if total["input"] is None else self.array(total["input"])
+            return total
+
+        def descend(self, dy, rate):
+            """One step of plain gradient descent along the last forward's gradient."""
+            self.used_up = True
+            _, grads = self.engine.backward(self.tape[-1], self.engine.tensor(dy, self.dtype))
+            for held, grad in zip(self.net.trainable_variables, grads[""]):
+                if grad is not None:
+                    held.assign(self.array(held) - rate * self.array(grad))
+
+        def told(self, name, training):
+            """Whether a layer trains where the model does or does not: it may be called with a `training` of its own,
+            and one that is not trainable runs in inference."""
+            flag = self.flags[training].get(name)
+            return bool(training if flag is None else flag) and bool(self.norms[name].trainable)
+
+        def find(self, layer, what):
+            return own.find(layer, what)
+
+        def words(self):
+            """{id of a variable: "<layer>/gamma" or "<layer>/beta"}."""
+            held = [
+                (name, what, own.find(layer, what)) for name, layer in self.norms.items() for what in ("gamma", "beta")
+            ]
+            return {id(each): "%s/%s" % (name, what) for name, what, each in held if each is not None}
+
+        def set_mode(self, training, layer=None):
+            if layer is not None:
+                raise NotImplementedError("in Keras the mode is an argument of the call, of all layers of a model")
+            self.training = bool(training)
+
+        def freeze(self, layer=None):
+            (self.net if layer is None else self.norms[layer]).trainable = False
+            self.start()
+
+        def reload(self, folder, drop=()):
+            if drop:
+                raise NotImplementedError("Keras loads all weights of a model or none")
+            path = os.path.join(folder, "model.weights.h5")
+            self.net.save_weights(path)
+            self.assemble()
+            self.net.load_weights(path)
+            self.start()
+            return {"artifacts": ["model.weights.h5"]}
+
+        # -- what is recorded ---------------------------------------------------------------------------------
+
+        def taps(self):
+            return {name: (self.array(given), self.array(out)) for name, (given, out) in self.seen.items()}
+
+        def axis(self, layer):
+            axis = getattr(self.norms[layer], "axis", -1)
+            axis = axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
+            return 1 if axis == 1 else -1
+
+        def state(self, layer):
+            norm, found = self.norms[layer], {"training": self.training}
+            for what in ("momentum", "eps"):
+                held = own.find(norm, what)
+                if held is not None:
+                    found[what] = held
+            for what in ("running_mean", "running_var", "gamma", "beta"):
+                held = own.find(norm, what)
+                if held is not None:
+                    found[what] = np.array(self.array(held)).reshape(-1)
+            return found
+
+        def dtypes(self, layer):
+            words = ("running_mean", "running_var", "gamma", "beta")
+            return dict.fromkeys(words, "bfloat16") if self.dtype == "bfloat16" else {}
+
+        def facts(self):
+            return {}
+
+    return Whole
+
+
+# ------------------------------------------------------------------------------------------------------ the model
+
+
+def build(keras, custom, seed, text, arguments, dtype):
+    """``path.py:function`` called with ``arguments``; what is wrong with it is one sentence."""
+    path, _, name = text.rpartition(":")
+    if path.endswith(".py") and not os.path.isfile(path):
+        raise custom.CustomLayerError("there is no file %s: write network.model as path/to/file.py:function" % path)
+    make = custom.import_file(path) if path.endswith(".py") else custom.import_package(path)
+    for word in name.split("."):
+        make = getattr(make, word, None)
+    if not callable(make):
+        raise custom.CustomLayerError("%s has no function %s that could build a model" % (path, name))
+    call = "%s(%s)" % (name, ", ".join("%s=%r" % item for item in sorted(arguments.items())))
+    usual = keras.config.floatx()
+    keras.utils.set_random_seed(seed)
+    keras.config.set_floatx(dtype)
+    try:
+        net = make(**arguments)
+    except (Exception, SystemExit) as error:
+        raise custom.failed("%s raises %s%s" % (call, custom.said(error), custom.line_in(path, error)), error)
+    finally:
+        keras.config.set_floatx(usual)
+    if not isinstance(net, keras.layers.Layer):
+        raise custom.CustomLayerError("%s returns a %s, not a keras.Model" % (call, type(net).__name__))
+    if not net.built or not net.weights:
+        raise custom.CustomLayerError(
+            "the model of %s has no weights yet: give it an Input, or call model.build(shape) in %s" % (call, name)
+        )
+    return net
+
+
+def draw_alike(model, other):
+    """Give variables that differ between two models of one function numbers that are the same on each engine: normal,
+    with the variance 1/fan-in."""
+    dice = np.random.default_rng(SEEDS[0])
+    for mine, its in zip(model.net.weights, other.weights):
+        here, there = model.array(mine), model.array(its)
+        if here.shape == there.shape and here.dtype.kind == "f" and not np.array_equal(here, there):
+            fan_in = max(1, int(np.prod(here.shape[:-1])))
+            mine.assign((dice.standard_normal(here.shape) / np.sqrt(fan_in)).astype(here.dtype))
+
+
+def normalisers(own, net):
+    """{name: layer} of every layer that holds a moving mean and variance. A name that Keras made up counts what was
+    made in this process before: it is counted within the model instead."""
+    found = {}
+    for layer in net._flatten_layers():
+        if own.attribute(layer, "running_mean") is None or own.attribute(layer, "running_var") is None:
+            continue
+        stem = re.sub(r"_\d+$", "", layer.name.replace("/", "."))
+        made_up = stem.replace("_", "") == type(layer).__name__.lower()
+        name = stem if made_up else layer.name.replace("/", ".")
+        count = 0
+        while name in found:
+            count += 1
+            name = "%s_%d" % (stem, count)
+        found[name] = layer
+    return found
+
+
+def tapped(call, model, name):
+    def run(x, *more, **keywords):
+        out = call(x, *more, **keywords)
+        model.now[name] = (x, out)
+        model.flags[model.training][name] = keywords.get("training", more[0] if more else None)
+        return out
+
+    return run
+
+
+def one_tensor(custom, call, out, wanted):
+    """The tensor of a dict, a list or a tuple that ``network.output`` names ("*": the first), or the only one."""
+    if hasattr(out, "shape") and wanted is None:
+        return out
+    known = (
+        dict(out.items())
+        if hasattr(out, "items")
+        else dict(enumerate(out if isinstance(out, (list, tuple)) else [out]))
+    )
+    names = {str(key): value for key, value in known.items() if hasattr(value, "shape")}
+    if names and (wanted == "*" or (wanted is None and len(names) == 1)):
+        return next(iter(names.values()))
+    if str(wanted) not in names:
+        raise custom.CustomLayerError(
+            "the model of %s returns %s: say which to compare, with network.output"
+            % (call, ", ".join(names) or "no tensor")
+        )
+    return names[str(wanted)]
+
+
+class Jax:
+    """Gradients by jax.vjp over stateless_call, compiled as fit() does."""
+
+    def __init__(self, model):
+        import jax
+
+        self.jax, self.model = jax, model
+        self.run = {
+            "forward": jax.jit(self.stateless, static_argnums=0),
+            "recorded": jax.jit(self.recorded, static_argnums=0),
+            "backward": jax.jit(lambda pull, dy: pull(dy)),
+        }
+
+    def stateless(self, training, trainable, fixed, x):
+        self.model.now.clear()
+        out, moved = self.model.net.stateless_call(trainable, fixed, x, training=training)
+        return self.model.chosen(out), (dict(self.model.now), moved)
+
+    def recorded(self, training, trainable, fixed, x):
+        return self.jax.vjp(lambda p, v: self.stateless(training, p, fixed, v), trainable, x, has_aux=True)
+
+    def tensor(self, x, dtype):
+        return self.jax.numpy.asarray(x, dtype=dtype)
+
+    def values(self):
+        net = self.model.net
+        return (
+            self.model.training,
+            [held.value for held in net.trainable_variables],
+            [held.value for held in net.non_trainable_variables],
+        )
+
+    def keep(self, moved):
+        for held, value in zip(self.model.net.non_trainable_variables, moved):
+            held.assign(value)
+
+    def forward(self, data):
+        out, (seen, moved) = self.run["forward"](*self.values(), data)
+        self.keep(moved)
+        return out, seen
+
+    def record(self, data):
+        out, pull, (seen, moved) = self.run["recorded"](*self.values(), data)
+        self.keep(moved)
+        return out, seen, pull
+
+    def backward(self, pull, dy):
+        grads, data = self.run["backward"](pull, dy)
+        return data, {"": grads}

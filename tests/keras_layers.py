@@ -1,0 +1,133 @@
+"""Layers and models of one's own in Keras, right ones and such with one planted fault, for test_keras_own.py."""
+
+import keras
+from keras import ops
+
+
+class MyBN(keras.layers.Layer):
+    def __init__(self, axis=-1, momentum=0.99, epsilon=1e-3, **kwargs):
+        super().__init__(**kwargs)
+        self.axis, self.momentum, self.epsilon = axis, momentum, epsilon
+
+    def build(self, shape):
+        n = shape[self.axis]
+        self.gamma = self.add_weight(shape=(n,), initializer="ones", name="gamma")
+        self.beta = self.add_weight(shape=(n,), initializer="zeros", name="beta")
+        self.moving_mean = self.add_weight(shape=(n,), initializer="zeros", trainable=False, name="moving_mean")
+        self.moving_variance = self.add_weight(shape=(n,), initializer="ones", trainable=False, name="moving_variance")
+
+    def stats(self, x, axes):
+        return ops.mean(x, axes), ops.var(x, axes)
+
+    def call(self, x, training=False):
+        axis = self.axis % len(x.shape)
+        axes = [i for i in range(len(x.shape)) if i != axis]
+        shape = [1] * len(x.shape)
+        shape[axis] = x.shape[axis]
+        if training:
+            mean, var = self.stats(x, axes)
+            self.update(x, mean, var)
+        else:
+            mean, var = self.moving_mean, self.moving_variance
+        y = (x - ops.reshape(mean, shape)) / ops.sqrt(ops.reshape(var, shape) + self.epsilon)
+        return ops.reshape(self.gamma, shape) * y + ops.reshape(self.beta, shape)
+
+    def update(self, x, mean, var):
+        self.moving_mean.assign(self.momentum * self.moving_mean + (1 - self.momentum) * mean)
+        self.moving_variance.assign(self.momentum * self.moving_variance + (1 - self.momentum) * var)
+
+    def get_config(self):
+        return {**super().get_config(), "axis": self.axis, "momentum": self.momentum, "epsilon": self.epsilon}
+
+
+class Unbiased(MyBN):
+    def update(self, x, mean, var):
+        n = 1
+        for i, s in enumerate(x.shape):
+            n *= s if i != self.axis % len(x.shape) else 1
+        super().update(x, mean, var * n / (n - 1))
+
+
+class Swapped(MyBN):
+    def update(self, x, mean, var):
+        self.moving_mean.assign((1 - self.momentum) * self.moving_mean + self.momentum * mean)
+        self.moving_variance.assign((1 - self.momentum) * self.moving_variance + self.momentum * var)
+
+
+class NeverEval(MyBN):
+    def call(self, x, training=False):
+        return super().call(x, training=True)
+
+
+class NoAxis(MyBN):
+    def __init__(self, momentum=0.99, epsilon=1e-3, **kwargs):
+        super().__init__(-1, momentum, epsilon, **kwargs)
+
+
+class EpsOutside(MyBN):
+    def call(self, x, training=False):
+        axis = self.axis % len(x.shape)
+        axes = [i for i in range(len(x.shape)) if i != axis]
+        shape = [x.shape[axis] if i == axis else 1 for i in range(len(x.shape))]
+        mean, var = self.stats(x, axes) if training else (self.moving_mean, self.moving_variance)
+        if training:
+            self.update(x, mean, var)
+        y = (x - ops.reshape(mean, shape)) / (ops.sqrt(ops.reshape(var, shape)) + self.epsilon)
+        return ops.reshape(self.gamma, shape) * y + ops.reshape(self.beta, shape)
+
+
+class Raises(MyBN):
+    def call(self, x, training=False):
+        raise ValueError("not today")
+
+
+def build(norm="builtin"):
+    make = keras.layers.BatchNormalization if norm == "builtin" else MyBN
+    x = inputs = keras.Input((6, 6, 3))
+    for place in range(2):
+        x = keras.layers.Conv2D(4, 3, padding="same")(x)
+        x = make(momentum=0.9, name=f"bn{place}")(x)
+        x = keras.layers.ReLU()(x)
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def unbuilt():
+    return keras.Sequential([keras.layers.Dense(3), keras.layers.BatchNormalization()])
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()
+
+    def call(self, x, training=False):
+        return {"features": self.bn(self.conv(x), training=training)}
+
+
+def subclassed():
+    model = Subclassed()
+    model(ops.zeros((1, 6, 6, 3)))
+    return model
+
+
+def negative():
+    model = build()
+    model.get_layer("bn1").moving_variance.assign([0.3, -0.2, 0.1, 0.5])
+    return model
+
+
+class Trains(keras.Model):
+    """Hands `training` of its own to its layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()
+
+    def call(self, x, training=False):
+        return self.bn(self.conv(x), training=True)
+
+
+def trains():
+    model = Trains()
+    model(ops.zeros((1, 6, 6, 3)))
+    return model
