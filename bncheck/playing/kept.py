@@ -37,7 +37,7 @@ from bncheck.playing import said
 from bncheck.playing.jobs import Options, Seat, threads
 from bncheck.playing.plan import Plan
 from bncheck.run_folder.arrays import MAX_ARCHIVE
-from bncheck.run_folder.cell import FINISHED, is_sound, record_or_crash
+from bncheck.run_folder.cell import FINISHED, record_or_crash, sound_record
 from bncheck.run_folder.cell_files import LONGEST_NAME, TAR, read_cell_file, read_header
 from bncheck.run_folder.folder import LARGEST_JSON
 from bncheck.run_folder.origin import Origin, write_origin
@@ -208,7 +208,7 @@ def lay_out(run: Path, slug: str, shelf: Shelf, whole: bool) -> bool:
     head, cells = found
     folder = own_folder(run / "cells" / slug)
     write_whole(folder / TAR, cells)
-    if not all(is_sound(folder / cell) for cell in shelf.cells):
+    if not all(sound_record(folder / cell) is not None for cell in shelf.cells):
         clear(folder / TAR)
         return False
     write_origin(folder, Origin(measured=head["measured"], size=head["size"], sha256=head["sha256"]))
