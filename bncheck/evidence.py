@@ -6,6 +6,7 @@ their own: conventions, replays and attributions arrive ready here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,9 @@ from bncheck.trace import Array, Trace
 # Error types of cells that are *crashed* because what they left is damaged or gone: the disk's fault or somebody's who
 # edited it, and nothing is known about the target.
 BROKEN_RESULT, BROKEN_TRACE, LOST_RESULT = DAMAGED = ("BrokenResult", "BrokenTrace", "LostResult")
+
+
+BUILTIN = re.compile(r"\[builtin(_jax|_tensorflow|_torch)?\]")  # a framework's own layer in the place of the user's
 
 
 @dataclass(frozen=True, slots=True)  # a large run holds tens of thousands
@@ -93,9 +97,9 @@ class CellView:
     @property
     def own_layer(self) -> str:
         """The class of the user's own layer that stood in this cell, "" for a framework's own one. The reference and
-        the variants "builtin…" ignore ``network.custom``."""
+        the variants "builtin" and "builtin_<engine>" ignore ``network.custom``."""
         custom = self.case.network.custom
-        if custom is None or self.backend == "reference" or "[builtin" in self.target:
+        if custom is None or self.backend == "reference" or BUILTIN.search(self.target):
             return ""
         return custom.rpartition(":")[2]
 

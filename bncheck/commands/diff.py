@@ -58,6 +58,7 @@ def diff_command(**options: Any) -> int:
 
     Exit code 0: equal up to rounding; 1: they differ; 2: a file cannot be read; 3: there was nothing to compare.
     """
+    options["b"] = second(options)
     if is_run(options["a"]) or is_run(options["b"]):
         return tell_changes(options)
     from bncheck.commands.check import show
@@ -73,7 +74,7 @@ def diff_command(**options: Any) -> int:
     options["fail_on"] = options["fail_on"] or "convention"
     asked = AskedDiff(
         a=parse_side(options["a"]),
-        b=parse_side(second(options)),
+        b=parse_side(options["b"]),
         after=parse_side(options["after"]) if options["after"] else None,
         inputs=options["inputs"],
         weights=options["weights"],

@@ -22,9 +22,9 @@ from bncheck.run_folder.folder import create_run_folder
 from bncheck.run_folder.results import Results, TargetResult
 from bncheck.subjects.asked import parse_input
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
-from bncheck.subjects.played_file import arrays_of
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making
+from bncheck.subjects.played_file import arrays_of
 from bncheck.subjects.sides import AskedDiff, short
 from bncheck.subjects.two_files import cell
 
