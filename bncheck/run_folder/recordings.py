@@ -163,16 +163,19 @@ def first_nonfinite(layer: LayerLife) -> Happening | None:
 
 
 def happening_of(value: Any) -> Happening:
-    if not isinstance(value, Mapping) or value.get("what") not in HAPPENINGS:
+    if not isinstance(value, Mapping) or not isinstance(value.get("what"), str) or value["what"] not in HAPPENINGS:
         raise UsageError(f"A happening of the recording is none of: {', '.join(HAPPENINGS)}.", SEE)
     try:
         index, step = int(value.get("index", 0)), int(value.get("step", 0))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UsageError("A happening of the recording has an index or step that is no number.", SEE) from None
+    layers = value.get("layers", ())
+    if not isinstance(layers, Sequence) or isinstance(layers, str):
+        raise UsageError("A happening of the recording has `layers` that are no list of names.", SEE)
     return Happening(
         what=str(value["what"]),
         index=index,
         step=step,
-        layers=tuple(map(str, value.get("layers", ()))),
+        layers=tuple(map(str, layers)),
         detail={key: each for key, each in value.items() if key not in ("what", "index", "step", "layers")},
     )

@@ -82,7 +82,8 @@ class Evaluated:
 
 def length(step: Array, most: float = np.inf) -> float:
     """Root mean square over channels, none of which counts for more than ``most``."""
-    found = float(np.sqrt(np.mean(np.minimum(np.sum(step**2, axis=0), most**2))))
+    with np.errstate(over="ignore"):  # what is beyond every float is limited like the rest
+        found = float(np.sqrt(np.mean(np.minimum(np.sum(step**2, axis=0), most**2))))
     return found if np.isfinite(found) else np.inf
 
 
