@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,8 +125,7 @@ def measure_onnx(folder: Path) -> Iterator[Row]:
 
 def install_peer(folder: Path, name: str, python: str) -> Path | None:
     """A peer in a folder of its own, without what it depends on; None where it does not install."""
-    uv = shutil.which("uv")
-    if uv is None:
-        return None
-    words = [uv, "pip", "install", "-q", "--no-deps", "--python", python, "--target", str(folder), name]
+    from bncheck.environments.installer import find_uv
+
+    words = [find_uv(), "pip", "install", "-q", "--no-deps", "--python", python, "--target", str(folder), name]
     return folder if subprocess.run(words, capture_output=True, check=False).returncode == 0 else None
