@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -117,47 +118,47 @@ def version_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# Scenario families on the quick targets, and own layers and exports on everything of PyTorch's: what several modules
-# look at is played once. Each scenario is its own regression test by its expectations.
+# What several modules look at is played once: the families on the quick targets, own layers beside the built-in one,
+# and exports. Each scenario is its own regression test by its expectations.
 FAMILIES = (
     "case-order", "copied-momentum", "cumulative-average", "empty-batch", "eval-one-sample", "eval-then-train",
     "exact-input", "flush-twice", "freezing", "gan-forwards", "layer-used-twice", "layouts", "low-precision-long-run",
     "micro-batches", "mode-toggles", "model-copies", "offset", "overflow", "poison-and-recovery", "recompute",
     "reload", "shared-buffers", "strided", "train-eval-gap", "value-counts", "without-parts",
 )  # fmt: skip
-EXPORTS = (
-    "custom-layer", "custom-mistakes", "custom-graph", "running-batchnorm", "export-legacy", "export-dynamo",
-    "export-eval-net-train-bn", "complex-batchnorm", "onnx-file", "onnx-opsets", "onnx-fresh-network",
-)  # fmt: skip
-# Events and networks that the default scenarios have not, and that ways to run PyTorch may play otherwise.
+CUSTOM = ("custom-layer", "custom-mistakes", "custom-graph", "running-batchnorm", "complex-batchnorm")
+EXPORTS = ("export-legacy", "export-dynamo", "export-eval-net-train-bn", "onnx-file", "onnx-opsets",
+           "onnx-fresh-network")  # fmt: skip
+# Events and networks that the default scenarios have not, and that PyTorch with ONNX beside it plays as well.
 PROGRAMS = ("reload", "frozen", "exact-input", "r0-tail", "recompute", "eval-one-sample", "mode-toggles",
             "hyperparameters")  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def family_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, empty, lock = once(tmp_path_factory, "family-run")
+def played(factory: pytest.TempPathFactory, name: str, scenarios: Iterable[str], *targets: str) -> Path:
+    """A run of these scenarios; targets that are not here leave the tests that look at them to skip."""
+    folder, empty, lock = once(factory, name)
     try:
         if empty:
-            words = ("-t", "reference", "--optional", "torch", "--optional", "mxnet", "--no-report")
-            play(folder, "run", *dict.fromkeys((*FAMILIES, *PROGRAMS)), *words, "--fail-on", "never")
+            words = ("-t", "reference", *(word for target in targets for word in ("--optional", target)))
+            play(folder, "run", *dict.fromkeys(scenarios), *words, "--no-report", "--fail-on", "never")
     finally:
         finish(folder, lock)
     return folder
+
+
+@pytest.fixture(scope="session")
+def family_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return played(tmp_path_factory, "family-run", (*FAMILIES, *PROGRAMS), "torch", "mxnet")
+
+
+@pytest.fixture(scope="session")
+def custom_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return played(tmp_path_factory, "custom-run", CUSTOM, "torch", "torch[builtin]")
 
 
 @pytest.fixture(scope="session")
 def export_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Optional targets that are not here leave the tests that look at them to skip."""
-    folder, empty, lock = once(tmp_path_factory, "export-run")
-    try:
-        if empty:
-            names = ("torch", "torch[builtin]", "torch[onnx]", "onnxruntime")
-            words = ("-t", "reference", *(word for name in names for word in ("--optional", name)))
-            play(folder, "run", *EXPORTS, *PROGRAMS, *words, "--no-report", "--fail-on", "never")
-    finally:
-        finish(folder, lock)
-    return folder
+    return played(tmp_path_factory, "export-run", (*EXPORTS, *PROGRAMS), "torch[onnx]", "onnxruntime")
 
 
 def printed(folder: Path) -> dict[str, str | int]:

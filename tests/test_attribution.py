@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from diagnosed import findings_between
 from planted import play
-from random_rules import BASE, OPS, PARTS, SEED, Cell, plant, planted_cells
+from random_rules import BASE, OPS, SEED, Cell, parts, plant, planted_cells
 
 from bncheck.convention import Convention
 from bncheck.diagnosis.fit import Observation, measure, settle
@@ -225,7 +225,7 @@ def judge_findings(
     return wrong, causes
 
 
-@pytest.mark.parametrize("trials", PARTS)
+@pytest.mark.parametrize("trials", parts(120))
 def test_attribution_names_exactly_the_planted_causes(trials: range, capsys: pytest.CaptureFixture[str]) -> None:
     failures: list[str] = []
     named, due = Counter[str](), Counter[str]()

@@ -12,11 +12,9 @@ from pathlib import Path
 import example_report
 import pytest
 from at_the_prompt import bncheck, here
-from conftest import finish, once
+from conftest import CUSTOM, EXPORTS, PROGRAMS, finish, once
 from example_report import EXAMPLE
 from readme_tables import PAGES, README, TABLES, conventions, fill, places
-from test_repro_everywhere import FORMS, ODD
-from test_torch_scenarios import SCENARIOS as PLAYED_THERE
 
 from bncheck.scenario_files.files import find_scenarios
 
@@ -145,7 +143,7 @@ def played_elsewhere(command: str) -> bool:
     """Whether it only names scenarios that other tests run, on these targets and more."""
     default = {"all-ones", "all-zeros", "probe"}  # of ``default_run``
     words = shlex.split(command)
-    return words[:2] == ["bncheck", "run"] and set(words[2:]) <= {*default, *ODD, *FORMS, *PLAYED_THERE}
+    return words[:2] == ["bncheck", "run"] and set(words[2:]) <= {*default, *CUSTOM, *EXPORTS, *PROGRAMS}
 
 
 def test_the_scenarios_of_commands_are_shipped() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import PROGRAMS, finish, once, play
+from conftest import CUSTOM, PROGRAMS, finish, once, play
 from played_scripts import check_scripts, played_once, python_of, run_scripts, scenes
 
 from bncheck.repro.kit import write_scripts
@@ -17,18 +17,17 @@ from bncheck.repro.own_files import with_neighbours
 from bncheck.scenario_files.files import SHIPPED, find_scenarios, load_scenario
 
 # Every branch of the writers, of programs and of networks that are more than layers in a row.
-ODD = (*PROGRAMS, "custom-mistakes", "export-legacy", "custom-graph", "running-batchnorm")
 COPIES = ("model-copies", "shared-buffers", "layer-used-twice", "strided")
-FORMS = ("complex-batchnorm", "onnx-opsets", "onnx-fresh-network")
+FORMS = ("export-legacy", "onnx-opsets", "onnx-fresh-network")
 
 
 @pytest.mark.parametrize(
     ("target", "run", "scenarios", "least"),
     [
-        pytest.param("torch", "export_run", (*ODD, *FORMS), 40, id="torch"),
-        pytest.param("torch[onnx]", "export_run", ODD, 40, id="torch[onnx]"),
-        pytest.param("onnxruntime", "export_run", (*ODD, *FORMS), 13, id="onnxruntime"),
-        pytest.param("torch", "family_run", COPIES, 10, id="torch-copies"),
+        pytest.param("torch", "family_run", (*PROGRAMS, *COPIES), 30, id="torch"),
+        pytest.param("torch", "custom_run", CUSTOM, 10, id="torch-custom"),
+        pytest.param("torch[onnx]", "export_run", (*PROGRAMS, *FORMS), 20, id="torch[onnx]"),
+        pytest.param("onnxruntime", "export_run", (*PROGRAMS, *FORMS), 13, id="onnxruntime"),
         pytest.param("mxnet", "family_run", PROGRAMS, 10, id="mxnet"),
     ],
 )

@@ -8,22 +8,28 @@ from typing import Any
 
 import pytest
 from at_the_prompt import here
-from conftest import EXPORTS, printed
+from conftest import CUSTOM, EXPORTS, printed
 from torch_cells import python_of
 
 from bncheck.diagnosis.audit import audit
 from bncheck.run_folder.results import read_results
 
-SCENARIOS = tuple(name for name in EXPORTS if name != "onnx-fresh-network")  # whose targets are two of onnxruntime
+SCENARIOS = (*CUSTOM, *(name for name in EXPORTS if name != "onnx-fresh-network"))  # whose targets are two of one
 
 
 @pytest.fixture(scope="module")
-def results(export_run: Path) -> Any:
+def results(custom_run: Path, export_run: Path) -> Any:
+    """Scenarios and findings of both runs."""
     for variant in ("", "builtin", "onnx"):
         python_of(variant)
-    assert printed(export_run)["code"] == 0, printed(export_run)
-    assert audit(read_results(export_run)) == ()
-    return json.loads((export_run / "run.json").read_text(encoding="utf-8"))
+    found: dict[str, list[Any]] = {"scenarios": [], "findings": []}
+    for run in (custom_run, export_run):
+        assert printed(run)["code"] == 0, printed(run)
+        assert audit(read_results(run)) == ()
+        told = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        for what in found:
+            found[what] += told[what]
+    return found
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
