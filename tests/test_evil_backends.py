@@ -11,6 +11,7 @@ import pytest
 from at_the_prompt import here
 from left_by_cells import worker_processes
 
+from bncheck.evidence import DAMAGED
 from bncheck.run_folder.results import Results, read_results
 
 EVIL = Path(__file__).parent / "evil_backend.py"
@@ -94,7 +95,8 @@ def test_what_is_lost_is_said(attacked: tuple[Path, Results, int, str]) -> None:
     assert "bytes of itself" in said["says-much", "unavailable"]
     assert "nested more than 64 levels deep" in said["says-deep", "unavailable"]
     assert "is an array of Python objects" in said["holds objects", CRASHED]
-    assert "its result was written and is gone" in said["tar folder", CRASHED]
+    assert said["tar folder", CRASHED].endswith("cells.tar is damaged: it is no regular file.")
+    assert {cell.error_type for cell in results.cells if cell.error.endswith("no regular file.")} <= set(DAMAGED)
 
 
 def test_nothing_outside_is_touched_and_nothing_lives_on(attacked: tuple[Path, Results, int, str]) -> None:

@@ -37,7 +37,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     version, packages = subprocess.check_output([place.python, "-c", said], text=True).split(maxsplit=1)
     subprocess.run([place.python, "-m", "venv", folder / "there"], check=True)
     (site,) = (folder / "there" / "lib").glob("python*/site-packages")
-    (site / "torch.pth").write_text(packages, encoding="utf-8")
+    for package in Path(packages.strip()).iterdir():  # links: a .pth there is not followed from the script's venv
+        if not (site / package.name).exists():
+            (site / package.name).symlink_to(package)
     shutil.copytree(Path(click.__file__).parent, site / "click")
     subprocess.run([SCRIPTS / "fetch_wheels.sh", folder / "wheels", version], check=True, stdout=subprocess.DEVNULL)
     return folder / "there" / "bin" / "python", folder / "wheels"
@@ -80,5 +82,5 @@ def test_it_is_joined_with_runs_from_elsewhere(out: Path, tmp_path: Path) -> Non
     bncheck("run", "r0-tail", "-t", "reference", "--no-probe", "--no-report", "-q", "--out", str(elsewhere))
     runs = (str(out / "runs" / "r0-tail"), str(elsewhere))
     done = bncheck("compare", *runs, "--no-report", "-q", "--out", str(tmp_path / "both"))
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in ((0, 1) if why_not("cuda") is None else (3,)), done.stderr
     assert {target.status for target in read_results(tmp_path / "both").targets if target.backend == "torch"} >= {"ok"}

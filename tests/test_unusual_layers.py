@@ -54,7 +54,7 @@ WANTED = {
     "Elu": ({"activation"}, "puts an ELU behind the normalisation"),
     "Tanh": ({"activation"}, "puts a tanh behind the normalisation"),
     "EpsOutside": ({"eps"}, "adds eps to the deviation, sqrt(var) + 1e-05"),
-    "NoEps": ({"eps"}, "adds no eps to the variance, instead of 1e-05"),
+    "NoEps": ({"eps"}, "leaves out the eps of 1e-05"),
     "OtherEps": ({"eps"}, "adds an eps of 0.02 to the variance, instead of 1e-05"),
     "SampleDeviation": ({"normaliser-divisor"}, "divides by the deviation of n - 1"),
     "ReluOutside": ({"activation", "eps"}, "adds eps to the deviation, sqrt(var) + 1e-05"),
