@@ -9,7 +9,8 @@ import pytest
 
 from bncheck.errors import ConfigurationError
 from bncheck.gate.config import read_configuration, read_waivers
-from bncheck.gate.configuration import Configuration, find_configuration
+from bncheck.gate.configuration import Configuration
+from bncheck.gate.project import find_configuration
 from bncheck.gate.waiver import Waiver
 from bncheck.scenario import Tolerance
 

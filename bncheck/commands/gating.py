@@ -50,7 +50,7 @@ def gating_options(command: Callable[..., Any], default: str = USUAL) -> Callabl
 
 def with_configuration(options: dict[str, Any]) -> tuple[dict[str, Any], Configuration]:
     """The options with what [tool.bncheck] says wherever the command line says nothing."""
-    from bncheck.gate.configuration import find_configuration
+    from bncheck.gate.project import find_configuration
 
     found = find_configuration(Path.cwd())
     said = {

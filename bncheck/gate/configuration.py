@@ -1,15 +1,12 @@
-"""What a project says once, and where it says it: found here, read and checked by :mod:`bncheck.gate.config`."""
+"""What a project says once, as :mod:`bncheck.gate.config` reads it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bncheck.bounded import is_regular, read_bounded
 from bncheck.gate.waiver import Waiver
 from bncheck.scenario import Tolerance
-
-MOST_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -25,24 +22,3 @@ class Configuration:
     timeout: float | None = None
     baseline: Path | None = None
     waivers: tuple[Waiver, ...] = ()
-
-
-def find_configuration(start: Path) -> Configuration:
-    """What the nearest pyproject.toml at or above ``start`` says; the defaults when there is none."""
-    for folder in (start.resolve(), *start.resolve().parents):
-        path = folder / "pyproject.toml"
-        if is_regular(path):
-            return said_in(path)
-    return Configuration()
-
-
-def said_in(path: Path) -> Configuration:
-    """A project that does not name bncheck says nothing to it: what checks the file need not be imported."""
-    try:
-        if b"bncheck" not in read_bounded(path, MOST_BYTES):
-            return Configuration(path=path)
-    except OSError:
-        pass  # the reader says why
-    from bncheck.gate.config import read_configuration
-
-    return read_configuration(path)

@@ -23,8 +23,13 @@ def play(torch, part, failed, job, thing, folder):
     modes = {name: module.training for name, module in net.named_modules()}
     if job["weights"]:
         loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"])
-    hold(torch, folder, norms, watching)
+    unbuilt = any(map(lazy, net.state_dict().values()))
+    if not unbuilt:
+        hold(torch, folder, norms, watching)
     batch, how = inputs.choose(torch, custom, failed, net, job, norms)
+    if unbuilt:
+        build(torch, net, batch)
+        hold(torch, folder, norms, watching)
     found = {
         "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
         "layers": [describe(name, module, modes.get(name)) for name, module in norms.items()],
@@ -84,6 +89,19 @@ def others(net, norms):
 def lazy(value):
     """A parameter or buffer of a lazy layer that has not run yet: it has no shape."""
     return type(value).__name__.startswith("Uninitialized")
+
+
+def build(torch, net, batch):
+    """The first forward of lazy layers, in eval: what they hold is then what a new layer holds."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        with torch.no_grad():
+            call(net, batch)
+    except (Exception, SystemExit):
+        pass  # the play itself says why
+    for module, training in modes:
+        module.training = training
 
 
 def hold(torch, folder, norms, watching):
