@@ -133,3 +133,17 @@ class Sized(nn.Module):
 
     def forward(self, x):
         return self.bn(x)
+
+
+def lazy_norm():
+    return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.memory, self.bn, self.head = nn.GRU(6, 8, batch_first=True), nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        found, _ = self.memory(x)
+        return self.head(self.bn(found.transpose(1, 2)).mean(2))

@@ -303,6 +303,13 @@ def test_a_lazy_layer_has_no_shape_yet_and_that_is_no_error(tmp_path: Path, pyth
     assert (code, results.findings) == (0, ())
 
 
+@pytest.mark.parametrize("name", ["lazy_norm", "Recurrent"])
+def test_an_input_is_found_for_lazy_normalisers_and_recurrent_layers(name: str, tmp_path: Path, python: Path) -> None:
+    answer, results, code = model(name, tmp_path, python)
+    assert (code, results.findings) == (0, ())
+    assert len(answer.rows) == 1
+
+
 def test_weights_are_loaded_and_what_does_not_fit_is_said(tmp_path: Path, python: Path) -> None:
     script = f"""
 import sys; sys.path.insert(0, {str(TESTS)!r})
@@ -310,6 +317,7 @@ import torch, numpy, checked_models as models
 net = models.trained()
 held = net.state_dict()
 torch.save({{"epoch": 3, "model": {{"module." + key: value for key, value in held.items()}}}}, "good.pt")
+torch.save({{"state_dict": {{"task.backbone." + key: value for key, value in held.items()}}}}, "inside.ckpt")
 lost = {{key: value for key, value in held.items() if "running" not in key}}
 lost["fc.weight"] = torch.zeros(4, 16)
 torch.save(lost, "lost.pt")
@@ -325,6 +333,9 @@ numpy.savez("batch.npz", x=torch.randn(6, 3, 12, 12).numpy())
     )
     assert answer.notes[0] == "Played on your data: float32 6×3×12×12."
     assert float(answer.rows[0].cells[4].split()[0]) < 0.5, "the statistics are those of such data"
+    answer, results, code = model("build", tmp_path / "d", python, weights=tmp_path / "inside.ckpt")
+    assert (code, results.findings) == (0, ())
+    assert any("'task.backbone.' was taken from its keys." in note for note in answer.notes)
     answer, results, code = model("build", tmp_path / "b", python, weights=tmp_path / "lost.pt")
     assert code == 1
     first = next(finding for finding in results.findings if finding.code == "BN115")

@@ -13,7 +13,7 @@ import numpy as np
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 EPS = (1e-5, 1e-3, 1e-6, 1e-4, 1e-2)
-# JAX compiles every operation of every shape: a MobileNetV2 took 33 CPU s, on PyTorch 6.
+# JAX compiles every operation of every shape: a MobileNetV2 took 21 CPU s, on PyTorch 5.
 PREFERRED = ("torch", "tensorflow")  # variants of the backend whose environment is taken where it is there
 ENGINES = ("torch", "tensorflow", "jax")
 LARGEST_CONFIG = 64 << 20

@@ -147,7 +147,7 @@ def found_one(torch, custom, failed, net, job):
             "forward%s takes %s" % (inspect.signature(net.forward), counted(names, 0)),
             "say of which shapes, in that order: %s" % " ".join(["--input SHAPE"] * len(names)), "usage",
         )  # fmt: skip
-    before, modes = copy.deepcopy(net.state_dict()), [(each, each.training) for each in net.modules()]
+    before, modes = held(net), [(each, each.training) for each in net.modules()]
     began, first, tried = time.perf_counter(), "", []
     for dtype, shape in candidates(torch, net):
         if time.perf_counter() - began > TRIAL_SECONDS:
@@ -172,6 +172,12 @@ def found_one(torch, custom, failed, net, job):
     )  # fmt: skip
 
 
+def held(net):
+    """A copy of the state, without what lazy layers do not have yet."""
+    state = {key: value for key, value in net.state_dict().items() if not type(value).__name__.startswith("Uninit")}
+    return copy.deepcopy(state)
+
+
 def restore(net, before):
     """What a first forward of lazy layers made stays."""
     held = net.state_dict()
@@ -190,6 +196,8 @@ def candidates(torch, net):
                 first = first or ("conv", module.in_channels, rank)
         if isinstance(module, nn.Linear):
             first = first or ("linear", module.in_features, 0)
+        if isinstance(module, nn.RNNBase):
+            first = first or ("recurrent", module.input_size, 0)
         if isinstance(module, nn.Embedding):
             first = first or ("tokens", 0, 0)
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and first is None and module.num_features:
@@ -200,6 +208,8 @@ def candidates(torch, net):
     kind, size, rank = first or ("conv", 3, 2)
     if kind == "tokens":
         wanted += [("int64", (MANY, 16)), ("int64", (MANY, 64))]
+    if kind == "recurrent":
+        wanted.append(("float32", (MANY, 16, size)))
     if kind == "linear":
         wanted += [("float32", (MANY, size)), ("float32", (MANY, 16, size))]
     channels = (size,) if kind == "conv" and size else (3, 1)

@@ -217,7 +217,7 @@ def held(custom, module):
     found = {}
     for word in ("eps", "momentum"):
         value = custom.find(module, word)
-        if hasattr(value, "detach") and value.numel() == 1:
+        if hasattr(value, "detach") and not type(value).__name__.startswith("Uninit") and value.numel() == 1:
             value = value.item()
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             found[word] = float(value)
@@ -227,7 +227,8 @@ def held(custom, module):
 def single(thing, word):
     """Whether one value stands for all channels."""
     value = thing.custom.find(thing.module, word)
-    return thing.channels > 1 and hasattr(value, "numel") and value.numel() == 1
+    lazy = type(value).__name__.startswith("Uninitialized")  # it has no size before its first forward
+    return thing.channels > 1 and not lazy and hasattr(value, "numel") and value.numel() == 1
 
 
 def as_layer(thing):

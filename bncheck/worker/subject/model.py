@@ -23,8 +23,13 @@ def play(torch, part, failed, job, thing, folder):
     modes = {name: module.training for name, module in net.named_modules()}
     if job["weights"]:
         loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"])
-    np.savez(os.path.join(folder, "held.npz"), **held.arrays(torch, norms, watching))
+    unbuilt = any(map(held.lazy, net.state_dict().values()))
+    before = None if unbuilt else held.arrays(torch, norms, watching)
     batch, how = inputs.choose(torch, custom, failed, net, job, norms)
+    if unbuilt:
+        build(torch, net, batch)
+        before = held.arrays(torch, norms, watching)
+    np.savez(os.path.join(folder, "held.npz"), **before)
     found = {
         "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
         "layers": [held.describe(name, module, modes.get(name)) for name, module in norms.items()],
@@ -86,6 +91,19 @@ def live(torch, part, job, net, norms, batch, folder):
 def raised(part, error, job):
     custom = part("torch_side", "custom")
     return "%s%s" % (custom.said(error).split("\n")[0][:400], custom.line_in(job["module"], error))
+
+
+def build(torch, net, batch):
+    """The first forward of lazy layers, in eval: what they hold is then what a new layer holds."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        with torch.no_grad():
+            call(net, batch)
+    except (Exception, SystemExit):
+        pass  # the play itself says why
+    for module, training in modes:
+        module.training = training
 
 
 def evaluate(torch, leaves, net, batch):

@@ -28,10 +28,14 @@ def play(torch, part, failed, job, thing, folder):
     norms = held.normalisers(torch, net, watching)
     modes = {name: module.training for name, module in net.named_modules()}
     loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"]) if job["weights"] else None
+    unbuilt = any(map(held.lazy, net.state_dict().values()))
+    early = None if not unbuilt else inputs.choose(torch, custom, failed, net, job, norms)
+    if early is not None:
+        model.build(torch, net, early[0])
     np.savez(os.path.join(folder, "held.npz"), **held.arrays(torch, norms, watching))
     state = {key: plain(value) for key, value in net.state_dict().items() if hasattr(value, "detach")}
     np.savez(os.path.join(folder, "state.npz"), **{key: value for key, value in state.items() if value is not None})
-    batch, how = inputs.choose(torch, custom, failed, net, job, norms)
+    batch, how = early or inputs.choose(torch, custom, failed, net, job, norms)
     found = {
         "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
         "layers": [held.describe(name, module, modes.get(name)) for name, module in norms.items()],

@@ -110,10 +110,16 @@ def matches(given, held):
     return len(set(given) & set(held))
 
 
+def in_front(longer, shorter):
+    """What stands in front of the longest key of one in the other ("model.backbone."): a module around the model."""
+    key = max(shorter, key=len, default="")
+    return [each[: -len(key)] for each in longer if key and each.endswith("." + key)][:20]
+
+
 def without_prefix(given, held):
     """Wrappers (DataParallel, torch.compile) put a word in front of every key, and some users take theirs away."""
     best, prefix = given, ""
-    for word in PREFIXES:
+    for word in dict.fromkeys((*PREFIXES, *in_front(given, held), *in_front(held, given))):
         for trial, said in (
             ({key[len(word) :] if key.startswith(word) else key: value for key, value in given.items()}, "-" + word),
             ({word + key: value for key, value in given.items()}, "+" + word),
