@@ -282,7 +282,7 @@ def rounding(theme: Theme, short: bool, verbose: bool) -> RenderableType:
     where = f" in {plural(len(theme.cases), 'case')}" if len(theme.cases) > 1 else ""
     if short:
         return Text(f" {clean(first.code)} {clean(first.cause)}{where}, which is no fault", style="dim")
-    most = f", {groups} groups of targets, the most" if groups > 1 else ""
+    most = f"{' and' if where else ' in'} {groups} groups of targets. The largest" if groups > 1 else ""
     figures = f" {one_line(', '.join(f'{key} {value}' for key, value in evidence(first)), 200)}" if verbose else ""
     return Text(f" {clean(first.code)} {clean(first.cause)}{where}{most}: {clean(first.title)}{figures}", style="dim")
 

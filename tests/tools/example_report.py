@@ -25,7 +25,7 @@ KEPT = ("conventions.html",)
 
 
 def bncheck(folder: Path, *arguments: str) -> str:
-    environment = {**os.environ, "COLUMNS": "100"}
+    environment = {**os.environ, "COLUMNS": "100", "BNCHECK_CONVENTIONS": ""}  # as on a new machine: none is kept
     command = [sys.executable, "-m", "bncheck", *arguments]
     return subprocess.run(command, check=True, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True).stdout
 
