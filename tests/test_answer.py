@@ -144,6 +144,16 @@ def test_gravest_layers_come_first() -> None:
     assert [(row.layer, row.mark) for row in told.telling] == [("head.bn", "defect"), ("layer1.bn1", "hazard")]
 
 
+def test_shares_of_one_difference_are_those_of_one_case() -> None:
+    """90 % and 10 % of a case, not 90 % of one beside 40 % of another."""
+    shares = (("BN120", "one", 0.9), ("BN120", "two", 0.6), ("BN102", "two", 0.4), ("BN102", "one", 0.1))
+    found = tuple(replace(LEAK, code=code, case=case, explained=share) for code, case, share in shares)
+    told = arrange(results(findings=found), ANSWER)
+    assert {theme.first.code: (theme.first.case, theme.first.explained) for theme in told.themes} == {
+        "BN120": ("one", 0.9), "BN102": ("one", 0.1)
+    }  # fmt: skip
+
+
 def test_a_mark_that_nobody_knows_says_nothing() -> None:
     odd = replace(ANSWER, rows=(Row("stem.bn", ("", "", "", ""), "splendid"),))
     told = arrange(results(odd, ()), odd)

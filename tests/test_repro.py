@@ -142,7 +142,7 @@ def test_repro_writes_a_kit_with_the_smallest_case(default_run: Path, tmp_path: 
     note = (out / "note.md").read_text(encoding="utf-8")
     assert len(note.splitlines()) <= LONGEST
     assert note.startswith("# mxnet 1.9.1 moves its running statistics in backward")
-    assert "**Nobody is wrong**: neither side does otherwise than it documents." in note
+    assert "**Nobody is wrong**: neither side contradicts its own documentation." in note
     assert "[apache/mxnet" in note and "https://github.com/apache/mxnet/issues/18751" in note
     assert "`reference` is BatchNorm as in the paper" in note and "To file at" not in note
 

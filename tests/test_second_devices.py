@@ -105,6 +105,15 @@ def test_a_replica_on_its_own_device_averages_its_own_half(results: Results, run
     assert "give nnx.BatchNorm the axis_name" in finding.advice
 
 
+@pytest.mark.parametrize(("target", "values"), [("flax[shard_map]", 4), ("flax[shard_map_axis_name]", 8)])
+def test_moments_are_recorded_of_what_is_averaged(results: Results, run: Path, target: str, values: int) -> None:
+    """Of the replica's own part, or of the whole batch: replay takes these."""
+    (cell,) = [cell for cell in results.cells if (cell.target, cell.scenario) == (target, "halves")]
+    trace = trace_of(run, cell)
+    assert trace is not None
+    assert [int(found[0]) for layer in ("bn", "bn@1") if (found := trace.get(layer, "n")) is not None] == [values] * 2
+
+
 def test_with_axis_name_all_average_the_whole_batch(results: Results, run: Path) -> None:
     for layer in ("bn", "bn@1"):
         assert held(results, run, "flax[shard_map_axis_name]", layer) == [0.0, 2.5, 3.75]

@@ -1,4 +1,4 @@
-"""``bncheck new``: a scenario of one's own, begun from a shipped one."""
+"""``bncheck new``: a new scenario, begun from a shipped one."""
 
 from __future__ import annotations
 

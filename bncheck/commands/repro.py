@@ -11,7 +11,7 @@ from bncheck.commands.options import run_and
 
 KINDS = ("short", "repro")  # of scripts: the one that is read first, and the elaborate one
 NOTHING = {
-    "convention": "Neither side does otherwise than it documents: there is nothing to file. note.md says what to know.",
+    "convention": "Neither side contradicts its documentation: there is nothing to file. note.md says what to know.",
     "rounding": "This is rounding: there is nothing to file. note.md says what to know.",
 }
 

@@ -50,7 +50,7 @@ def arrange(results: Results, answer: Answer) -> Told:
     worst = gravest(results.findings)
     rows = [replace(row, mark=worst.get(row.layer, row.mark)) for row in answer.rows]
     telling = [row for row in rows if tells(row)]
-    found = [theme for theme in grouped if theme.first.kind != "rounding"]
+    found = of_one_case([theme for theme in grouped if theme.first.kind != "rounding"])
     # What has a cause in one case is not said to be rounding in another, where it was too small to be told from it.
     caused = {quantity for theme in found for item in theme.findings for _, quantity in item.places}
     return Told(
@@ -62,6 +62,15 @@ def arrange(results: Results, answer: Answer) -> Told:
         telling=tuple(sorted(telling, key=lambda row: KINDS.index(row.mark))),
         quiet=tuple(row for row in rows if not tells(row)),
     )
+
+
+def of_one_case(found: Sequence[Theme]) -> Sequence[Theme]:
+    """Themes that speak of the same case where they have it: shares of a difference then add up on one screen."""
+    said = (found[0].first.scenario, found[0].first.case) if found else None
+    return [
+        replace(theme, first=next((item for item in theme.findings if (item.scenario, item.case) == said), theme.first))
+        for theme in found
+    ]
 
 
 def tells(row: Row) -> bool:

@@ -167,7 +167,7 @@ def side(results: Results, finding: Finding, path: str = "") -> Iterator[str]:
         from_what = {"itself": "itself (the same framework elsewhere)", "": "the others"}
         whom = text(from_what.get(finding.departs_from, finding.departs_from))
         yield (
-            f"{code(finding.departs)} does otherwise than {whom}"
+            f"{code(finding.departs)} differs from {whom}"
             f"{': ' + link(finding.link, finding.link) if finding.link else ''}."
         )
     elif finding.kind == "convention":

@@ -109,7 +109,7 @@ def both(finding: Finding, subjects: Sequence[Subject]) -> Iterator[str]:
 def wanted(finding: Finding, subjects: Sequence[Subject]) -> str:
     if not finding.reportable:
         convention = finding.kind == "convention"
-        why = "neither side does otherwise than it documents" if convention else "the difference is rounding"
+        why = "neither side contradicts its own documentation" if convention else "the difference is rounding"
         return f"**Nobody is wrong**: {why}."
     spoilt = [
         quantity.name

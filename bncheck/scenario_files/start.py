@@ -1,4 +1,4 @@
-"""A scenario of one's own, begun from a shipped one: its text, and the files that it names."""
+"""A new scenario, begun from a shipped one: its text, and the files that it names."""
 
 from __future__ import annotations
 

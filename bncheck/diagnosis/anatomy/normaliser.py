@@ -201,8 +201,6 @@ def hypotheses(
             return
         for placement in ("inside", "outside"):
             for eps in common_eps(each, placement, life.eps):
-                if source == "within" and eps not in (life.eps, 0.0):
-                    continue  # with an eps of its own it would make too much
                 stands.append(replace(rule, placement=placement, eps=eps))
     yield from sorted(stands, key=lambda rule: departures(rule, life))
 

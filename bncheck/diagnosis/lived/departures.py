@@ -1,4 +1,4 @@
-"""Layers that do not do what they are documented to do, or, one's own, what BatchNorm does: by which rule of theirs.
+"""Layers that do not do what they are documented to do (a custom one: what BatchNorm does): by which rule of theirs.
 
 A departure is named only where the layer's moments identify the rule that it follows instead. A custom layer may
 average as it likes, and read momentum in either sense: that is told by nothing but its steps.

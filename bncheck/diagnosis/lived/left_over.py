@@ -1,4 +1,4 @@
-"""What layers of a life did otherwise than documented, by no rule that is known: how often, where, by how much."""
+"""Where layers of a life break their documentation and no known rule says how: how often, where, by how much."""
 
 from __future__ import annotations
 

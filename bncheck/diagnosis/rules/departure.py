@@ -65,7 +65,7 @@ def judge(facet: str, a: Sequence[CellView], value_a: Any, b: Sequence[CellView]
             departs_from="itself",
             said=f"{one.target} and {two.target} are the same framework",
         )
-    said = "each as documented" if known >= len(a) + len(b) else "neither does otherwise than it documents"
+    said = "each as documented" if known >= len(a) + len(b) else "neither contradicts its own documentation"
     return Departure("convention", said=said, link=next((cell.link for cell in (*a, *b) if cell.link), ""))
 
 

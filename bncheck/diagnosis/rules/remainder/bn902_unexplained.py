@@ -195,7 +195,7 @@ def odd_nodes(cell: CellView) -> Iterator[Finding]:
 
 
 def check_life(life: Life) -> list[Finding]:
-    """Built-in layers that did otherwise than documented, by no rule that is known."""
+    """Built-in layers that broke their documentation where no known rule says how."""
     groups: dict[tuple[str, str], list[LeftOver]] = {}
     for each in left_over(life):
         groups.setdefault((each.quantity, each.mode), []).append(each)
