@@ -60,6 +60,27 @@ def test_a_healthy_recording_is_clean() -> None:
     bncheck.assert_clean(found)
 
 
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_statistics_that_were_widened_are_not_judged_as_float64(framework: str, dtype: type) -> None:
+    """A layer keeps them in the precision that it has; JSON knows one."""
+    rng = np.random.default_rng(1)
+    mean, var, w = rng.normal(2, 0.1, (20, 3)), rng.uniform(0.5, 2.0, (20, 3)), dtype(0.1)
+    rows = [(np.zeros(3, dtype), np.ones(3, dtype))]
+    for each, spread in zip(mean, var * (64 / 63 if framework == "torch" else 1), strict=True):
+        m, v = rows[-1]
+        rows.append(((1 - w) * m + w * each.astype(dtype), (1 - w) * v + w * spread.astype(dtype)))
+    m, v = (np.stack(part) for part in zip(*rows, strict=True))
+    layer = {
+        "training": [1] * 20, "n": [64] * 20, "input_mean": mean, "input_var": var, "eps": [1e-3] * 20,
+        "momentum": [0.1 if framework == "torch" else 0.9] * 20,
+        "mean_before": m[:-1], "mean_after": m[1:], "var_before": v[:-1], "var_after": v[1:],
+    }  # fmt: skip
+    plain = {key: np.asarray(value).tolist() for key, value in layer.items()}
+    for held in (layer, plain) if dtype is not np.float16 else (layer,):
+        bncheck.assert_clean(bncheck.judge({"framework": framework, "layers": {"bn": held}}))
+
+
 def test_a_recording_comes_as_json_npz_mapping_or_run_folder(tmp_path: Path) -> None:
     poisoned = np.array(recording()["layers"]["bn1"]["var_after"])
     before = np.array(recording()["layers"]["bn1"]["var_before"])

@@ -145,7 +145,7 @@ def test_check_says_what_a_layer_does_unlike_keras(tmp_path: Path) -> None:
     answer = json.loads((tmp_path / "run" / "answer.json").read_text())
     assert answer["headline"] == (
         "Unbiased is not equivalent to keras.layers.BatchNormalization: it averages the variance over n-1 into "
-        "running_var, Keras's the one over n. This accounts for all of the difference in running_var."
+        "running_var, Keras's the one over n."
     )
 
 

@@ -79,8 +79,15 @@ def layer_of(name: str, found: Any) -> LayerLife:
         spans=tuple(spans_of(moments)),
         names=(name,),
         registered=True,
+        dtypes=dtypes_of(found),
         own=bool(found.get("own", False)),
     )
+
+
+def dtypes_of(found: Mapping[str, Any]) -> dict[str, str]:
+    """Of running statistics that come narrower than they are read. Float64 numbers may have been widened on the way."""
+    held = {key: str(found[key].dtype) for key in NEEDED if isinstance(found[key], np.ndarray)}
+    return {key: name for key, name in held.items() if name in ("float16", "float32")}
 
 
 def array_of(name: str, key: str, value: Any) -> Array:

@@ -128,6 +128,4 @@ def finer(life: LayerLife) -> tuple[str, str]:
         array = life.get(name)
         states += [str(array.dtype)] if array is not None and str(array.dtype) in ("float32", "float16") else []
     state = max(states, key=unit, default="float32")
-    if not states and (array := life.get("mean_before")) is not None and str(array.dtype) == "float64":
-        state = "float64"
     return max([*inputs, state], key=unit), state

@@ -43,7 +43,8 @@ def whole(base, engines, part):
         def start(self):
             engine = self.keras.backend.backend()
             self.made = {"": self.net}
-            self.engine = Jax(self) if engine == "jax" else engines[engine](self)
+            kind = on_jax(engines[engine]) if engine == "jax" else engines[engine]
+            self.engine = kind(self)
             self.tape, self.used_up, self.seen = [], False, {}
 
         # -- events -------------------------------------------------------------------------------------------
@@ -246,52 +247,43 @@ def one_tensor(custom, call, out, wanted):
     return names[str(wanted)]
 
 
-class Jax:
-    """Gradients by jax.vjp over stateless_call, compiled as fit() does."""
+def on_jax(base):
+    """``base`` (the Keras backend's engine on JAX) with gradients by jax.vjp over stateless_call, compiled as fit()
+    does."""
 
-    def __init__(self, model):
-        import jax
+    class OnJax(base):
+        def __init__(self, model):
+            import jax
 
-        self.jax, self.model = jax, model
-        self.run = {
-            "forward": jax.jit(self.stateless, static_argnums=0),
-            "recorded": jax.jit(self.recorded, static_argnums=0),
-            "backward": jax.jit(lambda pull, dy: pull(dy)),
-        }
+            self.jax, self.model = jax, model
+            self.run = {
+                "forward": jax.jit(self.stateless, static_argnums=0),
+                "recorded": jax.jit(self.recorded, static_argnums=0),
+                "backward": jax.jit(lambda pull, dy: pull(dy)),
+            }
 
-    def stateless(self, training, trainable, fixed, x):
-        self.model.now.clear()
-        out, moved = self.model.net.stateless_call(trainable, fixed, x, training=training)
-        return self.model.chosen(out), (dict(self.model.now), moved)
+        def stateless(self, training, trainable, fixed, x):
+            self.model.now.clear()
+            out, moved = self.model.net.stateless_call(trainable, fixed, x, training=training)
+            return self.model.chosen(out), (dict(self.model.now), moved)
 
-    def recorded(self, training, trainable, fixed, x):
-        return self.jax.vjp(lambda p, v: self.stateless(training, p, fixed, v), trainable, x, has_aux=True)
+        def recorded(self, training, trainable, fixed, x):
+            return self.jax.vjp(lambda p, v: self.stateless(training, p, fixed, v), trainable, x, has_aux=True)
 
-    def tensor(self, x, dtype):
-        return self.jax.numpy.asarray(x, dtype=dtype)
+        def values(self):
+            net = self.model.net
+            return (
+                self.model.training,
+                [held.value for held in net.trainable_variables],
+                [held.value for held in net.non_trainable_variables],
+            )
 
-    def values(self):
-        net = self.model.net
-        return (
-            self.model.training,
-            [held.value for held in net.trainable_variables],
-            [held.value for held in net.non_trainable_variables],
-        )
+        def keep(self, moved):
+            for held, value in zip(self.model.net.non_trainable_variables, moved):
+                held.assign(value)
 
-    def keep(self, moved):
-        for held, value in zip(self.model.net.non_trainable_variables, moved):
-            held.assign(value)
+        def backward(self, pull, dy):
+            data, grads = super().backward(pull, dy)
+            return data, {"": grads}
 
-    def forward(self, data):
-        out, (seen, moved) = self.run["forward"](*self.values(), data)
-        self.keep(moved)
-        return out, seen
-
-    def record(self, data):
-        out, pull, (seen, moved) = self.run["recorded"](*self.values(), data)
-        self.keep(moved)
-        return out, seen, pull
-
-    def backward(self, pull, dy):
-        grads, data = self.run["backward"](pull, dy)
-        return data, {"": grads}
+    return OnJax
