@@ -543,8 +543,8 @@ def test_ctrl_c_reaches_the_command_and_bncheck_still_reports(tmp_path: Path) ->
 import signal, time, torch
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.nn.BatchNorm1d(2)(torch.randn(4, 2))
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     raise SystemExit(9)
