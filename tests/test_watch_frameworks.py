@@ -136,3 +136,24 @@ def test_keras_on_jax_is_said_to_be_out_of_sight(tmp_path: Path, monkeypatch: py
     assert said.sentence == (
         "Nothing was recorded: Keras runs its layers compiled on jax, where nothing can be seen of them"
     )
+
+
+OLD = """
+import torch
+from torch import nn
+model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8))
+for step in range(3):
+    model(torch.randn(32, 3, 24, 24)).sum().backward()
+"""
+
+
+def test_the_oldest_torch_is_recorded_whole(tmp_path: Path) -> None:
+    """It has no bfloat16, and an input of more than 65,536 values is summed another way than a small one."""
+    (tmp_path / "train.py").write_text(OLD, encoding="utf-8")
+    python = python_of("torch==1.1.0")
+    ended = launch([str(python), str(tmp_path / "train.py")], tmp_path / "run", KEEP, None, python)
+    (life,) = read_lives(tmp_path / "run", {ended.pid: ended.code})
+    (layer,) = life.layers
+    assert (ended.code, layer.forwards) == (0, 3)
+    assert len(layer.moments["input_mean"]) == 3
+    assert judge_lives((life,)) == ()

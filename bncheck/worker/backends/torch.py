@@ -307,7 +307,7 @@ class Model:
         if self.last_axis and tensor.dim() > 2:
             tensor = tensor.permute(0, *range(2, tensor.dim()), 1)
         tensor = tensor.cpu()
-        return (tensor.float() if self.wide or tensor.dtype == self.torch.bfloat16 else tensor).numpy()
+        return (tensor.float() if self.wide or str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
 
     def forward(self, x, mode):
         data = part("layers").viewed(self.tensor(x), self.view)

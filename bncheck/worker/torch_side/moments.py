@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 SMALL = 1 << 16  # values up to which an input is summed in float64 as it is
+NARROW = ("torch.float32", "torch.float16", "torch.bfloat16")  # by name: torch 1.1 has no bfloat16
 CANCELS = 8.0  # mean² over variance beyond which squares are taken behind the mean, in a second pass
 COARSE = 1e6  # and beyond which float32 is too coarse for that, too
 POINTS, SAMPLES = 64, 8  # values per channel that the fit of the output takes, of so many samples
@@ -47,7 +48,7 @@ def input_moments(torch, x, axis):
     float64. Where the mean is large beside the deviation, squares would cancel: they are taken behind the mean.
     """
     mean = var = None
-    if x.numel() > SMALL and x.dtype in (torch.float32, torch.float16, torch.bfloat16):
+    if x.numel() > SMALL and str(x.dtype) in NARROW:
         mean, var = rows(torch, x.float(), axis)
     if mean is None or not exact(mean, var):
         dims = [dim for dim in range(x.dim()) if dim != axis]
