@@ -40,6 +40,8 @@ def model(*layers: Any, **more: Any) -> Holding:
          "eval is off in channel 1"),
         (make_holding(TWO[0], make_held("b", running_var=ZEROS)), "poisoned-state", "hazard", "b",
          "multiplies what varies by up to 411.1, because running_var of b is 0 in every channel"),
+        (make_holding(TWO[0], make_held("b", running_mean=[0, 0.5, 1e30, 1])), "poisoned-state", "hazard", "b",
+         "eval keeps nothing of its input in channel 2 of b: running_mean reaches 1e+30 beside a standard"),
         (make_holding(make_held("a", running_mean=VAR, running_var=MEAN),
                       make_held("b", running_mean=VAR, running_var=[1, -1, 2, -2])), "state-mismatch", "defect",
          "a and b", "mean and variance have changed places in 2 of 2 layers (a and b): 3 of 8 variances are below"),
@@ -112,6 +114,7 @@ def test_damage_is_named_once_with_its_layers(holding: Holding, cause: str, kind
         make_holding(TWO[0], make_held("b", running_mean=[0, 1, 2, 3], running_var=[0, 0, 1, 2])),  # two dead channels
         make_holding(TWO[0], make_held("b", running_mean=ZEROS, running_var=ZEROS, gamma=ZEROS)),  # pruned
         make_holding(make_held("a", running_mean=[1, 2, 3, 4])),  # behind a ReLU
+        make_holding(make_held("a", running_mean=[1.6e9, 3e5, -2e4, 1], running_var=[1e15, 1e3, 0, 1])),  # raw features
         make_holding(make_held("student.bn"), make_held("teacher.bn")),  # a copy of everything
         make_holding(make_held("bn1"), make_held("bn2", gamma=[2, 3, 4, 5])),  # two layers that see the same
         make_holding(fresh("bn1"), fresh("bn2")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from bncheck.finding import Finding
 from bncheck.life import Life, Where
 
 # Rules that say what they say without fitting anything.
-CODES = ("BN104", "BN109", "BN111", "BN204", "BN301", "BN302", "BN401", "BN402", "BN408", "BN410")
+CODES = ("BN104", "BN109", "BN111", "BN115", "BN204", "BN301", "BN302", "BN401", "BN402", "BN408", "BN410")
 TWO = ("bn1", "bn2")
 BETA = np.array([0.2, -0.1, 0.05, -0.4])
 
@@ -305,6 +305,26 @@ def at_two_places_under_one_name() -> Program:
     return program
 
 
+SHIFTED = (np.array([9.0, 0.0, -4.0, 1.0]), np.array([1.0, 4.0, 0.5, 2.0]))
+HELD = {"mean": np.array([1.0, -2.0, 0.5, 3.0]), "var": np.array([1.0, 4.0, 0.5, 2.0])}
+
+
+def begins_alike(*names: str, others: Sequence[str] = ("stem.bn",)) -> Program:
+    """One call of a network in eval: layers that hold the same statistics, each passed by a batch of its own."""
+    program = Program(*names, **HELD)
+    for place, name in enumerate(others):
+        program.layers[name] = Program(name, mean=HELD["mean"] + place + 1, var=HELD["var"])[name]
+    program.mode(False)
+    program.forward(layers=[names[0], *others])
+    for place, name in enumerate(names[1:]):
+        program.forward(layers=[name], batch=(SHIFTED[0] + place * 10, SHIFTED[1]), within=True)
+    return program
+
+
+def statistics_of_another_layer() -> Program:
+    return begins_alike("block1.bn1", "block2.bn1", others=("block1.bn2", "block2.bn2"))
+
+
 def in_a_plain_list() -> Program:
     program = Program("bn1", "BatchNorm2d#1")
     program["BatchNorm2d#1"].more = {"registered": False, "names": ()}
@@ -419,6 +439,8 @@ def train_inside_forward() -> Program:
         (two_values_per_channel, "single-value", "hazard", "bn2", "bn2 never got more than two values per channel"),
         (at_two_places, "shared-state", "hazard", "bn1", "bn1 and block.norm are one layer: within"),
         (at_two_places_under_one_name, "shared-state", "hazard", "norm", "norm stands at several places: within"),
+        (statistics_of_another_layer, "state-mismatch", "hazard", "block1.bn1 and block2.bn1",
+         "begin with the same running statistics, to the last bit, though unlike data reach them"),
         (in_a_plain_list, "unregistered", "hazard", "BatchNorm2d#1",
          "The model does not know BatchNorm2d#1: it is kept in a plain list"),
         (untracked, "normaliser-source", "hazard", "bn1", "bn1 keeps no running statistics: in eval (evaluate() at"),
@@ -701,6 +723,44 @@ def siamese() -> Program:
     return program
 
 
+def one_layer_for_each_domain() -> Program:
+    return begins_alike("block.bn_source", "block.bn_target")
+
+
+def a_list_of_layers_for_domains() -> Program:
+    return begins_alike("bns.0", "bns.1")
+
+
+def a_split_layer() -> Program:
+    return begins_alike("bn", "bn.aux.0")
+
+
+def a_copied_branch() -> Program:
+    """Teacher and student of one checkpoint: every layer of one is a layer of the other."""
+    program = begins_alike("student.a", "teacher.a")
+    for name in ("student.b", "teacher.b"):
+        program.layers[name] = Program(name, mean=-HELD["mean"], var=HELD["var"])[name]
+        program.layers[name].training = False
+        program.forward(layers=[name], batch=(program.batch * SHIFTED[0], SHIFTED[1]), within=True)
+    return program
+
+
+def the_same_data_twice() -> Program:
+    """Two branches that read one tensor hold equal statistics by right."""
+    program = Program("main.bn", "short.norm", "stem.bn", **HELD)
+    program.mode(False)
+    program.forward()
+    return program
+
+
+def run_in_calls_of_their_own() -> Program:
+    program = Program("first.bn", "second.norm", **HELD)
+    program.mode(False)
+    program.forward(layers=["first.bn"])
+    program.forward(layers=["second.norm"], batch=SHIFTED)
+    return program
+
+
 HEALTHY = [
     plain, evaluated_without_no_grad, trained_by_hand_and_looked_into, frozen_from_the_start,
     frozen_for_good, frozen_anew_in_each_epoch,
@@ -708,7 +768,8 @@ HEALTHY = [
     features_of_a_trained_network, attacked, generative, accumulated,
     checkpointed_in_turn, statistics_estimated_anew, precise, teacher, averaged_copy_with_buffers,
     loaded_without_statistics_and_trained, inference, tried_before_training, bad_batch_in_eval,
-    discriminator_frozen_in_turn, siamese,
+    discriminator_frozen_in_turn, siamese, one_layer_for_each_domain, a_list_of_layers_for_domains, a_split_layer,
+    a_copied_branch, the_same_data_twice, run_in_calls_of_their_own,
 ]  # fmt: skip
 
 

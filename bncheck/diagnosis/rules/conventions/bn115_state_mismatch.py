@@ -4,7 +4,8 @@ Signature: running statistics, gamma or beta are there on one side only (a layer
 that keeps them under other names, no affine part), or for 3 channels here and for 6 there. Nothing can be compared
 there, and weights cannot be carried over as they are. Or one checkpoint by itself: mean and variance have changed
 places (variances below zero in the pattern of means, and no mean below zero), arrays of one layer have different
-widths, a layer has no statistics where its siblings have theirs. Or a function that was called with the model left
+widths, a layer has no statistics where its siblings have theirs. In a model that runs: two layers begin with the very
+same trained statistics, though unlike data reach them in one call. Or a function that was called with the model left
 layers with other numbers, or without them.
 
 What to do: build both layers with the same parts (track_running_stats and affine in PyTorch, scale and center in
@@ -18,10 +19,12 @@ from dataclasses import dataclass
 from bncheck.diagnosis.rules import applications
 from bncheck.diagnosis.rules.holdings import damage, parts
 from bncheck.diagnosis.rules.holdings.words import of_holding
+from bncheck.diagnosis.rules.lives import taken_over
+from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.wording import names, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
-from bncheck.life import Holding
+from bncheck.life import Holding, Life
 from bncheck.trace import STATES
 
 CODE = "BN115"
@@ -126,3 +129,8 @@ def check_holding(holding: Holding) -> list[Finding]:
             parts.without_statistics(holding),
         ],
     )
+
+
+def check_life(life: Life) -> list[Finding]:
+    """Statistics that another layer's forward made."""
+    return of_life(life, CODE, CAUSE, [taken_over.taken_over(life)])

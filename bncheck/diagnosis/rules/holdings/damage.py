@@ -23,6 +23,7 @@ def poisoned(holding: Holding) -> Iterator[Said]:
     yield from not_finite(holding)
     yield from below_zero(holding)
     yield from without_spread(holding)
+    yield from out_of_reach(holding)
 
 
 def not_finite(holding: Holding) -> Iterator[Said]:
@@ -111,6 +112,37 @@ def without_spread(holding: Holding) -> Iterator[Said]:
         f"{anew(holding)}; buffers that were made empty (meta device) and never loaded are 0, too",
         quantity=VAR,
         evidence={GAIN: gain},
+    )
+
+
+def out_of_reach(holding: Holding) -> Iterator[Said]:
+    """Means so far from 0 that float32 cannot tell two values of the channel apart there: one step of float32 at the
+    mean is longer than a standard deviation. x - mean is then rounding alone, whatever x is."""
+    far: dict[str, tuple[int, float, float]] = {}
+    places: dict[str, list[int]] = {}
+    for held in holding.layers:
+        facts = statistics(held)
+        if facts is None or not np.isfinite(facts).all() or (facts[1] < 0).any():
+            continue
+        mean, deviation = np.abs(facts[0]), np.sqrt(facts[1] + max(eps_of(held), 0.0))
+        lost = mean * float(np.finfo(np.float32).eps) > deviation
+        if lost.any():
+            worst = int(np.argmax(np.where(lost, mean, 0.0)))
+            far[held.layer] = (int(mean.size), float(facts[0][worst]), float(deviation[worst]))
+            places[held.layer] = [int(place) for place in np.flatnonzero(lost)]
+    if not far:
+        return
+    layers = tuple(far)
+    size, mean_there, deviation_there = max(far.values(), key=lambda each: abs(each[1]))
+    count = sum(len(found) for found in places.values())
+    spot = channels(places[layers[0]], size) if len(layers) == 1 else f"{count} channels"
+    yield Said(
+        layers,
+        f"eval keeps nothing of its input in {spot} of {of_all(layers, holding)}: {word(holding, MEAN)} reaches "
+        f"{number(mean_there)} beside a standard deviation of {number(deviation_there)}, and float32 has no digits "
+        f"left for x - mean there.",
+        f"{anew(holding)}; look for batches with such values, and subtract a large offset before the first layer",
+        evidence={"channels": count, "mean": mean_there, "standard deviation": deviation_there},
     )
 
 

@@ -7,7 +7,8 @@ one is listed there. NaN in the data alone passes with its batch; one value per 
 cancellation spoils y as well. An existing ONNX file may hold such a variance from the start, or an epsilon that takes
 variance + epsilon to zero or below. In a checkpoint or a model that was handed over the same is looked for in every
 layer: NaN, Inf, a variance below zero, a variance of 0 in all channels of a layer (a few channels with 0 died, or
-were pruned). Or a function that was called with the model put it there.
+were pruned), a mean so large beside its deviation that float32 has no digit left for x - mean. Or a function that was
+called with the model put it there.
 
 What to do: check batches before they reach the layer, after their cast too. Once it happened no further training heals
 it: reset the running statistics (mean 0, variance 1) and re-estimate them on clean data, or go back to an earlier

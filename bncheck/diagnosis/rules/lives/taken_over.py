@@ -1,0 +1,125 @@
+"""Layers that begin with another layer's running statistics, though other data reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from bncheck.diagnosis.rules.layer_names import listed
+from bncheck.diagnosis.rules.lives.reading import at_start
+from bncheck.diagnosis.rules.lives.words import Said
+from bncheck.life import LayerLife, Life
+from bncheck.trace import Array
+
+ENOUGH = 4  # channels: statistics of fewer may be equal by chance
+# What reaches the two lies this many deviations apart in some channel: data that were the same once still are.
+APART = 0.5
+
+
+def taken_over(life: Life) -> Said | None:
+    """Equal statistics come of equal data. Two layers that begin with the very same trained ones, and are passed by
+    unlike data in one call of the model, hold one layer's: they were loaded into the wrong place."""
+    known: dict[bytes, list[LayerLife]] = {}
+    for layer in life.layers:
+        if (key := begins_with(layer)) is not None:
+            known.setdefault(key, []).append(layer)
+    groups = [group for group in known.values() if len(group) > 1]
+    strange = [group for group in groups if not meant(group, groups, life) and apart(group)]
+    if not strange:
+        return None
+    first = strange[0]
+    layers = tuple(layer.name for layer in first)
+    others = "other" if len(layers) == 2 else "others"
+    more = "" if len(strange) == 1 else f" So do {len(strange) - 1} more groups of layers."
+    return Said(
+        layers,
+        f"{listed(layers)} begin with the same running statistics, to the last bit, though unlike data reach them: "
+        f"they are those of one layer at most, and eval is wrong in the {others}.{more}",
+        "load each layer's own statistics: look for keys that were renamed, or a loop that loads one layer twice",
+        evidence={"groups": len(strange), "inputs apart by, in deviations": apart(first)},
+    )
+
+
+def begins_with(layer: LayerLife) -> bytes | None:
+    """The statistics before a layer's first forward; None where they were not kept, or any layer might hold them."""
+    mean, var, index = layer.get("mean_before"), layer.get("var_before"), layer.get("index")
+    if mean is None or var is None or index is None or not len(mean) or not layer.spans:
+        return None
+    if int(index[0]) != min(span.first_index for span in layer.spans) or at_start(layer, 0):
+        return None
+    if not np.isfinite(mean[0]).all() or not np.isfinite(var[0]).all() or len(np.unique(mean[0])) < ENOUGH:
+        return None
+    key: bytes = mean[0].tobytes() + var[0].tobytes()
+    return key
+
+
+def apart(group: Sequence[LayerLife]) -> float:
+    """How many deviations lie between what reaches the two nearest of them in their first call; 0 where that is one
+    and the same, or they did not run in the same call of the model."""
+    return min(distance(one, two) for one, two in combinations(group, 2))
+
+
+def distance(one: LayerLife, two: LayerLife) -> float:
+    rows: list[tuple[Array, Array]] = []
+    for layer in (one, two):
+        mean, var = layer.get("input_mean"), layer.get("input_var")
+        if mean is None or var is None:
+            return 0.0
+        rows.append((mean[0], var[0]))
+    calls = [layer.get("call") for layer in (one, two)]
+    if calls[0] is None or calls[1] is None or calls[0][0] != calls[1][0]:
+        return 0.0
+    (m1, v1), (m2, v2) = rows
+    if not all(np.isfinite(part).all() for part in (m1, v1, m2, v2)):
+        return 0.0
+    spread = np.sqrt(np.maximum(v1, v2))
+    gaps = np.divide(np.abs(m1 - m2), spread, out=np.zeros_like(spread), where=spread > 0)
+    return float(gaps.max()) if gaps.max() > APART else 0.0
+
+
+# ------------------------------------------------------------------------------------------- what is meant so
+
+
+def meant(group: Sequence[LayerLife], groups: Sequence[Sequence[LayerLife]], life: Life) -> bool:
+    """A layer inside another, siblings such as one for each domain, copies of a branch: these begin alike by design."""
+    names = [layer.name for layer in group]
+    others = {layer.name for layer in life.layers}
+    alone = len(groups) == 1
+    for one, two in combinations(names, 2):
+        if one.startswith(f"{two}.") or two.startswith(f"{one}.") or siblings(one, two):
+            return True
+        twins = list(counterparts(one, two, others))
+        equal = {frozenset(pair) for each in groups for pair in combinations([layer.name for layer in each], 2)}
+        if twins and all(frozenset(pair) in equal for pair in twins):
+            return True
+        if not twins and not alone:
+            return True
+    return False
+
+
+def siblings(one: str, two: str) -> bool:
+    """bn_source and bn_target of one block, bns.0 and bns.1 of a list: no other module can stand between those. bn1 and
+    bn2 follow each other."""
+    parent, last = one.rpartition(".")[::2]
+    other, end = two.rpartition(".")[::2]
+    if last.isdigit() and end.isdigit():
+        return parent == other and abs(int(last) - int(end)) == 1
+    return parent == other and last.rstrip("0123456789") != end.rstrip("0123456789")
+
+
+def counterparts(one: str, two: str, names: set[str]) -> Iterator[tuple[str, str]]:
+    """Other layers of the branches that two layers belong to, in pairs: teacher.a.bn beside student.a.bn."""
+    first, second = one.split("."), two.split(".")
+    while first and second and first[-1] == second[-1]:
+        first.pop()
+        second.pop()
+    start, target = ".".join(first), ".".join(second)
+    if not start or not target:
+        return
+    for name in sorted(names):
+        if name.startswith(f"{start}.") and name != one:
+            pair = f"{target}{name[len(start) :]}"
+            if pair in names:
+                yield name, pair
