@@ -184,6 +184,15 @@ def of_the_model(item: Finding, seen: Seen) -> bool:
 
 
 def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
+    if seen.said.get("sealed"):
+        what, call = seen.said["sealed"]
+        return (
+            Shortfall(
+                f"{asked.thing.text} was not played: it is {what}, and PyTorch lets nobody look into its layers",
+                f"check the function that builds your model, without {call}; bncheck diff FILE.py:FUNCTION "
+                f"{asked.thing.text} compares the two",
+            ),
+        )
     if not seen.holding.layers and not unregistered(seen):
         return (
             Shortfall(
@@ -267,6 +276,8 @@ def gap_of(lived: LayerLife | None, seen: Seen) -> str:
 
 def notes(seen: Seen) -> list[str]:
     given = seen.said["input"]
+    if given["from"] == "none":
+        return [str(remark) for remark in seen.said.get("remarks", ())]
     shapes = " and ".join(f"{each['dtype']} {'×'.join(map(str, each['shape']))}" for each in given["shapes"])
     words = {"data": "Played on your data", "input": "Played on made-up numbers", "made": "Played on made-up numbers"}
     said = [f"{words[given['from']]}: {shapes}."]

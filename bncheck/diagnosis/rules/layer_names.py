@@ -26,5 +26,10 @@ def named(layer: str) -> str:
     return f"layer {layer}" if layer[:1].isdigit() else layer
 
 
+def together(layers: Sequence[str]) -> str:
+    """Several layers at the head of a sentence: "a and b"; "layers 1 and 4" where names are numbers."""
+    return f"layers {listed(layers)}" if layers[0][:1].isdigit() else listed(layers)
+
+
 def verb(layers: Sequence[str], singular: str, plural: str) -> str:
     return singular if len(layers) == 1 else plural

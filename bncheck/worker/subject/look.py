@@ -113,6 +113,8 @@ def made(torch, custom, failed, job, make, given):
     if isinstance(net, (tuple, list)):
         nets = [each for each in net if isinstance(each, torch.nn.Module)]
         net = nets[0] if len(nets) == 1 else net
+    if type(net).__name__ == "ExportedProgram":
+        net = net.module()
     if not isinstance(net, torch.nn.Module):
         raise failed(
             "%s returns a %s, not a torch.nn.Module" % (call, type(net).__name__),

@@ -11,21 +11,24 @@ import numpy as np
 
 LEARNING_RATE = 1e-3
 PARTS = (1, 3)  # sizes of the other batches
+UNPLAYED = {"from": "none", "shapes": []}
 RANDOM = 1e-5  # relative difference of two runs from which on a layer's output is random, in eval too
 
 
 def play(torch, part, failed, job, thing, folder):
     custom, watching = part("torch_side", "custom"), part("torch_side", "watching")
     inputs, held = part("subject", "inputs"), part("torch_side", "held")
-    net = thing.module
+    transformed = part("subject", "transformed")
+    net, remark = transformed.without_compile(thing.module)
+    sealed = transformed.sealed(net)
     norms = held.normalisers(torch, net, watching)
     loaded = None
-    modes = {name: module.training for name, module in net.named_modules()}
+    modes = {name: getattr(module, "training", None) for name, module in net.named_modules()}
     if job["weights"]:
         loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"])
     unbuilt = any(map(held.lazy, net.state_dict().values()))
     before = None if unbuilt else held.arrays(torch, norms, watching)
-    batch, how = inputs.choose(torch, custom, failed, net, job, norms)
+    batch, how = (None, UNPLAYED) if sealed else inputs.choose(torch, custom, failed, net, job, norms)
     if unbuilt:
         build(torch, net, batch)
         before = held.arrays(torch, norms, watching)
@@ -33,10 +36,15 @@ def play(torch, part, failed, job, thing, folder):
     found = {
         "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
         "layers": [held.describe(name, module, modes.get(name)) for name, module in norms.items()],
-        "training": bool(modes.get("", True)), "others": held.others(net, norms),
+        "training": modes.get("") is not False, "others": held.others(net, norms), "remarks": [],
+        "sealed": sealed,
     }  # fmt: skip
+    if sealed:
+        return found
     if norms or aside(net, norms, watching, watching.builtin_classes(torch)):
         found.update(live(torch, part, job, net, norms, batch, folder))
+    if remark:
+        found["remarks"].append(remark)
     return found
 
 

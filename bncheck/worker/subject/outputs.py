@@ -24,9 +24,10 @@ def play(torch, part, failed, job, thing, folder):
     custom, watching = part("torch_side", "custom"), part("torch_side", "watching")
     model, inputs, held = part("subject", "model"), part("subject", "inputs"), part("torch_side", "held")
     leaves = part("torch_side", "whole").leaves
-    net = thing.module
+    transformed = part("subject", "transformed")
+    net, _ = transformed.without_compile(thing.module)  # but for the one forward that is asked about
     norms = held.normalisers(torch, net, watching)
-    modes = {name: module.training for name, module in net.named_modules()}
+    modes = {name: getattr(module, "training", None) for name, module in net.named_modules()}
     loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"]) if job["weights"] else None
     unbuilt = any(map(held.lazy, net.state_dict().values()))
     early = None if not unbuilt else inputs.choose(torch, custom, failed, net, job, norms)
@@ -43,6 +44,7 @@ def play(torch, part, failed, job, thing, folder):
     }  # fmt: skip
     arrays = {"input/%d" % place: plain(each) for place, each in enumerate(leaves(torch, batch).values())}
     every = Candidates(torch, model, leaves, net, norms, batch)
+    every.whole, every.sealed = thing.module, transformed.sealed(net)
     for name, action in every.actions():
         try:
             with torch.no_grad():
@@ -76,6 +78,7 @@ class Candidates:
         self.torch, self.model, self.leaves = torch, model, leaves
         self.net, self.norms, self.batch = net, norms, batch
         self.taps = {}
+        self.whole, self.sealed = net, None
 
     def actions(self):
         yield "eval", self.tapped
@@ -90,12 +93,14 @@ class Candidates:
         yield "eval64", lambda: self.wide(lambda: self.net.eval())
         yield "train64", lambda: self.wide(lambda: self.net.train())
 
-    def run(self, batch=None):
+    def run(self, batch=None, net=None):
         self.torch.manual_seed(0)
-        out = self.leaves(self.torch, self.model.call(self.net, batch or self.batch)).values()
+        out = self.leaves(self.torch, self.model.call(net or self.net, batch or self.batch)).values()
         return [plain(each) for each in out if each.is_floating_point() and each.numel() <= LARGEST]
 
     def tapped(self):
+        if self.sealed:
+            return self.eval_run()
         hooks = []
 
         def keeping(name):
@@ -109,10 +114,18 @@ class Candidates:
         for name, module in self.norms.items():
             hooks.append(module.register_forward_hook(keeping(name)))
         try:
-            return self.run()
+            return self.run(net=self.whole)
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def eval_run(self):
+        """Without a look at its layers; a program of torch.export has its mode fixed."""
+        try:
+            self.net.eval()
+        except NotImplementedError:
+            pass
+        return self.run()
 
     def nudged(self):
         self.net.eval()

@@ -9,7 +9,7 @@ import numpy as np
 
 from bncheck.diagnosis.rules.holdings.start import at_start, trained
 from bncheck.diagnosis.rules.holdings.words import BETA, GAMMA, MEAN, VAR, Said, flat, statistics, word
-from bncheck.diagnosis.rules.layer_names import listed, of_all, verb
+from bncheck.diagnosis.rules.layer_names import listed, of_all, together, verb
 from bncheck.life import Held, Holding
 
 # Names of layers that are BatchNorm for certain, and end in what a BatchNorm layer holds beside statistics.
@@ -167,9 +167,9 @@ def twins(holding: Holding) -> Said | None:
     more = "" if len(shared) == 1 else f" So do {len(shared) - 1} more groups of layers."
     return Said(
         tuple(first),
-        f"{listed(first)} hold the same statistics, {word(holding, GAMMA)} and {word(holding, BETA)} to the last bit: "
-        f"one layer at {len(first)} places, or one that was loaded into all of them. Its statistics mix what reaches "
-        f"them.{more}",
+        f"{together(first)} hold the same statistics, {word(holding, GAMMA)} and {word(holding, BETA)} to the last "
+        f"bit: one layer at {len(first)} places, or one that was loaded into all of them. Its statistics mix what "
+        f"reaches them.{more}",
         "give each place a BatchNorm layer of its own; other weights may be shared",
         evidence={"groups": len(shared), "layers in the first": len(first)},
     )

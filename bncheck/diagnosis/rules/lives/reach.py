@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bncheck.diagnosis.rules.layer_names import listed, of_all, verb
+from bncheck.diagnosis.rules.layer_names import of_all, together, verb
 from bncheck.diagnosis.rules.lives.reading import moves, places, spans, trained
 from bncheck.diagnosis.rules.lives.words import Said, by_line, count
 from bncheck.diagnosis.rules.roundoff import HALF, UNIT_ROUNDOFF
@@ -24,7 +24,7 @@ def at_two_places(life: Life) -> Said | None:
     layers = tuple(found)
     first = life.layer(layers[0])
     several = len(first.names) > 1
-    who = f"{listed(first.names)} are one layer" if several else f"{of_all(layers, life)} stands at several places"
+    who = f"{together(first.names)} are one layer" if several else f"{of_all(layers, life)} stands at several places"
     return Said(
         layers,
         f"{who}: within one call of the model it is passed more than once, by data that are unlike. In eval, with "

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from bncheck.diagnosis.rules.layer_names import listed
+from bncheck.diagnosis.rules.layer_names import together
 from bncheck.diagnosis.rules.lives.reading import at_start
 from bncheck.diagnosis.rules.lives.words import Said
 from bncheck.life import LayerLife, Life
@@ -35,7 +35,7 @@ def taken_over(life: Life) -> Said | None:
     more = "" if len(strange) == 1 else f" So do {len(strange) - 1} more groups of layers."
     return Said(
         layers,
-        f"{listed(layers)} begin with the same running statistics, to the last bit, though unlike data reach them: "
+        f"{together(layers)} begin with the same running statistics, to the last bit, though unlike data reach them: "
         f"they are those of one layer at most, and eval is wrong in the {others}.{more}",
         "load each layer's own statistics: look for keys that were renamed, or a loop that loads one layer twice",
         evidence={"groups": len(strange), "inputs apart by, in deviations": apart(first)},

@@ -42,7 +42,7 @@ def finding(life: Life, code: str, cause: str, said: Said) -> Finding:
         code=code,
         cause=cause,
         kind=said.kind,
-        title=said.title[:1].upper() + said.title[1:] if said.title.startswith("layer ") else said.title,
+        title=said.title[:1].upper() + said.title[1:] if said.title.startswith(("layer ", "layers ")) else said.title,
         targets=(life.framework,),
         scenario="watch",
         case=life.program,
