@@ -10,7 +10,7 @@ import pytest
 from made_lives import Layer, Rules, drawn, evaluate, life_of, train
 
 from bncheck.diagnosis.alone import judge_life
-from bncheck.diagnosis.lived.innocence import innocence
+from bncheck.diagnosis.lived.innocence import innocence, own_ways
 from bncheck.diagnosis.lived.judged import lived
 from bncheck.life import Life
 
@@ -64,6 +64,14 @@ def test_innocence_is_one_sentence_and_only_of_layers_that_are() -> None:
     )
     assert innocence(lived_by(divisor="n")) == ""
     assert innocence(lived_by(own=True, kind="MyBatchNorm")) == ""
+
+
+def test_a_layer_of_ones_own_that_is_something_else_is_said_not_to_be_judged() -> None:
+    said = own_ways(lived_by(own=True, kind="Odd", statistic="second-moment", divisor="n"))
+    assert said.startswith("1 layer of your own (Odd) did something else than PyTorch's BatchNorm does, by no rule")
+    assert "the arithmetic was not" in said and said.endswith("bncheck check FILE.py:Odd holds it against that.")
+    assert own_ways(lived_by(own=True, kind="MyBatchNorm", divisor="n")) == "", "another divisor is BatchNorm, too"
+    assert own_ways(lived_by(statistic="second-moment")) == "", "a built-in layer is a finding"
 
 
 @pytest.mark.parametrize(

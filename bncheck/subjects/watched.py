@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bncheck.diagnosis.lived.innocence import innocence
+from bncheck.diagnosis.lived.innocence import innocence, own_ways
 from bncheck.finding import KINDS, Finding
 from bncheck.gate.shortfall import Shortfall
 from bncheck.life import LayerLife, Life
@@ -79,7 +79,7 @@ def row_of(life: Life, layer: LayerLife, findings: Sequence[Finding], many: bool
 
 def notes(lives: Sequence[Life]) -> list[str]:
     """What the recorder itself has to say, each sentence once."""
-    found = dict.fromkeys(filter(None, (innocence(life) for life in lives)))
+    found = dict.fromkeys(filter(None, (sentence(life) for life in lives for sentence in (innocence, own_ways))))
     found |= dict.fromkeys(remark for life in lives for remark in life.remarks)
     left = sum(life.left_out for life in lives)
     if left:

@@ -1,10 +1,14 @@
-"""What can be said for the BatchNorm layers of a life: that each of them did, forward by forward, what it should."""
+"""What can be said for the BatchNorm layers of a life: that each of them did, forward by forward, what it should; and
+of layers of the user's own, that they were not held against it."""
 
 from __future__ import annotations
 
-from bncheck.diagnosis.lived.judged import lived
+from bncheck.diagnosis.lived.departures import departures
+from bncheck.diagnosis.lived.fitted import fit
+from bncheck.diagnosis.lived.judged import Lived, lived
 from bncheck.life import Life
 
+SHOWN = 3  # classes that a sentence names
 NAMES = {"torch": "PyTorch", "keras": "Keras", "paddle": "Paddle", "flax": "Flax", "mxnet": "MXNet"}
 
 
@@ -27,3 +31,29 @@ def innocence(life: Life) -> str:
         f"BatchNorm itself is innocent: {who} did what {documents} in each of {forwards:,} forwards that were recorded "
         f"whole."
     )
+
+
+def own_ways(life: Life) -> str:
+    """One sentence on layers of the user's own that compute something else than BatchNorm and follow no rule that is
+    known; "" where there are none. A layer may be meant so, and silence would read as agreement."""
+    named = {found.layer.name for found in departures(life)}
+    others = [layer for layer in lived(life) if layer.life.own and layer.name not in named and odd(layer)]
+    if not others:
+        return ""
+    kinds = list(dict.fromkeys(layer.life.kind for layer in others))
+    listed = ", ".join(kinds[:SHOWN]) + (" and others" if len(kinds) > SHOWN else "")
+    framework = NAMES.get(life.framework, life.framework)
+    return (
+        f"{len(others)} {'layer' if len(others) == 1 else 'layers'} of your own ({listed}) did something else than "
+        f"{framework}'s BatchNorm does, by no rule that bncheck knows: modes, counts and NaN were judged, the "
+        f"arithmetic was not. bncheck check FILE.py:{kinds[0]} holds it against that."
+    )
+
+
+def odd(layer: Lived) -> bool:
+    """Whether a layer departs, or training moves its statistics by what is no average of its batches."""
+    facets = fit(layer.record)
+    if all(facets[name].identifiable for name in ("statistic", "averaging") if name in facets):
+        return not layer.conduct.innocent
+    moved = layer.record.training & (layer.record.m0 != layer.record.m1).any(axis=1)
+    return not layer.conduct.innocent or bool((moved & ~layer.conduct.stepped & layer.record.sound).any())
