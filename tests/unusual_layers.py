@@ -52,7 +52,10 @@ class Own(nn.Module):
         else:
             h = self.normalise(x, self.running_mean, self.running_var)
         shape = across(x)[1]
-        return self.behind(h * self.weight.view(shape) + self.bias.view(shape))
+        return self.behind(self.scaled(h, self.weight.view(shape), self.bias.view(shape)))
+
+    def scaled(self, h, gamma, beta):
+        return h * gamma + beta
 
 
 class Chunks(Own):
@@ -158,6 +161,26 @@ class EpsOutside(Own):
 class NoEps(Own):
     def deviation(self, var):
         return torch.sqrt(var)
+
+
+class OnePlusGamma(Own):
+    def scaled(self, h, gamma, beta):
+        return h * (1 + gamma) + beta
+
+
+class SizeOfGamma(Own):
+    def scaled(self, h, gamma, beta):
+        return h * gamma.abs() + beta
+
+
+class ShiftFirst(EpsOutside):
+    def scaled(self, h, gamma, beta):
+        return (h + beta) * gamma
+
+
+class Exchanged(Own):
+    def scaled(self, h, gamma, beta):
+        return h * beta + gamma
 
 
 class OtherEps(Own):

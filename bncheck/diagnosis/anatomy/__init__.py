@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from bncheck.diagnosis.anatomy import memory
+from bncheck.diagnosis.anatomy.affine import changed
 from bncheck.diagnosis.anatomy.departures import departures, reached
 from bncheck.diagnosis.anatomy.dissect import dissect
 from bncheck.diagnosis.anatomy.groups import Group, moments
@@ -63,8 +64,9 @@ def lines_of(parts: Parts, life: Life, trace: Trace) -> tuple[Array, Array, Arra
         at = forward.event
         if rule is not None and (rule.group.kind != "batch" or rule.source == "mixture"):
             mean[at] = invstd[at] = residual[at] = np.nan
-        elif parts.activation.name != "none":
-            line = solve(show(forward, parts.activation, life.u), moments(Group(), forward.x), life.u)
+        elif parts.activation.name != "none" or parts.affine is not None:
+            used = forward if parts.affine is None else changed(forward, parts.affine)
+            line = solve(show(used, parts.activation, life.u), moments(Group(), forward.x), life.u)
             mean[at] = np.where(line.known, line.m, np.nan)
             invstd[at] = np.where(line.known, line.r, np.nan)
             residual[at] = np.where(line.known, 0.0, np.nan)

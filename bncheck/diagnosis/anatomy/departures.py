@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import permutations
 
 import numpy as np
 
+from bncheck.diagnosis.anatomy import affine
 from bncheck.diagnosis.anatomy.activations import Activation
 from bncheck.diagnosis.anatomy.groups import Group, mask, ordinal, words
 from bncheck.diagnosis.anatomy.memory import Memory
@@ -43,7 +45,7 @@ def departures(parts: Parts, life: Life) -> tuple[Departure, ...]:
 
 def found(parts: Parts, life: Life) -> Sequence[Rule | None]:
     of_values = values(parts, life), source(parts, life), divisor(parts), eps(parts, life)
-    return (by_gradients(parts), *of_values, activation(parts), *remembering(parts, life))
+    return (by_gradients(parts), *of_values, scaling(parts), activation(parts), *remembering(parts, life))
 
 
 def by_gradients(parts: Parts) -> Rule | None:
@@ -241,6 +243,13 @@ def eps(parts: Parts, life: Life) -> Rule | None:
 
 def inside(rule: Normaliser | None, asked: float) -> Normaliser | None:
     return None if rule is None else replace(rule, eps=asked, placement="inside")
+
+
+def scaling(parts: Parts) -> Rule | None:
+    if parts.affine is None:
+        return None
+    undo = partial(replace, affine=None)
+    return Rule(cause="affine", says=parts.affine.says, advice=affine.ADVICE, undo=undo)
 
 
 def activation(parts: Parts) -> Rule | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bncheck.diagnosis.anatomy import memory, normaliser
+from bncheck.diagnosis.anatomy import affine, memory, normaliser
 from bncheck.diagnosis.anatomy.activations import SMOOTH, Activation, candidates, leaky
 from bncheck.diagnosis.anatomy.groups import Group, groupings, mask, subsets
 from bncheck.diagnosis.anatomy.lines import Shown, show, solve
@@ -28,8 +28,18 @@ def dissect(life: Life) -> Parts | None:
     found = dissected(life)
     if found is None and any(one.training and not one.graded for one in life.forwards):
         found = dissected(life.by_gradients)
-        return None if found is None else replace(found, by_gradients=True)
-    return found
+        found = None if found is None else replace(found, by_gradients=True)
+    return found or otherwise_scaled(life)
+
+
+def otherwise_scaled(life: Life) -> Parts | None:
+    """What one other way of scaling and shifting makes of it; None where none does, or more than one."""
+    made = [
+        replace(found, affine=way)
+        for way in affine.likely(life)
+        if (found := dissected(affine.as_used(life, way))) is not None
+    ]
+    return made[0] if len(made) == 1 else None
 
 
 def dissected(life: Life) -> Parts | None:

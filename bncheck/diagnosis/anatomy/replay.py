@@ -9,6 +9,7 @@ import numpy as np
 
 from bncheck.diagnosis.anatomy import memory, normaliser
 from bncheck.diagnosis.anatomy.activations import Activation
+from bncheck.diagnosis.anatomy.affine import Affine, as_used
 from bncheck.diagnosis.anatomy.values import Forward, Life
 from bncheck.diagnosis.fit.stream import SUM_LAMBDA
 from bncheck.trace import Array
@@ -26,6 +27,7 @@ class Parts:
     evaluating: normaliser.Normaliser | None
     memory: memory.Memory | None
     by_gradients: bool = False  # whether forwards with gradients are its training ones, whatever mode it is in
+    affine: Affine | None = None  # None: gamma and beta as they are held
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def play(parts: Parts, life: Life) -> Played:
     """The state goes on from where the layer's own began; where its steps have no rule, it is as recorded."""
     outputs, states, held, count = [], [], life.forwards[0].before, 0
     averaging = parts.memory
-    life = life.by_gradients if parts.by_gradients else life
+    life = as_used(life.by_gradients if parts.by_gradients else life, parts.affine)
     if not life.tracked:  # BatchNorm in its place would keep them
         averaging, held = memory.Memory(weight=life.weight), (np.zeros_like(held[0]), np.ones_like(held[1]))
     for forward in life.forwards:
@@ -82,13 +84,26 @@ def of_forward(parts: Parts, life: Life, forward: Forward) -> tuple[Pair, Pair]:
     """(dgamma, its bound), (dbeta, its bound) of one forward."""
     rule = parts.training if (forward.graded if parts.by_gradients else forward.training) else parts.evaluating
     assert rule is not None and forward.dy is not None
+    held = forward.gamma, forward.beta
+    gamma, beta = held if parts.affine is None else parts.affine.made(*held)
     use = normaliser.taken(rule, forward, life)
     h = (forward.x - use.mean) * normaliser.inverse(rule, use.var)
-    z = forward.gamma[None, :, None] * h + forward.beta[None, :, None]
+    z = gamma[None, :, None] * h + beta[None, :, None]
     small = 1e-6 * (1.0 + np.abs(z))
     dz = forward.dy * (parts.activation(z + small) - parts.activation(z - small)) / (2.0 * small)
     n = forward.x.shape[0] * forward.x.shape[2]
     unit = 8.0 * life.u * (min(n, SUM_LAMBDA * np.sqrt(n)) + 8.0) + 1e-6
     sums = [(part.sum(axis=(0, 2)), unit * np.abs(part).sum(axis=(0, 2)) + unit * np.abs(forward.dy).sum(axis=(0, 2)))
             for part in (dz * h, dz)]  # fmt: skip
-    return sums[0], sums[1]
+    return by_what_is_held(sums[0], sums[1], parts.affine, forward)
+
+
+def by_what_is_held(scale: Pair, shift: Pair, way: Affine | None, forward: Forward) -> tuple[Pair, Pair]:
+    """Gradients of held gamma and beta, with their bounds, from those of what scales and shifts."""
+    if way is None:
+        return scale, shift
+    a, b, c, d = way.slopes(forward.gamma, forward.beta)
+    gamma, beta = (
+        (p * scale[0] + q * shift[0], np.abs(p) * scale[1] + np.abs(q) * shift[1]) for p, q in ((a, c), (b, d))
+    )
+    return gamma, beta

@@ -1,9 +1,10 @@
-"""Gamma or beta is held but not applied.
+"""Gamma or beta is held but not applied, or applied in another way.
 
 Signature: the statistics are right and y is (x − mean)/std without the scale, or without the shift, that the layer
 holds, in all channels or in some. MXNet's raw operator fixes gamma to one by default (fix_gamma), Keras has
-scale=False; both leave a parameter that looks trained and has no effect. Nothing is said where only some values of a
-channel go without: y is no straight line over x there.
+scale=False; both leave a parameter that looks trained and has no effect. A layer of one's own may scale by 1 + gamma,
+by its size, square, exponential or inverse, take beta for gamma, or shift before it scales: one such way makes every
+output. Nothing is said where only some values of a channel go without: y is no straight line over x there.
 
 What to do: switch the affine part on (fix_gamma=False, scale=True, center=True, affine=True), or leave the parameter
 out when you port the weights.
@@ -13,9 +14,10 @@ from collections.abc import Iterator
 
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.departing import about_departures
+from bncheck.diagnosis.rules.dissected import departing
 from bncheck.diagnosis.rules.revealed import Ignored, Revealed, affine_ignored, revealed
 from bncheck.diagnosis.rules.wording import channels, names, targets, verb
-from bncheck.evidence import CellView
+from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.life import Life
 
@@ -58,6 +60,11 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             evidence={"ignored": ignored.parts},
             advice=OWN if cell.own_layer else ADVICE,
         )
+
+
+def check_pair(pair: PairView) -> Iterator[Finding]:
+    """A layer of the user's that scales or shifts in another way."""
+    return departing(pair, CODE, CAUSE)
 
 
 def where(cell: CellView, seen: Revealed, ignored: Ignored) -> str:
