@@ -48,6 +48,9 @@ class Layer:
     def behind(self, z: Array) -> Array:
         return z
 
+    def affine(self) -> tuple[Array, Array]:
+        return self.gamma, self.beta
+
     def spread(self, var: Array, count: int) -> Array:
         return var
 
@@ -65,7 +68,8 @@ class Layer:
                 var = self.spread(var, used[:, 0].size) if training else var
             if training:
                 self.update(used)
-            z = (part - mean[:, None]) * (self.inverse(var) * self.gamma)[:, None] + self.beta[:, None]
+            scale, shift = self.affine()
+            z = (part - mean[:, None]) * (self.inverse(var) * scale)[:, None] + shift[:, None]
             parts.append(self.behind(z))
         return np.concatenate(parts).astype(np.float32)
 
@@ -108,6 +112,28 @@ class Outside(Layer):
 class Relu(Layer):
     def behind(self, z: Array) -> Array:
         return np.maximum(z, np.float32(0))
+
+
+class OnePlusGamma(Layer):
+    def affine(self) -> tuple[Array, Array]:
+        return 1 + self.gamma, self.beta
+
+
+class Exchanged(Layer):
+    def affine(self) -> tuple[Array, Array]:
+        return self.beta, self.gamma
+
+
+class ShiftFirst(Outside):
+    def affine(self) -> tuple[Array, Array]:
+        return self.gamma, self.gamma * self.beta
+
+
+class Softplus(Layer):
+    """A way to scale that no rule has."""
+
+    def affine(self) -> tuple[Array, Array]:
+        return np.log1p(np.exp(self.gamma)), self.beta
 
 
 class Cube(Layer):
@@ -170,7 +196,7 @@ def named(kind: Kind, seed: int, ops: tuple[str, ...] = OPS) -> set[str] | None:
     ("kind", "planted", "at_least"),
     [
         (Layer, set(), 40), (Chunks, {"value-count"}, 30), (Part, {"value-count"}, 30), (Outside, {"eps"}, 25),
-        (Relu, {"activation"}, 30), (Pooled, {"value-count", "variance-divisor"}, 20),
+        (Relu, {"activation"}, 30), (Pooled, {"value-count", "variance-divisor"}, 20), (OnePlusGamma, {"affine"}, 15),
     ],
 )  # fmt: skip
 def test_what_is_named_is_what_was_planted(kind: Kind, planted: set[str], at_least: int) -> None:
@@ -186,7 +212,7 @@ def test_a_training_forward_without_gradients_is_one(kind: Kind, planted: set[st
     assert sum(causes == planted for causes in found) >= 15
 
 
-@pytest.mark.parametrize("kind", [Cube, Unsteady])
+@pytest.mark.parametrize("kind", [Cube, Unsteady, Softplus])
 def test_what_follows_no_rule_is_given_no_name(kind: Kind) -> None:
     assert [causes for seed in range(40) if (causes := named(kind, seed))] == []
 
@@ -271,10 +297,12 @@ PLANTED = {
     OtherEps: {"eps"}, Relu: {"activation"}, Leaky: {"activation"}, Tanh: {"activation"},
     Sample: {"normaliser-divisor"}, BatchInEval: {"normaliser-source"}, RunningInTraining: {"normaliser-source"},
     DivisorN: {"variance-divisor"}, Deviation: {"wrong-statistic"}, Weight: {"batch-weight", "update-count"},
-    Twice: {"update-count"}, FirstReplaces: {"averaging"}, Cube: set(), Unsteady: set(),
+    Twice: {"update-count"}, FirstReplaces: {"averaging"}, Cube: set(), Unsteady: set(), Softplus: set(),
+    OnePlusGamma: {"affine"}, Exchanged: {"affine"}, ShiftFirst: {"affine", "eps"},
 }  # fmt: skip
 # Behind a tanh, outputs at 1 and −1 say nothing of what went in.
-LEAST = {Tanh: 0.5}
+# Gammas of one or two channels do not tell one way of scaling from another.
+LEAST = {Tanh: 0.5, OnePlusGamma: 0.4, Exchanged: 0.4, ShiftFirst: 0.4}
 CLEAR = 0.01  # of an output's or a state's own size: no rounding of these data is as large
 
 

@@ -11,7 +11,8 @@ from bncheck.diagnosis.anatomy.values import Forward, Life
 from bncheck.trace import Array
 
 Pair = tuple[Array, Array]
-NEAR = 0.05  # of a slope, before the rules of the normaliser are known: another divisor and another eps are within it
+NEAR = 0.05  # of a number, before the rules of the normaliser are known
+DAMPED = 0.1  # of a slope that another divisor or eps may leave
 FEWEST = 3  # channels of different gamma: fewer do not tell one way from another
 
 
@@ -81,7 +82,7 @@ def likely(life: Life) -> Iterator[Affine]:
             return
         for way in WAYS:
             made = way.made(first.gamma, first.beta)
-            if all(map(near, (scale, shift), made)):
+            if near(shift, made[1]) and damped(scale, made[0]):
                 yield way
 
 
@@ -91,6 +92,12 @@ def lines(forward: Forward) -> Pair:
     mean = forward.x.mean(axis=axes, keepdims=True)
     h = (forward.x - mean) / forward.x.std(axis=axes, keepdims=True)
     return (h * forward.y).mean(axis=axes), forward.y.mean(axis=axes)
+
+
+def damped(one: Array, two: Array) -> bool:
+    """Whether slopes are those of a way, or smaller: what is added to a variance or a deviation makes them so."""
+    share = one / two
+    return bool(np.isfinite(share).all() and (share > DAMPED).all() and (share < 1.0 + NEAR).all())
 
 
 def near(one: Array, two: Array) -> bool:

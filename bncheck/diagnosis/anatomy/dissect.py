@@ -46,7 +46,7 @@ def dissected(life: Life) -> Parts | None:
     with np.errstate(all="ignore"):
         for activation in (NONE, *behind(life)):
             found = phases(life, activation)
-            if found is not None:
+            if found is not None and not merely_scaled(life, activation, found):
                 training, evaluating = found
                 return Parts(
                     activation=activation,
@@ -87,6 +87,22 @@ def phases(life: Life, activation: Activation) -> tuple[Normaliser | None, Norma
             return None
         found.append(alike(life, shown, activation, rule))
     return at_one(life, activation, *found)
+
+
+def merely_scaled(life: Life, activation: Activation, found: tuple[Normaliser | None, Normaliser | None]) -> bool:
+    """Whether another eps is told by nothing that one factor in front of every output would not tell, too."""
+    rules = [
+        (rule, mode)
+        for rule, mode in zip(found, (True, False), strict=True)
+        if rule is not None and (rule.eps, rule.placement) != (life.eps, "inside")
+    ]
+    if not rules or any(rule.source not in ("batch", "running") for rule, _ in rules):
+        return False
+    ends = [
+        normaliser.one_factor(rule, [show(one, activation, life.u) for one in life.of(mode)], life)
+        for rule, mode in rules
+    ]
+    return max(low for low, _ in ends) <= min(high for _, high in ends)
 
 
 def alike(life: Life, shown: Sequence[Shown], activation: Activation, rule: Normaliser) -> list[Normaliser]:

@@ -249,6 +249,22 @@ def common_eps(each: Sequence[tuple[Lines, Taken]], placement: str, asked: float
     return list(dict.fromkeys(eps for eps in (asked, 0.0, *measured) if low <= eps <= high))
 
 
+def one_factor(rule: Normaliser, shown: Sequence[Shown], life: Life) -> tuple[float, float]:
+    """From where to where one factor can lie that makes all lines of 1/√(variance + the eps that was asked for); low
+    above high: none does."""
+    low, high = 0.0, math.inf
+    for one in shown:
+        found = moments_of(rule.group, one.forward)
+        line, use = solve(one, found, life.u), of_groups(rule, one.forward, found, life)
+        good = line.known & (line.r > 0) & (use.var + life.eps > 0)
+        due = use.var[good] + life.eps
+        factor = 1.0 / (line.r[good] ** 2 * due)
+        slack = factor * 2.0 * (2.0 * line.r_error[good] + use.var_error[good] / due)
+        lo, hi = meet(factor - slack, factor + slack) if good.any() else (low, high)
+        low, high = max(low, float(lo)), min(high, float(hi))
+    return low, high
+
+
 def blend_weight(shown: Sequence[Shown], found: Sequence[Moments], lines: Sequence[Lines], life: Life) -> float | None:
     """Weight of the batch in m = w·batch + (1 − w)·running; None where there is no one weight between 0 and 1."""
     low, high = -math.inf, math.inf
