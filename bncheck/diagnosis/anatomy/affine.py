@@ -96,8 +96,10 @@ def lines(forward: Forward) -> Pair:
 
 def damped(one: Array, two: Array) -> bool:
     """Whether slopes are those of a way, or smaller: what is added to a variance or a deviation makes them so."""
-    share = one / two
-    return bool(np.isfinite(share).all() and (share > DAMPED).all() and (share < 1.0 + NEAR).all())
+    zero = two == 0
+    share = one[~zero] / two[~zero]
+    nothing = np.abs(one[zero]) <= NEAR * np.abs(one).max()
+    return bool(nothing.all() and (share > DAMPED).all() and (share < 1.0 + NEAR).all())
 
 
 def near(one: Array, two: Array) -> bool:

@@ -19,6 +19,7 @@ from bncheck.diagnosis.anatomy.values import Forward, Life, moments_of, moved_by
 from bncheck.trace import Array
 
 NONE = Activation()
+PLAIN = 0.1  # a factor within this of 1 is nothing that anybody scales by: it is an eps, or a divisor
 # Choices of values are tried on so many values in all, in each mode and behind each activation: some 0.5 s.
 MOST_VALUES, LEAST_TRIED = 1 << 20, 24
 
@@ -102,7 +103,8 @@ def merely_scaled(life: Life, activation: Activation, found: tuple[Normaliser | 
         normaliser.one_factor(rule, [show(one, activation, life.u) for one in life.of(mode)], life)
         for rule, mode in rules
     ]
-    return max(low for low, _ in ends) <= min(high for _, high in ends)
+    low, high = max(low for low, _ in ends), min(high for _, high in ends)
+    return low <= high and (low > 1.0 + PLAIN or high < 1.0 - PLAIN)
 
 
 def alike(life: Life, shown: Sequence[Shown], activation: Activation, rule: Normaliser) -> list[Normaliser]:
