@@ -41,6 +41,10 @@ def convert(module):
     return new
 
 
+def to_meta(model):
+    return model.to("meta")
+
+
 def convert_as_torch_does(model):
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 

@@ -135,6 +135,10 @@ class Sized(nn.Module):
         return self.bn(x)
 
 
+def on_meta():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to("meta")
+
+
 def lazy_norm():
     return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2))
 

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Mapping
@@ -111,7 +112,7 @@ def started(machine: tuple[Path, Path], out: Path, *wanted: str, slower: int = 4
 @pytest.fixture(scope="module")
 def out(machine: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("first") / "out"
-    running = started(machine, folder, "doctor", "r0-tail")
+    running = started(machine, folder, "doctor", "autocast")
     said, _ = running.communicate()
     assert running.returncode == 0, said
     return folder
@@ -124,7 +125,7 @@ def test_what_is_carried_fits(machine: tuple[Path, Path]) -> None:
 
 @network
 def test_each_step_has_its_line(out: Path) -> None:
-    assert [row[0] for row in rows(out)] == ["install", "r0-tail", "doctor"]
+    assert [row[0] for row in rows(out)] == ["install", "autocast", "doctor"]
     assert [row[1] for row in rows(out)] == ["0", "0" if CUDA else "3", "0"]
     assert sorted(path.name for path in out.iterdir()) == ["runs.tar.xz", "steps.tsv"]
 
@@ -133,8 +134,8 @@ def test_each_step_has_its_line(out: Path) -> None:
 def test_what_comes_back_says_what_ran_where(out: Path, tmp_path: Path) -> None:
     folder = unpacked(out, tmp_path)
     assert (folder / "steps.tsv").read_text() == (out / "steps.tsv").read_text()
-    assert sorted(path.stem for path in (folder / "logs").iterdir()) == ["doctor", "install", "machine", "r0-tail"]
-    targets = {target.name: target for target in read_results(folder / "runs" / "r0-tail").targets}
+    assert sorted(path.stem for path in (folder / "logs").iterdir()) == ["autocast", "doctor", "install", "machine"]
+    targets = {target.name: target for target in read_results(folder / "runs" / "autocast").targets}
     assert targets["torch"].status == "ok", targets["torch"].reason
     assert targets["torch"].environment["python"]
     if not CUDA:
@@ -145,8 +146,8 @@ def test_what_comes_back_says_what_ran_where(out: Path, tmp_path: Path) -> None:
 @network
 def test_it_is_joined_with_runs_from_elsewhere(out: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
-    bncheck("run", "r0-tail", "-t", "reference", "--no-probe", "--no-report", "-q", "--out", str(elsewhere))
-    runs = (str(unpacked(out, tmp_path) / "runs" / "r0-tail"), str(elsewhere))
+    bncheck("run", "autocast", "-t", "reference", "--no-probe", "--no-report", "-q", "--out", str(elsewhere))
+    runs = (str(unpacked(out, tmp_path) / "runs" / "autocast"), str(elsewhere))
     done = bncheck("compare", *runs, "--no-report", "-q", "--out", str(tmp_path / "both"))
     assert done.returncode in ((0, 1) if CUDA else (3,)), done.stderr
     assert {target.status for target in read_results(tmp_path / "both").targets if target.backend == "torch"} >= {"ok"}
@@ -223,3 +224,35 @@ def test_a_run_that_is_killed_leaves_whole_archives_and_nobody(
     running.communicate()  # until nobody holds what it prints to
     folder = unpacked(tmp_path / "out", tmp_path)
     assert read_results(folder / "runs" / "autocast").targets
+
+
+# ------------------------------------------------------------------------------------------------- MXNet, on its own
+
+
+def mxnet_packages() -> set[str]:
+    row = find_backends()["mxnet"].row_for("1.9.1", "cuda")
+    assert row is not None
+    return {re.split(r"[=<>]", package)[0] for package in row.packages}
+
+
+def test_the_recipe_names_the_packages_that_an_environment_gets() -> None:
+    text = (SCRIPTS / "mxnet_cuda.sh").read_text(encoding="utf-8")
+    named = set(re.findall(r"pip install '?((?:nvidia|mxnet)-[a-z0-9-]+)", text))
+    assert len(named) >= 6
+    assert named <= mxnet_packages()
+
+
+@pytest.mark.slow
+@network
+def test_mxnet_without_cuda_is_said_and_tried(tmp_path: Path) -> None:
+    backends = find_backends()
+    target = parse_target("mxnet", backends)
+    place = prepare([target], backends)[target]
+    assert not isinstance(place, Unavailable), place.reason
+    words = [SCRIPTS / "mxnet_cuda.sh", tmp_path / "out", place.python]
+    env = {**os.environ, "BNCHECK_PYTHON": sys.executable}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert "libmxnet.so is a build without CUDA" in done.stdout
+    assert done.returncode == 3, done.stdout + done.stderr
+    targets = {item.name: item for item in read_results(tmp_path / "out" / "run").targets}
+    assert (targets["mxnet"].status, targets["mxnet@cuda"].status) == ("ok", "unavailable")

@@ -113,7 +113,7 @@ install() { # into the folder carried: by pip, else as what wheels are, archives
 export -f install
 wheels="$(cd "$wheels" && pwd)" || exit 2
 steps_wanted=("${wanted[@]}") wanted=()
-step install 30 bash -c 'install "$@"' _ "$python" "$wheels" "$root/tests/gpu/wheels.txt"
+step install 20 bash -c 'install "$@"' _ "$python" "$wheels" "$root/tests/gpu/wheels.txt"
 wanted=("${steps_wanted[@]}")
 
 # Workers run isolated (-I): they take the carried frameworks from a virtual environment that sees the machine's own.
@@ -155,7 +155,7 @@ played() { # name, most seconds, scenarios… -- targets…
 
 both=(reference torch torch@cuda)
 # The first minute: each framework on each device, once. It also warms what the others start from.
-played first 50 all-ones --no-probe -- "${both[@]}" flax flax@cuda "keras[torch]@cuda" "keras[jax]@cuda"
+played first 60 all-ones --no-probe -- "${both[@]}" flax flax@cuda "keras[torch]@cuda" "keras[jax]@cuda"
 played defaults 40 -- "${both[@]}"
 # R0's second script: a batch of one. reference[cudnn] is what we say of a GPU; functional has no guard of its own.
 played r0-tail 20 r0-tail --no-probe -- "${both[@]}" "reference[cudnn]" "torch[functional]" "torch[functional]@cuda"

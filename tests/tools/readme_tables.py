@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bncheck.finding import Finding
-    from bncheck.run_folder.results import Results
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
