@@ -379,6 +379,11 @@ def test_what_the_model_refuses_in_training_is_a_remark_and_no_finding(tmp_path:
             "on_meta makes a model without numbers: 0.weight, 0.bias, 1.weight and 4 more are on the "
             "meta device, which holds shapes alone\n  → make it on the CPU, or fill it: model.to_empty",
         ),
+        (
+            "OnMeta",
+            BncheckError,
+            "OnMeta makes a layer without numbers: weight, bias, running_mean and 2 more are on the",
+        ),
         ("RaisesAlways", UsageError, "no input was found that the model takes: .* ValueError: not today \\(line "),
     ],
 )

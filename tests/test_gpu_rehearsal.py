@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 import pytest
 from at_the_prompt import bncheck
+from packaging.requirements import Requirement
 
 from bncheck.environments.backend_file import find_backends
 from bncheck.environments.devices import why_not
@@ -75,6 +76,16 @@ def test_a_step_plays_what_there_is_on_both_devices(name: str) -> None:
     assert {target.device for target in targets} == {"cpu", "cuda"}
     named = [word for word in words[:place] if "=" not in word and not word.startswith(("--", "$"))]
     assert set(named) <= {path.stem for path in find_scenarios()}
+
+
+def test_the_flax_that_is_carried_runs_on_the_jax_that_is_there() -> None:
+    """0.11.2 on the machine that was looked at; Flax 0.12.2 had been carried, which fails on it."""
+    pinned = re.search(r"^flax==(.*)$", (SCRIPTS / "wheels.txt").read_text(encoding="utf-8"), re.M)
+    assert pinned is not None
+    row = find_backends()["flax"].row_for(pinned[1])
+    assert row is not None
+    (needed,) = [Requirement(package) for package in row.packages if package.startswith("jax")]
+    assert needed.specifier.contains("0.11.2")
 
 
 # ----------------------------------------------------------------------------------------------------- as it is run

@@ -6,6 +6,7 @@ What the device column does (names, folders, comparison, replicas over devices) 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -194,6 +195,16 @@ def asked(name: str, code: str) -> dict[str, Any]:
     words = [place.python, "-I", "-c", code, backends[name].path]
     found: dict[str, Any] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(why_not("cuda") is None, reason="an NVIDIA GPU is here")
+@pytest.mark.parametrize("name", [name for name, backend in find_backends().items() if "cuda" in backend.devices])
+def test_a_framework_that_sees_no_gpu_says_so_in_a_sentence(name: str) -> None:
+    said = asked(name, f"{ASKED}\nprint(json.dumps(said))")
+    assert said["cpu"]["version"]
+    assert re.search("CUDA|cuda|GPU", said["cuda"])
+    assert "\n" not in said["cuda"]
 
 
 @pytest.fixture(scope="module")

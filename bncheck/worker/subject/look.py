@@ -166,6 +166,8 @@ def layer_of(torch, part, make, given, inputs):
         heavy = next((name for name, each in module.named_parameters() if matrix(arguments, each)), "")
         if heavy:
             return None, "it holds weights of more than one axis (%s)" % heavy
+        if part("torch_side", "held").without_numbers(module):
+            return Thing("layer", make, module), ""  # find says so: no input shows anything of it
 
         def again(first=first, taken=taken):
             return make(*first, **taken)
