@@ -41,10 +41,6 @@ def convert(module):
     return new
 
 
-def to_meta(model):
-    return model.to("meta")
-
-
 def convert_as_torch_does(model):
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
@@ -118,3 +114,7 @@ def spoil(model):
 
 def crash(model):
     return model.nothing
+
+
+def to_meta(model):
+    return model.to("meta")
