@@ -114,3 +114,7 @@ def spoil(model):
 
 def crash(model):
     return model.nothing
+
+
+def to_meta(model):
+    return model.to("meta")

@@ -135,6 +135,16 @@ class Sized(nn.Module):
         return self.bn(x)
 
 
+def on_meta():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to("meta")
+
+
+class OnMeta(nn.BatchNorm2d):
+    def __init__(self, num_features):
+        super().__init__(num_features)
+        self.to("meta")
+
+
 def lazy_norm():
     return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2))
 

@@ -270,6 +270,15 @@ def test_diff_before_and_after(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_function_that_leaves_shapes_alone_is_said(tmp_path: Path) -> None:
+    file, python = TESTS / "applied_functions.py", str(python_of("torch"))
+    words = ["--input", "8,3,8,8", "--python", python, "-q", "--no-report", "--out", str(tmp_path / "run")]
+    done = here("diff", f"{file}:build", "--after", f"{file}:to_meta", *words)
+    assert done.returncode == 2
+    assert "to_meta leaves a model without numbers: conv0.weight, bn0.weight, bn0.bias and 15 more" in done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "code"), [("summarise", 0), ("fuse", 0), ("visualise", 1), ("crash", 2)])
 def test_diff_ends_with_1_where_the_function_changed_something(tmp_path: Path, function: str, code: int) -> None:
     file, python = TESTS / "applied_functions.py", str(python_of("torch"))

@@ -322,6 +322,8 @@ lost = {{key: value for key, value in held.items() if "running" not in key}}
 lost["fc.weight"] = torch.zeros(4, 16)
 torch.save(lost, "lost.pt")
 torch.save(net, "whole.pt")
+net.bn1.to("meta")
+torch.save(net.state_dict(), "meta.pt")
 numpy.savez("batch.npz", x=torch.randn(6, 3, 12, 12).numpy())
 """
     subprocess.run([str(python), "-c", script], check=True, cwd=tmp_path)
@@ -343,6 +345,10 @@ numpy.savez("batch.npz", x=torch.randn(6, 3, 12, 12).numpy())
     assert "running statistics of 2 layers stay as built" in first.title
     with pytest.raises(BncheckError, match="holds more than weights"):
         model("build", tmp_path / "c", python, weights=tmp_path / "whole.pt")
+    with pytest.raises(
+        BncheckError, match=r"meta\.pt has shapes and no numbers for bn1\.bias, .* and 2 more: it was saved"
+    ):
+        model("build", tmp_path / "e", python, weights=tmp_path / "meta.pt")
 
 
 def test_several_inputs_of_several_types(tmp_path: Path, python: Path) -> None:
@@ -367,6 +373,17 @@ def test_what_the_model_refuses_in_training_is_a_remark_and_no_finding(tmp_path:
         ("no_model", BncheckError, "no_model\\(\\) returns a int, not a torch.nn.Module"),
         ("gone", BncheckError, "checked_models.py has no gone\n  → it has: "),
         ("Sized", UsageError, "Sized needs groups beside its first argument, channels"),
+        (
+            "on_meta",
+            BncheckError,
+            "on_meta makes a model without numbers: 0.weight, 0.bias, 1.weight and 4 more are on the "
+            "meta device, which holds shapes alone\n  → make it on the CPU, or fill it: model.to_empty",
+        ),
+        (
+            "OnMeta",
+            BncheckError,
+            "OnMeta makes a layer without numbers: weight, bias, running_mean and 2 more are on the",
+        ),
         ("RaisesAlways", UsageError, "no input was found that the model takes: .* ValueError: not today \\(line "),
     ],
 )

@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bncheck.finding import Finding
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
+MEASURED = ROOT / "tests" / "data" / "gpu"  # a run folder for each machine that was lent
 PAGES = (README, *sorted(DOCS.glob("*.md")))
 
 
@@ -90,9 +95,52 @@ def python() -> str:
     return table(("name", "what it does"), rows)
 
 
+def gpus() -> str:
+    """Each framework on a GPU, by the run folders of MEASURED; what none of them has is said to be unmeasured."""
+    from bncheck.environments.backend_file import find_backends
+    from bncheck.environments.targets import parse_target
+
+    found = [row for run in sorted(MEASURED.glob("*/run.json")) for row in elsewhere(run.parent)]
+    named = [f"{name}@cuda" for name, backend in sorted(find_backends(()).items()) if "cuda" in backend.devices]
+    measured = {parse_target(row[0].strip("`"), find_backends(())).backend for row in found if "@cuda" in row[0]}
+    rows = [(f"`{name}`", "not measured yet", "", "", "") for name in named if name.partition("@")[0] not in measured]
+    return table(("target", "device", "version", "cases like on the CPU", "what differs"), [*found, *rows])
+
+
+def elsewhere(run: Path) -> Iterator[tuple[str, ...]]:
+    """The row of each target that ran on another device than its framework's first, held against that one."""
+    from bncheck.run_folder.results import read_results
+
+    results = read_results(run)
+    usual = {(each.backend, each.variant): each.name for each in results.targets if "@" not in each.name}
+    for target in results.targets:
+        home = usual.get((target.backend, target.variant))
+        if target.status != "ok" or "@" not in target.name or home is None:
+            continue
+        cases = [(one.name, case.name) for one in results.scenarios if not one.probe for case in one.cases]
+        held = [results.drifts_between(*case, home, target.name) for case in cases]
+        compared = [drifts for drifts in held if drifts]
+        alike = sum(all(drift.verdict == "agrees" for drift in drifts) for drifts in compared)
+        causes = {finding.cause for finding in results.findings if parts(finding, home, target.name)}
+        device = str(target.environment.get("gpu") or target.environment.get("unit") or target.device)
+        version = target.version.partition("+")[0]
+        differs = ", ".join(f"`{each}`" for each in sorted(causes))
+        yield f"`{target.name}`", device, version, f"{alike} of {len(compared)} ({run.name})", differs
+
+
+def parts(finding: Finding, one: str, two: str) -> bool:
+    """Whether it is about a difference between the two."""
+    if finding.sides:
+        return any(one in side for side in finding.sides) and any(
+            two in side and one not in side for side in finding.sides
+        )
+    return {one, two} <= set(finding.targets)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "targets": targets,
+    "gpus": gpus,
     "rules": rules,
     "scenarios": scenarios,
     "events": events,

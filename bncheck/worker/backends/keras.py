@@ -162,7 +162,7 @@ def look_at_jax(gpu):
         raise RuntimeError("jax sees no CUDA device: %s" % str(error).splitlines()[0])
     found = {"jax": jax.__version__, "unit": str(devices[0])}
     found["matmul_precision"] = str(jax.config.jax_default_matmul_precision or "default")
-    return dict(found, gpu=devices[0].device_kind, XLA_FLAGS=os.environ.get("XLA_FLAGS", "")) if gpu else found
+    return dict(found, gpu=devices[0].device_kind, **part("start").flags()) if gpu else found
 
 
 def look_at_tensorflow(gpu):
@@ -187,15 +187,7 @@ def look_at_torch(gpu):
         raise RuntimeError("torch sees no CUDA device")
     found = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     if gpu:
-        cudnn = torch.backends.cudnn
-        found.update(
-            gpu=torch.cuda.get_device_name(),
-            CUDA=torch.version.cuda or "",
-            cudnn=cudnn.version(),
-            cudnn_enabled=cudnn.enabled,
-            cudnn_deterministic=cudnn.deterministic,
-            tf32=bool(cudnn.allow_tf32),
-        )
+        found.update(part("gpu", "torch").flags(torch), gpu=torch.cuda.get_device_name())
     return found
 
 

@@ -8,6 +8,7 @@ from one forward to the next is the caller, here this file. The operator has no 
 import importlib.util
 import os
 import sys
+import warnings
 
 import numpy as np
 
@@ -76,7 +77,23 @@ def describe(variant, device):
     available = onnxruntime.get_available_providers()
     if device.startswith("cuda") and "CUDAExecutionProvider" not in available:
         raise RuntimeError("this build of onnxruntime has no CUDA (onnxruntime-gpu has)")
+    if device.startswith("cuda") and not takes(onnx, onnxruntime, providers(device)):
+        raise RuntimeError("onnxruntime would run on the CPU: its CUDA provider does not load here")
     return {"version": onnxruntime.__version__, "onnx": onnx.__version__, "providers": available, "optimisation": "off"}
+
+
+def takes(onnx, onnxruntime, wanted):
+    """Whether a session runs on the first of these providers: onnxruntime goes on with the next where one cannot be
+    loaded, because a library of it is missing, say, and only warns."""
+    helper, options = onnx.helper, onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "bncheck", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=wanted)
+    return session.get_providers()[0] == (wanted[0] if isinstance(wanted[0], str) else wanted[0][0])
 
 
 def build(network, params, dtype, variant, device):

@@ -128,13 +128,7 @@ def describe(variant, device):
         "CUDA": torch.version.cuda or "",
     }
     if kind == "cuda":
-        found.update(
-            gpu=torch.cuda.get_device_name(device),
-            cudnn=torch.backends.cudnn.version(),
-            cudnn_enabled=torch.backends.cudnn.enabled,
-            cudnn_deterministic=torch.backends.cudnn.deterministic,
-            tf32=bool(getattr(torch.backends.cudnn, "allow_tf32", False)),
-        )
+        found.update(part("gpu").flags(torch), gpu=torch.cuda.get_device_name(device))
     return found
 
 

@@ -18,8 +18,14 @@ def describe(jax, device):
         "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
     }
     if not on_cpu(device):
-        found.update(gpu=unit.device_kind, XLA_FLAGS=os.environ.get("XLA_FLAGS", ""))
+        found.update(gpu=unit.device_kind, **flags())
     return found
+
+
+def flags():
+    """What is set from outside of the kernels that XLA takes on a GPU; float32 products are TF32 there by default."""
+    names = (("XLA_FLAGS", ""), ("NVIDIA_TF32_OVERRIDE", "default"))
+    return {name: os.environ.get(name, usual) for name, usual in names}
 
 
 def keep_compiled():

@@ -25,6 +25,17 @@ class Thing:
 
 def find(torch, part, failed, job):
     """The thing of a job, made; ``failed`` is the error to raise, with a sentence and a remedy."""
+    thing = find_any(torch, part, failed, job)
+    empty = part("torch_side", "held").without_numbers(thing.module)
+    if empty:
+        raise failed(
+            "%s makes a %s without numbers: %s" % (job["name"], thing.kind, empty),
+            'make it on the CPU, or fill it: model.to_empty(device="cpu"), then model.load_state_dict(...)',
+        )
+    return thing
+
+
+def find_any(torch, part, failed, job):
     custom = part("torch_side", "custom")
     make = named(torch, custom, failed, job)
     wanted, given = job.get("as", ""), job["with"]
@@ -157,6 +168,8 @@ def layer_of(torch, part, make, given, inputs):
         heavy = next((name for name, each in module.named_parameters() if matrix(arguments, each)), "")
         if heavy:
             return None, "it holds weights of more than one axis (%s)" % heavy
+        if part("torch_side", "held").without_numbers(module):
+            return Thing("layer", make, module), ""  # find says so: no input shows anything of it
 
         def again(first=first, taken=taken):
             return make(*first, **taken)

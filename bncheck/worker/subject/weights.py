@@ -29,6 +29,13 @@ def load(torch, custom, failed, net, path):
             % (path, ", ".join(sorted(given)[:3]), ", ".join(sorted(held)[:3])),
             "build the model that was saved, or name its part of the file",
         )
+    empty = sorted(key for key, value in fitting.items() if value.device.type == "meta")
+    if empty:
+        raise failed(
+            "%s has shapes and no numbers for %s%s: it was saved from the meta device"
+            % (path, ", ".join(empty[:3]), " and %d more" % (len(empty) - 3) if len(empty) > 3 else ""),
+            'fill the model before it is saved: model.to_empty(device="cpu"), then model.load_state_dict(...)',
+        )
     net.load_state_dict({key: value for key, value in fitting.items() if key not in misshaped}, strict=False)
     unexpected = sorted(key for key in given if key not in held)
     return {

@@ -30,6 +30,9 @@ def apply(torch, part, text, net, batch, kwargs=None):
     before = Look(torch, held, watching, net)
     given = call(torch, custom, text, function, net, batch)
     after_net, notes["returned"] = model_of(torch, given, net)
+    empty = held.without_numbers(after_net)
+    if empty:
+        raise custom.CustomLayerError("%s leaves a model without numbers: %s" % (notes["function"], empty))
     after = Look(torch, held, watching, after_net)
     plays.into(arrays, notes, "given", after_net, batch)
     if before.put_back(torch, after):

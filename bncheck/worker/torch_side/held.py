@@ -40,6 +40,16 @@ def others(net, norms):
     }
 
 
+def without_numbers(net):
+    """Which parameters and buffers are on the meta device, in words; "" where all hold numbers."""
+    held = list(net.named_parameters()) + list(net.named_buffers())
+    names = [name for name, value in held if value is not None and value.device.type == "meta"]
+    more = " and %d more" % (len(names) - 3) if len(names) > 3 else ""
+    verb = "is" if len(names) == 1 else "are"
+    where = "on the meta device, which holds shapes alone"
+    return "%s%s %s %s" % (", ".join(names[:3]), more, verb, where) if names else ""
+
+
 def lazy(value):
     """A parameter or buffer of a lazy layer that has not run yet: it has no shape."""
     return type(value).__name__.startswith("Uninitialized")
