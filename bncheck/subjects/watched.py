@@ -120,7 +120,7 @@ def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
         return (
             Shortfall(
                 "Nothing was recorded: the recorder reached no Python that the command started",
-                "python -I and -E ignore PYTHONPATH, by which it comes; leave them out, also in what starts Python",
+                "it comes by PYTHONPATH, which python -I and -E ignore and `env PYTHONPATH=…` replaces: leave them out",
                 "nothing was recorded",
             ),
         )
