@@ -232,7 +232,7 @@ def conclude(
         results, answer = concluding(results)
         write_answer(answer, run)
     write_results(results, run)
-    write_verdict(hold(results, bar, date.today(), (*missed(plan, results), *lost)), run)
+    write_verdict(hold(results, bar, date.today(), (*lost, *missed(plan, results))), run)
     render(run, formats, listener.say, results=results)
     return results
 

@@ -69,6 +69,8 @@ def carry_out_elsewhere(request: Request, listener: Listener, fleet: Fleet) -> t
         folders = run / "parts"
         folders.mkdir()
         held.callback(shutil.rmtree, folders, ignore_errors=True)
+        if fleet.remark:
+            listener.say(fleet.remark)
         listener.say(f"{len(parts)} parts for {fleet.slots} places at {fleet.address}")
         listener.expect(sum(len(part.plan.cases) for part in parts))
         try:
@@ -175,11 +177,6 @@ def take_in(
 
 def blame(error: BaseException | None) -> Lost:
     """Why a part has no answer, from what the executor raises."""
-    seen = error
-    while seen is not None:
-        if isinstance(seen, ModuleNotFoundError) and (seen.name or "").partition(".")[0] == "bncheck":
-            return Lost("bncheck is not installed where the worker runs", "install this version there, too")
-        seen = seen.__cause__ or seen.__context__
     if error is None or type(error).__name__ == "FutureCancelledError":
         return Lost("the scheduler went away", "look at it, and try again")
     if type(error).__name__ == "KilledWorker":
@@ -292,5 +289,7 @@ def shortfalls(
     for lost, concerned in by_reason.items():
         names = plural_parts(concerned)
         remedy = "; ".join(filter(None, (lost.remedy, resume)))
-        found.append(Shortfall(f"{names} did not come back from the fleet: {lost.reason}", remedy, f"{names} was lost"))
+        found.append(
+            Shortfall(f"{names} did not come back from the fleet: {lost.reason}", remedy, f"{names} did not come back")
+        )
     return tuple(found)

@@ -97,7 +97,7 @@ def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
     if missing:
         yield Text()
     probes = sum(len(scenario.cases) for scenario in results.scenarios) - len(shown.rows)
-    if probes:
+    if probes and len(missing) < len(results.targets):
         yield Text(f" {plural(probes, 'small case')} measured each target's rules (bncheck conventions)", style="dim")
     yield from (Text(f" {sentence}", style="dim") for sentence in kept(results))
     for remark in dict.fromkeys(text for cell in results.cells for text in cell.remarks):
@@ -278,11 +278,11 @@ def telling(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def rounding(theme: Theme, short: bool, verbose: bool) -> RenderableType:
     """Rounding is good news: one line, of the largest."""
-    first, groups = theme.first, theme.groups
+    first = theme.first
     where = f" in {plural(len(theme.cases), 'case')}" if len(theme.cases) > 1 else ""
     if short:
         return Text(f" {clean(first.code)} {clean(first.cause)}{where}, which is no fault", style="dim")
-    most = f"{' and' if where else ' in'} {groups} groups of targets. The largest" if groups > 1 else ""
+    most = ", which is no fault. The largest" if where or theme.groups > 1 else ""
     figures = f" {one_line(', '.join(f'{key} {value}' for key, value in evidence(first)), 200)}" if verbose else ""
     return Text(f" {clean(first.code)} {clean(first.cause)}{where}{most}: {clean(first.title)}{figures}", style="dim")
 

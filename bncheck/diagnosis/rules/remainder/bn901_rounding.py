@@ -1,4 +1,4 @@
-"""The difference is rounding: of the size that arithmetic of this precision has in a correct implementation.
+"""The difference is rounding: no larger than a correct implementation makes it at this precision.
 
 Signature: the numbers are not bit-identical, but the difference is inside the tolerance of the dtype, or inside the
 bound derived for its unit roundoff, the number of values and their mean/std ratio; in a deep network, inside what each
