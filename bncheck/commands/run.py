@@ -26,13 +26,15 @@ CI_FORMATS = ("csv", "junit", "summary")
 @click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...", shell_complete=completion.scenarios)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. input.shape=[4,3].")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an interrupted run.")
-@click.option("--allow-code", is_flag=True, help="With --resume: run the code of own layers in that run folder.")
+@click.option(
+    "--allow-code", is_flag=True, help="With --resume: run the code (own layers, models) that lies in that run folder."
+)
 @playing_options
 @click.option("--no-reference", is_flag=True, help="Leave a single target alone: compare it with nothing.")
 @gating_options
 @click.option("--shard", metavar="i/N", help="Play the i-th of N parts; join them with: bncheck compare.")
 @click.option("--durations", metavar="RUN", help="With --shard: an earlier run whose durations balance the parts.")
-@click.option("--executor", metavar="ADDRESS", help="Let a fleet play it: dask://HOST:PORT, a Dask scheduler.")
+@click.option("--executor", metavar="ADDRESS", help="Let other machines play: dask://HOST:PORT, a Dask scheduler.")
 @click.option("--check-order", is_flag=True, help="Play all cases again in reversed order; they must give the same.")
 @click.option("--no-probe", is_flag=True, help="Do not measure conventions; fewer causes can be named.")
 @telling_options

@@ -61,8 +61,7 @@ def open_fleet(address: str) -> Iterator[Fleet]:
             f"--executor {address} needs Dask, which cannot be imported here: {error}.",
             "install it beside bncheck: pip install distributed",
         ) from error
-    for name in ("distributed", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would log is said in our sentences
+    hush()
     try:
         client = distributed.Client(f"tcp://{host}:{port}", timeout=SECONDS, set_as_default=False, name="bncheck")
     except (OSError, ValueError, TypeError) as error:
@@ -103,6 +102,13 @@ def hired(client: Any, address: str) -> Iterator[Fleet]:
         yield Fleet(address, executor, slots, lambda: sum(worker in client.nthreads() for worker in able), left_out)
     finally:
         executor.shutdown(wait=False)
+
+
+def hush() -> None:
+    """What Dask would log is said in our sentences. It gives each of its loggers a level of its own."""
+    for name in ("asyncio", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] in ("asyncio", "distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def said(version: object) -> str:

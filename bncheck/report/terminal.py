@@ -212,7 +212,9 @@ def heading(target: TargetResult) -> str:
 
 def legend(shown: Matrix, others: int) -> str:
     against = f"against {shown.yardstick}: " if others < len(shown.targets) else ""
-    return f"{against}≠ convention  ! hazard  ✗ defect or NaN  ? unexplained  ⊘ refused"
+    idle = any(stand.mark == "–" for row in shown.rows for stand in row.stands.values())
+    none = "  – not played" if idle and others > FEW_TARGETS else ""  # where there are few, the cell says why
+    return f"{against}≠ convention  ! hazard  ✗ defect or NaN  ? unexplained  ⊘ refused{none}"
 
 
 def stacked(shown: Matrix) -> RenderableType:
