@@ -36,7 +36,7 @@ NEAR = "Did you mean BN104 update-count?"
         ("updte-count", NEAR),
         ("zzz", "there is no rule 'zzz'.\n"),
         ("BN999", "there is no rule 'BN999'.\n"),  # no other number is near
-        ("momentum", "Rules that speak of it: BN106 batch-weight, "),
+        ("momentum", "Rules that speak of it: BN114 hyperparameter-lost, BN106 batch-weight, "),
     ],
 )
 def test_unknown_rule_is_a_usage_error(word, says):

@@ -148,6 +148,11 @@ def shown_name(target: TargetResult) -> str:
     return f"{bare}{' ' + version if version and target.backend != 'reference' else ''}{where}"
 
 
+def short_label(target: TargetResult) -> str:
+    """The same for the head of a column, which also says who is not real."""
+    return f"{shown_name(target)}{' (simulated)' if target.simulated else ''}"
+
+
 OF_TARGET = re.compile(r"(?P<rule>\w+) of (?P<target>\S+)")
 
 
