@@ -53,14 +53,13 @@ def parse_address(text: str) -> tuple[str, int]:
 def open_fleet(address: str) -> Iterator[Fleet]:
     """A Dask scheduler's workers, until the block is left. FleetError where nobody answers, or Dask is missing here."""
     host, port = parse_address(address)
-    reach(host, port, address)
-    try:
-        distributed: Any = import_module("distributed")
-    except ImportError as error:
-        raise FleetError(
-            f"--executor {address} needs Dask, which cannot be imported here: {error}.",
-            "install it beside bncheck: pip install distributed",
-        ) from error
+    with reach(host, port, address) as connection:
+        distributed = import_dask(address)
+        if not greets(connection):
+            raise FleetError(
+                f"What listens at {host}:{port} is no Dask scheduler.",
+                "look at the address: the port is the one that the scheduler names, not that of its dashboard",
+            )
     hush()
     try:
         client = distributed.Client(f"tcp://{host}:{port}", timeout=SECONDS, set_as_default=False, name="bncheck")
@@ -84,7 +83,7 @@ def hired(client: Any, address: str) -> Iterator[Fleet]:
     if not threads:
         raise FleetError(
             f"The Dask scheduler at {address} has no workers.",
-            f"start one on each machine that shall play: dask worker {address.replace('dask', 'tcp')} --nthreads 1",
+            f"start one on each machine that shall play: dask worker {address.replace('dask:', 'tcp:', 1)} --nthreads 1",
         )
     # A function of Python's own, and a name: it can be asked of any worker.
     versions = client.run(resolve_name, VERSION, on_error="return")
@@ -115,31 +114,35 @@ def said(version: object) -> str:
     return f"bncheck {version}" if isinstance(version, str) else "no bncheck that can be imported"
 
 
-def reach(host: str, port: int, address: str) -> None:
-    """FleetError unless somebody listens there and speaks first, as Dask does. Dask's own client tries for as long as
-    its timeout where nobody listens, and waits for ever for one that never answers."""
+def reach(host: str, port: int, address: str) -> socket.socket:
+    """A connection, or FleetError. Dask's own client tries for as long as its timeout where nobody listens, and waits
+    for ever for one that never answers."""
     try:
-        with socket.create_connection((host.strip("[]"), port), timeout=SECONDS) as connection:
-            greets = greeting(connection)
+        return socket.create_connection((host.strip("[]"), port), timeout=SECONDS)
     except (OSError, UnicodeError) as error:
         raise FleetError(
             f"Nobody answers at {address}: {getattr(error, 'strerror', None) or error}.",
             f"start a scheduler there (dask scheduler --port {port}), or correct the address",
         ) from error
-    if not greets:
+
+
+def import_dask(address: str) -> Any:
+    try:
+        return import_module("distributed")
+    except ImportError as error:
         raise FleetError(
-            f"What listens at {host}:{port} is no Dask scheduler.",
-            "look at the address: the port is the one that the scheduler names, not that of its dashboard",
-        )
+            f"--executor {address} needs Dask, which cannot be imported here: {error}.",
+            "install it beside bncheck: pip install distributed",
+        ) from error
 
 
-def greeting(connection: socket.socket) -> bool:
-    """Whether what the other side says first is Dask's handshake."""
+def greets(connection: socket.socket) -> bool:
+    """Whether what the other side says first is Dask's handshake; it speaks without being asked."""
     said = b""
     try:
         while HANDSHAKE not in said and len(said) < LONGEST_GREETING and (more := connection.recv(4096)):
             said += more
-    except TimeoutError:  # it waits for us to begin
+    except OSError:  # it waits for us to begin, or has gone away
         return False
     return HANDSHAKE in said
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from runpy import run_module
 from threading import Thread
 
 
@@ -18,9 +19,7 @@ def end_with_input() -> None:
 
 def main() -> None:
     Thread(target=end_with_input, daemon=True).start()
-    from bncheck.__main__ import main as bncheck
-
-    bncheck()
+    run_module("bncheck", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
