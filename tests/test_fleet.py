@@ -29,12 +29,14 @@ from test_compare_runs import SCENARIO, content
 from bncheck.environments.backend_file import find_backends
 from bncheck.errors import BncheckError
 from bncheck.fleet import parcel as parcels
-from bncheck.fleet.elsewhere import Lost, Returns, carry_out_elsewhere, shortfalls, take_in
+from bncheck.fleet.elsewhere import Lost, Returns, carry_out_elsewhere, shortfalls, take_in, words_of
 from bncheck.fleet.executor import Fleet, parse_address
 from bncheck.fleet.parcel import pack, unpack
 from bncheck.fleet.parts import Part, divide, plural_parts
 from bncheck.fleet.player import play_part
+from bncheck.playing.jobs import Options
 from bncheck.playing.plan import Plan
+from bncheck.playing.workers import Limits
 from bncheck.session import Request, make_plan
 
 TARGETS = ("reference", "reference[batch_weight=0.9]")
@@ -215,6 +217,13 @@ def test_one_sentence_per_reason(plan: Plan, sizes: Path) -> None:
         "each worker that played it died"
     )
     assert said.remedy == ("look at the workers' memory and logs; play here what is missing: bncheck run --resume run")
+
+
+def test_a_part_is_played_with_the_options_that_were_given(plan: Plan) -> None:
+    options = Options(limits=Limits(cell_seconds=7.0), isolate=True)
+    assert words_of(options, plan, fresh=True) == (
+        "--no-report", "--quiet", "--fail-on", "never", "--timeout", "7.0", "--isolate", "cell", "--fresh",
+    )  # fmt: skip
 
 
 def test_a_worker_of_another_version_says_so() -> None:

@@ -74,16 +74,16 @@ def run_command(**options: Any) -> int:
         check_order=options["check_order"],
     )
     with open_progress(options["quiet"] or options["as_json"], options["verbose"]) as progress:
-        run, results = carry_out_by(options["executor"], request, progress)
+        run, results = carry_out_by(options, request, progress)
     show(run, results, options, time.perf_counter() - began)
     verdict = read_verdict(run, results)
     tell_verdict(run, verdict, options)
     return verdict.exit_code
 
 
-def carry_out_by(executor: str | None, request: Request, progress: Quiet) -> tuple[Path, Results]:
+def carry_out_by(options: dict[str, Any], request: Request, progress: Quiet) -> tuple[Path, Results]:
     """Here, or by a fleet; whether that answers is known before anything is written."""
-    if executor is None:
+    if options["executor"] is None:
         from bncheck.session import carry_out
 
         return carry_out(request, progress)
@@ -94,8 +94,10 @@ def carry_out_by(executor: str | None, request: Request, progress: Quiet) -> tup
     from bncheck.fleet.elsewhere import carry_out_elsewhere
     from bncheck.fleet.executor import open_fleet
 
-    with open_fleet(executor) as fleet:
-        return carry_out_elsewhere(request, progress, fleet)
+    # Where they are not given, each machine has its own.
+    given = [word for name in ("memory", "jobs") if options[name] for word in (f"--{name}", str(options[name]))]
+    with open_fleet(options["executor"]) as fleet:
+        return carry_out_elsewhere(request, progress, fleet, given)
 
 
 def shard_of(options: dict[str, Any]) -> Shard | None:

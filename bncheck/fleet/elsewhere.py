@@ -55,8 +55,11 @@ class Returns:
     lost: dict[Part, Lost] = field(default_factory=dict)
 
 
-def carry_out_elsewhere(request: Request, listener: Listener, fleet: Fleet) -> tuple[Path, Results]:
-    """As ``session.carry_out``, with the cells played by a fleet. An interrupt still leaves a readable run."""
+def carry_out_elsewhere(
+    request: Request, listener: Listener, fleet: Fleet, given: Sequence[str] = ()
+) -> tuple[Path, Results]:
+    """As ``session.carry_out``, with the cells played by a fleet; ``given`` are more options of each part's command.
+    An interrupt still leaves a readable run."""
     refuse_what_stays(request)
     backends = find_backends(())
     plan = make_plan(request, backends)
@@ -66,6 +69,7 @@ def carry_out_elsewhere(request: Request, listener: Listener, fleet: Fleet) -> t
         write_plan(run, plan)
         parts = divide(plan, fleet.slots)
         returns = Returns()
+        words = (*words_of(request.options, plan, request.fresh), *given)
         folders = run / "parts"
         folders.mkdir()
         held.callback(shutil.rmtree, folders, ignore_errors=True)
@@ -74,7 +78,7 @@ def carry_out_elsewhere(request: Request, listener: Listener, fleet: Fleet) -> t
         listener.say(f"{len(parts)} parts for {fleet.slots} places at {fleet.address}")
         listener.expect(sum(len(part.plan.cases) for part in parts))
         try:
-            collect(request, plan, parts, fleet, folders, returns, listener)
+            collect(words, plan, parts, fleet, folders, returns, listener)
             return run, finish(request, run, plan, parts, returns, backends, listener, request.formats)
         except KeyboardInterrupt as stop:
             finish(request, run, plan, parts, returns, backends, listener, ("csv",))
@@ -91,7 +95,7 @@ def refuse_what_stays(request: Request) -> None:
 
 
 def collect(
-    request: Request,
+    words: Sequence[str],
     plan: Plan,
     parts: Sequence[Part],
     fleet: Fleet,
@@ -100,7 +104,6 @@ def collect(
     listener: Listener,
 ) -> None:
     """Hand out all parts, and take in what comes back, in whatever order."""
-    words = words_of(request.options, plan, request.fresh)
     waiting: dict[Future[Any], Part] = {
         fleet.executor.submit(play_part, parcel_of(part), words, __version__): part for part in parts
     }

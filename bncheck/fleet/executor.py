@@ -81,9 +81,10 @@ def hired(client: Any, address: str) -> Iterator[Fleet]:
     not survive a function that cannot be imported."""
     threads: dict[str, int] = client.nthreads()
     if not threads:
+        scheduler = address.replace("dask:", "tcp:", 1)
         raise FleetError(
             f"The Dask scheduler at {address} has no workers.",
-            f"start one on each machine that shall play: dask worker {address.replace('dask:', 'tcp:', 1)} --nthreads 1",
+            f"start one on each machine that shall play: dask worker {scheduler} --nthreads 1",
         )
     # A function of Python's own, and a name: it can be asked of any worker.
     versions = client.run(resolve_name, VERSION, on_error="return")
