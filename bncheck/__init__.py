@@ -26,7 +26,8 @@ telling                 report/ (a file per format), repro/ (scripts, kits)     
 
 What starts from something of the user's (``check``, ``diff``, ``watch``: subjects/) comes back as lives and holdings
 (``life``), is judged by the same rules (diagnosis/alone), told by the same reports; python/ is all of it from Python.
-``bncheck compare`` enters at *results* with other people's run folders (joining/).
+``bncheck compare`` enters at *results* with other people's run folders (joining/); ``run --executor`` sends the plan in
+parts to other machines and enters there with what they send back (fleet/).
 
 Lines that hold it together (``tests/test_firm_lines.py``): the host knows no framework; nothing between a trace and a
 finding does I/O; reports compute nothing; no stage imports one that imports it. Where something new goes:

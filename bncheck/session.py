@@ -16,6 +16,7 @@ from threading import Thread
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bncheck.bounded import is_there
 from bncheck.environments.backend_file import BackendFile, find_backends
 from bncheck.environments.devices import why_not
 from bncheck.environments.lineup import line_up, require
@@ -130,7 +131,8 @@ def play_and_judge(
     seats = [seat(target, backends[target.backend], places[target]) for target in targets]
     documented = {target.name: backends[target.backend].documented for target in targets}
     ready = {target.name: place for target, place in places.items() if isinstance(place, Ready)}
-    kept = KeptProbes(run, shelves(plan, seats, ready, request.options) if request.resume is None else {})
+    begun = has_begun(run)
+    kept = KeptProbes(run, {} if begun else shelves(plan, seats, ready, request.options))
     if not request.fresh and not plan.check_order:
         kept.lay_out(plan, {target.name: target.slug for target in targets})
     listener.expect((len(plan.cases) + len(plan.repeated)) * len(ready) - kept.cells)
@@ -155,6 +157,11 @@ def play_and_judge(
         raise
     finally:
         reports.join()  # Python ends with SIGABRT while another thread is in the middle of an extension's C++
+
+
+def has_begun(run: Path) -> bool:
+    """Whether anything was played in it; one that was only planned may still take what an earlier run has measured."""
+    return is_there(run / "records.jsonl")
 
 
 def repeated_cases(plan: Plan, targets: Sequence[TargetResult]) -> list[Case]:
@@ -211,8 +218,10 @@ def conclude(
     bar: Bar = Bar(),
     measured: Mapping[str, Mapping[str, Convention]] = MappingProxyType({}),
     concluding: Callable[[Results], tuple[Results, Answer]] | None = None,
+    lost: Sequence[Shortfall] = (),
 ) -> Results:
-    """Judge what is on disk, write run.json, whether it fails (gate.json), and the reports."""
+    """Judge what is on disk, write run.json, whether it fails (gate.json), and the reports. ``lost`` was asked for and
+    did not come, beyond what the results show."""
     from bncheck.diagnosis.analyse import analyse
     from bncheck.report import render
 
@@ -223,7 +232,7 @@ def conclude(
         results, answer = concluding(results)
         write_answer(answer, run)
     write_results(results, run)
-    write_verdict(hold(results, bar, date.today(), missed(plan, results)), run)
+    write_verdict(hold(results, bar, date.today(), (*lost, *missed(plan, results))), run)
     render(run, formats, listener.say, results=results)
     return results
 
@@ -250,9 +259,9 @@ def open_run(
                 "--resume goes on with the scenarios and targets of that run.",
                 "Leave out scenarios, --target, --optional, --set and --out.",
             )
-        if request.fresh:
-            raise UsageError("--resume goes on with what that run has measured.", "Leave out --fresh, or start anew.")
         run = find_run(request.resume)
+        if request.fresh and has_begun(run):
+            raise UsageError("--resume goes on with what that run has measured.", "Leave out --fresh, or start anew.")
         held.enter_context(only_writer(run))
         plan = read_plan(run)
         refuse_code(plan, request)

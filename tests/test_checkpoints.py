@@ -446,7 +446,7 @@ def test_what_is_no_file_or_no_checkpoint(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "state.tar", "w") as archive:
         archive.add(tmp_path / "text.pt")
     assert "is a tar archive" in sentence_of(tmp_path / "state.tar")
-    assert "cannot be read" in sentence_of(tmp_path)
+    assert "is a folder" in sentence_of(tmp_path)
 
 
 HEADERS: dict[str, Callable[[], bytes]] = {

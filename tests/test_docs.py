@@ -169,6 +169,33 @@ def test_ten_symptoms_lead_to_a_command() -> None:
     assert len(rows) == 10 and {verb for _, verb in rows} == {"watch", "check", "diff", "run"}
 
 
+# Questions of strangers, in their words (each stands for at least five public reports), and the command that answers.
+ASKED = {
+    "my model is good in train() and bad in eval()": (
+        "Good in training, bad in eval",
+        "bncheck watch -- python train.py",
+    ),
+    "the loss becomes NaN after some thousand steps": ("NaN from some step on", "bncheck watch -- python train.py"),
+    "requires_grad=False, and the running mean moves": ("I froze the backbone", "bncheck watch -- python train.py"),
+    "model and ONNX file differ": ("The ONNX file answers differently", "bncheck diff model.py:build model.onnx"),
+    "the EMA teacher is much worse": ("EMA, SWA or an averaged model is worse", "bncheck diff model.pt ema.pt"),
+    "accuracy drops after load_state_dict": ("Worse after loading a checkpoint", "bncheck check checkpoint.pt"),
+    "is my hand-written BatchNorm equivalent?": ("Is my own BatchNorm layer right", "bncheck check my_bn.py:MyBatch"),
+    "ValueError: Expected more than 1 value": ("Expected more than 1 value per", "bncheck explain single-value"),
+    "ported to Keras, other numbers": ("from Keras to PyTorch", "bncheck conventions --from keras --to torch"),
+    "DDP ranks disagree": ("Each rank of a distributed job", "bncheck watch -- torchrun --nproc-per-node 2 train.py"),
+}
+
+
+@pytest.mark.parametrize("question", ASKED)
+def test_a_strangers_question_leads_to_its_command_in_two_clicks(question: str) -> None:
+    """What they see and what to run stand in one line of a page that README links to, or of README itself."""
+    sees, command = ASKED[question]
+    clicked = ["README.md", *(link for link, _ in LINK.findall(README.read_text(encoding="utf-8")) if link in NAMES)]
+    lines = [line for page in clicked for line in (ROOT / page).read_text(encoding="utf-8").splitlines()]
+    assert [line for line in lines if sees in line and f"`{command}" in line]
+
+
 def test_the_readme_is_short_and_leads_to_every_page() -> None:
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150

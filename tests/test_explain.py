@@ -30,7 +30,15 @@ def test_the_family_about_nan_has_the_causes_that_reports_know_it_by():
 NEAR = "Did you mean BN104 update-count?"
 
 
-@pytest.mark.parametrize(("word", "says"), [("updte-count", NEAR), ("zzz", "there is no rule 'zzz'.")])
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("updte-count", NEAR),
+        ("zzz", "there is no rule 'zzz'.\n"),
+        ("BN999", "there is no rule 'BN999'.\n"),  # no other number is near
+        ("momentum", "Rules that speak of it: BN114 hyperparameter-lost, BN106 batch-weight, "),
+    ],
+)
 def test_unknown_rule_is_a_usage_error(word, says):
     done = here("explain", word)
     assert (done.returncode, done.stdout) == (2, "")

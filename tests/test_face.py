@@ -79,6 +79,13 @@ def test_no_word_of_the_workshop_stands_in_a_rules_title() -> None:
     assert {rule.code: rule.title for rule in load_rules() if workshop_words(rule.title)} == {}
 
 
+LONGEST_TITLE = 100
+
+
+def test_a_rules_title_fits_a_line() -> None:
+    assert {rule.code: rule.title for rule in load_rules() if len(rule.title) > LONGEST_TITLE} == {}
+
+
 # ------------------------------------------------------------------------------------------- what real runs say
 
 

@@ -461,6 +461,19 @@ def test_a_fault_is_named_once_with_its_layers_and_line(
     assert finding.advice and (finding.targets, finding.case) == (("torch",), "train.py")
 
 
+def test_what_to_do_after_an_evaluation_reads_aloud_also_outside_a_function() -> None:
+    """As in a notebook turned into a script: ``model.eval()`` on line 8 of no function."""
+    inside, outside = left_in_eval(), Program(*TWO)
+    outside.train(20)
+    outside.mode(False, Where("old.py", 8, "<module>"))
+    outside.train(50)
+    said = [judged(program.life)[0].advice for program in (inside, outside)]
+    assert said == [
+        "call train() on the model at the end of evaluate() at engine.py:88, or before each training step",
+        "call train() on the model behind the evaluation at old.py:8, or before each training step",
+    ]
+
+
 # --------------------------------------------------------------------------------------------------- healthy
 
 

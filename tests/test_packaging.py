@@ -133,6 +133,40 @@ def test_the_image_takes_what_the_package_is_built_of() -> None:
     assert re.search(r'^ENTRYPOINT \["bncheck"\]$', text, re.MULTILINE) and "\nUSER bncheck\n" in text
 
 
+def copied(target: Path) -> str:
+    """What COPY puts into the image, below a folder; returns what RUN does then, with that folder for its root."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    for names, place in re.findall(r"^COPY (.*) (\S+)$", text, re.MULTILINE):
+        to = target / place.strip("/")
+        for path in (ROOT / name for name in names.split()):
+            if path.is_dir():
+                shutil.copytree(path, to, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                to.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, to)
+    (run,) = re.findall(r"^RUN (.*)$", text, re.MULTILINE)
+    run = run.replace("useradd --create-home bncheck && ", "")  # it is not our system
+    return re.sub(r"(?<=\s)/(?=src|cache|work)", f"{target}/", run)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.skipif(BASH is None, reason="an image has a shell")
+def test_what_the_image_is_made_by_runs_in_a_fresh_environment(tmp_path: Path) -> None:
+    """Where there is no Docker, as near to it as that comes: the same files, the same commands, the same variables."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True, capture_output=True)
+    known = {"PATH": f"{tmp_path / 'venv' / 'bin'}:/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+    known |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
+    script = copied(tmp_path)
+    subprocess.run([str(BASH), "-c", script], check=True, capture_output=True, cwd=tmp_path, env=known)
+    assert not (tmp_path / "src").exists()
+    known |= {"HOME": str(tmp_path / "cache"), "BNCHECK_CACHE": str(tmp_path / "cache")}
+    words = ["bncheck", "run", "all-zeros", "-t", "reference", "-t", "reference[batch_weight=0.9]", "-q"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path / "work", env=known)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list((tmp_path / "work" / "reports").glob("*/index.html"))
+
+
 @pytest.mark.slow
 @pytest.mark.network
 def test_the_image_is_built_and_answers() -> None:

@@ -43,6 +43,7 @@ NOT_RUN = {
     "bncheck baseline update RUN FILE": "test_ci.py makes and uses a baseline",
     "bncheck run --baseline FILE": "test_ci.py makes and uses a baseline",
     "bncheck compare RUN RUN": "test_compare_runs.py compares runs",
+    "bncheck run --executor dask://HOST:PORT": "test_fleet.py starts a scheduler and two workers (slow)",
     "bncheck run custom-layer --set network.custom=my_bn.py:MyBatchNorm2d": "test_torch_scenarios.py runs such a layer",
     "bncheck conventions --from keras --to torch": "slow: it makes Keras' environment; test_porting.py has the advice",
     "bncheck conventions -t torch==1.13.1 -t torch": "slow: torch 1.13.1 is a CUDA build of 3 GB",

@@ -18,6 +18,7 @@ from typing import Any
 import literal_run
 import numpy as np
 import pytest
+from test_report_terminal import nan_drift, poisoned
 
 from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.baseline import record
@@ -105,9 +106,19 @@ def test_the_verdict_comes_first(html: str) -> None:
 
 def test_every_cell_can_be_reached(html: str) -> None:
     matrix = html[html.index('id="matrix"') : html.index('id="findings"')]
-    links = re.findall(r'href="#(case-\d+-\d+)"', matrix)
-    assert len(links) == len(set(links)) == 12
+    links = re.findall(r'href="#(case-\d+(?:-\d+)?)"', matrix)
+    assert len(links) == len(set(links)) == 3 * 3 + 3, "three targets beside the reference, and the cases themselves"
     assert all(f'id="{link}"' in html for link in links)
+
+
+def test_what_the_others_are_compared_with_has_no_column_and_is_spoken_of(tmp_path: Path) -> None:
+    run = literal_run.results(drifts=(nan_drift("torch", 7, 7, "agrees"),), findings=(poisoned("reference", "torch"),))
+    shown = page(run, tmp_path)
+    matrix = shown[shown.index('<table class="matrix"') : shown.index('id="findings"')]
+    heads = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', matrix)
+    assert heads == ["scenario and case", "torch 2.13.0", "mxnet 1.9.1", "torch@cuda"]
+    (itself,) = re.findall(r"reference itself: <span[^>]*>(.*?)</span> in <a[^>]*>(.*?)</a>", matrix)
+    assert itself == ("! hazard", "all-ones · forward")
 
 
 def test_a_finding_names_the_commands_that_lead_on() -> None:
@@ -331,6 +342,20 @@ def test_axe_finds_nothing_and_nothing_is_requested(browser: Any, run: Path, sch
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     found = axe.run(tab)
     assert found.violations_count == 0, found.generate_report()
+    context.close()
+
+
+@pytest.mark.browser
+@needs_browser
+def test_what_differs_is_seen_on_a_narrow_screen(browser: Any, run: Path, tmp_path: Path) -> None:
+    base = literal_run.results()
+    three = replace(base, targets=base.targets[:3])
+    (tmp_path / "index.html").write_text(page(three, run), encoding="utf-8")
+    context = browser.new_context(viewport={"width": 400, "height": 800})
+    tab = context.new_page()
+    tab.goto((tmp_path / "index.html").as_uri())
+    box = tab.locator("#matrix td.w-convention").first.bounding_box()
+    assert box["x"] > 0 and box["x"] + box["width"] <= 400, "mxnet, the last column"
     context.close()
 
 

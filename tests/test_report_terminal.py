@@ -102,6 +102,23 @@ def test_rounding_between_other_groups_of_targets_is_one_line() -> None:
     assert (theme.first.title, theme.groups) == ("a and c differ by rounding of at most 30 ULP.", 3)
 
 
+def test_rounding_is_counted_in_ulp_only_while_that_can_be_pictured() -> None:
+    """2e-7 beside an output of 1e-14 is 9 million ULP, and says nothing."""
+    facts = {"code": "BN901", "cause": "rounding", "kind": "rounding", "explained": None, "quantity": "output"}
+    near_zero, usual = (
+        literal_run.finding(**facts, evidence={"max_abs": 2e-7, "max_ulp": ulp}) for ulp in (9.12e6, 12.0)
+    )
+    assert overview.evidence(near_zero) == [("max abs", "2e-07")]
+    assert overview.evidence(usual) == [("max abs", "2e-07"), ("max ulp", "12")]
+
+
+def test_rounding_in_several_cases_is_one_sentence_to_read() -> None:
+    facts = {"code": "BN901", "cause": "rounding", "kind": "rounding", "explained": None, "title": "a and b differ so."}
+    found = tuple(literal_run.finding(**facts, case=case) for case in ("one", "two"))
+    shown = " ".join(text(literal_run.results(findings=found), RUN).split())
+    assert "BN901 rounding in 2 cases, which is no fault. The largest: a and b differ so." in shown
+
+
 def test_a_defect_is_told_before_a_convention() -> None:
     assert [theme.first.kind for theme in themes(literal_run.results())] == ["defect", "convention"]
 
@@ -112,6 +129,9 @@ def test_headline() -> None:
     cells = tuple(replace(cell, outcome="ok") for cell in literal_run.results().cells if cell.target != "torch@cuda")
     agreeing = literal_run.results(drifts=same, findings=(), cells=cells)
     assert headline(agreeing) == "All 6 compared cells agree with reference."
+    of_target = literal_run.finding(scenario="", case="", kind="defect", code="BN205", cause="layout", sides=())
+    beside = replace(agreeing, findings=(of_target,))
+    assert headline(beside) == "All 6 compared cells agree with reference. Beside these cases: 1 defect."
     assert headline(Results("0", "", "", (), (), ())) == "Nothing was run."
 
 

@@ -183,9 +183,9 @@ def test_phase_is_seen_without_conventions_when_no_event_moves_both():
 @pytest.mark.parametrize(
     ("values", "advised"),
     [
-        (("forward", "backward"), ["run a backward"]),
+        (("forward", "backward"), ["where backward moves"]),
         (("forward", "forward+eval"), ["save the statistics before you evaluate"]),
-        (("backward", "forward+eval"), ["save the statistics before you evaluate", "run a backward"]),
+        (("backward", "forward+eval"), ["save the statistics before you evaluate", "where backward moves"]),
         (("forward", "never"), ["make the update happen"]),
     ],
 )

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.bounded import open_regular
+from bncheck.bounded import is_folder, open_regular
 from bncheck.errors import CheckpointError
 from bncheck.trace import Array
 
@@ -87,7 +87,11 @@ def whole_file(path: Path) -> Stretch:
             return Stretch(path=path, start=0, size=os.fstat(handle.fileno()).st_size)
     except FileNotFoundError:
         raise CheckpointError(f"There is no file {path}.", "check the path") from None
+    except PermissionError:
+        raise CheckpointError(f"{path} cannot be read: permission denied.", "look at the file's permissions") from None
     except OSError as error:
+        if is_folder(path):
+            raise CheckpointError(f"{path} is a folder.", "name the file in it that holds the weights") from None
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.", "name a regular file") from None
 
 

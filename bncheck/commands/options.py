@@ -58,6 +58,7 @@ PLAYING = [
         "--target",
         "targets",
         multiple=True,
+        metavar="TARGET",
         help="backend[variant]==version@device; several times; each must run. Default: reference, torch, mxnet, which "
         "may be missing.",
         shell_complete=completion.targets,
@@ -84,23 +85,27 @@ PLAYING = [
         metavar="TARGET",
         help="Fail with 3 if this target cannot run (targets named with -t are required anyway).",
     ),
-    click.option("--timeout", type=SECONDS, default=120.0, show_default=True, help="Seconds a cell may take."),
+    click.option(
+        "--timeout", type=SECONDS, default=120.0, show_default=True, help="Seconds that a case may take on a target."
+    ),
     click.option(
         "--memory",
         type=GIGABYTES,
         metavar="GB",
-        help="Address space of a CPU worker. Default: the machine's.",
+        help="Memory (address space) of a process on the CPU. Default: the machine's.",
     ),
     click.option(
         "--isolate",
         type=click.Choice(["target", "cell"]),
         default="target",
         show_default=True,
-        help="One process per target, or per cell.",
+        help="One process for each target, or (cell) for each case on it.",
     ),
     click.option("--fresh", is_flag=True, help="Measure conventions again, also those kept of an earlier run."),
-    click.option("-v", "--verbose", is_flag=True, help="Print the workers' commands, every cell, and the figures."),
-    click.option("--jobs", type=click.IntRange(min=1), help="Worker processes at once. Default: the cores."),
+    click.option(
+        "-v", "--verbose", is_flag=True, help="Print how each target is started, every case, and the figures."
+    ),
+    click.option("--jobs", type=click.IntRange(min=1), help="Targets that play at once. Default: the cores."),
 ]
 
 

@@ -13,8 +13,10 @@ from bncheck.commands.gating import gating_options
 from bncheck.commands.options import playing_options, telling_options
 
 if TYPE_CHECKING:
+    from bncheck.commands.progress import Quiet
     from bncheck.playing.shard import Shard
     from bncheck.run_folder.results import Results
+    from bncheck.session import Request
 
 # Small, and what a CI job reads; "csv" first.
 CI_FORMATS = ("csv", "junit", "summary")
@@ -24,12 +26,15 @@ CI_FORMATS = ("csv", "junit", "summary")
 @click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...", shell_complete=completion.scenarios)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. input.shape=[4,3].")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an interrupted run.")
-@click.option("--allow-code", is_flag=True, help="With --resume: run the code of own layers in that run folder.")
+@click.option(
+    "--allow-code", is_flag=True, help="With --resume: run the code (own layers, models) that lies in that run folder."
+)
 @playing_options
 @click.option("--no-reference", is_flag=True, help="Leave a single target alone: compare it with nothing.")
 @gating_options
 @click.option("--shard", metavar="i/N", help="Play the i-th of N parts; join them with: bncheck compare.")
 @click.option("--durations", metavar="RUN", help="With --shard: an earlier run whose durations balance the parts.")
+@click.option("--executor", metavar="ADDRESS", help="Let other machines play: dask://HOST:PORT, a Dask scheduler.")
 @click.option("--check-order", is_flag=True, help="Play all cases again in reversed order; they must give the same.")
 @click.option("--no-probe", is_flag=True, help="Do not measure conventions; fewer causes can be named.")
 @telling_options
@@ -44,12 +49,12 @@ def run_command(**options: Any) -> int:
     bncheck run all-ones --target mxnet --target torch
     bncheck run all-ones -t "mxnet==1.7.0.post2" -t mxnet
     bncheck run my-scenario.toml --set program.repeat=10 --fail-on drift
+    bncheck run --executor dask://10.0.0.5:8786    played by other machines
     """
     from bncheck.commands.gating import bar_of, tell_verdict, with_configuration
     from bncheck.commands.options import request_of
     from bncheck.commands.progress import open_progress
     from bncheck.gate.bar import read_verdict
-    from bncheck.session import carry_out
 
     began = time.perf_counter()
     options, configuration = with_configuration(options)
@@ -69,11 +74,30 @@ def run_command(**options: Any) -> int:
         check_order=options["check_order"],
     )
     with open_progress(options["quiet"] or options["as_json"], options["verbose"]) as progress:
-        run, results = carry_out(request, progress)
+        run, results = carry_out_by(options, request, progress)
     show(run, results, options, time.perf_counter() - began)
     verdict = read_verdict(run, results)
     tell_verdict(run, verdict, options)
     return verdict.exit_code
+
+
+def carry_out_by(options: dict[str, Any], request: Request, progress: Quiet) -> tuple[Path, Results]:
+    """Here, or by a fleet; whether that answers is known before anything is written."""
+    if options["executor"] is None:
+        from bncheck.session import carry_out
+
+        return carry_out(request, progress)
+    from bncheck.errors import UsageError
+
+    if request.resume or request.shard:
+        raise UsageError("--executor cuts a new run into parts itself.", "Leave out --resume and --shard.")
+    from bncheck.fleet.elsewhere import carry_out_elsewhere
+    from bncheck.fleet.executor import open_fleet
+
+    # Where they are not given, each machine has its own.
+    given = [word for name in ("memory", "jobs") if options[name] for word in (f"--{name}", str(options[name]))]
+    with open_fleet(options["executor"]) as fleet:
+        return carry_out_elsewhere(request, progress, fleet, given)
 
 
 def shard_of(options: dict[str, Any]) -> Shard | None:

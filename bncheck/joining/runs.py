@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from bncheck.bounded import is_folder
 from bncheck.errors import RunFolderError, UsageError
 from bncheck.joining.targets import Member, join_targets
 from bncheck.playing.cases_file import join_cases
@@ -31,7 +32,7 @@ from bncheck.playing.plan import Plan, read_plan, with_tolerance, write_plan
 from bncheck.run_folder.arrays import MAX_ARCHIVE, open_archive
 from bncheck.run_folder.cell import cell_folder, record_or_crash
 from bncheck.run_folder.cell_files import copy_cell_files
-from bncheck.run_folder.folder import check_slug, find_run, read_json, write_json
+from bncheck.run_folder.folder import again_folder, check_slug, find_run, read_json, write_json
 from bncheck.run_folder.results import Results, TargetResult, read_results
 from bncheck.scenario import Scenario
 from bncheck.scenario_files.files import load_scenario
@@ -286,16 +287,22 @@ def write_joined(joined: Joined, sources: Sequence[Source], run: Path) -> None:
     for source in sources:
         for key in set(source.keys.values()):
             place(source.folder / "inputs" / f"{key}.npz", run / "inputs" / f"{key}.npz", MAX_ARCHIVE)
+    join_cases(run, [(source.folder, names) for source, names in zip(sources, joined.renamed, strict=True)])
+    copy_cells(joined, sources, run)
+
+
+def copy_cells(joined: Joined, sources: Sequence[Source], run: Path) -> None:
+    """The cells of all runs, also those that were played a second time, and when each of them ended."""
     with (run / "records.jsonl").open("w", encoding="utf-8") as records:
         for source in sources:
             held = source.folder / "records.jsonl"
             if held.is_file() and held.stat().st_size <= MAX_ARCHIVE:
                 records.write(held.read_text(encoding="utf-8", errors="replace"))
-    join_cases(run, [(source.folder, names) for source, names in zip(sources, joined.renamed, strict=True)])
     for member in joined.members:
         source, names = sources[member.source], joined.renamed[member.source]
-        for case, new in names.items():
-            copy_cell(cell_folder(source.folder, member.slug, case), cell_folder(run, member.new_slug, new))
+        for here, there in ((source.folder, run), (again_folder(source.folder), again_folder(run))):
+            for case, new in names.items() if is_folder(here) else ():
+                copy_cell(cell_folder(here, member.slug, case), cell_folder(there, member.new_slug, new))
 
 
 def copy_cell(old: Path, new: Path) -> None:

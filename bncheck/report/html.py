@@ -22,7 +22,7 @@ from bncheck.report.layers import told_of
 from bncheck.report.leads import commands_of
 from bncheck.report.overview import Theme
 from bncheck.report.pages import environment, environment_table
-from bncheck.report.places import DECADES, GRAVITY, by_scenario, choices, places
+from bncheck.report.places import DECADES, GRAVITY, by_scenario, choices, columns, of_yardstick, places
 from bncheck.report.standing import step_of
 from bncheck.run_folder.lives import read_lives
 from bncheck.run_folder.results import Results
@@ -72,6 +72,8 @@ def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> 
         .get_template("index.html.j2")
         .render(
             results=results,
+            columns=columns(results),
+            itself=lambda shown: of_yardstick(shown, results),
             headline=overview.headline(results),
             judgement=arrange(verdict),
             items=[item for item in items if item.theme.first.kind != "rounding"],

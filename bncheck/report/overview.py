@@ -19,6 +19,7 @@ from bncheck.trace import GRADIENTS
 
 NUMBER = re.compile(r"\d[\d.e+-]*")
 FEW = 2  # targets that a list of values names
+MOST_ULP = 1000.0  # that a reader can picture
 GIST = 100  # letters: behind them a title goes into detail
 ENDINGS = re.compile(r"(?<=[a-z])e?s?\b")  # "loses" and "lose": one target or several
 
@@ -147,6 +148,11 @@ def shown_name(target: TargetResult) -> str:
     return f"{bare}{' ' + version if version and target.backend != 'reference' else ''}{where}"
 
 
+def short_label(target: TargetResult) -> str:
+    """The same for the head of a column, which also says who is not real."""
+    return f"{shown_name(target)}{' (simulated)' if target.simulated else ''}"
+
+
 OF_TARGET = re.compile(r"(?P<rule>\w+) of (?P<target>\S+)")
 
 
@@ -195,11 +201,16 @@ def headline(results: Results) -> str:
     every = [(target.name, row.stands[target.name]) for row in matrix.rows for target in available(results)]
     stands = [each.against for target, each in every if target != base]
     cells, off, counters = sum(map(bool, stands)), stands.count("differs"), stands.count("counter")
-    counts = count_kinds(results, {row.scenario.name for row in matrix.rows})
+    shown = {row.scenario.name for row in matrix.rows}
+    counts = count_kinds(results, lambda scenario: scenario in shown)
+    # Of a target as a whole, or of small cases that nobody asked for.
+    beside = count_kinds(results, lambda scenario: scenario not in shown)
     failed = sum(each.word == "failed" for _, each in every)
     if not cells:
-        return why_nothing(results, failed) + (f" Found: {', '.join(counts)}." if counts else "")
+        found = [*counts, *(f"{each} beside the cases" for each in beside)]
+        return why_nothing(results, failed) + (f" Found: {', '.join(found)}." if found else "")
     lost = f" {plural(failed, 'cell')} could not be played." if failed else ""
+    lost += f" Beside these cases: {', '.join(beside)}." if beside else ""
     cause = f": {', '.join(counts)}" if counts else "; no cause was named"
     if off or counters:
         some, more = off or counters, f", {counters} more in a counter only" if off and counters else ""
@@ -229,9 +240,9 @@ def why_nothing(results: Results, failed: int) -> str:
     return f"Only {ran[0]} ran; " + ("it was compared with itself." if itself else "there is nothing to compare.")
 
 
-def count_kinds(results: Results, scenarios: set[str]) -> list[str]:
-    """``2 defects``, ``1 convention`` … of the themes that came up in these scenarios; rounding is none to count."""
-    kinds = [theme.first.kind for theme in themes(results) if theme.first.scenario in scenarios]
+def count_kinds(results: Results, concerns: Callable[[str], bool]) -> list[str]:
+    """``2 defects``, ``1 convention`` … of the themes that came up in such scenarios; rounding is none to count."""
+    kinds = [theme.first.kind for theme in themes(results) if concerns(theme.first.scenario)]
     return [
         f"{count} unexplained" if kind == "unexplained" else plural(count, kind)
         for kind in KINDS
@@ -261,8 +272,13 @@ def unsettled(finding: Finding) -> list[tuple[str, str, str]]:
 
 
 def evidence(finding: Finding) -> list[tuple[str, str]]:
-    """The numbers behind a finding as (words, value)."""
-    found = [(words(key), scalar(value)) for key, value in finding.evidence.items()]
+    """The numbers behind a finding as (words, value). Counted in ULP, a difference of values near 0 is in millions:
+    its absolute size stands beside it and says more."""
+    found = [
+        (words(key), scalar(value))
+        for key, value in finding.evidence.items()
+        if not (key == "max_ulp" and isinstance(value, int | float) and value >= MOST_ULP)
+    ]
     return found + [("follows from it", one_line(item.title, 300)) for item in finding.follows]
 
 

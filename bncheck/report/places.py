@@ -14,7 +14,7 @@ from bncheck.finding import Finding
 from bncheck.report import overview
 from bncheck.report.standing import Standing
 from bncheck.run_folder.cell import trace_of
-from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult
+from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 from bncheck.trace import Array
 
 # Differing quantities of one case that the page lists; all of them are in drifts.csv.
@@ -207,6 +207,22 @@ def stretches(bad: Array) -> tuple[tuple[int, int], ...]:
     """(start, length) of every run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], bad, [False])).astype(np.int8)))
     return tuple((int(start), int(stop - start)) for start, stop in zip(edges[::2], edges[1::2], strict=True))
+
+
+def columns(results: Results) -> list[tuple[TargetResult, str]]:
+    """Those that have a column, with its head: all but the one that they are compared with."""
+    compared = [target for target in results.targets if target.name != results.yardstick] or results.targets
+    return [(target, overview.short_label(target)) for target in compared]
+
+
+def of_yardstick(shown: Sequence[Place], results: Results) -> list[tuple[Standing, list[Place]]]:
+    """How the target without a column stands where it did more, or less, than to run: each with its cases."""
+    found: dict[str, tuple[Standing, list[Place]]] = {}
+    for place in shown if len(results.targets) > 1 else ():
+        for cell in place.cells:
+            if cell.target == results.yardstick and cell.standing.word != "yardstick":
+                found.setdefault(cell.standing.short, (cell.standing, []))[1].append(place)
+    return list(found.values())
 
 
 def choices(shown: Sequence[Place]) -> list[tuple[str, str, int]]:

@@ -45,7 +45,7 @@ SHORT = {
     "yardstick": "ran",
     "nonfinite": "NaN",
     "finite": "stays finite",
-    "refused alike": "refused, as it does",
+    "refused alike": "refused alike",
     "timeout": "timed out",
 }
 QUANTITIES = ("running_mean", "running_var", "counter", "output", "gamma", "beta")

@@ -97,13 +97,18 @@ def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
     if missing:
         yield Text()
     probes = sum(len(scenario.cases) for scenario in results.scenarios) - len(shown.rows)
-    if probes:
-        yield Text(f" {plural(probes, 'small case')} measured each target's rules (bncheck conventions)", style="dim")
-    yield from (Text(f" {sentence}", style="dim") for sentence in kept(results))
+    if probes and len(missing) < len(results.targets):
+        yield line(f"{plural(probes, 'small case')} measured each target's rules (bncheck conventions)", "dim")
+    yield from (line(sentence, "dim") for sentence in kept(results))
     for remark in dict.fromkeys(text for cell in results.cells for text in cell.remarks):
-        yield Text(f" note: {one_line(remark, 300)}", style="dim")
-    yield Text(f" {headline(results)}", style="bold")
+        yield line(f"note: {one_line(remark, 300)}", "dim")
+    yield line(headline(results), "bold")
     yield from footer(screen.run_folder, found, screen)
+
+
+def line(text: str, style: str = "") -> RenderableType:
+    """A sentence; where it is broken, it goes on below its own beginning."""
+    return Padding(Text(text, style=style), (0, 0, 0, 1), expand=False)
 
 
 def crowded(shown: Matrix, width: int) -> bool:
@@ -136,14 +141,14 @@ def counted(shown: Matrix, width: int) -> RenderableType:
     ]
     wide = [max((len(line[place]) for line in lines), default=0) for place in (0, 1)]
     table = [Text(f" {case:{wide[0]}}  {agree:>{wide[1]}}  ").append_text(who) for case, agree, who in lines]
-    for line in table:
-        line.truncate(width, overflow="ellipsis")
-    notes = [Text(f" {legend(shown, len(others))}", style="dim")]
+    for row_text in table:
+        row_text.truncate(width, overflow="ellipsis")
+    notes = [line(legend(shown, len(others)), "dim")]
     if len(rows) > MOST_CASES:
-        notes.insert(0, Text(f" {plural(len(rows) - MOST_CASES, 'more case')} with a difference: bncheck report -v"))
+        notes.insert(0, line(f"{plural(len(rows) - MOST_CASES, 'more case')} with a difference: bncheck report -v"))
     same = len(shown.rows) - len(rows)
     if same:
-        notes.insert(0, Text(f" {plural(same, 'more case') if rows else plural(same, 'case')}: all targets agree"))
+        notes.insert(0, line(f"{plural(same, 'more case') if rows else plural(same, 'case')}: all targets agree"))
     own = yardstick_lines(shown) if len(others) < len(shown.targets) else []
     return Group(*table, *notes, *own)
 
@@ -183,12 +188,12 @@ def matrix(shown: Matrix, width: int) -> RenderableType:
         first = Text("" if row.scenario.name == previous else clean(row.scenario.name))
         table.add_row(first, Text(clean(row.label)), *(mark(row.stands[target.name], True) for target in others))
         previous = row.scenario.name
-    notes = [Text(f" {legend(shown, len(others))}", style="dim")]
+    notes = [line(legend(shown, len(others)), "dim")]
     notes += yardstick_lines(shown) if len(others) < len(shown.targets) else []
     return Group(Padding(table, (0, 0, 0, 1)), *notes)
 
 
-def yardstick_lines(shown: Matrix) -> list[Text]:
+def yardstick_lines(shown: Matrix) -> list[RenderableType]:
     """What is wrong with the target that the others are compared with, which has no column of its own."""
     found: dict[str, list[str]] = {}
     for row in shown.rows:
@@ -196,11 +201,11 @@ def yardstick_lines(shown: Matrix) -> list[Text]:
         if here.word in ("defect", "hazard"):
             found.setdefault(f"{here.mark} {here.text}", []).append(f"{row.scenario.name} · {row.label}")
     lines = [
-        f" {shown.yardstick} itself: {said} in {', '.join(cases[:4])}"
+        f"{shown.yardstick} itself: {said} in {', '.join(cases[:4])}"
         + (f" and {len(cases) - 4} more" if len(cases) > 4 else "")
         for said, cases in found.items()
     ]
-    return [Text(clean(line), style=COLOURS["hazard"]) for line in lines]
+    return [line(clean(said), COLOURS["hazard"]) for said in lines]
 
 
 def heading(target: TargetResult) -> str:
@@ -212,7 +217,9 @@ def heading(target: TargetResult) -> str:
 
 def legend(shown: Matrix, others: int) -> str:
     against = f"against {shown.yardstick}: " if others < len(shown.targets) else ""
-    return f"{against}≠ convention  ! hazard  ✗ defect or NaN  ? unexplained  ⊘ refused"
+    idle = any(stand.mark == "–" for row in shown.rows for stand in row.stands.values())
+    none = "  – not played" if idle and others > FEW_TARGETS else ""  # where there are few, the cell says why
+    return f"{against}≠ convention  ! hazard  ✗ defect or NaN  ? unexplained  ⊘ refused{none}"
 
 
 def stacked(shown: Matrix) -> RenderableType:
@@ -278,13 +285,13 @@ def telling(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def rounding(theme: Theme, short: bool, verbose: bool) -> RenderableType:
     """Rounding is good news: one line, of the largest."""
-    first, groups = theme.first, theme.groups
+    first = theme.first
     where = f" in {plural(len(theme.cases), 'case')}" if len(theme.cases) > 1 else ""
     if short:
-        return Text(f" {clean(first.code)} {clean(first.cause)}{where}, which is no fault", style="dim")
-    most = f"{' and' if where else ' in'} {groups} groups of targets. The largest" if groups > 1 else ""
+        return line(f"{clean(first.code)} {clean(first.cause)}{where}, which is no fault", "dim")
+    most = ", which is no fault. The largest" if where or theme.groups > 1 else ""
     figures = f" {one_line(', '.join(f'{key} {value}' for key, value in evidence(first)), 200)}" if verbose else ""
-    return Text(f" {clean(first.code)} {clean(first.cause)}{where}{most}: {clean(first.title)}{figures}", style="dim")
+    return line(f"{clean(first.code)} {clean(first.cause)}{where}{most}: {clean(first.title)}{figures}", "dim")
 
 
 def unsettled_lines(theme: Theme) -> list[str]:

@@ -38,6 +38,8 @@ TRACKERS: Mapping[str, str] = {
 }
 ARCHIVED = ("mxnet",)
 UPSTREAM = re.compile(r"(?<![\w/])([\w.-]+/[\w.-]+)#(\d{1,7})\b")
+# A tracker's title is about its framework: "in reference and torch 2.13.0" is "in torch 2.13.0" there.
+BESIDE_REFERENCE = re.compile(r"\b(in|of|on) reference and (?=\S)")
 REFERENCE = "`reference` is BatchNorm as in the paper, computed by NumPy in float64; it is no framework."
 
 
@@ -64,7 +66,7 @@ def issue_text(
 def title_of(sentence: str) -> str:
     """At most 80 letters, without anything that Markdown would read: a title field shows escapes as they are."""
     plain = re.sub(r"[`*<>|\\#~]|(?<![A-Za-z0-9.])@", "", one_line(clean(sentence), 400)).strip().rstrip(".")
-    plain = plain.replace("](", "] (").replace("&", "and")
+    plain = BESIDE_REFERENCE.sub(r"\1 ", plain.replace("](", "] (").replace("&", "and"))
     if len(plain) <= LONGEST_TITLE:
         return plain
     # The first clauses where they say something by themselves, else whole words.
@@ -78,8 +80,10 @@ def what(scene: Scene) -> Iterator[str]:
     case = scene.case
     layers = ", ".join(layer_words(layer) for layer in case.network.layers[:3]) or "a network from a file"
     more = f" and {len(case.network.layers) - 3} more layers" if len(case.network.layers) > 3 else ""
-    shapes = ", ".join(str(list(array.shape[1:])) for name, array in scene.inputs.items() if name.startswith("x/"))
-    yield f"**What was done**: {layers}{more}; input {text(shapes or 'none')}; {program(scene)}."
+    shapes = [str(list(array.shape[1:])) for name, array in scene.inputs.items() if name.startswith("x/")]
+    given = text(", ".join(dict.fromkeys(shapes)) or "none")
+    note = f" {text(scene.note)}" if scene.note else ""  # else the figures of the title are looked for in the script
+    yield f"**What was done**: {layers}{more}; input {given}; {program(scene)}.{note}"
     yield ""
 
 

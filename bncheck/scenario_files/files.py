@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bncheck.bounded import is_regular, read_bounded
+from bncheck.bounded import is_folder, is_regular, read_bounded
 from bncheck.environments.backend_file import BackendFile
 from bncheck.errors import ScenarioError, UsageError, nearest
 from bncheck.scenario import Case, Event, Expect, Network, Scenario, Tolerance, is_file
@@ -76,6 +76,8 @@ def resolve_scenario(name_or_path: str | Path) -> Path:
     path = Path(text)
     if is_regular(path):
         return path
+    if is_folder(path):
+        raise UsageError(f"{text[:MOST_LETTERS]} is a folder, and a scenario is a file", "name a .toml file in it")
     if path.suffix == ".toml" or len(path.parts) > 1:
         raise UsageError(
             f"there is no scenario file {text[:MOST_LETTERS]}", "check the path; bncheck list names the shipped ones"

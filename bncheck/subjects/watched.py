@@ -128,7 +128,7 @@ def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
         return (
             Shortfall(
                 "Nothing was recorded: the command imported no framework that bncheck watches (PyTorch, Keras, Paddle)",
-                "watch the command that trains or evaluates",
+                "look at what the command itself said" if ended.code else "watch the command that trains or evaluates",
                 "nothing was recorded",
             ),
         )

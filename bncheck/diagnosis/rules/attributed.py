@@ -143,7 +143,7 @@ def _finding(
 def accounts_for(share: float, what: str) -> str:
     """What replay says of a cause: how much of a difference is gone once one side is given the other's rule."""
     if share <= 0:
-        return f"It works against another cause: without it alone, the difference in {what} grows."
+        return f"It hides part of another cause: corrected alone, it makes the difference in {what} grow."
     some = (
         f"all of the difference in {what} (100 %)" if share >= ALL else f"{percent(share)} of the difference in {what}"
     )

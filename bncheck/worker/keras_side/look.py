@@ -76,7 +76,8 @@ def named(keras, custom, look, failed, job):
         if found is None:
             raise failed("%s has no %s" % (short, name), look.known_names(owner))
     if not callable(found):
-        raise failed("%s in %s is a %s, no class or function" % (name, short, type(found).__name__), "name another")
+        kind = type(found).__name__
+        raise failed("%s in %s is neither a class nor a function (%s)" % (name, short, kind), "name another")
     return found
 
 

@@ -26,7 +26,7 @@ CAUSE = "variance-divisor"
 EXPLAINS = ("statistics", "outputs")
 FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
-ADVICE = "expect a factor n/(n - 1) in the running variance; it matters for small n only, and vanishes as n grows"
+ADVICE = "expect running variances that differ by n/(n - 1): 5 % at 20 values per channel, 0.1 % at 1,000"
 OWN = (
     "normalise the batch with x.var(dims, unbiased=False), and average x.var(dims, unbiased=True) into running_var, as "
     "PyTorch's layer does"

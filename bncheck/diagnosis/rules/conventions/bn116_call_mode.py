@@ -1,4 +1,4 @@
-"""A layer that is simply called, before anybody set a mode, trains in one framework and infers in another.
+"""A layer that is called before anybody set a mode trains in one framework and infers in another.
 
 Signature: the first forward runs in whatever mode a new layer is in. PyTorch, Paddle, MLX and Flax NNX train: the
 output is normalised with the batch, and the statistics move. Keras, MXNet and tinygrad infer: the output is

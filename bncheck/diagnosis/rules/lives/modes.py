@@ -23,7 +23,7 @@ from bncheck.diagnosis.rules.lives.reading import (
     trained,
     trains,
 )
-from bncheck.diagnosis.rules.lives.words import Said, by_line, count, steps
+from bncheck.diagnosis.rules.lives.words import Said, behind, by_line, count, steps
 from bncheck.life import Happening, LayerLife, Life, Span
 
 BY_ARGUMENT = ("keras",)  # frameworks whose modules hold no mode: each call says it
@@ -63,7 +63,7 @@ def stuck_in_eval(life: Life) -> Said | None:
         layers,
         f"The statistics of {of_all(layers, life)} stand still while the weights train: {by_line(who)} called eval()"
         f"{begun}, and {nobody}. {ran} ran in eval mode.",
-        f"call train() on the model at the end of {by_line(who, 'the evaluation')}, or before each training step",
+        f"call train() on the model {behind(who)}, or before each training step",
         quantity="training",
         where=who,
         step=first.since,

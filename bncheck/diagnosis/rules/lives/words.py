@@ -69,6 +69,14 @@ def by_line(where: Where | None, otherwise: str = "the program") -> str:
     return f"{where.function}() at {where.label}" if inside else where.label
 
 
+def behind(evaluation: Where | None) -> str:
+    """Where what an evaluation has set is to be set back. A line outside a function has no end to do so at."""
+    if evaluation is None:
+        return "at the end of the evaluation"
+    inside = by_line(evaluation) != evaluation.label
+    return f"at the end of {by_line(evaluation)}" if inside else f"behind the evaluation at {evaluation.label}"
+
+
 def count(number: int, word: str) -> str:
     """ "1 forward", "4,000 forwards"."""
     return f"{number:,} {word}" + ("" if number == 1 else "s")

@@ -1,4 +1,4 @@
-"""An exported file computes something else than the model, or with graph optimisation something else than without.
+"""An exported file computes something else than the model, or graph optimisation changes it.
 
 Signature: the file's output lies further from the model's than rounding allows, in the mode it was exported in, in eval
 mode and in training mode; or the same file gives two outputs with onnxruntime's optimisations on and off. Folding

@@ -1,4 +1,4 @@
-"""A layer of your own behaves unlike the built-in one when it is moved, converted, copied, saved or switched to eval.
+"""A layer of your own is unlike the built-in one when moved, converted, copied, saved or in eval.
 
 Signature: the numbers of the case may be right, but .to(float64) leaves a buffer behind, deepcopy raises, statistics in
 plain attributes are lost on save and load, eval moves statistics or looks at the batch. Each action is tried on fresh

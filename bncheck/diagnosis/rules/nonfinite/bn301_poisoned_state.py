@@ -1,4 +1,4 @@
-"""A statistic is NaN, Inf or a variance below zero, or an output is not finite: where it began, and what follows.
+"""A statistic is NaN, Inf or a variance below zero, or an output is not finite: where that began.
 
 Signature: one batch with NaN or Inf, and the running statistics of those channels are not finite from then on, however
 many clean batches follow; a running variance below zero, set by hand or loaded into the wrong place, and eval is NaN in

@@ -1,4 +1,4 @@
-"""A running statistic stops short of its target: its steps are smaller than half of the last digit it is held with.
+"""A running statistic stops short of its target: its steps are too small for the digits it has.
 
 Signature: the buffer is bfloat16 or float16, the statistic freezes while the batch's value is still far away, and
 a·|batch − state| is below half a unit in the last place of the state. Keeping at 16.25 with batches of mean 30 (weight

@@ -1,4 +1,4 @@
-"""The difference is rounding: of the size that arithmetic of this precision has in a correct implementation.
+"""The difference is rounding: no larger than a correct implementation makes it at this precision.
 
 Signature: the numbers are not bit-identical, but the difference is inside the tolerance of the dtype, or inside the
 bound derived for its unit roundoff, the number of values and their mean/std ratio; in a deep network, inside what each
@@ -39,7 +39,7 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     where = f"{worst.quantity} of {worst.layer}" if worst.layer else worst.quantity
     more = any(drift.max_ulp > worst.max_ulp for drift in rounded)
     where += f": up to {number(worst.max_abs)}"
-    where += "; gradients, which cancel, more for their size" if more else ""
+    where += "; gradients by more, relative to their size" if more else ""
     sizes = {"max_abs": worst.max_abs, "max_rel": worst.max_rel, "max_ulp": worst.max_ulp, "quantities": len(rounded)}
     yield Finding(
         code=CODE,

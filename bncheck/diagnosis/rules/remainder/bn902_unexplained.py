@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 CODE = "BN902"
 CAUSE = "unexplained"
+WHOLE = 0.9995  # what is written as 100.0 %
 EXPLAINS = ()
 # What is looked at first where several quantities differ at once.
 ORDER = ("running_mean", "running_var", "running_covar", "output", "counter", "gamma", "beta")
@@ -57,6 +58,8 @@ def unexplained(pair: PairView, left: Sequence[Open], order: Mapping[str, int]) 
     drift = lead.drift
     share = explained_by_conventions(pair, drift) or 0.0
     part = f"; measured conventions explain {percent(share)} of it" if share else ", and no rule explains it"
+    if share >= WHOLE:
+        part = "; all measured conventions together explain it, and none of them was found to be the cause"
     facts = [*resemblances(pair, drift), *wrong(pair, others), *right(pair)]
     odd, other = (pair.a, pair.b) if pair.a.own_layer and not pair.b.own_layer else (pair.b, pair.a)
     yield Finding(
