@@ -6,6 +6,7 @@ import json
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,19 +29,21 @@ def test_a_name_with_half_a_surrogate_is_read() -> None:
     assert StoredLayer.model_validate_json(json.dumps(layer.described())).name == "bn\\ud800"
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """Files may have 1,000 bytes, as on a disk that is full then."""
+    """Files may have 1,000 bytes, as on a disk that is full then; pytest's own output too, so not longer than needed."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_leaves_no_half_of_a_line(tmp_path: Path, small_files: None) -> None:
+def test_a_full_disk_leaves_no_half_of_a_line(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     append(str(log), b"a" * 600 + b"\n")
-    with pytest.raises(OSError):
+    with small_files(), pytest.raises(OSError):
         append(str(log), b"b" * 600 + b"\n")
     assert log.read_bytes() == b"a" * 600 + b"\n"
