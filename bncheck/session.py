@@ -27,7 +27,7 @@ from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.shortfall import Asked, Shortfall, shortfalls
 from bncheck.playing.jobs import Options, Seat, run_cells, settle
 from bncheck.playing.kept import KeptProbes, shelves
-from bncheck.playing.plan import Plan, code_of, read_plan, remember_order, with_tolerance, write_plan
+from bncheck.playing.plan_file import read_plan, remember_order, write_plan
 from bncheck.playing.shard import Shard, take
 from bncheck.playing.workers import Progress
 from bncheck.run_folder.answer import Answer, write_answer
@@ -37,6 +37,7 @@ from bncheck.run_folder.whole import whole_characters
 from bncheck.run_folder.writer import only_writer
 from bncheck.scenario import Case, Scenario, Tolerance, is_file
 from bncheck.scenario_files.files import find_probes, find_scenarios, load_scenario, parse_override, resolve_scenario
+from bncheck.scenario_files.plan import Plan, code_of, with_tolerance
 
 if TYPE_CHECKING:
     from bncheck.convention import Convention

@@ -9,7 +9,7 @@ import pytest
 from at_the_prompt import here
 
 from bncheck.diagnosis import analyse as analysis
-from bncheck.playing.plan import read_plan
+from bncheck.playing.plan_file import read_plan
 from bncheck.run_folder.drift_table import DriftTable
 from bncheck.run_folder.results import Results, read_results
 

@@ -20,7 +20,7 @@ from bncheck.environments.pythons import Ready
 from bncheck.playing import kept
 from bncheck.playing.jobs import Options, Seat
 from bncheck.playing.kept import Shelf, keep, lay_out, read, shelves
-from bncheck.playing.plan import read_plan
+from bncheck.playing.plan_file import read_plan
 from bncheck.playing.workers import Limits
 from bncheck.report.conventions import kept as sentences
 from bncheck.run_folder.cell import CellRecord, write_record

@@ -32,12 +32,13 @@ from bncheck.diagnosis.rules.well_formed import well_formed
 from bncheck.environments.devices import cores
 from bncheck.evidence import CellView, Drift, Repeat, TargetView
 from bncheck.finding import Finding
-from bncheck.playing.plan import Plan, layer_path
 from bncheck.run_folder.cell import CellRecord, cell_folder, record_or_crash, trace_or_crash, write_replay
 from bncheck.run_folder.drift_table import DriftTable
 from bncheck.run_folder.folder import again_folder
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 from bncheck.scenario import Case, Scenario
+from bncheck.scenario_files.plan import Plan
+from bncheck.scenario_files.shapes import layer_path
 from bncheck.trace import Trace
 
 # In pairs of cells: starting a second process costs as much as judging 50 of them (0.5 s).

@@ -16,9 +16,9 @@ from bncheck.diagnosis.fit import measure, settle
 from bncheck.diagnosis.replay import attribute, replay
 from bncheck.evidence import Attribution, CellView, Deferred, Drift, PairView
 from bncheck.finding import Finding
-from bncheck.playing.plan import layer_path
 from bncheck.run_folder.results import TargetResult
 from bncheck.scenario import Case, Scenario
+from bncheck.scenario_files.shapes import layer_path
 from bncheck.trace import Place, Trace, unsound
 
 # Backends whose own layer averages the variance of n − 1; the others' takes that of n (docs/conventions.md).

@@ -16,12 +16,12 @@ from bncheck.errors import RunFolderError
 from bncheck.playing.cases_file import write_cases
 from bncheck.playing.nursery import Nursery
 from bncheck.playing.pace import Stopwatch, longest_first, read_paces
-from bncheck.playing.plan import Plan
 from bncheck.playing.said import read_environment
 from bncheck.playing.workers import Job, Limits, Progress, play
 from bncheck.run_folder.folder import write_json
 from bncheck.run_folder.origin import measured_on
 from bncheck.run_folder.results import TargetResult
+from bncheck.scenario_files.plan import Plan
 
 
 @dataclass(frozen=True)

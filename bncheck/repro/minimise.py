@@ -21,7 +21,6 @@ from bncheck.environments.targets import Target, parse_targets
 from bncheck.errors import BncheckError, ScenarioError
 from bncheck.finding import Finding
 from bncheck.playing.jobs import Options, Seat, run_cells
-from bncheck.playing.plan import Plan
 from bncheck.repro.kit import subject_of
 from bncheck.repro.scene import Scene, concerned
 from bncheck.repro.smaller import described, smaller_cases
@@ -29,6 +28,7 @@ from bncheck.repro.standalone.subject import CannotWriteError, Played
 from bncheck.run_folder.results import Results, TargetResult
 from bncheck.scenario import Case, Scenario
 from bncheck.scenario_files.inputs import make_inputs
+from bncheck.scenario_files.plan import Plan
 from bncheck.session import Listener
 
 # So many are tried first: nearly always one of them does, and large ones take most of the time.

@@ -53,7 +53,7 @@ from bncheck.gate.config import read_configuration, read_waivers  # noqa: E402
 from bncheck.joining.runs import open_sources  # noqa: E402
 from bncheck.playing.cases_file import read_job, read_lines  # noqa: E402
 from bncheck.playing.jobs import settle  # noqa: E402
-from bncheck.playing.plan import read_plan  # noqa: E402
+from bncheck.playing.plan_file import read_plan  # noqa: E402
 from bncheck.playing.shard import parse_shard  # noqa: E402
 from bncheck.python.recording import judge  # noqa: E402
 from bncheck.report import render  # noqa: E402
