@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain_command(word: str | None, as_json: bool) -> None:
     """Explain a rule by its code (BN103) or cause (update-phase); without an argument, list all rules."""
-    from bncheck.diagnosis.rules import explain, load_rules
+    from bncheck.diagnosis.rules import load_rules
 
     if word is None:
         rules = load_rules()
@@ -26,6 +26,20 @@ def explain_command(word: str | None, as_json: bool) -> None:
         return
     rule = explain(word)
     click.echo(json.dumps(_record(rule), indent=1) if as_json else _page(rule))
+
+
+def explain(word: str) -> Rule:
+    """The rule with this code or cause, in any spelling of case and dashes; UsageError names the nearest."""
+    from bncheck.diagnosis.rules import load_rules
+    from bncheck.errors import UsageError, nearest
+
+    wanted = word.strip().lower().replace("_", "-").replace(" ", "-")
+    known = {name.lower(): rule for rule in load_rules() for name in (rule.code, rule.cause)}
+    if wanted in known:
+        return known[wanted]
+    near = nearest(wanted, known)
+    hint = f" Did you mean {known[near].code} {known[near].cause}?" if near else ""
+    raise UsageError(f"there is no rule {word[:60]!r}.{hint}", "`bncheck explain` without an argument lists all rules")
 
 
 def _record(rule: Rule) -> dict[str, str]:

@@ -23,6 +23,7 @@ from bncheck.errors import RunFolderError
 from bncheck.evidence import DAMAGED, LOST_RESULT
 from bncheck.playing import said
 from bncheck.playing.nursery import ENDING, Forked, Nursery, end_group
+from bncheck.playing.progress import Progress
 from bncheck.run_folder.cell import (
     CellRecord,
     discard,
@@ -80,17 +81,6 @@ class Job:
     nursery: Nursery | None = None  # that has imported the framework already
     inputs: str = "../../inputs"  # folder of the input archives, seen from ``folder``
     cases: str = "../../cases.jsonl"  # what the cells play, likewise
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Something happened: a cell started or finished, or a target turned out unavailable."""
-
-    target: str
-    kind: str  # importing (text: the command), started, finished, unavailable (text: the reason), ended (all cells)
-    cell: str = ""
-    outcome: str = ""
-    text: str = ""
 
 
 class Worker:

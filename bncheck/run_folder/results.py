@@ -169,6 +169,14 @@ class Results:
         return {(cell.scenario, cell.case, cell.target): cell for cell in self.cells}
 
     @cached_property
+    def conventions_at(self) -> Mapping[str, Mapping[str, Convention]]:
+        """target → layer path → convention, in the order of the run."""
+        found: dict[str, dict[str, Convention]] = {}
+        for convention in self.conventions:
+            found.setdefault(convention.target, {})[convention.path] = convention
+        return found
+
+    @cached_property
     def drift_table(self) -> DriftTable:
         return self.drifts if isinstance(self.drifts, DriftTable) else DriftTable(self.drifts)
 

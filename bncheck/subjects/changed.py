@@ -29,7 +29,7 @@ from bncheck.subjects.sides import AskedDiff, short
 from bncheck.subjects.two_files import cell
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
 
 COLUMNS = ("class", "mode", "mean", "variance", "gamma", "beta", "counter", "verdict")
 MODES = {True: "train", False: "eval", None: "?"}

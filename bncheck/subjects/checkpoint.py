@@ -23,7 +23,7 @@ from bncheck.run_folder.results import Results, TargetResult
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
     from bncheck.subjects.asked import Asked
 
 COLUMNS = ("channels", "running mean", "running variance", "counter", "dtype", "verdict")

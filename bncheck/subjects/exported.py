@@ -44,7 +44,7 @@ from bncheck.trace import Array
 from bncheck.worker.onnx_side import file as onnx_file
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
 
 BATCH, SIDE = 4, {4: 64, 3: 32, 5: 16}
 # The side that is told more about, and run in more ways, comes first.

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from bncheck.environments.devices import physical_memory
 from bncheck.finding import KINDS, Finding
 from bncheck.playing.jobs import Options
+from bncheck.playing.progress import Listener
 from bncheck.playing.workers import Limits
 from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.results import CellResult, Results
 from bncheck.scenario import is_file
-from bncheck.session import Listener, Request, carry_out
+from bncheck.session import Request, carry_out
 from bncheck.subjects.conclusion import slug_of
 from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.thing import Thing

@@ -36,7 +36,7 @@ from bncheck.subjects.played import (
 )
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
     from bncheck.subjects.asked import Asked
 
 COLUMNS = ("kind", "mode", "n", "moved", "gap", "verdict")

@@ -27,7 +27,7 @@ from bncheck.subjects.sides import AskedDiff, Side
 from bncheck.trace import Array
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
 
 PLAYERS = Path(__file__).parent.parent / "worker" / "players"
 PLAY = PLAYERS / "playing.py"

@@ -30,7 +30,7 @@ from bncheck.subjects.folded import Folded, folded_layers
 from bncheck.subjects.sides import AskedDiff, Side, names_of
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
 
 COLUMNS = ("channels", "running mean", "running variance", "gamma", "beta", "counter", "verdict")
 HOW = {

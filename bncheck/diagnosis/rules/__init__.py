@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from bncheck.errors import UsageError, nearest
 from bncheck.finding import Finding
 
 # What a rule may look at; the function of that name in its file does.
@@ -111,14 +110,3 @@ def _read(name: str) -> Rule:
 def rule_of(code: str) -> Rule:
     """The rule that made a finding."""
     return next(rule for rule in load_rules() if rule.code == code)
-
-
-def explain(word: str) -> Rule:
-    """The rule with this code or cause, in any spelling of case and dashes; UsageError names the nearest."""
-    wanted = word.strip().lower().replace("_", "-").replace(" ", "-")
-    known = {name.lower(): rule for rule in load_rules() for name in (rule.code, rule.cause)}
-    if wanted in known:
-        return known[wanted]
-    near = nearest(wanted, known)
-    hint = f" Did you mean {known[near].code} {known[near].cause}?" if near else ""
-    raise UsageError(f"there is no rule {word[:60]!r}.{hint}", "`bncheck explain` without an argument lists all rules")
