@@ -74,7 +74,7 @@ def check_model(
     )  # fmt: skip
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     results = results_of(answer, findings, [target], asked.command, created)
-    conclude(run, answer, results, asked.bar, asked.formats, listener.say, missed(asked, seen))
+    conclude(run, answer, results, asked.formats, listener.say, asked.bar, missed(asked, seen))
     return run, results
 
 
