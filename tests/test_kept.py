@@ -93,7 +93,7 @@ def test_a_run_with_kept_conventions_needs_the_cache_no_more(folder: Path, tmp_p
     done = here("compare", "first", "second", "--out", "both", "-q", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     both = read_results(tmp_path / "both")
-    assert {item.verdict for item in both.drifts} == {item.verdict for item in read_results(folder / "first").drifts}
+    assert {item.relation for item in both.drifts} == {item.relation for item in read_results(folder / "first").drifts}
 
 
 def test_fresh_measures_again_and_keeps_what_it_measured(folder: Path, tmp_path: Path) -> None:

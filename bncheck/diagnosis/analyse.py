@@ -118,7 +118,7 @@ def analyse(
         drifts=analysis.drifts,
         conventions=tuple(found for paths in analysis.conventions.values() for found in paths.values()),
         findings=tuple(sorted(findings, key=importance)),
-        baseline=yardstick(targets),
+        named_yardstick=yardstick(targets),
     )
 
 

@@ -77,7 +77,7 @@ def unsound_places(case: Case, trace: Trace) -> tuple[Place, ...]:
 
 def pair_view(case: Case, scenario: Scenario, a: CellView, b: CellView) -> PairView:
     drifts = compare(case, a, b, scenario.tolerance)
-    differ = any(drift.verdict != "agrees" for drift in drifts)
+    differ = any(drift.relation != "agrees" for drift in drifts)
     found = Deferred(lambda: attribute_pair(case, a, b)) if differ else ()
     return PairView(case=case, a=a, b=b, drifts=drifts, attributions=found, tolerance=scenario.tolerance)
 

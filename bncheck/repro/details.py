@@ -140,7 +140,7 @@ def observed(results: Results, scene: Scene, subjects: Sequence[Subject]) -> Ite
                     f"- {code(subject.target.label)} refuses event {event} ({code(record.op)}): "
                     f"{code(f'{record.error_type}: {record.error}', 300)}"
                 )
-    apart = [drift for drift in drifts_of(results, scene.finding) if drift.verdict != "agrees"]
+    apart = [drift for drift in drifts_of(results, scene.finding) if drift.relation != "agrees"]
     rows = [drift_row(drift, results) for drift in apart if scene.finding.concerns(drift.a, drift.b)]
     if rows:
         yield from [
