@@ -10,7 +10,7 @@ import pytest
 from bncheck.diagnosis.drifts import coarser, compare, same_program, ulp_of
 from bncheck.evidence import CellView, Drift
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Tolerance
-from bncheck.trace import Array, EventRecord, Trace
+from bncheck.trace import STATISTICS, Array, EventRecord, Trace
 
 BN = Layer("bn", "batch_norm", channels=1)
 
@@ -91,6 +91,9 @@ def test_equal_nan_is_no_drift_and_one_sided_nan_is() -> None:
     assert one(drifts, "running_mean").nonfinite_a == 2
     assert one(drifts, "running_var").relation == "nonfinite"
     assert one(drifts, "running_var").first_event == 1
+    assert [(found.nonfinite_a, found.nonfinite_b) for found in (one(drifts, name) for name in STATISTICS)] == [
+        (2, 2), (1, 0),
+    ]  # fmt: skip
 
 
 def test_a_refusal_of_one_side_is_a_difference() -> None:
