@@ -15,38 +15,38 @@ RANDOM = 1e-5  # relative difference of two runs from which on a layer's output 
 
 
 def play(torch, part, failed, job, thing, folder):
-    custom, watching = part("torch_side", "custom"), part("torch_side", "watching")
+    custom, keeping = part("torch_side", "custom"), part("torch_side", "keeping")
     inputs, held = part("subject", "inputs"), part("torch_side", "held")
     net = thing.module
-    norms = held.normalisers(torch, net, watching)
+    norms = held.normalisers(torch, net, keeping)
     loaded = None
     modes = {name: module.training for name, module in net.named_modules()}
     if job["weights"]:
         loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"])
     unbuilt = any(map(held.lazy, net.state_dict().values()))
-    before = None if unbuilt else held.arrays(torch, norms, watching)
+    before = None if unbuilt else held.arrays(torch, norms, keeping)
     batch, how = inputs.choose(torch, custom, failed, net, job, norms)
     if unbuilt:
         build(torch, net, batch)
-        before = held.arrays(torch, norms, watching)
+        before = held.arrays(torch, norms, keeping)
     np.savez(os.path.join(folder, "held.npz"), **before)
     found = {
         "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
         "layers": [held.describe(name, module, modes.get(name)) for name, module in norms.items()],
         "training": bool(modes.get("", True)), "others": held.others(net, norms),
     }  # fmt: skip
-    if norms or aside(net, norms, watching, watching.builtin_classes(torch)):
+    if norms or aside(net, norms, keeping, keeping.builtin_classes(torch)):
         found.update(live(torch, part, job, net, norms, batch, folder))
     return found
 
 
-def aside(net, norms, watching, builtin):
+def aside(net, norms, keeping, builtin):
     """Whether a normalising layer lies in a plain list or dict of a module of it, where named_modules() sees none."""
     known = set(map(id, norms.values()))
     return any(
-        id(inner) not in known and (isinstance(inner, builtin) or watching.words_of(inner))
+        id(inner) not in known and (isinstance(inner, builtin) or keeping.words_of(inner))
         for owner in net.modules()
-        for kept in watching.kept_in(owner)
+        for kept in keeping.kept_in(owner)
         if hasattr(kept, "modules")
         for inner in kept.modules()
     )
