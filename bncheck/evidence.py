@@ -185,7 +185,7 @@ class PairView:
 
 @dataclass(frozen=True)
 class Repeat:
-    """One case of a target played a second time, in another order and process (``order.py``).
+    """One case of a target played a second time, in another order and process (``playing/again.py``).
 
     ``quantity`` names the first difference that is not rounding ("" for none), ``layer`` and ``size`` belong to it;
     ``identical`` says whether everything recorded is the same to the bit.

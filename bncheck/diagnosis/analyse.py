@@ -156,7 +156,7 @@ def fit_target(run: Path, plan: Plan, target: TargetResult) -> dict[str, Convent
 
 
 def look_again(run: Path, case: Case, targets: Sequence[TargetResult], analysis: Analysis) -> None:
-    """Compare a case with its second playing, where there was one (``order.py``); its traces are let go."""
+    """Compare a case with its second playing, where there was one (``playing/again.py``); its traces are let go."""
     again = again_folder(run)
     for target in targets if again.exists() else ():
         views = [read_cell(folder, case, target)[1] for folder in (run, again)]
