@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, overload
+from types import MappingProxyType
+from typing import Any, ClassVar, overload
 
 import numpy as np
 
@@ -34,7 +35,8 @@ class Drift:
     for states; each point is the mean |difference| over channels. ``first_event`` is the first event outside
     tolerance: -1 the initial state, None when never. ``nonfinite_a/b`` count NaN and Inf; equal ones in the same
     place do not drift.
-    ``verdict``: agrees, differs, nonfinite (on one side only), missing (one side has no such quantity), refused.
+    ``relation``: they agree ("agrees"), or differs, nonfinite (on one side only), missing (one side has no such
+    quantity), refused.
     """
 
     scenario: str
@@ -52,8 +54,9 @@ class Drift:
     first_event: int | None
     nonfinite_a: int
     nonfinite_b: int
-    verdict: str
+    relation: str
     dtype: str = "float32"
+    KEYS: ClassVar[Mapping[str, str]] = MappingProxyType({"relation": "verdict"})  # of run.json and drifts.csv
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +180,12 @@ class PairView:
 
     @property
     def differing(self) -> list[Drift]:
-        return [d for d in self.drifts if d.verdict != "agrees"]
+        return [d for d in self.drifts if d.relation != "agrees"]
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """One case of a target played a second time, in another order and process (``order.py``).
+    """One case of a target played a second time, in another order and process (``playing/again.py``).
 
     ``quantity`` names the first difference that is not rounding ("" for none), ``layer`` and ``size`` belong to it;
     ``identical`` says whether everything recorded is the same to the bit.

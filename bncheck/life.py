@@ -40,7 +40,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bncheck.trace import Array
+from numpy.typing import NDArray
 
 # What happens between forwards, and what its ``detail`` says.
 HAPPENINGS: Mapping[str, str] = {
@@ -81,11 +81,11 @@ class Held:
     ``shapes`` their shapes as they were (``(1, C, 1, 1)``), ``dtypes`` the real dtypes where widened."""
 
     layer: str
-    running_mean: Array | None = None
-    running_var: Array | None = None
+    running_mean: NDArray[Any] | None = None
+    running_var: NDArray[Any] | None = None
     counter: float | None = None
-    gamma: Array | None = None
-    beta: Array | None = None
+    gamma: NDArray[Any] | None = None
+    beta: NDArray[Any] | None = None
     eps: float | None = None
     momentum: float | None = None
     training: bool | None = None
@@ -138,7 +138,7 @@ class LayerLife:
     name: str
     kind: str
     channels: int
-    moments: Mapping[str, Array]
+    moments: Mapping[str, NDArray[Any]]
     spans: tuple[Span, ...] = ()
     tracks: bool = True
     own: bool = False  # no class of the framework
@@ -148,7 +148,7 @@ class LayerLife:
     trainable: bool | None = None  # gamma and beta get gradients
     made_at: Where | None = None
 
-    def get(self, quantity: str) -> Array | None:
+    def get(self, quantity: str) -> NDArray[Any] | None:
         return self.moments.get(quantity)
 
     @property

@@ -8,10 +8,18 @@ into concrete :class:`Case` s. ``scenario_files/inputs.py`` turns a case into ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+# A target as scenarios, runs and users write it; all but the backend may be left out.
+TARGET_NAME = re.compile(
+    r"(?P<backend>[A-Za-z][A-Za-z0-9_.-]*)"
+    r"(?:\[(?P<variant>[^\[\]]*)\])?"
+    r"(?:==(?P<version>[^@\s]+))?"
+    r"(?:@(?P<device>\S+))?"
+)
 Runs = Literal["", "network", "file", "copy"]
 Reads = Literal["", "next", "last", "first"]
 

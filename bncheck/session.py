@@ -14,23 +14,24 @@ from pathlib import Path
 from signal import SIGINT
 from threading import Thread
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from bncheck.bounded import is_there
 from bncheck.environments.backend_file import BackendFile, find_backends
-from bncheck.environments.devices import why_not
+from bncheck.environments.devices import cores, why_not
 from bncheck.environments.lineup import line_up, require
-from bncheck.environments.pythons import Ready, Unavailable, parse_pythons
+from bncheck.environments.pythons import Ready, parse_pythons
 from bncheck.environments.pythons import prepare as prepare_environments
 from bncheck.environments.targets import Target, parse_targets
 from bncheck.errors import Interrupted, Refused, UsageError
 from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.shortfall import Asked, Shortfall, shortfalls
-from bncheck.playing.jobs import Options, Seat, run_cells, settle
+from bncheck.playing.jobs import Options, run_cells, settle
 from bncheck.playing.kept import KeptProbes, shelves
-from bncheck.playing.plan import Plan, code_of, read_plan, remember_order, with_tolerance, write_plan
+from bncheck.playing.plan_file import read_plan, remember_order, write_plan
+from bncheck.playing.progress import Listener, Progress
+from bncheck.playing.seats import Seat, seated
 from bncheck.playing.shard import Shard, take
-from bncheck.playing.workers import Progress
 from bncheck.run_folder.answer import Answer, write_answer
 from bncheck.run_folder.folder import create_run_folder, find_run, make_way
 from bncheck.run_folder.results import Results, TargetResult, write_results
@@ -38,6 +39,7 @@ from bncheck.run_folder.whole import whole_characters
 from bncheck.run_folder.writer import only_writer
 from bncheck.scenario import Case, Scenario, Tolerance, is_file
 from bncheck.scenario_files.files import find_probes, find_scenarios, load_scenario, parse_override, resolve_scenario
+from bncheck.scenario_files.plan import Plan, code_of, with_tolerance
 
 if TYPE_CHECKING:
     from bncheck.convention import Convention
@@ -50,14 +52,6 @@ def default_targets() -> tuple[str, ...]:
     """CPU and GPU of one framework side by side, where this machine shows a GPU."""
     devices = [device for device in ("cuda", "mps") if why_not(device) is None]
     return (*DEFAULT_TARGETS, *(f"torch@{device}" for device in devices))
-
-
-class Listener(Protocol):
-    """Who is told how it goes (the command line's progress)."""
-
-    def expect(self, total: int) -> None: ...
-    def say(self, text: str) -> None: ...
-    def cell(self, progress: Progress) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -128,7 +122,7 @@ def play_and_judge(
     targets: Sequence[Target],
 ) -> Results:
     places = prepare_environments(targets, backends, pythons, listener.say)
-    seats = [seat(target, backends[target.backend], places[target]) for target in targets]
+    seats = [seated(target, backends[target.backend], places[target]) for target in targets]
     documented = {target.name: backends[target.backend].documented for target in targets}
     ready = {target.name: place for target, place in places.items() if isinstance(place, Ready)}
     begun = has_begun(run)
@@ -227,7 +221,7 @@ def conclude(
 
     make_way(run)
     gc.freeze()  # what is imported stays to the end: collecting garbage need not walk through it again
-    results = analyse(run, plan, targets, documented, listener.say, measured)
+    results = analyse(run, plan, targets, documented, listener.say, measured, cores())
     if concluding is not None:
         results, answer = concluding(results)
         write_answer(answer, run)
@@ -340,23 +334,6 @@ def choose(
     if overrides:
         raise UsageError("--set changes one scenario, and none is named.", "Name it: bncheck run SCENARIO --set …")
     return [scenario for scenario in shipped if scenario.default and not scenario.probe]
-
-
-def seat(target: Target, backend: BackendFile, place: Ready | Unavailable) -> Seat:
-    """A target with the interpreter that will play it, or the reason why there is none."""
-    result = TargetResult(
-        name=target.name,
-        slug=target.slug,
-        backend=target.backend,
-        variant=target.variant,
-        version=target.version,
-        device=target.device,
-    )
-    if isinstance(place, Ready):
-        own = place.origin == "environment"
-        anew = f"make its environment anew: bncheck env create {shlex.quote(target.name)}" if own else ""
-        return Seat(replace(result, remedy=anew), backend.path, place.python)
-    return Seat(replace(result, status="unavailable", reason=place.reason, remedy=place.remedy), backend.path)
 
 
 def import_reports(formats: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ def findings_between(
         b = view(two, "two", conventions[1], arithmetic[1])
         drifts = compare(case, a, b)
         found = []
-        if any(drift.verdict != "agrees" for drift in drifts) and a.trace is not None and b.trace is not None:
+        if any(drift.relation != "agrees" for drift in drifts) and a.trace is not None and b.trace is not None:
             for layer in [name for name in a.trace.layers if name in b.trace.layers]:
                 found += attribute(case, a.trace, conventions[0], b.trace, conventions[1], layer)
         said = diagnose([a, b], [PairView(case, a, b, drifts, found)], [])

@@ -48,7 +48,7 @@ def drift(case: str, target: str, quantity: str, mean: float = 0.0, std: float =
         "scenario": "all-ones", "case": case, "a": "reference", "b": target, "layer": "bn", "quantity": quantity,
         "points": STEPS + 1, "mean_abs": mean, "std_abs": std, "max_abs": mean + std, "max_rel": mean,
         "max_ulp": mean * 2**23, "first_event": 0 if mean > 1e-5 else None, "nonfinite_a": 0, "nonfinite_b": 0,
-        "verdict": "differs" if mean > 1e-5 else "agrees", "dtype": "float32",
+        "relation": "differs" if mean > 1e-5 else "agrees", "dtype": "float32",
     }  # fmt: skip
     return Drift(**{**facts, **more})
 
@@ -106,9 +106,9 @@ def results(**more: Any) -> Results:
     drifts += [drift("forward", "mxnet", quantity, OFF, SPREAD) for quantity in ("running_mean", "running_var")]
     drifts += [
         drift("base", "mxnet", "running_var", NAN, NAN, scenario="one-value", first_event=0, points=4,
-              nonfinite_b=9, verdict="nonfinite"),
+              nonfinite_b=9, relation="nonfinite"),
         drift("base", "torch", "events", NAN, NAN, scenario="one-value", layer="", first_event=0, points=3,
-              nonfinite_b=1, verdict="refused"),
+              nonfinite_b=1, relation="refused"),
     ]  # fmt: skip
     conventions = (
         Convention("mxnet", "4-D", {
@@ -130,7 +130,7 @@ def results(**more: Any) -> Results:
     facts: dict[str, Any] = {
         "version": "0.1.0", "command": "bncheck run all-ones one-value", "created": "2026-01-02T03:04:05Z",
         "targets": TARGETS, "scenarios": SCENARIOS, "cells": tuple(cells), "drifts": tuple(drifts),
-        "conventions": conventions, "findings": findings, "baseline": "reference",
+        "conventions": conventions, "findings": findings, "named_yardstick": "reference",
     }  # fmt: skip
     return Results(**{**facts, **more})
 

@@ -57,7 +57,12 @@ def leads_to_starter(thing: object, seen: set[object]) -> bool:
     return any(leads_to_starter(named, seen) for named in named_in(thing))
 
 
-def named_in(function: FunctionType) -> Iterator[object]:
+@functools.cache  # of a thousand functions that are asked about, most name the same ones
+def named_in(function: FunctionType) -> tuple[object, ...]:
+    return tuple(found_in(function))
+
+
+def found_in(function: FunctionType) -> Iterator[object]:
     names, constants = set(names_of(function.__code__)), set(constants_of(function.__code__))
     for name in names:
         found = function.__globals__.get(name)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from bncheck.commands.explain import explain
 from bncheck.diagnosis.drifts import compare
-from bncheck.diagnosis.rules import explain
 from bncheck.evidence import Attribution, CellView, PairView
 from bncheck.finding import Finding
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network

@@ -9,7 +9,7 @@ import pytest
 from at_the_prompt import here
 
 from bncheck.diagnosis import analyse as analysis
-from bncheck.playing.plan import read_plan
+from bncheck.playing.plan_file import read_plan
 from bncheck.run_folder.drift_table import DriftTable
 from bncheck.run_folder.results import Results, read_results
 
@@ -29,9 +29,8 @@ def judged(run: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Results, Results
     one = analysis.analyse(run, plan, targets)
     monkeypatch.setattr(analysis, "PARALLEL_FROM", 1)
     monkeypatch.setattr(analysis, "CHUNK", 2)
-    monkeypatch.setattr(analysis, "cores", lambda: 2)
     told: list[str] = []
-    return one, analysis.analyse(run, plan, targets, tell=told.append), told
+    return one, analysis.analyse(run, plan, targets, tell=told.append, cores=2), told
 
 
 def test_chunks_in_several_processes_say_the_same_as_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -322,3 +322,16 @@ def test_in_two_thousand_traces_of_own_layers_no_name_is_false_and_what_is_clear
     telling = [causes for causes, is_clear in found if is_clear]
     share = LEAST.get(kind, 0.8) if PLANTED[kind] else 0.0
     assert sum(bool(causes) for causes in telling) >= share * len(telling), len(telling)
+
+
+@pytest.mark.parametrize(
+    ("kind", "causes", "quantity"),
+    [(Outside, ["eps"], "output"), (Pooled, ["value-count", "variance-divisor"], "running_var")],
+)
+def test_the_shares_of_all_departures_are_the_whole_difference(kind: Kind, causes: list[str], quantity: str) -> None:
+    """Undone one after the other, in whatever order, they leave nothing of it: 1, and no tenth more."""
+    whole = [found["bn"].departures for seed in range(8) if "bn" in (found := anatomy_of(*lived(kind, seed)))]
+    full = [parts for parts in whole if sorted(part.cause for part in parts) == causes]
+    assert len(full) >= 3
+    for parts in full:
+        assert sum(part.shares[quantity] for part in parts) == pytest.approx(1.0, abs=0.02)

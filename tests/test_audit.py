@@ -69,7 +69,7 @@ def test_a_drift_is_said_only_by_a_finding_about_that_quantity_between_those_two
 
 
 def test_nan_is_never_rounding() -> None:
-    lost = replace(ONE, verdict="nonfinite")
+    lost = replace(ONE, relation="nonfinite")
     sides = (("mxnet",), ("reference",))
     rounding = finding(code="BN901", cause="rounding", kind="rounding", targets=("mxnet", "reference"), sides=sides)
     assert list(silent_drifts([lost], [rounding])) == [lost]

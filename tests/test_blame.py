@@ -15,7 +15,6 @@ from rule_views import make_case, make_cell, make_pair, make_trace
 from test_scenario_file import HEAD, INPUT, NETWORK, PROGRAM, faults, load, only
 from torch_cells import Cell, cases_of, play_cells, renamed
 
-from bncheck.commands.gating import error_lines
 from bncheck.diagnosis.rules import load_rules
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
@@ -24,6 +23,7 @@ from bncheck.gate.charge import charges
 from bncheck.playing.workers import play
 from bncheck.report.overview import headline
 from bncheck.report.standing import standing
+from bncheck.report.verdict_text import error_lines
 from bncheck.run_folder.cell import record_or_crash
 from bncheck.run_folder.results import CaseResult, CellResult, Expectation, ScenarioResult
 from bncheck.scenario import Case

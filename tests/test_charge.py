@@ -28,7 +28,7 @@ def test_a_finding_becomes_a_charge_with_the_largest_drift_between_its_sides() -
 
 
 def test_a_drift_that_is_not_finite_on_one_side_has_the_size_nan() -> None:
-    drifts = (drift("forward", "mxnet", "running_mean", 0.25, verdict="nonfinite"),)
+    drifts = (drift("forward", "mxnet", "running_mean", 0.25, relation="nonfinite"),)
     (charge,) = charges(results(findings=(finding(sides=SIDES),), drifts=drifts))
     assert charge.size is not None
     assert math.isnan(charge.size)

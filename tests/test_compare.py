@@ -10,7 +10,7 @@ import pytest
 from bncheck.diagnosis.drifts import coarser, compare, same_program, ulp_of
 from bncheck.evidence import CellView, Drift
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Tolerance
-from bncheck.trace import Array, EventRecord, Trace
+from bncheck.trace import STATISTICS, Array, EventRecord, Trace
 
 BN = Layer("bn", "batch_norm", channels=1)
 
@@ -48,7 +48,7 @@ def test_the_first_report_comes_out_to_the_digit() -> None:
         compare(case, view(case, "a", {"bn/running_mean": still}), view(case, "b", {"bn/running_mean": moved})),
         "running_mean",
     )
-    assert (drift.points, drift.verdict, drift.first_event) == (101, "differs", 0)
+    assert (drift.points, drift.relation, drift.first_event) == (101, "differs", 0)
     assert f"{drift.mean_abs:.5f} ± {drift.std_abs:.5f}" == "0.90099 ± 0.20569"
     assert drift.mean_abs == pytest.approx(0.900992466, abs=1e-9)
     assert drift.std_abs == pytest.approx(0.205689043, abs=1e-9)
@@ -66,7 +66,7 @@ def test_states_are_compared_at_the_ends_of_steps() -> None:
         ),
         "running_mean",
     )
-    assert (drift.points, drift.max_abs, drift.verdict) == (3, 0.0, "agrees")
+    assert (drift.points, drift.max_abs, drift.relation) == (3, 0.0, "agrees")
 
 
 def test_numbers_of_a_plain_difference() -> None:
@@ -87,17 +87,20 @@ def test_equal_nan_is_no_drift_and_one_sided_nan_is() -> None:
     a = view(case, "a", {"bn/running_mean": column(0, nan, nan), "bn/running_var": column(1, 1, nan)})
     b = view(case, "b", {"bn/running_mean": column(0, nan, nan), "bn/running_var": column(1, 1, 1)})
     drifts = compare(case, a, b)
-    assert one(drifts, "running_mean").verdict == "agrees"
+    assert one(drifts, "running_mean").relation == "agrees"
     assert one(drifts, "running_mean").nonfinite_a == 2
-    assert one(drifts, "running_var").verdict == "nonfinite"
+    assert one(drifts, "running_var").relation == "nonfinite"
     assert one(drifts, "running_var").first_event == 1
+    assert [(found.nonfinite_a, found.nonfinite_b) for found in (one(drifts, name) for name in STATISTICS)] == [
+        (2, 2), (1, 0),
+    ]  # fmt: skip
 
 
 def test_a_refusal_of_one_side_is_a_difference() -> None:
     case = make_case(["eval_forward", "train_forward"])
     state = {"bn/running_mean": column(0, 0, 0)}
     drift = one(compare(case, view(case, "a", state, ["ok", "raised"]), view(case, "b", state)), "events")
-    assert (drift.verdict, drift.first_event, drift.nonfinite_a, drift.nonfinite_b) == ("refused", 1, 1, 0)
+    assert (drift.relation, drift.first_event, drift.nonfinite_a, drift.nonfinite_b) == ("refused", 1, 1, 0)
 
 
 def test_a_refusal_of_both_sides_is_none() -> None:
@@ -110,7 +113,7 @@ def test_a_refusal_of_both_sides_is_none() -> None:
 def test_statistics_that_only_one_side_keeps_are_missing() -> None:
     case = make_case(["train_forward"])
     a, b = view(case, "a", {"bn/running_mean": column(0, 1)}), view(case, "b", {})
-    assert one(compare(case, a, b), "running_mean").verdict == "missing"
+    assert one(compare(case, a, b), "running_mean").relation == "missing"
 
 
 def test_a_counter_that_only_one_side_keeps_is_no_difference() -> None:
@@ -141,8 +144,8 @@ def test_tolerance_is_the_coarser_side_s_unless_the_scenario_sets_one() -> None:
     case = make_case(["train_forward"])
     a = view(case, "a", {"bn/running_mean": column(0, 1)}, bn__running_mean="bfloat16")
     b = view(case, "b", {"bn/running_mean": column(0, 1.01)})
-    assert one(compare(case, a, b), "running_mean").verdict == "agrees"
-    assert one(compare(case, a, b, Tolerance(rtol=1e-3)), "running_mean").verdict == "differs"
+    assert one(compare(case, a, b), "running_mean").relation == "agrees"
+    assert one(compare(case, a, b, Tolerance(rtol=1e-3)), "running_mean").relation == "differs"
 
 
 def test_a_tolerance_is_its_own_then_another_s_then_the_dtype_s() -> None:
@@ -160,7 +163,7 @@ def test_cells_without_a_trace_have_no_drift() -> None:
 def test_nothing_at_all_is_no_drift() -> None:
     case = make_case([])
     assert [
-        d.verdict
+        d.relation
         for d in compare(
             case,
             view(case, "a", {"bn/running_mean": np.zeros((1, 0))}),
@@ -213,7 +216,7 @@ def test_states_of_different_width_are_missing_not_an_error() -> None:
         view(case, "a", {"bn/running_mean": np.zeros((2, 3))}),
         view(case, "b", {"bn/running_mean": np.zeros((2, 2))}),
     )
-    assert one(compare(case, a, b), "running_mean").verdict == "missing"
+    assert one(compare(case, a, b), "running_mean").relation == "missing"
 
 
 def test_a_small_statistic_does_not_agree_by_its_size_alone() -> None:
@@ -222,7 +225,7 @@ def test_a_small_statistic_does_not_agree_by_its_size_alone() -> None:
 
     def verdict(*held: tuple[float]) -> str:
         sides = [view(case, n, {"bn/running_var": column(1.0, *var)}) for n, var in zip("ab", held, strict=True)]
-        return one(compare(case, *sides), "running_var").verdict
+        return one(compare(case, *sides), "running_var").relation
 
     assert verdict((1e-6,), (11e-6,)) == "differs"
     assert verdict((1e-6,), (1.000005e-6,)) == "agrees"
@@ -233,7 +236,7 @@ def test_a_channel_of_nothing_is_held_against_the_largest_beside_it() -> None:
     case = make_case(["train_forward"])
     held = [np.array([[0.0, 1.0], [value, 1.0]], dtype="float32") for value in (0.0, 1e-7)]
     sides = [view(case, name, {"bn/running_mean": rows}) for name, rows in zip("ab", held, strict=True)]
-    assert one(compare(case, *sides), "running_mean").verdict == "agrees"
+    assert one(compare(case, *sides), "running_mean").relation == "agrees"
 
 
 def test_after_an_event_that_one_side_lacks_nothing_is_compared() -> None:
@@ -243,4 +246,4 @@ def test_after_an_event_that_one_side_lacks_nothing_is_compared() -> None:
     assert both.trace is not None and lacks.trace is not None
     assert same_program(both.trace, lacks.trace) == 1
     drift = one(compare(case, both, lacks), "running_mean")
-    assert (drift.verdict, drift.points) == ("agrees", 2)
+    assert (drift.relation, drift.points) == ("agrees", 2)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from at_the_prompt import ROOT, bncheck, here
-from beside_torch import run
+from beside_torch import run_all
 from readme_tables import DOCS, PAGES, README
 from watched_lives import torch_python
 
@@ -92,12 +92,22 @@ def test_what_a_command_prints_is_what_the_page_shows(block: Block, tmp_path: Pa
     assert " ".join(output.split()) in printed, done.stdout + done.stderr
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[Block, subprocess.CompletedProcess[str]]:
+    """The Python of all pages. A file that is named comes before it; a command is run before it."""
+    folders, codes = {}, {}
+    for block in PYTHON:
+        folder = folders[block] = tmp_path_factory.mktemp("program")
+        write_files(block, folder)
+        before = "" if block.command or not block.before else (folder / block.before).read_text(encoding="utf-8")
+        codes[folder] = f"{before}\n{block.body}"
+    done = run_all(codes)
+    return {block: done[folder] for block, folder in folders.items()}
+
+
 @pytest.mark.parametrize("block", PYTHON, ids=ids(PYTHON))
-def test_the_python_of_a_page_runs(block: Block, tmp_path: Path) -> None:
-    """A file that is named comes before it; a command is run before it."""
-    write_files(block, tmp_path)
-    before = "" if block.command or not block.before else (tmp_path / block.before).read_text(encoding="utf-8")
-    done = run(f"{before}\n{block.body}", tmp_path)
+def test_the_python_of_a_page_runs(block: Block, programs: dict[Block, subprocess.CompletedProcess[str]]) -> None:
+    done = programs[block]
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr
 

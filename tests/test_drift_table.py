@@ -40,7 +40,7 @@ def test_a_table_holds_what_a_list_would(drifts: list[Drift], cut: int) -> None:
     assert list(table) == drifts
     assert [table[at] for at in range(-len(drifts), len(drifts))] == [*drifts, *drifts]
     assert list(table[1::2]) == drifts[1::2]
-    assert list(table.differing()) == [drift for drift in drifts if drift.verdict != "agrees"]
+    assert list(table.differing()) == [drift for drift in drifts if drift.relation != "agrees"]
     assert list(pickle.loads(pickle.dumps(table))) == drifts
 
 

@@ -98,7 +98,7 @@ def test_a_state_that_moves_in_backward_goes_through_the_same_values_later(other
 def test_the_same_inf_at_another_event_differs_in_time_alone():
     pair = pair_of({**SAME, "running_var": [1, INF, INF, INF]}, {**SAME, "running_var": [1, 1, INF, INF]})
     drift = pair.drift("bn", "running_var")
-    assert drift is not None and drift.verdict == "nonfinite" and differs_in_time_alone(pair, drift)
+    assert drift is not None and drift.relation == "nonfinite" and differs_in_time_alone(pair, drift)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def drifts_behind(op: str) -> list[Drift]:
     a, b = (make_trace(ops, running_mean=[0, 1, 1 + far, 1 + far], output__2=[2 + far]) for far in (0.0, 0.5))
     case = make_case(ops)
     found = compare(case, make_cell(case, "a", a), make_cell(case, "b", lacking(b, 1)))
-    return [drift for drift in found if drift.verdict != "agrees"]
+    return [drift for drift in found if drift.relation != "agrees"]
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)

@@ -35,8 +35,8 @@ from bncheck.fleet.parcel import pack, unpack
 from bncheck.fleet.parts import Part, divide, plural_parts
 from bncheck.fleet.player import play_part
 from bncheck.playing.jobs import Options
-from bncheck.playing.plan import Plan
 from bncheck.playing.workers import Limits
+from bncheck.scenario_files.plan import Plan
 from bncheck.session import Request, make_plan
 
 TARGETS = ("reference", "reference[batch_weight=0.9]")

@@ -15,7 +15,7 @@ import pytest
 
 from bncheck.checkpoints.hdf5 import SIGNATURE
 from bncheck.checkpoints.recognise import read_checkpoint
-from bncheck.checkpoints.tensor import natural
+from bncheck.checkpoints.tensor import natural, widened
 from bncheck.errors import CheckpointError
 
 HEAD = b"\x80\x04"
@@ -213,3 +213,11 @@ def with_config(path: Path, layer: dict[str, object]) -> Path:
 def test_an_epsilon_larger_than_any_float(tmp_path: Path) -> None:
     (found,) = read_checkpoint(with_config(tmp_path / "x.keras", {"name": "bn", "epsilon": 10**400, "scale": []}))
     assert found.holding.layers
+
+
+def test_numbers_are_read_in_the_order_of_bytes_that_their_file_has() -> None:
+    """1.0 is 0x3f800000, and the upper half of it in bfloat16."""
+    assert widened(b"\x00\x00\x80\x3f", "float32").tolist() == [1.0]
+    assert widened(b"\x3f\x80\x00\x00", "float32", ">").tolist() == [1.0]
+    assert widened(b"\x80\x3f", "bfloat16").tolist() == [1.0]
+    assert widened(b"\x3f\x80", "bfloat16", ">").tolist() == [1.0]

@@ -31,7 +31,7 @@ def test_a_name_with_half_a_surrogate_is_read() -> None:
 
 @contextmanager
 def small_files() -> Iterator[None]:
-    """Files may have 1,000 bytes, as on a disk that is full then; pytest's own output too, so not longer than needed."""
+    """Files may have 1,000 bytes, as on a disk that is full then; so has pytest's own output."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:

@@ -93,6 +93,11 @@ def test_arange_counts_on_from_batch_to_batch() -> None:
     assert x(case(forwards=2, fill="arange", shape=(2, 2))).tolist() == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
 
 
+def test_shifts_are_added_to_the_parts_of_the_batch_in_order() -> None:
+    made = x(case(shape=(4, 3), fill="constant", value=1.0, batches="same", shifts=(0.0, 5.0)))
+    assert made[0, :, 0].tolist() == [1.0, 1.0, 6.0, 6.0]
+
+
 @pytest.mark.parametrize("fill", ["normal", "uniform"])
 def test_moments_are_the_wanted_ones_per_channel(fill: str) -> None:
     array = x(case(fill=fill, shape=(20000, 3), mean=(0.0, 5.0, -100.0), std=(1.0, 2.0, 0.5), dtype="float64"))[0]

@@ -18,9 +18,10 @@ from at_the_prompt import bncheck, here
 from bncheck.environments.backend_file import BACKENDS_FOLDER
 from bncheck.environments.pythons import Ready
 from bncheck.playing import kept
-from bncheck.playing.jobs import Options, Seat
+from bncheck.playing.jobs import Options
 from bncheck.playing.kept import Shelf, keep, lay_out, read, shelves
-from bncheck.playing.plan import read_plan
+from bncheck.playing.plan_file import read_plan
+from bncheck.playing.seats import Seat
 from bncheck.playing.workers import Limits
 from bncheck.report.conventions import kept as sentences
 from bncheck.run_folder.cell import CellRecord, write_record
@@ -92,7 +93,7 @@ def test_a_run_with_kept_conventions_needs_the_cache_no_more(folder: Path, tmp_p
     done = here("compare", "first", "second", "--out", "both", "-q", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     both = read_results(tmp_path / "both")
-    assert {item.verdict for item in both.drifts} == {item.verdict for item in read_results(folder / "first").drifts}
+    assert {item.relation for item in both.drifts} == {item.relation for item in read_results(folder / "first").drifts}
 
 
 def test_fresh_measures_again_and_keeps_what_it_measured(folder: Path, tmp_path: Path) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bncheck import scenario
-from bncheck.playing.plan import layer_path
 from bncheck.scenario import LAYERS, Case, InputSpec, Layer, LayerType, Network
-from bncheck.scenario_files.shapes import with_channels
+from bncheck.scenario_files.shapes import layer_path, with_channels
 
 BN = Layer(name="bn", type="batch_norm")
 

@@ -64,6 +64,16 @@ def test_statistics_that_lag_behind_the_weights() -> None:
     assert causes(layer) == ["stale-state"]
 
 
+def test_an_evaluation_knows_how_many_samples_it_and_a_training_batch_have() -> None:
+    layer = Layer(4)
+    data = steady()
+    train(layer, data, 60, 32)
+    evaluate(layer, data, 2, 8)
+    (found,) = lived(life_of(layer))
+    assert found.evaluation is not None
+    assert (found.evaluation.batch_samples, found.evaluation.samples) == (32, 16), "two forwards of 8"
+
+
 def test_evaluation_data_on_another_scale() -> None:
     layer = Layer(4)
     data = steady()

@@ -102,7 +102,7 @@ def test_the_finding_says_where_the_nan_was_born_and_where_it_shows(tail: tuple[
 def test_a_later_layers_statistics_are_not_excused_as_rounding(tail: tuple[Path, Results]) -> None:
     """At n = 2 the divisors n and n - 1 are a factor of 2 apart; both BatchNorm layers have to say so."""
     drifts = [d for d in tail[1].drifts if d.case == "batch-2--with-bn-tail" and {d.a, d.b} == {"mxnet", "torch"}]
-    assert {d.layer for d in drifts if d.quantity == "running_var" and d.verdict == "differs"} == {"bn1", "bn2"}
+    assert {d.layer for d in drifts if d.quantity == "running_var" and d.relation == "differs"} == {"bn1", "bn2"}
     said = findings(tail[1], "batch-2--with-bn-tail", "unexplained")
     assert {layer for item in said for layer, _ in item.places} >= {"bn1", "bn2"}, (
         "without the probes nothing explains them, but they are seen"

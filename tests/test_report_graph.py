@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from torch_cells import Cell, cases_of, play_cells
 
 from bncheck.finding import Finding
@@ -66,6 +67,15 @@ def test_the_graph_as_dot_text_has_every_node_once(played: tuple[Path, dict[str,
     edges = re.findall(r"^  \"?([\w]+)\"? -> (n\d+);$", text, re.MULTILINE)
     assert {end for _, end in edges} == set(dict(labels))
     assert {start for start, _ in edges} - set(dict(labels)) == {"running_mean", "running_var"}
+
+
+def test_what_is_drawn_are_the_nodes_and_bytes_themselves() -> None:
+    places = Figure().subplots(1, 2)
+    cell = CellResult("custom-graph", "leaky--fb", "torch", "torch", "ok")
+    steps, nodes, size = np.array([0, 1, 2]), np.array([0, 7, 13]), np.array([0, 28, 52])
+    graph.panels(places, {}, [graph.Growth(cell=cell, layer="bn", steps=steps, nodes=nodes, bytes=size)])
+    assert [axes.lines[0].get_xdata().tolist() for axes in places] == [[0, 1, 2], [0, 1, 2]]
+    assert [axes.lines[0].get_ydata().tolist() for axes in places] == [[0, 7, 13], [0, 28, 52]]
 
 
 class Step:

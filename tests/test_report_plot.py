@@ -210,7 +210,7 @@ def test_twenty_targets_fit(tmp_path: Path) -> None:
     base = results()
     targets = [replace(base.targets[0], name=f"torch=={n}.0", slug=f"torch-{n}.0", version=f"{n}.0") for n in range(20)]
     cells = [replace(base.cells[0], target=target.name, slug=target.slug) for target in targets]
-    run = replace(base, targets=tuple(targets), cells=tuple(cells), drifts=(), findings=(), baseline="")
+    run = replace(base, targets=tuple(targets), cells=tuple(cells), drifts=(), findings=(), named_yardstick="")
     literal_run.write_run(tmp_path, run)
     picture = draw_case(run, tmp_path, run.scenarios[0], run.scenarios[0].cases[0])
     assert picture is not None and "torch==19.0" in picture.svg

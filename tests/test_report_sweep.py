@@ -65,7 +65,7 @@ def test_where_nothing_was_measured_the_reason_stands() -> None:
     results, scenario = swept([1, 2, 3])
     cells = tuple(replace(c, outcome="raised") if (c.case, c.target) == ("c0", "torch") else c for c in results.cells)
     drifts = tuple(
-        replace(d, verdict="nonfinite", max_rel=float("nan")) if d.case == "c1" else d for d in results.drifts
+        replace(d, relation="nonfinite", max_rel=float("nan")) if d.case == "c1" else d for d in results.drifts
     )
     (found,) = sweeps(replace(results, cells=cells, drifts=drifts), scenario)
     assert found.curves["torch", "running_var"] == (Point(None, "refused"), Point(None, "NaN"), Point(0.01))

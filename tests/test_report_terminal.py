@@ -77,7 +77,7 @@ def test_two_that_were_judged_alike_differ_by_rounding_whatever_sets_others_apar
 def test_not_a_number_is_told_before_a_difference_and_an_early_one_before_a_late_one() -> None:
     late = literal_run.drift("forward", "mxnet", "running_mean", 0.5, first_event=9)
     early = literal_run.drift("forward", "mxnet", "running_var", 0.1, first_event=3)
-    nan = literal_run.drift("forward", "mxnet", "output", first_event=50, verdict="nonfinite")
+    nan = literal_run.drift("forward", "mxnet", "output", first_event=50, relation="nonfinite")
     assert first_to_tell([late, early]) is early
     assert first_to_tell([late, early, nan]) is nan
     assert first_to_tell([literal_run.drift("forward", "mxnet", "gamma")]) is None
@@ -125,7 +125,7 @@ def test_a_defect_is_told_before_a_convention() -> None:
 
 def test_headline() -> None:
     assert headline(literal_run.results()) == "3 of 6 cells differ from reference: 1 defect, 1 convention."
-    same = tuple(replace(drift, verdict="agrees") for drift in literal_run.results().drifts)
+    same = tuple(replace(drift, relation="agrees") for drift in literal_run.results().drifts)
     cells = tuple(replace(cell, outcome="ok") for cell in literal_run.results().cells if cell.target != "torch@cuda")
     agreeing = literal_run.results(drifts=same, findings=(), cells=cells)
     assert headline(agreeing) == "All 6 compared cells agree with reference."
@@ -167,8 +167,8 @@ def poisoned(*targets: str, **more: object) -> Finding:
     return literal_run.finding(**{**POISON, "targets": targets, **more})
 
 
-def nan_drift(target: str, bad_reference: int, bad_target: int, verdict: str, **more: object) -> Drift:
-    facts = {"nonfinite_a": bad_reference, "nonfinite_b": bad_target, "verdict": verdict, **more}
+def nan_drift(target: str, bad_reference: int, bad_target: int, relation: str, **more: object) -> Drift:
+    facts = {"nonfinite_a": bad_reference, "nonfinite_b": bad_target, "relation": relation, **more}
     return literal_run.drift("forward", target, "running_mean", 0.0, **facts)
 
 

@@ -188,7 +188,7 @@ def test_a_variance_forgets_the_rounding_of_what_it_began_with() -> None:
     pair = make_pair(*cells)
     drift = pair.drift("bn", "running_var")
     assert drift is not None
-    assert (drift.verdict, is_rounding(pair, drift)) == ("differs", False)
+    assert (drift.relation, is_rounding(pair, drift)) == ("differs", False)
 
 
 def test_a_variance_that_is_off_while_the_mean_is_right_is_cancellation() -> None:

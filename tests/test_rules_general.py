@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from bncheck.diagnosis.rules import CHECKS, explain, load_rules
+from bncheck.commands.explain import explain
+from bncheck.diagnosis.rules import CHECKS, load_rules
 from bncheck.diagnosis.rules.departure import same
 from bncheck.errors import UsageError
 from bncheck.finding import CAUSES

@@ -9,10 +9,11 @@ from planted import arrays_of, case_of, play
 
 from bncheck.diagnosis.drifts import pair_series, same_program
 from bncheck.finding import Finding
+from bncheck.repro.standalone.frame import header
 from bncheck.repro.standalone.steps import annotate
 from bncheck.repro.standalone.subject import Played, Subject, make_subject
 from bncheck.run_folder.results import TargetResult
-from bncheck.trace import Trace
+from bncheck.trace import STATISTICS, Trace
 
 CASE = case_of("F B E F B", (16, 3))
 INPUTS = arrays_of(CASE, {"main": np.random.default_rng(0).normal(size=(5, 16, 3))})
@@ -68,3 +69,19 @@ def test_nothing_is_looked_at_behind_an_event_that_one_side_cannot_play() -> Non
     assert {q.name: q.events for q in subject.quantities}["running_mean"] == (-1, 0, 1)
     assert [step.ends for step in annotate(subject)] == [1, 2, 0, 0, 0]
     assert not any(step.watched for step in annotate(subject)[2:])
+
+
+def test_the_header_has_the_report_s_figure_of_each_quantity() -> None:
+    """Off by 0, 1 and 2: 1 on average, with a spread of sqrt(2/3); by 4 at each point: 4, with none."""
+    subject = subject_between(play(CASE, INPUTS, {})[1], play(CASE, INPUTS, {"batch_weight": 0.9})[1])
+    one, two = (next(each for each in subject.quantities if each.name == name) for name in STATISTICS)
+    zero = np.zeros((3, 1))
+    shown = (
+        replace(one, events=(-1, 0, 1), here=np.array([[0.0], [1.0], [2.0]]), there=zero),
+        replace(two, events=(-1, 0, 1), here=np.array([[4.0], [4.0], [4.0]]), there=zero),
+    )
+    lines = header(replace(subject, problem="differs", quantities=shown))
+    assert [line for line in lines if "Reported: " in line] == [
+        "# Reported: running_mean off by 1.00000 ± 0.81650 over 3 points.",
+        "# Reported: running_var off by 4.00000 ± 0.00000 over 3 points.",
+    ]

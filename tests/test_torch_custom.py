@@ -128,6 +128,9 @@ def test_a_leak_grows_by_the_same_number_of_nodes_each_step(own: dict[str, Cell]
     assert len(set(added)) == 1
     assert np.diff(own["graph-leaky--fb"].arrays["bn/graph_bytes"][::2]).min() > 0
     facts = own["graph-leaky--fb"].result.notes["cell"]["custom"]["bn"]
+    # What torch makes of 0.9 * mean + 0.1 * x.mean(): 7 nodes with the convolution behind x, then 6 with each forward.
+    assert facts["nodes_of"]["running_mean"][:6] == [0, 7, 7, 13, 13, 19]
+    assert nodes[:6].tolist() == [0, 16, 16, 32, 32, 48], "behind both buffers, what they share once"
     assert set(facts["with_graph"]) == {"running_mean", "running_var"}
     assert "deepcopy" in facts["deepcopy"]
 

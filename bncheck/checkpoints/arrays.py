@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bncheck.checkpoints.pickled import HostileError, Machine, PickleError, Thing, mapping_of
 from bncheck.checkpoints.tensor import Stretch, Tensor, checked_shape, damaged, refuse_large, whole_file
 from bncheck.checkpoints.zipped import entries
 from bncheck.errors import CheckpointError
-from bncheck.trace import Array
 
 LONGEST_HEADER = 100_000
 
@@ -43,7 +43,7 @@ def npy_of(path: Path, stretch: Stretch) -> Any:
     if dtype.hasobject:
         return pickled_array(path, stretch.read(start + length, stretch.size - start - length))
 
-    def read() -> Array:
+    def read() -> NDArray[Any]:
         refuse_large(path, shape)
         flat = np.frombuffer(stretch.read(start + length, math.prod(shape) * dtype.itemsize), dtype)
         return flat.reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))
@@ -125,7 +125,7 @@ def array_of(path: Path, thing: Thing) -> Any:
     if len(raw) != math.prod(sides) * dtype.itemsize:
         raise damaged(path, f"an array of shape {sides} has {len(raw):,} bytes")
 
-    def read() -> Array:
+    def read() -> NDArray[Any]:
         flat = np.frombuffer(raw, dtype)
         return flat.reshape(sides, order="F" if fortran else "C").astype(dtype.newbyteorder("="))
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bncheck.checkpoints.tensor import WIDTHS, Stretch, Tensor, checked_shape, damaged, dense, natural, whole_file
 from bncheck.errors import CheckpointError
-from bncheck.trace import Array
 
 LARGEST = 4 * 2**30  # the whole file is in memory
 DEEPEST = 64
@@ -120,7 +120,7 @@ def whole_of(path: Path, chunked: dict[Any, Any]) -> Any:
     if not isinstance(first, Tensor):
         return None
 
-    def read() -> Array:
+    def read() -> NDArray[Any]:
         raise CheckpointError(f"{path} holds an array in chunks, which bncheck does not read.")
 
     return Tensor(shape=checked_shape(path, sides), dtype=first.dtype, read=read)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bncheck.checkpoints.tensor import Tensor
 from bncheck.checkpoints.tree import State
 from bncheck.errors import CheckpointError
 from bncheck.life import Held
-from bncheck.trace import Array
 
 # Quantity → the words for it, over the frameworks and customs met. A word that says enough by itself comes first.
 CERTAIN: Mapping[str, tuple[str, ...]] = {
@@ -128,7 +129,7 @@ def held(layer: Found, numbers: Mapping[str, float], remarks: list[str]) -> Held
     """What a layer holds, read from the file. A gamma or beta of another length is left out and remarked on."""
     size = channels(layer.arrays["running_mean"][1])
     name = layer.prefix or "(the file itself)"
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     used = dict(layer.arrays)
     counter = used.pop("counter", None)
     for quantity, (key, tensor) in layer.arrays.items():

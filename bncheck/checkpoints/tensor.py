@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bncheck.bounded import is_folder, open_regular
 from bncheck.errors import CheckpointError
-from bncheck.trace import Array
 
 # Elements of the largest array that is read: 2 GiB of float32. The largest convolution known has 80 M.
 LARGEST = 2**29
@@ -37,7 +37,7 @@ class Tensor:
 
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[], Array]
+    read: Callable[[], NDArray[Any]]
 
     @property
     def size(self) -> int:
@@ -107,9 +107,9 @@ def damaged(path: Path, why: str) -> CheckpointError:
     return CheckpointError(f"{path} is damaged: {why[:300]}.", "copy or download it again, or save it again")
 
 
-def widened(raw: bytes, dtype: str, order: str = "<") -> Array:
+def widened(raw: bytes, dtype: str, order: str = "<") -> NDArray[Any]:
     """The numbers of bytes: in NumPy's own type, bfloat16 as float32."""
-    found: Array = np.frombuffer(raw, np.dtype(order + WIDTHS[dtype]))
+    found: NDArray[Any] = np.frombuffer(raw, np.dtype(order + WIDTHS[dtype]))
     if dtype == "bfloat16":
         return (found.astype(np.uint32) << 16).view(np.float32)
     return found.astype(found.dtype.newbyteorder("="), copy=False)
@@ -129,7 +129,7 @@ def checked_shape(path: Path, shape: Sequence[Any], name: str = "an array") -> t
 def dense(stretch: Stretch, offset: int, shape: tuple[int, ...], dtype: str, order: str = "<") -> Tensor:
     """An array whose numbers lie one behind the other, ``offset`` bytes into a stretch."""
 
-    def read() -> Array:
+    def read() -> NDArray[Any]:
         refuse_large(stretch.path, shape)
         raw = stretch.read(offset, math.prod(shape) * np.dtype(WIDTHS[dtype]).itemsize)
         return widened(raw, dtype, order).reshape(shape)
@@ -142,5 +142,5 @@ def refuse_large(path: Path, shape: tuple[int, ...]) -> None:
         raise CheckpointError(f"{path} holds an array of shape {shape}, larger than bncheck reads ({LARGEST:,}).")
 
 
-def in_memory(array: Array) -> Tensor:
+def in_memory(array: NDArray[Any]) -> Tensor:
     return Tensor(shape=array.shape, dtype=str(array.dtype), read=lambda: array)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bncheck.bounded import open_regular
 from bncheck.checkpoints.arrays import array_of
@@ -29,7 +30,6 @@ from bncheck.checkpoints.tensor import (
 )
 from bncheck.checkpoints.zipped import Entry, entries
 from bncheck.errors import CheckpointError
-from bncheck.trace import Array
 
 LARGEST_PICKLE = 512 * 2**20
 MAGIC = 0x1950A86A20F9469CFC6C  # of a stream
@@ -215,7 +215,7 @@ def tensor_of(path: Path, args: tuple[Any, ...], find: Find, order: str) -> Any:
     )
     (offset,) = checked_shape(path, [args[1]], "a tensor")
 
-    def read() -> Array:
+    def read() -> NDArray[Any]:
         if dtype not in WIDTHS:
             raise CheckpointError(f"{path} holds numbers of type {dtype or 'unknown'}, which bncheck does not read.")
         refuse_large(path, shape)

@@ -29,11 +29,9 @@ def update(words: tuple[str, ...], quiet: bool) -> None:
 
     What a waiver covers is left out: it has its own reason and its own end.
     """
-    from bncheck.bounded import is_there
-    from bncheck.commands.gating import read_baseline
     from bncheck.errors import UsageError
     from bncheck.gate.bar import read_verdict
-    from bncheck.gate.baseline import dump, record
+    from bncheck.gate.baseline import dump, read_if_there, record
     from bncheck.run_folder.folder import find_run
     from bncheck.run_folder.results import read_results
     from bncheck.run_folder.whole import write_whole
@@ -44,7 +42,7 @@ def update(words: tuple[str, ...], quiet: bool) -> None:
         raise UsageError(f"{file} is a folder.", "Name the file to write, for example bncheck-baseline.json")
     verdict = read_verdict(folder, read_results(folder))
     entries = record(item.charge for item in verdict.judged if item.standing != "waived")
-    before = read_baseline(file) if is_there(file) else ()
+    before = read_if_there(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, dump(entries))
     if not quiet:
@@ -57,8 +55,7 @@ def update(words: tuple[str, ...], quiet: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def show(file: Path) -> None:
     """Print what FILE says is known, a line each."""
-    from bncheck.commands.gating import read_baseline
-    from bncheck.gate.baseline import shown
+    from bncheck.gate.baseline import read_baseline, shown
     from bncheck.report.plain_text import clean, kinded
 
     for entry in read_baseline(file):

@@ -105,9 +105,8 @@ def show(run: Any, results: Any, options: dict[str, Any]) -> None:
 def porting(results: Any, source: str, goal: str) -> list[str]:
     """Advice from two measured targets, over the layer paths that both have."""
     from bncheck.diagnosis.porting import advise_paths
-    from bncheck.report.conventions import by_target
 
-    found = by_target(results)
+    found = results.conventions_at
     sides = [found.get(name, {}) for name in (source, goal)]
     lines = advise_paths(*sides)
     if not lines:

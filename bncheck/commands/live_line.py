@@ -84,19 +84,10 @@ def ours(stream: TextIO) -> bool:
 
 def found_so_far(run: Path) -> str:
     """`` · 53 layers · 1 hazard``; "" where the recording cannot be read just now: its files change."""
-    from bncheck.diagnosis.alone import judge_lives
-    from bncheck.finding import KINDS
     from bncheck.run_folder.lives import read_lives
-    from bncheck.subjects.watched import counted, word
+    from bncheck.subjects.watched import so_far
 
     try:
-        lives = read_lives(run)
-        if not lives:
-            return ""
-        findings = judge_lives(lives)
+        return so_far(read_lives(run))
     except (BncheckError, OSError):  # a file went away between its name and its content: the next look is in time
         return ""
-    kinds = [(word(kind), sum(found.kind == kind for found in findings)) for kind in KINDS]
-    said = [counted(max(len(life.layers) for life in lives), "layer")]
-    said += [counted(number, name) for name, number in kinds if number]
-    return "".join(f" · {each}" for each in said)

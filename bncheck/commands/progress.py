@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bncheck.playing.workers import Progress
+    from bncheck.playing.progress import Progress
 
 LOG_EVERY_SECONDS = 5.0
 

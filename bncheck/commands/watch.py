@@ -18,8 +18,7 @@ from bncheck.commands.options import OUT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bncheck.life import Life
-    from bncheck.run_folder.results import Results, TargetResult
+    from bncheck.run_folder.results import Results
     from bncheck.subjects.launch import Ended
 
 KEEP = "first:50,last:50,every:100"
@@ -70,7 +69,7 @@ def watch_command(**options: Any) -> int:
     ended = launch(command, run, keep, options["steps"], options["python"], line)
     if line is not None:
         line.clear()
-    results = judged(run, ended, options["command"], created, bar, lambda text: None)
+    results = conclusion(run, ended, options["command"], created, bar, lambda text: None)
     verdict = read_verdict(run, results)
     tell(run, results, options, ended, verdict.exit_code)
     return ended.code or verdict.exit_code
@@ -84,30 +83,18 @@ def checked_keep(text: str) -> str:
     raise UsageError(f"--keep {text}: not a list of first:N, last:N and every:N, or all.", f"For example --keep {KEEP}")
 
 
-def judged(run: Path, ended: Ended, command: Sequence[str], created: str, bar: Any, say: Any) -> Results:
+def conclusion(run: Path, ended: Ended, command: Sequence[str], created: str, bar: Any, say: Any) -> Results:
     """Read the recording, judge every life, write the run folder."""
-    from bncheck.diagnosis.alone import judge_lives
     from bncheck.run_folder.lives import read_lives
     from bncheck.run_folder.source_lines import look_up, write_lines
-    from bncheck.subjects.conclusion import conclude, results_of
-    from bncheck.subjects.watched import answer_of, missed
+    from bncheck.subjects.conclusion import conclude
+    from bncheck.subjects.watched import judged, missed
 
     lives = read_lives(run, {ended.pid: ended.code if not ended.signal else -ended.signal})
     write_lines(run, look_up(lives))
-    findings = judge_lives(lives)
-    answer = answer_of(lives, findings, shlex.join(command), ended.stopped)
-    results = results_of(answer, findings, targets_of(lives), shlex.join(["bncheck", *sys.argv[1:]]), created)
-    return conclude(run, answer, results, bar, FORMATS, say, missed(lives, ended))
-
-
-def targets_of(lives: Sequence[Life]) -> tuple[TargetResult, ...]:
-    from bncheck.run_folder.results import TargetResult
-
-    found = {life.framework: life for life in lives}
-    return tuple(
-        TargetResult(name=name, slug=name, backend=name, version=life.version, device="")
-        for name, life in found.items()
-    )
+    ours = shlex.join(["bncheck", *sys.argv[1:]])
+    answer, results = judged(lives, shlex.join(command), ours, created, ended.stopped)
+    return conclude(run, answer, results, FORMATS, say, bar, missed(lives, ended))
 
 
 def tell(run: Path, results: Results, options: dict[str, Any], ended: Ended, code: int) -> None:

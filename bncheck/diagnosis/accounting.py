@@ -86,7 +86,7 @@ def open_drifts(pairs: Iterable[PairView]) -> list[Open]:
 
 def is_open(pair: PairView, drift: Drift) -> bool:
     """Whether a drift beyond tolerance is more than rounding."""
-    return not (drift.verdict in ("differs", "nonfinite") and is_rounding(pair, drift))
+    return not (drift.relation in ("differs", "nonfinite") and is_rounding(pair, drift))
 
 
 Said = dict[int, dict[Place, None]]  # number of a finding → what it accounts for
@@ -158,7 +158,12 @@ def stand_ins(
         for like in targets:
             near, far = pairs.get(frozenset((one, like))), pairs.get(frozenset((like, other)))
             drift = far.drift(*item.place) if far is not None else None
-            if near is None or drift is None or drift.verdict != item.drift.verdict or not same_there(near, item.place):
+            if (
+                near is None
+                or drift is None
+                or drift.relation != item.drift.relation
+                or not same_there(near, item.place)
+            ):
                 continue
             for at, finding in enumerate(findings):
                 if finding.kind != "rounding" and covers(finding, drift):
@@ -167,7 +172,7 @@ def stand_ins(
 
 def same_there(pair: PairView, place: Place) -> bool:
     drift = pair.drift(*place)
-    return drift is None or drift.verdict == "agrees" or (drift.verdict == "differs" and is_rounding(pair, drift))
+    return drift is None or drift.relation == "agrees" or (drift.relation == "differs" and is_rounding(pair, drift))
 
 
 def tells_apart(finding: Finding, drift: Drift) -> bool:
@@ -177,7 +182,7 @@ def tells_apart(finding: Finding, drift: Drift) -> bool:
     if finding.of_difference or not {drift.a, drift.b} <= set(finding.targets):
         return finding.concerns(drift.a, drift.b)
     explains = rule_of(finding.code).explains
-    both_lost = drift.verdict == "nonfinite" and drift.nonfinite_a == drift.nonfinite_b
+    both_lost = drift.relation == "nonfinite" and drift.nonfinite_a == drift.nonfinite_b
     return bool({"variance", "order"} & set(explains)) or ("nan" in explains and both_lost)
 
 
@@ -194,13 +199,13 @@ def accounts_for(finding: Finding, item: Open, order: Mapping[str, int]) -> bool
     if finding.kind == "rounding" or (of_nan_alone(finding) and is_finite_part_apart(finding, item)):
         return False
     if is_subject(finding, item.place):
-        return drift.verdict == "missing" or removes_enough(finding, item)
+        return drift.relation == "missing" or removes_enough(finding, item)
     explains, word = rule_of(finding.code).explains, WORDS.get(drift.quantity, "")
     if comes_later(finding, item):
         if word == "outputs":
             return word in explains and outputs_follow_until(finding, item)
         return word in explains and finding.layer == drift.layer and conventions_reach_to(finding, item)
-    if drift.verdict == "missing" or not word or not changes_memory(finding, word):
+    if drift.relation == "missing" or not word or not changes_memory(finding, word):
         return False
     if word == "gradients":
         return reaches_gradients(finding, item, order)
@@ -219,7 +224,7 @@ def is_subject(finding: Finding, place: Place) -> bool:
 def is_finite_part_apart(finding: Finding, item: Open) -> bool:
     """Whether more than NaN and Inf sets the two sides apart there, in what NaN does not change: numbers that are
     finite on both sides. An overflow does change them: a variance of Inf makes outputs of beta."""
-    if item.drift.verdict == "missing":
+    if item.drift.relation == "missing":
         return False
     overflow = finding.cause == "overflow"
     of_output = item.drift.quantity in (*GRADIENTS, "grad_input") and of_apart_outputs(item)
@@ -251,7 +256,7 @@ def rounds_until(item: Open, event: int) -> bool:
     for series in pair_series(case, a.trace, b.trace, min(event, same_program(a.trace, b.trace))):
         if (series.layer, series.quantity) == item.place:
             early = measure(case, a.target, b.target, series, item.pair.tolerance)
-            return early.verdict in ("agrees", "differs") and is_rounding(item.pair, early)
+            return early.relation in ("agrees", "differs") and is_rounding(item.pair, early)
     return False
 
 
@@ -384,7 +389,7 @@ def comes_in(finding: Finding, item: Open, order: Mapping[str, int]) -> bool:
     last = len(order)
     if order.get(finding.layer, -1) >= order.get(item.drift.layer, last):
         return False
-    if item.drift.verdict == "nonfinite":
+    if item.drift.relation == "nonfinite":
         return bad_inputs(item)
     with np.errstate(all="ignore"):
         own = sum(bound_of(cell, item.drift) for cell in (item.pair.a, item.pair.b))
@@ -409,7 +414,7 @@ def covers(finding: Finding, drift: Drift) -> bool:
     if finding.kind == "rounding":
         # Rounding is said once for all targets that agree up to it.
         between = finding.of_difference and {drift.a, drift.b} <= set(finding.targets)
-        return between and drift.verdict in ("agrees", "differs")
+        return between and drift.relation in ("agrees", "differs")
     named = place == (finding.layer, finding.quantity)
     speaks = named or finding.cause in ("unexplained", "state-mismatch") or bool(rule_of(finding.code).explains)
     return speaks and tells_apart(finding, drift)

@@ -29,15 +29,15 @@ from bncheck.diagnosis.judge import explain_cell, judge_case, unsound_places
 from bncheck.diagnosis.repeats import compare_again
 from bncheck.diagnosis.rules.applications import unchanged
 from bncheck.diagnosis.rules.well_formed import well_formed
-from bncheck.environments.devices import cores
 from bncheck.evidence import CellView, Drift, Repeat, TargetView
 from bncheck.finding import Finding
-from bncheck.playing.plan import Plan, layer_path
 from bncheck.run_folder.cell import CellRecord, cell_folder, record_or_crash, trace_or_crash, write_replay
 from bncheck.run_folder.drift_table import DriftTable
 from bncheck.run_folder.folder import again_folder
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 from bncheck.scenario import Case, Scenario
+from bncheck.scenario_files.plan import Plan
+from bncheck.scenario_files.shapes import layer_path
 from bncheck.trace import Trace
 
 # In pairs of cells: starting a second process costs as much as judging 50 of them (0.5 s).
@@ -65,6 +65,7 @@ class Work:
     targets: tuple[TargetResult, ...]
     conventions: Mapping[str, dict[str, Convention]]
     documented: Mapping[str, Sequence[Row]]
+    cores: int = 1  # so many processes judge, this one included
 
 
 def analyse(
@@ -74,10 +75,12 @@ def analyse(
     documented: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
     tell: Callable[[str], None] = lambda text: None,
     measured: Mapping[str, Mapping[str, Convention]] = MappingProxyType({}),
+    cores: int = 1,
 ) -> Results:
     """Judge everything that a run recorded. Cells without a result (an interrupted run) are left out.
 
-    ``measured`` holds conventions of targets that were measured while others still played."""
+    ``measured`` holds conventions of targets that were measured while others still played. Many cases are judged by
+    as many processes as there are ``cores``."""
     analysis = Analysis()
     for target in targets:
         if target.status == "ok":
@@ -89,7 +92,12 @@ def analyse(
             analysis.conventions[target.name] = measure_target(run, plan, target, rows)
     judge_cases(
         Work(
-            run=run, plan=plan, targets=tuple(targets), conventions=analysis.conventions, documented=analysis.documented
+            run=run,
+            plan=plan,
+            targets=tuple(targets),
+            conventions=analysis.conventions,
+            documented=analysis.documented,
+            cores=cores,
         ),
         analysis,
         tell,
@@ -110,7 +118,7 @@ def analyse(
         drifts=analysis.drifts,
         conventions=tuple(found for paths in analysis.conventions.values() for found in paths.values()),
         findings=tuple(sorted(findings, key=importance)),
-        baseline=yardstick(targets),
+        named_yardstick=yardstick(targets),
     )
 
 
@@ -148,7 +156,7 @@ def fit_target(run: Path, plan: Plan, target: TargetResult) -> dict[str, Convent
 
 
 def look_again(run: Path, case: Case, targets: Sequence[TargetResult], analysis: Analysis) -> None:
-    """Compare a case with its second playing, where there was one (``order.py``); its traces are let go."""
+    """Compare a case with its second playing, where there was one (``playing/again.py``); its traces are let go."""
     again = again_folder(run)
     for target in targets if again.exists() else ():
         views = [read_cell(folder, case, target)[1] for folder in (run, again)]
@@ -162,14 +170,14 @@ def judge_cases(work: Work, analysis: Analysis, tell: Callable[[str], None]) -> 
     compared = sum(case.scenario not in work.plan.background for case in work.plan.cases)
     played = sum(target.status == "ok" for target in work.targets)
     pairs = max(1, played * (played - 1) // 2)
-    size = max(1, CHUNK // pairs) if compared * pairs >= PARALLEL_FROM and cores() > 1 else max(total, 1)
+    size = max(1, CHUNK // pairs) if compared * pairs >= PARALLEL_FROM and work.cores > 1 else max(total, 1)
     chunks = [range(start, min(start + size, total)) for start in range(0, total, size)]
     if len(chunks) < 2:
         judge_chunk(work, range(total), analysis, tell)
         return
     # Spawned, not forked: the host has threads (reports being imported). Small records have no cycles to collect.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cores() - 1, mp_context=context, initializer=gc.disable) as pool:
+    with ProcessPoolExecutor(work.cores - 1, mp_context=context, initializer=gc.disable) as pool:
         judge_together(pool, work, chunks, analysis, tell)
 
 
@@ -180,7 +188,7 @@ def judge_together(
     as everything before it is there, so that little of it waits."""
     rest, judged = deque(chunks), deque[tuple[range, Future[Analysis] | Analysis]]()
     while rest or judged:
-        while len(rest) > 1 and sum(isinstance(part, Future) and not part.done() for _, part in judged) < cores():
+        while len(rest) > 1 and sum(isinstance(part, Future) and not part.done() for _, part in judged) < work.cores:
             try:
                 judged.append((rest[0], pool.submit(judge_part, excerpt(work, rest[0]))))
             except BrokenProcessPool:

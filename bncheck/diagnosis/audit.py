@@ -44,7 +44,7 @@ def silent_drifts(drifts: Iterable[Drift], findings: Iterable[Finding]) -> Itera
         here.setdefault((item.scenario, item.case), []).append(item)
     for drift in drifts:
         known = here.get((drift.scenario, drift.case), ())
-        if drift.verdict != "agrees" and not any(covers(item, drift) for item in known):
+        if drift.relation != "agrees" and not any(covers(item, drift) for item in known):
             yield drift
 
 
@@ -79,7 +79,7 @@ def silence(drift: Drift) -> Fault:
         (drift.a, drift.b),
         drift.layer,
         drift.quantity,
-        f"{what} of {drift.a} and {drift.b} {drift.verdict}, and no finding says so.",
+        f"{what} of {drift.a} and {drift.b} {drift.relation}, and no finding says so.",
     )
 
 

@@ -111,7 +111,7 @@ def between_members(
             unsaid = (drift for drift in member.differing if not any(covers(one, drift) for one in found))
             silent = [Open(drift, member) for drift in unsaid if is_open(member, drift)]
             if silent:
-                if any(one.drift.verdict == "missing" for one in silent):
+                if any(one.drift.relation == "missing" for one in silent):
                     found = [*found, *(between(member, item) for item in held_by_one(member))]
                 said, left = account(found, silent, order)
                 found, left = account_alike(with_accounts(found, [said]), left, case.pairs)
@@ -190,7 +190,7 @@ def _agree(case: CaseViews, one: CellView, two: CellView) -> bool:
     if [event.status for event in one.trace.events] != [event.status for event in two.trace.events]:
         return False  # one lacks what the other played: that they agree until there says nothing about the rest
     return all(
-        (drift.verdict == "missing" and drift.quantity in STATES)
+        (drift.relation == "missing" and drift.quantity in STATES)
         or drift.quantity == "counter"
         or is_rounding(pair, drift)
         for drift in pair.drifts
@@ -321,7 +321,7 @@ def with_lost_digits(findings: Sequence[Finding], pair: PairView, order: Mapping
 
 
 def beyond_tolerance(pair: PairView) -> list[Drift]:
-    return [drift for drift in pair.differing if drift.verdict == "differs"]
+    return [drift for drift in pair.differing if drift.relation == "differs"]
 
 
 def drift_size(item: Finding) -> float:

@@ -88,7 +88,7 @@ def blank(
     b: str,
     layer: str,
     quantity: str,
-    verdict: str,
+    relation: str,
     first: int | None,
     points: int,
     bad_a: int = 0,
@@ -111,7 +111,7 @@ def blank(
         first_event=first,
         nonfinite_a=bad_a,
         nonfinite_b=bad_b,
-        verdict=verdict,
+        relation=relation,
     )
 
 
@@ -316,7 +316,7 @@ def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tol
         else np.zeros(0)
     )
     first = first_true(outside.any(axis=1)) if outside.size else None
-    verdict = "agrees" if first is None else ("nonfinite" if bad.any() else "differs")
+    relation = "agrees" if first is None else ("nonfinite" if bad.any() else "differs")
     known = points[np.isfinite(points)]
     with np.errstate(all="ignore"):  # the square of 1e299 is none
         mean, std = (float(known.mean()), float(known.std())) if known.size else (np.nan, np.nan)
@@ -338,6 +338,6 @@ def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tol
         first_event=None if first is None else int(series.events[first]),
         nonfinite_a=int((~good_a).sum()),
         nonfinite_b=int((~good_b).sum()),
-        verdict=verdict,
+        relation=relation,
         dtype=series.dtype,
     )

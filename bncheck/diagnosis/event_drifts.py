@@ -146,8 +146,8 @@ def measured(pair: PairView, series: Series) -> Drift:
 def is_apart(pair: PairView, drift: Drift, event: int | None = None) -> bool:
     """Whether a drift, of one event's outputs where it is named, is more than rounding. What evaluations do does not
     speak against a training output, whose own bound is all that counts for it."""
-    if drift.verdict != "differs":
-        return drift.verdict != "agrees"
+    if drift.relation != "differs":
+        return drift.relation != "agrees"
     if event is None or not trains(pair, event):
         return not is_rounding(pair, drift)
     return not (within_a_stack(pair, drift) if is_whole(pair) else within_bounds(pair, drift))
@@ -189,7 +189,7 @@ def gradient_follows(pair: PairView, drift: Drift) -> bool | None:
         taken_apart = cell.anatomy.get(drift.layer)
         if taken_apart is not None and taken_apart.departures and drift.quantity in taken_apart.gradients:
             return taken_apart.gradients[drift.quantity]
-    if a is None or b is None or drift.verdict != "differs" or not is_last(pair, drift.layer):
+    if a is None or b is None or drift.relation != "differs" or not is_last(pair, drift.layer):
         return None
     names = ("used_mean", "used_invstd", "grad_gamma", "grad_beta")
     rows = [[trace.get(drift.layer, name) for name in names] for trace in (a, b)]

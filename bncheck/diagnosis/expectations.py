@@ -7,11 +7,10 @@ from typing import Any
 
 from bncheck.diagnosis.audit import silent_drifts
 from bncheck.diagnosis.rules import load_rules
-from bncheck.environments.targets import SHAPE
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.run_folder.results import Expectation, TargetResult
-from bncheck.scenario import Case, Expect, Scenario
+from bncheck.scenario import TARGET_NAME, Case, Expect, Scenario
 
 NO_PROBE = "no conventions were measured (--no-probe), and only they can name {causes}"
 
@@ -103,7 +102,7 @@ def matching(word: str, targets: Sequence[TargetResult]) -> list[str]:
 
 def spelt(word: str, target: TargetResult) -> bool:
     """Whether a word is another spelling of the target's name: ``torch@cpu`` is torch where that is the default."""
-    found, own = SHAPE.fullmatch(word.strip()), SHAPE.fullmatch(target.name)
+    found, own = TARGET_NAME.fullmatch(word.strip()), TARGET_NAME.fullmatch(target.name)
     if found is None or own is None or not found["device"]:
         return False
     same = all(found[part] == own[part] for part in ("backend", "variant", "version"))

@@ -16,9 +16,9 @@ from bncheck.diagnosis.fit import measure, settle
 from bncheck.diagnosis.replay import attribute, replay
 from bncheck.evidence import Attribution, CellView, Deferred, Drift, PairView
 from bncheck.finding import Finding
-from bncheck.playing.plan import layer_path
 from bncheck.run_folder.results import TargetResult
 from bncheck.scenario import Case, Scenario
+from bncheck.scenario_files.shapes import layer_path
 from bncheck.trace import Place, Trace, unsound
 
 # Backends whose own layer averages the variance of n − 1; the others' takes that of n (docs/conventions.md).
@@ -77,7 +77,7 @@ def unsound_places(case: Case, trace: Trace) -> tuple[Place, ...]:
 
 def pair_view(case: Case, scenario: Scenario, a: CellView, b: CellView) -> PairView:
     drifts = compare(case, a, b, scenario.tolerance)
-    differ = any(drift.verdict != "agrees" for drift in drifts)
+    differ = any(drift.relation != "agrees" for drift in drifts)
     found = Deferred(lambda: attribute_pair(case, a, b)) if differ else ()
     return PairView(case=case, a=a, b=b, drifts=drifts, attributions=found, tolerance=scenario.tolerance)
 

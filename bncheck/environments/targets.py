@@ -11,13 +11,8 @@ from packaging.version import InvalidVersion, Version
 
 from bncheck.environments.backend_file import BackendFile
 from bncheck.errors import TargetError, nearest
+from bncheck.scenario import TARGET_NAME
 
-SHAPE = re.compile(
-    r"(?P<backend>[A-Za-z][A-Za-z0-9_.-]*)"
-    r"(?:\[(?P<variant>[^\[\]]*)\])?"
-    r"(?:==(?P<version>[^@\s]+))?"
-    r"(?:@(?P<device>\S+))?"
-)
 MOST_LETTERS = 200  # of a name; its version becomes a number
 PLAIN_VARIANT = re.compile(r"[a-z0-9_]+")
 
@@ -57,7 +52,7 @@ class Target:
 
 def parse_target(text: str, backends: Mapping[str, BackendFile]) -> Target:
     """Understand one target's name; TargetError says what exists and which spelling is nearest."""
-    match = SHAPE.fullmatch(text.strip()) if len(text) <= MOST_LETTERS else None
+    match = TARGET_NAME.fullmatch(text.strip()) if len(text) <= MOST_LETTERS else None
     if match is None:
         raise TargetError(
             f"cannot read the target {text[:MOST_LETTERS]!r}",

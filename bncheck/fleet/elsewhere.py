@@ -25,12 +25,13 @@ from bncheck.gate.shortfall import Shortfall
 from bncheck.joining.runs import Source, copy_cells, join, open_sources
 from bncheck.playing.cases_file import write_cases
 from bncheck.playing.jobs import Options
-from bncheck.playing.plan import Plan, code_of, write_plan
-from bncheck.playing.workers import Progress
+from bncheck.playing.plan_file import write_plan
+from bncheck.playing.progress import Listener, Progress
 from bncheck.run_folder.folder import create_run_folder, write_json
 from bncheck.run_folder.results import Results, TargetResult
 from bncheck.run_folder.writer import only_writer
-from bncheck.session import Listener, Request, conclude, make_plan, resuming
+from bncheck.scenario_files.plan import Plan, code_of
+from bncheck.session import Request, conclude, make_plan, resuming
 
 if TYPE_CHECKING:
     from bncheck.run_folder.results import CellResult

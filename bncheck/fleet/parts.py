@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bncheck.playing.plan import MOST_PARTS, Plan
 from bncheck.playing.shard import Shard, take
+from bncheck.scenario_files.plan import MOST_PARTS, Plan
 
 
 @dataclass(frozen=True, eq=False)  # each is itself: a plan has no hash

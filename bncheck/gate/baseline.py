@@ -20,8 +20,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from bncheck.bounded import is_there, read_bounded
 from bncheck.errors import BaselineError
 from bncheck.gate.charge import Charge
 
@@ -249,3 +251,23 @@ def figure(value: Any) -> float | None:
 
 def remedy(where: str) -> str:
     return f"write it anew with: bncheck baseline update RUN {where}"
+
+
+def read_baseline(path: Path) -> tuple[Entry, ...]:
+    """The entries of a baseline file. BaselineError where there is none, or none of ours."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise BaselineError(f"{path} is {path.stat().st_size:,} bytes long; no baseline is.", "name another file")
+        return parse(read_bounded(path, LARGEST).decode("utf-8"), str(path))
+    except FileNotFoundError:
+        raise BaselineError(
+            f"There is no baseline {path}.",
+            f"make one from a run whose findings are accepted: bncheck baseline update latest {path}",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BaselineError(f"{path} cannot be read: {error}", "check the path and its permissions") from None
+
+
+def read_if_there(path: Path) -> tuple[Entry, ...]:
+    """The entries that a file which is to be written anew holds until then; () where nothing is there."""
+    return read_baseline(path) if is_there(path) else ()

@@ -114,7 +114,7 @@ def size_of(finding: Finding, results: Results) -> float | None:
     """Largest mean absolute drift of the finding's quantity between its sides; NaN once one side is not finite."""
     pairs = [(a, b) for a in finding.sides[0] for b in finding.sides[1]] if finding.of_difference else []
     sizes = [
-        math.nan if drift.verdict == "nonfinite" else drift.mean_abs
+        math.nan if drift.relation == "nonfinite" else drift.mean_abs
         for a, b in pairs
         for drift in results.drifts_between(finding.scenario, finding.case, a, b)
         if (drift.layer, drift.quantity) == (finding.layer, finding.quantity)
@@ -216,13 +216,13 @@ def of_drifts(results: Results, plain: Mapping[str, str]) -> Iterator[Charge]:
             sentence=said(drift),
             layer=drift.layer,
             quantity=drift.quantity,
-            size=math.nan if drift.verdict != "differs" else drift.mean_abs,
+            size=math.nan if drift.relation != "differs" else drift.mean_abs,
         )
 
 
 def said(drift: Drift) -> str:
     what = f"{drift.layer}.{drift.quantity}" if drift.layer else drift.quantity
-    if drift.verdict == "differs":
+    if drift.relation == "differs":
         return f"{what} of {drift.a} and {drift.b} is off by {drift.mean_abs:.3g} ± {drift.std_abs:.3g}."
     why = {"nonfinite": "is NaN or Inf on one side", "missing": "is there on one side only", "refused": "was refused"}
-    return f"{what} of {drift.a} and {drift.b} {why.get(drift.verdict, drift.verdict)}."
+    return f"{what} of {drift.a} and {drift.b} {why.get(drift.relation, drift.relation)}."

@@ -28,7 +28,7 @@ from bncheck.bounded import is_folder
 from bncheck.errors import RunFolderError, UsageError
 from bncheck.joining.targets import Member, join_targets
 from bncheck.playing.cases_file import join_cases
-from bncheck.playing.plan import Plan, read_plan, with_tolerance, write_plan
+from bncheck.playing.plan_file import read_plan, write_plan
 from bncheck.run_folder.arrays import MAX_ARCHIVE, open_archive
 from bncheck.run_folder.cell import cell_folder, record_or_crash
 from bncheck.run_folder.cell_files import copy_cell_files
@@ -37,6 +37,7 @@ from bncheck.run_folder.results import Results, TargetResult, read_results
 from bncheck.scenario import Scenario
 from bncheck.scenario_files.files import load_scenario
 from bncheck.scenario_files.inputs import content_key
+from bncheck.scenario_files.plan import Plan, with_tolerance
 
 KEY = re.compile(r"[0-9a-f]{16}\Z")
 

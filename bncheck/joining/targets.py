@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bncheck.environments.targets import SHAPE
 from bncheck.run_folder.results import TargetResult
+from bncheck.scenario import TARGET_NAME
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def distinguish(groups: list[Group]) -> list[Group]:
 
 def with_version(target: TargetResult) -> str:
     """``torch@cuda`` of version 2.13.0 → ``torch==2.13.0@cuda``."""
-    match = SHAPE.fullmatch(target.name)
+    match = TARGET_NAME.fullmatch(target.name)
     if match is None:
         return f"{target.name} {target.version}"
     variant = f"[{match['variant']}]" if match["variant"] else ""

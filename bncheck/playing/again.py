@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bncheck.playing.jobs import Options, Seat, job_of
-from bncheck.playing.workers import Progress, play
+from bncheck.playing.jobs import Options, job_of
+from bncheck.playing.progress import Progress
+from bncheck.playing.seats import Seat
+from bncheck.playing.workers import play
 from bncheck.run_folder.folder import again_folder
 from bncheck.scenario import Case
 

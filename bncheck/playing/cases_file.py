@@ -11,11 +11,11 @@ from typing import Any
 
 from bncheck.bounded import clear, open_within, read_within
 from bncheck.errors import RunFolderError, ScenarioError
-from bncheck.playing.plan import layer_ranks
 from bncheck.run_folder.folder import check_slug
 from bncheck.run_folder.whole import write_whole
 from bncheck.scenario import Case, op_of
 from bncheck.scenario_files.inputs import content_key, make_inputs
+from bncheck.scenario_files.shapes import layer_ranks
 from bncheck.worker.archive import digest, pack_npz
 
 NAME = "cases.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,22 +16,14 @@ from bncheck.errors import RunFolderError
 from bncheck.playing.cases_file import write_cases
 from bncheck.playing.nursery import Nursery
 from bncheck.playing.pace import Stopwatch, longest_first, read_paces
-from bncheck.playing.plan import Plan
+from bncheck.playing.progress import Progress
 from bncheck.playing.said import read_environment
-from bncheck.playing.workers import Job, Limits, Progress, play
+from bncheck.playing.seats import Seat
+from bncheck.playing.workers import Job, Limits, play
 from bncheck.run_folder.folder import write_json
 from bncheck.run_folder.origin import measured_on
 from bncheck.run_folder.results import TargetResult
-
-
-@dataclass(frozen=True)
-class Seat:
-    """A target with the interpreter that will play it; ``result`` already says unavailable when there is none."""
-
-    result: TargetResult
-    backend_path: Path
-    python: Path | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)  # variables for its process
+from bncheck.scenario_files.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ from bncheck.environments.backend_file import BACKENDS_FOLDER
 from bncheck.environments.folder import cache_folder, site_packages
 from bncheck.environments.pythons import Ready
 from bncheck.playing import said
-from bncheck.playing.jobs import Options, Seat, threads
-from bncheck.playing.plan import Plan
+from bncheck.playing.jobs import Options, threads
+from bncheck.playing.seats import Seat
 from bncheck.run_folder.arrays import MAX_ARCHIVE
 from bncheck.run_folder.cell import FINISHED, record_or_crash, sound_record
 from bncheck.run_folder.cell_files import LONGEST_NAME, TAR, read_cell_file, read_header
@@ -43,6 +43,7 @@ from bncheck.run_folder.folder import LARGEST_JSON
 from bncheck.run_folder.origin import Origin, write_origin
 from bncheck.run_folder.results import TargetResult
 from bncheck.run_folder.whole import write_whole
+from bncheck.scenario_files.plan import Plan
 from bncheck.worker.archive import BLOCK, tar_entry
 
 HEAD, FORMAT = "kept.json", 1

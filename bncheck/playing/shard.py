@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bncheck.errors import UsageError
-from bncheck.playing.plan import MOST_PARTS, Plan
 from bncheck.scenario import Scenario
+from bncheck.scenario_files.plan import MOST_PARTS, Plan
 
 
 @dataclass(frozen=True)

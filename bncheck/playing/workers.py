@@ -14,19 +14,20 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bncheck.bounded import clear, open_within, own_folder
 from bncheck.errors import RunFolderError
-from bncheck.evidence import DAMAGED, LOST_RESULT
 from bncheck.playing import said
 from bncheck.playing.nursery import ENDING, Forked, Nursery, end_group
+from bncheck.playing.progress import Progress
 from bncheck.run_folder.cell import (
     CellRecord,
     discard,
     has_result,
+    lost,
     record_or_crash,
     seal_at,
     sound_record,
@@ -80,17 +81,6 @@ class Job:
     nursery: Nursery | None = None  # that has imported the framework already
     inputs: str = "../../inputs"  # folder of the input archives, seen from ``folder``
     cases: str = "../../cases.jsonl"  # what the cells play, likewise
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Something happened: a cell started or finished, or a target turned out unavailable."""
-
-    target: str
-    kind: str  # importing (text: the command), started, finished, unavailable (text: the reason), ended (all cells)
-    cell: str = ""
-    outcome: str = ""
-    text: str = ""
 
 
 class Worker:
@@ -253,7 +243,7 @@ class Worker:
         record = record_or_crash(self.job.folder / cell, sealed=True)
         if record is not None:
             self.waiting.remove(cell)
-            if record.error_type in DAMAGED:  # so that nobody reads it otherwise later
+            if record.damaged:  # so that nobody reads it otherwise later
                 write_record(self.job.folder / cell, record)
             self.seals[cell] = seal_at(self.job.folder / cell)
             yield Progress(target=self.job.target, kind="finished", cell=cell, outcome=record.outcome)
@@ -270,10 +260,14 @@ class Worker:
             self.kill()
             yield from self.finish()  # a process that hangs at its end has its results
             if self.current in self.waiting:
-                yield from self.fail("timeout", "Timeout", f"it ran longer than {limits.cell_seconds:g} s (--timeout)")
+                yield from self.fail(
+                    died("timeout", "Timeout", f"it ran longer than {limits.cell_seconds:g} s (--timeout)")
+                )
         elif self.noise() > MOST_NOISE:
             self.kill()
-            yield from self.fail("crashed", "Noise", f"it printed more than {MOST_NOISE >> 20} MB and was stopped")
+            yield from self.fail(
+                died("crashed", "Noise", f"it printed more than {MOST_NOISE >> 20} MB and was stopped")
+            )
 
     def noise(self) -> int:
         return size_of(self.job.folder, "stderr.txt")
@@ -315,7 +309,7 @@ class Worker:
         text = "what it plays from, or its folder, was changed or taken away three times by something that was played"
         for cell in list(self.waiting):
             self.current = cell
-            yield from self.fail("crashed", LOST_RESULT, text)
+            yield from self.fail(lost(text))
 
     def tidy(self) -> None:
         """What a process leaves behind becomes a folder that can be read again: no half entry, no link or pipe, and the
@@ -341,7 +335,7 @@ class Worker:
                 text = "its result was changed after it was written, by something that was played"
             else:
                 continue
-            write_record(folder, CellRecord("crashed", error_type=LOST_RESULT, error=text))
+            write_record(folder, lost(text))
             yield Progress(self.job.target, "finished", cell, "crashed", text)
 
     def blame(self, code: int) -> Iterator[Progress]:
@@ -352,17 +346,19 @@ class Worker:
                 return
             self.current = self.waiting[0]
         self.restarts_without_progress = 0
-        yield from self.fail("crashed", death_name(code), f"the process {death(code)}")
+        yield from self.fail(died("crashed", death_name(code), f"the process {death(code)}"))
 
-    def fail(self, outcome: str, error_type: str, text: str) -> Iterator[Progress]:
+    def fail(self, record: CellRecord) -> Iterator[Progress]:
         folder = self.job.folder / self.current
         tail = self.take_output(folder)
         stack = f"\n{tail}" if tail else ""
         took = time.monotonic() - self.since
-        write_record(folder, CellRecord(outcome, error_type=error_type, error=text + stack, seconds=took))
+        write_record(folder, replace(record, error=record.error + stack, seconds=took))
         self.seals[self.current] = seal_at(folder)
         self.waiting.remove(self.current)
-        yield Progress(target=self.job.target, kind="finished", cell=self.current, outcome=outcome, text=text)
+        yield Progress(
+            target=self.job.target, kind="finished", cell=self.current, outcome=record.outcome, text=record.error
+        )
 
     def take_output(self, folder: Path) -> str:
         """Keep the last of what the dead process printed as the cell's stderr.txt; return its last lines."""
@@ -405,6 +401,10 @@ class Worker:
         end_group(group, signal.SIGKILL)  # where no guard is between
         self.process = None
         self.tidy()
+
+
+def died(outcome: str, name: str, why: str) -> CellRecord:
+    return CellRecord(outcome, error_type=name, error=why)
 
 
 def read_from(folder: Path, name: str, start: int, most: int) -> bytes:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bncheck.errors import UsageError
 from bncheck.python.hands import side
 from bncheck.python.result import Result
 from bncheck.python.watching import Watch, one_sentence
 from bncheck.report.plain_text import plural
-from bncheck.trace import Array
 
 STATISTICS = ("running_mean", "running_var")
 NAMED = 4  # layers that a message names
@@ -128,7 +128,7 @@ def assert_same_in_any_batch(model: Any, batch: Any, tolerance: float = SAME) ->
                 )
 
 
-def distance(whole: Array, part: Array, start: int, stop: int, size: int) -> float:
+def distance(whole: NDArray[Any], part: NDArray[Any], start: int, stop: int, size: int) -> float:
     """Largest difference, of the largest value; 0 for what has no samples along its first axis."""
     if not whole.ndim or len(whole) != size or part.shape[1:] != whole.shape[1:] or len(part) != stop - start:
         return 0.0
@@ -187,7 +187,12 @@ def assert_equivalent(
 
 
 def ratio(
-    one: Mapping[str, Array], two: Mapping[str, Array], key: str, n: int, step: int, given: Mapping[str, Any]
+    one: Mapping[str, NDArray[Any]],
+    two: Mapping[str, NDArray[Any]],
+    key: str,
+    n: int,
+    step: int,
+    given: Mapping[str, Any],
 ) -> str:
     """What the running variance after one step says of the divisor: the same factor in every channel."""
     weight = given.get("momentum", 0.1)

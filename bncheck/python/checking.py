@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from bncheck.bounded import is_regular
-from bncheck.diagnosis.alone import judge_holding
 from bncheck.errors import UsageError
 from bncheck.life import Held, Holding
 from bncheck.python.hands import backend_of, side
 from bncheck.python.result import Result, now
-from bncheck.run_folder.answer import MOST, Answer, read_answer
+from bncheck.run_folder.answer import read_answer
 from bncheck.run_folder.lives import read_lives
 from bncheck.run_folder.results import Results, TargetResult
-from bncheck.subjects.checkpoint import COLUMNS, headline, row_of
+from bncheck.subjects.checkpoint import look_at_object
 from bncheck.subjects.conclusion import results_of, slug_of
 
 QUANTITIES = ("running_mean", "running_var", "gamma", "beta")
@@ -117,19 +116,10 @@ def holding_of(model: Any) -> Holding:
 
 
 def held(model: Any) -> Result:
-    holding = holding_of(model)
-    name = holding.name
-    found = tuple(replace(each, case=name) for each in judge_holding(holding))
-    answer = Answer(
-        verb="check",
-        subject=name,
-        headline=headline([holding], found),
-        columns=COLUMNS,
-        rows=tuple(row_of(layer, found) for layer in holding.layers[:MOST]),
-        notes=("Looked at is what it holds now; what it does in training and eval is seen by bncheck.watch(model).",),
-    )
-    target = TargetResult(name=name, slug=name, backend=holding.framework, device="")
-    return Result(answer, results_of(answer, found, [target], "bncheck.check()", now()))
+    note = "Looked at is what it holds now; what it does in training and eval is seen by bncheck.watch(model)."
+    checked = look_at_object(holding_of(model), note)
+    results = results_of(checked.answer, checked.findings, [checked.target], "bncheck.check()", now())
+    return Result(checked.answer, results)
 
 
 def diff(a: Any, b: Any, **options: Any) -> Result:
@@ -145,17 +135,16 @@ def diff(a: Any, b: Any, **options: Any) -> Result:
             "A model object is compared with another, and a file with a file.",
             "Save the model's state_dict() and name its file, or load the file into a model.",
         )
-    from bncheck.checkpoints.recognise import Checkpoint
-    from bncheck.subjects.two_files import side_by_side
+    from bncheck.subjects.two_files import objects_side_by_side
 
-    sides = [Checkpoint(holding=holding_of(each)) for each in (a, b)]
-    names = [each.holding.name for each in sides]
+    sides = [holding_of(each) for each in (a, b)]
+    names = [each.name for each in sides]
     names = [f"{names[0]} (first)", f"{names[1]} (second)"] if names[0] == names[1] else names
-    answer, found, missed = side_by_side(sides[0], sides[1], (names[0], names[1]))
+    answer, found, missed = objects_side_by_side(sides[0], sides[1], (names[0], names[1]))
     if missed:
         raise UsageError(f"{missed[0].sentence}.", missed[0].remedy)
     targets = [
-        TargetResult(name=name, slug=slug_of(name), backend=each.holding.framework, device="")
+        TargetResult(name=name, slug=slug_of(name), backend=each.framework, device="")
         for name, each in zip(names, sides, strict=True)
     ]
     return Result(answer, results_of(answer, found, targets, "bncheck.diff()", now()))

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from bncheck.bounded import is_folder, is_regular, read_bounded
 from bncheck.errors import UsageError
 from bncheck.life import Life
 from bncheck.python.result import Result, result_of
 from bncheck.run_folder.arrays import open_archive
 from bncheck.run_folder.recordings import SEE, life_of
-from bncheck.trace import Array
 
 LARGEST = 512 * 1024**2
 
@@ -58,7 +59,7 @@ def read(path: Path) -> Sequence[Life]:
 def of_arrays(path: Path) -> Mapping[str, Any]:
     """``layer/quantity`` → array, as in a trace; a layer's name may hold slashes."""
     archive = open_archive(path)
-    layers: dict[str, dict[str, Array]] = {}
+    layers: dict[str, dict[str, NDArray[Any]]] = {}
     for key in archive or ():
         layer, _, quantity = key.rpartition("/")
         layers.setdefault(layer, {})[quantity] = archive[key]  # type: ignore[index]

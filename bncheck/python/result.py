@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bncheck.diagnosis.alone import judge_lives
 from bncheck.finding import Finding
 from bncheck.life import Life
 from bncheck.run_folder.answer import Answer
-from bncheck.run_folder.results import Results, TargetResult
-from bncheck.subjects.conclusion import conclude, results_of, slug_of
-from bncheck.subjects.watched import answer_of
+from bncheck.run_folder.results import Results
+from bncheck.subjects.conclusion import conclude
+from bncheck.subjects.watched import judged
 
 # What a layer's owner has to know; conventions and rounding are nobody's fault.
 FAULTS = ("defect", "hazard", "unexplained")
@@ -69,7 +68,6 @@ class Result:
     def report(self, folder: str | Path | None = None, formats: Sequence[str] = FORMATS) -> Path:
         """Write a run folder (default: a new one below reports/) that ``bncheck report`` renders again; returns its
         index.html. UsageError where the folder holds something already."""
-        from bncheck.gate.bar import Bar
         from bncheck.report import render
         from bncheck.run_folder.folder import create_run_folder
         from bncheck.run_folder.source_lines import write_lines
@@ -83,23 +81,14 @@ class Result:
         for life in self.lives:
             write_life(life, run)
         write_lines(run, self.lives)
-        conclude(run, self.answer, self.results, Bar(), tuple(formats), lambda text: None)
+        conclude(run, self.answer, self.results, tuple(formats), lambda text: None)
         return run / "index.html"
 
 
 def result_of(lives: Sequence[Life], subject: str, command: str) -> Result:
     """Judge lives, all rules over each."""
-    findings = judge_lives(lives)
-    answer = answer_of(lives, findings, subject)
-    return Result(answer, results_of(answer, findings, targets_of(lives), command, now()), tuple(lives))
-
-
-def targets_of(lives: Sequence[Life]) -> tuple[TargetResult, ...]:
-    found = {life.framework or "recording": life for life in lives}
-    return tuple(
-        TargetResult(name=name, slug=slug_of(name), backend=name, version=life.version, device="")
-        for name, life in found.items()
-    )
+    answer, results = judged(lives, subject, command, now())
+    return Result(answer, results, tuple(lives))
 
 
 def now() -> str:

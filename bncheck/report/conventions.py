@@ -39,18 +39,10 @@ FACET_WIDTH, TARGET_WIDTH = 22, 20
 MOST_NAMES = 4  # of targets in a sentence
 
 
-def by_target(results: Results) -> dict[str, dict[str, Convention]]:
-    """target → path → convention, in the order of the run."""
-    found: dict[str, dict[str, Convention]] = {}
-    for convention in results.conventions:
-        found.setdefault(convention.target, {})[convention.path] = convention
-    return found
-
-
 def kept(results: Results) -> list[str]:
     """Which targets' conventions an earlier run has measured, and on which day: a sentence a day."""
     days: dict[str, list[str]] = {}
-    measured = by_target(results)
+    measured = results.conventions_at
     for target in results.targets:
         if target.measured_on and target.name in measured:
             days.setdefault(target.measured_on, []).append(target.name)
@@ -121,7 +113,7 @@ def table(results: Results, width: int = 100, residuals: bool = False) -> Render
     from rich.console import Group
     from rich.text import Text
 
-    targets = by_target(results)
+    targets = results.conventions_at
     names = list(targets)
     known = [facet for facet in FACETS if any(cell(paths, facet) != UNKNOWN for paths in targets.values())]
     fit = max(1, (width - FACET_WIDTH) // TARGET_WIDTH)

@@ -12,7 +12,7 @@ from pathlib import Path
 from bncheck.convention import Convention
 from bncheck.diagnosis.porting import advise_paths, changes, spelled
 from bncheck.report import plain_text
-from bncheck.report.conventions import by_target, cell, kept
+from bncheck.report.conventions import cell, kept
 from bncheck.report.html import convention_table
 from bncheck.report.pages import environment
 from bncheck.run_folder.results import Results
@@ -51,7 +51,7 @@ def write(path: Path, results: Results, source: str = "", goal: str = "") -> Pat
 
 
 def page(results: Results, source: str = "", goal: str = "") -> str:
-    measured = by_target(results)
+    measured = results.conventions_at
     targets = list(measured)
     ways = [(one, two) for one in targets for two in targets if one != two]
     first = (source, goal) if (source, goal) in ways else next(iter(ways), ("", ""))

@@ -104,7 +104,7 @@ def agree(results: Results, scenario: str, case: str, layer: str, one: Curve, tw
         for drift in results.drifts_between(scenario, case, one.target, two.target)
         if drift.layer == layer and drift.quantity in DRAWN
     ]
-    return bool(drifts) and all(drift.verdict == "agrees" for drift in drifts)
+    return bool(drifts) and all(drift.relation == "agrees" for drift in drifts)
 
 
 def judging_dtypes(results: Results, scenario: str, case: str, layer: str) -> dict[str, tuple[str, ...]]:
@@ -132,7 +132,7 @@ def drifting_layer(results: Results, scenario: str, case: str) -> str:
         drift
         for target in results.targets
         for drift in results.drifts_between(scenario, case, results.yardstick, target.name)
-        if drift.quantity in DRAWN and drift.verdict != "agrees"
+        if drift.quantity in DRAWN and drift.relation != "agrees"
     ]
     return max(found, key=lambda drift: np.nan_to_num(drift.mean_abs, nan=np.inf)).layer if found else ""
 

@@ -90,6 +90,6 @@ def draw(results: Results, shown: Matrix) -> Figure:
 def label(found: Standing) -> str:
     """``≠ convention 0.90099``: the mark, the word, and the mean difference where that is what tells."""
     off = found.drift
-    told = off is not None and off.verdict == "differs"
+    told = off is not None and off.relation == "differs"
     size = f"\n{clean(off.quantity)} {number(off.mean_abs)}" if off is not None and told else ""
     return f"{found.mark} {found.short}{size}"

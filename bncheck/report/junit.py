@@ -114,7 +114,7 @@ def outcome(results: Results, cells: list[CellResult | None], pair: tuple[str, s
         for cell in cells[:1]
         if cell is not None
         for drift in results.drifts_between(cell.scenario, cell.case, *pair)
-        if drift.verdict != "agrees"
+        if drift.relation != "agrees"
     ]
     return failure(failing, ["", *drifts])
 

@@ -146,7 +146,7 @@ def place(
         drift
         for target in results.targets
         for drift in results.drifts_between(scenario.name, case.name, results.yardstick, target.name)
-        if drift.verdict != "agrees"
+        if drift.relation != "agrees"
     ]
     drifts.sort(key=lambda drift: -drift.mean_abs if drift.mean_abs == drift.mean_abs else float("-inf"))
     here = tuple(
@@ -170,7 +170,7 @@ def place(
 
 def cell_of(target: str, found: Standing, result: CellResult | None) -> Cell:
     off = found.drift
-    told = off is not None and off.verdict == "differs" and math.isfinite(off.mean_abs)
+    told = off is not None and off.relation == "differs" and math.isfinite(off.mean_abs)
     size = f"{off.mean_abs:.2g}" if off is not None and told else ""
     return Cell(target=target, standing=found, result=result, size=size)
 

@@ -50,7 +50,7 @@ SHORT = {
 }
 QUANTITIES = ("running_mean", "running_var", "counter", "output", "gamma", "beta")
 MOST_LETTERS = 300  # of what bncheck itself says of somebody's file: a whole sentence, worth its room
-VERDICTS = ("nonfinite", "refused", "missing", "differs")
+RELATIONS = ("nonfinite", "refused", "missing", "differs")
 NAN = "NaN or Inf"
 # Below the tolerance of every dtype: a drift no larger than this is outside of it by NaN or Inf alone.
 LEAST_TOLERANCE = 1e-7
@@ -128,7 +128,7 @@ def compared(results: Results, cell: CellResult, concerned: Sequence[Finding]) -
 def alike(cell: CellResult, other: CellResult, drifts: Sequence[Drift]) -> bool:
     """Whether both refused the same events of the case, of their own accord."""
     same = other.outcome == cell.outcome and other.event == cell.event and played(cell) and played(other)
-    return same and all(drift.verdict != "refused" for drift in drifts)
+    return same and all(drift.relation != "refused" for drift in drifts)
 
 
 def refused_alike(
@@ -148,7 +148,7 @@ def refused_alike(
 def held_against(results: Results, cell: CellResult, drifts: Sequence[Drift], concerned: Sequence[Finding]) -> Standing:
     """A cell with what differs between it and the yardstick, and with what is wrong with it by itself."""
     base, target, own = results.yardstick, cell.target, worry(concerned, drifts, cell)
-    off = [drift for drift in drifts if drift.verdict != "agrees"]
+    off = [drift for drift in drifts if drift.relation != "agrees"]
     between = [f for f in concerned if f.between(base, target)]
     # Judged alike: on one side of a difference from others, and what is left between them is no finding of its own.
     together = not between and any(on_one_side(f, base, target) for f in concerned if f.of_difference)
@@ -157,7 +157,7 @@ def held_against(results: Results, cell: CellResult, drifts: Sequence[Drift], co
     if not off or rounding:
         return agreeing(results, target, drifts, own, first_to_tell(off))
     kind = gravest([*between, *single, *filter(None, (own,))] or concerned)
-    spoiled = [drift for drift in off if drift.verdict == "nonfinite"]
+    spoiled = [drift for drift in off if drift.relation == "nonfinite"]
     if spoiled:
         return not_finite(results, target, spoiled, drifts, kind)
     worst = first_to_tell(off)
@@ -190,7 +190,7 @@ def not_finite(results: Results, target: str, spoiled: Sequence[Drift], drifts: 
     both = [drift for drift in spoiled if drift.quantity in STATISTICS and bad(drift, target)]
     worst = first_to_tell(alone_here or both or spoiled)
     assert worst is not None
-    off = sum(drift.verdict != "agrees" for drift in drifts)
+    off = sum(drift.relation != "agrees" for drift in drifts)
     text = difference(worst, target, results) + (f" (+{off - 1} more)" if off > 1 else "")
     if alone_here:
         word = "nonfinite"
@@ -262,7 +262,7 @@ def onset_in(results: Results, finding: Finding, drift: Drift, target: str) -> t
     gives the event of the first of its targets, and others share it as far as they agree."""
     first = finding.targets[0]
     same = target == first or any(
-        (other.layer, other.quantity, other.verdict) == (drift.layer, drift.quantity, "agrees")
+        (other.layer, other.quantity, other.relation) == (drift.layer, drift.quantity, "agrees")
         for other in results.drifts_between(finding.scenario, finding.case, first, target)
     )
     step = step_of(results, finding.scenario, finding.case, finding.event) if same else None
@@ -308,11 +308,11 @@ def first_to_tell(drifts: Sequence[Drift]) -> Drift | None:
     """The differing drift that a reader should see: the gravest, then the earliest, then the running mean first."""
 
     def rank(drift: Drift) -> tuple[int, float, int]:
-        gravity = VERDICTS.index(drift.verdict) if drift.verdict in VERDICTS else len(VERDICTS)
+        gravity = RELATIONS.index(drift.relation) if drift.relation in RELATIONS else len(RELATIONS)
         quantity = QUANTITIES.index(drift.quantity) if drift.quantity in QUANTITIES else len(QUANTITIES)
         return gravity, float("inf") if drift.first_event is None else drift.first_event, quantity
 
-    return min((drift for drift in drifts if drift.verdict != "agrees"), key=rank, default=None)
+    return min((drift for drift in drifts if drift.relation != "agrees"), key=rank, default=None)
 
 
 def step_of(results: Results, scenario: str, case: str, event: int | None) -> int | None:
@@ -330,15 +330,15 @@ def named(drift: Drift) -> str:
 def difference(drift: Drift, target: str, results: Results) -> str:
     """``running_mean off by 0.90099 ± 0.20569 since step 1`` and its kin, about ``target``."""
     name, other = named(drift), other_of(drift, target)
-    if drift.verdict == "nonfinite":
+    if drift.relation == "nonfinite":
         return one_line(nonfinite_text(drift, target, results)).strip()
     when = since(step_of(results, drift.scenario, drift.case, drift.first_event))
-    if drift.verdict == "missing":
+    if drift.relation == "missing":
         return one_line(f"{name} is missing or of another shape on one side")
     cell = results.cell_at.get((drift.scenario, drift.case, other))
-    if drift.verdict == "refused" and cell is not None and blamed.own(cell):
+    if drift.relation == "refused" and cell is not None and blamed.own(cell):
         return one_line(f"your code went wrong on {other}, {target} went on {when}")
-    if drift.verdict == "refused":
+    if drift.relation == "refused":
         return one_line(f"{other} refused, {target} went on {when}")
     return one_line(f"{name} off by {amount(drift.mean_abs, drift.std_abs)} {when}")
 

@@ -110,7 +110,7 @@ def point(results: Results, scenario: str, case: str, target: str, quantity: str
     if cell is not None and cell.outcome == "raised":
         return Point(None, "refused")
     here = [d for d in results.drifts_between(scenario, case, results.yardstick, target) if d.quantity == quantity]
-    if any(drift.verdict == "nonfinite" for drift in here):
+    if any(drift.relation == "nonfinite" for drift in here):
         return Point(None, "NaN")
     sizes = [float(getattr(drift, DRAWN[quantity][1])) for drift in here]
     finite = [size for size in sizes if math.isfinite(size)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
 from bncheck.report.gallery import Gallery
-from bncheck.run_folder.results import Results, plain, spell
+from bncheck.run_folder.results import Results, key_of, plain, spell
 from bncheck.run_folder.whole import write_whole
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def lines(items: Iterable[Any], kind: type) -> Iterator[str]:
     Without pandas, whose import takes longer than all else that is done about a few cases."""
     names, out = [item.name for item in fields(kind)], io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow([key_of(kind, name) for name in names])
     rest = iter(items)
     while some := list(islice(rest, AT_ONCE)):
         for item in some:

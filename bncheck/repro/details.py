@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from bncheck.evidence import Drift
 from bncheck.finding import BUILT_IN, Finding
-from bncheck.playing.plan import layer_path
 from bncheck.report.machine import portable
 from bncheck.report.markdown_text import code, fenced, link, table, text
 from bncheck.report.overview import evidence, numbers
@@ -17,6 +16,7 @@ from bncheck.repro.standalone.steps import fold
 from bncheck.repro.standalone.subject import Subject
 from bncheck.run_folder.results import Results
 from bncheck.scenario import Case, Layer
+from bncheck.scenario_files.shapes import layer_path
 
 # Cause → the facets of a convention that it is about.
 FACETS: Mapping[str, tuple[str, ...]] = {
@@ -140,7 +140,7 @@ def observed(results: Results, scene: Scene, subjects: Sequence[Subject]) -> Ite
                     f"- {code(subject.target.label)} refuses event {event} ({code(record.op)}): "
                     f"{code(f'{record.error_type}: {record.error}', 300)}"
                 )
-    apart = [drift for drift in drifts_of(results, scene.finding) if drift.verdict != "agrees"]
+    apart = [drift for drift in drifts_of(results, scene.finding) if drift.relation != "agrees"]
     rows = [drift_row(drift, results) for drift in apart if scene.finding.concerns(drift.a, drift.b)]
     if rows:
         yield from [

@@ -22,7 +22,7 @@ from bncheck.repro.scripts import writer_of
 from bncheck.repro.standalone.brief import brief_script
 from bncheck.repro.standalone.frame import Script, write_script
 from bncheck.repro.standalone.subject import CannotWriteError, Subject, make_subject
-from bncheck.run_folder.results import Results, TargetResult
+from bncheck.run_folder.results import Results, TargetResult, key_of
 from bncheck.run_folder.whole import write_whole
 from bncheck.worker.archive import write_npz
 
@@ -161,7 +161,7 @@ def output_shape(scene: Scene, shape: tuple[int, ...]) -> tuple[int, ...]:
 def drift_csv(drifts: list[Drift]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([item.name for item in fields(Drift)])
+    writer.writerow([key_of(Drift, item.name) for item in fields(Drift)])
     writer.writerows(astuple(drift) for drift in drifts)
     return stream.getvalue()
 

@@ -8,20 +8,17 @@ says why.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bncheck.convention import Convention
 from bncheck.diagnosis.analyse import read_cell
 from bncheck.diagnosis.judge import explain_cell, judge_case
-from bncheck.environments.backend_file import BackendFile, find_backends
-from bncheck.environments.pythons import Ready, find_ready, make_ready, parse_pythons
-from bncheck.environments.targets import Target, parse_targets
-from bncheck.errors import BncheckError, ScenarioError
+from bncheck.errors import ScenarioError
 from bncheck.finding import Finding
-from bncheck.playing.jobs import Options, Seat, run_cells
-from bncheck.playing.plan import Plan
+from bncheck.playing.jobs import Options, run_cells
+from bncheck.playing.progress import Listener
+from bncheck.playing.seats import Seat, seats_at_hand
 from bncheck.repro.kit import subject_of
 from bncheck.repro.scene import Scene, concerned
 from bncheck.repro.smaller import described, smaller_cases
@@ -29,7 +26,7 @@ from bncheck.repro.standalone.subject import CannotWriteError, Played
 from bncheck.run_folder.results import Results, TargetResult
 from bncheck.scenario import Case, Scenario
 from bncheck.scenario_files.inputs import make_inputs
-from bncheck.session import Listener
+from bncheck.scenario_files.plan import Plan
 
 # So many are tried first: nearly always one of them does, and large ones take most of the time.
 FIRST = 12
@@ -55,7 +52,7 @@ def find_smaller(results: Results, scene: Scene, pythons: Sequence[str], listene
     cases = [case for case in smaller_cases(scene.case) if can_be_made(case)]
     if not cases:
         raise KeptError("it is as small as it can be")
-    seats = find_seats(scene, find_backends(), pythons)
+    seats = find_seats(scene, pythons)
     for batch in (cases[:FIRST], cases[FIRST:]):
         if batch:
             listener.say(f"trying {len(batch)} smaller cases of {scene.case.id}")
@@ -92,32 +89,13 @@ def can_be_made(case: Case) -> bool:
 # -------------------------------------------------------------------------------------------------------- playing
 
 
-def find_seats(scene: Scene, backends: Mapping[str, BackendFile], pythons: Sequence[str]) -> list[Seat]:
+def find_seats(scene: Scene, pythons: Sequence[str]) -> list[Seat]:
     """A seat for every target that was played and needs no installation; every one of the finding's must be here."""
-    needed = {target.name for target in concerned(scene.finding, scene.played)}
-    given = parse_pythons(pythons, backends)
-    seats = []
-    for item in scene.played:
-        ready = ready_of(item.target, backends, given)
-        if ready is not None:
-            seats.append(Seat(item.target, backends[item.target.backend].path, ready.python))
-        elif item.target.name in needed:
-            raise KeptError(
-                f"{item.target.name} is not here to try smaller ones (bncheck env create {item.target.name})"
-            )
-    return seats
-
-
-def ready_of(result: TargetResult, backends: Mapping[str, BackendFile], given: Mapping[str, Path]) -> Ready | None:
-    try:
-        target: Target = parse_targets([result.name], backends)[0]
-        backend = backends[target.backend]
-        if given and {target.name, target.backend} & set(given):
-            answer = make_ready(target, backend, given, lambda text: None)
-            return answer if isinstance(answer, Ready) else None
-        return find_ready(target, backend)
-    except BncheckError:
-        return None  # a target of a backend file that this bncheck does not have
+    seats = seats_at_hand([item.target for item in scene.played], pythons)
+    for target in concerned(scene.finding, scene.played):
+        if target.name not in seats:
+            raise KeptError(f"{target.name} is not here to try smaller ones (bncheck env create {target.name})")
+    return list(seats.values())
 
 
 def plan_of(scene: Scene, cases: Sequence[Case], seats: Sequence[Seat]) -> Plan:
@@ -142,11 +120,12 @@ def shown_by(
     folder: Path, scenario: Scenario, case: Case, targets: Sequence[TargetResult], *, results: Results, scene: Scene
 ) -> Scene | None:
     """The scene of this smaller case, if the finding is still there, alone, and its scripts see the problem."""
-    known: dict[str, dict[str, Convention]] = {}
-    for convention in results.conventions:
-        known.setdefault(convention.target, {})[convention.path] = convention
     read = [(target, read_cell(folder, case, target)[1]) for target in targets]
-    views = [explain_cell(view, target, known.get(target.name, {}), ()) for target, view in read if view is not None]
+    views = [
+        explain_cell(view, target, results.conventions_at.get(target.name, {}), ())
+        for target, view in read
+        if view is not None
+    ]
     findings = judge_case(case, scenario, views).findings
     same = [found for found in findings if alike(found, scene.finding)]
     before = {(found.code, found.kind) for found in results.findings_at[scene.finding.scenario, scene.finding.case]}

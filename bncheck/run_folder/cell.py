@@ -15,7 +15,7 @@ from typing import Any
 
 from bncheck.bounded import clear, own_folder
 from bncheck.errors import RunFolderError
-from bncheck.evidence import BROKEN_RESULT, BROKEN_TRACE, DAMAGED
+from bncheck.evidence import BROKEN_RESULT, BROKEN_TRACE, DAMAGED, LOST_RESULT
 from bncheck.run_folder.arrays import MAX_ARCHIVE, Archive, open_archive
 from bncheck.run_folder.cell_files import TAR, has_cell_file, read_cell_file
 from bncheck.run_folder.folder import LARGEST_JSON, check_slug, parse_json
@@ -47,6 +47,16 @@ class CellRecord:
     seconds: float = 0.0
     trace: str | None = None  # digest of its trace ("": it has none); None: nobody has said
     seal: str = ""
+
+    @property
+    def damaged(self) -> bool:
+        """Whether what it left says nothing about its target."""
+        return self.error_type in DAMAGED
+
+
+def lost(why: str) -> CellRecord:
+    """The record of a cell whose result was spoilt or taken away by something that was played."""
+    return CellRecord("crashed", error_type=LOST_RESULT, error=why)
 
 
 def cell_folder(run: Path, target: str, cell: str) -> Path:
@@ -116,7 +126,7 @@ def sound_record(folder: Path) -> CellRecord | None:
             dict(trace.arrays if trace is not None else {})
     except RunFolderError:
         return None
-    return None if record is not None and record.error_type in DAMAGED else record
+    return None if record is not None and record.damaged else record
 
 
 def seal_at(folder: Path) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from bncheck.evidence import Drift
 from bncheck.trace import Array
 
-WORDS = ("scenario", "case", "a", "b", "layer", "quantity", "verdict", "dtype")
+WORDS = ("scenario", "case", "a", "b", "layer", "quantity", "relation", "dtype")
 COUNTS = ("points", "first_event", "nonfinite_a", "nonfinite_b")
 SIZES = ("mean_abs", "std_abs", "max_abs", "max_rel", "max_ulp")
 ROW = np.dtype([(name, "i4") for name in WORDS] + [(name, "i8") for name in COUNTS] + [(name, "f8") for name in SIZES])
@@ -126,7 +126,7 @@ class DriftTable(Sequence[Drift]):
         """Those outside tolerance, in order."""
         agrees = self.codes.get("agrees", -1)
         for block in self.blocks():
-            yield from self.made(block[block["verdict"] != agrees])
+            yield from self.made(block[block["relation"] != agrees])
 
     def made(self, rows: Array) -> list[Drift]:
         words = self.words
@@ -147,7 +147,7 @@ class DriftTable(Sequence[Drift]):
                 first_event=None if first == NEVER else first,
                 nonfinite_a=nonfinite_a,
                 nonfinite_b=nonfinite_b,
-                verdict=words[verdict],
+                relation=words[relation],
                 dtype=words[dtype],
             )
             for (
@@ -157,7 +157,7 @@ class DriftTable(Sequence[Drift]):
                 b,
                 layer,
                 quantity,
-                verdict,
+                relation,
                 dtype,
                 points,
                 first,

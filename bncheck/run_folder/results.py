@@ -13,9 +13,10 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from bncheck.bounded import read_bounded
 from bncheck.convention import Convention
@@ -136,7 +137,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Results:
-    """A parsed run.json. ``baseline`` is run.json's word for the yardstick (empty: the first target)."""
+    """A parsed run.json. ``named_yardstick`` is the target that tables compare with ("": the first)."""
 
     version: str
     command: str
@@ -147,15 +148,16 @@ class Results:
     drifts: Sequence[Drift] = ()
     conventions: tuple[Convention, ...] = ()
     findings: tuple[Finding, ...] = ()
-    baseline: str = ""
+    named_yardstick: str = ""
     format: int = FORMAT
+    KEYS: ClassVar[Mapping[str, str]] = MappingProxyType({"named_yardstick": "baseline"})
 
     @cached_property
     def yardstick(self) -> str:
         """The target that tables compare the others with: the named one, else the first available; but one that played
         any of the cases that were asked for, where there is one (the reference cannot play a whole model)."""
         names = [target.name for target in self.targets if target.status == "ok"]
-        names = [self.baseline, *names] if self.baseline in names else names
+        names = [self.named_yardstick, *names] if self.named_yardstick in names else names
         probes = {scenario.name for scenario in self.scenarios if scenario.probe}
         played = {cell.target for cell in self.cells if cell.outcome in PLAYED and cell.scenario not in probes}
         return next((name for name in names if name in played), next(iter(names), ""))
@@ -167,6 +169,14 @@ class Results:
     @cached_property
     def cell_at(self) -> Mapping[tuple[str, str, str], CellResult]:
         return {(cell.scenario, cell.case, cell.target): cell for cell in self.cells}
+
+    @cached_property
+    def conventions_at(self) -> Mapping[str, Mapping[str, Convention]]:
+        """target → layer path → convention, in the order of the run."""
+        found: dict[str, dict[str, Convention]] = {}
+        for convention in self.conventions:
+            found.setdefault(convention.target, {})[convention.path] = convention
+        return found
 
     @cached_property
     def drift_table(self) -> DriftTable:
@@ -193,8 +203,18 @@ def write_results(results: Results, run_folder: Path) -> Path:
     names = (item.name for item in fields(results) if item.name != "format")
     # `format` first: the one key a person or an older program has to see.
     return write_object(
-        run_folder / "run.json", {"format": results.format, **{name: getattr(results, name) for name in names}}
+        run_folder / "run.json",
+        {"format": results.format, **{key_of(results, name): getattr(results, name) for name in names}},
     )
+
+
+def key_of(record: Any, name: str) -> str:
+    """The word of run.json for a field of a record or of its class: its name but where the code has another one."""
+    return str(getattr(record, "KEYS", {}).get(name, name))
+
+
+for kind in (Drift, Results):  # read by the same words; pydantic looks for them here
+    setattr(kind, "__pydantic_config__", {"alias_generator": partial(key_of, kind)})  # noqa: B010
 
 
 def write_object(path: Path, values: Mapping[str, Any]) -> Path:
@@ -225,7 +245,7 @@ def value_text(value: Any) -> Iterator[str]:
 
 def item_text(item: Any) -> Iterator[str]:
     """One line, but for a scenario: its cases have lines of their own."""
-    values = {field.name: getattr(item, field.name) for field in fields(item)}
+    values = {key_of(item, field.name): getattr(item, field.name) for field in fields(item)}
     if not any(map(records, values.values())):
         yield dump(item)
         return
@@ -254,7 +274,7 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if is_dataclass(value) and not isinstance(value, type):
-        found = {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+        found = {key_of(value, item.name): plain(getattr(value, item.name)) for item in fields(value)}
         if "environment" in found:
             found["environment"] = dict(sorted(found["environment"].items()))
         return found

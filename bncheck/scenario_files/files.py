@@ -1,7 +1,7 @@
 """Scenario files: find them, read them, expand their matrix into cases, and say what is wrong with them.
 
-Order of work: TOML → overrides (``--set``) → matrix axes → for every point: models (``scenario_schema``) →
-case (``scenario_rules``). Faults are collected over all points and come out as one ScenarioError, each with
+Order of work: TOML → overrides (``--set``) → matrix axes → for every point: models (``schema.py``) →
+case (``checks.py``). Faults are collected over all points and come out as one ScenarioError, each with
 its line.
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bncheck.scenario import Layer, layer_type_of
+from bncheck.scenario import Case, Layer, layer_type_of
 
 Shape = tuple[int, ...]
 
@@ -113,3 +113,24 @@ def _conv2d(index: int, layer: Layer, shape: Shape) -> tuple[Layer, Shape]:
     if min(sides) < 1:
         raise ShapeError(index, "kernel", f"a kernel of {kernel} does not fit into {shape}")
     return _channels(index, layer, shape), (shape[0], layer.options["out_channels"], *sides)
+
+
+def layer_ranks(case: Case) -> list[int]:
+    """Number of axes that reaches each layer; flatten, dense and global pooling leave two."""
+    rank = max((len(spec.shape) for spec in case.inputs.values()), default=2)
+    ranks = []
+    for layer in case.network.layers:
+        ranks.append(rank)
+        rank = 2 if layer_type_of(layer.type).flattens else rank
+    return ranks
+
+
+def layer_path(case: Case) -> str:
+    """The kernel path of a case's first BatchNorm layer: "2-D", "4-D", "4-D channels last"; "" without one.
+
+    Conventions are measured per path, because they can differ: tf_keras divides by n − 1 on 4-D input only.
+    """
+    for layer, rank in zip(case.network.layers, layer_ranks(case), strict=True):
+        if layer.type == "batch_norm":
+            return f"{rank}-D channels last" if layer.axis == -1 and rank > 2 else f"{rank}-D"
+    return ""

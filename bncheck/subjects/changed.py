@@ -29,7 +29,7 @@ from bncheck.subjects.sides import AskedDiff, short
 from bncheck.subjects.two_files import cell
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
 
 COLUMNS = ("class", "mode", "mean", "variance", "gamma", "beta", "counter", "verdict")
 MODES = {True: "train", False: "eval", None: "?"}
@@ -68,7 +68,7 @@ def compare_change(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]
     run = create_run_folder(asked.out)
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     results = results_of(answer, findings, [target], asked.command, created)
-    conclude(run, answer, results, asked.bar, asked.formats, listener.say, missed(application, asked))
+    conclude(run, answer, results, asked.formats, listener.say, asked.bar, missed(application, asked))
     return run, results
 
 

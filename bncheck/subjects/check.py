@@ -18,7 +18,7 @@ from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
 
 __all__ = ["Asked", "check", "parse_input"]
 

@@ -23,7 +23,7 @@ from bncheck.run_folder.results import Results, TargetResult
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
     from bncheck.subjects.asked import Asked
 
 COLUMNS = ("channels", "running mean", "running variance", "counter", "dtype", "verdict")
@@ -46,7 +46,7 @@ def check_checkpoint(path: Path, asked: Asked, listener: Listener) -> tuple[Path
     run = create_run_folder(asked.out)
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     results = results_of(checked.answer, checked.findings, (checked.target,), asked.command, created)
-    conclude(run, checked.answer, results, asked.bar, asked.formats, listener.say, checked.missed)
+    conclude(run, checked.answer, results, asked.formats, listener.say, asked.bar, checked.missed)
     return run, results
 
 
@@ -82,6 +82,22 @@ def look_at(path: Path, subject: str) -> Checked:
         target=target,
         missed=() if layers else (nothing(first),),
     )
+
+
+def look_at_object(holding: Holding, note: str) -> Checked:
+    """What a model of this process holds, and what is wrong with it; ``note`` says how else it could be looked at."""
+    name = holding.name
+    found = tuple(replace(each, case=name) for each in judge_holding(holding))
+    answer = Answer(
+        verb="check",
+        subject=name,
+        headline=headline([holding], found),
+        columns=COLUMNS,
+        rows=tuple(row_of(layer, found) for layer in holding.layers[:MOST]),
+        notes=(note,),
+    )
+    target = TargetResult(name=name, slug=name, backend=holding.framework, device="")
+    return Checked(answer=answer, findings=found, target=target)
 
 
 def target_of(path: Path, holding: Holding) -> TargetResult:

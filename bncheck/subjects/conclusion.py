@@ -58,9 +58,9 @@ def conclude(
     run: Path,
     answer: Answer,
     results: Results,
-    bar: Bar,
     formats: Sequence[str],
     say: Callable[[str], None],
+    bar: Bar = Bar(),
     missed: Sequence[Shortfall] = (),
 ) -> Results:
     """Write run.json, answer.json, gate.json and the reports."""

@@ -11,7 +11,7 @@ from bncheck.run_folder.results import Results
 from bncheck.subjects.sides import KERAS, AskedDiff, Side
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
 
 
 def diff(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:

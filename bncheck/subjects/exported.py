@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bncheck.checkpoints.normalisers import plain_name
 from bncheck.checkpoints.recognise import Checkpoint
@@ -40,11 +41,10 @@ from bncheck.subjects.model import holding_of
 from bncheck.subjects.played_file import Played, arrays_of, grouped, has, in_memory, play_file, players, state_of
 from bncheck.subjects.sides import AskedDiff, Side, names_of
 from bncheck.subjects.two_files import others, side_by_side
-from bncheck.trace import Array
 from bncheck.worker.onnx_side import file as onnx_file
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
 
 BATCH, SIDE = 4, {4: 64, 3: 32, 5: 16}
 # The side that is told more about, and run in more ways, comes first.
@@ -69,7 +69,7 @@ def compare_plays(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
     run = create_run_folder(asked.out)
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     results = results_of(answer, findings, targets, asked.command, created)
-    conclude(run, answer, results, asked.bar, asked.formats, listener.say, missed)
+    conclude(run, answer, results, asked.formats, listener.say, asked.bar, missed)
     return run, results
 
 
@@ -294,7 +294,7 @@ WITHOUT_BATCHNORM = ("tflite",)
 OF_STATE = ("batch-weight", "counter-skew", "poisoned-state")
 
 
-def ways(played: Played) -> dict[str, Sequence[Array]]:
+def ways(played: Played) -> dict[str, Sequence[NDArray[Any]]]:
     return {name: outputs for name, outputs in played.plays.items() if name != "optimised"}
 
 

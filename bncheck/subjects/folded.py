@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bncheck.checkpoints.normalisers import plain_name
 from bncheck.checkpoints.recognise import Checkpoint
@@ -18,7 +20,6 @@ from bncheck.finding import Finding, Kind
 from bncheck.life import Held
 from bncheck.report.plain_text import plural
 from bncheck.run_folder.answer import Row
-from bncheck.trace import Array
 
 # Numbers of a weight that is looked at; and weights before a layer that may be its own.
 LARGEST = 64 * 2**20
@@ -165,13 +166,13 @@ class Weights:
     """The weights of more than one axis of a state, by name in the file's order, read once each."""
 
     checkpoint: Checkpoint
-    read: dict[str, Array] = field(default_factory=dict)
+    read: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         others = self.checkpoint.holding.others
         return [key for key, tensor in self.checkpoint.tensors.items() if key in others and is_weight(tensor)]
 
-    def rows(self, key: str, channels: int) -> list[Array]:
+    def rows(self, key: str, channels: int) -> list[NDArray[Any]]:
         """(C, K) with each axis of that length as the one of output channels: the first, the last, the second."""
         if key not in self.read:
             self.read[key] = self.checkpoint.tensors[key].read()
@@ -185,7 +186,7 @@ class Weights:
             return [array.transpose(2, 3, 0, 1).reshape(channels, -1)]
         return [moved(array, axis) for axis in axes]
 
-    def vectors(self, count: int) -> dict[str, Array]:
+    def vectors(self, count: int) -> dict[str, NDArray[Any]]:
         """Constants with one number per channel, whatever axes of one stand around them."""
         tensors, others = self.checkpoint.tensors, self.checkpoint.holding.others
         fitting = [key for key in others if key in tensors and tensors[key].size == count]
@@ -194,7 +195,7 @@ class Weights:
         ]
         return {key: tensors[key].read().reshape(-1) for key in fitting[:MOST_VECTORS]}
 
-    def bias(self, key: str, channels: int) -> Array | None:
+    def bias(self, key: str, channels: int) -> NDArray[Any] | None:
         """The bias beside a weight: what has its name with "bias" in the place of the last word, or follows it."""
         tensors = self.checkpoint.tensors
         for word, instead in (("weight", "bias"), ("kernel", "bias"), (".W", ".B"), ("_W", "_B"), ("w_0", "b_0")):
@@ -211,7 +212,7 @@ def is_weight(tensor: Tensor) -> bool:
     return 2 <= len(tensor.shape) <= 5 and 0 < tensor.size <= LARGEST and tensor.dtype.startswith(("float", "bfloat"))
 
 
-def moved(array: Array, axis: int) -> Array:
+def moved(array: NDArray[Any], axis: int) -> NDArray[Any]:
     """(C, K): the axis of output channels first; of images behind it the order of a kernel in PyTorch."""
     if axis == array.ndim - 1 and array.ndim > 2:  # (H, W, I, O) as Keras and Flax have it
         return array.transpose(-1, -2, *range(array.ndim - 2)).reshape(array.shape[-1], -1)

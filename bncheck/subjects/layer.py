@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from bncheck.environments.devices import physical_memory
 from bncheck.finding import KINDS, Finding
 from bncheck.playing.jobs import Options
+from bncheck.playing.progress import Listener
 from bncheck.playing.workers import Limits
 from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.results import CellResult, Results
 from bncheck.scenario import is_file
-from bncheck.session import Listener, Request, carry_out
+from bncheck.session import Request, carry_out
 from bncheck.subjects.conclusion import slug_of
 from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.thing import Thing
@@ -349,12 +350,12 @@ def rows(results: Results, names: set[str]) -> list[Row]:
         drifts = [each for each in results.drifts if each.scenario in names and each.quantity == quantity]
         if not drifts:
             continue
-        worst = max(drifts, key=lambda each: (each.verdict == "nonfinite", each.verdict == "differs", each.max_abs))
+        worst = max(drifts, key=lambda each: (each.relation == "nonfinite", each.relation == "differs", each.max_abs))
         kinds = [item.kind for item in found if quantity in {what for _, what in item.places}]
         named = min(kinds, key=KINDS.index, default="unexplained")
-        kind = "agrees" if worst.verdict == "agrees" or named == "rounding" else named
+        kind = "agrees" if worst.relation == "agrees" or named == "rounding" else named
         size = f"{worst.max_abs:.3g}" if math.isfinite(worst.max_abs) else "not held"
-        size = "NaN or Inf" if worst.verdict == "nonfinite" else size
+        size = "NaN or Inf" if worst.relation == "nonfinite" else size
         made.append(Row(layer=words, cells=(size, "agrees" if kind == "agrees" else "differs"), mark=kind))
     return made
 

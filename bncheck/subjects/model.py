@@ -36,7 +36,7 @@ from bncheck.subjects.played import (
 )
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
     from bncheck.subjects.asked import Asked
 
 COLUMNS = ("kind", "mode", "n", "moved", "gap", "verdict")
@@ -74,7 +74,7 @@ def check_model(
     )  # fmt: skip
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     results = results_of(answer, findings, [target], asked.command, created)
-    conclude(run, answer, results, asked.bar, asked.formats, listener.say, missed(asked, seen))
+    conclude(run, answer, results, asked.formats, listener.say, asked.bar, missed(asked, seen))
     return run, results
 
 

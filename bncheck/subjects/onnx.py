@@ -11,11 +11,12 @@ from bncheck.environments.devices import physical_memory
 from bncheck.errors import NothingToJudge, UsageError
 from bncheck.finding import KINDS, NODES, Finding
 from bncheck.playing.jobs import Options
+from bncheck.playing.progress import Listener
 from bncheck.playing.workers import Limits
 from bncheck.report.plain_text import plural
 from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.results import CellResult, Results
-from bncheck.session import Listener, Request, carry_out
+from bncheck.session import Request, carry_out
 from bncheck.worker.onnx_side import file as onnx_file
 
 if TYPE_CHECKING:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from bncheck.checkpoints.arrays import npy_of
 from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
 from bncheck.checkpoints.tensor import Tensor
@@ -24,10 +26,9 @@ from bncheck.run_folder.folder import read_json, write_json
 from bncheck.subjects.asked import parse_input
 from bncheck.subjects.interpreter import active_python
 from bncheck.subjects.sides import AskedDiff, Side
-from bncheck.trace import Array
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
 
 PLAYERS = Path(__file__).parent.parent / "worker" / "players"
 PLAY = PLAYERS / "playing.py"
@@ -39,8 +40,8 @@ class Played:
     ``narrow`` counts its weights of types below float32; ``usual`` tells "optimised" apart from "plain"."""
 
     checkpoint: Checkpoint
-    plays: Mapping[str, Sequence[Array]]
-    taps: Mapping[str, Array]
+    plays: Mapping[str, Sequence[NDArray[Any]]]
+    taps: Mapping[str, NDArray[Any]]
     arrays: Path  # the .npz with its inputs
     backend: str
     title: str
@@ -160,7 +161,7 @@ def has(python: Path, module: str) -> bool:
 # ------------------------------------------------------------------------------------------------ what came back
 
 
-def arrays_of(path: Path) -> dict[str, Array]:
+def arrays_of(path: Path) -> dict[str, NDArray[Any]]:
     return {key: tensor.read() for key, tensor in state_of(path).items()}
 
 
@@ -175,9 +176,9 @@ def in_memory(tensor: Tensor) -> Tensor:
     return replace(tensor, read=lambda: array)
 
 
-def grouped(arrays: Mapping[str, Array]) -> dict[str, list[Array]]:
+def grouped(arrays: Mapping[str, NDArray[Any]]) -> dict[str, list[NDArray[Any]]]:
     """Way to run it → its outputs in order."""
-    found: dict[str, list[tuple[int, Array]]] = {}
+    found: dict[str, list[tuple[int, NDArray[Any]]]] = {}
     for key, array in arrays.items():
         way, _, place = key.rpartition("/")
         if place.isdigit() and way not in ("input", "tap"):

@@ -20,6 +20,7 @@ from bncheck.diagnosis.held.reading import Others, Sides
 from bncheck.errors import UsageError
 from bncheck.finding import KINDS, Finding
 from bncheck.gate.shortfall import Shortfall
+from bncheck.life import Holding
 from bncheck.report.plain_text import plural
 from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.folder import create_run_folder
@@ -30,7 +31,7 @@ from bncheck.subjects.folded import Folded, folded_layers
 from bncheck.subjects.sides import AskedDiff, Side, names_of
 
 if TYPE_CHECKING:
-    from bncheck.session import Listener  # it imports what plays cells
+    from bncheck.playing.progress import Listener
 
 COLUMNS = ("channels", "running mean", "running variance", "gamma", "beta", "counter", "verdict")
 HOW = {
@@ -55,7 +56,7 @@ def compare_files(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
     run = create_run_folder(asked.out)
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     results = results_of(answer, findings, targets, asked.command, created)
-    conclude(run, answer, results, asked.bar, asked.formats, listener.say, missed)
+    conclude(run, answer, results, asked.formats, listener.say, asked.bar, missed)
     return run, results
 
 
@@ -91,6 +92,13 @@ def states_of(side: Side) -> list[Checkpoint]:
         listed = ", ".join(each.path or "(the file itself)" for each in found)
         raise UsageError(f"{side.path} holds no state {side.state!r}.", f"it holds: {listed}")
     return named
+
+
+def objects_side_by_side(
+    one: Holding, two: Holding, names: tuple[str, str]
+) -> tuple[Answer, list[Finding], tuple[Shortfall, ...]]:
+    """The same of what two models of this process hold."""
+    return side_by_side(Checkpoint(holding=one), Checkpoint(holding=two), names)
 
 
 def side_by_side(

@@ -4,15 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bncheck.diagnosis.alone import judge_lives
 from bncheck.diagnosis.lived.innocence import innocence, own_ways
 from bncheck.finding import KINDS, Finding
 from bncheck.gate.shortfall import Shortfall
 from bncheck.life import LayerLife, Life
 from bncheck.run_folder.answer import Answer, Row
+from bncheck.run_folder.results import Results, TargetResult
+from bncheck.subjects.conclusion import results_of, slug_of
 from bncheck.subjects.launch import Ended
 
 COLUMNS = ("kind", "forwards", "training", "eval", "n", "moved", "jumps")
 MOST_NOTES = 50
+
+
+def judged(
+    lives: Sequence[Life], subject: str, command: str, created: str, stopped: str = ""
+) -> tuple[Answer, Results]:
+    """All rules over each life; ``stopped`` is why recording ended early."""
+    findings = judge_lives(lives)
+    answer = answer_of(lives, findings, subject, stopped)
+    return answer, results_of(answer, findings, targets_of(lives), command, created)
+
+
+def so_far(lives: Sequence[Life]) -> str:
+    """`` · 53 layers · 1 hazard``: what is found in a program that still runs; "" before its first layer."""
+    if not lives:
+        return ""
+    findings = judge_lives(lives)
+    kinds = [(word(kind), sum(found.kind == kind for found in findings)) for kind in KINDS]
+    said = [counted(max(len(life.layers) for life in lives), "layer")]
+    said += [counted(number, name) for name, number in kinds if number]
+    return "".join(f" · {each}" for each in said)
 
 
 def answer_of(lives: Sequence[Life], findings: Sequence[Finding], subject: str, stopped: str = "") -> Answer:
@@ -25,6 +48,14 @@ def answer_of(lives: Sequence[Life], findings: Sequence[Finding], subject: str, 
         columns=COLUMNS,
         rows=rows,
         notes=(*([f"Recording ended before the program did: {stopped}."] if stopped and lives else []), *notes(lives)),
+    )
+
+
+def targets_of(lives: Sequence[Life]) -> tuple[TargetResult, ...]:
+    found = {life.framework or "recording": life for life in lives}
+    return tuple(
+        TargetResult(name=name, slug=slug_of(name), backend=name, version=life.version, device="")
+        for name, life in found.items()
     )
 
 

@@ -46,9 +46,8 @@ DIAGNOSE = """
 import sys, time
 from pathlib import Path
 from bncheck.diagnosis import analyse
-from bncheck.playing.plan import read_plan
+from bncheck.playing.plan_file import read_plan
 from bncheck.run_folder.results import read_results
-analyse.PARALLEL_FROM = 10**9
 run = Path(sys.argv[1])
 plan, targets = read_plan(run), read_results(run).targets
 began = time.process_time()

@@ -42,18 +42,18 @@ sys.path.insert(0, str(HERE.parent))
 from at_the_prompt import bncheck  # noqa: E402
 from literal_life import LIFE  # noqa: E402
 
-from bncheck.commands.gating import read_baseline  # noqa: E402
 from bncheck.diagnosis.alone import judge_lives  # noqa: E402
 from bncheck.environments.backend_file import find_backends, read_backend  # noqa: E402
 from bncheck.environments.folder import is_usable, read_marker  # noqa: E402
 from bncheck.environments.targets import parse_targets  # noqa: E402
 from bncheck.errors import BncheckError  # noqa: E402
 from bncheck.gate.bar import parse_verdict, read_verdict  # noqa: E402
+from bncheck.gate.baseline import read_baseline  # noqa: E402
 from bncheck.gate.config import read_configuration, read_waivers  # noqa: E402
 from bncheck.joining.runs import open_sources  # noqa: E402
 from bncheck.playing.cases_file import read_job, read_lines  # noqa: E402
 from bncheck.playing.jobs import settle  # noqa: E402
-from bncheck.playing.plan import read_plan  # noqa: E402
+from bncheck.playing.plan_file import read_plan  # noqa: E402
 from bncheck.playing.shard import parse_shard  # noqa: E402
 from bncheck.python.recording import judge  # noqa: E402
 from bncheck.report import render  # noqa: E402

@@ -178,13 +178,13 @@ HEADINGS = (
 def conventions(run: Path) -> dict[str, str]:
     """Target → its row of the table of conventions, from the run folder that measured it."""
     from bncheck.diagnosis.porting import spelled
-    from bncheck.report.conventions import by_target, cell
+    from bncheck.report.conventions import cell
     from bncheck.run_folder.results import read_results
 
     results = read_results(run)
     versions = {target.name: target.version.partition("+")[0] for target in results.targets}
     rows = {}
-    for name, paths in by_target(results).items():
+    for name, paths in results.conventions_at.items():
         first = next(iter(paths.values()))
         weight = first.value("default_batch_weight")
         told = f"{weight:g} (`{spelled(first, weight)}`)" if isinstance(weight, int | float) else "none"

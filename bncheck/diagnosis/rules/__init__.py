@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from bncheck.errors import UsageError, nearest
 from bncheck.finding import Finding
 
 # What a rule may look at; the function of that name in its file does.
@@ -111,31 +110,3 @@ def _read(name: str) -> Rule:
 def rule_of(code: str) -> Rule:
     """The rule that made a finding."""
     return next(rule for rule in load_rules() if rule.code == code)
-
-
-CODE = re.compile(r"bn\d+")
-MOST_NAMED = 6  # rules that a sentence names
-
-
-def mentions(rule: Rule, wanted: str) -> int:
-    """How often a rule's title and explanation have the word, or the words, as such."""
-    text = f"{rule.title} {rule.explanation}".lower()
-    for sign in "_ ":
-        text = text.replace(sign, "-")
-    return len(re.findall(rf"(?<![a-z0-9]){re.escape(wanted)}(?![a-z0-9])", text))
-
-
-def explain(word: str) -> Rule:
-    """The rule with this code or cause, in any spelling of case and dashes; UsageError names those whose explanations
-    have the word, or the nearest."""
-    wanted = word.strip().lower().replace("_", "-").replace(" ", "-")
-    known = {name.lower(): rule for rule in load_rules() for name in (rule.code, rule.cause)}
-    if wanted in known:
-        return known[wanted]
-    counted = sorted(load_rules(), key=lambda rule: -mentions(rule, wanted))
-    speaking = [rule for rule in counted if mentions(rule, wanted)]
-    near = "" if CODE.fullmatch(wanted) or speaking else nearest(wanted, known)
-    hint = f" Did you mean {known[near].code} {known[near].cause}?" if near else ""
-    if speaking:
-        hint = f" Rules that speak of it: {', '.join(f'{rule.code} {rule.cause}' for rule in speaking[:MOST_NAMED])}."
-    raise UsageError(f"there is no rule {word[:60]!r}.{hint}", "`bncheck explain` without an argument lists all rules")

@@ -63,7 +63,7 @@ def matters(pair: PairView, item: Attribution, facet: str) -> bool:
     drift = drift_behind(pair, item)
     if drift is None:
         return True
-    return drift.verdict != "agrees" and visible(pair, item, facet, drift)
+    return drift.relation != "agrees" and visible(pair, item, facet, drift)
 
 
 def visible(pair: PairView, item: Attribution, facet: str, drift: Drift) -> bool:
@@ -78,7 +78,7 @@ def same_affine(pair: PairView, layer: str) -> bool:
     """Whether both sides hold the same gamma and beta: a replay of outputs leaves them out, and explains nothing of
     what they make."""
     drifts = (pair.drift(layer, quantity) for quantity in ("gamma", "beta"))
-    return all(drift is None or drift.verdict == "agrees" for drift in drifts)
+    return all(drift is None or drift.relation == "agrees" for drift in drifts)
 
 
 def drift_behind(pair: PairView, item: Attribution) -> Drift | None:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bncheck.environments.targets import SHAPE
 from bncheck.evidence import CellView
 from bncheck.finding import Kind
+from bncheck.scenario import TARGET_NAME
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def other_self(x: CellView, y: CellView) -> bool:
 
 
 def _variant(cell: CellView) -> str:
-    match = SHAPE.fullmatch(cell.target)
+    match = TARGET_NAME.fullmatch(cell.target)
     return (match["variant"] or "") if match else ""
 
 
 def _device(cell: CellView) -> str:
-    match = SHAPE.fullmatch(cell.target)
+    match = TARGET_NAME.fullmatch(cell.target)
     return (match["device"] or "cpu") if match else "cpu"

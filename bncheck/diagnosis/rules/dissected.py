@@ -31,7 +31,7 @@ def drift_of(pair: PairView, anatomy: Anatomy, part: Departure) -> Drift | None:
     """The first difference that it takes part in: the output's, else that of a running statistic."""
     for quantity, share in part.shares.items():
         drift = pair.drift("" if quantity == "output" else anatomy.layer, quantity)
-        if drift is not None and drift.verdict != "agrees" and abs(share) > LEAST:
+        if drift is not None and drift.relation != "agrees" and abs(share) > LEAST:
             return drift
     return None
 

@@ -55,7 +55,7 @@ def explained_by_conventions(pair: PairView, drift: Drift) -> float | None:
 
 def within_rounding(pair: PairView, drift: Drift) -> bool:
     """True if a finite drift is no larger than arithmetic of its dtype may be off, whatever the summation order."""
-    if drift.verdict not in ("agrees", "differs") or not np.isfinite(drift.max_abs):
+    if drift.relation not in ("agrees", "differs") or not np.isfinite(drift.max_abs):
         return False
     if drift.quantity in STATISTICS and loses_digits(pair, drift):
         return False

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bncheck.environments.targets import SHAPE
 from bncheck.evidence import CellView
+from bncheck.scenario import TARGET_NAME
 
 SHOWN = 3  # layers, or channels, that a sentence names
 GRADIENT_WORDS = {"grad_gamma": "dgamma", "grad_beta": "dbeta", "grad_input": "dx"}
@@ -23,7 +23,7 @@ def name(cell: CellView) -> str:
 
 def label(cell: CellView) -> str:
     """The target alone, with the version that ran."""
-    match = SHAPE.fullmatch(cell.target)
+    match = TARGET_NAME.fullmatch(cell.target)
     if match is None:
         return cell.target
     variant = f"[{match['variant']}]" if match["variant"] else ""

@@ -6,9 +6,14 @@ arguments that compare by value, so cells of one network and shape share one com
 
 import importlib.util
 import os
-import sys
 
 import numpy as np
+
+WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPEC = importlib.util.spec_from_file_location("bncheck_beside", os.path.join(WORKER, "beside.py"))
+BESIDE = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(BESIDE)
+part = BESIDE.part_of("jax")
 
 TITLE = "Flax"
 MODULE = "flax"
@@ -64,17 +69,6 @@ def describe(variant, device):
     import flax
 
     return {"version": flax.__version__, **start.describe(jax, device)}
-
-
-def part(name):
-    """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
-    full = "bncheck_jax_" + name
-    if full not in sys.modules:
-        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, "jax_side", name + ".py"))
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
 
 
 def build(network, params, dtype, variant, device):

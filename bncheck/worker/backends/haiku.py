@@ -7,9 +7,14 @@ there, and hidden stays 0 as Haiku itself starts it. One jitted function per net
 import importlib.util
 import json
 import os
-import sys
 
 import numpy as np
+
+WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPEC = importlib.util.spec_from_file_location("bncheck_beside", os.path.join(WORKER, "beside.py"))
+BESIDE = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(BESIDE)
+part = BESIDE.part_of("jax")
 
 TITLE = "Haiku"
 MODULE = "haiku"
@@ -58,17 +63,6 @@ def describe(variant, device):
     import haiku as hk
 
     return {"version": hk.__version__, **start.describe(jax, device)}
-
-
-def part(name):
-    """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
-    full = "bncheck_jax_" + name
-    if full not in sys.modules:
-        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, "jax_side", name + ".py"))
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
 
 
 def build(network, params, dtype, variant, device):

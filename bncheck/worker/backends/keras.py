@@ -13,6 +13,12 @@ import sys
 
 import numpy as np
 
+WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPEC = importlib.util.spec_from_file_location("bncheck_beside", os.path.join(WORKER, "beside.py"))
+BESIDE = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(BESIDE)
+part = BESIDE.part_of("jax")
+
 TITLE = "Keras"
 MODULE = "keras"
 DISTRIBUTION = "keras"
@@ -78,17 +84,6 @@ def describe(variant, device):
         raise RuntimeError("keras runs on %s here, not on %s" % (keras.backend.backend(), engine))
     look = {"jax": look_at_jax, "tensorflow": look_at_tensorflow, "torch": look_at_torch}[engine]
     return dict(look(device.startswith("cuda")), version=keras.__version__, engine=engine)
-
-
-def part(name, side="jax"):
-    """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
-    full = "bncheck_%s_%s" % (side, name)
-    if full not in sys.modules:
-        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, side + "_side", name + ".py"))
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
 
 
 def watch(recorder):

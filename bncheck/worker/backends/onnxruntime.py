@@ -7,10 +7,15 @@ from one forward to the next is the caller, here this file. The operator has no 
 
 import importlib.util
 import os
-import sys
 import warnings
 
 import numpy as np
+
+WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPEC = importlib.util.spec_from_file_location("bncheck_beside", os.path.join(WORKER, "beside.py"))
+BESIDE = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(BESIDE)
+part = BESIDE.part_of("onnx")
 
 TITLE = "ONNX Runtime"
 MODULE = "onnxruntime"
@@ -105,17 +110,6 @@ def build(network, params, dtype, variant, device):
     if dtype == "bfloat16":
         raise NotImplementedError("NumPy arrays cannot carry bfloat16 into onnxruntime")
     return Model(network, params, dtype, variant, device)
-
-
-def part(name):
-    """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
-    full = "bncheck_onnx_" + name
-    if full not in sys.modules:
-        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, "onnx_side", name + ".py"))
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
 
 
 def providers(device):

@@ -10,9 +10,14 @@ Python 3.7 syntax: this file also runs as a worker under old interpreters. The h
 
 import importlib.util
 import os
-import sys
 
 import numpy as np
+
+WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPEC = importlib.util.spec_from_file_location("bncheck_beside", os.path.join(WORKER, "beside.py"))
+BESIDE = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(BESIDE)
+part = BESIDE.part_of("reference")
 
 TITLE = "NumPy reference (simulated conventions)"
 MODULE = ""
@@ -27,17 +32,6 @@ REPLICAS = COPIES = SHARES = True
 FILES = True  # the oracle for an existing ONNX file: the text of the opset that it declares
 REQUIREMENTS = []
 DOCUMENTED = []
-
-
-def part(name, side="reference"):
-    """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
-    full = "bncheck_%s_%s" % (side, name)
-    if full not in sys.modules:
-        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, side + "_side", name + ".py"))
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
 
 
 # Every rule with its default. Facet names and values are those of bncheck/convention.py.

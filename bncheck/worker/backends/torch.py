@@ -12,6 +12,12 @@ from functools import partial
 
 import numpy as np
 
+WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPEC = importlib.util.spec_from_file_location("bncheck_beside", os.path.join(WORKER, "beside.py"))
+BESIDE = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(BESIDE)
+part = BESIDE.part_of("torch")
+
 TITLE = "PyTorch"
 MODULE = "torch"
 DISTRIBUTION = "torch"
@@ -95,17 +101,6 @@ DOCUMENTED = [
     },
 ]
 WORD = "momentum"  # PyTorch's momentum is the weight of the new batch
-
-
-def part(name, side="torch"):
-    """A neighbouring file of this backend, loaded by path: the worker runs with -I, and nothing here is a package."""
-    full = "bncheck_%s_%s" % (side, name)
-    if full not in sys.modules:
-        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        spec = importlib.util.spec_from_file_location(full, os.path.join(folder, side + "_side", name + ".py"))
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
 
 
 def describe(variant, device):

@@ -10,12 +10,12 @@ import numpy as np
 
 
 def play(torch, part, failed, job, thing, folder):
-    custom, watching = part("torch_side", "custom"), part("torch_side", "watching")
+    custom, keeping = part("torch_side", "custom"), part("torch_side", "keeping")
     held, applied = part("torch_side", "held"), part("torch_side", "applied")
     net = thing.module
     loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"]) if job["weights"] else None
     batch, how = part("subject", "inputs").choose(
-        torch, custom, failed, net, job, held.normalisers(torch, net, watching)
+        torch, custom, failed, net, job, held.normalisers(torch, net, keeping)
     )
     try:
         _, notes, arrays = applied.apply(torch, lambda name: part("torch_side", name), job["after"], net, *batch)

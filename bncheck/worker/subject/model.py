@@ -16,22 +16,22 @@ RANDOM = 1e-5  # relative difference of two runs from which on a layer's output 
 
 
 def play(torch, part, failed, job, thing, folder):
-    custom, watching = part("torch_side", "custom"), part("torch_side", "watching")
+    custom, keeping = part("torch_side", "custom"), part("torch_side", "keeping")
     inputs, held = part("subject", "inputs"), part("torch_side", "held")
     transformed = part("subject", "transformed")
     net, remark = transformed.without_compile(thing.module)
     sealed = transformed.sealed(net)
-    norms = held.normalisers(torch, net, watching)
+    norms = held.normalisers(torch, net, keeping)
     loaded = None
     modes = {name: getattr(module, "training", None) for name, module in net.named_modules()}
     if job["weights"]:
         loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"])
-    unbuilt = any(map(held.lazy, net.state_dict().values()))
-    before = None if unbuilt else held.arrays(torch, norms, watching)
+    unbuilt = not sealed and any(map(held.lazy, net.state_dict().values()))
+    before = None if unbuilt else held.arrays(torch, norms, keeping)
     batch, how = (None, UNPLAYED) if sealed else inputs.choose(torch, custom, failed, net, job, norms)
     if unbuilt:
         build(torch, net, batch)
-        before = held.arrays(torch, norms, watching)
+        before = held.arrays(torch, norms, keeping)
     np.savez(os.path.join(folder, "held.npz"), **before)
     found = {
         "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
@@ -41,20 +41,20 @@ def play(torch, part, failed, job, thing, folder):
     }  # fmt: skip
     if sealed:
         return found
-    if norms or aside(net, norms, watching, watching.builtin_classes(torch)):
+    if norms or aside(net, norms, keeping, keeping.builtin_classes(torch)):
         found.update(live(torch, part, job, net, norms, batch, folder))
     if remark:
         found["remarks"].append(remark)
     return found
 
 
-def aside(net, norms, watching, builtin):
+def aside(net, norms, keeping, builtin):
     """Whether a normalising layer lies in a plain list or dict of a module of it, where named_modules() sees none."""
     known = set(map(id, norms.values()))
     return any(
-        id(inner) not in known and (isinstance(inner, builtin) or watching.words_of(inner))
+        id(inner) not in known and (isinstance(inner, builtin) or keeping.words_of(inner))
         for owner in net.modules()
-        for kept in watching.kept_in(owner)
+        for kept in keeping.kept_in(owner)
         if hasattr(kept, "modules")
         for inner in kept.modules()
     )

@@ -21,19 +21,19 @@ LARGEST = 1 << 26  # numbers of an output that are kept
 
 
 def play(torch, part, failed, job, thing, folder):
-    custom, watching = part("torch_side", "custom"), part("torch_side", "watching")
+    custom, keeping = part("torch_side", "custom"), part("torch_side", "keeping")
     model, inputs, held = part("subject", "model"), part("subject", "inputs"), part("torch_side", "held")
     leaves = part("torch_side", "whole").leaves
     transformed = part("subject", "transformed")
     net, _ = transformed.without_compile(thing.module)  # but for the one forward that is asked about
-    norms = held.normalisers(torch, net, watching)
+    norms = held.normalisers(torch, net, keeping)
     modes = {name: getattr(module, "training", None) for name, module in net.named_modules()}
     loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"]) if job["weights"] else None
     unbuilt = any(map(held.lazy, net.state_dict().values()))
     early = None if not unbuilt else inputs.choose(torch, custom, failed, net, job, norms)
     if early is not None:
         model.build(torch, net, early[0])
-    np.savez(os.path.join(folder, "held.npz"), **held.arrays(torch, norms, watching))
+    np.savez(os.path.join(folder, "held.npz"), **held.arrays(torch, norms, keeping))
     state = {key: plain(value) for key, value in net.state_dict().items() if hasattr(value, "detach")}
     np.savez(os.path.join(folder, "state.npz"), **{key: value for key, value in state.items() if value is not None})
     batch, how = early or inputs.choose(torch, custom, failed, net, job, norms)

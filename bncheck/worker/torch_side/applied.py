@@ -20,20 +20,20 @@ def apply(torch, part, text, net, batch, kwargs=None):
     ``arrays``: ``before/<place>/<quantity>`` and ``after/…`` (held.py), outputs of eval ``eval/<k>``, ``nudged/<k>``
     (an input that is off by a rounding), ``given/<k>`` (after it) and ``restored/<k>`` (after it, with what its
     normalising layers held before put back)."""
-    custom, held, watching = part("custom"), part("held"), part("watching")
+    custom, held, keeping = part("custom"), part("held"), part("keeping")
     batch = (tuple(batch), dict(kwargs or {}))
     function = found(custom, text)
     plays = Plays(torch, part)
     notes, arrays = {"function": text.rpartition(":")[2], "unplayed": {}, "precision": 0.0}, {}
     plays.into(arrays, notes, "eval", net, batch)
     plays.into(arrays, notes, "nudged", net, nudged(torch, batch))
-    before = Look(torch, held, watching, net)
+    before = Look(torch, held, keeping, net)
     given = call(torch, custom, text, function, net, batch)
     after_net, notes["returned"] = model_of(torch, given, net)
     empty = held.without_numbers(after_net)
     if empty:
         raise custom.CustomLayerError("%s leaves a model without numbers: %s" % (notes["function"], empty))
-    after = Look(torch, held, watching, after_net)
+    after = Look(torch, held, keeping, after_net)
     plays.into(arrays, notes, "given", after_net, batch)
     if before.put_back(torch, after):
         plays.into(arrays, notes, "restored", after_net, batch)
@@ -88,9 +88,9 @@ def model_of(torch, given, net):
 class Look:
     """A model at one moment: what its normalising layers hold, every mode, every other tensor."""
 
-    def __init__(self, torch, held, watching, net):
-        self.norms = held.normalisers(torch, net, watching)
-        everything = held.arrays(torch, self.norms, watching)
+    def __init__(self, torch, held, keeping, net):
+        self.norms = held.normalisers(torch, net, keeping)
+        everything = held.arrays(torch, self.norms, keeping)
         self.arrays = {key: value for key, value in everything.items() if value.dtype.kind != "U"}
         self.modes = {name: bool(module.training) for name, module in net.named_modules()}
         self.kinds = {name: type(module).__name__ for name, module in net.named_modules() if name}

@@ -12,10 +12,10 @@ import torch
 def norms(model):
     """{path: module} of what keeps a running mean and variance, found by buffers that are named so."""
     found = {}
-    watching = part("watching")
+    keeping = part("keeping")
     for path, module in model.named_modules():
-        if module._buffers or watching.has_plain(module):
-            words = watching.words_of(module)
+        if module._buffers or keeping.has_plain(module):
+            words = keeping.words_of(module)
             if words is not None and words["var"]:
                 found[path or type(module).__name__] = (module, words)
     return found

@@ -84,8 +84,7 @@ class Suspect:
         return float(np.abs(step - share * way).max() / np.abs(step).max())
 
     def named(self, module, size, found, moved):
-        watching = sys.modules["bncheck_torch_watching"]
-        gamma, beta = watching.roles(module, size)
+        gamma, beta = sys.modules["bncheck_torch_keeping"].roles(module, size)
         counter = next(
             (name for name in moved if self.after[name].size == 1 and self.after[name][0] == self.before[name][0] + 1),
             "",

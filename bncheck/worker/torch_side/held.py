@@ -6,12 +6,12 @@ Loaded by path, by backends/torch.py and by subject/; Python 3.7 syntax.
 import numpy as np
 
 
-def normalisers(torch, net, watching):
+def normalisers(torch, net, keeping):
     """{path: module} of every layer that normalises by statistics that it keeps."""
-    builtin = watching.builtin_classes(torch)
+    builtin = keeping.builtin_classes(torch)
     found = {}
     for name, module in net.named_modules():
-        if isinstance(module, builtin) or watching.words_of(module):
+        if isinstance(module, builtin) or keeping.words_of(module):
             found[name or type(module).__name__] = module
     return found
 
@@ -55,16 +55,16 @@ def lazy(value):
     return type(value).__name__.startswith("Uninitialized")
 
 
-def arrays(torch, norms, watching):
+def arrays(torch, norms, keeping):
     """``<layer number>/<quantity>``: what it holds now, widened where NumPy has no such type; ``…/dtype`` and ``…/key``
     (the layer's own name for it) too."""
     found = {}
-    builtin = watching.builtin_classes(torch)
+    builtin = keeping.builtin_classes(torch)
     usual = {"mean": "running_mean", "var": "running_var", "counter": "num_batches_tracked", "gamma": "weight",
              "beta": "bias"}  # fmt: skip
     words = {"mean": "running_mean", "var": "running_var", "counter": "counter", "gamma": "gamma", "beta": "beta"}
     for place, module in enumerate(norms.values()):
-        names = usual if isinstance(module, builtin) else watching.words_of(module)
+        names = usual if isinstance(module, builtin) else keeping.words_of(module)
         for word, quantity in words.items():
             value = getattr(module, names[word], None) if names.get(word) else None
             if not hasattr(value, "detach") or lazy(value):

@@ -5,81 +5,22 @@ is said by the recorder, and the hooks are taken away.
 """
 
 import importlib
+import importlib.util
 import os
 import sys
 import threading
 import weakref
-from math import isfinite
 
-import numpy as np
+WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPEC = importlib.util.spec_from_file_location("bncheck_beside", os.path.join(WORKER, "beside.py"))
+BESIDE = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(BESIDE)
+part = BESIDE.part_of("torch")
+keeping = part("keeping")  # the others look for it
+looking, naming, jumps = part("looking"), part("naming"), part("jumps")
+Norm, has_plain, channels_of = keeping.Norm, keeping.has_plain, keeping.channels_of
 
-# Names that own layers give to what they remember; the first that exists is read.
-MEANS = ("running_mean", "moving_mean", "stored_mean", "mean_ema", "ema_mean", "pop_mean", "population_mean",
-         "global_mean", "avg_mean", "mean_avg", "running_mu")  # fmt: skip
-VARS = ("running_var", "moving_var", "moving_variance", "running_variance", "stored_var", "stored_variance", "var_ema",
-        "ema_var", "pop_var", "population_var", "global_var", "avg_var", "var_avg", "running_sigma2")  # fmt: skip
-DEVIATIONS = ("running_std", "moving_std", "stored_std", "running_sigma")
-COUNTERS = ("num_batches_tracked", "counter", "num_batches")
-GAMMAS, BETAS = ("weight", "gamma", "scale", "gain"), ("bias", "beta", "shift", "offset")
-EXPORTS = ("trace", "script", "export")  # functions that run a model for their own ends
 MOST_PARENTS = 100000
-WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module", "OptimizedModule": "_orig_mod"}
-OWN_DICTS = ("_modules", "_parameters", "_buffers")  # of nn.Module
-HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-class Norm:
-    """One normalising layer: its module, the recorder's record of it, and what was seen of it last."""
-
-    def __init__(self, module, layer, words, builtin):
-        self.module, self.layer, self.words, self.builtin = weakref.ref(module), layer, words, builtin
-        self.before = self.after = None  # states around the last forward: (mean, var, counter); None: not looked at
-        self.index = self.root = -1  # of the last forward, and the id of what it was named after
-        self.trainable = self.axis = self.dtype = None
-        self.bad = False  # a NaN or Inf was told of
-        self.routine = None  # (its span, shape and dtype of the input, where) of a forward that the next may be like
-        self.views = ()  # (name, tensor, where it lies, NumPy view of it) of each statistic, while they lie there
-
-    def statistics(self, module, held):
-        """(mean, var, counter) as they are now; None for each that the layer does not have."""
-        found = []
-        for word in ("mean", "var"):
-            tensor = kept(module, self.words[word])
-            found.append(None if tensor is None else held(tensor))
-        counter = kept(module, self.words["counter"])
-        found.append(None if counter is None else float(counter))
-        return tuple(found)
-
-    def view(self, module):
-        """Look at the buffers in place from now on, where they are plain ones on the CPU."""
-        held = [(self.words[word], module._buffers.get(self.words[word])) for word in ("mean", "var", "counter")]
-        self.views = ()
-        if all(tensor is not None and tensor.device.type == "cpu" for _, tensor in held):
-            try:
-                self.views = tuple((name, each, each.data_ptr(), each.detach().numpy()) for name, each in held)
-            except (TypeError, RuntimeError):  # a type that NumPy lacks
-                pass
-
-    def in_place(self, module):
-        """Whether the views still show what the layer holds: the same tensors, where they were."""
-        buffers = module._buffers
-        for name, tensor, place, _ in self.views:
-            if buffers.get(name) is not tensor or tensor.data_ptr() != place:
-                return False
-        return bool(self.views)
-
-    def as_left(self, known):
-        """The statistics in place; ``known`` itself where they are bit for bit what it says."""
-        (_, _, _, mean), (_, _, _, var), (_, _, _, counter) = self.views
-        count = float(counter)
-        if known is not None and known[0] is not None and known[1] is not None and known[2] == count:
-            if known[0].tobytes() == mean.tobytes() and known[1].tobytes() == var.tobytes():
-                return known
-        return mean.flatten(), var.flatten(), count
-
-    def tensor(self, module, word):
-        value = kept(module, self.words[word])
-        return value if hasattr(value, "detach") else None
 
 
 class Local(threading.local):
@@ -94,7 +35,7 @@ class Local(threading.local):
         self.inside = ""  # the name of that function
 
 
-class Watching:
+class Watching(looking.Looking, naming.Naming, jumps.Jumps):
     """The hooks, and what they know."""
 
     def __init__(self, torch, recorder, parts):
@@ -106,10 +47,10 @@ class Watching:
         recorder.on_end.append(self.tell_refusal)
         self.made = {}  # id of a normalising layer → the line that made it
         self.own = set()  # folders whose frames are not the user's
-        for folder in (os.path.dirname(torch.__file__), HERE):
+        for folder in (os.path.dirname(torch.__file__), WORKER):
             self.own.add(folder + os.sep)
         self.standard = os.path.dirname(os.__file__) + os.sep
-        self.module_class, self.builtin = torch.nn.Module, builtin_classes(torch)
+        self.module_class, self.builtin = torch.nn.Module, keeping.builtin_classes(torch)
         buffer = getattr(torch.nn, "Buffer", None)
         self.buffer_kinds = (buffer,) if isinstance(buffer, type) else ()
         calls = torch.nn.Module.__dict__
@@ -147,7 +88,7 @@ class Watching:
 
     def meet(self, module):
         builtin = isinstance(module, self.builtin)
-        words = words_of(module) if not builtin else {
+        words = keeping.words_of(module) if not builtin else {
             "mean": "running_mean", "var": "running_var", "counter": "num_batches_tracked", "gamma": "weight",
             "beta": "bias",
         }  # fmt: skip
@@ -181,73 +122,12 @@ class Watching:
         self.norms.pop(key, None)
         self.suspects.pop(key, None)
 
-    def name(self, norm, module, root):
-        """Name a layer after its path in the outermost module that runs."""
-        layer = norm.layer
-        if layer.name and layer.registered:
-            return
-        root = unwrapped(root)
-        if layer.name and (root is module or norm.root == id(root)):
-            return
-        norm.root = id(root)
-        paths = self.paths(root, module) if root is not module else []
-        kind = type(module).__name__
-        if paths:
-            layer.registered = True
-            if "." not in layer.name:
-                layer.name, layer.names = self.free(paths[0], root, layer), tuple(paths)
-        elif not layer.name:
-            inner = next((each for each in self.local.stack[1:] if self.paths(each, module)), None)
-            if inner is not None:  # a model that was handed to the outermost module, or lies aside in it
-                paths = self.paths(inner, module)
-                layer.name, layer.names = self.free(paths[0], inner, layer), tuple(paths)
-            else:
-                number = sum(other.name.startswith(kind + "#") for other in self.recorder.layers) + 1
-                layer.name = self.free("%s#%d" % (kind, number), root, layer)
-            layer.registered = self.kept_aside(root, module)
-
-    def kept_aside(self, root, module):
-        """False where the layer, or a module that runs it, lies in a list or dict of one that is being called, and the
-        outermost does not reach it; None where it was handed in from outside, or made for this forward."""
-        callers = [unwrapped(root), *self.local.stack]
-        inner = [*self.local.stack[1:], module]
-        aside = any(holds(caller, each) for caller in callers for each in inner if caller is not each)
-        return False if aside else None
-
-    def paths(self, root, module):
-        """All paths of a module below a root; the tree is walked once for all layers that are met in a beat."""
-        if self.tree[0] is None or self.tree[0]() is not root or id(module) not in self.tree[1]:
-            self.tree = (weakref.ref(root), tree_of(root))
-        return self.tree[1].get(id(module), [])
-
-    def seen_in(self, root, norms):
-        """A module that holds others says where in it they lie: state_dict() and train() see more than a forward."""
-        root = unwrapped(root)
-        for norm in norms:
-            module = norm.module()
-            if module is None or module is root:
-                continue
-            paths = self.paths(root, module)
-            layer = norm.layer
-            if paths and (not layer.name or "#" in layer.name or len(paths[0]) > len(layer.names[0])):
-                layer.name, layer.names = self.free(paths[0], root, layer), tuple(paths)
-
-    def free(self, name, root, layer):
-        """Two models of one program may have layers of the same path."""
-        taken = {other.name for other in self.recorder.layers if other is not layer}
-        if name in taken:
-            name = "%s.%s" % (type(root).__name__, name)
-        plain, number = name, 2
-        while name in taken:
-            name, number = "%s (%d)" % (plain, number), number + 1
-        return name
-
     # -- hooks ------------------------------------------------------------------------------------------------
 
     def unseen(self, x=None):
         """Whether this forward is a tracer's or a transform's, and nothing of it may be touched."""
         torch = self.torch
-        if self.local.inside in EXPORTS or torch._C._get_tracing_state() is not None:
+        if self.local.inside in looking.EXPORTS or torch._C._get_tracing_state() is not None:
             return True
         if self.transform is not None and self.transform() is not None:
             return True
@@ -375,149 +255,6 @@ class Watching:
             self.tell_jumps()
             self.recorder.breathe()
 
-    def judge(self, module, root, x, y):
-        """Whether a module with buffers of unknown names keeps statistics of its input; from now on it is followed."""
-        suspect = self.suspects[id(module)]
-        words = suspect.words(self.torch, module, x, self.moments)
-        if words is None and suspect.tries:
-            return
-        del self.suspects[id(module)]
-        if words and words["var"]:
-            norm = self.norms[id(module)] = self.follow(module, words)
-            if norm is not None:
-                norm.before = suspect.state(words)
-                self.look(norm, module, root, x, y)
-        elif words:
-            self.recorder.remark(
-                "%s keeps a running standard deviation and no variance (%s): it is not followed."
-                % (type(module).__name__, words["deviation"])
-            )
-
-    def as_before(self, norm, module, x):
-        """Count a forward of which only counts are kept, and that is like the last one in all that is asked about it:
-        most are. False where it is not, and look() has to see it."""
-        span, shape, dtype, where = norm.routine
-        local, recorder, before = self.local, self.recorder, norm.before
-        if local.look or before is None or norm.module() is not module or x.__class__ is not self.torch.Tensor:
-            return False
-        parameters = module._parameters
-        gamma, beta = parameters.get("weight"), parameters.get("bias")
-        trainable = (gamma is not None and gamma.requires_grad) or (beta is not None and beta.requires_grad)
-        usual = (
-            x.shape == shape and x.dtype is dtype and local.where == where and trainable is bool(norm.trainable)
-            and span["training"] is module.training and span["in_backward"] is local.again
-            and span["gradients"] is self.torch.is_grad_enabled()
-        )  # fmt: skip
-        if not (usual and norm.in_place(module) and not self.unseen() and recorder.goes_on(norm.layer, span)):
-            return False
-        after = norm.as_left(before)
-        if after is before or not (finite(after[0]) and finite(after[1])):
-            return False
-        norm.after, norm.index = after, recorder.forwards
-        recorder.again(norm.layer, span, not alike(before, after))
-        recorder.left_out += 1
-        return True
-
-    def look(self, norm, module, root, x, y):
-        """A forward of a normalising layer has ended."""
-        y = y[0] if isinstance(y, (tuple, list)) and y else y
-        if self.unseen(x) or not hasattr(y, "dim"):
-            norm.before = None
-            if self.local.inside not in EXPORTS:
-                norm.after = None  # else what an exporter's forwards change is its jump
-            self.recorder.remark(
-                "Forwards while the program traced or transformed a model were not looked at (torch.jit.trace, "
-                "torch.export, torch.onnx.export, torch.func)."
-            )
-            return
-        self.name(norm, module, root)
-        recorder, layer, local = self.recorder, norm.layer, self.local
-        if norm.axis is None:
-            self.settle(norm, module, x)
-        if norm.in_place(module):
-            norm.after = norm.as_left(norm.before)
-        else:
-            norm.after = norm.statistics(module, self.moments.held) if self.readable(norm, module) else None
-            layer.tracks = norm.tensor(module, "mean") is not None
-        known = norm.before is not None and norm.after is not None
-        moved = known and norm.after is not norm.before and not alike(norm.before, norm.after)
-        gradients = self.torch.is_grad_enabled()
-        self.parameters(norm, module)
-        born = self.born(norm, x, y, moved) if local.look or x.device.type == "cpu" else False
-        index, norm.index = recorder.forwards, recorder.forwards
-        n = x.numel() // max(1, x.shape[norm.axis]) if x.dim() else 1
-        recorder.describe(layer)
-        key = (bool(module.training), local.again, gradients, self.dtypes[x.dtype])
-        recorder.place()
-        span = recorder.forward(layer, key, n, moved if layer.tracks and known else None, local.where)
-        routine = norm.builtin and layer.registered and layer.tracks and known and norm.views
-        norm.routine = (span, x.shape, x.dtype, local.where) if routine else None
-        if known and (local.look or born) and x.numel():
-            recorder.moment(layer, local.clock, self.moment(norm, module, x, y, index, n, gradients))
-        else:
-            recorder.left_out += 1
-
-    def moment(self, norm, module, x, y, index, n, gradients):
-        held, number, local = self.moments.held, self.moments.number, self.local
-        state, channels = {}, norm.layer.channels
-        for word in ("gamma", "beta"):
-            value = norm.tensor(module, word)
-            if value is not None and self.plain(value) and value.numel() in (1, channels):
-                state[word] = np.broadcast_to(held(value), (channels,))
-        found = self.moments.forward(self.torch, x, y, norm.axis, state)
-        found.update(state)
-        for name, values in (("mean", 0), ("var", 1)):
-            before, after = norm.before[values], norm.after[values]
-            if before is not None and after is not None and len(after) == channels == len(before):
-                found[name + "_before"], found[name + "_after"] = before, after
-        nan = float("nan")
-        found["counter_before"] = nan if norm.before[2] is None else norm.before[2]
-        found["counter_after"] = nan if norm.after[2] is None else norm.after[2]
-        found.update(
-            index=index, call=local.call, step=self.recorder.steps, training=np.int8(bool(module.training)),
-            in_backward=np.int8(local.again), gradients=np.int8(gradients), n=n,
-            eps=number(getattr(module, "eps", None)), momentum=number(getattr(module, "momentum", None)),
-        )  # fmt: skip
-        return found
-
-    def settle(self, norm, module, x):
-        """What a first forward tells of a layer: its channel axis, dtypes."""
-        layer = norm.layer
-        layer.kind = type(module).__name__  # a lazy layer has become another
-        layer.channels = layer.channels or channels_of(module, norm.words) or int(x.shape[1 if x.dim() > 1 else 0])
-        fitting = [dim for dim in range(x.dim()) if x.shape[dim] == layer.channels]
-        norm.axis = 1 if 1 in fitting else fitting[-1] if fitting else min(1, x.dim() - 1)
-        for word, name in (("running_mean", "mean"), ("running_var", "var"), ("gamma", "gamma"), ("beta", "beta")):
-            value = norm.tensor(module, name)
-            if value is not None:
-                layer.dtypes[word] = self.dtypes[value.dtype]
-        layer.settled += 1
-
-    def parameters_quietly(self, norm, module):
-        gamma, beta = norm.tensor(module, "gamma"), norm.tensor(module, "beta")
-        if gamma is None and beta is None:
-            norm.trainable = norm.layer.trainable = None
-        else:
-            flag = (gamma is not None and gamma.requires_grad) or (beta is not None and beta.requires_grad)
-            norm.trainable = norm.layer.trainable = bool(flag)
-
-    def parameters(self, norm, module):
-        """Whether gamma and beta get gradients, and whether that has changed."""
-        was = norm.trainable
-        self.parameters_quietly(norm, module)
-        if was is not None and norm.trainable is not None and norm.trainable != was:
-            self.recorder.happen("requires_grad", [norm.layer.number], None, value=norm.trainable)
-
-    def converted(self, norm, module):
-        """Whether the statistics have another dtype than at the last forward."""
-        held = norm.tensor(module, "mean")
-        dtype = None if held is None else held.dtype
-        if norm.dtype is not None and dtype is not None and dtype != norm.dtype:
-            was, became = (str(kind).replace("torch.", "") for kind in (norm.dtype, dtype))
-            self.recorder.happen("convert", [norm.layer.number], None, was=was, became=became)
-            norm.axis = None  # its dtypes are to be read again
-        norm.dtype = dtype
-
     # -- refusals ---------------------------------------------------------------------------------------------
 
     def doubtful(self, norm, module, args):
@@ -537,69 +274,6 @@ class Watching:
             self.recorder.place()
             self.recorder.happen("refused", [layer.number], where, n=1)
             self.recorder.notable()
-
-    # -- jumps and poison -------------------------------------------------------------------------------------
-
-    def changes(self, what, where, module=None):
-        """Something happened that could have changed the state of the layers inside a module (None: of any)."""
-        inside = None if module is None else set(map(id, module.modules()))
-        self.causes = [*self.causes[-7:], (what, where, self.recorder.forwards, inside)]
-
-    def jumped(self, norm, module):
-        """Statistics that differ from what the last forward left. Told at the end of the beat, all layers together."""
-        for at, quantity in ((0, "running_mean"), (1, "running_var"), (2, "counter")):
-            before, after = norm.after[at], norm.before[at]
-            if same(before, after) or equal(before, after):
-                continue
-            largest = float("nan")
-            if before is not None and after is not None and np.shape(before) == np.shape(after):
-                with np.errstate(all="ignore"):
-                    largest = float(np.max(np.abs(np.subtract(after, before, dtype=np.float64)), initial=0.0))
-            what, where = self.cause_of(norm, module)
-            jump = self.local.jumps.setdefault((quantity, what, where), [self.recorder.forwards, [], 0.0])
-            jump[1].append(norm.layer.number)
-            jump[2] = largest if not largest <= jump[2] else jump[2]
-
-    def cause_of(self, norm, module):
-        root = self.local.stack[0]
-        for what, where, index, inside in reversed(self.causes):
-            if index > norm.index and (inside is None or id(module) in inside):
-                return what, where
-        if type(root).__name__ == "DistributedDataParallel" and getattr(root, "broadcast_buffers", False):
-            return "broadcast", self.local.where
-        return "", None
-
-    def tell_jumps(self):
-        jumps, self.local.jumps = self.local.jumps, {}
-        for (quantity, what, where), (index, layers, largest) in jumps.items():
-            row = self.recorder.happen("jump", layers, where, index=index, quantity=quantity, largest=largest, by=what)
-            if row:  # not one of many
-                self.recorder.notable(self.local.clock)
-
-    def born(self, norm, x, y, moved):
-        """The first NaN or Inf of a layer: where it is seen, and whether the input brought it. True if it is now."""
-        if norm.bad:
-            return False
-        torch, place = self.torch, ""
-        if moved and finite(norm.after[0]) and finite(norm.after[1]):
-            return False
-        with torch.no_grad():
-            if moved:
-                place = "state"
-            elif y.is_floating_point() and not bool(torch.isfinite(y.detach().sum(dtype=torch.float32))):
-                # a sum may overflow
-                place = "" if bool(torch.isfinite(y.detach()).all()) else "output"
-            if not place:
-                return False
-            norm.bad = True
-            clean = bool(torch.isfinite(x.detach()).all())
-        if clean and norm.before is not None and not all(finite(value) for value in norm.before[:2]):
-            place = "state"
-        self.recorder.happen(
-            "nonfinite", [norm.layer.number], self.local.where, **{"in": place if clean else "input", "born": clean}
-        )
-        self.recorder.notable()
-        return True
 
     # -- the user's lines -------------------------------------------------------------------------------------
 
@@ -685,145 +359,12 @@ def ranks(torch):
         return 0, 1
 
 
-def builtin_classes(torch):
-    modules = importlib.import_module("torch.nn.modules.batchnorm")
-    found = [getattr(modules, "_NormBase", None) or modules._BatchNorm, modules._BatchNorm]
-    return tuple(dict.fromkeys(found))
-
-
-def kept(module, name):
-    """An attribute of a module, None where it has none. Module.__getattr__ takes longer than all else of a look."""
-    if not name:
-        return None
-    value = module._buffers.get(name)
-    if value is None:
-        value = module._parameters.get(name)
-    return getattr(module, name, None) if value is None else value
-
-
-def same(a, b):
-    """Equal bit by bit, so that NaN is equal to itself."""
-    if a is None or b is None:
-        return a is b
-    if isinstance(a, float):
-        return a == b or (np.isnan(a) and np.isnan(b))
-    return a.tobytes() == b.tobytes()
-
-
-def alike(before, after):
-    return same(before[0], after[0]) and same(before[1], after[1])
-
-
 class Names(dict):
     """A dtype → what it is called, without its framework."""
 
     def __missing__(self, dtype):
         self[dtype] = found = str(dtype).replace("torch.", "")
         return found
-
-
-def equal(a, b):
-    """The same numbers in another dtype."""
-    return hasattr(a, "dtype") and hasattr(b, "dtype") and a.dtype != b.dtype and np.array_equal(a, b)
-
-
-def finite(values):
-    """Squares that add up to a finite number say so at a fifth of the price; where they do not, each is asked."""
-    if values is None:
-        return True
-    with np.errstate(all="ignore"):  # half precision overflows soon
-        return isfinite(values.dot(values)) or bool(np.isfinite(values).all())
-
-
-def has_plain(module):
-    return "running_mean" in module.__dict__ or "moving_mean" in module.__dict__
-
-
-def words_of(module):
-    """The names of a layer of the user's own for its mean, variance, counter, gamma and beta; None: it does not keep
-    both statistics, of the same size, under names that say so."""
-    kept = {name: value for name, value in module._buffers.items() if value is not None}
-    for name, value in module.__dict__.items():  # a tensor that is no buffer
-        if name in MEANS[:2] + VARS[:3] and hasattr(value, "detach"):
-            kept.setdefault(name, value)
-
-    def first(names):
-        return next((name for name in names if name in kept), "")
-
-    mean, var, deviation = first(MEANS), first(VARS), first(DEVIATIONS)
-    if not mean or not (var or deviation):
-        return None
-    channels = kept[mean].numel()
-    if channels != kept[var or deviation].numel():
-        return None
-    gamma, beta = roles(module, channels)
-    return {
-        "mean": mean, "var": var, "deviation": deviation, "counter": first(COUNTERS), "gamma": gamma, "beta": beta,
-    }  # fmt: skip
-
-
-def roles(module, channels):
-    """The names of scale and shift: by their names, else by what they are when the layer is new: ones and zeros."""
-    held = {name: value for name, value in dict(module._buffers, **module._parameters).items() if value is not None}
-    gamma = next((name for name in GAMMAS if name in held), "")
-    beta = next((name for name in BETAS if name in held), "")
-    for name, value in module._parameters.items():
-        if value is None or name in (gamma, beta) or value.numel() != channels:
-            continue
-        if not gamma and bool((value.detach() == 1).all()):
-            gamma = name
-        elif not beta and bool((value.detach() == 0).all()):
-            beta = name
-    return gamma, beta
-
-
-def channels_of(module, words):
-    held = getattr(module, words["mean"], None)
-    if held is not None:
-        try:
-            return int(held.numel())
-        except Exception:  # a lazy layer: its first forward tells
-            return 0
-    count = getattr(module, "num_features", 0)
-    return count if isinstance(count, int) else 0
-
-
-def unwrapped(root):
-    while type(root).__name__ in WRAPPERS:
-        inner = getattr(root, WRAPPERS[type(root).__name__], None)
-        if inner is None:
-            break
-        root = inner
-    return root
-
-
-def tree_of(root):
-    """id of each module below a root → its paths, in the order of the tree; a cycle is walked once."""
-    found, stack, budget = {}, [("", root, ())], 200000
-    while stack and budget:
-        budget -= 1
-        path, here, above = stack.pop()
-        found.setdefault(id(here), []).append(path)
-        for name, child in reversed(list(here._modules.items())):
-            if child is not None and child is not here and child not in above:
-                stack.append((path + "." + name if path else name, child, above + (here,)))
-    return found
-
-
-def holds(owner, module):
-    """Whether a list, tuple or dict among the attributes of a module, or one inside it, has another as an item."""
-    return any(item is module for item in kept_in(owner))
-
-
-def kept_in(owner, most=1000):
-    """What lies in lists, tuples and dicts among the attributes of a module, and in those inside them."""
-    boxes = [value for name, value in owner.__dict__.items() if name not in OWN_DICTS]
-    for _ in range(3):
-        boxes = [each for each in boxes[:most] if isinstance(each, (list, tuple, dict))]
-        items = [item for box in boxes for item in list(box.values() if isinstance(box, dict) else box)[:most]]
-        for item in items:
-            yield item
-        boxes = items
 
 
 def is_compiling(torch):

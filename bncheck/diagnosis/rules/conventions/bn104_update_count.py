@@ -156,7 +156,7 @@ def seen_in_counters(pair: PairView) -> Iterator[Finding]:
             continue  # a replica, a copy or a layer at two places counts what reaches it: BN402, BN407 and BN408 tell
         mean = pair.drift(drift.layer, "running_mean")
         counts = advances(pair, drift.layer)
-        if drift.quantity != "counter" or mean is None or mean.verdict != "differs" or counts is None:
+        if drift.quantity != "counter" or mean is None or mean.relation != "differs" or counts is None:
             continue
         if count_other_things(pair):
             continue

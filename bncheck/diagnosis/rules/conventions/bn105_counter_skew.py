@@ -58,7 +58,7 @@ def divided_by(pair: PairView) -> Iterator[Finding]:
     """Cumulative averages that differ, each of them exactly the one that its own counter makes."""
     for drift in pair.differing:
         counter = pair.drift(drift.layer, "counter")
-        if drift.quantity != "running_mean" or counter is None or counter.verdict != "differs":
+        if drift.quantity != "running_mean" or counter is None or counter.relation != "differs":
             continue
         counts = advances(pair, drift.layer)
         if counts is None or not all(follows_counter(cell, drift.layer) for cell in (pair.a, pair.b)):
@@ -122,7 +122,7 @@ def grown(pair: PairView, layer: str, counts: tuple[float, float], alike: bool) 
 def seen_in_traces(pair: PairView) -> Iterator[Finding]:
     for drift in pair.differing:
         states = [pair.drift(drift.layer, quantity) for quantity in STATISTICS]
-        alike = all(state is not None and state.verdict == "agrees" for state in states)
+        alike = all(state is not None and state.relation == "agrees" for state in states)
         counts = advances(pair, drift.layer)
         values = [
             side.convention.value("counter") if side.convention is not None else None for side in (pair.a, pair.b)

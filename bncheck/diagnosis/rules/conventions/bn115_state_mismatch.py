@@ -52,7 +52,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
 
 def check_pair(pair: PairView) -> Iterator[Finding]:
     """One finding per layer, with a sentence for each side that lacks something."""
-    lost = [drift for drift in pair.drifts if drift.verdict == "missing" and drift.quantity in STATES]
+    lost = [drift for drift in pair.drifts if drift.relation == "missing" and drift.quantity in STATES]
     for layer in dict.fromkeys(drift.layer for drift in lost):
         quantities = [drift.quantity for drift in lost if drift.layer == layer]
         lacks = list(lacks_of(pair, layer, quantities))

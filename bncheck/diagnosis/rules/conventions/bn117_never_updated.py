@@ -49,7 +49,7 @@ def check_cell(cell: CellView) -> Iterable[Finding]:
 def check_pair(pair: PairView) -> Iterator[Finding]:
     for layer in pair.a.trace.layers if pair.a.trace is not None else ():
         drift = pair.drift(layer, "running_mean")
-        if drift is None or drift.verdict == "agrees" or (explained_by_conventions(pair, drift) or 0.0) >= ENOUGH:
+        if drift is None or drift.relation == "agrees" or (explained_by_conventions(pair, drift) or 0.0) >= ENOUGH:
             continue
         moves = [moving_events(cell, layer) for cell in (pair.a, pair.b)]
         for still, other, theirs in ((pair.a, pair.b, moves[1]), (pair.b, pair.a, moves[0])):

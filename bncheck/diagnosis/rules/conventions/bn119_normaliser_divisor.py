@@ -37,7 +37,7 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
 
 def seen_in_outputs(pair: PairView) -> Iterator[Finding]:
     output = pair.drift("", "output")
-    for layer in pair.case.network.batch_norms if output is not None and output.verdict == "differs" else ():
+    for layer in pair.case.network.batch_norms if output is not None and output.relation == "differs" else ():
         found = [divisor_of(cell, layer) for cell in (pair.a, pair.b)]
         known = {side[0] for side in found if side is not None}
         if known != {"n", "n-1"} or found[0] is None or found[1] is None:

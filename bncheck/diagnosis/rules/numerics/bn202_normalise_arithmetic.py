@@ -60,13 +60,13 @@ def is_ill_conditioned(pair: PairView, drift: Drift) -> bool:
     """Outside tolerance, inside the bound of ill-conditioned data, nothing but BatchNorm in front, and nothing is wrong
     with the statistics: they agree, or differ by rounding and conventions alone."""
     plain = all(layer.type in ("batch_norm", "flatten", "relu") for layer in pair.case.network.layers)
-    if drift.verdict != "differs" or not plain or len(pair.case.network.batch_norms) != 1:
+    if drift.relation != "differs" or not plain or len(pair.case.network.batch_norms) != 1:
         return False
     layer = pair.case.network.batch_norms[0]
     if conditioning(pair, layer) < SMALLEST_RATIO or not within_bounds(pair, drift):
         return False
     fine = all(
-        state.verdict == "agrees" or within_rounding(pair, state) or explained_by_conventions(pair, state) == 1.0
+        state.relation == "agrees" or within_rounding(pair, state) or explained_by_conventions(pair, state) == 1.0
         for state in statistics(pair, layer)
     )
     return fine and own_gap(pair, drift, layer) > LOST * math.sqrt(unit(drift.dtype))
@@ -76,13 +76,13 @@ def beside(pair: PairView, layer: str) -> str:
     """What the sides do, and what is to be said of the statistics beside it."""
     if agree(pair, layer):
         return f"agree in the statistics of {layer}, but differ in y"
-    if all(state.verdict == "agrees" or within_rounding(pair, state) for state in statistics(pair, layer)):
+    if all(state.relation == "agrees" or within_rounding(pair, state) for state in statistics(pair, layer)):
         return f"differ only by rounding in the statistics of {layer}, but differ in y"
     return "differ in y in training"
 
 
 def agree(pair: PairView, layer: str) -> bool:
-    return all(state.verdict == "agrees" for state in statistics(pair, layer))
+    return all(state.relation == "agrees" for state in statistics(pair, layer))
 
 
 def own_gap(pair: PairView, drift: Drift, layer: str) -> float:

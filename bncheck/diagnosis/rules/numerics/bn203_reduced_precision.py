@@ -77,7 +77,7 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
         return
     output = pair.drift("", "output")
     (short, dtype), (other, wide) = sorted(zip((pair.a, pair.b), dtypes, strict=True), key=lambda side: -unit(side[1]))
-    if output is None or output.verdict != "differs" or not unit(dtype) > unit(pair.case.dtype):
+    if output is None or output.relation != "differs" or not unit(dtype) > unit(pair.case.dtype):
         return
     if not all(
         is_of(pair, drift, unit(dtype)) for drift in pair.differing if drift.quantity in ("output", *STATISTICS)
@@ -101,7 +101,7 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
 
 def is_of(pair: PairView, drift: Drift, u: float) -> bool:
     """Whether a difference is no larger than a few roundings of a dtype make of the quantity's numbers."""
-    if drift.verdict != "differs":
+    if drift.relation != "differs":
         return False
     names_ = [f"{drift.layer}/{drift.quantity}"] if drift.layer else []
     arrays = [

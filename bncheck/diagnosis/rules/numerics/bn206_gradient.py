@@ -39,11 +39,11 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
     if not outputs_agree(pair):
         return  # the gradient of another output is another gradient
     output = pair.drift("", "output")
-    near = "" if output is None or output.verdict == "agrees" else " up to rounding"
+    near = "" if output is None or output.relation == "agrees" else " up to rounding"
     for drift in pair.differing:
         if (
             drift.quantity not in GRADIENT_WORDS
-            or drift.verdict not in ("differs", "nonfinite")
+            or drift.relation not in ("differs", "nonfinite")
             or is_rounding(pair, drift)
         ):
             continue
@@ -78,7 +78,7 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
 def without(pair: PairView) -> Iterator[Finding]:
     """Parameters that one side's backward does not reach: no optimiser ever moves them. One finding per layer and
     side."""
-    lost = [drift for drift in pair.differing if drift.verdict == "missing" and drift.quantity in GRADIENT_WORDS]
+    lost = [drift for drift in pair.differing if drift.relation == "missing" and drift.quantity in GRADIENT_WORDS]
     for x, y in ((pair.a, pair.b), (pair.b, pair.a)):
         for layer in dict.fromkeys(drift.layer for drift in lost):
             here = [drift for drift in lost if drift.layer == layer and not holds(x, drift)]
@@ -123,7 +123,7 @@ def holds(cell: CellView, drift: Drift) -> bool:
 
 
 def is_rounding(pair: PairView, drift: Drift) -> bool:
-    if drift.verdict == "nonfinite" or not np.isfinite(drift.max_abs):
+    if drift.relation == "nonfinite" or not np.isfinite(drift.max_abs):
         return False
     if is_whole(pair):
         return grows_alike(pair, drift)
@@ -139,7 +139,7 @@ def is_rounding(pair: PairView, drift: Drift) -> bool:
 def outputs_agree(pair: PairView) -> bool:
     """To within rounding."""
     output = pair.drift("", "output")
-    return output is None or output.verdict == "agrees" or within_rounding(pair, output)
+    return output is None or output.relation == "agrees" or within_rounding(pair, output)
 
 
 def gates_may_differ(pair: PairView) -> bool:

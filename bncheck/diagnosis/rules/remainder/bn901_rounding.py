@@ -106,12 +106,12 @@ def relative(own: Array, scale: Array) -> float:
 
 
 def is_rounding(pair: PairView, drift: Drift) -> bool:
-    key = ("is rounding", drift.layer, drift.quantity, drift.verdict, repr(drift.max_abs))
+    key = ("is rounding", drift.layer, drift.quantity, drift.relation, repr(drift.max_abs))
     return bool(pair.once(key, lambda: looks_rounded(pair, drift)))
 
 
 def looks_rounded(pair: PairView, drift: Drift) -> bool:
-    if drift.verdict == "agrees":
+    if drift.relation == "agrees":
         return True
     if drift.quantity in GRADIENT_WORDS:
         return gradient_is_rounding(pair, drift)

@@ -101,12 +101,12 @@ def where(drift: Drift) -> str:
 
 
 def size(pair: PairView, drift: Drift) -> str:
-    if drift.verdict == "nonfinite":
+    if drift.relation == "nonfinite":
         off = f"by up to {number(drift.max_abs)} " if drift.max_abs > 0 else ""
         return f"{off}({nonfinite(pair, drift)})"
-    if drift.verdict == "missing":
+    if drift.relation == "missing":
         return "(only one of them holds it, or for another number of channels)"
-    if drift.verdict == "refused":
+    if drift.relation == "refused":
         return f"from event {1 + (drift.first_event or 0)} on"
     return f"by up to {number(drift.max_abs)}"
 

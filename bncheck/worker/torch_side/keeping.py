@@ -1,0 +1,185 @@
+"""What a normalising layer of the user's keeps, and under which names; and whether two looks at it are the same.
+
+Loaded by watching.py and by what looks at a model once, by path. Python 3.7 syntax.
+"""
+
+import importlib
+import weakref
+from math import isfinite
+
+import numpy as np
+
+# Names that own layers give to what they remember; the first that exists is read.
+MEANS = ("running_mean", "moving_mean", "stored_mean", "mean_ema", "ema_mean", "pop_mean", "population_mean",
+         "global_mean", "avg_mean", "mean_avg", "running_mu")  # fmt: skip
+VARS = ("running_var", "moving_var", "moving_variance", "running_variance", "stored_var", "stored_variance", "var_ema",
+        "ema_var", "pop_var", "population_var", "global_var", "avg_var", "var_avg", "running_sigma2")  # fmt: skip
+DEVIATIONS = ("running_std", "moving_std", "stored_std", "running_sigma")
+COUNTERS = ("num_batches_tracked", "counter", "num_batches")
+GAMMAS, BETAS = ("weight", "gamma", "scale", "gain"), ("bias", "beta", "shift", "offset")
+OWN_DICTS = ("_modules", "_parameters", "_buffers")  # of nn.Module
+
+
+class Norm:
+    """One normalising layer: its module, the recorder's record of it, and what was seen of it last."""
+
+    def __init__(self, module, layer, words, builtin):
+        self.module, self.layer, self.words, self.builtin = weakref.ref(module), layer, words, builtin
+        self.before = self.after = None  # states around the last forward: (mean, var, counter); None: not looked at
+        self.index = self.root = -1  # of the last forward, and the id of what it was named after
+        self.trainable = self.axis = self.dtype = None
+        self.bad = False  # a NaN or Inf was told of
+        self.routine = None  # (its span, shape and dtype of the input, where) of a forward that the next may be like
+        self.views = ()  # (name, tensor, where it lies, NumPy view of it) of each statistic, while they lie there
+
+    def statistics(self, module, held):
+        """(mean, var, counter) as they are now; None for each that the layer does not have."""
+        found = []
+        for word in ("mean", "var"):
+            tensor = kept(module, self.words[word])
+            found.append(None if tensor is None else held(tensor))
+        counter = kept(module, self.words["counter"])
+        found.append(None if counter is None else float(counter))
+        return tuple(found)
+
+    def view(self, module):
+        """Look at the buffers in place from now on, where they are plain ones on the CPU."""
+        held = [(self.words[word], module._buffers.get(self.words[word])) for word in ("mean", "var", "counter")]
+        self.views = ()
+        if all(tensor is not None and tensor.device.type == "cpu" for _, tensor in held):
+            try:
+                self.views = tuple((name, each, each.data_ptr(), each.detach().numpy()) for name, each in held)
+            except (TypeError, RuntimeError):  # a type that NumPy lacks
+                pass
+
+    def in_place(self, module):
+        """Whether the views still show what the layer holds: the same tensors, where they were."""
+        buffers = module._buffers
+        for name, tensor, place, _ in self.views:
+            if buffers.get(name) is not tensor or tensor.data_ptr() != place:
+                return False
+        return bool(self.views)
+
+    def as_left(self, known):
+        """The statistics in place; ``known`` itself where they are bit for bit what it says."""
+        (_, _, _, mean), (_, _, _, var), (_, _, _, counter) = self.views
+        count = float(counter)
+        if known is not None and known[0] is not None and known[1] is not None and known[2] == count:
+            if known[0].tobytes() == mean.tobytes() and known[1].tobytes() == var.tobytes():
+                return known
+        return mean.flatten(), var.flatten(), count
+
+    def tensor(self, module, word):
+        value = kept(module, self.words[word])
+        return value if hasattr(value, "detach") else None
+
+
+def builtin_classes(torch):
+    modules = importlib.import_module("torch.nn.modules.batchnorm")
+    found = [getattr(modules, "_NormBase", None) or modules._BatchNorm, modules._BatchNorm]
+    return tuple(dict.fromkeys(found))
+
+
+def kept(module, name):
+    """An attribute of a module, None where it has none. Module.__getattr__ takes longer than all else of a look."""
+    if not name:
+        return None
+    value = module._buffers.get(name)
+    if value is None:
+        value = module._parameters.get(name)
+    return getattr(module, name, None) if value is None else value
+
+
+def has_plain(module):
+    return "running_mean" in module.__dict__ or "moving_mean" in module.__dict__
+
+
+def words_of(module):
+    """The names of a layer of the user's own for its mean, variance, counter, gamma and beta; None: it does not keep
+    both statistics, of the same size, under names that say so."""
+    kept = {name: value for name, value in module._buffers.items() if value is not None}
+    for name, value in module.__dict__.items():  # a tensor that is no buffer
+        if name in MEANS[:2] + VARS[:3] and hasattr(value, "detach"):
+            kept.setdefault(name, value)
+
+    def first(names):
+        return next((name for name in names if name in kept), "")
+
+    mean, var, deviation = first(MEANS), first(VARS), first(DEVIATIONS)
+    if not mean or not (var or deviation):
+        return None
+    channels = kept[mean].numel()
+    if channels != kept[var or deviation].numel():
+        return None
+    gamma, beta = roles(module, channels)
+    return {
+        "mean": mean, "var": var, "deviation": deviation, "counter": first(COUNTERS), "gamma": gamma, "beta": beta,
+    }  # fmt: skip
+
+
+def roles(module, channels):
+    """The names of scale and shift: by their names, else by what they are when the layer is new: ones and zeros."""
+    held = {name: value for name, value in dict(module._buffers, **module._parameters).items() if value is not None}
+    gamma = next((name for name in GAMMAS if name in held), "")
+    beta = next((name for name in BETAS if name in held), "")
+    for name, value in module._parameters.items():
+        if value is None or name in (gamma, beta) or value.numel() != channels:
+            continue
+        if not gamma and bool((value.detach() == 1).all()):
+            gamma = name
+        elif not beta and bool((value.detach() == 0).all()):
+            beta = name
+    return gamma, beta
+
+
+def channels_of(module, words):
+    held = getattr(module, words["mean"], None)
+    if held is not None:
+        try:
+            return int(held.numel())
+        except Exception:  # a lazy layer: its first forward tells
+            return 0
+    count = getattr(module, "num_features", 0)
+    return count if isinstance(count, int) else 0
+
+
+def holds(owner, module):
+    """Whether a list, tuple or dict among the attributes of a module, or one inside it, has another as an item."""
+    return any(item is module for item in kept_in(owner))
+
+
+def kept_in(owner, most=1000):
+    """What lies in lists, tuples and dicts among the attributes of a module, and in those inside them."""
+    boxes = [value for name, value in owner.__dict__.items() if name not in OWN_DICTS]
+    for _ in range(3):
+        boxes = [each for each in boxes[:most] if isinstance(each, (list, tuple, dict))]
+        items = [item for box in boxes for item in list(box.values() if isinstance(box, dict) else box)[:most]]
+        for item in items:
+            yield item
+        boxes = items
+
+
+def same(a, b):
+    """Equal bit by bit, so that NaN is equal to itself."""
+    if a is None or b is None:
+        return a is b
+    if isinstance(a, float):
+        return a == b or (np.isnan(a) and np.isnan(b))
+    return a.tobytes() == b.tobytes()
+
+
+def alike(before, after):
+    return same(before[0], after[0]) and same(before[1], after[1])
+
+
+def equal(a, b):
+    """The same numbers in another dtype."""
+    return hasattr(a, "dtype") and hasattr(b, "dtype") and a.dtype != b.dtype and np.array_equal(a, b)
+
+
+def finite(values):
+    """Squares that add up to a finite number say so at a fifth of the price; where they do not, each is asked."""
+    if values is None:
+        return True
+    with np.errstate(all="ignore"):  # half precision overflows soon
+        return isfinite(values.dot(values)) or bool(np.isfinite(values).all())
