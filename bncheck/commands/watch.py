@@ -87,11 +87,13 @@ def checked_keep(text: str) -> str:
 def judged(run: Path, ended: Ended, command: Sequence[str], created: str, bar: Any, say: Any) -> Results:
     """Read the recording, judge every life, write the run folder."""
     from bncheck.diagnosis.alone import judge_lives
+    from bncheck.run_folder.folder import make_way
     from bncheck.run_folder.lives import read_lives
     from bncheck.run_folder.source_lines import look_up, write_lines
     from bncheck.subjects.conclusion import conclude, results_of
     from bncheck.subjects.watched import answer_of, missed
 
+    make_way(run)
     lives = read_lives(run, {ended.pid: ended.code if not ended.signal else -ended.signal})
     write_lines(run, look_up(lives))
     findings = judge_lives(lives)
@@ -116,7 +118,9 @@ def tell(run: Path, results: Results, options: dict[str, Any], ended: Ended, cod
     from bncheck.gate.bar import read_verdict
 
     if options["as_json"]:
-        click.echo((run / "run.json").read_text(encoding="utf-8"))
+        from bncheck.commands.streams import sayable_json
+
+        click.echo(sayable_json((run / "run.json").read_text(encoding="utf-8")))
     elif not options["quiet"]:
         from bncheck.commands.progress import console
         from bncheck.report.terminal import render_terminal

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from bncheck import __version__
-from bncheck.bounded import clear, own_folder, read_bounded
+from bncheck.bounded import clear, expanded, own_folder, read_bounded
 from bncheck.environments.backend_file import BACKENDS_FOLDER
 from bncheck.environments.folder import cache_folder, site_packages
 from bncheck.environments.pythons import Ready
@@ -97,7 +97,7 @@ def conventions_folder() -> Path | None:
     given = os.environ.get("BNCHECK_CONVENTIONS")
     if given is None:
         return cache_folder() / "conventions"
-    return Path(given).expanduser().absolute() if given else None
+    return expanded(given).absolute() if given else None
 
 
 # ------------------------------------------------------------------------------------------- what cells belong to
