@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -167,7 +168,10 @@ DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
     "one bit of its head": lambda raw: raw[:700] + bytes([raw[700] ^ 1]) + raw[701:],
     "something behind it": lambda raw: raw + b"\0" * 512,
     "a day that is none": lambda raw: other_head(raw, measured="<b>today</b>"),
+    "a day that no year has": lambda raw: other_head(raw, measured="2026-13-99"),
+    "a day in other digits": lambda raw: other_head(raw, measured="\u0662\u0660\u0662\u0666-11-28"),
     "no day": lambda raw: other_head(raw, measured=None),
+    "numbers of 5,000 digits": lambda raw: other_head(raw, size="9" * 10).replace(b'"9999999999"', b"9" * 12),
     "no environment": lambda raw: other_head(raw, environment=[]),
     "another machine's": lambda raw: other_head(raw, belongs={}),
     "another cell in it": lambda raw: with_cell(raw, "events--ff/result.json"),
@@ -192,6 +196,9 @@ def test_a_folder_or_a_file_of_gigabytes_in_its_place_is_not_used(shelf: Shelf, 
     shelf.path.mkdir()
     assert read(shelf) is None
     assert not keep(tmp_path, "reference", shelf, DAY)
+    shelf.path.rmdir()
+    os.mkfifo(shelf.path)
+    assert read(shelf) is None
 
 
 def test_cells_that_say_nothing_sound_are_not_used_whatever_their_hash(shelf: Shelf, tmp_path: Path) -> None:

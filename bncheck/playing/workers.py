@@ -270,6 +270,9 @@ class Worker:
         if not self.current:
             if passed > limits.import_seconds:
                 self.kill()
+                if self.ready:  # it has played already: somebody has spoilt what it begins with
+                    yield from self.begin_anew()
+                    return
                 yield from self.give_up(f"importing it took longer than {limits.import_seconds:g} s")
             return
         if passed > limits.cell_seconds:

@@ -134,7 +134,10 @@ def restructured(data: bytes, kind: str, rng: random.Random) -> bytes:
             value = put(value, way, [value_at(value, way)] * rng.choice((1, 3, 300)))
         case _:
             value = put(value, way, new)
-    return json.dumps(value).encode() if kind == "json" else as_toml(value).encode("utf-8", "surrogatepass")
+    try:
+        return json.dumps(value).encode() if kind == "json" else as_toml(value).encode("utf-8", "surrogatepass")
+    except RecursionError:
+        return data
 
 
 def ways_into(value: Any, at: tuple[Any, ...] = (), deep: int = 0) -> Iterator[tuple[Any, ...]]:
