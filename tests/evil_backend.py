@@ -140,8 +140,8 @@ def reply(kind):
         "endless": b"x" * 5000,
         "other words": b'[1]\n{"pid": "x", "code": []}\n',
     }[kind]
-    for name in os.listdir("/proc/%d/fd" % host):
-        path = "/proc/%d/fd/%s" % (host, name)
+    for name in os.listdir(f"/proc/{host}/fd"):
+        path = f"/proc/{host}/fd/{name}"
         if os.readlink(path).startswith("pipe:"):
             descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
             os.write(descriptor, words)
