@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
+from itertools import count
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import literal_run
 import pytest
-from at_the_prompt import bncheck, here
+from at_the_prompt import bncheck, command, environment, here
 
 from bncheck.environments.backend_file import BACKENDS_FOLDER
 from bncheck.environments.pythons import Ready
@@ -338,6 +341,43 @@ def test_a_sentence_for_each_day() -> None:
     assert known >= {"torch", "mxnet"}
     assert sentences(told)[-1] == "The conventions of torch were measured on 2026-11-28; --fresh measures them again."
     assert len(sentences(told)) == 2
+
+
+def spoil(path: Path, how: int) -> None:
+    if how == 0:
+        path.unlink()
+    else:
+        os.truncate(path, 5000 * (how - 1))
+
+
+@pytest.mark.slow
+def test_hosts_that_race_while_somebody_damages_what_is_kept_find_the_same(folder: Path, tmp_path: Path) -> None:
+    """Two runs at a time keep and take the same files, which are cut, emptied, removed and replaced all the while."""
+    place, over = tmp_path / "kept", Event()
+    before = said(read_results(folder / "first"))
+
+    def damage() -> None:
+        for number in count():
+            if over.wait(0.05):
+                return
+            for path in place.glob("*/*.tar*"):
+                with suppress(OSError):
+                    spoil(path, number % 3)
+
+    vandal = Thread(target=damage)
+    vandal.start()
+    try:
+        for turn in range(4):
+            runs = [tmp_path / f"{turn}{letter}" for letter in "ab"]
+            words = [command("run", "events", *REFERENCES, "--no-report", "-q", "--out", str(run)) for run in runs]
+            known = environment(BNCHECK_CONVENTIONS=str(place))
+            hosts = [subprocess.Popen(each, stderr=subprocess.PIPE, env=known) for each in words]
+            assert [host.communicate()[1] for host in hosts] == [b"", b""]
+            assert [host.returncode for host in hosts] == [0, 0]
+            assert all(said(read_results(run)) == before for run in runs)
+    finally:
+        over.set()
+        vandal.join()
 
 
 @pytest.mark.slow

@@ -143,6 +143,16 @@ def test_a_python_without_numpy_says_so(tmp_path: Path) -> None:
     assert "No module named 'numpy'" in reasons["faulty"]
 
 
+def test_a_python_that_the_system_does_not_start_costs_its_target(tmp_path: Path) -> None:
+    (tmp_path / "python").write_text("no program")
+    (tmp_path / "other").mkdir()
+    other = replace(make_job(tmp_path / "other", ["good"]), target="other")
+    job = replace(make_job(tmp_path, ["good"]), python=tmp_path / "python")
+    reasons = play([job, other], 1, lambda progress: None)
+    assert reasons == {"faulty": f"{tmp_path / 'python'} cannot be started: Permission denied"}
+    assert outcomes(other) == {"good": "ok"}
+
+
 def test_an_import_that_hangs_is_given_up(tmp_path: Path) -> None:
     job = make_job(tmp_path, ["good"], variant="import-hang", import_seconds=1.0)
     assert "longer than 1 s" in play([job], 1, lambda progress: None)["faulty"]

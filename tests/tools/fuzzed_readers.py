@@ -43,7 +43,7 @@ from bncheck.joining.runs import open_sources  # noqa: E402
 from bncheck.playing import kept  # noqa: E402
 from bncheck.playing.cases_file import read_job, read_lines  # noqa: E402
 from bncheck.playing.jobs import settle  # noqa: E402
-from bncheck.playing.pace import read_paces  # noqa: E402
+from bncheck.playing.pace import Stopwatch, read_paces  # noqa: E402
 from bncheck.playing.plan import read_plan  # noqa: E402
 from bncheck.playing.shard import parse_shard  # noqa: E402
 from bncheck.python.plugin import how  # noqa: E402
@@ -273,7 +273,7 @@ def cache_readers(folder: Path) -> Iterator[Reader]:
     def paced(path: Path) -> None:
         (folder / "cache").mkdir(exist_ok=True)
         shutil.copyfile(path, folder / "cache" / "paces.json")
-        with_variables(read_paces, BNCHECK_CACHE=str(folder / "cache"))
+        with_variables(lambda: (read_paces(), Stopwatch(print).remember()), BNCHECK_CACHE=str(folder / "cache"))
 
     def named(path: Path) -> None:
         (text,) = words_of(path)
