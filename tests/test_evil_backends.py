@@ -52,7 +52,6 @@ ATTACKS = {
     "tar garbage": None,
     "tar grows": FOUR,
     "cases fifo": THIRD,
-    "cases folder": THIRD,
     "cases outside": THIRD,
     "plots link": FOUR,
     "page fifo": FOUR,

@@ -130,7 +130,7 @@ def readers(folder: Path) -> dict[str, Reader]:
         Reader("new", tuple(path.read_bytes() for path in find_scenarios()[:8]), begun, "toml", 1.0, "evil.toml"),
         Reader("init", (CONFIGURATION, b"", b"[tool.ruff]\n", b"[project]\nname = 'x'\n"), initialised, "toml"),
         Reader(
-            "runs", ((run / "run.json").read_bytes(),), within(run, "run.json", changed_since(results)), "json", 0.3
+            "runs", ((run / "run.json").read_bytes(),), within(run, "run.json", changed_since(results)), "json", 0.2
         ),
         *kept_readers(run, cells, folder),
         *cache_readers(folder),
@@ -253,7 +253,7 @@ def kept_readers(run: Path, cells: Path, folder: Path) -> Iterator[Reader]:
     write_origin(cells, Origin(measured="2026-11-28", size=len(tar), sha256=kept.digest(tar)))
     origin = (cells / "origin.json").read_bytes()
     yield Reader("kept", (raw,), lambda path: laid_out(path.read_bytes()), weight=0.5)
-    yield Reader("kepthead", (json.dumps(head).encode(),), with_head, "json")
+    yield Reader("kepthead", (json.dumps(head).encode(),), with_head, "json", 0.4)
     yield Reader("keptcells", (entries,), with_cells, weight=0.5)
     yield Reader("origin", (origin,), beside, "json")
 
@@ -363,7 +363,7 @@ def recording_readers(folder: Path) -> Iterator[Reader]:
         reader = within(run, f"{place.relative_to(run)}/{name}", judged_lives)
         yield Reader(name.split(".")[0].split("-")[0], ((place / name).read_bytes(),), reader, kind, 1.5)
     yield Reader("lines", (b"[]", (place.parent / "lines.json").read_bytes()),
-                 within(run, f"{place.parent.relative_to(run)}/lines.json", judged_lives), "json", 0.5)  # fmt: skip
+                 within(run, f"{place.parent.relative_to(run)}/lines.json", judged_lives), "json", 0.2)  # fmt: skip
     yield Reader(
         "marks", (b"RuntimeError: no",), within(run, f"{place.parent.relative_to(run)}/marks/failed", read_marks)
     )
