@@ -30,6 +30,8 @@ OPTIONS = {
 }
 # The user's own uv settings always win over what we would derive from pip's.
 UV_INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")
+# Keys of uv.toml that say where packages come from.
+INDEX_KEYS = ("index", "index-url", "extra-index-url", "find-links", "no-index", "default-index")
 CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")
 
 
@@ -164,11 +166,11 @@ def _uv_config(environ: Mapping[str, str]) -> tuple[str, ...]:
     path = Path(environ.get("UV_CONFIG_FILE") or config / "uv" / "uv.toml")
     try:
         content = tomllib.loads(read_bounded(path, MOST_BYTES).decode())
+        tables = [table for table in (content, content.get("pip")) if isinstance(table, dict)]
+        # A number of more digits than Python writes is no setting, and a ValueError here.
+        return tuple(f"{path}: {key} = {table[key]}" for table in tables for key in INDEX_KEYS if key in table)
     except (OSError, ValueError, RecursionError):
         return ()
-    keys = ("index", "index-url", "extra-index-url", "find-links", "no-index", "default-index")
-    tables = [table for table in (content, content.get("pip")) if isinstance(table, dict)]
-    return tuple(f"{path}: {key} = {table[key]}" for table in tables for key in keys if key in table)
 
 
 def _absolute(link: str) -> str:
