@@ -104,6 +104,14 @@ def take(handle: io.BufferedReader, path: Path, most: int) -> bytes:
     return handle.read(most)
 
 
+def expanded(path: Path | str) -> Path:
+    """``~`` and ``~name`` as a shell takes them: one that is nobody's home, or no name, stays as it is written."""
+    try:
+        return Path(os.path.expanduser(path))  # noqa: PTH111 - that of pathlib raises for a name of nobody
+    except ValueError:  # a NUL in it
+        return Path(path)
+
+
 def clear(path: Path) -> None:
     """Take away whatever stands there: a file, a pipe, a link (never what it leads to), or a folder with all in it."""
     try:

@@ -120,10 +120,30 @@ def spoil(kind):
     if kind == "appends":
         entry = archive.seal(os.path.basename(sys.argv[1]), cell(), forged.encode())
         archive.append_entries(cells, [(cell() + "/result.json", entry)])
+    if kind == "pipes" and os.path.lexists(cells):
+        os.unlink(cells)
+        os.mkfifo(cells)
     if kind == "inputs":
         for name in os.listdir(file("../../inputs")):
             os.truncate(file("../../inputs/" + name), 100)
         os.truncate(file("../../cases.jsonl"), 100)
+
+
+def reply(kind):
+    """Into the pipe on which a nursery answers, as if this came from it."""
+    with open(file("job.json")) as handle:
+        host = json.load(handle)["host"]
+    words = {
+        "garbage": b"\xff{[garbage\n",
+        "ghost": b'{"pid": 99999, "code": 0}\n',
+        "endless": b"x" * 5000,
+    }[kind]
+    for name in os.listdir(f"/proc/{host}/fd"):
+        path = f"/proc/{host}/fd/{name}"
+        if os.readlink(path).startswith("pipe:"):
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(descriptor, words)
+            os.close(descriptor)
 
 
 def die(*_):
@@ -141,7 +161,7 @@ def attack(name):
     }
     what, _, kind = name.partition(" ")
     places = {"progress": "progress.txt", "output": "stderr.txt", "tar": "cells.tar", "environment": "environment.json"}
-    if what in places:
+    if what in places and kind in kinds:
         instead(places[what], kinds[kind])
         if what == "output":
             die()
@@ -155,6 +175,19 @@ def attack(name):
     if what == "link":
         os.makedirs(file(cell()))
         outside(os.path.join(file(cell()), "model.onnx"))
+    if what == "cases":  # of all targets
+        os.unlink(file("../../cases.jsonl"))
+        kinds[kind](file("../../cases.jsonl"))
+        die()
+    if what == "plots":  # where the report puts its pictures
+        os.symlink(file("../../../elsewhere"), file("../../plots"))
+    if what == "page":
+        os.mkfifo(file("../../index.html"))
+        os.makedirs(file("../../findings.csv.part/inner"))
+    if what == "tar" and kind == "grows":
+        os.truncate(file("cells.tar"), 2**40)
+    if what == "replies":
+        reply(kind)
     if what == "kids":
         children("apart" in kind)
         if "die" in kind:

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bncheck.errors import ScenarioError
+from bncheck.commands.gating import read_baseline
+from bncheck.environments.backend_file import read_backend
+from bncheck.environments.index_settings import read_index_settings
+from bncheck.errors import BncheckError, ScenarioError
+from bncheck.gate.config import read_configuration, read_waivers
+from bncheck.python.recording import judge
 from bncheck.scenario_files.files import load_scenario
+from bncheck.scenario_files.start import begun_from
+from bncheck.subjects.checkpoint import look_at
 from bncheck.worker.onnx_side import file as onnx_file
 
 CPU_SECONDS = 5.0
+
+
+def look_at_it(path: Path) -> object:
+    return look_at(path, path.name)
+
+
+def begun(path: Path) -> object:
+    return begun_from(path, "mine", path.parent)
 
 
 def field(number: int, content: bytes) -> bytes:
@@ -20,6 +37,30 @@ def field(number: int, content: bytes) -> bytes:
     while size > 127:
         length, size = length + bytes([size & 127 | 128]), size >> 7
     return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "loop"])
+@pytest.mark.parametrize(
+    "read", [load_scenario, read_waivers, read_configuration, read_baseline, read_backend, judge, look_at_it, begun]
+)
+def test_what_never_ends_is_no_file_of_the_users(read: Callable[[Path], object], kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "given.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path.name)
+    began = time.process_time()
+    with pytest.raises(BncheckError):
+        read(path)
+    assert time.process_time() - began < 1
+
+
+def test_settings_of_pip_and_uv_that_are_no_files_say_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    variables = {"PIP_CONFIG_FILE": str(tmp_path / "pipe"), "UV_CONFIG_FILE": "/dev/zero", "HOME": str(tmp_path)}
+    assert read_index_settings(variables).uv_own == ()
 
 
 def test_very_many_nodes_of_one_name(tmp_path: Path) -> None:

@@ -41,13 +41,13 @@ TITLE = "Toy"
 MODULE = "bnctoy"
 DISTRIBUTION = "bnc-toy"
 DEFAULT_VERSION = "1.0"
-VARIANTS = {{"": "plain", "fast": "with an extra"}}
+VARIANTS = {{"": "plain", "fast": "with an extra", "numeric": "with NumPy"}}
 DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
     {{"versions": ">=9", "python": ">=3.99", "packages": ["bnc-toy=={{version}}"]}},
     {{"python": "=={MINOR}.*", "packages": ["bnc-toy=={{version}}"]}},
 ]
-VARIANT_REQUIREMENTS = {{"fast": ["bnc-extra"]}}
+VARIANT_REQUIREMENTS = {{"fast": ["bnc-extra"], "numeric": ["numpy"]}}
 """
 
 
@@ -79,6 +79,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, BackendFil
     for version in ("1.0", "1.1+cpu"):
         wheel(tmp_path / "wheels", "bnc-toy", version)
     wheel(tmp_path / "wheels", "bnc-extra", "3.0")
+    wheel(tmp_path / "wheels", "numpy", "1.99")
     path = tmp_path / "toy.py"
     path.write_text(BACKEND)
     return {"toy": read_backend(path)}
@@ -175,6 +176,17 @@ def test_a_damaged_environment_is_made_again(toy: dict[str, BackendFile], damage
     assert is_usable(first.folder)
     assert answer(first.python, "import bnctoy; print(bnctoy.__version__)") == "1.0"
     assert not list(environments_folder().glob("*.tmp-*"))
+
+
+def test_one_whose_numpy_is_gone_is_made_again(toy: dict[str, BackendFile]) -> None:
+    """Its framework is whole; the worker needs NumPy before that."""
+    first = make(toy, "toy[numeric]")
+    assert isinstance(first, Ready) and first.folder is not None
+    (module,) = first.folder.glob("lib/python*/site-packages/numpy.py")
+    module.unlink()
+    assert not is_usable(first.folder)
+    assert make(toy, "toy[numeric]") == first
+    assert answer(first.python, "import numpy; print(numpy.__version__)") == "1.99"
 
 
 def test_half_a_package_is_made_whole_by_env_create(toy: dict[str, BackendFile], tmp_path: Path) -> None:

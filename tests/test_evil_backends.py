@@ -50,6 +50,11 @@ ATTACKS = {
     "tar fifo": None,
     "tar outside": None,
     "tar garbage": None,
+    "tar grows": FOUR,
+    "cases fifo": THIRD,
+    "cases outside": THIRD,
+    "plots link": FOUR,
+    "page fifo": FOUR,
     "kids": FOUR,
     "kids die": THIRD,
     "kids apart": FOUR,
@@ -61,6 +66,7 @@ ATTACKS = {
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results, int, str]:
     folder = tmp_path_factory.mktemp("evil")
     (folder / "outside").write_text("mine")
+    (folder / "elsewhere").mkdir()
     words = [word for name in ATTACKS for word in ("-t", f"evil_backend[{name}]")]
     done = here(
         "run", "events", "-t", "reference", *words, "--backend-file", str(EVIL), "--no-probe", "--no-report", "-q",
@@ -104,7 +110,8 @@ def test_what_is_lost_is_said(attacked: tuple[Path, Results, int, str]) -> None:
 def test_nothing_outside_is_touched_and_nothing_lives_on(attacked: tuple[Path, Results, int, str]) -> None:
     folder, *_ = attacked
     assert (folder / "outside").read_text() == "mine"
-    assert sorted(path.name for path in folder.iterdir()) == ["outside", "run"]
+    assert sorted(path.name for path in folder.iterdir()) == ["elsewhere", "outside", "run"]
+    assert not list((folder / "elsewhere").iterdir())
     assert not worker_processes(folder / "run")
     assert not [path for path in (folder / "run").rglob("*") if path.is_symlink()]
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fuzz import CORPUS, Reader, attack, corpus, fall_of, readers
+from fuzz import CORPUS, attack, corpus, fall_of
+from fuzzed_readers import Reader, readers
 
 NAMES = ("scenario", "override", "config", "waivers", "targets", "backend", "words", "plan", "gate", "baseline",
-         "results", "result", "trace", "tar", "environment", "cases", "answer", "marker", "onnx", "contents", "pt",
-         "npz", "keras", "h5", "pdparams", "params", "msgpack", "safetensors", "about", "state", "log", "first",
-         "recording")  # fmt: skip
+         "results", "result", "trace", "tar", "environment", "cases", "answer", "marker", "onnx", "contents", "new",
+         "init", "runs", "kept", "kepthead", "keptcells", "origin", "paces", "pip", "uv", "folders", "pt", "npz",
+         "keras", "h5", "pdparams", "params", "msgpack", "safetensors", "played", "about", "state", "log", "first",
+         "lines", "marks", "recording", "arrays")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

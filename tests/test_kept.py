@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
+from itertools import count
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import literal_run
 import pytest
-from at_the_prompt import bncheck, here
+from at_the_prompt import bncheck, command, environment, here
 
 from bncheck.environments.backend_file import BACKENDS_FOLDER
 from bncheck.environments.pythons import Ready
@@ -168,7 +172,10 @@ DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
     "one bit of its head": lambda raw: raw[:700] + bytes([raw[700] ^ 1]) + raw[701:],
     "something behind it": lambda raw: raw + b"\0" * 512,
     "a day that is none": lambda raw: other_head(raw, measured="<b>today</b>"),
+    "a day that no year has": lambda raw: other_head(raw, measured="2026-13-99"),
+    "a day in other digits": lambda raw: other_head(raw, measured="\u0662\u0660\u0662\u0666-11-28"),
     "no day": lambda raw: other_head(raw, measured=None),
+    "numbers of 5,000 digits": lambda raw: other_head(raw, size="9" * 10).replace(b'"9999999999"', b"9" * 12),
     "no environment": lambda raw: other_head(raw, environment=[]),
     "another machine's": lambda raw: other_head(raw, belongs={}),
     "another cell in it": lambda raw: with_cell(raw, "events--ff/result.json"),
@@ -193,6 +200,9 @@ def test_a_folder_or_a_file_of_gigabytes_in_its_place_is_not_used(shelf: Shelf, 
     shelf.path.mkdir()
     assert read(shelf) is None
     assert not keep(tmp_path, "reference", shelf, DAY)
+    shelf.path.rmdir()
+    os.mkfifo(shelf.path)
+    assert read(shelf) is None
 
 
 def test_cells_that_say_nothing_sound_are_not_used_whatever_their_hash(shelf: Shelf, tmp_path: Path) -> None:
@@ -332,6 +342,43 @@ def test_a_sentence_for_each_day() -> None:
     assert known >= {"torch", "mxnet"}
     assert sentences(told)[-1] == "The conventions of torch were measured on 2026-11-28; --fresh measures them again."
     assert len(sentences(told)) == 2
+
+
+def spoil(path: Path, how: int) -> None:
+    if how == 0:
+        path.unlink()
+    else:
+        os.truncate(path, 5000 * (how - 1))
+
+
+@pytest.mark.slow
+def test_hosts_that_race_while_somebody_damages_what_is_kept_find_the_same(folder: Path, tmp_path: Path) -> None:
+    """Two runs at a time keep and take the same files, which are cut, emptied, removed and replaced all the while."""
+    place, over = tmp_path / "kept", Event()
+    before = said(read_results(folder / "first"))
+
+    def damage() -> None:
+        for number in count():
+            if over.wait(0.05):
+                return
+            for path in place.glob("*/*.tar*"):
+                with suppress(OSError):
+                    spoil(path, number % 3)
+
+    vandal = Thread(target=damage)
+    vandal.start()
+    try:
+        for turn in range(4):
+            runs = [tmp_path / f"{turn}{letter}" for letter in "ab"]
+            words = [command("run", "events", *REFERENCES, "--no-report", "-q", "--out", str(run)) for run in runs]
+            known = environment(BNCHECK_CONVENTIONS=str(place))
+            hosts = [subprocess.Popen(each, stderr=subprocess.PIPE, env=known) for each in words]
+            assert [host.communicate()[1] for host in hosts] == [b"", b""]
+            assert [host.returncode for host in hosts] == [0, 0]
+            assert all(said(read_results(run)) == before for run in runs)
+    finally:
+        over.set()
+        vandal.join()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from bncheck.playing.nursery import CAN_FORK, Nursery
 from bncheck.run_folder.cell import record_or_crash
 from bncheck.run_folder.folder import write_json
 
+EVIL = Path(__file__).parent / "evil_backend.py"
 pytestmark = pytest.mark.skipif(not CAN_FORK, reason="forks are for Linux alone")
 
 
@@ -53,6 +54,17 @@ def test_what_a_process_does_to_itself_the_next_one_does_not_see(tmp_path: Path,
     assert run_job(replace(second, nursery=nursery)) == {"noise": "ok", "good": "ok"}
     pids = [each.pid for each in nursery.forked]
     assert len(set(pids)) == len(pids) == 2 and nursery.process.pid not in pids
+
+
+@pytest.mark.parametrize("kind", ["garbage", "ghost", "endless"])
+def test_what_is_written_into_its_pipe_ends_it_and_not_the_host(tmp_path: Path, kind: str) -> None:
+    """Something that it forked writes there as if it were the nursery: two cells are done, and what was played so far
+    stays."""
+    with Nursery(Path(sys.executable), "numpy") as nursery:
+        job = make_job(tmp_path, ["one", "two", "three"])
+        job = replace(job, backend=EVIL, variant=f"replies {kind}", nursery=nursery)
+        found = run_job(job)
+    assert list(found.values())[:2] == ["ok", "ok"]
 
 
 def own(folder: Path, name: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import at_the_prompt
 import literal_run
 import pytest
 from at_the_prompt import here
@@ -66,6 +69,35 @@ def test_errors_are_sentences(tmp_path: Path, arguments: tuple[str, ...], said: 
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
+# Root may write everywhere until it gives its capabilities up.
+AS_ANYBODY = """
+import ctypes, os
+class Head(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("process", ctypes.c_int)]
+if os.geteuid() == 0:
+    ctypes.CDLL(None).capset(ctypes.byref(Head(0x20080522, 0)), ctypes.create_string_buffer(24))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" and os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_run_that_nobody_may_write_into_is_read_all_the_same(tmp_path: Path) -> None:
+    """An artifact on a read-only disk: the table is what was asked for; that the pages are not written is said."""
+    literal_run.write_run(tmp_path / "run")
+    folders = [tmp_path / "run", *(path for path in (tmp_path / "run").rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        done = at_the_prompt.bncheck("report", "run", cwd=tmp_path, first=AS_ANYBODY, NO_COLOR="1", COLUMNS="120")
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert done.returncode == 3
+    assert "3 of 6 cells differ from reference" in " ".join(done.stdout.split())
+    assert done.stderr.startswith(f"bncheck: the system refused {Path('run')}") and "Permission denied" in done.stderr
+    assert "Traceback" not in done.stderr and "--resume" not in done.stderr and "finished cells" not in done.stderr
+    assert not list((tmp_path / "run").glob("*.csv"))
+
+
 def test_a_damaged_recording_is_a_sentence(tmp_path: Path) -> None:
     literal_run.write_run(tmp_path / "run")
     (tmp_path / "run" / "cells" / "torch" / "all-ones--forward" / "trace.npz").write_bytes(b"PK")
@@ -78,7 +110,7 @@ def test_probes_are_counted_apart_from_what_was_asked() -> None:
     probe = replace(base.scenarios[1], probe=True)
     run = replace(base, scenarios=(base.scenarios[0], probe))
     assert [scenario.name for scenario, _ in rows(run, probes=False)] == ["all-ones", "all-ones"]
-    assert headline(run) == "1 of 4 cells differs from reference: 1 convention."
+    assert headline(run) == "1 of 4 cells differs from reference: 1 convention. Beside these cases: 1 defect."
     # A defect that only the probe showed comes after what was asked for.
     assert [theme.first.kind for theme in themes(run)] == ["convention", "defect"]
     alone = replace(base, scenarios=(replace(base.scenarios[0], probe=True), probe))

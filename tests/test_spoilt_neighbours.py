@@ -16,7 +16,7 @@ from bncheck.evidence import DAMAGED
 from bncheck.run_folder.results import Results, read_results
 
 EVIL = Path(__file__).parent / "evil_backend.py"
-SPOILING = ("swaps", "removes", "forges", "flips", "truncates", "appends", "inputs")
+SPOILING = ("swaps", "removes", "forges", "flips", "truncates", "appends", "inputs", "pipes")
 VICTIMS = {kind: f"reference[batch_weight=0.{place + 1}]" for place, kind in enumerate(SPOILING)}
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,24 @@ def test_a_target_that_cannot_start_is_unavailable_with_the_reason(tmp_path: Pat
     reasons = play([job], 1, lambda progress: None)
     assert reason in reasons["faulty"]
     assert outcomes(job) == {"good": "none"}
+
+
+def test_a_python_without_numpy_says_so(tmp_path: Path) -> None:
+    """It is imported before anything else, and what Python says of that must not be lost."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    job = replace(make_job(tmp_path, ["good"]), python=tmp_path / "bare" / "bin" / "python")
+    reasons = play([job], 1, lambda progress: None)
+    assert "No module named 'numpy'" in reasons["faulty"]
+
+
+def test_a_python_that_the_system_does_not_start_costs_its_target(tmp_path: Path) -> None:
+    (tmp_path / "python").write_text("no program")
+    (tmp_path / "other").mkdir()
+    other = replace(make_job(tmp_path / "other", ["good"]), target="other")
+    job = replace(make_job(tmp_path, ["good"]), python=tmp_path / "python")
+    reasons = play([job, other], 1, lambda progress: None)
+    assert reasons == {"faulty": f"{tmp_path / 'python'} cannot be started: Permission denied"}
+    assert outcomes(other) == {"good": "ok"}
 
 
 def test_an_import_that_hangs_is_given_up(tmp_path: Path) -> None:

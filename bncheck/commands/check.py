@@ -89,7 +89,9 @@ def check_command(**options: Any) -> int:
 
 def show(run: Path, results: Results, options: dict[str, Any], seconds: float) -> None:
     if options["as_json"]:
-        click.echo((run / "run.json").read_text(encoding="utf-8"))
+        from bncheck.commands.streams import sayable_json
+
+        click.echo(sayable_json((run / "run.json").read_text(encoding="utf-8")))
     elif not options["quiet"]:
         from bncheck.commands.progress import console
         from bncheck.report.terminal import render_terminal

@@ -34,6 +34,7 @@ def init_command() -> None:
 
 
 def configure(path: Path, baseline: bool) -> None:
+    from bncheck.errors import ConfigurationError
     from bncheck.gate.config import TABLE, parse, read_text
     from bncheck.gate.setup import table
     from bncheck.run_folder.whole import write_whole
@@ -47,7 +48,15 @@ def configure(path: Path, baseline: bool) -> None:
         kept(path)
         return
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
-    write_whole(path, f"{text}{gap}{table(baseline)}")
+    whole = f"{text}{gap}{table(baseline)}"
+    try:
+        parse(path, whole)
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"Nothing was added to {path}: its table `tool` is written in a way that no table can be added to.",
+            "Write it as [tool.…] tables, then: bncheck init",
+        ) from None
+    write_whole(path, whole)
     click.echo(f" added    [tool.bncheck] to {path}")
 
 

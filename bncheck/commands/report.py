@@ -43,7 +43,12 @@ def report_command(run: str, wanted: tuple[str, ...], verbose: bool, quiet: bool
     results = read_results(folder)
     names = tuple(formats()) if "all" in wanted else wanted
     every_case = set(wanted) <= {"plots", "png"}
-    written = render(folder, names, pictures=None if every_case else SHOWN, results=results)
+    try:
+        written = render(folder, names, pictures=None if every_case else SHOWN, results=results)
+    except OSError:  # a full disk, or one that nobody may write to: what was found can be read all the same
+        if not quiet:
+            console().print(render_terminal(results, folder, verbose=verbose))
+        raise
     if quiet:
         return
     console().print(render_terminal(results, folder, verbose=verbose))

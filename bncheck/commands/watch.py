@@ -85,11 +85,13 @@ def checked_keep(text: str) -> str:
 
 def conclusion(run: Path, ended: Ended, command: Sequence[str], created: str, bar: Any, say: Any) -> Results:
     """Read the recording, judge every life, write the run folder."""
+    from bncheck.run_folder.folder import make_way
     from bncheck.run_folder.lives import read_lives
     from bncheck.run_folder.source_lines import look_up, write_lines
     from bncheck.subjects.conclusion import conclude
     from bncheck.subjects.watched import judged, missed
 
+    make_way(run)
     lives = read_lives(run, {ended.pid: ended.code if not ended.signal else -ended.signal})
     write_lines(run, look_up(lives))
     ours = shlex.join(["bncheck", *sys.argv[1:]])
@@ -103,7 +105,9 @@ def tell(run: Path, results: Results, options: dict[str, Any], ended: Ended, cod
     from bncheck.gate.bar import read_verdict
 
     if options["as_json"]:
-        click.echo((run / "run.json").read_text(encoding="utf-8"))
+        from bncheck.commands.streams import sayable_json
+
+        click.echo(sayable_json((run / "run.json").read_text(encoding="utf-8")))
     elif not options["quiet"]:
         from bncheck.commands.progress import console
         from bncheck.report.terminal import render_terminal

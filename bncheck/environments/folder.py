@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from bncheck.bounded import read_bounded
+from bncheck.bounded import expanded, read_bounded
 from bncheck.errors import EnvironmentFailure
 
 MARKER = "bncheck-env.json"
@@ -58,14 +58,26 @@ def cache_folder() -> Path:
     """Where environments live: $BNCHECK_CACHE, else the user's cache folder by the platform's custom."""
     environ = os.environ
     if environ.get("BNCHECK_CACHE"):
-        return Path(environ["BNCHECK_CACHE"]).expanduser().absolute()
+        return expanded(environ["BNCHECK_CACHE"]).absolute()
     if environ.get("XDG_CACHE_HOME"):
-        return Path(environ["XDG_CACHE_HOME"]).expanduser().absolute() / "bncheck"
+        return expanded(environ["XDG_CACHE_HOME"]).absolute() / "bncheck"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "bncheck"
+        return home() / "Library" / "Caches" / "bncheck"
     if sys.platform == "win32" and environ.get("LOCALAPPDATA"):
         return Path(environ["LOCALAPPDATA"]) / "bncheck" / "Cache"
-    return Path.home() / ".cache" / "bncheck"
+    return home() / ".cache" / "bncheck"
+
+
+def home() -> Path:
+    """The user's home folder. EnvironmentFailure where the system knows none, as in a container with any number for a
+    user."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise EnvironmentFailure(
+            "This user has no home folder, where bncheck would keep what it installs.",
+            "Name a folder of yours: BNCHECK_CACHE=/path/to/it",
+        ) from None
 
 
 def environments_folder() -> Path:

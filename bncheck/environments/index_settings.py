@@ -15,6 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from bncheck.bounded import expanded, read_bounded
+
+MOST_BYTES = 1024 * 1024  # of a configuration file
+
 # pip's option -> True if it may name several things, separated by white space.
 OPTIONS = {
     "index-url": False,
@@ -26,6 +30,8 @@ OPTIONS = {
 }
 # The user's own uv settings always win over what we would derive from pip's.
 UV_INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")
+# Keys of uv.toml that say where packages come from.
+INDEX_KEYS = ("index", "index-url", "extra-index-url", "find-links", "no-index", "default-index")
 CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")
 
 
@@ -96,7 +102,7 @@ def pip_config_files(environ: Mapping[str, str]) -> list[Path]:
     own = environ.get("PIP_CONFIG_FILE", "")
     if own == os.devnull:
         return []
-    home = Path(environ.get("HOME") or Path.home())
+    home = Path(environ.get("HOME") or expanded("~"))
     if sys.platform == "darwin":
         shared = [Path("/Library/Application Support/pip/pip.conf")]
         user = [home / ".pip/pip.conf", home / "Library/Application Support/pip/pip.conf"]
@@ -142,9 +148,8 @@ def _read_ini(path: Path) -> dict[str, str]:
     """Our options in [global], then [install]; a file that pip would refuse as well is left out."""
     parser = configparser.RawConfigParser()
     try:
-        if not parser.read(path, encoding="utf-8"):
-            return {}
-    except (configparser.Error, UnicodeDecodeError):
+        parser.read_string(read_bounded(path, MOST_BYTES).decode())
+    except (OSError, configparser.Error, UnicodeDecodeError):
         return {}
     found: dict[str, str] = {}
     for section in ("global", "install"):
@@ -157,20 +162,23 @@ def _uv_config(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The index settings in the user's uv.toml, which uv reads by itself."""
     if environ.get("UV_NO_CONFIG"):
         return ()
-    config = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or Path.home()) / ".config")
+    config = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or expanded("~")) / ".config")
     path = Path(environ.get("UV_CONFIG_FILE") or config / "uv" / "uv.toml")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_bounded(path, MOST_BYTES).decode())
+        tables = [table for table in (content, content.get("pip")) if isinstance(table, dict)]
+        # A number of more digits than Python writes is no setting, and a ValueError here.
+        return tuple(f"{path}: {key} = {table[key]}" for table in tables for key in INDEX_KEYS if key in table)
     except (OSError, ValueError, RecursionError):
         return ()
-    keys = ("index", "index-url", "extra-index-url", "find-links", "no-index", "default-index")
-    tables = (content, content.get("pip", {}))
-    return tuple(f"{path}: {key} = {table[key]}" for table in tables for key in keys if key in table)
 
 
 def _absolute(link: str) -> str:
     """A folder becomes absolute, because uv runs elsewhere; a file:// URL of a folder becomes that folder."""
-    parts = urlsplit(link)
+    try:
+        parts = urlsplit(link)
+    except ValueError:  # no address that uv could use either; it says so
+        return link
     if parts.scheme in ("http", "https"):
         return urlunsplit(parts)
-    return str(Path(parts.path if parts.scheme == "file" else link).expanduser().absolute())
+    return str(expanded(parts.path if parts.scheme == "file" else link).absolute())

@@ -34,12 +34,12 @@ def installed_in(python: Path, module: str) -> tuple[dict[str, str], list[str]] 
     command = [str(python), "-I", "-c", PROBE, *filter(None, (module, "numpy"))]
     try:
         answer = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=30, check=False
         )
         versions, modules = json.loads(answer.stdout)
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, TypeError, RecursionError, subprocess.TimeoutExpired):
         return None
-    return versions, modules
+    return (versions, modules) if isinstance(versions, dict) and isinstance(modules, list) else None
 
 
 def satisfies(installed: str, asked: str) -> bool:

@@ -116,7 +116,7 @@ def install(
 
 def install_python(minor: str) -> Path | None:
     """Let uv download an interpreter; only called when the user allowed it."""
-    if _uv(["python", "install", minor], Path.home(), {}) is not None:
+    if _uv(["python", "install", minor], Path("/"), {}) is not None:
         return None
     answer = subprocess.run(
         [find_uv(), "python", "find", "--managed-python", minor],

@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from bncheck.bounded import expanded
+
 # A cold start of CPython from a network disk was seen to take 1.5 s; a shim that hangs costs this much once.
 ANSWER_SECONDS = 5.0
 EXECUTABLE = re.compile(r"python(3(\.\d+)?)?(\.exe)?")
@@ -49,7 +51,7 @@ def find_interpreters() -> tuple[Interpreter, ...]:
 
 @functools.cache
 def _find(search_path: str, pyenv_root: str) -> tuple[Interpreter, ...]:
-    pyenv = Path(pyenv_root or "~/.pyenv").expanduser()
+    pyenv = expanded(pyenv_root or "~/.pyenv")
     candidates = [
         *_on_path(search_path, skip=pyenv / "shims"),
         *sorted(pyenv.glob("versions/*/bin/python")),
@@ -80,7 +82,7 @@ def distinct(answers: Sequence[tuple[Interpreter, str]]) -> tuple[Interpreter, .
 def ask(path: Path, timeout: float = ANSWER_SECONDS) -> Interpreter | None:
     """What ``path`` says it is, keeping that very path; None if it is no CPython 3."""
     answer = _ask(path, timeout)
-    return Interpreter(path.expanduser().absolute(), answer[0].version) if answer else None
+    return Interpreter(expanded(path).absolute(), answer[0].version) if answer else None
 
 
 def current() -> Interpreter:
@@ -111,12 +113,12 @@ def _on_path(search_path: str, skip: Path) -> list[Path]:
 def _managed_by_uv() -> list[Path]:
     """Interpreters that uv installed; ``uv python list`` runs every shim (0.5 s), so look in its folder."""
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    folder = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or f"{data}/uv/python").expanduser()
+    folder = expanded(os.environ.get("UV_PYTHON_INSTALL_DIR") or f"{data}/uv/python")
     return sorted(folder.glob("cpython-*/bin/python3")) + sorted(folder.glob("cpython-*/python.exe"))
 
 
 def _ask(path: Path, timeout: float) -> tuple[Interpreter, str] | None:
-    command = [str(path.expanduser().absolute()), "-I", "-c", QUESTION]
+    command = [str(expanded(path).absolute()), "-I", "-c", QUESTION]
     try:
         process = subprocess.Popen(
             command,
@@ -124,9 +126,10 @@ def _ask(path: Path, timeout: float) -> tuple[Interpreter, str] | None:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            errors="replace",
             start_new_session=True,
         )
-    except OSError:
+    except (OSError, ValueError):  # there is none, or it is no name of a file
         return None
     try:
         output, _ = process.communicate(timeout=timeout)
@@ -134,12 +137,18 @@ def _ask(path: Path, timeout: float) -> tuple[Interpreter, str] | None:
         _kill(process)
         return None
     try:
-        implementation, version, executable, prefix, flags = json.loads(output)
-    except (ValueError, TypeError):
+        implementation, version, executable, prefix, flags = map(checked_text, json.loads(output))
+    except (ValueError, TypeError, RecursionError):
         return None
     if implementation != "CPython" or "t" in flags:  # free-threaded builds need wheels that few frameworks have
         return None
     return Interpreter(Path(executable), version), os.path.realpath(prefix)
+
+
+def checked_text(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise TypeError("not what the question asks for")
+    return value
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
@@ -155,4 +164,4 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 
 def _resolved(path: Path) -> str:
-    return os.path.realpath(path.expanduser())
+    return os.path.realpath(expanded(path))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
+from bncheck.bounded import expanded
 from bncheck.environments import installer, interpreters
 from bncheck.environments.backend_file import BackendFile, RequirementRow
 from bncheck.environments.devices import why_not
@@ -107,7 +108,7 @@ def make_ready(
     given = next((pythons[name] for name in names if name in pythons), None)
     try:
         if given is not None:
-            return _given(target, backend, given.expanduser().absolute())
+            return _given(target, backend, expanded(given).absolute())
         return find_ready(target, backend, thorough) or _create(target, backend, report, thorough)
     except EnvironmentFailure as error:
         return Unavailable(error.message, error.remedy or f"bncheck env create {target}")
@@ -142,7 +143,7 @@ def parse_pythons(texts: Sequence[str], known: Mapping[str, BackendFile]) -> dic
         target = parse_target(name, known)
         if interpreters.ask(Path(path)) is None:
             raise UsageError(f"--python {text}: {path} does not answer as a CPython 3", "give the path of a python")
-        pythons[target.name] = Path(path).expanduser().absolute()
+        pythons[target.name] = expanded(path).absolute()
     return pythons
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bncheck.bounded import clear, open_within, read_within
+from bncheck.bounded import clear, open_within, own_file, own_folder, read_within
 from bncheck.errors import RunFolderError, ScenarioError
 from bncheck.run_folder.folder import check_slug
 from bncheck.run_folder.whole import write_whole
@@ -52,10 +52,10 @@ def describe_ops(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def write_cases(run: Path, cases: Sequence[Case]) -> dict[str, str]:
     """Write inputs once per content and a line per case; returns case id → content key. One case at a time."""
-    (run / "inputs").mkdir(exist_ok=True)
+    own_folder(run / "inputs")
     keys: dict[str, str] = {}
     kept: dict[str, str] = {}  # content key → digest of the archive
-    write_whole(run / NAME, (line_of(case, run / "inputs", keys, kept) for case in cases))
+    write_whole(own_file(run / NAME), (line_of(case, run / "inputs", keys, kept) for case in cases))
     return keys
 
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from bncheck import __version__
-from bncheck.bounded import clear, own_folder, read_bounded
+from bncheck.bounded import clear, expanded, own_folder, read_bounded
 from bncheck.environments.backend_file import BACKENDS_FOLDER
 from bncheck.environments.folder import cache_folder, site_packages
 from bncheck.environments.pythons import Ready
@@ -40,7 +40,7 @@ from bncheck.run_folder.arrays import MAX_ARCHIVE
 from bncheck.run_folder.cell import FINISHED, record_or_crash, sound_record
 from bncheck.run_folder.cell_files import LONGEST_NAME, TAR, read_cell_file, read_header
 from bncheck.run_folder.folder import LARGEST_JSON
-from bncheck.run_folder.origin import Origin, write_origin
+from bncheck.run_folder.origin import Origin, is_day, write_origin
 from bncheck.run_folder.results import TargetResult
 from bncheck.run_folder.whole import write_whole
 from bncheck.scenario_files.plan import Plan
@@ -98,7 +98,7 @@ def conventions_folder() -> Path | None:
     given = os.environ.get("BNCHECK_CONVENTIONS")
     if given is None:
         return cache_folder() / "conventions"
-    return Path(given).expanduser().absolute() if given else None
+    return expanded(given).absolute() if given else None
 
 
 # ------------------------------------------------------------------------------------------- what cells belong to
@@ -241,7 +241,7 @@ def is_ours(head: Any, cells: bytes, shelf: Shelf) -> bool:
     if not isinstance(head, dict) or head.get("belongs") != shelf.belongs:
         return False
     day, environment = head.get("measured"), head.get("environment")
-    if not isinstance(day, str) or not re.fullmatch(r"\d{4}-\d{2}-\d{2}", day) or not isinstance(environment, dict):
+    if not is_day(day) or not isinstance(environment, dict):
         return False
     return (head.get("size"), head.get("sha256")) == (len(cells), digest(cells))
 

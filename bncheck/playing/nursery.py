@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -17,6 +18,8 @@ FILE = Path(__file__).parent.parent / "worker" / "nursery.py"
 ENDS_WITHIN = 2.0  # seconds
 # How a process of worker/ is ended, with the seconds that each may take: its guard is asked, then the system.
 ENDING = ((signal.SIGUSR1, 10.0), (signal.SIGKILL, 10.0))
+REPLY = re.compile(rb'\{"pid": (\d{1,10})(?:, "code": (-?\d{1,3}))?\}')
+LONGEST_REPLY = 100  # bytes
 CAN_FORK = sys.platform.startswith("linux")  # elsewhere system libraries do not survive a fork
 
 
@@ -45,6 +48,7 @@ class Forked:
     def end(self) -> None:
         """End it, and what it has started."""
         for sign, grace in ENDING:
+            end_group(self.nursery.process.pid, signal.SIGCONT)  # one that was stopped could not say that it ended
             end_group(self.group(), sign)
             try:
                 self.wait(grace)
@@ -109,12 +113,30 @@ class Nursery:
                 forked.returncode = code if forked.returncode is None else forked.returncode
             return
         *lines, self.heard = (self.heard + found).split(b"\n")
-        for line in lines:
-            words = json.loads(line)
-            if "code" in words:
-                next(each for each in self.forked if each.pid == words["pid"]).returncode = words["code"]
-            else:
-                next(each for each in self.forked if not each.pid).pid = words["pid"]
+        if len(self.heard) > LONGEST_REPLY or not all(map(self.take, lines)):
+            self.disown()
+
+    def take(self, line: bytes) -> bool:
+        """Note one reply. False for what the nursery does not say: something that it has forked wrote into its pipe."""
+        found = REPLY.fullmatch(line)
+        if found is None:
+            return False
+        pid, code = int(found[1]), found[2]
+        of = next((each for each in self.forked if each.pid == (pid if code else 0) and each.returncode is None), None)
+        if of is None:
+            return False
+        if code:
+            of.returncode = int(code)
+        else:
+            of.pid = pid
+        return True
+
+    def disown(self) -> None:
+        """End it, and what it has forked: nothing that it says can be believed any more."""
+        end_group(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for forked in self.forked:
+            forked.returncode = -signal.SIGKILL if forked.returncode is None else forked.returncode
 
     def close(self) -> None:
         for forked in self.forked:

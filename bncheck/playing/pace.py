@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from bncheck.environments.folder import cache_folder
@@ -18,6 +19,7 @@ from bncheck.playing.workers import Job
 from bncheck.run_folder.folder import read_json, write_json
 
 MOST_TARGETS = 500  # that are remembered
+MOST_BYTES = 1024 * 1024
 SHORT = 1.0  # seconds: nobody waits for such a target at the start, and at the end it would keep a core from another
 
 
@@ -39,10 +41,11 @@ def pace_file() -> Path:
 def read_paces() -> dict[str, Pace]:
     """Target → its pace; empty where nothing sound is remembered."""
     try:
-        said = read_json(pace_file())
-        return {str(name): Pace(float(start), float(cell)) for name, (start, cell) in said.items()}
-    except (RunFolderError, AttributeError, TypeError, ValueError):
+        said = read_json(pace_file(), MOST_BYTES)
+        found = {str(name): Pace(float(start), float(cell)) for name, (start, cell) in said.items()}
+    except (RunFolderError, AttributeError, TypeError, ValueError, OverflowError):
         return {}
+    return {name: pace for name, pace in found.items() if isfinite(pace.start) and isfinite(pace.cell)}
 
 
 def longest_first(jobs: Sequence[Job], paces: Mapping[str, Pace]) -> list[Job]:

@@ -88,7 +88,7 @@ class Worker:
 
     def __init__(self, job: Job, write: Callable[[], None] = lambda: None) -> None:
         self.job, self.write = job, write
-        own_folder(job.folder)
+        own_folder(own_folder(job.folder.parent) / job.folder.name)
         mend(job.folder)  # a host that was killed may have left half an entry
         self.seals: dict[str, str] = {}  # of the cells that have a result, as it was when it was new
         self.waiting = [cell for cell in job.cells if not self.has_sound(cell)]
@@ -126,7 +126,7 @@ class Worker:
     def start(self, hold: bool = False) -> Progress:
         """Start a process. With ``hold`` it only imports its framework until ``release`` tells it the cells."""
         job = self.job
-        own_folder(job.folder)
+        own_folder(own_folder(job.folder.parent) / job.folder.name)
         self.batch, self.place = self.waiting[:1] if job.isolate else list(self.waiting), 0
         for name in FILES:
             clear(job.folder / name)
@@ -164,8 +164,14 @@ class Worker:
         write_json(self.job.folder / "cells.json", {"cells": self.batch, "cases": self.cases})
 
     def digest_of_cases(self) -> str:
+        if not self.batch:
+            return ""
         path = self.job.folder / self.job.cases
-        return digest(path.read_bytes()) if self.batch else ""
+        try:
+            return digest_of(path)
+        except OSError:  # something that was played has put something else there
+            self.write()
+            return digest_of(path)
 
     def describe(self) -> dict[str, Any]:
         job = self.job
@@ -254,6 +260,9 @@ class Worker:
         if not self.current:
             if passed > limits.import_seconds:
                 self.kill()
+                if self.ready:  # it has played already: somebody has spoilt what it begins with
+                    yield from self.begin_anew()
+                    return
                 yield from self.give_up(f"importing it took longer than {limits.import_seconds:g} s")
             return
         if passed > limits.cell_seconds:
@@ -405,6 +414,11 @@ class Worker:
 
 def died(outcome: str, name: str, why: str) -> CellRecord:
     return CellRecord(outcome, error_type=name, error=why)
+
+
+def digest_of(path: Path) -> str:
+    with open_within(path.parent, path.name) as handle:
+        return str(digest(handle.read()))
 
 
 def read_from(folder: Path, name: str, start: int, most: int) -> bytes:

@@ -58,7 +58,7 @@ def read(path: Path) -> Sequence[Life]:
 
 def of_arrays(path: Path) -> Mapping[str, Any]:
     """``layer/quantity`` → array, as in a trace; a layer's name may hold slashes."""
-    archive = open_archive(path)
+    archive = open_archive(path.resolve())  # a file of the user's own, which may be a link
     layers: dict[str, dict[str, NDArray[Any]]] = {}
     for key in archive or ():
         layer, _, quantity = key.rpartition("/")

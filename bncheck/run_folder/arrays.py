@@ -6,6 +6,7 @@ pickled ones are refused.
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import warnings
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.bounded import read_bounded
+from bncheck.bounded import read_within
 from bncheck.errors import RunFolderError
 from bncheck.trace import Array
 
@@ -30,14 +31,14 @@ LOCAL_HEADER = Struct("<HHIIIIHH")  # of an entry: flags to the lengths of its n
 
 
 def open_archive(path: Path) -> Archive | None:
-    """An archive of arrays, or None when there is no such file."""
+    """An archive of arrays, or None when there is no such file. RunFolderError for a link: a run folder has none."""
     try:
-        if path.stat().st_size > MAX_ARCHIVE:
-            raise RunFolderError(f"{path} is larger than {MAX_ARCHIVE >> 20} MiB, more than bncheck reads")
-        return Archive(path, read_bounded(path, MAX_ARCHIVE))
+        return Archive(path, read_within(path.parent, path.name, most=MAX_ARCHIVE))
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise RunFolderError(f"{path} is larger than {MAX_ARCHIVE >> 20} MiB, more than bncheck reads") from error
         raise RunFolderError(f"{path} cannot be read: {error.strerror or error}") from error
 
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bncheck.bounded import clear, is_folder, is_regular, is_there, read_bounded, read_within
+from bncheck.bounded import clear, is_folder, is_regular, is_there, own_folder, read_bounded, read_within
 from bncheck.errors import RunFolderError
 from bncheck.run_folder.whole import whole_characters, write_whole
 
@@ -25,20 +25,25 @@ LARGEST_JSON = 64 * 1024 * 1024
 DEEPEST = 64  # levels of a JSON file; whoever walks through it takes a few frames of Python's 1,000 for each
 WRITTEN = (
     "run.json",
+    "answer.json",
     "gate.json",
     "drifts.csv",
     "findings.csv",
     "conventions.csv",
     "junit.xml",
     "summary.md",
+    "report.md",
+    "bncheck.sarif",
     "index.html",
 )
+PICTURES = "plots"
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 SLUG = re.compile(r"[A-Za-z0-9_+=,@\[\]-][A-Za-z0-9._+=,@\[\]-]{0,199}")
 
 
 def create_run_folder(out: Path | None, parent: Path = Path("reports")) -> Path:
-    """Make the folder of a new run and point ``latest`` beside it at it; a given ``out`` must be new or empty."""
+    """Make the folder of a new run and point ``latest`` beside it at it; a given ``out`` must be new or empty. Where it
+    is a link, the folder is what it leads to now: a link that stands there later is somebody else's."""
     folder = out or parent / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +58,7 @@ def create_run_folder(out: Path | None, parent: Path = Path("reports")) -> Path:
         ) from error
     if out is None:
         point_latest(parent, folder)
-    return folder
+    return folder.resolve() if folder.is_symlink() else folder
 
 
 def point_latest(parent: Path, folder: Path) -> None:
@@ -106,12 +111,26 @@ def refuse_links(folder: Path) -> None:
 
 
 def make_way(run: Path) -> None:
-    """Take away what is no file where the run's own files are written next: something that played may have put it
-    there, and the results of all others would be lost to it."""
+    """Take away what something that played may have put into the folder to be read or written in the place of the
+    run's own files: links, pipes, devices, and folders where its files come next.
+
+    RunFolderError where the folder itself is gone, or a link stands in its place.
+    """
+    if run.is_symlink() or not run.is_dir():
+        raise RunFolderError(
+            f"{run} was taken away while it was written: what was played has removed or replaced it.",
+            "Look at what it does with folders, then run it again.",
+        )
+    for place, folders, files in os.walk(run):
+        for path in (Path(place) / name for name in (*folders, *files)):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                clear(path)
     for name in WRITTEN:
         for path in (run / name, run / f"{name}.part"):
-            if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+            if path.is_dir():
                 clear(path)
+    if os.path.lexists(run / PICTURES):
+        own_folder(run / PICTURES)
 
 
 def check_slug(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bncheck.bounded import read_bounded
+from bncheck.bounded import read_within
 from bncheck.errors import RunFolderError
 from bncheck.life import HAPPENINGS, Happening, LayerLife, Life, Span, Where
 from bncheck.run_folder.arrays import open_archive
@@ -220,7 +220,7 @@ def read_log(path: Path) -> Log:
 
 def rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
-        raw = read_bounded(path, LARGEST_LOG)
+        raw = read_within(path.parent, path.name, most=LARGEST_LOG)
     except FileNotFoundError:
         return
     except OSError as error:

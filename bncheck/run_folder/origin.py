@@ -7,8 +7,8 @@ Where they are not the same bytes any more (damaged, played again), it says noth
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 
 from bncheck.bounded import open_within
@@ -34,12 +34,20 @@ def write_origin(folder: Path, origin: Origin) -> None:
     write_json(folder / NAME, asdict(origin))
 
 
+def is_day(text: object) -> bool:
+    """Whether it is a day of the calendar, written 2026-11-28."""
+    try:
+        return isinstance(text, str) and date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
 def measured_on(folder: Path) -> str:
     """The day on which the probe cells of a target's folder were played, where another run did; else ""."""
     try:
         found = read_json(folder / NAME, MOST)
         origin = Origin(measured=found["measured"], size=found["size"], sha256=found["sha256"])
-        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", origin.measured) or not 0 < origin.size <= LARGEST:
+        if not is_day(origin.measured) or not 0 < origin.size <= LARGEST:
             return ""
         with open_within(folder.parent, folder.name, TAR) as handle:
             content = handle.read(origin.size)

@@ -146,7 +146,7 @@ def load_scenario(
 
     Raises ScenarioError that lists every fault as ``file:line: key: what is wrong; allowed; did you mean``.
     """
-    text = _read(path)
+    text = read_text(path)
     raw = _parse(path, text)
     faults = _Faults(path, text, overrides)
     axes, found = read_axes(raw.get("matrix", {}))
@@ -221,7 +221,8 @@ def _from_here(key: str, value: Any) -> Any:
     return str(Path(value).absolute()) if here else value
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """ScenarioError for a file that is missing, too large, or no text."""
     try:
         return read_bounded(path, MOST_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:

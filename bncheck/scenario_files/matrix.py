@@ -211,7 +211,7 @@ def _label(key: str, value: Any, bundle: bool) -> str:
     if bundle:
         return ", ".join(_label(inner, found, False) for inner, found in value.items())
     if key.startswith("program.") and isinstance(value, list):
-        names = [item.get("event", "?") if isinstance(item, dict) else str(item) for item in value]
+        names = [str(item.get("event", "?")) if isinstance(item, dict) else str(item) for item in value]
         return " + ".join(name.removeprefix("train_") for name in names) or "nothing"
     if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
         return "×".join(map(str, value)) if key.endswith("shape") else f"{_last(key)} {value}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bncheck.bounded import read_bounded
 from bncheck.errors import UsageError
-from bncheck.scenario_files.files import MOST_BYTES, load_scenario
+from bncheck.scenario_files.files import MOST_BYTES, load_scenario, read_text
 from bncheck.scenario_files.toml_text import read_toml
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
@@ -22,7 +22,7 @@ def begun_from(source: Path, name: str, folder: Path) -> dict[Path, bytes]:
     nothing is overwritten."""
     if not NAME.fullmatch(name):
         raise UsageError(f"{name[:60]!r} is no name for a scenario", "use letters, digits, _ and -, without .toml")
-    text = source.read_text(encoding="utf-8")
+    text = read_text(source)
     kept = OURS.sub("", "\n".join(line for line in text.splitlines() if not line.startswith("#:schema")) + "\n")
     files = {folder / f"{name}.toml": f"{SCHEMA_LINE}\n{kept}".encode()}
     for one in named_files(text, source):

@@ -12,6 +12,7 @@ from bncheck.finding import Finding
 from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.shortfall import Shortfall
 from bncheck.run_folder.answer import Answer, write_answer
+from bncheck.run_folder.folder import make_way
 from bncheck.run_folder.results import (
     CaseResult,
     CellResult,
@@ -66,6 +67,7 @@ def conclude(
     """Write run.json, answer.json, gate.json and the reports."""
     from bncheck.report import render
 
+    make_way(run)
     write_answer(answer, run)
     write_results(results, run)
     write_verdict(hold(results, bar, date.today(), tuple(missed)), run)

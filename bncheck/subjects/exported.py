@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bncheck.bounded import expanded
 from bncheck.checkpoints.normalisers import plain_name
 from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.diagnosis.held.outputs import (
@@ -153,7 +154,7 @@ def for_the_file_alone(python: str | None, module: str, other: Side) -> bool:
     player = players().get(other.path.suffix.lower()) if other.kind != "code" and other.path is not None else None
     if python is None or player is None:
         return False
-    path = Path(python).expanduser()
+    path = expanded(python)
     return not has(path, module) and has(path, player.runtime.module)
 
 

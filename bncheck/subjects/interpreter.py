@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bncheck.bounded import is_folder
+from bncheck.bounded import expanded, is_folder
 from bncheck.environments import interpreters
 from bncheck.environments.backend_file import BackendFile
 from bncheck.environments.installed import installed_in
@@ -69,7 +69,7 @@ def active_python(environment: Mapping[str, str], module: str) -> Path | None:
 def asked_for(given: str, backend: BackendFile) -> UsersPython:
     """``--python PATH``; as in run, ``torch=PATH`` means the same."""
     text = given.partition("=")[2] if given.startswith(f"{backend.name}=") else given
-    path = Path(text).expanduser()
+    path = expanded(text)
     if is_folder(path):
         path = next((path / place for place in PLACES if (path / place).exists()), path)
     path = path.absolute()

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import bncheck.worker
+from bncheck.bounded import open_within
 from bncheck.errors import UsageError
 from bncheck.run_folder.lives import FOLDER
 
 ATTACH = Path(bncheck.worker.__file__).parent / "watching" / "attach"
 MARKS = "marks"
+MOST_MARKS, LONGEST_MARK = 100, 2000  # files, bytes
 PAUSE_SECONDS = 0.5
 PYTHONS = ("python", "python3")
 
@@ -106,19 +108,18 @@ def launch(
         ) from error
     with handing_on(process):
         code = waited(process, meanwhile)
-    marks = run / FOLDER / MARKS
-    reached = tuple(sorted(path.name for path in marks.iterdir())) if marks.is_dir() else ()
-    failed, stopped, unseen = (told(marks, name) if name in reached else "" for name in ("failed", "stopped", "unseen"))
-    shutil.rmtree(marks, ignore_errors=True)
+    marks = read_marks(run)
+    if marks:
+        shutil.rmtree(run / FOLDER / MARKS, ignore_errors=True)
     killed = -code if code < 0 else 0
     return Ended(
         pid=process.pid,
         code=128 + killed if killed else code,
         signal=killed,
-        reached=reached,
-        failed=failed,
-        stopped=stopped,
-        unseen=unseen,
+        reached=tuple(marks),
+        failed=marks.get("failed", ""),
+        stopped=marks.get("stopped", ""),
+        unseen=marks.get("unseen", ""),
     )
 
 
@@ -131,8 +132,24 @@ def waited(process: subprocess.Popen[bytes], meanwhile: Callable[[], None] | Non
     return process.wait()
 
 
-def told(marks: Path, name: str) -> str:
-    return (marks / name).read_text(encoding="utf-8", errors="replace")[:2000]
+def read_marks(run: Path) -> dict[str, str]:
+    """Name → text of what the recorder left for us. What is no file of ours says nothing: the command can write there,
+    and a pipe or a device in its place would never end."""
+    found = {}
+    for name in names_in(run / FOLDER / MARKS):
+        try:
+            with open_within(run, FOLDER, MARKS, name) as handle:
+                found[name] = handle.read(LONGEST_MARK).decode("utf-8", "replace")
+        except OSError:
+            continue
+    return found
+
+
+def names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir())[:MOST_MARKS]
+    except OSError:  # there is none: no Python was reached
+        return []
 
 
 @contextmanager

@@ -10,13 +10,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from bncheck.bounded import open_within
 from bncheck.errors import BncheckError, EnvironmentFailure, UsageError
 from bncheck.playing.nursery import ENDING, Forked, Nursery, end_group
 from bncheck.run_folder.folder import read_json, write_json
 
 MAKER = Path(__file__).parent.parent / "worker" / "subject" / "run.py"
-KEPT = 20_000  # characters of what a process that died said last; a stack is long
+KEPT = 20_000  # bytes of what a process that died said last; a stack is long
 MOST_SAID = 1000
+# What an answer of each kind holds at least (worker/subject, worker/keras_side).
+KINDS = {
+    "layer": {"class", "shape", "channels", "left_out", "defaults", "held", "affine", "single"},
+    "model": {"class", "input"},
+    "error": {"error", "remedy", "origin"},
+}
 
 
 class SubjectFailure(BncheckError):
@@ -66,14 +73,24 @@ class Making:
                 f"the process that made it died ({how}): {self.said()}",
                 "call it without bncheck, and see whether it ends that process too",
             )
-        found: dict[str, Any] = read_json(answer)
-        if found.get("kind") == "error":
+        found = read_json(answer)
+        if not isinstance(found, dict) or not found.keys() >= KINDS.get(str(found.get("kind")), {"kind of ours"}):
+            raise EnvironmentFailure(
+                "the process that made it gave no answer of ours: something in it wrote over that",
+                "look at what it does with files when it is imported and made",
+            )
+        if found["kind"] == "error":
             raise failure(found)
         return found
 
     def said(self) -> str:
-        told = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
-        lines = told[-KEPT:].strip().splitlines()
+        try:
+            with open_within(self.folder, self.log.name) as log:
+                size = os.fstat(log.fileno()).st_size
+                told = os.pread(log.fileno(), KEPT, max(0, size - KEPT)).decode("utf-8", "replace")
+        except OSError:  # it took its own output away
+            told = ""
+        lines = told.strip().splitlines()
         stacks = [after for line, after in pairwise(lines) if line.endswith("(most recent call first):")]
         return (stacks or lines or ["it said nothing"])[-1].strip()[:MOST_SAID]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from bncheck.bounded import expanded
 from bncheck.checkpoints.arrays import npy_of
 from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
 from bncheck.checkpoints.tensor import Tensor
@@ -137,7 +138,7 @@ def checkpoint_of(path: Path, player: Player, folder: Path, said: Mapping[str, A
 def python_with(player: Player, asked: AskedDiff, listener: Listener) -> Path:
     """The user's Python where it has the runtime; bncheck's environment for it else."""
     runtime = player.runtime
-    given = Path(asked.python).expanduser() if asked.python else active_python(os.environ, runtime.module)
+    given = expanded(asked.python) if asked.python else active_python(os.environ, runtime.module)
     if given is not None and has(given, runtime.module):
         return given
     for variant in player.preferred:

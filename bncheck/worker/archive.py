@@ -4,10 +4,12 @@ An .npz is written in a fifth of np.savez's time and read in a tenth of np.load'
 Python 3.7 syntax: the worker loads this file by its path, the host imports it.
 """
 
+import errno
 import hashlib
 import io
 import os
 import re
+import stat
 import struct
 import zlib
 
@@ -50,6 +52,15 @@ def write_file(path, data):
     finally:
         os.close(descriptor)
     os.replace(path + ".part", path)
+
+
+def read_regular(path):
+    """The bytes of a file; OSError for anything else: whoever opens a pipe waits for somebody to write."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as handle:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        return handle.read()
 
 
 def append_entries(path, entries):
@@ -159,8 +170,7 @@ def frame(name, array):
 def read_npz(path, expected="", _known={}):  # noqa: B006 - the default is the cache of headers
     """Arrays of an archive. One that write_npz made is stored with nothing between its entries, and read here in a
     tenth of np.load's time; any other goes to np.load. ValueError where it has another digest than ``expected``."""
-    with open(path, "rb") as handle:
-        raw = handle.read()
+    raw = read_regular(path)
     if expected and digest(raw) != expected:
         raise ValueError("%s is not what was written there" % path)
     found, at = {}, 0

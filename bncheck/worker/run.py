@@ -514,8 +514,7 @@ def read_cases(path, digest):
     """Cell name → its line of JSON. Each line begins with the name, which holds no quote: it is read when its turn
     comes."""
     try:
-        with open(path, "rb") as handle:
-            raw = handle.read()
+        raw = archive.read_regular(path)
     except OSError:
         os._exit(DISTURBED)
     if archive.digest(raw) != digest:

@@ -19,7 +19,7 @@ from bncheck.diagnosis.anatomy.values import Forward, Life, moments_of, moved_by
 from bncheck.trace import Array
 
 NONE = Activation()
-PLAIN = 0.1  # a factor within this of 1 is nothing that anybody scales by: it is an eps, or a divisor
+PLAIN = 0.25  # a factor of 1/r² within this of 1 is nothing that anybody scales by: it is an eps, or a divisor
 # Choices of values are tried on so many values in all, in each mode and behind each activation: some 0.5 s.
 MOST_VALUES, LEAST_TRIED = 1 << 20, 24
 

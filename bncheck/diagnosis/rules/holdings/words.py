@@ -85,7 +85,8 @@ def flat(array: Array | None) -> Array | None:
     """(C,) in float64; None where there is none, or nothing in it."""
     if array is None or not np.size(array):
         return None
-    return np.asarray(array, dtype=np.float64).reshape(-1)
+    with np.errstate(invalid="ignore"):  # a NaN that signals, as only a damaged file holds it, is a NaN
+        return np.asarray(array, dtype=np.float64).reshape(-1)
 
 
 def dtype_of(held: Held, quantity: str) -> str:
