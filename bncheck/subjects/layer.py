@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bncheck.environments.backend_file import BackendFile, find_backends
 from bncheck.environments.devices import physical_memory
 from bncheck.finding import KINDS, Finding
 from bncheck.playing.jobs import Options
@@ -58,6 +59,7 @@ class Home:
     asked: Mapping[str, float]
     old: bool = False
     axis: int = 1
+    like: str = ""  # what it is compared with; PyTorch's and Keras's are known
 
     def weight(self, momentum: float) -> float:
         """Of the new batch."""
@@ -78,10 +80,25 @@ KERAS_ENGINES = {"jax": ("keras", "keras[builtin]")} | {
 def home_of(found: Mapping[str, Any]) -> Home:
     engine = found.get("engine")
     if engine is None:
-        return TORCH
+        return home_in(find_backends(())[str(found["framework"])], found) if "framework" in found else TORCH
     usual, asked = {"eps": 1e-3, "momentum": 0.99}, {"eps": 1e-2, "momentum": 0.7}
     targets = KERAS_ENGINES[str(engine)]
     return Home(title="Keras", targets=targets, usual=usual, asked=asked, old=True, axis=-1)
+
+
+def home_in(backend: BackendFile, found: Mapping[str, Any]) -> Home:
+    """By what the framework documents of its layer, and what its process said of it."""
+    facets = next(row["facets"] for row in backend.documented if "builtin" in row.get("variants", ()))
+    old, weight = backend.word.startswith("1"), float(facets["default_batch_weight"])
+    return Home(
+        title=str(found["title"]),
+        targets=(backend.name, f"{backend.name}[builtin]"),
+        usual={"eps": float(facets["default_eps"]), "momentum": 1 - weight if old else weight},
+        asked={"eps": 1e-3, "momentum": 0.7 if old else 0.3},
+        old=old,
+        axis=int(found["axis"]),
+        like=str(found["like"]),
+    )
 
 
 @dataclass(frozen=True)
@@ -101,6 +118,8 @@ class Looked:
     @property
     def builtin(self) -> str:
         """The built-in layer that it is compared with."""
+        if self.home.like:
+            return self.home.like
         if self.home is not TORCH:
             return "keras.layers.BatchNormalization"
         rank = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d"}.get(len(self.shape), "BatchNorm3d")
@@ -330,7 +349,8 @@ def headline(layer: Looked, own: str, leading: Finding | None, stopped: CellResu
     if leading is not None and names_alone and leading.cause == "layer-contract":
         return f"{layer.name} computes what {own} computes, and is not exchangeable for it: {leading.title}"
     if leading is not None:
-        said = re.sub(rf"^((In \w+ )?){re.escape(layer.name)} (?!\()", r"\1it ", leading.title)
+        title = leading.title.removeprefix(f"{layer.name}: ")
+        said = re.sub(rf"^((In \w+ )?){re.escape(layer.name)} (?!\()", r"\1it ", title)
         return f"{layer.name} is not equivalent to {own}: {said[:1].lower() + said[1:]}"
     if stopped is not None:
         why = " ".join((stopped.error or stopped.outcome).split())

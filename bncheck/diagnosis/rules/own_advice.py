@@ -31,7 +31,21 @@ KERAS: Mapping[str, str] = {
     "normaliser-source": "take `training` in call(): normalise with the batch's mean and variance where it is true, "
     "and with moving_mean and moving_variance where it is not",
 }
-BY_BACKEND: Mapping[str, Mapping[str, str]] = {"keras": KERAS}
+TRAINING = "with the batch's mean and variance {}, and with the running ones {}"
+PADDLE: Mapping[str, str] = {
+    **USUAL,
+    "layer-contract": "make state with register_buffer() and create_parameter(): state_dict() then has it",
+    "stale-state": "make the statistics with register_buffer(), and leave persistable at True",
+    "state-mismatch": "make weight and bias with create_parameter(), _mean and _variance with register_buffer(), one "
+    "value per channel",
+    "variance-divisor": "average x.var(axes, unbiased=False), the variance that is divided by n",
+    "normaliser-divisor": "normalise with x.var(axes, unbiased=False), the variance that is divided by n",
+    "never-updated": "write the new statistics into the buffers with set_value() in every training step",
+    "normaliser-source": "normalise "
+    + TRAINING.format("where self.training is true", "where it is not: layer.eval() turns it off"),
+    "gradient": "let the gradient flow through the batch's mean and variance: no detach() or no_grad() around them",
+}
+BY_BACKEND: Mapping[str, Mapping[str, str]] = {"keras": KERAS, "paddle": PADDLE}
 
 
 def in_its_words(finding: Finding, backends: Sequence[str]) -> Finding:

@@ -25,7 +25,7 @@ def play(keras, part, failed, job, folder):
     try:
         model = whole(keras, network, {}, "float32", alike=False)
     except custom.CustomLayerError as error:
-        raise failed(str(error).split(". PyTorch runs in ")[0], "correct it; it is imported by %s" % job["python"])
+        raise failed(getattr(error, "short", str(error)), "correct it; it is imported by %s" % job["python"])
     loaded = load(failed, model.net, job["weights"]) if job["weights"] else None
     hold(model, folder)
     batch, how = choose(failed, model.net, job)

@@ -1,0 +1,126 @@
+"""What a class of the user's makes in a framework other than PyTorch: a layer that could stand in BatchNorm's place.
+
+Loaded by subject/run.py by path, for what own_side/layer.py has hands on. Python 3.7 syntax; it answers in the words of
+subject/look.py.
+"""
+
+import inspect
+import os
+import warnings
+
+import numpy as np
+
+CHANNELS = (4, 8, 32)
+SAMPLES = 8
+SIDES = {2: (), 3: (6,), 4: (5, 5), 5: (3, 4, 3)}
+RANKS = {"1d": (3, 2), "2d": (4,), "3d": (5,)}
+# What the layer is tried with before bncheck knows which it takes.
+TRIED = {"averaging": "exponential", "track_running_stats": True, "affine": True}
+
+
+def play(part, failed, job, hands, version):
+    """The layer of a job in the words of subject/look.py; ``failed`` is raised for what cannot stand there."""
+    custom, shared = part("torch_side", "custom"), part("own_side", "layer")
+    custom.RUNS.update(title=hands.title, target=hands.target)
+    kind = named(custom, part("subject", "look"), failed, job)
+    if job.get("play"):
+        raise failed("diff plays no code of %s" % hands.title, "hold its checkpoints against each other", "usage")
+    if job["as"] == "model" or not (isinstance(kind, type) and issubclass(kind, hands.base)):
+        raise failed(
+            "check takes layers of %s, and %s is to be played as a model" % (hands.title, job["name"]),
+            "play the model in a scenario: network.model = %r" % os.path.basename("%(module)s:%(name)s" % job), "usage",
+        )  # fmt: skip
+    reason = ""
+    shapes = [tuple(each["shape"]) for each in job["inputs"]]
+    for channels in [shape[hands.axis] for shape in shapes[:1] if len(shape) > 1] or CHANNELS:
+        for shape in shapes[:1] or [shape_of(hands, rank, channels) for rank in ranks(kind)]:
+            found, why = tried(custom, shared, part("torch_side", "behaviour"), hands, job, kind, shape)
+            if found is not None:
+                return dict(found, framework=hands.target, version=version, title=hands.title,
+                            axis=hands.axis, like=hands.like_of(len(shape)))  # fmt: skip
+            reason = reason or why
+    lacks = "which bncheck does not know" in reason
+    remedy = "say what: --with KEY=VALUE" if lacks else "give a shape: --input"
+    raise failed("%s is no layer in BatchNorm's place: %s" % (job["name"], reason), remedy)
+
+
+def shape_of(hands, rank, channels):
+    shape = [SAMPLES, *SIDES[rank]]
+    shape.insert(1 if hands.axis == 1 else len(shape), channels)
+    return tuple(shape)
+
+
+def named(custom, look, failed, job):
+    """The class or function of that name."""
+    module, name = job["module"], job["name"]
+    try:
+        found = custom.import_file(module) if module.endswith(".py") else custom.import_package(module)
+    except custom.CustomLayerError as error:
+        raise failed(*look.about_import(error, module, job))
+    short = os.path.basename(module) if module.endswith(".py") else module
+    for word in name.split("."):
+        owner, found = found, getattr(found, word, None)
+        if found is None:
+            raise failed("%s has no %s" % (short, name), look.known_names(owner))
+    if not callable(found):
+        raise failed("%s in %s is a %s, no class or function" % (name, short, type(found).__name__), "name another")
+    return found
+
+
+def ranks(kind):
+    names = " ".join(each.__name__.lower() for each in kind.__mro__[:-1])
+    return next((RANKS[word] for word in RANKS if word in names), ()) or (4, 2, 3, 5)
+
+
+def tried(custom, shared, behaviour, hands, job, kind, shape):
+    """(what is said of the layer, "") or (None, why it cannot stand there)."""
+    text, given = "%s:%s" % (job["module"], job["name"]), dict(job["with"])
+    channels = shape[hands.axis]
+    spec = dict(TRIED, axis=hands.axis, channels=channels, rank=len(shape), batch_weight=0.01, eps=1e-3)
+
+    def again():
+        return shared.make(hands, custom, text, spec, "float32", given)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = again()
+            x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+            out = hands.run(made, x)
+            shared.learn_names(made, behaviour, again, shape, hands.axis)
+    except (Exception, SystemExit) as error:
+        return None, str(error).split("\n")[0][:400]
+    if tuple(getattr(out, "shape", ())) != tuple(shape):
+        got = tuple(out.shape) if hasattr(out, "shape") else "a %s" % type(out).__name__
+        return None, "it makes %s of %s" % (got, tuple(shape))
+    if any(sum(size > 1 for size in each.shape) > 1 for each in hands.learned(made.layer).values()):
+        return None, "it holds weights of more than one axis"
+    return dict(said(hands, made, kind, channels), shape=list(shape), defaults=defaults(hands, kind)), ""
+
+
+def said(hands, made, kind, channels):
+    """What is found of a layer that runs."""
+    held = {word: made.find(word) for word in ("eps", "momentum")}
+    affine = {word: made.find(word) for word in ("gamma", "beta")}
+    return {
+        "kind": "layer", "class": kind.__name__, "channels": channels, "left_out": sorted(made.left_out),
+        "held": {word: float(value) for word, value in held.items() if value is not None},
+        "affine": all(held is not None for held in affine.values()),
+        "single": [word for word, held in affine.items()
+                   if held is not None and channels > 1 and int(np.prod(held.shape)) == 1],
+    }  # fmt: skip
+
+
+def defaults(hands, kind):
+    """{neutral word: default} of eps and momentum, as the constructor's signature says them."""
+    try:
+        known = inspect.signature(kind.__init__).parameters
+    except (TypeError, ValueError):
+        return {}
+    found = {}
+    for word in ("eps", "momentum"):
+        for name in hands.names[word]:
+            value = getattr(known.get(name), "default", None)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                found[word] = float(value)
+    return found
