@@ -54,7 +54,14 @@ def test_sentences_name_the_framework_and_not_its_target() -> None:
     assert said == "MyBN does; Paddle's does not."
 
 
-@pytest.mark.parametrize(("text", "framework"), [("import paddle\n", "paddle")])
+@pytest.mark.parametrize(
+    ("text", "framework"),
+    [
+        ("import paddle\n", "paddle"),
+        ("import jax\nfrom flax import nnx\n", "flax"),
+        ("from mxnet.gluon import nn\n", "mxnet"),
+    ],
+)
 def test_a_file_shows_its_framework_by_what_it_imports(tmp_path: Path, text: str, framework: str) -> None:
     (tmp_path / "bn.py").write_text(text)
     assert parse_thing(f"{tmp_path / 'bn.py'}:MyBN").framework == framework
@@ -66,7 +73,7 @@ def test_diff_plays_code_of_pytorch_alone(tmp_path: Path) -> None:
         parse_side(f"{tmp_path / 'model.py'}:build")
 
 
-@pytest.mark.parametrize(("backend", "words"), [("paddle", "unbiased=False")])
+@pytest.mark.parametrize(("backend", "words"), [("paddle", "unbiased=False"), ("flax", "ddof=0")])
 def test_advice_is_in_the_frameworks_call(backend: str, words: str) -> None:
     finding = Finding(
         code="BN102", cause="variance-divisor", kind="defect", title="", targets=(backend,), scenario="s", case="c",
@@ -87,7 +94,7 @@ def played(tmp_path: Path, file: str, *targets: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("framework", ["paddle"])
+@pytest.mark.parametrize("framework", ["paddle", "flax"])
 def test_each_planted_fault_of_a_layer_is_named_and_nothing_else(tmp_path: Path, framework: str) -> None:
     python_of(framework)
     run = played(tmp_path, f"{framework}-layers.toml", framework, f"{framework}[builtin]")
@@ -102,7 +109,7 @@ def test_each_planted_fault_of_a_layer_is_named_and_nothing_else(tmp_path: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("framework", "layer"), [("paddle", "block.1")])
+@pytest.mark.parametrize(("framework", "layer"), [("paddle", "block.1"), ("flax", "block.layers.1")])
 def test_a_model_of_ones_own_is_judged_layer_by_layer(tmp_path: Path, framework: str, layer: str) -> None:
     python_of(framework)
     run = played(tmp_path, f"{framework}-models.toml", framework)
@@ -118,7 +125,7 @@ def test_a_model_of_ones_own_is_judged_layer_by_layer(tmp_path: Path, framework:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("framework", "like"), [("paddle", "paddle.nn.BatchNorm2D")])
+@pytest.mark.parametrize(("framework", "like"), [("paddle", "paddle.nn.BatchNorm2D"), ("flax", "flax.nnx.BatchNorm")])
 @pytest.mark.parametrize("name", ["Renamed", "Unbiased", "build"])
 def test_check_says_what_a_layer_does_unlike_the_built_in_one(
     tmp_path: Path, framework: str, like: str, name: str

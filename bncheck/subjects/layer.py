@@ -351,7 +351,8 @@ def headline(layer: Looked, own: str, leading: Finding | None, stopped: CellResu
     if leading is not None:
         title = leading.title.removeprefix(f"{layer.name}: ")
         said = re.sub(rf"^((In \w+ )?){re.escape(layer.name)} (?!\()", r"\1it ", title)
-        return f"{layer.name} is not equivalent to {own}: {said[:1].lower() + said[1:]}"
+        said = said if said.startswith(layer.name) else said[:1].lower() + said[1:]
+        return f"{layer.name} is not equivalent to {own}: {said}"
     if stopped is not None:
         why = " ".join((stopped.error or stopped.outcome).split())
         return f"{layer.name} could not be compared with {own}: {why}"

@@ -79,22 +79,31 @@ class Hands:
         """{action on a layer: "ok" or the error}: what saving and loading does."""
         return {}
 
-    # is_tensor(held), inner(layer): layers inside it, array(held): NumPy's, assign(held, array),
+    # is_tensor(held), inner(layer): layers inside it, array(held): NumPy's, assign(layer, name, array),
     # learned(layer) and kept(layer): {name: tensor} of what is and is not trained, run(own, x): a training forward.
 
 
 class Own:
     """A layer of the user's. ``turned``: (axis of the scenario's channels, of the layer's) where these are two;
     ``left_out``: words that its constructor does not take; ``shown``: names of its state that its behaviour showed,
-    where they are unusual."""
+    where they are unusual. ``again()`` makes another one like it."""
 
-    def __init__(self, hands, layer, turned, left_out):
+    def __init__(self, hands, layer, turned=None, left_out=(), again=None):
         self.hands, self.layer, self.turned, self.left_out = hands, layer, turned, left_out
-        self.shown = {}
+        self.shown, self.again = {}, again
 
     def find(self, what):
         held = find(self.hands, self.layer, what)
         return getattr(self.layer, self.shown[what], None) if held is None and what in self.shown else held
+
+    def put(self, what, value):
+        """Give what ``find`` finds another value."""
+        owner = self.layer if name_of(self.hands, self.layer, what) else holder(self.hands, self.layer)
+        name = name_of(self.hands, owner, what)
+        if name:
+            self.hands.assign(owner, name, value)
+        else:
+            self.hands.assign(self.layer, self.shown[what], value)
 
 
 # ---------------------------------------------------------------------------------------------------- it is made
@@ -134,7 +143,7 @@ def make(hands, custom, text, spec, dtype, more=None):
     except (Exception, SystemExit) as error:
         where = custom.line_in(text.rpartition(":")[0], error)
         raise custom.failed("%s raises %s%s" % (call, custom.said(error), where), error)
-    return Own(hands, layer, turned, left_out)
+    return Own(hands, layer, turned, left_out, lambda: make(hands, custom, text, spec, dtype, more))
 
 
 def parameters(kind):
@@ -174,7 +183,7 @@ def arguments_for(hands, custom, kind, asked, spec, more):
     if lacks:
         raise custom.CustomLayerError(
             "%s%s needs %s, which bncheck does not know; it gives %s. Write a class that knows the rest"
-            % (kind.__name__, inspect.signature(kind), " and ".join(lacks), sentence(hands, custom))
+            % (kind.__name__, called(known), " and ".join(lacks), sentence(hands))
         )
     return given, [word for word in left_out if not is_switch(word, left_out)]
 
@@ -187,7 +196,12 @@ def channels_of(hands, known, base, lacks, given):
     return usual[:1] if usual or any(name in given for name in CHANNELS) else lacks[:1]
 
 
-def sentence(hands, custom):
+def called(known):
+    """A constructor's arguments, without ``self``."""
+    return inspect.Signature(list(known.values())[1:])
+
+
+def sentence(hands):
     words = [hands.words[word][0] for word in hands.words if word != "affine"]
     words = ([] if hands.learns else ["the number of channels"]) + [
         "epsilon" if word == "eps" else word for word in words
@@ -228,13 +242,19 @@ def holder(hands, layer):
 
 
 def attribute(hands, layer, what):
+    """What the layer itself holds for a neutral word, None where it has nothing of such a name."""
+    name = name_of(hands, layer, what)
+    held = getattr(layer, name) if name else None
+    return held if what in TENSORS else hands.number(held)
+
+
+def name_of(hands, layer, what):
+    """The attribute of the layer's that holds it, "" for none."""
     for name in [prefix + word for word in hands.names[what] for prefix in ("", "_")]:
         held = getattr(layer, name, None)
-        if what in TENSORS and held is not None and hands.is_tensor(held):
-            return held
-        if what not in TENSORS and hands.number(held) is not None:
-            return hands.number(held)
-    return None
+        if held is not None and (hands.is_tensor(held) if what in TENSORS else hands.number(held) is not None):
+            return name
+    return ""
 
 
 def normalises(hands, layer):
@@ -242,14 +262,20 @@ def normalises(hands, layer):
     return all(attribute(hands, layer, what) is not None for what in ("running_mean", "running_var"))
 
 
-def learn_names(own, behaviour, again, shape, axis):
-    """Find state of unusual names by what it does in one training forward of another layer like it (``again()``):
-    statistics move towards those of the batch; of two parameters gamma is the one of ones, beta that of zeros."""
+def trial(own, x):
+    """(output, shape that it should have) of a training forward on NumPy's ``x``, in the scenario's layout."""
+    data = np.moveaxis(x, *own.turned) if own.turned else x
+    return own.hands.run(own, np.ascontiguousarray(data)), data.shape
+
+
+def learn_names(own, behaviour, shape, axis):
+    """Find state of unusual names by what it does in one training forward of another layer like it: statistics move
+    towards those of the batch; of two parameters gamma is the one of ones, beta that of zeros."""
     hands = own.hands
     wanted = [what for what in ("running_mean", "running_var", "gamma", "beta") if own.find(what) is None]
     if not wanted:
         return
-    one, channels = again(), shape[axis]
+    one, channels = own.again(), shape[axis]
     dice = np.random.default_rng(0)
     by_channel = [1] * len(shape)
     by_channel[axis] = channels
@@ -259,7 +285,7 @@ def learn_names(own, behaviour, again, shape, axis):
     x = x.astype("float32")
     suspect = behaviour.Suspect({})
     suspect.before = flat(hands, hands.kept(one.layer), channels)
-    hands.run(one, x)
+    trial(one, x)
     suspect.after = flat(hands, hands.kept(one.layer), channels)
     rows = np.moveaxis(x.astype(np.float64), axis, 0).reshape(channels, -1)
     mean, var = rows.mean(1), rows.var(1)
@@ -294,9 +320,9 @@ def put(custom, own, what, value):
         )
     size = int(np.prod(held.shape))
     if size == value.size:
-        own.hands.assign(held, np.reshape(value, tuple(held.shape)))
+        own.put(what, np.reshape(value, tuple(held.shape)))
     elif size == 1 and bool((value == value.reshape(-1)[0]).all()):
-        own.hands.assign(held, np.reshape(value.reshape(-1)[:1], tuple(held.shape)))
+        own.put(what, np.reshape(value.reshape(-1)[:1], tuple(held.shape)))
     else:
         return "%s holds %s in the shape %s: it keeps its own values, not the scenario's %d" % (
             name, what, tuple(held.shape), value.size,

@@ -25,7 +25,12 @@ def play(part, failed, job, hands, version):
     kind = named(custom, part("subject", "look"), failed, job)
     if job.get("play"):
         raise failed("diff plays no code of %s" % hands.title, "hold its checkpoints against each other", "usage")
-    if job["as"] == "model" or not (isinstance(kind, type) and issubclass(kind, hands.base)):
+    if isinstance(kind, type) and not issubclass(kind, hands.base):
+        raise failed(
+            "%s is no subclass of %s, the layers of %s that check takes" % (job["name"], hands.usual, hands.title),
+            "name such a class", "usage",
+        )  # fmt: skip
+    if job["as"] == "model" or not isinstance(kind, type):
         raise failed(
             "check takes layers of %s, and %s is to be played as a model" % (hands.title, job["name"]),
             "play the model in a scenario: network.model = %r" % os.path.basename("%(module)s:%(name)s" % job), "usage",
@@ -77,22 +82,18 @@ def tried(custom, shared, behaviour, hands, job, kind, shape):
     text, given = "%s:%s" % (job["module"], job["name"]), dict(job["with"])
     channels = shape[hands.axis]
     spec = dict(TRIED, axis=hands.axis, channels=channels, rank=len(shape), batch_weight=0.01, eps=1e-3)
-
-    def again():
-        return shared.make(hands, custom, text, spec, "float32", given)
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = again()
+            made = shared.make(hands, custom, text, spec, "float32", given)
             x = np.random.default_rng(0).standard_normal(shape).astype("float32")
-            out = hands.run(made, x)
-            shared.learn_names(made, behaviour, again, shape, hands.axis)
+            out, wanted = shared.trial(made, x)
+            shared.learn_names(made, behaviour, shape, hands.axis)
     except (Exception, SystemExit) as error:
         return None, str(error).split("\n")[0][:400]
-    if tuple(getattr(out, "shape", ())) != tuple(shape):
+    if tuple(getattr(out, "shape", ())) != wanted:
         got = tuple(out.shape) if hasattr(out, "shape") else "a %s" % type(out).__name__
-        return None, "it makes %s of %s" % (got, tuple(shape))
+        return None, "it makes %s of %s" % (got, wanted)
     if any(sum(size > 1 for size in each.shape) > 1 for each in hands.learned(made.layer).values()):
         return None, "it holds weights of more than one axis"
     return dict(said(hands, made, kind, channels), shape=list(shape), defaults=defaults(hands, kind)), ""

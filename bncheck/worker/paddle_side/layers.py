@@ -27,15 +27,13 @@ def with_own_layers(base, part):
                 return base.make(self, layer)
             if layer["averaging"] == "cumulative":
                 raise NotImplementedError("paddle has no cumulative average")
-            own = self.own[layer["name"]] = self.made(layer)
+            own = shared.make(self.hands, custom, self.custom, layer, self.dtype, self.arguments)
+            self.own[layer["name"]] = own
             shape = [2] * layer["rank"]
             shape[layer["axis"]] = layer["channels"]
             behaviour = part("behaviour", "torch")
-            shared.learn_names(own, behaviour, lambda: self.made(layer), shape, layer["axis"])
+            shared.learn_names(own, behaviour, shape, layer["axis"])
             return standing(self.paddle, custom, own)
-
-        def made(self, layer):
-            return shared.make(self.hands, custom, self.custom, layer, self.dtype, self.arguments)
 
         def start(self, name, block):
             if name not in self.own:

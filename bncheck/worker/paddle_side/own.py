@@ -53,7 +53,8 @@ def hands(shared):
             held = held.detach()
             return (held.astype("float32") if "bfloat16" in str(held.dtype) else held).numpy()
 
-        def assign(self, held, value):
+        def assign(self, layer, name, value):
+            held = getattr(layer, name)
             held.set_value(paddle.to_tensor(value).astype(held.dtype))
 
         def learned(self, layer):
@@ -81,7 +82,7 @@ def hands(shared):
             for what in ("running_mean", "running_var"):
                 held = other.find(what)
                 if held is not None:
-                    self.assign(held, self.array(held) + 1)
+                    other.put(what, self.array(held) + 1)
             other.layer.set_state_dict({name: paddle.to_tensor(self.array(each)) for name, each in
                                         own.layer.state_dict().items()})  # fmt: skip
             return shared.lost(own, other)

@@ -33,7 +33,7 @@ def whole(base, part):
             self.blocks = [("net", net)]
             found = net.named_sublayers(include_self=True)
             self.norms = {name or "net": layer for name, layer in found if shared.normalises(self.hands, layer)}
-            self.own = {name: shared.Own(self.hands, layer, None, []) for name, layer in self.norms.items()}
+            self.own = {name: shared.Own(self.hands, layer) for name, layer in self.norms.items()}
             for name, layer in self.norms.items():
                 layer.register_forward_post_hook(self.tap(name))
             self.seen, self.returned = {}, None
