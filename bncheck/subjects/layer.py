@@ -60,6 +60,7 @@ class Home:
     old: bool = False
     axis: int = 1
     like: str = ""  # what it is compared with; PyTorch's and Keras's are known
+    in_backward: bool = False  # the built-in layer moves its statistics there, where no layer of Python can
 
     def weight(self, momentum: float) -> float:
         """Of the new batch."""
@@ -98,6 +99,7 @@ def home_in(backend: BackendFile, found: Mapping[str, Any]) -> Home:
         old=old,
         axis=int(found["axis"]),
         like=str(found["like"]),
+        in_backward=bool(found["in_backward"]),
     )
 
 
@@ -214,6 +216,11 @@ def cases_of(layer: Looked) -> dict[str, dict[str, Any]]:
     (layers that normalise chunks of the batch take 128 of them at most, by their defaults)."""
     count, *rest = layer.shape
     many = [max(count, MANY), *rest] if math.prod(rest) * MANY <= LARGEST else [count + 1, *rest]
+    if layer.home.in_backward:  # each training forward then has its backward, and no state is compared between the two
+        return {
+            "usual loop": {"program.events": LOOP, "program.then": ["eval_forward", "reload", "eval_forward"]},
+            "large batch": {"program.events": LOOP, "input.shape": many},
+        }
     return {
         "usual loop": {
             "program.events": LOOP,
@@ -351,7 +358,8 @@ def headline(layer: Looked, own: str, leading: Finding | None, stopped: CellResu
     if leading is not None:
         title = leading.title.removeprefix(f"{layer.name}: ")
         said = re.sub(rf"^((In \w+ )?){re.escape(layer.name)} (?!\()", r"\1it ", title)
-        said = said if said.startswith(layer.name) else said[:1].lower() + said[1:]
+        named = said.startswith((layer.name, layer.home.title))
+        said = said if named else said[:1].lower() + said[1:]
         return f"{layer.name} is not equivalent to {own}: {said}"
     if stopped is not None:
         why = " ".join((stopped.error or stopped.outcome).split())
@@ -390,6 +398,11 @@ def notes(layer: Looked, given: Mapping[str, Any], cells: Sequence[CellResult]) 
             said.append(
                 f"Its default {word} is {value:g}, that of {layer.builtin} {usual:g}: both got {known[word]:g}."
             )
+    if layer.home.in_backward:
+        said.append(
+            "Several forwards before one backward were not tried: "
+            f"{layer.home.title}'s layer moves its statistics in backward, one written in Python in forward."
+        )
     unasked = [word for word in layer.left_out if word in layer.home.usual]
     for word in unasked:
         whose = "the layer shows" if word in layer.held else f"is {layer.home.title}'s own"

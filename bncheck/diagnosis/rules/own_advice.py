@@ -52,7 +52,7 @@ FLAX: Mapping[str, str] = {
     "state-mismatch": "make scale and bias with nnx.Param, mean and var with nnx.BatchStat, one value per channel",
     "variance-divisor": "average x.var(axes), the variance that is divided by n (ddof=0)",
     "normaliser-divisor": "normalise with x.var(axes), the variance that is divided by n (ddof=0)",
-    "never-updated": "write the new statistics into the nnx.BatchStat itself in every training step: self.mean[...] = …",
+    "never-updated": "write the new statistics into the nnx.BatchStat in every training step: self.mean[...] = …",
     "normaliser-source": "normalise "
     + TRAINING.format("in training", "where self.use_running_average is true: model.eval() sets it"),
     "gradient": "let the gradient flow through the batch's mean and variance: no jax.lax.stop_gradient around them",

@@ -33,10 +33,10 @@ class Hands:
     """What is a framework's own. ``title`` for people, ``target`` for --python; ``base`` the class that a layer is a
     subclass of, ``usual`` its name; ``builtin`` classes that take whatever a **kwargs hands them; ``learns``: layers
     learn the number of channels from their input; else the first argument without a default gets it. ``axis`` of the
-    channels where nobody says."""
+    channels where nobody says. ``in_backward``: the built-in layer moves its statistics there."""
 
     title = target = usual = ""
-    names, words, axis, learns = NAMES, WORDS, 1, False
+    names, words, axis, learns, in_backward = NAMES, WORDS, 1, False, False
     base, builtin = object, ()
 
     def switches(self, spec):
@@ -74,6 +74,9 @@ class Hands:
 
     def number(self, held):
         return held if isinstance(held, (int, float)) and not isinstance(held, bool) else None
+
+    def setting(self, layer, what):
+        """momentum or eps of a layer that keeps it nowhere under a usual name."""
 
     def moves(self, own):
         """{action on a layer: "ok" or the error}: what saving and loading does."""
@@ -245,7 +248,9 @@ def attribute(hands, layer, what):
     """What the layer itself holds for a neutral word, None where it has nothing of such a name."""
     name = name_of(hands, layer, what)
     held = getattr(layer, name) if name else None
-    return held if what in TENSORS else hands.number(held)
+    if what in TENSORS or name:
+        return held if what in TENSORS else hands.number(held)
+    return hands.setting(layer, what)
 
 
 def name_of(hands, layer, what):

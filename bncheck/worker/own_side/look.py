@@ -42,7 +42,7 @@ def play(part, failed, job, hands, version):
             found, why = tried(custom, shared, part("torch_side", "behaviour"), hands, job, kind, shape)
             if found is not None:
                 return dict(found, framework=hands.target, version=version, title=hands.title,
-                            axis=hands.axis, like=hands.like_of(len(shape)))  # fmt: skip
+                            axis=hands.axis, like=hands.like_of(len(shape)), in_backward=hands.in_backward)  # fmt: skip
             reason = reason or why
     lacks = "which bncheck does not know" in reason
     remedy = "say what: --with KEY=VALUE" if lacks else "give a shape: --input"
