@@ -1,4 +1,4 @@
-"""Layers and models of one's own in MXNet Gluon, right ones and such with one planted fault, for test_own_elsewhere.py."""
+"""Layers and models of one's own in MXNet Gluon, right ones and with one planted fault, for test_own_elsewhere.py."""
 
 from mxnet import autograd, nd
 from mxnet.gluon import Block, HybridBlock, nn
