@@ -60,8 +60,8 @@ def test_a_file_shows_its_framework_by_what_it_imports(tmp_path: Path, text: str
 
 
 def test_other_frameworks_are_not_taken_yet(tmp_path: Path) -> None:
-    (tmp_path / "bn.py").write_text("import mxnet\n")
-    with pytest.raises(UsageError, match="is made of MXNet"):
+    (tmp_path / "bn.py").write_text("import mlx\n")
+    with pytest.raises(UsageError, match="is made of MLX"):
         parse_thing(f"{tmp_path / 'bn.py'}:MyBN")
 
 

@@ -63,6 +63,9 @@ def hands(shared, context=None):
             else:
                 held[:] = make_array(value, ctx=where, dtype=held.dtype)
 
+        def weights(self, layer):
+            return [each for each in self.parameters(layer) if trained(each)]
+
         def learned(self, layer):
             return {name: each for name, each in named(layer) if self.is_tensor(each) and trained(each)}
 

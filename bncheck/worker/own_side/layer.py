@@ -75,6 +75,10 @@ class Hands:
     def number(self, held):
         return held if isinstance(held, (int, float)) and not isinstance(held, bool) else None
 
+    def weights(self, layer):
+        """All that is trained of it, in layers inside it too."""
+        return list(self.learned(layer).values())
+
     def setting(self, layer, what):
         """momentum or eps of a layer that keeps it nowhere under a usual name."""
 

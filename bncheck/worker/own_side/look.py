@@ -20,7 +20,7 @@ TRIED = {"averaging": "exponential", "track_running_stats": True, "affine": True
 
 def play(part, failed, job, hands, version):
     """The layer of a job in the words of subject/look.py; ``failed`` is raised for what cannot stand there."""
-    custom, shared = part("torch_side", "custom"), part("own_side", "layer")
+    custom = part("torch_side", "custom")
     custom.RUNS.update(title=hands.title, target=hands.target)
     kind = named(custom, part("subject", "look"), failed, job)
     if job.get("play"):
@@ -35,14 +35,20 @@ def play(part, failed, job, hands, version):
             "check takes layers of %s, and %s is to be played as a model" % (hands.title, job["name"]),
             "play the model in a scenario: network.model = %r" % os.path.basename("%(module)s:%(name)s" % job), "usage",
         )  # fmt: skip
-    reason = ""
+    found = layer_of(part, failed, job, hands, kind)
+    return dict(found, framework=hands.target, version=version, title=hands.title, axis=hands.axis,
+                like=hands.like_of(len(found["shape"])), in_backward=hands.in_backward)  # fmt: skip
+
+
+def layer_of(part, failed, job, hands, kind):
+    """What is said of a class whose layer can stand in BatchNorm's place; ``failed`` is raised for one that cannot."""
+    custom, shared, reason = part("torch_side", "custom"), part("own_side", "layer"), ""
     shapes = [tuple(each["shape"]) for each in job["inputs"]]
     for channels in [shape[hands.axis] for shape in shapes[:1] if len(shape) > 1] or CHANNELS:
         for shape in shapes[:1] or [shape_of(hands, rank, channels) for rank in ranks(kind)]:
             found, why = tried(custom, shared, part("torch_side", "behaviour"), hands, job, kind, shape)
             if found is not None:
-                return dict(found, framework=hands.target, version=version, title=hands.title,
-                            axis=hands.axis, like=hands.like_of(len(shape)), in_backward=hands.in_backward)  # fmt: skip
+                return found
             reason = reason or why
     lacks = "which bncheck does not know" in reason
     remedy = "say what: --with KEY=VALUE" if lacks else "give a shape: --input"
@@ -94,7 +100,7 @@ def tried(custom, shared, behaviour, hands, job, kind, shape):
     if tuple(getattr(out, "shape", ())) != wanted:
         got = tuple(out.shape) if hasattr(out, "shape") else "a %s" % type(out).__name__
         return None, "it makes %s of %s" % (got, wanted)
-    if any(sum(size > 1 for size in each.shape) > 1 for each in hands.learned(made.layer).values()):
+    if any(sum(size > 1 for size in each.shape) > 1 for each in hands.weights(made.layer)):
         return None, "it holds weights of more than one axis"
     return dict(said(hands, made, kind, channels), shape=list(shape), defaults=defaults(hands, kind)), ""
 
