@@ -148,15 +148,11 @@ def test_a_model_of_ones_own_is_judged_layer_by_layer(tmp_path: Path, framework:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", sorted(LIKE))
-@pytest.mark.parametrize("name", ["Renamed", "Unbiased", "build"])
+@pytest.mark.parametrize("name", ["Renamed", "Unbiased"])
 def test_check_says_what_a_layer_does_unlike_the_built_in_one(tmp_path: Path, framework: str, name: str) -> None:
     thing, python = f"{TESTS / f'{framework}_layers.py'}:{name}", str(python_of(framework))
     title, like = LIKE[framework]
     done = here("check", thing, "--python", python, "--no-report", "-q", "--out", str(tmp_path / "run"))
-    if name == "build":
-        assert done.returncode == 2
-        assert "play the model in a scenario: network.model" in done.stderr
-        return
     answer = json.loads((tmp_path / "run" / "answer.json").read_text())
     if name == "Renamed":
         assert done.returncode == 0, answer["headline"]
@@ -167,3 +163,23 @@ def test_check_says_what_a_layer_does_unlike_the_built_in_one(tmp_path: Path, fr
         f"Unbiased is not equivalent to {like}: it averages the variance over n-1 into running_var, {title}'s the one "
         "over n."
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", sorted(LIKE))
+def test_check_of_a_model(tmp_path: Path, framework: str) -> None:
+    thing, python = f"{TESTS / f'{framework}_layers.py'}:build", str(python_of(framework))
+    shape = "8,6,6,3" if framework == "flax" else "8,3,6,6"
+    more = ["--python", python, "--no-report", "-q"]
+    done = here("check", thing, *more)
+    assert done.returncode == 2
+    assert "does not say what it takes\n  → give its shape: --input 8,3,32,32" in done.stderr
+    for norm, code, words, causes in (
+        ("builtin", 0, "2 normalising layers, nothing wrong, played in eval and through 3 training steps.", []),
+        ("NeverEval", 1, "In eval bn1 (a NeverEval) gives the same sample another output", ["normaliser-source"]),
+    ):
+        out = tmp_path / norm
+        done = here("check", thing, "--with", f"norm={norm}", "--input", shape, *more, "--out", str(out))
+        assert done.returncode == code, done.stderr
+        assert words in json.loads((out / "answer.json").read_text())["headline"]
+        assert [item["cause"] for item in json.loads((out / "run.json").read_text())["findings"]] == causes

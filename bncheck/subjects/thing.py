@@ -108,8 +108,8 @@ def in_package(text: str, module: str, name: str) -> Thing:
 def refuse_other(text: str, framework: str) -> None:
     if framework:
         raise UsageError(
-            f"{text} is made of {framework}; check takes layers and models of PyTorch and Keras, and layers of Paddle, "
-            "Flax nnx and MXNet Gluon",
+            f"{text} is made of {framework}; check takes layers and models of PyTorch, Keras, Paddle, Flax nnx and "
+            "MXNet Gluon",
             "its checkpoint file, or an ONNX file exported from it, can be checked alone",
         )
 

@@ -6,4 +6,4 @@ def play(part, failed, job, folder):
     import flax
 
     hands = part("flax_side", "own").hands(part("own_side", "layer"))
-    return part("own_side", "look").play(part, failed, job, hands, flax.__version__)
+    return part("own_side", "look").play(part, failed, job, folder, hands, flax.__version__)

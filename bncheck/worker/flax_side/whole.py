@@ -107,6 +107,26 @@ def whole(base, plain, part):
         def facts(self):
             return {}
 
+        # -- what a short life of check asks for besides ---------------------------------------------------------
+
+        @property
+        def norms(self):
+            return {name: own.layer for name, own in self.own.items()}
+
+        def find(self, layer, what):
+            return shared.find(self.hands, layer, what)
+
+        def told(self, name, training):
+            mode = self.hands.mode(self.own[name].layer)
+            return training if mode is None else mode
+
+        def descend(self, dy, rate):
+            """One step of plain gradient descent along the last forward's gradient."""
+            self.used_up = True
+            grads, _ = self.run["backward"](self.tape[-1], self.jax.numpy.asarray(dy, dtype=self.dtype))
+            params = self.nnx.split(self.net, self.nnx.Param, ...)[1]
+            self.nnx.update(self.net, self.jax.tree.map(lambda held, grad: held - rate * grad, params, grads))
+
     return Whole
 
 

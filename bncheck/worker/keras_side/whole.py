@@ -116,6 +116,9 @@ def whole(base, engines, part):
             flag = self.flags[training].get(name)
             return bool(training if flag is None else flag) and bool(self.norms[name].trainable)
 
+        def declared(self, failed):
+            return part("model", "keras").declared(failed, self.net)
+
         def find(self, layer, what):
             return shared.find(self.hands, layer, what)
 

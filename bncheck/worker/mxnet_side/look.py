@@ -7,4 +7,4 @@ def play(part, failed, job, folder):
     if int(mx.__version__.split(".")[0]) >= 2:
         mx.npx.set_np()
     hands = part("mxnet_side", "own").hands(part("own_side", "layer"))
-    return part("own_side", "look").play(part, failed, job, hands, mx.__version__)
+    return part("own_side", "look").play(part, failed, job, folder, hands, mx.__version__)

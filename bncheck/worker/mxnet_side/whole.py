@@ -65,4 +65,18 @@ def whole(base, part):
         def facts(self):
             return {}
 
+        # -- what a short life of check asks for besides ---------------------------------------------------------
+
+        def find(self, layer, what):
+            return shared.find(self.hands, layer, what)
+
+        def told(self, name, training):
+            return training and not getattr(self.norms[name], "_kwargs", {}).get("use_global_stats", False)
+
+        def descend(self, dy, rate):
+            """One step of plain gradient descent along the last forward's gradient."""
+            base.backward(self, [dy])
+            for held in self.hands.weights(self.blocks[0][1]):
+                held.set_data(held.data(self.context) - rate * held.grad(self.context))
+
     return Whole

@@ -18,7 +18,7 @@ RANKS = {"1d": (3, 2), "2d": (4,), "3d": (5,)}
 TRIED = {"averaging": "exponential", "track_running_stats": True, "affine": True}
 
 
-def play(part, failed, job, hands, version):
+def play(part, failed, job, folder, hands, version):
     """The layer of a job in the words of subject/look.py; ``failed`` is raised for what cannot stand there."""
     custom = part("torch_side", "custom")
     custom.RUNS.update(title=hands.title, target=hands.target)
@@ -31,10 +31,7 @@ def play(part, failed, job, hands, version):
             "name such a class", "usage",
         )  # fmt: skip
     if job["as"] == "model" or not isinstance(kind, type):
-        raise failed(
-            "check takes layers of %s, and %s is to be played as a model" % (hands.title, job["name"]),
-            "play the model in a scenario: network.model = %r" % os.path.basename("%(module)s:%(name)s" % job), "usage",
-        )  # fmt: skip
+        return part("own_side", "model").play_built(part, failed, job, folder, hands, version)
     found = layer_of(part, failed, job, hands, kind)
     return dict(found, framework=hands.target, version=version, title=hands.title, axis=hands.axis,
                 like=hands.like_of(len(found["shape"])), in_backward=hands.in_backward)  # fmt: skip
@@ -51,7 +48,7 @@ def layer_of(part, failed, job, hands, kind):
                 return found
             reason = reason or why
     lacks = "which bncheck does not know" in reason
-    remedy = "say what: --with KEY=VALUE" if lacks else "give a shape: --input"
+    remedy = "say what: --with KEY=VALUE" if lacks else "give a shape: --input; a model is played with --as model"
     raise failed("%s is no layer in BatchNorm's place: %s" % (job["name"], reason), remedy)
 
 

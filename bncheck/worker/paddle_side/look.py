@@ -6,4 +6,4 @@ def play(part, failed, job, folder):
 
     paddle.set_device("cpu")
     hands = part("paddle_side", "own").hands(part("own_side", "layer"))
-    return part("own_side", "look").play(part, failed, job, hands, paddle.__version__)
+    return part("own_side", "look").play(part, failed, job, folder, hands, paddle.__version__)

@@ -69,4 +69,20 @@ def whole(base, part):
         def facts(self):
             return {}
 
+        # -- what a short life of check asks for besides ---------------------------------------------------------
+
+        def find(self, layer, what):
+            return shared.find(self.hands, layer, what)
+
+        def told(self, name, training):
+            norm = self.norms[name]
+            return bool(norm.training) and not getattr(norm, "_use_global_stats", None)
+
+        def descend(self, dy, rate):
+            """One step of plain gradient descent along the last forward's gradient."""
+            base.backward(self, [dy])
+            for held in self.parameters():
+                if held.grad is not None:
+                    held.set_value(held - rate * held.grad)
+
     return Whole
