@@ -35,12 +35,37 @@ def whole(base, engines, part):
             self.net = self.build(SEEDS[0])
             if self.alike:
                 draw_alike(self, self.build(SEEDS[1]))
-            self.norms = normalisers(self.hands, shared, self.net)
+            self.gone = {}  # layer that a function of the user's took away → what it held last
+            self.norms = self.found()
             self.layers = list(self.norms)
             self.now = {}  # what each normalising layer got and gave in the forward that runs
             self.flags = {True: {}, False: {}}  # mode of the model → layer: the `training` that its call was given
+            self.tap()
+
+        def found(self):
+            return normalisers(self.hands, shared, self.net)
+
+        def tap(self):
             for name, layer in self.norms.items():
                 layer.call = tapped(layer.call, self, name)
+
+        def untap(self):
+            """Calls as they were: a copy of a layer would call the one that it is made of."""
+            for layer in self.norms.values():
+                vars(layer).pop("call", None)
+
+        def replace(self, net):
+            """Go on with another model, or with this one's layers as they are now."""
+            self.untap()
+            last = {name: self.state(name) for name in self.norms}
+            self.net = net
+            self.norms = {name: layer for name, layer in self.found().items() if name in self.layers}
+            self.gone.update((name, held) for name, held in last.items() if name not in self.norms)
+            self.tap()
+            self.start()
+
+        def apply(self, function, x):
+            return part("applied", "keras").in_cell(self, part, function, x)
 
         def build(self, seed):
             """What the function returns; CustomLayerError where it is no model that has weights."""
@@ -156,11 +181,13 @@ def whole(base, engines, part):
             return {name: (self.array(given), self.array(out)) for name, (given, out) in self.seen.items()}
 
         def axis(self, layer):
-            axis = getattr(self.norms[layer], "axis", -1)
+            axis = getattr(self.norms.get(layer), "axis", -1)
             axis = axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
             return 1 if axis == 1 else -1
 
         def state(self, layer):
+            if layer in self.gone:
+                return self.gone[layer]
             norm, found = self.norms[layer], {"training": self.training}
             for what in ("momentum", "eps"):
                 held = shared.find(self.hands, norm, what)
