@@ -77,7 +77,7 @@ def test_advice_is_in_the_words_of_the_framework() -> None:
 
 
 def test_what_to_do_about_a_function_is_in_the_words_of_the_framework() -> None:
-    reading = Reading(cause="mode-leak", kind="hazard", title="", advice="copy requires_grad")
+    reading = Reading(cause="mode-leak", kind="hazard", title="", advice="copy requires_grad", places=())
     assert about_function(reading, "torch").advice == "copy requires_grad"
     assert about_function(reading, "keras").advice == "set layer.trainable again after it"
 
