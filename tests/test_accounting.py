@@ -13,7 +13,7 @@ from bncheck.diagnosis.accounting import absorb, absorb_by_order, account, accou
 from bncheck.diagnosis.audit import silent_drifts
 from bncheck.diagnosis.diagnose import diagnose
 from bncheck.diagnosis.rules import load_rules
-from bncheck.diagnosis.rules.conventions import bn115_state_mismatch
+from bncheck.diagnosis.rules.conventions import bn115_state_mismatch, bn117_never_updated
 from bncheck.diagnosis.rules.remainder.bn902_unexplained import unexplained
 from bncheck.finding import Consequence, Finding
 
@@ -278,6 +278,19 @@ def test_statistics_that_never_move_are_never_updated_and_the_counter_follows_fr
     assert list(silent_drifts(pair.drifts, [found])) == []
     late = pair_of(MOVES, {"running_mean": [0, 0, 0.5, 0.5], "running_var": [1, 1, 1.5, 1.5]})
     assert "never-updated" not in [item.cause for item in diagnose([late.a, late.b], [late], [])]
+
+
+def test_what_one_side_moves_in_the_backward_of_a_training_forward_the_other_never_moves():
+    ops = ("train_forward", "backward", "train_forward", "backward", "eval_forward")
+    moves = {"running_mean": [0, 0, 0.5, 0.5, 0.75, 0.75], "running_var": [1, 1, 1.5, 1.5, 1.75, 1.75]}
+    still = {"running_mean": [0] * 6, "running_var": [1] * 6}
+    counts = {"n": [8, -1, 8, -1, 8]}
+    cells = [
+        make_cell(make_case(ops), target, make_trace(ops, training=[1] * 5 + [0], **held, **counts))
+        for target, held in (("mxnet", moves), ("torch", still))
+    ]
+    (found,) = bn117_never_updated.check_pair(make_pair(*cells))
+    assert found.title == "torch never moves the running statistics of bn in 2 training forwards; mxnet moves them."
 
 
 def test_a_side_that_moves_elsewhere_by_its_convention_is_not_called_never_updated():

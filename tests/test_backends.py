@@ -51,7 +51,8 @@ def played_params() -> Iterator[Any]:
         few = target == COMPILES and not NAMED
         if few:
             yield pytest.param((target, FEW), id=str(target))
-        marks = [] if quick and not few else [pytest.mark.slow]
+        again = target.variant == "builtin" and target.backend != "torch"  # the same layer where none is the user's
+        marks = [] if quick and not few and not again else [pytest.mark.slow]
         yield pytest.param((target, tuple(CELLS)), id=f"{target}-all" if few else str(target), marks=marks)
 
 

@@ -92,16 +92,16 @@ def test_what_a_thing_is(tmp_path: Path) -> None:
         ("my-gone.pt:ema", "there is no file my-gone.pt"),
         ("here.ckpt:ema", "check looks at every state of here.ckpt, not at 'ema' alone\n  → bncheck check here.ckpt"),
         (
-            "paddle_layer.py:MyNorm",
-            "paddle_layer.py:MyNorm is made of Paddle; check takes layers and models of PyTorch",
+            "mlx_layer.py:MyNorm",
+            "mlx_layer.py:MyNorm is made of MLX; check takes layers and models of PyTorch",
         ),
-        ("mxnet.gluon.nn:BatchNorm", "is made of MXNet"),
+        ("haiku:BatchNorm", "is made of Haiku"),
     ],
 )
 def test_what_cannot_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("layers.py").write_text("import torch\nclass MyNorm: ...\ndef build(): ...\n")
-    Path("paddle_layer.py").write_text("import paddle\nclass MyNorm: ...\n")
+    Path("mlx_layer.py").write_text("import mlx\nclass MyNorm: ...\n")
     Path("here.ckpt").touch()
     with pytest.raises(UsageError) as caught:
         parse_thing(text)

@@ -12,6 +12,8 @@ from at_the_prompt import here
 from rule_views import make_case, make_cell, make_trace
 from test_checkpoints import python_of
 
+from bncheck.diagnosis.held.advice import in_its_words as about_function
+from bncheck.diagnosis.held.reading import Reading
 from bncheck.diagnosis.rules.handed_over import odd_weight
 from bncheck.diagnosis.rules.own_advice import in_its_words
 from bncheck.errors import UsageError
@@ -60,8 +62,8 @@ def test_a_file_shows_its_framework_by_what_it_imports(tmp_path: Path, text: str
 
 
 def test_other_frameworks_are_not_taken_yet(tmp_path: Path) -> None:
-    (tmp_path / "bn.py").write_text("import mxnet\n")
-    with pytest.raises(UsageError, match="is made of MXNet"):
+    (tmp_path / "bn.py").write_text("import mlx\n")
+    with pytest.raises(UsageError, match="is made of MLX"):
         parse_thing(f"{tmp_path / 'bn.py'}:MyBN")
 
 
@@ -72,6 +74,12 @@ def test_advice_is_in_the_words_of_the_framework() -> None:
     )  # fmt: skip
     assert in_its_words(finding, ["torch"]).advice == "x.var(unbiased=False)"
     assert "unbiased" not in in_its_words(finding, ["keras"]).advice
+
+
+def test_what_to_do_about_a_function_is_in_the_words_of_the_framework() -> None:
+    reading = Reading(cause="mode-leak", kind="hazard", title="", advice="copy requires_grad", places=())
+    assert about_function(reading, "torch").advice == "copy requires_grad"
+    assert about_function(reading, "keras").advice == "set layer.trainable again after it"
 
 
 @pytest.mark.parametrize(
@@ -122,6 +130,27 @@ def test_each_planted_fault_of_a_layer_is_named_and_nothing_else(tmp_path: Path,
     (cell,) = [cell for cell in run["cells"] if cell["case"].endswith("raises") and cell["target"] == targets[0]]
     assert (cell["outcome"], cell["origin"]) == ("raised", "subject")
     assert "not today" in cell["error"]
+
+
+@pytest.mark.slow
+def test_what_a_function_does_to_a_model_is_said_in_keras_words(tmp_path: Path) -> None:
+    python_of("keras")
+    run = played(tmp_path, "keras-applied.toml", "keras")
+    said: dict[str, list[tuple[str, str]]] = {}
+    for item in run["findings"]:
+        said.setdefault(item["case"], []).append((item["cause"], item["title"] + item["advice"]))
+    assert {case: sorted(cause for cause, _ in items) for case, items in said.items()} == {
+        "freeze": ["mode-leak"],
+        "spoil": ["state-mismatch"],
+        "clone": ["stale-state", "state-mismatch"],  # its weights are drawn anew, its statistics at the start
+    }
+    assert (
+        "stopped gamma and beta of 2 layers (bn0 and bn1) from being trained (layer.trainable)" in said["freeze"][0][1]
+    )
+    assert "spoil() moved running_var of bn1" in said["spoil"][0][1]
+    assert not [text for items in said.values() for _, text in items if "torch" in text or "requires_grad" in text]
+    errors = {cell["case"]: cell["error"] for cell in run["cells"] if cell["outcome"] != "ok"}
+    assert "crash raises RuntimeError: no (line" in errors["crash"]
 
 
 @pytest.mark.slow

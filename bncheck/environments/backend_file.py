@@ -62,6 +62,7 @@ class BackendFile:
     variant_requirements: Mapping[str, tuple[str, ...]]
     device_requirements: Mapping[str, tuple[str, ...]]
     documented: tuple[Mapping[str, Any], ...]
+    word: str = ""  # how the framework speaks of the weight of the new batch: "momentum" or "1 - momentum"
 
     @property
     def free_variants(self) -> bool:
@@ -130,6 +131,7 @@ def read_backend(path: Path) -> BackendFile:
         variant_requirements=constants.package_lists("VARIANT_REQUIREMENTS"),
         device_requirements=constants.package_lists("DEVICE_REQUIREMENTS"),
         documented=tuple(constants.take("DOCUMENTED", list, [])),
+        word=constants.take("WORD", str, ""),
     )
 
 

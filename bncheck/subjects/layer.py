@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bncheck.environments.backend_file import BackendFile, find_backends
 from bncheck.environments.devices import physical_memory
 from bncheck.finding import KINDS, Finding
 from bncheck.playing.jobs import Options
@@ -59,6 +60,8 @@ class Home:
     asked: Mapping[str, float]
     old: bool = False
     axis: int = 1
+    like: str = ""  # what it is compared with; PyTorch's and Keras's are known
+    in_backward: bool = False  # the built-in layer moves its statistics there, where no layer of Python can
 
     def weight(self, momentum: float) -> float:
         """Of the new batch."""
@@ -79,10 +82,26 @@ KERAS_ENGINES = {"jax": ("keras", "keras[builtin]")} | {
 def home_of(found: Mapping[str, Any]) -> Home:
     engine = found.get("engine")
     if engine is None:
-        return TORCH
+        return home_in(find_backends(())[str(found["framework"])], found) if "framework" in found else TORCH
     usual, asked = {"eps": 1e-3, "momentum": 0.99}, {"eps": 1e-2, "momentum": 0.7}
     targets = KERAS_ENGINES[str(engine)]
     return Home(title="Keras", targets=targets, usual=usual, asked=asked, old=True, axis=-1)
+
+
+def home_in(backend: BackendFile, found: Mapping[str, Any]) -> Home:
+    """By what the framework documents of its layer, and what its process said of it."""
+    facets = next(row["facets"] for row in backend.documented if "builtin" in row.get("variants", ()))
+    old, weight = backend.word.startswith("1"), float(facets["default_batch_weight"])
+    return Home(
+        title=str(found["title"]),
+        targets=(backend.name, f"{backend.name}[builtin]"),
+        usual={"eps": float(facets["default_eps"]), "momentum": 1 - weight if old else weight},
+        asked={"eps": 1e-3, "momentum": 0.7 if old else 0.3},
+        old=old,
+        axis=int(found["axis"]),
+        like=str(found["like"]),
+        in_backward=bool(found["in_backward"]),
+    )
 
 
 @dataclass(frozen=True)
@@ -102,6 +121,8 @@ class Looked:
     @property
     def builtin(self) -> str:
         """The built-in layer that it is compared with."""
+        if self.home.like:
+            return self.home.like
         if self.home is not TORCH:
             return "keras.layers.BatchNormalization"
         rank = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d"}.get(len(self.shape), "BatchNorm3d")
@@ -196,6 +217,11 @@ def cases_of(layer: Looked) -> dict[str, dict[str, Any]]:
     (layers that normalise chunks of the batch take 128 of them at most, by their defaults)."""
     count, *rest = layer.shape
     many = [max(count, MANY), *rest] if math.prod(rest) * MANY <= LARGEST else [count + 1, *rest]
+    if layer.home.in_backward:  # each training forward then has its backward, and no state is compared between the two
+        return {
+            "usual loop": {"program.events": LOOP, "program.then": ["eval_forward", "reload", "eval_forward"]},
+            "large batch": {"program.events": LOOP, "input.shape": many},
+        }
     return {
         "usual loop": {
             "program.events": LOOP,
@@ -331,8 +357,11 @@ def headline(layer: Looked, own: str, leading: Finding | None, stopped: CellResu
     if leading is not None and names_alone and leading.cause == "layer-contract":
         return f"{layer.name} computes what {own} computes, and is not exchangeable for it: {leading.title}"
     if leading is not None:
-        said = re.sub(rf"^((In \w+ )?){re.escape(layer.name)} (?!\()", r"\1it ", leading.title)
-        return f"{layer.name} is not equivalent to {own}: {said[:1].lower() + said[1:]}"
+        title = leading.title.removeprefix(f"{layer.name}: ")
+        said = re.sub(rf"^((In \w+ )?){re.escape(layer.name)} (?!\()", r"\1it ", title)
+        named = said.startswith((layer.name, layer.home.title))
+        said = said if named else said[:1].lower() + said[1:]
+        return f"{layer.name} is not equivalent to {own}: {said}"
     if stopped is not None:
         why = " ".join((stopped.error or stopped.outcome).split())
         return f"{layer.name} could not be compared with {own}: {why}"
@@ -370,6 +399,11 @@ def notes(layer: Looked, given: Mapping[str, Any], cells: Sequence[CellResult]) 
             said.append(
                 f"Its default {word} is {value:g}, that of {layer.builtin} {usual:g}: both got {known[word]:g}."
             )
+    if layer.home.in_backward:
+        said.append(
+            "Several forwards before one backward were not tried: "
+            f"{layer.home.title}'s layer moves its statistics in backward, one written in Python in forward."
+        )
     unasked = [word for word in layer.left_out if word in layer.home.usual]
     for word in unasked:
         whose = "the layer shows" if word in layer.held else f"is {layer.home.title}'s own"

@@ -66,6 +66,11 @@ def parse_side(text: str) -> Side:
     if suffix in EXPORTED:
         return Side(kind="exported", text=text, path=existing(Path(text)).absolute())
     thing = parse_thing(text)
+    if thing.framework != "torch":
+        raise UsageError(
+            f"{text} is not made of PyTorch, and diff plays no other code.",
+            f"Compare files of it: bncheck diff compares {PAIRS}.",
+        )
     return Side(kind=thing.kind, text=text, path=thing.path, thing=thing)
 
 

@@ -20,7 +20,7 @@ MOST_BYTES = 8_000_000  # of a source file
 # The framework that a package's things are made of; packages not listed here are asked of torch.
 OTHER_FRAMEWORKS = {"keras": "Keras", "tensorflow": "TensorFlow", "tf_keras": "tf.keras", "mxnet": "MXNet"}
 # Of those, the ones whose layers are taken as well: name → backend.
-TAKEN = {"Keras": "keras", "TensorFlow": "keras"}
+TAKEN = {"Keras": "keras", "TensorFlow": "keras", "Paddle": "paddle", "Flax": "flax", "MXNet": "mxnet"}
 OTHER_FRAMEWORKS |= {"flax": "Flax", "haiku": "Haiku", "paddle": "Paddle", "mlx": "MLX", "tinygrad": "tinygrad"}
 
 Kind = Literal["code", "onnx", "checkpoint"]
@@ -108,7 +108,8 @@ def in_package(text: str, module: str, name: str) -> Thing:
 def refuse_other(text: str, framework: str) -> None:
     if framework:
         raise UsageError(
-            f"{text} is made of {framework}; check takes layers and models of PyTorch and Keras so far",
+            f"{text} is made of {framework}; check takes layers and models of PyTorch, Keras, Paddle, Flax nnx and "
+            "MXNet Gluon",
             "its checkpoint file, or an ONNX file exported from it, can be checked alone",
         )
 

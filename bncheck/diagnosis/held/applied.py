@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from bncheck.diagnosis.held.advice import SWITCH, in_its_words
 from bncheck.diagnosis.held.likeness import Pair, compared
 from bncheck.diagnosis.held.matching import match
 from bncheck.diagnosis.held.outputs import DRAWS, MOST_OF_IT, gap, percent
@@ -59,6 +60,10 @@ class Application:
     flipped: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     returned: str = ""
+
+    @property
+    def framework(self) -> str:
+        return self.before.holding.framework
 
     @property
     def gap(self) -> float | None:
@@ -114,7 +119,7 @@ def readings(application: Application) -> list[Reading]:
     found += [] if gone and not pairs and not new and not application.after.training else modes(application, pairs)
     found += [*affine(application, pairs), *settings(application, pairs), *replaced(application, gone, new)]
     found = with_output(application, found)
-    return [*found, *outputs(application, found)]
+    return [in_its_words(each, application.framework) for each in (*found, *outputs(application, found))]
 
 
 def unchanged(application: Application) -> str:
@@ -323,7 +328,7 @@ def modes(application: Application, pairs: Sequence[Pair]) -> Iterator[Reading]:
     off = [pair.name for pair in pairs if pair.a.training is True and pair.b.training is False]
     thawed = [pair.name for pair in pairs if trainable(application, pair, before=False, after=True)]
     frozen = [pair.name for pair in pairs if trainable(application, pair, before=True, after=False)]
-    said = []
+    said, switch = [], SWITCH.get(application.framework, SWITCH["torch"])
     if whole and not application.after.training:
         said.append("left the model in eval mode" if off or not pairs else "put the model itself into eval mode")
     elif whole:
@@ -337,9 +342,9 @@ def modes(application: Application, pairs: Sequence[Pair]) -> Iterator[Reading]:
     if not whole and not on and not off and application.flipped:
         said.append(f"changed the mode of {of_layers(application.flipped)}")
     if thawed:
-        said.append(f"let gamma and beta of {of_layers(thawed)} be trained again (requires_grad)")
+        said.append(f"let gamma and beta of {of_layers(thawed)} be trained again ({switch})")
     if frozen:
-        said.append(f"stopped gamma and beta of {of_layers(frozen)} from being trained (requires_grad)")
+        said.append(f"stopped gamma and beta of {of_layers(frozen)} from being trained ({switch})")
     if said:
         places: list[Place] = [(layer, "training") for layer in (*on, *off)]
         places += [(layer, "gamma") for layer in (*thawed, *frozen)]

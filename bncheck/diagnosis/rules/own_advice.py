@@ -31,7 +31,42 @@ KERAS: Mapping[str, str] = {
     "normaliser-source": "take `training` in call(): normalise with the batch's mean and variance where it is true, "
     "and with moving_mean and moving_variance where it is not",
 }
-BY_BACKEND: Mapping[str, Mapping[str, str]] = {"keras": KERAS}
+TRAINING = "with the batch's mean and variance {}, and with the running ones {}"
+PADDLE: Mapping[str, str] = {
+    **USUAL,
+    "layer-contract": "make state with register_buffer() and create_parameter(): state_dict() then has it",
+    "stale-state": "make the statistics with register_buffer(), and leave persistable at True",
+    "state-mismatch": "make weight and bias with create_parameter(), _mean and _variance with register_buffer(), one "
+    "value per channel",
+    "variance-divisor": "average x.var(axes, unbiased=False), the variance that is divided by n",
+    "normaliser-divisor": "normalise with x.var(axes, unbiased=False), the variance that is divided by n",
+    "never-updated": "write the new statistics into the buffers with set_value() in every training step",
+    "normaliser-source": "normalise "
+    + TRAINING.format("where self.training is true", "where it is not: layer.eval() turns it off"),
+    "gradient": "let the gradient flow through the batch's mean and variance: no detach() or no_grad() around them",
+}
+FLAX: Mapping[str, str] = {
+    **USUAL,
+    "layer-contract": "make state with nnx.BatchStat and nnx.Param: nnx.state() then has it",
+    "stale-state": "keep the statistics in nnx.BatchStat: nnx.state() then has them",
+    "state-mismatch": "make scale and bias with nnx.Param, mean and var with nnx.BatchStat, one value per channel",
+    "variance-divisor": "average x.var(axes), the variance that is divided by n (ddof=0)",
+    "normaliser-divisor": "normalise with x.var(axes), the variance that is divided by n (ddof=0)",
+    "never-updated": "write the new statistics into the nnx.BatchStat in every training step: self.mean[...] = …",
+    "normaliser-source": "normalise "
+    + TRAINING.format("in training", "where self.use_running_average is true: model.eval() sets it"),
+    "gradient": "let the gradient flow through the batch's mean and variance: no jax.lax.stop_gradient around them",
+}
+MXNET: Mapping[str, str] = {
+    **USUAL,
+    "layer-contract": "make state with self.params.get(): save_parameters() then has it",
+    "stale-state": "make the statistics with self.params.get(…, grad_req='null'): save_parameters() then has them",
+    "state-mismatch": "make gamma, beta, running_mean and running_var with self.params.get(), one value per channel",
+    "never-updated": "write the new statistics with set_data() of the parameter in every training step",
+    "normaliser-source": "normalise " + TRAINING.format("where autograd.is_training() is true", "where it is not"),
+    "gradient": "let the gradient flow through the batch's mean and variance: no stop_gradient or detach() around them",
+}
+BY_BACKEND: Mapping[str, Mapping[str, str]] = {"keras": KERAS, "paddle": PADDLE, "flax": FLAX, "mxnet": MXNET}
 
 
 def in_its_words(finding: Finding, backends: Sequence[str]) -> Finding:

@@ -24,9 +24,12 @@ VARIANTS = {
     "exact": "nnx.BatchNorm(use_fast_variance=False): two passes instead of E[x²] − E[x]²",
     "linen": "linen.BatchNorm, the older functional interface",
     "linen_exact": "linen.BatchNorm(use_fast_variance=False)",
+    "builtin": "nnx.BatchNorm also where the scenario puts a layer of your own in its place",
     "shard_map": "nnx.BatchNorm under jax.shard_map: each replica on a device of its own, with its own statistics",
     "shard_map_axis_name": "the same with nnx.BatchNorm(axis_name=…): statistics over all replicas",
 }
+CUSTOM = True  # takes network.custom
+WHOLE = True  # takes network.model
 REPLICAS = True
 DEVICES = ("cpu", "cpu:1", "cuda", "rocm", "tpu")
 REQUIREMENTS = [
@@ -39,7 +42,7 @@ DEVICE_REQUIREMENTS = {"cuda": ["jax[cuda12]"]}
 DOCUMENTED = [
     {
         "versions": ">=0.11",
-        "variants": ["", "exact", "shard_map", "shard_map_axis_name"],
+        "variants": ["", "exact", "builtin", "shard_map", "shard_map_axis_name"],
         "link": "https://flax.readthedocs.io/en/latest/api_reference/flax.nnx/nn/normalization.html",
         "facets": {
             "update_on": "forward", "averaging": "exponential", "train_normaliser": "batch",
@@ -77,8 +80,21 @@ def build(network, params, dtype, variant, device):
     # float64 needs this switch, which belongs to the process; compiled functions are kept apart by it.
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_default_device", start.find_device(jax, device))
-    kind = part("replicas").replicated(Model, compiled, play) if network.get("replicas") else Model
-    return kind(jax, network, params, dtype, variant)
+    return kind_of(network, variant)(jax, network, params, dtype, variant)
+
+
+def kind_of(network, variant):
+    """The model for a network: of layers, on replicas, with layers of the user's, or the user's whole."""
+    users = network.get("model") or (network.get("custom") if variant != "builtin" else None)
+    if users and network.get("replicas"):
+        raise NotImplementedError("replicas hold built-in layers here, not a layer or model of your own")
+    if users and (variant.startswith("linen") or variant.startswith("shard_map")):
+        raise NotImplementedError("layers and models of your own are modules of nnx: flax plays them, not this variant")
+    if network.get("model"):
+        return part("whole", "flax").whole(Model, NnxPart, part)
+    if users:
+        return part("layers", "flax").with_own_layers(Model, NnxPart, part)
+    return part("replicas").replicated(Model, compiled, play) if network.get("replicas") else Model
 
 
 def keywords_of(layer, dtype, variant):
@@ -174,9 +190,28 @@ class NnxPart:
     def put(self, name, value):
         getattr(self.module, name)[...] = value
 
+    def arrays(self):
+        """{place in its state: array}; keys of random generators are no numbers, and stay a new module's."""
+        return {str(place): leaf for place, leaf in enumerate(self.leaves()[0]) if not is_key(leaf)}
+
+    def load(self, found):
+        leaves, tree = self.leaves()
+        self.nnx.update(self.module, tree.unflatten([found.get(str(place), old) for place, old in enumerate(leaves)]))
+
+    def leaves(self):
+        import jax
+
+        return jax.tree.flatten(self.nnx.state(self.module))
+
     def held(self):
         norm = self.module
         return {"momentum": norm.momentum, "eps": norm.epsilon, "training": not norm.use_running_average}
+
+
+def is_key(leaf):
+    import jax
+
+    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 class LinenPart:
@@ -208,6 +243,13 @@ class LinenPart:
 
     def put(self, name, value):
         (self.params if name in self.params else self.stats)[name] = value
+
+    def arrays(self):
+        return dict(self.params, **self.stats)
+
+    def load(self, found):
+        self.params = {name: found[name] for name in self.params}
+        self.stats = {name: found[name] for name in self.stats}
 
     def held(self):
         # In linen the mode belongs to the call, not to the layer: ``state`` adds what the next call passes.
@@ -269,17 +311,22 @@ class Model:
         self.last = any(spec["axis"] == -1 for spec in self.specs.values())
         self.returns = network.get("returns")
         shapes = {name.split("/")[0]: np.shape(value) for name, value in params.items() if name.endswith("/weight")}
-        self.parts = {}
-        for layer in network["layers"]:
-            if layer["type"] in ("batch_norm", "dense", "conv2d"):
-                self.parts[layer["name"]] = self.part(layer, shapes, variant)
-            elif layer["type"] not in ("flatten", "relu", "global_avg_pool"):
-                raise NotImplementedError("this backend has no layer %r" % layer["type"])
+        self.shapes, self.variant = shapes, variant
+        self.assemble()
         for name, value in params.items():
             self.put(name, np.asarray(value))
         # What the next "as_is" forward does; None is what the module itself was built with, and linen has no default.
         self.modes = dict.fromkeys(self.layers, None)
         self.tape, self.used_up, self.seen = [], False, {}
+
+    def assemble(self):
+        """All layers, with values of their own."""
+        self.parts = {}
+        for layer in self.network["layers"]:
+            if layer["type"] in ("batch_norm", "dense", "conv2d"):
+                self.parts[layer["name"]] = self.part(layer, self.shapes, self.variant)
+            elif layer["type"] not in ("flatten", "relu", "global_avg_pool"):
+                raise NotImplementedError("this backend has no layer %r" % layer["type"])
 
     def part(self, layer, shapes, variant):
         if variant.startswith("linen"):
@@ -337,7 +384,7 @@ class Model:
                 continue
             training = self.modes.get(name)
             static, params[name], stats[name] = part.split(training)
-            steps.append((name, layer["type"], type(part).call, static, training))
+            steps.append((name, layer["type"], part.call, static, training))
         return tuple(steps), params, stats
 
     def array(self, value):
@@ -351,13 +398,40 @@ class Model:
         for pull, dy in zip(self.tape, dys):
             grads, total["input"] = self.run["backward"](pull, self.jax.numpy.asarray(dy, dtype=self.dtype))
             for layer in self.layers:
-                for what, word in FLAX_NAMES:
-                    if word in grads[layer]:
-                        name = layer + "/" + what
-                        found = np.asarray(grads[layer][word][...], dtype=np.float64)
-                        total[name] = found + total.get(name, 0.0)
+                for what, found in self.gradients(layer, grads).items():
+                    name = layer + "/" + what
+                    total[name] = np.asarray(found, dtype=np.float64) + total.get(name, 0.0)
         total["input"] = self.array(total["input"])
         return total
+
+    def gradients(self, layer, grads):
+        """{"gamma" or "beta": gradient} of one layer."""
+        return {what: grads[layer][word][...] for what, word in FLAX_NAMES if word in grads[layer]}
+
+    def reload(self, folder):
+        """The arrays of every layer into a file, new layers, the arrays into them."""
+        self.write(folder, self.parts)
+        self.assemble()
+        self.read(folder, self.parts)
+        for name in self.layers:  # a new module is as its constructor made it; the mode is its user's to set
+            if isinstance(self.parts[name], NnxPart):
+                self.parts[name].split(self.modes[name])
+        return {"artifacts": ["state.npz"]}
+
+    def write(self, folder, parts):
+        held = {"%s/%s" % (name, key): each for name, part in parts.items() for key, each in part.arrays().items()}
+        np.savez(os.path.join(folder, "state.npz"), **{name: self.array(each) for name, each in held.items()})
+
+    def read(self, folder, parts):
+        """What was written, in the dtypes that the new layers hold."""
+        with np.load(os.path.join(folder, "state.npz")) as found:
+            for name, part in parts.items():
+                part.load(
+                    {
+                        key: self.jax.numpy.asarray(found["%s/%s" % (name, key)], dtype=each.dtype)
+                        for key, each in part.arrays().items()
+                    }
+                )
 
     def set_mode(self, training, layer=None):
         for name in self.layers if layer is None else [layer]:

@@ -429,14 +429,15 @@ class Model:
     def make_own(self, spec):
         if self.custom and (spec["averaging"] == "cumulative" or not spec["track_running_stats"]):
             keywords_of(spec)  # says what Keras has no word for
-        own, custom = part("own", "keras"), part("custom", "torch")
-        return own.make(self.keras, custom, self.custom, spec, self.dtype, self.arguments)
+        shared, custom, behaviour = part("layer", "own"), part("custom", "torch"), part("behaviour", "torch")
+        asked = (self.custom, spec, self.dtype, self.arguments)
+        return part("own", "keras").make(self.keras, shared, custom, behaviour, *asked)
 
     def put(self, name, value):
         """Set one of the host's parameters; dense and conv kernels are (…, in, out)."""
         layer, what = name.split("/")
         if layer in self.own:
-            said = part("own", "keras").put(part("custom", "torch"), self.own[layer], what, value)
+            said = part("layer", "own").put(part("custom", "torch"), self.own[layer], what, value)
             self.remarks.setdefault(layer, []).extend([said] if said else [])
             return
         held = getattr(self.made.get(layer), dict(WORDS, weight="kernel", bias="bias")[what], None)
@@ -569,23 +570,14 @@ class Model:
     # -- a layer of the user's -----------------------------------------------------------------------------------
 
     def own_state(self, layer):
-        own, norm = part("own", "keras"), self.own[layer].layer
-        found = {"training": self.modes[layer]}
-        for what in ("momentum", "eps"):
-            held = own.find(norm, what)
-            if held is not None:
-                found[what] = held
-        for what in WORDS:
-            held = own.find(norm, what)
-            if held is not None:
-                found[what] = own.per_channel(np.array(self.array(held)), self.specs[layer]["channels"])
-        counter = own.find(norm, "counter")
-        if counter is not None:
-            found["counter"] = float(np.array(self.array(counter)).reshape(-1)[0])
-        return found
+        found = part("layer", "own").state(self.own[layer], self.specs[layer]["channels"])
+        return dict(found, training=self.modes[layer])
 
     def facts(self):
         """About the whole cell, after its last event: only a layer of the user's has any."""
-        own = part("own", "keras")
-        found = {name: own.facts(each, self.specs[name], self.remarks.get(name, ())) for name, each in self.own.items()}
+        own, shared = part("own", "keras"), part("layer", "own")
+        found = {
+            name: own.facts(shared, each, self.specs[name], self.remarks.get(name, ()))
+            for name, each in self.own.items()
+        }
         return {"custom": found} if found else {}

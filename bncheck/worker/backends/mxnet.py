@@ -7,10 +7,17 @@ Runs on mxnet 1.2 to 2.0.0b1 (Python 3.7 syntax); from 2.0 on Gluon takes mx.np 
 
 import ctypes
 import glob
+import importlib.util
 import os
 import sys
 
 import numpy as np
+
+WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPEC = importlib.util.spec_from_file_location("bncheck_beside", os.path.join(WORKER, "beside.py"))
+BESIDE = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(BESIDE)
+part = BESIDE.part_of("mxnet")
 
 TITLE = "Apache MXNet"
 MODULE = "mxnet"
@@ -20,8 +27,11 @@ VARIANTS = {
     "": "gluon.nn.BatchNorm",
     "hybrid": "gluon.nn.BatchNorm, hybridized",
     "raw": "the operator nd.BatchNorm (npx.batch_norm in 2.0)",
+    "builtin": "gluon.nn.BatchNorm also where the scenario puts a layer of your own in its place",
     "unwaited": "gluon.nn.BatchNorm, its statistics read right after backward, without mx.nd.waitall()",
 }
+CUSTOM = True  # takes network.custom
+WHOLE = True  # takes network.model
 DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
     # libmxnet.so of mxnet-cu112 asks for these by name (readelf -d): CUDA 11 runtime libraries and cuDNN 8, which come
@@ -56,7 +66,7 @@ REQUIREMENTS = [
 DOCUMENTED = [
     {
         "versions": ">=1.2,<2.1",
-        "variants": ["", "hybrid", "unwaited"],
+        "variants": ["", "hybrid", "builtin", "unwaited"],
         "link": "https://mxnet.apache.org/versions/1.9.1/api/python/docs/api/gluon/nn/index.html#mxnet.gluon.nn.BatchNorm",
         "facets": {
             "averaging": "exponential",
@@ -133,7 +143,19 @@ def loads(path):
 def build(network, params, dtype, variant, device):
     if dtype == "bfloat16":
         raise NotImplementedError("mxnet's NDArray has no bfloat16 that NumPy can read")
-    return Model(network, params, dtype, variant, device)
+    return kind_of(network, variant)(network, params, dtype, variant, device)
+
+
+def kind_of(network, variant):
+    """The model for a network: of layers, with layers of the user's, or the user's whole."""
+    users = network.get("model") or (network.get("custom") if variant != "builtin" else None)
+    if users and variant in ("raw", "unwaited"):
+        raise NotImplementedError("layers and models of your own are Gluon's: mxnet plays them, not this variant")
+    if network.get("model") and variant == "hybrid":
+        raise NotImplementedError("in a hybridized model nothing can be seen of its layers: mxnet plays it")
+    if network.get("model"):
+        return part("whole").whole(Model, part)
+    return part("layers").with_own_layers(Model, part) if users else Model
 
 
 def keywords_of(layer):
@@ -211,6 +233,11 @@ def make_layer(mx, layer, params, variant):
     return nn.Conv2D(weight[0], weight[2:], in_channels=weight[1], **steps)
 
 
+def holds(block):
+    """Whether a block has any parameters."""
+    return bool(list(block.collect_params().keys()))
+
+
 class Model:
     """The worker's model contract on a list of gluon blocks."""
 
@@ -221,19 +248,26 @@ class Model:
         self.context = context(mx, device)
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers = list(self.specs)
-        self.returns = network.get("returns")
-        self.blocks = [(layer["name"], make_layer(mx, layer, params, variant)) for layer in network["layers"]]
-        for name, block in self.blocks:
-            self.start(name, block, params)
-            if variant == "hybrid":
-                block.hybridize()
-        self.norms = {name: block for name, block in self.blocks if name in self.specs}
+        self.returns, self.params, self.variant = network.get("returns"), params, variant
+        self.assemble()
         self.seen, self.returned = {}, None
         self.training = False
         self.tape, self.used_up = [], False
         # What a training loop reads that does not wait. Up to 1.7.0 the statistics are no dependency of the read: after
         # 166 of 200 backwards through (16, 64, 32, 32) it gave those of the batch before; 0 of 200 on 1.9.1.
         self.unwaited, self.hasty = variant == "unwaited", {}
+
+    def assemble(self):
+        """All layers, with the host's parameters, or values of their own where there are none."""
+        self.blocks = [(layer["name"], self.make(layer)) for layer in self.network["layers"]]
+        for name, block in self.blocks:
+            self.start(name, block, self.params)
+            if self.variant == "hybrid":
+                block.hybridize()
+        self.norms = {name: block for name, block in self.blocks if name in self.specs}
+
+    def make(self, layer):
+        return make_layer(self.mx, layer, self.params, self.variant)
 
     def start(self, name, block, params):
         block.initialize(ctx=self.context)
@@ -273,12 +307,15 @@ class Model:
     def play(self, x):
         self.seen, self.returned, self.hasty = {}, None, {}
         for name, block in self.blocks:
-            before, x = x, block(x)
+            before, x = x, self.called(name, block, x)
             if name in self.norms:
                 self.seen[name] = (before, x)
             if name == self.returns:
                 self.returned = x
         return x
+
+    def called(self, name, block, x):
+        return block(x)
 
     def backward(self, dys):
         mx = self.mx
@@ -291,12 +328,30 @@ class Model:
             self.hasty = {layer: self.held(layer) for layer in self.layers}
         mx.nd.waitall()
         found = {"input": self.tape[-1][0].grad.asnumpy()}
-        for name, norm in self.norms.items():
+        for name in self.norms:
             for what in ("gamma", "beta"):
-                held = getattr(norm, what)
-                if held.grad_req != "null":
+                held = self.parameter(name, what)
+                if held is not None and held.grad_req != "null":
                     found["%s/%s" % (name, what)] = held.grad(self.context).asnumpy().astype("float64")
         return found
+
+    def parameter(self, layer, what):
+        return getattr(self.norms[layer], what)
+
+    def reload(self, folder):
+        """save_parameters of every block, new blocks, load_parameters."""
+        self.mx.nd.waitall()
+        paths = {name: os.path.join(folder, name + ".params") for name, block in self.blocks if holds(block)}
+        if not all(hasattr(block, "save_parameters") for _, block in self.blocks):
+            raise NotImplementedError("this version of mxnet has no save_parameters")
+        for name, block in self.blocks:
+            if name in paths:
+                block.save_parameters(paths[name])
+        self.assemble()
+        for name, block in self.blocks:
+            if name in paths:
+                block.load_parameters(paths[name], ctx=self.context)
+        return {"artifacts": [os.path.basename(path) for path in paths.values()]}
 
     def set_mode(self, training, layer=None):
         if layer is not None:

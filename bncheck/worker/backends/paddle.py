@@ -3,16 +3,29 @@
 Channels last is Paddle's own data_format (NLC, NHWC, NDHWC). Runs on paddle 2.6 to 3.x.
 """
 
+import importlib.util
 import os
 import sys
 
 import numpy as np
 
+WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPEC = importlib.util.spec_from_file_location("bncheck_beside", os.path.join(WORKER, "beside.py"))
+BESIDE = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(BESIDE)
+part = BESIDE.part_of("paddle")
+
 TITLE = "PaddlePaddle"
 MODULE = "paddle"
 DISTRIBUTION = "paddlepaddle"
 DEFAULT_VERSION = "3.3.1"
-VARIANTS = {"": "nn.BatchNorm1D/2D/3D", "functional": "nn.functional.batch_norm"}
+VARIANTS = {
+    "": "nn.BatchNorm1D/2D/3D",
+    "functional": "nn.functional.batch_norm",
+    "builtin": "nn.BatchNorm1D/2D/3D also where the scenario puts a layer of your own in its place",
+}
+CUSTOM = True  # takes network.custom
+WHOLE = True  # takes network.model
 DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
     # Under a name of its own; builds of 3.x are on paddle's own index only (set PIP_EXTRA_INDEX_URL to it).
@@ -40,7 +53,7 @@ REQUIREMENTS = [
 DOCUMENTED = [
     {
         "versions": ">=2.0",
-        "variants": [""],
+        "variants": ["", "builtin"],
         "link": "https://www.paddlepaddle.org.cn/documentation/docs/en/api/paddle/nn/BatchNorm2D_en.html",
         "facets": {
             "averaging": "exponential",
@@ -136,6 +149,12 @@ def settings(layer, x):
 def build(network, params, dtype, variant, device):
     if dtype in ("float16", "bfloat16") and device == "cpu":
         raise NotImplementedError("paddle has no %s BatchNorm kernel for the CPU" % dtype)
+    if network.get("custom") and variant != "builtin":
+        return part("layers").with_own_layers(Model, part)(network, params, dtype, variant, device)
+    if network.get("model"):
+        if variant == "functional":
+            raise NotImplementedError("a whole network (network.model) has layers of its own: paddle alone plays it")
+        return part("whole").whole(Model, part)(network, params, dtype, variant, device)
     return Model(network, params, dtype, variant, device)
 
 
@@ -229,14 +248,13 @@ class Model:
     def __init__(self, network, params, dtype, variant, device):
         import paddle
 
-        self.paddle, self.dtype = paddle, dtype
+        self.paddle, self.network, self.params, self.dtype, self.variant = paddle, network, params, dtype, variant
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers = list(self.specs)
         self.returns, self.view = network.get("returns"), "contiguous"
-        self.make = lambda: [(layer["name"], make_layer(paddle, layer, params, variant)) for layer in network["layers"]]
         self.assemble()
         for name, block in self.blocks:
-            start(paddle, block, name, params)
+            self.start(name, block)
 
     def assemble(self):
         """Fresh layers with Paddle's own initial values."""
@@ -244,12 +262,18 @@ class Model:
         before = paddle.get_default_dtype()
         paddle.set_default_dtype(self.dtype)  # the dtype of new parameters
         try:
-            self.blocks = self.make()
+            self.blocks = [(layer["name"], self.make(layer)) for layer in self.network["layers"]]
         finally:
             paddle.set_default_dtype(before)
         self.norms = {name: block for name, block in self.blocks if name in self.specs}
         self.seen, self.returned = {}, None
         self.tape, self.used_up = [], False
+
+    def make(self, layer):
+        return make_layer(self.paddle, layer, self.params, self.variant)
+
+    def start(self, name, block):
+        start(self.paddle, block, name, self.params)
 
     # -- events -----------------------------------------------------------------------------------------------
 

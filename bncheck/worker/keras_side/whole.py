@@ -16,29 +16,73 @@ SEEDS = (0, 1)
 
 def whole(base, engines, part):
     """``base`` (the Keras backend's Model) on a model of the user's."""
-    own, custom = part("own", "keras"), part("custom", "torch")
+    own, custom, shared, building = (
+        part("own", "keras"), part("custom", "torch"), part("layer", "own"), part("whole", "own")
+    )  # fmt: skip
 
     class Whole(base):
         def __init__(self, keras, network, params, dtype, alike=True):
             """``alike``: what is random is drawn by NumPy."""
             self.alike = alike
             self.keras, self.network, self.dtype, self.params = keras, network, dtype, params
+            self.hands = own.hands(keras, shared)
             self.custom, self.returns, self.own, self.training = "", None, {}, False
             self.rows, self.specs, self.first = [], {}, None
             self.assemble()
             self.start()
 
         def assemble(self):
-            asked = (self.network["model"], self.network["arguments"], self.dtype)
-            self.net = build(self.keras, custom, SEEDS[0], *asked)
+            self.net = self.build(SEEDS[0])
             if self.alike:
-                draw_alike(self, build(self.keras, custom, SEEDS[1], *asked))
-            self.norms = normalisers(own, self.net)
+                draw_alike(self, self.build(SEEDS[1]))
+            self.gone = {}  # layer that a function of the user's took away → what it held last
+            self.norms = self.found()
             self.layers = list(self.norms)
             self.now = {}  # what each normalising layer got and gave in the forward that runs
             self.flags = {True: {}, False: {}}  # mode of the model → layer: the `training` that its call was given
+            self.tap()
+
+        def found(self):
+            return normalisers(self.hands, shared, self.net)
+
+        def tap(self):
             for name, layer in self.norms.items():
                 layer.call = tapped(layer.call, self, name)
+
+        def untap(self):
+            """Calls as they were: a copy of a layer would call the one that it is made of."""
+            for layer in self.norms.values():
+                vars(layer).pop("call", None)
+
+        def replace(self, net):
+            """Go on with another model, or with this one's layers as they are now."""
+            self.untap()
+            last = {name: self.state(name) for name in self.norms}
+            self.net = net
+            self.norms = {name: layer for name, layer in self.found().items() if name in self.layers}
+            self.gone.update((name, held) for name, held in last.items() if name not in self.norms)
+            self.tap()
+            self.start()
+
+        def apply(self, function, x):
+            return part("applied", "keras").in_cell(self, part, function, x)
+
+        def build(self, seed):
+            """What the function returns; CustomLayerError where it is no model that has weights."""
+            usual = self.keras.config.floatx()
+            self.keras.utils.set_random_seed(seed)
+            self.keras.config.set_floatx(self.dtype)
+            try:
+                net, call = building.made(self.hands, custom, self.network["model"], self.network["arguments"])
+            finally:
+                self.keras.config.set_floatx(usual)
+            if not net.built or not net.weights:
+                name = call.partition("(")[0]
+                raise custom.CustomLayerError(
+                    "the model of %s has no weights yet: give it an Input, or call model.build(shape) in %s"
+                    % (call, name)
+                )
+            return net
 
         def start(self):
             engine = self.keras.backend.backend()
@@ -55,7 +99,9 @@ def whole(base, engines, part):
             return self.chosen(out), dict(self.now)
 
         def chosen(self, out):
-            return one_tensor(custom, self.network["model"].rpartition(":")[2], out, self.network.get("output"))
+            return building.one_tensor(
+                custom, self.network["model"].rpartition(":")[2], out, self.network.get("output")
+            )
 
         def forward(self, x, mode):
             if mode != "as_is":
@@ -95,13 +141,18 @@ def whole(base, engines, part):
             flag = self.flags[training].get(name)
             return bool(training if flag is None else flag) and bool(self.norms[name].trainable)
 
+        def declared(self, failed):
+            return part("model", "keras").declared(failed, self.net)
+
         def find(self, layer, what):
-            return own.find(layer, what)
+            return shared.find(self.hands, layer, what)
 
         def words(self):
             """{id of a variable: "<layer>/gamma" or "<layer>/beta"}."""
             held = [
-                (name, what, own.find(layer, what)) for name, layer in self.norms.items() for what in ("gamma", "beta")
+                (name, what, shared.find(self.hands, layer, what))
+                for name, layer in self.norms.items()
+                for what in ("gamma", "beta")
             ]
             return {id(each): "%s/%s" % (name, what) for name, what, each in held if each is not None}
 
@@ -130,18 +181,20 @@ def whole(base, engines, part):
             return {name: (self.array(given), self.array(out)) for name, (given, out) in self.seen.items()}
 
         def axis(self, layer):
-            axis = getattr(self.norms[layer], "axis", -1)
+            axis = getattr(self.norms.get(layer), "axis", -1)
             axis = axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
             return 1 if axis == 1 else -1
 
         def state(self, layer):
+            if layer in self.gone:
+                return self.gone[layer]
             norm, found = self.norms[layer], {"training": self.training}
             for what in ("momentum", "eps"):
-                held = own.find(norm, what)
+                held = shared.find(self.hands, norm, what)
                 if held is not None:
                     found[what] = held
             for what in ("running_mean", "running_var", "gamma", "beta"):
-                held = own.find(norm, what)
+                held = shared.find(self.hands, norm, what)
                 if held is not None:
                     found[what] = np.array(self.array(held)).reshape(-1)
             return found
@@ -159,35 +212,6 @@ def whole(base, engines, part):
 # ------------------------------------------------------------------------------------------------------ the model
 
 
-def build(keras, custom, seed, text, arguments, dtype):
-    """``path.py:function`` called with ``arguments``; what is wrong with it is one sentence."""
-    path, _, name = text.rpartition(":")
-    if path.endswith(".py") and not os.path.isfile(path):
-        raise custom.CustomLayerError("there is no file %s: write network.model as path/to/file.py:function" % path)
-    make = custom.import_file(path) if path.endswith(".py") else custom.import_package(path)
-    for word in name.split("."):
-        make = getattr(make, word, None)
-    if not callable(make):
-        raise custom.CustomLayerError("%s has no function %s that could build a model" % (path, name))
-    call = "%s(%s)" % (name, ", ".join("%s=%r" % item for item in sorted(arguments.items())))
-    usual = keras.config.floatx()
-    keras.utils.set_random_seed(seed)
-    keras.config.set_floatx(dtype)
-    try:
-        net = make(**arguments)
-    except (Exception, SystemExit) as error:
-        raise custom.failed("%s raises %s%s" % (call, custom.said(error), custom.line_in(path, error)), error)
-    finally:
-        keras.config.set_floatx(usual)
-    if not isinstance(net, keras.layers.Layer):
-        raise custom.CustomLayerError("%s returns a %s, not a keras.Model" % (call, type(net).__name__))
-    if not net.built or not net.weights:
-        raise custom.CustomLayerError(
-            "the model of %s has no weights yet: give it an Input, or call model.build(shape) in %s" % (call, name)
-        )
-    return net
-
-
 def draw_alike(model, other):
     """Give variables that differ between two models of one function numbers that are the same on each engine: normal,
     with the variance 1/fan-in."""
@@ -199,12 +223,12 @@ def draw_alike(model, other):
             mine.assign((dice.standard_normal(here.shape) / np.sqrt(fan_in)).astype(here.dtype))
 
 
-def normalisers(own, net):
+def normalisers(hands, shared, net):
     """{name: layer} of every layer that holds a moving mean and variance. A name that Keras made up counts what was
     made in this process before: it is counted within the model instead."""
     found = {}
     for layer in net._flatten_layers():
-        if own.attribute(layer, "running_mean") is None or own.attribute(layer, "running_var") is None:
+        if not shared.normalises(hands, layer):
             continue
         stem = re.sub(r"_\d+$", "", layer.name.replace("/", "."))
         made_up = stem.replace("_", "") == type(layer).__name__.lower()
@@ -225,26 +249,6 @@ def tapped(call, model, name):
         return out
 
     return run
-
-
-def one_tensor(custom, call, out, wanted):
-    """The tensor of a dict, a list or a tuple that ``network.output`` names ("*": the first), or the only one."""
-    if hasattr(out, "shape") and wanted is None:
-        return out
-    known = (
-        dict(out.items())
-        if hasattr(out, "items")
-        else dict(enumerate(out if isinstance(out, (list, tuple)) else [out]))
-    )
-    names = {str(key): value for key, value in known.items() if hasattr(value, "shape")}
-    if names and (wanted == "*" or (wanted is None and len(names) == 1)):
-        return next(iter(names.values()))
-    if str(wanted) not in names:
-        raise custom.CustomLayerError(
-            "the model of %s returns %s: say which to compare, with network.output"
-            % (call, ", ".join(names) or "no tensor")
-        )
-    return names[str(wanted)]
 
 
 def on_jax(base):

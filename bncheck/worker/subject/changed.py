@@ -21,7 +21,7 @@ def play(torch, part, failed, job, thing, folder):
         _, notes, arrays = applied.apply(torch, lambda name: part("torch_side", name), job["after"], net, *batch)
     except custom.CustomLayerError as error:
         path = job["after"].rpartition(":")[0]
-        raise failed(str(error).split(". PyTorch runs in ")[0], "correct %s" % os.path.basename(path))
+        raise failed(getattr(error, "short", str(error)), "correct %s" % os.path.basename(path))
     np.savez(os.path.join(folder, "applied.npz"), **arrays)
     return {
         "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,

@@ -99,7 +99,7 @@ def about_import(error, module, job):
             text = "%s is not installed in %s" % (cause.name, python)
             remedy = "%sname the Python that has it: --python PATH, or %s -m pip install %s" % (needs, python, package)
             return text, remedy, "import"
-    text = str(error).split(". PyTorch runs in ")[0]
+    text = getattr(error, "short", str(error))
     return text, "correct it; it is imported by %s" % python, "import"
 
 

@@ -8,7 +8,7 @@ Python 3.7 syntax, standard library + NumPy + torch; bncheck itself is never imp
 ``FOLDER/job.json`` (in)
     ``module`` (a package's name, or the absolute path of a file) and ``name`` (of a class or function in it), ``with``
     (keywords), ``as`` ("layer", "model" or "": whichever it shows to be), ``inputs`` (each ``{"dtype", "shape"}``; may
-    be empty), ``framework`` ("torch" or "keras"), ``weights``, ``data`` (paths or ""), ``steps`` (of training),
+    be empty), ``framework`` ("torch", "keras", …), ``weights``, ``data`` (paths or ""), ``steps`` (of training),
     ``host`` (number of the process that started this one, which ends with it).
 ``FOLDER/subject.json`` (out, last)
     ``kind`` "layer" (with what ``look.py`` says), "model" (with what ``model.py`` says), or "error": ``error`` is a
@@ -45,8 +45,9 @@ class SubjectError(Exception):
 
 
 def play(job, folder):
-    if job.get("framework") == "keras":
-        return part("keras_side", "look").play(part, SubjectError, job, folder)
+    framework = job.get("framework", "torch")
+    if framework != "torch":
+        return part(framework + "_side", "look").play(part, SubjectError, job, folder)
     import torch
 
     if (os.cpu_count() or 1) < 4:

@@ -27,6 +27,8 @@ NAMES = {
     "eps": ("eps", "epsilon"),
 }
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the worker's folder
+# What runs here, and the word for it in --python; own_side/layer.py says so where it is another framework.
+RUNS = {"title": "PyTorch", "target": "torch"}
 TENSORS = ("running_mean", "running_var", "gamma", "beta")
 MOST_NODES = 50000  # a graph larger than this has long been seen to grow
 TIMED_SECONDS, TIMED_LEAST, TIMED_REPEATS = 0.5, 5, 101
@@ -43,10 +45,10 @@ def failed(text, error):
     if not isinstance(error, ImportError):
         return CustomLayerError(text)
     found = CustomLayerError(
-        "%s. PyTorch runs in %s here: run it in your project's own with --python torch=/path/of/the/project/python"
-        % (text, sys.executable)
+        "%s. %s runs in %s here: run it in your project's own with --python %s=/path/of/the/project/python"
+        % (text, RUNS["title"], sys.executable, RUNS["target"])
     )
-    found.origin = "import"
+    found.origin, found.short = "import", text
     return found
 
 

@@ -26,7 +26,7 @@ from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.layer_names import named, of_all
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
 from bncheck.diagnosis.rules.lives.words import Said, of_life
-from bncheck.diagnosis.rules.movement import holds_training, moved
+from bncheck.diagnosis.rules.movement import forwards_behind, holds_training, moved
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
@@ -51,7 +51,7 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
         drift = pair.drift(layer, "running_mean")
         if drift is None or drift.relation == "agrees" or (explained_by_conventions(pair, drift) or 0.0) >= ENOUGH:
             continue
-        moves = [moving_events(cell, layer) for cell in (pair.a, pair.b)]
+        moves = [moving_forwards(cell, layer) for cell in (pair.a, pair.b)]
         for still, other, theirs in ((pair.a, pair.b, moves[1]), (pair.b, pair.a, moves[0])):
             if not moving_events(still, layer) and not moves_elsewhere(still) and theirs & trained(still, layer):
                 yield Finding(
@@ -87,6 +87,13 @@ def moving_events(cell: CellView, layer: str) -> set[int]:
         return set()
     mask = moved(cell.trace, layer, "running_mean") | moved(cell.trace, layer, "running_var")
     return {int(t) for t in np.flatnonzero(mask)}
+
+
+def moving_forwards(cell: CellView, layer: str) -> set[int]:
+    """The moving events, and behind a backward that moves them the forwards that it goes back through (MXNet)."""
+    moving = moving_events(cell, layer)
+    behind = forwards_behind(cell.trace) if cell.trace is not None else {}
+    return moving.union(*(behind.get(event, []) for event in moving))
 
 
 def trained(cell: CellView, layer: str) -> set[int]:

@@ -1,0 +1,170 @@
+"""A whole Flax nnx model that somebody's function builds, in the place of a scenario's layers.
+
+Loaded by backends/flax.py by path. Python 3.7 syntax. Its weights come from the function, which seeds its own Rngs. It
+runs jitted, taken apart and put together again in each call; a normalising layer, any that holds a running mean and
+variance, is then seen through the call of its class.
+"""
+
+import contextlib
+
+
+def whole(base, plain, part):
+    """``base`` (the Flax backend's Model) on a model of the user's; ``plain`` is its part of one nnx module."""
+    shared, custom, building = part("layer", "own"), part("custom", "torch"), part("whole", "own")
+
+    class Whole(base):
+        def __init__(self, jax, network, params, dtype, variant):
+            from flax import nnx
+
+            self.jax, self.nnx, self.network, self.dtype = jax, nnx, network, jax.numpy.dtype(dtype)
+            self.hands, self.specs, self.returns, self.first = part("own", "flax").hands(shared), {}, None, None
+            self.assemble()
+            self.layers = list(self.own)
+            self.mode = None  # what the next "as_is" forward does; None is what the model itself was built with
+            self.tape, self.used_up, self.seen = [], False, {}
+
+        def assemble(self):
+            given = dict(self.network.get("arguments") or {})
+            self.net, self.call = building.made(self.hands, custom, self.network["model"], given)
+            self.hands.finish(self.net, (), self.dtype.name)
+            self.own = {name: shared.Own(self.hands, layer) for name, layer in self.normalisers(self.net).items()}
+            self.run = functions(self.jax, self.play)
+
+        def normalisers(self, net):
+            found = [(".".join(map(str, path)), each) for path, each in self.nnx.iter_modules(net)]
+            return {name or "net": each for name, each in found if shared.normalises(self.hands, each)}
+
+        def play(self, static, training, params, stats, x):
+            """(output, (new state beside the parameters, {layer: (input, output)})); pure."""
+            net = self.nnx.merge(static, params, stats, copy=True)
+            names = {id(each): name for name, each in self.normalisers(net).items()}
+            with tapped(names, {type(own.layer) for own in self.own.values()}) as seen:
+                out = net(x, **self.hands.flags(net, training))
+            out = building.one_tensor(custom, self.call, out, self.network.get("output"))
+            return out, (self.nnx.split(net, self.nnx.Param, ...)[2], seen)
+
+        # -- events -------------------------------------------------------------------------------------------
+
+        def forward(self, x, mode):
+            if mode != "as_is":
+                self.set_mode(mode != "eval")
+            data = self.jax.numpy.asarray(x, dtype=self.dtype)
+            static, params, stats = self.nnx.split(self.net, self.nnx.Param, ...)
+            if mode in ("eval", "no_grad"):
+                out, (moved, self.seen) = self.run["forward"](static, self.mode, params, stats, data)
+            else:
+                out, pull, (moved, self.seen) = self.run["recorded"](static, self.mode, params, stats, data)
+                self.tape = [pull] if self.used_up else self.tape + [pull]
+                self.used_up = False
+            self.nnx.update(self.net, moved)
+            return self.array(out)
+
+        def gradients(self, layer, grads):
+            places = {id(each): path for path, each in self.nnx.iter_graph(self.net)}
+            held = {what: self.own[layer].find(what) for what in ("gamma", "beta")}
+            held = {what: each for what, each in held.items() if isinstance(each, self.nnx.Param)}
+            return {
+                what: part("layers", "flax").at(grads, places[id(each)])[...].reshape(-1) for what, each in held.items()
+            }
+
+        def set_mode(self, training, layer=None):
+            if layer is not None:
+                self.hands.set_mode(self.own[layer].layer, training)
+                return
+            self.mode = bool(training)
+            self.hands.set_mode(self.net, training)
+
+        def reload(self, folder):
+            """The state of the model into a file, a new model, the state into it."""
+            self.write(folder, {"net": plain(self.net)})
+            self.assemble()
+            self.read(folder, {"net": plain(self.net)})
+            if self.mode is not None:
+                self.set_mode(self.mode)
+            return {"artifacts": ["state.npz"]}
+
+        # -- what is recorded ---------------------------------------------------------------------------------
+
+        def taps(self):
+            return {name: (self.array(given), self.array(out)) for name, (given, out) in self.seen.items()}
+
+        def axis(self, layer):
+            return self.hands.axis_of(self.own[layer].layer, {})
+
+        def state(self, layer):
+            own = self.own[layer]
+            found = shared.state(own, int(own.find("running_mean").size))
+            training = self.hands.mode(own.layer)
+            training = self.mode if training is None else training
+            return found if training is None else dict(found, training=training)
+
+        def dtypes(self, layer):
+            held = {what: self.own[layer].find(what) for what in ("gamma", "beta", "running_mean", "running_var")}
+            return {
+                what: "bfloat16" for what, each in held.items() if each is not None and "bfloat16" in str(each.dtype)
+            }
+
+        def facts(self):
+            return {}
+
+        # -- what a short life of check asks for besides ---------------------------------------------------------
+
+        @property
+        def norms(self):
+            return {name: own.layer for name, own in self.own.items()}
+
+        def find(self, layer, what):
+            return shared.find(self.hands, layer, what)
+
+        def told(self, name, training):
+            mode = self.hands.mode(self.own[name].layer)
+            return training if mode is None else mode
+
+        def descend(self, dy, rate):
+            """One step of plain gradient descent along the last forward's gradient."""
+            self.used_up = True
+            grads, _ = self.run["backward"](self.tape[-1], self.jax.numpy.asarray(dy, dtype=self.dtype))
+            params = self.nnx.split(self.net, self.nnx.Param, ...)[1]
+            self.nnx.update(self.net, self.jax.tree.map(lambda held, grad: held - rate * grad, params, grads))
+
+    return Whole
+
+
+def functions(jax, play):
+    """Jitted functions of one model, for each way that it may be in."""
+
+    def with_gradient(static, training, params, stats, x):
+        return jax.vjp(lambda p, v: play(static, training, p, stats, v), params, x, has_aux=True)
+
+    return {
+        "forward": jax.jit(play, static_argnums=(0, 1)),
+        "recorded": jax.jit(with_gradient, static_argnums=(0, 1)),
+        "backward": jax.jit(lambda pull, dy: pull(dy)),
+    }
+
+
+@contextlib.contextmanager
+def tapped(names, kinds):
+    """{name: (input, output)} of the named modules' calls while it is open; ``names``: {id: name}."""
+    seen, usual = {}, {kind: kind.__dict__.get("__call__") for kind in kinds}
+    wrapped = {kind: seeing(kind.__call__, names, seen) for kind in kinds}
+    try:
+        for kind, call in wrapped.items():
+            kind.__call__ = call
+        yield seen
+    finally:
+        for kind, call in usual.items():
+            if call is None:
+                del kind.__call__  # it was inherited
+            else:
+                kind.__call__ = call
+
+
+def seeing(call, names, seen):
+    def run(self, *given, **keywords):
+        out = call(self, *given, **keywords)
+        if id(self) in names and given and hasattr(given[0], "shape") and hasattr(out, "shape"):
+            seen[names[id(self)]] = (given[0], out)
+        return out
+
+    return run

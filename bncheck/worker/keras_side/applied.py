@@ -1,0 +1,120 @@
+"""The event ``apply`` on a Keras model: a function of the user's is called with it; it is looked at before and after.
+
+Loaded by keras_side/whole.py by path; Python 3.7 syntax. It answers in the words of torch_side/applied.py. The model is
+evaluated before and after on the same batch; those evaluations leave its variables as they were.
+"""
+
+import numpy as np
+
+LARGEST = 1 << 22  # numbers of an output that are kept
+MOST_NAMES = 200
+HELD = ("running_mean", "running_var", "gamma", "beta")
+
+
+def in_cell(model, part, text, x):
+    """The event of a program: ``model`` is the whole network of the cell; what the function leaves behind plays on."""
+    custom, applied = part("custom", "torch"), part("applied", "torch")
+    function = applied.found(custom, text)
+    batch = np.asarray(x, dtype="float32" if model.dtype == "bfloat16" else model.dtype)
+    dice = np.random.default_rng(1).random(batch.shape)
+    close = (batch * (1 + 2 * np.finfo(batch.dtype).eps * (dice - 0.5))).astype(batch.dtype)
+    notes, arrays = {"function": text.rpartition(":")[2], "unplayed": {}, "precision": 0.0}, {}
+    model.untap()
+    old = model.net
+    into(custom, model, arrays, notes, "eval", batch)
+    into(custom, model, arrays, notes, "nudged", close)
+    before = Look(model)
+    try:
+        given = function(old, *[batch][: applied.more_than_the_model(function)])
+    except (Exception, SystemExit) as error:
+        path, name = text.rpartition(":")[0], notes["function"]
+        raise custom.failed("%s raises %s%s" % (name, custom.said(error), custom.line_in(path, error)), error)
+    finally:
+        model.tap()
+    new = given if isinstance(given, model.keras.layers.Layer) else old
+    if new is not old and not (new.built and new.weights):
+        raise custom.CustomLayerError(
+            "the model that %s returns has no weights yet: call it once, or model.build(shape)" % notes["function"]
+        )
+    model.replace(new)
+    model.untap()
+    after = Look(model)
+    into(custom, model, arrays, notes, "given", batch)
+    if before.put_back(model, after):
+        into(custom, model, arrays, notes, "restored", batch)
+        after.put_back(model, after)
+    model.tap()
+    for name, look in (("before", before), ("after", after)):
+        notes[name] = look.notes
+        arrays.update(("%s/%s" % (name, key), value) for key, value in look.arrays.items())
+    notes.update(changes(before, after), returned="" if new is old else "a new %s" % type(new).__name__)
+    return {"arrays": {"applied/" + key: value for key, value in arrays.items()}, "notes": {"applied": notes}}
+
+
+class Look:
+    """A model at one moment: what its normalising layers hold, which are frozen, every other weight."""
+
+    def __init__(self, model):
+        self.norms, self.arrays, self.held, layers = dict(model.found()), {}, {}, []
+        for place, (name, layer) in enumerate(self.norms.items()):
+            number = {what: model.find(layer, what) for what in ("eps", "momentum")}
+            for what in HELD:
+                held = model.find(layer, what)
+                if held is not None:
+                    value = self.arrays["%d/%s" % (place, what)] = np.array(model.array(held))
+                    self.held[name, what] = (held, value)
+            texts = {"%s/dtype" % what: str(held.dtype) for (own, what), (held, _) in self.held.items() if own == name}
+            layers.append(
+                dict(number, name=name, kind=type(layer).__name__, training=None, cumulative=False, tracks=True,
+                     own=type(layer) is not model.keras.layers.BatchNormalization, texts=texts,
+                     frozen=not layer.trainable)
+            )  # fmt: skip
+        self.notes = {"layers": layers, "training": False, "class": type(model.net).__name__}
+        own = {id(held) for held, _ in self.held.values()}
+        self.others = {each.path: np.array(model.array(each)) for each in model.net.weights if id(each) not in own}
+        self.kinds = {layer.name: type(layer).__name__ for layer in model.net._flatten_layers(include_self=False)}
+
+    def put_back(self, model, other):
+        """Write what the layers held into those of ``other``; False where none of it is different."""
+        changed = False
+        for key, (_, value) in self.held.items():
+            held = other.held.get(key, (None,))[0]
+            if held is not None and tuple(held.shape) == value.shape and not same(model.array(held), value):
+                held.assign(value)
+                changed = True
+        return changed
+
+
+def into(custom, model, arrays, notes, name, batch):
+    """One evaluation into ``arrays``; the variables of the model are afterwards what they were."""
+    held = [(each, np.array(model.array(each))) for each in model.net.weights]
+    try:
+        out = model.net(model.engine.tensor(batch, model.dtype), training=False)
+    except (Exception, SystemExit) as error:
+        notes["unplayed"][name] = custom.said(error).split("\n")[0]
+        return
+    finally:
+        for each, value in held:
+            if not same(model.array(each), value):
+                each.assign(value)
+    found = [np.array(model.array(each)) for each in model.keras.tree.flatten(out)]
+    found = [each for each in found if each.dtype.kind == "f" and each.size <= LARGEST]
+    arrays.update(("%s/%d" % (name, place), each) for place, each in enumerate(found))
+    notes["precision"] = max([notes["precision"]] + [float(np.finfo(each.dtype).eps) for each in found])
+
+
+def changes(before, after):
+    """What differs beside the normalising layers."""
+    shared = [key for key in before.others if key in after.others]
+    apart = [key for key in shared if not same(before.others[key], after.others[key])]
+    replaced = [
+        "%s: %s → %s" % (name, kind, after.kinds[name])
+        for name, kind in before.kinds.items()
+        if after.kinds.get(name, kind) != kind and name not in before.norms
+    ]
+    return {"others": {"same": len(shared) - len(apart), "different": apart[:MOST_NAMES]}, "flipped": [],
+            "replaced": replaced[:MOST_NAMES]}  # fmt: skip
+
+
+def same(one, two):
+    return one.shape == two.shape and np.array_equal(one, two, equal_nan=one.dtype.kind == "f")

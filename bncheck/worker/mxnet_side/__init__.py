@@ -1,0 +1,1 @@
+"""Parts of the MXNet backend for layers and models of the user's, loaded by path (backends/mxnet.py)."""

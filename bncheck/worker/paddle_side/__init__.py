@@ -1,0 +1,1 @@
+"""Parts of the Paddle backend, loaded by path (backends/paddle.py)."""

@@ -1,0 +1,88 @@
+"""A whole Paddle model that somebody's function builds, in the place of a scenario's layers.
+
+Loaded by backends/paddle.py by path. Python 3.7 syntax. Its weights come from the function, which is called after a
+fixed seed. A normalising layer is any that holds a running mean and variance, a built-in one or not.
+"""
+
+
+def whole(base, part):
+    """``base`` (the Paddle backend's Model) on a model of the user's."""
+    shared, custom, building = part("layer", "own"), part("custom", "torch"), part("whole", "own")
+
+    class Whole(base):
+        def __init__(self, network, params, dtype, variant, device):
+            import paddle
+
+            self.paddle, self.hands = paddle, part("own").hands(shared)
+            self.network, self.params, self.dtype, self.variant = network, {}, dtype, variant
+            self.specs, self.returns, self.view = {}, None, "contiguous"
+            self.assemble()
+            self.layers = list(self.norms)
+
+        def assemble(self):
+            paddle = self.paddle
+            before = paddle.get_default_dtype()
+            paddle.seed(building.SEED)
+            paddle.set_default_dtype(self.dtype)
+            try:
+                net, self.call = building.made(
+                    self.hands, custom, self.network["model"], dict(self.network.get("arguments") or {})
+                )
+            finally:
+                paddle.set_default_dtype(before)
+            self.blocks = [("net", net)]
+            found = net.named_sublayers(include_self=True)
+            self.norms = {name or "net": layer for name, layer in found if shared.normalises(self.hands, layer)}
+            self.own = {name: shared.Own(self.hands, layer) for name, layer in self.norms.items()}
+            for name, layer in self.norms.items():
+                layer.register_forward_post_hook(self.tap(name))
+            self.seen, self.returned = {}, None
+            self.tape, self.used_up = [], False
+
+        def tap(self, name):
+            def see(layer, given, out):
+                if given and hasattr(given[0], "shape") and hasattr(out, "shape"):
+                    self.seen[name] = (given[0], out)
+
+            return see
+
+        def play(self, x):
+            self.seen = {}
+            return building.one_tensor(custom, self.call, self.blocks[0][1](x), self.network.get("output"))
+
+        def backward(self, dys):
+            found = base.backward(self, dys)
+            return {word: found[word] if word == "input" else found[word].reshape(-1) for word in found}
+
+        def held(self, layer):
+            found = {what: self.own[layer].find(what) for what in ("gamma", "beta", "running_mean", "running_var")}
+            return {what: tensor for what, tensor in found.items() if tensor is not None}
+
+        def state(self, layer):
+            channels = int(self.own[layer].find("running_mean").size)
+            return dict(shared.state(self.own[layer], channels), training=self.norms[layer].training)
+
+        def axis(self, layer):
+            norm = self.norms[layer]
+            return self.hands.axis_of(norm, {"data_format": getattr(norm, "_data_format", "NCHW")})
+
+        def facts(self):
+            return {}
+
+        # -- what a short life of check asks for besides ---------------------------------------------------------
+
+        def find(self, layer, what):
+            return shared.find(self.hands, layer, what)
+
+        def told(self, name, training):
+            norm = self.norms[name]
+            return bool(norm.training) and not getattr(norm, "_use_global_stats", None)
+
+        def descend(self, dy, rate):
+            """One step of plain gradient descent along the last forward's gradient."""
+            base.backward(self, [dy])
+            for held in self.parameters():
+                if held.grad is not None:
+                    held.set_value(held - rate * held.grad)
+
+    return Whole

@@ -1,0 +1,132 @@
+"""Layers and models of one's own in Paddle, right ones and such with one planted fault, for test_own_elsewhere.py."""
+
+import paddle
+from paddle import nn
+
+
+class MyBN(nn.Layer):
+    def __init__(self, num_features, momentum=0.9, epsilon=1e-5):
+        super().__init__()
+        self.momentum, self.epsilon = momentum, epsilon
+        self.weight = self.create_parameter([num_features], default_initializer=nn.initializer.Constant(1.0))
+        self.bias = self.create_parameter([num_features], is_bias=True)
+        self.register_buffer("_mean", paddle.zeros([num_features]))
+        self.register_buffer("_variance", paddle.ones([num_features]))
+
+    def moments(self, x):
+        axes = [0, *range(2, x.ndim)]
+        return x.mean(axes), x.var(axes, unbiased=False)
+
+    def update(self, x, mean, var):
+        self.move(self._mean, mean, self.momentum)
+        self.move(self._variance, var, self.momentum)
+
+    def move(self, held, new, momentum):
+        with paddle.no_grad():
+            held.set_value(momentum * held + (1 - momentum) * new)
+
+    def scaled(self, x, mean, var):
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        y = (x - mean.reshape(shape)) / paddle.sqrt(var.reshape(shape) + self.epsilon)
+        return y * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+    def forward(self, x):
+        if not self.training:
+            return self.scaled(x, self._mean, self._variance)
+        mean, var = self.moments(x)
+        self.update(x, mean, var)
+        return self.scaled(x, mean, var)
+
+
+class Renamed(nn.Layer):
+    """Right, its state under names of its own."""
+
+    def __init__(self, width, momentum=0.9, epsilon=1e-5):
+        super().__init__()
+        self.keep, self.tiny = momentum, epsilon
+        self.a = self.create_parameter([width], default_initializer=nn.initializer.Constant(1.0))
+        self.b = self.create_parameter([width], is_bias=True)
+        self.register_buffer("mu", paddle.zeros([width]))
+        self.register_buffer("sigma2", paddle.ones([width]))
+
+    def forward(self, x):
+        mean, var, shape = self.mu, self.sigma2, [1, -1] + [1] * (x.ndim - 2)
+        if self.training:
+            axes = [0, *range(2, x.ndim)]
+            mean, var = x.mean(axes), x.var(axes, unbiased=False)
+            with paddle.no_grad():
+                self.mu.set_value(self.keep * self.mu + (1 - self.keep) * mean)
+                self.sigma2.set_value(self.keep * self.sigma2 + (1 - self.keep) * var)
+        y = (x - mean.reshape(shape)) / paddle.sqrt(var.reshape(shape) + self.tiny)
+        return y * self.a.reshape(shape) + self.b.reshape(shape)
+
+
+class Unbiased(MyBN):
+    def update(self, x, mean, var):
+        n = x.numel() / x.shape[1]
+        super().update(x, mean, var * n / (n - 1))
+
+
+class Swapped(MyBN):
+    def move(self, held, new, momentum):
+        super().move(held, new, 1 - momentum)
+
+
+class EpsOutside(MyBN):
+    def scaled(self, x, mean, var):
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        y = (x - mean.reshape(shape)) / (paddle.sqrt(var.reshape(shape)) + self.epsilon)
+        return y * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+
+class NeverEval(MyBN):
+    def forward(self, x):
+        mean, var = self.moments(x)
+        self.update(x, mean, var)
+        return self.scaled(x, mean, var)
+
+
+class NeverMoves(MyBN):
+    def update(self, x, mean, var):
+        pass
+
+
+class Unsaved(MyBN):
+    def __init__(self, num_features, momentum=0.9, epsilon=1e-5):
+        super().__init__(num_features, momentum, epsilon)
+        self.register_buffer("_mean", paddle.zeros([num_features]), persistable=False)
+        self.register_buffer("_variance", paddle.ones([num_features]), persistable=False)
+
+
+class Raises(MyBN):
+    def forward(self, x):
+        raise ValueError("not today")
+
+
+class Net(nn.Layer):
+    def __init__(self, norm):
+        super().__init__()
+        self.conv, self.bn1 = nn.Conv2D(3, 4, 3, padding=1), norm(4)
+        self.block = nn.Sequential(nn.Conv2D(4, 4, 3, padding=1), norm(4), nn.ReLU())
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.block(nn.functional.relu(self.bn1(self.conv(x))))
+        return self.head(x.mean([2, 3]))
+
+
+def build(norm="builtin"):
+    return Net(nn.BatchNorm2D if norm == "builtin" else globals()[norm])
+
+
+class Several(Net):
+    def forward(self, x):
+        return {"features": self.bn1(self.conv(x)), "logits": super().forward(x)}
+
+
+def several():
+    return Several(nn.BatchNorm2D)
+
+
+def nothing():
+    return 3
