@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from at_the_prompt import bncheck
+from hypothesis import HealthCheck, settings
 from nurseries import close_nurseries
 from patience import measured, patience
 from processes import complain, starts_process
@@ -23,6 +24,10 @@ for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"):
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What a test measures is measured in that test (test_kept.py has folders of its own).
 os.environ["BNCHECK_CONVENTIONS"] = ""
+
+# How long an example takes is the machine's matter, not the test's.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 measured()  # before the processes of pytest-xdist start: they share it
 

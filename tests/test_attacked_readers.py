@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bncheck.commands.gating import read_baseline
 from bncheck.environments.backend_file import read_backend
 from bncheck.environments.index_settings import read_index_settings
 from bncheck.errors import BncheckError, ScenarioError
+from bncheck.gate.baseline import read_baseline
 from bncheck.gate.config import read_configuration, read_waivers
 from bncheck.python.recording import judge
 from bncheck.scenario_files.files import load_scenario

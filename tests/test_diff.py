@@ -341,7 +341,7 @@ def test_what_cannot_be_compared(files: Path, tmp_path: Path) -> None:
     done = here("diff", f"{tmp_path}/model.py:build", str(other))
     assert done.returncode == 2 and "--weights" in done.stderr
     done = here("diff", str(tmp_path), str(other))
-    assert done.returncode == 2 and "cannot be read" in done.stderr
+    assert done.returncode == 2 and "is a folder." in done.stderr
     done = here("diff", str(files / "before.pt"), str(tmp_path / "gone.pt"))
     assert done.returncode == 2 and "there is no file" in done.stderr
 

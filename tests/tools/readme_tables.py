@@ -120,7 +120,7 @@ def elsewhere(run: Path) -> Iterator[tuple[str, ...]]:
         cases = [(one.name, case.name) for one in results.scenarios if not one.probe for case in one.cases]
         held = [results.drifts_between(*case, home, target.name) for case in cases]
         compared = [drifts for drifts in held if drifts]
-        alike = sum(all(drift.verdict == "agrees" for drift in drifts) for drifts in compared)
+        alike = sum(all(drift.relation == "agrees" for drift in drifts) for drifts in compared)
         causes = {finding.cause for finding in results.findings if parts(finding, home, target.name)}
         device = str(target.environment.get("gpu") or target.environment.get("unit") or target.device)
         version = target.version.partition("+")[0]
