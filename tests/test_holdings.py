@@ -115,6 +115,9 @@ def test_damage_is_named_once_with_its_layers(holding: Holding, cause: str, kind
         make_holding(TWO[0], make_held("b", running_mean=ZEROS, running_var=ZEROS, gamma=ZEROS)),  # pruned
         make_holding(make_held("a", running_mean=[1, 2, 3, 4])),  # behind a ReLU
         make_holding(make_held("a", running_mean=[1.6e9, 3e5, -2e4, 1], running_var=[1e15, 1e3, 0, 1])),  # raw features
+        make_holding(make_held("a", running_mean=[1e5, 3e7, 1, 1], running_var=[0, 1e-6, 1, 1])),  # constant columns
+        make_holding(make_held("a", running_mean=[1.7e9, 1e30, 1, 1], running_var=[1e4, 1e30, 1, 1],
+                               dtypes={"running_mean": "float64", "running_var": "float64"})),
         make_holding(make_held("student.bn"), make_held("teacher.bn")),  # a copy of everything
         make_holding(make_held("bn1"), make_held("bn2", gamma=[2, 3, 4, 5])),  # two layers that see the same
         make_holding(fresh("bn1"), fresh("bn2")),

@@ -23,12 +23,20 @@ def told(folder: Path, verb: str, *names: str) -> tuple[int, dict[str, Any], dic
 
 
 @pytest.mark.slow
-def test_a_compiled_model_is_played_as_it_was_before(tmp_path: Path) -> None:
-    code, answer, _, _ = told(tmp_path, "check", "compiled")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("compiled", "torch.compile() was taken off: the layers are those of the model as it was before."),
+        ("compiled_inside", "torch.compile() was taken off: the layers are those of the model as it was before."),
+        ("parallel", "DataParallel was taken off: the layers are those of the model in it."),
+    ],
+)
+def test_a_model_in_a_wrapper_is_played_as_it_was_before(tmp_path: Path, name: str, said: str) -> None:
+    code, answer, _, _ = told(tmp_path, "check", name)
     assert code == 0
     assert answer["headline"] == "2 normalising layers, nothing wrong, played in eval and through 3 training steps."
     assert [row["layer"] for row in answer["rows"]] == ["1", "4"]
-    assert "torch.compile() was taken off: the layers are those of the model as it was before." in answer["notes"]
+    assert said in answer["notes"]
 
 
 def test_a_scripted_model_is_not_played_and_what_to_check_instead_is_said(tmp_path: Path) -> None:

@@ -35,9 +35,20 @@ def program_in_training_mode():
     return torch.export.export(build().train(), (torch.randn(4, 3, 8, 8),))
 
 
-def other_statistics():
-    """The second layer holds the statistics of the first."""
+def compiled_inside():
     net = build()
+    net[1] = torch.compile(net[1])
+    return net
+
+
+def parallel():
+    return nn.DataParallel(build())
+
+
+def other_statistics():
+    """The second layer holds the statistics of the first, and parameters of its own."""
+    net = build()
+    nn.init.uniform_(net[4].weight, 0.5, 1.5)
     net[4].load_state_dict({**net[4].state_dict(), **{key: net[1].state_dict()[key] for key in STATISTICS}})
     return net
 

@@ -160,7 +160,7 @@ def for_the_file_alone(python: str | None, module: str, other: Side) -> bool:
 
 def remarks_of(said: Mapping[str, Any], name: str) -> tuple[str, ...]:
     shapes = ", ".join(f"{each['dtype']} {'×'.join(map(str, each['shape']))}" for each in said["input"]["shapes"])
-    found = [f"Both got the same values: {shapes}."]
+    found = [f"Both got the same values: {shapes}.", *(str(remark) for remark in said.get("remarks", ()))]
     loaded = said.get("weights")
     if not loaded:
         found.append(f"{name} was taken as it is built. Weights from a file: --weights FILE.")

@@ -201,9 +201,21 @@ def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
                 "there is nothing to judge",
             ),
         )
+    if stopped(seen):
+        return (
+            Shortfall(
+                f"{asked.thing.text} was played and not recorded to its end: {stopped(seen)}",
+                "report it, with what the model is made of",
+            ),
+        )
     if seen.life is None:
         why = "; ".join(seen.said.get("remarks", ())) or "no normalising layer ran"
-        return (Shortfall(f"{asked.thing.text} was not played: {why}", "give a batch that it takes: --data batch.npz"),)
+        remedy = (
+            "give a batch that it takes: --data batch.npz"
+            if seen.said.get("remarks")
+            else "what runs inside torch.compile() cannot be seen: check the model without it"
+        )
+        return (Shortfall(f"{asked.thing.text} was not played: {why}", remedy),)
     return ()
 
 
@@ -234,6 +246,8 @@ def unregistered(seen: Seen) -> list[dict[str, Any]]:
 def headline(seen: Seen, findings: Sequence[Finding]) -> str:
     count = len(seen.holding.layers)
     if not count and not unregistered(seen):
+        if seen.said.get("sealed"):
+            return f"None of its layers can be seen: it is {seen.said['sealed'][0]}."
         return "It has no layer that normalises by running statistics."
     telling = [item for item in findings if item.kind != "rounding"]
     if telling:
@@ -241,7 +255,24 @@ def headline(seen: Seen, findings: Sequence[Finding]) -> str:
         return telling[0].title.rstrip(".") + (f" (and {plural(more, 'more finding')})" if more else "") + "."
     steps = int(seen.said.get("steps") or 0)
     played = f", played in eval and through {plural(steps, 'training step')}" if steps else ", played in eval"
-    return f"{plural(count, 'normalising layer')}, nothing wrong{played if seen.life is not None else ''}."
+    if seen.life is None:
+        held = "it holds" if count == 1 else "they hold"
+        return f"{plural(count, 'normalising layer')}, nothing wrong with what {held}."
+    idle = len(not_run(seen))
+    among = f" with the {count - idle} that ran" if idle else ""
+    return f"{plural(count, 'normalising layer')}, nothing wrong{among}{played}."
+
+
+def not_run(seen: Seen) -> list[str]:
+    """Layers that no forward reached, or none that could be seen."""
+    ran = {layer.name for layer in seen.life.layers} if seen.life is not None else set()
+    return [str(layer["name"]) for layer in seen.said["layers"] if str(layer["name"]) not in ran]
+
+
+def stopped(seen: Seen) -> str:
+    """What the recorder says where it ended before the model did; "" where it did not."""
+    remarks = seen.life.remarks if seen.life is not None else ()
+    return next((remark for remark in remarks if remark.startswith("The recorder stopped")), "")
 
 
 def row_of(layer: Mapping[str, Any], seen: Seen, findings: Sequence[Finding]) -> Row:

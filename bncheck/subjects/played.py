@@ -190,7 +190,9 @@ def dependence(target: str, layer: str, who: str, size: float, found: Mapping[st
         layer=layer,
         quantity="output",
         evidence={"samples": int(found["samples"]), "other batches": sizes, "relative difference": size},
-        advice="in eval, normalise with the running statistics: if not self.training, use running_mean and running_var",
+        advice="in eval, normalise with the running statistics: if not self.training, use running_mean and running_var"
+        if layer
+        else "look behind them: what scales itself by the batch it gets (dynamic quantisation), or compares samples",
     )
 
 

@@ -41,12 +41,15 @@ def anatomy_of(case: Case, trace: Trace, divisor: str = "n-1") -> Mapping[str, A
             continue
         name = life.layer.name
         recorded = {key: rows for key in GRADIENTS if (rows := trace.get(name, key)) is not None}
+        followed = gradients(parts, life, recorded, forwards_behind(trace))
+        if parts.affine is not None and not all(followed.values()):
+            continue  # another way makes the same outputs of these gammas and betas
         values, used = reached(parts, life)
         found[name] = Anatomy(
             layer=name,
             departures=departures(parts, life),
             states=parts.memory is not None and memory.reproduces(parts.memory, life),
-            gradients=gradients(parts, life, recorded, forwards_behind(trace)),
+            gradients=followed,
             lines=lines_of(parts, life, trace),
             values=values,
             reached=used,

@@ -3,7 +3,7 @@ of layers of the user's own, that they were not held against it."""
 
 from __future__ import annotations
 
-from bncheck.diagnosis.lived.departures import departures
+from bncheck.diagnosis.lived.departures import OTHERWISE, departures
 from bncheck.diagnosis.lived.fitted import fit
 from bncheck.diagnosis.lived.judged import Lived, lived
 from bncheck.life import Life
@@ -37,7 +37,11 @@ def own_ways(life: Life) -> str:
     """One sentence on layers of the user's own that compute something else than BatchNorm and follow no rule that is
     known; "" where there are none. A layer may be meant so, and silence would read as agreement."""
     named = {found.layer.name for found in departures(life)}
-    others = [layer for layer in lived(life) if layer.life.own and layer.name not in named and odd(layer)]
+    others = [
+        layer
+        for layer in lived(life)
+        if layer.life.own and layer.name not in named and not OTHERWISE.search(layer.life.kind) and odd(layer)
+    ]
     if not others:
         return ""
     kinds = list(dict.fromkeys(layer.life.kind for layer in others))
@@ -45,7 +49,7 @@ def own_ways(life: Life) -> str:
     framework = NAMES.get(life.framework, life.framework)
     return (
         f"{len(others)} {'layer' if len(others) == 1 else 'layers'} of your own ({listed}) did something else than "
-        f"{framework}'s BatchNorm does, by no rule that bncheck knows: modes, counts and NaN were judged, the "
+        f"{framework}'s BatchNorm does, by no rule that shows here: modes, counts and NaN were judged, the "
         f"arithmetic was not. bncheck check FILE.py:{kinds[0]} holds it against that."
     )
 

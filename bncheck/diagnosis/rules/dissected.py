@@ -27,6 +27,13 @@ def departing(pair: PairView, code: str, cause: str) -> Iterator[Finding]:
                     yield finding(pair, code, odd, other, anatomy, part, drift)
 
 
+def scaled_otherwise(pair: PairView) -> bool:
+    """Whether a layer of the user's scales or shifts in a way of its own: a replay of conventions, which takes gamma
+    and beta as they are held, then explains nothing of its outputs."""
+    parts = (part for cell in (pair.a, pair.b) for anatomy in cell.anatomy.values() for part in anatomy.departures)
+    return any(part.cause == "affine" for part in parts)
+
+
 def drift_of(pair: PairView, anatomy: Anatomy, part: Departure) -> Drift | None:
     """The first difference that it takes part in: the output's, else that of a running statistic."""
     for quantity, share in part.shares.items():

@@ -19,7 +19,7 @@ def play(torch, part, failed, job, thing, folder):
     custom, keeping = part("torch_side", "custom"), part("torch_side", "keeping")
     inputs, held = part("subject", "inputs"), part("torch_side", "held")
     transformed = part("subject", "transformed")
-    net, remark = transformed.without_compile(thing.module)
+    net, remarks = transformed.opened(thing.module)
     sealed = transformed.sealed(net)
     norms = held.normalisers(torch, net, keeping)
     loaded = None
@@ -43,8 +43,7 @@ def play(torch, part, failed, job, thing, folder):
         return found
     if norms or aside(net, norms, keeping, keeping.builtin_classes(torch)):
         found.update(live(torch, part, job, net, norms, batch, folder))
-    if remark:
-        found["remarks"].append(remark)
+    found["remarks"] += remarks
     return found
 
 
@@ -211,7 +210,8 @@ def tapped(torch, leaves, net, norms, batch):
         return hook
 
     for name, module in norms.items():
-        hooks.append(module.register_forward_hook(keeping(name)))
+        if isinstance(module._buffers, dict):  # a scripted layer takes no hook
+            hooks.append(module.register_forward_hook(keeping(name)))
     try:
         with torch.no_grad():
             out = call(net, batch)

@@ -25,7 +25,9 @@ def play(torch, part, failed, job, thing, folder):
     model, inputs, held = part("subject", "model"), part("subject", "inputs"), part("torch_side", "held")
     leaves = part("torch_side", "whole").leaves
     transformed = part("subject", "transformed")
-    net, _ = transformed.without_compile(thing.module)  # but for the one forward that is asked about
+    net, remarks = transformed.opened(thing.module)
+    # The one forward that is asked about is the compiled one, where the whole was compiled.
+    whole = thing.module if type(thing.module).__name__ == "OptimizedModule" else net
     norms = held.normalisers(torch, net, keeping)
     modes = {name: getattr(module, "training", None) for name, module in net.named_modules()}
     loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"]) if job["weights"] else None
@@ -40,11 +42,11 @@ def play(torch, part, failed, job, thing, folder):
     found = {
         "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
         "layers": [held.describe(name, module, modes.get(name)) for name, module in norms.items()],
-        "others": held.others(net, norms), "remarks": [],
+        "others": held.others(net, norms), "remarks": [] if whole is not net else remarks,
     }  # fmt: skip
     arrays = {"input/%d" % place: plain(each) for place, each in enumerate(leaves(torch, batch).values())}
     every = Candidates(torch, model, leaves, net, norms, batch)
-    every.whole, every.sealed = thing.module, transformed.sealed(net)
+    every.whole, every.sealed = whole, transformed.sealed(net)
     for name, action in every.actions():
         try:
             with torch.no_grad():
@@ -112,7 +114,8 @@ class Candidates:
 
         self.net.eval()
         for name, module in self.norms.items():
-            hooks.append(module.register_forward_hook(keeping(name)))
+            if isinstance(module._buffers, dict):  # a scripted layer takes no hook
+                hooks.append(module.register_forward_hook(keeping(name)))
         try:
             return self.run(net=self.whole)
         finally:

@@ -4,6 +4,7 @@ Loaded by its users by path; Python 3.7 syntax.
 """
 
 COMPILED = "torch.compile() was taken off: the layers are those of the model as it was before."
+PARALLEL = ("DataParallel", "DistributedDataParallel")
 # (class by name in a module's bases, what it is, what to take off)
 SEALED = (
     ("TracedModule", "a traced module", "torch.jit.trace()"),
@@ -12,11 +13,34 @@ SEALED = (
 )
 
 
-def without_compile(net):
-    """(the model inside torch.compile's wrapper, a remark); (net, "") where there is no wrapper."""
-    if type(net).__name__ == "OptimizedModule" and hasattr(net, "_orig_mod"):
-        return net._orig_mod, COMPILED
-    return net, ""
+def opened(net):
+    """(the model inside wrappers, with nothing in it compiled; what was taken off, in sentences)."""
+    remarks = []
+    while True:
+        kind = type(net).__name__
+        if kind == "OptimizedModule" and hasattr(net, "_orig_mod"):
+            net, remark = net._orig_mod, COMPILED
+        elif kind in PARALLEL:
+            net, remark = net.module, "%s was taken off: the layers are those of the model in it." % kind
+        else:
+            break
+        remarks.append(remark)
+    if eager(net):
+        remarks.append(COMPILED)
+    return net, list(dict.fromkeys(remarks))
+
+
+def eager(net):
+    """Whether something inside was compiled; it is not any more."""
+    found = False
+    for module in list(net.modules()):
+        if getattr(module, "_compiled_call_impl", None) is not None:  # net.compile()
+            module._compiled_call_impl, found = None, True
+        for name, child in list(module.named_children()):
+            while type(child).__name__ == "OptimizedModule":
+                child, found = child._orig_mod, True
+                setattr(module, name, child)
+    return found
 
 
 def sealed(net):

@@ -79,6 +79,8 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps):
 
     def find(self, module):
         """The Norm of a module, None where it does not normalise by statistics that it holds."""
+        if not isinstance(module._buffers, dict):
+            return None  # a scripted module shows what it holds in another way
         known = self.norms.get(id(module), 0)
         if known is None or (known and known.module() is module):
             return known

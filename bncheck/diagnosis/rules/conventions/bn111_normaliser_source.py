@@ -17,7 +17,7 @@ from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.rules.departure import same
-from bncheck.diagnosis.rules.dissected import departing
+from bncheck.diagnosis.rules.dissected import departing, scaled_otherwise
 from bncheck.diagnosis.rules.freezing import wholly_frozen
 from bncheck.diagnosis.rules.holdings import settings
 from bncheck.diagnosis.rules.holdings.words import of_holding
@@ -49,7 +49,7 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
     for facet, mode in FACETS.items():
         usual = (USUAL[facet],)
         found += differing_facets(pair, CODE, CAUSE, (facet,), _sentence(mode), ADVICE, usual, OWN)
-    yield from found or departing(pair, CODE, CAUSE)
+    yield from departing(pair, CODE, CAUSE) if scaled_otherwise(pair) else found or departing(pair, CODE, CAUSE)
 
 
 def _sentence(mode: str):  # type: ignore[no-untyped-def]

@@ -14,7 +14,7 @@ from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.replay.attribution import left_open
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.departing import about_departures
-from bncheck.diagnosis.rules.dissected import departing
+from bncheck.diagnosis.rules.dissected import departing, scaled_otherwise
 from bncheck.diagnosis.rules.holdings import damage, settings
 from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.wording import names, number, verb
@@ -34,7 +34,7 @@ PLACE = "divide by sqrt(var + eps), not by sqrt(var) + eps (torch.rsqrt(var + ep
 def check_pair(pair: PairView) -> Iterable[Finding]:
     found = list(differing_facets(pair, CODE, CAUSE, ("eps", "default_eps"), sentence, ADVICE))
     found += differing_facets(pair, CODE, CAUSE, ("eps_placement",), placement, PLACE, usual=("inside",))
-    yield from found or departing(pair, CODE, CAUSE)
+    yield from departing(pair, CODE, CAUSE) if scaled_otherwise(pair) else found or departing(pair, CODE, CAUSE)
 
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:

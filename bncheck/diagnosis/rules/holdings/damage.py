@@ -14,6 +14,7 @@ from bncheck.life import Held, Holding
 from bncheck.trace import Array
 
 USUAL_EPS = 1e-5
+STEPS = 8.0  # standard deviations within one step of a floating-point number
 LOUD = 10.0  # a layer that multiplies by this much, whatever it gets, is not one that was pruned or died
 # Signs that tell an exchange of mean and variance: so many channels, and so large a share of negative "variances".
 FEW, SHARE = 8, 0.2
@@ -116,16 +117,21 @@ def without_spread(holding: Holding) -> Iterator[Said]:
 
 
 def out_of_reach(holding: Holding) -> Iterator[Said]:
-    """Means so far from 0 that float32 cannot tell two values of the channel apart there: one step of float32 at the
-    mean is longer than a standard deviation. x - mean is then rounding alone, whatever x is."""
+    """Means so far from 0 that float32 hardly tells two values of the channel apart there: one step of it at the mean
+    is longer than eight standard deviations of data that do vary. (float64 where statistics are held so; of a channel
+    that is constant, no spread is known.)"""
     far: dict[str, tuple[int, float, float]] = {}
     places: dict[str, list[int]] = {}
     for held in holding.layers:
         facts = statistics(held)
         if facts is None or not np.isfinite(facts).all() or (facts[1] < 0).any():
             continue
-        mean, deviation = np.abs(facts[0]), np.sqrt(facts[1] + max(eps_of(held), 0.0))
-        lost = mean * float(np.finfo(np.float32).eps) > deviation
+        wide = np.float64 if dtype_of(held, MEAN) == "float64" else np.float32
+        eps = max(eps_of(held), 0.0)
+        mean, deviation = np.abs(facts[0]), np.sqrt(facts[1] + eps)
+        with np.errstate(over="ignore"):
+            step = np.spacing(mean.astype(wide)).astype(np.float64)
+        lost = (step > STEPS * deviation) & (facts[1] > eps)
         if lost.any():
             worst = int(np.argmax(np.where(lost, mean, 0.0)))
             far[held.layer] = (int(mean.size), float(facts[0][worst]), float(deviation[worst]))
@@ -133,13 +139,14 @@ def out_of_reach(holding: Holding) -> Iterator[Said]:
     if not far:
         return
     layers = tuple(far)
+    narrow = "float64" if all(dtype_of(held, MEAN) == "float64" for held in holding.layers) else "float32"
     size, mean_there, deviation_there = max(far.values(), key=lambda each: abs(each[1]))
     count = sum(len(found) for found in places.values())
     spot = channels(places[layers[0]], size) if len(layers) == 1 else f"{count} channels"
     yield Said(
         layers,
         f"eval keeps nothing of its input in {spot} of {of_all(layers, holding)}: {word(holding, MEAN)} reaches "
-        f"{number(mean_there)} beside a standard deviation of {number(deviation_there)}, and float32 has no digits "
+        f"{number(mean_there)} beside a standard deviation of {number(deviation_there)}, and {narrow} has no digits "
         f"left for x - mean there.",
         f"{anew(holding)}; look for batches with such values, and subtract a large offset before the first layer",
         evidence={"channels": count, "mean": mean_there, "standard deviation": deviation_there},

@@ -14,8 +14,9 @@ from bncheck.life import LayerLife, Life
 from bncheck.trace import Array
 
 ENOUGH = 4  # channels: statistics of fewer may be equal by chance
-# What reaches the two lies this many deviations apart in some channel: data that were the same once still are.
-APART = 0.5
+# What reaches the two lies this many deviations apart in some channel: data that were the same once still are. Means of
+# few samples do by chance: so many standard deviations of the difference of two of them are let pass.
+APART, BY_CHANCE = 0.5, 4.0
 
 
 def taken_over(life: Life) -> Said | None:
@@ -76,27 +77,33 @@ def distance(one: LayerLife, two: LayerLife) -> float:
         return 0.0
     spread = np.sqrt(np.maximum(v1, v2))
     gaps = np.divide(np.abs(m1 - m2), spread, out=np.zeros_like(spread), where=spread > 0)
-    return float(gaps.max()) if gaps.max() > APART else 0.0
+    counts = [samples[0] for layer in (one, two) if (samples := layer.get("samples")) is not None]
+    chance = BY_CHANCE * np.sqrt(2.0 / max(min(counts), 1)) if len(counts) == 2 else np.inf
+    return float(gaps.max()) if gaps.max() > max(APART, chance) else 0.0
 
 
 # ------------------------------------------------------------------------------------------- what is meant so
 
 
 def meant(group: Sequence[LayerLife], groups: Sequence[Sequence[LayerLife]], life: Life) -> bool:
-    """A layer inside another, siblings such as one for each domain, copies of a branch: these begin alike by design."""
-    names = [layer.name for layer in group]
-    others = {layer.name for layer in life.layers}
-    alone = len(groups) == 1
-    for one, two in combinations(names, 2):
-        if one.startswith(f"{two}.") or two.startswith(f"{one}.") or siblings(one, two):
+    """A layer inside another, siblings such as one for each domain, copies of a branch or of a block: these begin alike
+    by design."""
+    names = {layer.name for layer in life.layers}
+    equal = {frozenset(pair) for each in groups for pair in combinations([layer.name for layer in each], 2)}
+    for one, two in combinations(group, 2):
+        a, b = one.name, two.name
+        if a.startswith(f"{b}.") or b.startswith(f"{a}.") or siblings(a, b):
             return True
-        twins = list(counterparts(one, two, others))
-        equal = {frozenset(pair) for each in groups for pair in combinations([layer.name for layer in each], 2)}
-        if twins and all(frozenset(pair) in equal for pair in twins):
-            return True
-        if not twins and not alone:
+        twins = [frozenset(pair) in equal for pair in counterparts(a, b, names)]
+        # Of a copied branch some layers may have been made anew; a block of one layer is copied with its parameters.
+        if sum(twins) * 2 >= len(twins) if twins else same_parameters(one, two):
             return True
     return False
+
+
+def same_parameters(one: LayerLife, two: LayerLife) -> bool:
+    pairs = [(one.get(name), two.get(name)) for name in ("gamma", "beta")]
+    return all(a is None or b is None or np.array_equal(a[0], b[0]) for a, b in pairs)
 
 
 def siblings(one: str, two: str) -> bool:

@@ -45,8 +45,8 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
         code=CODE,
         cause=CAUSE,
         kind="rounding",
-        title=f"{where_finite(pair)}{names([*pair.a.members, *pair.b.members])} differ by {worst.dtype} rounding only "
-        f"({where}).",
+        title=f"{where_finite(pair)}{otherwise(pair)}{names([*pair.a.members, *pair.b.members])} differ by "
+        f"{worst.dtype} rounding only ({where}).",
         targets=targets(pair.a.members, pair.b.members),
         scenario=pair.case.scenario,
         case=pair.case.name,
@@ -56,6 +56,10 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
         evidence=sizes,
         advice="nothing to do; compare with a tolerance",
     )
+
+
+def otherwise(pair: PairView) -> str:
+    return "Otherwise " if any(drift.relation == "differs" for drift in pair.drifts) else ""
 
 
 def where_finite(pair: PairView) -> str:
