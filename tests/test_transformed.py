@@ -11,7 +11,7 @@ from at_the_prompt import here
 from test_checkpoints import python_of
 
 MODELS = Path(__file__).parent / "transformed_models.py"
-SHAPE = ("--input", "4,3,8,8", "--no-report", "-q")
+SHAPE = ("--input", "64,3,8,8", "--no-report", "-q")
 
 
 def told(folder: Path, verb: str, *names: str) -> tuple[int, dict[str, Any], dict[str, Any], str]:

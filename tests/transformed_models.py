@@ -32,7 +32,7 @@ def frozen_with_another_eps():
 
 
 def program_in_training_mode():
-    return torch.export.export(build().train(), (torch.randn(4, 3, 8, 8),))
+    return torch.export.export(build().train(), (torch.randn(64, 3, 8, 8),))
 
 
 def compiled_inside():

@@ -77,11 +77,10 @@ def arrays(subject: Subject) -> str:
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     network = subject.case.network
     if network.file or network.custom or network.model:
-        raise CannotWriteError("mxnet plays no networks from a file and no layers of your own")
-    lines, called = context(subject), dict[str, str]()
+        raise CannotWriteError("networks from a file, and layers and models of your own, have no mxnet script yet")
+    lines, called = context(subject), names_of(subject)
     for layer in network.layers:
-        name = identifier(layer.name, (*OURS, *called.values()))
-        called[layer.name] = name
+        name = called[layer.name]
         lines += one_layer(subject, layer, name, beside)
         if subject.target.variant == "raw" and layer.type == "batch_norm":
             called[layer.name] = f"{name}_operator"
@@ -256,7 +255,29 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         return backward(subject, step, dys, when)
     if step.op == "flush":
         return ["mx.nd.waitall()"]
+    if step.op == "reload" and not step.arguments:
+        return reload(subject)
     raise CannotWriteError(f"the event {step.op} has no mxnet script yet")
+
+
+def reload(subject: Subject) -> list[str]:
+    """What every block holds into a file, and back. The blocks stay: their constructors draw nothing that stays."""
+    names = list(names_of(subject).values())
+    return [
+        "mx.nd.waitall()",
+        f"for block in ({', '.join(names)},):",
+        "    if list(block.collect_params()):",
+        '        block.save_parameters("state.params")',
+        '        block.load_parameters("state.params")',
+    ]
+
+
+def names_of(subject: Subject) -> dict[str, str]:
+    """Layer → the name of its block in the script."""
+    called = dict[str, str]()
+    for layer in subject.case.network.layers:
+        called[layer.name] = identifier(layer.name, (*OURS, *called.values()))
+    return called
 
 
 def output(subject: Subject, step: Step, when: str, name: str) -> list[str]:

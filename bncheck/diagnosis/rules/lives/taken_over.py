@@ -11,12 +11,12 @@ from bncheck.diagnosis.rules.layer_names import together
 from bncheck.diagnosis.rules.lives.reading import at_start
 from bncheck.diagnosis.rules.lives.words import Said
 from bncheck.life import LayerLife, Life
-from bncheck.trace import Array
 
 ENOUGH = 4  # channels: statistics of fewer may be equal by chance
 # What reaches the two lies this many deviations apart in some channel: data that were the same once still are. Means of
 # few samples do by chance: so many standard deviations of the difference of two of them are let pass.
 APART, BY_CHANCE = 0.5, 4.0
+WIDER = np.log(3.0)  # or one's variance is this many times the other's
 
 
 def taken_over(life: Life) -> Said | None:
@@ -39,7 +39,7 @@ def taken_over(life: Life) -> Said | None:
         f"{together(layers)} begin with the same running statistics, to the last bit, though unlike data reach them: "
         f"they are those of one layer at most, and eval is wrong in the {others}.{more}",
         "load each layer's own statistics: look for keys that were renamed, or a loop that loads one layer twice",
-        evidence={"groups": len(strange), "inputs apart by, in deviations": apart(first)},
+        evidence={"groups": len(strange)},
     )
 
 
@@ -56,30 +56,26 @@ def begins_with(layer: LayerLife) -> bytes | None:
     return key
 
 
-def apart(group: Sequence[LayerLife]) -> float:
-    """How many deviations lie between what reaches the two nearest of them in their first call; 0 where that is one
-    and the same, or they did not run in the same call of the model."""
-    return min(distance(one, two) for one, two in combinations(group, 2))
+def apart(group: Sequence[LayerLife]) -> bool:
+    """Whether unlike data reach any two of them in their first call."""
+    return all(unlike(one, two) for one, two in combinations(group, 2))
 
 
-def distance(one: LayerLife, two: LayerLife) -> float:
-    rows: list[tuple[Array, Array]] = []
-    for layer in (one, two):
-        mean, var = layer.get("input_mean"), layer.get("input_var")
-        if mean is None or var is None:
-            return 0.0
-        rows.append((mean[0], var[0]))
-    calls = [layer.get("call") for layer in (one, two)]
-    if calls[0] is None or calls[1] is None or calls[0][0] != calls[1][0]:
-        return 0.0
-    (m1, v1), (m2, v2) = rows
-    if not all(np.isfinite(part).all() for part in (m1, v1, m2, v2)):
-        return 0.0
-    spread = np.sqrt(np.maximum(v1, v2))
-    gaps = np.divide(np.abs(m1 - m2), spread, out=np.zeros_like(spread), where=spread > 0)
-    counts = [samples[0] for layer in (one, two) if (samples := layer.get("samples")) is not None]
-    chance = BY_CHANCE * np.sqrt(2.0 / max(min(counts), 1)) if len(counts) == 2 else np.inf
-    return float(gaps.max()) if gaps.max() > max(APART, chance) else 0.0
+def unlike(one: LayerLife, two: LayerLife) -> bool:
+    """False where the data are one and the same, or as near as samples come, or the calls of the model are two."""
+    both = [[layer.get(word) for word in ("input_mean", "input_var", "call", "samples")] for layer in (one, two)]
+    if any(rows is None for each in both for rows in each):
+        return False
+    (m1, v1, c1, n1), (m2, v2, c2, n2) = ([np.asarray(rows)[0] for rows in each] for each in both)
+    if c1 != c2 or not all(np.isfinite(part).all() for part in (m1, v1, m2, v2)):
+        return False
+    varies = (v1 > 0) & (v2 > 0)
+    if not varies.any():
+        return False
+    chance = BY_CHANCE * np.sqrt(2.0 / max(min(n1, n2), 1))
+    shift = np.abs(m1 - m2)[varies] / np.sqrt(np.maximum(v1, v2))[varies]
+    wider = np.abs(np.log(v1[varies] / v2[varies]))
+    return bool(shift.max() > max(APART, chance) or wider.max() > max(WIDER, 2.0 * chance))
 
 
 # ------------------------------------------------------------------------------------------- what is meant so
