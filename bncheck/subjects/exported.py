@@ -230,7 +230,11 @@ def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, li
         answer,
         headline=headline(answer, sides, found, findings),
         rows=tuple(as_computed(row, findings) for row in answer.rows) if equal else answer.rows,
-        notes=(*how_played(one, two, names), *one.remarks, *two.remarks, *first_tap(one, two, names), *answer.notes),
+        notes=tuple(
+            dict.fromkeys(
+                (*how_played(one, two, names), *one.remarks, *two.remarks, *first_tap(one, two, names), *answer.notes)
+            )
+        ),
     )
     return answer, findings, ()
 
