@@ -120,7 +120,7 @@ def load_class(hands, custom, text):
     """The class that ``path.py:Name`` names, or ``package.module:Name``."""
     path, _, name = text.rpartition(":")
     custom.RUNS.update(title=hands.title, target=hands.target)
-    found = custom.import_package(path) if not path.endswith(".py") else custom.import_file(path)
+    found = custom.import_theirs(path)
     for word in name.split("."):
         found = getattr(found, word, None)
     if found is None:

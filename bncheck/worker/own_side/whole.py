@@ -14,7 +14,7 @@ def made(hands, custom, text, arguments):
     custom.RUNS.update(title=hands.title, target=hands.target)
     if path.endswith(".py") and not os.path.isfile(path):
         raise custom.CustomLayerError("there is no file %s: write network.model as path/to/file.py:function" % path)
-    make = custom.import_file(path) if path.endswith(".py") else custom.import_package(path)
+    make = custom.import_theirs(path)
     for word in name.split("."):
         make = getattr(make, word, None)
     if not callable(make):

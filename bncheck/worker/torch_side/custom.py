@@ -96,6 +96,23 @@ def import_file(path, _loaded={}):  # noqa: B006 - one import per process, howev
     return _loaded[path]
 
 
+FRAMEWORKS = ("torch", "keras", "tensorflow", "paddle", "flax", "haiku", "mxnet", "mlx", "tinygrad")
+
+
+def import_theirs(path):
+    """A module of the user's, for a framework other than PyTorch. One that needs a framework which is not here holds
+    that one's layers: it is no error that this target does not take them."""
+    try:
+        return import_file(path) if path.endswith(".py") else import_package(path)
+    except CustomLayerError as error:
+        cause = error.__context__
+        lacks = str(cause.name) if isinstance(cause, ModuleNotFoundError) else ""
+        if lacks.partition(".")[0] not in FRAMEWORKS:
+            raise
+        said = "%s needs %s, which is not installed beside %s" % (os.path.basename(path), lacks, RUNS["title"])
+        raise NotImplementedError("%s (if it is meant to be: --python %s=PATH)" % (said, RUNS["target"]))
+
+
 def alone(path, name):
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
