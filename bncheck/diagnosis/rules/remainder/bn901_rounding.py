@@ -59,7 +59,12 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
 
 
 def otherwise(pair: PairView) -> str:
-    return "Otherwise " if any(drift.relation == "differs" for drift in pair.drifts) else ""
+    return "Otherwise " if any(apart(pair, drift) for drift in pair.drifts) else ""
+
+
+def apart(pair: PairView, drift: Drift) -> bool:
+    """Gradients are held against a tolerance for what they cancel from: they alone are no sign of a difference."""
+    return drift.relation == "differs" and drift.quantity not in GRADIENT_WORDS and not is_rounding(pair, drift)
 
 
 def where_finite(pair: PairView) -> str:
