@@ -264,11 +264,14 @@ def reload(subject: Subject) -> list[str]:
     """What every block holds into a file, and back. The blocks stay: their constructors draw nothing that stays."""
     names = list(names_of(subject).values())
     return [
+        "import tempfile",
+        "",
         "mx.nd.waitall()",
+        'path = tempfile.mkdtemp() + "/state.params"',
         f"for block in ({', '.join(names)},):",
         "    if list(block.collect_params()):",
-        '        block.save_parameters("state.params")',
-        '        block.load_parameters("state.params")',
+        "        block.save_parameters(path)",
+        "        block.load_parameters(path)",
     ]
 
 
