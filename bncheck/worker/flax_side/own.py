@@ -1,4 +1,4 @@
-"""Flax's hands on somebody's own layer in the place of nnx.BatchNorm: an nnx.Module.
+"""How Flax makes, runs and reads a user's layer (an nnx.Module) that stands where nnx.BatchNorm would.
 
 Loaded by backends/flax.py and by subject/run.py by path. Python 3.7 syntax.
 """

@@ -1,4 +1,4 @@
-"""A whole Flax nnx model that somebody's function builds, in the place of a scenario's layers.
+"""A Flax nnx model that a user's function builds, played instead of a scenario's layers.
 
 Loaded by backends/flax.py by path. Python 3.7 syntax. Its weights come from the function, which seeds its own Rngs. It
 runs jitted, taken apart and put together again in each call; a normalising layer, any that holds a running mean and

@@ -1,4 +1,4 @@
-"""Keras's hands on somebody's own layer in the place of keras.layers.BatchNormalization, and the layer made by them.
+"""How Keras makes, runs and reads a user's layer that stands where keras.layers.BatchNormalization would.
 
 Loaded by backends/keras.py and by subject/run.py by path. Python 3.7 syntax. ``shared`` is own_side/layer.py, which has
 what is not Keras's alone.

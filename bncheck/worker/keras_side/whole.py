@@ -1,4 +1,4 @@
-"""A whole Keras model that somebody's function builds, in the place of a scenario's layers.
+"""A Keras model that a user's function builds, played instead of a scenario's layers.
 
 Loaded by backends/keras.py by path. Python 3.7 syntax. Its weights come from the function, not from the host: it is
 called after a fixed seed. Engines draw other numbers from the same seed: what is random, which a second model after

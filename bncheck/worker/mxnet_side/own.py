@@ -1,4 +1,4 @@
-"""MXNet's hands on somebody's own layer in the place of gluon.nn.BatchNorm: a gluon.Block, hybrid or not.
+"""How MXNet makes, runs and reads a user's layer (a gluon.Block) that stands where gluon.nn.BatchNorm would.
 
 Loaded by backends/mxnet.py and by subject/run.py by path. Python 3.7 syntax.
 """

@@ -1,4 +1,4 @@
-"""A whole Gluon model that somebody's function builds, in the place of a scenario's layers.
+"""A Gluon model that a user's function builds, played instead of a scenario's layers.
 
 Loaded by backends/mxnet.py by path. Python 3.7 syntax. Its weights come from the function, which is called after a
 fixed seed. A normalising layer is any that holds a running mean and variance. It runs block by block: in a hybridized

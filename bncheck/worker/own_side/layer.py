@@ -1,4 +1,4 @@
-"""Somebody's own normalising layer in the place of a framework's: load it, make it, find its state, say what it lacks.
+"""A user's normalising layer where a framework's would be: load it, make it, find its state, say what it lacks.
 
 Loaded by path beside a backend that takes such layers. Python 3.7 syntax; no framework is known here: what one does in
 its own way is a ``Hands`` in its own folder (keras_side/own.py, paddle_side/own.py). ``custom`` is

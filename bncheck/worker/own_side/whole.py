@@ -1,4 +1,4 @@
-"""A whole model that somebody's function builds, in a framework other than PyTorch: what those have in common.
+"""A model that a user's function builds, in a framework other than PyTorch: what those have in common.
 
 Loaded by path beside a backend that takes such models (network.model). Python 3.7 syntax; no framework is known here.
 """

@@ -1,4 +1,4 @@
-"""Paddle's hands on somebody's own layer in the place of nn.BatchNorm2D: a paddle.nn.Layer.
+"""How Paddle makes, runs and reads a user's layer (a paddle.nn.Layer) that stands where nn.BatchNorm2D would.
 
 Loaded by backends/paddle.py and by subject/run.py by path. Python 3.7 syntax.
 """

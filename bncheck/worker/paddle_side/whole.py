@@ -1,4 +1,4 @@
-"""A whole Paddle model that somebody's function builds, in the place of a scenario's layers.
+"""A Paddle model that a user's function builds, played instead of a scenario's layers.
 
 Loaded by backends/paddle.py by path. Python 3.7 syntax. Its weights come from the function, which is called after a
 fixed seed. A normalising layer is any that holds a running mean and variance, a built-in one or not.

@@ -1,4 +1,4 @@
-"""A whole network that somebody's function builds, in the place of a scenario's layers.
+"""A network that a user's function builds, played instead of a scenario's layers.
 
 Loaded by backends/torch.py by path. Python 3.7 syntax. Its weights come from the function, not from the host, so
 they are the same only from run to run of one version of torch: it is drawn in float32 after a fixed seed, and then

@@ -2,9 +2,10 @@
 
 Signature: the statistics are right and y is (x − mean)/std without the scale, or without the shift, that the layer
 holds, in all channels or in some. MXNet's raw operator fixes gamma to one by default (fix_gamma), Keras has
-scale=False; both leave a parameter that looks trained and has no effect. A layer of one's own may scale by 1 + gamma,
-by its size, square, exponential or inverse, take beta for gamma, or shift before it scales: one such way makes every
-output. Nothing is said where only some values of a channel go without: y is no straight line over x there.
+scale=False; both leave a parameter that looks trained and has no effect. A custom layer may scale by 1 + gamma, by
+|gamma|, its square, exponential or inverse, take beta for gamma, or shift before it scales. It is named where one such
+way makes every output and every gradient. Nothing is said where only some values of a channel go without: y is no
+straight line over x there.
 
 What to do: switch the affine part on (fix_gamma=False, scale=True, center=True, affine=True), or leave the parameter
 out when you port the weights.
