@@ -126,6 +126,29 @@ def test_two_files(files: Path, tmp_path: Path) -> None:
     assert {"stale-state", "unexplained"} == {found["cause"] for found in findings}
 
 
+def test_a_quantised_file_costs_what_quantisation_costs_and_nothing_else(files: Path, tmp_path: Path) -> None:
+    code, answer, (found,) = told(files, tmp_path, "model.py:build", "quantised.onnx")
+    assert (code, found["cause"], found["kind"]) == (1, "reduced-precision", "convention")
+    assert (
+        "quantised.onnx is model.py:build quantised, with 2 BatchNorm layers folded, and nothing else" in found["title"]
+    )
+    assert found["evidence"]["explained"] > 0.999
+    assert found["evidence"]["gap"] > 1e-4 and found["evidence"]["gap of rounded weights alone"] > 1e-4
+    assert [row["cells"][-1].partition(":")[0] for row in answer["rows"]] == ["folded, quantised"] * 2
+
+
+def test_what_differs_beside_quantisation_is_named(files: Path, tmp_path: Path) -> None:
+    _, _, findings = told(files, tmp_path, "model.py:build", "quantised_start.onnx")
+    assert findings[0]["cause"] == "stale-state"
+    assert findings[0]["title"].endswith("What quantisation adds is left out here.")
+
+
+def test_a_file_that_computes_in_whole_numbers_is_not_measured(files: Path, tmp_path: Path) -> None:
+    _, answer, findings = told(files, tmp_path, "folded.onnx", "dynamic.onnx")
+    assert [found["cause"] for found in findings] == ["unexplained"]
+    assert "dynamic.onnx is quantised, and what that costs is not measured: ConvInteger" in answer["headline"]
+
+
 def test_two_models_and_the_first_layer_that_differs(files: Path, tmp_path: Path) -> None:
     code, answer, _ = told(files, tmp_path, "model.py:build", "model.py:other", "--input", "4,3,12,12")
     assert code == 1

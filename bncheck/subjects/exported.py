@@ -40,6 +40,7 @@ from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making, SubjectFailure
 from bncheck.subjects.model import holding_of
 from bncheck.subjects.played_file import Played, arrays_of, grouped, has, in_memory, play_file, players, state_of
+from bncheck.subjects.quantised import is_quantised, played_without, readings_of, with_folds
 from bncheck.subjects.sides import AskedDiff, Side, names_of
 from bncheck.subjects.two_files import others, side_by_side
 from bncheck.worker.onnx_side import file as onnx_file
@@ -56,7 +57,7 @@ def compare_plays(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
     """Play both on the same input, compare and write down; (the run folder, what was found)."""
     with tempfile.TemporaryDirectory(prefix="bncheck-") as name:
         folder = Path(name)
-        first, second = sorted((asked.a, asked.b), key=lambda side: ORDER.index(side.kind))
+        first, second = sorted((asked.a, asked.b), key=told_more)
         # What says which input it takes goes first: a file, and of two files the one with fewer sizes left open.
         if first.kind == "code" and second.kind in ("code", "onnx"):
             one = play(first, second, asked, folder / "one", None, listener)
@@ -64,6 +65,7 @@ def compare_plays(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
         else:
             two = play(second, first, asked, folder / "two", None, listener)
             one = play(first, second, asked, folder / "one", two.arrays, listener)
+        two = played_without(second, two, one, folder / "unrounded", asked.seconds)
         names = names_of(first, second)
         answer, findings, missed = judged(one, two, names)
     targets = [target_of(word, each) for word, each in zip(names, (one, two), strict=True)]
@@ -72,6 +74,11 @@ def compare_plays(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
     results = results_of(answer, findings, targets, asked.command, created)
     conclude(run, answer, results, asked.formats, listener.say, asked.bar, missed)
     return run, results
+
+
+def told_more(side: Side) -> tuple[int, bool]:
+    """Of two files a quantised one comes second: the other's numbers are those that were rounded."""
+    return ORDER.index(side.kind), is_quantised(side)
 
 
 def target_of(name: str, played: Played) -> TargetResult:
@@ -206,7 +213,8 @@ def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, li
     usual = one.plays.get("eval") or one.plays.get("plain") or ()
     other = aligned(usual, two.plays.get("plain") or two.plays.get("eval") or ())
     found = hold_against(ways(one), other)
-    said_of_outputs = in_the_files_type(sides, one.plays, found, two.narrow) or readings(sides, found, two.narrow)
+    said_of_outputs = in_the_files_type(sides, one.plays, found, two.narrow) or readings_of(sides, one, two, found)
+    said_of_outputs = said_of_outputs or readings(sides, found, two.narrow)
     outputs = [finding_of(sides, reading) for reading in said_of_outputs]
     if "optimised" in two.plays:
         fits = (found.get("eval") or found["plain"]).fits
@@ -226,6 +234,7 @@ def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, li
     if nothing_else_differs(one, two, answer):
         outputs, kept = followed(outputs, kept)
     findings = sorted([*outputs, *kept], key=lambda found: KINDS.index(found.kind))
+    answer = replace(answer, rows=with_folds(answer.rows, two.quantised))
     answer = replace(
         answer,
         headline=headline(answer, sides, found, findings),

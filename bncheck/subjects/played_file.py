@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bncheck.bounded import expanded
@@ -17,6 +18,7 @@ from bncheck.checkpoints.arrays import npy_of
 from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
 from bncheck.checkpoints.tensor import Tensor
 from bncheck.checkpoints.zipped import entries
+from bncheck.diagnosis.held.quantised import Quantised
 from bncheck.environments.backend_file import BackendFile, find_backends, literals, read_backend
 from bncheck.environments.installed import installed_in
 from bncheck.environments.pythons import Unavailable, find_ready, make_ready
@@ -51,6 +53,7 @@ class Played:
     remarks: tuple[str, ...] = ()
     narrow: Mapping[str, int] = field(default_factory=dict)
     usual: str = ""
+    quantised: Quantised | None = None  # where the file is that
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,21 @@ def play_file(side: Side, asked: AskedDiff, folder: Path, given: Path | None, li
         usual=str(said["usual"]),
         narrow={str(kind): int(count) for kind, count in said["narrow"].items()},
     )
+
+
+def play_unrounded(
+    side: Side, played: Played, restored: Mapping[str, NDArray[Any]], folder: Path, seconds: float
+) -> dict[str, list[NDArray[Any]]]:
+    """Outputs of a quantised file on the same input without its rounding: "unrounded", "restored" and "cut"."""
+    assert side.path is not None
+    folder.mkdir()
+    names = list(restored)
+    arrays: dict[str, Any] = {f"w{place}": restored[name] for place, name in enumerate(names)}
+    np.savez(folder / "restored.npz", **arrays)
+    job = {"file": str(side.path.absolute()), "arrays": str(played.arrays), "inputs": [], "restored": names}
+    write_json(folder / "play.json", job)
+    run(players()[side.path.suffix.lower()], Path(played.python), folder, side, seconds)
+    return grouped(arrays_of(folder / "played.npz"))
 
 
 def run(player: Player, python: Path, folder: Path, side: Side, seconds: float) -> Mapping[str, Any]:

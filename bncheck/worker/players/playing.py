@@ -4,7 +4,9 @@
 
 ``FOLDER/play.json`` (in)
     ``file``; ``arrays``, an .npz with ``input/<k>``, or any arrays in the order of the inputs, or "" where the player
-    makes some up; ``inputs`` (each ``{"dtype", "shape"}``) says of which shapes, where the file leaves sizes open.
+    makes some up; ``inputs`` (each ``{"dtype", "shape"}``) says of which shapes, where the file leaves sizes open;
+    ``restored`` (absent: none) names in order the rounded weights that ``w0``, ``w1``, … of ``FOLDER/restored.npz``
+    stand for: then the file is played without rounding instead.
 ``FOLDER/played.npz`` (out)
     ``input/<k>`` what went in, as the file takes it; ``<way>/<k>`` the outputs of each way to run it ("plain" or
     "eval" is the plainest); ``tap/<layer>`` what a normalising layer gave, in the order in which they ran.
@@ -17,7 +19,8 @@
 A player is a file with ``SUFFIXES`` and, unless a backend has its name, a backend's constants
 (bncheck/worker/ADDING.md). Its ``opened(path, playing)`` returns an object with ``version``, ``inputs`` (name, dtype
 and shape of each, None for an open size), ``ways(batches)`` ((name, outputs) pairs), ``weights()`` (those of
-convolutions with the axes of PyTorch), ``beside``, ``taps`` and ``usual``.
+convolutions with the axes of PyTorch), ``beside``, ``taps`` and ``usual``; and ``unrounded(batches, weights)`` where
+its format rounds beside float operators.
 """
 
 import importlib.util
@@ -61,7 +64,9 @@ def play(player, job, folder):
     if single:
         said["remarks"].append("it takes one sample at a time, and got them so")
     found = {"input/%d" % place: each for place, each in enumerate(fed)}
-    for name, outputs in model.ways(one_by_one(fed) if single else [fed]):
+    batches = one_by_one(fed) if single else [fed]
+    ways = model.ways(batches) if "restored" not in job else model.unrounded(batches, restored(job, folder))
+    for name, outputs in ways:
         found.update(("%s/%d" % (name, place), each) for place, each in enumerate(outputs))
     found.update(("tap/%s" % name, each) for name, each in model.taps.items())
     said["usual"] = model.usual
@@ -73,6 +78,11 @@ def play(player, job, folder):
         if value.ndim > 1 and str(value.dtype) in NARROW:
             said["narrow"][str(value.dtype)] = said["narrow"].get(str(value.dtype), 0) + 1
     return said
+
+
+def restored(job, folder):
+    with np.load(os.path.join(folder, "restored.npz"), allow_pickle=False) as held:
+        return {name: held["w%d" % place] for place, name in enumerate(job["restored"])}
 
 
 def wide(array):

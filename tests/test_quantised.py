@@ -1,0 +1,76 @@
+"""Quantised weights and what they were rounded from: literal ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bncheck.diagnosis.held.outputs import Measured
+from bncheck.diagnosis.held.quantised import Origin, Quantised, Rounded, hint, origin_of, readings, variants
+from bncheck.diagnosis.held.reading import Sides
+from bncheck.life import Held
+from bncheck.subjects.quantised import dequantised
+from bncheck.trace import Array
+from bncheck.worker.onnx_side.file import Node
+
+SIDES = Sides(a="A", b="B")
+# gamma/sqrt(var + eps) is 2 and 0.5, (0 − mean)·gain + beta is −1 and 3.
+LAYER = Held(
+    layer="bn",
+    running_mean=np.array([1.0, 0.0]),
+    running_var=np.array([0.25, 4.0]),
+    gamma=np.array([1.0, 1.0]),
+    beta=np.array([1.0, 3.0]),
+    eps=0.0,
+)
+WEIGHT = np.array([[0.5, 1.0], [2.0, -1.0]])
+FOLDED = np.array([[1.0, 2.0], [1.0, -0.5]])
+
+
+def rounded(values: Array, step: float = 0.25) -> Rounded:
+    return Rounded(name="w", values=np.round(values / step) * step, step=np.array(step))
+
+
+def origin(values: Array, bias: Array | None = None, step: float = 0.25) -> tuple[str, float]:
+    beside = None if bias is None else Rounded(name="b", values=bias, step=np.array(1e-6))
+    found, off = origin_of(rounded(values, step), beside, variants(WEIGHT, None, [LAYER]))
+    return (found.word if found else ""), off
+
+
+def test_a_weight_is_itself_or_has_the_layer_behind_it_folded_in() -> None:
+    assert origin(WEIGHT + 0.1)[0] == "same"
+    assert origin(FOLDED + 0.1, np.array([-1.0, 3.0]))[0] == "folded"
+    assert origin(FOLDED, np.array([-1.0, 3.5]))[0] == ""  # another bias than the fold's
+    assert origin(FOLDED)[0] == ""  # a fold needs a place for its mean
+    assert origin(WEIGHT + 1.0) == ("", pytest.approx(4.0, rel=1e-5))
+
+
+def test_whole_numbers_stand_for_floats_with_one_scale_or_one_per_channel() -> None:
+    whole = np.array([[2, 4], [6, 8]], np.int8)
+    one = dequantised(Node("DequantizeLinear", "", [], [], {}), [whole, np.float32(0.5), np.int8(2)])
+    assert one is not None and one[0].tolist() == [[0, 1], [2, 3]]
+    each = dequantised(Node("DequantizeLinear", "", [], [], {"axis": 0}), [whole, np.float32([1, 0.5])])
+    assert each is not None and each[0].tolist() == [[2, 4], [3, 4]]
+    for scale in (np.float32([[1, 1], [1, 1]]), np.float32([1, 1, 1]), np.float32(0), np.float32([1, np.nan])):
+        assert dequantised(Node("DequantizeLinear", "", [], [], {"axis": 0}), [whole, scale]) is None
+
+
+FOUND = Quantised(weights=2, origins={"w": Origin(word="folded", weight=FOLDED, bias=None, layer="bn")})
+
+
+def test_quantisation_is_the_cause_only_where_the_file_without_it_gives_the_same() -> None:
+    (reading,) = readings(SIDES, FOUND, Measured(0.1, 1e-6), Measured(0.02, 1e-6), Measured(1e-7, 1e-6)) or []
+    assert (reading.cause, reading.kind) == ("reduced-precision", "convention")
+    assert "B is A quantised, with 1 BatchNorm layer folded, and nothing else" in reading.title
+    assert "differ by 10 % of the largest, by 2 % where its weights alone are rounded" in reading.title
+    assert readings(SIDES, FOUND, Measured(0.1, 1e-6), Measured(0.02, 1e-6), Measured(1e-3, 1e-6)) is None
+    assert readings(SIDES, FOUND, Measured(1e-7, 1e-6), Measured(1e-7, 1e-6), Measured(1e-7, 1e-6)) is None
+
+
+def test_what_is_known_where_quantisation_is_not_all() -> None:
+    assert "with the weights of A and without rounding it differs all the same" in hint(SIDES, FOUND)
+    strange = Quantised(weights=3, strange={"conv": 29.7})
+    assert "1 of its 3 rounded weights is no rounding of a weight of A" in hint(SIDES, strange)
+    assert "conv is off by 29.7 of its steps" in hint(SIDES, strange)
+    assert "conv is far off" in hint(SIDES, Quantised(weights=3, strange={"conv": float("inf")}))
+    assert "what that costs is not measured: why." in hint(SIDES, Quantised(weights=3, lacking="why"))
