@@ -14,7 +14,6 @@ from bncheck.diagnosis.held.reading import Reading, Sides
 from bncheck.diagnosis.rules.layer_names import listed
 from bncheck.diagnosis.rules.wording import number
 from bncheck.life import Held
-from bncheck.report.plain_text import plural
 from bncheck.trace import Array
 
 # Rounding to the nearest is off by half a step; the float32 that is rounded is itself off by some roundings of its own.
@@ -121,7 +120,7 @@ def readings(
     if not restored.fits or not np.isfinite(plain.gap) or plain.fits:
         return None
     folds = [name for name, each in found.origins.items() if each.layer]
-    also = f", with {plural(len(folds), 'BatchNorm layer')} folded" if folds else ""
+    also = f", with {len(folds)} BatchNorm {'layer' if len(folds) == 1 else 'layers'} folded" if folds else ""
     return [
         Reading(
             cause="reduced-precision",
@@ -150,7 +149,7 @@ def hint(sides: Sides, found: Quantised) -> str:
         name, off = max(found.strange.items(), key=lambda item: item[1])
         far = f"off by {number(off)} of its steps" if off < FAR else "far off"
         return (
-            f" {sides.b} is quantised, and {len(found.strange)} of its {plural(found.weights, 'rounded weight')} "
+            f" {sides.b} is quantised, and {len(found.strange)} of its {found.weights} rounded weights "
             f"{'is' if len(found.strange) == 1 else 'are'} no rounding of a weight of {sides.a}, with BatchNorm folded "
             f"or not ({listed(list(found.strange))}): {name} is {far}, where rounding is off by half a step."
         )
