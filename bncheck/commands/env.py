@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,15 +31,16 @@ def list_command(as_json: bool) -> None:
     """List the environments, with their size and the days since they were last used."""
     from bncheck.environments.folder import environments_folder
 
-    rows = [_describe(folder) for folder in _folders()]
+    folders = _folders()
     if as_json:
+        rows = [_describe(folder) for folder in folders]
         click.echo(json.dumps({"folder": str(environments_folder()), "environments": rows}, indent=1))
         return
-    if not rows:
+    if not folders:
         click.echo(f"no environments in {environments_folder()}")
         return
-    width = max(len(str(row["name"])) for row in rows)
-    for row in rows:
+    width = max(len(folder.name) for folder in folders)
+    for row in map(_describe, folders):  # a line as soon as its files are counted: 26 environments have 260,000
         state = "" if row["usable"] else f"  {row['state']}"
         size, days = f"{row['megabytes']} MB", f"used {row['days_unused']} d ago"
         click.echo(f"{row['name']:{width}}  Python {row['python']:8} {size:>9}  {days}{state}")
@@ -132,14 +134,26 @@ def _describe(folder: Path) -> dict[str, object]:
     usable = is_usable(folder)
     state = "" if usable else BEING_MADE if is_being_made(folder) else LEFT if MAKING in folder.name else DAMAGED
     days = int((time.time() - last_used(folder)) / SECONDS_PER_DAY) if marker else 0
-    size = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
     return {
         "name": folder.name,
         "python": marker.get("python", "?"),
         "installed": marker.get("installed", ""),
         "packages": marker.get("packages", []),
-        "megabytes": round(size / 1e6),
+        "megabytes": round(_size(folder) / 1e6),
         "days_unused": days,
         "usable": usable,
         "state": state,
     }
+
+
+def _size(folder: str | Path) -> int:
+    """Bytes of its files; what vanishes meanwhile, or cannot be read, counts as nothing."""
+    total = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                inner = entry.is_dir(follow_symlinks=False)
+                total += _size(entry.path) if inner else entry.stat(follow_symlinks=False).st_size
+    except OSError:
+        return total
+    return total
