@@ -39,6 +39,13 @@ FACET_RULES = [
     ("variance-divisor", "variance_divisor", "n-1", "n", "averaged by n-1, mxnet by n."),
     ("update-phase", "update_on", "forward", "backward", "mxnet moves its running statistics in backward, torch in f"),
     ("update-phase", "update_without_grad", "yes", "no", "does not move the running statistics of mxnet"),
+    (
+        "update-phase",
+        "backward_order",
+        "last forward first",
+        "first forward first",
+        "A backward through several forwards moves the running statistics of mxnet first forward first, of torch last f",
+    ),
     ("update-count", "updates_per_event", 1, 2, "mxnet moves its running statistics twice per event, torch once."),
     ("batch-weight", "batch_weight", 0.1, 0.2, "A new batch weighs 0.1 in torch and 0.2 in mxnet."),
     ("batch-weight", "batch_weight", 0.1, 0.9, "momentum read in the opposite sense (0.1 + 0.9 = 1)"),

@@ -6,6 +6,9 @@ every segment, and a frozen layer shows in its output, which then follows the ru
 On all-ones input from the state (0, 1) this looks as if mean and variance were swapped. Nothing is swapped: the side
 that moves reaches mean 1 and variance 0, the other never left (0, 1) (apache/mxnet#18751).
 
+Where both move in backward, one may meet several forwards behind it in another order than the other: mxnet 1.9.1 goes
+from the last to the first, and from the first on where the input has a gradient of its own (attach_grad).
+
 What to do: run a backward (and wait for asynchronous work) before you read, save or evaluate with the statistics,
 or accept that forwards without a backward leave no trace in them. In TensorFlow 1 run the UPDATE_OPS; in functional
 frameworks keep the state that the call returns.
@@ -28,6 +31,7 @@ FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
 ADVICE = "where backward moves the statistics, call backward() before you read, save or evaluate with them"
 FREE = "compare with gradient recording on, or update the statistics inside it on both sides"
+ORDER = "call backward() after each forward, where the order of their batches in the average matters"
 NEVER = "make the update happen: run the update operations, or keep the state that the training call returns"
 EVAL = (
     "save the statistics before you evaluate on the side whose eval moves them, and let a layer of your own move "
@@ -40,6 +44,10 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
         differing_facets(pair, CODE, CAUSE, ("update_on",), sentence, advice(measured(pair)), usual=("forward",))
     )
     found += differing_facets(pair, CODE, CAUSE, ("update_without_grad",), sentence_without_grad, FREE, usual=("yes",))
+    if not found:  # both move in backward, and only the order in which it meets several forwards differs
+        found += differing_facets(
+            pair, CODE, CAUSE, ("backward_order",), sentence_of_order, ORDER, usual=("last forward first",)
+        )
     return found or seen_in_traces(pair)
 
 
@@ -68,6 +76,13 @@ def sentence_without_grad(x: Side, value: Any, y: Side, other: Any) -> str:
     return (
         f"A training forward without gradient recording {moves.get(str(value), str(value))} the running statistics of "
         f"{names(x)}, and {moves.get(str(other), str(other))} those of {names(y)}."
+    )
+
+
+def sentence_of_order(x: Side, value: Any, y: Side, other: Any) -> str:
+    return (
+        f"A backward through several forwards moves the running statistics of {names(x)} {value}, of {names(y)} "
+        f"{other}. The batch that comes last counts most."
     )
 
 
