@@ -172,11 +172,11 @@ def test_links_lead_somewhere(page: str) -> None:
             assert anchor in anchors(place.read_text(encoding="utf-8")), f"{target}#{anchor}"
 
 
-def test_ten_symptoms_lead_to_a_command() -> None:
+def test_twelve_symptoms_lead_to_a_command() -> None:
     rows = re.findall(
         r"^\| (?!I see|---)(.+?) \| `bncheck (\w+)[^`]*` \| .+ \|$", (DOCS / "checking.md").read_text(), re.M
     )
-    assert len(rows) == 10 and {verb for _, verb in rows} == {"watch", "check", "diff", "run"}
+    assert len(rows) == 12 and {verb for _, verb in rows} == {"watch", "check", "diff", "run"}
 
 
 # Questions of strangers, in their words (each stands for at least five public reports), and the command that answers.
