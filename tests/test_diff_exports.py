@@ -67,6 +67,26 @@ def test_another_eps_is_named_with_its_share() -> None:
     assert readings(SIDES, found)[0].cause == "unexplained"
 
 
+def test_two_causes_at_once_are_named_with_their_shares_where_their_pair_alone_fits() -> None:
+    found = {
+        "eval": Measured(0.5, 1e-5), "train": Measured(0.125, 1e-5), "start": Measured(0.4, 1e-5),
+        "eps 0.001": Measured(0.375, 1e-5), "train, eps 0.001": Measured(0.0, 1e-5),
+        "start, eps 0.001": Measured(0.3, 1e-5),
+    }  # fmt: skip
+    mode, eps = readings(SIDES, found)
+    assert (mode.cause, eps.cause) == ("mode-leak", "eps")
+    assert mode.title.startswith("B equals A in *train* mode and with another eps")
+    assert mode.evidence["explained"] == 0.75  # ((0.5 - 0.125) + (0.375 - 0)) / 2 / 0.5
+    assert "B computes with eps 0.001, A with 1e-05: that makes up 25 % of the difference" in eps.title
+
+    both_fit = found | {"start, eps 0.001": Measured(1e-6, 1e-5)}
+    assert [reading.cause for reading in readings(SIDES, both_fit)] == ["unexplained"]  # this input does not tell
+    near = found | {"train, eps 0.001": Measured(1e-3, 1e-5)}
+    assert [reading.cause for reading in readings(SIDES, near)] == ["unexplained"]
+    one = found | {"train": Measured(1e-6, 1e-5)}
+    assert [reading.cause for reading in readings(SIDES, one)] == ["mode-leak"]  # one cause is enough
+
+
 def test_ways_that_are_held_against_the_other() -> None:
     plays = {"eval": [f32(1)], "nudged": [f32(1)], "eval64": [f32(1)], "train": [f32(3)]}
     assert set(hold_against(plays, [f32(1)])) == {"eval", "train"}
@@ -107,6 +127,8 @@ def test_a_file_that_was_exported_rightly(files: Path, tmp_path: Path) -> None:
         ("start.onnx", "stale-state", "start.onnx holds the statistics of step 0"),
         ("eps.onnx", "eps", "eps.onnx computes with eps 0.001, model.py:build with 1e-05: that explains"),
         ("other.onnx", "", ""),
+        ("train-eps.onnx", "mode-leak", "equals model.py:build in *train* mode and with another eps"),
+        ("start-eps.onnx", "stale-state", "start-eps.onnx holds the statistics of step 0, and another eps"),
     ],
 )
 def test_files_that_were_not(files: Path, tmp_path: Path, file: str, cause: str, words: str) -> None:
@@ -114,7 +136,9 @@ def test_files_that_were_not(files: Path, tmp_path: Path, file: str, cause: str,
     assert code == 1
     assert not cause or findings[0]["cause"] == cause
     assert words in answer["headline"]
-    assert cause or "unexplained" in {found["cause"] for found in findings}
+    causes = {found["cause"] for found in findings}
+    assert cause or "unexplained" in causes
+    assert "another eps" not in words or "eps" in causes
 
 
 def test_two_files(files: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ from bncheck.subjects.model import holding_of
 from bncheck.subjects.played_file import Played, arrays_of, grouped, has, in_memory, play_file, players, state_of
 from bncheck.subjects.quantised import is_quantised, played_without, readings_of, with_folds
 from bncheck.subjects.sides import AskedDiff, Side, names_of
+from bncheck.subjects.two_causes import in_two_ways
 from bncheck.subjects.two_files import others, side_by_side
 from bncheck.worker.onnx_side import file as onnx_file
 
@@ -66,6 +68,9 @@ def compare_plays(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
             two = play(second, first, asked, folder / "two", None, listener)
             one = play(first, second, asked, folder / "one", two.arrays, listener)
         two = played_without(second, two, one, folder / "unrounded", asked.seconds)
+        if first.kind == "code" and two.quantised is None:
+            again = partial(play_model, first, second, asked, folder / "again", one.arrays, listener)
+            one = in_two_ways(one, two, again)
         names = names_of(first, second)
         answer, findings, missed = judged(one, two, names)
     targets = [target_of(word, each) for word, each in zip(names, (one, two), strict=True)]
@@ -120,8 +125,9 @@ def as_a_model_takes_them(given: Path | None, folder: Path) -> Iterator[Path | N
 
 
 def play_model(
-    side: Side, other: Side, asked: AskedDiff, folder: Path, given: Path | None, listener: Listener
-) -> Played:
+    side: Side, other: Side, asked: AskedDiff, folder: Path, given: Path | None, listener: Listener,
+    together: Sequence[float] = (),
+) -> Played:  # fmt: skip
     assert side.thing is not None
     backend = find_backends(())[side.thing.framework]
     given_python = None if for_the_file_alone(asked.python, backend.module, other) else asked.python
@@ -136,6 +142,7 @@ def play_model(
         "data": str(given or (asked.data.absolute() if asked.data else "")),
         "steps": 0,
         "play": "outputs",
+        "together": list(together),
     }
     said = Making(python.path, job, folder).wait(asked.seconds)
     arrays = arrays_of(folder / "outputs.npz")

@@ -70,6 +70,12 @@ fresh = build()
 fresh[1].reset_running_stats()
 fresh[4].reset_running_stats()
 export(fresh, "start.onnx")
+both = with_eps()
+export(both.train(), "train-eps.onnx", do_constant_folding=False, training=mode.TRAINING)
+both = with_eps().eval()
+both[1].reset_running_stats()
+both[4].reset_running_stats()
+export(both, "start-eps.onnx")
 
 
 class Calibration(CalibrationDataReader):

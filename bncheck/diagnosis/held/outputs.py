@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bncheck.diagnosis.held.pairs import TOGETHER, pair_readings
 from bncheck.diagnosis.held.reading import Reading, Sides, joined
 from bncheck.diagnosis.rules.wording import number
 from bncheck.finding import Kind
@@ -88,7 +89,7 @@ def bound(plays: Mapping[str, Outputs], name: str) -> float:
 def hold_against(plays: Mapping[str, Outputs], other: Outputs) -> dict[str, Measured]:
     """Way to run it → how far the other's outputs lie from that."""
     ways = [name for name in plays if name != "input" and not name.startswith("nudged") and not name.endswith("64")]
-    return {name: Measured(gap(plays[name], other), bound(plays, name)) for name in ways}
+    return {name: Measured(gap(plays[name], other), bound(plays, name.partition(TOGETHER)[0])) for name in ways}
 
 
 WAYS: Mapping[str, tuple[str, Kind, str, str]] = {
@@ -131,6 +132,8 @@ def readings(sides: Sides, found: Mapping[str, Measured], narrow: Mapping[str, i
         title = f"{words.format(a=sides.a, b=sides.b)} (off by {percent(usual.gap)} in eval, by "
         title += f"{percent(found[way].gap)} so)."
         return [Reading(cause, kind, title, advice, place, departs=sides.b, evidence={"gap in eval": usual.gap})]
+    if both := pair_readings(sides, found, usual):
+        return both
     other_eps = [reading for reading in [eps_reading(sides, found, usual)] if reading is not None]
     return other_eps or [unexplained(sides, found, usual, narrow)]
 

@@ -9,6 +9,7 @@ hold (model.py), ``outputs.npz``:
     ``eval64/<k>``, …         the same in float64, where the model can be: how far its own rounding goes
     ``nudged/<k>``            eval with an input that is off by a rounding
     ``nudged16/<k>``          eval with every weight off by as much as float16 rounds
+    ``train, eps <value>/<k>`` two of these at once, for each eps of ``together`` in the job
     ``tap/<name>``            eval: what each normalising layer gives, in the order in which they ran
 """
 
@@ -47,6 +48,7 @@ def play(torch, part, failed, job, thing, folder):
     arrays = {"input/%d" % place: plain(each) for place, each in enumerate(leaves(torch, batch).values())}
     every = Candidates(torch, model, leaves, net, norms, batch)
     every.whole, every.sealed = whole, transformed.sealed(net)
+    every.together = job.get("together", ())
     for name, action in every.actions():
         try:
             with torch.no_grad():
@@ -80,10 +82,13 @@ class Candidates:
         self.torch, self.model, self.leaves = torch, model, leaves
         self.net, self.norms, self.batch = net, norms, batch
         self.taps = {}
-        self.whole, self.sealed = net, None
+        self.whole, self.sealed, self.together = net, None, ()
 
     def actions(self):
         yield "eval", self.tapped
+        if self.together:
+            yield from self.pairs()
+            return
         yield "nudged", self.nudged
         yield "nudged16", self.rounded
         yield "train", lambda: self.moded(lambda: self.net.train())
@@ -94,6 +99,16 @@ class Candidates:
                 yield "eps %g" % eps, lambda eps=eps: self.with_eps(eps)
         yield "eval64", lambda: self.wide(lambda: self.net.eval())
         yield "train64", lambda: self.wide(lambda: self.net.train())
+
+    def pairs(self):
+        """Each of these eps alone, and with each other way to run it."""
+        ways = (
+            ("", None), ("train, ", lambda: self.moded(lambda: self.net.train())),
+            ("batch, ", lambda: self.moded(self.norms_alone)), ("start, ", self.started),
+        )  # fmt: skip
+        for eps in self.together:
+            for way, action in ways:
+                yield "%seps %g" % (way, eps), lambda eps=eps, action=action: self.with_eps(eps, action)
 
     def run(self, batch=None, net=None):
         self.torch.manual_seed(0)
@@ -186,13 +201,13 @@ class Candidates:
         value = getattr(module, "eps", None)
         return float(value) if isinstance(value, (int, float)) else None
 
-    def with_eps(self, eps):
+    def with_eps(self, eps, action=None):
         self.net.eval()
         own = {name: module.eps for name, module in self.norms.items() if self.eps(module) is not None}
         for name in own:
             self.norms[name].eps = eps
         try:
-            return self.run()
+            return (action or self.run)()
         finally:
             for name, value in own.items():
                 self.norms[name].eps = value
