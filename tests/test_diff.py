@@ -19,6 +19,7 @@ from bncheck.diagnosis.held.naming import name_differences
 from bncheck.diagnosis.held.reading import Others, Sides
 from bncheck.finding import Finding
 from bncheck.life import Held, Holding
+from bncheck.subjects.folded import with_eps
 from bncheck.subjects.two_files import how_read
 from bncheck.trace import Array
 
@@ -250,7 +251,28 @@ WEIGHT, BIAS = np.arange(12, dtype=np.float32).reshape(3, 4) - 5, f32(0.5, -1, 2
 def test_the_eps_of_a_fold_is_measured(eps: float) -> None:
     norm = held(running_var=[0.01, 0.02, 0.05])
     fold = fold_of(WEIGHT, BIAS, norm, *folded(WEIGHT, BIAS, norm, eps))
-    assert fold is not None and (fold.word, fold.eps, fold.known) == ("folded", eps, True)
+    assert fold is not None and (fold.word, fold.eps) == ("folded", eps)
+    assert fold.fits[0] < eps < fold.fits[1]
+
+
+@pytest.mark.parametrize(
+    ("var", "eps", "words"),
+    [
+        ([1.0, 2.0, 0.5], 0.0, "without eps, or with one below 2e-06,"),  # 1e-6 is no digit of float32 there
+        ([1e-3, 2.0, 0.5], 0.0, "without eps, or with one below"),
+        ([1.0, 2.0, 0.5], 1e-3, "with eps 0.001"),
+        ([1.0, 2.0, 0.5], 0.0123, "with eps 0.0123"),
+    ],
+)
+def test_an_eps_is_named_where_one_alone_makes_the_weights(var: list[float], eps: float, words: str) -> None:
+    norm = held(running_var=var)
+    fold = fold_of(WEIGHT, BIAS, norm, *folded(WEIGHT, BIAS, norm, eps))
+    assert fold is not None and fold.word == "folded"
+    assert with_eps(fold.fits, [fold.eps]).startswith(words)
+
+
+def test_layers_that_no_one_eps_explains() -> None:
+    assert with_eps((2e-3, 1e-3), [1e-3, 2e-3]) == "with an eps of its own in each layer (0.001 to 0.002)"
 
 
 def test_what_is_no_fold() -> None:
@@ -296,7 +318,7 @@ def test_a_fold_with_another_eps(files: Path, tmp_path: Path) -> None:
     for name, words in (("before.pt", "does not say its eps"), ("whole.pt", "whole.pt has 1e-05")):
         code, answer, findings = told(files, tmp_path, name, "folded-eps.pt")
         assert code == 1
-        assert [found["cause"] for found in findings] == ["eps", "folding"]
+        assert [found["cause"] for found in findings] == ["eps"]
         assert "folded-eps.pt was folded with eps 0.001 in bn1, bn2, bn3 and bn4" in answer["headline"]
         assert words in answer["headline"]
 

@@ -150,6 +150,16 @@ def test_two_files(files: Path, tmp_path: Path) -> None:
     assert {"stale-state", "unexplained"} == {found["cause"] for found in findings}
 
 
+def test_a_fold_by_hand_that_is_wrong_is_all_of_the_difference(files: Path, tmp_path: Path) -> None:
+    """Forum question 139598 and its like: the convolution's own bias was forgotten."""
+    inputs = ("--input", "4,3,12,12")
+    _, _, (found,) = told(files, tmp_path, "model.py:fused_without_bias", "model.py:build", *inputs)
+    assert (found["cause"], found["kind"]) == ("folding", "defect")
+    assert "model.py:fused_without_bias has gamma/sqrt(var + eps) of model.py:build folded into" in found["title"]
+    assert "folded rightly, it gives the same up to rounding" in found["title"]
+    assert found["evidence"]["explained"] > 0.999
+
+
 def test_a_quantised_file_costs_what_quantisation_costs_and_nothing_else(files: Path, tmp_path: Path) -> None:
     code, answer, (found,) = told(files, tmp_path, "model.py:build", "quantised.onnx")
     assert (code, found["cause"], found["kind"]) == (1, "reduced-precision", "convention")

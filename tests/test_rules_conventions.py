@@ -44,7 +44,7 @@ FACET_RULES = [
         "backward_order",
         "last forward first",
         "first forward first",
-        "A backward through several forwards moves the running statistics of mxnet first forward first, of torch last f",
+        "A backward through several forwards moves the running statistics of mxnet first forward first, of t",
     ),
     ("update-count", "updates_per_event", 1, 2, "mxnet moves its running statistics twice per event, torch once."),
     ("batch-weight", "batch_weight", 0.1, 0.2, "A new batch weighs 0.1 in torch and 0.2 in mxnet."),

@@ -40,8 +40,20 @@ from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making, SubjectFailure
 from bncheck.subjects.model import holding_of
-from bncheck.subjects.played_file import Played, arrays_of, grouped, has, in_memory, play_file, players, state_of
+from bncheck.subjects.played_file import (
+    Played,
+    arrays_of,
+    grouped,
+    has,
+    in_memory,
+    play_file,
+    play_unrounded,
+    players,
+    state_of,
+    write_restored,
+)
 from bncheck.subjects.quantised import is_quantised, played_without, readings_of, with_folds
+from bncheck.subjects.refolded import explained, refolded
 from bncheck.subjects.sides import AskedDiff, Side, names_of
 from bncheck.subjects.two_causes import in_two_ways
 from bncheck.subjects.two_files import others, side_by_side
@@ -50,6 +62,7 @@ from bncheck.worker.onnx_side import file as onnx_file
 if TYPE_CHECKING:
     from bncheck.playing.progress import Listener
 
+NONE: Mapping[str, Any] = {}
 BATCH, SIDE = 4, {4: 64, 3: 32, 5: 16}
 # The side that is told more about, and run in more ways, comes first.
 ORDER = ("code", "keras", "onnx", "exported", "checkpoint")
@@ -67,7 +80,10 @@ def compare_plays(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
         else:
             two = play(second, first, asked, folder / "two", None, listener)
             one = play(first, second, asked, folder / "one", two.arrays, listener)
+        if first.kind == second.kind and len(one.checkpoint.holding.layers) < len(two.checkpoint.holding.layers):
+            one, two, first, second = two, one, second, first  # what lacks layers is told by what has them
         two = played_without(second, two, one, folder / "unrounded", asked.seconds)
+        two = refolded(one, two, partial(play_restored, second, first, two, asked, folder / "refolded", listener))
         if first.kind == "code" and two.quantised is None:
             again = partial(play_model, first, second, asked, folder / "again", one.arrays, listener)
             one = in_two_ways(one, two, again)
@@ -126,8 +142,9 @@ def as_a_model_takes_them(given: Path | None, folder: Path) -> Iterator[Path | N
 
 def play_model(
     side: Side, other: Side, asked: AskedDiff, folder: Path, given: Path | None, listener: Listener,
-    together: Sequence[float] = (),
+    together: Sequence[float] = (), restored: Mapping[str, NDArray[Any]] = NONE,
 ) -> Played:  # fmt: skip
+    """``together`` are eps to run it with in each other way too; ``restored`` weights that stand for its own."""
     assert side.thing is not None
     backend = find_backends(())[side.thing.framework]
     given_python = None if for_the_file_alone(asked.python, backend.module, other) else asked.python
@@ -143,6 +160,7 @@ def play_model(
         "steps": 0,
         "play": "outputs",
         "together": list(together),
+        "restored": write_restored(folder, restored),
     }
     said = Making(python.path, job, folder).wait(asked.seconds)
     arrays = arrays_of(folder / "outputs.npz")
@@ -160,6 +178,16 @@ def play_model(
         python=str(python.path),
         remarks=remarks_of(said, side.text),
     )
+
+
+def play_restored(
+    side: Side, other: Side, played: Played, asked: AskedDiff, folder: Path, listener: Listener,
+    weights: Mapping[str, NDArray[Any]],
+) -> Mapping[str, Sequence[NDArray[Any]]]:  # fmt: skip
+    """What it gives on the same input with other weights, as "restored"; nothing for what cannot be changed."""
+    if side.kind == "code":
+        return play_model(side, other, asked, folder, played.arrays, listener, restored=weights).plays
+    return play_unrounded(side, played, weights, folder, asked.seconds) if side.kind == "onnx" else {}
 
 
 def for_the_file_alone(python: str | None, module: str, other: Side) -> bool:
@@ -238,6 +266,7 @@ def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, li
     if two.backend in WITHOUT_BATCHNORM:  # that a layer is not seen there says nothing
         kept = [finding for finding in kept if (finding.cause, finding.kind) != ("state-mismatch", "hazard")]
     kept = [finding for finding in kept if finding.cause not in ("eps", "stale-state") or finding.cause not in said]
+    outputs, kept = explained(one, two, outputs, kept, found.get("eval") or found["plain"])
     if nothing_else_differs(one, two, answer):
         outputs, kept = followed(outputs, kept)
     findings = sorted([*outputs, *kept], key=lambda found: KINDS.index(found.kind))

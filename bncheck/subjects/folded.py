@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bncheck.checkpoints.normalisers import plain_name
 from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.checkpoints.tensor import Tensor
-from bncheck.diagnosis.held.folding import Fold, fold_of
+from bncheck.diagnosis.held.folding import Fold, Range, eps_within, fold_of
 from bncheck.diagnosis.held.matching import Matching
 from bncheck.diagnosis.held.reading import Reading, Sides, finding_of
 from bncheck.diagnosis.rules.layer_names import listed
@@ -111,7 +111,8 @@ def readings(chosen: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[
                 places=tuple((name, "running_var") for name in names),
                 departs=mine,
             )
-    good = [each for each in chosen if each.fold.word == "folded"]
+    folds = [each for each in chosen if each.fold.word == "folded"]
+    good = [each for each in folds if has_own_eps(each)]
     if good:
         names = [each.layer.layer for each in good]
         yield Reading(
@@ -123,32 +124,51 @@ def readings(chosen: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[
             places=tuple((name, "running_var") for name in names),
             evidence={"eps": good[0].fold.eps},
         )
-    yield from other_eps(good, mine, theirs)
+    yield from other_eps([each for each in folds if each not in good], mine, theirs)
 
 
-def other_eps(good: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[Reading]:
+def has_own_eps(each: FoldedLayer) -> bool:
+    """Whether the layer's eps, or PyTorch's where it says none, is one that its fold can have."""
+    low, high = each.fold.fits
+    return low <= (1e-5 if each.layer.eps is None else each.layer.eps) <= high
+
+
+def other_eps(found: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[Reading]:
     """Layers that were folded with another eps than they have, or than their framework's layers have by default."""
-    groups: dict[tuple[float, float | None], list[FoldedLayer]] = {}
-    for each in good:
-        own = each.layer.eps
-        wanted = 1e-5 if own is None else own
-        if abs(each.fold.eps - wanted) > 1e-3 * max(wanted, each.fold.eps):
-            groups.setdefault((each.fold.eps, own), []).append(each)
-    for (eps, own), found in groups.items():
-        names = [each.layer.layer for each in found]
+    groups: dict[float | None, list[FoldedLayer]] = {}
+    for each in found:
+        groups.setdefault(each.layer.eps, []).append(each)
+    for own, group in groups.items():
+        names = [each.layer.layer for each in group]
         against = (
             f"{theirs} has {own:g}"
             if own is not None
             else f"{theirs} does not say its eps; PyTorch's default is 1e-5, that of Keras 1e-3"
         )
+        fits = max(each.fold.fits[0] for each in group), min(each.fold.fits[1] for each in group)
+        how = with_eps(fits, [each.fold.eps for each in group])
         yield Reading(
             cause="eps",
             kind="hazard",
-            title=f"{mine} was folded with eps {eps:g} in {listed(names)}; {against}.",
+            title=f"{mine} was folded {how} in {listed(names)}; {against}.",
             advice="fold with the eps that the layer was trained with",
             places=tuple((name, "eps") for name in names),
-            evidence={"eps": eps},
+            evidence={"smallest eps that fits": fits[0], "largest eps that fits": fits[1]},
         )
+
+
+def with_eps(fits: Range, each: Sequence[float]) -> str:
+    """The one usual eps that makes the weights of all layers, or what can be said where several do."""
+    if fits[0] > fits[1]:
+        return f"with an eps of its own in each layer ({min(each):.3g} to {max(each):.3g})"
+    usual = eps_within(fits, None)
+    if len(usual) == 1:
+        return f"with eps {usual[0]:.4g}" if usual[0] else "without eps"
+    return (
+        f"without eps, or with one below {fits[1]:.1g},"
+        if not fits[0]
+        else f"with an eps of {fits[0]:.2g} to {fits[1]:.2g}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- searching
@@ -195,17 +215,22 @@ class Weights:
         ]
         return {key: tensors[key].read().reshape(-1) for key in fitting[:MOST_VECTORS]}
 
-    def bias(self, key: str, channels: int) -> NDArray[Any] | None:
-        """The bias beside a weight: what has its name with "bias" in the place of the last word, or follows it."""
+    def bias_of(self, key: str, channels: int) -> str:
+        """The bias beside a weight: what has its name with "bias" in the place of the last word, or follows it; ""
+        where there is none."""
         tensors = self.checkpoint.tensors
         for word, instead in (("weight", "bias"), ("kernel", "bias"), (".W", ".B"), ("_W", "_B"), ("w_0", "b_0")):
             if word in key:
                 head, _, tail = key.rpartition(word)
                 found = tensors.get(f"{head}{instead}{tail}")
                 if found is not None and found.shape == (channels,):
-                    return found.read()
+                    return f"{head}{instead}{tail}"
         beside = self.checkpoint.beside.get(key, "")
-        return tensors[beside].read() if beside in tensors and tensors[beside].shape == (channels,) else None
+        return beside if beside in tensors and tensors[beside].shape == (channels,) else ""
+
+    def bias(self, key: str, channels: int) -> NDArray[Any] | None:
+        name = self.bias_of(key, channels)
+        return self.checkpoint.tensors[name].read() if name else None
 
 
 def is_weight(tensor: Tensor) -> bool:

@@ -54,6 +54,7 @@ class Played:
     narrow: Mapping[str, int] = field(default_factory=dict)
     usual: str = ""
     quantised: Quantised | None = None  # where the file is that
+    refolded: Sequence[NDArray[Any]] = ()  # outputs with the other side's folds in the place of its own
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,20 @@ def play_unrounded(
     """Outputs of a quantised file on the same input without its rounding: "unrounded", "restored" and "cut"."""
     assert side.path is not None
     folder.mkdir()
-    names = list(restored)
-    arrays: dict[str, Any] = {f"w{place}": restored[name] for place, name in enumerate(names)}
-    np.savez(folder / "restored.npz", **arrays)
+    names = write_restored(folder, restored)
     job = {"file": str(side.path.absolute()), "arrays": str(played.arrays), "inputs": [], "restored": names}
     write_json(folder / "play.json", job)
     run(players()[side.path.suffix.lower()], Path(played.python), folder, side, seconds)
     return grouped(arrays_of(folder / "played.npz"))
+
+
+def write_restored(folder: Path, weights: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Weights that stand for others, as ``w0``, ``w1``, … of a file in the folder: their names in that order."""
+    if weights:
+        folder.mkdir(exist_ok=True)
+        arrays: dict[str, Any] = {f"w{place}": array for place, array in enumerate(weights.values())}
+        np.savez(folder / "restored.npz", **arrays)
+    return list(weights)
 
 
 def run(player: Player, python: Path, folder: Path, side: Side, seconds: float) -> Mapping[str, Any]:

@@ -43,6 +43,22 @@ def other():
     return net
 
 
+def fused(with_bias=True):  # by hand
+    net = build()
+    for place in (0, 3):
+        conv, norm = net[place], net[place + 1]
+        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        with torch.no_grad():
+            conv.weight.mul_(gain.view(-1, 1, 1, 1))
+            conv.bias.copy_(((conv.bias if with_bias else 0) - norm.running_mean) * gain + norm.bias)
+        net[place + 1] = nn.Identity()
+    return net
+
+
+def fused_without_bias():
+    return fused(False)
+
+
 def fails():
     return nn.Linear(3, 4)
 """

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,19 +12,22 @@ from bncheck.trace import Array
 
 # Roundings of float32 (2⁻²³) that folding takes at most: a square root, a division, two products, one sum.
 ROUNDINGS = 16 * 2.0**-23
+LARGEST_EPS = 1.0
 USUAL_EPS = (1e-5, 1e-3, 1e-6, 1e-4, 2e-5, 1.001e-5, 1e-2, 1e-7, 1e-8, 1e-12, 0.0)
+
+
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
     """``word``: "folded"; "start" (with mean 0 and variance 1 instead of what is held); "bare" (the convolution is as
-    it was, and the BatchNorm is gone); "weights" (the weights are folded, the bias is another). ``eps`` is the one
-    that it was folded with, ``known`` whether it is a usual one or the layer's own."""
+    it was, and the BatchNorm is gone); "weights" (the weights are folded, the bias is another). ``fits`` is every eps
+    that it can have been folded with, ``eps`` the likeliest of them."""
 
     word: str
     eps: float = 0.0
-    known: bool = True
-    residual: float = 0.0
+    fits: Range = (0.0, 0.0)
 
 
 def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_bias: Array | None) -> Fold | None:
@@ -51,15 +53,16 @@ def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_b
         if not identity:
             return Fold("bare")
     for word, m, v in (("folded", mean, var), ("start", np.zeros(count), np.ones(count))):
-        eps, known = eps_of(ratio, gamma, v, norm.eps, slack)
-        if eps is None:
+        fits = eps_of(ratio, gamma, v, slack) or eps_of(ratio, gamma, v, 4 * slack)
+        if fits is None:
             continue
+        eps = eps_within(fits, norm.eps)[0]
         gain = gamma / np.sqrt(v + eps)
         wanted, size = (before - m) * gain + beta, np.abs(before * gain) + np.abs(m * gain) + np.abs(beta)
         apart = np.abs(after - wanted)
         good = bool((apart <= slack * size + 1e-12).all())
         if good or word == "folded":
-            return Fold(word if good else "weights", eps, known, float(apart.max()))
+            return Fold(word if good else "weights", eps, fits)
     return None
 
 
@@ -80,23 +83,21 @@ def rows_ratio(weight: Array, other: Array, slack: float) -> Array | None:
     return ratio if (apart <= slack * np.abs(ratio) * np.abs(weight).max(1) + 1e-30).all() else None
 
 
-def eps_of(ratio: Array, gamma: Array, var: Array, own: float | None, slack: float) -> tuple[float | None, bool]:
-    """(the eps of gamma/sqrt(var + eps), whether it is the layer's own or a usual one); None where there is none."""
-    usual: Sequence[float] = (*([own] if own is not None else []), *USUAL_EPS)
-    fits = []
-    for eps in usual:
-        if (var + eps > 0).all():
-            worst = float((np.abs(gamma / np.sqrt(var + eps) - ratio) / (np.abs(ratio) + 1e-30)).max())
-            fits.append((worst, eps))
-    worst, eps = min(fits, default=(np.inf, 0.0), key=lambda fit: (fit[0] > slack, fit[0] if fit[0] > slack else 0))
-    if worst <= slack:
-        return eps, True
-    alive = (ratio != 0) & (gamma != 0) & (gamma * ratio > 0)
-    if not alive.any():
-        return None, False
-    found = (gamma[alive] / ratio[alive]) ** 2 - var[alive]
-    measured = float(found[np.argmin(var[alive])])
-    if measured < 0 or measured > 1 or not (var + measured > 0).all():
-        return None, False
-    worst = float((np.abs(gamma / np.sqrt(var + measured) - ratio) / (np.abs(ratio) + 1e-30)).max())
-    return (measured, False) if worst <= 4 * slack else (None, False)
+def eps_of(ratio: Array, gamma: Array, var: Array, slack: float) -> Range | None:
+    """Every eps with which gamma/sqrt(var + eps) is the ratio, up to rounding: (from, up to). None where there is
+    none."""
+    alive = (ratio != 0) & (gamma != 0)
+    if not alive.any() or (gamma * ratio < 0).any() or ((ratio == 0) != (gamma == 0)).any():
+        return None
+    square, held = (gamma[alive] / ratio[alive]) ** 2, var[alive]
+    low, high = float((square * (1 - 2 * slack) - held).max()), float((square * (1 + 2 * slack) - held).min())
+    if low > high or high < 0 or low > LARGEST_EPS:
+        return None
+    return max(low, 0.0), high
+
+
+def eps_within(fits: Range, own: float | None) -> tuple[float, ...]:
+    """The eps that is meant: the layer's own where it fits, else every usual one that does, else the middle."""
+    if own is not None and fits[0] <= own <= fits[1]:
+        return (own,)
+    return tuple(eps for eps in USUAL_EPS if fits[0] <= eps <= fits[1]) or (0.5 * (fits[0] + fits[1]),)

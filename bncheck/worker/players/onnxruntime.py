@@ -42,7 +42,8 @@ class Model:
 
     def unrounded(self, batches, restored):
         """What a quantised file gives when its activations are not rounded; when ``restored`` floats (name of the
-        float tensor → array) stand for its rounded weights as well; and so, but cut at the ends of the ranges."""
+        float tensor → array) stand for its rounded weights, or any others, as well; and so, but cut at the ends of
+        the ranges."""
         try:
             import onnx.helper
             import onnx.numpy_helper
@@ -63,6 +64,9 @@ class Model:
 def float_graph(onnx, graph, weights, cut):
     """Activations go on without being rounded; ``weights`` take the place of what rounded ones become. A range that
     begins at 0 stands for the Relu that it made needless, one that is ``cut`` at both ends for a Relu6 too."""
+    for item in graph.initializer:
+        if item.name in weights:
+            item.CopyFrom(onnx.numpy_helper.from_array(weights[item.name], item.name))
     stored = {item.name: item for item in graph.initializer}
     given, nodes = {item.name for item in graph.input}, []
     for node in graph.node:

@@ -10,6 +10,7 @@ hold (model.py), ``outputs.npz``:
     ``nudged/<k>``            eval with an input that is off by a rounding
     ``nudged16/<k>``          eval with every weight off by as much as float16 rounds
     ``train, eps <value>/<k>`` two of these at once, for each eps of ``together`` in the job
+    ``restored/<k>``          eval with the weights of ``restored.npz`` (``w0``, …), which the job names in order
     ``tap/<name>``            eval: what each normalising layer gives, in the order in which they ran
 """
 
@@ -48,7 +49,7 @@ def play(torch, part, failed, job, thing, folder):
     arrays = {"input/%d" % place: plain(each) for place, each in enumerate(leaves(torch, batch).values())}
     every = Candidates(torch, model, leaves, net, norms, batch)
     every.whole, every.sealed = whole, transformed.sealed(net)
-    every.together = job.get("together", ())
+    every.together, every.restored = job.get("together", ()), restored(job, folder)
     for name, action in every.actions():
         try:
             with torch.no_grad():
@@ -62,6 +63,14 @@ def play(torch, part, failed, job, thing, folder):
     arrays.update(every.taps)
     np.savez(os.path.join(folder, "outputs.npz"), **arrays)
     return found
+
+
+def restored(job, folder):
+    """{key: array} of weights that stand for the model's own."""
+    if not job.get("restored"):
+        return {}
+    with np.load(os.path.join(folder, "restored.npz"), allow_pickle=False) as held:
+        return {key: held["w%d" % place] for place, key in enumerate(job["restored"])}
 
 
 def plain(tensor):
@@ -82,12 +91,15 @@ class Candidates:
         self.torch, self.model, self.leaves = torch, model, leaves
         self.net, self.norms, self.batch = net, norms, batch
         self.taps = {}
-        self.whole, self.sealed, self.together = net, None, ()
+        self.whole, self.sealed, self.together, self.restored = net, None, (), {}
 
     def actions(self):
         yield "eval", self.tapped
         if self.together:
             yield from self.pairs()
+            return
+        if self.restored:
+            yield "restored", self.with_weights
             return
         yield "nudged", self.nudged
         yield "nudged16", self.rounded
@@ -175,6 +187,17 @@ class Candidates:
         for value in self.net.state_dict().values():
             if hasattr(value, "is_floating_point") and value.is_floating_point():
                 value.mul_(1 + 2.0**-11 * (2 * self.torch.rand(value.shape, generator=dice) - 1).to(value))
+        try:
+            return self.run()
+        finally:
+            self.net.load_state_dict(held, strict=False)
+
+    def with_weights(self):
+        held = self.kept()
+        self.net.eval()
+        self.net.load_state_dict(
+            {key: self.torch.from_numpy(value) for key, value in self.restored.items()}, strict=False
+        )
         try:
             return self.run()
         finally:
