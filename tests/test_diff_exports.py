@@ -184,6 +184,12 @@ def test_a_file_that_computes_in_whole_numbers_is_not_measured(files: Path, tmp_
     assert "dynamic.onnx is quantised, and what that costs is not measured: ConvInteger" in answer["headline"]
 
 
+@pytest.mark.slow
+def test_a_model_that_pytorch_quantised_is_said_to_be_one(files: Path, tmp_path: Path) -> None:
+    _, answer, _ = told(files, tmp_path, "model.py:build", "model.py:quantised", "--input", "4,3,12,12")
+    assert "model.py:quantised keeps weights in int8; what that costs is not measured here" in answer["headline"]
+
+
 def test_two_models_and_the_first_layer_that_differs(files: Path, tmp_path: Path) -> None:
     code, answer, _ = told(files, tmp_path, "model.py:build", "model.py:other", "--input", "4,3,12,12")
     assert code == 1

@@ -177,6 +177,7 @@ def play_model(
         version=str(said["torch"]),
         python=str(python.path),
         remarks=remarks_of(said, side.text),
+        narrow={str(kind): int(count) for kind, count in said.get("narrow", {}).items()},
     )
 
 

@@ -59,6 +59,10 @@ def fused_without_bias():
     return fused(False)
 
 
+def quantised():
+    return torch.ao.quantization.quantize_dynamic(build(), {nn.Linear}, dtype=torch.qint8)
+
+
 def fails():
     return nn.Linear(3, 4)
 """

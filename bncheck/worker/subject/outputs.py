@@ -44,7 +44,7 @@ def play(torch, part, failed, job, thing, folder):
     found = {
         "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
         "layers": [held.describe(name, module, modes.get(name)) for name, module in norms.items()],
-        "others": held.others(net, norms), "remarks": [] if whole is not net else remarks,
+        "others": held.others(net, norms), "remarks": [] if whole is not net else remarks, "narrow": quantised(net),
     }  # fmt: skip
     arrays = {"input/%d" % place: plain(each) for place, each in enumerate(leaves(torch, batch).values())}
     every = Candidates(torch, model, leaves, net, norms, batch)
@@ -63,6 +63,16 @@ def play(torch, part, failed, job, thing, folder):
     arrays.update(every.taps)
     np.savez(os.path.join(folder, "outputs.npz"), **arrays)
     return found
+
+
+# Where PyTorch's modules that compute in whole numbers are defined.
+QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+
+
+def quantised(net):
+    """{"int8": how many of its modules hold such weights}; nothing where none does."""
+    count = sum(type(each).__module__.startswith(QUANTISED) and hasattr(each, "weight") for each in net.modules())
+    return {"int8": count} if count else {}
 
 
 def restored(job, folder):
