@@ -353,7 +353,7 @@ class Model:
         self.used_up = True
         grads = [self.tensor(dy).to(out.dtype) for dy, (_, out) in zip(dys, self.tape)]  # noqa: B905 - Python 3.7
         with self.blame():
-            self.torch.autograd.backward([out for _, out in self.tape], grads, retain_graph=self.keep_graph)
+            part("sowing").backward(self.torch, [out for _, out in self.tape], grads, self.keep_graph)
         last = self.tape[-1][0].grad
         found = {"input": None if last is None else self.array(last)}
         for name, norm in self.norms.items():
