@@ -65,6 +65,7 @@ class Nursery:
     """A process that imports ``module`` and forks. Closing it ends it and what it has forked."""
 
     def __init__(self, python: Path, module: str) -> None:
+        self.python = python
         requests, self.requests = os.pipe()
         self.replies, replies = os.pipe()
         self.forked: list[Forked] = []  # in the order of the requests, which is that of the replies

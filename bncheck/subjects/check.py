@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from bncheck.environments.backend_file import find_backends
 from bncheck.errors import UsageError
-from bncheck.playing.nursery import CAN_FORK, Nursery
+from bncheck.playing.nursery import Nursery
 from bncheck.run_folder.results import Results
 from bncheck.subjects.asked import Asked, parse_input
+from bncheck.subjects.begun import begin
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making
 
@@ -24,8 +25,8 @@ __all__ = ["Asked", "check", "parse_input"]
 
 
 def check(asked: Asked, listener: Listener, nursery: Nursery | None = None) -> tuple[Path, Results]:
-    """The run folder and what was found. UsageError and its like for what cannot be checked. A ``nursery`` of the same
-    Python serves for many things."""
+    """The run folder and what was found. UsageError and its like for what cannot be checked. A ``nursery`` that was begun
+    before serves, and for many things, where it is of the Python that the thing lives in."""
     if asked.save_scenario is not None and asked.thing.kind == "checkpoint":
         raise UsageError(
             f"{asked.thing.text} is a checkpoint: nothing is played of it that a scenario could hold.",
@@ -44,10 +45,9 @@ def check_code(asked: Asked, listener: Listener, nursery: Nursery | None) -> tup
     job = job_of(asked)
     with ExitStack() as held:
         folder = held.enter_context(tempfile.TemporaryDirectory(prefix="bncheck-"))
-        if asked.thing.framework != "torch":
-            nursery = None  # an engine is chosen before it is imported, and JAX's threads do not survive a fork
-        elif nursery is None and CAN_FORK:
-            nursery = held.enter_context(Nursery(python.path, backend.module))
+        if nursery is None or nursery.python != python.path:
+            made = begin(asked.thing, str(python.path))
+            nursery = None if made is None else held.enter_context(made)
         making = Making(python.path, job, Path(folder) / "subject", nursery)
         Thread(target=import_judging, args=(asked,), daemon=True).start()
         found = making.wait(asked.seconds)
