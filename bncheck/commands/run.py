@@ -14,6 +14,8 @@ from bncheck.commands.options import playing_options, telling_options
 
 if TYPE_CHECKING:
     from bncheck.commands.progress import Quiet
+    from bncheck.gate.configuration import Configuration
+    from bncheck.playing.nursery import Nursery
     from bncheck.playing.shard import Shard
     from bncheck.run_folder.results import Results
     from bncheck.session import Request
@@ -51,16 +53,40 @@ def run_command(**options: Any) -> int:
     bncheck run my-scenario.toml --set program.repeat=10 --fail-on drift
     bncheck run --executor dask://10.0.0.5:8786    played by other machines
     """
-    from bncheck.commands.gating import bar_of, tell_verdict, with_configuration
+    from bncheck.commands.gating import with_configuration
+
+    began = time.perf_counter()
+    options, configuration = with_configuration(options)
+    nursery = begun(options)
+    try:
+        return answer(options, configuration, nursery, began)
+    finally:
+        if nursery is not None:
+            nursery.close()
+
+
+def begun(options: dict[str, Any]) -> Nursery | None:
+    """The import of a framework that can be told to be asked for, if there is one."""
+    elsewhere = options["resume"] or options["executor"] or options["isolate"] == "cell" or options["backend_files"]
+    if elsewhere or not (options["targets"] or not options["scenarios"]):
+        return None
+    from bncheck.environments.targets import DEFAULT_TARGETS
+    from bncheck.playing.begun import begin
+
+    return begin(options["targets"] or DEFAULT_TARGETS, options["pythons"], options["jobs"])
+
+
+def answer(options: dict[str, Any], configuration: Configuration, nursery: Nursery | None, began: float) -> int:
+    """Carry it out and tell what was found. Imports of bncheck's own stand here: the framework's has begun."""
+    from bncheck.commands.gating import bar_of, tell_verdict
     from bncheck.commands.options import request_of
     from bncheck.commands.progress import open_progress
     from bncheck.gate.bar import read_verdict
 
-    began = time.perf_counter()
-    options, configuration = with_configuration(options)
     formats = CI_FORMATS if options["no_report"] else (*CI_FORMATS, "plots", "html")
     request = request_of(
         options,
+        nursery,
         scenarios=options["scenarios"],
         overrides=options["overrides"],
         resume=options["resume"],

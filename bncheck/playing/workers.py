@@ -283,7 +283,10 @@ class Worker:
 
     def settle(self, code: int) -> Iterator[Progress]:
         """The process ended: everything done, or unavailable, or dead at some cell."""
-        self.process = None
+        unborn, self.process = isinstance(self.process, Forked) and not self.process.pid, None
+        if unborn:  # the nursery died of its import, or with it: by itself the target can say why
+            self.job = replace(self.job, nursery=None)
+            return
         robbed = self.is_robbed()
         self.tidy()
         yield from self.finish()

@@ -25,8 +25,8 @@ __all__ = ["Asked", "check", "parse_input"]
 
 
 def check(asked: Asked, listener: Listener, nursery: Nursery | None = None) -> tuple[Path, Results]:
-    """The run folder and what was found. UsageError and its like for what cannot be checked. A ``nursery`` that was begun
-    before serves, and for many things, where it is of the Python that the thing lives in."""
+    """The run folder and what was found. UsageError and its like for what cannot be checked. A ``nursery`` that was
+    begun before serves, for many things too, where it is of the Python that the thing lives in."""
     if asked.save_scenario is not None and asked.thing.kind == "checkpoint":
         raise UsageError(
             f"{asked.thing.text} is a checkpoint: nothing is played of it that a scenario could hold.",

@@ -43,6 +43,9 @@ VARIANTS = {
 CUSTOM = True  # takes network.custom
 WHOLE = True  # takes network.model
 REPLICAS = COPIES = SHARES = True
+# Its import starts no threads. Not here: what starts processes of its own, or compiles in some.
+FORKS = ("", "functional", "builtin", "timed", "channels_last", "jit", "checkpoint", "autocast", "autocast_float16",
+         "no_onednn")  # fmt: skip
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 REQUIREMENTS = [
     # Imported: 2.13.0 on 3.11, 2.0.1 on 3.11, 1.13.1 on 3.10, 1.1.0 on 3.6 and 3.7. On Linux the default index's
