@@ -13,7 +13,7 @@ from bncheck.commands.gating import gating_options
 from bncheck.commands.options import DATA, OUT, PYTHON, TIMEOUT, VERBOSE, WEIGHTS, telling_options
 
 if TYPE_CHECKING:
-    from bncheck.playing.nursery import Nursery
+    from bncheck.playing.begun import Begun
     from bncheck.run_folder.results import Results
     from bncheck.subjects.thing import Thing
 
@@ -50,20 +50,16 @@ def check_command(**options: Any) -> int:
     Exit code 0: nothing wrong; 1: something is, or will bite (--fail-on); 2: it cannot be read, made or played;
     3: there was nothing to judge.
     """
-    from bncheck.subjects.begun import begin
+    from bncheck.subjects.begun import begun
     from bncheck.subjects.thing import parse_thing
 
     began = time.perf_counter()
     thing = parse_thing(options["thing"])
-    nursery = begin(thing, options["python"])
-    try:
-        return answer(thing, nursery, options, began)
-    finally:
-        if nursery is not None:
-            nursery.close()
+    with begun(thing, options["python"]) as early:
+        return answer(thing, early, options, began)
 
 
-def answer(thing: Thing, nursery: Nursery | None, options: dict[str, Any], began: float) -> int:
+def answer(thing: Thing, early: Begun, options: dict[str, Any], began: float) -> int:
     """What it is, and the exit code. Imports of bncheck's own stand here: the framework's has begun."""
     from bncheck.commands.gating import bar_of, tell_verdict, with_configuration
     from bncheck.commands.progress import open_progress
@@ -93,7 +89,7 @@ def answer(thing: Thing, nursery: Nursery | None, options: dict[str, Any], began
         formats=CI_FORMATS,
     )
     with open_progress(options["quiet"] or options["as_json"], options["verbose"]) as progress:
-        run, results = check(asked, progress, nursery)
+        run, results = check(asked, progress, early.nursery, early.ready)
     show(run, results, options, time.perf_counter() - began)
     if not options["no_report"]:
         draw(run, results, options)

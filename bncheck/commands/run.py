@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from bncheck.commands.options import playing_options, telling_options
 if TYPE_CHECKING:
     from bncheck.commands.progress import Quiet
     from bncheck.gate.configuration import Configuration
-    from bncheck.playing.nursery import Nursery
+    from bncheck.playing.begun import Begun
     from bncheck.playing.shard import Shard
     from bncheck.run_folder.results import Results
     from bncheck.session import Request
@@ -57,26 +58,23 @@ def run_command(**options: Any) -> int:
 
     began = time.perf_counter()
     options, configuration = with_configuration(options)
-    nursery = begun(options)
-    try:
-        return answer(options, configuration, nursery, began)
-    finally:
-        if nursery is not None:
-            nursery.close()
+    from bncheck.playing.begun import begun
+
+    with begun(sure(options), options["pythons"], options["jobs"]) as early:
+        return answer(options, configuration, early, began)
 
 
-def begun(options: dict[str, Any]) -> Nursery | None:
-    """The import of a framework that can be told to be asked for, if there is one."""
+def sure(options: dict[str, Any]) -> Sequence[str]:
+    """Targets that will be played here, whatever the scenarios say."""
     elsewhere = options["resume"] or options["executor"] or options["isolate"] == "cell" or options["backend_files"]
-    if elsewhere or not (options["targets"] or not options["scenarios"]):
-        return None
+    if elsewhere or (options["scenarios"] and not options["targets"]):
+        return ()
     from bncheck.environments.targets import DEFAULT_TARGETS
-    from bncheck.playing.begun import begin
 
-    return begin(options["targets"] or DEFAULT_TARGETS, options["pythons"], options["jobs"])
+    return options["targets"] or DEFAULT_TARGETS
 
 
-def answer(options: dict[str, Any], configuration: Configuration, nursery: Nursery | None, began: float) -> int:
+def answer(options: dict[str, Any], configuration: Configuration, early: Begun, began: float) -> int:
     """Carry it out and tell what was found. Imports of bncheck's own stand here: the framework's has begun."""
     from bncheck.commands.gating import bar_of, tell_verdict
     from bncheck.commands.options import request_of
@@ -86,7 +84,7 @@ def answer(options: dict[str, Any], configuration: Configuration, nursery: Nurse
     formats = CI_FORMATS if options["no_report"] else (*CI_FORMATS, "plots", "html")
     request = request_of(
         options,
-        nursery,
+        early,
         scenarios=options["scenarios"],
         overrides=options["overrides"],
         resume=options["resume"],

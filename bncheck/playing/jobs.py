@@ -16,6 +16,7 @@ from bncheck.playing.cases_file import write_cases
 from bncheck.playing.nursery import Nursery
 from bncheck.playing.pace import Stopwatch, longest_first, read_paces
 from bncheck.playing.progress import Progress
+from bncheck.playing.readied import Readied
 from bncheck.playing.said import read_environment
 from bncheck.playing.seats import Seat
 from bncheck.playing.workers import Job, Limits, play
@@ -27,12 +28,14 @@ from bncheck.scenario_files.plan import Plan
 
 @dataclass(frozen=True)
 class Options:
-    """How to play: processes at once, bounds, a process per cell; a nursery for those targets that it serves."""
+    """How to play: processes at once, bounds, a process per cell; what was begun before: a nursery for those targets
+    that it serves, processes that each serve one."""
 
     at_once: int = 2
     limits: Limits = Limits()
     isolate: bool = False
     nursery: Nursery | None = None
+    ready: tuple[Readied, ...] = ()
 
 
 def run_cells(
@@ -98,6 +101,7 @@ def job_of(run: Path, seat: Seat, cells: tuple[str, ...], options: Options) -> J
         isolate=options.isolate,
         environment={**threads(options.at_once), **seat.environment},
         nursery=options.nursery if options.nursery is not None and serves(options.nursery, seat) else None,
+        ready=options.ready,
     )
 
 
