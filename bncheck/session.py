@@ -22,11 +22,11 @@ from bncheck.environments.devices import cores, why_not
 from bncheck.environments.lineup import line_up, require
 from bncheck.environments.pythons import Ready, parse_pythons
 from bncheck.environments.pythons import prepare as prepare_environments
-from bncheck.environments.targets import Target, parse_targets
+from bncheck.environments.targets import DEFAULT_TARGETS, Target, parse_targets
 from bncheck.errors import Interrupted, Refused, UsageError
 from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.shortfall import Asked, Shortfall, shortfalls
-from bncheck.playing.jobs import Options, run_cells, settle
+from bncheck.playing.jobs import Options, run_cells, serves, settle
 from bncheck.playing.kept import KeptProbes, shelves
 from bncheck.playing.plan_file import read_plan, remember_order, write_plan
 from bncheck.playing.progress import Listener, Progress
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from bncheck.convention import Convention
 
 Measured = dict[str, "dict[str, Convention]"]  # target → layer path → convention
-DEFAULT_TARGETS = ("reference", "torch", "mxnet")
 
 
 def default_targets() -> tuple[str, ...]:
@@ -123,6 +122,9 @@ def play_and_judge(
 ) -> Results:
     places = prepare_environments(targets, backends, pythons, listener.say)
     seats = [seated(target, backends[target.backend], places[target]) for target in targets]
+    nursery = request.options.nursery
+    if nursery is not None and not any(serves(nursery, seat) for seat in seats):
+        nursery.close()  # what was expected to be asked for is not
     documented = {target.name: backends[target.backend].documented for target in targets}
     ready = {target.name: place for target, place in places.items() if isinstance(place, Ready)}
     begun = has_begun(run)

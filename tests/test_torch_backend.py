@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from beside_torch import answers
 from torch_cells import Cell, cases_of, play_cells, renamed
 
 from bncheck.scenario import Case, Event, Network
@@ -181,3 +182,38 @@ def test_without_onnx_an_export_is_unsupported_and_says_which_target_has_it(
     assert cell.result.outcome == "unsupported"
     assert "torch[onnx]" in cell.result.error
     assert "no export before it went through" in cell.errors[1]
+
+
+SOWN = """
+import torch
+from bncheck.worker.beside import part_of
+
+sowing = part_of("torch")("sowing")
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+inputs = [torch.randn(6, 3).requires_grad_() for _ in range(2)]
+dys = [torch.randn(6, 3) for _ in range(2)]
+dys[1][0, 0] = float("inf")
+
+def gradients(backward):
+    for each in (*inputs, *net.parameters()):
+        each.grad = None
+    outs = [net(x) for x in inputs]
+    backward(outs, True)
+    backward(outs, False)  # once more through the same forwards
+    return [each.grad for each in (*inputs, *net.parameters())]
+
+ours = gradients(lambda outs, keep: sowing.backward(torch, outs, dys, keep))
+answers["imported SymPy"] = "sympy" in sys.modules
+usual = gradients(lambda outs, keep: torch.autograd.backward(outs, dys, retain_graph=keep))
+answers["same"] = all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(ours, usual))
+try:
+    sowing.backward(torch, [net(inputs[0])], [torch.ones(1, 3)], True)
+except RuntimeError as error:
+    answers["refusal"] = str(error)[:17]
+"""
+
+
+def test_gradients_are_sown_without_sympy_and_arrive_as_they_are(tmp_path: Path) -> None:
+    """Two forwards, two backwards, an infinite gradient; one of another shape is refused in torch's words."""
+    assert answers(SOWN, tmp_path) == {"imported SymPy": False, "same": True, "refusal": "Mismatch in shape"}

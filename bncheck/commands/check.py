@@ -13,7 +13,9 @@ from bncheck.commands.gating import gating_options
 from bncheck.commands.options import DATA, OUT, PYTHON, TIMEOUT, VERBOSE, WEIGHTS, telling_options
 
 if TYPE_CHECKING:
+    from bncheck.playing.begun import Begun
     from bncheck.run_folder.results import Results
+    from bncheck.subjects.thing import Thing
 
 CI_FORMATS = ("csv", "junit", "summary")
 PAGE = ("plots", "html")
@@ -48,20 +50,29 @@ def check_command(**options: Any) -> int:
     Exit code 0: nothing wrong; 1: something is, or will bite (--fail-on); 2: it cannot be read, made or played;
     3: there was nothing to judge.
     """
+    from bncheck.subjects.begun import begun
+    from bncheck.subjects.thing import parse_thing
+
+    began = time.perf_counter()
+    thing = parse_thing(options["thing"])
+    with begun(thing, options["python"]) as early:
+        return answer(thing, early, options, began)
+
+
+def answer(thing: Thing, early: Begun, options: dict[str, Any], began: float) -> int:
+    """What it is, and the exit code. Imports of bncheck's own stand here: the framework's has begun."""
     from bncheck.commands.gating import bar_of, tell_verdict, with_configuration
     from bncheck.commands.progress import open_progress
     from bncheck.gate.bar import read_verdict
     from bncheck.subjects.asked import Asked, parse_with
     from bncheck.subjects.check import check
-    from bncheck.subjects.thing import parse_thing
 
-    began = time.perf_counter()
     options, configuration = with_configuration(options)
     strict = options["fail_on"] is None and options["baseline"] is None
     # A thing of the user's that will bite is not right, though no framework is at fault.
     options["fail_on"] = "hazard" if strict else options["fail_on"]
     asked = Asked(
-        thing=parse_thing(options["thing"]),
+        thing=thing,
         given=parse_with(options["given"]),
         inputs=options["inputs"],
         weights=options["weights"],
@@ -78,7 +89,7 @@ def check_command(**options: Any) -> int:
         formats=CI_FORMATS,
     )
     with open_progress(options["quiet"] or options["as_json"], options["verbose"]) as progress:
-        run, results = check(asked, progress)
+        run, results = check(asked, progress, early.nursery, early.ready)
     show(run, results, options, time.perf_counter() - began)
     if not options["no_report"]:
         draw(run, results, options)

@@ -11,6 +11,7 @@ import click
 from bncheck.commands import completion
 
 if TYPE_CHECKING:
+    from bncheck.playing.begun import Begun
     from bncheck.session import Request
 
 
@@ -130,7 +131,7 @@ def telling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def request_of(options: dict[str, Any], **more: Any) -> Request:
+def request_of(options: dict[str, Any], early: Begun | None = None, **more: Any) -> Request:
     """The request that the options make; ``more`` are the fields only one command has."""
     from bncheck.environments.devices import cores, physical_memory
     from bncheck.playing.jobs import Options
@@ -138,13 +139,14 @@ def request_of(options: dict[str, Any], **more: Any) -> Request:
     from bncheck.session import Request
 
     memory = physical_memory() if options["memory"] is None else int(options["memory"] * 2**30)
+    begun = () if early is None else (early.nursery, early.ready)
     limits = Limits(cell_seconds=options["timeout"], memory=memory)
     return Request(
         targets=options["targets"],
         out=options["out"],
         pythons=options["pythons"],
         backend_files=options["backend_files"],
-        options=Options(options["jobs"] or cores(), limits, options["isolate"] == "cell"),
+        options=Options(options["jobs"] or cores(), limits, options["isolate"] == "cell", *begun),
         require=options["require"],
         fresh=options["fresh"],
         optional=options["optional"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from bncheck.commands.options import playing_options, telling_options
 
 if TYPE_CHECKING:
     from bncheck.commands.progress import Quiet
+    from bncheck.gate.configuration import Configuration
+    from bncheck.playing.begun import Begun
     from bncheck.playing.shard import Shard
     from bncheck.run_folder.results import Results
     from bncheck.session import Request
@@ -51,16 +54,37 @@ def run_command(**options: Any) -> int:
     bncheck run my-scenario.toml --set program.repeat=10 --fail-on drift
     bncheck run --executor dask://10.0.0.5:8786    played by other machines
     """
-    from bncheck.commands.gating import bar_of, tell_verdict, with_configuration
+    from bncheck.commands.gating import with_configuration
+
+    began = time.perf_counter()
+    options, configuration = with_configuration(options)
+    from bncheck.playing.begun import begun
+
+    with begun(sure(options), options["pythons"], options["jobs"]) as early:
+        return answer(options, configuration, early, began)
+
+
+def sure(options: dict[str, Any]) -> Sequence[str]:
+    """Targets that will be played here, whatever the scenarios say."""
+    elsewhere = options["resume"] or options["executor"] or options["isolate"] == "cell" or options["backend_files"]
+    if elsewhere or (options["scenarios"] and not options["targets"]):
+        return ()
+    from bncheck.environments.targets import DEFAULT_TARGETS
+
+    return options["targets"] or DEFAULT_TARGETS
+
+
+def answer(options: dict[str, Any], configuration: Configuration, early: Begun, began: float) -> int:
+    """Carry it out and tell what was found. Imports of bncheck's own stand here: the framework's has begun."""
+    from bncheck.commands.gating import bar_of, tell_verdict
     from bncheck.commands.options import request_of
     from bncheck.commands.progress import open_progress
     from bncheck.gate.bar import read_verdict
 
-    began = time.perf_counter()
-    options, configuration = with_configuration(options)
     formats = CI_FORMATS if options["no_report"] else (*CI_FORMATS, "plots", "html")
     request = request_of(
         options,
+        early,
         scenarios=options["scenarios"],
         overrides=options["overrides"],
         resume=options["resume"],

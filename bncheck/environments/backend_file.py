@@ -62,12 +62,16 @@ class BackendFile:
     variant_requirements: Mapping[str, tuple[str, ...]]
     device_requirements: Mapping[str, tuple[str, ...]]
     documented: tuple[Mapping[str, Any], ...]
+    forks: tuple[str, ...] = ()  # variants that may be played in a fork of a process that has imported the framework
     word: str = ""  # how the framework speaks of the weight of the new batch: "momentum" or "1 - momentum"
 
     @property
     def free_variants(self) -> bool:
         """True if any text may stand in the brackets."""
         return "*" in self.variants
+
+    def may_fork(self, variant: str, device: str) -> bool:
+        return variant in self.forks and device == "cpu"
 
     def row_for(self, version: str, device: str = "") -> RequirementRow | None:
         """The first row for the device whose range holds ``version``; an empty version matches rows without a range."""
@@ -131,6 +135,7 @@ def read_backend(path: Path) -> BackendFile:
         variant_requirements=constants.package_lists("VARIANT_REQUIREMENTS"),
         device_requirements=constants.package_lists("DEVICE_REQUIREMENTS"),
         documented=tuple(constants.take("DOCUMENTED", list, [])),
+        forks=constants.variants("FORKS"),
         word=constants.take("WORD", str, ""),
     )
 
@@ -201,6 +206,12 @@ class _Constants:
         if not value or not all(isinstance(key, str) and isinstance(text, str) for key, text in value.items()):
             raise self.error(name, "must map variant names to texts", 'for example {"": "the default"}')
         return dict(value)
+
+    def variants(self, name: str) -> tuple[str, ...]:
+        value, known = self.take(name, list, []), self.texts("VARIANTS", {"": ""})
+        if not all(isinstance(item, str) and item in known for item in value):
+            raise self.error(name, "must list variants", 'for example ("",)')
+        return tuple(value)
 
     def names(self, name: str) -> tuple[str, ...]:
         value = self.take(name, list)

@@ -84,3 +84,14 @@ def physical_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return None
+
+
+def threads(at_once: int) -> dict[str, str]:
+    """Threads of one worker, so that all of them together fit the cores; what the user has set stays.
+
+    Without it every small kernel waits for a thread that another worker holds: torch.batch_norm on 6 × 3 values took
+    42 ms instead of 20 µs on a busy machine with two cores. The count is part of the recorded environment.
+    """
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    count = str(max(1, cores() // max(at_once, 1)))
+    return {} if any(name in os.environ for name in names) else dict.fromkeys(names, count)

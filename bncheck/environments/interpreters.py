@@ -80,7 +80,16 @@ def distinct(answers: Sequence[tuple[Interpreter, str]]) -> tuple[Interpreter, .
 
 
 def ask(path: Path, timeout: float = ANSWER_SECONDS) -> Interpreter | None:
-    """What ``path`` says it is, keeping that very path; None if it is no CPython 3."""
+    """What ``path`` says it is, keeping that very path; None if it is no CPython 3. The same file is run once."""
+    try:
+        found = expanded(path).absolute().stat()
+    except (OSError, ValueError):  # there is none, or it is no name of a file
+        return None
+    return _ask_once(path, timeout, (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size))
+
+
+@functools.cache
+def _ask_once(path: Path, timeout: float, file: tuple[int, ...]) -> Interpreter | None:
     answer = _ask(path, timeout)
     return Interpreter(expanded(path).absolute(), answer[0].version) if answer else None
 

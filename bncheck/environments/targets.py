@@ -13,6 +13,7 @@ from bncheck.environments.backend_file import BackendFile
 from bncheck.errors import TargetError, nearest
 from bncheck.scenario import TARGET_NAME
 
+DEFAULT_TARGETS = ("reference", "torch", "mxnet")
 MOST_LETTERS = 200  # of a name; its version becomes a number
 PLAIN_VARIANT = re.compile(r"[a-z0-9_]+")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bncheck.bounded import own_file
-from bncheck.environments.devices import cores
+from bncheck.environments.devices import threads
 from bncheck.errors import RunFolderError
 from bncheck.playing.cases_file import write_cases
 from bncheck.playing.nursery import Nursery
 from bncheck.playing.pace import Stopwatch, longest_first, read_paces
 from bncheck.playing.progress import Progress
+from bncheck.playing.readied import Readied
 from bncheck.playing.said import read_environment
 from bncheck.playing.seats import Seat
 from bncheck.playing.workers import Job, Limits, play
@@ -28,12 +28,14 @@ from bncheck.scenario_files.plan import Plan
 
 @dataclass(frozen=True)
 class Options:
-    """How to play: processes at once, bounds, a process per cell; the nursery of all targets, where they share one."""
+    """How to play: processes at once, bounds, a process per cell; what was begun before: a nursery for those targets
+    that it serves, processes that each serve one."""
 
     at_once: int = 2
     limits: Limits = Limits()
     isolate: bool = False
     nursery: Nursery | None = None
+    ready: tuple[Readied, ...] = ()
 
 
 def run_cells(
@@ -98,19 +100,13 @@ def job_of(run: Path, seat: Seat, cells: tuple[str, ...], options: Options) -> J
         limits=limits,
         isolate=options.isolate,
         environment={**threads(options.at_once), **seat.environment},
-        nursery=options.nursery,
+        nursery=options.nursery if options.nursery is not None and serves(options.nursery, seat) else None,
+        ready=options.ready,
     )
 
 
-def threads(at_once: int) -> dict[str, str]:
-    """Threads of one worker, so that all of them together fit the cores; what the user has set stays.
-
-    Without it every small kernel waits for a thread that another worker holds: torch.batch_norm on 6 × 3 values took
-    42 ms instead of 20 µs on a busy machine with two cores. The count is part of the recorded environment.
-    """
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    count = str(max(1, cores() // max(at_once, 1)))
-    return {} if any(name in os.environ for name in names) else dict.fromkeys(names, count)
+def serves(nursery: Nursery, seat: Seat) -> bool:
+    return (nursery.python, nursery.module) == (seat.python, seat.forks) and not nursery.closed
 
 
 def settle(run: Path, target: TargetResult, reasons: Mapping[str, str]) -> TargetResult:

@@ -31,10 +31,11 @@ import numpy as np
 from bncheck import __version__
 from bncheck.bounded import clear, expanded, own_folder, read_bounded
 from bncheck.environments.backend_file import BACKENDS_FOLDER
+from bncheck.environments.devices import threads
 from bncheck.environments.folder import cache_folder, site_packages
 from bncheck.environments.pythons import Ready
 from bncheck.playing import said
-from bncheck.playing.jobs import Options, threads
+from bncheck.playing.jobs import Options
 from bncheck.playing.seats import Seat
 from bncheck.run_folder.arrays import MAX_ARCHIVE
 from bncheck.run_folder.cell import FINISHED, record_or_crash, sound_record

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 FILE = Path(__file__).parent.parent / "worker" / "nursery.py"
 ENDS_WITHIN = 2.0  # seconds
@@ -62,13 +62,14 @@ class Forked:
 
 
 class Nursery:
-    """A process that imports ``module`` and forks. Closing it ends it and what it has forked."""
+    """A process that imports ``module``, with these variables, and forks. Closing it ends it and what it has forked."""
 
-    def __init__(self, python: Path, module: str) -> None:
+    def __init__(self, python: Path, module: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.python, self.module = python, module
         requests, self.requests = os.pipe()
         self.replies, replies = os.pipe()
         self.forked: list[Forked] = []  # in the order of the requests, which is that of the replies
-        self.heard = b""
+        self.heard, self.closed = b"", False
         try:
             self.process = subprocess.Popen(
                 [str(python), "-I", str(FILE), str(requests), str(replies), module],
@@ -76,6 +77,7 @@ class Nursery:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(requests, replies),
+                env={**os.environ, **environment},
                 start_new_session=True,
             )
         except BaseException:
@@ -139,6 +141,9 @@ class Nursery:
             forked.returncode = -signal.SIGKILL if forked.returncode is None else forked.returncode
 
     def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
         for forked in self.forked:
             if forked.pid and forked.poll() is None:
                 forked.end()

@@ -22,6 +22,7 @@ class Seat:
     backend_path: Path
     python: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)  # variables for its process
+    forks: str = ""  # the framework that a process may have imported before it forks this target's
 
 
 def seated(target: Target, backend: BackendFile, place: Ready | Unavailable) -> Seat:
@@ -37,7 +38,8 @@ def seated(target: Target, backend: BackendFile, place: Ready | Unavailable) -> 
     if isinstance(place, Ready):
         own = place.origin == "environment"
         anew = f"make its environment anew: bncheck env create {shlex.quote(target.name)}" if own else ""
-        return Seat(replace(result, remedy=anew), backend.path, place.python)
+        forks = backend.module if backend.may_fork(target.variant, target.device) else ""
+        return Seat(replace(result, remedy=anew), backend.path, place.python, forks=forks)
     return Seat(replace(result, status="unavailable", reason=place.reason, remedy=place.remedy), backend.path)
 
 

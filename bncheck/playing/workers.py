@@ -23,6 +23,7 @@ from bncheck.errors import RunFolderError
 from bncheck.playing import said
 from bncheck.playing.nursery import ENDING, Forked, Nursery, end_group
 from bncheck.playing.progress import Progress
+from bncheck.playing.readied import RUNNER, Readied, find_ready_one
 from bncheck.run_folder.cell import (
     CellRecord,
     discard,
@@ -38,7 +39,6 @@ from bncheck.run_folder.folder import write_json
 from bncheck.run_folder.whole import write_whole
 from bncheck.worker.archive import digest
 
-RUNNER = Path(__file__).parent.parent / "worker" / "run.py"
 POLL_SECONDS = 0.02
 NO_MORE = object()
 ABORT_GRACE_SECONDS = 5.0  # for faulthandler to print the stack
@@ -79,6 +79,7 @@ class Job:
     isolate: bool = False  # a process per cell
     environment: dict[str, str] = field(default_factory=dict)
     nursery: Nursery | None = None  # that has imported the framework already
+    ready: tuple[Readied, ...] = ()  # processes that have, maybe one for this job among them
     inputs: str = "../../inputs"  # folder of the input archives, seen from ``folder``
     cases: str = "../../cases.jsonl"  # what the cells play, likewise
 
@@ -103,6 +104,7 @@ class Worker:
         self.unavailable = ""
         self.restarts_without_progress = 0
         self.disturbances = 0
+        self.untried = False  # the process was there before the job, and can have died before that was its own
         self.through = False  # it has said that it is through with its cells
         self.cases = ""  # digest of the file of cases, once that lies there
 
@@ -146,6 +148,12 @@ class Worker:
         return Progress(job.target, "importing", text=shlex.join([*command, "--alone"]))
 
     def spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes] | Forked:
+        job = self.job
+        early = find_ready_one(job.ready, job.python, job.backend, job.variant, job.device, job.environment)
+        process = None if early is None else early.take(job.folder.absolute())
+        self.untried = process is not None
+        if process is not None:
+            return process
         if self.job.nursery is not None:
             return self.job.nursery.fork(RUNNER.name, self.job.folder, self.job.environment)
         return subprocess.Popen(
@@ -283,7 +291,11 @@ class Worker:
 
     def settle(self, code: int) -> Iterator[Progress]:
         """The process ended: everything done, or unavailable, or dead at some cell."""
-        self.process = None
+        unborn, self.process = isinstance(self.process, Forked) and not self.process.pid, None
+        if unborn or (self.untried and not self.ready and self.read_environment() is None):
+            # It died of an import that began before there was a job: begun anew the target can say why.
+            self.job = replace(self.job, nursery=None, ready=())
+            return
         robbed = self.is_robbed()
         self.tidy()
         yield from self.finish()

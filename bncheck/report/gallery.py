@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 
@@ -37,14 +38,37 @@ class Gallery:
         key = (scenario.name, case.name, layer)
         if key in self.drawn:
             return self.drawn[key]
-        if not self.results.drifts and (self.run_folder / ANSWER).is_file():
-            return None  # one thing alone: nothing was compared, and matplotlib takes longer than judging it
+        if self.draws_nothing:
+            return None
         from bncheck.report.case_plot import draw_case
 
         picture = draw_case(self.results, self.run_folder, scenario, case, layer, self.png)
         if len(self.drawn) < REMEMBERED:
             self.drawn[key] = picture
         return picture
+
+    def draw_chosen(self) -> Iterator[Picture]:
+        """The pictures of the chosen cases, in their order."""
+        if self.draws_nothing:
+            return
+        from bncheck.report.together import draw_together
+
+        rows = self.chosen()
+        for start in range(0, len(rows), REMEMBERED):
+            found = draw_together(partial(self.numbered, rows, start), len(rows[start : start + REMEMBERED]))
+            for (scenario, case), picture in zip(rows[start:], found, strict=False):
+                if len(self.drawn) < REMEMBERED:
+                    self.drawn.setdefault((scenario.name, case.name, ""), picture)
+                if picture is not None:
+                    yield picture
+
+    def numbered(self, rows: list[tuple[ScenarioResult, CaseResult]], start: int, number: int) -> Picture | None:
+        return self.picture(*rows[start + number])
+
+    @property
+    def draws_nothing(self) -> bool:
+        """One thing alone: nothing was compared, and matplotlib takes longer than judging it."""
+        return not self.results.drifts and (self.run_folder / ANSWER).is_file()
 
     def extras(self, scenario: ScenarioResult) -> list[Picture]:
         """What is to be seen of a scenario beside its cases: a few pictures of every kind that has any."""

@@ -14,5 +14,4 @@ NAME = "plots"
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
     """Write plots/<scenario>--<case>.svg of the cases that the gallery chooses."""
     gallery = gallery or Gallery(results, run_folder, None)
-    drawn = (gallery.picture(scenario, case) for scenario, case in gallery.chosen())
-    return [path for picture in drawn if picture is not None for path in write_picture(picture, run_folder, ("svg",))]
+    return [path for picture in gallery.draw_chosen() for path in write_picture(picture, run_folder, ("svg",))]

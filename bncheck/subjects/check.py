@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from bncheck.environments.backend_file import find_backends
 from bncheck.errors import UsageError
-from bncheck.playing.nursery import CAN_FORK, Nursery
+from bncheck.playing.nursery import Nursery
 from bncheck.run_folder.results import Results
 from bncheck.subjects.asked import Asked, parse_input
+from bncheck.subjects.begun import begin_nursery
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making
 
 if TYPE_CHECKING:
     from bncheck.playing.progress import Listener
+    from bncheck.playing.readied import Readied
 
 __all__ = ["Asked", "check", "parse_input"]
 
 
-def check(asked: Asked, listener: Listener, nursery: Nursery | None = None) -> tuple[Path, Results]:
-    """The run folder and what was found. UsageError and its like for what cannot be checked. A ``nursery`` of the same
-    Python serves for many things."""
+def check(
+    asked: Asked, listener: Listener, nursery: Nursery | None = None, ready: tuple[Readied, ...] = ()
+) -> tuple[Path, Results]:
+    """The run folder and what was found. UsageError and its like for what cannot be checked. What was begun
+    before serves: a ``nursery`` where it is of the Python that the thing lives in, for many things too."""
     if asked.save_scenario is not None and asked.thing.kind == "checkpoint":
         raise UsageError(
             f"{asked.thing.text} is a checkpoint: nothing is played of it that a scenario could hold.",
@@ -33,7 +37,11 @@ def check(asked: Asked, listener: Listener, nursery: Nursery | None = None) -> t
         )
     if asked.thing.kind == "code":
         return check_code(asked, listener, nursery)
-    return {"onnx": check_onnx, "checkpoint": check_checkpoint}[asked.thing.kind](asked, listener)
+    if asked.thing.kind == "onnx":
+        from bncheck.subjects.onnx import check_file
+
+        return check_file(asked, listener, ready)
+    return check_checkpoint(asked, listener)
 
 
 def check_code(asked: Asked, listener: Listener, nursery: Nursery | None) -> tuple[Path, Results]:
@@ -44,10 +52,9 @@ def check_code(asked: Asked, listener: Listener, nursery: Nursery | None) -> tup
     job = job_of(asked)
     with ExitStack() as held:
         folder = held.enter_context(tempfile.TemporaryDirectory(prefix="bncheck-"))
-        if asked.thing.framework != "torch":
-            nursery = None  # an engine is chosen before it is imported, and JAX's threads do not survive a fork
-        elif nursery is None and CAN_FORK:
-            nursery = held.enter_context(Nursery(python.path, backend.module))
+        if nursery is None or nursery.python != python.path:
+            made = begin_nursery(asked.thing, str(python.path))
+            nursery = None if made is None else held.enter_context(made)
         making = Making(python.path, job, Path(folder) / "subject", nursery)
         Thread(target=import_judging, args=(asked,), daemon=True).start()
         found = making.wait(asked.seconds)
@@ -88,12 +95,6 @@ def import_judging(asked: Asked) -> None:
     from bncheck.diagnosis.rules import load_rules
 
     load_rules()
-
-
-def check_onnx(asked: Asked, listener: Listener) -> tuple[Path, Results]:
-    from bncheck.subjects.onnx import check_file
-
-    return check_file(asked, listener)
 
 
 def check_checkpoint(asked: Asked, listener: Listener) -> tuple[Path, Results]:

@@ -17,19 +17,20 @@ from bncheck.report.plain_text import plural
 from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.results import CellResult, Results
 from bncheck.session import Request, carry_out
+from bncheck.subjects.begun import AT_ONCE, PLAYERS
 from bncheck.worker.onnx_side import file as onnx_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bncheck.playing.readied import Readied
     from bncheck.subjects.asked import Asked
 
 SCENARIO = "onnx-file"
-TARGETS = ("reference", "onnxruntime")
 COLUMNS = ("mode", "channels", "eps", "verdict")
 
 
-def check_file(asked: Asked, listener: Listener) -> tuple[Path, Results]:
+def check_file(asked: Asked, listener: Listener, ready: tuple[Readied, ...] = ()) -> tuple[Path, Results]:
     """Play it as it is, in inference and in training mode, and hold it to its opset."""
     from bncheck.subjects.asked import parse_input
 
@@ -50,15 +51,15 @@ def check_file(asked: Asked, listener: Listener) -> tuple[Path, Results]:
         overrides += [f"dtype={given['dtype']}"] if ":" in asked.inputs[0] else []
     request = Request(
         scenarios=(SCENARIO,),
-        targets=TARGETS,
-        optional=TARGETS[:1],  # where it lacks an operator each node is judged alone, and that is an answer
+        targets=PLAYERS,
+        optional=PLAYERS[:1],  # where it lacks an operator each node is judged alone, and that is an answer
         overrides=overrides,
         pythons=(f"onnxruntime={asked.python}",) if asked.python else (),
         out=asked.out,
         probes=False,
         bar=asked.bar,
         formats=asked.formats,
-        options=Options(2, Limits(cell_seconds=asked.seconds, memory=physical_memory())),
+        options=Options(AT_ONCE, Limits(cell_seconds=asked.seconds, memory=physical_memory()), ready=ready),
         concluding=lambda results: (results, answer_of(asked.thing.text, graph, norms, results)),
         command=asked.command,
     )

@@ -2,6 +2,9 @@
 
     python -I run.py JOB_DIR
     python -I run.py JOB_DIR --alone       the same once more by hand, in a debugger, when its host is gone
+    python -I run.py --later HOST BACKEND VARIANT DEVICE
+                                           imports the framework, then reads JOB_DIR, a line, from stdin; it ends by
+                                           itself where the import fails, so that another process says why
 
 Python 3.7 syntax, standard library + NumPy + one framework; bncheck itself is never imported. The backend file
 is loaded by its path, because a sibling called ``torch.py`` would otherwise shadow the framework.
@@ -115,10 +118,10 @@ def part(name):
     return sys.modules[full]
 
 
-def begin(folder):
+def begin(folder, guarded=False):
     """What has to stand before anything is imported that takes long or may fail: (job, descriptor of the output)."""
     job = read_json(os.path.join(folder, "job.json"))
-    if "--alone" not in sys.argv:
+    if not guarded and "--alone" not in sys.argv:
         part("guard").guard(job["host"])
     output = redirect_output(os.path.join(folder, "stderr.txt"))
     faulthandler.enable(output)
@@ -133,7 +136,10 @@ def redirect_output(path):
     return descriptor
 
 
-BEGUN = begin(sys.argv[1]) if __name__ == "__main__" else None
+LATER = __name__ == "__main__" and sys.argv[1] == "--later"
+BEGUN = begin(sys.argv[1]) if __name__ == "__main__" and not LATER else None
+if LATER:
+    part("guard").guard(int(sys.argv[2]))
 
 import numpy as np  # noqa: E402 - an environment without it says so where the host looks
 
@@ -522,20 +528,21 @@ def read_cases(path, digest):
     return {line.split(b'"', 4)[3].decode("utf-8"): line for line in raw.splitlines()}
 
 
-def main(folder, job, output):
+def main(folder, job, output, described=None):
     try:
-        work(folder, job, output)
+        work(folder, job, output, described)
     except OSError as error:  # of the protocol's own files: what a backend raises stays in its cell
         end_without_place(error)
         raise
 
 
-def work(folder, job, output):
+def work(folder, job, output, described=None):
+    """``described``: what ``describe_target`` gave, where the framework was imported before there was a job."""
     parent = os.getppid()
     limit_memory(job.get("memory_limit"))
     # A measurement of NaN and Inf is full of them: NumPy's warnings would only be noise.
     np.seterr(all="ignore")
-    backend, environment = describe_target(job, load_backend)
+    backend, environment = described or describe_target(job, load_backend)
     os.ftruncate(output, 0) if backend is not None else None
     gc.freeze()  # collecting garbage would walk through the framework's 370,000 objects every few hundred cells
     write_json(os.path.join(folder, "environment.json"), environment)
@@ -557,5 +564,20 @@ def work(folder, job, output):
         os.write(progress, b".\n")
 
 
-if __name__ == "__main__":
+def begin_later(path, variant, device):
+    """(folder, what ``describe_target`` gave), once the host says where to play."""
+    np.seterr(all="ignore")
+    described = describe_target({"backend": path, "variant": variant, "device": device}, load_backend)
+    line = sys.stdin.buffer.readline() if described[0] is not None else b""
+    if not line.endswith(b"\n"):
+        os._exit(0)
+    folder = os.fsdecode(line[:-1])
+    sys.argv[1:] = [folder]
+    return folder, described
+
+
+if __name__ == "__main__" and LATER:
+    FOLDER, DESCRIBED = begin_later(*sys.argv[3:])
+    main(FOLDER, *begin(FOLDER, guarded=True), described=DESCRIBED)
+elif __name__ == "__main__":
     main(sys.argv[1], *BEGUN)

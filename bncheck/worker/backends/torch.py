@@ -43,6 +43,9 @@ VARIANTS = {
 CUSTOM = True  # takes network.custom
 WHOLE = True  # takes network.model
 REPLICAS = COPIES = SHARES = True
+# Its import starts no threads. Not here: what starts processes of its own, or compiles in some.
+FORKS = ("", "functional", "builtin", "timed", "channels_last", "jit", "checkpoint", "autocast", "autocast_float16",
+         "no_onednn")  # fmt: skip
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 REQUIREMENTS = [
     # Imported: 2.13.0 on 3.11, 2.0.1 on 3.11, 1.13.1 on 3.10, 1.1.0 on 3.6 and 3.7. On Linux the default index's
@@ -353,7 +356,7 @@ class Model:
         self.used_up = True
         grads = [self.tensor(dy).to(out.dtype) for dy, (_, out) in zip(dys, self.tape)]  # noqa: B905 - Python 3.7
         with self.blame():
-            self.torch.autograd.backward([out for _, out in self.tape], grads, retain_graph=self.keep_graph)
+            part("sowing").backward(self.torch, [out for _, out in self.tape], grads, self.keep_graph)
         last = self.tape[-1][0].grad
         found = {"input": None if last is None else self.array(last)}
         for name, norm in self.norms.items():

@@ -383,6 +383,7 @@ def facts(model, name, batch_norm):
 def moves(model, spec, batch_norm, data):
     """What moves.py found; the built-in layer starts from the own one's gamma and beta (torch 1.1 draws its)."""
     torch = model.torch
+    remember_lines(torch, False)  # nothing goes back through these; the lines took half of the time
 
     def own():
         return batch_norm(torch, spec, model.variant, model.custom)

@@ -1,0 +1,113 @@
+"""Imports that begin before there is a plan: what they are used for, and that nothing hangs on them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from patience import patience
+from test_workers import FAULTY, make_job, run_job
+
+from bncheck.commands.run import sure
+from bncheck.environments.backend_file import find_backends
+from bncheck.environments.interpreters import ask
+from bncheck.playing.begun import begin, begun
+from bncheck.playing.nursery import CAN_FORK, Nursery
+from bncheck.playing.readied import Readied
+from bncheck.subjects.interpreter import find_python, likely_python
+
+TORCH = find_backends(())["torch"]
+RUN = {"resume": None, "executor": None, "isolate": "target", "backend_files": (), "scenarios": (), "targets": ()}
+
+
+def readied(variables: Mapping[str, str] | None = None, backend: Path = FAULTY) -> Readied:
+    return Readied(Path(sys.executable), backend, "", "cpu", variables or {})
+
+
+def ended(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_process_that_was_there_before_the_job_plays_it(tmp_path: Path) -> None:
+    early = readied()
+    assert early.process is not None
+    job = make_job(tmp_path, ["fine", "segfault", "good"])
+    assert run_job(replace(job, ready=(early,))) == {"fine": "ok", "segfault": "crashed", "good": "ok"}
+    assert early.process is None, "it was taken; after the crash another one went on"
+
+
+def test_one_of_another_target_is_left_alone(tmp_path: Path) -> None:
+    early = readied({"OMP_NUM_THREADS": "7"})
+    assert early.process is not None
+    assert run_job(replace(make_job(tmp_path, ["good"]), ready=(early,))) == {"good": "ok"}
+    number = early.process.pid
+    early.close()
+    assert ended(number)
+
+
+def test_one_that_cannot_import_is_not_waited_for(tmp_path: Path) -> None:
+    """By itself the target says why it is not available."""
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        FAULTY.read_text().replace("def describe(", "def describe(variant, device): broken()\n\n\ndef of(")
+    )
+    early = readied(backend=broken)
+    assert early.process is not None
+    early.process.wait(patience(60.0))
+    job = replace(make_job(tmp_path, ["good"]), backend=broken, ready=(early,))
+    assert run_job(job) == {"good": "none"}
+    assert "broken" in (job.folder / "environment.json").read_text()
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="forks are for Linux alone")
+def test_a_nursery_that_died_is_not_waited_for(tmp_path: Path) -> None:
+    with Nursery(Path(sys.executable), "numpy") as nursery:
+        os.kill(nursery.process.pid, signal.SIGKILL)
+        nursery.process.wait()
+        assert run_job(replace(make_job(tmp_path, ["fine", "good"]), nursery=nursery)) == {"fine": "ok", "good": "ok"}
+
+
+def test_what_nobody_takes_ends(tmp_path: Path) -> None:
+    with begun(("reference", "no such target", "reference[mxnet]", "reference[cudnn]"), (), 2) as found:
+        processes = [each.process for each in found.ready]
+        assert [each.belongs[2] for each in found.ready] == ["", "mxnet"], "as many as play at once"
+    assert all(process is not None and ended(process.pid) for process in processes)
+    assert begin((), (), 2) == begin(("torch==0.0.1",), (), 2)
+
+
+def test_targets_that_are_sure() -> None:
+    """A scenario may name its own targets, and what is played elsewhere imports there."""
+    assert sure(RUN) == ("reference", "torch", "mxnet")
+    assert sure({**RUN, "scenarios": ("all-ones",)}) == ()
+    assert sure({**RUN, "scenarios": ("all-ones",), "targets": ("torch",)}) == ("torch",)
+    for name, value in {"resume": Path("run"), "executor": "dask", "isolate": "cell"}.items():
+        assert sure({**RUN, "targets": ("torch",), name: value}) == ()
+
+
+def test_the_python_that_is_likely_is_the_one_that_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / "lib" / "python3.11" / "site-packages" / "torch").mkdir(parents=True)
+    for given in (str(tmp_path), f"torch={tmp_path}/bin/python"):
+        assert likely_python(given, "torch", "torch") == tmp_path / "bin" / "python"
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path))
+    assert likely_python(None, "torch", "torch") == find_python(None, TORCH).path == tmp_path / "bin" / "python"
+
+
+def test_an_interpreter_is_asked_once_while_its_file_stays(tmp_path: Path) -> None:
+    path, log = tmp_path / "python", tmp_path / "log"
+    path.write_text(f'#!/bin/sh\necho asked >> {log}\nexec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    assert ask(path) == ask(path) != None  # noqa: E711 - the two are the same, and an answer
+    assert log.read_text() == "asked\n"
+    path.write_text("#!/bin/sh\nexit 1\n")
+    assert ask(path) is None
