@@ -109,6 +109,8 @@ def whole(base, plain, part):
 
         # -- what a short life of check asks for besides ---------------------------------------------------------
 
+        variants = ("", "builtin")  # of a layer of the user's, of the framework's own
+
         @property
         def norms(self):
             return {name: own.layer for name, own in self.own.items()}

@@ -1,0 +1,158 @@
+"""Layers of the user's inside a model, each taken out and played by itself, beside the framework's own layer.
+
+What a layer computes shows best on inputs that tell rules apart: unlike means and spreads, gammas and betas that are
+not 1 and 0. So check plays the very object that the model holds, with the settings that it holds, as it plays a class
+(own_side/look.py): the traces of both go to ``alone.npz``, ``<place>/<own or builtin>/<array of a trace>``. The model is
+not used afterwards. Loaded by path; Python 3.7 syntax.
+"""
+
+import os
+
+import numpy as np
+
+MEAN, STD = (0.5, -2.0, 3.0, 0.0), (1.0, 0.5, 2.0, 0.02)  # the last: eps shows in a small variance
+START = {"gamma": (1.5, 0.8, -0.6, 1.2), "beta": (0.5, -1.0, 0.0, 2.0), "running_mean": (0.3, -0.7, 0.1, 0.4),
+         "running_var": (1.3, 0.7, 2.1, 0.9)}  # fmt: skip
+SAMPLES, SIDE = 8, 6
+LARGEST = 1 << 20  # values of a batch: a layer that takes no smaller one is not played
+MOST = 16  # layers of one model
+REPEATS = 4
+WEIGHT, EPS = 1e-3, 0.05  # how near a number that it holds is to what it does
+EVENTS = ["train_forward", "backward"] * REPEATS + ["eval_forward"]
+OPS = {
+    "train_forward": {"runs": "network", "reads": "next", "call": "train", "records": True, "folder": False},
+    "eval_forward": {"runs": "network", "reads": "next", "call": "eval", "records": False, "folder": False},
+    "backward": {"runs": "", "reads": "", "call": "", "records": False, "folder": False},
+}
+
+
+class Given:
+    """A layer that is there, where a backend expects the name of a class to construct one from."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def rpartition(self, sep):
+        """As a name's: it has no file whose lines an error could name."""
+        return "", "", type(self.layer).__name__
+
+
+def play(part, target, variants, found, folder):
+    """[what is said of each layer that was played]. ``found``: {name: (layer, its facts)}; a fact is ``shape`` of its
+    input, ``axis``, ``channels``, ``eps`` and ``weight`` (its momentum as the weight of the new batch) as it holds them
+    or None, ``has`` (which of its state is found), ``root`` (the class of all layers). ``variants``: the backend's, of a layer of the user's and of the built-in."""
+    backend, run, said, arrays = part("backends", target), part("", "run"), [], {}
+    usual = documented(backend)
+    for place, (name, (layer, facts)) in enumerate(list(found.items())[:MOST]):
+        facts = dict(facts, own=numbers(layer), shape=shape_of(facts))
+        row = {"name": name, "class": type(layer).__name__, "bases": bases(layer, facts["root"]), "axis": facts["axis"],
+               "channels": facts["channels"], "shape": facts["shape"], "has": list(facts["has"])}  # fmt: skip
+        facts.update((word, usual[word]) for word in usual if facts[word] is None)
+        mine, why = played(run, backend, facts, Given(layer), variants[0], folder)
+        asked = settled(mine, facts, row) if not why else {}
+        theirs, why = ({}, why) if why else played(run, backend, dict(facts, **asked), None, variants[1], folder)
+        said.append(dict(row, why=why, **{word: asked.get(word) for word in usual}))
+        for who, kept in (("own", mine), ("builtin", theirs)):
+            arrays.update(("%d/%s/%s" % (place, who, key), value) for key, value in kept.items())
+    if arrays:
+        np.savez(os.path.join(folder, "alone.npz"), **arrays)
+    return said
+
+
+def documented(backend):
+    """{"eps", "weight"} of the built-in layer where nobody says."""
+    facets = next(row["facets"] for row in backend.DOCUMENTED if "default_eps" in row["facets"])
+    return {"eps": facets["default_eps"], "weight": facets["default_batch_weight"]}
+
+
+def played(run, backend, facts, given, variant, folder):
+    """(arrays of its trace, "") or ({}, why there are none)."""
+    network = {"layers": [spec_of(facts)], "returns": None, "custom": given}
+    events = [{"op": op, "input": "main", "batch": batch_of(number)} for number, op in enumerate(EVENTS)]
+    job = {"network": network, "dtype": "float32", "ops": OPS, "sample": 4096, "events": events}
+    try:
+        cell = run.Cell(job, inputs_of(facts), backend, {"variant": variant, "device": "cpu"}, folder)
+        other = [each for texts in getattr(cell.model, "remarks", {}).values() for each in texts]
+        cell.play()
+        why = next(iter(other + [item["error"] for item in cell.failed]), "")
+        return ({}, why) if why else (cell.recorder.arrays(), "")
+    except (Exception, SystemExit) as error:
+        return {}, "%s: %s" % (type(error).__name__, str(error)[:300])
+
+
+# --------------------------------------------------------------------------- what the built-in layer is to be given
+
+
+def numbers(layer):
+    """What it holds besides in plain attributes, as an eps or a momentum of another name."""
+    held = getattr(layer, "__dict__", {}).values()
+    return [float(each) for each in held if isinstance(each, float) and 0.0 < each < 1.0]
+
+
+def settled(arrays, facts, row):
+    """{"eps", "weight"} of a BatchNorm with this layer's settings. A layer may hold them under names of its own, and
+    may call either share of an average its momentum: what it does with one says which, where the new batch weighs less
+    than half, as everybody lets it."""
+    eps, weight = shown(arrays)
+    found = {"eps": facts["eps"], "weight": facts["weight"]}
+    held = [each for number in facts["own"] for each in (number, 1.0 - number)]
+    near = [each for each in held + [1.0 - facts["weight"]] if abs(each - weight) < WEIGHT]
+    if near and WEIGHT < weight < 0.5 and abs(weight - facts["weight"]) > WEIGHT:
+        found["weight"] = float("%.6g" % near[0])
+    same = [each for each in facts["own"] if abs(each - eps) < EPS * each]
+    if same and abs(eps - facts["eps"]) > EPS * facts["eps"]:
+        found["eps"] = same[0]
+    return found
+
+
+def shown(arrays):
+    """(eps, weight of the new batch) that its first training forward shows; NaN where it shows none."""
+    mean, before = arrays["bn/input_mean"][0], arrays["bn/running_mean"][0]
+    with np.errstate(all="ignore"):
+        eps = np.nanmin(np.abs(1.0 / arrays["bn/used_invstd"][0] ** 2 - arrays["bn/input_var"][0]))
+        gap = mean - before
+        weight = np.sum(gap * (arrays["bn/running_mean"][1] - before)) / np.sum(gap * gap)
+    return float(eps), float(weight)
+
+
+def bases(layer, root):
+    """Names of its class and of those that it is made from, up to the framework's class of all layers."""
+    return [kind.__name__ for kind in type(layer).__mro__ if not issubclass(root, kind)]
+
+
+def batch_of(number):
+    """Of an event: a backward goes through the forward before it."""
+    return min(number // 2, REPEATS)
+
+
+def spec_of(facts):
+    return {
+        "name": "bn", "type": "batch_norm", "channels": facts["channels"], "axis": facts["axis"],
+        "rank": len(facts["shape"]), "batch_weight": facts["weight"], "eps": facts["eps"], "averaging": "exponential",
+        "affine": "gamma" in facts["has"], "track_running_stats": True, "native": {}, "options": {},
+    }  # fmt: skip
+
+
+def shape_of(facts):
+    """A few samples of what the layer gets in the model, and few positions."""
+    shape = [min(size, SIDE) for size in facts["shape"]]
+    shape[0], shape[facts["axis"]] = SAMPLES, facts["channels"]
+    return shape
+
+
+def inputs_of(facts):
+    """Distinct batches, gradients, and the state that both layers begin with."""
+    shape = facts["shape"]
+    dice, wide = np.random.default_rng(0), [1] * len(shape)
+    wide[facts["axis"]] = facts["channels"]
+
+    def cycled(values):
+        return np.resize(np.array(values), facts["channels"])
+
+    x = dice.standard_normal([REPEATS + 1] + shape) * cycled(STD).reshape(wide) + cycled(MEAN).reshape(wide)
+    found = {"x/main": x.astype("float32"),
+             "dy/main": dice.standard_normal([REPEATS + 1] + shape).astype("float32")}  # fmt: skip
+    found.update(
+        ("param/bn/" + what, cycled(START[what]).astype("float32")) for what in START if what in facts["has"]
+    )
+    return found
