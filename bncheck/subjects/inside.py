@@ -53,6 +53,7 @@ class Alone:
     own: Trace
     builtin: Trace
     why: str = ""
+    turned: bool = False  # it calls the other share of its average momentum than the built-in layer does
 
     @property
     def claims(self) -> bool:
@@ -86,6 +87,7 @@ def alone_of(place: int, row: Mapping[str, Any], arrays: Mapping[str, Any], code
         rank=len(row["shape"]),
         own=own,
         builtin=builtin,
+        turned=row.get("held") is not None and row["held"] != row.get("weight"),
         why=str(row["why"]) or ("" if own.arrays and builtin.arrays else "nothing was recorded"),
     )
 
@@ -127,6 +129,7 @@ class Verdict:
     kind: str
     findings: tuple[Finding, ...] = ()
     remark: str = ""
+    turned: bool = False
 
 
 def verdicts(layers: Sequence[Alone], version: str, backend: BackendFile) -> tuple[Verdict, ...]:
@@ -152,10 +155,11 @@ def verdict_on(layer: Alone, version: str, backend: BackendFile) -> Verdict:
     telling = tuple(
         replace(item, title=sentence(item, layer, backend, targets), kind=item.kind if layer.claims else "hazard")
         for item in all_found
-        if item.cause in TELLING and item.kind != "rounding"
+        if item.cause in TELLING and item.kind != "rounding" and not (item.cause == "update-phase" and in_time(views[0]))
     )
     strange = not telling and any(item.cause == "unexplained" for item in all_found)
-    return Verdict(layer.name, layer.kind, telling, f"it computes otherwise than {title}'s does" if strange else "")
+    remark = f"it computes otherwise than {title}'s does, by no rule that is known" if strange else ""
+    return Verdict(layer.name, layer.kind, telling, remark, layer.turned)
 
 
 def findings_inside(found: Sequence[Verdict]) -> list[Finding]:
@@ -192,6 +196,13 @@ def view_of(layer: Alone, trace: Trace, target: TargetResult, backend: BackendFi
     )  # fmt: skip
     measured = measure([(case, trace, "ok")], target.name, path)
     return explain_cell(view, target, {path: measured}, backend.documented)
+
+
+def in_time(view: CellView) -> bool:
+    """Whether its statistics move in training forwards alone: where the framework's own move in backward, a layer
+    written in Python cannot."""
+    known = view.convention.facets.get("update_on") if view.convention is not None else None
+    return known is not None and known.value == "forward"
 
 
 def is_batch_norm(view: CellView) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -164,7 +164,9 @@ def flat(array: Any) -> Any:
 
 def judge(seen: Seen) -> tuple[Finding, ...]:
     """Findings about what it holds and what it lived through, gravest first; each cause once per layer."""
-    held = (*judge_holding(seen.holding), *findings_inside(seen.verdicts))
+    turned = {verdict.name for verdict in seen.verdicts if verdict.turned}
+    held = [item for item in judge_holding(seen.holding) if not misread(item, turned)]
+    held += findings_inside(seen.verdicts)
     lived = [
         item
         for item in (judge_life(seen.life) if seen.life is not None else ())
@@ -179,6 +181,11 @@ def judge(seen: Seen) -> tuple[Finding, ...]:
         own += unlike_data(seen.life.layers, seen.holding.name)
     named = [replace(item, targets=(seen.holding.name,), scenario="check") for item in (*held, *lived, *own)]
     return ordered(named)
+
+
+def misread(item: Finding, turned: Collection[str]) -> bool:
+    """Whether it takes a momentum for what layers that were seen to average do not mean by it."""
+    return item.cause == "batch-weight" and {place for place, _ in item.places} <= set(turned)
 
 
 def said_already(item: Finding, held: Sequence[Finding]) -> bool:

@@ -32,6 +32,9 @@ class Given:
     def __init__(self, layer):
         self.layer = layer
 
+    def __repr__(self):
+        return "Given(%d)" % id(self.layer)
+
     def rpartition(self, sep):
         """As a name's: it has no file whose lines an error could name."""
         return "", "", type(self.layer).__name__
@@ -51,7 +54,8 @@ def play(part, target, variants, found, folder):
         mine, why = played(run, backend, facts, Given(layer), variants[0], folder)
         asked = settled(mine, facts, row) if not why else {}
         theirs, why = ({}, why) if why else played(run, backend, dict(facts, **asked), None, variants[1], folder)
-        said.append(dict(row, why=why, **{word: asked.get(word) for word in usual}))
+        held = facts["weight"] if not why else None
+        said.append(dict(row, why=why, held=held, **{word: asked.get(word) for word in usual}))
         for who, kept in (("own", mine), ("builtin", theirs)):
             arrays.update(("%d/%s/%s" % (place, who, key), value) for key, value in kept.items())
     if arrays:
