@@ -15,6 +15,7 @@ import numpy as np
 
 from bncheck.diagnosis.alone import judge_holding, judge_life, ordered
 from bncheck.diagnosis.lived.innocence import NAMES
+from bncheck.diagnosis.rules.own_advice import in_its_words
 from bncheck.environments.backend_file import find_backends
 from bncheck.finding import KINDS, Finding
 from bncheck.gate.shortfall import Shortfall
@@ -176,7 +177,9 @@ def judge(seen: Seen) -> tuple[Finding, ...]:
     if seen.life is not None:
         own += set_by_forward(seen.life, seen.holding.name)
         own += at_two_places(seen.life, seen.holding.name, lived)
-    own += batch_dependence(seen.said, seen.holding.name, (*held, *lived, *own))
+    backends = [seen.holding.framework]
+    dependent = batch_dependence(seen.said, seen.holding.name, (*held, *lived, *own))
+    own += [in_its_words(item, backends) if item.layer else item for item in dependent]
     if seen.life is not None and seen.said["input"]["from"] == "data":
         own += unlike_data(seen.life.layers, seen.holding.name)
     named = [replace(item, targets=(seen.holding.name,), scenario="check") for item in (*held, *lived, *own)]

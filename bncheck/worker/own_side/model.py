@@ -64,6 +64,7 @@ def play(part, shared, failed, job, folder, model, about):
             break
     np.savez(os.path.join(folder, "recording.npz"), **life.arrays())
     found["happenings"] = life.happenings
+    found["remarks"] += getattr(model, "manner", list)()
     found["alone"] = alone(part, shared, model, found["layers"], life.shapes, folder)
     return found
 
