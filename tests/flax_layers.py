@@ -184,3 +184,26 @@ def several():
 
 def nothing():
     return 3
+
+
+ZOO = (
+    "MyBN", "WithRelu", "NewMomentum", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance", "NeverEval",
+    "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
+)  # fmt: skip
+
+
+class Zoo(nnx.Module):
+    """One layer of each kind, side by side, each under the name of its class."""
+
+    def __init__(self, rngs):
+        self.conv, self.head = nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
+        for name in (*ZOO, "Branches"):
+            setattr(self, name, globals()[name](4, rngs=rngs))
+
+    def __call__(self, x):
+        x = self.conv(x)
+        return self.head(sum(getattr(self, name)(x) for name in (*ZOO, "Branches")).mean((1, 2)))
+
+
+def zoo():
+    return Zoo(nnx.Rngs(0))

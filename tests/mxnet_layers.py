@@ -185,3 +185,27 @@ def unbuilt():
 
 def nothing():
     return 3
+
+
+ZOO = (
+    "MyBN", "WithRelu", "NewMomentum", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance", "NeverEval",
+    "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
+)  # fmt: skip
+
+
+class Zoo(Block):
+    """One layer of each kind, side by side, each under the name of its class."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2D(4, 3, padding=1, in_channels=3), nn.Dense(2, in_units=4)
+        for name in ZOO:
+            setattr(self, name, globals()[name](in_channels=4))
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head(sum(getattr(self, name)(x) for name in ZOO).mean(axis=(2, 3)))
+
+
+def zoo():
+    return Zoo()

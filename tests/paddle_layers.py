@@ -211,3 +211,27 @@ def several():
 
 def nothing():
     return 3
+
+
+ZOO = (
+    "MyBN", "WithRelu", "NewMomentum", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance", "NeverEval",
+    "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
+)  # fmt: skip
+
+
+class Zoo(nn.Layer):
+    """One layer of each kind, side by side, each under the name of its class."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2D(3, 4, 3, padding=1), nn.Linear(4, 2)
+        for name in (*ZOO, "PlainName"):
+            setattr(self, name, globals()[name](4))
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head(sum(getattr(self, name)(x) for name in (*ZOO, "PlainName")).mean([2, 3]))
+
+
+def zoo():
+    return Zoo()

@@ -43,9 +43,9 @@ LIKE_BATCH_NORM = ("batch",)  # what such a layer normalises with in training, w
 
 @dataclass(frozen=True)
 class Alone:
-    """One such layer. ``why``: what kept it from being played, "" where both traces are there."""
+    """One such layer, and those of its class with its settings. ``why``: what kept it from being played, "" where both traces are there."""
 
-    name: str
+    names: tuple[str, ...]
     kind: str
     bases: tuple[str, ...]
     case: Case
@@ -74,13 +74,13 @@ def read_alone(said: Mapping[str, Any], path: Path, code: str) -> tuple[Alone, .
 
 def alone_of(place: int, row: Mapping[str, Any], arrays: Mapping[str, Any], code: str) -> Alone:
     def trace(who: str) -> Trace:
-        start = f"{place}/{who}/"
-        held = {key.removeprefix(start): arrays[key] for key in arrays if key.startswith(start)}
+        start = f"alone:{place}:{who}:"
+        held = {key.removeprefix(start).replace(":", "/"): arrays[key] for key in arrays if key.startswith(start)}
         return Trace(events=tuple(EventRecord(op) for op in EVENTS), arrays=held)
 
     own, builtin = trace("own"), trace("builtin")
     return Alone(
-        name=str(row["name"]),
+        names=tuple(str(each) for each in row["names"]),
         kind=str(row["class"]),
         bases=tuple(str(each) for each in row["bases"]),
         case=case_of(row, code),
@@ -122,10 +122,10 @@ def case_of(row: Mapping[str, Any], code: str) -> Case:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of one layer of the user's. ``remark``: why it was not held against the built-in one, or that no
+    """What is known of one layer of the user's, and of those like it. ``remark``: why it was not held against the built-in one, or that no
     rule makes what it does; "" where its findings, or their absence, say all."""
 
-    name: str
+    names: tuple[str, ...]
     kind: str
     findings: tuple[Finding, ...] = ()
     remark: str = ""
@@ -140,16 +140,16 @@ def verdict_on(layer: Alone, version: str, backend: BackendFile) -> Verdict:
     """Defects where it says that it is BatchNorm, hazards where it only does what BatchNorm does."""
     title = NAMES[backend.name]
     if layer.otherwise:
-        return Verdict(layer.name, layer.kind, (), f"its name says that it is something else than {title}'s BatchNorm")
+        return Verdict(layer.names, layer.kind, (), f"its name says that it is something else than {title}'s BatchNorm")
     if layer.why:
-        return Verdict(layer.name, layer.kind, (), f"it could not be played by itself: {layer.why}")
+        return Verdict(layer.names, layer.kind, (), f"it could not be played by itself: {layer.why}")
     targets = (backend.name, f"{backend.name}[builtin]")
     views = [
         view_of(layer, trace, TargetResult(name=name, slug=name, backend=backend.name, version=version), backend)
         for name, trace in zip(targets, (layer.own, layer.builtin), strict=True)
     ]
     if not layer.claims and not is_batch_norm(views[0]):
-        return Verdict(layer.name, layer.kind, (), "in training it does not normalise with the batch")
+        return Verdict(layer.names, layer.kind, (), "in training it does not normalise with the batch")
     scenario = Scenario(name="check", title="", why="", cases=(layer.case,))
     all_found = judge_case(layer.case, scenario, views).findings
     telling = tuple(
@@ -159,7 +159,7 @@ def verdict_on(layer: Alone, version: str, backend: BackendFile) -> Verdict:
     )
     strange = not telling and any(item.cause == "unexplained" for item in all_found)
     remark = f"it computes otherwise than {title}'s does, by no rule that is known" if strange else ""
-    return Verdict(layer.name, layer.kind, telling, remark, layer.turned)
+    return Verdict(layer.names, layer.kind, telling, remark, layer.turned)
 
 
 def findings_inside(found: Sequence[Verdict]) -> list[Finding]:
@@ -167,7 +167,7 @@ def findings_inside(found: Sequence[Verdict]) -> list[Finding]:
     groups: dict[tuple[str, str, str], tuple[Finding, list[str]]] = {}
     for verdict in found:
         for item in verdict.findings:
-            groups.setdefault((verdict.kind, item.code, item.title), (item, []))[1].append(verdict.name)
+            groups.setdefault((verdict.kind, item.code, item.title), (item, []))[1].extend(verdict.names)
     return [about(item, names, kind) for (kind, _, _), (item, names) in groups.items()]
 
 
@@ -176,9 +176,12 @@ def remarks_inside(found: Sequence[Verdict], rest: Sequence[tuple[str, str]], ti
     user's that were not taken out at all."""
     groups: dict[tuple[str, str], list[str]] = {}
     more = "it did not run in training, learns more than a gamma and a beta, or has its channels on another axis"
-    for name, kind, remark in [*((each.name, each.kind, each.remark) for each in found), *((*one, more) for one in rest)]:
+    for names, kind, remark in (
+        *((each.names, each.kind, each.remark) for each in found),
+        *(((name,), kind, more) for name, kind in rest),
+    ):
         if remark:
-            groups.setdefault((kind, remark), []).append(name)
+            groups.setdefault((kind, remark), []).extend(names)
     return [
         f"{together(names)} ({kind}): not held against {title}'s BatchNorm; {remark}."
         for (kind, remark), names in groups.items()

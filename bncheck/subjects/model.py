@@ -165,7 +165,7 @@ def flat(array: Any) -> Any:
 
 def judge(seen: Seen) -> tuple[Finding, ...]:
     """Findings about what it holds and what it lived through, gravest first; each cause once per layer."""
-    turned = {verdict.name for verdict in seen.verdicts if verdict.turned}
+    turned = {name for verdict in seen.verdicts if verdict.turned for name in verdict.names}
     held = [item for item in judge_holding(seen.holding) if not misread(item, turned)]
     held += findings_inside(seen.verdicts)
     lived = [
@@ -321,7 +321,7 @@ def row_of(layer: Mapping[str, Any], seen: Seen, findings: Sequence[Finding]) ->
 def as_it_ran(name: str, seen: Seen) -> str:
     """Of a layer about which nothing was found: a class of the user's that nothing was compared with is not "in
     order"."""
-    known = {verdict.name: verdict for verdict in seen.verdicts}
+    known = {name: verdict for verdict in seen.verdicts for name in verdict.names}
     if name in known:
         return "not compared" if known[name].remark else "in order"
     return "not compared" if name in {each for each, _ in untold(seen)} else "in order"
@@ -329,7 +329,7 @@ def as_it_ran(name: str, seen: Seen) -> str:
 
 def untold(seen: Seen) -> list[tuple[str, str]]:
     """(name, class) of the user's layers that ran and were not taken out."""
-    known = {verdict.name for verdict in seen.verdicts}
+    known = {name for verdict in seen.verdicts for name in verdict.names}
     idle = not_run(seen)
     return [
         (str(layer["name"]), str(layer["kind"]))

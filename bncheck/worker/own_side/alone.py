@@ -1,12 +1,10 @@
 """Layers of the user's inside a model, each taken out and played by itself, beside the framework's own layer.
 
 What a layer computes shows best on inputs that tell rules apart: unlike means and spreads, gammas and betas that are
-not 1 and 0. So check plays the very object that the model holds, with the settings that it holds, as it plays a class
-(own_side/look.py): the traces of both go to ``alone.npz``, ``<place>/<own or builtin>/<array of a trace>``. The model is
-not used afterwards. Loaded by path; Python 3.7 syntax.
+not 1 and 0. So the very object that the model holds is played, with the settings that it holds, as check plays a class
+(own_side/look.py). The arrays of both traces are called ``alone:<place>:<own or builtin>:<array of a trace>``, colons in
+the place of its strokes. The model is not used afterwards. Loaded by path; Python 3.7 syntax.
 """
-
-import os
 
 import numpy as np
 
@@ -19,6 +17,7 @@ MOST = 16  # layers of one model
 REPEATS = 4
 WEIGHT, EPS = 1e-3, 0.05  # how near a number that it holds is to what it does
 EVENTS = ["train_forward", "backward"] * REPEATS + ["eval_forward"]
+MODES = ("training", "built", "use_running_average", "deterministic")
 OPS = {
     "train_forward": {"runs": "network", "reads": "next", "call": "train", "records": True, "folder": False},
     "eval_forward": {"runs": "network", "reads": "next", "call": "eval", "records": False, "folder": False},
@@ -40,27 +39,33 @@ class Given:
         return "", "", type(self.layer).__name__
 
 
-def play(part, target, variants, found, folder):
-    """[what is said of each layer that was played]. ``found``: {name: (layer, its facts)}; a fact is ``shape`` of its
-    input, ``axis``, ``channels``, ``eps`` and ``weight`` (its momentum as the weight of the new batch) as it holds them
-    or None, ``has`` (which of its state is found), ``root`` (the class of all layers). ``variants``: the backend's, of a layer of the user's and of the built-in."""
+def play(part, target, variants, found):
+    """([what is said of each layer that was played], {name: array}). ``found``: {name: (layer, its facts)}; a fact is
+    ``shape`` of its input, ``axis``, ``channels``, ``eps`` and ``weight`` (its momentum as the weight of the new batch)
+    as it holds them or None, ``has`` (which of its state is found), ``root`` (the class of all layers). ``variants``:
+    the backend's, of a layer of the user's and of the built-in. Of layers of one class with the same settings the first
+    is played."""
     backend, run, said, arrays = part("backends", target), part("", "run"), [], {}
-    usual = documented(backend)
-    for place, (name, (layer, facts)) in enumerate(list(found.items())[:MOST]):
+    usual, alike = documented(backend), {}
+    for name, (layer, facts) in found.items():
+        key = (type(layer), facts["eps"], facts["weight"], tuple(facts["has"]), tuple(switches(layer)))
+        alike.setdefault(key, []).append(name)
+    for place, names in enumerate(list(alike.values())[:MOST]):
+        layer, facts = found[names[0]]
         facts = dict(facts, own=numbers(layer), shape=shape_of(facts))
-        row = {"name": name, "class": type(layer).__name__, "bases": bases(layer, facts["root"]), "axis": facts["axis"],
-               "channels": facts["channels"], "shape": facts["shape"], "has": list(facts["has"])}  # fmt: skip
+        row = {"names": names, "class": type(layer).__name__, "bases": bases(layer, facts["root"]),
+               "axis": facts["axis"], "channels": facts["channels"], "shape": facts["shape"],
+               "has": list(facts["has"])}  # fmt: skip
         facts.update((word, usual[word]) for word in usual if facts[word] is None)
-        mine, why = played(run, backend, facts, Given(layer), variants[0], folder)
-        asked = settled(mine, facts, row) if not why else {}
-        theirs, why = ({}, why) if why else played(run, backend, dict(facts, **asked), None, variants[1], folder)
+        mine, why = played(run, backend, facts, Given(layer), variants[0])
+        asked = settled(mine, facts) if not why else {}
+        theirs, why = ({}, why) if why else played(run, backend, dict(facts, **asked), None, variants[1])
         held = facts["weight"] if not why else None
         said.append(dict(row, why=why, held=held, **{word: asked.get(word) for word in usual}))
         for who, kept in (("own", mine), ("builtin", theirs)):
-            arrays.update(("%d/%s/%s" % (place, who, key), value) for key, value in kept.items())
-    if arrays:
-        np.savez(os.path.join(folder, "alone.npz"), **arrays)
-    return said
+            arrays.update((":".join(["alone", str(place), who, key.replace("/", ":")]), value)
+                          for key, value in kept.items())  # fmt: skip
+    return said, arrays
 
 
 def documented(backend):
@@ -69,13 +74,13 @@ def documented(backend):
     return {"eps": facets["default_eps"], "weight": facets["default_batch_weight"]}
 
 
-def played(run, backend, facts, given, variant, folder):
+def played(run, backend, facts, given, variant):
     """(arrays of its trace, "") or ({}, why there are none)."""
     network = {"layers": [spec_of(facts)], "returns": None, "custom": given}
     events = [{"op": op, "input": "main", "batch": batch_of(number)} for number, op in enumerate(EVENTS)]
     job = {"network": network, "dtype": "float32", "ops": OPS, "sample": 4096, "events": events}
     try:
-        cell = run.Cell(job, inputs_of(facts), backend, {"variant": variant, "device": "cpu"}, folder)
+        cell = run.Cell(job, inputs_of(facts), backend, {"variant": variant, "device": "cpu"}, None)
         other = [each for texts in getattr(cell.model, "remarks", {}).values() for each in texts]
         cell.play()
         why = next(iter(other + [item["error"] for item in cell.failed]), "")
@@ -87,13 +92,19 @@ def played(run, backend, facts, given, variant, folder):
 # --------------------------------------------------------------------------- what the built-in layer is to be given
 
 
+def switches(layer):
+    """Its plain settings, by which two layers of a class differ: numbers and flags, their modes left out."""
+    held = getattr(layer, "__dict__", {})
+    return sorted((name, each) for name, each in held.items() if isinstance(each, (float, bool)) and name not in MODES)
+
+
 def numbers(layer):
     """What it holds besides in plain attributes, as an eps or a momentum of another name."""
     held = getattr(layer, "__dict__", {}).values()
     return [float(each) for each in held if isinstance(each, float) and 0.0 < each < 1.0]
 
 
-def settled(arrays, facts, row):
+def settled(arrays, facts):
     """{"eps", "weight"} of a BatchNorm with this layer's settings. A layer may hold them under names of its own, and
     may call either share of an average its momentum: what it does with one says which, where the new batch weighs less
     than half, as everybody lets it."""

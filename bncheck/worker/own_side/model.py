@@ -74,7 +74,11 @@ def alone(part, shared, model, layers, shapes, folder):
     getattr(model, "untap", lambda: None)()
     found = {each["name"]: facts(shared, model, each["name"], shapes) for each in layers if each["own"]}
     found = {name: (model.norms[name], each) for name, each in found.items() if each is not None}
-    return part("own_side", "alone").play(part, model.hands.target, model.variants, found, folder) if found else []
+    if not found:
+        return []
+    said, arrays = part("own_side", "alone").play(part, model.hands.target, model.variants, found)
+    np.savez(os.path.join(folder, "alone.npz"), **arrays)
+    return said
 
 
 def facts(shared, model, name, shapes):

@@ -110,7 +110,11 @@ def alone(torch, part, leaves, net, norms, batch, folder):
     net.train()
     found = {name: facts(torch, custom, each, shapes[name]) for name, each in own.items() if name in shapes}
     found = {name: (own[name], each) for name, each in found.items() if each is not None}
-    return part("own_side", "alone").play(part, "torch", ("", "builtin"), found, folder) if found else []
+    if not found:
+        return []
+    said, arrays = part("own_side", "alone").play(part, "torch", ("", "builtin"), found)
+    np.savez(os.path.join(folder, "alone.npz"), **arrays)
+    return said
 
 
 def facts(torch, custom, layer, shape):
