@@ -82,6 +82,77 @@ class NeverMoves(MyBN):
         pass
 
 
+class EpsLiteral(MyBN):
+    """Holds an epsilon and adds another."""
+
+    def scaled(self, x, mean, var):
+        return super().scaled(x, mean, var + (1e-2 - self.epsilon))
+
+
+class SampleVariance(MyBN):
+    def moments(self, x):
+        mean, var = super().moments(x)
+        n = x.size / x.shape[-1]
+        return mean, var * n / (n - 1)
+
+    def update(self, x, mean, var):
+        n = x.size / x.shape[-1]
+        super().update(x, mean, var * (n - 1) / n)
+
+
+class MeanForVariance(MyBN):
+    def update(self, x, mean, var):
+        super().update(x, var, mean)
+
+
+class FirstSample(MyBN):
+    def moments(self, x):
+        return super().moments(x[:1])
+
+
+class OnePlusGamma(MyBN):
+    def scaled(self, x, mean, var):
+        return (x - mean) / jnp.sqrt(var + self.epsilon) * (1 + self.scale[...]) + self.bias[...]
+
+
+class RunningInTraining(MyBN):
+    def __call__(self, x):
+        if not self.use_running_average:
+            self.update(x, *self.moments(x))
+        return self.scaled(x, self.mean[...], self.var[...])
+
+
+class WithRelu(MyBN):
+    """Right, with an activation behind it."""
+
+    def __call__(self, x):
+        return jax.nn.relu(super().__call__(x))
+
+
+class NewMomentum(MyBN):
+    """Right; its momentum is the weight of the new batch, and it was given such a one."""
+
+    def __init__(self, num_features, momentum=0.1, epsilon=1e-5, *, rngs: nnx.Rngs):
+        super().__init__(num_features, momentum, epsilon, rngs=rngs)
+
+    def move(self, held, new, momentum):
+        super().move(held, new, 1 - momentum)
+
+
+class Branches(MyBN):
+    """Right, and branches on a value, which jax.jit refuses."""
+
+    def __call__(self, x):
+        if not self.use_running_average and bool(jnp.isnan(x).any()):
+            return x
+        return super().__call__(x)
+
+
+class BranchesNeverEval(NeverEval):
+    def __call__(self, x):
+        return x if x.max() > 1e30 else super().__call__(x)
+
+
 class Raises(MyBN):
     def __call__(self, x):
         raise ValueError("not today")
@@ -113,3 +184,26 @@ def several():
 
 def nothing():
     return 3
+
+
+ZOO = (
+    "MyBN", "WithRelu", "NewMomentum", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance", "NeverEval",
+    "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
+)  # fmt: skip
+
+
+class Zoo(nnx.Module):
+    """One layer of each kind, side by side, each under the name of its class."""
+
+    def __init__(self, rngs):
+        self.conv, self.head = nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
+        for name in (*ZOO, "Branches"):
+            setattr(self, name, globals()[name](4, rngs=rngs))
+
+    def __call__(self, x):
+        x = self.conv(x)
+        return self.head(sum(getattr(self, name)(x) for name in (*ZOO, "Branches")).mean((1, 2)))
+
+
+def zoo():
+    return Zoo(nnx.Rngs(0))

@@ -1,5 +1,7 @@
 """Layers and models of one's own in Keras, right ones and such with one planted fault, for test_keras_own.py."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -29,8 +31,14 @@ class MyBN(keras.layers.Layer):
             self.update(x, mean, var)
         else:
             mean, var = self.moving_mean, self.moving_variance
-        y = (x - ops.reshape(mean, shape)) / ops.sqrt(ops.reshape(var, shape) + self.epsilon)
-        return ops.reshape(self.gamma, shape) * y + ops.reshape(self.beta, shape)
+        y = (x - ops.reshape(mean, shape)) / ops.sqrt(ops.reshape(var, shape) + self.added())
+        return ops.reshape(self.scaling(), shape) * y + ops.reshape(self.beta, shape)
+
+    def added(self):
+        return self.epsilon
+
+    def scaling(self):
+        return self.gamma
 
     def update(self, x, mean, var):
         self.moving_mean.assign(self.momentum * self.moving_mean + (1 - self.momentum) * mean)
@@ -76,13 +84,79 @@ class EpsOutside(MyBN):
         return ops.reshape(self.gamma, shape) * y + ops.reshape(self.beta, shape)
 
 
+class NeverMoves(MyBN):
+    def update(self, x, mean, var):
+        pass
+
+
+class EpsLiteral(MyBN):
+    """Holds an epsilon and adds another."""
+
+    def added(self):
+        return 1e-1
+
+
+class SampleVariance(MyBN):
+    def stats(self, x, axes):
+        mean, var = super().stats(x, axes)
+        return mean, var * self.count(x) / (self.count(x) - 1)
+
+    def count(self, x):
+        return math.prod(x.shape) / x.shape[self.axis]
+
+    def update(self, x, mean, var):
+        super().update(x, mean, var * (self.count(x) - 1) / self.count(x))
+
+
+class MeanForVariance(MyBN):
+    def update(self, x, mean, var):
+        super().update(x, var, mean)
+
+
+class FirstSample(MyBN):
+    def stats(self, x, axes):
+        return super().stats(x[:1], axes)
+
+
+class OnePlusGamma(MyBN):
+    def scaling(self):
+        return 1 + self.gamma
+
+
+class RunningInTraining(MyBN):
+    def stats(self, x, axes):
+        super().update(x, *super().stats(x, axes))
+        return self.moving_mean, self.moving_variance
+
+    def update(self, x, mean, var):
+        pass
+
+
+class WithRelu(MyBN):
+    """Right, with an activation behind it."""
+
+    def call(self, x, training=False):
+        return ops.relu(super().call(x, training))
+
+
+class NewMomentum(MyBN):
+    """Right; its momentum is the weight of the new batch, and it was given such a one."""
+
+    def __init__(self, axis=-1, momentum=0.1, epsilon=1e-3, **kwargs):
+        super().__init__(axis, 0.1, epsilon, **kwargs)
+
+    def update(self, x, mean, var):
+        self.moving_mean.assign((1 - self.momentum) * self.moving_mean + self.momentum * mean)
+        self.moving_variance.assign((1 - self.momentum) * self.moving_variance + self.momentum * var)
+
+
 class Raises(MyBN):
     def call(self, x, training=False):
         raise ValueError("not today")
 
 
 def build(norm="builtin"):
-    make = keras.layers.BatchNormalization if norm == "builtin" else MyBN
+    make = keras.layers.BatchNormalization if norm == "builtin" else globals().get(norm, MyBN)
     x = inputs = keras.Input((6, 6, 3))
     for place in range(2):
         x = keras.layers.Conv2D(4, 3, padding="same")(x)
@@ -131,3 +205,17 @@ def trains():
     model = Trains()
     model(ops.zeros((1, 6, 6, 3)))
     return model
+
+
+ZOO = (
+    "MyBN", "WithRelu", "NewMomentum", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance", "NeverEval",
+    "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
+)  # fmt: skip
+
+
+def zoo():
+    """One layer of each kind, side by side, each under the name of its class."""
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    x = keras.layers.Add()([globals()[name](momentum=0.9, name=name)(x) for name in ZOO])
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))

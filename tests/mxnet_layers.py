@@ -92,6 +92,63 @@ class NeverMoves(MyBN):
         pass
 
 
+class EpsLiteral(MyBN):
+    """Holds an epsilon and adds another."""
+
+    def scaled(self, F, x, mean, var, gamma, beta):  # noqa: N803
+        return super().scaled(F, x, mean, var + (1e-2 - self.epsilon), gamma, beta)
+
+
+class SampleVariance(MyBN):
+    def moments(self, F, x):  # noqa: N803
+        mean, var = super().moments(F, x)
+        n = x.size / x.shape[1]
+        return mean, var * n / (n - 1)
+
+    def update(self, x, mean, var):
+        n = x.size / x.shape[1]
+        super().update(x, mean, var * (n - 1) / n)
+
+
+class MeanForVariance(MyBN):
+    def update(self, x, mean, var):
+        super().update(x, var, mean)
+
+
+class FirstSample(MyBN):
+    def moments(self, F, x):  # noqa: N803
+        return super().moments(F, x[:1])
+
+
+class OnePlusGamma(MyBN):
+    def scaled(self, F, x, mean, var, gamma, beta):  # noqa: N803
+        return super().scaled(F, x, mean, var, 1 + gamma, beta)
+
+
+class RunningInTraining(MyBN):
+    def hybrid_forward(self, F, x, gamma, beta, running_mean, running_var):  # noqa: N803
+        if autograd.is_training():
+            self.update(x, *self.moments(F, x))
+        return self.scaled(F, x, self.running_mean.data(), self.running_var.data(), gamma, beta)
+
+
+class WithRelu(MyBN):
+    """Right, with an activation behind it."""
+
+    def hybrid_forward(self, F, x, **held):  # noqa: N803
+        return F.relu(super().hybrid_forward(F, x, **held))
+
+
+class NewMomentum(MyBN):
+    """Right; its momentum is the weight of the new batch, and it was given such a one."""
+
+    def __init__(self, in_channels, momentum=0.1, epsilon=1e-5, **kwargs):
+        super().__init__(in_channels, momentum, epsilon, **kwargs)
+
+    def move(self, held, new, momentum):
+        super().move(held, new, 1 - momentum)
+
+
 class Raises(MyBN):
     def hybrid_forward(self, F, x, **held):  # noqa: N803
         raise ValueError("not today")
@@ -128,3 +185,27 @@ def unbuilt():
 
 def nothing():
     return 3
+
+
+ZOO = (
+    "MyBN", "WithRelu", "NewMomentum", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance", "NeverEval",
+    "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
+)  # fmt: skip
+
+
+class Zoo(Block):
+    """One layer of each kind, side by side, each under the name of its class."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2D(4, 3, padding=1, in_channels=3), nn.Dense(2, in_units=4)
+        for name in ZOO:
+            setattr(self, name, globals()[name](in_channels=4))
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head(sum(getattr(self, name)(x) for name in ZOO).mean(axis=(2, 3)))
+
+
+def zoo():
+    return Zoo()

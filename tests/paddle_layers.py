@@ -91,6 +91,87 @@ class NeverMoves(MyBN):
         pass
 
 
+class EpsLiteral(MyBN):
+    """Holds an epsilon and adds another."""
+
+    def scaled(self, x, mean, var):
+        return super().scaled(x, mean, var + (1e-2 - self.epsilon))
+
+
+class SampleVariance(MyBN):
+    def moments(self, x):
+        mean, var = super().moments(x)
+        self.n = x.numel() / x.shape[1]
+        return mean, var * self.n / (self.n - 1)
+
+    def update(self, x, mean, var):
+        super().update(x, mean, var * (self.n - 1) / self.n)
+
+
+class MeanForVariance(MyBN):
+    def update(self, x, mean, var):
+        super().update(x, var, mean)
+
+
+class FirstSample(MyBN):
+    def moments(self, x):
+        return super().moments(x[:1])
+
+
+class OnePlusGamma(MyBN):
+    def scaled(self, x, mean, var):
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        plain = (x - mean.reshape(shape)) / paddle.sqrt(var.reshape(shape) + self.epsilon)
+        return plain * (1 + self.weight.reshape(shape)) + self.bias.reshape(shape)
+
+
+class RunningInTraining(MyBN):
+    def forward(self, x):
+        if self.training:
+            self.update(x, *self.moments(x))
+        return self.scaled(x, self._mean, self._variance)
+
+
+class WithRelu(MyBN):
+    """Right, with an activation behind it."""
+
+    def forward(self, x):
+        return nn.functional.relu(super().forward(x))
+
+
+class NewMomentum(MyBN):
+    """Right; its momentum is the weight of the new batch, and it was given such a one."""
+
+    def __init__(self, num_features, momentum=0.1, epsilon=1e-5):
+        super().__init__(num_features, momentum, epsilon)
+
+    def move(self, held, new, momentum):
+        super().move(held, new, 1 - momentum)
+
+
+class PlainName(nn.Layer):
+    """Right, and no word of its name says what it is; its settings have names of their own."""
+
+    def __init__(self, width, share=0.05, tiny=1e-3):
+        super().__init__()
+        self.share, self.tiny = share, tiny
+        self.weight = self.create_parameter([width], default_initializer=nn.initializer.Constant(1.0))
+        self.bias = self.create_parameter([width], is_bias=True)
+        self.register_buffer("_mean", paddle.zeros([width]))
+        self.register_buffer("_variance", paddle.ones([width]))
+
+    def forward(self, x):
+        shape, mean, var = [1, -1] + [1] * (x.ndim - 2), self._mean, self._variance
+        if self.training:
+            axes = [0, *range(2, x.ndim)]
+            mean, var = x.mean(axes), x.var(axes, unbiased=False)
+            with paddle.no_grad():
+                self._mean.set_value((1 - self.share) * self._mean + self.share * mean)
+                self._variance.set_value((1 - self.share) * self._variance + self.share * var)
+        y = (x - mean.reshape(shape)) / paddle.sqrt(var.reshape(shape) + self.tiny)
+        return y * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+
 class Unsaved(MyBN):
     def __init__(self, num_features, momentum=0.9, epsilon=1e-5):
         super().__init__(num_features, momentum, epsilon)
@@ -130,3 +211,27 @@ def several():
 
 def nothing():
     return 3
+
+
+ZOO = (
+    "MyBN", "WithRelu", "NewMomentum", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance", "NeverEval",
+    "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
+)  # fmt: skip
+
+
+class Zoo(nn.Layer):
+    """One layer of each kind, side by side, each under the name of its class."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2D(3, 4, 3, padding=1), nn.Linear(4, 2)
+        for name in (*ZOO, "PlainName"):
+            setattr(self, name, globals()[name](4))
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head(sum(getattr(self, name)(x) for name in (*ZOO, "PlainName")).mean([2, 3]))
+
+
+def zoo():
+    return Zoo()

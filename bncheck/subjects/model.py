@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bncheck.diagnosis.alone import judge_holding, judge_life, ordered
+from bncheck.diagnosis.lived.innocence import NAMES
+from bncheck.diagnosis.rules.own_advice import in_its_words
+from bncheck.environments.backend_file import find_backends
 from bncheck.finding import KINDS, Finding
 from bncheck.gate.shortfall import Shortfall
 from bncheck.life import Held, Holding, LayerLife, Life
@@ -24,6 +28,7 @@ from bncheck.run_folder.lives import read_lives
 from bncheck.run_folder.recordings import life_of
 from bncheck.run_folder.results import Results, TargetResult
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
+from bncheck.subjects.inside import Alone, Verdict, findings_inside, read_alone, remarks_inside, verdicts
 from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.played import (
     at_two_places,
@@ -44,6 +49,7 @@ COLUMNS = ("kind", "mode", "n", "moved", "gap", "verdict")
 OF_THE_EXPERIMENT = ("few-updates", "never-updated", "update-count", "stale-state", "data-shift")
 # And what only the user's own data can show.
 OF_THE_DATA = ("cancellation", "value-count", "single-value", "normaliser-source", "train-eval-gap", "averaging")
+MARKS = {"in order": "agrees"}
 QUANTITIES = ("running_mean", "running_var", "gamma", "beta")
 
 
@@ -55,6 +61,13 @@ class Seen:
     said: Mapping[str, Any]
     holding: Holding
     life: Life | None
+    alone: tuple[Alone, ...] = ()  # layers of the user's, each played by itself
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What layers of the user's do unlike the framework's own."""
+        backend = find_backends(())[self.holding.framework]
+        return verdicts(self.alone, str(self.said.get("version", self.said.get("torch", ""))), backend)
 
 
 def check_model(
@@ -80,12 +93,13 @@ def check_model(
 
 def read(name: str, said: Mapping[str, Any], folder: Path, framework: str = "torch") -> Seen:
     holding = holding_of(name, said, folder / "held.npz", framework)
+    alone = read_alone(said, folder / "alone.npz", name.rpartition(":")[0])
     handed = folder / "recording.npz"
     if handed.is_file():
         life = handed_in(holding.name, said, handed, framework)
-        return Seen(said=said, holding=holding, life=life)
+        return Seen(said=said, holding=holding, life=life, alone=alone)
     lives = read_lives(folder)
-    return Seen(said=said, holding=holding, life=lives[0] if lives else None)
+    return Seen(said=said, holding=holding, life=lives[0] if lives else None, alone=alone)
 
 
 def handed_in(name: str, said: Mapping[str, Any], path: Path, framework: str) -> Life | None:
@@ -151,7 +165,9 @@ def flat(array: Any) -> Any:
 
 def judge(seen: Seen) -> tuple[Finding, ...]:
     """Findings about what it holds and what it lived through, gravest first; each cause once per layer."""
-    held = judge_holding(seen.holding)
+    turned = {name for verdict in seen.verdicts if verdict.turned for name in verdict.names}
+    held = [item for item in judge_holding(seen.holding) if not misread(item, turned)]
+    held += findings_inside(seen.verdicts)
     lived = [
         item
         for item in (judge_life(seen.life) if seen.life is not None else ())
@@ -161,11 +177,18 @@ def judge(seen: Seen) -> tuple[Finding, ...]:
     if seen.life is not None:
         own += set_by_forward(seen.life, seen.holding.name)
         own += at_two_places(seen.life, seen.holding.name, lived)
-    own += batch_dependence(seen.said, seen.holding.name, (*held, *lived, *own))
+    backends = [seen.holding.framework]
+    dependent = batch_dependence(seen.said, seen.holding.name, (*held, *lived, *own))
+    own += [in_its_words(item, backends) if item.layer else item for item in dependent]
     if seen.life is not None and seen.said["input"]["from"] == "data":
         own += unlike_data(seen.life.layers, seen.holding.name)
     named = [replace(item, targets=(seen.holding.name,), scenario="check") for item in (*held, *lived, *own)]
     return ordered(named)
+
+
+def misread(item: Finding, turned: Collection[str]) -> bool:
+    """Whether it takes a momentum for what layers that were seen to average do not mean by it."""
+    return item.cause == "batch-weight" and {place for place, _ in item.places} <= set(turned)
 
 
 def said_already(item: Finding, held: Sequence[Finding]) -> bool:
@@ -251,8 +274,8 @@ def headline(seen: Seen, findings: Sequence[Finding]) -> str:
         return "It has no layer that normalises by running statistics."
     telling = [item for item in findings if item.kind != "rounding"]
     if telling:
-        more = len(telling) - 1
-        return telling[0].title.rstrip(".") + (f" (and {plural(more, 'more finding')})" if more else "") + "."
+        more, first = len(telling) - 1, leading(telling)
+        return first.title.rstrip(".") + (f" (and {plural(more, 'more finding')})" if more else "") + "."
     steps = int(seen.said.get("steps") or 0)
     played = f", played in eval and through {plural(steps, 'training step')}" if steps else ", played in eval"
     if seen.life is None:
@@ -261,6 +284,15 @@ def headline(seen: Seen, findings: Sequence[Finding]) -> str:
     idle = len(not_run(seen))
     among = f" with the {count - idle} that ran" if idle else ""
     return f"{plural(count, 'normalising layer')}, nothing wrong{among}{played}."
+
+
+def leading(telling: Sequence[Finding]) -> Finding:
+    """The gravest; of those about one layer that replay gave a share, the one with the largest."""
+    first = telling[0]
+    if first.explained is None:
+        return first
+    like = [item for item in telling if (item.kind, item.layer) == (first.kind, first.layer)]
+    return max(like, key=lambda item: item.explained or 0.0)
 
 
 def not_run(seen: Seen) -> list[str]:
@@ -281,9 +313,29 @@ def row_of(layer: Mapping[str, Any], seen: Seen, findings: Sequence[Finding]) ->
     worst = min(own, key=lambda item: KINDS.index(item.kind), default=None)
     lived = next((each for each in seen.life.layers if each.name == name), None) if seen.life is not None else None
     mode = {True: "train", False: "eval", None: "per call"}[layer["training"]]
-    said = worst.cause if worst is not None else "in order" if lived is not None else "not run"
+    said = worst.cause if worst is not None else as_it_ran(name, seen) if lived is not None else "not run"
     cells = (str(layer["kind"]), mode, n_of(lived), moved_of(lived, layer), gap_of(lived, seen), said)
-    return Row(layer=name[:1000], cells=cells, mark=worst.kind if worst is not None else "agrees" if lived else "")
+    return Row(layer=name[:1000], cells=cells, mark=worst.kind if worst is not None else MARKS.get(said, ""))
+
+
+def as_it_ran(name: str, seen: Seen) -> str:
+    """Of a layer about which nothing was found: a class of the user's that nothing was compared with is not "in
+    order"."""
+    known = {name: verdict for verdict in seen.verdicts for name in verdict.names}
+    if name in known:
+        return "not compared" if known[name].remark else "in order"
+    return "not compared" if name in {each for each, _ in untold(seen)} else "in order"
+
+
+def untold(seen: Seen) -> list[tuple[str, str]]:
+    """(name, class) of the user's layers that ran and were not taken out."""
+    known = {name for verdict in seen.verdicts for name in verdict.names}
+    idle = not_run(seen)
+    return [
+        (str(layer["name"]), str(layer["kind"]))
+        for layer in seen.said["layers"]
+        if layer.get("own") and layer["name"] not in known and layer["name"] not in idle
+    ]
 
 
 def n_of(lived: LayerLife | None) -> str:
@@ -328,4 +380,5 @@ def notes(seen: Seen) -> list[str]:
         where += f"; {bare[1:]!r} was {'taken from' if bare.startswith('-') else 'put before'} its keys" if bare else ""
         said.append(f"{loaded['loaded']} of {loaded['keys']} keys were loaded from {Path(loaded['path']).name}{where}.")
     said += [str(remark) for remark in seen.said.get("remarks", ())]
+    said += remarks_inside(seen.verdicts, untold(seen), NAMES[seen.holding.framework])
     return said + (list(seen.life.remarks) if seen.life is not None else [])

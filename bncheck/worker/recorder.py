@@ -85,7 +85,8 @@ class Recorder:
         self.seconds = np.zeros(self.total)
         self.loose = {}
         self.known = {}  # moments of inputs that come straight from the archive, by their address
-        self.room = WHOLE_IN_ALL if getattr(model, "custom", None) and getattr(model, "parts", 1) == 1 else 0
+        in_parts = getattr(model, "network", {}).get("parts", 1) != 1  # channels that go in as several tensors
+        self.room = WHOLE_IN_ALL if getattr(model, "custom", None) and not in_parts else 0
 
     def state(self):
         found = {layer: self.model.state(layer) for layer in self.states}

@@ -22,7 +22,7 @@ from bncheck.life import Life
 # Classes that say they are BatchNorm, and those that say they are some other kind of it.
 CLAIMS = re.compile(r"batch_?norm|^bn\d?d?$", re.IGNORECASE)
 OTHERWISE = re.compile(
-    r"frozen|freez|sync|ghost|virtual|split|renorm|instance|group|layer|domain|mask|sparse|condition|dual|switch|auxiliary",
+    r"frozen|freez|sync|ghost|virtual|split|renorm|instance|group|layer_?norm|domain|mask|sparse|condition|dual|switch|auxiliary",
     re.IGNORECASE,
 )
 MOST_UPDATES = 4

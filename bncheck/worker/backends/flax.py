@@ -288,20 +288,14 @@ def play(steps, last, params, stats, x):
 
 def compiled(jax, play, _made={}):  # noqa: B006 - the default is the cache: one set of jitted functions per ``play``
     if play not in _made:
-
-        def with_gradient(steps, last, params, stats, x):
-            return jax.vjp(lambda p, v: play(steps, last, p, stats, v), params, x, has_aux=True)
-
-        _made[play] = {
-            "forward": jax.jit(play, static_argnums=(0, 1)),
-            "recorded": jax.jit(with_gradient, static_argnums=(0, 1)),
-            "backward": jax.jit(lambda pull, dy: pull(dy)),
-        }
+        _made[play] = part("jitted", "flax").functions(jax, play, jax.jit)
     return _made[play]
 
 
 class Model:
     """The worker's model contract."""
+
+    play = staticmethod(play)  # what it runs, pure
 
     def __init__(self, jax, network, params, dtype, variant):
         self.jax, self.network, self.dtype = jax, network, jax.numpy.dtype(dtype)

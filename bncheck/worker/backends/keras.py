@@ -243,7 +243,7 @@ class Jax:
 
         self.jax, self.model = jax, model
         frozen = [name for name, layer in model.made.items() if not layer.trainable]
-        given = [model.rows, model.shapes, model.dtype, model.last, frozen, model.custom, model.arguments]
+        given = [model.rows, model.shapes, model.dtype, model.last, frozen, repr(model.custom), model.arguments]
         text = json.dumps(given, sort_keys=True)
         self.run = compiled(jax, model, text)
 

@@ -1,6 +1,6 @@
 """The Flax backend's model with an nnx.Module of the user's (network.custom) in the place of each BatchNorm.
 
-Loaded by backends/flax.py by path. Python 3.7 syntax. It runs jitted, as a training loop of Flax does.
+Loaded by backends/flax.py by path. Python 3.7 syntax. It runs jitted, as a training loop of Flax does, unless jax.jit refuses it.
 """
 
 import numpy as np
@@ -18,6 +18,7 @@ def with_own_layers(base, plain, part):
             self.hands, self.own, self.remarks = part("own", "flax").hands(shared), {}, {}
             self.custom, self.arguments = network["custom"], dict(network.get("arguments") or {})
             base.__init__(self, jax, network, params, dtype, variant)
+            self.run = part("jitted", "flax").Willing(jax, self.play, self.run, custom)
 
         def part(self, layer, shapes, variant):
             if layer["type"] != "batch_norm":
@@ -56,8 +57,10 @@ def with_own_layers(base, plain, part):
             }
 
         def facts(self):
+            more = [self.run.remark] if self.run.remark else []
             said = {
-                name: shared.facts(own, self.specs[name], self.remarks.get(name, ())) for name, own in self.own.items()
+                name: shared.facts(own, self.specs[name], self.remarks.get(name, []) + more)
+                for name, own in self.own.items()
             }
             return {"custom": said}
 

@@ -28,7 +28,9 @@ def whole(base, plain, part):
             self.net, self.call = building.made(self.hands, custom, self.network["model"], given)
             self.hands.finish(self.net, (), self.dtype.name)
             self.own = {name: shared.Own(self.hands, layer) for name, layer in self.normalisers(self.net).items()}
-            self.run = functions(self.jax, self.play)
+            jitted = part("jitted", "flax")
+            compiled = jitted.functions(self.jax, self.play, self.jax.jit)
+            self.run = jitted.Willing(self.jax, self.play, compiled, custom)
 
         def normalisers(self, net):
             found = [(".".join(map(str, path)), each) for path, each in self.nnx.iter_modules(net)]
@@ -105,9 +107,16 @@ def whole(base, plain, part):
             }
 
         def facts(self):
-            return {}
+            remarks = self.manner()
+            return {"remarks": remarks} if remarks else {}
+
+        def manner(self):
+            """Sentences on how it was played."""
+            return [self.run.remark] if self.run.remark else []
 
         # -- what a short life of check asks for besides ---------------------------------------------------------
+
+        variants = ("", "builtin")  # of a layer of the user's, of the framework's own
 
         @property
         def norms(self):
@@ -128,19 +137,6 @@ def whole(base, plain, part):
             self.nnx.update(self.net, self.jax.tree.map(lambda held, grad: held - rate * grad, params, grads))
 
     return Whole
-
-
-def functions(jax, play):
-    """Jitted functions of one model, for each way that it may be in."""
-
-    def with_gradient(static, training, params, stats, x):
-        return jax.vjp(lambda p, v: play(static, training, p, stats, v), params, x, has_aux=True)
-
-    return {
-        "forward": jax.jit(play, static_argnums=(0, 1)),
-        "recorded": jax.jit(with_gradient, static_argnums=(0, 1)),
-        "backward": jax.jit(lambda pull, dy: pull(dy)),
-    }
 
 
 @contextlib.contextmanager

@@ -127,6 +127,12 @@ def whole(base, engines, part):
             total["input"] = None if total["input"] is None else self.array(total["input"])
             return total
 
+        @property
+        def variants(self):
+            """Of a layer of the user's, of Keras's own, on this engine."""
+            engine = self.keras.backend.backend()
+            return ("", "builtin") if engine == "jax" else (engine, "builtin_" + engine)
+
         def descend(self, dy, rate):
             """One step of plain gradient descent along the last forward's gradient."""
             self.used_up = True

@@ -131,7 +131,10 @@ def load_class(hands, custom, text):
 
 
 def make(hands, custom, text, spec, dtype, more=None):
-    """A layer that can run. What its constructor takes no argument for is left out, and kept in ``left_out``."""
+    """A layer that can run. What its constructor takes no argument for is left out, and kept in ``left_out``. ``text``
+    may be a layer that is there already (alone.py)."""
+    if not isinstance(text, str):
+        return standing(hands, text.layer)
     kind = load_class(hands, custom, text)
     asked = hands.switches(spec)
     if spec["batch_weight"] is not None:
@@ -151,6 +154,15 @@ def make(hands, custom, text, spec, dtype, more=None):
         where = custom.line_in(text.rpartition(":")[0], error)
         raise custom.failed("%s raises %s%s" % (call, custom.said(error), where), error)
     return Own(hands, layer, turned, left_out, lambda: make(hands, custom, text, spec, dtype, more))
+
+
+def standing(hands, layer):
+    """One that nobody has to make. Its gamma and beta may have unusual names: the one parameter of ones, of zeros."""
+    own = Own(hands, layer)
+    held = own.find("running_mean")
+    channels = int(np.prod(held.shape)) if held is not None else 0
+    own.shown = alike(own, [what for what in ("gamma", "beta") if own.find(what) is None], channels)
+    return own
 
 
 def parameters(kind):
@@ -282,7 +294,7 @@ def learn_names(own, behaviour, shape, axis):
     towards those of the batch; of two parameters gamma is the one of ones, beta that of zeros."""
     hands = own.hands
     wanted = [what for what in ("running_mean", "running_var", "gamma", "beta") if own.find(what) is None]
-    if not wanted:
+    if not wanted or own.again is None:
         return
     one, channels = own.again(), shape[axis]
     dice = np.random.default_rng(0)
@@ -303,11 +315,17 @@ def learn_names(own, behaviour, shape, axis):
     moved = [name for name in names if not np.array_equal(suspect.before[name], suspect.after[name])]
     found = {"running_mean": suspect.nearest(names, moved, [mean]),
              "running_var": suspect.nearest(names, moved, [var, unbiased])}  # fmt: skip
-    learned = flat(hands, hands.learned(own.layer), channels)
-    for what in ("gamma", "beta"):
-        alike = [name for name, value in learned.items() if (value == USUAL[what]).all()]
-        found[what] = alike[0] if len(alike) == 1 else ""
-    own.shown = {what: found[what] for what in wanted if found[what]}
+    found.update(alike(own, ("gamma", "beta"), channels))
+    own.shown = {what: found[what] for what in wanted if found.get(what)}
+
+
+def alike(own, wanted, channels):
+    """{what: name} of gamma and beta: the only parameter that holds nothing but ones, nothing but zeros."""
+    learned, found = flat(own.hands, own.hands.learned(own.layer), channels), {}
+    for what in wanted:
+        names = [name for name, value in learned.items() if (value == USUAL[what]).all()]
+        found.update({what: names[0]} if len(names) == 1 else {})
+    return found
 
 
 def flat(hands, held, channels):

@@ -64,7 +64,41 @@ def play(part, shared, failed, job, folder, model, about):
             break
     np.savez(os.path.join(folder, "recording.npz"), **life.arrays())
     found["happenings"] = life.happenings
+    found["remarks"] += getattr(model, "manner", list)()
+    found["alone"] = alone(part, shared, model, found["layers"], life.shapes, folder)
     return found
+
+
+def alone(part, shared, model, layers, shapes, folder):
+    """What is said of the user's own layers, each played by itself (alone.py): the model's end."""
+    getattr(model, "untap", lambda: None)()
+    found = {each["name"]: facts(shared, model, each["name"], shapes) for each in layers if each["own"]}
+    found = {name: (model.norms[name], each) for name, each in found.items() if each is not None}
+    if not found:
+        return []
+    said, arrays = part("own_side", "alone").play(part, model.hands.target, model.variants, found)
+    np.savez(os.path.join(folder, "alone.npz"), **arrays)
+    return said
+
+
+def facts(shared, model, name, shapes):
+    """Of a layer that alone.py can play; None where it learns more than a gamma and a beta, or never trained."""
+    hands, layer = model.hands, model.norms[name]
+    own = shared.standing(hands, layer)
+    held = {what: own.find(what) for what in HELD}
+    known = {id(each) for each in held.values() if each is not None}
+    if name not in shapes or any(id(each) not in known for each in hands.weights(layer)):
+        return None
+    momentum, axis = number(own.find("momentum")), model.axis(name)
+    channels = int(np.prod(held["running_mean"].shape))
+    if len(shapes[name]) < 2 or shapes[name][axis] != channels:
+        return None
+    return {
+        "shape": list(shapes[name]), "axis": 1 if axis == 1 else -1, "channels": channels,
+        "eps": number(own.find("eps")), "root": hands.base,
+        "weight": None if momentum is None else float("%.12g" % (1.0 - momentum)),
+        "has": [what for what, each in held.items() if each is not None],
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------- what it holds
@@ -152,6 +186,7 @@ class Life:
     def __init__(self, recorder, model, batch):
         self.recorder, self.model, self.batch = recorder, model, batch
         self.rows, self.index, self.step, self.happenings = {name: [] for name in model.layers}, 0, 0, []
+        self.shapes = {}  # layer: of its input in training
 
     def happen(self, what, name):
         self.happenings.append({"what": what, "index": self.index, "step": self.step, "name": name})
@@ -162,6 +197,8 @@ class Life:
         for name, (given, result) in self.model.taps().items():
             after = self.model.state(name)
             self.rows[name].append(self.row(name, mode, given, result, before[name], after))
+            if self.rows[name][-1]["training"]:
+                self.shapes[name] = given.shape
             self.index += 1
         return out
 

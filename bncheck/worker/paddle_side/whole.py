@@ -71,6 +71,8 @@ def whole(base, part):
 
         # -- what a short life of check asks for besides ---------------------------------------------------------
 
+        variants = ("", "builtin")  # of a layer of the user's, of the framework's own
+
         def find(self, layer, what):
             return shared.find(self.hands, layer, what)
 

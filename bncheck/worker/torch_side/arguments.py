@@ -20,7 +20,10 @@ def make(torch, custom, text, channels, keywords, rank, more=None):
     """Construct it as Class(channels, eps=…, momentum=…, affine=…), and watch that its output has its input's form.
 
     ``more`` are keywords that are this class's own (network.arguments)."""
-    norm = construct(torch, custom, text, channels, dict(keywords, **(more or {})))
+    if not isinstance(text, str):  # a layer that is there already (own_side/alone.py)
+        norm = text.layer
+    else:
+        norm = construct(torch, custom, text, channels, dict(keywords, **(more or {})))
     refuse_inputs(custom, norm, type(norm).__name__, "in two tensors or more go only the channels (network.parts)")
     give_shapes(torch, custom, norm, type(norm).__name__, channels, rank)
     norm.register_forward_hook(custom.check_output)

@@ -1,0 +1,240 @@
+"""Layers of the user's inside a model: each was played by itself beside the framework's own, and is judged as
+``bncheck check FILE.py:CLASS`` judges one.
+
+A layer in a model need not be meant as BatchNorm, as a class that somebody hands to check is. So one is judged that
+says it by a name of its classes, or does it: in training it normalises with the batch. What has another name for it
+(frozen, ghost, instance, …) is left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bncheck.diagnosis.fit import measure
+from bncheck.diagnosis.judge import explain_cell, judge_case
+from bncheck.diagnosis.lived.departures import OTHERWISE
+from bncheck.diagnosis.lived.innocence import NAMES
+from bncheck.diagnosis.rules.layer_names import together
+from bncheck.environments.backend_file import BackendFile
+from bncheck.evidence import CellView
+from bncheck.finding import Finding
+from bncheck.run_folder.arrays import open_archive
+from bncheck.run_folder.results import TargetResult
+from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Scenario
+from bncheck.scenario_files.shapes import layer_path
+from bncheck.subjects.layer import TORCH, Looked, in_words
+from bncheck.trace import EventRecord, Trace
+from bncheck.worker.own_side.alone import EVENTS, REPEATS, batch_of
+
+# Pieces of a class's name that say it is BatchNorm: BN, MyBN2d, bn_relu, BatchNorm, batch_normalization.
+CLAIMS = re.compile(r"[Bb]atch_?[Nn]orm|BN(?![a-z])|(?<![A-Za-z])bn(?![a-z])|(?<![A-Z])Bn(?![a-z])")
+# What changes the numbers that a layer gives or keeps. An activation inside is meant; names, copies and counters are
+# no matter of what a model computes.
+TELLING = (
+    "variance-divisor", "batch-weight", "averaging", "update-count", "update-phase", "never-updated", "wrong-statistic",
+    "value-count", "normaliser-source", "normaliser-divisor", "eps", "affine", "gradient",
+)  # fmt: skip
+LIKE_BATCH_NORM = ("batch",)  # what such a layer normalises with in training, whatever its name
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One such layer, and those of its class with its settings. ``why``: what kept it from being played, "" where both traces are there."""
+
+    names: tuple[str, ...]
+    kind: str
+    bases: tuple[str, ...]
+    case: Case
+    rank: int
+    own: Trace
+    builtin: Trace
+    why: str = ""
+    turned: bool = False  # it calls the other share of its average momentum than the built-in layer does
+
+    @property
+    def claims(self) -> bool:
+        return any(CLAIMS.search(each) for each in self.bases)
+
+    @property
+    def otherwise(self) -> bool:
+        return any(OTHERWISE.search(each) for each in self.bases)
+
+
+def read_alone(said: Mapping[str, Any], path: Path, code: str) -> tuple[Alone, ...]:
+    """What the model's process wrote down; ``code``: ``file.py`` or the package that the model is built from."""
+    rows = list(said.get("alone") or ())
+    archive = open_archive(path) if rows else None
+    arrays: Mapping[str, Any] = archive if archive is not None else {}
+    return tuple(alone_of(place, row, arrays, code) for place, row in enumerate(rows))
+
+
+def alone_of(place: int, row: Mapping[str, Any], arrays: Mapping[str, Any], code: str) -> Alone:
+    def trace(who: str) -> Trace:
+        start = f"alone:{place}:{who}:"
+        held = {key.removeprefix(start).replace(":", "/"): arrays[key] for key in arrays if key.startswith(start)}
+        return Trace(events=tuple(EventRecord(op) for op in EVENTS), arrays=held)
+
+    own, builtin = trace("own"), trace("builtin")
+    return Alone(
+        names=tuple(str(each) for each in row["names"]),
+        kind=str(row["class"]),
+        bases=tuple(str(each) for each in row["bases"]),
+        case=case_of(row, code),
+        rank=len(row["shape"]),
+        own=own,
+        builtin=builtin,
+        turned=row.get("held") is not None and row["held"] != row.get("weight"),
+        why=str(row["why"]) or ("" if own.arrays and builtin.arrays else "nothing was recorded"),
+    )
+
+
+def case_of(row: Mapping[str, Any], code: str) -> Case:
+    """What was played, as a case of a scenario with ``network.custom``."""
+    known = {"eps": row.get("eps"), "batch_weight": row.get("weight")}
+    layer = Layer(
+        name="bn",
+        type="batch_norm",
+        channels=int(row["channels"]),
+        axis=int(row["axis"]),
+        affine="gamma" in row["has"],
+        **{word: float(value) for word, value in known.items() if value is not None},
+    )
+    return Case(
+        scenario="check",
+        name="alone",
+        label="alone",
+        matrix={},
+        network=Network(layers=(layer,), custom=f"{code}:{row['class']}"),
+        inputs={
+            "main": InputSpec(shape=tuple(int(size) for size in row["shape"]), channel_axis=layer.axis),
+        },
+        events=tuple(Event(op=op, batch=batch_of(number)) for number, op in enumerate(EVENTS)),
+        steps=(*range(1, 2 * REPEATS, 2), 2 * REPEATS),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- it is judged
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of one layer of the user's, and of those like it. ``remark``: why it was not held against the built-in one, or that no
+    rule makes what it does; "" where its findings, or their absence, say all."""
+
+    names: tuple[str, ...]
+    kind: str
+    findings: tuple[Finding, ...] = ()
+    remark: str = ""
+    turned: bool = False
+
+
+def verdicts(layers: Sequence[Alone], version: str, backend: BackendFile) -> tuple[Verdict, ...]:
+    return tuple(verdict_on(layer, version, backend) for layer in layers)
+
+
+def verdict_on(layer: Alone, version: str, backend: BackendFile) -> Verdict:
+    """Defects where it says that it is BatchNorm, hazards where it only does what BatchNorm does."""
+    title = NAMES[backend.name]
+    if layer.otherwise:
+        return Verdict(layer.names, layer.kind, (), f"its name says that it is something else than {title}'s BatchNorm")
+    if layer.why:
+        return Verdict(layer.names, layer.kind, (), f"it could not be played by itself: {layer.why}")
+    targets = (backend.name, f"{backend.name}[builtin]")
+    views = [
+        view_of(layer, trace, TargetResult(name=name, slug=name, backend=backend.name, version=version), backend)
+        for name, trace in zip(targets, (layer.own, layer.builtin), strict=True)
+    ]
+    if not layer.claims and not is_batch_norm(views[0]):
+        return Verdict(layer.names, layer.kind, (), "in training it does not normalise with the batch")
+    scenario = Scenario(name="check", title="", why="", cases=(layer.case,))
+    all_found = judge_case(layer.case, scenario, views).findings
+    telling = tuple(
+        replace(item, title=sentence(item, layer, backend, targets), kind=item.kind if layer.claims else "hazard")
+        for item in all_found
+        if item.cause in TELLING and item.kind != "rounding" and not (item.cause == "update-phase" and in_time(views[0]))
+    )
+    strange = not telling and any(item.cause == "unexplained" for item in all_found)
+    remark = f"it computes otherwise than {title}'s does, by no rule that is known" if strange else ""
+    return Verdict(layer.names, layer.kind, telling, remark, layer.turned)
+
+
+def findings_inside(found: Sequence[Verdict]) -> list[Finding]:
+    """A finding per rule and class, about all layers of it that depart so."""
+    groups: dict[tuple[str, str, str], tuple[Finding, list[str]]] = {}
+    for verdict in found:
+        for item in verdict.findings:
+            groups.setdefault((verdict.kind, item.code, item.title), (item, []))[1].extend(verdict.names)
+    return [about(item, names, kind) for (kind, _, _), (item, names) in groups.items()]
+
+
+def remarks_inside(found: Sequence[Verdict], rest: Sequence[tuple[str, str]], title: str) -> list[str]:
+    """A sentence per class that was not held against the built-in layer; ``rest``: (name, class) of layers of the
+    user's that were not taken out at all."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    more = "it did not run in training, learns more than a gamma and a beta, or has its channels on another axis"
+    for names, kind, remark in (
+        *((each.names, each.kind, each.remark) for each in found),
+        *(((name,), kind, more) for name, kind in rest),
+    ):
+        if remark:
+            groups.setdefault((kind, remark), []).extend(names)
+    return [
+        f"{together(names)} ({kind}): not held against {title}'s BatchNorm; {remark}."
+        for (kind, remark), names in groups.items()
+    ]
+
+
+def view_of(layer: Alone, trace: Trace, target: TargetResult, backend: BackendFile) -> CellView:
+    """A cell of the case, with the convention that its own trace shows."""
+    case, path = layer.case, layer_path(layer.case)
+    variant = target.name.partition("[")[2].rstrip("]")
+    target = replace(target, variant=variant)
+    known = {"version": target.version, "device": "cpu"}
+    view = CellView(
+        case=case, target=target.name, backend=backend.name, outcome="ok", trace=trace, environment=known
+    )  # fmt: skip
+    measured = measure([(case, trace, "ok")], target.name, path)
+    return explain_cell(view, target, {path: measured}, backend.documented)
+
+
+def in_time(view: CellView) -> bool:
+    """Whether its statistics move in training forwards alone: where the framework's own move in backward, a layer
+    written in Python cannot."""
+    known = view.convention.facets.get("update_on") if view.convention is not None else None
+    return known is not None and known.value == "forward"
+
+
+def is_batch_norm(view: CellView) -> bool:
+    """Whether it does what makes a layer BatchNorm: normalises each channel of a batch with the batch's own numbers."""
+    source = view.convention.facets.get("train_normaliser") if view.convention is not None else None
+    return source is not None and source.identifiable and source.value in LIKE_BATCH_NORM
+
+
+def sentence(found: Finding, layer: Alone, backend: BackendFile, targets: tuple[str, str]) -> str:
+    """Without the targets' names: there are two sides, the user's layer and the framework's."""
+    home = replace(TORCH, title=NAMES[backend.name], targets=targets)
+    looked = Looked(
+        name=layer.kind, shape=(), channels=1, left_out=(), defaults={}, held={}, affine=True, home=home
+    )  # fmt: skip
+    return in_words(found.title, looked)
+
+
+def about(found: Finding, names: Sequence[str], kind: str) -> Finding:
+    """The finding of one layer, said of the layers of the model that it holds of."""
+    who = together(names) + ("" if kind in found.title else f" ({kind})")
+    return replace(
+        found,
+        title=f"{who}: {found.title}",
+        layer=names[0],
+        accounts=tuple((name, found.quantity) for name in names[1:]),
+        case="",
+        event=None,
+        follows=(),
+        sides=(),
+        departs="",
+        departs_from="",
+    )
