@@ -289,8 +289,8 @@ def joined(layer: StoredLayer, parts: Sequence[Mapping[str, Array]]) -> dict[str
 
 
 def empty(layer: StoredLayer, quantity: str, count: int) -> Array:
-    """What stands where a moment lacks a quantity that others of its layer have."""
-    return np.full((count, layer.channels) if quantity in PER_CHANNEL else count, np.nan)
+    """What stands where a moment lacks a quantity that others of its layer have: -1 for a count."""
+    return np.full((count, layer.channels) if quantity in PER_CHANNEL else count, -1 if quantity in WHOLE else np.nan)
 
 
 def layer_life(layer: StoredLayer, spans: Sequence[StoredSpan], moments: Mapping[str, Array]) -> LayerLife:

@@ -6,7 +6,6 @@ network is jitted, as fit() does: one operation at a time, every new shape took 
 
 import importlib
 import importlib.util
-import inspect
 import json
 import os
 import sys
@@ -87,47 +86,8 @@ def describe(variant, device):
 
 
 def watch(recorder):
-    """Follow BatchNormalization on PyTorch. On JAX and TensorFlow a layer runs while it is compiled, and then never
-    again where Python sees it: that is said."""
-    import keras
-
-    parts = sys.modules["bncheck_watching_recorder"].part
-    engine, layers = keras.backend.backend(), keras.layers
-    if engine != "torch":
-        recorder.leave_word(
-            "Keras runs its layers compiled on %s, where nothing can be seen of them" % engine, "unseen"
-        )
-        return
-    watcher = parts("watching/layers").Watcher(
-        recorder, parts("torch_side/moments"), "keras", keras.__version__, [os.path.dirname(keras.__file__)],
-        {inspect.unwrap(layers.Layer.__call__).__code__},
-    )  # fmt: skip
-    eye = parts("watching/layers").Eye(
-        name=lambda layer: layer.name,
-        seen=lambda layer, args, kwargs: seen(keras, layer, args, kwargs),
-        training=lambda layer, args, kwargs: bool(kwargs.get("training", args[1] if len(args) > 1 else False))
-        and layer.trainable,
-        state=lambda layer: {name: getattr(layer, word) for name, word in STATISTICS.items()},
-        settings=lambda layer, x: {
-            "axis": layer.axis, "eps": layer.epsilon, "momentum": layer.momentum, "trainable": bool(layer.trainable)
-        },
-        array=lambda value: np.array(keras.ops.convert_to_numpy(value)),
-        gradients=lambda: sys.modules["torch"].is_grad_enabled(),
-    )  # fmt: skip
-    watcher.wrap(layers.BatchNormalization, "call", eye)
-    watcher.steps(importlib.import_module("keras.src.optimizers.base_optimizer").BaseOptimizer, "apply")
-
-
-STATISTICS = {"mean": "moving_mean", "var": "moving_variance", "gamma": "gamma", "beta": "beta"}
-
-
-def seen(keras, layer, args, kwargs):
-    """The input of a layer, where it is an array of numbers and all of it goes into the statistics."""
-    x = args[0] if args else kwargs.get("inputs")
-    masked = len(args) > 2 or kwargs.get("mask") is not None
-    if isinstance(x, keras.KerasTensor) or getattr(layer, "renorm", False) or not layer.built or masked:
-        return None
-    return x if type(x).__name__ in ("Tensor", "Parameter") and x.device.type != "meta" else None
+    """Follow BatchNormalization: each forward, or, where Keras compiles them, the state around each step."""
+    sys.modules["bncheck_watching_recorder"].part("keras_side/watching").install(recorder)
 
 
 def start_keras(engine, device):

@@ -55,7 +55,7 @@ class Jumps:
         if norm.bad:
             return False
         torch, place = self.torch, ""
-        if moved and finite(norm.after[0]) and finite(norm.after[1]):
+        if moved and finite(*norm.after[:2]):
             return False
         with torch.no_grad():
             if moved:
@@ -67,7 +67,7 @@ class Jumps:
                 return False
             norm.bad = True
             clean = bool(torch.isfinite(x.detach()).all())
-        if clean and norm.before is not None and not all(finite(value) for value in norm.before[:2]):
+        if clean and norm.before is not None and not finite(*norm.before[:2]):
             place = "state"
         self.recorder.happen(
             "nonfinite", [norm.layer.number], self.local.where, **{"in": place if clean else "input", "born": clean}

@@ -61,13 +61,13 @@ class Norm:
         return bool(self.views)
 
     def as_left(self, known):
-        """The statistics in place; ``known`` itself where they are bit for bit what it says."""
+        """The statistics in place, and the bytes of both: most looks only ask whether they are still the same.
+        ``known`` itself where they are bit for bit what it says."""
         (_, _, _, mean), (_, _, _, var), (_, _, _, counter) = self.views
-        count = float(counter)
-        if known is not None and known[0] is not None and known[1] is not None and known[2] == count:
-            if known[0].tobytes() == mean.tobytes() and known[1].tobytes() == var.tobytes():
-                return known
-        return mean.flatten(), var.flatten(), count
+        count, means, variances = float(counter), mean.tobytes(), var.tobytes()
+        if known is not None and known[2] == count and bytes_of(known) == (means, variances):
+            return known
+        return np.frombuffer(means, mean.dtype), np.frombuffer(variances, var.dtype), count, means, variances
 
     def tensor(self, module, word):
         value = kept(module, self.words[word])
@@ -168,7 +168,16 @@ def same(a, b):
     return a.tobytes() == b.tobytes()
 
 
+def bytes_of(state):
+    """Of (mean, var, counter[, their bytes]); None in place of what it lacks."""
+    if len(state) > 3:
+        return state[3:]
+    return tuple(None if values is None else values.tobytes() for values in state[:2])
+
+
 def alike(before, after):
+    if len(before) > 3 and len(after) > 3:
+        return before[3:] == after[3:]
     return same(before[0], after[0]) and same(before[1], after[1])
 
 
@@ -177,9 +186,9 @@ def equal(a, b):
     return hasattr(a, "dtype") and hasattr(b, "dtype") and a.dtype != b.dtype and np.array_equal(a, b)
 
 
-def finite(values):
+def finite(*arrays):
     """Squares that add up to a finite number say so at a fifth of the price; where they do not, each is asked."""
-    if values is None:
-        return True
-    with np.errstate(all="ignore"):  # half precision overflows soon
-        return isfinite(values.dot(values)) or bool(np.isfinite(values).all())
+    with np.errstate(all="ignore"):  # they may overflow, those of half precision soon
+        return all(
+            values is None or isfinite(values.dot(values)) or bool(np.isfinite(values).all()) for values in arrays
+        )

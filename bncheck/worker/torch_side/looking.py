@@ -51,7 +51,7 @@ class Looking:
         if not (usual and norm.in_place(module) and not self.unseen() and recorder.goes_on(norm.layer, span)):
             return False
         after = norm.as_left(before)
-        if after is before or not (finite(after[0]) and finite(after[1])):
+        if after is before or not finite(after[0], after[1]):
             return False
         norm.after, norm.index = after, recorder.forwards
         recorder.again(norm.layer, span, not alike(before, after))

@@ -18,7 +18,7 @@ HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 class Eye:
     """How to read the layers of a class. Functions get the layer, and the arguments of its forward where named."""
 
-    def __init__(self, name, seen, training, state, settings, array, gradients):
+    def __init__(self, name, seen, training, state, settings, array, gradients, traced=None):
         self.name = name  # (layer) → what its model calls it
         self.seen = seen  # (layer, args, kwargs) → its input, or None where it is no array of numbers now
         self.training = training  # (layer, args, kwargs) → whether the batch normalises and moves the statistics
@@ -26,6 +26,7 @@ class Eye:
         self.settings = settings  # (layer, input) → {"axis", "eps", "momentum", "trainable"}
         self.array = array  # (tensor) → NumPy array
         self.gradients = gradients  # () → whether gradients are recorded
+        self.traced = traced  # (layer, args, kwargs) → (shape, dtype) of an input that is traced only; None: it is not
 
 
 class Followed:
@@ -42,6 +43,7 @@ class Watcher:
         """``folders`` hold frames that are not the user's, ``calls`` are the code of the framework's module call."""
         recorder.framework, recorder.version = framework, version
         self.recorder, self.moments, self.calls = recorder, moments, calls
+        self.compiled = None  # compiled.Calls, where the framework compiles functions
         self.own = tuple(folder + os.sep for folder in (*folders, HERE, os.path.dirname(os.__file__)))
         self.born_again()
         recorder.on_birth.append(self.born_again)
@@ -54,7 +56,7 @@ class Watcher:
 
     def wrap(self, holder, name, eye):
         """Follow every layer of a class by its forward."""
-        original = holder.__dict__[name]
+        original = getattr(holder, name)
 
         @functools.wraps(original)
         def forward(layer, *args, **kwargs):
@@ -64,8 +66,13 @@ class Watcher:
                 self.quietly("leave", self.leave, eye, layer, before, found, sys._getframe(1))
             return found
 
-        setattr(holder, name, forward)
-        self.recorder.on_stop.append(lambda: setattr(holder, name, original))
+        self.put(holder, name, forward)
+
+    def put(self, holder, name, function):
+        """A function in the place of another, until recording stops."""
+        own, original = name in holder.__dict__, holder.__dict__.get(name)
+        setattr(holder, name, function)
+        self.recorder.on_stop.append(lambda: setattr(holder, name, original) if own else delattr(holder, name))
 
     def quietly(self, name, function, *args):
         if self.recorder.stopped:
@@ -89,11 +96,15 @@ class Watcher:
             finally:
                 self.deep -= 1
             if not self.deep:
-                self.quietly("step", self.recorder.stepped)
+                self.quietly("step", self.stepped, args[0])
             return found
 
         setattr(holder, name, step)
         self.recorder.on_stop.append(lambda: setattr(holder, name, original))
+
+    def stepped(self, optimiser):
+        if self.compiled is None or not self.compiled.stepping(optimiser):
+            self.recorder.stepped()
 
     def modes(self, holder, inside):
         """Tell who calls train() and eval(); ``inside``: (module) → the modules in it."""
@@ -129,6 +140,10 @@ class Watcher:
         """(input, training, statistics) before a forward; None where nothing can be seen of it."""
         x = eye.seen(layer, args, kwargs)
         if x is None:
+            traced = eye.traced(layer, args, kwargs) if eye.traced is not None else None
+            if traced is not None:
+                training, axis = bool(eye.training(layer, args, kwargs)), eye.settings(layer, None)["axis"]
+                self.compiled.met(eye, layer, training, bool(eye.gradients()), traced[0], axis, traced[1])
             return None
         state = {name: eye.array(value) for name, value in eye.state(layer).items() if value is not None}
         return x, bool(eye.training(layer, args, kwargs)), state

@@ -267,7 +267,7 @@ class Recorder:
         if span is None or not self.goes_on(layer, span):
             span = self.open_span(layer, whole, n)
         low, high = span["n"]
-        if n < low or n > high:
+        if (n < low or n > high) and low >= 0 and n >= 0:  # below zero: not known
             span["n"] = [min(low, n), max(high, n)]
         self.again(layer, span, moved)
         return span

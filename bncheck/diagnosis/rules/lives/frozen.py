@@ -14,7 +14,7 @@ from bncheck.diagnosis.rules.lives.reading import (
     trained,
 )
 from bncheck.diagnosis.rules.lives.words import Said, by_line, steps
-from bncheck.life import Happening, LayerLife, Life
+from bncheck.life import Happening, LayerLife, Life, Span
 
 STEPS = 2
 
@@ -60,6 +60,39 @@ def half_frozen(life: Life, layer: LayerLife) -> bool:
     # Parameters that move are set from elsewhere: an averaged copy, a target network.
     where = places(layer, since.index, training=1, gradients=1)
     return parameters_move(layer, where) is False and statistics_move(layer, where)
+
+
+def frozen_too_late(life: Life) -> Said | None:
+    """Keras layers whose trainable was set to False behind the function that trains them: it was compiled with them.
+    (Where trainable is read, such a layer runs in inference, and its statistics stand still.)"""
+    found = [layer for layer in life.layers if life.framework == "keras" and after_the_freeze(life, layer)]
+    if not found:
+        return None
+    layers = tuple(layer.name for layer in found)
+    since = frozen_since(life, found[0])
+    runs = after_the_freeze(life, found[0])
+    line = runs[0].called_from
+    total = sum(span.moved or 0 for span in runs)
+    return Said(
+        layers,
+        f"The freeze of {of_all(layers, life)} has no effect: trainable was set to False behind compile(), and "
+        f"{by_line(line)} goes on with the step that was compiled before. The statistics moved for {steps(total)} "
+        f"after that.",
+        "call model.compile() again after you change trainable",
+        quantity="training",
+        where=line,
+        step=since.step,
+        evidence={"steps since the freeze": total},
+    )
+
+
+def after_the_freeze(life: Life, layer: LayerLife) -> list[Span]:
+    """Training forwards that moved the statistics of a layer that is said to be frozen, all of them behind that."""
+    told = [each for each in life.happenings if each.what == "requires_grad" and layer.name in each.layers]
+    if layer.trainable is not False or len(told) != 1:
+        return []
+    runs = [span for span in trained(layer) if span.first_index >= told[0].index]
+    return runs if sum(span.moved or 0 for span in runs) >= STEPS else []
 
 
 def thawed(life: Life) -> Said | None:

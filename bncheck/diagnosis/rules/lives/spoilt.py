@@ -114,10 +114,14 @@ def came_in(life: Life, birth: Happening) -> Said | None:
         else "the data, or a layer in front of it, brought it"
     )
     line = by_line(run.called_from) if run is not None else "the program"
+    said = f"NaN or Inf reached {named(name)} in step {birth.step:,} ({line}) and stays in the running statistics of "
+    said += f"{listed(kept)}: {front}, BatchNorm did not make it. Eval is NaN from then on."
+    if birth.detail.get("born") is None:  # in a compiled function
+        said = f"The running statistics of {listed(kept)} hold NaN or Inf from step {birth.step:,} on ({line}), and "
+        said += "eval is NaN from then on. That step is compiled: what reached the layers there was not seen."
     return Said(
         tuple(dict.fromkeys((name, *kept))),
-        f"NaN or Inf reached {named(name)} in step {birth.step:,} ({line}) and stays in the running statistics of "
-        f"{listed(kept)}: {front}, BatchNorm did not make it. Eval is NaN from then on.",
+        said,
         f"check the batches (and the weights in front) of step {birth.step:,}; then {HEAL}",
         quantity="running_mean",
         where=run.called_from if run is not None else None,

@@ -289,5 +289,6 @@ def check_life(life: Life) -> list[Finding]:
             modes.predicts_in_training(life),
             frozen.frozen_by_halves(life),
             frozen.thawed(life),
+            frozen.frozen_too_late(life),
         ],
     )
