@@ -227,6 +227,7 @@ class Departure:
     says: str
     advice: str
     shares: Mapping[str, float]
+    of_inner: bool = False  # another layer inside it does so to some of the samples
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,11 +182,11 @@ WRONG = {
     "BetaTakenBack": ("affine", "it holds beta in bn without applying it in train_forward (event 1)."),
     "AsksForGradients": ("stale-state", "averages the variance over n into running_var"),
     "MeanOfVariances": ("value-count", "it averages the variances of each sample for that of the batch"),
-    "Frozen": ("normaliser-source", "normalises with the running-before statistics"),
+    "Frozen": ("normaliser-source", "normalises with the running statistics"),
     "Domains": ("unexplained", "differs from PyTorch's in the output"),
     "Ghost": (
         "update-count",
-        "normalises each half of the batch on its own, and updates its running statistics once for each",
+        "and running_var. That is so in a batch of 200 samples, not in one of 8.",
     ),
 }
 

@@ -34,7 +34,7 @@ WANTED = {
     "SampleVariance": ({"normaliser-divisor"}, "with 32 values per channel y is 1.016 times as large on reference and"),
     "LostUpdate": ({"never-updated"}, "never moves the running statistics of bn in 4 training forwards"),
     "BetaTakenBack": ({"gradient"}, "but not in dbeta of bn: off by up to"),
-    "Fused": ({"never-updated", "normaliser-source"}, "normalises with the running-before statistics"),
+    "Fused": ({"never-updated", "normaliser-source"}, "normalises with the running statistics"),
     "Halves": ({"value-count"}, "takes mean and variance of the first 16 of 32 samples"),
     "Chunks": (
         {"value-count"},

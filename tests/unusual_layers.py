@@ -96,6 +96,40 @@ class Domains(Own):
         return y * self.weight.view(across(x)[1]) + self.bias.view(across(x)[1])
 
 
+class OwnDomains(Domains):
+    """Each half by a layer of its own, with its own gamma and beta; eval by the first."""
+
+    def __init__(self, num_features, eps=1e-5, momentum=0.1):
+        super().__init__(num_features, eps, momentum)
+        self.other = nn.BatchNorm2d(num_features, eps, momentum)
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        one, two = x.chunk(2)
+        return torch.cat([Own.forward(self, one), self.other(two)])
+
+
+class BatchAlone(nn.Module):
+    """No running statistics: eval normalises by the batch too."""
+
+    def __init__(self, num_features, eps=1e-5):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(num_features)), nn.Parameter(torch.zeros(num_features))
+        self.eps = eps
+
+    def forward(self, x):
+        return functional.batch_norm(x, None, None, self.weight, self.bias, True, eps=self.eps)
+
+
+class Gated(BatchAlone):
+    """Each value by a gate of its own: y is no straight line over x, and knows no batch."""
+
+    def forward(self, x):
+        y = x * torch.sigmoid(x) / (x.var((2, 3), unbiased=False, keepdim=True) + self.eps).sqrt()
+        return y * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
 class Masked(Own):
     """The second half of all positions is padding."""
 

@@ -34,6 +34,7 @@ GAMMA, BETA = (1.5, 0.8, -0.6, 1.2), (0.5, -1.0, 0.0, 2.0)
 MEAN, STD = (0.5, -2.0, 3.0, 1.0), (1.0, 0.5, 2.0, 1.5)
 LOOP = ["train_forward", "backward"]
 SAVED = [LOOP[0], "reload"]  # something to lose, and where it would be
+USUAL_CASE, LARGE_CASE = "usual-loop", "large-batch"  # as a matrix writes their labels
 MANY, LARGEST = 200, 200_000  # samples, and values of such a batch
 # Quantity → column: its words in the table of what was compared.
 QUANTITIES = {
@@ -215,8 +216,7 @@ def weight_of(layer: Looked, known: Mapping[str, Any]) -> float:
 def cases_of(layer: Looked) -> dict[str, dict[str, Any]]:
     """The usual loop; two forwards before one backward, as in a discriminator; more samples than a virtual batch has
     (layers that normalise chunks of the batch take 128 of them at most, by their defaults)."""
-    count, *rest = layer.shape
-    many = [max(count, MANY), *rest] if math.prod(rest) * MANY <= LARGEST else [count + 1, *rest]
+    many = [samples_of_many(layer.shape), *layer.shape[1:]]
     if layer.home.in_backward:  # each training forward then has its backward, and no state is compared between the two
         return {
             "usual loop": {"program.events": LOOP, "program.then": ["eval_forward", "reload", "eval_forward"]},
@@ -230,6 +230,11 @@ def cases_of(layer: Looked) -> dict[str, dict[str, Any]]:
         "two forwards per backward": {"program.events": ["train_forward", *LOOP], "program.repeat": 12},
         "large batch": {"program.events": LOOP, "input.shape": many},
     }
+
+
+def samples_of_many(shape: Sequence[int]) -> int:
+    count, *rest = shape
+    return max(count, MANY) if math.prod(rest) * MANY <= LARGEST else count + 1
 
 
 def cycle(values: Sequence[float], count: int) -> list[float]:
@@ -286,9 +291,22 @@ def save_scenario(thing: Thing, found: Mapping[str, Any], given: Mapping[str, An
 def concluded(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Results) -> tuple[Results, Answer]:
     """The results with plain sentences, and the answer."""
     told = tuple(one_for_all(replace(item, title=in_words(item.title, layer)), layer) for item in results.findings)
+    told = tuple(of_many(item, layer, results) for item in told)
     results = replace(results, findings=told)
     answer = answer_of(thing, layer, given, results)  # its notes hold what the cells remark
     return replace(results, cells=tuple(replace(cell, remarks=()) for cell in results.cells)), answer
+
+
+def of_many(finding: Finding, layer: Looked, results: Results) -> Finding:
+    """What only a large batch shows: virtual batches, chunks of so many samples."""
+    sizes = {cell.case for cell in results.cells if cell.scenario == finding.scenario and cell.outcome == "ok"}
+    usual = {item.cause for item in results.findings if (item.scenario, item.case) == (finding.scenario, USUAL_CASE)}
+    if finding.case != LARGE_CASE or finding.cause in usual or not {USUAL_CASE, LARGE_CASE} <= sizes:
+        return finding
+    if finding.kind in ("rounding", "unexplained"):
+        return finding
+    many, few = samples_of_many(layer.shape), layer.shape[0]
+    return replace(finding, title=f"{finding.title} That is so in a batch of {many} samples, not in one of {few}.")
 
 
 def one_for_all(finding: Finding, layer: Looked) -> Finding:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bncheck.diagnosis.anatomy.domains import Domains
 from bncheck.diagnosis.anatomy.values import Forward, Life
 from bncheck.trace import Array
 
@@ -24,6 +25,7 @@ class Affine:
     says: str
     made: Callable[[Array, Array], Pair]
     slopes: Callable[[Array, Array], tuple[Array, Array, Array, Array]]
+    advice = "return gamma * x_hat + beta, one value per channel (torch: weight * y + bias)"
 
 
 def fixed(a: float, b: float, c: float, d: float) -> Callable[[Array, Array], tuple[Array, Array, Array, Array]]:
@@ -56,17 +58,18 @@ WAYS = (
         lambda g, b: (np.ones_like(g), np.zeros_like(g), b, g),
     ),
 )
-ADVICE = "return gamma * x_hat + beta, one value per channel (torch: weight * y + bias)"
 
 
-def as_used(life: Life, way: Affine | None) -> Life:
+def as_used(life: Life, way: Affine | Domains | None) -> Life:
     """The same forwards with what scales and shifts in the place of gamma and beta."""
     if way is None:
         return life
     return replace(life, forwards=tuple(changed(one, way) for one in life.forwards))
 
 
-def changed(forward: Forward, way: Affine) -> Forward:
+def changed(forward: Forward, way: Affine | Domains) -> Forward:
+    if isinstance(way, Domains):
+        return way.changed(forward)
     scale, shift = way.made(forward.gamma, forward.beta)
     return replace(forward, gamma=scale, beta=shift, kept={})
 

@@ -9,8 +9,8 @@ from itertools import permutations
 
 import numpy as np
 
-from bncheck.diagnosis.anatomy import affine
 from bncheck.diagnosis.anatomy.activations import Activation
+from bncheck.diagnosis.anatomy.domains import Domains
 from bncheck.diagnosis.anatomy.groups import Group, mask, ordinal, words
 from bncheck.diagnosis.anatomy.memory import Memory
 from bncheck.diagnosis.anatomy.normaliser import NO_LIMIT, Normaliser
@@ -31,6 +31,7 @@ class Rule:
     says: str
     advice: str
     undo: Callable[[Parts], Parts]
+    of_inner: bool = False
 
 
 def departures(parts: Parts, life: Life) -> tuple[Departure, ...]:
@@ -38,7 +39,7 @@ def departures(parts: Parts, life: Life) -> tuple[Departure, ...]:
     with np.errstate(all="ignore"):
         shares = shares_of(parts, rules, life)
     return tuple(
-        Departure(cause=rule.cause, says=rule.says, advice=rule.advice, shares=share)
+        Departure(cause=rule.cause, says=rule.says, advice=rule.advice, shares=share, of_inner=rule.of_inner)
         for rule, share in zip(rules, shares, strict=True)
     )
 
@@ -249,7 +250,8 @@ def scaling(parts: Parts) -> Rule | None:
     if parts.affine is None:
         return None
     undo = partial(replace, affine=None)
-    return Rule(cause="affine", says=parts.affine.says, advice=affine.ADVICE, undo=undo)
+    way = parts.affine
+    return Rule(cause="affine", says=way.says, advice=way.advice, undo=undo, of_inner=isinstance(way, Domains))
 
 
 def activation(parts: Parts) -> Rule | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bncheck.diagnosis.anatomy import affine, memory, normaliser
+from bncheck.diagnosis.anatomy import affine, domains, memory, normaliser
 from bncheck.diagnosis.anatomy.activations import SMOOTH, Activation, candidates, leaky
 from bncheck.diagnosis.anatomy.groups import Group, groupings, mask, subsets
 from bncheck.diagnosis.anatomy.lines import Shown, show, solve
@@ -35,11 +35,8 @@ def dissect(life: Life) -> Parts | None:
 
 def otherwise_scaled(life: Life) -> Parts | None:
     """What one other way of scaling and shifting makes of it; None where none does, or more than one."""
-    made = [
-        replace(found, affine=way)
-        for way in affine.likely(life)
-        if (found := dissected(affine.as_used(life, way))) is not None
-    ]
+    ways: Iterator[affine.Affine | domains.Domains] = itertools.chain(affine.likely(life), domains.likely(life))
+    made = [replace(found, affine=way) for way in ways if (found := dissected(affine.as_used(life, way))) is not None]
     return made[0] if len(made) == 1 else None
 
 
@@ -214,7 +211,14 @@ def of_one_channel(shown: Shown) -> Shown:
     one, f = slice(0, 1), shown.forward
     before, after = ((state[0][one], state[1][one]) for state in (f.before, f.after))
     less = replace(
-        f, x=f.x[:, one], y=f.y[:, one], gamma=f.gamma[one], beta=f.beta[one], before=before, after=after, kept={}
+        f,
+        x=f.x[:, one],
+        y=f.y[:, one],
+        gamma=f.gamma[..., one],
+        beta=f.beta[..., one],
+        before=before,
+        after=after,
+        kept={},
     )
     return Shown(less, shown.z[:, one], shown.known[:, one], shown.slack[:, one])
 

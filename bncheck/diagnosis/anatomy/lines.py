@@ -38,15 +38,15 @@ class Shown:
 
 def show(forward: Forward, activation: Activation, u: float) -> Shown:
     z, known = activation.invert(forward.y)
-    beta = forward.beta[None, :, None]
+    gamma, beta = forward.affine
     slack = OUTPUT_ROUNDINGS * u * (np.abs(z) + np.abs(beta) + np.abs(forward.y))
-    return Shown(forward, z, known & (forward.gamma != 0)[None, :, None], slack)
+    return Shown(forward, z, known & (gamma != 0), slack)
 
 
 def solve(shown: Shown, found: Moments, u: float) -> Lines:
     """Least squares of the normalised value against x in each group, over the values whose z is known."""
     forward, known = shown.forward, shown.known
-    gamma, beta = (part[None, :, None] for part in (forward.gamma, forward.beta))
+    gamma, beta = forward.affine
     scale = np.where(gamma == 0, 1.0, gamma)
     unit = OUTPUT_ROUNDINGS * u
     ids, many = found.ids[known], len(found.count)

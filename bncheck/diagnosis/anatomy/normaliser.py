@@ -150,7 +150,7 @@ def inverse(rule: Normaliser, var: Array) -> Array:
 def output(rule: Normaliser, activation: Activation, forward: Forward, life: Life) -> tuple[Array, Array]:
     """(y, bound on its rounding) of a forward under a rule."""
     use = taken(rule, forward, life)
-    gamma, beta = (part[None, :, None] for part in (forward.gamma, forward.beta))
+    gamma, beta = forward.affine
     with np.errstate(all="ignore"):
         r = inverse(rule, use.var)
         h = (forward.x - use.mean) * r

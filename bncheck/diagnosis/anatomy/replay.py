@@ -9,7 +9,8 @@ import numpy as np
 
 from bncheck.diagnosis.anatomy import memory, normaliser
 from bncheck.diagnosis.anatomy.activations import Activation
-from bncheck.diagnosis.anatomy.affine import Affine, as_used
+from bncheck.diagnosis.anatomy.affine import Affine, as_used, changed
+from bncheck.diagnosis.anatomy.domains import Domains
 from bncheck.diagnosis.anatomy.values import Forward, Life
 from bncheck.diagnosis.fit.stream import SUM_LAMBDA
 from bncheck.trace import Array
@@ -27,7 +28,7 @@ class Parts:
     evaluating: normaliser.Normaliser | None
     memory: memory.Memory | None
     by_gradients: bool = False  # whether forwards with gradients are its training ones, whatever mode it is in
-    affine: Affine | None = None  # None: gamma and beta as they are held
+    affine: Affine | Domains | None = None  # None: gamma and beta as they are held
 
 
 @dataclass(frozen=True)
@@ -84,18 +85,20 @@ def of_forward(parts: Parts, life: Life, forward: Forward) -> tuple[Pair, Pair]:
     """(dgamma, its bound), (dbeta, its bound) of one forward."""
     rule = parts.training if (forward.graded if parts.by_gradients else forward.training) else parts.evaluating
     assert rule is not None and forward.dy is not None
-    held = forward.gamma, forward.beta
-    gamma, beta = held if parts.affine is None else parts.affine.made(*held)
+    way = parts.affine
+    gamma, beta = (forward if way is None else changed(forward, way)).affine
     use = normaliser.taken(rule, forward, life)
     h = (forward.x - use.mean) * normaliser.inverse(rule, use.var)
-    z = gamma[None, :, None] * h + beta[None, :, None]
+    z = gamma * h + beta
     small = 1e-6 * (1.0 + np.abs(z))
     dz = forward.dy * (parts.activation(z + small) - parts.activation(z - small)) / (2.0 * small)
+    if isinstance(way, Domains):
+        dz = dz * way.of_held(forward)
     n = forward.x.shape[0] * forward.x.shape[2]
     unit = 8.0 * life.u * (min(n, SUM_LAMBDA * np.sqrt(n)) + 8.0) + 1e-6
     sums = [(part.sum(axis=(0, 2)), unit * np.abs(part).sum(axis=(0, 2)) + unit * np.abs(forward.dy).sum(axis=(0, 2)))
             for part in (dz * h, dz)]  # fmt: skip
-    return by_what_is_held(sums[0], sums[1], parts.affine, forward)
+    return by_what_is_held(sums[0], sums[1], None if isinstance(way, Domains) else way, forward)
 
 
 def by_what_is_held(scale: Pair, shift: Pair, way: Affine | None, forward: Forward) -> tuple[Pair, Pair]:

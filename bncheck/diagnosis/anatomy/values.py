@@ -36,6 +36,12 @@ class Forward:
     width: int = 1  # positions of the last axis, of which P is a multiple
     kept: dict[Group, Moments] = field(default_factory=dict, compare=False, repr=False)  # the moments asked for last
 
+    @property
+    def affine(self) -> tuple[Array, Array]:
+        """gamma and beta, broadcast to x; they may be (N, K), one of each sample (``domains.py``)."""
+        gamma, beta = (part[None] if part.ndim == 1 else part for part in (self.gamma, self.beta))
+        return gamma[:, :, None], beta[:, :, None]
+
 
 def moments_of(group: Group, forward: Forward) -> Moments:
     """Those of a forward's input; asked for again and again of one group, and not kept beyond that."""

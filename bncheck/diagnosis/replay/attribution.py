@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, permutations
 from typing import Any
@@ -114,7 +114,19 @@ def attribute(
     with np.errstate(all="ignore"):
         a = side(case, trace_a, convention_a, one)
         b = side(case, trace_b, convention_b, two)
+        if holds_nothing(one) and not holds_nothing(two):
+            # A state that a side does not hold cannot be played by the other's rules: the other one is played.
+            return [swapped(found) for found in attribute_sides(case, b, a)]
         return attribute_sides(case, a, b)
+
+
+def holds_nothing(stream: Stream) -> bool:
+    """Whether no running statistics are seen."""
+    return not (np.isfinite(stream.mean).any() or np.isfinite(stream.var).any())
+
+
+def swapped(found: Attribution) -> Attribution:
+    return replace(found, values={name: (two, one) for name, (one, two) in found.values.items()})
 
 
 def side(case: Case, trace: Trace, convention: Convention, stream: Stream) -> Side:

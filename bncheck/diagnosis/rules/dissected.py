@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from bncheck.diagnosis.rules.attributed import summary
 from bncheck.diagnosis.rules.wording import label, names, percent, targets, verb
@@ -49,11 +50,12 @@ def finding(
     share = part.shares[drift.quantity]
     evidence = {f"share of {quantity}": size for quantity, size in part.shares.items() if abs(size) > LEAST}
     own = pair.a is odd
+    says = part.says + (inner(odd, anatomy) if part.of_inner else "")
     return Finding(
         code=code,
         cause=part.cause,
         kind="convention",
-        title=f"{whole_name(odd)} {part.says}; {names(other.members)} {verb(other.members, 'does', 'do')} not. "
+        title=f"{whole_name(odd)} {says}; {names(other.members)} {verb(other.members, 'does', 'do')} not. "
         f"This accounts for {accounted(part)}.",
         targets=targets(odd.members, other.members) if own else targets(other.members, odd.members),
         scenario=pair.case.scenario,
@@ -66,6 +68,16 @@ def finding(
         advice=part.advice,
         accounts=tuple((anatomy.layer, quantity) for quantity in states_of(pair, anatomy, part)),
     )
+
+
+def inner(cell: CellView, anatomy: Anatomy) -> str:
+    """The layers with statistics of their own inside it, as its state dict names them: " (aux_bn.0)"."""
+    notes: Any = cell.notes.get("cell")
+    for key in ("custom", anatomy.layer, "state_dict", "additional"):
+        notes = notes.get(key) if isinstance(notes, Mapping) else None
+    keys = [key for key in notes if isinstance(key, str)] if isinstance(notes, list | tuple) else []
+    found = [key.removesuffix(".running_mean") for key in keys if key.endswith(".running_mean")]
+    return f" ({listed(found)})" if found else ""
 
 
 def accounted(part: Departure) -> str:

@@ -85,7 +85,7 @@ def sources(cell: CellView) -> Iterator[Source]:
 def unexpected(seen: Revealed) -> Source | None:
     """Which source was used, if it was not the expected one and can be told from it; None otherwise."""
     if not seen.tracked:
-        stands = not seen.training and seen.fits(seen.batch)
+        stands = not seen.training and seen.fits(seen.batch) and bool(seen.straight.all())
         return Source(seen.layer, seen.event, False, False, 1.0, 0.0) if stands else None
     if seen.fits(seen.expected()) or affine_ignored(seen):
         return None

@@ -65,7 +65,13 @@ def blend_sentence(x: Side, value: object, y: Side, other: object) -> str:
 
 
 def _words(value: object) -> str:
-    known = {"batch": "the batch's statistics", "blend": "a blend of batch and running statistics", "none": "nothing"}
+    known = {
+        "batch": "the batch's statistics",
+        "blend": "a blend of batch and running statistics",
+        "none": "nothing",
+        "running-before": "the running statistics",
+        "running-after": "the running statistics as this very forward leaves them",
+    }
     return known.get(str(value), f"the {value} statistics")
 
 
