@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from rule_views import attribute, make_case, make_cell, make_pair, make_trace
 
-from bncheck.diagnosis.accounting import absorb, absorb_by_order, account, account_alike, open_drifts, with_accounts
+from bncheck.diagnosis.accounting import account, account_alike, open_drifts, with_accounts
 from bncheck.diagnosis.audit import silent_drifts
+from bncheck.diagnosis.consequences import absorb, absorb_by_order
 from bncheck.diagnosis.diagnose import diagnose
 from bncheck.diagnosis.rules import load_rules
 from bncheck.diagnosis.rules.conventions import bn115_state_mismatch, bn117_never_updated

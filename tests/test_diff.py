@@ -262,6 +262,7 @@ def test_the_eps_of_a_fold_is_measured(eps: float) -> None:
         ([1e-3, 2.0, 0.5], 0.0, "without eps, or with one below"),
         ([1.0, 2.0, 0.5], 1e-3, "with eps 0.001"),
         ([1.0, 2.0, 0.5], 0.0123, "with eps 0.0123"),
+        ([1.0, 2.0, 0.5], 2e-5, "with an eps of"),  # float32 leaves 1.9e-5 to 2.1e-5 and more
     ],
 )
 def test_an_eps_is_named_where_one_alone_makes_the_weights(var: list[float], eps: float, words: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from bncheck import __version__
 from bncheck.convention import Convention
-from bncheck.diagnosis.accounting import absorb_by_order
+from bncheck.diagnosis.consequences import absorb_by_order
 from bncheck.diagnosis.diagnose import diagnose, importance
 from bncheck.diagnosis.documented import Row, compare_documented, documented_facets
 from bncheck.diagnosis.expectations import check_expectations

@@ -12,18 +12,9 @@ from itertools import combinations
 
 import numpy as np
 
-from bncheck.diagnosis.accounting import (
-    Open,
-    Said,
-    about_same_targets,
-    absorb,
-    account,
-    account_alike,
-    covers,
-    is_open,
-    open_drifts,
-    with_accounts,
-)
+from bncheck.diagnosis.accounting import Said, account, account_alike, covers, is_open, open_drifts, with_accounts
+from bncheck.diagnosis.bearing import Open
+from bncheck.diagnosis.consequences import about_same_targets, absorb
 from bncheck.diagnosis.drifts import held
 from bncheck.diagnosis.rules import load_rules, rule_of
 from bncheck.diagnosis.rules.conventions.bn115_state_mismatch import check_pair as held_by_one

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bncheck.checkpoints.normalisers import plain_name
 from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.checkpoints.tensor import Tensor
-from bncheck.diagnosis.held.folding import Fold, Range, eps_within, fold_of
+from bncheck.diagnosis.held.folding import USUAL_EPS, Fold, Range, eps_within, fold_of
 from bncheck.diagnosis.held.matching import Matching
 from bncheck.diagnosis.held.reading import Reading, Sides, finding_of
 from bncheck.diagnosis.rules.layer_names import listed
@@ -24,6 +24,7 @@ from bncheck.run_folder.answer import Row
 # Numbers of a weight that is looked at; and weights before a layer that may be its own.
 LARGEST = 64 * 2**20
 NEAR = 4
+SURE = 0.1  # an eps whose weights leave it no wider open than this is named
 MOST_VECTORS = 200  # constants of one size that are tried as factor and summand
 # How a format's weights go with the axis of output channels first.
 AXES = {"keras": -1, "flax": -1}
@@ -158,17 +159,17 @@ def other_eps(found: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[
 
 
 def with_eps(fits: Range, each: Sequence[float]) -> str:
-    """The one usual eps that makes the weights of all layers, or what can be said where several do."""
-    if fits[0] > fits[1]:
+    """The eps that makes the weights of all layers, or what can be said where they do not tell it to a tenth."""
+    low, high = fits
+    if low > high:
         return f"with an eps of its own in each layer ({min(each):.3g} to {max(each):.3g})"
+    if not low:
+        return f"without eps, or with one below {high:.1g},"
     usual = eps_within(fits, None)
-    if len(usual) == 1:
-        return f"with eps {usual[0]:.4g}" if usual[0] else "without eps"
-    return (
-        f"without eps, or with one below {fits[1]:.1g},"
-        if not fits[0]
-        else f"with an eps of {fits[0]:.2g} to {fits[1]:.2g}"
-    )
+    if len(usual) == 1 and high - low <= SURE * usual[0]:
+        return f"with eps {usual[0]:.3g}"
+    likely = f" ({usual[0]:g} is usual)" if len(usual) == 1 and usual[0] in USUAL_EPS else ""
+    return f"with an eps of {low:.2g} to {high:.2g}{likely}"
 
 
 # ------------------------------------------------------------------------------------------------------- searching

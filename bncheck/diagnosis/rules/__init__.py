@@ -7,7 +7,7 @@ last three: what layers of a user's program lived through, in one process and in
 thing hold): pure functions that return findings. Files without a number are what rules share: those of one family in
 its folder, questions about holdings and lives in ``holdings`` and ``lives``.
 
-``EXPLAINS`` says what else a rule's cause changes, in words (``accounting.py`` holds a difference against them and
+``EXPLAINS`` says what else a rule's cause changes, in words (``bearing.py`` holds a difference against them and
 against replay): ``statistics``, ``counter``, ``affine``, ``outputs``, ``gradients``, ``events`` (what a side refuses);
 ``evaluations`` (outputs only where held state makes them: not those of a training batch);
 and what only other rules ask for: ``mode``, ``variance``, ``order``, ``refused`` (an event was not carried out),

@@ -36,7 +36,7 @@ from bncheck.finding import NODES, Finding
 from bncheck.life import Life
 
 if TYPE_CHECKING:
-    from bncheck.diagnosis.accounting import Open
+    from bncheck.diagnosis.bearing import Open
 
 CODE = "BN902"
 CAUSE = "unexplained"
