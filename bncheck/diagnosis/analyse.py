@@ -10,9 +10,10 @@ import gc
 import multiprocessing
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -227,6 +228,19 @@ def excerpt(work: Work, numbers: range) -> Work:
     return replace(work, plan=replace(work.plan, scenarios=tuple(kept)))
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Small records have no cycles to collect; looking for some took a seventh of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@uncollected()
 def judge_chunk(work: Work, numbers: range, analysis: Analysis, tell: Callable[[str], None]) -> None:
     cases = work.plan.cases
     for number in numbers:

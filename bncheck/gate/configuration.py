@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bncheck.gate.waiver import Waiver
 from bncheck.scenario import Tolerance
+
+if TYPE_CHECKING:
+    from bncheck.gate.waiver import Waiver
 
 
 @dataclass(frozen=True)

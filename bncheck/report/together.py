@@ -55,9 +55,9 @@ def draw_as_child(draw: Draw, numbers: Iterable[int], writer: int) -> None:
     code = 1
     try:
         sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
-        with os.fdopen(writer, "wb") as out:
-            for number in numbers:
-                out.write(line_of(draw(number)) + b"\n")
+        lines = [line_of(draw(number)) for number in numbers]
+        with os.fdopen(writer, "wb") as out:  # at the end: it would wait for whoever still draws
+            out.writelines(line + b"\n" for line in lines)
         code = 0
     finally:
         os._exit(code)

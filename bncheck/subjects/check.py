@@ -91,6 +91,8 @@ def import_judging(asked: Asked) -> None:
         import bncheck.subjects.layer
     else:
         import bncheck.subjects.model
+    import numpy.random  # noqa: F401 - NumPy itself waits until it is used
+
     import bncheck.report.answer_screen  # noqa: F401
     from bncheck.diagnosis.rules import load_rules
 

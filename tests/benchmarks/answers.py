@@ -106,21 +106,26 @@ def measure_check(folder: Path) -> Iterator[Row]:
 
 
 def measure_onnx(folder: Path) -> Iterator[Row]:
-    """Against ``polygraphy run`` on the same file, both with ONNX Runtime in the environment that bncheck makes."""
+    """Against ``polygraphy run FILE --onnxrt --onnxrt --validate`` on the same file, both with ONNX Runtime in the
+    environment that bncheck makes; and against one that only runs it."""
     (folder / "model.py").write_text(MODEL)
     path, python = folder / "model.onnx", python_of("onnxruntime")
     exporter = os.environ.get("BNCHECK_EXPORTER") or python_of("torch[onnx]")
     subprocess.run([exporter, "-c", EXPORT, str(folder), str(path)], check=True, capture_output=True)
     peer = install_peer(folder / "peer", "polygraphy", python)
-    if peer is None:
-        yield Row("`check` of an ONNX file", "`polygraphy run`", "1.5", None, None, "polygraphy does not install here")
-        return
     code = "import sys; from polygraphy.tools import main; sys.exit(main())"
-    yield paired(
-        "`check` of an ONNX file", "`polygraphy run`", "1.5",
-        lambda number: spend(bncheck("check", str(path), "--no-report", "--out", str(folder / f"onnx-{number}"))),
-        lambda: spend([python, "-c", code, "run", str(path), "--onnxrt"], PYTHONPATH=str(peer)), TIMES,
-    )  # fmt: skip
+    for words, goal in ((("--onnxrt", "--onnxrt", "--validate"), "1.5"), (("--onnxrt",), "")):
+        floor = f"`polygraphy run FILE {' '.join(words)}`"
+        if peer is None:
+            yield Row("`check` of an ONNX file", floor, goal, None, None, "polygraphy does not install here")
+            continue
+        yield paired(
+            "`check` of an ONNX file", floor, goal,
+            lambda number, words=words: spend(
+                bncheck("check", str(path), "--no-report", "--out", str(folder / f"onnx-{len(words)}-{number}"))
+            ),
+            lambda words=words: spend([python, "-c", code, "run", str(path), *words], PYTHONPATH=str(peer)), TIMES,
+        )  # fmt: skip
 
 
 def install_peer(folder: Path, name: str, python: str) -> Path | None:

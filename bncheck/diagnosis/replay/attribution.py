@@ -495,8 +495,11 @@ def effect(game: Game, name: str, quantity: str, points: Array) -> float:
 def gaps(one: Array, two: Array) -> Array:
     """|difference| elementwise; 0 where equal, the largest finite size where only one is finite. Whether a lost number
     is NaN or Inf hangs on how an average is written (old + w·(new − old) makes NaN of Inf), and on no convention."""
+    found: Array = np.abs(one - two)
+    if np.isfinite(found).all():  # which is the rule
+        return found
     same = (one == two) | (~np.isfinite(one) & ~np.isfinite(two))
-    found = np.where(same, 0.0, np.abs(one - two))
+    found = np.where(same, 0.0, found)
     lost = ~np.isfinite(found)
     if lost.any():
         finite = [np.abs(part[np.isfinite(part)]) for part in (one, two)]
