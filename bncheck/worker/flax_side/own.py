@@ -84,6 +84,9 @@ def hands(shared):
             word = next((word for word in FLAGS if word in known), "")
             return {word: FLAGS[word] == training} if word and training is not None else {}
 
+        def called(self, layer):
+            return self.flags(layer, True)
+
         def mode(self, layer):
             """Whether a layer trains by its own attributes; None where it has none."""
             held = {word: getattr(layer, word, None) for word in ATTRIBUTES}
