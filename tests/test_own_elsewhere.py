@@ -165,6 +165,34 @@ def test_check_says_what_a_layer_does_unlike_the_built_in_one(tmp_path: Path, fr
     )
 
 
+FUNCTIONS = {
+    "freeze": ["mode-leak"],
+    "spoil": ["state-mismatch"],
+    "calibrate": ["state-mismatch"],
+    "evaluate": ["mode-leak"],
+    "anew": ["stale-state", "state-mismatch"],  # its weights are drawn anew, its statistics at the start
+}
+# Flax has no switch for training, MXNet no mode of a model.
+WITHOUT = {"flax": "freeze", "mxnet": "evaluate", "paddle": ""}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", sorted(LIKE))
+def test_what_a_function_does_to_a_model_is_said_in_the_frameworks_words(tmp_path: Path, framework: str) -> None:
+    python_of(framework)
+    run = played(tmp_path, f"{framework}-applied.toml", framework)
+    found: dict[str, list[str]] = {}
+    for item in run["findings"]:
+        found.setdefault(item["case"], []).append(item["cause"])
+    expected = {name: causes for name, causes in FUNCTIONS.items() if name != WITHOUT[framework]}
+    assert {name: sorted(causes) for name, causes in found.items()} == expected
+    said = " ".join(item["title"] + item["advice"] for item in run["findings"])
+    assert "spoil() moved running_var of bn1. In eval its output is " in said
+    assert not [word for word in ("torch", "requires_grad", "counter") if word in said]
+    errors = {cell["case"]: cell["error"] for cell in run["cells"] if cell["outcome"] != "ok"}
+    assert "crash raises RuntimeError: no (line" in errors["crash"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", sorted(LIKE))
 def test_check_of_a_model(tmp_path: Path, framework: str) -> None:

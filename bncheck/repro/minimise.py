@@ -136,7 +136,7 @@ def shown_by(
     for view in views:
         if view.trace is not None:
             was = next(item.target for item in scene.played if item.target.name == view.target)
-            played.append(Played(was, view.trace, was.environment))
+            played.append(Played(was, view.trace, was.environment, view.notes))
     sizes = f"{described(case)} instead of {described(scene.case)}"
     note = f"The scripts play the smallest case found that still shows it: {sizes}."
     found = replace(

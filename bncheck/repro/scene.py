@@ -16,7 +16,7 @@ from bncheck.report.plain_text import one_line
 from bncheck.repro.own_files import custom_source, model_file
 from bncheck.repro.standalone.subject import USUAL, Played
 from bncheck.run_folder.arrays import open_archive
-from bncheck.run_folder.cell import trace_of
+from bncheck.run_folder.cell import folder_of, read_record, trace_of
 from bncheck.run_folder.folder import read_json
 from bncheck.run_folder.results import CaseResult, Results, ScenarioResult, TargetResult
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Scenario, Tolerance
@@ -134,7 +134,8 @@ def read_cells(run: Path, results: Results, case: CaseResult, finding: Finding) 
         cell = results.cell_at.get((finding.scenario, finding.case, target.name))
         trace = trace_of(run, cell, case.ops) if cell is not None and target.status == "ok" else None
         if trace is not None:
-            found.append(Played(target, trace, target.environment))
+            record = read_record(folder_of(run, cell))
+            found.append(Played(target, trace, target.environment, record.notes if record is not None else {}))
     return tuple(found)
 
 

@@ -45,6 +45,7 @@ class Played:
     target: TargetResult
     trace: Trace
     environment: Mapping[str, object] = field(default_factory=dict)
+    notes: Mapping[str, object] = field(default_factory=dict)  # what its worker said besides
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Subject:
     custom_source: str = ""
     model_file: bytes = b""
     sample: int = 4096  # numbers of an output that were recorded at most
+    notes: Mapping[str, object] = field(default_factory=dict)  # what its worker said besides
 
     @property
     def batch_norm(self) -> Layer:
@@ -183,6 +185,7 @@ def make_subject(
         custom_source=custom_source,
         model_file=model_file,
         sample=sample,
+        notes=own.notes,
     )
 
 

@@ -72,11 +72,20 @@ def hands(shared):
             found = {word: FLAGS[word] == training for word in ATTRIBUTES}
             layer.set_attributes(raise_if_not_found=False, **found)
 
+        def set_own_mode(self, layer, training):
+            """The same, of this module alone."""
+            for word in ATTRIBUTES:
+                if isinstance(getattr(layer, word, None), bool):
+                    setattr(layer, word, FLAGS[word] == training)
+
         def flags(self, layer, training):
             """{argument: value} by which a call says the mode; None leaves that to the layer."""
             known = self.signature(layer)
             word = next((word for word in FLAGS if word in known), "")
             return {word: FLAGS[word] == training} if word and training is not None else {}
+
+        def called(self, layer):
+            return self.flags(layer, True)
 
         def mode(self, layer):
             """Whether a layer trains by its own attributes; None where it has none."""

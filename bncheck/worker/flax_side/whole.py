@@ -27,6 +27,11 @@ def whole(base, plain, part):
             given = dict(self.network.get("arguments") or {})
             self.net, self.call = building.made(self.hands, custom, self.network["model"], given)
             self.hands.finish(self.net, (), self.dtype.name)
+            self.gone = {}
+            self.look()
+
+        def look(self):
+            """Its normalising layers, and the functions that run it."""
             self.own = {name: shared.Own(self.hands, layer) for name, layer in self.normalisers(self.net).items()}
             jitted = part("jitted", "flax")
             compiled = jitted.functions(self.jax, self.play, self.jax.jit)
@@ -62,6 +67,8 @@ def whole(base, plain, part):
             return self.array(out)
 
         def gradients(self, layer, grads):
+            if layer in self.gone:
+                return {}
             places = {id(each): path for path, each in self.nnx.iter_graph(self.net)}
             held = {what: self.own[layer].find(what) for what in ("gamma", "beta")}
             held = {what: each for what, each in held.items() if isinstance(each, self.nnx.Param)}
@@ -91,9 +98,11 @@ def whole(base, plain, part):
             return {name: (self.array(given), self.array(out)) for name, (given, out) in self.seen.items()}
 
         def axis(self, layer):
-            return self.hands.axis_of(self.own[layer].layer, {})
+            return self.hands.axis_of(self.own[layer].layer, {}) if layer in self.own else -1
 
         def state(self, layer):
+            if layer in self.gone:
+                return self.gone[layer]
             own = self.own[layer]
             found = shared.state(own, int(own.find("running_mean").size))
             training = self.hands.mode(own.layer)
@@ -101,6 +110,8 @@ def whole(base, plain, part):
             return found if training is None else dict(found, training=training)
 
         def dtypes(self, layer):
+            if layer in self.gone:
+                return {}
             held = {what: self.own[layer].find(what) for what in ("gamma", "beta", "running_mean", "running_var")}
             return {
                 what: "bfloat16" for what, each in held.items() if each is not None and "bfloat16" in str(each.dtype)
@@ -113,6 +124,70 @@ def whole(base, plain, part):
         def manner(self):
             """Sentences on how it was played."""
             return [self.run.remark] if self.run.remark else []
+
+        # -- what apply asks for ------------------------------------------------------------------------------
+
+        def apply(self, function, x):
+            return part("applied", "own").in_cell(self, part, function, x)
+
+        def tap(self):
+            """Layers are seen through the call of their class, while a function runs."""
+
+        untap = tap
+
+        def replace(self, net):
+            """Go on with another model, or with this one's layers as they are now; what is gone keeps its last state."""
+            last = {name: self.state(name) for name in self.own}
+            self.net = net
+            self.look()
+            self.own = {name: own for name, own in self.own.items() if name in self.layers}
+            self.gone.update((name, held) for name, held in last.items() if name not in self.own)
+            self.tape, self.used_up, self.seen = [], False, {}
+
+        def root(self):
+            return self.net
+
+        def found(self):
+            return self.normalisers(self.net)
+
+        def handed(self, batch):
+            return self.jax.numpy.asarray(batch, dtype=self.dtype)
+
+        def is_model(self, given):
+            return isinstance(given, self.nnx.Module)
+
+        def unusable(self, net):
+            return ""
+
+        def everything(self, net):
+            found = part("own", "flax").variables(self.nnx, net)
+            return {path: each for path, each in found if hasattr(each, "dtype") and each.dtype.kind in "fiu"}
+
+        def put(self, held, value):
+            held[...] = self.jax.numpy.asarray(value, dtype=held.dtype)
+
+        def kinds(self, net):
+            modules = self.nnx.iter_modules(net)
+            return {".".join(map(str, path)): type(each).__name__ for path, each in modules if path}
+
+        def modes(self, net):
+            """Of the modules that hold one: a Dropout's and a BatchNorm's, not the model's own."""
+            modules = self.nnx.iter_modules(net)
+            held = {".".join(map(str, path)): self.hands.mode(each) for path, each in modules}
+            return {name: mode for name, mode in held.items() if mode is not None}
+
+        def set_modes(self, net, modes):
+            for path, each in self.nnx.iter_modules(net):
+                mode = modes.get(".".join(map(str, path)))
+                if mode is not None and self.hands.mode(each) != mode:
+                    self.hands.set_own_mode(each, mode)
+
+        def frozen(self, layer):
+            return False  # what is trained is the optimiser's matter
+
+        def evaluated(self, net, batch):
+            self.hands.set_mode(net, False)
+            return net(self.handed(batch), **self.hands.flags(net, False))
 
         # -- what a short life of check asks for besides ---------------------------------------------------------
 

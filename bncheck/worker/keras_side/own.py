@@ -66,6 +66,9 @@ def hands(keras, shared):
         def run(self, own, x):
             return own.layer(x, **({"training": True} if self.told(own.layer) else {}))
 
+        def called(self, layer):
+            return {"training": True} if self.told(layer) else {}
+
         def moves(self, own):
             return {"get_config and from_config": shared.attempt(lambda: again(own.layer))}
 

@@ -65,7 +65,45 @@ def whole(base, engines, part):
             self.start()
 
         def apply(self, function, x):
-            return part("applied", "keras").in_cell(self, part, function, x)
+            return part("applied", "own").in_cell(self, part, function, x)
+
+        # -- what apply asks for ------------------------------------------------------------------------------
+
+        def root(self):
+            return self.net
+
+        def handed(self, batch):
+            return batch
+
+        def is_model(self, given):
+            return isinstance(given, self.keras.layers.Layer)
+
+        def unusable(self, net):
+            ready = net.built and net.weights
+            return "" if ready else "has no weights yet: call it once, or model.build(shape)"
+
+        def everything(self, net):
+            return {each.path: each for each in net.weights}
+
+        def put(self, held, value):
+            held.assign(value)
+
+        def kinds(self, net):
+            return {layer.name: type(layer).__name__ for layer in net._flatten_layers(include_self=False)}
+
+        def modes(self, net):
+            return {}  # an argument of the call
+
+        def set_modes(self, net, modes):
+            pass
+
+        def frozen(self, layer):
+            return not layer.trainable
+
+        def evaluated(self, net, batch):
+            return net(self.engine.tensor(batch, self.dtype), training=False)
+
+        # -- how it is made -----------------------------------------------------------------------------------
 
         def build(self, seed):
             """What the function returns; CustomLayerError where it is no model that has weights."""

@@ -21,10 +21,8 @@ def whole(base, part):
             if self.dtype != "float32":
                 net.cast(self.dtype)
             net.hybridize(active=False)
-            self.blocks = [("net", net)]
-            self.norms = {
-                name or "net": block for name, block in own.blocks(net) if shared.normalises(self.hands, block)
-            }
+            self.blocks, self.hooks, self.gone = [("net", net)], [], {}
+            self.norms = self.found()
             if any(own.unknown(each) for block in self.norms.values() for each in self.hands.parameters(block)):
                 raise custom.CustomLayerError(
                     "a normalising layer of %s has no shape yet: give it in_channels, or run the model once in there"
@@ -32,10 +30,21 @@ def whole(base, part):
                 )
             self.own = {name: shared.Own(self.hands, block) for name, block in self.norms.items()}
             self.layers = list(self.norms)
-            for name, block in self.norms.items():
-                block.register_forward_hook(self.tap(name))
+            self.tap()
 
-        def tap(self, name):
+        def found(self):
+            blocks = part("own").blocks(self.root())
+            return {name or "net": block for name, block in blocks if shared.normalises(self.hands, block)}
+
+        def tap(self):
+            self.hooks = [block.register_forward_hook(self.seeing(name)) for name, block in self.norms.items()]
+
+        def untap(self):
+            for hook in self.hooks:
+                hook.detach()
+            self.hooks = []
+
+        def seeing(self, name):
             def see(block, given, out):
                 if given and hasattr(given[0], "asnumpy") and hasattr(out, "asnumpy"):
                     self.seen[name] = (given[0], out)
@@ -51,19 +60,84 @@ def whole(base, part):
             return {word: found[word] if word == "input" else found[word].reshape(-1) for word in found}
 
         def parameter(self, layer, what):
-            held = self.own[layer].find(what)
+            held = self.own[layer].find(what) if layer in self.own else None
             return held if hasattr(held, "grad_req") else None
 
         def axis(self, layer):
-            return self.hands.axis_of(self.norms[layer], {})
+            return self.hands.axis_of(self.norms.get(layer), {})
 
         def held(self, layer):
+            if layer in self.gone:
+                return self.gone[layer]
             own = self.own[layer]
             channels = shared.np.prod(own.find("running_mean").shape)
             return dict(shared.state(own, int(channels)), training=self.training)
 
         def facts(self):
             return {}
+
+        # -- what apply asks for ------------------------------------------------------------------------------
+
+        def apply(self, function, x):
+            return part("applied", "own").in_cell(self, part, function, x)
+
+        def replace(self, net):
+            """Go on with another model, or with this one's layers as they are now; what is gone keeps its last state."""
+            self.untap()
+            last = {name: self.held(name) for name in self.norms}
+            self.blocks = [("net", net)]
+            self.norms = {name: block for name, block in self.found().items() if name in self.layers}
+            self.gone.update((name, held) for name, held in last.items() if name not in self.norms)
+            self.own = {name: shared.Own(self.hands, block) for name, block in self.norms.items()}
+            self.tap()
+            self.tape, self.used_up, self.seen = [], False, {}
+
+        def root(self):
+            return self.blocks[0][1]
+
+        def handed(self, batch):
+            return self.mx.nd.array(batch, ctx=self.context, dtype=batch.dtype)
+
+        def is_model(self, given):
+            return isinstance(given, self.mx.gluon.Block)
+
+        def unusable(self, net):
+            lacks = [each for each in self.hands.parameters(net) if part("own").unknown(each) or each._data is None]
+            return "has no numbers yet: call initialize(), and the model once" if lacks else ""
+
+        def everything(self, net):
+            """By place, for a copy's parameters have other names."""
+            return {
+                "%s.%s" % (path, name) if path else name: each
+                for path, block in part("own").blocks(net)
+                for name, each in part("own").named(block)
+                if self.hands.is_tensor(each)
+            }
+
+        def put(self, held, value):
+            array = self.mx.nd.array(value, ctx=self.context, dtype=value.dtype)
+            if hasattr(held, "set_data"):
+                held.set_data(array)
+            else:
+                held[:] = array
+
+        def kinds(self, net):
+            return {name: type(block).__name__ for name, block in part("own").blocks(net) if name}
+
+        def modes(self, net):
+            return {}  # autograd's, for all blocks
+
+        def set_modes(self, net, modes):
+            pass
+
+        def frozen(self, layer):
+            held = [self.find(layer, what) for what in ("gamma", "beta")]
+            held = [each for each in held if hasattr(each, "grad_req")]
+            return bool(held) and all(each.grad_req == "null" for each in held)
+
+        def evaluated(self, net, batch):
+            with self.mx.autograd.pause(train_mode=False):
+                return net(self.handed(batch))
 
         # -- what a short life of check asks for besides ---------------------------------------------------------
 

@@ -82,6 +82,10 @@ class Hands:
     def setting(self, layer, what):
         """momentum or eps of a layer that keeps it nowhere under a usual name."""
 
+    def called(self, layer):
+        """{argument: value} by which a call says that it is one of training."""
+        return {}
+
     def moves(self, own):
         """{action on a layer: "ok" or the error}: what saving and loading does."""
         return {}
@@ -98,6 +102,7 @@ class Own:
     def __init__(self, hands, layer, turned=None, left_out=(), again=None):
         self.hands, self.layer, self.turned, self.left_out = hands, layer, turned, left_out
         self.shown, self.again = {}, again
+        self.call, self.quiet = "", []  # how it was made: the call, and what it got besides
 
     def find(self, what):
         held = find(self.hands, self.layer, what)
@@ -153,7 +158,9 @@ def make(hands, custom, text, spec, dtype, more=None):
     except (Exception, SystemExit) as error:
         where = custom.line_in(text.rpartition(":")[0], error)
         raise custom.failed("%s raises %s%s" % (call, custom.said(error), where), error)
-    return Own(hands, layer, turned, left_out, lambda: make(hands, custom, text, spec, dtype, more))
+    own = Own(hands, layer, turned, left_out, lambda: make(hands, custom, text, spec, dtype, more))
+    own.call, own.quiet = call, sorted(quiet)
+    return own
 
 
 def standing(hands, layer):
@@ -392,7 +399,15 @@ def facts(own, spec, remarks):
         else:
             shows = "what it uses instead is not known" if held is None else "its %s is %r" % (word, held)
             said.append("%s takes no %s: the scenario asks for %s=%r, and %s" % (name, word, word, asked, shows))
-    return {"class": name, "left_out": sorted(own.left_out), "remarks": said, "moves": own.hands.moves(own)}
+    return {"class": name, "left_out": sorted(own.left_out), "remarks": said, "moves": own.hands.moves(own),
+            "made": made(own)}  # fmt: skip
+
+
+def made(own):
+    """What a script needs to make it again and to read its state: ``names`` are attributes of the layer itself."""
+    names = {what: name_of(own.hands, own.layer, what) or own.shown.get(what, "") for what in TENSORS}
+    return {"call": own.call, "quiet": own.quiet, "turned": list(own.turned or ()), "flags": own.hands.called(own.layer),
+            "names": {what: name for what, name in names.items() if name}}  # fmt: skip
 
 
 def attempt(action):

@@ -30,16 +30,26 @@ def whole(base, part):
                 )
             finally:
                 paddle.set_default_dtype(before)
-            self.blocks = [("net", net)]
-            found = net.named_sublayers(include_self=True)
-            self.norms = {name or "net": layer for name, layer in found if shared.normalises(self.hands, layer)}
+            self.blocks, self.hooks, self.gone = [("net", net)], [], {}
+            self.norms = self.found()
             self.own = {name: shared.Own(self.hands, layer) for name, layer in self.norms.items()}
-            for name, layer in self.norms.items():
-                layer.register_forward_post_hook(self.tap(name))
+            self.tap()
             self.seen, self.returned = {}, None
             self.tape, self.used_up = [], False
 
-        def tap(self, name):
+        def found(self):
+            found = self.root().named_sublayers(include_self=True)
+            return {name or "net": layer for name, layer in found if shared.normalises(self.hands, layer)}
+
+        def tap(self):
+            self.hooks = [layer.register_forward_post_hook(self.seeing(name)) for name, layer in self.norms.items()]
+
+        def untap(self):
+            for hook in self.hooks:
+                hook.remove()
+            self.hooks = []
+
+        def seeing(self, name):
             def see(layer, given, out):
                 if given and hasattr(given[0], "shape") and hasattr(out, "shape"):
                     self.seen[name] = (given[0], out)
@@ -59,15 +69,70 @@ def whole(base, part):
             return {what: tensor for what, tensor in found.items() if tensor is not None}
 
         def state(self, layer):
+            if layer in self.gone:
+                return self.gone[layer]
             channels = int(self.own[layer].find("running_mean").size)
             return dict(shared.state(self.own[layer], channels), training=self.norms[layer].training)
 
         def axis(self, layer):
-            norm = self.norms[layer]
+            norm = self.norms.get(layer)
             return self.hands.axis_of(norm, {"data_format": getattr(norm, "_data_format", "NCHW")})
 
         def facts(self):
             return {}
+
+        # -- what apply asks for ------------------------------------------------------------------------------
+
+        def apply(self, function, x):
+            return part("applied", "own").in_cell(self, part, function, x)
+
+        def replace(self, net):
+            """Go on with another model, or with this one's layers as they are now; what is gone keeps its last state."""
+            self.untap()
+            last = {name: self.state(name) for name in self.norms}
+            self.blocks = [("net", net)]
+            self.norms = {name: layer for name, layer in self.found().items() if name in self.layers}
+            self.gone.update((name, held) for name, held in last.items() if name not in self.norms)
+            self.own = {name: shared.Own(self.hands, layer) for name, layer in self.norms.items()}
+            self.tap()
+            self.tape, self.used_up, self.seen = [], False, {}
+
+        def root(self):
+            return self.blocks[0][1]
+
+        def handed(self, batch):
+            return self.paddle.to_tensor(batch)
+
+        def is_model(self, given):
+            return isinstance(given, self.paddle.nn.Layer)
+
+        def unusable(self, net):
+            return ""
+
+        def everything(self, net):
+            return dict(net.named_parameters(), **dict(net.named_buffers()))
+
+        def put(self, held, value):
+            held.set_value(self.paddle.to_tensor(value).astype(held.dtype))
+
+        def kinds(self, net):
+            return {name: type(layer).__name__ for name, layer in net.named_sublayers()}
+
+        def modes(self, net):
+            return {name: bool(layer.training) for name, layer in net.named_sublayers(include_self=True)}
+
+        def set_modes(self, net, modes):
+            for name, layer in net.named_sublayers(include_self=True):
+                layer.training = modes[name]
+
+        def frozen(self, layer):
+            parameters = layer.parameters(include_sublayers=False)
+            return bool(parameters) and all(each.stop_gradient for each in parameters)
+
+        def evaluated(self, net, batch):
+            net.eval()
+            with self.paddle.no_grad():
+                return net(self.tensor(batch))
 
         # -- what a short life of check asks for besides ---------------------------------------------------------
 
