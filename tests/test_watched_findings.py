@@ -24,6 +24,7 @@ WANTED = {
     "nan_from_step_60": ("poisoned-state", "1", "parts.py"),
     "refused_batch": ("single-value", "2", "refused_batch.py"),
     "trained_by_hand": ("mode-leak", "1", "trained_by_hand.py"),
+    "scripted_eval_never_undone": ("mode-leak", "1", "scripted_eval_never_undone.py"),
     "recomputed": ("update-count", "1", "parts.py"),
 }
 

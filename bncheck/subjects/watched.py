@@ -142,8 +142,8 @@ def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
     if ended.unseen:
         return (
             Shortfall(
-                f"Nothing was recorded: {ended.unseen}",
-                "run it on PyTorch to watch it: KERAS_BACKEND=torch",
+                f"Nothing was recorded: {ended.unseen.partition('. ')[0].rstrip('.')}",
+                ended.unseen.partition(". ")[2].rstrip(".") or "watch the command that trains or evaluates",
                 "nothing was recorded",
             ),
         )
@@ -158,7 +158,7 @@ def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
     if ended.reached == ("python",):
         return (
             Shortfall(
-                "Nothing was recorded: the command imported no framework that bncheck watches (PyTorch, Keras, Paddle)",
+                "Nothing was recorded: the command imported no framework that bncheck watches (PyTorch, Keras, Flax, Paddle, MXNet)",
                 "look at what the command itself said" if ended.code else "watch the command that trains or evaluates",
                 "nothing was recorded",
             ),

@@ -6,6 +6,7 @@ arguments that compare by value, so cells of one network and shape share one com
 
 import importlib.util
 import os
+import sys
 
 import numpy as np
 
@@ -72,6 +73,11 @@ def describe(variant, device):
     import flax
 
     return {"version": flax.__version__, **start.describe(jax, device)}
+
+
+def watch(recorder):
+    """Follow nnx.BatchNorm: each eager forward, and the state around each call of nnx.jit."""
+    sys.modules["bncheck_watching_recorder"].part("flax_side/watching").install(recorder)
 
 
 def build(network, params, dtype, variant, device):

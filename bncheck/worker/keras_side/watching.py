@@ -13,7 +13,14 @@ import sys
 import numpy as np
 
 STATISTICS = {"mean": "moving_mean", "var": "moving_variance", "gamma": "gamma", "beta": "beta"}
-COMPILED = {"tensorflow": "tf.function, fit()", "jax": "jax.jit, fit()"}
+COMPILED = {  # what is compiled and seen, and what is not seen
+    "tensorflow": ("tf.function, fit()", "a model was traced to be exported, or by get_concrete_function()."),
+    "jax": (
+        "fit(), evaluate(), predict()",
+        "your own jax.jit or jax.grad runs the layers through stateless_call(). fit() is seen, and every loop with "
+        "KERAS_BACKEND=torch.",
+    ),
+}
 
 
 def install(recorder):
@@ -22,7 +29,7 @@ def install(recorder):
     part = sys.modules["bncheck_watching_recorder"].part
     name, layers = keras.backend.backend(), keras.layers
     if name not in ENGINES:
-        recorder.leave_word("Keras runs on %s, where nothing can be seen of its layers" % name, "unseen")
+        recorder.leave_word("Keras runs on %s, where its layers are not seen. Set KERAS_BACKEND=torch." % name, "unseen")
         return
     engine = ENGINES[name](keras)
     watcher = part("watching/layers").Watcher(
@@ -30,7 +37,7 @@ def install(recorder):
         [os.path.dirname(keras.__file__), *engine.folders()], {inspect.unwrap(layers.Layer.__call__).__code__},
     )  # fmt: skip
     if name in COMPILED:
-        watcher.compiled = part("watching/compiled").Calls(watcher, COMPILED[name], engine.read, engine.count)
+        watcher.compiled = part("watching/compiled").Calls(watcher, *COMPILED[name], engine.read, engine.count)
     eye = part("watching/layers").Eye(
         name=lambda layer: layer.name,
         seen=lambda layer, args, kwargs: seen(keras, engine, layer, args, kwargs),

@@ -96,6 +96,8 @@ def concerned(watching, module):
     """Numbers of the normalising layers inside a module, run or not; None where it has none."""
     if not hasattr(module, "modules"):
         return None
+    if id(module) in watching.scripts:
+        return [each.layer.number for each in watching.scripts[id(module)]] or None
     norms = [norm for norm in map(watching.normalising, module.modules()) if norm is not None]
     watching.seen_in(module, norms)
     return [norm.layer.number for norm in norms] or None

@@ -17,7 +17,7 @@ BESIDE = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(BESIDE)
 part = BESIDE.part_of("torch")
 keeping = part("keeping")  # the others look for it
-looking, naming, jumps = part("looking"), part("naming"), part("jumps")
+looking, naming, jumps, scripted = part("looking"), part("naming"), part("jumps"), part("scripted")
 Norm, has_plain, channels_of = keeping.Norm, keeping.has_plain, keeping.channels_of
 
 MOST_PARENTS = 100000
@@ -35,7 +35,7 @@ class Local(threading.local):
         self.inside = ""  # the name of that function
 
 
-class Watching(looking.Looking, naming.Naming, jumps.Jumps):
+class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
     """The hooks, and what they know."""
 
     def __init__(self, torch, recorder, parts):
@@ -60,6 +60,7 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps):
         self.tree = (None, {})  # a root, and the paths of all modules below it
         self.compiling = is_compiling(torch)
         self.dtypes = Names()
+        self.scripted = getattr(torch.jit, "RecursiveScriptModule", ())  # since torch 1.4
         self.leaves = {}  # class of torch's → True where its modules do nothing that a watcher could miss
         functorch = getattr(torch._C, "_functorch", None)
         self.transform = getattr(functorch, "peek_interpreter_stack", None)  # since torch 2.0
@@ -69,6 +70,7 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps):
         self.norms = {}  # id of a module → Norm, or None for one that is none
         self.parents = {}  # id of a module → id of the one that holds it and called it last
         self.suspects = {}  # id of a module → Suspect
+        self.scripts = {}  # id of a scripted model → its layers
         self.causes = []  # the last happenings that could have changed state: (what, where, index, ids of modules)
 
     # -- modules ----------------------------------------------------------------------------------------------
@@ -162,6 +164,9 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps):
         stack.append(module)
         if len(stack) == 1:
             self.begin(module, sys._getframe(1))
+        if isinstance(module, self.scripted) and not self.unseen():
+            self.enter_scripted(module)
+            return
         if not module._buffers and not has_plain(module):
             return
         norm = self.find(module)
@@ -234,8 +239,8 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps):
         local.look = self.recorder.beat(local.clock)
         local.where = self.where(frame)
         local.again = again
-        if isinstance(root, self.torch.jit.ScriptModule):
-            self.recorder.remark("A scripted model ran (torch.jit): the layers inside it are not seen.")
+        if isinstance(root, self.torch.jit.ScriptModule) and not isinstance(root, self.scripted):
+            self.recorder.remark("A traced model ran (torch.jit): the layers inside it are not seen.")
 
     def leave(self, module, args, *more):
         """``more`` ends with the output; before it come keywords, where this version of torch hands them out."""
@@ -243,6 +248,8 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps):
         root = stack[0] if stack else module
         while stack and stack.pop() is not module:
             pass
+        if isinstance(module, self.scripted) and id(module) in self.scripts:
+            self.leave_scripted(module)
         norm = self.norms.get(id(module))
         self.local.refused = None
         if norm is not None and args and norm.routine is not None and self.as_before(norm, module, args[0]):

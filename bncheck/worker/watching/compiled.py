@@ -14,27 +14,29 @@ SAID = (
     "Layers ran inside compiled functions (%s): their modes, counts and statistics were read around each call, what "
     "went into them and came out was not."
 )
-UNSEEN = "Layers ran inside functions that the program compiled by itself (%s): those forwards were not seen."
+UNSEEN = "Layers ran where they were not seen: %s"
 WHICH = "A compiled function has several forms (%s), and which of them ran could not be told: it was not followed."
 MOST_TRACES = 1000
 
 
 class Ran:
-    """One forward of a layer in a traced function. ``n`` values per channel and ``samples``: -1 where not known."""
+    """One forward of a layer in a traced function. ``n`` values per channel and ``samples``: -1 where not known;
+    ``place`` among the arguments of a call, where the same trace serves others too."""
 
-    def __init__(self, eye, layer, training, gradients, n, samples, dtype):
-        self.eye, self.layer, self.training, self.gradients = eye, weakref.ref(layer), training, gradients
+    def __init__(self, eye, who, place, training, gradients, n, samples, dtype):
+        self.eye, self.who, self.place, self.training, self.gradients = eye, weakref.ref(who), place, training, gradients
         self.n, self.samples, self.dtype = n, samples, dtype
 
     def alike(self, other):
-        return (self.layer(), self.training, self.gradients) == (other.layer(), other.training, other.gradients)
+        one, two = ((each.place, each.training, each.gradients) for each in (self, other))
+        return one == two and (self.place is not None or self.who() is other.who())
 
 
 class Step:
     """A step of an optimiser in a traced function."""
 
-    def __init__(self, optimiser):
-        self.optimiser = optimiser
+    def __init__(self, who, place):
+        self.who, self.place = weakref.ref(who), place
 
 
 class Trace:
@@ -58,27 +60,40 @@ class Trace:
 
 class Call:
     """One call of a compiled function, while it runs. ``read``: (layer) → its state now, as arrays; ``mode``: (training,
-    gradients) where each call decides them."""
+    gradients) where each call decides them; ``places``: the layers and optimisers that the call was given, where a
+    function is called with others."""
 
-    def __init__(self, holder, key, read, count, mode):
+    def __init__(self, holder, key, read, count, mode, places):
         self.holder, self.key, self.read, self.count, self.mode = holder, key, read, count, mode
+        self.places = places
         self.trace, self.before, self.steps = Trace(), {}, {}
 
+    def who(self, event):
+        """The layer of a forward or the optimiser of a step; None where it is gone."""
+        if event.place is None:
+            return event.who()
+        return self.places[event.place] if event.place < len(self.places) else None
+
+    def place(self, who):
+        return next((at for at, each in enumerate(self.places) if each is who), None)
+
     def look(self, layer):
-        if layer is not None and id(layer) not in self.before:
+        if layer is not None and self.before.get(id(layer)) is None:
             self.before[id(layer)] = self.read(layer)
 
     def look_at(self, optimiser):
-        if id(optimiser) not in self.steps:
+        if optimiser is not None and id(optimiser) not in self.steps:
             self.steps[id(optimiser)] = self.count(optimiser)
 
 
 class Calls:
-    """The compiled functions of a program. ``what`` compiles them, in the framework's words."""
+    """The compiled functions of a program. ``what`` compiles them, in the framework's words; ``unseen`` is a sentence on
+    what cannot be followed, and what to do."""
 
-    def __init__(self, watcher, what, read, count):
+    def __init__(self, watcher, what, unseen, read, count):
         """``read``: (layer) → {"mean", "var", "gamma", "beta": array or None}; ``count``: (optimiser) → its steps."""
-        self.watcher, self.recorder, self.what, self.read, self.count = watcher, watcher.recorder, what, read, count
+        self.watcher, self.recorder, self.what, self.unseen = watcher, watcher.recorder, what, unseen
+        self.read, self.count = read, count
         self.born_again()
         self.recorder.on_birth.append(self.born_again)
 
@@ -87,17 +102,17 @@ class Calls:
 
     # -- one call ---------------------------------------------------------------------------------------------
 
-    def begin(self, holder, key=None, read=None, count=None, mode=None):
+    def begin(self, holder, key=None, read=None, count=None, mode=None, places=()):
         """A call begins; None where it runs inside another."""
         if self.open is not None:
             return None
-        self.open = call = Call(holder, key, read or self.read, count or self.count, mode)
+        self.open = call = Call(holder, key, read or self.read, count or self.count, mode, places)
         trace = self.of(holder, key)
         if trace is not None:
             for ran in trace.forwards:
-                call.look(ran.layer())
+                call.look(call.who(ran))
             for step in trace.steps:
-                call.look_at(step.optimiser)
+                call.look_at(call.who(step))
         return call
 
     def of(self, holder, key):
@@ -112,21 +127,23 @@ class Calls:
         """A layer runs with nothing but the shape of its input known: a function is being traced."""
         call = self.open
         if call is None:
-            self.recorder.remark(UNSEEN % self.what)
+            if self.recorder.folder is None and UNSEEN % self.unseen not in self.recorder.remarked:
+                self.recorder.leave_word(self.unseen, "unseen")  # it may be all that there is
+            self.recorder.remark(UNSEEN % self.unseen)
             return
         sizes = [None if length is None else int(length) for length in shape]
         others = [length for at, length in enumerate(sizes) if at != axis % len(sizes)]
         n = -1 if None in others else int(np.prod(others))
         samples = -1 if sizes[0] is None else sizes[0]
         call.look(layer)
-        call.trace.events.append(Ran(eye, layer, training, gradients, n, samples, dtype))
+        call.trace.events.append(Ran(eye, layer, call.place(layer), training, gradients, n, samples, dtype))
 
     def stepping(self, optimiser):
         """An optimiser steps in the function that is being traced. False where none is."""
         if self.open is None:
             return False
         self.open.look_at(optimiser)
-        self.open.trace.events.append(Step(optimiser))
+        self.open.trace.events.append(Step(optimiser, self.open.place(optimiser)))
         return True
 
     def failed(self):
@@ -156,8 +173,8 @@ class Calls:
                 if steps:
                     steps -= 1
                     self.recorder.stepped()
-            elif id(event.layer()) in seen:
-                self.tell(event, call, seen[id(event.layer())], where)
+            elif id(call.who(event)) in seen:
+                self.tell(event, call, seen[id(call.who(event))], where)
         for layer in seen.values():
             self.keep(layer, turns, call)
 
@@ -173,9 +190,10 @@ class Calls:
         """(how often a call ran what was traced, steps that optimisers made in it)."""
         turns, total, times = 1, 0, {}
         for step in trace.steps:
-            times.setdefault(id(step.optimiser), [step.optimiser, 0])[1] += 1
+            times.setdefault(id(call.who(step)), [call.who(step), 0])[1] += 1
         for optimiser, traced in times.values():
-            before, after = call.steps.get(id(optimiser)), count(optimiser)
+            before = call.steps.get(id(optimiser))
+            after = None if before is None else count(optimiser)
             made = traced if before is None or after is None else after - before
             turns, total = max(turns, -(-made // traced)), total + made
         return turns, total
@@ -196,7 +214,7 @@ class Calls:
         """id of each layer that ran and can be read → Seen; what happened to it is told."""
         found = {}
         for ran in trace.forwards:
-            layer = ran.layer()
+            layer = call.who(ran)
             if layer is None:
                 continue
             if id(layer) in found:

@@ -18,7 +18,7 @@ HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 class Eye:
     """How to read the layers of a class. Functions get the layer, and the arguments of its forward where named."""
 
-    def __init__(self, name, seen, training, state, settings, array, gradients, traced=None):
+    def __init__(self, name, seen, training, state, settings, array, gradients, traced=None, same=None):
         self.name = name  # (layer) → what its model calls it
         self.seen = seen  # (layer, args, kwargs) → its input, or None where it is no array of numbers now
         self.training = training  # (layer, args, kwargs) → whether the batch normalises and moves the statistics
@@ -27,6 +27,7 @@ class Eye:
         self.array = array  # (tensor) → NumPy array
         self.gradients = gradients  # () → whether gradients are recorded
         self.traced = traced  # (layer, args, kwargs) → (shape, dtype) of an input that is traced only; None: it is not
+        self.same = same or (lambda layer: layer)  # (layer) → the one that a copy stands for
 
 
 class Followed:
@@ -143,7 +144,7 @@ class Watcher:
             traced = eye.traced(layer, args, kwargs) if eye.traced is not None else None
             if traced is not None:
                 training, axis = bool(eye.training(layer, args, kwargs)), eye.settings(layer, None)["axis"]
-                self.compiled.met(eye, layer, training, bool(eye.gradients()), traced[0], axis, traced[1])
+                self.compiled.met(eye, eye.same(layer), training, bool(eye.gradients()), traced[0], axis, traced[1])
             return None
         state = {name: eye.array(value) for name, value in eye.state(layer).items() if value is not None}
         return x, bool(eye.training(layer, args, kwargs)), state
@@ -170,12 +171,13 @@ class Watcher:
         x, training, state = before
         if "mean" not in state or "var" not in state:
             return
-        known = self.follow(eye, layer, state)
+        own = eye.same(layer)
+        known = self.follow(eye, own, state)
         if known is None:
             return
         recorder, record = self.recorder, known.record
         settings = eye.settings(layer, x)
-        self.beat(layer, training)
+        self.beat(own, training)
         left = eye.state(layer)
         after = {name: eye.array(left[name]) for name in ("mean", "var")}
         self.jumped(known, state)

@@ -1,4 +1,4 @@
-"""Fault: the model calls its layer with training=False, whatever fit() asks for (line 25 trains it)."""
+"""Fault: the model calls its layer with training=False, whatever fit() asks for (line 22 calls it first)."""
 
 import keras
 from keras import layers

@@ -159,6 +159,9 @@ def trains_in_eval(life: Life) -> Said | None:
     if life.framework in BY_ARGUMENT:
         why = f"{by_line(line)} runs {verb(layers, 'it', 'them')} without training=True"
         advice = "train with model(x, training=True), and hand training on to layers that you call yourself"
+    elif life.framework == "mxnet":
+        why = f"{by_line(line)} runs {verb(layers, 'it', 'them')} in predict mode"
+        advice = "train inside mx.autograd.record(), whose train_mode is True unless you say otherwise"
     return Said(
         layers,
         f"{of_all(layers, life)} {verb(layers, 'trains', 'train')} without normalising: {why}, and the running "

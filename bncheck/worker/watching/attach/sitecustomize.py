@@ -12,7 +12,7 @@ FILES, START = sys.modules["_frozen_importlib_external"], sys.modules["_frozen_i
 HERE = os.path.dirname(os.path.abspath(__file__))
 WATCHING = os.path.dirname(HERE)
 WORKER = os.path.dirname(WATCHING)
-FRAMEWORKS = ("torch", "keras", "paddle")  # whose backend file has watch(recorder)
+FRAMEWORKS = ("torch", "keras", "paddle", "flax", "mxnet")  # whose backend file has watch(recorder)
 
 
 def mark(folder, name):
