@@ -115,7 +115,7 @@ def test_reduced_precision_keeps_its_name(files: Path) -> None:
 
 
 def test_tensors_of_the_meta_device_are_said_to_hold_no_numbers(files: Path) -> None:
-    with pytest.raises(CheckpointError, match="meta.pt holds tensors without numbers: they are on the meta device"):
+    with pytest.raises(CheckpointError, match=r"meta\.pt holds tensors without numbers: they are on the meta device"):
         read_checkpoint(files / "meta.pt")
 
 
