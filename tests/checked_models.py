@@ -124,6 +124,51 @@ def no_model():
     return 3
 
 
+def in_half():
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).half()
+
+
+class CompilesAFunction(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.part = torch.compile(self.normed)
+
+    def normed(self, x):
+        return self.bn(self.conv(x))
+
+    def forward(self, x):
+        return self.part(x)
+
+
+class PriorFirst(nn.BatchNorm2d):
+    """The number of channels comes second."""
+
+    def __init__(self, prior, num_features, eps=1e-5, momentum=0.1):
+        super().__init__(num_features, eps, momentum)
+        self.prior = prior
+
+
+class Pair(nn.Module):
+    """Gives the logarithm of its determinant along, as flows do."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(features)
+
+    def forward(self, x):
+        return self.norm(x), x.new_zeros(len(x))
+
+
+class OfComplex(nn.Module):
+    def __init__(self, num_features):
+        super().__init__()
+        self.real, self.imag = nn.BatchNorm2d(num_features), nn.BatchNorm2d(num_features)
+
+    def forward(self, x):
+        return torch.complex(self.real(x.real), self.imag(x.imag))
+
+
 class Sized(nn.Module):
     """A layer that is told more than its channels."""
 

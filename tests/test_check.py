@@ -21,7 +21,7 @@ from bncheck.environments.pythons import Ready, prepare
 from bncheck.environments.targets import Target
 from bncheck.errors import BncheckError, EnvironmentFailure, NothingToJudge, UsageError
 from bncheck.gate.bar import read_verdict
-from bncheck.life import LayerLife
+from bncheck.life import Held, Holding, LayerLife, Life
 from bncheck.playing.nursery import CAN_FORK, Nursery
 from bncheck.repro.torch_script.own import taken_by
 from bncheck.run_folder.answer import Answer, read_answer
@@ -30,6 +30,7 @@ from bncheck.subjects.asked import Asked, parse_input, parse_with
 from bncheck.subjects.check import check
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.layer import Looked, scenario_text
+from bncheck.subjects.model import Seen, headline, missed
 from bncheck.subjects.played import batch_dependence, misfit, nonfinite, unlike_data
 from bncheck.subjects.thing import parse_thing
 
@@ -310,6 +311,28 @@ def test_an_input_is_found_for_lazy_normalisers_and_recurrent_layers(name: str, 
     assert len(answer.rows) == 1
 
 
+def test_layers_of_which_none_was_seen_to_run_are_not_said_to_be_right() -> None:
+    holding = Holding(name="net", framework="torch", format="model", layers=(Held(layer="bn"),))
+    life = Life(program="net", framework="torch", version="2.13.0", layers=())
+    seen = Seen(said={"layers": [{"name": "bn"}], "steps": 3}, holding=holding, life=life)
+    assert headline(seen, ()) == "1 normalising layer, none of which was seen to run."
+    (shortfall,) = missed(Asked(thing=parse_thing("net:build")), seen)
+    assert shortfall.sentence == "no normalising layer of net:build was seen to run"
+
+
+def test_a_shape_alone_is_made_in_the_models_own_precision(tmp_path: Path, python: Path) -> None:
+    answer, _, code = model("in_half", tmp_path, python, inputs=["4,3,8,8"])
+    assert code == 0
+    assert answer.notes[0] == "Played on made-up numbers: float16 4×3×8×8."
+
+
+def test_a_function_that_a_model_compiles_runs_as_it_was_written(tmp_path: Path, python: Path) -> None:
+    answer, results, code = model("CompilesAFunction", tmp_path, python, inputs=["4,3,8,8"])
+    assert (code, results.findings) == (0, ())
+    assert answer.headline == "1 normalising layer, nothing wrong, played in eval and through 3 training steps."
+    assert answer.notes[-1] == "torch.compile() was taken off normed: it runs as it was before."
+
+
 def test_weights_are_loaded_and_what_does_not_fit_is_said(tmp_path: Path, python: Path) -> None:
     script = f"""
 import sys; sys.path.insert(0, {str(TESTS)!r})
@@ -372,7 +395,10 @@ def test_what_the_model_refuses_in_training_is_a_remark_and_no_finding(tmp_path:
         ("needs", UsageError, "needs\\(\\) needs size\n  → say what: --with size=VALUE"),
         ("no_model", BncheckError, "no_model\\(\\) returns a int, not a torch.nn.Module"),
         ("gone", BncheckError, "checked_models.py has no gone\n  → it has: "),
-        ("Sized", UsageError, "Sized needs groups beside its first argument, channels"),
+        ("Sized", UsageError, "Sized needs groups beside channels"),
+        ("PriorFirst", UsageError, "PriorFirst needs prior beside num_features\n  → say what: --with prior=VALUE; "),
+        ("Pair", UsageError, "Pair cannot be compared with BatchNorm: it makes a tuple of \\(8, 4\\)"),
+        ("OfComplex", UsageError, "OfComplex cannot be compared with BatchNorm: it takes complex numbers"),
         (
             "on_meta",
             BncheckError,

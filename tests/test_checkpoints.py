@@ -114,6 +114,11 @@ def test_reduced_precision_keeps_its_name(files: Path) -> None:
     assert half.running_var is not None and half.running_var.dtype == np.float16
 
 
+def test_tensors_of_the_meta_device_are_said_to_hold_no_numbers(files: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"meta\.pt holds tensors without numbers: they are on the meta device"):
+        read_checkpoint(files / "meta.pt")
+
+
 def test_views_of_one_storage_are_read_with_their_strides(files: Path) -> None:
     layer = bn(only(files / "views.pt"))
     assert layer.running_mean is not None and layer.running_mean.tolist() == [1, 2, 3, 4]

@@ -1,5 +1,7 @@
 """What a layer of one's own is given in PyTorch, its arguments and its first values; what is said where it is not."""
 
+# The worker's files carry no annotations.
+# mypy: disallow-untyped-calls=False
 from __future__ import annotations
 
 from dataclasses import replace
@@ -10,6 +12,7 @@ import pytest
 from torch_cells import Cell, cases_of, play_cells, renamed
 
 from bncheck.scenario import Case
+from bncheck.worker.torch_side import arguments, custom
 
 LAYERS = """
 import torch
@@ -277,3 +280,44 @@ def test_a_second_place_leaves_the_layers_own_values(tmp_path: Path) -> None:
     ]
     assert cell.result.outcome == "ok", cell.errors
     assert cell.arrays["bn1/gamma"][0].tolist() == [3, 3, 3]
+
+
+# ------------------------------------------------------------------------------- where the number of channels goes
+
+
+class Usual:
+    def __init__(self, channels, eps=1e-5, momentum=0.1): ...  # type: ignore[no-untyped-def]
+
+
+class PriorFirst:
+    def __init__(self, prior, num_features, eps=1e-5): ...  # type: ignore[no-untyped-def]
+
+
+class Behind:
+    def __init__(self, alpha, threshold, *args, **kwargs): ...  # type: ignore[no-untyped-def]
+
+
+class ShapeOrSize:
+    def __init__(self, input_shape=None, input_size=None, eps=1e-5): ...  # type: ignore[no-untyped-def]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "positional", "named"),
+    [
+        (Usual, {}, [4], {"eps": 0.5}),
+        (PriorFirst, {"prior": 7}, [], {"prior": 7, "num_features": 4, "eps": 0.5}),
+        (Behind, {"alpha": 1, "threshold": 2}, [1, 2, 4], {"eps": 0.5}),
+        (ShapeOrSize, {"input_size": 4}, [], {"input_size": 4, "eps": 0.5}),
+    ],
+)
+def test_the_number_of_channels_goes_where_its_name_is(
+    kind: type, given: dict[str, int], positional: list[int], named: dict[str, float]
+) -> None:
+    first, taken, left_out = arguments.arguments_for(custom, kind, 4, {"eps": 0.5, **given})
+    assert (first, taken, left_out) == (positional, named, {})
+
+
+def test_what_is_lacking_is_named_beside_the_number_of_channels() -> None:
+    with pytest.raises(custom.CustomLayerError, match="needs prior, which bncheck does not know") as caught:
+        arguments.arguments_for(custom, PriorFirst, 4, {})
+    assert (caught.value.lacks, caught.value.counted) == (["prior"], "num_features")

@@ -105,6 +105,11 @@ LAYERS = {
         "        return y + 0.1 * torch.randn_like(y) if self.training else y\n",
         ".to(float64)", "unavailable: it draws random numbers, other ones in each dtype",
     ),
+    "NoisyAlways": (
+        "class NoisyAlways(Good):\n    def forward(self, x):\n        y = super().forward(x)\n"
+        "        return y + 0.1 * torch.randn_like(y)\n",
+        "eval", "it draws random numbers in eval: the same batch gives another output each time",
+    ),
     "OtherNames": (
         "class OtherNames(Good):\n    def __init__(self, *a, **k):\n        super().__init__(*a, **k)\n"
         "        del self._buffers['num_batches_tracked']\n        self.register_buffer('steps', torch.tensor(0))\n",

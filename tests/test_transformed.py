@@ -47,6 +47,18 @@ def test_a_scripted_model_is_not_played_and_what_to_check_instead_is_said(tmp_pa
 
 
 @pytest.mark.slow
+def test_the_mode_of_an_exported_program_is_that_of_its_graph(tmp_path: Path) -> None:
+    code, answer, _, _ = told(tmp_path, "check", "program_in_training_mode")
+    assert code == 3
+    assert [row["cells"][1] for row in answer["rows"]] == ["train", "train"]
+    assert "It was exported in training mode: 1, 4 normalise by the batch in it" in answer["notes"][0]
+    code, answer, _, _ = told(tmp_path / "eval", "check", "program")
+    assert code == 3
+    assert [row["cells"][1] for row in answer["rows"]] == ["eval", "eval"]
+    assert answer["notes"] == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("second", "code", "cause", "words"),
     [

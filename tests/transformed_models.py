@@ -35,6 +35,10 @@ def program_in_training_mode():
     return torch.export.export(build().train(), (torch.randn(64, 3, 8, 8),))
 
 
+def program():
+    return torch.export.export(build(), (torch.randn(64, 3, 8, 8),))
+
+
 def compiled_inside():
     net = build()
     net[1] = torch.compile(net[1])

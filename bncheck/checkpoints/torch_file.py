@@ -190,11 +190,30 @@ def rebuilt(path: Path, thing: Thing, find: Find, order: str, value: Callable[[A
         return rebuilt(path, inner, find, order, value)
     if word in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3") and len(args) >= 4:
         return tensor_of(path, args, find, order)
+    if word == "_rebuild_meta_tensor_no_storage" and len(args) >= 2:
+        return without_numbers(path, args)
     if (held := mapping_of(thing)) is not None:
         return held
     if thing.name == "torch.Size" and args:
         return args[0]
     return array_of(path, thing)
+
+
+def without_numbers(path: Path, args: tuple[Any, ...]) -> Tensor:
+    """A tensor of the meta device, of (dtype, size, …): asking for its numbers says that there are none."""
+    word = args[0].name.rpartition(".")[2] if isinstance(args[0], Global) else ""
+    size = args[1].args[0] if isinstance(args[1], Thing) and args[1].args else args[1]
+    if not isinstance(size, tuple | list):
+        raise damaged(path, "a tensor has no shape")
+
+    def read() -> NDArray[Any]:
+        raise CheckpointError(
+            f"{path} holds tensors without numbers: they are on the meta device, which keeps shapes alone.",
+            "save the state once it is filled: model.to_empty(device='cpu'), model.load_state_dict(...), and then "
+            "torch.save(model.state_dict(), FILE)",
+        )
+
+    return Tensor(shape=checked_shape(path, size, "a tensor"), dtype=word, read=read)
 
 
 def tensor_of(path: Path, args: tuple[Any, ...], find: Find, order: str) -> Any:

@@ -50,6 +50,10 @@ OF_THE_EXPERIMENT = ("few-updates", "never-updated", "update-count", "stale-stat
 # And what only the user's own data can show.
 OF_THE_DATA = ("cancellation", "value-count", "single-value", "normaliser-source", "train-eval-gap", "averaging")
 MARKS = {"in order": "agrees"}
+HALF = (
+    "what it runs may know no half precision here: check it in float32 (return model.float()), or give a batch that it "
+    "takes: --data batch.npz"
+)
 QUANTITIES = ("running_mean", "running_var", "gamma", "beta")
 
 
@@ -224,6 +228,14 @@ def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
                 "there is nothing to judge",
             ),
         )
+    if seen.life is not None and not stopped(seen) and not seen.said.get("remarks") and none_ran(seen):
+        return (
+            Shortfall(
+                f"no normalising layer of {asked.thing.text} was seen to run",
+                "what runs inside torch.jit.script() or a function of torch.compile() cannot be seen: check the model "
+                "without it",
+            ),
+        )
     if stopped(seen):
         return (
             Shortfall(
@@ -234,8 +246,10 @@ def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
     if seen.life is None:
         why = "; ".join(seen.said.get("remarks", ())) or "no normalising layer ran"
         remedy = (
-            "give a batch that it takes: --data batch.npz"
-            if seen.said.get("remarks")
+            HALF
+            if any(word in why for word in ("Half", "BFloat16"))
+            else "give a batch that it takes: --data batch.npz"
+            if any("was not played" in remark for remark in seen.said.get("remarks", ()))
             else "what runs inside torch.compile() cannot be seen: check the model without it"
         )
         return (Shortfall(f"{asked.thing.text} was not played: {why}", remedy),)
@@ -281,6 +295,8 @@ def headline(seen: Seen, findings: Sequence[Finding]) -> str:
     if seen.life is None:
         held = "it holds" if count == 1 else "they hold"
         return f"{plural(count, 'normalising layer')}, nothing wrong with what {held}."
+    if none_ran(seen):
+        return f"{plural(count, 'normalising layer')}, none of which was seen to run."
     idle = len(not_run(seen))
     among = f" with the {count - idle} that ran" if idle else ""
     return f"{plural(count, 'normalising layer')}, nothing wrong{among}{played}."
@@ -301,6 +317,10 @@ def not_run(seen: Seen) -> list[str]:
     return [str(layer["name"]) for layer in seen.said["layers"] if str(layer["name"]) not in ran]
 
 
+def none_ran(seen: Seen) -> bool:
+    return len(not_run(seen)) == len(seen.said["layers"]) and not unregistered(seen)
+
+
 def stopped(seen: Seen) -> str:
     """What the recorder says where it ended before the model did; "" where it did not."""
     remarks = seen.life.remarks if seen.life is not None else ()
@@ -312,7 +332,7 @@ def row_of(layer: Mapping[str, Any], seen: Seen, findings: Sequence[Finding]) ->
     own = [item for item in findings if name in {place for place, _ in item.places}]
     worst = min(own, key=lambda item: KINDS.index(item.kind), default=None)
     lived = next((each for each in seen.life.layers if each.name == name), None) if seen.life is not None else None
-    mode = {True: "train", False: "eval", None: "per call"}[layer["training"]]
+    mode = {True: "train", False: "eval", None: "fixed" if layer.get("fixed") else "per call"}[layer["training"]]
     said = worst.cause if worst is not None else as_it_ran(name, seen) if lived is not None else "not run"
     cells = (str(layer["kind"]), mode, n_of(lived), moved_of(lived, layer), gap_of(lived, seen), said)
     return Row(layer=name[:1000], cells=cells, mark=worst.kind if worst is not None else MARKS.get(said, ""))

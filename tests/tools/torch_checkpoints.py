@@ -58,6 +58,8 @@ state = net.state_dict()
 wrapped = collections.OrderedDict(("module." + key, value) for key, value in state.items())
 save("state.pt", state)
 save("whole.pt", net)
+if hasattr(nn.Module, "to_empty"):
+    save("meta.pt", {key: value.to("meta") for key, value in state.items()})
 if torch.__version__.startswith("1.1."):
     sys.exit()
 save("legacy.pth", state, _use_new_zipfile_serialization=False)

@@ -29,10 +29,11 @@ def departing(pair: PairView, code: str, cause: str) -> Iterator[Finding]:
 
 
 def scaled_otherwise(pair: PairView) -> bool:
-    """Whether a layer of the user's scales or shifts in a way of its own: a replay of conventions, which takes gamma
-    and beta as they are held, then explains nothing of its outputs."""
+    """Whether a layer of the user's scales or shifts in a way of its own, or bends what comes of it: a replay of
+    conventions, which takes gamma and beta as they are held and nothing behind them, then explains nothing of its
+    outputs."""
     parts = (part for cell in (pair.a, pair.b) for anatomy in cell.anatomy.values() for part in anatomy.departures)
-    return any(part.cause == "affine" for part in parts)
+    return any(part.cause in ("affine", "activation") for part in parts)
 
 
 def drift_of(pair: PairView, anatomy: Anatomy, part: Departure) -> Drift | None:

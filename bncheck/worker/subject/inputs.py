@@ -20,7 +20,9 @@ def choose(torch, custom, failed, net, job, norms):
     if job["data"]:
         return from_data(torch, failed, net, job["data"])
     if job["inputs"]:
-        tensors = [made(torch, net, each["dtype"], each["shape"]) for each in job["inputs"]]
+        own = float_of(torch, net)  # a shape alone asks for what the model computes in
+        kinds = [own if each["dtype"] == "float32" else each["dtype"] for each in job["inputs"]]
+        tensors = [made(torch, net, kind, each["shape"]) for kind, each in zip(kinds, job["inputs"])]
         refuse_count(failed, net, len(tensors))
         return (tuple(tensors), {}), said("input", tensors)
     return found_one(torch, custom, failed, net, job)

@@ -46,16 +46,25 @@ def find_any(torch, part, failed, job):
         layer, reason = layer_of(torch, part, make, given, job["inputs"])
         if layer is not None:
             return layer
-        needs = lacking(make, given)
-        if len(needs) > 1 and "which bncheck does not know" in reason:
+        if reason.lacks:
+            raise failed(*about_arguments(job["name"], reason))
+        if reason.made and lacking(make, given):
             raise failed(
-                "%s needs %s beside its first argument, %s" % (job["name"], " and ".join(needs[1:]), needs[0]),
-                "say what: %s; for a layer the first gets the number of channels"
-                % " ".join("--with %s=VALUE" % name for name in needs[1:]), "usage",
+                "%s cannot be compared with BatchNorm: %s" % (job["name"], reason),
+                reason.remedy or "as a model it can be checked: %s"
+                % " ".join("--with %s=VALUE" % name for name in lacking(make, given)), "usage",
             )  # fmt: skip
     if wanted == "layer":
         raise failed("%s is no layer in BatchNorm's place: %s" % (job["name"], reason), "leave out --as layer")
     return Thing("model", make, made(torch, custom, failed, job, make, given))
+
+
+def about_arguments(name, reason):
+    """(sentence, remedy, origin) about what a constructor needs that nobody gave."""
+    beside = " beside %s" % reason.counted if reason.counted else ""
+    more = "; where it is a layer, %s gets the number of channels" % reason.counted if reason.counted else ""
+    words = " ".join("--with %s=VALUE" % each for each in reason.lacks)
+    return "%s needs %s%s" % (name, " and ".join(reason.lacks), beside), "say what: %s%s" % (words, more), "usage"
 
 
 def named(torch, custom, failed, job):
@@ -149,26 +158,43 @@ def lacking(make, given):
 # -------------------------------------------------------------------------------------------------------- layers
 
 
+class Reason(str):
+    """Why something is no layer. ``lacks`` names what its constructor needs beside ``counted``, the number of channels;
+    ``made``: it was constructed, and no input goes through it as through BatchNorm."""
+
+    lacks, counted, made, remedy = (), "", False, ""
+
+    def __new__(cls, text, error=None, made=False, remedy=""):
+        found = str.__new__(cls, text)
+        found.lacks, found.counted = getattr(error, "lacks", ()), getattr(error, "counted", "")
+        found.made, found.remedy = made, remedy
+        return found
+
+
 def layer_of(torch, part, make, given, inputs):
     """(the thing as a layer, "") or (None, why it is none)."""
     custom, arguments = part("torch_side", "custom"), part("torch_side", "arguments")
     if not (isinstance(make, type) and issubclass(make, torch.nn.Module)):
-        return None, "it is no subclass of torch.nn.Module"
-    reason = ""
+        return None, Reason("it is no subclass of torch.nn.Module")
+    reason = Reason("")
     shapes = [tuple(each["shape"]) for each in inputs]
-    for channels in [shape[1] for shape in shapes[:1] if len(shape) > 1] or CHANNELS:
+    counts = [value for name, value in given.items() if name in arguments.COUNTS and type(value) is int]
+    for channels in counts[:1] or [shape[1] for shape in shapes[:1] if len(shape) > 1] or CHANNELS:
         keywords = dict(KEYWORDS, **given)
         try:
             first, taken, left_out = arguments.arguments_for(custom, make, channels, keywords)
             module = arguments.built(make, first, taken, left_out)
         except (Exception, SystemExit) as error:
-            reason = reason or custom.said(error)
+            reason = reason or Reason(custom.said(error), error)
             continue
-        if not first and channels not in taken.values() and not arguments.shapeless(module):
-            return None, "its constructor takes no number of channels"
+        fits = shapes and keeps(custom, module, channels)
+        if not first and channels not in taken.values() and not fits and not arguments.shapeless(module):
+            return None, Reason("its constructor takes no number of channels")
         heavy = next((name for name, each in module.named_parameters() if matrix(arguments, each)), "")
+        if heavy and holds_complex(module) and takes_complex(torch, lambda: make(*first, **taken), channels):  # noqa: B023
+            return None, COMPLEX
         if heavy:
-            return None, "it holds weights of more than one axis (%s)" % heavy
+            return None, Reason("it holds weights of more than one axis (%s)" % heavy)
         if part("torch_side", "held").without_numbers(module):
             return Thing("layer", make, module), ""  # find says so: no input shows anything of it
 
@@ -181,8 +207,42 @@ def layer_of(torch, part, make, given, inputs):
                 "layer", make, module, channels=channels, shape=shape, left_out=sorted(left_out),
                 defaults=defaults(custom, make), held=held(custom, module), custom=custom,
             ), ""  # fmt: skip
-        reason = reason or why
+        reason = reason or (COMPLEX if takes_complex(torch, again, channels) else Reason(why, made=True))
     return None, reason
+
+
+COMPLEX = Reason(
+    "it takes complex numbers, which check does not make",
+    made=True,
+    remedy='bncheck run plays such a layer: parts = "complex" in [network], as in: bncheck show complex-batchnorm',
+)
+
+
+def holds_complex(module):
+    return any(getattr(each, "is_complex", bool)() for each in module.buffers())
+
+
+def keeps(custom, module, channels):
+    """Whether it has a running mean of so many numbers: a shape was given, and this layer is made for it."""
+    held = custom.find(module, "running_mean")
+    return hasattr(held, "numel") and held.numel() == channels
+
+
+def takes_complex(torch, make, channels):
+    """Whether an input of complex numbers goes through it, and no other."""
+    if not hasattr(torch, "complex"):
+        return False
+    for sides in SIDES.values():
+        shape = (SAMPLES, channels) + sides
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                out = make().train()(torch.complex(torch.randn(*shape), torch.randn(*shape)))
+        except Exception:
+            continue  # another rank
+        if getattr(out, "is_complex", bool)() and tuple(out.shape) == shape:
+            return True
+    return False
 
 
 def matrix(arguments, tensor):
@@ -196,7 +256,7 @@ def shape_of(torch, make, kind, channels, shapes):
     names = " ".join(each.__name__.lower() for each in kind.__mro__)
     ranks = next((RANKS[word] for word in RANKS if word in kind.__name__.lower()), None)
     ranks = ranks or next((RANKS[word] for word in RANKS if word in names), ()) or (4, 2, 3, 5)
-    why = ""
+    why = makes = ""
     for shape in shapes or [(SAMPLES, channels) + SIDES[rank] for rank in ranks]:
         try:
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -207,10 +267,10 @@ def shape_of(torch, make, kind, channels, shapes):
             continue
         if not isinstance(out, torch.Tensor) or out.shape != shape:
             got = tuple(out.shape) if isinstance(out, torch.Tensor) else "a %s" % type(out).__name__
-            why = why or "it makes %s of %s" % (got, shape)
+            makes = makes or "it makes %s of %s, not a tensor of that shape" % (got, shape)
             continue
         return list(shape), ""
-    return None, why
+    return None, makes or why
 
 
 def defaults(custom, make):

@@ -39,6 +39,8 @@ def play(torch, part, failed, job, thing, folder):
         "training": modes.get("") is not False, "others": held.others(net, norms), "remarks": [],
         "sealed": sealed,
     }  # fmt: skip
+    found["layers"] = transformed.as_computed(net, found["layers"], sealed)
+    found["remarks"] += transformed.of_training(found["layers"], sealed)
     if sealed:
         return found
     if norms or aside(net, norms, keeping, keeping.builtin_classes(torch)):

@@ -46,6 +46,7 @@ def play(torch, part, failed, job, thing, folder):
         "layers": [held.describe(name, module, modes.get(name)) for name, module in norms.items()],
         "others": held.others(net, norms), "remarks": [] if whole is not net else remarks, "narrow": quantised(net),
     }  # fmt: skip
+    found["layers"] = transformed.as_computed(net, found["layers"], transformed.sealed(net))
     arrays = {"input/%d" % place: plain(each) for place, each in enumerate(leaves(torch, batch).values())}
     every = Candidates(torch, model, leaves, net, norms, batch)
     every.whole, every.sealed = whole, transformed.sealed(net)

@@ -53,6 +53,7 @@ def play(job, folder):
     if (os.cpu_count() or 1) < 4:
         torch.set_num_threads(1)  # the host imports what it judges with beside this process
     look = part("subject", "look")
+    functions = [] if job.get("play") else part("subject", "transformed").run_as_written(torch)
     thing = look.find(torch, part, SubjectError, job)
     if thing.kind == "layer":
         return look.as_layer(thing)
@@ -60,7 +61,11 @@ def play(job, folder):
         return part("subject", "outputs").play(torch, part, SubjectError, job, thing, folder)
     if job.get("play") == "changed":  # of bncheck diff --after
         return part("subject", "changed").play(torch, part, SubjectError, job, thing, folder)
-    return part("subject", "model").play(torch, part, SubjectError, job, thing, folder)
+    found = part("subject", "model").play(torch, part, SubjectError, job, thing, folder)
+    if functions:
+        said = "torch.compile() was taken off %s: it runs as it was before." % ", ".join(dict.fromkeys(functions))
+        found["remarks"].append(said)
+    return found
 
 
 def answer(job, folder):

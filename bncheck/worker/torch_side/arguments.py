@@ -92,9 +92,9 @@ def words_of(keywords):
 def arguments_for(custom, kind, channels, keywords):
     """(positional, keywords, {what was asked for and it has no argument for}) of a class's constructor.
 
-    The number of channels comes first, under whatever name; a class whose first argument is another one counts them
-    itself. eps and momentum go also under their other names. What the constructor needs beyond that bncheck does not
-    know.
+    The number of channels comes first, under whatever name, unless another argument has a name that says so or the
+    first is given; a class whose first argument is eps or the like counts them itself. eps and momentum go also under
+    their other names. What the constructor needs beyond that bncheck does not know.
     """
     try:
         known = inspect.signature(kind).parameters
@@ -108,6 +108,9 @@ def arguments_for(custom, kind, channels, keywords):
     more = not counts_itself and any(each.kind == kinds.VAR_POSITIONAL for each in known.values())
     rest = any(each.kind == kinds.VAR_KEYWORD for each in known.values())
     given, left_out = {}, {}
+    counted = place_of_channels(places, keywords)
+    if places and counted is not places[0]:
+        return not_first(custom, kind, channels, keywords, places, counted, more, rest)
     for word, value in keywords.items():
         found = next(
             (name for name in custom.NAMES.get(word, (word,)) if name in known and known[name] not in places[:1]), None
@@ -122,12 +125,60 @@ def arguments_for(custom, kind, channels, keywords):
     if not first and lacks:
         given[lacks.pop(0)] = channels
     if lacks:
-        raise custom.CustomLayerError(
-            "%s%s needs %s, which bncheck does not know; it gives the number of channels, %s. Write a class that takes "
-            "the number of channels and knows the rest"
-            % (kind.__name__, inspect.signature(kind), " and ".join(lacks), ", ".join(sorted(keywords)))
-        )
+        raise lacking(custom, kind, lacks, keywords, counted)
     return first, given, left_out
+
+
+# Names that an argument for the number of channels has, where it is not the first.
+COUNTS = (
+    "num_features", "num_channels", "n_features", "n_channels", "in_channels", "in_features", "input_features",
+    "features", "channels", "planes", "num_planes", "input_dim", "input_size", "dim",
+)  # fmt: skip
+
+
+def place_of_channels(places, keywords):
+    """The argument that takes the number of channels; None where it is given, or there is none."""
+    if any(each.name in keywords and each.name in COUNTS for each in places):
+        return None
+    free = [each for each in places if each.name not in keywords]
+    if not free or free[0] is not places[0]:  # the first is given: whichever is needed then
+        needed = [each for each in free if each.default is inspect.Parameter.empty]
+        return next((each for each in needed if each.name in COUNTS), needed[0] if needed else None)
+    others = [each for each in free[1:] if each.name in COUNTS and each.default is inspect.Parameter.empty]
+    return others[0] if others and places[0].name not in COUNTS else places[0]
+
+
+def not_first(custom, kind, channels, keywords, places, counted, more, rest):
+    """``arguments_for`` a class whose first argument is another one: ``counted`` takes the number of channels, or what
+    stands behind all that have a name, where it is None."""
+    known = inspect.signature(kind).parameters
+    given, left_out = {}, {}
+    for word, value in keywords.items():
+        found = next((name for name in custom.NAMES.get(word, (word,)) if name in known), None)
+        if found is not None or rest:
+            given[found or word] = value
+        else:
+            left_out[word] = value
+    if counted is not None:
+        given[counted.name] = channels
+    lacks = [each.name for each in places if each.default is inspect.Parameter.empty and each.name not in given]
+    if lacks:
+        raise lacking(custom, kind, lacks, keywords, counted)
+    if counted is not None:
+        return [], given, left_out
+    if not more or any(each.name in COUNTS for each in places):
+        return [], given, left_out
+    return [given.pop(each.name, each.default) for each in places] + [channels], given, left_out
+
+
+def lacking(custom, kind, lacks, keywords, counted):
+    error = custom.CustomLayerError(
+        "%s%s needs %s, which bncheck does not know; it gives the number of channels, %s. Write a class that takes "
+        "the number of channels and knows the rest"
+        % (kind.__name__, inspect.signature(kind), " and ".join(lacks), ", ".join(sorted(keywords)))
+    )
+    error.lacks, error.counted = lacks, counted.name if counted is not None else ""
+    return error
 
 
 def missing_arguments(custom, norm):

@@ -409,7 +409,8 @@ def moves(model, spec, batch_norm, data):
             torch, sys.modules[__name__], own, builtin if model.parts == 1 else None, taken, model.device,
             model.parts == "complex", untouched if model.parts == 1 else None,
         )  # fmt: skip
-        return trial.all(), refusal
+        chance = trial.remark()
+        return trial.all(), refusal or ("%s %s" % (type(own()).__name__, chance) if chance else "")
 
 
 def batch_it_takes(own, data, device):

@@ -124,6 +124,13 @@ class Trial:
         self.torch.manual_seed(1)
         return gap(norm(self.data).detach(), plain) > 0
 
+    def remark(self):
+        """What goes for every comparison of its outputs; "" where they are no matter of chance."""
+        with self.torch.random.fork_rng():
+            norm = self.own().to(device=self.device).train()
+            chance = self.draws(norm(self.data).detach())
+        return "draws random numbers in training: the same batch gives another output each time" if chance else ""
+
     def usual_plain(self, plain):
         return plain if self.builtin is None else self.builtin().to(device=self.device).train()(self.data).detach()
 
@@ -208,8 +215,9 @@ class Trial:
 
     # -- modes ------------------------------------------------------------------------------------------------
 
-    def eval_output(self, norm):
+    def eval_output(self, norm, seed=0):
         norm.eval()
+        self.torch.manual_seed(seed)  # of a layer that draws numbers in eval, the same ones
         with self.torch.no_grad():
             return norm(self.data).detach().clone()
 
@@ -222,6 +230,8 @@ class Trial:
         moved = self.moved(norm, before)
         if moved:
             return "an eval forward moves %s" % ", ".join(moved)
+        if gap(out, self.eval_output(norm, seed=1)) > 0:
+            return "it draws random numbers in eval: the same batch gives another output each time"
         with self.torch.no_grad():
             alone = norm(self.data[:1]).detach()
         if gap(alone, out[:1]) > 1e-4:
@@ -231,7 +241,9 @@ class Trial:
     def without_grad(self):
         """A training forward under no_grad moves the statistics of the built-in layer like any other."""
         norm, other = self.trained(self.own, 1), self.trained(self.own, 1)
+        self.torch.manual_seed(2)
         norm(self.data)
+        self.torch.manual_seed(2)
         with self.torch.no_grad():
             other(self.data)
         usual, quiet = self.eval_output(norm), self.eval_output(other)
