@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bncheck.repro.standalone.frame import VERSION
-from bncheck.repro.standalone.literal import array_code, identifier, keywords, nested
+from bncheck.repro.standalone.literal import LITERAL, array_code, identifier, keywords, nested
 from bncheck.repro.standalone.steps import Step
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
 from bncheck.run_folder.results import TargetResult
@@ -175,10 +175,11 @@ def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Arra
         array = subject.inputs.get(f"param/{layer.name}/{what}")
         if array is None or (what in usual and bool((array == usual[what]).all())):
             continue
-        value = nested(array)
-        if array.size > 64:
+        if array.size > LITERAL:
             value = f"{name}_{what}"
             lines += array_code(value, array, None, "param", beside)[1]
+        else:
+            value = nested(array)
         lines.append(f"{name}.{what}.set_data({arrays(subject)}.array({value}, dtype={name}.{what}.dtype))")
     return lines
 

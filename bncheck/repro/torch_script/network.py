@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bncheck.repro.standalone.literal import array_code, identifier, keywords, nested
+from bncheck.repro.standalone.literal import LITERAL, array_code, identifier, keywords, nested
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
 from bncheck.repro.torch_script.own import OURS, own_name, own_words, reached_inside, taken_by
 from bncheck.repro.torch_script.parts import adapted, in_parts, layout
@@ -193,11 +193,12 @@ def parameters(subject: Subject, layer: Layer, name: str, beside: dict[str, Arra
         drawn = what == "gamma" and not since(subject, 1, 2)  # older versions start from random numbers
         if what in USUAL and bool((array == USUAL[what]).all()) and not own and not drawn:
             continue
-        value = f"torch.tensor({nested(array)})"
-        if array.size > 64:
+        if array.size > LITERAL:
             variable = f"{name}_{what}"
             lines += array_code(variable, array, None, "param", beside)[1]
             value = f"torch.from_numpy({variable})"
+        else:
+            value = f"torch.tensor({nested(array)})"
         if own and in_parts(subject):
             lines.append(f'{name}_state.start("{what}", {value})')
             continue
