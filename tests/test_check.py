@@ -320,6 +320,13 @@ def test_layers_of_which_none_was_seen_to_run_are_not_said_to_be_right() -> None
     assert shortfall.sentence == "no normalising layer of net:build was seen to run"
 
 
+def test_statistics_that_no_training_moves_any_more(tmp_path: Path, python: Path) -> None:
+    _, results, _ = model("switched_off", tmp_path, python, inputs=["4,3,20,20"])
+    (finding,) = results.findings
+    assert (finding.cause, finding.kind, finding.layer) == ("never-updated", "hazard", "bn1")
+    assert finding.title.startswith("bn1 holds running statistics that no training moves: its track_running_stats was")
+
+
 def test_a_shape_alone_is_made_in_the_models_own_precision(tmp_path: Path, python: Path) -> None:
     answer, _, code = model("in_half", tmp_path, python, inputs=["4,3,8,8"])
     assert code == 0

@@ -221,6 +221,19 @@ def test_another_step_of_training() -> None:
     assert finding.title.startswith("A is of an earlier step than B: the counter is 100 against 250")
 
 
+def test_statistics_that_were_taken_along_beside_averaged_weights() -> None:
+    one_, two = holding(held(counter=100.0)), holding(held(gamma=[1.1, 1.4, 0.5], beta=[0.3, -0.5, 0.1]))
+    (finding, *_) = found(one_, two, Others(same=1, different=("conv.weight",)))
+    assert (finding.cause, finding.kind) == ("stale-state", "hazard")
+    assert finding.title == (
+        "B holds the running statistics of A, equal to the bit, beside other weights: gamma and beta differ in bn1, "
+        "and 1 of 2 other tensors. They were not estimated for these weights."
+    )
+    fresh = {"running_mean": [0.0] * 3, "running_var": [1.0] * 3}
+    new = holding(held(**fresh)), holding(held(**fresh, gamma=[1.1, 1.4, 0.5]))
+    assert {each.cause for each in found(*new, Others(different=("conv.weight",)))} == {"unexplained"}
+
+
 def test_what_nothing_explains_says_how_large_it_is() -> None:
     finding = one(held(counter=None), held(running_mean=[4, 2, -3], gamma=[1.1, 1.4, 0.5], counter=None))
     assert finding.cause == "unexplained"
@@ -287,6 +300,23 @@ def test_what_is_no_fold() -> None:
     start = held(running_mean=[0.0] * 3, running_var=[1.0] * 3)
     fresh = fold_of(WEIGHT, BIAS, norm, *folded(WEIGHT, BIAS, start, 1e-5))
     assert fresh is not None and fresh.word == "start"
+
+
+def test_what_was_forgotten_in_a_folded_bias_is_said_where_one_thing_makes_it() -> None:
+    norm = held()
+    weight, bias = folded(WEIGHT, BIAS, norm, 1e-5)
+    gain = norm.gamma / np.sqrt(norm.running_var + 1e-5)  # type: ignore[operator]
+    unscaled = BIAS + norm.beta - norm.running_mean * gain  # type: ignore[operator]
+    no_mean = BIAS * gain + norm.beta
+
+    def lacks(other: Array) -> str:
+        fold = fold_of(WEIGHT, BIAS, norm, weight, other.astype(np.float32))
+        assert fold is not None and fold.word == "weights"
+        return fold.lacks
+
+    assert lacks(unscaled) == "the convolution's own bias was not scaled by gamma/sqrt(var + eps)"
+    assert lacks(no_mean) == "running_mean was left out"
+    assert lacks(bias + 1) == ""
 
 
 # -------------------------------------------------------------------------------------------------- at the prompt

@@ -105,6 +105,11 @@ LAYERS = {
         "        return y + 0.1 * torch.randn_like(y) if self.training else y\n",
         ".to(float64)", "unavailable: it draws random numbers, other ones in each dtype",
     ),
+    "NoEps": (  # a rule that differs is no matter of digits
+        "class NoEps(Good):\n    def forward(self, x):\n        y = super().forward(x)\n"
+        "        return y + 2e-5 * torch.tanh(y)\n",
+        "", "",
+    ),
     "NoisyAlways": (
         "class NoisyAlways(Good):\n    def forward(self, x):\n        y = super().forward(x)\n"
         "        return y + 0.1 * torch.randn_like(y)\n",

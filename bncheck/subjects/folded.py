@@ -99,6 +99,13 @@ SAID: dict[str, tuple[str, Kind, str, str]] = {
 }
 
 
+def of_bias(found: Sequence[FoldedLayer]) -> str:
+    """What was forgotten in all of these biases, where it is one thing."""
+    lacks = {each.fold.lacks for each in found}
+    said = lacks.pop() if len(lacks) == 1 else ""
+    return f" {said[0].upper()}{said[1:]}." if said else ""
+
+
 def readings(chosen: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[Reading]:
     for word, (cause, kind, title, advice) in SAID.items():
         found = [each for each in chosen if each.fold.word == word]
@@ -107,7 +114,7 @@ def readings(chosen: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[
             yield Reading(
                 cause=cause,
                 kind=kind,
-                title=title.format(mine=mine, theirs=theirs, layers=listed(names)),
+                title=title.format(mine=mine, theirs=theirs, layers=listed(names)) + of_bias(found),
                 advice=advice,
                 places=tuple((name, "running_var") for name in names),
                 departs=mine,

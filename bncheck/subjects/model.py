@@ -37,6 +37,7 @@ from bncheck.subjects.played import (
     misfit,
     nonfinite,
     set_by_forward,
+    switched_off,
     unlike_data,
 )
 
@@ -177,7 +178,11 @@ def judge(seen: Seen) -> tuple[Finding, ...]:
         for item in (judge_life(seen.life) if seen.life is not None else ())
         if of_the_model(item, seen) and not said_already(item, held)
     ]
-    own = [*misfit(seen.said, seen.holding.name), *nonfinite(seen.said, seen.holding.name, (*held, *lived))]
+    own = [
+        *switched_off(seen.said, seen.holding),
+        *misfit(seen.said, seen.holding.name),
+        *nonfinite(seen.said, seen.holding.name, (*held, *lived)),
+    ]
     if seen.life is not None:
         own += set_by_forward(seen.life, seen.holding.name)
         own += at_two_places(seen.life, seen.holding.name, lived)

@@ -10,8 +10,9 @@ import numpy as np
 
 from bncheck.diagnosis.rules.layer_names import listed as several
 from bncheck.finding import NONFINITE, Finding
-from bncheck.life import LayerLife, Life
+from bncheck.life import Holding, LayerLife, Life
 from bncheck.report.plain_text import plural
+from bncheck.trace import STATISTICS
 
 # Relative to a layer's largest value: float32 rounding through a deep network stays below the first, and what
 # normalises with the batch lies far above the second.
@@ -68,6 +69,7 @@ def misfit(said: Mapping[str, Any], target: str) -> Iterator[Finding]:
             "counters missing": counters,
         },
         advice="build the model that was saved, or rename the keys; load_state_dict(strict=True) refuses this file",
+        accounts=tuple(key.rpartition(".")[::2] for key in statistics if key != first),
     )
 
 
@@ -93,6 +95,39 @@ def nonfinite(said: Mapping[str, Any], target: str, others: Sequence[Finding]) -
             quantity="output",
             evidence={NONFINITE: "NaN or Inf", "values": each["bad"]},
             advice="no normalising layer holds NaN; look at the other weights, and at the input",
+        )
+
+
+def switched_off(said: Mapping[str, Any], holding: Holding) -> Iterator[Finding]:
+    """Layers that hold running statistics, and whose track_running_stats was set to False after they were made."""
+    kept = {layer.layer for layer in holding.layers if layer.running_mean is not None}
+    still = [
+        str(each["name"])
+        for each in said["layers"]
+        if each.get("tracks") is False and not each["own"] and each["name"] in kept
+    ]
+    if still:
+        verb, own, made = ("holds", "its", "it was") if len(still) == 1 else ("hold", "their", "they were")
+        yield Finding(
+            code="BN117",
+            cause="never-updated",
+            kind="hazard",
+            title=f"{several(still)} {verb} running statistics that no training moves: {own} track_running_stats was "
+            f"set to False after {made} made. Eval normalises with them all the same.",
+            targets=(holding.name,),
+            scenario="check",
+            case="",
+            layer=still[0],
+            quantity="running_mean",
+            evidence={"layers": len(still)},
+            advice="nothing, if they are to stay as they are; otherwise set track_running_stats back to True; for the "
+            "batch's statistics in eval, too, build with track_running_stats=False",
+            accounts=tuple(
+                (name, quantity)
+                for name in still
+                for quantity in STATISTICS
+                if (name, quantity) != (still[0], "running_mean")
+            ),
         )
 
 

@@ -28,6 +28,7 @@ class Fold:
     word: str
     eps: float = 0.0
     fits: Range = (0.0, 0.0)
+    lacks: str = ""  # of "weights": what makes its bias
 
 
 def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_bias: Array | None) -> Fold | None:
@@ -62,8 +63,26 @@ def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_b
         apart = np.abs(after - wanted)
         good = bool((apart <= slack * size + 1e-12).all())
         if good or word == "folded":
-            return Fold(word if good else "weights", eps, fits)
+            lacks = "" if good else mistake(after, (before, mean, beta, gain), slack)
+            return Fold(word if good else "weights", eps, fits, lacks)
     return None
+
+
+def mistake(after: Array, parts: tuple[Array, Array, Array, Array], slack: float) -> str:
+    """What somebody forgot who made this bias, where one thing alone does make it; "" otherwise."""
+    before, mean, beta, gain = parts
+    size = np.abs(before) * (1 + np.abs(gain)) + np.abs(mean * gain) + np.abs(beta)
+    biases = {
+        "the convolution's own bias was not scaled by gamma/sqrt(var + eps)": before - mean * gain + beta,
+        "the convolution's own bias was left out": beta - mean * gain,
+        "running_mean was left out": before * gain + beta,
+        "beta was left out": (before - mean) * gain,
+        "it is the bias that the convolution had before": before,
+        "it is beta alone": beta,
+        "there is none": 0.0 * beta,
+    }
+    fitting = [word for word, bias in biases.items() if (np.abs(after - bias) <= slack * size + 1e-12).all()]
+    return fitting[0] if len(fitting) == 1 else ""
 
 
 def tolerance(*arrays: Array) -> float:

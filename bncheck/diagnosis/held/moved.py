@@ -245,6 +245,30 @@ def another_step(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Re
     )
 
 
+def kept(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading]:
+    """Other weights beside statistics that are equal to the bit, in every layer: they were not estimated for these."""
+    chosen = [pair for pair in pairs if left[pair.name]]
+    if not chosen or not all(left[pair.name] <= {*AFFINE, "counter"} and same(pair, STATISTICS) for pair in chosen):
+        return
+    if not all(learned(pair) for pair in chosen) or sides.others is None or not sides.others.different:
+        return
+    yield Reading(
+        cause="stale-state",
+        kind="hazard",
+        title=f"{sides.b} holds the running statistics of {sides.a}, equal to the bit, beside other weights: gamma and "
+        f"beta differ in {layers_in(pairs, chosen)}, and {len(sides.others.different)} of {sides.others.total} other "
+        "tensors. They were not estimated for these weights.",
+        advice="if these are averaged weights (EMA, SWA), estimate them anew: torch.optim.swa_utils.update_bn(loader, "
+        "model); if BatchNorm stood in eval mode while the rest was trained, nothing",
+        places=places(chosen, (*AFFINE, "counter"), left),
+    )
+
+
+def learned(pair: Pair) -> bool:
+    """Whether both hold statistics of data."""
+    return all(held.running_mean is not None and not at_start(held) for held in (pair.a, pair.b))
+
+
 def rest(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading]:
     """What is left: where it is, and how large."""
     chosen = [pair for pair in pairs if left[pair.name]]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bncheck.diagnosis.held.likeness import Pair
 from bncheck.diagnosis.held.matching import Matching
 from bncheck.diagnosis.held.misplaced import alone, misshaped, nonfinite, shifted, swapped
-from bncheck.diagnosis.held.moved import another_step, counters, earlier, factored, rest, started
+from bncheck.diagnosis.held.moved import another_step, counters, earlier, factored, kept, rest, started
 from bncheck.diagnosis.held.reading import (
     Reader,
     Reading,
@@ -28,6 +28,7 @@ READERS: tuple[Reader, ...] = (
     earlier,
     counters,
     another_step,
+    kept,
     rest,
 )
 

@@ -116,7 +116,8 @@ class Looking:
         found.update(
             index=index, call=local.call, step=self.recorder.steps, training=np.int8(bool(module.training)),
             in_backward=np.int8(local.again), gradients=np.int8(gradients), n=n,
-            eps=number(getattr(module, "eps", None)), momentum=number(getattr(module, "momentum", None)),
+            eps=number(getattr(module, "eps", None)),
+            momentum=0.0 if holds_still(norm, module) else number(getattr(module, "momentum", None)),
         )  # fmt: skip
         return found
 
@@ -159,3 +160,8 @@ class Looking:
             self.recorder.happen("convert", [norm.layer.number], None, was=was, became=became)
             norm.axis = None  # its dtypes are to be read again
         norm.dtype = dtype
+
+
+def holds_still(norm, module):
+    """Whether tracking was switched off after PyTorch's layer was made: then no forward moves what it holds."""
+    return norm.builtin and getattr(module, "track_running_stats", True) is False

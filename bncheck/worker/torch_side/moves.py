@@ -114,7 +114,9 @@ class Trial:
         if gap(out, plain) > DTYPES[name]:
             return "its output is %s its output in float32" % off(out, plain)
         alike = gap(plain, self.usual_plain(plain)) < 1e-4
-        if name == "float64" and alike and gap(out, usual) > EXACT:
+        # A rule that differs leaves the same difference in either dtype; rounding is drawn anew.
+        drawn = gap(out - usual, (plain - self.usual_plain(plain)).double()) > 0.1 * gap(out, usual)
+        if name == "float64" and alike and drawn and gap(out, usual) > EXACT:
             return "computes with fewer digits than float64: %s the built-in layer" % off(out, usual)
         return None
 
