@@ -340,6 +340,8 @@ def choose(
 
 def import_reports(formats: Sequence[str]) -> None:
     """Import what judging and the reports need while the workers import their frameworks: it saves most of a second."""
+    import numpy.ma  # noqa: F401 - np.unique imports it when first called, which is behind the workers
+
     import bncheck.diagnosis.analyse
     from bncheck.diagnosis.rules import load_rules
     from bncheck.report import prepare

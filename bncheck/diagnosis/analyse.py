@@ -7,17 +7,15 @@ This module reads and writes the run folder: a case is read, judged (``judge.py`
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bncheck import __version__
 from bncheck.convention import Convention
@@ -39,6 +37,9 @@ from bncheck.run_folder.results import CaseResult, CellResult, Results, Scenario
 from bncheck.scenario import Case, Scenario
 from bncheck.scenario_files.plan import Plan
 from bncheck.scenario_files.shapes import layer_path
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 from bncheck.trace import Trace
 
 # In pairs of cells: starting a second process costs as much as judging 50 of them (0.5 s).
@@ -176,6 +177,10 @@ def judge_cases(work: Work, analysis: Analysis, tell: Callable[[str], None]) -> 
     if len(chunks) < 2:
         judge_chunk(work, range(total), analysis, tell)
         return
+    # Few runs have so many cases, and importing these takes 20 ms.
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     # Spawned, not forked: the host has threads (reports being imported). Small records have no cycles to collect.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(work.cores - 1, mp_context=context, initializer=gc.disable) as pool:
@@ -187,6 +192,8 @@ def judge_together(
 ) -> None:
     """The pool's processes and this one take the next chunk in turn; what is judged is put together in order, as soon
     as everything before it is there, so that little of it waits."""
+    from concurrent.futures.process import BrokenProcessPool
+
     rest, judged = deque(chunks), deque[tuple[range, Future[Analysis] | Analysis]]()
     while rest or judged:
         while len(rest) > 1 and sum(isinstance(part, Future) and not part.done() for _, part in judged) < work.cores:
@@ -205,6 +212,8 @@ def judge_together(
 
 
 def outcome(part: Future[Analysis], work: Work, chunk: range, tell: Callable[[str], None]) -> Analysis:
+    from concurrent.futures.process import BrokenProcessPool
+
     if not isinstance(part.exception(), BrokenProcessPool):
         return part.result()
     # A process that was killed for its memory, say.

@@ -199,7 +199,7 @@ def _may_have(distribution: str) -> bool:
     start = f"{normalised(distribution)}-"
     for folder in map(Path, sys.path):
         try:
-            if any(normalised(name).startswith(start) for name in os.listdir(folder)):
+            if any(normalised(name).startswith(start) for name in os.listdir(folder)):  # noqa: PTH208 - names
                 return True
         except OSError:
             continue  # sys.path often names what does not exist

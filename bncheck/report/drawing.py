@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from xml.sax.saxutils import escape
 
 from bncheck.report.plain_text import clean
 from bncheck.report.svg import FONTS, GRID, INK, PAPER
+from bncheck.report.xml_text import escape
 
 XML_HAS_NOT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

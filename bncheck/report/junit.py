@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from xml.sax.saxutils import escape, quoteattr
 
 from bncheck.gate.bar import Judged, Verdict, between, read_verdict
 from bncheck.gate.blamed import EXITS
@@ -20,6 +19,7 @@ from bncheck.report.gallery import Gallery
 from bncheck.report.layers import Told, stopped, told_of
 from bncheck.report.plain_text import kinded
 from bncheck.report.standing import difference
+from bncheck.report.xml_text import escape, quoteattr
 from bncheck.run_folder.results import CRASHED, CaseResult, CellResult, Results, ScenarioResult
 from bncheck.run_folder.whole import write_whole
 
