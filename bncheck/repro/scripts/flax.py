@@ -15,7 +15,22 @@ from bncheck.scenario import Layer, op_of
 from bncheck.trace import Array
 
 NAMES = {"running_mean": "mean", "running_var": "var", "gamma": "scale", "beta": "bias"}
-TAKEN = ("jax", "nnx", "recorded", "partial", "graph", "params", "rest", "moved", "pull", "pulls", "grads", "dx", "kept", "found_grads")
+TAKEN = (
+    "jax",
+    "nnx",
+    "recorded",
+    "partial",
+    "graph",
+    "params",
+    "rest",
+    "moved",
+    "pull",
+    "pulls",
+    "grads",
+    "dx",
+    "kept",
+    "found_grads",
+)
 MORE = {"rngs": "nnx.Rngs(0)", "dtype": '"float32"', "param_dtype": '"float32"'}
 
 
@@ -52,7 +67,7 @@ def definitions(subject: Subject) -> list[str]:
         *own_layer.source(subject, TAKEN),
         *([] if found.eager else ["@partial(jax.jit, static_argnums=(0, 1, 2))  # as in the run"]),
         "def recorded(graph, training, back, params, rest, x):",
-        '    """(output, what goes back, the statistics that it leaves) of a forward; the module itself stays as it is."""',
+        '    """(output, what goes back, the statistics that it leaves) of a forward; the module itself stays."""',
         "",
         "    def forward(params, x):",
         "        module = nnx.merge(graph, params, rest, copy=True)",
@@ -97,13 +112,14 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
     if op_of(step.op).runs == "network" and op_of(step.op).call and step.op != "forward":
         training = step.op != "eval_forward"
         attributes = "use_running_average={0}, deterministic={0}, training={1}, is_training={1}"
+        records = op_of(step.op).records
         lines = [
             f"net.set_attributes(raise_if_not_found=False, {attributes.format(not training, training)})",
             "graph, params, rest = nnx.split(net, nnx.Param, ...)",
-            f"y, pull, moved = recorded(graph, {training}, {op_of(step.op).records}, params, rest, jax.numpy.asarray({x}))",
+            f"y, pull, moved = recorded(graph, {training}, {records}, params, rest, jax.numpy.asarray({x}))",
             "nnx.update(net, moved)",
         ]
-        if op_of(step.op).records:
+        if records:
             lines += ["pulls = [pull]" if step.tape in ("first", "only", "") else "pulls.append(pull)"]
         return lines + ([f'see("output", {when}, {shown(subject, "y")})'] if "output" in step.watched else [])
     if step.op == "reload" and not step.arguments:

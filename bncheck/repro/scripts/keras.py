@@ -15,7 +15,22 @@ from bncheck.scenario import Layer, op_of
 from bncheck.trace import Array
 
 NAMES = {"running_mean": "moving_mean", "running_var": "moving_variance", "gamma": "gamma", "beta": "beta"}
-TAKEN = ("jax", "torch", "keras", "recorded", "partial", "fixed", "pull", "pulls", "moved", "grads", "dx", "values", "kept", "found_grads")
+TAKEN = (
+    "jax",
+    "torch",
+    "keras",
+    "recorded",
+    "partial",
+    "fixed",
+    "pull",
+    "pulls",
+    "moved",
+    "grads",
+    "dx",
+    "values",
+    "kept",
+    "found_grads",
+)
 ENGINES = {"": "jax", "jax": "jax", "builtin": "jax", "torch": "torch", "builtin_torch": "torch"}
 
 
@@ -31,7 +46,14 @@ def engine(variant: str) -> str:
 
 def imports(subject: Subject) -> list[str]:
     name = engine(subject.target.variant)
-    return ["import os", "from functools import partial", "", f'os.environ["KERAS_BACKEND"] = "{name}"', f"import {name}", "import keras"]
+    return [
+        "import os",
+        "from functools import partial",
+        "",
+        f'os.environ["KERAS_BACKEND"] = "{name}"',
+        f"import {name}",
+        "import keras",
+    ]
 
 
 def made(subject: Subject) -> Made:
@@ -60,7 +82,7 @@ def definitions(subject: Subject) -> list[str]:
         *lines,
         "@partial(jax.jit, static_argnums=(0, 1))  # as in the run",
         "def recorded(training, back, values, fixed, x):",
-        '    """(output, what goes back, the statistics that it leaves) of a forward; the layer itself stays as it is."""',
+        '    """(output, what goes back, the statistics that it leaves) of a forward; the layer itself stays."""',
         "",
         "    def forward(values, x):",
         *([f"        x = jax.numpy.moveaxis(x, {found.turned[0]}, {found.turned[1]})"] if found.turned else []),
