@@ -19,6 +19,7 @@ TAKEN = (
     "jax",
     "nnx",
     "recorded",
+    "back",
     "partial",
     "graph",
     "params",
@@ -65,6 +66,9 @@ def definitions(subject: Subject) -> list[str]:
     more = f", {word}={'' if value else 'not '}training" if word else ""
     return [
         *own_layer.source(subject, TAKEN),
+        f"back = {'lambda pull, dy: pull(dy)' if found.eager else 'jax.jit(lambda pull, dy: pull(dy))'}  # noqa: E731",
+        "",
+        "",
         *([] if found.eager else ["@partial(jax.jit, static_argnums=(0, 1, 2))  # as in the run"]),
         "def recorded(graph, training, back, params, rest, x):",
         '    """(output, what goes back, the statistics that it leaves) of a forward; the module itself stays."""',
@@ -127,18 +131,21 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
     return own_layer.refuse_events(step.op, "flax")
 
 
+def summed(name: str) -> str:
+    return f'sum(np.asarray(one["{name}"][...], dtype="float64") for one, _ in found_grads)'
+
+
 def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[str]:
     ones = "jax.numpy.ones_like(y)"
     each = ", ".join(f"jax.numpy.asarray({dy})" if dy else ones for dy in dys)
     lines = [
-        f"found_grads = [pull(dy) for pull, dy in zip(pulls, [{each}])]",
-        "grads = jax.tree.map(lambda *each: sum(each), *[one for one, _ in found_grads])",
+        f"found_grads = [back(pull, dy) for pull, dy in zip(pulls, [{each}])]",
         "dx = found_grads[-1][1]",
     ]
     names = made(subject).names
     for name, what in (("grad_gamma", "gamma"), ("grad_beta", "beta")):
         if name in step.watched and what in names:
-            lines.append(f'see("{name}", {when}, np.asarray(grads["{names[what]}"][...]))')
+            lines.append(f'see("{name}", {when}, {summed(names[what])})')
     if "grad_input" in step.watched:
         lines.append(f'see("grad_input", {when}, {shown(subject, "dx")})')
     return lines
