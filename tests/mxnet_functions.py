@@ -1,6 +1,5 @@
 """Functions that people call with their Gluon model, for test_own_elsewhere.py."""
 
-import os
 import tempfile
 
 from mxnet import autograd, nd
@@ -38,7 +37,7 @@ def anew(model):
 def copied(model):
     new = build()
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.params")
+        path = f"{folder}/model.params"
         model.save_parameters(path)
         new.load_parameters(path)
     return new

@@ -204,7 +204,12 @@ def test_check_of_a_model(tmp_path: Path, framework: str) -> None:
     assert "does not say what it takes\n  → give its shape: --input 8,3,32,32" in done.stderr
     for norm, code, words, causes in (
         ("builtin", 0, "2 normalising layers, nothing wrong, played in eval and through 3 training steps.", []),
-        ("NeverEval", 1, "In eval NeverEval normalises with the batch's statistics", ["update-phase", "normaliser-source"]),
+        (
+            "NeverEval",
+            1,
+            "In eval NeverEval normalises with the batch's statistics",
+            ["update-phase", "normaliser-source"],
+        ),
     ):
         out = tmp_path / norm
         done = here("check", thing, "--with", f"norm={norm}", "--input", shape, *more, "--out", str(out))

@@ -367,9 +367,9 @@ def test_folding_keeps_the_program(head: list[Step], cycle: list[Step], repeats:
 def test_a_framework_without_scripts_is_said(default_run: Path) -> None:
     scene = next(scene for scene in scenes(default_run) if scene.finding.cause == "update-phase")
     played = tuple(
-        replace(item, target=replace(item.target, backend=item.target.backend.replace("mxnet", "paddle")))
+        replace(item, target=replace(item.target, backend=item.target.backend.replace("mxnet", "haiku")))
         for item in scene.played
     )
     _, scripts, reasons = write_scripts(replace(scene, played=played))
     assert list(scripts) == ["repro_torch.py"]
-    assert list(reasons.values()) == ["nobody has written scripts for paddle yet"]
+    assert list(reasons.values()) == ["nobody has written scripts for haiku yet"]

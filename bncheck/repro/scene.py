@@ -133,7 +133,7 @@ def read_cells(run: Path, results: Results, case: CaseResult, finding: Finding) 
     for target in results.targets:
         cell = results.cell_at.get((finding.scenario, finding.case, target.name))
         trace = trace_of(run, cell, case.ops) if cell is not None and target.status == "ok" else None
-        if trace is not None:
+        if cell is not None and trace is not None:
             record = read_record(folder_of(run, cell))
             found.append(Played(target, trace, target.environment, record.notes if record is not None else {}))
     return tuple(found)

@@ -43,7 +43,8 @@ LIKE_BATCH_NORM = ("batch",)  # what such a layer normalises with in training, w
 
 @dataclass(frozen=True)
 class Alone:
-    """One such layer, and those of its class with its settings. ``why``: what kept it from being played, "" where both traces are there."""
+    """One such layer, and those of its class with its settings. ``why``: what kept it from being played, "" where
+    both traces are there."""
 
     names: tuple[str, ...]
     kind: str
@@ -94,14 +95,15 @@ def alone_of(place: int, row: Mapping[str, Any], arrays: Mapping[str, Any], code
 
 def case_of(row: Mapping[str, Any], code: str) -> Case:
     """What was played, as a case of a scenario with ``network.custom``."""
-    known = {"eps": row.get("eps"), "batch_weight": row.get("weight")}
+    eps, weight = (None if row.get(word) is None else float(row[word]) for word in ("eps", "weight"))
     layer = Layer(
         name="bn",
         type="batch_norm",
         channels=int(row["channels"]),
         axis=int(row["axis"]),
         affine="gamma" in row["has"],
-        **{word: float(value) for word, value in known.items() if value is not None},
+        eps=eps,
+        batch_weight=weight,
     )
     return Case(
         scenario="check",
@@ -122,8 +124,8 @@ def case_of(row: Mapping[str, Any], code: str) -> Case:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of one layer of the user's, and of those like it. ``remark``: why it was not held against the built-in one, or that no
-    rule makes what it does; "" where its findings, or their absence, say all."""
+    """What is known of one layer of the user's, and of those like it. ``remark``: why it was not held against the
+    built-in one, or that no rule makes what it does; "" where its findings, or their absence, say all."""
 
     names: tuple[str, ...]
     kind: str
@@ -155,7 +157,9 @@ def verdict_on(layer: Alone, version: str, backend: BackendFile) -> Verdict:
     telling = tuple(
         replace(item, title=sentence(item, layer, backend, targets), kind=item.kind if layer.claims else "hazard")
         for item in all_found
-        if item.cause in TELLING and item.kind != "rounding" and not (item.cause == "update-phase" and in_time(views[0]))
+        if item.cause in TELLING
+        and item.kind != "rounding"
+        and not (item.cause == "update-phase" and in_time(views[0]))
     )
     strange = not telling and any(item.cause == "unexplained" for item in all_found)
     remark = f"it computes otherwise than {title}'s does, by no rule that is known" if strange else ""

@@ -15,7 +15,23 @@ from bncheck.scenario import Layer, op_of
 from bncheck.trace import Array
 
 NAMES = {"running_mean": "mean", "running_var": "var", "gamma": "scale", "beta": "bias"}
-TAKEN = ("jax", "nnx", "recorded", "partial", "graph", "params", "rest", "moved", "pull", "pulls", "grads", "dx", "kept", "found_grads")
+TAKEN = (
+    "jax",
+    "nnx",
+    "recorded",
+    "back",
+    "partial",
+    "graph",
+    "params",
+    "rest",
+    "moved",
+    "pull",
+    "pulls",
+    "grads",
+    "dx",
+    "kept",
+    "found_grads",
+)
 MORE = {"rngs": "nnx.Rngs(0)", "dtype": '"float32"', "param_dtype": '"float32"'}
 
 
@@ -50,9 +66,12 @@ def definitions(subject: Subject) -> list[str]:
     more = f", {word}={'' if value else 'not '}training" if word else ""
     return [
         *own_layer.source(subject, TAKEN),
+        f"back = {'lambda pull, dy: pull(dy)' if found.eager else 'jax.jit(lambda pull, dy: pull(dy))'}  # noqa: E731",
+        "",
+        "",
         *([] if found.eager else ["@partial(jax.jit, static_argnums=(0, 1, 2))  # as in the run"]),
         "def recorded(graph, training, back, params, rest, x):",
-        '    """(output, what goes back, the statistics that it leaves) of a forward; the module itself stays as it is."""',
+        '    """(output, what goes back, the statistics that it leaves) of a forward; the module itself stays."""',
         "",
         "    def forward(params, x):",
         "        module = nnx.merge(graph, params, rest, copy=True)",
@@ -97,13 +116,14 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
     if op_of(step.op).runs == "network" and op_of(step.op).call and step.op != "forward":
         training = step.op != "eval_forward"
         attributes = "use_running_average={0}, deterministic={0}, training={1}, is_training={1}"
+        records = op_of(step.op).records
         lines = [
             f"net.set_attributes(raise_if_not_found=False, {attributes.format(not training, training)})",
             "graph, params, rest = nnx.split(net, nnx.Param, ...)",
-            f"y, pull, moved = recorded(graph, {training}, {op_of(step.op).records}, params, rest, jax.numpy.asarray({x}))",
+            f"y, pull, moved = recorded(graph, {training}, {records}, params, rest, jax.numpy.asarray({x}))",
             "nnx.update(net, moved)",
         ]
-        if op_of(step.op).records:
+        if records:
             lines += ["pulls = [pull]" if step.tape in ("first", "only", "") else "pulls.append(pull)"]
         return lines + ([f'see("output", {when}, {shown(subject, "y")})'] if "output" in step.watched else [])
     if step.op == "reload" and not step.arguments:
@@ -111,18 +131,21 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
     return own_layer.refuse_events(step.op, "flax")
 
 
+def summed(name: str) -> str:
+    return f'sum(np.asarray(one["{name}"][...], dtype="float64") for one, _ in found_grads)'
+
+
 def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[str]:
     ones = "jax.numpy.ones_like(y)"
     each = ", ".join(f"jax.numpy.asarray({dy})" if dy else ones for dy in dys)
     lines = [
-        f"found_grads = [pull(dy) for pull, dy in zip(pulls, [{each}])]",
-        "grads = jax.tree.map(lambda *each: sum(each), *[one for one, _ in found_grads])",
+        f"found_grads = [back(pull, dy) for pull, dy in zip(pulls, [{each}])]",
         "dx = found_grads[-1][1]",
     ]
     names = made(subject).names
     for name, what in (("grad_gamma", "gamma"), ("grad_beta", "beta")):
         if name in step.watched and what in names:
-            lines.append(f'see("{name}", {when}, np.asarray(grads["{names[what]}"][...]))')
+            lines.append(f'see("{name}", {when}, {summed(names[what])})')
     if "grad_input" in step.watched:
         lines.append(f'see("grad_input", {when}, {shown(subject, "dx")})')
     return lines

@@ -15,7 +15,23 @@ from bncheck.scenario import Layer, op_of
 from bncheck.trace import Array
 
 NAMES = {"running_mean": "moving_mean", "running_var": "moving_variance", "gamma": "gamma", "beta": "beta"}
-TAKEN = ("jax", "torch", "keras", "recorded", "partial", "fixed", "pull", "pulls", "moved", "grads", "dx", "values", "kept", "found_grads")
+TAKEN = (
+    "jax",
+    "torch",
+    "keras",
+    "recorded",
+    "back",
+    "partial",
+    "fixed",
+    "pull",
+    "pulls",
+    "moved",
+    "grads",
+    "dx",
+    "values",
+    "kept",
+    "found_grads",
+)
 ENGINES = {"": "jax", "jax": "jax", "builtin": "jax", "torch": "torch", "builtin_torch": "torch"}
 
 
@@ -31,7 +47,14 @@ def engine(variant: str) -> str:
 
 def imports(subject: Subject) -> list[str]:
     name = engine(subject.target.variant)
-    return ["import os", "from functools import partial", "", f'os.environ["KERAS_BACKEND"] = "{name}"', f"import {name}", "import keras"]
+    return [
+        "import os",
+        "from functools import partial",
+        "",
+        f'os.environ["KERAS_BACKEND"] = "{name}"',
+        f"import {name}",
+        "import keras",
+    ]
 
 
 def made(subject: Subject) -> Made:
@@ -58,9 +81,12 @@ def definitions(subject: Subject) -> list[str]:
         return lines
     return [
         *lines,
+        "back = jax.jit(lambda pull, dy: pull(dy))",
+        "",
+        "",
         "@partial(jax.jit, static_argnums=(0, 1))  # as in the run",
         "def recorded(training, back, values, fixed, x):",
-        '    """(output, what goes back, the statistics that it leaves) of a forward; the layer itself stays as it is."""',
+        '    """(output, what goes back, the statistics that it leaves) of a forward; the layer itself stays."""',
         "",
         "    def forward(values, x):",
         *([f"        x = jax.numpy.moveaxis(x, {found.turned[0]}, {found.turned[1]})"] if found.turned else []),
@@ -147,14 +173,15 @@ def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[st
     else:
         each = ", ".join(f"jax.numpy.asarray({dy})" if dy else "jax.numpy.ones_like(y)" for dy in dys)
         lines = [
-            f"found_grads = [pull(dy) for pull, dy in zip(pulls, [{each}])]",
-            "grads = jax.tree.map(lambda *each: sum(each), *[one for one, _ in found_grads])",
+            f"found_grads = [back(pull, dy) for pull, dy in zip(pulls, [{each}])]",
             "dx = found_grads[-1][1]",
         ]
     for name, what in (("grad_gamma", "gamma"), ("grad_beta", "beta")):
         if name in step.watched and what in names:
             place = f"next(k for k, each in enumerate(net.trainable_variables) if each is net.{names[what]})"
-            lines.append(f'see("{name}", {when}, {array(f"grads[{place}]")})')
+            one = array(f"grads[{place}]") if on_torch else array(f"one[{place}]")
+            value = one if on_torch else f'sum({one}.astype("float64") for one, _ in found_grads)'
+            lines.append(f'see("{name}", {when}, {value})')
     if "grad_input" in step.watched:
         lines.append(f'see("grad_input", {when}, {shown(subject, "dx")})')
     return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bncheck.repro.standalone import own_layer
 from bncheck.repro.standalone.frame import VERSION
 from bncheck.repro.standalone.literal import LITERAL, array_code, identifier, keywords, nested
 from bncheck.repro.standalone.steps import Step
@@ -60,7 +61,7 @@ def imports(subject: Subject) -> list[str]:
             "what is read without waiting depends on how far the engine is, and no two runs give the same figures: "
             "read the statistics right after backward, call mx.nd.waitall(), read them again, and compare"
         )
-    if subject.target.variant not in ("", "hybrid", "raw"):
+    if subject.target.variant not in ("", "hybrid", "raw", "builtin"):
         raise CannotWriteError(f"there is no script for the variant {subject.target.variant!r} of mxnet yet")
     return ["import mxnet as mx", *(["", "mx.npx.set_np()  # as in the run"] if modern(subject) else [])]
 
@@ -76,8 +77,10 @@ def arrays(subject: Subject) -> str:
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     network = subject.case.network
-    if network.file or network.custom or network.model:
-        raise CannotWriteError("networks from a file, and layers and models of your own, have no mxnet script yet")
+    if network.file or network.model:
+        raise CannotWriteError("networks from a file, and models of your own, have no mxnet script yet")
+    if own_layer.is_own(subject):
+        return [*context(subject), *own(subject, beside)]
     lines, called = context(subject), names_of(subject)
     for layer in network.layers:
         name = called[layer.name]
@@ -90,6 +93,24 @@ def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     if len(called) == 1:
         return [*lines, f"net = {called.popitem()[1]}"]
     return [*lines, *chained(subject, called)]
+
+
+def definitions(subject: Subject) -> list[str]:
+    return own_layer.source(subject, OURS)
+
+
+def own(subject: Subject, beside: dict[str, Array]) -> list[str]:
+    """The user's layer as the run made it."""
+    own_layer.single(subject)
+    found = own_layer.made_of(subject)
+    if found.turned:
+        raise CannotWriteError("the layer has its channels on another axis than the scenario")
+    lines = [f"net = {found.call}", f"net.initialize({place(subject)})"]
+    for what, value, before in own_layer.initial(subject, beside):
+        if what in found.names:
+            held = f"net.{found.names[what]}"
+            lines += [*before, f"{held}.set_data({arrays(subject)}.array(np.reshape({value}, {held}.shape)))"]
+    return lines
 
 
 def one_layer(subject: Subject, layer: Layer, name: str, beside: dict[str, Array]) -> list[str]:
@@ -210,6 +231,9 @@ def before_look(subject: Subject) -> list[str]:
 def held(subject: Subject) -> dict[str, str]:
     if not subject.layer:
         return {}
+    if own_layer.is_own(subject):
+        names = own_layer.made_of(subject).names
+        return {what: f"net.{name}.data().asnumpy()" for what, name in names.items() if what in own_layer.STATES}
     bn = identifier(subject.layer, OURS)
     return {what: f"{bn}.{what}.data().asnumpy()" for what in ("running_mean", "running_var", "gamma", "beta")}
 
@@ -263,7 +287,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
 
 def reload(subject: Subject) -> list[str]:
     """What every block holds into a file, and back. The blocks stay: their constructors draw nothing that stays."""
-    names = list(names_of(subject).values())
+    names = ["net"] if own_layer.is_own(subject) else list(names_of(subject).values())
     return [
         "import tempfile",
         "",
@@ -301,9 +325,11 @@ def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[st
         lines = [f"mx.autograd.backward(ys, [{each}]{keep})"]
     lines += ["mx.nd.waitall()"] if step.guarded else []
     bn = identifier(subject.layer, OURS) if subject.layer else "bn"
+    own_names = own_layer.made_of(subject).names if own_layer.is_own(subject) else None
     for name, what in (("grad_gamma", "gamma"), ("grad_beta", "beta")):
-        if name in step.watched:
-            lines.append(f'see("{name}", {when}, {bn}.{what}.grad().asnumpy())')
+        place_ = f"{bn}.{what}" if own_names is None else f"net.{own_names.get(what)}"
+        if name in step.watched and (own_names is None or what in own_names):
+            lines.append(f'see("{name}", {when}, {place_}.grad().asnumpy())')
     if "grad_input" in step.watched:
         lines.append(f'see("grad_input", {when}, {shown(subject, "x.grad")})')
     return lines

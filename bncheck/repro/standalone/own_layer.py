@@ -18,8 +18,9 @@ from bncheck.trace import Array
 
 # Names that every such script gives a meaning itself.
 OURS = (
-    "net", "np", "os", "sys", "x", "y", "ys", "X", "DY", "EXPECTED", "SOURCE", "TOLERANCE", "REFUSED", "beside", "found",
-    "refused", "see", "refuse", "look", "number", "some", "gaps", "compare", "out", "problems", "turn", "taped",
+    "net", "np", "os", "sys", "x", "y", "ys", "X", "DY", "EXPECTED", "SOURCE", "TOLERANCE", "REFUSED", "beside",
+    "found", "refused", "see", "refuse", "look", "number", "some", "gaps", "compare", "out", "problems", "turn",
+    "taped",
 )  # fmt: skip
 STATES = ("running_mean", "running_var", "gamma", "beta")
 LITERAL = 64  # values that stand in the line that puts them in
@@ -51,6 +52,8 @@ def single(subject: Subject) -> Layer:
     network = subject.case.network
     if network.file or network.model or network.replicas or network.copied:
         raise CannotWriteError("whole models, files, replicas and copies have no script of this framework yet")
+    if any(spec.view != "contiguous" for spec in subject.case.inputs.values()):
+        raise CannotWriteError("batches that lie in memory otherwise have no script of this framework yet")
     if len(network.layers) != 1 or network.layers[0].type != "batch_norm" or network.returns:
         raise CannotWriteError("networks of several layers have no script of this framework yet: name a finding of one")
     if subject.case.dtype != "float32" or subject.target.device != "cpu":

@@ -1,6 +1,7 @@
 """Functions of a Flax model: compiled, as a training loop of Flax runs them, and as they are where jax.jit refuses.
 
-A layer of the user's may branch on values, which is Python's to do and not jax.jit's. Loaded by path; Python 3.7 syntax.
+A layer of the user's may branch on values, which is Python's to do and not jax.jit's. Loaded by path; Python 3.7
+syntax.
 """
 
 REFUSALS = ("ConcretizationTypeError", "TracerArrayConversionError", "TracerBoolConversionError",
@@ -40,7 +41,8 @@ class Willing:
             try:
                 return self.compiled[name](*given)
             except self.refusals as error:
-                self.remark = "It was played without jax.jit, which refuses it: %s" % (
-                    self.custom.said(error).split("\n")[0][:200]
+                self.remark = (
+                    "It was played without jax.jit, which refuses it: %s"
+                    % (self.custom.said(error).split("\n")[0][:200])
                 )
         return self.plain[name](*given)

@@ -1,6 +1,7 @@
 """The Flax backend's model with an nnx.Module of the user's (network.custom) in the place of each BatchNorm.
 
-Loaded by backends/flax.py by path. Python 3.7 syntax. It runs jitted, as a training loop of Flax does, unless jax.jit refuses it.
+Loaded by backends/flax.py by path. Python 3.7 syntax. It runs jitted, as a training loop of Flax does, unless
+jax.jit refuses it.
 """
 
 import numpy as np

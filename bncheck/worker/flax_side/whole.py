@@ -136,7 +136,7 @@ def whole(base, plain, part):
         untap = tap
 
         def replace(self, net):
-            """Go on with another model, or with this one's layers as they are now; what is gone keeps its last state."""
+            """Go on with another model, or this one's layers as they are now; what is gone keeps its last state."""
             last = {name: self.state(name) for name in self.own}
             self.net = net
             self.look()

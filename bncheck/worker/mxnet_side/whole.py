@@ -82,7 +82,7 @@ def whole(base, part):
             return part("applied", "own").in_cell(self, part, function, x)
 
         def replace(self, net):
-            """Go on with another model, or with this one's layers as they are now; what is gone keeps its last state."""
+            """Go on with another model, or this one's layers as they are now; what is gone keeps its last state."""
             self.untap()
             last = {name: self.held(name) for name in self.norms}
             self.blocks = [("net", net)]

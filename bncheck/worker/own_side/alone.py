@@ -2,8 +2,8 @@
 
 What a layer computes shows best on inputs that tell rules apart: unlike means and spreads, gammas and betas that are
 not 1 and 0. So the very object that the model holds is played, with the settings that it holds, as check plays a class
-(own_side/look.py). The arrays of both traces are called ``alone:<place>:<own or builtin>:<array of a trace>``, colons in
-the place of its strokes. The model is not used afterwards. Loaded by path; Python 3.7 syntax.
+(own_side/look.py). The arrays of both traces are called ``alone:<place>:<own or builtin>:<array of a trace>``, colons
+in the place of its strokes. The model is not used afterwards. Loaded by path; Python 3.7 syntax.
 """
 
 import numpy as np
@@ -167,7 +167,5 @@ def inputs_of(facts):
     x = dice.standard_normal([REPEATS + 1] + shape) * cycled(STD).reshape(wide) + cycled(MEAN).reshape(wide)
     found = {"x/main": x.astype("float32"),
              "dy/main": dice.standard_normal([REPEATS + 1] + shape).astype("float32")}  # fmt: skip
-    found.update(
-        ("param/bn/" + what, cycled(START[what]).astype("float32")) for what in START if what in facts["has"]
-    )
+    found.update(("param/bn/" + what, cycled(START[what]).astype("float32")) for what in START if what in facts["has"])
     return found

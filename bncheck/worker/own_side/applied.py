@@ -82,7 +82,9 @@ class Look:
         self.notes = {"layers": layers, "training": self.modes.get("", False), "class": type(net).__name__}
         own = {id(held) for held, _ in self.held.values()}
         self.others = {
-            path: np.array(model.hands.array(each)) for path, each in model.everything(net).items() if id(each) not in own
+            path: np.array(model.hands.array(each))
+            for path, each in model.everything(net).items()
+            if id(each) not in own
         }
 
     def put_back(self, model, other):

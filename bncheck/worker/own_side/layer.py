@@ -406,7 +406,8 @@ def facts(own, spec, remarks):
 def made(own):
     """What a script needs to make it again and to read its state: ``names`` are attributes of the layer itself."""
     names = {what: name_of(own.hands, own.layer, what) or own.shown.get(what, "") for what in TENSORS}
-    return {"call": own.call, "quiet": own.quiet, "turned": list(own.turned or ()), "flags": own.hands.called(own.layer),
+    return {"call": own.call, "quiet": own.quiet, "turned": list(own.turned or ()),
+            "flags": own.hands.called(own.layer),
             "names": {what: name for what, name in names.items() if name}}  # fmt: skip
 
 
