@@ -87,6 +87,32 @@ def test_a_layer_of_ones_own_that_divides_by_the_sample_deviation() -> None:
     assert "y is 0.968246 times what BatchNorm gives" in found.title
 
 
+NO_EPS = float("nan")  # a literal in the layer's forward: it holds none under a name
+LITERAL = [
+    ({}, ()),
+    ({"eps": 1e-2}, ()),
+    ({"train_divisor": "n-1"}, ("normaliser-divisor",)),
+    ({"eval_source": "batch"}, ("normaliser-source",)),
+    ({"train_source": "running"}, ("normaliser-source",)),
+]
+
+
+@pytest.mark.parametrize(("rules", "causes"), LITERAL, ids=[str(row[0]) for row in LITERAL])
+def test_a_layer_of_ones_own_with_a_literal_eps_is_judged_by_its_outputs(
+    rules: dict[str, Any], causes: tuple[str, ...]
+) -> None:
+    life = lived_by(own=True, kind="MyBatchNorm", held_eps=NO_EPS, **rules)
+    assert tuple(found.cause for found in judge_life(life)) == causes
+    (layer,) = lived(life)
+    assert layer.record.eps == pytest.approx(rules.get("eps", 1e-5), abs=1e-5)
+
+
+def test_outputs_that_no_eps_fits_are_said_not_to_be_judged() -> None:
+    outside = lived_by(own=True, kind="MyBatchNorm", held_eps=NO_EPS, outside=True, eps=1e-2)
+    assert "did something else than PyTorch's BatchNorm does" in own_ways(outside)
+    assert judge_life(outside) == ()
+
+
 @pytest.mark.parametrize("kind", ["FrozenBatchNorm2d", "GhostBatchNorm", "Norm", "BatchRenorm1d"])
 def test_a_layer_that_claims_to_be_something_else_is_not_held_to_batchnorm(kind: str) -> None:
     assert judge_life(lived_by(own=True, kind=kind, train_source="running")) == ()

@@ -158,7 +158,8 @@ def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
     if ended.reached == ("python",):
         return (
             Shortfall(
-                "Nothing was recorded: the command imported no framework that bncheck watches (PyTorch, Keras, Flax, Paddle, MXNet)",
+                "Nothing was recorded: the command imported no framework that bncheck watches (PyTorch, Keras, Flax, "
+                "Paddle, MXNet)",
                 "look at what the command itself said" if ended.code else "watch the command that trains or evaluates",
                 "nothing was recorded",
             ),
@@ -166,7 +167,7 @@ def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
     return (
         Shortfall(
             "Nothing was recorded: no layer ran that normalises by running statistics",
-            "nothing is to be done if the model has none; a model that torch.jit.load gave is not seen",
+            "nothing is to be done if the model has none; layers that torch.jit.trace or jax.jit compiled are not seen",
             "nothing was recorded",
         ),
     )

@@ -3,6 +3,8 @@ of layers of the user's own, that they were not held against it."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from bncheck.diagnosis.lived.departures import OTHERWISE, departures
 from bncheck.diagnosis.lived.fitted import fit
 from bncheck.diagnosis.lived.judged import Lived, lived
@@ -54,8 +56,17 @@ def own_ways(life: Life) -> str:
     )
 
 
+def no_eps(layer: Lived) -> bool:
+    """Whether no eps at all makes the outputs those of BatchNorm, where gamma is known and outputs reveal something."""
+    record = layer.record
+    known = layer.life.get("gamma") is not None and bool(np.isfinite(record.used_invstd).any())
+    return known and not bool(np.isfinite(record.eps).any())
+
+
 def odd(layer: Lived) -> bool:
     """Whether a layer departs, or training moves its statistics by what is no average of its batches."""
+    if no_eps(layer):
+        return True
     facets = fit(layer.record)
     if all(facets[name].identifiable for name in ("statistic", "averaging") if name in facets):
         return not layer.conduct.innocent

@@ -9,7 +9,7 @@ import numpy as np
 
 from bncheck.diagnosis.lived.evaluation import LATE, Evaluation, last_evaluation, pooled
 from bncheck.diagnosis.lived.gap import WINDOW, length
-from bncheck.diagnosis.lived.in_place import Conduct, conduct
+from bncheck.diagnosis.lived.in_place import Conduct, conduct, with_eps
 from bncheck.diagnosis.lived.record import Record, read
 from bncheck.life import LayerLife, Life
 
@@ -63,6 +63,7 @@ def measure(life: Life) -> tuple[Lived, ...]:
     for layer in life.layers:
         record = read(layer)
         if record is not None:
+            record = with_eps(record) if layer.own else record
             done = conduct(record, life.framework, synchronised=life.world > 1 and "sync" in layer.kind.lower())
             with np.errstate(all="ignore"):
                 found.append(Lived(layer, record, done, last_evaluation(life, record, done)))

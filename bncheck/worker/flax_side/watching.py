@@ -18,7 +18,10 @@ WORDS = {"mean": "mean", "var": "var", "gamma": "scale", "beta": "bias"}
 GRADIENTS = ("grad", "value_and_grad")
 JITTED = ("JitWrapped", "SimpleJitWrapped", "SimpleJitPartialWrapped")
 MOST_NAMED = 2000
-UNSEEN = "jax.jit hands arrays to a function, and a module that it makes of them is gone behind it. Use nnx.jit, which is seen."
+UNSEEN = (
+    "jax.jit hands arrays to a function, and a module that it makes of them is gone behind it. Use nnx.jit, which is "
+    "seen."
+)
 
 
 def install(recorder):

@@ -29,7 +29,9 @@ def install(recorder):
     part = sys.modules["bncheck_watching_recorder"].part
     name, layers = keras.backend.backend(), keras.layers
     if name not in ENGINES:
-        recorder.leave_word("Keras runs on %s, where its layers are not seen. Set KERAS_BACKEND=torch." % name, "unseen")
+        recorder.leave_word(
+            "Keras runs on %s, where its layers are not seen. Set KERAS_BACKEND=torch." % name, "unseen"
+        )
         return
     engine = ENGINES[name](keras)
     watcher = part("watching/layers").Watcher(

@@ -76,7 +76,7 @@ def kind_of(watcher):
         def settle(self, sure):
             """Tell of what waits. ``sure``: every backward has run."""
             waiting, self.waiting = self.waiting, []
-            for block, tell in waiting:
+            for _, tell in waiting:
                 tell(sure)
             if sure:
                 self.unsure.clear()

@@ -24,7 +24,13 @@ class Ran:
     ``place`` among the arguments of a call, where the same trace serves others too."""
 
     def __init__(self, eye, who, place, training, gradients, n, samples, dtype):
-        self.eye, self.who, self.place, self.training, self.gradients = eye, weakref.ref(who), place, training, gradients
+        self.eye, self.who, self.place, self.training, self.gradients = (
+            eye,
+            weakref.ref(who),
+            place,
+            training,
+            gradients,
+        )
         self.n, self.samples, self.dtype = n, samples, dtype
 
     def alike(self, other):
@@ -59,9 +65,9 @@ class Trace:
 
 
 class Call:
-    """One call of a compiled function, while it runs. ``read``: (layer) → its state now, as arrays; ``mode``: (training,
-    gradients) where each call decides them; ``places``: the layers and optimisers that the call was given, where a
-    function is called with others."""
+    """One call of a compiled function, while it runs. ``read``: (layer) → its state now, as arrays; ``mode``:
+    (training, gradients) where each call decides them; ``places``: the layers and optimisers that the call was given,
+    where a function is called with others."""
 
     def __init__(self, holder, key, read, count, mode, places):
         self.holder, self.key, self.read, self.count, self.mode = holder, key, read, count, mode
@@ -87,8 +93,8 @@ class Call:
 
 
 class Calls:
-    """The compiled functions of a program. ``what`` compiles them, in the framework's words; ``unseen`` is a sentence on
-    what cannot be followed, and what to do."""
+    """The compiled functions of a program. ``what`` compiles them, in the framework's words; ``unseen`` is a sentence
+    on what cannot be followed, and what to do."""
 
     def __init__(self, watcher, what, unseen, read, count):
         """``read``: (layer) → {"mean", "var", "gamma", "beta": array or None}; ``count``: (optimiser) → its steps."""
