@@ -35,11 +35,14 @@ def answers(code: str, folder: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-# Imports what all of them import once; each program is a process of its own all the same, forked from there.
+# Imports what all of them import once; each program is a process of its own all the same, forked from there. An
+# optimiser imports torch._dynamo and SymPy, which take as long as torch itself.
 MANY = """
 import json, os, runpy, sys
 import numpy, torch
+import torch._dynamo
 import bncheck, bncheck.python.asserting, bncheck.python.checking, bncheck.python.recording, bncheck.python.watching
+import bncheck.session
 codes = {}
 for path in json.loads(sys.stdin.read()):
     child = os.fork()

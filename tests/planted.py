@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +15,8 @@ from bncheck.playing.cases_file import describe_ops
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network
 from bncheck.trace import EventRecord, Trace
 
+# Properties play thousands of cases: what asdict copies of them took a tenth of their time.
+LAYER, EVENT = (tuple(part.name for part in fields(kind)) for kind in (Layer, Event))
 WORKER = Path(__file__).parent.parent / "bncheck" / "worker"
 
 
@@ -80,11 +82,15 @@ def arrays_of(case: Case, batches: Mapping[str, np.ndarray]) -> dict[str, np.nda
     return found
 
 
+def shown(record: Layer | Event, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in names}
+
+
 def play(case: Case, inputs: Mapping[str, np.ndarray], rules: Mapping[str, Any]) -> tuple[Case, Trace, str]:
     """One cell of the planted target: (case, trace, outcome)."""
     job = {
-        "network": {"layers": [asdict(layer) for layer in case.network.layers]},
-        "events": [asdict(event) for event in case.events],
+        "network": {"layers": [shown(layer, LAYER) for layer in case.network.layers]},
+        "events": [shown(event, EVENT) for event in case.events],
         "ops": describe_ops(event.op for event in case.events),
         "dtype": case.dtype,
     }

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import example_report
 import pytest
-from at_the_prompt import bncheck, here
+from at_the_prompt import here
 from conftest import CUSTOM, EXPORTS, PROGRAMS, finish, once
 from example_report import EXAMPLE
 from readme_tables import PAGES, README, TABLES, conventions, fill, places
 
+from bncheck.cli import COMMANDS
 from bncheck.scenario_files.files import find_scenarios
 
 TEXTS = {page.stem: page.read_text(encoding="utf-8") for page in PAGES}
@@ -84,9 +85,8 @@ def said(text: str) -> list[str]:
 def typed(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """A line of a page as it stands, its placeholders filled."""
     name, *words = (PLACES.get(word, word) for word in shlex.split(line))
-    assert name == "bncheck"
-    call = bncheck if words[0] == "run" else here
-    return call(*words, cwd=folder, COLUMNS="100")
+    assert name == "bncheck" and words[0] in {"--help", "run", *COMMANDS}
+    return here(*words, cwd=folder, COLUMNS="100")
 
 
 FIRST = re.search(r"<!-- example: first -->\n```console\n\$ (.*?)\n(.*?)```", TEXT, re.DOTALL)
