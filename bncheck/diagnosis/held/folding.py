@@ -75,7 +75,7 @@ def mistake(after: Array, parts: tuple[Array, Array, Array, Array], slack: float
     biases = {
         "the convolution's own bias was not scaled by gamma/sqrt(var + eps)": before - mean * gain + beta,
         "the convolution's own bias was left out": beta - mean * gain,
-        "running_mean was left out": before * gain + beta,
+        "the running mean was left out": before * gain + beta,
         "beta was left out": (before - mean) * gain,
         "it is the bias that the convolution had before": before,
         "it is beta alone": beta,
