@@ -315,7 +315,7 @@ def test_what_was_forgotten_in_a_folded_bias_is_said_where_one_thing_makes_it() 
         return fold.lacks
 
     assert lacks(unscaled) == "the convolution's own bias was not scaled by gamma/sqrt(var + eps)"
-    assert lacks(no_mean) == "running_mean was left out"
+    assert lacks(no_mean) == "the running mean was left out"
     assert lacks(bias + 1) == ""
 
 
