@@ -115,10 +115,10 @@ def test_verbose_prints_the_workers_commands_and_every_cell(repo: Path) -> None:
 
 
 def test_no_color_and_quiet(repo: Path) -> None:
-    arguments = ("run", "--no-probe", "--no-report")
-    colour = bncheck(*arguments, "--out", "a", cwd=repo, FORCE_COLOR="1")
-    plain = bncheck(*arguments, "--out", "b", cwd=repo, FORCE_COLOR="1", NO_COLOR="1")
-    quiet = bncheck(*arguments, "-q", "--out", "c", cwd=repo)
+    arguments = ("--no-probe", "--no-report")
+    colour = here("run", *arguments, "--out", "a", cwd=repo, FORCE_COLOR="1")
+    plain = here("run", *arguments, "--out", "b", cwd=repo, FORCE_COLOR="1", NO_COLOR="1")
+    quiet = bncheck("run", *arguments, "-q", "--out", "c", cwd=repo)
     assert "\x1b[3" in colour.stdout
     assert "\x1b[3" not in plain.stdout
     assert (quiet.stdout, quiet.stderr) == ("", "")
