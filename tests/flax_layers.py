@@ -139,6 +139,10 @@ class NewMomentum(MyBN):
         super().move(held, new, 1 - momentum)
 
 
+class Derived(nnx.BatchNorm):
+    """The framework's own under another name."""
+
+
 class Branches(MyBN):
     """Right, and branches on a value, which jax.jit refuses."""
 
@@ -187,8 +191,8 @@ def nothing():
 
 
 ZOO = (
-    "MyBN", "WithRelu", "NewMomentum", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance", "NeverEval",
-    "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
+    "MyBN", "WithRelu", "NewMomentum", "Derived", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance",
+    "NeverEval", "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
 )  # fmt: skip
 
 

@@ -139,6 +139,10 @@ class WithRelu(MyBN):
         return ops.relu(super().call(x, training))
 
 
+class Derived(keras.layers.BatchNormalization):
+    """The framework's own under another name."""
+
+
 class NewMomentum(MyBN):
     """Right; its momentum is the weight of the new batch, and it was given such a one."""
 
@@ -208,8 +212,8 @@ def trains():
 
 
 ZOO = (
-    "MyBN", "WithRelu", "NewMomentum", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance", "NeverEval",
-    "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
+    "MyBN", "WithRelu", "NewMomentum", "Derived", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance",
+    "NeverEval", "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
 )  # fmt: skip
 
 

@@ -139,6 +139,10 @@ class WithRelu(MyBN):
         return F.relu(super().hybrid_forward(F, x, **held))
 
 
+class Derived(nn.BatchNorm):
+    """The framework's own under another name."""
+
+
 class NewMomentum(MyBN):
     """Right; its momentum is the weight of the new batch, and it was given such a one."""
 
@@ -188,8 +192,8 @@ def nothing():
 
 
 ZOO = (
-    "MyBN", "WithRelu", "NewMomentum", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance", "NeverEval",
-    "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
+    "MyBN", "WithRelu", "NewMomentum", "Derived", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance",
+    "NeverEval", "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
 )  # fmt: skip
 
 

@@ -149,6 +149,10 @@ class NewMomentum(MyBN):
         super().move(held, new, 1 - momentum)
 
 
+class Derived(nn.BatchNorm2D):
+    """The framework's own under another name."""
+
+
 class PlainName(nn.Layer):
     """Right, and no word of its name says what it is; its settings have names of their own."""
 
@@ -214,8 +218,8 @@ def nothing():
 
 
 ZOO = (
-    "MyBN", "WithRelu", "NewMomentum", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance", "NeverEval",
-    "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
+    "MyBN", "WithRelu", "NewMomentum", "Derived", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance",
+    "NeverEval", "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
 )  # fmt: skip
 
 

@@ -167,6 +167,9 @@ def zoo(framework: str, python: str, tmp_path: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for item in json.loads((tmp_path / "run" / "run.json").read_text())["findings"]:
         found.setdefault(item["layer"], set()).add(item["cause"])
+    notes = json.loads((tmp_path / "run" / "answer.json").read_text())["notes"]
+    apart = [note.partition(" ")[0] for note in notes if "not held against" in note]
+    assert apart == (["FrozenBN"] if framework == "torch" else [])
     return found
 
 

@@ -57,6 +57,13 @@ class NewMomentum(MyBN):
             held.mul_(self.momentum).add_((1 - self.momentum) * new)
 
 
+class Derived(nn.BatchNorm2d):
+    """The framework's own under another name."""
+
+    def __init__(self, channels):
+        super().__init__(channels, eps=1e-3, momentum=0.01)
+
+
 class FrozenBN(MyBN):
     """Right: what it is says its name."""
 
@@ -161,8 +168,8 @@ class RunningInTraining(MyBN):
 
 
 ZOO = (
-    "MyBN", "WithRelu", "NewMomentum", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance", "NeverEval",
-    "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
+    "MyBN", "WithRelu", "NewMomentum", "Derived", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance",
+    "NeverEval", "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
 )  # fmt: skip
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from bncheck.diagnosis.held.measured import Measured
 from bncheck.diagnosis.held.pairs import TOGETHER, pair_readings
 from bncheck.diagnosis.held.reading import Reading, Sides, joined
 from bncheck.diagnosis.rules.wording import number
@@ -21,18 +21,6 @@ NOTHING: Mapping[str, int] = {}
 # So much of a difference a cause has to take away to be named where the rest is no rounding.
 MOST_OF_IT = 0.9
 Outputs = Sequence[Array]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The largest difference over the largest value, and up to where it is rounding."""
-
-    gap: float
-    bound: float
-
-    @property
-    def fits(self) -> bool:
-        return self.gap <= self.bound
 
 
 def gap(one: Outputs, two: Outputs) -> float:

@@ -5,12 +5,9 @@ A way in which a model was run again is called ``train, eps 0.001`` where two we
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from bncheck.diagnosis.held.measured import Measured
 from bncheck.diagnosis.held.reading import Reading, Sides
-
-if TYPE_CHECKING:
-    from bncheck.diagnosis.held.outputs import Measured
 
 TOGETHER = ", "
 # What the first of the two is, before its share.

@@ -130,6 +130,9 @@ def facts(torch, custom, layer, shape):
     channels, (eps, momentum) = held["running_mean"].numel(), (custom.find(layer, word) for word in ("eps", "momentum"))
     if len(shape) < 2 or shape[1] != channels or (hasattr(layer, "momentum") and layer.momentum is None):
         return None
+    counter = custom.find(layer, "counter")
+    if isinstance(counter, torch.Tensor):
+        counter.zero_()  # as the built-in layer's that it is played beside
     return {
         "shape": list(shape), "axis": 1, "channels": channels, "eps": plain(eps), "weight": plain(momentum),
         "has": [what for what, each in held.items() if each is not None], "root": torch.nn.Module,
