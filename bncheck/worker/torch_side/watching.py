@@ -68,7 +68,7 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
     def born_again(self):
         """A new process, or a fork: its recorder has met no layer yet."""
         self.norms = {}  # id of a module → Norm, or None for one that is none
-        self.parents = {}  # id of a module → id of the one that holds it and called it last
+        self.parents = {}  # id of a module → its name in the one that holds it and called it last
         self.suspects = {}  # id of a module → Suspect
         self.scripts = {}  # id of a scripted model → its layers
         self.causes = []  # the last happenings that could have changed state: (what, where, index, ids of modules)
@@ -159,7 +159,7 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
         stack = local.stack
         if stack and stack[0] is module:  # its last call ended in an error
             del stack[:]
-        if stack and self.parents.get(id(module)) != id(stack[-1]):
+        if stack and not known_in(stack[-1], self.parents.get(id(module)), module):
             self.called_in(module, stack)
         stack.append(module)
         if len(stack) == 1:
@@ -196,10 +196,11 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
     def called_in(self, module, stack):
         """A module that the last one on the stack does not hold: the calls on the stack may have ended in an error. The
         interpreter knows how many module calls there really are above this frame."""
-        if any(child is module for child in stack[-1]._modules.values()):
+        name = next((name for name, child in stack[-1]._modules.items() if child is module), None)
+        if name is not None:
             if len(self.parents) > MOST_PARENTS:
                 self.parents.clear()
-            self.parents[id(module)] = id(stack[-1])
+            self.parents[id(module)] = name
             return
         frame, count, first = sys._getframe(2), -1, None  # the module's own call is one of them
         while frame is not None:
@@ -366,6 +367,12 @@ def ranks(torch):
         return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     except ValueError:
         return 0, 1
+
+
+def known_in(parent, name, module):
+    """Whether a module lies under a name in another; an id may be a dead module's, and says nothing."""
+    inside = parent._modules
+    return name is not None and isinstance(inside, dict) and inside.get(name) is module
 
 
 class Names(dict):
