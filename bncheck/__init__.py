@@ -11,7 +11,7 @@ what was asked          cli, commands/, gate/config                             
 who plays               environments/: lineup, targets, backend_file                targets, and which must run
 scenario → cases        scenario_files/                                             Case, in a Plan
 interpreters            environments/: pythons, folder, installer, devices          a Python per target
-playing                 playing/: kept, seats, jobs, workers; worker/ (Python 3.7)  cells in the run folder
+playing                 playing/: begun, kept, jobs, workers; worker/ (Python 3.7)  cells in the run folder
 reading                 run_folder/: folder, cell, cell_files, arrays               CellView: a case on a target
 measuring               diagnosis/fit/                                              Convention: facet by facet
 an own layer            diagnosis/anatomy/                                          Anatomy: value by value

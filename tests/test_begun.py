@@ -22,7 +22,10 @@ from bncheck.playing.readied import Readied
 from bncheck.subjects.interpreter import find_python, likely_python
 
 TORCH = find_backends(())["torch"]
-RUN = {"resume": None, "executor": None, "isolate": "target", "backend_files": (), "scenarios": (), "targets": ()}
+RUN = {
+    "resume": None, "executor": None, "isolate": "target", "backend_files": (), "memory": None, "scenarios": (),
+    "targets": (),
+}  # fmt: skip
 
 
 def readied(variables: Mapping[str, str] | None = None, backend: Path = FAULTY) -> Readied:
@@ -89,7 +92,7 @@ def test_targets_that_are_sure() -> None:
     assert sure(RUN) == ("reference", "torch", "mxnet")
     assert sure({**RUN, "scenarios": ("all-ones",)}) == ()
     assert sure({**RUN, "scenarios": ("all-ones",), "targets": ("torch",)}) == ("torch",)
-    for name, value in {"resume": Path("run"), "executor": "dask", "isolate": "cell"}.items():
+    for name, value in {"resume": Path("run"), "executor": "dask", "isolate": "cell", "memory": 1.0}.items():
         assert sure({**RUN, "targets": ("torch",), name: value}) == ()
 
 

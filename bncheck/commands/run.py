@@ -65,9 +65,10 @@ def run_command(**options: Any) -> int:
 
 
 def sure(options: dict[str, Any]) -> Sequence[str]:
-    """Targets that will be played here, whatever the scenarios say."""
+    """Targets that will be played here, whatever the scenarios say, by processes that may import what they like first:
+    a bound on the memory holds for the import too."""
     elsewhere = options["resume"] or options["executor"] or options["isolate"] == "cell" or options["backend_files"]
-    if elsewhere or (options["scenarios"] and not options["targets"]):
+    if elsewhere or options["memory"] is not None or (options["scenarios"] and not options["targets"]):
         return ()
     from bncheck.environments.targets import DEFAULT_TARGETS
 

@@ -72,11 +72,11 @@ def measure_cells(folder: Path) -> Iterator[Row]:
     words = ["-t", "torch", "--no-reference", "--no-probe", "--no-report", "-q"]
     spend(bncheck("run", scenario_file(folder, 2000), *words, "--out", str(out)))
     job = out / "cells" / "torch"
-    names = json.loads((job / "cells.json").read_text())
+    asked = json.loads((job / "cells.json").read_text())
 
     def played(count: int) -> Spent:
         (job / "cells.tar").unlink(missing_ok=True)
-        (job / "cells.json").write_text(json.dumps(names[:count]))
+        (job / "cells.json").write_text(json.dumps({**asked, "cells": asked["cells"][:count]}))
         return spend([python, "-I", str(WORKER), str(job), "--alone"], **THREADS)
 
     def ours(number: int) -> Spent:
