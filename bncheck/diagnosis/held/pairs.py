@@ -5,14 +5,23 @@ A way in which a model was run again is called ``train, eps 0.001`` where two we
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from bncheck.diagnosis.held.reading import Reading, Sides
 
-if TYPE_CHECKING:
-    from bncheck.diagnosis.held.outputs import Measured
-
 TOGETHER = ", "
+
+
+class Distance(Protocol):
+    """How far outputs lie from others, over the largest value, and whether that is rounding (``outputs.Measured``)."""
+
+    @property
+    def gap(self) -> float: ...
+
+    @property
+    def fits(self) -> bool: ...
+
+
 # What the first of the two is, before its share.
 FIRST = {
     "train": (
@@ -35,7 +44,7 @@ FIRST = {
 }
 
 
-def pairs_named(found: Mapping[str, Measured]) -> list[str]:
+def pairs_named(found: Mapping[str, Distance]) -> list[str]:
     """The pairs that fit within rounding, nearest first; none where one way alone does."""
     if any(one.fits for name, one in found.items() if TOGETHER not in name):
         return []
@@ -43,7 +52,7 @@ def pairs_named(found: Mapping[str, Measured]) -> list[str]:
     return sorted(fitting, key=lambda name: found[name].gap)
 
 
-def pair_readings(sides: Sides, found: Mapping[str, Measured], usual: Measured) -> list[Reading]:
+def pair_readings(sides: Sides, found: Mapping[str, Distance], usual: Distance) -> list[Reading]:
     """Both causes with their shares; [] where no pair makes the outputs, or more than one does."""
     fitting = pairs_named(found)
     ways = {name.partition(TOGETHER)[0] for name in fitting}
