@@ -12,7 +12,8 @@ from at_the_prompt import here
 from test_checkpoints import made_by, python_of
 
 from bncheck.checkpoints.recognise import read_checkpoint
-from bncheck.diagnosis.held.outputs import Measured, bound, gap, hold_against, readings
+from bncheck.diagnosis.held.measured import Measured
+from bncheck.diagnosis.held.outputs import bound, gap, hold_against, readings
 from bncheck.diagnosis.held.reading import Sides
 from bncheck.trace import Array
 

@@ -15,7 +15,8 @@ from test_checkpoints import made_by, python_of
 from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.checkpoints.tensor import in_memory
 from bncheck.diagnosis.held.matching import Matching
-from bncheck.diagnosis.held.outputs import Measured, aligned, in_the_files_type, readings
+from bncheck.diagnosis.held.measured import Measured
+from bncheck.diagnosis.held.outputs import aligned, in_the_files_type, readings
 from bncheck.diagnosis.held.reading import Sides
 from bncheck.environments.pythons import Ready, make_ready
 from bncheck.environments.targets import Target

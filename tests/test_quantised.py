@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bncheck.diagnosis.held.outputs import Measured
+from bncheck.diagnosis.held.measured import Measured
 from bncheck.diagnosis.held.quantised import Origin, Quantised, Rounded, hint, origin_of, readings, variants
 from bncheck.diagnosis.held.reading import Sides
 from bncheck.life import Held

@@ -46,6 +46,11 @@ WANTED = {
     "OwnDomains": ({"value-count", "affine"}, "by another gamma and beta than those it holds (other); "),
     "BatchAlone": ({"normaliser-source"}, "normalises with the batch's statistics in eval"),
     "Gated": ({"unexplained"}, "differs from torch[builtin]"),
+    "Pixelwise": (
+        {"value-count"},
+        "normalises each position of each sample on its own, over all channels, in training and in eval",
+    ),
+    "HalfInstance": ({"unexplained"}, "differs from torch[builtin]"),
     "Masked": ({"value-count"}, "takes mean and variance of the first 3 of 6 positions of the last axis"),
     "FirstSamples": ({"value-count"}, "takes mean and variance of the first 5 of 16 samples"),
     "OnlyStatisticsOfHalf": ({"value-count"}, "with the whole batch, but averages the first 8 of 16 samples"),

@@ -130,6 +130,31 @@ class Gated(BatchAlone):
         return y * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
 
 
+class Pixelwise(nn.Module):
+    """LayerNorm over the channels of each position, as behind a permute; its weights have no usual names there."""
+
+    def __init__(self, num_features, eps=1e-5):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(num_features)), nn.Parameter(torch.zeros(num_features))
+        self.eps = eps
+
+    def forward(self, x):
+        y = functional.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), self.weight, self.bias, self.eps)
+        return y.permute(0, 3, 1, 2)
+
+
+class HalfInstance(nn.Module):
+    """Half of the channels by each sample, half by the batch: it holds statistics for two of four."""
+
+    def __init__(self, num_features):
+        super().__init__()
+        self.one, self.two = nn.InstanceNorm2d(num_features // 2), nn.BatchNorm2d(num_features // 2)
+
+    def forward(self, x):
+        a, b = x.chunk(2, dim=1)
+        return torch.cat([self.one(a), self.two(b)], dim=1)
+
+
 class Masked(Own):
     """The second half of all positions is padding."""
 

@@ -18,15 +18,8 @@ from numpy.typing import NDArray
 from bncheck.bounded import expanded
 from bncheck.checkpoints.normalisers import plain_name
 from bncheck.checkpoints.recognise import Checkpoint
-from bncheck.diagnosis.held.outputs import (
-    Measured,
-    aligned,
-    bound,
-    gap,
-    hold_against,
-    in_the_files_type,
-    readings,
-)
+from bncheck.diagnosis.held.measured import Measured
+from bncheck.diagnosis.held.outputs import aligned, bound, gap, hold_against, in_the_files_type, readings
 from bncheck.diagnosis.held.reading import Reading, Sides, finding_of
 from bncheck.environments.backend_file import find_backends
 from bncheck.errors import UsageError

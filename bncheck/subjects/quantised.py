@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from bncheck.checkpoints.recognise import Checkpoint
-from bncheck.diagnosis.held.outputs import Measured, Outputs, aligned, hold_against, readings
+from bncheck.diagnosis.held.measured import Measured
+from bncheck.diagnosis.held.outputs import Outputs, aligned, hold_against, readings
 from bncheck.diagnosis.held.quantised import Origin, Quantised, Rounded, hint, origin_of, variants
 from bncheck.diagnosis.held.quantised import readings as quantised_readings
 from bncheck.diagnosis.held.reading import Reading, Sides

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from bncheck.diagnosis.held.matching import match
-from bncheck.diagnosis.held.outputs import Measured, aligned, hold_against, percent
+from bncheck.diagnosis.held.measured import Measured
+from bncheck.diagnosis.held.outputs import aligned, hold_against, percent
 from bncheck.errors import BncheckError
 from bncheck.finding import Finding
 from bncheck.subjects.folded import FoldedLayer, Weights, folded_layers, has_own_eps

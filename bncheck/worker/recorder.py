@@ -68,6 +68,11 @@ def reveal(centred, mean, var, out, gamma, beta):
     return np.where(lost, np.nan, used_mean), np.where(lost, np.nan, used_invstd), np.where(lost, np.nan, residual)
 
 
+def fitting(held, channels, usual):
+    """What a layer holds, one number per channel; the usual one where it holds them for some of its channels alone."""
+    return usual if held is None or np.size(held) not in (1, channels) else held
+
+
 def elements(array, axis):
     """(N, C, …) of an array whose channels lie on ``axis``."""
     return np.moveaxis(array, axis, 1) if array.ndim > 2 else array
@@ -133,7 +138,8 @@ class Recorder:
         mean, var, centred, bad, count = facts
         out = channel_rows(result, axis)
         state = self.states[layer][-1]
-        used = reveal(centred, mean, var, out, state.get("gamma", 1.0), state.get("beta", 0.0))
+        gamma, beta = (fitting(state.get(name), len(mean), usual) for name, usual in (("gamma", 1.0), ("beta", 0.0)))
+        used = reveal(centred, mean, var, out, gamma, beta)
         bad_out = int(out.size - np.count_nonzero(np.isfinite(out)))
         return mean, var, count, bad, bad_out, used
 

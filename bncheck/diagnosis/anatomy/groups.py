@@ -17,7 +17,8 @@ MOST_CHUNKS, MOST_STRIDES = 64, 4
 @dataclass(frozen=True)
 class Group:
     """``kind`` says who shares: ``batch`` (the usual), ``chunks`` and ``parts`` of the batch, ``strides`` of it,
-    ``sample``, ``channels`` of a sample, ``layer``, ``position``, ``everything``; ``size`` is its number.
+    ``sample``, ``channels`` of a sample, ``layer``, ``pixel`` (all channels of one position of a sample), ``position``,
+    ``everything``; ``size`` is its number.
 
     ``taken`` says which of the values go in: ``all``, the ``first`` or ``last`` ``keep`` samples, ``first positions``,
     ``first columns`` (of rows of ``size``), ``strided samples``, ``strided positions``, ``nonzero`` values,
@@ -44,8 +45,9 @@ def labels(group: Group, shape: Shape) -> Array:
     elif group.kind == "strides":
         which = n % group.size
     else:
-        which = {"sample": n, "channels": n, "layer": n, "position": p}.get(group.kind, 0 * n)
-    width = {"layer": channels, "everything": channels, "channels": group.size}.get(group.kind, 1)
+        pixel = n * positions + p
+        which = {"sample": n, "channels": n, "layer": n, "pixel": pixel, "position": p}.get(group.kind, 0 * n)
+    width = {"layer": channels, "pixel": channels, "everything": channels, "channels": group.size}.get(group.kind, 1)
     found = which * channels + c // width
     return np.broadcast_to(found, shape)
 
@@ -120,6 +122,8 @@ def groupings(shape: Shape) -> Iterator[Group]:
         for size in range(2, channels):
             if channels % size == 0:
                 yield Group("channels", size)
+        if positions > 1 and channels > 2:  # any line goes through two values
+            yield Group("pixel")
     yield from chunked(samples)
 
 
@@ -182,6 +186,7 @@ def words(group: Group, samples: int, positions: int) -> str:
         "sample": "each sample and channel on its own",
         "channels": f"each sample's groups of {group.size} channels",
         "layer": "each sample on its own, over all channels",
+        "pixel": "each position of each sample on its own, over all channels",
         "position": "each position on its own",
         "everything": "all channels together",
     }.get(group.kind, "the whole batch")

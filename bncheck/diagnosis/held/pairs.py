@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bncheck.diagnosis.held.measured import Measured
 from bncheck.diagnosis.held.reading import Reading, Sides
 
 TOGETHER = ", "
+
+
 # What the first of the two is, before its share.
 FIRST = {
     "train": (

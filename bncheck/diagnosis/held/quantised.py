@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bncheck.diagnosis.held.folding import USUAL_EPS
-from bncheck.diagnosis.held.outputs import Measured, percent
+from bncheck.diagnosis.held.measured import Measured
+from bncheck.diagnosis.held.outputs import percent
 from bncheck.diagnosis.held.reading import Reading, Sides
 from bncheck.diagnosis.rules.layer_names import listed
 from bncheck.diagnosis.rules.wording import number

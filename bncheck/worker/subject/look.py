@@ -56,7 +56,13 @@ def find_any(torch, part, failed, job):
             )  # fmt: skip
     if wanted == "layer":
         raise failed("%s is no layer in BatchNorm's place: %s" % (job["name"], reason), "leave out --as layer")
-    return Thing("model", make, made(torch, custom, failed, job, make, given))
+    try:
+        return Thing("model", make, made(torch, custom, failed, job, make, given))
+    except failed:
+        if not reason or not reason.made:
+            raise
+        said = "%s cannot be compared with BatchNorm: %s" % (job["name"], reason)
+        raise failed(said, reason.remedy or "give the shape that it takes: --input 8,4,32,32", "usage")
 
 
 def about_arguments(name, reason):
