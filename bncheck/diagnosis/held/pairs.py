@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bncheck.diagnosis.held.measured import Measured
 from bncheck.diagnosis.held.reading import Reading, Sides
 
 TOGETHER = ", "
