@@ -13,7 +13,7 @@ Python 3.7 syntax, standard library + NumPy + torch; bncheck itself is never imp
 ``FOLDER/subject.json`` (out, last)
     ``kind`` "layer" (with what ``look.py`` says), "model" (with what ``model.py`` says), or "error": ``error`` is a
     sentence, ``remedy`` what to do, ``origin`` whose it is (subject, import, usage, bncheck). It is missing where the
-    process died.
+    process died. Beside it lie the arrays that it speaks of (``held.npz``, ``recording.npz``, ``alone.npz``).
 """
 
 import faulthandler
