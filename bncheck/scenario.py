@@ -9,7 +9,7 @@ into concrete :class:`Case` s. ``scenario_files/inputs.py`` turns a case into ar
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -192,6 +192,14 @@ _OP_OF = {op.name: op for op in OPS}
 def op_of(name: str) -> Op:
     """The row of an event. Of a word that a run folder brings from elsewhere nothing is known, nor held against it."""
     return _OP_OF.get(name) or Op(name=name, says="", counts=False, changes=("mode",))
+
+
+TOLD = ("runs", "reads", "call", "records", "folder")  # columns of the table that workers ask
+
+
+def describe_ops(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What the worker has to know of the events that a program holds."""
+    return {name: {column: getattr(op_of(name), column) for column in TOLD} for name in dict.fromkeys(names)}
 
 
 # How network.copied is made: whole and apart, through a state dict (copied, or assigned as it is), as an exported

@@ -15,10 +15,9 @@ import left_by_cells
 import numpy as np
 import pytest
 
-from bncheck.playing.cases_file import describe_ops
 from bncheck.playing.nursery import Nursery
 from bncheck.playing.workers import RUNNER
-from bncheck.scenario import Layer
+from bncheck.scenario import Layer, describe_ops
 from bncheck.worker.archive import digest
 from bncheck.worker.backends import reference
 

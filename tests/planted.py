@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.playing.cases_file import describe_ops
-from bncheck.scenario import Case, Event, InputSpec, Layer, Network
+from bncheck.scenario import Case, Event, InputSpec, Layer, Network, describe_ops
 from bncheck.trace import EventRecord, Trace
 
 # Properties play thousands of cases: what asdict copies of them took a tenth of their time.

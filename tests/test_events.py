@@ -17,8 +17,7 @@ import bncheck
 from bncheck import scenario
 from bncheck.diagnosis.drifts import compare
 from bncheck.evidence import Drift
-from bncheck.playing.cases_file import describe_ops
-from bncheck.scenario import OPS, Op, op_of
+from bncheck.scenario import OPS, Op, describe_ops, op_of
 from bncheck.trace import Trace
 
 HOST = Path(bncheck.__file__).parent

@@ -13,6 +13,7 @@ from at_the_prompt import here
 from test_checkpoints import python_of
 
 from bncheck.environments.backend_file import find_backends
+from bncheck.scenario import OPS, describe_ops
 from bncheck.subjects.inside import CLAIMS, Alone, Verdict, alone_of, findings_inside, remarks_inside, verdict_on
 from bncheck.worker.backends import reference
 from bncheck.worker.own_side import alone
@@ -46,7 +47,9 @@ def recorded(**otherwise: Any) -> dict[str, Any]:
     """What BatchNorm of these settings leaves."""
     from bncheck.worker import run
 
-    found, why = alone.played(run, reference, {**FACTS, **otherwise}, None, "torch")
+    found, why = alone.played(
+        run, reference, {**FACTS, **otherwise}, None, "torch", describe_ops(op.name for op in OPS)
+    )
     assert not why
     return found
 

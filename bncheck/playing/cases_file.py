@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from bncheck.bounded import clear, open_within, own_file, own_folder, read_withi
 from bncheck.errors import RunFolderError, ScenarioError
 from bncheck.run_folder.folder import check_slug
 from bncheck.run_folder.whole import write_whole
-from bncheck.scenario import Case, op_of
+from bncheck.scenario import Case, describe_ops, op_of
 from bncheck.scenario_files.inputs import content_key, make_inputs
 from bncheck.scenario_files.shapes import layer_ranks
 from bncheck.worker.archive import digest, pack_npz
@@ -22,7 +22,6 @@ NAME = "cases.jsonl"
 KEY = re.compile(r"[0-9a-f]{16}\.npz")
 SAMPLED_IN_ALL = 65536  # elements of all outputs of a cell together
 LONGEST_LINE = 64 * 1024**2
-TOLD = ("runs", "reads", "call", "records", "folder")  # columns of ``scenario.Op``
 
 
 def describe_case(case: Case, inputs: str, archive: str = "") -> dict[str, Any]:
@@ -43,11 +42,6 @@ def describe_case(case: Case, inputs: str, archive: str = "") -> dict[str, Any]:
         "views": {name: spec.view for name, spec in case.inputs.items() if spec.view != "contiguous"},
         "sample": max(64, min(4096, SAMPLED_IN_ALL // max(forwards, 1))),
     }
-
-
-def describe_ops(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What the worker has to know of the events that a program holds."""
-    return {name: {column: getattr(op_of(name), column) for column in TOLD} for name in dict.fromkeys(names)}
 
 
 def write_cases(run: Path, cases: Sequence[Case]) -> dict[str, str]:

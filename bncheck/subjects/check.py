@@ -13,6 +13,7 @@ from bncheck.environments.backend_file import find_backends
 from bncheck.errors import UsageError
 from bncheck.playing.nursery import Nursery
 from bncheck.run_folder.results import Results
+from bncheck.scenario import OPS, describe_ops
 from bncheck.subjects.asked import Asked, parse_input
 from bncheck.subjects.begun import begin_nursery
 from bncheck.subjects.interpreter import find_python
@@ -119,6 +120,7 @@ def job_of(asked: Asked) -> dict[str, Any]:
         "weights": file_of(asked.weights, "--weights"),
         "data": file_of(asked.data, "--data"),
         "steps": asked.steps,
+        "ops": describe_ops(op.name for op in OPS),
     }
 
 

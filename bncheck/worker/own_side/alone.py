@@ -18,11 +18,6 @@ REPEATS = 4
 WEIGHT, EPS = 1e-3, 0.05  # how near a number that it holds is to what it does
 EVENTS = ["train_forward", "backward"] * REPEATS + ["eval_forward"]
 MODES = ("training", "built", "use_running_average", "deterministic")
-OPS = {
-    "train_forward": {"runs": "network", "reads": "next", "call": "train", "records": True, "folder": False},
-    "eval_forward": {"runs": "network", "reads": "next", "call": "eval", "records": False, "folder": False},
-    "backward": {"runs": "", "reads": "", "call": "", "records": False, "folder": False},
-}
 
 
 class Given:
@@ -39,12 +34,12 @@ class Given:
         return "", "", type(self.layer).__name__
 
 
-def play(part, target, variants, found):
+def play(part, target, variants, found, ops):
     """([what is said of each layer that was played], {name: array}). ``found``: {name: (layer, its facts)}; a fact is
     ``shape`` of its input, ``axis``, ``channels``, ``eps`` and ``weight`` (its momentum as the weight of the new batch)
     as it holds them or None, ``has`` (which of its state is found), ``root`` (the class of all layers). ``variants``:
-    the backend's, of a layer of the user's and of the built-in. Of layers of one class with the same settings the first
-    is played."""
+    the backend's, of a layer of the user's and of the built-in; ``ops``: what events are, as jobs say it. Of layers of
+    one class with the same settings the first is played."""
     backend, run, said, arrays = part("backends", target), part("", "run"), [], {}
     usual, alike = documented(backend), {}
     for name, (layer, facts) in found.items():
@@ -57,9 +52,9 @@ def play(part, target, variants, found):
                "axis": facts["axis"], "channels": facts["channels"], "shape": facts["shape"],
                "has": list(facts["has"])}  # fmt: skip
         facts.update((word, usual[word]) for word in usual if facts[word] is None)
-        mine, why = played(run, backend, facts, Given(layer), variants[0])
+        mine, why = played(run, backend, facts, Given(layer), variants[0], ops)
         asked = settled(mine, facts) if not why else {}
-        theirs, why = ({}, why) if why else played(run, backend, dict(facts, **asked), None, variants[1])
+        theirs, why = ({}, why) if why else played(run, backend, dict(facts, **asked), None, variants[1], ops)
         held = facts["weight"] if not why else None
         said.append(dict(row, why=why, held=held, **{word: asked.get(word) for word in usual}))
         for who, kept in (("own", mine), ("builtin", theirs)):
@@ -74,11 +69,11 @@ def documented(backend):
     return {"eps": facets["default_eps"], "weight": facets["default_batch_weight"]}
 
 
-def played(run, backend, facts, given, variant):
+def played(run, backend, facts, given, variant, ops):
     """(arrays of its trace, "") or ({}, why there are none)."""
     network = {"layers": [spec_of(facts)], "returns": None, "custom": given}
     events = [{"op": op, "input": "main", "batch": batch_of(number)} for number, op in enumerate(EVENTS)]
-    job = {"network": network, "dtype": "float32", "ops": OPS, "sample": 4096, "events": events}
+    job = {"network": network, "dtype": "float32", "ops": ops, "sample": 4096, "events": events}
     try:
         cell = run.Cell(job, inputs_of(facts), backend, {"variant": variant, "device": "cpu"}, None)
         other = [each for texts in getattr(cell.model, "remarks", {}).values() for each in texts]

@@ -65,18 +65,18 @@ def play(part, shared, failed, job, folder, model, about):
     np.savez(os.path.join(folder, "recording.npz"), **life.arrays())
     found["happenings"] = life.happenings
     found["remarks"] += getattr(model, "manner", list)()
-    found["alone"] = alone(part, shared, model, found["layers"], life.shapes, folder)
+    found["alone"] = alone(part, shared, model, found["layers"], life.shapes, folder, job["ops"])
     return found
 
 
-def alone(part, shared, model, layers, shapes, folder):
+def alone(part, shared, model, layers, shapes, folder, ops):
     """What is said of the user's own layers, each played by itself (alone.py): the model's end."""
     getattr(model, "untap", lambda: None)()
     found = {each["name"]: facts(shared, model, each["name"], shapes) for each in layers if each["own"]}
     found = {name: (model.norms[name], each) for name, each in found.items() if each is not None}
     if not found:
         return []
-    said, arrays = part("own_side", "alone").play(part, model.hands.target, model.variants, found)
+    said, arrays = part("own_side", "alone").play(part, model.hands.target, model.variants, found, ops)
     np.savez(os.path.join(folder, "alone.npz"), **arrays)
     return said
 

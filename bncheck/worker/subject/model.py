@@ -95,11 +95,11 @@ def live(torch, part, job, net, norms, batch, folder):
     found["steps"] = job["steps"] if "training" in outputs else 0
     found["loss"] = outputs.get("training")
     if "training" in outputs:
-        found["alone"] = alone(torch, part, leaves, net, norms, batch, folder)
+        found["alone"] = alone(torch, part, leaves, net, norms, batch, folder, job["ops"])
     return found
 
 
-def alone(torch, part, leaves, net, norms, batch, folder):
+def alone(torch, part, leaves, net, norms, batch, folder, ops):
     """What is said of the user's own layers, each played by itself (own_side/alone.py): the model's end."""
     custom = part("torch_side", "custom")
     own = {name: each for name, each in norms.items() if not type(each).__module__.startswith("torch.")}
@@ -114,7 +114,7 @@ def alone(torch, part, leaves, net, norms, batch, folder):
     found = {name: (own[name], each) for name, each in found.items() if each is not None}
     if not found:
         return []
-    said, arrays = part("own_side", "alone").play(part, "torch", ("", "builtin"), found)
+    said, arrays = part("own_side", "alone").play(part, "torch", ("", "builtin"), found, ops)
     np.savez(os.path.join(folder, "alone.npz"), **arrays)
     return said
 
