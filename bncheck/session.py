@@ -26,7 +26,7 @@ from bncheck.environments.targets import DEFAULT_TARGETS, Target, parse_targets
 from bncheck.errors import Interrupted, Refused, UsageError
 from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.shortfall import Asked, Shortfall, shortfalls
-from bncheck.playing.jobs import Options, run_cells, serves, settle
+from bncheck.playing.jobs import Options, as_it_ran, run_cells, serves
 from bncheck.playing.kept import KeptProbes, shelves
 from bncheck.playing.plan_file import read_plan, remember_order, write_plan
 from bncheck.playing.progress import Listener, Progress
@@ -185,7 +185,7 @@ def measuring(
         if progress.kind == "ended" and not progress.text:
             from bncheck.diagnosis.analyse import beside_documented, fit_target
 
-            target = settle(run, by_name[progress.target], {})
+            target = as_it_ran(run, by_name[progress.target], {})
             found = fitted.pop(target.name, None) or fit_target(run, plan, target)
             measured[target.name] = beside_documented(found, target, documented[target.name])
             kept.keep(target)

@@ -9,7 +9,7 @@ import numpy as np
 from bncheck.convention import Convention
 from bncheck.diagnosis.audit import silent_drifts
 from bncheck.diagnosis.diagnose import diagnose
-from bncheck.diagnosis.drifts import compare
+from bncheck.diagnosis.drifts import drifts_between
 from bncheck.diagnosis.fit import Observation, settle
 from bncheck.diagnosis.replay import attribute, replay
 from bncheck.diagnosis.rules.well_formed import well_formed
@@ -34,7 +34,7 @@ def findings_between(
     with np.errstate(all="ignore"):
         a = view(one, "one", conventions[0], arithmetic[0])
         b = view(two, "two", conventions[1], arithmetic[1])
-        drifts = compare(case, a, b)
+        drifts = drifts_between(case, a, b)
         found = []
         if any(drift.relation != "agrees" for drift in drifts) and a.trace is not None and b.trace is not None:
             for layer in [name for name in a.trace.layers if name in b.trace.layers]:

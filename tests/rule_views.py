@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bncheck.commands.explain import explain
-from bncheck.diagnosis.drifts import compare
+from bncheck.diagnosis.drifts import drifts_between
 from bncheck.evidence import Attribution, CellView, PairView
 from bncheck.finding import Finding
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network
@@ -57,7 +57,7 @@ def make_cell(case: Case, target: str, trace: Trace | None, outcome: str = "ok",
 
 
 def make_pair(a: CellView, b: CellView, attributions: Sequence[Attribution] = ()) -> PairView:
-    return PairView(a.case, a, b, compare(a.case, a, b), tuple(attributions))
+    return PairView(a.case, a, b, drifts_between(a.case, a, b), tuple(attributions))
 
 
 def attribute(

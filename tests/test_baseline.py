@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bncheck.errors import BaselineError
-from bncheck.gate.baseline import Entry, dump, gone, judge, parse, record
+from bncheck.gate.baseline import Entry, dump, gone, parse, record, standing_of
 from bncheck.gate.blamed import EXITS
 from bncheck.gate.charge import Charge
 
@@ -40,7 +40,7 @@ def test_the_file_is_sorted_and_does_not_change_in_the_last_digits() -> None:
 
 
 def test_what_was_recorded_is_known() -> None:
-    assert judge(CHARGE, KNOWN) == "known"
+    assert standing_of(CHARGE, KNOWN) == "known"
 
 
 @pytest.mark.parametrize(
@@ -55,51 +55,51 @@ def test_what_was_recorded_is_known() -> None:
     ],
 )
 def test_another_place_cause_or_target_is_new(change: dict[str, object]) -> None:
-    assert judge(replace(CHARGE, **change), KNOWN) == "new"
+    assert standing_of(replace(CHARGE, **change), KNOWN) == "new"
 
 
 def test_a_finding_may_speak_of_another_quantity_of_the_same_cause() -> None:
-    assert judge(replace(CHARGE, quantity="running_var", size=5.0), KNOWN) == "known"
+    assert standing_of(replace(CHARGE, quantity="running_var", size=5.0), KNOWN) == "known"
     assert gone(KNOWN, [replace(CHARGE, quantity="running_var")], {("all-ones", "forward"): set(CHARGE.names)}) == []
 
 
 def test_a_drift_without_a_finding_is_its_quantity() -> None:
     drift = replace(CHARGE, kind="drift", cause="drift", explained=None)
-    assert judge(drift, record([drift])) == "known"
-    assert judge(replace(drift, quantity="output"), record([drift])) == "new"
+    assert standing_of(drift, record([drift])) == "known"
+    assert standing_of(replace(drift, quantity="output"), record([drift])) == "new"
 
 
 def test_what_names_no_target_is_new() -> None:
-    assert judge(replace(CHARGE, sides=((),)), KNOWN) == "new"
+    assert standing_of(replace(CHARGE, sides=((),)), KNOWN) == "new"
 
 
 def test_a_target_that_is_not_there_this_time_makes_nothing_new() -> None:
-    assert judge(replace(CHARGE, sides=(("torch",), ("mxnet",))), KNOWN) == "known"
-    assert judge(replace(CHARGE, sides=(("mxnet",), ("torch",))), KNOWN) == "known"
+    assert standing_of(replace(CHARGE, sides=(("torch",), ("mxnet",))), KNOWN) == "known"
+    assert standing_of(replace(CHARGE, sides=(("mxnet",), ("torch",))), KNOWN) == "known"
 
 
 def test_grown_to_twice_is_known_and_to_more_is_worse() -> None:
-    assert judge(replace(CHARGE, size=1.8), KNOWN) == "known"
-    assert judge(replace(CHARGE, size=1.9), KNOWN) == "worse: off by 1.9, was 0.9"
+    assert standing_of(replace(CHARGE, size=1.8), KNOWN) == "known"
+    assert standing_of(replace(CHARGE, size=1.9), KNOWN) == "worse: off by 1.9, was 0.9"
 
 
 def test_growth_within_the_tolerance_is_known_however_many_times_it_is() -> None:
     tiny = record([replace(CHARGE, size=1e-9)])
-    assert judge(replace(CHARGE, size=9e-6), tiny, atol=1e-5) == "known"
-    assert judge(replace(CHARGE, size=2e-5), tiny, atol=1e-5).startswith("worse")
+    assert standing_of(replace(CHARGE, size=9e-6), tiny, atol=1e-5) == "known"
+    assert standing_of(replace(CHARGE, size=2e-5), tiny, atol=1e-5).startswith("worse")
 
 
 def test_no_longer_finite_is_worse_and_still_not_finite_is_known() -> None:
     broken = replace(CHARGE, size=math.nan)
-    assert judge(broken, KNOWN) == "worse: off by NaN or Inf, was 0.9"
+    assert standing_of(broken, KNOWN) == "worse: off by NaN or Inf, was 0.9"
     kept = parse(dump(record([broken])), "b.json")
-    assert judge(broken, kept) == "known"
-    assert judge(CHARGE, kept) == "known"
+    assert standing_of(broken, kept) == "known"
+    assert standing_of(CHARGE, kept) == "known"
 
 
 def test_a_graver_kind_is_worse_and_a_milder_one_is_not() -> None:
-    assert judge(replace(CHARGE, kind="defect"), KNOWN) == "worse: was a convention"
-    assert judge(replace(CHARGE, kind="convention"), record([replace(CHARGE, kind="defect")])) == "known"
+    assert standing_of(replace(CHARGE, kind="defect"), KNOWN) == "worse: was a convention"
+    assert standing_of(replace(CHARGE, kind="convention"), record([replace(CHARGE, kind="defect")])) == "known"
 
 
 @pytest.mark.parametrize("kind", EXITS)
@@ -108,12 +108,12 @@ def test_a_cell_that_was_not_carried_out_is_graver_than_any_finding(kind: str) -
     refusal = replace(CHARGE, cause="refusal", kind="hazard", sides=(("torch",),), layer="", quantity="")
     for known in ("hazard", "defect"):
         entries = record([replace(refusal, kind=known)])
-        assert judge(replace(refusal, kind=kind), entries) == f"worse: was a {known}"
+        assert standing_of(replace(refusal, kind=kind), entries) == f"worse: was a {known}"
 
 
 def test_a_cause_that_explains_less_than_before_is_worse() -> None:
-    assert judge(replace(CHARGE, explained=0.95), KNOWN) == "known"
-    assert judge(replace(CHARGE, explained=0.5), KNOWN) == "worse: explains 50.0 % of it, was 100.0 %"
+    assert standing_of(replace(CHARGE, explained=0.95), KNOWN) == "known"
+    assert standing_of(replace(CHARGE, explained=0.5), KNOWN) == "worse: explains 50.0 % of it, was 100.0 %"
 
 
 def test_gone_is_what_was_played_and_not_charged() -> None:
@@ -128,7 +128,7 @@ def test_gone_is_what_was_played_and_not_charged() -> None:
 def test_worse_is_exactly_more_than_twice_and_more_than_the_tolerance(old: float, new: float) -> None:
     entry = Entry("s", "c", "eps", "convention", (("a",), ("b",)), size=old)
     charge = Charge("convention", "", "eps", "s", "c", (("a",), ("b",)), ("a", "b"), "", size=new)
-    assert (judge(charge, [entry], atol=0.5) == "known") == (new <= 2 * old or new <= old + 0.5)
+    assert (standing_of(charge, [entry], atol=0.5) == "known") == (new <= 2 * old or new <= old + 0.5)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bncheck.diagnosis.drifts import coarser, compare, same_program, ulp_of
+from bncheck.diagnosis.drifts import coarser, drifts_between, same_program, ulp_of
 from bncheck.evidence import CellView, Drift
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Tolerance
 from bncheck.trace import STATISTICS, Array, EventRecord, Trace
@@ -45,7 +45,7 @@ def test_the_first_report_comes_out_to_the_digit() -> None:
     moved = column(*(1 - 0.9**k for k in range(101)), dtype="float64")
     still = column(*[0.0] * 101)
     drift = one(
-        compare(case, view(case, "a", {"bn/running_mean": still}), view(case, "b", {"bn/running_mean": moved})),
+        drifts_between(case, view(case, "a", {"bn/running_mean": still}), view(case, "b", {"bn/running_mean": moved})),
         "running_mean",
     )
     assert (drift.points, drift.relation, drift.first_event) == (101, "differs", 0)
@@ -59,7 +59,7 @@ def test_states_are_compared_at_the_ends_of_steps() -> None:
     in_forward = column(0, 1, 1, 2, 2)
     in_backward = column(0, 0, 1, 1, 2)
     drift = one(
-        compare(
+        drifts_between(
             case,
             view(case, "a", {"bn/running_mean": in_forward}),
             view(case, "b", {"bn/running_mean": in_backward}),
@@ -75,7 +75,7 @@ def test_numbers_of_a_plain_difference() -> None:
         view(case, "a", {"bn/running_var": column(1, 2)}),
         view(case, "b", {"bn/running_var": column(1, 3)}),
     )
-    drift = one(compare(case, a, b), "running_var")
+    drift = one(drifts_between(case, a, b), "running_var")
     assert (drift.mean_abs, drift.std_abs, drift.max_abs) == (0.5, 0.5, 1.0)
     assert drift.max_rel == pytest.approx(1 / 3)
     assert drift.max_ulp == 2**22  # 1 in units of 2^-22, the spacing of float32 between 2 and 4
@@ -86,7 +86,7 @@ def test_equal_nan_is_no_drift_and_one_sided_nan_is() -> None:
     nan = math.nan
     a = view(case, "a", {"bn/running_mean": column(0, nan, nan), "bn/running_var": column(1, 1, nan)})
     b = view(case, "b", {"bn/running_mean": column(0, nan, nan), "bn/running_var": column(1, 1, 1)})
-    drifts = compare(case, a, b)
+    drifts = drifts_between(case, a, b)
     assert one(drifts, "running_mean").relation == "agrees"
     assert one(drifts, "running_mean").nonfinite_a == 2
     assert one(drifts, "running_var").relation == "nonfinite"
@@ -99,35 +99,35 @@ def test_equal_nan_is_no_drift_and_one_sided_nan_is() -> None:
 def test_a_refusal_of_one_side_is_a_difference() -> None:
     case = make_case(["eval_forward", "train_forward"])
     state = {"bn/running_mean": column(0, 0, 0)}
-    drift = one(compare(case, view(case, "a", state, ["ok", "raised"]), view(case, "b", state)), "events")
+    drift = one(drifts_between(case, view(case, "a", state, ["ok", "raised"]), view(case, "b", state)), "events")
     assert (drift.relation, drift.first_event, drift.nonfinite_a, drift.nonfinite_b) == ("refused", 1, 1, 0)
 
 
 def test_a_refusal_of_both_sides_is_none() -> None:
     case = make_case(["train_forward"])
     state = {"bn/running_mean": column(0, 0)}
-    drifts = compare(case, view(case, "a", state, ["raised"]), view(case, "b", state, ["raised"]))
+    drifts = drifts_between(case, view(case, "a", state, ["raised"]), view(case, "b", state, ["raised"]))
     assert [drift.quantity for drift in drifts] == ["running_mean"]
 
 
 def test_statistics_that_only_one_side_keeps_are_missing() -> None:
     case = make_case(["train_forward"])
     a, b = view(case, "a", {"bn/running_mean": column(0, 1)}), view(case, "b", {})
-    assert one(compare(case, a, b), "running_mean").relation == "missing"
+    assert one(drifts_between(case, a, b), "running_mean").relation == "missing"
 
 
 def test_a_counter_that_only_one_side_keeps_is_no_difference() -> None:
     case = make_case(["train_forward"])
     a = view(case, "a", {"bn/counter": np.array([0.0, 1.0])})
     b = view(case, "b", {"bn/counter": np.array([math.nan, math.nan])})
-    assert compare(case, a, b) == []
+    assert drifts_between(case, a, b) == []
 
 
 def test_outputs_of_different_size_share_one_drift() -> None:
     case = make_case(["train_forward", "eval_forward"])
     a = view(case, "a", {"output/0": np.zeros((4, 1)), "output/1": np.zeros((2, 1))})
     b = view(case, "b", {"output/0": np.zeros((4, 1)), "output/1": np.ones((2, 1))})
-    drift = one(compare(case, a, b), "output")
+    drift = one(drifts_between(case, a, b), "output")
     assert (drift.points, drift.max_abs, drift.first_event) == (2, 1.0, 1)
 
 
@@ -136,7 +136,7 @@ def test_gradients_are_compared_at_backward_events() -> None:
     nan = math.nan
     a = view(case, "a", {"bn/grad_gamma": column(nan, 2, dtype="float64")})
     b = view(case, "b", {"bn/grad_gamma": column(nan, 2.5, dtype="float64")})
-    drift = one(compare(case, a, b), "grad_gamma")
+    drift = one(drifts_between(case, a, b), "grad_gamma")
     assert (drift.points, drift.mean_abs, drift.first_event) == (1, 0.5, 1)
 
 
@@ -144,8 +144,8 @@ def test_tolerance_is_the_coarser_side_s_unless_the_scenario_sets_one() -> None:
     case = make_case(["train_forward"])
     a = view(case, "a", {"bn/running_mean": column(0, 1)}, bn__running_mean="bfloat16")
     b = view(case, "b", {"bn/running_mean": column(0, 1.01)})
-    assert one(compare(case, a, b), "running_mean").relation == "agrees"
-    assert one(compare(case, a, b, Tolerance(rtol=1e-3)), "running_mean").relation == "differs"
+    assert one(drifts_between(case, a, b), "running_mean").relation == "agrees"
+    assert one(drifts_between(case, a, b, Tolerance(rtol=1e-3)), "running_mean").relation == "differs"
 
 
 def test_a_tolerance_is_its_own_then_another_s_then_the_dtype_s() -> None:
@@ -157,14 +157,14 @@ def test_a_tolerance_is_its_own_then_another_s_then_the_dtype_s() -> None:
 def test_cells_without_a_trace_have_no_drift() -> None:
     case = make_case(["train_forward"])
     dead = CellView(case, "b", "b", "crashed", None)
-    assert compare(case, view(case, "a", {}), dead) == []
+    assert drifts_between(case, view(case, "a", {}), dead) == []
 
 
 def test_nothing_at_all_is_no_drift() -> None:
     case = make_case([])
     assert [
         d.relation
-        for d in compare(
+        for d in drifts_between(
             case,
             view(case, "a", {"bn/running_mean": np.zeros((1, 0))}),
             view(case, "b", {"bn/running_mean": np.zeros((1, 0))}),
@@ -198,7 +198,7 @@ def test_ulps_of_outputs_count_against_the_largest_of_their_event() -> None:
     case = make_case(["train_forward"])
     a = view(case, "a", {"output/0": np.array([[1.0], [0.0]], dtype="float32")})
     b = view(case, "b", {"output/0": np.array([[1.0], [2.0**-23]], dtype="float32")})
-    assert one(compare(case, a, b), "output").max_ulp == 1.0
+    assert one(drifts_between(case, a, b), "output").max_ulp == 1.0
 
 
 def test_a_mean_that_is_zero_but_for_rounding_counts_against_its_standard_deviation() -> None:
@@ -206,7 +206,7 @@ def test_a_mean_that_is_zero_but_for_rounding_counts_against_its_standard_deviat
     case = make_case(["train_forward"])
     a = view(case, "a", {"bn/running_mean": column(0, 2.0**-28), "bn/running_var": column(4, 4)})
     b = view(case, "b", {"bn/running_mean": column(0, 0), "bn/running_var": column(4, 4)})
-    drift = one(compare(case, a, b), "running_mean")
+    drift = one(drifts_between(case, a, b), "running_mean")
     assert (drift.max_abs, drift.max_rel, drift.max_ulp) == (2.0**-28, 2.0**-29, 2.0**-6)
 
 
@@ -216,7 +216,7 @@ def test_states_of_different_width_are_missing_not_an_error() -> None:
         view(case, "a", {"bn/running_mean": np.zeros((2, 3))}),
         view(case, "b", {"bn/running_mean": np.zeros((2, 2))}),
     )
-    assert one(compare(case, a, b), "running_mean").relation == "missing"
+    assert one(drifts_between(case, a, b), "running_mean").relation == "missing"
 
 
 def test_a_small_statistic_does_not_agree_by_its_size_alone() -> None:
@@ -225,7 +225,7 @@ def test_a_small_statistic_does_not_agree_by_its_size_alone() -> None:
 
     def verdict(*held: tuple[float]) -> str:
         sides = [view(case, n, {"bn/running_var": column(1.0, *var)}) for n, var in zip("ab", held, strict=True)]
-        return one(compare(case, *sides), "running_var").relation
+        return one(drifts_between(case, *sides), "running_var").relation
 
     assert verdict((1e-6,), (11e-6,)) == "differs"
     assert verdict((1e-6,), (1.000005e-6,)) == "agrees"
@@ -236,7 +236,7 @@ def test_a_channel_of_nothing_is_held_against_the_largest_beside_it() -> None:
     case = make_case(["train_forward"])
     held = [np.array([[0.0, 1.0], [value, 1.0]], dtype="float32") for value in (0.0, 1e-7)]
     sides = [view(case, name, {"bn/running_mean": rows}) for name, rows in zip("ab", held, strict=True)]
-    assert one(compare(case, *sides), "running_mean").relation == "agrees"
+    assert one(drifts_between(case, *sides), "running_mean").relation == "agrees"
 
 
 def test_after_an_event_that_one_side_lacks_nothing_is_compared() -> None:
@@ -245,5 +245,5 @@ def test_after_an_event_that_one_side_lacks_nothing_is_compared() -> None:
     lacks = view(case, "mxnet", {"bn/running_mean": column(0, 1, 1)}, ["ok", "unsupported"])
     assert both.trace is not None and lacks.trace is not None
     assert same_program(both.trace, lacks.trace) == 1
-    drift = one(compare(case, both, lacks), "running_mean")
+    drift = one(drifts_between(case, both, lacks), "running_mean")
     assert (drift.relation, drift.points) == ("agrees", 2)

@@ -15,7 +15,7 @@ from rule_views import make_case, make_cell, make_trace
 
 import bncheck
 from bncheck import scenario
-from bncheck.diagnosis.drifts import compare
+from bncheck.diagnosis.drifts import drifts_between
 from bncheck.evidence import Drift
 from bncheck.scenario import OPS, Op, describe_ops, op_of
 from bncheck.trace import Trace
@@ -36,7 +36,7 @@ def drifts_behind(op: str) -> list[Drift]:
     ops = ("train_forward", op, "eval_forward")
     a, b = (make_trace(ops, running_mean=[0, 1, 1 + far, 1 + far], output__2=[2 + far]) for far in (0.0, 0.5))
     case = make_case(ops)
-    found = compare(case, make_cell(case, "a", a), make_cell(case, "b", lacking(b, 1)))
+    found = drifts_between(case, make_cell(case, "a", a), make_cell(case, "b", lacking(b, 1)))
     return [drift for drift in found if drift.relation != "agrees"]
 
 

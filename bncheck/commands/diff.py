@@ -107,7 +107,7 @@ def tell_changes(options: dict[str, Any]) -> int:
     import json
 
     from bncheck.errors import UsageError
-    from bncheck.gate.changes import changes, compare
+    from bncheck.gate.changes import changes, held_against
     from bncheck.run_folder.folder import find_run
     from bncheck.run_folder.results import plain, read_results
 
@@ -118,7 +118,7 @@ def tell_changes(options: dict[str, Any]) -> int:
                 "Name two runs, or two things of yours; bncheck compare joins runs.",
             )
     before, after = (read_results(find_run(options[name])) for name in ("a", "b"))
-    verdict = compare(before, after, options["fail_on"] or "convention")
+    verdict = held_against(before, after, options["fail_on"] or "convention")
     found = changes(verdict)
     if options["as_json"]:
         said = {"changes": plain(found), "known": len(verdict.of("known")), "exit_code": verdict.exit_code}

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bncheck.diagnosis.drifts import measure, pair_series, same_program
+from bncheck.diagnosis.drifts import drift_of, pair_series, same_program
 from bncheck.diagnosis.event_drifts import (
     agrees_where_finite,
     differs_in_time_alone,
@@ -137,7 +137,7 @@ def rounds_until(item: Open, event: int) -> bool:
         return False
     for series in pair_series(case, a.trace, b.trace, min(event, same_program(a.trace, b.trace))):
         if (series.layer, series.quantity) == item.place:
-            early = measure(case, a.target, b.target, series, item.pair.tolerance)
+            early = drift_of(case, a.target, b.target, series, item.pair.tolerance)
             return early.relation in ("agrees", "differs") and is_rounding(item.pair, early)
     return False
 

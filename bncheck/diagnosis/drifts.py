@@ -47,13 +47,13 @@ def ulp_of(values: Array, dtype: str) -> Array:
     return np.asarray(np.ldexp(1.0, np.maximum(exponents, lowest) - bits + 1))
 
 
-def compare(case: Case, a: CellView, b: CellView, tolerance: Tolerance = Tolerance()) -> list[Drift]:
+def drifts_between(case: Case, a: CellView, b: CellView, tolerance: Tolerance = Tolerance()) -> list[Drift]:
     """All drifts between two cells of ``case``; empty when either has no trace and neither failed."""
     drifts = list(compare_outcomes(case, a, b))
     if a.trace is None or b.trace is None:
         return drifts
     for series in pair_series(case, a.trace, b.trace, same_program(a.trace, b.trace)):
-        drifts.append(measure(case, a.target, b.target, series, tolerance))
+        drifts.append(drift_of(case, a.target, b.target, series, tolerance))
     drifts += missing(case, a, b)
     drifts += missing_gradients(case, a, b)
     return drifts
@@ -279,7 +279,7 @@ def allowance(quantity: str, size: Array, counted: Array, dtype: str, tolerance:
     return np.asarray(least + rtol * size)
 
 
-def measure(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tolerance) -> Drift:
+def drift_of(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tolerance) -> Drift:
     """One drift from paired rows. NaN and Inf in the same place on both sides do not drift."""
     a, b = series.a.astype(np.float64), series.b.astype(np.float64)
     if np.isfinite(a).all() and np.array_equal(a, b):  # gamma and beta, mostly

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bncheck.diagnosis.drifts import Series, loose, measure, pair_series, same_program
+from bncheck.diagnosis.drifts import Series, drift_of, loose, pair_series, same_program
 from bncheck.diagnosis.rules.born import overflows
 from bncheck.diagnosis.rules.computed import ROUNDINGS, shorter_unit
 from bncheck.diagnosis.rules.few_values import single_values
@@ -140,7 +140,7 @@ def rows_of(series: Series, row: int) -> Series:
 
 
 def measured(pair: PairView, series: Series) -> Drift:
-    return measure(pair.case, pair.a.target, pair.b.target, series, pair.tolerance)
+    return drift_of(pair.case, pair.a.target, pair.b.target, series, pair.tolerance)
 
 
 def is_apart(pair: PairView, drift: Drift, event: int | None = None) -> bool:

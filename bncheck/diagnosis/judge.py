@@ -10,7 +10,7 @@ from bncheck.convention import Convention
 from bncheck.diagnosis.anatomy import anatomy_of, seen_through
 from bncheck.diagnosis.diagnose import diagnose
 from bncheck.diagnosis.documented import Row, documented_facets
-from bncheck.diagnosis.drifts import compare
+from bncheck.diagnosis.drifts import drifts_between
 from bncheck.diagnosis.equivalence import held_to_equivalence
 from bncheck.diagnosis.fit import measure, settle
 from bncheck.diagnosis.replay import attribute, replay
@@ -76,7 +76,7 @@ def unsound_places(case: Case, trace: Trace) -> tuple[Place, ...]:
 
 
 def pair_view(case: Case, scenario: Scenario, a: CellView, b: CellView) -> PairView:
-    drifts = compare(case, a, b, scenario.tolerance)
+    drifts = drifts_between(case, a, b, scenario.tolerance)
     differ = any(drift.relation != "agrees" for drift in drifts)
     found = Deferred(lambda: attribute_pair(case, a, b)) if differ else ()
     return PairView(case=case, a=a, b=b, drifts=drifts, attributions=found, tolerance=scenario.tolerance)

@@ -228,7 +228,7 @@ def finish(
     formats: Sequence[str],
 ) -> Results:
     """Join what came, judge it, and say what did not come."""
-    plan, targets = settle(run, plan, parts, returns, backends)
+    plan, targets = put_together(run, plan, parts, returns, backends)
     documented = {target.name: backends[target.backend].documented for target in targets if target.backend in backends}
     lost = shortfalls(request, run, plan, parts, returns)
     said = {part.target for part in returns.lost}  # why a target is missing is said once
@@ -238,7 +238,7 @@ def finish(
     )
 
 
-def settle(
+def put_together(
     run: Path, plan: Plan, parts: Sequence[Part], returns: Returns, backends: Mapping[str, BackendFile]
 ) -> tuple[Plan, tuple[TargetResult, ...]]:
     """The cells of all parts in the run folder, and the targets as they turned out: one that two machines have in two

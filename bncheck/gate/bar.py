@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bncheck.bounded import read_bounded
 from bncheck.errors import RunFolderError
-from bncheck.gate.baseline import Entry, by_place, gone, judge
+from bncheck.gate.baseline import Entry, by_place, gone, standing_of
 from bncheck.gate.blamed import EXITS
 from bncheck.gate.charge import Charge, charges, plain_names, unchecked
 from bncheck.gate.shortfall import Shortfall
@@ -118,7 +118,7 @@ def weigh(charge: Charge, bar: Bar, listed: Sequence[Entry], atol: Mapping[str, 
         return Judged(charge, "below", f"--fail-on {bar.fail_on}")
     if bar.baseline is None:
         return Judged(charge, "fails")
-    found = judge(charge, listed, atol.get(charge.scenario))
+    found = standing_of(charge, listed, atol.get(charge.scenario))
     return Judged(charge, "known", "in the baseline") if found == "known" else Judged(charge, "fails", found)
 
 

@@ -98,7 +98,7 @@ def record(charges: Iterable[Charge]) -> tuple[Entry, ...]:
     return tuple(sorted(kept.values(), key=lambda entry: (*map(str, entry.key), entry.kind)))
 
 
-def judge(charge: Charge, entries: Sequence[Entry], atol: float | None = None) -> str:
+def standing_of(charge: Charge, entries: Sequence[Entry], atol: float | None = None) -> str:
     """ "new", "known", or how it is worse in words."""
     here = [entry for entry in entries if same_place(entry, charge)]
     covering = [[entry for entry in here if entry.covers(pair)] for pair in charge.pairs]

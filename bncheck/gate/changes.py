@@ -26,7 +26,7 @@ class Change:
     note: str = ""
 
 
-def compare(before: Results, after: Results, fail_on: str) -> Verdict:
+def held_against(before: Results, after: Results, fail_on: str) -> Verdict:
     """The later run held against all that the earlier one found."""
     return hold(after, Bar(fail_on=fail_on, baseline=record(charges(before))), date.today())
 

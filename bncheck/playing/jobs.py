@@ -65,7 +65,7 @@ def run_cells(
     with own_file(run / "records.jsonl").open("a", encoding="utf-8") as records:
         reasons = play(jobs, options.at_once, lambda progress: note(records, progress, watch), write, meanwhile)
     watch.remember()
-    return [settle(run, seat.result, reasons) for seat in seats]
+    return [as_it_ran(run, seat.result, reasons) for seat in seats]
 
 
 def note(records: TextIO, progress: Progress, tell: Callable[[Progress], None]) -> None:
@@ -109,7 +109,7 @@ def serves(nursery: Nursery, seat: Seat) -> bool:
     return (nursery.python, nursery.module) == (seat.python, seat.forks) and not nursery.closed
 
 
-def settle(run: Path, target: TargetResult, reasons: Mapping[str, str]) -> TargetResult:
+def as_it_ran(run: Path, target: TargetResult, reasons: Mapping[str, str]) -> TargetResult:
     """The target with what its worker said of itself: version, environment, or why it cannot run."""
     try:
         environment: dict[str, Any] = read_environment(run / "cells" / target.slug) or {}

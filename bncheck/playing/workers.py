@@ -206,7 +206,7 @@ class Worker:
         code = self.ended()
         yield from self.advance()
         if code is not None:
-            yield from self.settle(code)
+            yield from self.conclude(code)
         else:
             yield from self.enforce()
 
@@ -289,7 +289,7 @@ class Worker:
     def noise(self) -> int:
         return size_of(self.job.folder, "stderr.txt")
 
-    def settle(self, code: int) -> Iterator[Progress]:
+    def conclude(self, code: int) -> Iterator[Progress]:
         """The process ended: everything done, or unavailable, or dead at some cell."""
         unborn, self.process = isinstance(self.process, Forked) and not self.process.pid, None
         if unborn or (self.untried and not self.ready and self.read_environment() is None):

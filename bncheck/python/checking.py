@@ -129,7 +129,7 @@ def diff(a: Any, b: Any, **options: Any) -> Result:
     UsageError where they cannot be compared."""
     texts = [isinstance(each, (str, os.PathLike)) for each in (a, b)]
     if all(texts):
-        return compare(os.fspath(a), os.fspath(b), options)
+        return diff_named(os.fspath(a), os.fspath(b), options)
     if any(texts):
         raise UsageError(
             "A model object is compared with another, and a file with a file.",
@@ -150,7 +150,7 @@ def diff(a: Any, b: Any, **options: Any) -> Result:
     return Result(answer, results_of(answer, found, targets, "bncheck.diff()", now()))
 
 
-def compare(a: str, b: str, options: Mapping[str, Any]) -> Result:
+def diff_named(a: str, b: str, options: Mapping[str, Any]) -> Result:
     from bncheck.subjects.diff import diff as diff_there
     from bncheck.subjects.sides import AskedDiff, parse_side
 

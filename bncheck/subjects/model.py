@@ -80,7 +80,7 @@ def check_model(
 ) -> tuple[Path, Results]:
     """Judge what ``worker/subject`` recorded in ``folder``; (the run folder, what was found)."""
     seen = read(asked.thing.text, found, folder, asked.thing.framework)
-    findings = tuple(replace(item, case=slug_of(asked.thing.text)) for item in judge(seen))
+    findings = tuple(replace(item, case=slug_of(asked.thing.text)) for item in findings_of(seen))
     answer = answer_of(asked.thing.text, seen, findings)
     run = create_run_folder(asked.out)
     if (folder / "watched").is_dir():
@@ -168,7 +168,7 @@ def flat(array: Any) -> Any:
 # --------------------------------------------------------------------------------------------------- what it means
 
 
-def judge(seen: Seen) -> tuple[Finding, ...]:
+def findings_of(seen: Seen) -> tuple[Finding, ...]:
     """Findings about what it holds and what it lived through, gravest first; each cause once per layer."""
     turned = {name for verdict in seen.verdicts if verdict.turned for name in verdict.names}
     held = [item for item in judge_holding(seen.holding) if not misread(item, turned)]

@@ -37,12 +37,12 @@ from bncheck.environments.targets import parse_targets  # noqa: E402
 from bncheck.errors import BncheckError  # noqa: E402
 from bncheck.gate.bar import parse_verdict, read_verdict  # noqa: E402
 from bncheck.gate.baseline import read_baseline  # noqa: E402
-from bncheck.gate.changes import changes, compare  # noqa: E402
+from bncheck.gate.changes import changes, held_against  # noqa: E402
 from bncheck.gate.config import read_configuration, read_waivers  # noqa: E402
 from bncheck.joining.runs import open_sources  # noqa: E402
 from bncheck.playing import kept  # noqa: E402
 from bncheck.playing.cases_file import read_job, read_lines  # noqa: E402
-from bncheck.playing.jobs import settle  # noqa: E402
+from bncheck.playing.jobs import as_it_ran  # noqa: E402
 from bncheck.playing.pace import Stopwatch, read_paces  # noqa: E402
 from bncheck.playing.plan_file import read_plan  # noqa: E402
 from bncheck.playing.shard import parse_shard  # noqa: E402
@@ -232,7 +232,7 @@ def kept_readers(run: Path, cells: Path, folder: Path) -> Iterator[Reader]:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         if kept.lay_out(place, "reference", shelf, whole=True):
-            settle(place, target, {})
+            as_it_ran(place, target, {})
             for cell in shelf.cells:
                 read_record(cell_folder(place, "reference", cell))
 
@@ -324,7 +324,7 @@ def changed_since(before: Results) -> Callable[[Path], object]:
 
     def told(run: Path) -> None:
         for one, other in ((before, read_results(run)), (read_results(run), before)):
-            "\n".join(change_lines(changes(compare(one, other, "convention")), 3)).encode()
+            "\n".join(change_lines(changes(held_against(one, other, "convention")), 3)).encode()
 
     return told
 
@@ -486,7 +486,7 @@ def in_target(name: str, run: Path) -> Callable[[Path], object]:
     target = TargetResult(name="reference", slug="reference", backend="reference")
 
     def read(at: Path) -> None:
-        settled = settle(at, target, {})
+        settled = as_it_ran(at, target, {})
         write_results(Results(version="", command="", created="", targets=(settled,), scenarios=(), cells=()), at / "x")
         read_results(at / "x")
 

@@ -143,13 +143,13 @@ def single_state(streams: Sequence[Stream], averages: Averages, update_on: objec
             identifiable=False,
             reason=f"no {update_on} event after a forward with one value per channel",
         )
-    answers = [judge(stream, t, source, averages, eps) for stream, t, source in rows if finite(stream, t)]
+    answers = [shown_by(stream, t, source, averages, eps) for stream, t, source in rows if finite(stream, t)]
     if len(set(answers)) == 1 and answers[0] in ("unchanged", "updated", "nan", "mean-only"):
         return Facet(answers[0], True, 0.0)
     return Facet(None, identifiable=False, reason=", ".join(sorted(set(answers))))
 
 
-def judge(stream: Stream, t: int, source: int, averages: Averages, eps: float) -> str:
+def shown_by(stream: Stream, t: int, source: int, averages: Averages, eps: float) -> str:
     """The state after one such row; an unseen move must have been large enough to see."""
     after = state_after(stream, t)
     if after == "nan":

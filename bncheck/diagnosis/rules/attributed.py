@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.diagnosis.rules.departure import Departure, judge
+from bncheck.diagnosis.rules.departure import Departure, departure_of
 from bncheck.diagnosis.rules.identifiability import not_identifiable
 from bncheck.diagnosis.rules.movement import moving_ops
 from bncheck.diagnosis.rules.wording import percent, targets
@@ -99,7 +99,7 @@ def _finding(
     share, facet, item = best
     value_a, value_b = item.values[facet]
     a, b = sharing(pair.a, facet), sharing(pair.b, facet)
-    judged = judge(facet, a, value_a, b, value_b)
+    judged = departure_of(facet, a, value_a, b, value_b)
     x, y = (a, value_a), (b, value_b)
     if odd_is_second(judged, pair, value_a, value_b, usual):
         x, y = y, x

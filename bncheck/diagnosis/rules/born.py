@@ -89,7 +89,7 @@ class Walk:
                     continue
                 self.carried.setdefault(layer, []).append(self.add(birth_of(state, layer, name, -1, "held")))
 
-    def settle(self, layer: str, event: int) -> None:
+    def trace_back(self, layer: str, event: int) -> None:
         """What became unsound in the layer's state by this event, and by what."""
         for name, state in self.states[layer].items():
             new = state.spoilt[event + 1] & ~state.spoilt[event]
@@ -135,7 +135,7 @@ class Walk:
         met: list[int] = []
         for layer in made:
             if not self.makers(layer, event):
-                self.settle(layer, event)
+                self.trace_back(layer, event)
             sources = self.makers(layer, event) or [self.output(layer, event)]
             for number in sources:
                 if self.found[number].layer == layer:
@@ -253,7 +253,7 @@ def births(cell: CellView) -> tuple[Birth, ...]:
     for event in turning:
         walk.forward(event)
         for layer in walk.states:
-            walk.settle(layer, event)
+            walk.trace_back(layer, event)
         if trace.events[event].op == "backward":
             walk.backward(event)
     return (*walk.result(), *gains(walk))

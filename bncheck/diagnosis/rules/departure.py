@@ -40,7 +40,7 @@ def same(one: Any, two: Any) -> bool:
         return str(one) == str(two)
 
 
-def judge(facet: str, a: Sequence[CellView], value_a: Any, b: Sequence[CellView], value_b: Any) -> Departure:
+def departure_of(facet: str, a: Sequence[CellView], value_a: Any, b: Sequence[CellView], value_b: Any) -> Departure:
     """Judge one facet of two sides (groups of cells that agree) from what their members document."""
     known = 0
     for side, value in ((a, value_a), (b, value_b)):

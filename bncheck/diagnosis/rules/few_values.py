@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bncheck.diagnosis.rules.departure import judge
+from bncheck.diagnosis.rules.departure import departure_of
 from bncheck.diagnosis.rules.held_states import states_of
 from bncheck.diagnosis.rules.movement import holds_training, moving_ops
 from bncheck.diagnosis.rules.refused import origin_at, own_name, refused_events, values_per_channel
@@ -30,7 +30,7 @@ def differences(
     if found is None:
         return
     event, title, values, quantity = found
-    judged = judge(facets[0], pair.a.members, values[0], pair.b.members, values[1])
+    judged = departure_of(facets[0], pair.a.members, values[0], pair.b.members, values[1])
     known = all(cell.documented.get(facets[0]) is not None for cell in (pair.a, pair.b))
     defect = judged.kind == "defect" and (known or judged.departs_from == "itself")
     yield Finding(

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
-from bncheck.diagnosis.rules.departure import judge
+from bncheck.diagnosis.rules.departure import departure_of
 from bncheck.diagnosis.rules.movement import changed
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, Drift, PairView
@@ -92,7 +92,7 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
         if starts is None or np.isnan(starts).any():
             continue  # not held yet, or poisoned from the start, which is another rule's
         facet = STATES[drift.quantity]
-        judged = judge(facet, pair.a.members, starts[0], pair.b.members, starts[1])
+        judged = departure_of(facet, pair.a.members, starts[0], pair.b.members, starts[1])
         yield Finding(
             code=CODE,
             cause=CAUSE,

@@ -18,7 +18,7 @@ import numpy as np
 from bncheck.diagnosis.rules import applications, handed_over
 from bncheck.diagnosis.rules.attributed import Side, differing_facets, summary
 from bncheck.diagnosis.rules.counters import advances
-from bncheck.diagnosis.rules.departure import judge
+from bncheck.diagnosis.rules.departure import departure_of
 from bncheck.diagnosis.rules.holdings import start
 from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.movement import moved
@@ -130,7 +130,7 @@ def seen_in_traces(pair: PairView) -> Iterator[Finding]:
         apart = all(values) and values[0] != values[1]
         if drift.quantity != "counter" or counts is None or (counts[0] == counts[1] and not apart):
             continue
-        judged = judge("counter", pair.a.members, values[0] or "", pair.b.members, values[1] or "")
+        judged = departure_of("counter", pair.a.members, values[0] or "", pair.b.members, values[1] or "")
         yield Finding(
             code=CODE,
             cause=CAUSE,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bncheck.diagnosis.drifts import compare
+from bncheck.diagnosis.drifts import drifts_between
 from bncheck.diagnosis.rules.leftover import within_rounding
 from bncheck.diagnosis.rules.wording import name, number
 from bncheck.evidence import CellView, PairView, Repeat, TargetView
@@ -73,7 +73,7 @@ def difference(one: CellView, two: CellView) -> tuple[str, str, float] | None:
     """(quantity, layer, size) of the first difference between two runs of a case that is not rounding."""
     if one.outcome != two.outcome:
         return "outcome", "", float("nan")
-    pair = PairView(case=one.case, a=one, b=two, drifts=compare(one.case, one, two))
+    pair = PairView(case=one.case, a=one, b=two, drifts=drifts_between(one.case, one, two))
     with np.errstate(all="ignore"):
         drift = next((item for item in pair.differing if not within_rounding(pair, item)), None)
     return None if drift is None else (drift.quantity, drift.layer, drift.max_abs)
