@@ -118,9 +118,11 @@ def assert_same_in_any_batch(model: Any, batch: Any, tolerance: float = SAME) ->
             off = distance(one, other, start, stop, size)
             if off > tolerance:
                 first = first_by_itself(parts, inner, size, tolerance)
-                where = f"{first} is the first layer that gives the same input other outputs" if first else (
-                    "no normalising layer does it by itself: look at what else sees the whole batch"
-                )  # fmt: skip
+                where = (
+                    f"{first} is the first layer that gives the same input other outputs"
+                    if first
+                    else ("no normalising layer does it by itself: look at what else sees the whole batch")
+                )
                 raise AssertionError(
                     f"In eval samples {start} to {stop - 1} get other outputs alone than among {size}: off by "
                     f"{off:.3g} of the largest.\n  → {where}; in eval() a BatchNorm layer with running "

@@ -72,8 +72,10 @@ def written(thing: Any) -> str:
     except (TypeError, OSError):  # a notebook's, or one that was made at run time
         path = None
     if path is None or not is_regular(Path(path)) or "<locals>" in name:
-        raise UsageError(f"{name} stands in no file, and check plays it in a process of its own.",
-                         "Write it into a file, or compare it here: bncheck.assert_equivalent(…)")  # fmt: skip
+        raise UsageError(
+            f"{name} stands in no file, and check plays it in a process of its own.",
+            "Write it into a file, or compare it here: bncheck.assert_equivalent(…)",
+        )
     return f"{path}:{name}"
 
 

@@ -71,11 +71,12 @@ def sentence(happening: Happening, named: str) -> str:
 def extra(detail: Mapping[str, Any]) -> str:
     """Lists are counted; what is empty says nothing."""
     found = [
-        f"{clean(str(key))} {plural(len(value), 'key')}" if isinstance(value, (list, tuple)) and len(value) > NAMED
+        f"{clean(str(key))} {plural(len(value), 'key')}"
+        if isinstance(value, (list, tuple)) and len(value) > NAMED
         else f"{clean(str(key))} {one_line(scalar(value), 160)}"
         for key, value in detail.items()
         if value not in ("", None, [], ())
-    ]  # fmt: skip
+    ]
     return f" ({', '.join(found)})" if found else ""
 
 

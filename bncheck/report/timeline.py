@@ -116,8 +116,10 @@ def lane_marks(label: str, cells: Array, axis: Axis, y: float, colour: str) -> l
 def moved_marks(layer: LayerLife, axis: Axis, y: float) -> list[str]:
     moved, still = moved_lanes(layer, axis)
     if not (moved.any() or still.any()):
-        return [words("statistics moved", LEFT - 10, y + LANE - 2.5, anchor="end"),
-                words("not recorded", LEFT + 4, y + LANE - 2.5, size=11)]  # fmt: skip
+        return [
+            words("statistics moved", LEFT - 10, y + LANE - 2.5, anchor="end"),
+            words("not recorded", LEFT + 4, y + LANE - 2.5, size=11),
+        ]
     # Where they stood still a thin line is left: it is told from no forward at all without colour.
     line = [
         (across(axis, start), y + LANE / 2 - 1, across(axis, start + length) - across(axis, start), 2.0)

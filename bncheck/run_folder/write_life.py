@@ -24,8 +24,15 @@ def write_life(life: Life, run: Path) -> Path:
     base.mkdir(parents=True, exist_ok=True)
     place = next(each for number in count() if not (each := base / f"{life.pid}-{number}").exists())
     place.mkdir()
-    about = {"framework": life.framework, "version": life.version, "program": life.program, "pid": life.pid,
-             "command": list(life.command), "rank": life.rank, "world": life.world}  # fmt: skip
+    about = {
+        "framework": life.framework,
+        "version": life.version,
+        "program": life.program,
+        "pid": life.pid,
+        "command": list(life.command),
+        "rank": life.rank,
+        "world": life.world,
+    }
     state = {"steps": life.steps, "forwards": life.forwards, "left_out": life.left_out, "ended": life.code is not None}
     write_json(place / "about.json", about)
     write_whole(place / "log.jsonl", "".join(json.dumps(plain(row)) + "\n" for row in rows(life)))
@@ -52,10 +59,18 @@ def rows(life: Life) -> Iterator[Mapping[str, Any]]:
 
 def layer_row(number: int, layer: LayerLife) -> Mapping[str, Any]:
     return {
-        "layer": number, "name": layer.name, "kind": layer.kind, "channels": layer.channels,
-        "names": list(layer.names), "registered": layer.registered, "tracks": layer.tracks, "own": layer.own,
-        "dtypes": dict(layer.dtypes), "trainable": layer.trainable, "made_at": place_of(layer.made_at),
-    }  # fmt: skip
+        "layer": number,
+        "name": layer.name,
+        "kind": layer.kind,
+        "channels": layer.channels,
+        "names": list(layer.names),
+        "registered": layer.registered,
+        "tracks": layer.tracks,
+        "own": layer.own,
+        "dtypes": dict(layer.dtypes),
+        "trainable": layer.trainable,
+        "made_at": place_of(layer.made_at),
+    }
 
 
 def span_row(number: int, span: Span) -> Mapping[str, Any]:
@@ -64,9 +79,13 @@ def span_row(number: int, span: Span) -> Mapping[str, Any]:
 
 def happening_row(each: Happening, numbers: Mapping[str, int]) -> Mapping[str, Any]:
     return {
-        "what": each.what, "index": each.index, "step": each.step, "where": place_of(each.where),
-        "layers": [numbers[name] for name in each.layers if name in numbers], "detail": dict(each.detail),
-    }  # fmt: skip
+        "what": each.what,
+        "index": each.index,
+        "step": each.step,
+        "where": place_of(each.where),
+        "layers": [numbers[name] for name in each.layers if name in numbers],
+        "detail": dict(each.detail),
+    }
 
 
 def place_of(where: Where | None) -> tuple[str, int, str] | None:

@@ -62,9 +62,12 @@ def compare_change(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]
     findings = findings_of(application, short(asked.a), slug_of(subject))
     answer = answer_of(application, subject, findings, remarks(said, asked))
     target = TargetResult(
-        name=short(asked.a), slug=slug_of(asked.a.text), backend=backend.name, version=str(said["torch"]),
+        name=short(asked.a),
+        slug=slug_of(asked.a.text),
+        backend=backend.name,
+        version=str(said["torch"]),
         python=str(python.path),
-    )  # fmt: skip
+    )
     run = create_run_folder(asked.out)
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     results = results_of(answer, findings, [target], asked.command, created)

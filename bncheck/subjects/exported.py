@@ -134,9 +134,15 @@ def as_a_model_takes_them(given: Path | None, folder: Path) -> Iterator[Path | N
 
 
 def play_model(
-    side: Side, other: Side, asked: AskedDiff, folder: Path, given: Path | None, listener: Listener,
-    together: Sequence[float] = (), restored: Mapping[str, NDArray[Any]] = NONE,
-) -> Played:  # fmt: skip
+    side: Side,
+    other: Side,
+    asked: AskedDiff,
+    folder: Path,
+    given: Path | None,
+    listener: Listener,
+    together: Sequence[float] = (),
+    restored: Mapping[str, NDArray[Any]] = NONE,
+) -> Played:
     """``together`` are eps to run it with in each other way too; ``restored`` weights that stand for its own."""
     assert side.thing is not None
     backend = find_backends(())[side.thing.framework]
@@ -175,9 +181,14 @@ def play_model(
 
 
 def play_restored(
-    side: Side, other: Side, played: Played, asked: AskedDiff, folder: Path, listener: Listener,
+    side: Side,
+    other: Side,
+    played: Played,
+    asked: AskedDiff,
+    folder: Path,
+    listener: Listener,
     weights: Mapping[str, NDArray[Any]],
-) -> Mapping[str, Sequence[NDArray[Any]]]:  # fmt: skip
+) -> Mapping[str, Sequence[NDArray[Any]]]:
     """What it gives on the same input with other weights, as "restored"; nothing for what cannot be changed."""
     if side.kind == "code":
         return play_model(side, other, asked, folder, played.arrays, listener, restored=weights).plays

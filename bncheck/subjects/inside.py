@@ -198,9 +198,7 @@ def view_of(layer: Alone, trace: Trace, target: TargetResult, backend: BackendFi
     variant = target.name.partition("[")[2].rstrip("]")
     target = replace(target, variant=variant)
     known = {"version": target.version, "device": "cpu"}
-    view = CellView(
-        case=case, target=target.name, backend=backend.name, outcome="ok", trace=trace, environment=known
-    )  # fmt: skip
+    view = CellView(case=case, target=target.name, backend=backend.name, outcome="ok", trace=trace, environment=known)
     measured = measure([(case, trace, "ok")], target.name, path)
     return explain_cell(view, target, {path: measured}, backend.documented)
 
@@ -221,9 +219,7 @@ def is_batch_norm(view: CellView) -> bool:
 def sentence(found: Finding, layer: Alone, backend: BackendFile, targets: tuple[str, str]) -> str:
     """Without the targets' names: there are two sides, the user's layer and the framework's."""
     home = replace(TORCH, title=NAMES[backend.name], targets=targets)
-    looked = Looked(
-        name=layer.kind, shape=(), channels=1, left_out=(), defaults={}, held={}, affine=True, home=home
-    )  # fmt: skip
+    looked = Looked(name=layer.kind, shape=(), channels=1, left_out=(), defaults={}, held={}, affine=True, home=home)
     return in_words(found.title, looked)
 
 

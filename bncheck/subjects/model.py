@@ -86,10 +86,12 @@ def check_model(
     if (folder / "watched").is_dir():
         shutil.copytree(folder / "watched", run / "watched")
     target = TargetResult(
-        name=seen.holding.name, slug=slug_of(seen.holding.name), backend=asked.thing.framework,
+        name=seen.holding.name,
+        slug=slug_of(seen.holding.name),
+        backend=asked.thing.framework,
         version=str(found.get("version", found.get("torch"))),
         python=str(python.path),
-    )  # fmt: skip
+    )
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     results = results_of(answer, findings, [target], asked.command, created)
     conclude(run, answer, results, asked.formats, listener.say, asked.bar, missed(asked, seen))

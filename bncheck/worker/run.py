@@ -176,9 +176,13 @@ def failure(index, op, error, judge, shape=None):
         text = blame.about_input(text, shape)
     status = "unsupported" if refused else "raised" if origin in blame.TELLING else "failed"
     return {
-        "event": index, "op": op, "status": status, "origin": origin,
-        "error_type": type(error).__name__, "error": blame.worded(text[:4000], origin, where),
-    }  # fmt: skip
+        "event": index,
+        "op": op,
+        "status": status,
+        "origin": origin,
+        "error_type": type(error).__name__,
+        "error": blame.worded(text[:4000], origin, where),
+    }
 
 
 def about_native(record, network, backend):
@@ -300,8 +304,15 @@ class Cell:
         if self.pending:
             self.last, self.pending = self.pending, []
         if not self.last:
-            self.failed.append({"event": index, "op": "backward", "status": "skipped", "error_type": "",
-                                "error": "no forward before it left a gradient to go back through"})  # fmt: skip
+            self.failed.append(
+                {
+                    "event": index,
+                    "op": "backward",
+                    "status": "skipped",
+                    "error_type": "",
+                    "error": "no forward before it left a gradient to go back through",
+                }
+            )
             return
         self.model.keep_graph = self.back_again(index)
         self.recorder.backward(index, self.model.backward([self.upstream(*item) for item in self.last]))
@@ -376,9 +387,10 @@ def run_cell(folder, job, inputs, backend, target):
         worst = next((item for item in result["failed"] if item["status"] in words), None)
         if worst is not None:
             result.update(
-                outcome=status, event=worst["event"],
+                outcome=status,
+                event=worst["event"],
                 error={"type": worst["error_type"], "message": worst["error"], "origin": worst.get("origin", "")},
-            )  # fmt: skip
+            )
             break
     result["seconds"] = time.perf_counter() - began
     return result, arrays

@@ -85,8 +85,9 @@ def values(parts: Parts, life: Life) -> Rule | None:
 def within(train: Normaliser, held: Memory | None, life: Life) -> Rule:
     x = next((one.x for one in life.forwards if one.training), life.forwards[0].x)
     each = {"sample": "each sample", "strides": f"every {ordinal(train.within.size)} sample"}.get(
-        train.within.kind, "each half of the batch" if 2 * train.within.size == len(x)
-        else f"each chunk of {train.within.size} samples")  # fmt: skip
+        train.within.kind,
+        "each half of the batch" if 2 * train.within.size == len(x) else f"each chunk of {train.within.size} samples",
+    )
     too = ", for its running statistics too" if held is not None and held.group == train.within else ""
     return Rule(
         cause="value-count",
@@ -130,9 +131,11 @@ def said_of_values(group: Group, in_eval: Group, held: Memory | None, life: Life
     if held is None or held.never:
         return said
     if held.group == group:
-        return said + {"each in turn": ", and updates its running statistics once for each",
-                       "the first": ", and averages the first alone", "the last": ", and averages the last alone",
-                       }.get(held.order, "")  # fmt: skip
+        return said + {
+            "each in turn": ", and updates its running statistics once for each",
+            "the first": ", and averages the first alone",
+            "the last": ", and averages the last alone",
+        }.get(held.order, "")
     return f"{said}; its running statistics take {of_memory(held, samples, positions)}"
 
 
@@ -168,9 +171,11 @@ def source(parts: Parts, life: Life) -> Rule | None:
     if not said:
         return None
     same = len({what for _, what in said}) == 1
-    text = f"normalises {said[0][1]} in {' and in '.join(mode for mode, _ in said)}" if same else "; ".join(
-        f"in {mode} normalises {what}" for mode, what in said
-    )  # fmt: skip
+    text = (
+        f"normalises {said[0][1]} in {' and in '.join(mode for mode, _ in said)}"
+        if same
+        else "; ".join(f"in {mode} normalises {what}" for mode, what in said)
+    )
     return Rule(
         cause="normaliser-source",
         says=text,
@@ -196,8 +201,11 @@ def said_of_source(rule: Normaliser) -> str:
     if rule.source == "blend":
         return f"with a blend, {shares[0]} of it the batch's statistics and the rest the running ones"
     if rule.source == "renorm":
-        limits = [f"{name} clipped at {share}" for name, share, size in zip("rd", shares, rule.shares, strict=True)
-                  if size < NO_LIMIT]  # fmt: skip
+        limits = [
+            f"{name} clipped at {share}"
+            for name, share, size in zip("rd", shares, rule.shares, strict=True)
+            if size < NO_LIMIT
+        ]
         return f"by batch renormalisation ({', '.join(limits) or 'r and d not clipped here'})"
     return {
         "batch": "with the batch's statistics",
@@ -281,8 +289,9 @@ def remembering(parts: Parts, life: Life) -> Sequence[Rule]:
                 "cumulative": "averages all batches alike, with weight 1/k"}[held.averaging]  # fmt: skip
         rules.append(of_average("averaging", says, averaging="exponential"))
     if held.weight != life.weight:
-        times = next((k for k in range(2, MOST_UPDATES + 1)
-                      if abs(1.0 - (1.0 - life.weight) ** k - held.weight) < 1e-6), 0)  # fmt: skip
+        times = next(
+            (k for k in range(2, MOST_UPDATES + 1) if abs(1.0 - (1.0 - life.weight) ** k - held.weight) < 1e-6), 0
+        )
         if times:
             says = f"moves its running statistics as {times} updates of weight {life.weight:.4g} per forward do"
             rules.append(of_average("update-count", says, weight=life.weight))

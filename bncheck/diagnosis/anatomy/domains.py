@@ -94,8 +94,9 @@ def steady(found: Sequence[Pair]) -> Pair | None:
 
 def near(one: Pair, two: Pair) -> bool:
     size = np.abs(two[0]) + np.abs(two[1]).max() + 1e-3
-    return all(bool(np.isfinite(a).all() and (np.abs(a - b) <= STEADY * size).all())
-               for a, b in zip(one, two, strict=True))  # fmt: skip
+    return all(
+        bool(np.isfinite(a).all() and (np.abs(a - b) <= STEADY * size).all()) for a, b in zip(one, two, strict=True)
+    )
 
 
 def shortest(values: Array) -> Array:

@@ -93,8 +93,10 @@ def step(rule: Memory, before: Pair, forward: Forward, life: Life, count: int) -
             weight = weight_at(rule, number)
             state = (1.0 - weight) * state + weight * pair[which]
         after.append(state)
-    sizes = [np.abs(a) + np.abs(b) + np.max(np.abs([pair[i] for pair in each]), axis=0)
-             for i, (a, b) in enumerate(zip(before, after, strict=True))]  # fmt: skip
+    sizes = [
+        np.abs(a) + np.abs(b) + np.max(np.abs([pair[i] for pair in each]), axis=0)
+        for i, (a, b) in enumerate(zip(before, after, strict=True))
+    ]
     roundings = STATE_ROUNDINGS * max(1.0, math.sqrt(len(each)))
     bounds = [error[i] + roundings * life.u_state * sizes[i] + life.smallest for i in (0, 1)]
     return (after[0], after[1]), (bounds[0], bounds[1])

@@ -96,8 +96,10 @@ def of_forward(parts: Parts, life: Life, forward: Forward) -> tuple[Pair, Pair]:
         dz = dz * way.of_held(forward)
     n = forward.x.shape[0] * forward.x.shape[2]
     unit = 8.0 * life.u * (min(n, SUM_LAMBDA * np.sqrt(n)) + 8.0) + 1e-6
-    sums = [(part.sum(axis=(0, 2)), unit * np.abs(part).sum(axis=(0, 2)) + unit * np.abs(forward.dy).sum(axis=(0, 2)))
-            for part in (dz * h, dz)]  # fmt: skip
+    sums = [
+        (part.sum(axis=(0, 2)), unit * np.abs(part).sum(axis=(0, 2)) + unit * np.abs(forward.dy).sum(axis=(0, 2)))
+        for part in (dz * h, dz)
+    ]
     return by_what_is_held(sums[0], sums[1], None if isinstance(way, Domains) else way, forward)
 
 

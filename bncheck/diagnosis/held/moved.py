@@ -30,9 +30,11 @@ def started(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading
         chosen = [pair for pair in pairs if left[pair.name] & set(STATISTICS) and at_start(getattr(pair, pick))]
         if not chosen:
             continue
-        words = f"{fresh} is {moved} with its statistics at their start" if all_same(sides, chosen) else (
-            f"{fresh} holds the statistics of a new model"
-        )  # fmt: skip
+        words = (
+            f"{fresh} is {moved} with its statistics at their start"
+            if all_same(sides, chosen)
+            else (f"{fresh} holds the statistics of a new model")
+        )
         affine = (
             "gamma and beta are equal" if all(same(pair, AFFINE) for pair in chosen) else "gamma and beta differ too"
         )

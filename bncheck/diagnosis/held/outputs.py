@@ -46,9 +46,11 @@ def aligned(usual: Outputs, other: Outputs) -> Outputs:
     if len(usual) != len(other) or all(a.shape == b.shape for a, b in zip(usual, other, strict=True)):
         return other
     moved = [[moved_to(a, b) for b in other] for a in usual]
-    places = next(
-        (order for order in ORDERS[len(usual)] if all(moved[i][j] is not None for i, j in enumerate(order))), None
-    ) if len(usual) in ORDERS else None  # fmt: skip
+    places = (
+        next((order for order in ORDERS[len(usual)] if all(moved[i][j] is not None for i, j in enumerate(order))), None)
+        if len(usual) in ORDERS
+        else None
+    )
     if places is None:
         return other
     return [array for i, j in enumerate(places) if (array := moved[i][j]) is not None]

@@ -132,8 +132,10 @@ def stages_of(
     if before is not None:
         place, held, left = before
         first = [("set", held)]
-        rows = [np.where(np.arange(len(record))[:, None] == at, new, old)
-                for new, old in zip(held, (record.m0, record.v0), strict=True)]  # fmt: skip
+        rows = [
+            np.where(np.arange(len(record))[:, None] == at, new, old)
+            for new, old in zip(held, (record.m0, record.v0), strict=True)
+        ]
         record, resets = replace(record, m0=rows[0], v0=rows[1]), left
         if not record.training[: place + 1].any():
             return [*first, ("start", batch.own)]

@@ -106,9 +106,13 @@ def watch(recorder):
 
     parts = sys.modules["bncheck_watching_recorder"].part
     watcher = parts("watching/layers").Watcher(
-        recorder, parts("torch_side/moments"), "paddle", paddle.__version__, [os.path.dirname(paddle.__file__)],
+        recorder,
+        parts("torch_side/moments"),
+        "paddle",
+        paddle.__version__,
+        [os.path.dirname(paddle.__file__)],
         {paddle.nn.Layer.__call__.__code__},
-    )  # fmt: skip
+    )
     eye = parts("watching/layers").Eye(
         name=lambda layer: layer.full_name(),
         seen=lambda layer, args, kwargs: seen(paddle, args[0] if args else kwargs.get("input")),
@@ -141,9 +145,11 @@ def settings(layer, x):
     last = layer._data_format in ("NLC", "NHWC", "NDHWC")
     trainable = any(each is not None and not each.stop_gradient for each in (layer.weight, layer.bias))
     return {
-        "axis": -1 if last and len(x.shape) > 2 else 1, "eps": layer._epsilon, "momentum": layer._momentum,
+        "axis": -1 if last and len(x.shape) > 2 else 1,
+        "eps": layer._epsilon,
+        "momentum": layer._momentum,
         "trainable": trainable,
-    }  # fmt: skip
+    }
 
 
 def build(network, params, dtype, variant, device):
@@ -237,9 +243,13 @@ def make_layer(paddle, layer, params, variant):
     if kind == "dense":
         return nn.Linear(weight[1], weight[0])
     return nn.Conv2D(
-        weight[1], weight[0], weight[2:], stride=options.get("stride", 1), padding=options.get("padding", 0),
+        weight[1],
+        weight[0],
+        weight[2:],
+        stride=options.get("stride", 1),
+        padding=options.get("padding", 0),
         data_format="NHWC" if last else "NCHW",
-    )  # fmt: skip
+    )
 
 
 class Model:

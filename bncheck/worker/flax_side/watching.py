@@ -31,9 +31,13 @@ def install(recorder):
 
     part = sys.modules["bncheck_watching_recorder"].part
     watcher = kind_of(part("watching/layers").Watcher, nnx)(
-        recorder, part("torch_side/moments"), "flax", flax.__version__,
-        [os.path.dirname(flax.__file__), os.path.dirname(jax.__file__)], set(),
-    )  # fmt: skip
+        recorder,
+        part("torch_side/moments"),
+        "flax",
+        flax.__version__,
+        [os.path.dirname(flax.__file__), os.path.dirname(jax.__file__)],
+        set(),
+    )
     copies = Copies(nnx, jax)
     recorder.on_birth.append(copies.born_again)
     watcher.compiled = part("watching/compiled").Calls(watcher, "nnx.jit", UNSEEN, copies.read, copies.count)
@@ -43,13 +47,16 @@ def install(recorder):
         training=training,
         state=lambda layer: {word: held(getattr(layer, name)) for word, name in WORDS.items()},
         settings=lambda layer, x: {
-            "axis": layer.axis, "eps": layer.epsilon, "momentum": layer.momentum, "trainable": None
+            "axis": layer.axis,
+            "eps": layer.epsilon,
+            "momentum": layer.momentum,
+            "trainable": None,
         },
         array=lambda value: np.array(copies.concrete(value)),
         gradients=lambda: copies.grads > 0,
         traced=lambda layer, args, kwargs: copies.traced(args, kwargs),
         same=copies.same,
-    )  # fmt: skip
+    )
     watcher.wrap(nnx.BatchNorm, "__call__", eye)
     watcher.modes(nnx.Module, lambda module: copies.layers_in([module]))
     steps(watcher, copies, nnx)

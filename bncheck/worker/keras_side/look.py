@@ -32,8 +32,9 @@ def play(part, failed, job, folder):
     if not chosen:
         raise failed(
             "%s has Keras, and no JAX, PyTorch or TensorFlow to run it on" % job["python"],
-            "install one, or name another Python: --python PATH", "import",
-        )  # fmt: skip
+            "install one, or name another Python: --python PATH",
+            "import",
+        )
     os.environ["KERAS_BACKEND"] = chosen
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

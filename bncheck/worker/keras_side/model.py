@@ -17,8 +17,10 @@ def play(keras, part, failed, job, folder):
         raise failed(getattr(error, "short", str(error)), "correct it; it is imported by %s" % job["python"])
     about = {
         "weights": load(failed, model.net, job["weights"]) if job["weights"] else None,
-        "class": type(model.net).__name__, "version": keras.__version__, "others": others(model),
-    }  # fmt: skip
+        "class": type(model.net).__name__,
+        "version": keras.__version__,
+        "others": others(model),
+    }
     return part("own_side", "model").play(part, part("own_side", "layer"), failed, job, folder, model, about)
 
 
@@ -29,8 +31,17 @@ def load(failed, net, path):
     except Exception as error:
         text = " ".join(str(error).split())[:400]
         raise failed("%s does not load into the model: %s" % (path, text), "build the model that was saved")
-    return {"path": path, "keys": len(net.weights), "loaded": len(net.weights), "inside": "", "prefix": "",
-            "missing": [], "unexpected": [], "misshaped": {}, "counts": [0, 0, 0]}  # fmt: skip
+    return {
+        "path": path,
+        "keys": len(net.weights),
+        "loaded": len(net.weights),
+        "inside": "",
+        "prefix": "",
+        "missing": [],
+        "unexpected": [],
+        "misshaped": {},
+        "counts": [0, 0, 0],
+    }
 
 
 def others(model):
@@ -44,8 +55,11 @@ def declared(failed, net):
     if not inputs:
         raise failed("the model does not say what it takes", "give its shape: --input 8,32,32,3", "usage")
     if len(inputs) > 1:
-        raise failed("the model takes %d inputs; check of a Keras model gives one so far" % len(inputs),
-                     "build a model that takes one", "usage")  # fmt: skip
+        raise failed(
+            "the model takes %d inputs; check of a Keras model gives one so far" % len(inputs),
+            "build a model that takes one",
+            "usage",
+        )
     sizes = [SAMPLES] + [SIDE] * (len(inputs[0].shape) - 1)
     shape = [usual if size is None else size for size, usual in zip(inputs[0].shape, sizes)]
     return str(inputs[0].dtype), shape

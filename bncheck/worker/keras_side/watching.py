@@ -35,24 +35,32 @@ def install(recorder):
         return
     engine = ENGINES[name](keras)
     watcher = part("watching/layers").Watcher(
-        recorder, part("torch_side/moments"), "keras", keras.__version__,
-        [os.path.dirname(keras.__file__), *engine.folders()], {inspect.unwrap(layers.Layer.__call__).__code__},
-    )  # fmt: skip
+        recorder,
+        part("torch_side/moments"),
+        "keras",
+        keras.__version__,
+        [os.path.dirname(keras.__file__), *engine.folders()],
+        {inspect.unwrap(layers.Layer.__call__).__code__},
+    )
     if name in COMPILED:
         watcher.compiled = part("watching/compiled").Calls(watcher, *COMPILED[name], engine.read, engine.count)
     eye = part("watching/layers").Eye(
         name=lambda layer: layer.name,
         seen=lambda layer, args, kwargs: seen(keras, engine, layer, args, kwargs),
-        training=lambda layer, args, kwargs: bool(kwargs.get("training", args[1] if len(args) > 1 else False))
-        and layer.trainable,
+        training=lambda layer, args, kwargs: (
+            bool(kwargs.get("training", args[1] if len(args) > 1 else False)) and layer.trainable
+        ),
         state=lambda layer: {word: getattr(layer, kept) for word, kept in STATISTICS.items()},
         settings=lambda layer, x: {
-            "axis": layer.axis, "eps": layer.epsilon, "momentum": layer.momentum, "trainable": bool(layer.trainable)
+            "axis": layer.axis,
+            "eps": layer.epsilon,
+            "momentum": layer.momentum,
+            "trainable": bool(layer.trainable),
         },
         array=lambda value: np.array(keras.ops.convert_to_numpy(value)),
         gradients=lambda: engine.gradients(watcher),
         traced=lambda layer, args, kwargs: traced(keras, engine, layer, args, kwargs),
-    )  # fmt: skip
+    )
     watcher.wrap(layers.BatchNormalization, "call", eye)
     watcher.steps(importlib.import_module("keras.src.optimizers.base_optimizer").BaseOptimizer, "apply")
     engine.install(watcher)

@@ -17,8 +17,11 @@ SEEDS = (0, 1)
 def whole(base, engines, part):
     """``base`` (the Keras backend's Model) on a model of the user's."""
     own, custom, shared, building = (
-        part("own", "keras"), part("custom", "torch"), part("layer", "own"), part("whole", "own")
-    )  # fmt: skip
+        part("own", "keras"),
+        part("custom", "torch"),
+        part("layer", "own"),
+        part("whole", "own"),
+    )
 
     class Whole(base):
         def __init__(self, keras, network, params, dtype, alike=True):

@@ -20,17 +20,25 @@ def install(recorder):
     part = sys.modules["bncheck_watching_recorder"].part
     layers = part("watching/layers")
     watcher = kind_of(layers.Watcher)(
-        recorder, part("torch_side/moments"), "mxnet", mx.__version__, [os.path.dirname(mx.__file__)],
+        recorder,
+        part("torch_side/moments"),
+        "mxnet",
+        mx.__version__,
+        [os.path.dirname(mx.__file__)],
         {mx.gluon.Block.__call__.__code__},
-    )  # fmt: skip
+    )
     watcher.compiled = part("watching/compiled").Calls(
         watcher, "hybridized blocks", UNSEEN, lambda layer: read(mx, layer), lambda trainer: None
     )
     eye = layers.Eye(
         name=lambda layer: getattr(layer, "name", type(layer).__name__),
-        seen=None, training=None, state=lambda layer: read(mx, layer), settings=settings,
-        array=lambda value: value, gradients=mx.autograd.is_recording,
-    )  # fmt: skip
+        seen=None,
+        training=None,
+        state=lambda layer: read(mx, layer),
+        settings=settings,
+        array=lambda value: value,
+        gradients=mx.autograd.is_recording,
+    )
     kinds = getattr(nn.basic_layers, "_BatchNorm", nn.BatchNorm)
     blocks(watcher, mx, eye, kinds)
     for name in ("step", "update"):
@@ -52,9 +60,11 @@ def read(mx, layer):
 def settings(layer, x):
     held = layer._kwargs
     return {
-        "axis": held["axis"], "eps": held["eps"], "momentum": held["momentum"],
+        "axis": held["axis"],
+        "eps": held["eps"],
+        "momentum": held["momentum"],
         "trainable": any(each.grad_req != "null" for each in (layer.gamma, layer.beta)),
-    }  # fmt: skip
+    }
 
 
 def mode_of(mx):

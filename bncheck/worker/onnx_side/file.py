@@ -370,12 +370,19 @@ def describe(graph):
         "producer": graph.producer,
         "nodes": counts,
         "batch_norms": [
-            {"name": n.layer, "training": n.training, "outputs": n.outputs, "momentum": n.momentum, "eps": n.eps,
-             "fed": fed(n.node), "used": used(n.node)}
+            {
+                "name": n.layer,
+                "training": n.training,
+                "outputs": n.outputs,
+                "momentum": n.momentum,
+                "eps": n.eps,
+                "fed": fed(n.node),
+                "used": used(n.node),
+            }
             for n in norms
         ],
         "dropouts": [dict(dropout(graph, node), used=used(node)) for node in dropouts],
-    }  # fmt: skip
+    }
 
 
 # What has a graph of its own in an attribute, which may read any name of the graph around it.

@@ -185,18 +185,20 @@ def group_norm(node, given, opset):
 
 def lp_norm(node, given, opset):
     order, axis = node.get("p", 2), node.get("axis", -1)
-    total = np.abs(given[0]).sum(axis=axis, keepdims=True) if order == 1 else np.sqrt(
-        (given[0] ** 2).sum(axis=axis, keepdims=True)
-    )  # fmt: skip
+    total = (
+        np.abs(given[0]).sum(axis=axis, keepdims=True)
+        if order == 1
+        else np.sqrt((given[0] ** 2).sum(axis=axis, keepdims=True))
+    )
     return given[0] / np.where(total == 0, 1, total)
 
 
 def lrn(node, given, opset):
     x, size = given[0], node.get("size")
     before, count = (size - 1) // 2, x.shape[1]
-    square = np.stack([
-        (x[:, max(0, c - before) : min(count, c + size - before)] ** 2).sum(axis=1) for c in range(count)
-    ], axis=1)  # fmt: skip
+    square = np.stack(
+        [(x[:, max(0, c - before) : min(count, c + size - before)] ** 2).sum(axis=1) for c in range(count)], axis=1
+    )
     return x / (node.get("bias", 1.0) + node.get("alpha", 1e-4) / size * square) ** node.get("beta", 0.75)
 
 
@@ -225,8 +227,12 @@ def pad(node, given, opset):
     cut = tuple(slice(max(-low, 0), size - max(-high, 0)) for (low, high), size in zip(wanted, x.shape))
     wide = [(max(low, 0), max(high, 0)) for low, high in wanted]
     if mode == "constant":
-        return np.pad(x[cut], wide, mode="constant", constant_values=0.0 if fill is None else fill.reshape(-1)[0]
-                      if isinstance(fill, np.ndarray) else fill)  # fmt: skip
+        return np.pad(
+            x[cut],
+            wide,
+            mode="constant",
+            constant_values=0.0 if fill is None else fill.reshape(-1)[0] if isinstance(fill, np.ndarray) else fill,
+        )
     return np.pad(x[cut], wide, mode={"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode])
 
 
@@ -317,26 +323,96 @@ def einsum(node, given, opset):
 
 
 KINDS = {
-    "Cast": cast, "CastLike": lambda node, given, opset: given[0].astype(given[1].dtype),
-    "Gelu": gelu, "Elu": elu, "Selu": elu, "Celu": elu, "Softplus": softplus, "Mish": mish, "Swish": swish,
-    "PRelu": prelu, "Div": divide, "Mod": modulo, "Erf": single(erf), "Abs": single(np.abs), "Neg": single(np.negative),
-    "Exp": single(np.exp), "Log": single(np.log), "Floor": single(np.floor), "Ceil": single(np.ceil),
-    "Round": single(np.rint), "Sign": single(np.sign), "Reciprocal": single(np.reciprocal), "Sin": single(np.sin),
-    "Cos": single(np.cos), "Not": single(np.logical_not), "Equal": double(np.equal), "Less": double(np.less),
-    "LessOrEqual": double(np.less_equal), "Greater": double(np.greater), "GreaterOrEqual": double(np.greater_equal),
-    "And": double(np.logical_and), "Or": double(np.logical_or), "Xor": double(np.logical_xor),
-    "Max": folded(np.maximum), "Min": folded(np.minimum), "Sum": folded(np.add), "Mean": mean_of,
-    "ReduceMax": reduce, "ReduceMin": reduce, "ReduceProd": reduce, "ReduceL1": reduce, "ReduceSumSquare": reduce,
-    "ReduceLogSum": reduce, "ReduceLogSumExp": reduce, "ArgMax": arg, "ArgMin": arg, "LogSoftmax": log_softmax,
-    "LayerNormalization": layer_norm, "InstanceNormalization": instance_norm, "GroupNormalization": group_norm,
-    "LpNormalization": lp_norm, "LRN": lrn, "Split": split, "Pad": pad, "Tile": tile,
-    "ConstantOfShape": constant_of_shape, "Range": range_of, "Where": where, "GatherElements": gather_elements,
-    "GatherND": gather_nd, "ScatterND": scatter_nd, "TopK": top_k, "DepthToSpace": depth_to_space,
-    "SpaceToDepth": space_to_depth, "Trilu": trilu, "OneHot": one_hot, "GlobalMaxPool": global_max_pool,
-    "Einsum": einsum, "Size": lambda node, given, opset: np.array(given[0].size),
-}  # fmt: skip
+    "Cast": cast,
+    "CastLike": lambda node, given, opset: given[0].astype(given[1].dtype),
+    "Gelu": gelu,
+    "Elu": elu,
+    "Selu": elu,
+    "Celu": elu,
+    "Softplus": softplus,
+    "Mish": mish,
+    "Swish": swish,
+    "PRelu": prelu,
+    "Div": divide,
+    "Mod": modulo,
+    "Erf": single(erf),
+    "Abs": single(np.abs),
+    "Neg": single(np.negative),
+    "Exp": single(np.exp),
+    "Log": single(np.log),
+    "Floor": single(np.floor),
+    "Ceil": single(np.ceil),
+    "Round": single(np.rint),
+    "Sign": single(np.sign),
+    "Reciprocal": single(np.reciprocal),
+    "Sin": single(np.sin),
+    "Cos": single(np.cos),
+    "Not": single(np.logical_not),
+    "Equal": double(np.equal),
+    "Less": double(np.less),
+    "LessOrEqual": double(np.less_equal),
+    "Greater": double(np.greater),
+    "GreaterOrEqual": double(np.greater_equal),
+    "And": double(np.logical_and),
+    "Or": double(np.logical_or),
+    "Xor": double(np.logical_xor),
+    "Max": folded(np.maximum),
+    "Min": folded(np.minimum),
+    "Sum": folded(np.add),
+    "Mean": mean_of,
+    "ReduceMax": reduce,
+    "ReduceMin": reduce,
+    "ReduceProd": reduce,
+    "ReduceL1": reduce,
+    "ReduceSumSquare": reduce,
+    "ReduceLogSum": reduce,
+    "ReduceLogSumExp": reduce,
+    "ArgMax": arg,
+    "ArgMin": arg,
+    "LogSoftmax": log_softmax,
+    "LayerNormalization": layer_norm,
+    "InstanceNormalization": instance_norm,
+    "GroupNormalization": group_norm,
+    "LpNormalization": lp_norm,
+    "LRN": lrn,
+    "Split": split,
+    "Pad": pad,
+    "Tile": tile,
+    "ConstantOfShape": constant_of_shape,
+    "Range": range_of,
+    "Where": where,
+    "GatherElements": gather_elements,
+    "GatherND": gather_nd,
+    "ScatterND": scatter_nd,
+    "TopK": top_k,
+    "DepthToSpace": depth_to_space,
+    "SpaceToDepth": space_to_depth,
+    "Trilu": trilu,
+    "OneHot": one_hot,
+    "GlobalMaxPool": global_max_pool,
+    "Einsum": einsum,
+    "Size": lambda node, given, opset: np.array(given[0].size),
+}
 LEAST = dict.fromkeys(
-    ("Div", "Mod", "PRelu", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor", "Tile",
-     "GatherElements", "GatherND", "TopK", "LayerNormalization", "CastLike"), 2,
-)  # fmt: skip
+    (
+        "Div",
+        "Mod",
+        "PRelu",
+        "Equal",
+        "Less",
+        "LessOrEqual",
+        "Greater",
+        "GreaterOrEqual",
+        "And",
+        "Or",
+        "Xor",
+        "Tile",
+        "GatherElements",
+        "GatherND",
+        "TopK",
+        "LayerNormalization",
+        "CastLike",
+    ),
+    2,
+)
 LEAST.update(dict.fromkeys(("Range", "Where", "ScatterND", "OneHot", "InstanceNormalization", "GroupNormalization"), 3))

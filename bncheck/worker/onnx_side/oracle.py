@@ -383,16 +383,31 @@ CHOOSY = (
     "MaxPool", "AveragePool", "Resize", "Upsample", "ConvTranspose", "ScatterND", "GatherND", "Pad", "Einsum", "TopK",
 )  # fmt: skip
 # How many inputs an operator needs, where it is not one.
-LEAST = {"Constant": 0, **dict.fromkeys(
-    ("Conv", "ConvTranspose", "Gemm", "MatMul", "Reshape", "Expand", "Gather", "Add", "Sub", "Mul", "Pow"), 2
-), **sibling("operators").LEAST}  # fmt: skip
+LEAST = {
+    "Constant": 0,
+    **dict.fromkeys(
+        ("Conv", "ConvTranspose", "Gemm", "MatMul", "Reshape", "Expand", "Gather", "Add", "Sub", "Mul", "Pow"), 2
+    ),
+    **sibling("operators").LEAST,
+}
 KINDS = {
-    "Gemm": gemm, "Flatten": flatten, "Reshape": reshape,
-    "ReduceMean": reduce, "ReduceSum": reduce, "ReduceL2": reduce, "Clip": clip, "Expand": expand,
-    "HardSigmoid": hard_sigmoid, "HardSwish": hard_swish, "Softmax": softmax, "Slice": slice_of,
+    "Gemm": gemm,
+    "Flatten": flatten,
+    "Reshape": reshape,
+    "ReduceMean": reduce,
+    "ReduceSum": reduce,
+    "ReduceL2": reduce,
+    "Clip": clip,
+    "Expand": expand,
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": hard_swish,
+    "Softmax": softmax,
+    "Slice": slice_of,
     "LeakyRelu": lambda node, given, opset: np.where(given[0] < 0, node.get("alpha", 0.01) * given[0], given[0]),
     "Tanh": lambda node, given, opset: np.tanh(given[0]),
-    "Unsqueeze": unsqueeze, "Dropout": drop, "Constant": constant,
+    "Unsqueeze": unsqueeze,
+    "Dropout": drop,
+    "Constant": constant,
     "MatMul": lambda node, given, opset: given[0] @ given[1],
     "Add": lambda node, given, opset: given[0] + given[1],
     "Sub": lambda node, given, opset: given[0] - given[1],
@@ -408,5 +423,7 @@ KINDS = {
     "Shape": lambda node, given, opset: np.array(given[0].shape[slice(node.get("start", 0), node.get("end"))]),
     "Gather": lambda node, given, opset: np.take(given[0], given[1].astype(np.int64), axis=node.get("axis", 0)),
     "GlobalAveragePool": lambda node, given, opset: given[0].mean(axis=tuple(range(2, given[0].ndim)), keepdims=True),
-    **sibling("windows").KINDS, **sibling("resize").KINDS, **sibling("operators").KINDS,
-}  # fmt: skip
+    **sibling("windows").KINDS,
+    **sibling("resize").KINDS,
+    **sibling("operators").KINDS,
+}

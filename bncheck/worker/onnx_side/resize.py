@@ -15,9 +15,11 @@ COORDINATES = {
     "align_corners": lambda at, scale, length, size: at * (length - 1) / (size - 1) if size > 1 else at * 0.0,
 }
 NEAREST = {
-    "floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda v: np.floor(v + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_ceil": lambda v: np.floor(v + 0.5),
     "round_prefer_floor": lambda v: np.ceil(v - 0.5),
-}  # fmt: skip
+}
 
 
 def resize(node, given, opset):

@@ -102,8 +102,10 @@ def conv_transpose(node, given, opset):
     out = np.zeros((x.shape[0], weight.shape[1] * groups) + tuple(sizes))
     per, wide_by = x.shape[1] // groups, weight.shape[1]
     for tap in np.ndindex(*weight.shape[2:]):
-        where = tuple(slice(place * by, place * by + (size - 1) * step + 1, step)
-                      for place, by, size, step in zip(tap, dilations, x.shape[2:], strides))  # fmt: skip
+        where = tuple(
+            slice(place * by, place * by + (size - 1) * step + 1, step)
+            for place, by, size, step in zip(tap, dilations, x.shape[2:], strides)
+        )
         for g in range(groups):
             part = weight[(slice(g * per, (g + 1) * per), slice(None)) + tap]
             put = np.moveaxis(np.tensordot(x[:, g * per : (g + 1) * per], part, axes=((1,), (0,))), -1, 1)

@@ -48,9 +48,15 @@ def play(part, target, variants, found, ops):
     for place, names in enumerate(list(alike.values())[:MOST]):
         layer, facts = found[names[0]]
         facts = dict(facts, own=numbers(layer), shape=shape_of(facts))
-        row = {"names": names, "class": type(layer).__name__, "bases": bases(layer, facts["root"]),
-               "axis": facts["axis"], "channels": facts["channels"], "shape": facts["shape"],
-               "has": list(facts["has"])}  # fmt: skip
+        row = {
+            "names": names,
+            "class": type(layer).__name__,
+            "bases": bases(layer, facts["root"]),
+            "axis": facts["axis"],
+            "channels": facts["channels"],
+            "shape": facts["shape"],
+            "has": list(facts["has"]),
+        }
         facts.update((word, usual[word]) for word in usual if facts[word] is None)
         mine, why = played(run, backend, facts, Given(layer), variants[0], ops)
         asked = settled(mine, facts) if not why else {}
@@ -58,8 +64,9 @@ def play(part, target, variants, found, ops):
         held = facts["weight"] if not why else None
         said.append(dict(row, why=why, held=held, **{word: asked.get(word) for word in usual}))
         for who, kept in (("own", mine), ("builtin", theirs)):
-            arrays.update((":".join(["alone", str(place), who, key.replace("/", ":")]), value)
-                          for key, value in kept.items())  # fmt: skip
+            arrays.update(
+                (":".join(["alone", str(place), who, key.replace("/", ":")]), value) for key, value in kept.items()
+            )
     return said, arrays
 
 
@@ -137,10 +144,19 @@ def batch_of(number):
 
 def spec_of(facts):
     return {
-        "name": "bn", "type": "batch_norm", "channels": facts["channels"], "axis": facts["axis"],
-        "rank": len(facts["shape"]), "batch_weight": facts["weight"], "eps": facts["eps"], "averaging": "exponential",
-        "affine": "gamma" in facts["has"], "track_running_stats": True, "native": {}, "options": {},
-    }  # fmt: skip
+        "name": "bn",
+        "type": "batch_norm",
+        "channels": facts["channels"],
+        "axis": facts["axis"],
+        "rank": len(facts["shape"]),
+        "batch_weight": facts["weight"],
+        "eps": facts["eps"],
+        "averaging": "exponential",
+        "affine": "gamma" in facts["has"],
+        "track_running_stats": True,
+        "native": {},
+        "options": {},
+    }
 
 
 def shape_of(facts):
@@ -160,7 +176,6 @@ def inputs_of(facts):
         return np.resize(np.array(values), facts["channels"])
 
     x = dice.standard_normal([REPEATS + 1] + shape) * cycled(STD).reshape(wide) + cycled(MEAN).reshape(wide)
-    found = {"x/main": x.astype("float32"),
-             "dy/main": dice.standard_normal([REPEATS + 1] + shape).astype("float32")}  # fmt: skip
+    found = {"x/main": x.astype("float32"), "dy/main": dice.standard_normal([REPEATS + 1] + shape).astype("float32")}
     found.update(("param/bn/" + what, cycled(START[what]).astype("float32")) for what in START if what in facts["has"])
     return found

@@ -75,10 +75,18 @@ class Look:
                     self.held[name, what] = (held, value)
             texts = {"%s/dtype" % what: str(held.dtype) for (own, what), (held, _) in self.held.items() if own == name}
             layers.append(
-                dict(number, name=name, kind=type(layer).__name__, training=self.modes.get(name), cumulative=False,
-                     tracks=True, own=type(layer).__module__.partition(".")[0] != model.hands.target, texts=texts,
-                     frozen=model.frozen(layer))
-            )  # fmt: skip
+                dict(
+                    number,
+                    name=name,
+                    kind=type(layer).__name__,
+                    training=self.modes.get(name),
+                    cumulative=False,
+                    tracks=True,
+                    own=type(layer).__module__.partition(".")[0] != model.hands.target,
+                    texts=texts,
+                    frozen=model.frozen(layer),
+                )
+            )
         self.notes = {"layers": layers, "training": self.modes.get("", False), "class": type(net).__name__}
         own = {id(held) for held, _ in self.held.values()}
         self.others = {
@@ -138,8 +146,11 @@ def changes(before, after):
     ]
     known = set(before.norms) | {""}
     flipped = [name for name, mode in before.modes.items() if name not in known and after.modes.get(name, mode) != mode]
-    return {"others": {"same": len(shared) - len(apart), "different": apart[:MOST_NAMES]},
-            "flipped": flipped[:MOST_NAMES], "replaced": replaced[:MOST_NAMES]}  # fmt: skip
+    return {
+        "others": {"same": len(shared) - len(apart), "different": apart[:MOST_NAMES]},
+        "flipped": flipped[:MOST_NAMES],
+        "replaced": replaced[:MOST_NAMES],
+    }
 
 
 def same(one, two):

@@ -199,10 +199,13 @@ def arguments_for(hands, custom, kind, asked, spec, more):
             left_out.append(word)
     empty, rest = inspect.Parameter.empty, (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     lacks = [
-        each.name for each in list(known.values())[1:]
-        if each.default is empty and each.kind not in rest and each.name not in given
+        each.name
+        for each in list(known.values())[1:]
+        if each.default is empty
+        and each.kind not in rest
+        and each.name not in given
         and each.name not in hands.quietly(spec, "float32")
-    ]  # fmt: skip
+    ]
     for name in channels_of(hands, known, base, lacks, given):
         given[name] = spec["channels"]
     lacks = [name for name in lacks if name not in given]
@@ -320,8 +323,10 @@ def learn_names(own, behaviour, shape, axis):
     unbiased = var * rows.shape[1] / (rows.shape[1] - 1)
     names = [name for name in suspect.after if name in suspect.before]
     moved = [name for name in names if not np.array_equal(suspect.before[name], suspect.after[name])]
-    found = {"running_mean": suspect.nearest(names, moved, [mean]),
-             "running_var": suspect.nearest(names, moved, [var, unbiased])}  # fmt: skip
+    found = {
+        "running_mean": suspect.nearest(names, moved, [mean]),
+        "running_var": suspect.nearest(names, moved, [var, unbiased]),
+    }
     found.update(alike(own, ("gamma", "beta"), channels))
     own.shown = {what: found[what] for what in wanted if found.get(what)}
 
@@ -359,8 +364,11 @@ def put(custom, own, what, value):
         own.put(what, np.reshape(value.reshape(-1)[:1], tuple(held.shape)))
     else:
         return "%s holds %s in the shape %s: it keeps its own values, not the scenario's %d" % (
-            name, what, tuple(held.shape), value.size,
-        )  # fmt: skip
+            name,
+            what,
+            tuple(held.shape),
+            value.size,
+        )
     return ""
 
 
@@ -399,16 +407,25 @@ def facts(own, spec, remarks):
         else:
             shows = "what it uses instead is not known" if held is None else "its %s is %r" % (word, held)
             said.append("%s takes no %s: the scenario asks for %s=%r, and %s" % (name, word, word, asked, shows))
-    return {"class": name, "left_out": sorted(own.left_out), "remarks": said, "moves": own.hands.moves(own),
-            "made": made(own)}  # fmt: skip
+    return {
+        "class": name,
+        "left_out": sorted(own.left_out),
+        "remarks": said,
+        "moves": own.hands.moves(own),
+        "made": made(own),
+    }
 
 
 def made(own):
     """What a script needs to make it again and to read its state: ``names`` are attributes of the layer itself."""
     names = {what: name_of(own.hands, own.layer, what) or own.shown.get(what, "") for what in TENSORS}
-    return {"call": own.call, "quiet": own.quiet, "turned": list(own.turned or ()),
-            "flags": own.hands.called(own.layer),
-            "names": {what: name for what, name in names.items() if name}}  # fmt: skip
+    return {
+        "call": own.call,
+        "quiet": own.quiet,
+        "turned": list(own.turned or ()),
+        "flags": own.hands.called(own.layer),
+        "names": {what: name for what, name in names.items() if name},
+    }
 
 
 def attempt(action):

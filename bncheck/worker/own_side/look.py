@@ -28,13 +28,21 @@ def play(part, failed, job, folder, hands, version):
     if isinstance(kind, type) and not issubclass(kind, hands.base):
         raise failed(
             "%s is no subclass of %s, the layers of %s that check takes" % (job["name"], hands.usual, hands.title),
-            "name such a class", "usage",
-        )  # fmt: skip
+            "name such a class",
+            "usage",
+        )
     if job["as"] == "model" or not isinstance(kind, type):
         return part("own_side", "model").play_built(part, failed, job, folder, hands, version)
     found = layer_of(part, failed, job, hands, kind)
-    return dict(found, framework=hands.target, version=version, title=hands.title, axis=hands.axis,
-                like=hands.like_of(len(found["shape"])), in_backward=hands.in_backward)  # fmt: skip
+    return dict(
+        found,
+        framework=hands.target,
+        version=version,
+        title=hands.title,
+        axis=hands.axis,
+        like=hands.like_of(len(found["shape"])),
+        in_backward=hands.in_backward,
+    )
 
 
 def layer_of(part, failed, job, hands, kind):
@@ -108,12 +116,16 @@ def said(hands, made, kind, channels):
     held = {word: made.find(word) for word in ("eps", "momentum")}
     affine = {word: made.find(word) for word in ("gamma", "beta")}
     return {
-        "kind": "layer", "class": kind.__name__, "channels": channels, "left_out": sorted(made.left_out),
+        "kind": "layer",
+        "class": kind.__name__,
+        "channels": channels,
+        "left_out": sorted(made.left_out),
         "held": {word: float(value) for word, value in held.items() if value is not None},
         "affine": all(held is not None for held in affine.values()),
-        "single": [word for word, held in affine.items()
-                   if held is not None and channels > 1 and int(np.prod(held.shape)) == 1],
-    }  # fmt: skip
+        "single": [
+            word for word, held in affine.items() if held is not None and channels > 1 and int(np.prod(held.shape)) == 1
+        ],
+    }
 
 
 def defaults(hands, kind):

@@ -24,8 +24,9 @@ def play_built(part, failed, job, folder, hands, version):
     if job["weights"]:
         raise failed(
             "--weights is for models of PyTorch and Keras, and this is one of %s" % hands.title,
-            "load them in the function that builds the model", "usage",
-        )  # fmt: skip
+            "load them in the function that builds the model",
+            "usage",
+        )
     if not job["inputs"] and not job["data"]:
         raise failed(
             "a model of %s does not say what it takes" % hands.title, "give its shape: --input 8,3,32,32", "usage"
@@ -48,12 +49,23 @@ def play(part, shared, failed, job, folder, model, about):
     hold(shared, model, folder)
     batch, how = choose(failed, model, job)
     found = {
-        "kind": "model", "input": how, "layers": [describe(model, name) for name in model.norms], "training": None,
-        "remarks": [], "output": [], "batches": None, "steps": 0, "loss": None, **about
-    }  # fmt: skip
+        "kind": "model",
+        "input": how,
+        "layers": [describe(model, name) for name in model.norms],
+        "training": None,
+        "remarks": [],
+        "output": [],
+        "batches": None,
+        "steps": 0,
+        "loss": None,
+        **about,
+    }
     life = Life(part("", "recorder"), model, batch)
-    phases = [("eval", lambda: life.evaluate(found)), ("training", lambda: life.train(found, job["steps"])),
-              ("eval after training", lambda: life.evaluate({}))]  # fmt: skip
+    phases = [
+        ("eval", lambda: life.evaluate(found)),
+        ("training", lambda: life.train(found, job["steps"])),
+        ("eval after training", lambda: life.evaluate({})),
+    ]
     for name, action in phases if job["steps"] else phases[:1]:
         life.happen("phase", name)
         try:
@@ -94,11 +106,14 @@ def facts(shared, model, name, shapes):
     if len(shapes[name]) < 2 or shapes[name][axis] != channels:
         return None
     return {
-        "shape": list(shapes[name]), "axis": 1 if axis == 1 else -1, "channels": channels,
-        "eps": number(own.find("eps")), "root": hands.base,
+        "shape": list(shapes[name]),
+        "axis": 1 if axis == 1 else -1,
+        "channels": channels,
+        "eps": number(own.find("eps")),
+        "root": hands.base,
         "weight": None if momentum is None else float("%.12g" % (1.0 - momentum)),
         "has": [what for what, each in held.items() if each is not None],
-    }  # fmt: skip
+    }
 
 
 # ---------------------------------------------------------------------------------------------------- what it holds
@@ -124,10 +139,15 @@ def dtype_of(variable):
 def describe(model, name):
     layer = model.norms[name]
     return {
-        "name": name, "kind": type(layer).__name__, "training": None, "tracks": True, "cumulative": False,
+        "name": name,
+        "kind": type(layer).__name__,
+        "training": None,
+        "tracks": True,
+        "cumulative": False,
         "own": type(layer).__module__.partition(".")[0] != model.hands.target,
-        "eps": number(model.find(layer, "eps")), "momentum": number(model.find(layer, "momentum")),
-    }  # fmt: skip
+        "eps": number(model.find(layer, "eps")),
+        "momentum": number(model.find(layer, "momentum")),
+    }
 
 
 def number(value):
@@ -142,8 +162,9 @@ def choose(failed, model, job):
         x = from_data(failed, job["data"])
         return x, said("data", x)
     if len(job["inputs"]) > 1:
-        raise failed("a model of %s is given one input so far, and --input stands twice" % model.hands.title,
-                     "name one", "usage")  # fmt: skip
+        raise failed(
+            "a model of %s is given one input so far, and --input stands twice" % model.hands.title, "name one", "usage"
+        )
     if job["inputs"]:
         x = made(job["inputs"][0]["dtype"], job["inputs"][0]["shape"])
         return x, said("input", x)
@@ -170,8 +191,9 @@ def from_data(failed, path):
         held = np.load(path, allow_pickle=False)
         x = held[held.files[0]] if hasattr(held, "files") else held
     except (ValueError, OSError, EOFError, IndexError) as error:
-        raise failed("--data: %s cannot be read: %s" % (path, error), "save it with numpy.savez, without objects",
-                     "usage")  # fmt: skip
+        raise failed(
+            "--data: %s cannot be read: %s" % (path, error), "save it with numpy.savez, without objects", "usage"
+        )
     if x.dtype.kind not in "fiub" or not x.ndim:
         raise failed("--data: %s holds no array of numbers" % path, "save the batch with numpy.savez", "usage")
     return x.astype("float32") if x.dtype.kind == "f" else x
@@ -211,17 +233,29 @@ class Life:
         spread = np.abs(out - np.reshape(beta, (-1, 1))).max() if out.size else np.nan
         told = self.model.told(name, mode == "train")
         return {
-            "index": self.index, "step": self.step, "training": int(told), "gradients": int(mode == "train"),
-            "in_backward": 0, "n": rows.shape[1], "samples": given.shape[0], "input_mean": mean, "input_var": var,
-            "input_bad": int((~np.isfinite(rows)).sum()), "output_bad": int((~np.isfinite(out)).sum()),
-            "mean_before": before["running_mean"], "mean_after": after["running_mean"],
-            "var_before": before["running_var"], "var_after": after["running_var"],
-            "eps": before.get("eps", np.nan), "momentum": before.get("momentum", np.nan),
-            "used_mean": used_mean, "used_invstd": used_invstd,
+            "index": self.index,
+            "step": self.step,
+            "training": int(told),
+            "gradients": int(mode == "train"),
+            "in_backward": 0,
+            "n": rows.shape[1],
+            "samples": given.shape[0],
+            "input_mean": mean,
+            "input_var": var,
+            "input_bad": int((~np.isfinite(rows)).sum()),
+            "output_bad": int((~np.isfinite(out)).sum()),
+            "mean_before": before["running_mean"],
+            "mean_after": after["running_mean"],
+            "var_before": before["running_var"],
+            "var_after": after["running_var"],
+            "eps": before.get("eps", np.nan),
+            "momentum": before.get("momentum", np.nan),
+            "used_mean": used_mean,
+            "used_invstd": used_invstd,
             "used_residual": float(np.max(residual) / spread) if spread else np.nan,
             "output_scale": float(out.std()) if out.size else np.nan,
             **{what: before[what] for what in ("gamma", "beta") if what in before},
-        }  # fmt: skip
+        }
 
     def evaluate(self, found):
         out = self.forward(self.batch, "eval")

@@ -83,8 +83,9 @@ def hands(shared):
                 held = other.find(what)
                 if held is not None:
                     other.put(what, self.array(held) + 1)
-            other.layer.set_state_dict({name: paddle.to_tensor(self.array(each)) for name, each in
-                                        own.layer.state_dict().items()})  # fmt: skip
+            other.layer.set_state_dict(
+                {name: paddle.to_tensor(self.array(each)) for name, each in own.layer.state_dict().items()}
+            )
             return shared.lost(own, other)
 
     return Paddle()

@@ -86,8 +86,11 @@ class Whitening:
     def state(self):
         places = [(i, j) for i in range(self.parts) for j in range(i, self.parts)]
         return {
-            "training": int(self.training), "momentum": self.weight, "eps": self.eps, "counter": self.forwards,
+            "training": int(self.training),
+            "momentum": self.weight,
+            "eps": self.eps,
+            "counter": self.forwards,
             "running_mean": self.mean,
             "running_var": np.concatenate([self.covar[:, part, part] for part in range(self.parts)]),
             "running_covar": np.concatenate([self.covar[:, i, j] for i, j in places]),
-        }  # fmt: skip
+        }

@@ -24,6 +24,10 @@ def play(torch, part, failed, job, thing, folder):
         raise failed(getattr(error, "short", str(error)), "correct %s" % os.path.basename(path))
     np.savez(os.path.join(folder, "applied.npz"), **arrays)
     return {
-        "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
+        "kind": "model",
+        "class": type(net).__name__,
+        "torch": str(torch.__version__),
+        "input": how,
+        "weights": loaded,
         "applied": notes,
-    }  # fmt: skip
+    }

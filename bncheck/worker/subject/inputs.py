@@ -69,8 +69,9 @@ def refuse_count(failed, net, count):
         raise failed(
             "forward%s takes %s, and --input was given %d times"
             % (inspect.signature(net.forward), counted(names, most), count),
-            "give one --input per input, in that order: --input SHAPE, or --input int64:SHAPE", "usage",
-        )  # fmt: skip
+            "give one --input per input, in that order: --input SHAPE, or --input int64:SHAPE",
+            "usage",
+        )
 
 
 def counted(names, most):
@@ -96,8 +97,9 @@ def from_data(torch, failed, net, path):
         except TypeError:
             raise failed(
                 "--data: torch %s cannot read %s without executing it" % (torch.__version__, path),
-                "save the batch with numpy.savez", "usage",
-            )  # fmt: skip
+                "save the batch with numpy.savez",
+                "usage",
+            )
         except Exception as error:
             first = str(error).split("\n")[0][:300]
             raise failed(
@@ -124,8 +126,9 @@ def as_batch(torch, failed, net, held, path):
         raise failed(
             "--data: %s holds %d arrays (%s), and forward takes %s"
             % (path, len(values), ", ".join(map(str, tensors)), counted(names, most)),
-            "save one array per input, under the names of forward's arguments", "usage",
-        )  # fmt: skip
+            "save one array per input, under the names of forward's arguments",
+            "usage",
+        )
     used = values[: max(1, len(names))]  # what is behind may be labels
     return (tuple(used), {}), said("data", used)
 
@@ -147,8 +150,9 @@ def found_one(torch, custom, failed, net, job):
     if len(names) > 1:
         raise failed(
             "forward%s takes %s" % (inspect.signature(net.forward), counted(names, 0)),
-            "say of which shapes, in that order: %s" % " ".join(["--input SHAPE"] * len(names)), "usage",
-        )  # fmt: skip
+            "say of which shapes, in that order: %s" % " ".join(["--input SHAPE"] * len(names)),
+            "usage",
+        )
     before, modes = held(net), [(each, each.training) for each in net.modules()]
     began, first, tried = time.perf_counter(), "", []
     for dtype, shape in candidates(torch, net):
@@ -170,8 +174,9 @@ def found_one(torch, custom, failed, net, job):
     why = "tried %s; the first raised %s" % (", ".join(map(str, tried[:3])), first) if tried else "no layer tells"
     raise failed(
         "no input was found that the model takes: %s" % why,
-        "give its shape: --input 8,3,32,32, or a batch of yours: --data batch.npz", "usage",
-    )  # fmt: skip
+        "give its shape: --input 8,3,32,32, or a batch of yours: --data batch.npz",
+        "usage",
+    )
 
 
 def held(net):

@@ -51,9 +51,11 @@ def find_any(torch, part, failed, job):
         if reason.made and lacking(make, given):
             raise failed(
                 "%s cannot be compared with BatchNorm: %s" % (job["name"], reason),
-                reason.remedy or "as a model it can be checked: %s"
-                % " ".join("--with %s=VALUE" % name for name in lacking(make, given)), "usage",
-            )  # fmt: skip
+                reason.remedy
+                or "as a model it can be checked: %s"
+                % " ".join("--with %s=VALUE" % name for name in lacking(make, given)),
+                "usage",
+            )
     if wanted == "layer":
         raise failed("%s is no layer in BatchNorm's place: %s" % (job["name"], reason), "leave out --as layer")
     try:
@@ -210,9 +212,16 @@ def layer_of(torch, part, make, given, inputs):
         shape, why = shape_of(torch, again, make, channels, shapes[:1])
         if shape:
             return Thing(
-                "layer", make, module, channels=channels, shape=shape, left_out=sorted(left_out),
-                defaults=defaults(custom, make), held=held(custom, module), custom=custom,
-            ), ""  # fmt: skip
+                "layer",
+                make,
+                module,
+                channels=channels,
+                shape=shape,
+                left_out=sorted(left_out),
+                defaults=defaults(custom, make),
+                held=held(custom, module),
+                custom=custom,
+            ), ""
         reason = reason or (COMPLEX if takes_complex(torch, again, channels) else Reason(why, made=True))
     return None, reason
 
@@ -315,8 +324,13 @@ def single(thing, word):
 
 def as_layer(thing):
     return {
-        "kind": "layer", "class": thing.make.__name__, "shape": thing.shape, "channels": thing.channels,
-        "left_out": thing.left_out, "defaults": thing.defaults, "held": thing.held,
+        "kind": "layer",
+        "class": thing.make.__name__,
+        "shape": thing.shape,
+        "channels": thing.channels,
+        "left_out": thing.left_out,
+        "defaults": thing.defaults,
+        "held": thing.held,
         "affine": all(thing.custom.find(thing.module, word) is not None for word in ("gamma", "beta")),
         "single": [word for word in ("gamma", "beta") if single(thing, word)],
-    }  # fmt: skip
+    }

@@ -34,11 +34,17 @@ def play(torch, part, failed, job, thing, folder):
         before = held.arrays(torch, norms, keeping)
     np.savez(os.path.join(folder, "held.npz"), **before)
     found = {
-        "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
+        "kind": "model",
+        "class": type(net).__name__,
+        "torch": str(torch.__version__),
+        "input": how,
+        "weights": loaded,
         "layers": [held.describe(name, module, modes.get(name)) for name, module in norms.items()],
-        "training": modes.get("") is not False, "others": held.others(net, norms), "remarks": [],
+        "training": modes.get("") is not False,
+        "others": held.others(net, norms),
+        "remarks": [],
         "sealed": sealed,
-    }  # fmt: skip
+    }
     found["layers"] = transformed.as_computed(net, found["layers"], sealed)
     found["remarks"] += transformed.of_training(found["layers"], sealed)
     if sealed:
@@ -134,9 +140,14 @@ def facts(torch, custom, layer, shape):
     if isinstance(counter, torch.Tensor):
         counter.zero_()  # as the built-in layer's that it is played beside
     return {
-        "shape": list(shape), "axis": 1, "channels": channels, "eps": plain(eps), "weight": plain(momentum),
-        "has": [what for what, each in held.items() if each is not None], "root": torch.nn.Module,
-    }  # fmt: skip
+        "shape": list(shape),
+        "axis": 1,
+        "channels": channels,
+        "eps": plain(eps),
+        "weight": plain(momentum),
+        "has": [what for what, each in held.items() if each is not None],
+        "root": torch.nn.Module,
+    }
 
 
 def plain(value):

@@ -42,10 +42,16 @@ def play(torch, part, failed, job, thing, folder):
     np.savez(os.path.join(folder, "state.npz"), **{key: value for key, value in state.items() if value is not None})
     batch, how = early or inputs.choose(torch, custom, failed, net, job, norms)
     found = {
-        "kind": "model", "class": type(net).__name__, "torch": str(torch.__version__), "input": how, "weights": loaded,
+        "kind": "model",
+        "class": type(net).__name__,
+        "torch": str(torch.__version__),
+        "input": how,
+        "weights": loaded,
         "layers": [held.describe(name, module, modes.get(name)) for name, module in norms.items()],
-        "others": held.others(net, norms), "remarks": [] if whole is not net else remarks, "narrow": quantised(net),
-    }  # fmt: skip
+        "others": held.others(net, norms),
+        "remarks": [] if whole is not net else remarks,
+        "narrow": quantised(net),
+    }
     found["layers"] = transformed.as_computed(net, found["layers"], transformed.sealed(net))
     arrays = {"input/%d" % place: plain(each) for place, each in enumerate(leaves(torch, batch).values())}
     every = Candidates(torch, model, leaves, net, norms, batch)
@@ -126,9 +132,11 @@ class Candidates:
     def pairs(self):
         """Each of these eps alone, and with each other way to run it."""
         ways = (
-            ("", None), ("train, ", lambda: self.moded(lambda: self.net.train())),
-            ("batch, ", lambda: self.moded(self.norms_alone)), ("start, ", self.started),
-        )  # fmt: skip
+            ("", None),
+            ("train, ", lambda: self.moded(lambda: self.net.train())),
+            ("batch, ", lambda: self.moded(self.norms_alone)),
+            ("start, ", self.started),
+        )
         for eps in self.together:
             for way, action in ways:
                 yield "%seps %g" % (way, eps), lambda eps=eps, action=action: self.with_eps(eps, action)

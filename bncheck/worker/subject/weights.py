@@ -39,10 +39,16 @@ def load(torch, custom, failed, net, path):
     net.load_state_dict({key: value for key, value in fitting.items() if key not in misshaped}, strict=False)
     unexpected = sorted(key for key in given if key not in held)
     return {
-        "path": path, "inside": inside, "prefix": prefix, "loaded": len(fitting) - len(misshaped), "keys": len(held),
-        "missing": missing[:MOST], "unexpected": unexpected[:MOST], "misshaped": dict(list(misshaped.items())[:MOST]),
+        "path": path,
+        "inside": inside,
+        "prefix": prefix,
+        "loaded": len(fitting) - len(misshaped),
+        "keys": len(held),
+        "missing": missing[:MOST],
+        "unexpected": unexpected[:MOST],
+        "misshaped": dict(list(misshaped.items())[:MOST]),
         "counts": [len(missing), len(unexpected), len(misshaped)],
-    }  # fmt: skip
+    }
 
 
 def lazy(tensor):

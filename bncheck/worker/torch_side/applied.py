@@ -97,8 +97,11 @@ class Look:
         layers = [held.describe(name, each, bool(each.training)) for name, each in self.norms.items()]
         for place, layer in enumerate(layers):
             own = "%d/" % place
-            layer["texts"] = {key[len(own) :]: str(value) for key, value in everything.items() if key.startswith(own)
-                              and value.dtype.kind == "U"}  # fmt: skip
+            layer["texts"] = {
+                key[len(own) :]: str(value)
+                for key, value in everything.items()
+                if key.startswith(own) and value.dtype.kind == "U"
+            }
             parameters = list(self.norms[layer["name"]].parameters())
             layer["frozen"] = bool(parameters) and not any(each.requires_grad for each in parameters)
         self.notes = {"layers": layers, "training": bool(net.training), "class": type(net).__name__}

@@ -40,9 +40,14 @@ def states(model):
     found = {}
     for path, (module, words) in norms(model).items():
         layer = {
-            "training": bool(module.training), "kind": type(module).__name__, "counter": None, "dtypes": {}, "keys": {},
-            "momentum": getattr(module, "momentum", None), "eps": getattr(module, "eps", None),
-        }  # fmt: skip
+            "training": bool(module.training),
+            "kind": type(module).__name__,
+            "counter": None,
+            "dtypes": {},
+            "keys": {},
+            "momentum": getattr(module, "momentum", None),
+            "eps": getattr(module, "eps", None),
+        }
         for key, word in (("running_mean", "mean"), ("running_var", "var"), ("gamma", "gamma"), ("beta", "beta")):
             value = getattr(module, words[word], None) if words[word] else None
             if value is not None:

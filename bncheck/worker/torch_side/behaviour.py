@@ -59,9 +59,10 @@ class Suspect:
             if bad or count < 2:
                 continue
             goals = {
-                "mean": [mean], "var": [var, var * count / (count - 1)],
+                "mean": [mean],
+                "var": [var, var * count / (count - 1)],
                 "deviation": [np.sqrt(var), np.sqrt(var * count / (count - 1))],
-            }  # fmt: skip
+            }
             found = {word: self.nearest(names, moved, values) for word, values in goals.items()}
             if found["mean"] and (found["var"] or found["deviation"]):
                 return self.named(module, size, found, moved)
@@ -90,8 +91,14 @@ class Suspect:
             "",
         )
         deviation = "" if found["var"] else found["deviation"]
-        return {"mean": found["mean"], "var": found["var"], "deviation": deviation, "counter": counter,
-                "gamma": gamma, "beta": beta}  # fmt: skip
+        return {
+            "mean": found["mean"],
+            "var": found["var"],
+            "deviation": deviation,
+            "counter": counter,
+            "gamma": gamma,
+            "beta": beta,
+        }
 
     def state(self, words):
         """(mean, variance, counter) before the forward that gave the module away."""

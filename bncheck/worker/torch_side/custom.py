@@ -147,9 +147,10 @@ def line_in(path, error):
     """The line of the file, and where the error went on to in another one: what a package's own file imports in vain
     is no fault of the line that imports the package."""
     frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__)
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith("<") and not frame.filename.startswith(HERE + os.sep)
-    ]  # fmt: skip
+    ]
     lines = [frame.lineno for frame in frames if frame.filename == path]
     if isinstance(error, SyntaxError) and error.lineno:
         here = not error.filename or error.filename == path
@@ -406,9 +407,15 @@ def moves(model, spec, batch_norm, data):
         if taken is None:
             return {}, refusal
         trial = model.part("moves").Trial(
-            torch, sys.modules[__name__], own, builtin if model.parts == 1 else None, taken, model.device,
-            model.parts == "complex", untouched if model.parts == 1 else None,
-        )  # fmt: skip
+            torch,
+            sys.modules[__name__],
+            own,
+            builtin if model.parts == 1 else None,
+            taken,
+            model.device,
+            model.parts == "complex",
+            untouched if model.parts == 1 else None,
+        )
         chance = trial.remark()
         return trial.all(), refusal or ("%s %s" % (type(own()).__name__, chance) if chance else "")
 

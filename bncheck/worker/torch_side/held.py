@@ -18,12 +18,15 @@ def normalisers(torch, net, keeping):
 
 def describe(name, module, training):
     return {
-        "name": name, "kind": type(module).__name__, "training": training,
+        "name": name,
+        "kind": type(module).__name__,
+        "training": training,
         "own": not type(module).__module__.startswith("torch."),
-        "eps": number(getattr(module, "eps", None)), "momentum": number(getattr(module, "momentum", None)),
+        "eps": number(getattr(module, "eps", None)),
+        "momentum": number(getattr(module, "momentum", None)),
         "cumulative": hasattr(module, "momentum") and module.momentum is None,
         "tracks": getattr(module, "track_running_stats", True) is not False,
-    }  # fmt: skip
+    }
 
 
 def number(value):

@@ -113,8 +113,13 @@ def words_of(module):
         return None
     gamma, beta = roles(module, channels)
     return {
-        "mean": mean, "var": var, "deviation": deviation, "counter": first(COUNTERS), "gamma": gamma, "beta": beta,
-    }  # fmt: skip
+        "mean": mean,
+        "var": var,
+        "deviation": deviation,
+        "counter": first(COUNTERS),
+        "gamma": gamma,
+        "beta": beta,
+    }
 
 
 def roles(module, channels):

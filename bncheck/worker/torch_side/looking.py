@@ -44,10 +44,14 @@ class Looking:
         gamma, beta = parameters.get("weight"), parameters.get("bias")
         trainable = (gamma is not None and gamma.requires_grad) or (beta is not None and beta.requires_grad)
         usual = (
-            x.shape == shape and x.dtype is dtype and local.where == where and trainable is bool(norm.trainable)
-            and span["training"] is module.training and span["in_backward"] is local.again
+            x.shape == shape
+            and x.dtype is dtype
+            and local.where == where
+            and trainable is bool(norm.trainable)
+            and span["training"] is module.training
+            and span["in_backward"] is local.again
             and span["gradients"] is self.torch.is_grad_enabled()
-        )  # fmt: skip
+        )
         if not (usual and norm.in_place(module) and not self.unseen() and recorder.goes_on(norm.layer, span)):
             return False
         after = norm.as_left(before)
@@ -114,11 +118,16 @@ class Looking:
         found["counter_before"] = nan if norm.before[2] is None else norm.before[2]
         found["counter_after"] = nan if norm.after[2] is None else norm.after[2]
         found.update(
-            index=index, call=local.call, step=self.recorder.steps, training=np.int8(bool(module.training)),
-            in_backward=np.int8(local.again), gradients=np.int8(gradients), n=n,
+            index=index,
+            call=local.call,
+            step=self.recorder.steps,
+            training=np.int8(bool(module.training)),
+            in_backward=np.int8(local.again),
+            gradients=np.int8(gradients),
+            n=n,
             eps=number(getattr(module, "eps", None)),
             momentum=0.0 if holds_still(norm, module) else number(getattr(module, "momentum", None)),
-        )  # fmt: skip
+        )
         return found
 
     def settle(self, norm, module, x):

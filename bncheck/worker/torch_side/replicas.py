@@ -62,8 +62,9 @@ def replicated(base, backend):
             return [found] + others
 
         def forward(self, x, mode):
-            found = self.together("forward", self.divided(x), lambda part: {"out": self.first.forward(part, mode)},
-                                  mode=mode)  # fmt: skip
+            found = self.together(
+                "forward", self.divided(x), lambda part: {"out": self.first.forward(part, mode)}, mode=mode
+            )
             self.seen = dict(self.first.taps())
             for rank, other in enumerate(found[1:], 1):
                 for name in self.inner:

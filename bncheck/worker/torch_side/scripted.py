@@ -112,12 +112,23 @@ class Scripted:
     def moment_inside(self, each, parameters, index, key):
         before, after, number = each.before, each.after, self.moments.number
         found = {
-            "mean_before": before[0], "var_before": before[1], "mean_after": after[0], "var_after": after[1],
-            "counter_before": before[2], "counter_after": after[2], "index": index, "call": self.local.call,
-            "step": self.recorder.steps, "training": np.int8(key[0]), "in_backward": np.int8(key[1]),
-            "gradients": np.int8(key[2]), "n": -1, "samples": -1, "eps": number(getattr(each.module, "eps", None)),
+            "mean_before": before[0],
+            "var_before": before[1],
+            "mean_after": after[0],
+            "var_after": after[1],
+            "counter_before": before[2],
+            "counter_after": after[2],
+            "index": index,
+            "call": self.local.call,
+            "step": self.recorder.steps,
+            "training": np.int8(key[0]),
+            "in_backward": np.int8(key[1]),
+            "gradients": np.int8(key[2]),
+            "n": -1,
+            "samples": -1,
+            "eps": number(getattr(each.module, "eps", None)),
             "momentum": number(getattr(each.module, "momentum", None)),
-        }  # fmt: skip
+        }
         for word, value in zip(("gamma", "beta"), parameters):
             if value is not None:
                 found[word] = self.moments.held(value)

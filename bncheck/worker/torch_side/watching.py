@@ -92,10 +92,17 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
 
     def meet(self, module):
         builtin = isinstance(module, self.builtin)
-        words = keeping.words_of(module) if not builtin else {
-            "mean": "running_mean", "var": "running_var", "counter": "num_batches_tracked", "gamma": "weight",
-            "beta": "bias",
-        }  # fmt: skip
+        words = (
+            keeping.words_of(module)
+            if not builtin
+            else {
+                "mean": "running_mean",
+                "var": "running_var",
+                "counter": "num_batches_tracked",
+                "gamma": "weight",
+                "beta": "bias",
+            }
+        )
         key = id(module)
         if words is None:
             weakref.finalize(module, self.forget, key)

@@ -266,12 +266,21 @@ class Calls:
         """A forward whose input and output are not known."""
         before, after, (training, gradients) = layer.before, layer.after, self.mode(ran, call)
         found = {
-            "mean_before": before["mean"], "var_before": before["var"], "mean_after": after["mean"],
-            "var_after": after["var"], "index": layer.index, "call": self.watcher.beats, "step": layer.step,
-            "training": np.int8(training), "in_backward": np.int8(0), "gradients": np.int8(gradients),
-            "n": ran.n, "samples": ran.samples, "eps": float(layer.settings["eps"]),
+            "mean_before": before["mean"],
+            "var_before": before["var"],
+            "mean_after": after["mean"],
+            "var_after": after["var"],
+            "index": layer.index,
+            "call": self.watcher.beats,
+            "step": layer.step,
+            "training": np.int8(training),
+            "in_backward": np.int8(0),
+            "gradients": np.int8(gradients),
+            "n": ran.n,
+            "samples": ran.samples,
+            "eps": float(layer.settings["eps"]),
             "momentum": float(layer.settings["momentum"]),
-        }  # fmt: skip
+        }
         found.update({name: before[name] for name in ("gamma", "beta") if before.get(name) is not None})
         return found
 

@@ -200,9 +200,16 @@ class Watcher:
             return
         moment = self.moment(eye.array(x), eye.array(y), axis, state, after)
         moment.update(
-            index=index, call=self.beats, step=recorder.steps, training=np.int8(training), in_backward=np.int8(0),
-            gradients=np.int8(key[2]), n=n, eps=float(settings["eps"]), momentum=float(settings["momentum"]),
-        )  # fmt: skip
+            index=index,
+            call=self.beats,
+            step=recorder.steps,
+            training=np.int8(training),
+            in_backward=np.int8(0),
+            gradients=np.int8(key[2]),
+            n=n,
+            eps=float(settings["eps"]),
+            momentum=float(settings["momentum"]),
+        )
         recorder.moment(record, self.clock, moment)
         self.poisoned(known, moment, state, where)
 
@@ -213,12 +220,22 @@ class Watcher:
             mean = wide.mean(1)
             var = ((wide - mean[:, None]) ** 2).mean(1)
         found = {
-            "samples": int(x.shape[0]), "input_mean": mean, "input_var": var, "input_bad": bad(x), "output_bad": bad(y),
-            "mean_before": state["mean"], "var_before": state["var"], "mean_after": after["mean"],
-            "var_after": after["var"], "counter_before": np.nan, "counter_after": np.nan,
-            "used_mean": np.full(len(mean), np.nan), "used_invstd": np.full(len(mean), np.nan),
-            "used_residual": np.nan, "output_scale": float(np.std(y, dtype=np.float64)) if y.size else np.nan,
-        }  # fmt: skip
+            "samples": int(x.shape[0]),
+            "input_mean": mean,
+            "input_var": var,
+            "input_bad": bad(x),
+            "output_bad": bad(y),
+            "mean_before": state["mean"],
+            "var_before": state["var"],
+            "mean_after": after["mean"],
+            "var_after": after["var"],
+            "counter_before": np.nan,
+            "counter_after": np.nan,
+            "used_mean": np.full(len(mean), np.nan),
+            "used_invstd": np.full(len(mean), np.nan),
+            "used_residual": np.nan,
+            "output_scale": float(np.std(y, dtype=np.float64)) if y.size else np.nan,
+        }
         found.update({name: state[name] for name in ("gamma", "beta") if name in state})
         if y.shape == x.shape:
             step = max(1, wide.shape[1] // self.moments.POINTS) | 1

@@ -168,11 +168,18 @@ class Layer:
 
     def described(self):
         return {
-            "layer": self.number, "name": short(self.name), "kind": short(self.kind), "channels": self.channels,
-            "names": [short(name) for name in self.names[:MOST_NAMES]], "registered": self.registered,
-            "tracks": self.tracks, "own": self.own,
-            "dtypes": self.dtypes, "trainable": self.trainable, "made_at": self.made_at,
-        }  # fmt: skip
+            "layer": self.number,
+            "name": short(self.name),
+            "kind": short(self.kind),
+            "channels": self.channels,
+            "names": [short(name) for name in self.names[:MOST_NAMES]],
+            "registered": self.registered,
+            "tracks": self.tracks,
+            "own": self.own,
+            "dtypes": self.dtypes,
+            "trainable": self.trainable,
+            "made_at": self.made_at,
+        }
 
 
 class Recorder:
@@ -325,8 +332,14 @@ class Recorder:
     def happen(self, what, layers=(), where=None, index=None, **detail):
         """Something between forwards; ``layers`` are numbers. What comes again and again is logged some times, then
         counted, and the last one kept. True if it was logged."""
-        row = {"what": what, "index": self.forwards if index is None else index, "step": self.steps,
-               "layers": sorted(set(layers)), "where": where, "detail": detail}  # fmt: skip
+        row = {
+            "what": what,
+            "index": self.forwards if index is None else index,
+            "step": self.steps,
+            "layers": sorted(set(layers)),
+            "where": where,
+            "detail": detail,
+        }
         sign = (what, where, *(str(detail.get(name, "")) for name in ("module", "quantity", "by")))
         if sign not in self.alike and len(self.alike) >= MOST_SIGNS:
             sign = (what,)
@@ -403,11 +416,20 @@ class Recorder:
         self.ranked = (rank, world)
         words = list(getattr(sys, "orig_argv", None) or [sys.executable, *sys.argv])
         found = {
-            "protocol": PROTOCOL, "framework": self.framework, "version": self.version, "program": short(program()),
-            "command": words[:200], "pid": self.pid, "parent": os.getppid(), "rank": rank, "world": world,
-            "keep": self.wanted.get("keep") or ALL, "python": sys.version.split()[0], "began": self.began,
+            "protocol": PROTOCOL,
+            "framework": self.framework,
+            "version": self.version,
+            "program": short(program()),
+            "command": words[:200],
+            "pid": self.pid,
+            "parent": os.getppid(),
+            "rank": rank,
+            "world": world,
+            "keep": self.wanted.get("keep") or ALL,
+            "python": sys.version.split()[0],
+            "began": self.began,
             "executable": sys.executable,
-        }  # fmt: skip
+        }
         self.write_json("about.json", found)
 
     def write_json(self, name, value):

@@ -46,8 +46,9 @@ def ends_in_statistic(key: str) -> bool:
 
 
 def is_path(layer: LayerLife, path: str) -> bool:
-    return any(name == path or name.endswith(f".{path}") or path.endswith(f".{name}") for name in
-               (layer.name, *layer.names))  # fmt: skip
+    return any(
+        name == path or name.endswith(f".{path}") or path.endswith(f".{name}") for name in (layer.name, *layer.names)
+    )
 
 
 def evaluated_new(layer: LayerLife, index: int) -> bool:
@@ -69,8 +70,11 @@ def back_to_start(life: Life) -> Said | None:
         where = [place for place in places(layer, first, training=0) if at_start(layer, int(place))]
         index, step = layer.get("index"), layer.get("step")
         if where and index is not None and step is not None:
-            jumps = [each for each in life.happenings if each.what == "jump" and layer.name in each.layers
-                     and each.index <= index[where[0]]]  # fmt: skip
+            jumps = [
+                each
+                for each in life.happenings
+                if each.what == "jump" and layer.name in each.layers and each.index <= index[where[0]]
+            ]
             found[layer.name] = jumps[-1] if jumps else None
             steps[layer.name] = int(step[where[0]])
     if not found:

@@ -60,10 +60,13 @@ def apart(layers: Sequence[LayerLife]) -> float | None:
         return None
     last = max(common)
     places_of = [row[last] for row in rows]
-    means, variances = zip(*(
-        (layer.moments["mean_before"][place], layer.moments["var_before"][place])
-        for layer, place in zip(layers, places_of, strict=True)
-    ), strict=True)  # fmt: skip
+    means, variances = zip(
+        *(
+            (layer.moments["mean_before"][place], layer.moments["var_before"][place])
+            for layer, place in zip(layers, places_of, strict=True)
+        ),
+        strict=True,
+    )
     spread = np.sqrt(np.maximum(np.mean(variances, axis=0), 0)) + 1e-12
     gap: Array = (np.max(means, axis=0) - np.min(means, axis=0)) / spread
     return float(gap.max()) if np.isfinite(gap).all() else None
@@ -82,8 +85,9 @@ def few_per_rank(lives: Sequence[Life]) -> Said | None:
     ranks = ranks_of(lives)
     found: dict[str, int] = {}
     for layer in ranks[0].layers if ranks else ():
-        runs = [span for rank in ranks for span in rank.layer(layer.name).spans if span.training is True and
-                moves(span)]  # fmt: skip
+        runs = [
+            span for rank in ranks for span in rank.layer(layer.name).spans if span.training is True and moves(span)
+        ]
         largest = max((span.n[1] for span in runs), default=-1)
         if 0 < largest <= FEW and not layer.kind.startswith("Sync"):
             found[layer.name] = largest

@@ -84,16 +84,18 @@ def in_training_alone(life: Life, layer: LayerLife) -> bool:
     own = [span for span in layer.spans if span.training is True and not span.gradients]
     return any(
         span.first_index - len(life.layers) <= mine.first_index <= span.last_index + len(life.layers)
-        for span in others for mine in own
-    )  # fmt: skip
+        for span in others
+        for mine in own
+    )
 
 
 def batch_in_eval(life: Life) -> Said | None:
     """Layers without running statistics that are evaluated: their output depends on the batch."""
     found = [
-        layer for layer in life.layers
+        layer
+        for layer in life.layers
         if not layer.tracks and any(span.training is False and span.moved is None for span in layer.spans)
-    ]  # fmt: skip
+    ]
     if not found:
         return None
     layers = tuple(layer.name for layer in found)
@@ -136,10 +138,12 @@ def moves_in_eval(span: Span) -> bool:
 def narrow(life: Life) -> Said | None:
     """Statistics in fewer digits than gamma and beta, which train: nobody chooses that."""
     found = {
-        layer.name: dtype for layer in life.layers
-        if UNIT_ROUNDOFF.get(dtype := layer.dtypes.get("running_mean", ""), 0.0) >= HALF and trained(layer)
+        layer.name: dtype
+        for layer in life.layers
+        if UNIT_ROUNDOFF.get(dtype := layer.dtypes.get("running_mean", ""), 0.0) >= HALF
+        and trained(layer)
         and layer.dtypes.get("gamma") in ("float32", "float64")
-    }  # fmt: skip
+    }
     if not found or standing_still(life) is not None:
         return None
     layers, dtypes = tuple(found), " and ".join(sorted(set(found.values())))
