@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from at_the_prompt import bncheck, command, environment
 from left_by_cells import cells_of, processes, worker_processes
+from patience import patience
 from test_run import NAPPING, finished, start_and_wait_for_a_cell
 
 from bncheck.playing.workers import RUNNER
@@ -177,12 +178,17 @@ def test_workers_that_have_just_started_end_with_their_host(tmp_path: Path) -> N
     words = command("run", "all-ones", "-t", "reference", "-t", "reference[batch_weight=0.9]", "--no-probe",
                     "--set", "program.repeat=2", "--no-report", "--out", str(out))  # fmt: skip
     host = subprocess.Popen(words, stderr=subprocess.DEVNULL, env=environment())
-    while len(worker_processes(out)) < 2 + 1:  # the host names the folder as well
+    later = f"--later\0{host.pid}\0"  # they import before there is a folder that they could name
+    while len(processes(later)) < 2 or not (out / "plan.json").is_file():
         assert host.poll() is None
         time.sleep(0.001)
     host.kill()
     host.wait()
     assert gone_after(2.0, out)
+    deadline = time.monotonic() + patience(2.0)
+    while processes(later) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not processes(later)
     done = bncheck("run", "--resume", str(out), "--no-report", "-q")
     assert done.returncode == 0, done.stderr
     for target in (out / "cells").iterdir():

@@ -68,7 +68,8 @@ def sure(options: dict[str, Any]) -> Sequence[str]:
     """Targets that will be played here, whatever the scenarios say, by processes that may import what they like first:
     a bound on the memory holds for the import too."""
     elsewhere = options["resume"] or options["executor"] or options["isolate"] == "cell" or options["backend_files"]
-    if elsewhere or options["memory"] is not None or (options["scenarios"] and not options["targets"]):
+    wrong = options["overrides"] and not options["scenarios"]  # --set belongs to a scenario that is named
+    if elsewhere or wrong or options["memory"] is not None or (options["scenarios"] and not options["targets"]):
         return ()
     from bncheck.environments.targets import DEFAULT_TARGETS
 

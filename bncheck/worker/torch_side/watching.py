@@ -299,7 +299,7 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
         while frame is not None:
             code = frame.f_code
             if self.users(code.co_filename):
-                return (os.path.abspath(code.co_filename), frame.f_lineno, code.co_name)
+                return (self.recorder.file_of(code.co_filename), frame.f_lineno, code.co_name)
             frame = frame.f_back
         return None
 

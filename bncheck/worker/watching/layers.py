@@ -298,7 +298,7 @@ class Watcher:
         while outermost is not None:
             code = outermost.f_code
             if not code.co_filename.startswith("<") and not self.of_others(code.co_filename):
-                return (os.path.abspath(code.co_filename), outermost.f_lineno, code.co_name)
+                return (self.recorder.file_of(code.co_filename), outermost.f_lineno, code.co_name)
             outermost = outermost.f_back
         return None
 

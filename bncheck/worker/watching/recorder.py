@@ -199,6 +199,17 @@ class Recorder:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.born)
 
+    @staticmethod
+    def file_of(name):
+        """The path of a file of code; "In[3]" for a cell of a notebook, whose file IPython makes up."""
+        if "ipykernel_" in name:
+            shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+            known = getattr(getattr(shell, "compile", None), "format_code_name", None)
+            said = known(name) if known is not None else None
+            if said:
+                return str(said[1])
+        return os.path.abspath(name)
+
     def born(self):
         """A new process: nothing is recorded of it yet."""
         self.lock = threading.RLock()
