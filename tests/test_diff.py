@@ -319,6 +319,27 @@ def test_what_was_forgotten_in_a_folded_bias_is_said_where_one_thing_makes_it() 
     assert lacks(bias + 1) == ""
 
 
+def test_what_was_forgotten_beside_a_convolution_without_a_bias() -> None:
+    norm = held()
+    weight, _ = folded(WEIGHT, f32(0, 0, 0), norm, 1e-5)
+    assert norm.beta is not None
+    fold = fold_of(WEIGHT, None, norm, weight, norm.beta)
+    assert fold is not None and (fold.word, fold.lacks) == ("weights", "the running mean was left out")
+
+
+def test_a_mean_near_0_rounds_as_the_numbers_that_it_is_of() -> None:
+    one = held(running_mean=[1e-3, 2, -3], running_var=[1.0, 2.0, 0.5])
+    assert (
+        compared(one, held(running_mean=[1e-3 + 1e-7, 2, -3], running_var=[1.0, 2.0, 0.5]))
+        .quantities["running_mean"]
+        .word
+        == "rounding"
+    )
+    assert "running_mean" in compared(one, held(running_mean=[1e-3 + 1e-5, 2, -3])).differing()
+    small = held(running_mean=[1e-3, 2, -3], running_var=[1e-8, 2.0, 0.5])
+    assert "running_mean" in compared(small, held(running_mean=[1e-3 + 1e-7, 2, -3])).differing()
+
+
 # -------------------------------------------------------------------------------------------------- at the prompt
 
 
