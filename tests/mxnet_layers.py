@@ -191,6 +191,14 @@ def nothing():
     return 3
 
 
+class FineTuned(MyBN):
+    """Right; somebody froze its weights."""
+
+    def __init__(self, in_channels):
+        super().__init__(in_channels)
+        self.gamma.grad_req = self.beta.grad_req = "null"
+
+
 ZOO = (
     "MyBN", "WithRelu", "NewMomentum", "Derived", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance",
     "NeverEval", "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
@@ -203,12 +211,12 @@ class Zoo(Block):
     def __init__(self):
         super().__init__()
         self.conv, self.head = nn.Conv2D(4, 3, padding=1, in_channels=3), nn.Dense(2, in_units=4)
-        for name in ZOO:
+        for name in (*ZOO, "FineTuned"):
             setattr(self, name, globals()[name](in_channels=4))
 
     def forward(self, x):
         x = self.conv(x)
-        return self.head(sum(getattr(self, name)(x) for name in ZOO).mean(axis=(2, 3)))
+        return self.head(sum(getattr(self, name)(x) for name in (*ZOO, "FineTuned")).mean(axis=(2, 3)))
 
 
 def zoo():

@@ -217,6 +217,15 @@ def nothing():
     return 3
 
 
+class FineTuned(MyBN):
+    """Right; somebody froze its weights."""
+
+    def __init__(self, num_features):
+        super().__init__(num_features)
+        for each in self.parameters():
+            each.stop_gradient = True
+
+
 ZOO = (
     "MyBN", "WithRelu", "NewMomentum", "Derived", "Unbiased", "Swapped", "EpsOutside", "EpsLiteral", "SampleVariance",
     "NeverEval", "NeverMoves", "MeanForVariance", "FirstSample", "OnePlusGamma", "RunningInTraining",
@@ -229,12 +238,12 @@ class Zoo(nn.Layer):
     def __init__(self):
         super().__init__()
         self.conv, self.head = nn.Conv2D(3, 4, 3, padding=1), nn.Linear(4, 2)
-        for name in (*ZOO, "PlainName"):
+        for name in (*ZOO, "FineTuned", "PlainName"):
             setattr(self, name, globals()[name](4))
 
     def forward(self, x):
         x = self.conv(x)
-        return self.head(sum(getattr(self, name)(x) for name in (*ZOO, "PlainName")).mean([2, 3]))
+        return self.head(sum(getattr(self, name)(x) for name in (*ZOO, "FineTuned", "PlainName")).mean([2, 3]))
 
 
 def zoo():

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import venv
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -434,6 +435,22 @@ def test_a_missing_package_is_named_with_the_python_that_lacks_it(tmp_path: Path
     assert str(caught.value).startswith(f"no_such_package_at_all is not installed in {python}\n  → mine.py needs it; ")
     with pytest.raises(BncheckError, match="no_such_package is not installed in"):
         checked("no_such_package:build", tmp_path / "run", python=str(python))
+
+
+def test_a_framework_that_does_not_import_is_no_fault_of_the_model_or_of_bncheck(tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", symlinks=True)
+    (site,) = (tmp_path / "env" / "lib").glob("*/site-packages")
+    (site / "torch").mkdir()
+    (site / "numpy").symlink_to(Path(np.__file__).parent)
+    (tmp_path / "mine.py").write_text("import torch\n\ndef build():\n    return None\n")
+    own = str(tmp_path / "env" / "bin" / "python")
+    for code, words in (
+        ("raise RuntimeError('no driver')", "torch does not import: RuntimeError: no driver\n  → see it by itself: "),
+        ("import os; os._exit(7)", "importing torch ended the process (exit code 7)\n  → see it by itself: "),
+    ):
+        (site / "torch" / "__init__.py").write_text(code)
+        done = here("check", f"{tmp_path / 'mine.py'}:build", "--python", own, "--out", str(tmp_path / "run"))
+        assert f"bncheck: {words}{own} -c 'import torch'" in done.stderr
 
 
 def test_a_model_that_ends_its_process_is_said(tmp_path: Path, python: Path) -> None:

@@ -80,7 +80,11 @@ def test_a_run_never_writes_over_something_else(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     done = here("run", "all-ones", "-t", "reference", "--out", str(tmp_path))
     assert done.returncode == 2
-    assert "is not empty" in done.stderr
+    assert "is not empty" in done.stderr and "--resume" not in done.stderr
+    (tmp_path / "plan.json").write_text("{}")
+    done = here("run", "all-ones", "-t", "reference", "--out", str(tmp_path))
+    assert "bncheck run --resume" in done.stderr
+    (tmp_path / "plan.json").unlink()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

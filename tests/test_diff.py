@@ -12,6 +12,8 @@ import pytest
 from at_the_prompt import here
 from test_checkpoints import made_by
 
+from bncheck.checkpoints.recognise import Checkpoint
+from bncheck.checkpoints.tensor import in_memory
 from bncheck.diagnosis.held.folding import fold_of
 from bncheck.diagnosis.held.likeness import alike, compared
 from bncheck.diagnosis.held.matching import match
@@ -19,7 +21,8 @@ from bncheck.diagnosis.held.naming import name_differences
 from bncheck.diagnosis.held.reading import Others, Sides
 from bncheck.finding import Finding
 from bncheck.life import Held, Holding
-from bncheck.subjects.folded import with_eps
+from bncheck.subjects.folded import Weights, with_eps
+from bncheck.subjects.refolded import axis_of
 from bncheck.subjects.two_files import how_read
 from bncheck.trace import Array
 
@@ -317,6 +320,40 @@ def test_what_was_forgotten_in_a_folded_bias_is_said_where_one_thing_makes_it() 
     assert lacks(unscaled) == "the convolution's own bias was not scaled by gamma/sqrt(var + eps)"
     assert lacks(no_mean) == "the running mean was left out"
     assert lacks(bias + 1) == ""
+
+
+def test_what_was_forgotten_beside_a_convolution_without_a_bias() -> None:
+    norm = held()
+    weight, _ = folded(WEIGHT, f32(0, 0, 0), norm, 1e-5)
+    assert norm.beta is not None
+    fold = fold_of(WEIGHT, None, norm, weight, norm.beta)
+    assert fold is not None and (fold.word, fold.lacks) == ("weights", "the running mean was left out")
+
+
+def test_the_axis_of_output_channels_is_the_one_that_is_known_or_that_the_weights_show() -> None:
+    weight = np.arange(1, 5, dtype=np.float32).reshape(2, 2, 1, 1)
+    first, second = weight * f32(2, 3).reshape(2, 1, 1, 1), weight * f32(2, 3).reshape(1, 2, 1, 1)
+    assert [axis_of(weight, other, 2, None) for other in (first, second, weight)] == [0, 1, 0]
+    assert [axis_of(weight, first, 2, known) for known in (0, 1)] == [0, 1]
+    assert axis_of(weight, first, 3, None) is None
+    tensors = {"up.weight": in_memory(weight)}
+    for axes, rows in (({}, 2), ({"up.weight": 1}, 1)):
+        assert (
+            len(Weights(Checkpoint(holding=holding(held()), tensors=tensors, axes=axes)).rows("up.weight", 2)) == rows
+        )
+
+
+def test_a_mean_near_0_rounds_as_the_numbers_that_it_is_of() -> None:
+    one = held(running_mean=[1e-3, 2, -3], running_var=[1.0, 2.0, 0.5])
+    assert (
+        compared(one, held(running_mean=[1e-3 + 1e-7, 2, -3], running_var=[1.0, 2.0, 0.5]))
+        .quantities["running_mean"]
+        .word
+        == "rounding"
+    )
+    assert "running_mean" in compared(one, held(running_mean=[1e-3 + 1e-5, 2, -3])).differing()
+    small = held(running_mean=[1e-3, 2, -3], running_var=[1e-8, 2.0, 0.5])
+    assert "running_mean" in compared(small, held(running_mean=[1e-3 + 1e-7, 2, -3])).differing()
 
 
 # -------------------------------------------------------------------------------------------------- at the prompt

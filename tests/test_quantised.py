@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from bncheck.checkpoints.onnx_graph import dequantised, floats
+from bncheck.checkpoints.recognise import Checkpoint
+from bncheck.checkpoints.tensor import in_memory
 from bncheck.diagnosis.held.measured import Measured
 from bncheck.diagnosis.held.quantised import Origin, Quantised, Rounded, hint, origin_of, readings, variants
 from bncheck.diagnosis.held.reading import Sides
-from bncheck.life import Held
-from bncheck.subjects.quantised import dequantised
+from bncheck.life import Held, Holding
+from bncheck.subjects.folded import Weights
+from bncheck.subjects.quantised import candidates, rounded_weights
 from bncheck.trace import Array
 from bncheck.worker.onnx_side.file import Node
 
@@ -53,6 +59,44 @@ def test_whole_numbers_stand_for_floats_with_one_scale_or_one_per_channel() -> N
     assert each is not None and each[0].tolist() == [[2, 4], [3, 4]]
     for scale in (np.float32([[1, 1], [1, 1]]), np.float32([1, 1, 1]), np.float32(0), np.float32([1, np.nan])):
         assert dequantised(Node("DequantizeLinear", "", [], [], {"axis": 0}), [whole, scale]) is None
+
+
+def beside(weight: Array) -> Checkpoint:
+    """A model of one weight and the layer."""
+    holding = Holding(name="A", framework="torch", format="model", layers=(LAYER,), others={"w": weight.shape})
+    return Checkpoint(holding=holding, tensors={"w": in_memory(weight)})
+
+
+def word_of(values: Array, bias: Array, model: Checkpoint) -> str:
+    found, _ = origin_of(rounded(values), rounded(bias), candidates(rounded(values), model, Weights(model)))
+    return found.word if found else ""
+
+
+def test_a_transposed_convolution_has_its_output_channels_second() -> None:
+    weight = np.array([[[[1.0]], [[2.0]]], [[[3.0]], [[4.0]]]], np.float32)  # (I, O, 1, 1); gains are 2 and 0.5
+    model = beside(weight)
+    assert word_of(np.array([[[[2.0]], [[1.0]]], [[[6.0]], [[2.0]]]]), np.array([-1.0, 3.0]), model) == "folded"
+    assert word_of(np.array([[[[2.0]], [[1.0]]], [[[6.0]], [[4.0]]]]), np.array([-1.0, 3.0]), model) == ""
+
+
+def test_gamma_and_beta_are_rounded_too() -> None:
+    """onnxruntime rounds those of a BatchNormalization that it leaves unfolded."""
+    model = beside(WEIGHT)
+    assert word_of(np.array([1.0, 1.1]), np.array([1.0, 3.0]), model) == "same"
+    assert word_of(np.array([1.0, 1.1]), np.array([1.0, 4.0]), model) == ""
+    nodes = [
+        Node("DequantizeLinear", "", [f"{word}_q", f"{word}_s"], [word], {}) for word in ("bn.weight", "bn.bias")
+    ] + [Node("BatchNormalization", "", ["x", "bn.weight", "bn.bias", "m", "v"], ["y"], {})]
+    weights = {
+        "bn.weight_q": np.array([2, 4], np.int8), "bn.weight_s": np.float32([0.5]),
+        "bn.bias_q": np.array([1, 3], np.int8), "bn.bias_s": np.float32([0.5]),
+    }  # fmt: skip
+    graph = SimpleNamespace(nodes=nodes, weights=weights)
+    assert {name: value.tolist() for name, value in floats(graph).items()} == {
+        "bn.weight": [1, 2],
+        "bn.bias": [0.5, 1.5],
+    }
+    assert next((each.name, each.bias) for each in rounded_weights(graph)) == ("bn.weight", "bn.bias")
 
 
 FOUND = Quantised(weights=2, origins={"w": Origin(word="folded", weight=FOLDED, bias=None, layer="bn")})

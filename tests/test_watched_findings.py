@@ -25,6 +25,7 @@ WANTED = {
     "refused_batch": ("single-value", "2", "refused_batch.py"),
     "trained_by_hand": ("mode-leak", "1", "trained_by_hand.py"),
     "scripted_eval_never_undone": ("mode-leak", "1", "scripted_eval_never_undone.py"),
+    "scripted_own_never_undone": ("mode-leak", "1", "scripted_own_never_undone.py"),
     "recomputed": ("update-count", "1", "parts.py"),
 }
 

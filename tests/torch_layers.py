@@ -71,6 +71,15 @@ class FrozenBN(MyBN):
         return self.scaled(x, self.running_mean, self.running_var)
 
 
+class FineTuned(MyBN):
+    """Right; somebody froze its weights."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        for each in self.parameters():
+            each.requires_grad_(False)
+
+
 class PlainName(nn.Module):
     """Right, and no word of its name says what it is; its settings have names of their own."""
 
@@ -179,7 +188,7 @@ class Zoo(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2)
-        self.names = (*ZOO, "PlainName", "FrozenBN")
+        self.names = (*ZOO, "FineTuned", "PlainName", "FrozenBN")
         for name in self.names:
             self.add_module(name, globals()[name](4))
 

@@ -39,6 +39,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     path: str = ""  # of the state in the file; "" where it is the whole
     beside: Mapping[str, str] = field(default_factory=dict)  # weight → its bias, where the file says which it is
+    axes: Mapping[str, int] = field(default_factory=dict)  # weight → its axis of output channels, where that is known
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,10 @@ def create_run_folder(out: Path | None, parent: Path = Path("reports")) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
+            begun = (folder / "plan.json").is_file()  # else nothing in it can be continued
             raise RunFolderError(
                 f"{folder} is not empty, and a run is never written over something else.",
-                f"Name a new folder, or continue that run with: bncheck run --resume {folder}",
+                "Name a new folder" + (f", or continue that run with: bncheck run --resume {folder}" if begun else ""),
             )
     except OSError as error:
         raise RunFolderError(

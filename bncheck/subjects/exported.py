@@ -167,7 +167,11 @@ def play_model(
     # The state is read now: its file goes with the folder.
     state = {key: in_memory(tensor) for key, tensor in state_of(folder / "state.npz").items()}
     return Played(
-        checkpoint=Checkpoint(holding=holding, tensors=state),
+        checkpoint=Checkpoint(
+            holding=holding,
+            tensors=state,
+            axes={str(key): 1 if axis else 0 for key, axis in said.get("axes", {}).items()},
+        ),
         plays=grouped(arrays),
         taps={key.removeprefix("tap/"): array for key, array in arrays.items() if key.startswith("tap/")},
         arrays=folder / "outputs.npz" if given is None else given,

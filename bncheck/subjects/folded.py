@@ -201,12 +201,16 @@ class Weights:
         return [key for key, tensor in self.checkpoint.tensors.items() if key in others and is_weight(tensor)]
 
     def rows(self, key: str, channels: int) -> list[NDArray[Any]]:
-        """(C, K) with each axis of that length as the one of output channels: the first, the last, the second."""
+        """(C, K) with each axis of that length as the one of output channels: the one that is known to be
+        that, else the first, the last, the second."""
         if key not in self.read:
             self.read[key] = self.checkpoint.tensors[key].read()
             while len(self.read) > 8:
                 del self.read[next(iter(self.read))]
         array = self.read[key]
+        known = self.checkpoint.axes.get(key)
+        if known is not None and array.ndim > known and array.shape[known] == channels:
+            return [moved(array, known)]
         last = AXES.get(self.checkpoint.holding.framework, 0)
         order = [last % array.ndim, *(axis for axis in (0, 1, array.ndim - 1) if axis != last % array.ndim)]
         axes = [axis for axis in dict.fromkeys(order) if array.shape[axis] == channels]

@@ -18,7 +18,7 @@ from bncheck.diagnosis.fit import measure
 from bncheck.diagnosis.judge import explain_cell, judge_case
 from bncheck.diagnosis.lived.departures import OTHERWISE
 from bncheck.diagnosis.lived.innocence import NAMES
-from bncheck.diagnosis.rules.layer_names import together
+from bncheck.diagnosis.rules.layer_names import named, together
 from bncheck.environments.backend_file import BackendFile
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
@@ -179,7 +179,10 @@ def remarks_inside(found: Sequence[Verdict], rest: Sequence[tuple[str, str]], ti
     """A sentence per class that was not held against the built-in layer; ``rest``: (name, class) of layers of the
     user's that were not taken out at all."""
     groups: dict[tuple[str, str], list[str]] = {}
-    more = "it did not run in training, learns more than a gamma and a beta, or has its channels on another axis"
+    more = (
+        "it did not run in training, learns more than a gamma and a beta, gives more than one tensor, or has its "
+        "channels on another axis"
+    )
     for names, kind, remark in (
         *((each.names, each.kind, each.remark) for each in found),
         *(((name,), kind, more) for name, kind in rest),
@@ -187,7 +190,7 @@ def remarks_inside(found: Sequence[Verdict], rest: Sequence[tuple[str, str]], ti
         if remark:
             groups.setdefault((kind, remark), []).extend(names)
     return [
-        f"{together(names)} ({kind}): not held against {title}'s BatchNorm; {remark}."
+        f"{headed(names)} ({kind}): not held against {title}'s BatchNorm; {remark}."
         for (kind, remark), names in groups.items()
     ]
 
@@ -223,9 +226,14 @@ def sentence(found: Finding, layer: Alone, backend: BackendFile, targets: tuple[
     return in_words(found.title, looked)
 
 
+def headed(names: Sequence[str]) -> str:
+    """At the head of a sentence: "layer 1"; "layers 1 and 4"; "bn1"."""
+    return named(names[0]) if len(names) == 1 else together(names)
+
+
 def about(found: Finding, names: Sequence[str], kind: str) -> Finding:
     """The finding of one layer, said of the layers of the model that it holds of."""
-    who = together(names) + ("" if kind in found.title else f" ({kind})")
+    who = headed(names) + ("" if kind in found.title else f" ({kind})")
     return replace(
         found,
         title=f"{who}: {found.title}",

@@ -69,6 +69,11 @@ class Making:
             code = self.process.returncode
             assert code is not None
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            if isinstance(self.process, Forked) and not self.process.pid:
+                module, python = self.process.nursery.module, self.process.nursery.python
+                raise EnvironmentFailure(
+                    f"importing {module} ended the process ({how})", f"see it by itself: {python} -c 'import {module}'"
+                )
             raise EnvironmentFailure(
                 f"the process that made it died ({how}): {self.said()}",
                 "call it without bncheck, and see whether it ends that process too",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bncheck.checkpoints.onnx_graph import dequantised, layer_of
 from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.diagnosis.held.measured import Measured
 from bncheck.diagnosis.held.outputs import Outputs, aligned, hold_against, readings
@@ -22,7 +23,6 @@ from bncheck.run_folder.answer import Row
 from bncheck.subjects.folded import Weights
 from bncheck.subjects.played_file import Played, play_unrounded
 from bncheck.subjects.sides import Side
-from bncheck.trace import Array
 from bncheck.worker.onnx_side import file as onnx_file
 
 # Operators that compute in whole numbers, so that no float stands in their place.
@@ -37,7 +37,7 @@ INTEGER = (
 )
 WITHOUT = ("unrounded", "restored", "cut")
 MADE = "_DequantizeLinear_Output"  # how onnxruntime names what a rounded weight becomes
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 
 
 def is_quantised(side: Side) -> bool:
@@ -91,7 +91,26 @@ def played_without(side: Side, two: Played, one: Played, folder: Path, seconds: 
             found = replace(found, plays=plays)
         except (UsageError, EnvironmentFailure) as failure:
             found = replace(found, lacking=f"it does not run without rounding ({failure})")
-    return replace(two, quantised=found)
+    return replace(two, quantised=found, checkpoint=unrounded(two.checkpoint, side.path, found.origins))
+
+
+def unrounded(checkpoint: Checkpoint, path: Path, origins: Mapping[str, Origin]) -> Checkpoint:
+    """With gamma and beta of its layers as they were before they were rounded, where that is known."""
+    known = {}
+    for norm in onnx_file.batch_norms(onnx_file.read(str(path))):
+        names = norm.node.inputs[1:5]
+        known[layer_of(norm.layer, list(names))] = [origins.get(name) for name in names[:2]]
+    layers = []
+    for layer in checkpoint.holding.layers:
+        gamma, beta = known.get(layer.layer, (None, None))
+        layers.append(
+            replace(
+                layer,
+                gamma=layer.gamma if gamma is None else gamma.weight.astype(np.float32).reshape(-1),
+                beta=layer.beta if beta is None else beta.weight.astype(np.float32).reshape(-1),
+            )
+        )
+    return replace(checkpoint, holding=replace(checkpoint.holding, layers=tuple(layers)))
 
 
 def readings_of(sides: Sides, one: Played, two: Played, found: Mapping[str, Measured]) -> list[Reading]:
@@ -151,35 +170,23 @@ def rounded_weights(graph: Any) -> Iterator[Rounded]:
                 yield Rounded(name=node.outputs[0], values=found[0], step=found[1], bias=bias if bias in made else "")
 
 
-def dequantised(node: Any, given: list[Array]) -> tuple[Array, Array] | None:
-    """((q − zero)·scale, scale), both with the axes of q; None for scales that are neither one number nor one per
-    channel (blocks), or no positive numbers."""
-    whole, scale = given[0].astype(np.float64), given[1].astype(np.float64)
-    zero = given[2].astype(np.float64) if len(given) > 2 else np.zeros_like(scale)
-    if zero.size != scale.size or not (np.isfinite(scale).all() and (scale > 0).all()):
-        return None
-    if scale.size > 1:
-        axis = int(node.get("axis", 1))
-        if scale.ndim != 1 or not -whole.ndim <= axis < whole.ndim or whole.shape[axis] != scale.size:
-            return None
-        shape = [1] * whole.ndim
-        shape[axis] = -1
-        scale, zero = scale.reshape(shape), zero.reshape(shape)
-        return (whole - zero) * scale, scale
-    return (whole - zero.reshape(())) * scale.reshape(()), scale.reshape(())
-
-
 def candidates(rounded: Rounded, other: Checkpoint, weights: Weights) -> Iterator[Origin]:
     """Weights of the other side with as many numbers, the likeliest first, as they are and with each layer of their
     width folded in; with the axes of the file."""
     shape, size = rounded.values.shape, rounded.values.size
+    for layer in other.holding.layers:
+        if layer.gamma is not None and layer.gamma.shape == shape:
+            beta = np.zeros(shape) if layer.beta is None else layer.beta.astype(np.float64)
+            yield Origin(word="same", weight=layer.gamma.astype(np.float64), bias=beta)
     fitting = [key for key in weights.names() if other.tensors[key].size == size]
     for key in sorted(fitting, key=lambda name: name not in rounded.name):
         array = other.tensors[key].read().astype(np.float64)
         for turned, own in ((False, array), (True, array.T if array.ndim == 2 else None)):
             if own is None or own.shape != shape:
                 continue
-            first = own.T if turned else own  # the axis of output channels first
-            bias = weights.bias(key, first.shape[0])
-            for each in variants(first, None if bias is None else bias.astype(np.float64), other.holding.layers):
-                yield replace(each, weight=each.weight.T) if turned else each
+            # The axis of output channels first: the second of a matrix, and of a transposed convolution.
+            for second in (turned,) if own.ndim < 3 else (False, True):
+                first = own.swapaxes(0, 1) if second else own
+                bias = weights.bias(key, first.shape[0])
+                for each in variants(first, None if bias is None else bias.astype(np.float64), other.holding.layers):
+                    yield replace(each, weight=each.weight.swapaxes(0, 1)) if second else each

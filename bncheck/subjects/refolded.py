@@ -8,15 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from bncheck.diagnosis.held.folding import rows_ratio
 from bncheck.diagnosis.held.matching import match
 from bncheck.diagnosis.held.measured import Measured
 from bncheck.diagnosis.held.outputs import aligned, hold_against, percent
 from bncheck.errors import BncheckError
 from bncheck.finding import Finding
-from bncheck.subjects.folded import FoldedLayer, Weights, folded_layers, has_own_eps
+from bncheck.subjects.folded import FoldedLayer, Weights, folded_layers, has_own_eps, moved
 from bncheck.subjects.played_file import Played
 from bncheck.trace import Array
 
+NEARLY = 1e-3  # how far a row may be off a multiple of another: they are of float32, or of less
 Play = Callable[[Mapping[str, Array]], Mapping[str, Sequence[Array]]]
 
 
@@ -49,8 +51,11 @@ def right_weights(each: FoldedLayer, mine: Weights, theirs: Weights) -> dict[str
     weight = mine.checkpoint.tensors[own].read().astype(np.float64)
     count = 0 if layer.running_mean is None else layer.running_mean.size
     bias_key = theirs.bias_of(other, count)
-    fits = weight.shape == theirs.checkpoint.tensors[other].shape and weight.shape[0] == count and bool(bias_key)
-    if not fits or layer.running_mean is None or layer.running_var is None:
+    fits = weight.shape == theirs.checkpoint.tensors[other].shape and bool(bias_key)
+    axis = (
+        axis_of(weight, theirs.checkpoint.tensors[other].read(), count, mine.checkpoint.axes.get(own)) if fits else None
+    )
+    if axis is None or layer.running_mean is None or layer.running_var is None:
         return {}
     eps = 1e-5 if layer.eps is None else layer.eps
     gain = np.ones(count) if layer.gamma is None else layer.gamma.astype(np.float64)
@@ -59,8 +64,19 @@ def right_weights(each: FoldedLayer, mine: Weights, theirs: Weights) -> dict[str
     bias = mine.bias(own, count)
     before = (0.0 if bias is None else bias.astype(np.float64)) - layer.running_mean.astype(np.float64)
     after = before * gain + (0.0 if layer.beta is None else layer.beta.astype(np.float64))
-    shape = (-1, *(1,) * (weight.ndim - 1))
+    shape = [1] * weight.ndim
+    shape[axis] = -1
     return {other: (weight * gain.reshape(shape)).astype(np.float32), bias_key: after.astype(np.float32)}
+
+
+def axis_of(weight: Array, other: Array, channels: int, known: int | None) -> int | None:
+    """The axis of output channels: the first, or the second of a transposed convolution, where the weights show that
+    (each row is a multiple of the other's)."""
+    fitting = [axis for axis in (0, 1) if axis < weight.ndim and weight.shape[axis] == channels]
+    if known is not None:
+        return known if known in fitting else None
+    shown = [axis for axis in fitting if rows_ratio(moved(weight, axis), moved(other, axis), NEARLY) is not None]
+    return next(iter(shown or fitting), None)
 
 
 def explained(

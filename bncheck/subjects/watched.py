@@ -166,8 +166,9 @@ def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
         )
     return (
         Shortfall(
-            "Nothing was recorded: no layer ran that normalises by running statistics",
-            "nothing is to be done if the model has none; layers that torch.jit.trace or jax.jit compiled are not seen",
+            "Nothing was recorded: no layer that normalises by running statistics was seen to run",
+            "nothing is to be done if the model has none; what torch.jit.trace or jax.jit compiled is not seen, nor, "
+            "outside PyTorch, a layer of your own: bncheck check FILE.py:CLASS judges it",
             "nothing was recorded",
         ),
     )

@@ -73,14 +73,17 @@ def mistake(after: Array, parts: tuple[Array, Array, Array, Array], slack: float
     before, mean, beta, gain = parts
     size = np.abs(before) * (1 + np.abs(gain)) + np.abs(mean * gain) + np.abs(beta)
     biases = {
-        "the convolution's own bias was not scaled by gamma/sqrt(var + eps)": before - mean * gain + beta,
-        "the convolution's own bias was left out": beta - mean * gain,
         "the running mean was left out": before * gain + beta,
         "beta was left out": (before - mean) * gain,
-        "it is the bias that the convolution had before": before,
-        "it is beta alone": beta,
         "there is none": 0.0 * beta,
     }
+    if before.any():  # nothing can be wrong with a bias that the convolution does not have
+        biases |= {
+            "the convolution's own bias was not scaled by gamma/sqrt(var + eps)": before - mean * gain + beta,
+            "the convolution's own bias was left out": beta - mean * gain,
+            "it is the bias that the convolution had before": before,
+            "it is beta alone": beta,
+        }
     fitting = [word for word, bias in biases.items() if (np.abs(after - bias) <= slack * size + 1e-12).all()]
     return fitting[0] if len(fitting) == 1 else ""
 

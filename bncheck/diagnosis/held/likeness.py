@@ -11,6 +11,7 @@ import numpy as np
 from bncheck.life import Held
 from bncheck.trace import Array
 
+MEAN = "running_mean"
 QUANTITIES = ("running_mean", "running_var", "gamma", "beta")
 # Distance of 1 to the next number.
 SPACING = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -70,7 +71,7 @@ def compared(a: Held, b: Held) -> Pair:
             neutral = what in ("gamma", "beta") and other is not None and bool((other == (what == "gamma")).all())
             found[what] = Likeness("equal" if neutral else "missing", detail="a" if one is None else "b")
         else:
-            found[what] = alike(one, two, dtype_of(a, what), dtype_of(b, what))
+            found[what] = alike(one, two, dtype_of(a, what), dtype_of(b, what), spread(a, b) if what == MEAN else 0.0)
     if a.counter is not None and b.counter is not None:
         found["counter"] = Likeness("equal" if a.counter == b.counter else "differs", abs(a.counter - b.counter))
     return Pair(a=a, b=b, quantities=found)
@@ -86,8 +87,22 @@ def dtype_of(held: Held, what: str) -> str:
     return held.dtypes.get(what) or ("float32" if value is None else str(value.dtype))
 
 
-def alike(a: Array, b: Array, dtype_a: str = "float32", dtype_b: str = "float32") -> Likeness:
-    """Whether two arrays hold the same numbers, up to a few roundings of the coarser of their types."""
+def spread(a: Held, b: Held) -> Array | float:
+    """The standard deviations of what a mean is of, where both say them: it sums numbers of that size, and a mean near
+    0 rounds as they do."""
+    one, two = a.running_var, b.running_var
+    if one is None or two is None or one.shape != two.shape:
+        return 0.0
+    least = np.minimum(one.astype(np.float64), two.astype(np.float64))
+    found: Array = np.sqrt(np.where(np.isfinite(least) & (least > 0), least, 0.0))
+    return found if a.running_mean is not None and found.shape == a.running_mean.shape else 0.0
+
+
+def alike(
+    a: Array, b: Array, dtype_a: str = "float32", dtype_b: str = "float32", size_of: Array | float = 0.0
+) -> Likeness:
+    """Whether two arrays hold the same numbers, up to a few roundings of the coarser of their types. ``size_of``: what
+    numbers went into them, where those are larger."""
     if a.shape != b.shape:
         return Likeness("width")
     one, two = a.astype(np.float64), b.astype(np.float64)
@@ -103,7 +118,7 @@ def alike(a: Array, b: Array, dtype_a: str = "float32", dtype_b: str = "float32"
             if told and (rounded(wide, narrow) == other).all():
                 return Likeness("narrowed", size, narrow)
     coarse = max(SPACING.get(dtype_a, SPACING["float32"]), SPACING.get(dtype_b, SPACING["float32"]))
-    if (apart <= ROUNDINGS * coarse * np.maximum(np.abs(one), np.abs(two))).all():
+    if (apart <= ROUNDINGS * coarse * np.maximum(np.maximum(np.abs(one), np.abs(two)), size_of)).all():
         return Likeness("rounding", size)
     return Likeness("differs", size)
 

@@ -72,6 +72,11 @@ def hands(shared, context=None):
         def kept(self, layer):
             return {name: each for name, each in named(layer) if self.is_tensor(each) and not trained(each)}
 
+        def thaw(self, weights):
+            if not any(trained(each) for each in weights):  # one alone is fixed: scale=False
+                for each in weights:
+                    each.grad_req = "write"
+
         def run(self, own, x):
             with mx.autograd.record(train_mode=True):
                 return own.layer(make_array(x, ctx=where, dtype="float32"))

@@ -13,11 +13,14 @@ START = {"gamma": (1.5, 0.8, -0.6, 1.2), "beta": (0.5, -1.0, 0.0, 2.0), "running
          "running_var": (1.3, 0.7, 2.1, 0.9)}  # fmt: skip
 SAMPLES, SIDE = 8, 6
 LARGEST = 1 << 20  # values of a batch: a layer that takes no smaller one is not played
-MOST = 16  # layers of one model
+MOST = 24  # layers of one model
+MANY = 4  # layers
+ENOUGH = "of one model no more than %d layers with settings of their own are" % MOST
 REPEATS = 4
 WEIGHT, EPS = 1e-3, 0.05  # how near a number that it holds is to what it does
 EVENTS = ["train_forward", "backward"] * REPEATS + ["eval_forward"]
 MODES = ("training", "built", "use_running_average", "deterministic")
+NAMES = ("name", "_name", "_full_name", "_prefix", "_scope", "_path", "prefix")  # what no two layers share
 
 
 class Given:
@@ -41,11 +44,8 @@ def play(part, target, variants, found, ops):
     the backend's, of a layer of the user's and of the built-in; ``ops``: what events are, as jobs say it. Of layers of
     one class with the same settings the first is played."""
     backend, run, said, arrays = part("backends", target), part("", "run"), [], {}
-    usual, alike = documented(backend), {}
-    for name, (layer, facts) in found.items():
-        key = (type(layer), facts["eps"], facts["weight"], tuple(facts["has"]), tuple(switches(layer)))
-        alike.setdefault(key, []).append(name)
-    for place, names in enumerate(list(alike.values())[:MOST]):
+    usual = documented(backend)
+    for place, names in enumerate(alike(found)):
         layer, facts = found[names[0]]
         facts = dict(facts, own=numbers(layer), shape=shape_of(facts))
         row = {
@@ -58,7 +58,7 @@ def play(part, target, variants, found, ops):
             "has": list(facts["has"]),
         }
         facts.update((word, usual[word]) for word in usual if facts[word] is None)
-        mine, why = played(run, backend, facts, Given(layer), variants[0], ops)
+        mine, why = ({}, ENOUGH) if place >= MOST else played(run, backend, facts, Given(layer), variants[0], ops)
         asked = settled(mine, facts) if not why else {}
         theirs, why = ({}, why) if why else played(run, backend, dict(facts, **asked), None, variants[1], ops)
         held = facts["weight"] if not why else None
@@ -68,6 +68,29 @@ def play(part, target, variants, found, ops):
                 (":".join(["alone", str(place), who, key.replace("/", ":")]), value) for key, value in kept.items()
             )
     return said, arrays
+
+
+def alike(found):
+    """Lists of names: layers of one class with the same settings."""
+    held = {name: switches(layer, facts["channels"]) for name, (layer, facts) in found.items()}
+    kinds, groups = {}, {}
+    for name, (layer, _) in found.items():
+        kinds.setdefault(type(layer), []).append(held[name])
+    unlike = {kind: numbering(rows) for kind, rows in kinds.items()}
+    for name, (layer, facts) in found.items():
+        own = sorted(item for item in held[name].items() if item[0] not in unlike[type(layer)])
+        key = (type(layer), facts["eps"], facts["weight"], tuple(facts["has"]), tuple(own))
+        groups.setdefault(key, []).append(name)
+    return list(groups.values())
+
+
+def numbering(rows):
+    """Settings of one class that no two of many layers share, fractions aside: names and numbers of layers."""
+    if len(rows) < MANY:
+        return []
+    count = {name: len({row.get(name) for row in rows}) for row in rows for name in row}
+    fractions = {name for row in rows for name, (kind, _) in row.items() if kind == "float"}
+    return [name for name, each in count.items() if each == len(rows) and name not in fractions]
 
 
 def documented(backend):
@@ -94,10 +117,19 @@ def played(run, backend, facts, given, variant, ops):
 # --------------------------------------------------------------------------- what the built-in layer is to be given
 
 
-def switches(layer):
-    """Its plain settings, by which two layers of a class differ: numbers and flags, their modes left out."""
+def switches(layer, channels):
+    """{name: (type, value)} of its plain settings, by which two layers of a class differ: numbers, flags, words and
+    methods of its own; its modes, and how many channels it has, left out."""
     held = getattr(layer, "__dict__", {})
-    return sorted((name, each) for name, each in held.items() if isinstance(each, (float, bool)) and name not in MODES)
+    told = {name: setting(each) for name, each in held.items() if name not in MODES + NAMES}
+    return {name: each for name, each in told.items() if each not in (None, ("int", channels))}
+
+
+def setting(value):
+    """(type, value) of a plain setting: 1 and True are two; a method is where its code lies. None for all else."""
+    if isinstance(value, (int, float, str)):
+        return type(value).__name__, value
+    return ("method", id(value.__code__)) if hasattr(value, "__code__") else None
 
 
 def numbers(layer):

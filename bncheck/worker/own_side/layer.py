@@ -79,6 +79,9 @@ class Hands:
         """All that is trained of it, in layers inside it too."""
         return list(self.learned(layer).values())
 
+    def thaw(self, weights):
+        """Let a layer's gamma and beta be trained again where somebody froze them."""
+
     def setting(self, layer, what):
         """momentum or eps of a layer that keeps it nowhere under a usual name."""
 

@@ -101,6 +101,8 @@ def facts(shared, model, name, shapes):
     known = {id(each) for each in held.values() if each is not None}
     if name not in shapes or any(id(each) not in known for each in hands.weights(layer)):
         return None
+    # Frozen from outside, for fine-tuning: what the layer computes is the question.
+    hands.thaw([held[what] for what in ("gamma", "beta") if held.get(what) is not None])
     momentum, axis = number(own.find("momentum")), model.axis(name)
     channels = int(np.prod(held["running_mean"].shape))
     if len(shapes[name]) < 2 or shapes[name][axis] != channels:

@@ -60,6 +60,10 @@ def hands(shared):
         def learned(self, layer):
             return dict(layer.named_parameters())
 
+        def thaw(self, weights):
+            for each in weights:
+                each.stop_gradient = False
+
         def kept(self, layer):
             plain = {name: each for name, each in vars(layer).items() if isinstance(each, paddle.Tensor)}
             return dict(plain, **dict(layer.named_buffers()))

@@ -136,6 +136,8 @@ def facts(torch, custom, layer, shape):
     channels, (eps, momentum) = held["running_mean"].numel(), (custom.find(layer, word) for word in ("eps", "momentum"))
     if len(shape) < 2 or shape[1] != channels or (hasattr(layer, "momentum") and layer.momentum is None):
         return None
+    for each in layer.parameters():
+        each.requires_grad_()  # frozen from outside, for fine-tuning: what the layer computes is the question
     counter = custom.find(layer, "counter")
     if isinstance(counter, torch.Tensor):
         counter.zero_()  # as the built-in layer's that it is played beside

@@ -51,6 +51,7 @@ def play(torch, part, failed, job, thing, folder):
         "others": held.others(net, norms),
         "remarks": [] if whole is not net else remarks,
         "narrow": quantised(net),
+        "axes": axes(net),
     }
     found["layers"] = transformed.as_computed(net, found["layers"], transformed.sealed(net))
     arrays = {"input/%d" % place: plain(each) for place, each in enumerate(leaves(torch, batch).values())}
@@ -74,6 +75,12 @@ def play(torch, part, failed, job, thing, folder):
 
 # Where PyTorch's modules that compute in whole numbers are defined.
 QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+
+
+def axes(net):
+    """{key of a convolution's weight: its axis of output channels}: the second where it is a transposed one."""
+    found = {name: getattr(each, "transposed", None) for name, each in net.named_modules()}
+    return {("%s.weight" % name).lstrip("."): int(each) for name, each in found.items() if isinstance(each, bool)}
 
 
 def quantised(net):

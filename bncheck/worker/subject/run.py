@@ -73,7 +73,14 @@ def answer(job, folder):
         return play(job, folder)
     except SubjectError as error:
         return {"kind": "error", "error": str(error), "remedy": error.remedy, "origin": error.origin}
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        framework = job.get("framework", "torch")
+        if framework not in sys.modules:  # an import that fails leaves nothing there
+            text = "%s does not import: %s: %s" % (framework, type(error).__name__, str(error)[:500])
+            remedy = "see it by itself: %s -c 'import %s'" % (sys.executable, framework)
+            return {"kind": "error", "error": text, "remedy": remedy, "origin": "import"}
+        if isinstance(error, SystemExit):
+            raise
         told = traceback.format_exc()[-4000:]
         text = "%s: %s" % (type(error).__name__, str(error)[:500])
         return {"kind": "error", "error": text, "remedy": "", "origin": "bncheck", "traceback": told}

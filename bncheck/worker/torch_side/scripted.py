@@ -1,7 +1,7 @@
 """Models that torch.jit.script or torch.jit.load made: they run without Python, and only their state is seen.
 
 What each call did to the statistics is read around it; num_batches_tracked tells how many forwards in training there
-were. Loaded by watching.py by path. Python 3.7 syntax.
+were, where the layer has it: else one that moved them. Loaded by watching.py by path. Python 3.7 syntax.
 """
 
 import sys
@@ -15,7 +15,7 @@ SAID = (
     "A scripted model ran (torch.jit): the statistics of its layers were read around each call, what went into the "
     "layers and came out was not seen. In eval mode a layer is taken to run once in each call."
 )
-WORDS = {"mean": "running_mean", "var": "running_var", "counter": "num_batches_tracked"}
+STATISTICS, COUNTER = ("running_mean", "running_var"), "num_batches_tracked"
 
 
 class Inside:
@@ -40,13 +40,15 @@ class Scripted:
     def met_inside(self, root):
         for path, module in root.named_modules():
             held = dict(module.named_buffers(recurse=False))
-            if not all(name in held for name in WORDS.values()) or held["running_mean"].device.type != "cpu":
+            if not all(name in held for name in STATISTICS) or held["running_mean"].device.type != "cpu":
+                continue
+            if held["running_mean"].numel() != held["running_var"].numel():
                 continue
             kind = getattr(module, "original_name", type(module).__name__)
             layer = self.recorder.new_layer(kind, int(held["running_mean"].numel()))
             if layer is not None:
                 layer.name, layer.names, layer.registered = self.free_inside(root, path or kind), (path,), True
-                layer.dtypes = {name: self.dtypes[held[name].dtype] for name in ("running_mean", "running_var")}
+                layer.dtypes = {name: self.dtypes[held[name].dtype] for name in STATISTICS}
                 yield Inside(module, layer)
 
     def free_inside(self, root, name):
@@ -74,14 +76,15 @@ class Scripted:
             self.recorder.remark(SAID)
 
     def state_of(self, module):
-        mean, var, counter = (getattr(module, name) for name in WORDS.values())
-        return self.moments.held(mean), self.moments.held(var), float(counter)
+        mean, var = (getattr(module, name) for name in STATISTICS)
+        return self.moments.held(mean), self.moments.held(var), float(getattr(module, COUNTER, "nan"))
 
     def ran_inside(self, each):
         """Count the forwards of a layer in a call that has ended."""
         recorder, local, layer, module = self.recorder, self.local, each.layer, each.module
         each.after = self.state_of(module)
-        moved, told = not alike(each.before, each.after), int(each.after[2] - each.before[2])
+        moved, told = not alike(each.before, each.after), each.after[2] - each.before[2]
+        told = 0 if np.isnan(told) else int(told)
         training = told > 0 or moved
         if module.training and not training:
             return  # it did not run, or the trace that it comes from was made in eval mode
