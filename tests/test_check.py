@@ -213,6 +213,7 @@ def test_a_layer_that_is_not_equivalent_fails_and_the_cause_leads(tmp_path: Path
 def test_a_layer_that_is_equivalent_passes(tmp_path: Path, python: Path) -> None:
     answer, _, code = checked(f"{LAYERS}:Own2d", tmp_path / "run", python=str(python))
     assert code == 0
+    assert answer.notes[0] == "Tried on 8×4×5×5 and 200×4×5×5 values with eps = 0.001, momentum = 0.3."
     assert answer.headline.startswith("Own2d is equivalent to torch.nn.BatchNorm2d on 8×4×5×5")
     assert {row.mark for row in answer.rows} == {"agrees"}
     assert {row.layer for row in answer.rows} >= {"output", "running variance", "gradient of gamma", "counter"}

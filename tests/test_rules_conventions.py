@@ -243,7 +243,9 @@ def test_counters_apart_with_equal_statistics_are_skew_and_with_others_a_count()
     skew = make_pair(one, make_cell(case, "mxnet", make_trace((F,), counter=[0, 1], **same)))
     count = make_pair(one, make_cell(case, "mxnet", make_trace((F,), counter=[0, 1], **other)))
     for pair, causes in ((skew, ["counter-skew"]), (count, ["update-count"])):
-        assert [f.cause for f in diagnose([pair.a, pair.b], [pair], []) if f.kind != "rounding"] == causes
+        found = [f for f in diagnose([pair.a, pair.b], [pair], []) if f.kind != "rounding"]
+        assert [item.cause for item in found] == causes
+    assert found[0].title == "torch counts 2 updates of the running statistics of bn, mxnet 1: 2 for each of these."
 
 
 def test_statistics_that_move_in_every_second_step() -> None:
