@@ -115,7 +115,7 @@ def test_a_file_that_was_exported_rightly(files: Path, tmp_path: Path) -> None:
     code, answer, findings = told(files, tmp_path, "model.py:build", "folded.onnx")
     assert code == 0
     assert answer["headline"] == (
-        "folded.onnx and model.py:build give outputs that are equal up to rounding, 2 BatchNorm folded."
+        "folded.onnx and model.py:build give outputs that are equal up to rounding, with 2 BatchNorm layers folded."
     )
     assert {found["cause"] for found in findings} <= {"rounding", "folding"}
     assert [row["mark"] for row in answer["rows"]] == ["agrees", "agrees"]
@@ -144,7 +144,7 @@ def test_files_that_were_not(files: Path, tmp_path: Path, file: str, cause: str,
 
 def test_two_files(files: Path, tmp_path: Path) -> None:
     code, answer, _ = told(files, tmp_path, "kept.onnx", "folded.onnx")
-    assert code == 0 and "equal up to rounding, 2 BatchNorm folded" in answer["headline"]
+    assert code == 0 and "equal up to rounding, with 2 BatchNorm layers folded" in answer["headline"]
     (tmp_path / "second").mkdir()
     code, answer, findings = told(files, tmp_path / "second", "kept.onnx", "start.onnx")
     assert code == 1

@@ -212,7 +212,7 @@ def rounding(sides: Sides, usual: Measured) -> Reading:
         cause="rounding",
         kind="rounding",
         title=f"The outputs of {sides.a} and {sides.b} are equal up to rounding: {percent(usual.gap)} of the largest, "
-        f"where rounding goes to {percent(usual.bound)}.",
+        f"where rounding may come to {percent(usual.bound)}.",
         advice="",
         places=(("", "output"),),
         evidence={"gap": usual.gap, "bound": usual.bound},
