@@ -59,8 +59,8 @@ def own_ways(life: Life) -> str:
     kinds = list(dict.fromkeys(layer.life.kind for layer in others))
     framework = NAMES.get(life.framework, life.framework)
     return (
-        f"{len(others)} {'layer' if len(others) == 1 else 'layers'} of your own ({shortened(kinds)}) did something else than "
-        f"{framework}'s BatchNorm does, by no rule that shows here: modes, counts and NaN were judged, the "
+        f"{len(others)} {'layer' if len(others) == 1 else 'layers'} of your own ({shortened(kinds)}) did something "
+        f"else than {framework}'s BatchNorm does, by no rule that shows here: modes, counts and NaN were judged, the "
         f"arithmetic was not. bncheck check FILE.py:{kinds[0]} holds it against that."
     )
 

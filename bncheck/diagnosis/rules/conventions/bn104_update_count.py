@@ -168,12 +168,13 @@ def seen_in_counters(pair: PairView) -> Iterator[Finding]:
         if not repeats and not (move_together(pair, drift.layer) and counts_moves(many, drift.layer)):
             continue  # they moved in other events, or the counter did: what is counted there are not repetitions
         few = pair.b if many is pair.a else pair.a
+        doing = verb(many.members, "counts", "count")
         yield Finding(
             code=CODE,
             cause=CAUSE,
             kind="hazard" if recomputes(many) else "convention",
-            title=f"{names(many.members)} {verb(many.members, 'counts', 'count')} {number(high)} updates of the running "
-            f"statistics of {drift.layer}, {names(few.members)} {number(low)}: {number(high // low)} for each of these.",
+            title=f"{names(many.members)} {doing} {number(high)} updates of the running statistics of "
+            f"{drift.layer}, {names(few.members)} {number(low)}: {number(high // low)} for each of these.",
             targets=targets(pair.a.members, pair.b.members),
             scenario=pair.case.scenario,
             case=pair.case.name,
