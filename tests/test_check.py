@@ -23,6 +23,7 @@ from bncheck.errors import BncheckError, EnvironmentFailure, NothingToJudge, Usa
 from bncheck.gate.bar import read_verdict
 from bncheck.life import Held, Holding, LayerLife, Life
 from bncheck.playing.nursery import CAN_FORK, Nursery
+from bncheck.report import render
 from bncheck.repro.torch_script.own import taken_by
 from bncheck.run_folder.answer import Answer, read_answer
 from bncheck.run_folder.results import Results
@@ -208,6 +209,10 @@ def test_a_layer_that_is_not_equivalent_fails_and_the_cause_leads(tmp_path: Path
     assert ("unexplained" in {finding.cause for finding in results.findings}) == (cause == "unexplained")
     assert f"{name} is not equivalent to torch.nn.BatchNorm" in answer.headline and said in answer.headline
     assert any(row.cells[1] == "differs" for row in answer.rows) or cause == "graph-retention"
+    if name == "AsksForGradients":
+        render(tmp_path / "run", ("html",), results=results)
+        page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
+        assert "Band: torch, which is your layer; torch[builtin] is the built-in one." in page
 
 
 def test_a_layer_that_is_equivalent_passes(tmp_path: Path, python: Path) -> None:
