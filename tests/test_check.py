@@ -405,11 +405,15 @@ def test_what_the_model_refuses_in_training_is_a_remark_and_no_finding(tmp_path:
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("needs", UsageError, "needs\\(\\) needs size\n  → say what: --with size=VALUE"),
+        ("needs", UsageError, "needs\\(\\) needs the argument size\n  → say what: --with size=VALUE"),
         ("no_model", BncheckError, "no_model\\(\\) returns a int, not a torch.nn.Module"),
         ("gone", BncheckError, "checked_models.py has no gone\n  → it has: "),
-        ("Sized", UsageError, "Sized needs groups beside channels"),
-        ("PriorFirst", UsageError, "PriorFirst needs prior beside num_features\n  → say what: --with prior=VALUE; "),
+        ("Sized", UsageError, "Sized needs the argument groups beside channels"),
+        (
+            "PriorFirst",
+            UsageError,
+            "PriorFirst needs the argument prior beside num_features\n  → say what: --with prior=VALUE; ",
+        ),
         ("Pair", UsageError, "Pair cannot be compared with BatchNorm: it makes a tuple of \\(8, 4\\)"),
         ("OfComplex", UsageError, "OfComplex cannot be compared with BatchNorm: it takes complex numbers"),
         (
