@@ -328,6 +328,7 @@ class Wrapped(nn.Module):
 
 for kind in (Renamed, Wrapped):
     answers[kind.__name__] = said(bncheck.assert_equivalent, kind, nn.BatchNorm2d, shape=(4, 3, 5, 5))
+answers["made already"] = said(bncheck.assert_equivalent, Wrapped(3), nn.BatchNorm2d, shape=(4, 3, 5, 5))
 answers["equivalent"] = said(bncheck.assert_equivalent, nn.BatchNorm2d, nn.BatchNorm2d, shape=(4, 3, 5, 5), eps=1e-3)
 answers["biased"] = said(bncheck.assert_equivalent, Biased, nn.BatchNorm2d, shape=(4, 3, 2, 2))
 answers["norm of another kind"] = said(bncheck.assert_equivalent, nn.InstanceNorm2d, nn.BatchNorm2d, shape=(4, 3, 5, 5))
@@ -400,6 +401,7 @@ def test_assert_same_in_any_batch(there: Any) -> None:
 
 def test_assert_equivalent(there: Any) -> None:
     assert there["equivalent"] == there["Renamed"] == there["Wrapped"] == ""
+    assert "makes both layers itself, and got a Wrapped that is made already" in there["made already"]
     assert there["biased"].startswith(
         "Biased is not equivalent to BatchNorm2d: running_var in training, step 1 is off by "
     )

@@ -85,6 +85,20 @@ def test_what_a_thing_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("gone", "hint"), [("nothing.pt", "What can"), ("encoder.pth", "Did you mean encoder.pt"), ("encode.pt", "Did you")]
+)
+def test_a_file_of_another_kind_is_not_what_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str, hint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.py", "encoder.pt"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(UsageError) as caught:
+        parse_thing(gone)
+    assert f"→ {hint}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("layers.py", "which class or function of it? (it defines MyNorm, build)"),

@@ -134,6 +134,11 @@ def samples(batch, start, stop):
     return cut(batch)
 
 
+def is_made(kind):
+    """Whether somebody gives a layer where the class of one is wanted."""
+    return isinstance(kind, torch.nn.Module)
+
+
 def made(kind, channels, given):
     """A layer of a class or function: the number of channels first, then what it takes of what is given."""
     try:
