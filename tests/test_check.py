@@ -84,18 +84,14 @@ def test_what_a_thing_is(tmp_path: Path) -> None:
     assert parse_thing(str(tmp_path / "net.pt")).kind == "checkpoint"
 
 
-@pytest.mark.parametrize(
-    ("gone", "hint"), [("nothing.pt", "What can"), ("encoder.pth", "Did you mean encoder.pt"), ("encode.pt", "Did you")]
-)
-def test_a_file_of_another_kind_is_not_what_was_meant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str, hint: str
-) -> None:
+@pytest.mark.parametrize("gone", ["nothing.pt", "encoder.pth", "encode.pt"])
+def test_a_file_of_the_same_kind_is_what_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("train.py", "encoder.pt"):
         (tmp_path / name).write_text("")
     with pytest.raises(UsageError) as caught:
         parse_thing(gone)
-    assert f"→ {hint}" in str(caught.value)
+    assert "Did you mean encoder.pt?" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize(
