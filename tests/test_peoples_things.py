@@ -14,6 +14,7 @@ from bncheck.commands.progress import Log
 from bncheck.diagnosis.alone import judge_holding
 from bncheck.diagnosis.anatomy.groups import Group, subsets
 from bncheck.diagnosis.anatomy.normaliser import weights
+from bncheck.diagnosis.held.folding import Fold
 from bncheck.finding import Finding
 from bncheck.gate.bar import Judged, Verdict
 from bncheck.gate.charge import Charge
@@ -24,10 +25,12 @@ from bncheck.repro.torch_script.own import body_of
 from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.results import Results
 from bncheck.subjects.exported import as_computed, followed, how_played
+from bncheck.subjects.folded import FoldedLayer, Weights
 from bncheck.subjects.layer import Looked, in_words, one_for_all, scenario_text
 from bncheck.subjects.onnx import biased
 from bncheck.subjects.played import at_two_places, set_by_forward
 from bncheck.subjects.played_file import Played
+from bncheck.subjects.refolded import right_weights
 from bncheck.worker.onnx_side.file import Graph, Node
 
 
@@ -175,6 +178,13 @@ def test_convolutions_with_a_bias_may_hold_a_folded_batchnorm() -> None:
         Node("BatchNormalization", "bn", ["c", "gamma", "beta", "mean", "var"], ["y"], {}),
     ]
     assert biased(graph) == 1
+
+
+def test_a_layer_that_became_a_product_and_a_sum_is_no_weight_to_fold() -> None:
+    layer = held(running_mean=np.zeros(8), running_var=np.ones(8))
+    each = FoldedLayer(layer, Fold("weights"), ("batchnorm/mul", "batchnorm/sub"), in_b=True)
+    nothing = Weights(Checkpoint(model(layer)))
+    assert right_weights(each, nothing, nothing) == {}
 
 
 def test_one_runtime_for_both_sides_is_said_once() -> None:
