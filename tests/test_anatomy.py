@@ -11,6 +11,8 @@ import pytest
 from rule_views import make_case, own
 
 from bncheck.diagnosis.anatomy import anatomy_of
+from bncheck.diagnosis.anatomy.departures import whole_mean
+from bncheck.diagnosis.anatomy.values import Forward
 from bncheck.scenario import Case
 from bncheck.trace import EventRecord, Trace
 
@@ -203,6 +205,16 @@ def test_what_is_named_is_what_was_planted(kind: Kind, planted: set[str], at_lea
     found = [named(kind, seed) for seed in range(40)]
     assert [causes for causes in found if causes is not None and not causes <= planted] == []
     assert sum(causes == planted for causes in found) >= at_least
+
+
+@pytest.mark.parametrize(
+    ("positions", "width", "says"),
+    [(1, 1, "x.mean(0) of a 2-D x"), (20, 20, "x.mean((0, 2)) of a 3-D x"), (64, 8, "x.mean((0, 2, 3)) of a 4-D x")],
+)
+def test_the_mean_to_take_is_written_for_the_axes_of_the_input(positions: int, width: int, says: str) -> None:
+    x, channel = np.zeros((4, 3, positions)), np.zeros(3)
+    state = (channel, channel)
+    assert whole_mean(Forward(0, True, x, x, channel, channel, state, state, width=width)) == says
 
 
 @pytest.mark.parametrize(("kind", "planted"), [(Layer, set()), (AsksForGradients, {"normaliser-source"})])

@@ -67,6 +67,25 @@ def test_it_fits_the_screen(run: Path, width: int) -> None:
         assert max(map(len, text(results(many(51)), run, width, verbose).splitlines())) <= width
 
 
+@pytest.mark.parametrize(
+    ("width", "first"),
+    [
+        (110, [" ! stage2.stage2.0.skip.skip.1.BatchNormalization  eval since step 40  2048  40 of 100   3.00"]),
+        (92, [
+            " ! stage2.stage2.0.skip.skip.1.BatchNormaliza  eval since step 40  2048  40 of 100   3.00",
+            "   tion",
+        ]),
+    ],
+)  # fmt: skip
+def test_a_long_name_stands_behind_its_mark(run: Path, width: int, first: list[str]) -> None:
+    rows = tuple(
+        replace(row, layer="stage2.stage2.0.skip.skip.1.BatchNormalization") if row.mark == "hazard" else row
+        for row in ANSWER.rows
+    )
+    write_answered(run, replace(ANSWER, rows=rows))
+    assert [line.rstrip() for line in text(results(), run, width).splitlines()][3 : 3 + len(first)] == first
+
+
 def test_no_kit_is_offered_where_nothing_was_played_and_no_matrix_is_drawn(run: Path) -> None:
     shown = text(results(), run)
     assert "repro" not in shown and "compared" not in shown and "nothing to compare" not in shown

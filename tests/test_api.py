@@ -306,6 +306,29 @@ class Biased(nn.BatchNorm2d):
             return nn.functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         return super().forward(x)
 
+class Renamed(nn.Module):  # PyTorch's own arithmetic under the names of Keras
+    def __init__(self, channels, eps=1e-5):
+        super().__init__()
+        self.gamma, self.beta = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("moving_mean", torch.zeros(channels))
+        self.register_buffer("moving_var", torch.ones(channels))
+        self.eps = eps
+
+    def forward(self, x):
+        held = self.moving_mean, self.moving_var
+        return nn.functional.batch_norm(x, *held, self.gamma, self.beta, self.training, 0.1, self.eps)
+
+class Wrapped(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return self.bn(x)
+
+for kind in (Renamed, Wrapped):
+    answers[kind.__name__] = said(bncheck.assert_equivalent, kind, nn.BatchNorm2d, shape=(4, 3, 5, 5))
+answers["made already"] = said(bncheck.assert_equivalent, Wrapped(3), nn.BatchNorm2d, shape=(4, 3, 5, 5))
 answers["equivalent"] = said(bncheck.assert_equivalent, nn.BatchNorm2d, nn.BatchNorm2d, shape=(4, 3, 5, 5), eps=1e-3)
 answers["biased"] = said(bncheck.assert_equivalent, Biased, nn.BatchNorm2d, shape=(4, 3, 2, 2))
 answers["norm of another kind"] = said(bncheck.assert_equivalent, nn.InstanceNorm2d, nn.BatchNorm2d, shape=(4, 3, 5, 5))
@@ -377,7 +400,8 @@ def test_assert_same_in_any_batch(there: Any) -> None:
 
 
 def test_assert_equivalent(there: Any) -> None:
-    assert there["equivalent"] == ""
+    assert there["equivalent"] == there["Renamed"] == there["Wrapped"] == ""
+    assert "makes both layers itself, and got a Wrapped that is made already" in there["made already"]
     assert there["biased"].startswith(
         "Biased is not equivalent to BatchNorm2d: running_var in training, step 1 is off by "
     )

@@ -24,6 +24,7 @@ from bncheck.errors import BncheckError, EnvironmentFailure, NothingToJudge, Usa
 from bncheck.gate.bar import read_verdict
 from bncheck.life import Held, Holding, LayerLife, Life
 from bncheck.playing.nursery import CAN_FORK, Nursery
+from bncheck.report import render
 from bncheck.repro.torch_script.own import taken_by
 from bncheck.run_folder.answer import Answer, read_answer
 from bncheck.run_folder.results import Results
@@ -82,6 +83,16 @@ def test_what_a_thing_is(tmp_path: Path) -> None:
     assert (package.kind, package.module, package.name) == ("code", "timm.layers", "BatchNormAct2d")
     assert parse_thing(str(tmp_path / "net.onnx")).kind == "onnx"
     assert parse_thing(str(tmp_path / "net.pt")).kind == "checkpoint"
+
+
+@pytest.mark.parametrize("gone", ["nothing.pt", "encoder.pth", "encode.pt"])
+def test_a_file_of_the_same_kind_is_what_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.py", "encoder.pt"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(UsageError) as caught:
+        parse_thing(gone)
+    assert "Did you mean encoder.pt?" in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize(
@@ -209,11 +220,16 @@ def test_a_layer_that_is_not_equivalent_fails_and_the_cause_leads(tmp_path: Path
     assert ("unexplained" in {finding.cause for finding in results.findings}) == (cause == "unexplained")
     assert f"{name} is not equivalent to torch.nn.BatchNorm" in answer.headline and said in answer.headline
     assert any(row.cells[1] == "differs" for row in answer.rows) or cause == "graph-retention"
+    if name == "AsksForGradients":
+        render(tmp_path / "run", ("html",), results=results)
+        page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
+        assert "Band: torch, which is your layer; torch[builtin] is the built-in one." in page
 
 
 def test_a_layer_that_is_equivalent_passes(tmp_path: Path, python: Path) -> None:
     answer, _, code = checked(f"{LAYERS}:Own2d", tmp_path / "run", python=str(python))
     assert code == 0
+    assert answer.notes[0] == "Tried on 8×4×5×5 and 200×4×5×5 values with eps = 0.001, momentum = 0.3."
     assert answer.headline.startswith("Own2d is equivalent to torch.nn.BatchNorm2d on 8×4×5×5")
     assert {row.mark for row in answer.rows} == {"agrees"}
     assert {row.layer for row in answer.rows} >= {"output", "running variance", "gradient of gamma", "counter"}
@@ -400,11 +416,15 @@ def test_what_the_model_refuses_in_training_is_a_remark_and_no_finding(tmp_path:
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("needs", UsageError, "needs\\(\\) needs size\n  → say what: --with size=VALUE"),
+        ("needs", UsageError, "needs\\(\\) needs the argument size\n  → say what: --with size=VALUE"),
         ("no_model", BncheckError, "no_model\\(\\) returns a int, not a torch.nn.Module"),
         ("gone", BncheckError, "checked_models.py has no gone\n  → it has: "),
-        ("Sized", UsageError, "Sized needs groups beside channels"),
-        ("PriorFirst", UsageError, "PriorFirst needs prior beside num_features\n  → say what: --with prior=VALUE; "),
+        ("Sized", UsageError, "Sized needs the argument groups beside channels"),
+        (
+            "PriorFirst",
+            UsageError,
+            "PriorFirst needs the argument prior beside num_features\n  → say what: --with prior=VALUE; ",
+        ),
         ("Pair", UsageError, "Pair cannot be compared with BatchNorm: it makes a tuple of \\(8, 4\\)"),
         ("OfComplex", UsageError, "OfComplex cannot be compared with BatchNorm: it takes complex numbers"),
         (

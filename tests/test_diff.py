@@ -430,6 +430,7 @@ def test_what_cannot_be_compared(files: Path, tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text("def build():\n    return None\n")
     done = here("diff", f"{tmp_path}/model.py:build", str(other))
     assert done.returncode == 2 and "--weights" in done.stderr
+    assert "save the model's state_dict() and give that file" in done.stderr
     done = here("diff", str(tmp_path), str(other))
     assert done.returncode == 2 and "is a folder." in done.stderr
     done = here("diff", str(files / "before.pt"), str(tmp_path / "gone.pt"))

@@ -52,7 +52,8 @@ def test_the_way_of_running_it_that_the_other_equals_is_named() -> None:
     assert said(eval=0.0, train=0.3) == ("", "")
     assert said(eval=1e-6, train=0.3)[0] == "rounding"
     assert said(eval=0.3, train=1e-6, start=0.2)[0] == "mode-leak"
-    assert said(eval=0.3, train=1e-6, start=0.2)[1].startswith("B equals A in *train* mode, not in eval")
+    assert said(eval=0.3, train=1e-6, start=0.2)[1].startswith("B equals A in train mode, not in eval")
+    assert said(eval=0.3, train=1e-6)[1].endswith("(off by 30 % in eval, by 0.0001 % this way).")
     assert said(eval=0.3, batch=1e-6, train=0.4)[0] == "mode-leak"
     assert said(eval=0.3, train=0.2, start=1e-6)[0] == "stale-state"
     assert said(eval=0.3, train=1e-6, start=1e-6)[0] == "unexplained"  # this input does not tell
@@ -76,7 +77,7 @@ def test_two_causes_at_once_are_named_with_their_shares_where_their_pair_alone_f
     }  # fmt: skip
     mode, eps = readings(SIDES, found)
     assert (mode.cause, eps.cause) == ("mode-leak", "eps")
-    assert mode.title.startswith("B equals A in *train* mode and with another eps")
+    assert mode.title.startswith("B equals A in train mode and with another eps")
     assert mode.evidence["explained"] == 0.75  # ((0.5 - 0.125) + (0.375 - 0)) / 2 / 0.5
     assert "B computes with eps 0.001, A with 1e-05: that makes up 25 % of the difference" in eps.title
 
@@ -115,7 +116,7 @@ def test_a_file_that_was_exported_rightly(files: Path, tmp_path: Path) -> None:
     code, answer, findings = told(files, tmp_path, "model.py:build", "folded.onnx")
     assert code == 0
     assert answer["headline"] == (
-        "folded.onnx and model.py:build give outputs that are equal up to rounding, 2 BatchNorm folded."
+        "folded.onnx and model.py:build give outputs that are equal up to rounding, with 2 BatchNorm layers folded."
     )
     assert {found["cause"] for found in findings} <= {"rounding", "folding"}
     assert [row["mark"] for row in answer["rows"]] == ["agrees", "agrees"]
@@ -124,11 +125,11 @@ def test_a_file_that_was_exported_rightly(files: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "cause", "words"),
     [
-        ("train.onnx", "mode-leak", "train.onnx equals model.py:build in *train* mode, not in eval"),
+        ("train.onnx", "mode-leak", "train.onnx equals model.py:build in train mode, not in eval"),
         ("start.onnx", "stale-state", "start.onnx holds the statistics of step 0"),
         ("eps.onnx", "eps", "eps.onnx computes with eps 0.001, model.py:build with 1e-05: that explains"),
         ("other.onnx", "", ""),
-        ("train-eps.onnx", "mode-leak", "equals model.py:build in *train* mode and with another eps"),
+        ("train-eps.onnx", "mode-leak", "equals model.py:build in train mode and with another eps"),
         ("start-eps.onnx", "stale-state", "start-eps.onnx holds the statistics of step 0, and another eps"),
     ],
 )
@@ -144,7 +145,7 @@ def test_files_that_were_not(files: Path, tmp_path: Path, file: str, cause: str,
 
 def test_two_files(files: Path, tmp_path: Path) -> None:
     code, answer, _ = told(files, tmp_path, "kept.onnx", "folded.onnx")
-    assert code == 0 and "equal up to rounding, 2 BatchNorm folded" in answer["headline"]
+    assert code == 0 and "equal up to rounding, with 2 BatchNorm layers folded" in answer["headline"]
     (tmp_path / "second").mkdir()
     code, answer, findings = told(files, tmp_path / "second", "kept.onnx", "start.onnx")
     assert code == 1

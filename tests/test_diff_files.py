@@ -147,8 +147,8 @@ def told(a: Path, b: Path, out: Path, *more: str) -> tuple[int, dict[str, Any], 
 @pytest.mark.parametrize(
     ("a", "b", "cause", "words"),
     [
-        ("model.keras", "model.tflite", "", "equal up to rounding, 2 BatchNorm folded"),
-        ("model.h5", "model.tflite", "", "equal up to rounding, 2 BatchNorm folded"),
+        ("model.keras", "model.tflite", "", "equal up to rounding, with 2 BatchNorm layers folded"),
+        ("model.h5", "model.tflite", "", "equal up to rounding, with 2 BatchNorm layers folded"),
         ("model.keras", "eps.tflite", "eps", "eps.tflite computes with eps 1e-05, model.keras with 0.001"),
         ("model.keras", "start.tflite", "stale-state", "start.tflite holds the statistics of step 0"),
     ],

@@ -227,10 +227,10 @@ def loaded_without_statistics_unseen() -> Program:
     return program
 
 
-def poisoned_by_data() -> Program:
-    program = Program(*TWO)
+def poisoned_by_data(*names: str) -> Program:
+    program = Program(*(names or TWO))
     program.train(20)
-    program.tell("nonfinite", None, ["bn1"], **{"in": "input", "born": False})
+    program.tell("nonfinite", None, [next(iter(program.layers))], **{"in": "input", "born": False})
     program.forward(batch=([np.nan] * CHANNELS, [np.nan] * CHANNELS))
     program.train(10)
     return program
@@ -459,6 +459,12 @@ def test_a_fault_is_named_once_with_its_layers_and_line(
     assert (finding.cause, finding.kind, finding.evidence["layers"]) == (cause, kind, layers)
     assert words in finding.title
     assert finding.advice and (finding.targets, finding.case) == (("torch",), "train.py")
+
+
+def test_layers_that_keep_a_bad_batch_stand_in_the_order_of_the_network() -> None:
+    (finding,) = judged(poisoned_by_data("stem", "head").life)
+    assert finding.evidence["layers"] == "stem and head"
+    assert "stays in the running statistics of stem and head" in finding.title
 
 
 def test_what_to_do_after_an_evaluation_reads_aloud_also_outside_a_function() -> None:

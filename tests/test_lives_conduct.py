@@ -66,6 +66,17 @@ def test_innocence_is_one_sentence_and_only_of_layers_that_are() -> None:
     assert innocence(lived_by(own=True, kind="MyBatchNorm")) == ""
 
 
+def test_innocence_says_which_layers_it_leaves_out() -> None:
+    life = lived_by()
+    (own,) = lived_by(own=True, kind="MyBatchNorm", divisor="n").layers
+    both = replace(life, layers=(*life.layers, replace(own, name="stem")))
+    assert innocence(both) == (
+        "BatchNorm itself is innocent: its one built-in layer did what PyTorch documents in each of 33 forwards that "
+        "were recorded whole. MyBatchNorm is not among them: bncheck check FILE.py:MyBatchNorm compares it with "
+        "PyTorch's."
+    )
+
+
 def test_a_layer_of_ones_own_that_is_something_else_is_said_not_to_be_judged() -> None:
     said = own_ways(lived_by(own=True, kind="Odd", statistic="second-moment", divisor="n"))
     assert said.startswith("1 layer of your own (Odd) did something else than PyTorch's BatchNorm does, by no rule")

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from at_the_prompt import here
 
+from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.commands.progress import Log
 from bncheck.diagnosis.alone import judge_holding
 from bncheck.diagnosis.anatomy.groups import Group, subsets
 from bncheck.diagnosis.anatomy.normaliser import weights
+from bncheck.diagnosis.held.folding import Fold
 from bncheck.finding import Finding
 from bncheck.gate.bar import Judged, Verdict
 from bncheck.gate.charge import Charge
@@ -22,9 +24,14 @@ from bncheck.report.summary import ruling
 from bncheck.repro.torch_script.own import body_of
 from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.results import Results
-from bncheck.subjects.exported import as_computed, followed
+from bncheck.subjects.exported import as_computed, followed, how_played
+from bncheck.subjects.folded import FoldedLayer, Weights
 from bncheck.subjects.layer import Looked, in_words, one_for_all, scenario_text
+from bncheck.subjects.onnx import biased
 from bncheck.subjects.played import at_two_places, set_by_forward
+from bncheck.subjects.played_file import Played
+from bncheck.subjects.refolded import right_weights
+from bncheck.worker.onnx_side.file import Graph, Node
 
 
 def finding(cause: str = "stale-state", kind: Any = "hazard", **more: Any) -> Finding:
@@ -158,6 +165,38 @@ def test_where_outputs_are_equal_no_row_says_that_a_layer_was_left_out() -> None
     row = Row(layer="bn1", cells=("16", "", "other bias: W"), mark="defect")
     assert as_computed(row, []) == Row(layer="bn1", cells=("16", "", "folded, by its outputs"), mark="agrees")
     assert as_computed(row, [finding(layer="bn1", quantity="running_var")]) == row
+    as_operators = Row(layer="own", cells=("16", "", "only in model.py:build"), mark="unexplained")
+    assert as_computed(as_operators, []).cells[-1] == "only in model.py:build, outputs equal"
+
+
+def test_convolutions_with_a_bias_may_hold_a_folded_batchnorm() -> None:
+    graph = Graph("model.onnx")
+    graph.nodes += [
+        Node("Conv", "folded", ["x", "w1", "bias"], ["a"], {}),
+        Node("Conv", "bare", ["a", "w2"], ["b"], {}),
+        Node("Conv", "before", ["b", "w3", "bias"], ["c"], {}),
+        Node("BatchNormalization", "bn", ["c", "gamma", "beta", "mean", "var"], ["y"], {}),
+    ]
+    assert biased(graph) == 1
+
+
+def test_a_layer_that_became_a_product_and_a_sum_is_no_weight_to_fold() -> None:
+    layer = held(running_mean=np.zeros(8), running_var=np.ones(8))
+    each = FoldedLayer(layer, Fold("weights"), ("batchnorm/mul", "batchnorm/sub"), in_b=True)
+    nothing = Weights(Checkpoint(model(layer)))
+    assert right_weights(each, nothing, nothing) == {}
+
+
+def test_one_runtime_for_both_sides_is_said_once() -> None:
+    def played(title: str, version: str) -> Played:
+        return Played(Checkpoint(model()), {}, {}, Path("inputs.npz"), "", title, version, "")
+
+    onnx = played("ONNX Runtime", "1.31.1")
+    names = ("model.onnx", "optimised.onnx")
+    assert how_played(onnx, onnx, names) == ["Both were played by ONNX Runtime 1.31.1."]
+    assert how_played(played("PyTorch", "2.13.0"), onnx, names) == [
+        "model.onnx was played by PyTorch 2.13.0, optimised.onnx was played by ONNX Runtime 1.31.1."
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- what is said of it

@@ -14,13 +14,13 @@ import pytest
 from matplotlib.image import imread
 
 from bncheck.report import png
-from bncheck.report.case_plot import bound, draw_case, sheet
+from bncheck.report.case_plot import bound, draw_case, sheet, step_words
 from bncheck.report.curves import CaseCurves, Curve, case_curves, difference, onset, thin, told_apart
 from bncheck.report.gallery import Gallery, by_interest
 from bncheck.report.panel import COLOURS, DASHES, MARKERS, plain_tick, style
 from bncheck.report.plot import render
 from bncheck.report.svg import GRID, INK, PAPER, attributes, compact, short_path, themed
-from bncheck.run_folder.results import Results
+from bncheck.run_folder.results import CaseResult, Results
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,16 @@ def test_svg_says_what_it_shows(svg: str) -> None:
         "accounts for 100.0 %", "within tolerance", "computed again", "step (1 step = 1 train forward",
     ):  # fmt: skip
         assert words in svg, words
+
+
+def test_a_long_step_does_not_run_into_the_next_panel(run: Path) -> None:
+    loop = CaseResult(name="base", ops=("train_forward", "backward") * 2, steps=(1, 3))
+    assert step_words(loop) == "step (1 step = 1 train forward + backward; 0 = initial state)"
+    twice = ("train_forward", "train_forward", "backward")
+    case = replace(results().scenarios[0].cases[0], ops=twice * 2, steps=(2, 5))
+    assert step_words(case) == "step (0 = initial state)"
+    picture = draw_case(results(), run, results().scenarios[0], case)
+    assert picture is not None and "2 steps of 1 train forward + train forward + backward" in picture.svg
 
 
 def test_where_numbers_end_is_marked(run: Path) -> None:

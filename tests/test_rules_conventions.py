@@ -205,6 +205,33 @@ def test_the_advice_about_phases_fits_the_moments(values: tuple[str, str], advis
     assert [part.startswith(words) for part, words in zip(parts, advised, strict=True)] == [True] * len(advised)
 
 
+# ---------------------------------------------------------------------------------------------- eps of a constant input
+
+
+def called_on_ones(target: str, eps: float, y: float, training: int = 0) -> CellView:
+    """One layer in a bare call on ones: 4 values of one channel, statistics 0 and 1."""
+    trace = make_trace(
+        ("forward",), running_mean=[0, 0], running_var=[1, 1], gamma=[1, 1], beta=[0, 0], eps=[eps, eps],
+        training=[training, training], input_mean=[1.0], input_var=[0.0], output__0=[[y]] * 4,
+    )  # fmt: skip
+    return make_cell(make_case(("forward",), eps=None), target, trace)
+
+
+@pytest.mark.parametrize(
+    ("keras", "named"),
+    [
+        ({"eps": 1e-3, "y": 0.9995003746877732}, True),
+        ({"eps": 1e-3, "y": 0.99}, False),  # its eps does not make that
+        ({"eps": 1e-5, "y": 0.9995003746877732}, False),
+        ({"eps": 1e-3, "y": 0.0, "training": 1}, False),  # the batch less its mean is 0, whatever eps is
+    ],
+)
+def test_default_eps_tell_on_a_constant_input_in_inference(keras: dict[str, Any], named: bool) -> None:
+    pair = make_pair(called_on_ones("keras", **keras), called_on_ones("mxnet", 1e-5, 0.9999950000374997))
+    found = [item.title for item in rule("eps").check_pair(pair)]
+    assert found == ["keras adds an eps of 0.001 to the variance, mxnet one of 1e-05."] * named
+
+
 # ------------------------------------------------------------------------------------------ update-count, counter-skew
 
 
@@ -243,7 +270,9 @@ def test_counters_apart_with_equal_statistics_are_skew_and_with_others_a_count()
     skew = make_pair(one, make_cell(case, "mxnet", make_trace((F,), counter=[0, 1], **same)))
     count = make_pair(one, make_cell(case, "mxnet", make_trace((F,), counter=[0, 1], **other)))
     for pair, causes in ((skew, ["counter-skew"]), (count, ["update-count"])):
-        assert [f.cause for f in diagnose([pair.a, pair.b], [pair], []) if f.kind != "rounding"] == causes
+        found = [f for f in diagnose([pair.a, pair.b], [pair], []) if f.kind != "rounding"]
+        assert [item.cause for item in found] == causes
+    assert found[0].title == "torch counts 2 updates of the running statistics of bn, mxnet 1: 2 for each of these."
 
 
 def test_statistics_that_move_in_every_second_step() -> None:

@@ -65,7 +65,7 @@ def test_the_mode_of_an_exported_program_is_that_of_its_graph(tmp_path: Path) ->
         ("scripted", 0, "", "give outputs that are equal"),
         ("frozen", 0, "rounding", "give outputs that are equal up to rounding"),
         ("frozen_with_another_eps", 1, "eps", "computes with eps 0.01, "),
-        ("program_in_training_mode", 1, "mode-leak", "in *train* mode, not in eval"),
+        ("program_in_training_mode", 1, "mode-leak", "in train mode, not in eval"),
     ],
 )
 def test_a_model_and_what_was_made_of_it_are_held_against_each_other(

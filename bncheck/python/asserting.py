@@ -165,6 +165,12 @@ def assert_equivalent(
     number of channels, ``shape[1]``; ``given`` is passed to whichever takes it."""
     hands = side(reference)
     channels = int(shape[1])
+    for each in (layer, reference):
+        if hands.is_made(each):
+            raise UsageError(
+                f"assert_equivalent makes both layers itself, and got a {type(each).__name__} that is made already.",
+                f"Give the class, {type(each).__name__}, or a function that takes the number of channels.",
+            )
     names = [getattr(each, "__name__", str(each)) for each in (layer, reference)]
     ours, theirs = (
         hands.lived(hands.made(kind, channels, given), tuple(shape), STEPS, seed) for kind in (layer, reference)

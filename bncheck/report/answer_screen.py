@@ -77,15 +77,23 @@ def table(told: Told, rows: Sequence[Row], width: int) -> RenderableType:
     names = heads(told.answer)
     lines = [(f"{mark_of(row)} {clean(row.layer)}", *map(clean, row.cells)) for row in rows]
     wide = [max(cell_len(line[place]) for line in (names, *lines)) for place in range(len(names))]
-    if sum(min(each, WIDEST) + 2 for each in wide) + 1 > width:
+    most = max(wide) if sum(wide) + 2 * len(wide) < width else WIDEST
+    if sum(min(each, most) + 2 for each in wide) + 1 > width:
         return Group(*(stacked(row, names, line) for row, line in zip(rows, lines, strict=True)))
     shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
     for place, name in enumerate(names):
-        shown.add_column(Text(f"  {name}" if not place else name), max_width=WIDEST, overflow="fold")
+        shown.add_column(Text(f"  {name}" if not place else name), max_width=most, overflow="fold")
     for row, line in zip(rows, lines, strict=True):
         first, *others = line
-        shown.add_row(Text(first, style=KIND_COLOURS.get(row.mark, "")), *map(Text, others))
+        shown.add_row(Text(folded(first, most), style=KIND_COLOURS.get(row.mark, "")), *map(Text, others))
     return Padding(shown, (0, 0, 0, 1))
+
+
+def folded(marked: str, most: int) -> str:
+    """A mark and a long name in lines of ``most`` letters, the name below itself and not below its mark."""
+    mark, name = marked[:2], marked[2:]
+    room = most - len(mark)
+    return mark + "\n  ".join(name[start : start + room] for start in range(0, max(len(name), 1), room))
 
 
 def stacked(row: Row, names: Sequence[str], line: Sequence[str]) -> RenderableType:

@@ -34,6 +34,7 @@ from bncheck.trace import Array
 
 NAMES = {"running_mean": "running mean", "running_var": "running variance"}
 WIDTH, LEGEND_ROW = 9.6, 0.2  # inches
+BELOW_PANEL = 66  # characters below one panel that do not run into those below the next
 BAND: dict[str, Any] = {"color": INK, "alpha": 0.09}
 
 
@@ -111,11 +112,17 @@ def blank_sheet() -> tuple[Figure, Any]:
 
 
 def step_words(case: CaseResult) -> str:
+    one = one_step(case)
+    said = f"step (1 step = 1 {one}; 0 = initial state)" if one else "step of the program (0 = initial state)"
+    return said if len(said) <= BELOW_PANEL else "step (0 = initial state)"
+
+
+def one_step(case: CaseResult) -> str:
+    """The events of a step; "" where they are many, or differ from step to step."""
     repeat = case.ops[: case.steps[0] + 1] if case.steps else ()
-    one = " + ".join(words(op) for op in repeat) if 0 < len(repeat) <= 3 else ""
-    if not one and len(set(case.ops)) == 1:
-        one = words(case.ops[0])
-    return f"step (1 step = 1 {one}; 0 = initial state)" if one else "step of the program (0 = initial state)"
+    if 0 < len(repeat) <= 3:
+        return " + ".join(words(op) for op in repeat)
+    return words(case.ops[0]) if len(set(case.ops)) == 1 else ""
 
 
 # --------------------------------------------------------------------------------------------------------- panels
@@ -297,6 +304,7 @@ def heading(figure: Figure, results: Results, shown: CaseCurves, height: float) 
     figure.text(0.012, 1 - 0.4 / height, one_line(verdict_line(results, shown), 132), fontsize=9, va="top")
     specs = [spec for spec in case.inputs.values() if isinstance(spec, dict)]
     size = "; ".join(f"input {spec.get('shape', '')} {spec.get('fill', '')}" for spec in specs)
+    steps, one = plural(len(case.steps or case.ops), "step"), one_step(case)
     note = " · ".join(
         filter(
             None,
@@ -304,7 +312,7 @@ def heading(figure: Figure, results: Results, shown: CaseCurves, height: float) 
                 f"{scenario.name}--{case.name}",
                 size,
                 case.dtype,
-                plural(len(case.steps or case.ops), "step"),
+                f"{steps} of 1 {one}" if one and one not in step_words(case) else steps,
                 f"bncheck {results.version}",
                 results.created,
             ),

@@ -39,7 +39,8 @@ def diff(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
     if played.kind == "code":
         raise UsageError(
             f"{asked.a.text} against {asked.b.text} is unsupported: one is code, the other weights.",
-            f"load the weights into the model: bncheck check {played.text} --weights {file.text}",
+            f"load the weights into the model: bncheck check {played.text} --weights {file.text}; to compare what both "
+            "hold, save the model's state_dict() and give that file",
         )
     raise UsageError(
         f"{asked.a.text} against {asked.b.text} is unsupported: one can be played, {file.text} is weights alone.",

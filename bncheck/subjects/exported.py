@@ -25,6 +25,7 @@ from bncheck.environments.backend_file import find_backends
 from bncheck.errors import UsageError
 from bncheck.finding import KINDS, Finding
 from bncheck.gate.shortfall import Shortfall
+from bncheck.report.plain_text import plural
 from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.folder import create_run_folder
 from bncheck.run_folder.results import Results, TargetResult
@@ -295,6 +296,8 @@ def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, li
 
 def how_played(one: Played, two: Played, names: tuple[str, str]) -> list[str]:
     """What ran each, and on what, unless both are code, which says so itself."""
+    if (one.title, one.version) == (two.title, two.version):
+        return [f"Both were played by {one.title} {one.version}."]
     by = [f"{name} was played by {each.title} {each.version}" for name, each in zip(names, (one, two), strict=True)]
     return [f"{by[0]}, {by[1]}."]
 
@@ -344,7 +347,8 @@ def as_computed(row: Row, findings: Sequence[Finding]) -> Row:
     lacking = row.cells[-1].startswith("only in ")
     if (row.mark != "defect" and not lacking) or row.layer in named:
         return row
-    return replace(row, cells=(*row.cells[:-1], "folded, by its outputs"), mark="agrees")
+    said = f"{row.cells[-1]}, outputs equal" if lacking else "folded, by its outputs"
+    return replace(row, cells=(*row.cells[:-1], said), mark="agrees")
 
 
 # Formats that have no operator for BatchNorm: it is always folded, or a product and a sum.
@@ -368,7 +372,7 @@ def headline(
         return grave[0].title
     how = "equal to the bit" if (found.get("eval") or found["plain"]).gap == 0 else "equal up to rounding"
     folded = sum(row.cells[-1].startswith("folded") for row in answer.rows)
-    layers = f", {folded} BatchNorm folded" if folded else ""
+    layers = f", with {plural(folded, 'BatchNorm layer')} folded" if folded else ""
     return f"{sides.b} and {sides.a} give outputs that are {how}{layers}."
 
 
@@ -385,7 +389,7 @@ def optimised(sides: Sides, two: Played, equal: bool) -> list[Reading]:
             cause="folding" if onnx else "reduced-precision",
             kind="hazard" if onnx else "convention",
             title=f"{two.backend if onnx else two.title} {two.version} gives other outputs for {sides.b} {two.usual}: "
-            f"{100 * apart:.3g} % of the largest, where rounding goes to {100 * allowed:.2g} %.{otherwise}",
+            f"{100 * apart:.3g} % of the largest, where rounding may come to {100 * allowed:.2g} %.{otherwise}",
             advice=f"see which is right: bncheck check {sides.b}" if onnx else PLAIN_WAY.get(two.backend, ""),
             places=(("", "output"),),
         )

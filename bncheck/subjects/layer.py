@@ -410,7 +410,9 @@ def rows(results: Results, names: set[str]) -> list[Row]:
 def notes(layer: Looked, given: Mapping[str, Any], cells: Sequence[CellResult]) -> list[str]:
     known = settings(layer, given)
     words = ", ".join(f"{word} = {value}" for word, value in known.items())
-    said = [f"Tried on {'×'.join(map(str, layer.shape))} values with {words}."]
+    many = [samples_of_many(layer.shape), *layer.shape[1:]]
+    sizes = " and ".join("×".join(map(str, shape)) for shape in (layer.shape, many))
+    said = [f"Tried on {sizes} values with {words}."]
     for word, usual in layer.home.usual.items():
         value = layer.defaults.get(word, usual)
         if value != usual and word not in given:

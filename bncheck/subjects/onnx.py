@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bncheck.environments.devices import physical_memory
@@ -21,8 +22,6 @@ from bncheck.subjects.begun import AT_ONCE, PLAYERS
 from bncheck.worker.onnx_side import file as onnx_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bncheck.playing.readied import Readied
     from bncheck.subjects.asked import Asked
 
@@ -131,12 +130,25 @@ def row(graph: Any, norm: Any, found: Sequence[Finding]) -> Row:
     return Row(layer=norm.layer, cells=cells, mark=worst.kind if worst is not None else "agrees")
 
 
+def biased(graph: Any) -> int:
+    """Convolutions that add a bias and have no BatchNormalization behind them: folding leaves such ones."""
+    behind = {name for node in graph.every_node if node.kind == "BatchNormalization" for name in node.inputs[:1]}
+    convolutions = [node for node in graph.every_node if node.kind in ("Conv", "ConvTranspose")]
+    return sum(len(node.inputs) > 2 and not behind & set(node.outputs) for node in convolutions)
+
+
 def notes(graph: Any, results: Results, cells: Sequence[CellResult]) -> tuple[str, ...]:
     case = next((case for scenario in results.scenarios if scenario.name == SCENARIO for case in scenario.cases), None)
     shapes = [value.get("shape") for value in (case.inputs if case else {}).values() if isinstance(value, Mapping)]
     shown = " and ".join("×".join(map(str, shape)) for shape in shapes if shape)
     said = [f"Opset {graph.opset}" + (f", written by {graph.producer}." if graph.producer else ".")]
     said += [f"Played on made-up numbers: {shown}. Another shape: --input SHAPE."] if shown else []
+    folded = biased(graph)
+    if folded:
+        said.append(
+            f"{plural(folded, 'convolution')} with a bias may hold a BatchNorm that the exporter folded in, which this "
+            f"file alone does not show: bncheck diff MODEL.py:build {Path(graph.path).name} compares them."
+        )
     lacking = next((cell.error for cell in cells if cell.target == "reference" and cell.outcome != "ok"), "")
     alone = any(NODES in item.evidence for item in results.findings)
     if lacking and alone:

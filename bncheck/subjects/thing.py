@@ -77,7 +77,9 @@ def existing(path: Path) -> Path:
     if is_there(path):
         raise UsageError(f"{path} is no regular file", "copy what it gives into one, and name that")
     folder = path.parent
-    near = nearest(path.name, (each.name for each in folder.iterdir())) if is_folder(folder) else ""
+    names = [each.name for each in folder.iterdir()] if is_folder(folder) else []
+    alike = [name for name in names if Path(name).suffix == path.suffix]  # train.py is no slip for nothing.pt
+    near = nearest(path.name, alike or names)
     hint = f"Did you mean {folder / near}? " if near else ""
     raise UsageError(f"there is no file {path}", f"{hint}What can be checked: {FORMS}")
 

@@ -15,7 +15,7 @@ from bncheck.diagnosis.anatomy.groups import Group, mask, ordinal, words
 from bncheck.diagnosis.anatomy.memory import Memory
 from bncheck.diagnosis.anatomy.normaliser import NO_LIMIT, Normaliser
 from bncheck.diagnosis.anatomy.replay import Parts, Played, play
-from bncheck.diagnosis.anatomy.values import Life
+from bncheck.diagnosis.anatomy.values import Forward, Life
 from bncheck.evidence import Departure
 from bncheck.trace import Array
 
@@ -77,9 +77,17 @@ def values(parts: Parts, life: Life) -> Rule | None:
     return Rule(
         cause="value-count",
         says=said_of_values(group, in_eval, held, life),
-        advice="take mean and variance of each channel over all values of the batch: x.mean((0, 2, 3)) of a 4-D x",
+        advice=f"take mean and variance of each channel over all values of the batch: {whole_mean(life.forwards[0])}",
         undo=with_all_values,
     )
+
+
+def whole_mean(forward: Forward) -> str:
+    """How the mean of each channel is written for inputs of so many axes."""
+    positions = forward.x.shape[2]
+    if positions == 1:
+        return "x.mean(0) of a 2-D x"
+    return "x.mean((0, 2)) of a 3-D x" if positions == forward.width else "x.mean((0, 2, 3)) of a 4-D x"
 
 
 def within(train: Normaliser, held: Memory | None, life: Life) -> Rule:

@@ -381,7 +381,7 @@ def replaced(application: Application, gone: Sequence[Held], new: Sequence[Held]
     said = f"{application.does} {joined([word for word in (took, put) if word])}"
     places: tuple[Place, ...] = tuple((layer.layer, "output") for layer in (*gone, *new))
     if application.gap is not None and not application.differs:
-        size = f"{percent(application.gap)} of the largest, where rounding goes to {percent(application.bound)}"
+        size = f"{percent(application.gap)} of the largest, where rounding may come to {percent(application.bound)}"
         same_output = "the same to the bit" if application.gap == 0 else f"equal up to rounding: {size}"
         how = "folded" if gone and not new else "replaced"
         yield Reading(
@@ -447,7 +447,7 @@ def outputs(application: Application, found: Sequence[Reading]) -> Iterator[Read
             cause="rounding",
             kind="rounding",
             title=f"After {application.does} the output in eval is equal up to rounding: {percent(application.gap)} of "
-            f"the largest, where rounding goes to {percent(application.bound)}.",
+            f"the largest, where rounding may come to {percent(application.bound)}.",
             advice="",
             places=(("", "output"),),
             evidence={"gap": application.gap, "bound": application.bound},
@@ -460,4 +460,4 @@ def unaccounted(application: Application, found: Sequence[Reading]) -> str:
         return f"{does}: it put other modules in ({listed(application.replaced)})."
     beside = " beside that" if found else ""
     rounding = percent(application.bound)
-    return f"{does}, where rounding goes to {rounding}; nothing{beside} that bncheck looks at accounts for it."
+    return f"{does}, where rounding may come to {rounding}; nothing{beside} that bncheck looks at accounts for it."

@@ -86,13 +86,13 @@ WAYS: Mapping[str, tuple[str, Kind, str, str]] = {
     "train": (
         "mode-leak",
         "defect",
-        "{b} equals {a} in *train* mode, not in eval: it normalises by the batch",
+        "{b} equals {a} in train mode, not in eval: it normalises by the batch",
         "call model.eval() before you export (torch.onnx.export: training=TrainingMode.EVAL)",
     ),
     "batch": (
         "mode-leak",
         "defect",
-        "{b} equals {a} with its BatchNorm layers in *train* mode, not in eval: it normalises by the batch",
+        "{b} equals {a} with its BatchNorm layers in train mode, not in eval: it normalises by the batch",
         "call model.eval() before you export, and track_running_stats=True where you build",
     ),
     "start": (
@@ -120,7 +120,7 @@ def readings(sides: Sides, found: Mapping[str, Measured], narrow: Mapping[str, i
     if way:
         cause, kind, words, advice = WAYS[way]
         title = f"{words.format(a=sides.a, b=sides.b)} (off by {percent(usual.gap)} in eval, by "
-        title += f"{percent(found[way].gap)} so)."
+        title += f"{percent(found[way].gap)} this way)."
         return [Reading(cause, kind, title, advice, place, departs=sides.b, evidence={"gap in eval": usual.gap})]
     if both := pair_readings(sides, found, usual):
         return both
@@ -212,7 +212,7 @@ def rounding(sides: Sides, usual: Measured) -> Reading:
         cause="rounding",
         kind="rounding",
         title=f"The outputs of {sides.a} and {sides.b} are equal up to rounding: {percent(usual.gap)} of the largest, "
-        f"where rounding goes to {percent(usual.bound)}.",
+        f"where rounding may come to {percent(usual.bound)}.",
         advice="",
         places=(("", "output"),),
         evidence={"gap": usual.gap, "bound": usual.bound},

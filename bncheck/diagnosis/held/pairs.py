@@ -16,12 +16,12 @@ TOGETHER = ", "
 FIRST = {
     "train": (
         "mode-leak",
-        "{b} equals {a} in *train* mode and with another eps: it normalises by the batch, which makes up {share}.",
+        "{b} equals {a} in train mode and with another eps: it normalises by the batch, which makes up {share}.",
         "call model.eval() before you export (torch.onnx.export: training=TrainingMode.EVAL)",
     ),
     "batch": (
         "mode-leak",
-        "{b} equals {a} with its BatchNorm layers in *train* mode and another eps: that it normalises by the batch "
+        "{b} equals {a} with its BatchNorm layers in train mode and another eps: that it normalises by the batch "
         "makes up {share}.",
         "call model.eval() before you export, and track_running_stats=True where you build",
     ),

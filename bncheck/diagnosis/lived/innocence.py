@@ -3,6 +3,8 @@ of layers of the user's own, that they were not held against it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bncheck.diagnosis.lived.departures import OTHERWISE, departures
@@ -27,12 +29,20 @@ def innocence(life: Life) -> str:
     if not all(layer.conduct.innocent for layer in judged):
         return ""
     forwards = sum(int((layer.conduct.stepped | layer.conduct.revealed).sum()) for layer in judged)
-    who = {1: "its one layer", 2: "both layers"}.get(len(judged), f"all {len(judged)} layers")
-    documents = f"{NAMES.get(life.framework, life.framework)} documents"
-    return (
-        f"BatchNorm itself is innocent: {who} did what {documents} in each of {forwards:,} forwards that were recorded "
-        f"whole."
+    framework = NAMES.get(life.framework, life.framework)
+    kinds = sorted({layer.kind for layer in life.layers if layer.own})
+    noun = "built-in layer" if kinds else "layer"
+    who = {1: f"its one {noun}", 2: f"both {noun}s"}.get(len(judged), f"all {len(judged)} {noun}s")
+    said = (
+        f"BatchNorm itself is innocent: {who} did what {framework} documents in each of {forwards:,} forwards that "
+        f"were recorded whole."
     )
+    if kinds and not own_ways(life):
+        said += (
+            f" {shortened(kinds)} {'is' if len(kinds) == 1 else 'are'} not among them: bncheck check "
+            f"FILE.py:{kinds[0]} compares {'it' if len(kinds) == 1 else 'a layer'} with {framework}'s."
+        )
+    return said
 
 
 def own_ways(life: Life) -> str:
@@ -47,13 +57,16 @@ def own_ways(life: Life) -> str:
     if not others:
         return ""
     kinds = list(dict.fromkeys(layer.life.kind for layer in others))
-    listed = ", ".join(kinds[:SHOWN]) + (" and others" if len(kinds) > SHOWN else "")
     framework = NAMES.get(life.framework, life.framework)
     return (
-        f"{len(others)} {'layer' if len(others) == 1 else 'layers'} of your own ({listed}) did something else than "
-        f"{framework}'s BatchNorm does, by no rule that shows here: modes, counts and NaN were judged, the "
+        f"{len(others)} {'layer' if len(others) == 1 else 'layers'} of your own ({shortened(kinds)}) did something "
+        f"else than {framework}'s BatchNorm does, by no rule that shows here: modes, counts and NaN were judged, the "
         f"arithmetic was not. bncheck check FILE.py:{kinds[0]} holds it against that."
     )
+
+
+def shortened(kinds: Sequence[str]) -> str:
+    return ", ".join(kinds[:SHOWN]) + (" and others" if len(kinds) > SHOWN else "")
 
 
 def no_eps(layer: Lived) -> bool:

@@ -67,12 +67,16 @@ def find_any(torch, part, failed, job):
         raise failed(said, reason.remedy or "give the shape that it takes: --input 8,4,32,32", "usage")
 
 
+def arguments(names):
+    return "the argument%s %s" % ("s" if len(names) > 1 else "", " and ".join(names))
+
+
 def about_arguments(name, reason):
     """(sentence, remedy, origin) about what a constructor needs that nobody gave."""
     beside = " beside %s" % reason.counted if reason.counted else ""
     more = "; where it is a layer, %s gets the number of channels" % reason.counted if reason.counted else ""
     words = " ".join("--with %s=VALUE" % each for each in reason.lacks)
-    return "%s needs %s%s" % (name, " and ".join(reason.lacks), beside), "say what: %s%s" % (words, more), "usage"
+    return "%s needs %s%s" % (name, arguments(reason.lacks), beside), "say what: %s%s" % (words, more), "usage"
 
 
 def named(torch, custom, failed, job):
@@ -126,7 +130,7 @@ def made(torch, custom, failed, job, make, given):
     lacks = lacking(make, given)
     if lacks:
         example = " ".join("--with %s=VALUE" % name for name in lacks)
-        raise failed("%s needs %s" % (call, " and ".join(lacks)), "say what: %s" % example, "usage")
+        raise failed("%s needs %s" % (call, arguments(lacks)), "say what: %s" % example, "usage")
     torch.manual_seed(0)
     try:
         net = make(**given)

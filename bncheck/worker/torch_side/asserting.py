@@ -134,6 +134,11 @@ def samples(batch, start, stop):
     return cut(batch)
 
 
+def is_made(kind):
+    """Whether somebody gives a layer where the class of one is wanted."""
+    return isinstance(kind, torch.nn.Module)
+
+
 def made(kind, channels, given):
     """A layer of a class or function: the number of channels first, then what it takes of what is given."""
     try:
@@ -144,6 +149,15 @@ def made(kind, channels, given):
     return kind(channels, **{key: value for key, value in given.items() if any_word or key in taken})
 
 
+def affine(layer, word):
+    """The tensor that a layer, or what normalises inside it, holds for gamma or beta, whatever its name."""
+    for module, words in list(norms(layer).values())[:1]:
+        if words[word]:
+            return getattr(module, words[word], None)
+    names = {"gamma": ("weight", "gamma"), "beta": ("bias", "beta")}[word]
+    return next((each for each in (getattr(layer, name, None) for name in names) if each is not None), None)
+
+
 def lived(layer, shape, steps, seed):
     """What a layer does on the same numbers as any other that gets this seed: {quantity: float64 array} per event."""
     state = np.random.RandomState(seed)
@@ -151,8 +165,8 @@ def lived(layer, shape, steps, seed):
     spread = (1,) + (channels,) + (1,) * (len(shape) - 2)
     with torch.no_grad():
         # Gamma and beta unlike those of a new layer: one that forgets them is seen.
-        for name, values in (("weight", 0.5 + state.rand(channels)), ("bias", state.randn(channels))):
-            value = getattr(layer, name, None)
+        for word, values in (("gamma", 0.5 + state.rand(channels)), ("beta", state.randn(channels))):
+            value = affine(layer, word)
             if isinstance(value, torch.Tensor) and value.numel() == channels:
                 value.copy_(torch.as_tensor(values).reshape(value.shape))
     centre, width = state.randn(*spread), 0.5 + state.rand(*spread)

@@ -33,7 +33,9 @@ def build(torch, custom, given, text, arguments, output=None):
         raise custom.failed("%s raises %s%s" % (call, custom.said(error), custom.line_in(path, error)), error)
     if not isinstance(net, torch.nn.Module):
         raise custom.CustomLayerError("%s returns a %s, not a torch.nn.Module" % (call, type(net).__name__))
-    given.refuse_inputs(custom, net, "the network of %s" % call, "build one that makes the others itself")
+    given.refuse_inputs(
+        custom, net, "the network of %s" % call, "return a network that takes one and makes the others itself"
+    )
     net.register_forward_hook(one_tensor(torch, custom, call, output))
     return net
 

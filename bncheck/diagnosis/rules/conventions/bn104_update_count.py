@@ -167,16 +167,14 @@ def seen_in_counters(pair: PairView) -> Iterator[Finding]:
         repeats = takes_batches_again(many, drift.layer)
         if not repeats and not (move_together(pair, drift.layer) and counts_moves(many, drift.layer)):
             continue  # they moved in other events, or the counter did: what is counted there are not repetitions
-        a, b = (
-            f"{names(side)} {number(count)}"
-            for side, count in zip((pair.a.members, pair.b.members), counts, strict=True)
-        )
+        few = pair.b if many is pair.a else pair.a
+        doing = verb(many.members, "counts", "count")
         yield Finding(
             code=CODE,
             cause=CAUSE,
             kind="hazard" if recomputes(many) else "convention",
-            title=f"{a} updates, {b}: the running statistics of {drift.layer} moved {times(int(high // low))} per step "
-            f"on one side.",
+            title=f"{names(many.members)} {doing} {number(high)} updates of the running statistics of "
+            f"{drift.layer}, {names(few.members)} {number(low)}: {number(high // low)} for each of these.",
             targets=targets(pair.a.members, pair.b.members),
             scenario=pair.case.scenario,
             case=pair.case.name,

@@ -8,16 +8,17 @@ What to do: set eps on both sides; defaults are 1e-5 (torch, MXNet Gluon, Flax, 
 operator). eps is not part of a torch checkpoint: a rebuilt head takes the default again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.replay.attribution import left_open
-from bncheck.diagnosis.rules.attributed import Side, differing_facets
+from bncheck.diagnosis.rules.attributed import Side, accounts_for, differing_facets, summary
+from bncheck.diagnosis.rules.constant_input import eps_of_each
 from bncheck.diagnosis.rules.departing import about_departures
 from bncheck.diagnosis.rules.dissected import departing, scaled_otherwise
 from bncheck.diagnosis.rules.holdings import damage, settings
 from bncheck.diagnosis.rules.holdings.words import of_holding
-from bncheck.diagnosis.rules.wording import names, number, verb
+from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import PairView
 from bncheck.finding import Finding
 from bncheck.life import Holding, Life
@@ -34,7 +35,33 @@ PLACE = "divide by sqrt(var + eps), not by sqrt(var) + eps (torch.rsqrt(var + ep
 def check_pair(pair: PairView) -> Iterable[Finding]:
     found = list(differing_facets(pair, CODE, CAUSE, ("eps", "default_eps"), sentence, ADVICE))
     found += differing_facets(pair, CODE, CAUSE, ("eps_placement",), placement, PLACE, usual=("inside",))
+    found = found or list(of_constant_input(pair))
     yield from departing(pair, CODE, CAUSE) if scaled_otherwise(pair) else found or departing(pair, CODE, CAUSE)
+
+
+def of_constant_input(pair: PairView) -> Iterator[Finding]:
+    """Default eps that differ, on an input that is one number in each channel: called on ones, a layer gives
+    1/sqrt(1 + eps) in inference."""
+    each = eps_of_each(pair)
+    if each is None:
+        return
+    a, b = pair.a.members, pair.b.members
+    yield Finding(
+        code=CODE,
+        cause=CAUSE,
+        kind="convention",
+        title=sentence(a, each[0], b, each[1]),
+        targets=targets(a, b),
+        scenario=pair.case.scenario,
+        case=pair.case.name,
+        layer="",
+        event=pair.differing[0].first_event,
+        quantity="output",
+        explained=1.0,
+        evidence={f"eps of {pair.a.target}": each[0], f"eps of {pair.b.target}": each[1], **summary(pair.differing[0])},
+        advice=ADVICE,
+        proof=accounts_for(1.0, "output"),
+    )
 
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:

@@ -102,7 +102,7 @@ def why(layer: LayerLife, birth: Happening) -> str:
 def came_in(life: Life, birth: Happening) -> Said | None:
     """What reached the first layer was not finite: BatchNorm did not make it, but it keeps it."""
     name = birth.layers[0] if birth.layers else ""
-    kept = sorted({layer.name for layer in life.layers if remembers(layer)})
+    kept = list(dict.fromkeys(layer.name for layer in life.layers if remembers(layer)))
     if not kept:
         return None  # a bad batch that left nothing behind
     layer = life.layer(name)
