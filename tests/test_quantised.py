@@ -16,6 +16,7 @@ from bncheck.diagnosis.held.reading import Sides
 from bncheck.life import Held, Holding
 from bncheck.subjects.folded import Weights
 from bncheck.subjects.quantised import candidates, rounded_weights
+from bncheck.subjects.two_files import side_by_side
 from bncheck.trace import Array
 from bncheck.worker.onnx_side.file import Node
 
@@ -97,6 +98,15 @@ def test_gamma_and_beta_are_rounded_too() -> None:
         "bn.bias": [0.5, 1.5],
     }
     assert next((each.name, each.bias) for each in rounded_weights(graph)) == ("bn.weight", "bn.bias")
+
+
+def test_a_layer_that_is_folded_into_a_rounded_weight_is_not_lacking() -> None:
+    model, bare = beside(WEIGHT), Holding(name="B", framework="onnx", format="ONNX", layers=(), others={"q": (2, 2)})
+    file = Checkpoint(holding=bare, tensors={"q": in_memory(np.array([[2, 4], [2, -1]], np.int8))})
+    causes = [
+        [item.cause for item in side_by_side(model, file, ("A", "B"), True, rounded)[1]] for rounded in ((), ("bn",))
+    ]
+    assert causes == [["state-mismatch"], []]
 
 
 FOUND = Quantised(weights=2, origins={"w": Origin(word="folded", weight=FOLDED, bias=None, layer="bn")})

@@ -250,7 +250,8 @@ def graph_of(side: Side) -> Any:
 
 
 def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, list[Finding], tuple[Shortfall, ...]]:
-    answer, held, _ = side_by_side(one.checkpoint, two.checkpoint, names, played=True)
+    rounded = {} if two.quantised is None else two.quantised.folded
+    answer, held, _ = side_by_side(one.checkpoint, two.checkpoint, names, played=True, rounded=rounded)
     eps = {layer.eps for layer in one.checkpoint.holding.layers}
     sides = Sides(
         a=names[0], b=names[1], case=slug_of(answer.subject), eps_a=next(iter(eps)) if len(eps) == 1 else None

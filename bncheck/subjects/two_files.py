@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,9 +102,10 @@ def objects_side_by_side(
 
 
 def side_by_side(
-    one: Checkpoint, two: Checkpoint, names: tuple[str, str], played: bool = False
+    one: Checkpoint, two: Checkpoint, names: tuple[str, str], played: bool = False, rounded: Collection[str] = ()
 ) -> tuple[Answer, list[Finding], tuple[Shortfall, ...]]:
-    """(the answer, findings, what could not be compared) of two states."""
+    """(the answer, findings, what could not be compared) of two states. ``rounded``: layers of the first that are
+    folded into rounded weights of the second, which does not lack them."""
     subject = f"{names[0]} against {names[1]}"
     matching = match(one.holding, two.holding)
     pairs = [compared(a, b) for a, b in matching.pairs]
@@ -118,7 +119,8 @@ def side_by_side(
         others=None if folded.layers else others(one, two),
         case=slug_of(subject),
     )
-    findings = [*folded.findings(sides), *name_differences(sides, pairs, matching)]
+    lacking = replace(matching, only_a=tuple(each for each in matching.only_a if each.layer not in rounded))
+    findings = [*folded.findings(sides), *name_differences(sides, pairs, lacking)]
     findings.sort(key=lambda found: KINDS.index(found.kind))
     compared_any = bool(pairs or folded.layers)
     missed = () if compared_any else (nothing(one, two, names),)
