@@ -49,7 +49,7 @@ def right_weights(each: FoldedLayer, mine: Weights, theirs: Weights) -> dict[str
     where its axes are others, or no bias is there to take the mean."""
     layer, (own, other) = each.layer, each.keys
     if own not in mine.checkpoint.tensors or other not in theirs.checkpoint.tensors:
-        return {}  # a layer behind an activation stands there as a product and a sum: it goes into no weight
+        return {}  # behind an activation it stands there as a product and a sum: no weight of this side goes in
     weight = mine.checkpoint.tensors[own].read().astype(np.float64)
     count = 0 if layer.running_mean is None else layer.running_mean.size
     bias_key = theirs.bias_of(other, count)
