@@ -482,7 +482,7 @@ def test_a_model_that_ends_its_process_is_said(tmp_path: Path, python: Path) -> 
 
 def test_a_model_without_normalising_layers_is_not_success(tmp_path: Path, python: Path) -> None:
     answer, _, code = model("NoNorm", tmp_path, python)
-    assert (code, answer.headline) == (3, "It has no layer that normalises by running statistics.")
+    assert (code, answer.headline) == (3, "It has no layer that is known to normalise by running statistics.")
 
 
 def test_at_the_prompt(tmp_path: Path, python: Path) -> None:

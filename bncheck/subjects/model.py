@@ -230,8 +230,9 @@ def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
     if not seen.holding.layers and not unregistered(seen):
         return (
             Shortfall(
-                f"{asked.thing.text} has no layer that normalises by running statistics",
-                "nothing is to be done if it is meant to have none",
+                f"{asked.thing.text} has no layer that is known to normalise by running statistics",
+                "nothing is to be done if it is meant to have none; a layer of your own that keeps its statistics under "
+                "other names is checked by itself: bncheck check FILE.py:CLASS",
                 "there is nothing to judge",
             ),
         )
@@ -292,7 +293,7 @@ def headline(seen: Seen, findings: Sequence[Finding]) -> str:
     if not count and not unregistered(seen):
         if seen.said.get("sealed"):
             return f"None of its layers can be seen: it is {seen.said['sealed'][0]}."
-        return "It has no layer that normalises by running statistics."
+        return "It has no layer that is known to normalise by running statistics."
     telling = [item for item in findings if item.kind != "rounding"]
     if telling:
         more, first = len(telling) - 1, leading(telling)
