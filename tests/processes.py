@@ -24,11 +24,12 @@ from bncheck.playing.begun import begun
 from bncheck.playing.nursery import Nursery
 from bncheck.playing.readied import Readied
 from bncheck.playing.workers import play
+from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.launch import launch
 
 TESTS = Path(__file__).parent
 STARTERS = (subprocess.run, subprocess.Popen, ask, ask_all, find_interpreters, parse_pythons, prepare, play,
-            launch, Nursery, Readied, begun)  # fmt: skip
+            launch, Nursery, Readied, begun, find_python)  # fmt: skip
 PLAYING = {"run", "conventions", "watch"}  # commands that start workers, also when they are called in this process
 started: list[str] = []  # by the test that runs now
 

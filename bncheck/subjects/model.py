@@ -231,8 +231,8 @@ def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
         return (
             Shortfall(
                 f"{asked.thing.text} has no layer that is known to normalise by running statistics",
-                "nothing is to be done if it is meant to have none; a layer of your own that keeps its statistics under "
-                "other names is checked by itself: bncheck check FILE.py:CLASS",
+                "nothing is to be done if it is meant to have none; a layer of your own that keeps statistics under "
+                "names of its own is checked by itself: bncheck check FILE.py:CLASS",
                 "there is nothing to judge",
             ),
         )
