@@ -144,7 +144,6 @@ def test_inputs_and_arguments_are_read_as_people_write_them() -> None:
 # ------------------------------------------------------------------------------------------------------- which Python
 
 
-@pytest.mark.process
 def test_the_active_environment_is_used_if_it_has_the_framework(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
