@@ -57,6 +57,7 @@ class Model:
         fault = self.fault
         if fault == "no-room":  # files of more than 1,500 bytes cannot be written: a disk that fills up
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            sys.dont_write_bytecode = True
             resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
         if fault == "half-entry":  # killed while it wrote the cell before
             with open(os.path.join(sys.argv[1], "cells.tar"), "ab") as handle:

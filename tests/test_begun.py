@@ -24,7 +24,7 @@ from bncheck.subjects.interpreter import find_python, likely_python
 TORCH = find_backends(())["torch"]
 RUN = {
     "resume": None, "executor": None, "isolate": "target", "backend_files": (), "memory": None, "scenarios": (),
-    "targets": (),
+    "targets": (), "overrides": (),
 }  # fmt: skip
 
 
@@ -91,6 +91,7 @@ def test_targets_that_are_sure() -> None:
     """A scenario may name its own targets, and what is played elsewhere imports there."""
     assert sure(RUN) == ("reference", "torch", "mxnet")
     assert sure({**RUN, "scenarios": ("all-ones",)}) == ()
+    assert sure({**RUN, "overrides": ("program.repeat=3",)}) == ()  # of no scenario: the command line is refused
     assert sure({**RUN, "scenarios": ("all-ones",), "targets": ("torch",)}) == ("torch",)
     for name, value in {"resume": Path("run"), "executor": "dask", "isolate": "cell", "memory": 1.0}.items():
         assert sure({**RUN, "targets": ("torch",), name: value}) == ()

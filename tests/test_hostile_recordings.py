@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +34,13 @@ def test_a_name_with_half_a_surrogate_is_read() -> None:
 def small_files() -> Iterator[None]:
     """Files may have 1,000 bytes, as on a disk that is full then; so has pytest's own output."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    compiles, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # it would rename a half of a compiled file
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = compiles
         signal.signal(signal.SIGXFSZ, handler)
 
 

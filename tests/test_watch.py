@@ -361,6 +361,7 @@ torch.set_num_threads(1)
 net = torch.nn.Sequential(torch.nn.Linear(4, 400), torch.nn.BatchNorm1d(400))
 optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
 if sys.argv[1] == "full":
+    sys.dont_write_bytecode = True
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 for _ in range(45):
     net(torch.randn(8, 4)).pow(2).sum().backward()
