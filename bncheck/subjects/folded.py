@@ -93,7 +93,7 @@ SAID: dict[str, tuple[str, Kind, str, str]] = {
     "weights": (
         "folding",
         "defect",
-        "{mine} has gamma/sqrt(var + eps) of {theirs} folded into the weights of {layers}, and another bias than that.",
+        "{mine} folds {layers} with another bias than what {theirs} holds makes.",
         "fold the bias too: (bias − mean)·gamma/sqrt(var + eps) + beta",
     ),
 }

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bncheck.diagnosis.fit import measure
 from bncheck.diagnosis.judge import explain_cell, judge_case
 from bncheck.diagnosis.lived.departures import OTHERWISE
@@ -38,7 +40,9 @@ TELLING = (
     "variance-divisor", "batch-weight", "averaging", "update-count", "update-phase", "never-updated", "wrong-statistic",
     "value-count", "normaliser-source", "normaliser-divisor", "eps", "affine", "gradient",
 )  # fmt: skip
-LIKE_BATCH_NORM = ("batch",)  # what such a layer normalises with in training, whatever its name
+SAME_MEAN = 1e-3  # standard deviations of the batch
+NO_BATCH = "in training it does not take the batch's own mean off"
+UNTOLD = "its name does not say that it is one, and what it takes off in training does not show"
 
 
 @dataclass(frozen=True)
@@ -125,13 +129,15 @@ def case_of(row: Mapping[str, Any], code: str) -> Case:
 @dataclass(frozen=True)
 class Verdict:
     """What is known of one layer of the user's, and of those like it. ``remark``: why it was not held against the
-    built-in one, or that no rule makes what it does; "" where its findings, or their absence, say all."""
+    built-in one; "" where its findings, or their absence, say all. ``strange``: it was, and differs by no known
+    rule."""
 
     names: tuple[str, ...]
     kind: str
     findings: tuple[Finding, ...] = ()
     remark: str = ""
     turned: bool = False
+    strange: bool = False
 
 
 def verdicts(layers: Sequence[Alone], version: str, backend: BackendFile) -> tuple[Verdict, ...]:
@@ -150,8 +156,9 @@ def verdict_on(layer: Alone, version: str, backend: BackendFile) -> Verdict:
         view_of(layer, trace, TargetResult(name=name, slug=name, backend=backend.name, version=version), backend)
         for name, trace in zip(targets, (layer.own, layer.builtin), strict=True)
     ]
-    if not layer.claims and not is_batch_norm(views[0]):
-        return Verdict(layer.names, layer.kind, (), "in training it does not normalise with the batch")
+    batch_norm = layer.claims or is_batch_norm(views[0])
+    if not batch_norm:
+        return Verdict(layer.names, layer.kind, (), NO_BATCH if batch_norm is False else UNTOLD)
     scenario = Scenario(name="check", title="", why="", cases=(layer.case,))
     all_found = judge_case(layer.case, scenario, views).findings
     telling = tuple(
@@ -162,8 +169,7 @@ def verdict_on(layer: Alone, version: str, backend: BackendFile) -> Verdict:
         and not (item.cause == "update-phase" and in_time(views[0]))
     )
     strange = not telling and any(item.cause == "unexplained" for item in all_found)
-    remark = f"it computes otherwise than {title}'s does, by no rule that is known" if strange else ""
-    return Verdict(layer.names, layer.kind, telling, remark, layer.turned)
+    return Verdict(layer.names, layer.kind, telling, turned=layer.turned, strange=strange)
 
 
 def findings_inside(found: Sequence[Verdict]) -> list[Finding]:
@@ -176,8 +182,8 @@ def findings_inside(found: Sequence[Verdict]) -> list[Finding]:
 
 
 def remarks_inside(found: Sequence[Verdict], rest: Sequence[tuple[str, str]], title: str) -> list[str]:
-    """A sentence per class that was not held against the built-in layer; ``rest``: (name, class) of layers of the
-    user's that were not taken out at all."""
+    """A sentence per class that was not held against the built-in layer, or differs from it by no known rule;
+    ``rest``: (name, class) of layers of the user's that were not taken out at all."""
     groups: dict[tuple[str, str], list[str]] = {}
     more = (
         "it did not run in training, learns more than a gamma and a beta, gives more than one tensor, or has its "
@@ -188,11 +194,12 @@ def remarks_inside(found: Sequence[Verdict], rest: Sequence[tuple[str, str]], ti
         *(((name,), kind, more) for name, kind in rest),
     ):
         if remark:
-            groups.setdefault((kind, remark), []).extend(names)
-    return [
-        f"{headed(names)} ({kind}): not held against {title}'s BatchNorm; {remark}."
-        for (kind, remark), names in groups.items()
-    ]
+            groups.setdefault((kind, f"not held against {title}'s BatchNorm; {remark}"), []).extend(names)
+    for each in found:
+        if each.strange:
+            said = f"it gives other numbers than {title}'s BatchNorm, and no known rule makes them"
+            groups.setdefault((each.kind, said), []).extend(each.names)
+    return [f"{headed(names)} ({kind}): {said}." for (kind, said), names in groups.items()]
 
 
 def view_of(layer: Alone, trace: Trace, target: TargetResult, backend: BackendFile) -> CellView:
@@ -213,10 +220,19 @@ def in_time(view: CellView) -> bool:
     return known is not None and known.value == "forward"
 
 
-def is_batch_norm(view: CellView) -> bool:
-    """Whether it does what makes a layer BatchNorm: normalises each channel of a batch with the batch's own numbers."""
-    source = view.convention.facets.get("train_normaliser") if view.convention is not None else None
-    return source is not None and source.identifiable and source.value in LIKE_BATCH_NORM
+def is_batch_norm(view: CellView) -> bool | None:
+    """Whether it does what makes a layer BatchNorm: takes the batch's own mean off each channel in training, whatever
+    it divides by. None where its outputs do not tell what it takes off."""
+    assert view.trace is not None
+    rows = [view.trace.get("bn", name) for name in ("used_mean", "input_mean", "input_var")]
+    if any(row is None for row in rows):
+        return None
+    training = [event for event, op in enumerate(EVENTS) if op == "train_forward"]
+    used, mean, var = (np.asarray(row, dtype=np.float64)[training] for row in rows)
+    told = np.isfinite(used) & (var > 0)
+    if not told.any():
+        return None
+    return bool((np.abs(used - mean)[told] <= SAME_MEAN * np.sqrt(var[told])).all())
 
 
 def sentence(found: Finding, layer: Alone, backend: BackendFile, targets: tuple[str, str]) -> str:

@@ -307,7 +307,16 @@ def headline(seen: Seen, findings: Sequence[Finding]) -> str:
         return f"{plural(count, 'normalising layer')}, none of which was seen to run."
     idle = len(not_run(seen))
     among = f" with the {count - idle} that ran" if idle else ""
-    return f"{plural(count, 'normalising layer')}, nothing wrong{among}{played}."
+    return f"{plural(count, 'normalising layer')}, nothing wrong{among}{played}{left_open(seen)}."
+
+
+def left_open(seen: Seen) -> str:
+    """How many layers of the user's are not known to compute what the framework's does."""
+    strange = sum(len(each.names) for each in seen.verdicts if each.strange)
+    unheld = sum(len(each.names) for each in seen.verdicts if each.remark) + len(untold(seen))
+    parts = [f"{strange} unlike the built-in layer by no known rule"] if strange else []
+    parts += [f"{unheld} not compared with the built-in layer"] if unheld else []
+    return f"; {' and '.join(parts)}" if parts else ""
 
 
 def leading(telling: Sequence[Finding]) -> Finding:
@@ -351,7 +360,7 @@ def as_it_ran(name: str, seen: Seen) -> str:
     order"."""
     known = {name: verdict for verdict in seen.verdicts for name in verdict.names}
     if name in known:
-        return "not compared" if known[name].remark else "in order"
+        return "unlike" if known[name].strange else "not compared" if known[name].remark else "in order"
     return "not compared" if name in {each for each, _ in untold(seen)} else "in order"
 
 
