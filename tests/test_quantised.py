@@ -52,6 +52,12 @@ def test_a_weight_is_itself_or_has_the_layer_behind_it_folded_in() -> None:
     assert origin(WEIGHT + 1.0) == ("", pytest.approx(4.0, rel=1e-5))
 
 
+@pytest.mark.parametrize(("away", "word"), [(0.1, "same"), (0.15, "")])
+def test_rounding_is_off_by_half_a_step_and_no_more(away: float, word: str) -> None:
+    found, off = origin_of(rounded(WEIGHT), None, variants(WEIGHT + away, None, []))  # 0.4 and 0.6 of a step
+    assert (found.word if found else "", off) == (word, pytest.approx(away / 0.25, rel=1e-4))
+
+
 def test_whole_numbers_stand_for_floats_with_one_scale_or_one_per_channel() -> None:
     whole = np.array([[2, 4], [6, 8]], np.int8)
     one = dequantised(Node("DequantizeLinear", "", [], [], {}), [whole, np.float32(0.5), np.int8(2)])
