@@ -40,7 +40,7 @@ TELLING = (
     "variance-divisor", "batch-weight", "averaging", "update-count", "update-phase", "never-updated", "wrong-statistic",
     "value-count", "normaliser-source", "normaliser-divisor", "eps", "affine", "gradient",
 )  # fmt: skip
-SAME_MEAN = 1e-3  # standard deviations of the batch
+SAME_MEAN = 1e-3  # standard deviations of the batch, and of y
 NO_BATCH = "in training it does not take the batch's own mean off"
 UNTOLD = "its name does not say that it is one, and what it takes off in training does not show"
 
@@ -224,12 +224,12 @@ def is_batch_norm(view: CellView) -> bool | None:
     """Whether it does what makes a layer BatchNorm: takes the batch's own mean off each channel in training, whatever
     it divides by. None where its outputs do not tell what it takes off."""
     assert view.trace is not None
-    rows = [view.trace.get("bn", name) for name in ("used_mean", "input_mean", "input_var")]
+    rows = [view.trace.get("bn", name) for name in ("used_mean", "used_residual", "input_mean", "input_var")]
     if any(row is None for row in rows):
         return None
     training = [event for event, op in enumerate(EVENTS) if op == "train_forward"]
-    used, mean, var = (np.asarray(row, dtype=np.float64)[training] for row in rows)
-    told = np.isfinite(used) & (var > 0)
+    used, residual, mean, var = (np.asarray(row, dtype=np.float64)[training] for row in rows)
+    told = np.isfinite(used) & (residual < SAME_MEAN) & (var > 0)  # where y is no line of x, nothing is taken off it
     if not told.any():
         return None
     return bool((np.abs(used - mean)[told] <= SAME_MEAN * np.sqrt(var[told])).all())
