@@ -29,7 +29,29 @@ def main() -> None:
     end_at_once()
     from bncheck.cli import main as answer
 
-    answer()
+    try:
+        answer()
+    except SystemExit as ending:
+        leave(ending.code)
+        raise
+
+
+def leave(code: object) -> None:
+    """End here, as soon as all is said: taking every module apart takes longer than most answers. Not where a thread
+    still works, or where there is more to say than a number."""
+    import atexit
+    import threading
+
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if not isinstance(code, int) or not all(thread.daemon for thread in others):
+        return
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return  # Python says it
+    os._exit(code)
 
 
 if __name__ == "__main__":  # a spawned process imports this file again

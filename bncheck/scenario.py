@@ -9,7 +9,7 @@ into concrete :class:`Case` s. ``scenario_files/inputs.py`` turns a case into ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -249,6 +249,7 @@ VIEWS = ("contiguous", "permuted", "strided", "sliced")
 # What the reference plays where a custom layer stands: BatchNorm, or its parts whitened together.
 ORACLES = ("batch_norm", "whitening")
 FILLS = ("ones", "zeros", "constant", "normal", "uniform", "exact", "arange")
+CONSTANT_FILLS = ("ones", "zeros", "constant")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 # The weight of the new batch and eps that bncheck sets on every target unless a scenario says otherwise,
@@ -365,6 +366,15 @@ class Event:
     input: str = "main"
     batch: int = 0  # index of the batch within its input's array (0 when batches are the same)
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def batch_counts(inputs: Mapping[str, InputSpec], events: Sequence[Event]) -> dict[str, int]:
+    """How many batches each input needs; one that no event reads still has one."""
+    counts = dict.fromkeys(inputs, 1)
+    for event in events:
+        if op_of(event.op).forward and event.batch >= counts[event.input]:
+            counts[event.input] = event.batch + 1
+    return counts
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,10 @@ from bncheck.run_folder.results import Results, TargetResult, write_results
 from bncheck.run_folder.whole import whole_characters
 from bncheck.run_folder.writer import only_writer
 from bncheck.scenario import Case, Scenario, Tolerance, is_file
-from bncheck.scenario_files.files import find_probes, find_scenarios, load_scenario, parse_override, resolve_scenario
+from bncheck.scenario_files.overrides import parse_override
+from bncheck.scenario_files.plain_file import read_plain
 from bncheck.scenario_files.plan import Plan, code_of, with_tolerance
+from bncheck.scenario_files.shipped import find_probes, find_scenarios, resolve_scenario
 
 if TYPE_CHECKING:
     from bncheck.convention import Convention
@@ -133,12 +135,12 @@ def play_and_judge(
         kept.lay_out(plan, {target.name: target.slug for target in targets})
     listener.expect((len(plan.cases) + len(plan.repeated)) * len(ready) - kept.cells)
     reports = Thread(target=import_reports, args=(request.formats,), daemon=True)
-    reports.start()
     measured: Measured = {}
     try:
         fitted: Measured = {}
         hear = measuring(run, plan, seats, documented, listener, measured, kept, fitted)
-        found = run_cells(run, plan, seats, request.options, hear, fitting(run, plan, seats, kept, fitted))
+        idle = meanwhile(reports, fitting(run, plan, seats, kept, fitted))
+        found = run_cells(run, plan, seats, request.options, hear, idle)
         repeated = repeated_cases(plan, found)
         if repeated:
             from bncheck.playing.again import play_again
@@ -152,7 +154,8 @@ def play_and_judge(
         conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.bar, measured)
         raise
     finally:
-        reports.join()  # Python ends with SIGABRT while another thread is in the middle of an extension's C++
+        if reports.ident is not None:
+            reports.join()  # Python ends with SIGABRT while another thread is in the middle of an extension's C++
 
 
 def has_begun(run: Path) -> bool:
@@ -191,6 +194,13 @@ def measuring(
             kept.keep(target)
 
     return hear
+
+
+def meanwhile(reports: Thread, pieces: Iterator[None]) -> Iterator[None]:
+    """What the host does while workers play, once they know what: until then it would only be in its own way."""
+    reports.start()
+    yield
+    yield from pieces
 
 
 def fitting(run: Path, plan: Plan, seats: Sequence[Seat], kept: KeptProbes, fitted: Measured) -> Iterator[None]:
@@ -292,9 +302,7 @@ def make_plan(request: Request, backends: Mapping[str, BackendFile]) -> Plan:
         from bncheck.scenario_files.model_file import with_input_of_file
 
         overrides = with_input_of_file(overrides, resolve_scenario(request.scenarios[0]))
-    # Reading all shipped scenarios takes longer than most of what is asked of one.
-    wanted = find_scenarios() if request.chosen and not request.scenarios else find_probes()
-    shipped = [load_scenario(path) for path in wanted]
+    shipped = read_shipped(request)
     chosen = choose(request, shipped, overrides, backends) if request.chosen else []
     names = [scenario.name for scenario in chosen]
     probes = [each for each in shipped if each.probe and each.name not in names and request.probes]
@@ -318,6 +326,17 @@ def make_plan(request: Request, backends: Mapping[str, BackendFile]) -> Plan:
     return take(plan, request.shard) if request.shard else plan
 
 
+def read_shipped(request: Request) -> list[Scenario]:
+    """The shipped scenarios that it may be about: reading all takes longer than most of what is asked of one."""
+    every = request.chosen and not request.scenarios
+    paths = find_scenarios() if every else find_probes() if request.probes else []
+    if not paths:
+        return []
+    from bncheck.scenario_files.files import load_scenario
+
+    return [load_scenario(path) for path in paths]
+
+
 def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Files that overrides name, as absolute paths: a run may be resumed from another folder."""
     named = ("network.custom", "network.file", "network.model")
@@ -332,10 +351,16 @@ def choose(
 ) -> list[Scenario]:
     if request.scenarios:
         paths = [resolve_scenario(name) for name in dict.fromkeys(request.scenarios)]
-        return [load_scenario(path, overrides, backends=backends) for path in paths]
+        return [read_plain(path, overrides) or read_whole(path, overrides, backends) for path in paths]
     if overrides:
         raise UsageError("--set changes one scenario, and none is named.", "Name it: bncheck run SCENARIO --set …")
     return [scenario for scenario in shipped if scenario.default and not scenario.probe]
+
+
+def read_whole(path: Path, overrides: Mapping[str, Any], backends: Mapping[str, BackendFile]) -> Scenario:
+    from bncheck.scenario_files.files import load_scenario  # with pydantic, which not every request needs
+
+    return load_scenario(path, overrides, backends=backends)
 
 
 def import_reports(formats: Sequence[str]) -> None:
@@ -343,6 +368,7 @@ def import_reports(formats: Sequence[str]) -> None:
     import numpy.ma  # noqa: F401 - np.unique imports it when first called, which is behind the workers
 
     import bncheck.diagnosis.analyse
+    import bncheck.report.terminal
     from bncheck.diagnosis.rules import load_rules
     from bncheck.report import prepare
 

@@ -27,7 +27,7 @@ from bncheck.environments.devices import why_not
 from bncheck.environments.pythons import Unavailable, prepare
 from bncheck.environments.targets import parse_target
 from bncheck.run_folder.results import Results, read_results
-from bncheck.scenario_files.files import find_scenarios
+from bncheck.scenario_files.shipped import find_scenarios
 
 SCRIPTS = Path(__file__).parent / "gpu"
 SCRIPT = SCRIPTS / "first_run.sh"

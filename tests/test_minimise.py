@@ -18,8 +18,9 @@ from bncheck.repro.scene import Scene, choose_finding, concerned, read_scene
 from bncheck.repro.smaller import MOST, described, shrink, size, smaller_cases
 from bncheck.run_folder.results import Results, read_results
 from bncheck.scenario import Case
-from bncheck.scenario_files.files import find_scenarios, load_scenario
+from bncheck.scenario_files.files import load_scenario
 from bncheck.scenario_files.inputs import make_inputs
+from bncheck.scenario_files.shipped import find_scenarios
 
 
 def shipped(name: str, case: str) -> Case:

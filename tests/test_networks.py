@@ -13,7 +13,7 @@ from bncheck.finding import Finding
 from bncheck.report import depth
 from bncheck.report.origins import rows
 from bncheck.run_folder.results import Results, read_results
-from bncheck.scenario_files.files import SHIPPED
+from bncheck.scenario_files.shipped import SHIPPED
 
 LAYERS = SHIPPED[1] / "layers"
 SMALL = """

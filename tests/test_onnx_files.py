@@ -19,9 +19,9 @@ from bncheck.environments.targets import Target
 from bncheck.playing.cases_file import write_cases
 from bncheck.playing.workers import Job, Limits, play
 from bncheck.scenario import Case
-from bncheck.scenario_files.files import SHIPPED
 from bncheck.scenario_files.inputs import make_inputs
 from bncheck.scenario_files.model_file import shape_that_runs, with_input_of_file
+from bncheck.scenario_files.shipped import SHIPPED
 from bncheck.worker.onnx_side import file as onnx_file
 from bncheck.worker.onnx_side import judge as onnx_judge
 from bncheck.worker.onnx_side import oracle as onnx_oracle

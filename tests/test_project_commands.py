@@ -16,9 +16,10 @@ from at_the_prompt import here
 from bncheck.cli import cli
 from bncheck.gate.baseline import parse
 from bncheck.gate.config import read_configuration
-from bncheck.scenario_files.files import find_probes, find_scenarios, load_scenario
+from bncheck.scenario_files.files import load_scenario
 from bncheck.scenario_files.json_schema import CHECKED, json_schema
 from bncheck.scenario_files.keys import TABLES
+from bncheck.scenario_files.shipped import find_probes, find_scenarios
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,7 +17,7 @@ from example_report import EXAMPLE
 from readme_tables import PAGES, README, TABLES, conventions, fill, places
 
 from bncheck.cli import COMMANDS
-from bncheck.scenario_files.files import find_scenarios
+from bncheck.scenario_files.shipped import find_scenarios
 
 TEXTS = {page.stem: page.read_text(encoding="utf-8") for page in PAGES}
 TEXT = TEXTS["README"]

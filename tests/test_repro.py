@@ -32,8 +32,9 @@ from bncheck.repro.standalone.literal import identifier, nested, scalar
 from bncheck.repro.standalone.steps import Block, Step, affine, fold
 from bncheck.repro.standalone.subject import CannotWriteError
 from bncheck.run_folder.results import read_results
-from bncheck.scenario_files.files import find_scenarios, load_scenario
+from bncheck.scenario_files.files import load_scenario
 from bncheck.scenario_files.inputs import make_inputs
+from bncheck.scenario_files.shipped import find_scenarios
 
 
 @pytest.fixture(scope="session")

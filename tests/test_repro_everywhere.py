@@ -14,7 +14,8 @@ from played_scripts import check_scripts, played_once, python_of, run_scripts, s
 
 from bncheck.repro.kit import write_scripts
 from bncheck.repro.own_files import with_neighbours
-from bncheck.scenario_files.files import SHIPPED, find_scenarios, load_scenario
+from bncheck.scenario_files.files import load_scenario
+from bncheck.scenario_files.shipped import SHIPPED, find_scenarios
 
 # Every branch of the writers, of programs and of networks that are more than layers in a row.
 COPIES = ("model-copies", "shared-buffers", "layer-used-twice", "strided")

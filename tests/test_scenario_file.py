@@ -16,7 +16,9 @@ from bncheck.environments.backend_file import find_backends
 from bncheck.errors import ScenarioError, UsageError
 from bncheck.scenario import Case, Scenario
 from bncheck.scenario_files import keys, schema
-from bncheck.scenario_files.files import find_scenarios, load_scenario, parse_override, resolve_scenario
+from bncheck.scenario_files.files import load_scenario
+from bncheck.scenario_files.overrides import parse_override
+from bncheck.scenario_files.shipped import find_scenarios, resolve_scenario
 
 HEAD = 'title = "t"\nwhy = "w"\n'
 NETWORK = '[network]\nlayers = [{ name = "bn", type = "batch_norm" }]\n'

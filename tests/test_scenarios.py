@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from at_the_prompt import here
 
-from bncheck.scenario_files.files import find_scenarios, load_scenario
+from bncheck.scenario_files.files import load_scenario
 from bncheck.scenario_files.inputs import make_inputs
+from bncheck.scenario_files.shipped import find_scenarios
 
 FILES = find_scenarios()
 REQUESTED = {"all-ones", "all-zeros", "batch-sizes", "events", "nan-sample", "one-value-per-channel", "probe"}

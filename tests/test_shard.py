@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from bncheck.errors import UsageError
 from bncheck.playing.shard import Shard, durations, parse_shard, split, take
-from bncheck.scenario_files.files import load_scenario, resolve_scenario
+from bncheck.scenario_files.files import load_scenario
 from bncheck.scenario_files.plan import Plan
+from bncheck.scenario_files.shipped import resolve_scenario
 
 
 def plan() -> Plan:

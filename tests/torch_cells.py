@@ -20,7 +20,8 @@ from bncheck.playing.cases_file import write_cases
 from bncheck.playing.workers import Job, Limits, play
 from bncheck.run_folder.cell import CellRecord, record_or_crash
 from bncheck.scenario import Case
-from bncheck.scenario_files.files import find_scenarios, load_scenario
+from bncheck.scenario_files.files import load_scenario
+from bncheck.scenario_files.shipped import find_scenarios
 
 BACKENDS = find_backends()
 

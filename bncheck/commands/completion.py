@@ -18,7 +18,7 @@ def offered(words: dict[str, str], begun: str) -> list[CompletionItem]:
 
 def scenarios(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Shipped scenarios by name, and TOML files by path."""
-    from bncheck.scenario_files.files import find_scenarios
+    from bncheck.scenario_files.shipped import find_scenarios
 
     names = {path.stem: "" for path in find_scenarios()}
     place = Path(begun).parent if "/" in begun else Path()

@@ -51,7 +51,8 @@ def _plain(text: str) -> Any:
 
 
 def _scenarios() -> list[dict[str, Any]]:
-    from bncheck.scenario_files.files import find_scenarios, load_scenario
+    from bncheck.scenario_files.files import load_scenario
+    from bncheck.scenario_files.shipped import find_scenarios
 
     found = [load_scenario(path) for path in find_scenarios()]
     return [

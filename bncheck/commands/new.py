@@ -29,7 +29,7 @@ def new_command(name: str, source: str) -> None:
     bncheck run my-check.toml
     """
     from bncheck.run_folder.whole import write_whole
-    from bncheck.scenario_files.files import resolve_scenario
+    from bncheck.scenario_files.shipped import resolve_scenario
     from bncheck.scenario_files.start import begun_from
 
     for path, content in begun_from(resolve_scenario(source), name, Path()).items():

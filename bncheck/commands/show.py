@@ -27,7 +27,9 @@ def show_command(scenario: str, overrides: Sequence[str], *, as_json: bool, as_t
     """
     from bncheck.errors import UsageError
     from bncheck.report.scenario_text import describe
-    from bncheck.scenario_files.files import load_scenario, parse_override, resolve_scenario
+    from bncheck.scenario_files.files import load_scenario
+    from bncheck.scenario_files.overrides import parse_override
+    from bncheck.scenario_files.shipped import resolve_scenario
 
     path, given = resolve_scenario(scenario), dict(parse_override(text) for text in overrides)
     if "network.file" in given:

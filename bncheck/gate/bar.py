@@ -20,6 +20,7 @@ from bncheck.gate.blamed import EXITS
 from bncheck.gate.charge import Charge, charges, plain_names, unchecked
 from bncheck.gate.shortfall import Shortfall
 from bncheck.gate.waiver import Waiver, expired, unneeded, waive
+from bncheck.run_folder.whole import Stamp, stamp_of
 
 if TYPE_CHECKING:
     from bncheck.run_folder.results import Results
@@ -134,7 +135,6 @@ def played_on(results: Results, names: Mapping[str, str]) -> dict[tuple[str, str
 # ------------------------------------------------------------------------------------------------- gate.json
 
 
-Stamp = tuple[int, int, int, int]
 LATEST: dict[Stamp, Verdict] = {}  # the one that was last written or read: each report of a run asks for it
 
 
@@ -159,12 +159,6 @@ def read_verdict(run: Path, results: Results) -> Verdict:
         LATEST.clear()
         LATEST[stamp] = parse_verdict(path)
     return LATEST[stamp]
-
-
-def stamp_of(path: Path) -> Stamp:
-    """Tells one state of a file from another."""
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def parse_verdict(path: Path) -> Verdict:

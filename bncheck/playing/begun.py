@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from bncheck.environments.targets import Target, parse_target
 from bncheck.errors import BncheckError
 from bncheck.playing.nursery import CAN_FORK, Nursery
 from bncheck.playing.readied import Readied
+from bncheck.playing.twin import may_fork
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,15 @@ def begin(targets: Sequence[str], pythons: Sequence[str], count: int) -> Begun:
     given = {name: Path(path) for name, _, path in (text.rpartition("=") for text in pythons)}
     nursery: Nursery | None = None
     ready: list[Readied] = []
+    bare: list[tuple[Target, BackendFile]] = []
     for text in targets:
-        if len(ready) + (nursery is not None) >= count:
-            break
         try:
             target = parse_target(text, backends)
             backend = backends[target.backend]
-            python = python_of(target, backend, given)
+            if not backend.distribution:
+                bare.append((target, backend))  # they need NumPy alone, and come when the others' imports have begun
+                continue
+            python = python_of(target, backend, given) if len(ready) + (nursery is not None) < count else None
             if python is None:
                 continue
             if not (CAN_FORK and backend.may_fork(target.variant, target.device)):
@@ -62,7 +67,35 @@ def begin(targets: Sequence[str], pythons: Sequence[str], count: int) -> Begun:
                 nursery = Nursery(python, backend.module, variables)
         except (BncheckError, OSError, ValueError):
             continue
+    for target, backend in bare:
+        twin = begin_twin(target, backend, given, variables)
+        ready += [twin] if twin is not None else []
     return Begun(nursery, tuple(ready))
+
+
+def begin_twin(
+    target: Target, backend: BackendFile, given: Mapping[str, Path], variables: Mapping[str, str]
+) -> Readied | None:
+    """A fork of this process, where one may be made."""
+    try:
+        python = python_of(target, backend, given)
+        if python is None or not imported_alone(python, variables):
+            return None
+        return Readied(python, backend.path, target.variant, target.device, variables, twin=True)
+    except (BncheckError, OSError, ValueError):
+        return None
+
+
+def imported_alone(python: Path, variables: Mapping[str, str]) -> bool:
+    """Import NumPy here, with the threads that a worker's has; whether a worker may then be a fork of this process."""
+    if python != Path(sys.executable):
+        return False
+    os.environ.update(variables)
+    try:
+        return may_fork(python)
+    finally:
+        for name in variables:
+            del os.environ[name]
 
 
 def python_of(target: Target, backend: BackendFile, given: Mapping[str, Path]) -> Path | None:

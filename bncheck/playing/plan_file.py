@@ -14,7 +14,7 @@ from typing import Any
 from bncheck.errors import RunFolderError
 from bncheck.run_folder.folder import check_slug, read_json, write_json
 from bncheck.scenario import Scenario, Tolerance
-from bncheck.scenario_files.files import check_override, load_scenario
+from bncheck.scenario_files.overrides import check_override
 from bncheck.scenario_files.plan import MOST_PARTS, Plan, files_beside, narrow, with_tolerance
 
 MOST_SCENARIOS = 2_000
@@ -66,6 +66,8 @@ def read_plan(run: Path, played: bool = False) -> Plan:
     """The plan of an earlier run, expanded again from its own copies of the scenario files.
 
     ``played``: it is only to be looked at, so files that networks name (on another machine) need not be there."""
+    from bncheck.scenario_files.files import load_scenario  # who only writes one does without what checks them
+
     data = read_json(run / "plan.json")
     try:
         names = [str(item["name"]) for item in data["scenarios"]]

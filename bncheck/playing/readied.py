@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bncheck.playing.nursery import ENDING, end_group
+from bncheck.playing.twin import Twin
 
 RUNNER = Path(__file__).parent.parent / "worker" / "run.py"
 
@@ -16,10 +17,18 @@ RUNNER = Path(__file__).parent.parent / "worker" / "run.py"
 class Readied:
     """One process of ``worker/run.py --later``. Whoever takes it has it; closing ends one that nobody took."""
 
-    def __init__(self, python: Path, backend: Path, variant: str, device: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, python: Path, backend: Path, variant: str, device: str, environment: Mapping[str, str], twin: bool = False
+    ) -> None:
+        """With ``twin`` it is a fork of this process."""
         self.belongs = (python, backend, variant, device, dict(environment))
-        self.process: subprocess.Popen[bytes] | None = subprocess.Popen(
-            [str(python), "-I", str(RUNNER), "--later", str(os.getpid()), str(backend), variant, device],
+        words = ["--later", str(os.getpid()), str(backend), variant, device]
+        self.process: subprocess.Popen[bytes] | Twin | None = None
+        if twin:
+            self.process = Twin(RUNNER, words, environment)
+            return
+        self.process = subprocess.Popen(
+            [str(python), "-I", str(RUNNER), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -27,7 +36,7 @@ class Readied:
             start_new_session=True,
         )
 
-    def take(self, folder: Path) -> subprocess.Popen[bytes] | None:
+    def take(self, folder: Path) -> subprocess.Popen[bytes] | Twin | None:
         """Tell it its folder. None where it has ended, or was taken before."""
         process, self.process = self.process, None
         if process is None:

@@ -24,6 +24,7 @@ from bncheck.playing import said
 from bncheck.playing.nursery import ENDING, Forked, Nursery, end_group
 from bncheck.playing.progress import Progress
 from bncheck.playing.readied import RUNNER, Readied, find_ready_one
+from bncheck.playing.twin import Twin
 from bncheck.run_folder.cell import (
     CellRecord,
     discard,
@@ -96,7 +97,7 @@ class Worker:
         self.described = self.read_environment() if len(self.waiting) < len(job.cells) else None
         self.batch: list[str] = []
         self.place = 0  # in the batch, of the cell that starts next
-        self.process: subprocess.Popen[bytes] | Forked | None = None
+        self.process: subprocess.Popen[bytes] | Forked | Twin | None = None
         self.current = ""
         self.since = 0.0
         self.read = 0  # bytes of progress.txt seen
@@ -147,7 +148,7 @@ class Worker:
             self.unavailable, self.waiting = f"{job.python} cannot be started: {error.strerror or error}", []
         return Progress(job.target, "importing", text=shlex.join([*command, "--alone"]))
 
-    def spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes] | Forked:
+    def spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes] | Forked | Twin:
         job = self.job
         early = find_ready_one(job.ready, job.python, job.backend, job.variant, job.device, job.environment)
         process = None if early is None else early.take(job.folder.absolute())

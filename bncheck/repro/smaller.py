@@ -8,8 +8,7 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from bncheck.scenario import Case, Event, InputSpec, Layer, op_of
-from bncheck.scenario_files.checks import batch_counts
+from bncheck.scenario import Case, Event, InputSpec, Layer, batch_counts, op_of
 from bncheck.scenario_files.shapes import channel_position
 
 MOST = 60  # cases that are tried at once: a few ms each, after one import of the framework

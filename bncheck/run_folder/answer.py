@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from bncheck.errors import RunFolderError
 from bncheck.run_folder.folder import read_json, write_json
+from bncheck.run_folder.whole import Stamp, stamp_of
 
 NAME = "answer.json"
 MOST = 100_000  # rows; a model of so many normalising layers is none
@@ -42,8 +41,13 @@ class Answer:
     each: str = "layer"
 
 
+LATEST: dict[Stamp, Answer] = {}  # the one that was last written or read: each report of a run asks for it
+
+
 def write_answer(answer: Answer, run_folder: Path) -> None:
     write_json(run_folder / NAME, asdict(answer))
+    LATEST.clear()
+    LATEST[stamp_of(run_folder / NAME)] = answer
 
 
 def read_answer(run_folder: Path) -> Answer | None:
@@ -51,6 +55,18 @@ def read_answer(run_folder: Path) -> Answer | None:
     path = run_folder / NAME
     if not path.is_file():
         return None
+    stamp = stamp_of(path)
+    if stamp not in LATEST:
+        LATEST.clear()
+        LATEST[stamp] = parse_answer(path)
+    return LATEST[stamp]
+
+
+def parse_answer(path: Path) -> Answer:
+    from pydantic import ValidationError
+
+    from bncheck.run_folder.stored_answer import StoredAnswer  # who only writes one need not import what checks it
+
     try:
         stored = StoredAnswer.model_validate(read_json(path))
     except ValidationError as error:
@@ -69,21 +85,3 @@ def read_answer(run_folder: Path) -> Answer | None:
         notes=stored.notes,
         each=stored.each,
     )
-
-
-class StoredRow(BaseModel):
-    model_config = ConfigDict(strict=False, extra="ignore")
-    layer: str = Field(max_length=1000)
-    cells: tuple[str, ...] = Field(max_length=64)
-    mark: str = Field(default="", max_length=64)
-
-
-class StoredAnswer(BaseModel):
-    model_config = ConfigDict(strict=False, extra="ignore")
-    verb: str = Field(max_length=64)
-    subject: str = Field(max_length=4000)
-    headline: str = Field(max_length=4000)
-    columns: tuple[str, ...] = Field(default=(), max_length=64)
-    rows: tuple[StoredRow, ...] = Field(default=(), max_length=MOST)
-    notes: tuple[str, ...] = Field(default=(), max_length=1000)
-    each: str = Field(default="layer", max_length=64)

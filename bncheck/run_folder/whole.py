@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+Stamp = tuple[int, int, int, int]
+
 
 def write_whole(path: Path, content: bytes | str | Iterable[str]) -> Path:
     """Write bytes, or text as UTF-8; pieces of text are never in memory together. Returns the path.
@@ -34,3 +36,9 @@ def encoded(text: str) -> bytes:
 def whole_characters(text: str) -> str:
     """The text with U+FFFD in the place of each lone surrogate."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Tells one state of a file from another."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -8,7 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from bncheck.scenario import RECORDING, Event, InputSpec, Layer, Network, layer_type_of, op_of
+from bncheck.scenario import (
+    CONSTANT_FILLS,
+    RECORDING,
+    Event,
+    InputSpec,
+    Layer,
+    Network,
+    batch_counts,
+    layer_type_of,
+    op_of,
+)
 from bncheck.scenario_files.schema import (
     AFFINE,
     Document,
@@ -27,7 +37,6 @@ from bncheck.trace import STATISTICS
 
 MOST_ELEMENTS = 200_000_000
 MOST_EVENTS = 1_000_000
-CONSTANT_FILLS = ("ones", "zeros", "constant")
 # Keys of an input that only some fills read.
 _FILL_KEYS = {"value": ("constant",), "mean": ("normal", "uniform", "exact"), "std": ("normal", "uniform", "exact")}
 
@@ -402,15 +411,6 @@ def size_rules(layers: Sequence[Layer], inputs: Mapping[str, InputSpec], events:
                 text = f"puts out {list(shape)} for each of {counts[name]} batches"
                 yield Fault(("network", "layers", index), f"{text}; at most {MOST_ELEMENTS:,} values fit into one case")
                 return
-
-
-def batch_counts(inputs: Mapping[str, InputSpec], events: tuple[Event, ...]) -> dict[str, int]:
-    """How many batches each input needs; one that no event reads still has one."""
-    counts = dict.fromkeys(inputs, 1)
-    for event in events:
-        if op_of(event.op).forward and event.batch >= counts[event.input]:
-            counts[event.input] = event.batch + 1
-    return counts
 
 
 def expect_rules(tables: Mapping[int, ExpectTable]) -> Iterator[Fault]:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bncheck.bounded import is_folder, is_regular, read_bounded
+from bncheck.bounded import is_regular, read_bounded
 from bncheck.environments.backend_file import BackendFile
-from bncheck.errors import ScenarioError, UsageError, nearest
+from bncheck.errors import ScenarioError
 from bncheck.scenario import Case, Event, Expect, Network, Scenario, Tolerance, is_file
 from bncheck.scenario_files.checks import (
     build_events,
@@ -31,6 +30,7 @@ from bncheck.scenario_files.checks import (
     written_events,
 )
 from bncheck.scenario_files.matrix import MOST_CASES, Axis, PathError, Point, fix_axis, points, read_axes, set_value
+from bncheck.scenario_files.overrides import SET_REMEDY, SHOWN_BY
 from bncheck.scenario_files.schema import (
     Document,
     ExpectTable,
@@ -41,97 +41,14 @@ from bncheck.scenario_files.schema import (
     unknown,
 )
 from bncheck.scenario_files.targets import target_rules
-from bncheck.scenario_files.toml_lines import KeyPath, key_lines, line_of, split_key, written
-from bncheck.scenario_files.toml_text import TomlFault, look_over, read_toml, unreadable
+from bncheck.scenario_files.toml_lines import KeyPath, key_lines, line_of, written
+from bncheck.scenario_files.toml_text import TomlFault, read_toml
 
 FILE_KEYS = ("network.custom", "network.file", "network.model")
 MOST_BYTES = 1_000_000
 # A matrix of thousands of cases that share one fault says it once; one with many different ones stops here.
 MOST_FAULTS = 50
-MOST_LETTERS = 200  # of somebody's word in an error
-SHOWN_BY = "a shipped scenario (bncheck list) shows every key in use"
-REMEDY, SET_REMEDY = f"correct the file; {SHOWN_BY}", f"correct that --set; {SHOWN_BY}"
-# Both places: inside the installed package, and next to it in a checkout.
-PACKAGE = Path(__file__).parent.parent
-SHIPPED = (PACKAGE / "scenarios", PACKAGE.parent / "scenarios")
-
-
-def find_scenarios() -> list[Path]:
-    """The shipped scenario files, by name; a checkout's file wins over the installed one of the same name."""
-    found = {path.stem: path for folder in SHIPPED for path in sorted(folder.glob("*.toml"))}
-    return [found[name] for name in sorted(found)]
-
-
-def find_probes() -> list[Path]:
-    """Those of them that may be probes: a text that never says the word is none."""
-    return [path for path in find_scenarios() if "probe" in path.read_text(encoding="utf-8")]
-
-
-def resolve_scenario(name_or_path: str | Path) -> Path:
-    """The file of a shipped scenario's name, or of a path. Raises UsageError with the nearest spelling."""
-    text = str(name_or_path)
-    shipped = {path.stem: path for path in find_scenarios()}
-    if text in shipped:
-        return shipped[text]
-    path = Path(text)
-    if is_regular(path):
-        return path
-    if is_folder(path):
-        raise UsageError(f"{text[:MOST_LETTERS]} is a folder, and a scenario is a file", "name a .toml file in it")
-    if path.suffix == ".toml" or len(path.parts) > 1:
-        raise UsageError(
-            f"there is no scenario file {text[:MOST_LETTERS]}", "check the path; bncheck list names the shipped ones"
-        )
-    near = nearest(text, shipped)
-    hint = f"did you mean {near}? " if near else ""
-    raise UsageError(
-        f'there is no scenario "{text[:MOST_LETTERS]}"',
-        f"{hint}bncheck list names them; a path to a .toml file works too",
-    )
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """``key=value`` of ``--set``: a dotted key and a TOML value; what is not TOML is a string.
-
-    >>> parse_override("input.shape=[2, 3]")
-    ('input.shape', [2, 3])
-    >>> parse_override("input.fill=ones")
-    ('input.fill', 'ones')
-    """
-    key, equals, value = text.partition("=")
-    key = key.strip()
-    try:
-        split_key(key)
-    except ValueError:
-        equals = ""
-    if not equals:
-        raise UsageError(
-            f'"{text[:MOST_LETTERS]}" is not key=value',
-            'for example --set program.repeat=10 or --set input.fill="ones"',
-        )
-    try:
-        parsed = tomllib.loads(f"value = {value}") if is_shallow(value) else {}
-    except tomllib.TOMLDecodeError:
-        parsed = {}
-    except (ValueError, RecursionError):
-        raise UsageError(f"--set {key}: its value has more digits or brackets than bncheck reads", SET_REMEDY) from None
-    found = parsed["value"] if len(parsed) == 1 else value.strip()
-    check_override(key, found)
-    return key, found
-
-
-def is_shallow(value: str) -> bool:
-    try:
-        look_over(value)
-    except TomlFault as fault:
-        raise UsageError(f"--set: {fault.sentence}", SET_REMEDY) from None
-    return True
-
-
-def check_override(key: str, value: Any) -> None:
-    """An override comes from the command line, or from the plan of a run folder."""
-    for place, sentence in unreadable({key: value}):
-        raise UsageError(f"--set {written(place)}: its value {sentence}", SET_REMEDY)
+REMEDY = f"correct the file; {SHOWN_BY}"
 
 
 def load_scenario(

@@ -31,8 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bncheck.errors import ScenarioError
-from bncheck.scenario import Case, InputSpec, Layer
-from bncheck.scenario_files.checks import CONSTANT_FILLS, batch_counts
+from bncheck.scenario import CONSTANT_FILLS, Case, InputSpec, Layer, batch_counts
 from bncheck.scenario_files.shapes import ShapeError, channel_position, pair, with_channels
 
 Array = NDArray[Any]

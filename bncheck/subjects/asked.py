@@ -59,7 +59,7 @@ def parse_with(texts: Sequence[str]) -> dict[str, Any]:
     """``key=value`` of ``--with``; values as in TOML, Python's True, False and None too, else a string."""
     if not texts:
         return {}
-    from bncheck.scenario_files.files import parse_override  # it imports what reads scenarios
+    from bncheck.scenario_files.overrides import parse_override  # it imports what reads scenarios
 
     # nan and inf would be numbers in TOML; they stand for no argument of a model, but may be words.
     words = {"True": True, "False": False, "None": None, **{word: word for word in ("nan", "inf", "+inf", "-inf")}}

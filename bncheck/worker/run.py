@@ -91,6 +91,7 @@ says: permuted (axes 1 and last stored swapped), strided (every second value alo
 middle of two channels more, along axis 1).
 """
 
+import atexit
 import errno
 import faulthandler
 import gc
@@ -444,12 +445,20 @@ def describe_machine():
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "platform": platform.platform(),
+        "platform": platform_name(),
         "machine": platform.machine(),
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
     }
+
+
+def platform_name():
+    """What ``platform.platform()`` says; on Linux without starting ``uname -p`` for a word that it then leaves out."""
+    if not sys.platform.startswith("linux"):
+        return platform.platform()
+    here, libc = os.uname(), "".join(platform.libc_ver())
+    return "-".join([here.sysname, here.release, here.machine] + (["with", libc] if libc else []))
 
 
 def processor_name():
@@ -588,8 +597,18 @@ def begin_later(path, variant, device):
     return folder, described
 
 
+def leave():
+    """End at once: everything is written, and taking a framework's modules apart takes longer than a small cell."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 if __name__ == "__main__" and LATER:
     FOLDER, DESCRIBED = begin_later(*sys.argv[3:])
     main(FOLDER, *begin(FOLDER, guarded=True), described=DESCRIBED)
+    leave()
 elif __name__ == "__main__":
     main(sys.argv[1], *BEGUN)
+    leave()

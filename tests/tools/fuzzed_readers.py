@@ -57,8 +57,10 @@ from bncheck.run_folder.origin import Origin, measured_on, write_origin  # noqa:
 from bncheck.run_folder.results import Results, TargetResult, read_results, write_results  # noqa: E402
 from bncheck.run_folder.source_lines import read_lines as read_source_lines  # noqa: E402
 from bncheck.run_folder.write_life import write_life  # noqa: E402
-from bncheck.scenario_files.files import find_scenarios, load_scenario, parse_override  # noqa: E402
+from bncheck.scenario_files.files import load_scenario  # noqa: E402
 from bncheck.scenario_files.inputs import make_inputs  # noqa: E402
+from bncheck.scenario_files.overrides import parse_override  # noqa: E402
+from bncheck.scenario_files.shipped import find_scenarios  # noqa: E402
 from bncheck.scenario_files.start import begun_from  # noqa: E402
 from bncheck.subjects.asked import parse_input, parse_with  # noqa: E402
 from bncheck.subjects.checkpoint import look_at  # noqa: E402

@@ -53,7 +53,8 @@ def rules() -> str:
 
 
 def scenarios() -> str:
-    from bncheck.scenario_files.files import find_scenarios, load_scenario
+    from bncheck.scenario_files.files import load_scenario
+    from bncheck.scenario_files.shipped import find_scenarios
 
     rows = []
     for scenario in (load_scenario(path) for path in find_scenarios()):
