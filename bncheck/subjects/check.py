@@ -94,7 +94,8 @@ def import_judging(asked: Asked) -> None:
         import bncheck.subjects.model
     import numpy.random  # noqa: F401 - NumPy itself waits until it is used
 
-    import bncheck.report.answer_screen  # noqa: F401
+    import bncheck.report.answer_screen
+    import bncheck.scenario_files.files  # noqa: F401 - what checks a layer's scenario
     from bncheck.diagnosis.rules import load_rules
 
     load_rules()
