@@ -40,7 +40,7 @@ from bncheck.run_folder.folder import write_json
 from bncheck.run_folder.whole import write_whole
 from bncheck.worker.archive import digest
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = (0.003, 0.02)  # between two looks: soon after there was news, and where nothing has happened for long
 NO_MORE = object()
 ABORT_GRACE_SECONDS = 5.0  # for faulthandler to print the stack
 MOST_NOISE = 256 * 1024 * 1024  # bytes one cell may print
@@ -489,19 +489,22 @@ def play(
         write()
         for worker in early:
             worker.release()
+        idle = 0  # looks without news
         while queue or active:
+            idle += 1
             while queue and len(active) < at_once:
                 active.append(queue.pop(0))
             for worker in active:
                 for progress in worker.poll():
                     tell(progress)
+                    idle = 0
                 if worker.unavailable:
                     reasons[worker.job.target] = worker.unavailable
                 if worker.done:
                     tell(Progress(worker.job.target, "ended", text=worker.unavailable))
             active = [worker for worker in active if not worker.done]
             if next(meanwhile, NO_MORE) is NO_MORE:
-                time.sleep(POLL_SECONDS)
+                time.sleep(min(POLL_SECONDS[0] * (1 + idle), POLL_SECONDS[1]))
     finally:
         for worker in active:
             worker.kill()
