@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -77,6 +78,48 @@ def test_a_nursery_that_died_is_not_waited_for(tmp_path: Path) -> None:
         os.kill(nursery.process.pid, signal.SIGKILL)
         nursery.process.wait()
         assert run_job(replace(make_job(tmp_path, ["fine", "good"]), nursery=nursery)) == {"fine": "ok", "good": "ok"}
+
+
+FORKING = """
+import os, sys, tempfile
+from dataclasses import replace
+from pathlib import Path
+from test_begun import FAULTY, Readied, begin, ended
+from test_workers import make_job, run_job
+from bncheck.playing.twin import Twin
+
+if __name__ == "__main__":
+    found = begin(("reference",), (), 2)
+    process = found.ready[0].process
+    number = process.pid
+    print(type(process).__name__, "OMP_NUM_THREADS" in os.environ, os.getpgid(number) == number)
+    found.close()
+    print(ended(number))
+    early = Readied(Path(sys.executable), FAULTY, "", "cpu", {}, twin=True)
+    job = replace(make_job(Path(tempfile.mkdtemp(dir=".")), ["fine", "segfault", "good"]), ready=(early,))
+    print(isinstance(early.process, Twin), run_job(job))
+"""
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="forks are for Linux alone")
+def test_a_worker_that_needs_numpy_alone_may_be_a_fork(tmp_path: Path) -> None:
+    """In a process of one thread: it plays its cells, dies of what they do, and ends when nobody takes it."""
+    environment = {name: text for name, text in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    paths = os.pathsep.join((str(Path(__file__).parent), str(Path(__file__).parent.parent)))
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING],
+        env={**environment, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=patience(120.0),
+        check=False,
+    )
+    assert done.stdout.splitlines() == [
+        "Twin False True",
+        "True",
+        "True {'fine': 'ok', 'segfault': 'crashed', 'good': 'ok'}",
+    ], done.stderr
 
 
 def test_what_nobody_takes_ends(tmp_path: Path) -> None:

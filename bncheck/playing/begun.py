@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from bncheck.environments.targets import Target, parse_target
 from bncheck.errors import BncheckError
 from bncheck.playing.nursery import CAN_FORK, Nursery
 from bncheck.playing.readied import Readied
-from bncheck.playing.twin import may_fork
+from bncheck.playing.twin import is_single, may_fork
 
 
 @dataclass(frozen=True)
@@ -68,31 +67,25 @@ def begin(targets: Sequence[str], pythons: Sequence[str], count: int) -> Begun:
         except (BncheckError, OSError, ValueError):
             continue
     for target, backend in bare:
-        twin = begin_twin(target, backend, given, variables)
-        ready += [twin] if twin is not None else []
+        try:
+            python = python_of(target, backend, given)
+            twin = python is not None and imported_alone(python, variables)
+            if python is not None and (twin or len(ready) + (nursery is not None) < count):
+                ready.append(Readied(python, backend.path, target.variant, target.device, variables, twin))
+        except (BncheckError, OSError, ValueError):
+            continue
     return Begun(nursery, tuple(ready))
-
-
-def begin_twin(
-    target: Target, backend: BackendFile, given: Mapping[str, Path], variables: Mapping[str, str]
-) -> Readied | None:
-    """A fork of this process, where one may be made."""
-    try:
-        python = python_of(target, backend, given)
-        if python is None or not imported_alone(python, variables):
-            return None
-        return Readied(python, backend.path, target.variant, target.device, variables, twin=True)
-    except (BncheckError, OSError, ValueError):
-        return None
 
 
 def imported_alone(python: Path, variables: Mapping[str, str]) -> bool:
     """Import NumPy here, with the threads that a worker's has; whether a worker may then be a fork of this process."""
-    if python != Path(sys.executable):
+    said = {**os.environ, **variables}
+    count = said.get("OPENBLAS_NUM_THREADS") or said.get("OMP_NUM_THREADS")
+    if count != "1" or not may_fork(python):
         return False
     os.environ.update(variables)
     try:
-        return may_fork(python)
+        return is_single()
     finally:
         for name in variables:
             del os.environ[name]

@@ -26,10 +26,14 @@ class Twin:
     def __init__(self, file: Path, words: Sequence[str], environment: Mapping[str, str]) -> None:
         self.args = (str(file), *words)
         reads, writes = os.pipe()
+        told, apart = os.pipe()
         self.pid = os.fork()
         if not self.pid:
             become(file, words, environment, reads)
         os.close(reads)
+        os.close(apart)
+        os.read(told, 1)  # it closes its own end as soon as it leads a group, which is what is ended
+        os.close(told)
         self.stdin = os.fdopen(writes, "wb")
         self.returncode: int | None = None
 
@@ -47,13 +51,16 @@ class Twin:
 
 
 def may_fork(python: Path) -> bool:
-    """Whether a fork of this process is what that Python would be with NumPy imported, and nothing else at work."""
-    if not CAN_FORK or python != Path(sys.executable) or threading.active_count() > 1:
-        return False
+    """Whether that Python is this process's, and no thread of it is at work."""
+    return CAN_FORK and python == Path(sys.executable) and threading.active_count() == 1
+
+
+def is_single() -> bool:
+    """Import NumPy; whether it is the one that a worker would import, and has started no threads of its own."""
     import numpy as np
 
     own = Path(np.__file__).is_relative_to(sys.prefix)  # a worker does without PYTHONPATH and the user's own packages
-    return own and len(list(Path("/proc/self/task").iterdir())) == 1  # NumPy's own threads too
+    return own and len(list(Path("/proc/self/task").iterdir())) == 1
 
 
 def become(file: Path, words: Sequence[str], environment: Mapping[str, str], reads: int) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import MaxLen
 
 from bncheck.errors import RunFolderError
 from bncheck.run_folder.folder import read_json, write_json
@@ -22,9 +25,9 @@ class Row:
     """One layer of the table: ``cells`` are as many as the answer has columns, as a person reads them; ``mark`` is a
     finding's kind, "agrees", or "" where nothing is said about it."""
 
-    layer: str
-    cells: tuple[str, ...]
-    mark: str = ""
+    layer: Annotated[str, MaxLen(1000)]
+    cells: Annotated[tuple[str, ...], MaxLen(64)]
+    mark: Annotated[str, MaxLen(64)] = ""
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,13 @@ class Answer:
     """``verb`` is check, diff or watch; ``subject`` what the user named; ``headline`` the answer in one line; ``each``
     what a row is about, where that is no layer (a quantity, a node)."""
 
-    verb: str
-    subject: str
-    headline: str
-    columns: tuple[str, ...] = ()
-    rows: tuple[Row, ...] = ()
-    notes: tuple[str, ...] = ()
-    each: str = "layer"
+    verb: Annotated[str, MaxLen(64)]
+    subject: Annotated[str, MaxLen(4000)]
+    headline: Annotated[str, MaxLen(4000)]
+    columns: Annotated[tuple[str, ...], MaxLen(64)] = ()
+    rows: Annotated[tuple[Row, ...], MaxLen(MOST)] = ()
+    notes: Annotated[tuple[str, ...], MaxLen(1000)] = ()
+    each: Annotated[str, MaxLen(64)] = "layer"
 
 
 LATEST: dict[Stamp, Answer] = {}  # the one that was last written or read: each report of a run asks for it
@@ -63,25 +66,14 @@ def read_answer(run_folder: Path) -> Answer | None:
 
 
 def parse_answer(path: Path) -> Answer:
-    from pydantic import ValidationError
-
-    from bncheck.run_folder.stored_answer import StoredAnswer  # who only writes one need not import what checks it
+    from pydantic import TypeAdapter, ValidationError  # who only writes one need not import what checks it
 
     try:
-        stored = StoredAnswer.model_validate(read_json(path))
+        answer = TypeAdapter(Answer).validate_python(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise RunFolderError(f"{path} cannot be used: {place}: {first['msg']}.", "The file was edited.") from None
-    rows = tuple(Row(layer=row.layer, cells=row.cells, mark=row.mark) for row in stored.rows)
-    if any(len(row.cells) != len(stored.columns) for row in rows):
+    if any(len(row.cells) != len(answer.columns) for row in answer.rows):
         raise RunFolderError(f"{path} has a row whose length is not that of its columns.", "The file was edited.")
-    return Answer(
-        verb=stored.verb,
-        subject=stored.subject,
-        headline=stored.headline,
-        columns=stored.columns,
-        rows=rows,
-        notes=stored.notes,
-        each=stored.each,
-    )
+    return answer
