@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,7 +56,7 @@ def check_code(asked: Asked, listener: Listener, nursery: Nursery | None) -> tup
             made = begin_nursery(asked.thing, str(python.path))
             nursery = None if made is None else held.enter_context(made)
         making = Making(python.path, job, Path(folder) / "subject", nursery)
-        Thread(target=import_judging, args=(asked,), daemon=True).start()
+        Thread(target=import_judging, daemon=True).start()
         found = making.wait(asked.seconds)
         if found["kind"] == "layer":
             from bncheck.subjects.layer import check_layer
@@ -85,17 +84,17 @@ def refuse_for_layers(asked: Asked) -> None:
             raise UsageError(f"{asked.thing.text} is a layer, and {word} is for models.", f"Leave out {word}.")
 
 
-def import_judging(asked: Asked) -> None:
-    """What judging needs, imported while the thing is made. Which it will be is a guess, and only time hangs on it."""
-    if asked.kind == "layer" or (not asked.kind and re.search("norm|bn", asked.thing.name, re.IGNORECASE)):
-        import bncheck.diagnosis.analyse
-        import bncheck.subjects.layer
-    else:
-        import bncheck.subjects.model
+def import_judging() -> None:
+    """What judging needs, imported while the thing is made: layer or model, nobody knows before its framework is
+    imported, which takes longer than both."""
     import numpy.random  # noqa: F401 - NumPy itself waits until it is used
 
+    import bncheck.diagnosis.analyse
     import bncheck.report.answer_screen
-    import bncheck.scenario_files.files  # noqa: F401 - what checks a layer's scenario
+    import bncheck.report.terminal
+    import bncheck.scenario_files.files
+    import bncheck.subjects.layer
+    import bncheck.subjects.model  # noqa: F401
     from bncheck.diagnosis.rules import load_rules
 
     load_rules()
