@@ -238,7 +238,7 @@ class Trial:
         moved = self.moved(norm, before)
         if moved:
             return "an eval forward moves %s" % ", ".join(moved)
-        if gap(out, self.eval_output(norm, seed=1)) > 0:
+        if gap(out, self.eval_output(norm, number=1)) > 0:
             return "it draws random numbers in eval: the same batch gives another output each time"
         with self.torch.no_grad():
             alone = norm(self.data[:1]).detach()
