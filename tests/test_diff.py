@@ -14,7 +14,7 @@ from test_checkpoints import made_by
 
 from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.checkpoints.tensor import in_memory
-from bncheck.diagnosis.held.folding import fold_of
+from bncheck.diagnosis.held.folding import along_inputs, fold_of
 from bncheck.diagnosis.held.likeness import alike, compared
 from bncheck.diagnosis.held.matching import match
 from bncheck.diagnosis.held.naming import name_differences
@@ -320,6 +320,45 @@ def test_what_was_forgotten_in_a_folded_bias_is_said_where_one_thing_makes_it() 
     assert lacks(unscaled) == "the convolution's own bias was not scaled by gamma/sqrt(var + eps)"
     assert lacks(no_mean) == "the running mean was left out"
     assert lacks(bias + 1) == ""
+
+
+def test_what_was_forgotten_in_folded_weights_is_said_where_one_thing_makes_them() -> None:
+    norm = held(running_var=[0.25, 4.0, 0.5], gamma=[2.0, 0.5, 1.5], eps=0.0)
+    _, bias = folded(WEIGHT, BIAS, norm, 0.0)
+
+    def lacks(factor: list[float]) -> str:
+        fold = fold_of(WEIGHT, BIAS, norm, WEIGHT * np.float32([[each] for each in factor]), bias)
+        assert fold is None or fold.word == "gain"
+        return "" if fold is None else fold.lacks
+
+    assert lacks([2.0, 0.5, 0.5**-0.5]) == "gamma was left out of the weights"
+    assert lacks([2.0, 0.5, 1.5]) == "the weights are not divided by sqrt(var + eps)"
+    assert lacks([8.0, 0.125, 3.0]) == "the weights are divided by var + eps, and not by its root"
+    assert lacks([1.0, 1.0, 1.5 * 0.5**0.5]) == "the weights are multiplied by sqrt(var + eps), and not divided"
+    assert lacks([2.0, 0.5, 0.7]) == "", "two of three channels are no proof"
+
+
+def test_a_factor_of_one_channel_or_of_half_precision_proves_nothing() -> None:
+    norm = held(running_mean=[0.1], running_var=[4.0], gamma=[0.5], beta=[0.0], eps=0.0)
+    assert fold_of(WEIGHT[:1], None, norm, WEIGHT[:1] * np.float32(0.5), f32(3.0)) is None
+
+
+def test_a_fold_along_the_input_channels_is_told_where_the_axes_are_known() -> None:
+    """Both axes have three channels. Of a plain file nobody knows whether the convolution is a transposed one."""
+    rng = np.random.default_rng(5)
+    norm, weight = held(), rng.normal(size=(3, 3, 2, 2)).astype(np.float32)
+    gain = norm.gamma / np.sqrt(norm.running_var + 1e-5)  # type: ignore[operator]
+    other = (weight * gain.reshape(1, 3, 1, 1)).astype(np.float32)
+    bias = (norm.beta - norm.running_mean * gain).astype(np.float32)  # type: ignore[operator]
+
+    def rows(array: Array) -> tuple[Array, Array]:
+        return array.reshape(3, -1), array.swapaxes(0, 1).reshape(3, -1)
+
+    plain, crossed = (fold_of(a, None, norm, b, bias) for a, b in zip(rows(weight), rows(other), strict=True))
+    assert plain is None and crossed is not None and crossed.word == "folded"
+    wrong = along_inputs(crossed)
+    assert wrong is not None and wrong.word == "gain" and "along the input channels" in wrong.lacks
+    assert along_inputs(None) is None and along_inputs(replace(crossed, word="bare")) is None
 
 
 def test_what_was_forgotten_beside_a_convolution_without_a_bias() -> None:

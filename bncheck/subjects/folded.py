@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bncheck.checkpoints.normalisers import plain_name
 from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.checkpoints.tensor import Tensor
-from bncheck.diagnosis.held.folding import USUAL_EPS, Fold, Range, eps_within, fold_of
+from bncheck.diagnosis.held.folding import USUAL_EPS, Fold, Range, along_inputs, eps_within, fold_of
 from bncheck.diagnosis.held.matching import Matching
 from bncheck.diagnosis.held.reading import Reading, Sides, finding_of
 from bncheck.diagnosis.rules.layer_names import listed
@@ -20,6 +20,7 @@ from bncheck.finding import Finding, Kind
 from bncheck.life import Held
 from bncheck.report.plain_text import plural
 from bncheck.run_folder.answer import Row
+from bncheck.trace import Array
 
 # Numbers of a weight that is looked at; and weights before a layer that may be its own.
 LARGEST = 64 * 2**20
@@ -55,6 +56,7 @@ class Folded:
             "bare": "left out",
             "parameters": "statistics left out",
             "weights": "other bias",
+            "gain": "other factor",
         }
         size = 0 if found.layer.running_mean is None else found.layer.running_mean.size
         at = "" if found.fold.word == "parameters" else f": {found.keys[1]}"
@@ -96,6 +98,12 @@ SAID: dict[str, tuple[str, Kind, str, str]] = {
         "{mine} folds {layers} with another bias than what {theirs} holds makes.",
         "fold the bias too: (bias − mean)·gamma/sqrt(var + eps) + beta",
     ),
+    "gain": (
+        "folding",
+        "defect",
+        "{mine} folds {layers} with other weights than what {theirs} holds makes.",
+        "multiply each output channel's weights by gamma/sqrt(var + eps)",
+    ),
 }
 
 
@@ -120,7 +128,8 @@ def readings(chosen: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[
                 departs=mine,
             )
     folds = [each for each in chosen if each.fold.word == "folded"]
-    good = [each for each in folds if has_own_eps(each)]
+    fits = [each for each in folds if has_own_eps(each)]
+    good = [each for each in fits if not each.fold.second]
     if good:
         names = [each.layer.layer for each in good]
         yield Reading(
@@ -132,7 +141,18 @@ def readings(chosen: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[
             places=tuple((name, "running_var") for name in names),
             evidence={"eps": good[0].fold.eps},
         )
-    yield from other_eps([each for each in folds if each not in good], mine, theirs)
+    open_ones = [each for each in fits if each.fold.second]
+    if open_ones:
+        names = [each.layer.layer for each in open_ones]
+        yield Reading(
+            cause="folding",
+            kind="rounding",
+            title=f"{mine} folds {listed(names)} along the second axis of the weight: right for a transposed "
+            f"convolution, wrong for a plain one, and the files do not say which it is.",
+            advice="compare the models, which say it: bncheck diff MODEL.py:build OTHER.py:build",
+            places=tuple((name, "running_var") for name in names),
+        )
+    yield from other_eps([each for each in folds if each not in fits], mine, theirs)
 
 
 def has_own_eps(each: FoldedLayer) -> bool:
@@ -218,6 +238,13 @@ class Weights:
             return [array.transpose(2, 3, 0, 1).reshape(channels, -1)]
         return [moved(array, axis) for axis in axes]
 
+    def crossed(self, key: str, channels: int, known: int | None) -> NDArray[Any] | None:
+        """(C, K) along the other of two axes of that length, where one of them is known to be that of outputs."""
+        array = self.read.get(key)
+        if known not in (0, 1) or array is None or array.shape[:2] != (channels, channels):
+            return None
+        return moved(array, 1 - known)
+
     def vectors(self, count: int) -> dict[str, NDArray[Any]]:
         """Constants with one number per channel, whatever axes of one stand around them."""
         tensors, others = self.checkpoint.tensors, self.checkpoint.holding.others
@@ -287,7 +314,7 @@ def likeliest(found: Iterator[Hit]) -> Hit | None:
         if hit[2].word == "folded":
             return hit
         kept.append(hit)
-    order = ("start", "weights", "bare", "parameters")
+    order = ("start", "weights", "gain", "bare", "parameters")
     return min(kept, key=lambda hit: order.index(hit[2].word), default=None)
 
 
@@ -314,14 +341,31 @@ def hits(layer: Held, mine: Weights, theirs: Weights, used: set[str]) -> Iterato
     for key in before(layer, mine):
         for place, own in enumerate(mine.rows(key, count)):
             for other_key in candidates(key, own.shape, theirs, used):
-                for other in theirs.rows(other_key, count):
+                biases = mine.bias(key, count), theirs.bias(other_key, count)
+                for number, other in enumerate(theirs.rows(other_key, count)):
                     if own.shape == other.shape:
-                        fold = fold_of(own, mine.bias(key, count), layer, other, theirs.bias(other_key, count))
+                        fold = fold_of(own, biases[0], layer, other, biases[1])
                         if fold is None or (fold.word == "bare" and not (nearest and not place)):
                             continue
                         kept = fold.word == "bare" and holds_affine(layer, theirs.checkpoint)
+                        fold = replace(fold, second=bool(place and number))
                         yield key, other_key, replace(fold, word="parameters") if kept else fold
+                known = mine.checkpoint.axes.get(key, theirs.checkpoint.axes.get(other_key))
+                crossed = mine.crossed(key, count, known), theirs.crossed(other_key, count, known)
+                fold = across(layer, crossed, biases)
+                if fold is not None and not place:
+                    yield key, other_key, fold
             nearest = False
+
+
+def across(
+    layer: Held, weights: tuple[Array | None, Array | None], biases: tuple[Array | None, Array | None]
+) -> Fold | None:
+    """The factor along the other axis than the one that is known to be that of output channels."""
+    own, other = weights
+    if own is None or other is None or own.shape != other.shape:
+        return None
+    return along_inputs(fold_of(own, biases[0], layer, other, biases[1]))
 
 
 def holds_affine(layer: Held, checkpoint: Checkpoint) -> bool:

@@ -17,6 +17,7 @@ from bncheck.diagnosis.held.likeness import QUANTITIES, Pair, alike, compared
 from bncheck.diagnosis.held.matching import Matching, match
 from bncheck.diagnosis.held.naming import name_differences
 from bncheck.diagnosis.held.reading import Others, Sides
+from bncheck.diagnosis.rules.layer_names import listed
 from bncheck.errors import UsageError
 from bncheck.finding import KINDS, Finding
 from bncheck.gate.shortfall import Shortfall
@@ -77,8 +78,8 @@ def chosen(a: Side, b: Side) -> tuple[Checkpoint, Checkpoint]:
         return shared[0]
     for side, held in zip((a, b), states, strict=True):
         if len(held) > 1:
-            listed = " or ".join(f"{side.path}:{each.path}" for each in held)
-            raise UsageError(f"{side.path} holds {len(held)} states: which is meant?", f"name it: {listed}")
+            choices = " or ".join(f"{side.path}:{each.path}" for each in held)
+            raise UsageError(f"{side.path} holds {len(held)} states: which is meant?", f"name it: {choices}")
     raise AssertionError("one of the two holds several")
 
 
@@ -89,8 +90,8 @@ def states_of(side: Side) -> list[Checkpoint]:
         return found
     named = [each for each in found if each.path == side.state]
     if not named:
-        listed = ", ".join(each.path or "(the file itself)" for each in found)
-        raise UsageError(f"{side.path} holds no state {side.state!r}.", f"it holds: {listed}")
+        choices = ", ".join(each.path or "(the file itself)" for each in found)
+        raise UsageError(f"{side.path} holds no state {side.state!r}.", f"it holds: {choices}")
     return named
 
 
@@ -189,6 +190,9 @@ def headline(
     rounding = any(found.kind == "rounding" for found in findings)
     count = len(pairs) + len(folded.layers)
     how = "equal up to rounding" if rounding or folded.layers else "equal to the bit"
+    open_ones = [each.layer.layer for each in folded.layers if each.fold.second]
+    if open_ones:
+        how += f", if the weight before {listed(open_ones)} is that of a transposed convolution"
     words = f"{sides.a} and {sides.b} are {how}: {plural(count, 'BatchNorm layer')}"
     words += f", {len(folded.layers)} of them folded into convolutions" if folded.layers else ""
     return words + "."

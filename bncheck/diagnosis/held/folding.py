@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,13 +22,15 @@ Range = tuple[float, float]
 @dataclass(frozen=True, slots=True)
 class Fold:
     """``word``: "folded"; "start" (with mean 0 and variance 1 instead of what is held); "bare" (the convolution is as
-    it was, and the BatchNorm is gone); "weights" (the weights are folded, the bias is another). ``fits`` is every eps
-    that it can have been folded with, ``eps`` the likeliest of them."""
+    it was, and the BatchNorm is gone); "weights" (the weights are folded, the bias is another); "gain" (folded with
+    another factor than gamma/sqrt(var + eps), or along another axis). ``fits`` is every eps that it can have been
+    folded with, ``eps`` the likeliest of them."""
 
     word: str
     eps: float = 0.0
     fits: Range = (0.0, 0.0)
-    lacks: str = ""  # of "weights": what makes its bias
+    lacks: str = ""  # of "weights" and "gain": what makes its bias, or its factor
+    second: bool = False  # along the second of two axes that both have a number per channel
 
 
 def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_bias: Array | None) -> Fold | None:
@@ -65,7 +67,38 @@ def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_b
         if good or word == "folded":
             lacks = "" if good else mistake(after, (before, mean, beta, gain), slack)
             return Fold(word if good else "weights", eps, fits, lacks)
-    return None
+    return wrong_gain(ratio, gamma, var, norm.eps, slack)
+
+
+def wrong_gain(ratio: Array, gamma: Array, var: Array, own: float | None, slack: float) -> Fold | None:
+    """What somebody forgot who made these weights, where one thing alone does make them. Of few channels and coarse
+    numbers that is no proof: less than one in 10⁹ random factors may fit by chance."""
+    if (2 * slack) ** ratio.size > 1e-9 or not (var > 0).all():
+        return None
+    fitting: dict[str, float] = {}
+    for eps in (own,) if own is not None else USUAL_EPS:
+        root = np.sqrt(var + eps)
+        gains = {
+            "gamma was left out of the weights": 1 / root,
+            "the weights are not divided by sqrt(var + eps)": gamma,
+            "the weights are divided by var + eps, and not by its root": gamma / root**2,
+            "the weights are multiplied by sqrt(var + eps), and not divided": gamma * root,
+        }
+        for word, gain in gains.items():
+            if (np.abs(ratio - gain) <= slack * np.abs(gain)).all():
+                fitting.setdefault(word, eps)
+    if len(fitting) != 1:
+        return None
+    ((word, eps),) = fitting.items()
+    return Fold("gain", eps, (eps, eps), word)
+
+
+def along_inputs(fold: Fold | None) -> Fold | None:
+    """A fold that was found with the axes of a weight exchanged, where the first one is known to be that of outputs."""
+    if fold is None or fold.word not in ("folded", "start"):
+        return None
+    lacks = "the factor lies along the input channels, and not along the output channels"
+    return replace(fold, word="gain", lacks=lacks)
 
 
 def mistake(after: Array, parts: tuple[Array, Array, Array, Array], slack: float) -> str:
