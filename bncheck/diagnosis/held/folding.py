@@ -71,9 +71,10 @@ def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_b
 
 
 def wrong_gain(ratio: Array, gamma: Array, var: Array, own: float | None, slack: float) -> Fold | None:
-    """What somebody forgot who made these weights, where one thing alone does make them. Of few channels and coarse
-    numbers that is no proof: less than one in 10⁹ random factors may fit by chance."""
-    if (2 * slack) ** ratio.size > 1e-9 or not (var > 0).all():
+    """What somebody forgot who made these weights, where one thing alone does make them. Of few factors and coarse
+    numbers that is no proof: less than one in 10⁹ random ones may fit by chance."""
+    unlike = np.unique(np.round(np.log(np.abs(ratio) + 1e-30) / (4 * slack))).size
+    if (2 * slack) ** unlike > 1e-9 or not (var > 0).all():
         return None
     fitting: dict[str, float] = {}
     for eps in (own,) if own is not None else USUAL_EPS:
