@@ -14,6 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from nurseries import shared
 
 from bncheck.cli import main
 
@@ -45,7 +46,7 @@ def bncheck(
 def here(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     """Anything but an exit is a failure of the test."""
     out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+    with pytest.MonkeyPatch.context() as patch, shared(), redirect_stdout(out), redirect_stderr(err):
         patch.chdir(cwd or Path.cwd())
         for name, value in (WIDTH | variables).items():
             patch.setenv(name, value)

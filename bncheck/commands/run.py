@@ -73,7 +73,7 @@ def sure(options: dict[str, Any]) -> Sequence[str]:
         return ()
     from bncheck.environments.targets import DEFAULT_TARGETS
 
-    return options["targets"] or DEFAULT_TARGETS
+    return (*(options["targets"] or DEFAULT_TARGETS), *options["optional"])
 
 
 def answer(options: dict[str, Any], configuration: Configuration, early: Begun, began: float) -> int:

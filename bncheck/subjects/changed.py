@@ -54,7 +54,7 @@ def compare_change(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]
     }
     with tempfile.TemporaryDirectory(prefix="bncheck-") as name:
         folder = Path(name)
-        said = Making(python.path, job, folder).wait(asked.seconds)
+        said = Making(python.path, job, folder, asked.nursery_of(python.path)).wait(asked.seconds)
         application = application_of(said["applied"], arrays_of(folder / "applied.npz"), short(asked.a), backend.name)
     if application is None:
         raise EnvironmentFailure("what the model's process wrote cannot be read", "run it again")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bncheck.errors import UsageError
 from bncheck.run_folder.results import Results
+from bncheck.subjects.begun import begin_nursery
 from bncheck.subjects.sides import KERAS, AskedDiff, Side
 
 if TYPE_CHECKING:
@@ -24,17 +27,19 @@ def diff(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
                 f"--after calls a function of a file with a model: {asked.a.text}, {asked.after.text} are not that.",
                 "bncheck diff model.py:build --after tools.py:convert",
             )
-        from bncheck.subjects.changed import compare_change
+        with begun(asked) as asked:
+            from bncheck.subjects.changed import compare_change
 
-        return compare_change(asked, listener)
+            return compare_change(asked, listener)
     if kinds <= {"checkpoint", "onnx"} and "checkpoint" in kinds:
         from bncheck.subjects.two_files import compare_files
 
         return compare_files(asked, listener)
     if "checkpoint" not in kinds:
-        from bncheck.subjects.exported import compare_plays
+        with begun(asked) as asked:
+            from bncheck.subjects.exported import compare_plays
 
-        return compare_plays(asked, listener)
+            return compare_plays(asked, listener)
     played, file = (asked.b, asked.a) if asked.a.kind == "checkpoint" else (asked.a, asked.b)
     if played.kind == "code":
         raise UsageError(
@@ -46,6 +51,15 @@ def diff(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
         f"{asked.a.text} against {asked.b.text} is unsupported: one can be played, {file.text} is weights alone.",
         f"hold it against the model with its weights: bncheck diff model.py:build {played.text} --weights {file.text}",
     )
+
+
+@contextmanager
+def begun(asked: AskedDiff) -> Iterator[AskedDiff]:
+    """Where one of the two is a model, its framework's import begins before bncheck's own, and once for all playings."""
+    things = [side.thing for side in (asked.a, asked.b) if side.kind == "code" and side.thing is not None]
+    nursery = begin_nursery(things[0], asked.python) if things else None
+    with nursery or nullcontext():
+        yield replace(asked, nursery=nursery)
 
 
 def as_played(side: Side, other: Side) -> Side:

@@ -162,7 +162,7 @@ def play_model(
         "together": list(together),
         "restored": write_restored(folder, restored),
     }
-    said = Making(python.path, job, folder).wait(asked.seconds)
+    said = Making(python.path, job, folder, asked.nursery_of(python.path)).wait(asked.seconds)
     arrays = arrays_of(folder / "outputs.npz")
     holding = holding_of(side.text, said, folder / "held.npz")
     # The state is read now: its file goes with the folder.

@@ -7,12 +7,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bncheck.bounded import is_regular
 from bncheck.errors import UsageError
 from bncheck.gate.bar import Bar
 from bncheck.subjects.thing import EXPORTED, Thing, existing, parse_thing
+
+if TYPE_CHECKING:
+    from bncheck.playing.nursery import Nursery
 
 # What bncheck cannot hold side by side yet: suffix → what it is.
 UNSUPPORTED = {
@@ -50,6 +53,10 @@ class AskedDiff:
     bar: Bar = Bar(fail_on="convention")
     formats: Sequence[str] = ("csv", "plots", "html")
     command: str = field(default_factory=lambda: shlex.join(["bncheck", *sys.argv[1:]]))
+    nursery: Nursery | None = None  # has begun to import what a model of the two is made of
+
+    def nursery_of(self, python: Path) -> Nursery | None:
+        return self.nursery if self.nursery is not None and self.nursery.python == python else None
 
 
 def parse_side(text: str) -> Side:
