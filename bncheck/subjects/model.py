@@ -14,6 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bncheck.diagnosis.alone import judge_holding, judge_life, ordered
+from bncheck.diagnosis.inside import (
+    Alone,
+    Framework,
+    Verdict,
+    findings_inside,
+    read_alone,
+    remarks_inside,
+    verdicts,
+)
 from bncheck.diagnosis.lived.innocence import NAMES
 from bncheck.diagnosis.rules.own_advice import in_its_words
 from bncheck.environments.backend_file import find_backends
@@ -28,7 +37,6 @@ from bncheck.run_folder.lives import read_lives
 from bncheck.run_folder.recordings import life_of
 from bncheck.run_folder.results import Results, TargetResult
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
-from bncheck.subjects.inside import Alone, Verdict, findings_inside, read_alone, remarks_inside, verdicts
 from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.played import (
     at_two_places,
@@ -71,8 +79,9 @@ class Seen:
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What layers of the user's do unlike the framework's own."""
-        backend = find_backends(())[self.holding.framework]
-        return verdicts(self.alone, str(self.said.get("version", self.said.get("torch", ""))), backend)
+        documented = find_backends(())[self.holding.framework].documented
+        version = str(self.said.get("version", self.said.get("torch", "")))
+        return verdicts(self.alone, Framework(self.holding.framework, documented, version))
 
 
 def check_model(
@@ -100,7 +109,8 @@ def check_model(
 
 def read(name: str, said: Mapping[str, Any], folder: Path, framework: str = "torch") -> Seen:
     holding = holding_of(name, said, folder / "held.npz", framework)
-    alone = read_alone(said, folder / "alone.npz", name.rpartition(":")[0])
+    played = open_archive(folder / "alone.npz") if said.get("alone") else None
+    alone = read_alone(said.get("alone"), {} if played is None else played, name.rpartition(":")[0])
     handed = folder / "recording.npz"
     if handed.is_file():
         life = handed_in(holding.name, said, handed, framework)

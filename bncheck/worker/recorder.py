@@ -89,6 +89,7 @@ class Recorder:
         self.network_bad = np.full(self.total, -1, dtype=np.int64)
         self.seconds = np.zeros(self.total)
         self.loose = {}
+        self.shapes = {}  # layer: of its first input
         self.known = {}  # moments of inputs that come straight from the archive, by their address
         in_parts = getattr(model, "network", {}).get("parts", 1) != 1  # channels that go in as several tensors
         self.room = WHOLE_IN_ALL if getattr(model, "custom", None) and not in_parts else 0
@@ -106,6 +107,7 @@ class Recorder:
     def forward(self, event, out, source):
         for layer, (data, result) in self.model.taps().items():
             self.forwards[layer][event] = self.measure(layer, data, result, source)
+            self.shapes.setdefault(layer, data.shape)
             self.keep("given", layer, event, data)
             self.keep("gave", layer, event, result)
         self.output(event, out)

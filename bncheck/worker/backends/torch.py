@@ -206,7 +206,8 @@ class Model:
                 self.network["arguments"],
                 self.network.get("output"),
             )
-            self.layers = part("whole").batch_norms(torch, net)
+            self.places = part("inside").places(torch, part, net)  # of layers in the network
+            self.layers = list(self.places)
         else:
             net = torch.nn.Sequential()
             for layer in self.network["layers"]:
@@ -215,12 +216,16 @@ class Model:
                 net.add_module(layer["name"], made)
         self.net = self.moved(net)
         children = dict(self.net.named_modules() if self.whole else self.net.named_children())
+        if self.whole:
+            children.update({name: children[place] for name, place in self.places.items()})
         self.layouts = {}
         for name in self.layers if self.parts != 1 else ():
             children[name] = children[name].inner
             self.layouts[name] = part("parts").Layout(children[name], self.parts, self.specs[name]["channels"])
-        self.norms = {name: getattr(children[name], "first", children[name]) for name in self.layers}
-        self.places = {name: name for name in self.layers}  # where each is in the network
+        self.norms = {name: children[name] for name in self.layers}
+        if not self.whole:  # a layer at its second place holds its first
+            self.norms = {name: getattr(norm, "first", norm) for name, norm in self.norms.items()}
+            self.places = {name: name for name in self.layers}
         with torch.no_grad():
             self.start(children)
         self.seen, self.returned, self.hooks = {}, None, []
@@ -259,9 +264,16 @@ class Model:
 
     def held(self, module, what):
         """A layer's tensor (or number) by its neutral word, None where it has none."""
-        if self.custom and module in self.norms.values():
+        if self.own(module):
             return part("custom").find(module, what)
         return getattr(module, {"gamma": "weight", "beta": "bias"}.get(what, what), None)
+
+    def own(self, module):
+        """Whether a layer is the user's, and may hold things under names and in shapes of its own."""
+        if not self.custom and not self.whole:
+            return False
+        theirs = type(module).__module__.startswith("torch.")
+        return module in self.norms.values() and not (self.whole and theirs)
 
     # -- looking inside ---------------------------------------------------------------------------------------
 
@@ -404,7 +416,7 @@ class Model:
         if layer in self.gone:
             return self.gone[layer]
         norm = self.norms[layer]
-        found = {"training": norm.training}
+        own, found = self.own(norm), {"training": norm.training}
         for what in ("eps", "momentum"):
             value = self.held(norm, what)
             if isinstance(value, (int, float)):
@@ -415,15 +427,27 @@ class Model:
             if held is not None:
                 held = held.detach().cpu()
                 found[what] = held.float().numpy() if self.wide else held.numpy().copy()
-                if self.custom:
-                    found[what] = part("custom").per_channel(found[what], self.specs[layer]["channels"])
-        counter = self.held(norm, "counter" if self.custom else "num_batches_tracked")
+                if own:
+                    found[what] = part("custom").per_channel(found[what], self.channels(layer))
+        counter = self.held(norm, "counter" if own else "num_batches_tracked")
         if counter is not None:
             found["counter"] = int(counter)
         if self.custom:
             behind = self.behind.setdefault(layer, {})
             found.update(part("custom").graph_state(self.torch, norm, behind, not self.recomputed))
         return found
+
+    def channels(self, layer):
+        return (
+            self.specs[layer]["channels"]
+            if layer in self.specs
+            else self.held(self.norms[layer], "running_mean").numel()
+        )
+
+    def taken_out(self, shapes):
+        """What own_side/inside.py asks of a whole network, which is in training from then on."""
+        self.net.train()
+        return part("inside").taken_out(self.torch, part("custom"), self.norms, shapes)
 
     def dtypes(self, layer):
         return dict.fromkeys(("running_mean", "running_var", "gamma", "beta"), "bfloat16") if self.wide else {}

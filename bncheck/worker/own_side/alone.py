@@ -56,6 +56,7 @@ def play(part, target, variants, found, ops):
             "channels": facts["channels"],
             "shape": facts["shape"],
             "has": list(facts["has"]),
+            "events": EVENTS,
         }
         facts.update((word, usual[word]) for word in usual if facts[word] is None)
         mine, why = ({}, ENOUGH) if place >= MOST else played(run, backend, facts, Given(layer), variants[0], ops)

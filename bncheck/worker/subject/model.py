@@ -107,7 +107,6 @@ def live(torch, part, job, net, norms, batch, folder):
 
 def alone(torch, part, leaves, net, norms, batch, folder, ops):
     """What is said of the user's own layers, each played by itself (own_side/alone.py): the model's end."""
-    custom = part("torch_side", "custom")
     own = {name: each for name, each in norms.items() if not type(each).__module__.startswith("torch.")}
     if not own:
         return []
@@ -116,44 +115,14 @@ def alone(torch, part, leaves, net, norms, batch, folder, ops):
     except (Exception, SystemExit):
         return []  # the play itself has said why
     net.train()
-    found = {name: facts(torch, custom, each, shapes[name]) for name, each in own.items() if name in shapes}
-    found = {name: (own[name], each) for name, each in found.items() if each is not None}
+    inside, custom = part("torch_side", "inside"), part("torch_side", "custom")
+    inside.remember(custom, part("torch_side", "keeping"), own)
+    found = inside.playable(torch, custom, own, shapes)
     if not found:
         return []
     said, arrays = part("own_side", "alone").play(part, "torch", ("", "builtin"), found, ops)
     np.savez(os.path.join(folder, "alone.npz"), **arrays)
     return said
-
-
-def facts(torch, custom, layer, shape):
-    """Of a layer that alone.py can play; None where it learns more than a gamma and a beta, or is kept in eval."""
-    held = {what: custom.find(layer, what) for what in custom.TENSORS}
-    known = {id(each) for each in held.values()}
-    if any(held[what] is None for what in ("running_mean", "running_var")) or not layer.training:
-        return None
-    if any(id(each) not in known for each in layer.parameters()):
-        return None
-    channels, (eps, momentum) = held["running_mean"].numel(), (custom.find(layer, word) for word in ("eps", "momentum"))
-    if len(shape) < 2 or shape[1] != channels or (hasattr(layer, "momentum") and layer.momentum is None):
-        return None
-    for each in layer.parameters():
-        each.requires_grad_()  # frozen from outside, for fine-tuning: what the layer computes is the question
-    counter = custom.find(layer, "counter")
-    if isinstance(counter, torch.Tensor):
-        counter.zero_()  # as the built-in layer's that it is played beside
-    return {
-        "shape": list(shape),
-        "axis": 1,
-        "channels": channels,
-        "eps": plain(eps),
-        "weight": plain(momentum),
-        "has": [what for what, each in held.items() if each is not None],
-        "root": torch.nn.Module,
-    }
-
-
-def plain(value):
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def raised(part, error, job):

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 import warnings
+import weakref
 
 # Own layers spell their state differently; the first name that exists is read.
 NAMES = {
@@ -26,6 +27,9 @@ NAMES = {
     "momentum": ("momentum",),
     "eps": ("eps", "epsilon"),
 }
+# Layers inside a model whose names keeping.py knows, or has seen: their words, in its language.
+LEARNT = weakref.WeakKeyDictionary()
+WORDS = {"running_mean": "mean", "running_var": "var", "counter": "counter", "gamma": "gamma", "beta": "beta"}
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the worker's folder
 # What runs here, and the word for it in --python; own_side/layer.py says so where it is another framework.
 RUNS = {"title": "PyTorch", "target": "torch"}
@@ -277,6 +281,7 @@ def holder(norm):
 def attribute(module, what):
     """A scripted layer hands out the property object itself where its class has a property; ``bias`` may be a flag."""
     found = [getattr(module, name, None) for name in NAMES[what]]
+    found += [getattr(module, name, None) for name in (LEARNT.get(module, {}).get(WORDS.get(what, "")),) if name]
     return next((held for held in found if held is not None and could_be(held, what)), None)
 
 
