@@ -70,7 +70,8 @@ def layer(own: dict[str, Any], kind: str = "MyBN", why: str = "", **row: Any) ->
         for key, value in trace.items()
     }
     said = {
-        **FACTS, "names": ["bn1"], "class": kind, "bases": [kind], "why": why, "held": 0.1, "events": alone.EVENTS, **row,
+        **FACTS, "names": ["bn1"], "class": kind, "bases": [kind], "why": why, "held": 0.1, "events": alone.EVENTS,
+        **row,
     }  # fmt: skip
     (found,) = read_alone([said], arrays, "model.py")
     return found

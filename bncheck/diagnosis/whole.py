@@ -56,9 +56,17 @@ def inside(view: CellView, documented: Sequence[Mapping[str, Any]]) -> Inside:
     said = innocence(life, others=False) if life is not None else ""
     return Inside(
         findings=tuple(of_cell(item, view) for item in (*alone, *acted)),
-        remarks=(*([said] if said else []), *remarks_inside(found, left_out(view, found, life), home.title)),
+        remarks=(
+            *([said] if said else []),
+            *sentences(cell.get("shown")),
+            *remarks_inside(found, left_out(view, found, life), home.title),
+        ),
         judged=len({*held, *replayed}),
     )
+
+
+def sentences(said: object) -> list[str]:
+    return [each for each in said if isinstance(each, str)] if isinstance(said, list) else []
 
 
 def telling(item: Finding, alone: Sequence[Finding]) -> bool:

@@ -81,7 +81,7 @@ any other event             a method of the event's name taking its arguments as
 
 Of a whole network (``network.model``) ``notes["cell"]`` also says which ``layers`` are the user's own, and ``alone``
 which of them were played by themselves, whose arrays are in the trace (``own_side/alone.py``); the line of its case
-knows all events.
+knows all events. A model of one with a method ``see(x)`` is shown a batch before anything is played.
 
 A backend with ``CUSTOM = True`` puts ``network.custom`` ("/path/file.py:Class") in the place of its BatchNorm layers,
 or is an oracle that ignores it; its state may then hold ``graph_nodes``, ``graph_bytes`` and ``running_covar``, and
@@ -234,6 +234,9 @@ class Cell:
         refuse_network(job["network"], backend)
         params = {name[6:]: inputs[name] for name in inputs if name.startswith("param/")}
         self.model = backend.build(job["network"], params, job["dtype"], target["variant"], target["device"])
+        batches = [inputs[name] for name in inputs if name.startswith("x/")]
+        if job["network"].get("model") and hasattr(self.model, "see") and batches:
+            self.model.see(batches[0][0])
         self.recorder = recorder.Recorder(self.model, job["events"], job.get("sample", 4096))
 
     def play(self):

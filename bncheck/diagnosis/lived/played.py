@@ -65,7 +65,7 @@ def recording(view: CellView, trace: Trace, layer: str) -> dict[str, Any] | None
     n = trace.get(layer, "n")
     if n is None or any(trace.get(layer, name) is None for name in SAME):
         return None
-    ran = [event for event in np.flatnonzero(n >= 0) if trace.events[event].status == "ok"]
+    ran = [event for event in np.flatnonzero(n >= 0).tolist() if trace.events[event].status == "ok"]
     behind = {event: event + 1 for event in ran}
     if moves_in_backward(view):
         behind = {event: event + 2 for event in ran if followed(trace, event)}
@@ -113,7 +113,7 @@ def followed(trace: Trace, event: int) -> bool:
 
 
 def mode(trace: Trace, layer: str, event: int) -> int:
-    """1 in training, 0 in eval: the layer's own flag, where it holds one, else what the program asks for; -1 unknown."""
+    """1 in training, 0 in eval: the layer's own flag where it holds one, else what the program asks for; -1 unknown."""
     flags = trace.get(layer, "training")
     held = -1 if flags is None else int(flags[event + 1])
     return held if held >= 0 else TRAINS.get(trace.events[event].op, -1)

@@ -189,6 +189,8 @@ class Model:
         self.keep_graph, self.part, self.view = True, part, "contiguous"
         self.remarks = {}  # layer of the user's: sentences about what could not be asked of it
         self.gone = {}  # layer that a function of the user's took away: its last state
+        self.example, self.learnt = None, []  # a batch that shows what layers do; sentences about what they showed
+        self.twice = set()  # layers of a whole network that a forward called more than once
         self.behind = {}  # layer: {buffer: autograd nodes behind it after each event}
         self.tape, self.used_up = [], False
         self.recomputed = variant == "checkpoint"
@@ -206,6 +208,8 @@ class Model:
                 self.network["arguments"],
                 self.network.get("output"),
             )
+            if self.example is not None:
+                self.learnt = part("shown").learn(torch, part, net, lambda other: other(self.example))
             self.places = part("inside").places(torch, part, net)  # of layers in the network
             self.layers = list(self.places)
         else:
@@ -231,6 +235,12 @@ class Model:
         self.seen, self.returned, self.hooks = {}, None, []
         self.watch()
         self.call = part("variants").runner(self, self.variant)
+
+    def see(self, x):
+        """Build a whole network anew where it has layers that only a batch shows: ``x`` is one that it is to get."""
+        if self.whole and part("shown").strange(self.torch, part, self.net):
+            self.example = self.torch.from_numpy(x)
+            self.assemble()
 
     def start(self, children):
         """Put the host's parameters where they belong; a layer of the user's may hold them in a way of its own."""
@@ -319,6 +329,8 @@ class Model:
             self.net.train()
         elif mode == "eval":
             self.net.eval()
+        if self.whole:
+            self.seen = {}  # a layer that this forward passes by has none
         quiet = mode in ("eval", "no_grad")
         if not quiet and self.network.get("input_gradient", True):
             data.requires_grad_()
@@ -428,7 +440,8 @@ class Model:
                 held = held.detach().cpu()
                 found[what] = held.float().numpy() if self.wide else held.numpy().copy()
                 if own:
-                    found[what] = part("custom").per_channel(found[what], self.channels(layer))
+                    meant = part("custom").as_meant(norm, what, found[what])
+                    found[what] = part("custom").per_channel(meant, self.channels(layer))
         counter = self.held(norm, "counter" if own else "num_batches_tracked")
         if counter is not None:
             found["counter"] = int(counter)
@@ -447,7 +460,7 @@ class Model:
     def taken_out(self, shapes):
         """What own_side/inside.py asks of a whole network, which is in training from then on."""
         self.net.train()
-        return part("inside").taken_out(self.torch, part("custom"), self.norms, shapes)
+        return part("inside").taken_out(self, part("custom"), shapes)
 
     def dtypes(self, layer):
         return dict.fromkeys(("running_mean", "running_var", "gamma", "beta"), "bfloat16") if self.wide else {}

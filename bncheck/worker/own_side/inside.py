@@ -7,19 +7,21 @@ itself which of its layers can be played (torch_side/whole.py), others have ``ha
 
 
 def play(part, model, shapes, ops):
-    """({"layers": {name: {"kind", "own"}}, "alone": what alone.py says}, arrays). ``part(folder, name)`` is a file of the
-    worker, ``shapes`` those of the layers' inputs; a layer that has none did not run."""
+    """({"layers": {name: {"kind", "own"}}, "alone": what alone.py says, "shown": sentences}, arrays). ``part(folder,
+    name)`` is a file of the worker, ``shapes`` those of the layers' inputs; a layer that has none did not run. Of a
+    layer may also be said how many ``calls`` one forward makes of it, and the ``dtype`` of its output."""
     taken = taken_out(part, model, shapes)
     if taken is None:
         return {}, {}
-    target, variants, layers, found = taken
+    target, variants, layers, found, shown = taken
     said, arrays = part("own_side", "alone").play(part, target, variants, found, ops) if found else ([], {})
-    return {"layers": layers, "alone": said}, arrays
+    return {"layers": layers, "alone": said, "shown": shown}, arrays
 
 
 def taken_out(part, model, shapes):
     """(its framework's target, variants of a layer of the user's and of the built-in one, what each layer is, {name:
-    (layer, its facts)} of those that can be played); None where a backend shows no layers."""
+    (layer, its facts)} of those that can be played, sentences about what layers showed); None where a backend shows no
+    layers."""
     if hasattr(model, "taken_out"):
         return model.taken_out(shapes)
     if not hasattr(model, "hands"):
@@ -31,4 +33,4 @@ def taken_out(part, model, shapes):
     facts = {name: whole.facts(shared, model, name, trained) for name, each in told.items() if each["own"]}
     found = {name: (model.norms[name], each) for name, each in facts.items() if each is not None}
     layers = {name: {"kind": each["kind"], "own": each["own"]} for name, each in told.items()}
-    return model.hands.target, model.variants, layers, found
+    return model.hands.target, model.variants, layers, found, []

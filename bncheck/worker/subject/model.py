@@ -27,12 +27,15 @@ def play(torch, part, failed, job, thing, folder):
     if job["weights"]:
         loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"])
     unbuilt = not sealed and any(map(held.lazy, net.state_dict().values()))
-    before = None if unbuilt else held.arrays(torch, norms, keeping)
     batch, how = (None, UNPLAYED) if sealed else inputs.choose(torch, custom, failed, net, job, norms)
     if unbuilt:
         build(torch, net, batch)
-        before = held.arrays(torch, norms, keeping)
-    np.savez(os.path.join(folder, "held.npz"), **before)
+    if not sealed:
+        remarks = remarks + part("torch_side", "shown").learn(
+            torch, lambda name: part("torch_side", name), net, lambda other: call(other, batch)
+        )
+        norms = held.normalisers(torch, net, keeping)
+    np.savez(os.path.join(folder, "held.npz"), **held.arrays(torch, norms, keeping))
     found = {
         "kind": "model",
         "class": type(net).__name__,

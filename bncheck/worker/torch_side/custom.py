@@ -264,6 +264,23 @@ def find(norm, what):
     return held if held is not None else attribute(holder(norm), what)
 
 
+def as_held(norm, what, value):
+    """A value of one's own in the form in which the layer holds it: some keep a deviation in the variance's place."""
+    return from_form(norm, what, value, "from_variance")
+
+
+def as_meant(norm, what, array):
+    """The other way round."""
+    return from_form(norm, what, array, "as_variance")
+
+
+def from_form(norm, what, value, way):
+    words = LEARNT.get(norm, {})
+    if what != "running_var" or not words.get("form"):
+        return value
+    return getattr(sys.modules["bncheck_torch_keeping"], way)(value, words)  # it has made these words
+
+
 def per_channel(array, channels):
     """What a layer holds as one number per channel: (1, C, 1, 1) is (C,), and one value is every channel's."""
     flat = array.reshape(-1)

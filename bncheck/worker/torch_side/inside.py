@@ -20,15 +20,28 @@ def remember(custom, keeping, norms):
             custom.LEARNT[module] = keeping.words_of(module) or {}
 
 
-def taken_out(torch, custom, norms, shapes):
-    """As own_side/inside.py asks: (target, variants, what each layer is, those that can be played)."""
+def taken_out(model, custom, shapes):
+    """As own_side/inside.py asks: (target, variants, what each layer is, those that can be played), then sentences."""
+    torch, norms = model.torch, model.norms
     own = {name: each for name, each in norms.items() if not type(each).__module__.startswith("torch.")}
-    layers = {name: {"kind": type(each).__name__, "own": name in own} for name, each in norms.items()}
-    return "torch", ("", "builtin"), layers, playable(torch, custom, own, shapes)
+    layers = {
+        name: {
+            "kind": type(each).__name__,
+            "own": name in own,
+            "calls": 2 if name in model.twice else 1,  # or more, in one forward
+            "dtype": dtype_of(model.seen[name][1]) if name in model.seen else "",
+        }
+        for name, each in norms.items()
+    }
+    return "torch", ("", "builtin"), layers, playable(torch, custom, own, shapes), model.learnt
+
+
+def dtype_of(tensor):
+    return str(tensor.dtype).replace("torch.", "")
 
 
 def playable(torch, custom, own, shapes):
-    """{name: (layer, its facts)}; ``own``: the user's layers, whose model is in training, ``shapes``: of what each got."""
+    """{name: (layer, its facts)} of ``own``, the user's layers, whose model trains; ``shapes``: of their inputs."""
     found = {name: facts(torch, custom, each, shapes[name]) for name, each in own.items() if name in shapes}
     return {name: (own[name], each) for name, each in found.items() if each is not None}
 
