@@ -55,6 +55,7 @@ class Alone:
     own: Trace
     builtin: Trace
     why: str = ""
+    single: tuple[str, ...] = ()  # what of gamma and beta is one number for all channels
     turned: bool = False  # it calls the other share of its average momentum than the built-in layer does
 
     @property
@@ -90,7 +91,7 @@ def read_alone(said: object, arrays: Mapping[str, Array], code: str) -> tuple[Al
 def sound(row: object) -> bool:
     if not isinstance(row, Mapping):
         return False
-    words = [row.get("names"), row.get("bases"), row.get("has"), row.get("events")]
+    words = [row.get("names"), row.get("bases"), row.get("has"), row.get("events"), row.get("single") or []]
     sizes = [row.get("channels"), row.get("axis"), *(row.get("shape") or [None])]
     numbers = [row[word] for word in ("eps", "weight", "held") if row.get(word) is not None]
     return (
@@ -119,6 +120,7 @@ def alone_of(place: int, row: Mapping[str, Any], arrays: Mapping[str, Any], code
         rank=len(row["shape"]),
         own=own,
         builtin=builtin,
+        single=tuple(row.get("single") or ()),
         turned=row.get("held") is not None and row["held"] != row.get("weight"),
         why=row["why"] or ("" if own.arrays and builtin.arrays else "nothing was recorded"),
     )
@@ -175,7 +177,7 @@ def steps_of(events: Sequence[Event]) -> tuple[int, ...]:
 class Verdict:
     """What is known of one layer of the user's, and of those like it. ``remark``: why it was not held against the
     built-in one; "" where its findings, or their absence, say all. ``strange``: it was, and differs by no known
-    rule."""
+    rule; ``single``: what it has once for all channels."""
 
     names: tuple[str, ...]
     kind: str
@@ -183,6 +185,7 @@ class Verdict:
     remark: str = ""
     turned: bool = False
     strange: bool = False
+    single: tuple[str, ...] = ()
 
 
 def verdicts(layers: Sequence[Alone], home: Framework) -> tuple[Verdict, ...]:
@@ -213,9 +216,12 @@ def verdict_on(layer: Alone, home: Framework) -> Verdict:
         if item.cause in TELLING
         and item.kind != "rounding"
         and not (item.cause == "update-phase" and in_time(views[0]))
+        and not (
+            item.cause == "gradient" and layer.single
+        )  # one gradient, where the built-in layer has one per channel
     )
     strange = not telling and any(item.cause == "unexplained" for item in all_found)
-    return Verdict(layer.names, layer.kind, telling, turned=layer.turned, strange=strange)
+    return Verdict(layer.names, layer.kind, telling, turned=layer.turned, strange=strange, single=layer.single)
 
 
 def findings_inside(found: Sequence[Verdict]) -> list[Finding]:
@@ -244,6 +250,10 @@ def remarks_inside(found: Sequence[Verdict], rest: Sequence[tuple[str, str]], ti
     for each in found:
         if each.strange:
             said = f"it gives other numbers than {title}'s BatchNorm, and no known rule makes them"
+            groups.setdefault((each.kind, said), []).extend(each.names)
+        if each.single:
+            what = " and one ".join(each.single)
+            said = f"it has one {what} for all its channels, where {title}'s BatchNorm has one for each"
             groups.setdefault((each.kind, said), []).extend(each.names)
     return [f"{headed(names)} ({kind}): {said}." for (kind, said), names in groups.items()]
 

@@ -154,8 +154,10 @@ def holding_of(name: str, said: Mapping[str, Any], path: Path, framework: str = 
 
 def held_of(place: int, layer: Mapping[str, Any], arrays: Mapping[str, Any]) -> Held:
     found = {what: arrays[f"{place}/{what}"] for what in QUANTITIES if f"{place}/{what}" in arrays}
+    if layer.get("own"):
+        found = {what: array for what, array in found.items() if per_channel(array, found)}
     counter = arrays.get(f"{place}/counter")
-    there = [what for what in (*QUANTITIES, "counter") if f"{place}/{what}" in arrays]
+    there = [*found, *(["counter"] if counter is not None else [])]
     path = "" if layer["name"] == layer["kind"] else f"{layer['name']}."
     return Held(
         layer=str(layer["name"]),
@@ -171,6 +173,12 @@ def held_of(place: int, layer: Mapping[str, Any], arrays: Mapping[str, Any]) -> 
         shapes={what: found[what].shape for what in found},
         keys={what: path + str(arrays[f"{place}/{what}/key"]) for what in there},
     )
+
+
+def per_channel(array: Any, found: Mapping[str, Any]) -> bool:
+    """Whether a layer of the user's holds a number for each channel there, or one for all: a scale for each position is
+    no gamma."""
+    return "running_mean" not in found or array.size in (1, found["running_mean"].size)
 
 
 def flat(array: Any) -> Any:
@@ -407,7 +415,7 @@ def gap_of(lived: LayerLife | None, seen: Seen) -> str:
 def notes(seen: Seen) -> list[str]:
     given = seen.said["input"]
     if given["from"] == "none":
-        return [str(remark) for remark in seen.said.get("remarks", ())]
+        return [str(remark) for remark in (*seen.said.get("remarks", ()), *seen.said.get("shown", ()))]
     shapes = " and ".join(f"{each['dtype']} {'×'.join(map(str, each['shape']))}" for each in given["shapes"])
     words = {"data": "Played on your data", "input": "Played on made-up numbers", "made": "Played on made-up numbers"}
     said = [f"{words[given['from']]}: {shapes}."]
@@ -426,6 +434,6 @@ def notes(seen: Seen) -> list[str]:
         bare = loaded["prefix"]
         where += f"; {bare[1:]!r} was {'taken from' if bare.startswith('-') else 'put before'} its keys" if bare else ""
         said.append(f"{loaded['loaded']} of {loaded['keys']} keys were loaded from {Path(loaded['path']).name}{where}.")
-    said += [str(remark) for remark in seen.said.get("remarks", ())]
+    said += [str(remark) for remark in (*seen.said.get("remarks", ()), *seen.said.get("shown", ()))]
     said += remarks_inside(seen.verdicts, untold(seen), NAMES[seen.holding.framework])
     return said + (list(seen.life.remarks) if seen.life is not None else [])

@@ -18,7 +18,7 @@ TRAINS = {"train_forward": 1, "no_grad_forward": 1, "checkpointed_forward": 1, "
 
 
 def layers_told(view: CellView) -> Mapping[str, Mapping[str, Any]]:
-    """What the worker says of the layers of a whole network: ``kind``, ``own``, ``calls``, ``dtype``."""
+    """What the worker says of a whole network's layers: ``kind``, ``own``, ``calls`` (0: may be many), ``dtype``."""
     cell = view.notes.get("cell")
     told = cell.get("layers") if isinstance(cell, Mapping) else None
     if not isinstance(told, Mapping):
@@ -27,14 +27,16 @@ def layers_told(view: CellView) -> Mapping[str, Mapping[str, Any]]:
 
 
 def life_in(view: CellView) -> Life | None:
-    """The life of the layers that ran once in each forward; None where there are none, or nobody says."""
+    """The life of its layers, call by call; None where there are none, or nobody says."""
     told = layers_told(view)
     if view.trace is None or not told:
         return None
     found = {
         name: rows
         for name in view.trace.layers
-        if name in told and told[name].get("calls", 1) == 1 and (rows := recording(view, view.trace, name)) is not None
+        if name in told and told[name].get("calls", 1)
+        for rows in [by_calls(view.trace, name) or recording(view, view.trace, name)]
+        if rows is not None
     }
     if not found:
         return None
@@ -60,10 +62,43 @@ def in_its_dtype(layer: LayerLife, told: Mapping[str, Any], trace: Trace) -> Lay
     return replace(layer, spans=spans, dtypes={**layer.dtypes, **held})
 
 
+def by_calls(trace: Trace, layer: str) -> dict[str, Any] | None:
+    """The same of a layer that one forward calls more than once, and that says so; None of others."""
+    start = f"calls:{layer}:"
+    rows = {name.removeprefix(start): array for name, array in trace.arrays.items() if name.startswith(start)}
+    event = rows.get("event")
+    wide = {name for name, array in rows.items() if array.ndim == 2}
+    shapes = {rows[name].shape for name in wide}
+    if event is None or len(shapes) != 1 or any(len(array) != len(event) for array in rows.values()):
+        return None
+    if not {"training", "used_residual", *SAME} <= set(rows) or event.dtype.kind not in "iu":
+        return None
+    if not ((event >= 0) & (event < len(trace.events))).all():
+        return None
+    held = {name: trace.get(layer, name) for name in ("gamma", "beta", "eps", "momentum")}
+    blank = np.full(next(iter(shapes)), np.nan)
+    return {
+        **{name: rows[name] for name in SAME},
+        **{name: array[event] for name, array in held.items() if array is not None},
+        "index": np.arange(len(event)),
+        "step": event,
+        "training": rows["training"],
+        "samples": rows["n"],
+        "gradients": np.maximum(rows["training"], 0),
+        "mean_before": rows.get("running_mean_before", blank),
+        "mean_after": rows.get("running_mean_after", blank),
+        "var_before": rows.get("running_var_before", blank),
+        "var_after": rows.get("running_var_after", blank),
+        "counter_before": rows.get("counter_before", np.full(len(event), np.nan)),
+        "counter_after": rows.get("counter_after", np.full(len(event), np.nan)),
+        "used_residual": over_size(rows["used_residual"], rows, held["gamma"], event),
+    }
+
+
 def recording(view: CellView, trace: Trace, layer: str) -> dict[str, Any] | None:
     """The quantities of docs/recording.md, of the events in which the layer ran."""
     n = trace.get(layer, "n")
-    if n is None or any(trace.get(layer, name) is None for name in SAME):
+    if n is None or any(trace.get(layer, name) is None for name in (*SAME, "used_residual")):
         return None
     ran = [event for event in np.flatnonzero(n >= 0).tolist() if trace.events[event].status == "ok"]
     behind = {event: event + 1 for event in ran}
@@ -91,7 +126,7 @@ def recording(view: CellView, trace: Trace, layer: str) -> dict[str, Any] | None
         mean_after=state("running_mean", after),
         var_before=state("running_var", at),
         var_after=state("running_var", after),
-        used_residual=residuals(trace, layer, at),
+        used_residual=over_size(trace.arrays[f"{layer}/used_residual"][at], found, trace.get(layer, "gamma"), at),
     )
     found.update((name, state(name, at)) for name in ("gamma", "beta") if trace.get(layer, name) is not None)
     for name in ("eps", "momentum"):
@@ -119,14 +154,12 @@ def mode(trace: Trace, layer: str, event: int) -> int:
     return held if held >= 0 else TRAINS.get(trace.events[event].op, -1)
 
 
-def residuals(trace: Trace, layer: str, at: Array) -> Array:
+def over_size(residual: Array, rows: Mapping[str, Array], gamma: Array | None, at: Array) -> Array:
     """(K,) largest |y − fit| over the size of y − beta, as the moments of x and the fit show it: at least as large as
     over the largest |y − beta|."""
-    quantities = ("used_residual", "input_mean", "input_var", "used_mean", "used_invstd")
-    residual, mean, var, used, invstd = (trace.arrays[f"{layer}/{name}"][at] for name in quantities)
-    gamma = trace.get(layer, "gamma")
     scale = 1.0 if gamma is None else np.abs(np.asarray(gamma, dtype=np.float64)[at])
     with np.errstate(all="ignore"):
-        reach = scale * np.abs(invstd) * (np.abs(mean - used) + np.sqrt(var))
+        reach = scale * np.abs(rows["used_invstd"])
+        reach = reach * (np.abs(rows["input_mean"] - rows["used_mean"]) + np.sqrt(rows["input_var"]))
         off, size = (np.where(np.isfinite(each), each, 0.0).max(axis=1, initial=0.0) for each in (residual, reach))
         return np.asarray(off / size)

@@ -190,7 +190,7 @@ class Model:
         self.remarks = {}  # layer of the user's: sentences about what could not be asked of it
         self.gone = {}  # layer that a function of the user's took away: its last state
         self.example, self.learnt = None, []  # a batch that shows what layers do; sentences about what they showed
-        self.twice = set()  # layers of a whole network that a forward called more than once
+        self.called = {}  # layer of a whole network: its calls in the last forward, see inside.following
         self.behind = {}  # layer: {buffer: autograd nodes behind it after each event}
         self.tape, self.used_up = [], False
         self.recomputed = variant == "checkpoint"
@@ -209,7 +209,7 @@ class Model:
                 self.network.get("output"),
             )
             if self.example is not None:
-                self.learnt = part("shown").learn(torch, part, net, lambda other: other(self.example))
+                self.learnt = part("shown").settle(torch, part, net, self.example)
             self.places = part("inside").places(torch, part, net)  # of layers in the network
             self.layers = list(self.places)
         else:
@@ -238,7 +238,7 @@ class Model:
 
     def see(self, x):
         """Build a whole network anew where it has layers that only a batch shows: ``x`` is one that it is to get."""
-        if self.whole and part("shown").strange(self.torch, part, self.net):
+        if self.whole and part("shown").needs_batch(self.torch, part, self.net):
             self.example = self.torch.from_numpy(x)
             self.assemble()
 
@@ -293,7 +293,9 @@ class Model:
             layers = {place: name for name, place in self.places.items()}
             for name, child in self.net.named_modules():
                 if name in layers:
-                    self.hooks.append(child.register_forward_hook(part("layers").seeing(self, layers[name])))
+                    self.hooks.append(part("keeping").hook_on(child, part("layers").seeing(self, layers[name])))
+                if name in layers and self.whole and self.variant != "compile":
+                    self.hooks += part("inside").following(part("keeping"), self, child, layers[name])
                 if name == self.returns:
                     self.hooks.append(child.register_forward_hook(part("layers").keeping(self)))
 
@@ -330,7 +332,7 @@ class Model:
         elif mode == "eval":
             self.net.eval()
         if self.whole:
-            self.seen = {}  # a layer that this forward passes by has none
+            self.seen, self.called = {}, {}  # a layer that this forward passes by has none
         quiet = mode in ("eval", "no_grad")
         if not quiet and self.network.get("input_gradient", True):
             data.requires_grad_()
@@ -417,6 +419,14 @@ class Model:
         return {"artifacts": ["state.pt"]}
 
     # -- what is recorded -------------------------------------------------------------------------------------
+
+    def calls(self):
+        """{layer: its calls} of those that the last forward called more than once: see inside.following."""
+        again = {name: each for name, each in self.called.items() if len(each) > 1}
+        return {
+            name: [(self.array(x), self.array(y), before, after) for x, y, before, after in calls]
+            for name, calls in again.items()
+        }
 
     def taps(self):
         return {name: (self.array(given), self.array(out)) for name, (given, out) in self.seen.items()}

@@ -9,7 +9,7 @@ itself which of its layers can be played (torch_side/whole.py), others have ``ha
 def play(part, model, shapes, ops):
     """({"layers": {name: {"kind", "own"}}, "alone": what alone.py says, "shown": sentences}, arrays). ``part(folder,
     name)`` is a file of the worker, ``shapes`` those of the layers' inputs; a layer that has none did not run. Of a
-    layer may also be said how many ``calls`` one forward makes of it, and the ``dtype`` of its output."""
+    layer may also be said that its ``calls`` could not be counted (0), and the ``dtype`` of its output."""
     taken = taken_out(part, model, shapes)
     if taken is None:
         return {}, {}
@@ -29,8 +29,7 @@ def taken_out(part, model, shapes):
     shared, whole = part("own_side", "layer"), part("own_side", "model")
     getattr(model, "untap", lambda: None)()
     told = {name: whole.describe(model, name) for name in model.norms}
-    trained = {name: shape for name, shape in shapes.items() if name in model.norms and model.told(name, True)}
-    facts = {name: whole.facts(shared, model, name, trained) for name, each in told.items() if each["own"]}
+    facts = {name: whole.facts(shared, model, name, shapes) for name, each in told.items() if each["own"]}
     found = {name: (model.norms[name], each) for name, each in facts.items() if each is not None}
     layers = {name: {"kind": each["kind"], "own": each["own"]} for name, each in told.items()}
     return model.hands.target, model.variants, layers, found, []

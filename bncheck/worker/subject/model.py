@@ -5,6 +5,7 @@ Loaded by run.py by path; Python 3.7 syntax. What its layers hold goes to ``held
 """
 
 import os
+import sys
 import time
 
 import numpy as np
@@ -30,8 +31,9 @@ def play(torch, part, failed, job, thing, folder):
     batch, how = (None, UNPLAYED) if sealed else inputs.choose(torch, custom, failed, net, job, norms)
     if unbuilt:
         build(torch, net, batch)
+    shown = []
     if not sealed:
-        remarks = remarks + part("torch_side", "shown").learn(
+        shown = part("torch_side", "shown").learn(
             torch, lambda name: part("torch_side", name), net, lambda other: call(other, batch)
         )
         norms = held.normalisers(torch, net, keeping)
@@ -47,6 +49,7 @@ def play(torch, part, failed, job, thing, folder):
         "others": held.others(net, norms),
         "remarks": [],
         "sealed": sealed,
+        "shown": shown,
     }
     found["layers"] = transformed.as_computed(net, found["layers"], sealed)
     found["remarks"] += transformed.of_training(found["layers"], sealed)
@@ -232,7 +235,7 @@ def cut(torch, batch, count, size):
 
 def tapped(torch, leaves, net, norms, batch):
     """{layer: (input, output, shape)} of its first call in one eval forward; "" is the model's own output."""
-    seen, hooks = {}, []
+    seen, hooks, hook_on = {}, [], sys.modules["bncheck_torch_keeping"].hook_on  # play() has loaded it
 
     def keeping(name):
         def hook(module, given, out):
@@ -244,7 +247,7 @@ def tapped(torch, leaves, net, norms, batch):
 
     for name, module in norms.items():
         if isinstance(module._buffers, dict):  # a scripted layer takes no hook
-            hooks.append(module.register_forward_hook(keeping(name)))
+            hooks.append(hook_on(module, keeping(name)))
     try:
         with torch.no_grad():
             out = call(net, batch)

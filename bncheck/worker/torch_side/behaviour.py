@@ -1,8 +1,9 @@
 """Layers whose buffers behave like a running mean and variance, whatever they are called.
 
 Loaded by torch_side/watching.py by path. A buffer is a running mean if one forward moved every channel of it by the
-same share of the way to the mean of its input: new = old + a (mean − old) with one a. Likewise the variance, biased or
-not, the standard deviation and its inverse, averaged as they are or by way of the variance. Python 3.7 syntax.
+same share of the way to the mean of its input: new = old + a (mean - old) with one a. Likewise the variance, biased or
+not, the standard deviation, its inverse, the variance's logarithm, averaged as they are or by way of the variance.
+Python 3.7 syntax.
 """
 
 import sys
@@ -44,6 +45,7 @@ def forms(module, variances):
     yield {}, variances
     yield {"form": "deviation"}, variances
     yield {"form": "deviation", "raw": True}, deviations
+    yield {"form": "logarithm"}, variances
     for each in inside:
         yield {"form": "inverse", "eps": each}, variances
         with np.errstate(all="ignore"):

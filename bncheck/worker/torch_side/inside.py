@@ -20,6 +20,35 @@ def remember(custom, keeping, norms):
             custom.LEARNT[module] = keeping.words_of(module) or {}
 
 
+def following(keeping, model, module, name):
+    """Hooks that keep each call of one forward as (input, output, state before, state after) in ``model.called``: the
+    statistics of a layer that is called at two places move twice."""
+    before = []
+
+    def enter(module, given):
+        before[:] = [model.state(name)]
+
+    def leave(module, given, out):
+        if before and given and hasattr(given[0], "detach") and hasattr(out, "detach"):
+            call = (given[0].detach(), out.detach(), before.pop(), model.state(name))
+            model.called.setdefault(name, []).append(call)
+
+    return [module.register_forward_pre_hook(enter), keeping.hook_on(module, leave)]
+
+
+def aside(keeping, net):
+    """A sentence on the normalising layers that lie in plain lists and dicts; none where there are none."""
+    known, found = set(net.modules()), []
+    for owner in list(known):
+        inner = [each for kept in keeping.kept_in(owner) if hasattr(kept, "named_modules") for each in kept.modules()]
+        found += [each for each in inner if each not in known and keeping.words_of(each)]
+    if not found:
+        return []
+    kinds = ", ".join(sorted({type(each).__name__ for each in found}))
+    said = "in a plain list or dict of the model, where eval(), parameters() and state_dict() do not reach it"
+    return ["%s: %s; it was not judged. Keep it in nn.ModuleList or nn.ModuleDict." % (kinds, said)]
+
+
 def taken_out(model, custom, shapes):
     """As own_side/inside.py asks: (target, variants, what each layer is, those that can be played), then sentences."""
     torch, norms = model.torch, model.norms
@@ -28,12 +57,18 @@ def taken_out(model, custom, shapes):
         name: {
             "kind": type(each).__name__,
             "own": name in own,
-            "calls": 2 if name in model.twice else 1,  # or more, in one forward
+            "calls": int(model.variant != "compile"),  # which would compile what counts them; 0: not known
             "dtype": dtype_of(model.seen[name][1]) if name in model.seen else "",
         }
         for name, each in norms.items()
     }
-    return "torch", ("", "builtin"), layers, playable(torch, custom, own, shapes), model.learnt
+    return (
+        "torch",
+        ("", "builtin"),
+        layers,
+        playable(torch, custom, own, shapes),
+        model.learnt + aside(model.part("keeping"), model.net),
+    )
 
 
 def dtype_of(tensor):
@@ -57,6 +92,8 @@ def facts(torch, custom, layer, shape):
     channels, (eps, momentum) = held["running_mean"].numel(), (custom.find(layer, word) for word in ("eps", "momentum"))
     if len(shape) < 2 or shape[1] != channels or (hasattr(layer, "momentum") and layer.momentum is None):
         return None
+    sizes = {what: held[what].numel() for what in ("gamma", "beta") if held[what] is not None}
+    odd = ["%s of the shape %s" % (what, tuple(held[what].shape)) for what in sizes if sizes[what] not in (1, channels)]
     for each in layer.parameters():
         each.requires_grad_()  # frozen from outside, for fine-tuning: what the layer computes is the question
     counter = custom.find(layer, "counter")
@@ -69,6 +106,10 @@ def facts(torch, custom, layer, shape):
         "eps": plain(eps),
         "weight": plain(momentum),
         "has": [what for what, each in held.items() if each is not None],
+        "single": [what for what in sizes if sizes[what] == 1 < channels],
+        "why": "it has a %s, and not a number for each of its %d channels" % (" and a ".join(odd), channels)
+        if odd
+        else "",
         "root": torch.nn.Module,
     }
 

@@ -17,8 +17,9 @@ VARS = ("running_var", "moving_var", "moving_variance", "running_variance", "sto
 DEVIATIONS = ("running_std", "moving_std", "stored_std", "running_sigma")
 COUNTERS = ("num_batches_tracked", "counter", "num_batches")
 GAMMAS, BETAS = ("weight", "gamma", "scale", "gain"), ("bias", "beta", "shift", "offset")
-# module → its words, of layers whose names say nothing and whose behaviour was seen (shown.py). Beside the usual words:
-# ``form``, of what it keeps in the place of a variance ("deviation", "inverse"), and ``eps`` inside an inverse.
+# module → its words, of layers whose names say nothing and whose behaviour was seen (shown.py). Beside the usual
+# words: ``form``, of what it keeps in the place of a variance ("deviation", "inverse", "logarithm"), and ``eps`` inside
+# an inverse.
 SHOWN = weakref.WeakKeyDictionary()
 OWN_DICTS = ("_modules", "_parameters", "_buffers")  # of nn.Module
 
@@ -96,7 +97,20 @@ def kept(module, name):
 
 
 def has_plain(module):
-    return "running_mean" in module.__dict__ or "moving_mean" in module.__dict__
+    plain = "running_mean" in module.__dict__ or "moving_mean" in module.__dict__
+    return plain or (bool(SHOWN) and module in SHOWN)
+
+
+def hook_on(module, hook):
+    """Register ``hook(module, given, out)``, where an input that has a name in the call counts as given."""
+
+    def named(module, given, keywords, out):
+        hook(module, given or tuple(keywords.values()), out)
+
+    try:
+        return module.register_forward_hook(named, with_kwargs=True)
+    except TypeError:  # before torch 2.0
+        return module.register_forward_hook(hook)
 
 
 def words_of(module):
@@ -134,6 +148,8 @@ def as_variance(values, words):
     form = words.get("form", "")
     if form == "deviation":
         return values * values
+    if form == "logarithm":
+        return np.exp(values) if isinstance(values, np.ndarray) else values.exp()
     return 1.0 / (values * values) - words["eps"] if form == "inverse" else values
 
 
@@ -142,6 +158,8 @@ def from_variance(values, words):
     form = words.get("form", "")
     if form == "deviation":
         return values**0.5
+    if form == "logarithm":
+        return np.log(values) if isinstance(values, np.ndarray) else values.log()
     return (values + words["eps"]) ** -0.5 if form == "inverse" else values
 
 
