@@ -92,7 +92,8 @@ def sound(row: object) -> bool:
     if not isinstance(row, Mapping):
         return False
     words = [row.get("names"), row.get("bases"), row.get("has"), row.get("events"), row.get("single") or []]
-    sizes = [row.get("channels"), row.get("axis"), *(row.get("shape") or [None])]
+    shape = row.get("shape")
+    sizes = [row.get("channels"), row.get("axis"), *(shape if isinstance(shape, list) and shape else [None])]
     numbers = [row[word] for word in ("eps", "weight", "held") if row.get(word) is not None]
     return (
         all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in words)

@@ -27,6 +27,7 @@ from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.life import Life
 
+ROW = 5  # of what a worker says of a module (torch_side/leaves.py)
 DEPARTS = "forwards that depart"  # evidence of a finding about what a layer did (rules/departing.py)
 
 
@@ -85,6 +86,55 @@ def left_out(view: CellView, found: Sequence[Verdict], life: Life | None) -> lis
         for name, each in told.items()
         if each.get("own") is True and name not in known and name in ran
     ]
+
+
+def apart(a: CellView, b: CellView, same: bool) -> str:
+    """Of two targets whose figures are not the ``same``: that BatchNorm is innocent of it, and which module is the
+    first to part by itself; "" where not every layer of both did what is documented, or nobody says."""
+    lives = [life_in(view) for view in (a, b)]
+    if same or any(life is None or not innocence(life, others=False) for life in lives):
+        return ""
+    first = first_apart(a, b)
+    if first is None or first[0] in {layer.name for life in lives if life is not None for layer in life.layers}:
+        return ""
+    name, kind, why = first
+    count = len(lives[0].layers) if lives[0] is not None else 0
+    who = {1: "its one layer does", 2: "both layers do"}.get(count, f"all {count} layers do")
+    return (
+        f"BatchNorm is innocent of what {a.target} and {b.target} differ in: {who} on both what the framework "
+        f"documents. The first module that differs by itself is {name} ({kind}): {why}."
+    )
+
+
+def first_apart(a: CellView, b: CellView) -> tuple[str, str, str] | None:
+    """(name, class, in which way) of the first module that got the same, to the bit, and gave something else."""
+    one, two = modules(a), modules(b)
+    for mode in one:
+        for mine, theirs in zip(one[mode], two.get(mode, ()), strict=False):
+            name, kind, got, held, gave = mine
+            if mine[:2] != theirs[:2] or not got or got != theirs[2] or not gave or not theirs[4]:
+                return None  # what reaches it differs already, and nothing in front of it did so by itself
+            if held != theirs[3]:
+                return name, kind, "its weights are not the same on both"
+            if gave != theirs[4]:
+                return name, kind, "of the same input and the same weights, to the bit, it makes other numbers"
+    return None
+
+
+def modules(view: CellView) -> dict[str, list[list[str]]]:
+    """{mode: [[name, class, digests of input, weights and output]]} in the order in which they ran."""
+    cell = view.notes.get("cell")
+    told = cell.get("modules") if isinstance(cell, Mapping) else None
+    found = told.items() if isinstance(told, Mapping) else ()
+    return {
+        str(mode): [row for row in rows if isinstance(row, list) and len(row) == ROW and all(map(is_text, row))]
+        for mode, rows in found
+        if isinstance(rows, list)
+    }
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def of_cell(item: Finding, view: CellView) -> Finding:

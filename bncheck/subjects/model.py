@@ -24,6 +24,7 @@ from bncheck.diagnosis.inside import (
     verdicts,
 )
 from bncheck.diagnosis.lived.innocence import NAMES
+from bncheck.diagnosis.rules.nonfinite.birthplace import in_words
 from bncheck.diagnosis.rules.own_advice import in_its_words
 from bncheck.environments.backend_file import find_backends
 from bncheck.finding import KINDS, Finding
@@ -434,6 +435,8 @@ def notes(seen: Seen) -> list[str]:
         bare = loaded["prefix"]
         where += f"; {bare[1:]!r} was {'taken from' if bare.startswith('-') else 'put before'} its keys" if bare else ""
         said.append(f"{loaded['loaded']} of {loaded['keys']} keys were loaded from {Path(loaded['path']).name}{where}.")
+    born = in_words(seen.said.get("born"))
+    said += [f"Of the first NaN or Inf: {born[0].lower()}{born[1:]}"] if born else []
     said += [str(remark) for remark in (*seen.said.get("remarks", ()), *seen.said.get("shown", ()))]
     said += remarks_inside(seen.verdicts, untold(seen), NAMES[seen.holding.framework])
     return said + (list(seen.life.remarks) if seen.life is not None else [])

@@ -146,6 +146,11 @@ def build(network, params, dtype, variant, device):
     return kind(network, params, dtype, variant, device)
 
 
+def bfloat16(tensor):
+    """Whether NumPy has no type for it."""
+    return str(tensor.dtype) == "torch.bfloat16"
+
+
 @contextlib.contextmanager
 def no_blame():
     yield
@@ -189,8 +194,9 @@ class Model:
         self.keep_graph, self.part, self.view = True, part, "contiguous"
         self.remarks = {}  # layer of the user's: sentences about what could not be asked of it
         self.gone = {}  # layer that a function of the user's took away: its last state
-        self.example, self.learnt = None, []  # a batch that shows what layers do; sentences about what they showed
-        self.called = {}  # layer of a whole network: its calls in the last forward, see inside.following
+        self.inside = part("inside").Inside(self) if self.whole else None
+        if self.whole:  # what is asked of a whole network alone
+            self.see, self.calls, self.taken_out = self.inside.see, self.inside.calls, self.inside.taken_out
         self.behind = {}  # layer: {buffer: autograd nodes behind it after each event}
         self.tape, self.used_up = [], False
         self.recomputed = variant == "checkpoint"
@@ -208,8 +214,7 @@ class Model:
                 self.network["arguments"],
                 self.network.get("output"),
             )
-            if self.example is not None:
-                self.learnt = part("shown").settle(torch, part, net, self.example)
+            self.inside.settle(net)
             self.places = part("inside").places(torch, part, net)  # of layers in the network
             self.layers = list(self.places)
         else:
@@ -236,12 +241,6 @@ class Model:
         self.watch()
         self.call = part("variants").runner(self, self.variant)
 
-    def see(self, x):
-        """Build a whole network anew where it has layers that only a batch shows: ``x`` is one that it is to get."""
-        if self.whole and part("shown").needs_batch(self.torch, part, self.net):
-            self.example = self.torch.from_numpy(x)
-            self.assemble()
-
     def start(self, children):
         """Put the host's parameters where they belong; a layer of the user's may hold them in a way of its own."""
         starts = {}
@@ -266,6 +265,10 @@ class Model:
         """On the case's device, in its dtype. Module.to(dtype) would throw imaginary parts away."""
         if self.dtype == self.torch.float32 and self.device == "cpu" and not self.custom and not self.whole:
             return net  # as PyTorch makes it
+        if self.whole and self.dtype == self.torch.float32 and part("inside").narrow(self.torch, net):
+            self.dtype = part("inside").narrow(self.torch, net)  # as it is made, and not silently in float32
+            self.wide = self.dtype == self.torch.bfloat16
+            return net.to(device=self.device)
         if self.parts != "complex":
             return net.to(device=self.device, dtype=self.dtype)
         wide = self.torch.complex128 if self.dtype == self.torch.float64 else self.torch.complex64
@@ -295,7 +298,7 @@ class Model:
                 if name in layers:
                     self.hooks.append(part("keeping").hook_on(child, part("layers").seeing(self, layers[name])))
                 if name in layers and self.whole and self.variant != "compile":
-                    self.hooks += part("inside").following(part("keeping"), self, child, layers[name])
+                    self.hooks += self.inside.following(child, layers[name])
                 if name == self.returns:
                     self.hooks.append(child.register_forward_hook(part("layers").keeping(self)))
 
@@ -323,7 +326,7 @@ class Model:
         if self.last_axis and tensor.dim() > 2:
             tensor = tensor.permute(0, *range(2, tensor.dim()), 1)
         tensor = tensor.cpu()
-        return (tensor.float() if self.wide or str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+        return (tensor.float() if self.wide or bfloat16(tensor) else tensor).numpy()
 
     def forward(self, x, mode):
         data = part("layers").viewed(self.tensor(x), self.view)
@@ -332,12 +335,12 @@ class Model:
         elif mode == "eval":
             self.net.eval()
         if self.whole:
-            self.seen, self.called = {}, {}  # a layer that this forward passes by has none
+            self.seen = {}  # a layer that this forward passes by has none
         quiet = mode in ("eval", "no_grad")
         if not quiet and self.network.get("input_gradient", True):
             data.requires_grad_()
         with self.blame(), self.beside_builtin(data, mode), self.torch.set_grad_enabled(not quiet):
-            out = self.call(data)
+            out = self.inside.call(mode, data) if self.whole else self.call(data)
         if not quiet:
             self.record(data, out)
         return self.finish(data, out, mode)
@@ -420,14 +423,6 @@ class Model:
 
     # -- what is recorded -------------------------------------------------------------------------------------
 
-    def calls(self):
-        """{layer: its calls} of those that the last forward called more than once: see inside.following."""
-        again = {name: each for name, each in self.called.items() if len(each) > 1}
-        return {
-            name: [(self.array(x), self.array(y), before, after) for x, y, before, after in calls]
-            for name, calls in again.items()
-        }
-
     def taps(self):
         return {name: (self.array(given), self.array(out)) for name, (given, out) in self.seen.items()}
 
@@ -448,7 +443,7 @@ class Model:
             held = self.held(norm, what)
             if held is not None:
                 held = held.detach().cpu()
-                found[what] = held.float().numpy() if self.wide else held.numpy().copy()
+                found[what] = held.float().numpy() if bfloat16(held) else held.numpy().copy()
                 if own:
                     meant = part("custom").as_meant(norm, what, found[what])
                     found[what] = part("custom").per_channel(meant, self.channels(layer))
@@ -467,18 +462,16 @@ class Model:
             else self.held(self.norms[layer], "running_mean").numel()
         )
 
-    def taken_out(self, shapes):
-        """What own_side/inside.py asks of a whole network, which is in training from then on."""
-        self.net.train()
-        return part("inside").taken_out(self, part("custom"), shapes)
-
     def dtypes(self, layer):
-        return dict.fromkeys(("running_mean", "running_var", "gamma", "beta"), "bfloat16") if self.wide else {}
+        if not self.wide:
+            return {}
+        held = {what: self.held(self.norms[layer], what) for what in part("custom").TENSORS}
+        return {what: "bfloat16" for what, each in held.items() if each is not None and bfloat16(each)}
 
     def facts(self):
-        """About the whole cell, after its last event: only a layer of the user's own has any."""
+        """About the whole cell, after its last event: only what is the user's own has any."""
         if not self.custom:
-            return {}
+            return self.inside.facts() if self.whole else {}
         custom = part("custom")
         return {"custom": {name: custom.facts(self, name, part("layers").batch_norm) for name in self.layers}}
 

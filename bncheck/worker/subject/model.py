@@ -4,6 +4,7 @@ Loaded by run.py by path; Python 3.7 syntax. What its layers hold goes to ``held
 ``watched/`` (worker/watching), the rest into the answer. The process ends afterwards: nothing of the user's is changed.
 """
 
+import copy
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ import numpy as np
 LEARNING_RATE = 1e-3
 PARTS = (1, 3)  # sizes of the other batches
 UNPLAYED = {"from": "none", "shapes": []}
+LARGE = 1 << 26  # parameters of a model that is copied beside itself
 RANDOM = 1e-5  # relative difference of two runs from which on a layer's output is random, in eval too
 
 
@@ -80,6 +82,7 @@ def live(torch, part, job, net, norms, batch, folder):
     """Play it, recorded; what could not be played is said, and is no fault of the model's."""
     found = {"remarks": []}
     leaves = part("torch_side", "whole").leaves
+    twin = copied(net)
     recorder = part("watching", "recorder").Recorder({"folder": os.path.join(folder, "watched"), "keep": "all"})
     part("torch_side", "watching").install(torch, recorder, lambda name: part("torch_side", name))
     phases = [("eval", lambda: evaluate(torch, leaves, net, batch))]
@@ -104,11 +107,42 @@ def live(torch, part, job, net, norms, batch, folder):
             found["batches"] = in_batches(torch, leaves, net, norms, batch)
         except (Exception, SystemExit) as error:
             found["remarks"].append("eval in other batches was not played: %s" % raised(part, error, job))
+    if twin is not None and not finite(torch, found, outputs, norms):
+        found["born"] = birth(torch, part, twin, net, norms, batch)
     found["steps"] = job["steps"] if "training" in outputs else 0
     found["loss"] = outputs.get("training")
     if "training" in outputs:
         found["alone"] = alone(torch, part, leaves, net, norms, batch, folder, job["ops"])
     return found
+
+
+def copied(net):
+    """What a first NaN is looked for in; None of a network that is large, or cannot be copied."""
+    try:
+        return copy.deepcopy(net) if sum(each.numel() for each in net.parameters()) < LARGE else None
+    except Exception:
+        return None
+
+
+def finite(torch, found, outputs, norms):
+    """Whether what it gave, its losses and its statistics are all finite."""
+    losses = [each for each in outputs.get("training") or [] if each - each != 0]
+    held = [each for module in norms.values() for each in module.buffers() if each.is_floating_point()]
+    good = all(bool(torch.isfinite(each).all()) for each in held)
+    return good and not losses and not any(each["bad"] for each in found.get("output", ()))
+
+
+def birth(torch, part, twin, net, norms, batch):
+    """Where the first NaN or Inf arises, in eval or else in training, of the model as it was handed over."""
+    paths = {id(module): path for path, module in net.named_modules()}
+    twins = dict(twin.named_modules())
+    same = {name: twins[paths[id(module)]] for name, module in norms.items() if id(module) in paths}
+    for mode in (False, True):
+        twin.train(mode)
+        found = part("torch_side", "birth").look(torch, twin, same, lambda other: call(other, batch))
+        if found:
+            return found
+    return {}
 
 
 def alone(torch, part, leaves, net, norms, batch, folder, ops):
