@@ -107,6 +107,14 @@ class CellView:
         return custom.rpartition(":")[2]
 
     @property
+    def own_inside(self) -> frozenset[str]:
+        """Layers of the user's inside a whole network: what they do is no habit of the framework's."""
+        cell = self.notes.get("cell")
+        told = cell.get("layers") if isinstance(cell, Mapping) else None
+        found = told.items() if isinstance(told, Mapping) else ()
+        return frozenset(str(name) for name, each in found if isinstance(each, Mapping) and each.get("own") is True)
+
+    @property
     def own_code(self) -> str:
         """The user's own layer or whole network in this cell, by name; "" where all is a framework's own."""
         return self.own_layer or (self.case.network.model or "").rpartition(":")[2]

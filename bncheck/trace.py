@@ -30,6 +30,10 @@ Array names (``T`` events, ``C`` channels; states have ``T + 1`` rows, row 0 is 
                                         channels as fit (``worker/recorder.py``)
 ``gave/<layer>/<t>``        (N, C, …)   what it made of that
 ``upstream/<layer>/<t>``    (N, C, …)   dy of the backward of forward ``t``, where it is the network's last layer
+``calls:<layer>:<what>``    (K, …)      of a layer of a whole network that a forward calls more than once, call by
+                                        call: what stands above of a forward, ``event``, and the state around it
+                                        (``running_mean_before``, ``running_mean_after``, …)
+``alone:<k>:<who>:<what>``  any         of a layer inside a whole network, played by itself (``own_side/alone.py``)
 ==========================  ==========  =================================================================
 
 A quantity that a layer does not have (no running statistics, no affine) has no array.

@@ -12,9 +12,18 @@ import pytest
 from at_the_prompt import here
 from test_checkpoints import python_of
 
+from bncheck.diagnosis.inside import (
+    CLAIMS,
+    Alone,
+    Framework,
+    Verdict,
+    findings_inside,
+    read_alone,
+    remarks_inside,
+    verdict_on,
+)
 from bncheck.environments.backend_file import find_backends
 from bncheck.scenario import OPS, describe_ops
-from bncheck.subjects.inside import CLAIMS, Alone, Verdict, alone_of, findings_inside, remarks_inside, verdict_on
 from bncheck.worker.backends import reference
 from bncheck.worker.own_side import alone
 
@@ -60,12 +69,16 @@ def layer(own: dict[str, Any], kind: str = "MyBN", why: str = "", **row: Any) ->
         for who, trace in (("own", own), ("builtin", recorded()))
         for key, value in trace.items()
     }
-    said = {**FACTS, "names": ["bn1"], "class": kind, "bases": [kind], "why": why, "held": 0.1, **row}
-    return alone_of(0, said, arrays, "model.py")
+    said = {
+        **FACTS, "names": ["bn1"], "class": kind, "bases": [kind], "why": why, "held": 0.1, "events": alone.EVENTS,
+        **row,
+    }  # fmt: skip
+    (found,) = read_alone([said], arrays, "model.py")
+    return found
 
 
 def judged(one: Alone) -> Verdict:
-    return verdict_on(one, "2.13.0", find_backends(())["torch"])
+    return verdict_on(one, Framework("torch", find_backends(())["torch"].documented, "2.13.0"))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from literal_run import drift
 
 from bncheck.gate.shortfall import Asked, shortfalls
+from bncheck.report.overview import headline
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
 
 PROBE = ScenarioResult("probe", cases=(CaseResult("base"),), probe=True)
@@ -43,6 +44,19 @@ def test_a_target_that_was_asked_for_and_is_unavailable() -> None:
     assert item.remedy == "get one; where it may be missing: --optional torch@cuda"
     assert item.short == "torch@cuda did not run"
     assert said(found, "torch") == []
+
+
+def test_layers_of_a_whole_model_that_were_judged_by_themselves_need_no_second_target() -> None:
+    judged = CellResult("s", "base", "torch", "torch", "ok", judged=2)
+    found = run(judged)
+    assert said(found, "torch", whole=True) == []
+    assert headline(found) == "Only torch ran; 2 normalising layers in it were judged one by one."
+    assert said(run(cell("torch")), "torch", whole=True) == [
+        "Nothing was compared: torch is the only target that ran, and the reference cannot play a whole model"
+    ]
+    # Where two are asked, that one of them is right by itself is no comparison.
+    refused = cell("torch[jit]", "raised", event=-1, error="no")
+    assert said(run(judged, refused), "torch", whole=True)
 
 
 @pytest.mark.parametrize(

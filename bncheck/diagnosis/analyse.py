@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from bncheck.diagnosis.judge import explain_cell, judge_case, unsound_places
 from bncheck.diagnosis.repeats import compare_again
 from bncheck.diagnosis.rules.applications import unchanged
 from bncheck.diagnosis.rules.well_formed import well_formed
+from bncheck.diagnosis.whole import Inside, apart, inside, together
 from bncheck.evidence import CellView, Drift, Repeat, TargetView
 from bncheck.finding import Finding
 from bncheck.run_folder.cell import CellRecord, cell_folder, record_or_crash, trace_or_crash, write_replay
@@ -284,20 +286,44 @@ def scenario_of(plan: Plan, case: Case) -> Scenario:
 def take_in(work: Work, case: Case, analysis: Analysis) -> None:
     """Read a case, judge it, then write what was replayed beside its cells; its traces are let go at the end."""
     explained: list[tuple[str, CellView]] = []
+    alone: list[Finding] = []
     for target in work.targets:
         cell, view = read_cell(work.run, case, target)
-        if cell is not None:
-            found = () if view is None or view.trace is None else unsound_places(case, view.trace)
-            analysis.cells.append(replace(cell, unsound=found) if found else cell)
+        found = () if view is None or view.trace is None else unsound_places(case, view.trace)
+        said = Inside()
         if view is not None:
             known = analysis.conventions.get(target.name, {}), analysis.documented.get(target.name, ())
-            explained.append((target.slug, explain_cell(view, target, *known)))
+            view = explain_cell(view, target, *known)
+            said = inside(view, known[1])
+            explained.append((target.slug, view))
+            alone += said.findings
+        if cell is not None:
+            remarks = (*cell.remarks, *said.remarks)
+            told = replace(cell, unsound=found, remarks=remarks, judged=said.judged)
+            analysis.cells.append(told if told != cell else cell)
     judged = judge_case(case, scenario_of(work.plan, case), [view for _, view in explained])
+    analysis.cells[:] = with_innocence(analysis.cells, [view for _, view in explained], judged.drifts)
     analysis.drifts.extend(judged.drifts)
-    analysis.findings += judged.findings
+    analysis.findings += [*judged.findings, *together(alone)]
     for slug, view in explained:
         if view.convention is not None:
             write_replay(cell_folder(work.run, slug, case.id), view.replay)
+
+
+def with_innocence(cells: list[CellResult], views: Sequence[CellView], drifts: Sequence[Drift]) -> list[CellResult]:
+    """The cells, with what is said for the BatchNorm layers of a whole network on two targets that differ."""
+    said: dict[tuple[str, str, str], str] = {}
+    for a, b in combinations(views, 2) if views and views[0].case.network.model is not None else ():
+        own = [drift for drift in drifts if (drift.a, drift.b) == (a.target, b.target)]
+        text = apart(a, b, same=all(drift.relation == "agrees" for drift in own))
+        if text:
+            said.setdefault((b.case.scenario, b.case.name, b.target), text)
+    return [
+        replace(cell, remarks=(*cell.remarks, said[key]))
+        if (key := (cell.scenario, cell.case, cell.target)) in said
+        else cell
+        for cell in cells
+    ]
 
 
 def target_view(target: TargetResult, analysis: Analysis) -> TargetView:

@@ -106,15 +106,18 @@ def idle(results: Results, required: Collection[str]) -> Iterator[Shortfall]:
 
 
 def compared(results: Results, cells: list[CellResult], asked: Asked) -> bool:
-    """Whether two targets played the same case, or one was compared with itself, or was to stand alone."""
+    """Whether two targets played the same case, one was compared with itself, its layers were each held against what
+    they should do, or it was to stand alone."""
     useful = (cell for cell in cells if took_part(results, cell))
+    one = len({cell.target for cell in cells}) == 1
     single = asked.repeated or (asked.alone and len(results.targets) == 1)
     if any(NODES in finding.evidence for finding in results.findings):
         return True  # single nodes of an ONNX file, each with the text of its opset
     met: set[tuple[str, str]] = set()
     for cell in useful:
         case = results.case_at.get((cell.scenario, cell.case))
-        if single or (cell.scenario, cell.case) in met or (case is not None and with_itself(case.ops)):
+        itself = (one and cell.judged > 0) or (case is not None and with_itself(case.ops))
+        if single or (cell.scenario, cell.case) in met or itself:
             return True
         met.add((cell.scenario, cell.case))
     return False

@@ -13,7 +13,7 @@ from bncheck.bounded import clear, open_within, own_file, own_folder, read_withi
 from bncheck.errors import RunFolderError, ScenarioError
 from bncheck.run_folder.folder import check_slug
 from bncheck.run_folder.whole import write_whole
-from bncheck.scenario import Case, describe_ops, op_of
+from bncheck.scenario import OP_NAMES, Case, describe_ops, op_of
 from bncheck.scenario_files.inputs import content_key, make_inputs
 from bncheck.scenario_files.shapes import layer_ranks
 from bncheck.worker.archive import digest, pack_npz
@@ -30,6 +30,8 @@ def describe_case(case: Case, inputs: str, archive: str = "") -> dict[str, Any]:
     for layer, rank in zip(network["layers"], layer_ranks(case), strict=True):
         layer["rank"] = rank
     forwards = sum(op_of(event.op).forward for event in case.events)
+    # The user's layers in a whole model are played by themselves besides, through events of their own.
+    ops = OP_NAMES if case.network.model else [event.op for event in case.events]
     return {
         "cell": check_slug(case.id),
         "protocol": 1,
@@ -38,7 +40,7 @@ def describe_case(case: Case, inputs: str, archive: str = "") -> dict[str, Any]:
         "dtype": case.dtype,
         "network": network,
         "events": [asdict(event) for event in case.events],
-        "ops": describe_ops(event.op for event in case.events),
+        "ops": describe_ops(ops),
         "views": {name: spec.view for name, spec in case.inputs.items() if spec.view != "contiguous"},
         "sample": max(64, min(4096, SAMPLED_IN_ALL // max(forwards, 1))),
     }

@@ -237,7 +237,11 @@ def why_nothing(results: Results, failed: int) -> str:
     if len(ran) > 1:
         return "No case was played by two targets; there is nothing to compare."
     itself = any(with_itself(case.ops) for _, case in rows(results, probes=False))
-    return f"Only {ran[0]} ran; " + ("it was compared with itself." if itself else "there is nothing to compare.")
+    judged = max((cell.judged for cell in asked_cells(results)), default=0)
+    how = "was judged by itself" if judged == 1 else "were judged one by one"
+    layers = f"{plural(judged, 'normalising layer')} in it {how}"
+    done = [*(["it was compared with itself"] if itself else []), *([layers] if judged else [])]
+    return f"Only {ran[0]} ran; {' and '.join(done) or 'there is nothing to compare'}."
 
 
 def count_kinds(results: Results, concerns: Callable[[str], bool]) -> list[str]:

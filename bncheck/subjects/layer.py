@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bncheck.diagnosis.two_sides import without_targets
 from bncheck.environments.backend_file import BackendFile, find_backends
 from bncheck.environments.devices import physical_memory
 from bncheck.finding import KINDS, Finding
@@ -348,26 +349,9 @@ def answer_of(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Re
     )
 
 
-VARIANCES = r"averages the variance over \1 into running_var, {theirs} the one over \2."
-VERSION = r"[0-9][^ ,:']*[^ ,:'.]"  # and device; a full stop behind it ends the sentence
-
-
 def in_words(title: str, layer: Looked) -> str:
     """A finding's sentence without the targets' names: there are two sides, the user's layer and the framework's."""
-    theirs = f"{layer.home.title}'s"
-    mine, builtin = (re.escape(target) for target in layer.home.targets)
-    for pattern, words in (
-        (rf"{re.escape(layer.name)} in {mine} {VERSION}", layer.name),
-        (rf"{builtin}( {VERSION})?'s", theirs),
-        (rf"{builtin}( {VERSION})?", theirs),
-        (rf"(?<!\w){mine} {VERSION}", layer.name),
-        (r"(the network's|its) output", "the output"),
-        (rf"divides the variance that is averaged by (\S+), {theirs} by (\S+)\.", VARIANCES.format(theirs=theirs)),
-        (rf"y is ([0-9.]+) times as large on {theirs}", rf"{theirs} y is \1 times as large"),
-        (r" (of|normalises) bn\b", lambda match: " normalises" if match[1] == "normalises" else ""),
-    ):
-        title = re.sub(pattern, words, title)
-    return title
+    return without_targets(title, layer.name, layer.home.title, layer.home.targets)
 
 
 def headline(layer: Looked, own: str, leading: Finding | None, stopped: CellResult | None) -> str:

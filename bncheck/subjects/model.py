@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bncheck.diagnosis.alone import judge_holding, judge_life, ordered
+from bncheck.diagnosis.inside import (
+    Alone,
+    Framework,
+    Verdict,
+    findings_inside,
+    read_alone,
+    remarks_inside,
+    verdicts,
+)
 from bncheck.diagnosis.lived.innocence import NAMES
+from bncheck.diagnosis.rules.nonfinite.birthplace import in_words
 from bncheck.diagnosis.rules.own_advice import in_its_words
 from bncheck.environments.backend_file import find_backends
 from bncheck.finding import KINDS, Finding
@@ -28,7 +38,6 @@ from bncheck.run_folder.lives import read_lives
 from bncheck.run_folder.recordings import life_of
 from bncheck.run_folder.results import Results, TargetResult
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
-from bncheck.subjects.inside import Alone, Verdict, findings_inside, read_alone, remarks_inside, verdicts
 from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.played import (
     at_two_places,
@@ -71,8 +80,9 @@ class Seen:
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What layers of the user's do unlike the framework's own."""
-        backend = find_backends(())[self.holding.framework]
-        return verdicts(self.alone, str(self.said.get("version", self.said.get("torch", ""))), backend)
+        documented = find_backends(())[self.holding.framework].documented
+        version = str(self.said.get("version", self.said.get("torch", "")))
+        return verdicts(self.alone, Framework(self.holding.framework, documented, version))
 
 
 def check_model(
@@ -100,7 +110,8 @@ def check_model(
 
 def read(name: str, said: Mapping[str, Any], folder: Path, framework: str = "torch") -> Seen:
     holding = holding_of(name, said, folder / "held.npz", framework)
-    alone = read_alone(said, folder / "alone.npz", name.rpartition(":")[0])
+    played = open_archive(folder / "alone.npz") if said.get("alone") else None
+    alone = read_alone(said.get("alone"), {} if played is None else played, name.rpartition(":")[0])
     handed = folder / "recording.npz"
     if handed.is_file():
         life = handed_in(holding.name, said, handed, framework)
@@ -144,8 +155,10 @@ def holding_of(name: str, said: Mapping[str, Any], path: Path, framework: str = 
 
 def held_of(place: int, layer: Mapping[str, Any], arrays: Mapping[str, Any]) -> Held:
     found = {what: arrays[f"{place}/{what}"] for what in QUANTITIES if f"{place}/{what}" in arrays}
+    if layer.get("own"):
+        found = {what: array for what, array in found.items() if per_channel(array, found)}
     counter = arrays.get(f"{place}/counter")
-    there = [what for what in (*QUANTITIES, "counter") if f"{place}/{what}" in arrays]
+    there = [*found, *(["counter"] if counter is not None else [])]
     path = "" if layer["name"] == layer["kind"] else f"{layer['name']}."
     return Held(
         layer=str(layer["name"]),
@@ -161,6 +174,12 @@ def held_of(place: int, layer: Mapping[str, Any], arrays: Mapping[str, Any]) -> 
         shapes={what: found[what].shape for what in found},
         keys={what: path + str(arrays[f"{place}/{what}/key"]) for what in there},
     )
+
+
+def per_channel(array: Any, found: Mapping[str, Any]) -> bool:
+    """Whether a layer of the user's holds a number for each channel there, or one for all: a scale for each position is
+    no gamma."""
+    return "running_mean" not in found or array.size in (1, found["running_mean"].size)
 
 
 def flat(array: Any) -> Any:
@@ -397,7 +416,7 @@ def gap_of(lived: LayerLife | None, seen: Seen) -> str:
 def notes(seen: Seen) -> list[str]:
     given = seen.said["input"]
     if given["from"] == "none":
-        return [str(remark) for remark in seen.said.get("remarks", ())]
+        return [str(remark) for remark in (*seen.said.get("remarks", ()), *seen.said.get("shown", ()))]
     shapes = " and ".join(f"{each['dtype']} {'×'.join(map(str, each['shape']))}" for each in given["shapes"])
     words = {"data": "Played on your data", "input": "Played on made-up numbers", "made": "Played on made-up numbers"}
     said = [f"{words[given['from']]}: {shapes}."]
@@ -416,6 +435,8 @@ def notes(seen: Seen) -> list[str]:
         bare = loaded["prefix"]
         where += f"; {bare[1:]!r} was {'taken from' if bare.startswith('-') else 'put before'} its keys" if bare else ""
         said.append(f"{loaded['loaded']} of {loaded['keys']} keys were loaded from {Path(loaded['path']).name}{where}.")
-    said += [str(remark) for remark in seen.said.get("remarks", ())]
+    born = in_words(seen.said.get("born"))
+    said += [f"Of the first NaN or Inf: {born[0].lower()}{born[1:]}"] if born else []
+    said += [str(remark) for remark in (*seen.said.get("remarks", ()), *seen.said.get("shown", ()))]
     said += remarks_inside(seen.verdicts, untold(seen), NAMES[seen.holding.framework])
     return said + (list(seen.life.remarks) if seen.life is not None else [])

@@ -10,6 +10,7 @@ import numpy as np
 # Recorded only where a layer's state has them: autograd nodes behind its buffers, bytes those keep alive.
 GRAPH = ("graph_nodes", "graph_bytes")
 STATES = ("running_mean", "running_var", "running_covar", "gamma", "beta")
+CALLED = ("input_mean", "input_var", "used_mean", "used_invstd", "used_residual")
 SCALARS = ("counter", "training", "momentum", "eps")
 # Of a layer of the user's the values themselves are kept: so many per forward, and per cell.
 WHOLE, WHOLE_IN_ALL = 1 << 15, 1 << 21
@@ -83,12 +84,15 @@ class Recorder:
 
     def __init__(self, model, events, limit):
         self.model, self.total, self.limit = model, len(events), limit
+        self.ops = [event["op"] for event in events]
         self.states = {layer: [] for layer in model.layers}
         self.forwards = {layer: [None] * self.total for layer in model.layers}
         self.gradients = {layer: {} for layer in model.layers}
         self.network_bad = np.full(self.total, -1, dtype=np.int64)
         self.seconds = np.zeros(self.total)
         self.loose = {}
+        self.shapes = {}  # layer: of its first input, in training where the model tells which layers train
+        self.called = {}  # layer that a forward calls more than once: a row for each call
         self.known = {}  # moments of inputs that come straight from the archive, by their address
         in_parts = getattr(model, "network", {}).get("parts", 1) != 1  # channels that go in as several tensors
         self.room = WHOLE_IN_ALL if getattr(model, "custom", None) and not in_parts else 0
@@ -104,10 +108,15 @@ class Recorder:
             rows.append(rows[-1] if rows else {})
 
     def forward(self, event, out, source):
+        told = getattr(self.model, "told", None)
         for layer, (data, result) in self.model.taps().items():
             self.forwards[layer][event] = self.measure(layer, data, result, source)
+            if told is None or told(layer, self.ops[event] != "eval_forward"):
+                self.shapes.setdefault(layer, data.shape)
             self.keep("given", layer, event, data)
             self.keep("gave", layer, event, result)
+        for layer, calls in getattr(self.model, "calls", dict)().items():
+            self.called.setdefault(layer, []).extend(self.call(layer, event, *call) for call in calls)
         self.output(event, out)
 
     def keep(self, word, layer, event, array):
@@ -125,7 +134,7 @@ class Recorder:
         if layer in self.states:
             self.keep("upstream", layer, event, dy)
 
-    def measure(self, layer, data, result, source):
+    def measure(self, layer, data, result, source, state=None):
         axis = self.model.axis(layer)
         first = source is not None and data.shape == source[1].shape and np.shares_memory(data, source[1])
         facts = self.known.get(source[0]) if first else None
@@ -137,11 +146,29 @@ class Recorder:
                 self.known[source[0]] = facts
         mean, var, centred, bad, count = facts
         out = channel_rows(result, axis)
-        state = self.states[layer][-1]
+        state = self.states[layer][-1] if state is None else state
         gamma, beta = (fitting(state.get(name), len(mean), usual) for name, usual in (("gamma", 1.0), ("beta", 0.0)))
         used = reveal(centred, mean, var, out, gamma, beta)
         bad_out = int(out.size - np.count_nonzero(np.isfinite(out)))
         return mean, var, count, bad, bad_out, used
+
+    def call(self, layer, event, data, result, before, after):
+        """One of several calls in one forward: what ``measure`` says of it, and the state around it."""
+        mean, var, count, bad, bad_out, used = self.measure(layer, data, result, None, before)
+        row = {
+            "event": event,
+            "n": count,
+            "input_bad": bad,
+            "output_bad": bad_out,
+            "training": after.get("training", -1),
+        }
+        row.update(zip(CALLED, (mean, var) + tuple(used)))
+        for word, state in (("before", before), ("after", after)):
+            row.update(
+                ("%s_%s" % (name, word), state[name]) for name in ("running_mean", "running_var") if name in state
+            )
+            row["counter_" + word] = np.nan if state.get("counter") is None else state["counter"]
+        return row
 
     def output(self, event, out):
         self.network_bad[event] = out.size - np.count_nonzero(np.isfinite(out))
@@ -167,6 +194,9 @@ class Recorder:
                 for event, value in by_event.items():
                     table[event] = value
                 found[layer + "/" + name] = table
+        for layer, rows in self.called.items():
+            names = set.intersection(*map(set, rows))
+            found.update(("calls:%s:%s" % (layer, name), np.array([row[name] for row in rows])) for name in names)
         found.update(self.loose)
         return found
 

@@ -79,6 +79,10 @@ any other event             a method of the event's name taking its arguments as
                             "artifacts": [...], "notes": {...}}. A missing method, or
                             NotImplementedError(reason) from any call, is *unsupported*.
 
+Of a whole network (``network.model``) ``notes["cell"]`` also says which ``layers`` are the user's own, and ``alone``
+which of them were played by themselves, whose arrays are in the trace (``own_side/alone.py``); the line of its case
+knows all events. A model of one with a method ``see(x)`` is shown a batch before anything is played.
+
 A backend with ``CUSTOM = True`` puts ``network.custom`` ("/path/file.py:Class") in the place of its BatchNorm layers,
 or is an oracle that ignores it; its state may then hold ``graph_nodes``, ``graph_bytes`` and ``running_covar``, and
 ``network.parts`` and ``network.oracle`` say what it takes and what it is held against. One with ``WHOLE = True``
@@ -117,6 +121,11 @@ def part(name):
         sys.modules[full] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[full])
     return sys.modules[full]
+
+
+def beside(folder, name):
+    """A file of another folder of the worker, as backends load theirs: one module of the process, whoever asks."""
+    return part("beside").part_of(folder.replace("_side", ""))(name)
 
 
 def begin(folder, guarded=False):
@@ -220,12 +229,15 @@ class Cell:
 
     def __init__(self, job, inputs, backend, target, folder, judge=None):
         self.job, self.ops, self.inputs, self.folder = job, job["ops"], inputs, folder
-        self.judge = judge or blame.Judge([], False, "", "")
+        self.judge, self.backend = judge or blame.Judge([], False, "", ""), backend
         self.failed, self.artifacts, self.notes = [], [], {}
         self.pending, self.last = [], []  # (input, batch) of forwards waiting for, and used by, a backward
         refuse_network(job["network"], backend)
         params = {name[6:]: inputs[name] for name in inputs if name.startswith("param/")}
         self.model = backend.build(job["network"], params, job["dtype"], target["variant"], target["device"])
+        batches = [inputs[name] for name in inputs if name.startswith("x/")]
+        if job["network"].get("model") and hasattr(self.model, "see") and batches:
+            self.model.see(batches[0][0])
         self.recorder = recorder.Recorder(self.model, job["events"], job.get("sample", 4096))
 
     def play(self):
@@ -262,7 +274,28 @@ class Cell:
                 self.failed.append(failure(len(self.job["events"]) - 1, "recording", error, self.judge))
                 continue
             arrays, notes = (found, notes) if keep == self.recorder.arrays else (arrays, found)
+        if arrays is not None and self.job["network"].get("model"):
+            said, more = self.inside()
+            arrays.update(more)
+            notes = dict(notes, cell=dict(notes.get("cell") or {}, **said))
         return arrays, notes
+
+    def inside(self):
+        """({"layers", "alone"}, arrays) of the user's own layers in a whole network, each played by itself; none where
+        the network is in several pieces. The network is not used afterwards."""
+        network = self.job["network"]
+        if network.get("replicas") or network.get("copied"):
+            return {}, {}
+        try:
+            return beside("own_side", "inside").play(self.neighbour, self.model, self.recorder.shapes, self.ops)
+        except ERRORS as error:
+            self.failed.append(failure(len(self.job["events"]) - 1, "alone", error, self.judge))
+            return {}, {}
+
+    def neighbour(self, folder, name):
+        """As own_side/alone.py asks for files: this process has loaded its backend and this one already."""
+        known = {"backends": self.backend, "": sys.modules[__name__]}
+        return known.get(folder) or beside(folder, name)
 
     def step(self, index, event):
         op = event["op"]

@@ -16,8 +16,9 @@ SHOWN = 3  # classes that a sentence names
 NAMES = {"torch": "PyTorch", "keras": "Keras", "paddle": "Paddle", "flax": "Flax", "mxnet": "MXNet"}
 
 
-def innocence(life: Life) -> str:
+def innocence(life: Life, others: bool = True) -> str:
     """One sentence, "" where a layer departs from the rules, or too little was recorded to say it of all of them.
+    ``others``: layers of the user's are named that nothing was held against.
 
     It is about the arithmetic of the layers alone: statistics after each kept forward follow from those before and from
     the input, and outputs from the statistics that the mode asks for. What the program does with them is another
@@ -37,7 +38,7 @@ def innocence(life: Life) -> str:
         f"BatchNorm itself is innocent: {who} did what {framework} documents in each of {forwards:,} forwards that "
         f"were recorded whole."
     )
-    if kinds and not own_ways(life):
+    if kinds and others and not own_ways(life):
         said += (
             f" {shortened(kinds)} {'is' if len(kinds) == 1 else 'are'} not among them: bncheck check "
             f"FILE.py:{kinds[0]} compares {'it' if len(kinds) == 1 else 'a layer'} with {framework}'s."

@@ -126,7 +126,8 @@ def never_trained(cell: CellView, trace: Trace) -> Start | None:
 def odd_weight(cell: CellView, trace: Trace) -> Start | None:
     """A weight of the new batch that reads like the weight of the old average, or that leaves nothing to average."""
     old = cell.backend not in NEW_BATCH  # whose momentum is the weight of the old average
-    held = {layer: first(trace, layer, "momentum") for layer in trace.layers}
+    own = cell.own_inside  # a layer of the user's may call either share momentum: what it does says which
+    held = {layer: first(trace, layer, "momentum") for layer in trace.layers if layer not in own}
     weights = {layer: 1 - value if old else value for layer, value in held.items() if value is not None}
     odd = {layer: weight for layer, weight in weights.items() if weight >= 0.5 or weight == 0}
     if not odd:

@@ -146,6 +146,11 @@ def build(network, params, dtype, variant, device):
     return kind(network, params, dtype, variant, device)
 
 
+def bfloat16(tensor):
+    """Whether NumPy has no type for it."""
+    return str(tensor.dtype) == "torch.bfloat16"
+
+
 @contextlib.contextmanager
 def no_blame():
     yield
@@ -189,6 +194,9 @@ class Model:
         self.keep_graph, self.part, self.view = True, part, "contiguous"
         self.remarks = {}  # layer of the user's: sentences about what could not be asked of it
         self.gone = {}  # layer that a function of the user's took away: its last state
+        self.inside = part("inside").Inside(self) if self.whole else None
+        if self.whole:  # what is asked of a whole network alone
+            self.see, self.calls, self.taken_out = self.inside.see, self.inside.calls, self.inside.taken_out
         self.behind = {}  # layer: {buffer: autograd nodes behind it after each event}
         self.tape, self.used_up = [], False
         self.recomputed = variant == "checkpoint"
@@ -206,7 +214,9 @@ class Model:
                 self.network["arguments"],
                 self.network.get("output"),
             )
-            self.layers = part("whole").batch_norms(torch, net)
+            self.inside.settle(net)
+            self.places = part("inside").places(torch, part, net)  # of layers in the network
+            self.layers = list(self.places)
         else:
             net = torch.nn.Sequential()
             for layer in self.network["layers"]:
@@ -215,12 +225,16 @@ class Model:
                 net.add_module(layer["name"], made)
         self.net = self.moved(net)
         children = dict(self.net.named_modules() if self.whole else self.net.named_children())
+        if self.whole:
+            children.update({name: children[place] for name, place in self.places.items()})
         self.layouts = {}
         for name in self.layers if self.parts != 1 else ():
             children[name] = children[name].inner
             self.layouts[name] = part("parts").Layout(children[name], self.parts, self.specs[name]["channels"])
-        self.norms = {name: getattr(children[name], "first", children[name]) for name in self.layers}
-        self.places = {name: name for name in self.layers}  # where each is in the network
+        self.norms = {name: children[name] for name in self.layers}
+        if not self.whole:  # a layer at its second place holds its first
+            self.norms = {name: getattr(norm, "first", norm) for name, norm in self.norms.items()}
+            self.places = {name: name for name in self.layers}
         with torch.no_grad():
             self.start(children)
         self.seen, self.returned, self.hooks = {}, None, []
@@ -251,6 +265,10 @@ class Model:
         """On the case's device, in its dtype. Module.to(dtype) would throw imaginary parts away."""
         if self.dtype == self.torch.float32 and self.device == "cpu" and not self.custom and not self.whole:
             return net  # as PyTorch makes it
+        if self.whole and self.dtype == self.torch.float32 and part("inside").narrow(self.torch, net):
+            self.dtype = part("inside").narrow(self.torch, net)  # as it is made, and not silently in float32
+            self.wide = self.dtype == self.torch.bfloat16
+            return net.to(device=self.device)
         if self.parts != "complex":
             return net.to(device=self.device, dtype=self.dtype)
         wide = self.torch.complex128 if self.dtype == self.torch.float64 else self.torch.complex64
@@ -259,9 +277,16 @@ class Model:
 
     def held(self, module, what):
         """A layer's tensor (or number) by its neutral word, None where it has none."""
-        if self.custom and module in self.norms.values():
+        if self.own(module):
             return part("custom").find(module, what)
         return getattr(module, {"gamma": "weight", "beta": "bias"}.get(what, what), None)
+
+    def own(self, module):
+        """Whether a layer is the user's, and may hold things under names and in shapes of its own."""
+        if not self.custom and not self.whole:
+            return False
+        theirs = type(module).__module__.startswith("torch.")
+        return module in self.norms.values() and not (self.whole and theirs)
 
     # -- looking inside ---------------------------------------------------------------------------------------
 
@@ -271,7 +296,9 @@ class Model:
             layers = {place: name for name, place in self.places.items()}
             for name, child in self.net.named_modules():
                 if name in layers:
-                    self.hooks.append(child.register_forward_hook(part("layers").seeing(self, layers[name])))
+                    self.hooks.append(part("keeping").hook_on(child, part("layers").seeing(self, layers[name])))
+                if name in layers and self.whole and self.variant != "compile":
+                    self.hooks += self.inside.following(child, layers[name])
                 if name == self.returns:
                     self.hooks.append(child.register_forward_hook(part("layers").keeping(self)))
 
@@ -299,7 +326,7 @@ class Model:
         if self.last_axis and tensor.dim() > 2:
             tensor = tensor.permute(0, *range(2, tensor.dim()), 1)
         tensor = tensor.cpu()
-        return (tensor.float() if self.wide or str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+        return (tensor.float() if self.wide or bfloat16(tensor) else tensor).numpy()
 
     def forward(self, x, mode):
         data = part("layers").viewed(self.tensor(x), self.view)
@@ -307,11 +334,13 @@ class Model:
             self.net.train()
         elif mode == "eval":
             self.net.eval()
+        if self.whole:
+            self.seen = {}  # a layer that this forward passes by has none
         quiet = mode in ("eval", "no_grad")
         if not quiet and self.network.get("input_gradient", True):
             data.requires_grad_()
         with self.blame(), self.beside_builtin(data, mode), self.torch.set_grad_enabled(not quiet):
-            out = self.call(data)
+            out = self.inside.call(mode, data) if self.whole else self.call(data)
         if not quiet:
             self.record(data, out)
         return self.finish(data, out, mode)
@@ -404,7 +433,7 @@ class Model:
         if layer in self.gone:
             return self.gone[layer]
         norm = self.norms[layer]
-        found = {"training": norm.training}
+        own, found = self.own(norm), {"training": norm.training}
         for what in ("eps", "momentum"):
             value = self.held(norm, what)
             if isinstance(value, (int, float)):
@@ -414,10 +443,11 @@ class Model:
             held = self.held(norm, what)
             if held is not None:
                 held = held.detach().cpu()
-                found[what] = held.float().numpy() if self.wide else held.numpy().copy()
-                if self.custom:
-                    found[what] = part("custom").per_channel(found[what], self.specs[layer]["channels"])
-        counter = self.held(norm, "counter" if self.custom else "num_batches_tracked")
+                found[what] = held.float().numpy() if bfloat16(held) else held.numpy().copy()
+                if own:
+                    meant = part("custom").as_meant(norm, what, found[what])
+                    found[what] = part("custom").per_channel(meant, self.channels(layer))
+        counter = self.held(norm, "counter" if own else "num_batches_tracked")
         if counter is not None:
             found["counter"] = int(counter)
         if self.custom:
@@ -425,13 +455,23 @@ class Model:
             found.update(part("custom").graph_state(self.torch, norm, behind, not self.recomputed))
         return found
 
+    def channels(self, layer):
+        return (
+            self.specs[layer]["channels"]
+            if layer in self.specs
+            else self.held(self.norms[layer], "running_mean").numel()
+        )
+
     def dtypes(self, layer):
-        return dict.fromkeys(("running_mean", "running_var", "gamma", "beta"), "bfloat16") if self.wide else {}
+        if not self.wide:
+            return {}
+        held = {what: self.held(self.norms[layer], what) for what in part("custom").TENSORS}
+        return {what: "bfloat16" for what, each in held.items() if each is not None and bfloat16(each)}
 
     def facts(self):
-        """About the whole cell, after its last event: only a layer of the user's own has any."""
+        """About the whole cell, after its last event: only what is the user's own has any."""
         if not self.custom:
-            return {}
+            return self.inside.facts() if self.whole else {}
         custom = part("custom")
         return {"custom": {name: custom.facts(self, name, part("layers").batch_norm) for name in self.layers}}
 

@@ -40,7 +40,8 @@ class Given:
 def play(part, target, variants, found, ops):
     """([what is said of each layer that was played], {name: array}). ``found``: {name: (layer, its facts)}; a fact is
     ``shape`` of its input, ``axis``, ``channels``, ``eps`` and ``weight`` (its momentum as the weight of the new batch)
-    as it holds them or None, ``has`` (which of its state is found), ``root`` (the class of all layers). ``variants``:
+    as it holds them or None, ``has`` (which of its state is found), ``root`` (the class of all layers); where it is
+    said, ``single`` (what of it is one number for all channels) and ``why`` it cannot be played. ``variants``:
     the backend's, of a layer of the user's and of the built-in; ``ops``: what events are, as jobs say it. Of layers of
     one class with the same settings the first is played."""
     backend, run, said, arrays = part("backends", target), part("", "run"), [], {}
@@ -56,9 +57,12 @@ def play(part, target, variants, found, ops):
             "channels": facts["channels"],
             "shape": facts["shape"],
             "has": list(facts["has"]),
+            "single": list(facts.get("single", ())),
+            "events": EVENTS,
         }
         facts.update((word, usual[word]) for word in usual if facts[word] is None)
-        mine, why = ({}, ENOUGH) if place >= MOST else played(run, backend, facts, Given(layer), variants[0], ops)
+        why = ENOUGH if place >= MOST else facts.get("why", "")
+        mine, why = ({}, why) if why else played(run, backend, facts, Given(layer), variants[0], ops)
         asked = settled(mine, facts) if not why else {}
         theirs, why = ({}, why) if why else played(run, backend, dict(facts, **asked), None, variants[1], ops)
         held = facts["weight"] if not why else None
@@ -209,5 +213,6 @@ def inputs_of(facts):
 
     x = dice.standard_normal([REPEATS + 1] + shape) * cycled(STD).reshape(wide) + cycled(MEAN).reshape(wide)
     found = {"x/main": x.astype("float32"), "dy/main": dice.standard_normal([REPEATS + 1] + shape).astype("float32")}
-    found.update(("param/bn/" + what, cycled(START[what]).astype("float32")) for what in START if what in facts["has"])
+    starts = {what: START[what][:1] if what in facts.get("single", ()) else START[what] for what in facts["has"]}
+    found.update(("param/bn/" + what, cycled(start).astype("float32")) for what, start in starts.items())
     return found

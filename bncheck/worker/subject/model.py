@@ -4,7 +4,9 @@ Loaded by run.py by path; Python 3.7 syntax. What its layers hold goes to ``held
 ``watched/`` (worker/watching), the rest into the answer. The process ends afterwards: nothing of the user's is changed.
 """
 
+import copy
 import os
+import sys
 import time
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 LEARNING_RATE = 1e-3
 PARTS = (1, 3)  # sizes of the other batches
 UNPLAYED = {"from": "none", "shapes": []}
+LARGE = 1 << 26  # parameters of a model that is copied beside itself
 RANDOM = 1e-5  # relative difference of two runs from which on a layer's output is random, in eval too
 
 
@@ -27,12 +30,16 @@ def play(torch, part, failed, job, thing, folder):
     if job["weights"]:
         loaded = part("subject", "weights").load(torch, custom, failed, net, job["weights"])
     unbuilt = not sealed and any(map(held.lazy, net.state_dict().values()))
-    before = None if unbuilt else held.arrays(torch, norms, keeping)
     batch, how = (None, UNPLAYED) if sealed else inputs.choose(torch, custom, failed, net, job, norms)
     if unbuilt:
         build(torch, net, batch)
-        before = held.arrays(torch, norms, keeping)
-    np.savez(os.path.join(folder, "held.npz"), **before)
+    shown = []
+    if not sealed:
+        shown = part("torch_side", "shown").learn(
+            torch, lambda name: part("torch_side", name), net, lambda other: call(other, batch)
+        )
+        norms = held.normalisers(torch, net, keeping)
+    np.savez(os.path.join(folder, "held.npz"), **held.arrays(torch, norms, keeping))
     found = {
         "kind": "model",
         "class": type(net).__name__,
@@ -44,6 +51,7 @@ def play(torch, part, failed, job, thing, folder):
         "others": held.others(net, norms),
         "remarks": [],
         "sealed": sealed,
+        "shown": shown,
     }
     found["layers"] = transformed.as_computed(net, found["layers"], sealed)
     found["remarks"] += transformed.of_training(found["layers"], sealed)
@@ -74,6 +82,7 @@ def live(torch, part, job, net, norms, batch, folder):
     """Play it, recorded; what could not be played is said, and is no fault of the model's."""
     found = {"remarks": []}
     leaves = part("torch_side", "whole").leaves
+    twin = copied(net)
     recorder = part("watching", "recorder").Recorder({"folder": os.path.join(folder, "watched"), "keep": "all"})
     part("torch_side", "watching").install(torch, recorder, lambda name: part("torch_side", name))
     phases = [("eval", lambda: evaluate(torch, leaves, net, batch))]
@@ -98,6 +107,8 @@ def live(torch, part, job, net, norms, batch, folder):
             found["batches"] = in_batches(torch, leaves, net, norms, batch)
         except (Exception, SystemExit) as error:
             found["remarks"].append("eval in other batches was not played: %s" % raised(part, error, job))
+    if twin is not None and not finite(torch, found, outputs, norms):
+        found["born"] = birth(torch, part, twin, net, norms, batch)
     found["steps"] = job["steps"] if "training" in outputs else 0
     found["loss"] = outputs.get("training")
     if "training" in outputs:
@@ -105,9 +116,37 @@ def live(torch, part, job, net, norms, batch, folder):
     return found
 
 
+def copied(net):
+    """What a first NaN is looked for in; None of a network that is large, or cannot be copied."""
+    try:
+        return copy.deepcopy(net) if sum(each.numel() for each in net.parameters()) < LARGE else None
+    except Exception:
+        return None
+
+
+def finite(torch, found, outputs, norms):
+    """Whether what it gave, its losses and its statistics are all finite."""
+    losses = [each for each in outputs.get("training") or [] if each - each != 0]
+    held = [each for module in norms.values() for each in module.buffers() if each.is_floating_point()]
+    good = all(bool(torch.isfinite(each).all()) for each in held)
+    return good and not losses and not any(each["bad"] for each in found.get("output", ()))
+
+
+def birth(torch, part, twin, net, norms, batch):
+    """Where the first NaN or Inf arises, in eval or else in training, of the model as it was handed over."""
+    paths = {id(module): path for path, module in net.named_modules()}
+    twins = dict(twin.named_modules())
+    same = {name: twins[paths[id(module)]] for name, module in norms.items() if id(module) in paths}
+    for mode in (False, True):
+        twin.train(mode)
+        found = part("torch_side", "birth").look(torch, twin, same, lambda other: call(other, batch))
+        if found:
+            return found
+    return {}
+
+
 def alone(torch, part, leaves, net, norms, batch, folder, ops):
     """What is said of the user's own layers, each played by itself (own_side/alone.py): the model's end."""
-    custom = part("torch_side", "custom")
     own = {name: each for name, each in norms.items() if not type(each).__module__.startswith("torch.")}
     if not own:
         return []
@@ -116,44 +155,14 @@ def alone(torch, part, leaves, net, norms, batch, folder, ops):
     except (Exception, SystemExit):
         return []  # the play itself has said why
     net.train()
-    found = {name: facts(torch, custom, each, shapes[name]) for name, each in own.items() if name in shapes}
-    found = {name: (own[name], each) for name, each in found.items() if each is not None}
+    inside, custom = part("torch_side", "inside"), part("torch_side", "custom")
+    inside.remember(custom, part("torch_side", "keeping"), own)
+    found = inside.playable(torch, custom, own, shapes)
     if not found:
         return []
     said, arrays = part("own_side", "alone").play(part, "torch", ("", "builtin"), found, ops)
     np.savez(os.path.join(folder, "alone.npz"), **arrays)
     return said
-
-
-def facts(torch, custom, layer, shape):
-    """Of a layer that alone.py can play; None where it learns more than a gamma and a beta, or is kept in eval."""
-    held = {what: custom.find(layer, what) for what in custom.TENSORS}
-    known = {id(each) for each in held.values()}
-    if any(held[what] is None for what in ("running_mean", "running_var")) or not layer.training:
-        return None
-    if any(id(each) not in known for each in layer.parameters()):
-        return None
-    channels, (eps, momentum) = held["running_mean"].numel(), (custom.find(layer, word) for word in ("eps", "momentum"))
-    if len(shape) < 2 or shape[1] != channels or (hasattr(layer, "momentum") and layer.momentum is None):
-        return None
-    for each in layer.parameters():
-        each.requires_grad_()  # frozen from outside, for fine-tuning: what the layer computes is the question
-    counter = custom.find(layer, "counter")
-    if isinstance(counter, torch.Tensor):
-        counter.zero_()  # as the built-in layer's that it is played beside
-    return {
-        "shape": list(shape),
-        "axis": 1,
-        "channels": channels,
-        "eps": plain(eps),
-        "weight": plain(momentum),
-        "has": [what for what, each in held.items() if each is not None],
-        "root": torch.nn.Module,
-    }
-
-
-def plain(value):
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def raised(part, error, job):
@@ -260,7 +269,7 @@ def cut(torch, batch, count, size):
 
 def tapped(torch, leaves, net, norms, batch):
     """{layer: (input, output, shape)} of its first call in one eval forward; "" is the model's own output."""
-    seen, hooks = {}, []
+    seen, hooks, hook_on = {}, [], sys.modules["bncheck_torch_keeping"].hook_on  # play() has loaded it
 
     def keeping(name):
         def hook(module, given, out):
@@ -272,7 +281,7 @@ def tapped(torch, leaves, net, norms, batch):
 
     for name, module in norms.items():
         if isinstance(module._buffers, dict):  # a scripted layer takes no hook
-            hooks.append(module.register_forward_hook(keeping(name)))
+            hooks.append(hook_on(module, keeping(name)))
     try:
         with torch.no_grad():
             out = call(net, batch)

@@ -223,7 +223,7 @@ class Start:
         self.missing, self.remarks = [], []
 
     def put(self, what, value):
-        held = self.custom.find(self.norm, what)
+        held, value = self.custom.find(self.norm, what), self.custom.as_held(self.norm, what, value)
         if held is None:
             self.missing.append((what, value))
         elif not fill(held, value.to(held.dtype)):

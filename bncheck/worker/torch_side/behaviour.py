@@ -1,8 +1,9 @@
 """Layers whose buffers behave like a running mean and variance, whatever they are called.
 
 Loaded by torch_side/watching.py by path. A buffer is a running mean if one forward moved every channel of it by the
-same share of the way to the mean of its input: new = old + a (mean − old) with one a. Likewise the variance, biased or
-not, and the standard deviation. Python 3.7 syntax.
+same share of the way to the mean of its input: new = old + a (mean - old) with one a. Likewise the variance, biased or
+not, the standard deviation, its inverse, the variance's logarithm, averaged as they are or by way of the variance.
+Python 3.7 syntax.
 """
 
 import sys
@@ -11,41 +12,74 @@ import numpy as np
 
 LARGEST = 1 << 16  # values of a buffer: tables of positions and kernels are larger
 TRIES = 3  # forwards in training after which a module whose buffers stand still is left alone
+EPS = (0.0, 1e-5, 1e-3)  # that may lie in an inverse deviation, beside one that the layer holds
 CLOSE = 1e-3  # of the largest step: float32 arithmetic stays far below, any other rule far above
 
 
-def suspect(module):
-    """A Suspect where a module holds two buffers of the same size, else None."""
-    sizes = {}
-    for name, value in module._buffers.items():
-        if value is not None and value.is_floating_point() and 2 <= value.numel() <= LARGEST:
+def suspect(module, plain=False):
+    """A Suspect where a module holds two buffers of the same size, else None. ``plain``: also of tensors that are no
+    buffers."""
+    sizes, held = {}, tensors(module, plain)
+    for name, value in held.items():
+        if value.is_floating_point() and 2 <= value.numel() <= LARGEST:
             sizes.setdefault(value.numel(), []).append(name)
     pairs = {size: names for size, names in sizes.items() if len(names) >= 2}
-    return Suspect(pairs) if pairs and value_is_plain(module) else None
+    near = all(value.device.type == "cpu" for value in held.values())
+    return Suspect(pairs, plain) if pairs and near else None
 
 
-def value_is_plain(module):
-    return all(value is None or value.device.type == "cpu" for value in module._buffers.values())
+def tensors(module, plain):
+    found = {name: value for name, value in module._buffers.items() if value is not None}
+    if plain:
+        others = {name: each for name, each in module.__dict__.items() if hasattr(each, "detach")}
+        found = dict(others, **found)
+    return {name: value for name, value in found.items() if not hasattr(value, "materialize")}
+
+
+def forms(module, variances):
+    """(words that say how a buffer holds the variance, what it may move towards), the plain one first: by way of the
+    variance itself, or as it is held."""
+    deviations = [np.sqrt(var) for var in variances]
+    eps = getattr(module, "eps", None)
+    inside = dict.fromkeys(EPS + ((eps,) if isinstance(eps, float) else ()))
+    yield {}, variances
+    yield {"form": "deviation"}, variances
+    yield {"form": "deviation", "raw": True}, deviations
+    yield {"form": "logarithm"}, variances
+    for each in inside:
+        yield {"form": "inverse", "eps": each}, variances
+        with np.errstate(all="ignore"):
+            yield {"form": "inverse", "eps": each, "raw": True}, [(var + each) ** -0.5 for var in variances]
+
+
+def read(words):
+    """How to read a buffer that is averaged as it is, or by way of the variance."""
+    return {} if words.get("raw") else words
 
 
 class Suspect:
     """Buffers of one module, by size, and their values before the forward that runs."""
 
-    def __init__(self, sizes):
+    def __init__(self, sizes, plain=False):
+        self.plain = plain
+        self.keeping = sys.modules["bncheck_torch_keeping"]  # watching.py has loaded it
         self.sizes, self.before, self.after, self.tries = sizes, {}, {}, TRIES
 
     def look(self, module, held):
         self.before = self.values(module, held)
 
     def values(self, module, held):
-        names = [name for names in self.sizes.values() for name in names]
-        names += [name for name, value in module._buffers.items() if value is not None and value.numel() == 1]
-        return {name: held(module._buffers[name]) for name in names if module._buffers.get(name) is not None}
+        known, now = [name for names in self.sizes.values() for name in names], tensors(module, self.plain)
+        return {name: held(value) for name, value in now.items() if name in known or value.numel() == 1}
 
-    def words(self, torch, module, x, moments):
-        """The names of mean, variance (or deviation) and counter; None where this forward did not show them."""
+    def words(self, torch, module, x, moments, rest=False):
+        """The names of mean, variance (or deviation) and counter; None where this forward did not show them. ``rest``:
+        beside a mean, the one other buffer of its size that moves is the second statistic, wherever it moves to."""
         self.after = self.values(module, moments.held)
-        moved = [name for name, value in self.after.items() if not np.array_equal(value, self.before.get(name))]
+        known = [
+            name for name, value in self.after.items() if name in self.before and self.before[name].shape == value.shape
+        ]
+        moved = [name for name in known if not np.array_equal(self.after[name], self.before[name])]
         if module.training or moved:
             self.tries -= 1
         for size, names in self.sizes.items():
@@ -58,46 +92,60 @@ class Suspect:
             count = x.numel() / size
             if bad or count < 2:
                 continue
-            goals = {
-                "mean": [mean],
-                "var": [var, var * count / (count - 1)],
-                "deviation": [np.sqrt(var), np.sqrt(var * count / (count - 1))],
-            }
-            found = {word: self.nearest(names, moved, values) for word, values in goals.items()}
-            if found["mean"] and (found["var"] or found["deviation"]):
-                return self.named(module, size, found, moved)
+            variances = (var, var * count / (count - 1))
+            name = self.nearest(names, moved, (mean,))[1]
+            found = [
+                self.nearest([each for each in names if each != name], moved, goals, read(words)) + (words,)
+                for words, goals in forms(module, variances)
+            ]
+            off, spread, form = min(found, key=lambda each: each[0])
+            if name and rest and not spread:
+                spread, form = self.other(names, moved, name), {}
+            if name and spread:
+                return self.named(module, size, name, spread, form, moved)
         return None
 
-    def nearest(self, names, moved, goals):
-        fits = ((self.off(name, goal), name) for name in names if name in moved for goal in goals)
-        close = sorted(pair for pair in fits if pair[0] < CLOSE)
-        return close[0][1] if close else ""
+    def other(self, names, moved, mean):
+        """The only one beside the mean that moves; "" where there are more, or it takes values that no variance has."""
+        found = [name for name in names if name in moved and name != mean]
+        both = [values[name] for name in found for values in (self.before, self.after)]
+        return found[0] if len(found) == 1 and all((values > 0).all() for values in both) else ""
 
-    def off(self, name, goal):
-        """How far one step of a buffer is from a constant share of the way to a goal, relative to the step."""
-        old, new = self.before[name].astype(np.float64), self.after[name].astype(np.float64)
-        way, step = goal - old, new - old
-        if not way.any() or not np.isfinite(step).all():
+    def nearest(self, names, moved, goals, words=None):
+        """(how far off, name) of the buffer that comes nearest to one of the goals; (inf, "") where none is near."""
+        fits = [(self.off(name, goal, words or {}), name) for name in names if name in moved for goal in goals]
+        return min([fit for fit in fits if fit[0] < CLOSE], default=(np.inf, ""))
+
+    def off(self, name, goal, words):
+        """How far one step of a buffer, as ``words`` say to read it, is from a constant share of the way to a goal,
+        relative to the step."""
+        with np.errstate(all="ignore"):
+            old, new = (
+                self.keeping.as_variance(values[name].astype(np.float64), words) for values in (self.before, self.after)
+            )
+            way, step = goal - old, new - old
+        if not way.any() or not np.isfinite(step).all() or not np.isfinite(way).all():
             return np.inf
         share = float(way @ step / (way @ way))
         if not 0 < share <= 1 + CLOSE:
             return np.inf
         return float(np.abs(step - share * way).max() / np.abs(step).max())
 
-    def named(self, module, size, found, moved):
-        gamma, beta = sys.modules["bncheck_torch_keeping"].roles(module, size)
+    def named(self, module, size, mean, spread, form, moved):
+        gamma, beta = self.keeping.roles(module, size)
         counter = next(
             (name for name in moved if self.after[name].size == 1 and self.after[name][0] == self.before[name][0] + 1),
             "",
         )
-        deviation = "" if found["var"] else found["deviation"]
+        plain, form = not form.get("form"), {} if form.get("raw") else form
         return {
-            "mean": found["mean"],
-            "var": found["var"],
-            "deviation": deviation,
+            "mean": mean,
+            "var": spread if plain else "",
+            "deviation": "" if plain else spread,
             "counter": counter,
             "gamma": gamma,
             "beta": beta,
+            **form,
         }
 
     def state(self, words):

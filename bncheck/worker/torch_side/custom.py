@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 import warnings
+import weakref
 
 # Own layers spell their state differently; the first name that exists is read.
 NAMES = {
@@ -26,6 +27,9 @@ NAMES = {
     "momentum": ("momentum",),
     "eps": ("eps", "epsilon"),
 }
+# Layers inside a model whose names keeping.py knows, or has seen: their words, in its language.
+LEARNT = weakref.WeakKeyDictionary()
+WORDS = {"running_mean": "mean", "running_var": "var", "counter": "counter", "gamma": "gamma", "beta": "beta"}
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the worker's folder
 # What runs here, and the word for it in --python; own_side/layer.py says so where it is another framework.
 RUNS = {"title": "PyTorch", "target": "torch"}
@@ -288,6 +292,23 @@ def find(norm, what):
     return held if held is not None else attribute(holder(norm), what)
 
 
+def as_held(norm, what, value):
+    """A value of one's own in the form in which the layer holds it: some keep a deviation in the variance's place."""
+    return from_form(norm, what, value, "from_variance")
+
+
+def as_meant(norm, what, array):
+    """The other way round."""
+    return from_form(norm, what, array, "as_variance")
+
+
+def from_form(norm, what, value, way):
+    words = LEARNT.get(norm, {})
+    if what != "running_var" or not words.get("form"):
+        return value
+    return getattr(sys.modules["bncheck_torch_keeping"], way)(value, words)  # it has made these words
+
+
 def per_channel(array, channels):
     """What a layer holds as one number per channel: (1, C, 1, 1) is (C,), and one value is every channel's."""
     flat = array.reshape(-1)
@@ -305,6 +326,7 @@ def holder(norm):
 def attribute(module, what):
     """A scripted layer hands out the property object itself where its class has a property; ``bias`` may be a flag."""
     found = [getattr(module, name, None) for name in NAMES[what]]
+    found += [getattr(module, name, None) for name in (LEARNT.get(module, {}).get(WORDS.get(what, "")),) if name]
     return next((held for held in found if held is not None and could_be(held, what)), None)
 
 

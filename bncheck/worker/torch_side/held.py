@@ -73,6 +73,7 @@ def arrays(torch, norms, keeping):
             if not hasattr(value, "detach") or lazy(value):
                 continue
             data = value.detach().cpu()
+            data = keeping.as_variance(data, names) if word == "var" else data
             kept = data.float() if str(data.dtype) in ("torch.bfloat16", "torch.float16") else data
             found["%d/%s" % (place, quantity)] = kept.numpy().copy()
             found["%d/%s/dtype" % (place, quantity)] = np.array(str(data.dtype).replace("torch.", ""))

@@ -17,6 +17,10 @@ VARS = ("running_var", "moving_var", "moving_variance", "running_variance", "sto
 DEVIATIONS = ("running_std", "moving_std", "stored_std", "running_sigma")
 COUNTERS = ("num_batches_tracked", "counter", "num_batches")
 GAMMAS, BETAS = ("weight", "gamma", "scale", "gain"), ("bias", "beta", "shift", "offset")
+# module → its words, of layers whose names say nothing and whose behaviour was seen (shown.py). Beside the usual
+# words: ``form``, of what it keeps in the place of a variance ("deviation", "inverse", "logarithm"), and ``eps`` inside
+# an inverse.
+SHOWN = weakref.WeakKeyDictionary()
 OWN_DICTS = ("_modules", "_parameters", "_buffers")  # of nn.Module
 
 
@@ -38,6 +42,8 @@ class Norm:
         for word in ("mean", "var"):
             tensor = kept(module, self.words[word])
             found.append(None if tensor is None else held(tensor))
+        if found[1] is not None:
+            found[1] = as_variance(found[1], self.words)
         counter = kept(module, self.words["counter"])
         found.append(None if counter is None else float(counter))
         return tuple(found)
@@ -46,7 +52,7 @@ class Norm:
         """Look at the buffers in place from now on, where they are plain ones on the CPU."""
         held = [(self.words[word], module._buffers.get(self.words[word])) for word in ("mean", "var", "counter")]
         self.views = ()
-        if all(tensor is not None and tensor.device.type == "cpu" for _, tensor in held):
+        if not self.words.get("form") and all(tensor is not None and tensor.device.type == "cpu" for _, tensor in held):
             try:
                 self.views = tuple((name, each, each.data_ptr(), each.detach().numpy()) for name, each in held)
             except (TypeError, RuntimeError):  # a type that NumPy lacks
@@ -91,12 +97,27 @@ def kept(module, name):
 
 
 def has_plain(module):
-    return "running_mean" in module.__dict__ or "moving_mean" in module.__dict__
+    plain = "running_mean" in module.__dict__ or "moving_mean" in module.__dict__
+    return plain or (bool(SHOWN) and module in SHOWN)
+
+
+def hook_on(module, hook):
+    """Register ``hook(module, given, out)``, where an input that has a name in the call counts as given."""
+
+    def named(module, given, keywords, out):
+        hook(module, given or tuple(keywords.values()), out)
+
+    try:
+        return module.register_forward_hook(named, with_kwargs=True)
+    except TypeError:  # before torch 2.0
+        return module.register_forward_hook(hook)
 
 
 def words_of(module):
     """The names of a layer of the user's own for its mean, variance, counter, gamma and beta; None: it does not keep
-    both statistics, of the same size, under names that say so."""
+    both statistics, of the same size, under names that say so, nor has its behaviour shown them."""
+    if module in SHOWN:
+        return SHOWN[module]
     kept = {name: value for name, value in module._buffers.items() if value is not None}
     for name, value in module.__dict__.items():  # a tensor that is no buffer
         if name in MEANS[:2] + VARS[:3] and hasattr(value, "detach"):
@@ -120,6 +141,26 @@ def words_of(module):
         "gamma": gamma,
         "beta": beta,
     }
+
+
+def as_variance(values, words):
+    """What a layer keeps in the place of a variance, as one: an array or a tensor, in its own dtype."""
+    form = words.get("form", "")
+    if form == "deviation":
+        return values * values
+    if form == "logarithm":
+        return np.exp(values) if isinstance(values, np.ndarray) else values.exp()
+    return 1.0 / (values * values) - words["eps"] if form == "inverse" else values
+
+
+def from_variance(values, words):
+    """The other way round."""
+    form = words.get("form", "")
+    if form == "deviation":
+        return values**0.5
+    if form == "logarithm":
+        return np.log(values) if isinstance(values, np.ndarray) else values.log()
+    return (values + words["eps"]) ** -0.5 if form == "inverse" else values
 
 
 def roles(module, channels):

@@ -109,6 +109,8 @@ def viewed(data, view):
 
 def seeing(model, name):
     def hook(module, given, out):
+        if not (given and hasattr(given[0], "detach") and hasattr(out, "detach")):
+            return  # nothing is known of this call
         model.seen[name] = (given[0], out)
 
     return hook

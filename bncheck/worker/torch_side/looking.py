@@ -29,8 +29,12 @@ class Looking:
                 self.look(norm, module, root, x, y)
         elif words:
             self.recorder.remark(
-                "%s keeps a running standard deviation and no variance (%s): it is not followed."
-                % (type(module).__name__, words["deviation"])
+                "%s keeps %s and no variance (%s): it is not followed."
+                % (
+                    type(module).__name__,
+                    "one over a running standard deviation" if "eps" in words else "a running standard deviation",
+                    words["deviation"],
+                )
             )
 
     def as_before(self, norm, module, x):

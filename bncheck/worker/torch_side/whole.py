@@ -95,9 +95,3 @@ def leaves(torch, out, name="", found=None, depth=0):
     for key, value in items:
         leaves(torch, value, "%s.%s" % (name, key) if name else str(key), found, depth + 1)
     return found
-
-
-def batch_norms(torch, net):
-    """Names of its BatchNorm layers."""
-    kind = torch.nn.modules.batchnorm._BatchNorm
-    return [name for name, module in net.named_modules() if isinstance(module, kind)]

@@ -77,7 +77,10 @@ def _words(value: object) -> str:
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
     yield from sees_neighbours(cell)
+    own = cell.own_inside
     for source in sources(cell):
+        if source.layer in own:
+            continue  # it is no rule of the framework's, and was played by itself (diagnosis/whole.py)
         if source.training and wholly_frozen(cell, source.layer, source.event) is not None:
             continue  # BN401 says it: freezing put the layer into inference
         facet = "train_normaliser" if source.training else "eval_normaliser"

@@ -10,6 +10,7 @@ import numpy as np
 from bncheck.diagnosis.rules.born import Birth
 from bncheck.diagnosis.rules.leftover import batch_facts
 from bncheck.diagnosis.rules.movement import holds_training
+from bncheck.diagnosis.rules.nonfinite.birthplace import born_in
 from bncheck.diagnosis.rules.numerics.bn201_cancellation import in_output, in_state
 from bncheck.diagnosis.rules.poison import Poisoning
 from bncheck.diagnosis.rules.roundoff import LARGEST, arithmetic_dtype
@@ -205,10 +206,13 @@ def came_in(cell: CellView, birth: Birth, lasting: Poisoning | None) -> Said:
         f"What reaches {layer} in {names(cell.members)} is not finite in {event}, though the batch is: it arises in "
         f"front of that layer{in_front(cell, birth)}, not in BatchNorm.{what}"
     )
+    born = born_in(cell)
     return Said(
         kind="hazard",
-        title=title,
-        advice="look at what stands in front of that layer: its weights, its range",
+        title=f"{title} {born}".strip(),
+        advice="look there: at the range of what goes in, and at the weights"
+        if born
+        else "look at what stands in front of that layer: its weights, its range",
         evidence=evidence,
     )
 
@@ -239,6 +243,7 @@ def unseen(cell: CellView, birth: Birth) -> Said:
         else "and bncheck sees no BatchNorm layer in it"
     )
     title = f"The network's output on {names(cell.members)} is not finite in {happened(cell, event)}, {rest}."
+    title = f"{title} {born_in(cell)}".strip()
     return Said(
         kind="hazard",
         title=title,

@@ -40,12 +40,13 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             if not hidden and not unit(dtype) > unit(cell.case.dtype):
                 continue
             said = f"in {dtype}" if not hidden else f"in {dtype}, but with the digits of {hidden} only"
+            whole = cell.case.network.model is not None and not hidden  # which keeps the types that it was made with
             yield Finding(
                 code=CODE,
                 cause=CAUSE,
                 kind="hazard",
-                title=f"{names(cell.members)} {verb(cell.members, 'keeps', 'keep')} {quantity} of {layer} {said}, "
-                f"in a network of {cell.case.dtype}.",
+                title=f"{names(cell.members)} {verb(cell.members, 'keeps', 'keep')} {quantity} of {layer} {said}"
+                f"{'' if whole else f', in a network of {cell.case.dtype}'}.",
                 targets=targets(cell.members),
                 scenario=cell.case.scenario,
                 case=cell.case.name,

@@ -1,5 +1,5 @@
 """Layers of the user's inside a model: each was played by itself beside the framework's own, and is judged as
-``bncheck check FILE.py:CLASS`` judges one.
+``bncheck check FILE.py:CLASS`` judges one. ``check`` of a model and ``run`` of a scenario with one ask here. Pure.
 
 A layer in a model need not be meant as BatchNorm, as a class that somebody hands to check is. So one is judged that
 says it by a name of its classes, or does it: in training it normalises with the batch. What has another name for it
@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,16 +20,14 @@ from bncheck.diagnosis.judge import explain_cell, judge_case
 from bncheck.diagnosis.lived.departures import OTHERWISE
 from bncheck.diagnosis.lived.innocence import NAMES
 from bncheck.diagnosis.rules.layer_names import named, together
-from bncheck.environments.backend_file import BackendFile
+from bncheck.diagnosis.rules.well_formed import well_formed
+from bncheck.diagnosis.two_sides import without_targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
-from bncheck.run_folder.arrays import open_archive
 from bncheck.run_folder.results import TargetResult
-from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Scenario
+from bncheck.scenario import OP_NAMES, Case, Event, InputSpec, Layer, Network, Scenario, op_of
 from bncheck.scenario_files.shapes import layer_path
-from bncheck.subjects.layer import TORCH, Looked, in_words
-from bncheck.trace import EventRecord, Trace
-from bncheck.worker.own_side.alone import EVENTS, REPEATS, batch_of
+from bncheck.trace import Array, EventRecord, Trace
 
 # Pieces of a class's name that say it is BatchNorm: BN, MyBN2d, bn_relu, BatchNorm, batch_normalization.
 CLAIMS = re.compile(r"[Bb]atch_?[Nn]orm|BN(?![a-z])|(?<![A-Za-z])bn(?![a-z])|(?<![A-Z])Bn(?![a-z])")
@@ -58,6 +55,7 @@ class Alone:
     own: Trace
     builtin: Trace
     why: str = ""
+    single: tuple[str, ...] = ()  # what of gamma and beta is one number for all channels
     turned: bool = False  # it calls the other share of its average momentum than the built-in layer does
 
     @property
@@ -69,31 +67,63 @@ class Alone:
         return any(OTHERWISE.search(each) for each in self.bases)
 
 
-def read_alone(said: Mapping[str, Any], path: Path, code: str) -> tuple[Alone, ...]:
-    """What the model's process wrote down; ``code``: ``file.py`` or the package that the model is built from."""
-    rows = list(said.get("alone") or ())
-    archive = open_archive(path) if rows else None
-    arrays: Mapping[str, Any] = archive if archive is not None else {}
-    return tuple(alone_of(place, row, arrays, code) for place, row in enumerate(rows))
+@dataclass(frozen=True)
+class Framework:
+    """Whose layer they are held against: its target without a variant, what it documents (rows of its backend's file),
+    the version that ran."""
+
+    name: str
+    documented: Sequence[Mapping[str, Any]]
+    version: str
+
+    @property
+    def title(self) -> str:
+        return NAMES.get(self.name, self.name)
+
+
+def read_alone(said: object, arrays: Mapping[str, Array], code: str) -> tuple[Alone, ...]:
+    """What own_side/alone.py wrote down; ``code``: ``file.py`` or the package that the model is built from. Rows of
+    another shape, as an edited run folder may hold, are left out."""
+    rows = said if isinstance(said, list) else []
+    return tuple(alone_of(place, row, arrays, code) for place, row in enumerate(rows) if sound(row))
+
+
+def sound(row: object) -> bool:
+    if not isinstance(row, Mapping):
+        return False
+    words = [row.get("names"), row.get("bases"), row.get("has"), row.get("events"), row.get("single") or []]
+    shape = row.get("shape")
+    sizes = [row.get("channels"), row.get("axis"), *(shape if isinstance(shape, list) and shape else [None])]
+    numbers = [row[word] for word in ("eps", "weight", "held") if row.get(word) is not None]
+    return (
+        all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in words)
+        and bool(row["names"] and row["events"])
+        and all(word in OP_NAMES for word in row["events"])
+        and all(isinstance(size, int) for size in sizes)
+        and all(isinstance(number, int | float) for number in numbers)
+        and isinstance(row.get("class"), str)
+        and isinstance(row.get("why"), str)
+    )
 
 
 def alone_of(place: int, row: Mapping[str, Any], arrays: Mapping[str, Any], code: str) -> Alone:
     def trace(who: str) -> Trace:
         start = f"alone:{place}:{who}:"
         held = {key.removeprefix(start).replace(":", "/"): arrays[key] for key in arrays if key.startswith(start)}
-        return Trace(events=tuple(EventRecord(op) for op in EVENTS), arrays=held)
+        return Trace(events=tuple(EventRecord(op) for op in row["events"]), arrays=held)
 
     own, builtin = trace("own"), trace("builtin")
     return Alone(
-        names=tuple(str(each) for each in row["names"]),
-        kind=str(row["class"]),
-        bases=tuple(str(each) for each in row["bases"]),
+        names=tuple(row["names"]),
+        kind=row["class"],
+        bases=tuple(row["bases"]),
         case=case_of(row, code),
         rank=len(row["shape"]),
         own=own,
         builtin=builtin,
+        single=tuple(row.get("single") or ()),
         turned=row.get("held") is not None and row["held"] != row.get("weight"),
-        why=str(row["why"]) or ("" if own.arrays and builtin.arrays else "nothing was recorded"),
+        why=row["why"] or ("" if own.arrays and builtin.arrays else "nothing was recorded"),
     )
 
 
@@ -103,12 +133,13 @@ def case_of(row: Mapping[str, Any], code: str) -> Case:
     layer = Layer(
         name="bn",
         type="batch_norm",
-        channels=int(row["channels"]),
-        axis=int(row["axis"]),
+        channels=row["channels"],
+        axis=row["axis"],
         affine="gamma" in row["has"],
         eps=eps,
         batch_weight=weight,
     )
+    events = events_of(row["events"])
     return Case(
         scenario="check",
         name="alone",
@@ -116,10 +147,27 @@ def case_of(row: Mapping[str, Any], code: str) -> Case:
         matrix={},
         network=Network(layers=(layer,), custom=f"{code}:{row['class']}"),
         inputs={
-            "main": InputSpec(shape=tuple(int(size) for size in row["shape"]), channel_axis=layer.axis),
+            "main": InputSpec(shape=tuple(row["shape"]), channel_axis=layer.axis),
         },
-        events=tuple(Event(op=op, batch=batch_of(number)) for number, op in enumerate(EVENTS)),
-        steps=(*range(1, 2 * REPEATS, 2), 2 * REPEATS),
+        events=events,
+        steps=steps_of(events),
+    )
+
+
+def events_of(ops: Sequence[str]) -> tuple[Event, ...]:
+    """A new batch for each forward; a backward goes through the forward before it."""
+    found: list[Event] = []
+    forwards = 0
+    for op in ops:
+        forwards += op_of(op).forward
+        found.append(Event(op=op, batch=max(forwards - 1, 0)))
+    return tuple(found)
+
+
+def steps_of(events: Sequence[Event]) -> tuple[int, ...]:
+    """The last event of each step: a forward, and the backward behind it where there is one."""
+    return tuple(
+        place for place, _ in enumerate(events) if place + 1 == len(events) or op_of(events[place + 1].op).forward
     )
 
 
@@ -130,7 +178,7 @@ def case_of(row: Mapping[str, Any], code: str) -> Case:
 class Verdict:
     """What is known of one layer of the user's, and of those like it. ``remark``: why it was not held against the
     built-in one; "" where its findings, or their absence, say all. ``strange``: it was, and differs by no known
-    rule."""
+    rule; ``single``: what it has once for all channels."""
 
     names: tuple[str, ...]
     kind: str
@@ -138,38 +186,43 @@ class Verdict:
     remark: str = ""
     turned: bool = False
     strange: bool = False
+    single: tuple[str, ...] = ()
 
 
-def verdicts(layers: Sequence[Alone], version: str, backend: BackendFile) -> tuple[Verdict, ...]:
-    return tuple(verdict_on(layer, version, backend) for layer in layers)
+def verdicts(layers: Sequence[Alone], home: Framework) -> tuple[Verdict, ...]:
+    return tuple(verdict_on(layer, home) for layer in layers)
 
 
-def verdict_on(layer: Alone, version: str, backend: BackendFile) -> Verdict:
+def verdict_on(layer: Alone, home: Framework) -> Verdict:
     """Defects where it says that it is BatchNorm, hazards where it only does what BatchNorm does."""
-    title = NAMES[backend.name]
     if layer.otherwise:
-        return Verdict(layer.names, layer.kind, (), f"its name says that it is something else than {title}'s BatchNorm")
+        said = f"its name says that it is something else than {home.title}'s BatchNorm"
+        return Verdict(layer.names, layer.kind, (), said)
     if layer.why:
         return Verdict(layer.names, layer.kind, (), f"it could not be played by itself: {layer.why}")
-    targets = (backend.name, f"{backend.name}[builtin]")
-    views = [
-        view_of(layer, trace, TargetResult(name=name, slug=name, backend=backend.name, version=version), backend)
-        for name, trace in zip(targets, (layer.own, layer.builtin), strict=True)
-    ]
+    targets = (home.name, f"{home.name}[builtin]")
+    views = [view_of(layer, trace, name, home) for name, trace in zip(targets, (layer.own, layer.builtin), strict=True)]
     batch_norm = layer.claims or is_batch_norm(views[0])
     if not batch_norm:
         return Verdict(layer.names, layer.kind, (), NO_BATCH if batch_norm is False else UNTOLD)
     scenario = Scenario(name="check", title="", why="", cases=(layer.case,))
     all_found = judge_case(layer.case, scenario, views).findings
     telling = tuple(
-        replace(item, title=sentence(item, layer, backend, targets), kind=item.kind if layer.claims else "hazard")
+        replace(
+            item,
+            title=without_targets(item.title, layer.kind, home.title, targets),
+            kind=item.kind if layer.claims else "hazard",
+        )
         for item in all_found
         if item.cause in TELLING
         and item.kind != "rounding"
         and not (item.cause == "update-phase" and in_time(views[0]))
+        and not (
+            item.cause == "gradient" and layer.single
+        )  # one gradient, where the built-in layer has one per channel
     )
     strange = not telling and any(item.cause == "unexplained" for item in all_found)
-    return Verdict(layer.names, layer.kind, telling, turned=layer.turned, strange=strange)
+    return Verdict(layer.names, layer.kind, telling, turned=layer.turned, strange=strange, single=layer.single)
 
 
 def findings_inside(found: Sequence[Verdict]) -> list[Finding]:
@@ -199,18 +252,24 @@ def remarks_inside(found: Sequence[Verdict], rest: Sequence[tuple[str, str]], ti
         if each.strange:
             said = f"it gives other numbers than {title}'s BatchNorm, and no known rule makes them"
             groups.setdefault((each.kind, said), []).extend(each.names)
+        if each.single:
+            what = " and one ".join(each.single)
+            said = f"it has one {what} for all its channels, where {title}'s BatchNorm has one for each"
+            groups.setdefault((each.kind, said), []).extend(each.names)
     return [f"{headed(names)} ({kind}): {said}." for (kind, said), names in groups.items()]
 
 
-def view_of(layer: Alone, trace: Trace, target: TargetResult, backend: BackendFile) -> CellView:
+def view_of(layer: Alone, trace: Trace, name: str, home: Framework) -> CellView:
     """A cell of the case, with the convention that its own trace shows."""
     case, path = layer.case, layer_path(layer.case)
-    variant = target.name.partition("[")[2].rstrip("]")
-    target = replace(target, variant=variant)
-    known = {"version": target.version, "device": "cpu"}
-    view = CellView(case=case, target=target.name, backend=backend.name, outcome="ok", trace=trace, environment=known)
-    measured = measure([(case, trace, "ok")], target.name, path)
-    return explain_cell(view, target, {path: measured}, backend.documented)
+    variant = name.partition("[")[2].rstrip("]")
+    target = TargetResult(name=name, slug=name, backend=home.name, version=home.version, variant=variant)
+    known = {"version": home.version, "device": "cpu"}
+    view = well_formed(
+        CellView(case=case, target=name, backend=home.name, outcome="ok", trace=trace, environment=known)
+    )
+    measured = measure([(case, view.trace, "ok")], name, path)
+    return explain_cell(view, target, {path: measured}, home.documented)
 
 
 def in_time(view: CellView) -> bool:
@@ -227,19 +286,12 @@ def is_batch_norm(view: CellView) -> bool | None:
     rows = [view.trace.get("bn", name) for name in ("used_mean", "used_residual", "input_mean", "input_var")]
     if any(row is None for row in rows):
         return None
-    training = [event for event, op in enumerate(EVENTS) if op == "train_forward"]
+    training = [event for event, done in enumerate(view.trace.events) if done.op == "train_forward"]
     used, residual, mean, var = (np.asarray(row, dtype=np.float64)[training] for row in rows)
     told = np.isfinite(used) & (residual < SAME_MEAN) & (var > 0)  # where y is no line of x, nothing is taken off it
     if not told.any():
         return None
     return bool((np.abs(used - mean)[told] <= SAME_MEAN * np.sqrt(var[told])).all())
-
-
-def sentence(found: Finding, layer: Alone, backend: BackendFile, targets: tuple[str, str]) -> str:
-    """Without the targets' names: there are two sides, the user's layer and the framework's."""
-    home = replace(TORCH, title=NAMES[backend.name], targets=targets)
-    looked = Looked(name=layer.kind, shape=(), channels=1, left_out=(), defaults={}, held={}, affine=True, home=home)
-    return in_words(found.title, looked)
 
 
 def headed(names: Sequence[str]) -> str:

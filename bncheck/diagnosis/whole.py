@@ -1,0 +1,153 @@
+"""The layers inside a whole network of the user's, each judged by itself, target by target: no second one is needed.
+
+The framework's own are held against what it documents, forward by forward; those of the user's were played by
+themselves beside the framework's (``inside``). ``bncheck check`` of a model asks the same two. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bncheck.diagnosis.alone import judge_life
+from bncheck.diagnosis.inside import (
+    TELLING,
+    Framework,
+    Verdict,
+    findings_inside,
+    read_alone,
+    remarks_inside,
+    verdicts,
+)
+from bncheck.diagnosis.lived.innocence import innocence
+from bncheck.diagnosis.lived.judged import lived
+from bncheck.diagnosis.lived.played import layers_told, life_in
+from bncheck.evidence import CellView
+from bncheck.finding import Finding
+from bncheck.life import Life
+
+ROW = 5  # of what a worker says of a module (torch_side/leaves.py)
+DEPARTS = "forwards that depart"  # evidence of a finding about what a layer did (rules/departing.py)
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What is said of one cell: ``judged``, how many layers it is said of."""
+
+    findings: tuple[Finding, ...] = ()
+    remarks: tuple[str, ...] = ()
+    judged: int = 0
+
+
+def inside(view: CellView, documented: Sequence[Mapping[str, Any]]) -> Inside:
+    """Nothing where the cell is none of a whole network, or left no trace."""
+    cell = view.notes.get("cell")
+    if view.case.network.model is None or view.trace is None or not isinstance(cell, Mapping):
+        return Inside()
+    code = view.case.network.model.rpartition(":")[0]
+    home = Framework(view.backend, documented, str(view.environment.get("version", "")))
+    found = verdicts(read_alone(cell.get("alone"), view.trace.arrays, code), home)
+    life = life_in(view)
+    alone = findings_inside(found)
+    acted = [item for item in (judge_life(life) if life is not None else ()) if telling(item, alone)]
+    held = [name for verdict in found if not verdict.remark for name in verdict.names]
+    done = lived(life) if life is not None else ()
+    replayed = [each.name for each in done if each.conduct.judged and not each.life.own]
+    said = innocence(life, others=False) if life is not None else ""
+    return Inside(
+        findings=tuple(of_cell(item, view) for item in (*alone, *acted)),
+        remarks=(
+            *([said] if said else []),
+            *sentences(cell.get("shown")),
+            *remarks_inside(found, left_out(view, found, life), home.title),
+        ),
+        judged=len({*held, *replayed}),
+    )
+
+
+def sentences(said: object) -> list[str]:
+    return [each for each in said if isinstance(each, str)] if isinstance(said, list) else []
+
+
+def telling(item: Finding, alone: Sequence[Finding]) -> bool:
+    """Whether it says how a layer departs, and nobody has said so."""
+    said = {place for one in alone if one.cause == item.cause for place, _ in one.places}
+    return DEPARTS in item.evidence and item.cause in TELLING and not {place for place, _ in item.places} <= said
+
+
+def left_out(view: CellView, found: Sequence[Verdict], life: Life | None) -> list[tuple[str, str]]:
+    """(name, class) of the user's layers that ran and were not taken out."""
+    known = {name for verdict in found for name in verdict.names}
+    ran = {layer.name for layer in life.layers} if life is not None else set()
+    told = layers_told(view)
+    return [
+        (name, str(each.get("kind", "")))
+        for name, each in told.items()
+        if each.get("own") is True and name not in known and name in ran
+    ]
+
+
+def apart(a: CellView, b: CellView, same: bool) -> str:
+    """Of two targets whose figures are not the ``same``: that BatchNorm is innocent of it, and which module is the
+    first to part by itself; "" where not every layer of both did what is documented, or nobody says."""
+    lives = [life_in(view) for view in (a, b)]
+    if same or any(life is None or not innocence(life, others=False) for life in lives):
+        return ""
+    first = first_apart(a, b)
+    if first is None or first[0] in {layer.name for life in lives if life is not None for layer in life.layers}:
+        return ""
+    name, kind, why = first
+    count = len(lives[0].layers) if lives[0] is not None else 0
+    who = {1: "its one layer does", 2: "both layers do"}.get(count, f"all {count} layers do")
+    return (
+        f"BatchNorm is innocent of what {a.target} and {b.target} differ in: {who} on both what the framework "
+        f"documents. The first module that differs by itself is {name} ({kind}): {why}."
+    )
+
+
+def first_apart(a: CellView, b: CellView) -> tuple[str, str, str] | None:
+    """(name, class, in which way) of the first module that got the same, to the bit, and gave something else."""
+    one, two = modules(a), modules(b)
+    for mode in one:
+        for mine, theirs in zip(one[mode], two.get(mode, ()), strict=False):
+            name, kind, got, held, gave = mine
+            if mine[:2] != theirs[:2] or not got or got != theirs[2] or not gave or not theirs[4]:
+                return None  # what reaches it differs already, and nothing in front of it did so by itself
+            if held != theirs[3]:
+                return name, kind, "its weights are not the same on both"
+            if gave != theirs[4]:
+                return name, kind, "of the same input and the same weights, to the bit, it makes other numbers"
+    return None
+
+
+def modules(view: CellView) -> dict[str, list[list[str]]]:
+    """{mode: [[name, class, digests of input, weights and output]]} in the order in which they ran."""
+    cell = view.notes.get("cell")
+    told = cell.get("modules") if isinstance(cell, Mapping) else None
+    found = told.items() if isinstance(told, Mapping) else ()
+    return {
+        str(mode): [row for row in rows if isinstance(row, list) and len(row) == ROW and all(map(is_text, row))]
+        for mode, rows in found
+        if isinstance(rows, list)
+    }
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def of_cell(item: Finding, view: CellView) -> Finding:
+    return replace(item, targets=(view.target,), scenario=view.case.scenario, case=view.case.name)
+
+
+def together(found: Sequence[Finding]) -> list[Finding]:
+    """What is said of several targets alike is said once, of all of them."""
+    groups: dict[tuple[object, ...], list[Finding]] = {}
+    for item in found:
+        groups.setdefault((item.code, item.title, item.kind, item.layer), []).append(item)
+    return [
+        replace(first, targets=tuple(dict.fromkeys(name for item in group for name in item.targets)))
+        for group in groups.values()
+        for first in group[:1]
+    ]

@@ -1,0 +1,146 @@
+"""Where in a forward the first NaN or Inf arises: the operation, the line of the user's code, the module.
+
+Loaded by path, by subject/ and by backends/torch.py. Python 3.7 syntax. The forward is run once more, every operation
+looked at; what reaches the first normalising layer that got NaN or Inf is followed back to the operation that made it
+of finite numbers, for a mask of -inf is none's fault.
+"""
+
+import linecache
+import os
+import sys
+
+WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def look(torch, net, norms, run):
+    """{"op", "dtype", "largest", "held", "module", "kind", "where", "code"} of the birth in ``run(net)``; {} where it
+    is not in front of a normalising layer or at the output, or this torch does not show its operations. ``norms``:
+    {name: module}. The network is run in the mode that it is in, and its state moves."""
+    try:
+        from torch.utils._python_dispatch import TorchDispatchMode
+    except ImportError:  # before torch 1.13
+        return {}
+    follow = follower(torch, TorchDispatchMode)(net)
+    hooks = []
+    for name, module in net.named_modules():
+        if isinstance(module._buffers, dict):
+            hooks += follow.around(name, module, module in norms.values())
+    try:
+        with torch.no_grad(), follow:
+            out = run(net)
+    except Exception:
+        out = None  # what plays the network says why
+    finally:
+        for hook in hooks:
+            hook.remove()
+    target = follow.reached
+    if target is None:
+        target = next((each for each in follow.tensors((out,)) if bad(torch, each)), None)
+    return follow.origin(target, norms) if target is not None else {}
+
+
+def bad(torch, tensor):
+    return (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all())
+
+
+def largest(torch, tensors):
+    """The largest absolute value of what went in."""
+    sizes = [float(each.detach().abs().max()) for each in tensors if each.numel() and each.is_floating_point()]
+    return max(sizes) if sizes else None
+
+
+def follower(torch, mode):
+    class Follower(mode):
+        """Every operation whose result is not finite, and which of its inputs were not."""
+
+        def __init__(self, net):
+            super().__init__()
+            self.net, self.stack, self.reached = net, [], None
+            self.made, self.alive = {}, []  # id of a result → what made it; those results, so that ids stay theirs
+
+        def around(self, name, module, norm):
+            def enter(module, given):
+                self.stack.append((name, type(module).__name__))
+                if norm and self.reached is None:
+                    self.reached = next((each for each in self.tensors(given) if bad(torch, each)), None)
+
+            def leave(module, given, out):
+                if self.stack:
+                    self.stack.pop()
+
+            return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+        def tensors(self, value, depth=0):
+            if isinstance(value, torch.Tensor):
+                return [value]
+            if isinstance(value, dict):
+                value = list(value.values())
+            if not isinstance(value, (list, tuple)) or depth > 4:
+                return []
+            return [each for item in value for each in self.tensors(item, depth + 1)]
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            kwargs = kwargs or {}
+            given = self.tensors(args) + self.tensors(kwargs)
+            wrong = [each for each in given if bad(torch, each)]
+            size = None if wrong else largest(torch, given)
+            out = func(*args, **kwargs)
+            for each in self.tensors((out,)):
+                if bad(torch, each):
+                    self.alive.append(each)
+                    if id(each) not in self.made or wrong == []:
+                        self.made[id(each)] = (func, kwargs, given, wrong, size, list(self.stack), place())
+            return out
+
+        def origin(self, tensor, norms):
+            """Back to the operation that made NaN or Inf of finite numbers, or the tensor that held it."""
+            for _ in range(len(self.alive) + 1):
+                if id(tensor) not in self.made:
+                    return self.held(tensor, norms)
+                func, kwargs, given, wrong, size, stack, where = self.made[id(tensor)]
+                if not wrong:
+                    return self.said(func, kwargs, given, size, stack, where, tensor, norms)
+                tensor = next((each for each in wrong if each is not tensor), None)
+                if tensor is None:
+                    return {}
+            return {}
+
+        def said(self, func, kwargs, given, size, stack, where, out, norms):
+            name, kind = stack[-1] if stack else ("", "")
+            if not given or name in norms:  # a constant, or the layer itself, which is judged for it
+                return {}
+            return {
+                "op": str(func).replace("aten.", "").partition(".")[0],
+                "dtype": str(out.dtype).replace("torch.", ""),
+                "largest": size,
+                "held": "",
+                "module": name,
+                "kind": kind if name else "",
+                "where": where[0],
+                "code": where[1],
+            }
+
+        def held(self, tensor, norms):
+            """Of a tensor that no operation has made: a parameter or buffer, by its name."""
+            kept = list(self.net.named_parameters()) + list(self.net.named_buffers())
+            name = next((name for name, each in kept if each.data_ptr() == tensor.data_ptr()), "")
+            module = name.rpartition(".")[0]
+            if not name or module in norms:
+                return {}
+            kind = type(dict(self.net.named_modules())[module]).__name__
+            return {"op": "", "dtype": "", "largest": None, "held": name, "module": module, "kind": kind, "where": "",
+                    "code": ""}  # fmt: skip
+
+    return Follower
+
+
+def place():
+    """("file.py:12", its text) of the user's line that runs."""
+    frame, theirs = sys._getframe(2), os.sep + "torch" + os.sep
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not (name.startswith("<") or name.startswith(WORKER) or theirs in name):
+            text = linecache.getline(name, frame.f_lineno).strip()
+            return "%s:%d" % (os.path.basename(name), frame.f_lineno), text[:200]
+        frame = frame.f_back
+    return "", ""

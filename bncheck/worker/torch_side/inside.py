@@ -1,0 +1,201 @@
+"""Which layers of the user's inside a model of PyTorch can be taken out and played by themselves (own_side/alone.py).
+
+Loaded by path, by backends/torch.py and by subject/model.py. Python 3.7 syntax.
+"""
+
+import copy
+
+
+class Inside:
+    """What is asked of a whole network beside what a model is asked: its layers one by one, call by call, and where the
+    first NaN or Inf arises. ``model`` is the backend's."""
+
+    def __init__(self, model):
+        self.model, self.part = model, model.part
+        self.example, self.learnt = None, []  # a batch that shows what layers do; sentences about what they showed
+        self.called = {}  # layer: its calls in the last forward
+        self.born = None  # what birth.py says, once something was not finite
+        self.leaves = None
+
+    # -- before anything is played ----------------------------------------------------------------------------
+
+    def see(self, x):
+        """Build it anew where it has layers that only a batch shows: ``x`` is one that it is to get."""
+        model = self.model
+        if self.part("shown").needs_batch(model.torch, self.part, model.net):
+            self.example = model.torch.from_numpy(x)
+            model.assemble()
+
+    def settle(self, net):
+        if self.example is not None:
+            self.learnt = self.part("shown").settle(self.model.torch, self.part, net, self.example)
+
+    # -- a forward --------------------------------------------------------------------------------------------
+
+    def call(self, mode, data):
+        model, self.called = self.model, {}
+        if model.variant == "compile":
+            return model.call(data)  # it would compile what looks on
+        if self.leaves is None:
+            self.leaves = self.part("leaves").Leaves(model.torch, model.net)
+        out = self.leaves.around(mode, lambda: model.call(data))
+        self.look_for_birth(data, out)
+        return out
+
+    def following(self, module, name):
+        """Hooks that keep each call of one forward as (input, output, state before, state after): the statistics of a
+        layer that is called at two places move twice."""
+        before = []
+
+        def enter(module, given):
+            before[:] = [self.model.state(name)]
+
+        def leave(module, given, out):
+            if before and given and hasattr(given[0], "detach") and hasattr(out, "detach"):
+                call = (given[0].detach(), out.detach(), before.pop(), self.model.state(name))
+                self.called.setdefault(name, []).append(call)
+
+        return [module.register_forward_pre_hook(enter), self.part("keeping").hook_on(module, leave)]
+
+    def calls(self):
+        """{layer: [(input, output, state before, state after)]} of those that the last forward called several times."""
+        array = self.model.array
+        return {
+            name: [(array(x), array(y), before, after) for x, y, before, after in calls]
+            for name, calls in self.called.items()
+            if len(calls) > 1
+        }
+
+    def look_for_birth(self, data, out):
+        """After a forward that brought the first NaN or Inf of a finite batch: where it arose."""
+        model, birth = self.model, self.part("birth")
+        torch = model.torch
+        if self.born is not None or birth.bad(torch, data):
+            return
+        seen = [each for pair in model.seen.values() for each in pair] + [out]
+        if not any(birth.bad(torch, each) for each in seen if isinstance(each, torch.Tensor)):
+            return
+        self.born = {}
+        try:
+            with model.unwatched():
+                twin = copy.deepcopy(model.net)
+        except Exception:
+            return  # it stays unknown
+        paths = dict(twin.named_modules())
+        norms = {name: paths[place] for name, place in model.places.items()}
+        with torch.random.fork_rng(devices=[]):
+            self.born = birth.look(torch, twin, norms, lambda other: self.call_as(other, data.detach()))
+
+    def call_as(self, net, data):
+        """As the variant calls its network, where that changes what is computed."""
+        model = self.model
+        whose, model.net = model.net, net
+        try:
+            return self.part("variants").runner(model, model.variant)(data)
+        finally:
+            model.net = whose
+
+    # -- after the last event ---------------------------------------------------------------------------------
+
+    def facts(self):
+        found = {"born": self.born} if self.born else {}
+        return dict(found, modules=self.leaves.rows) if self.leaves is not None else found
+
+    def taken_out(self, shapes):
+        """As own_side/inside.py asks. The network is in training from then on."""
+        model = self.model
+        model.net.train()
+        own = {name: each for name, each in model.norms.items() if not type(each).__module__.startswith("torch.")}
+        layers = {
+            name: {
+                "kind": type(each).__name__,
+                "own": name in own,
+                "calls": int(model.variant != "compile"),  # which would compile what counts them; 0: not known
+                "dtype": dtype_of(model.seen[name][1]) if name in model.seen else "",
+            }
+            for name, each in model.norms.items()
+        }
+        found = playable(model.torch, self.part("custom"), own, shapes)
+        return "torch", ("", "builtin"), layers, found, self.learnt + aside(self.part("keeping"), model.net)
+
+
+def narrow(torch, net):
+    """The type of its first parameter, where that is a short one."""
+    first = next((each.dtype for each in net.parameters() if each.is_floating_point()), None)
+    return first if first in (torch.float16, torch.bfloat16) else None
+
+
+def places(torch, part, net):
+    """{name of each normalising layer: its path in the network}; a scripted one takes no hook, and is not looked at."""
+    paths = {id(module): path for path, module in net.named_modules()}
+    found = part("held").normalisers(torch, net, part("keeping"))
+    found = {name: module for name, module in found.items() if isinstance(module._buffers, dict)}
+    remember(part("custom"), part("keeping"), found)
+    return {name: paths[id(module)] for name, module in found.items()}
+
+
+def remember(custom, keeping, norms):
+    """Tell custom.py under which names the user's layers hold what."""
+    for module in norms.values():
+        if not type(module).__module__.startswith("torch."):
+            custom.LEARNT[module] = keeping.words_of(module) or {}
+
+
+def aside(keeping, net):
+    """A sentence on the normalising layers that lie in plain lists and dicts; none where there are none."""
+    known, found = set(net.modules()), []
+    for owner in list(known):
+        inner = [each for kept in keeping.kept_in(owner) if hasattr(kept, "named_modules") for each in kept.modules()]
+        found += [each for each in inner if each not in known and keeping.words_of(each)]
+    if not found:
+        return []
+    kinds = ", ".join(sorted({type(each).__name__ for each in found}))
+    said = "in a plain list or dict of the model, where eval(), parameters() and state_dict() do not reach it"
+    return ["%s: %s; it was not judged. Keep it in nn.ModuleList or nn.ModuleDict." % (kinds, said)]
+
+
+def dtype_of(tensor):
+    return str(tensor.dtype).replace("torch.", "")
+
+
+def playable(torch, custom, own, shapes):
+    """{name: (layer, its facts)} of ``own``, the user's layers, whose model trains; ``shapes``: of their inputs."""
+    found = {name: facts(torch, custom, each, shapes[name]) for name, each in own.items() if name in shapes}
+    return {name: (own[name], each) for name, each in found.items() if each is not None}
+
+
+def facts(torch, custom, layer, shape):
+    """Of a layer that alone.py can play; None where it learns more than a gamma and a beta, or is kept in eval."""
+    held = {what: custom.find(layer, what) for what in custom.TENSORS}
+    known = {id(each) for each in held.values()}
+    if any(held[what] is None for what in ("running_mean", "running_var")) or not layer.training:
+        return None
+    if any(id(each) not in known for each in layer.parameters()):
+        return None
+    channels, (eps, momentum) = held["running_mean"].numel(), (custom.find(layer, word) for word in ("eps", "momentum"))
+    if len(shape) < 2 or shape[1] != channels or (hasattr(layer, "momentum") and layer.momentum is None):
+        return None
+    sizes = {what: held[what].numel() for what in ("gamma", "beta") if held[what] is not None}
+    odd = ["%s of the shape %s" % (what, tuple(held[what].shape)) for what in sizes if sizes[what] not in (1, channels)]
+    for each in layer.parameters():
+        each.requires_grad_()  # frozen from outside, for fine-tuning: what the layer computes is the question
+    counter = custom.find(layer, "counter")
+    if isinstance(counter, torch.Tensor):
+        counter.zero_()  # as the built-in layer's that it is played beside
+    return {
+        "shape": list(shape),
+        "axis": 1,
+        "channels": channels,
+        "eps": plain(eps),
+        "weight": plain(momentum),
+        "has": [what for what, each in held.items() if each is not None],
+        "single": [what for what in sizes if sizes[what] == 1 < channels],
+        "why": "it has a %s, and not a number for each of its %d channels" % (" and a ".join(odd), channels)
+        if odd
+        else "",
+        "root": torch.nn.Module,
+    }
+
+
+def plain(value):
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

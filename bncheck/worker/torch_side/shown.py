@@ -1,0 +1,173 @@
+"""Layers of a model whose names say nothing, known by what their buffers do in a few forwards of a copy that trains.
+
+Loaded by path, by subject/ and by backends/torch.py. Python 3.7 syntax. What is found goes to ``keeping.SHOWN``, which
+everything asks that looks for normalising layers; the model itself is left as it was.
+"""
+
+import copy
+
+FORWARDS = 2
+
+
+def learn(torch, part, net, run):
+    """Sentences: what was taken for the statistics of which layers, and which layers could not be made out.
+    ``run(copy)``: a forward of the network on a batch that it takes; ``part(name)``: a file of this folder."""
+    keeping, behaviour, strangers = part("keeping"), part("behaviour"), strange(torch, part, net)
+    if not strangers:
+        return []
+    try:
+        other = copy.deepcopy(net)
+    except Exception as error:
+        told = "%s: %s" % (type(error).__name__, str(error).split("\n")[0][:200])
+        return ["%s cannot be copied (%s), so its buffers were not looked at as it trains." % (called(strangers), told)]
+    pairs = [(name, one, two) for (name, one), (_, two) in zip(everything(keeping, net), everything(keeping, other))]
+    looks = [
+        (name, one, Look(torch, part, behaviour.suspect(two, True), two))
+        for name, one, two in pairs
+        if one in strangers
+    ]
+    other.train()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=list(devices)):
+        for _ in range(FORWARDS):
+            try:
+                run(other)
+            except (Exception, SystemExit):
+                break  # what plays the network itself says why
+        for _, _, look in looks:
+            look.by_itself()
+    remarks = []
+    for name, module, look in looks:
+        look.end()
+        if look.words is not None:
+            keeping.SHOWN[module] = plainly(look.words)
+            remarks.append(taken(module, look.words))
+        elif look.moved:
+            why = "towards no mean and variance of its input" if look.called else "without a call of it"
+            remarks.append(
+                "%s (%s) keeps %s, which moved in training, but %s: whether it is a BatchNorm is not known."
+                % (name or "One", type(module).__name__, " and ".join(look.moved[:4]), why)
+            )
+    return list(dict.fromkeys(remarks))
+
+
+def needs_batch(torch, part, net):
+    """Whether it has layers that only a forward shows, or that have no shape before the first one."""
+    return bool(strange(torch, part, net)) or any(map(part("held").lazy, net.state_dict().values()))
+
+
+def settle(torch, part, net, x):
+    """Both: what ``learn`` says, of a network that has had its first forward, in eval."""
+    if any(map(part("held").lazy, net.state_dict().values())):
+        modes = [(module, module.training) for module in net.modules()]
+        with torch.no_grad():
+            net.eval()(x)
+        for module, training in modes:
+            module.training = training
+    return learn(torch, part, net, lambda other: other(x))
+
+
+def everything(keeping, net):
+    """(path, module) of all modules, then those in plain lists and dicts, which have no path."""
+    for item in net.named_modules():
+        yield item
+    known = set(net.modules())
+    for owner in list(known):
+        for kept in keeping.kept_in(owner):
+            for inner in kept.modules() if hasattr(kept, "named_modules") else ():
+                if inner not in known:
+                    known.add(inner)
+                    yield "", inner
+
+
+def taken(module, words):
+    """What of a layer was taken for what."""
+    forms = {
+        "deviation": "a standard deviation",
+        "inverse": "one over a standard deviation",
+        "logarithm": "a logarithm",
+    }
+    held = forms.get(words.get("form"), "")
+    return "By what they do in training, %s and %s of %s were taken for its running mean and variance%s." % (
+        words["mean"],
+        words["var"] or words["deviation"],
+        type(module).__name__,
+        ", which it holds as %s" % held if held else "",
+    )
+
+
+def strange(torch, part, net):
+    """{module: path} of the user's that keeps two tensors of one size, and whose names do not say what they are."""
+    keeping, behaviour, found = part("keeping"), part("behaviour"), {}
+    builtin = keeping.builtin_classes(torch)
+    for name, module in everything(keeping, net):
+        if isinstance(module, builtin) or not isinstance(module._buffers, dict):
+            continue
+        words = keeping.words_of(module)
+        if (words is None or not words["var"]) and behaviour.suspect(module, True) is not None:
+            found[module] = name
+    return found
+
+
+def called(strangers):
+    return ", ".join("%s (%s)" % (name or "one", type(each).__name__) for each, name in list(strangers.items())[:3])
+
+
+def plainly(words):
+    """As keeping.words_of says it: the buffer in the variance's place, whatever its form."""
+    return dict(words, var=words["var"] or words["deviation"])
+
+
+class Look:
+    """Hooks on one module, until its forwards have shown what its buffers are. ``moved``: buffers that moved, as long
+    as an axis of its input where it was ``called``."""
+
+    def __init__(self, torch, part, suspect, module):
+        self.torch, self.moments, self.suspect, self.module = torch, part("moments"), suspect, module
+        self.words, self.moved, self.called, self.given = None, [], False, None
+        self.suspect.look(module, self.moments.held)
+        self.hooks = [
+            module.register_forward_pre_hook(self.before),
+            part("keeping").hook_on(module, self.after),
+        ]
+
+    def before(self, module, given):
+        self.suspect.look(module, self.moments.held)
+
+    def after(self, module, given, out):
+        x, self.called = given[0] if given else None, True
+        if self.words is not None or not isinstance(x, self.torch.Tensor) or not x.is_floating_point() or x.dim() < 2:
+            return
+        self.given = x.detach()
+        self.words = self.suspect.words(self.torch, module, x, self.moments, rest=True)
+        self.moved = self.moved or self.changed([size for size in self.suspect.sizes if size in x.shape[1:]])
+
+    def by_itself(self):
+        """Once more where means of 0 or equal variances, as behind another normalisation, showed nothing."""
+        x = self.given
+        if self.words is not None or not self.moved or x is None:
+            return
+        size = self.suspect.after[self.moved[0]].size
+        axis = next(axis for axis in range(x.dim() - 1, 0, -1) if x.shape[axis] == size)
+        wide = [1] * x.dim()
+        wide[axis] = size
+        grow = self.torch.linspace(0.5, 2.0, size, dtype=x.dtype, device=x.device).reshape(wide)
+        try:
+            self.module(x * grow + grow.flip(axis))
+        except (Exception, SystemExit):
+            pass  # it takes more than one input: it stays unknown, which is said
+
+    def changed(self, sizes):
+        """Names of the buffers of such sizes that moved since ``before``, where there are two."""
+        before, after = self.suspect.before, self.suspect.values(self.module, self.moments.held)
+        names = [name for size in sizes for name in self.suspect.sizes[size] if name in before and name in after]
+        found = [
+            name for name in names if before[name].shape != after[name].shape or (before[name] != after[name]).any()
+        ]
+        return found if len(found) > 1 else []
+
+    def end(self):
+        for hook in self.hooks:
+            hook.remove()
+        if not self.called:
+            self.moved = self.changed(list(self.suspect.sizes))

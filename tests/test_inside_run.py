@@ -1,0 +1,282 @@
+"""Layers inside a whole model of one's own, each judged by its own record: ``bncheck run`` with ``network.model``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from at_the_prompt import here
+from rule_views import make_case, make_cell, make_trace
+from test_checkpoints import python_of
+from test_inside import FAULTS, SHAPES
+
+from bncheck.diagnosis.inside import read_alone
+from bncheck.diagnosis.lived.innocence import innocence
+from bncheck.diagnosis.lived.played import life_in
+from bncheck.diagnosis.rules.nonfinite.birthplace import in_words
+from bncheck.diagnosis.whole import apart, inside, together
+from bncheck.evidence import CellView
+from bncheck.finding import Finding
+from bncheck.scenario import Network
+from bncheck.trace import Trace
+
+TESTS = Path(__file__).parent
+OPS = ("train_forward", "eval_forward")
+BN = {"kind": "BatchNorm2d", "own": False, "calls": 1, "dtype": "float32"}
+
+
+# ------------------------------------------------------------------------------------------------- literal traces
+
+
+def played(var_after: float, **more: Any) -> CellView:
+    """A batch of mean 2 and variance 3 of 4 values through a layer of momentum 0.5, then one of mean 0 and variance 1
+    in eval. The variance over n - 1 is 4."""
+    trace = make_trace(
+        OPS,
+        running_mean=[0.0, 1.0, 1.0], running_var=[1.0, var_after, var_after],
+        input_mean=[2.0, 0.0], input_var=[3.0, 1.0],
+        used_mean=[2.0, 1.0], used_invstd=[3.0**-0.5, var_after**-0.5], used_residual=[0.0, 0.0],
+        momentum=[0.5] * 3, eps=[0.0] * 3, training=[1, 1, 0],
+    )  # fmt: skip
+    return of_model(trace, **more)
+
+
+def of_model(trace: Trace, target: str = "torch", **notes: Any) -> CellView:
+    case = replace(make_case(OPS), network=Network((), model="net.py:build"))
+    return make_cell(case, target, trace, notes={"cell": {"layers": {"bn": BN}, **notes}})
+
+
+def test_a_layer_of_the_framework_is_held_against_what_it_documents_forward_by_forward() -> None:
+    found = inside(played(2.5), ())
+    assert found.judged == 1
+    assert found.findings == ()
+    assert found.remarks == (
+        "BatchNorm itself is innocent: its one layer did what PyTorch documents in each of 2 forwards that were "
+        "recorded whole.",
+    )
+    assert inside(played(2.0), ()).remarks == (), "the variance over n was averaged"
+
+
+def test_a_network_of_the_scenarios_own_layers_is_judged_elsewhere() -> None:
+    view = played(2.5)
+    assert inside(replace(view, case=make_case(OPS)), ()).judged == 0
+    assert inside(replace(view, notes={}), ()).judged == 0
+
+
+def test_a_layer_that_one_forward_calls_twice_is_judged_call_by_call() -> None:
+    view = played(2.5)
+    assert view.trace is not None
+    calls = {
+        "event": [0, 0, 1], "n": [4, 4, 4], "input_bad": [0, 0, 0], "output_bad": [0, 0, 0], "training": [1, 1, 0],
+        "input_mean": [2, 4, 0], "input_var": [3, 3, 1], "used_mean": [2, 4, 2.5],
+        "used_invstd": [3**-0.5, 3**-0.5, 3.25**-0.5], "used_residual": [0, 0, 0],
+        "running_mean_before": [0, 1, 2.5], "running_mean_after": [1, 2.5, 2.5],
+        "running_var_before": [1, 2.5, 3.25], "running_var_after": [2.5, 3.25, 3.25],
+    }  # fmt: skip
+    scalars = ("event", "n", "input_bad", "output_bad", "training")
+    rows = {
+        f"calls:bn:{name}": np.array(values, dtype=np.int64 if name in scalars else np.float64)
+        for name, values in calls.items()
+    }
+    rows = {name: array if array.dtype.kind == "i" else array[:, None] for name, array in rows.items()}
+    both = replace(view, trace=replace(view.trace, arrays={**view.trace.arrays, **rows}))
+    life = life_in(both)
+    assert life is not None
+    assert "in each of 3 forwards" in innocence(life)
+    damaged = {**rows, "calls:bn:event": np.array([0, 0, 7])}
+    fallen_back = life_in(replace(view, trace=replace(view.trace, arrays={**view.trace.arrays, **damaged})))
+    assert fallen_back is not None
+    assert fallen_back.forwards == 2
+
+
+def test_what_is_said_of_several_targets_alike_is_said_once() -> None:
+    one = Finding("BN112", "eps", "hazard", "bn: another eps", ("torch",), "s", "base", layer="bn")
+    (found,) = together([one, replace(one, targets=("torch==1.13.1",))])
+    assert found.targets == ("torch", "torch==1.13.1")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        None, [], {"names": "bn"}, {"names": ["bn"], "bases": [], "has": [], "events": ["no such event"]},
+        {"names": ["bn"], "bases": [], "has": [], "events": ["train_forward"], "channels": "many", "axis": 1},
+        {"names": ["bn"], "bases": [], "has": [], "events": ["eval_forward"], "channels": 1, "axis": 1, "shape": 3},
+    ],
+)  # fmt: skip
+def test_rows_of_an_edited_run_folder_are_left_out(row: object) -> None:
+    assert read_alone([row], {}, "net.py") == ()
+
+
+CONV = ["conv", "Conv2d", "in", "weights", "out"]
+NORM = ["bn", "BatchNorm2d", "out", "state", "y"]
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (
+            [["conv", "Conv2d", "in", "weights", "off"], ["bn", "BatchNorm2d", "off", "state", "z"]],
+            "The first module that differs by itself is conv (Conv2d): of the same input and the same weights, to the "
+            "bit, it makes other numbers.",
+        ),
+        ([["conv", "Conv2d", "in", "others", "off"], NORM], "conv (Conv2d): its weights are not the same on both."),
+        ([["conv", "Conv2d", "elsewhere", "weights", "off"], NORM], ""),
+        ([CONV, ["bn", "BatchNorm2d", "out", "state", "z"]], ""),  # BatchNorm itself
+        ([CONV, NORM], ""),
+        ("no list", ""),
+    ],
+)
+def test_which_module_is_the_first_to_part_where_batch_norm_is_innocent(other: Any, says: str) -> None:
+    one = played(2.5, modules={"train": [CONV, NORM]})
+    two = replace(played(2.5, modules={"train": other}), target="torch[autocast]")
+    said = apart(one, two, same=False)
+    assert said.endswith(says) if says else said == ""
+    if says:
+        assert said.startswith("BatchNorm is innocent of what torch and torch[autocast] differ in: its one layer does")
+    assert apart(one, two, same=True) == ""
+    guilty = replace(played(2.0, modules={"train": other}), target="torch[autocast]")
+    assert apart(one, guilty, same=False) == ""
+
+
+@pytest.mark.parametrize(
+    ("born", "says"),
+    [
+        (
+            {"op": "_to_copy", "dtype": "float16", "largest": 230873.8, "where": "net.py:7", "code": "x = x.half()"},
+            "It is born in a cast to float16 (net.py:7: x = x.half()): numbers up to 2.309e+05 go in, and float16 ends "
+            "at 65,504.",
+        ),
+        (
+            {"op": "addmm", "dtype": "float16", "largest": 9.0, "module": "fc", "kind": "Linear"},
+            "It is born in fc (Linear), which computes in float16: numbers up to 9 go in, and float16 ends at 65,504.",
+        ),
+        ({"op": "log", "dtype": "float32", "largest": 3.5}, "It is born in the operation log."),
+        ({"held": "conv.weight", "largest": None}, "It comes from conv.weight, which holds NaN or Inf itself."),
+        ({}, ""),
+        (None, ""),
+    ],
+)
+def test_where_the_first_nan_was_born(born: object, says: str) -> None:
+    assert in_words(born) == says
+
+
+# ------------------------------------------------------------------------------------------------------- real models
+
+MODELS = """
+title = "Models of one's own"
+why = "Their layers go by names, forms and ways of their own."
+targets = ["torch"]
+[network]
+model = "inside_models.py:build"
+[input]
+shape = [8, 3, 6, 6]
+[program]
+events = ["train_forward", "backward"]
+repeat = 2
+then = ["eval_forward"]
+[matrix]
+"network.arguments.kind" = ["zoo", "cast", "autocast", "weight", "log"]
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("inside")
+    shutil.copy(TESTS / "inside_models.py", folder)
+    (folder / "models.toml").write_text(MODELS, encoding="utf-8")
+    done = here("run", str(folder / "models.toml"), "--no-probe", "--no-report", "-q", "--out", str(folder / "run"))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads((folder / "run" / "run.json").read_text())
+    return found
+
+
+def cell_of(run: dict[str, Any], case: str) -> dict[str, Any]:
+    (found,) = [cell for cell in run["cells"] if cell["case"] == case]
+    assert found["outcome"] == "ok", found["error"]
+    return found  # type: ignore[no-any-return]
+
+
+@pytest.mark.process
+def test_layers_are_found_by_what_they_do_and_judged_one_by_one(run: dict[str, Any]) -> None:
+    cell = cell_of(run, "zoo")
+    found = {
+        (item["layer"], item["cause"]) for item in run["findings"] if item["case"] == "zoo" and item["kind"] == "hazard"
+    }
+    assert found == {
+        ("rest.DeviationAveraged.1", "wrong-statistic"), ("rest.DeviationAveraged.1", "normaliser-source"),
+        ("rest.Biased.1", "variance-divisor"),
+    }  # fmt: skip
+    assert cell["judged"] == 9, "two built-in layers, one called twice, and seven of nine others"
+    said = cell["remarks"]
+    assert "both built-in layers did what PyTorch documents" in said[0]
+    taken = "By what they do in training, mu and sigma2 of {} were taken for its running mean and variance"
+    for name, form in (
+        ("Mu", ""), ("Deviation", ", which it holds as a standard deviation"),
+        ("Inverse", ", which it holds as one over a standard deviation"),
+        ("Logarithm", ", which it holds as a logarithm"), ("Biased", ""),
+    ):  # fmt: skip
+        assert f"{taken.format(name)}{form}." in said
+    assert any("avg and pos_mean of Averages were taken" in each for each in said)
+    assert any(
+        "FusedWithConv) keeps mu and sigma2, which moved in training, but towards no mean and variance of its input"
+        in each
+        for each in said
+    )
+    assert any(
+        "it has a gamma of the shape (4, 6, 6), and not a number for each of its 4 channels" in each for each in said
+    )
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("way", "says"),
+    [
+        ("cast", "It is born in a cast to float16 (inside_models.py:"),
+        ("autocast", "It is born in conv (Conv2d), which computes in float16 (inside_models.py:"),
+        ("weight", "It comes from conv.weight, which holds NaN or Inf itself."),
+        ("log", "It is born in the operation log (inside_models.py:"),
+    ],
+)
+def test_a_nan_in_front_of_batch_norm_has_its_birthplace(run: dict[str, Any], way: str, says: str) -> None:
+    cell_of(run, way)
+    (found,) = [item for item in run["findings"] if item["case"] == way and item["cause"] == "poisoned-state"]
+    assert "it arises in front of that layer, not in BatchNorm" in found["title"]
+    assert says in found["title"]
+
+
+@pytest.mark.process
+def test_check_says_where_the_first_nan_is_born(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from inside_models import build\n\ndef cast():\n    return build('cast')\n", encoding="utf-8"
+    )
+    shutil.copy(TESTS / "inside_models.py", tmp_path)
+    done = here(
+        "check", f"{tmp_path / 'net.py'}:cast", "--input", "8,3,6,6", "--python", str(python_of("torch")),
+        "--no-report", "-q", "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    notes = json.loads((tmp_path / "run" / "answer.json").read_text())["notes"]
+    assert any(note.startswith("Of the first NaN or Inf: it is born in a cast to float16") for note in notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["torch", "paddle", "flax", "mxnet", "keras"])
+def test_each_fault_of_a_layer_inside_a_model_is_named_in_run_as_in_check(tmp_path: Path, framework: str) -> None:
+    python_of(framework)
+    shutil.copy(TESTS / f"{framework}_layers.py", tmp_path)
+    axis = "channel_axis = -1" if framework in ("flax", "keras") else ""
+    text = MODELS.partition("[matrix]")[0].replace("inside_models.py:build", f"{framework}_layers.py:zoo")
+    text = text.replace("[8, 3, 6, 6]", f"[{SHAPES[framework]}]\n{axis}").replace('"torch"', f'"{framework}"')
+    (tmp_path / "zoo.toml").write_text(text, encoding="utf-8")
+    done = here("run", str(tmp_path / "zoo.toml"), "--no-report", "-q", "--out", str(tmp_path / "run"))
+    assert done.returncode == 1, done.stderr
+    found: dict[str, set[str]] = {}
+    for item in json.loads((tmp_path / "run" / "run.json").read_text())["findings"]:
+        found.setdefault(item["layer"], set()).add(item["cause"])
+    found.pop("Standardised", None)
+    assert found == FAULTS
