@@ -267,7 +267,7 @@ def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
         why = "; ".join(seen.said.get("remarks", ())) or "no normalising layer ran"
         remedy = (
             HALF
-            if any(word in why for word in ("Half", "BFloat16"))
+            if any(word in why.lower() for word in ("half", "float16"))
             else "give a batch that it takes: --data batch.npz"
             if any("was not played" in remark for remark in seen.said.get("remarks", ()))
             else "what runs inside torch.compile() cannot be seen: check the model without it"

@@ -55,7 +55,7 @@ def install(recorder):
             "axis": layer.axis,
             "eps": layer.epsilon,
             "momentum": layer.momentum,
-            "trainable": bool(layer.trainable),
+            "trainable": trainable(layer),
         },
         array=lambda value: np.array(keras.ops.convert_to_numpy(value)),
         gradients=lambda: engine.gradients(watcher),
@@ -91,6 +91,12 @@ def traced(keras, engine, layer, args, kwargs):
     if x is None or engine.known(x) or not engine.unknown(x):
         return None
     return tuple(x.shape), str(getattr(x.dtype, "name", x.dtype))
+
+
+def trainable(layer):
+    """Whether gamma or beta is trained: people freeze a layer, or its variables alone."""
+    held = [each for each in (layer.gamma, layer.beta) if each is not None]
+    return bool(layer.trainable) and (any(each.trainable for each in held) or not held)
 
 
 def arrays(layer, value_of):

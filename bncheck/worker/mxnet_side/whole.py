@@ -168,8 +168,10 @@ def whole(base, part):
 
         def descend(self, dy, rate):
             """One step of plain gradient descent along the last forward's gradient."""
-            base.backward(self, [dy])
-            for held in self.hands.weights(self.blocks[0][1]):
+            weights = self.hands.weights(self.blocks[0][1])
+            if weights:
+                base.backward(self, [dy])
+            for held in weights:
                 held.set_data(held.data(self.context) - rate * held.grad(self.context))
 
     return Whole

@@ -83,6 +83,10 @@ class Hands:
         """Whether gamma or beta gets gradients."""
         return True
 
+    def trained(self, layer):
+        """Those of its weights that nobody froze."""
+        return [each for each in self.weights(layer) if self.trains(each)]
+
     def weighs(self, layer):
         """Whether it holds weights, trained or not."""
         return bool(self.weights(layer))

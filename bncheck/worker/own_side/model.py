@@ -74,7 +74,7 @@ def play(part, shared, failed, job, folder, model, about):
         try:
             action()
         except (Exception, SystemExit) as error:
-            said = "%s%s" % (custom.said(error).split("\n")[0][:400], custom.line_in(job["module"], error))
+            said = "%s%s" % (in_a_line(custom.said(error))[:400], custom.line_in(job["module"], error))
             found["remarks"].append("%s was not played: %s" % (name, said))
             break
     np.savez(os.path.join(folder, "recording.npz"), **life.arrays())
@@ -83,6 +83,12 @@ def play(part, shared, failed, job, folder, model, about):
     found.update(part("own_side", "places").seen(shared, model, batch))
     found["alone"] = alone(part, shared, model, found["layers"], life.shapes, folder, job["ops"])
     return found
+
+
+def in_a_line(text):
+    """The first line of what an error says; the last where MXNet puts its own traceback before that."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    return "%s: %s" % (lines[0].partition(":")[0], lines[-1]) if "Traceback" in lines[0] else lines[0]
 
 
 def alone(part, shared, model, layers, shapes, folder, ops):
@@ -225,6 +231,8 @@ class Life:
         self.rows, self.index, self.step, self.happenings = {name: [] for name in model.layers}, 0, 0, []
         self.shapes = {}  # layer: of its input in training
         self.several = set()  # layers that run more than once in a forward
+        self.learns = bool(model.hands.trained(model.root()))
+        model.to_the_input = False  # in training nobody goes back so far, and MXNet moves statistics on that way
 
     def happen(self, what, name):
         self.happenings.append({"what": what, "index": self.index, "step": self.step, "name": name})
@@ -252,7 +260,7 @@ class Life:
             "index": self.index,
             "step": self.step,
             "training": int(bool(self.model.seen[name][-1][2])),
-            "gradients": int(mode == "train"),
+            "gradients": int(mode == "train" and self.learns),
             "in_backward": 0,
             "n": rows.shape[1],
             "samples": given.shape[0],

@@ -161,7 +161,8 @@ def whole(base, part):
 
         def descend(self, dy, rate):
             """One step of plain gradient descent along the last forward's gradient."""
-            base.backward(self, [dy])
+            if any(not held.stop_gradient for held in self.parameters()):
+                base.backward(self, [dy])
             for held in self.parameters():
                 if held.grad is not None:
                     held.set_value(held - rate * held.grad)
