@@ -55,7 +55,8 @@ def install(recorder):
             "axis": layer.axis,
             "eps": layer.epsilon,
             "momentum": layer.momentum,
-            "trainable": trainable(layer),
+            "trainable": bool(layer.trainable),
+            "learns": learns(layer),
         },
         array=lambda value: np.array(keras.ops.convert_to_numpy(value)),
         gradients=lambda: engine.gradients(watcher),
@@ -93,7 +94,7 @@ def traced(keras, engine, layer, args, kwargs):
     return tuple(x.shape), str(getattr(x.dtype, "name", x.dtype))
 
 
-def trainable(layer):
+def learns(layer):
     """Whether gamma or beta is trained: people freeze a layer, or its variables alone."""
     held = [each for each in (layer.gamma, layer.beta) if each is not None]
     return bool(layer.trainable) and (any(each.trainable for each in held) or not held)

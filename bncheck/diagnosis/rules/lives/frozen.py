@@ -95,8 +95,8 @@ def frozen_too_late(life: Life) -> Said | None:
 def after_the_freeze(life: Life, layer: LayerLife) -> list[Span]:
     """Training forwards that moved the statistics of a layer that is said to be frozen, all of them behind that."""
     told = [each for each in life.happenings if each.what == "requires_grad" and layer.name in each.layers]
-    if layer.trainable is not False or len(told) != 1:
-        return []
+    if layer.trainable is not False or len(told) != 1 or told[0].detail.get("flag"):
+        return []  # where the flag is up, its variables were frozen one by one
     runs = [span for span in trained(layer) if span.first_index >= told[0].index]
     return runs if sum(span.moved or 0 for span in runs) >= STEPS else []
 
