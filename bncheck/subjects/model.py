@@ -39,6 +39,7 @@ from bncheck.run_folder.recordings import life_of
 from bncheck.run_folder.results import Results, TargetResult
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.interpreter import UsersPython
+from bncheck.subjects.places import aside, at_unlike_places, training_in_eval
 from bncheck.subjects.played import (
     at_two_places,
     batch_dependence,
@@ -132,7 +133,7 @@ def handed_in(name: str, said: Mapping[str, Any], path: Path, framework: str) ->
     known = {str(layer["name"]): layer for layer in said["layers"]}
     for layer, found in layers.items():
         found.update(kind=str(known[layer]["kind"]), own=bool(known[layer]["own"]))
-    return life_of(
+    life = life_of(
         {
             "program": name,
             "framework": framework,
@@ -142,6 +143,13 @@ def handed_in(name: str, said: Mapping[str, Any], path: Path, framework: str) ->
             "happenings": said["happenings"],
         }
     )
+    return replace(life, layers=tuple(described(layer, known[layer.name]) for layer in life.layers))
+
+
+def described(layer: LayerLife, facts: Mapping[str, Any]) -> LayerLife:
+    """With what arrays do not show: whether it is trained, and dtypes that NumPy lacks."""
+    dtypes = {**layer.dtypes, **{str(what): str(each) for what, each in (facts.get("dtypes") or {}).items()}}
+    return replace(layer, trainable=facts.get("trainable"), dtypes=dtypes)
 
 
 def holding_of(name: str, said: Mapping[str, Any], path: Path, framework: str = "torch") -> Holding:
@@ -207,6 +215,10 @@ def findings_of(seen: Seen) -> tuple[Finding, ...]:
     if seen.life is not None:
         own += set_by_forward(seen.life, seen.holding.name)
         own += at_two_places(seen.life, seen.holding.name, lived)
+        if seen.life.framework != "torch":  # there the recorder saw who called train()
+            own += training_in_eval(seen.said, seen.life, seen.holding.name)
+    own += at_unlike_places(seen.said, seen.holding.name, (*lived, *own))
+    own += aside(seen.said, seen.holding.name, seen.holding.framework)
     backends = [seen.holding.framework]
     dependent = batch_dependence(seen.said, seen.holding.name, (*held, *lived, *own))
     own += [in_its_words(item, backends) if item.layer else item for item in dependent]
@@ -270,11 +282,11 @@ def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
                 "report it, with what the model is made of",
             ),
         )
-    if seen.life is None:
+    if seen.life is None and not (unregistered(seen) and not seen.said.get("remarks")):
         why = "; ".join(seen.said.get("remarks", ())) or "no normalising layer ran"
         remedy = (
             HALF
-            if any(word in why for word in ("Half", "BFloat16"))
+            if any(word in why.lower() for word in ("half", "float16"))
             else "give a batch that it takes: --data batch.npz"
             if any("was not played" in remark for remark in seen.said.get("remarks", ()))
             else "what runs inside torch.compile() cannot be seen: check the model without it"
@@ -304,7 +316,7 @@ def unregistered(seen: Seen) -> list[dict[str, Any]]:
         {"name": layer.name, "kind": layer.kind, "training": None, "tracks": layer.tracks}
         for layer in layers
         if layer.registered is False
-    ]
+    ] + [dict(each, training=None, tracks=True) for each in seen.said.get("aside") or ()]
 
 
 def headline(seen: Seen, findings: Sequence[Finding]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from bncheck.convention import Facet
 from bncheck.diagnosis.lived.fitted import fit
-from bncheck.diagnosis.lived.in_place import NEW_BATCH, odd_outputs, shown
+from bncheck.diagnosis.lived.in_place import NEW_BATCH, odd_outputs, shown, unsure
 from bncheck.diagnosis.lived.judged import Lived, lived
 from bncheck.diagnosis.lived.record import Record
 from bncheck.life import Life
@@ -98,7 +98,7 @@ def in_steps(life: Life, layer: Lived, facets: Mapping[str, Facet]) -> Departure
         return None if own or not np.isfinite(held) else Departure(layer, "averaging", str(averaging), "exponential")
     weight = known(facets, "batch_weight")
     if isinstance(weight, float) and np.isfinite(held):
-        sure = facets["batch_weight"].uncertainty + 1e-9
+        sure = facets["batch_weight"].uncertainty + float(unsure(layer.record, life.framework)[0]) + 1e-9
         due = float(held if life.framework in NEW_BATCH else 1.0 - held)
         senses = (due, 1.0 - due) if own else (due,)
         if all(abs(weight - sense) > sure for sense in senses):

@@ -13,7 +13,7 @@ import numpy as np
 from bncheck.diagnosis.fit.stream import STEP_ROUNDINGS
 from bncheck.diagnosis.lived.fitted import fit
 from bncheck.diagnosis.lived.record import Record
-from bncheck.diagnosis.rules.roundoff import mean_bound, two_pass_bound, welford_bound
+from bncheck.diagnosis.rules.roundoff import mean_bound, two_pass_bound, unit, welford_bound
 from bncheck.trace import Array
 
 # A step that departs misses by more than twice what rounding can do: bound and measurement are each within one.
@@ -21,6 +21,8 @@ MARGIN = 2.0
 SMALLEST = 2.0**-149
 # Where momentum is the weight of the new batch; elsewhere it is that of the old average.
 NEW_BATCH = ("torch", "mlx")
+# It moves its statistics in backward: a forward that nobody goes back through leaves them, as behind a frozen part.
+IN_BACKWARD = ("mxnet",)
 # The divisor of the variance that is averaged, where a framework documents one for every device.
 DIVISORS = {"torch": ("n-1",)}
 
@@ -52,7 +54,7 @@ def conduct(record: Record, framework: str, synchronised: bool = False) -> Condu
     with np.errstate(all="ignore"):
         judged = record.sound & record.tracked & ~(record.training & synchronised)
         tried = [
-            (odd_steps(record, weight, name) & judged & (np.isfinite(weight) | ~record.training), weight, name)
+            (odd_steps(record, weight, name, unsure(record, framework)) & judged & (np.isfinite(weight) | ~record.training), weight, name)
             for weight in (senses(record) if own else [weights(record, framework)])
             for name in divisors
         ]
@@ -87,6 +89,8 @@ def senses(record: Record) -> list[Array]:
 def weights(record: Record, framework: str) -> Array:
     """(K,) weight of the new batch as documented: from momentum as held, or one over the count where there is none."""
     held = record.momentum if framework in NEW_BATCH else 1.0 - record.momentum
+    if framework in IN_BACKWARD and not record.life.own:
+        held = np.where(record.gradients & record.moved, held, 0.0)
     counted = np.where(record.counter >= 1, 1.0 / np.maximum(record.counter, 1.0), np.nan)
     return np.where(np.isfinite(record.momentum), held, counted)
 
@@ -106,7 +110,15 @@ def put_in(record: Record, divisor: str) -> Array:
     return record.var * np.where(n > 1, n / np.maximum(n - 1.0, 1.0), 1.0) if divisor == "n-1" else record.var
 
 
-def odd_steps(record: Record, weight: Array, divisor: str) -> Array:
+def unsure(record: Record, framework: str) -> Array:
+    """(K,) how far the weight of the new batch may be off where it is one minus a momentum that a kernel takes in
+    float32: 1 − 0.999 is 0.00100005 there."""
+    if framework in NEW_BATCH and not record.life.own:
+        return np.zeros(len(record))
+    return np.nan_to_num(unit("float32") * np.abs(record.momentum))
+
+
+def odd_steps(record: Record, weight: Array, divisor: str, unsure: Array) -> Array:
     """(K,) bool: the statistics after are not those that the rule makes of the ones before and the input."""
     a = np.where(record.training, weight, 0.0)[:, None]
     variance, odd = put_in(record, divisor), np.zeros(len(record), dtype=bool)
@@ -119,6 +131,7 @@ def odd_steps(record: Record, weight: Array, divisor: str) -> Array:
         due = (1.0 - a) * before + a * batch
         # The weight of a cumulative average is rounded too, and times the whole step.
         rounding = STEP_ROUNDINGS * (record.u_state * (np.abs(before) + np.abs(after) + a * np.abs(batch)) + SMALLEST)
+        rounding = rounding + np.where(a > 0, unsure[:, None] * np.abs(batch - before), 0.0)
         odd |= (np.abs(after - due) > MARGIN * (rounding + a * error)).any(axis=1)
     return odd
 
@@ -169,7 +182,7 @@ def with_eps(record: Record) -> Record:
         return record
     with np.errstate(all="ignore"):
         seen = shown(record)
-        own = (record.training | ~np.isfinite(record.m0 + record.v0).all(axis=1))[:, None]
+        own = (record.training | ~np.isfinite(record.m0 + record.v0).any(axis=1))[:, None]
         rounding = np.where(own, 0.0, np.nan_to_num(4 * record.u_state * np.abs(record.v0)))
         room = MARGIN * (seen.level_error + rounding)
         trains, everything = record.training, np.ones_like(record.training)
@@ -186,7 +199,7 @@ def with_eps(record: Record) -> Record:
 def odd_outputs(record: Record) -> tuple[Array, Array]:
     """(K,) bool each: forwards whose output can be judged, and those that did not use what the mode asks for."""
     seen = shown(record)
-    held = np.isfinite(record.m0 + record.v0).all(axis=1)
+    held = np.isfinite(record.m0 + record.v0).any(axis=1)  # NaN in one channel is no layer without statistics
     kept = seen.kept & np.isfinite(record.eps)[:, None]
     own = (record.training | ~held)[:, None]
     mean, var = np.where(own, record.mean, record.m0), np.where(own, record.var, record.v0)

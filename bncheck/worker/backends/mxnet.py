@@ -291,6 +291,8 @@ class Model:
 
     # -- events -----------------------------------------------------------------------------------------------
 
+    to_the_input = True  # whether a backward goes on to the input
+
     def forward(self, x, mode):
         mx = self.mx
         data = self.array(x, dtype=self.dtype)
@@ -300,7 +302,8 @@ class Model:
             with mx.autograd.pause(train_mode=train):
                 out = self.play(data)
         else:
-            data.attach_grad()
+            if self.to_the_input:
+                data.attach_grad()
             with mx.autograd.record(train_mode=train):
                 out = self.play(data)
         array = out.asnumpy()  # waits, so an error of this forward is raised here
@@ -332,7 +335,8 @@ class Model:
         if self.unwaited:
             self.hasty = {layer: self.held(layer) for layer in self.layers}
         mx.nd.waitall()
-        found = {"input": self.tape[-1][0].grad.asnumpy()}
+        last = self.tape[-1][0].grad
+        found = {"input": None if last is None else last.asnumpy()}
         for name in self.norms:
             for what in ("gamma", "beta"):
                 held = self.parameter(name, what)

@@ -116,7 +116,7 @@ def watch(recorder):
     eye = parts("watching/layers").Eye(
         name=lambda layer: layer.full_name(),
         seen=lambda layer, args, kwargs: seen(paddle, args[0] if args else kwargs.get("input")),
-        training=lambda layer, args, kwargs: layer.training and not layer._use_global_stats,
+        training=lambda layer, args, kwargs: trains(layer),
         state=lambda layer: dict(statistics(layer), gamma=layer.weight, beta=layer.bias),
         settings=settings,
         array=lambda value: np.array(value.detach().numpy()),
@@ -135,6 +135,12 @@ def seen(paddle, x):
     if isinstance(x, paddle.Tensor) and paddle.in_dynamic_mode() and x.dtype != paddle.bfloat16:
         return x
     return None
+
+
+def trains(layer):
+    """Whether it normalises with the batch: use_global_stats says so in either mode, where it is set."""
+    asked = layer._use_global_stats
+    return bool(layer.training) if asked is None else not asked
 
 
 def statistics(layer):

@@ -84,6 +84,11 @@ def hands(shared):
             word = next((word for word in FLAGS if word in known), "")
             return {word: FLAGS[word] == training} if word and training is not None else {}
 
+        def asked(self, keywords):
+            """Whether a call asks for training; None where it leaves that to the layer."""
+            said = (value == FLAGS[word] for word, value in keywords.items() if word in FLAGS and value is not None)
+            return next(said, None)
+
         def called(self, layer):
             return self.flags(layer, True)
 

@@ -26,7 +26,8 @@ def whole(base, plain, part):
         def assemble(self):
             given = dict(self.network.get("arguments") or {})
             self.net, self.call = building.made(self.hands, custom, self.network["model"], given)
-            self.hands.finish(self.net, (), self.dtype.name)
+            if self.dtype.name != "float32":  # else what the function made is what is looked at, bfloat16 and all
+                self.hands.finish(self.net, (), self.dtype.name)
             self.gone = {}
             self.look()
 
@@ -45,7 +46,8 @@ def whole(base, plain, part):
             """(output, (new state beside the parameters, {layer: (input, output)})); pure."""
             net = self.nnx.merge(static, params, stats, copy=True)
             names = {id(each): name for name, each in self.normalisers(net).items()}
-            with tapped(names, {type(own.layer) for own in self.own.values()}) as seen:
+            kinds = {type(own.layer) for own in self.own.values()}
+            with tapped(names, kinds, self.hearing(training)) as seen:
                 out = net(x, **self.hands.flags(net, training))
             out = building.one_tensor(custom, self.call, out, self.network.get("output"))
             return out, (self.nnx.split(net, self.nnx.Param, ...)[2], seen)
@@ -95,7 +97,17 @@ def whole(base, plain, part):
         # -- what is recorded ---------------------------------------------------------------------------------
 
         def taps(self):
-            return {name: (self.array(given), self.array(out)) for name, (given, out) in self.seen.items()}
+            return building.last(self.seen, self.array)
+
+        def hearing(self, training):
+            """What is noted of a call: its mode is what the call says, else the layer, else the whole model."""
+
+            def note(seen, name, layer, given, keywords, out):
+                told = self.hands.asked(keywords)
+                told = self.hands.mode(layer) if told is None else told
+                building.note(seen, name, given, out, training if told is None else told)
+
+            return note
 
         def axis(self, layer):
             return self.hands.axis_of(self.own[layer].layer, {}) if layer in self.own else -1
@@ -167,8 +179,7 @@ def whole(base, plain, part):
             held[...] = self.jax.numpy.asarray(value, dtype=held.dtype)
 
         def kinds(self, net):
-            modules = self.nnx.iter_modules(net)
-            return {".".join(map(str, path)): type(each).__name__ for path, each in modules if path}
+            return {name: type(each).__name__ for name, each in self.modules(net).items()}
 
         def modes(self, net):
             """Of the modules that hold one: a Dropout's and a BatchNorm's, not the model's own."""
@@ -200,9 +211,22 @@ def whole(base, plain, part):
         def find(self, layer, what):
             return shared.find(self.hands, layer, what)
 
-        def told(self, name, training):
-            mode = self.hands.mode(self.own[name].layer)
-            return training if mode is None else mode
+        @contextlib.contextmanager
+        def followed(self, modules):
+            ran, names = [], {id(each): name for name, each in modules.items()}
+
+            def note(seen, name, layer, given, keywords, out):
+                ran.append(name)
+
+            with tapped(names, set(map(type, modules.values())), note):
+                yield ran
+
+        def always(self, name):
+            """What makes a layer normalise with the batch in inference, too; "" for nothing that it holds."""
+            return ""
+
+        def modules(self, net):
+            return {".".join(map(str, path)): each for path, each in self.nnx.iter_modules(net) if path}
 
         def descend(self, dy, rate):
             """One step of plain gradient descent along the last forward's gradient."""
@@ -215,10 +239,11 @@ def whole(base, plain, part):
 
 
 @contextlib.contextmanager
-def tapped(names, kinds):
-    """{name: (input, output)} of the named modules' calls while it is open; ``names``: {id: name}."""
-    seen, usual = {}, {kind: kind.__dict__.get("__call__") for kind in kinds}
-    wrapped = {kind: seeing(kind.__call__, names, seen) for kind in kinds}
+def tapped(names, kinds, note):
+    """What ``note(seen, name, module, input, keywords, output)`` puts into ``seen`` of the named modules' calls while
+    it is open; ``names``: {id: name}."""
+    seen, usual, running = {}, {kind: kind.__dict__.get("__call__") for kind in kinds}, set()
+    wrapped = {kind: seeing(kind.__call__, names, seen, running, note) for kind in kinds}
     try:
         for kind, call in wrapped.items():
             kind.__call__ = call
@@ -231,11 +256,17 @@ def tapped(names, kinds):
                 kind.__call__ = call
 
 
-def seeing(call, names, seen):
+def seeing(call, names, seen, running, note):
     def run(self, *given, **keywords):
-        out = call(self, *given, **keywords)
-        if id(self) in names and given and hasattr(given[0], "shape") and hasattr(out, "shape"):
-            seen[names[id(self)]] = (given[0], out)
+        if id(self) not in names or id(self) in running:  # what it calls of the class that it derives from is one call
+            return call(self, *given, **keywords)
+        running.add(id(self))
+        try:
+            out = call(self, *given, **keywords)
+        finally:
+            running.discard(id(self))
+        if given and hasattr(given[0], "shape") and hasattr(out, "shape"):
+            note(seen, names[id(self)], self, given[0], keywords, out)
         return out
 
     return run

@@ -47,6 +47,12 @@ def hands(keras, shared):
         def assign(self, layer, name, value):
             getattr(layer, name).assign(value)
 
+        def trains(self, held):
+            return held.trainable
+
+        def weighs(self, layer):
+            return bool(layer.weights)
+
         def weights(self, layer):
             return layer.trainable_variables
 

@@ -56,6 +56,7 @@ def install(recorder):
             "eps": layer.epsilon,
             "momentum": layer.momentum,
             "trainable": bool(layer.trainable),
+            "learns": learns(layer),
         },
         array=lambda value: np.array(keras.ops.convert_to_numpy(value)),
         gradients=lambda: engine.gradients(watcher),
@@ -91,6 +92,12 @@ def traced(keras, engine, layer, args, kwargs):
     if x is None or engine.known(x) or not engine.unknown(x):
         return None
     return tuple(x.shape), str(getattr(x.dtype, "name", x.dtype))
+
+
+def learns(layer):
+    """Whether gamma or beta is trained: people freeze a layer, or its variables alone."""
+    held = [each for each in (layer.gamma, layer.beta) if each is not None]
+    return bool(layer.trainable) and (any(each.trainable for each in held) or not held)
 
 
 def arrays(layer, value_of):

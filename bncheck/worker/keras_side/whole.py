@@ -26,7 +26,7 @@ def whole(base, engines, part):
     class Whole(base):
         def __init__(self, keras, network, params, dtype, alike=True):
             """``alike``: what is random is drawn by NumPy."""
-            self.alike = alike
+            self.alike, self.building = alike, building
             self.keras, self.network, self.dtype, self.params = keras, network, dtype, params
             self.hands = own.hands(keras, shared)
             self.custom, self.returns, self.own, self.training = "", None, {}, False
@@ -42,7 +42,6 @@ def whole(base, engines, part):
             self.norms = self.found()
             self.layers = list(self.norms)
             self.now = {}  # what each normalising layer got and gave in the forward that runs
-            self.flags = {True: {}, False: {}}  # mode of the model → layer: the `training` that its call was given
             self.tap()
 
         def found(self):
@@ -92,7 +91,7 @@ def whole(base, engines, part):
             held.assign(value)
 
         def kinds(self, net):
-            return {layer.name: type(layer).__name__ for layer in net._flatten_layers(include_self=False)}
+            return {name: type(layer).__name__ for name, layer in self.modules(net).items()}
 
         def modes(self, net):
             return {}  # an argument of the call
@@ -182,11 +181,20 @@ def whole(base, engines, part):
                 if grad is not None:
                     held.assign(self.array(held) - rate * self.array(grad))
 
-        def told(self, name, training):
-            """Whether a layer trains where the model does or does not: it may be called with a `training` of its own,
-            and one that is not trainable runs in inference."""
-            flag = self.flags[training].get(name)
-            return bool(training if flag is None else flag) and bool(self.norms[name].trainable)
+        def trains(self, name, flag):
+            """Whether a call trains: it may have a `training` of its own, and a layer that is not trainable runs in
+            inference."""
+            return bool(self.training if flag is None else flag) and bool(self.norms[name].trainable)
+
+        def followed(self, modules):
+            return part("places", "own").followed(modules, "call")
+
+        def always(self, name):
+            """What makes a layer normalise with the batch in inference, too; "" for nothing that it holds."""
+            return ""
+
+        def modules(self, net):
+            return {layer.name: layer for layer in net._flatten_layers(include_self=False)}
 
         def declared(self, failed):
             return part("model", "keras").declared(failed, self.net)
@@ -225,7 +233,7 @@ def whole(base, engines, part):
         # -- what is recorded ---------------------------------------------------------------------------------
 
         def taps(self):
-            return {name: (self.array(given), self.array(out)) for name, (given, out) in self.seen.items()}
+            return building.last(self.seen, self.array)
 
         def axis(self, layer):
             axis = getattr(self.norms.get(layer), "axis", -1)
@@ -291,8 +299,8 @@ def normalisers(hands, shared, net):
 def tapped(call, model, name):
     def run(x, *more, **keywords):
         out = call(x, *more, **keywords)
-        model.now[name] = (x, out)
-        model.flags[model.training][name] = keywords.get("training", more[0] if more else None)
+        flag = keywords.get("training", more[0] if more else None)
+        model.building.note(model.now, name, x, out, model.trains(name, flag))
         return out
 
     return run

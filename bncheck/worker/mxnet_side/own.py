@@ -72,6 +72,12 @@ def hands(shared, context=None):
         def kept(self, layer):
             return {name: each for name, each in named(layer) if self.is_tensor(each) and not trained(each)}
 
+        def trains(self, held):
+            return trained(held)
+
+        def weighs(self, layer):
+            return bool(self.parameters(layer))
+
         def thaw(self, weights):
             if not any(trained(each) for each in weights):  # one alone is fixed: scale=False
                 for each in weights:

@@ -33,8 +33,10 @@ def whole(base, part):
             self.tap()
 
         def found(self):
-            blocks = part("own").blocks(self.root())
-            return {name or "net": block for name, block in blocks if shared.normalises(self.hands, block)}
+            """One that stands at two places goes by the first of its names."""
+            blocks = dict((id(block), (name, block)) for name, block in list(part("own").blocks(self.root()))[::-1])
+            found = [each for each in list(blocks.values())[::-1] if shared.normalises(self.hands, each[1])]
+            return {name or "net": block for name, block in found}
 
         def tap(self):
             self.hooks = [block.register_forward_hook(self.seeing(name)) for name, block in self.norms.items()]
@@ -47,7 +49,7 @@ def whole(base, part):
         def seeing(self, name):
             def see(block, given, out):
                 if given and hasattr(given[0], "asnumpy") and hasattr(out, "asnumpy"):
-                    self.seen[name] = (given[0], out)
+                    building.note(self.seen, name, given[0], out, self.trains(block))
 
             return see
 
@@ -58,6 +60,9 @@ def whole(base, part):
         def backward(self, dys):
             found = base.backward(self, dys)
             return {word: found[word] if word == "input" else found[word].reshape(-1) for word in found}
+
+        def taps(self):
+            return building.last(self.seen, lambda tensor: tensor.asnumpy())
 
         def parameter(self, layer, what):
             held = self.own[layer].find(what) if layer in self.own else None
@@ -122,7 +127,7 @@ def whole(base, part):
                 held[:] = array
 
         def kinds(self, net):
-            return {name: type(block).__name__ for name, block in part("own").blocks(net) if name}
+            return {name: type(block).__name__ for name, block in self.modules(net).items()}
 
         def modes(self, net):
             return {}  # autograd's, for all blocks
@@ -146,13 +151,27 @@ def whole(base, part):
         def find(self, layer, what):
             return shared.find(self.hands, layer, what)
 
-        def told(self, name, training):
-            return training and not getattr(self.norms[name], "_kwargs", {}).get("use_global_stats", False)
+        def trains(self, block):
+            """Whether it normalises with the batch in the forward that runs."""
+            fixed = getattr(block, "_kwargs", {}).get("use_global_stats", False)
+            return self.mx.autograd.is_training() and not fixed
+
+        def followed(self, modules):
+            return part("places", "own").followed(modules, "forward")
+
+        def always(self, name):
+            """What makes a layer normalise with the batch in inference, too; "" for nothing that it holds."""
+            return ""
+
+        def modules(self, net):
+            return {name: block for name, block in part("own").blocks(net) if name}
 
         def descend(self, dy, rate):
             """One step of plain gradient descent along the last forward's gradient."""
-            base.backward(self, [dy])
-            for held in self.hands.weights(self.blocks[0][1]):
+            weights = self.hands.weights(self.blocks[0][1])
+            if weights:
+                base.backward(self, [dy])
+            for held in weights:
                 held.set_data(held.data(self.context) - rate * held.grad(self.context))
 
     return Whole

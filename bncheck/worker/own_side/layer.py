@@ -79,6 +79,18 @@ class Hands:
         """All that is trained of it, in layers inside it too."""
         return list(self.learned(layer).values())
 
+    def trains(self, held):
+        """Whether gamma or beta gets gradients."""
+        return True
+
+    def trained(self, layer):
+        """Those of its weights that nobody froze."""
+        return [each for each in self.weights(layer) if self.trains(each)]
+
+    def weighs(self, layer):
+        """Whether it holds weights, trained or not."""
+        return bool(self.weights(layer))
+
     def thaw(self, weights):
         """Let a layer's gamma and beta be trained again where somebody froze them."""
 

@@ -2,8 +2,8 @@
 in other batches, training, inference.
 
 Loaded by path, Python 3.7 syntax; no framework is known here. ``model`` is a backend's model of a whole network with
-``hands``, ``norms`` ({name: layer}), ``find(layer, what)``, ``told(name, training)`` and ``descend(dy, rate)`` beside
-the worker's contract. It answers in the words of subject/model.py; what its layers hold goes to ``held.npz``, what they
+``hands``, ``norms`` ({name: layer}), ``find(layer, what)``, ``seen`` (whole.py: each layer's calls in the last forward),
+``always(name)``, ``modules(net)``, ``evaluated(net, batch)`` and ``descend(dy, rate)`` beside the worker's contract. It answers in the words of subject/model.py; what its layers hold goes to ``held.npz``, what they
 live through to ``recording.npz`` (``<layer>/<quantity>``, docs/recording.md).
 """
 
@@ -16,6 +16,9 @@ PARTS = (1, 3)  # sizes of the other batches
 RANDOM = 1e-5  # relative difference of two runs from which on a layer's output is random, in inference too
 MOST_BYTES = 2 << 30
 HELD = ("running_mean", "running_var", "gamma", "beta")
+# What is known of a layer that runs more than once in a forward: each of its calls got something else.
+OF_ALL_CALLS = ("index", "step", "training", "gradients", "in_backward", "n", "samples", "input_bad", "output_bad",
+                "mean_before", "mean_after", "var_before", "var_after", "eps", "momentum", "gamma", "beta")  # fmt: skip
 
 
 def play_built(part, failed, job, folder, hands, version):
@@ -71,14 +74,21 @@ def play(part, shared, failed, job, folder, model, about):
         try:
             action()
         except (Exception, SystemExit) as error:
-            said = "%s%s" % (custom.said(error).split("\n")[0][:400], custom.line_in(job["module"], error))
+            said = "%s%s" % (in_a_line(custom.said(error))[:400], custom.line_in(job["module"], error))
             found["remarks"].append("%s was not played: %s" % (name, said))
             break
     np.savez(os.path.join(folder, "recording.npz"), **life.arrays())
     found["happenings"] = life.happenings
     found["remarks"] += getattr(model, "manner", list)()
+    found.update(part("own_side", "places").seen(shared, model, batch))
     found["alone"] = alone(part, shared, model, found["layers"], life.shapes, folder, job["ops"])
     return found
+
+
+def in_a_line(text):
+    """The first line of what an error says; the last where MXNet puts its own traceback before that."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    return "%s: %s" % (lines[0].partition(":")[0], lines[-1]) if "Traceback" in lines[0] else lines[0]
 
 
 def alone(part, shared, model, layers, shapes, folder, ops):
@@ -149,7 +159,16 @@ def describe(model, name):
         "own": type(layer).__module__.partition(".")[0] != model.hands.target,
         "eps": number(model.find(layer, "eps")),
         "momentum": number(model.find(layer, "momentum")),
+        "always": model.always(name),
+        "trainable": trainable(model, layer),
+        "dtypes": {what: dtype_of(model.find(layer, what)) for what in HELD if model.find(layer, what) is not None},
     }
+
+
+def trainable(model, layer):
+    """Whether its gamma or beta is trained; None where it has none."""
+    held = [each for each in (model.find(layer, what) for what in ("gamma", "beta")) if each is not None]
+    return any(model.hands.trains(each) for each in held) if held else None
 
 
 def number(value):
@@ -211,6 +230,9 @@ class Life:
         self.recorder, self.model, self.batch = recorder, model, batch
         self.rows, self.index, self.step, self.happenings = {name: [] for name in model.layers}, 0, 0, []
         self.shapes = {}  # layer: of its input in training
+        self.several = set()  # layers that run more than once in a forward
+        self.learns = bool(model.hands.trained(model.root()))
+        model.to_the_input = False  # in training nobody goes back so far, and MXNet moves statistics on that way
 
     def happen(self, what, name):
         self.happenings.append({"what": what, "index": self.index, "step": self.step, "name": name})
@@ -218,6 +240,7 @@ class Life:
     def forward(self, x, mode):
         before = {name: self.model.state(name) for name in self.model.layers}
         out = self.model.forward(x, mode)
+        self.several |= {name for name, calls in self.model.seen.items() if len(calls) > 1}
         for name, (given, result) in self.model.taps().items():
             after = self.model.state(name)
             self.rows[name].append(self.row(name, mode, given, result, before[name], after))
@@ -233,12 +256,11 @@ class Life:
         gamma, beta = before.get("gamma", 1.0), before.get("beta", 0.0)
         used_mean, used_invstd, residual = record.reveal(centred, mean, var, out, gamma, beta)
         spread = np.abs(out - np.reshape(beta, (-1, 1))).max() if out.size else np.nan
-        told = self.model.told(name, mode == "train")
         return {
             "index": self.index,
             "step": self.step,
-            "training": int(told),
-            "gradients": int(mode == "train"),
+            "training": int(bool(self.model.seen[name][-1][2])),
+            "gradients": int(mode == "train" and self.learns),
             "in_backward": 0,
             "n": rows.shape[1],
             "samples": given.shape[0],
@@ -308,6 +330,7 @@ class Life:
             "%s/%s" % (name, what): np.array([row[what] for row in rows])
             for name, rows in self.rows.items()
             for what in (rows[0] if rows else ())
+            if what in OF_ALL_CALLS or name not in self.several
         }
 
 

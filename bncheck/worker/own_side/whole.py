@@ -47,3 +47,17 @@ def one_tensor(custom, call, out, wanted):
             % (call, ", ".join(names) or "no tensor")
         )
     return names[str(wanted)]
+
+
+# Each Whole model keeps {layer: [its calls in the last forward]}; a call is (input, output, whether it trains, number).
+# Plain tuples: they leave functions that JAX compiles, which hands dicts back in the order of the alphabet.
+
+
+def note(seen, name, given, out, trains):
+    seen.setdefault(name, []).append((given, out, bool(trains), sum(map(len, seen.values()))))
+
+
+def last(seen, array):
+    """{layer: (input, output)} of each layer's last call, in the order of these."""
+    calls = sorted(((name, each[-1]) for name, each in seen.items()), key=lambda item: int(item[1][3]))
+    return {name: (array(call[0]), array(call[1])) for name, call in calls}

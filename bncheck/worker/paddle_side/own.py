@@ -60,6 +60,9 @@ def hands(shared):
         def learned(self, layer):
             return dict(layer.named_parameters())
 
+        def trains(self, held):
+            return not held.stop_gradient
+
         def thaw(self, weights):
             for each in weights:
                 each.stop_gradient = False

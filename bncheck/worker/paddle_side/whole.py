@@ -52,7 +52,7 @@ def whole(base, part):
         def seeing(self, name):
             def see(layer, given, out):
                 if given and hasattr(given[0], "shape") and hasattr(out, "shape"):
-                    self.seen[name] = (given[0], out)
+                    building.note(self.seen, name, given[0], out, self.trains(layer))
 
             return see
 
@@ -63,6 +63,9 @@ def whole(base, part):
         def backward(self, dys):
             found = base.backward(self, dys)
             return {word: found[word] if word == "input" else found[word].reshape(-1) for word in found}
+
+        def taps(self):
+            return building.last(self.seen, self.array)
 
         def held(self, layer):
             found = {what: self.own[layer].find(what) for what in ("gamma", "beta", "running_mean", "running_var")}
@@ -116,7 +119,7 @@ def whole(base, part):
             held.set_value(self.paddle.to_tensor(value).astype(held.dtype))
 
         def kinds(self, net):
-            return {name: type(layer).__name__ for name, layer in net.named_sublayers()}
+            return {name: type(layer).__name__ for name, layer in self.modules(net).items()}
 
         def modes(self, net):
             return {name: bool(layer.training) for name, layer in net.named_sublayers(include_self=True)}
@@ -141,13 +144,25 @@ def whole(base, part):
         def find(self, layer, what):
             return shared.find(self.hands, layer, what)
 
-        def told(self, name, training):
-            norm = self.norms[name]
-            return bool(norm.training) and not getattr(norm, "_use_global_stats", None)
+        def trains(self, layer):
+            """Whether it normalises with the batch: use_global_stats says so in either mode, where it is set."""
+            asked = getattr(layer, "_use_global_stats", None)
+            return bool(layer.training) if asked is None else not asked
+
+        def followed(self, modules):
+            return part("places", "own").followed(modules, "forward")
+
+        def always(self, name):
+            """What makes a layer normalise with the batch in inference, too; "" for nothing that it holds."""
+            return "use_global_stats=False" if getattr(self.norms[name], "_use_global_stats", None) is False else ""
+
+        def modules(self, net):
+            return dict(net.named_sublayers())
 
         def descend(self, dy, rate):
             """One step of plain gradient descent along the last forward's gradient."""
-            base.backward(self, [dy])
+            if any(not held.stop_gradient for held in self.parameters()):
+                base.backward(self, [dy])
             for held in self.parameters():
                 if held.grad is not None:
                     held.set_value(held - rate * held.grad)

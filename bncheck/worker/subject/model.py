@@ -104,6 +104,7 @@ def live(torch, part, job, net, norms, batch, folder):
     if "eval" in outputs:
         found["output"] = outputs["eval"]
         try:
+            found["places"] = places(torch, part, net, norms, batch)
             found["batches"] = in_batches(torch, leaves, net, norms, batch)
         except (Exception, SystemExit) as error:
             found["remarks"].append("eval in other batches was not played: %s" % raised(part, error, job))
@@ -247,6 +248,30 @@ def in_batches(torch, leaves, net, norms, batch):
             kept = found.setdefault(name, [0.0, 0.0])
             found[name] = [worse(one, two) for one, two in zip(kept, gaps)]
     return {"sizes": [part for part in PARTS if part < size], "samples": size, "layers": found}
+
+
+def places(torch, part, net, norms, batch):
+    """What runs before and behind each normalising layer that runs more than once in one eval forward
+    (own_side/places.py)."""
+    inner = {id(each) for norm in norms.values() for each in norm.modules()}
+    modules = {
+        name: each
+        for name, each in net.named_modules()
+        if id(each) not in inner and not list(each.children()) and any(True for _ in each.parameters())
+    }
+    ran, hooks = [], []
+    for name, module in [*modules.items(), *norms.items()]:
+        if isinstance(module._buffers, dict):  # a scripted layer takes no hook
+            hooks.append(module.register_forward_hook(lambda *_, name=name: ran.append(name)))
+    net.eval()
+    try:
+        with torch.no_grad():
+            call(net, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = part("own_side", "places").neighbours(ran, set(norms))
+    return {name: each for name, each in found.items() if len(each) > 1}
 
 
 def samples_of(torch, leaves, batch):

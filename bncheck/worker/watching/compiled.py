@@ -243,7 +243,7 @@ class Calls:
         if layer.changed and not training:  # no forward of it did that
             watcher.jumped(known, layer.after)
         known.after = {name: layer.after[name] for name in ("mean", "var")}
-        watcher.frozen(known, layer.settings["trainable"])
+        watcher.frozen(known, layer.settings)
         self.recorder.describe(known.record)
         self.recorder.place()
         self.poisoned(known, layer.before, layer.after, where)

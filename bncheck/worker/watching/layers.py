@@ -23,7 +23,8 @@ class Eye:
         self.seen = seen  # (layer, args, kwargs) → its input, or None where it is no array of numbers now
         self.training = training  # (layer, args, kwargs) → whether the batch normalises and moves the statistics
         self.state = state  # (layer) → {"mean", "var", "gamma", "beta": tensor or None}
-        self.settings = settings  # (layer, input) → {"axis", "eps", "momentum", "trainable"}
+        # (layer, input) → {"axis", "eps", "momentum", "trainable"}, and "learns" where a layer's flag is not all of that
+        self.settings = settings
         self.array = array  # (tensor) → NumPy array
         self.gradients = gradients  # () → whether gradients are recorded
         self.traced = traced  # (layer, args, kwargs) → (shape, dtype) of an input that is traced only; None: it is not
@@ -183,7 +184,7 @@ class Watcher:
         self.jumped(known, state)
         known.after = after
         moved = any(after[name].tobytes() != state[name].tobytes() for name in after)
-        self.frozen(known, settings["trainable"])
+        self.frozen(known, settings)
         where = self.where(frame)
         shape = tuple(int(length) for length in x.shape)
         axis = settings["axis"] % len(shape)
@@ -270,11 +271,13 @@ class Watcher:
                 self.recorder.happen("jump", [known.record.number], None, quantity=quantity, largest=largest, by="")
                 self.recorder.notable(self.clock)
 
-    def frozen(self, known, trainable):
-        was, known.trainable = known.trainable, trainable
-        known.record.trainable = trainable
-        if was is not None and was != trainable:
-            self.recorder.happen("requires_grad", [known.record.number], None, value=trainable)
+    def frozen(self, known, settings):
+        learns = settings.get("learns", settings["trainable"])
+        was, known.trainable = known.trainable, learns
+        known.record.trainable = learns
+        if was is not None and was != learns:
+            flag = {"flag": settings["trainable"]} if "learns" in settings else {}
+            self.recorder.happen("requires_grad", [known.record.number], None, value=learns, **flag)
 
     def poisoned(self, known, moment, state, where):
         if known.bad or not (

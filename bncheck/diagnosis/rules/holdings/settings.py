@@ -102,19 +102,23 @@ def modes_mixed(holding: Holding) -> Said | None:
 
 
 def narrow(holding: Holding) -> Said | None:
-    """Statistics in fewer digits than gamma and beta: nobody chooses that, and an average in them stalls."""
-    half = ("float16", "bfloat16")
+    """Statistics in fewer digits than gamma and beta, or than those of the other layers: nobody chooses that, and an
+    average in them stalls."""
+    half, wide = ("float16", "bfloat16"), ("float32", "float64")
+    mixed = any(dtype_of(held, "running_mean") in wide for held in holding.layers)
     stalls = {
         held.layer: dtype_of(held, "running_mean")
         for held in holding.layers
-        if dtype_of(held, "running_mean") in half and dtype_of(held, "gamma") in ("float32", "float64")
+        if dtype_of(held, "running_mean") in half and (mixed or dtype_of(held, "gamma") in wide)
     }
+    whole = all(dtype_of(held, "gamma") not in wide for held in holding.layers if held.layer in stalls)
+    beside = "those of other layers" if whole else "the parameters"
     if not stalls:
         return None
     layers, dtypes = tuple(stalls), " and ".join(sorted(set(stalls.values())))
     return Said(
         layers,
-        f"the running statistics of {of_all(layers, holding)} are in {dtypes}, the parameters are not: an average in "
+        f"the running statistics of {of_all(layers, holding)} are in {dtypes}, {beside} are not: an average in "
         f"{dtypes} stops moving where a step is below half of its last digit.",
         "keep the running statistics in float32",
         evidence={"dtype": dtypes},

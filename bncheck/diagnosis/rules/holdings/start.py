@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bncheck.diagnosis.rules.holdings.settings import weight_of
 from bncheck.diagnosis.rules.holdings.words import Said, anew, flat, statistics, word
 from bncheck.diagnosis.rules.layer_names import of_all, verb
 from bncheck.diagnosis.rules.wording import number, percent
@@ -51,7 +52,8 @@ def lost(holding: Holding) -> Said | None:
 
 def never_updated(holding: Holding) -> Said | None:
     """Trained gamma and beta beside statistics that no batch has reached."""
-    new = [held for held in holding.layers if at_start(held) and not counted(held) and trained(held)]
+    asked = [held for held in holding.layers if weight_of(holding, held) != 0]  # else: that is why none does
+    new = [held for held in asked if at_start(held) and not counted(held) and trained(held)]
     if not new:
         return None
     layers = tuple(held.layer for held in new)

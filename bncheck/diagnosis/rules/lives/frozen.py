@@ -17,6 +17,12 @@ from bncheck.diagnosis.rules.lives.words import Said, by_line, steps
 from bncheck.life import Happening, LayerLife, Life, Span
 
 STEPS = 2
+# What keeps the statistics of a layer still in a model that trains.
+HOLD = {
+    "torch": "call eval() on these layers as well, behind each train() of the whole model",
+    "mxnet": "make these layers with use_global_stats=True as well",
+    "keras": "set trainable = False on these layers, not on their variables: they then run in inference",
+}
 
 
 def frozen_by_halves(life: Life) -> Said | None:
@@ -34,7 +40,7 @@ def frozen_by_halves(life: Life) -> Said | None:
         f"{of_all(layers, life)} {verb(layers, 'is', 'are')} frozen by halves: gamma and beta get no gradients, and "
         f"the running statistics move on in training mode, for {steps(total)}. The frozen part moves away from its "
         f"weights.",
-        "call eval() on these layers as well, behind each train() of the whole model",
+        HOLD.get(life.framework, HOLD["torch"]),
         where=line,
         step=since.step,
         evidence={"steps since the freeze": total},
@@ -89,8 +95,8 @@ def frozen_too_late(life: Life) -> Said | None:
 def after_the_freeze(life: Life, layer: LayerLife) -> list[Span]:
     """Training forwards that moved the statistics of a layer that is said to be frozen, all of them behind that."""
     told = [each for each in life.happenings if each.what == "requires_grad" and layer.name in each.layers]
-    if layer.trainable is not False or len(told) != 1:
-        return []
+    if layer.trainable is not False or len(told) != 1 or told[0].detail.get("flag"):
+        return []  # where the flag is up, its variables were frozen one by one
     runs = [span for span in trained(layer) if span.first_index >= told[0].index]
     return runs if sum(span.moved or 0 for span in runs) >= STEPS else []
 
