@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -158,3 +160,9 @@ def test_an_interpreter_is_asked_once_while_its_file_stays(tmp_path: Path) -> No
     assert log.read_text() == "asked\n"
     path.write_text("#!/bin/sh\nexit 1\n")
     assert ask(path) is None
+
+
+def test_a_worker_names_its_platform_as_python_does(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ["good"])
+    assert run_job(job) == {"good": "ok"}
+    assert json.loads((job.folder / "environment.json").read_text())["platform"] == platform.platform()
