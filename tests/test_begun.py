@@ -27,7 +27,7 @@ from bncheck.subjects.interpreter import find_python, likely_python
 TORCH = find_backends(())["torch"]
 RUN = {
     "resume": None, "executor": None, "isolate": "target", "backend_files": (), "memory": None, "scenarios": (),
-    "targets": (), "overrides": (),
+    "targets": (), "optional": (), "overrides": (),
 }  # fmt: skip
 
 
