@@ -8,6 +8,7 @@ one. What this does not see is caught when the test runs: one that starts a Pyth
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,10 +28,12 @@ from bncheck.playing.workers import play
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.launch import launch
 
-TESTS = Path(__file__).parent
+TESTS = str(Path(__file__).parent) + os.sep
 STARTERS = (subprocess.run, subprocess.Popen, ask, ask_all, find_interpreters, parse_pythons, prepare, play,
             launch, Nursery, Readied, begun, find_python)  # fmt: skip
 PLAYING = {"run", "conventions", "watch"}  # commands that start workers, also when they are called in this process
+KNOWN = frozenset(map(id, STARTERS))
+harmless: set[object] = set()  # functions that are known to lead to none of them: thousands of tests share few
 started: list[str] = []  # by the test that runs now
 
 
@@ -43,18 +46,24 @@ def starts_process(item: pytest.Item) -> bool:
 
 @functools.cache  # thousands of tests share few functions and fixtures
 def starts(function: object) -> bool:
-    return leads_to_starter(function, set())
+    seen: set[object] = set()
+    if leads_to_starter(function, seen):
+        return True
+    harmless.update(seen)
+    return False
 
 
 def leads_to_starter(thing: object, seen: set[object]) -> bool:
     """Whether a function of tests/, or the functions that it names, name one that starts a process."""
-    if any(thing is starter for starter in STARTERS):
+    if id(thing) in KNOWN:
         return True
     if isinstance(thing, MethodType):
         thing = thing.__func__
     if isinstance(thing, FunctionType) and hasattr(thing, "hypothesis"):
         thing = thing.hypothesis.inner_test
-    if not isinstance(thing, FunctionType) or thing in seen or TESTS not in Path(thing.__code__.co_filename).parents:
+    if not isinstance(thing, FunctionType) or not thing.__code__.co_filename.startswith(TESTS):
+        return False
+    if thing in seen or thing in harmless:
         return False
     seen.add(thing)
     return any(leads_to_starter(named, seen) for named in named_in(thing))

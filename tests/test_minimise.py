@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from literal_run import finding
-from test_repro import python_of, reported
+from nurseries import shared
+from played_scripts import reported, run_scripts
 
 from bncheck.commands.progress import Quiet
 from bncheck.repro.kit import subject_of, write_scripts
 from bncheck.repro.minimise import alike, minimise
 from bncheck.repro.scene import Scene, choose_finding, concerned, read_scene
 from bncheck.repro.smaller import MOST, described, shrink, size, smaller_cases
+from bncheck.repro.standalone.frame import Script
 from bncheck.run_folder.results import Results, read_results
 from bncheck.scenario import Case
 from bncheck.scenario_files.files import load_scenario
@@ -87,7 +88,8 @@ def scene_of(run: Path, text: str) -> tuple[Results, Scene]:
 @functools.cache
 def smallest(run: Path, text: str) -> Scene:
     """Found on real targets, once for each finding."""
-    return minimise(*scene_of(run, text), (), Quiet())
+    with shared():
+        return minimise(*scene_of(run, text), (), Quiet())
 
 
 @pytest.mark.parametrize("text", ["update-phase", "variance-divisor", "single-value", "nan-sample--bad-step"])
@@ -106,20 +108,21 @@ def test_the_smaller_case_really_shows_the_finding(text: str, default_run: Path)
             assert any(quantity.outside for quantity in new.quantities) or new.refused_here != new.refused_there
 
 
-@pytest.mark.parametrize("text", ["update-phase", "nan-sample--bad-forward-only", "single-value"])
-def test_scripts_of_the_smaller_case_show_the_problem(text: str, default_run: Path, tmp_path: Path) -> None:
-    small = smallest(default_run, text)
-    assert "smallest" in small.note
-    _, scripts, _ = write_scripts(small)
-    assert scripts
-    for name, script in scripts.items():
-        assert not script.beside
-        (tmp_path / name).write_text(script.text, encoding="utf-8")
-        python = python_of(name.removeprefix("repro_").removesuffix(".py"))
-        done = subprocess.run([str(python), str(tmp_path / name)], capture_output=True, text=True, check=False)
-        assert done.returncode == 1, f"{done.stderr}\n{done.stdout}\n{script.text}"
-        assert "The problem is there: " in done.stdout
-        assert [figure for figure in reported(script.text) if figure not in done.stdout] == []
+def test_scripts_of_the_smaller_case_show_the_problem(default_run: Path, tmp_path: Path) -> None:
+    written: dict[str, dict[str, Script]] = {}
+    for text in ("update-phase", "nan-sample--bad-forward-only", "single-value"):
+        small = smallest(default_run, text)
+        assert "smallest" in small.note
+        _, scripts, _ = write_scripts(small)
+        assert scripts
+        for name, script in scripts.items():
+            assert not script.beside
+            written.setdefault(name.removeprefix("repro_").removesuffix(".py"), {})[text] = script
+    for backend, scripts in written.items():
+        for text, (code, printed) in run_scripts(backend, scripts, tmp_path / backend).items():
+            assert code == 1, f"{code}\n{printed}\n{scripts[text].text}"
+            assert "The problem is there: " in printed
+            assert [figure for figure in reported(scripts[text].text) if figure not in printed] == []
 
 
 def test_update_phase_needs_one_forward_on_two_numbers(default_run: Path) -> None:

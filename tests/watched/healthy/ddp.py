@@ -36,4 +36,8 @@ if __name__ == "__main__":
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        torch.multiprocessing.spawn(work, (2, port), nprocs=2)
+        second = torch.multiprocessing.get_context("spawn").Process(target=work, args=(1, 2, port))
+        second.start()
+        work(0, 2, port)
+        second.join()
+        sys.exit(second.exitcode)
