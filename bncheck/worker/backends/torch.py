@@ -269,7 +269,7 @@ class Model:
             return net  # as PyTorch makes it
         if self.whole and self.dtype == self.torch.float32 and part("inside").narrow(self.torch, net):
             self.dtype = part("inside").narrow(self.torch, net)  # as it is made, and not silently in float32
-            self.wide = self.dtype == self.torch.bfloat16
+            self.wide = str(self.dtype) == "torch.bfloat16"
             return net.to(device=self.device)
         if self.parts != "complex":
             return net.to(device=self.device, dtype=self.dtype)

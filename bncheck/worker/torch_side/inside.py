@@ -116,13 +116,19 @@ class Inside:
             for name, each in model.norms.items()
         }
         found = playable(model.torch, self.part("custom"), own, shapes)
-        return "torch", ("", "builtin"), layers, found, self.learnt + aside(self.part("keeping"), model.net)
+        return (
+            "torch",
+            ("", "builtin"),
+            layers,
+            found,
+            self.learnt + aside(model.torch, self.part("keeping"), model.net),
+        )
 
 
 def narrow(torch, net):
     """The type of its first parameter, where that is a short one."""
     first = next((each.dtype for each in net.parameters() if each.is_floating_point()), None)
-    return first if first in (torch.float16, torch.bfloat16) else None
+    return first if str(first) in ("torch.float16", "torch.bfloat16") else None
 
 
 def places(torch, part, net):
@@ -141,11 +147,13 @@ def remember(custom, keeping, norms):
             custom.LEARNT[module] = keeping.words_of(module) or {}
 
 
-def aside(keeping, net):
+def aside(torch, keeping, net):
     """A sentence on the normalising layers that lie in plain lists and dicts; none where there are none."""
     known, found = set(net.modules()), []
     for owner in list(known):
-        inner = [each for kept in keeping.kept_in(owner) if hasattr(kept, "named_modules") for each in kept.modules()]
+        inner = [
+            each for kept in keeping.kept_in(owner) if isinstance(kept, torch.nn.Module) for each in kept.modules()
+        ]
         found += [each for each in inner if each not in known and keeping.words_of(each)]
     if not found:
         return []
