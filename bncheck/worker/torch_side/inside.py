@@ -43,27 +43,30 @@ class Inside:
         return out
 
     def following(self, module, name):
-        """Hooks that keep each call of one forward as (input, output, state before, state after): the statistics of a
-        layer that is called at two places move twice."""
-        before = []
+        """Hooks that keep each call of one forward: the statistics of a layer that is called at two places move twice.
+        What it holds between two calls is looked at when the second begins."""
 
         def enter(module, given):
-            before[:] = [self.model.state(name)]
+            calls = self.called.get(name)
+            if calls:
+                calls[-1][3] = self.model.state(name)
 
         def leave(module, given, out):
-            if before and given and hasattr(given[0], "detach") and hasattr(out, "detach"):
-                call = (given[0].detach(), out.detach(), before.pop(), self.model.state(name))
-                self.called.setdefault(name, []).append(call)
+            if given and hasattr(given[0], "detach") and hasattr(out, "detach"):
+                calls = self.called.setdefault(name, [])
+                calls.append([given[0].detach(), out.detach(), calls[-1][3] if calls else None, None])
 
         return [module.register_forward_pre_hook(enter), self.part("keeping").hook_on(module, leave)]
 
     def calls(self):
-        """{layer: [(input, output, state before, state after)]} of those that the last forward called several times."""
-        array = self.model.array
+        """{layer: [(input, output, state before, state after)]} of those that the last forward called several times.
+        The state before the first call is None: it is the one before the forward."""
+        model, found = self.model, {name: calls for name, calls in self.called.items() if len(calls) > 1}
+        for name, calls in found.items():
+            calls[-1][3] = model.state(name)
         return {
-            name: [(array(x), array(y), before, after) for x, y, before, after in calls]
-            for name, calls in self.called.items()
-            if len(calls) > 1
+            name: [(model.array(x), model.array(y), before, after) for x, y, before, after in calls]
+            for name, calls in found.items()
         }
 
     def look_for_birth(self, data, out):
