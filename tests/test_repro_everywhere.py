@@ -72,7 +72,15 @@ def test_a_script_plays_twice_what_depends_on_what_ran_before(
     assert not [scene for scene in others if scene.finding.cause == "initial-state"]
 
 
-WAYS = ("torch[checkpoint]", "torch[export]", "torch[jit]", "torch[channels_last]", "torch[no_onednn]", "mxnet[raw]")
+WAYS = (
+    "torch[checkpoint]",
+    "torch[export]",
+    "torch[jit]",
+    "torch[trace]",
+    "torch[channels_last]",
+    "torch[no_onednn]",
+    "mxnet[raw]",
+)
 
 
 @pytest.mark.slow  # one run of six targets, and six processes that play its scripts

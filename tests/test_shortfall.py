@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from literal_run import drift
 
+from bncheck.finding import Finding
 from bncheck.gate.shortfall import Asked, shortfalls
 from bncheck.report.overview import headline
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
@@ -54,6 +55,9 @@ def test_layers_of_a_whole_model_that_were_judged_by_themselves_need_no_second_t
     assert said(run(cell("torch")), "torch", whole=True) == [
         "Nothing was compared: torch is the only target that ran, and the reference cannot play a whole model"
     ]
+    # NaN that reaches a layer is an answer, too.
+    born = Finding("BN301", "poisoned-state", "hazard", "What reaches bn is not finite", ("torch",), "s", "base")
+    assert said(replace(run(cell("torch")), findings=(born,)), "torch", whole=True) == []
     # Where two are asked, that one of them is right by itself is no comparison.
     refused = cell("torch[jit]", "raised", event=-1, error="no")
     assert said(run(judged, refused), "torch", whole=True)

@@ -6,7 +6,7 @@ themselves beside the framework's (``inside``). ``bncheck check`` of a model ask
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,8 +50,8 @@ def inside(view: CellView, documented: Sequence[Mapping[str, Any]]) -> Inside:
     found = verdicts(read_alone(cell.get("alone"), view.trace.arrays, code), home)
     life = life_in(view)
     alone = findings_inside(found)
-    acted = [item for item in (judge_life(life) if life is not None else ()) if telling(item, alone)]
-    held = [name for verdict in found if not verdict.remark for name in verdict.names]
+    held = {name for verdict in found if not verdict.remark for name in verdict.names}
+    acted = [item for item in (judge_life(life) if life is not None else ()) if telling(item, held)]
     done = lived(life) if life is not None else ()
     replayed = [each.name for each in done if each.conduct.judged and not each.life.own]
     said = innocence(life, others=False) if life is not None else ""
@@ -70,10 +70,9 @@ def sentences(said: object) -> list[str]:
     return [each for each in said if isinstance(each, str)] if isinstance(said, list) else []
 
 
-def telling(item: Finding, alone: Sequence[Finding]) -> bool:
-    """Whether it says how a layer departs, and nobody has said so."""
-    said = {place for one in alone if one.cause == item.cause for place, _ in one.places}
-    return DEPARTS in item.evidence and item.cause in TELLING and not {place for place, _ in item.places} <= said
+def telling(item: Finding, held: Collection[str]) -> bool:
+    """Whether it says how a layer departs that was not played by itself, which shows more."""
+    return DEPARTS in item.evidence and item.cause in TELLING and not {place for place, _ in item.places} & set(held)
 
 
 def left_out(view: CellView, found: Sequence[Verdict], life: Life | None) -> list[tuple[str, str]]:

@@ -116,11 +116,21 @@ def compared(results: Results, cells: list[CellResult], asked: Asked) -> bool:
     met: set[tuple[str, str]] = set()
     for cell in useful:
         case = results.case_at.get((cell.scenario, cell.case))
-        itself = (one and cell.judged > 0) or (case is not None and with_itself(case.ops))
+        alone = one and (cell.judged > 0 or (asked.whole and told(results, cell)))
+        itself = alone or (case is not None and with_itself(case.ops))
         if single or (cell.scenario, cell.case) in met or itself:
             return True
         met.add((cell.scenario, cell.case))
     return False
+
+
+def told(results: Results, cell: CellResult) -> bool:
+    """Whether a cell's own trace already shows what is wrong, as NaN that reaches a layer."""
+    where = (cell.scenario, cell.case)
+    return any(
+        (item.scenario, item.case) == where and cell.target in item.targets and item.kind in ("defect", "hazard")
+        for item in results.findings
+    )
 
 
 def with_itself(ops: Collection[str]) -> bool:

@@ -184,7 +184,8 @@ def known(results: Results, scene: Scene) -> Iterator[str]:
         link(f"{place}#{number}", f"https://github.com/{place}/issues/{number}") for place, number in list(found)[:3]
     ]
     said += [f"Reported before: {', '.join(links)}."] if links else []
-    if scene.finding.reportable:
+    own = bool(scene.custom_source) and not scene.finding.of_difference  # a fault of the user's own code
+    if scene.finding.reportable and not own:
         asked = dict.fromkeys(
             target.backend for target in named if scene.finding.departs in ("", target.name) or len(named) == 1
         )

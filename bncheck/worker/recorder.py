@@ -154,6 +154,7 @@ class Recorder:
 
     def call(self, layer, event, data, result, before, after):
         """One of several calls in one forward: what ``measure`` says of it, and the state around it."""
+        before = self.states[layer][-1] if before is None else before
         mean, var, count, bad, bad_out, used = self.measure(layer, data, result, None, before)
         row = {
             "event": event,

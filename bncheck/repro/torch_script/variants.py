@@ -7,7 +7,7 @@ import re
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
 
 # In these, another function than the network itself is called.
-CALLED = ("channels_last", "compile", "export", "checkpoint")
+CALLED = ("channels_last", "compile", "export", "trace", "checkpoint")
 PLAIN = ("", "builtin", "timed", "functional", "onnx", "no_onednn", "jit", "ddp", "ddp_local")
 
 
@@ -55,6 +55,8 @@ def running(subject: Subject) -> list[str]:
         return ["run = torch.compile(net, dynamic=False)"]
     if variant == "export":
         return EXPORTED
+    if variant == "trace":
+        return TRACED
     recomputed = [line.replace(", use_reentrant=False", recomputing(subject)) for line in RECOMPUTED]
     return recomputed if variant == "checkpoint" else []
 
@@ -68,6 +70,24 @@ EXPORTED = [
     "    key = tuple(module.training for module in net.modules()), x.shape",
     "    if key not in programs:",
     "        programs[key] = torch.export.export(net, (x.detach(),)).module()",
+    "    return programs[key](x)",
+    "",
+    "",
+]
+TRACED = [
+    "programs = {}",
+    "",
+    "",
+    "def run(x):",
+    '    """The network traced, once per mode and shape; what the tracing itself moves is put back."""',
+    "    key = tuple(module.training for module in net.modules()), x.shape",
+    "    if key not in programs:",
+    "        held = [(m, name, b) for m in net.modules() for name, b in m._buffers.items() if b is not None]",
+    "        kept = [buffer.clone() for _, _, buffer in held]",
+    "        programs[key] = torch.jit.trace(net, x.detach(), check_trace=False)",
+    "        with torch.no_grad():",
+    "            for (module, name, buffer), value in zip(held, kept):",
+    "                module._buffers[name] = buffer.copy_(value)",
     "    return programs[key](x)",
     "",
     "",

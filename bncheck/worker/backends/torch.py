@@ -30,6 +30,7 @@ VARIANTS = {
     "channels_last": "memory_format=torch.channels_last",
     "compile": "torch.compile",
     "jit": "torch.jit.script, layer by layer",
+    "trace": "torch.jit.trace, one program per mode and shape",
     "export": "torch.export, one program per mode",
     "checkpoint": "every training forward through torch.utils.checkpoint, so that backward runs it again",
     "autocast": "torch.autocast in bfloat16: layers and statistics in float32, products of matrices in bfloat16",
@@ -44,8 +45,8 @@ CUSTOM = True  # takes network.custom
 WHOLE = True  # takes network.model
 REPLICAS = COPIES = SHARES = True
 # Its import starts no threads. Not here: what starts processes of its own, or compiles in some.
-FORKS = ("", "functional", "builtin", "timed", "channels_last", "jit", "checkpoint", "autocast", "autocast_float16",
-         "no_onednn")  # fmt: skip
+FORKS = ("", "functional", "builtin", "timed", "channels_last", "jit", "trace", "checkpoint", "autocast",
+         "autocast_float16", "no_onednn")  # fmt: skip
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 REQUIREMENTS = [
     # Imported: 2.13.0 on 3.11, 2.0.1 on 3.11, 1.13.1 on 3.10, 1.1.0 on 3.6 and 3.7. On Linux the default index's
@@ -70,6 +71,7 @@ DOCUMENTED = [
             "channels_last",
             "compile",
             "jit",
+            "trace",
             "export",
             "checkpoint",
             "no_onednn",
@@ -189,8 +191,8 @@ class Model:
         self.blame = partial(part("custom").naming_the_line, code.rpartition(":")[0]) if code else no_blame
         if self.whole and variant in part("whole").NOT_WITH:
             raise NotImplementedError("network.model does not run as torch[%s]" % variant)
-        if variant == "export" and self.returns:
-            raise NotImplementedError("an exported program has no inner layers whose output it could return")
+        if variant in ("export", "trace") and self.returns:
+            raise NotImplementedError("a program has no inner layers whose output it could return")
         self.keep_graph, self.part, self.view = True, part, "contiguous"
         self.remarks = {}  # layer of the user's: sentences about what could not be asked of it
         self.gone = {}  # layer that a function of the user's took away: its last state
@@ -267,7 +269,7 @@ class Model:
             return net  # as PyTorch makes it
         if self.whole and self.dtype == self.torch.float32 and part("inside").narrow(self.torch, net):
             self.dtype = part("inside").narrow(self.torch, net)  # as it is made, and not silently in float32
-            self.wide = self.dtype == self.torch.bfloat16
+            self.wide = str(self.dtype) == "torch.bfloat16"
             return net.to(device=self.device)
         if self.parts != "complex":
             return net.to(device=self.device, dtype=self.dtype)

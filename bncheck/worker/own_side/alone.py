@@ -6,6 +6,8 @@ not 1 and 0. So the very object that the model holds is played, with the setting
 in the place of its strokes. The model is not used afterwards. Loaded by path; Python 3.7 syntax.
 """
 
+import types
+
 import numpy as np
 
 MEAN, STD = (0.5, -2.0, 3.0, 0.0), (1.0, 0.5, 2.0, 0.02)  # the last: eps shows in a small variance
@@ -133,7 +135,8 @@ def setting(value):
     """(type, value) of a plain setting: 1 and True are two; a method is where its code lies. None for all else."""
     if isinstance(value, (int, float, str)):
         return type(value).__name__, value
-    return ("method", id(value.__code__)) if hasattr(value, "__code__") else None
+    own = isinstance(value, (types.FunctionType, types.MethodType))  # others may raise whatever they are asked
+    return ("method", id(value.__code__)) if own else None
 
 
 def numbers(layer):

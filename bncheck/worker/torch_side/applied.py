@@ -235,7 +235,7 @@ def plain(tensor):
 
 
 # Ways to run a network that hold on to the one that was built, or to copies of it.
-NOT_WITH = ("compile", "jit", "export", "functional", "ddp", "ddp_local", "ddp_sync")
+NOT_WITH = ("compile", "jit", "trace", "export", "functional", "ddp", "ddp_local", "ddp_sync")
 
 
 def in_cell(model, part, function, x):

@@ -31,7 +31,8 @@ def suspect(module, plain=False):
 def tensors(module, plain):
     found = {name: value for name, value in module._buffers.items() if value is not None}
     if plain:
-        others = {name: each for name, each in module.__dict__.items() if hasattr(each, "detach")}
+        kind = sys.modules["torch"].Tensor  # an attribute of another kind may raise whatever it is asked
+        others = {name: each for name, each in module.__dict__.items() if isinstance(each, kind)}
         found = dict(others, **found)
     return {name: value for name, value in found.items() if not hasattr(value, "materialize")}
 

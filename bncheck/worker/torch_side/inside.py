@@ -43,27 +43,30 @@ class Inside:
         return out
 
     def following(self, module, name):
-        """Hooks that keep each call of one forward as (input, output, state before, state after): the statistics of a
-        layer that is called at two places move twice."""
-        before = []
+        """Hooks that keep each call of one forward: the statistics of a layer that is called at two places move twice.
+        What it holds between two calls is looked at when the second begins."""
 
         def enter(module, given):
-            before[:] = [self.model.state(name)]
+            calls = self.called.get(name)
+            if calls:
+                calls[-1][3] = self.model.state(name)
 
         def leave(module, given, out):
-            if before and given and hasattr(given[0], "detach") and hasattr(out, "detach"):
-                call = (given[0].detach(), out.detach(), before.pop(), self.model.state(name))
-                self.called.setdefault(name, []).append(call)
+            if given and hasattr(given[0], "detach") and hasattr(out, "detach"):
+                calls = self.called.setdefault(name, [])
+                calls.append([given[0].detach(), out.detach(), calls[-1][3] if calls else None, None])
 
         return [module.register_forward_pre_hook(enter), self.part("keeping").hook_on(module, leave)]
 
     def calls(self):
-        """{layer: [(input, output, state before, state after)]} of those that the last forward called several times."""
-        array = self.model.array
+        """{layer: [(input, output, state before, state after)]} of those that the last forward called several times.
+        The state before the first call is None: it is the one before the forward."""
+        model, found = self.model, {name: calls for name, calls in self.called.items() if len(calls) > 1}
+        for name, calls in found.items():
+            calls[-1][3] = model.state(name)
         return {
-            name: [(array(x), array(y), before, after) for x, y, before, after in calls]
-            for name, calls in self.called.items()
-            if len(calls) > 1
+            name: [(model.array(x), model.array(y), before, after) for x, y, before, after in calls]
+            for name, calls in found.items()
         }
 
     def look_for_birth(self, data, out):
@@ -116,13 +119,19 @@ class Inside:
             for name, each in model.norms.items()
         }
         found = playable(model.torch, self.part("custom"), own, shapes)
-        return "torch", ("", "builtin"), layers, found, self.learnt + aside(self.part("keeping"), model.net)
+        return (
+            "torch",
+            ("", "builtin"),
+            layers,
+            found,
+            self.learnt + aside(model.torch, self.part("keeping"), model.net),
+        )
 
 
 def narrow(torch, net):
     """The type of its first parameter, where that is a short one."""
     first = next((each.dtype for each in net.parameters() if each.is_floating_point()), None)
-    return first if first in (torch.float16, torch.bfloat16) else None
+    return first if str(first) in ("torch.float16", "torch.bfloat16") else None
 
 
 def places(torch, part, net):
@@ -141,11 +150,13 @@ def remember(custom, keeping, norms):
             custom.LEARNT[module] = keeping.words_of(module) or {}
 
 
-def aside(keeping, net):
+def aside(torch, keeping, net):
     """A sentence on the normalising layers that lie in plain lists and dicts; none where there are none."""
     known, found = set(net.modules()), []
     for owner in list(known):
-        inner = [each for kept in keeping.kept_in(owner) if hasattr(kept, "named_modules") for each in kept.modules()]
+        inner = [
+            each for kept in keeping.kept_in(owner) if isinstance(kept, torch.nn.Module) for each in kept.modules()
+        ]
         found += [each for each in inner if each not in known and keeping.words_of(each)]
     if not found:
         return []

@@ -6,6 +6,8 @@ first module with the same input and the same weights, to the bit, and another o
 
 import hashlib
 
+import numpy as np
+
 MOST = 4000  # modules
 
 
@@ -43,12 +45,19 @@ class Leaves:
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
     def digest(self, tensors):
-        """Of several tensors; "" where one of the values is none."""
-        found = hashlib.blake2b(digest_size=8)
+        """Of several tensors; "" where one of the values is none. A sum and an exclusive or of their words: 20 times as
+        fast as a hash, and other numbers of a computation do not come out the same in both."""
+        found = []
         for each in tensors:
             if not isinstance(each, self.torch.Tensor):
                 return ""
             data = each.detach().cpu().contiguous().reshape(-1)
             data = data.view(self.torch.int16) if str(data.dtype) == "torch.bfloat16" else data
-            found.update(data.numpy().tobytes())
-        return found.hexdigest()
+            raw = data.numpy().view(np.uint8)
+            whole = len(raw) - len(raw) % 8
+            words = raw[:whole].view(np.uint64)
+            found.append(
+                "%s%x%x%s"
+                % (tuple(each.shape), np.add.reduce(words), np.bitwise_xor.reduce(words), raw[whole:].tobytes().hex())
+            )
+        return "%016x" % (int(hashlib.sha256("".join(found).encode()).hexdigest(), 16) >> 192)

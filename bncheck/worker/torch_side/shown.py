@@ -7,33 +7,38 @@ everything asks that looks for normalising layers; the model itself is left as i
 import copy
 
 FORWARDS = 2
+LARGE = 1 << 28  # parameters of a model that is copied
 
 
 def learn(torch, part, net, run):
     """Sentences: what was taken for the statistics of which layers, and which layers could not be made out.
     ``run(copy)``: a forward of the network on a batch that it takes; ``part(name)``: a file of this folder."""
     keeping, behaviour, strangers = part("keeping"), part("behaviour"), strange(torch, part, net)
-    if not strangers:
+    if not strangers or sum(each.numel() for each in net.parameters()) > LARGE:
         return []
     try:
         other = copy.deepcopy(net)
     except Exception as error:
         told = "%s: %s" % (type(error).__name__, str(error).split("\n")[0][:200])
         return ["%s cannot be copied (%s), so its buffers were not looked at as it trains." % (called(strangers), told)]
-    pairs = [(name, one, two) for (name, one), (_, two) in zip(everything(keeping, net), everything(keeping, other))]
+    pairs = [
+        (name, one, two)
+        for (name, one), (_, two) in zip(everything(torch, keeping, net), everything(torch, keeping, other))
+    ]
     looks = [
         (name, one, Look(torch, part, behaviour.suspect(two, True), two))
         for name, one, two in pairs
         if one in strangers
     ]
     other.train()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=list(devices)):
+    with torch.random.fork_rng(devices=[]):
         for _ in range(FORWARDS):
             try:
                 run(other)
             except (Exception, SystemExit):
                 break  # what plays the network itself says why
+            if not any(look.open for _, _, look in looks):
+                break
         for _, _, look in looks:
             look.by_itself()
     remarks = []
@@ -67,14 +72,14 @@ def settle(torch, part, net, x):
     return learn(torch, part, net, lambda other: other(x))
 
 
-def everything(keeping, net):
+def everything(torch, keeping, net):
     """(path, module) of all modules, then those in plain lists and dicts, which have no path."""
     for item in net.named_modules():
         yield item
     known = set(net.modules())
     for owner in list(known):
         for kept in keeping.kept_in(owner):
-            for inner in kept.modules() if hasattr(kept, "named_modules") else ():
+            for inner in kept.modules() if isinstance(kept, torch.nn.Module) else ():
                 if inner not in known:
                     known.add(inner)
                     yield "", inner
@@ -100,7 +105,7 @@ def strange(torch, part, net):
     """{module: path} of the user's that keeps two tensors of one size, and whose names do not say what they are."""
     keeping, behaviour, found = part("keeping"), part("behaviour"), {}
     builtin = keeping.builtin_classes(torch)
-    for name, module in everything(keeping, net):
+    for name, module in everything(torch, keeping, net):
         if isinstance(module, builtin) or not isinstance(module._buffers, dict):
             continue
         words = keeping.words_of(module)
@@ -141,6 +146,11 @@ class Look:
         self.given = x.detach()
         self.words = self.suspect.words(self.torch, module, x, self.moments, rest=True)
         self.moved = self.moved or self.changed([size for size in self.suspect.sizes if size in x.shape[1:]])
+
+    @property
+    def open(self):
+        """Whether it may show more: buffers of a layer that is called moved, and are not made out yet."""
+        return self.words is None and bool(self.moved)
 
     def by_itself(self):
         """Once more where means of 0 or equal variances, as behind another normalisation, showed nothing."""

@@ -1,4 +1,4 @@
-"""How a variant of the torch backend runs the network: eager, compiled, scripted, exported, recomputed, channels last.
+"""How a variant of the torch backend runs the network: eager, compiled, scripted, traced, exported, recomputed, …
 
 Loaded by backends/torch.py by path. Python 3.7 syntax. ``runner`` gives the function that takes the place of
 calling the network; ``refuse`` says why a variant cannot run with this build of torch.
@@ -65,7 +65,8 @@ def runner(model, variant):
     ways = {
         "compile": compiled,
         "jit": scripted,
-        "export": exported,
+        "export": lambda model: program_per_mode(model, export_program),
+        "trace": lambda model: program_per_mode(model, trace_program),
         "checkpoint": recomputed,
         "channels_last": strided,
         "autocast": lambda model: autocasting(model, model.torch.bfloat16),
@@ -119,10 +120,8 @@ def scripted(model):
     return run
 
 
-def exported(model):
-    """torch.export.export of the network as it is, once per mode and shape; parameters and buffers stay shared."""
-    import torch.export
-
+def program_per_mode(model, make):
+    """A program made of the network as it is, once per mode and shape; parameters and buffers stay shared."""
     programs = {}
 
     def run(data):
@@ -130,15 +129,32 @@ def exported(model):
         key = (modes, tuple(data.shape))
         if key not in programs:
             with model.unwatched():
-                programs[key] = export_program(torch, model.net, data.detach())
-        # Inner layers cannot be seen inside an exported program.
+                programs[key] = make(model.torch, model.net, data.detach())
+        # Inner layers cannot be seen inside a program.
         model.seen, model.returned = {}, None
         return programs[key](data)
 
     return run
 
 
+def trace_program(torch, net, data):
+    """torch.jit.trace of the network. To trace is to run it once: what that moves is put back."""
+    kept = [(module, name, held, held.clone()) for module in net.modules() for name, held in buffers(module)]
+    try:
+        return torch.jit.trace(net, data, check_trace=False)
+    finally:
+        with torch.no_grad():
+            for module, name, held, value in kept:
+                module._buffers[name] = held.copy_(value)
+
+
+def buffers(module):
+    return [(name, held) for name, held in module._buffers.items() if held is not None]
+
+
 def export_program(torch, net, data):
+    import torch.export  # noqa: F811 - a submodule that older torch does not import by itself
+
     try:
         return torch.export.export(net, (data,)).module()
     except Exception as error:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 SEED = 0
 # Ways to run a network that know its layers only from a scenario.
-NOT_WITH = ("functional", "jit", "export", "builtin", "timed")
+NOT_WITH = ("functional", "jit", "trace", "export", "builtin", "timed")
 
 
 def build(torch, custom, given, text, arguments, output=None):
