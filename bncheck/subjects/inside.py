@@ -58,6 +58,7 @@ class Alone:
     own: Trace
     builtin: Trace
     why: str = ""
+    apart: str = ""  # what sets it apart from BatchNorm before anything is played; "" for nothing
     turned: bool = False  # it calls the other share of its average momentum than the built-in layer does
 
     @property
@@ -93,7 +94,8 @@ def alone_of(place: int, row: Mapping[str, Any], arrays: Mapping[str, Any], code
         own=own,
         builtin=builtin,
         turned=row.get("held") is not None and row["held"] != row.get("weight"),
-        why=str(row["why"]) or ("" if own.arrays and builtin.arrays else "nothing was recorded"),
+        apart=str(row.get("apart") or ""),
+        why=str(row["why"]) or ("" if row.get("apart") or own.arrays and builtin.arrays else "nothing was recorded"),
     )
 
 
@@ -149,6 +151,8 @@ def verdict_on(layer: Alone, version: str, backend: BackendFile) -> Verdict:
     title = NAMES[backend.name]
     if layer.otherwise:
         return Verdict(layer.names, layer.kind, (), f"its name says that it is something else than {title}'s BatchNorm")
+    if layer.apart:
+        return Verdict(layer.names, layer.kind, (), layer.apart)
     if layer.why:
         return Verdict(layer.names, layer.kind, (), f"it could not be played by itself: {layer.why}")
     targets = (backend.name, f"{backend.name}[builtin]")

@@ -57,6 +57,9 @@ def play(part, target, variants, found, ops):
             "shape": facts["shape"],
             "has": list(facts["has"]),
         }
+        if facts.get("apart"):
+            said.append(dict(row, why="", apart=facts["apart"]))
+            continue
         facts.update((word, usual[word]) for word in usual if facts[word] is None)
         mine, why = ({}, ENOUGH) if place >= MOST else played(run, backend, facts, Given(layer), variants[0], ops)
         asked = settled(mine, facts) if not why else {}
