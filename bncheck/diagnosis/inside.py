@@ -56,6 +56,7 @@ class Alone:
     builtin: Trace
     why: str = ""
     single: tuple[str, ...] = ()  # what of gamma and beta is one number for all channels
+    apart: str = ""  # what sets it apart from BatchNorm before anything is played; "" for nothing
     turned: bool = False  # it calls the other share of its average momentum than the built-in layer does
 
     @property
@@ -123,7 +124,8 @@ def alone_of(place: int, row: Mapping[str, Any], arrays: Mapping[str, Any], code
         builtin=builtin,
         single=tuple(row.get("single") or ()),
         turned=row.get("held") is not None and row["held"] != row.get("weight"),
-        why=row["why"] or ("" if own.arrays and builtin.arrays else "nothing was recorded"),
+        apart=str(row.get("apart") or ""),
+        why=str(row["why"]) or ("" if row.get("apart") or own.arrays and builtin.arrays else "nothing was recorded"),
     )
 
 
@@ -198,6 +200,8 @@ def verdict_on(layer: Alone, home: Framework) -> Verdict:
     if layer.otherwise:
         said = f"its name says that it is something else than {home.title}'s BatchNorm"
         return Verdict(layer.names, layer.kind, (), said)
+    if layer.apart:
+        return Verdict(layer.names, layer.kind, (), layer.apart)
     if layer.why:
         return Verdict(layer.names, layer.kind, (), f"it could not be played by itself: {layer.why}")
     targets = (home.name, f"{home.name}[builtin]")

@@ -445,7 +445,7 @@ class Model:
                 for held, grad in zip(self.made[layer].trainable_variables, grads[layer]):
                     if grad is not None:
                         name = layer + "/" + self.word_of(layer, held)
-                        total[name] = self.array(grad).astype(np.float64) + total.get(name, 0.0)
+                        total[name] = self.array(grad).astype(np.float64).reshape(-1) + total.get(name, 0.0)
         total["input"] = None if total["input"] is None else self.array(total["input"])
         return total
 

@@ -196,6 +196,10 @@ def whole(base, plain, part):
         def frozen(self, layer):
             return False  # what is trained is the optimiser's matter
 
+        def in_training(self, net, batch):
+            self.hands.set_mode(net, True)
+            return net(self.handed(batch), **self.hands.flags(net, True))
+
         def evaluated(self, net, batch):
             self.hands.set_mode(net, False)
             return net(self.handed(batch), **self.hands.flags(net, False))
@@ -213,13 +217,13 @@ def whole(base, plain, part):
 
         @contextlib.contextmanager
         def followed(self, modules):
-            ran, names = [], {id(each): name for name, each in modules.items()}
+            calls, names = [], {id(each): name for name, each in modules.items()}
 
             def note(seen, name, layer, given, keywords, out):
-                ran.append(name)
+                calls.append(part("places", "own").called(name, (given,), out))
 
             with tapped(names, set(map(type, modules.values())), note):
-                yield ran
+                yield calls
 
         def always(self, name):
             """What makes a layer normalise with the batch in inference, too; "" for nothing that it holds."""

@@ -47,6 +47,11 @@ def hands(keras, shared):
         def assign(self, layer, name, value):
             getattr(layer, name).assign(value)
 
+        def children(self, layer):
+            """On PyTorch a Keras layer is a module, which keeps those in it apart."""
+            found = dict(vars(layer), **(vars(layer).get("_modules") or {}))
+            return {name: each for name, each in found.items() if isinstance(each, keras.layers.Layer)}
+
         def trains(self, held):
             return held.trainable
 

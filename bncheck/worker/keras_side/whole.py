@@ -102,6 +102,9 @@ def whole(base, engines, part):
         def frozen(self, layer):
             return not layer.trainable
 
+        def in_training(self, net, batch):
+            return net(self.engine.tensor(batch, self.dtype), training=True)
+
         def evaluated(self, net, batch):
             return net(self.engine.tensor(batch, self.dtype), training=False)
 
@@ -251,7 +254,7 @@ def whole(base, engines, part):
             for what in ("running_mean", "running_var", "gamma", "beta"):
                 held = shared.find(self.hands, norm, what)
                 if held is not None:
-                    found[what] = np.array(self.array(held)).reshape(-1)
+                    found[what] = np.array(self.hands.array(held)).reshape(-1)
             return found
 
         def dtypes(self, layer):

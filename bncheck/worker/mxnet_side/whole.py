@@ -140,6 +140,14 @@ def whole(base, part):
             held = [each for each in held if hasattr(each, "grad_req")]
             return bool(held) and all(each.grad_req == "null" for each in held)
 
+        def in_training(self, net, batch):
+            with self.mx.autograd.record(train_mode=True):
+                return net(self.handed(batch))
+
+        def array(self, x, dtype=None):
+            """An array of MXNet's of NumPy's, and back where no dtype is asked for."""
+            return base.array(self, x, dtype) if dtype is not None else x.asnumpy()
+
         def evaluated(self, net, batch):
             with self.mx.autograd.pause(train_mode=False):
                 return net(self.handed(batch))

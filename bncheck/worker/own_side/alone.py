@@ -62,6 +62,9 @@ def play(part, target, variants, found, ops):
             "single": list(facts.get("single", ())),
             "events": EVENTS,
         }
+        if facts.get("apart"):
+            said.append(dict(row, why="", apart=facts["apart"]))
+            continue
         facts.update((word, usual[word]) for word in usual if facts[word] is None)
         why = ENOUGH if place >= MOST else facts.get("why", "")
         mine, why = ({}, why) if why else played(run, backend, facts, Given(layer), variants[0], ops)

@@ -22,6 +22,9 @@ NAMES = {
 }
 TENSORS = ("running_mean", "running_var", "counter", "gamma", "beta")
 USUAL = {"gamma": 1.0, "beta": 0.0, "running_mean": 0.0, "running_var": 1.0}
+# State of unusual names: class → {what: (attribute, perhaps of a layer inside: "stats.mu", power)}; unusual.py finds it.
+# The power makes a variance of what is kept: 2 of a deviation, -2 of one over it.
+SHOWN = {}
 # What a constructor may call the number of channels.
 CHANNELS = ("num_features", "num_channels", "in_channels", "channels", "features", "filters", "units", "dim")
 # A word of the scenario → what a constructor may call it.
@@ -38,6 +41,10 @@ class Hands:
     title = target = usual = ""
     names, words, axis, learns, in_backward = NAMES, WORDS, 1, False, False
     base, builtin = object, ()
+
+    def __init__(self):
+        plain = self.array
+        self.array = lambda held: plain(held.kept) ** held.power if isinstance(held, Powered) else plain(held)
 
     def switches(self, spec):
         """{word: value} of the constructor's arguments that say axis and affine."""
@@ -91,6 +98,10 @@ class Hands:
         """Whether it holds weights, trained or not."""
         return bool(self.weights(layer))
 
+    def children(self, layer):
+        """{attribute: layer} of those right inside it."""
+        return {name: each for name, each in vars(layer).items() if isinstance(each, self.base)}
+
     def thaw(self, weights):
         """Let a layer's gamma and beta be trained again where somebody froze them."""
 
@@ -107,6 +118,15 @@ class Hands:
 
     # is_tensor(held), inner(layer): layers inside it, array(held): NumPy's, assign(layer, name, array),
     # learned(layer) and kept(layer): {name: tensor} of what is and is not trained, run(own, x): a training forward.
+
+
+class Powered:
+    """A variance that a layer keeps as a power of it, and does not train."""
+
+    grad = None
+
+    def __init__(self, kept, power):
+        self.kept, self.power, self.shape, self.dtype = kept, power, kept.shape, kept.dtype
 
 
 class Own:
@@ -128,7 +148,9 @@ class Own:
         owner = self.layer if name_of(self.hands, self.layer, what) else holder(self.hands, self.layer)
         name = name_of(self.hands, owner, what)
         if name:
-            self.hands.assign(owner, name, value)
+            path, _, last = name.rpartition(".")
+            power = SHOWN.get(type(owner), {}).get(what, (name, 1))[1]
+            self.hands.assign(reached(owner, path), last, value if power == 1 else np.asarray(value) ** (1.0 / power))
         else:
             self.hands.assign(self.layer, self.shown[what], value)
 
@@ -287,6 +309,10 @@ def holder(hands, layer):
 
 def attribute(hands, layer, what):
     """What the layer itself holds for a neutral word, None where it has nothing of such a name."""
+    shown = SHOWN.get(type(layer), {}).get(what)
+    if shown is not None:
+        held = reached(layer, shown[0])
+        return held if shown[1] == 1 else Powered(held, shown[1])
     name = name_of(hands, layer, what)
     held = getattr(layer, name) if name else None
     if what in TENSORS or name:
@@ -296,11 +322,21 @@ def attribute(hands, layer, what):
 
 def name_of(hands, layer, what):
     """The attribute of the layer's that holds it, "" for none."""
+    shown = SHOWN.get(type(layer), {}).get(what)
+    if shown is not None:
+        return shown[0]
     for name in [prefix + word for word in hands.names[what] for prefix in ("", "_")]:
         held = getattr(layer, name, None)
         if held is not None and (hands.is_tensor(held) if what in TENSORS else hands.number(held) is not None):
             return name
     return ""
+
+
+def reached(layer, path):
+    """What lies at a dotted attribute of it; itself for none."""
+    for word in path.split(".") if path else ():
+        layer = getattr(layer, word)
+    return layer
 
 
 def normalises(hands, layer):

@@ -19,6 +19,7 @@ HELD = ("running_mean", "running_var", "gamma", "beta")
 # What is known of a layer that runs more than once in a forward: each of its calls got something else.
 OF_ALL_CALLS = ("index", "step", "training", "gradients", "in_backward", "n", "samples", "input_bad", "output_bad",
                 "mean_before", "mean_after", "var_before", "var_after", "eps", "momentum", "gamma", "beta")  # fmt: skip
+POWERED = "it averages the deviation of each batch, or one over it, where BatchNorm averages the variance"
 
 
 def play_built(part, failed, job, folder, hands, version):
@@ -49,8 +50,11 @@ def play_built(part, failed, job, folder, hands, version):
 def play(part, shared, failed, job, folder, model, about):
     """``about``: class, version, weights (what was loaded) and others ({name: shape} of what is no BatchNorm's)."""
     custom = part("torch_side", "custom")
-    hold(shared, model, folder)
     batch, how = choose(failed, model, job)
+    if part("own_side", "unusual").learn(shared, part("torch_side", "behaviour"), model, batch):
+        model.layers = list(model.found())
+        model.replace(model.root())
+    hold(shared, model, folder)
     found = {
         "kind": "model",
         "input": how,
@@ -125,7 +129,12 @@ def facts(shared, model, name, shapes):
         "root": hands.base,
         "weight": None if momentum is None else float("%.12g" % (1.0 - momentum)),
         "has": [what for what, each in held.items() if each is not None],
+        "apart": POWERED if power_of(held["running_var"]) != 1 else "",
     }
+
+
+def power_of(held):
+    return getattr(held, "power", 1)
 
 
 # ---------------------------------------------------------------------------------------------------- what it holds
@@ -331,6 +340,7 @@ class Life:
             for name, rows in self.rows.items()
             for what in (rows[0] if rows else ())
             if what in OF_ALL_CALLS or name not in self.several
+            if what not in ("var_before", "var_after") or power_of(self.model.find(self.model.norms[name], "running_var")) == 1
         }
 
 

@@ -5,9 +5,13 @@ Loaded by path beside own_side/model.py; Python 3.7 syntax, no framework is know
 followed, module by module.
 """
 
+import collections
 import contextlib
 
 DEPTH, MOST = 3, 1000  # of lists in lists that a module keeps; things looked at in one of them
+
+
+Call = collections.namedtuple("Call", "name given out")  # of a module: its first argument, what it gave
 
 
 def seen(shared, model, batch):
@@ -17,10 +21,11 @@ def seen(shared, model, batch):
     hidden = aside(shared, model, net)
     modules = dict(leaves(model, net), **model.norms)
     try:
-        with model.followed(dict(modules, **hidden)) as ran:
+        with model.followed(dict(modules, **hidden)) as calls:
             model.evaluated(net, batch)
     except (Exception, SystemExit):
         return {}  # the play itself has said why
+    ran = [call.name for call in calls]
     return {
         "places": {name: each for name, each in neighbours(ran, set(model.norms)).items() if len(each) > 1},
         "aside": [{"name": name, "kind": type(each).__name__} for name, each in hidden.items() if name in ran],
@@ -82,21 +87,27 @@ def inside(hands, home, value, path, depth=0):
 
 @contextlib.contextmanager
 def followed(modules, method):
-    """The names of modules, in the order in which calls of them end, while it is open; ``method``: what a call runs."""
-    ran = []
+    """Calls of modules, in the order in which they end, while it is open; ``method``: what a call runs."""
+    calls = []
     for name, module in modules.items():
-        setattr(module, method, noting(getattr(module, method), name, ran))
+        setattr(module, method, noting(getattr(module, method), name, calls))
     try:
-        yield ran
+        yield calls
     finally:
         for module in modules.values():
             vars(module).pop(method, None)
 
 
-def noting(call, name, ran):
+def noting(call, name, calls):
     def run(*given, **keywords):
         out = call(*given, **keywords)
-        ran.append(name)
+        calls.append(called(name, given, out))
         return out
 
     return run
+
+
+def called(name, given, out):
+    """A call; what is no tensor is left out of it."""
+    first = given[0] if given and hasattr(given[0], "shape") else None
+    return Call(name, first, out if hasattr(out, "shape") else None)

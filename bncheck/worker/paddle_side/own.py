@@ -60,6 +60,9 @@ def hands(shared):
         def learned(self, layer):
             return dict(layer.named_parameters())
 
+        def children(self, layer):
+            return dict(layer.named_children())
+
         def trains(self, held):
             return not held.stop_gradient
 

@@ -132,6 +132,11 @@ def whole(base, part):
             parameters = layer.parameters(include_sublayers=False)
             return bool(parameters) and all(each.stop_gradient for each in parameters)
 
+        def in_training(self, net, batch):
+            net.train()
+            with self.paddle.no_grad():
+                return net(self.tensor(batch))
+
         def evaluated(self, net, batch):
             net.eval()
             with self.paddle.no_grad():
