@@ -25,6 +25,7 @@ def steps(watching):
     recorder = watching.recorder
 
     def stepped(*args, **kwargs):
+        watching.interrupt()
         del watching.local.stack[:]
         recorder.stepped()
 
@@ -108,6 +109,7 @@ def tell(watching, what, frame, module, **detail):
     layers = concerned(watching, module)
     if layers is None:
         return None
+    watching.interrupt()
     where = watching.where(frame)
     watching.recorder.happen(what, layers, where, module=type(module).__name__, **detail)
     return where
@@ -134,6 +136,7 @@ def modes(watching):
                 was = norm.trainable
                 watching.parameters_quietly(norm, module)
                 if was is not None and norm.trainable != was:
+                    watching.interrupt()
                     where = watching.where(frame)
                     watching.recorder.happen("requires_grad", [norm.layer.number], where, value=norm.trainable)
 

@@ -16,6 +16,7 @@ class Jumps:
 
     def changes(self, what, where, module=None):
         """Something happened that could have changed the state of the layers inside a module (None: of any)."""
+        self.interrupt()
         inside = None if module is None else set(map(id, module.modules()))
         self.causes = [*self.causes[-7:], (what, where, self.recorder.forwards, inside)]
 
@@ -30,6 +31,7 @@ class Jumps:
                 with np.errstate(all="ignore"):
                     largest = float(np.max(np.abs(np.subtract(after, before, dtype=np.float64)), initial=0.0))
             what, where = self.cause_of(norm, module)
+            norm.jumped = norm.layer.forwards
             jump = self.local.jumps.setdefault((quantity, what, where), [self.recorder.forwards, [], 0.0])
             jump[1].append(norm.layer.number)
             jump[2] = largest if not largest <= jump[2] else jump[2]

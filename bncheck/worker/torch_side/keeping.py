@@ -4,6 +4,7 @@ Loaded by watching.py and by what looks at a model once, by path. Python 3.7 syn
 """
 
 import importlib
+import sys
 import weakref
 from math import isfinite
 
@@ -21,6 +22,7 @@ GAMMAS, BETAS = ("weight", "gamma", "scale", "gain"), ("bias", "beta", "shift", 
 # words: ``form``, of what it keeps in the place of a variance ("deviation", "inverse", "logarithm"), and ``eps`` inside
 # an inverse.
 SHOWN = weakref.WeakKeyDictionary()
+LITTLE = sys.byteorder == "little"
 OWN_DICTS = ("_modules", "_parameters", "_buffers")  # of nn.Module
 
 
@@ -33,7 +35,7 @@ class Norm:
         self.index = self.root = -1  # of the last forward, and the id of what it was named after
         self.trainable = self.axis = self.dtype = None
         self.bad = False  # a NaN or Inf was told of
-        self.routine = None  # (its span, shape and dtype of the input, where) of a forward that the next may be like
+        self.jumped = -9  # the number of its forward that found other statistics than the one before had left
         self.views = ()  # (name, tensor, where it lies, NumPy view of it) of each statistic, while they lie there
 
     def statistics(self, module, held):
@@ -67,17 +69,45 @@ class Norm:
         return bool(self.views)
 
     def as_left(self, known):
-        """The statistics in place, and the bytes of both: most looks only ask whether they are still the same.
-        ``known`` itself where they are bit for bit what it says."""
+        """The statistics in place; ``known`` itself where they are bit for bit what it says."""
         (_, _, _, mean), (_, _, _, var), (_, _, _, counter) = self.views
-        count, means, variances = float(counter), mean.tobytes(), var.tobytes()
-        if known is not None and known[2] == count and bytes_of(known) == (means, variances):
+        held = (mean.tobytes(), var.tobytes(), counter.tobytes())
+        if type(known) is Left:
+            return known if known.held == held else Left(held, (mean.dtype, var.dtype, counter.dtype))
+        if known is not None and bytes_of(known) == held[:2] and known[2] == float(counter):
             return known
-        return np.frombuffer(means, mean.dtype), np.frombuffer(variances, var.dtype), count, means, variances
+        return Left(held, (mean.dtype, var.dtype, counter.dtype))
 
     def tensor(self, module, word):
         value = kept(module, self.words[word])
         return value if hasattr(value, "detach") else None
+
+
+class Left:
+    """(mean, var, counter) of a look as bytes: most looks only ask whether they are still the same. Arrays when asked
+    for one."""
+
+    __slots__ = ("held", "kinds")
+
+    def __init__(self, held, kinds):
+        self.held, self.kinds = held, kinds
+
+    def __getitem__(self, at):
+        mean, var, counter = map(np.frombuffer, self.held, self.kinds)
+        return (mean, var, float(counter[0]))[at]
+
+    def telling(self):
+        """Whether the last byte of a value tells, as certain() asks it."""
+        return all(kind.kind == "f" and kind.itemsize in (4, 8) for kind in self.kinds[:2]) and LITTLE
+
+    def certain(self):
+        """False where a value may be NaN, Inf or very large: it begins with ones in its exponent. A sum would say so,
+        too, but takes the processor from Python to NumPy and BLAS and back."""
+        for values, kind in zip(self.held[:2], self.kinds):
+            tops = values[kind.itemsize - 1 :: kind.itemsize]
+            if 0x7F in tops or 0xFF in tops:
+                return False
+        return True
 
 
 def builtin_classes(torch):
@@ -215,16 +245,14 @@ def same(a, b):
 
 
 def bytes_of(state):
-    """Of (mean, var, counter[, their bytes]); None in place of what it lacks."""
-    if len(state) > 3:
-        return state[3:]
+    """Of (mean, var, counter) those of the first two; None in place of what it lacks."""
+    if type(state) is Left:
+        return state.held[:2]
     return tuple(None if values is None else values.tobytes() for values in state[:2])
 
 
 def alike(before, after):
-    if len(before) > 3 and len(after) > 3:
-        return before[3:] == after[3:]
-    return same(before[0], after[0]) and same(before[1], after[1])
+    return bytes_of(before) == bytes_of(after)
 
 
 def equal(a, b):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 keeping = sys.modules["bncheck_torch_keeping"]  # watching.py has loaded it
-alike, finite = keeping.alike, keeping.finite
+alike = keeping.alike
 EXPORTS = ("trace", "script", "export")  # functions that run a model for their own ends
 
 
@@ -36,35 +36,6 @@ class Looking:
                     words["deviation"],
                 )
             )
-
-    def as_before(self, norm, module, x):
-        """Count a forward of which only counts are kept, and that is like the last one in all that is asked about it:
-        most are. False where it is not, and look() has to see it."""
-        span, shape, dtype, where = norm.routine
-        local, recorder, before = self.local, self.recorder, norm.before
-        if local.look or before is None or norm.module() is not module or x.__class__ is not self.torch.Tensor:
-            return False
-        parameters = module._parameters
-        gamma, beta = parameters.get("weight"), parameters.get("bias")
-        trainable = (gamma is not None and gamma.requires_grad) or (beta is not None and beta.requires_grad)
-        usual = (
-            x.shape == shape
-            and x.dtype is dtype
-            and local.where == where
-            and trainable is bool(norm.trainable)
-            and span["training"] is module.training
-            and span["in_backward"] is local.again
-            and span["gradients"] is self.torch.is_grad_enabled()
-        )
-        if not (usual and norm.in_place(module) and not self.unseen() and recorder.goes_on(norm.layer, span)):
-            return False
-        after = norm.as_left(before)
-        if after is before or not finite(after[0], after[1]):
-            return False
-        norm.after, norm.index = after, recorder.forwards
-        recorder.again(norm.layer, span, not alike(before, after))
-        recorder.left_out += 1
-        return True
 
     def look(self, norm, module, root, x, y):
         """A forward of a normalising layer has ended."""
@@ -98,8 +69,7 @@ class Looking:
         key = (bool(module.training), local.again, gradients, self.dtypes[x.dtype])
         recorder.place()
         span = recorder.forward(layer, key, n, moved if layer.tracks and known else None, local.where)
-        routine = norm.builtin and layer.registered and layer.tracks and known and norm.views
-        norm.routine = (span, x.shape, x.dtype, local.where) if routine else None
+        self.usual(norm, module, span, x)
         if known and (local.look or born) and x.numel():
             recorder.moment(layer, local.clock, self.moment(norm, module, x, y, index, n, gradients))
         else:

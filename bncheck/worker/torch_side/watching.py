@@ -18,6 +18,7 @@ SPEC.loader.exec_module(BESIDE)
 part = BESIDE.part_of("torch")
 keeping = part("keeping")  # the others look for it
 looking, naming, jumps, scripted = part("looking"), part("naming"), part("jumps"), part("scripted")
+routine = part("routine")
 Norm, has_plain, channels_of = keeping.Norm, keeping.has_plain, keeping.channels_of
 
 MOST_PARENTS = 100000
@@ -28,6 +29,7 @@ class Local(threading.local):
 
     def __init__(self):
         self.stack, self.clock, self.look, self.where, self.again = [], None, False, None, False
+        self.round, self.ran, self.looked = {}, [], []  # of a beat, as Routine has them
         self.jumps = {}  # (quantity, by, where) → the jumps of this beat
         self.call = 0
         self.refused = None  # (layer, where) of a forward with one value per channel that has begun
@@ -35,16 +37,16 @@ class Local(threading.local):
         self.inside = ""  # the name of that function
 
 
-class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
+class Watching(looking.Looking, routine.Routine, naming.Naming, jumps.Jumps, scripted.Scripted):
     """The hooks, and what they know."""
 
     def __init__(self, torch, recorder, parts):
         self.torch, self.recorder, self.parts = torch, recorder, parts
         self.moments, self.behaviour = parts("moments"), parts("behaviour")
-        self.local = Local()
+        self.local, self.rounds, self.brief = Local(), {}, set()
         self.born_again()
         recorder.on_birth.append(self.born_again)
-        recorder.on_end.append(self.tell_refusal)
+        recorder.on_end += [self.tell_refusal, self.interrupt]
         self.made = {}  # id of a normalising layer → the line that made it
         self.own = set()  # folders whose frames are not the user's
         for folder in (os.path.dirname(torch.__file__), WORKER):
@@ -61,7 +63,6 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
         self.compiling = is_compiling(torch)
         self.dtypes = Names()
         self.scripted = getattr(torch.jit, "RecursiveScriptModule", ())  # since torch 1.4
-        self.leaves = {}  # class of torch's → True where its modules do nothing that a watcher could miss
         functorch = getattr(torch._C, "_functorch", None)
         self.transform = getattr(functorch, "peek_interpreter_stack", None)  # since torch 2.0
 
@@ -71,6 +72,9 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
         self.parents = {}  # id of a module → its name in the one that holds it and called it last
         self.suspects = {}  # id of a module → Suspect
         self.scripts = {}  # id of a scripted model → its layers
+        self.rounds.clear()
+        self.brief.clear()
+        self.local.round, self.local.ran, self.local.looked = {}, [], []
         self.causes = []  # the last happenings that could have changed state: (what, where, index, ids of modules)
 
     # -- modules ----------------------------------------------------------------------------------------------
@@ -153,14 +157,6 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
         kind = type(value)
         return kind is self.torch.Tensor or kind is self.torch.nn.Parameter
 
-    def leaf(self, module):
-        """Whether a module is one of torch's own that holds neither modules nor buffers: nothing normalises in it."""
-        kind = module.__class__
-        plain = self.leaves.get(kind)
-        if plain is None:
-            plain = self.leaves[kind] = kind.__module__.startswith("torch.nn.modules.")
-        return plain and not module._modules and not module._buffers
-
     def enter(self, module, args):
         local = self.local
         stack = local.stack
@@ -240,6 +236,7 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
         local = self.local
         self.tell_refusal()
         self.tell_jumps()
+        self.interrupt()  # the last beat may have ended in an error
         again = self.task is not None and self.task() != -1
         self.calls += 1
         local.call = self.calls
@@ -247,6 +244,7 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
         local.look = self.recorder.beat(local.clock)
         local.where = self.where(frame)
         local.again = again
+        self.listen()
         if isinstance(root, self.torch.jit.ScriptModule) and not isinstance(root, self.scripted):
             self.recorder.remark("A traced model ran (torch.jit): the layers inside it are not seen.")
 
@@ -260,15 +258,14 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
             self.leave_scripted(module)
         norm = self.norms.get(id(module))
         self.local.refused = None
-        if norm is not None and args and norm.routine is not None and self.as_before(norm, module, args[0]):
-            pass
-        elif norm is not None and norm.module() is module:
+        if norm is not None and norm.module() is module:
             given = args or (tuple(more[0].values()) if len(more) > 1 else ())
             if given and hasattr(given[0], "dim"):
                 self.look(norm, module, root, given[0], more[-1])
         elif id(module) in self.suspects and args and hasattr(args[0], "dim") and not self.unseen(args[0]):
             self.judge(module, root, args[0], more[-1])
         if not stack:
+            self.agree()
             self.tell_jumps()
             self.recorder.breathe()
 
@@ -311,16 +308,12 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
 
     # -- in and out -------------------------------------------------------------------------------------------
 
-    def guarded(self, hook, of_modules=False):
-        """The hook, which never raises and works for one thread at a time. ``of_modules``: its first argument is."""
+    def guarded(self, hook):
+        """The hook, which never raises and works for one thread at a time."""
         recorder, compiling = self.recorder, self.compiling
-
-        leaf = self.leaf
 
         def safe(*args):
             if compiling() or recorder.stopped:  # the compiler takes the first for True, and sees an empty hook
-                return
-            if of_modules and leaf(args[0]):
                 return
             try:
                 with recorder.lock:
@@ -333,21 +326,21 @@ class Watching(looking.Looking, naming.Naming, jumps.Jumps, scripted.Scripted):
 
     def install(self):
         hooks = importlib.import_module("torch.nn.modules.module")
-        leave = self.guarded(self.leave, True)
+        enter, leave = self.hooks()
         if not hasattr(hooks, "register_module_forward_hook"):  # before torch 1.5
-            self.wrap_calls(leave)
+            self.wrap_calls(enter, leave)
             self.parts("happenings").install(self)
             return
         try:
             last = hooks.register_module_forward_hook(leave, with_kwargs=True)
         except TypeError:  # before torch 2.1
             last = hooks.register_module_forward_hook(leave)
-        first = hooks.register_module_forward_pre_hook(self.guarded(self.enter, True))
+        first = hooks.register_module_forward_pre_hook(enter)
         self.recorder.on_stop += [first.remove, last.remove]
         self.parts("happenings").install(self)
 
-    def wrap_calls(self, leave):
-        enter, module_class, original = self.guarded(self.enter, True), self.module_class, self.module_class.__call__
+    def wrap_calls(self, enter, leave):
+        module_class, original = self.module_class, self.module_class.__call__
 
         def call(module, *args, **kwargs):
             enter(module, args)

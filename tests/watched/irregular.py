@@ -1,0 +1,73 @@
+"""Training in which something unusual happens now and then, at steps of which only counts are kept."""
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU())
+        self.second = nn.BatchNorm1d(8, affine=False)
+        self.third = nn.BatchNorm1d(8)
+        self.last = nn.Linear(8, 3)
+        self.step = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        if self.step == 55:
+            raise ArithmeticError("in the middle")
+        if self.step == 57:
+            self.second.reset_running_stats()
+        if self.step == 59:
+            self.third.eval()
+        with torch.set_grad_enabled(self.step != 61):
+            x = self.second(x)
+        for _ in range(2 if self.step in (63, 64) else 1):
+            x = self.third(x) if self.step != 66 else checkpoint(self.third, x, use_reentrant=False)
+        return self.last(x)
+
+
+net, ema = Network(), Network()
+optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+for step in range(90):
+    net.train()
+    net.step = step
+    x, y = torch.randn(16, 6), torch.randint(0, 3, (16,))
+    if step == 52:
+        x, y = x[:9], y[:9]
+    if step == 68:
+        x = x * 1e30
+    if step == 70:
+        net.third.running_var += 1.0
+    if step == 72:
+        net.third.weight.requires_grad = False
+    if step == 74:
+        net.load_state_dict(ema.state_dict())
+    if step == 76:
+        net.eval()
+        net(x)
+        net.train()
+    if step == 78:
+        net.third(torch.randn(4, 8))
+    if step == 80:
+        net(x)
+    if step == 82:
+        net.second.running_mean = torch.zeros(8)
+    if step == 84:
+        net.third.momentum = 0.0
+    if step == 86:
+        x[0, 0] = float("nan")
+    optimiser.zero_grad()
+    try:
+        loss = cross_entropy(net(x), y)
+    except ArithmeticError:
+        continue
+    if loss.requires_grad:
+        loss.backward()
+    optimiser.step()
