@@ -21,7 +21,7 @@ from random_rules import BASE, OPS, SEED, Cell, parts, plant, planted_cells
 from bncheck.convention import Convention
 from bncheck.diagnosis.fit import Observation, measure, settle
 from bncheck.diagnosis.replay import attribute
-from bncheck.diagnosis.replay.attribution import REPLAYED
+from bncheck.diagnosis.replay.sides import REPLAYED
 from bncheck.diagnosis.rules.attributed import OF_AVERAGING
 from bncheck.diagnosis.rules.movement import moved
 from bncheck.evidence import Attribution

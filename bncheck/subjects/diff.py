@@ -55,7 +55,7 @@ def diff(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
 
 @contextmanager
 def begun(asked: AskedDiff) -> Iterator[AskedDiff]:
-    """Where one of the two is a model, its framework's import begins before bncheck's own, and once for all playings."""
+    """Where one of the two is a model: its framework is imported once for all playings, and before bncheck's own."""
     things = [side.thing for side in (asked.a, asked.b) if side.kind == "code" and side.thing is not None]
     nursery = begin_nursery(things[0], asked.python) if things else None
     with closing(nursery) if nursery else nullcontext():

@@ -1,12 +1,10 @@
 """Keras 3 on JAX (variant "" or "jax"), TensorFlow or PyTorch: keras.layers.BatchNormalization.
 
-Gradients come from the engine below: jax.vjp over stateless_call, a GradientTape, or torch.autograd. On JAX the
-network is jitted, as fit() does: one operation at a time, every new shape took 1 s and every cell 40 ms.
+Gradients come from the engine (keras_side/engines.py): jax.vjp over stateless_call, a GradientTape, or torch.autograd.
 """
 
 import importlib
 import importlib.util
-import json
 import os
 import sys
 
@@ -156,7 +154,8 @@ def build(network, params, dtype, variant, device):
     if network.get("model"):
         if variant.startswith(BUILTIN):
             raise NotImplementedError("network.model has no layers of yours that a built-in one could replace")
-        return part("whole", "keras").whole(Model, ENGINES, part)(keras, network, params, dtype)
+        whole = part("whole", "keras").whole(Model, part("engines", "keras").ENGINES, part)
+        return whole(keras, network, params, dtype)
     return Model(keras, network, params, dtype, own="" if variant.startswith(BUILTIN) else network.get("custom") or "")
 
 
@@ -195,165 +194,6 @@ def make_layer(layers, layer, params, dtype):
     return made
 
 
-class Jax:
-    """Gradients by jax.vjp; layers are called without their state, which is put back afterwards."""
-
-    def __init__(self, model):
-        import jax
-
-        self.jax, self.model = jax, model
-        frozen = [name for name, layer in model.made.items() if not layer.trainable]
-        given = [model.rows, model.shapes, model.dtype, model.last, frozen, repr(model.custom), model.arguments]
-        text = json.dumps(given, sort_keys=True)
-        self.run = compiled(jax, model, text)
-
-    def tensor(self, x, dtype):
-        return self.jax.numpy.asarray(x, dtype=dtype)
-
-    def values(self):
-        made = self.model.made
-        variables = {name: [held.value for held in layer.trainable_variables] for name, layer in made.items()}
-        fixed = {name: [held.value for held in layer.non_trainable_variables] for name, layer in made.items()}
-        return tuple(self.model.modes.items()), variables, fixed
-
-    def keep(self, moved):
-        for name, values in moved.items():
-            for held, value in zip(self.model.made[name].non_trainable_variables, values):
-                held.assign(value)
-
-    def forward(self, data):
-        out, (seen, moved) = self.run["forward"](*self.values(), data)
-        self.keep(moved)
-        return out, seen
-
-    def record(self, data):
-        out, pull, (seen, moved) = self.run["recorded"](*self.values(), data)
-        self.keep(moved)
-        return out, seen, pull
-
-    def backward(self, pull, dy):
-        """(gradient by the input, {layer: gradients in the order of its trainable variables})."""
-        grads, data = self.run["backward"](pull, dy)
-        return data, grads
-
-
-def compiled(jax, model, text, _made={}):  # noqa: B006 - the default is the cache: one compilation per network and shape
-    """Jitted functions of a network; its layers serve as the pattern for all later ones, their state is never used."""
-    if text in _made:
-        return _made[text]
-    pattern = (model.keras.ops, model.rows, model.made, model.last, model.own)
-
-    def forward(modes, trainable, fixed, x):
-        moved = {}
-
-        def call(name, layer, x, **keywords):
-            y, moved[name] = layer.stateless_call(trainable[name], fixed[name], x, **keywords)
-            return y
-
-        out, seen = walk(pattern, dict(modes), x, call)
-        return out, (seen, moved)
-
-    def recorded(modes, trainable, fixed, x):
-        return jax.vjp(lambda p, v: forward(modes, p, fixed, v), trainable, x, has_aux=True)
-
-    _made[text] = {
-        "forward": jax.jit(forward, static_argnums=0),
-        "recorded": jax.jit(recorded, static_argnums=0),
-        "backward": jax.jit(lambda pull, dy: pull(dy)),
-    }
-    return _made[text]
-
-
-class TensorFlow:
-    """Gradients by a persistent GradientTape per forward."""
-
-    def __init__(self, model):
-        import tensorflow
-
-        self.tf, self.model = tensorflow, model
-
-    def tensor(self, x, dtype):
-        return self.tf.cast(self.tf.convert_to_tensor(x), dtype)
-
-    def record(self, data):
-        with self.tf.GradientTape(persistent=True) as tape:
-            tape.watch(data)
-            out, seen = self.model.walk(data)
-        return out, seen, (tape, data, out)
-
-    def backward(self, kept, dy):
-        tape, data, out = kept
-        variables = {
-            name: [held.value for held in layer.trainable_variables] for name, layer in self.model.made.items()
-        }
-        return tape.gradient(out, (data, variables), output_gradients=dy)
-
-
-class Torch:
-    """Gradients by torch.autograd."""
-
-    def __init__(self, model):
-        import torch
-
-        self.torch, self.model = torch, model
-
-    def tensor(self, x, dtype):
-        return self.model.keras.ops.convert_to_tensor(np.array(x), dtype=dtype)
-
-    def record(self, data):
-        data.requires_grad_()
-        out, seen = self.model.walk(data)
-        return out, seen, (data, out)
-
-    def backward(self, kept, dy):
-        data, out = kept
-        made = self.model.made
-        names = [(name, held.value) for name, layer in made.items() for held in layer.trainable_variables]
-        found = self.torch.autograd.grad(
-            out, [data] + [held for _, held in names], dy, retain_graph=True, allow_unused=True
-        )
-        grads = {name: [] for name in made}
-        for (name, _), grad in zip(names, found[1:]):
-            grads[name].append(grad)
-        return found[0], grads
-
-
-ENGINES = {"jax": Jax, "tensorflow": TensorFlow, "torch": Torch}
-
-
-def walk(pattern, modes, x, call):
-    """(output, {layer: (input, output)}). Flattening is in channels-first order: that is how dense weights come."""
-    ops, rows, made, last, own = pattern
-    seen = {}
-    for row in rows:
-        name, kind, before, rank = row["name"], row["type"], x, len(x.shape)
-        if kind == "batch_norm" and name in own:
-            turned = own[name].turned
-            x = ops.moveaxis(x, 1, -1) if turned else x
-            x = call(name, made[name], x, **({"training": modes[name]} if own[name].told else {}))
-            x = ops.moveaxis(x, -1, 1) if turned else x
-        elif kind == "batch_norm":
-            x = call(name, made[name], x, training=modes[name])
-        elif kind == "dense":
-            x = call(name, made[name], x)
-        elif kind == "conv2d":
-            x = x if last else ops.transpose(x, (0, 2, 3, 1))
-            x = call(name, made[name], padded(ops, x, row["options"].get("padding", 0)))
-            x = x if last else ops.transpose(x, (0, 3, 1, 2))
-        elif kind == "relu":
-            x = ops.relu(x)
-        elif kind == "flatten":
-            x, last = ops.reshape(ops.moveaxis(x, -1, 1) if last else x, (x.shape[0], int(np.prod(x.shape[1:])))), False
-        else:
-            x, last = ops.mean(x, axis=tuple(range(1, rank - 1) if last else range(2, rank))), False
-        seen[name] = (before, x)
-    return x, seen
-
-
-def padded(ops, x, pad):
-    return ops.pad(x, [[0, 0], [pad, pad], [pad, pad], [0, 0]]) if pad else x
-
-
 class Model:
     """The worker's model contract."""
 
@@ -372,7 +212,7 @@ class Model:
         self.start()
 
     def start(self):
-        self.engine = ENGINES[self.keras.backend.backend()](self)
+        self.engine = part("engines", "keras").ENGINES[self.keras.backend.backend()](self)
         self.tape, self.used_up, self.seen, self.first = [], False, {}, None
 
     def assemble(self):
@@ -407,7 +247,7 @@ class Model:
             held.assign(np.ascontiguousarray(value).astype("float32" if self.dtype == "bfloat16" else self.dtype))
 
     def walk(self, x):
-        return walk(
+        return part("engines", "keras").walk(
             (self.keras.ops, self.rows, self.made, self.last, self.own),
             self.modes,
             x,

@@ -8,7 +8,7 @@ SAMPLES, SIDE = 8, 32  # of made-up inputs, where the model leaves them open
 
 def play(keras, part, failed, job, folder):
     backend, custom = part("backends", "keras"), part("torch_side", "custom")
-    whole = part("keras_side", "whole").whole(backend.Model, backend.ENGINES, backend.part)
+    whole = part("keras_side", "whole").whole(backend.Model, part("keras_side", "engines").ENGINES, backend.part)
     text = "%s:%s" % (job["module"], job["name"])
     network = {"model": text, "arguments": job["with"], "output": "*", "layers": []}
     try:

@@ -11,7 +11,7 @@ operator). eps is not part of a torch checkpoint: a rebuilt head takes the defau
 from collections.abc import Iterable, Iterator
 
 from bncheck.diagnosis.lived.departures import Departure
-from bncheck.diagnosis.replay.attribution import left_open
+from bncheck.diagnosis.replay.sides import left_open
 from bncheck.diagnosis.rules.attributed import Side, accounts_for, differing_facets, summary
 from bncheck.diagnosis.rules.constant_input import eps_of_each
 from bncheck.diagnosis.rules.departing import about_departures
