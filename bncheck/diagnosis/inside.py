@@ -56,6 +56,7 @@ class Alone:
     builtin: Trace
     why: str = ""
     single: tuple[str, ...] = ()  # what of gamma and beta is one number for all channels
+    form: str = ""  # what it holds in the place of a variance
     turned: bool = False  # it calls the other share of its average momentum than the built-in layer does
 
     @property
@@ -122,6 +123,7 @@ def alone_of(place: int, row: Mapping[str, Any], arrays: Mapping[str, Any], code
         own=own,
         builtin=builtin,
         single=tuple(row.get("single") or ()),
+        form=str(row.get("form") or ""),
         turned=row.get("held") is not None and row["held"] != row.get("weight"),
         why=row["why"] or ("" if own.arrays and builtin.arrays else "nothing was recorded"),
     )
