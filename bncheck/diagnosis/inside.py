@@ -219,12 +219,16 @@ def verdict_on(layer: Alone, home: Framework) -> Verdict:
         if item.cause in TELLING
         and item.kind != "rounding"
         and not (item.cause == "update-phase" and in_time(views[0]))
-        and not (
-            item.cause == "gradient" and layer.single
-        )  # one gradient, where the built-in layer has one per channel
+        and item.cause not in unsaid(layer)
     )
     strange = not telling and any(item.cause == "unexplained" for item in all_found)
     return Verdict(layer.names, layer.kind, telling, turned=layer.turned, strange=strange, single=layer.single)
+
+
+def unsaid(layer: Alone) -> tuple[str, ...]:
+    """Causes that do not show in a layer: one gamma for all channels has one gradient, where the built-in layer has one
+    for each; what it holds in the place of a variance may have an eps in it, and may not."""
+    return ("gradient",) * bool(layer.single) + ("eps",) * bool(layer.form)
 
 
 def findings_inside(found: Sequence[Verdict]) -> list[Finding]:

@@ -43,9 +43,10 @@ def play(part, target, variants, found, ops):
     """([what is said of each layer that was played], {name: array}). ``found``: {name: (layer, its facts)}; a fact is
     ``shape`` of its input, ``axis``, ``channels``, ``eps`` and ``weight`` (its momentum as the weight of the new batch)
     as it holds them or None, ``has`` (which of its state is found), ``root`` (the class of all layers); where these are
-    said, ``single`` (what of it is one number for all channels), ``why`` it cannot be played, ``form`` (what it holds
-    in the place of a variance) and ``play`` (what is played in its place). ``variants``: the backend's, of a layer of the user's and of the built-in; ``ops``: what
-    events are, as jobs say it. Of layers of one class with the same settings the first is played."""
+    said, ``single`` (what of it is one number for all channels), ``form`` (what it holds in the place of a variance),
+    ``why`` it cannot be played, and ``play`` (what is played in its place). ``variants``: the backend's, of a layer of
+    the user's and of the built-in; ``ops``: what events are, as jobs say it. Of layers of one class with the same
+    settings the first is played."""
     backend, run, said, arrays = part("backends", target), part("", "run"), [], {}
     usual = documented(backend)
     for place, names in enumerate(alike(found)):
