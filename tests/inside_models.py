@@ -58,6 +58,18 @@ class Deviation(Mu):
 
 
 class Inverse(Mu):
+    eps = 1e-5
+
+    def to_var(self, held: Any) -> Any:
+        return held**-2 - self.eps
+
+    def from_var(self, var: Any) -> Any:
+        return (var + self.eps) ** -0.5
+
+
+class InverseLiteral(Inverse):
+    eps = None
+
     def to_var(self, held: Any) -> Any:
         return held**-2 - 1e-5
 
@@ -107,9 +119,20 @@ class FusedWithConv(Mu):
         return super().forward(torch.cumsum(x, 1) ** 2)
 
 
+class Last(Biased):
+    """The channels come last."""
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 KINDS = {each.__name__: each for each in (
-    Mu, Averages, Deviation, Inverse, Logarithm, DeviationAveraged, Biased, Wide, FusedWithConv,
+    Mu, Averages, Deviation, Inverse, InverseLiteral, Logarithm, DeviationAveraged, Biased, Wide, FusedWithConv, Last,
 )}  # fmt: skip
+
+
+def through(norm: nn.Module, x: Any) -> Any:
+    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if isinstance(norm, Last) else norm(x=x)
 
 
 class Zoo(nn.Module):
@@ -125,7 +148,7 @@ class Zoo(nn.Module):
 
     def forward(self, x: Any) -> Any:
         x = self.twice(self.stem(x))
-        found = [norm(x=conv(x)) for conv, norm in self.rest.values()]
+        found = [through(norm, conv(x)) for conv, norm in self.rest.values()]
         return self.twice(torch.relu(sum(found)))
 
 

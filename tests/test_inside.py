@@ -114,6 +114,19 @@ def test_a_layer_that_is_meant_otherwise_is_not_held_against_it() -> None:
     ]
 
 
+def test_of_a_layer_that_holds_a_deviation_no_eps_is_said() -> None:
+    """A deviation may hold an eps, and may not: another eps of what it computes is then none of the layer's."""
+    assert judged(layer(recorded(eps=1e-2), form="deviation")).findings == ()
+
+
+def test_one_gamma_for_all_channels_is_said_and_no_gradient_of_it() -> None:
+    verdict = judged(layer(recorded(), single=["gamma", "beta"]))
+    assert verdict.findings == ()
+    assert remarks_inside([verdict], [], "PyTorch") == [
+        "bn1 (MyBN): it has one gamma and one beta for all its channels, where PyTorch's BatchNorm has one for each."
+    ]
+
+
 def test_a_layer_that_could_not_be_played_says_why() -> None:
     verdict = judged(layer({}, why="it takes two tensors", names=["1"]))
     assert verdict.remark == "it could not be played by itself: it takes two tensors"

@@ -209,9 +209,9 @@ def test_layers_are_found_by_what_they_do_and_judged_one_by_one(run: dict[str, A
     }
     assert found == {
         ("rest.DeviationAveraged.1", "wrong-statistic"), ("rest.DeviationAveraged.1", "normaliser-source"),
-        ("rest.Biased.1", "variance-divisor"),
+        ("rest.Biased.1", "variance-divisor"), ("rest.Last.1", "variance-divisor"),
     }  # fmt: skip
-    assert cell["judged"] == 9, "two built-in layers, one called twice, and seven of nine others"
+    assert cell["judged"] == 10, "two built-in layers, one called twice, and eight of eleven others"
     said = cell["remarks"]
     assert "both built-in layers did what PyTorch documents" in said[0]
     taken = "By what they do in training, mu and sigma2 of {} were taken for its running mean and variance"

@@ -57,6 +57,7 @@ class Alone:
     why: str = ""
     single: tuple[str, ...] = ()  # what of gamma and beta is one number for all channels
     apart: str = ""  # what sets it apart from BatchNorm before anything is played; "" for nothing
+    form: str = ""  # what it holds in the place of a variance
     turned: bool = False  # it calls the other share of its average momentum than the built-in layer does
 
     @property
@@ -123,6 +124,7 @@ def alone_of(place: int, row: Mapping[str, Any], arrays: Mapping[str, Any], code
         own=own,
         builtin=builtin,
         single=tuple(row.get("single") or ()),
+        form=str(row.get("form") or ""),
         turned=row.get("held") is not None and row["held"] != row.get("weight"),
         apart=str(row.get("apart") or ""),
         why=str(row["why"]) or ("" if row.get("apart") or own.arrays and builtin.arrays else "nothing was recorded"),
@@ -221,12 +223,16 @@ def verdict_on(layer: Alone, home: Framework) -> Verdict:
         if item.cause in TELLING
         and item.kind != "rounding"
         and not (item.cause == "update-phase" and in_time(views[0]))
-        and not (
-            item.cause == "gradient" and layer.single
-        )  # one gradient, where the built-in layer has one per channel
+        and item.cause not in unsaid(layer)
     )
     strange = not telling and any(item.cause == "unexplained" for item in all_found)
     return Verdict(layer.names, layer.kind, telling, turned=layer.turned, strange=strange, single=layer.single)
+
+
+def unsaid(layer: Alone) -> tuple[str, ...]:
+    """Causes that do not show in a layer: one gamma for all channels has one gradient, where the built-in layer has one
+    for each; what it holds in the place of a variance may have an eps in it, and may not."""
+    return ("gradient",) * bool(layer.single) + ("eps",) * bool(layer.form)
 
 
 def findings_inside(found: Sequence[Verdict]) -> list[Finding]:

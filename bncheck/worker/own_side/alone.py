@@ -42,10 +42,11 @@ class Given:
 def play(part, target, variants, found, ops):
     """([what is said of each layer that was played], {name: array}). ``found``: {name: (layer, its facts)}; a fact is
     ``shape`` of its input, ``axis``, ``channels``, ``eps`` and ``weight`` (its momentum as the weight of the new batch)
-    as it holds them or None, ``has`` (which of its state is found), ``root`` (the class of all layers); where it is
-    said, ``single`` (what of it is one number for all channels) and ``why`` it cannot be played. ``variants``:
-    the backend's, of a layer of the user's and of the built-in; ``ops``: what events are, as jobs say it. Of layers of
-    one class with the same settings the first is played."""
+    as it holds them or None, ``has`` (which of its state is found), ``root`` (the class of all layers); where these are
+    said, ``single`` (what of it is one number for all channels), ``form`` (what it holds in the place of a variance),
+    ``why`` it cannot be played, and ``play`` (what is played in its place). ``variants``: the backend's, of a layer of
+    the user's and of the built-in; ``ops``: what events are, as jobs say it. Of layers of one class with the same
+    settings the first is played."""
     backend, run, said, arrays = part("backends", target), part("", "run"), [], {}
     usual = documented(backend)
     for place, names in enumerate(alike(found)):
@@ -60,6 +61,7 @@ def play(part, target, variants, found, ops):
             "shape": facts["shape"],
             "has": list(facts["has"]),
             "single": list(facts.get("single", ())),
+            "form": facts.get("form", ""),
             "events": EVENTS,
         }
         if facts.get("apart"):
@@ -67,7 +69,7 @@ def play(part, target, variants, found, ops):
             continue
         facts.update((word, usual[word]) for word in usual if facts[word] is None)
         why = ENOUGH if place >= MOST else facts.get("why", "")
-        mine, why = ({}, why) if why else played(run, backend, facts, Given(layer), variants[0], ops)
+        mine, why = ({}, why) if why else played(run, backend, facts, Given(facts.get("play", layer)), variants[0], ops)
         asked = settled(mine, facts) if not why else {}
         theirs, why = ({}, why) if why else played(run, backend, dict(facts, **asked), None, variants[1], ops)
         held = facts["weight"] if not why else None

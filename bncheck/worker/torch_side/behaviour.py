@@ -12,7 +12,6 @@ import numpy as np
 
 LARGEST = 1 << 16  # values of a buffer: tables of positions and kernels are larger
 TRIES = 3  # forwards in training after which a module whose buffers stand still is left alone
-EPS = (0.0, 1e-5, 1e-3)  # that may lie in an inverse deviation, beside one that the layer holds
 CLOSE = 1e-3  # of the largest step: float32 arithmetic stays far below, any other rule far above
 
 
@@ -42,15 +41,14 @@ def forms(module, variances):
     variance itself, or as it is held."""
     deviations = [np.sqrt(var) for var in variances]
     eps = getattr(module, "eps", None)
-    inside = dict.fromkeys(EPS + ((eps,) if isinstance(eps, float) else ()))
+    inside = {"eps": eps} if isinstance(eps, float) else {"eps": 0.0, "unsure": True}  # a literal one shows too little
     yield {}, variances
     yield {"form": "deviation"}, variances
     yield {"form": "deviation", "raw": True}, deviations
     yield {"form": "logarithm"}, variances
-    for each in inside:
-        yield {"form": "inverse", "eps": each}, variances
-        with np.errstate(all="ignore"):
-            yield {"form": "inverse", "eps": each, "raw": True}, [(var + each) ** -0.5 for var in variances]
+    yield dict(inside, form="inverse"), variances
+    with np.errstate(all="ignore"):
+        yield dict(inside, form="inverse", raw=True), [(var + inside["eps"]) ** -0.5 for var in variances]
 
 
 def read(words):
@@ -101,7 +99,7 @@ class Suspect:
             ]
             off, spread, form = min(found, key=lambda each: each[0])
             if name and rest and not spread:
-                spread, form = self.other(names, moved, name), {}
+                spread, form = self.other(names, moved, name), {"guessed": True}
             if name and spread:
                 return self.named(module, size, name, spread, form, moved)
         return None

@@ -303,7 +303,7 @@ def as_meant(norm, what, array):
 
 
 def from_form(norm, what, value, way):
-    words = LEARNT.get(norm, {})
+    words = LEARNT.get(holder(norm), {})
     if what != "running_var" or not words.get("form"):
         return value
     return getattr(sys.modules["bncheck_torch_keeping"], way)(value, words)  # it has made these words

@@ -184,28 +184,50 @@ def facts(torch, custom, layer, shape):
     if any(id(each) not in known for each in layer.parameters()):
         return None
     channels, (eps, momentum) = held["running_mean"].numel(), (custom.find(layer, word) for word in ("eps", "momentum"))
+    last = len(shape) > 2 and shape[1] != channels and shape[-1] == channels
+    shape = [shape[0], channels] + list(shape[1:-1]) if last else list(shape)
     if len(shape) < 2 or shape[1] != channels or (hasattr(layer, "momentum") and layer.momentum is None):
         return None
     sizes = {what: held[what].numel() for what in ("gamma", "beta") if held[what] is not None}
     odd = ["%s of the shape %s" % (what, tuple(held[what].shape)) for what in sizes if sizes[what] not in (1, channels)]
+    why = "it has a %s, and not a number for each of its %d channels" % (" and a ".join(odd), channels) if odd else ""
+    if custom.LEARNT.get(layer, {}).get("unsure"):
+        why = why or "it holds one over a standard deviation, and how much eps is in that does not show"
     for each in layer.parameters():
         each.requires_grad_()  # frozen from outside, for fine-tuning: what the layer computes is the question
     counter = custom.find(layer, "counter")
     if isinstance(counter, torch.Tensor):
         counter.zero_()  # as the built-in layer's that it is played beside
     return {
-        "shape": list(shape),
+        "shape": shape,
+        "play": turned(torch, layer) if last else layer,
         "axis": 1,
         "channels": channels,
         "eps": plain(eps),
         "weight": plain(momentum),
         "has": [what for what, each in held.items() if each is not None],
         "single": [what for what in sizes if sizes[what] == 1 < channels],
-        "why": "it has a %s, and not a number for each of its %d channels" % (" and a ".join(odd), channels)
-        if odd
-        else "",
+        "why": why,
+        "form": custom.LEARNT.get(layer, {}).get("form", ""),
         "root": torch.nn.Module,
     }
+
+
+def turned(torch, layer):
+    """A layer whose channels come last, in the place of one that has them second."""
+
+    class Turned(torch.nn.Module):
+        def __init__(self):
+            super(Turned, self).__init__()
+            self.inner = layer
+
+        def forward(self, x):
+            order = [0] + list(range(2, x.dim())) + [1]
+            back = [0, x.dim() - 1] + list(range(1, x.dim() - 1))
+            return self.inner(x.permute(*order)).permute(*back)
+
+    Turned.__name__ = type(layer).__name__
+    return Turned()
 
 
 def plain(value):

@@ -20,7 +20,7 @@ COUNTERS = ("num_batches_tracked", "counter", "num_batches")
 GAMMAS, BETAS = ("weight", "gamma", "scale", "gain"), ("bias", "beta", "shift", "offset")
 # module → its words, of layers whose names say nothing and whose behaviour was seen (shown.py). Beside the usual
 # words: ``form``, of what it keeps in the place of a variance ("deviation", "inverse", "logarithm"), and ``eps`` inside
-# an inverse.
+# an inverse (``unsure``: it holds none).
 SHOWN = weakref.WeakKeyDictionary()
 LITTLE = sys.byteorder == "little"
 OWN_DICTS = ("_modules", "_parameters", "_buffers")  # of nn.Module

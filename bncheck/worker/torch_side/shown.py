@@ -92,13 +92,13 @@ def taken(module, words):
         "inverse": "one over a standard deviation",
         "logarithm": "a logarithm",
     }
-    held = forms.get(words.get("form"), "")
-    return "By what they do in training, %s and %s of %s were taken for its running mean and variance%s." % (
-        words["mean"],
-        words["var"] or words["deviation"],
-        type(module).__name__,
-        ", which it holds as %s" % held if held else "",
-    )
+    held, kind = forms.get(words.get("form"), ""), type(module).__name__
+    mean, spread = words["mean"], words["var"] or words["deviation"]
+    if words.get("guessed"):
+        said = "By what it does in training, %s of %s was taken for its running mean; %s, which moves beside it, for "
+        return said % (mean, kind, spread) + "its running variance."
+    said = "By what they do in training, %s and %s of %s were taken for its running mean and variance%s."
+    return said % (mean, spread, kind, ", which it holds as %s" % held if held else "")
 
 
 def strange(torch, part, net):
