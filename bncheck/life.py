@@ -51,7 +51,7 @@ HAPPENINGS: Mapping[str, str] = {
     "copy": "a module was copied (module)",
     "export": "a module was exported, traced or compiled (module, by)",
     "convert": "a layer was put in another's place, or changed its class or dtype (was, became)",
-    "requires_grad": "gamma or beta was frozen or thawed (layers, value; flag: the layer's own, where that is not all of it)",
+    "requires_grad": "gamma or beta was frozen or thawed (layers, value; flag: the layer's own, where it says less)",
     "jump": "running statistics changed although no forward of the layer did it (quantity, largest)",
     "nonfinite": "the first NaN or Inf of a layer (in: input, state or output; born: true if the input was finite)",
     "refused": "a layer refused a batch of training (n: values per channel)",

@@ -205,3 +205,20 @@ def test_mean_and_variance_that_changed_places_are_told_apart_from_single_damage
         assert {found.cause for found in judge_holding(make_holding(*exchanged))} == {"state-mismatch"}, seed
         damaged = [replace(held, running_var=np.r_[-held.running_var[:1], held.running_var[1:]]) for held in signed]
         assert {found.cause for found in judge_holding(make_holding(*damaged))} == {"poisoned-state"}, seed
+
+
+def test_a_momentum_that_lets_nothing_move_is_the_cause_of_statistics_that_did_not() -> None:
+    new = fresh("a", gamma=GAMMA, beta=BETA, counter=None, momentum=1.0)
+    assert said(judge_holding(model(new, make_held("b", momentum=0.9), framework="paddle"))) == [
+        ("hazard", "batch-weight")
+    ]
+
+
+def test_a_layer_in_half_precision_beside_others_in_float32_is_named() -> None:
+    def held(layer: str, dtype: str, **more: Any) -> Any:
+        return make_held(layer, dtypes={"running_mean": dtype, "running_var": dtype, "gamma": dtype}, **more)
+
+    (item,) = judge_holding(model(held("a", "bfloat16"), held("b", "float32", **OTHER), framework="keras"))
+    assert item.cause == "low-precision-stall"
+    assert "running statistics of a are in bfloat16, those of other layers are not" in item.title
+    assert judge_holding(model(held("a", "bfloat16"), held("b", "bfloat16", **OTHER), framework="keras")) == ()

@@ -70,3 +70,56 @@ def test_nan_in_a_compiled_step_is_said_with_its_step_and_not_with_what_brought_
         "The running statistics of norm hold NaN or Inf from step 3 on (train.py:11), and eval is NaN from then on. "
         "That step is compiled: what reached the layers there was not seen."
     )
+
+
+def trained_from_new(weight: float, batch: float, moved: int = 1) -> Life:
+    """A layer as it is built, eight steps of batches of that mean and a variance of 1, an evaluation behind them."""
+    left = (1 - weight) ** np.arange(9)
+    held = {
+        key: np.append(value, value[-1:], axis=0)
+        for key, value in moments().items()
+        if key in ("gamma", "eps", "n", "samples", "call", "in_backward", "gradients")
+    }
+    means = np.stack([batch * (1 - left)] * 2, axis=1)
+    held.update(
+        index=np.arange(9), step=np.arange(9), training=np.array([1] * 8 + [0]), mean_before=means,
+        mean_after=np.append(means[1:], means[-1:], axis=0), var_before=np.ones((9, 2)), var_after=np.ones((9, 2)),
+        momentum=np.full(9, 1 - weight),
+    )  # fmt: skip
+    spans = (
+        Span(0, 7, 0, 7, 8, True, moved=8 * moved, called_from=FIT),
+        Span(8, 8, 8, 8, 1, False, gradients=False, moved=0, called_from=FIT),
+    )
+    layer = LayerLife("norm", "BatchNormalization", 2, held, spans, trainable=True)
+    return Life("train.py", "keras", "3.15", (layer,), (), steps=8, forwards=9)
+
+
+def test_statistics_that_hold_most_of_their_start_show_it_by_themselves() -> None:
+    (item,) = judge_life(trained_from_new(0.01, 3.0))
+    assert item.cause == "few-updates"
+    assert item.title == (
+        "After 8 updates of weight 0.01 the running statistics of norm still hold 92.3 % of what they started from, "
+        "mean 0 and variance 1, and eval normalises with that. By what norm took in, its batches lie 2.77 standard "
+        "deviations off."
+    )
+
+
+def test_statistics_that_hold_their_start_where_the_data_are_like_it_and_such_that_moved_on_are_left_alone() -> None:
+    assert said(trained_from_new(0.01, 0.1)) == []
+    assert said(trained_from_new(0.3, 3.0)) == []
+
+
+def test_a_weight_of_nothing_is_why_compiled_training_moves_nothing() -> None:
+    (item,) = judge_life(trained_from_new(0.0, 3.0, moved=0))
+    assert item.cause == "never-updated"
+    assert item.title.startswith(
+        "None of 8 training forwards moved the running statistics of norm, because momentum is 1."
+    )
+
+
+def test_variables_that_were_frozen_one_by_one_are_no_flag_that_came_too_late() -> None:
+    by_hand = Happening("requires_grad", 4, 4, ("norm",), None, {"value": False, "flag": True})
+    still = life(moments(gammas=[0, 1, 2, 3, 4, 4, 4, 4]), by_hand, trainable=False)
+    (item,) = judge_life(still)
+    assert item.title.startswith("norm is frozen by halves: gamma and beta get no gradients")
+    assert item.advice == "set trainable = False on these layers, not on their variables: they then run in inference"

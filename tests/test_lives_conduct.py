@@ -168,3 +168,31 @@ def test_what_a_rule_explains_is_not_unexplained_as_well(rules: dict[str, Any], 
 def test_a_layer_of_ones_own_is_not_held_to_what_it_never_claimed() -> None:
     assert unexplained(spoilt("var_after", slice(12, 13), 2, 1.5, own=True, kind="MyBatchNorm")) == []
     assert unexplained(lived_by()) == []
+
+
+def test_one_minus_a_momentum_is_what_float32_makes_of_it() -> None:
+    """1 - 0.999 is 0.00100005 there, and data far from the start show it."""
+    layer = Layer(8, Rules(weight=float(1 - np.float32(0.999)), held=0.999, divisor="n"))
+    data = drawn(np.random.default_rng(3), channels=8)
+    data.level = data.level + 300 * data.spread
+    train(layer, data, 30, 16)
+    (found,) = lived(life_of(layer, framework="paddle"))
+    assert found.conduct.innocent and found.conduct.stepped.all()
+
+
+def test_a_forward_of_mxnet_that_nobody_goes_back_through_leaves_the_statistics() -> None:
+    layer, data = Layer(8, Rules(divisor="n", held=0.9)), drawn(np.random.default_rng(3), channels=8)
+    train(layer, data, 5, 16)
+    layer.rules = replace(layer.rules, weight=0.0)
+    layer.forward(data.batch(16), True, gradients=False)
+    layer.forward(data.batch(16), True, gradients=True)  # behind a part that is frozen
+    conduct = [lived(life_of(layer, framework=name))[0].conduct for name in ("mxnet", "paddle")]
+    assert [each.odd_step.sum() for each in conduct] == [0, 2]
+
+
+def test_nan_in_one_channel_is_no_layer_without_statistics() -> None:
+    layer, data = Layer(8), drawn(np.random.default_rng(3), channels=8)
+    train(layer, data, 5, 16)
+    layer.v[2] = np.nan
+    evaluate(layer, data, 3, 16)
+    assert "unexplained" not in [item.cause for item in judge_life(life_of(layer))]

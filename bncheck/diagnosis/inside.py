@@ -127,7 +127,7 @@ def alone_of(place: int, row: Mapping[str, Any], arrays: Mapping[str, Any], code
         form=str(row.get("form") or ""),
         turned=row.get("held") is not None and row["held"] != row.get("weight"),
         apart=str(row.get("apart") or ""),
-        why=str(row["why"]) or ("" if row.get("apart") or own.arrays and builtin.arrays else "nothing was recorded"),
+        why=str(row["why"]) or ("" if (own.arrays and builtin.arrays) or row.get("apart") else "nothing was recorded"),
     )
 
 

@@ -96,7 +96,7 @@ def training_in_eval(said: Mapping[str, Any], life: Life, target: str) -> Iterat
 def leak(layers: Sequence[str], why: str, moved: bool, framework: str, target: str) -> Finding:
     ending = ", and moves the running statistics" if moved else ""
     because = (
-        f"{several(layers)} {verb(layers, 'was', 'were')} made with {why}: eval, too, normalises with the batch{ending}."
+        f"{several(layers)} {verb(layers, 'was', 'were')} made with {why}: eval normalises with the batch{ending}."
         if why
         else f"The model runs {several(layers)} in training mode while it is evaluated: eval normalises with the "
         f"batch{ending}."
@@ -143,8 +143,8 @@ def aside(said: Mapping[str, Any], target: str, framework: str) -> Iterator[Find
             code="BN410",
             cause="unregistered",
             kind="hazard",
-            title=f"The model does not know {several(layers)}: {verb(layers, 'it is', 'they are')} kept in a plain list, a "
-            f"dict or an object, and {words.reach} do not reach {them}.",
+            title=f"The model does not know {several(layers)}: {verb(layers, 'it is', 'they are')} kept in a plain "
+            f"list, a dict or an object, and {words.reach} do not reach {them}.",
             targets=(target,),
             scenario="check",
             case="",

@@ -53,8 +53,9 @@ def conduct(record: Record, framework: str, synchronised: bool = False) -> Condu
     divisors = ("n-1", "n") if own else DIVISORS.get(framework, ("n-1", "n"))
     with np.errstate(all="ignore"):
         judged = record.sound & record.tracked & ~(record.training & synchronised)
+        slack = unsure(record, framework)
         tried = [
-            (odd_steps(record, weight, name, unsure(record, framework)) & judged & (np.isfinite(weight) | ~record.training), weight, name)
+            (odd_steps(record, weight, name, slack) & judged & (np.isfinite(weight) | ~record.training), weight, name)
             for weight in (senses(record) if own else [weights(record, framework)])
             for name in divisors
         ]

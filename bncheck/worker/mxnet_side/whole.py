@@ -34,9 +34,12 @@ def whole(base, part):
 
         def found(self):
             """One that stands at two places goes by the first of its names."""
-            blocks = dict((id(block), (name, block)) for name, block in list(part("own").blocks(self.root()))[::-1])
-            found = [each for each in list(blocks.values())[::-1] if shared.normalises(self.hands, each[1])]
-            return {name or "net": block for name, block in found}
+            found, known = {}, set()
+            for name, block in part("own").blocks(self.root()):
+                if id(block) not in known and shared.normalises(self.hands, block):
+                    found[name or "net"] = block
+                    known.add(id(block))
+            return found
 
         def tap(self):
             self.hooks = [block.register_forward_hook(self.seeing(name)) for name, block in self.norms.items()]

@@ -22,8 +22,8 @@ NAMES = {
 }
 TENSORS = ("running_mean", "running_var", "counter", "gamma", "beta")
 USUAL = {"gamma": 1.0, "beta": 0.0, "running_mean": 0.0, "running_var": 1.0}
-# State of unusual names: class → {what: (attribute, perhaps of a layer inside: "stats.mu", power)}; unusual.py finds it.
-# The power makes a variance of what is kept: 2 of a deviation, -2 of one over it.
+# State of unusual names, which unusual.py finds: class → {what: (attribute, perhaps of a layer inside: "stats.mu",
+# power)}. The power makes a variance of what is kept: 2 of a deviation, -2 of one over it.
 SHOWN = {}
 # What a constructor may call the number of channels.
 CHANNELS = ("num_features", "num_channels", "in_channels", "channels", "features", "filters", "units", "dim")

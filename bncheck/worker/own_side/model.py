@@ -2,9 +2,11 @@
 in other batches, training, inference.
 
 Loaded by path, Python 3.7 syntax; no framework is known here. ``model`` is a backend's model of a whole network with
-``hands``, ``norms`` ({name: layer}), ``find(layer, what)``, ``seen`` (whole.py: each layer's calls in the last forward),
-``always(name)``, ``modules(net)``, ``evaluated(net, batch)`` and ``descend(dy, rate)`` beside the worker's contract. It answers in the words of subject/model.py; what its layers hold goes to ``held.npz``, what they
-live through to ``recording.npz`` (``<layer>/<quantity>``, docs/recording.md).
+``hands``, ``norms`` ({name: layer}), ``find(layer, what)``, ``seen`` (whole.py: each layer's calls in the last
+forward), ``always(name)``, ``modules(net)``, ``followed(modules)``, ``evaluated(net, batch)``, ``in_training(net,
+batch)`` and ``descend(dy, rate)`` beside the worker's contract. It answers in the words of subject/model.py; what its
+layers hold goes to ``held.npz``, what they live through to ``recording.npz`` (``<layer>/<quantity>``,
+docs/recording.md).
 """
 
 import os
@@ -339,9 +341,15 @@ class Life:
             "%s/%s" % (name, what): np.array([row[what] for row in rows])
             for name, rows in self.rows.items()
             for what in (rows[0] if rows else ())
-            if what in OF_ALL_CALLS or name not in self.several
-            if what not in ("var_before", "var_after") or power_of(self.model.find(self.model.norms[name], "running_var")) == 1
+            if self.tells(name, what)
         }
+
+    def tells(self, name, what):
+        """Whether a quantity is one of each forward: not where a layer runs more than once in one, and no variance
+        where it averages something else."""
+        if what in ("var_before", "var_after"):
+            return power_of(self.model.find(self.model.norms[name], "running_var")) == 1
+        return what in OF_ALL_CALLS or name not in self.several
 
 
 def gap(one, two):

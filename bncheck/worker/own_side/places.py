@@ -1,5 +1,5 @@
-"""Where in a model of the user's its normalising layers run: at several places, or where the model itself does not reach
-them.
+"""Where in a model of the user's its normalising layers run: at several places, or where the model itself does not
+reach them.
 
 Loaded by path beside own_side/model.py; Python 3.7 syntax, no framework is known here. One forward in inference is
 followed, module by module.

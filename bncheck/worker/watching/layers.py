@@ -23,7 +23,7 @@ class Eye:
         self.seen = seen  # (layer, args, kwargs) → its input, or None where it is no array of numbers now
         self.training = training  # (layer, args, kwargs) → whether the batch normalises and moves the statistics
         self.state = state  # (layer) → {"mean", "var", "gamma", "beta": tensor or None}
-        # (layer, input) → {"axis", "eps", "momentum", "trainable"}, and "learns" where a layer's flag is not all of that
+        # (layer, input) → {"axis", "eps", "momentum", "trainable"}, and "learns" where the layer's flag says less
         self.settings = settings
         self.array = array  # (tensor) → NumPy array
         self.gradients = gradients  # () → whether gradients are recorded

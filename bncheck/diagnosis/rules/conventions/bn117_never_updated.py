@@ -17,8 +17,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bncheck.diagnosis.lived.in_place import NEW_BATCH
-from bncheck.diagnosis.lived.judged import FORWARDS, Lived, unmoved
+from bncheck.diagnosis.lived.judged import Lived, unmoved
 from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import summary
 from bncheck.diagnosis.rules.gaps import anew, weight_of
@@ -26,12 +25,13 @@ from bncheck.diagnosis.rules.holdings import start
 from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.layer_names import named, of_all
 from bncheck.diagnosis.rules.leftover import explained_by_conventions
+from bncheck.diagnosis.rules.lives.unseen import never_moved
 from bncheck.diagnosis.rules.lives.words import Said, of_life
 from bncheck.diagnosis.rules.movement import forwards_behind, holds_training, moved
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
-from bncheck.life import Holding, LayerLife, Life
+from bncheck.life import Holding, Life
 from bncheck.trace import STATISTICS
 
 CODE = "BN117"
@@ -115,7 +115,7 @@ def check_holding(holding: Holding) -> list[Finding]:
 
 def check_life(life: Life) -> list[Finding]:
     """Training forwards that moved nothing. (Layers that are only evaluated are BN402's.)"""
-    return of_life(life, CODE, CAUSE, [moved_nothing(life), compiled_with_no_weight(life)])
+    return of_life(life, CODE, CAUSE, [moved_nothing(life), never_moved(life)])
 
 
 def moved_nothing(life: Life) -> Said | None:
@@ -135,34 +135,6 @@ def moved_nothing(life: Life) -> Said | None:
         advice=f"{cure}; then {anew(life)}",
         evidence={"training forwards": ran, **gap_evidence(first)},
     )
-
-
-def compiled_with_no_weight(life: Life) -> Said | None:
-    """The same in compiled code, where nobody sees what went in: there the momentum has to say why."""
-    found = {layer.name: ran for layer in life.layers if (ran := unmoved_by_momentum(layer, life.framework))}
-    if not found:
-        return None
-    names_ = tuple(found)
-    held = float(np.asarray(life.layer(names_[0]).get("momentum"))[-1])
-    return Said(
-        layers=names_,
-        title=f"None of {found[names_[0]]:,} training forwards moved the running statistics of {of_all(names_, life)}, "
-        f"because momentum is {number(held)}. Eval will normalise with what they started from.",
-        advice=f"give momentum its usual value; then {anew(life)}",
-        evidence={"training forwards": found[names_[0]]},
-    )
-
-
-def unmoved_by_momentum(layer: LayerLife, framework: str) -> int:
-    """How many training forwards a new batch of weight 0 left without effect; 0 where that is not so, or not known."""
-    momentum = layer.get("momentum")
-    if layer.get("input_mean") is not None or momentum is None or not len(momentum):
-        return 0
-    runs = [span for span in layer.spans if span.training and span.gradients]
-    weight = np.asarray(momentum) if framework in NEW_BATCH else 1.0 - np.asarray(momentum)
-    ran = sum(span.forwards for span in runs)
-    still = all(span.moved == 0 for span in runs)
-    return ran if still and ran >= FORWARDS and bool((weight == 0).all()) else 0
 
 
 def in_eval(layer: Lived) -> str:

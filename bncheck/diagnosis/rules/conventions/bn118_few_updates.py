@@ -21,6 +21,8 @@ from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weighing
 from bncheck.diagnosis.rules.holdings.start import few_updates
 from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.leftover import batch_weight
+from bncheck.diagnosis.rules.lives.unseen import start_in_the_state
+from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.movement import holds_training, moved
 from bncheck.diagnosis.rules.revealed import eps_rows
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
@@ -174,7 +176,7 @@ def check_holding(holding: Holding) -> list[Finding]:
 
 
 def check_life(life: Life) -> list[Finding]:
-    return about_gap(life, CODE, CAUSE, start_left)
+    return about_gap(life, CODE, CAUSE, start_left) + of_life(life, CODE, CAUSE, [start_in_the_state(life)])
 
 
 def start_left(life: Life, layer: Lived, ev: Evaluation) -> Reason:

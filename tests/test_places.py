@@ -1,0 +1,113 @@
+"""Where and how a model runs its normalising layers, outside PyTorch's own recorder: places, modes, hidden layers; and
+what gives a layer of unusual names away. On literal records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bncheck.life import Happening, LayerLife, Life
+from bncheck.subjects.places import aside, at_unlike_places, training_in_eval
+from bncheck.worker.own_side import places, unusual
+from bncheck.worker.torch_side import behaviour
+
+
+def test_what_runs_before_and_behind_a_layer_looks_past_other_normalising_layers() -> None:
+    ran = ["conv1", "norm", "other", "conv2", "norm", "head"]
+    assert places.neighbours(ran, {"norm", "other"}) == {
+        "norm": [["conv1", "conv2"], ["conv2", "head"]],
+        "other": [["conv1", "conv2"]],
+    }
+    assert places.neighbours(["norm", "head"], {"norm"}) == {"norm": [["", "head"]]}
+
+
+def told(*calls: list[str]) -> list[str]:
+    said = {"places": {"norm": list(calls)}}
+    return [item.title for item in at_unlike_places(said, "model", [])]
+
+
+def test_a_layer_between_unlike_neighbours_is_at_two_places() -> None:
+    assert told(["conv1", "conv2"], ["conv2", "head"]) == [
+        "norm runs 2 times in a call of the model, behind conv1 and behind conv2: its running statistics mix what "
+        "reaches these places, and each training step moves them more than once."
+    ]
+    assert told(["", "conv"], ["conv", ""])[0].startswith("norm runs 2 times in a call of the model, at the model's")
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [["conv", "conv"], ["conv", "head"]],  # one branch for two inputs
+        [["conv", "head"], ["conv", "head"]],  # one network for two inputs
+        [["stem", "conv"], ["conv", "conv"], ["conv", "conv"]],  # a block that runs three times, its norm first
+        [["", ""], ["", ""]],  # nothing else holds weights
+    ],
+)
+def test_a_part_of_the_model_that_runs_more_than_once_is_meant(calls: list[list[str]]) -> None:
+    assert told(*calls) == []
+
+
+def lived(modes: list[int], means: list[float], framework: str = "paddle") -> Life:
+    """One layer, a forward each in eval, training, eval; ``means`` before each, and after the last."""
+    moments: dict[str, Any] = {
+        "index": np.arange(3), "training": np.array(modes), "mean_before": np.array([means[:3]]).T,
+        "mean_after": np.array([means[1:]]).T,
+    }  # fmt: skip
+    phases = [Happening("phase", place, 0, (), None, {"name": name}) for place, name in enumerate(("eval", "train"))]
+    phases.append(Happening("phase", 2, 1, (), None, {"name": "eval after training"}))
+    return Life("model", framework, "3", (LayerLife("bn", "BatchNorm2D", 1, moments),), tuple(phases))
+
+
+def found(life: Life, always: str = "") -> list[tuple[str, str]]:
+    said = {"layers": [{"name": "bn", "always": always}]}
+    return [(item.cause, item.title) for item in training_in_eval(said, life, "model")]
+
+
+def test_a_layer_that_trains_while_the_model_is_evaluated_is_said_with_what_it_does() -> None:
+    assert found(lived([1, 1, 1], [0, 1, 2, 3])) == [
+        ("mode-leak", "The model runs bn in training mode while it is evaluated: eval normalises with the batch, and "
+         "moves the running statistics. A sample's output depends on the samples next to it.")
+    ]  # fmt: skip
+    assert found(lived([1, 1, 1], [0, 0, 1, 1], "mxnet"))[0][1].startswith(
+        "The model runs bn in training mode while it is evaluated: eval normalises with the batch. A sample's"
+    )
+    assert found(lived([0, 1, 0], [0, 0, 1, 1])) == []
+
+
+def test_a_setting_that_makes_it_train_is_named() -> None:
+    ((cause, title),) = found(lived([1, 1, 1], [0, 1, 2, 3]), "use_global_stats=False")
+    assert cause == "normaliser-source"
+    assert title.startswith("bn was made with use_global_stats=False: eval normalises with the batch, and moves")
+
+
+def test_a_hidden_layer_is_named_with_what_does_not_reach_it() -> None:
+    (item,) = aside({"aside": [{"name": "norms[0]", "kind": "BatchNorm"}]}, "model", "mxnet")
+    assert (item.cause, item.layer) == ("unregistered", "norms[0]")
+    assert item.title == (
+        "The model does not know norms[0]: it is kept in a plain list, a dict or an object, and initialize(), "
+        "collect_params() and save_parameters() do not reach it."
+    )
+    assert list(aside({}, "model", "mxnet")) == []
+
+
+MEAN, VAR = np.array([1.0, -2.0, 0.5]), np.array([4.0, 0.25, 1.0])
+
+
+def kept(**moved: Any) -> dict[str, tuple[str, int]]:
+    """What a layer shows that moved each of these a tenth of the way from 0 (``a``) or 1 (``b``)."""
+    suspect = behaviour.Suspect({})
+    suspect.before = {"a": np.zeros(3), "b": np.ones(3)}
+    suspect.after = {name: 0.9 * suspect.before[name] + 0.1 * np.asarray(goal) for name, goal in moved.items()}
+    return unusual.statistics(suspect, MEAN, VAR, 100)
+
+
+@pytest.mark.parametrize(("goal", "power"), [(VAR, 1), (VAR * 100 / 99, 1), (np.sqrt(VAR), 2), (1 / np.sqrt(VAR), -2)])
+def test_state_that_moves_like_a_mean_and_a_variance_is_known_by_that(goal: np.ndarray, power: int) -> None:
+    assert kept(a=MEAN, b=goal) == {"running_mean": ("a", 1), "running_var": ("b", power)}
+
+
+def test_state_that_moves_otherwise_is_none() -> None:
+    assert kept(a=MEAN, b=[2.0, 1.0, 0.0]) == {}
+    assert kept(a=[2.0, 1.0, 0.0], b=VAR) == {}

@@ -1,0 +1,87 @@
+"""The twelve faults that people make with BatchNorm, planted in a small model of each framework (planted_models/): each
+is named, by ``bncheck check`` or, where it is of the training alone, by ``bncheck watch``, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from at_the_prompt import here
+from test_checkpoints import python_of
+
+MODELS = Path(__file__).parent / "planted_models"
+# What each is called by; a framework whose file has no such function cannot have the fault in a model.
+FAULTS = {
+    "no_running_statistics": {"normaliser-source", "mode-leak"},
+    "never_moves": {"batch-weight"},
+    "nan_variance": {"poisoned-state"},
+    "negative_variance": {"poisoned-state"},
+    "statistics_lost": {"never-updated"},
+    "frozen_by_halves": {"mode-leak"},
+    "at_two_places": {"shared-state"},
+    "used_twice": {"shared-state"},
+    "in_a_plain_list": {"unregistered"},
+    "ignores_eval": {"normaliser-source", "update-phase"},
+    "forward_trains": {"mode-leak"},
+    "low_precision": {"low-precision-stall"},
+}
+HEALTHY = ("healthy", "healthy_branch", "healthy_loop", "healthy_frozen", "healthy_frozen_stem", "healthy_head_alone")
+FRAMEWORKS = {
+    "torch": "16,3,8,8", "paddle": "16,3,8,8", "flax": "16,8,8,3", "mxnet": "16,3,8,8", "keras[torch]": "16,8,8,3",
+    "keras[jax]": "16,8,8,3",
+}  # fmt: skip
+QUICK = ("at_two_places", "healthy_branch", "healthy_loop", "used_twice")
+
+
+def file_of(framework: str) -> Path:
+    return MODELS / f"{framework.partition('[')[0]}_model.py"
+
+
+def planted(framework: str) -> list[str]:
+    text = file_of(framework).read_text()
+    return [name for name in (*HEALTHY, *FAULTS) if f"def {name}(" in text]
+
+
+def causes(run: Path) -> list[str]:
+    return sorted({item["cause"] for item in json.loads((run / "run.json").read_text())["findings"]})
+
+
+def checked(framework: str, name: str, run: Path) -> list[str]:
+    engine = framework.partition("[")[2].rstrip("]")
+    done = here(
+        "check", f"{file_of(framework)}:{name}", "--input", FRAMEWORKS[framework], "--python",
+        str(python_of(framework)), "--no-report", "-q", "--out", str(run), KERAS_BACKEND=engine or "jax",
+    )  # fmt: skip
+    assert done.returncode in (0, 1, 3), done.stderr
+    return causes(run)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", QUICK)
+def test_a_batch_norm_between_unlike_neighbours_is_at_two_places_and_a_part_that_runs_twice_is_not(
+    tmp_path: Path, name: str
+) -> None:
+    assert checked("torch", name, tmp_path / "run") == sorted(FAULTS.get(name, ()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("framework", "name"), [(framework, name) for framework in FRAMEWORKS for name in planted(framework)]
+)
+def test_each_fault_is_named_and_nothing_else(tmp_path: Path, framework: str, name: str) -> None:
+    found = set(checked(framework, name, tmp_path / "run"))
+    assert found <= FAULTS.get(name, set())
+    assert bool(found) is (name in FAULTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_statistics_that_lag_are_named_where_their_training_is_watched(tmp_path: Path, framework: str) -> None:
+    engine = framework.partition("[")[2].rstrip("]")
+    done = here(
+        "watch", "-q", "--out", str(tmp_path / "run"), "--", str(python_of(framework)), str(file_of(framework)),
+        "lags", KERAS_BACKEND=engine or "jax",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert causes(tmp_path / "run") == ["few-updates"]
