@@ -7,6 +7,7 @@ they begin by themselves at the prompt is in ``test_begun.py`` and in the tests 
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
@@ -35,8 +36,13 @@ _kept: dict[Path, tuple[dict[str, str], Nursery]] = {}
 class Lent:
     """A nursery as a command has one, begun when it first forks, and left for the next command."""
 
-    def __init__(self, python: Path, module: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
-        self.python, self.module, self.environment, self.closed = python, module, environment, False
+    def __init__(self, python: Path | None, module: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Of PyTorch's Python, where none is given: it is looked for when somebody asks, which no usage error does."""
+        self.given, self.module, self.environment, self.closed = python, module, environment, False
+
+    @property
+    def python(self) -> Path:
+        return self.given or torch_python() or Path()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(kept(self.python, self.module, self.environment), name)
@@ -49,7 +55,8 @@ class Lent:
     def close(self) -> None:
         """What it has forked ends with the command."""
         self.closed = True
-        for forked in _kept[self.python][1].forked if self.python in _kept else ():
+        python = self.python if _kept else Path()
+        for forked in _kept[python][1].forked if python in _kept else ():
             if forked.pid and forked.poll() is None:
                 forked.end()
 
@@ -77,6 +84,7 @@ def shared() -> Iterator[None]:
         yield
 
 
+@functools.cache
 def torch_python() -> Path | None:
     backends = find_backends()
     target = parse_target("torch", backends)
@@ -90,10 +98,7 @@ def lending(request_of: Any, options: dict[str, Any], *early: Any, **more: Any) 
     how = request.options
     if not CAN_FORK or how.nursery is not None or how.isolate or options["memory"] is not None:
         return request
-    torch = torch_python()
-    if torch is None:
-        return request
-    return replace(request, options=replace(how, nursery=Lent(torch, "torch", threads(how.at_once))))
+    return replace(request, options=replace(how, nursery=Lent(None, "torch", threads(how.at_once))))
 
 
 def run_cells_lent(run: Path, plan: Any, seats: Sequence[Seat], options: Options, *more: Any) -> Any:

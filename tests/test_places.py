@@ -97,10 +97,9 @@ MEAN, VAR = np.array([1.0, -2.0, 0.5]), np.array([4.0, 0.25, 1.0])
 
 def kept(**moved: Any) -> dict[str, tuple[str, int]]:
     """What a layer shows that moved each of these a tenth of the way from 0 (``a``) or 1 (``b``)."""
-    suspect = behaviour.Suspect({})
-    suspect.before = {"a": np.zeros(3), "b": np.ones(3)}
-    suspect.after = {name: 0.9 * suspect.before[name] + 0.1 * np.asarray(goal) for name, goal in moved.items()}
-    return unusual.statistics(suspect, MEAN, VAR, 100)
+    before = {"a": np.zeros(3), "b": np.ones(3)}
+    steps = {name: (before[name], 0.9 * before[name] + 0.1 * np.asarray(goal)) for name, goal in moved.items()}
+    return unusual.statistics(behaviour, steps, MEAN, VAR, 100)
 
 
 @pytest.mark.parametrize(("goal", "power"), [(VAR, 1), (VAR * 100 / 99, 1), (np.sqrt(VAR), 2), (1 / np.sqrt(VAR), -2)])

@@ -11,10 +11,11 @@ import numpy as np
 from bncheck.evidence import CellView
 from bncheck.life import LayerLife, Life
 from bncheck.run_folder.recordings import life_of
+from bncheck.scenario import op_of
 from bncheck.trace import Array, Trace
 
 SAME = ("input_mean", "input_var", "n", "input_bad", "output_bad", "used_mean", "used_invstd")  # per event
-TRAINS = {"train_forward": 1, "no_grad_forward": 1, "checkpointed_forward": 1, "eval_forward": 0}
+TRAINS = {"train": 1, "eval": 0}  # what an event puts the network into
 
 
 def layers_told(view: CellView) -> Mapping[str, Mapping[str, Any]]:
@@ -151,7 +152,7 @@ def mode(trace: Trace, layer: str, event: int) -> int:
     """1 in training, 0 in eval: the layer's own flag where it holds one, else what the program asks for; -1 unknown."""
     flags = trace.get(layer, "training")
     held = -1 if flags is None else int(flags[event + 1])
-    return held if held >= 0 else TRAINS.get(trace.events[event].op, -1)
+    return held if held >= 0 else TRAINS.get(op_of(trace.events[event].op).mode or "", -1)
 
 
 def over_size(residual: Array, rows: Mapping[str, Array], gamma: Array | None, at: Array) -> Array:

@@ -365,18 +365,17 @@ def learn_names(own, behaviour, shape, axis):
         by_channel
     )
     x = x.astype("float32")
-    suspect = behaviour.Suspect({})
-    suspect.before = flat(hands, hands.kept(one.layer), channels)
+    before = flat(hands, hands.kept(one.layer), channels)
     trial(one, x)
-    suspect.after = flat(hands, hands.kept(one.layer), channels)
+    after = flat(hands, hands.kept(one.layer), channels)
     rows = np.moveaxis(x.astype(np.float64), axis, 0).reshape(channels, -1)
     mean, var = rows.mean(1), rows.var(1)
     unbiased = var * rows.shape[1] / (rows.shape[1] - 1)
-    names = [name for name in suspect.after if name in suspect.before]
-    moved = [name for name in names if not np.array_equal(suspect.before[name], suspect.after[name])]
+    steps = {name: (before[name], after[name]) for name in after if name in before}
+    moved = {name: pair for name, pair in steps.items() if not np.array_equal(*pair)}
     found = {
-        "running_mean": suspect.nearest(names, moved, [mean]),
-        "running_var": suspect.nearest(names, moved, [var, unbiased]),
+        "running_mean": behaviour.nearest(moved, [mean]),
+        "running_var": behaviour.nearest(moved, [var, unbiased]),
     }
     found.update(alike(own, ("gamma", "beta"), channels))
     own.shown = {what: found[what] for what in wanted if found.get(what)}

@@ -89,10 +89,8 @@ def words_of(hands, behaviour, layer, x, y, before, after):
         rows = np.moveaxis(x, axis, 0).reshape(size, -1)
         if rows.shape[1] < 2 or not np.isfinite(rows).all():
             continue
-        suspect = behaviour.Suspect({})
-        suspect.before = {name: each for name, each in before.items() if each.size == size}
-        suspect.after = {name: after[name] for name in suspect.before if name in after}
-        found = statistics(suspect, rows.mean(1), rows.var(1), rows.shape[1])
+        steps = {name: (old, after[name]) for name, old in before.items() if old.size == size and name in after}
+        found = statistics(behaviour, steps, rows.mean(1), rows.var(1), rows.shape[1])
         if found and x.shape == y.shape:
             out = np.moveaxis(y, axis, 0).reshape(size, -1)
             found.update(weights(hands, layer, rows, out))
@@ -101,16 +99,17 @@ def words_of(hands, behaviour, layer, x, y, before, after):
     return {}
 
 
-def statistics(suspect, mean, var, n):
-    names = list(suspect.after)
-    moved = [name for name in names if not np.array_equal(suspect.before[name], suspect.after[name])]
+def statistics(behaviour, steps, mean, var, n):
+    """``steps``: {name: (before, after)}."""
+    moved = {name: pair for name, pair in steps.items() if not np.array_equal(*pair)}
     both = [var, var * n / (n - 1.0)]
     goals = {1: both, 2: [np.sqrt(each) for each in both]}
     if (var > 0).all():
         goals[-2] = [1.0 / np.sqrt(each) for each in both]
-    first = suspect.nearest(names, moved, [mean])
+    first = behaviour.nearest(moved, [mean])
+    others = {name: pair for name, pair in moved.items() if name != first}
     for power, values in goals.items():
-        second = suspect.nearest([name for name in names if name != first], moved, values)
+        second = behaviour.nearest(others, values)
         if first and second:
             return {"running_mean": (first, 1), "running_var": (second, power)}
     return {}

@@ -56,6 +56,25 @@ def read(words):
     return {} if words.get("raw") else words
 
 
+def off(old, new, goal):
+    """How far one step is from a constant share of the way to a goal, relative to the step."""
+    way, step = goal - old, new - old
+    if not way.any() or not np.isfinite(step).all() or not np.isfinite(way).all():
+        return np.inf
+    share = float(way @ step / (way @ way))
+    if not 0 < share <= 1 + CLOSE:
+        return np.inf
+    return float(np.abs(step - share * way).max() / np.abs(step).max())
+
+
+def nearest(steps, goals):
+    """The name, of {name: (before, after)}, that comes nearest to one of the goals; "" where none is near."""
+    found = [
+        (off(*(each.astype(np.float64) for each in pair), goal), name) for name, pair in steps.items() for goal in goals
+    ]
+    return min([each for each in found if each[0] < CLOSE], default=(0.0, ""))[1]
+
+
 class Suspect:
     """Buffers of one module, by size, and their values before the forward that runs."""
 
@@ -122,13 +141,7 @@ class Suspect:
             old, new = (
                 self.keeping.as_variance(values[name].astype(np.float64), words) for values in (self.before, self.after)
             )
-            way, step = goal - old, new - old
-        if not way.any() or not np.isfinite(step).all() or not np.isfinite(way).all():
-            return np.inf
-        share = float(way @ step / (way @ way))
-        if not 0 < share <= 1 + CLOSE:
-            return np.inf
-        return float(np.abs(step - share * way).max() / np.abs(step).max())
+            return off(old, new, goal)
 
     def named(self, module, size, mean, spread, form, moved):
         gamma, beta = self.keeping.roles(module, size)
