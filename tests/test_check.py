@@ -458,17 +458,18 @@ def test_a_missing_package_is_named_with_the_python_that_lacks_it(tmp_path: Path
 
 
 def test_a_framework_that_does_not_import_is_no_fault_of_the_model_or_of_bncheck(tmp_path: Path) -> None:
-    venv.create(tmp_path / "env", symlinks=True)
-    (site,) = (tmp_path / "env" / "lib").glob("*/site-packages")
-    (site / "torch").mkdir()
-    (site / "numpy").symlink_to(Path(np.__file__).parent)
     (tmp_path / "mine.py").write_text("import torch\n\ndef build():\n    return None\n")
-    own = str(tmp_path / "env" / "bin" / "python")
     for code, words in (
         ("raise RuntimeError('no driver')", "torch does not import: RuntimeError: no driver\n  → see it by itself: "),
         ("import os; os._exit(7)", "importing torch ended the process (exit code 7)\n  → see it by itself: "),
     ):
+        env = tmp_path / str(len(words))
+        venv.create(env, symlinks=True)
+        (site,) = (env / "lib").glob("*/site-packages")
+        (site / "torch").mkdir()
+        (site / "numpy").symlink_to(Path(np.__file__).parent)
         (site / "torch" / "__init__.py").write_text(code)
+        own = str(env / "bin" / "python")
         done = here("check", f"{tmp_path / 'mine.py'}:build", "--python", own, "--out", str(tmp_path / "run"))
         assert f"bncheck: {words}{own} -c 'import torch'" in done.stderr
 

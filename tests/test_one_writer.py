@@ -18,6 +18,7 @@ from left_by_cells import cells_of, processes, worker_processes
 from patience import patience
 from test_run import NAPPING, finished, start_and_wait_for_a_cell
 
+from bncheck.playing.nursery import CAN_FORK
 from bncheck.playing.workers import RUNNER
 from bncheck.run_folder.results import read_results
 
@@ -172,14 +173,18 @@ def test_what_a_worker_started_ends_when_the_host_is_killed(tmp_path: Path) -> N
     assert not processes(f"sleep\0{seconds}")
 
 
-def test_workers_that_have_just_started_end_with_their_host(tmp_path: Path) -> None:
-    """Killed while they import: what is resumed plays every cell once."""
+@pytest.mark.parametrize("threads", ["2", "1"])
+def test_workers_that_have_just_started_end_with_their_host(threads: str, tmp_path: Path) -> None:
+    """Killed while they import: what is resumed plays every cell once. With one thread each they are forks of the
+    host, which only Linux has."""
     out = tmp_path / "run"
     words = command("run", "all-ones", "-t", "reference", "-t", "reference[batch_weight=0.9]", "--no-probe",
                     "--set", "program.repeat=2", "--no-report", "--out", str(out))  # fmt: skip
-    host = subprocess.Popen(words, stderr=subprocess.DEVNULL, env=environment())
-    later = f"--later\0{host.pid}\0"  # they import before there is a folder that they could name
-    while len(processes(later)) < 2 or not (out / "plan.json").is_file():
+    host = subprocess.Popen(words, stderr=subprocess.DEVNULL, env=environment(OMP_NUM_THREADS=threads))
+    forked = threads == "1" and CAN_FORK
+    # They import before there is a folder that they could name; a fork is called like its host.
+    later, count = (f"--out\0{out}\0", 3) if forked else (f"--later\0{host.pid}\0", 2)
+    while len(processes(later)) < count or not (out / "plan.json").is_file():
         assert host.poll() is None
         time.sleep(0.001)
     host.kill()
