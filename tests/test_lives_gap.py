@@ -365,9 +365,7 @@ def test_less_than_a_deviation_matters_while_most_of_an_average_is_its_start() -
     assert 0.5 < ev.gap.size < 1.0 and 0.5 < ev.average.left < 1.0
     assert matters(ev)
     assert not matters(replace(ev, average=replace(ev.average, left=0.4)))
-    assert not matters(
-        replace(ev, average=replace(ev.average, left=1.0))
-    )  # nothing has moved it: that is said elsewhere
+    assert not matters(replace(ev, average=replace(ev.average, left=1.0)))  # nothing has moved it
 
 
 def test_one_channel_that_is_far_off_is_no_gap_that_matters() -> None:
