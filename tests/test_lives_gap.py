@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_lives import PLANTED, Data, Layer, Rules, drawn, evaluate, healthy, life_of, lives, planted, thinned, train
 
 from bncheck.diagnosis.alone import judge_life
 from bncheck.diagnosis.lived.averaged import Average
-from bncheck.diagnosis.lived.evaluation import gaps
+from bncheck.diagnosis.lived.evaluation import Evaluation, gaps
 from bncheck.diagnosis.lived.gap import Evaluated, Gap, chain, split
-from bncheck.diagnosis.lived.judged import lived
+from bncheck.diagnosis.lived.judged import Lived, cause_of, far_off, lived, matters
 from bncheck.life import Life
+from bncheck.trace import Array
 
 
 def steady(channels: int = 4, level: float = 3.0) -> Data:
@@ -342,3 +345,52 @@ def adds_up_interrupted(rng: np.random.Generator) -> None:
     assert last.size == pytest.approx(size, rel=1e-3)
     for gap in (last, gap_of(life)):
         assert sum(gap.parts.values()) == pytest.approx(gap.size, rel=0.01)
+
+
+# ------------------------------------------------------------------------------------------------ when a gap matters
+
+
+def evaluated(layer: Layer, data: Data, updates: int, shift: float | Array = 0.0) -> tuple[Life, Lived, Evaluation]:
+    train(layer, data, updates, 64)
+    evaluate(layer, data, 4, 64, shift=shift)
+    life = life_of(layer)
+    (found,) = lived(life)
+    assert found.evaluation is not None and found.evaluation.gap is not None
+    return life, found, found.evaluation
+
+
+def test_less_than_a_deviation_matters_while_most_of_an_average_is_its_start() -> None:
+    _, _, ev = evaluated(Layer(4, Rules(weight=0.01)), steady(level=1.0), 30)
+    assert ev.gap is not None and ev.average is not None
+    assert 0.5 < ev.gap.size < 1.0 and 0.5 < ev.average.left < 1.0
+    assert matters(ev)
+    assert not matters(replace(ev, average=replace(ev.average, left=0.4)))
+    assert not matters(replace(ev, average=replace(ev.average, left=1.0)))  # nothing has moved it
+
+
+def test_one_channel_that_is_far_off_is_no_gap_that_matters() -> None:
+    shift = np.zeros(100)
+    shift[7] = 30.0
+    _, _, ev = evaluated(Layer(100), steady(100), 60, shift)
+    assert ev.gap is not None and ev.gap.size > 2.0
+    assert not matters(ev)
+
+
+def test_a_cause_that_makes_less_than_half_of_a_gap_is_not_named() -> None:
+    life, layer, ev = evaluated(Layer(4), steady(), 60, 3.0)
+    assert ev.gap is not None
+    assert cause_of(life, layer, ev, 0.0) == "data-shift"
+    parts = {"shift": 0.45 * ev.gap.size, "noise": 0.3 * ev.gap.size, "lag": 0.25 * ev.gap.size}
+    assert cause_of(life, layer, replace(ev, gap=replace(ev.gap, parts=parts)), 0.0) is None
+
+
+def test_data_that_earlier_layers_have_spoilt_are_not_unlike_by_themselves() -> None:
+    """Also where a layer in between has no gap of its own."""
+    layers = []
+    for name, shift in (("one", 3.0), ("two", 0.0), ("three", 3.0)):
+        layer, data = Layer(4, name=name), steady()
+        layer.index = 1000 * len(layers)  # it is evaluated after the ones before it
+        train(layer, data, 60, 32)
+        evaluate(layer, data, 4, 32, shift=shift)
+        layers.append(layer)
+    assert [layer.name for layer in far_off(life_of(*layers))["data-shift"]] == ["one"]

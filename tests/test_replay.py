@@ -8,8 +8,11 @@ from planted import arrays_of, case_of, play
 
 from bncheck.convention import Convention, Facet
 from bncheck.diagnosis.fit import measure
+from bncheck.diagnosis.fit.stream import read_stream
 from bncheck.diagnosis.replay import attribute, replay, rounding_bound
-from bncheck.diagnosis.replay.conduct import ORDERS, in_order
+from bncheck.diagnosis.replay.conduct import ORDERS, in_order, score
+from bncheck.diagnosis.replay.sides import Side, apart
+from bncheck.diagnosis.replay.swaps import Game
 
 PROGRAM = "E F E B E F B N E F F B B E"
 INITIAL = {"running_mean": (0.7, -1.3), "running_var": (1.7, 0.6), "gamma": (1.5, 0.8), "beta": (0.3, -0.4)}
@@ -118,3 +121,28 @@ def test_a_layer_that_is_not_there_is_not_attributed() -> None:
 def test_the_orders_in_which_a_backward_meets_four_forwards() -> None:
     met = [in_order((3, 2, 1, 0), order) for order in ORDERS]
     assert met == [(3, 2, 1, 0), (0, 1, 2, 3), (0, 3, 2, 1)]
+
+
+def test_numbers_that_differ_within_their_uncertainties_do_not_differ() -> None:
+    case, trace, _ = ones("F F F", {})
+    stream = read_stream(case, trace, case.network.layers[0])
+    assert stream is not None
+
+    def side(weight: float, uncertainty: float) -> Side:
+        facet = Facet(weight, uncertainty=uncertainty)
+        return Side(stream, Convention("", facets={"batch_weight": facet}), {"batch_weight": weight})
+
+    assert apart(side(0.1, 0.001), side(0.11, 0.001), "batch_weight")
+    assert not apart(side(0.1, 0.006), side(0.11, 0.006), "batch_weight")
+    assert not apart(side(0.1, 0.0), side(0.1, 0.0), "batch_weight")
+
+
+def test_each_order_of_many_rules_comes_with_its_reverse() -> None:
+    case, trace, _ = ones("F F F", {})
+    stream = read_stream(case, trace, case.network.layers[0])
+    assert stream is not None
+    play = score(case, stream, stream)
+    orders = Game(play, {}, {}, list("abcdef")).orders()
+    assert len(orders) == 24
+    assert {order[::-1] for order in orders} == set(orders)
+    assert len(Game(play, {}, {}, list("abc")).orders()) == 6

@@ -137,3 +137,7 @@ def test_due_waivers_are_annotated() -> None:
     old, idle = replace(WAIVER, expires=date(2020, 1, 1)), replace(WAIVER, cause="eps")
     levels = [line.split(" ")[0] for line in annotate(verdict(one(), old, idle, level="defect"))]
     assert levels == ["::error", "::warning"]
+
+
+def test_lines_that_did_not_fit_are_counted_without_the_empty_ones() -> None:
+    assert "*3 more lines did not fit;" in fit(["x" * 300, "", "y" * 300, "", "z" * 300], 400)
