@@ -59,7 +59,9 @@ def test_a_layer_of_the_framework_is_held_against_what_it_documents_forward_by_f
         "BatchNorm itself is innocent: its one layer did what PyTorch documents in each of 2 forwards that were "
         "recorded whole.",
     )
-    assert inside(played(2.0), ()).remarks == (), "the variance over n was averaged"
+    (finding,) = inside(played(2.0), ()).findings
+    assert (finding.cause, finding.targets) == ("variance-divisor", ("torch",)), "the variance over n was averaged"
+    assert inside(played(7.0), ()).remarks == ("bn: not what PyTorch documents, and no known rule makes it.",)
 
 
 def test_a_network_of_the_scenarios_own_layers_is_judged_elsewhere() -> None:
@@ -180,7 +182,7 @@ events = ["train_forward", "backward"]
 repeat = 2
 then = ["eval_forward"]
 [matrix]
-"network.arguments.kind" = ["zoo", "cast", "autocast", "weight", "log"]
+"network.arguments.kind" = ["zoo", "cast", "autocast", "weight", "log", "half"]
 """
 
 
@@ -247,6 +249,18 @@ def test_a_nan_in_front_of_batch_norm_has_its_birthplace(run: dict[str, Any], wa
     (found,) = [item for item in run["findings"] if item["case"] == way and item["cause"] == "poisoned-state"]
     assert "it arises in front of that layer, not in BatchNorm" in found["title"]
     assert says in found["title"]
+
+
+@pytest.mark.process
+def test_a_model_in_half_precision_is_played_as_it_is_made(run: dict[str, Any]) -> None:
+    cell = cell_of(run, "half")
+    (found,) = [item for item in run["findings"] if item["case"] == "half"]
+    assert found["title"].endswith(" keeps running_mean of 1 in float16.")
+    assert cell["judged"] == 1
+    (said,) = cell["remarks"]
+    assert "its one layer did what PyTorch documents" in said, (
+        "what an in-place ReLU makes of its output is not its own"
+    )
 
 
 @pytest.mark.process

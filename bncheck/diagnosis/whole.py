@@ -16,6 +16,7 @@ from bncheck.diagnosis.inside import (
     Framework,
     Verdict,
     findings_inside,
+    headed,
     read_alone,
     remarks_inside,
     verdicts,
@@ -55,10 +56,13 @@ def inside(view: CellView, documented: Sequence[Mapping[str, Any]]) -> Inside:
     done = lived(life) if life is not None else ()
     replayed = [each.name for each in done if each.conduct.judged and not each.life.own]
     said = innocence(life, others=False) if life is not None else ""
+    named = {place for item in acted for place, _ in item.places}
+    odd = [each.name for each in done if each.name in replayed and each.name not in named and not each.conduct.innocent]
     return Inside(
         findings=tuple(of_cell(item, view) for item in (*alone, *acted)),
         remarks=(
             *([said] if said else []),
+            *([f"{headed(odd)}: not what {home.title} documents, and no known rule makes it."] if odd else []),
             *sentences(cell.get("shown")),
             *remarks_inside(found, left_out(view, found, life), home.title),
         ),

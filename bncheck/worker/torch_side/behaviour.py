@@ -12,6 +12,7 @@ import numpy as np
 
 LARGEST = 1 << 16  # values of a buffer: tables of positions and kernels are larger
 TRIES = 3  # forwards in training after which a module whose buffers stand still is left alone
+CLEAR = 10.0  # so many times as far off is the next best form
 CLOSE = 1e-3  # of the largest step: float32 arithmetic stays far below, any other rule far above
 
 
@@ -110,18 +111,26 @@ class Suspect:
             count = x.numel() / size
             if bad or count < 2:
                 continue
-            variances = (var, var * count / (count - 1))
-            name = self.nearest(names, moved, (mean,))[1]
-            found = [
-                self.nearest([each for each in names if each != name], moved, goals, read(words)) + (words,)
-                for words, goals in forms(module, variances)
-            ]
-            off, spread, form = min(found, key=lambda each: each[0])
-            if name and rest and not spread:
-                spread, form = self.other(names, moved, name), {"guessed": True}
-            if name and spread:
-                return self.named(module, size, name, spread, form, moved)
+            mean = self.nearest(names, moved, (mean,))[1]
+            if not mean:
+                continue
+            spread, form = self.second(module, names, moved, mean, (var, var * count / (count - 1)))
+            if rest and not spread:
+                spread, form = self.other(names, moved, mean), {"guessed": True}
+            if spread:
+                return self.named(module, size, mean, spread, form, moved)
         return None
+
+    def second(self, module, names, moved, mean, variances):
+        """(the buffer that holds the variance, in which form); "" where none does, or two forms fit alike: of variances
+        near 1, a deviation moves as they do."""
+        others = [name for name in names if name != mean]
+        found = [
+            self.nearest(others, moved, goals, read(words)) + (words,) for words, goals in forms(module, variances)
+        ]
+        best, after = sorted(found, key=lambda each: each[0])[:2]
+        told = best[0] < CLOSE and after[0] > CLEAR * best[0]
+        return (best[1], best[2]) if told else ("", {})
 
     def other(self, names, moved, mean):
         """The only one beside the mean that moves; "" where there are more, or it takes values that no variance has."""

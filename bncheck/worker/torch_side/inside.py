@@ -52,9 +52,9 @@ class Inside:
                 calls[-1][3] = self.model.state(name)
 
         def leave(module, given, out):
-            if given and hasattr(given[0], "detach") and hasattr(out, "detach"):
-                calls = self.called.setdefault(name, [])
-                calls.append([given[0].detach(), out.detach(), calls[-1][3] if calls else None, None])
+            if name in self.model.seen:
+                (x, y), calls = self.model.seen[name], self.called.setdefault(name, [])
+                calls.append([x.detach(), y, calls[-1][3] if calls else None, None])
 
         return [module.register_forward_pre_hook(enter), self.part("keeping").hook_on(module, leave)]
 

@@ -111,7 +111,8 @@ def seeing(model, name):
     def hook(module, given, out):
         if not (given and hasattr(given[0], "detach") and hasattr(out, "detach")):
             return  # nothing is known of this call
-        model.seen[name] = (given[0], out)
+        # What comes behind it in a network of the user's may write into its output: an nn.ReLU(inplace=True) does.
+        model.seen[name] = (given[0], out.detach().clone() if model.whole else out)
 
     return hook
 

@@ -129,7 +129,7 @@ class Look:
 
     def __init__(self, torch, part, suspect, module):
         self.torch, self.moments, self.suspect, self.module = torch, part("moments"), suspect, module
-        self.words, self.moved, self.called, self.given = None, [], False, None
+        self.words, self.moved, self.called, self.given, self.alone = None, [], False, None, False
         self.suspect.look(module, self.moments.held)
         self.hooks = [
             module.register_forward_pre_hook(self.before),
@@ -144,7 +144,7 @@ class Look:
         if self.words is not None or not isinstance(x, self.torch.Tensor) or not x.is_floating_point() or x.dim() < 2:
             return
         self.given = x.detach()
-        self.words = self.suspect.words(self.torch, module, x, self.moments, rest=True)
+        self.words = self.suspect.words(self.torch, module, x, self.moments, rest=self.alone)
         self.moved = self.moved or self.changed([size for size in self.suspect.sizes if size in x.shape[1:]])
 
     @property
@@ -161,6 +161,7 @@ class Look:
         axis = next(axis for axis in range(x.dim() - 1, 0, -1) if x.shape[axis] == size)
         wide = [1] * x.dim()
         wide[axis] = size
+        self.alone = True
         grow = self.torch.linspace(0.5, 2.0, size, dtype=x.dtype, device=x.device).reshape(wide)
         try:
             self.module(x * grow + grow.flip(axis))
