@@ -147,6 +147,8 @@ class LayerLife:
     dtypes: Mapping[str, str] = field(default_factory=dict)
     trainable: bool | None = None  # gamma and beta get gradients
     made_at: Where | None = None
+    device: str = ""  # where it computes, in its framework's word
+    traced: bool = False  # it runs in the mode in which its model was traced, whatever train() and eval() say
 
     def get(self, quantity: str) -> NDArray[Any] | None:
         return self.moments.get(quantity)
@@ -186,6 +188,7 @@ class Life:
     world: int = 1
     pid: int = 0
     command: tuple[str, ...] = ()
+    python: str = ""  # its version
     code: int | None = None  # exit code; None: it did not end by itself
     remarks: tuple[str, ...] = ()
     # What rules have worked out of this life: each layer is measured once, not once for every rule.

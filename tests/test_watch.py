@@ -7,6 +7,7 @@ import pytest
 from watched_lives import happened, record
 
 from bncheck.life import Life
+from bncheck.subjects.watched import targets_of
 
 # One process answers most questions: each line of it is a small program with a layer or network of its own.
 PROGRAM = """
@@ -276,6 +277,12 @@ def test_autocast_shows_in_the_dtype_of_the_input(life: Life) -> None:
 def test_the_life_says_whose_it_is_and_how_it_ended(life: Life) -> None:
     assert (life.program, life.framework, life.rank, life.world, life.code) == ("program.py", "torch", 0, 1, 0)
     assert life.version.startswith("2.")
+    (target,) = targets_of((life,))
+    assert (target.device, target.python.split(".")[0], {layer.device for layer in life.layers}) == (
+        "cpu",
+        "3",
+        {"cpu"},
+    )
     assert happened(life, "end")
 
 

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 # Script, and for Keras its backend → (cause, the first layer's name, the line that is named; "" for none).
 FIRST = "batch_normalization"
 WANTED = {
+    "keras/copied_momentum@torch": ("batch-weight", FIRST, ""),
     "keras/few_updates@torch": ("few-updates", "batch_normalization_1", ""),
     "keras/nan_in_the_data@torch": ("poisoned-state", FIRST, "nan_in_the_data.py:9"),
     "keras/never_in_training@torch": ("mode-leak", FIRST, "never_in_training.py:14"),
@@ -35,6 +36,7 @@ WANTED = {
     "keras_compiled/never_in_training@tensorflow": ("mode-leak", FIRST, "never_in_training.py:22"),
     "keras_compiled/evaluated_in_training@tensorflow": ("mode-leak", FIRST, "evaluated_in_training.py:13"),
     "keras_compiled/frozen_without_compile@tensorflow": ("mode-leak", FIRST, "frozen_without_compile.py:11"),
+    "flax/copied_momentum": ("batch-weight", "norm1", ""),
     "flax/eval_never_undone": ("mode-leak", "norm1", "eval_never_undone.py:10"),
     "flax/evaluated_in_training": ("mode-leak", "norm1", "evaluated_in_training.py:12"),
     "flax/few_updates": ("few-updates", "norm1", ""),
@@ -93,7 +95,9 @@ def test_a_planted_fault_is_named_at_its_layer_and_line(script: str, tmp_path: P
 
 @pytest.mark.parametrize("script", HEALTHY)
 def test_healthy_training_is_left_alone(script: str, tmp_path: Path) -> None:
-    assert [(item.cause, item.title) for item in found_in(script, tmp_path)] == []
+    ended, (life,) = watched(script, tmp_path)
+    assert (ended.code, {layer.device for layer in life.layers}) == (0, {"cpu"})
+    assert [(item.cause, item.title) for item in judge_lives((life,))] == []
 
 
 def test_every_script_is_expected_somewhere() -> None:

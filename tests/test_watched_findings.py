@@ -13,6 +13,7 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 # Script → (cause, the end of the first layer's name, file of the line that is named; "" where the fault has none).
 WANTED = {
     "batch_of_one": ("single-value", "4", "parts.py"),
+    "copied_momentum": ("batch-weight", "4", ""),
     "ddp_different_statistics": ("synchronisation", "1", ""),
     "ema_without_buffers": ("stale-state", "1", "ema_without_buffers.py"),
     "eval_never_undone": ("mode-leak", "1", "eval_never_undone.py"),
@@ -23,6 +24,8 @@ WANTED = {
     "momentum_zero": ("never-updated", "1", ""),
     "nan_from_step_60": ("poisoned-state", "1", "parts.py"),
     "refused_batch": ("single-value", "2", "refused_batch.py"),
+    "traced_in_eval": ("mode-leak", "1", "parts.py"),
+    "traced_in_training": ("mode-leak", "1", "parts.py"),
     "trained_by_hand": ("mode-leak", "1", "trained_by_hand.py"),
     "scripted_eval_never_undone": ("mode-leak", "1", "scripted_eval_never_undone.py"),
     "scripted_own_never_undone": ("mode-leak", "1", "scripted_own_never_undone.py"),
@@ -45,6 +48,19 @@ def test_a_planted_fault_is_named_at_its_layer_and_line(script: str, tmp_path: P
     assert (found.cause, found.kind) == (cause, "hazard")
     assert found.layer.rpartition(".")[2] == layer  # what is in front of it tells two models of a program apart
     assert str(found.evidence.get("line", "")).rpartition(":")[0] == file
+
+
+def test_the_line_that_made_a_layer_with_another_frameworks_momentum_is_named(tmp_path: Path) -> None:
+    (found,) = judge_lives(lives_of("faulty/copied_momentum", tmp_path))
+    assert (found.evidence["made at"], found.evidence["momentum"]) == ("copied_momentum.py:13", 0.99)
+    assert found.advice.startswith("set momentum to 0.01, then re-estimate the statistics with torch.optim")
+
+
+@pytest.mark.parametrize("script", ["traced_in_training", "traced_in_eval"])
+def test_the_mode_of_a_trace_is_changed_by_tracing_alone(script: str, tmp_path: Path) -> None:
+    (found,) = judge_lives(lives_of(f"faulty/{script}", tmp_path))
+    assert "does not change" in found.title
+    assert found.advice.startswith("train") and "trac" in found.advice
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in (SCRIPTS / "healthy").glob("*.py")))

@@ -53,6 +53,7 @@ class About(Checked):
     pid: int
     rank: int = 0
     world: int = 1
+    python: str = Field(default="", max_length=64)
     executable: str = Field(default="", max_length=4000)
 
 
@@ -68,6 +69,8 @@ class StoredLayer(Checked):
     dtypes: dict[str, str] = {}
     trainable: bool | None = None
     made_at: Place | None = None
+    device: str = Field(default="", max_length=1000)
+    traced: bool = False
 
 
 class StoredSpan(Checked):
@@ -164,6 +167,7 @@ def read_life(place: Path, codes: Mapping[int, int]) -> Life | None:
         steps=state.steps,
         forwards=state.forwards,
         left_out=state.left_out,
+        python=about.python,
         rank=about.rank,
         world=about.world,
         pid=about.pid,
@@ -307,6 +311,8 @@ def layer_life(layer: StoredLayer, spans: Sequence[StoredSpan], moments: Mapping
         dtypes=layer.dtypes,
         trainable=layer.trainable,
         made_at=where_of(layer.made_at),
+        device=layer.device,
+        traced=layer.traced,
     )
 
 

@@ -52,10 +52,23 @@ def answer_of(lives: Sequence[Life], findings: Sequence[Finding], subject: str, 
 
 
 def targets_of(lives: Sequence[Life]) -> tuple[TargetResult, ...]:
-    found = {life.framework or "recording": life for life in lives}
-    return tuple(
-        TargetResult(name=name, slug=slug_of(name), backend=name, version=life.version, device="")
-        for name, life in found.items()
+    found: dict[str, list[Life]] = {}
+    for life in lives:
+        found.setdefault(life.framework or "recording", []).append(life)
+    return tuple(target_of(name, group) for name, group in found.items())
+
+
+def target_of(name: str, lives: Sequence[Life]) -> TargetResult:
+    """A framework, as all processes that ran it say together."""
+    devices = sorted({layer.device for life in lives for layer in life.layers if layer.device})
+    pythons = sorted({life.python for life in lives if life.python})
+    return TargetResult(
+        name=name,
+        slug=slug_of(name),
+        backend=name,
+        version=lives[-1].version,
+        device=", ".join(devices),
+        python=", ".join(pythons),
     )
 
 

@@ -121,6 +121,7 @@ def watch(recorder):
         settings=settings,
         array=lambda value: np.array(value.detach().numpy()),
         gradients=paddle.is_grad_enabled,
+        device=lambda layer: str(layer._mean.place).replace("Place(", "").rstrip(")"),
     )
     for kind in (norm._BatchNormBase, norm.SyncBatchNorm):
         if "forward" in kind.__dict__:

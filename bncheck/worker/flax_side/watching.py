@@ -54,6 +54,7 @@ def install(recorder):
         },
         array=lambda value: np.array(copies.concrete(value)),
         gradients=lambda: copies.grads > 0,
+        device=lambda layer: device_of(copies.concrete(held(layer.mean))),
         traced=lambda layer, args, kwargs: copies.traced(args, kwargs),
         same=copies.same,
     )
@@ -83,6 +84,13 @@ def held(variable):
     if variable is None:
         return None
     return variable.get_value() if hasattr(variable, "get_value") else variable.value
+
+
+def device_of(value):
+    """Where a value of JAX lies: ``cpu``, ``gpu:0``; "" where none is known yet."""
+    places = value.devices() if hasattr(value, "devices") else ()
+    return ", ".join(sorted({each.platform if each.platform == "cpu" else "%s:%d" % (each.platform, each.id)
+                             for each in places}))  # fmt: skip
 
 
 def training(layer, args, kwargs):

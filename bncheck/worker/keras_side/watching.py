@@ -60,6 +60,7 @@ def install(recorder):
         },
         array=lambda value: np.array(keras.ops.convert_to_numpy(value)),
         gradients=lambda: engine.gradients(watcher),
+        device=lambda layer: device_of(layer.moving_mean),
         traced=lambda layer, args, kwargs: traced(keras, engine, layer, args, kwargs),
     )
     watcher.wrap(layers.BatchNormalization, "call", eye)
@@ -308,6 +309,19 @@ class Jax:
             return None if value is None else int(value)
 
         return read, count
+
+
+def device_of(variable):
+    """Where it lies: ``cpu``, ``cuda:0``, ``gpu:0``. fit() on JAX takes the values out of variables for its time: then
+    where JAX computes."""
+    value = variable._value
+    if value is None and "jax" in sys.modules:
+        return sys.modules["jax"].default_backend()
+    if hasattr(value, "devices"):  # JAX
+        return ", ".join(sorted({each.platform if each.platform == "cpu" else "%s:%d" % (each.platform, each.id)
+                                 for each in value.devices()}))  # fmt: skip
+    name = str(getattr(value, "device", "")).lower().rpartition("device:")[2]  # TensorFlow: /job:…/device:CPU:0
+    return "cpu" if name.startswith("cpu") else name
 
 
 ENGINES = {"torch": Torch, "tensorflow": TensorFlow, "jax": Jax}

@@ -38,6 +38,7 @@ def install(recorder):
         settings=settings,
         array=lambda value: value,
         gradients=mx.autograd.is_recording,
+        device=lambda layer: str(layer.running_mean.list_ctx()[0]).replace("(0)", ""),
     )
     kinds = getattr(nn.basic_layers, "_BatchNorm", nn.BatchNorm)
     blocks(watcher, mx, eye, kinds)

@@ -9,6 +9,10 @@ import numpy as np
 
 keeping = sys.modules["bncheck_torch_keeping"]  # watching.py has loaded it
 alike = keeping.alike
+UNLOOKED = (
+    "Forwards while the program traced or transformed a model were not looked at (torch.jit.trace, torch.export, "
+    "torch.onnx.export, torch.func)."
+)
 EXPORTS = ("trace", "script", "export")  # functions that run a model for their own ends
 
 
@@ -44,10 +48,7 @@ class Looking:
             norm.before = None
             if self.local.inside not in EXPORTS:
                 norm.after = None  # else what an exporter's forwards change is its jump
-            self.recorder.remark(
-                "Forwards while the program traced or transformed a model were not looked at (torch.jit.trace, "
-                "torch.export, torch.onnx.export, torch.func)."
-            )
+            self.recorder.remark(UNLOOKED)
             return
         self.name(norm, module, root)
         recorder, layer, local = self.recorder, norm.layer, self.local
@@ -108,6 +109,7 @@ class Looking:
         """What a first forward tells of a layer: its channel axis, dtypes."""
         layer = norm.layer
         layer.kind = type(module).__name__  # a lazy layer has become another
+        layer.device = str(x.device)
         layer.channels = (
             layer.channels or keeping.channels_of(module, norm.words) or int(x.shape[1 if x.dim() > 1 else 0])
         )

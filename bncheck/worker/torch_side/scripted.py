@@ -15,7 +15,21 @@ SAID = (
     "A scripted model ran (torch.jit): the statistics of its layers were read around each call, what went into the "
     "layers and came out was not seen. In eval mode a layer is taken to run once in each call."
 )
+SAID_OF_TRACED = (
+    "A traced model ran (torch.jit.trace): the statistics of its layers were read around each call, what went into the "
+    "layers and came out was not. It runs in the mode in which it was traced, whatever train() and eval() say. A layer "
+    "whose statistics stand still is taken to run once in each call."
+)
 STATISTICS, COUNTER = ("running_mean", "running_var"), "num_batches_tracked"
+
+
+def kinds(torch):
+    """Classes of models that run without Python; () before torch 1.4."""
+    scripted = getattr(torch.jit, "RecursiveScriptModule", None)
+    if scripted is None:
+        return ()
+    traced = getattr(torch.jit, "TopLevelTracedModule", None)
+    return (scripted,) if traced is None else (scripted, traced)
 
 
 class Inside:
@@ -48,6 +62,8 @@ class Scripted:
             layer = self.recorder.new_layer(kind, int(held["running_mean"].numel()))
             if layer is not None:
                 layer.name, layer.names, layer.registered = self.free_inside(root, path or kind), (path,), True
+                layer.traced = hasattr(root, "_actual_script_module")
+                layer.device = str(held["running_mean"].device)
                 layer.dtypes = {name: self.dtypes[held[name].dtype] for name in STATISTICS}
                 yield Inside(module, layer)
 
@@ -68,25 +84,26 @@ class Scripted:
                 self.jumped(each, each.module)
 
     def leave_scripted(self, root):
+        traced = hasattr(root, "_actual_script_module")
         for each in self.inside(root):
             if each.before is not None:
-                self.ran_inside(each)
+                self.ran_inside(each, traced)
                 each.before = None
         if self.inside(root):
-            self.recorder.remark(SAID)
+            self.recorder.remark(SAID_OF_TRACED if traced else SAID)
 
     def state_of(self, module):
         mean, var = (getattr(module, name) for name in STATISTICS)
         return self.moments.held(mean), self.moments.held(var), float(getattr(module, COUNTER, "nan"))
 
-    def ran_inside(self, each):
+    def ran_inside(self, each, traced):
         """Count the forwards of a layer in a call that has ended."""
         recorder, local, layer, module = self.recorder, self.local, each.layer, each.module
         each.after = self.state_of(module)
         moved, told = not alike(each.before, each.after), each.after[2] - each.before[2]
         told = 0 if np.isnan(told) else int(told)
         training = told > 0 or moved
-        if module.training and not training:
+        if module.training and not training and not traced:
             return  # it did not run, or the trace that it comes from was made in eval mode
         parameters = [getattr(module, name, None) for name in ("weight", "bias")]
         trainable = any(value is not None and value.requires_grad for value in parameters)
@@ -130,8 +147,9 @@ class Scripted:
             "n": -1,
             "samples": -1,
             "eps": number(getattr(each.module, "eps", None)),
-            "momentum": number(getattr(each.module, "momentum", None)),
         }
+        if hasattr(each.module, "momentum"):  # a traced layer has none, and None would mean a cumulative average
+            found["momentum"] = number(each.module.momentum)
         for word, value in zip(("gamma", "beta"), parameters):
             if value is not None:
                 found[word] = self.moments.held(value)

@@ -62,7 +62,7 @@ class Watching(looking.Looking, routine.Routine, naming.Naming, jumps.Jumps, scr
         self.tree = (None, {})  # a root, and the paths of all modules below it
         self.compiling = is_compiling(torch)
         self.dtypes = Names()
-        self.scripted = getattr(torch.jit, "RecursiveScriptModule", ())  # since torch 1.4
+        self.scripted = scripted.kinds(torch)
         functorch = getattr(torch._C, "_functorch", None)
         self.transform = getattr(functorch, "peek_interpreter_stack", None)  # since torch 2.0
 
@@ -172,6 +172,10 @@ class Watching(looking.Looking, routine.Routine, naming.Naming, jumps.Jumps, scr
             return
         if not module._buffers and not has_plain(module):
             return
+        if id(module) not in self.norms and self.unseen():  # to meet it now would be traced, too
+            if isinstance(module, self.builtin):
+                self.recorder.remark(looking.UNLOOKED)
+            return
         norm = self.find(module)
         if norm is None:
             suspect = self.suspects.get(id(module))
@@ -245,8 +249,6 @@ class Watching(looking.Looking, routine.Routine, naming.Naming, jumps.Jumps, scr
         local.where = self.where(frame)
         local.again = again
         self.listen()
-        if isinstance(root, self.torch.jit.ScriptModule) and not isinstance(root, self.scripted):
-            self.recorder.remark("A traced model ran (torch.jit): the layers inside it are not seen.")
 
     def leave(self, module, args, *more):
         """``more`` ends with the output; before it come keywords, where this version of torch hands them out."""

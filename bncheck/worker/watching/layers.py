@@ -18,7 +18,7 @@ HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 class Eye:
     """How to read the layers of a class. Functions get the layer, and the arguments of its forward where named."""
 
-    def __init__(self, name, seen, training, state, settings, array, gradients, traced=None, same=None):
+    def __init__(self, name, seen, training, state, settings, array, gradients, device, traced=None, same=None):
         self.name = name  # (layer) → what its model calls it
         self.seen = seen  # (layer, args, kwargs) → its input, or None where it is no array of numbers now
         self.training = training  # (layer, args, kwargs) → whether the batch normalises and moves the statistics
@@ -27,6 +27,7 @@ class Eye:
         self.settings = settings
         self.array = array  # (tensor) → NumPy array
         self.gradients = gradients  # () → whether gradients are recorded
+        self.device = device  # (layer) → where its statistics lie: cpu, gpu:0, …
         self.traced = traced  # (layer, args, kwargs) → (shape, dtype) of an input that is traced only; None: it is not
         self.same = same or (lambda layer: layer)  # (layer) → the one that a copy stands for
 
@@ -157,6 +158,7 @@ class Watcher:
             if record is None:
                 return None
             record.name, record.registered = self.free(eye.name(layer)), True
+            record.device = eye.device(layer)
             record.dtypes = {"running_mean": str(state["mean"].dtype), "running_var": str(state["var"].dtype)}
             known = self.known[id(layer)] = Followed(layer, record)
             weakref.finalize(layer, self.known.pop, id(layer), None)

@@ -162,6 +162,8 @@ class Layer:
         self.number, self.kind, self.channels = number, kind, channels
         self.name, self.names, self.registered, self.tracks, self.own = "", (), None, True, False
         self.dtypes, self.trainable, self.made_at = {}, None, None
+        self.traced = False  # it runs in one mode, whatever it is told
+        self.device = ""  # where it computes: cpu, cuda:0, …
         self.forwards, self.open, self.closed = 0, {}, 0
         self.settled = 0  # how often its kind, channels and dtypes were read
         self.told = None  # what was last written of it
@@ -179,6 +181,8 @@ class Layer:
             "dtypes": self.dtypes,
             "trainable": self.trainable,
             "made_at": self.made_at,
+            "device": short(self.device),
+            "traced": self.traced,
         }
 
 

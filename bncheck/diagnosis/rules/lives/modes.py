@@ -159,6 +159,9 @@ def trains_in_eval(life: Life) -> Said | None:
     if life.framework in BY_ARGUMENT:
         why = f"{by_line(line)} runs {verb(layers, 'it', 'them')} without training=True"
         advice = "train with model(x, training=True), and hand training on to layers that you call yourself"
+    elif found[0].traced:
+        set_by, why = None, f"{by_line(line)} runs a trace that was made in eval mode (train() does not change it)"
+        advice = "train the model itself, or call train() on it before torch.jit.trace"
     elif life.framework == "mxnet":
         why = f"{by_line(line)} runs {verb(layers, 'it', 'them')} in predict mode"
         advice = "train inside mx.autograd.record(), whose train_mode is True unless you say otherwise"
@@ -194,6 +197,9 @@ def evaluates_in_training(life: Life) -> Said | None:
     advice = f"call eval() on the model before {by_line(line, 'the evaluation')}, and train() behind it"
     if life.framework in BY_ARGUMENT:
         advice = "evaluate with model(x, training=False)"
+    if life.layer(layers[0]).traced:
+        why = " The model was traced in training mode, and eval() does not change that."
+        advice = "train and evaluate the model itself, and trace it after eval()"
     return Said(
         layers,
         f"Evaluation moves the running statistics of {of_all(layers, life)}: {by_line(line)} runs "
