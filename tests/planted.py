@@ -27,7 +27,7 @@ def load(path: Path, name: str) -> ModuleType:
     return module
 
 
-run = load(WORKER / "run.py", "planted_run")
+cells = load(WORKER / "cell.py", "planted_cell")
 reference = load(WORKER / "backends" / "reference.py", "planted_reference")
 
 
@@ -94,8 +94,8 @@ def play(case: Case, inputs: Mapping[str, np.ndarray], rules: Mapping[str, Any])
         "dtype": case.dtype,
     }
     with np.errstate(all="ignore"):
-        judge = run.blame.Judge([], False, "reference", "reference")
-        cell = run.Cell(job, inputs, Target(rules), {"variant": "", "device": "cpu"}, "", judge)
+        judge = cells.blame.Judge([], False, "reference", "reference")
+        cell = cells.Cell(job, inputs, Target(rules), {"variant": "", "device": "cpu"}, "", judge)
         cell.play()
         arrays = cell.recorder.arrays()
     records = [EventRecord(event.op) for event in case.events]

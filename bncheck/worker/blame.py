@@ -37,7 +37,7 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 TELLING = ("framework", "subject")  # errors that say something of what is looked at; the others say nothing
 # Files of the worker that never call a framework.
-OURS = tuple(os.path.join(HERE, name + ".py") for name in ("run", "recorder", "archive", "blame"))
+OURS = tuple(os.path.join(HERE, name + ".py") for name in ("run", "cell", "recorder", "archive", "blame"))
 MISTAKES = (AttributeError, NameError, LookupError, AssertionError, ArithmeticError, ImportError, RecursionError)
 # TypeErrors in the words of Python itself, whoever wrote the function that was called.
 PYTHON_WORDS = re.compile(

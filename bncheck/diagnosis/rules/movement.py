@@ -51,7 +51,7 @@ def holds_training(trace: Trace, layer: str, event: int) -> bool | None:
 
 def forwards_behind(trace: Trace) -> dict[int, list[int]]:
     """Backward → the forwards that it goes back through: those that record a graph since the backward before it, or
-    the same ones once more (``worker/run.py``)."""
+    the same ones once more (``worker/cell.py``)."""
     found: dict[int, list[int]] = {}
     pending: list[int] = []
     last: list[int] = []

@@ -47,7 +47,7 @@ def play(part, target, variants, found, ops):
     ``why`` it cannot be played, and ``play`` (what is played in its place). ``variants``: the backend's, of a layer of
     the user's and of the built-in; ``ops``: what events are, as jobs say it. Of layers of one class with the same
     settings the first is played."""
-    backend, run, said, arrays = part("backends", target), part("", "run"), [], {}
+    backend, cells, said, arrays = part("backends", target), part("", "cell"), [], {}
     usual = documented(backend)
     for place, names in enumerate(alike(found)):
         layer, facts = found[names[0]]
@@ -69,9 +69,11 @@ def play(part, target, variants, found, ops):
             continue
         facts.update((word, usual[word]) for word in usual if facts[word] is None)
         why = ENOUGH if place >= MOST else facts.get("why", "")
-        mine, why = ({}, why) if why else played(run, backend, facts, Given(facts.get("play", layer)), variants[0], ops)
+        mine, why = (
+            ({}, why) if why else played(cells, backend, facts, Given(facts.get("play", layer)), variants[0], ops)
+        )
         asked = settled(mine, facts) if not why else {}
-        theirs, why = ({}, why) if why else played(run, backend, dict(facts, **asked), None, variants[1], ops)
+        theirs, why = ({}, why) if why else played(cells, backend, dict(facts, **asked), None, variants[1], ops)
         held = facts["weight"] if not why else None
         said.append(dict(row, why=why, held=held, **{word: asked.get(word) for word in usual}))
         for who, kept in (("own", mine), ("builtin", theirs)):
@@ -110,13 +112,13 @@ def documented(backend):
     return {"eps": facets["default_eps"], "weight": facets["default_batch_weight"]}
 
 
-def played(run, backend, facts, given, variant, ops):
+def played(cells, backend, facts, given, variant, ops):
     """(arrays of its trace, "") or ({}, why there are none)."""
     network = {"layers": [spec_of(facts)], "returns": None, "custom": given}
     events = [{"op": op, "input": "main", "batch": batch_of(number)} for number, op in enumerate(EVENTS)]
     job = {"network": network, "dtype": "float32", "ops": ops, "sample": 4096, "events": events}
     try:
-        cell = run.Cell(job, inputs_of(facts), backend, {"variant": variant, "device": "cpu"}, None)
+        cell = cells.Cell(job, inputs_of(facts), backend, {"variant": variant, "device": "cpu"}, None)
         other = [each for texts in getattr(cell.model, "remarks", {}).values() for each in texts]
         cell.play()
         why = next(iter(other + [item["error"] for item in cell.failed]), "")
