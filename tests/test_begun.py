@@ -24,7 +24,7 @@ from bncheck.subjects.interpreter import find_python, likely_python
 TORCH = find_backends(())["torch"]
 RUN = {
     "resume": None, "executor": None, "isolate": "target", "backend_files": (), "memory": None, "scenarios": (),
-    "targets": (), "overrides": (),
+    "targets": (), "optional": (), "overrides": (),
 }  # fmt: skip
 
 
@@ -93,6 +93,7 @@ def test_targets_that_are_sure() -> None:
     assert sure({**RUN, "scenarios": ("all-ones",)}) == ()
     assert sure({**RUN, "overrides": ("program.repeat=3",)}) == ()  # of no scenario: the command line is refused
     assert sure({**RUN, "scenarios": ("all-ones",), "targets": ("torch",)}) == ("torch",)
+    assert sure({**RUN, "targets": ("reference",), "optional": ("torch",)}) == ("reference", "torch")
     for name, value in {"resume": Path("run"), "executor": "dask", "isolate": "cell", "memory": 1.0}.items():
         assert sure({**RUN, "targets": ("torch",), name: value}) == ()
 
