@@ -138,6 +138,7 @@ def test_targets_that_are_sure() -> None:
     assert sure({**RUN, "scenarios": ("all-ones",)}) == ()
     assert sure({**RUN, "overrides": ("program.repeat=3",)}) == ()  # of no scenario: the command line is refused
     assert sure({**RUN, "scenarios": ("all-ones",), "targets": ("torch",)}) == ("torch",)
+    assert sure({**RUN, "targets": ("reference",), "optional": ("torch",)}) == ("reference", "torch")
     for name, value in {"resume": Path("run"), "executor": "dask", "isolate": "cell", "memory": 1.0}.items():
         assert sure({**RUN, "targets": ("torch",), name: value}) == ()
 

@@ -90,6 +90,20 @@ def test_what_a_replay_does_not_make_no_cause_explains() -> None:
     assert sum(item.shares.values()) <= item.explained + 1e-6
 
 
+def test_what_one_step_did_by_no_rule_is_taken_off_what_is_explained() -> None:
+    """The last step is off by a third of all that the divisors make: 3 of 4 parts are theirs."""
+    a, b = observe({}), observe({"variance_divisor": "n"})
+    probes = measure([a]), measure([b])
+    assert a[1] is not None and b[1] is not None
+    rows = a[1].arrays["bn/running_var"].astype(np.float64)
+    rows[-1] += np.abs(rows - b[1].arrays["bn/running_var"]).mean() * len(rows) / 3
+    spoilt = replace(a[1], arrays={**a[1].arrays, "bn/running_var": rows.astype(np.float32)})
+    found = attribute(a[0], spoilt, probes[0], b[1], probes[1], "bn")
+    item = next(item for item in found if item.quantity == "running_var")
+    assert item.explained == pytest.approx(0.75, abs=0.02)
+    assert item.shares == {"variance_divisor": pytest.approx(item.explained, abs=1e-6)}
+
+
 def test_equal_targets_have_no_causes() -> None:
     a, b = observe({}), observe({"dtype": "float64"})
     for item in attribute(a[0], a[1], measure([a]), b[1], measure([b]), "bn"):
