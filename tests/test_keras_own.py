@@ -187,8 +187,8 @@ def test_check_says_what_a_layer_does_unlike_keras(tmp_path: Path) -> None:
         (
             "trains",
             1,
-            ["normaliser-source"],
-            "In eval batch_normalization (a BatchNormalization) gives the same sample",
+            ["mode-leak"],
+            "The model runs batch_normalization in training mode while it is evaluated",
         ),
         ("unbuilt", 2, [], ""),
     ],

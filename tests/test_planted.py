@@ -85,3 +85,25 @@ def test_statistics_that_lag_are_named_where_their_training_is_watched(tmp_path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert causes(tmp_path / "run") == ["few-updates"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", [name for name in FRAMEWORKS if name != "torch"])
+def test_layers_whose_state_has_unusual_names_are_found_and_judged(tmp_path: Path, framework: str) -> None:
+    plain, _, engine = framework.partition("[")
+    thing = f"{MODELS / f'{plain}_unusual.py'}:{'net' if plain == 'keras' else 'Net'}"
+    done = here(
+        "check", thing, "--as", "model", "--input", FRAMEWORKS[framework], "--python", str(python_of(framework)),
+        "--no-report", "-q", "--out", str(tmp_path / "run"), KERAS_BACKEND=engine.rstrip("]") or "jax",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    found = json.loads((tmp_path / "run" / "run.json").read_text())["findings"]
+    assert [(item["layer"], item["cause"]) for item in found] == [("SampleVariance", "variance-divisor")]
+    answer = json.loads((tmp_path / "run" / "answer.json").read_text())
+    said = {row["layer"]: row["cells"][-1] for row in answer["rows"]}
+    assert said == {
+        "Plain": "in order", "Wide": "in order", "Nested": "in order", "SampleVariance": "variance-divisor",
+        "Deviation": "not compared", "Inverse": "not compared",
+    }  # fmt: skip
+    apart = [note for note in answer["notes"] if "it averages the deviation of each batch" in note]
+    assert [note.partition(" ")[0] for note in apart] == ["Deviation", "Inverse"]

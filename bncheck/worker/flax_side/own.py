@@ -86,7 +86,9 @@ def hands(shared):
 
         def asked(self, keywords):
             """Whether a call asks for training; None where it leaves that to the layer."""
-            said = (value == FLAGS[word] for word, value in keywords.items() if word in FLAGS and value is not None)
+            said = (
+                value == FLAGS[word] for word, value in keywords.items() if word in FLAGS and isinstance(value, bool)
+            )
             return next(said, None)
 
         def called(self, layer):

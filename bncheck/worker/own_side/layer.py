@@ -22,9 +22,7 @@ NAMES = {
 }
 TENSORS = ("running_mean", "running_var", "counter", "gamma", "beta")
 USUAL = {"gamma": 1.0, "beta": 0.0, "running_mean": 0.0, "running_var": 1.0}
-# State of unusual names, which unusual.py finds: class → {what: (attribute, perhaps of a layer inside: "stats.mu",
-# power)}. The power makes a variance of what is kept: 2 of a deviation, -2 of one over it.
-SHOWN = {}
+SHOWN = {}  # class → {what: (attribute, perhaps "stats.mu", power that makes a variance of it)}; unusual.py finds it
 # What a constructor may call the number of channels.
 CHANNELS = ("num_features", "num_channels", "in_channels", "channels", "features", "filters", "units", "dim")
 # A word of the scenario → what a constructor may call it.
@@ -311,8 +309,7 @@ def attribute(hands, layer, what):
     """What the layer itself holds for a neutral word, None where it has nothing of such a name."""
     shown = SHOWN.get(type(layer), {}).get(what)
     if shown is not None:
-        held = reached(layer, shown[0])
-        return held if shown[1] == 1 else Powered(held, shown[1])
+        return reached(layer, shown[0]) if shown[1] == 1 else Powered(reached(layer, shown[0]), shown[1])
     name = name_of(hands, layer, what)
     held = getattr(layer, name) if name else None
     if what in TENSORS or name:

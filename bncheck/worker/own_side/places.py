@@ -28,7 +28,11 @@ def seen(shared, model, batch):
     ran = [call.name for call in calls]
     return {
         "places": {name: each for name, each in neighbours(ran, set(model.norms)).items() if len(each) > 1},
-        "aside": [{"name": name, "kind": type(each).__name__} for name, each in hidden.items() if name in ran],
+        "aside": [
+            {"name": name, "kind": type(each).__name__}
+            for name, each in hidden.items()
+            if name in ran and getattr(each, "training", True)  # one that is in eval is hidden on purpose: a teacher
+        ],
     }
 
 
