@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from beside_torch import run
 
 from bncheck.diagnosis.held.folding import Fold, eps_of, fold_of, mistake
 from bncheck.life import Held
@@ -35,8 +38,8 @@ GAMMA, BETA = np.array([1.0, -2.0, 3.0]), np.array([0.25, 0.5, -0.75])
 MEAN, VAR = np.array([1.0, 2.0, -3.0]), np.array([4.0, 0.25, 1.0])
 
 
-def folded(gain: Array, bias: Array, var: Array = VAR) -> tuple[str, str, float] | None:
-    norm = Held(layer="bn", running_mean=MEAN, running_var=var, gamma=GAMMA, beta=BETA)
+def folded(gain: Array, bias: Array, var: Array = VAR, own: float | None = None) -> tuple[str, str, float] | None:
+    norm = Held(layer="bn", eps=own, running_mean=MEAN, running_var=var, gamma=GAMMA, beta=BETA)
     weight = (BEFORE * gain[:, None]).astype(np.float32)
     found = fold_of(BEFORE, BIAS, norm, weight, bias.astype(np.float32))
     return None if found is None else (found.word, found.lacks, found.eps)
@@ -45,8 +48,9 @@ def folded(gain: Array, bias: Array, var: Array = VAR) -> tuple[str, str, float]
 @pytest.mark.parametrize("eps", [1e-3, 1e-5])  # as an eps within the root one of 1e-5 fits nearly
 def test_an_eps_outside_the_root_is_one_of_the_weights_and_not_of_the_bias(eps: float) -> None:
     gain = GAMMA / (np.sqrt(VAR) + eps)
-    said = "the weights are divided by sqrt(var) + eps, and not by sqrt(var + eps)"
+    said = f"the weights are divided by sqrt(var) + {eps:g}, and not by sqrt(var + eps)"
     assert folded(gain, (BIAS - MEAN) * gain + BETA) == ("gain", said, eps)
+    assert folded(gain, (BIAS - MEAN) * gain + BETA, own=1e-5) == ("gain", said, eps)
 
 
 def test_a_sign_that_was_lost_and_a_scale_of_one_plus_gamma() -> None:
@@ -80,3 +84,18 @@ def test_another_eps_beside_another_bias_is_said_as_well() -> None:
             "1e-3.",
         ),
     ]
+
+
+AXES = """
+import torch
+from torch import nn
+from bncheck.worker.subject.inputs import candidates
+from bncheck.worker.subject.outputs import axes
+net = nn.Sequential(nn.ConvTranspose2d(4, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 6), nn.Embedding(6, 6))
+print(axes(net))
+print(candidates(torch, net)[0][1][1])
+"""
+
+
+def test_a_model_says_which_axis_is_that_of_outputs_and_how_many_channels_it_takes(tmp_path: Path) -> None:
+    assert run(AXES, tmp_path).stdout.splitlines() == ["{'0.weight': 1, '3.weight': 0}", "4"]

@@ -4,7 +4,9 @@
 # mypy: disallow-untyped-calls=False
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +61,7 @@ def check_file(asked: Asked, listener: Listener, ready: tuple[Readied, ...] = ()
         bar=asked.bar,
         formats=asked.formats,
         options=Options(AT_ONCE, Limits(cell_seconds=asked.seconds, memory=physical_memory()), ready=ready),
-        concluding=lambda results: (results, answer_of(asked.thing.text, graph, norms, results)),
+        concluding=lambda results: concluded(asked.thing.text, graph, norms, results),
         command=asked.command,
     )
     run, results = carry_out(request, listener)
@@ -95,6 +97,20 @@ def read(path: str) -> Any:
         return onnx_file.read(path)
     except onnx_file.FileError as error:
         raise UsageError(f"{path} cannot be checked: {error}", "export it again, or name another file") from None
+
+
+def concluded(subject: str, graph: Any, norms: Sequence[Any], results: Results) -> tuple[Results, Answer]:
+    """What happened, in the words of this command: a shape is given by --input here, and by --set in a run."""
+    cells = tuple(replace(cell, error=in_words_of_check(cell.error)) for cell in results.cells)
+    results = replace(results, cells=cells)
+    return results, answer_of(subject, graph, norms, results)
+
+
+def in_words_of_check(error: str) -> str:
+    said = re.sub(r"the scenario gives (\[[\d, ]*\])", r"and --input gives \1", error)
+    return re.sub(
+        r"say --set input\.shape=\[([\d, ]*)\]", lambda found: f"say --input {found[1].replace(' ', '')}", said
+    )
 
 
 def answer_of(subject: str, graph: Any, norms: Sequence[Any], results: Results) -> Answer:

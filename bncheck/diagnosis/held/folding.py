@@ -13,7 +13,6 @@ from bncheck.trace import Array
 # Roundings of float32 (2⁻²³) that folding takes at most: a square root, a division, two products, one sum.
 ROUNDINGS = 16 * 2.0**-23
 LARGEST_EPS = 1.0
-OUTSIDE = "the weights are divided by sqrt(var) + eps, and not by sqrt(var + eps)"
 USUAL_EPS = (1e-5, 1e-3, 1e-6, 1e-4, 2e-5, 1.001e-5, 1e-2, 1e-7, 1e-8, 1e-12, 0.0)
 
 
@@ -32,6 +31,7 @@ class Fold:
     fits: Range = (0.0, 0.0)
     lacks: str = ""  # of "weights" and "gain": what makes its bias, or its factor
     second: bool = False  # along the second of two axes that both have a number per channel
+    outside: bool = False  # of "gain": its eps is added to the root, and not within it
 
 
 def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_bias: Array | None) -> Fold | None:
@@ -57,11 +57,11 @@ def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_b
         if not identity:
             return Fold("bare")
     usual = eps_of(ratio, gamma, var, slack)
-    outside = None if usual else wrong_gain(ratio, gamma, var, norm.eps, slack)
-    if outside is not None and outside.lacks == OUTSIDE:  # next to the eps of a fold that is less exact
-        gain = gamma / (np.sqrt(var) + outside.eps)
+    wrong = None if usual else wrong_gain(ratio, gamma, var, norm.eps, slack)
+    if wrong is not None and wrong.outside:  # next to the eps of a fold that is less exact
+        gain = gamma / (np.sqrt(var) + wrong.eps)
         if is_bias(after, (before, mean, beta, gain), slack):
-            return outside
+            return wrong
     found: Fold | None = None
     for word, m, v in (("folded", mean, var), ("start", np.zeros(count), np.ones(count))):
         fits = eps_of(ratio, gamma, v, slack) or eps_of(ratio, gamma, v, 4 * slack)
@@ -73,7 +73,7 @@ def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_b
             return Fold(word, eps, fits)
         if word == "folded":
             found = Fold("weights", eps, fits, mistake(after, (before, mean, beta, gain), slack))
-    return found or outside
+    return found or wrong
 
 
 def is_bias(after: Array, parts: tuple[Array, Array, Array, Array], slack: float) -> bool:
@@ -100,15 +100,23 @@ def wrong_gain(ratio: Array, gamma: Array, var: Array, own: float | None, slack:
             "gamma was taken without its sign": np.abs(gamma) / root,
             "1 + gamma was taken for gamma": (1 + gamma) / root,
         }
-        if eps:
-            gains[OUTSIDE] = gamma / (np.sqrt(var) + eps)
         for word, gain in gains.items():
             if (np.abs(ratio - gain) <= slack * np.abs(gain)).all():
                 fitting.setdefault(word, eps)
+    out = next(
+        (eps for eps in dict.fromkeys((own, *USUAL_EPS)) if eps and is_outside(ratio, gamma, var, eps, slack)), 0
+    )
+    if out:
+        fitting[f"the weights are divided by sqrt(var) + {out:g}, and not by sqrt(var + eps)"] = out
     if len(fitting) != 1:
         return None
     ((word, eps),) = fitting.items()
-    return Fold("gain", eps, (eps, eps), word)
+    return Fold("gain", eps, (eps, eps), word, outside=bool(out))
+
+
+def is_outside(ratio: Array, gamma: Array, var: Array, eps: float, slack: float) -> bool:
+    gain = gamma / (np.sqrt(var) + eps)
+    return bool((np.abs(ratio - gain) <= slack * np.abs(gain)).all())
 
 
 def along_inputs(fold: Fold | None) -> Fold | None:
