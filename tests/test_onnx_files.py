@@ -389,6 +389,8 @@ def test_what_was_not_played_is_not_as_onnx_says() -> None:
     (norm,) = onnx_file.batch_norms(graph)
     assert (row(graph, norm, (), True).cells[-1], row(graph, norm, (), True).mark) == ("as ONNX says", "agrees")
     assert (row(graph, norm, (), False).cells[-1], row(graph, norm, (), False).mark) == ("not played", "not compared")
+    first, *_ = onnx_file.batch_norms(new := onnx_file.read(str(SHIPPED[-1] / "models" / "fresh-training.onnx")))
+    assert row(new, first, (), True).cells[-1] == "as ONNX says, statistics at their start"
     said = "the file's input x has the shape [any, 3], the scenario gives [1, 4]: say --set input.shape=[1, 3]"
     told = "the file's input x has the shape [any, 3], and --input gives [1, 4]: say --input 1,3"
     assert in_words_of_check(said) == told

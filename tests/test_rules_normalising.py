@@ -80,6 +80,17 @@ def test_eps_is_said_as_well_as_it_is_known(facet: Facet, says: str):
     assert said == f"torch adds {says} to the variance, flax one of 0.001."
 
 
+def test_an_eps_of_the_deviation_is_no_eps_of_the_variance():
+    facets = (
+        {"eps": Facet(1e-5), "eps_placement": Facet("inside")},
+        {"eps": Facet(1e-3), "eps_placement": Facet("outside")},
+    )
+    inside, outside = ([make_cell(make_case((F,)), name, None, convention=Convention(name, "", each))]
+                       for name, each in zip(("torch", "flax"), facets, strict=True))  # fmt: skip
+    said = bn112_eps.sentence(outside, 1e-3, inside, 1e-5)
+    assert said == "flax adds an eps of 0.001 to the deviation, torch one of 1e-05 to the variance."
+
+
 # -------------------------------------------------------------------------------------------------------------- affine
 
 

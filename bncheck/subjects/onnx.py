@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bncheck.diagnosis.rules.layer_names import listed
 from bncheck.environments.devices import physical_memory
 from bncheck.errors import NothingToJudge, UsageError
 from bncheck.finding import KINDS, NODES, Finding
@@ -123,7 +124,7 @@ def answer_of(subject: str, graph: Any, norms: Sequence[Any], results: Results) 
         headline=headline(len(norms), leading, cells, graph.opset),
         columns=COLUMNS,
         rows=tuple(row(graph, norm, found, stopped_by(cells) is None) for norm in norms),
-        notes=notes(graph, results, cells),
+        notes=notes(graph, norms, results, cells),
     )
 
 
@@ -148,11 +149,21 @@ def row(graph: Any, norm: Any, found: Sequence[Finding], played: bool) -> Row:
     own = [item for item in found if item.layer == norm.layer or (item.cause == "mode-leak" and norm.training)]
     worst = min(own, key=lambda item: KINDS.index(item.kind), default=None)
     sizes = [graph.weights[name].size for name in norm.node.inputs[1:5] if name in graph.weights]
-    said = worst.cause if worst is not None else "as ONNX says" if played else "not played"
+    said = worst.cause if worst is not None else as_found(graph, norm) if played else "not played"
     cells = ("training" if norm.training else "inference", str(sizes[0]) if sizes else "?", f"{norm.eps:g}", said)
     return Row(
         layer=norm.layer, cells=cells, mark=worst.kind if worst is not None else "agrees" if played else "not compared"
     )
+
+
+def as_found(graph: Any, norm: Any) -> str:
+    return "as ONNX says" + (", statistics at their start" if at_start(graph, norm) else "")
+
+
+def at_start(graph: Any, norm: Any) -> bool:
+    """Whether it holds the statistics of a layer that no training has reached: mean 0 and variance 1."""
+    mean, var = (graph.weights.get(name) for name in norm.node.inputs[3:5])
+    return mean is not None and var is not None and not mean.any() and bool((var == 1).all())
 
 
 def biased(graph: Any) -> int:
@@ -162,13 +173,20 @@ def biased(graph: Any) -> int:
     return sum(len(node.inputs) > 2 and not behind & set(node.outputs) for node in convolutions)
 
 
-def notes(graph: Any, results: Results, cells: Sequence[CellResult]) -> tuple[str, ...]:
+def notes(graph: Any, norms: Sequence[Any], results: Results, cells: Sequence[CellResult]) -> tuple[str, ...]:
     case = next((case for scenario in results.scenarios if scenario.name == SCENARIO for case in scenario.cases), None)
     shapes = [value.get("shape") for value in (case.inputs if case else {}).values() if isinstance(value, Mapping)]
     begun = any(cell.outcome == "ok" for cell in cells)
     shown = " and ".join("×".join(map(str, shape)) for shape in shapes if shape and begun)
     said = [f"Opset {graph.opset}" + (f", written by {graph.producer}." if graph.producer else ".")]
     said += [f"Played on made-up numbers: {shown}. Another shape: --input SHAPE."] if shown else []
+    new = [norm.layer for norm in norms if at_start(graph, norm)]
+    if new:
+        hold = "holds" if len(new) == 1 else "hold"
+        said.append(
+            f"{listed(new)} {hold} mean 0 and variance 1, as before any training. If the model was trained, its "
+            f"statistics did not reach the file: bncheck diff MODEL.py:build {Path(graph.path).name} compares them."
+        )
     folded = biased(graph)
     if folded:
         said.append(

@@ -66,7 +66,16 @@ def of_constant_input(pair: PairView) -> Iterator[Finding]:
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:
     one, two = measured(x, value), measured(y, other)
-    return f"{names(x)} {verb(x, 'adds', 'add')} an eps {one} to the variance, {names(y)} one {two}."
+    where, there = placed(x), placed(y)
+    to = "" if where == there else f" to the {there}"
+    return f"{names(x)} {verb(x, 'adds', 'add')} an eps {one} to the {where}, {names(y)} one {two}{to}."
+
+
+def placed(side: Side) -> str:
+    """What eps is added to. One that is measured outside the root is no eps of the variance."""
+    convention = side[0].convention
+    facet = convention.facets.get("eps_placement") if convention is not None else None
+    return "deviation" if facet is not None and facet.value == "outside" else "variance"
 
 
 def measured(side: Side, value: object) -> str:
