@@ -92,6 +92,7 @@ class Held:
     dtypes: Mapping[str, str] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)  # quantity → the thing's own name for it
+    kind: str = ""  # its class, where it is a model's
 
 
 @dataclass(frozen=True)

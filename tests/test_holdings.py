@@ -222,3 +222,11 @@ def test_a_layer_in_half_precision_beside_others_in_float32_is_named() -> None:
     assert item.cause == "low-precision-stall"
     assert "running statistics of a are in bfloat16, those of other layers are not" in item.title
     assert judge_holding(model(held("a", "bfloat16"), held("b", "bfloat16", **OTHER), framework="keras")) == ()
+
+
+def test_a_layer_that_normalises_each_sample_by_itself_does_not_depend_on_the_others() -> None:
+    """The first half of an IBN block."""
+    none = {"running_mean": None, "running_var": None, "counter": None}
+    instance, batch = (make_held("b", kind=kind, **none) for kind in ("InstanceNorm2d", "BatchNorm2d"))
+    assert [finding.cause for finding in judge_holding(model(TWO[0], batch))] == ["normaliser-source"]
+    assert not judge_holding(model(TWO[0], instance))

@@ -181,6 +181,7 @@ def held_of(place: int, layer: Mapping[str, Any], arrays: Mapping[str, Any]) -> 
         dtypes={what: str(arrays[f"{place}/{what}/dtype"]) for what in there},
         shapes={what: found[what].shape for what in found},
         keys={what: path + str(arrays[f"{place}/{what}/key"]) for what in there},
+        kind=str(layer["kind"]),
     )
 
 

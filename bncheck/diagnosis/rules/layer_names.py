@@ -33,3 +33,8 @@ def together(layers: Sequence[str]) -> str:
 
 def verb(layers: Sequence[str], singular: str, plural: str) -> str:
     return singular if len(layers) == 1 else plural
+
+
+def is_of_samples(kind: str) -> bool:
+    """Whether layers of that class normalise each sample by itself, whatever stands beside it."""
+    return "instancenorm" in kind.replace("_", "").lower()

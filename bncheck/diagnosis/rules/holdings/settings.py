@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bncheck.diagnosis.rules.holdings.words import Said, dtype_of
-from bncheck.diagnosis.rules.layer_names import of_all, verb
+from bncheck.diagnosis.rules.layer_names import is_of_samples, of_all, verb
 from bncheck.diagnosis.rules.wording import number
 from bncheck.life import Held, Holding
 
@@ -129,7 +129,8 @@ def untracked(holding: Holding) -> Said | None:
     """Layers of a model that keep no running statistics: eval normalises with the batch that it is given."""
     if holding.format != "model":
         return None
-    none = tuple(held.layer for held in holding.layers if held.running_mean is None and held.running_var is None)
+    layers = [held for held in holding.layers if not is_of_samples(held.kind)]
+    none = tuple(held.layer for held in layers if held.running_mean is None and held.running_var is None)
     if not none:
         return None
     return Said(
@@ -137,6 +138,6 @@ def untracked(holding: Holding) -> Said | None:
         f"{of_all(none, holding)} {verb(none, 'keeps', 'keep')} no running statistics: in eval, too, a sample's output "
         f"depends on the samples next to it.",
         "keep running statistics (track_running_stats=True) where single samples are evaluated",
-        kind="convention" if len(none) == len(holding.layers) else "hazard",
+        kind="convention" if len(none) == len(layers) else "hazard",
         quantity="output",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bncheck.diagnosis.rules.layer_names import of_all, together, verb
+from bncheck.diagnosis.rules.layer_names import is_of_samples, of_all, together, verb
 from bncheck.diagnosis.rules.lives.reading import moves, places, spans, trained
 from bncheck.diagnosis.rules.lives.words import Said, by_line, count
 from bncheck.diagnosis.rules.roundoff import HALF, UNIT_ROUNDOFF
@@ -94,7 +94,9 @@ def batch_in_eval(life: Life) -> Said | None:
     found = [
         layer
         for layer in life.layers
-        if not layer.tracks and any(span.training is False and span.moved is None for span in layer.spans)
+        if not layer.tracks
+        and not is_of_samples(layer.kind)
+        and any(span.training is False and span.moved is None for span in layer.spans)
     ]
     if not found:
         return None
