@@ -83,6 +83,20 @@ def test_not_a_number_is_told_before_a_difference_and_an_early_one_before_a_late
     assert first_to_tell([literal_run.drift("forward", "mxnet", "gamma")]) is None
 
 
+def test_what_is_said_of_some_cases_names_them() -> None:
+    def noted(*cases: str) -> str:
+        cells = tuple(
+            replace(cell, remarks=("Its layers are innocent.",)) if cell.case in cases else cell
+            for cell in literal_run.results().cells
+        )
+        shown = text(literal_run.results(cells=cells), RUN, 140)
+        return next((line.strip() for line in shown.splitlines() if "innocent" in line), "")
+
+    assert noted() == ""
+    assert noted("forward") == "note: forward: Its layers are innocent."
+    assert noted("forward", "forward-backward", "base") == "note: Its layers are innocent."
+
+
 def test_one_cause_in_many_cases_is_told_once() -> None:
     many = tuple(literal_run.finding(case=f"c{number}") for number in range(50))
     assert [len(theme.findings) for theme in themes(literal_run.results(findings=many))] == [50]

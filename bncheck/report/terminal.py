@@ -100,10 +100,25 @@ def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
     if probes and len(missing) < len(results.targets):
         yield line(f"{plural(probes, 'small case')} measured each target's rules (bncheck conventions)", "dim")
     yield from (line(sentence, "dim") for sentence in kept(results))
-    for remark in dict.fromkeys(text for cell in results.cells for text in cell.remarks):
+    for remark in remarks(results, shown):
         yield line(f"note: {one_line(remark, 300)}", "dim")
     yield line(headline(results), "bold")
     yield from footer(screen.run_folder, found, screen)
+
+
+def remarks(results: Results, shown: Matrix) -> Iterator[str]:
+    """What is said of cells, each sentence once; with its cases, where it is not said of all of them."""
+    labels = {(row.scenario.name, row.case.name): row.case.label for row in shown.rows}
+    said: dict[str, set[tuple[str, str]]] = {}
+    for cell in results.cells:
+        for text in cell.remarks:
+            said.setdefault(text, set()).add((cell.scenario, cell.case))
+    for text, places in said.items():
+        named = [label for place, label in labels.items() if place in places]
+        if not named or len(named) == len(labels):
+            yield text
+        else:
+            yield f"{' and '.join(named)}: {text}" if len(named) < 3 else f"{len(named)} of {len(labels)} cases: {text}"
 
 
 def line(text: str, style: str = "") -> RenderableType:
