@@ -182,7 +182,7 @@ LOOKED = Looked(
 def test_the_scenario_of_a_layer_asks_what_its_constructor_takes() -> None:
     text = scenario_text(LOOKED, {"groups": 2}, "my.py:MyBN", True)
     assert '"batch_weight": ' not in text and "batch_weight = 0.01" in text, "what the layer shows, for it takes none"
-    assert "eps = 0.001" in text and 'custom = "my.py:MyBN"' in text and "arguments = { groups = 2 }" in text
+    assert "eps = 0.002" in text and 'custom = "my.py:MyBN"' in text and "arguments = { groups = 2 }" in text
     assert "eps = 0.01" in scenario_text(LOOKED, {"eps": 0.01}, "", True)
     assert "initial" not in scenario_text(LOOKED, {"affine": False}, "", True)
 
@@ -229,7 +229,7 @@ def test_a_layer_that_is_not_equivalent_fails_and_the_cause_leads(tmp_path: Path
 def test_a_layer_that_is_equivalent_passes(tmp_path: Path, python: Path) -> None:
     answer, _, code = checked(f"{LAYERS}:Own2d", tmp_path / "run", python=str(python))
     assert code == 0
-    assert answer.notes[0] == "Tried on 8×4×5×5 and 200×4×5×5 values with eps = 0.001, momentum = 0.3."
+    assert answer.notes[0] == "Tried on 8×4×5×5 and 200×4×5×5 values with eps = 0.002, momentum = 0.3."
     assert answer.headline.startswith("Own2d is equivalent to torch.nn.BatchNorm2d on 8×4×5×5")
     assert {row.mark for row in answer.rows} == {"agrees"}
     assert {row.layer for row in answer.rows} >= {"output", "running variance", "gradient of gamma", "counter"}

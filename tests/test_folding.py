@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-from bncheck.diagnosis.held.folding import eps_of, mistake
+import numpy as np
+import pytest
+from beside_torch import run
+
+from bncheck.diagnosis.held.folding import Fold, eps_of, fold_of, mistake
+from bncheck.life import Held
+from bncheck.subjects.folded import FoldedLayer, readings
+from bncheck.trace import Array
 
 ONE = np.ones(1)
 
@@ -23,3 +30,72 @@ def test_a_bias_that_two_mistakes_make_names_neither() -> None:
     assert mistake(nothing, (nothing, nothing, two, one), 1e-6) == ""  # beta left out, or no bias at all
     assert mistake(-two, (nothing, two, one, one), 1e-6) == "beta was left out"
     assert mistake(one, (nothing, two, one, one), 1e-6) == "the running mean was left out"
+
+
+# Three channels of one weight each: K = 1, so that the factor of a channel is what stands in the weight.
+BEFORE, BIAS = np.array([[1.0], [2.0], [4.0]], np.float32), np.array([0.5, -1.0, 2.0], np.float32)
+GAMMA, BETA = np.array([1.0, -2.0, 3.0]), np.array([0.25, 0.5, -0.75])
+MEAN, VAR = np.array([1.0, 2.0, -3.0]), np.array([4.0, 0.25, 1.0])
+
+
+def folded(gain: Array, bias: Array, var: Array = VAR, own: float | None = None) -> tuple[str, str, float] | None:
+    norm = Held(layer="bn", eps=own, running_mean=MEAN, running_var=var, gamma=GAMMA, beta=BETA)
+    weight = (BEFORE * gain[:, None]).astype(np.float32)
+    found = fold_of(BEFORE, BIAS, norm, weight, bias.astype(np.float32))
+    return None if found is None else (found.word, found.lacks, found.eps)
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-5])  # as an eps within the root one of 1e-5 fits nearly
+def test_an_eps_outside_the_root_is_one_of_the_weights_and_not_of_the_bias(eps: float) -> None:
+    gain = GAMMA / (np.sqrt(VAR) + eps)
+    said = f"the weights are divided by sqrt(var) + {eps:g}, and not by sqrt(var + eps)"
+    assert folded(gain, (BIAS - MEAN) * gain + BETA) == ("gain", said, eps)
+    assert folded(gain, (BIAS - MEAN) * gain + BETA, own=1e-5) == ("gain", said, eps)
+
+
+def test_a_sign_that_was_lost_and_a_scale_of_one_plus_gamma() -> None:
+    for gamma, said in ((abs(GAMMA), "gamma was taken without its sign"), (1 + GAMMA, "1 + gamma was taken for gamma")):
+        gain = gamma / np.sqrt(VAR + 1e-5)
+        assert folded(gain, (BIAS - MEAN) * gain + BETA) == ("gain", said, 1e-5)
+
+
+def test_a_sign_in_the_bias() -> None:
+    gain = GAMMA / np.sqrt(VAR + 1e-5)
+    plus, minus = (BIAS + MEAN) * gain + BETA, (BIAS - MEAN) * gain - BETA
+    assert folded(gain, plus) == ("weights", "the running mean was added, and not subtracted", 1e-5)
+    assert folded(gain, minus) == ("weights", "beta was subtracted, and not added", 1e-5)
+
+
+def test_a_new_layers_statistics_are_no_eps_of_nearly_one() -> None:
+    """Where variances are tiny 1/sqrt(1 + 1e-5) is also one over the root of each of them and 1."""
+    gain = GAMMA / np.sqrt(1 + 1e-5)
+    assert folded(gain, BIAS * gain + BETA, np.array([1e-6, 1e-7, 0.0])) == ("start", "", 1e-5)
+
+
+def test_another_eps_beside_another_bias_is_said_as_well() -> None:
+    norm = Held(layer="bn", running_mean=MEAN, running_var=VAR)
+    fold = Fold("weights", 1e-3, (0.99e-3, 1.01e-3), "it is beta alone")
+    each = FoldedLayer(layer=norm, fold=fold, keys=("0.weight", "0.weight"), in_b=True)
+    assert [(said.cause, said.title) for said in readings([each], "b.pt", "a.pt")] == [
+        ("folding", "b.pt folds bn with another bias than what a.pt holds makes. It is beta alone."),
+        (
+            "eps",
+            "b.pt was folded with eps 0.001 in bn; a.pt does not say its eps; PyTorch's default is 1e-5, that of Keras "
+            "1e-3.",
+        ),
+    ]
+
+
+AXES = """
+import torch
+from torch import nn
+from bncheck.worker.subject.inputs import candidates
+from bncheck.worker.subject.outputs import axes
+net = nn.Sequential(nn.ConvTranspose2d(4, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 6), nn.Embedding(6, 6))
+print(axes(net))
+print(candidates(torch, net)[0][1][1])
+"""
+
+
+def test_a_model_says_which_axis_is_that_of_outputs_and_how_many_channels_it_takes(tmp_path: Path) -> None:
+    assert run(AXES, tmp_path).stdout.splitlines() == ["{'0.weight': 1, '3.weight': 0}", "4"]

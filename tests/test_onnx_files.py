@@ -22,6 +22,7 @@ from bncheck.scenario import Case
 from bncheck.scenario_files.inputs import make_inputs
 from bncheck.scenario_files.model_file import shape_that_runs, with_input_of_file
 from bncheck.scenario_files.shipped import SHIPPED
+from bncheck.subjects.onnx import in_words_of_check, row
 from bncheck.worker.onnx_side import file as onnx_file
 from bncheck.worker.onnx_side import judge as onnx_judge
 from bncheck.worker.onnx_side import oracle as onnx_oracle
@@ -381,6 +382,16 @@ def test_no_damage_to_a_file_is_more_than_a_sentence(files: Path) -> None:
             assert str(error)
             outcomes.add(type(error).__name__)
     assert outcomes == {"Model", "FileError", "NotImplementedError"}
+
+
+def test_what_was_not_played_is_not_as_onnx_says() -> None:
+    graph = onnx_file.read(str(SHIPPED[-1] / "models" / "opset15.onnx"))
+    (norm,) = onnx_file.batch_norms(graph)
+    assert (row(graph, norm, (), True).cells[-1], row(graph, norm, (), True).mark) == ("as ONNX says", "agrees")
+    assert (row(graph, norm, (), False).cells[-1], row(graph, norm, (), False).mark) == ("not played", "not compared")
+    said = "the file's input x has the shape [any, 3], the scenario gives [1, 4]: say --set input.shape=[1, 3]"
+    told = "the file's input x has the shape [any, 3], and --input gives [1, 4]: say --input 1,3"
+    assert in_words_of_check(said) == told
 
 
 def test_the_terminal_says_what_is_wrong_with_a_file(tmp_path: Path, files: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_scenario_of_a_layer_is_written_in_the_words_of_its_framework() -> N
     assert 'targets = ["paddle", "paddle[builtin]"]' in text
     assert 'title = "MyBN against paddle.nn.BatchNorm2D"' in text
     assert "batch_weight = 0.3" in text, "momentum 0.7, of the old average"
-    assert "eps = 0.001" in text
+    assert "eps = 0.002" in text
 
 
 def test_where_the_built_in_layer_moves_in_backward_each_forward_has_one() -> None:

@@ -88,6 +88,20 @@ def test_what_lacks_an_event_and_was_compared_in_the_rest_took_part() -> None:
     assert len(said(replace(run(*cells), drifts=(initial,)), "onnxruntime", "torch")) == 2
 
 
+def test_what_is_held_after_each_of_the_forwards_that_nobody_could_play_is_nothing_played() -> None:
+    """A file of two inputs: its weights are there after each event, and stand still."""
+    cells = (cell("onnxruntime", "unsupported", event=0, error="two inputs"), cell("torch", "unsupported", event=0))
+    held = drift("base", "torch", "running_mean", scenario="s", a="onnxruntime", points=3)
+    results = replace(run(*cells, ops=("eval_forward", "eval_forward")), drifts=(held,))
+    assert said(results, "onnxruntime") == [
+        "onnxruntime was asked for and did not play the case: unsupported (two inputs)",
+        "Nothing was compared: no case was played by two targets (torch: unsupported; "
+        "onnxruntime: unsupported (two inputs))",
+    ]
+    second = replace(held, layer="", quantity="output", points=1)  # the second forward was played after all
+    assert said(replace(results, drifts=(held, second)), "onnxruntime") == []
+
+
 def test_a_refusal_of_an_event_is_an_answer_and_a_crash_is_charged_elsewhere() -> None:
     assert said(run(cell("torch", "raised", event=0), cell("reference", "raised", event=0)), "torch") == []
     assert said(run(cell("torch", "crashed"), cell("reference"), cell("mxnet")), "torch") == []

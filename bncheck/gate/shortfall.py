@@ -70,9 +70,16 @@ def took_part(results: Results, cell: CellResult) -> bool:
     """Whether it played, or went on without an event that its framework does not have, and was compared in the rest."""
     if cell.outcome != "unsupported" or (cell.event is not None and cell.event < 0):
         return played(cell)
-    here = results.drift_table.of_case(cell.scenario, cell.case)
-    # The initial state, which every state has as its first point, is nothing that was played.
-    return any(cell.target in (drift.a, drift.b) and drift.points > bool(drift.layer) for drift in here)
+    here = [
+        drift
+        for drift in results.drift_table.of_case(cell.scenario, cell.case)
+        if cell.target in (drift.a, drift.b)
+        # The initial state, which every state has as its first point, is nothing that was played.
+        and drift.points > bool(drift.layer)
+    ]
+    case = results.case_at.get((cell.scenario, cell.case))
+    idle = case is not None and cell.event == 0 and all(op_of(op).forward for op in case.ops)
+    return any(not (idle and drift.layer) for drift in here)  # without an output what it holds is still the initial one
 
 
 def missing(results: Results, required: Collection[str]) -> Iterator[Shortfall]:

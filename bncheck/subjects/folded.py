@@ -152,7 +152,8 @@ def readings(chosen: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[
             advice="compare the models, which say it: bncheck diff MODEL.py:build OTHER.py:build",
             places=tuple((name, "running_var") for name in names),
         )
-    yield from other_eps([each for each in folds if each not in fits], mine, theirs)
+    made = [each for each in chosen if each.fold.word in ("folded", "weights")]
+    yield from other_eps([each for each in made if not has_own_eps(each)], mine, theirs)
 
 
 def has_own_eps(each: FoldedLayer) -> bool:

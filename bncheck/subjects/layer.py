@@ -53,8 +53,9 @@ QUANTITIES = {
 @dataclass(frozen=True)
 class Home:
     """The framework that a layer is written for. ``targets``: the layer's, and the built-in one's. ``usual``: eps and
-    momentum of the built-in layer; ``asked``: where the layer takes them, other than both defaults. ``old``: its
-    momentum is the weight of the old average. ``axis`` of the channels."""
+    momentum of the built-in layer; ``asked``: where the layer takes them, other than what anybody writes into a
+    forward as a number: it would pass for the eps that was given. ``old``: its momentum is the weight of the old
+    average. ``axis`` of the channels."""
 
     title: str
     targets: tuple[str, str]
@@ -74,7 +75,7 @@ TORCH = Home(
     title="PyTorch",
     targets=("torch", "torch[builtin]"),
     usual={"eps": 1e-5, "momentum": 0.1},
-    asked={"eps": 1e-3, "momentum": 0.3},
+    asked={"eps": 2e-3, "momentum": 0.3},
 )
 KERAS_ENGINES = {"jax": ("keras", "keras[builtin]")} | {
     engine: (f"keras[{engine}]", f"keras[builtin_{engine}]") for engine in ("torch", "tensorflow")
@@ -85,7 +86,7 @@ def home_of(found: Mapping[str, Any]) -> Home:
     engine = found.get("engine")
     if engine is None:
         return home_in(find_backends(())[str(found["framework"])], found) if "framework" in found else TORCH
-    usual, asked = {"eps": 1e-3, "momentum": 0.99}, {"eps": 1e-2, "momentum": 0.7}
+    usual, asked = {"eps": 1e-3, "momentum": 0.99}, {"eps": 2e-2, "momentum": 0.7}
     targets = KERAS_ENGINES[str(engine)]
     return Home(title="Keras", targets=targets, usual=usual, asked=asked, old=True, axis=-1)
 
@@ -98,7 +99,7 @@ def home_in(backend: BackendFile, found: Mapping[str, Any]) -> Home:
         title=str(found["title"]),
         targets=(backend.name, f"{backend.name}[builtin]"),
         usual={"eps": float(facets["default_eps"]), "momentum": 1 - weight if old else weight},
-        asked={"eps": 1e-3, "momentum": 0.7 if old else 0.3},
+        asked={"eps": 2e-3, "momentum": 0.7 if old else 0.3},
         old=old,
         axis=int(found["axis"]),
         like=str(found["like"]),

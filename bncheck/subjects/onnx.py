@@ -4,7 +4,9 @@
 # mypy: disallow-untyped-calls=False
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +61,7 @@ def check_file(asked: Asked, listener: Listener, ready: tuple[Readied, ...] = ()
         bar=asked.bar,
         formats=asked.formats,
         options=Options(AT_ONCE, Limits(cell_seconds=asked.seconds, memory=physical_memory()), ready=ready),
-        concluding=lambda results: (results, answer_of(asked.thing.text, graph, norms, results)),
+        concluding=lambda results: concluded(asked.thing.text, graph, norms, results),
         command=asked.command,
     )
     run, results = carry_out(request, listener)
@@ -97,6 +99,20 @@ def read(path: str) -> Any:
         raise UsageError(f"{path} cannot be checked: {error}", "export it again, or name another file") from None
 
 
+def concluded(subject: str, graph: Any, norms: Sequence[Any], results: Results) -> tuple[Results, Answer]:
+    """What happened, in the words of this command: a shape is given by --input here, and by --set in a run."""
+    cells = tuple(replace(cell, error=in_words_of_check(cell.error)) for cell in results.cells)
+    results = replace(results, cells=cells)
+    return results, answer_of(subject, graph, norms, results)
+
+
+def in_words_of_check(error: str) -> str:
+    said = re.sub(r"the scenario gives (\[[\d, ]*\])", r"and --input gives \1", error)
+    return re.sub(
+        r"say --set input\.shape=\[([\d, ]*)\]", lambda found: f"say --input {found[1].replace(' ', '')}", said
+    )
+
+
 def answer_of(subject: str, graph: Any, norms: Sequence[Any], results: Results) -> Answer:
     cells = [cell for cell in results.cells if cell.scenario == SCENARIO]
     found = [item for item in results.findings if item.scenario == SCENARIO and item.kind != "rounding"]
@@ -106,7 +122,7 @@ def answer_of(subject: str, graph: Any, norms: Sequence[Any], results: Results) 
         subject=subject,
         headline=headline(len(norms), leading, cells, graph.opset),
         columns=COLUMNS,
-        rows=tuple(row(graph, norm, found) for norm in norms),
+        rows=tuple(row(graph, norm, found, stopped_by(cells) is None) for norm in norms),
         notes=notes(graph, results, cells),
     )
 
@@ -114,20 +130,29 @@ def answer_of(subject: str, graph: Any, norms: Sequence[Any], results: Results) 
 def headline(count: int, leading: Finding | None, cells: Sequence[CellResult], opset: int) -> str:
     if leading is not None:
         return leading.title
-    stopped = next((cell for cell in cells if cell.target != "reference" and cell.outcome != "ok"), None)
-    if stopped is not None or not cells:
-        why = " ".join((stopped.error or stopped.outcome).split()) if stopped else "onnxruntime did not run"
+    why = stopped_by(cells)
+    if why is not None:
         return f"The file could not be played: {why}"
     return f"The file does what ONNX opset {opset} says: {plural(count, 'BatchNormalization node')} checked."
 
 
-def row(graph: Any, norm: Any, found: Sequence[Finding]) -> Row:
+def stopped_by(cells: Sequence[CellResult]) -> str | None:
+    """Why the runtime did not play the file; None where it did."""
+    stopped = next((cell for cell in cells if cell.target != "reference" and cell.outcome != "ok"), None)
+    if stopped is not None:
+        return " ".join((stopped.error or stopped.outcome).split())
+    return None if cells else "onnxruntime did not run"
+
+
+def row(graph: Any, norm: Any, found: Sequence[Finding], played: bool) -> Row:
     own = [item for item in found if item.layer == norm.layer or (item.cause == "mode-leak" and norm.training)]
     worst = min(own, key=lambda item: KINDS.index(item.kind), default=None)
     sizes = [graph.weights[name].size for name in norm.node.inputs[1:5] if name in graph.weights]
-    said = worst.cause if worst is not None else "as ONNX says"
+    said = worst.cause if worst is not None else "as ONNX says" if played else "not played"
     cells = ("training" if norm.training else "inference", str(sizes[0]) if sizes else "?", f"{norm.eps:g}", said)
-    return Row(layer=norm.layer, cells=cells, mark=worst.kind if worst is not None else "agrees")
+    return Row(
+        layer=norm.layer, cells=cells, mark=worst.kind if worst is not None else "agrees" if played else "not compared"
+    )
 
 
 def biased(graph: Any) -> int:
@@ -140,7 +165,8 @@ def biased(graph: Any) -> int:
 def notes(graph: Any, results: Results, cells: Sequence[CellResult]) -> tuple[str, ...]:
     case = next((case for scenario in results.scenarios if scenario.name == SCENARIO for case in scenario.cases), None)
     shapes = [value.get("shape") for value in (case.inputs if case else {}).values() if isinstance(value, Mapping)]
-    shown = " and ".join("×".join(map(str, shape)) for shape in shapes if shape)
+    begun = any(cell.outcome == "ok" for cell in cells)
+    shown = " and ".join("×".join(map(str, shape)) for shape in shapes if shape and begun)
     said = [f"Opset {graph.opset}" + (f", written by {graph.producer}." if graph.producer else ".")]
     said += [f"Played on made-up numbers: {shown}. Another shape: --input SHAPE."] if shown else []
     folded = biased(graph)

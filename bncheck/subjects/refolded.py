@@ -14,6 +14,7 @@ from bncheck.diagnosis.held.measured import Measured
 from bncheck.diagnosis.held.outputs import aligned, hold_against, percent
 from bncheck.errors import BncheckError
 from bncheck.finding import Finding
+from bncheck.report.plain_text import plural
 from bncheck.subjects.folded import FoldedLayer, Weights, folded_layers, has_own_eps, moved
 from bncheck.subjects.played_file import Played
 from bncheck.trace import Array
@@ -93,10 +94,11 @@ def explained(
     measured = now.get("eval") or now["plain"]
     if not measured.fits:
         return list(outputs), list(held)
+    all_of_it = "That is" if len(causes) == 1 else f"Together with {plural(len(causes) - 1, 'other finding')} that is"
     first = replace(
         causes[0],
-        title=f"{causes[0].title} That is all of the difference of their outputs, {percent(usual.gap)} of the largest: "
-        "folded rightly, it gives the same up to rounding.",
+        title=f"{causes[0].title} {all_of_it} all of the difference of their outputs, {percent(usual.gap)} of the "
+        "largest: folded rightly, it gives the same up to rounding.",
         evidence={**causes[0].evidence, "explained": 1.0 - measured.gap / usual.gap, "gap": usual.gap},
         accounts=(*causes[0].accounts, ("", "output")),
     )

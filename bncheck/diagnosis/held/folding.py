@@ -31,6 +31,7 @@ class Fold:
     fits: Range = (0.0, 0.0)
     lacks: str = ""  # of "weights" and "gain": what makes its bias, or its factor
     second: bool = False  # along the second of two axes that both have a number per channel
+    outside: bool = False  # of "gain": its eps is added to the root, and not within it
 
 
 def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_bias: Array | None) -> Fold | None:
@@ -55,19 +56,31 @@ def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_b
         identity = np.abs(gamma / np.sqrt(np.maximum(var, 0) + 1e-5) - 1).max() <= slack
         if not identity:
             return Fold("bare")
+    usual = eps_of(ratio, gamma, var, slack)
+    wrong = None if usual else wrong_gain(ratio, gamma, var, norm.eps, slack)
+    if wrong is not None and wrong.outside:  # next to the eps of a fold that is less exact
+        gain = gamma / (np.sqrt(var) + wrong.eps)
+        if is_bias(after, (before, mean, beta, gain), slack):
+            return wrong
+    found: Fold | None = None
     for word, m, v in (("folded", mean, var), ("start", np.zeros(count), np.ones(count))):
         fits = eps_of(ratio, gamma, v, slack) or eps_of(ratio, gamma, v, 4 * slack)
         if fits is None:
             continue
         eps = eps_within(fits, norm.eps)[0]
         gain = gamma / np.sqrt(v + eps)
-        wanted, size = (before - m) * gain + beta, np.abs(before * gain) + np.abs(m * gain) + np.abs(beta)
-        apart = np.abs(after - wanted)
-        good = bool((apart <= slack * size + 1e-12).all())
-        if good or word == "folded":
-            lacks = "" if good else mistake(after, (before, mean, beta, gain), slack)
-            return Fold(word if good else "weights", eps, fits, lacks)
-    return wrong_gain(ratio, gamma, var, norm.eps, slack)
+        if is_bias(after, (before, m, beta, gain), slack):
+            return Fold(word, eps, fits)
+        if word == "folded":
+            found = Fold("weights", eps, fits, mistake(after, (before, mean, beta, gain), slack))
+    return found or wrong
+
+
+def is_bias(after: Array, parts: tuple[Array, Array, Array, Array], slack: float) -> bool:
+    """Whether (before − mean)·gain + beta is that bias, up to rounding."""
+    before, mean, beta, gain = parts
+    size = np.abs(before * gain) + np.abs(mean * gain) + np.abs(beta)
+    return bool((np.abs(after - ((before - mean) * gain + beta)) <= slack * size + 1e-12).all())
 
 
 def wrong_gain(ratio: Array, gamma: Array, var: Array, own: float | None, slack: float) -> Fold | None:
@@ -84,14 +97,26 @@ def wrong_gain(ratio: Array, gamma: Array, var: Array, own: float | None, slack:
             "the weights are not divided by sqrt(var + eps)": gamma,
             "the weights are divided by var + eps, and not by its root": gamma / root**2,
             "the weights are multiplied by sqrt(var + eps), and not divided": gamma * root,
+            "gamma was taken without its sign": np.abs(gamma) / root,
+            "1 + gamma was taken for gamma": (1 + gamma) / root,
         }
         for word, gain in gains.items():
             if (np.abs(ratio - gain) <= slack * np.abs(gain)).all():
                 fitting.setdefault(word, eps)
+    out = next(
+        (eps for eps in dict.fromkeys((own, *USUAL_EPS)) if eps and is_outside(ratio, gamma, var, eps, slack)), 0
+    )
+    if out:
+        fitting[f"the weights are divided by sqrt(var) + {out:g}, and not by sqrt(var + eps)"] = out
     if len(fitting) != 1:
         return None
     ((word, eps),) = fitting.items()
-    return Fold("gain", eps, (eps, eps), word)
+    return Fold("gain", eps, (eps, eps), word, outside=bool(out))
+
+
+def is_outside(ratio: Array, gamma: Array, var: Array, eps: float, slack: float) -> bool:
+    gain = gamma / (np.sqrt(var) + eps)
+    return bool((np.abs(ratio - gain) <= slack * np.abs(gain)).all())
 
 
 def along_inputs(fold: Fold | None) -> Fold | None:
@@ -110,6 +135,8 @@ def mistake(after: Array, parts: tuple[Array, Array, Array, Array], slack: float
         "the running mean was left out": before * gain + beta,
         "beta was left out": (before - mean) * gain,
         "there is none": 0.0 * beta,
+        "the running mean was added, and not subtracted": (before + mean) * gain + beta,
+        "beta was subtracted, and not added": (before - mean) * gain - beta,
     }
     if before.any():  # nothing can be wrong with a bias that the convolution does not have
         biases |= {

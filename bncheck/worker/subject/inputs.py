@@ -198,8 +198,8 @@ def candidates(torch, net):
     nn, first = torch.nn, None
     wanted = []
     for module in net.modules():
-        for kind, rank in ((nn.Conv1d, 1), (nn.Conv2d, 2), (nn.Conv3d, 3)):
-            if isinstance(module, kind):
+        for rank in (1, 2, 3):
+            if isinstance(module, (getattr(nn, "Conv%dd" % rank), getattr(nn, "ConvTranspose%dd" % rank))):
                 first = first or ("conv", module.in_channels, rank)
         if isinstance(module, nn.Linear):
             first = first or ("linear", module.in_features, 0)

@@ -78,9 +78,18 @@ QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.
 
 
 def axes(net):
-    """{key of a convolution's weight: its axis of output channels}: the second where it is a transposed one."""
-    found = {name: getattr(each, "transposed", None) for name, each in net.named_modules()}
-    return {("%s.weight" % name).lstrip("."): int(each) for name, each in found.items() if isinstance(each, bool)}
+    """{key of the weight of a convolution or a linear layer: its axis of output channels}: the second where it is a
+    transposed convolution's."""
+    found = {name: axis_of_outputs(each) for name, each in net.named_modules()}
+    return {("%s.weight" % name).lstrip("."): axis for name, axis in found.items() if axis is not None}
+
+
+def axis_of_outputs(module):
+    transposed, out = getattr(module, "transposed", None), getattr(module, "out_features", None)
+    if isinstance(transposed, bool):
+        return int(transposed)
+    shape = tuple(getattr(getattr(module, "weight", None), "shape", ()))
+    return 0 if type(module).__name__ == "Linear" and len(shape) == 2 and shape[0] == out else None
 
 
 def quantised(net):
