@@ -200,7 +200,7 @@ def flat(array: Any) -> Any:
 def findings_of(seen: Seen) -> tuple[Finding, ...]:
     """Findings about what it holds and what it lived through, gravest first; each cause once per layer."""
     turned = {name for verdict in seen.verdicts if verdict.turned for name in verdict.names}
-    held = [item for item in judge_holding(seen.holding) if not misread(item, turned)]
+    held = [item for item in judge_holding(seen.holding) if not misread(item, turned) and not meant_so(item, seen)]
     held += findings_inside(seen.verdicts)
     lived = [
         item
@@ -231,6 +231,16 @@ def findings_of(seen: Seen) -> tuple[Finding, ...]:
 def misread(item: Finding, turned: Collection[str]) -> bool:
     """Whether it takes a momentum for what layers that were seen to average do not mean by it."""
     return item.cause == "batch-weight" and {place for place, _ in item.places} <= set(turned)
+
+
+def meant_so(item: Finding, seen: Seen) -> bool:
+    """Whether it calls modes mixed that the model's own train() mixes: it was handed over in training mode, and its
+    layers in eval stayed so when the whole of it was put into training and trained."""
+    if item.cause != "mode-leak" or seen.life is None or not seen.said.get("training") or not seen.said.get("steps"):
+        return False
+    still = {held.layer for held in seen.holding.layers if held.training is False}
+    frozen = {layer.name for layer in seen.life.layers if not any(span.training for span in layer.spans)}
+    return still <= frozen
 
 
 def said_already(item: Finding, held: Sequence[Finding]) -> bool:
