@@ -361,6 +361,22 @@ def test_a_backbone_that_the_models_own_train_keeps_in_eval_is_meant_so(
     assert [item.cause for item in findings_of(Seen(said=said, holding=holding, life=life))] == named
 
 
+def test_a_forward_that_does_not_come_to_its_end_is_not_said_to_be_played() -> None:
+    """The layer ran, and an error ended the forward behind it."""
+    statistics = {"running_mean": np.array([0.5, -0.5]), "running_var": np.array([2.0, 3.0])}
+    holding = Holding("net", "torch", "model", (Held(layer="bn", **statistics),))
+    ran = LayerLife("bn", "BatchNorm2d", 2, {}, spans=(Span(0, 1, 0, 0, 1, False), Span(1, 2, 0, 0, 1, True)))
+    life = Life(program="net", framework="torch", version="2.13.0", layers=(ran,))
+    remarks = ["eval was not played: SystemExit: 0 (line 36)", "training was not played: SystemExit: 0 (line 36)"]
+    seen = Seen(said={"layers": [{"name": "bn"}], "steps": 0, "remarks": remarks}, holding=holding, life=life)
+    assert headline(seen, ()) == "1 normalising layer, nothing wrong as far as its forward came."
+    (shortfall,) = missed(Asked(thing=parse_thing("net:build")), seen)
+    assert shortfall.sentence.startswith("net:build was not played: eval was not played: SystemExit: 0 (line 36)")
+    trained = replace(seen, said={"layers": [{"name": "bn"}], "steps": 3, "remarks": remarks[:1]})
+    assert headline(trained, ()) == "1 normalising layer, nothing wrong, played through 3 training steps."
+    assert missed(Asked(thing=parse_thing("net:build")), trained) == ()
+
+
 def test_statistics_that_no_training_moves_any_more(tmp_path: Path, python: Path) -> None:
     _, results, _ = model("switched_off", tmp_path, python, inputs=["4,3,20,20"])
     (finding,) = results.findings

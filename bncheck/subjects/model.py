@@ -292,7 +292,8 @@ def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
                 "report it, with what the model is made of",
             ),
         )
-    if seen.life is None and not (unregistered(seen) and not seen.said.get("remarks")):
+    broken = unplayed(seen, "eval") and not seen.said.get("steps")
+    if broken or (seen.life is None and not (unregistered(seen) and not seen.said.get("remarks"))):
         why = "; ".join(seen.said.get("remarks", ())) or "no normalising layer ran"
         remedy = (
             HALF
@@ -340,7 +341,9 @@ def headline(seen: Seen, findings: Sequence[Finding]) -> str:
         more, first = len(telling) - 1, leading(telling)
         return first.title.rstrip(".") + (f" (and {plural(more, 'more finding')})" if more else "") + "."
     steps = int(seen.said.get("steps") or 0)
-    played = f", played in eval and through {plural(steps, 'training step')}" if steps else ", played in eval"
+    phases = [] if unplayed(seen, "eval") else ["in eval"]
+    phases += [f"through {plural(steps, 'training step')}"] if steps else []
+    played = f", played {' and '.join(phases)}" if phases else " as far as its forward came"
     if seen.life is None:
         held = "it holds" if count == 1 else "they hold"
         return f"{plural(count, 'normalising layer')}, nothing wrong with what {held}."
@@ -373,6 +376,11 @@ def not_run(seen: Seen) -> list[str]:
     """Layers that no forward reached, or none that could be seen."""
     ran = {layer.name for layer in seen.life.layers} if seen.life is not None else set()
     return [str(layer["name"]) for layer in seen.said["layers"] if str(layer["name"]) not in ran]
+
+
+def unplayed(seen: Seen, phase: str) -> bool:
+    """Whether a forward of that phase did not come to its end."""
+    return any(str(remark).startswith(f"{phase} was not played") for remark in seen.said.get("remarks") or ())
 
 
 def none_ran(seen: Seen) -> bool:
