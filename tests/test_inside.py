@@ -116,7 +116,7 @@ def test_a_layer_that_is_meant_otherwise_is_not_held_against_it() -> None:
 
 
 def holding_its_eps(eps: float) -> dict[str, Any]:
-    """What a layer leaves that keeps sqrt(var + eps) and divides by it: its average has eps in it, and eval adds none."""
+    """What a layer leaves that keeps sqrt(var + eps) and divides by it: its average has eps in it, eval adds none."""
     found = recorded(eps=eps)
     updates = np.array([0, *(event // 2 + 1 for event in range(8)), 4])
     found["bn/running_var"] = found["bn/running_var"] + eps * (1 - 0.9 ** updates[:, None])
