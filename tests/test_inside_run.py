@@ -182,7 +182,7 @@ events = ["train_forward", "backward"]
 repeat = 2
 then = ["eval_forward"]
 [matrix]
-"network.arguments.kind" = ["zoo", "cast", "autocast", "weight", "log", "half"]
+"network.arguments.kind" = ["zoo", "cast", "autocast", "weight", "log", "mask", "half"]
 """
 
 
@@ -242,6 +242,7 @@ def test_layers_are_found_by_what_they_do_and_judged_one_by_one(run: dict[str, A
         ("autocast", "It is born in conv (Conv2d), which computes in float16 (inside_models.py:"),
         ("weight", "It comes from conv.weight, which holds NaN or Inf itself."),
         ("log", "It is born in the operation log (inside_models.py:"),
+        ("mask", "scores.softmax(3)"),  # of rows that are masked throughout, and not the mask
     ],
 )
 def test_a_nan_in_front_of_batch_norm_has_its_birthplace(run: dict[str, Any], way: str, says: str) -> None:
