@@ -358,6 +358,14 @@ def test_what_is_said_of_other_targets_is_said_once() -> None:
     assert [len(theme.findings) for theme in themes(other)] == [1, 1]
 
 
+def test_targets_that_the_speaking_finding_leaves_out_are_named() -> None:
+    found = [literal_run.finding(code="BN116", cause="call-mode", targets=pair, sides=((pair[0],), (pair[1],)))
+             for pair in (("torch", "mxnet"), ("reference", "mxnet"))]  # fmt: skip
+    shown = " ".join(text(literal_run.results(findings=tuple(found)), RUN).split())
+    assert "the same between reference and mxnet 1.9.1" in shown
+    assert "the same in mxnet 1.9.1" in " ".join(text(many(("NaN in *.", ("torch",)), ("NaN in *.", ("mxnet",))), RUN).split())
+
+
 def test_what_no_rule_explains_is_not_put_together() -> None:
     apart = {"code": "BN902", "cause": "unexplained", "kind": "unexplained"}
     found = [literal_run.finding(**apart, targets=pair, sides=((pair[0],), (pair[1],)))
