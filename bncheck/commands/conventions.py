@@ -38,7 +38,6 @@ def conventions_command(**options: Any) -> int:
     bncheck conventions -t torch -t keras -t flax --html conventions.html
     """
     from bncheck.commands.gating import tell_missed, with_configuration
-    from bncheck.report.plain_text import clean
     from bncheck.commands.options import request_of
     from bncheck.commands.progress import open_progress
     from bncheck.errors import UsageError
@@ -70,6 +69,7 @@ def conventions_command(**options: Any) -> int:
 def show(run: Any, results: Any, options: dict[str, Any]) -> None:
     from bncheck.commands.progress import console
     from bncheck.report import conventions as report
+    from bncheck.report.plain_text import clean
 
     report.write_csv(results, run)
     if options["page"]:
@@ -94,7 +94,9 @@ def show(run: Any, results: Any, options: dict[str, Any]) -> None:
             out.print(f"  {line}", style="dim", markup=False, soft_wrap=True)
         for target in results.targets:
             if target.status != "ok":
-                out.print(f"{target.name} is unavailable: {clean(target.reason)}\n  → {clean(target.remedy)}", markup=False)
+                out.print(
+                    f"{target.name} is unavailable: {clean(target.reason)}\n  → {clean(target.remedy)}", markup=False
+                )
         if options["source"]:
             for line in porting(results, options["source"], options["goal"]):
                 out.print(line, markup=False)
