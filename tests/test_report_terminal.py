@@ -11,8 +11,10 @@ import pytest
 from literal_run import TARGETS
 from rich.console import Console
 
+from bncheck.commands.progress import Log
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
+from bncheck.playing.progress import Progress
 from bncheck.report import overview
 from bncheck.report.overview import by_value, headline, themes, values_of
 from bncheck.report.standing import MARKS, first_to_tell, standing
@@ -370,6 +372,21 @@ def test_what_is_said_of_other_targets_is_said_once() -> None:
         ("running_mean of bn in torch 2.13.0 is NaN before any event.", ("torch",)),
     )
     assert [len(theme.findings) for theme in themes(other)] == [1, 1]
+
+
+def test_a_targets_own_words_do_not_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Log().cell(Progress(target="odd", kind="unavailable", text="no \x1b[31m device\nhere"))
+    assert capsys.readouterr().err == "bncheck: odd is unavailable: no \N{REPLACEMENT CHARACTER}[31m device here\n"
+
+
+def test_targets_that_the_speaking_finding_leaves_out_are_named() -> None:
+    found = [literal_run.finding(code="BN116", cause="call-mode", targets=pair, sides=((pair[0],), (pair[1],)))
+             for pair in (("torch", "mxnet"), ("reference", "mxnet"))]  # fmt: skip
+    shown = " ".join(text(literal_run.results(findings=tuple(found)), RUN).split())
+    assert "the same between reference and mxnet 1.9.1" in shown
+    assert "the same in mxnet 1.9.1" in " ".join(
+        text(many(("NaN in *.", ("torch",)), ("NaN in *.", ("mxnet",))), RUN).split()
+    )
 
 
 def test_what_no_rule_explains_is_not_put_together() -> None:

@@ -17,7 +17,18 @@ from rich.text import Text
 from bncheck.report import answer_screen
 from bncheck.report.conventions import kept
 from bncheck.report.layers import told_of
-from bncheck.report.overview import Matrix, Row, Theme, evidence, headline, make_matrix, themes, unsettled, values_of
+from bncheck.report.overview import (
+    Matrix,
+    Row,
+    Theme,
+    elsewhere,
+    evidence,
+    headline,
+    make_matrix,
+    themes,
+    unsettled,
+    values_of,
+)
 from bncheck.report.plain_text import clean, kinded, one_line, plural
 from bncheck.report.standing import MARKS, Standing
 from bncheck.run_folder.results import Results, TargetResult
@@ -280,7 +291,7 @@ def finding(theme: Theme, verbose: bool, short: bool, results: Results, width: i
 def details(theme: Theme, verbose: bool, results: Results) -> list[str]:
     first, lines = theme.first, []
     if theme.groups > 1:
-        lines.append(values_of(theme, results))
+        lines.append(values_of(theme, results) or elsewhere(theme, results))
     if len(theme.cases) > 1:
         shown = ", ".join(f"{scenario}--{case}" for scenario, case in theme.cases[:3])
         more = f" and {len(theme.cases) - 3} more" if len(theme.cases) > 3 else ""
