@@ -103,6 +103,12 @@ def spoil(kind):
     folder, cells = file("../" + victim), file("../" + victim + "/cells.tar")
     forged = json.dumps({"protocol": 1, "outcome": "raised", "event": 0, "error": {"type": "Fault", "message": "bad"}})
     archive = sys.modules["bncheck_worker_archive"]
+    for _ in range(500):  # nothing is spoilt of what is not played yet; it may be waiting for this one to end
+        if os.path.isfile(os.path.join(folder, "progress.txt")):
+            with open(os.path.join(folder, "progress.txt"), "rb") as handle:
+                if handle.read().endswith(b".\n"):
+                    break
+        time.sleep(0.01)
     if kind == "truncates":
         os.truncate(cells, 700)
     if kind == "flips":

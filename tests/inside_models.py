@@ -96,6 +96,24 @@ class Biased(Mu):
         super().keep(mean, var * (287.0 / 288.0))  # 8 samples of 6 by 6
 
 
+class Precise(Mu):
+    """Statistics in float64; lerp_ takes no other dtype beside it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.mu, self.sigma2 = self.mu.double(), self.sigma2.double()
+
+    def keep(self, mean: Any, var: Any) -> None:
+        self.mu.lerp_(mean.double(), 0.1)
+        self.sigma2.lerp_(var.double(), 0.1)
+
+    def to_var(self, held: Any) -> Any:
+        return held.float()
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x).to(x.dtype)
+
+
 class Wide(Mu):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -127,7 +145,8 @@ class Last(Biased):
 
 
 KINDS = {each.__name__: each for each in (
-    Mu, Averages, Deviation, Inverse, InverseLiteral, Logarithm, DeviationAveraged, Biased, Wide, FusedWithConv, Last,
+    Mu, Averages, Deviation, Inverse, InverseLiteral, Logarithm, DeviationAveraged, Biased, Precise, Wide, FusedWithConv,
+    Last,
 )}  # fmt: skip
 
 
@@ -172,6 +191,9 @@ class Cast(nn.Module):
             x = x.half().float()
         if self.way == "log":
             x = torch.log(torch.relu(x))
+        if self.way == "mask":
+            scores = x.masked_fill(torch.ones(8, 1, 1, 1, dtype=torch.bool), float("-inf"))
+            x = x * scores.softmax(3)
         mask = torch.zeros(4, 1, 1).masked_fill(torch.eye(4)[0].bool().view(4, 1, 1), float("-inf"))
         return self.bn(x) + mask.exp()
 

@@ -265,6 +265,7 @@ def test_a_bare_call_that_trains_here_and_infers_there_is_call_mode():
     assert [item.cause for item in found] == ["call-mode"]
     assert found[0].title == "A bare call trains in torch and infers in keras: no mode was set before event 1."
     assert set(found[0].accounts) >= {("bn", "running_mean"), ("bn", "running_var")}
+    assert found[0].evidence == {"call_mode of torch": "training", "call_mode of keras": "inference"}
     silent = make_pair(pair.a, replace(pair.a, target="paddle"))
     assert diagnose([silent.a, silent.b], [silent], []) == []
 

@@ -22,7 +22,7 @@ from bncheck.environments.pythons import Ready, prepare
 from bncheck.environments.targets import Target
 from bncheck.errors import BncheckError, EnvironmentFailure, NothingToJudge, UsageError
 from bncheck.gate.bar import read_verdict
-from bncheck.life import Held, Holding, LayerLife, Life
+from bncheck.life import Held, Holding, LayerLife, Life, Span
 from bncheck.playing.nursery import CAN_FORK, Nursery
 from bncheck.report import render
 from bncheck.repro.torch_script.own import taken_by
@@ -32,7 +32,7 @@ from bncheck.subjects.asked import Asked, parse_input, parse_with
 from bncheck.subjects.check import check
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.layer import Looked, scenario_text
-from bncheck.subjects.model import Seen, headline, missed
+from bncheck.subjects.model import Seen, findings_of, headline, missed
 from bncheck.subjects.played import batch_dependence, misfit, nonfinite, unlike_data
 from bncheck.subjects.thing import parse_thing
 
@@ -335,6 +335,46 @@ def test_layers_of_which_none_was_seen_to_run_are_not_said_to_be_right() -> None
     assert headline(seen, ()) == "1 normalising layer, none of which was seen to run."
     (shortfall,) = missed(Asked(thing=parse_thing("net:build")), seen)
     assert shortfall.sentence == "no normalising layer of net:build was seen to run"
+
+
+@pytest.mark.parametrize(
+    ("backbone_in_training", "root_in_training", "named"),
+    [(False, True, []), (True, True, ["mode-leak"]), (False, False, ["mode-leak"])],
+)
+def test_a_backbone_that_the_models_own_train_keeps_in_eval_is_meant_so(
+    backbone_in_training: bool, root_in_training: bool, named: list[str]
+) -> None:
+    """After train() of the whole model, in the phase of training, the backbone is in eval: its own train() holds it."""
+    handed = {"backbone.bn": False, "head.bn": True}
+    trained = {"backbone.bn": backbone_in_training, "head.bn": True}
+    statistics = {"running_mean": np.array([0.5, -0.5]), "running_var": np.array([2.0, 3.0])}
+    held = tuple(Held(layer=name, training=mode, **statistics) for name, mode in handed.items())
+    holding = Holding("net", "torch", "model", held)
+    spans = {
+        name: tuple(Span(first, first + 1, 0, 3, 1, mode) for first, mode in ((0, False), (2, trained[name])))
+        for name in handed
+    }
+    layers = tuple(LayerLife(name, "BatchNorm2d", 2, {}, spans=spans[name]) for name in handed)
+    life = Life(program="net", framework="torch", version="2.13.0", layers=layers, steps=3)
+    described = [{"name": name, "kind": "BatchNorm2d"} for name in handed]
+    said = {"layers": described, "steps": 3, "training": root_in_training, "input": {"from": "made"}}
+    assert [item.cause for item in findings_of(Seen(said=said, holding=holding, life=life))] == named
+
+
+def test_a_forward_that_does_not_come_to_its_end_is_not_said_to_be_played() -> None:
+    """The layer ran, and an error ended the forward behind it."""
+    statistics = {"running_mean": np.array([0.5, -0.5]), "running_var": np.array([2.0, 3.0])}
+    holding = Holding("net", "torch", "model", (Held(layer="bn", **statistics),))
+    ran = LayerLife("bn", "BatchNorm2d", 2, {}, spans=(Span(0, 1, 0, 0, 1, False), Span(1, 2, 0, 0, 1, True)))
+    life = Life(program="net", framework="torch", version="2.13.0", layers=(ran,))
+    remarks = ["eval was not played: SystemExit: 0 (line 36)", "training was not played: SystemExit: 0 (line 36)"]
+    seen = Seen(said={"layers": [{"name": "bn"}], "steps": 0, "remarks": remarks}, holding=holding, life=life)
+    assert headline(seen, ()) == "1 normalising layer, nothing wrong as far as its forward came."
+    (shortfall,) = missed(Asked(thing=parse_thing("net:build")), seen)
+    assert shortfall.sentence.startswith("net:build was not played: eval was not played: SystemExit: 0 (line 36)")
+    trained = replace(seen, said={"layers": [{"name": "bn"}], "steps": 3, "remarks": remarks[:1]})
+    assert headline(trained, ()) == "1 normalising layer, nothing wrong, played through 3 training steps."
+    assert missed(Asked(thing=parse_thing("net:build")), trained) == ()
 
 
 def test_statistics_that_no_training_moves_any_more(tmp_path: Path, python: Path) -> None:

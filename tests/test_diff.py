@@ -221,7 +221,15 @@ def test_another_step_of_training() -> None:
     later = held(running_mean=[1.5, 2, -3], running_var=[0.5, 8, 9], gamma=[1.1, 1.4, 0.5], counter=250.0)
     finding = one(held(), later)
     assert finding.cause == "stale-state" and finding.departs == ""
-    assert finding.title.startswith("A is of an earlier step than B: the counter is 100 against 250")
+    assert finding.title.startswith("A holds statistics of fewer updates than B: the counter is 100 against 250")
+    assert "and weights and statistics differ in bn1" in finding.title
+    assert finding.title.endswith("an average of weights (EMA, SWA) that left the statistics behind.")
+
+
+def test_counters_apart_beside_equal_weights_say_nothing_of_weights() -> None:
+    new = {"gamma": [1.0, 1.0, 1.0], "beta": [0.0, 0.0, 0.0]}
+    finding = one(held(**new), held(**new, running_mean=[1.5, 2, -3], running_var=[0.5, 8, 9], counter=250.0))
+    assert "100 against 250, and the statistics differ in bn1" in finding.title
 
 
 def test_statistics_that_were_taken_along_beside_averaged_weights() -> None:
@@ -446,7 +454,7 @@ def test_a_fold_of_a_new_layer_and_one_that_was_left_out(files: Path, tmp_path: 
         ("half.pt", 0, "reduced-precision", "equal up to rounding: 4 BatchNorm layers"),
         ("reset.pt", 1, "stale-state", "reset.pt is before.pt with its statistics at their start"),
         ("statistics-moved.pt", 1, "stale-state", "earlier step than statistics-moved.pt: its counter is 20"),
-        ("later.pt", 1, "stale-state", "before.pt is of an earlier step than later.pt: the counter is 20 against 27"),
+        ("later.pt", 1, "stale-state", "before.pt holds statistics of fewer updates than later.pt: the counter is 20"),
         ("whole.pt", 0, "", "equal to the bit"),
     ],
 )  # fmt: skip

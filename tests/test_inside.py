@@ -115,9 +115,21 @@ def test_a_layer_that_is_meant_otherwise_is_not_held_against_it() -> None:
     ]
 
 
-def test_of_a_layer_that_holds_a_deviation_no_eps_is_said() -> None:
-    """A deviation may hold an eps, and may not: another eps of what it computes is then none of the layer's."""
-    assert judged(layer(recorded(eps=1e-2), form="deviation")).findings == ()
+def holding_its_eps(eps: float) -> dict[str, Any]:
+    """What a layer leaves that keeps sqrt(var + eps) and divides by it: its average has eps in it, eval adds none."""
+    found = recorded(eps=eps)
+    updates = np.array([0, *(event // 2 + 1 for event in range(8)), 4])
+    found["bn/running_var"] = found["bn/running_var"] + eps * (1 - 0.9 ** updates[:, None])
+    found["bn/used_invstd"] = found["bn/used_invstd"].copy()
+    found["bn/used_invstd"][-1] = found["bn/running_var"][-1] ** -0.5
+    return found
+
+
+def test_of_a_layer_that_holds_a_deviation_an_eps_is_said_that_training_and_eval_both_add() -> None:
+    """A deviation may hold an eps: what eval adds is then none of the layer's."""
+    assert judged(layer(holding_its_eps(1e-2), form="deviation")).findings == ()
+    (found,) = judged(layer(recorded(eps=1e-2), form="deviation")).findings
+    assert found.title.startswith("MyBN adds an eps of 0.01 to the variance")
 
 
 def test_one_gamma_for_all_channels_is_said_and_no_gradient_of_it() -> None:

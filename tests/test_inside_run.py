@@ -182,7 +182,7 @@ events = ["train_forward", "backward"]
 repeat = 2
 then = ["eval_forward"]
 [matrix]
-"network.arguments.kind" = ["zoo", "cast", "autocast", "weight", "log", "half"]
+"network.arguments.kind" = ["zoo", "cast", "autocast", "weight", "log", "mask", "half"]
 """
 
 
@@ -213,14 +213,14 @@ def test_layers_are_found_by_what_they_do_and_judged_one_by_one(run: dict[str, A
         ("rest.DeviationAveraged.1", "wrong-statistic"), ("rest.DeviationAveraged.1", "normaliser-source"),
         ("rest.Biased.1", "variance-divisor"), ("rest.Last.1", "variance-divisor"),
     }  # fmt: skip
-    assert cell["judged"] == 10, "two built-in layers, one called twice, and eight of eleven others"
+    assert cell["judged"] == 11, "two built-in layers, one called twice, and nine of twelve others"
     said = cell["remarks"]
     assert "both built-in layers did what PyTorch documents" in said[0]
     taken = "By what they do in training, mu and sigma2 of {} were taken for its running mean and variance"
     for name, form in (
         ("Mu", ""), ("Deviation", ", which it holds as a standard deviation"),
         ("Inverse", ", which it holds as one over a standard deviation"),
-        ("Logarithm", ", which it holds as a logarithm"), ("Biased", ""),
+        ("Logarithm", ", which it holds as a logarithm"), ("Biased", ""), ("Precise", ""),
     ):  # fmt: skip
         assert f"{taken.format(name)}{form}." in said
     assert any("avg and pos_mean of Averages were taken" in each for each in said)
@@ -242,6 +242,7 @@ def test_layers_are_found_by_what_they_do_and_judged_one_by_one(run: dict[str, A
         ("autocast", "It is born in conv (Conv2d), which computes in float16 (inside_models.py:"),
         ("weight", "It comes from conv.weight, which holds NaN or Inf itself."),
         ("log", "It is born in the operation log (inside_models.py:"),
+        ("mask", "scores.softmax(3)"),  # of rows that are masked throughout, and not the mask
     ],
 )
 def test_a_nan_in_front_of_batch_norm_has_its_birthplace(run: dict[str, Any], way: str, says: str) -> None:

@@ -37,6 +37,19 @@ def test_five_updates_of_weight_001_leave_95_percent_of_the_start() -> None:
     assert found.explained == pytest.approx(1.0, abs=0.1)
 
 
+def test_shares_of_statistics_in_half_precision_are_not_said() -> None:
+    layer = Layer(4, Rules(weight=0.01))
+    data = steady()
+    train(layer, data, 5, 32)
+    evaluate(layer, data, 2, 32)
+    life = life_of(layer)
+    half = replace(life, layers=tuple(replace(each, dtypes={"running_mean": "bfloat16"}) for each in life.layers))
+    found = next(found for found in judge_life(half) if found.cause == "few-updates")
+    assert "an average still holds 95.1 % of what it started from" in found.title
+    assert found.title.endswith("how much each of the two accounts for cannot be told.")
+    assert found.explained is None and "float32" in found.advice
+
+
 def test_a_momentum_of_zero_never_moves_anything() -> None:
     layer = Layer(4, Rules(weight=0.0))
     data = steady()

@@ -11,8 +11,10 @@ import pytest
 from literal_run import TARGETS
 from rich.console import Console
 
+from bncheck.commands.progress import Log
 from bncheck.evidence import Drift
 from bncheck.finding import Finding
+from bncheck.playing.progress import Progress
 from bncheck.report import overview
 from bncheck.report.overview import by_value, headline, themes, values_of
 from bncheck.report.standing import MARKS, first_to_tell, standing
@@ -81,6 +83,20 @@ def test_not_a_number_is_told_before_a_difference_and_an_early_one_before_a_late
     assert first_to_tell([late, early]) is early
     assert first_to_tell([late, early, nan]) is nan
     assert first_to_tell([literal_run.drift("forward", "mxnet", "gamma")]) is None
+
+
+def test_what_is_said_of_some_cases_names_them() -> None:
+    def noted(*cases: str) -> str:
+        cells = tuple(
+            replace(cell, remarks=("Its layers are innocent.",)) if cell.case in cases else cell
+            for cell in literal_run.results().cells
+        )
+        shown = text(literal_run.results(cells=cells), RUN, 140)
+        return next((line.strip() for line in shown.splitlines() if "innocent" in line), "")
+
+    assert noted() == ""
+    assert noted("forward") == "note: forward: Its layers are innocent."
+    assert noted("forward", "forward-backward", "base") == "note: Its layers are innocent."
 
 
 def test_one_cause_in_many_cases_is_told_once() -> None:
@@ -356,6 +372,21 @@ def test_what_is_said_of_other_targets_is_said_once() -> None:
         ("running_mean of bn in torch 2.13.0 is NaN before any event.", ("torch",)),
     )
     assert [len(theme.findings) for theme in themes(other)] == [1, 1]
+
+
+def test_a_targets_own_words_do_not_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Log().cell(Progress(target="odd", kind="unavailable", text="no \x1b[31m device\nhere"))
+    assert capsys.readouterr().err == "bncheck: odd is unavailable: no \N{REPLACEMENT CHARACTER}[31m device here\n"
+
+
+def test_targets_that_the_speaking_finding_leaves_out_are_named() -> None:
+    found = [literal_run.finding(code="BN116", cause="call-mode", targets=pair, sides=((pair[0],), (pair[1],)))
+             for pair in (("torch", "mxnet"), ("reference", "mxnet"))]  # fmt: skip
+    shown = " ".join(text(literal_run.results(findings=tuple(found)), RUN).split())
+    assert "the same between reference and mxnet 1.9.1" in shown
+    assert "the same in mxnet 1.9.1" in " ".join(
+        text(many(("NaN in *.", ("torch",)), ("NaN in *.", ("mxnet",))), RUN).split()
+    )
 
 
 def test_what_no_rule_explains_is_not_put_together() -> None:

@@ -205,6 +205,18 @@ def test_the_advice_about_phases_fits_the_moments(values: tuple[str, str], advis
     assert [part.startswith(words) for part, words in zip(parts, advised, strict=True)] == [True] * len(advised)
 
 
+def test_an_eps_outside_the_root_is_added_to_the_deviation() -> None:
+    case, placed = make_case((F,)), {"torch": "inside", "mxnet": "outside"}
+    known = {name: Convention(name, facets={"eps_placement": Facet(where)}) for name, where in placed.items()}
+    cells = [
+        make_cell(case, name, make_trace((F,), **rows), convention=known[name])
+        for name, rows in zip(placed, APART, strict=True)
+    ]
+    (finding,) = rule("eps").check_pair(make_pair(*cells, [attribute("eps", (1e-5, 1e-2))]))
+    assert finding.title == "torch adds an eps of 1e-05 to the variance, mxnet one of 0.01 to the deviation."
+    assert finding.advice.startswith("divide by sqrt(var + eps), not by sqrt(var) + eps")
+
+
 # ---------------------------------------------------------------------------------------------- eps of a constant input
 
 

@@ -52,6 +52,17 @@ def test_what_a_users_network_switches_off_is_no_defect_of_the_framework():
     assert kinds == [("defect", "torch"), ("hazard", "")]
 
 
+@pytest.mark.parametrize(("other", "named"), [(1, []), (0, ["bn"])])
+def test_a_backbone_in_eval_beside_a_head_that_trains_is_meant_so(other: int, named: list[str]) -> None:
+    """bn is in eval in a training forward of a whole network; the other layer is in training, or is in eval as well."""
+    trace = make_trace((F,), input_mean=[2.0], input_var=[4.0], used_mean=[0.0], used_invstd=[1.0],
+                       used_residual=[0.0], running_mean=[0, 0], running_var=[1, 1], training=[0],
+                       head__training=[other], head__n=[4])  # fmt: skip
+    case = make_case((F,))
+    cell = make_cell(replace(case, network=replace(case.network, model="/a/net.py:Net")), "torch", trace)
+    assert [item.layer for item in rule("normaliser-source").check_cell(cell)] == named
+
+
 def test_eval_with_what_it_has_just_moved_is_said_as_that():
     """The batch has (2, 4); the forward itself moves the running statistics from (0, 1) to (8, 9) and takes those."""
     trace = make_trace((E,), input_mean=[2.0], input_var=[4.0], used_mean=[8.0], used_invstd=[1 / 3],

@@ -69,6 +69,7 @@ def conventions_command(**options: Any) -> int:
 def show(run: Any, results: Any, options: dict[str, Any]) -> None:
     from bncheck.commands.progress import console
     from bncheck.report import conventions as report
+    from bncheck.report.plain_text import clean
 
     report.write_csv(results, run)
     if options["page"]:
@@ -93,7 +94,9 @@ def show(run: Any, results: Any, options: dict[str, Any]) -> None:
             out.print(f"  {line}", style="dim", markup=False, soft_wrap=True)
         for target in results.targets:
             if target.status != "ok":
-                out.print(f"{target.name} is unavailable: {target.reason}\n  → {target.remedy}", markup=False)
+                out.print(
+                    f"{target.name} is unavailable: {clean(target.reason)}\n  → {clean(target.remedy)}", markup=False
+                )
         if options["source"]:
             for line in porting(results, options["source"], options["goal"]):
                 out.print(line, markup=False)

@@ -8,12 +8,15 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from bncheck.report.plain_text import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bncheck.playing.progress import Progress
 
 LOG_EVERY_SECONDS = 5.0
+REASON = 300  # characters of a target's own words, which must not drive the terminal
 
 
 def console(stderr: bool = False) -> Console:
@@ -74,7 +77,7 @@ class Log(Quiet):
 
     def cell(self, progress: Progress) -> None:
         if progress.kind == "unavailable":
-            self.line(f"{progress.target} is unavailable: {progress.text}")
+            self.line(f"{progress.target} is unavailable: {one_line(progress.text, REASON)}")
         elif progress.kind == "finished":
             self.count += 1
             if progress.outcome in ("crashed", "timeout"):
@@ -139,7 +142,8 @@ class Live(Quiet):
         if progress.kind == "finished":
             self.bars.advance(self.task)
         if progress.kind == "unavailable":
-            self.bars.console.print(f"{progress.target} is unavailable: {progress.text}", style="yellow", markup=False)
+            why = one_line(progress.text, REASON)
+            self.bars.console.print(f"{progress.target} is unavailable: {why}", style="yellow", markup=False)
         if progress.kind in ("ended", "unavailable"):
             self.now.pop(progress.target, None)
         else:

@@ -223,16 +223,19 @@ def verdict_on(layer: Alone, home: Framework) -> Verdict:
         if item.cause in TELLING
         and item.kind != "rounding"
         and not (item.cause == "update-phase" and in_time(views[0]))
-        and item.cause not in unsaid(layer)
+        and item.cause not in unsaid(layer, views[0])
     )
     strange = not telling and any(item.cause == "unexplained" for item in all_found)
     return Verdict(layer.names, layer.kind, telling, turned=layer.turned, strange=strange, single=layer.single)
 
 
-def unsaid(layer: Alone) -> tuple[str, ...]:
+def unsaid(layer: Alone, view: CellView) -> tuple[str, ...]:
     """Causes that do not show in a layer: one gamma for all channels has one gradient, where the built-in layer has one
-    for each; what it holds in the place of a variance may have an eps in it, and may not."""
-    return ("gradient",) * bool(layer.single) + ("eps",) * bool(layer.form)
+    for each; what it holds in the place of a variance may have an eps in it, and may not. It has none where one eps at
+    one place makes both what training gives, of the batch, and what eval gives, of what it holds."""
+    known = view.convention.facets if view.convention is not None else {}
+    shows = all(word in known and known[word].identifiable for word in ("eps", "eps_placement"))
+    return ("gradient",) * bool(layer.single) + ("eps",) * (bool(layer.form) and not shows)
 
 
 def findings_inside(found: Sequence[Verdict]) -> list[Finding]:
@@ -249,8 +252,8 @@ def remarks_inside(found: Sequence[Verdict], rest: Sequence[tuple[str, str]], ti
     ``rest``: (name, class) of layers of the user's that were not taken out at all."""
     groups: dict[tuple[str, str], list[str]] = {}
     more = (
-        "it did not run in training, learns more than a gamma and a beta, gives more than one tensor, or has its "
-        "channels on another axis"
+        "it did not run in training, learns something that is not known to be its gamma or beta, gives more than one "
+        "tensor, or has its channels on another axis"
     )
     for names, kind, remark in (
         *((each.names, each.kind, each.remark) for each in found),

@@ -189,6 +189,20 @@ def values_of(theme: Theme, results: Results) -> str:
     return clean(f"{start}{', '.join(said)}")
 
 
+def elsewhere(theme: Theme, results: Results) -> str:
+    """``the same between torch 2.13.0 and mxnet 1.9.1``: the targets that the speaking finding does not name."""
+    shown = {target.name: shown_name(target) for target in results.targets}
+    met, said = {frozenset(theme.first.targets)}, []
+    for item in theme.findings:
+        if frozenset(item.targets) not in met:
+            met.add(frozenset(item.targets))
+            sides = item.sides if item.of_difference else (item.targets,)
+            said.append(" and ".join(" and ".join(shown.get(name, name) for name in side) for side in sides))
+    how = "between" if theme.first.of_difference else "in"
+    more = f"; and {len(said) - FEW} more" if len(said) > FEW else ""
+    return clean(f"the same {how} {f'; {how} '.join(said[:FEW])}{more}") if said else ""
+
+
 def order(finding: Finding, probes: set[str]) -> tuple[bool, bool, int]:
     return finding.kind == "rounding", finding.scenario in probes, KINDS.index(finding.kind)
 

@@ -17,7 +17,18 @@ from rich.text import Text
 from bncheck.report import answer_screen
 from bncheck.report.conventions import kept
 from bncheck.report.layers import told_of
-from bncheck.report.overview import Matrix, Row, Theme, evidence, headline, make_matrix, themes, unsettled, values_of
+from bncheck.report.overview import (
+    Matrix,
+    Row,
+    Theme,
+    elsewhere,
+    evidence,
+    headline,
+    make_matrix,
+    themes,
+    unsettled,
+    values_of,
+)
 from bncheck.report.plain_text import clean, kinded, one_line, plural
 from bncheck.report.standing import MARKS, Standing
 from bncheck.run_folder.results import Results, TargetResult
@@ -100,10 +111,25 @@ def parts(screen: Screen, width: int) -> Iterator[RenderableType]:
     if probes and len(missing) < len(results.targets):
         yield line(f"{plural(probes, 'small case')} measured each target's rules (bncheck conventions)", "dim")
     yield from (line(sentence, "dim") for sentence in kept(results))
-    for remark in dict.fromkeys(text for cell in results.cells for text in cell.remarks):
+    for remark in remarks(results, shown):
         yield line(f"note: {one_line(remark, 300)}", "dim")
     yield line(headline(results), "bold")
     yield from footer(screen.run_folder, found, screen)
+
+
+def remarks(results: Results, shown: Matrix) -> Iterator[str]:
+    """What is said of cells, each sentence once; with its cases, where it is not said of all of them."""
+    labels = {(row.scenario.name, row.case.name): row.case.label for row in shown.rows}
+    said: dict[str, set[tuple[str, str]]] = {}
+    for cell in results.cells:
+        for text in cell.remarks:
+            said.setdefault(text, set()).add((cell.scenario, cell.case))
+    for text, places in said.items():
+        named = [label for place, label in labels.items() if place in places]
+        if not named or len(named) == len(labels):
+            yield text
+        else:
+            yield f"{' and '.join(named)}: {text}" if len(named) < 3 else f"{len(named)} of {len(labels)} cases: {text}"
 
 
 def line(text: str, style: str = "") -> RenderableType:
@@ -265,7 +291,7 @@ def finding(theme: Theme, verbose: bool, short: bool, results: Results, width: i
 def details(theme: Theme, verbose: bool, results: Results) -> list[str]:
     first, lines = theme.first, []
     if theme.groups > 1:
-        lines.append(values_of(theme, results))
+        lines.append(values_of(theme, results) or elsewhere(theme, results))
     if len(theme.cases) > 1:
         shown = ", ".join(f"{scenario}--{case}" for scenario, case in theme.cases[:3])
         more = f" and {len(theme.cases) - 3} more" if len(theme.cases) > 3 else ""

@@ -201,7 +201,7 @@ def flat(array: Any) -> Any:
 def findings_of(seen: Seen) -> tuple[Finding, ...]:
     """Findings about what it holds and what it lived through, gravest first; each cause once per layer."""
     turned = {name for verdict in seen.verdicts if verdict.turned for name in verdict.names}
-    held = [item for item in judge_holding(seen.holding) if not misread(item, turned)]
+    held = [item for item in judge_holding(seen.holding) if not misread(item, turned) and not meant_so(item, seen)]
     held += findings_inside(seen.verdicts)
     lived = [
         item
@@ -232,6 +232,16 @@ def findings_of(seen: Seen) -> tuple[Finding, ...]:
 def misread(item: Finding, turned: Collection[str]) -> bool:
     """Whether it takes a momentum for what layers that were seen to average do not mean by it."""
     return item.cause == "batch-weight" and {place for place, _ in item.places} <= set(turned)
+
+
+def meant_so(item: Finding, seen: Seen) -> bool:
+    """Whether it calls modes mixed that the model's own train() mixes: it was handed over in training mode, and its
+    layers in eval stayed so when the whole of it was put into training and trained."""
+    if item.cause != "mode-leak" or seen.life is None or not seen.said.get("training") or not seen.said.get("steps"):
+        return False
+    still = {held.layer for held in seen.holding.layers if held.training is False}
+    frozen = {layer.name for layer in seen.life.layers if not any(span.training for span in layer.spans)}
+    return still <= frozen
 
 
 def said_already(item: Finding, held: Sequence[Finding]) -> bool:
@@ -283,7 +293,8 @@ def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
                 "report it, with what the model is made of",
             ),
         )
-    if seen.life is None and not (unregistered(seen) and not seen.said.get("remarks")):
+    broken = unplayed(seen, "eval") and not seen.said.get("steps")
+    if broken or (seen.life is None and not (unregistered(seen) and not seen.said.get("remarks"))):
         why = "; ".join(seen.said.get("remarks", ())) or "no normalising layer ran"
         remedy = (
             HALF
@@ -331,7 +342,9 @@ def headline(seen: Seen, findings: Sequence[Finding]) -> str:
         more, first = len(telling) - 1, leading(telling)
         return first.title.rstrip(".") + (f" (and {plural(more, 'more finding')})" if more else "") + "."
     steps = int(seen.said.get("steps") or 0)
-    played = f", played in eval and through {plural(steps, 'training step')}" if steps else ", played in eval"
+    phases = [] if unplayed(seen, "eval") else ["in eval"]
+    phases += [f"through {plural(steps, 'training step')}"] if steps else []
+    played = f", played {' and '.join(phases)}" if phases else " as far as its forward came"
     if seen.life is None:
         held = "it holds" if count == 1 else "they hold"
         return f"{plural(count, 'normalising layer')}, nothing wrong with what {held}."
@@ -364,6 +377,11 @@ def not_run(seen: Seen) -> list[str]:
     """Layers that no forward reached, or none that could be seen."""
     ran = {layer.name for layer in seen.life.layers} if seen.life is not None else set()
     return [str(layer["name"]) for layer in seen.said["layers"] if str(layer["name"]) not in ran]
+
+
+def unplayed(seen: Seen, phase: str) -> bool:
+    """Whether a forward of that phase did not come to its end."""
+    return any(str(remark).startswith(f"{phase} was not played") for remark in seen.said.get("remarks") or ())
 
 
 def none_ran(seen: Seen) -> bool:

@@ -9,12 +9,21 @@ torch.manual_seed(0)
 torch.set_num_threads(1)
 
 
+class Saving(nn.BatchNorm1d):
+    """A layer of one's own that does something before it normalises."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.state_dict()
+        return super().forward(x)
+
+
 class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU())
         self.second = nn.BatchNorm1d(8, affine=False)
         self.third = nn.BatchNorm1d(8)
+        self.fourth, self.frozen = Saving(8), nn.BatchNorm1d(8)
         self.last = nn.Linear(8, 3)
         self.step = 0
 
@@ -30,13 +39,14 @@ class Network(nn.Module):
             x = self.second(x)
         for _ in range(2 if self.step in (63, 64) else 1):
             x = self.third(x) if self.step != 66 else checkpoint(self.third, x, use_reentrant=False)
-        return self.last(x)
+        return self.last(self.frozen(self.fourth(x)))
 
 
 net, ema = Network(), Network()
 optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
 for step in range(90):
     net.train()
+    net.frozen.eval()
     net.step = step
     x, y = torch.randn(16, 6), torch.randint(0, 3, (16,))
     if step == 52:

@@ -227,7 +227,9 @@ def counters(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Readin
 
 
 def another_step(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading]:
-    """Weights and statistics differ, and counters say in which order the two were saved."""
+    """Statistics differ, and counters say whose had more updates. That of an average which left the statistics behind
+    (EMA of a model that was trained before) is as much lower as that of an earlier checkpoint: two files do not tell.
+    """
     chosen = [pair for pair in pairs if left[pair.name] & set(STATISTICS)]
     counted = [(pair.a.counter, pair.b.counter) for pair in chosen]
     order = {b > a for a, b in counted if a is not None and b is not None and a != b}
@@ -236,12 +238,15 @@ def another_step(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Re
     late, early = (sides.b, sides.a) if order == {True} else (sides.a, sides.b)
     first = next(pair for pair in chosen if pair.a.counter != pair.b.counter)
     counts = sorted((first.a.counter or 0.0, first.b.counter or 0.0))
+    differ = "the statistics differ" if all(same(pair, AFFINE) for pair in chosen) else "weights and statistics differ"
     yield Reading(
         cause="stale-state",
         kind="hazard",
-        title=f"{early} is of an earlier step than {late}: the counter is {number(counts[0])} against "
-        f"{number(counts[1])}, and weights and statistics differ in {layers_in(pairs, chosen)} ({apart(chosen)}).",
-        advice=f"load {late} if it is the newer model that you mean",
+        title=f"{early} holds statistics of fewer updates than {late}: the counter is {number(counts[0])} against "
+        f"{number(counts[1])}, and {differ} in {layers_in(pairs, chosen)} ({apart(chosen)}). It is an earlier "
+        "checkpoint, or an average of weights (EMA, SWA) that left the statistics behind.",
+        advice=f"load {late} if it is the newer model that you mean; of an average, average the statistics along "
+        "(torch: AveragedModel(..., use_buffers=True)) or estimate them anew (update_bn)",
         places=places(chosen, (*STATISTICS, *AFFINE, "counter"), left),
         evidence={"counter before": counts[0], "counter after": counts[1]},
     )

@@ -11,6 +11,7 @@ from bncheck.diagnosis.lived.evaluation import LATE, Evaluation, last_evaluation
 from bncheck.diagnosis.lived.gap import WINDOW, length
 from bncheck.diagnosis.lived.in_place import Conduct, conduct, with_eps
 from bncheck.diagnosis.lived.record import Record, read
+from bncheck.diagnosis.rules.roundoff import HALF
 from bncheck.life import LayerLife, Life
 
 # An output that is off by its own deviation: what evaluation adds is as large as what the layer says. Healthy trainings
@@ -112,6 +113,9 @@ def cause_of(life: Life, layer: Lived, ev: Evaluation, before: float) -> str | N
     record, average = layer.record, ev.average
     if average is None:
         return None
+    coarse = (
+        record.u_state >= HALF and not average.seen.all()
+    )  # what was not kept is read off a state that rounds it away
     part = max(CAUSES, key=lambda name: ev.gap.share(name) if ev.gap is not None else 0.0)
     if ev.gap.share(part) < MOST:
         return None
@@ -121,7 +125,7 @@ def cause_of(life: Life, layer: Lived, ev: Evaluation, before: float) -> str | N
     mended = ev.left <= MOST * ev.gap.size
     if part == "start":
         return CAUSES[part] if mended or average.left >= EARLY_LEFT else None
-    if average.left >= EARLY_LEFT:
+    if average.left >= EARLY_LEFT or coarse:
         return None
     if part == "noise":
         return CAUSES[part] if mended else None

@@ -17,6 +17,7 @@ from bncheck.diagnosis.lived.judged import Lived, far_off
 from bncheck.diagnosis.rules.holdings.words import ANEW
 from bncheck.diagnosis.rules.layer_names import listed, named
 from bncheck.diagnosis.rules.lives.words import Said, of_life
+from bncheck.diagnosis.rules.roundoff import HALF
 from bncheck.diagnosis.rules.wording import number, percent
 from bncheck.finding import GAP, Finding
 from bncheck.life import Life
@@ -48,7 +49,10 @@ def about_gap(life: Life, code: str, cause: str, says: Says) -> list[Finding]:
     reason = says(life, first, ev)
     share = min(ev.gap.share(reason.part), 1.0)
     left = removed(ev)
-    mend = f" Statistics re-estimated over the training data remove {percent(left)} of it." if reason.mends else ""
+    # Batches that were not kept, and what is left of a start, are read off the state: half precision loses them.
+    exact = first.record.u_state < HALF
+    remove = f" Statistics re-estimated over the training data remove {percent(left)} of it."
+    mend = remove if reason.mends and exact else ""
     said = Said(
         layers=tuple(layer.name for layer in layers),
         title=f"{whom(life, layers, ev.gap)} {reason.says}{mend}",
@@ -57,12 +61,12 @@ def about_gap(life: Life, code: str, cause: str, says: Says) -> list[Finding]:
         step=int(first.record.step[ev.places[0]]),
         evidence={
             GAP: ev.gap.size,
-            **{f"of it {PARTS[name]}": part for name, part in ev.gap.parts.items() if abs(part) >= 0.005},
-            **({"gap left with re-estimated statistics": ev.left} if np.isfinite(ev.left) else {}),
+            **{f"of it {PARTS[name]}": part for name, part in ev.gap.parts.items() if exact and abs(part) >= 0.005},
+            **({"gap left with re-estimated statistics": ev.left} if exact and np.isfinite(ev.left) else {}),
             **reason.evidence,
         },
     )
-    return [replace(found, explained=share) for found in of_life(life, code, cause, [said])]
+    return [replace(found, explained=share if exact else None) for found in of_life(life, code, cause, [said])]
 
 
 PARTS = {

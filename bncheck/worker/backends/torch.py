@@ -272,6 +272,10 @@ class Model:
             self.wide = str(self.dtype) == "torch.bfloat16"
             return net.to(device=self.device)
         if self.parts != "complex":
+            if self.dtype == self.torch.float32 and part("inside").single(self.torch, net):
+                return net.to(
+                    device=self.device
+                )  # statistics in float64 are meant so: lerp_() and the like count on it
             return net.to(device=self.device, dtype=self.dtype)
         wide = self.torch.complex128 if self.dtype == self.torch.float64 else self.torch.complex64
         net._apply(lambda t: t.to(wide) if t.is_complex() else t.to(self.dtype) if t.is_floating_point() else t)

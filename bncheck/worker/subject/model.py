@@ -82,6 +82,9 @@ def live(torch, part, job, net, norms, batch, folder):
     """Play it, recorded; what could not be played is said, and is no fault of the model's."""
     found = {"remarks": []}
     leaves = part("torch_side", "whole").leaves
+    # Before it trains: gamma and beta of other names are known by the ones and zeros that they begin with.
+    own = {name: each for name, each in norms.items() if not type(each).__module__.startswith("torch.")}
+    part("torch_side", "inside").remember(part("torch_side", "custom"), part("torch_side", "keeping"), own)
     twin = copied(net)
     recorder = part("watching", "recorder").Recorder({"folder": os.path.join(folder, "watched"), "keep": "all"})
     part("torch_side", "watching").install(torch, recorder, lambda name: part("torch_side", name))
@@ -113,7 +116,7 @@ def live(torch, part, job, net, norms, batch, folder):
     found["steps"] = job["steps"] if "training" in outputs else 0
     found["loss"] = outputs.get("training")
     if "training" in outputs:
-        found["alone"] = alone(torch, part, leaves, net, norms, batch, folder, job["ops"])
+        found["alone"] = alone(torch, part, leaves, net, own, batch, folder, job["ops"])
     return found
 
 
@@ -146,9 +149,8 @@ def birth(torch, part, twin, net, norms, batch):
     return {}
 
 
-def alone(torch, part, leaves, net, norms, batch, folder, ops):
+def alone(torch, part, leaves, net, own, batch, folder, ops):
     """What is said of the user's own layers, each played by itself (own_side/alone.py): the model's end."""
-    own = {name: each for name, each in norms.items() if not type(each).__module__.startswith("torch.")}
     if not own:
         return []
     try:
@@ -157,7 +159,6 @@ def alone(torch, part, leaves, net, norms, batch, folder, ops):
         return []  # the play itself has said why
     net.train()
     inside, custom = part("torch_side", "inside"), part("torch_side", "custom")
-    inside.remember(custom, part("torch_side", "keeping"), own)
     found = inside.playable(torch, custom, own, shapes)
     if not found:
         return []

@@ -132,7 +132,7 @@ def as_computed(net, layers, sealed):
     """The descriptions of layers (``torch_side/held.py``) with what a program that was exported does: its mode is in
     its graph, and the flags of its modules say nothing. Of one inside another model no mode is told: it has its own."""
     whole = bool(sealed) and sealed[0] == EXPORTED
-    parts = [(name, module) for name, module in net.named_modules() if getattr(module, "bncheck_exported", False)]
+    parts = [(name, module) for name, module in net.named_modules() if "bncheck_exported" in module.__dict__]
     if not whole and not parts:
         return layers
     known, nothing = in_graph(net) if whole else {}, {"training": None, "fixed": True}

@@ -43,6 +43,11 @@ def bad(torch, tensor):
     return (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all())
 
 
+def infinite(value):
+    """Whether an argument of an operation is Inf as such: a mask that somebody fills in."""
+    return isinstance(value, float) and value in (float("inf"), -float("inf"))
+
+
 def largest(torch, tensors):
     """The largest absolute value of what went in."""
     sizes = [float(each.detach().abs().max()) for each in tensors if each.numel() and each.is_floating_point()]
@@ -57,6 +62,7 @@ def follower(torch, mode):
             super().__init__()
             self.net, self.stack, self.reached = net, [], None
             self.made, self.alive = {}, []  # id of a result → what made it; those results, so that ids stay theirs
+            self.masks, self.masked = set(), set()  # ids of what holds -Inf by intent; of NaN made of that alone
 
         def around(self, name, module, norm):
             def enter(module, given):
@@ -90,7 +96,24 @@ def follower(torch, mode):
                     self.alive.append(each)
                     if id(each) not in self.made or wrong == []:
                         self.made[id(each)] = (func, kwargs, given, wrong, size, list(self.stack), place())
+                        self.note(each, given, wrong, list(args) + list(kwargs.values()))
             return out
+
+        def note(self, out, given, wrong, arguments):
+            """Masks, and whether this is NaN that arises of nothing else: a softmax of a row that is masked
+            throughout."""
+            nan = bool(torch.isnan(out).any())
+            if not wrong and not nan and (not given or any(map(infinite, arguments))):
+                self.masks.add(id(out))
+            elif wrong and all(map(self.masking, wrong)):
+                (self.masked if nan else self.masks).add(id(out))
+
+        def masking(self, tensor):
+            """One that was filled in, or a buffer that holds -Inf and nothing worse."""
+            if id(tensor) in self.made:
+                return id(tensor) in self.masks
+            kept = any(each.data_ptr() == tensor.data_ptr() for each in self.net.buffers())
+            return kept and not bool((torch.isnan(tensor) | (tensor == float("inf"))).any())
 
         def origin(self, tensor, norms):
             """Back to the operation that made NaN or Inf of finite numbers, or the tensor that held it."""
@@ -98,9 +121,10 @@ def follower(torch, mode):
                 if id(tensor) not in self.made:
                     return self.held(tensor, norms)
                 func, kwargs, given, wrong, size, stack, where = self.made[id(tensor)]
-                if not wrong:
+                if not wrong or id(tensor) in self.masked:
                     return self.said(func, kwargs, given, size, stack, where, tensor, norms)
-                tensor = next((each for each in wrong if each is not tensor), None)
+                others = [each for each in wrong if each is not tensor]
+                tensor = next((each for each in others if not self.masking(each)), others[0] if others else None)
                 if tensor is None:
                     return {}
             return {}

@@ -134,6 +134,12 @@ def narrow(torch, net):
     return first if str(first) in ("torch.float16", "torch.bfloat16") else None
 
 
+def single(torch, net):
+    """Whether it has parameters, and all in float32: whatever else it holds is in a dtype of its own choice."""
+    kinds = {each.dtype for each in net.parameters()}
+    return kinds == {torch.float32}
+
+
 def places(torch, part, net):
     """{name of each normalising layer: its path in the network}; a scripted one takes no hook, and is not looked at."""
     paths = {id(module): path for path, module in net.named_modules()}

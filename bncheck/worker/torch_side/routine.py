@@ -66,6 +66,8 @@ class Routine:
                 with recorder.lock:
                     if usual is not None:  # called in another way, or once more
                         self.interrupt()
+                    elif local.ran and (self.norms.get(id(module)) or id(module) in self.scripts):  # in their order
+                        self.count()
                     self.enter(module, args)
             except Exception as error:
                 recorder.failed("enter", error)
@@ -103,6 +105,7 @@ class Routine:
         return (
             module is not None
             and norm.in_place(module)
+            and plainly_called(module)
             and type(norm.after) is Left
             and norm.as_left(norm.after) is norm.after
             and trainable(norm, module) is norm.trainable
@@ -141,6 +144,8 @@ class Routine:
         fit = (
             norm.builtin
             and not module._modules
+            and str(getattr(type(module).forward, "__module__", "")).startswith("torch.")
+            and plainly_called(module)
             and norm.layer.registered
             and norm.layer.tracks
             and norm.layer.forwards > norm.jumped + 1
@@ -163,6 +168,11 @@ class Routine:
         for place, usual in local.looked:
             found[place] = None if place in found else usual
         self.rounds[key] = {place: usual for place, usual in found.items() if usual is not None}
+
+
+def plainly_called(module):
+    """Whether nothing of the user's runs between a layer's begin and end, and could change it there."""
+    return not (module._forward_pre_hooks or module._forward_hooks or "forward" in module.__dict__)
 
 
 def trainable(norm, module):

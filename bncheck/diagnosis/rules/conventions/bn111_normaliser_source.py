@@ -83,6 +83,8 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             continue  # it is no rule of the framework's, and was played by itself (diagnosis/whole.py)
         if source.training and wholly_frozen(cell, source.layer, source.event) is not None:
             continue  # BN401 says it: freezing put the layer into inference
+        if source.training and kept_in_eval(cell, source):
+            continue  # a frozen backbone: the network's own train() leaves it in eval
         facet = "train_normaliser" if source.training else "eval_normaliser"
         mode = FACETS[facet]
         used = "the running statistics" if source.weight < 0.01 else "the batch's statistics"
@@ -107,6 +109,15 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             evidence={"weight of the batch": source.weight, "fit residual": source.residual},
             advice=ADVICE,
         )
+
+
+def kept_in_eval(cell: CellView, source: Source) -> bool:
+    """Whether a layer of a whole network is in eval in a training forward, where others are in training."""
+    trace = cell.trace
+    if trace is None or cell.case.network.model is None:
+        return False
+    flags = {layer: rows[source.event] for layer in trace.layers if (rows := trace.get(layer, "training")) is not None}
+    return flags.get(source.layer) == 0 and 1 in flags.values()
 
 
 def sees_neighbours(cell: CellView) -> Iterator[Finding]:

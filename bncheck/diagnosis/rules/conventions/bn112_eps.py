@@ -33,7 +33,9 @@ PLACE = "divide by sqrt(var + eps), not by sqrt(var) + eps (torch.rsqrt(var + ep
 
 
 def check_pair(pair: PairView) -> Iterable[Finding]:
-    found = list(differing_facets(pair, CODE, CAUSE, ("eps", "default_eps"), sentence, ADVICE))
+    elsewhere = added_to(pair.a.members) != added_to(pair.b.members)
+    advice = f"{PLACE}; {ADVICE}" if elsewhere else ADVICE
+    found = list(differing_facets(pair, CODE, CAUSE, ("eps", "default_eps"), sentence, advice))
     found += differing_facets(pair, CODE, CAUSE, ("eps_placement",), placement, PLACE, usual=("inside",))
     found = found or list(of_constant_input(pair))
     yield from departing(pair, CODE, CAUSE) if scaled_otherwise(pair) else found or departing(pair, CODE, CAUSE)
@@ -66,13 +68,13 @@ def of_constant_input(pair: PairView) -> Iterator[Finding]:
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:
     one, two = measured(x, value), measured(y, other)
-    where, there = placed(x), placed(y)
-    to = "" if where == there else f" to the {there}"
-    return f"{names(x)} {verb(x, 'adds', 'add')} an eps {one} to the {where}, {names(y)} one {two}{to}."
+    here, there = added_to(x), added_to(y)
+    where = f" to the {there}" if here != there else ""
+    return f"{names(x)} {verb(x, 'adds', 'add')} an eps {one} to the {here}, {names(y)} one {two}{where}."
 
 
-def placed(side: Side) -> str:
-    """What eps is added to. One that is measured outside the root is no eps of the variance."""
+def added_to(side: Side) -> str:
+    """What eps is added to, where the side was seen to add it outside the root."""
     convention = side[0].convention
     facet = convention.facets.get("eps_placement") if convention is not None else None
     return "deviation" if facet is not None and facet.value == "outside" else "variance"

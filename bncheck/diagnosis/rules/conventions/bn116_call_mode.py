@@ -41,7 +41,7 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
         layer="",
         event=event,
         quantity="output",
-        evidence={f"a bare call of {cell.target}": WORDS[mode or 0] for cell, mode in ((a, mode), (b, other))},
+        evidence={f"call_mode of {cell.target}": WORDS[mode or 0] for cell, mode in ((a, mode), (b, other))},
         advice="say the mode: layer(x, training=True) in Keras, autograd.record() in MXNet, module.train() in PyTorch",
     )
 

@@ -25,6 +25,7 @@ from bncheck.diagnosis.rules.lives.unseen import start_in_the_state
 from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.movement import holds_training, moved
 from bncheck.diagnosis.rules.revealed import eps_rows
+from bncheck.diagnosis.rules.roundoff import HALF
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
@@ -182,13 +183,20 @@ def check_life(life: Life) -> list[Finding]:
 def start_left(life: Life, layer: Lived, ev: Evaluation) -> Reason:
     assert ev.average is not None and ev.gap is not None
     updates, left = ev.average.updates, ev.average.left
+    after = f"After {updates} {'update' if updates == 1 else 'updates'}{weighing(layer)}"
+    narrow = layer.record.u_state >= HALF
+    exact = (
+        f"{after} the running statistics still hold {percent(left)} of what they started from, and that accounts for "
+        f"{percent(min(ev.gap.share('start'), 1.0))} of it."
+    )
+    rounded = (
+        f"{after} an average still holds {percent(left)} of what it started from. These statistics are kept in half "
+        "precision, where small steps are lost besides: how much each of the two accounts for cannot be told."
+    )
+    also = ", with the statistics in float32" if narrow else ""
     return Reason(
-        says=(
-            f"After {updates} {'update' if updates == 1 else 'updates'}{weighing(layer)} the running statistics "
-            f"still hold {percent(left)} of what they started from, and that accounts for "
-            f"{percent(ev.gap.share('start'))} of it."
-        ),
-        advice=f"{anew(life)} before you evaluate, train longer, or give a new batch more weight",
+        says=rounded if narrow else exact,
+        advice=f"{anew(life)} before you evaluate, train longer, or give a new batch more weight{also}",
         part="start",
         evidence={"updates": updates, "share of the start that is left": left},
     )

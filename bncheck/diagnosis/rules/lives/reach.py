@@ -23,13 +23,19 @@ def at_two_places(life: Life) -> Said | None:
         return None
     layers = tuple(found)
     first = life.layer(layers[0])
-    several = len(first.names) > 1
-    who = f"{together(first.names)} are one layer" if several else f"{of_all(layers, life)} stands at several places"
+    who = (
+        f"{together(first.names)} are one layer: within one call of the model it is passed more than once, by data "
+        "that are unlike."
+        if len(first.names) > 1
+        else f"{of_all(layers, life)} {verb(layers, 'runs', 'run')} more than once in a call of the model, on data "
+        "that are unlike."
+    )
     return Said(
         layers,
-        f"{who}: within one call of the model it is passed more than once, by data that are unlike. In eval, with "
-        f"statistics that mix them, its outputs are {number(found[layers[0]])} standard deviations off.",
-        "give each place a BatchNorm layer of its own; other weights may be shared",
+        f"{who} In eval, with statistics that mix them, "
+        f"{verb(layers, 'its outputs are', f'the outputs of {layers[0]} are')} {number(found[layers[0]])} standard "
+        "deviations off.",
+        "give each place, or each kind of data, a BatchNorm layer of its own; other weights may be shared",
         where=first.made_at,
         evidence={"off by, in deviations": found[layers[0]], "names": len(first.names)},
     )
