@@ -145,8 +145,8 @@ class Last(Biased):
 
 
 KINDS = {each.__name__: each for each in (
-    Mu, Averages, Deviation, Inverse, InverseLiteral, Logarithm, DeviationAveraged, Biased, Precise, Wide, FusedWithConv,
-    Last,
+    Mu, Averages, Deviation, Inverse, InverseLiteral, Logarithm, DeviationAveraged, Biased, Precise, Wide,
+    FusedWithConv, Last,
 )}  # fmt: skip
 
 
