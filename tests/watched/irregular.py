@@ -35,7 +35,7 @@ class Network(nn.Module):
             self.second.reset_running_stats()
         if self.step == 59:
             self.third.eval()
-        if self.step == 62:
+        if self.step == 50:
             self.third.training = False
         with torch.set_grad_enabled(self.step != 61):
             x = self.second(x)
