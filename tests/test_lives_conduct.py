@@ -66,6 +66,18 @@ def test_innocence_is_one_sentence_and_only_of_layers_that_are() -> None:
     assert innocence(lived_by(own=True, kind="MyBatchNorm")) == ""
 
 
+def test_innocence_counts_the_forwards_that_can_be_judged() -> None:
+    life = lived_by()
+    (layer,) = life.layers
+    lost = {name: np.array(layer.moments[name]) for name in ("input_mean", "used_mean", "mean_before", "mean_after")}
+    for values in lost.values():
+        values[-5:] = np.nan
+    assert innocence(replace(life, layers=(replace(layer, moments={**layer.moments, **lost}),))) == (
+        "BatchNorm itself is innocent: its one layer did what PyTorch documents in each of the 28 forwards that can "
+        "be judged, of 33 recorded whole."
+    )
+
+
 def test_innocence_says_which_layers_it_leaves_out() -> None:
     life = lived_by()
     (own,) = lived_by(own=True, kind="MyBatchNorm", divisor="n").layers

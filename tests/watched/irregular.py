@@ -29,22 +29,24 @@ class Network(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.first(x)
-        if self.step == 55:
+        if self.step == 100:  # from then on inputs count as gone, and every step is looked at as it comes
             raise ArithmeticError("in the middle")
         if self.step == 57:
             self.second.reset_running_stats()
         if self.step == 59:
             self.third.eval()
+        if self.step == 50:
+            self.third.training = False
         with torch.set_grad_enabled(self.step != 61):
             x = self.second(x)
         for _ in range(2 if self.step in (63, 64) else 1):
             x = self.third(x) if self.step != 66 else checkpoint(self.third, x, use_reentrant=False)
-        return self.last(self.frozen(self.fourth(x)))
+        return self.last(self.fourth(self.frozen(x)))
 
 
 net, ema = Network(), Network()
 optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
-for step in range(90):
+for step in range(106):
     net.train()
     net.frozen.eval()
     net.step = step
@@ -53,9 +55,9 @@ for step in range(90):
         x, y = x[:9], y[:9]
     if step == 68:
         x = x * 1e30
-    if step == 70:
+    if step == 94:
         net.third.running_var += 1.0
-    if step == 72:
+    if step == 92:
         net.third.weight.requires_grad = False
     if step == 74:
         net.load_state_dict(ema.state_dict())
