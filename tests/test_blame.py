@@ -320,7 +320,7 @@ def describe(variant, device):
     return {"version": 1 + None if variant else "1"}
 
 def build(network, params, dtype, variant, device):
-    return {"refuses": Refuses, "mistaken": Mistaken}[network["layers"][0]["name"]]()
+    return {"refuses": Refuses, "mistaken": Mistaken, "hollow": Hollow}[network["layers"][0]["name"]]()
 
 class Refuses:
     layers = ()
@@ -332,6 +332,10 @@ class Refuses:
 class Mistaken(Refuses):
     def forward(self, x, mode):
         return x.no_such_thing
+
+class Hollow(Refuses):
+    def forward(self, x, mode):
+        return None
 """
 
 
@@ -339,14 +343,17 @@ def test_a_backend_file_is_blamed_for_its_own_mistakes(tmp_path: Path) -> None:
     from test_workers import make_job
 
     (tmp_path / "mine.py").write_text(BACKEND, encoding="utf-8")
-    job = replace(make_job(tmp_path, ["refuses", "mistaken"]), backend=tmp_path / "mine.py")
+    job = replace(make_job(tmp_path, ["refuses", "mistaken", "hollow"]), backend=tmp_path / "mine.py")
     play([job], 1, lambda progress: None)
-    refuses, mistaken = (record_or_crash(job.folder / cell) for cell in job.cells)
+    refuses, mistaken, hollow = (record_or_crash(job.folder / cell) for cell in job.cells)
     assert refuses is not None
     assert mistaken is not None
     assert (refuses.origin, refuses.error) == ("framework", "no")
     assert mistaken.origin == "backend"
     assert mistaken.error.endswith("[mine.py, line 21: return x.no_such_thing]")
+    assert hollow is not None
+    assert hollow.origin == "backend"
+    assert hollow.error.startswith("your backend file hands over what cannot be recorded: AttributeError: 'NoneType'")
     reasons = play([replace(job, variant="broken", folder=tmp_path / "cells" / "broken")], 1, lambda progress: None)
     assert reasons["faulty"].startswith("the backend file is wrong: TypeError")
     assert "[mine.py, line 7: return" in reasons["faulty"]

@@ -37,7 +37,7 @@ REMEDIES: Mapping[str, str] = {
     "adapter-error": "please report it, with the command and this line",
 }
 # How those begin that say what does not fit what.
-OPENINGS = ("the input [", "the scenario's native.")
+OPENINGS = ("the input [", "the scenario's native.", "your backend file hands over ")
 # Findings that name why a layer of the user's raises: then the error has its name.
 NAMED = ("graph-retention", "in-place")
 

@@ -22,6 +22,7 @@ kind of error tells the two apart. Wrong names, keys and operands (AttributeErro
 Python's own words) are mistakes of the file; RuntimeError and what the framework defines itself come out of the call. A
 ``raise`` that stands in the file is a refusal in the framework's name. ``run.py`` and what records for it call no
 framework, and a backend without one (MODULE = "") has nothing behind it: what they do not raise on purpose is theirs.
+What cannot be recorded of a backend file that came from outside was handed over by that file.
 An error that knows better carries ``origin`` itself.
 """
 
@@ -39,6 +40,8 @@ TELLING = ("framework", "subject")  # errors that say something of what is looke
 # Files of the worker that never call a framework.
 OURS = tuple(os.path.join(HERE, name + ".py") for name in ("run", "cell", "recorder", "archive", "blame"))
 MISTAKES = (AttributeError, NameError, LookupError, AssertionError, ArithmeticError, ImportError, RecursionError)
+# Those of them that handle what a backend hands over.
+RECORDING = tuple(os.path.join(HERE, name + ".py") for name in ("cell", "recorder"))
 # TypeErrors in the words of Python itself, whoever wrote the function that was called.
 PYTHON_WORDS = re.compile(
     r"unsupported operand type|unexpected keyword argument|required (positional|keyword-only) argument|positional "
@@ -63,6 +66,7 @@ class Judge:
     def __init__(self, own, whole, backend, module):
         self.own, self.whole, self.backend, self.module = own, whole, os.path.abspath(backend), module
         self.folders = [os.path.dirname(os.path.abspath(path)) for path in own if path.endswith(".py")]
+        self.foreign = not self.backend.startswith(HERE + os.sep)
 
     def of(self, error):
         """(origin, "file.py, line 3: code" or ""): the line of the file that it is blamed on."""
@@ -88,6 +92,8 @@ class Judge:
             return last if last in ("bncheck", "backend") else "subject"
         if last not in ("bncheck", "backend"):
             return "framework"
+        if frame is not None and frame[0] in RECORDING and self.foreign and not isinstance(error, OSError):
+            return "backend"
         if frame is None or frame[0] in OURS:
             return "bncheck"
         if deliberate(frame[2]):
@@ -109,6 +115,12 @@ class Judge:
             return "framework"
         package = getattr(sys.modules.get(self.module), "__file__", None)
         return "framework" if package and inside(path, os.path.dirname(package)) else "subject"
+
+    def handed_over(self, error):
+        """True if an error of a foreign backend came up where bncheck records what that handed over: None for an
+        array, a shape that changes, a layer that it does not have."""
+        frames = [frame for frame in walk(error.__traceback__) if self.kind(frame[0])]
+        return bool(frames) and frames[-1][0] in RECORDING
 
     def refuses(self, error):
         """True for a NotImplementedError that says "not supported": of the adapter, or of a kernel of the framework.
@@ -154,6 +166,10 @@ def worded(text, origin, where):
     if not where or (text.endswith("]") and ", line " in text) or re.search(r"\(line \d+\)|, line \d+", text):
         return text
     return "%s [%s]" % (text, where)
+
+
+def about_handed_over(error):
+    return "your backend file hands over what cannot be recorded: %s: %s" % (type(error).__name__, error)
 
 
 def about_input(text, shape):

@@ -41,6 +41,8 @@ def failure(index, op, error, judge, shape=None):
         and blame.DOES_NOT_FIT.search(text)
     ):
         text = blame.about_input(text, shape)
+    if origin == "backend" and judge.handed_over(error):
+        text = blame.about_handed_over(error)
     status = "unsupported" if refused else "raised" if origin in blame.TELLING else "failed"
     return {
         "event": index,
