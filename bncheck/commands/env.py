@@ -62,6 +62,7 @@ def create_command(targets: Sequence[str], backend_files: Sequence[Path]) -> Non
     from bncheck.environments.pythons import Unavailable, prepare
     from bncheck.environments.targets import parse_targets
     from bncheck.errors import TargetsUnavailable
+    from bncheck.report.plain_text import clean
 
     backends = find_backends(backend_files)
     prepared = prepare(
@@ -75,7 +76,7 @@ def create_command(targets: Sequence[str], backend_files: Sequence[Path]) -> Non
     for target, outcome in prepared.items():
         if isinstance(outcome, Unavailable):
             failed.append(target.name)
-            click.echo(f"{target}: unavailable: {outcome.reason}\n  → {outcome.remedy}")
+            click.echo(f"{target}: unavailable: {clean(outcome.reason)}\n  → {clean(outcome.remedy)}")
         else:
             version = f" {outcome.version}" if outcome.version else ""
             click.echo(f"{target}: ready,{version} in {outcome.origin} {outcome.python}")

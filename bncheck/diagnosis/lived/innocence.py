@@ -31,14 +31,17 @@ def innocence(life: Life, others: bool = True) -> str:
         return ""
     forwards = sum(int((layer.conduct.stepped | layer.conduct.revealed).sum()) for layer in judged)
     whole = sum(len(layer.record.training) for layer in judged)
-    followed = f"{forwards:,} forwards that were recorded whole"
+    followed = f"each of {forwards:,} forwards that were recorded whole"
+    if forwards == 1:
+        followed = "the one forward that was recorded whole"
     if forwards < whole:  # of those with NaN, nothing can be said
-        followed = f"the {forwards:,} forwards that can be judged, of {whole:,} recorded whole"
+        one = "the one forward" if forwards == 1 else f"each of the {forwards:,} forwards"
+        followed = f"{one} that can be judged, of {whole:,} recorded whole"
     framework = NAMES.get(life.framework, life.framework)
     kinds = sorted({layer.kind for layer in life.layers if layer.own})
     noun = "built-in layer" if kinds else "layer"
     who = {1: f"its one {noun}", 2: f"both {noun}s"}.get(len(judged), f"all {len(judged)} {noun}s")
-    said = f"BatchNorm itself is innocent: {who} did what {framework} documents in each of {followed}."
+    said = f"BatchNorm itself is innocent: {who} did what {framework} documents in {followed}."
     if kinds and others and not own_ways(life):
         said += (
             f" {shortened(kinds)} {'is' if len(kinds) == 1 else 'are'} not among them: bncheck check "
