@@ -346,9 +346,15 @@ def test_what_was_forgotten_in_folded_weights_is_said_where_one_thing_makes_them
     assert lacks([2.0, 0.5, 0.7]) == "", "two of three channels are no proof"
 
 
-def test_a_factor_of_one_channel_or_of_half_precision_proves_nothing() -> None:
-    norm = held(running_mean=[0.1], running_var=[4.0], gamma=[0.5], beta=[0.0], eps=0.0)
-    assert fold_of(WEIGHT[:1], None, norm, WEIGHT[:1] * np.float32(0.5), f32(3.0)) is None
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_factor_that_is_the_same_in_every_channel_proves_nothing(channels: int) -> None:
+    """A half is one over the root of 4: with gamma 3 it may be that gamma was left out, or any other number."""
+    norm = held(
+        running_mean=[0.1] * channels, running_var=[4.0] * channels, gamma=[3.0] * channels, beta=[0.0] * channels,
+        eps=0.0,
+    )  # fmt: skip
+    weight = WEIGHT[:channels]
+    assert fold_of(weight, None, norm, weight * np.float32(0.5), np.full(channels, 3.0, np.float32)) is None
 
 
 def test_a_fold_along_the_input_channels_is_told_where_the_axes_are_known() -> None:

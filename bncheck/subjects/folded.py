@@ -128,14 +128,21 @@ def readings(chosen: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[
                 departs=mine,
             )
     folds = [each for each in chosen if each.fold.word == "folded"]
-    fits = [each for each in folds if has_own_eps(each)]
+    yield from right_ones([each for each in folds if has_own_eps(each)], mine, theirs)
+    made = [each for each in chosen if each.fold.word in ("folded", "weights")]
+    yield from other_eps([each for each in made if not has_own_eps(each)], mine, theirs)
+
+
+def right_ones(fits: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[Reading]:
+    """Layers that were folded with the eps that they have: no difference, as far as the files tell."""
     good = [each for each in fits if not each.fold.second]
     if good:
         names = [each.layer.layer for each in good]
+        into = "a convolution" if len(good) == 1 else "convolutions"
         yield Reading(
             cause="folding",
             kind="rounding",
-            title=f"{mine} is {theirs} with {plural(len(good), 'BatchNorm layer')} folded into convolutions, "
+            title=f"{mine} is {theirs} with {plural(len(good), 'BatchNorm layer')} folded into {into}, "
             f"equal up to rounding ({listed(names)}).",
             advice="",
             places=tuple((name, "running_var") for name in names),
@@ -152,8 +159,6 @@ def readings(chosen: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[
             advice="compare the models, which say it: bncheck diff MODEL.py:build OTHER.py:build",
             places=tuple((name, "running_var") for name in names),
         )
-    made = [each for each in chosen if each.fold.word in ("folded", "weights")]
-    yield from other_eps([each for each in made if not has_own_eps(each)], mine, theirs)
 
 
 def has_own_eps(each: FoldedLayer) -> bool:

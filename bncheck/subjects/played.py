@@ -12,6 +12,7 @@ from bncheck.diagnosis.rules.layer_names import listed as several
 from bncheck.finding import NONFINITE, Finding
 from bncheck.life import Holding, LayerLife, Life
 from bncheck.report.plain_text import plural
+from bncheck.subjects.places import WORDS
 from bncheck.trace import STATISTICS
 
 # Relative to a layer's largest value: float32 rounding through a deep network stays below the first, and what
@@ -159,7 +160,7 @@ def set_by_forward(life: Life, target: str) -> Iterator[Finding]:
         layer=ran[0],
         quantity="training",
         evidence={"layers": len(ran), "line": where.label},
-        advice="leave modes to train() and eval() of the whole model; train() has no place in forward()",
+        advice=WORDS[life.framework].modes,
         accounts=tuple((name, "training") for name in ran[1:]),
     )
 

@@ -194,7 +194,8 @@ def headline(
     if open_ones:
         how += f", if the weight before {listed(open_ones)} is that of a transposed convolution"
     words = f"{sides.a} and {sides.b} are {how}: {plural(count, 'BatchNorm layer')}"
-    words += f", {len(folded.layers)} of them folded into convolutions" if folded.layers else ""
+    into = "a convolution" if len(folded.layers) == 1 else "convolutions"
+    words += f", {len(folded.layers)} of them folded into {into}" if folded.layers else ""
     return words + "."
 
 

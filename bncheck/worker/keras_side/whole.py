@@ -303,7 +303,7 @@ def tapped(call, model, name):
     def run(x, *more, **keywords):
         out = call(x, *more, **keywords)
         flag = keywords.get("training", more[0] if more else None)
-        flag = flag if isinstance(flag, bool) else None  # else a mask, or whatever a layer of one's own takes
+        flag = flag if isinstance(flag, bool) else None  # else a mask, or what a layer of the user's takes there
         model.building.note(model.now, name, x, out, model.trains(name, flag))
         return out
 

@@ -293,7 +293,7 @@ def find(norm, what):
 
 
 def as_held(norm, what, value):
-    """A value of one's own in the form in which the layer holds it: some keep a deviation in the variance's place."""
+    """A value as the layer holds it: some keep a deviation in the place of a variance."""
     return from_form(norm, what, value, "from_variance")
 
 
