@@ -160,7 +160,7 @@ def set_by_forward(life: Life, target: str) -> Iterator[Finding]:
         layer=ran[0],
         quantity="training",
         evidence={"layers": len(ran), "line": where.label},
-        advice=WORDS[life.framework].modes,
+        advice=WORDS.get(life.framework, WORDS["torch"]).modes,
         accounts=tuple((name, "training") for name in ran[1:]),
     )
 
