@@ -41,7 +41,7 @@ from bncheck.scenario import Case, Scenario, Tolerance, is_file
 from bncheck.scenario_files.overrides import parse_override
 from bncheck.scenario_files.plain_file import read_plain
 from bncheck.scenario_files.plan import Plan, code_of, with_tolerance
-from bncheck.scenario_files.shipped import find_probes, find_scenarios, resolve_scenario
+from bncheck.scenario_files.shipped import find_saying, resolve_scenario
 
 if TYPE_CHECKING:
     from bncheck.convention import Convention
@@ -328,8 +328,9 @@ def make_plan(request: Request, backends: Mapping[str, BackendFile]) -> Plan:
 
 def read_shipped(request: Request) -> list[Scenario]:
     """The shipped scenarios that it may be about: reading all takes longer than most of what is asked of one."""
-    every = request.chosen and not request.scenarios
-    paths = find_scenarios() if every else find_probes() if request.probes else []
+    words = ["default"] if request.chosen and not request.scenarios else []
+    words += ["probe"] if request.probes else []
+    paths = find_saying(*words)
     if not paths:
         return []
     from bncheck.scenario_files.files import load_scenario
@@ -365,6 +366,9 @@ def read_whole(path: Path, overrides: Mapping[str, Any], backends: Mapping[str, 
 
 def import_reports(formats: Sequence[str]) -> None:
     """Import what judging and the reports need while the workers import their frameworks: it saves most of a second."""
+    import concurrent.futures.process  # noqa: F401 - likewise
+    import multiprocessing.popen_fork  # noqa: F401 - analyse lets other processes judge
+
     import numpy.ma  # noqa: F401 - np.unique imports it when first called, which is behind the workers
 
     import bncheck.diagnosis.analyse

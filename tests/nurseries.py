@@ -21,11 +21,11 @@ import pytest
 
 from bncheck.commands import options as command_options
 from bncheck.environments.backend_file import find_backends
-from bncheck.environments.devices import cores, threads
+from bncheck.environments.devices import CAN_FORK, cores, threads
 from bncheck.environments.targets import parse_target
 from bncheck.playing.begun import python_of
 from bncheck.playing.jobs import Options, run_cells
-from bncheck.playing.nursery import CAN_FORK, Forked, Nursery
+from bncheck.playing.nursery import Forked, Nursery
 from bncheck.playing.seats import Seat
 
 PASSING = ("PYTEST_CURRENT_TEST", "COLUMNS", "LINES")  # variables that no framework reads

@@ -18,12 +18,13 @@ from at_the_prompt import bncheck, here
 
 from bncheck.commands.progress import Quiet
 from bncheck.environments.backend_file import find_backends
+from bncheck.environments.devices import CAN_FORK
 from bncheck.environments.pythons import Ready, prepare
 from bncheck.environments.targets import Target
 from bncheck.errors import BncheckError, EnvironmentFailure, NothingToJudge, UsageError
 from bncheck.gate.bar import read_verdict
 from bncheck.life import Held, Holding, LayerLife, Life, Span
-from bncheck.playing.nursery import CAN_FORK, Nursery
+from bncheck.playing.nursery import Nursery
 from bncheck.report import render
 from bncheck.repro.torch_script.own import taken_by
 from bncheck.run_folder.answer import Answer, read_answer

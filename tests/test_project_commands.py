@@ -19,7 +19,7 @@ from bncheck.gate.config import read_configuration
 from bncheck.scenario_files.files import load_scenario
 from bncheck.scenario_files.json_schema import CHECKED, json_schema
 from bncheck.scenario_files.keys import TABLES
-from bncheck.scenario_files.shipped import find_probes, find_scenarios
+from bncheck.scenario_files.shipped import find_scenarios
 
 ROOT = Path(__file__).parents[1]
 
@@ -118,7 +118,7 @@ def faults(value: Any, schema: dict[str, Any], whole: dict[str, Any], at: str = 
 
 def test_the_schema_takes_what_bncheck_takes_and_refuses_what_it_refuses() -> None:
     schema = json_schema()
-    for path in [*find_scenarios(), *find_probes()]:
+    for path in find_scenarios():
         assert faults(tomllib.loads(path.read_text()), schema, schema) == [], path.name
     for wrong in ("momentum = 0.1", 'dtype = "float33"', "[input]\nshape = [4, true]", '[program]\nevents = ["save"]'):
         text = 'title = "x"\nnetwork = { layers = [] }\n' + (
@@ -128,7 +128,7 @@ def test_the_schema_takes_what_bncheck_takes_and_refuses_what_it_refuses() -> No
 
 
 def test_shipped_scenarios_say_why() -> None:
-    assert [path.name for path in [*find_scenarios(), *find_probes()] if not load_scenario(path).why.strip()] == []
+    assert [path.name for path in find_scenarios() if not load_scenario(path).why.strip()] == []
 
 
 # ----------------------------------------------------------------------------------------------------------- init

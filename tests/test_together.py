@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
-from bncheck.environments.devices import cores
+from bncheck.environments.devices import cores, may_fork
 from bncheck.report.picture import Picture
-from bncheck.report.together import draw_together, may_fork
+from bncheck.report.together import draw_together
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or cores() < 2, reason="it forks on Linux, and where a second core is free"

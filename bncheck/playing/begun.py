@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bncheck.environments.backend_file import BackendFile, find_backends
-from bncheck.environments.devices import cores, threads
+from bncheck.environments.devices import CAN_FORK, cores, threads
 from bncheck.environments.pythons import Ready, find_ready, make_ready
 from bncheck.environments.targets import Target, parse_target
 from bncheck.errors import BncheckError
-from bncheck.playing.nursery import CAN_FORK, Nursery
+from bncheck.playing.nursery import Nursery
 from bncheck.playing.readied import Readied
-from bncheck.playing.twin import is_single, may_fork
+from bncheck.playing.twin import is_single, may_become
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def imported_alone(python: Path, variables: Mapping[str, str]) -> bool:
     """Import NumPy here, with the threads that a worker's has; whether a worker may then be a fork of this process."""
     said = {**os.environ, **variables}
     count = said.get("OPENBLAS_NUM_THREADS") or said.get("OMP_NUM_THREADS")
-    if count != "1" or not may_fork(python):
+    if count != "1" or not may_become(python):
         return False
     os.environ.update(variables)
     try:

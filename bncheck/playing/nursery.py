@@ -8,7 +8,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,6 @@ ENDS_WITHIN = 2.0  # seconds
 ENDING = ((signal.SIGUSR1, 10.0), (signal.SIGKILL, 10.0))
 REPLY = re.compile(rb'\{"pid": (\d{1,10})(?:, "code": (-?\d{1,3}))?\}')
 LONGEST_REPLY = 100  # bytes
-CAN_FORK = sys.platform.startswith("linux")  # elsewhere system libraries do not survive a fork
 
 
 class Forked:

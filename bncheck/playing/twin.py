@@ -10,12 +10,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bncheck.playing.nursery import CAN_FORK
+from bncheck.environments.devices import CAN_FORK
 
 LOOK_SECONDS = 0.005
 
@@ -50,17 +49,22 @@ class Twin:
         return self.returncode
 
 
-def may_fork(python: Path) -> bool:
+def may_become(python: Path) -> bool:
     """Whether that Python is this process's, and no thread of it is at work."""
-    return CAN_FORK and python == Path(sys.executable) and threading.active_count() == 1
+    return CAN_FORK and python == Path(sys.executable) and is_alone()
 
 
 def is_single() -> bool:
     """Import NumPy; whether it is the one that a worker would import, and has started no threads of its own."""
     import numpy as np
 
-    own = Path(np.__file__).is_relative_to(sys.prefix)  # a worker does without PYTHONPATH and the user's own packages
-    return own and len(list(Path("/proc/self/task").iterdir())) == 1
+    # A worker does without PYTHONPATH and the user's own packages.
+    return Path(np.__file__).is_relative_to(sys.prefix) and is_alone()
+
+
+def is_alone() -> bool:
+    """Whether this process has a single thread, those of libraries counted."""
+    return len(list(Path("/proc/self/task").iterdir())) == 1
 
 
 def become(file: Path, words: Sequence[str], environment: Mapping[str, str], reads: int) -> None:

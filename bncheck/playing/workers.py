@@ -148,9 +148,13 @@ class Worker:
             self.unavailable, self.waiting = f"{job.python} cannot be started: {error.strerror or error}", []
         return Progress(job.target, "importing", text=shlex.join([*command, "--alone"]))
 
-    def spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes] | Forked | Twin:
+    def find_ready(self) -> Readied | None:
+        """The process that was begun for this job, if nobody has taken it."""
         job = self.job
-        early = find_ready_one(job.ready, job.python, job.backend, job.variant, job.device, job.environment)
+        return find_ready_one(job.ready, job.python, job.backend, job.variant, job.device, job.environment)
+
+    def spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes] | Forked | Twin:
+        job, early = self.job, self.find_ready()
         process = None if early is None else early.take(job.folder.absolute())
         self.untried = process is not None
         if process is not None:
@@ -473,14 +477,19 @@ def play(
     write: Callable[[], None] = lambda: None,
     meanwhile: Iterator[None] = iter(()),
 ) -> dict[str, str]:
-    """Play all jobs, ``at_once`` processes at a time; returns the reasons of targets that turned out unavailable.
+    """Play all jobs, ``at_once`` processes at a time, and those that were begun before; returns the reasons of targets
+    that turned out unavailable.
 
     ``write`` lays out the cells' inputs and jobs; it is called while the first processes import their frameworks.
     ``meanwhile`` is work of the host, a piece at a time, instead of waiting.
     An exception (KeyboardInterrupt too) kills the running processes and is raised again: what finished is on disk.
     """
     workers = [Worker(job, write) for job in jobs]
-    active, queue = workers[:at_once], workers[at_once:]
+    # A process that is there already has the memory that it takes, and may have imported all that it needs.
+    active = [worker for worker in workers if worker.find_ready() is not None]
+    queue = [worker for worker in workers if worker not in active]
+    while queue and len(active) < at_once:
+        active.append(queue.pop(0))
     reasons = {}
     try:
         early = [worker for worker in active if worker.to_do]

@@ -7,15 +7,13 @@ import json
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bncheck.environments.devices import cores
+from bncheck.environments.devices import cores, may_fork
 from bncheck.report.picture import Picture
 
 FEWEST = 4  # pictures for which a second process is worth its start
-QUIET = "_RefreshThread"  # rich's, which touches nothing that is used here; any other may hold a lock while we fork
 
 Draw = Callable[[int], Picture | None]
 
@@ -23,7 +21,7 @@ Draw = Callable[[int], Picture | None]
 def draw_together(draw: Draw, count: int) -> list[Picture | None]:
     """``draw(0)``, ``draw(1)``, …; every second one by a fork, where this process may fork and has a core for it. What
     the fork did not come to is drawn here."""
-    if count < FEWEST or not may_fork():
+    if count < FEWEST or cores() < 2 or not may_fork():
         return [draw(number) for number in range(count)]
     mine, theirs = range(0, count, 2), range(1, count, 2)
     reader, writer = os.pipe()
@@ -42,12 +40,6 @@ def draw_together(draw: Draw, count: int) -> list[Picture | None]:
         os.waitpid(child, 0)
     found.update((number, picture_of(line)) for number, line in zip(theirs, lines, strict=False))
     return [found[number] if number in found else draw(number) for number in range(count)]
-
-
-def may_fork() -> bool:
-    others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
-    alone = all(type(thread).__name__ == QUIET for thread in others)
-    return sys.platform.startswith("linux") and cores() > 1 and alone
 
 
 def draw_as_child(draw: Draw, numbers: Iterable[int], writer: int) -> None:

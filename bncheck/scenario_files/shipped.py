@@ -19,9 +19,11 @@ def find_scenarios() -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
-def find_probes() -> list[Path]:
-    """Those of them that may be probes: a text that never says the word is none."""
-    return [path for path in find_scenarios() if "probe" in path.read_text(encoding="utf-8")]
+def find_saying(*words: str) -> list[Path]:
+    """Those of them whose text has one of these words, so that only they are read: a text that never says "probe" is
+    no probe, and one that never says "default" is none of the default run's."""
+    texts = ((path, path.read_text(encoding="utf-8")) for path in find_scenarios())
+    return [path for path, text in texts if any(word in text for word in words)]
 
 
 def resolve_scenario(name_or_path: str | Path) -> Path:
