@@ -366,9 +366,6 @@ def read_whole(path: Path, overrides: Mapping[str, Any], backends: Mapping[str, 
 
 def import_reports(formats: Sequence[str]) -> None:
     """Import what judging and the reports need while the workers import their frameworks: it saves most of a second."""
-    import concurrent.futures.process  # noqa: F401 - likewise
-    import multiprocessing.popen_fork  # noqa: F401 - analyse lets other processes judge
-
     import numpy.ma  # noqa: F401 - np.unique imports it when first called, which is behind the workers
 
     import bncheck.diagnosis.analyse

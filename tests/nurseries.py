@@ -21,7 +21,8 @@ import pytest
 
 from bncheck.commands import options as command_options
 from bncheck.environments.backend_file import find_backends
-from bncheck.environments.devices import CAN_FORK, cores, threads
+from bncheck.environments.devices import cores, threads
+from bncheck.environments.fork import CAN_FORK
 from bncheck.environments.targets import parse_target
 from bncheck.playing.begun import python_of
 from bncheck.playing.jobs import Options, run_cells

@@ -11,7 +11,8 @@ import pytest
 from at_the_prompt import here
 
 from bncheck.diagnosis import analyse as analysis
-from bncheck.environments.devices import CAN_FORK
+from bncheck.environments.devices import cores
+from bncheck.environments.fork import CAN_FORK
 from bncheck.playing.plan_file import read_plan
 from bncheck.run_folder.drift_table import DriftTable
 from bncheck.run_folder.results import Results, read_results
@@ -30,7 +31,6 @@ def judged(run: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Results, Results
     """(in one process, in two, what the latter said)."""
     plan, targets = read_plan(run), read_results(run).targets
     one = analysis.analyse(run, plan, targets)
-    monkeypatch.setattr(analysis, "may_fork", lambda: False)  # pytest's process may have threads
     monkeypatch.setattr(analysis, "PARALLEL_FROM", 1)
     monkeypatch.setattr(analysis, "CHUNK", 2)
     told: list[str] = []
@@ -79,22 +79,27 @@ from bncheck.run_folder.results import read_results
 run = Path(sys.argv[1])
 plan, targets = read_plan(run), read_results(run).targets
 one = analysis.analyse(run, plan, targets)
-analysis.FORKED_FROM = analysis.FORKED_CHUNK = 1
-told, here = [], analysis.judge_here
-judged = []
-analysis.judge_here = lambda work, chunk: (judged.append(chunk), here(work, chunk))[1]
-several = analysis.analyse(run, plan, targets, tell=told.append, cores=2)
-print(repr(several) == repr(one), 0 < len(judged) < len(plan.cases), any("died" in text for text in told))
-def die(work):
-    os._exit(1)
-analysis.judge_part = die
-several = analysis.analyse(run, plan, targets, tell=told.append, cores=2)
-print(repr(several) == repr(one))
+analysis.FORKED_FROM = 1
+here, host, judged = analysis.judge_here, os.getpid(), []
+def judge_here(work, chunk):
+    judged.append(chunk)
+    if len(sys.argv) > 2 and os.getpid() != host:
+        os._exit(1)
+    return here(work, chunk)
+analysis.judge_here = judge_here
+several = analysis.analyse(run, plan, targets, cores=2)
+print(repr(several) == repr(one), len(judged), len(plan.cases))
 """
 
 
 @pytest.mark.process
 @pytest.mark.skipif(not CAN_FORK, reason="forks are for Linux alone")
-def test_a_fork_that_judges_says_the_same_and_one_that_dies_costs_nothing_but_time(run: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", IN_A_FORK, str(run)], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == ["True True False", "True"], done.stderr
+@pytest.mark.skipif(cores() < 2, reason="one core judges alone")
+@pytest.mark.parametrize("dies", [(), ("dies",)])
+def test_a_fork_that_judges_says_the_same_and_one_that_dies_costs_nothing_but_time(
+    run: Path, dies: tuple[str, ...]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_FORK, str(run), *dies], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["True", "24" if dies else "12", "24"], done.stderr

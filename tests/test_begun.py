@@ -18,7 +18,7 @@ from test_workers import FAULTY, make_job, run_job
 
 from bncheck.commands.run import sure
 from bncheck.environments.backend_file import find_backends
-from bncheck.environments.devices import CAN_FORK
+from bncheck.environments.fork import CAN_FORK
 from bncheck.environments.interpreters import ask
 from bncheck.playing.begun import begin, begun
 from bncheck.playing.nursery import Nursery

@@ -18,7 +18,7 @@ from at_the_prompt import bncheck, here
 
 from bncheck.commands.progress import Quiet
 from bncheck.environments.backend_file import find_backends
-from bncheck.environments.devices import CAN_FORK
+from bncheck.environments.fork import CAN_FORK
 from bncheck.environments.pythons import Ready, prepare
 from bncheck.environments.targets import Target
 from bncheck.errors import BncheckError, EnvironmentFailure, NothingToJudge, UsageError

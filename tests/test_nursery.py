@@ -14,7 +14,7 @@ import pytest
 from patience import patience
 from test_workers import make_job, run_job
 
-from bncheck.environments.devices import CAN_FORK
+from bncheck.environments.fork import CAN_FORK
 from bncheck.playing.nursery import Nursery
 from bncheck.run_folder.cell import record_or_crash
 from bncheck.run_folder.folder import write_json

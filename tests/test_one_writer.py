@@ -18,7 +18,7 @@ from left_by_cells import cells_of, processes, worker_processes
 from patience import patience
 from test_run import NAPPING, finished, start_and_wait_for_a_cell
 
-from bncheck.environments.devices import CAN_FORK
+from bncheck.environments.fork import CAN_FORK
 from bncheck.playing.workers import RUNNER
 from bncheck.run_folder.results import read_results
 

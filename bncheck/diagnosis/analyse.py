@@ -7,7 +7,6 @@ This module reads and writes the run folder: a case is read, judged (``judge.py`
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from bncheck.diagnosis.repeats import compare_again
 from bncheck.diagnosis.rules.applications import unchanged
 from bncheck.diagnosis.rules.well_formed import well_formed
 from bncheck.diagnosis.whole import Inside, apart, inside, together
-from bncheck.environments.devices import may_fork
+from bncheck.environments.fork import do_together
 from bncheck.evidence import CellView, Drift, Repeat, TargetView
 from bncheck.finding import Finding
 from bncheck.run_folder.cell import CellRecord, cell_folder, record_or_crash, trace_or_crash, write_replay
@@ -46,10 +45,9 @@ if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 from bncheck.trace import Trace
 
-# In pairs of cells: starting a second process costs as much as judging 50 of them (0.5 s), a fork of this one as much
-# as judging one or two.
+# In pairs of cells: starting a second process costs as much as judging 50 of them (0.5 s).
 PARALLEL_FROM, CHUNK = 200, 25
-FORKED_FROM, FORKED_CHUNK = 10, 3
+FORKED_FROM = 10  # a fork of this process, which knows everything, costs as much as judging one or two
 
 
 @dataclass
@@ -178,30 +176,24 @@ def judge_cases(work: Work, analysis: Analysis, tell: Callable[[str], None]) -> 
     compared = sum(case.scenario not in work.plan.background for case in work.plan.cases)
     played = sum(target.status == "ok" for target in work.targets)
     pairs = max(1, played * (played - 1) // 2)
-    forked = work.cores > 1 and may_fork()
-    least, most = (FORKED_FROM, FORKED_CHUNK) if forked else (PARALLEL_FROM, CHUNK)
-    if compared * pairs >= PARALLEL_FROM:
-        most = CHUNK
-    size = max(1, most // pairs) if compared * pairs >= least and work.cores > 1 else max(total, 1)
+    size = max(1, CHUNK // pairs) if compared * pairs >= PARALLEL_FROM and work.cores > 1 else max(total, 1)
     chunks = [range(start, min(start + size, total)) for start in range(0, total, size)]
+    if len(chunks) < 2 and work.cores > 1 and compared * pairs >= FORKED_FROM:
+        tell(f"comparing {total} cases")
+        for part in do_together(lambda number: judge_here(work, range(number, number + 1)), total):
+            merge(analysis, part)
+        return
     if len(chunks) < 2:
         judge_chunk(work, range(total), analysis, tell)
         return
-    # Importing these takes 20 ms.
+    # Few runs have so many cases, and importing these takes 20 ms.
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    # Spawned where the host has threads (reports being imported).
-    context = multiprocessing.get_context("fork" if forked else "spawn")
-    with ProcessPoolExecutor(work.cores - 1, mp_context=context, initializer=begin_judging) as pool:
+    # Spawned, not forked: the host has threads (reports being imported). Small records have no cycles to collect.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(work.cores - 1, mp_context=context, initializer=gc.disable) as pool:
         judge_together(pool, work, chunks, analysis, tell)
-
-
-def begin_judging() -> None:
-    """In a process of the pool. Small records have no cycles to collect; what a thread that a fork does not have was
-    writing to may be locked."""
-    gc.disable()
-    sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
 
 
 def judge_together(

@@ -10,14 +10,11 @@ import os
 import platform
 import shutil
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 DEV = Path("/dev")
-CAN_FORK = sys.platform.startswith("linux")  # elsewhere system libraries do not survive a fork
-QUIET = "_RefreshThread"  # rich's, which touches nothing but the terminal
 
 
 @dataclass(frozen=True)
@@ -98,9 +95,3 @@ def threads(at_once: int) -> dict[str, str]:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     count = str(max(1, cores() // max(at_once, 1)))
     return {} if any(name in os.environ for name in names) else dict.fromkeys(names, count)
-
-
-def may_fork() -> bool:
-    """Whether a fork of this process can go on like this one: a thread that it does not have may hold a lock."""
-    others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
-    return CAN_FORK and all(type(thread).__name__ == QUIET for thread in others)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bncheck.environments.backend_file import BackendFile, find_backends
-from bncheck.environments.devices import CAN_FORK, cores, threads
+from bncheck.environments.devices import cores, threads
+from bncheck.environments.fork import CAN_FORK
 from bncheck.environments.pythons import Ready, find_ready, make_ready
 from bncheck.environments.targets import Target, parse_target
 from bncheck.errors import BncheckError

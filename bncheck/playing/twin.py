@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bncheck.environments.devices import CAN_FORK
+from bncheck.environments.fork import CAN_FORK
 
 LOOK_SECONDS = 0.005
 

@@ -15,6 +15,7 @@ from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
 
 # A page with more pictures than this is scrolled, not read; a picture takes a tenth of a second.
 SHOWN = 8
+FEWEST = 4  # for which a second process is worth its start
 # Pictures of one kind that a scenario may have beside those of its cases.
 EXTRAS = 2
 # Pictures of a thousand cases would fill the memory; what comes after these is drawn again where it is needed again.
@@ -51,11 +52,12 @@ class Gallery:
         """The pictures of the chosen cases, in their order."""
         if self.draws_nothing:
             return
-        from bncheck.report.together import draw_together
+        from bncheck.environments.fork import do_together
 
         rows = self.chosen()
         for start in range(0, len(rows), REMEMBERED):
-            found = draw_together(partial(self.numbered, rows, start), len(rows[start : start + REMEMBERED]))
+            count = len(rows[start : start + REMEMBERED])
+            found = do_together(partial(self.numbered, rows, start), count, FEWEST)
             for (scenario, case), picture in zip(rows[start:], found, strict=False):
                 if len(self.drawn) < REMEMBERED:
                     self.drawn.setdefault((scenario.name, case.name, ""), picture)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bncheck.environments.devices import CAN_FORK
+from bncheck.environments.fork import CAN_FORK
 from bncheck.playing.nursery import Nursery
 from bncheck.subjects.interpreter import likely_python
 from bncheck.subjects.thing import Thing

@@ -1,4 +1,4 @@
-"""Pictures drawn by this process and a fork of it: in order, each once, none missing whatever becomes of the fork."""
+"""What this process and a fork of it do: in order, each once, none missing whatever becomes of the fork."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
-from bncheck.environments.devices import cores, may_fork
+from bncheck.environments.devices import cores
+from bncheck.environments.fork import do_together, may_fork
 from bncheck.report.picture import Picture
-from bncheck.report.together import draw_together
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or cores() < 2, reason="it forks on Linux, and where a second core is free"
@@ -22,9 +22,9 @@ def picture(number: int) -> Picture:
     return Picture(name=f"picture-{number}", svg="<svg>\n✗</svg>", caption=str(os.getpid()), png=b"\x89PNG\n\xff")
 
 
-def test_a_fork_draws_every_second_one() -> None:
+def test_a_fork_does_every_second_one() -> None:
     assert may_fork()
-    found = draw_together(lambda number: None if number == 3 else picture(number), 6)
+    found = do_together(lambda number: None if number == 3 else picture(number), 6)
     named = [None if each is None else each.name for each in found]
     assert named == ["picture-0", "picture-1", "picture-2", None, "picture-4", "picture-5"]
     mine = [each is None or each.caption == str(os.getpid()) for each in found]
@@ -33,7 +33,7 @@ def test_a_fork_draws_every_second_one() -> None:
 
 
 @pytest.mark.parametrize("dies", [lambda: 1 / 0, lambda: os.kill(os.getpid(), signal.SIGKILL)])
-def test_what_the_fork_did_not_draw_is_drawn_here(dies: object) -> None:
+def test_what_the_fork_did_not_do_is_done_here(dies: object) -> None:
     here = os.getpid()
 
     def draw(number: int) -> Picture:
@@ -41,18 +41,18 @@ def test_what_the_fork_did_not_draw_is_drawn_here(dies: object) -> None:
             dies()  # type: ignore[operator]
         return picture(number)
 
-    found = draw_together(draw, 6)
+    found = do_together(draw, 6)
     assert [each.name for each in found if each] == [f"picture-{number}" for number in range(6)]
     assert {each.caption for each in found if each} == {str(here)}
 
 
-def test_few_are_drawn_here_and_all_beside_other_threads() -> None:
-    assert {each.caption for each in draw_together(picture, 3) if each} == {str(os.getpid())}
+def test_few_are_done_here_and_all_beside_other_threads() -> None:
+    assert {each.caption for each in do_together(picture, 3, fewest=4) if each} == {str(os.getpid())}
     done = threading.Event()
     other = threading.Thread(target=done.wait)
     other.start()
     try:
-        assert {each.caption for each in draw_together(picture, 6) if each} == {str(os.getpid())}
+        assert {each.caption for each in do_together(picture, 6) if each} == {str(os.getpid())}
     finally:
         done.set()
         other.join()
