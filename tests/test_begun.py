@@ -125,7 +125,8 @@ def test_a_worker_that_needs_numpy_alone_may_be_a_fork(tmp_path: Path) -> None:
     ], done.stderr
 
 
-def test_what_nobody_takes_ends(tmp_path: Path) -> None:
+def test_what_nobody_takes_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bncheck.playing.begun.may_become", lambda python: False)
     with begun(("reference", "no such target", "reference[mxnet]", "reference[cudnn]"), (), 2) as found:
         processes = [each.process for each in found.ready]
         assert [each.belongs[2] for each in found.ready] == ["", "mxnet"], "as many as play at once"
