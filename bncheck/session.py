@@ -45,6 +45,7 @@ from bncheck.scenario_files.shipped import find_saying, resolve_scenario
 
 if TYPE_CHECKING:
     from bncheck.convention import Convention
+    from bncheck.diagnosis.views import Ahead
 
 Measured = dict[str, "dict[str, Convention]"]  # target → layer path → convention
 
@@ -135,12 +136,14 @@ def play_and_judge(
         kept.lay_out(plan, {target.name: target.slug for target in targets})
     listener.expect((len(plan.cases) + len(plan.repeated)) * len(ready) - kept.cells)
     reports = Thread(target=import_reports, args=(request.formats,), daemon=True)
-    measured: Measured = {}
+    beside = Meanwhile(run, plan, seats, documented, kept, reports)
+
+    def hear(progress: Progress) -> None:
+        listener.cell(progress)
+        beside.hear(progress)
+
     try:
-        fitted: Measured = {}
-        hear = measuring(run, plan, seats, documented, listener, measured, kept, fitted)
-        idle = meanwhile(reports, fitting(run, plan, seats, kept, fitted))
-        found = run_cells(run, plan, seats, request.options, hear, idle)
+        found = run_cells(run, plan, seats, request.options, hear, beside.pieces())
         repeated = repeated_cases(plan, found)
         if repeated:
             from bncheck.playing.again import play_again
@@ -149,9 +152,11 @@ def play_and_judge(
             played = [replace(place, result=target) for place, target in zip(seats, found, strict=True)]
             play_again(run, repeated, played, request.options, listener.cell)
         end = request.concluding
-        return conclude(run, plan, found, documented, request.formats, listener, request.bar, measured, end)
+        seen = beside.measured, beside.ahead
+        return conclude(run, plan, found, documented, request.formats, listener, request.bar, *seen, end)
     except KeyboardInterrupt:
-        conclude(run, plan, [place.result for place in seats], documented, ("csv",), listener, request.bar, measured)
+        targets_now = [place.result for place in seats]
+        conclude(run, plan, targets_now, documented, ("csv",), listener, request.bar, beside.measured)
         raise
     finally:
         if reports.ident is not None:
@@ -169,49 +174,61 @@ def repeated_cases(plan: Plan, targets: Sequence[TargetResult]) -> list[Case]:
     return [case for case in plan.repeated if case.scenario not in kept]
 
 
-def measuring(
-    run: Path,
-    plan: Plan,
-    seats: Sequence[Seat],
-    documented: Mapping[str, Sequence[Mapping[str, Any]]],
-    listener: Listener,
-    measured: Measured,
-    kept: KeptProbes,
-    fitted: Measured,
-) -> Callable[[Progress], None]:
-    """The listener's ``cell``, which also measures a target's conventions as soon as its last cell has ended: other
-    workers still play meanwhile, and afterwards it would be waited for."""
-    by_name = {seat.result.name: seat.result for seat in seats}
+@dataclass
+class Meanwhile:
+    """What the host does while workers play: it measures each target's conventions and looks at what it has played. For
+    that, at the end, all would be waited for."""
 
-    def hear(progress: Progress) -> None:
-        listener.cell(progress)
-        if progress.kind == "ended" and not progress.text:
-            from bncheck.diagnosis.analyse import beside_documented, fit_target
+    run: Path
+    plan: Plan
+    seats: Sequence[Seat]
+    documented: Mapping[str, Sequence[Mapping[str, Any]]]
+    kept: KeptProbes
+    reports: Thread  # imports them
+    measured: Measured = field(default_factory=dict)
+    ahead: Ahead = field(default_factory=dict)
+    fitted: Measured = field(default_factory=dict)
+    ended: list[TargetResult] = field(default_factory=list)
 
-            target = as_it_ran(run, by_name[progress.target], {})
-            found = fitted.pop(target.name, None) or fit_target(run, plan, target)
-            measured[target.name] = beside_documented(found, target, documented[target.name])
-            kept.keep(target)
+    def hear(self, progress: Progress) -> None:
+        """A target has ended: what its probes show is its convention."""
+        if progress.kind != "ended" or progress.text:
+            return
+        from bncheck.diagnosis.analyse import beside_documented, fit_target
 
-    return hear
+        seat = next(seat for seat in self.seats if seat.result.name == progress.target)
+        target = as_it_ran(self.run, seat.result, {})
+        found = self.fitted.pop(target.name, None) or fit_target(self.run, self.plan, target)
+        self.measured[target.name] = beside_documented(found, target, self.documented[target.name])
+        self.kept.keep(target)
+        self.ended.append(target)
 
+    def pieces(self) -> Iterator[bool]:
+        """A piece of work each time, once workers know what to play: until then it would only be in their way. False:
+        there is none now."""
+        self.reports.start()
+        yield True
+        for seat in self.seats:
+            if seat.result.name in self.kept.taken:
+                from bncheck.diagnosis.analyse import fit_target
 
-def meanwhile(reports: Thread, pieces: Iterator[None]) -> Iterator[None]:
-    """What the host does while workers play, once they know what: until then it would only be in its own way."""
-    reports.start()
-    yield
-    yield from pieces
+                self.fitted[seat.result.name] = fit_target(self.run, self.plan, seat.result)
+                yield True
+        looked = 0
+        while True:
+            if looked < len(self.ended) and self.has_a_core:
+                from bncheck.diagnosis.views import look_ahead
 
+                target, looked = self.ended[looked], looked + 1
+                known = self.measured[target.name], self.documented[target.name]
+                for _ in look_ahead(self.run, self.plan, target, *known, self.ahead):
+                    yield True
+            yield False
 
-def fitting(run: Path, plan: Plan, seats: Sequence[Seat], kept: KeptProbes, fitted: Measured) -> Iterator[None]:
-    """Fit the conventions of targets whose probes an earlier run has played, one at a time: this one's workers still
-    import their frameworks."""
-    from bncheck.diagnosis.analyse import fit_target
-
-    for seat in seats:
-        if seat.result.name in kept.taken:
-            fitted[seat.result.name] = fit_target(run, plan, seat.result)
-            yield
+    @property
+    def has_a_core(self) -> bool:
+        """Whether one is free: what is done beside workers that need all of them only makes these slower."""
+        return sum(seat.python is not None for seat in self.seats) - len(self.ended) < cores()
 
 
 def conclude(
@@ -223,6 +240,7 @@ def conclude(
     listener: Listener,
     bar: Bar = Bar(),
     measured: Mapping[str, Mapping[str, Convention]] = MappingProxyType({}),
+    ahead: Ahead | None = None,
     concluding: Callable[[Results], tuple[Results, Answer]] | None = None,
     lost: Sequence[Shortfall] = (),
 ) -> Results:
@@ -233,7 +251,7 @@ def conclude(
 
     make_way(run)
     gc.freeze()  # what is imported stays to the end: collecting garbage need not walk through it again
-    results = analyse(run, plan, targets, documented, listener.say, measured, cores())
+    results = analyse(run, plan, targets, documented, listener.say, measured, cores(), ahead)
     if concluding is not None:
         results, answer = concluding(results)
         write_answer(answer, run)

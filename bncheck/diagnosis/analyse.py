@@ -7,7 +7,6 @@ This module reads and writes the run folder: a case is read, judged (``judge.py`
 from __future__ import annotations
 
 import gc
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -25,15 +24,14 @@ from bncheck.diagnosis.diagnose import diagnose, importance
 from bncheck.diagnosis.documented import Row, compare_documented, documented_facets
 from bncheck.diagnosis.expectations import check_expectations
 from bncheck.diagnosis.fit import measure
-from bncheck.diagnosis.judge import explain_cell, judge_case, unsound_places
+from bncheck.diagnosis.judge import judge_case, unsound_places
 from bncheck.diagnosis.repeats import compare_again
-from bncheck.diagnosis.rules.applications import unchanged
-from bncheck.diagnosis.rules.well_formed import well_formed
+from bncheck.diagnosis.views import Ahead, read_cell, read_outcome, see_cell
 from bncheck.diagnosis.whole import Inside, apart, inside, together
 from bncheck.environments.fork import do_together
 from bncheck.evidence import CellView, Drift, Repeat, TargetView
 from bncheck.finding import Finding
-from bncheck.run_folder.cell import CellRecord, cell_folder, record_or_crash, trace_or_crash, write_replay
+from bncheck.run_folder.cell import cell_folder, write_replay
 from bncheck.run_folder.drift_table import DriftTable
 from bncheck.run_folder.folder import again_folder
 from bncheck.run_folder.results import CaseResult, CellResult, Results, ScenarioResult, TargetResult
@@ -72,6 +70,7 @@ class Work:
     conventions: Mapping[str, dict[str, Convention]]
     documented: Mapping[str, Sequence[Row]]
     cores: int = 1  # so many processes judge, this one included
+    ahead: Ahead = field(default_factory=dict)  # of what cells were seen while others were played
 
 
 def analyse(
@@ -82,10 +81,12 @@ def analyse(
     tell: Callable[[str], None] = lambda text: None,
     measured: Mapping[str, Mapping[str, Convention]] = MappingProxyType({}),
     cores: int = 1,
+    ahead: Ahead | None = None,
 ) -> Results:
     """Judge everything that a run recorded. Cells without a result (an interrupted run) are left out.
 
-    ``measured`` holds conventions of targets that were measured while others still played. Many cases are judged by
+    ``measured`` holds conventions of targets that were measured while others still played, ``ahead`` what was seen of
+    their cells. Many cases are judged by
     as many processes as there are ``cores``."""
     analysis = Analysis()
     for target in targets:
@@ -104,6 +105,7 @@ def analyse(
             conventions=analysis.conventions,
             documented=analysis.documented,
             cores=cores,
+            ahead=ahead or {},
         ),
         analysis,
         tell,
@@ -243,7 +245,7 @@ def excerpt(work: Work, numbers: range) -> Work:
         cases = scenario.cases[max(numbers.start - start, 0) : max(numbers.stop - start, 0)]
         start += len(scenario.cases)
         kept += [replace(scenario, cases=cases)] if cases else []
-    return replace(work, plan=replace(work.plan, scenarios=tuple(kept)))
+    return replace(work, plan=replace(work.plan, scenarios=tuple(kept)), ahead={})
 
 
 @contextmanager
@@ -295,12 +297,11 @@ def take_in(work: Work, case: Case, analysis: Analysis) -> None:
     explained: list[tuple[str, CellView]] = []
     alone: list[Finding] = []
     for target in work.targets:
-        cell, view = read_cell(work.run, case, target)
+        known = analysis.conventions.get(target.name, {}), analysis.documented.get(target.name, ())
+        cell, view = see_cell(work.run, case, target, *known, work.ahead)
         found = () if view is None or view.trace is None else unsound_places(case, view.trace)
         said = Inside()
         if view is not None:
-            known = analysis.conventions.get(target.name, {}), analysis.documented.get(target.name, ())
-            view = explain_cell(view, target, *known)
             said = inside(view, known[1])
             explained.append((target.slug, view))
             alone += said.findings
@@ -345,84 +346,6 @@ def target_view(target: TargetResult, analysis: Analysis) -> TargetView:
         link=next((link for _, link in said.values() if link), ""),
         repeats=analysis.repeats.get(target.name, ()),
     )
-
-
-def read_outcome(run: Path, case: Case, target: TargetResult) -> CellResult | None:
-    """How one cell went; None when it never ran."""
-    if target.status != "ok":
-        return outcome_of(case, target, None)
-    folder = cell_folder(run, target.slug, case.id)
-    record = record_or_crash(folder)
-    return outcome_of(case, target, None if record is None else trace_or_crash(folder, (), record)[0])
-
-
-def outcome_of(case: Case, target: TargetResult, record: CellRecord | None) -> CellResult | None:
-    if target.status != "ok":
-        return CellResult(
-            scenario=case.scenario,
-            case=case.name,
-            target=target.name,
-            slug=target.slug,
-            outcome="unavailable",
-            error=target.reason,
-        )
-    if record is None:
-        return None
-    return CellResult(
-        scenario=case.scenario,
-        case=case.name,
-        target=target.name,
-        slug=target.slug,
-        outcome=sys.intern(record.outcome),  # 1,000 cells say alike
-        event=record.event,
-        error_type=sys.intern(record.error_type),
-        error=sys.intern(record.error),
-        seconds=record.seconds,
-        origin=sys.intern(record.origin),
-        remarks=remarks_of(record.notes),
-    )
-
-
-def remarks_of(notes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Sentences that the worker left about layers of the user's own."""
-    cell = notes.get("cell")
-    layers = cell.get("custom") if isinstance(cell, Mapping) else None
-    said = [
-        item.get("remarks")
-        for item in (layers.values() if isinstance(layers, Mapping) else ())
-        if isinstance(item, Mapping)
-    ]
-    texts = (str(text) for found in said if isinstance(found, list) for text in found)
-    return tuple(dict.fromkeys(sys.intern(text) for text in texts))
-
-
-def read_cell(run: Path, case: Case, target: TargetResult) -> tuple[CellResult | None, CellView | None]:
-    """How one cell went and what rules see of it; (None, None) when it never ran."""
-    if target.status != "ok":
-        return outcome_of(case, target, None), None
-    folder = cell_folder(run, target.slug, case.id)
-    record = record_or_crash(folder)
-    if record is None:
-        return None, None
-    ops = tuple(event.op for event in case.events)
-    record, trace = trace_or_crash(folder, ops, record)  # decoded once: rules look at everything many times
-    view = CellView(
-        case=case,
-        target=target.name,
-        backend=target.backend,
-        outcome=record.outcome,
-        trace=trace,
-        error_type=record.error_type,
-        error=record.error,
-        event=record.event,
-        origin=record.origin,
-        environment=target.environment,
-        notes=record.notes,
-    )
-    result, view = outcome_of(case, target, record), well_formed(view)
-    if result is not None and case.functions:
-        result = replace(result, remarks=(*result.remarks, *unchanged(view)))
-    return result, view
 
 
 def of_expecting(plan: Plan, drifts: Iterable[Drift]) -> dict[str, list[Drift]]:

@@ -44,7 +44,7 @@ def run_cells(
     seats: Sequence[Seat],
     options: Options,
     tell: Callable[[Progress], None],
-    meanwhile: Iterator[None] = iter(()),
+    meanwhile: Iterator[bool] = iter(()),
 ) -> list[TargetResult]:
     """Play every cell that has no result yet; returns the targets as they turned out. ``meanwhile`` is work of the
     host's that is done a piece at a time, where it would only wait.

@@ -41,7 +41,6 @@ from bncheck.run_folder.whole import write_whole
 from bncheck.worker.archive import digest
 
 POLL_SECONDS = (0.003, 0.02)  # between two looks: soon after there was news, and where nothing has happened for long
-NO_MORE = object()
 ABORT_GRACE_SECONDS = 5.0  # for faulthandler to print the stack
 MOST_NOISE = 256 * 1024 * 1024  # bytes one cell may print
 KEPT_NOISE = 64 * 1024
@@ -475,13 +474,13 @@ def play(
     at_once: int,
     tell: Callable[[Progress], None],
     write: Callable[[], None] = lambda: None,
-    meanwhile: Iterator[None] = iter(()),
+    meanwhile: Iterator[bool] = iter(()),
 ) -> dict[str, str]:
     """Play all jobs, ``at_once`` processes at a time, and those that were begun before; returns the reasons of targets
     that turned out unavailable.
 
     ``write`` lays out the cells' inputs and jobs; it is called while the first processes import their frameworks.
-    ``meanwhile`` is work of the host, a piece at a time, instead of waiting.
+    ``meanwhile`` is work of the host, a piece at a time, instead of waiting; it yields False where there is none.
     An exception (KeyboardInterrupt too) kills the running processes and is raised again: what finished is on disk.
     """
     workers = [Worker(job, write) for job in jobs]
@@ -512,7 +511,7 @@ def play(
                 if worker.done:
                     tell(Progress(worker.job.target, "ended", text=worker.unavailable))
             active = [worker for worker in active if not worker.done]
-            if next(meanwhile, NO_MORE) is NO_MORE:
+            if not next(meanwhile, False):
                 time.sleep(min(POLL_SECONDS[0] * (1 + idle), POLL_SECONDS[1]))
     finally:
         for worker in active:

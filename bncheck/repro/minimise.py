@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bncheck.diagnosis.analyse import read_cell
 from bncheck.diagnosis.judge import explain_cell, judge_case
+from bncheck.diagnosis.views import read_cell
 from bncheck.errors import ScenarioError
 from bncheck.finding import Finding
 from bncheck.playing.jobs import Options, run_cells
