@@ -26,6 +26,7 @@ from bncheck.environments.targets import DEFAULT_TARGETS, Target, parse_targets
 from bncheck.errors import Interrupted, Refused, UsageError
 from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.shortfall import Asked, Shortfall, shortfalls
+from bncheck.playing.expanded import read_expanded
 from bncheck.playing.jobs import Options, as_it_ran, run_cells, serves
 from bncheck.playing.kept import KeptProbes, shelves
 from bncheck.playing.plan_file import read_plan, remember_order, write_plan
@@ -41,7 +42,7 @@ from bncheck.scenario import Case, Scenario, Tolerance, is_file
 from bncheck.scenario_files.overrides import parse_override
 from bncheck.scenario_files.plain_file import read_plain
 from bncheck.scenario_files.plan import Plan, code_of, with_tolerance
-from bncheck.scenario_files.shipped import find_saying, resolve_scenario
+from bncheck.scenario_files.shipped import SHIPPED, find_saying, resolve_scenario
 
 if TYPE_CHECKING:
     from bncheck.convention import Convention
@@ -348,12 +349,7 @@ def read_shipped(request: Request) -> list[Scenario]:
     """The shipped scenarios that it may be about: reading all takes longer than most of what is asked of one."""
     words = ["default"] if request.chosen and not request.scenarios else []
     words += ["probe"] if request.probes else []
-    paths = find_saying(*words)
-    if not paths:
-        return []
-    from bncheck.scenario_files.files import load_scenario
-
-    return [load_scenario(path) for path in paths]
+    return read_expanded(find_saying(*words)) if words else []
 
 
 def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -377,6 +373,8 @@ def choose(
 
 
 def read_whole(path: Path, overrides: Mapping[str, Any], backends: Mapping[str, BackendFile]) -> Scenario:
+    if path.parent in SHIPPED and not overrides:
+        return read_expanded([path])[0]
     from bncheck.scenario_files.files import load_scenario  # with pydantic, which not every request needs
 
     return load_scenario(path, overrides, backends=backends)
