@@ -42,7 +42,7 @@ from bncheck.scenario import Case, Scenario, Tolerance, is_file
 from bncheck.scenario_files.overrides import parse_override
 from bncheck.scenario_files.plain_file import read_plain
 from bncheck.scenario_files.plan import Plan, code_of, with_tolerance
-from bncheck.scenario_files.shipped import SHIPPED, find_saying, resolve_scenario
+from bncheck.scenario_files.shipped import SHIPPED, find_with, resolve_scenario
 
 if TYPE_CHECKING:
     from bncheck.convention import Convention
@@ -347,9 +347,9 @@ def make_plan(request: Request, backends: Mapping[str, BackendFile]) -> Plan:
 
 def read_shipped(request: Request) -> list[Scenario]:
     """The shipped scenarios that it may be about: reading all takes longer than most of what is asked of one."""
-    words = ["default"] if request.chosen and not request.scenarios else []
-    words += ["probe"] if request.probes else []
-    return read_expanded(find_saying(*words)) if words else []
+    keys = ["default"] if request.chosen and not request.scenarios else []
+    keys += ["probe"] if request.probes else []
+    return read_expanded(find_with(*words)) if words else []
 
 
 def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:

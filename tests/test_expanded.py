@@ -9,7 +9,7 @@ import pytest
 from bncheck.playing import expanded
 from bncheck.playing.expanded import read_expanded, read_kept
 from bncheck.scenario_files.files import load_scenario
-from bncheck.scenario_files.shipped import find_saying, find_scenarios
+from bncheck.scenario_files.shipped import find_scenarios, find_with
 
 
 @pytest.fixture(autouse=True)
@@ -62,4 +62,11 @@ def test_few_are_kept_of_a_name(cache: Path, tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(cache: Path, tmp_path: Path) -> None:
     cache.parent.mkdir()
     cache.write_text("a file", encoding="utf-8")
-    assert [each.name for each in read_expanded(find_saying("default"))][:1] == ["all-ones"]
+    assert [each.name for each in read_expanded(find_with("default"))][:1] == ["all-ones"]
+
+
+def test_only_what_may_be_meant_is_read() -> None:
+    loaded = {path: load_scenario(path) for path in find_scenarios()}
+    assert find_with("probe") == [path for path, each in loaded.items() if each.probe]
+    assert find_with("default") == [path for path, each in loaded.items() if each.default]
+    assert find_with("default", "probe") == [path for path, each in loaded.items() if each.default or each.probe]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from bncheck.bounded import is_folder, is_regular
@@ -19,11 +20,11 @@ def find_scenarios() -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
-def find_saying(*words: str) -> list[Path]:
-    """Those of them whose text has one of these words, so that only they are read: a text that never says "probe" is
-    no probe, and one that never says "default" is none of the default run's."""
-    texts = ((path, path.read_text(encoding="utf-8")) for path in find_scenarios())
-    return [path for path, text in texts if any(word in text for word in words)]
+def find_with(*keys: str) -> list[Path]:
+    """Those of them that have one of these keys, so that only they are read: what is no probe and not of the default
+    run says nothing of it."""
+    line = re.compile(rf"""^\s*["']?({"|".join(keys)})["']?\s*=""", re.MULTILINE)
+    return [path for path in find_scenarios() if line.search(path.read_text(encoding="utf-8"))]
 
 
 def resolve_scenario(name_or_path: str | Path) -> Path:
