@@ -349,7 +349,7 @@ def read_shipped(request: Request) -> list[Scenario]:
     """The shipped scenarios that it may be about: reading all takes longer than most of what is asked of one."""
     keys = ["default"] if request.chosen and not request.scenarios else []
     keys += ["probe"] if request.probes else []
-    return read_expanded(find_with(*words)) if words else []
+    return read_expanded(find_with(*keys)) if keys else []
 
 
 def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:
