@@ -27,6 +27,7 @@ from bncheck.errors import Interrupted, Refused, UsageError
 from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.shortfall import Asked, Shortfall, shortfalls
 from bncheck.playing.expanded import read_expanded
+from bncheck.playing.fitted import keep_fitted, read_fitted
 from bncheck.playing.jobs import Options, as_it_ran, run_cells, serves
 from bncheck.playing.kept import KeptProbes, shelves
 from bncheck.playing.plan_file import read_plan, remember_order, write_plan
@@ -201,7 +202,9 @@ class Meanwhile:
         target = as_it_ran(self.run, seat.result, {})
         found = self.fitted.pop(target.name, None) or fit_target(self.run, self.plan, target)
         self.measured[target.name] = beside_documented(found, target, self.documented[target.name])
-        self.kept.keep(target)
+        where = self.kept.keep(target)
+        if where is not None:
+            keep_fitted(*where, target.name, found)
         self.ended.append(target)
 
     def pieces(self) -> Iterator[bool]:
@@ -211,9 +214,7 @@ class Meanwhile:
         yield True
         for seat in self.seats:
             if seat.result.name in self.kept.taken:
-                from bncheck.diagnosis.analyse import fit_target
-
-                self.fitted[seat.result.name] = fit_target(self.run, self.plan, seat.result)
+                self.fitted[seat.result.name] = self.fit_kept(seat.result)
                 yield True
         looked = 0
         while True:
@@ -225,6 +226,17 @@ class Meanwhile:
                 for _ in look_ahead(self.run, self.plan, target, *known, self.ahead):
                     yield True
             yield False
+
+    def fit_kept(self, target: TargetResult) -> dict[str, Convention]:
+        """What fits the probes that an earlier run has played, as that one found it if it has."""
+        shelf, cells = self.kept.taken[target.name]
+        found = read_fitted(shelf, cells, target.name)
+        if found is None:
+            from bncheck.diagnosis.analyse import fit_target
+
+            found = fit_target(self.run, self.plan, target)
+            keep_fitted(shelf, cells, target.name, found)
+        return found
 
     @property
     def has_a_core(self) -> bool:

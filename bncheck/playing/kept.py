@@ -78,20 +78,22 @@ class KeptProbes:
     def __init__(self, run: Path, shelves: Mapping[str, Shelf]) -> None:
         self.run, self.shelves = run, dict(shelves)
         self.cells = 0  # that need not be played
-        self.taken: set[str] = set()  # targets whose probes an earlier run has played
+        self.taken: dict[str, tuple[Shelf, str]] = {}  # targets whose probes an earlier run has played; their digest
 
     def lay_out(self, plan: Plan, slugs: Mapping[str, str]) -> None:
         """Copy what is kept into the run, for targets (name → slug) that have it."""
         for name, shelf in list(self.shelves.items()):
-            if lay_out(self.run, slugs[name], shelf, whole=len(shelf.cells) == len(plan.cases)):
+            found = lay_out(self.run, slugs[name], shelf, whole=len(shelf.cells) == len(plan.cases))
+            if found:
                 del self.shelves[name]
                 self.cells += len(shelf.cells)
-                self.taken.add(name)
+                self.taken[name] = shelf, found
 
-    def keep(self, target: TargetResult) -> None:
-        """Keep what a target has played."""
-        if target.name in self.shelves:
-            keep(self.run, target.slug, self.shelves[target.name], datetime.now(UTC).date())
+    def keep(self, target: TargetResult) -> tuple[Shelf, str] | None:
+        """Keep what a target has played; where, and the digest of its cells."""
+        shelf = self.shelves.get(target.name)
+        found = "" if shelf is None else keep(self.run, target.slug, shelf, datetime.now(UTC).date())
+        return (shelf, found) if shelf is not None and found else None
 
 
 def conventions_folder() -> Path | None:
@@ -200,24 +202,24 @@ def digest(content: bytes) -> str:
 # --------------------------------------------------------------------------------------------------- taking
 
 
-def lay_out(run: Path, slug: str, shelf: Shelf, whole: bool) -> bool:
-    """Copy a target's kept probe cells into a new run; False where there are none that can be used.
+def lay_out(run: Path, slug: str, shelf: Shelf, whole: bool) -> str:
+    """Copy a target's kept probe cells into a new run; returns their digest, "" where there are none to be used.
 
     ``whole``: the run has no other cells, so the worker need not be asked what it is either."""
     found = read(shelf)
     if found is None:
-        return False
+        return ""
     head, cells = found
     folder = own_folder(run / "cells" / slug)
     write_whole(folder / TAR, cells)
     if not all(sound_record(folder / cell) is not None for cell in shelf.cells):
         clear(folder / TAR)
-        return False
+        return ""
     write_origin(folder, Origin(measured=head["measured"], size=head["size"], sha256=head["sha256"]))
     if whole:
         write_whole(folder / said.NAME, json.dumps(head["environment"]))
     touch(shelf.path)
-    return True
+    return str(head["sha256"])
 
 
 def read(shelf: Shelf) -> tuple[dict[str, Any], bytes] | None:
@@ -273,8 +275,9 @@ def names(cells: bytes) -> set[str]:
 # --------------------------------------------------------------------------------------------------- keeping
 
 
-def keep(run: Path, slug: str, shelf: Shelf, day: date) -> bool:
-    """Keep the probe cells that a run has played; not where one of them came to no end, or left something beside them.
+def keep(run: Path, slug: str, shelf: Shelf, day: date) -> str:
+    """Keep the probe cells that a run has played; returns their digest. They are not kept, and it is "", where one of
+    them came to no end or left something beside them.
 
     A cache that cannot be written is no reason to fail. Concurrent runs each write a file of their own and rename it:
     the last one stands."""
@@ -282,7 +285,7 @@ def keep(run: Path, slug: str, shelf: Shelf, day: date) -> bool:
     cells = pack(folder, shelf)
     environment = said.read_environment(folder)
     if not cells or environment is None:
-        return False
+        return ""
     head = {
         "measured": day.isoformat(),
         "belongs": shelf.belongs,
@@ -297,8 +300,8 @@ def keep(run: Path, slug: str, shelf: Shelf, day: date) -> bool:
         prune(shelf.path.parent, slug)
     except OSError:
         clear(part)
-        return False
-    return True
+        return ""
+    return str(head["sha256"])
 
 
 def pack(folder: Path, shelf: Shelf) -> bytes:
@@ -320,6 +323,7 @@ def prune(folder: Path, slug: str) -> None:
     there = [(path.stat().st_mtime, path) for path in folder.iterdir() if ours.fullmatch(path.name)]
     for _, path in sorted(there, reverse=True)[MOST_KEPT:]:
         path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def touch(path: Path) -> None:
