@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
@@ -182,7 +183,7 @@ def judge_cases(work: Work, analysis: Analysis, tell: Callable[[str], None]) -> 
     chunks = [range(start, min(start + size, total)) for start in range(0, total, size)]
     if len(chunks) < 2 and work.cores > 1 and compared * pairs >= FORKED_FROM:
         tell(f"comparing {total} cases")
-        for part in do_together(lambda number: judge_here(work, range(number, number + 1)), total):
+        for part in do_together([partial(judge_here, work, range(number, number + 1)) for number in range(total)]):
             merge(analysis, part)
         return
     if len(chunks) < 2:

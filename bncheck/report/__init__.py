@@ -50,7 +50,7 @@ def render(
     if unknown:
         raise UsageError(f"There is no report format {unknown[0]!r}.", f"Formats: {', '.join(known)}, all")
     results = read_results(run_folder) if results is None else results
-    gallery = Gallery(results, run_folder, pictures, png="png" in wanted)
+    gallery = Gallery(results, run_folder, pictures, png="png" in wanted, page="html" in wanted)
     written: list[Path] = []
     for name in known:
         if name in wanted:

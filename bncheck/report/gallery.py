@@ -8,6 +8,7 @@ from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 
+from bncheck.environments.fork import do_together
 from bncheck.report.overview import make_matrix
 from bncheck.report.picture import Picture
 from bncheck.run_folder.answer import NAME as ANSWER
@@ -26,12 +27,15 @@ AT_LEAST = 3
 
 @dataclass
 class Gallery:
-    """Draws on demand and remembers. ``limit`` None: a picture for every case. ``png``: as PNG, too."""
+    """Draws on demand and remembers. ``limit`` None: a picture for every case. ``png``: as PNG, too. ``page``: what is
+    to be seen beside the cases will be asked for."""
 
     results: Results
     run_folder: Path
     limit: int | None = SHOWN
     png: bool = False
+    page: bool = False
+    beside: dict[str, list[Picture]] = field(default_factory=dict)  # scenario → what is to be seen of it
     drawn: dict[tuple[str, str, str], Picture | None] = field(default_factory=dict)
 
     def picture(self, scenario: ScenarioResult, case: CaseResult, layer: str = "") -> Picture | None:
@@ -49,23 +53,24 @@ class Gallery:
         return picture
 
     def draw_chosen(self) -> Iterator[Picture]:
-        """The pictures of the chosen cases, in their order."""
+        """The pictures of the chosen cases, in their order; what a page shows beside those is drawn with them."""
         if self.draws_nothing:
             return
-        from bncheck.environments.fork import do_together
-
         rows = self.chosen()
         for start in range(0, len(rows), REMEMBERED):
-            count = len(rows[start : start + REMEMBERED])
-            found = do_together(partial(self.numbered, rows, start), count, FEWEST)
-            for (scenario, case), picture in zip(rows[start:], found, strict=False):
+            now = rows[start : start + REMEMBERED]
+            scenarios = [] if start or not self.page else [each for each in self.results.scenarios if not each.probe]
+            work = [*(partial(self.alone, *row) for row in now), *(partial(self.extras, each) for each in scenarios)]
+            found = do_together(work, FEWEST)
+            self.beside.update(zip((each.name for each in scenarios), found[len(now) :], strict=True))
+            for (scenario, case), pictures in zip(now, found, strict=False):
                 if len(self.drawn) < REMEMBERED:
-                    self.drawn.setdefault((scenario.name, case.name, ""), picture)
-                if picture is not None:
-                    yield picture
+                    self.drawn.setdefault((scenario.name, case.name, ""), next(iter(pictures), None))
+                yield from pictures
 
-    def numbered(self, rows: list[tuple[ScenarioResult, CaseResult]], start: int, number: int) -> Picture | None:
-        return self.picture(*rows[start + number])
+    def alone(self, scenario: ScenarioResult, case: CaseResult) -> list[Picture]:
+        picture = self.picture(scenario, case)
+        return [] if picture is None else [picture]
 
     @property
     def draws_nothing(self) -> bool:
@@ -76,6 +81,8 @@ class Gallery:
         """What is to be seen of a scenario beside its cases: a few pictures of every kind that has any."""
         if self.limit == 0:
             return []
+        if scenario.name in self.beside:
+            return self.beside[scenario.name]
         return [
             picture
             for module in illustrators()
