@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from bncheck.playing.nursery import Nursery
-from bncheck.playing.workers import RUNNER
+from bncheck.playing.readied import RUNNER
 from bncheck.scenario import Layer, describe_ops
 from bncheck.worker.archive import digest
 from bncheck.worker.backends import reference

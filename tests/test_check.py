@@ -33,8 +33,10 @@ from bncheck.subjects.asked import Asked, parse_input, parse_with
 from bncheck.subjects.check import check
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.layer import Looked, scenario_text
-from bncheck.subjects.model import Seen, findings_of, headline, missed
+from bncheck.subjects.model import findings_of, missed
+from bncheck.subjects.model_answer import headline
 from bncheck.subjects.played import batch_dependence, misfit, nonfinite, unlike_data
+from bncheck.subjects.seen import Seen
 from bncheck.subjects.thing import parse_thing
 
 TESTS = Path(__file__).parent

@@ -5,13 +5,18 @@ Quick targets always; the others (``-m slow``) where their environments can be m
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from at_the_prompt import here
 from conftest import FAMILIES, printed
+from torch_cells import python_of
 
 from bncheck.diagnosis.audit import audit
+from bncheck.environments.backend_file import find_backends
 from bncheck.run_folder.results import Results, read_results
 
 # What each catches on torch, mxnet or between them and the reference: (scenario, case, causes).
@@ -149,6 +154,42 @@ def test_what_replicas_cannot_do_is_said(replicas: Results) -> None:
 def test_nothing_else_is_said_about_replicas(replicas: Results) -> None:
     causes = {finding.cause for finding in replicas.findings if finding.scenario == "replicas"}
     assert causes == {"synchronisation"}
+
+
+TWO_WAYS = """
+import importlib.util, json, sys, threading
+import numpy as np
+spec = importlib.util.spec_from_file_location("backend", sys.argv[1])
+backend = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(backend)
+backend.describe("ddp_local", "cpu")
+layer = dict(name="bn", type="batch_norm", channels=1, axis=1, rank=2, batch_weight=0.5, eps=1e-5, affine=True,
+             averaging="exponential", track_running_stats=True, options={}, native={}, same_as=None)
+network = {"layers": [layer], "replicas": [2, 2]}
+batch = np.array([[0.0], [2.0], [10.0], [14.0]], np.float32)
+
+def played():
+    model = backend.build(network, {}, "float32", "ddp_local", "cpu")
+    model.forward(batch, "train_forward")
+    means = [float(model.state(name)["running_mean"][0]) for name in model.layers]
+    return type(model.gang.others[0]).__name__, means
+
+found = [played()]
+backend.part("replicas").Gang.current.end()
+end = threading.Event()
+threading.Thread(target=end.wait).start()
+found.append(played())
+end.set()
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow  # one of the two replicas imports torch once more
+def test_replicas_are_forks_of_a_process_of_one_thread_and_processes_of_their_own_beside_others() -> None:
+    path = str(find_backends(())["torch"].path)
+    words = [str(python_of("")), "-c", TWO_WAYS, path]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert json.loads(done.stdout) == [["Fork", [0.5, 6.0]], ["Popen", [0.5, 6.0]]]
 
 
 @pytest.mark.slow

@@ -34,8 +34,8 @@ from bncheck.fleet.executor import Fleet, parse_address
 from bncheck.fleet.parcel import pack, unpack
 from bncheck.fleet.parts import Part, divide, plural_parts
 from bncheck.fleet.player import play_part
+from bncheck.playing.job import Limits
 from bncheck.playing.jobs import Options
-from bncheck.playing.workers import Limits
 from bncheck.scenario_files.plan import Plan
 from bncheck.session import Request, make_plan
 

@@ -22,11 +22,11 @@ from at_the_prompt import bncheck, command, environment, here
 from bncheck.environments.backend_file import BACKENDS_FOLDER
 from bncheck.environments.pythons import Ready
 from bncheck.playing import kept
+from bncheck.playing.job import Limits
 from bncheck.playing.jobs import Options
 from bncheck.playing.kept import Shelf, keep, lay_out, read, shelves
 from bncheck.playing.plan_file import read_plan
 from bncheck.playing.seats import Seat
-from bncheck.playing.workers import Limits
 from bncheck.report.conventions import kept as sentences
 from bncheck.run_folder.cell import CellRecord, write_record
 from bncheck.run_folder.origin import measured_on

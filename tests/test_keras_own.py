@@ -19,7 +19,7 @@ from bncheck.diagnosis.rules.own_advice import in_its_words
 from bncheck.errors import UsageError
 from bncheck.finding import Finding
 from bncheck.subjects.layer import in_words, looked, scenario_text
-from bncheck.subjects.model import handed_in
+from bncheck.subjects.seen import handed_in
 from bncheck.subjects.thing import parse_thing
 
 TESTS = Path(__file__).parent

@@ -19,7 +19,7 @@ from patience import patience
 from test_run import NAPPING, finished, start_and_wait_for_a_cell
 
 from bncheck.environments.fork import CAN_FORK
-from bncheck.playing.workers import RUNNER
+from bncheck.playing.readied import RUNNER
 from bncheck.run_folder.results import read_results
 
 FAULTY, EVIL = (Path(__file__).parent / f"{name}_backend.py" for name in ("faulty", "evil"))

@@ -17,7 +17,8 @@ from torch_cells import BACKENDS, Cell, cases_of, read_cell
 from bncheck.environments.pythons import Ready, prepare
 from bncheck.environments.targets import Target
 from bncheck.playing.cases_file import write_cases
-from bncheck.playing.workers import Job, Limits, play
+from bncheck.playing.job import Job, Limits
+from bncheck.playing.workers import play
 from bncheck.scenario import Case
 from bncheck.scenario_files.inputs import make_inputs
 from bncheck.scenario_files.model_file import shape_that_runs, with_input_of_file

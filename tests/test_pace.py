@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bncheck.playing.job import Job
 from bncheck.playing.pace import Pace, Stopwatch, longest_first, pace_file, read_paces
-from bncheck.playing.workers import Job, Progress
+from bncheck.playing.progress import Progress
 
 CELLS = ("one", "two")
 

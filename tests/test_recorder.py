@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bncheck.worker.watching.recorder import MOST_ALIKE, MOST_BEATS, MOST_EVERY, Clock, Recorder
+from bncheck.worker.watching.recorder import MOST_ALIKE, Recorder
+from bncheck.worker.watching.streams import MOST_EVERY
+from bncheck.worker.watching.units import MOST_BEATS, Clock
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ import pytest
 from left_by_cells import arrays_of, cells_of, worker_processes
 from patience import patience
 
-from bncheck.playing.workers import Job, Limits, Progress, play
+from bncheck.playing.job import Job, Limits
+from bncheck.playing.progress import Progress
+from bncheck.playing.workers import play
 from bncheck.run_folder.cell import record_or_crash
 from bncheck.scenario import describe_ops
 from bncheck.worker.archive import write_npz

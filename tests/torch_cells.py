@@ -17,7 +17,8 @@ from bncheck.environments.backend_file import find_backends
 from bncheck.environments.pythons import Ready, prepare
 from bncheck.environments.targets import Target
 from bncheck.playing.cases_file import write_cases
-from bncheck.playing.workers import Job, Limits, play
+from bncheck.playing.job import Job, Limits
+from bncheck.playing.workers import play
 from bncheck.run_folder.cell import CellRecord, record_or_crash
 from bncheck.scenario import Case
 from bncheck.scenario_files.files import load_scenario

@@ -134,8 +134,8 @@ def telling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def request_of(options: dict[str, Any], early: Begun | None = None, **more: Any) -> Request:
     """The request that the options make; ``more`` are the fields only one command has."""
     from bncheck.environments.devices import cores, physical_memory
+    from bncheck.playing.job import Limits
     from bncheck.playing.jobs import Options
-    from bncheck.playing.workers import Limits
     from bncheck.session import Request
 
     memory = physical_memory() if options["memory"] is None else int(options["memory"] * 2**30)

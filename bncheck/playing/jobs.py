@@ -13,13 +13,14 @@ from bncheck.bounded import own_file
 from bncheck.environments.devices import threads
 from bncheck.errors import RunFolderError
 from bncheck.playing.cases_file import write_cases
+from bncheck.playing.job import Job, Limits
 from bncheck.playing.nursery import Nursery
 from bncheck.playing.pace import Stopwatch, longest_first, read_paces
 from bncheck.playing.progress import Progress
 from bncheck.playing.readied import Readied
 from bncheck.playing.said import read_environment
 from bncheck.playing.seats import Seat
-from bncheck.playing.workers import Job, Limits, play
+from bncheck.playing.workers import play
 from bncheck.run_folder.folder import write_json
 from bncheck.run_folder.origin import measured_on
 from bncheck.run_folder.results import TargetResult

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from bncheck.environments.folder import cache_folder
 from bncheck.errors import RunFolderError
+from bncheck.playing.job import Job
 from bncheck.playing.progress import Progress
-from bncheck.playing.workers import Job
 from bncheck.run_folder.folder import read_json, write_json
 
 MOST_TARGETS = 500  # that are remembered

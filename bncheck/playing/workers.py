@@ -10,20 +10,22 @@ import errno
 import os
 import shlex
 import signal
-import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bncheck.bounded import clear, open_within, own_folder
+from bncheck.bounded import clear, own_folder
 from bncheck.errors import RunFolderError
 from bncheck.playing import said
-from bncheck.playing.nursery import ENDING, Forked, Nursery, end_group
+from bncheck.playing.death import death, death_name, died
+from bncheck.playing.job import Job
+from bncheck.playing.nursery import ENDING, Forked, end_group
+from bncheck.playing.output import MOST_REASON, digest_of, last_line, printed, read_from, size_of
 from bncheck.playing.progress import Progress
-from bncheck.playing.readied import RUNNER, Readied, find_ready_one
+from bncheck.playing.readied import RUNNER, find_ready_one
 from bncheck.playing.twin import Twin
 from bncheck.run_folder.cell import (
     CellRecord,
@@ -38,50 +40,18 @@ from bncheck.run_folder.cell import (
 from bncheck.run_folder.cell_files import mend
 from bncheck.run_folder.folder import write_json
 from bncheck.run_folder.whole import write_whole
-from bncheck.worker.archive import digest
 
 POLL_SECONDS = (0.003, 0.02)  # between two looks: soon after there was news, and where nothing has happened for long
 ABORT_GRACE_SECONDS = 5.0  # for faulthandler to print the stack
 MOST_NOISE = 256 * 1024 * 1024  # bytes one cell may print
-KEPT_NOISE = 64 * 1024
 STACK_LINES = 14  # of what a dead process printed: its own frames and what it ran in
 MOST_PROGRESS = 1024 * 1024  # bytes of progress.txt that are read at a time
-MOST_REASON = 4000  # letters of a sentence that a process says of itself
 # Exit codes of a worker that left a cell without its result
 DISK_FULL = 113  # because there was no room for it
 DISTURBED = 114  # because its folder was taken away, or what it plays from was changed
 THROUGH = b"."  # the last line of progress.txt
 MOST_DISTURBANCES = 2  # of one target; whoever did it once may be through
 FILES = ("cells.json", "progress.txt", "stderr.txt", said.NAME)  # of a process; the next one begins with none of them
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of a worker: seconds per cell, seconds for the import, bytes of address space (None: none)."""
-
-    cell_seconds: float = 120.0
-    import_seconds: float = 300.0
-    memory: int | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """All cells of one target: where they lie, what runs them."""
-
-    target: str
-    folder: Path  # <run>/cells/<target slug>
-    python: Path
-    backend: Path
-    variant: str
-    device: str
-    cells: tuple[str, ...]
-    limits: Limits = Limits()
-    isolate: bool = False  # a process per cell
-    environment: dict[str, str] = field(default_factory=dict)
-    nursery: Nursery | None = None  # that has imported the framework already
-    ready: tuple[Readied, ...] = ()  # processes that have, maybe one for this job among them
-    inputs: str = "../../inputs"  # folder of the input archives, seen from ``folder``
-    cases: str = "../../cases.jsonl"  # what the cells play, likewise
 
 
 class Worker:
@@ -387,8 +357,7 @@ class Worker:
 
     def take_output(self, folder: Path) -> str:
         """Keep the last of what the dead process printed as the cell's stderr.txt; return its last lines."""
-        size = size_of(self.job.folder, "stderr.txt")
-        tail = read_from(self.job.folder, "stderr.txt", max(0, size - KEPT_NOISE), KEPT_NOISE)
+        tail = printed(self.job.folder)
         if tail:
             write_whole(own_folder(folder) / "stderr.txt", tail)
         return "\n".join(tail.decode("utf-8", "replace").strip().splitlines()[-STACK_LINES:])
@@ -426,47 +395,6 @@ class Worker:
         end_group(group, signal.SIGKILL)  # where no guard is between
         self.process = None
         self.tidy()
-
-
-def died(outcome: str, name: str, why: str) -> CellRecord:
-    return CellRecord(outcome, error_type=name, error=why)
-
-
-def digest_of(path: Path) -> str:
-    with open_within(path.parent, path.name) as handle:
-        return str(digest(handle.read()))
-
-
-def read_from(folder: Path, name: str, start: int, most: int) -> bytes:
-    """At most so many bytes of a file of the protocol; none where no regular file has that name."""
-    try:
-        with open_within(folder.parent, folder.name, name) as handle:
-            return os.pread(handle.fileno(), most, start)
-    except OSError:
-        return b""
-
-
-def size_of(folder: Path, name: str) -> int:
-    try:
-        found = (folder / name).lstat()
-    except OSError:
-        return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) else 0
-
-
-def last_line(folder: Path) -> str:
-    size = size_of(folder, "stderr.txt")
-    tail = read_from(folder, "stderr.txt", max(0, size - KEPT_NOISE), KEPT_NOISE)
-    lines = [line for line in tail.decode("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1].strip()[:MOST_REASON] if lines else "it printed nothing"
-
-
-def death_name(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit {code}"
-
-
-def death(code: int) -> str:
-    return f"was killed by {death_name(code)}" if code < 0 else f"ended with exit code {code}"
 
 
 def play(

@@ -33,7 +33,6 @@ from bncheck.subjects.asked import parse_input
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making, SubjectFailure
-from bncheck.subjects.model import holding_of
 from bncheck.subjects.played_file import (
     Played,
     arrays_of,
@@ -48,6 +47,7 @@ from bncheck.subjects.played_file import (
 )
 from bncheck.subjects.quantised import is_quantised, played_without, readings_of, with_folds
 from bncheck.subjects.refolded import explained, refolded
+from bncheck.subjects.seen import holding_of
 from bncheck.subjects.sides import AskedDiff, Side, names_of
 from bncheck.subjects.two_causes import in_two_ways
 from bncheck.subjects.two_files import others, side_by_side

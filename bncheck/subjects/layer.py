@@ -15,9 +15,9 @@ from bncheck.diagnosis.two_sides import without_targets
 from bncheck.environments.backend_file import BackendFile, find_backends
 from bncheck.environments.devices import physical_memory
 from bncheck.finding import KINDS, Finding
+from bncheck.playing.job import Limits
 from bncheck.playing.jobs import Options
 from bncheck.playing.progress import Listener
-from bncheck.playing.workers import Limits
 from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.results import CellResult, Results
 from bncheck.scenario import is_file

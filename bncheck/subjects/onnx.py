@@ -14,9 +14,9 @@ from bncheck.diagnosis.rules.layer_names import listed
 from bncheck.environments.devices import physical_memory
 from bncheck.errors import NothingToJudge, UsageError
 from bncheck.finding import KINDS, NODES, Finding
+from bncheck.playing.job import Limits
 from bncheck.playing.jobs import Options
 from bncheck.playing.progress import Listener
-from bncheck.playing.workers import Limits
 from bncheck.report.plain_text import plural
 from bncheck.run_folder.answer import Answer, Row
 from bncheck.run_folder.results import CellResult, Results

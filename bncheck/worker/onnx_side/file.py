@@ -1,16 +1,33 @@
 """Read an existing ONNX file: its graph, weights, opset and BatchNormalization nodes. NumPy and nothing else.
 
-Loaded by backends by path. Python 3.7 syntax. It reads the wire format of protobuf itself, because the reference plays
-such a file in whatever interpreter bncheck runs in, and because what a file declares has to be readable where no onnx
-package is (torch 1.1). Field numbers are those of onnx.proto. The file may come from anywhere: every length is checked,
-and external data stays inside the file's folder. What is wrong with it is a FileError, one sentence.
+Loaded by backends by path. Python 3.7 syntax. It reads protobuf itself, because the reference plays such a file in
+whatever interpreter bncheck runs in, and because what a file declares has to be readable where no onnx package is
+(torch 1.1). Field numbers are those of onnx.proto. The file may come from anywhere: every length is checked, and
+external data stays inside the file's folder. What is wrong with it is a FileError, one sentence.
 """
 
+import importlib.util
 import os
 import re
 import struct
+import sys
 
 import numpy as np
+
+
+def sibling(name):
+    """A file of this folder, by path: workers load this one so, and it is a part of no package there."""
+    full = "bncheck_onnx_" + name
+    if full not in sys.modules:
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+        spec = importlib.util.spec_from_file_location(full, path)
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
+
+
+wire = sibling("protobuf")
+FileError, fields, numbers, signed, text = wire.FileError, wire.fields, wire.numbers, wire.signed, wire.text
 
 LARGEST = 2**31 - 1  # bytes of a protobuf message
 # The newest opset whose operators are known here (onnx 1.23); BatchNormalization last changed in 15.
@@ -21,12 +38,6 @@ TYPES = {
 }  # fmt: skip
 FLOATS = ("float16", "float32", "float64", "bfloat16")
 ROLES = ("gamma", "beta", "running_mean", "running_var")
-
-
-class FileError(Exception):
-    """What is wrong with an ONNX file, in a sentence."""
-
-    origin = "subject"  # whose error it is, in the words of blame.py
 
 
 class Node:
@@ -52,62 +63,6 @@ class Graph:
     def every_node(self):
         """Also those of functions that the file defines itself."""
         return self.nodes + self.inner
-
-
-# ------------------------------------------------------------------------------------------------- wire format
-
-
-def fields(data, what):
-    """(number, value) of every field of a message; numbers as int, the rest as memoryview."""
-    at, end = 0, len(data)
-    while at < end:
-        key, at = varint(data, at, what)
-        kind = key & 7
-        if kind == 0:
-            value, at = varint(data, at, what)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-            value, at = data[at : at + size], at + size
-        elif kind == 2:
-            size, at = varint(data, at, what)
-            value, at = data[at : at + size], at + size
-        else:
-            raise FileError("%s is not protobuf (wire type %d): the file is damaged, or no ONNX file" % (what, kind))
-        if at > end:
-            raise FileError("%s ends in the middle of a field: the file is truncated" % what)
-        yield key >> 3, value
-
-
-def varint(data, at, what):
-    value = shift = 0
-    while True:
-        if at >= len(data) or shift > 63:
-            raise FileError("%s ends in the middle of a number: the file is truncated or damaged" % what)
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-
-
-def signed(value):
-    return value - 2**64 if value >= 2**63 else value
-
-
-def text(value):
-    return bytes(value).decode("utf-8", "replace") if not isinstance(value, int) else str(value)
-
-
-def numbers(value):
-    """A repeated int64: one number, or many packed into one field."""
-    if isinstance(value, int):
-        return [signed(value)]
-    found, at = [], 0
-    while at < len(value):
-        item, at = varint(value, at, "a list of numbers")
-        found.append(signed(item))
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------ messages

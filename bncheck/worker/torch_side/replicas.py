@@ -1,22 +1,26 @@
 """Replicas (network.replicas): DistributedDataParallel, one real process per replica, tied together by gloo.
 
 Loaded by backends/torch.py by path, Python 3.7 syntax. This process is replica 0. The others are started once per
-worker and number of replicas, and build a network anew for every cell:
+worker and number of replicas, and build a network anew for every cell. Where this process has one thread they are forks
+of it; threads do not survive a fork, and where it has more, each is a process that imports torch by itself:
 
     python -I torch_side/replicas.py BACKEND_FILE STORE RANK SIZE DEVICE
 
-They are told what to do over their standard input and answer on what was their standard output: a line of JSON with
-the names, dtypes and shapes of the arrays behind it, then the bytes of those. They end with their input.
+They are told what to do over one stream and answer on another: a line of JSON with the names, dtypes and shapes of the
+arrays behind it, then the bytes of those. They end with the first stream.
 """
 
 import atexit
+import importlib
 import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import timedelta
 
 import numpy as np
@@ -33,7 +37,7 @@ def replicated(base, backend):
             if variant not in BROADCAST:
                 raise NotImplementedError("replicas run as %s" % ", ".join("torch[%s]" % name for name in BROADCAST))
             self.sizes = network["replicas"]
-            self.gang = Gang.of(len(self.sizes), backend, device)
+            self.gang = Gang.of(len(self.sizes), base, backend, device)
             said = {"network": network, "dtype": dtype, "variant": variant, "device": device}
             self.gang.send("build", [params] * len(self.gang.others), **said)
             self.first = member(base, network, params, dtype, variant, device)
@@ -127,24 +131,30 @@ class Gang:
     current = None
 
     @classmethod
-    def of(cls, size, backend, device):
+    def of(cls, size, base, backend, device):
         if cls.current is not None and (cls.current.size != size or cls.current.broken()):
             cls.current.end()
         if cls.current is None:
-            cls.current = cls(size, backend, device)
+            cls.current = cls(size, base, backend, device)
         return cls.current  # kept: importing torch once more takes seconds
 
-    def __init__(self, size, backend, device):
+    def __init__(self, size, base, backend, device):
         self.size, self.folder = size, tempfile.mkdtemp(prefix="bncheck-replicas-")
         store = os.path.join(self.folder, "store")
-        self.others = [
-            subprocess.Popen(
-                [sys.executable, "-I", os.path.abspath(__file__), backend, store, str(rank), str(size), device],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+        self.others = []
+        if may_fork() and importlib.util.find_spec("torch._dynamo") is not None:
+            # DistributedDataParallel imports it in each of them, which takes as long as torch itself.
+            importlib.import_module("torch._dynamo")
+        for rank in range(1, size):
+            self.others.append(
+                Fork(base, store, rank, size, self.others)
+                if may_fork()
+                else subprocess.Popen(
+                    [sys.executable, "-I", os.path.abspath(__file__), backend, store, str(rank), str(size), device],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
             )
-            for rank in range(1, size)
-        ]
         atexit.register(self.end)
         self.receive()  # they have imported torch, however long that took
         join(store, 0, size)
@@ -185,6 +195,60 @@ class Gang:
         shutil.rmtree(self.folder, ignore_errors=True)
         if Gang.current is self:
             Gang.current = None
+
+
+def may_fork():
+    """Whether this process has one thread, which is known on Linux alone."""
+    return sys.platform.startswith("linux") and len(os.listdir("/proc/self/task")) == 1
+
+
+class Fork:
+    """Another replica that begins as a fork of this process; as far as it is used like subprocess.Popen."""
+
+    def __init__(self, base, store, rank, size, earlier):
+        given, told = os.pipe()
+        heard, answers = os.pipe()
+        self.pid, self.returncode = os.fork(), None
+        if not self.pid:
+            os.close(told)
+            os.close(heard)
+            become(base, os.fdopen(given, "rb"), os.fdopen(answers, "wb"), store, rank, size, earlier)
+        os.close(given)
+        os.close(answers)
+        self.stdin, self.stdout = os.fdopen(told, "wb"), os.fdopen(heard, "rb")
+
+    def poll(self):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = status if pid else None
+        return self.returncode
+
+    def wait(self, timeout):
+        until = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired("replica", timeout)
+            time.sleep(0.002)
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def become(base, given, answers, store, rank, size, earlier):
+    """Another replica's process from here on; it never returns."""
+    try:
+        for other in earlier:  # a replica ends when nobody can tell it anything any more
+            other.stdin.close()
+            other.stdout.close()
+        follow(base, given, answers, store, rank, size)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(0)
 
 
 class ReplicaError(Exception):
@@ -255,7 +319,8 @@ class Follower:
         return {}
 
 
-def follow(backend, store, rank, size, device):
+def begin(backend, device):
+    """What a process of its own begins with: (Model of the backend, what it is told by, what it answers on)."""
     given, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a framework prints is no answer
     spec = importlib.util.spec_from_file_location("bncheck_backend_torch", backend)
@@ -263,9 +328,13 @@ def follow(backend, store, rank, size, device):
     sys.modules["bncheck_backend_torch"] = module
     spec.loader.exec_module(module)
     module.describe("", device)
+    return module.Model, given, answers
+
+
+def follow(base, given, answers, store, rank, size):
     write_message(answers, {}, {})
     join(store, rank, size)
-    follower = Follower(module.Model)
+    follower = Follower(base)
     while True:
         try:
             said, arrays = read_message(given)
@@ -280,4 +349,5 @@ def follow(backend, store, rank, size, device):
 
 
 if __name__ == "__main__":
-    follow(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    BACKEND, STORE, RANK, SIZE, DEVICE = sys.argv[1:]
+    follow(*begin(BACKEND, DEVICE), store=STORE, rank=int(RANK), size=int(SIZE))

@@ -1,8 +1,7 @@
 """What is kept of a running program, and how it gets to disk. Knows no framework: hooks tell it what they see.
 
-A **beat** is one call of the outermost module. Beats of one model in one mode share a **clock**; its **units** are what
-``--keep`` counts: the beats of one optimiser step, or single beats where no optimiser steps (evaluation). Python 3.7
-syntax and NumPy. Nothing here is called by more than one thread at a time but through ``lock``.
+Which forwards are looked at whole is said in units.py, how those get into files in streams.py; this is what all hooks
+talk to. Python 3.7 syntax and NumPy. Nothing here is called by more than one thread at a time but through ``lock``.
 """
 
 import atexit
@@ -11,22 +10,13 @@ import sys
 import threading
 import time
 
-import numpy as np
-
 PROTOCOL = 1
 SECONDS = 2.0  # between flushes at least: so much a kill can lose
 SHARE = 0.003  # of the time that flushes may take
-CHUNK_UNITS, CHUNK_BYTES = 10, 4 << 20  # of one file of moments
-BUDGET = 64 << 20  # bytes on disk per class of moments
-MOST_BYTES = 1 << 30  # with --keep all
-MOST_EVERY = 100  # units kept of "every"; beyond it every second goes, and the distance doubles
-DUTY = 16  # of the later units one in so many is looked at whole, for "last"
-MOST_BEATS = 16  # of one unit: more without an optimiser step are units of their own
 MOST_SPANS, MOST_LAYERS, MOST_ALIKE, MOST_SIGNS, MOST_CLOCKS = 200, 2000, 20, 2000, 64
 INTERLEAVED = 8  # forwards of a layer between two of one span
 LONGEST, MOST_NAMES = 1000, 100  # what a reader takes: letters of a name, names of a layer
 AROUND = 4  # units that are looked at whole after something notable
-ALL = "all"
 
 
 def part(name):
@@ -42,117 +32,12 @@ def part(name):
     return sys.modules[full]
 
 
+units, streams = part("watching/units"), part("watching/streams")
+ALL = units.ALL
+
+
 def json_of(value):
     return part("watching/text").json_of(value)
-
-
-class Keep:
-    """Which units are kept whole: ``first:50,last:50,every:100`` or ``all``."""
-
-    def __init__(self, text):
-        self.all = text == ALL
-        words = {} if self.all else dict(item.split(":") for item in text.split(",") if item)
-        self.first, self.last, self.every = (int(words.get(name, 0)) for name in ("first", "last", "every"))
-
-    def look(self, unit):
-        """Whether a unit is looked at whole. Of the later ones, which may turn out to be the last, about one in DUTY
-        is, scattered by a fixed pattern so that no rhythm of the program hides from it."""
-        if self.all or unit < self.first or (self.every and unit % self.every == 0):
-            return True
-        return bool(self.last) and scattered(unit)
-
-    def classes(self, unit):
-        """The classes of file that a unit which was looked at goes to."""
-        if self.all or unit < self.first:
-            return ("first",)
-        return ("every",) * bool(self.every and unit % self.every == 0) or ("last",)
-
-
-def scattered(unit):
-    return ((unit * 2654435761) & 0xFFFFFFFF) >> 16 & 0xFF < 256 // DUTY
-
-
-class Clock:
-    """Beats of one model in one mode."""
-
-    def __init__(self, number):
-        self.number, self.unit, self.step, self.beats, self.stepless, self.every = number, -1, -1, 0, False, None
-        self.rest = 0  # units to look at whole after something notable
-
-    def beat(self, step):
-        """Begin a beat; True if it begins a unit."""
-        self.beats += 1
-        if step == self.step and not self.stepless and self.unit >= 0:
-            if self.beats <= MOST_BEATS:
-                return False
-            self.stepless = True
-        if step != self.step:
-            self.stepless = False
-        self.step, self.beats = step, 1
-        self.unit += 1
-        self.rest = max(0, self.rest - 1)
-        return True
-
-
-class Stream:
-    """The files of one class of moments of one clock."""
-
-    def __init__(self, recorder, kind, clock):
-        self.recorder, self.kind, self.clock = recorder, kind, clock
-        self.rows, self.units, self.bytes = {}, set(), 0
-        self.files = []  # (path, bytes, units in it)
-        self.number, self.full = 0, False
-
-    def add(self, layer, unit, moment):
-        if self.full:
-            return False
-        if unit not in self.units and (len(self.units) >= self.limit() or self.bytes > CHUNK_BYTES):
-            self.write()
-            self.recorder.tell()  # no moment is on disk before the counts that it belongs to
-        self.rows.setdefault(layer, []).append(moment)
-        self.units.add(unit)
-        self.bytes += sum(getattr(value, "nbytes", 8) for value in moment.values())
-        return True
-
-    def limit(self):
-        return 1 if self.kind == "every" else CHUNK_UNITS
-
-    def write(self):
-        if not self.rows:
-            return
-        arrays = {}
-        for layer, moments in self.rows.items():
-            names = [name for name in moments[0] if all(name in moment for moment in moments)]
-            for name in names:
-                arrays["%d/%s" % (layer, name)] = np.stack([np.asarray(moment[name]) for moment in moments])
-        path = os.path.join(self.recorder.folder, "%s-%d-%06d.npz" % (self.kind, self.clock.number, self.number))
-        part("archive").write_npz(path, arrays)
-        self.files.append((path, os.path.getsize(path), len(self.units)))
-        self.number += 1
-        self.rows, self.units, self.bytes = {}, set(), 0
-        self.prune()
-
-    def prune(self):
-        held = sum(size for _, size, _ in self.files)
-        share = BUDGET // max(1, self.recorder.streams_of(self.kind))
-        keep = self.recorder.keep
-        if self.kind in ("first", "note"):
-            if held > (MOST_BYTES if keep.all else share):
-                self.full = True
-                self.recorder.remark("%d MB of forwards were kept whole; later ones are counted." % (held >> 20))
-        elif self.kind == "last":
-            while len(self.files) > 1 and (held > share or sum(units for _, _, units in self.files[1:]) >= keep.last):
-                held -= self.drop(0)
-        elif len(self.files) > MOST_EVERY or held > share:
-            for at in range(len(self.files) - 1, 0, -1):
-                if at % 2:
-                    self.drop(at)
-            self.clock.every = 2 * (self.clock.every or keep.every)
-
-    def drop(self, at):
-        path, size, _ = self.files.pop(at)
-        os.unlink(path)
-        return size
 
 
 class Layer:
@@ -190,7 +75,7 @@ class Recorder:
     """Keeps what hooks tell. Its folder is made when the first normalising layer has run."""
 
     def __init__(self, wanted):
-        self.wanted, self.keep = wanted, Keep(wanted.get("keep") or ALL)
+        self.wanted, self.keep = wanted, units.Keep(wanted.get("keep") or ALL)
         self.most_steps = wanted.get("steps")
         self.framework = self.version = ""
         self.lock = threading.RLock()
@@ -247,7 +132,7 @@ class Recorder:
             if len(self.clocks) >= MOST_CLOCKS:
                 key = None  # models that are made anew again and again share one
         if key not in self.clocks:
-            self.clocks[key] = Clock(len(self.clocks))
+            self.clocks[key] = units.Clock(len(self.clocks))
         return self.clocks[key]
 
     def beat(self, clock):
@@ -259,7 +144,7 @@ class Recorder:
             return True
         looked = self.keep.look(unit)
         if looked and every and unit >= self.keep.first and unit % self.keep.every == 0 and unit % every:
-            return bool(self.keep.last) and scattered(unit)
+            return bool(self.keep.last) and units.scattered(unit)
         return looked
 
     def moment(self, layer, clock, moment):
@@ -273,7 +158,7 @@ class Recorder:
         for kind in kinds:
             key = (kind, clock.number)
             if key not in self.streams:
-                self.streams[key] = Stream(self, kind, clock)
+                self.streams[key] = streams.Stream(self, kind, clock)
             self.place()
             kept = self.streams[key].add(layer.number, clock.unit, moment) or kept
         if not kept:
@@ -446,6 +331,12 @@ class Recorder:
             "executable": sys.executable,
         }
         self.write_json("about.json", found)
+
+    def write_npz(self, name, arrays):
+        """The path of a new file with these arrays."""
+        path = os.path.join(self.folder, name)
+        part("archive").write_npz(path, arrays)
+        return path
 
     def write_json(self, name, value):
         data = json_of(value).encode("utf-8")
