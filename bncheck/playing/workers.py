@@ -25,7 +25,7 @@ from bncheck.playing.job import Job
 from bncheck.playing.nursery import ENDING, Forked, end_group
 from bncheck.playing.output import MOST_REASON, digest_of, last_line, printed, read_from, size_of
 from bncheck.playing.progress import Progress
-from bncheck.playing.readied import RUNNER, find_ready_one
+from bncheck.playing.readied import RUNNER, Readied, find_ready_one
 from bncheck.playing.twin import Twin
 from bncheck.run_folder.cell import (
     CellRecord,
