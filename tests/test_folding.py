@@ -102,8 +102,8 @@ def test_what_float16_rounds_is_a_fold_and_what_is_off_by_a_hundredth_is_none() 
     each = FoldedLayer(layer=Held(layer="bn", eps=1e-3), fold=fold, keys=("0.weight", "0.weight"), in_b=True)
     (said,) = readings([each], "b.pt", "a.pt")
     assert said.title == (
-        "b.pt is a.pt with 1 BatchNorm layer folded into a convolution, equal up to rounding, which is up to 0.3906 % in "
-        "such short numbers (bn)."
+        "b.pt is a.pt with 1 BatchNorm layer folded into a convolution, equal up to rounding, which is up to 0.3906 % "
+        "in such short numbers (bn)."
     )
     assert half(np.array([0.99, 1.01] * 4)) is None
     assert half(np.full(8, 1.01)) is None

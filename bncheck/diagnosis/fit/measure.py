@@ -93,10 +93,9 @@ def known_eps(facet: Facet, span: tuple[float, float], streams: Sequence[Stream]
     if guess is None:
         guess = next((s.layer.eps for s in streams if s.layer.eps is not None), DEFAULT_EPS)
     guess = min(max(guess, span[0]), span[1])
-    if math.isfinite(span[1]):
-        highest = span[1]
-    else:  # no output reveals any eps (a layer that whitens): the one that it holds, give or take all of it
-        highest = math.inf if held is None else 2 * guess
+    # Where no output reveals any (a layer that whitens) it is the one that the layer holds, give or take all of it.
+    most = math.inf if held is None else 2 * guess
+    highest = span[1] if math.isfinite(span[1]) else most
     return guess, max(highest - guess, guess - max(span[0], 0.0))
 
 
