@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -85,6 +86,35 @@ class Logarithm(Mu):
         return var.log()
 
 
+class OnePlus(Logarithm):
+    """Names that say nothing of gamma and beta either, and both begin with zeros."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        del self.scale, self.shift
+        self.g, self.b = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.zeros(channels))
+
+    scale, shift = property(lambda self: 1 + self.g), property(lambda self: self.b)
+
+
+class Standing(Mu):
+    """What it computes it keeps nowhere."""
+
+    def keep(self, mean: Any, var: Any) -> None:
+        self.mu.lerp(mean, 0.1)
+
+
+class MeanAlone(Deviation):
+    def keep(self, mean: Any, var: Any) -> None:
+        self.mu.lerp_(mean, 0.1)
+
+
+class TwoWeights(Mu):
+    def keep(self, mean: Any, var: Any) -> None:
+        self.mu.lerp_(mean, 0.1)
+        self.sigma2.lerp_(var, 0.9)
+
+
 class DeviationAveraged(Deviation):
     def keep(self, mean: Any, var: Any) -> None:
         self.mu.lerp_(mean, 0.1)
@@ -146,7 +176,7 @@ class Last(Biased):
 
 KINDS = {each.__name__: each for each in (
     Mu, Averages, Deviation, Inverse, InverseLiteral, Logarithm, DeviationAveraged, Biased, Precise, Wide,
-    FusedWithConv, Last,
+    FusedWithConv, Last, OnePlus, Standing, MeanAlone, TwoWeights,
 )}  # fmt: skip
 
 
@@ -189,6 +219,8 @@ class Cast(nn.Module):
         x = self.conv(x)
         if self.way == "cast":
             x = x.half().float()
+        if self.way == "numpy":
+            x = torch.from_numpy(np.log(x.detach().numpy()))
         if self.way == "log":
             x = torch.log(torch.relu(x))
         if self.way == "mask":

@@ -245,6 +245,16 @@ def test_other_names_alone_are_said_as_that_and_fail(tmp_path: Path, python: Pat
     assert "Its constructor takes no eps: PyTorch's layer got the 1e-05 that the layer shows." in answer.notes
 
 
+def test_a_layer_alone_is_known_by_what_its_buffers_do(tmp_path: Path, python: Path) -> None:
+    """One of them moves, the other never does; gamma and beta are called scale and shift."""
+    layer = Path(__file__).parent / "inside_models.py"
+    answer, results, code = checked(f"{layer}:MeanAlone", tmp_path / "run", python=str(python))
+    assert code == 1
+    assert "MeanAlone is not equivalent to torch.nn.BatchNorm2d: it never moves running_var" in answer.headline
+    assert {finding.cause for finding in results.findings} == {"never-updated", "layer-contract", "rounding"}
+    assert any("mu and sigma2 of MeanAlone were taken for its running mean" in note for note in answer.notes)
+
+
 def test_a_layer_of_a_package_with_relative_imports_and_its_scenario_plays_again(
     tmp_path: Path, python: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnosed import findings_between
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from planted import arrays_of, case_of, play
 from random_rules import BASE, pick, plant, program_of, random_initial, truth
@@ -149,6 +149,7 @@ def chosen_rules(seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @MANY
+@example(seed=1204712, letters="EF", changes=[drop_optional])  # averages one over the deviation, by an eps of 0.2
 @given(seed=SEEDS, letters=LETTERS, changes=st.lists(st.sampled_from(REMOVALS), min_size=1, max_size=3))
 def test_what_is_missing_is_not_identifiable_and_never_wrong(seed: int, letters: str, changes: list[Change]) -> None:
     rules, _ = chosen_rules(seed)

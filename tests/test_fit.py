@@ -9,6 +9,7 @@ from planted import arrays_of, case_of, play
 from bncheck.convention import FACETS
 from bncheck.diagnosis.fit import measure, settle
 from bncheck.diagnosis.fit.interval import meet, quotient, shortest
+from bncheck.diagnosis.fit.rows import inverse_roots
 from bncheck.trace import Trace
 
 PROGRAM = "E F E B E F B N E F F B B E"
@@ -33,6 +34,14 @@ def test_no_gap_says_nothing_and_a_step_without_gap_says_impossible() -> None:
     assert (lo[0], hi[0]) == (-np.inf, np.inf)
     assert lo[1] > hi[1]
     assert meet(np.zeros(0), np.zeros(0)) == (-np.inf, np.inf)
+
+
+def test_one_over_a_deviation_lies_below_that_of_the_variance_alone_whatever_eps_is() -> None:
+    nothing = np.zeros(1)
+    middle, error = inverse_roots(np.array([4.0]), nothing, 0.05, np.inf)  # 1/sqrt(4 + eps) is 0 to 0.5
+    assert (middle.tolist(), error.tolist()) == ([0.25], [0.25])
+    middle, error = inverse_roots(np.array([0.0]), nothing, 3.0, 1.0)  # an eps of 2 to 4
+    assert (middle - error)[0] == pytest.approx(0.5) and (middle + error)[0] == pytest.approx(2**-0.5)
 
 
 def test_the_rules_of_torch_and_of_mxnet() -> None:

@@ -10,7 +10,7 @@ from beside_torch import run
 
 from bncheck.diagnosis.held.folding import Fold, eps_of, fold_of, mistake
 from bncheck.life import Held
-from bncheck.subjects.folded import FoldedLayer, readings
+from bncheck.subjects.folded import FoldedLayer, in_groups, readings
 from bncheck.trace import Array
 
 ONE = np.ones(1)
@@ -84,6 +84,40 @@ def test_another_eps_beside_another_bias_is_said_as_well() -> None:
             "1e-3.",
         ),
     ]
+
+
+HALF, WIDE = np.float16, np.arange(1.0, 9.0)[:, None] * np.array([1.0, -0.5, 0.25])
+
+
+def half(factor: Array) -> Fold | None:
+    """A fold in float16, whose weights are off by that factor."""
+    norm = Held(layer="bn", eps=1e-3, running_mean=np.zeros(8, HALF), running_var=np.full(8, 3.0, HALF))
+    weight = WIDE.astype(HALF)
+    return fold_of(weight, None, norm, (WIDE * factor[:, None] / np.sqrt(3.001)).astype(HALF), None)
+
+
+def test_what_float16_rounds_is_a_fold_and_what_is_off_by_a_hundredth_is_none() -> None:
+    fold = half(np.ones(8))
+    assert fold is not None and (fold.word, fold.eps) == ("folded", 1e-3)
+    each = FoldedLayer(layer=Held(layer="bn", eps=1e-3), fold=fold, keys=("0.weight", "0.weight"), in_b=True)
+    (said,) = readings([each], "b.pt", "a.pt")
+    assert said.title == (
+        "b.pt is a.pt with 1 BatchNorm layer folded into a convolution, equal up to rounding, which is up to 0.3906 % "
+        "in such short numbers (bn)."
+    )
+    assert half(np.array([0.99, 1.01] * 4)) is None
+    assert half(np.full(8, 1.01)) is None
+
+
+def test_a_transposed_convolution_in_groups() -> None:
+    """(I, O / groups, width): the first half of the inputs goes to outputs 0 to 2, the second to 3 to 5."""
+    weight = np.arange(4 * 3 * 2.0).reshape(4, 3, 2)
+    (rows,) = in_groups(weight, 6)
+    assert rows.tolist() == [
+        [0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11],
+        [12, 13, 18, 19], [14, 15, 20, 21], [16, 17, 22, 23],
+    ]  # fmt: skip
+    assert in_groups(weight, 5) == in_groups(weight, 3) == in_groups(weight[:3], 6) == []
 
 
 AXES = """

@@ -159,6 +159,12 @@ def test_which_module_is_the_first_to_part_where_batch_norm_is_innocent(other: A
         ),
         ({"op": "log", "dtype": "float32", "largest": 3.5}, "It is born in the operation log."),
         ({"held": "conv.weight", "largest": None}, "It comes from conv.weight, which holds NaN or Inf itself."),
+        ({"from": "input"}, "The batch that goes in holds it already."),
+        (
+            {"from": "outside", "where": "net.py:7", "code": "x = torch.from_numpy(x)"},
+            "No operation of PyTorch makes it (net.py:7: x = torch.from_numpy(x)): it comes out of other code, such as "
+            "NumPy's, or was there before.",
+        ),
         ({}, ""),
         (None, ""),
     ],
@@ -182,7 +188,7 @@ events = ["train_forward", "backward"]
 repeat = 2
 then = ["eval_forward"]
 [matrix]
-"network.arguments.kind" = ["zoo", "cast", "autocast", "weight", "log", "mask", "half"]
+"network.arguments.kind" = ["zoo", "cast", "autocast", "weight", "log", "numpy", "mask", "half"]
 """
 
 
@@ -211,19 +217,25 @@ def test_layers_are_found_by_what_they_do_and_judged_one_by_one(run: dict[str, A
     }
     assert found == {
         ("rest.DeviationAveraged.1", "wrong-statistic"), ("rest.DeviationAveraged.1", "normaliser-source"),
-        ("rest.Biased.1", "variance-divisor"), ("rest.Last.1", "variance-divisor"),
+        ("rest.Biased.1", "variance-divisor"), ("rest.Last.1", "variance-divisor"), ("rest.OnePlus.1", "affine"),
+        ("rest.Standing.1", "never-updated"), ("rest.MeanAlone.1", "never-updated"),
+        ("rest.TwoWeights.1", "batch-weight"),
     }  # fmt: skip
-    assert cell["judged"] == 11, "two built-in layers, one called twice, and nine of twelve others"
+    assert cell["judged"] == 15, "two built-in layers, one called twice, and thirteen of sixteen others"
     said = cell["remarks"]
     assert "both built-in layers did what PyTorch documents" in said[0]
     taken = "By what they do in training, mu and sigma2 of {} were taken for its running mean and variance"
     for name, form in (
-        ("Mu", ""), ("Deviation", ", which it holds as a standard deviation"),
+        ("Mu", ""), ("OnePlus", ", which it holds as a logarithm"),
+        ("Deviation", ", which it holds as a standard deviation"),
         ("Inverse", ", which it holds as one over a standard deviation"),
         ("Logarithm", ", which it holds as a logarithm"), ("Biased", ""), ("Precise", ""),
     ):  # fmt: skip
         assert f"{taken.format(name)}{form}." in said
     assert any("avg and pos_mean of Averages were taken" in each for each in said)
+    probed = "By what they do to its output in eval, mu and sigma2 of {} were taken for its running mean and variance"
+    assert f"{probed.format('Standing')}." in said
+    assert f"{probed.format('MeanAlone')}, which it holds as a standard deviation." in said
     assert any(
         "FusedWithConv) keeps mu and sigma2, which moved in training, but towards no mean and variance of its input"
         in each
@@ -242,6 +254,7 @@ def test_layers_are_found_by_what_they_do_and_judged_one_by_one(run: dict[str, A
         ("autocast", "It is born in conv (Conv2d), which computes in float16 (inside_models.py:"),
         ("weight", "It comes from conv.weight, which holds NaN or Inf itself."),
         ("log", "It is born in the operation log (inside_models.py:"),
+        ("numpy", "torch.from_numpy(np.log(x.detach().numpy()))): it comes out of other code, such as NumPy's,"),
         ("mask", "scores.softmax(3)"),  # of rows that are masked throughout, and not the mask
     ],
 )

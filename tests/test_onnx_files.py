@@ -406,3 +406,8 @@ def test_the_terminal_says_what_is_wrong_with_a_file(tmp_path: Path, files: Path
     assert done.returncode == 2
     assert "on reference and onnxruntime: truncated.onnx ends in the middle of" in done.stderr
     assert "differ from reference" not in said
+
+
+def test_a_folder_is_no_file_and_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(onnx_file.FileError, match=r"is a folder; name the \.onnx file"):
+        onnx_file.read(str(tmp_path))

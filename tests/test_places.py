@@ -49,6 +49,15 @@ def test_a_part_of_the_model_that_runs_more_than_once_is_meant(calls: list[list[
     assert told(*calls) == []
 
 
+def test_which_parts_of_a_model_around_a_layer_hold_other_weights() -> None:
+    """A discriminator that gets real and fake batches runs twice; so does a block of norm and activation that is one
+    layer at two places."""
+    norms = {"d.first", "d.block.norm"}
+    assert places.parts_around("d.block.norm", norms, {"d.first", "d.block.norm", "d.conv", "g"}) == ["d"]
+    assert places.parts_around("d.block.norm", norms, {"d.block", "d.first"}) == ["d", "d.block"]
+    assert places.parts_around("d.first", norms, {"d.first", "d.block.norm", "g", "dd"}) == []
+
+
 def lived(modes: list[int], means: list[float], framework: str = "paddle") -> Life:
     """One layer, a forward each in eval, training, eval; ``means`` before each, and after the last."""
     moments: dict[str, Any] = {

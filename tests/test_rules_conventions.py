@@ -81,6 +81,23 @@ def test_a_facet_with_a_share_is_named_and_one_without_is_not(cause: str, facet:
     assert list(rule(cause).check_pair(make_pair(cells[0], cells[0], [attribute(facet, (one, two))]))) == []
 
 
+def test_a_divisor_is_that_of_the_variance_within_what_is_averaged() -> None:
+    """ "It averages E[x²]" beside "it divides the variance that it averages" read as if one of the two were wrong."""
+    case = make_case((F,))
+    facets = {"statistic": Facet("second-moment", True)}, {"statistic": Facet("variance", True)}
+    cells = [
+        make_cell(case, name, make_trace((F,), **rows), convention=Convention(name, facets=held))
+        for name, rows, held in zip(("torch", "mxnet"), APART, facets, strict=True)
+    ]
+    shares = [attribute("statistic", ("second-moment", "variance")), attribute("variance_divisor", ("n", "n-1"))]
+    said = [rule(cause).check_pair(make_pair(*cells, shares)) for cause in ("wrong-statistic", "variance-divisor")]
+    assert [item.title for found in said for item in found] == [
+        "torch averages E[x²], mxnet the variance.",
+        "torch divides the variance within the E[x²] that is averaged by n, mxnet the variance that is averaged by "
+        "n-1.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("targets", "documented", "kind", "departs", "departs_from"),
     [

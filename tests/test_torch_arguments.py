@@ -58,11 +58,23 @@ class Plain(Renamed):
         del self.stored_mean, self.stored_var
         self.stored_mean, self.stored_var = torch.zeros(4), torch.ones(4)
 
+class Packed(Renamed):
+    def __init__(self, *a, **k):
+        super().__init__(*a, **k)
+        del self.stored_mean, self.stored_var
+        self.register_buffer("stats", torch.stack([torch.zeros(4), torch.ones(4)]))
+    def forward(self, x):
+        self.stored_mean, self.stored_var = self.stats
+        try:
+            return super().forward(x)
+        finally:
+            del self.stored_mean, self.stored_var
+
 class Handed(Renamed):
     weight, bias = property(lambda self: self.scale), property(lambda self: self.shift)
     running_mean, running_var = property(lambda self: self.stored_mean), property(lambda self: self.stored_var)
 
-class Drawn(Renamed):
+class Drawn(Packed):
     def __init__(self, *a, **k):
         super().__init__(*a, **k)
         nn.init.constant_(self.scale, 0.25)
@@ -119,7 +131,7 @@ class OtherEps(Stateless):
         self.eps = 1e-5
 """
 NAMES = (
-    "Fine", "NoAffine", "Bare", "Word", "Wide", "Renamed", "Handed", "Derived", "Stateless", "Flag", "Lazy",
+    "Fine", "NoAffine", "Bare", "Word", "Wide", "Renamed", "Packed", "Handed", "Derived", "Stateless", "Flag", "Lazy",
     "NoArguments", "Shapeless", "FixedEps", "TensorEps", "OtherEps",
 )  # fmt: skip
 MOVED = {"running_mean": (0.5, 1.0, -2.0, 0.0), "running_var": (2.0, 1.0, 0.5, 4.0)}
@@ -132,7 +144,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
     path = tmp_path_factory.mktemp("layers") / "layers.py"
     path.write_text(LAYERS, encoding="utf-8")
     cases = [renamed(case, name, custom=f"{path}:{name}") for name in NAMES]
-    started = [("Renamed", MOVED), ("Plain", MOVED), ("Handed", MOVED), ("Derived", MOVED), ("Fine", MOVED)]
+    started = [(name, MOVED) for name in ("Renamed", "Plain", "Packed", "Handed", "Derived", "Fine")]
     cases += [starting(renamed(case, f"{name}-moved", custom=f"{path}:{name}"), **values) for name, values in started]
     cases += [
         starting(renamed(case, f"{name}-usual", custom=f"{path}:{name}"), **USUAL) for name in ("Renamed", "Drawn")
@@ -200,23 +212,24 @@ def test_parameters_of_another_shape_are_one_number_per_channel(own: dict[str, C
 
 def test_initial_values_that_have_no_place_are_refused_and_not_judged(own: dict[str, Cell]) -> None:
     """Its parameters lie under names that bncheck does not know: it would be compared from other values."""
-    assert refusal(own["Renamed"]) == (
-        "the scenario's initial gamma and beta cannot be put into Renamed: bncheck looks for weight or gamma, and for "
-        "bias or beta; Renamed has scale and shift. Hand them out under such a name, as weight = property(lambda self: "
+    assert refusal(own["Packed"]) == (
+        "the scenario's initial gamma and beta cannot be put into Packed: bncheck looks for weight or gamma, and for "
+        "bias or beta; Packed has scale and shift. Hand them out under such a name, as weight = property(lambda self: "
         "self.…) in the class does, or take gamma and beta out of the scenario's `initial`"
     )
-    for name in ("Renamed", "Plain"):
-        words = refusal(own[f"{name}-moved"])
-        assert f"initial gamma, beta, running_mean and running_var cannot be put into {name}: " in words
-        assert f"{name} has scale, shift, stored_mean and stored_var. " in words
+    words = refusal(own["Packed-moved"])
+    assert "initial gamma, beta, running_mean and running_var cannot be put into Packed: " in words
+    assert "Packed has scale, shift and stats. " in words
 
 
-def test_the_property_that_the_refusal_proposes_is_enough(own: dict[str, Cell]) -> None:
-    for name in ("", "-moved"):
-        handed, fine = own[f"Handed{name}"], own[f"Fine{name}"]
-        assert handed.result.outcome == "ok", handed.errors
-        for what in ("bn/gamma", "bn/beta", "bn/running_mean", "bn/running_var", "output/0", "output/12"):
-            np.testing.assert_allclose(handed.arrays[what], fine.arrays[what], rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("name", ["Handed", "Handed-moved", "Renamed", "Renamed-moved", "Plain-moved"])
+def test_a_property_that_the_refusal_proposes_is_enough_and_so_is_what_state_does(
+    own: dict[str, Cell], name: str
+) -> None:
+    cell, fine = own[name], own["Fine-moved" if name.endswith("-moved") else "Fine"]
+    assert cell.result.outcome == "ok", cell.errors
+    for what in ("bn/gamma", "bn/beta", "bn/running_mean", "bn/running_var", "output/0", "output/12"):
+        np.testing.assert_allclose(cell.arrays[what], fine.arrays[what], rtol=1e-5, atol=1e-6)
 
 
 def test_a_state_that_is_worked_out_cannot_be_given_a_value(own: dict[str, Cell]) -> None:
@@ -233,7 +246,11 @@ def test_the_usual_values_need_no_place(own: dict[str, Cell]) -> None:
     assert not [text for text in remarks(own["Renamed-usual"]) if "initial" in text]
     assert remarks(own["Drawn-usual"]) == [
         "Drawn keeps its own initial gamma, not the scenario's 1: bncheck looks for weight or gamma; Drawn has scale "
-        "and shift"
+        "and shift",
+        "Drawn keeps its own initial running_mean, not the scenario's 0: bncheck looks for running_mean or "
+        "moving_mean; Drawn has stats",
+        "Drawn keeps its own initial running_var, not the scenario's 1: bncheck looks for running_var or moving_var or "
+        "moving_variance; Drawn has stats",
     ]
 
 

@@ -14,6 +14,7 @@ from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.checkpoints.tensor import Tensor
 from bncheck.diagnosis.held.folding import USUAL_EPS, Fold, Range, along_inputs, eps_within, fold_of
 from bncheck.diagnosis.held.matching import Matching
+from bncheck.diagnosis.held.outputs import percent
 from bncheck.diagnosis.held.reading import Reading, Sides, finding_of
 from bncheck.diagnosis.rules.layer_names import listed
 from bncheck.finding import Finding, Kind
@@ -25,6 +26,7 @@ from bncheck.trace import Array
 # Numbers of a weight that is looked at; and weights before a layer that may be its own.
 LARGEST = 64 * 2**20
 NEAR = 4
+SHORT = 1e-4  # a rounding that is said
 SURE = 0.1  # an eps whose weights leave it no wider open than this is named
 MOST_VECTORS = 200  # constants of one size that are tried as factor and summand
 # How a format's weights go with the axis of output channels first.
@@ -143,7 +145,7 @@ def right_ones(fits: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[
             cause="folding",
             kind="rounding",
             title=f"{mine} is {theirs} with {plural(len(good), 'BatchNorm layer')} folded into {into}, "
-            f"equal up to rounding ({listed(names)}).",
+            f"equal up to rounding{within(good)} ({listed(names)}).",
             advice="",
             places=tuple((name, "running_var") for name in names),
             evidence={"eps": good[0].fold.eps},
@@ -159,6 +161,12 @@ def right_ones(fits: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[
             advice="compare the models, which say it: bncheck diff MODEL.py:build OTHER.py:build",
             places=tuple((name, "running_var") for name in names),
         )
+
+
+def within(folds: Sequence[FoldedLayer]) -> str:
+    """How much that is, where numbers are so short that it is not nothing."""
+    most = max(each.fold.within for each in folds)
+    return f", which is up to {percent(most)} in such short numbers" if most > SHORT else ""
 
 
 def has_own_eps(each: FoldedLayer) -> bool:
@@ -240,9 +248,10 @@ class Weights:
         last = AXES.get(self.checkpoint.holding.framework, 0)
         order = [last % array.ndim, *(axis for axis in (0, 1, array.ndim - 1) if axis != last % array.ndim)]
         axes = [axis for axis in dict.fromkeys(order) if array.shape[axis] == channels]
+        grouped = [] if last else in_groups(array, channels)
         if last and array.ndim == 4 and array.shape[2:] == (channels, 1):  # depthwise: (H, W, C, 1)
             return [array.transpose(2, 3, 0, 1).reshape(channels, -1)]
-        return [moved(array, axis) for axis in axes]
+        return [*(moved(array, axis) for axis in axes), *grouped]
 
     def crossed(self, key: str, channels: int, known: int | None) -> NDArray[Any] | None:
         """(C, K) along the other of two axes of that length, where one of them is known to be that of outputs."""
@@ -289,6 +298,18 @@ def moved(array: NDArray[Any], axis: int) -> NDArray[Any]:
     if axis == 1 and array.ndim > 2:  # a transposed convolution
         return array.swapaxes(0, 1).reshape(array.shape[1], -1)
     return (array.T if axis == 1 else array).reshape(array.shape[axis], -1)
+
+
+def in_groups(array: NDArray[Any], channels: int) -> list[NDArray[Any]]:
+    """[(C, K)] of a transposed convolution in groups, (I, C / groups, …): each group of inputs has outputs of its own;
+    [] where its shape is none of that."""
+    if array.ndim < 3 or array.shape[1] >= channels or channels % array.shape[1]:
+        return []
+    groups = channels // array.shape[1]
+    if array.shape[0] % groups or (array.shape[0], array.shape[1]) == (channels, 1):
+        return []
+    apart = array.reshape(groups, array.shape[0] // groups, *array.shape[1:])
+    return [apart.swapaxes(1, 2).reshape(channels, -1)]
 
 
 def search(

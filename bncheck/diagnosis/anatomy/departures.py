@@ -296,7 +296,9 @@ def remembering(parts: Parts, life: Life) -> Sequence[Rule]:
                 "debiased": "divides its averages by 1 - (1 - weight)^k, so that nothing of the start is left in them",
                 "cumulative": "averages all batches alike, with weight 1/k"}[held.averaging]  # fmt: skip
         rules.append(of_average("averaging", says, averaging="exponential"))
-    if held.weight != life.weight:
+    if held.var_weight is not None:
+        rules.append(weighed_apart(held, held.var_weight, life))
+    elif held.weight != life.weight:
         times = next(
             (k for k in range(2, MOST_UPDATES + 1) if abs(1.0 - (1.0 - life.weight) ** k - held.weight) < 1e-6), 0
         )
@@ -314,7 +316,20 @@ def remembering(parts: Parts, life: Life) -> Sequence[Rule]:
     return rules
 
 
-def of_average(cause: str, says: str, **usual: str | float) -> Rule:
+def weighed_apart(held: Memory, var_weight: float, life: Life) -> Rule:
+    """A weight for the mean and another one for the variance."""
+    usual = {"weight": life.weight, "var_weight": None}
+    for still, moving, weight in (
+        ("running_var", "running_mean", var_weight),
+        ("running_mean", "running_var", held.weight),
+    ):
+        if not weight:
+            return of_average("never-updated", f"never moves {still}, and moves {moving}", **usual)
+    says = f"gives the new batch a weight of {held.weight:.4g} in running_mean and of {var_weight:.4g} in running_var"
+    return of_average("batch-weight", f"{says}, instead of {life.weight:.4g} in both", **usual)
+
+
+def of_average(cause: str, says: str, **usual: str | float | None) -> Rule:
     def undo(parts: Parts) -> Parts:
         return parts if parts.memory is None else replace(parts, memory=replace(parts.memory, **usual))  # type: ignore[arg-type]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,7 +23,8 @@ ORDERS = ("each in turn", "their mean", "the first", "the last")
 class Memory:
     """``order``: how the groups of one batch go in: "each in turn" (an update each), "their mean" (one update), "the
     first" or "the last" alone. ``divisor``: n, n-1, or "n-1 of all" for a mean of variances. ``statistic``:
-    variance or std. ``never``: nothing moves."""
+    variance or std. ``never``: nothing moves. ``var_weight``: of running_var, where it is not ``weight``; 0 moves
+    nothing."""
 
     group: Group = Group()
     order: str = "their mean"
@@ -32,6 +33,7 @@ class Memory:
     weight: float = 0.1
     averaging: str = "exponential"  # first-replaces, debiased, cumulative
     never: bool = False
+    var_weight: float | None = None
 
     @property
     def usual_values(self) -> bool:
@@ -70,8 +72,10 @@ def by_channel(values: Array, channel: Array, channels: int) -> Array:
     return np.repeat(values[:, None], channels, axis=1)
 
 
-def weight_at(rule: Memory, count: int) -> float:
-    """Weight of update ``count``, from 1 on."""
+def weight_at(rule: Memory, count: int, which: int) -> float:
+    """Weight of update ``count``, from 1 on, in running_mean (0) or running_var (1)."""
+    if which and rule.var_weight is not None:
+        return rule.var_weight
     if rule.averaging == "first-replaces" and count == 1:
         return 1.0
     if rule.averaging == "cumulative":
@@ -90,7 +94,7 @@ def step(rule: Memory, before: Pair, forward: Forward, life: Life, count: int) -
     for which in (0, 1):
         state = before[which]
         for number, pair in enumerate(each, count + 1):
-            weight = weight_at(rule, number)
+            weight = weight_at(rule, number, which)
             state = (1.0 - weight) * state + weight * pair[which]
         after.append(state)
     sizes = [
@@ -137,7 +141,8 @@ def fits_first(rule: Memory, forward: Forward, life: Life) -> bool:
 
 
 def hypotheses(life: Life, groups: Sequence[Group]) -> Iterator[Memory]:
-    """With the weight asked for first, whichever values go in; then with the one that the steps show."""
+    """With the weight asked for first, whichever values go in; then with the one that the steps show; then with one for
+    each statistic."""
     pairs = [(group, order) for group in groups for order in orders(group)]
     for group, order in pairs:
         for averaging in ("exponential", *(OTHER_AVERAGES if group.usual else ())):
@@ -146,6 +151,7 @@ def hypotheses(life: Life, groups: Sequence[Group]) -> Iterator[Memory]:
         weight = fitted_weight(Memory(group=group, order=order), life)
         if weight is not None and weight != life.weight:
             yield from variants(group, order, weight, "exponential", life.divisor)
+    yield from weighed_apart(life)
 
 
 def orders(group: Group) -> Sequence[str]:
@@ -161,15 +167,26 @@ def variants(group: Group, order: str, weight: float, averaging: str, usual: str
 
 def fitted_weight(base: Memory, life: Life) -> float | None:
     """The weight that the running mean's steps show, where one update is made of each batch."""
-    if base.order == "each in turn":
-        return None
+    weight = shown_weight(base, life, 0) if base.order != "each in turn" else 0.0
+    return weight if 0.0 < weight <= 1.0 else None
+
+
+def shown_weight(base: Memory, life: Life, which: int) -> float:
+    """The weight that the steps of running_mean (0) or running_var (1) show."""
     top = bottom = 0.0
     for forward in life.of(True):
-        (mean, _), *_ = put_in(base, forward, life)[0]
-        gap = mean - forward.before[0]
-        top += float(np.sum(gap * (forward.after[0] - forward.before[0])))
+        put, *_ = put_in(base, forward, life)[0]
+        gap = put[which] - forward.before[which]
+        top += float(np.sum(gap * (forward.after[which] - forward.before[which])))
         bottom += float(np.sum(gap**2))
     weight = top / bottom if bottom > 0 else 0.0
     near = float(f"{weight:.4g}")
-    weight = near if abs(near - weight) < 1e-6 else weight
-    return weight if 0.0 < weight <= 1.0 else None
+    return near if abs(near - weight) < 1e-6 else weight
+
+
+def weighed_apart(life: Life) -> Iterator[Memory]:
+    """The whole batch goes into the mean with one weight and into the variance with another, which may be 0."""
+    for rule in variants(Group(), "their mean", life.weight, "exponential", life.divisor):
+        one, two = (shown_weight(rule, life, which) for which in (0, 1))
+        if one != two and min(one, two) >= 0.0 and max(one, two) <= 1.0:
+            yield replace(rule, weight=one, var_weight=two)

@@ -84,15 +84,18 @@ def equal_weights(streams: Sequence[Stream]) -> list[Stream]:
 
 
 def known_eps(facet: Facet, span: tuple[float, float], streams: Sequence[Stream]) -> tuple[float, float]:
-    """(eps, how far it may be off): as measured; else as held or asked for, with all of the measured interval."""
+    """(eps, how far it may be off): as measured; else as held, with all of the measured interval; where neither an
+    output nor the layer says anything, the one asked for may be off by whatever it likes."""
     if facet.identifiable and isinstance(facet.value, float):
         return facet.value, facet.uncertainty
-    guess = next((s.eps_held for s in streams if math.isfinite(s.eps_held)), None)
+    held = next((s.eps_held for s in streams if math.isfinite(s.eps_held)), None)
+    guess = held
     if guess is None:
         guess = next((s.layer.eps for s in streams if s.layer.eps is not None), DEFAULT_EPS)
     guess = min(max(guess, span[0]), span[1])
-    # No output reveals any eps (a layer that whitens): the one that it holds, give or take all of it.
-    highest = span[1] if math.isfinite(span[1]) else 2 * guess
+    # Where no output reveals any (a layer that whitens) it is the one that the layer holds, give or take all of it.
+    most = math.inf if held is None else 2 * guess
+    highest = span[1] if math.isfinite(span[1]) else most
     return guess, max(highest - guess, guess - max(span[0], 0.0))
 
 

@@ -56,14 +56,22 @@ def averaged(
         root = np.sqrt(var)
         return mean, mean_error, root, slope_error(var_error, root)
     if statistic == "inverse-std":
-        root = np.sqrt(var + eps)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            error = slope_error(var_error, root) / (root * root) + 0.5 * eps_error / root**3
-            # A tangent says little about an eps that may be off by more than a tenth of what it is added to.
-            return mean, mean_error, 1.0 / root, np.where(eps_error > 0.1 * root**2, np.inf, error)
+        return mean, mean_error, *inverse_roots(var, var_error, eps, eps_error)
     if statistic == "second-moment":
         return mean, mean_error, var + mean**2, var_error + 2.0 * np.abs(mean) * mean_error
     return mean, mean_error, var, var_error
+
+
+def inverse_roots(var: Array, var_error: Array, eps: float, eps_error: float) -> tuple[Array, Array]:
+    """1 / sqrt(var + eps) and its error; whatever eps is, it lies between 0 and 1 / sqrt(var)."""
+    root = np.sqrt(var + eps)
+    # A tangent says little about an eps that may be off by more than a tenth of what it is added to: its ends do.
+    wide = eps_error > 0.1 * root**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = slope_error(var_error, root) / (root * root) + 0.5 * eps_error / root**3
+        least = 1.0 / np.sqrt(var + var_error + (eps + eps_error))
+        most = 1.0 / np.sqrt(np.maximum(var - var_error, 0.0) + max(eps - eps_error, 0.0))
+        return np.where(wide, 0.5 * (least + most), 1.0 / root), np.where(wide, 0.5 * (most - least), error)
 
 
 def slope_error(error: Array, root: Array) -> Array:

@@ -71,7 +71,7 @@ def measure_single(
             else "neither nan, zero, the input nor the running statistics"
         )
         single = Facet(None, identifiable=False, reason=text, standing=tuple(sorted(answers)))
-    return {"single_value": single, "single_value_state": single_state(streams, averages, update_on, eps[0])}
+    return {"single_value": single, "single_value_state": single_state(streams, averages, update_on)}
 
 
 def output_kind(stream: Stream, t: int, eps: float, eps_error: float) -> set[str]:
@@ -131,7 +131,7 @@ def one_state(states: set[str]) -> Facet:
     )
 
 
-def single_state(streams: Sequence[Stream], averages: Averages, update_on: object, eps: float) -> Facet:
+def single_state(streams: Sequence[Stream], averages: Averages, update_on: object) -> Facet:
     """The state after the event that moves the statistics had its turn with one value per channel."""
     if update_on is None or "flush" in str(update_on):
         return Facet(None, identifiable=False, reason="not known which event averages this batch")
@@ -143,19 +143,20 @@ def single_state(streams: Sequence[Stream], averages: Averages, update_on: objec
             identifiable=False,
             reason=f"no {update_on} event after a forward with one value per channel",
         )
-    answers = [shown_by(stream, t, source, averages, eps) for stream, t, source in rows if finite(stream, t)]
+    answers = [shown_by(stream, t, source, averages) for stream, t, source in rows if finite(stream, t)]
     if len(set(answers)) == 1 and answers[0] in ("unchanged", "updated", "nan", "mean-only"):
         return Facet(answers[0], True, 0.0)
     return Facet(None, identifiable=False, reason=", ".join(sorted(set(answers))))
 
 
-def shown_by(stream: Stream, t: int, source: int, averages: Averages, eps: float) -> str:
+def shown_by(stream: Stream, t: int, source: int, averages: Averages) -> str:
     """The state after one such row; an unseen move must have been large enough to see."""
     after = state_after(stream, t)
     if after == "nan":
         return after
     statistic, divisor, _ = averages.best or ("variance", "n", "")
-    um, em, uv, ev = (part[source] for part in averaged(stream, statistic, divisor, eps))
+    eps = averages.rows.eps, averages.rows.eps_error
+    um, em, uv, ev = (part[source] for part in averaged(stream, statistic, divisor, *eps))
     spans = []
     for state, u, error in ((stream.mean, um, em), (stream.var, uv, ev)):
         step = MARGIN * stream.step_error(state)[t]

@@ -12,6 +12,10 @@ from bncheck.trace import Array
 
 # Roundings of float32 (2⁻²³) that folding takes at most: a square root, a division, two products, one sum.
 ROUNDINGS = 16 * 2.0**-23
+# In float16 a weight that is folded in its own arithmetic is off by 1.75 units in the last place of its size, a bias by
+# 3.25; one that is folded in float32, of numbers that were all rounded to float16 afterwards, by less.
+COARSE, FEW = 2.0**-11, 4
+SUBNORMAL = FEW * 2.0**-24  # what a float16 below 6e-5 is off by
 LARGEST_EPS = 1.0
 USUAL_EPS = (1e-5, 1e-3, 1e-6, 1e-4, 2e-5, 1.001e-5, 1e-2, 1e-7, 1e-8, 1e-12, 0.0)
 
@@ -32,6 +36,7 @@ class Fold:
     lacks: str = ""  # of "weights" and "gain": what makes its bias, or its factor
     second: bool = False  # along the second of two axes that both have a number per channel
     outside: bool = False  # of "gain": its eps is added to the root, and not within it
+    within: float = ROUNDINGS  # how far its weights may be off, relative, by the rounding of their type
 
 
 def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_bias: Array | None) -> Fold | None:
@@ -64,13 +69,14 @@ def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_b
             return wrong
     found: Fold | None = None
     for word, m, v in (("folded", mean, var), ("start", np.zeros(count), np.ones(count))):
-        fits = eps_of(ratio, gamma, v, slack) or eps_of(ratio, gamma, v, 4 * slack)
+        loose = slack if slack > ROUNDINGS else 4 * slack  # of short numbers as much would hide what is wrong
+        fits = eps_of(ratio, gamma, v, slack) or eps_of(ratio, gamma, v, loose)
         if fits is None:
             continue
         eps = eps_within(fits, norm.eps)[0]
         gain = gamma / np.sqrt(v + eps)
         if is_bias(after, (before, m, beta, gain), slack):
-            return Fold(word, eps, fits)
+            return Fold(word, eps, fits, within=slack)
         if word == "folded":
             found = Fold("weights", eps, fits, mistake(after, (before, mean, beta, gain), slack))
     return found or wrong
@@ -80,7 +86,8 @@ def is_bias(after: Array, parts: tuple[Array, Array, Array, Array], slack: float
     """Whether (before − mean)·gain + beta is that bias, up to rounding."""
     before, mean, beta, gain = parts
     size = np.abs(before * gain) + np.abs(mean * gain) + np.abs(beta)
-    return bool((np.abs(after - ((before - mean) * gain + beta)) <= slack * size + 1e-12).all())
+    least = SUBNORMAL if slack > ROUNDINGS else 1e-12
+    return bool((np.abs(after - ((before - mean) * gain + beta)) <= slack * size + least).all())
 
 
 def wrong_gain(ratio: Array, gamma: Array, var: Array, own: float | None, slack: float) -> Fold | None:
@@ -151,7 +158,8 @@ def mistake(after: Array, parts: tuple[Array, Array, Array, Array], slack: float
 
 def tolerance(*arrays: Array) -> float:
     """What the coarsest of the types allows."""
-    return max(16 * float(np.finfo(each.dtype).eps) if each.dtype.kind == "f" else ROUNDINGS for each in arrays)
+    units = [float(np.finfo(each.dtype).eps) for each in arrays if each.dtype.kind == "f"]
+    return max([(FEW if unit > COARSE else 16) * unit for unit in units], default=ROUNDINGS)
 
 
 def rows_ratio(weight: Array, other: Array, slack: float) -> Array | None:

@@ -70,6 +70,8 @@ class Graph:
 
 def read(path):
     """The file as a Graph."""
+    if os.path.isdir(path):
+        raise FileError("%s is a folder; name the .onnx file" % path)
     if not os.path.isfile(path):
         raise FileError("there is no file %s" % path)
     size = os.path.getsize(path)

@@ -56,6 +56,19 @@ def neighbours(ran, norms):
     return found
 
 
+def parts_around(name, norms, weights):
+    """Paths of the parts of a model that a layer lies in and that hold weights beside those of normalising layers: a
+    discriminator, and not a block of norm and activation. ``weights``: paths of what holds some."""
+    words = name.split(".")
+    around = [".".join(words[:count]) for count in range(1, len(words))]
+    others = [each for each in weights if not any(within(each, norm) for norm in norms)]
+    return [part for part in around if any(within(each, part) for each in others)]
+
+
+def within(path, part):
+    return path == part or path.startswith(part + ".")
+
+
 def aside(shared, model, net):
     """{name: layer} of normalising layers that lie in a list, dict or plain object of a module, where nothing that
     goes through a model's modules meets them."""

@@ -215,6 +215,7 @@ def layer_of(torch, part, make, given, inputs):
 
         shape, why = shape_of(torch, again, make, channels, shapes[:1])
         if shape:
+            part("torch_side", "shown").learn_alone(torch, lambda name: part("torch_side", name), module, shape)  # noqa: B023
             return Thing(
                 "layer",
                 make,

@@ -253,15 +253,19 @@ def in_batches(torch, leaves, net, norms, batch):
 
 def places(torch, part, net, norms, batch):
     """What runs before and behind each normalising layer that runs more than once in one eval forward
-    (own_side/places.py)."""
+    (own_side/places.py), but for those of a part of the model that runs as often as they do: it gets several inputs."""
     inner = {id(each) for norm in norms.values() for each in norm.modules()}
+    known = dict(net.named_modules())
     modules = {
         name: each
-        for name, each in net.named_modules()
+        for name, each in known.items()
         if id(each) not in inner and not list(each.children()) and any(True for _ in each.parameters())
     }
+    where, weights = part("own_side", "places"), {name.rpartition(".")[0] for name, _ in net.named_parameters()}
+    around = {name: where.parts_around(name, norms, weights) for name in norms}
+    wholes = {name: known[name] for names in around.values() for name in names if name not in modules}
     ran, hooks = [], []
-    for name, module in [*modules.items(), *norms.items()]:
+    for name, module in [*modules.items(), *norms.items(), *wholes.items()]:
         if isinstance(module._buffers, dict):  # a scripted layer takes no hook
             hooks.append(module.register_forward_hook(lambda *_, name=name: ran.append(name)))
     net.eval()
@@ -271,8 +275,9 @@ def places(torch, part, net, norms, batch):
     finally:
         for hook in hooks:
             hook.remove()
-    found = part("own_side", "places").neighbours(ran, set(norms))
-    return {name: each for name, each in found.items() if len(each) > 1}
+    found = where.neighbours([name for name in ran if name not in wholes], set(norms))
+    found = {name: each for name, each in found.items() if len(each) > 1}
+    return {name: each for name, each in found.items() if len(each) not in map(ran.count, around[name])}
 
 
 def samples_of(torch, leaves, batch):

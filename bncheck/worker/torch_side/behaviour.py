@@ -87,8 +87,11 @@ class Suspect:
     def look(self, module, held):
         self.before = self.values(module, held)
 
+    def tensors(self, module):
+        return tensors(module, self.plain)
+
     def values(self, module, held):
-        known, now = [name for names in self.sizes.values() for name in names], tensors(module, self.plain)
+        known, now = [name for names in self.sizes.values() for name in names], self.tensors(module)
         return {name: held(value) for name, value in now.items() if name in known or value.numel() == 1}
 
     def words(self, torch, module, x, moments, rest=False):

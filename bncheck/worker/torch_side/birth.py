@@ -13,9 +13,11 @@ WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def look(torch, net, norms, run):
-    """{"op", "dtype", "largest", "held", "module", "kind", "where", "code"} of the birth in ``run(net)``; {} where it
-    is not in front of a normalising layer or at the output, or this torch does not show its operations. ``norms``:
-    {name: module}. The network is run in the mode that it is in, and its state moves."""
+    """{"op", "dtype", "largest", "held", "module", "kind", "where", "code"} of the birth in ``run(net)``; {"from":
+    "input"} where the batch holds it, {"from": "outside", "where", "code"} where no operation of torch's made it: the
+    line of the first that takes it. {} where it is not in front of a normalising layer or at the output, or this torch
+    does not show its operations. ``norms``: {name: module}. The network is run in the mode that it is in, and its state
+    moves."""
     try:
         from torch.utils._python_dispatch import TorchDispatchMode
     except ImportError:  # before torch 1.13
@@ -60,12 +62,15 @@ def follower(torch, mode):
 
         def __init__(self, net):
             super().__init__()
-            self.net, self.stack, self.reached = net, [], None
+            self.net, self.stack, self.reached, self.fed = net, [], None, None
             self.made, self.alive = {}, []  # id of a result → what made it; those results, so that ids stay theirs
+            self.taken = {}  # id of what no operation made → the line of the first that takes it
             self.masks, self.masked = set(), set()  # ids of what holds -Inf by intent; of NaN made of that alone
 
         def around(self, name, module, norm):
-            def enter(module, given):
+            def enter(module, given, keywords):
+                if self.fed is None:  # the outermost call
+                    self.fed = self.tensors(given) + self.tensors(keywords)
                 self.stack.append((name, type(module).__name__))
                 if norm and self.reached is None:
                     self.reached = next((each for each in self.tensors(given) if bad(torch, each)), None)
@@ -74,7 +79,7 @@ def follower(torch, mode):
                 if self.stack:
                     self.stack.pop()
 
-            return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+            return [entering(module, enter), module.register_forward_hook(leave)]
 
         def tensors(self, value, depth=0):
             if isinstance(value, torch.Tensor):
@@ -90,9 +95,13 @@ def follower(torch, mode):
             given = self.tensors(args) + self.tensors(kwargs)
             wrong = [each for each in given if bad(torch, each)]
             size = None if wrong else largest(torch, given)
+            for each in wrong:
+                if id(each) not in self.made and id(each) not in self.taken:
+                    self.taken[id(each)] = place()
+                    self.alive.append(each)
             out = func(*args, **kwargs)
             for each in self.tensors((out,)):
-                if bad(torch, each):
+                if bad(torch, each) and not any(each is one for one in wrong):  # torch.from_numpy hands its own on
                     self.alive.append(each)
                     if id(each) not in self.made or wrong == []:
                         self.made[id(each)] = (func, kwargs, given, wrong, size, list(self.stack), place())
@@ -119,7 +128,7 @@ def follower(torch, mode):
             """Back to the operation that made NaN or Inf of finite numbers, or the tensor that held it."""
             for _ in range(len(self.alive) + 1):
                 if id(tensor) not in self.made:
-                    return self.held(tensor, norms)
+                    return self.held(tensor, norms) if self.kept(tensor) else self.brought(tensor)
                 func, kwargs, given, wrong, size, stack, where = self.made[id(tensor)]
                 if not wrong or id(tensor) in self.masked:
                     return self.said(func, kwargs, given, size, stack, where, tensor, norms)
@@ -144,18 +153,36 @@ def follower(torch, mode):
                 "code": where[1],
             }
 
+        def kept(self, tensor):
+            """The name of the parameter or buffer that it is; "" for none."""
+            known = list(self.net.named_parameters()) + list(self.net.named_buffers())
+            return next((name for name, each in known if each.data_ptr() == tensor.data_ptr()), "")
+
         def held(self, tensor, norms):
-            """Of a tensor that no operation has made: a parameter or buffer, by its name."""
-            kept = list(self.net.named_parameters()) + list(self.net.named_buffers())
-            name = next((name for name, each in kept if each.data_ptr() == tensor.data_ptr()), "")
+            """Of a parameter or buffer: its name."""
+            name = self.kept(tensor)
             module = name.rpartition(".")[0]
-            if not name or module in norms:
+            if module in norms:
                 return {}
             kind = type(dict(self.net.named_modules())[module]).__name__
             return {"op": "", "dtype": "", "largest": None, "held": name, "module": module, "kind": kind, "where": "",
                     "code": ""}  # fmt: skip
 
+        def brought(self, tensor):
+            """Of a tensor that came from elsewhere: with the batch, or out of code that is none of torch's."""
+            if any(each is tensor or each.data_ptr() == tensor.data_ptr() for each in self.fed or ()):
+                return {"from": "input"}
+            where = self.taken.get(id(tensor), ("", ""))
+            return {"from": "outside", "where": where[0], "code": where[1]}
+
     return Follower
+
+
+def entering(module, hook):
+    try:
+        return module.register_forward_pre_hook(hook, with_kwargs=True)
+    except TypeError:  # before torch 2.0
+        return module.register_forward_pre_hook(lambda module, given: hook(module, given, {}))
 
 
 def place():

@@ -27,7 +27,7 @@ NAMES = {
     "momentum": ("momentum",),
     "eps": ("eps", "epsilon"),
 }
-# Layers inside a model whose names keeping.py knows, or has seen: their words, in its language.
+# Layers (and classes) whose names keeping.py knows, or has seen: their words, in its language.
 LEARNT = weakref.WeakKeyDictionary()
 WORDS = {"running_mean": "mean", "running_var": "var", "counter": "counter", "gamma": "gamma", "beta": "beta"}
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the worker's folder
@@ -303,10 +303,15 @@ def as_meant(norm, what, array):
 
 
 def from_form(norm, what, value, way):
-    words = LEARNT.get(holder(norm), {})
+    words = learnt(holder(norm))
     if what != "running_var" or not words.get("form"):
         return value
     return getattr(sys.modules["bncheck_torch_keeping"], way)(value, words)  # it has made these words
+
+
+def learnt(module):
+    """Of a layer in a model its own words; of one that is played by itself also those of another of its class."""
+    return LEARNT.get(module) or LEARNT.get(type(module), {})
 
 
 def per_channel(array, channels):
@@ -326,7 +331,7 @@ def holder(norm):
 def attribute(module, what):
     """A scripted layer hands out the property object itself where its class has a property; ``bias`` may be a flag."""
     found = [getattr(module, name, None) for name in NAMES[what]]
-    found += [getattr(module, name, None) for name in (LEARNT.get(module, {}).get(WORDS.get(what, "")),) if name]
+    found += [getattr(module, name, None) for name in (learnt(module).get(WORDS.get(what, "")),) if name]
     return next((held for held in found if held is not None and could_be(held, what)), None)
 
 

@@ -197,7 +197,7 @@ def facts(torch, custom, layer, shape):
     sizes = {what: held[what].numel() for what in ("gamma", "beta") if held[what] is not None}
     odd = ["%s of the shape %s" % (what, tuple(held[what].shape)) for what in sizes if sizes[what] not in (1, channels)]
     why = "it has a %s, and not a number for each of its %d channels" % (" and a ".join(odd), channels) if odd else ""
-    if custom.LEARNT.get(layer, {}).get("unsure"):
+    if custom.learnt(layer).get("unsure"):
         why = why or "it holds one over a standard deviation, and how much eps is in that does not show"
     for each in layer.parameters():
         each.requires_grad_()  # frozen from outside, for fine-tuning: what the layer computes is the question
@@ -214,7 +214,7 @@ def facts(torch, custom, layer, shape):
         "has": [what for what, each in held.items() if each is not None],
         "single": [what for what in sizes if sizes[what] == 1 < channels],
         "why": why,
-        "form": custom.LEARNT.get(layer, {}).get("form", ""),
+        "form": custom.learnt(layer).get("form", ""),
         "root": torch.nn.Module,
     }
 

@@ -208,6 +208,11 @@ def roles(module, channels):
     return gamma, beta
 
 
+def named(words):
+    """Whether the names of gamma and beta say what they are."""
+    return words["gamma"] in GAMMAS and words["beta"] in BETAS
+
+
 def channels_of(module, words):
     held = getattr(module, words["mean"], None)
     if held is not None:

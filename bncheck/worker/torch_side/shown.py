@@ -7,6 +7,7 @@ everything asks that looks for normalising layers; the model itself is left as i
 import copy
 
 FORWARDS = 2
+SAMPLES, SIDE = 8, 5  # of a batch for a layer by itself
 LARGE = 1 << 28  # parameters of a model that is copied
 
 
@@ -40,6 +41,7 @@ def learn(torch, part, net, run):
             if not any(look.open for _, _, look in looks):
                 break
         for _, _, look in looks:
+            look.probe()
             look.by_itself()
     remarks = []
     for name, module, look in looks:
@@ -54,6 +56,21 @@ def learn(torch, part, net, run):
                 % (name or "One", type(module).__name__, " and ".join(look.moved[:4]), why)
             )
     return list(dict.fromkeys(remarks))
+
+
+def learn_alone(torch, part, module, shape):
+    """The same of one layer, which takes a batch of that shape; custom.py knows its names from then on, and those of
+    others of its class."""
+    if part("arguments").shapeless(module):
+        return []
+    found = learn(torch, part, module, lambda other: other(torch.randn(*shape)))
+    custom, keeping = part("custom"), part("keeping")
+    for each in module.modules():
+        if isinstance(each._buffers, dict) and custom.attribute(each, "running_mean") is None:
+            words = keeping.words_of(each)
+            if words is not None and words["var"]:
+                custom.LEARNT[each] = custom.LEARNT[type(each)] = words
+    return found
 
 
 def needs_batch(torch, part, net):
@@ -97,8 +114,9 @@ def taken(module, words):
     if words.get("guessed"):
         said = "By what it does in training, %s of %s was taken for its running mean; %s, which moves beside it, for "
         return said % (mean, kind, spread) + "its running variance."
-    said = "By what they do in training, %s and %s of %s were taken for its running mean and variance%s."
-    return said % (mean, spread, kind, ", which it holds as %s" % held if held else "")
+    said = "By what they do %s, %s and %s of %s were taken for its running mean and variance%s."
+    where = "to its output in eval" if words.get("probed") else "in training"
+    return said % (where, mean, spread, kind, ", which it holds as %s" % held if held else "")
 
 
 def strange(torch, part, net):
@@ -128,7 +146,8 @@ class Look:
     as an axis of its input where it was ``called``."""
 
     def __init__(self, torch, part, suspect, module):
-        self.torch, self.moments, self.suspect, self.module = torch, part("moments"), suspect, module
+        self.torch, self.part, self.moments = torch, part, part("moments")
+        self.suspect, self.module = suspect, module
         self.words, self.moved, self.called, self.given, self.alone = None, [], False, None, False
         self.suspect.look(module, self.moments.held)
         self.hooks = [
@@ -151,6 +170,25 @@ class Look:
     def open(self):
         """Whether it may show more: buffers of a layer that is called moved, and are not made out yet."""
         return self.words is None and bool(self.moved)
+
+    def probe(self):
+        """Ask the output what its tensors are, where no forward in training showed statistics; and of gamma and beta
+        whose names say nothing."""
+        x, probing, keeping = self.given, self.part("probing"), self.part("keeping")
+        for size, names in self.suspect.sizes.items() if x is not None else ():
+            known = self.words
+            if known is not None and (self.suspect.after[known["mean"]].size != size or keeping.named(known)):
+                continue
+            fitting = [axis for axis in range(1, x.dim()) if x.shape[axis] == size]
+            if not fitting:
+                continue
+            probe = probing.Probe(self.torch, self.module, x, 1 if 1 in fitting else fitting[-1])
+            if known is None:
+                held = self.suspect.tensors(self.module)
+                self.words = probing.words_of(probe, {name: held[name] for name in names if name in held})
+            if self.words is not None:
+                probing.add_weights(probe, self.words)
+            self.module.train()
 
     def by_itself(self):
         """Once more where means of 0 or equal variances, as behind another normalisation, showed nothing."""

@@ -26,6 +26,12 @@ CAUSE = "variance-divisor"
 EXPLAINS = ("statistics", "outputs")
 FOLLOWS_FROM = ("refused",)
 NEEDS_CONVENTIONS = True
+USUAL = "that is averaged"
+WITHIN = {
+    "std": "whose root is averaged",
+    "inverse-std": "of which one over the root is averaged",
+    "second-moment": "within the E[x²] that is averaged",
+}
 ADVICE = "expect running variances that differ by n/(n - 1): 5 % at 20 values per channel, 0.1 % at 1,000"
 OWN = (
     "normalise the batch with x.var(dims, unbiased=False), and average x.var(dims, unbiased=True) into running_var, as "
@@ -65,8 +71,15 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
 
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:
-    divides = verb(x, "divides", "divide")
-    return f"{names(x)} {divides} the variance that is averaged by {value}, {names(y)} by {other}."
+    divides, (one, two) = verb(x, "divides", "divide"), (averaged_by(x), averaged_by(y))
+    rest = "" if one == two else f" the variance {two}"
+    return f"{names(x)} {divides} the variance {one} by {value}, {names(y)}{rest} by {other}."
+
+
+def averaged_by(side: Side) -> str:
+    """Which variance it is: what is averaged may be another statistic that holds it."""
+    statistics = {str(cell.convention.value("statistic")) for cell in side if cell.convention is not None}
+    return WITHIN.get(statistics.pop(), USUAL) if len(statistics) == 1 else USUAL
 
 
 def check_life(life: Life) -> list[Finding]:

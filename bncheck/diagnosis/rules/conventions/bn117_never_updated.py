@@ -20,6 +20,7 @@ import numpy as np
 from bncheck.diagnosis.lived.judged import Lived, unmoved
 from bncheck.diagnosis.rules import handed_over
 from bncheck.diagnosis.rules.attributed import summary
+from bncheck.diagnosis.rules.dissected import departing
 from bncheck.diagnosis.rules.gaps import anew, weight_of
 from bncheck.diagnosis.rules.holdings import start
 from bncheck.diagnosis.rules.holdings.words import of_holding
@@ -47,7 +48,12 @@ def check_cell(cell: CellView) -> Iterable[Finding]:
     return handed_over.found(cell, CODE, CAUSE, handed_over.never_trained)
 
 
-def check_pair(pair: PairView) -> Iterator[Finding]:
+def check_pair(pair: PairView) -> Iterable[Finding]:
+    return list(standing_still(pair)) or departing(pair, CODE, CAUSE)
+
+
+def standing_still(pair: PairView) -> Iterator[Finding]:
+    """Neither statistic moves on one side."""
     for layer in pair.a.trace.layers if pair.a.trace is not None else ():
         drift = pair.drift(layer, "running_mean")
         if drift is None or drift.relation == "agrees" or (explained_by_conventions(pair, drift) or 0.0) >= ENOUGH:

@@ -25,11 +25,17 @@ def in_words(born: object) -> str:
     op, dtype, held, module, kind, where, code = (
         str(born.get(key) or "")[:MOST] for key in ("op", "dtype", "held", "module", "kind", "where", "code")
     )
+    line = f" ({where}{': ' + code if code else ''})" if where else ""
+    if born.get("from") == "input":
+        return "The batch that goes in holds it already."
+    if born.get("from") == "outside":
+        return (
+            f"No operation of PyTorch makes it{line}: it comes out of other code, such as NumPy's, or was there before."
+        )
     if held:
         return f"It comes from {held}, which holds NaN or Inf itself."
     if not op:
         return ""
-    line = f" ({where}{': ' + code if code else ''})" if where else ""
     size = born.get("largest")
     most = LARGEST.get(dtype)
     known = isinstance(size, int | float) and most is not None

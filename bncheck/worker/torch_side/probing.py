@@ -1,0 +1,133 @@
+"""What the tensors of a layer are for: each is given other values, and the output in eval says what it does.
+
+A running mean shifts the output; a variance, a deviation, one over it or a logarithm stretches it, each by a power of
+its own. So statistics are known that no forward moves, and a gamma and a beta of any name. Loaded by path beside
+shown.py, for layers of the user's whose names say nothing. Python 3.7 syntax. The layer is a copy that nobody needs.
+"""
+
+import numpy as np
+
+STRAIGHT = 1e-3  # of the output's deviation: how far y may be from a straight line over x in each channel
+SAME = 1e-3  # relative
+POWERS = (("", -0.5), ("deviation", -1.0), ("inverse", 1.0))  # of what is held, in the slope of y
+POWER = 0.03  # an eps of up to 0.05 beside a variance of 1 to 4
+VALUES = (1.0, 2.0, 4.0)
+BATCH = 1e-2  # of y: what eps leaves of the difference between a batch and the same stretched and shifted
+MOST = 8  # samples
+
+
+class Probe:
+    """One layer, on noise of the shape and type of what it was given, with its channels along ``axis``."""
+
+    def __init__(self, torch, module, given, axis):
+        self.torch, self.module, self.axis, self.size = torch, module, axis, given.shape[axis]
+        wide = [1] * given.dim()
+        wide[axis] = self.size
+        grow = torch.linspace(1.0, 2.0, self.size, dtype=given.dtype).reshape(wide)
+        self.x = torch.randn_like(given[:MOST]) * grow + grow.flip(axis)
+
+    def rows(self, values):
+        return np.moveaxis(values.detach().double().numpy(), self.axis, 0).reshape(self.size, -1)
+
+    def out(self, training, x):
+        """What it gives, or None where that is not one tensor of that shape, all finite."""
+        try:
+            with self.torch.no_grad():
+                y = self.module.train(training)(x)
+        except (Exception, SystemExit):
+            return None  # it takes more than one input, or other values
+        fits = isinstance(y, self.torch.Tensor) and y.shape == x.shape and y.is_floating_point()
+        return self.rows(y) if fits and bool(self.torch.isfinite(y.double()).all()) else None
+
+    def line(self):
+        """(slope, offset) of y over x in eval, each (size,); None where it is no straight line in each channel."""
+        y, x = self.out(False, self.x), self.rows(self.x)
+        if y is None:
+            return None
+        mean, spread = x.mean(1), x.var(1)
+        slope = ((x - mean[:, None]) * y).mean(1) / spread
+        offset = y.mean(1) - slope * mean
+        off = np.abs(y - slope[:, None] * x - offset[:, None]).max(1)
+        straight = (off <= STRAIGHT * y.std(1)).all() and (slope != 0).all()
+        return (slope, offset) if straight else None
+
+    def lines(self, tensor):
+        """One for each of VALUES in the place of what a tensor holds; None where one of them is none."""
+        was, found = tensor.detach().clone(), []
+        for value in VALUES:
+            tensor.data.fill_(value)
+            found.append(self.line())
+        tensor.data.copy_(was)
+        return found if all(each is not None for each in found) else None
+
+    def normalises(self):
+        """Whether in training it takes each channel's own mean and deviation off, as the batch has them."""
+        one, two = (self.out(True, x) for x in (self.x, 2.0 * self.x + 1.0))
+        if one is None or two is None:
+            return False
+        return bool(one.std() > 0) and bool(np.abs(one - two).max() <= BATCH * one.std())
+
+
+def words_of(probe, tensors):
+    """The words of keeping.py for the statistics among {name: tensor}; None where the layer does not normalise by the
+    batch in training, or where not just one of them shifts its output in eval and one stretches it."""
+    if not probe.normalises():
+        return None
+    lines = {name: probe.lines(each) for name, each in tensors.items()}
+    roles = {name: role_of(each) for name, each in lines.items() if each is not None}
+    means = [name for name, role in roles.items() if role == "mean"]
+    spreads = [name for name, role in roles.items() if role not in ("mean", None)]
+    if len(means) != 1 or len(spreads) != 1:
+        return None
+    words = {"mean": means[0], "var": "", "deviation": "", "counter": "", "gamma": "", "beta": "", "probed": True}
+    form = roles[spreads[0]]
+    words["deviation" if form else "var"] = spreads[0]
+    unsure = {"eps": 0.0, "unsure": True} if form == "inverse" else {}
+    return dict(words, form=form, **unsure) if form else words
+
+
+def add_weights(probe, words):
+    """Put in the names of gamma and beta, where its output says which they are."""
+    held = {name: each for name, each in probe.module._parameters.items() if each is not None}
+    found = weights(probe, {name: each for name, each in held.items() if each.numel() == probe.size})
+    for what, name in found.items():
+        if name or words[what] in found.values():
+            words[what] = name
+
+
+def role_of(lines):
+    """ "mean", a form of a variance ("" for the variance itself), or None."""
+    slopes, offsets = (np.array(each) for each in zip(*lines))
+    steps = np.diff(VALUES)[:, None]
+    if near(slopes[1:], slopes[:-1]):
+        return "mean" if near(np.diff(offsets, axis=0), -slopes[1:] * steps) else None
+    with np.errstate(all="ignore"):
+        ratios = slopes[1:] / slopes[:-1]
+        powers = np.log(ratios) / np.log(2.0)
+        rate = np.log(ratios) / steps
+    if not np.isfinite(powers).all():
+        return None
+    if (np.abs(rate + 0.5) < POWER).all():
+        return "logarithm"
+    return next((form for form, power in POWERS if (np.abs(powers - power) < POWER).all()), None)
+
+
+def weights(probe, tensors):
+    """{"gamma", "beta"}: names of {name: tensor}; "" where not just one stretches or shifts."""
+    found = {"gamma": [], "beta": []}
+    for name, each in tensors.items():
+        lines = probe.lines(each)
+        if lines is None:
+            continue
+        slopes, offsets = (np.array(each) for each in zip(*lines))
+        steps = np.diff(VALUES)[:, None]
+        if near(slopes[1:], slopes[:-1]):
+            found["beta"] += [name] if near(np.diff(offsets, axis=0), steps + 0.0 * offsets[1:]) else []
+        else:
+            rates = np.diff(slopes, axis=0) / steps
+            found["gamma"] += [name] if near(rates[1:], rates[:-1]) else []
+    return {what: names[0] if len(names) == 1 else "" for what, names in found.items()}
+
+
+def near(one, two):
+    return bool((np.abs(one - two) <= SAME * (np.abs(one) + np.abs(two)) + 1e-12).all())
