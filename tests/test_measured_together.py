@@ -14,7 +14,8 @@ from bncheck.worker import cell, run
 from bncheck.worker.backends import reference
 
 LAYER = {"name": "bn", "type": "batch_norm", "channels": 3, "axis": 1, "batch_weight": 0.1, "eps": 1e-5,
-         "averaging": "exponential", "affine": True, "track_running_stats": True, "native": {}, "options": {}}  # fmt: skip
+         "averaging": "exponential", "affine": True, "track_running_stats": True, "native": {},
+         "options": {}}  # fmt: skip
 EVENTS = ["train_forward", "eval_forward", "train_forward", "backward", "eval_forward"]
 TARGET = {"backend": reference.__file__, "variant": "", "device": "cpu"}
 
