@@ -16,6 +16,11 @@ import zlib
 import numpy as np
 
 BLOCK = 512  # of a tar
+# Between name and size of a tar's entry, behind its size, and behind its kind: mode and owner, the time, what it is.
+MODE, TIME, MAGIC = b"0000644\0" + b"0000000\0" * 2, b"\0" + b"%011o\0" % 0, bytes(100) + b"ustar  " + bytes(248)
+REST = sum(MODE) + sum(TIME) + sum(MAGIC) + 8 * 32  # of an entry's checksum, which counts itself as blanks
+ENTRY = struct.Struct("<HHHHHIIIHH")  # of a zip, behind its first four bytes
+READ_AT_ONCE = 1 << 20
 SEAL = re.compile(rb', "seal": "([0-9a-f]{32})"\}\s*$')
 
 
@@ -57,10 +62,17 @@ def write_file(path, data):
 def read_regular(path):
     """The bytes of a file; OSError for anything else: whoever opens a pipe waits for somebody to write."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as handle:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", path)
-        return handle.read()
+        # Without a file object, as in write_file. One byte more is asked for than it has: it may grow.
+        parts = [os.read(descriptor, found.st_size + 1)]
+        while parts[-1] and len(parts[0]) != found.st_size:
+            parts.append(os.read(descriptor, READ_AT_ONCE))
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
 def append_entries(path, entries):
@@ -87,10 +99,10 @@ def tar_entry(name, content, kind=b"0"):
     equal contents give equal bytes."""
     text = name.encode("utf-8")
     before = tar_entry("././@LongLink", text + b"\0", b"L") if len(text) > 100 else b""
-    fields = (text[:100], b"0000644", b"0000000", b"0000000", b"%011o" % len(content), b"%011o" % 0)
-    head = struct.pack("<100s8s8s8s12s12s8s1s100s8s247s", *fields, b" " * 8, kind, b"", b"ustar  ", b"")
-    head = head[:148] + b"%06o\0 " % sum(head) + head[156:]
-    return b"".join((before, head, content, bytes(-len(content) % BLOCK)))
+    first, size = text[:100], b"%011o" % len(content)
+    checksum = b"%06o\0 " % (sum(first) + sum(size) + sum(kind) + REST)
+    head = (first, bytes(100 - len(first)), MODE, size, TIME, checksum, kind, MAGIC)
+    return b"".join((before,) + head + (content, bytes(-len(content) % BLOCK)))
 
 
 def digest(*parts):
@@ -136,7 +148,7 @@ def pack_npz(arrays, _known={}):  # noqa: B006 - the default is the cache of wha
     body, directory, offset = [], [], 0
     for name, array in arrays.items():
         array = np.asarray(array)
-        key = (name, array.dtype.str, array.shape)
+        key = (name, array.dtype, array.shape)
         if key not in _known:
             _known[key] = frame(name, array)
         head, checksum, before, after, entry = _known[key]
@@ -175,15 +187,13 @@ def read_npz(path, expected="", _known={}):  # noqa: B006 - the default is the c
         raise ValueError("%s is not what was written there" % path)
     found, at = {}, 0
     while raw[at : at + 4] == b"PK\x03\x04":
-        method, size, name_size, extra = struct.unpack_from("<H", raw, at + 8) + struct.unpack_from(
-            "<IHH", raw, at + 22
-        )
+        _, _, method, _, _, _, _, size, name_size, extra = ENTRY.unpack_from(raw, at + 4)
         if method or size == 0xFFFFFFFF:
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         start = at + 30 + name_size + extra
         name = raw[at + 30 : at + 30 + name_size].decode("utf-8")
-        length = struct.unpack_from("<H", raw, start + 8)[0] + 10
+        length = raw[start + 8] + 256 * raw[start + 9] + 10
         head = raw[start : start + length]
         if head not in _known:
             stream = io.BytesIO(head)

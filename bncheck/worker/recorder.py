@@ -12,6 +12,8 @@ GRAPH = ("graph_nodes", "graph_bytes")
 STATES = ("running_mean", "running_var", "running_covar", "gamma", "beta")
 CALLED = ("input_mean", "input_var", "used_mean", "used_invstd", "used_residual")
 SCALARS = ("counter", "training", "momentum", "eps")
+# Batches of so few numbers are measured together: NumPy takes as long for one of them as for twenty.
+SMALL, SMALL_IN_ALL = 1 << 12, 1 << 16
 # Of a layer of the user's the values themselves are kept: so many per forward, and per cell.
 WHOLE, WHOLE_IN_ALL = 1 << 15, 1 << 21
 
@@ -27,12 +29,12 @@ def sample(array, limit):
 
 
 def channel_rows(array, axis):
-    """(C, n) float64 rows of an array whose channels lie on ``axis``."""
+    """(C, n) float64 rows, a copy, of an array whose channels lie on ``axis``."""
     if array.ndim == 2:
         rows = array if axis == 0 else array.T
     else:
         rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-    return np.ascontiguousarray(rows, dtype=np.float64)
+    return np.array(rows, dtype=np.float64, order="C")
 
 
 def moments(rows):
@@ -74,6 +76,14 @@ def fitting(held, channels, usual):
     return usual if held is None or np.size(held) not in (1, channels) else held
 
 
+def per_channel(held, channels, usual):
+    """(C,) of what a layer holds, ``usual`` for None; None where it holds something else than a number per channel."""
+    if held is None:
+        return np.full(channels, usual)
+    fits = isinstance(held, np.ndarray) and held.shape == (channels,) and held.dtype.kind == "f"
+    return held if fits else None
+
+
 def elements(array, axis):
     """(N, C, …) of an array whose channels lie on ``axis``."""
     return np.moveaxis(array, axis, 1) if array.ndim > 2 else array
@@ -94,6 +104,7 @@ class Recorder:
         self.shapes = {}  # layer: of its first input, in training where the model tells which layers train
         self.called = {}  # layer that a forward calls more than once: a row for each call
         self.known = {}  # moments of inputs that come straight from the archive, by their address
+        self.waiting, self.room_for = [], SMALL_IN_ALL  # small batches that are not measured yet
         in_parts = getattr(model, "network", {}).get("parts", 1) != 1  # channels that go in as several tensors
         self.room = WHOLE_IN_ALL if getattr(model, "custom", None) and not in_parts else 0
 
@@ -110,7 +121,8 @@ class Recorder:
     def forward(self, event, out, source):
         told = getattr(self.model, "told", None)
         for layer, (data, result) in self.model.taps().items():
-            self.forwards[layer][event] = self.measure(layer, data, result, source)
+            if not self.put_off(layer, event, data, result):
+                self.forwards[layer][event] = self.measure(layer, data, result, source)
             if told is None or told(layer, self.ops[event] != "eval_forward"):
                 self.shapes.setdefault(layer, data.shape)
             self.keep("given", layer, event, data)
@@ -133,6 +145,39 @@ class Recorder:
         """The gradient that a backward brings to the last layer's output."""
         if layer in self.states:
             self.keep("upstream", layer, event, dy)
+
+    def put_off(self, layer, event, data, result):
+        """Keep a small batch until several can be measured together; False where it has to be looked at by itself."""
+        if data.size > SMALL or result.size > SMALL:
+            return False
+        axis, state = self.model.axis(layer), self.states[layer][-1]
+        rows, out = channel_rows(data, axis), channel_rows(result, axis)
+        usual = ("gamma", 1.0), ("beta", 0.0)
+        gamma, beta = (per_channel(state.get(name), len(rows), value) for name, value in usual)
+        if rows.shape != out.shape or gamma is None or beta is None:
+            return False
+        self.waiting.append((layer, event, rows, out, gamma, beta))
+        self.room_for -= rows.size
+        if self.room_for < 0:
+            self.measure_waiting()
+        return True
+
+    def measure_waiting(self):
+        """What ``measure`` says of each, to the bit: a row's sums are its own, whatever stands above and below it."""
+        alike = {}
+        for item in self.waiting:
+            alike.setdefault(item[2].shape, []).append(item)
+        self.waiting, self.room_for = [], SMALL_IN_ALL
+        for (channels, count), items in alike.items():
+            rows, out, gamma, beta = (np.concatenate([item[k] for item in items]) for k in (2, 3, 4, 5))
+            mean, var, centred = moments(rows)
+            used = reveal(centred, mean, var, out, gamma, beta)
+            size = channels * count
+            bad, bad_out = (size - np.isfinite(each).reshape(len(items), size).sum(axis=1) for each in (rows, out))
+            mean, var, *used = (each.reshape(len(items), channels) for each in (mean, var) + used)
+            for k, item in enumerate(items):
+                facts = mean[k], var[k], count, int(bad[k]), int(bad_out[k]), tuple(each[k] for each in used)
+                self.forwards[item[0]][item[1]] = facts
 
     def measure(self, layer, data, result, source, state=None):
         axis = self.model.axis(layer)
@@ -185,6 +230,7 @@ class Recorder:
                     kept.setdefault("grad_" + name, {})[event] = found[layer + "/" + name]
 
     def arrays(self):
+        self.measure_waiting()
         found = {"network_bad": self.network_bad, "event_seconds": self.seconds}
         for layer, rows in self.states.items():
             found.update(stack_states(layer, rows))
@@ -205,13 +251,15 @@ class Recorder:
 def stack_states(layer, rows):
     found = {}
     for name in STATES:
-        if any(row.get(name) is not None for row in rows):
-            first = next(row[name] for row in rows if row.get(name) is not None)
+        column = [row.get(name) for row in rows]
+        first = next((value for value in column if value is not None), None)
+        if first is not None:
             blank = np.full(first.shape, np.nan, dtype=first.dtype)
-            found[layer + "/" + name] = np.stack([blank if row.get(name) is None else row[name] for row in rows])
+            found[layer + "/" + name] = np.stack([blank if value is None else value for value in column])
     for name in SCALARS:
         missing = -1 if name == "training" else np.nan
-        values = [missing if row.get(name) is None else row[name] for row in rows]
+        values = [row.get(name) for row in rows]
+        values = [missing if value is None else value for value in values]
         found[layer + "/" + name] = np.array(values, dtype=np.int8 if name == "training" else np.float64)
     for name in GRAPH:
         if any(name in row for row in rows):

@@ -101,6 +101,7 @@ import faulthandler
 import gc
 import importlib.util
 import json
+import marshal
 import os
 import platform
 import sys
@@ -315,6 +316,17 @@ def read_cases(path, digest):
     return {line.split(b'"', 4)[3].decode("utf-8"): line for line in raw.splitlines()}
 
 
+def task_of(line, _latest=[]):  # noqa: B006 - the default holds what neighbours share
+    """What a line of the cases says, in objects of its own. Behind its own name and inputs most say what the line
+    before them said: marshal reads that in a quarter of JSON's time."""
+    own, word, rest = line.partition(b', "dtype": ')
+    if not word:
+        return json.loads(line.decode("utf-8"))
+    if not _latest or _latest[0] != rest:
+        _latest[:] = [rest, marshal.dumps(json.loads((b'{"dtype": ' + rest).decode("utf-8")))]
+    return dict(json.loads((own + b"}").decode("utf-8")), **marshal.loads(_latest[1]))
+
+
 def main(folder, job, output, described=None):
     try:
         work(folder, job, output, described)
@@ -343,7 +355,7 @@ def work(folder, job, output, described=None):
         if os.getppid() != parent:
             break  # the host was killed: a resumed run plays the rest
         os.write(progress, (name + "\n").encode("utf-8"))
-        cell, task = os.path.join(folder, name), json.loads(cases[name].decode("utf-8"))
+        cell, task = os.path.join(folder, name), task_of(cases[name])
         given = load_inputs(os.path.join(inputs, task["inputs"]), task.get("digest", ""))
         write_cell(done, name, *cells.run_cell(cell, task, given, backend, job))
         keep_output(output, cell)

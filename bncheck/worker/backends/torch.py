@@ -106,6 +106,7 @@ DOCUMENTED = [
     },
 ]
 WORD = "momentum"  # PyTorch's momentum is the weight of the new batch
+WORDS = {"counter": "num_batches_tracked", "gamma": "weight", "beta": "bias"}  # PyTorch's own, where they differ
 
 
 def describe(variant, device):
@@ -187,6 +188,7 @@ class Model:
             )
         part("custom").remember_lines(torch, bool(own)) if own or "bncheck_torch_custom" in sys.modules else None
         self.whole = bool(network.get("model"))
+        self.plain = not (own or self.whole or self.wide or device != "cpu")  # NumPy sees what its tensors hold
         code = own or network.get("model")
         self.blame = partial(part("custom").naming_the_line, code.rpartition(":")[0]) if code else no_blame
         if self.whole and variant in part("whole").NOT_WITH:
@@ -298,7 +300,7 @@ class Model:
         """A layer's tensor (or number) by its neutral word, None where it has none."""
         if self.own(module):
             return part("custom").find(module, what)
-        return getattr(module, {"gamma": "weight", "beta": "bias"}.get(what, what), None)
+        return getattr(module, WORDS.get(what, what), None)
 
     def own(self, module):
         """Whether a layer is the user's, and may hold things under names and in shapes of its own."""
@@ -358,11 +360,17 @@ class Model:
         quiet = mode in ("eval", "no_grad")
         if not quiet and self.network.get("input_gradient", True):
             data.requires_grad_()
-        with self.blame(), self.beside_builtin(data, mode), self.torch.set_grad_enabled(not quiet):
-            out = self.inside.call(mode, data) if self.whole else self.call(data)
+        out = self.run(data, mode, not quiet)
         if not quiet:
             self.record(data, out)
         return self.finish(data, out, mode)
+
+    def run(self, data, mode, gradients):
+        if not (self.custom or self.whole):
+            with self.torch.set_grad_enabled(gradients):
+                return self.call(data)
+        with self.blame(), self.beside_builtin(data, mode), self.torch.set_grad_enabled(gradients):
+            return self.inside.call(mode, data) if self.whole else self.call(data)
 
     @contextlib.contextmanager
     def beside_builtin(self, data, mode):
@@ -428,8 +436,7 @@ class Model:
 
     def reload(self, folder, strict=True, drop=()):
         """Save the state_dict, build a fresh network, load it. ``drop`` leaves states out (old checkpoints)."""
-        words = {"counter": "num_batches_tracked", "gamma": "weight", "beta": "bias"}
-        drop = [words.get(name, name) for name in drop]
+        drop = [WORDS.get(name, name) for name in drop]
         path = os.path.join(folder, "state.pt")
         mode = self.net.training
         self.torch.save(self.net.state_dict(), path)
@@ -454,19 +461,21 @@ class Model:
         norm = self.norms[layer]
         own, found = self.own(norm), {"training": norm.training}
         for what in ("eps", "momentum"):
-            value = self.held(norm, what)
+            value = self.held(norm, what) if own else getattr(norm, what, None)
             if isinstance(value, (int, float)):
                 found[what] = value
         found.update(self.layouts[layer].state() if layer in self.layouts else {})
         for what in ("running_mean", "running_var", "gamma", "beta") if layer not in self.layouts else ():
-            held = self.held(norm, what)
-            if held is not None:
+            held = self.held(norm, what) if own else getattr(norm, WORDS.get(what, what), None)
+            if held is not None and self.plain:
+                found[what] = held.detach().numpy().copy()
+            elif held is not None:
                 held = held.detach().cpu()
                 found[what] = held.float().numpy() if bfloat16(held) else held.numpy().copy()
                 if own:
                     meant = part("custom").as_meant(norm, what, found[what])
                     found[what] = part("custom").per_channel(meant, self.channels(layer))
-        counter = self.held(norm, "counter" if own else "num_batches_tracked")
+        counter = self.held(norm, "counter") if own else getattr(norm, WORDS["counter"], None)
         if counter is not None:
             found["counter"] = int(counter)
         if self.custom:
