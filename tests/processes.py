@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.launch import launch
 
 TESTS = str(Path(__file__).parent) + os.sep
-STARTERS = (subprocess.run, subprocess.Popen, ask, ask_all, find_interpreters, parse_pythons, prepare, play,
+STARTERS = (subprocess.run, subprocess.Popen, pty.fork, ask, ask_all, find_interpreters, parse_pythons, prepare, play,
             launch, Nursery, Readied, begun, find_python)  # fmt: skip
 PLAYING = {"run", "conventions", "watch"}  # commands that start workers, also when they are called in this process
 KNOWN = frozenset(map(id, STARTERS))
