@@ -6,7 +6,6 @@ then is looked at again if anything of it was touched meanwhile.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,8 @@ from bncheck.scenario_files.plan import Plan
 
 # All of it is in memory until everything was played; a run of many cases is read case by case.
 MOST_AHEAD = 60  # cases
-LARGEST_AHEAD = 16 * 1024 * 1024  # bytes of a target's cells
+FILES = ("result.json", "trace.npz")  # of a cell
+LARGEST_AHEAD = 16 * 1024 * 1024  # bytes of all cells of the targets that are looked at
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,12 @@ def look_ahead(
 ) -> Iterator[None]:
     """See the cells of a target that has ended, one at a time, where they are few and small."""
     cases = [case for case in plan.cases if case.scenario not in plan.background]
+    held = sum({seen.target.name: seen.stamp[1] for seen in ahead.values()}.values())
     if len(cases) > MOST_AHEAD or target.status != "ok":
         return
     for case in cases:
         stamp = stamp_of(run, case, target)
-        if not 0 < stamp[1] <= LARGEST_AHEAD:
+        if not 0 < stamp[1] <= LARGEST_AHEAD - held:
             return
         cell, view = see_cell(run, case, target, conventions, documented, {})
         ahead[target.name, case.id] = Seen(target=target, stamp=stamp, cell=cell, view=view)
@@ -159,10 +160,14 @@ def look_ahead(
 
 
 def stamp_of(run: Path, case: Case, target: TargetResult) -> tuple[int, ...]:
-    """Inode, size and time of change of the tar that a target's cells lie in, and whether anything lies beside it."""
+    """Inode, size and time of change of the tar that a target's cells lie in, and of what counts before an entry."""
     folder = cell_folder(run, target.slug, case.id)
+    return tuple(number for path in (folder.parent / TAR, *(folder / name for name in FILES)) for number in state(path))
+
+
+def state(path: Path) -> tuple[int, int, int]:
     try:
-        now = (folder.parent / TAR).lstat()
+        now = path.lstat()
     except OSError:
-        return 0, 0, 0, 0
-    return now.st_ino, now.st_size, now.st_mtime_ns, int(os.path.lexists(folder))
+        return 0, 0, 0
+    return now.st_ino, now.st_size, now.st_mtime_ns
