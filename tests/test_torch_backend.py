@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from beside_torch import answers
-from torch_cells import Cell, cases_of, play_cells, renamed
+from torch_cells import Cell, cases_of, play_cells, python_of, read_cell, renamed
 
+from bncheck.run_folder.results import read_results
 from bncheck.scenario import Case, Event, Network
 
 
@@ -90,9 +91,11 @@ EXPORTS = ("export-legacy", "export-dynamo", "export-eval-net-train-bn")
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
-    cases = [renamed(case, f"{name}--{case.name}") for name in EXPORTS for case in cases_of(name).values()]
-    return play_cells(tmp_path_factory.mktemp("run"), cases, "onnx")
+def exports(export_run: Path) -> dict[str, Cell]:
+    python_of("onnx")
+    played = [cell for cell in read_results(export_run).cells if cell.target == "torch[onnx]"]
+    names = {f"{cell.scenario}--{cell.case}": cell.slug for cell in played if cell.scenario in EXPORTS}
+    return {name: read_cell(export_run / "cells" / slug / name) for name, slug in names.items()}
 
 
 def noted(cell: Cell, event: str, key: str) -> dict[str, object]:
