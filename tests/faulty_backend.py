@@ -77,7 +77,7 @@ class Model:
         if fault == "allocate":
             kept = []
             while True:
-                kept.append(np.ones(2**24))
+                kept.append(np.zeros(2**24))  # address space is what is bounded: no page of it need be there
         if fault == "noise":
             line = b"x" * 1023 + b"\n"
             for _ in range(50 * 1024):

@@ -5,93 +5,28 @@ The packages are wheels written here, so only the tests marked ``network`` need 
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import os
-import shutil
 import subprocess
 import sys
-import threading
-import time
-import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import toy_environments
 from at_the_prompt import bncheck
-from packaging.specifiers import SpecifierSet
-from patience import patience
+from toy_environments import BACKEND, answer, make
 
-from bncheck.environments import installer, package_source
+from bncheck.environments import installer
 from bncheck.environments.backend_file import BackendFile, read_backend
-from bncheck.environments.folder import MARKER, environments_folder, is_usable, locked, python_of, read_marker
-from bncheck.environments.index_settings import IndexSettings
+from bncheck.environments.folder import environments_folder, read_marker
 from bncheck.environments.installed import satisfies, violates
-from bncheck.environments.installer import Failure, reason_in
-from bncheck.environments.package_source import Source, choose_source
+from bncheck.environments.installer import reason_in
 from bncheck.environments.pythons import Ready, Unavailable, parse_pythons, prepare
 from bncheck.environments.targets import Target, parse_target
 from bncheck.errors import UsageError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="paths of POSIX environments")
-MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
-BACKEND = f"""
-TITLE = "Toy"
-MODULE = "bnctoy"
-DISTRIBUTION = "bnc-toy"
-DEFAULT_VERSION = "1.0"
-VARIANTS = {{"": "plain", "fast": "with an extra", "numeric": "with NumPy"}}
-DEVICES = ("cpu", "cuda")
-REQUIREMENTS = [
-    {{"versions": ">=9", "python": ">=3.99", "packages": ["bnc-toy=={{version}}"]}},
-    {{"python": "=={MINOR}.*", "packages": ["bnc-toy=={{version}}"]}},
-]
-VARIANT_REQUIREMENTS = {{"fast": ["bnc-extra"], "numeric": ["numpy"]}}
-"""
-
-
-def wheel(folder: Path, name: str, version: str, tag: str = "py3-none-any") -> None:
-    """A wheel with one module that knows its version."""
-    folder.mkdir(parents=True, exist_ok=True)
-    module, info = name.replace("-", ""), f"{name.replace('-', '_')}-{version}.dist-info"
-    files = {
-        f"{module}.py": f"__version__ = {version!r}\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
-    }
-    record = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
-    with zipfile.ZipFile(folder / f"{name.replace('-', '_')}-{version}-{tag}.whl", "w") as archive:
-        for path, text in {**files, f"{info}/RECORD": record}.items():
-            archive.writestr(path, text)
-
-
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, BackendFile]:
-    """A backend whose wheels lie in a folder, an empty cache, and no index settings of this machine."""
-    for name in list(os.environ):
-        if name.startswith(("PIP_", "UV_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
-    monkeypatch.setenv("BNCHECK_CACHE", str(tmp_path / "cache"))
-    for version in ("1.0", "1.1+cpu"):
-        wheel(tmp_path / "wheels", "bnc-toy", version)
-    wheel(tmp_path / "wheels", "bnc-extra", "3.0")
-    wheel(tmp_path / "wheels", "numpy", "1.99")
-    path = tmp_path / "toy.py"
-    path.write_text(BACKEND)
-    return {"toy": read_backend(path)}
-
-
-def make(toy: dict[str, BackendFile], name: str = "toy", said: list[str] | None = None) -> Ready | Unavailable:
-    target = parse_target(name, toy)
-    return prepare([target], toy, report=(said if said is not None else []).append)[target]
-
-
-def answer(python: Path, code: str) -> str:
-    return subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+toy = toy_environments.toy  # a fixture
 
 
 def test_an_environment_is_made_once_and_found_again(toy: dict[str, BackendFile]) -> None:
@@ -122,112 +57,6 @@ def test_versions_and_variants_have_their_own_folders(toy: dict[str, BackendFile
     assert answer(fast.python, "import bncextra; print(bncextra.__version__)") == "3.0"
 
 
-def damage_python(folder: Path) -> None:
-    python_of(folder).unlink()
-
-
-def damage_packages(folder: Path) -> None:
-    for packages in folder.glob("lib/python*/site-packages"):
-        shutil.rmtree(packages)
-
-
-def damage_module(folder: Path) -> None:
-    for module in folder.glob("lib/python*/site-packages/bnctoy.py"):
-        module.unlink()
-
-
-def damage_marker(folder: Path) -> None:
-    (folder / MARKER).write_text('{"format": 1, "back')
-
-
-def damage_marker_to_other_json(folder: Path) -> None:
-    (folder / MARKER).write_text('{"format": 1}')
-
-
-def damage_interpreter_to_a_text(folder: Path) -> None:
-    python_of(folder).unlink()
-    python_of(folder).write_text("no program")
-
-
-def damage_another_package(folder: Path) -> None:
-    for packages in folder.glob("lib/python*/site-packages"):
-        shutil.rmtree(next(packages.glob("bnc_toy-*.dist-info")))
-
-
-def damage_base(folder: Path) -> None:
-    for link in (folder / "bin").glob("python*"):
-        link.unlink()
-        link.symlink_to(folder / "an-interpreter-that-was-removed")
-
-
-DAMAGES = [damage_python, damage_packages, damage_module, damage_marker, damage_base, damage_marker_to_other_json,
-           damage_interpreter_to_a_text, damage_another_package]  # fmt: skip
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_environment_is_made_again(toy: dict[str, BackendFile], damage: object) -> None:
-    first = make(toy)
-    assert isinstance(first, Ready) and first.folder is not None
-    assert callable(damage)
-    damage(first.folder)
-    assert not is_usable(first.folder)
-    again = make(toy)
-    assert again == first
-    assert is_usable(first.folder)
-    assert answer(first.python, "import bnctoy; print(bnctoy.__version__)") == "1.0"
-    assert not list(environments_folder().glob("*.tmp-*"))
-
-
-def test_one_whose_numpy_is_gone_is_made_again(toy: dict[str, BackendFile]) -> None:
-    """Its framework is whole; the worker needs NumPy before that."""
-    first = make(toy, "toy[numeric]")
-    assert isinstance(first, Ready) and first.folder is not None
-    (module,) = first.folder.glob("lib/python*/site-packages/numpy.py")
-    module.unlink()
-    assert not is_usable(first.folder)
-    assert make(toy, "toy[numeric]") == first
-    assert answer(first.python, "import numpy; print(numpy.__version__)") == "1.99"
-
-
-def test_half_a_package_is_made_whole_by_env_create(toy: dict[str, BackendFile], tmp_path: Path) -> None:
-    """A file deep in another package, or an interpreter that starts nothing: what a run finds out, it names the
-    command that mends it."""
-    backend = ("--backend-file", str(tmp_path / "toy.py"))
-    assert bncheck("env", "create", "toy[fast]", *backend).returncode == 0
-    (folder,) = (path for path in environments_folder().iterdir() if path.is_dir())
-    (extra,) = folder.glob("lib/python*/site-packages/bncextra.py")
-    extra.unlink()
-    assert is_usable(folder)
-    assert not is_usable(folder, thorough=True)
-    assert "ready" in bncheck("env", "create", "toy[fast]", *backend).stdout
-    assert extra.exists()
-    python_of(folder).unlink()
-    python_of(folder).write_text("no program")
-    python_of(folder).chmod(0o755)
-    assert "ready" in bncheck("env", "create", "toy[fast]", *backend).stdout
-    assert answer(python_of(folder), "import bncextra; print(1)") == "1"
-
-
-def test_one_that_is_being_made_is_not_damaged(toy: dict[str, BackendFile], tmp_path: Path) -> None:
-    making = environments_folder() / "toy-1.0-0123456789.tmp-abcd"
-    making.mkdir(parents=True)
-    with locked(environments_folder() / "toy-1.0-0123456789"):
-        (row,) = json.loads(bncheck("env", "list", "--json").stdout)["environments"]
-        assert (row["usable"], row["state"]) == (False, "being made")
-        assert bncheck("env", "remove", "--unused").stdout == "nothing to remove\n"
-    assert bncheck("env", "remove", "--unused").stdout == f"removed {making.name}\n"
-
-
-def test_leftovers_of_a_killed_process_are_cleared(toy: dict[str, BackendFile]) -> None:
-    first = make(toy)
-    assert isinstance(first, Ready) and first.folder is not None
-    leftover = first.folder.with_name(f"{first.folder.name}.tmp-dead")
-    first.folder.rename(leftover)
-    (leftover / MARKER).unlink()
-    assert make(toy) == first
-    assert not leftover.exists()
-
-
 def test_two_processes_at_once_make_one_environment(toy: dict[str, BackendFile], tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
@@ -250,155 +79,6 @@ def test_two_processes_at_once_make_one_environment(toy: dict[str, BackendFile],
     assert [path.name for path in environments_folder().iterdir() if path.is_dir()] == [
         Path(ended[0][0]).parents[1].name
     ]
-
-
-def test_a_version_that_is_not_there_is_unavailable_with_uvs_reason(toy: dict[str, BackendFile]) -> None:
-    outcome = make(toy, "toy==7.7")
-    assert isinstance(outcome, Unavailable)
-    assert "bnc-toy==7.7" in outcome.reason
-    assert "--python toy==7.7=PATH" in outcome.remedy
-    assert not [path for path in environments_folder().iterdir() if path.is_dir()]
-
-
-def test_no_interpreter_for_the_range_says_which_are_here(toy: dict[str, BackendFile]) -> None:
-    outcome = make(toy, "toy==9.0")
-    assert isinstance(outcome, Unavailable)
-    assert "needs Python >=3.99" in outcome.reason
-    assert ".".join(map(str, sys.version_info[:3])) in outcome.reason
-    assert "--python" in outcome.remedy
-
-
-def test_the_next_interpreter_is_tried_when_there_is_no_wheel_for_the_first(
-    toy: dict[str, BackendFile], tmp_path: Path
-) -> None:
-    from bncheck.environments.pythons import fitting_interpreters
-
-    found = list(fitting_interpreters(SpecifierSet(">=3.7")))
-    if len(found) < 2:
-        pytest.skip("needs two interpreters")
-    second = "".join(map(str, found[1].minor))
-    wheel(tmp_path / "wheels", "bnc-toy", "5.0", f"cp{second}-none-any")
-    rows = (replace(toy["toy"].requirements[1], python=SpecifierSet(">=3.7")),)
-    outcome = make({"toy": replace(toy["toy"], requirements=rows)}, "toy==5.0")
-    assert isinstance(outcome, Ready)
-    version = answer(outcome.python, "import sys; print('%d%d' % sys.version_info[:2])")
-    assert version == second
-
-
-def test_an_unreachable_index_answers_within_seconds(
-    toy: dict[str, BackendFile], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.delenv("PIP_FIND_LINKS")
-    monkeypatch.setenv("PIP_INDEX_URL", "http://me:secret@127.0.0.1:9/simple")
-    started = time.monotonic()
-    outcome = make(toy)
-    assert time.monotonic() - started < patience(20)
-    assert isinstance(outcome, Unavailable)
-    assert "cannot be fetched" in outcome.reason
-    assert "secret" not in outcome.reason
-    assert "bncheck doctor" in outcome.remedy
-
-
-def test_without_a_network_uvs_cache_is_used(
-    toy: dict[str, BackendFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.delenv("PIP_FIND_LINKS")
-    handler = functools.partial(QuietFiles, directory=str(tmp_path / "index"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        simple_index(tmp_path / "index", tmp_path / "wheels", "bnc-toy", copy=True)
-        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}")
-        first = make(toy)
-        server.shutdown()
-        serving.join()
-    assert isinstance(first, Ready) and first.folder is not None
-    shutil.rmtree(first.folder)
-    said: list[str] = []
-    assert make(toy, said=said) == first
-    assert "taking what uv has in its cache" in said[-1]
-
-
-class QuietFiles(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, says nothing, and wants to be asked every time (uv trusts an answer for 10 minutes)."""
-
-    def end_headers(self) -> None:
-        self.send_header("Cache-Control", "no-cache")
-        super().end_headers()
-
-    def log_request(self, code: object = "-", size: object = "-") -> None:
-        pass
-
-
-def test_an_unreachable_extra_index_is_not_fatal(toy: dict[str, BackendFile], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.setenv("PIP_INDEX_URL", (environments_folder() / "no-such-index").as_uri())
-    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "http://127.0.0.1:9/simple")
-    said: list[str] = []
-    assert isinstance(make(toy, said=said), Ready)
-    assert sum("without the extra indexes" in line for line in said) == 1
-
-
-def simple_index(folder: Path, wheels: Path, *names: str, copy: bool = False) -> str:
-    """A file:// index of the given projects; with ``copy`` the wheels lie in it, so that it can be served."""
-    for name in names:
-        page = folder / name / "index.html"
-        page.parent.mkdir(parents=True)
-        links = {path.name: path.as_uri() for path in wheels.glob(f"{name.replace('-', '_')}-*.whl")}
-        if copy:
-            links = {link: shutil.copy(wheels / link, page.parent) and link for link in links}
-        page.write_text("".join(f'<a href="{url}">{link}</a>\n' for link, url in links.items()))
-    return folder.as_uri()
-
-
-def test_a_partial_mirror_as_extra_index_hides_no_version(
-    toy: dict[str, BackendFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wheel(tmp_path / "old", "bnc-toy", "0.9")
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.delenv("PIP_FIND_LINKS")
-    monkeypatch.setenv("PIP_INDEX_URL", simple_index(tmp_path / "full", tmp_path / "wheels", "bnc-toy", "bnc-extra"))
-    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", simple_index(tmp_path / "partial", tmp_path / "old", "bnc-toy"))
-    outcome = make(toy, "toy[fast]==1.0")
-    assert isinstance(outcome, Ready)
-    assert outcome.version == "1.0"
-
-
-def test_cpu_builds_fall_back_to_the_default_index_at_once(
-    toy: dict[str, BackendFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wheel(tmp_path / "wheels", "torch", "0.0.1")
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # the index of CPU builds cannot be reached
-    ready = make(toy)
-    assert isinstance(ready, Ready)
-    default = IndexSettings(index_url=simple_index(tmp_path / "index", tmp_path / "wheels", "torch"))
-    started = time.monotonic()
-    source = choose_source(ready.python, ("torch==0.0.1",), default, cpu_build=True)
-    assert time.monotonic() - started < patience(20)
-    assert isinstance(source, Source)
-    assert source.options == ()
-    assert source.notes == (
-        "the index of CPU builds cannot be used; taking the default index's build, which may be larger",
-    )
-    absent = choose_source(ready.python, ("torch==0.0.2",), default, cpu_build=True)
-    assert isinstance(absent, Failure)
-    assert "torch==0.0.2" in absent.reason
-    assert not absent.network
-
-
-def test_a_cpu_build_is_wanted_only_without_settings_and_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(package_source, "has_gpu_hint", lambda: False)
-    monkeypatch.delenv("UV_TORCH_BACKEND", raising=False)
-    wanted = package_source.wants_cpu_build
-    assert wanted(["torch==2.13.0", "numpy"], IndexSettings(cert="/cert.pem"))
-    assert not wanted(["mxnet==1.9.1"], IndexSettings())
-    assert not wanted(["torch==2.13.0"], IndexSettings(find_links=("/wheels",)))
-    monkeypatch.setattr(package_source, "has_gpu_hint", lambda: True)
-    assert not wanted(["torch==2.13.0"], IndexSettings())
 
 
 def test_a_given_python_is_used_as_it_is_or_refused_with_the_reason(toy: dict[str, BackendFile]) -> None:

@@ -103,8 +103,10 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("gpu")
     said = "import sys, sysconfig; print('%d.%d' % sys.version_info[:2], sysconfig.get_paths()['purelib'])"
     version, packages = subprocess.check_output([place.python, "-c", said], text=True).split(maxsplit=1)
-    subprocess.run([place.python, "-m", "venv", folder / "there"], check=True)
+    subprocess.run([place.python, "-m", "venv", "--without-pip", folder / "there"], check=True)
     (site,) = (folder / "there" / "lib").glob("python*/site-packages")
+    pip = subprocess.check_output(["python3", "-c", "import pip; print(*pip.__path__)"], text=True)
+    (site / "pip").symlink_to(pip.strip())  # the one that fetches the wheels: another one takes seconds to install
     for package in Path(packages.strip()).iterdir():  # links: a .pth there is not followed from the script's venv
         if not (site / package.name).exists():
             (site / package.name).symlink_to(package)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tomllib
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 from at_the_prompt import ROOT
-from beside_torch import prelude
-from watched_lives import torch_python
+from beside_torch import run_all
 
 TESTS = """
 import pytest
@@ -60,17 +57,30 @@ def test_fixture(bn_watch):
     with pytest.raises(AssertionError, match="poisoned-state"):
         bncheck.assert_clean(seen)
 """
-MAIN = "import sys, pytest\nsys.exit(pytest.main(sys.argv[1:]))\n"
+# Where bncheck is installed its entry point would load the plugin a second time, under another name.
+MAIN = """
+import os, sys, pytest
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+os.environ.pop("PYTEST_ADDOPTS", None)
+words = ["-p", "bncheck.python.plugin", "-p", "no:cacheprovider", "-rA", "test_of_a_user.py"]
+sys.exit(pytest.main([*words, *{arguments!r}]))
+"""
+WANTED = {
+    "warn": ["--bncheck"],
+    "fail": ["--bncheck=fail", "-k", "healthy or poisoned or without"],
+    "path": ["--bncheck", "tests/"],
+}
 
 
-def start(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "test_of_a_user.py").write_text(TESTS)
-    words = [str(torch_python()), "-c", prelude() + MAIN, "-p", "bncheck.python.plugin", "-p", "no:cacheprovider"]
-    # Where bncheck is installed its entry point would load the plugin a second time, under another name.
-    known = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    known.pop("PYTEST_ADDOPTS", None)
-    words += ["-rA", "test_of_a_user.py", *arguments]
-    return subprocess.run(words, cwd=folder, env=known, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.CompletedProcess[str]]:
+    """Each in a pytest of its own."""
+    base = tmp_path_factory.mktemp("plugin")
+    folders = {base / name: MAIN.format(arguments=arguments) for name, arguments in WANTED.items()}
+    for folder in folders:
+        folder.mkdir()
+        (folder / "test_of_a_user.py").write_text(TESTS)
+    return {folder.name: ended for folder, ended in run_all(folders).items()}
 
 
 def outcomes(text: str) -> dict[str, str]:
@@ -78,30 +88,29 @@ def outcomes(text: str) -> dict[str, str]:
     return {words[1].rpartition("::")[2]: words[0].lower() for words in found}
 
 
-def test_findings_are_warnings(tmp_path: Path) -> None:
-    done = start(tmp_path, "--bncheck")
-    assert outcomes(done.stdout) == {
+def test_findings_are_warnings(done: dict[str, subprocess.CompletedProcess[str]]) -> None:
+    said = done["warn"].stdout
+    assert outcomes(said) == {
         "test_healthy": "passed", "test_poisoned": "passed", "test_that_fails_itself": "failed",
         "test_without_a_model": "passed", "test_fixture": "passed",
-    }, done.stdout + done.stderr  # fmt: skip
-    warned = done.stdout[done.stdout.index("warnings summary") :]
+    }, said + done["warn"].stderr  # fmt: skip
+    warned = said[said.index("warnings summary") :]
     assert "poisoned-state" in warned and "test_of_a_user.py::test_poisoned" in warned
     assert "test_healthy" not in warned[: warned.index("PASSES")]
-    failed = done.stdout[done.stdout.index("FAILURES") : done.stdout.index("warnings summary")]
+    failed = said[said.index("FAILURES") : said.index("warnings summary")]
     assert "the test's own" in failed and "poisoned-state" in failed
 
 
-def test_findings_are_failures_where_that_is_asked_for(tmp_path: Path) -> None:
-    done = start(tmp_path, "--bncheck=fail", "-k", "healthy or poisoned or without")
-    assert outcomes(done.stdout) == {
+def test_findings_are_failures_where_that_is_asked_for(done: dict[str, subprocess.CompletedProcess[str]]) -> None:
+    said = done["fail"].stdout
+    assert outcomes(said) == {
         "test_healthy": "passed", "test_poisoned": "failed", "test_without_a_model": "passed"
-    }, done.stdout + done.stderr  # fmt: skip
-    assert "bncheck watched this test:" in done.stdout
+    }, said + done["fail"].stderr  # fmt: skip
+    assert "bncheck watched this test:" in said
 
 
-def test_a_path_behind_the_option_is_said_so(tmp_path: Path) -> None:
-    done = start(tmp_path, "--bncheck", "tests/")
-    assert done.returncode == 4 and "put --bncheck behind the paths" in done.stderr
+def test_a_path_behind_the_option_is_said_so(done: dict[str, subprocess.CompletedProcess[str]]) -> None:
+    assert done["path"].returncode == 4 and "put --bncheck behind the paths" in done["path"].stderr
 
 
 def test_it_costs_nothing_until_it_is_used() -> None:

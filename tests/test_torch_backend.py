@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from beside_torch import answers
-from torch_cells import Cell, cases_of, play_cells, renamed
+from torch_cells import Cell, cases_of, play_cells, python_of, read_cell, renamed
 
+from bncheck.run_folder.results import read_results
 from bncheck.scenario import Case, Event, Network
 
 
@@ -51,8 +52,18 @@ def test_a_program_of_the_network_moves_the_models_own_statistics(
     assert (cell.arrays["bn/n"] == -1).all(), "the inside of a program cannot be seen"
 
 
-def test_recomputation_counts_every_batch_twice(tmp_path_factory: pytest.TempPathFactory, eager: Cell) -> None:
-    cell = played(tmp_path_factory, "checkpoint")
+@pytest.fixture(scope="module")
+def recomputed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
+    """One worker: what recomputes imports torch._dynamo, which takes as long as torch itself."""
+    (plain,) = cases_of("custom-layer").values()
+    (refused,) = cases_of("one-value-per-channel").values()
+    leaky = cases_of("custom-graph")["leaky, FB"]
+    cases = [network_case(plain), renamed(refused, "refused"), renamed(leaky, "leaky")]
+    return play_cells(tmp_path_factory.mktemp("run"), cases, "checkpoint")
+
+
+def test_recomputation_counts_every_batch_twice(recomputed: dict[str, Cell], eager: Cell) -> None:
+    cell = recomputed["base"]
     assert eager.arrays["bn/counter"].tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 6]
     assert cell.arrays["bn/counter"].tolist() == [*range(13), 12]
     # Two updates of weight 0.3 with the same batch are one of weight 1 - 0.7².
@@ -60,19 +71,16 @@ def test_recomputation_counts_every_batch_twice(tmp_path_factory: pytest.TempPat
     np.testing.assert_allclose(cell.arrays["bn/running_mean"][2], first * (1 - 0.7**2), rtol=1e-4)
 
 
-def test_a_forward_that_is_refused_under_recomputation_counts_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_forward_that_is_refused_under_recomputation_counts_once(tmp_path: Path, recomputed: dict[str, Cell]) -> None:
     """One value per channel: the layer counts the batch, then refuses it. A second try would count it again."""
-    cases = list(cases_of("one-value-per-channel").values())
-    plain, again = (
-        play_cells(tmp_path_factory.mktemp("run"), cases, variant)["base"] for variant in ("", "checkpoint")
-    )
+    plain = play_cells(tmp_path, list(cases_of("one-value-per-channel").values()))["base"]
+    again = recomputed["refused"]
     assert again.arrays["bn/counter"].tolist() == plain.arrays["bn/counter"].tolist() == [0, 1, 1, 1]
 
 
-def test_looking_at_what_a_graph_keeps_plays_no_forward(tmp_path: Path) -> None:
+def test_looking_at_what_a_graph_keeps_plays_no_forward(recomputed: dict[str, Cell]) -> None:
     """A leaky layer under recomputation: a forward counts once, its backward once more, and looking not at all."""
-    case = cases_of("custom-graph")["leaky, FB"]
-    cell = play_cells(tmp_path, [case], "checkpoint")[case.name]
+    cell = recomputed["leaky"]
     assert cell.arrays["bn/counter"][:3].tolist() == [0, 1, 2]
     assert (cell.arrays["bn/graph_nodes"][1:3] > 0).all()
 
@@ -90,9 +98,11 @@ EXPORTS = ("export-legacy", "export-dynamo", "export-eval-net-train-bn")
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
-    cases = [renamed(case, f"{name}--{case.name}") for name in EXPORTS for case in cases_of(name).values()]
-    return play_cells(tmp_path_factory.mktemp("run"), cases, "onnx")
+def exports(export_run: Path) -> dict[str, Cell]:
+    python_of("onnx")
+    played = [cell for cell in read_results(export_run).cells if cell.target == "torch[onnx]"]
+    names = {f"{cell.scenario}--{cell.case}": cell.slug for cell in played if cell.scenario in EXPORTS}
+    return {name: read_cell(export_run / "cells" / slug / name) for name, slug in names.items()}
 
 
 def noted(cell: Cell, event: str, key: str) -> dict[str, object]:

@@ -197,7 +197,7 @@ def test_two_targets_run_at_the_same_time(tmp_path: Path) -> None:
     jobs = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        jobs.append(make_job(tmp_path / name, ["loop"], cell_seconds=1.0))
+        jobs.append(make_job(tmp_path / name, ["nap"]))
     seen: list[Progress] = []
     play(jobs, 2, seen.append)
     assert [progress.kind for progress in seen[:2]] == ["importing", "importing"]

@@ -11,7 +11,7 @@ import numpy as np
 from bncheck.diagnosis.anatomy import affine, domains, memory, normaliser
 from bncheck.diagnosis.anatomy.activations import SMOOTH, Activation, candidates, leaky
 from bncheck.diagnosis.anatomy.groups import Group, groupings, mask, subsets
-from bncheck.diagnosis.anatomy.lines import Shown, show, solve
+from bncheck.diagnosis.anatomy.lines import Shown, show, solution
 from bncheck.diagnosis.anatomy.memory import Memory
 from bncheck.diagnosis.anatomy.normaliser import EVAL_SOURCES, TRAIN_SOURCES, Normaliser
 from bncheck.diagnosis.anatomy.replay import Parts
@@ -229,7 +229,7 @@ def plausible(shown: Shown, group: Group, life: Life) -> bool:
     if group.kind in ONE_CHANNEL and group.taken != "unpadded":
         shown = of_one_channel(shown)
     found = moments_of(group, shown.forward)
-    line = solve(shown, found, life.u)
+    line = solution(shown, found, life.u)
     use = normaliser.of_groups(Normaliser(group=group), shown.forward, found, life)
     return line.straight and bool(line.known.any()) and normaliser.means_fit(line, use)
 

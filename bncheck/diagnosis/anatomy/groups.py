@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -34,22 +36,35 @@ class Group:
         return self == Group()
 
 
-def labels(group: Group, shape: Shape) -> Array:
-    """(N, C, P) the number of the group of each value, counted from 0."""
+SMALL = 20_000  # values of a batch whose numbers of groups are kept: many ways to share are tried on the same shape
+
+
+def numbered(group: Group, shape: Shape) -> tuple[Array, Array]:
+    """(the channel of each group, (N, C, P) the number of the group of each value, counted from 0)."""
+    return (numbered_anew if math.prod(shape) > SMALL else numbered_once)(group.kind, group.size, shape)
+
+
+def numbered_anew(kind: str, size: int, shape: Shape) -> tuple[Array, Array]:
     samples, channels, positions = shape
-    n, c, p = np.ogrid[:samples, :channels, :positions]
-    if group.kind == "chunks":
-        which = n // group.size
-    elif group.kind == "parts":
-        which = np.searchsorted(bounds_of(samples, group.size), n, side="right")
-    elif group.kind == "strides":
-        which = n % group.size
+    n, p = np.arange(samples)[:, None, None], np.arange(positions)
+    if kind == "chunks":
+        which = n // size
+    elif kind == "parts":
+        which = np.searchsorted(bounds_of(samples, size), n, side="right")
+    elif kind == "strides":
+        which = n % size
     else:
         pixel = n * positions + p
-        which = {"sample": n, "channels": n, "layer": n, "pixel": pixel, "position": p}.get(group.kind, 0 * n)
-    width = {"layer": channels, "pixel": channels, "everything": channels, "channels": group.size}.get(group.kind, 1)
-    found = which * channels + c // width
-    return np.broadcast_to(found, shape)
+        which = {"sample": n, "channels": n, "layer": n, "pixel": pixel, "position": p}.get(kind, 0 * n)
+    width = {"layer": channels, "pixel": channels, "everything": channels, "channels": size}.get(kind, 1)
+    many, of_channels = -(-channels // width), np.arange(channels)[:, None] // width
+    ids = np.empty(shape, np.intp)
+    np.add(which * many, of_channels, out=ids)
+    ids.flags.writeable = False
+    return np.tile(np.arange(many), int(which.max()) + 1 if ids.size else 0), ids
+
+
+numbered_once = functools.lru_cache(maxsize=128)(numbered_anew)
 
 
 def bounds_of(samples: int, parts: int) -> Array:
@@ -94,18 +109,15 @@ class Moments:
 
 def moments(group: Group, x: Array) -> Moments:
     """Two-pass moments of each group; NaN where nothing goes in."""
-    raw = labels(group, x.shape)
-    names, ids = np.unique(raw, return_inverse=True)
-    ids = ids.reshape(x.shape)
-    kept = mask(group, x)
-    weights = kept.ravel().astype(np.float64)
-    flat, many = ids.ravel(), len(names)
-    count = np.bincount(flat, weights, many)
+    channel, ids = numbered(group, x.shape)
+    flat, values, many = ids.ravel(), x.ravel(), len(channel)
+    kept = None if group.taken == "all" else mask(group, x).ravel()
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.bincount(flat, weights * x.ravel(), many) / count
-        centred = x.ravel() - mean[flat]
-        var = np.bincount(flat, np.where(kept.ravel(), centred**2, 0.0), many) / count
-    return Moments(count=count, mean=mean, var=var, square=var + mean**2, channel=names % x.shape[1], ids=ids)
+        count = np.bincount(flat, kept, many).astype(np.float64)
+        mean = np.bincount(flat, values if kept is None else kept * values, many) / count
+        squares = (values - mean[flat]) ** 2
+        var = np.bincount(flat, squares if kept is None else np.where(kept, squares, 0.0), many) / count
+    return Moments(count=count, mean=mean, var=var, square=var + mean**2, channel=channel, ids=ids)
 
 
 def groupings(shape: Shape) -> Iterator[Group]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bncheck.diagnosis.anatomy.groups import Group, labels
+from bncheck.diagnosis.anatomy.groups import Group, numbered
 from bncheck.diagnosis.anatomy.normaliser import moment_errors
 from bncheck.diagnosis.anatomy.values import STATE_ROUNDINGS, Forward, Life, moments_of
 from bncheck.diagnosis.fit.rows import debiased_weight
@@ -119,7 +119,7 @@ def updates(rule: Memory, forward: Forward) -> int:
     """How many updates one forward makes."""
     if rule.never:
         return 0
-    return len(np.unique(labels(rule.group, forward.x.shape)[:, 0])) if rule.order == "each in turn" else 1
+    return len(np.unique(numbered(rule.group, forward.x.shape)[1][:, 0])) if rule.order == "each in turn" else 1
 
 
 def fit(life: Life, groups: Sequence[Group]) -> Memory | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from bncheck.diagnosis.anatomy.activations import Activation
 from bncheck.diagnosis.anatomy.groups import Group, Moments, moments
-from bncheck.diagnosis.anatomy.lines import Lines, Shown, solve
+from bncheck.diagnosis.anatomy.lines import Lines, Shown, solution
 from bncheck.diagnosis.anatomy.values import OUTPUT_ROUNDINGS, Forward, Life, moments_of
 from bncheck.diagnosis.fit.interval import known, meet, quotient, shortest
 from bncheck.diagnosis.fit.stream import SUM_LAMBDA
@@ -182,7 +182,7 @@ def hypotheses(
     if not begins(base, shown[0], life):
         return
     found = [moments_of(group, one.forward) for one in shown]
-    lines = [solve(one, part, life.u) for one, part in zip(shown, found, strict=True)]
+    lines = [solution(one, part, life.u) for one, part in zip(shown, found, strict=True)]
     if not all(line.straight and line.known.any() for line in lines):
         return
     if source == "blend":
@@ -208,7 +208,7 @@ def hypotheses(
 def begins(rule: Normaliser, first: Shown, life: Life) -> bool:
     """Whether the first forward allows it: most hypotheses fall here, before any other forward is looked at."""
     found = moments_of(rule.group, first.forward)
-    line = solve(first, found, life.u)
+    line = solution(first, found, life.u)
     if not (line.straight and line.known.any()):
         return False
     fitted = rule.source in FEWEST_LINES
@@ -255,7 +255,7 @@ def one_factor(rule: Normaliser, shown: Sequence[Shown], life: Life) -> tuple[fl
     low, high = 0.0, math.inf
     for one in shown:
         found = moments_of(rule.group, one.forward)
-        line, use = solve(one, found, life.u), of_groups(rule, one.forward, found, life)
+        line, use = solution(one, found, life.u), of_groups(rule, one.forward, found, life)
         good = line.known & (line.r > 0) & (use.var + life.eps > 0)
         due = use.var[good] + life.eps
         factor = 1.0 / (line.r[good] ** 2 * due)
@@ -310,7 +310,7 @@ def mixture(shown: Sequence[Shown], life: Life) -> Iterator[Normaliser]:
     rows_m, rows_v, m, v = [], [], [], []
     for one in shown:
         part = moments(Group("sample"), one.forward.x)
-        line = solve(one, part, life.u)
+        line = solution(one, part, life.u)
         good = line.known & (line.r > 0)
         if not line.straight or good.sum() < 6:
             return

@@ -12,7 +12,7 @@ def with_own_layers(base, part):
     """``base`` (the MXNet backend's Model), its normalising layers made by own_side/layer.py."""
     shared, custom = part("layer", "own"), part("custom", "torch")
 
-    class OwnLayers(base):
+    class OwnLayers(part("own").by_own_names(base)):
         def __init__(self, network, params, dtype, variant, device):
             self.hands, self.own, self.remarks = None, {}, {}
             self.custom, self.arguments = network["custom"], dict(network.get("arguments") or {})
@@ -49,14 +49,6 @@ def with_own_layers(base, part):
             out = block(data)
             custom.check_output(block, (data,), out)
             return moved(self.mx, out, *turned[::-1]) if turned else out
-
-        def backward(self, dys):
-            found = base.backward(self, dys)
-            return {word: found[word] if word == "input" else found[word].reshape(-1) for word in found}
-
-        def parameter(self, layer, what):
-            held = self.own[layer].find(what)
-            return held if hasattr(held, "grad_req") else None
 
         def held(self, layer):
             return dict(shared.state(self.own[layer], self.specs[layer]["channels"]), training=self.training)

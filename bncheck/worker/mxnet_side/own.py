@@ -125,3 +125,19 @@ def blocks(layer, path=""):
         child = child if hasattr(child, "_children") else child()  # 2.0 holds weak references
         for found in blocks(child, "%s.%s" % (path, name) if path else name):
             yield found
+
+
+def by_own_names(base):
+    """``base`` (the MXNet backend's Model), with parameters of layers of the user's in ``own``: under any name, in any
+    shape."""
+
+    class ByOwnNames(base):
+        def backward(self, dys):
+            found = base.backward(self, dys)
+            return {word: found[word] if word == "input" else found[word].reshape(-1) for word in found}
+
+        def parameter(self, layer, what):
+            held = self.own[layer].find(what) if layer in self.own else None
+            return held if hasattr(held, "grad_req") else None
+
+    return ByOwnNames

@@ -10,7 +10,7 @@ def whole(base, part):
     """``base`` (the MXNet backend's Model) on a model of the user's."""
     shared, custom, building = part("layer", "own"), part("custom", "torch"), part("whole", "own")
 
-    class Whole(base):
+    class Whole(part("own").by_own_names(base)):
         def assemble(self):
             mx, own = self.mx, part("own")
             self.hands = own.hands(shared, self.context)
@@ -60,16 +60,8 @@ def whole(base, part):
             self.seen, self.returned, self.hasty = {}, None, {}
             return building.one_tensor(custom, self.call, self.blocks[0][1](x), self.network.get("output"))
 
-        def backward(self, dys):
-            found = base.backward(self, dys)
-            return {word: found[word] if word == "input" else found[word].reshape(-1) for word in found}
-
         def taps(self):
             return building.last(self.seen, lambda tensor: tensor.asnumpy())
-
-        def parameter(self, layer, what):
-            held = self.own[layer].find(what) if layer in self.own else None
-            return held if hasattr(held, "grad_req") else None
 
         def axis(self, layer):
             return self.hands.axis_of(self.norms.get(layer), {})
