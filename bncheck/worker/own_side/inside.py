@@ -32,4 +32,5 @@ def taken_out(part, model, shapes):
     facts = {name: whole.facts(shared, model, name, shapes) for name, each in told.items() if each["own"]}
     found = {name: (model.norms[name], each) for name, each in facts.items() if each is not None}
     layers = {name: {"kind": each["kind"], "own": each["own"]} for name, each in told.items()}
-    return model.hands.target, model.variants, layers, found, []
+    shown = part("own_side", "unusual").taken(shared, model.norms)
+    return model.hands.target, model.variants, layers, found, shown

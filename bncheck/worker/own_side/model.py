@@ -42,25 +42,33 @@ def play_built(part, failed, job, folder, hands, version):
         model = part("backends", hands.target).build(network, {}, "float32", "", "cpu")
     except custom.CustomLayerError as error:
         raise failed(getattr(error, "short", str(error)), "correct it; it is imported by %s" % job["python"])
-    net = model.blocks[0][1] if hasattr(model, "blocks") else model.net
+    net = model.root()
+    about = {"class": type(net).__name__, "version": version, "weights": None}
+    return dict(play(part, shared, failed, job, folder, model, about, others), framework=hands.target)
+
+
+def others(model):
+    """{name: shape} of what is trained and is no BatchNorm's."""
     own = {id(model.find(layer, what)) for layer in model.norms.values() for what in ("gamma", "beta")}
-    others = {name: list(each.shape) for name, each in hands.learned(net).items() if id(each) not in own}
-    about = {"class": type(net).__name__, "version": version, "weights": None, "others": others}
-    return dict(play(part, shared, failed, job, folder, model, about), framework=hands.target)
+    learned = model.hands.learned(model.root())
+    return {name: list(each.shape) for name, each in learned.items() if id(each) not in own}
 
 
-def play(part, shared, failed, job, folder, model, about):
-    """``about``: class, version, weights (what was loaded) and others ({name: shape} of what is no BatchNorm's)."""
+def play(part, shared, failed, job, folder, model, about, others):
+    """``about``: class, version and weights (what was loaded); ``others(model)``: {name: shape} of what is no
+    BatchNorm's."""
     custom = part("torch_side", "custom")
     batch, how = choose(failed, model, job)
-    if part("own_side", "unusual").learn(shared, part("torch_side", "behaviour"), model, batch):
-        model.layers = list(model.found())
-        model.replace(model.root())
+    try:
+        model.see(batch)
+    except custom.CustomLayerError as error:
+        raise failed(getattr(error, "short", str(error)), "correct it, or give a batch that it takes: --data batch.npz")
     hold(shared, model, folder)
     found = {
         "kind": "model",
         "input": how,
         "layers": [describe(model, name) for name in model.norms],
+        "others": others(model),
         "training": None,
         "remarks": [],
         "output": [],
@@ -86,6 +94,7 @@ def play(part, shared, failed, job, folder, model, about):
     np.savez(os.path.join(folder, "recording.npz"), **life.arrays())
     found["happenings"] = life.happenings
     found["remarks"] += getattr(model, "manner", list)()
+    found["shown"] = part("own_side", "unusual").taken(shared, model.norms)
     found.update(part("own_side", "places").seen(shared, model, batch))
     found["alone"] = alone(part, shared, model, found["layers"], life.shapes, folder, job["ops"])
     return found
