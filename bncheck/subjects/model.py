@@ -411,15 +411,16 @@ def as_it_ran(name: str, seen: Seen) -> str:
     known = {name: verdict for verdict in seen.verdicts for name in verdict.names}
     if name in known:
         return "unlike" if known[name].strange else "not compared" if known[name].remark else "in order"
-    return "not compared" if name in {each for each, _ in untold(seen)} else "in order"
+    return "not compared" if name in {each for each, _, _ in untold(seen)} else "in order"
 
 
-def untold(seen: Seen) -> list[tuple[str, str]]:
-    """(name, class) of the user's layers that ran and were not taken out."""
+def untold(seen: Seen) -> list[tuple[str, str, str]]:
+    """(name, class, why) of the user's layers that ran and were not taken out."""
+    why = seen.said.get("unplayed") or {}
     known = {name for verdict in seen.verdicts for name in verdict.names}
     idle = not_run(seen)
     return [
-        (str(layer["name"]), str(layer["kind"]))
+        (str(layer["name"]), str(layer["kind"]), str(why.get(layer["name"]) or ""))
         for layer in seen.said["layers"]
         if layer.get("own") and layer["name"] not in known and layer["name"] not in idle
     ]
