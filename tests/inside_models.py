@@ -230,6 +230,38 @@ class Cast(nn.Module):
         return self.bn(x) + mask.exp()
 
 
+class FrozenBN(nn.Module):
+    """Statistics that never move, as in a detector's backbone."""
+
+    def __init__(self, channels=4):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x):
+        return (x - self.running_mean.view(1, -1, 1, 1)) / (self.running_var.view(1, -1, 1, 1) + 1e-5).sqrt()
+
+
+class Learning(FrozenBN):
+    """One that learns more than a gamma and a beta."""
+
+    def __init__(self):
+        super().__init__()
+        self.mixing = nn.Parameter(torch.ones(4, 4))
+
+    def forward(self, x):
+        if self.training:
+            with torch.no_grad():
+                self.running_mean.lerp_(x.mean((0, 2, 3)), 0.1)
+                self.running_var.lerp_(x.var((0, 2, 3)), 0.1)
+        return super().forward(x)
+
+
+def unjudged(kind):
+    layers = {"frozen": [FrozenBN(), FrozenBN()], "learning": [Learning()], "none": []}
+    return nn.Sequential(nn.Conv2d(3, 4, 3), *layers[kind])
+
+
 def build(kind: str = "zoo") -> nn.Module:
     if kind == "half":
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)).half()

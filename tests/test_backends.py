@@ -52,6 +52,7 @@ def played_params() -> Iterator[Any]:
         if few:
             yield pytest.param((target, FEW), id=str(target))
         again = target.variant == "builtin" and target.backend != "torch"  # the same layer where none is the user's
+        again = again or target.variant in ("plain_input", "to_static")
         marks = [] if quick and not few and not again else [pytest.mark.slow]
         yield pytest.param((target, tuple(CELLS)), id=f"{target}-all" if few else str(target), marks=marks)
 
@@ -162,7 +163,10 @@ def test_an_eval_forward_normalises_with_the_running_statistics(played: Played, 
 def test_gradients_are_the_closed_form(played: Played, cell: str) -> None:
     trace, close = played.trace(cell), 2 * played.close
     for event, found in expected(cell)[1].items():
-        np.testing.assert_allclose(trace[f"grad_input/{event}"], found["input"], rtol=close, atol=close)
+        if played.environment.get("input_gradient", True):
+            np.testing.assert_allclose(trace[f"grad_input/{event}"], found["input"], rtol=close, atol=close)
+        else:
+            assert f"grad_input/{event}" not in trace, "nobody asked for it"
         for name, value in found.items():
             if name.rpartition("/")[2] in ("gamma", "beta"):
                 held = trace[name.replace("/", "/grad_")][event]
@@ -221,7 +225,8 @@ def test_other_dtypes_compute_or_say_why_not(played: Played, dtype: str, toleran
     outputs, gradients = expected(dtype)
     assert trace["output/0"].dtype == ("float32" if dtype == "bfloat16" else dtype)
     np.testing.assert_allclose(trace["output/0"], outputs[0], rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(trace["grad_input/2"], gradients[2]["input"], rtol=tolerance * 5, atol=tolerance * 5)
+    if played.environment.get("input_gradient", True):
+        np.testing.assert_allclose(trace["grad_input/2"], gradients[2]["input"], rtol=tolerance * 5, atol=tolerance * 5)
     if dtype == "bfloat16":
         # NumPy has no bfloat16: what was widened has to be said.
         widened = played.result(dtype)["dtypes"]

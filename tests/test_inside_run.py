@@ -278,6 +278,22 @@ def test_a_model_in_half_precision_is_played_as_it_is_made(run: dict[str, Any]) 
 
 
 @pytest.mark.process
+def test_a_model_of_which_nothing_is_judged_ends_with_3_and_says_why_layer_by_layer(tmp_path: Path) -> None:
+    shutil.copy(TESTS / "inside_models.py", tmp_path)
+    text = MODELS.partition("[matrix]")[0].replace("inside_models.py:build", "inside_models.py:unjudged")
+    kinds = '[matrix]\n"network.arguments.kind" = ["frozen", "learning", "none"]\n'
+    (tmp_path / "models.toml").write_text(text + kinds, encoding="utf-8")
+    done = here("run", str(tmp_path / "models.toml"), "--no-probe", "--no-report", "-q", "--out", str(tmp_path / "run"))
+    assert done.returncode == 3, done.stderr
+    assert " ".join(done.stderr.split()).endswith(
+        "Nothing was compared: torch is the only target that ran, and the reference cannot play a whole model; nothing "
+        "in it was judged by itself: layers 1 and 2 (FrozenBN): its name says that it is something else than PyTorch's "
+        "BatchNorm; layer 1 (Learning): it learns mixing, which is not known to be its gamma or beta; no layer in it "
+        "is known to normalise by running statistics"
+    )
+
+
+@pytest.mark.process
 def test_check_says_where_the_first_nan_is_born(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "from inside_models import build\n\ndef cast():\n    return build('cast')\n", encoding="utf-8"

@@ -4,7 +4,9 @@ is named, by ``bncheck check`` or, where it is of the training alone, by ``bnche
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from at_the_prompt import here
@@ -85,6 +87,79 @@ def test_statistics_that_lag_are_named_where_their_training_is_watched(tmp_path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert causes(tmp_path / "run") == ["few-updates"]
+
+
+SCENARIO = """
+title = "State under names of its own"
+why = "It is known by what it does."
+targets = ["{target}"]
+[network]
+model = "{model}"
+[input]
+shape = [{shape}]
+channel_axis = {axis}
+[program]
+events = ["train_forward", "backward"]
+repeat = 2
+then = ["eval_forward"]
+"""
+
+
+def played(framework: str, name: str, folder: Path) -> tuple[int, str, dict[str, Any]]:
+    """(exit code, what stderr says, run.json) of ``bncheck run`` of a scenario with a model of ``*_unusual.py``."""
+    file = MODELS / f"{framework.partition('[')[0]}_unusual.py"
+    shutil.copy(file, folder)
+    shape = FRAMEWORKS[framework].replace(",", ", ")
+    text = SCENARIO.format(
+        target=framework, model=f"{file.name}:{name}", shape=shape, axis=1 if "3, 8" in shape else -1
+    )
+    (folder / "unusual.toml").write_text(text, encoding="utf-8")
+    done = here("run", str(folder / "unusual.toml"), "--no-probe", "--no-report", "-q", "--out", str(folder / "run"))
+    return done.returncode, done.stderr, json.loads((folder / "run" / "run.json").read_text())
+
+
+def judged_in_run(framework: str, name: str, folder: Path) -> int:
+    code, said, run = played(framework, name, folder)
+    assert code == 0, said
+    assert [(item["layer"], item["cause"]) for item in run["findings"]] == [("SampleVariance", "variance-divisor")]
+    (cell,) = run["cells"]
+    assert any(
+        each == "By what they do in training, stats.mu and stats.sigma2 of Nested were taken for its running mean and "
+        "variance."
+        for each in cell["remarks"]
+    )
+    return int(cell["judged"])
+
+
+@pytest.mark.process
+def test_run_judges_layers_whose_state_has_unusual_names(tmp_path: Path) -> None:
+    """All but the two that average no variance."""
+    assert judged_in_run("mxnet", "Net", tmp_path) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", [name for name in FRAMEWORKS if name not in ("torch", "mxnet")])
+def test_run_judges_layers_whose_state_has_unusual_names_in_each_framework(tmp_path: Path, framework: str) -> None:
+    assert judged_in_run(framework, "net" if framework.startswith("keras") else "Net", tmp_path) == 4
+
+
+@pytest.mark.process
+def test_parameters_that_wait_for_a_batch_get_one(tmp_path: Path) -> None:
+    """MXNet: in ``run`` and in ``check``, with usual names and others beside them."""
+    code, said, run = played("mxnet", "Waiting", tmp_path)
+    assert code == 0, said
+    assert [(item["layer"], item["cause"]) for item in run["findings"]] == [("v", "variance-divisor")]
+    assert run["cells"][0]["judged"] == 3
+    checking = (
+        "--as", "model", "--input", "16,3,8,8", "--python", str(python_of("mxnet")), "--no-report", "-q", "--out",
+    )  # fmt: skip
+    done = here("check", f"{MODELS / 'mxnet_unusual.py'}:Waiting", *checking, str(tmp_path / "checked"))
+    assert done.returncode == 1, done.stderr
+    assert causes(tmp_path / "checked") == ["variance-divisor"]
+    done = here("check", f"{MODELS / 'mxnet_unusual.py'}:Misfit", *checking, str(tmp_path / "misfit"))
+    assert done.returncode == 2, done.stderr
+    assert "parameters of Misfit() wait for a first batch, and one of the shape (16, 3, 8, 8) raises" in done.stderr
+    assert "data should be 4D in batch-num_filter-y-x (line " in done.stderr
 
 
 @pytest.mark.slow

@@ -55,6 +55,15 @@ def test_layers_of_a_whole_model_that_were_judged_by_themselves_need_no_second_t
     assert said(run(cell("torch")), "torch", whole=True) == [
         "Nothing was compared: torch is the only target that ran, and the reference cannot play a whole model"
     ]
+    lone = replace(cell("torch"), unjudged=("bn (FrozenBN): its name says so", "norm (Odd): it did not run"))
+    (item,) = shortfalls(run(lone), Asked(("torch",), whole=True))
+    assert item.sentence == (
+        "Nothing was compared: torch is the only target that ran, and the reference cannot play a whole model; nothing "
+        "in it was judged by itself: bn (FrozenBN): its name says so; norm (Odd): it did not run"
+    )
+    assert item.remedy.startswith(
+        "hold a layer of yours against the built-in one by itself: bncheck check FILE.py:CLASS"
+    )
     # NaN that reaches a layer is an answer, too.
     born = Finding("BN301", "poisoned-state", "hazard", "What reaches bn is not finite", ("torch",), "s", "base")
     assert said(replace(run(cell("torch")), findings=(born,)), "torch", whole=True) == []

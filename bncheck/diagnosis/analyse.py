@@ -308,7 +308,7 @@ def take_in(work: Work, case: Case, analysis: Analysis) -> None:
             alone += said.findings
         if cell is not None:
             remarks = (*cell.remarks, *said.remarks)
-            told = replace(cell, unsound=found, remarks=remarks, judged=said.judged)
+            told = replace(cell, unsound=found, remarks=remarks, judged=said.judged, unjudged=said.unjudged)
             analysis.cells.append(told if told != cell else cell)
     judged = judge_case(case, scenario_of(work.plan, case), [view for _, view in explained])
     analysis.cells[:] = with_innocence(analysis.cells, [view for _, view in explained], judged.drifts)

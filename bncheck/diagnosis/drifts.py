@@ -127,7 +127,8 @@ def missing(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
 
 def missing_gradients(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
     """Gradients of a parameter that both sides hold, or of the network's input, that only one gives, though the other
-    gives gradients too: a target whose backward tells nothing (or that has none) is no such case."""
+    gives gradients too: a target whose backward tells nothing (or that has none) is no such case, and neither is an
+    input that nobody asks for its gradient."""
     assert a.trace is not None and b.trace is not None
     length = same_program(a.trace, b.trace)
     steps = zip(a.trace.events[:length], b.trace.events[:length], strict=False)
@@ -143,10 +144,17 @@ def missing_gradients(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
                 and gives(lacking[0], both)
             ):
                 yield blank(case, a.target, b.target, layer, quantity, "missing", both[0], 0)
+    if not all(asks_the_input(case, side) for side in (a, b)):
+        return
     reached = [event for event in both if any(f"grad_input/{event}" in trace.arrays for trace in (a.trace, b.trace))]
     silent = [trace for trace in (a.trace, b.trace) if not any(f"grad_input/{event}" in trace.arrays for event in both)]
     if reached and len(silent) == 1 and gives(silent[0], both):
         yield blank(case, a.target, b.target, "", "grad_input", "missing", reached[0], 0)
+
+
+def asks_the_input(case: Case, side: CellView) -> bool:
+    """Whether the network's input asks for a gradient: a scenario may say that it does not, and a variant's backend."""
+    return case.network.input_gradient and side.environment.get("input_gradient", True) is not False
 
 
 def gives(trace: Trace, events: Sequence[int]) -> bool:

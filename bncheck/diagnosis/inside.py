@@ -247,17 +247,13 @@ def findings_inside(found: Sequence[Verdict]) -> list[Finding]:
     return [about(item, names, kind) for (kind, _, _), (item, names) in groups.items()]
 
 
-def remarks_inside(found: Sequence[Verdict], rest: Sequence[tuple[str, str]], title: str) -> list[str]:
+def remarks_inside(found: Sequence[Verdict], rest: Sequence[tuple[str, str, str]], title: str) -> list[str]:
     """A sentence per class that was not held against the built-in layer, or differs from it by no known rule;
-    ``rest``: (name, class) of layers of the user's that were not taken out at all."""
+    ``rest``: (name, class, why) of layers of the user's that were not taken out at all."""
     groups: dict[tuple[str, str], list[str]] = {}
-    more = (
-        "it did not run in training, learns something that is not known to be its gamma or beta, gives more than one "
-        "tensor, or has its channels on another axis"
-    )
     for names, kind, remark in (
         *((each.names, each.kind, each.remark) for each in found),
-        *(((name,), kind, more) for name, kind in rest),
+        *(((name,), kind, why or "it could not be played by itself") for name, kind, why in rest),
     ):
         if remark:
             groups.setdefault((kind, f"not held against {title}'s BatchNorm; {remark}"), []).extend(names)

@@ -34,11 +34,12 @@ DEPARTS = "forwards that depart"  # evidence of a finding about what a layer did
 
 @dataclass(frozen=True)
 class Inside:
-    """What is said of one cell: ``judged``, how many layers it is said of."""
+    """What is said of one cell: ``judged``, of how many layers; where of none, ``unjudged`` says why, one by one."""
 
     findings: tuple[Finding, ...] = ()
     remarks: tuple[str, ...] = ()
     judged: int = 0
+    unjudged: tuple[str, ...] = ()
 
 
 def inside(view: CellView, documented: Sequence[Mapping[str, Any]]) -> Inside:
@@ -67,7 +68,31 @@ def inside(view: CellView, documented: Sequence[Mapping[str, Any]]) -> Inside:
             *remarks_inside(found, left_out(view, found, life), home.title),
         ),
         judged=len({*held, *replayed}),
+        unjudged=() if held or replayed else unjudged(view, found, life),
     )
+
+
+def unjudged(view: CellView, found: Sequence[Verdict], life: Life | None) -> tuple[str, ...]:
+    """Why each layer was not held against what its framework documents, a sentence for those alike."""
+    told = layers_told(view)
+    if not told:
+        return ("no layer in it is known to normalise by running statistics",)
+    why = {name: verdict.remark for verdict in found for name in verdict.names}
+    why.update((name, reason) for name, _, reason in left_out(view, found, life))
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, each in told.items():
+        reason = why.get(name) or unseen(view, name, each)
+        groups.setdefault((str(each.get("kind", "")), reason), []).append(name)
+    return tuple(f"{headed(names)} ({kind}): {reason}" for (kind, reason), names in groups.items())
+
+
+def unseen(view: CellView, name: str, told: Mapping[str, Any]) -> str:
+    """Why the record of a layer that nothing else is said of does not tell."""
+    if told.get("calls") == 0:
+        return "nobody sees it run in a network that is compiled"
+    counts = view.trace.get(name, "n") if view.trace is not None else None
+    ran = counts is not None and bool((counts >= 0).any())
+    return "what it got and gave does not show what it did" if ran else "it did not run"
 
 
 def sentences(said: object) -> list[str]:
@@ -79,13 +104,13 @@ def telling(item: Finding, held: Collection[str]) -> bool:
     return DEPARTS in item.evidence and item.cause in TELLING and not {place for place, _ in item.places} & set(held)
 
 
-def left_out(view: CellView, found: Sequence[Verdict], life: Life | None) -> list[tuple[str, str]]:
-    """(name, class) of the user's layers that ran and were not taken out."""
+def left_out(view: CellView, found: Sequence[Verdict], life: Life | None) -> list[tuple[str, str, str]]:
+    """(name, class, why) of the user's layers that ran and were not taken out."""
     known = {name for verdict in found for name in verdict.names}
     ran = {layer.name for layer in life.layers} if life is not None else set()
     told = layers_told(view)
     return [
-        (name, str(each.get("kind", "")))
+        (name, str(each.get("kind", "")), str(each.get("why") or ""))
         for name, each in told.items()
         if each.get("own") is True and name not in known and name in ran
     ]

@@ -5,7 +5,7 @@ Nothing to compare is not success: each of these is exit code 3, at every --fail
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from bncheck.finding import NODES
@@ -15,6 +15,7 @@ from bncheck.scenario import op_of
 
 # Events that compare a target with itself.
 LONGEST = 300
+MOST = 8  # sentences on layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +160,15 @@ def why_nothing(results: Results, cells: list[CellResult], whole: bool) -> tuple
         return f"no target could run ({shortened(reasons)})", remedy
     if len(ran) == 1:
         remedy = "name another target with -t; if it is to stand alone, say so: --no-reference"
-        reference = ", and the reference cannot play a whole model" if whole else ""
-        return f"{ran[0].name} is the only target that ran{reference}", remedy
+        if not whole:
+            return f"{ran[0].name} is the only target that ran", remedy
+        why = list(dict.fromkeys(sentence for cell in cells for sentence in cell.unjudged))
+        layers = f"; nothing in it was judged by itself: {listed(why)}" if why else ""
+        alone = "hold a layer of yours against the built-in one by itself: bncheck check FILE.py:CLASS; or "
+        return (
+            f"{ran[0].name} is the only target that ran, and the reference cannot play a whole model{layers}",
+            f"{alone if why else ''}{remedy}",
+        )
     idle_ones = {cell.target: why_not(cell) for cell in reversed(cells) if not took_part(results, cell)}
     reasons = "; ".join(f"{name}: {why}" for name, why in idle_ones.items())
     late = any(cell.outcome == "timeout" for cell in cells)
@@ -173,6 +181,11 @@ def why_not(cell: CellResult) -> str:
     error = shortened(" ".join(told.split()))
     words = {"raised": "refused", "timeout": "timed out"}
     return f"{words.get(cell.outcome, cell.outcome)}" + (f" ({error})" if error else "")
+
+
+def listed(sentences: Sequence[str]) -> str:
+    more = len(sentences) - MOST
+    return "; ".join([*map(shortened, sentences[:MOST]), *([f"and {more} more"] if more > 0 else [])])
 
 
 def shortened(text: str) -> str:

@@ -120,7 +120,7 @@ class CellResult:
     ``origin`` says whose error it is (``worker/blame.py``; "": a run that does not say). ``remarks`` are sentences
     about what a layer of the user's was not asked, or was not tried. ``unsound`` are the places of its trace that hold
     NaN, Inf or a variance below zero. ``judged`` counts the layers inside a whole model that were held against what
-    their framework documents, each by itself."""
+    their framework documents, each by itself; where it is none, ``unjudged`` says why, layer by layer."""
 
     scenario: str
     case: str
@@ -135,6 +135,7 @@ class CellResult:
     remarks: tuple[str, ...] = ()
     unsound: tuple[Place, ...] = ()
     judged: int = 0
+    unjudged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

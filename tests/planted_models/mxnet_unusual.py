@@ -56,6 +56,24 @@ class Nested(Plain):
         return self.stats
 
 
+class Waiting(gluon.Block):
+    """Its convolution and its second BatchNorm have no shape before the first batch."""
+
+    def __init__(self, wide=4):
+        super().__init__()
+        with self.name_scope():
+            self.stem, self.wide, self.head = nn.Conv2D(8, 3, padding=1), nn.Conv2D(wide, 1), nn.Dense(5)
+            self.plain, self.bn, self.v = Plain(), nn.BatchNorm(), SampleVariance()
+
+    def forward(self, x):
+        return self.head(self.bn(self.wide(self.v(self.plain(self.stem(x))))))
+
+
+class Misfit(Waiting):
+    def forward(self, x):
+        return super().forward(x.reshape((4, -1)))
+
+
 class Net(gluon.Block):
     kinds = (Plain, Wide, SampleVariance, Deviation, Inverse, Nested)
 

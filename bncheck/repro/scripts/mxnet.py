@@ -61,7 +61,7 @@ def imports(subject: Subject) -> list[str]:
             "what is read without waiting depends on how far the engine is, and no two runs give the same figures: "
             "read the statistics right after backward, call mx.nd.waitall(), read them again, and compare"
         )
-    if subject.target.variant not in ("", "hybrid", "raw", "builtin"):
+    if subject.target.variant not in ("", "hybrid", "raw", "builtin", "plain_input"):
         raise CannotWriteError(f"there is no script for the variant {subject.target.variant!r} of mxnet yet")
     return ["import mxnet as mx", *(["", "mx.npx.set_np()  # as in the run"] if modern(subject) else [])]
 
@@ -263,7 +263,9 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         ]
     if op_of(step.op).records and op_of(step.op).call:  # MXNet has no recomputation
         mode = "train_mode=training" if step.op == "forward" else ""
-        lines = [f"x = {array(subject, x)}", "x.attach_grad()", f"with mx.autograd.record({mode}):", "    y = net(x)"]
+        plain = subject.target.variant == "plain_input" or not subject.case.network.input_gradient
+        asks = [] if plain else ["x.attach_grad()"]
+        lines = [f"x = {array(subject, x)}", *asks, f"with mx.autograd.record({mode}):", "    y = net(x)"]
         if left and step.op != "forward":
             lines.append("training = True")
         lines += ["taped = training  # a backward takes the mode of its forward"] if left else []

@@ -62,7 +62,8 @@ def recorded_forward(subject: Subject, step: Step, x: str, when: str) -> list[st
         # The worker recomputes the network itself, whatever the variant calls.
         result = together(subject, f"torch.utils.checkpoint.checkpoint(net, x{recomputing(subject)})")
         lines = ["import torch.utils.checkpoint", "", *lines]
-    asks = ".requires_grad_()" if subject.case.network.input_gradient else ""
+    plain = subject.target.variant == "plain_input" or not subject.case.network.input_gradient
+    asks = "" if plain else ".requires_grad_()"
     lines += [f"x = {laid_out(subject, step.input, x)}{asks}", f"y = {result}"]
     if step.tape in ("first", "next"):
         lines.append("ys = [y]" if step.tape == "first" else "ys.append(y)")

@@ -8,7 +8,7 @@ from bncheck.repro.standalone.subject import CannotWriteError, Subject
 
 # In these, another function than the network itself is called.
 CALLED = ("channels_last", "compile", "export", "trace", "checkpoint")
-PLAIN = ("", "builtin", "timed", "functional", "onnx", "no_onednn", "jit", "ddp", "ddp_local")
+PLAIN = ("", "builtin", "timed", "functional", "onnx", "plain_input", "no_onednn", "jit", "ddp", "ddp_local")
 
 
 def since(subject: Subject, major: int, minor: int) -> bool:

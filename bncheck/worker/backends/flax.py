@@ -26,6 +26,7 @@ VARIANTS = {
     "linen": "linen.BatchNorm, the older functional interface",
     "linen_exact": "linen.BatchNorm(use_fast_variance=False)",
     "builtin": "nnx.BatchNorm also where the scenario puts a layer of your own in its place",
+    "plain_input": "nnx.BatchNorm with gradients of the parameters alone: the input asks for none",
     "shard_map": "nnx.BatchNorm under jax.shard_map: each replica on a device of its own, with its own statistics",
     "shard_map_axis_name": "the same with nnx.BatchNorm(axis_name=…): statistics over all replicas",
 }
@@ -43,7 +44,7 @@ DEVICE_REQUIREMENTS = {"cuda": ["jax[cuda12]"]}
 DOCUMENTED = [
     {
         "versions": ">=0.11",
-        "variants": ["", "exact", "builtin", "shard_map", "shard_map_axis_name"],
+        "variants": ["", "exact", "builtin", "plain_input", "shard_map", "shard_map_axis_name"],
         "link": "https://flax.readthedocs.io/en/latest/api_reference/flax.nnx/nn/normalization.html",
         "facets": {
             "update_on": "forward", "averaging": "exponential", "train_normaliser": "batch",
@@ -72,7 +73,8 @@ def describe(variant, device):
     jax = start.import_jax(device, part("replicas").MOST if variant in part("replicas").SYNCHRONISED else 1)
     import flax
 
-    return {"version": flax.__version__, **start.describe(jax, device)}
+    found = {"version": flax.__version__, **start.describe(jax, device)}
+    return dict(found, input_gradient=False) if variant == "plain_input" else found
 
 
 def watch(recorder):
@@ -292,10 +294,12 @@ def play(steps, last, params, stats, x):
     return x, (moved, seen)
 
 
-def compiled(jax, play, _made={}):  # noqa: B006 - the default is the cache: one set of jitted functions per ``play``
-    if play not in _made:
-        _made[play] = part("jitted", "flax").functions(jax, play, jax.jit)
-    return _made[play]
+def compiled(jax, play, to_the_input=True, _made={}):  # noqa: B006 - the default is the cache
+    """One set of jitted functions per ``play``, and per whether the input asks for a gradient."""
+    key = play, to_the_input
+    if key not in _made:
+        _made[key] = part("jitted", "flax").functions(jax, play, jax.jit, to_the_input)
+    return _made[key]
 
 
 class Model:
@@ -305,7 +309,8 @@ class Model:
 
     def __init__(self, jax, network, params, dtype, variant):
         self.jax, self.network, self.dtype = jax, network, jax.numpy.dtype(dtype)
-        self.run = compiled(jax, play)
+        self.to_the_input = network.get("input_gradient", True) and variant != "plain_input"
+        self.run = compiled(jax, play, self.to_the_input)
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers = list(self.specs)
         self.last = any(spec["axis"] == -1 for spec in self.specs.values())
@@ -396,12 +401,13 @@ class Model:
         self.used_up = True
         total = {"input": None}
         for pull, dy in zip(self.tape, dys):
-            grads, total["input"] = self.run["backward"](pull, self.jax.numpy.asarray(dy, dtype=self.dtype))
+            found = self.run["backward"](pull, self.jax.numpy.asarray(dy, dtype=self.dtype))
+            grads, total["input"] = found if self.to_the_input else (found[0], None)
             for layer in self.layers:
                 for what, found in self.gradients(layer, grads).items():
                     name = layer + "/" + what
                     total[name] = np.asarray(found, dtype=np.float64) + total.get(name, 0.0)
-        total["input"] = self.array(total["input"])
+        total["input"] = None if total["input"] is None else self.array(total["input"])
         return total
 
     def gradients(self, layer, grads):

@@ -28,6 +28,11 @@ VARIANTS = {
     "builtin": "on JAX, keras.layers.BatchNormalization also where the scenario puts a layer of your own in its place",
     "builtin_tensorflow": "the same on TensorFlow",
     "builtin_torch": "the same on PyTorch",
+    "tensorflow_function": "on TensorFlow, the network in a tf.function, as fit() runs it",
+    "tensorflow_jit_compile": "on TensorFlow, the network in a tf.function(jit_compile=True), which XLA compiles",
+    "plain_input": "on JAX, with gradients of the parameters alone: the input asks for none",
+    "tensorflow_plain_input": "the same on TensorFlow (no tape.watch(x))",
+    "torch_plain_input": "the same on PyTorch (no x.requires_grad_())",
 }
 CUSTOM = True  # takes network.custom
 WHOLE = True  # takes network.model
@@ -43,18 +48,30 @@ VARIANT_REQUIREMENTS = {
     "jax@cuda": ["jax[cuda12]>=0.4.30,<0.13"],
     "builtin": ["jax>=0.4.30,<0.13"],
     "builtin@cuda": ["jax[cuda12]>=0.4.30,<0.13"],
+    "plain_input": ["jax>=0.4.30,<0.13"],
+    "plain_input@cuda": ["jax[cuda12]>=0.4.30,<0.13"],
     "tensorflow": ["tensorflow-cpu>=2.16"],
+    "tensorflow_function": ["tensorflow-cpu>=2.16"],
+    "tensorflow_function@cuda": ["tensorflow[and-cuda]>=2.16"],
+    "tensorflow_jit_compile": ["tensorflow-cpu>=2.16"],
+    "tensorflow_jit_compile@cuda": ["tensorflow[and-cuda]>=2.16"],
+    "tensorflow_plain_input": ["tensorflow-cpu>=2.16"],
+    "tensorflow_plain_input@cuda": ["tensorflow[and-cuda]>=2.16"],
     "builtin_tensorflow": ["tensorflow-cpu>=2.16"],
     "builtin_tensorflow@cuda": ["tensorflow[and-cuda]>=2.16"],
     "tensorflow@cuda": ["tensorflow[and-cuda]>=2.16"],
     # Pinned: an open range takes whatever CUDA build is newest (7 GB). This is the version of the torch target.
     "torch": ["torch==2.13.0"],
     "builtin_torch": ["torch==2.13.0"],
+    "torch_plain_input": ["torch==2.13.0"],
 }
 DOCUMENTED = [
     {
         "versions": ">=3.0",
-        "variants": ["", "jax", "tensorflow", "torch", "builtin", "builtin_tensorflow", "builtin_torch"],
+        "variants": [
+            "", "jax", "tensorflow", "torch", "builtin", "builtin_tensorflow", "builtin_torch", "tensorflow_function",
+            "tensorflow_jit_compile", "plain_input", "tensorflow_plain_input", "torch_plain_input",
+        ],
         "link": "https://keras.io/api/layers/normalization_layers/batch_normalization/",
         "facets": {
             "update_on": "forward", "averaging": "exponential", "statistic": "variance", "eps_placement": "inside",
@@ -71,7 +88,7 @@ BUILTIN = "builtin"
 
 
 def engine_of(variant):
-    return variant[len(BUILTIN) :].lstrip("_") or "jax" if variant.startswith(BUILTIN) else variant or "jax"
+    return next((name for name in ("tensorflow", "torch") if name in variant.split("_")), "jax")
 
 
 def describe(variant, device):
@@ -80,7 +97,8 @@ def describe(variant, device):
     if keras.backend.backend() != engine:
         raise RuntimeError("keras runs on %s here, not on %s" % (keras.backend.backend(), engine))
     look = {"jax": look_at_jax, "tensorflow": look_at_tensorflow, "torch": look_at_torch}[engine]
-    return dict(look(device.startswith("cuda")), version=keras.__version__, engine=engine)
+    found = dict(look(device.startswith("cuda")), version=keras.__version__, engine=engine)
+    return dict(found, input_gradient=False) if variant.endswith("plain_input") else found
 
 
 def watch(recorder):
@@ -151,12 +169,13 @@ def build(network, params, dtype, variant, device):
 
         # float64 needs this switch, which belongs to the process; compiled functions are kept apart by it.
         jax.config.update("jax_enable_x64", dtype == "float64")
+    engines = part("engines", "keras").engines(variant)
     if network.get("model"):
         if variant.startswith(BUILTIN):
             raise NotImplementedError("network.model has no layers of yours that a built-in one could replace")
-        whole = part("whole", "keras").whole(Model, part("engines", "keras").ENGINES, part)
-        return whole(keras, network, params, dtype)
-    return Model(keras, network, params, dtype, own="" if variant.startswith(BUILTIN) else network.get("custom") or "")
+        return part("whole", "keras").whole(Model, engines, part)(keras, network, params, dtype, variant)
+    own = "" if variant.startswith(BUILTIN) else network.get("custom") or ""
+    return Model(keras, network, params, dtype, own, variant)
 
 
 def keywords_of(layer):
@@ -197,7 +216,9 @@ def make_layer(layers, layer, params, dtype):
 class Model:
     """The worker's model contract."""
 
-    def __init__(self, keras, network, params, dtype, own=""):
+    def __init__(self, keras, network, params, dtype, own="", variant=""):
+        self.to_the_input = network.get("input_gradient", True) and not variant.endswith("plain_input")
+        self.variant = variant
         self.custom, self.arguments, self.remarks = own, dict(network.get("arguments") or {}) if own else {}, {}
         self.keras, self.rows, self.dtype, self.params = keras, network["layers"], dtype, params
         self.shapes = {name: list(np.shape(value)) for name, value in params.items() if name.endswith("/weight")}
@@ -212,7 +233,7 @@ class Model:
         self.start()
 
     def start(self):
-        self.engine = part("engines", "keras").ENGINES[self.keras.backend.backend()](self)
+        self.engine = part("engines", "keras").engines(self.variant)[self.keras.backend.backend()](self)
         self.tape, self.used_up, self.seen, self.first = [], False, {}, None
 
     def assemble(self):

@@ -29,6 +29,7 @@ VARIANTS = {
     "raw": "the operator nd.BatchNorm (npx.batch_norm in 2.0)",
     "builtin": "gluon.nn.BatchNorm also where the scenario puts a layer of your own in its place",
     "unwaited": "gluon.nn.BatchNorm, its statistics read right after backward, without mx.nd.waitall()",
+    "plain_input": "gluon.nn.BatchNorm on an input that asks for no gradient (no x.attach_grad())",
 }
 CUSTOM = True  # takes network.custom
 WHOLE = True  # takes network.model
@@ -66,7 +67,7 @@ REQUIREMENTS = [
 DOCUMENTED = [
     {
         "versions": ">=1.2,<2.1",
-        "variants": ["", "hybrid", "builtin", "unwaited"],
+        "variants": ["", "hybrid", "builtin", "unwaited", "plain_input"],
         "link": "https://mxnet.apache.org/versions/1.9.1/api/python/docs/api/gluon/nn/index.html#mxnet.gluon.nn.BatchNorm",
         "facets": {
             "averaging": "exponential",
@@ -111,6 +112,8 @@ def describe(variant, device):
     features = getattr(mx, "runtime", None)
     enabled = [] if features is None else sorted(name for name, on in features.Features().items() if on.enabled)
     found = {"version": mx.__version__, "features": enabled}
+    if variant == "plain_input":
+        found["input_gradient"] = False
     if device.startswith("cuda"):
         found.update({name: os.environ.get(name, "default") for name in FLAGS})
     return found
@@ -238,9 +241,13 @@ def make_layer(mx, layer, params, variant):
     return nn.Conv2D(weight[0], weight[2:], in_channels=weight[1], **steps)
 
 
-def holds(block):
-    """Whether a block has any parameters."""
-    return bool(list(block.collect_params().keys()))
+def parameters_of(block):
+    """All parameters of a block."""
+    return list(block.collect_params().values())
+
+
+def trained(parameter):
+    return parameter.grad_req != "null"
 
 
 class Model:
@@ -258,6 +265,7 @@ class Model:
         self.seen, self.returned = {}, None
         self.training = False
         self.tape, self.used_up = [], False
+        self.to_the_input = network.get("input_gradient", True) and variant != "plain_input"
         # What a training loop reads that does not wait. Up to 1.7.0 the statistics are no dependency of the read: after
         # 166 of 200 backwards through (16, 64, 32, 32) it gave those of the batch before; 0 of 200 on 1.9.1.
         self.unwaited, self.hasty = variant == "unwaited", {}
@@ -290,8 +298,6 @@ class Model:
         return self.mx.nd.array(x, ctx=self.context, dtype=dtype)
 
     # -- events -----------------------------------------------------------------------------------------------
-
-    to_the_input = True  # whether a backward goes on to the input
 
     def forward(self, x, mode):
         mx = self.mx
@@ -327,6 +333,9 @@ class Model:
 
     def backward(self, dys):
         mx = self.mx
+        inside = [each for _, block in self.blocks for each in parameters_of(block)]
+        if not self.to_the_input and not any(map(trained, inside)):
+            raise NotImplementedError("neither the input nor any parameter asks for a gradient")
         self.used_up = True
         heads = [self.array(dy, dtype=self.dtype) for dy in dys]
         # The mode of a backward is the caller's to say: that of the forward it belongs to, not of an eval in between.
@@ -350,7 +359,7 @@ class Model:
     def reload(self, folder):
         """save_parameters of every block, new blocks, load_parameters."""
         self.mx.nd.waitall()
-        paths = {name: os.path.join(folder, name + ".params") for name, block in self.blocks if holds(block)}
+        paths = {name: os.path.join(folder, name + ".params") for name, block in self.blocks if parameters_of(block)}
         if not all(hasattr(block, "save_parameters") for _, block in self.blocks):
             raise NotImplementedError("this version of mxnet has no save_parameters")
         for name, block in self.blocks:

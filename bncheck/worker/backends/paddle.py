@@ -23,6 +23,8 @@ VARIANTS = {
     "": "nn.BatchNorm1D/2D/3D",
     "functional": "nn.functional.batch_norm",
     "builtin": "nn.BatchNorm1D/2D/3D also where the scenario puts a layer of your own in its place",
+    "to_static": "nn.BatchNorm1D/2D/3D through paddle.jit.to_static, layer by layer",
+    "plain_input": "nn.BatchNorm1D/2D/3D on an input that asks for no gradient (stop_gradient stays True)",
 }
 CUSTOM = True  # takes network.custom
 WHOLE = True  # takes network.model
@@ -53,7 +55,7 @@ REQUIREMENTS = [
 DOCUMENTED = [
     {
         "versions": ">=2.0",
-        "variants": ["", "builtin"],
+        "variants": ["", "builtin", "to_static", "plain_input"],
         "link": "https://www.paddlepaddle.org.cn/documentation/docs/en/api/paddle/nn/BatchNorm2D_en.html",
         "facets": {
             "averaging": "exponential",
@@ -92,6 +94,8 @@ def describe(variant, device):
     paddle.set_device(device.replace("cuda", "gpu"))
     found = {"version": paddle.__version__, "CUDA": str(paddle.version.cuda()) if built else ""}
     flags = ("FLAGS_cudnn_deterministic", "FLAGS_cudnn_batchnorm_spatial_persistent") if built else ()
+    if variant == "plain_input":
+        found["input_gradient"] = False
     for name, value in paddle.get_flags(list(flags)).items() if flags else ():
         found[name] = value
     if device.startswith("cuda"):
@@ -162,6 +166,8 @@ def settings(layer, x):
 def build(network, params, dtype, variant, device):
     if dtype in ("float16", "bfloat16") and device == "cpu":
         raise NotImplementedError("paddle has no %s BatchNorm kernel for the CPU" % dtype)
+    if variant == "to_static" and (network.get("custom") or network.get("model")):
+        raise NotImplementedError("in a static program nothing can be seen of your layers: paddle plays them")
     if network.get("custom") and variant != "builtin":
         return part("layers").with_own_layers(Model, part)(network, params, dtype, variant, device)
     if network.get("model"):
@@ -269,6 +275,7 @@ class Model:
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers = list(self.specs)
         self.returns, self.view = network.get("returns"), "contiguous"
+        self.to_the_input = network.get("input_gradient", True) and variant != "plain_input"
         self.assemble()
         for name, block in self.blocks:
             self.start(name, block)
@@ -279,7 +286,7 @@ class Model:
         before = paddle.get_default_dtype()
         paddle.set_default_dtype(self.dtype)  # the dtype of new parameters
         try:
-            self.blocks = [(layer["name"], self.make(layer)) for layer in self.network["layers"]]
+            self.blocks = [(layer["name"], self.static(self.make(layer))) for layer in self.network["layers"]]
         finally:
             paddle.set_default_dtype(before)
         self.norms = {name: block for name, block in self.blocks if name in self.specs}
@@ -303,12 +310,18 @@ class Model:
             with paddle.no_grad():
                 out = self.play(data)
         else:
-            data.stop_gradient = False
+            data.stop_gradient = not self.to_the_input
             out = self.play(data)
             # A forward after a backward starts a new tape; several before one backward share it.
             self.tape = [(data, out)] if self.used_up else self.tape + [(data, out)]
             self.used_up = False
         return self.array(self.returned if mode == "eval" and self.returned is not None else out)
+
+    def static(self, block):
+        """A layer as a static program where the variant asks for one; a function of ours has nothing to trace."""
+        if self.variant == "to_static" and isinstance(block, self.paddle.nn.Layer):
+            return self.paddle.jit.to_static(block, full_graph=True)
+        return block
 
     def play(self, x):
         self.seen, self.returned = {}, None
@@ -321,6 +334,9 @@ class Model:
         return x
 
     def backward(self, dys):
+        if self.used_up and self.variant == "to_static":
+            # retain_graph=True does not keep it: PreconditionNotMetError, "Tensor holds no memory".
+            raise NotImplementedError("nobody goes back twice through a forward of paddle.jit.to_static")
         for tensor in [data for data, _ in self.tape] + self.parameters():
             tensor.clear_gradient(False)
         self.used_up = True

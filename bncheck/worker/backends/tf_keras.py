@@ -2,7 +2,7 @@
 
 The fused kernel takes 4-D and 5-D input that is not float64, and averages the n − 1 variance; all else averages the n
 one: the divisor depends on rank and dtype.
-Layers are called eagerly, gradients come from a GradientTape.
+Layers are called eagerly but in the variants that say otherwise; gradients come from a GradientTape.
 """
 
 import os
@@ -16,6 +16,9 @@ DEFAULT_VERSION = "2.21.0"
 VARIANTS = {
     "": "BatchNormalization, fused where TensorFlow can (4-D and 5-D, not float64)",
     "unfused": "BatchNormalization(fused=False)",
+    "function": "BatchNormalization in a tf.function, as fit() runs it",
+    "jit_compile": "BatchNormalization in a tf.function(jit_compile=True), which XLA compiles",
+    "plain_input": "BatchNormalization on an input that asks for no gradient (no tape.watch(x))",
 }
 DEVICES = ("cpu", "cuda")
 REQUIREMENTS = [
@@ -30,7 +33,7 @@ DEVICE_REQUIREMENTS = {"cuda": ["tensorflow[and-cuda]"]}
 DOCUMENTED = [
     {
         "versions": ">=2.15",
-        "variants": ["", "unfused"],
+        "variants": ["", "unfused", "function", "jit_compile", "plain_input"],
         "link": "https://www.tensorflow.org/versions/r2.15/api_docs/python/tf/keras/layers/BatchNormalization",
         "facets": {
             "update_on": "forward", "averaging": "exponential", "statistic": "variance", "eps_placement": "inside",
@@ -49,6 +52,8 @@ def describe(variant, device):
         raise RuntimeError("tensorflow sees no GPU")
     found = {"version": keras.__version__, "tensorflow": tf.__version__}
     found["onednn"] = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default")
+    if variant == "plain_input":
+        found["input_gradient"] = False
     if device.startswith("cuda"):
         found.update(
             gpu=str(tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])),
@@ -120,7 +125,8 @@ class Model:
 
     def __init__(self, network, params, dtype, variant, device):
         self.tf, keras = start(device)
-        self.network, self.dtype = network, dtype
+        self.network, self.dtype, self.variant = network, dtype, variant
+        self.to_the_input = network.get("input_gradient", True) and variant != "plain_input"
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers, self.returns = list(self.specs), network.get("returns")
         self.last = any(spec["axis"] == -1 for spec in self.specs.values())
@@ -131,6 +137,7 @@ class Model:
         # ``training`` is an argument of the call; this is what the next "as_is" forward passes. Without it: inference.
         self.modes = dict.fromkeys(self.layers, False)
         self.tape, self.used_up, self.seen, self.first = [], False, {}, None
+        self.functions = {}  # mode → what runs the network in it
 
     def put(self, name, value):
         """Set one of the host's parameters; dense and conv kernels are (…, in, out)."""
@@ -182,17 +189,28 @@ class Model:
             self.modes = dict.fromkeys(self.layers, mode != "eval")
         data = self.tensor(x, self.dtype)
         if mode in ("eval", "no_grad"):
-            out, self.seen = self.walk(data)
+            out, self.seen = self.run(data)
         else:
             with self.tf.GradientTape(persistent=True) as tape:
-                tape.watch(data)
-                out, self.seen = self.walk(data)
+                if self.to_the_input:
+                    tape.watch(data)
+                out, self.seen = self.run(data)
             # A forward after a backward starts a new tape; several before one backward share it.
             self.tape = [(tape, data, out)] if self.used_up else [*self.tape, (tape, data, out)]
             self.used_up = False
         own = self.network["layers"][0]["name"] in self.specs and x.dtype.name == self.dtype
         self.first = x if own else None
         return self.array(self.seen[self.returns][1] if mode == "eval" and self.returns else out)
+
+    def run(self, data):
+        """``walk``, in the variant's way. A function holds the modes of its layers, and what is trained of them."""
+        if self.variant not in ("function", "jit_compile"):
+            return self.walk(data)
+        key = (repr(self.modes), tuple(layer.trainable for layer in self.made.values()))
+        if key not in self.functions:
+            compiled = True if self.variant == "jit_compile" else None
+            self.functions[key] = self.tf.function(self.walk, autograph=False, jit_compile=compiled)
+        return self.functions[key](data)
 
     def array(self, value):
         found = value.numpy()

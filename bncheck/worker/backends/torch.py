@@ -35,6 +35,7 @@ VARIANTS = {
     "checkpoint": "every training forward through torch.utils.checkpoint, so that backward runs it again",
     "autocast": "torch.autocast in bfloat16: layers and statistics in float32, products of matrices in bfloat16",
     "autocast_float16": "the same in float16, which holds numbers up to 65504",
+    "plain_input": "the input asks for no gradient (no x.requires_grad_()), as in front of a network's first layer",
     "no_onednn": "oneDNN switched off: PyTorch's own CPU kernels",
     "ddp": "DistributedDataParallel, one process per replica (gloo on a CPU): replica 0's buffers go to all",
     "ddp_local": "DistributedDataParallel(broadcast_buffers=False): every replica keeps its own buffers",
@@ -46,7 +47,7 @@ WHOLE = True  # takes network.model
 REPLICAS = COPIES = SHARES = True
 # Its import starts no threads. Not here: what starts processes of its own, or compiles in some.
 FORKS = ("", "functional", "builtin", "timed", "channels_last", "jit", "trace", "checkpoint", "autocast",
-         "autocast_float16", "no_onednn")  # fmt: skip
+         "autocast_float16", "plain_input", "no_onednn")  # fmt: skip
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 REQUIREMENTS = [
     # Imported: 2.13.0 on 3.11, 2.0.1 on 3.11, 1.13.1 on 3.10, 1.1.0 on 3.6 and 3.7. On Linux the default index's
@@ -74,6 +75,7 @@ DOCUMENTED = [
             "trace",
             "export",
             "checkpoint",
+            "plain_input",
             "no_onednn",
             "autocast",
             "autocast_float16",
@@ -128,6 +130,8 @@ def describe(variant, device):
         "deterministic": bool(getattr(torch, "are_deterministic_algorithms_enabled", lambda: False)()),
         "CUDA": torch.version.cuda or "",
     }
+    if variant == "plain_input":
+        found["input_gradient"] = False
     if kind == "cuda":
         found.update(part("gpu").flags(torch), gpu=torch.cuda.get_device_name(device))
     return found
@@ -173,6 +177,7 @@ class Model:
         self.last_axis = any(spec["axis"] == -1 for spec in self.specs.values())
         self.rank = network["layers"][0]["rank"] if network["layers"] else 2
         self.returns = network.get("returns")
+        self.to_the_input = network.get("input_gradient", True) and variant != "plain_input"
         own = None if variant == "builtin" else network.get("custom")
         if variant == "builtin" and network.get("oracle", "batch_norm") != "batch_norm":
             raise NotImplementedError(
@@ -358,7 +363,7 @@ class Model:
         if self.whole:
             self.seen = {}  # a layer that this forward passes by has none
         quiet = mode in ("eval", "no_grad")
-        if not quiet and self.network.get("input_gradient", True):
+        if not quiet and self.to_the_input:
             data.requires_grad_()
         out = self.run(data, mode, not quiet)
         if not quiet:
@@ -407,6 +412,8 @@ class Model:
         return self.finish(data, out, "train")
 
     def backward(self, dys):
+        if not self.to_the_input and not any(out.requires_grad for _, out in self.tape):
+            raise NotImplementedError("neither the input nor any parameter asks for a gradient")
         for tensor in [data for data, _ in self.tape] + list(self.net.parameters()):
             tensor.grad = None
         self.used_up = True

@@ -8,10 +8,13 @@ REFUSALS = ("ConcretizationTypeError", "TracerArrayConversionError", "TracerBool
             "TracerIntegerConversionError", "NonConcreteBooleanIndexError")  # fmt: skip
 
 
-def functions(jax, play, jit):
-    """Those of one model: forward, recorded (with what goes back), backward."""
+def functions(jax, play, jit, to_the_input=True):
+    """Those of one model: forward, recorded (with what goes back), backward. ``to_the_input``: whether the input asks
+    for a gradient, too."""
 
     def with_gradient(static, mode, params, stats, x):
+        if not to_the_input:
+            return jax.vjp(lambda p: play(static, mode, p, stats, x), params, has_aux=True)
         return jax.vjp(lambda p, v: play(static, mode, p, stats, v), params, x, has_aux=True)
 
     return {
@@ -28,8 +31,8 @@ def as_it_is(function, **_):
 class Willing:
     """The functions by name; without jax.jit from the first time on that it refuses, and ``remark`` says so."""
 
-    def __init__(self, jax, play, compiled, custom):
-        self.compiled, self.plain, self.custom = compiled, functions(jax, play, as_it_is), custom
+    def __init__(self, jax, play, compiled, custom, to_the_input=True):
+        self.compiled, self.plain, self.custom = compiled, functions(jax, play, as_it_is, to_the_input), custom
         self.refusals = tuple(getattr(jax.errors, name) for name in REFUSALS if hasattr(jax.errors, name))
         self.remark = ""
 

@@ -19,7 +19,7 @@ def with_own_layers(base, plain, part):
             self.hands, self.own, self.remarks = part("own", "flax").hands(shared), {}, {}
             self.custom, self.arguments = network["custom"], dict(network.get("arguments") or {})
             base.__init__(self, jax, network, params, dtype, variant)
-            self.run = part("jitted", "flax").Willing(jax, self.play, self.run, custom)
+            self.run = part("jitted", "flax").Willing(jax, self.play, self.run, custom, self.to_the_input)
 
         def part(self, layer, shapes, variant):
             if layer["type"] != "batch_norm":

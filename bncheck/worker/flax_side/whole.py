@@ -18,6 +18,7 @@ def whole(base, plain, part):
 
             self.jax, self.nnx, self.network, self.dtype = jax, nnx, network, jax.numpy.dtype(dtype)
             self.hands, self.specs, self.returns, self.first = part("own", "flax").hands(shared), {}, None, None
+            self.to_the_input = network.get("input_gradient", True) and variant != "plain_input"
             self.assemble()
             self.layers = list(self.own)
             self.mode = None  # what the next "as_is" forward does; None is what the model itself was built with
@@ -31,12 +32,17 @@ def whole(base, plain, part):
             self.gone = {}
             self.look()
 
+        def see(self, x):
+            """Find layers whose state has unusual names by what they do with a batch."""
+            part("unusual", "own").see(shared, part("behaviour", "torch"), self, x)
+
         def look(self):
             """Its normalising layers, and the functions that run it."""
             self.own = {name: shared.Own(self.hands, layer) for name, layer in self.normalisers(self.net).items()}
             jitted = part("jitted", "flax")
-            compiled = jitted.functions(self.jax, self.play, self.jax.jit)
-            self.run = jitted.Willing(self.jax, self.play, compiled, custom)
+            asks = self.to_the_input
+            compiled = jitted.functions(self.jax, self.play, self.jax.jit, asks)
+            self.run = jitted.Willing(self.jax, self.play, compiled, custom, asks)
 
         def normalisers(self, net):
             found = [(".".join(map(str, path)), each) for path, each in self.nnx.iter_modules(net)]
@@ -235,7 +241,7 @@ def whole(base, plain, part):
         def descend(self, dy, rate):
             """One step of plain gradient descent along the last forward's gradient."""
             self.used_up = True
-            grads, _ = self.run["backward"](self.tape[-1], self.jax.numpy.asarray(dy, dtype=self.dtype))
+            grads = self.run["backward"](self.tape[-1], self.jax.numpy.asarray(dy, dtype=self.dtype))[0]
             params = self.nnx.split(self.net, self.nnx.Param, ...)[1]
             self.nnx.update(self.net, self.jax.tree.map(lambda held, grad: held - rate * grad, params, grads))
 

@@ -1,7 +1,7 @@
 """Keras's engines: how gradients come from each, and the walk of a network through its layers.
 
-Python 3.7 syntax. On JAX the network is jitted, as fit() does: one operation at a time, every new shape took 1 s and
-every cell 40 ms.
+A model says ``to_the_input``: whether its input asks for a gradient, too. Python 3.7 syntax. On JAX the network is
+jitted, as fit() does: one operation at a time, every new shape took 1 s and every cell 40 ms.
 """
 
 import json
@@ -18,6 +18,7 @@ class Jax:
         self.jax, self.model = jax, model
         frozen = [name for name, layer in model.made.items() if not layer.trainable]
         given = [model.rows, model.shapes, model.dtype, model.last, frozen, repr(model.custom), model.arguments]
+        given += [] if model.to_the_input else ["plain input"]
         text = json.dumps(given, sort_keys=True)
         self.run = compiled(jax, model, text)
 
@@ -47,8 +48,8 @@ class Jax:
 
     def backward(self, pull, dy):
         """(gradient by the input, {layer: gradients in the order of its trainable variables})."""
-        grads, data = self.run["backward"](pull, dy)
-        return data, grads
+        found = self.run["backward"](pull, dy)
+        return found[1] if len(found) > 1 else None, found[0]
 
 
 def compiled(jax, model, text, _made={}):  # noqa: B006 - the default is the cache: one compilation per network and shape
@@ -56,6 +57,7 @@ def compiled(jax, model, text, _made={}):  # noqa: B006 - the default is the cac
     if text in _made:
         return _made[text]
     pattern = (model.keras.ops, model.rows, model.made, model.last, model.own)
+    to_the_input = model.to_the_input
 
     def forward(modes, trainable, fixed, x):
         moved = {}
@@ -68,6 +70,8 @@ def compiled(jax, model, text, _made={}):  # noqa: B006 - the default is the cac
         return out, (seen, moved)
 
     def recorded(modes, trainable, fixed, x):
+        if not to_the_input:
+            return jax.vjp(lambda p: forward(modes, p, fixed, x), trainable, has_aux=True)
         return jax.vjp(lambda p, v: forward(modes, p, fixed, v), trainable, x, has_aux=True)
 
     _made[text] = {
@@ -89,10 +93,14 @@ class TensorFlow:
     def tensor(self, x, dtype):
         return self.tf.cast(self.tf.convert_to_tensor(x), dtype)
 
+    def forward(self, data):
+        return self.model.walk(data)
+
     def record(self, data):
         with self.tf.GradientTape(persistent=True) as tape:
-            tape.watch(data)
-            out, seen = self.model.walk(data)
+            if self.model.to_the_input:
+                tape.watch(data)
+            out, seen = self.forward(data)
         return out, seen, (tape, data, out)
 
     def backward(self, kept, dy):
@@ -101,6 +109,29 @@ class TensorFlow:
             name: [held.value for held in layer.trainable_variables] for name, layer in self.model.made.items()
         }
         return tape.gradient(out, (data, variables), output_gradients=dy)
+
+
+class Function(TensorFlow):
+    """The network in a tf.function, as fit() runs it: one per mode. Its gradient is a function as well."""
+
+    compiled = None
+
+    def __init__(self, model):
+        TensorFlow.__init__(self, model)
+        self.functions = {}
+
+    def forward(self, data):
+        mode = repr(getattr(self.model, "modes", None) or self.model.training)
+        if mode not in self.functions:
+            # Neither does fit() have AutoGraph convert what it calls.
+            self.functions[mode] = self.tf.function(self.model.walk, autograph=False, jit_compile=self.compiled)
+        return self.functions[mode](data)
+
+
+class Xla(Function):
+    """The same, compiled by XLA, as compile(jit_compile=True) asks fit() to do."""
+
+    compiled = True
 
 
 class Torch:
@@ -115,7 +146,8 @@ class Torch:
         return self.model.keras.ops.convert_to_tensor(np.array(x), dtype=dtype)
 
     def record(self, data):
-        data.requires_grad_()
+        if self.model.to_the_input:
+            data.requires_grad_()
         out, seen = self.model.walk(data)
         return out, seen, (data, out)
 
@@ -123,16 +155,21 @@ class Torch:
         data, out = kept
         made = self.model.made
         names = [(name, held.value) for name, layer in made.items() for held in layer.trainable_variables]
-        found = self.torch.autograd.grad(
-            out, [data] + [held for _, held in names], dy, retain_graph=True, allow_unused=True
-        )
+        asked = ([data] if self.model.to_the_input else []) + [held for _, held in names]
+        if not asked:
+            return None, {name: [] for name in made}
+        found = list(self.torch.autograd.grad(out, asked, dy, retain_graph=True, allow_unused=True))
+        first = found.pop(0) if self.model.to_the_input else None
         grads = {name: [] for name in made}
-        for (name, _), grad in zip(names, found[1:]):
+        for (name, _), grad in zip(names, found):
             grads[name].append(grad)
-        return found[0], grads
+        return first, grads
 
 
-ENGINES = {"jax": Jax, "tensorflow": TensorFlow, "torch": Torch}
+def engines(variant):
+    """{engine of Keras: how it runs}."""
+    ways = {"tensorflow_function": Function, "tensorflow_jit_compile": Xla}
+    return {"jax": Jax, "tensorflow": ways.get(variant, TensorFlow), "torch": Torch}
 
 
 def walk(pattern, modes, x, call):

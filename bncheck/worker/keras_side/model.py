@@ -8,7 +8,7 @@ SAMPLES, SIDE = 8, 32  # of made-up inputs, where the model leaves them open
 
 def play(keras, part, failed, job, folder):
     backend, custom = part("backends", "keras"), part("torch_side", "custom")
-    whole = part("keras_side", "whole").whole(backend.Model, part("keras_side", "engines").ENGINES, backend.part)
+    whole = part("keras_side", "whole").whole(backend.Model, part("keras_side", "engines").engines(""), backend.part)
     text = "%s:%s" % (job["module"], job["name"])
     network = {"model": text, "arguments": job["with"], "output": "*", "layers": []}
     try:
@@ -19,9 +19,8 @@ def play(keras, part, failed, job, folder):
         "weights": load(failed, model.net, job["weights"]) if job["weights"] else None,
         "class": type(model.net).__name__,
         "version": keras.__version__,
-        "others": others(model),
     }
-    return part("own_side", "model").play(part, part("own_side", "layer"), failed, job, folder, model, about)
+    return part("own_side", "model").play(part, part("own_side", "layer"), failed, job, folder, model, about, others)
 
 
 def load(failed, net, path):

@@ -24,9 +24,10 @@ def whole(base, engines, part):
     )
 
     class Whole(base):
-        def __init__(self, keras, network, params, dtype, alike=True):
+        def __init__(self, keras, network, params, dtype, variant="", alike=True):
             """``alike``: what is random is drawn by NumPy."""
             self.alike, self.building = alike, building
+            self.to_the_input = network.get("input_gradient", True) and not variant.endswith("plain_input")
             self.keras, self.network, self.dtype, self.params = keras, network, dtype, params
             self.hands = own.hands(keras, shared)
             self.custom, self.returns, self.own, self.training = "", None, {}, False
@@ -43,6 +44,10 @@ def whole(base, engines, part):
             self.layers = list(self.norms)
             self.now = {}  # what each normalising layer got and gave in the forward that runs
             self.tap()
+
+        def see(self, x):
+            """Find layers whose state has unusual names by what they do with a batch."""
+            part("unusual", "own").see(shared, part("behaviour", "torch"), self, x)
 
         def found(self):
             return normalisers(self.hands, shared, self.net)
@@ -331,6 +336,8 @@ def on_jax(base):
             return self.model.chosen(out), (dict(self.model.now), moved)
 
         def recorded(self, training, trainable, fixed, x):
+            if not self.model.to_the_input:
+                return self.jax.vjp(lambda p: self.stateless(training, p, fixed, x), trainable, has_aux=True)
             return self.jax.vjp(lambda p, v: self.stateless(training, p, fixed, v), trainable, x, has_aux=True)
 
         def values(self):

@@ -23,14 +23,23 @@ def whole(base, part):
             net.hybridize(active=False)
             self.blocks, self.hooks, self.gone = [("net", net)], [], {}
             self.norms = self.found()
-            if any(own.unknown(each) for block in self.norms.values() for each in self.hands.parameters(block)):
-                raise custom.CustomLayerError(
-                    "a normalising layer of %s has no shape yet: give it in_channels, or run the model once in there"
-                    % self.call
-                )
             self.own = {name: shared.Own(self.hands, block) for name, block in self.norms.items()}
             self.layers = list(self.norms)
             self.tap()
+
+        def see(self, x):
+            """Let parameters that wait for a batch have one, in inference; find layers whose state has unusual names by
+            what they do with it."""
+            batch = shared.np.asarray(x, dtype=self.dtype)
+            if any(part("own").unknown(each) for each in self.hands.parameters(self.root())):
+                try:
+                    self.evaluated(self.root(), batch)
+                except (Exception, SystemExit) as error:
+                    said = "parameters of %s wait for a first batch, and one of the shape %s raises %s%s"
+                    where = custom.line_in(self.network["model"].rpartition(":")[0], error)
+                    text = said % (self.call, tuple(batch.shape), custom.said(error), where)
+                    raise custom.failed(text, error)
+            part("unusual", "own").see(shared, part("behaviour", "torch"), self, batch)
 
         def found(self):
             """One that stands at two places goes by the first of its names."""

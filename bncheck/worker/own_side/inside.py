@@ -30,6 +30,9 @@ def taken_out(part, model, shapes):
     getattr(model, "untap", lambda: None)()
     told = {name: whole.describe(model, name) for name in model.norms}
     facts = {name: whole.facts(shared, model, name, shapes) for name, each in told.items() if each["own"]}
-    found = {name: (model.norms[name], each) for name, each in facts.items() if each is not None}
+    found = {name: (model.norms[name], each) for name, each in facts.items() if isinstance(each, dict)}
     layers = {name: {"kind": each["kind"], "own": each["own"]} for name, each in told.items()}
-    return model.hands.target, model.variants, layers, found, []
+    for name in [name for name in facts if name not in found]:
+        layers[name]["why"] = facts[name]
+    shown = part("own_side", "unusual").taken(shared, model.norms)
+    return model.hands.target, model.variants, layers, found, shown

@@ -42,25 +42,33 @@ def play_built(part, failed, job, folder, hands, version):
         model = part("backends", hands.target).build(network, {}, "float32", "", "cpu")
     except custom.CustomLayerError as error:
         raise failed(getattr(error, "short", str(error)), "correct it; it is imported by %s" % job["python"])
-    net = model.blocks[0][1] if hasattr(model, "blocks") else model.net
+    net = model.root()
+    about = {"class": type(net).__name__, "version": version, "weights": None}
+    return dict(play(part, shared, failed, job, folder, model, about, others), framework=hands.target)
+
+
+def others(model):
+    """{name: shape} of what is trained and is no BatchNorm's."""
     own = {id(model.find(layer, what)) for layer in model.norms.values() for what in ("gamma", "beta")}
-    others = {name: list(each.shape) for name, each in hands.learned(net).items() if id(each) not in own}
-    about = {"class": type(net).__name__, "version": version, "weights": None, "others": others}
-    return dict(play(part, shared, failed, job, folder, model, about), framework=hands.target)
+    learned = model.hands.learned(model.root())
+    return {name: list(each.shape) for name, each in learned.items() if id(each) not in own}
 
 
-def play(part, shared, failed, job, folder, model, about):
-    """``about``: class, version, weights (what was loaded) and others ({name: shape} of what is no BatchNorm's)."""
+def play(part, shared, failed, job, folder, model, about, others):
+    """``about``: class, version and weights (what was loaded); ``others(model)``: {name: shape} of what is no
+    BatchNorm's."""
     custom = part("torch_side", "custom")
     batch, how = choose(failed, model, job)
-    if part("own_side", "unusual").learn(shared, part("torch_side", "behaviour"), model, batch):
-        model.layers = list(model.found())
-        model.replace(model.root())
+    try:
+        model.see(batch)
+    except custom.CustomLayerError as error:
+        raise failed(getattr(error, "short", str(error)), "correct it, or give a batch that it takes: --data batch.npz")
     hold(shared, model, folder)
     found = {
         "kind": "model",
         "input": how,
         "layers": [describe(model, name) for name in model.norms],
+        "others": others(model),
         "training": None,
         "remarks": [],
         "output": [],
@@ -86,8 +94,9 @@ def play(part, shared, failed, job, folder, model, about):
     np.savez(os.path.join(folder, "recording.npz"), **life.arrays())
     found["happenings"] = life.happenings
     found["remarks"] += getattr(model, "manner", list)()
+    found["shown"] = part("own_side", "unusual").taken(shared, model.norms)
     found.update(part("own_side", "places").seen(shared, model, batch))
-    found["alone"] = alone(part, shared, model, found["layers"], life.shapes, folder, job["ops"])
+    found["alone"], found["unplayed"] = alone(part, shared, model, found["layers"], life.shapes, folder, job["ops"])
     return found
 
 
@@ -98,31 +107,38 @@ def in_a_line(text):
 
 
 def alone(part, shared, model, layers, shapes, folder, ops):
-    """What is said of the user's own layers, each played by itself (alone.py): the model's end."""
+    """(what is said of the user's own layers, each played by itself (alone.py), {name: why one is not}): the model's
+    end."""
     getattr(model, "untap", lambda: None)()
-    found = {each["name"]: facts(shared, model, each["name"], shapes) for each in layers if each["own"]}
-    found = {name: (model.norms[name], each) for name, each in found.items() if each is not None}
+    told = {each["name"]: facts(shared, model, each["name"], shapes) for each in layers if each["own"]}
+    found = {name: (model.norms[name], each) for name, each in told.items() if isinstance(each, dict)}
+    why = {name: each for name, each in told.items() if name not in found}
     if not found:
-        return []
+        return [], why
     said, arrays = part("own_side", "alone").play(part, model.hands.target, model.variants, found, ops)
     np.savez(os.path.join(folder, "alone.npz"), **arrays)
-    return said
+    return said, why
 
 
 def facts(shared, model, name, shapes):
-    """Of a layer that alone.py can play; None where it learns more than a gamma and a beta, or never trained."""
+    """Of a layer that alone.py can play; why not, a text, of any other."""
     hands, layer = model.hands, model.norms[name]
     own = shared.standing(hands, layer)
     held = {what: own.find(what) for what in HELD}
     known = {id(each) for each in held.values() if each is not None}
-    if name not in shapes or any(id(each) not in known for each in hands.weights(layer)):
-        return None
+    if name not in shapes:
+        return "it did not run in training, or gives more than one tensor"
+    more = [each for each in hands.weights(layer) if id(each) not in known]
+    if more:
+        names = [word for word, each in hands.learned(layer).items() if each is more[0]]
+        return "it learns %s, which is not known to be its gamma or beta" % (names[0] if names else "something else")
     # Frozen from outside, for fine-tuning: what the layer computes is the question.
     hands.thaw([held[what] for what in ("gamma", "beta") if held.get(what) is not None])
     momentum, axis = number(own.find("momentum")), model.axis(name)
     channels = int(np.prod(held["running_mean"].shape))
     if len(shapes[name]) < 2 or shapes[name][axis] != channels:
-        return None
+        text = "its %d statistics are no number for each channel of its input, %s"
+        return text % (channels, tuple(shapes[name]))
     return {
         "shape": list(shapes[name]),
         "axis": 1 if axis == 1 else -1,

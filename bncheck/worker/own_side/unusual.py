@@ -3,14 +3,27 @@
 A layer that is called once with a tensor, and keeps two tensors of one number per channel, of which one moves towards
 the mean of that input and another towards its variance, its deviation or one over that, keeps running statistics. Its
 gamma and beta are the weights that its output shows. What is found is written into own_side/layer.py's ``SHOWN``; what
-the model holds is as before. Loaded by path beside own_side/model.py; Python 3.7 syntax, no framework is known here.
+the model holds is as before. Loaded by path beside a backend's model of a network; Python 3.7 syntax, no framework is
+known here.
 """
 
 import numpy as np
 
 NEAR = 1e-2  # of the largest: how near a weight is to the gamma or beta that an output shows; eps is not known
 FEWEST, LARGEST = 2, 1 << 16  # channels
+FORMS = {1: "", 2: ", which it holds as a standard deviation", -2: ", which it holds as one over a standard deviation"}
 DEPTH = 2  # of layers inside a layer, that keep its statistics
+
+
+def see(shared, behaviour, model, batch):
+    """Have a model know its layers of unusual names by what they do with a batch; its state and modes stay."""
+    net = model.root()
+    modes = model.modes(net)
+    found = learn(shared, behaviour, model, batch)
+    model.set_modes(net, modes)
+    if found:
+        model.layers = list(model.found())
+        model.replace(net)
 
 
 def learn(shared, behaviour, model, batch):
@@ -21,28 +34,70 @@ def learn(shared, behaviour, model, batch):
         return False
     whole = {key: (each, np.array(hands.array(each))) for key, each in model.everything(net).items()}
     before = {name: kept(hands, each) for name, each in suspects.items()}
+    known = len(shared.SHOWN)
     try:
-        with model.followed(suspects) as ran:
-            model.in_training(net, batch)
+        try:
+            with model.followed(suspects) as ran:
+                model.in_training(net, batch)
+        except (Exception, SystemExit):
+            return False  # the play itself says why
         after = {name: kept(hands, each) for name, each in suspects.items()}
-    except (Exception, SystemExit):
-        return False  # the play itself says why
+        look(shared, behaviour, model, suspects, ran, before, after)
     finally:
         for name, each in suspects.items():
             put_back(shared, hands, each, before[name])
         for held, value in whole.values():
             model.put(held, value)
-    claimed, known = set(), len(shared.SHOWN)
+    return len(shared.SHOWN) > known
+
+
+def look(shared, behaviour, model, suspects, ran, before, after):
+    """Write down what is known of the suspects by the calls that ``ran``; what is in another layer is that one's."""
+    hands, claimed = model.hands, set()
     for name in sorted(suspects, key=lambda each: -each.count(".")):
         layer, calls = suspects[name], [call for call in ran if call.name == name]
         if len(calls) == 1 and calls[0].given is not None and calls[0].out is not None:
             x, y = (np.asarray(model.array(each), dtype=np.float64) for each in (calls[0].given, calls[0].out))
             words = words_of(hands, behaviour, layer, x, y, before[name], after[name])
+            if not words and moved(before[name], after[name], x.shape):
+                words = by_itself(shared, behaviour, hands, layer, x, before[name])
             used = {id(shared.reached(layer, name)) for name, _ in words.values()}
             if words and not used & claimed:
                 claimed |= used
                 shared.SHOWN[type(layer)] = words
-    return len(shared.SHOWN) > known
+
+
+def moved(before, after, shape):
+    """Whether anything that it keeps for one of its input's axes moved."""
+    return any(
+        each.size in shape[1:] and not np.array_equal(each, after.get(name, each)) for name, each in before.items()
+    )
+
+
+def by_itself(shared, behaviour, hands, layer, x, before):
+    """``words_of`` it once more, by itself: means of 0, or equal variances, show nothing, as behind another
+    normalisation."""
+    axis = hands.axis % x.ndim
+    wide = [1] * x.ndim
+    wide[axis] = x.shape[axis]
+    grow = np.linspace(0.5, 2.0, x.shape[axis]).reshape(wide)
+    given = (x * grow + np.flip(grow, axis)).astype("float32")
+    put_back(shared, hands, layer, before)
+    try:
+        out = np.asarray(hands.array(hands.run(shared.Own(hands, layer), given)), dtype=np.float64)
+        return words_of(hands, behaviour, layer, given.astype(np.float64), out, before, kept(hands, layer))
+    except (Exception, SystemExit):
+        return {}  # it takes no such call
+
+
+def taken(shared, norms):
+    """A sentence per class of ``norms`` ({name: layer}) on what was taken for its statistics."""
+    kinds = {type(each): shared.SHOWN[type(each)] for each in norms.values() if type(each) in shared.SHOWN}
+    said = "By what they do in training, %s and %s of %s were taken for its running mean and variance%s."
+    return [
+        said % (words["running_mean"][0], words["running_var"][0], kind.__name__, FORMS[words["running_var"][1]])
+        for kind, words in kinds.items()
+    ]
 
 
 def layers(model, net):

@@ -16,6 +16,7 @@ def whole(base, part):
             self.paddle, self.hands = paddle, part("own").hands(shared)
             self.network, self.params, self.dtype, self.variant = network, {}, dtype, variant
             self.specs, self.returns, self.view = {}, None, "contiguous"
+            self.to_the_input = network.get("input_gradient", True) and variant != "plain_input"
             self.assemble()
             self.layers = list(self.norms)
 
@@ -36,6 +37,10 @@ def whole(base, part):
             self.tap()
             self.seen, self.returned = {}, None
             self.tape, self.used_up = [], False
+
+        def see(self, x):
+            """Find layers whose state has unusual names by what they do with a batch."""
+            part("unusual", "own").see(shared, part("behaviour", "torch"), self, x)
 
         def found(self):
             found = self.root().named_sublayers(include_self=True)

@@ -116,7 +116,7 @@ def live(torch, part, job, net, norms, batch, folder):
     found["steps"] = job["steps"] if "training" in outputs else 0
     found["loss"] = outputs.get("training")
     if "training" in outputs:
-        found["alone"] = alone(torch, part, leaves, net, own, batch, folder, job["ops"])
+        found["alone"], found["unplayed"] = alone(torch, part, leaves, net, own, batch, folder, job["ops"])
     return found
 
 
@@ -150,21 +150,22 @@ def birth(torch, part, twin, net, norms, batch):
 
 
 def alone(torch, part, leaves, net, own, batch, folder, ops):
-    """What is said of the user's own layers, each played by itself (own_side/alone.py): the model's end."""
+    """(what is said of the user's own layers, each played by itself (own_side/alone.py), {name: why one is not}): the
+    model's end."""
     if not own:
-        return []
+        return [], {}
     try:
         shapes = {name: seen[2] for name, seen in tapped(torch, leaves, net, own, batch).items()}
     except (Exception, SystemExit):
-        return []  # the play itself has said why
+        return [], {}  # the play itself has said why
     net.train()
     inside, custom = part("torch_side", "inside"), part("torch_side", "custom")
-    found = inside.playable(torch, custom, own, shapes)
+    found, why = inside.playable(torch, custom, own, shapes)
     if not found:
-        return []
+        return [], why
     said, arrays = part("own_side", "alone").play(part, "torch", ("", "builtin"), found, ops)
     np.savez(os.path.join(folder, "alone.npz"), **arrays)
-    return said
+    return said, why
 
 
 def raised(part, error, job):

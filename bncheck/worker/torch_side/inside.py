@@ -118,7 +118,9 @@ class Inside:
             }
             for name, each in model.norms.items()
         }
-        found = playable(model.torch, self.part("custom"), own, shapes)
+        found, why = playable(model.torch, self.part("custom"), own, shapes)
+        for name, reason in why.items():
+            layers[name]["why"] = reason
         return (
             "torch",
             ("", "builtin"),
@@ -176,24 +178,33 @@ def dtype_of(tensor):
 
 
 def playable(torch, custom, own, shapes):
-    """{name: (layer, its facts)} of ``own``, the user's layers, whose model trains; ``shapes``: of their inputs."""
-    found = {name: facts(torch, custom, each, shapes[name]) for name, each in own.items() if name in shapes}
-    return {name: (own[name], each) for name, each in found.items() if each is not None}
+    """({name: (layer, its facts)} of those of ``own``, the user's layers, that alone.py can play, {name: why not}) in a
+    model that trains; ``shapes``: of their inputs."""
+    said = {name: facts(torch, custom, each, shapes.get(name)) for name, each in own.items()}
+    found = {name: (own[name], each) for name, each in said.items() if isinstance(each, dict)}
+    return found, {name: each for name, each in said.items() if name not in found}
 
 
 def facts(torch, custom, layer, shape):
-    """Of a layer that alone.py can play; None where it learns more than a gamma and a beta, or is kept in eval."""
+    """Of a layer that alone.py can play; why not, a text, of any other."""
     held = {what: custom.find(layer, what) for what in custom.TENSORS}
     known = {id(each) for each in held.values()}
-    if any(held[what] is None for what in ("running_mean", "running_var")) or not layer.training:
-        return None
-    if any(id(each) not in known for each in layer.parameters()):
-        return None
+    if any(held[what] is None for what in ("running_mean", "running_var")):
+        return "it keeps no running mean and variance that are known"
+    if not layer.training:
+        return "it stays in eval while the model trains"
+    if shape is None:
+        return "it did not run in training, or gives more than one tensor"
+    more = [name for name, each in layer.named_parameters() if id(each) not in known]
+    if more:
+        return "it learns %s, which is not known to be its gamma or beta" % more[0]
     channels, (eps, momentum) = held["running_mean"].numel(), (custom.find(layer, word) for word in ("eps", "momentum"))
     last = len(shape) > 2 and shape[1] != channels and shape[-1] == channels
     shape = [shape[0], channels] + list(shape[1:-1]) if last else list(shape)
-    if len(shape) < 2 or shape[1] != channels or (hasattr(layer, "momentum") and layer.momentum is None):
-        return None
+    if len(shape) < 2 or shape[1] != channels:
+        return "its %d statistics are no number for each channel of its input, %s" % (channels, tuple(shape))
+    if hasattr(layer, "momentum") and layer.momentum is None:
+        return "it averages all batches alike (momentum=None)"
     sizes = {what: held[what].numel() for what in ("gamma", "beta") if held[what] is not None}
     odd = ["%s of the shape %s" % (what, tuple(held[what].shape)) for what in sizes if sizes[what] not in (1, channels)]
     why = "it has a %s, and not a number for each of its %d channels" % (" and a ".join(odd), channels) if odd else ""

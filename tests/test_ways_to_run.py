@@ -1,0 +1,129 @@
+"""Other ways to run a layer, on the real frameworks: compiled by XLA, as a traced program, on an input that asks for no
+gradient."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import play
+from test_checkpoints import python_of
+
+from bncheck.environments.backend_file import find_backends
+from bncheck.environments.targets import parse_target
+from bncheck.run_folder.cell import trace_of
+from bncheck.run_folder.results import Results, read_results
+
+ROOT = Path(__file__).parents[1]
+# Two forwards before one backward; constant batches of 2 and 6, of weight one half, from 0 on.
+SCENARIO = """
+title = "Two batches, one backward"
+why = "Which of them comes last in the average?"
+[network]
+layers = [{ name = "bn", type = "batch_norm", channels = 2, batch_weight = 0.5 }]
+[input]
+shape = [4, 2]
+fill = "constant"
+value = 2.0
+[inputs.other]
+fill = "constant"
+value = 6.0
+[program]
+events = ["train_forward", { event = "train_forward", input = "other" }, "backward"]
+"""
+
+
+def played(tmp_path: Path, targets: tuple[str, ...], *more: str) -> tuple[Results, dict[str, list[float]]]:
+    """(what was found, {target: its running mean at the end})."""
+    (tmp_path / "two.toml").write_text(SCENARIO, encoding="utf-8")
+    asked = [word for target in targets for word in ("-t", target)]
+    play(tmp_path / "run", "run", str(tmp_path / "two.toml"), *asked, "--no-report", *more)
+    results, held = read_results(tmp_path / "run"), {}
+    for cell in [cell for cell in results.cells if cell.scenario == "two"]:
+        trace = trace_of(tmp_path / "run", cell)
+        assert trace is not None, cell.error
+        held[cell.target] = trace.arrays["bn/running_mean"][-1].tolist()
+    return results, held
+
+
+@pytest.mark.process
+def test_an_input_that_asks_for_no_gradient_turns_the_order_of_mxnets_updates(tmp_path: Path) -> None:
+    """0 → 1 → 3.5 where 2 comes first, 0 → 3 → 2.5 where 6 does; a gradient that nobody asked for is not missed."""
+    results, held = played(tmp_path, ("mxnet", "mxnet[plain_input]"))
+    assert held == {"mxnet": [3.5, 3.5], "mxnet[plain_input]": [2.5, 2.5]}
+    assert [item.cause for item in results.findings if item.kind != "rounding"] == ["update-phase"]
+    assert not [drift for drift in results.drifts if drift.quantity == "grad_input"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "targets",
+    [
+        ("tf_keras", "tf_keras[function]", "tf_keras[jit_compile]", "tf_keras[plain_input]"),
+        (
+            "keras[tensorflow]", "keras[tensorflow_function]", "keras[tensorflow_jit_compile]",
+            "keras[tensorflow_plain_input]",
+        ),
+        ("keras", "keras[plain_input]"),
+        ("keras[torch]", "keras[torch_plain_input]"),
+        ("flax", "flax[plain_input]"),
+        ("paddle", "paddle[to_static]", "paddle[plain_input]"),
+        ("torch", "torch[trace]", "torch[plain_input]"),
+    ],
+    ids=lambda targets: targets[0],
+)  # fmt: skip
+def test_other_ways_to_run_a_layer_move_its_statistics_as_it_does(tmp_path: Path, targets: tuple[str, ...]) -> None:
+    results, held = played(tmp_path, targets, "--no-probe")
+    assert held == {target: [3.5, 3.5] for target in targets}
+    assert not [item for item in results.findings if item.kind in ("convention", "defect", "unexplained")]
+
+
+# Whether XLA must compile each function that TensorFlow made: forward, forward for a gradient, and backward.
+COMPILED = """
+import importlib.util, numpy, sys
+spec = importlib.util.spec_from_file_location("backend", sys.argv[1])
+backend = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(backend)
+backend.describe(sys.argv[2], "cpu")
+row = {"name": "bn", "type": "batch_norm", "channels": 2, "axis": 1, "rank": 2, "batch_weight": 0.1, "eps": 1e-3,
+       "averaging": "exponential", "affine": True, "track_running_stats": True, "native": {}, "options": {}}
+model = backend.build({"layers": [row], "returns": None}, {}, "float32", sys.argv[2], "cpu")
+x = numpy.arange(8, dtype="float32").reshape(4, 2)
+model.forward(x, "train")
+model.backward([numpy.ones_like(x)])
+model.forward(x, "eval")
+from tensorflow.python.eager.context import context
+made = [context().get_function_def(name) for name in context().list_function_names()]
+walks = [each for each in made if "walk" in each.signature.name]
+print(len(walks), all(each.attr["_XlaMustCompile"].b for each in walks))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("tf_keras[jit_compile]", "True"), ("keras[tensorflow_jit_compile]", "True"), ("tf_keras[function]", "False"),
+    ],
+)  # fmt: skip
+def test_xla_compiles_the_forward_and_the_backward(target: str, says: str) -> None:
+    name, _, variant = target.rstrip("]").partition("[")
+    path = str(find_backends(())[name].path)
+    python = str(python_of("tf_keras" if name == "tf_keras" else "keras[tensorflow]"))
+    done = subprocess.run([python, "-I", "-c", COMPILED, path, variant], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    count, compiled = done.stdout.split()
+    assert int(count) >= 4
+    assert compiled == says
+
+
+def test_every_way_that_the_page_names_is_a_target() -> None:
+    backends = find_backends(())
+    page = (ROOT / "docs" / "targets.md").read_text(encoding="utf-8")
+    table = page.partition("## Other ways to run the same layer")[2].partition("\n\nAdding")[0]
+    named = [span for span in re.findall(r"`([a-z_]+(?:\[[a-z_]+\])?)`", table) if span.partition("[")[0] in backends]
+    assert len(named) > 15
+    for name in named:
+        assert str(parse_target(name, backends)) == name
