@@ -108,6 +108,18 @@ def test_what_one_layer_holds_before_any_event(cell: CellView, found: list[str])
 
 
 @pytest.mark.parametrize(
+    ("gamma", "beta", "trained"), [(1.0, 0.0, False), (0.0, 0.0, False), (1.5, 0.0, True), (1.0, 0.2, True)]
+)
+def test_a_new_network_may_be_looked_at_before_its_first_step(gamma: float, beta: float, trained: bool) -> None:
+    trace = make_trace(
+        (E, F), running_mean=[0, 0, 0.2], running_var=[1, 1, 1.8], input_mean=[2.0, 2.0], input_var=[9.0, 9.0],
+        n=[8, 8], gamma=[gamma] * 3, beta=[beta] * 3,
+    )  # fmt: skip
+    cell = make_cell(replace(make_case((E, F)), network=Network((), model="mine.py:build")), "torch", trace)
+    assert ("never-updated" in causes(cell)) is trained
+
+
+@pytest.mark.parametrize(
     ("mean", "var", "unlike"), [(0.1, 1.2, False), (0.6, 1.0, True), (0.0, 2.5, True), (0.0, 0.3, True)]
 )
 def test_data_that_a_new_layer_describes_are_no_reason(mean: float, var: float, unlike: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -296,6 +297,23 @@ def test_batches_that_trained_while_the_statistics_stood_still_are_a_part_of_the
     gap = gap_of(life_of(layer))
     assert gap.size == pytest.approx(2.0, abs=0.1)
     assert gap.parts["frozen"] == pytest.approx(gap.size, abs=0.15)
+
+
+def test_a_reset_before_each_forward_is_the_same_whether_the_last_of_them_was_kept_or_counted() -> None:
+    """One update of weight 0.1 is in the average: nine tenths of the start, a mean of 0 where the data have 3."""
+
+    def lived(keep: Callable[[int], bool]) -> Life:
+        layer, data = Layer(4, keep=keep), steady()
+        for _ in range(30):
+            layer.m, layer.v, layer.count = np.zeros(4, np.float32), np.ones(4, np.float32), 0
+            layer.tell("jump", quantity="running_mean", by="reset")
+            train(layer, data, 1, 256, lr=0.0)
+        evaluate(layer, data, 2, 256)
+        return life_of(layer)
+
+    whole, counted = lived(lambda forward: True), lived(lambda forward: forward < 5 or forward >= 30)
+    assert gap_of(counted).parts["start"] == pytest.approx(gap_of(whole).parts["start"], rel=1e-3)
+    assert [list(far_off(life)) for life in (whole, counted)] == [["few-updates"]] * 2
 
 
 def test_a_load_of_the_same_statistics_is_no_part() -> None:

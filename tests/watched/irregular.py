@@ -17,6 +17,15 @@ class Saving(nn.BatchNorm1d):
         return super().forward(x)
 
 
+# One at every tenth step: what is remarkable is followed by some steps that are looked at whole.
+EVENTS = (
+    "nothing", "a write", "training is set", "a short batch", "a reset", "eval()", "twice", "twice again",
+    "checkpointed", "a load", "evaluations", "one layer alone", "a forward without backward",
+    "another buffer", "another storage", "momentum 0", "a type of its own",
+    "a hook", "frozen", "from outside", "NaN", "without gradients", "an error",
+)  # fmt: skip
+
+
 class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -25,55 +34,71 @@ class Network(nn.Module):
         self.third = nn.BatchNorm1d(8)
         self.fourth, self.frozen = Saving(8), nn.BatchNorm1d(8)
         self.last = nn.Linear(8, 3)
-        self.step = 0
+        self.event = ""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        event = self.event
         x = self.first(x)
-        if self.step == 100:  # from then on inputs count as gone, and every step is looked at as it comes
+        if event == "an error":  # from then on inputs count as gone, and every step is looked at as it comes
             raise ArithmeticError("in the middle")
-        if self.step == 57:
+        if event == "a write":
+            self.second.running_mean.mul_(0.5)
+        if event == "a reset":
             self.second.reset_running_stats()
-        if self.step == 59:
+        if event == "eval()":
             self.third.eval()
-        if self.step == 50:
+        if event == "training is set":
             self.third.training = False
-        with torch.set_grad_enabled(self.step != 61):
-            x = self.second(x)
-        for _ in range(2 if self.step in (63, 64) else 1):
-            x = self.third(x) if self.step != 66 else checkpoint(self.third, x, use_reentrant=False)
+        if event == "a type of its own":
+            x = x.bfloat16()
+        with torch.set_grad_enabled(event != "without gradients"):
+            x = self.second(x).float()
+        for _ in range(2 if event.startswith("twice") else 1):
+            x = self.third(x) if event != "checkpointed" else checkpoint(self.third, x, use_reentrant=False)
         return self.last(self.fourth(self.frozen(x)))
 
 
+def meddle(module: nn.Module, given: object, out: object) -> None:
+    module.running_mean.data.add_(1.0)
+
+
+hook = None
 net, ema = Network(), Network()
 optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
-for step in range(106):
+for step in range(10 * len(EVENTS) + 1):
+    event = EVENTS[step // 10] if step % 10 == 0 and step // 10 < len(EVENTS) else ""
     net.train()
     net.frozen.eval()
-    net.step = step
+    net.event = event
     x, y = torch.randn(16, 6), torch.randint(0, 3, (16,))
-    if step == 52:
+    if event == "a short batch":
         x, y = x[:9], y[:9]
-    if step == 68:
-        x = x * 1e30
-    if step == 94:
+    if event == "from outside":
         net.third.running_var += 1.0
-    if step == 92:
-        net.third.weight.requires_grad = False
-    if step == 74:
+    if event == "frozen":
+        net.third.weight.requires_grad = net.third.bias.requires_grad = False
+    if event == "a load":
         net.load_state_dict(ema.state_dict())
-    if step == 76:
+    if event == "evaluations":
         net.eval()
-        net(x)
+        for _ in range(12):
+            net(x)
         net.train()
-    if step == 78:
+    if event == "one layer alone":
         net.third(torch.randn(4, 8))
-    if step == 80:
+    if event == "a forward without backward":
         net(x)
-    if step == 82:
+    if event == "another buffer":
         net.second.running_mean = torch.zeros(8)
-    if step == 84:
+    if event == "another storage":
+        net.second.running_var.data = torch.full((8,), 2.0)
+    if event == "momentum 0":
         net.third.momentum = 0.0
-    if step == 86:
+    if event == "a hook":
+        hook = net.second.register_forward_hook(meddle)
+    elif hook is not None:
+        hook.remove()
+    if event == "NaN":
         x[0, 0] = float("nan")
     optimiser.zero_grad()
     try:
@@ -83,3 +108,19 @@ for step in range(106):
     if loss.requires_grad:
         loss.backward()
     optimiser.step()
+
+# Others than the one that NaN has spoilt: an infinite mean, forwards that keep no input, an error in the middle of the
+# beats of a network, and one as the last of all.
+single, other = nn.Sequential(nn.BatchNorm1d(8)), Network()
+for step in range(40):
+    alone = torch.randn(4, 8) if step != 30 else torch.full((4, 8), -float("inf"))
+    single(alone)
+    with torch.no_grad():
+        other(torch.randn(16, 6) if step != 37 else torch.full((16, 6), float("nan")))
+for network, wrong in ((ema, 12), (Network(), 19)):
+    for step in range(20):
+        network.event = "an error" if step == wrong else ""
+        try:
+            network(torch.randn(16, 6)).sum().backward()
+        except ArithmeticError:
+            continue

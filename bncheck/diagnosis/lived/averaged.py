@@ -8,13 +8,15 @@ as the average weighs them, (s' − keep·s)/(1 − keep). So the sum is exact w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bncheck.diagnosis.lived.record import Record
 from bncheck.trace import Array
+
+Part = tuple[float, Array, Array, bool, int, float]  # weight when it is put in, mean, variance, seen, place, n
 
 
 @dataclass(frozen=True)
@@ -39,21 +41,33 @@ class Average:
         return share @ self.mean, np.maximum(share @ self.var, 0.0)
 
 
-def averaged(record: Record, at: int, weight: Array, factor: Array, restarts: Sequence[int]) -> Average | None:
+def averaged(
+    record: Record,
+    at: int,
+    weight: Array,
+    factor: Array,
+    restarts: Sequence[int],
+    anew: Collection[int] = (),
+) -> Average | None:
     """What the running statistics of a moment ``at`` consist of. ``weight`` (K,) of the new batch at each moment,
     ``factor`` (K,) that its variance is multiplied by when it is averaged, ``restarts`` indices of forwards before
-    which something else has set them: what was averaged before is gone then. None where a step cannot be read."""
+    which something else has set them: what was averaged before is gone then; ``anew``: those of them that put back
+    what a new layer holds. None where a step cannot be read."""
     trains = np.flatnonzero(record.training[:at] & record.tracked[:at] & record.moved[:at])
     reset = max([index for index in restarts if index <= record.index[at]], default=-1)
     trains = trains[record.index[trains] >= reset]
     if not np.isfinite(record.m0[at] + record.v0[at]).all():
         return None
-    parts: list[tuple[float, Array, Array, bool, int, float]] = []  # keep after it is put in, …
+    parts: list[Part] = []
     start, updates = None, 0
     last: int | None = None  # the moment before
     for k in [*trains.tolist(), at]:
         if start is None:
-            start = (record.m0[k], record.v0[k])
+            first = since_new(record, k, weight) if reset in anew else None
+            start = (record.m0[k], record.v0[k]) if first is None else (0.0 * record.m0[k], 0.0 * record.v0[k] + 1.0)
+            if first is not None:
+                parts.append(first[0])
+                updates += first[1]
         elif last is not None and changed(record, last, k):
             keep, count = unseen(record, last, k, float(weight[last]))
             if not 0.0 <= keep < 1.0:
@@ -86,6 +100,20 @@ def averaged(record: Record, at: int, weight: Array, factor: Array, restarts: Se
         n=np.array([part[5] for part in parts]),
         updates=updates,
     )
+
+
+def since_new(record: Record, k: int, weight: Array) -> tuple[Part, int] | None:
+    """What a layer that was reset has averaged before moment k, as one unseen batch, and in how many updates; None
+    where its counter, which begins at 0 again, says that there were none, or there is none."""
+    count, trained = float(record.counter_before[k]), np.flatnonzero(record.training[:k] & record.moved[:k])
+    if not np.isfinite(count) or count < 1 or not len(trained) or not np.isfinite(record.momentum[k]):
+        return None
+    last = int(trained[-1])
+    keep = (1.0 - float(weight[last])) ** count
+    if not 0.0 <= keep < 1.0:
+        return None
+    mean, var = record.m0[k] / (1 - keep), (record.v0[k] - keep) / (1 - keep)
+    return (1.0 - keep, mean, np.maximum(var, 0.0), False, k, float(record.n[last])), int(count)
 
 
 def changed(record: Record, last: int, k: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,14 +74,14 @@ def of_places(life: Life, record: Record, done: Conduct, places: Array) -> Evalu
     running = (record.m0[at], record.v0[at])
     if not np.isfinite(batch.scale) or not (running[1] + batch.eps > 0).all():
         return None
-    divisor, resets = done.divisor or "n", resets_of(life, record)
-    average = average_at(record, done, at, resets)
-    stages = stages_of(record, done, batch, at, resets, None)
+    divisor, resets, anew = done.divisor or "n", resets_of(life, record), reset_at(life, record)
+    average = average_at(record, done, at, resets, anew)
+    stages = stages_of(record, done, batch, at, resets, None, anew)
     current, spread = latest(batch, average, divisor) if average is not None else (None, np.inf)
     if current is None and average is not None:
         current = unaveraged(record, at, batch)
     trained = np.flatnonzero(record.training[:at])
-    behind = int(record.index[trained[-1]]) if len(trained) else -1
+    behind = last_trained(record, at, trained)
     return Evaluation(
         record=record,
         places=places,
@@ -103,7 +103,7 @@ def of_places(life: Life, record: Record, done: Conduct, places: Array) -> Evalu
 def gaps(life: Life, record: Record, done: Conduct) -> list[tuple[int, Gap]]:
     """(index, gap) of every evaluation that was kept, split down to the chance of its own batch: see lived/gap.py."""
     found: list[tuple[int, Gap]] = []
-    resets = resets_of(life, record)
+    resets, anew = resets_of(life, record), reset_at(life, record)
     evaluates = np.flatnonzero(~record.training & record.sound & record.tracked & ~record.moved)
     while len(evaluates):
         at = int(evaluates[0])
@@ -115,7 +115,7 @@ def gaps(life: Life, record: Record, done: Conduct) -> list[tuple[int, Gap]]:
         for place in places.tolist():
             batch = pooled(record, np.array([place]))
             # A chain goes through the phase where the statistics are known that it starts from.
-            stages = stages_of(record, done, batch, place, resets, (phase.mean, within))
+            stages = stages_of(record, done, batch, place, resets, (phase.mean, within), anew)
             gap = split(batch, (record.m0[place], record.v0[place]), stages)
             if gap is not None and np.isfinite(gap.size):
                 found.append((int(record.index[place]), gap))
@@ -123,7 +123,13 @@ def gaps(life: Life, record: Record, done: Conduct) -> list[tuple[int, Gap]]:
 
 
 def stages_of(
-    record: Record, done: Conduct, batch: Evaluated, at: int, resets: Sequence[int], phase: Statistics | None
+    record: Record,
+    done: Conduct,
+    batch: Evaluated,
+    at: int,
+    resets: Sequence[int],
+    phase: Statistics | None,
+    anew: Collection[int],
 ) -> list[tuple[str, Statistics]]:
     """The chain of an evaluation. Statistics that something else has set since they last moved are first put back to
     what they were; batches that trained while they stood still stand between the last averaged ones and this one."""
@@ -139,7 +145,7 @@ def stages_of(
         record, resets = replace(record, m0=rows[0], v0=rows[1]), left
         if not record.training[: place + 1].any():
             return [*first, ("start", batch.own)]
-    average = average_at(record, done, at, resets)
+    average = average_at(record, done, at, resets, anew)
     if average is None:
         return [*first, ("start", batch.own)]
     return [*first, *chain(batch, average, divisor, None, phase, while_frozen(record, batch, at, divisor))]
@@ -149,7 +155,7 @@ def before_set(record: Record, at: int, resets: Sequence[int]) -> tuple[int, Sta
     """(the last moment before something set the statistics of a moment, what it left, resets before that); None where
     nothing did since the last training forward, or nothing is known of before."""
     trained = np.flatnonzero(record.training[:at] & record.moved[:at])
-    behind = int(record.index[trained[-1]]) if len(trained) else -1
+    behind = last_trained(record, at, trained)
     since = [index for index in resets if behind < index <= record.index[at]]
     if not since:
         return None
@@ -183,12 +189,27 @@ def resets_of(life: Life, record: Record) -> list[int]:
     return [each.index for each in life.happenings if each.what in RESETS and (not each.layers or own in each.layers)]
 
 
-def average_at(record: Record, done: Conduct, at: int, resets: Sequence[int]) -> Average | None:
+def reset_at(life: Life, record: Record) -> frozenset[int]:
+    """Those of them that put a layer back to what a new one holds."""
+    own = record.life.name
+    jumps = [each for each in life.happenings if each.what == "jump" and own in each.layers]
+    return frozenset(each.index for each in jumps if each.detail.get("by") == "reset")
+
+
+def last_trained(record: Record, at: int, trained: Array) -> int:
+    """Index of the last forward in training before a moment: of ``trained``, those that were kept, or counted alone."""
+    found = [int(record.index[trained[-1]])] if len(trained) else []
+    index = int(record.index[at])
+    found += [span.last_index for span in record.life.spans if span.training and span.last_index < index]
+    return max(found, default=-1)
+
+
+def average_at(record: Record, done: Conduct, at: int, resets: Sequence[int], anew: Collection[int]) -> Average | None:
     """What the running statistics of a moment consist of; None where a layer's steps are not understood."""
     if done.odd_step.any():
         return None
     factor = record.n / np.maximum(record.n - 1.0, 1.0) if done.divisor == "n-1" else np.ones(len(record))
-    return averaged(record, at, done.weight, factor, resets)
+    return averaged(record, at, done.weight, factor, resets, anew)
 
 
 def steps_since(record: Record, at: int) -> int:

@@ -102,6 +102,8 @@ def counter_reset(cell: CellView, trace: Trace) -> Start | None:
 
 def never_trained(cell: CellView, trace: Trace) -> Start | None:
     """An evaluation with the statistics of a new layer, on data that are unlike them."""
+    if begins_to_train(trace):
+        return None
     for event, record in enumerate(trace.events):
         if op_of(record.op).mode == "train":
             return None
@@ -168,6 +170,20 @@ def initial(trace: Trace, layer: str, event: int = 0) -> bool:
     if mean is None or var is None or event >= len(mean):
         return False
     return not np.any(mean[event]) and bool(np.all(np.asarray(var[event]) == 1))
+
+
+def begins_to_train(trace: Trace) -> bool:
+    """Whether all that its layers hold is what new ones hold, and the program trains them: it looks at a network before
+    its first step. Gamma may begin with zeros, as at the end of a residual branch."""
+    if not any(op_of(record.op).mode == "train" for record in trace.events):
+        return False
+    for layer in trace.layers:
+        gamma, beta = (trace.get(layer, name) for name in ("gamma", "beta"))
+        scaled = gamma is not None and bool(len(gamma)) and not np.isin(gamma[0], (0, 1)).all()
+        shifted = beta is not None and bool(len(beta)) and bool(np.any(beta[0]))
+        if not initial(trace, layer) or first(trace, layer, "counter") not in (0, None) or scaled or shifted:
+            return False
+    return True
 
 
 def batch(trace: Trace, layer: str, event: int) -> tuple[Array, Array] | None:

@@ -37,6 +37,7 @@ class Norm:
         self.bad = False  # a NaN or Inf was told of
         self.jumped = -9  # the number of its forward that found other statistics than the one before had left
         self.views = ()  # (name, tensor, where it lies, NumPy view of it) of each statistic, while they lie there
+        self.writes = (0, 0)  # written() as a beat began
 
     def statistics(self, module, held):
         """(mean, var, counter) as they are now; None for each that the layer does not have."""
@@ -57,8 +58,9 @@ class Norm:
         if not self.words.get("form") and all(tensor is not None and tensor.device.type == "cpu" for _, tensor in held):
             try:
                 self.views = tuple((name, each, each.data_ptr(), each.detach().numpy()) for name, each in held)
-            except (TypeError, RuntimeError):  # a type that NumPy lacks
-                pass
+                self.written()
+            except (TypeError, RuntimeError):  # a type that NumPy lacks; what inference_mode() made counts no writes
+                self.views = ()
 
     def in_place(self, module):
         """Whether the views still show what the layer holds: the same tensors, where they were."""
@@ -67,6 +69,11 @@ class Norm:
             if buffers.get(name) is not tensor or tensor.data_ptr() != place:
                 return False
         return bool(self.views)
+
+    def written(self):
+        """How often PyTorch has seen somebody write into the mean and the variance, which lie in place."""
+        (_, mean, _, _), (_, var, _, _), _ = self.views
+        return mean._version, var._version
 
     def as_left(self, known):
         """The statistics in place; ``known`` itself where they are bit for bit what it says."""

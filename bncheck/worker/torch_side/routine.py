@@ -59,6 +59,7 @@ class Routine:
                         and x.dtype is usual.dtype
                         and module.training is usual.training
                         and grads() is usual.gradients
+                        and usual.norm.written() == usual.norm.writes  # since the beat began
                     ):
                         usual.ran = True
                         local.ran.append((usual, ref(x)))
@@ -102,7 +103,7 @@ class Routine:
         """Whether a layer holds what its last forward left, in the same place, and is trained as it was."""
         norm = usual.norm
         module = norm.module()
-        return (
+        same = (
             module is not None
             and norm.in_place(module)
             and plainly_called(module)
@@ -111,6 +112,9 @@ class Routine:
             and trainable(norm, module) is norm.trainable
             and self.recorder.goes_on(norm.layer, usual.span)
         )
+        if same:
+            norm.writes = norm.written()
+        return same
 
     def interrupt(self):
         """The rest of the beat is looked at as it comes."""
