@@ -53,6 +53,12 @@ class Facet:
     link: str = ""
     agrees: bool | None = None  # with the documented value; None when there is none or nothing was measured
 
+    def because(self, reason: str) -> Facet:
+        """The same with another reason. (dataclasses.replace takes seven times as long, and a case settles twenty.)"""
+        found = object.__new__(Facet)
+        found.__dict__.update(self.__dict__, reason=reason)
+        return found
+
 
 @dataclass(frozen=True)
 class Convention:

@@ -7,7 +7,7 @@ their own: conventions, replays and attributions arrive ready here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -156,6 +156,9 @@ class Deferred(Sequence[Attribution]):
 
     def __len__(self) -> int:
         return len(self.made)
+
+    def __iter__(self) -> Iterator[Attribution]:
+        return iter(self.made)
 
     @overload
     def __getitem__(self, index: int) -> Attribution: ...

@@ -311,7 +311,7 @@ def take_in(work: Work, case: Case, analysis: Analysis) -> None:
             told = replace(cell, unsound=found, remarks=remarks, judged=said.judged, unjudged=said.unjudged)
             analysis.cells.append(told if told != cell else cell)
     judged = judge_case(case, scenario_of(work.plan, case), [view for _, view in explained])
-    analysis.cells[:] = with_innocence(analysis.cells, [view for _, view in explained], judged.drifts)
+    analysis.cells = with_innocence(analysis.cells, [view for _, view in explained], judged.drifts)
     analysis.drifts.extend(judged.drifts)
     analysis.findings += [*judged.findings, *together(alone)]
     for slug, view in explained:
@@ -327,6 +327,8 @@ def with_innocence(cells: list[CellResult], views: Sequence[CellView], drifts: S
         text = apart(a, b, same=all(drift.relation == "agrees" for drift in own))
         if text:
             said.setdefault((b.case.scenario, b.case.name, b.target), text)
+    if not said:
+        return cells  # all that were judged before are among them
     return [
         replace(cell, remarks=(*cell.remarks, said[key]))
         if (key := (cell.scenario, cell.case, cell.target)) in said

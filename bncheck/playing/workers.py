@@ -51,6 +51,7 @@ DISK_FULL = 113  # because there was no room for it
 DISTURBED = 114  # because its folder was taken away, or what it plays from was changed
 THROUGH = b"."  # the last line of progress.txt
 MOST_DISTURBANCES = 2  # of one target; whoever did it once may be through
+AT_ONCE = 32  # cells whose results a worker writes together, at most (worker/run.py)
 FILES = ("cells.json", "progress.txt", "stderr.txt", said.NAME)  # of a process; the next one begins with none of them
 
 
@@ -66,6 +67,7 @@ class Worker:
         self.described = self.read_environment() if len(self.waiting) < len(job.cells) else None
         self.batch: list[str] = []
         self.place = 0  # in the batch, of the cell that starts next
+        self.begun: list[str] = []  # cells that have started and have no result yet, in order
         self.process: subprocess.Popen[bytes] | Forked | Twin | None = None
         self.current = ""
         self.since = 0.0
@@ -105,7 +107,7 @@ class Worker:
         for cell in self.batch:
             if os.path.lexists(job.folder / cell):
                 discard(job.folder / cell)  # damaged, or it would not be waiting
-        self.current, self.read, self.through = "", 0, False
+        self.current, self.begun, self.read, self.through = "", [], 0, False
         write_json(job.folder / "job.json", self.describe())
         if not hold:
             self.release()
@@ -203,6 +205,7 @@ class Worker:
 
         A word that is not the name of the cell whose turn it is says nothing: whatever runs in the process can write
         there, and a name becomes part of a path."""
+        before = self.place
         for line in self.fresh_lines():
             self.through = self.through or (line == THROUGH and self.place == len(self.batch))
             if self.place >= len(self.batch) or line != self.batch[self.place].encode():
@@ -210,10 +213,12 @@ class Worker:
             if self.described is None:
                 self.described = self.read_environment()
             self.ready, self.restarts_without_progress = True, 0
-            yield from self.finish()
             self.current, self.since = self.batch[self.place], time.monotonic()
+            self.begun.append(self.current)
             self.place += 1
             yield Progress(self.job.target, "started", self.current)
+        if self.place != before:
+            yield from self.finish()
 
     def fresh_lines(self) -> list[bytes]:
         """Whole lines of progress.txt that were not read yet; none where something else stands in its place."""
@@ -222,10 +227,16 @@ class Worker:
         self.read += len(whole) or (len(found) if len(found) == MOST_PROGRESS else 0)
         return whole.splitlines()
 
-    def finish(self) -> Iterator[Progress]:
-        """Count the current cell as finished when it has a result."""
-        if self.current and self.current in self.waiting:
-            yield from self.count(self.current)
+    def finish(self, ended: bool = False) -> Iterator[Progress]:
+        """Count the cells that have got a result. A worker writes those of quick ones a few at a time, in order: behind
+        one without a result nobody looks for others, unless the process has ``ended`` or should have come to it."""
+        for cell in list(self.begun):
+            if cell in self.waiting:
+                yield from self.count(cell)
+            if cell not in self.waiting:
+                self.begun.remove(cell)
+            elif not ended and len(self.begun) <= AT_ONCE:
+                return
 
     def count(self, cell: str) -> Iterator[Progress]:
         record = record_or_crash(self.job.folder / cell, sealed=True)
@@ -249,7 +260,7 @@ class Worker:
             return
         if passed > limits.cell_seconds:
             self.kill()
-            yield from self.finish()  # a process that hangs at its end has its results
+            yield from self.finish(ended=True)  # a process that hangs at its end has its results
             if self.current in self.waiting:
                 yield from self.fail(
                     died("timeout", "Timeout", f"it ran longer than {limits.cell_seconds:g} s (--timeout)")
@@ -272,7 +283,7 @@ class Worker:
             return
         robbed = self.is_robbed()
         self.tidy()
-        yield from self.finish()
+        yield from self.finish(ended=True)
         for cell in [cell for cell in self.waiting if has_result(self.job.folder / cell)]:
             self.ready = True  # whatever became of progress.txt
             yield from self.count(cell)

@@ -83,12 +83,22 @@ def refuse_network(network, backend):
         raise NotImplementedError("this backend cannot use a layer at two places (same_as)")
 
 
+def attempt(work):
+    """(what it returned, None) or (None, the error that it raised)."""
+    try:
+        return work(), None
+    except ERRORS as error:
+        return None, error
+
+
 class Cell:
     """One program on one model: plays the events, keeps going after an event that raised."""
 
     def __init__(self, job, inputs, backend, target, folder, judge=None):
         self.job, self.ops, self.inputs, self.folder = job, job["ops"], inputs, folder
         self.judge, self.backend = judge or blame.Judge([], False, "", ""), backend
+        # Whether all that plays is the framework's and bncheck's: no code of the user's that could end this process.
+        self.can_wait = not (self.judge.own or self.judge.foreign or job["network"].get("file"))
         self.failed, self.artifacts, self.notes = [], [], {}
         self.pending, self.last = [], []  # (input, batch) of forwards waiting for, and used by, a backward
         refuse_network(job["network"], backend)
@@ -123,16 +133,21 @@ class Cell:
             self.failed.append(failure(index, "state", error, self.judge))
             self.recorder.stay()
 
+    def ask(self):
+        """What the model says of itself after its last event. One of bncheck's own is let go then: nothing that comes
+        later asks it, and what it recorded can wait."""
+        self.recorded = None if self.can_wait else attempt(self.recorder.arrays)
+        self.said, self.kinds = attempt(self.facts), self.dtypes()
+        if self.can_wait:
+            self.model = self.recorder.model = None
+
     def collect(self):
         """(arrays or None, notes): what was recorded; the user's own layer has a say in both."""
-        arrays, notes = None, self.notes
-        for keep in (self.recorder.arrays, self.facts):
-            try:
-                found = keep()
-            except ERRORS as error:
+        (arrays, lost), (notes, unsaid) = self.recorded or attempt(self.recorder.arrays), self.said
+        for error in (lost, unsaid):
+            if error is not None:
                 self.failed.append(failure(len(self.job["events"]) - 1, "recording", error, self.judge))
-                continue
-            arrays, notes = (found, notes) if keep == self.recorder.arrays else (arrays, found)
+        notes = self.notes if notes is None else notes
         if arrays is not None and self.job["network"].get("model"):
             said, more = self.inside()
             arrays.update(more)
@@ -262,10 +277,14 @@ class Cell:
 
 def run_cell(folder, job, inputs, backend, target):
     """Play one cell: (result, arrays or None). A cell whose build fails is *raised* (or unsupported) at event -1."""
+    return play_cell(folder, job, inputs, backend, target).told()
+
+
+def play_cell(folder, job, inputs, backend, target):
     began = time.perf_counter()
     result = {"protocol": PROTOCOL, "outcome": "ok", "event": None, "error": None, "failed": [], "dtypes": {},
               "artifacts": [], "notes": {}}  # fmt: skip
-    arrays, module = None, getattr(backend, "MODULE", "")
+    cell, module = None, getattr(backend, "MODULE", "")
     own = blame.paths_of(job["network"], target["variant"], module, job["events"])
     judge = blame.Judge(own, bool(job["network"].get("model")), target["backend"], module)
     try:
@@ -274,8 +293,31 @@ def run_cell(folder, job, inputs, backend, target):
         result["failed"] = [about_native(failure(-1, "build", error, judge), job["network"], target["backend"])]
     else:
         cell.play()
-        arrays, notes = cell.collect()
-        result.update(failed=cell.failed, dtypes=cell.dtypes(), artifacts=cell.artifacts, notes=notes)
+        cell.ask()
+    return Played(result, cell, time.perf_counter() - began)
+
+
+class Played:
+    """A cell that was played, in so many ``seconds``; ``told`` puts together what became of it."""
+
+    def __init__(self, result, cell, seconds):
+        self.result, self.cell, self.seconds = result, cell, seconds
+        self.can_wait = cell is not None and cell.can_wait
+
+    def told(self):
+        """(result, arrays or None)."""
+        began, arrays = time.perf_counter(), None
+        if self.cell is not None:
+            arrays, notes = self.cell.collect()
+            cell = self.cell
+            self.result.update(failed=cell.failed, dtypes=cell.kinds, artifacts=cell.artifacts, notes=notes)
+        judged(self.result)
+        self.result["seconds"] = self.seconds + time.perf_counter() - began
+        return self.result, arrays
+
+
+def judged(result):
+    """Fill in how the cell went: as its gravest event."""
     for status, words in (("raised", ("raised", "failed")), ("unsupported", ("unsupported",))):
         worst = next((item for item in result["failed"] if item["status"] in words), None)
         if worst is not None:
@@ -285,5 +327,3 @@ def run_cell(folder, job, inputs, backend, target):
                 error={"type": worst["error_type"], "message": worst["error"], "origin": worst.get("origin", "")},
             )
             break
-    result["seconds"] = time.perf_counter() - began
-    return result, arrays

@@ -36,7 +36,7 @@ def quotient(step: Array, step_error: Array, gap: Array, gap_error: Array) -> tu
 
 def meet(lo: Array, hi: Array, axis: int | None = None) -> tuple[Array, Array]:
     """Intersection along an axis; the whole line when there is nothing to intersect."""
-    return np.max(lo, axis=axis, initial=-np.inf), np.min(hi, axis=axis, initial=np.inf)
+    return np.maximum.reduce(lo, axis=axis, initial=-np.inf), np.minimum.reduce(hi, axis=axis, initial=np.inf)
 
 
 def shortest(lo: float, hi: float, preferred: Iterable[float | None] = ()) -> float:

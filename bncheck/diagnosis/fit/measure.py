@@ -55,7 +55,7 @@ def measure_streams(
     # The largest eps leaves the clearest mark.
     eps_asked = max((s.layer.eps for s in asked if s.layer.eps is not None), default=None)
     with_eps = [s for s in asked if s.layer.eps == eps_asked]
-    facets, span = measure_normaliser(with_eps)
+    facets, span = measure_normaliser(with_eps, thorough)
     eps, eps_error = known_eps(facets["eps"], span, with_eps)
     main = equal_weights(asked)
     averages = measure_average(main, eps, eps_error, thorough)
@@ -155,7 +155,7 @@ def settle(case: Case, trace: Trace | None, convention: Convention | None, layer
             facets[name] = here
         else:
             moved = transfer(name, there, base, own[0].layer) if own else there
-            facets[name] = replace(moved, reason=here.reason)
+            facets[name] = moved.because(here.reason)
     return replace(base, facets=facets, settled_on=case.id)
 
 

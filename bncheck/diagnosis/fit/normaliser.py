@@ -30,6 +30,16 @@ NOTHING: Span = (math.inf, -math.inf)
 
 
 @dataclass(frozen=True)
+class Sides:
+    """What a source leaves to say: how far m is from its mean, how far it may be; its variance, how far that may be."""
+
+    gap: Array
+    room: Array
+    var: Array
+    var_error: Array
+
+
+@dataclass(frozen=True)
 class Seen:
     """Forwards of one phase, every channel an element: what the output revealed and what it may have used."""
 
@@ -42,6 +52,7 @@ class Seen:
     after: tuple[Array, Array]
     roundoff: Array
     spans: dict[tuple[str, str, float], Span] = field(default_factory=dict)  # answers, each worked out once
+    sides: dict[tuple[str, float], Sides] = field(default_factory=dict)
 
 
 def look(streams: Sequence[Stream], evaluating: bool) -> Seen:
@@ -164,11 +175,20 @@ def compute_eps_span(seen: Seen, source: str, placement: str, scale: float) -> S
         if not known(low, high):
             return EVERYTHING
         share = 0.5 * (low + high)
-    mean, mean_error, var, var_error = candidates(seen, source, share)
     with np.errstate(divide="ignore", invalid="ignore"):
-        if np.any(np.abs(seen.m - mean) > scale * (seen.m_error + mean_error)):
+        sides = sides_of(seen, source, share)
+        if (sides.gap > scale * sides.room).any():
             return NOTHING
-        return root_span(seen, var, var_error, placement, scale)
+        return root_span(seen, sides.var, sides.var_error, placement, scale)
+
+
+def sides_of(seen: Seen, source: str, share: float) -> Sides:
+    """Under every placement and scale the same."""
+    key = (source, share)
+    if key not in seen.sides:
+        mean, mean_error, var, var_error = candidates(seen, source, share)
+        seen.sides[key] = Sides(np.abs(seen.m - mean), seen.m_error + mean_error, var, var_error)
+    return seen.sides[key]
 
 
 def root_span(seen: Seen, var: Array, var_error: Array, placement: str, scale: float) -> Span:
@@ -185,10 +205,11 @@ def root_span(seen: Seen, var: Array, var_error: Array, placement: str, scale: f
     return (float(low), float(high)) if low <= high and high >= 0.0 else NOTHING
 
 
-def measure_normaliser(streams: Sequence[Stream]) -> tuple[dict[str, Facet], Span]:
+def measure_normaliser(streams: Sequence[Stream], thorough: bool = True) -> tuple[dict[str, Facet], Span]:
     """train_normaliser, eval_normaliser, blend_weight, eps, eps_placement of streams with equal requested eps.
 
-    The second part is the interval of eps, also where it is too wide to call eps identifiable.
+    The second part is the interval of eps, also where it is too wide to call eps identifiable. Which source comes
+    second, for people to read, is left out unless ``thorough``.
     """
     seen = {"train": look(streams, False), "eval": look(streams, True)}
     sources: dict[str, Sequence[str]] = {"train": TRAIN_SOURCES, "eval": EVAL_SOURCES}
@@ -202,7 +223,7 @@ def measure_normaliser(streams: Sequence[Stream]) -> tuple[dict[str, Facet], Spa
     for phase, view in seen.items():
         if not np.isfinite(view.before[0] + view.before[1]).any():
             sources[phase] = [name for name in sources[phase] if name in ("batch", "none")]
-        facets[f"{phase}_normaliser"], standing[phase] = measure_source(view, sources[phase], phase)
+        facets[f"{phase}_normaliser"], standing[phase] = measure_source(view, sources[phase], phase, thorough)
     if sources["train"] == ["batch", "none"] and all(sum(k == FORWARD for k in s.kinds) < 2 for s in streams):
         facets["train_normaliser"] = unseen_state(facets["train_normaliser"])
     found, span = measure_eps(streams, seen, standing)
@@ -219,7 +240,9 @@ def unseen_state(found: Facet) -> Facet:
     return replace(found, value=None, identifiable=False, reason=text, standing=("batch", "running-after"))
 
 
-def measure_source(seen: Seen, sources: Sequence[str], phase: str) -> tuple[Facet, list[tuple[str, str]]]:
+def measure_source(
+    seen: Seen, sources: Sequence[str], phase: str, thorough: bool
+) -> tuple[Facet, list[tuple[str, str]]]:
     """The source of one phase and the (source, placement) pairs that stand at MARGIN bounds."""
     pairs = [(s, p) for s in sources for p in PLACEMENTS]
     if not seen.m.size:
@@ -234,7 +257,8 @@ def measure_source(seen: Seen, sources: Sequence[str], phase: str) -> tuple[Face
             reason="neither batch nor running statistics, nor a blend, give this output",
         ), []
     names = list(dict.fromkeys(source for source, _ in remain))
-    scored = sorted((source_residual(seen, name), name) for name in sources if name not in (stands[0][0], "blend"))
+    others = [name for name in sources if name not in (stands[0][0], "blend")] if thorough else []
+    scored = sorted((source_residual(seen, name), name) for name in others)
     best = source_residual(seen, stands[0][0])
     if not names:
         return Facet(None, identifiable=False, reason="no source gives this output beyond doubt"), []

@@ -280,9 +280,9 @@ def undo_debiasing(lo: Array, hi: Array, count: Array) -> tuple[Array, Array]:
         # Near the double root at t = 1/k the error halves each time: what is left is at most the last step.
         return w - 2.0 * np.abs(step), w
 
-    first = count <= 1.0
-    found_lo = np.where(first | (lo <= 1.0 / count), 0.0, solve(lo)[0] * (1.0 - 1e-12))
-    found_hi = np.where(first | (hi >= 1.0), 1.0, solve(hi)[1] * (1.0 + 1e-12))
+    first, (below, above) = count <= 1.0, solve(np.stack((lo, hi)))
+    found_lo = np.where(first | (lo <= 1.0 / count), 0.0, below[0] * (1.0 - 1e-12))
+    found_hi = np.where(first | (hi >= 1.0), 1.0, above[1] * (1.0 + 1e-12))
     return np.where(fails, np.inf, found_lo), np.where(fails, -np.inf, found_hi)
 
 

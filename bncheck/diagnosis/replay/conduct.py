@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,13 @@ class Score:
     input_var: Array
     plans: dict[tuple[bool, bool], tuple[Any, Any]]
     moments: dict[tuple[str, str, float], tuple[Array, ...]]
+
+    @cached_property
+    def phases(self) -> tuple[Array, Array]:
+        """(T,) bool: training forwards, and those in eval, with two or more values per channel."""
+        kinds, several = self.stream.kinds, self.n > 1
+        trains = [k in (FORWARD, NO_GRAD, CHECKPOINTED) for k in kinds]
+        return np.array(trains, dtype=bool) & several, np.array([k == EVAL for k in kinds], dtype=bool) & several
 
     def plan(self, rules: Rules) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
         """Kinds and sources of the events, with forwards refused where the rules refuse them."""
@@ -253,9 +261,7 @@ def normalisers(play: Score, rules: Rules, mean: Array, var: Array) -> tuple[Arr
     kinds = play.stream.kinds
     m, v = np.full_like(play.input_mean, np.nan), np.full_like(play.input_var, np.nan)
     plain = np.zeros(len(kinds), dtype=bool)
-    for evaluating, facet in ((False, "train_normaliser"), (True, "eval_normaliser")):
-        rows = np.array([k == EVAL if evaluating else k in (FORWARD, NO_GRAD, CHECKPOINTED) for k in kinds], dtype=bool)
-        rows &= play.n > 1
+    for rows, facet in zip(play.phases, ("train_normaliser", "eval_normaliser"), strict=True):
         source, share = rules[facet], float(rules["blend_weight"])
         if source == "none":
             plain |= rows

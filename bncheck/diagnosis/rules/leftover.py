@@ -271,6 +271,11 @@ def bound_of(cell: CellView, drift: Drift) -> float:
 
 def batch_facts(cell: CellView, layer: str) -> tuple[Array, Array, Array] | None:
     """(mean (T, C), biased variance (T, C), n (T, 1)) of the forwards that had values, None when there was none."""
+    found: tuple[Array, Array, Array] | None = cell.once(("batch facts", layer), lambda: facts_of(cell, layer))
+    return found
+
+
+def facts_of(cell: CellView, layer: str) -> tuple[Array, Array, Array] | None:
     trace = cell.trace
     if trace is None:
         return None
@@ -344,7 +349,8 @@ def conditioning(cell: CellView, layer: str, u: float) -> float:
 def _output_bound(cell: CellView) -> float:
     """The sum over layers: each BatchNorm's own error, and that of the linear maps between them."""
     assert cell.trace is not None
-    return upstream(cell, None) * max(output_scale(cell), 1.0)
+    found: float = cell.once(("output bound",), lambda: upstream(cell, None) * max(output_scale(cell), 1.0))
+    return found
 
 
 def output_scale(cell: CellView) -> float:
