@@ -93,7 +93,7 @@ def as_it_ran(name: str, seen: Seen) -> str:
     known = {name: verdict for verdict in seen.verdicts for name in verdict.names}
     if name in known:
         return "unlike" if known[name].strange else "not compared" if known[name].remark else "in order"
-    return "not compared" if name in {each for each, _ in untold(seen)} else "in order"
+    return "not compared" if name in {each for each, _, _ in untold(seen)} else "in order"
 
 
 def n_of(lived: LayerLife | None) -> str:

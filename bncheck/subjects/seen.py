@@ -156,12 +156,13 @@ def stopped(seen: Seen) -> str:
     return next((remark for remark in remarks if remark.startswith("The recorder stopped")), "")
 
 
-def untold(seen: Seen) -> list[tuple[str, str]]:
-    """(name, class) of the user's layers that ran and were not taken out."""
+def untold(seen: Seen) -> list[tuple[str, str, str]]:
+    """(name, class, why) of the user's layers that ran and were not taken out."""
+    why = seen.said.get("unplayed") or {}
     known = {name for verdict in seen.verdicts for name in verdict.names}
     idle = not_run(seen)
     return [
-        (str(layer["name"]), str(layer["kind"]))
+        (str(layer["name"]), str(layer["kind"]), str(why.get(layer["name"]) or ""))
         for layer in seen.said["layers"]
         if layer.get("own") and layer["name"] not in known and layer["name"] not in idle
     ]
