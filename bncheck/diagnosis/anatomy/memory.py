@@ -185,8 +185,16 @@ def shown_weight(base: Memory, life: Life, which: int) -> float:
 
 
 def weighed_apart(life: Life) -> Iterator[Memory]:
-    """The whole batch goes into the mean with one weight and into the variance with another, which may be 0."""
+    """The whole batch goes into the mean with one weight and into the variance with another, which may be 0. A single
+    step would fit any pair of weights."""
     for rule in variants(Group(), "their mean", life.weight, "exponential", life.divisor):
         one, two = (shown_weight(rule, life, which) for which in (0, 1))
-        if one != two and min(one, two) >= 0.0 and max(one, two) <= 1.0:
+        shown = all(steps_told_apart(rule, life, which) > 1 for which in (0, 1))
+        if shown and one != two and min(one, two) >= 0.0 and max(one, two) <= 1.0:
             yield replace(rule, weight=one, var_weight=two)
+
+
+def steps_told_apart(base: Memory, life: Life, which: int) -> int:
+    """How many steps of channels differ in how far the batch is from running_mean (0) or running_var (1)."""
+    gaps = [put_in(base, forward, life)[0][0][which] - forward.before[which] for forward in life.of(True)]
+    return len({float(f"{gap:.3g}") for forward in gaps for gap in np.ravel(forward)})
