@@ -76,7 +76,7 @@ class Model:
                 pass
         if fault == "allocate":
             kept = [np.zeros(2**24) for _ in range(64)]  # 8 GiB of address space, of which no page need be there
-            raise RuntimeError("nothing bounds %d arrays" % len(kept))
+            raise RuntimeError(f"nothing bounds {len(kept)} arrays")
         if fault == "noise":
             line = b"x" * 1023 + b"\n"
             for _ in range(50 * 1024):
