@@ -19,7 +19,7 @@ from bncheck.report import render
 from bncheck.repro.torch_script.own import taken_by
 from bncheck.subjects.layer import Looked, scenario_text
 
-python, nursery = checked_things.python, checked_things.nursery  # fixtures
+python = checked_things.python  # a fixture
 
 # ----------------------------------------------------------------------------------------------------------- layers
 

@@ -25,7 +25,7 @@ from bncheck.subjects.model_answer import headline
 from bncheck.subjects.seen import Seen
 from bncheck.subjects.thing import parse_thing
 
-python, nursery = checked_things.python, checked_things.nursery  # fixtures
+python = checked_things.python  # a fixture
 
 
 def model(name: str, tmp_path: Path, python: Path, **more: Any) -> tuple[Answer, Results, int]:
