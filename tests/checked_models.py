@@ -1,4 +1,4 @@
-"""Models as people hand them to bncheck check: healthy, and with a fault planted, for test_check.py; torch only."""
+"""Models as people hand them to bncheck check: healthy, and with a fault planted. For test_check_models.py."""
 
 from collections import namedtuple
 

@@ -75,9 +75,8 @@ class Model:
             while True:
                 pass
         if fault == "allocate":
-            kept = []
-            while True:
-                kept.append(np.zeros(2**24))  # address space is what is bounded: no page of it need be there
+            kept = [np.zeros(2**24) for _ in range(64)]  # 8 GiB of address space, of which no page need be there
+            raise RuntimeError(f"nothing bounds {len(kept)} arrays")
         if fault == "noise":
             line = b"x" * 1023 + b"\n"
             for _ in range(50 * 1024):

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -130,6 +130,10 @@ def check_scripts(
     Returns how many ran of each scenario."""
     written = dict(islice(scripts_of(run, backend, variant, scenarios).items(), most))
     played = run_scripts(backend, {name: each.script for name, each in written.items()}, folder, variant)
+    return check_played(written, played)
+
+
+def check_played(written: Mapping[str, Written], played: Mapping[str, tuple[int | str, str]]) -> Counter[str]:
     for name, each in written.items():
         code, printed = played[name]
         expected = 0 if each.subject.problem == "rounding" else 1

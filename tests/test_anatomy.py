@@ -12,6 +12,7 @@ from rule_views import make_case, own
 
 from bncheck.diagnosis.anatomy import anatomy_of
 from bncheck.diagnosis.anatomy.departures import whole_mean
+from bncheck.diagnosis.anatomy.groups import Group, numbered
 from bncheck.diagnosis.anatomy.values import Forward
 from bncheck.scenario import Case
 from bncheck.trace import EventRecord, Trace
@@ -205,6 +206,27 @@ def test_what_is_named_is_what_was_planted(kind: Kind, planted: set[str], at_lea
     found = [named(kind, seed) for seed in range(40)]
     assert [causes for causes in found if causes is not None and not causes <= planted] == []
     assert sum(causes == planted for causes in found) >= at_least
+
+
+@pytest.mark.parametrize(
+    ("group", "shape", "channel", "ids"),
+    [
+        (Group("batch"), (2, 3, 1), [0, 1, 2], [[0, 1, 2], [0, 1, 2]]),
+        (Group("strides", 2), (3, 2, 1), [0, 1, 0, 1], [[0, 1], [2, 3], [0, 1]]),
+        (Group("chunks", 2), (3, 2, 1), [0, 1, 0, 1], [[0, 1], [0, 1], [2, 3]]),
+        (Group("channels", 2), (2, 4, 1), [0, 1, 0, 1], [[0, 0, 1, 1], [2, 2, 3, 3]]),
+        (Group("layer"), (2, 3, 1), [0, 0], [[0, 0, 0], [1, 1, 1]]),
+        (Group("everything"), (2, 3, 1), [0], [[0, 0, 0], [0, 0, 0]]),
+        (Group("pixel"), (1, 3, 2), [0, 0], [[0, 1, 0, 1, 0, 1]]),
+        (Group("position"), (1, 2, 2), [0, 1, 0, 1], [[0, 2, 1, 3]]),
+        (Group("sample"), (0, 3, 2), [], []),
+    ],
+)
+def test_groups_of_values_are_numbered(
+    group: Group, shape: tuple[int, int, int], channel: list[int], ids: list[list[int]]
+) -> None:
+    found = numbered(group, shape)
+    assert (found[0].tolist(), found[1].reshape(shape[0], -1).tolist() if shape[0] else []) == (channel, ids)
 
 
 @pytest.mark.parametrize(

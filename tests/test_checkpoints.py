@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from at_the_prompt import here
+from conftest import finish, once
 
 from bncheck.checkpoints.recognise import read_checkpoint
 from bncheck.checkpoints.tensor import natural
@@ -42,9 +43,35 @@ def made_by(target: str, tool: str, folder: Path) -> Path:
     return folder
 
 
+# Writes the files of several tools with one import of PyTorch: a tool and its folder, another tool, …
+WRITING = """
+import runpy, sys
+given = sys.argv[1:]
+for tool, folder in zip(given[::2], given[1::2]):
+    sys.argv = [tool, folder]
+    runpy.run_path(tool, run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="session")
+def torch_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each tool."""
+    python = python_of("torch")
+    base, empty, lock = once(tmp_path_factory, "torch-files")
+    try:
+        words = []
+        for tool in ("torch_checkpoints", "torch_pairs") if empty else ():
+            (base / tool).mkdir(parents=True)
+            words += [str(TOOLS / f"{tool}.py"), str(base / tool)]
+        subprocess.run([python, "-c", WRITING, *words], check=True, capture_output=True) if words else None
+    finally:
+        finish(base, lock)
+    return base
+
+
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_by("torch", "torch_checkpoints.py", tmp_path_factory.mktemp("torch"))
+def files(torch_files: Path) -> Path:
+    return torch_files / "torch_checkpoints"
 
 
 def only(path: Path) -> Holding:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_checkpoints
 from at_the_prompt import here
-from test_checkpoints import made_by
 
 from bncheck.diagnosis.held.likeness import alike, compared
 from bncheck.diagnosis.held.matching import match
@@ -22,6 +22,8 @@ from bncheck.subjects.two_files import how_read
 from bncheck.trace import Array
 
 MEAN, VAR, GAMMA, BETA = [1.0, 2.0, -3.0], [0.5, 4.0, 9.0], [1.0, 1.5, 0.5], [0.25, -0.5, 0.125]
+
+torch_files = test_checkpoints.torch_files  # a fixture
 
 
 def held(layer: str = "bn1", **given: Any) -> Held:
@@ -256,8 +258,8 @@ def test_other_weights_that_differ_beside_equal_layers() -> None:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_by("torch", "torch_pairs.py", tmp_path_factory.mktemp("pairs"))
+def files(torch_files: Path) -> Path:
+    return torch_files / "torch_pairs"
 
 
 def told(files: Path, tmp_path: Path, a: str, b: str) -> tuple[int, dict[str, Any], list[dict[str, Any]]]:

@@ -12,6 +12,7 @@ import planted
 import pytest
 from readme_tables import DOCS
 from rule_views import make_case, make_cell, make_trace
+from test_firm_lines import nodes
 
 import bncheck
 from bncheck import scenario
@@ -112,7 +113,7 @@ def lists_of_events(path: Path) -> list[str]:
     backward and flush alone are phases, which are words of conventions too."""
     names = {op.name for op in OPS}
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Tuple | ast.List | ast.Set | ast.Dict):
             words = names & {word.value for word in listed(node) if isinstance(word, ast.Constant)}
             if len(words) > 2 and any("_" in word for word in words):

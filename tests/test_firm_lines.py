@@ -78,7 +78,7 @@ def test_nothing_between_a_trace_and_a_finding_knows_how_files_are_read_or_writt
         f"{path.name} imports {node.module}"
         for path in sources(*PURE)
         if path not in CONDUCTS
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.ImportFrom) and node.module in hands
     }
     assert found == set()
@@ -143,7 +143,7 @@ def modules() -> dict[str, set[str]]:
     found = {}
     for module, path in host.items():
         names: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Import):
                 names.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -237,6 +238,7 @@ def test_whoever_reads_while_others_write_reads_a_whole_file(folder: Path, shelf
         writer.start()
     while any(writer.is_alive() for writer in writers):
         assert read(shelf) is not None
+        time.sleep(0.001)  # the writers wait for the disk, however long that takes
     assert [path.name for path in shelf.path.parent.iterdir()] == [shelf.path.name]
 
 

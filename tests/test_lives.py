@@ -1,4 +1,4 @@
-"""What a watched program lived through, judged by itself: a literal life for each fault, and ranks of a job."""
+"""What a watched program lived through, judged by itself: a literal life for each fault."""
 
 from __future__ import annotations
 

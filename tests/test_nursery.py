@@ -41,7 +41,7 @@ def test_a_cell_that_dies_takes_only_itself(tmp_path: Path, nursery: Nursery) ->
 
 
 def test_an_endless_loop_is_a_timeout_with_its_stack(tmp_path: Path, nursery: Nursery) -> None:
-    job = make_job(tmp_path, ["loop", "good"], cell_seconds=patience(2.0))
+    job = make_job(tmp_path, ["loop", "good"], cell_seconds=patience(1.0))
     assert run_job(replace(job, nursery=nursery)) == {"loop": "timeout", "good": "ok"}
     result = record_or_crash(job.folder / job.cells[0])
     assert result is not None and "in forward" in result.error

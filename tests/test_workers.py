@@ -83,11 +83,11 @@ def test_the_reason_of_a_crash_names_the_signal_and_the_python_line(tmp_path: Pa
 
 
 def test_an_endless_loop_is_a_timeout_with_its_stack(tmp_path: Path) -> None:
-    job = make_job(tmp_path, ["loop", "good"], cell_seconds=patience(2.0))
+    job = make_job(tmp_path, ["loop", "good"], cell_seconds=patience(1.0))
     assert run_job(job) == {"loop": "timeout", "good": "ok"}
     result = record_or_crash(job.folder / job.cells[0])
     assert result is not None
-    assert f"longer than {patience(2.0):g} s" in result.error
+    assert f"longer than {patience(1.0):g} s" in result.error
     assert "in forward" in result.error
 
 

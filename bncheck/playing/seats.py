@@ -38,8 +38,7 @@ def seated(target: Target, backend: BackendFile, place: Ready | Unavailable) -> 
     if isinstance(place, Ready):
         own = place.origin == "environment"
         anew = f"make its environment anew: bncheck env create {shlex.quote(target.name)}" if own else ""
-        forks = backend.module if backend.may_fork(target.variant, target.device) else ""
-        return Seat(replace(result, remedy=anew), backend.path, place.python, forks=forks)
+        return Seat(replace(result, remedy=anew), backend.path, place.python, forks=framework_of(target, backend))
     return Seat(replace(result, status="unavailable", reason=place.reason, remedy=place.remedy), backend.path)
 
 
@@ -49,10 +48,15 @@ def seats_at_hand(results: Iterable[TargetResult], pythons: Sequence[str]) -> di
     given = parse_pythons(pythons, backends)
     found = {result.name: (result, python_at_hand(result, backends, given)) for result in results}
     return {
-        name: Seat(result, backends[result.backend].path, python)
+        name: Seat(result, backends[result.backend].path, python, forks=framework_of(result, backends[result.backend]))
         for name, (result, python) in found.items()
         if python is not None
     }
+
+
+def framework_of(target: Target | TargetResult, backend: BackendFile) -> str:
+    """What a process may have imported before it forks this target's; "" where none may."""
+    return backend.module if backend.may_fork(target.variant, target.device) else ""
 
 
 def python_at_hand(result: TargetResult, backends: Mapping[str, BackendFile], given: Mapping[str, Path]) -> Path | None:

@@ -10,23 +10,17 @@ import importlib.util
 import os
 import re
 import struct
-import sys
 
 import numpy as np
 
-
-def sibling(name):
-    """A file of this folder, by path: workers load this one so, and it is a part of no package there."""
-    full = "bncheck_onnx_" + name
-    if full not in sys.modules:
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
-        spec = importlib.util.spec_from_file_location(full, path)
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
+WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPEC = importlib.util.spec_from_file_location("bncheck_beside", os.path.join(WORKER, "beside.py"))
+BESIDE = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(BESIDE)
+part = BESIDE.part_of("onnx")
 
 
-wire = sibling("protobuf")
+wire = part("protobuf")
 FileError, fields, numbers, signed, text = wire.FileError, wire.fields, wire.numbers, wire.signed, wire.text
 
 LARGEST = 2**31 - 1  # bytes of a protobuf message

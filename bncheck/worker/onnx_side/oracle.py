@@ -13,20 +13,14 @@ In all of them running = running · momentum + batch · (1 − momentum).
 
 import importlib.util
 import os
-import sys
 
 import numpy as np
 
-
-def sibling(name):
-    """A file of this folder, by path: workers load this one so, and it is a part of no package there."""
-    full = "bncheck_onnx_" + name
-    if full not in sys.modules:
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
-        spec = importlib.util.spec_from_file_location(full, path)
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
+WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPEC = importlib.util.spec_from_file_location("bncheck_beside", os.path.join(WORKER, "beside.py"))
+BESIDE = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(BESIDE)
+part = BESIDE.part_of("onnx")
 
 
 def model_of(files, path):
@@ -388,7 +382,7 @@ LEAST = {
     **dict.fromkeys(
         ("Conv", "ConvTranspose", "Gemm", "MatMul", "Reshape", "Expand", "Gather", "Add", "Sub", "Mul", "Pow"), 2
     ),
-    **sibling("operators").LEAST,
+    **part("operators").LEAST,
 }
 KINDS = {
     "Gemm": gemm,
@@ -423,7 +417,7 @@ KINDS = {
     "Shape": lambda node, given, opset: np.array(given[0].shape[slice(node.get("start", 0), node.get("end"))]),
     "Gather": lambda node, given, opset: np.take(given[0], given[1].astype(np.int64), axis=node.get("axis", 0)),
     "GlobalAveragePool": lambda node, given, opset: given[0].mean(axis=tuple(range(2, given[0].ndim)), keepdims=True),
-    **sibling("windows").KINDS,
-    **sibling("resize").KINDS,
-    **sibling("operators").KINDS,
+    **part("windows").KINDS,
+    **part("resize").KINDS,
+    **part("operators").KINDS,
 }
