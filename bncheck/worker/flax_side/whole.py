@@ -36,6 +36,9 @@ def whole(base, plain, part):
             """Find layers whose state has unusual names by what they do with a batch."""
             part("unusual", "own").see(shared, part("behaviour", "torch"), self, x)
 
+        def place(self, name):
+            return "" if self.own[name].layer is self.net else name
+
         def look(self):
             """Its normalising layers, and the functions that run it."""
             self.own = {name: shared.Own(self.hands, layer) for name, layer in self.normalisers(self.net).items()}

@@ -49,6 +49,10 @@ def whole(base, engines, part):
             """Find layers whose state has unusual names by what they do with a batch."""
             part("unusual", "own").see(shared, part("behaviour", "torch"), self, x)
 
+        def place(self, name):
+            """Its number among all layers of the model."""
+            return [id(each) for each in self.net._flatten_layers()].index(id(self.norms[name]))
+
         def found(self):
             return normalisers(self.hands, shared, self.net)
 

@@ -40,6 +40,10 @@ def whole(base, part):
                     text = said % (self.call, tuple(batch.shape), custom.said(error), where)
                     raise custom.failed(text, error)
             part("unusual", "own").see(shared, part("behaviour", "torch"), self, batch)
+            self.mx.random.seed(building.SEED)  # what is played does not depend on what was looked at before
+
+        def place(self, name):
+            return "" if self.norms[name] is self.root() else name
 
         def found(self):
             """One that stands at two places goes by the first of its names."""

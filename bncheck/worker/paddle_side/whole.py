@@ -41,6 +41,10 @@ def whole(base, part):
         def see(self, x):
             """Find layers whose state has unusual names by what they do with a batch."""
             part("unusual", "own").see(shared, part("behaviour", "torch"), self, x)
+            self.paddle.seed(building.SEED)  # what is played does not depend on what was looked at before
+
+        def place(self, name):
+            return "" if self.norms[name] is self.root() else name
 
         def found(self):
             found = self.root().named_sublayers(include_self=True)
