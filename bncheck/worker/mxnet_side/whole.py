@@ -28,6 +28,12 @@ def whole(base, part):
             self.tap()
 
         def see(self, x):
+            """Before anything is played: know it all by a batch, and what its modules make of that."""
+            self.settle(x)
+            self.leaves = part("leaves", "own").look(self, shared.np.asarray(x, dtype=self.dtype))
+            self.mx.random.seed(building.SEED)
+
+        def settle(self, x):
             """Let parameters that wait for a batch have one, in inference; find layers whose state has unusual names by
             what they do with it."""
             batch = shared.np.asarray(x, dtype=self.dtype)
@@ -95,7 +101,8 @@ def whole(base, part):
             return dict(shared.state(own, int(channels)), training=self.training)
 
         def facts(self):
-            return {}
+            rows = getattr(self, "leaves", [])
+            return {"modules": {"eval": rows}} if rows else {}
 
         # -- what apply asks for ------------------------------------------------------------------------------
 
