@@ -19,9 +19,11 @@ from bncheck.diagnosis.inside import read_alone
 from bncheck.diagnosis.lived.innocence import innocence
 from bncheck.diagnosis.lived.played import life_in
 from bncheck.diagnosis.rules.nonfinite.birthplace import in_words
-from bncheck.diagnosis.whole import apart, inside, together
+from bncheck.diagnosis.whole import apart, first_apart, inside, together
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
+from bncheck.run_folder.cell import folder_of, read_record
+from bncheck.run_folder.results import read_results
 from bncheck.scenario import Network
 from bncheck.trace import Trace
 
@@ -143,6 +145,41 @@ def test_which_module_is_the_first_to_part_where_batch_norm_is_innocent(other: A
     assert apart(one, two, same=True) == ""
     guilty = replace(played(2.0, modules={"train": other}), target="torch[autocast]")
     assert apart(one, guilty, same=False) == ""
+
+
+def ran(name: str, kind: str, digests: str, takes: list[float], gives: list[float]) -> list[Any]:
+    """What own_side/leaves.py says of a module; the last number is the largest of all."""
+    return [name, kind, *digests.split(), takes, gives]
+
+
+STEM = ran("stem", "Conv2D", "in weights out", [0.5, 1.0], [2.0, 4.0])
+ODD = ran("odd", "Odd", "out none odd", [2.0, 4.0], [2.0, 4.0])
+OTHER_KERNEL = ran("stem", "Conv2D", "in weights out2", [0.5, 1.0], [2.000001, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ([STEM, ran("odd", "Odd", "out none odd2", [2.0, 4.0], [2.2, 4.4])],
+         ("odd", "Odd", "of the same input and the same weights, to the bit, it makes other numbers")),
+        # Another kernel's last digits are not the module that differs.
+        ([OTHER_KERNEL, ran("odd", "Odd", "out2 none odd2", [2.000001, 4.0], [2.2, 4.4])],
+         ("odd", "Odd", "of an input alike but for rounding it makes other numbers")),
+        ([OTHER_KERNEL, ran("odd", "Odd", "out2 none odd2", [2.000001, 4.0], [2.000001, 4.0])], None),
+        ([ran("stem", "Conv2D", "in others out2", [0.5, 1.0], [2.2, 4.4])],
+         ("stem", "Conv2D", "its weights are not the same on both")),
+        ([ran("stem", "Conv2D", "in2 weights out2", [0.7, 1.0], [2.2, 4.4])], None),
+        # What makes a small difference a little larger is not where it comes from.
+        ([ran("stem", "Conv2D", "in2 weights out2", [0.50009, 1.0], [2.0008, 4.0])], None),
+        ([ran("stem", "Conv2D", "in weights nan", [0.5, 1.0], [])], None),
+        ([ran("stem", "Conv2D", "in weights out2", [0.5, 1.0], ["1", 2])], None),  # type: ignore[list-item]
+    ],
+)  # fmt: skip
+def test_rounding_of_other_kernels_is_told_from_the_module_that_differs(
+    other: list[Any], says: tuple[str, str, str] | None
+) -> None:
+    one = played(2.5, modules={"eval": [STEM, ODD]})
+    assert first_apart(one, replace(played(2.5, modules={"eval": other}), target="keras[torch]")) == says
 
 
 @pytest.mark.parametrize(
@@ -324,3 +361,80 @@ def test_each_fault_of_a_layer_inside_a_model_is_named_in_run_as_in_check(tmp_pa
         found.setdefault(item["layer"], set()).add(item["cause"])
     found.pop("Standardised", None)
     assert found == FAULTS
+
+
+ODD_MODELS = {
+    "keras": (
+        ("keras", "keras[torch]"), "8, 6, 6, 3", -1,
+        """
+import keras
+
+class Odd(keras.layers.Layer):
+    def call(self, x):
+        return x * (1.05 if keras.backend.backend() == "torch" else 1.0)
+
+def net():
+    x = given = keras.Input((6, 6, 3))
+    for layer in (keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(), Odd(name="odd"),
+                  keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)):
+        x = layer(x)
+    return keras.Model(given, x)
+""",
+    ),
+    "mxnet": (
+        ("mxnet==1.9.1", "mxnet==1.7.0.post2"), "8, 3, 6, 6", 1,
+        """
+import mxnet as mx
+from mxnet.gluon import nn
+
+class Odd(mx.gluon.Block):
+    def forward(self, x):
+        return x * (1.05 if mx.__version__ < "1.8" else 1.0)
+
+def net():
+    found = nn.Sequential()
+    found.add(nn.Conv2D(4, 3), nn.BatchNorm(), Odd(), nn.Dense(3))
+    return found
+""",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ODD_MODELS)
+def test_the_first_module_to_part_is_named_outside_pytorch(tmp_path: Path, framework: str) -> None:
+    targets, shape, axis, code = ODD_MODELS[framework]
+    (tmp_path / "odd.py").write_text(code, encoding="utf-8")
+    text = (
+        MODELS.partition("[matrix]")[0]
+        .replace("inside_models.py:build", "odd.py:net")
+        .replace('targets = ["torch"]', f"targets = {json.dumps(targets)}")
+    )
+    text = text.replace("[8, 3, 6, 6]", f"[{shape}]\nchannel_axis = {axis}")
+    (tmp_path / "odd.toml").write_text(text, encoding="utf-8")
+    here("run", str(tmp_path / "odd.toml"), "--no-probe", "--no-report", "-q", "--out", str(tmp_path / "run"))
+    cells = json.loads((tmp_path / "run" / "run.json").read_text())["cells"]
+    (said,) = [each for cell in cells for each in cell["remarks"] if "The first module" in each]
+    name = "odd" if framework == "keras" else "2"
+    assert f"The first module that differs by itself is {name} (Odd): of " in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["paddle", "flax", "mxnet", "keras"])
+def test_each_module_of_a_model_says_what_it_got_held_and_gave(tmp_path: Path, framework: str) -> None:
+    python_of(framework)
+    shutil.copy(TESTS / f"{framework}_layers.py", tmp_path)
+    axis = "channel_axis = -1" if framework in ("flax", "keras") else ""
+    text = MODELS.partition("[matrix]")[0].replace("inside_models.py:build", f"{framework}_layers.py:zoo")
+    text = text.replace("[8, 3, 6, 6]", f"[{SHAPES[framework]}]\n{axis}").replace('"torch"', f'"{framework}"')
+    (tmp_path / "zoo.toml").write_text(text, encoding="utf-8")
+    here("run", str(tmp_path / "zoo.toml"), "--no-probe", "--no-report", "-q", "--out", str(tmp_path / "run"))
+    results = read_results(tmp_path / "run")
+    (cell,) = results.cells
+    record = read_record(folder_of(tmp_path / "run", cell))
+    assert record is not None
+    rows = record.notes["cell"]["modules"]["eval"]
+    assert rows[0][1] in ("Conv2D", "Conv")
+    assert rows[-1][1] in ("Dense", "Linear")
+    assert "MyBN" in {row[1] for row in rows}
+    assert all(len(row) == 7 and row[5] and row[6] for row in rows)

@@ -6,6 +6,7 @@ themselves beside the framework's (``inside``). ``bncheck check`` of a model ask
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,10 @@ from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.life import Life
 
-ROW = 5  # of what a worker says of a module (torch_side/leaves.py)
+ROW = 5  # words of what a worker says of a module (torch_side/leaves.py); own_side/leaves.py adds two lists of sums
+# Of the largest: what two kernels make of one thing lies nearer than this, float32 behind some layers 1e-5.
+NEAR = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+GROWS = 10  # a module differs by itself where it makes so many times as much of what differs before it
 DEPARTS = "forwards that depart"  # evidence of a finding about what a layer did (rules/departing.py)
 
 
@@ -134,35 +138,89 @@ def apart(a: CellView, b: CellView, same: bool) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Ran:
+    """A module in one forward: its name and class, digests of what it got, held and gave, and where the worker says
+    them a few sums of what it got and gave, the largest number last."""
+
+    name: str
+    kind: str
+    got: str
+    held: str
+    gave: str
+    takes: tuple[float, ...] = ()
+    gives: tuple[float, ...] = ()
+
+
 def first_apart(a: CellView, b: CellView) -> tuple[str, str, str] | None:
-    """(name, class, in which way) of the first module that got the same, to the bit, and gave something else."""
+    """(name, class, in which way) of the first module that got the same and gave something else."""
     one, two = modules(a), modules(b)
     for mode in one:
         for mine, theirs in zip(one[mode], two.get(mode, ()), strict=False):
-            name, kind, got, held, gave = mine
-            if mine[:2] != theirs[:2] or not got or got != theirs[2] or not gave or not theirs[4]:
+            if (mine.name, mine.kind) != (theirs.name, theirs.kind) or not reached_alike(mine, theirs, a.case.dtype):
                 return None  # what reaches it differs already, and nothing in front of it did so by itself
-            if held != theirs[3]:
-                return name, kind, "its weights are not the same on both"
-            if gave != theirs[4]:
-                return name, kind, "of the same input and the same weights, to the bit, it makes other numbers"
+            if mine.held != theirs.held:
+                return mine.name, mine.kind, "its weights are not the same on both"
+            if mine.takes and theirs.takes:
+                differ, before = gap(mine.gives, theirs.gives), gap(mine.takes, theirs.takes)
+                if differ <= NEAR[a.case.dtype]:
+                    continue
+                if differ < GROWS * before:
+                    return None
+                if mine.got != theirs.got:
+                    return mine.name, mine.kind, "of an input alike but for rounding it makes other numbers"
+            if mine.gave != theirs.gave:
+                return (
+                    mine.name,
+                    mine.kind,
+                    "of the same input and the same weights, to the bit, it makes other numbers",
+                )
     return None
 
 
-def modules(view: CellView) -> dict[str, list[list[str]]]:
-    """{mode: [[name, class, digests of input, weights and output]]} in the order in which they ran."""
+def reached_alike(mine: Ran, theirs: Ran, dtype: str) -> bool:
+    """Whether both got the same, to the bit or but for rounding, and whether it is known what they gave."""
+    if mine.takes and theirs.takes:
+        return gap(mine.takes, theirs.takes) <= NEAR.get(dtype, 0.0) and bool(mine.gives and theirs.gives)
+    return bool(mine.got and mine.got == theirs.got and mine.gave and theirs.gave)
+
+
+def gap(one: Sequence[float], two: Sequence[float]) -> float:
+    """The largest difference, over the largest of both; infinite where they are not as many."""
+    if len(one) != len(two) or not one:
+        return float("inf")
+    largest = max(abs(one[-1]), abs(two[-1]))
+    return max(abs(a - b) for a, b in zip(one, two, strict=True)) / largest if largest else 0.0
+
+
+def modules(view: CellView) -> dict[str, list[Ran]]:
+    """{mode: modules in the order in which they ran}; rows of another shape, as of an edited run, are left out."""
     cell = view.notes.get("cell")
     told = cell.get("modules") if isinstance(cell, Mapping) else None
     found = told.items() if isinstance(told, Mapping) else ()
     return {
-        str(mode): [row for row in rows if isinstance(row, list) and len(row) == ROW and all(map(is_text, row))]
+        str(mode): [ran for row in rows if (ran := ran_of(row)) is not None]
         for mode, rows in found
         if isinstance(rows, list)
     }
 
 
-def is_text(value: object) -> bool:
-    return isinstance(value, str)
+def ran_of(row: object) -> Ran | None:
+    if (
+        not isinstance(row, list)
+        or len(row) not in (ROW, ROW + 2)
+        or not all(isinstance(each, str) for each in row[:ROW])
+    ):
+        return None
+    if not all(isinstance(each, list) and all(map(is_finite, each)) for each in row[ROW:]):
+        return None
+    name, kind, got, held, gave = row[:ROW]
+    sums = [tuple(map(float, each)) for each in row[ROW:]] or [(), ()]
+    return Ran(name=name, kind=kind, got=got, held=held, gave=gave, takes=sums[0], gives=sums[1])
+
+
+def is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def of_cell(item: Finding, view: CellView) -> Finding:

@@ -162,7 +162,7 @@ def why_nothing(results: Results, cells: list[CellResult], whole: bool) -> tuple
         remedy = "name another target with -t; if it is to stand alone, say so: --no-reference"
         if not whole:
             return f"{ran[0].name} is the only target that ran", remedy
-        why = list(dict.fromkeys(sentence for cell in cells for sentence in cell.unjudged))
+        why = list(dict.fromkeys(sentence for cell in cells if cell.outcome == "ok" for sentence in cell.unjudged))
         layers = f"; nothing in it was judged by itself: {listed(why)}" if why else ""
         alone = "hold a layer of yours against the built-in one by itself: bncheck check FILE.py:CLASS; or "
         return (

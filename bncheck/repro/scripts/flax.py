@@ -1,10 +1,11 @@
-"""Straight Flax nnx: one module, the user's or nnx.BatchNorm; gradients by jax.vjp over its parts."""
+"""Straight Flax nnx: one module, the user's or nnx.BatchNorm, or a model of the user's; gradients by jax.vjp over its
+parts."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from bncheck.repro.standalone import own_layer
+from bncheck.repro.standalone import own_layer, own_model
 from bncheck.repro.standalone.frame import VERSION
 from bncheck.repro.standalone.literal import keywords
 from bncheck.repro.standalone.own_layer import Made
@@ -31,6 +32,8 @@ TAKEN = (
     "dx",
     "kept",
     "found_grads",
+    "named",
+    "of",
 )
 MORE = {"rngs": "nnx.Rngs(0)", "dtype": '"float32"', "param_dtype": '"float32"'}
 
@@ -46,6 +49,8 @@ def imports(subject: Subject) -> list[str]:
 
 
 def made(subject: Subject) -> Made:
+    if own_model.is_whole(subject):
+        return own_model.made_of(subject)
     layer = own_layer.single(subject)
     return own_layer.made_of(subject) if own_layer.is_own(subject) else Made(builtin(layer), NAMES, ("rngs",))
 
@@ -64,8 +69,9 @@ def definitions(subject: Subject) -> list[str]:
     flags = found.flags or {}
     word, value = next(iter(flags.items()), ("", True))
     more = f", {word}={'' if value else 'not '}training" if word else ""
+    whole = own_model.is_whole(subject)
     return [
-        *own_layer.source(subject, TAKEN),
+        *(own_model.source(subject, TAKEN) if whole else own_layer.source(subject, TAKEN)),
         f"back = {'lambda pull, dy: pull(dy)' if found.eager else 'jax.jit(lambda pull, dy: pull(dy))'}  # noqa: E731",
         "",
         "",
@@ -89,6 +95,20 @@ def definitions(subject: Subject) -> list[str]:
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     found = made(subject)
+    if own_model.is_whole(subject):
+        return [
+            f"net = {found.call}",
+            'named = {".".join(map(str, path)): each for path, each in nnx.iter_modules(net)}',
+            f"{found.holder} = named[{own_model.place(subject)!r}]",
+            "",
+            "",
+            "def of(grads, held):",
+            '    """The gradient of one of the model\'s variables, by the place where it lies."""',
+            "    for key in next(path for path, each in nnx.iter_graph(net) if each is held):",
+            "        grads = grads[key]",
+            "    return np.asarray(grads[...], dtype='float64')",
+            "",
+        ]
     lines = [f"net = {fresh(found)}"]
     for what, value, before in own_layer.initial(subject, beside):
         if what in found.names:
@@ -102,8 +122,9 @@ def fresh(found: Made) -> str:
 
 
 def held(subject: Subject) -> dict[str, str]:
-    names = made(subject).names
-    return {what: f"np.asarray(net.{name}[...])" for what, name in names.items() if what in own_layer.STATES}
+    found = made(subject)
+    held = f"np.asarray({found.holder}.{{}}[...])"
+    return {what: held.format(name) for what, name in found.names.items() if what in own_layer.STATES}
 
 
 def shown(subject: Subject, text: str) -> str:
@@ -126,7 +147,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         if records:
             lines += ["pulls = [pull]" if step.tape in ("first", "only", "") else "pulls.append(pull)"]
         return lines + ([f'see("output", {when}, {shown(subject, "y")})'] if "output" in step.watched else [])
-    if step.op == "reload" and not step.arguments:
+    if step.op == "reload" and not step.arguments and not own_model.is_whole(subject):
         return ["kept = nnx.state(net)", f"net = {fresh(made(subject))}", "nnx.update(net, kept)"]
     return own_layer.refuse_events(step.op, "flax")
 
@@ -145,7 +166,9 @@ def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[st
     names = made(subject).names
     for name, what in (("grad_gamma", "gamma"), ("grad_beta", "beta")):
         if name in step.watched and what in names:
-            lines.append(f'see("{name}", {when}, {summed(names[what])})')
+            one = f"sum(of(one, {own_model.LAYER}.{names[what]}) for one, _ in found_grads)"
+            value = one if own_model.is_whole(subject) else summed(names[what])
+            lines.append(f'see("{name}", {when}, {value})')
     if "grad_input" in step.watched:
         lines.append(f'see("grad_input", {when}, {shown(subject, "dx")})')
     return lines

@@ -1,10 +1,10 @@
-"""Straight Keras on one engine: one layer, the user's or BatchNormalization."""
+"""Straight Keras on one engine: one layer, the user's or BatchNormalization, or a model of the user's."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from bncheck.repro.standalone import own_layer
+from bncheck.repro.standalone import own_layer, own_model
 from bncheck.repro.standalone.frame import VERSION
 from bncheck.repro.standalone.literal import keywords
 from bncheck.repro.standalone.own_layer import Made
@@ -31,6 +31,14 @@ TAKEN = (
     "values",
     "kept",
     "found_grads",
+    "seeded",
+    "other",
+    "dice",
+    "mine",
+    "its",
+    "here",
+    "there",
+    "fan_in",
 )
 ENGINES = {"": "jax", "jax": "jax", "builtin": "jax", "torch": "torch", "builtin_torch": "torch"}
 
@@ -58,6 +66,8 @@ def imports(subject: Subject) -> list[str]:
 
 
 def made(subject: Subject) -> Made:
+    if own_model.is_whole(subject):
+        return own_model.made_of(subject)
     layer = own_layer.single(subject)
     if own_layer.is_own(subject):
         return own_layer.made_of(subject)
@@ -75,8 +85,9 @@ def builtin(layer: Layer) -> str:
 
 def definitions(subject: Subject) -> list[str]:
     found = made(subject)
-    training = ", training=training" if found.flags else ""
-    lines = own_layer.source(subject, TAKEN)
+    training = ", training=training" if found.flags or own_model.is_whole(subject) else ""
+    whole = own_model.is_whole(subject)
+    lines = own_model.source(subject, TAKEN) if whole else own_layer.source(subject, TAKEN)
     if engine(subject.target.variant) == "torch":
         return lines
     return [
@@ -104,12 +115,36 @@ def definitions(subject: Subject) -> list[str]:
 
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
+    if own_model.is_whole(subject):
+        return whole(subject)
     found, lines = made(subject), fresh(subject)
     for what, value, before in own_layer.initial(subject, beside):
         if what in found.names:
             name = f"net.{found.names[what]}"
             lines += [*before, f"{name}.assign(np.reshape({value}, {name}.shape))"]
     return lines
+
+
+def whole(subject: Subject) -> list[str]:
+    """The user's model as the run made it: what is random is drawn by NumPy, the same on each engine."""
+    found = made(subject)
+    return [
+        "",
+        "",
+        "def seeded(seed):",
+        "    keras.utils.set_random_seed(seed)",
+        f"    return {found.call}",
+        "",
+        "",
+        "net, other = seeded(0), seeded(1)",
+        "dice = np.random.default_rng(0)",
+        "for mine, its in zip(net.weights, other.weights):  # what differs is random: NumPy draws it, for every engine",
+        "    here, there = (np.array(keras.ops.convert_to_numpy(each)) for each in (mine, its))",
+        '    if here.shape == there.shape and here.dtype.kind == "f" and not np.array_equal(here, there):',
+        "        fan_in = max(1, int(np.prod(here.shape[:-1])))",
+        "        mine.assign((dice.standard_normal(here.shape) / np.sqrt(fan_in)).astype(here.dtype))",
+        f"{found.holder} = list(net._flatten_layers())[{own_model.number(subject)}]",
+    ]
 
 
 def fresh(subject: Subject) -> list[str]:
@@ -121,8 +156,8 @@ def fresh(subject: Subject) -> list[str]:
 
 
 def held(subject: Subject) -> dict[str, str]:
-    names = made(subject).names
-    return {what: array(f"net.{name}") for what, name in names.items() if what in own_layer.STATES}
+    found = made(subject)
+    return {what: array(f"{found.holder}.{name}") for what, name in found.names.items() if what in own_layer.STATES}
 
 
 def array(text: str) -> str:
@@ -136,14 +171,14 @@ def shown(subject: Subject, text: str) -> str:
 def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> list[str]:
     if step.op == "backward":
         return backward(subject, step, dys, when)
-    if step.op == "reload" and not step.arguments:
+    if step.op == "reload" and not step.arguments and not own_model.is_whole(subject):
         return ["kept = net.get_weights()", *fresh(subject), "net.set_weights(kept)"]
     if not (op_of(step.op).runs == "network" and op_of(step.op).call and step.op != "forward"):
         return own_layer.refuse_events(step.op, "keras")
     training, records = step.op != "eval_forward", op_of(step.op).records
     if engine(subject.target.variant) == "torch":
         found = made(subject)
-        flag = f", training={training}" if found.flags else ""
+        flag = f", training={training}" if found.flags or own_model.is_whole(subject) else ""
         call = found.around("torch", f"net({{}}{flag})", "x")
         lines = [f"x = torch.tensor({x}, requires_grad={records})", f"y = {call}"]
         kept = "y"
@@ -162,7 +197,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
 
 
 def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[str]:
-    names, on_torch = made(subject).names, engine(subject.target.variant) == "torch"
+    names, on_torch, holder = made(subject).names, engine(subject.target.variant) == "torch", made(subject).holder
     if on_torch:
         each = ", ".join(f"torch.tensor({dy})" if dy else "torch.ones_like(y)" for dy in dys)
         lines = [
@@ -178,7 +213,7 @@ def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[st
         ]
     for name, what in (("grad_gamma", "gamma"), ("grad_beta", "beta")):
         if name in step.watched and what in names:
-            place = f"next(k for k, each in enumerate(net.trainable_variables) if each is net.{names[what]})"
+            place = f"next(k for k, each in enumerate(net.trainable_variables) if each is {holder}.{names[what]})"
             one = array(f"grads[{place}]") if on_torch else array(f"one[{place}]")
             value = one if on_torch else f'sum({one}.astype("float64") for one, _ in found_grads)'
             lines.append(f'see("{name}", {when}, {value})')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bncheck.repro.standalone import own_layer
+from bncheck.repro.standalone import own_layer, own_model
 from bncheck.repro.standalone.frame import VERSION
 from bncheck.repro.standalone.literal import LITERAL, array_code, identifier, keywords, nested
 from bncheck.repro.standalone.steps import Step
@@ -47,6 +47,7 @@ OURS = (
     "context",
     "problems",
     "turn",
+    "number_of",
 )
 
 
@@ -77,8 +78,10 @@ def arrays(subject: Subject) -> str:
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     network = subject.case.network
-    if network.file or network.model:
-        raise CannotWriteError("networks from a file, and models of your own, have no mxnet script yet")
+    if network.file:
+        raise CannotWriteError("networks from a file have no mxnet script yet")
+    if network.model:
+        return whole(subject)
     if own_layer.is_own(subject):
         return [*context(subject), *own(subject, beside)]
     lines, called = context(subject), names_of(subject)
@@ -96,7 +99,36 @@ def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
 
 
 def definitions(subject: Subject) -> list[str]:
-    return own_layer.source(subject, OURS)
+    return own_model.source(subject, OURS) if own_model.is_whole(subject) else own_layer.source(subject, OURS)
+
+
+def whole(subject: Subject) -> list[str]:
+    """The user's model as the run made it: what waits for a batch has one before anything is played."""
+    if modern(subject):
+        raise CannotWriteError("models of your own have no script of MXNet 2 yet")
+    if subject.target.variant:
+        raise CannotWriteError(f"models of your own have no script of mxnet[{subject.target.variant}] yet")
+    lines = [
+        "mx.random.seed(0)  # the weights are the function's own",
+        f"net = {own_model.made_of(subject).call}",
+        "net.initialize()",
+        "net.hybridize(active=False)",
+        "if any(each.shape is None or 0 in each.shape or -1 in each.shape for each in net.collect_params().values()):",
+        f"    net({array(subject, own_model.first_batch(subject))})",
+        "mx.random.seed(0)",
+        f"{own_model.LAYER} = net",
+    ]
+    words = own_model.place(subject).split(".") if own_model.place(subject) else []
+    lines += [f"{own_model.LAYER} = {own_model.LAYER}._children[{word!r}]" for word in words]
+    lines += ["training = False  # the mode that a forward keeps to"] if as_it_is(subject) else []
+    return [
+        *lines,
+        "",
+        "",
+        "def number_of(held):",
+        "    return (held.data() if isinstance(held, mx.gluon.Parameter) else held).asnumpy()",
+        "",
+    ]
 
 
 def own(subject: Subject, beside: dict[str, Array]) -> list[str]:
@@ -231,6 +263,9 @@ def before_look(subject: Subject) -> list[str]:
 def held(subject: Subject) -> dict[str, str]:
     if not subject.layer:
         return {}
+    if own_model.is_whole(subject):
+        names = own_model.made_of(subject).names
+        return {what: f"number_of({own_model.LAYER}.{name})" for what, name in names.items()}
     if own_layer.is_own(subject):
         names = own_layer.made_of(subject).names
         return {what: f"net.{name}.data().asnumpy()" for what, name in names.items() if what in own_layer.STATES}
@@ -282,7 +317,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         return backward(subject, step, dys, when)
     if step.op == "flush":
         return ["mx.nd.waitall()"]
-    if step.op == "reload" and not step.arguments:
+    if step.op == "reload" and not step.arguments and not own_model.is_whole(subject):
         return reload(subject)
     raise CannotWriteError(f"the event {step.op} has no mxnet script yet")
 
@@ -327,9 +362,13 @@ def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[st
         lines = [f"mx.autograd.backward(ys, [{each}]{keep})"]
     lines += ["mx.nd.waitall()"] if step.guarded else []
     bn = identifier(subject.layer, OURS) if subject.layer else "bn"
-    own_names = own_layer.made_of(subject).names if own_layer.is_own(subject) else None
+    whole_ = own_model.is_whole(subject)
+    own_names = None
+    if whole_ or own_layer.is_own(subject):
+        own_names = (own_model.made_of(subject) if whole_ else own_layer.made_of(subject)).names
     for name, what in (("grad_gamma", "gamma"), ("grad_beta", "beta")):
-        place_ = f"{bn}.{what}" if own_names is None else f"net.{own_names.get(what)}"
+        holder = own_model.LAYER if whole_ else "net"
+        place_ = f"{bn}.{what}" if own_names is None else f"{holder}.{own_names.get(what)}"
         if name in step.watched and (own_names is None or what in own_names):
             lines.append(f'see("{name}", {when}, {place_}.grad().asnumpy())')
     if "grad_input" in step.watched:

@@ -1,10 +1,10 @@
-"""Straight Paddle: one layer, the user's or nn.BatchNorm, in dynamic mode."""
+"""Straight Paddle, in dynamic mode: one layer, the user's or nn.BatchNorm, or a layer in a model of the user's."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from bncheck.repro.standalone import own_layer
+from bncheck.repro.standalone import own_layer, own_model
 from bncheck.repro.standalone.frame import VERSION
 from bncheck.repro.standalone.literal import keywords
 from bncheck.repro.standalone.own_layer import Made
@@ -30,10 +30,12 @@ def imports(subject: Subject) -> list[str]:
 
 
 def definitions(subject: Subject) -> list[str]:
-    return own_layer.source(subject, ())
+    return own_model.source(subject, ()) if own_model.is_whole(subject) else own_layer.source(subject, ())
 
 
 def made(subject: Subject) -> Made:
+    if own_model.is_whole(subject):
+        return own_model.made_of(subject)
     layer = own_layer.single(subject)
     found = own_layer.made_of(subject) if own_layer.is_own(subject) else Made(builtin(layer, subject.rank), NAMES)
     if found.turned:
@@ -54,6 +56,14 @@ def builtin(layer: Layer, rank: int) -> str:
 
 def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
     found = made(subject)
+    if own_model.is_whole(subject):
+        return [
+            'paddle.set_device("cpu")',
+            "paddle.seed(0)  # the weights are the function's own",
+            f"net = {found.call}",
+            "paddle.seed(0)",
+            f"{found.holder} = dict(net.named_sublayers(include_self=True))[{own_model.place(subject)!r}]",
+        ]
     lines = ['paddle.set_device("cpu")', f"net = {found.call}"]
     for what, value, before in own_layer.initial(subject, beside):
         if what in found.names:
@@ -63,7 +73,8 @@ def setup(subject: Subject, beside: dict[str, Array]) -> list[str]:
 
 
 def held(subject: Subject) -> dict[str, str]:
-    return {what: f"net.{name}.numpy()" for what, name in made(subject).names.items() if what in own_layer.STATES}
+    found = made(subject)
+    return {what: f"{found.holder}.{name}.numpy()" for what, name in found.names.items() if what in own_layer.STATES}
 
 
 def shown(subject: Subject, text: str) -> str:
@@ -87,7 +98,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         return lines + output(subject, step, when, "y")
     if step.op == "set_mode":
         return ["net.train()" if step.arguments.get("training") else "net.eval()"]
-    if step.op == "reload" and not step.arguments:
+    if step.op == "reload" and not step.arguments and not own_model.is_whole(subject):
         return [
             "import tempfile",
             "",
@@ -110,10 +121,10 @@ def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[st
         "    held.clear_gradient(False)",
         f"paddle.autograd.backward(ys, [{', '.join(grads)}], retain_graph=True)",
     ]
-    names = made(subject).names
+    names, holder = made(subject).names, made(subject).holder
     for name, what in (("grad_gamma", "gamma"), ("grad_beta", "beta")):
         if name in step.watched and what in names:
-            lines.append(f'see("{name}", {when}, net.{names[what]}.grad.numpy())')
+            lines.append(f'see("{name}", {when}, {holder}.{names[what]}.grad.numpy())')
     if "grad_input" in step.watched:
         lines.append(f'see("grad_input", {when}, {shown(subject, "x.grad")})')
     return lines

@@ -29,7 +29,7 @@ LITERAL = 64  # values that stand in the line that puts them in
 @dataclass(frozen=True)
 class Made:
     """``call`` makes the layer; ``quiet`` are arguments that it got besides, ``flags`` those by which a call says that
-    it trains; ``names``: quantity → attribute."""
+    it trains; ``names``: quantity → attribute of ``holder``."""
 
     call: str
     names: Mapping[str, str]
@@ -37,6 +37,7 @@ class Made:
     flags: Mapping[str, bool] | None = None
     turned: tuple[int, ...] = ()
     eager: bool = False
+    holder: str = "net"  # the script's name for what holds the state
 
     def around(self, module: str, inside: str, x: str) -> str:
         """The call ``inside`` (of what stands for {}) on x in the layer's own layout; ``module`` has a moveaxis."""
@@ -51,7 +52,7 @@ def single(subject: Subject) -> Layer:
     """The only layer of the case."""
     network = subject.case.network
     if network.file or network.model or network.replicas or network.copied:
-        raise CannotWriteError("whole models, files, replicas and copies have no script of this framework yet")
+        raise CannotWriteError("files, replicas and copies have no script of this framework yet")
     if any(spec.view != "contiguous" for spec in subject.case.inputs.values()):
         raise CannotWriteError("batches that lie in memory otherwise have no script of this framework yet")
     if len(network.layers) != 1 or network.layers[0].type != "batch_norm" or network.returns:

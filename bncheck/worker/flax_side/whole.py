@@ -33,8 +33,16 @@ def whole(base, plain, part):
             self.look()
 
         def see(self, x):
+            """Before anything is played: know it all by a batch, and what its modules make of that."""
+            self.settle(x)
+            self.leaves = part("leaves", "own").look(self, x)
+
+        def settle(self, x):
             """Find layers whose state has unusual names by what they do with a batch."""
             part("unusual", "own").see(shared, part("behaviour", "torch"), self, x)
+
+        def place(self, name):
+            return "" if self.own[name].layer is self.net else name
 
         def look(self):
             """Its normalising layers, and the functions that run it."""
@@ -136,8 +144,9 @@ def whole(base, plain, part):
             }
 
         def facts(self):
-            remarks = self.manner()
-            return {"remarks": remarks} if remarks else {}
+            remarks, rows = self.manner(), getattr(self, "leaves", [])
+            found = {"remarks": remarks} if remarks else {}
+            return dict(found, modules={"eval": rows}) if rows else found
 
         def manner(self):
             """Sentences on how it was played."""

@@ -46,8 +46,17 @@ def whole(base, engines, part):
             self.tap()
 
         def see(self, x):
+            """Before anything is played: know it all by a batch, and what its modules make of that."""
+            self.settle(x)
+            self.leaves = part("leaves", "own").look(self, x)
+
+        def settle(self, x):
             """Find layers whose state has unusual names by what they do with a batch."""
             part("unusual", "own").see(shared, part("behaviour", "torch"), self, x)
+
+        def place(self, name):
+            """Its number among all layers of the model."""
+            return [id(each) for each in self.net._flatten_layers()].index(id(self.norms[name]))
 
         def found(self):
             return normalisers(self.hands, shared, self.net)
@@ -267,7 +276,8 @@ def whole(base, engines, part):
             return dict.fromkeys(words, "bfloat16") if self.dtype == "bfloat16" else {}
 
         def facts(self):
-            return {}
+            rows = getattr(self, "leaves", [])
+            return {"modules": {"eval": rows}} if rows else {}
 
     return Whole
 

@@ -28,6 +28,12 @@ def whole(base, part):
             self.tap()
 
         def see(self, x):
+            """Before anything is played: know it all by a batch, and what its modules make of that."""
+            self.settle(x)
+            self.leaves = part("leaves", "own").look(self, shared.np.asarray(x, dtype=self.dtype))
+            self.mx.random.seed(building.SEED)
+
+        def settle(self, x):
             """Let parameters that wait for a batch have one, in inference; find layers whose state has unusual names by
             what they do with it."""
             batch = shared.np.asarray(x, dtype=self.dtype)
@@ -40,6 +46,10 @@ def whole(base, part):
                     text = said % (self.call, tuple(batch.shape), custom.said(error), where)
                     raise custom.failed(text, error)
             part("unusual", "own").see(shared, part("behaviour", "torch"), self, batch)
+            self.mx.random.seed(building.SEED)  # what is played does not depend on what was looked at before
+
+        def place(self, name):
+            return "" if self.norms[name] is self.root() else name
 
         def found(self):
             """One that stands at two places goes by the first of its names."""
@@ -83,7 +93,8 @@ def whole(base, part):
             return dict(shared.state(own, int(channels)), training=self.training)
 
         def facts(self):
-            return {}
+            rows = getattr(self, "leaves", [])
+            return {"modules": {"eval": rows}} if rows else {}
 
         # -- what apply asks for ------------------------------------------------------------------------------
 

@@ -32,7 +32,22 @@ def taken_out(part, model, shapes):
     facts = {name: whole.facts(shared, model, name, shapes) for name, each in told.items() if each["own"]}
     found = {name: (model.norms[name], each) for name, each in facts.items() if isinstance(each, dict)}
     layers = {name: {"kind": each["kind"], "own": each["own"]} for name, each in told.items()}
+    for name, each in layers.items():
+        each["made"] = made(shared, whole, model, name)
     for name in [name for name in facts if name not in found]:
         layers[name]["why"] = facts[name]
     shown = part("own_side", "unusual").taken(shared, model.norms)
     return model.hands.target, model.variants, layers, found, shown
+
+
+def made(shared, whole, model, name):
+    """What a script needs to reach a layer and its state: ``names`` are attributes of the layer itself."""
+    layer, hands = model.norms[name], model.hands
+    plain = [what for what in whole.HELD if whole.power_of(shared.attribute(hands, layer, what)) == 1]
+    names = {what: shared.name_of(hands, layer, what) for what in plain}
+    where = getattr(model, "place", str)(name)
+    return {
+        "names": {what: each for what, each in names.items() if each},
+        "flags": hands.called(model.root()),
+        "place": where,
+    }

@@ -60,7 +60,7 @@ def play(part, shared, failed, job, folder, model, about, others):
     custom = part("torch_side", "custom")
     batch, how = choose(failed, model, job)
     try:
-        model.see(batch)
+        model.settle(batch)
     except custom.CustomLayerError as error:
         raise failed(getattr(error, "short", str(error)), "correct it, or give a batch that it takes: --data batch.npz")
     hold(shared, model, folder)

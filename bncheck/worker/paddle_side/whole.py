@@ -39,8 +39,18 @@ def whole(base, part):
             self.tape, self.used_up = [], False
 
         def see(self, x):
+            """Before anything is played: know it all by a batch, and what its modules make of that."""
+            self.settle(x)
+            self.leaves = part("leaves", "own").look(self, x)
+            self.paddle.seed(building.SEED)
+
+        def settle(self, x):
             """Find layers whose state has unusual names by what they do with a batch."""
             part("unusual", "own").see(shared, part("behaviour", "torch"), self, x)
+            self.paddle.seed(building.SEED)  # what is played does not depend on what was looked at before
+
+        def place(self, name):
+            return "" if self.norms[name] is self.root() else name
 
         def found(self):
             found = self.root().named_sublayers(include_self=True)
@@ -87,7 +97,8 @@ def whole(base, part):
             return self.hands.axis_of(norm, {"data_format": getattr(norm, "_data_format", "NCHW")})
 
         def facts(self):
-            return {}
+            rows = getattr(self, "leaves", [])
+            return {"modules": {"eval": rows}} if rows else {}
 
         # -- what apply asks for ------------------------------------------------------------------------------
 
