@@ -78,6 +78,18 @@ class InverseLiteral(Inverse):
         return (var + 1e-5) ** -0.5
 
 
+class InverseOfMore(InverseLiteral):
+    """No eps shows in what it keeps: a variance of 0 is the least that it knows."""
+
+    def to_var(self, held: Any) -> Any:
+        return super().to_var(held).clamp(min=1e-2)
+
+
+class InverseBiased(InverseLiteral):
+    def keep(self, mean: Any, var: Any) -> None:
+        super().keep(mean, var * (287.0 / 288.0))
+
+
 class Logarithm(Mu):
     def to_var(self, held: Any) -> Any:
         return held.exp()
@@ -176,7 +188,7 @@ class Last(Biased):
 
 KINDS = {each.__name__: each for each in (
     Mu, Averages, Deviation, Inverse, InverseLiteral, Logarithm, DeviationAveraged, Biased, Precise, Wide,
-    FusedWithConv, Last, OnePlus, Standing, MeanAlone, TwoWeights,
+    FusedWithConv, Last, OnePlus, Standing, MeanAlone, TwoWeights, InverseOfMore, InverseBiased,
 )}  # fmt: skip
 
 

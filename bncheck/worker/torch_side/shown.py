@@ -177,7 +177,9 @@ class Look:
         x, probing, keeping = self.given, self.part("probing"), self.part("keeping")
         for size, names in self.suspect.sizes.items() if x is not None else ():
             known = self.words
-            if known is not None and (self.suspect.after[known["mean"]].size != size or keeping.named(known)):
+            if known is not None and (
+                self.suspect.after[known["mean"]].size != size or (keeping.named(known) and "unsure" not in known)
+            ):
                 continue
             fitting = [axis for axis in range(1, x.dim()) if x.shape[axis] == size]
             if not fitting:
@@ -188,6 +190,7 @@ class Look:
                 self.words = probing.words_of(probe, {name: held[name] for name in names if name in held})
             if self.words is not None:
                 probing.add_weights(probe, self.words)
+                probing.add_eps(probe, self.words)
             self.module.train()
 
     def by_itself(self):
