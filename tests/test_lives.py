@@ -466,6 +466,17 @@ def test_ranks_that_keep_their_own_statistics_are_named() -> None:
     assert "Each of 2 ranks keeps statistics of its own in bn1" in found.title
 
 
+@pytest.mark.parametrize(("alike", "found"), [(1, ["shared-state"]), (10, [])])
+def test_one_call_in_thirty_on_data_that_are_alike_makes_no_difference(alike: int, found: list[str]) -> None:
+    """The more calls are kept the likelier is one: what is said may not depend on that."""
+    program = Program("norm")
+    for number in range(30):
+        mean, var = program.forward()
+        program.forward(batch=(mean, var if number < alike else 16 * var), within=True)
+        program.step()
+    assert [item.cause for item in judged(program.life) if item.cause == "shared-state"] == found
+
+
 def test_few_values_on_each_rank_ask_for_synchronisation() -> None:
     (found,) = of_ranks(rank(0, n=2), rank(1, n=2))
     assert (found.cause, found.kind) == ("synchronisation", "hazard")
