@@ -121,9 +121,9 @@ def eps_within(probe, words, start):
         getattr(probe.module, words[word]).detach().double().numpy().reshape(-1) for word in ("mean", "deviation")
     )
     share = after / rows.mean(1)
-    if not np.isfinite(now).all() or np.ptp(share) > SAME * np.abs(share).max() or not 0 < share[0] <= 1:
+    if not (np.isfinite(now) & (now > 0)).all() or np.ptp(share) > SAME * np.abs(share).max() or not 0 < share[0] <= 1:
         return None
-    found = [(now**-2 - start**-2) / share - each + start**-2 for each in (var, var * n / (n - 1.0))]
+    found = [(now**-2.0 - start**-2) / share - each + start**-2 for each in (var, var * n / (n - 1.0))]
     best, other = sorted(found, key=np.ptp)
     value = float(np.median(best))
     one = value > 0 and np.ptp(best) <= FEW * value and np.ptp(other) > 5 * np.ptp(best)
