@@ -46,7 +46,7 @@ class Mu(nn.Module):
 
 
 class Averages(Mu):
-    names = ("avg", "pos_mean")
+    names = ("first", "pos_mean")
     shape = (1, -1, 1, 1)
 
 

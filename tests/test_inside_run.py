@@ -232,7 +232,7 @@ def test_layers_are_found_by_what_they_do_and_judged_one_by_one(run: dict[str, A
         ("Logarithm", ", which it holds as a logarithm"), ("Biased", ""), ("Precise", ""),
     ):  # fmt: skip
         assert f"{taken.format(name)}{form}." in said
-    assert any("avg and pos_mean of Averages were taken" in each for each in said)
+    assert any("first and pos_mean of Averages were taken" in each for each in said)
     probed = "By what they do to its output in eval, mu and sigma2 of {} were taken for its running mean and variance"
     assert f"{probed.format('Standing')}." in said
     assert f"{probed.format('MeanAlone')}, which it holds as a standard deviation." in said

@@ -234,8 +234,11 @@ class Model:
             children[name] = children[name].inner
             self.layouts[name] = part("parts").Layout(children[name], self.parts, self.specs[name]["channels"])
         self.norms = {name: children[name] for name in self.layers}
-        if not self.whole:  # a layer at its second place holds its first
-            self.norms = {name: getattr(norm, "first", norm) for name, norm in self.norms.items()}
+        if not self.whole:  # a layer at its second place holds its first; one of the user's may call a buffer so
+            again = {name for name in self.layers if self.specs[name].get("same_as")}
+            self.norms = {
+                name: getattr(norm, "first", norm) if name in again else norm for name, norm in self.norms.items()
+            }
             self.places = {name: name for name in self.layers}
         shown = self.learn() if self.custom and self.parts == 1 else {}
         with torch.no_grad():
