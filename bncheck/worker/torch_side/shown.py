@@ -73,6 +73,17 @@ def learn_alone(torch, part, module, shape):
     return found
 
 
+def learn_layers(model):
+    """Of layers of the user's in a backend's model, each by itself: {layer: what was taken for it}."""
+    found = {}
+    for name, norm in model.norms.items():
+        shape = [SAMPLES, model.specs[name]["channels"]] + [SIDE] * (model.rank - 2)
+        said = learn_alone(model.torch, model.part, norm, shape)
+        if said:
+            found[name] = said
+    return found
+
+
 def needs_batch(torch, part, net):
     """Whether it has layers that only a forward shows, or that have no shape before the first one."""
     return bool(strange(torch, part, net)) or any(map(part("held").lazy, net.state_dict().values()))
