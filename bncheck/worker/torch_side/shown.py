@@ -69,6 +69,8 @@ def learn_alone(torch, part, module, shape):
         if isinstance(each._buffers, dict) and custom.attribute(each, "running_mean") is None:
             words = keeping.words_of(each)
             if words is not None and words["var"]:
+                # Of one over a deviation that has an eps of unknown size in it nothing is held against a variance.
+                words = dict(words, var="", form="") if words.get("unsure") else words
                 custom.LEARNT[each] = custom.LEARNT[type(each)] = words
     return found
 
