@@ -14,6 +14,7 @@ POWER = 0.03  # an eps of up to 0.05 beside a variance of 1 to 4
 VALUES = (1.0, 2.0, 4.0)
 BATCH = 1e-2  # of y: what eps leaves of the difference between a batch and the same stretched and shifted
 MOST = 8  # samples
+MANY, SIDE = 1 << 18, 8  # values of a batch of which fewer positions do
 STARTS = (100.0, 20.0)  # ones over a deviation, of variances of which an eps is a part that shows
 FEW = 2e-2  # of eps: how far it may differ from channel to channel
 
@@ -26,7 +27,10 @@ class Probe:
         wide = [1] * given.dim()
         wide[axis] = self.size
         self.grow = torch.linspace(1.0, 2.0, self.size, dtype=given.dtype).reshape(wide)
-        self.x = torch.randn_like(given[:MOST]) * self.grow + self.grow.flip(axis)
+        given = given[:MOST]
+        for dim in range(1, given.dim()) if given.numel() > MANY else ():
+            given = given if dim == axis else given.narrow(dim, 0, min(given.shape[dim], SIDE))
+        self.x = torch.randn_like(given) * self.grow + self.grow.flip(axis)
 
     def rows(self, values):
         return np.moveaxis(values.detach().double().numpy(), self.axis, 0).reshape(self.size, -1)
