@@ -127,6 +127,17 @@ class TwoWeights(Mu):
         self.sigma2.lerp_(var, 0.9)
 
 
+class Exchanged(Mu):
+    """Each statistic goes where eval looks for the other."""
+
+    def to_var(self, held: Any) -> Any:
+        return held.abs()
+
+    def keep(self, mean: Any, var: Any) -> None:
+        self.mu.lerp_(var, 0.1)
+        self.sigma2.lerp_(mean, 0.1)
+
+
 class DeviationAveraged(Deviation):
     def keep(self, mean: Any, var: Any) -> None:
         self.mu.lerp_(mean, 0.1)
@@ -189,6 +200,7 @@ class Last(Biased):
 KINDS = {each.__name__: each for each in (
     Mu, Averages, Deviation, Inverse, InverseLiteral, Logarithm, DeviationAveraged, Biased, Precise, Wide,
     FusedWithConv, Last, OnePlus, Standing, MeanAlone, TwoWeights, InverseOfMore, InverseBiased,
+    Exchanged,
 )}  # fmt: skip
 
 

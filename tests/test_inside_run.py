@@ -220,8 +220,9 @@ def test_layers_are_found_by_what_they_do_and_judged_one_by_one(run: dict[str, A
         ("rest.Biased.1", "variance-divisor"), ("rest.Last.1", "variance-divisor"), ("rest.OnePlus.1", "affine"),
         ("rest.Standing.1", "never-updated"), ("rest.MeanAlone.1", "never-updated"),
         ("rest.TwoWeights.1", "batch-weight"), ("rest.InverseBiased.1", "variance-divisor"),
+        ("rest.Exchanged.1", "wrong-statistic"),
     }  # fmt: skip
-    assert cell["judged"] == 17, "two built-in layers, one called twice, and fifteen of eighteen others"
+    assert cell["judged"] == 18, "two built-in layers, one called twice, and sixteen of nineteen others"
     said = cell["remarks"]
     assert "both built-in layers did what PyTorch documents" in said[0]
     taken = "By what they do in training, mu and sigma2 of {} were taken for its running mean and variance"
