@@ -46,7 +46,7 @@ class Mu(nn.Module):
 
 
 class Averages(Mu):
-    names = ("avg", "pos_mean")
+    names = ("first", "pos_mean")
     shape = (1, -1, 1, 1)
 
 
@@ -76,6 +76,18 @@ class InverseLiteral(Inverse):
 
     def from_var(self, var: Any) -> Any:
         return (var + 1e-5) ** -0.5
+
+
+class InverseOfMore(InverseLiteral):
+    """No eps shows in what it keeps: a variance of 0 is the least that it knows."""
+
+    def to_var(self, held: Any) -> Any:
+        return super().to_var(held).clamp(min=1e-2)
+
+
+class InverseBiased(InverseLiteral):
+    def keep(self, mean: Any, var: Any) -> None:
+        super().keep(mean, var * (287.0 / 288.0))
 
 
 class Logarithm(Mu):
@@ -113,6 +125,17 @@ class TwoWeights(Mu):
     def keep(self, mean: Any, var: Any) -> None:
         self.mu.lerp_(mean, 0.1)
         self.sigma2.lerp_(var, 0.9)
+
+
+class Exchanged(Mu):
+    """Each statistic goes where eval looks for the other."""
+
+    def to_var(self, held: Any) -> Any:
+        return held.abs()
+
+    def keep(self, mean: Any, var: Any) -> None:
+        self.mu.lerp_(var, 0.1)
+        self.sigma2.lerp_(mean, 0.1)
 
 
 class DeviationAveraged(Deviation):
@@ -176,7 +199,8 @@ class Last(Biased):
 
 KINDS = {each.__name__: each for each in (
     Mu, Averages, Deviation, Inverse, InverseLiteral, Logarithm, DeviationAveraged, Biased, Precise, Wide,
-    FusedWithConv, Last, OnePlus, Standing, MeanAlone, TwoWeights,
+    FusedWithConv, Last, OnePlus, Standing, MeanAlone, TwoWeights, InverseOfMore, InverseBiased,
+    Exchanged,
 )}  # fmt: skip
 
 

@@ -107,6 +107,15 @@ def test_a_layer_alone_is_known_by_what_its_buffers_do(tmp_path: Path, python: P
     assert any("mu and sigma2 of MeanAlone were taken for its running mean" in note for note in answer.notes)
 
 
+@pytest.mark.slow
+def test_one_over_a_deviation_with_an_eps_of_unknown_size_is_no_variance(tmp_path: Path, python: Path) -> None:
+    layer = Path(__file__).parent / "inside_models.py"
+    answer, _, code = checked(f"{layer}:InverseOfMore", tmp_path / "run", python=str(python))
+    rows = {row.layer: row.cells for row in answer.rows}
+    assert code == 1
+    assert (rows["running mean"][1], rows["running variance"][0]) == ("agrees", "not held")
+
+
 def test_a_layer_of_a_package_with_relative_imports_and_its_scenario_plays_again(
     tmp_path: Path, python: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -256,9 +256,10 @@ def test_layers_are_found_by_what_they_do_and_judged_one_by_one(run: dict[str, A
         ("rest.DeviationAveraged.1", "wrong-statistic"), ("rest.DeviationAveraged.1", "normaliser-source"),
         ("rest.Biased.1", "variance-divisor"), ("rest.Last.1", "variance-divisor"), ("rest.OnePlus.1", "affine"),
         ("rest.Standing.1", "never-updated"), ("rest.MeanAlone.1", "never-updated"),
-        ("rest.TwoWeights.1", "batch-weight"),
+        ("rest.TwoWeights.1", "batch-weight"), ("rest.InverseBiased.1", "variance-divisor"),
+        ("rest.Exchanged.1", "wrong-statistic"),
     }  # fmt: skip
-    assert cell["judged"] == 15, "two built-in layers, one called twice, and thirteen of sixteen others"
+    assert cell["judged"] == 18, "two built-in layers, one called twice, and sixteen of nineteen others"
     said = cell["remarks"]
     assert "both built-in layers did what PyTorch documents" in said[0]
     taken = "By what they do in training, mu and sigma2 of {} were taken for its running mean and variance"
@@ -269,7 +270,7 @@ def test_layers_are_found_by_what_they_do_and_judged_one_by_one(run: dict[str, A
         ("Logarithm", ", which it holds as a logarithm"), ("Biased", ""), ("Precise", ""),
     ):  # fmt: skip
         assert f"{taken.format(name)}{form}." in said
-    assert any("avg and pos_mean of Averages were taken" in each for each in said)
+    assert any("first and pos_mean of Averages were taken" in each for each in said)
     probed = "By what they do to its output in eval, mu and sigma2 of {} were taken for its running mean and variance"
     assert f"{probed.format('Standing')}." in said
     assert f"{probed.format('MeanAlone')}, which it holds as a standard deviation." in said

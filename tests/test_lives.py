@@ -435,3 +435,14 @@ def test_what_to_do_after_an_evaluation_reads_aloud_also_outside_a_function() ->
         "call train() on the model at the end of evaluate() at engine.py:88, or before each training step",
         "call train() on the model behind the evaluation at old.py:8, or before each training step",
     ]
+
+
+@pytest.mark.parametrize(("alike", "found"), [(1, ["shared-state"]), (10, [])])
+def test_one_call_in_thirty_on_data_that_are_alike_makes_no_difference(alike: int, found: list[str]) -> None:
+    """The more calls are kept the likelier is one: what is said may not depend on that."""
+    program = Program("norm")
+    for number in range(30):
+        mean, var = program.forward()
+        program.forward(batch=(mean, var if number < alike else 16 * var), within=True)
+        program.step()
+    assert [item.cause for item in judged(program.life) if item.cause == "shared-state"] == found

@@ -10,6 +10,7 @@ import pytest
 from rule_views import make_case, make_cell, make_pair, make_trace, only, own, rule
 
 from bncheck.diagnosis.anatomy import anatomy_of, seen_through
+from bncheck.diagnosis.judge import in_parts
 from bncheck.evidence import CellView, PairView
 
 F = "train_forward"
@@ -52,6 +53,19 @@ def test_halves_that_are_normalised_apart() -> None:
     ).replace("torch@cpu", "torch").replace("torch[builtin]@cpu", "torch[builtin]")
     assert (found.explained, found.accounts) == (1.0, (("bn", "running_mean"), ("bn", "running_var")))
     assert (found.evidence["values per channel"], found.evidence["values that share one mean"]) == (8, 4)
+
+
+def test_virtual_batches_of_a_frameworks_own_layer() -> None:
+    """The same of a layer whose own keywords ask for it; an eps of its own, or a weight, is no matter of these."""
+    cell = played(HALVES, 6.25, 0.25 + 1 / 3 + 8 / 3)
+    case = make_case((F,), shape=(8, 1))
+    cell = make_cell(case, "tf_keras", cell.trace, anatomy=in_parts(cell.anatomy))
+    other = make_cell(case, "reference", USUAL.trace)
+    found = only(rule("value-count").check_pair(make_pair(cell, other)))
+    assert found.title.startswith("tf_keras normalises each half of the batch on its own, and updates its running")
+    assert found.advice.startswith("leave out the keywords (native) that ask the layer for it")
+    relu = played(np.maximum(WHOLE, 0), 3.25, 0.5 + 0.5 * 32.75 * 8 / 7).anatomy
+    assert [part.cause for part in relu["bn"].departures] == ["activation"] and in_parts(relu) == {}
 
 
 def test_values_that_are_left_out() -> None:

@@ -14,7 +14,7 @@ from bncheck.diagnosis.drifts import drifts_between
 from bncheck.diagnosis.equivalence import held_to_equivalence
 from bncheck.diagnosis.fit import measure, settle
 from bncheck.diagnosis.replay import attribute, replay
-from bncheck.evidence import Attribution, CellView, Deferred, Drift, PairView
+from bncheck.evidence import Anatomy, Attribution, CellView, Deferred, Drift, PairView
 from bncheck.finding import Finding
 from bncheck.run_folder.results import TargetResult
 from bncheck.scenario import Case, Scenario
@@ -50,8 +50,10 @@ def explain_cell(
     ``conventions`` are the target's, by layer path; without any there is no convention and no replay.
     """
     path, own = layer_path(view.case), bool(view.own_layer)
-    if own and view.trace is not None:
+    asked = any(view.backend in layer.native for layer in view.case.network.layers)
+    if (own or asked) and view.trace is not None:
         anatomy = anatomy_of(view.case, view.trace, "n-1" if view.backend in UNBIASED else "n")
+        anatomy = anatomy if own else in_parts(anatomy)
         view = replace(view, anatomy=anatomy, trace=seen_through(view.trace, anatomy))
     if not own:
         said = documented_facets(documented, target.version, target.variant, path)
@@ -67,6 +69,17 @@ def explain_cell(
     else:
         convention = settle(view.case, view.trace, conventions.get(path) or next(iter(conventions.values())))
     return replace(view, convention=convention, replay=replay(view.case, view.trace, convention))
+
+
+def in_parts(anatomy: Mapping[str, Anatomy]) -> Mapping[str, Anatomy]:
+    """Of a framework's own layers those that take other values than the whole batch, as their own keywords ask them to
+    (virtual batches): all else that they do shows without taking them apart."""
+    found = {}
+    for name, one in anatomy.items():
+        parts = tuple(part for part in one.departures if part.cause == "value-count")
+        if parts:
+            found[name] = replace(one, departures=parts)
+    return found
 
 
 def unsound_places(case: Case, trace: Trace) -> tuple[Place, ...]:

@@ -107,7 +107,8 @@ class Cell:
         batches = [inputs[name] for name in inputs if name.startswith("x/")]
         if job["network"].get("model") and hasattr(self.model, "see") and batches:
             self.model.see(batches[0][0])
-        self.recorder = recorder.Recorder(self.model, job["events"], job.get("sample", 4096))
+        asked = any(layer.get("native") for layer in job["network"]["layers"])
+        self.recorder = recorder.Recorder(self.model, job["events"], job.get("sample", 4096), whole=asked)
 
     def play(self):
         self.look(-1)

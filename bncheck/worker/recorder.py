@@ -14,7 +14,8 @@ CALLED = ("input_mean", "input_var", "used_mean", "used_invstd", "used_residual"
 SCALARS = ("counter", "training", "momentum", "eps")
 # Batches of so few numbers are measured together: NumPy takes as long for one of them as for twenty.
 SMALL, SMALL_IN_ALL = 1 << 12, 1 << 16
-# Of a layer of the user's the values themselves are kept: so many per forward, and per cell.
+# Of a layer of the user's, or of one with keywords of its own, the values themselves are kept: so many per forward, and
+# per cell.
 WHOLE, WHOLE_IN_ALL = 1 << 15, 1 << 21
 
 
@@ -90,9 +91,10 @@ def elements(array, axis):
 
 
 class Recorder:
-    """Collects one cell's arrays event by event; ``arrays()`` stacks them under the names of the trace table."""
+    """Collects one cell's arrays event by event; ``arrays()`` stacks them under the names of the trace table.
+    ``whole``: it keeps the values themselves, as of a layer of the user's."""
 
-    def __init__(self, model, events, limit):
+    def __init__(self, model, events, limit, whole=False):
         self.model, self.total, self.limit = model, len(events), limit
         self.ops = [event["op"] for event in events]
         self.states = {layer: [] for layer in model.layers}
@@ -106,7 +108,7 @@ class Recorder:
         self.known = {}  # moments of inputs that come straight from the archive, by their address
         self.waiting, self.room_for = [], SMALL_IN_ALL  # small batches that are not measured yet
         in_parts = getattr(model, "network", {}).get("parts", 1) != 1  # channels that go in as several tensors
-        self.room = WHOLE_IN_ALL if getattr(model, "custom", None) and not in_parts else 0
+        self.room = WHOLE_IN_ALL if (whole or getattr(model, "custom", None)) and not in_parts else 0
 
     def state(self):
         found = {layer: self.model.state(layer) for layer in self.states}
@@ -132,7 +134,7 @@ class Recorder:
         self.output(event, out)
 
     def keep(self, word, layer, event, array):
-        """What a layer of the user's got, gave, or got back: all samples and positions of as many channels as fit."""
+        """What a layer got, gave, or got back: all samples and positions of as many channels as fit."""
         if array.ndim < 2 or not array.size or not self.room:
             return
         values = elements(array, self.model.axis(layer))

@@ -16,6 +16,7 @@ from bncheck.trace import Array
 
 Pair = tuple[Array, Array]
 OTHER_AVERAGES = ("first-replaces", "debiased", "cumulative")
+LEAST_STEPS = 4  # of single channels, that two weights must make
 ORDERS = ("each in turn", "their mean", "the first", "the last")
 
 
@@ -185,8 +186,11 @@ def shown_weight(base: Memory, life: Life, which: int) -> float:
 
 
 def weighed_apart(life: Life) -> Iterator[Memory]:
-    """The whole batch goes into the mean with one weight and into the variance with another, which may be 0. A single
-    step would fit any pair of weights."""
+    """The whole batch goes into the mean with one weight and into the variance with another, which may be 0. A step or
+    two are made by any weights."""
+    forwards = life.of(True)
+    if sum(len(one.before[0]) for one in forwards) < LEAST_STEPS:
+        return
     for rule in variants(Group(), "their mean", life.weight, "exponential", life.divisor):
         one, two = (shown_weight(rule, life, which) for which in (0, 1))
         shown = all(steps_told_apart(rule, life, which) > 1 for which in (0, 1))

@@ -14,12 +14,14 @@ from bncheck.trace import STATISTICS
 # Below this share of a difference a rule has no part in it.
 LEAST = 1e-6
 SHOWN = 1e-3
+ASKED = "leave out the keywords (native) that ask the layer for it, or have the other side do the same"
 
 
 def departing(pair: PairView, code: str, cause: str) -> Iterator[Finding]:
-    """One finding per layer of the user's that parts from the other side in this rule, where it makes a difference."""
+    """One finding per layer that was taken apart, the user's or one with keywords of its framework's own, and parts
+    from the other side in this rule, where it makes a difference."""
     for odd, other in ((pair.a, pair.b), (pair.b, pair.a)):
-        if not odd.own_layer or other.own_layer:
+        if other.own_layer or other.anatomy:
             continue
         for anatomy in odd.anatomy.values():
             for part in anatomy.departures:
@@ -66,7 +68,7 @@ def finding(
         quantity=drift.quantity,
         explained=min(max(share, 0.0), 1.0),
         evidence={**summary(drift), **evidence},
-        advice=part.advice,
+        advice=part.advice if odd.own_layer else ASKED,
         accounts=tuple((anatomy.layer, quantity) for quantity in states_of(pair, anatomy, part)),
     )
 
@@ -106,4 +108,6 @@ def states_of(pair: PairView, anatomy: Anatomy, part: Departure) -> Sequence[str
 
 def whole_name(cell: CellView) -> str:
     """ "Ghost in torch 2.13.0@cpu and torch[timed] 2.13.0@cpu": one layer, wherever it runs."""
+    if not cell.own_layer:
+        return names(cell.members)
     return f"{cell.own_layer} in {' and '.join(dict.fromkeys(label(member) for member in cell.members))}"

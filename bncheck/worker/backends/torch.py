@@ -241,10 +241,13 @@ class Model:
             children[name] = children[name].inner
             self.layouts[name] = part("parts").Layout(children[name], self.parts, self.specs[name]["channels"])
         self.norms = {name: children[name] for name in self.layers}
-        if not self.whole:  # a layer at its second place holds its first
-            self.norms = {name: getattr(norm, "first", norm) for name, norm in self.norms.items()}
+        if not self.whole:  # a layer at its second place holds its first; one of the user's may call a buffer so
+            again = {name for name in self.layers if self.specs[name].get("same_as")}
+            self.norms = {
+                name: getattr(norm, "first", norm) if name in again else norm for name, norm in self.norms.items()
+            }
             self.places = {name: name for name in self.layers}
-        shown = self.learn() if self.custom and self.parts == 1 else {}
+        shown = part("shown").learn_layers(self) if self.custom and self.parts == 1 else {}
         with torch.no_grad():
             self.start(children)
         for name, said in shown.items():
@@ -252,16 +255,6 @@ class Model:
         self.seen, self.returned, self.hooks = {}, None, []
         self.watch()
         self.call = part("variants").runner(self, self.variant)
-
-    def learn(self):
-        """Of layers of the user's whose names do not say what they keep: {layer: what was taken for it}."""
-        found = {}
-        for name, norm in self.norms.items():
-            shape = [part("shown").SAMPLES, self.specs[name]["channels"]] + [part("shown").SIDE] * (self.rank - 2)
-            said = part("shown").learn_alone(self.torch, part, norm, shape)
-            if said:
-                found[name] = said
-        return found
 
     def start(self, children):
         """Put the host's parameters where they belong; a layer of the user's may hold them in a way of its own."""

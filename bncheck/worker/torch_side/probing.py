@@ -14,6 +14,9 @@ POWER = 0.03  # an eps of up to 0.05 beside a variance of 1 to 4
 VALUES = (1.0, 2.0, 4.0)
 BATCH = 1e-2  # of y: what eps leaves of the difference between a batch and the same stretched and shifted
 MOST = 8  # samples
+MANY, SIDE = 1 << 18, 8  # values of a batch of which fewer positions do
+STARTS = (100.0, 20.0)  # ones over a deviation, of variances of which an eps is a part that shows
+FEW = 2e-2  # of eps: how far it may differ from channel to channel
 
 
 class Probe:
@@ -23,8 +26,11 @@ class Probe:
         self.torch, self.module, self.axis, self.size = torch, module, axis, given.shape[axis]
         wide = [1] * given.dim()
         wide[axis] = self.size
-        grow = torch.linspace(1.0, 2.0, self.size, dtype=given.dtype).reshape(wide)
-        self.x = torch.randn_like(given[:MOST]) * grow + grow.flip(axis)
+        self.grow = torch.linspace(1.0, 2.0, self.size, dtype=given.dtype).reshape(wide)
+        given = given[:MOST]
+        for dim in range(1, given.dim()) if given.numel() > MANY else ():
+            given = given if dim == axis else given.narrow(dim, 0, min(given.shape[dim], SIDE))
+        self.x = torch.randn_like(given) * self.grow + self.grow.flip(axis)
 
     def rows(self, values):
         return np.moveaxis(values.detach().double().numpy(), self.axis, 0).reshape(self.size, -1)
@@ -93,6 +99,39 @@ def add_weights(probe, words):
     for what, name in found.items():
         if name or words[what] in found.values():
             words[what] = name
+
+
+def add_eps(probe, words):
+    """Put in the eps within one over a deviation, where the layer holds none and its steps show one."""
+    found = [eps_within(probe, words, start) for start in STARTS] if words.get("unsure") else []
+    if found and None not in found and abs(found[0] - found[1]) <= FEW * max(found):
+        words["eps"] = float("%.3g" % found[0])
+        del words["unsure"]
+
+
+def eps_within(probe, words, start):
+    """Of a layer that averages the variance and holds (var + eps)**-0.5: one training forward from ``start`` takes what
+    it holds to the power of -2 the same share of the way to the batch's variance and eps, in all channels. None where
+    not just one of n and n - 1 gives one eps."""
+    x = probe.torch.randn_like(probe.x) * 0.01 * probe.grow + 0.05 * probe.grow
+    mean, held = (getattr(probe.module, words[word]).data for word in ("mean", "deviation"))
+    mean.zero_()
+    held.fill_(start)
+    if probe.out(True, x) is None:
+        return None
+    rows = probe.rows(x)
+    n, var = rows.shape[1], rows.var(1)
+    after, now = (
+        getattr(probe.module, words[word]).detach().double().numpy().reshape(-1) for word in ("mean", "deviation")
+    )
+    share = after / rows.mean(1)
+    if not (np.isfinite(now) & (now > 0)).all() or np.ptp(share) > SAME * np.abs(share).max() or not 0 < share[0] <= 1:
+        return None
+    found = [(now**-2.0 - start**-2) / share - each + start**-2 for each in (var, var * n / (n - 1.0))]
+    best, other = sorted(found, key=np.ptp)
+    value = float(np.median(best))
+    one = value > 0 and np.ptp(best) <= FEW * value and np.ptp(other) > 5 * np.ptp(best)
+    return value if one else None
 
 
 def role_of(lines):

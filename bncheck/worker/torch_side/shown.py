@@ -69,7 +69,20 @@ def learn_alone(torch, part, module, shape):
         if isinstance(each._buffers, dict) and custom.attribute(each, "running_mean") is None:
             words = keeping.words_of(each)
             if words is not None and words["var"]:
+                # Of one over a deviation that has an eps of unknown size in it nothing is held against a variance.
+                words = dict(words, var="", form="") if words.get("unsure") else words
                 custom.LEARNT[each] = custom.LEARNT[type(each)] = words
+    return found
+
+
+def learn_layers(model):
+    """Of layers of the user's in a backend's model, each by itself: {layer: what was taken for it}."""
+    found = {}
+    for name, norm in model.norms.items():
+        shape = [SAMPLES, model.specs[name]["channels"]] + [SIDE] * (model.rank - 2)
+        said = learn_alone(model.torch, model.part, norm, shape)
+        if said:
+            found[name] = said
     return found
 
 
@@ -172,22 +185,23 @@ class Look:
         return self.words is None and bool(self.moved)
 
     def probe(self):
-        """Ask the output what its tensors are, where no forward in training showed statistics; and of gamma and beta
-        whose names say nothing."""
+        """Ask the output what its tensors are: where no forward in training showed statistics; whether eval takes them
+        for what training makes them; and of gamma and beta whose names say nothing."""
         x, probing, keeping = self.given, self.part("probing"), self.part("keeping")
         for size, names in self.suspect.sizes.items() if x is not None else ():
             known = self.words
-            if known is not None and (self.suspect.after[known["mean"]].size != size or keeping.named(known)):
-                continue
             fitting = [axis for axis in range(1, x.dim()) if x.shape[axis] == size]
-            if not fitting:
+            if not fitting or (known is not None and self.suspect.after[known["mean"]].size != size):
                 continue
             probe = probing.Probe(self.torch, self.module, x, 1 if 1 in fitting else fitting[-1])
-            if known is None:
-                held = self.suspect.tensors(self.module)
-                self.words = probing.words_of(probe, {name: held[name] for name in names if name in held})
-            if self.words is not None:
-                probing.add_weights(probe, self.words)
+            names = names if known is None else [known["mean"], known["var"] or known["deviation"]]
+            held = self.suspect.tensors(self.module)
+            used = probing.words_of(probe, {name: held[name] for name in names if name in held})
+            if used is not None and (known is None or used["mean"] != known["mean"]):
+                self.words = known = used
+            if known is not None and not (keeping.named(known) and "unsure" not in known):
+                probing.add_weights(probe, known)
+                probing.add_eps(probe, known)
             self.module.train()
 
     def by_itself(self):

@@ -6,7 +6,8 @@ of the new batch (0.1), in Keras, Flax, MXNet, Paddle and ONNX that of the old a
 1 − (1 − m)^k of the other and the counters say k, see update-count. In a user's own network a weight of a half and
 more, or of 0, is said of it alone; so is one of a model that was handed over, in its framework's own
 sense. In a program that was watched it is also measured: where the steps of a layer show another weight than it holds,
-and where a weight near 1 leaves the chance of the last batches in the statistics and eval is far off by that.
+and where a weight near 1 leaves the chance of the last batches in the statistics and eval is far off by that. A layer
+of your own may give a new batch one weight in the running mean and another in the running variance.
 
 What to do: convert momentum when you port it: torch 0.1 is Keras 0.9. A weight of 0.99 forgets everything but the
 last batch, a weight of 0 never learns.

@@ -6,8 +6,8 @@ the program moves them. Copies were updated instead of the layer's own buffers, 
 frozen layer), or the state that a functional call returned was dropped. Or a user's own network evaluates with a
 mean of 0 and a variance of 1 in every channel, and what reaches the layer is nothing like that: the statistics were
 neither trained nor loaded. Or a checkpoint holds that mean and variance beside gamma and beta that were trained, and a
-counter of 0 or none. Or none of the training forwards of a program that was watched moved them (momentum 0, no
-update).
+counter of 0 or none. Or a layer of your own moves one of the two and never the other. Or none of the training
+forwards of a program that was watched moved them (momentum 0, no update).
 
 What to do: write the update into the layer's own buffers (in place, under torch.no_grad()); pass
 functional_call the model's own buffers; keep the state that a stateless call returns.

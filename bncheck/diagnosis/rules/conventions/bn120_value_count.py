@@ -3,8 +3,9 @@
 Signature: within each chunk, half, sample or group of the batch y is a straight line over x, and over the whole batch
 it is not; or it is one, and its mean and variance are those of some of the values only: of the first samples or
 positions, of those that are not padding. The running statistics may take the same values, others, or each part in turn,
-which makes several updates of one forward (ghost batches). It is found value by value in a layer of your own, and said
-only where each output and each step of the running statistics comes out of it within rounding.
+which makes several updates of one forward (ghost batches). It is found value by value in a layer of your own, or in
+one whose framework has a keyword for it (virtual_batch_size), and said only where each output and each step of the
+running statistics comes out of it within rounding.
 
 What to do: take mean and variance of each channel over all values of the batch. Where parts, masks or domains are
 meant, the layer is no BatchNorm: compare it with one that is given the same parts, and keep the parts in eval in mind,

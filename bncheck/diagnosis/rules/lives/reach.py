@@ -14,6 +14,7 @@ from bncheck.life import LayerLife, Life, Span
 # What eval makes of a batch lies this many deviations from what training makes of it, on average over channels.
 APART = 0.5
 CALLS = 3  # that have to be so
+LEAST = 0.1  # of all calls that may be otherwise: the more are kept, the less alike is the least of them to the others
 
 
 def at_two_places(life: Life) -> Said | None:
@@ -42,7 +43,7 @@ def at_two_places(life: Life) -> Said | None:
 
 
 def unlike(layer: LayerLife) -> float | None:
-    """By how many deviations a mixture of the batches of one call is off, in the worst of them; the least of all
+    """By how many deviations a mixture of the batches of one call is off, in the worst of them, at least in nine of ten
     calls. None where the layer is passed once, or by data that are alike."""
     where = places(layer, training=1, in_backward=0)
     mean, var, call = (layer.get(name) for name in ("input_mean", "input_var", "call"))
@@ -56,7 +57,10 @@ def unlike(layer: LayerLife) -> float | None:
             shift = (mean[rows] - middle) ** 2 / spread
             scale = (np.sqrt(var[rows] / spread) - 1) ** 2
             gaps.append(float(np.sqrt(shift + scale).mean(axis=1).max()))
-    return min(gaps) if len(gaps) >= CALLS and min(gaps) > APART else None
+    if len(gaps) < CALLS:
+        return None
+    least = float(np.quantile(gaps, LEAST))
+    return least if least > APART else None
 
 
 def unreached(life: Life) -> Said | None:
