@@ -192,9 +192,10 @@ class Shelf:
             self.write()
 
     def write(self):
-        played, self.waiting = self.waiting, []
-        if played:
-            write_cells(self.path, [(name,) + each.told() for name, each in played])
+        waiting, self.waiting = self.waiting, []
+        if waiting:
+            cells.Played.prepare([played for _, played in waiting])
+            write_cells(self.path, [(name,) + played.told() for name, played in waiting])
 
 
 def write_cells(path, told):
