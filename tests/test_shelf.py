@@ -64,6 +64,17 @@ def test_no_more_wait_than_the_host_reckons_with(tmp_path: Path, shelf: run.Shel
     assert len(cells_of(tmp_path)) == 32
 
 
+def test_of_large_inputs_fewer_wait(tmp_path: Path, shelf: run.Shelf) -> None:
+    for name in ("a", "b", "c"):
+        each = played()
+        assert each.weight == 12 * 8  # one event, twelve numbers
+        each.weight = 2**21
+        shelf.put(name, each)
+    assert cells_of(tmp_path) == ["a", "b", "c"]
+    shelf.put("d", played())
+    assert cells_of(tmp_path) == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize(
     "told",
     [

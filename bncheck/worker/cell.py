@@ -294,14 +294,17 @@ def play_cell(folder, job, inputs, backend, target):
     else:
         cell.play()
         cell.ask()
-    return Played(result, cell, time.perf_counter() - began)
+    # An event records its input's moments, a sample of its output and states that are no larger than the input.
+    weight = len(job["events"]) * sum(each.nbytes for each in inputs.values())
+    return Played(result, cell, time.perf_counter() - began, weight)
 
 
 class Played:
-    """A cell that was played, in so many ``seconds``; ``told`` puts together what became of it."""
+    """A cell that was played in so many ``seconds`` and recorded about ``weight`` bytes at most; ``told`` puts
+    together what became of it."""
 
-    def __init__(self, result, cell, seconds):
-        self.result, self.cell, self.seconds = result, cell, seconds
+    def __init__(self, result, cell, seconds, weight):
+        self.result, self.cell, self.seconds, self.weight = result, cell, seconds, weight
         self.can_wait = cell is not None and cell.can_wait
 
     @staticmethod
