@@ -8,14 +8,13 @@ import signal
 import sys
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from left_by_cells import arrays_of, cells_of, result_of, worker_processes
 
-from bncheck.playing.workers import AT_ONCE, Job, Progress, play
+from bncheck.playing.workers import AT_ONCE, Job, Progress, Worker, play
 from bncheck.scenario import describe_ops
 from bncheck.worker import cell, run
 from bncheck.worker.archive import write_npz
@@ -65,6 +64,17 @@ def test_no_more_wait_than_the_host_reckons_with(tmp_path: Path, shelf: run.Shel
     assert len(cells_of(tmp_path)) == 32
 
 
+def test_of_large_inputs_fewer_wait(tmp_path: Path, shelf: run.Shelf) -> None:
+    for name in ("a", "b", "c"):
+        each = played()
+        assert each.weight == 12 * 8  # one event, twelve numbers
+        each.weight = 2**21
+        shelf.put(name, each)
+    assert cells_of(tmp_path) == ["a", "b", "c"]
+    shelf.put("d", played())
+    assert cells_of(tmp_path) == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize(
     "told",
     [
@@ -84,10 +94,11 @@ def test_what_may_take_long_or_end_the_process_is_on_disk_at_once(
 
 
 def test_a_trace_that_cannot_be_written_is_the_fault_of_its_own_cell_alone(tmp_path: Path, shelf: run.Shelf) -> None:
-    spoilt = {"outcome": "ok", "failed": []}, {"x": np.array([None])}
+    odd = played()
+    odd.cell.recorder.loose["x"] = np.array([None])
     for name in ("a", "b"):
         shelf.put(name, played())
-    shelf.put("odd", SimpleNamespace(told=lambda: spoilt, can_wait=True, seconds=0.0))
+    shelf.put("odd", odd)
     shelf.put("c", played())
     shelf.write()
     assert [result_of(tmp_path / name)["outcome"] for name in ("a", "b", "odd", "c")] == ["ok", "ok", "crashed", "ok"]
@@ -117,6 +128,23 @@ def test_after_a_kill_the_cells_that_waited_are_played_again_and_one_at_most_is_
     assert sorted(cells_of(job.folder)) == sorted(names)
     whole = {name: arrays_of(job.folder / name) for name in names[:3]}
     assert all(found["bn/running_mean"].shape == (2, 3) for found in whole.values() if found)
+
+
+def test_half_of_what_is_being_written_is_not_taken_for_damage(tmp_path: Path, shelf: run.Shelf) -> None:
+    for name in ("a", "b", "c"):
+        shelf.put(name, played())
+    shelf.write()
+    whole = (tmp_path / "cells.tar").read_bytes()
+    job = Job(tmp_path.name, tmp_path, Path(sys.executable), Path(reference.__file__), "", "cpu", ("a", "b", "c"))
+    (tmp_path / "cells.tar").unlink()
+    worker = Worker(job)
+    worker.begun = ["a", "b", "c"]
+    told = []
+    for end in (1000, len(whole) // 2, len(whole) - 1, len(whole)):
+        (tmp_path / "cells.tar").write_bytes(whole[:end])
+        told.append([(each.cell, each.outcome) for each in worker.finish()])
+    assert told == [[], [("a", "ok")], [("b", "ok")], []]
+    assert [(each.cell, each.outcome) for each in worker.finish(ended=True)] == [("c", "ok")]
 
 
 def test_a_job_is_the_same_whether_its_cells_are_alike_or_not(tmp_path: Path) -> None:

@@ -229,9 +229,10 @@ class Worker:
 
     def finish(self, ended: bool = False) -> Iterator[Progress]:
         """Count the cells that have got a result. A worker writes those of quick ones a few at a time, in order: behind
-        one without a result nobody looks for others, unless the process has ``ended`` or should have come to it."""
-        for cell in list(self.begun):
-            if cell in self.waiting:
+        one without a result nobody looks for others, unless the process has ``ended``. While it has not, it may be
+        writing: the cell that runs has no result yet, and half an entry behind whole ones is no damage."""
+        for cell in self.begun[:] if ended else self.begun[:-1]:
+            if cell in self.waiting and (ended or has_result(self.job.folder / cell)):
                 yield from self.count(cell)
             if cell not in self.waiting:
                 self.begun.remove(cell)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +65,22 @@ def cell_folder(run: Path, target: str, cell: str) -> Path:
     """``<run>/cells/<target's slug>/<scenario>--<case>``; RunFolderError for names and links that could leave it."""
     for name in (target, cell, *cell.rpartition("--")[::2]):
         check_slug(name)
-    folder = run / "cells" / target / cell
+    cells, of_target, tar = places(run, target)
+    folder = of_target / cell
     # A link inside an unpacked archive can point anywhere.
-    looked_at = (run / "cells", folder.parent, folder, folder.parent / TAR)
-    if any(path.is_symlink() for path in looked_at) and not all(
+    looked_at = (cells, of_target, folder, tar)
+    if any(map(os.path.islink, looked_at)) and not all(
         path.resolve().is_relative_to(run.resolve()) for path in looked_at
     ):
         raise RunFolderError(f"{folder} is a link that leaves the run folder", "do not open this folder")
     return folder
+
+
+@lru_cache(maxsize=64)
+def places(run: Path, target: str) -> tuple[Path, Path, Path]:
+    """The folder of all cells, a target's, and its tar. Putting paths together took as long as reading what is there."""
+    cells = run / "cells"
+    return cells, cells / target, cells / target / TAR
 
 
 def folder_of(run: Path, cell: CellResult) -> Path:

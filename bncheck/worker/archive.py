@@ -151,12 +151,14 @@ def pack_npz(arrays, _known={}):  # noqa: B006 - the default is the cache of wha
         key = (name, array.dtype, array.shape)
         if key not in _known:
             _known[key] = frame(name, array)
-        head, checksum, before, after, entry = _known[key]
+        checksum, first, second, listed, entry = _known[key]
         data = array.tobytes()
-        checked = struct.pack("<I", zlib.crc32(data, checksum))
-        body += (b"PK\x03\x04", before, checked, after, entry, head, data)
-        directory += (b"PK\x01\x02\x14\x00", before, checked, after, struct.pack("<HHHII", 0, 0, 0, 0, offset), entry)
-        offset += 30 + len(entry) + len(head) + len(data)
+        checked = zlib.crc32(data, checksum).to_bytes(4, "little")
+        body += (first, checked, second, data)
+        directory += (b"PK\x01\x02\x14\x00", first[4:], checked, listed, offset.to_bytes(4, "little"), entry)
+        offset += 18 + len(second) + len(data)
+        if offset >= 2**32:
+            break
     if offset >= 2**32 or len(arrays) >= 2**16:
         raise ValueError(
             "a trace of %d bytes in %d arrays is more than an archive holds: record less" % (offset, len(arrays))
@@ -167,7 +169,8 @@ def pack_npz(arrays, _known={}):  # noqa: B006 - the default is the cache of wha
 
 
 def frame(name, array):
-    """(.npy header, its CRC-32, fields before and after the checksum, entry name) of an array of this shape."""
+    """(CRC-32 of the .npy header, entry before its checksum, between that and the data, and what its line of the
+    directory says there, entry name) of an array of this shape."""
     if array.dtype.hasobject:
         raise ValueError("%s is an array of Python objects (%s), and a trace holds numbers" % (name, array.dtype))
     entry, head = (name + ".npy").encode("utf-8"), npy_header(array.dtype, array.shape)
@@ -176,7 +179,7 @@ def frame(name, array):
         raise ValueError("an array of %d bytes is more than an archive holds: record less" % size)
     # Version 2.0, UTF-8 names, stored, a fixed time stamp: equal arrays give equal files.
     before, after = struct.pack("<HHHHH", 20, 0x800, 0, 0, 33), struct.pack("<IIHH", size, size, len(entry), 0)
-    return head, zlib.crc32(head), before, after, entry
+    return zlib.crc32(head), b"PK\x03\x04" + before, after + entry + head, after + bytes(10), entry
 
 
 def read_npz(path, expected="", _known={}):  # noqa: B006 - the default is the cache of headers

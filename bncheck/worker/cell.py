@@ -198,7 +198,7 @@ class Cell:
             self.pending.append((name, batch, out.shape, out.dtype))
         self.recorder.forward(index, out, ((name, batch), data))
         layers = self.job["network"]["layers"]
-        if op["records"] and layers:
+        if op["records"] and layers and self.recorder.room:
             self.recorder.upstream(layers[-1]["name"], index, self.upstream(name, batch, out.shape, out.dtype))
 
     def look_through(self, name):
@@ -295,15 +295,23 @@ def play_cell(folder, job, inputs, backend, target):
     else:
         cell.play()
         cell.ask()
-    return Played(result, cell, time.perf_counter() - began)
+    # An event records its input's moments, a sample of its output and states that are no larger than the input.
+    weight = len(job["events"]) * sum(each.nbytes for each in inputs.values())
+    return Played(result, cell, time.perf_counter() - began, weight)
 
 
 class Played:
-    """A cell that was played, in so many ``seconds``; ``told`` puts together what became of it."""
+    """A cell that was played in so many ``seconds`` and recorded about ``weight`` bytes at most; ``told`` puts
+    together what became of it."""
 
-    def __init__(self, result, cell, seconds):
-        self.result, self.cell, self.seconds = result, cell, seconds
+    def __init__(self, result, cell, seconds, weight):
+        self.result, self.cell, self.seconds, self.weight = result, cell, seconds, weight
         self.can_wait = cell is not None and cell.can_wait
+
+    @staticmethod
+    def prepare(played):
+        """Work that is done sooner for several cells at once than for one after the other."""
+        recorder.measure_waiting([each.cell.recorder for each in played if each.can_wait])
 
     def told(self):
         """(result, arrays or None)."""

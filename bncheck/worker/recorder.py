@@ -158,28 +158,11 @@ class Recorder:
         gamma, beta = (per_channel(state.get(name), len(rows), value) for name, value in usual)
         if rows.shape != out.shape or gamma is None or beta is None:
             return False
-        self.waiting.append((layer, event, rows, out, gamma, beta))
+        self.waiting.append((self.forwards[layer], event, rows, out, gamma, beta))
         self.room_for -= rows.size
         if self.room_for < 0:
-            self.measure_waiting()
+            measure_waiting([self])
         return True
-
-    def measure_waiting(self):
-        """What ``measure`` says of each, to the bit: a row's sums are its own, whatever stands above and below it."""
-        alike = {}
-        for item in self.waiting:
-            alike.setdefault(item[2].shape, []).append(item)
-        self.waiting, self.room_for = [], SMALL_IN_ALL
-        for (channels, count), items in alike.items():
-            rows, out, gamma, beta = (np.concatenate([item[k] for item in items]) for k in (2, 3, 4, 5))
-            mean, var, centred = moments(rows)
-            used = reveal(centred, mean, var, out, gamma, beta)
-            size = channels * count
-            bad, bad_out = (size - np.isfinite(each).reshape(len(items), size).sum(axis=1) for each in (rows, out))
-            mean, var, *used = (each.reshape(len(items), channels) for each in (mean, var) + used)
-            for k, item in enumerate(items):
-                facts = mean[k], var[k], count, int(bad[k]), int(bad_out[k]), tuple(each[k] for each in used)
-                self.forwards[item[0]][item[1]] = facts
 
     def measure(self, layer, data, result, source, state=None):
         axis = self.model.axis(layer)
@@ -232,7 +215,7 @@ class Recorder:
                     kept.setdefault("grad_" + name, {})[event] = found[layer + "/" + name]
 
     def arrays(self):
-        self.measure_waiting()
+        measure_waiting([self])
         found = {"network_bad": self.network_bad, "event_seconds": self.seconds}
         for layer, rows in self.states.items():
             found.update(stack_states(layer, rows))
@@ -250,14 +233,41 @@ class Recorder:
         return found
 
 
+def measure_waiting(recorders):
+    """What ``measure`` says of each small batch that waits, to the bit: a row's sums are its own, whatever stands above
+    and below it."""
+    alike = {}
+    for item in [item for each in recorders for item in each.waiting]:
+        alike.setdefault(item[2].shape, []).append(item)
+    for each in recorders:
+        each.waiting, each.room_for = [], SMALL_IN_ALL
+    for (channels, count), items in alike.items():
+        rows, out, gamma, beta = (np.concatenate([item[k] for item in items]) for k in (2, 3, 4, 5))
+        mean, var, centred = moments(rows)
+        used = reveal(centred, mean, var, out, gamma, beta)
+        size = channels * count
+        bad, bad_out = (size - np.isfinite(each).reshape(len(items), size).sum(axis=1) for each in (rows, out))
+        mean, var, *used = (each.reshape(len(items), channels) for each in (mean, var) + used)
+        for k, (forwards, event, *_) in enumerate(items):
+            forwards[event] = mean[k], var[k], count, int(bad[k]), int(bad_out[k]), tuple(each[k] for each in used)
+
+
+def stacked(column):
+    """Arrays of one shape as the rows of one, and what np.stack makes (or says) of any others."""
+    alike = all(type(value) is np.ndarray and value.shape == column[0].shape for value in column)
+    return np.array(column) if alike else np.stack(column)
+
+
 def stack_states(layer, rows):
     found = {}
     for name in STATES:
         column = [row.get(name) for row in rows]
-        first = next((value for value in column if value is not None), None)
-        if first is not None:
-            blank = np.full(first.shape, np.nan, dtype=first.dtype)
-            found[layer + "/" + name] = np.stack([blank if value is None else value for value in column])
+        held = [value for value in column if value is not None]
+        if held and len(held) < len(column):
+            blank = np.full(held[0].shape, np.nan, dtype=held[0].dtype)
+            held = [blank if value is None else value for value in column]
+        if held:
+            found[layer + "/" + name] = stacked(held)
     for name in SCALARS:
         missing = -1 if name == "training" else np.nan
         values = [row.get(name) for row in rows]

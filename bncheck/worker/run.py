@@ -175,9 +175,10 @@ class Shelf:
     """
 
     MOST, QUICK = 32, 0.005
+    HEAVY = 1 << 22  # bytes, as Played reckons them: what waits is in memory
 
     def __init__(self, path):
-        self.path, self.kind, self.waiting = path, b"", []
+        self.path, self.kind, self.waiting, self.weight = path, b"", [], 0
 
     def make_room(self, line):
         """Before a cell is played: the ones that waited are written if this one says something else than they did."""
@@ -188,13 +189,16 @@ class Shelf:
 
     def put(self, name, played):
         self.waiting.append((name, played))
-        if len(self.waiting) >= self.MOST or not played.can_wait or played.seconds > self.QUICK:
+        self.weight += played.weight
+        full = len(self.waiting) >= self.MOST or self.weight > self.HEAVY
+        if full or not played.can_wait or played.seconds > self.QUICK:
             self.write()
 
     def write(self):
-        played, self.waiting = self.waiting, []
-        if played:
-            write_cells(self.path, [(name,) + each.told() for name, each in played])
+        waiting, self.waiting, self.weight = self.waiting, [], 0
+        if waiting:
+            cells.Played.prepare([played for _, played in waiting])
+            write_cells(self.path, [(name,) + played.told() for name, played in waiting])
 
 
 def write_cells(path, told):

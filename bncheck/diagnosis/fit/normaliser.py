@@ -164,8 +164,8 @@ def compute_eps_span(seen: Seen, source: str, placement: str, scale: float) -> S
         return EVERYTHING
     if source == "none":
         # y = γ·x + β, so m is 0 and r is 1.
-        stands = np.all(np.abs(seen.m) <= scale * seen.m_error) and np.all(np.abs(seen.r - 1) <= scale * seen.r_error)
-        return EVERYTHING if stands else NOTHING
+        stands = (np.abs(seen.m) <= scale * seen.m_error).all()
+        return EVERYTHING if stands and (np.abs(seen.r - 1) <= scale * seen.r_error).all() else NOTHING
     share = 0.0
     if source == "blend":
         low, high = blend_weight(seen, scale)

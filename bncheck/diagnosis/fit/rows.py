@@ -194,9 +194,9 @@ class Rows:
         divided = self.divided(lo, hi, [*counts, self.counter[self.fitted]])
         debiased = debiased_spans(*wide, counts)
         found: dict[Hypothesis, tuple[float, float]] = {}
+        whole = (lo <= hi).all(axis=1)
         for i, (statistic, divisor) in enumerate(PAIRS):
-            whole = bool(np.all(lo[i] <= hi[i]))
-            found[statistic, divisor, "exponential"] = (float(low[i]), float(high[i])) if whole else FALLEN
+            found[statistic, divisor, "exponential"] = (float(low[i]), float(high[i])) if whole[i] else FALLEN
             found[statistic, divisor, "cumulative"] = (-math.inf, math.inf) if divided[i] else FALLEN
             # With a weight that forgets nothing a debiased average is the cumulative one: the simpler word has it.
             kept = debiased[i][1] >= DEBIASED_LEAST

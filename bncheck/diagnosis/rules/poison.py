@@ -115,12 +115,10 @@ def poisoning(cell: CellView, layer: str, quantity: str) -> Poisoning | None:
     if rows is None or not rows.size or counts is None or bad is None:
         return None
     rows = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
-    if not held_from(cell, layer, quantity, rows)[0]:
-        return None
     lost = ~np.isfinite(rows)
     lasting = lost & lost[-1]  # lost at the end too: NaN that heals is not remembered
     hit = lasting.any(axis=1)
-    if not hit.any():
+    if not hit.any() or not held_from(cell, layer, quantity, rows)[0]:
         return None
     event = int(np.argmax(hit)) - 1
     fed = fed_by(trace, layer, event) if event >= 0 else []

@@ -193,7 +193,8 @@ class Model:
             )
         part("custom").remember_lines(torch, bool(own)) if own or "bncheck_torch_custom" in sys.modules else None
         self.whole = bool(network.get("model"))
-        self.plain = not (own or self.whole or self.wide or device != "cpu")  # NumPy sees what its tensors hold
+        # Whether NumPy sees what its tensors hold, and they are called as PyTorch calls them.
+        self.plain = not (own or self.whole or self.wide or device != "cpu" or variant.startswith("autocast"))
         code = own or network.get("model")
         self.blame = partial(part("custom").naming_the_line, code.rpartition(":")[0]) if code else no_blame
         if self.whole and variant in part("whole").NOT_WITH:
@@ -259,6 +260,13 @@ class Model:
     def start(self, children):
         """Put the host's parameters where they belong; a layer of the user's may hold them in a way of its own."""
         starts = {}
+        if self.plain:
+            for name, value in self.params.items():
+                layer, what = name.split("/")
+                tensor = getattr(children[layer], WORDS.get(what, what), None)
+                if tensor is not None:
+                    tensor.copy_(self.torch.from_numpy(np.array(value)))
+            return
         for name, value in self.params.items():
             layer, what = name.split("/")
             given = self.torch.from_numpy(np.array(value))
@@ -342,6 +350,8 @@ class Model:
     def array(self, tensor):
         """NumPy view of a tensor in the scenario's layout; bfloat16 is widened."""
         tensor = tensor.detach()
+        if self.plain and not self.last_axis:
+            return tensor.numpy()
         if self.last_axis and tensor.dim() > 2:
             tensor = tensor.permute(0, *range(2, tensor.dim()), 1)
         tensor = tensor.cpu()

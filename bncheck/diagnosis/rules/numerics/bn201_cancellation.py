@@ -96,6 +96,9 @@ def in_state(cell: CellView, layer: str) -> Loss | None:
     replay = cell.replay.get(layer, {}).get("running_var")
     u = unit(arithmetic_dtype(cell, f"{layer}/running_var"))
     ratio = np.sqrt((means**2 / np.maximum(variances, means**2 * u * u + 1e-300)).max(axis=0))
+    far = ratio > SMALLEST_RATIO
+    if not far.any():  # which is the rule
+        return None
     lowest = 4 * one_pass_bound(means, variances, counts, u).max(axis=0)
     lowest = lowest + averaging_bound(cell, layer, np.abs(rows).max(axis=0), len(rows), u)
     negative = (rows < 0) & (rows[0] >= 0) & (-rows <= lowest)  # what is further below zero was never E[x²] − E[x]²
@@ -105,12 +108,12 @@ def in_state(cell: CellView, layer: str) -> Loss | None:
         floor = floor + averaging_bound(cell, layer, size, len(rows), u) + unsettled(cell) * size
         ceiling = 4 * one_pass_bound(means, variances, counts, u).max(axis=0) + floor
         gap = np.abs(rows - replay)
-        off = (gap > floor + about_a_wrong_mean(cell, layer)) & (gap <= ceiling) & (ratio > SMALLEST_RATIO)
+        off = (gap > floor + about_a_wrong_mean(cell, layer)) & (gap <= ceiling) & far
         off &= mean_is_right(cell, layer, u)
         exact = np.asarray(replay, dtype=np.float64)
     else:
         off, exact = np.zeros_like(negative), np.broadcast_to(variances.max(axis=0), rows.shape)
-    off = off | (negative & (ratio > SMALLEST_RATIO))
+    off = off | (negative & far)
     if not off.any():
         return None
     point, channel = (int(place[0]) for place in np.nonzero(off))
@@ -166,8 +169,10 @@ def in_output(cell: CellView, layer: str) -> Loss | None:
         if seen.layer != layer or not seen.training or ((np.abs(seen.gamma - 1) > 0).any() and not seen.tracked):
             continue
         mean, var = seen.batch
-        count = np.asarray(float(row_count(cell, layer, seen.event)))
         ratio = np.abs(mean) / np.sqrt(var)
+        if not (ratio > SMALLEST_RATIO).any():
+            continue
+        count = np.asarray(float(row_count(cell, layer, seen.event)))
         gap = np.abs(seen.var - var)
         floor = welford_bound(mean, var, count, u) + seen.var_error
         ceiling = 4 * one_pass_bound(mean, var, count, u) + floor

@@ -96,14 +96,17 @@ def in_state(cell: CellView, layer: str) -> Loss | None:
         return None
     rows, exact = np.asarray(rows, dtype=np.float64), np.asarray(replay, dtype=np.float64)
     mean, var, n = facts
+    nearest, std = np.abs(mean).min(axis=0), np.sqrt(var.max(axis=0))
+    if not far_off(nearest, std).any():
+        return None
     u = unit(arithmetic_dtype(cell, f"{layer}/running_mean"))
     size = np.maximum(np.abs(rows).max(axis=0), np.abs(mean).max(axis=0))
     noise = averaging_bound(cell, layer, size, len(rows), u) + unsettled(cell) * size
     bounds = Bounds(*(noise + bound(mean, var, n, u).max(axis=0) for bound in ORDERS))
-    place = worst_place(np.abs(rows - exact), np.sqrt(var.max(axis=0)), np.abs(mean).min(axis=0), bounds, u)
+    place = worst_place(np.abs(rows - exact), std, nearest, bounds, u)
     if place is None:
         return None
-    return loss_at(place, rows, exact, np.sqrt(var.max(axis=0)), bounds, int(n.max()), place[0] - 1, "running_mean")
+    return loss_at(place, rows, exact, std, bounds, int(n.max()), place[0] - 1, "running_mean")
 
 
 def in_output(cell: CellView, layer: str) -> Loss | None:
@@ -113,6 +116,8 @@ def in_output(cell: CellView, layer: str) -> Loss | None:
         return None
     f, u = table.facts, unit(arithmetic_dtype(cell, f"{layer}/running_mean"))
     mean, var = f["batch_mean"], f["batch_var"]
+    if not far_off(np.abs(mean), np.sqrt(var)).any():
+        return None
     n = np.asarray(cell.trace.get(layer, "n"), dtype=np.float64)[:, None]
     gap = np.abs(f["mean"] - mean)
     about = np.abs(f["var"] - var - gap**2) <= f["var_error"] + 0.5 * gap**2
@@ -135,10 +140,15 @@ class Bounds(NamedTuple):
 ORDERS = (pairs_bound, mean_bound, one_by_one_bound)
 
 
+def far_off(mean: Array, std: Array) -> Array:
+    """Where a sum can lose digits at all."""
+    return np.asarray((std > 0) & (mean > SMALLEST_RATIO * std))
+
+
 def worst_place(gap: Array, std: Array, mean: Array, bounds: Bounds, u: float) -> tuple[int, int] | None:
     """(row, channel) of the mean that lost most: further off than a sum in pairs, no further than any sum."""
     lost = (gap > bounds.pairs) & (gap <= bounds.one_by_one) & (gap > visible(u) * std)
-    lost &= (std > 0) & (mean > SMALLEST_RATIO * std)
+    lost &= far_off(mean, std)
     if not lost.any():
         return None
     row, channel = np.unravel_index(int(np.argmax(np.where(lost, gap / np.where(std > 0, std, 1.0), -1.0))), gap.shape)
