@@ -79,6 +79,8 @@ class Trace:
     events: tuple[EventRecord, ...]
     arrays: Mapping[str, Array]
     dtypes: Mapping[str, str] = field(default_factory=dict)  # array name → real dtype where widened
+    # What somebody has worked out of it, as of a cell (``evidence.CellView``).
+    worked_out: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property  # rules ask for it in loops, and a network of 169 layers has 2,700 arrays
     def layers(self) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def cell_folder(run: Path, target: str, cell: str) -> Path:
 
 @lru_cache(maxsize=64)
 def places(run: Path, target: str) -> tuple[Path, Path, Path]:
-    """The folder of all cells, a target's, and its tar. Putting paths together took as long as reading what is there."""
+    """The folder of all cells, a target's, and its tar: to put paths together takes as long as to read a small file."""
     cells = run / "cells"
     return cells, cells / target, cells / target / TAR
 

@@ -124,10 +124,11 @@ def read_cell_file(folder: Path, name: str, most: int) -> bytes | None:
     OSError for a file that is no regular one or longer than ``most``; RunFolderError when it is not in a tar that
     is damaged, where it may have been.
     """
-    try:
-        return read_within(folder.parent.parent, folder.parent.name, folder.name, name, most=most)
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # nor where a file or a link stands in the place of the cell's folder
+    if os.path.lexists(folder):  # which is seldom, before it is judged
+        try:
+            return read_within(folder.parent.parent, folder.parent.name, folder.name, name, most=most)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # nor where a file or a link stands in the place of the cell's folder
     tar = tar_at(folder.parent / TAR)
     tar.look()
     found = tar.read(f"{folder.name}/{name}", most)

@@ -30,7 +30,8 @@ def measure_counter(streams: Sequence[Stream], averages: Averages) -> tuple[dict
     good = np.isfinite(advance) & np.isfinite(updates)
     advance, forwards, updates = advance[good], forwards[good], updates[good]
     as_forwards = bool(np.all(advance == forwards))
-    times = [k for k in range(1, MOST_UPDATES + 1) if np.all(advance == k * updates)]
+    counted = np.arange(1, MOST_UPDATES + 1)
+    times = [int(k) for k in counted[np.all(advance == counted[:, None] * updates, axis=1)]]
     if not advance.size or not advance.any():
         return {"counter": Facet(None, identifiable=False, reason="the counter never moved")}, None
     if as_forwards and times:

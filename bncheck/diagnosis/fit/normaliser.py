@@ -37,6 +37,7 @@ class Sides:
     room: Array
     var: Array
     var_error: Array
+    far: dict[float, bool] = field(default_factory=dict)  # scale of the room → whether a mean lies outside
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,14 @@ def look(streams: Sequence[Stream], evaluating: bool) -> Seen:
         parts.append(tuple(column[picked].ravel() for column in columns))
     if not parts:
         parts = [(np.zeros(0),) * 13]
-    m, r, bm, bme, bv, bve, rm, rv, am, av, gamma, beta, unit = (np.concatenate(c) for c in zip(*parts, strict=True))
+    whole = parts[0] if len(parts) == 1 else tuple(np.concatenate(c) for c in zip(*parts, strict=True))
+    m, r, bm, bme, bv, bve, rm, rv, am, av, gamma, beta, unit = whole
     good = np.isfinite(m) & np.isfinite(r) & (bv > 0) & (r != 0) & (gamma != 0)
     held = np.isfinite(rm) & np.isfinite(rv)
     # Beside NaN statistics no output speaks for or against them; where there are none at all, it is not their doing.
     good &= held if (good & held).any() else True
-    m, r, bm, bme, bv, bve, rm, rv, am, av, gamma, beta, unit = (
-        c[good] for c in (m, r, bm, bme, bv, bve, rm, rv, am, av, gamma, beta, unit)
-    )
+    if not good.all():
+        m, r, bm, bme, bv, bve, rm, rv, am, av, gamma, beta, unit = (column[good] for column in whole)
     m_error, r_error = revealed_error(m, r, bm, bv, gamma, beta, unit)
     return Seen(
         m=m,
@@ -177,9 +178,10 @@ def compute_eps_span(seen: Seen, source: str, placement: str, scale: float) -> S
         share = 0.5 * (low + high)
     with np.errstate(divide="ignore", invalid="ignore"):
         sides = sides_of(seen, source, share)
-        if (sides.gap > scale * sides.room).any():
-            return NOTHING
-        return root_span(seen, sides.var, sides.var_error, placement, scale)
+        if scale not in sides.far:  # what is near enough at one scale is so at every larger one
+            near = any(known < scale and not far for known, far in sides.far.items())
+            sides.far[scale] = not near and bool((sides.gap > scale * sides.room).any())
+        return NOTHING if sides.far[scale] else root_span(seen, sides.var, sides.var_error, placement, scale)
 
 
 def sides_of(seen: Seen, source: str, share: float) -> Sides:

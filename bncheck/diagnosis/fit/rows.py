@@ -194,7 +194,7 @@ class Rows:
         divided = self.divided(lo, hi, [*counts, self.counter[self.fitted]])
         debiased = debiased_spans(*wide, counts)
         found: dict[Hypothesis, tuple[float, float]] = {}
-        whole = (lo <= hi).all(axis=1)
+        whole = np.all(lo <= hi, axis=1)
         for i, (statistic, divisor) in enumerate(PAIRS):
             found[statistic, divisor, "exponential"] = (float(low[i]), float(high[i])) if whole[i] else FALLEN
             found[statistic, divisor, "cumulative"] = (-math.inf, math.inf) if divided[i] else FALLEN

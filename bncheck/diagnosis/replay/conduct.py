@@ -53,6 +53,7 @@ ASSUMED: Mapping[str, Any] = {
 }
 SHOWN_BY = {"forward": (FORWARD, CHECKPOINTED), "backward": (BACKWARD,), "eval": (EVAL,), "flush": (FLUSH,)}
 ORDERS = ("last forward first", "first forward first", "first forward, then from the last on")
+UNKNOWN = Facet(None, identifiable=False)
 Rules = Mapping[str, Any]
 
 
@@ -119,7 +120,7 @@ def rules_of(convention: Convention, stream: Stream) -> dict[str, Any]:
     """Plain values of every facet a replay needs; what is not identifiable is assumed, or as this stream shows it."""
     found: dict[str, Any] = {}
     for name, assumed in {**ASSUMED, **seen_phase(stream)}.items():
-        facet = convention.facets.get(name, Facet(None, identifiable=False))
+        facet = convention.facets.get(name, UNKNOWN)
         found[name] = facet.value if facet.identifiable else next(iter(facet.standing), assumed)
     layer = stream.layer
     # Layers of one network may ask for different numbers; the convention was settled on the first one's.

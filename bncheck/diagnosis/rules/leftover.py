@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -183,8 +184,8 @@ def loses_digits(pair: PairView, drift: Drift) -> bool:
     gap = np.max(np.where(np.isfinite(gap), gap, 0.0), axis=0, initial=0.0)
     var = np.maximum(one.var, two.var)
     scale = np.sqrt(var) if drift.quantity == "running_mean" else var
-    lost = visible(max(one.u, two.u)) * scale
-    return bool(((var > 0) & (gap > lost) & (gap > one.bound + two.bound)).any())
+    lost = (var > 0) & (gap > visible(max(one.u, two.u)) * scale)
+    return bool(lost.any() and (lost & (gap > one.bound() + two.bound())).any())
 
 
 def outlives_its_size(pair: PairView, drift: Drift) -> bool:
@@ -238,7 +239,7 @@ class Side(NamedTuple):
     """One side's statistic (points, C), what sums in pairs may be off (C,), the largest variance (C,), its u."""
 
     rows: Array
-    bound: Array
+    bound: Callable[[], Array]  # asked only where something is off
     var: Array
     u: float
 
@@ -251,10 +252,14 @@ def side_of(cell: CellView, drift: Drift, least: float) -> Side | None:
         return None
     rows = np.asarray(rows, dtype=np.float64)
     u = unit(arithmetic_dtype(cell, f"{drift.layer}/{drift.quantity}"))
-    bound = pairs_bound if drift.quantity == "running_mean" else pairs_variance_bound
-    largest = np.max(np.where(np.isfinite(rows), np.abs(rows), 0.0), axis=0)
-    kept = averaging_bound(cell, drift.layer, largest, len(rows), u)
-    return Side(rows, 2.0 * bound(*facts, u).max(axis=0) + kept, facts[1].max(axis=0), max(u, least))
+
+    def bound() -> Array:
+        of_a_batch = pairs_bound if drift.quantity == "running_mean" else pairs_variance_bound
+        largest = np.max(np.where(np.isfinite(rows), np.abs(rows), 0.0), axis=0)
+        kept = averaging_bound(cell, drift.layer, largest, len(rows), u)
+        return np.asarray(2.0 * of_a_batch(*facts, u).max(axis=0) + kept)
+
+    return Side(rows, bound, facts[1].max(axis=0), max(u, least))
 
 
 def bound_of(cell: CellView, drift: Drift) -> float:

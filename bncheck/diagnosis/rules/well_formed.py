@@ -37,10 +37,13 @@ def well_formed(cell: CellView) -> CellView:
     if cell.trace is None:
         return cell
     trace = cell.trace
+    if trace.worked_out.get("well formed"):
+        return cell
     channels = {layer: channel_count(trace, layer) for layer in trace.layers}
     kept = {name: array for name, array in trace.arrays.items() if fits(name, array, len(trace.events), channels)}
     # An archive decodes an array each time it is asked: minutes, for the rules on a network of 169 layers.
     if len(kept) == len(trace.arrays) and isinstance(trace.arrays, dict):
+        trace.worked_out["well formed"] = True
         return cell
     widths = {
         name: int(array.shape[1])
