@@ -52,7 +52,12 @@ def whole(base, engines, part):
 
         def settle(self, x):
             """Find layers whose state has unusual names by what they do with a batch."""
+            # Where Dropout draws from: no weights, and not to be moved by a look.
+            held = {id(each) for each in self.net.weights}
+            seeds = [(each, self.array(each)) for each in self.net.variables if id(each) not in held]
             part("unusual", "own").see(shared, part("behaviour", "torch"), self, x)
+            for each, value in seeds:
+                each.assign(value)
 
         def place(self, name):
             """Its number among all layers of the model."""

@@ -31,7 +31,7 @@ def whole(base, part):
             """Before anything is played: know it all by a batch, and what its modules make of that."""
             self.settle(x)
             self.leaves = part("leaves", "own").look(self, shared.np.asarray(x, dtype=self.dtype))
-            self.mx.random.seed(building.SEED)
+            self.mx.random.seed(building.PLAYED)
 
         def settle(self, x):
             """Let parameters that wait for a batch have one, in inference; find layers whose state has unusual names by
@@ -46,7 +46,7 @@ def whole(base, part):
                     text = said % (self.call, tuple(batch.shape), custom.said(error), where)
                     raise custom.failed(text, error)
             part("unusual", "own").see(shared, part("behaviour", "torch"), self, batch)
-            self.mx.random.seed(building.SEED)  # what is played does not depend on what was looked at before
+            self.mx.random.seed(building.PLAYED)  # what is played does not depend on what was looked at before
 
         def place(self, name):
             return "" if self.norms[name] is self.root() else name

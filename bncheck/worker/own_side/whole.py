@@ -5,7 +5,8 @@ Loaded by path beside a backend that takes such models (network.model). Python 3
 
 import os
 
-SEED = 0
+SEED = 0  # a model is made after
+PLAYED = 1  # it is played after: what is looked at before draws numbers, too; a second model is another one
 
 
 def made(hands, custom, text, arguments):

@@ -42,12 +42,12 @@ def whole(base, part):
             """Before anything is played: know it all by a batch, and what its modules make of that."""
             self.settle(x)
             self.leaves = part("leaves", "own").look(self, x)
-            self.paddle.seed(building.SEED)
+            self.paddle.seed(building.PLAYED)
 
         def settle(self, x):
             """Find layers whose state has unusual names by what they do with a batch."""
             part("unusual", "own").see(shared, part("behaviour", "torch"), self, x)
-            self.paddle.seed(building.SEED)  # what is played does not depend on what was looked at before
+            self.paddle.seed(building.PLAYED)  # what is played does not depend on what was looked at before
 
         def place(self, name):
             return "" if self.norms[name] is self.root() else name
