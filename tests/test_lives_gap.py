@@ -112,6 +112,23 @@ def test_real_and_generated_batches_in_turn() -> None:
     assert (found.code, found.cause) == ("BN413", "mixed-batches")
 
 
+@pytest.mark.parametrize(("apart", "found"), [(4.0, ["mixed-batches"]), (0.0, [])])
+def test_a_discriminator_of_which_some_steps_were_kept(apart: float, found: list[str]) -> None:
+    """In one step real and generated batches, in the next generated ones; which steps were kept follows no period."""
+    dice = np.random.default_rng(0)
+    kept = {(turn, step) for turn in range(100) for step in range(2) if dice.random() < 0.3}
+    layer = Layer(4, keep=lambda forward: forward >= 300 or (forward // 3, int(forward % 3 == 2)) in kept)
+    data = steady()
+    for _ in range(100):
+        for shift in (apart, 0.0):
+            layer.forward(data.batch(32, shift).astype(np.float32), True)
+        layer.step += 1
+        layer.forward(data.batch(32).astype(np.float32), True)
+        layer.step += 1
+    evaluate(layer, data, 4, 32, shift=apart)
+    assert causes(layer) == found
+
+
 def test_kinds_in_turn_that_are_all_evaluated_do_not_hide_each_other() -> None:
     layer = Layer(4)
     data = steady()
@@ -168,6 +185,7 @@ def test_of_equal_batches_of_four_only_the_divisor_is_left() -> None:
         seen=np.ones(8, dtype=bool),
         place=np.arange(8),
         n=np.full(8, 4.0),
+        step=np.arange(8),
         updates=8,
     )
     batch = Evaluated(mean=zero, var=one, n=4.0, gamma=one, beta=zero, eps=0.0)

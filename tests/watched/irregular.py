@@ -117,10 +117,12 @@ for step in range(40):
     single(alone)
     with torch.no_grad():
         other(torch.randn(16, 6) if step != 37 else torch.full((16, 6), float("nan")))
+    optimiser.step()
 for network, wrong in ((ema, 12), (Network(), 19)):
     for step in range(20):
         network.event = "an error" if step == wrong else ""
         try:
             network(torch.randn(16, 6)).sum().backward()
+            optimiser.step()
         except ArithmeticError:
             continue

@@ -324,7 +324,9 @@ def weighed_apart(held: Memory, var_weight: float, life: Life) -> Rule:
         ("running_mean", "running_var", held.weight),
     ):
         if not weight:
-            return of_average("never-updated", f"never moves {still}, and moves {moving}", **usual)
+            return of_average(
+                "never-updated", f"leaves {still} as it is in training, and moves {moving} alone", **usual
+            )
     says = f"gives the new batch a weight of {held.weight:.4g} in running_mean and of {var_weight:.4g} in running_var"
     return of_average("batch-weight", f"{says}, instead of {life.weight:.4g} in both", **usual)
 

@@ -65,13 +65,12 @@ def averaged(
 def inverse_roots(var: Array, var_error: Array, eps: float, eps_error: float) -> tuple[Array, Array]:
     """1 / sqrt(var + eps) and its error; whatever eps is, it lies between 0 and 1 / sqrt(var)."""
     root = np.sqrt(var + eps)
-    # A tangent says little about an eps that may be off by more than a tenth of what it is added to: its ends do.
+    # A tangent says little about an eps that may be off by more than a tenth of what it is added to.
     wide = eps_error > 0.1 * root**2
     with np.errstate(divide="ignore", invalid="ignore"):
         error = slope_error(var_error, root) / (root * root) + 0.5 * eps_error / root**3
-        least = 1.0 / np.sqrt(var + var_error + (eps + eps_error))
         most = 1.0 / np.sqrt(np.maximum(var - var_error, 0.0) + max(eps - eps_error, 0.0))
-        return np.where(wide, 0.5 * (least + most), 1.0 / root), np.where(wide, 0.5 * (most - least), error)
+        return np.where(wide, 0.5 * most, 1.0 / root), np.where(wide, 0.5 * most, error)
 
 
 def slope_error(error: Array, root: Array) -> Array:

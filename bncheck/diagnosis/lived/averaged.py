@@ -32,6 +32,7 @@ class Average:
     seen: Array  # (J,) bool; False: an unseen batch
     place: Array  # (J,) int: the moment it is, or that it ends before
     n: Array  # (J,) values per channel; of an unseen batch those of the last one seen
+    step: Array  # (J,) of the optimiser, at that moment
     updates: int  # since the start
 
     @property
@@ -98,6 +99,7 @@ def averaged(
         seen=np.array([part[3] for part in parts], dtype=bool),
         place=np.array([part[4] for part in parts], dtype=int),
         n=np.array([part[5] for part in parts]),
+        step=record.step[[part[4] for part in parts]] if parts else np.zeros(0),
         updates=updates,
     )
 

@@ -196,12 +196,31 @@ def fair_variances(batch: Evaluated, average: Average, divisor: str) -> Array:
 
 def kinds_of(batch: Evaluated, average: Average, divisor: str) -> list[Statistics]:
     """The mean of each kind of training batches, where kinds take turns; none where they do not."""
-    turns = np.flatnonzero(average.seen)[-TURNS:]
-    mean, var = average.mean[turns], fair_variances(batch, average, divisor)[turns]
-    kinds = in_turn(batch, mean, var)
+    seen, fair = np.flatnonzero(average.seen), fair_variances(batch, average, divisor)
+    turns = seen[-TURNS:]
+    kinds = in_turn(batch, average.mean[turns], fair[turns])
+    if kinds is None:  # where steps are left out between those that were kept, each begins anew
+        turns = seen[-2 * TURNS :]
+        kinds = within_steps(batch, average.mean[turns], fair[turns], average.step[turns])
     if kinds is None:
         return []
-    return [(mean[kinds == kind].mean(axis=0), var[kinds == kind].mean(axis=0)) for kind in np.unique(kinds)]
+    mean, var = average.mean[turns], fair[turns]
+    found = [kinds == kind for kind in np.unique(kinds[kinds >= 0])]
+    return [(mean[kind].mean(axis=0), var[kind].mean(axis=0)) for kind in found]
+
+
+def within_steps(batch: Evaluated, mean: Array, var: Array, step: Array) -> Array | None:
+    """(J,) the kind of each batch where it is its place among the batches of its step, -1 for those of steps that had
+    another number of them; None where those that come first, second, … are not of kinds."""
+    steps, counts = np.unique(step, return_counts=True)
+    for period in KINDS:
+        rows = np.flatnonzero(np.isin(step, steps[counts == period]))
+        kinds = in_turn(batch, mean[rows], var[rows], (period,))
+        if kinds is not None:
+            found = np.full(len(step), -1)
+            found[rows] = kinds
+            return found
+    return None
 
 
 def nearest(batch: Evaluated, kinds: Sequence[Statistics]) -> Statistics | None:
@@ -209,8 +228,8 @@ def nearest(batch: Evaluated, kinds: Sequence[Statistics]) -> Statistics | None:
     return min(kinds, key=lambda kind: batch.apart(kind, batch.own), default=None)
 
 
-def in_turn(batch: Evaluated, mean: Array, var: Array) -> Array | None:
-    """(J,) the kind of each batch where kinds take turns, two to four of them; None where they do not.
+def in_turn(batch: Evaluated, mean: Array, var: Array, periods: Sequence[int] = KINDS) -> Array | None:
+    """(J,) the kind of each batch where kinds take turns, so many of them; None where they do not.
 
     Which batch is of which kind is not sought but counted off, so chance separates them by little: of J batches of one
     kind (p − 1)/(J − 1) of the spread lies between p of them on average."""
@@ -219,7 +238,7 @@ def in_turn(batch: Evaluated, mean: Array, var: Array) -> Array | None:
         return None
     points = points - points.mean(axis=0)
     whole = float((points**2).sum())
-    for period in KINDS:
+    for period in periods:
         kinds = np.arange(len(points)) % period
         centres = np.stack([points[kinds == kind].mean(axis=0) for kind in range(period)])
         between = float((centres[kinds] ** 2).sum())

@@ -197,6 +197,7 @@ class Look:
             names = names if known is None else [known["mean"], known["var"] or known["deviation"]]
             held = self.suspect.tensors(self.module)
             used = probing.words_of(probe, {name: held[name] for name in names if name in held})
+            known = self.words  # its training forwards may have shown what those of the model did not
             if used is not None and (known is None or used["mean"] != known["mean"]):
                 self.words = known = used
             if known is not None and not (keeping.named(known) and "unsure" not in known):
