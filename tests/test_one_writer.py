@@ -179,7 +179,7 @@ def test_workers_that_have_just_started_end_with_their_host(threads: str, tmp_pa
     host, which only Linux has."""
     out = tmp_path / "run"
     words = command("run", "all-ones", "-t", "reference", "-t", "reference[batch_weight=0.9]", "--no-probe",
-                    "--set", f"program.repeat={2 if threads == '2' else 4000}", "--no-report",
+                    "--set", f"program.repeat={2 if threads == '2' else 2000}", "--no-report",
                     "--out", str(out))  # fmt: skip
     host = subprocess.Popen(words, stderr=subprocess.DEVNULL, env=environment(OMP_NUM_THREADS=threads))
     forked = threads == "1" and CAN_FORK

@@ -510,8 +510,8 @@ class Model:
         """About the whole cell, after its last event: only what is the user's own has any."""
         if not self.custom:
             return self.inside.facts() if self.whole else {}
-        custom = part("custom")
-        return {"custom": {name: custom.facts(self, name, part("layers").batch_norm) for name in self.layers}}
+        custom, facts = part("custom"), part("facts").facts
+        return {"custom": {name: facts(self, custom, name, part("layers").batch_norm) for name in self.layers}}
 
     def draw_graph(self, folder, layer=None):
         return part("graph").draw(self, folder, layer)
