@@ -38,7 +38,7 @@ is loaded by its path, because a sibling called ``torch.py`` would otherwise sha
 ``JOB_DIR/progress.txt``       one line, the cell's name, whenever a cell starts; "." when the last one is done.
 ``JOB_DIR/stderr.txt``         stdout and stderr of the process. Nothing on either is data.
 ``JOB_DIR/cells.tar``          grows by two entries with every cell that is done, in one write; those of quick cells
-                               that differ in their inputs alone come a few at a time (``Shelf``), in their order:
+                               that differ in their inputs alone come a few at a time (``tray.py``), in their order:
 ``  <cell>/trace.npz``         the arrays of ``bncheck/trace.py``,
 ``  <cell>/result.json``       last: its absence means that the process died, had no room on the disk (it then ends
                                with exit code 113), or was disturbed by somebody who took its folder away or changed
@@ -97,7 +97,6 @@ middle of two channels more, along axis 1).
 """
 
 import atexit
-import errno
 import faulthandler
 import gc
 import importlib.util
@@ -150,95 +149,16 @@ if LATER:
 
 import numpy as np  # noqa: E402 - an environment without it says so where the host looks
 
-BEHIND = b', "dtype": '  # of a line of the cases: the end of what is its own
 STDERR_KEPT = 64 * 1024
 MOST_SAID = 1000000  # bytes of what a target says of itself
-# Exit codes; the cell that was played is left without a result.
-DISK_FULL = 113  # there is no room for it
-DISTURBED = 114  # somebody has taken its folder away, or changed what it plays from
 
 
 archive, blame = part("archive"), part("blame")
-cells = part("cell")
+cells, tray = part("cell"), part("tray")
 
 
 def write_json(path, value):
     archive.write_file(path, json.dumps(value).encode("utf-8"))
-
-
-class Shelf:
-    """Results of cells that are alike and quick, written a few at a time: what runs once between a thousand other
-    things takes two to four times as long as when it comes again at once.
-
-    Alike are those that say the same behind their inputs; quick are 5 ms and less. So nothing waits for a cell of which
-    nobody knows how long it takes, and who dies at one has at most a moment of others to play again.
-    """
-
-    MOST, QUICK = 32, 0.005
-    HEAVY = 1 << 22  # bytes, as Played reckons them: what waits is in memory
-
-    def __init__(self, path):
-        self.path, self.kind, self.waiting, self.weight = path, b"", [], 0
-
-    def make_room(self, line):
-        """Before a cell is played: the ones that waited are written if this one says something else than they did."""
-        kind = line.partition(BEHIND)[2]
-        if kind != self.kind:
-            self.write()
-            self.kind = kind
-
-    def put(self, name, played):
-        self.waiting.append((name, played))
-        self.weight += played.weight
-        full = len(self.waiting) >= self.MOST or self.weight > self.HEAVY
-        if full or not played.can_wait or played.seconds > self.QUICK:
-            self.write()
-
-    def write(self):
-        waiting, self.waiting, self.weight = self.waiting, [], 0
-        if waiting:
-            cells.Played.prepare([played for _, played in waiting])
-            write_cells(self.path, [(name,) + played.told() for name, played in waiting])
-
-
-def write_cells(path, told):
-    """Append trace.npz and result.json of cells, (name, result, arrays) each, to the target's tar, in one write.
-
-    A trace that cannot be written (too large, objects in it) makes its own cell *crashed*, no other. Where the disk is
-    full, or the folder gone, the cell keeps no result: it is played again when there is room.
-    """
-    entries = []
-    try:
-        for name, result, arrays in told:
-            packed = b"" if arrays is None else archive.pack_npz(arrays)
-            entries += [(name + "/trace.npz", packed)] if packed else []
-            entries.append(result_entry(path, name, result, packed))
-        archive.append_entries(path, entries)
-    except (OSError, ValueError) as error:
-        if len(told) > 1:
-            for each in told:
-                write_cells(path, [each])
-            return
-        ((name, result, _),) = told
-        end_without_place(error)
-        message = "its trace could not be written: %s" % error
-        result = dict(result, outcome="crashed", error={"type": type(error).__name__, "message": message})
-        archive.append_entries(path, [result_entry(path, name, result, b"")])
-
-
-def end_without_place(error):
-    number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        os._exit(DISK_FULL)
-    if number in (errno.ENOENT, errno.ENOTDIR):
-        os._exit(DISTURBED)
-
-
-def result_entry(path, name, result, packed):
-    """The result says which trace is its own, and is sealed to its target and cell (``archive.seal``)."""
-    whole = dict(result, trace=archive.digest(packed) if packed else "")
-    target = os.path.basename(os.path.dirname(path))
-    return name + "/result.json", archive.seal(target, name, json.dumps(whole).encode("utf-8"))
 
 
 # ---------------------------------------------------------------------------------------------------- process
@@ -337,7 +257,7 @@ def load_inputs(path, digest, _latest=[]):  # noqa: B006 - the default holds the
         try:
             _latest[:] = [path, archive.read_npz(path, digest)]
         except (OSError, ValueError):
-            os._exit(DISTURBED)
+            os._exit(tray.DISTURBED)
     return _latest[1]
 
 
@@ -355,16 +275,16 @@ def read_cases(path, digest):
     try:
         raw = archive.read_regular(path)
     except OSError:
-        os._exit(DISTURBED)
+        os._exit(tray.DISTURBED)
     if archive.digest(raw) != digest:
-        os._exit(DISTURBED)
+        os._exit(tray.DISTURBED)
     return {line.split(b'"', 4)[3].decode("utf-8"): line for line in raw.splitlines()}
 
 
 def task_of(line, _latest=[]):  # noqa: B006 - the default holds what neighbours share
     """What a line of the cases says, in objects of its own. Behind its own name and inputs most say what the line
     before them said: marshal reads that in a quarter of JSON's time."""
-    own, word, rest = line.partition(BEHIND)
+    own, word, rest = line.partition(tray.BEHIND)
     if not word:
         return json.loads(line.decode("utf-8"))
     if not _latest or _latest[0] != rest:
@@ -376,7 +296,7 @@ def main(folder, job, output, described=None):
     try:
         work(folder, job, output, described)
     except OSError as error:  # of the protocol's own files: what a backend raises stays in its cell
-        end_without_place(error)
+        tray.end_without_place(error)
         raise
 
 
@@ -396,19 +316,19 @@ def work(folder, job, output, described=None):
     progress = os.open(os.path.join(folder, "progress.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     asked = await_cells(folder)
     cases = read_cases(os.path.join(folder, job["cases"]), asked["cases"]) if asked["cells"] else {}
-    shelf, through = Shelf(done), False
+    waiting, through = tray.Tray(done), False
     for name in asked["cells"]:
         if os.getppid() != parent:
             break  # the host was killed: a resumed run plays the rest
-        shelf.make_room(cases[name])
+        waiting.make_room(cases[name])
         os.write(progress, (name + "\n").encode("utf-8"))
         cell, task = os.path.join(folder, name), task_of(cases[name])
         given = load_inputs(os.path.join(inputs, task["inputs"]), task.get("digest", ""))
-        shelf.put(name, cells.play_cell(cell, task, given, backend, job))
+        waiting.put(name, cells.play_cell(cell, task, given, backend, job))
         keep_output(output, cell)
     else:
         through = True
-    shelf.write()
+    waiting.write()
     if through:
         os.write(progress, b".\n")
 

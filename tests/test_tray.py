@@ -39,39 +39,39 @@ def played(seconds: float = 0.001, target: dict[str, str] = TARGET, task: dict[s
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> run.Shelf:
-    found = run.Shelf(str(tmp_path / "cells.tar"))
+def tray(tmp_path: Path) -> run.tray.Tray:
+    found = run.tray.Tray(str(tmp_path / "cells.tar"))
     found.make_room(ALIKE)
     return found
 
 
 def test_quick_cells_that_are_alike_are_written_together_when_another_kind_comes(
-    tmp_path: Path, shelf: run.Shelf
+    tmp_path: Path, tray: run.tray.Tray
 ) -> None:
     for name in ("a", "b", "c"):
-        shelf.make_room(ALIKE)
-        shelf.put(name, played())
+        tray.make_room(ALIKE)
+        tray.put(name, played())
     assert cells_of(tmp_path) == []
-    shelf.make_room(OTHER)
+    tray.make_room(OTHER)
     assert cells_of(tmp_path) == ["a", "b", "c"]
     assert arrays_of(tmp_path / "b")["bn/input_mean"].tolist() == [[4.5, 5.5, 6.5]]
 
 
-def test_no_more_wait_than_the_host_reckons_with(tmp_path: Path, shelf: run.Shelf) -> None:
-    assert shelf.MOST == AT_ONCE == 32
+def test_no_more_wait_than_the_host_reckons_with(tmp_path: Path, tray: run.tray.Tray) -> None:
+    assert tray.MOST == AT_ONCE == 32
     for number in range(33):
-        shelf.put(str(number), played())
+        tray.put(str(number), played())
     assert len(cells_of(tmp_path)) == 32
 
 
-def test_of_large_inputs_fewer_wait(tmp_path: Path, shelf: run.Shelf) -> None:
+def test_of_large_inputs_fewer_wait(tmp_path: Path, tray: run.tray.Tray) -> None:
     for name in ("a", "b", "c"):
         each = played()
         assert each.weight == 12 * 8  # one event, twelve numbers
         each.weight = 2**21
-        shelf.put(name, each)
+        tray.put(name, each)
     assert cells_of(tmp_path) == ["a", "b", "c"]
-    shelf.put("d", played())
+    tray.put("d", played())
     assert cells_of(tmp_path) == ["a", "b", "c"]
 
 
@@ -86,21 +86,21 @@ def test_of_large_inputs_fewer_wait(tmp_path: Path, shelf: run.Shelf) -> None:
     ids=["slow", "backend file", "own model", "not built"],
 )
 def test_what_may_take_long_or_end_the_process_is_on_disk_at_once(
-    tmp_path: Path, shelf: run.Shelf, told: cell.Played
+    tmp_path: Path, tray: run.tray.Tray, told: cell.Played
 ) -> None:
-    shelf.put("quick", played())
-    shelf.put("other", told)
+    tray.put("quick", played())
+    tray.put("other", told)
     assert cells_of(tmp_path) == ["quick", "other"]
 
 
-def test_a_trace_that_cannot_be_written_is_the_fault_of_its_own_cell_alone(tmp_path: Path, shelf: run.Shelf) -> None:
+def test_a_trace_that_cannot_be_written_is_the_fault_of_its_own_cell_alone(tmp_path: Path, tray: run.tray.Tray) -> None:
     odd = played()
     odd.cell.recorder.loose["x"] = np.array([None])
     for name in ("a", "b"):
-        shelf.put(name, played())
-    shelf.put("odd", odd)
-    shelf.put("c", played())
-    shelf.write()
+        tray.put(name, played())
+    tray.put("odd", odd)
+    tray.put("c", played())
+    tray.write()
     assert [result_of(tmp_path / name)["outcome"] for name in ("a", "b", "odd", "c")] == ["ok", "ok", "crashed", "ok"]
     assert "array of Python objects" in result_of(tmp_path / "odd")["error"]["message"]
 
@@ -130,10 +130,10 @@ def test_after_a_kill_the_cells_that_waited_are_played_again_and_one_at_most_is_
     assert all(found["bn/running_mean"].shape == (2, 3) for found in whole.values() if found)
 
 
-def test_half_of_what_is_being_written_is_not_taken_for_damage(tmp_path: Path, shelf: run.Shelf) -> None:
+def test_half_of_what_is_being_written_is_not_taken_for_damage(tmp_path: Path, tray: run.tray.Tray) -> None:
     for name in ("a", "b", "c"):
-        shelf.put(name, played())
-    shelf.write()
+        tray.put(name, played())
+    tray.write()
     whole = (tmp_path / "cells.tar").read_bytes()
     job = Job(tmp_path.name, tmp_path, Path(sys.executable), Path(reference.__file__), "", "cpu", ("a", "b", "c"))
     (tmp_path / "cells.tar").unlink()
@@ -148,13 +148,13 @@ def test_half_of_what_is_being_written_is_not_taken_for_damage(tmp_path: Path, s
 
 
 def test_a_job_is_the_same_whether_its_cells_are_alike_or_not(tmp_path: Path) -> None:
-    one, two = (run.Shelf(str(tmp_path / name / "cells.tar")) for name in ("one", "two"))
+    one, two = (run.tray.Tray(str(tmp_path / name / "cells.tar")) for name in ("one", "two"))
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
     for number in range(3):
-        for shelf, line in ((one, ALIKE), (two, ALIKE + bytes([number]))):
-            shelf.make_room(line)
-            shelf.put(str(number), played())
+        for tray, line in ((one, ALIKE), (two, ALIKE + bytes([number]))):
+            tray.make_room(line)
+            tray.put(str(number), played())
     one.write()
     two.write()
     for name in "012":
