@@ -29,7 +29,8 @@ from bncheck.playing.jobs import Options, run_cells
 from bncheck.playing.nursery import Forked, Nursery
 from bncheck.playing.seats import Seat
 
-PASSING = ("PYTEST_CURRENT_TEST", "COLUMNS", "LINES")  # variables that no framework reads
+# Variables that PyTorch does not read.
+PASSING = ("PYTEST_CURRENT_TEST", "COLUMNS", "LINES", "PATH", "VIRTUAL_ENV", "KERAS_BACKEND")
 
 _kept: dict[Path, tuple[dict[str, str], Nursery]] = {}
 
