@@ -79,7 +79,9 @@ WAYS = (
     "torch[trace]",
     "torch[channels_last]",
     "torch[no_onednn]",
+    "torch[plain_input]",
     "mxnet[raw]",
+    "mxnet[plain_input]",
 )
 
 

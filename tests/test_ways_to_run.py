@@ -80,6 +80,48 @@ def test_other_ways_to_run_a_layer_move_its_statistics_as_it_does(tmp_path: Path
     assert not [item for item in results.findings if item.kind in ("convention", "defect", "unexplained")]
 
 
+MODEL = """
+title = "A model of one's own"
+why = "Its modes are those of the call."
+[network]
+model = "net.py:build"
+[input]
+shape = [8, 6, 6, 3]
+channel_axis = -1
+[program]
+events = ["train_forward", "backward", "eval_forward"]
+repeat = 2
+then = [{ event = "freeze" }, "train_forward", "eval_forward"]
+"""
+BUILD = """
+import keras
+
+def build():
+    x = given = keras.Input((6, 6, 3))
+    for layer in (keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(momentum=0.9), keras.layers.ReLU(),
+                  keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)):
+        x = layer(x)
+    return keras.Model(given, x)
+"""
+
+
+@pytest.mark.slow
+def test_a_model_in_a_function_trains_evaluates_and_freezes_as_it_does_without(tmp_path: Path) -> None:
+    """A function holds the mode that it was traced in: each has its own."""
+    (tmp_path / "net.py").write_text(BUILD, encoding="utf-8")
+    (tmp_path / "model.toml").write_text(MODEL, encoding="utf-8")
+    targets = ("keras[tensorflow]", "keras[tensorflow_function]", "keras[tensorflow_jit_compile]", "keras[jax]")
+    asked = [word for target in targets for word in ("-t", target)]
+    play(tmp_path / "run", "run", str(tmp_path / "model.toml"), *asked, "--no-probe", "--no-report")
+    results = read_results(tmp_path / "run")
+    assert [cell.outcome for cell in results.cells] == ["ok"] * 4
+    found = [(item.cause, len(item.targets)) for item in results.findings if item.kind != "rounding"]
+    assert found == [("mode-leak", 4)], "frozen, it normalises with its running statistics, on all alike"
+    means = [trace_of(tmp_path / "run", cell).arrays["batch_normalization/running_mean"] for cell in results.cells]  # type: ignore[union-attr]
+    assert all(abs(each - means[0]).max() < 1e-5 for each in means)
+    assert abs(means[0][-1] - means[0][0]).max() > 1e-3
+
+
 # Whether XLA must compile each function that TensorFlow made: forward, forward for a gradient, and backward.
 COMPILED = """
 import importlib.util, numpy, sys

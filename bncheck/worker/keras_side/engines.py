@@ -121,7 +121,10 @@ class Function(TensorFlow):
         self.functions = {}
 
     def forward(self, data):
-        mode = repr(getattr(self.model, "modes", None) or self.model.training)
+        modes = (
+            self.model.training if hasattr(self.model, "training") else self.model.modes
+        )  # of all its layers, or each
+        mode = repr(modes)
         if mode not in self.functions:
             # Neither does fit() have AutoGraph convert what it calls.
             self.functions[mode] = self.tf.function(self.model.walk, autograph=False, jit_compile=self.compiled)
