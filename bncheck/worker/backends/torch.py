@@ -166,6 +166,8 @@ def no_blame():
 class Model:
     """The worker's model contract on an nn.Sequential."""
 
+    words = WORDS
+
     def __init__(self, network, params, dtype, variant, device):
         import torch
 
@@ -233,7 +235,7 @@ class Model:
                 first = layer.get("same_as")
                 made = part("layers").make(torch, layer, self.params, self.variant, self.custom, first and net)
                 net.add_module(layer["name"], made)
-        self.net = self.moved(net)
+        self.net = part("starting").move(self, net)
         children = dict(self.net.named_modules() if self.whole else self.net.named_children())
         if self.whole:
             children.update({name: children[place] for name, place in self.places.items()})
@@ -250,57 +252,12 @@ class Model:
             self.places = {name: name for name in self.layers}
         shown = part("shown").learn_layers(self) if self.custom and self.parts == 1 else {}
         with torch.no_grad():
-            self.start(children)
+            part("starting").put(self, children)
         for name, said in shown.items():
             self.remarks[name] = said + self.remarks.get(name, [])
         self.seen, self.returned, self.hooks = {}, None, []
         self.watch()
         self.call = part("variants").runner(self, self.variant)
-
-    def start(self, children):
-        """Put the host's parameters where they belong; a layer of the user's may hold them in a way of its own."""
-        starts = {}
-        if self.plain:
-            for name, value in self.params.items():
-                layer, what = name.split("/")
-                tensor = getattr(children[layer], WORDS.get(what, what), None)
-                if tensor is not None:
-                    tensor.copy_(self.torch.from_numpy(np.array(value)))
-            return
-        for name, value in self.params.items():
-            layer, what = name.split("/")
-            given = self.torch.from_numpy(np.array(value))
-            if layer in self.layouts:
-                self.layouts[layer].start(what, given)
-            elif self.custom and children[layer] is self.norms.get(layer):
-                if layer not in starts:
-                    starts[layer] = part("arguments").Start(self.torch, part("custom"), self.norms[layer])
-                starts[layer].put(what, given)
-            else:
-                tensor = self.held(children[layer], what)
-                if tensor is not None:
-                    tensor.copy_(given.to(tensor.dtype))
-        for layer, each in starts.items():
-            each.finish()
-            self.remarks[layer] = each.remarks
-
-    def moved(self, net):
-        """On the case's device, in its dtype. Module.to(dtype) would throw imaginary parts away."""
-        if self.dtype == self.torch.float32 and self.device == "cpu" and not self.custom and not self.whole:
-            return net  # as PyTorch makes it
-        if self.whole and self.dtype == self.torch.float32 and part("inside").narrow(self.torch, net):
-            self.dtype = part("inside").narrow(self.torch, net)  # as it is made, and not silently in float32
-            self.wide = str(self.dtype) == "torch.bfloat16"
-            return net.to(device=self.device)
-        if self.parts != "complex":
-            if self.dtype == self.torch.float32 and part("inside").single(self.torch, net):
-                return net.to(
-                    device=self.device
-                )  # statistics in float64 are meant so: lerp_() and the like count on it
-            return net.to(device=self.device, dtype=self.dtype)
-        wide = self.torch.complex128 if self.dtype == self.torch.float64 else self.torch.complex64
-        net._apply(lambda t: t.to(wide) if t.is_complex() else t.to(self.dtype) if t.is_floating_point() else t)
-        return net.to(device=self.device)
 
     def held(self, module, what):
         """A layer's tensor (or number) by its neutral word, None where it has none."""
