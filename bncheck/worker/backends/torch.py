@@ -10,8 +10,6 @@ import os
 import sys
 from functools import partial
 
-import numpy as np
-
 WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SPEC = importlib.util.spec_from_file_location("bncheck_beside", os.path.join(WORKER, "beside.py"))
 BESIDE = importlib.util.module_from_spec(SPEC)
