@@ -321,7 +321,7 @@ def test_statistics_that_move_in_every_second_step() -> None:
     view = own_cell(["train_forward"] * 3, running_mean=[0, 1, 1, 2], input_mean=[2, 5, 3])
     found = only(bn104_update_count.check_cell(view))
     assert found.cause == "update-count"
-    assert "1 of the first 3 training forwards leave the running statistics of bn as they are" in found.title
+    assert "1 of the first 3 training forwards leaves the running statistics of bn as they are" in found.title
 
 
 def test_a_batch_with_the_running_mean_moves_nothing_by_right() -> None:
