@@ -151,20 +151,35 @@ def test_an_eps_that_either_divisor_gives_is_one(n: list[float], less: list[floa
     assert probing.one_eps(map(np.array, (n, less))) == (eps if eps is None else pytest.approx(eps, rel=2e-3))
 
 
-MU = {"mean": "mu"}
+MU = {"mean": "mu", "var": "v", "deviation": ""}
 UNSURE: dict[str, Any] = {**MU, "form": "inverse", "unsure": True}
 
 
 @pytest.mark.parametrize(
     ("used", "known", "is_taken"),
     [
-        (None, MU, False), (MU, None, True), (MU, MU, False), ({"mean": "nu"}, MU, True),
+        (None, MU, False), (MU, None, True), (MU, MU, False), ({**MU, "mean": "nu"}, MU, True),
+        ({**MU, "var": "w"}, MU, True),
         ({**MU, "form": "logarithm"}, UNSURE, True), ({**MU, "form": "inverse", "unsure": True}, UNSURE, False),
         ({**MU, "form": "logarithm"}, {**MU, "form": "inverse", "eps": 1e-3}, False),
     ],
 )  # fmt: skip
 def test_what_eval_shows_outdoes_a_guess(used: Any, known: Any, is_taken: bool) -> None:
     assert shown.outdoes(used, known) is is_taken
+
+
+@pytest.mark.parametrize(
+    ("slopes", "none"),
+    [
+        ([[1.0], [0.5**0.5], [0.5]], False),  # of a variance of 1, 2 and 4
+        ([[0.5**-0.5], [1.5**-0.5], [3.5**-0.5]], False),  # of a mean of squares beside a mean of 0.5**0.5
+        ([[1.0], [1.0], [1.0]], False),  # of a mean
+        ([[1.0], [2**0.5], [2.0]], True),  # of one over a variance
+        ([[np.exp(-1.0)], [np.exp(-2.0)], [np.exp(-4.0)]], True),  # of the logarithm of a deviation
+    ],
+)
+def test_what_stretches_the_output_as_no_moment_does_is_not_guessed_to_be_one(slopes: Any, none: bool) -> None:
+    assert probing.no_moment(np.array(slopes)) is none
 
 
 def test_state_that_moves_otherwise_is_none() -> None:

@@ -44,7 +44,7 @@ def test_the_first_layer_that_looks_at_the_batch_is_named_and_rounding_is_not() 
     (found,) = batch_dependence(
         played(batches={**batches(bn=[0, 0]), "layers": {"bn": [0, 0], "": [0.3, 0.3]}}), "net", []
     )
-    assert found.layer == "" and "In eval something behind its normalising layers" in found.title
+    assert found.layer == "" and "In eval something other than its normalising layers" in found.title
 
 
 def lived(mean: float, var: float, given: float, spread: float) -> LayerLife:

@@ -209,7 +209,7 @@ def batch_dependence(said: Mapping[str, Any], target: str, others: Sequence[Find
     given, out = found["layers"].get("", (0.0, 0.0))
     inside = max((max(gap) for name, gap in found["layers"].items() if name), default=0.0)
     if out >= OTHER and inside < SAME:
-        yield dependence(target, "", "something behind its normalising layers", out, found)
+        yield dependence(target, "", "something other than its normalising layers", out, found)
 
 
 def dependence(target: str, layer: str, who: str, size: float, found: Mapping[str, Any]) -> Finding:
@@ -228,7 +228,7 @@ def dependence(target: str, layer: str, who: str, size: float, found: Mapping[st
         evidence={"samples": int(found["samples"]), "other batches": sizes, "relative difference": size},
         advice="in eval, normalise with the running statistics: if not self.training, use running_mean and running_var"
         if layer
-        else "look behind them: what scales itself by the batch it gets (dynamic quantisation), or compares samples",
+        else "look for what scales itself by the batch it gets (dynamic quantisation), or compares samples",
     )
 
 

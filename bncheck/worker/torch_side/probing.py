@@ -157,6 +157,23 @@ def role_of(lines):
     return next((form for form, power in POWERS if (np.abs(powers - power) < POWER).all()), None)
 
 
+def contrary(probe, tensors):
+    """Names of {name: tensor} whose part in eval is none that a variance or a moment has."""
+    lines = {name: probe.lines(each) for name, each in tensors.items()}
+    return [name for name, each in lines.items() if each is not None and no_moment([slope for slope, _ in each])]
+
+
+def no_moment(slopes):
+    """Whether y grows with what is held, as with a precision, or falls by one factor for each unit of it, as with a
+    logarithm of whatever."""
+    slopes = np.abs(slopes)
+    if near(slopes[1:], slopes[:-1]):
+        return False
+    with np.errstate(all="ignore"):
+        rates = np.diff(np.log(slopes), axis=0) / np.diff(VALUES)[:, None]
+    return bool((rates > 0).all() or (np.abs(rates[1:] - rates[:-1]) < POWER * np.abs(rates[:-1])).all())
+
+
 def weights(probe, tensors):
     """{"gamma", "beta"}: names of {name: tensor}; "" where not just one stretches or shifts."""
     found = {"gamma": [], "beta": []}

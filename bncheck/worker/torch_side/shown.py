@@ -156,11 +156,12 @@ def plainly(words):
 
 def outdoes(used, known):
     """Whether statistics that the output in eval shows are taken in the place of those that training showed: where it
-    showed none, or another mean, or one over a deviation with an eps that nobody knows."""
+    showed none, or others (of a fast and a slow average), or one over a deviation with an eps that nobody knows."""
     if used is None or known is None:
         return used is not None
     unlike = "unsure" in known and used.get("form") != known["form"]
-    return unlike or used["mean"] != known["mean"]
+    one, other = ((each["mean"], each["var"] or each["deviation"]) for each in (used, known))
+    return unlike or one != other
 
 
 class Look:
@@ -171,6 +172,7 @@ class Look:
         self.torch, self.part, self.moments = torch, part, part("moments")
         self.suspect, self.module = suspect, module
         self.words, self.moved, self.called, self.given, self.alone = None, [], False, None, False
+        self.contrary = []  # names of what eval takes for no variance
         self.suspect.look(module, self.moments.held)
         self.hooks = [
             module.register_forward_pre_hook(self.before),
@@ -203,12 +205,13 @@ class Look:
             if not fitting or (known is not None and self.suspect.after[known["mean"]].size != size):
                 continue
             probe = probing.Probe(self.torch, self.module, x, 1 if 1 in fitting else fitting[-1])
-            names = names if known is None else [known["mean"], known["var"] or known["deviation"]]
             held = self.suspect.tensors(self.module)
             used = probing.words_of(probe, {name: held[name] for name in names if name in held})
             known = self.words  # its training forwards may have shown what those of the model did not
             if outdoes(used, known):
                 self.words = known = used
+            if known is None:
+                self.contrary += probing.contrary(probe, {name: held[name] for name in names if name in held})
             if known is not None and not (keeping.named(known) and "unsure" not in known):
                 probing.add_weights(probe, known)
                 probing.add_eps(probe, known)
@@ -229,6 +232,8 @@ class Look:
             self.module(x * grow + grow.flip(axis))
         except (Exception, SystemExit):
             pass  # it takes more than one input: it stays unknown, which is said
+        if self.words is not None and self.words.get("guessed") and self.words["var"] in self.contrary:
+            self.words = None
 
     def changed(self, sizes):
         """Names of the buffers of such sizes that moved since ``before``, where there are two."""
