@@ -39,9 +39,9 @@ Lines that hold it together (``tests/test_firm_lines.py``): the host knows no fr
 finding does I/O, but for ``diagnosis/analyse`` and ``views``, which read before and write behind it; no stage imports
 one that imports it. Reports judge nothing: they show what run.json says. Where something new goes:
 
-- a cause: ``diagnosis/rules/<family>/bnNNN_<cause>.py`` (families: conventions, mode_and_state, nonfinite,
-  numerics, refusals, remainder) that says what it explains, its word in ``finding.CAUSES``, and its literal test in a test_rules file; of a
-  watched program it has ``check_life``;
+- a cause: ``diagnosis/rules/<family>/bnNNN_<cause>.py`` (families: conventions, mode_and_state, nonfinite, numerics,
+  refusals, remainder) that says what it explains, its word in ``finding.CAUSES``, and its literal test in a test_rules
+  file; of a watched program it has ``check_life``;
 - a framework: ``worker/backends/<name>.py`` (the contract is in worker/ADDING.md; its parts are in worker/<name>_side);
 - a kind of thing that ``check`` takes: ``subjects/<kind>.py``, its word in ``subjects/thing``, a branch in
   ``subjects/check``; a checkpoint's format: a file in ``checkpoints``, and a row in its ``recognise``;
