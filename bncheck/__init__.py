@@ -8,7 +8,7 @@ What stays on top are the words, as frozen data that import nothing but each oth
 stage                   where                                                       what it hands on
 ======================  ==========================================================  ===============================
 what was asked          cli, commands/, gate/config                                 Request
-scenario → cases        scenario_files/, playing/expanded (as read before)          Case, in a Plan
+scenario → cases        scenario_files/ (remembered: as an earlier run read them)  Case, in a Plan
 who plays               environments/: lineup, targets, backend_file                targets, and which must run
 interpreters            environments/: pythons, folder, installer, devices          a Python per target
 playing                 playing/: begun, kept, jobs, workers; worker/ (Python 3.7)  cells in the run folder
