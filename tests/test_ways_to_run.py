@@ -72,6 +72,7 @@ def test_an_input_that_asks_for_no_gradient_turns_the_order_of_mxnets_updates(tm
         ("keras[torch]", "keras[torch_plain_input]"),
         ("flax", "flax[plain_input]"),
         ("haiku", "haiku[plain_input]"),
+        ("tinygrad", "tinygrad[jit]", "tinygrad[plain_input]"),
         ("paddle", "paddle[to_static]", "paddle[plain_input]"),
         ("torch", "torch[trace]", "torch[plain_input]"),
     ],
@@ -172,6 +173,7 @@ import importlib.util, json, numpy, sys
 spec = importlib.util.spec_from_file_location("backend", sys.argv[1])
 backend = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(backend)
+backend.describe("", "cpu")
 row = {"name": "bn", "type": "batch_norm", "channels": 2, "axis": 1, "rank": 2, "batch_weight": 0.5, "eps": 1e-6,
        "averaging": "exponential", "affine": True, "track_running_stats": True, "native": {}, "options": {}}
 x = numpy.array([[3, 5], [5, 3], [3, 5], [5, 3]], "float32")
@@ -214,6 +216,50 @@ for model in (made(""), made("", input_gradient=False), made("plain_input")):
     assert found[1::2] == [2, 1, 1]
     assert found[2] == found[4] == PARAMETERS
     assert found[0] == PARAMETERS | {"input": [[0.5, 0], [0, -0.5], [-0.5, 0], [0, 0.5]]}
+
+
+def test_what_tinygrad_plays_in_a_tinyjit_are_kernels_it_captured() -> None:
+    """Python walks the layer twice, the second time to capture it; what is played are the captured kernels."""
+    found = alone(
+        "tinygrad",
+        """
+from tinygrad.nn import BatchNorm
+walks, call = [], BatchNorm.__call__
+BatchNorm.__call__ = lambda norm, x: (walks.append(0), call(norm, x))[1]
+for variant in ("", "jit"):
+    walks.clear()
+    model = made(variant)
+    outputs = [model.forward(x * k, "train").tolist() for k in (1, 1, 2)]
+    state = model.state("bn")
+    said += [len(walks), outputs, state["running_mean"].tolist(), state["counter"]]
+    given, out = model.taps()["bn"]
+    said += [given.tolist(), out.tolist()]
+said.append([jit.captured is not None and jit.cnt for jit in model.jits.values()])
+""",
+    )
+    once, replayed = found[:6], found[6:12]
+    assert (once[0], replayed[0], found[12]) == (3, 2, [5])
+    assert replayed[1:] == once[1:], "outputs, statistics and what is looked at are those of each batch"
+    assert replayed[2:4] == [[5.5, 5.5], 3], "0, 2, 3, and (3 + 8) / 2: what captured it moved nothing"
+    assert replayed[4] == [[6, 10], [10, 6], [6, 10], [10, 6]], "the last batch, not that of the capture"
+
+
+@pytest.mark.slow
+def test_gradients_of_tinygrad_are_taken_by_what_asks_for_one() -> None:
+    found = alone(
+        "tinygrad",
+        """
+from tinygrad import Tensor
+targets, own = [], Tensor.gradient
+Tensor.gradient = lambda y, *by, gradient: (targets.append(len(by)), own(y, *by, gradient=gradient))[1]
+for model in (made(""), made("", input_gradient=False), made("plain_input"), made("jit")):
+    said.append(gradients(model))
+said.append(targets)
+""",
+    )
+    assert found[1] == found[2] == PARAMETERS
+    assert found[0] == found[3] == PARAMETERS | {"input": [[0.5, 0], [0, -0.5], [-0.5, 0], [0, 0.5]]}
+    assert found[4] == [3, 2, 2, 3, 3]
 
 
 def test_every_way_that_the_page_names_is_a_target() -> None:
