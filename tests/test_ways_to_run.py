@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -73,12 +74,15 @@ def test_an_input_that_asks_for_no_gradient_turns_the_order_of_mxnets_updates(tm
         ("flax", "flax[plain_input]"),
         ("haiku", "haiku[plain_input]"),
         ("tinygrad", "tinygrad[jit]", "tinygrad[plain_input]"),
+        ("mlx", "mlx[compile]", "mlx[plain_input]"),
         ("paddle", "paddle[to_static]", "paddle[plain_input]"),
         ("torch", "torch[trace]", "torch[plain_input]"),
     ],
     ids=lambda targets: targets[0],
 )  # fmt: skip
 def test_other_ways_to_run_a_layer_move_its_statistics_as_it_does(tmp_path: Path, targets: tuple[str, ...]) -> None:
+    if "mlx[compile]" in targets and which("g++") is None:
+        pytest.skip("mx.compile needs g++")
     results, held = played(tmp_path, targets, "--no-probe")
     # Haiku's average is one of two batches, not of two and what was there before: divided by 1 - 0.5².
     mean = 3.5 / 0.75 if targets[0] == "haiku" else 3.5
@@ -260,6 +264,81 @@ said.append(targets)
     assert found[1] == found[2] == PARAMETERS
     assert found[0] == found[3] == PARAMETERS | {"input": [[0.5, 0], [0, -0.5], [-0.5, 0], [0, 0.5]]}
     assert found[4] == [3, 2, 2, 3, 3]
+
+
+def test_gradients_of_mlx_are_taken_by_what_asks_for_one() -> None:
+    found = alone(
+        "mlx",
+        """
+import mlx.core as mx
+primals, own = [], mx.vjp
+mx.vjp = lambda function, by, dys: (primals.append(len(by)), own(function, by, dys))[1]
+for model in (made(""), made("", input_gradient=False), made("plain_input")):
+    said.append(gradients(model))
+said.append(list(primals))
+dense = {"name": "fc", "type": "dense", "options": {}}
+for layers in ([dense, row], [row]):
+    row["affine"] = False
+    model = backend.build({"layers": layers, "returns": None},
+                          {"fc/weight": numpy.eye(2, dtype="float32"), "fc/bias": numpy.zeros(2, "float32")},
+                          "float32", "plain_input", "cpu")
+    try:
+        said.append([gradients(model), primals[-1]])
+    except NotImplementedError as error:
+        said.append(str(error))
+""",
+    )
+    assert found[1] == found[2] == PARAMETERS
+    assert found[0] == PARAMETERS | {"input": [[0.5, 0], [0, -0.5], [-0.5, 0], [0, 0.5]]}
+    assert found[3] == [3, 2, 2]
+    assert found[4] == [{"input": None}, 2], "the weight and bias in front of a layer that has none"
+    assert found[5] == "neither the input nor any parameter asks for a gradient"
+
+
+@pytest.mark.slow  # g++ compiles each kernel
+def test_what_mlx_plays_compiled_is_walked_once_by_python() -> None:
+    """Once for three forwards and once for three backwards, where it is six times without; each mode by itself."""
+    if which("g++") is None:
+        pytest.skip("mx.compile needs g++")
+    found = alone(
+        "mlx",
+        """
+from mlx.nn import BatchNorm
+walks, call = [], BatchNorm.__call__
+BatchNorm.__call__ = lambda norm, x: (walks.append(0), call(norm, x))[1]
+for variant in ("", "compile"):
+    walks.clear()
+    model = made(variant)
+    for k in (1, 1, 2):
+        model.forward(x * k, "train")
+    given = numpy.round(model.taps()["bn"][0], 3).tolist()
+    model.backward([dy, dy, dy])
+    said += [len(walks), given, model.state("bn")["running_mean"].tolist()]
+    said.append([numpy.round(model.forward(x, "eval"), 3).tolist(), len(walks)])
+    said.append(gradients(model))
+    try:
+        model.forward(x[:1], "train")
+    except ValueError:
+        said.append(model.forward(x, "train").tolist() == model.forward(x, "train").tolist())
+""",
+    )
+    once, compiled = found[:6], found[6:]
+    assert (once[0], compiled[0]) == (6, 2)
+    assert (once[3][1], compiled[3][1]) == (7, 3)
+    assert once[2] == compiled[2] == [5.5, 5.5], "0, 2, 3, and (3 + 8) / 2: a backward moves nothing"
+    assert once[1] == compiled[1] == [[6, 10], [10, 6], [6, 10], [10, 6]]
+    assert once[3][0] == compiled[3][0]
+    assert once[4] == compiled[4] == PARAMETERS | {"input": [[0.5, 0], [0, -0.5], [-0.5, 0], [0, 0.5]]}
+    assert once[5] is compiled[5] is True, "a batch that is refused leaves a layer that goes on"
+
+
+@pytest.mark.process
+def test_mlx_that_finds_no_compiler_says_so_instead_of_playing_as_without(tmp_path: Path) -> None:
+    script = [str(python_of("mlx")), "-I", "-c", f"{ALONE}\nmade('compile')", str(find_backends(())["mlx"].path)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, env={"PATH": str(tmp_path)})
+    assert done.stderr.splitlines()[-1] == (
+        "RuntimeError: mx.compile compiles nothing here: on a CPU it needs g++ on PATH"
+    )
 
 
 def test_every_way_that_the_page_names_is_a_target() -> None:
