@@ -23,10 +23,10 @@ from bncheck.report.layers import arrange
 from bncheck.report.summary import ruling
 from bncheck.repro.torch_script.own import body_of
 from bncheck.run_folder.answer import Answer, Row
-from bncheck.run_folder.results import Results
+from bncheck.run_folder.results import CellResult, Results
 from bncheck.subjects.exported import as_computed, followed, how_played
 from bncheck.subjects.folded import FoldedLayer, Weights
-from bncheck.subjects.layer import Looked, in_words, one_for_all, scenario_text
+from bncheck.subjects.layer import LARGE_CASE, USUAL_CASE, Looked, in_words, of_many, one_for_all, scenario_text
 from bncheck.subjects.onnx import biased
 from bncheck.subjects.played import at_two_places, set_by_forward
 from bncheck.subjects.played_file import Played
@@ -77,6 +77,26 @@ def test_the_rule_of_an_own_layer_is_said_in_the_words_of_its_buffers() -> None:
     )
     said = "Mine averages the variance over n into running_var, PyTorch's the one over n-1."
     assert in_words(title, layer) == said
+
+
+@pytest.mark.parametrize(
+    ("cause", "elsewhere", "said"),
+    [
+        ("value-count", None, True),
+        ("value-count", USUAL_CASE, False),
+        ("graph-retention", "two-forwards-per-backward", False),  # of the few samples, too
+        ("unexplained", None, False),  # in the few it has a name
+    ],
+)
+def test_what_a_large_batch_alone_shows_is_said_to_be_so(cause: str, elsewhere: str | None, said: bool) -> None:
+    large = finding(cause, "defect", case=LARGE_CASE, scenario="mine")
+    there = (finding(cause, "defect", case=elsewhere, scenario="mine"),) if elsewhere else ()
+    cells = tuple(CellResult("mine", case, "torch", "t", "ok") for case in (USUAL_CASE, LARGE_CASE))
+    results = Results(
+        version="", command="", created="", targets=(), scenarios=(), cells=cells, findings=(large, *there)
+    )
+    title = of_many(large, Looked("Mine", (8, 4), 4, (), {}, {}, True), results).title
+    assert title.endswith("That is so in a batch of 200 samples, not in one of 8.") is said
 
 
 def test_one_gamma_for_all_channels_is_given_one_and_said_to_be_one() -> None:
