@@ -84,7 +84,8 @@ def how_far(pair: PairView, drift: Drift) -> str:
     for x, y in ((pair.a, pair.b), (pair.b, pair.a)):
         if bad.get(x.target) and not bad.get(y.target):
             apart = f"; elsewhere {off}" if np.isfinite(drift.max_abs) and drift.max_abs > 0 else ""
-            return f"{names(x.members)} {verb(x.members, 'gives', 'give')} NaN, Inf or none where the other gives numbers{apart}"
+            who = f"{names(x.members)} {verb(x.members, 'gives', 'give')}"
+            return f"{who} NaN, Inf or none where the other gives numbers{apart}"
     return "NaN, Inf or none in other places"
 
 
