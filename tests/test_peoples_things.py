@@ -19,6 +19,7 @@ from bncheck.finding import Finding
 from bncheck.gate.bar import Judged, Verdict
 from bncheck.gate.charge import Charge
 from bncheck.life import Happening, Held, Holding, LayerLife, Life, Span, Where
+from bncheck.playing.progress import Progress
 from bncheck.report.layers import arrange
 from bncheck.report.summary import ruling
 from bncheck.repro.torch_script.own import body_of
@@ -248,6 +249,16 @@ def test_a_log_does_not_list_the_reports_that_are_written(capsys: pytest.Capture
     Log().say("writing csv")
     Log().say("play it again with: bncheck run x.toml")
     assert capsys.readouterr().err == "bncheck: play it again with: bncheck run x.toml\n"
+
+
+def test_cells_of_a_second_round_are_counted_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log()
+    for total in (2, 1):
+        log.expect(total)
+        for _ in range(total):
+            log.cell(Progress(target="torch", kind="finished", cell="try", outcome="crashed"))
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"bncheck: {count} torch try: crashed" for count in ("1/2", "2/2", "1/1")]
 
 
 def checkpoint(path: Path, **layers: Any) -> Path:
