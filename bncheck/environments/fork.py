@@ -26,10 +26,10 @@ def may_fork() -> bool:
     return CAN_FORK and all(type(thread).__name__ == QUIET for thread in others)
 
 
-def do_together(work: Sequence[Callable[[], T]], fewest: int = 2) -> list[T]:
+def do_together(work: Sequence[Callable[[], T]]) -> list[T]:
     """What each piece of work gives, in order; every second one by a fork, where this process may fork and has a core
-    for it, and there are enough of them. Whatever becomes of the fork, what it did not do is done here."""
-    if len(work) < fewest or cores() < 2 or not may_fork():
+    for it. Whatever becomes of the fork, what it did not do is done here."""
+    if len(work) < 2 or cores() < 2 or not may_fork():
         return [each() for each in work]
     mine, theirs = range(0, len(work), 2), range(1, len(work), 2)
     reader, writer = os.pipe()
