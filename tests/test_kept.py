@@ -244,7 +244,10 @@ def test_whoever_reads_while_others_write_reads_a_whole_file(folder: Path, shelf
 
 def test_where_no_folder_can_be_made_nothing_is_kept(folder: Path, shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
-    for place in (tmp_path / "cache" / "reference" / "reference-0123456789abcdef.tar", tmp_path / ("a" * 300) / "x.tar"):
+    for place in (
+        tmp_path / "cache" / "reference" / "reference-0123456789abcdef.tar",
+        tmp_path / ("a" * 300) / "x.tar",
+    ):
         assert keep(folder / "first", "reference", replace(shelf, path=place), DAY) == ""
 
 
