@@ -1,48 +1,61 @@
 """bncheck: why BatchNorm behaves differently, from one framework, version, device or export to another.
 
 What stays on top are the words, as frozen data that import nothing but each other (``scenario``, ``trace``, ``life``,
-``convention``, ``evidence``, ``finding``), the face (``cli``, ``errors``, ``bounded``) and the conductor (``session``).
-Every folder is a stage; this is the walk of ``bncheck run all-ones``:
+``convention``, ``evidence``, ``finding``), the face (``cli``), errors and how much is read of anything (``errors``,
+``bounded``), and the conductor (``session``). This is the walk of ``bncheck run all-ones``:
 
 ======================  ==========================================================  ===============================
 stage                   where                                                       what it hands on
 ======================  ==========================================================  ===============================
 what was asked          cli, commands/, gate/config                                 Request
+scenario → cases        scenario_files/ (remembered: as an earlier run read them)  Case, in a Plan
 who plays               environments/: lineup, targets, backend_file                targets, and which must run
-scenario → cases        scenario_files/                                             Case, in a Plan
 interpreters            environments/: pythons, folder, installer, devices          a Python per target
 playing                 playing/: begun, kept, jobs, workers; worker/ (Python 3.7)  cells in the run folder
-reading                 run_folder/: folder, cell, cell_files, arrays               CellView: a case on a target
-measuring               diagnosis/fit/                                              Convention: facet by facet
-an own layer            diagnosis/anatomy/                                          Anatomy: value by value
+reading                 run_folder/cell (record, trace); diagnosis/views            CellView: a case on a target
+measuring               diagnosis/fit/, as soon as a target has ended               Convention: facet by facet
+an own layer            diagnosis/anatomy/, in place of measuring                   Anatomy: value by value
 comparing               diagnosis/drifts                                            Drift: a quantity of a layer
 explaining              diagnosis/replay/                                           Attribution: shares of a drift
 naming                  diagnosis/rules/ (a file per cause), diagnosis/diagnose     Finding
 accounting              diagnosis/: accounting, equivalence, audit                  nothing differs silently
-results                 diagnosis/: judge (a case), analyse; run_folder/results     run.json
+results                 run_folder/results                                          run.json
 holding it against      gate/: charge, bar, baseline, waiver, shortfall             Verdict and exit code
-telling                 report/ (a file per format), repro/ (scripts, kits)         terminal, HTML, …
+telling                 report/ (a file per format)                                 terminal, HTML, …
 ======================  ==========================================================  ===============================
 
-What starts from something of the user's (``check``, ``diff``, ``watch``: subjects/) comes back as lives and holdings
-(``life``), is judged by the same rules (diagnosis/alone), told by the same reports; python/ is all of it from Python.
-``bncheck compare`` enters at *results* with other people's run folders (joining/); ``run --executor`` sends the plan in
-parts to other machines and enters there with what they send back (fleet/).
+``session`` leads from one to the next; ``diagnosis/judge`` from reading to accounting for one case, and
+``diagnosis/analyse`` for all of them. What begins early: imports of frameworks before there is a plan
+(``playing/begun``), and measuring while others still play (``session.Meanwhile``).
+
+What starts from something of the user's (``check``, ``diff``, ``watch``) is in subjects/. A layer or an ONNX file takes
+this same walk with scenarios that are made for it; models, checkpoints and programs come back as lives and holdings
+(``life``), are judged by the same rules (``diagnosis/alone``; two of them: ``diagnosis/held``) and told by the same
+reports. checkpoints/ reads their files, python/ is ``check``, ``diff`` and ``watch`` from Python. repro/ makes kits of
+findings (``bncheck repro``). ``bncheck compare`` joins the cells of other people's run folders (joining/) and goes on
+at *reading*; ``run --executor`` sends the plan in parts to other machines (fleet/) and goes on there, too.
 
 Lines that hold it together (``tests/test_firm_lines.py``): the host knows no framework; nothing between a trace and a
-finding does I/O; reports compute nothing; no stage imports one that imports it. Where something new goes:
+finding does I/O, but for ``diagnosis/analyse`` and ``views``, which read before and write behind it; no stage imports
+one that imports it. Reports judge nothing: they show what run.json says. Where something new goes:
 
-- a cause: a file in its family's folder of ``diagnosis/rules`` that says what it explains, and its literal test;
-- a framework: a file in ``worker/backends`` (ADDING.md there; its parts in a folder beside them);
-- a checkpoint's format: a file in ``checkpoints``, and a row in its ``recognise``;
-- a format: a file in ``report``; one that is a page: its template in ``report/templates`` too;
+- a cause: ``diagnosis/rules/<family>/bnNNN_<cause>.py`` (families: conventions, mode_and_state, nonfinite, numerics,
+  refusals, remainder) that says what it explains, its word in ``finding.CAUSES``, and its literal test in a test_rules
+  file; of a watched program it has ``check_life``;
+- a framework: ``worker/backends/<name>.py`` (the contract is in worker/ADDING.md; its parts are in worker/<name>_side);
+- a kind of thing that ``check`` takes: ``subjects/<kind>.py``, its word in ``subjects/thing``, a branch in
+  ``subjects/check``; a checkpoint's format: a file in ``checkpoints``, and a row in its ``recognise``;
+- a format: a file in ``report`` with ``NAME`` and ``render``; one that is a page: its template in ``report/templates``;
 - a page of docs/: a file there, and a link in README;
 - a kind of script: a file in ``repro/scripts``;
 - an event: a row of ``scenario.OPS``, and a method of its name in each backend that has it;
-- a type of layer: a row of ``scenario.LAYERS``, and each backend that builds it;
-- a scenario: a TOML file in ``scenarios``; a command: a file in ``commands``.
+- a type of layer: a row of ``scenario.LAYERS``, each backend that builds it, and ``scenario_files/shapes`` where it
+  makes new shapes;
+- a scenario: a TOML file in the repository's ``scenarios``;
+- a command: a file in ``commands``, and its line in ``cli.COMMANDS``;
+- a fact about the machine: ``environments/devices`` for the host, ``describe_machine`` in worker/run.py for a target.
 
-A test demands the row in the docs of each.
+Tests demand the rows in docs of commands, targets, rules, scenarios, events and keys.
 """
 
 from __future__ import annotations

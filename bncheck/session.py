@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from bncheck.bounded import is_there
 from bncheck.environments.backend_file import BackendFile, find_backends
 from bncheck.environments.devices import cores, why_not
+from bncheck.environments.fork import do_together
 from bncheck.environments.lineup import line_up, require
 from bncheck.environments.pythons import Ready, parse_pythons
 from bncheck.environments.pythons import prepare as prepare_environments
@@ -26,7 +27,6 @@ from bncheck.environments.targets import DEFAULT_TARGETS, Target, parse_targets
 from bncheck.errors import Interrupted, Refused, UsageError
 from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.shortfall import Asked, Shortfall, shortfalls
-from bncheck.playing.expanded import read_expanded
 from bncheck.playing.fitted import keep_fitted, read_fitted
 from bncheck.playing.jobs import Options, as_it_ran, run_cells, serves
 from bncheck.playing.kept import KeptProbes, shelves
@@ -43,6 +43,7 @@ from bncheck.scenario import Case, Scenario, Tolerance, is_file
 from bncheck.scenario_files.overrides import parse_override
 from bncheck.scenario_files.plain_file import read_plain
 from bncheck.scenario_files.plan import Plan, code_of, with_tolerance
+from bncheck.scenario_files.remembered import read_remembered
 from bncheck.scenario_files.shipped import SHIPPED, find_with, resolve_scenario
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def conclude(
 
     make_way(run)
     gc.freeze()  # what is imported stays to the end: collecting garbage need not walk through it again
-    results = analyse(run, plan, targets, documented, listener.say, measured, cores(), ahead)
+    results = analyse(run, plan, targets, documented, listener.say, measured, cores(), ahead, do_together)
     if concluding is not None:
         results, answer = concluding(results)
         write_answer(answer, run)
@@ -361,7 +362,7 @@ def read_shipped(request: Request) -> list[Scenario]:
     """The shipped scenarios that it may be about: reading all takes longer than most of what is asked of one."""
     keys = ["default"] if request.chosen and not request.scenarios else []
     keys += ["probe"] if request.probes else []
-    return read_expanded(find_with(*keys)) if keys else []
+    return read_remembered(find_with(*keys)) if keys else []
 
 
 def absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -386,7 +387,7 @@ def choose(
 
 def read_whole(path: Path, overrides: Mapping[str, Any], backends: Mapping[str, BackendFile]) -> Scenario:
     if path.parent in SHIPPED and not overrides:
-        return read_expanded([path])[0]
+        return read_remembered([path])[0]
     from bncheck.scenario_files.files import load_scenario  # with pydantic, which not every request needs
 
     return load_scenario(path, overrides, backends=backends)

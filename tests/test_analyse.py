@@ -72,7 +72,9 @@ def test_a_judging_process_that_dies_costs_nothing_but_time(run: Path, monkeypat
 IN_A_FORK = """
 import os, sys
 from pathlib import Path
+import bncheck.cli
 from bncheck.diagnosis import analyse as analysis
+from bncheck.environments.fork import do_together
 from bncheck.playing.plan_file import read_plan
 from bncheck.run_folder.results import read_results
 
@@ -87,7 +89,7 @@ def judge_here(work, chunk):
         os._exit(1)
     return here(work, chunk)
 analysis.judge_here = judge_here
-several = analysis.analyse(run, plan, targets, cores=2)
+several = analysis.analyse(run, plan, targets, cores=2, in_two=do_together)
 print(repr(several) == repr(one), len(judged), len(plan.cases))
 """
 

@@ -100,6 +100,10 @@ def test_layers_of_which_none_was_seen_to_run_are_not_said_to_be_right() -> None
     assert headline(seen, ()) == "1 normalising layer, none of which was seen to run."
     (shortfall,) = missed(Asked(thing=parse_thing("net:build")), seen)
     assert shortfall.sentence == "no normalising layer of net:build was seen to run"
+    (elsewhere,) = missed(Asked(thing=replace(parse_thing("net:build"), framework="flax")), replace(seen, life=None))
+    assert elsewhere.sentence == "no normalising layer of net:build was seen to run"
+    assert "nnx.remat()" in elsewhere.remedy
+    assert "torch" not in elsewhere.remedy
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,8 @@ def model(*layers: Any, **more: Any) -> Holding:
          "a and b", "momentum of 2 of 2 layers (a and b) is 0.9. After each batch 10 %"),
         (model(make_held("a", momentum=0.01, counter=None), framework="keras"), "batch-weight", "hazard", "a",
          "a momentum of 0.01 in torch is 0.99 here"),
+        (model(make_held("a", momentum=0.5, counter=None), framework="mxnet"), "batch-weight", "hazard", "a",
+         "momentum of a is 0.5. After each batch 50 % of the old average is left."),
         (model(make_held("a", momentum=0.0)), "batch-weight", "hazard", "a", "The running statistics never move"),
         (model(make_held("a", momentum=1.0)), "batch-weight", "hazard", "a", "of the last batch alone"),
         (model(make_held("a", momentum=-0.1)), "batch-weight", "defect", "a", "No average has such a weight"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from at_the_prompt import here
 
-from bncheck.checkpoints.recognise import Checkpoint
+from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
 from bncheck.commands.progress import Log
 from bncheck.diagnosis.alone import judge_holding
 from bncheck.diagnosis.anatomy.groups import Group, subsets
@@ -19,6 +19,7 @@ from bncheck.finding import Finding
 from bncheck.gate.bar import Judged, Verdict
 from bncheck.gate.charge import Charge
 from bncheck.life import Happening, Held, Holding, LayerLife, Life, Span, Where
+from bncheck.playing.progress import Progress
 from bncheck.report.layers import arrange
 from bncheck.report.summary import ruling
 from bncheck.repro.torch_script.own import body_of
@@ -31,6 +32,7 @@ from bncheck.subjects.onnx import biased
 from bncheck.subjects.played import at_two_places, set_by_forward
 from bncheck.subjects.played_file import Played
 from bncheck.subjects.refolded import right_weights
+from bncheck.subjects.two_files import side_by_side
 from bncheck.worker.onnx_side.file import Graph, Node
 
 
@@ -250,6 +252,16 @@ def test_a_log_does_not_list_the_reports_that_are_written(capsys: pytest.Capture
     assert capsys.readouterr().err == "bncheck: play it again with: bncheck run x.toml\n"
 
 
+def test_cells_of_a_second_round_are_counted_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log()
+    for total in (2, 1):
+        log.expect(total)
+        for _ in range(total):
+            log.cell(Progress(target="torch", kind="finished", cell="try", outcome="crashed"))
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"bncheck: {count} torch try: crashed" for count in ("1/2", "2/2", "1/1")]
+
+
 def checkpoint(path: Path, **layers: Any) -> Path:
     np.savez(path, **layers)
     return path
@@ -292,6 +304,20 @@ def test_parameters_without_buffers_are_not_a_layer_left_out(tmp_path: Path) -> 
     assert done.returncode == 1, done.stdout + done.stderr
     assert "lost.npz holds gamma and beta of bn, and no running statistics, which whole.npz holds" in said
     assert "leaves BatchNorm out" not in said
+
+
+@pytest.mark.parametrize("damage", ["bn.running_mean", "half"])
+def test_a_layer_with_some_of_its_statistics_is_not_one_without(tmp_path: Path, damage: str) -> None:
+    arrays = trained_layer(0.0, 60)
+    (one,) = read_checkpoint(checkpoint(tmp_path / "whole.npz", **arrays))
+    if damage == "half":
+        arrays["bn.running_mean"] = arrays["bn.running_mean"][:4]
+    else:
+        del arrays[damage]
+    (two,) = read_checkpoint(checkpoint(tmp_path / "lost.npz", **arrays))
+    _, (finding,), _ = side_by_side(one, two, ("whole.npz", "lost.npz"))
+    assert (finding.cause, finding.kind) == ("state-mismatch", "defect")
+    assert finding.title.startswith("lost.npz holds no whole BatchNorm layer in bn, as whole.npz does")
 
 
 def test_a_backbone_frozen_by_requires_grad_alone_is_told_from_an_average(tmp_path: Path) -> None:

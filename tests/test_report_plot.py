@@ -216,6 +216,20 @@ def test_a_case_with_a_finding_is_drawn_before_one_without(run: Path) -> None:
     assert len(Gallery(results(), run, None).chosen()) == 3
 
 
+def test_probes_are_not_drawn_beside_what_was_asked_for_unless_they_show_something() -> None:
+    whole = results()
+    rest = next(
+        scenario for scenario in whole.scenarios if any(case.name == "forward-backward" for case in scenario.cases)
+    )
+    probes = tuple(replace(each, probe=True) if each is rest else each for each in whole.scenarios)
+    beside = Gallery(replace(whole, scenarios=probes), Path(), None)
+    assert "forward-backward" in [case.name for _, case in beside.chosen()], "all were asked for"
+    shown = Gallery(replace(whole, scenarios=probes, findings=()), Path())
+    assert [scenario.probe for scenario, _ in shown.chosen()] == [False]
+    alone = replace(whole, scenarios=tuple(replace(each, probe=True) for each in whole.scenarios), findings=())
+    assert len(Gallery(alone, Path()).chosen()) == 3
+
+
 def test_twenty_targets_fit(tmp_path: Path) -> None:
     base = results()
     targets = [replace(base.targets[0], name=f"torch=={n}.0", slug=f"torch-{n}.0", version=f"{n}.0") for n in range(20)]

@@ -29,7 +29,6 @@ from bncheck.diagnosis.judge import judge_case, unsound_places
 from bncheck.diagnosis.repeats import compare_again
 from bncheck.diagnosis.views import Ahead, read_cell, read_outcome, see_cell
 from bncheck.diagnosis.whole import Inside, apart, inside, together
-from bncheck.environments.fork import do_together
 from bncheck.evidence import CellView, Drift, Repeat, TargetView
 from bncheck.finding import Finding
 from bncheck.run_folder.cell import cell_folder, write_replay
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 from bncheck.trace import Trace
 
+InTwo = Callable[[Sequence[Callable[[], "Analysis"]]], list["Analysis"]]
 # In pairs of cells: starting a second process costs as much as judging 50 of them (0.5 s).
 PARALLEL_FROM, CHUNK = 200, 25
 FORKED_FROM = 10  # a fork of this process, which knows everything, costs as much as judging one or two
@@ -72,6 +72,7 @@ class Work:
     documented: Mapping[str, Sequence[Row]]
     cores: int = 1  # so many processes judge, this one included
     ahead: Ahead = field(default_factory=dict)  # of what cells were seen while others were played
+    in_two: InTwo | None = None
 
 
 def analyse(
@@ -83,11 +84,12 @@ def analyse(
     measured: Mapping[str, Mapping[str, Convention]] = MappingProxyType({}),
     cores: int = 1,
     ahead: Ahead | None = None,
+    in_two: InTwo | None = None,
 ) -> Results:
     """Judge everything that a run recorded. Cells without a result (an interrupted run) are left out.
 
     ``measured`` holds conventions of targets that were measured while others still played, ``ahead`` what was seen of
-    their cells. Many cases are judged by
+    their cells. ``in_two`` carries out pieces of work in two processes. Many cases are judged by
     as many processes as there are ``cores``."""
     analysis = Analysis()
     for target in targets:
@@ -107,6 +109,7 @@ def analyse(
             documented=analysis.documented,
             cores=cores,
             ahead=ahead or {},
+            in_two=in_two,
         ),
         analysis,
         tell,
@@ -181,9 +184,9 @@ def judge_cases(work: Work, analysis: Analysis, tell: Callable[[str], None]) -> 
     pairs = max(1, played * (played - 1) // 2)
     size = max(1, CHUNK // pairs) if compared * pairs >= PARALLEL_FROM and work.cores > 1 else max(total, 1)
     chunks = [range(start, min(start + size, total)) for start in range(0, total, size)]
-    if len(chunks) < 2 and work.cores > 1 and compared * pairs >= FORKED_FROM:
+    if len(chunks) < 2 and work.in_two is not None and compared * pairs >= FORKED_FROM:
         tell(f"comparing {total} cases")
-        for part in do_together([partial(judge_here, work, range(number, number + 1)) for number in range(total)]):
+        for part in work.in_two([partial(judge_here, work, range(number, number + 1)) for number in range(total)]):
             merge(analysis, part)
         return
     if len(chunks) < 2:

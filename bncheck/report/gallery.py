@@ -16,7 +16,6 @@ from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
 
 # A page with more pictures than this is scrolled, not read; a picture takes a tenth of a second.
 SHOWN = 8
-FEWEST = 4  # for which a second process is worth its start
 # Pictures of one kind that a scenario may have beside those of its cases.
 EXTRAS = 2
 # Pictures of a thousand cases would fill the memory; what comes after these is drawn again where it is needed again.
@@ -61,7 +60,7 @@ class Gallery:
             now = rows[start : start + REMEMBERED]
             scenarios = [] if start or not self.page else [each for each in self.results.scenarios if not each.probe]
             work = [*(partial(self.alone, *row) for row in now), *(partial(self.extras, each) for each in scenarios)]
-            found = do_together(work, FEWEST)
+            found = do_together(work)
             self.beside.update(zip((each.name for each in scenarios), found[len(now) :], strict=True))
             for (scenario, case), pictures in zip(now, found, strict=False):
                 if len(self.drawn) < REMEMBERED:
@@ -96,6 +95,8 @@ class Gallery:
             return [row for _, row in ranked]
         telling = [row for rank, row in ranked if rank < 2]
         rest = [row for rank, row in ranked if rank == 2]
+        asked = [row for row in rest if not row[0].probe]
+        rest = asked if telling or asked else rest  # probes stand behind all that was asked for
         return (telling + rest[: max(0, AT_LEAST - len(telling))])[: self.limit]
 
 

@@ -142,9 +142,8 @@ def odd_weight(cell: CellView, trace: Trace) -> Start | None:
     alike = tuple(layer for layer, other in odd.items() if other == weight)
     value = held[alike[0]]
     rest = f"After each step {number(100 * (1 - weight))} % of the old average is left"
-    usual = (
-        f"{rest}; {'PyTorch' if old else 'Keras'}'s momentum of {number(value)} is {number(1 - (value or 0.0))} here."
-    )
+    other = f"; {'PyTorch' if old else 'Keras'}'s momentum of {number(value)} is {number(1 - (value or 0.0))} here"
+    usual = f"{rest}{'' if weight == 0.5 else other}."  # one half is the same in both senses
     ends = {0.0: "The running statistics never move.", 1.0: "They are those of the last batch alone."}
     return Start(
         layers=alike,

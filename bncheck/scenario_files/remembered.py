@@ -7,15 +7,16 @@ the file and of the code that reads it. Only what comes back from JSON as it was
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bncheck.bounded import read_bounded
 from bncheck.environments.folder import cache_folder
-from bncheck.playing.kept import digest, sources
 from bncheck.run_folder.whole import write_whole
 from bncheck.scenario import Case, Event, Expect, InputSpec, Layer, Network, Scenario, Tolerance
 
@@ -24,7 +25,7 @@ LARGEST = 4 * 1024 * 1024  # bytes of a kept scenario; the largest shipped one h
 MOST_KEPT = 4  # files of one name: other versions of bncheck, other checkouts
 
 
-def read_expanded(paths: Sequence[Path]) -> list[Scenario]:
+def read_remembered(paths: Sequence[Path]) -> list[Scenario]:
     """The scenarios of shipped files, in their order."""
     folder = cache_folder() / "scenarios"
     return [read_kept(folder, path) or read_and_keep(folder, path) for path in paths]
@@ -70,8 +71,20 @@ def keep(folder: Path, path: Path, text: str) -> None:
 
 def place(folder: Path, path: Path) -> Path:
     """Where it is kept. A scenario holds its own path, and those of files beside it."""
-    said = [FORMAT, sources(), str(path.absolute()), path.read_text(encoding="utf-8")]
+    said = [FORMAT, code(), str(path.absolute()), path.read_text(encoding="utf-8")]
     return folder / f"{path.stem}-{digest(json.dumps(said).encode())[:16]}.json"
+
+
+@cache
+def code() -> str:
+    """What reads scenarios, told by size and time of change of its files, as Python tells what it has compiled."""
+    package = Path(__file__).parent.parent
+    files = [package / "scenario.py", *sorted(Path(__file__).parent.glob("*.py"))]
+    return digest(json.dumps([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]).encode())
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def scenario_of(said: Mapping[str, Any]) -> Scenario:
