@@ -72,6 +72,7 @@ def test_a_judging_process_that_dies_costs_nothing_but_time(run: Path, monkeypat
 IN_A_FORK = """
 import os, sys
 from pathlib import Path
+import bncheck.cli
 from bncheck.diagnosis import analyse as analysis
 from bncheck.environments.fork import do_together
 from bncheck.playing.plan_file import read_plan

@@ -235,6 +235,7 @@ def test_what_the_model_refuses_in_training_is_a_remark_and_no_finding(tmp_path:
             "PriorFirst needs the argument prior beside num_features\n  → say what: --with prior=VALUE; ",
         ),
         ("Pair", UsageError, "Pair cannot be compared with BatchNorm: it makes a tuple of \\(8, 4\\)"),
+        ("ChannelsLast", UsageError, "ChannelsLast cannot be compared with BatchNorm: it makes \\(1, 8, 4\\) of"),
         ("OfComplex", UsageError, "OfComplex cannot be compared with BatchNorm: it takes complex numbers"),
         (
             "on_meta",

@@ -242,6 +242,15 @@ def test_whoever_reads_while_others_write_reads_a_whole_file(folder: Path, shelf
     assert [path.name for path in shelf.path.parent.iterdir()] == [shelf.path.name]
 
 
+def test_where_no_folder_can_be_made_nothing_is_kept(folder: Path, shelf: Shelf, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    for place in (
+        tmp_path / "cache" / "reference" / "reference-0123456789abcdef.tar",
+        tmp_path / ("a" * 300) / "x.tar",
+    ):
+        assert keep(folder / "first", "reference", replace(shelf, path=place), DAY) == ""
+
+
 def test_few_files_of_a_target_stay(shelf: Shelf, folder: Path, tmp_path: Path) -> None:
     for number in range(kept.MOST_KEPT + 3):
         one = replace(shelf, path=tmp_path / "kept" / f"reference-{number:016x}.tar")

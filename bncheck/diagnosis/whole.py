@@ -66,7 +66,12 @@ def inside(view: CellView, documented: Sequence[Mapping[str, Any]]) -> Inside:
     replayed = [each.name for each in done if each.conduct.judged and not each.life.own]
     said = "" if life is None or idle(view, life) else innocence(life, others=False)
     named = {place for item in acted for place, _ in item.places}
-    odd = [each.name for each in done if each.name in replayed and each.name not in named and not each.conduct.innocent]
+    odd = [
+        each.name
+        for each in done
+        if each.name in replayed and each.name not in named and not each.conduct.innocent
+        if "instance" not in each.life.kind.lower()  # of each sample by itself, as its own documentation says
+    ]
     return Inside(
         findings=tuple(of_cell(item, view) for item in (*alone, *acted)),
         remarks=(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bncheck.environments.fork import CAN_FORK
+from bncheck.environments.fork import CAN_FORK, undisturbed
 
 LOOK_SECONDS = 0.005
 
@@ -26,9 +26,10 @@ class Twin:
         self.args = (str(file), *words)
         reads, writes = os.pipe()
         told, apart = os.pipe()
-        self.pid = os.fork()
-        if not self.pid:
-            become(file, words, environment, reads)
+        with undisturbed():
+            self.pid = os.fork()
+            if not self.pid:
+                become(file, words, environment, reads)
         os.close(reads)
         os.close(apart)
         os.read(told, 1)  # it closes its own end as soon as it leads a group, which is what is ended

@@ -86,7 +86,11 @@ def modes_mixed(cell: CellView, trace: Trace) -> Start | None:
 
 def counter_reset(cell: CellView, trace: Trace) -> Start | None:
     """A counter of 0 beside statistics that have moved."""
-    reset = tuple(layer for layer in trace.layers if first(trace, layer, "counter") == 0 and not initial(trace, layer))
+    reset = tuple(
+        layer
+        for layer in trace.layers
+        if first(trace, layer, "counter") == 0 and not initial(trace, layer) and not empty(trace, layer)
+    )
     if not reset:
         return None
     return Start(
@@ -169,6 +173,12 @@ def initial(trace: Trace, layer: str, event: int = 0) -> bool:
     if mean is None or var is None or event >= len(mean):
         return False
     return not np.any(mean[event]) and bool(np.all(np.asarray(var[event]) == 1))
+
+
+def empty(trace: Trace, layer: str) -> bool:
+    """Whether a layer begins with zeros throughout, as an average does that is divided by its own weights."""
+    rows = [trace.get(layer, name) for name in ("running_mean", "running_var")]
+    return not any(row is None or np.any(row[0]) for row in rows)
 
 
 def begins_to_train(trace: Trace) -> bool:
