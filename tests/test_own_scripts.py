@@ -14,9 +14,11 @@ from played_scripts import check_scripts, python_of
 from test_inside import SHAPES
 
 from bncheck.finding import Finding
+from bncheck.repro.scripts import paddle
 from bncheck.repro.scripts.keras import engine
 from bncheck.repro.standalone import own_model
 from bncheck.repro.standalone.own_layer import Made, made_of, plain_call, with_more
+from bncheck.repro.standalone.steps import Step
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
 from bncheck.run_folder.results import TargetResult
 from bncheck.scenario import Case, Layer, Network
@@ -68,8 +70,19 @@ def test_no_code_comes_from_what_a_run_folder_says(call: str) -> None:
 def test_why_a_variant_of_keras_has_no_script() -> None:
     with pytest.raises(CannotWriteError, match="none on TensorFlow yet"):
         engine("tensorflow_function")
-    with pytest.raises(CannotWriteError, match="no script for the variant 'plain_input' of keras yet"):
-        engine("plain_input")
+    with pytest.raises(CannotWriteError, match="no script for the variant 'odd' of keras yet"):
+        engine("odd")
+
+
+def test_a_script_asks_for_the_inputs_gradient_where_the_run_did() -> None:
+    """Paddle's kernel gives another gradient of beta without it: 0 of one value per channel, and its sum."""
+    plain = replace(
+        subject(), case=replace(subject().case, network=replace(subject().case.network, input_gradient=False))
+    )
+    variant = replace(subject(), target=replace(subject().target, variant="plain_input"))
+    step = Step(event=0, op="train_forward", input="main", batch=0)
+    for asked, lines in ((subject(), 1), (plain, 0), (variant, 0)):
+        assert paddle.play(asked, step, "X[0]", [], "0").count("x.stop_gradient = False") == lines
 
 
 @pytest.mark.parametrize(
@@ -173,7 +186,13 @@ then = ["eval_forward"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["paddle", "flax", "mxnet", "keras", "keras[torch]"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "paddle", "flax", "mxnet", "keras", "keras[torch]", "paddle[plain_input]", "flax[plain_input]",
+        "mxnet[plain_input]", "keras[plain_input]", "keras[torch_plain_input]",
+    ],
+)  # fmt: skip
 def test_every_script_of_a_model_gives_what_the_run_recorded(tmp_path: Path, target: str) -> None:
     framework, _, variant = target.rstrip("]").partition("[")
     python_of(framework, variant)

@@ -43,7 +43,7 @@ def requirements(target: TargetResult) -> list[str]:
 
 
 def imports(subject: Subject) -> list[str]:
-    if subject.target.variant not in ("", "builtin"):
+    if subject.target.variant not in ("", "builtin", "plain_input"):
         raise CannotWriteError(f"there is no script for the variant {subject.target.variant!r} of flax yet")
     return ["from functools import partial", "", "import jax", "from flax import nnx"]
 
@@ -85,7 +85,9 @@ def definitions(subject: Subject) -> list[str]:
         "        return y, nnx.split(module, nnx.Param, ...)[2]",
         "",
         "    if back:",
-        "        return jax.vjp(forward, params, x, has_aux=True)",
+        "        return jax.vjp(forward, params, x, has_aux=True)"
+        if own_layer.asks_the_input(subject)
+        else "        return jax.vjp(lambda held: forward(held, x), params, has_aux=True)",
         "    y, moved = forward(params, x)",
         "    return y, None, moved",
         "",
@@ -153,7 +155,7 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
 
 
 def summed(name: str) -> str:
-    return f'sum(np.asarray(one["{name}"][...], dtype="float64") for one, _ in found_grads)'
+    return f'sum(np.asarray(one["{name}"][...], dtype="float64") for one, *_ in found_grads)'
 
 
 def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[str]:
@@ -161,12 +163,12 @@ def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[st
     each = ", ".join(f"jax.numpy.asarray({dy})" if dy else ones for dy in dys)
     lines = [
         f"found_grads = [back(pull, dy) for pull, dy in zip(pulls, [{each}])]",
-        "dx = found_grads[-1][1]",
+        *(["dx = found_grads[-1][1]"] if own_layer.asks_the_input(subject) else []),
     ]
     names = made(subject).names
     for name, what in (("grad_gamma", "gamma"), ("grad_beta", "beta")):
         if name in step.watched and what in names:
-            one = f"sum(of(one, {own_model.LAYER}.{names[what]}) for one, _ in found_grads)"
+            one = f"sum(of(one, {own_model.LAYER}.{names[what]}) for one, *_ in found_grads)"
             value = one if own_model.is_whole(subject) else summed(names[what])
             lines.append(f'see("{name}", {when}, {value})')
     if "grad_input" in step.watched:

@@ -40,7 +40,15 @@ TAKEN = (
     "there",
     "fan_in",
 )
-ENGINES = {"": "jax", "jax": "jax", "builtin": "jax", "torch": "torch", "builtin_torch": "torch"}
+ENGINES = {
+    "": "jax",
+    "jax": "jax",
+    "builtin": "jax",
+    "plain_input": "jax",
+    "torch": "torch",
+    "builtin_torch": "torch",
+    "torch_plain_input": "torch",
+}
 
 
 def requirements(target: TargetResult) -> list[str]:
@@ -108,7 +116,9 @@ def definitions(subject: Subject) -> list[str]:
         "        return y, moved",
         "",
         "    if back:",
-        "        return jax.vjp(forward, values, x, has_aux=True)",
+        "        return jax.vjp(forward, values, x, has_aux=True)"
+        if own_layer.asks_the_input(subject)
+        else "        return jax.vjp(lambda held: forward(held, x), values, has_aux=True)",
         "    y, moved = forward(values, x)",
         "    return y, None, moved",
         "",
@@ -182,7 +192,8 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         found = made(subject)
         flag = f", training={training}" if found.flags or own_model.is_whole(subject) else ""
         call = found.around("torch", f"net({{}}{flag})", "x")
-        lines = [f"x = torch.tensor({x}, requires_grad={records})", f"y = {call}"]
+        asks = records and own_layer.asks_the_input(subject)
+        lines = [f"x = torch.tensor({x}, requires_grad={asks})", f"y = {call}"]
         kept = "y"
     else:
         lines = [
@@ -207,17 +218,19 @@ def backward(subject: Subject, step: Step, dys: list[str], when: str) -> list[st
             f"grads = torch.autograd.grad(pulls, [*values, x], [{each}], retain_graph=True, allow_unused=True)",
             "dx = grads[-1]",
         ]
+        if not own_layer.asks_the_input(subject):
+            lines = [lines[0], lines[1].replace("[*values, x]", "values")]
     else:
         each = ", ".join(f"jax.numpy.asarray({dy})" if dy else "jax.numpy.ones_like(y)" for dy in dys)
         lines = [
             f"found_grads = [back(pull, dy) for pull, dy in zip(pulls, [{each}])]",
-            "dx = found_grads[-1][1]",
+            *(["dx = found_grads[-1][1]"] if own_layer.asks_the_input(subject) else []),
         ]
     for name, what in (("grad_gamma", "gamma"), ("grad_beta", "beta")):
         if name in step.watched and what in names:
             place = f"next(k for k, each in enumerate(net.trainable_variables) if each is {holder}.{names[what]})"
             one = array(f"grads[{place}]") if on_torch else array(f"one[{place}]")
-            value = one if on_torch else f'sum({one}.astype("float64") for one, _ in found_grads)'
+            value = one if on_torch else f'sum({one}.astype("float64") for one, *_ in found_grads)'
             lines.append(f'see("{name}", {when}, {value})')
     if "grad_input" in step.watched:
         lines.append(f'see("grad_input", {when}, {shown(subject, "dx")})')

@@ -106,7 +106,7 @@ def whole(subject: Subject) -> list[str]:
     """The user's model as the run made it: what waits for a batch has one before anything is played."""
     if modern(subject):
         raise CannotWriteError("models of your own have no script of MXNet 2 yet")
-    if subject.target.variant:
+    if subject.target.variant not in ("", "plain_input"):
         raise CannotWriteError(f"models of your own have no script of mxnet[{subject.target.variant}] yet")
     lines = [
         "mx.random.seed(0)  # the weights are the function's own",

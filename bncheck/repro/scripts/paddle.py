@@ -24,7 +24,7 @@ def requirements(target: TargetResult) -> list[str]:
 
 
 def imports(subject: Subject) -> list[str]:
-    if subject.target.variant not in ("", "builtin"):
+    if subject.target.variant not in ("", "builtin", "plain_input"):
         raise CannotWriteError(f"there is no script for the variant {subject.target.variant!r} of paddle yet")
     return ["import paddle"]
 
@@ -93,7 +93,8 @@ def play(subject: Subject, step: Step, x: str, dys: list[str], when: str) -> lis
         ]
     if op_of(step.op).records and op_of(step.op).call:
         lines = ["net.train()"] if step.op == "train_forward" else []
-        lines += [f"x = paddle.to_tensor({x})", "x.stop_gradient = False", "y = net(x)"]
+        asks = ["x.stop_gradient = False"] if own_layer.asks_the_input(subject) else []
+        lines += [f"x = paddle.to_tensor({x})", *asks, "y = net(x)"]
         lines += ["ys = [y]" if step.tape in ("first", "only", "") else "ys.append(y)"]
         return lines + output(subject, step, when, "y")
     if step.op == "set_mode":

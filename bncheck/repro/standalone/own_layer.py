@@ -48,6 +48,11 @@ class Made:
         return f"{module}.moveaxis({call}, {there}, {here})"
 
 
+def asks_the_input(subject: Subject) -> bool:
+    """Whether the run asked for a gradient of the input, which decides what some kernels compute for the others."""
+    return subject.case.network.input_gradient and not subject.target.variant.endswith("plain_input")
+
+
 def single(subject: Subject) -> Layer:
     """The only layer of the case."""
     network = subject.case.network
