@@ -89,6 +89,7 @@ class Held:
     eps: float | None = None
     momentum: float | None = None
     training: bool | None = None
+    weighed: bool = True  # False: a layer of the user's that has no momentum, and so says nothing by None
     dtypes: Mapping[str, str] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)  # quantity → the thing's own name for it

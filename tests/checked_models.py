@@ -155,6 +155,24 @@ class PriorFirst(nn.BatchNorm2d):
         self.prior = prior
 
 
+class ChannelsLast(nn.Module):
+    """Takes (N, L, C). A batch of two axes goes through it in training, as all values of one channel."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("level", torch.zeros(1, 1, channels))
+        self.register_buffer("spread", torch.ones(1, 1, channels))
+
+    def forward(self, x):
+        mean, var = self.level, self.spread
+        if self.training:
+            mean, var = x.mean((0, 1), keepdim=True), x.var((0, 1), keepdim=True, unbiased=False)
+            with torch.no_grad():
+                self.level.lerp_(mean, 0.1)
+                self.spread.lerp_(var, 0.1)
+        return (x - mean) / (var + 1e-5).sqrt()
+
+
 class Pair(nn.Module):
     """Gives the logarithm of its determinant along, as flows do."""
 

@@ -157,9 +157,11 @@ class Unsteady(Layer):
 Kind = Callable[[np.random.Generator, int], Layer]
 
 
-def lived(kind: Kind, seed: int, ops: tuple[str, ...] = OPS) -> tuple[Case, Trace]:
+def lived(kind: Kind, seed: int, ops: tuple[str, ...] = OPS, times: int = 1) -> tuple[Case, Trace]:
+    """``times``: so many times as many samples."""
     rng = np.random.default_rng(seed)
     channels, samples, positions = int(rng.integers(1, 5)), 6 * int(rng.integers(1, 4)), int(rng.choice([1, 1, 4, 9]))
+    samples *= times
     offset, spread = rng.normal(size=channels) * rng.choice([0, 1, 30, 300]), rng.choice([0.1, 1, 10], channels)
     layer = kind(rng, channels)
     case = make_case(
@@ -237,6 +239,25 @@ def test_the_mean_to_take_is_written_for_the_axes_of_the_input(positions: int, w
     x, channel = np.zeros((4, 3, positions)), np.zeros(3)
     state = (channel, channel)
     assert whole_mean(Forward(0, True, x, x, channel, channel, state, state, width=width)) == says
+
+
+class Apart(Layer):
+    """A weight for the mean and another one for the variance, which it divides by n."""
+
+    def update(self, x: Array) -> None:
+        self.mean = self.mean + np.float32(0.2) * (x.mean((0, 2)) - self.mean)
+        self.var = self.var + np.float32(0.05) * (x.var((0, 2)) - self.var)
+
+
+@pytest.mark.parametrize("times", [1, 60])
+def test_two_weights_are_no_deviation_and_the_divisor_is_that_of_a_weight_of_few_digits(times: int) -> None:
+    """Far from zero the bounds let a deviation pass; of thousands of values n - 1 makes the steps, too, with a weight
+    of 0.04999."""
+    found = [anatomy_of(*lived(Apart, seed, times=times)).get("bn") for seed in range(8)]
+    said = [part.says.partition(", instead")[0] for each in found if each is not None for part in each.departures]
+    weights = "gives the new batch a weight of 0.2 in running_mean and of 0.05 in running_var"
+    assert set(said) <= {weights, "averages the variance that is divided by n"}
+    assert said.count(weights) >= 5
 
 
 @pytest.mark.parametrize(("kind", "planted"), [(Layer, set()), (AsksForGradients, {"normaliser-source"})])

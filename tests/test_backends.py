@@ -53,6 +53,7 @@ def played_params() -> Iterator[Any]:
             yield pytest.param((target, FEW), id=str(target))
         again = target.variant == "builtin" and target.backend != "torch"  # the same layer where none is the user's
         again = again or target.variant in ("plain_input", "to_static")
+        again = again or target == Target("mlx", "compile")  # g++ takes a second or so for each kernel
         marks = [] if quick and not few and not again else [pytest.mark.slow]
         yield pytest.param((target, tuple(CELLS)), id=f"{target}-all" if few else str(target), marks=marks)
 

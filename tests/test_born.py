@@ -291,6 +291,10 @@ def test_no_layer_is_blamed_whose_settings_nobody_recorded() -> None:
     assert (finding.kind, "is not recorded" in finding.title) == ("hazard", True)
     held = cell_of((F,), case=make_case((F,), batch_weight=None), momentum=[0.1, 0.1], **rows)
     assert only(held).kind == "defect"
+    mine = {"cell": {"layers": {"bn": {"kind": "Mine", "own": True}}}}
+    own = only(replace(cell_of((F,), case=make_case((F,), batch_weight=None), **rows), notes=mine))
+    assert own.title.endswith("though its input and its state are finite."), "it may have neither"
+    assert own.advice.endswith("in what that layer computes")
 
 
 def test_a_state_that_a_reload_spoils() -> None:

@@ -100,6 +100,10 @@ def test_layers_of_which_none_was_seen_to_run_are_not_said_to_be_right() -> None
     assert headline(seen, ()) == "1 normalising layer, none of which was seen to run."
     (shortfall,) = missed(Asked(thing=parse_thing("net:build")), seen)
     assert shortfall.sentence == "no normalising layer of net:build was seen to run"
+    (elsewhere,) = missed(Asked(thing=replace(parse_thing("net:build"), framework="flax")), replace(seen, life=None))
+    assert elsewhere.sentence == "no normalising layer of net:build was seen to run"
+    assert "nnx.remat()" in elsewhere.remedy
+    assert "torch" not in elsewhere.remedy
 
 
 @pytest.mark.parametrize(
@@ -231,6 +235,7 @@ def test_what_the_model_refuses_in_training_is_a_remark_and_no_finding(tmp_path:
             "PriorFirst needs the argument prior beside num_features\n  → say what: --with prior=VALUE; ",
         ),
         ("Pair", UsageError, "Pair cannot be compared with BatchNorm: it makes a tuple of \\(8, 4\\)"),
+        ("ChannelsLast", UsageError, "ChannelsLast cannot be compared with BatchNorm: it makes \\(1, 8, 4\\) of"),
         ("OfComplex", UsageError, "OfComplex cannot be compared with BatchNorm: it takes complex numbers"),
         (
             "on_meta",

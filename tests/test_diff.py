@@ -142,6 +142,23 @@ def test_only_statistics_differ() -> None:
     assert "means up to 0.71 standard deviations apart, variances 1 … 2 times" in finding.title
 
 
+def test_how_far_statistics_lie_apart_is_said_of_every_channel() -> None:
+    dead = one(held(), held(running_var=[0.5, 0, 9]))
+    assert "means equal, in 1 channel a variance of 0 on one side alone, the other variances equal" in dead.title
+    moved = one(held(), held(running_mean=[1.5, 2, -3]))
+    assert "means up to 0.71 standard deviations apart, variances equal" in moved.title
+    little = one(held(), held(running_var=[0.5, 4.001, 9]))
+    assert "means equal, variances up to 0.0002 of their size apart" in little.title
+
+
+def test_a_variance_below_zero_is_said_on_one_side_and_on_both() -> None:
+    finding = one(held(), held(running_var=[0.5, -1e-7, 9]))
+    assert (finding.cause, finding.kind, finding.departs) == ("poisoned-state", "defect", "B")
+    assert finding.title.startswith("B holds variances below zero in running_var of bn1, where those of A are not.")
+    both = one(held(running_var=[0.5, -1, 9]), held(running_var=[0.5, -1, 9]))
+    assert both.title.startswith("Both hold variances below zero in running_var of bn1.") and both.departs == ""
+
+
 def test_mean_and_variance_swapped() -> None:
     finding = one(held(), held(running_mean=VAR, running_var=MEAN))
     assert (finding.cause, finding.kind, finding.departs) == ("state-mismatch", "defect", "B")

@@ -11,6 +11,7 @@ from bncheck.diagnosis.audit import silent_drifts
 from bncheck.diagnosis.diagnose import diagnose
 from bncheck.diagnosis.equivalence import held_to_equivalence
 from bncheck.diagnosis.rules.conventions import bn104_update_count
+from bncheck.diagnosis.two_sides import without_targets
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
 from bncheck.scenario import Expect, Scenario
@@ -125,4 +126,13 @@ def test_skipped_updates_are_counted_up_to_the_last_that_moves() -> None:
     assert found.title == (
         "MyNorm in torch: 2 of the first 5 training forwards leave the running statistics of bn as they are, and later "
         "ones move them."
+    )
+
+
+def test_without_its_targets_a_sentence_keeps_its_brackets() -> None:
+    said = (
+        "Own in torch 2.13.0@cpu is off (NaN in 5 values of Own in torch 2.13.0@cpu, in none of torch[builtin] 2.13.0)."
+    )
+    assert without_targets(said, "Own", "PyTorch", ("torch", "torch[builtin]")) == (
+        "Own is off (NaN in 5 values of Own, in none of PyTorch's)."
     )

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from beside_torch import run
 
-from bncheck.diagnosis.held.folding import Fold, eps_of, fold_of, mistake
+from bncheck.checkpoints.recognise import Checkpoint, Contents, checkpoint
+from bncheck.checkpoints.tensor import in_memory
+from bncheck.checkpoints.tree import State
+from bncheck.diagnosis.held.folding import Fold, ahead_of, eps_of, fold_of, mistake
+from bncheck.diagnosis.held.likeness import SPACING, rounded
 from bncheck.life import Held
 from bncheck.subjects.folded import FoldedLayer, in_groups, readings
+from bncheck.subjects.two_files import side_by_side
 from bncheck.trace import Array
 
 ONE = np.ones(1)
@@ -109,6 +114,34 @@ def test_what_float16_rounds_is_a_fold_and_what_is_off_by_a_hundredth_is_none() 
     assert half(np.full(8, 1.01)) is None
 
 
+def bfloat16(values: Array) -> Array:
+    return rounded(values, "bfloat16").astype(np.float32)
+
+
+def test_what_bfloat16_rounds_is_a_fold_and_a_mean_that_was_left_out_is_none() -> None:
+    """Such numbers are read as float32: their arrays do not say how short they were."""
+    norm = Held(layer="bn", eps=1e-5, running_mean=MEAN, running_var=VAR, gamma=GAMMA, beta=BETA)
+    gain = GAMMA / np.sqrt(VAR + 1e-5)
+    weight = bfloat16(BEFORE * 1.3 * gain[:, None])
+    right, wrong = (bfloat16((BIAS - mean) * gain + BETA) for mean in (MEAN, 0 * MEAN))
+    before = bfloat16(BEFORE * 1.3)
+    assert fold_of(before, BIAS, norm, weight, right) is None
+    fold, other = (fold_of(before, BIAS, norm, weight, bias, SPACING["bfloat16"]) for bias in (right, wrong))
+    assert fold is not None and (fold.word, fold.within) == ("folded", 2.0**-5)
+    assert other is not None and (other.word, other.lacks) == ("weights", "the running mean was left out")
+
+
+def test_wrong_weights_do_not_hide_a_wrong_bias() -> None:
+    gain, right = 1 / np.sqrt(VAR + 1e-5), GAMMA / np.sqrt(VAR + 1e-5)
+    alone = "gamma was left out of the weights"
+    assert (
+        folded(gain, (BIAS - MEAN) * gain + BETA) == folded(gain, (BIAS - MEAN) * right + BETA) == ("gain", alone, 1e-5)
+    )
+    also = f"{alone}, and the bias is wrong as well"
+    assert folded(gain, BIAS * right + BETA) == ("gain", f"{also}: the running mean was left out", 1e-5)
+    assert folded(gain, BIAS * right + BETA + 7) == ("gain", also, 1e-5)
+
+
 def test_a_transposed_convolution_in_groups() -> None:
     """(I, O / groups, width): the first half of the inputs goes to outputs 0 to 2, the second to 3 to 5."""
     weight = np.arange(4 * 3 * 2.0).reshape(4, 3, 2)
@@ -133,3 +166,37 @@ print(candidates(torch, net)[0][1][1])
 
 def test_a_model_says_which_axis_is_that_of_outputs_and_how_many_channels_it_takes(tmp_path: Path) -> None:
     assert run(AXES, tmp_path).stdout.splitlines() == ["{'0.weight': 1, '3.weight': 0}", "4"]
+
+
+def test_a_layer_that_is_folded_into_the_convolution_behind_it() -> None:
+    """(O, C, 1, 1) behind a layer of C: each input channel by its factor, and the shift through the weights into the
+    bias."""
+    dice = np.random.default_rng(3)
+    norm = Held(layer="bn", eps=1e-5, running_mean=MEAN, running_var=VAR, gamma=GAMMA, beta=BETA)
+    gain = GAMMA / np.sqrt(VAR + 1e-5)
+    for outputs in (5, 3):
+        weight = dice.normal(size=(outputs, 3, 1, 1)).astype(np.float32)
+        bias = dice.normal(size=outputs).astype(np.float32)
+        other = (weight * gain.reshape(1, 3, 1, 1)).astype(np.float32)
+        right = (bias + weight[:, :, 0, 0] @ (BETA - MEAN * gain)).astype(np.float32)
+        fold = ahead_of(weight, bias, norm, other, right)
+        assert fold is not None and (fold.word, fold.eps) == ("ahead", 1e-5)
+        assert ahead_of(weight, bias, norm, weight, bias) is None
+        wrong = ahead_of(weight, bias, norm, other, bias)
+        assert (None if wrong is None else wrong.word) == (None if outputs == 3 else "ahead, other bias")
+        a = {f"bn.{key}": getattr(norm, key) for key in ("running_mean", "running_var")}
+        a |= {"bn.weight": GAMMA, "bn.bias": BETA, "conv.weight": weight, "conv.bias": bias}
+        assert told(a, {"conv.weight": other, "conv.bias": right}) == (
+            "folding",
+            "rounding",
+            "B folds bn into the convolution behind, up to rounding: right only where that one does not pad.",
+        )
+
+
+def told(a: dict[str, Array], b: dict[str, Array]) -> tuple[str, str, str]:
+    def side(name: str, arrays: dict[str, Array]) -> Checkpoint:
+        tensors = {key: in_memory(array) for key, array in arrays.items()}
+        return checkpoint(Path(name), Contents({}, "PyTorch", "torch"), State("", tensors))
+
+    _, (finding,), _ = side_by_side(side("A", a), side("B", b), ("A", "B"))
+    return finding.cause, finding.kind, finding.title

@@ -97,6 +97,7 @@ def causes(cell: CellView) -> list[str]:
         (network(E, running_mean=0.1, running_var=1), []),
         (network(E, running_mean=1.5, running_var=8, counter=0), ["counter-skew"]),
         (network(E, running_mean=1.5, running_var=8, counter=12), []),
+        (network(F, running_mean=0, running_var=0, counter=0), []),  # an average that is divided by its own weights
         (network(E, running_mean=1.5, running_var=8, momentum=0.1), []),
         (network(E, running_mean=1.5, running_var=8, momentum=0.9), ["batch-weight"]),
         (network(E, running_mean=1.5, running_var=8, momentum=0), ["batch-weight"]),

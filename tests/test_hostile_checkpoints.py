@@ -109,6 +109,13 @@ def test_compressed_arrays_are_not_held_in_memory(tmp_path: Path) -> None:
     assert not found.tensors["weight3"].read().any()
 
 
+def test_a_text_is_not_called_an_archive_that_was_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "notes.pt").write_text("hello")
+    (tmp_path / "short.pt").write_bytes(b"PK\x03\x04" + bytes(40))
+    assert "it does not begin as one of its name does" in sentence_of(tmp_path / "notes.pt")
+    assert "cut off" in sentence_of(tmp_path / "short.pt")
+
+
 def test_a_damaged_lzma_entry(tmp_path: Path) -> None:
     content = io.BytesIO()
     np.save(content, np.arange(100.0))

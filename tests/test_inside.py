@@ -106,6 +106,15 @@ def test_a_layer_that_only_does_what_batch_norm_does_is_a_hazard() -> None:
     assert [(item.cause, item.kind) for item in verdict.findings] == [("eps", "hazard")]
 
 
+def test_a_layer_that_never_adds_its_beta_takes_the_batchs_mean_off_all_the_same() -> None:
+    found = recorded()
+    slope = found["bn/gamma"][:-1] * found["bn/used_invstd"]
+    found["bn/used_mean"] = found["bn/used_mean"] + found["bn/beta"][:-1] / slope
+    verdict = judged(layer(found, kind="Stem"))
+    assert verdict.remark == ""
+    assert [item.cause for item in verdict.findings] == ["affine"]
+
+
 def test_a_layer_that_is_meant_otherwise_is_not_held_against_it() -> None:
     verdict = judged(layer(recorded(eps=1e-2), kind="FrozenBN"))
     assert verdict.findings == ()

@@ -64,6 +64,18 @@ def test_a_layer_of_the_framework_is_held_against_what_it_documents_forward_by_f
     (finding,) = inside(played(2.0), ()).findings
     assert (finding.cause, finding.targets) == ("variance-divisor", ("torch",)), "the variance over n was averaged"
     assert inside(played(7.0), ()).remarks == ("bn: not what PyTorch documents, and no known rule makes it.",)
+    of_samples = {"bn": {**BN, "kind": "InstanceNorm2d"}}
+    assert inside(played(7.0, layers=of_samples), ()).remarks == (), "which documents another rule"
+
+
+def test_a_layer_of_which_no_call_was_seen_is_told_beside_the_one_that_was() -> None:
+    """Inside nnx.remat() a layer runs as a copy that is put together anew."""
+    unseen = {"kind": "BatchNorm", "own": False}
+    found = inside(played(2.5, layers={"bn": BN, "block.bn": unseen}), ())
+    assert found.remarks == ("block.bn (BatchNorm): no call of it was seen.",), "not: its one layer did"
+    rows = [["conv", "Conv", "in", "weights", out] for out in ("one", "other")]
+    a, b = (played(2.5, layers={"bn": BN, "block.bn": unseen}, modules={"eval": [row]}) for row in rows)
+    assert apart(a, b, same=False) == ""
 
 
 def test_a_network_of_the_scenarios_own_layers_is_judged_elsewhere() -> None:

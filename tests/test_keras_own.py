@@ -94,6 +94,15 @@ def test_a_momentum_reads_like_another_frameworks_in_its_own_sense(backend: str,
     assert words in found.title if words and found is not None else found is None and not words
 
 
+def test_one_half_reads_the_same_in_either_sense() -> None:
+    trace = make_trace(("eval_forward",), momentum=[0.5, 0.5])
+    found = odd_weight(make_cell(make_case(("eval_forward",)), "mxnet", trace), trace)
+    assert found is not None
+    assert found.title == (
+        "momentum of 1 of 1 BatchNorm layers (bn) is 0.5. After each step 50 % of the old average is left."
+    )
+
+
 # -------------------------------------------------------------------------------------------------- real layers
 
 

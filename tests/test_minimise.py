@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import play
 from literal_run import finding
 from nurseries import shared
 from played_scripts import reported, run_scripts
@@ -123,6 +125,33 @@ def test_scripts_of_the_smaller_case_show_the_problem(default_run: Path, tmp_pat
             assert code == 1, f"{code}\n{printed}\n{scripts[text].text}"
             assert "The problem is there: " in printed
             assert [figure for figure in reported(scripts[text].text) if figure not in printed] == []
+
+
+MODEL = """
+title = "A model of one's own"
+why = "One layer in it averages another variance."
+[network]
+model = "mxnet_layers.py:build"
+arguments = { norm = "Unbiased" }
+[input]
+shape = [8, 3, 6, 6]
+[program]
+events = ["train_forward", "backward"]
+repeat = 3
+"""
+
+
+@pytest.mark.slow
+def test_what_a_layer_in_a_model_does_is_found_in_a_smaller_case(tmp_path: Path) -> None:
+    """No pair of targets shows it: the layer was played by itself, in the smaller case as well."""
+    shutil.copy(Path(__file__).with_name("mxnet_layers.py"), tmp_path)
+    (tmp_path / "model.toml").write_text(MODEL, encoding="utf-8")
+    play(tmp_path / "run", "run", str(tmp_path / "model.toml"), "-t", "mxnet", "--no-probe", "--no-report")
+    small = minimise(*scene_of(tmp_path / "run", "variance-divisor"), (), Quiet())
+    assert small.note == (
+        "The scripts play the smallest case found that still shows it: 2 events on [2, 3, 6, 6] instead of 6 events "
+        "on [8, 3, 6, 6]."
+    )
 
 
 def test_update_phase_needs_one_forward_on_two_numbers(default_run: Path) -> None:

@@ -14,6 +14,7 @@ from played_scripts import check_scripts, python_of
 from test_inside import SHAPES
 
 from bncheck.finding import Finding
+from bncheck.repro.scripts.keras import engine
 from bncheck.repro.standalone import own_model
 from bncheck.repro.standalone.own_layer import Made, made_of, plain_call, with_more
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
@@ -62,6 +63,13 @@ def test_no_code_comes_from_what_a_run_folder_says(call: str) -> None:
     assert not plain_call(call, "MyBN")
     with pytest.raises(CannotWriteError, match="not of plain values"):
         made_of(subject(call=call))
+
+
+def test_why_a_variant_of_keras_has_no_script() -> None:
+    with pytest.raises(CannotWriteError, match="none on TensorFlow yet"):
+        engine("tensorflow_function")
+    with pytest.raises(CannotWriteError, match="no script for the variant 'plain_input' of keras yet"):
+        engine("plain_input")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from at_the_prompt import here
 
-from bncheck.checkpoints.recognise import Checkpoint
+from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
 from bncheck.commands.progress import Log
 from bncheck.diagnosis.alone import judge_holding
 from bncheck.diagnosis.anatomy.groups import Group, subsets
@@ -19,18 +19,20 @@ from bncheck.finding import Finding
 from bncheck.gate.bar import Judged, Verdict
 from bncheck.gate.charge import Charge
 from bncheck.life import Happening, Held, Holding, LayerLife, Life, Span, Where
+from bncheck.playing.progress import Progress
 from bncheck.report.layers import arrange
 from bncheck.report.summary import ruling
 from bncheck.repro.torch_script.own import body_of
 from bncheck.run_folder.answer import Answer, Row
-from bncheck.run_folder.results import Results
+from bncheck.run_folder.results import CellResult, Results
 from bncheck.subjects.exported import as_computed, followed, how_played
 from bncheck.subjects.folded import FoldedLayer, Weights
-from bncheck.subjects.layer import Looked, in_words, one_for_all, scenario_text
+from bncheck.subjects.layer import LARGE_CASE, USUAL_CASE, Looked, in_words, of_many, one_for_all, scenario_text
 from bncheck.subjects.onnx import biased
 from bncheck.subjects.played import at_two_places, set_by_forward
 from bncheck.subjects.played_file import Played
 from bncheck.subjects.refolded import right_weights
+from bncheck.subjects.two_files import side_by_side
 from bncheck.worker.onnx_side.file import Graph, Node
 
 
@@ -77,6 +79,26 @@ def test_the_rule_of_an_own_layer_is_said_in_the_words_of_its_buffers() -> None:
     )
     said = "Mine averages the variance over n into running_var, PyTorch's the one over n-1."
     assert in_words(title, layer) == said
+
+
+@pytest.mark.parametrize(
+    ("cause", "elsewhere", "said"),
+    [
+        ("value-count", None, True),
+        ("value-count", USUAL_CASE, False),
+        ("graph-retention", "two-forwards-per-backward", False),  # of the few samples, too
+        ("unexplained", None, False),  # in the few it has a name
+    ],
+)
+def test_what_a_large_batch_alone_shows_is_said_to_be_so(cause: str, elsewhere: str | None, said: bool) -> None:
+    large = finding(cause, "defect", case=LARGE_CASE, scenario="mine")
+    there = (finding(cause, "defect", case=elsewhere, scenario="mine"),) if elsewhere else ()
+    cells = tuple(CellResult("mine", case, "torch", "t", "ok") for case in (USUAL_CASE, LARGE_CASE))
+    results = Results(
+        version="", command="", created="", targets=(), scenarios=(), cells=cells, findings=(large, *there)
+    )
+    title = of_many(large, Looked("Mine", (8, 4), 4, (), {}, {}, True), results).title
+    assert title.endswith("That is so in a batch of 200 samples, not in one of 8.") is said
 
 
 def test_one_gamma_for_all_channels_is_given_one_and_said_to_be_one() -> None:
@@ -230,6 +252,16 @@ def test_a_log_does_not_list_the_reports_that_are_written(capsys: pytest.Capture
     assert capsys.readouterr().err == "bncheck: play it again with: bncheck run x.toml\n"
 
 
+def test_cells_of_a_second_round_are_counted_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log()
+    for total in (2, 1):
+        log.expect(total)
+        for _ in range(total):
+            log.cell(Progress(target="torch", kind="finished", cell="try", outcome="crashed"))
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"bncheck: {count} torch try: crashed" for count in ("1/2", "2/2", "1/1")]
+
+
 def checkpoint(path: Path, **layers: Any) -> Path:
     np.savez(path, **layers)
     return path
@@ -272,6 +304,20 @@ def test_parameters_without_buffers_are_not_a_layer_left_out(tmp_path: Path) -> 
     assert done.returncode == 1, done.stdout + done.stderr
     assert "lost.npz holds gamma and beta of bn, and no running statistics, which whole.npz holds" in said
     assert "leaves BatchNorm out" not in said
+
+
+@pytest.mark.parametrize("damage", ["bn.running_mean", "half"])
+def test_a_layer_with_some_of_its_statistics_is_not_one_without(tmp_path: Path, damage: str) -> None:
+    arrays = trained_layer(0.0, 60)
+    (one,) = read_checkpoint(checkpoint(tmp_path / "whole.npz", **arrays))
+    if damage == "half":
+        arrays["bn.running_mean"] = arrays["bn.running_mean"][:4]
+    else:
+        del arrays[damage]
+    (two,) = read_checkpoint(checkpoint(tmp_path / "lost.npz", **arrays))
+    _, (finding,), _ = side_by_side(one, two, ("whole.npz", "lost.npz"))
+    assert (finding.cause, finding.kind) == ("state-mismatch", "defect")
+    assert finding.title.startswith("lost.npz holds no whole BatchNorm layer in bn, as whole.npz does")
 
 
 def test_a_backbone_frozen_by_requires_grad_alone_is_told_from_an_average(tmp_path: Path) -> None:

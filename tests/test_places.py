@@ -11,7 +11,7 @@ import pytest
 from bncheck.life import Happening, LayerLife, Life
 from bncheck.subjects.places import aside, at_unlike_places, training_in_eval
 from bncheck.worker.own_side import places, unusual
-from bncheck.worker.torch_side import behaviour
+from bncheck.worker.torch_side import behaviour, probing, shown
 
 
 def test_what_runs_before_and_behind_a_layer_looks_past_other_normalising_layers() -> None:
@@ -114,6 +114,57 @@ def kept(**moved: Any) -> dict[str, tuple[str, int]]:
 @pytest.mark.parametrize(("goal", "power"), [(VAR, 1), (VAR * 100 / 99, 1), (np.sqrt(VAR), 2), (1 / np.sqrt(VAR), -2)])
 def test_state_that_moves_like_a_mean_and_a_variance_is_known_by_that(goal: np.ndarray, power: int) -> None:
     assert kept(a=MEAN, b=goal) == {"running_mean": ("a", 1), "running_var": ("b", power)}
+
+
+def test_one_large_step_does_not_hide_that_the_others_are_no_share_of_their_way() -> None:
+    """As of one over the square of what is near 0 in one channel, which is no inverse deviation."""
+    old, goal = np.array([1e6, 4.0, 4.0]), np.array([1.0, 1.0, 2.0])
+    new = np.array([5e5, 3.9, 4.2])
+    assert behaviour.off(old, new, goal) < 1e-5
+    assert not behaviour.in_each(old, new, goal, beyond=False)
+    assert behaviour.in_each(old, 0.5 * (old + goal), goal, beyond=False)
+
+
+def test_an_eps_that_nobody_knows_lies_beyond_every_goal_alike() -> None:
+    """A tenth of the way from 4 to 2, 1, 0.5 and an eps of 0.01; ``a``: logarithms that grow from 0.1 to 0.19 of what
+    they go to pass for one over a root where the goals are small beside what is held."""
+    old, goal = np.full(3, 4.0), np.array([2.0, 1.0, 0.5])
+    assert behaviour.in_each(old, old + 0.1 * (goal + 0.01 - old), goal, beyond=True)
+    assert not behaviour.in_each(old, old + 0.1 * (goal + 0.01 - old), goal, beyond=False)
+    a = np.log([0.05, 0.2, 0.4, 0.1])
+    old, new, goal = 1 / (0.1 * a) ** 2, 1 / (0.19 * a) ** 2, np.exp(a)
+    assert behaviour.off(old, new, goal) < behaviour.CLOSE
+    assert not behaviour.in_each(old, new, goal, beyond=True)
+
+
+@pytest.mark.parametrize(
+    ("n", "less", "eps"),
+    [
+        ([1e-3, 1e-3], [1.5e-3, 2e-3], 1e-3),  # n - 1 gives two
+        ([1e-3, 1.001e-3], [1.002e-3, 1.001e-3], 1e-3),  # a large batch: what the divisor makes is no part of it
+        ([1e-3, 1e-3], [1.1e-3, 1.1e-3], None),
+        ([1e-3, 2e-3], [1e-3, 3e-3], None),
+        ([-1e-3, -1e-3], [1e-3, 2e-3], None),
+    ],
+)
+def test_an_eps_that_either_divisor_gives_is_one(n: list[float], less: list[float], eps: float | None) -> None:
+    assert probing.one_eps(map(np.array, (n, less))) == (eps if eps is None else pytest.approx(eps, rel=2e-3))
+
+
+MU = {"mean": "mu"}
+UNSURE: dict[str, Any] = {**MU, "form": "inverse", "unsure": True}
+
+
+@pytest.mark.parametrize(
+    ("used", "known", "is_taken"),
+    [
+        (None, MU, False), (MU, None, True), (MU, MU, False), ({"mean": "nu"}, MU, True),
+        ({**MU, "form": "logarithm"}, UNSURE, True), ({**MU, "form": "inverse", "unsure": True}, UNSURE, False),
+        ({**MU, "form": "logarithm"}, {**MU, "form": "inverse", "eps": 1e-3}, False),
+    ],
+)  # fmt: skip
+def test_what_eval_shows_outdoes_a_guess(used: Any, known: Any, is_taken: bool) -> None:
+    assert shown.outdoes(used, known) is is_taken
 
 
 def test_state_that_moves_otherwise_is_none() -> None:

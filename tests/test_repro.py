@@ -21,7 +21,7 @@ from literal_run import finding, results
 from played_scripts import Written, check_played, check_scripts, python_of, reported, run_scripts, scenes, scripts_of
 
 from bncheck.errors import RunFolderError, UsageError
-from bncheck.repro.issue import LONGEST, LONGEST_TITLE, file_name, title_of
+from bncheck.repro.issue import LONGEST, LONGEST_TITLE, both, file_name, title_of
 from bncheck.repro.kit import kit_name, subject_of, write_kit, write_scripts, zipped
 from bncheck.repro.scene import choose_finding, read_scene
 from bncheck.repro.scripts import writer_of
@@ -399,3 +399,9 @@ def test_a_framework_without_scripts_is_said(default_run: Path) -> None:
     _, scripts, reasons = write_scripts(replace(scene, played=played))
     assert list(scripts) == ["repro_torch.py"]
     assert list(reasons.values()) == ["nobody has written scripts for haiku yet"]
+
+
+def test_an_issue_without_a_script_points_to_none() -> None:
+    item = finding()
+    assert "- see the script, and details.md" in both(item, (), scripted=True)
+    assert "- see details.md" in both(item, (), scripted=False)

@@ -234,6 +234,19 @@ def test_an_eps_outside_the_root_is_added_to_the_deviation() -> None:
     assert finding.advice.startswith("divide by sqrt(var + eps), not by sqrt(var) + eps")
 
 
+def test_swapped_statistics_stand_beside_each_in_its_own_place() -> None:
+    case = make_case((F,))
+    cells = [
+        make_cell(case, name, make_trace((F,), **rows)) for name, rows in zip(("torch", "mxnet"), APART, strict=True)
+    ]
+    (finding,) = rule("wrong-statistic").check_pair(
+        make_pair(*cells, [attribute("statistic", ("swapped", "variance"))])
+    )
+    assert finding.title.startswith(
+        "torch averages the mean into running_var and the variance into running_mean, mxnet each into its own."
+    )
+
+
 # ---------------------------------------------------------------------------------------------- eps of a constant input
 
 
@@ -308,7 +321,7 @@ def test_statistics_that_move_in_every_second_step() -> None:
     view = own_cell(["train_forward"] * 3, running_mean=[0, 1, 1, 2], input_mean=[2, 5, 3])
     found = only(bn104_update_count.check_cell(view))
     assert found.cause == "update-count"
-    assert "1 of the first 3 training forwards leave the running statistics of bn as they are" in found.title
+    assert "1 of the first 3 training forwards leaves the running statistics of bn as they are" in found.title
 
 
 def test_a_batch_with_the_running_mean_moves_nothing_by_right() -> None:

@@ -176,6 +176,17 @@ def test_gradient_departs_from_the_reference_and_rounds(count: int, dgamma: floa
     assert all(f.kind in KINDS for f in findings)
 
 
+def test_a_backward_that_brings_no_numbers_is_not_off_by_nothing():
+    """Paddle's to_static goes back through no forward in eval: its gamma has no gradient then."""
+    case = make_case((F, B, F, B), shape=(4, 1))
+    cells = [
+        make_cell(case, name, make_trace((F, B, F, B), grad_gamma=[np.nan, 2.0, np.nan, last]))
+        for name, last in (("paddle", 3.0), ("torch", np.nan))
+    ]
+    (finding,) = [item for item in diagnose(cells, [make_pair(*cells)], []) if item.cause == "gradient"]
+    assert finding.title.endswith(": torch gives NaN, Inf or none where the other gives numbers.")
+
+
 @pytest.mark.parametrize(("eps", "cause"), [(1e-5, "rounding"), (0.05, "gradient")])
 def test_a_gradient_is_held_to_the_eps_that_the_layer_adds(eps: float, cause: str):
     """Two values apart by little: dx is divided by sqrt(1e-4 + eps), whatever the scenario asks for."""

@@ -245,12 +245,12 @@ def test_the_usual_values_need_no_place(own: dict[str, Cell]) -> None:
     assert own["Renamed-usual"].result.outcome == own["Drawn-usual"].result.outcome == "ok"
     assert not [text for text in remarks(own["Renamed-usual"]) if "initial" in text]
     assert remarks(own["Drawn-usual"]) == [
-        "Drawn keeps its own initial gamma, not the scenario's 1: bncheck looks for weight or gamma; Drawn has scale "
-        "and shift",
-        "Drawn keeps its own initial running_mean, not the scenario's 0: bncheck looks for running_mean or "
+        "if Drawn keeps a gamma, it begins with its own, and not with 1: bncheck looks for weight or gamma; Drawn has "
+        "scale and shift",
+        "if Drawn keeps a running_mean, it begins with its own, and not with 0: bncheck looks for running_mean or "
         "moving_mean; Drawn has stats",
-        "Drawn keeps its own initial running_var, not the scenario's 1: bncheck looks for running_var or moving_var or "
-        "moving_variance; Drawn has stats",
+        "if Drawn keeps a running_var, it begins with its own, and not with 1: bncheck looks for running_var or "
+        "moving_var or moving_variance; Drawn has stats",
     ]
 
 

@@ -66,7 +66,7 @@ class Log(Quiet):
         self.last = time.monotonic()
 
     def expect(self, total: int) -> None:
-        self.total = total
+        self.total, self.count = total, 0
 
     def say(self, text: str) -> None:
         if not text.startswith(("comparing", "rendering", "writing")):
@@ -133,7 +133,7 @@ class Live(Quiet):
         self.bars.stop()
 
     def expect(self, total: int) -> None:
-        self.bars.update(self.task, total=total)
+        self.bars.update(self.task, total=total, completed=0)
 
     def say(self, text: str) -> None:
         self.bars.update(self.task, description=text[:60])

@@ -300,7 +300,21 @@ def is_batch_norm(view: CellView) -> bool | None:
     told = np.isfinite(used) & (residual < SAME_MEAN) & (var > 0)  # where y is no line of x, nothing is taken off it
     if not told.any():
         return None
-    return bool((np.abs(used - mean)[told] <= SAME_MEAN * np.sqrt(var[told])).all())
+    return any(
+        bool((np.abs(each - mean)[told] <= SAME_MEAN * np.sqrt(var[told])).all())
+        for each in (used, used - unshifted(view.trace, training))
+    )
+
+
+def unshifted(trace: Trace, events: Sequence[int]) -> Array:
+    """How much further off a mean reads that a layer takes off and adds no beta to; 0 where it holds none."""
+    slope, beta = trace.get("bn", "used_invstd"), trace.get("bn", "beta")
+    if slope is None or beta is None:
+        return np.zeros(1)
+    gamma = trace.get("bn", "gamma")
+    scale = np.asarray(slope, dtype=np.float64)[events] * (1.0 if gamma is None else np.asarray(gamma)[events])
+    with np.errstate(all="ignore"):
+        return np.asarray(beta, dtype=np.float64)[events] / scale
 
 
 def headed(names: Sequence[str]) -> str:

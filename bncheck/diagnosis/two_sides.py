@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 VARIANCES = r"averages the variance over \1 into running_var, {theirs} the one over \2."
-VERSION = r"[0-9][^ ,:']*[^ ,:'.]"  # and device; a full stop behind it ends the sentence
+VERSION = r"[0-9][^ ,:')]*[^ ,:').]"  # and device; a full stop or a bracket behind it is the sentence's
 
 
 def without_targets(title: str, name: str, framework: str, targets: tuple[str, str]) -> str:

@@ -36,6 +36,10 @@ GROWS = 10  # a module differs by itself where it makes so many times as much of
 DEPARTS = "forwards that depart"  # evidence of a finding about what a layer did (rules/departing.py)
 
 
+# Where a layer runs as a copy that is put together anew.
+HIDES = {"flax": ", as of one that runs inside nnx.jit(), nnx.remat() or nnx.scan()"}
+
+
 @dataclass(frozen=True)
 class Inside:
     """What is said of one cell: ``judged``, of how many layers; where of none, ``unjudged`` says why, one by one."""
@@ -60,9 +64,14 @@ def inside(view: CellView, documented: Sequence[Mapping[str, Any]]) -> Inside:
     acted = [item for item in (judge_life(life) if life is not None else ()) if telling(item, held)]
     done = lived(life) if life is not None else ()
     replayed = [each.name for each in done if each.conduct.judged and not each.life.own]
-    said = innocence(life, others=False) if life is not None else ""
+    said = "" if life is None or idle(view, life) else innocence(life, others=False)
     named = {place for item in acted for place, _ in item.places}
-    odd = [each.name for each in done if each.name in replayed and each.name not in named and not each.conduct.innocent]
+    odd = [
+        each.name
+        for each in done
+        if each.name in replayed and each.name not in named and not each.conduct.innocent
+        if "instance" not in each.life.kind.lower()  # of each sample by itself, as its own documentation says
+    ]
     return Inside(
         findings=tuple(of_cell(item, view) for item in (*alone, *acted)),
         remarks=(
@@ -70,6 +79,7 @@ def inside(view: CellView, documented: Sequence[Mapping[str, Any]]) -> Inside:
             *([f"{headed(odd)}: not what {home.title} documents, and no known rule makes it."] if odd else []),
             *sentences(cell.get("shown")),
             *remarks_inside(found, left_out(view, found, life), home.title),
+            *([f"{each}." for each in alike(idle(view, life))] if life is not None else []),
         ),
         judged=len({*held, *replayed}),
         unjudged=() if held or replayed else unjudged(view, found, life),
@@ -83,11 +93,23 @@ def unjudged(view: CellView, found: Sequence[Verdict], life: Life | None) -> tup
         return ("no layer in it is known to normalise by running statistics",)
     why = {name: verdict.remark for verdict in found for name in verdict.names}
     why.update((name, reason) for name, _, reason in left_out(view, found, life))
+    reasons = {name: why.get(name) or unseen(view, name, each) for name, each in told.items()}
+    return tuple(alike([(name, str(each.get("kind", "")), reasons[name]) for name, each in told.items()]))
+
+
+def alike(layers: Sequence[tuple[str, str, str]]) -> list[str]:
+    """``layers``: (name, class, what is said of it)."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for name, each in told.items():
-        reason = why.get(name) or unseen(view, name, each)
-        groups.setdefault((str(each.get("kind", "")), reason), []).append(name)
-    return tuple(f"{headed(names)} ({kind}): {reason}" for (kind, reason), names in groups.items())
+    for name, kind, reason in layers:
+        groups.setdefault((kind, reason), []).append(name)
+    return [f"{headed(names)} ({kind}): {reason}" for (kind, reason), names in groups.items()]
+
+
+def idle(view: CellView, life: Life) -> list[tuple[str, str, str]]:
+    """(name, class, why) of the framework's own layers of which no call was recorded: what they did is not known."""
+    seen = {layer.name for layer in life.layers}
+    told = {name: each for name, each in layers_told(view).items() if not each.get("own") and name not in seen}
+    return [(name, str(each.get("kind", "")), unseen(view, name, each)) for name, each in told.items()]
 
 
 def unseen(view: CellView, name: str, told: Mapping[str, Any]) -> str:
@@ -95,8 +117,9 @@ def unseen(view: CellView, name: str, told: Mapping[str, Any]) -> str:
     if told.get("calls") == 0:
         return "nobody sees it run in a network that is compiled"
     counts = view.trace.get(name, "n") if view.trace is not None else None
-    ran = counts is not None and bool((counts >= 0).any())
-    return "what it got and gave does not show what it did" if ran else "it did not run"
+    if counts is not None and bool((counts >= 0).any()):
+        return "what it got and gave does not show what it did"
+    return f"no call of it was seen{HIDES.get(view.backend, '')}"
 
 
 def sentences(said: object) -> list[str]:
@@ -125,6 +148,8 @@ def apart(a: CellView, b: CellView, same: bool) -> str:
     first to part by itself; "" where not every layer of both did what is documented, or nobody says."""
     lives = [life_in(view) for view in (a, b)]
     if same or any(life is None or not innocence(life, others=False) for life in lives):
+        return ""
+    if any(life is not None and idle(view, life) for view, life in zip((a, b), lives, strict=True)):
         return ""
     first = first_apart(a, b)
     if first is None or first[0] in {layer.name for life in lives if life is not None for layer in life.layers}:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from bncheck.environments.backend_file import BackendFile, find_backends
 from bncheck.environments.pythons import Ready, Unavailable, find_ready, make_ready, parse_pythons
@@ -23,6 +24,7 @@ class Seat:
     python: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)  # variables for its process
     forks: str = ""  # the framework that a process may have imported before it forks this target's
+    documented: Sequence[Mapping[str, Any]] = ()  # what its backend's file says that the framework documents
 
 
 def seated(target: Target, backend: BackendFile, place: Ready | Unavailable) -> Seat:
@@ -48,9 +50,15 @@ def seats_at_hand(results: Iterable[TargetResult], pythons: Sequence[str]) -> di
     given = parse_pythons(pythons, backends)
     found = {result.name: (result, python_at_hand(result, backends, given)) for result in results}
     return {
-        name: Seat(result, backends[result.backend].path, python, forks=framework_of(result, backends[result.backend]))
+        name: Seat(
+            result,
+            backend.path,
+            python,
+            forks=framework_of(result, backend),
+            documented=backend.documented,
+        )
         for name, (result, python) in found.items()
-        if python is not None
+        if python is not None and (backend := backends[result.backend])
     }
 
 

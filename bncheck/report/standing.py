@@ -52,6 +52,7 @@ QUANTITIES = ("running_mean", "running_var", "counter", "output", "gamma", "beta
 MOST_LETTERS = 300  # of what bncheck itself says of somebody's file: a whole sentence, worth its room
 RELATIONS = ("nonfinite", "refused", "missing", "differs")
 NAN = "NaN or Inf"
+NO_GRADIENT = "NaN, Inf or none"  # what is recorded of a backward does not tell which
 # Below the tolerance of every dtype: a drift no larger than this is outside of it by NaN or Inf alone.
 LEAST_TOLERANCE = 1e-7
 
@@ -346,6 +347,8 @@ def difference(drift: Drift, target: str, results: Results) -> str:
 def nonfinite_text(drift: Drift, target: str, results: Results) -> str:
     name, other = named(drift), other_of(drift, target)
     what, step = onset_of(results, drift, target if bad(drift, target) else other)
+    if drift.quantity.startswith("grad_") and what == NAN:
+        what = NO_GRADIENT
     if not bad(drift, target):
         return f"{name} stays finite; {other} is {what} {since(step)}"
     if bad(drift, other):

@@ -82,7 +82,7 @@ def ruling(verdict: Verdict) -> str:
     lost = sum(len(charge.names) for charge in errors)  # one error for all targets that have it
     told = [item.charge for item in failing if item.charge.kind in KINDS]
     findings, cases = len({said_once(charge) for charge in told}), len({(one.scenario, one.case) for one in told})
-    new = f"in {cases} cases {new}" if findings < len(told) else new
+    new = f"in {plural(cases, 'case')} {new}" if findings < len(told) else new
     parts = [item.short for item in verdict.missed[:3]]
     parts += [f"{plural(crashes, 'cell')} crashed or timed out"] if crashes else []
     parts += [f"{plural(lost, 'cell')} could not be played"] if lost else []

@@ -53,7 +53,7 @@ def issue_text(
     """``scripts`` maps a file name to its text, ``short_*`` among them; ``reasons`` a target to why it has none."""
     finding = scene.finding
     head = [f"# {title_of(finding.gist)}", "", text(finding.sentence), ""]
-    lines = [*head, *what(scene), *both(finding, subjects), *helps(finding), ""]
+    lines = [*head, *what(scene), *both(finding, subjects, bool(scripts)), *helps(finding), ""]
     end = [*known(results, scene), *versions(results, scene)]
     pasted = best(scripts, subjects, finding)
     does = "fails while the problem is there" if finding.reportable else "prints both, and fails while they differ"
@@ -98,13 +98,13 @@ def program(scene: Scene) -> str:
     return one_line(", then ".join(parts), 300)
 
 
-def both(finding: Finding, subjects: Sequence[Subject]) -> Iterator[str]:
+def both(finding: Finding, subjects: Sequence[Subject], scripted: bool) -> Iterator[str]:
     yield wanted(finding, subjects)
     yield ""
     yield "**Observed**:"
     yield ""
     found = [line for subject in subjects for line in observed(subject)]
-    yield from found[:MOST_OBSERVED] or ["- see the script, and details.md"]
+    yield from found[:MOST_OBSERVED] or [f"- see {'the script, and ' * scripted}details.md"]
     if len(found) > MOST_OBSERVED:
         yield f"- and {len(found) - MOST_OBSERVED} more, in details.md"
     yield ""

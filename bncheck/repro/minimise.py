@@ -8,13 +8,16 @@ says why.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bncheck.diagnosis.documented import Row
 from bncheck.diagnosis.judge import explain_cell, judge_case
 from bncheck.diagnosis.views import read_cell
+from bncheck.diagnosis.whole import inside, together
 from bncheck.errors import ScenarioError
+from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.playing.jobs import Options, run_cells
 from bncheck.playing.progress import Listener
@@ -71,8 +74,10 @@ def try_cases(
         plan = plan_of(scene, cases, seats)
         targets = run_cells(Path(folder), plan, seats, Options(), listener.cell)
         check_versions(scene, targets)
+        documented = {seat.result.name: seat.documented for seat in seats}
         judged = (
-            shown_by(Path(folder), plan.scenarios[0], case, targets, results=results, scene=scene) for case in cases
+            shown_by(Path(folder), plan.scenarios[0], case, targets, documented, results=results, scene=scene)
+            for case in cases
         )
         return next((found for found in judged if found is not None), None)
 
@@ -117,7 +122,14 @@ def check_versions(scene: Scene, targets: Sequence[TargetResult]) -> None:
 
 
 def shown_by(
-    folder: Path, scenario: Scenario, case: Case, targets: Sequence[TargetResult], *, results: Results, scene: Scene
+    folder: Path,
+    scenario: Scenario,
+    case: Case,
+    targets: Sequence[TargetResult],
+    documented: Mapping[str, Sequence[Row]],
+    *,
+    results: Results,
+    scene: Scene,
 ) -> Scene | None:
     """The scene of this smaller case, if the finding is still there, alone, and its scripts see the problem."""
     read = [(target, read_cell(folder, case, target)[1]) for target in targets]
@@ -126,7 +138,7 @@ def shown_by(
         for target, view in read
         if view is not None
     ]
-    findings = judge_case(case, scenario, views).findings
+    findings = [*judge_case(case, scenario, views).findings, *of_layers_inside(views, documented)]
     same = [found for found in findings if alike(found, scene.finding)]
     before = {(found.code, found.kind) for found in results.findings_at[scene.finding.scenario, scene.finding.case]}
     new = [f for f in findings if (f.code, f.kind) not in before and f.kind != "rounding"]
@@ -148,6 +160,12 @@ def shown_by(
         note=note,
     )
     return found if same_problems(found, scene) else None
+
+
+def of_layers_inside(views: Sequence[CellView], documented: Mapping[str, Sequence[Row]]) -> list[Finding]:
+    """What the layers of a whole network do by themselves, which no pair of targets shows; ``documented``: rows by
+    target."""
+    return together([item for view in views for item in inside(view, documented.get(view.target, ())).findings])
 
 
 def alike(found: Finding, wanted: Finding) -> bool:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from bncheck.checkpoints.normalisers import plain_name
 from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.checkpoints.tensor import Tensor
-from bncheck.diagnosis.held.folding import USUAL_EPS, Fold, Range, along_inputs, eps_within, fold_of
+from bncheck.diagnosis.held.folding import USUAL_EPS, Fold, Range, ahead_of, along_inputs, eps_within, fold_of
+from bncheck.diagnosis.held.likeness import SPACING
 from bncheck.diagnosis.held.matching import Matching
 from bncheck.diagnosis.held.outputs import percent
 from bncheck.diagnosis.held.reading import Reading, Sides, finding_of
@@ -57,13 +58,16 @@ class Folded:
             "start": "folds a new layer",
             "bare": "left out",
             "parameters": "statistics left out",
+            "half": "incomplete",
+            "ahead": "folded",
+            "ahead, other bias": "other bias",
             "weights": "other bias",
             "gain": "other factor",
         }
         size = 0 if found.layer.running_mean is None else found.layer.running_mean.size
-        at = "" if found.fold.word == "parameters" else f": {found.keys[1]}"
+        at = "" if found.fold.word in ("parameters", "half") else f": {found.keys[1]}"
         cells = (str(size), *("",) * (width - 2), f"{words[found.fold.word]}{at}")
-        return Row(layer=found.layer.layer, cells=cells, mark="agrees" if found.fold.word == "folded" else "defect")
+        return Row(layer=found.layer.layer, cells=cells, mark="agrees" if found.fold.word in RIGHT else "defect")
 
     def findings(self, sides: Sides) -> Iterator[Finding]:
         for in_b in (True, False):
@@ -73,6 +77,7 @@ class Folded:
                 yield finding_of(sides, reading)
 
 
+RIGHT = ("folded", "ahead")
 SAID: dict[str, tuple[str, Kind, str, str]] = {
     "start": (
         "stale-state",
@@ -93,6 +98,19 @@ SAID: dict[str, tuple[str, Kind, str, str]] = {
         "{mine} holds gamma and beta of {layers}, and no running statistics, which {theirs} holds: what loads it keeps "
         "those that it had.",
         "save buffers as well: model.state_dict(), not parameters() or named_parameters()",
+    ),
+    "ahead, other bias": (
+        "folding",
+        "defect",
+        "{mine} folds {layers} into the convolution behind, with another bias than what {theirs} holds makes.",
+        "add to that bias what the shift gives: the sum of weight·(beta − mean·gamma/sqrt(var + eps))",
+    ),
+    "half": (
+        "state-mismatch",
+        "defect",
+        "{mine} holds no whole BatchNorm layer in {layers}, as {theirs} does: arrays of it are missing, or are of "
+        "another length than the rest.",
+        "bncheck check of that file says which",
     ),
     "weights": (
         "folding",
@@ -129,14 +147,26 @@ def readings(chosen: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[
                 places=tuple((name, "running_var") for name in names),
                 departs=mine,
             )
-    folds = [each for each in chosen if each.fold.word == "folded"]
+    folds = [each for each in chosen if each.fold.word in RIGHT]
     yield from right_ones([each for each in folds if has_own_eps(each)], mine, theirs)
-    made = [each for each in chosen if each.fold.word in ("folded", "weights")]
+    made = [each for each in chosen if each.fold.word in (*RIGHT, "weights", "ahead, other bias")]
     yield from other_eps([each for each in made if not has_own_eps(each)], mine, theirs)
 
 
 def right_ones(fits: Sequence[FoldedLayer], mine: str, theirs: str) -> Iterator[Reading]:
     """Layers that were folded with the eps that they have: no difference, as far as the files tell."""
+    ahead = [each for each in fits if each.fold.word == "ahead"]
+    fits = [each for each in fits if each.fold.word != "ahead"]
+    if ahead:
+        names = [each.layer.layer for each in ahead]
+        yield Reading(
+            cause="folding",
+            kind="rounding",
+            title=f"{mine} folds {listed(names)} into the convolution behind, up to rounding{within(ahead)}: right "
+            "only where that one does not pad.",
+            advice="of files, compare the models, which pad: bncheck diff MODEL.py:build OTHER.py:build",
+            places=tuple((name, "running_var") for name in names),
+        )
     good = [each for each in fits if not each.fold.second]
     if good:
         names = [each.layer.layer for each in good]
@@ -269,6 +299,10 @@ class Weights:
         ]
         return {key: tensors[key].read().reshape(-1) for key in fitting[:MOST_VECTORS]}
 
+    def unit(self, key: str) -> float:
+        """The spacing of a weight's own type near 1, where it is read as another: that of bfloat16; 0 otherwise."""
+        return SPACING["bfloat16"] if self.checkpoint.tensors[key].dtype == "bfloat16" else 0.0
+
     def bias_of(self, key: str, channels: int) -> str:
         """The bias beside a weight: what has its name with "bias" in the place of the last word, or follows it; ""
         where there is none."""
@@ -341,7 +375,7 @@ def likeliest(found: Iterator[Hit]) -> Hit | None:
         if hit[2].word == "folded":
             return hit
         kept.append(hit)
-    order = ("start", "weights", "gain", "bare", "parameters")
+    order = ("start", "ahead", "ahead, other bias", "weights", "gain", "bare", "parameters", "half")
     return min(kept, key=lambda hit: order.index(hit[2].word), default=None)
 
 
@@ -369,36 +403,58 @@ def hits(layer: Held, mine: Weights, theirs: Weights, used: set[str]) -> Iterato
         for place, own in enumerate(mine.rows(key, count)):
             for other_key in candidates(key, own.shape, theirs, used):
                 biases = mine.bias(key, count), theirs.bias(other_key, count)
+                unit = max(mine.unit(key), theirs.unit(other_key))
+                known = mine.checkpoint.axes.get(key, theirs.checkpoint.axes.get(other_key))
+                elsewhere = known == 0 and mine.read[key].shape[0] != count  # the layer is not behind it
                 for number, other in enumerate(theirs.rows(other_key, count)):
                     if own.shape == other.shape:
-                        fold = fold_of(own, biases[0], layer, other, biases[1])
+                        fold = fold_of(own, biases[0], layer, other, biases[1], unit)
                         if fold is None or (fold.word == "bare" and not (nearest and not place)):
                             continue
-                        kept = fold.word == "bare" and holds_affine(layer, theirs.checkpoint)
-                        fold = replace(fold, second=bool(place and number))
-                        yield key, other_key, replace(fold, word="parameters") if kept else fold
-                known = mine.checkpoint.axes.get(key, theirs.checkpoint.axes.get(other_key))
+                        if elsewhere and fold.word != "bare":
+                            continue
+                        word = what_is_kept(layer, theirs.checkpoint) if fold.word == "bare" else ""
+                        yield key, other_key, replace(fold, second=bool(place and number), word=word or fold.word)
                 crossed = mine.crossed(key, count, known), theirs.crossed(other_key, count, known)
-                fold = across(layer, crossed, biases)
+                fold = across(layer, crossed, biases, unit)
                 if fold is not None and not place:
+                    yield key, other_key, fold
+                fold = in_front(layer, (mine, theirs), (key, other_key), unit) if known in (None, 0) else None
+                if fold is not None:
                     yield key, other_key, fold
             nearest = False
 
 
 def across(
-    layer: Held, weights: tuple[Array | None, Array | None], biases: tuple[Array | None, Array | None]
+    layer: Held, weights: tuple[Array | None, Array | None], biases: tuple[Array | None, Array | None], unit: float
 ) -> Fold | None:
     """The factor along the other axis than the one that is known to be that of output channels."""
     own, other = weights
     if own is None or other is None or own.shape != other.shape:
         return None
-    return along_inputs(fold_of(own, biases[0], layer, other, biases[1]))
+    return along_inputs(fold_of(own, biases[0], layer, other, biases[1], unit))
 
 
-def holds_affine(layer: Held, checkpoint: Checkpoint) -> bool:
-    """Whether a file without the layer's statistics has its gamma or beta all the same."""
+def in_front(layer: Held, sides: tuple[Weights, Weights], keys: tuple[str, str], unit: float) -> Fold | None:
+    """The layer as folded into the convolution behind it: (O, C, …), whose bias has another number per output."""
+    own, other = (side.read.get(key) for side, key in zip(sides, keys, strict=True))
+    count = 0 if layer.running_mean is None else layer.running_mean.size
+    if own is None or other is None or own.shape != other.shape or own.shape[1] != count:
+        return None
+    if any(AXES.get(side.checkpoint.holding.framework, 0) for side in sides):
+        return None
+    biases = [side.bias(key, own.shape[0]) for side, key in zip(sides, keys, strict=True)]
+    return ahead_of(own, biases[0], layer, other, biases[1], unit)
+
+
+def what_is_kept(layer: Held, checkpoint: Checkpoint) -> str:
+    """Of a layer that a file does not hold as one: "half" where statistics of it are there all the same, "parameters"
+    where its gamma or beta alone is; ""."""
     names = {plain_name(key) for key in checkpoint.holding.others}
-    return any(plain_name(layer.keys[what]) in names for what in ("gamma", "beta") if what in layer.keys)
+    there = {what for what, key in layer.keys.items() if plain_name(key) in names}
+    if there & {"running_mean", "running_var"}:
+        return "half"
+    return "parameters" if there & {"gamma", "beta"} else ""
 
 
 def before(layer: Held, weights: Weights) -> list[str]:

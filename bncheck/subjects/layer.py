@@ -300,12 +300,13 @@ def concluded(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Re
 
 
 def of_many(finding: Finding, layer: Looked, results: Results) -> Finding:
-    """What only a large batch shows: virtual batches, chunks of so many samples."""
+    """What only a large batch shows: virtual batches, chunks of so many samples. All other cases are of the few."""
     sizes = {cell.case for cell in results.cells if cell.scenario == finding.scenario and cell.outcome == "ok"}
-    usual = {item.cause for item in results.findings if (item.scenario, item.case) == (finding.scenario, USUAL_CASE)}
+    here = [item for item in results.findings if item.scenario == finding.scenario]
+    usual = {item.cause for item in here if item.case != LARGE_CASE}
     if finding.case != LARGE_CASE or finding.cause in usual or not {USUAL_CASE, LARGE_CASE} <= sizes:
         return finding
-    if finding.kind in ("rounding", "unexplained"):
+    if {finding.kind, finding.cause} & {"rounding", "unexplained"}:  # what has a name in the few may have none here
         return finding
     many, few = samples_of_many(layer.shape), layer.shape[0]
     return replace(finding, title=f"{finding.title} That is so in a batch of {many} samples, not in one of {few}.")

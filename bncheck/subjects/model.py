@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 OF_THE_EXPERIMENT = ("few-updates", "never-updated", "update-count", "stale-state", "data-shift")
 # And what only the user's own data can show.
 OF_THE_DATA = ("cancellation", "value-count", "single-value", "normaliser-source", "train-eval-gap", "averaging")
+HIDES = {
+    "torch": "torch.jit.script() or a function of torch.compile()",
+    "flax": "nnx.jit(), nnx.remat() or nnx.scan()",
+}
 HALF = (
     "what it runs may know no half precision here: check it in float32 (return model.float()), or give a batch that it "
     "takes: --data batch.npz"
@@ -153,12 +157,15 @@ def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
                 "there is nothing to judge",
             ),
         )
-    if seen.life is not None and not stopped(seen) and not seen.said.get("remarks") and none_ran(seen):
+    played = seen.life is not None or seen.said.get("steps")
+    if played and not stopped(seen) and not seen.said.get("remarks") and none_ran(seen):
+        hides = HIDES.get(asked.thing.framework)
         return (
             Shortfall(
                 f"no normalising layer of {asked.thing.text} was seen to run",
-                "what runs inside torch.jit.script() or a function of torch.compile() cannot be seen: check the model "
-                "without it",
+                f"what runs inside {hides} cannot be seen: check the model without it"
+                if hides
+                else "check a layer by itself: bncheck check FILE.py:CLASS",
             ),
         )
     if stopped(seen):
@@ -176,7 +183,8 @@ def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
             if any(word in why.lower() for word in ("half", "float16"))
             else "give a batch that it takes: --data batch.npz"
             if any("was not played" in remark for remark in seen.said.get("remarks", ()))
-            else "what runs inside torch.compile() cannot be seen: check the model without it"
+            else f"what runs inside {HIDES.get(asked.thing.framework, 'a compiled function')} cannot be seen: "
+            "check the model without it"
         )
         return (Shortfall(f"{asked.thing.text} was not played: {why}", remedy),)
     return ()

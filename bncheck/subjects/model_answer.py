@@ -54,7 +54,7 @@ def headline(seen: Seen, findings: Sequence[Finding]) -> str:
     if none_ran(seen):
         return f"{plural(count, 'normalising layer')}, none of which was seen to run."
     idle = len(not_run(seen))
-    among = f" with the {count - idle} that ran" if idle else ""
+    among = f" with the {count - idle} that {'was' if count - idle == 1 else 'were'} seen to run" if idle else ""
     return f"{plural(count, 'normalising layer')}, nothing wrong{among}{played}{left_open(seen)}."
 
 
@@ -82,7 +82,7 @@ def row_of(layer: Mapping[str, Any], seen: Seen, findings: Sequence[Finding]) ->
     worst = min(own, key=lambda item: KINDS.index(item.kind), default=None)
     lived = next((each for each in seen.life.layers if each.name == name), None) if seen.life is not None else None
     mode = {True: "train", False: "eval", None: "fixed" if layer.get("fixed") else "per call"}[layer["training"]]
-    said = worst.cause if worst is not None else as_it_ran(name, seen) if lived is not None else "not run"
+    said = worst.cause if worst is not None else as_it_ran(name, seen) if lived is not None else "not seen"
     cells = (str(layer["kind"]), mode, n_of(lived), moved_of(lived, layer), gap_of(lived, seen), said)
     return Row(layer=name[:1000], cells=cells, mark=worst.kind if worst is not None else MARKS.get(said, ""))
 

@@ -15,7 +15,7 @@ from bncheck.diagnosis.held.outputs import aligned, hold_against, percent
 from bncheck.errors import BncheckError
 from bncheck.finding import Finding
 from bncheck.report.plain_text import plural
-from bncheck.subjects.folded import FoldedLayer, Weights, folded_layers, has_own_eps, moved
+from bncheck.subjects.folded import RIGHT, FoldedLayer, Weights, folded_layers, has_own_eps, moved
 from bncheck.subjects.played_file import Played
 from bncheck.trace import Array
 
@@ -32,7 +32,7 @@ def refolded(one: Played, two: Played, play: Play) -> Played:
         return two
     mine, theirs = one.checkpoint, two.checkpoint
     found = folded_layers(mine, theirs, match(mine.holding, theirs.holding))
-    wrong = [each for each in found.layers if each.in_b and not (each.fold.word == "folded" and has_own_eps(each))]
+    wrong = [each for each in found.layers if each.in_b and not (each.fold.word in RIGHT and has_own_eps(each))]
     weights: dict[str, Array] = {}
     for each in wrong:
         weights |= right_weights(each, Weights(mine), Weights(theirs))

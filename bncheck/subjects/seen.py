@@ -105,6 +105,7 @@ def held_of(place: int, layer: Mapping[str, Any], arrays: Mapping[str, Any]) -> 
         eps=layer["eps"],
         momentum=layer["momentum"],
         training=layer["training"],
+        weighed=not layer.get("own") or layer["momentum"] is not None or layer.get("cumulative") is True,
         dtypes={what: str(arrays[f"{place}/{what}/dtype"]) for what in there},
         shapes={what: found[what].shape for what in found},
         keys={what: path + str(arrays[f"{place}/{what}/key"]) for what in there},

@@ -193,6 +193,9 @@ def headline(
     open_ones = [each.layer.layer for each in folded.layers if each.fold.second]
     if open_ones:
         how += f", if the weight before {listed(open_ones)} is that of a transposed convolution"
+    ahead = [each.layer.layer for each in folded.layers if each.fold.word == "ahead"]
+    if ahead:
+        how += f", if the convolution behind {listed(ahead)} does not pad"
     words = f"{sides.a} and {sides.b} are {how}: {plural(count, 'BatchNorm layer')}"
     into = "a convolution" if len(folded.layers) == 1 else "convolutions"
     words += f", {len(folded.layers)} of them folded into {into}" if folded.layers else ""

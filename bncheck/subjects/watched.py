@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bncheck.diagnosis.alone import judge_lives
 from bncheck.diagnosis.lived.innocence import innocence, own_ways
+from bncheck.diagnosis.lived.written import how_often, jumps_of, written
 from bncheck.finding import KINDS, Finding
 from bncheck.gate.shortfall import Shortfall
 from bncheck.life import LayerLife, Life
@@ -101,11 +102,7 @@ def row_of(life: Life, layer: LayerLife, findings: Sequence[Finding], many: bool
     low = min((span.n[0] for span in spans if span.n[0] >= 0), default=-1)
     high = max((span.n[1] for span in spans), default=-1)
     looked = [span.moved for span in spans if span.moved is not None]
-    jumps = sum(
-        times if isinstance(times := each.detail.get("times", 1), int) else 1
-        for each in life.happenings
-        if each.what == "jump" and each.detail.get("quantity") == "running_mean" and layer.name in each.layers
-    )
+    jumps = how_often(jumps_of(life, layer.name))
     size = "" if low < 0 else f"{low:,}" if low == high else f"{low:,} to {high:,}"
     marks = [found.kind for found in findings if layer.name in found.layer.split(", ")]
     mark = min(marks, key=KINDS.index, default="")
@@ -123,7 +120,9 @@ def row_of(life: Life, layer: LayerLife, findings: Sequence[Finding], many: bool
 
 def notes(lives: Sequence[Life]) -> list[str]:
     """What the recorder itself has to say, each sentence once."""
-    found = dict.fromkeys(filter(None, (sentence(life) for life in lives for sentence in (innocence, own_ways))))
+    found = dict.fromkeys(
+        filter(None, (sentence(life) for life in lives for sentence in (written, innocence, own_ways)))
+    )
     found |= dict.fromkeys(remark for life in lives for remark in life.remarks)
     left = sum(life.left_out for life in lives)
     if left:

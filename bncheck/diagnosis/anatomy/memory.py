@@ -17,6 +17,8 @@ from bncheck.trace import Array
 Pair = tuple[Array, Array]
 OTHER_AVERAGES = ("first-replaces", "debiased", "cumulative")
 LEAST_STEPS = 4  # of single channels, that two weights must make
+CLEARLY = 30.0  # so many times as near is a rule that takes the place of another
+FEW_DIGITS = 1e-6  # relative: how near a weight comes to three digits that are its own
 ORDERS = ("each in turn", "their mean", "the first", "the last")
 
 
@@ -132,8 +134,29 @@ def fit(life: Life, groups: Sequence[Group]) -> Memory | None:
         return Memory(never=True)
     for rule in hypotheses(life, groups):
         if fits_first(rule, forwards[0], life) and reproduces(rule, life):
-            return rule
+            return rule if asked_for(rule, life) else nearest(rule, life)
     return None
+
+
+def asked_for(rule: Memory, life: Life) -> bool:
+    return rule == Memory(divisor=life.divisor, weight=life.weight)
+
+
+def nearest(rule: Memory, life: Life) -> Memory:
+    """The rule, or one of two weights that comes nearer by far. Far from zero the bounds are wide, and let other rules
+    pass than the one that made the steps."""
+    others = [one for one in weighed_apart(life) if reproduces(one, life)]
+    off, best = min(((gap(one, life), one) for one in others), key=lambda item: item[0], default=(math.inf, rule))
+    return best if CLEARLY * off < gap(rule, life) else rule
+
+
+def gap(rule: Memory, life: Life) -> float:
+    """How far the variances that it leaves are from those that were left, on the average."""
+    gaps = [
+        np.abs(step(rule, one.before, one, life, number * updates(rule, one))[0][1] - one.after[1]).mean()
+        for number, one in enumerate(life.of(True))
+    ]
+    return float(np.mean(gaps))
 
 
 def fits_first(rule: Memory, forward: Forward, life: Life) -> bool:
@@ -187,15 +210,18 @@ def shown_weight(base: Memory, life: Life, which: int) -> float:
 
 def weighed_apart(life: Life) -> Iterator[Memory]:
     """The whole batch goes into the mean with one weight and into the variance with another, which may be 0. A step or
-    two are made by any weights."""
+    two are made by any weights. Of a large batch either divisor makes the steps, each with its own weight: a weight of
+    few digits is the one that somebody wrote."""
     forwards = life.of(True)
     if sum(len(one.before[0]) for one in forwards) < LEAST_STEPS:
         return
+    found = []
     for rule in variants(Group(), "their mean", life.weight, "exponential", life.divisor):
         one, two = (shown_weight(rule, life, which) for which in (0, 1))
         shown = all(steps_told_apart(rule, life, which) > 1 for which in (0, 1))
         if shown and one != two and min(one, two) >= 0.0 and max(one, two) <= 1.0:
-            yield replace(rule, weight=one, var_weight=two)
+            found.append((abs(float(f"{two:.3g}") - two) > FEW_DIGITS * two, replace(rule, weight=one, var_weight=two)))
+    yield from (rule for _, rule in sorted(found, key=lambda item: item[0]))
 
 
 def steps_told_apart(base: Memory, life: Life, which: int) -> int:

@@ -27,8 +27,9 @@ Range = tuple[float, float]
 class Fold:
     """``word``: "folded"; "start" (with mean 0 and variance 1 instead of what is held); "bare" (the convolution is as
     it was, and the BatchNorm is gone); "weights" (the weights are folded, the bias is another); "gain" (folded with
-    another factor than gamma/sqrt(var + eps), or along another axis). ``fits`` is every eps that it can have been
-    folded with, ``eps`` the likeliest of them."""
+    another factor than gamma/sqrt(var + eps), or along another axis); "ahead" and "ahead, other bias" (the
+    convolution lies behind the layer). ``fits`` is every eps that it can have been folded with, ``eps`` the likeliest
+    of them."""
 
     word: str
     eps: float = 0.0
@@ -39,13 +40,17 @@ class Fold:
     within: float = ROUNDINGS  # how far its weights may be off, relative, by the rounding of their type
 
 
-def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_bias: Array | None) -> Fold | None:
+def fold_of(
+    weight: Array, bias: Array | None, norm: Held, other: Array, other_bias: Array | None, unit: float = 0.0
+) -> Fold | None:
     """What ``other`` is, compared with ``weight`` (C, K) and the layer behind it; None where it is something else.
 
-    ``weight`` and ``other`` have one row per channel; a bias is (C,) or None for 0."""
+    ``weight`` and ``other`` have one row per channel; a bias is (C,) or None for 0. ``unit``: the spacing of the
+    coarsest type that their numbers had, where it is coarser than that of the arrays (bfloat16 is read as float32)."""
     if weight.shape != other.shape or norm.running_var is None or norm.running_mean is None:
         return None
-    ratio = rows_ratio(weight.astype(np.float64), other.astype(np.float64), tolerance(weight, other))
+    slack = tolerance(weight, other, unit=unit)
+    ratio = rows_ratio(weight.astype(np.float64), other.astype(np.float64), slack)
     if ratio is None:
         return None
     count = ratio.size
@@ -56,7 +61,6 @@ def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_b
     after = np.zeros(count) if other_bias is None else other_bias.astype(np.float64)
     if any(each.shape != (count,) for each in (gamma, beta, mean, var, before, after)):
         return None
-    slack = tolerance(weight, other)
     if np.abs(ratio - 1).max() <= slack and np.abs(after - before).max() <= slack * max(np.abs(before).max(), 1e-30):
         identity = np.abs(gamma / np.sqrt(np.maximum(var, 0) + 1e-5) - 1).max() <= slack
         if not identity:
@@ -79,7 +83,44 @@ def fold_of(weight: Array, bias: Array | None, norm: Held, other: Array, other_b
             return Fold(word, eps, fits, within=slack)
         if word == "folded":
             found = Fold("weights", eps, fits, mistake(after, (before, mean, beta, gain), slack))
-    return found or wrong
+    if found is not None or wrong is None:
+        return found
+    return also_bias(wrong, after, (before, mean, beta, ratio), gamma / np.sqrt(np.maximum(var, 0) + wrong.eps), slack)
+
+
+def also_bias(wrong: Fold, after: Array, parts: tuple[Array, Array, Array, Array], right: Array, slack: float) -> Fold:
+    """Wrong weights, and whether the bias beside them is that of the layer, by their factor or by the right one."""
+    before, mean, beta, gain = parts
+    either = [(before, mean, beta, each) for each in (right, gain)]
+    if any(is_bias(after, each, slack) for each in either):
+        return wrong
+    what = next(filter(None, (mistake(after, each, slack) for each in either)), "")
+    return replace(wrong, lacks=f"{wrong.lacks}, and the bias is wrong as well{f': {what}' if what else ''}")
+
+
+def ahead_of(
+    weight: Array, bias: Array | None, norm: Held, other: Array, other_bias: Array | None, unit: float = 0.0
+) -> Fold | None:
+    """Whether ``other`` is ``weight`` with the layer in front of it folded in: (O, C, …) both, with a bias of (O,) on
+    one side at least, by which the first axis is known to be that of outputs. None where it is not."""
+    outputs, count = weight.shape[:2]
+    known = [each for each in (bias, other_bias) if each is not None]
+    if not known or any(each.shape != (outputs,) for each in known) or norm.running_mean is None:
+        return None
+    rows = [each.swapaxes(0, 1).reshape(count, -1) for each in (weight, other)]
+    fold = fold_of(rows[0], None, norm, rows[1], None, unit)
+    if fold is None or fold.word not in ("folded", "weights") or norm.running_var is None:
+        return None
+    gamma = np.ones(count) if norm.gamma is None else norm.gamma.astype(np.float64)
+    gain = gamma / np.sqrt(norm.running_var.astype(np.float64) + fold.eps)
+    shift = (0.0 if norm.beta is None else norm.beta.astype(np.float64)) - norm.running_mean.astype(np.float64) * gain
+    before, after = (np.zeros(outputs) if each is None else each.astype(np.float64) for each in (bias, other_bias))
+    sums = weight.astype(np.float64).reshape(outputs, count, -1)
+    slack = tolerance(weight, other, unit=unit)
+    size = np.abs(before) + np.abs(sums).sum(2) @ np.abs(shift)
+    if (np.abs(after - (before + sums.sum(2) @ shift)) <= slack * size + 1e-12).all():
+        return replace(fold, word="ahead", lacks="", within=slack)
+    return replace(fold, word="ahead, other bias", lacks="") if outputs != count else None
 
 
 def is_bias(after: Array, parts: tuple[Array, Array, Array, Array], slack: float) -> bool:
@@ -156,9 +197,9 @@ def mistake(after: Array, parts: tuple[Array, Array, Array, Array], slack: float
     return fitting[0] if len(fitting) == 1 else ""
 
 
-def tolerance(*arrays: Array) -> float:
+def tolerance(*arrays: Array, unit: float = 0.0) -> float:
     """What the coarsest of the types allows."""
-    units = [float(np.finfo(each.dtype).eps) for each in arrays if each.dtype.kind == "f"]
+    units = [max(unit, float(np.finfo(each.dtype).eps)) for each in arrays if each.dtype.kind == "f"]
     return max([(FEW if unit > COARSE else 16) * unit for unit in units], default=ROUNDINGS)
 
 

@@ -60,6 +60,43 @@ def nonfinite(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Readi
         )
 
 
+def below_zero(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading]:
+    """Variances that none can be, on one side."""
+    chosen = [pair for pair in pairs if "running_var" in left[pair.name]]
+    for mine, theirs, side in ((sides.a, sides.b, "a"), (sides.b, sides.a, "b")):
+        found = [pair for pair in chosen if negative(pair) == {side}]
+        if found:
+            yield of_negative(found, f"{mine} holds", f", where those of {theirs} are not", mine)
+    yield from below_zero_in_both(chosen)
+
+
+def below_zero_in_both(pairs: Sequence[Pair]) -> Iterable[Reading]:
+    """The same on both sides: that they are equal heals nothing."""
+    found = [pair for pair in pairs if negative(pair) == {"a", "b"}]
+    if found:
+        yield of_negative(found, "Both hold", "", "")
+
+
+def negative(pair: Pair) -> set[str]:
+    """The sides of a pair that hold a variance below zero."""
+    sides = (("a", pair.a), ("b", pair.b))
+    return {side for side, held in sides if held.running_var is not None and (f64(held, "running_var") < 0).any()}
+
+
+def of_negative(found: Sequence[Pair], who: str, other: str, departs: str) -> Reading:
+    names = [pair.name for pair in found]
+    return Reading(
+        cause="poisoned-state",
+        kind="defect",
+        title=f"{who} variances below zero in running_var of {listed(names)}{other}. No variance can be, and eval "
+        "gives NaN where eps does not lift it above zero.",
+        advice="go back to a checkpoint without them, or estimate the statistics anew; averages of checkpoints and "
+        "quantised files are where such variances come from",
+        places=tuple((name, "running_var") for name in names),
+        departs=departs,
+    )
+
+
 def misshaped(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading]:
     """Quantities that one side lacks, or holds for another number of channels."""
     groups: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}

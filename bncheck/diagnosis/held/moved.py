@@ -197,18 +197,37 @@ def has_affine(pair: Pair) -> bool:
 
 def apart(chosen: Sequence[Pair]) -> str:
     """How far statistics lie from each other, in words: means in standard deviations, variances as factors."""
-    shift, low, high = 0.0, np.inf, 0.0
+    shift, low, high, zeros, negative = 0.0, np.inf, 0.0, 0, False
     for pair in chosen:
         mean_a, mean_b = f64(pair.a, "running_mean"), f64(pair.b, "running_mean")
         var_a, var_b = f64(pair.a, "running_var"), f64(pair.b, "running_var")
+        zeros += int((((var_a == 0) & (var_b > 0)) | ((var_a > 0) & (var_b == 0))).sum())
+        negative = negative or bool((np.minimum(var_a, var_b) < 0).any())
         good = (var_a > 0) & (var_b > 0)
         if good.any():
             ratio = var_b[good] / var_a[good]
             low, high = min(low, float(ratio.min())), max(high, float(ratio.max()))
-            shift = max(shift, float((np.abs(mean_b - mean_a)[good] / np.sqrt(var_a[good])).max()))
+        if (var_a > 0).any():
+            shift = max(shift, float((np.abs(mean_b - mean_a)[var_a > 0] / np.sqrt(var_a[var_a > 0])).max()))
     if not high:
         return "no variance can be compared"
-    return f"means up to {shift:.2g} standard deviations apart, variances {low:.3g} … {high:.3g} times"
+    alone = f", in {zeros} channel{'s' if zeros > 1 else ''} a variance of 0 on one side alone" if zeros else ""
+    others = "the other variances" if zeros or negative else "variances"
+    return f"{means_apart(shift)}{alone}, {others} {times(low, high)}"
+
+
+def means_apart(shift: float) -> str:
+    return f"means up to {shift:.2g} standard deviations apart" if shift else "means equal"
+
+
+def times(low: float, high: float) -> str:
+    """Factors in words: "1 … 2 times"."""
+    if low == high == 1:
+        return "equal"
+    first, last = f"{low:.3g}", f"{high:.3g}"
+    if first == last == "1":
+        return f"up to {max(1 - low, high - 1):.1g} of their size apart"
+    return f"{first} … {last} times" if first != last else f"{first} times"
 
 
 def counters(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading]:

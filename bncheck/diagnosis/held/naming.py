@@ -7,7 +7,15 @@ from collections.abc import Sequence
 
 from bncheck.diagnosis.held.likeness import Pair
 from bncheck.diagnosis.held.matching import Matching
-from bncheck.diagnosis.held.misplaced import alone, misshaped, nonfinite, shifted, swapped
+from bncheck.diagnosis.held.misplaced import (
+    alone,
+    below_zero,
+    below_zero_in_both,
+    misshaped,
+    nonfinite,
+    shifted,
+    swapped,
+)
 from bncheck.diagnosis.held.moved import another_step, counters, earlier, factored, kept, rest, started
 from bncheck.diagnosis.held.reading import (
     Reader,
@@ -24,6 +32,7 @@ READERS: tuple[Reader, ...] = (
     swapped,
     shifted,
     started,
+    below_zero,
     factored,
     earlier,
     counters,
@@ -37,6 +46,7 @@ def name_differences(sides: Sides, pairs: Sequence[Pair], matching: Matching) ->
     """Findings about all that differs, in the order of what explains more."""
     left = {pair.name: set(pair.differing()) for pair in pairs}
     found: list[Reading] = list(alone(sides, matching))
+    found += below_zero_in_both([pair for pair in pairs if "running_var" not in left[pair.name]])
     for reader in READERS:
         for reading in reader(sides, [pair for pair in pairs if left[pair.name]], left):
             found.append(reading)

@@ -86,7 +86,11 @@ def modes_mixed(cell: CellView, trace: Trace) -> Start | None:
 
 def counter_reset(cell: CellView, trace: Trace) -> Start | None:
     """A counter of 0 beside statistics that have moved."""
-    reset = tuple(layer for layer in trace.layers if first(trace, layer, "counter") == 0 and not initial(trace, layer))
+    reset = tuple(
+        layer
+        for layer in trace.layers
+        if first(trace, layer, "counter") == 0 and not initial(trace, layer) and not empty(trace, layer)
+    )
     if not reset:
         return None
     return Start(
@@ -138,9 +142,8 @@ def odd_weight(cell: CellView, trace: Trace) -> Start | None:
     alike = tuple(layer for layer, other in odd.items() if other == weight)
     value = held[alike[0]]
     rest = f"After each step {number(100 * (1 - weight))} % of the old average is left"
-    usual = (
-        f"{rest}; {'PyTorch' if old else 'Keras'}'s momentum of {number(value)} is {number(1 - (value or 0.0))} here."
-    )
+    other = f"; {'PyTorch' if old else 'Keras'}'s momentum of {number(value)} is {number(1 - (value or 0.0))} here"
+    usual = f"{rest}{'' if weight == 0.5 else other}."  # one half is the same in both senses
     ends = {0.0: "The running statistics never move.", 1.0: "They are those of the last batch alone."}
     return Start(
         layers=alike,
@@ -170,6 +173,12 @@ def initial(trace: Trace, layer: str, event: int = 0) -> bool:
     if mean is None or var is None or event >= len(mean):
         return False
     return not np.any(mean[event]) and bool(np.all(np.asarray(var[event]) == 1))
+
+
+def empty(trace: Trace, layer: str) -> bool:
+    """Whether a layer begins with zeros throughout, as an average does that is divided by its own weights."""
+    rows = [trace.get(layer, name) for name in ("running_mean", "running_var")]
+    return not any(row is None or np.any(row[0]) for row in rows)
 
 
 def begins_to_train(trace: Trace) -> bool:

@@ -48,8 +48,10 @@ def requirements(target: TargetResult) -> list[str]:
 
 
 def engine(variant: str) -> str:
-    if variant not in ENGINES:
+    if "tensorflow" in variant:
         raise CannotWriteError("there is a script of Keras on JAX and on PyTorch, and none on TensorFlow yet")
+    if variant not in ENGINES:
+        raise CannotWriteError(f"there is no script for the variant {variant!r} of keras yet")
     return ENGINES[variant]
 
 

@@ -20,7 +20,10 @@ TITLE = "Haiku"
 MODULE = "haiku"
 DISTRIBUTION = "dm-haiku"
 DEFAULT_VERSION = "0.0.17"
-VARIANTS = {"": "hk.BatchNorm"}
+VARIANTS = {
+    "": "hk.BatchNorm",
+    "plain_input": "hk.BatchNorm with gradients of the parameters alone: the input asks for none",
+}
 DEVICES = ("cpu", "cpu:1", "cuda", "rocm", "tpu")
 REQUIREMENTS = [
     {
@@ -38,7 +41,7 @@ DEVICE_REQUIREMENTS = {"cuda": ["jax[cuda12]"]}
 DOCUMENTED = [
     {
         "versions": "",
-        "variants": [""],
+        "variants": ["", "plain_input"],
         "link": "https://dm-haiku.readthedocs.io/en/latest/api.html#batchnorm",
         "facets": {
             "averaging": "debiased",
@@ -62,7 +65,8 @@ def describe(variant, device):
     jax = start.import_jax(device)
     import haiku as hk
 
-    return {"version": hk.__version__, **start.describe(jax, device)}
+    found = {"version": hk.__version__, **start.describe(jax, device)}
+    return dict(found, input_gradient=False) if variant == "plain_input" else found
 
 
 def build(network, params, dtype, variant, device):
@@ -71,7 +75,7 @@ def build(network, params, dtype, variant, device):
     # float64 needs this switch, which belongs to the process; compiled functions are kept apart by it.
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_default_device", start.find_device(jax, device))
-    return Model(jax, network, params, dtype)
+    return Model(jax, network, params, dtype, variant)
 
 
 def keywords_of(layer):
@@ -116,10 +120,12 @@ def call_layer(hk, layer, x, training, last):
     return x.mean(axis=tuple(range(1, x.ndim - 1)) if last else tuple(range(2, x.ndim)))
 
 
-def functions(jax, text, _made={}):  # noqa: B006 - the default is the cache: one compilation per network and shape
-    """Jitted forward, recorded forward and backward of the network that ``text`` describes as JSON."""
-    if text in _made:
-        return _made[text]
+def functions(jax, text, to_the_input=True, _made={}):  # noqa: B006 - the cache: one compilation per network and shape
+    """Jitted forward, recorded forward and backward of the network that ``text`` describes as JSON. ``to_the_input``:
+    whether the input asks for a gradient, too."""
+    key = text, to_the_input
+    if key in _made:
+        return _made[key]
     import haiku as hk
 
     description = json.loads(text)
@@ -141,14 +147,16 @@ def functions(jax, text, _made={}):  # noqa: B006 - the default is the cache: on
         return out, (moved, seen)
 
     def recorded(modes, params, stats, x):
+        if not to_the_input:
+            return jax.vjp(lambda p: forward(modes, p, stats, x), params, has_aux=True)
         return jax.vjp(lambda p, v: forward(modes, p, stats, v), params, x, has_aux=True)
 
-    _made[text] = {
+    _made[key] = {
         "forward": jax.jit(forward, static_argnums=0),
         "recorded": jax.jit(recorded, static_argnums=0),
         "backward": jax.jit(lambda pull, dy: pull(dy)),
     }
-    return _made[text]
+    return _made[key]
 
 
 def initial(jax, layer, dtype):
@@ -164,7 +172,7 @@ def initial(jax, layer, dtype):
 class Model:
     """The worker's model contract."""
 
-    def __init__(self, jax, network, params, dtype):
+    def __init__(self, jax, network, params, dtype, variant):
         self.jax, self.dtype = jax, jax.numpy.dtype(dtype)
         shapes = {name.split("/")[0]: np.shape(value) for name, value in params.items() if name.endswith("/weight")}
         rows = [dict(layer, module="layer%d" % k) for k, layer in enumerate(network["layers"])]
@@ -177,7 +185,9 @@ class Model:
         self.keywords = {name: keywords_of(row) for name, row in self.specs.items()}
         self.layers, self.returns = list(self.specs), network.get("returns")
         self.last = any(row["axis"] == -1 for row in self.specs.values())
-        self.run = functions(jax, json.dumps({"layers": rows, "last": self.last}, sort_keys=True))
+        self.to_the_input = network.get("input_gradient", True) and variant != "plain_input"
+        text = json.dumps({"layers": rows, "last": self.last}, sort_keys=True)
+        self.run = functions(jax, text, self.to_the_input)
         self.params, self.stats = {}, {}
         for row in self.specs.values():
             found = initial(jax, row, self.dtype)
@@ -247,14 +257,15 @@ class Model:
         self.used_up = True
         total = {"input": None}
         for pull, dy in zip(self.tape, dys):
-            grads, total["input"] = self.run["backward"](pull, self.jax.numpy.asarray(dy, dtype=self.dtype))
+            pulled = self.run["backward"](pull, self.jax.numpy.asarray(dy, dtype=self.dtype))
+            grads, total["input"] = pulled if self.to_the_input else (pulled[0], None)
             for layer, row in self.specs.items():
                 for what, word in AFFINE:
                     found = grads.get(row["module"], {}).get(word)
                     if found is not None:
                         name = layer + "/" + what
                         total[name] = np.asarray(found, dtype=np.float64).reshape(-1) + total.get(name, 0.0)
-        total["input"] = self.array(total["input"])
+        total["input"] = None if total["input"] is None else self.array(total["input"])
         return total
 
     def set_mode(self, training, layer=None):

@@ -3,6 +3,9 @@
 MLX has channels last only: a scenario in channels first is handed over transposed, and so is its result. MLX is
 functional: a training step runs forward and gradient in one call. Here they are two events, so ``backward`` runs the
 network again from the state that the forward began with, and puts the running statistics back afterwards.
+
+``compile`` makes each of the two one function of mx.compile, with the state of the layers as inputs and outputs, as
+MLX's guide has it. Python walks the layers once per shape; a mode that is traced stays: each has functions of its own.
 """
 
 import os
@@ -14,7 +17,11 @@ TITLE = "MLX"
 MODULE = "mlx"
 DISTRIBUTION = "mlx"
 DEFAULT_VERSION = "0.32.4"
-VARIANTS = {"": "nn.BatchNorm"}
+VARIANTS = {
+    "": "nn.BatchNorm",
+    "compile": "nn.BatchNorm in functions of mx.compile; on a CPU g++ compiles their kernels",
+    "plain_input": "nn.BatchNorm with gradients of the parameters alone: the input asks for none",
+}
 DEVICES = ("cpu", "metal", "cuda")
 REQUIREMENTS = [
     # On Linux the library itself is in mlx-cpu (or mlx-cuda); without it mlx does not import.
@@ -23,7 +30,7 @@ REQUIREMENTS = [
 DOCUMENTED = [
     {
         "versions": ">=0.20",
-        "variants": [""],
+        "variants": ["", "compile", "plain_input"],
         "link": "https://ml-explore.github.io/mlx/build/html/python/nn/_autosummary/mlx.nn.BatchNorm.html",
         "facets": {
             "averaging": "exponential",
@@ -51,13 +58,35 @@ def describe(variant, device):
     if kind == "cuda" and not getattr(getattr(mx, "cuda", None), "is_available", lambda: False)():
         raise RuntimeError("this machine or this build of mlx has no CUDA (mlx[cuda] has)")
     mx.set_default_device(mx.cpu if kind == "cpu" else mx.Device(mx.gpu, int(number or 0)))
-    return {"version": mx.__version__, "default_device": str(mx.default_device())}
+    if variant == "compile":
+        try_compiling(mx)
+    found = {"version": mx.__version__, "default_device": str(mx.default_device())}
+    return dict(found, input_gradient=False) if variant == "plain_input" else found
+
+
+def try_compiling(mx):
+    """Where MLX finds no compiler, mx.compile hands the function back as it is and says nothing."""
+    walks = []
+
+    def walk(x):
+        walks.append(x.shape)
+        return mx.exp(x) + x
+
+    compiled = mx.compile(walk)
+    given = mx.zeros(1), mx.ones(1)  # before any operation there is no stream, and what is compiled then is not kept
+    try:
+        mx.eval(*map(compiled, given))
+    except RuntimeError as error:
+        raise RuntimeError("mx.compile does not work here: %s" % str(error)[:300])
+    if len(walks) > 1:
+        remedy = "unset MLX_DISABLE_COMPILE" if "MLX_DISABLE_COMPILE" in os.environ else "on a CPU it needs g++ on PATH"
+        raise RuntimeError("mx.compile compiles nothing here: %s" % remedy)
 
 
 def build(network, params, dtype, variant, device):
     if dtype == "float64" and device != "cpu":
         raise NotImplementedError("MLX has float64 on the CPU only")
-    return Model(network, params, dtype, device)
+    return Model(network, params, dtype, variant, device)
 
 
 def batch_norm(nn, layer):
@@ -127,13 +156,14 @@ def viewed(mx, data, view):
 class Model:
     """The worker's model contract on a list of modules."""
 
-    def __init__(self, network, params, dtype, device):
+    def __init__(self, network, params, dtype, variant, device):
         import mlx.core as mx
         from mlx import nn
 
         self.mx, self.nn, self.network, self.params = mx, nn, network, params
         self.dtype = getattr(mx, dtype)
-        self.wide, self.device = dtype == "bfloat16", device
+        self.wide, self.device, self.variant = dtype == "bfloat16", device, variant
+        self.to_the_input = network.get("input_gradient", True) and variant != "plain_input"
         self.specs = {layer["name"]: layer for layer in network["layers"] if layer["type"] == "batch_norm"}
         self.layers = list(self.specs)
         self.first = any(spec["axis"] == 1 for spec in self.specs.values())
@@ -154,6 +184,7 @@ class Model:
         self.norms = {name: block for name, block in self.blocks if name in self.specs}
         self.seen, self.returned = {}, None
         self.tape, self.used_up = [], False
+        self.functions = {}  # (what, the layers' modes) → its compiled function
 
     def start(self, name, block):
         """Put the host's parameters into a module; one that is missing keeps MLX's own value."""
@@ -184,7 +215,7 @@ class Model:
             self.set_mode(mode != "eval")
         before = self.snapshot()
         self.refuse_endless(data)
-        out = self.play(data)
+        out, self.returned, self.seen = self.run(self.walk, data)
         self.mx.eval(out, *self.statistics())  # MLX is lazy: without it an error would surface at a later read
         if mode in ("train", "as_is"):
             # A forward after a backward starts a new tape; several before one backward share it.
@@ -212,38 +243,72 @@ class Model:
                 self.returned = x
         return x
 
+    def walk(self, x):
+        """``play``, with all that is looked at."""
+        return self.play(x), self.returned, self.seen
+
+    def run(self, function, *given):
+        """The function, in the variant's way."""
+        if self.variant != "compile":
+            return function(*given)
+        key = function.__name__, tuple(norm.training for norm in self.norms.values())
+        state = [block.state for _, block in self.blocks if isinstance(block, self.nn.Module)]
+        if key not in self.functions:
+            self.functions[key] = self.mx.compile(function, inputs=state, outputs=state)
+        before = [dict(held) for held in state]
+        try:
+            return self.functions[key](*given)
+        except BaseException:
+            # MLX leaves what it traced with in the layers, and any read of it is an error. Who goes on puts these back.
+            for held, values in zip(state, before):
+                held.update(values)
+            raise
+
     def backward(self, dys):
         """Through every forward on the tape by mx.vjp; a gradient by a parameter is their sum."""
+        if not self.to_the_input and not self.asked():
+            raise NotImplementedError("neither the input nor any parameter asks for a gradient")
         self.used_up = True
         now, seen = self.snapshot(), (self.seen, self.returned)
         total, last = None, None
         try:
             for (data, before), dy in zip(self.tape, dys):
                 self.restore(before)
-                last, grads = self.gradient(data, self.tensor(dy))
+                grads = self.run(self.gradients, data, self.tensor(dy))
+                last = grads.pop(0) if self.to_the_input else None
                 total = grads if total is None else [one + other for one, other in zip(total, grads)]
-            self.mx.eval(last, *total)
+            self.mx.eval([] if last is None else last, *total)
         finally:
             self.restore(now)
             self.seen, self.returned = seen
-        found = {"input": self.result(last)}
+        found = {"input": None if last is None else self.result(last)}
         for (name, what), grad in zip(self.affine(), total):
             found["%s/%s" % (name, what)] = self.array(grad).astype("float64")
         return found
 
-    def gradient(self, data, dy):
-        keys = self.affine()
+    def gradients(self, data, dy):
+        """By the input, where it asks for one, and by each of ``asked``."""
+        asked = self.asked()
+        held = [block[word] for block, word in asked]
 
-        def run(x, *values):
-            for (name, what), value in zip(keys, values):
-                setattr(self.norms[name], WORDS[what], value)
+        def run(*values):
+            x, values = (values[0], values[1:]) if self.to_the_input else (data, values)
+            for (block, word), value in zip(asked, values):
+                setattr(block, word, value)
             return self.play(x)
 
-        held = [self.norms[name][WORDS[what]] for name, what in keys]
-        _, grads = self.mx.vjp(run, [data] + held, [dy])
-        for (name, what), value in zip(keys, held):
-            setattr(self.norms[name], WORDS[what], value)
-        return grads[0], grads[1:]
+        _, grads = self.mx.vjp(run, ([data] if self.to_the_input else []) + held, [dy])
+        for (block, word), value in zip(asked, held):
+            setattr(block, word, value)
+        return grads
+
+    def asked(self):
+        """(module, its word) of each parameter that gradients are taken by: gamma and beta, or what else there is."""
+        found = [(self.norms[name], WORDS[what]) for name, what in self.affine()]
+        if found or self.to_the_input:
+            return found
+        modules = [block for _, block in self.blocks if isinstance(block, self.nn.Module)]
+        return [(block, word) for block in modules for word in ("weight", "bias") if word in block]
 
     def affine(self):
         return [(name, what) for name, norm in self.norms.items() for what in ("gamma", "beta") if WORDS[what] in norm]

@@ -3,6 +3,10 @@
 tinygrad is lazy: every forward here realises its output and the statistics at once, as a training loop's optimiser
 would. Its training mode is one switch of the process. Channels lie on axis 1. Kernels of the Python device are
 interpreted: exact, but tens of milliseconds each; a scenario with images wants ``tinygrad[clang]``.
+
+Of a TinyJit ("jit") the first call runs as without, the second captures its kernels, and all others run those again: a
+training loop's third step and the rest. Those are what is played: the two before come from the same state, which is put
+back. A captured mode stays: each has a TinyJit of its own, and so has each shape.
 """
 
 import os
@@ -14,13 +18,18 @@ TITLE = "tinygrad"
 MODULE = "tinygrad"
 DISTRIBUTION = "tinygrad"
 DEFAULT_VERSION = "0.14.0"
-VARIANTS = {"": "nn.BatchNorm, kernels interpreted in Python", "clang": "nn.BatchNorm, kernels compiled by clang"}
+VARIANTS = {
+    "": "nn.BatchNorm, kernels interpreted in Python",
+    "clang": "nn.BatchNorm, kernels compiled by clang",
+    "jit": "nn.BatchNorm in a TinyJit, from the third call on: captured kernels, interpreted in Python",
+    "plain_input": "nn.BatchNorm with gradients of the parameters alone: the input asks for none",
+}
 DEVICES = ("cpu", "cpu:1", "cuda", "metal")
 REQUIREMENTS = [{"versions": ">=0.14", "python": ">=3.11,<3.15", "packages": ["tinygrad=={version}", "numpy"]}]
 DOCUMENTED = [
     {
         "versions": ">=0.14",
-        "variants": ["", "clang"],
+        "variants": ["", "clang", "jit", "plain_input"],
         "link": "https://docs.tinygrad.org/nn/#tinygrad.nn.BatchNorm",
         # Its documentation gives the signature and the paper; the rules are not put into words.
         "facets": {"default_batch_weight": 0.1, "default_eps": 1e-05},
@@ -53,7 +62,10 @@ def describe(variant, device):
     from importlib import metadata
 
     from tinygrad import Device, Tensor
+    from tinygrad.helpers import JIT
 
+    if variant == "jit" and not JIT:
+        raise RuntimeError("the environment variable JIT is 0: no TinyJit captures anything. Unset it")
     try:
         works = Tensor([1.0, 2.0], device=unit).sum().item() == 3.0
     except Exception as error:
@@ -62,11 +74,12 @@ def describe(variant, device):
         )
     if not works:
         raise RuntimeError("tinygrad's device %s cannot add 1 and 2" % unit)
-    return {"version": metadata.version("tinygrad"), "unit": Device.canonicalize(unit), "number": number}
+    found = {"version": metadata.version("tinygrad"), "unit": Device.canonicalize(unit), "number": number}
+    return dict(found, input_gradient=False) if variant == "plain_input" else found
 
 
 def build(network, params, dtype, variant, device):
-    return Model(network, params, dtype, unit_of(variant, device))
+    return Model(network, params, dtype, variant, unit_of(variant, device))
 
 
 def batch_norm(nn, layer):
@@ -105,7 +118,7 @@ def make_layer(nn, layer, params):
 class Model:
     """The worker's model contract on a list of callables."""
 
-    def __init__(self, network, params, dtype, unit):
+    def __init__(self, network, params, dtype, variant, unit):
         import tinygrad
         from tinygrad.helpers import TRAINING
 
@@ -119,6 +132,8 @@ class Model:
             self.move(block)
             self.start(name, block, params)
         self.norms = {name: block for name, block in self.blocks if name in self.specs}
+        self.to_the_input = network.get("input_gradient", True) and variant != "plain_input"
+        self.jits = {} if variant == "jit" else None  # (what, its mode, its shape) → a TinyJit that has captured
         self.seen, self.returned = {}, None
         self.tape, self.used_up = [], False
         self.set_mode(False)
@@ -160,8 +175,11 @@ class Model:
         if mode != "as_is":
             self.set_mode(mode != "eval")
         before = self.snapshot()
-        out = self.play(data)
-        self.tinygrad.Tensor.realize(out, *self.statistics())
+        if self.jits is None:
+            out = self.play(data)
+            self.tinygrad.Tensor.realize(out, *self.statistics())
+        else:
+            out, self.returned, self.seen = self.replay(self.walk, data)
         if mode in ("train", "as_is"):
             # A forward after a backward starts a new tape; several before one backward share it.
             entry = [(data, self.training, before)]
@@ -179,32 +197,74 @@ class Model:
                 self.returned = x
         return x
 
+    def walk(self, data):
+        """``play`` for a TinyJit, whose results are always the tensors of its capture: of what is looked at it writes
+        copies, or the batch it was captured with would be seen for each later one."""
+        out = self.play(data)
+        seen = {name: (given.clone(), made.clone()) for name, (given, made) in self.seen.items()}
+        self.tinygrad.Tensor.realize(out, *self.statistics())
+        return out, None if self.returned is None else self.returned.clone(), seen
+
+    def replay(self, function, *given):
+        """The function by kernels that are captured; what captures them leaves the statistics as they were."""
+        key = function.__name__, self.training, given[0].shape
+        if key not in self.jits:
+            held = [(tensor, self.array(tensor)) for tensor in self.statistics()]
+            jit = self.tinygrad.TinyJit(function)
+            for _ in range(2):
+                jit(*given)
+            self.jits[key] = jit
+            for tensor, value in held:
+                tensor.assign(self.tinygrad.Tensor(value, device=self.unit, dtype=tensor.dtype)).realize()
+        return self.jits[key](*given)
+
     def backward(self, dys):
         """Through every forward on the tape; a gradient by a parameter is their sum.
 
         Realising an output drops its graph, so each forward is built again from the statistics it began with, and
         the statistics are put back afterwards.
         """
+        if not self.to_the_input and not self.asked():
+            raise NotImplementedError("neither the input nor any parameter asks for a gradient")
         self.used_up = True
-        keys = [(name, what) for name, norm in self.norms.items() for what in ("gamma", "beta") if self.has(norm, what)]
-        values = [getattr(self.norms[name], WORDS[what]) for name, what in keys]
         seen, mode = (self.seen, self.returned), self.training
         total, last = None, None
         for (data, training, before), dy in zip(self.tape, dys):
-            own = self.lend(before)
             self.set_mode(training)
-            try:
-                last, *grads = self.play(data).gradient(data, *values, gradient=self.tensor(dy))
-                self.tinygrad.Tensor.realize(last, *grads)
-            finally:
-                for norm, word, tensor in own:
-                    setattr(norm, word, tensor)
+            held = [self.tensor(value) for values in before.values() for value in values.values()]
+            if self.jits is None:
+                grads = self.gradients(data, self.tensor(dy), *held)
+            else:  # the next one through this TinyJit comes back in the same tensors
+                grads = [grad.clone().realize() for grad in self.replay(self.gradients, data, self.tensor(dy), *held)]
+            last = grads.pop(0) if self.to_the_input else None
             total = grads if total is None else [one + other for one, other in zip(total, grads)]
-        found = {"%s/%s" % key: self.array(grad).astype("float64") for key, grad in zip(keys, total)}
-        found["input"] = self.array(last)
+        found = {"%s/%s" % key: self.array(grad).astype("float64") for key, grad in zip(self.affine(), total)}
+        found["input"] = None if last is None else self.array(last)
         self.set_mode(mode)
         self.seen, self.returned = seen
         return found
+
+    def gradients(self, data, dy, *before):
+        own = self.lend(before)
+        try:
+            targets = ([data] if self.to_the_input else []) + self.asked()
+            found = self.play(data).gradient(*targets, gradient=dy)
+            self.tinygrad.Tensor.realize(*found)
+        finally:
+            for norm, word, tensor in own:
+                setattr(norm, word, tensor)
+        return found
+
+    def affine(self):
+        return [(name, what) for name, norm in self.norms.items() for what in ("gamma", "beta") if self.has(norm, what)]
+
+    def asked(self):
+        """Parameters that gradients are taken by: those of the BatchNorm layers, or what else there is."""
+        found = [getattr(self.norms[name], WORDS[what]) for name, what in self.affine()]
+        if found or self.to_the_input:
+            return found
+        others = [getattr(block, word, None) for _, block in self.blocks for word in ("weight", "bias")]
+        return [held for held in others if held is not None]
 
     def snapshot(self):
         """NumPy copies of the running statistics: tinygrad assigns in place."""
@@ -213,13 +273,14 @@ class Model:
             for name, norm in self.norms.items()
         }
 
-    def lend(self, snapshot):
-        """Give every layer other tensors that hold the snapshot, and return its own."""
-        own = []
-        for name, norm in self.norms.items():
+    def lend(self, statistics):
+        """Give every layer tensors of its own on these running statistics, and return those it had."""
+        own, rest = [], iter(statistics)
+        for norm in self.norms.values():
             own += [(norm, word, getattr(norm, word)) for word in STATISTICS if hasattr(norm, word)]
-            for word, value in snapshot[name].items():
-                setattr(norm, word, self.tensor(value))
+            for word in STATISTICS[:2]:
+                if hasattr(norm, word):
+                    setattr(norm, word, self.tinygrad.Tensor(next(rest).uop))
             norm.num_batches_tracked = self.tinygrad.Tensor.zeros(dtype="long", device=self.unit)
         return own
 

@@ -272,7 +272,7 @@ def matrix(arguments, tensor):
 
 
 def shape_of(torch, make, kind, channels, shapes):
-    """(the first shape of input that the layer trains on and gives back in the same shape, why none)."""
+    """(the first shape of input that the layer trains on and gives back in the same shape, in eval too, why none)."""
     names = " ".join(each.__name__.lower() for each in kind.__mro__)
     ranks = next((RANKS[word] for word in RANKS if word in kind.__name__.lower()), None)
     ranks = ranks or next((RANKS[word] for word in RANKS if word in names), ()) or (4, 2, 3, 5)
@@ -281,7 +281,9 @@ def shape_of(torch, make, kind, channels, shapes):
         try:
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
                 warnings.simplefilter("ignore")
-                out = make().train()(torch.randn(*shape))
+                made = make().train()
+                out = made(torch.randn(*shape))
+                out = later(torch, made, out, shape)
         except Exception as error:
             why = why or "%s: %s" % (type(error).__name__, str(error).split("\n")[0][:300])
             continue
@@ -291,6 +293,16 @@ def shape_of(torch, make, kind, channels, shapes):
             continue
         return list(shape), ""
     return None, makes or why
+
+
+def later(torch, made, out, shape):
+    """What it gives in eval, where that is of another shape than what it gave in training: statistics of other axes
+    than it was made for. Else ``out``; an error in eval is a fault of its own, which is played."""
+    try:
+        again = made.eval()(torch.randn(*shape))
+    except Exception:
+        return out
+    return again if getattr(again, "shape", None) != getattr(out, "shape", None) else out
 
 
 def defaults(custom, make):

@@ -257,7 +257,7 @@ class Start:
             others = self.others(what)
             if others and not any(usual(what, other) for other in others.values()):
                 self.remarks.append(
-                    "%s keeps its own initial %s, not the scenario's %g: %s"
+                    "if %s keeps a %s, it begins with its own, and not with %g: %s"
                     % (self.name, what, USUAL[what], self.looked([what]))
                 )
 

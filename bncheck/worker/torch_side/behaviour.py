@@ -14,6 +14,8 @@ LARGEST = 1 << 16  # values of a buffer: tables of positions and kernels are lar
 TRIES = 3  # forwards in training after which a module whose buffers stand still is left alone
 CLEAR = 10.0  # so many times as far off is the next best form
 CLOSE = 1e-3  # of the largest step: float32 arithmetic stays far below, any other rule far above
+# Of its own step, and of what it holds: how far one channel may be from the share of all.
+EACH, ROUNDINGS = 1e-4, 1e-6
 
 
 def suspect(module, plain=False):
@@ -66,6 +68,15 @@ def off(old, new, goal):
     if not 0 < share <= 1 + CLOSE:
         return np.inf
     return float(np.abs(step - share * way).max() / np.abs(step).max())
+
+
+def in_each(old, new, goal, beyond):
+    """Whether each channel goes one share of its own way: of a form that is no straight line one channel near 0 makes a
+    step beside which all others are none. ``beyond``: the goals lie one number further, an eps that nobody knows."""
+    way, step, size = goal - old, new - old, np.abs(old) + np.abs(new) + np.abs(goal)
+    columns = np.stack([way, np.ones_like(way)] if beyond and len(way) > 2 else [way], 1)
+    shares = np.linalg.lstsq(columns / size[:, None], step / size, rcond=None)[0]
+    return bool((np.abs(step - columns @ shares) <= EACH * np.abs(step) + ROUNDINGS * size).all())
 
 
 def nearest(steps, goals):
@@ -153,7 +164,8 @@ class Suspect:
             old, new = (
                 self.keeping.as_variance(values[name].astype(np.float64), words) for values in (self.before, self.after)
             )
-            return off(old, new, goal)
+            found = off(old, new, goal)
+            return found if found >= CLOSE or not words or in_each(old, new, goal, "unsure" in words) else np.inf
 
     def named(self, module, size, mean, spread, form, moved):
         gamma, beta = self.keeping.roles(module, size)

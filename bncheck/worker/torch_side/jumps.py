@@ -8,6 +8,7 @@ import sys
 import numpy as np
 
 keeping = sys.modules["bncheck_torch_keeping"]  # watching.py has loaded it
+MOST_CAUSES = 1000  # a reset of a deep network is one of each layer
 same, equal, finite = keeping.same, keeping.equal, keeping.finite
 
 
@@ -18,7 +19,7 @@ class Jumps:
         """Something happened that could have changed the state of the layers inside a module (None: of any)."""
         self.interrupt()
         inside = None if module is None else set(map(id, module.modules()))
-        self.causes = [*self.causes[-7:], (what, where, self.recorder.forwards, inside)]
+        self.causes = [*self.causes[-MOST_CAUSES:], (what, where, self.recorder.forwards, inside)]
 
     def jumped(self, norm, module):
         """Statistics that differ from what the last forward left. Told at the end of the beat, all layers together."""

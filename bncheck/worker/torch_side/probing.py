@@ -112,7 +112,7 @@ def add_eps(probe, words):
 def eps_within(probe, words, start):
     """Of a layer that averages the variance and holds (var + eps)**-0.5: one training forward from ``start`` takes what
     it holds to the power of -2 the same share of the way to the batch's variance and eps, in all channels. None where
-    not just one of n and n - 1 gives one eps."""
+    n and n - 1 give two, or neither gives one."""
     x = probe.torch.randn_like(probe.x) * 0.01 * probe.grow + 0.05 * probe.grow
     mean, held = (getattr(probe.module, words[word]).data for word in ("mean", "deviation"))
     mean.zero_()
@@ -127,11 +127,17 @@ def eps_within(probe, words, start):
     share = after / rows.mean(1)
     if not (np.isfinite(now) & (now > 0)).all() or np.ptp(share) > SAME * np.abs(share).max() or not 0 < share[0] <= 1:
         return None
-    found = [(now**-2.0 - start**-2) / share - each + start**-2 for each in (var, var * n / (n - 1.0))]
+    return one_eps((now**-2.0 - start**-2) / share - each + start**-2 for each in (var, var * n / (n - 1.0)))
+
+
+def one_eps(found):
+    """The eps of all channels, of what n and n - 1 make of each; None where these give two, or neither gives one."""
     best, other = sorted(found, key=np.ptp)
     value = float(np.median(best))
-    one = value > 0 and np.ptp(best) <= FEW * value and np.ptp(other) > 5 * np.ptp(best)
-    return value if one else None
+    if not (value > 0 and np.ptp(best) <= FEW * value):
+        return None
+    alike = np.abs(other - value).max() <= FEW * value  # of a large batch: what the divisor makes is no part of eps
+    return value if alike or np.ptp(other) > 5 * np.ptp(best) else None
 
 
 def role_of(lines):

@@ -154,6 +154,15 @@ def plainly(words):
     return dict(words, var=words["var"] or words["deviation"])
 
 
+def outdoes(used, known):
+    """Whether statistics that the output in eval shows are taken in the place of those that training showed: where it
+    showed none, or another mean, or one over a deviation with an eps that nobody knows."""
+    if used is None or known is None:
+        return used is not None
+    unlike = "unsure" in known and used.get("form") != known["form"]
+    return unlike or used["mean"] != known["mean"]
+
+
 class Look:
     """Hooks on one module, until its forwards have shown what its buffers are. ``moved``: buffers that moved, as long
     as an axis of its input where it was ``called``."""
@@ -198,7 +207,7 @@ class Look:
             held = self.suspect.tensors(self.module)
             used = probing.words_of(probe, {name: held[name] for name in names if name in held})
             known = self.words  # its training forwards may have shown what those of the model did not
-            if used is not None and (known is None or used["mean"] != known["mean"]):
+            if outdoes(used, known):
                 self.words = known = used
             if known is not None and not (keeping.named(known) and "unsure" not in known):
                 probing.add_weights(probe, known)

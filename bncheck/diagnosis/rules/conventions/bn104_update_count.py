@@ -78,8 +78,9 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             code=CODE,
             cause=CAUSE,
             kind="convention",
-            title=f"{names(cell.members)}: {len(skipped)} of the first {first} training forwards leave the running "
-            f"statistics of {layer} as they are, and later ones move them.",
+            title=f"{names(cell.members)}: {len(skipped)} of the first {first} training forwards "
+            f"{'leaves' if len(skipped) == 1 else 'leave'} the running statistics of {layer} as they are, and later "
+            "ones move them.",
             targets=targets(cell.members),
             scenario=cell.case.scenario,
             case=cell.case.name,

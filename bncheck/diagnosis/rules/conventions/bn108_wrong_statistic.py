@@ -41,6 +41,8 @@ def check_pair(pair: PairView) -> Iterable[Finding]:
 
 def sentence(x: Side, value: object, y: Side, other: object) -> str:
     words = [WORDS.get(str(item), str(item)) for item in (value, other)]
+    if {value, other} == {"variance", "swapped"}:
+        words = [each if each == WORDS["swapped"] else "each into its own" for each in words]
     return f"{names(x)} {verb(x, 'averages', 'average')} {words[0]}, {names(y)} {words[1]}."
 
 

@@ -43,10 +43,9 @@ def about_weight(holding: Holding, layers: tuple[str, ...], value: float, weight
     elif weight == 1:
         says = "The running statistics are those of the last batch alone."
     else:
-        says = (
-            f"After each batch {number(100 * (1 - weight))} % of the old average is left; a momentum of "
-            f"{number(value)} in {other} is {number(1 - value)} here."
-        )
+        there = f"; a momentum of {number(value)} in {other} is {number(1 - value)} here"
+        says = f"After each batch {number(100 * (1 - weight))} % of the old average is left"
+        says += "." if weight == 0.5 else f"{there}."  # one half is the same in both senses
     return Said(
         layers,
         f"momentum of {of_all(layers, holding)} is {number(value)}. {says}",

@@ -20,6 +20,12 @@ def at_start(held: Held) -> bool:
     return facts is not None and not facts[0].any() and bool((facts[1] == 1).all())
 
 
+def empty(held: Held) -> bool:
+    """Zeros throughout, as an average starts that is divided by its own weights."""
+    facts = statistics(held)
+    return facts is not None and not facts[0].any() and not facts[1].any()
+
+
 def trained(held: Held) -> bool:
     """Whether gamma and beta can only come from training. A beta that differs between channels does; a gamma does not
     where beta is 0, for some networks draw gamma around 1 at the start (DCGAN)."""
@@ -86,11 +92,11 @@ def counter_reset(holding: Holding) -> Said | None:
     """A counter of 0 beside statistics that have moved. Converted checkpoints and backbones are so, and only an average
     that divides by the counter minds."""
     held_here = [held for held in holding.layers if held.counter is not None and statistics(held) is not None]
-    reset = [held for held in held_here if held.counter == 0 and not at_start(held)]
+    reset = [held for held in held_here if held.counter == 0 and not at_start(held) and not empty(held)]
     if not reset:
         return None
     layers = tuple(held.layer for held in reset)
-    cumulative = holding.format == "model" and any(held.momentum is None for held in reset)
+    cumulative = holding.format == "model" and any(held.momentum is None and held.weighed for held in reset)
     others = [held.counter or 0.0 for held in held_here if counted(held)]
     start = f"the counter of {of_all(layers, holding)} is 0, though the running statistics have moved"
     ending = (

@@ -293,6 +293,13 @@ def because(cell: CellView, birth: Birth, what: str) -> Said:
             f"{what}: a channel has no variance, and eps is {number(eps_of(cell, birth.layer))}.",
             "give the layer an eps above 0",
         )
+    if birth.layer in cell.own_inside:
+        return Said(
+            "hazard",
+            f"{what}, though its input and its state are finite.",
+            "look for a division by zero, a root of what is below zero, or a type of too short a range (float16), in "
+            "what that layer computes",
+        )
     if not settings_known(cell, birth):
         return Said(
             "hazard",

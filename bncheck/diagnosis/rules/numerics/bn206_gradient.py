@@ -59,8 +59,8 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
             title=(
                 f"{names(odd.members)} {verb(odd.members, 'agrees', 'agree')} with {names(other.members)} in "
                 f"y{near}, but "
-                f"not in {GRADIENT_WORDS[drift.quantity]}{' of ' + drift.layer if drift.layer else ''}: off by up to "
-                f"{number(drift.max_abs)}."
+                f"not in {GRADIENT_WORDS[drift.quantity]}{' of ' + drift.layer if drift.layer else ''}: "
+                f"{how_far(pair, drift)}."
             ),
             targets=targets(pair.a.members, pair.b.members),
             scenario=pair.case.scenario,
@@ -73,6 +73,20 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
             evidence=summary(drift),
             advice=OWN if odd.own_layer else ADVICE,
         )
+
+
+def how_far(pair: PairView, drift: Drift) -> str:
+    """Where one side has no numbers: what is recorded does not tell NaN from a backward that brings none."""
+    off = f"off by up to {number(drift.max_abs)}"
+    if drift.relation != "nonfinite":
+        return off
+    bad = {drift.a: drift.nonfinite_a, drift.b: drift.nonfinite_b}
+    for x, y in ((pair.a, pair.b), (pair.b, pair.a)):
+        if bad.get(x.target) and not bad.get(y.target):
+            apart = f"; elsewhere {off}" if np.isfinite(drift.max_abs) and drift.max_abs > 0 else ""
+            who = f"{names(x.members)} {verb(x.members, 'gives', 'give')}"
+            return f"{who} NaN, Inf or none where the other gives numbers{apart}"
+    return "NaN, Inf or none in other places"
 
 
 def without(pair: PairView) -> Iterator[Finding]:
