@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -24,7 +24,7 @@ from bncheck.environments.lineup import line_up, require
 from bncheck.environments.pythons import Ready, parse_pythons
 from bncheck.environments.pythons import prepare as prepare_environments
 from bncheck.environments.targets import DEFAULT_TARGETS, Target, parse_targets
-from bncheck.errors import Interrupted, Refused, UsageError
+from bncheck.errors import Interrupted, Refused, RunFolderError, UsageError
 from bncheck.gate.bar import Bar, hold, write_verdict
 from bncheck.gate.shortfall import Asked, Shortfall, shortfalls
 from bncheck.playing.fitted import keep_fitted, read_fitted
@@ -201,12 +201,13 @@ class Meanwhile:
 
         seat = next(seat for seat in self.seats if seat.result.name == progress.target)
         target = as_it_ran(self.run, seat.result, {})
-        found = self.fitted.pop(target.name, None) or fit_target(self.run, self.plan, target)
-        self.measured[target.name] = beside_documented(found, target, self.documented[target.name])
-        where = self.kept.keep(target)
-        if where is not None:
-            keep_fitted(*where, target.name, found)
-        self.ended.append(target)
+        with leaving_what_is_in_the_way():
+            found = self.fitted.pop(target.name, None) or fit_target(self.run, self.plan, target)
+            self.measured[target.name] = beside_documented(found, target, self.documented[target.name])
+            where = self.kept.keep(target)
+            if where is not None:
+                keep_fitted(*where, target.name, found)
+            self.ended.append(target)
 
     def pieces(self) -> Iterator[bool]:
         """A piece of work each time, once workers know what to play: until then it would only be in their way. False:
@@ -215,7 +216,8 @@ class Meanwhile:
         yield True
         for seat in self.seats:
             if seat.result.name in self.kept.taken:
-                self.fitted[seat.result.name] = self.fit_kept(seat.result)
+                with leaving_what_is_in_the_way():
+                    self.fitted[seat.result.name] = self.fit_kept(seat.result)
                 yield True
         looked = 0
         while True:
@@ -224,8 +226,9 @@ class Meanwhile:
 
                 target, looked = self.ended[looked], looked + 1
                 known = self.measured[target.name], self.documented[target.name]
-                for _ in look_ahead(self.run, self.plan, target, *known, self.ahead):
-                    yield True
+                with leaving_what_is_in_the_way():
+                    for _ in look_ahead(self.run, self.plan, target, *known, self.ahead):
+                        yield True
             yield False
 
     def fit_kept(self, target: TargetResult) -> dict[str, Convention]:
@@ -243,6 +246,16 @@ class Meanwhile:
     def has_a_core(self) -> bool:
         """Whether one is free: what is done beside workers that need all of them only makes these slower."""
         return sum(seat.python is not None for seat in self.seats) - len(self.ended) < cores()
+
+
+@contextmanager
+def leaving_what_is_in_the_way() -> Iterator[None]:
+    """Something that plays at this moment may have put a link in the place of another target's cell. When nothing plays
+    any more it is cleared (``make_way``), and what could not be looked at before is looked at."""
+    try:
+        yield
+    except RunFolderError:
+        return
 
 
 def conclude(

@@ -103,6 +103,8 @@ def spoil(kind):
     folder, cells = file("../" + victim), file("../" + victim + "/cells.tar")
     forged = json.dumps({"protocol": 1, "outcome": "raised", "event": 0, "error": {"type": "Fault", "message": "bad"}})
     archive = sys.modules["bncheck_worker_archive"]
+    if kind == "links":
+        keep_linking(folder, cell())
     for _ in range(500):  # nothing is spoilt of what is not played yet; it may be waiting for this one to end
         if os.path.isfile(os.path.join(folder, "progress.txt")):
             with open(os.path.join(folder, "progress.txt"), "rb") as handle:
@@ -120,6 +122,9 @@ def spoil(kind):
         shutil.copyfile(file("cells.tar"), cells)
     if kind == "removes":
         shutil.rmtree(folder)
+    if kind == "moves":
+        os.rename(folder, folder + "-away")
+        os.symlink(os.environ["EVIL_ELSEWHERE"], folder)
     if kind == "forges":
         os.makedirs(os.path.join(folder, cell()), exist_ok=True)
         archive.write_file(os.path.join(folder, cell(), "result.json"), forged.encode())
@@ -133,6 +138,16 @@ def spoil(kind):
         for name in os.listdir(file("../../inputs")):
             os.truncate(file("../../inputs/" + name), 100)
         os.truncate(file("../../cases.jsonl"), 100)
+
+
+def keep_linking(folder, name):
+    """For a second, from before the other target has ended: its host clears the folder then, and looks at it."""
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        try:
+            os.symlink(file("../../../outside"), os.path.join(folder, name))
+        except OSError:
+            time.sleep(0.0001)
 
 
 def reply(kind):

@@ -193,6 +193,11 @@ VERDICTS = {
         [" verdict  1 finding at or above --fail-on defect (exit code 1)"],
         "exit code 1: 1 finding at or above --fail-on defect: eps in all-ones · forward: mxnet adds eps outside.",
     ),
+    "finding of no case": (
+        Verdict(judged=(Judged(Charge("defect", "BN205", "layout", "", "", (), (), "torch has mean 0."), "fails"),)),
+        [" verdict  1 finding at or above --fail-on defect (exit code 1)"],
+        "exit code 1: 1 finding at or above --fail-on defect: BN205 layout: torch has mean 0.",
+    ),
     "new finding": (
         Verdict("convention", True, (Judged(charge("defect", "eps", "mxnet adds eps outside."), "fails", "new"),)),
         [" ✗ eps in all-ones · forward: new", " verdict  1 finding new or worse (exit code 1)"],

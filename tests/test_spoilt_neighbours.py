@@ -16,8 +16,9 @@ from bncheck.evidence import DAMAGED
 from bncheck.run_folder.results import Results, read_results
 
 EVIL = Path(__file__).parent / "evil_backend.py"
-SPOILING = ("swaps", "removes", "forges", "flips", "truncates", "appends", "inputs", "pipes")
+SPOILING = ("swaps", "removes", "moves", "forges", "flips", "truncates", "appends", "inputs", "pipes")
 VICTIMS = {kind: f"reference[batch_weight=0.{place + 1}]" for place, kind in enumerate(SPOILING)}
+VICTIMS["links"] = "reference[batch_weight=0.05]"
 
 
 def play(out: Path, kinds: Sequence[str], **variables: str) -> Results:
@@ -28,20 +29,33 @@ def play(out: Path, kinds: Sequence[str], **variables: str) -> Results:
     return read_results(out)
 
 
+def slugs_of(kinds: Sequence[str]) -> str:
+    return json.dumps({kind: parse_targets([VICTIMS[kind]], find_backends())[0].slug for kind in kinds})
+
+
 def spoil(out: Path, kinds: Sequence[str]) -> None:
     """Only the victims lose something, and nothing is said of them but that it is damaged; then it is mended."""
-    slugs = {kind: parse_targets([VICTIMS[kind]], find_backends())[0].slug for kind in kinds}
-    results = play(out, kinds, EVIL_VICTIMS=json.dumps(slugs))
+    elsewhere = out.with_name("elsewhere")
+    elsewhere.mkdir()
+    results = play(out, kinds, EVIL_VICTIMS=slugs_of(kinds), EVIL_ELSEWHERE=str(elsewhere))
+    assert list(elsewhere.iterdir()) == []
     spoilt = [cell for cell in results.cells if cell.outcome != "ok"]
     assert {cell.error_type for cell in spoilt} <= set(DAMAGED), spoilt
     assert {cell.target for cell in spoilt} <= set(VICTIMS.values())
+    assert {cell.target for cell in results.cells} >= {VICTIMS[kind] for kind in kinds}
     assert spoilt, "all of them came too early, and were played over"
     assert "crash" not in {finding.cause for finding in results.findings}
     assert {cell.outcome for cell in play(out, kinds).cells} == {"ok"}
 
 
 def test_what_is_spoilt_is_damaged_and_played_again(tmp_path: Path) -> None:
-    spoil(tmp_path / "run", SPOILING[:2])
+    spoil(tmp_path / "run", SPOILING[:3])
+
+
+def test_links_in_the_place_of_cells_end_no_run(tmp_path: Path) -> None:
+    """They lead out of the run folder, and come while the host measures and looks at what the other has played."""
+    results = play(tmp_path / "run", ["links"], EVIL_VICTIMS=slugs_of(["links"]))
+    assert [cell.outcome for cell in results.cells if cell.target == VICTIMS["links"]] == ["ok"] * 4
 
 
 @pytest.mark.slow

@@ -334,6 +334,7 @@ class Worker:
     def verify(self) -> Iterator[Progress]:
         """When nothing plays any more: cells whose result is not the one that was written. A backend file can write
         everywhere; what it spoils is played again by ``--resume``, and is never taken for what a target computed."""
+        own_folder(own_folder(self.job.folder.parent) / self.job.folder.name)  # not where a link of somebody's leads
         for cell in self.job.cells if not self.unavailable else ():
             folder = self.job.folder / cell
             if not has_result(folder):

@@ -18,12 +18,17 @@ def why(verdict: Verdict) -> str:
     missed = [item.sentence for item in verdict.missed]
     failing = [item.charge for item in verdict.of("fails")]
     first = [
-        f"{' '.join(filter(None, (item.code, item.cause)))} in {place(item.scenario, item.case)}: {item.sentence}"
+        f"{at(' '.join(filter(None, (item.code, item.cause))), item.scenario, item.case)}: {item.sentence}"
         for item in failing[:1]
     ] or list(overdue(verdict))[:1]
     rest = f"; {ruling(replace(verdict, missed=()))}" if missed and (failing or verdict.expired) else ""
     text = f"{'; '.join(missed)}{rest}" if missed else f"{ruling(verdict)}: {'; '.join(first)}"
     return one_line(f"exit code {verdict.exit_code}: {text}", 1000)
+
+
+def at(what: str, scenario: str, case: str) -> str:
+    """What fails, and where; what the probes show of a target is at no place."""
+    return f"{what} in {place(scenario, case)}" if scenario else what
 
 
 def error_lines(verdict: Verdict) -> list[str]:
@@ -49,14 +54,14 @@ def lines(verdict: Verdict) -> list[str]:
     failing = [item for item in others if item.note or item.charge.kind not in KINDS]
     found = []
     for item in failing[:MOST_LINES]:
-        where = place(item.charge.scenario, item.charge.case)
+        what = at(item.charge.cause, item.charge.scenario, item.charge.case)
         said = ": ".join(filter(None, (item.note, item.charge.sentence if item.charge.kind not in KINDS else "")))
-        found.append(f" ✗ {item.charge.cause} in {where}: {one_line(said, 300)}")
+        found.append(f" ✗ {what}: {one_line(said, 300)}")
     if len(failing) > MOST_LINES:
         found.append(f" ✗ and {len(failing) - MOST_LINES} more that fail; all of them are in gate.json")
     for item in verdict.of("waived"):
-        where = place(item.charge.scenario, item.charge.case)
-        found.append(f" ~ {item.charge.cause} in {where}: waived {one_line(item.note, 200)}")
+        what = at(item.charge.cause, item.charge.scenario, item.charge.case)
+        found.append(f" ~ {what}: waived {one_line(item.note, 200)}")
     for item in verdict.of("unchecked"):
         said = item.charge.sentence.rstrip(".")  # its condition is the charge's case
         found.append(f" – {item.charge.scenario}: {one_line(said, 300)}: {one_line(item.note, 200)}")
