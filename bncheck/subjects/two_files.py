@@ -15,6 +15,7 @@ from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
 from bncheck.checkpoints.tensor import WIDTHS, Tensor
 from bncheck.diagnosis.held.likeness import QUANTITIES, Pair, alike, compared
 from bncheck.diagnosis.held.matching import Matching, match
+from bncheck.diagnosis.held.misplaced import below_zero_in_both
 from bncheck.diagnosis.held.naming import name_differences
 from bncheck.diagnosis.held.reading import Others, Sides
 from bncheck.diagnosis.rules.layer_names import listed, named, together
@@ -215,7 +216,7 @@ def how_read(formats: Sequence[str]) -> list[str]:
 def notes(
     one: Checkpoint, two: Checkpoint, matching: Matching, pairs: Sequence[Pair], sides: Sides, played: bool
 ) -> list[str]:
-    said = [HOW[matching.how]] if pairs else []
+    said = [*below_zero_alike(pairs), *([HOW[matching.how]] if pairs else [])]
     if not played:
         said += how_read([each.holding.format for each in (one, two) if each.holding.format != OBJECT])
     elif "onnx" not in (sides.framework_a, sides.framework_b):  # in such a file the mode is a part of the graph
@@ -228,6 +229,12 @@ def notes(
     for each in (one, two):
         said += each.holding.remarks[:10]
     return said
+
+
+def below_zero_alike(pairs: Sequence[Pair]) -> list[str]:
+    """Variances below zero that are equal on both sides: no difference, and wrong all the same."""
+    equal = [pair for pair in pairs if "running_var" not in pair.differing()]
+    return [reading.title for reading in below_zero_in_both(equal)]
 
 
 def other_modes(pairs: Sequence[Pair], sides: Sides) -> list[str]:
