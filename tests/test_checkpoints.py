@@ -322,6 +322,15 @@ def test_names_of_gluon_end_behind_an_underscore(tmp_path: Path) -> None:
     assert layer.layer == "bn0" and layer.beta is not None
 
 
+def test_complex_statistics_are_said_not_to_be_judged(tmp_path: Path) -> None:
+    """Their real halves alone would be called equal to the bit where the others differ."""
+    whole = {"bn.running_mean": [1, 2], "bn.running_var": [3, 4], "bn.weight": [1, 1], "bn.bias": [0, 0]}
+    np.savez(tmp_path / "x.npz", **(whole | {"bn.running_mean": np.array([1 + 5j, 2])}))
+    (found,) = read_checkpoint(tmp_path / "x.npz")
+    assert found.holding.layers == ()
+    assert found.holding.remarks == ("bn.running_mean holds complex numbers: its layer is not judged.",)
+
+
 # ------------------------------------------------------------------------------------------ files that were damaged
 
 

@@ -18,7 +18,7 @@ from bncheck.diagnosis.held.naming import name_differences
 from bncheck.diagnosis.held.reading import Others, Sides
 from bncheck.finding import Finding
 from bncheck.life import Held, Holding
-from bncheck.subjects.two_files import how_read
+from bncheck.subjects.two_files import below_zero_alike, how_read
 from bncheck.trace import Array
 
 MEAN, VAR, GAMMA, BETA = [1.0, 2.0, -3.0], [0.5, 4.0, 9.0], [1.0, 1.5, 0.5], [0.25, -0.5, 0.125]
@@ -155,8 +155,11 @@ def test_a_variance_below_zero_is_said_on_one_side_and_on_both() -> None:
     finding = one(held(), held(running_var=[0.5, -1e-7, 9]))
     assert (finding.cause, finding.kind, finding.departs) == ("poisoned-state", "defect", "B")
     assert finding.title.startswith("B holds variances below zero in running_var of bn1, where those of A are not.")
-    both = one(held(running_var=[0.5, -1, 9]), held(running_var=[0.5, -1, 9]))
+    both = one(held(running_var=[0.5, -1, 9]), held(running_var=[0.5, -2, 9]))
     assert both.title.startswith("Both hold variances below zero in running_var of bn1.") and both.departs == ""
+    (said,) = below_zero_alike([compared(held(running_var=[0.5, -1, 9]), held(running_var=[0.5, -1, 9]))])
+    assert said.startswith("Both hold variances below zero in running_var of bn1.")
+    assert below_zero_alike([compared(held(), held())]) == []
 
 
 def test_mean_and_variance_swapped() -> None:

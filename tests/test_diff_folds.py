@@ -12,9 +12,11 @@ from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.checkpoints.tensor import in_memory
 from bncheck.diagnosis.held.folding import along_inputs, fold_of
 from bncheck.diagnosis.held.likeness import compared
+from bncheck.diagnosis.held.reading import Sides
 from bncheck.life import Held
 from bncheck.subjects.folded import Weights, with_eps
 from bncheck.subjects.refolded import axis_of
+from bncheck.subjects.two_files import other_modes
 from bncheck.trace import Array
 
 
@@ -165,3 +167,20 @@ def test_a_mean_near_0_rounds_as_the_numbers_that_it_is_of() -> None:
     assert "running_mean" in compared(one, held(running_mean=[1e-3 + 1e-5, 2, -3])).differing()
     small = held(running_mean=[1e-3, 2, -3], running_var=[1e-8, 2.0, 0.5])
     assert "running_mean" in compared(small, held(running_mean=[1e-3 + 1e-7, 2, -3])).differing()
+
+
+def test_a_layer_that_was_left_in_training_is_said_where_only_eval_is_played() -> None:
+    """Outputs in eval are equal then, and a conversion or an export of the one is not."""
+    a, b = held("bn1", training=False), held("bn1", training=True)
+    assert other_modes([compared(a, b)], Sides(a="A", b="B")) == [
+        "bn1 is in training mode in B as it was built, and in eval mode in A. Outputs were compared in eval."
+    ]
+    two = [
+        compared(replace(b, layer="1"), replace(a, layer="1")),
+        compared(replace(b, layer="4"), replace(a, layer="4")),
+    ]
+    assert other_modes(two, Sides(a="A", b="B")) == [
+        "Layers 1 and 4 are in training mode in A as it was built, and in eval mode in B. Outputs were compared in "
+        "eval."
+    ]
+    assert other_modes([compared(a, a), compared(b, held("bn1"))], Sides(a="A", b="B")) == []

@@ -8,6 +8,7 @@ from literal_life import layer, span
 
 from bncheck.diagnosis.lived.written import how_often, jumps_of, written
 from bncheck.life import Happening, Life
+from bncheck.subjects.watched import headline
 
 
 def jump(step: int, *layers: str, quantity: str = "running_var", by: str = "", **detail: Any) -> Happening:
@@ -33,3 +34,10 @@ def test_writes_that_nothing_known_did_are_said_of_layers_that_train() -> None:
     assert written(life(jump(5, "1"))) == f"{said}running_var of layer 1, once, in step 5. Eval uses what it left."
     assert written(life(jump(5, "a", by="load"), jump(6, "a", by="reset"), jump(7, "used"))) == ""
     assert written(life(jump(5, "a"), framework="keras")) == ""  # there a load is not told from the others
+
+
+def test_a_headline_does_not_call_a_run_healthy_whose_statistics_were_written_into() -> None:
+    assert headline([life()], []) == "3 layers, 100 steps: nothing wrong was seen"
+    assert headline([life(jump(4, "a"))], []) == (
+        "3 layers, 100 steps: nothing wrong was seen; a note says what was not judged"
+    )

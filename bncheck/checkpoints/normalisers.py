@@ -94,13 +94,18 @@ def channels(tensor: Tensor) -> int:
     return long[0] if long else 1
 
 
+def is_complex(tensor: Tensor) -> bool:
+    """No layer here has such numbers: half of each would be dropped on the way to float64."""
+    return tensor.dtype.startswith("complex")
+
+
 def find(state: State) -> list[Found]:
     """Prefixes with a mean and a variance of one length, in the file's order."""
     prefixes: dict[str, Found] = {}
     for name, tensor in state.tensors.items():
         bare = plain_name(name)
         quantity, prefix, sure = statistic(bare)
-        if quantity and channels(tensor):
+        if quantity and channels(tensor) and not is_complex(tensor):
             layer = prefixes.setdefault(prefix, Found(prefix=prefix))
             layer.arrays.setdefault(quantity, (name, tensor))
             layer.sure = layer.sure and (sure or "batch_stats" in name)
@@ -109,7 +114,9 @@ def find(state: State) -> list[Found]:
         bare = plain_name(name)
         for quantity, words in BESIDE.items():
             owner = split(bare, words)
-            if owner is not None and owner in complete and quantity not in complete[owner].arrays:
+            if is_complex(tensor) or owner is None or owner not in complete:
+                continue
+            if quantity not in complete[owner].arrays:
                 complete[owner].arrays[quantity] = (name, tensor)
     return [layer for layer in complete.values() if layer.sure or has_affine(layer)]
 
@@ -177,5 +184,8 @@ def layers_of(state: State, remarks: list[str]) -> tuple[Held, ...]:
         raise CheckpointError(f"The file declares {len(found):,} normalising layers, more than any model has.")
     if sum(tensor.size for layer in found for _, tensor in layer.arrays.values()) * 8 > LARGEST:
         raise CheckpointError("The file declares running statistics larger than those of any model.", "save it again")
+    for name, tensor in state.tensors.items():
+        if is_complex(tensor) and statistic(plain_name(name))[0]:
+            remarks.append(f"{name} holds complex numbers: its layer is not judged.")
     numbers = {plain_name(name): value for name, value in state.numbers.items()}
     return tuple(held(layer, numbers, remarks) for layer in found)

@@ -109,7 +109,7 @@ SAID: dict[str, tuple[str, Kind, str, str]] = {
         "state-mismatch",
         "defect",
         "{mine} holds no whole BatchNorm layer in {layers}, as {theirs} does: arrays of it are missing, or are of "
-        "another length than the rest.",
+        "another length or kind than the rest.",
         "bncheck check of that file says which",
     ),
     "weights": (

@@ -15,9 +15,10 @@ from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
 from bncheck.checkpoints.tensor import WIDTHS, Tensor
 from bncheck.diagnosis.held.likeness import QUANTITIES, Pair, alike, compared
 from bncheck.diagnosis.held.matching import Matching, match
+from bncheck.diagnosis.held.misplaced import below_zero_in_both
 from bncheck.diagnosis.held.naming import name_differences
 from bncheck.diagnosis.held.reading import Others, Sides
-from bncheck.diagnosis.rules.layer_names import listed
+from bncheck.diagnosis.rules.layer_names import listed, named, together
 from bncheck.errors import UsageError
 from bncheck.finding import KINDS, Finding
 from bncheck.gate.shortfall import Shortfall
@@ -215,9 +216,11 @@ def how_read(formats: Sequence[str]) -> list[str]:
 def notes(
     one: Checkpoint, two: Checkpoint, matching: Matching, pairs: Sequence[Pair], sides: Sides, played: bool
 ) -> list[str]:
-    said = [HOW[matching.how]] if pairs else []
+    said = [*below_zero_alike(pairs), *([HOW[matching.how]] if pairs else [])]
     if not played:
         said += how_read([each.holding.format for each in (one, two) if each.holding.format != OBJECT])
+    elif "onnx" not in (sides.framework_a, sides.framework_b):  # in such a file the mode is a part of the graph
+        said += other_modes(pairs, sides)
     if sides.others is not None:
         same, apart = sides.others.same, len(sides.others.different)
         said.append(f"Of the other tensors of the same name {same} are equal, {apart} differ.")
@@ -225,6 +228,28 @@ def notes(
         said.append("eps and momentum are not compared where a file does not say them: weights alone do not.")
     for each in (one, two):
         said += each.holding.remarks[:10]
+    return said
+
+
+def below_zero_alike(pairs: Sequence[Pair]) -> list[str]:
+    """Variances below zero that are equal on both sides: no difference, and wrong all the same."""
+    equal = [pair for pair in pairs if "running_var" not in pair.differing()]
+    return [reading.title for reading in below_zero_in_both(equal)]
+
+
+def other_modes(pairs: Sequence[Pair], sides: Sides) -> list[str]:
+    """Layers of which one side was built in training mode and the other in eval: no output that was played shows it."""
+    said = []
+    for mine, theirs, training in ((sides.a, sides.b, True), (sides.b, sides.a, False)):
+        names = [pair.name for pair in pairs if (pair.a.training, pair.b.training) == (training, not training)]
+        if names:
+            one = len(names) == 1
+            who, is_in = (named(names[0]), "is") if one else (together(names), "are")
+            who = who.replace("layer", "Layer", 1) if names[0][:1].isdigit() else who
+            said.append(
+                f"{who} {is_in} in training mode in {mine} as it was built, and in eval mode in {theirs}. "
+                "Outputs were compared in eval."
+            )
     return said
 
 

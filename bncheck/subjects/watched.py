@@ -81,7 +81,8 @@ def headline(lives: Sequence[Life], findings: Sequence[Finding]) -> str:
     many = f" in {len(lives)} processes" if len(lives) > 1 else ""
     seen = f"{counted(layers, 'layer')}, {counted(steps, 'step')}{many}"
     if not findings:
-        return f"{seen}: nothing wrong was seen"
+        more = any(own_ways(life) or written(life) for life in lives)
+        return f"{seen}: nothing wrong was seen{'; a note says what was not judged' if more else ''}"
     grave = [kind for kind in KINDS if any(found.kind == kind for found in findings)]
     said = ", ".join(counted(sum(found.kind == kind for found in findings), word(kind)) for kind in grave)
     return f"{seen}: {said}"

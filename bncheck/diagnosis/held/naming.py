@@ -10,7 +10,6 @@ from bncheck.diagnosis.held.matching import Matching
 from bncheck.diagnosis.held.misplaced import (
     alone,
     below_zero,
-    below_zero_in_both,
     misshaped,
     nonfinite,
     shifted,
@@ -46,7 +45,6 @@ def name_differences(sides: Sides, pairs: Sequence[Pair], matching: Matching) ->
     """Findings about all that differs, in the order of what explains more."""
     left = {pair.name: set(pair.differing()) for pair in pairs}
     found: list[Reading] = list(alone(sides, matching))
-    found += below_zero_in_both([pair for pair in pairs if "running_var" not in left[pair.name]])
     for reader in READERS:
         for reading in reader(sides, [pair for pair in pairs if left[pair.name]], left):
             found.append(reading)
