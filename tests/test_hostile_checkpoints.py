@@ -112,7 +112,7 @@ def test_compressed_arrays_are_not_held_in_memory(tmp_path: Path) -> None:
 def test_a_text_is_not_called_an_archive_that_was_cut_off(tmp_path: Path) -> None:
     (tmp_path / "notes.pt").write_text("hello")
     (tmp_path / "short.pt").write_bytes(b"PK\x03\x04" + bytes(40))
-    assert "it does not begin as one of its name does" in sentence_of(tmp_path / "notes.pt")
+    assert "it does not begin as a file of its kind does, or is of another kind" in sentence_of(tmp_path / "notes.pt")
     assert "cut off" in sentence_of(tmp_path / "short.pt")
 
 

@@ -101,10 +101,7 @@ def entries(path: Path) -> Mapping[str, Entry]:
     file = whole_file(path)
     tail = file.read(max(file.size - 66_000, 0), min(file.size, 66_000))
     if b"PK\x05\x06" not in tail and file.read(0, min(file.size, 2)) != b"PK":
-        raise CheckpointError(
-            f"{path} is no checkpoint: it does not begin as one of its name does.",
-            "save it again, or name another file",
-        )
+        raise damaged(path, "it does not begin as a file of its kind does, or is of another kind")
     refuse_directory(path, tail)
     try:
         with open_regular(path) as handle, zipfile.ZipFile(handle) as archive:
