@@ -145,6 +145,7 @@ from pathlib import Path
 from bncheck.environments.fork import do_together
 from bncheck.playing.readied import RUNNER
 from bncheck.playing.twin import Twin
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell puts into the background ignores it
 os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
 words = ["--later", str(os.getpid()), "/nowhere.py", "", "cpu"]
 for forks in (lambda: do_together([partial(abs, number) for number in range(4)]), lambda: Twin(RUNNER, words, {})):
