@@ -18,6 +18,7 @@ from test_inside import FAULTS, SHAPES
 from bncheck.diagnosis.inside import read_alone
 from bncheck.diagnosis.lived.innocence import innocence
 from bncheck.diagnosis.lived.played import life_in
+from bncheck.diagnosis.rules.conventions import bn104_update_count
 from bncheck.diagnosis.rules.nonfinite.birthplace import in_words
 from bncheck.diagnosis.whole import apart, first_apart, inside, together
 from bncheck.evidence import CellView
@@ -451,3 +452,30 @@ def test_each_module_of_a_model_says_what_it_got_held_and_gave(tmp_path: Path, f
     assert rows[-1][1] in ("Dense", "Linear")
     assert "MyBN" in {row[1] for row in rows}
     assert all(len(row) == 7 and row[5] and row[6] for row in rows)
+
+
+BACKWARDS = ("train_forward", "backward") * 2
+
+
+def recomputed(rows: list[float], own: bool = False, documents: str = "forward") -> list[Finding]:
+    """Batches of mean 8 and 4, weight 1/2."""
+    trace = make_trace(BACKWARDS, running_mean=rows, running_var=[1.0] * 5)
+    case = replace(make_case(BACKWARDS), network=Network((), model="net.py:build"))
+    told = {"cell": {"layers": {"bn": {**BN, "own": own}}}}
+    cell = make_cell(case, "torch", trace, notes=told, documented={"update_on": documents})
+    return [item for item in bn104_update_count.check_cell(cell) if "backwards" in item.title]
+
+
+def test_statistics_that_move_in_backwards_too_are_those_of_a_forward_inside_them() -> None:
+    (found,) = recomputed([0, 4, 6, 5, 4.5])
+    assert (found.cause, found.kind, found.layer, found.event) == ("update-count", "hazard", "bn", 1)
+    assert found.title == (
+        "torch: the running statistics of bn move in 2 of 2 backwards, too: a forward runs inside them once more, as "
+        "under gradient checkpointing. It takes the same batch in again: a weight of 0.5 acts as 0.75."
+    )
+    (other,) = recomputed([0, 4, 5, 4.5, 3])
+    assert other.title.endswith("as under gradient checkpointing."), "another batch goes in"
+    assert recomputed([0, 4, 4, 4, 4]) == []
+    assert recomputed([0, 4, 6, 6, 6]) == [], "once may be anything"
+    assert recomputed([0, 4, 6, 5, 4.5], own=True) == [], "a layer of the user's may be made so"
+    assert recomputed([0, 4, 6, 5, 4.5], documents="backward") == [], "as MXNet's do"

@@ -27,6 +27,7 @@ from bncheck.diagnosis.rules.leftover import explained_by_conventions
 from bncheck.diagnosis.rules.lives import repeats
 from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.movement import moved
+from bncheck.diagnosis.rules.recomputed import recomputations
 from bncheck.diagnosis.rules.wording import names, number, targets, verb
 from bncheck.evidence import CellView, PairView
 from bncheck.finding import Finding
@@ -62,6 +63,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
     """Training forwards that leave the statistics alone before others that move them (every second step)."""
     yield from applications.found(cell, CODE, CAUSE)
     yield from unlike_data(cell)
+    yield from inside_backward(cell)
     if cell.trace is None or cell.case.network.custom is None:
         return  # frameworks' own layers never do that by themselves
     for layer in cell.trace.layers:
@@ -120,6 +122,33 @@ def unlike_data(cell: CellView) -> Iterator[Finding]:
                 **{f"mean of {name}": mean for name, mean in found.means.items()},
             },
             advice="keep the statistics of each kind apart, put both kinds into one batch, or let one of them update",
+        )
+
+
+def inside_backward(cell: CellView) -> Iterator[Finding]:
+    """A layer in a whole network of the user's, under gradient checkpointing, say."""
+    for found in recomputations(cell):
+        as_if = ""
+        if found.weight is not None:
+            twice = number(1 - (1 - found.weight) ** 2)
+            as_if = f" It takes the same batch in again: a weight of {number(found.weight)} acts as {twice}."
+        yield Finding(
+            code=CODE,
+            cause=CAUSE,
+            kind="hazard",
+            title=f"{names(cell.members)}: the running statistics of {found.layer} move in {found.backwards} of "
+            f"{found.of} backwards, too: a forward runs inside them once more, as under gradient checkpointing.{as_if}",
+            targets=targets(cell.members),
+            scenario=cell.case.scenario,
+            case=cell.case.name,
+            layer=found.layer,
+            event=found.first,
+            quantity="running_mean",
+            evidence={
+                "backwards that move": found.backwards,
+                **({} if found.weight is None else {"weight of the new batch": found.weight}),
+            },
+            advice="keep BatchNorm out of what is checkpointed, or give it the weight 1 - sqrt(1 - weight)",
         )
 
 
