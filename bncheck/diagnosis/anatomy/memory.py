@@ -20,6 +20,7 @@ LEAST_STEPS = 4  # of single channels, that two weights must make
 CLEARLY = 30.0  # so many times as near is a rule that takes the place of another
 FEW_DIGITS = 1e-6  # relative: how near a weight comes to three digits that are its own
 ORDERS = ("each in turn", "their mean", "the first", "the last")
+APART = 1e-3  # relative: two weights nearer than this are one, which rounding has shown twice
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ def weighed_apart(life: Life) -> Iterator[Memory]:
     for rule in variants(Group(), "their mean", life.weight, "exponential", life.divisor):
         one, two = (shown_weight(rule, life, which) for which in (0, 1))
         shown = all(steps_told_apart(rule, life, which) > 1 for which in (0, 1))
-        if shown and one != two and min(one, two) >= 0.0 and max(one, two) <= 1.0:
+        if shown and abs(one - two) > APART * max(one, two) and min(one, two) >= 0.0 and max(one, two) <= 1.0:
             found.append((abs(float(f"{two:.3g}") - two) > FEW_DIGITS * two, replace(rule, weight=one, var_weight=two)))
     yield from (rule for _, rule in sorted(found, key=lambda item: item[0]))
 
