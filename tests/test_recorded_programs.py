@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from watched_lives import KEEP, SCRIPTS, Forks, happened, record_apart, torch_python
+from watched_lives import KEEP, SCRIPTS, Forks, happened, lives_of, record_apart, torch_python
 
 from bncheck.run_folder.lives import FOLDER, read_lives
 from bncheck.subjects.launch import environment, launch
@@ -124,28 +124,13 @@ for x in DataLoader(torch.randn(8, 2), batch_size=4, num_workers=2):
 child = "import torch; torch.nn.BatchNorm1d(3)(torch.randn(4, 3))"
 sys.exit(subprocess.run([sys.executable, "-c", child]).returncode)
 """
-# As torchrun starts them: a process for each rank, which knows it by its environment.
-RANKS = f"""
-import os, runpy, socket, sys
-with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
-os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2")
-second = os.fork()
-os.environ["RANK"] = "0" if second else "1"
-runpy.run_path({str(SCRIPTS / "healthy" / "ddp.py")!r}, run_name="__main__")
-if second:
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))
-"""
-
-CODES = {"sudden": SUDDEN, "no_json": NO_JSON, "broken": BROKEN, "parent": PARENT, "ranks": RANKS}
 
 
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory: pytest.TempPathFactory) -> Forks:
     """Each of these by itself; what imports nothing but PyTorch need not import it again."""
     folder, places = tmp_path_factory.mktemp("apart"), []
-    for name, code in CODES.items():
+    for name, code in {"sudden": SUDDEN, "no_json": NO_JSON, "broken": BROKEN, "parent": PARENT}.items():
         places.append(folder / f"{name}.py")
         places[-1].write_text(code, encoding="utf-8")
     return record_apart(folder / "run", *places, SCRIPTS / "faulty" / "recomputed.py")
@@ -217,9 +202,8 @@ def test_an_error_in_the_recorder_is_a_remark_and_the_program_goes_on(apart: For
     assert life.forwards == 1
 
 
-def test_two_ranks_are_two_lives(apart: Forks) -> None:
-    first = apart.life("ranks.py")
-    (second,) = [life for life in apart.others() if life.world == 2]
+def test_two_ranks_are_two_lives(tmp_path: Path) -> None:
+    first, second = lives_of("healthy/ddp", tmp_path)
     assert [(life.rank, life.world) for life in (first, second)] == [(0, 2), (1, 2)]
     assert [layer.name for layer in second.layers] == ["1", "4"]
     assert not happened(first, "jump")
@@ -235,4 +219,4 @@ def test_recomputation_is_seen_as_such(apart: Forks) -> None:
 def test_processes_without_a_layer_leave_nothing_and_children_are_lives_of_their_own(apart: Forks) -> None:
     """Neither what loads data nor the process that all were forked from is one."""
     assert [layer.channels for layer in apart.life("parent.py").layers] == [2]
-    assert [layer.channels for life in apart.others() if life.world == 1 for layer in life.layers] == [3]
+    assert [layer.channels for life in apart.others() for layer in life.layers] == [3]
