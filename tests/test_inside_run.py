@@ -359,16 +359,22 @@ def test_check_says_where_the_first_nan_is_born(tmp_path: Path) -> None:
     assert any(note.startswith("Of the first NaN or Inf: it is born in a cast to float16") for note in notes)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("framework", ["torch", "paddle", "flax", "mxnet", "keras"])
-def test_each_fault_of_a_layer_inside_a_model_is_named_in_run_as_in_check(tmp_path: Path, framework: str) -> None:
+def zoo_of(framework: str, folder: Path) -> str:
+    """A scenario of the zoo of that framework's layers, with its file beside it."""
     python_of(framework)
-    shutil.copy(TESTS / f"{framework}_layers.py", tmp_path)
+    shutil.copy(TESTS / f"{framework}_layers.py", folder)
     axis = "channel_axis = -1" if framework in ("flax", "keras") else ""
     text = MODELS.partition("[matrix]")[0].replace("inside_models.py:build", f"{framework}_layers.py:zoo")
     text = text.replace("[8, 3, 6, 6]", f"[{SHAPES[framework]}]\n{axis}").replace('"torch"', f'"{framework}"')
-    (tmp_path / "zoo.toml").write_text(text, encoding="utf-8")
-    done = here("run", str(tmp_path / "zoo.toml"), "--no-report", "-q", "--out", str(tmp_path / "run"))
+    (folder / "zoo.toml").write_text(text, encoding="utf-8")
+    return str(folder / "zoo.toml")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["torch", "paddle", "flax", "mxnet", "keras"])
+def test_each_fault_of_a_layer_inside_a_model_is_named_in_run_as_in_check(tmp_path: Path, framework: str) -> None:
+    zoo = zoo_of(framework, tmp_path)
+    done = here("run", zoo, "--no-report", "-q", "--out", str(tmp_path / "run"))
     assert done.returncode == 1, done.stderr
     found: dict[str, set[str]] = {}
     for item in json.loads((tmp_path / "run" / "run.json").read_text())["findings"]:
@@ -436,13 +442,8 @@ def test_the_first_module_to_part_is_named_outside_pytorch(tmp_path: Path, frame
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["paddle", "flax", "mxnet", "keras"])
 def test_each_module_of_a_model_says_what_it_got_held_and_gave(tmp_path: Path, framework: str) -> None:
-    python_of(framework)
-    shutil.copy(TESTS / f"{framework}_layers.py", tmp_path)
-    axis = "channel_axis = -1" if framework in ("flax", "keras") else ""
-    text = MODELS.partition("[matrix]")[0].replace("inside_models.py:build", f"{framework}_layers.py:zoo")
-    text = text.replace("[8, 3, 6, 6]", f"[{SHAPES[framework]}]\n{axis}").replace('"torch"', f'"{framework}"')
-    (tmp_path / "zoo.toml").write_text(text, encoding="utf-8")
-    here("run", str(tmp_path / "zoo.toml"), "--no-probe", "--no-report", "-q", "--out", str(tmp_path / "run"))
+    zoo = zoo_of(framework, tmp_path)
+    here("run", zoo, "--no-probe", "--no-report", "-q", "--out", str(tmp_path / "run"))
     results = read_results(tmp_path / "run")
     (cell,) = results.cells
     record = read_record(folder_of(tmp_path / "run", cell))
