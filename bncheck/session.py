@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from bncheck.bounded import is_there
 from bncheck.environments.backend_file import BackendFile, find_backends
 from bncheck.environments.devices import cores, why_not
-from bncheck.environments.fork import do_together
+from bncheck.environments.fork import do_together, may_fork
 from bncheck.environments.lineup import line_up, require
 from bncheck.environments.pythons import Ready, parse_pythons
 from bncheck.environments.pythons import prepare as prepare_environments
@@ -278,7 +278,8 @@ def conclude(
 
     make_way(run)
     gc.freeze()  # what is imported stays to the end: collecting garbage need not walk through it again
-    results = analyse(run, plan, targets, documented, listener.say, measured, cores(), ahead, do_together)
+    in_two = do_together if may_fork() else None
+    results = analyse(run, plan, targets, documented, listener.say, measured, cores(), ahead, in_two)
     if concluding is not None:
         results, answer = concluding(results)
         write_answer(answer, run)

@@ -87,6 +87,11 @@ class Trace:
         """BatchNorm layers in network order."""
         return tuple(dict.fromkeys(name.split("/", 1)[0] for name in self.arrays if name.endswith("/n")))
 
+    @cached_property
+    def statuses(self) -> tuple[str, ...]:
+        """How each event went."""
+        return tuple(event.status for event in self.events)
+
     def get(self, layer: str, quantity: str) -> Array | None:
         return self.arrays.get(f"{layer}/{quantity}")
 

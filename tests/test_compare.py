@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bncheck.diagnosis.drifts import coarser, drifts_between, same_program, ulp_of
+from bncheck.diagnosis.drifts import coarser, drifts_between, mean_and_deviation, same_program, ulp_of
 from bncheck.evidence import CellView, Drift
 from bncheck.scenario import Case, Event, InputSpec, Layer, Network, Tolerance
 from bncheck.trace import STATISTICS, Array, EventRecord, Trace
@@ -129,6 +131,25 @@ def test_outputs_of_different_size_share_one_drift() -> None:
     b = view(case, "b", {"output/0": np.zeros((4, 1)), "output/1": np.ones((2, 1))})
     drift = one(drifts_between(case, a, b), "output")
     assert (drift.points, drift.max_abs, drift.first_event) == (2, 1.0, 1)
+
+
+def test_rows_of_one_pair_are_not_another_pair_s() -> None:
+    """What is worked out of a target's outputs is kept for its other pairs; the third has played less than the two."""
+    case = make_case(["train_forward", "eval_forward"])
+    a = view(case, "a", {"output/0": np.zeros((4, 1)), "output/1": np.zeros((2, 1))})
+    b = view(case, "b", {"output/0": np.zeros((4, 1)), "output/1": np.ones((2, 1))})
+    c = view(case, "c", {"output/0": np.ones((4, 1)), "output/1": np.ones((3, 1))})
+    pairs = [one(drifts_between(case, *pair), "output") for pair in ((a, b), (a, c), (b, c), (a, b))]
+    assert [(drift.points, drift.first_event) for drift in pairs] == [(2, 1), (1, 0), (1, 0), (2, 1)]
+
+
+@given(st.lists(st.floats(allow_nan=True), max_size=9))
+def test_mean_and_deviation_are_numpy_s_to_the_bit(values: list[float]) -> None:
+    points = np.array(values)
+    known = points[np.isfinite(points)]
+    with np.errstate(all="ignore"):
+        wanted = (known.mean(), known.std()) if known.size else (np.nan, np.nan) if values else (0.0, 0.0)
+        np.testing.assert_array_equal(mean_and_deviation(points), wanted)
 
 
 def test_gradients_are_compared_at_backward_events() -> None:

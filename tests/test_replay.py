@@ -10,7 +10,7 @@ from bncheck.convention import Convention, Facet
 from bncheck.diagnosis.fit import measure
 from bncheck.diagnosis.fit.stream import read_stream
 from bncheck.diagnosis.replay import attribute, replay, rounding_bound
-from bncheck.diagnosis.replay.conduct import ORDERS, in_order, score
+from bncheck.diagnosis.replay.conduct import MOVING, ORDERS, compute_factors, in_order, rules_of, score
 from bncheck.diagnosis.replay.sides import Side, apart
 from bncheck.diagnosis.replay.swaps import Game
 
@@ -37,6 +37,29 @@ def test_all_ones_with_weight_one_tenth() -> None:
     )
     assert found["bn"]["running_mean"][:, 0] == pytest.approx([0.0, 0.1, 0.19, 0.271])
     assert found["bn"]["running_var"][:, 0] == pytest.approx([1.0, 0.9, 0.81, 0.729])
+
+
+@pytest.mark.parametrize("update", ["forward", "backward", "eval"])
+@pytest.mark.parametrize("averaging", ["exponential", "cumulative", "debiased"])
+def test_the_facets_that_movements_are_kept_by_are_all_that_they_read(update: str, averaging: str) -> None:
+    """Sets of rules that share these are moved alike: one that is read and is not among them would be lost."""
+    read = set()
+
+    class Rules(dict):  # type: ignore[type-arg]
+        def __getitem__(self, name: str) -> object:
+            read.add(name)
+            return super().__getitem__(name)
+
+    batches = {"main": np.ones((12, 6, 2)), "one": np.ones((1, 1, 2)), "none": np.ones((1, 0, 2))}
+    case = case_of("F F1 F0 F F B E N", (6, 2))
+    case, trace, _ = play(case, arrays_of(case, batches), {"dtype": "float32", "update_on": update})
+    stream = read_stream(case, trace, case.network.layers[0])
+    assert stream is not None
+    rules = rules_of(Convention("", facets={"update_on": Facet(update), "averaging": Facet(averaging)}), stream)
+    compute_factors(score(case, stream), Rules(rules))
+    assert read <= set(MOVING)
+    idle = {"forward": {"backward_order"}, "backward": {"single_value_state"}}  # neither says anything of eval
+    assert set(MOVING) - read <= idle.get(update, {"backward_order", "single_value_state"})
 
 
 def test_two_forwards_one_backward_averages_the_last_first() -> None:

@@ -21,7 +21,7 @@ from bncheck.errors import RunFolderError
 from bncheck.run_folder.arrays import Archive, stored_entries
 from bncheck.run_folder.cell import folder_of, replay_of, trace_of
 from bncheck.run_folder.folder import check_slug
-from bncheck.run_folder.results import CaseResult, CellResult, plain, read_results, write_results
+from bncheck.run_folder.results import CaseResult, CellResult, TargetResult, dump, plain, read_results, write_results
 from bncheck.worker.archive import write_npz
 
 CELL = CellResult("all-ones", "forward", "torch", "torch", "ok")
@@ -70,6 +70,19 @@ def test_numpy_numbers_are_written_as_numbers() -> None:
     assert plain({"a": np.float32(0.5), "b": np.int64(3), "c": np.array([1.0, np.nan])}) == {
         "a": 0.5, "b": 3, "c": [1.0, "nan"],
     }  # fmt: skip
+
+
+numbers = st.floats() | st.integers() | st.none() | st.booleans() | st.text(max_size=3)
+leaves = numbers | st.builds(np.float32, st.floats(width=32)) | st.builds(np.int64, st.integers(-9, 9))
+nested = st.recursive(leaves, lambda inner: st.dictionaries(st.text(max_size=2), inner) | st.tuples(inner, inner))
+
+
+@given(values=st.dictionaries(st.text(max_size=2), nested, max_size=3), evidence=nested)
+def test_what_the_encoder_writes_is_what_plain_data_is(values: dict[str, Any], evidence: Any) -> None:
+    """Most records go to the encoder as they are; those with NaN or numbers of NumPy in them must come out alike."""
+    finding = literal_run.finding(evidence={"x": evidence})
+    for value in (values, finding, TargetResult("torch", "torch", "torch", environment=values)):
+        assert dump(value) == json.dumps(plain(value), allow_nan=False, ensure_ascii=False)
 
 
 def test_a_key_from_the_future_is_left_alone(run: Path) -> None:

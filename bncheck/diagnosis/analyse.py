@@ -46,7 +46,9 @@ from bncheck.trace import Trace
 InTwo = Callable[[Sequence[Callable[[], "Analysis"]]], list["Analysis"]]
 # In pairs of cells: starting a second process costs as much as judging 50 of them (0.5 s).
 PARALLEL_FROM, CHUNK = 200, 25
-FORKED_FROM = 10  # a fork of this process, which knows everything, costs as much as judging one or two
+# A fork of this process, which knows everything, costs as much as judging one or two. It says what it has found at the
+# end, so that it takes no more than a person waits for without news.
+FORKED_FROM, FORKED_TO = 10, 100  # pairs, cases
 
 
 @dataclass
@@ -184,7 +186,8 @@ def judge_cases(work: Work, analysis: Analysis, tell: Callable[[str], None]) -> 
     pairs = max(1, played * (played - 1) // 2)
     size = max(1, CHUNK // pairs) if compared * pairs >= PARALLEL_FROM and work.cores > 1 else max(total, 1)
     chunks = [range(start, min(start + size, total)) for start in range(0, total, size)]
-    if len(chunks) < 2 and work.in_two is not None and compared * pairs >= FORKED_FROM:
+    few = len(chunks) < 2 or (work.cores == 2 and total <= FORKED_TO)
+    if few and work.in_two is not None and compared * pairs >= FORKED_FROM:
         tell(f"comparing {total} cases")
         for part in work.in_two([partial(judge_here, work, range(number, number + 1)) for number in range(total)]):
             merge(analysis, part)

@@ -178,7 +178,7 @@ def _agree(case: CaseViews, one: CellView, two: CellView) -> bool:
     pair = case.pairs.get(frozenset((one.target, two.target)))
     if pair is None or one.outcome != two.outcome or one.trace is None or two.trace is None:
         return False
-    if [event.status for event in one.trace.events] != [event.status for event in two.trace.events]:
+    if one.trace.statuses != two.trace.statuses:
         return False  # one lacks what the other played: that they agree until there says nothing about the rest
     return all(
         (drift.relation == "missing" and drift.quantity in STATES)

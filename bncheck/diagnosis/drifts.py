@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from bncheck.trace import GRADIENTS, STATES, STATISTICS, Array, Trace
 # Bits of a significand: an ULP of x is 2^(exponent of x − bits + 1), and not below the smallest normal's.
 SIGNIFICANDS = {"float64": (53, -1022), "float32": (24, -126), "float16": (11, -14), "bfloat16": (8, -126)}
 NOT_PLAYED = ("unsupported", "failed")
+MOST_ROWS_KEPT = 1 << 16  # values
 COARSENESS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -62,19 +64,21 @@ def drifts_between(case: Case, a: CellView, b: CellView, tolerance: Tolerance = 
 def same_program(a: Trace, b: Trace) -> int:
     """How many events both sides played alike: up to the first that counts (``Op.counts``) and that one of them has no
     support for, or failed at."""
-    missing = [
-        t
-        for t, (one, two) in enumerate(zip(a.events, b.events, strict=False))
-        if (one.status in NOT_PLAYED) != (two.status in NOT_PLAYED) and op_of(one.op).counts
-    ]
-    return missing[0] if missing else min(len(a.events), len(b.events))
+    first = None
+    if a.statuses != b.statuses:
+        steps = enumerate(zip(a.events, b.events, strict=False))
+        unlike = (t for t, sides in steps if len({side.status in NOT_PLAYED for side in sides}) > 1)
+        first = next((t for t in unlike if op_of(a.events[t].op).counts), None)
+    return min(len(a.events), len(b.events)) if first is None else first
 
 
 def compare_outcomes(case: Case, a: CellView, b: CellView) -> Iterator[Drift]:
     """A drift of quantity ``events`` when one side refused an event that the other carried out."""
     if a.trace is None or b.trace is None:
         return
-    status = [[event.status for event in side.trace.events] for side in (a, b) if side.trace is not None]
+    status = a.trace.statuses, b.trace.statuses
+    if status[0] == status[1]:
+        return
     first = next((t for t, (one, two) in enumerate(zip(*status, strict=False)) if {one, two} == {"ok", "raised"}), None)
     if first is None:
         return
@@ -241,25 +245,44 @@ def loose(
     case: Case, played: Sequence[Event], a: Trace, b: Trace, quantity: str, ops: Sequence[str]
 ) -> Iterator[Series]:
     """Outputs (or input gradients) of all events as one series; shorter rows are padded with zeros on both sides."""
-    found = []
-    for t, event in enumerate(played):
-        one, two = a.arrays.get(f"{quantity}/{t}"), b.arrays.get(f"{quantity}/{t}")
-        if event.op in ops and one is not None and two is not None and one.shape == two.shape:
-            found.append((t, one.reshape(-1), two.reshape(-1)))
-    if not found:
-        return
-    width = max(len(one) for _, one, _ in found)
-    sides = [np.zeros((len(found), width)) for _ in range(2)]
-    for row, (_, one, two) in enumerate(found):
-        sides[0][row, : len(one)], sides[1][row, : len(two)] = one, two
-    yield Series(
-        layer="",
-        quantity=quantity,
-        a=sides[0],
-        b=sides[1],
-        events=np.array([t for t, _, _ in found]),
-        dtype=network_dtype(case, a, b),
-    )
+    one, two = shapes_of(a, quantity), shapes_of(b, quantity)
+    found = [t for t, event in enumerate(played) if t in one and event.op in ops and one[t] == two.get(t)]
+    if found:
+        yield Series(
+            layer="",
+            quantity=quantity,
+            a=as_rows(a, quantity, found),
+            b=as_rows(b, quantity, found),
+            events=np.array(found),
+            dtype=network_dtype(case, a, b),
+        )
+
+
+def shapes_of(trace: Trace, quantity: str) -> dict[int, tuple[int, ...]]:
+    """Event → shape of what is recorded of it for itself."""
+    key = f"shapes of {quantity}"
+    if key not in trace.worked_out:
+        named = (name.split("/") for name in trace.arrays if name.startswith(f"{quantity}/"))
+        events = [int(words[1]) for words in named if len(words) == 2]
+        trace.worked_out[key] = {t: trace.arrays[f"{quantity}/{t}"].shape for t in events}
+    found: dict[int, tuple[int, ...]] = trace.worked_out[key]
+    return found
+
+
+def as_rows(trace: Trace, quantity: str, events: list[int]) -> Array:
+    """A row for each event, float64. Of many targets each is asked for once for every other one, so that those that
+    are not large are kept."""
+    key = f"rows of {quantity}"
+    known = trace.worked_out.get(key)
+    if known is not None and known[0] == events:
+        return np.asarray(known[1])
+    rows = [trace.arrays[f"{quantity}/{t}"].reshape(-1) for t in events]
+    found = np.zeros((len(rows), max(map(len, rows))))
+    for row, values in zip(found, rows, strict=True):
+        row[: len(values)] = values
+    if found.size <= MOST_ROWS_KEPT:
+        trace.worked_out[key] = events, found
+    return found
 
 
 def scale_of(quantity: str, size: Array) -> Array:
@@ -289,55 +312,32 @@ def allowance(quantity: str, size: Array, counted: Array, dtype: str, tolerance:
 
 def drift_of(case: Case, name_a: str, name_b: str, series: Series, tolerance: Tolerance) -> Drift:
     """One drift from paired rows. NaN and Inf in the same place on both sides do not drift."""
-    a, b = series.a.astype(np.float64), series.b.astype(np.float64)
-    if np.isfinite(a).all() and np.array_equal(a, b):  # gamma and beta, mostly
-        zeros = (0.0, 0.0, 0.0, 0.0, 0.0)
-        return Drift(
-            case.scenario,
-            case.name,
-            name_a,
-            name_b,
-            series.layer,
-            series.quantity,
-            len(a),
-            *zeros,
-            None,
-            0,
-            0,
-            "agrees",
-            series.dtype,
-        )
+    a, b = (np.asarray(rows, dtype=np.float64) for rows in (series.a, series.b))
     good_a, good_b = np.isfinite(a), np.isfinite(b)
-    both = good_a & good_b
-    with np.errstate(all="ignore"):
-        gap = np.where(both, np.abs(a - b), 0.0)
-        size = np.where(both, np.maximum(np.abs(a), np.abs(b)), 0.0)
-        same = ((a == b) | (np.isnan(a) & np.isnan(b))) & ~both
-        bad = ~both & ~same
-        counted = size if series.floor is None or series.floor.shape != size.shape else np.maximum(size, series.floor)
-        outside = (gap > allowance(series.quantity, size, counted, series.dtype, tolerance)) | bad
-        relative = np.where(counted > 0, gap / np.where(counted > 0, counted, 1.0), 0.0)
-        ulps = gap / ulp_of(scale_of(series.quantity, counted), series.dtype)
-    points = (
-        np.where(both.any(axis=1), gap.sum(axis=1) / np.maximum(both.sum(axis=1), 1), np.nan)
-        if gap.size
-        else np.zeros(0)
-    )
-    first = first_true(outside.any(axis=1)) if outside.size else None
-    relation = "agrees" if first is None else ("nonfinite" if bad.any() else "differs")
-    known = points[np.isfinite(points)]
+    finite = bool(good_a.all() and good_b.all())
+    if finite and bool((a == b).all()):  # gamma and beta, mostly
+        return as_drift(case, name_a, name_b, series)
     with np.errstate(all="ignore"):  # the square of 1e299 is none
-        mean, std = (float(known.mean()), float(known.std())) if known.size else (np.nan, np.nan)
-    if not points.size:
-        mean, std = 0.0, 0.0
-    return Drift(
-        scenario=case.scenario,
-        case=case.name,
-        a=name_a,
-        b=name_b,
-        layer=series.layer,
-        quantity=series.quantity,
-        points=len(a),
+        gap, size = np.abs(a - b), np.maximum(np.abs(a), np.abs(b))
+        bad = None
+        if not finite:
+            both = good_a & good_b
+            gap, size = np.where(both, gap, 0.0), np.where(both, size, 0.0)
+            bad = ~both & ~((a == b) | (np.isnan(a) & np.isnan(b)))
+        counted = size if series.floor is None or series.floor.shape != size.shape else np.maximum(size, series.floor)
+        outside: Array = gap > allowance(series.quantity, size, counted, series.dtype, tolerance)
+        relative = np.divide(gap, counted, out=np.zeros_like(gap), where=counted > 0)
+        ulps = gap / ulp_of(scale_of(series.quantity, counted), series.dtype)
+        points = mean_rows(gap, None if finite else both)
+        mean, std = mean_and_deviation(points)
+    if bad is not None:
+        outside |= bad
+    first = first_true(np.asarray(outside.any(axis=1))) if outside.size else None
+    return as_drift(
+        case,
+        name_a,
+        name_b,
+        series,
         mean_abs=mean,
         std_abs=std,
         max_abs=float(gap.max(initial=0.0)),
@@ -346,6 +346,43 @@ def drift_of(case: Case, name_a: str, name_b: str, series: Series, tolerance: To
         first_event=None if first is None else int(series.events[first]),
         nonfinite_a=int((~good_a).sum()),
         nonfinite_b=int((~good_b).sum()),
-        relation=relation,
-        dtype=series.dtype,
+        relation="agrees" if first is None else ("differs" if bad is None or not bad.any() else "nonfinite"),
     )
+
+
+def as_drift(case: Case, name_a: str, name_b: str, series: Series, **measured: Any) -> Drift:
+    """A series as a drift; without figures, of equal sides."""
+    equal = dict.fromkeys(("mean_abs", "std_abs", "max_abs", "max_rel", "max_ulp"), 0.0)
+    none: dict[str, Any] = {"first_event": None, "nonfinite_a": 0, "nonfinite_b": 0, "relation": "agrees", **equal}
+    return Drift(
+        scenario=case.scenario,
+        case=case.name,
+        a=name_a,
+        b=name_b,
+        layer=series.layer,
+        quantity=series.quantity,
+        points=len(series.a),
+        dtype=series.dtype,
+        **{**none, **measured},
+    )
+
+
+def mean_rows(gap: Array, both: Array | None) -> Array:
+    """The mean of each row over what is finite on both sides (None: all of it); NaN where nothing is."""
+    if not gap.size:
+        return np.zeros(0)
+    if both is None:
+        return np.asarray(gap.sum(axis=1) / gap.shape[1])
+    return np.where(both.any(axis=1), gap.sum(axis=1) / np.maximum(both.sum(axis=1), 1), np.nan)
+
+
+def mean_and_deviation(points: Array) -> tuple[float, float]:
+    """Of the finite ones, to the bit what ndarray.mean and std work out, in a third of their time; 0 without points."""
+    if not points.size:
+        return 0.0, 0.0
+    known = points[np.isfinite(points)]
+    if not known.size:
+        return np.nan, np.nan
+    mean = np.add.reduce(known) / known.size
+    off = known - mean
+    return float(mean), float(np.sqrt(np.add.reduce(off * off) / known.size))

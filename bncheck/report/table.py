@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "csv"
 AT_ONCE = 256  # rows
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what one begins with
 
 
 def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -> list[Path]:
@@ -43,9 +44,7 @@ def lines(items: Iterable[Any], kind: type) -> Iterator[str]:
     writer.writerow([key_of(kind, name) for name in names])
     rest = iter(items)
     while some := list(islice(rest, AT_ONCE)):
-        for item in some:
-            values = (flat(getattr(item, name)) for name in names)
-            writer.writerow(["" if value is None else value for value in values])
+        writer.writerows([flat(getattr(item, name)) for name in names] for item in some)
         yield out.getvalue()
         out.seek(0)
         out.truncate()
@@ -53,15 +52,16 @@ def lines(items: Iterable[Any], kind: type) -> Iterator[str]:
 
 
 def flat(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return spell(value)  # a blank cell means that there is no number, which is something else
+    """What the writer takes as it is: most of a thousand drifts are numbers and words. None is a blank cell."""
+    if isinstance(value, str):
+        # Spreadsheets run a text that begins like a formula; a leading quote is how they are told not to.
+        return "'" + value if value.startswith(FORMULAS) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else spell(value)  # a blank cell would mean that there is no number
     if isinstance(value, tuple):
         return ";".join(map(str, value))
     if isinstance(value, dict):
         return json.dumps(plain(value), ensure_ascii=False) if value else ""
-    # Spreadsheets run a text that begins like a formula; a leading quote is how they are told not to.
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return "'" + value
     return value
 
 

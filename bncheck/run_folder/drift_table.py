@@ -40,6 +40,7 @@ class DriftTable(Sequence[Drift]):
         # Where a case's rows begin, again after rows of other cases; and which case that is.
         self.starts, self.cases = array("q"), array("q")
         self.lately: OrderedDict[tuple[str, str, str, str], tuple[Drift, ...]] = OrderedDict()
+        self.asked: tuple[int, Array] | None = None  # the rows of the case that was asked for last
         self.extend(drifts)
 
     # -- growing ----------------------------------------------------------------------------------------------
@@ -67,6 +68,7 @@ class DriftTable(Sequence[Drift]):
         self.file.write(rows.tobytes())
         self.used += len(rows)
         self.lately.clear()
+        self.asked = None
         self.__dict__.pop("sorted_cases", None)
 
     def row(self, drift: Drift) -> tuple[int | float, ...]:
@@ -208,11 +210,13 @@ class DriftTable(Sequence[Drift]):
     def rows_of(self, scenario: str, case: str) -> Array:
         if scenario not in self.codes or case not in self.codes:
             return np.zeros(0, ROW)
-        order, cases = self.sorted_cases
         key = case_key(self.codes[scenario], self.codes[case])
-        first, last = np.searchsorted(cases, [key, key + 1])
-        found = [self.rows(*self.span(int(place))) for place in order[first:last]]
-        return np.concatenate(found) if found else np.zeros(0, ROW)
+        if self.asked is None or self.asked[0] != key:  # of many targets, pair after pair of one case is asked for
+            order, cases = self.sorted_cases
+            first, last = np.searchsorted(cases, [key, key + 1])
+            found = [self.rows(*self.span(int(place))) for place in order[first:last]]
+            self.asked = key, np.concatenate(found) if found else np.zeros(0, ROW)
+        return self.asked[1]
 
     @cached_property
     def sorted_cases(self) -> tuple[Array, Array]:

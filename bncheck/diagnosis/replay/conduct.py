@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -51,6 +51,21 @@ ASSUMED: Mapping[str, Any] = {
     "single_value_state": "updated",
     "empty_batch": "unchanged",
 }
+# Facets that say how events move the statistics; the others say what normalises.
+MOVING = (
+    "update_on",
+    "update_without_grad",
+    "updates_per_event",
+    "batch_weight",
+    "averaging",
+    "variance_divisor",
+    "statistic",
+    "eps",
+    "single_value",
+    "single_value_state",
+    "empty_batch",
+    "backward_order",
+)
 SHOWN_BY = {"forward": (FORWARD, CHECKPOINTED), "backward": (BACKWARD,), "eval": (EVAL,), "flush": (FLUSH,)}
 ORDERS = ("last forward first", "first forward first", "first forward, then from the last on")
 UNKNOWN = Facet(None, identifiable=False)
@@ -68,6 +83,7 @@ class Score:
     input_var: Array
     plans: dict[tuple[bool, bool], tuple[Any, Any]]
     moments: dict[tuple[str, str, float], tuple[Array, ...]]
+    factors: dict[tuple[Any, ...], tuple[Array, Array]] = field(default_factory=dict)
 
     @cached_property
     def phases(self) -> tuple[Array, Array]:
@@ -75,6 +91,11 @@ class Score:
         kinds, several = self.stream.kinds, self.n > 1
         trains = [k in (FORWARD, NO_GRAD, CHECKPOINTED) for k in kinds]
         return np.array(trains, dtype=bool) & several, np.array([k == EVAL for k in kinds], dtype=bool) & several
+
+    @cached_property
+    def hidden(self) -> Array:
+        """(T, C) bool: a constant output reveals nothing."""
+        return np.asarray((self.input_var == 0) | (self.stream.gamma[:-1] == 0))
 
     def plan(self, rules: Rules) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
         """Kinds and sources of the events, with forwards refused where the rules refuse them."""
@@ -190,8 +211,16 @@ def moves(rules: Rules, kind: str) -> bool:
     return any(kind in SHOWN_BY.get(word, ()) for word in on)
 
 
-def factors(play: Score, rules: Rules) -> tuple[Array, Array, Array, Array]:
-    """(keep, add) of the running mean and of the running variance: (T, 1) and (T, C) each."""
+def factors(play: Score, rules: Rules) -> tuple[Array, Array]:
+    """What events keep and add of the running mean and of the running variance: (2, T, 1) and (2, T, C). Most of the
+    sets of rules that are replayed together have these in common."""
+    key = tuple(rules[name] for name in MOVING)
+    if key not in play.factors:
+        play.factors[key] = compute_factors(play, rules)
+    return play.factors[key]
+
+
+def compute_factors(play: Score, rules: Rules) -> tuple[Array, Array]:
     kinds, sources = play.plan(rules)
     um, uv = play.taken(rules)
     events, channels = len(kinds), um.shape[1]
@@ -210,7 +239,7 @@ def factors(play: Score, rules: Rules) -> tuple[Array, Array, Array, Array]:
                     a = weight_at(rules["averaging"], per_event, count[which])
                     keep[which, t] *= 1.0 - a
                     add[which, t] = (1.0 - a) * add[which, t] + a * u
-    return keep[0], add[0], keep[1], add[1]
+    return keep, add
 
 
 def small(rules: Rules, n: int, mean: Array, var: Array) -> tuple[Array | None, Array | None]:
@@ -240,21 +269,18 @@ def perform(play: Score, variants: Sequence[Rules]) -> dict[str, Array]:
     parts = [factors(play, rules) for rules in variants]
     states = []
     for which, name in ((0, "initial_mean"), (1, "initial_var")):
-        keep = np.stack([part[2 * which] for part in parts], axis=1)
-        add = np.stack([part[2 * which + 1] for part in parts], axis=1)
+        keep = np.stack([kept[which] for kept, _ in parts], axis=1)
+        add = np.stack([added[which] for _, added in parts], axis=1)
         state = np.empty((len(keep) + 1, *add.shape[1:]))
         state[0] = np.concatenate([rules[name] for rules in variants])
         for t in range(len(keep)):
             # An event that adds nothing keeps the value, NaN or not.
             state[t + 1] = keep[t] * state[t] + add[t]
         states.append(state.swapaxes(0, 1))
-    used = [normalisers(play, rules, states[0][i], states[1][i]) for i, rules in enumerate(variants)]
-    return {
-        "running_mean": states[0],
-        "running_var": states[1],
-        "used_mean": np.stack([m for m, _ in used]),
-        "used_invstd": np.stack([r for _, r in used]),
-    }
+    used = np.empty((2, len(variants), *play.input_mean.shape))
+    for i, rules in enumerate(variants):
+        used[0, i], used[1, i] = normalisers(play, rules, states[0][i], states[1][i])
+    return {"running_mean": states[0], "running_var": states[1], "used_mean": used[0], "used_invstd": used[1]}
 
 
 def normalisers(play: Score, rules: Rules, mean: Array, var: Array) -> tuple[Array, Array]:
@@ -279,8 +305,8 @@ def normalisers(play: Score, rules: Rules, mean: Array, var: Array) -> tuple[Arr
     with np.errstate(all="ignore"):
         r = 1.0 / (np.sqrt(v) + eps) if rules["eps_placement"] == "outside" else 1.0 / np.sqrt(v + eps)
     m[plain], r[plain] = 0.0, 1.0
-    # An output without a finite scale reveals neither, nor does a constant one.
-    lost = ~np.isfinite(m) | ~np.isfinite(r) | (play.input_var == 0) | (play.stream.gamma[:-1] == 0)
+    # An output without a finite scale reveals neither.
+    lost = ~(np.isfinite(m) & np.isfinite(r)) | play.hidden
     m[lost], r[lost] = np.nan, np.nan
     return m, r
 
