@@ -138,7 +138,7 @@ def play_and_judge(
     if not request.fresh and not plan.check_order:
         kept.lay_out(plan, {target.name: target.slug for target in targets})
     listener.expect((len(plan.cases) + len(plan.repeated)) * len(ready) - kept.cells)
-    reports = Thread(target=import_reports, args=(request.formats,), daemon=True)
+    reports = Thread(target=import_reports, args=(request.formats, plan), daemon=True)
     beside = Meanwhile(run, plan, seats, documented, kept, reports)
 
     def hear(progress: Progress) -> None:
@@ -407,7 +407,7 @@ def read_whole(path: Path, overrides: Mapping[str, Any], backends: Mapping[str, 
     return load_scenario(path, overrides, backends=backends)
 
 
-def import_reports(formats: Sequence[str]) -> None:
+def import_reports(formats: Sequence[str], plan: Plan) -> None:
     """Import what judging and the reports need while the workers import their frameworks: it saves most of a second."""
     import numpy.ma  # noqa: F401 - np.unique imports it when first called, which is behind the workers
 
@@ -419,4 +419,8 @@ def import_reports(formats: Sequence[str]) -> None:
     load_rules()
     prepare(formats)
     if "plots" in formats:
-        import bncheck.report.case_plot  # noqa: F401 - matplotlib
+        from bncheck.report.kept_pictures import are_likely
+
+        asked = [scenario.name for scenario in plan.scenarios if scenario.name not in plan.background]
+        if not are_likely(asked, plan.targets):
+            import bncheck.report.case_plot  # noqa: F401 - matplotlib

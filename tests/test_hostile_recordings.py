@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from bncheck.errors import RunFolderError
-from bncheck.run_folder.lives import FOLDER, StoredLayer, read_lives
+from bncheck.run_folder.folder import WATCHED
+from bncheck.run_folder.lives import StoredLayer, read_lives
 from bncheck.worker.watching.recorder import Layer, append
 
 
@@ -57,7 +58,7 @@ def test_a_full_disk_leaves_no_half_of_a_line(tmp_path: Path) -> None:
 
 def recording(tmp_path: Path) -> Path:
     """The smallest that is one: a layer of two channels, one forward."""
-    place = tmp_path / FOLDER / "12-0"
+    place = tmp_path / WATCHED / "12-0"
     place.mkdir(parents=True)
     about = {"framework": "torch", "version": "2.13.0", "program": "a.py", "command": ["a.py"], "pid": 12}
     (place / "about.json").write_text(json.dumps(about))

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from watched_lives import KEEP, SCRIPTS, Forks, happened, lives_of, record_apart, torch_python
 
-from bncheck.run_folder.lives import FOLDER, read_lives
+from bncheck.run_folder.folder import WATCHED
+from bncheck.run_folder.lives import read_lives
 from bncheck.subjects.launch import environment, launch
 from bncheck.subjects.watched import missed
 
@@ -50,7 +51,7 @@ def test_training_gives_the_same_bits_and_the_same_exit_code(tmp_path: Path) -> 
 
 
 def steps_on_disk(run: Path) -> int:
-    states = (json.loads(path.read_text()) for path in run.glob(f"{FOLDER}/*/state.json"))
+    states = (json.loads(path.read_text()) for path in run.glob(f"{WATCHED}/*/state.json"))
     return max((int(state["steps"]) for state in states), default=0)
 
 

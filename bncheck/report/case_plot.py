@@ -6,7 +6,7 @@ the yardstick on a log scale with the tolerance (bottom). Matplotlib's object AP
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,11 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
 from bncheck.diagnosis.drifts import allowance, root
-from bncheck.finding import KINDS
-from bncheck.report.curves import DRAWN, CaseCurves, Curve, case_curves, difference, onset
+from bncheck.report.case_sheet import CaseSheet, lay_out
+from bncheck.report.curves import DRAWN, CaseCurves, Curve, difference, onset
 from bncheck.report.panel import band_style, colour_of, finish, line, rings, style
 from bncheck.report.picture import SETTINGS, Picture, develop
-from bncheck.report.plain_text import clean, one_line, plural, share, words
-from bncheck.report.standing import standing
+from bncheck.report.plain_text import clean, one_line, plural, words
 from bncheck.report.svg import INK, PAPER
 from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
 from bncheck.scenario import Tolerance
@@ -42,25 +41,17 @@ def draw_case(
     results: Results, run_folder: Path, scenario: ScenarioResult, case: CaseResult, layer: str = "", png: bool = False
 ) -> Picture | None:
     """The picture of one case, or None when no target recorded running statistics for it."""
-    shown = case_curves(results, run_folder, scenario, case, layer)
-    if shown is None:
-        return None
+    found = lay_out(results, run_folder, scenario, case, layer)
+    return None if found is None else draw(found, png)
+
+
+def draw(case: CaseSheet, png: bool = False) -> Picture:
     with mpl.rc_context(SETTINGS):
-        return develop(compose(results, shown), f"{scenario.name}--{case.name}", caption(shown), results.version, png)
+        return develop(compose(case), case.name, case.caption, case.version, png)
 
 
-def caption(shown: CaseCurves) -> str:
-    names = ", ".join(curve.label for curve in shown.curves)
-    return clean(
-        f"Running mean and running variance of layer {shown.layer} in {shown.scenario.name}, "
-        f"{shown.case.label or shown.case.name}, on {names}; below, the distance from {shown.yardstick}."
-    )
-
-
-def compose(results: Results, shown: CaseCurves) -> Figure:
-    looks = {
-        target.name: number for number, target in enumerate(t for t in results.targets if t.name != shown.yardstick)
-    }
+def compose(case: CaseSheet) -> Figure:
+    shown, looks = case.shown, case.looks
     handles = entries(shown, looks)
     columns = legend_columns(handles)
     # Every further row of the legend makes the figure higher, not the panels lower.
@@ -86,7 +77,7 @@ def compose(results: Results, shown: CaseCurves) -> Figure:
         handlelength=2.8,
         borderaxespad=0,
     )
-    heading(figure, results, shown, height)
+    heading(figure, case, height)
     return figure
 
 
@@ -128,7 +119,7 @@ def one_step(case: CaseResult) -> str:
 # --------------------------------------------------------------------------------------------------------- panels
 
 
-def trajectory(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int]) -> None:
+def trajectory(axes: Axes, shown: CaseCurves, quantity: str, looks: Mapping[str, int]) -> None:
     """Measured curves as lines, replayed ones as rings on them, the yardstick as a broad band underneath."""
     channel = shown.channel.get(quantity, 0)
     for curve in shown.curves:
@@ -156,7 +147,7 @@ def column(values: Array | None, channel: int) -> Array | None:
     return found
 
 
-def drift(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int]) -> None:
+def drift(axes: Axes, shown: CaseCurves, quantity: str, looks: Mapping[str, int]) -> None:
     """Distance from the yardstick on a log scale; exact agreement lies on the bottom line."""
     base = shown.of(shown.yardstick)
     title = f"|{NAMES[quantity]} − that of {clean(shown.yardstick) or 'nothing'}|, mean over channels"
@@ -212,7 +203,7 @@ def power_ticks(floor: float, top: float) -> Array:
     return np.array([floor, *np.arange(np.floor(top), floor, -stride)])
 
 
-def mark_onsets(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, int], named: bool = True) -> None:
+def mark_onsets(axes: Axes, shown: CaseCurves, quantity: str, looks: Mapping[str, int], named: bool = True) -> None:
     """A cross and a thin line where a target's values stop being numbers."""
     across = axes.get_xaxis_transform()
     found = [
@@ -256,7 +247,7 @@ def mark_onsets(axes: Axes, shown: CaseCurves, quantity: str, looks: dict[str, i
 # ---------------------------------------------------------------------------------------------------- words on it
 
 
-def entries(shown: CaseCurves, looks: dict[str, int]) -> list[Artist]:
+def entries(shown: CaseCurves, looks: Mapping[str, int]) -> list[Artist]:
     """The legend: one entry per target, then what rings and shade mean."""
     found: list[Artist] = []
     for curve in shown.curves:
@@ -290,8 +281,8 @@ def legend_columns(handles: list[Artist]) -> int:
     return 1
 
 
-def heading(figure: Figure, results: Results, shown: CaseCurves, height: float) -> None:
-    scenario, case = shown.scenario, shown.case
+def heading(figure: Figure, sheet: CaseSheet, height: float) -> None:
+    scenario, case = sheet.shown.scenario, sheet.shown.case
     label = "" if case.label in ("", "base") else f" · {case.label}"
     figure.text(
         0.012,
@@ -301,7 +292,7 @@ def heading(figure: Figure, results: Results, shown: CaseCurves, height: float) 
         fontweight="bold",
         va="top",
     )
-    figure.text(0.012, 1 - 0.4 / height, one_line(verdict_line(results, shown), 132), fontsize=9, va="top")
+    figure.text(0.012, 1 - 0.4 / height, one_line(sheet.verdict, 132), fontsize=9, va="top")
     specs = [spec for spec in case.inputs.values() if isinstance(spec, dict)]
     size = "; ".join(f"input {spec.get('shape', '')} {spec.get('fill', '')}" for spec in specs)
     steps, one = plural(len(case.steps or case.ops), "step"), one_step(case)
@@ -309,25 +300,13 @@ def heading(figure: Figure, results: Results, shown: CaseCurves, height: float) 
         filter(
             None,
             (
-                f"{scenario.name}--{case.name}",
+                sheet.name,
                 size,
                 case.dtype,
                 f"{steps} of 1 {one}" if one and one not in step_words(case) else steps,
-                f"bncheck {results.version}",
-                results.created,
+                f"bncheck {sheet.version}",
+                sheet.created,
             ),
         )
     )
     figure.text(0.012, 0.1 / height, one_line(note, 170), fontsize=7.5)
-
-
-def verdict_line(results: Results, shown: CaseCurves) -> str:
-    """The gravest finding of the case in one line, or that everything agrees."""
-    found = [f for f in results.findings_at.get((shown.scenario.name, shown.case.name), ()) if f.kind != "rounding"]
-    if found:
-        first = min(found, key=lambda item: (KINDS.index(item.kind), -(item.explained or 0.0)))
-        explained = "" if first.explained is None else f" (accounts for {share(first.explained)} of the difference)"
-        return f"{first.code} {first.cause}{explained}: {first.title}"
-    words_of = [standing(results, shown.scenario.name, shown.case.name, curve.target) for curve in shown.curves]
-    off = [f"{c.target}: {s.text}" for c, s in zip(shown.curves, words_of, strict=True) if not s.good]
-    return "; ".join(off) or f"All targets agree with {shown.yardstick}."

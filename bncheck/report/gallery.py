@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 
 from bncheck.environments.fork import do_together
+from bncheck.report.case_sheet import CaseSheet, lay_out
+from bncheck.report.kept_pictures import kept_or_drawn, mark
 from bncheck.report.overview import make_matrix
 from bncheck.report.picture import Picture
 from bncheck.run_folder.answer import NAME as ANSWER
@@ -44,12 +46,20 @@ class Gallery:
             return self.drawn[key]
         if self.draws_nothing:
             return None
-        from bncheck.report.case_plot import draw_case
-
-        picture = draw_case(self.results, self.run_folder, scenario, case, layer, self.png)
+        sheet = lay_out(self.results, self.run_folder, scenario, case, layer)
+        picture = None if sheet is None else self.picture_of(sheet)
         if len(self.drawn) < REMEMBERED:
             self.drawn[key] = picture
         return picture
+
+    @property
+    def targets(self) -> list[str]:
+        return [target.name for target in self.results.targets]
+
+    def picture_of(self, sheet: CaseSheet) -> Picture:
+        if self.png:  # those are not kept
+            return draw_now(sheet, png=True)
+        return kept_or_drawn(sheet, self.targets, draw_now)
 
     def draw_chosen(self) -> Iterator[Picture]:
         """The pictures of the chosen cases, in their order; what a page shows beside those is drawn with them."""
@@ -66,6 +76,8 @@ class Gallery:
                 if len(self.drawn) < REMEMBERED:
                     self.drawn.setdefault((scenario.name, case.name, ""), next(iter(pictures), None))
                 yield from pictures
+        if not self.png:
+            mark((each.name for each in self.results.scenarios if not each.probe), self.targets)
 
     def alone(self, scenario: ScenarioResult, case: CaseResult) -> list[Picture]:
         picture = self.picture(scenario, case)
@@ -98,6 +110,13 @@ class Gallery:
         asked = [row for row in rest if not row[0].probe]
         rest = asked if telling or asked else rest  # probes stand behind all that was asked for
         return (telling + rest[: max(0, AT_LEAST - len(telling))])[: self.limit]
+
+
+def draw_now(sheet: CaseSheet, png: bool = False) -> Picture:
+    """Where all pictures are kept, matplotlib is not imported."""
+    from bncheck.report.case_plot import draw
+
+    return draw(sheet, png)
 
 
 @cache

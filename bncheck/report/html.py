@@ -6,13 +6,14 @@ the template. Pictures are drawn here, never read back from the folder: a file t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bncheck.convention import FACETS, Convention, Facet
 from bncheck.gate.bar import Verdict, read_verdict
+from bncheck.life import Life
 from bncheck.report import answer_page, overview, plain_text
 from bncheck.report.conventions import kept
 from bncheck.report.figures import Figures
@@ -24,7 +25,7 @@ from bncheck.report.overview import Theme
 from bncheck.report.pages import environment, environment_table
 from bncheck.report.places import DECADES, GRAVITY, by_scenario, choices, columns, of_yardstick, places
 from bncheck.report.standing import step_of
-from bncheck.run_folder.lives import read_lives
+from bncheck.run_folder.folder import WATCHED
 from bncheck.run_folder.results import Results
 from bncheck.run_folder.source_lines import read_lines
 from bncheck.run_folder.whole import write_whole
@@ -54,13 +55,21 @@ def render(results: Results, run_folder: Path, gallery: Gallery | None = None) -
     return [write_whole(run_folder / "index.html", page(results, run_folder, gallery))]
 
 
+def watched_lives(run_folder: Path) -> Sequence[Life]:
+    """Those of the processes that were watched; what checks them takes a tenth of a second to import."""
+    if not (run_folder / WATCHED).is_dir():
+        return ()
+    from bncheck.run_folder.lives import read_lives
+
+    return read_lines(run_folder, read_lives(run_folder))
+
+
 def page(results: Results, run_folder: Path, gallery: Gallery | None = None) -> str:
     """The whole page."""
     figures = Figures(results, gallery or Gallery(results, run_folder))
     told = told_of(results, run_folder)
     if told is not None:
-        lives = read_lines(run_folder, read_lives(run_folder))
-        return answer_page.page(results, run_folder, told, figures, lives)
+        return answer_page.page(results, run_folder, told, figures, watched_lives(run_folder))
     verdict = read_verdict(run_folder, results)
     items = list_items(results, run_folder, figures, verdict)
     anchors = {id(finding): item.anchor for item in items for finding in item.theme.findings}

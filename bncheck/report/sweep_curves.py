@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bncheck.report.plain_text import scalar
+from bncheck.report.plain_text import clean, scalar
 from bncheck.run_folder.results import CaseResult, Results, ScenarioResult
 
 NUMBER = re.compile(r"(?P<number>[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?:,\s*(?P<rest>.+))?", re.IGNORECASE)
@@ -23,6 +23,7 @@ DRAWN: Mapping[str, tuple[str, str, str]] = {
     "grad_input": ("gradient of the input", "mean_abs", "mean |difference|"),
 }
 LEAST = 3  # points that make a curve
+MOST_PANELS = 3
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,48 @@ class Sweep:
     @property
     def quantities(self) -> list[str]:
         return [name for name in DRAWN if any(quantity == name for _, quantity in self.curves)]
+
+
+@dataclass(frozen=True)
+class SweepSheet:
+    """All that the picture of a sweep shows; ``labels`` and ``looks`` (the numbers of their colours) are of targets."""
+
+    sweep: Sweep
+    labels: Mapping[str, str]
+    looks: Mapping[str, int]
+    yardstick: str
+    version: str  # of bncheck
+    created: str
+
+    @property
+    def name(self) -> str:
+        return self.sweep.name
+
+    @property
+    def quantities(self) -> list[str]:
+        return self.sweep.quantities[:MOST_PANELS]
+
+    @property
+    def caption(self) -> str:
+        sweep = self.sweep
+        group = f", {sweep.group}" if sweep.group else ""
+        what = ", ".join(DRAWN[quantity][0] for quantity in self.quantities)
+        return clean(
+            f"Difference from {self.yardstick} in {what} against {sweep.axis}{group} in {sweep.scenario.name}."
+        )
+
+
+def lay_out(results: Results, sweep: Sweep) -> SweepSheet:
+    others = [target for target in results.targets if target.name != results.yardstick]
+    drawn = {name for name, _ in sweep.curves}
+    return SweepSheet(
+        sweep=sweep,
+        labels={target.name: target.label for target in others if target.name in drawn},
+        looks={target.name: number for number, target in enumerate(others)},
+        yardstick=results.yardstick,
+        version=results.version,
+        created=results.created,
+    )
 
 
 def sweeps(results: Results, scenario: ScenarioResult) -> list[Sweep]:

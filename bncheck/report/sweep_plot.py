@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -16,32 +17,22 @@ from bncheck.report.panel import colour_of, finish, style
 from bncheck.report.picture import SETTINGS, Picture, develop
 from bncheck.report.plain_text import clean, one_line
 from bncheck.report.svg import PAPER
-from bncheck.report.sweep_curves import DRAWN, Sweep
-from bncheck.run_folder.results import Results
-
-MOST_PANELS = 3
+from bncheck.report.sweep_curves import DRAWN, Sweep, SweepSheet
 
 
-def draw_sweep(results: Results, sweep: Sweep, png: bool = False) -> Picture:
+def draw(sheet: SweepSheet, png: bool = False) -> Picture:
     """One row of panels, one curve per target."""
     with mpl.rc_context(SETTINGS):
-        return develop(compose(results, sweep), sweep.name, caption(results, sweep), results.version, png)
+        return develop(compose(sheet), sheet.name, sheet.caption, sheet.version, png)
 
 
-def caption(results: Results, sweep: Sweep) -> str:
-    group = f", {sweep.group}" if sweep.group else ""
-    what = ", ".join(DRAWN[quantity][0] for quantity in sweep.quantities[:MOST_PANELS])
-    return clean(f"Difference from {results.yardstick} in {what} against {sweep.axis}{group} in {sweep.scenario.name}.")
-
-
-def compose(results: Results, sweep: Sweep) -> Figure:
-    targets = [target for target in results.targets if target.name != results.yardstick]
-    looks = {target.name: number for number, target in enumerate(targets)}
-    shown = [target for target in targets if any(name == target.name for name, _ in sweep.curves)]
-    handles: list[Any] = [Line2D([], [], label=one_line(t.label, 40), **style(looks[t.name])) for t in shown]
+def compose(sheet: SweepSheet) -> Figure:
+    sweep, looks, quantities = sheet.sweep, sheet.looks, sheet.quantities
+    handles: list[Any] = [
+        Line2D([], [], label=one_line(label, 40), **style(looks[name])) for name, label in sheet.labels.items()
+    ]
     columns = legend_columns(handles)
     height = 3.5 + LEGEND_ROW * (-(-len(handles) // columns) - 1)
-    quantities = sweep.quantities[:MOST_PANELS]
     figure = Figure(figsize=(WIDTH, height))
     grid = figure.subplots(1, len(quantities), squeeze=False)[0]
     figure.subplots_adjust(left=0.065, right=0.985, top=1 - (height - 2.42) / height, bottom=0.72 / height, wspace=0.2)
@@ -58,11 +49,11 @@ def compose(results: Results, sweep: Sweep) -> Figure:
         handlelength=2.8,
         borderaxespad=0,
     )
-    heading(figure, results, sweep, height)
+    heading(figure, sheet, height)
     return figure
 
 
-def panel(axes: Axes, sweep: Sweep, quantity: str, looks: dict[str, int]) -> None:
+def panel(axes: Axes, sweep: Sweep, quantity: str, looks: Mapping[str, int]) -> None:
     words, _, measure = DRAWN[quantity]
     curves = {target: points for (target, name), points in sweep.curves.items() if name == quantity}
     values = {
@@ -107,10 +98,11 @@ def panel(axes: Axes, sweep: Sweep, quantity: str, looks: dict[str, int]) -> Non
     finish(axes, f"{words}: {measure}", len(places) - 1, power_ticks(floor, top), names=sweep.xs)
 
 
-def heading(figure: Figure, results: Results, sweep: Sweep, height: float) -> None:
+def heading(figure: Figure, sheet: SweepSheet, height: float) -> None:
+    sweep = sheet.sweep
     group = f" ({sweep.group})" if sweep.group else ""
     title = f"{sweep.scenario.title or sweep.scenario.name}{group}"
     figure.text(0.012, 1 - 0.1 / height, one_line(title, 110), fontsize=12, fontweight="bold", va="top")
     figure.text(0.5, 0.32 / height, clean(sweep.axis), ha="center", va="bottom")
-    note = f"{sweep.name} · difference from {results.yardstick} · bncheck {results.version} · {results.created}"
+    note = f"{sweep.name} · difference from {sheet.yardstick} · bncheck {sheet.version} · {sheet.created}"
     figure.text(0.012, 0.08 / height, one_line(note, 170), fontsize=7.5)

@@ -37,6 +37,7 @@ WRITTEN = (
     "index.html",
 )
 PICTURES = "plots"
+WATCHED = "watched"  # recordings of the processes of a watched command (lives.py)
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 SLUG = re.compile(r"[A-Za-z0-9_+=,@\[\]-][A-Za-z0-9._+=,@\[\]-]{0,199}")
 

@@ -20,10 +20,9 @@ from bncheck.bounded import read_within
 from bncheck.errors import RunFolderError
 from bncheck.life import HAPPENINGS, Happening, LayerLife, Life, Span, Where
 from bncheck.run_folder.arrays import open_archive
-from bncheck.run_folder.folder import read_json
+from bncheck.run_folder.folder import WATCHED, read_json
 from bncheck.trace import Array
 
-FOLDER = "watched"
 MOST_PROCESSES, MOST_FILES, MOST_BYTES = 1024, 20_000, 2 << 30
 LARGEST_LOG = 256 << 20
 PROCESS = re.compile(r"\d{1,10}-\d{1,6}")
@@ -117,7 +116,7 @@ def read_lives(run: Path, codes: Mapping[int, int] | None = None) -> tuple[Life,
 
     ``codes``: exit codes of processes by id, where they are known. RunFolderError for what nobody's recorder wrote.
     """
-    base = run / FOLDER
+    base = run / WATCHED
     if not base.is_dir():
         return ()
     places = sorted(place for place in base.iterdir() if PROCESS.fullmatch(place.name) and place.is_dir())
@@ -130,7 +129,7 @@ def read_lives(run: Path, codes: Mapping[int, int] | None = None) -> tuple[Life,
 def steps_so_far(run: Path) -> int | None:
     """Optimiser steps that the processes of a command have written of, the most that one has; None: nothing yet."""
     found = []
-    for path in (run / FOLDER).glob("*/state.json"):
+    for path in (run / WATCHED).glob("*/state.json"):
         try:
             found.append(checked(State, path).steps)
         except (RunFolderError, OSError):  # made, and not yet filled

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from bncheck.bounded import read_bounded
 from bncheck.life import Life, Where
-from bncheck.run_folder.folder import read_json, write_json
-from bncheck.run_folder.lives import FOLDER
+from bncheck.run_folder.folder import WATCHED, read_json, write_json
 
 NAME = "lines.json"
 MOST_FILES, MOST_LINES = 200, 2000
@@ -83,12 +82,12 @@ def write_lines(run: Path, lives: Sequence[Life]) -> None:
     found = {(where.file, where.line): where.text for where in places(lives) if where.text}
     rows = [[file, line, text] for (file, line), text in list(found.items())[:MOST_LINES]]
     if rows:
-        write_json(run / FOLDER / NAME, rows)
+        write_json(run / WATCHED / NAME, rows)
 
 
 def read_lines(run: Path, lives: Sequence[Life]) -> tuple[Life, ...]:
     """The lives with the texts that were kept. What is no such list is left out: it is decoration, and untrusted."""
-    path = run / FOLDER / NAME
+    path = run / WATCHED / NAME
     rows = read_json(path) if path.is_file() else []
     texts = {
         (row[0], row[1]): row[2]

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 
 from bncheck.life import Happening, LayerLife, Life, Span, Where
-from bncheck.run_folder.folder import write_json
-from bncheck.run_folder.lives import FOLDER
+from bncheck.run_folder.folder import WATCHED, write_json
 from bncheck.run_folder.results import plain
 from bncheck.run_folder.whole import write_whole
 
 
 def write_life(life: Life, run: Path) -> Path:
     """The folder that it became, below the run folder."""
-    base = run / FOLDER
+    base = run / WATCHED
     base.mkdir(parents=True, exist_ok=True)
     place = next(each for number in count() if not (each := base / f"{life.pid}-{number}").exists())
     place.mkdir()

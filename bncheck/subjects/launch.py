@@ -19,7 +19,7 @@ from typing import Any
 import bncheck.worker
 from bncheck.bounded import open_within
 from bncheck.errors import UsageError
-from bncheck.run_folder.lives import FOLDER
+from bncheck.run_folder.folder import WATCHED
 
 ATTACH = Path(bncheck.worker.__file__).parent / "watching" / "attach"
 MARKS = "marks"
@@ -81,7 +81,7 @@ def environment(run: Path, keep: str, steps: int | None, python: Path | None) ->
     found = dict(os.environ)
     known = found.get("PYTHONPATH")
     found["PYTHONPATH"] = os.pathsep.join([str(ATTACH), *([known] if known else [])])
-    found["BNCHECK_WATCH"] = f"{keep} {steps or 0} {run.absolute() / FOLDER}"
+    found["BNCHECK_WATCH"] = f"{keep} {steps or 0} {run.absolute() / WATCHED}"
     if python is not None:
         found["PATH"] = os.pathsep.join([str(python.absolute().parent), found.get("PATH", os.defpath)])
     return found
@@ -97,7 +97,7 @@ def launch(
 ) -> Ended:
     """Run the command to its end, and ``meanwhile`` some times a second. UsageError where the system cannot start
     it."""
-    (run / FOLDER).mkdir(parents=True, exist_ok=True)
+    (run / WATCHED).mkdir(parents=True, exist_ok=True)
     variables = environment(run, keep, steps, python)
     program = shutil.which(command[0], path=variables.get("PATH")) or command[0]
     try:
@@ -110,7 +110,7 @@ def launch(
         code = waited(process, meanwhile)
     marks = read_marks(run)
     if marks:
-        shutil.rmtree(run / FOLDER / MARKS, ignore_errors=True)
+        shutil.rmtree(run / WATCHED / MARKS, ignore_errors=True)
     killed = -code if code < 0 else 0
     return Ended(
         pid=process.pid,
@@ -136,9 +136,9 @@ def read_marks(run: Path) -> dict[str, str]:
     """Name → text of what the recorder left for us. What is no file of ours says nothing: the command can write there,
     and a pipe or a device in its place would never end."""
     found = {}
-    for name in names_in(run / FOLDER / MARKS):
+    for name in names_in(run / WATCHED / MARKS):
         try:
-            with open_within(run, FOLDER, MARKS, name) as handle:
+            with open_within(run, WATCHED, MARKS, name) as handle:
                 found[name] = handle.read(LONGEST_MARK).decode("utf-8", "replace")
         except OSError:
             continue

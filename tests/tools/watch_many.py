@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from watched_lives import torch_python
 
-from bncheck.run_folder.lives import FOLDER
+from bncheck.run_folder.folder import WATCHED
 
 SCRIPT = """
 import resource, sys, time
@@ -51,7 +51,7 @@ def main() -> None:
         run = Path(name) / "run"
         words = [sys.executable, "-m", "bncheck"]
         subprocess.run([*words, "watch", "--out", str(run), "--", python, "-c", SCRIPT, steps, layers], check=False)
-        size = sum(path.stat().st_size for path in (run / FOLDER).rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in (run / WATCHED).rglob("*") if path.is_file())
         before = os.times()
         subprocess.run([*words, "report", str(run), "-q"], check=True)
         after = os.times()
