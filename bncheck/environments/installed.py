@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
@@ -56,6 +55,8 @@ def violates(installed: Mapping[str, str], package: str) -> bool:
 
     Lower bounds are for new environments: torch 2.13 also works with the NumPy 1.23 that mxnet needs.
     """
+    from packaging.requirements import Requirement
+
     requirement = Requirement(package)
     have = installed.get(normalised(requirement.name))
     if have is None or (requirement.marker is not None and not requirement.marker.evaluate()):
@@ -68,4 +69,6 @@ def violates(installed: Mapping[str, str], package: str) -> bool:
 
 def distribution_of(package: str) -> str:
     """The normalised name of the distribution that a requirement is about."""
+    from packaging.requirements import Requirement
+
     return normalised(Requirement(package).name)

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bncheck.scenario import Tolerance
-
 if TYPE_CHECKING:
     from bncheck.gate.waiver import Waiver
+    from bncheck.scenario import Tolerance
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Configuration:
     targets: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     scenarios: tuple[str, ...] = ()
-    tolerance: Tolerance = field(default_factory=Tolerance)
+    tolerance: Tolerance | None = None
     fail_on: str | None = None
     timeout: float | None = None
     baseline: Path | None = None
