@@ -48,7 +48,7 @@ def whole(base, engines, part):
         def see(self, x):
             """Before anything is played: know it all by a batch, and what its modules make of that."""
             self.settle(x)
-            self.leaves = part("leaves", "own").look(self, x)
+            self.leaves = part("leaves", "own").look(part("places", "own"), self, x)
 
         def settle(self, x):
             """Find layers whose state has unusual names by what they do with a batch."""
@@ -257,6 +257,9 @@ def whole(base, engines, part):
         def taps(self):
             return building.last(self.seen, self.array)
 
+        def ran(self):
+            return building.ran(self.seen)
+
         def axis(self, layer):
             axis = getattr(self.norms.get(layer), "axis", -1)
             axis = axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
@@ -281,8 +284,7 @@ def whole(base, engines, part):
             return dict.fromkeys(words, "bfloat16") if self.dtype == "bfloat16" else {}
 
         def facts(self):
-            rows = getattr(self, "leaves", [])
-            return {"modules": {"eval": rows}} if rows else {}
+            return dict(getattr(self, "leaves", {}))
 
     return Whole
 

@@ -58,6 +58,11 @@ def note(seen, name, given, out, trains):
     seen.setdefault(name, []).append((given, out, bool(trains), sum(map(len, seen.values()))))
 
 
+def ran(seen):
+    """{layer: (how often the last forward called it, whether it trained in the last of these calls)}."""
+    return {name: (len(calls), bool(calls[-1][2])) for name, calls in seen.items()}
+
+
 def last(seen, array):
     """{layer: (input, output)} of each layer's last call, in the order of these."""
     calls = sorted(((name, each[-1]) for name, each in seen.items()), key=lambda item: int(item[1][3]))

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from bncheck.diagnosis.lived import played
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.departing import about_departures
@@ -84,7 +85,7 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         if source.training and wholly_frozen(cell, source.layer, source.event) is not None:
             continue  # BN401 says it: freezing put the layer into inference
         if source.training and kept_in_eval(cell, source):
-            continue  # a frozen backbone: the network's own train() leaves it in eval
+            continue  # frozen: the network's own train() or forward() keeps it in eval
         facet = "train_normaliser" if source.training else "eval_normaliser"
         mode = FACETS[facet]
         used = "the running statistics" if source.weight < 0.01 else "the batch's statistics"
@@ -112,12 +113,14 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
 
 
 def kept_in_eval(cell: CellView, source: Source) -> bool:
-    """Whether a layer of a whole network is in eval in a training forward, where others are in training."""
+    """Whether a layer of a whole network ran in eval in a training forward: all of the network was put into training,
+    so that it is the network itself that keeps the layer there. (diagnosis/kept says so.)"""
     trace = cell.trace
-    if trace is None or cell.case.network.model is None:
-        return False
-    flags = {layer: rows[source.event] for layer in trace.layers if (rows := trace.get(layer, "training")) is not None}
-    return flags.get(source.layer) == 0 and 1 in flags.values()
+    return (
+        trace is not None
+        and cell.case.network.model is not None
+        and played.mode(trace, source.layer, source.event) == 0
+    )
 
 
 def sees_neighbours(cell: CellView) -> Iterator[Finding]:
