@@ -20,6 +20,11 @@ def made(hands, custom, text, arguments):
         make = getattr(make, word, None)
     if not callable(make):
         raise custom.CustomLayerError("%s has no function %s that could build a model" % (path, name))
+    if isinstance(make, hands.base):
+        raise custom.CustomLayerError(
+            "%s in %s is a model, and network.model names a function that builds one: each case gets a new one"
+            % (name, path)
+        )
     call = "%s(%s)" % (name, ", ".join("%s=%r" % item for item in sorted(arguments.items())))
     try:
         net = make(**arguments)
