@@ -77,6 +77,19 @@ def test_what_a_network_keeps_in_eval_while_it_trains_is_meant_so(
     assert [item.layer for item in rule("normaliser-source").check_cell(cell)] == named
 
 
+@pytest.mark.parametrize(("others", "kind"), [({}, "convention"), ({"head__running_mean": [0, 0]}, "hazard")])
+def test_a_network_without_running_statistics_is_said_as_check_says_it(others: dict[str, Any], kind: str) -> None:
+    trace = make_trace((E,), input_mean=[2.0], input_var=[4.0], used_mean=[2.0], used_invstd=[0.5],
+                       used_residual=[0.0], head__n=[4], **others)  # fmt: skip
+    case = make_case((E,))
+    cell = make_cell(replace(case, network=replace(case.network, model="/a/net.py:Net")), "torch", trace)
+    (found,) = rule("normaliser-source").check_cell(cell)
+    assert (found.kind, found.layer) == (kind, "bn")
+    assert found.title == (
+        "torch: bn keeps no running statistics: in eval, too, a sample's output depends on the samples next to it."
+    )
+
+
 def test_eval_with_what_it_has_just_moved_is_said_as_that():
     """The batch has (2, 4); the forward itself moves the running statistics from (0, 1) to (8, 9) and takes those."""
     trace = make_trace((E,), input_mean=[2.0], input_var=[4.0], used_mean=[8.0], used_invstd=[1 / 3],

@@ -23,6 +23,7 @@ from bncheck.diagnosis.rules.freezing import wholly_frozen
 from bncheck.diagnosis.rules.holdings import settings
 from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.in_batches import dependent, in_batches
+from bncheck.diagnosis.rules.layer_names import of_all
 from bncheck.diagnosis.rules.lives import reach
 from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.revealed import Source, sources
@@ -79,7 +80,12 @@ def _words(value: object) -> str:
 def check_cell(cell: CellView) -> Iterator[Finding]:
     yield from sees_neighbours(cell)
     own = cell.own_inside
+    none = tuple(source.layer for source in sources(cell) if not source.tracked and source.layer not in own)
+    if none and cell.case.network.model is not None:
+        yield keeping_none(cell, none)
     for source in sources(cell):
+        if source.layer in none and cell.case.network.model is not None:
+            continue
         if source.layer in own:
             continue  # it is no rule of the framework's, and was played by itself (diagnosis/whole.py)
         if source.training and wholly_frozen(cell, source.layer, source.event) is not None:
@@ -110,6 +116,28 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
             evidence={"weight of the batch": source.weight, "fit residual": source.residual},
             advice=ADVICE,
         )
+
+
+def keeping_none(cell: CellView, layers: tuple[str, ...]) -> Finding:
+    """As ``check`` says it of a model (rules/holdings/settings): chosen for all layers, or a slip in some of them."""
+    assert cell.trace is not None
+    everywhere = not any(cell.trace.get(layer, "running_mean") is not None for layer in cell.trace.layers)
+    who = of_all(layers, cell.trace)
+    return Finding(
+        code=CODE,
+        cause=CAUSE,
+        kind="convention" if everywhere else "hazard",
+        title=f"{names(cell.members)}: {who} {'keeps' if len(layers) == 1 else 'keep'} no running statistics: in eval, "
+        "too, a sample's output depends on the samples next to it.",
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        layer=layers[0],
+        quantity="output",
+        evidence={"layers": len(layers)},
+        advice="keep running statistics (track_running_stats=True) where single samples are evaluated",
+        accounts=tuple((layer, "output") for layer in layers[1:]),
+    )
 
 
 def kept_in_eval(cell: CellView, source: Source) -> bool:
