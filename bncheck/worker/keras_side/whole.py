@@ -294,13 +294,16 @@ def whole(base, engines, part):
 
 def draw_alike(model, other):
     """Give variables that differ between two models of one function numbers that are the same on each engine: normal,
-    with the variance 1/fan-in."""
+    with the variance 1/fan-in; what is nowhere negative stays so."""
     dice = np.random.default_rng(SEEDS[0])
     for mine, its in zip(model.net.weights, other.weights):
         here, there = model.array(mine), model.array(its)
         if here.shape == there.shape and here.dtype.kind == "f" and not np.array_equal(here, there):
             fan_in = max(1, int(np.prod(here.shape[:-1])))
-            mine.assign((dice.standard_normal(here.shape) / np.sqrt(fan_in)).astype(here.dtype))
+            drawn = dice.standard_normal(here.shape) / np.sqrt(fan_in)
+            if min(here.min(), there.min()) >= 0:  # a variance, or a scale: of a model that its function has trained
+                drawn = 0.5 + np.abs(drawn)
+            mine.assign(drawn.astype(here.dtype))
 
 
 def normalisers(hands, shared, net):
