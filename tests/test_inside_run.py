@@ -164,16 +164,22 @@ def test_the_neighbours_of_a_layer_that_runs_twice_tell_where_its_data_do_not() 
     assert found.title.startswith("bn runs 2 times in a call of the model, behind one and behind two: its running")
 
 
-def test_a_layer_of_whose_calls_the_last_alone_was_seen_is_not_judged_by_it() -> None:
-    """In Keras the statistics before a forward are those before its first call, and input and output the last one's."""
+def test_a_layer_of_whose_calls_the_last_alone_was_seen_is_not_judged_by_the_steps_of_all() -> None:
+    """In Keras the statistics before a forward are those before its first call, and input and output the last one's:
+    what that normalised with shows, and how the statistics move does not."""
     view = played(7.0)
     assert view.trace is not None
-    ran = {"ran:bn:calls": np.array([2, 2]), "ran:bn:trains": np.array([1, 0])}
-    found = inside(replace(view, trace=replace(view.trace, arrays={**view.trace.arrays, **ran})), ())
-    assert (found.judged, found.findings, found.remarks) == (0, (), ())
-    assert found.unjudged == (
-        "bn (BatchNorm2d): one call of the model runs it 2 times, and what it did was seen in the last of them alone",
+    ran = {"ran:bn:calls": np.array([2, 1]), "ran:bn:trains": np.array([1, 0])}
+    view = replace(view, trace=replace(view.trace, arrays={**view.trace.arrays, **ran}))
+    found = inside(view, ())
+    assert (found.judged, found.findings) == (1, ())
+    assert found.remarks == (
+        "BatchNorm itself is innocent: its one layer did what PyTorch documents in each of 2 forwards that were "
+        "recorded whole.",
     )
+    cell = {**view.notes["cell"], "places": {"bn": [["one", "two"], ["two", "head"]]}}
+    (shared,) = inside(replace(view, notes={"cell": cell}), ()).findings
+    assert shared.cause == "shared-state", "it is not known to stand still"
 
 
 def test_a_layer_that_a_training_forward_ran_in_eval_is_said_to_be_kept_there() -> None:

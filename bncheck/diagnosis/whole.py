@@ -128,11 +128,6 @@ def unseen(view: CellView, name: str, told: Mapping[str, Any]) -> str:
     if told.get("calls") == 0:
         return "nobody sees it run in a network that is compiled"
     counts = view.trace.get(name, "n") if view.trace is not None else None
-    most = (
-        max((view.trace.ran(name, "calls", t) for t in range(len(view.trace.events))), default=0) if view.trace else 0
-    )
-    if most > 1:
-        return f"one call of the model runs it {most} times, and what it did was seen in the last of them alone"
     if counts is not None and bool((counts >= 0).any()):
         return "what it got and gave does not show what it did"
     return f"no call of it was seen{HIDES.get(view.backend, '')}"

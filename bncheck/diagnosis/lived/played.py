@@ -58,7 +58,12 @@ def life_in(view: CellView) -> Life | None:
 def described(layer: LayerLife, told: Mapping[str, Any], trace: Trace) -> LayerLife:
     """With what its outputs and its statistics are held in, as the recording was widened; whether it has any, and every
     name that leads to it."""
-    spans = tuple(replace(span, input_dtype=str(told.get("dtype", ""))) for span in layer.spans)
+    before, training = layer.get("mean_before"), layer.get("training")
+    looked = before is not None and training is not None and bool(np.isfinite(before[training != 0]).any())
+    spans = tuple(
+        replace(span, input_dtype=str(told.get("dtype", "")), moved=span.moved if looked or not span.training else None)
+        for span in layer.spans
+    )
     name = f"{layer.name}/running_mean"
     held = {"running_mean": trace.dtype_of(name)} if name in trace.arrays else {}
     paths = told.get("names")
@@ -107,8 +112,6 @@ def recording(view: CellView, trace: Trace, layer: str) -> dict[str, Any] | None
     if n is None or any(trace.get(layer, name) is None for name in (*SAME, "used_residual")):
         return None
     ran = [event for event in np.flatnonzero(n >= 0).tolist() if trace.events[event].status == "ok"]
-    if any(trace.ran(layer, "calls", event) > 1 for event in ran):
-        return None  # what it got and gave is of the last call, what it holds is of all
     behind = {event: event + 1 for event in ran}
     if moves_in_backward(view):
         behind = {event: event + 2 for event in ran if followed(trace, event)}
@@ -143,6 +146,15 @@ def recording(view: CellView, trace: Trace, layer: str) -> dict[str, Any] | None
         found.update({} if held is None else {name: held[at]})
     counter = trace.get(layer, "counter")
     found.update({} if counter is None else {"counter_before": counter[at], "counter_after": counter[after]})
+    return without_steps(found, np.array([trace.ran(layer, "calls", event) > 1 for event in ran]))
+
+
+def without_steps(found: dict[str, Any], several: Array) -> dict[str, Any]:
+    """Without the states around forwards that called a layer ``several`` times in training: what it got and gave is of
+    the last call, and they moved with all of them."""
+    mixed = several & (found["training"] != 0)
+    for name in ("mean_before", "mean_after", "var_before", "var_after") if mixed.any() else ():
+        found[name] = np.where(mixed[:, None], np.nan, found[name])
     return found
 
 
