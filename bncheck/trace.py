@@ -33,6 +33,8 @@ Array names (``T`` events, ``C`` channels; states have ``T + 1`` rows, row 0 is 
 ``calls:<layer>:<what>``    (K, …)      of a layer of a whole network that a forward calls more than once, call by
                                         call: what stands above of a forward, ``event``, and the state around it
                                         (``running_mean_before``, ``running_mean_after``, …)
+``ran:<layer>:calls``       (T,)        int64 how often a forward called a layer of a whole network (-1: not at all)
+``ran:<layer>:trains``      (T,)        int64: 1 if it trained in the last of these calls, whatever flag it holds
 ``alone:<k>:<who>:<what>``  any         of a layer inside a whole network, played by itself (``own_side/alone.py``)
 ==========================  ==========  =================================================================
 
@@ -94,6 +96,12 @@ class Trace:
 
     def get(self, layer: str, quantity: str) -> Array | None:
         return self.arrays.get(f"{layer}/{quantity}")
+
+    def ran(self, layer: str, what: str, event: int) -> int:
+        """``calls`` or ``trains`` of a layer of a whole network in one event; -1 where it is not known."""
+        rows = self.arrays.get(f"ran:{layer}:{what}")
+        fits = rows is not None and rows.shape == (len(self.events),) and rows.dtype.kind == "i"
+        return int(rows[event]) if rows is not None and fits else -1
 
     def output(self, event: int) -> Array | None:
         return self.arrays.get(f"output/{event}")

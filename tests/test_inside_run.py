@@ -111,6 +111,93 @@ def test_a_layer_that_one_forward_calls_twice_is_judged_call_by_call() -> None:
     assert fallen_back.forwards == 2
 
 
+def called_twice(*means: float, names: list[str] | None = None) -> CellView:
+    """A layer that runs twice in each forward of training, on batches of these means and of variance 1 (over n - 1):
+    the statistics move by half of the way to each."""
+    events, m, rows = ("train_forward",) * 3, 0.0, []
+    for event in range(len(events)):
+        for mean in means:
+            rows.append((event, mean, m, (m + mean) / 2))
+            m = (m + mean) / 2
+    trace = make_trace(
+        events, running_mean=[0.0, *[rows[len(means) * (k + 1) - 1][3] for k in range(3)]], running_var=[1.0] * 4,
+        input_mean=[means[-1]] * 3, input_var=[0.75] * 3, used_mean=[means[-1]] * 3, used_invstd=[0.75**-0.5] * 3,
+        used_residual=[0.0] * 3, momentum=[0.5] * 4, eps=[0.0] * 4, training=[1] * 4,
+    )  # fmt: skip
+    count = len(rows)
+    flat = {"event": [row[0] for row in rows], "n": [4] * count, "training": [1] * count}
+    flat |= {"input_bad": [0] * count, "output_bad": [0] * count}
+    columns = {
+        "input_mean": [row[1] for row in rows], "input_var": [0.75] * count,
+        "used_mean": [row[1] for row in rows], "used_invstd": [0.75**-0.5] * count, "used_residual": [0.0] * count,
+        "running_mean_before": [row[2] for row in rows], "running_mean_after": [row[3] for row in rows],
+        "running_var_before": [1.0] * count, "running_var_after": [1.0] * count,
+    }  # fmt: skip
+    arrays = {f"calls:bn:{name}": np.array(values, dtype=np.int64) for name, values in flat.items()}
+    arrays |= {f"calls:bn:{name}": np.array(values)[:, None] for name, values in columns.items()}
+    case = replace(make_case(events), network=Network((), model="net.py:build"))
+    layers = {"bn": {**BN, **({"names": names} if names else {})}}
+    return make_cell(
+        case, "torch", replace(trace, arrays={**trace.arrays, **arrays}), notes={"cell": {"layers": layers}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "who"),
+    [
+        (None, "bn runs more than once in a call of the model, on data that are unlike."),
+        (["bn", "again"], "bn and again are one layer: within one call of the model it is passed more than once"),
+    ],
+)
+def test_a_layer_at_two_places_is_named_as_check_names_it(names: list[str] | None, who: str) -> None:
+    (found,) = inside(called_twice(0.0, 3.0, names=names), ()).findings
+    assert (found.cause, found.kind, found.layer, found.targets) == ("shared-state", "hazard", "bn", ("torch",))
+    assert found.title.startswith(who)
+    assert inside(called_twice(1.0, 1.0), ()).findings == (), "alike, and nothing is known of where it runs"
+
+
+def test_the_neighbours_of_a_layer_that_runs_twice_tell_where_its_data_do_not() -> None:
+    view = called_twice(1.0, 1.0)
+    cell = {**view.notes["cell"], "places": {"bn": [["one", "two"], ["two", "head"]]}}
+    (found,) = inside(replace(view, notes={"cell": cell}), ()).findings
+    assert (found.cause, found.targets, found.scenario) == ("shared-state", ("torch",), view.case.scenario)
+    assert found.title.startswith("bn runs 2 times in a call of the model, behind one and behind two: its running")
+
+
+def test_a_layer_of_whose_calls_the_last_alone_was_seen_is_not_judged_by_the_steps_of_all() -> None:
+    """In Keras the statistics before a forward are those before its first call, and input and output the last one's:
+    what that normalised with shows, and how the statistics move does not."""
+    view = played(7.0)
+    assert view.trace is not None
+    ran = {"ran:bn:calls": np.array([2, 1]), "ran:bn:trains": np.array([1, 0])}
+    view = replace(view, trace=replace(view.trace, arrays={**view.trace.arrays, **ran}))
+    found = inside(view, ())
+    assert (found.judged, found.findings) == (1, ())
+    assert found.remarks == (
+        "BatchNorm itself is innocent: its one layer did what PyTorch documents in each of 2 forwards that were "
+        "recorded whole.",
+    )
+    cell = {**view.notes["cell"], "places": {"bn": [["one", "two"], ["two", "head"]]}}
+    (shared,) = inside(replace(view, notes={"cell": cell}), ()).findings
+    assert shared.cause == "shared-state", "it is not known to stand still"
+
+
+def test_a_layer_that_a_training_forward_ran_in_eval_is_said_to_be_kept_there() -> None:
+    """Statistics of mean 1 and variance 2.5 stand still while a batch of mean 2 and variance 3 trains the rest."""
+    trace = make_trace(
+        OPS, running_mean=[1.0] * 3, running_var=[2.5] * 3, input_mean=[2.0, 0.0], input_var=[3.0, 1.0],
+        used_mean=[1.0, 1.0], used_invstd=[2.5**-0.5] * 2, used_residual=[0.0, 0.0], momentum=[0.5] * 3,
+        eps=[0.0] * 3, training=[1, 1, 0],
+    )  # fmt: skip
+    ran = {"ran:bn:calls": np.array([1, 1]), "ran:bn:trains": np.array([0, 0])}
+    found = inside(of_model(replace(trace, arrays={**trace.arrays, **ran})), ())
+    assert found.findings == ()
+    assert found.remarks[1:] == (
+        "bn runs in eval while the model trains, because the model itself keeps it there (frozen): it normalises with "
+        "its running statistics, which stay as they are.",
+    )
+
+
 def test_what_is_said_of_several_targets_alike_is_said_once() -> None:
     one = Finding("BN112", "eps", "hazard", "bn: another eps", ("torch",), "s", "base", layer="bn")
     (found,) = together([one, replace(one, targets=("torch==1.13.1",))])
@@ -270,7 +357,7 @@ def test_layers_are_found_by_what_they_do_and_judged_one_by_one(run: dict[str, A
         ("rest.Biased.1", "variance-divisor"), ("rest.Last.1", "variance-divisor"), ("rest.OnePlus.1", "affine"),
         ("rest.Standing.1", "never-updated"), ("rest.MeanAlone.1", "never-updated"),
         ("rest.TwoWeights.1", "batch-weight"), ("rest.InverseBiased.1", "variance-divisor"),
-        ("rest.Exchanged.1", "wrong-statistic"),
+        ("rest.Exchanged.1", "wrong-statistic"), ("twice", "shared-state"),
     }  # fmt: skip
     assert cell["judged"] == 18, "two built-in layers, one called twice, and sixteen of nineteen others"
     said = cell["remarks"]

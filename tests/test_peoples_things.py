@@ -15,6 +15,8 @@ from bncheck.diagnosis.alone import judge_holding
 from bncheck.diagnosis.anatomy.groups import Group, subsets
 from bncheck.diagnosis.anatomy.normaliser import weights
 from bncheck.diagnosis.held.folding import Fold
+from bncheck.diagnosis.kept import kept_in_eval
+from bncheck.diagnosis.shared import at_several_places
 from bncheck.finding import Finding
 from bncheck.gate.bar import Judged, Verdict
 from bncheck.gate.charge import Charge
@@ -29,7 +31,7 @@ from bncheck.subjects.exported import as_computed, followed, how_played
 from bncheck.subjects.folded import FoldedLayer, Weights
 from bncheck.subjects.layer import LARGE_CASE, USUAL_CASE, Looked, in_words, of_many, one_for_all, scenario_text
 from bncheck.subjects.onnx import biased
-from bncheck.subjects.played import at_two_places, set_by_forward
+from bncheck.subjects.played import set_by_forward
 from bncheck.subjects.played_file import Played
 from bncheck.subjects.refolded import right_weights
 from bncheck.subjects.two_files import side_by_side
@@ -162,11 +164,34 @@ def test_a_forward_that_calls_train_is_named_with_its_line() -> None:
 
 
 def test_one_layer_at_two_places_of_a_network_is_named_and_siamese_branches_are_not() -> None:
-    (found,) = at_two_places(lived("n1", "n2", calls=(0, 0, 1, 1)), "net", [])
+    (found,) = at_two_places(lived("n1", "n2", calls=(0, 0, 1, 1)), [])
     assert (found.code, found.cause) == ("BN408", "shared-state") and found.title.startswith("n1 and n2 are one layer")
-    assert not list(at_two_places(lived("left.bn", "right.bn", calls=(0, 0)), "net", []))
-    assert not list(at_two_places(lived("n1", "n2", calls=(0, 1)), "net", [])), "an alias that runs once"
-    assert not list(at_two_places(lived("n1", "n2", calls=(0, 0)), "net", [found])), "said already"
+    assert not at_two_places(lived("left.bn", "right.bn", calls=(0, 0)), [])
+    assert not at_two_places(lived("n1", "n2", calls=(0, 1)), []), "an alias that runs once"
+    assert not at_two_places(lived("n1", "n2", calls=(0, 0)), [found]), "said already"
+
+
+def at_two_places(life: Life, others: list[Finding]) -> list[Finding]:
+    return at_several_places(life, None, "net", others)
+
+
+def kept(training: bool, gradients: bool = True, moved: int = 0, **more: Any) -> list[str]:
+    span = Span(0, 0, 0, 0, 3, training, gradients=gradients, moved=moved)
+    return kept_in_eval(
+        Life("net.py", "torch", "2.13.0", (LayerLife("stem.1", "BatchNorm2d", 8, {}, (span,), **more),))
+    )
+
+
+def test_a_frozen_backbone_is_said_to_be_one_and_is_no_finding() -> None:
+    assert kept(training=False) == [
+        "stem.1 runs in eval while the model trains, because the model itself keeps it there (frozen): it normalises "
+        "with its running statistics, which stay as they are."
+    ]
+    assert not kept(training=True, moved=3)
+    assert not kept(training=False, gradients=False), "it was only evaluated"
+    assert not kept(training=False, moved=3), "it does not look at its mode"
+    assert not kept(training=False, own=True), "what a layer of the user's does in eval is not known"
+    assert not kept(training=False, tracks=False)
 
 
 # ------------------------------------------------------------------------------------------------- exported files

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bncheck.life import Happening, LayerLife, Life
-from bncheck.subjects.places import aside, at_unlike_places, training_in_eval
+from bncheck.diagnosis.shared import at_several_places
+from bncheck.life import Happening, LayerLife, Life, Span
+from bncheck.subjects.places import aside, training_in_eval
 from bncheck.worker.own_side import places, unusual
 from bncheck.worker.torch_side import behaviour, probing, shown
 
@@ -23,9 +24,8 @@ def test_what_runs_before_and_behind_a_layer_looks_past_other_normalising_layers
     assert places.neighbours(["norm", "head"], {"norm"}) == {"norm": [["", "head"]]}
 
 
-def told(*calls: list[str]) -> list[str]:
-    said = {"places": {"norm": list(calls)}}
-    return [item.title for item in at_unlike_places(said, "model", [])]
+def told(*calls: list[str], life: Life | None = None) -> list[str]:
+    return [item.title for item in at_several_places(life, {"norm": list(calls)}, "model", [])]
 
 
 def test_a_layer_between_unlike_neighbours_is_at_two_places() -> None:
@@ -34,6 +34,30 @@ def test_a_layer_between_unlike_neighbours_is_at_two_places() -> None:
         "reaches these places, and each training step moves them more than once."
     ]
     assert told(["", "conv"], ["conv", ""])[0].startswith("norm runs 2 times in a call of the model, at the model's")
+
+
+def trained(moved: int, tracks: bool = True, gradients: bool = True) -> Life:
+    """Two forwards of training, of which so many moved the statistics; without gradients, of evaluation."""
+    span = Span(0, 1, 0, 0, 2, training=gradients, gradients=gradients, moved=moved)
+    return Life("net.py", "torch", "2.13.0", (LayerLife("norm", "BatchNorm2d", 8, {}, (span,), tracks=tracks),))
+
+
+def test_statistics_that_nothing_moves_and_those_that_a_layer_lacks_are_not_mixed() -> None:
+    calls = ["conv1", "conv2"], ["conv2", "head"]
+    assert told(*calls, life=trained(moved=2))
+    assert not told(*calls, life=trained(moved=0)), "a frozen layer"
+    assert not told(*calls, life=trained(moved=0, tracks=False)), "track_running_stats=False"
+    assert told(*calls, life=trained(moved=0, gradients=False)), "it was only evaluated: training would mix them"
+
+
+def test_a_layer_that_goes_by_a_number_is_called_a_layer() -> None:
+    (found,) = at_several_places(None, {"1": [["0", "2"], ["2", "4"]]}, "model", [])
+    assert found.title.startswith("Layer 1 runs 2 times in a call of the model, behind 0 and behind 2: its running")
+
+
+def test_places_of_an_edited_run_are_left_out() -> None:
+    for said in (None, [], {"norm": "conv"}, {"norm": [["a"], ["b", "c"]]}, {"norm": [3]}):
+        assert at_several_places(None, said, "model", []) == []
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,9 @@ then = ["eval_forward"]
 """
 
 
-def played(framework: str, name: str, folder: Path) -> tuple[int, str, dict[str, Any]]:
+def played(framework: str, name: str, folder: Path, file: Path | None = None) -> tuple[int, str, dict[str, Any]]:
     """(exit code, what stderr says, run.json) of ``bncheck run`` of a scenario with a model of ``*_unusual.py``."""
-    file = MODELS / f"{framework.partition('[')[0]}_unusual.py"
+    file = file or MODELS / f"{framework.partition('[')[0]}_unusual.py"
     shutil.copy(file, folder)
     shape = FRAMEWORKS[framework].replace(",", ", ")
     text = SCENARIO.format(
@@ -116,6 +116,34 @@ def played(framework: str, name: str, folder: Path) -> tuple[int, str, dict[str,
     (folder / "unusual.toml").write_text(text, encoding="utf-8")
     done = here("run", str(folder / "unusual.toml"), "--no-probe", "--no-report", "-q", "--out", str(folder / "run"))
     return done.returncode, done.stderr, json.loads((folder / "run" / "run.json").read_text())
+
+
+def named_in_run(framework: str, name: str, folder: Path) -> list[str]:
+    code, said, run = played(framework, name, folder, file_of(framework))
+    assert code == 0, said
+    assert run["cells"][0]["judged"], run["cells"][0]["unjudged"]
+    assert not any("no known rule" in each for each in run["cells"][0]["remarks"])
+    return sorted({item["cause"] for item in run["findings"]})
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["used_twice", "healthy_branch"])
+def test_run_names_a_layer_at_two_places_as_check_does(tmp_path: Path, name: str) -> None:
+    assert named_in_run("torch", name, tmp_path) == sorted(FAULTS.get(name, ()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("framework", "name"),
+    [
+        (framework, name)
+        for framework in FRAMEWORKS
+        for name in planted(framework)
+        if name in QUICK or name.startswith("healthy")
+    ],
+)
+def test_run_names_what_check_names_of_places_and_frozen_layers(tmp_path: Path, framework: str, name: str) -> None:
+    assert named_in_run(framework, name, tmp_path) == sorted(FAULTS.get(name, ()))
 
 
 def judged_in_run(framework: str, name: str, folder: Path) -> int:

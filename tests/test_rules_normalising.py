@@ -52,15 +52,42 @@ def test_what_a_users_network_switches_off_is_no_defect_of_the_framework():
     assert kinds == [("defect", "torch"), ("hazard", "")]
 
 
-@pytest.mark.parametrize(("other", "named"), [(1, []), (0, ["bn"])])
-def test_a_backbone_in_eval_beside_a_head_that_trains_is_meant_so(other: int, named: list[str]) -> None:
-    """bn is in eval in a training forward of a whole network; the other layer is in training, or is in eval as well."""
+@pytest.mark.parametrize(
+    ("flags", "ran", "named"),
+    [
+        ([0, 0], {}, []),
+        ([1, 0], {}, []),  # as it was built, before the event put the network into training
+        ([0, 1], {}, ["bn"]),
+        # Keras holds no flag: whether a call trains is asked of the layer, which need not be trainable
+        ([1, 1], {"ran:bn:trains": np.array([0]), "ran:bn:calls": np.array([1])}, []),
+    ],
+)
+@pytest.mark.parametrize("other", [0, 1])
+def test_what_a_network_keeps_in_eval_while_it_trains_is_meant_so(
+    flags: list[int], ran: dict[str, Any], named: list[str], other: int
+) -> None:
+    """bn is in eval in a training forward of a whole network; the other layer is in training, or is in eval as well:
+    every train() reached both, and what keeps them in eval is the network's own."""
     trace = make_trace((F,), input_mean=[2.0], input_var=[4.0], used_mean=[0.0], used_invstd=[1.0],
-                       used_residual=[0.0], running_mean=[0, 0], running_var=[1, 1], training=[0],
+                       used_residual=[0.0], running_mean=[0, 0], running_var=[1, 1], training=flags,
                        head__training=[other], head__n=[4])  # fmt: skip
+    trace = replace(trace, arrays={**trace.arrays, **ran})
     case = make_case((F,))
     cell = make_cell(replace(case, network=replace(case.network, model="/a/net.py:Net")), "torch", trace)
     assert [item.layer for item in rule("normaliser-source").check_cell(cell)] == named
+
+
+@pytest.mark.parametrize(("others", "kind"), [({}, "convention"), ({"head__running_mean": [0, 0]}, "hazard")])
+def test_a_network_without_running_statistics_is_said_as_check_says_it(others: dict[str, Any], kind: str) -> None:
+    trace = make_trace((E,), input_mean=[2.0], input_var=[4.0], used_mean=[2.0], used_invstd=[0.5],
+                       used_residual=[0.0], head__n=[4], **others)  # fmt: skip
+    case = make_case((E,))
+    cell = make_cell(replace(case, network=replace(case.network, model="/a/net.py:Net")), "torch", trace)
+    (found,) = rule("normaliser-source").check_cell(cell)
+    assert (found.kind, found.layer) == (kind, "bn")
+    assert found.title == (
+        "torch: bn keeps no running statistics: in eval, too, a sample's output depends on the samples next to it."
+    )
 
 
 def test_eval_with_what_it_has_just_moved_is_said_as_that():

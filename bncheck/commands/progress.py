@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from bncheck.playing.progress import Progress
 
 LOG_EVERY_SECONDS = 5.0
+BAR, LEAST = 24, 8  # columns of the bar, where there is room; letters of a name that are left of it
 REASON = 300  # characters of a target's own words, which must not drive the terminal
 
 
@@ -109,17 +111,21 @@ class Live(Quiet):
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
+        from rich.table import Column
 
+        self.console = console(stderr=True)
+        self.bar = min(BAR, max(self.console.width // 8, 1))
         self.bars = Bars(
             TextColumn("bncheck"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
-            console=console(stderr=True),
+            BarColumn(bar_width=self.bar),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),  # on a narrow terminal rich cuts what may be wrapped
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.description}", markup=False),  # torch[compile] is a name
+            console=self.console,
             transient=True,
         )
         self.task: Any = None
+        self.total = 0
         self.now: dict[str, str] = {}  # target → what it does
 
     def __enter__(self) -> Live:
@@ -133,10 +139,20 @@ class Live(Quiet):
         self.bars.stop()
 
     def expect(self, total: int) -> None:
+        self.total = total
         self.bars.update(self.task, total=total, completed=0)
 
+    @property
+    def room(self) -> int:
+        """Columns that are left for words, beside "bncheck", the bar, the count and the time, with a space after
+        each."""
+        return self.console.width - len("bncheck ") - self.bar - 1 - 2 * len(f"{self.total}/") - len("0:00:00 ")
+
     def say(self, text: str) -> None:
-        self.bars.update(self.task, description=text[:60])
+        self.show([text])
+
+    def show(self, doings: Sequence[str]) -> None:
+        self.bars.update(self.task, description=fitted(doings, self.room))
 
     def cell(self, progress: Progress) -> None:
         if progress.kind == "finished":
@@ -148,4 +164,20 @@ class Live(Quiet):
             self.now.pop(progress.target, None)
         else:
             self.now[progress.target] = "importing" if progress.kind == "importing" else progress.cell
-        self.say(" · ".join(f"{target} {cell}" for target, cell in self.now.items()))
+        self.show([f"{target} {cell}" for target, cell in self.now.items()])
+
+
+def fitted(doings: Sequence[str], room: int) -> str:
+    """What is being done, in so many columns: as many of them as fit whole, and how many more there are; the first one
+    with its end left out at a word or a hyphen, where it does not fit itself."""
+    for count in range(len(doings), 0, -1):
+        more = f" and {len(doings) - count} more" if count < len(doings) else ""
+        said = " · ".join(doings[:count]) + more
+        if len(said) <= room:
+            return said
+    first = doings[0] if doings else ""
+    more = f" and {len(doings) - 1} more" if len(doings) > 1 else ""
+    more = more if len(more) + LEAST <= room else ""
+    kept = first[: max(room - len(more) - 1, 0)]
+    ends = [place for place, letter in enumerate(kept) if letter in " -·" and place >= LEAST]
+    return f"{kept[: ends[-1]].rstrip(' -·') if ends else kept}…{more}" if room > 0 and first else ""

@@ -22,9 +22,11 @@ from bncheck.diagnosis.inside import (
     remarks_inside,
     verdicts,
 )
+from bncheck.diagnosis.kept import kept_in_eval
 from bncheck.diagnosis.lived.innocence import innocence
 from bncheck.diagnosis.lived.judged import lived
 from bncheck.diagnosis.lived.played import layers_told, life_in
+from bncheck.diagnosis.shared import at_several_places
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.life import Life
@@ -61,7 +63,10 @@ def inside(view: CellView, documented: Sequence[Mapping[str, Any]]) -> Inside:
     life = life_in(view)
     alone = findings_inside(found)
     held = {name for verdict in found if not verdict.remark for name in verdict.names}
-    acted = [item for item in (judge_life(life) if life is not None else ()) if telling(item, held)]
+    judged = judge_life(life) if life is not None else ()
+    acted = [item for item in judged if telling(item, held)]
+    shared = [item for item in judged if item.cause == "shared-state"]
+    shared += at_several_places(life, cell.get("places"), view.target, shared)
     done = lived(life) if life is not None else ()
     replayed = [each.name for each in done if each.conduct.judged and not each.life.own]
     said = "" if life is None or idle(view, life) else innocence(life, others=False)
@@ -73,9 +78,10 @@ def inside(view: CellView, documented: Sequence[Mapping[str, Any]]) -> Inside:
         if "instance" not in each.life.kind.lower()  # of each sample by itself, as its own documentation says
     ]
     return Inside(
-        findings=tuple(of_cell(item, view) for item in (*alone, *acted)),
+        findings=tuple(of_cell(item, view) for item in (*alone, *acted, *shared)),
         remarks=(
             *([said] if said else []),
+            *([] if sets_modes(view) else kept_in_eval(life)),
             *([f"{headed(odd)}: not what {home.title} documents, and no known rule makes it."] if odd else []),
             *sentences(cell.get("shown")),
             *remarks_inside(found, left_out(view, found, life), home.title),
@@ -84,6 +90,11 @@ def inside(view: CellView, documented: Sequence[Mapping[str, Any]]) -> Inside:
         judged=len({*held, *replayed}),
         unjudged=() if held or replayed else unjudged(view, found, life),
     )
+
+
+def sets_modes(view: CellView) -> bool:
+    """Whether the program itself puts single layers into a mode, or freezes them."""
+    return any(event.op in ("set_mode", "freeze", "apply") for event in view.case.events)
 
 
 def unjudged(view: CellView, found: Sequence[Verdict], life: Life | None) -> tuple[str, ...]:

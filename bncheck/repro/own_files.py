@@ -19,7 +19,7 @@ def custom_source(case: Case) -> str:
     """The file of the user's own layer or network, where the scenario names one that is still here."""
     path_text, _, name = (case.network.custom or case.network.model or "").rpartition(":")
     text = source_text(Path(path_text)) if path_text else ""
-    if not re.search(rf"^(class|def) {re.escape(name)}\b", text, re.MULTILINE):
+    if not re.search(rf"^((class|def) {re.escape(name)}\b|{re.escape(name)}\s*[:=])", text, re.MULTILINE):
         return ""
     return with_neighbours(text, Path(path_text).parent, {Path(path_text).stem})
 

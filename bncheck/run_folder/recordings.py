@@ -18,9 +18,9 @@ PER_CHANNEL = (
 )  # fmt: skip
 NUMBERS = (
     "index", "step", "training", "in_backward", "gradients", "n", "samples", "input_bad", "output_bad",
-    "counter_before", "counter_after", "eps", "momentum", "used_residual", "output_scale",
+    "counter_before", "counter_after", "eps", "momentum", "used_residual", "output_scale", "call",
 )  # fmt: skip
-WHOLE = ("index", "step", "n", "samples", "input_bad", "output_bad", "training", "in_backward", "gradients")
+WHOLE = ("index", "call", "step", "n", "samples", "input_bad", "output_bad", "training", "in_backward", "gradients")
 NEEDED = ("n", "training", "mean_before", "mean_after")
 SEE = "docs/recording.md says what a recording holds"
 

@@ -50,7 +50,7 @@ NETWORK = {
     "oracle": f"what the reference plays in place of such a layer: {one_of(ORACLES)}",
     "input_gradient": "whether the input asks for a gradient, as behind other layers",
     "file": "an ONNX file instead of layers",
-    "model": "`file.py:function` that builds a whole network, instead of layers",
+    "model": "`file.py:name` of what builds a whole network, or (in PyTorch) holds one, instead of layers",
     "arguments": "keywords of that function, or of `custom`",
     "output": "which tensor to compare of what a whole network returns: a key, a place, a dotted path",
     "returns": "the layer whose output eval returns, such as an embedding",

@@ -23,6 +23,7 @@ from bncheck.run_folder.results import CellResult, Results
 from bncheck.scenario import is_file
 from bncheck.session import Request, carry_out
 from bncheck.subjects.conclusion import slug_of
+from bncheck.subjects.how_long import as_long_as_it_holds, training_forwards
 from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.thing import Thing
 
@@ -36,6 +37,7 @@ MEAN, STD = (0.5, -2.0, 3.0, 1.0), (1.0, 0.5, 2.0, 1.5)
 LOOP = ["train_forward", "backward"]
 SAVED = [LOOP[0], "reload"]  # something to lose, and where it would be
 USUAL_CASE, LARGE_CASE = "usual-loop", "large-batch"  # as a matrix writes their labels
+REPEAT = 6  # of the events of a case that says nothing else
 MANY, LARGEST = 200, 200_000  # samples, and values of such a batch
 # Quantity → column: its words in the table of what was compared.
 QUANTITIES = {
@@ -196,7 +198,7 @@ def scenario_text(layer: Looked, given: Mapping[str, Any], custom: str, expectin
         f"std = {toml(cycle(STD, layer.channels))}",
         "",
         "[program]",
-        "repeat = 6",
+        f"repeat = {REPEAT}",
         f"events = {toml(LOOP)}",
         f"then = {toml(['eval_forward'])}",
         "",
@@ -293,7 +295,9 @@ def save_scenario(thing: Thing, found: Mapping[str, Any], given: Mapping[str, An
 def concluded(thing: Thing, layer: Looked, given: Mapping[str, Any], results: Results) -> tuple[Results, Answer]:
     """The results with plain sentences, and the answer."""
     told = tuple(one_for_all(replace(item, title=in_words(item.title, layer)), layer) for item in results.findings)
-    told = tuple(of_many(item, layer, results) for item in told)
+    told = as_long_as_it_holds(
+        [of_many(item, layer, results) for item in told], training_forwards(cases_of(layer), REPEAT)
+    )
     results = replace(results, findings=told)
     answer = answer_of(thing, layer, given, results)  # its notes hold what the cells remark
     return replace(results, cells=tuple(replace(cell, remarks=()) for cell in results.cells)), answer

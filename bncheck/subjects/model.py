@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bncheck.diagnosis.alone import judge_holding, judge_life, ordered
-from bncheck.diagnosis.inside import (
-    findings_inside,
-)
+from bncheck.diagnosis.inside import findings_inside
 from bncheck.diagnosis.rules.own_advice import in_its_words
+from bncheck.diagnosis.shared import at_several_places
 from bncheck.finding import Finding
 from bncheck.gate.shortfall import Shortfall
 from bncheck.run_folder.folder import create_run_folder
@@ -21,9 +20,8 @@ from bncheck.run_folder.results import Results, TargetResult
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
 from bncheck.subjects.interpreter import UsersPython
 from bncheck.subjects.model_answer import answer_of
-from bncheck.subjects.places import aside, at_unlike_places, training_in_eval
+from bncheck.subjects.places import aside, training_in_eval
 from bncheck.subjects.played import (
-    at_two_places,
     batch_dependence,
     misfit,
     nonfinite,
@@ -94,10 +92,9 @@ def findings_of(seen: Seen) -> tuple[Finding, ...]:
     ]
     if seen.life is not None:
         own += set_by_forward(seen.life, seen.holding.name)
-        own += at_two_places(seen.life, seen.holding.name, lived)
         if seen.life.framework != "torch":  # there the recorder saw who called train()
             own += training_in_eval(seen.said, seen.life, seen.holding.name)
-    own += at_unlike_places(seen.said, seen.holding.name, (*lived, *own))
+    own += at_several_places(seen.life, seen.said.get("places"), seen.holding.name, lived)
     own += aside(seen.said, seen.holding.name, seen.holding.framework)
     backends = [seen.holding.framework]
     dependent = batch_dependence(seen.said, seen.holding.name, (*held, *lived, *own))

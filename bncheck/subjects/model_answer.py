@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bncheck.diagnosis.inside import remarks_inside
+from bncheck.diagnosis.kept import kept_in_eval
 from bncheck.diagnosis.lived.innocence import NAMES
 from bncheck.diagnosis.rules.nonfinite.birthplace import in_words
 from bncheck.finding import KINDS, Finding
@@ -131,6 +132,7 @@ def notes(seen: Seen) -> list[str]:
             f"Training was {plural(int(seen.said['steps']), 'step')} of plain gradient descent (learning rate 0.001) "
             "on the mean of the squares of its outputs, in a process of its own: nothing of yours was changed."
         )
+    said += kept_in_eval(seen.life)
     loaded = seen.said.get("weights")
     if loaded:
         where = f", found in {loaded['inside']!r}" if loaded["inside"] else ""

@@ -1,5 +1,5 @@
-"""Findings about where and how a model runs its normalising layers: at places that have nothing else in common, in
-training mode while it is evaluated, or where nothing that goes through its modules meets them. Pure."""
+"""Findings about how a model runs its normalising layers: in training mode while it is evaluated, or where nothing
+that goes through its modules meets them. Pure."""
 
 from __future__ import annotations
 
@@ -54,32 +54,6 @@ WORDS: Mapping[str, Words] = {
     ),
 }
 NEVER_GLOBAL = "leave use_global_stats at None: eval() then normalises with the running statistics"
-
-
-def at_unlike_places(said: Mapping[str, Any], target: str, others: Sequence[Finding]) -> Iterator[Finding]:
-    """One layer that runs behind one module and before another, and elsewhere between two others. Where one of the two
-    is the same each time, a whole part of the model runs more than once: two inputs of one network, steps of a
-    recurrence."""
-    known = {place for item in others if item.cause == "shared-state" for place, _ in item.places}
-    for name, calls in (said.get("places") or {}).items():
-        before, behind = ([str(pair[side]) for pair in calls] for side in (0, 1))
-        if name in known or len(set(before)) < 2 or len(set(behind)) < 2:
-            continue
-        ends = [f"behind {each}" if each else "at the model's input" for each in dict.fromkeys(before)]
-        yield Finding(
-            code="BN408",
-            cause="shared-state",
-            kind="hazard",
-            title=f"{several([name])} runs {len(calls)} times in a call of the model, {' and '.join(ends[:4])}: its "
-            "running statistics mix what reaches these places, and each training step moves them more than once.",
-            targets=(target,),
-            scenario="check",
-            case="",
-            layer=name,
-            quantity="running_mean",
-            evidence={"forwards in a call": len(calls), "places": len(ends)},
-            advice="give each place a BatchNorm layer of its own; other weights may be shared",
-        )
 
 
 def training_in_eval(said: Mapping[str, Any], life: Life, target: str) -> Iterator[Finding]:

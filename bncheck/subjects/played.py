@@ -165,31 +165,6 @@ def set_by_forward(life: Life, target: str) -> Iterator[Finding]:
     )
 
 
-def at_two_places(life: Life, target: str, others: Sequence[Finding]) -> Iterator[Finding]:
-    """One layer under several names that runs more than once in a call. Branches that are alike by name (left.bn,
-    right.bn) are one network for two inputs, and meant so."""
-    known = {place for item in others if item.cause == "shared-state" for place, _ in item.places}
-    for layer in life.layers:
-        ends = {name.rpartition(".")[2] for name in layer.names}
-        calls = layer.get("call")
-        if layer.name in known or len(ends) < 2 or calls is None or len(np.unique(calls)) == len(calls):
-            continue
-        yield Finding(
-            code="BN408",
-            cause="shared-state",
-            kind="hazard",
-            title=f"{several(layer.names)} are one layer, which runs more than once in a call of the model: its "
-            "running statistics mix what reaches these places, and each training step moves them more than once.",
-            targets=(target,),
-            scenario="check",
-            case="",
-            layer=layer.name,
-            quantity="running_mean",
-            evidence={"names": len(layer.names), "forwards": layer.forwards},
-            advice="give each place a BatchNorm layer of its own; other weights may be shared",
-        )
-
-
 def batch_dependence(said: Mapping[str, Any], target: str, others: Sequence[Finding]) -> Iterator[Finding]:
     """In eval a sample's result depends on who else is in the batch: the first layer that makes it so, unless a finding
     says why it does."""

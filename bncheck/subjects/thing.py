@@ -10,6 +10,7 @@ from typing import Literal
 
 from bncheck.bounded import is_folder, is_regular, is_there, read_bounded
 from bncheck.errors import UsageError, nearest
+from bncheck.subjects.proposed import names_in, proposal
 
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 FORMS = "file.py:Name, package.module:Name, model.onnx, or a checkpoint"
@@ -55,10 +56,10 @@ def parse_thing(text: str) -> Thing:
         return in_file(text, module, name) if module.endswith(".py") else in_package(text, module, name)
     path = Path(text)
     if path.suffix == ".py":
-        names = names_in(existing(path))
+        source = source_of(existing(path))
+        names = names_in(source)
         listed = f"it defines {', '.join(names)}" if names else "it defines no class or function"
-        example = f"bncheck check {text}:{names[0]}" if names else "write a function that builds your model"
-        raise UsageError(f"{text} is a file of code: which class or function of it? ({listed})", example)
+        raise UsageError(f"{text} is a file of code: which class or function of it? ({listed})", proposal(text, source))
     if path.suffix.lower() in EXPORTED:
         raise UsageError(
             f"{existing(path)} holds no BatchNorm of its own to judge: exporters fold it.",
@@ -150,9 +151,3 @@ def imported(source: ast.Module | None) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             packages.append(node.module.partition(".")[0])
     return packages
-
-
-def names_in(path: Path) -> list[str]:
-    source = source_of(path)
-    kinds = (ast.ClassDef, ast.FunctionDef)
-    return [node.name for node in source.body if isinstance(node, kinds)] if source else []

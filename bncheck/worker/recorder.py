@@ -105,6 +105,7 @@ class Recorder:
         self.loose = {}
         self.shapes = {}  # layer: of its first input, in training where the model tells which layers train
         self.called = {}  # layer that a forward calls more than once: a row for each call
+        self.ran = {}  # layer of a whole network: of each event, how often it was called, and whether it trained
         self.known = {}  # moments of inputs that come straight from the archive, by their address
         self.waiting, self.room_for = [], SMALL_IN_ALL  # small batches that are not measured yet
         in_parts = getattr(model, "network", {}).get("parts", 1) != 1  # channels that go in as several tensors
@@ -131,6 +132,8 @@ class Recorder:
             self.keep("gave", layer, event, result)
         for layer, calls in getattr(self.model, "calls", dict)().items():
             self.called.setdefault(layer, []).extend(self.call(layer, event, *call) for call in calls)
+        for layer, ways in getattr(self.model, "ran", dict)().items():
+            self.ran.setdefault(layer, np.full((2, self.total), -1, dtype=np.int64))[:, event] = ways
         self.output(event, out)
 
     def keep(self, word, layer, event, array):
@@ -229,6 +232,8 @@ class Recorder:
         for layer, rows in self.called.items():
             names = set.intersection(*map(set, rows))
             found.update(("calls:%s:%s" % (layer, name), np.array([row[name] for row in rows])) for name in names)
+        for layer, (calls, trains) in self.ran.items():
+            found.update({"ran:%s:calls" % layer: calls, "ran:%s:trains" % layer: trains})
         found.update(self.loose)
         return found
 

@@ -52,15 +52,23 @@ def life_in(view: CellView) -> Life | None:
             },
         }
     )
-    return replace(lived, layers=tuple(in_its_dtype(each, told[each.name], view.trace) for each in lived.layers))
+    return replace(lived, layers=tuple(described(each, told[each.name], view.trace) for each in lived.layers))
 
 
-def in_its_dtype(layer: LayerLife, told: Mapping[str, Any], trace: Trace) -> LayerLife:
-    """With what its outputs and its statistics are held in: the recording was widened."""
-    spans = tuple(replace(span, input_dtype=str(told.get("dtype", ""))) for span in layer.spans)
+def described(layer: LayerLife, told: Mapping[str, Any], trace: Trace) -> LayerLife:
+    """With what its outputs and its statistics are held in, as the recording was widened; whether it has any, and every
+    name that leads to it."""
+    before, training = layer.get("mean_before"), layer.get("training")
+    looked = before is not None and training is not None and bool(np.isfinite(before[training != 0]).any())
+    spans = tuple(
+        replace(span, input_dtype=str(told.get("dtype", "")), moved=span.moved if looked or not span.training else None)
+        for span in layer.spans
+    )
     name = f"{layer.name}/running_mean"
     held = {"running_mean": trace.dtype_of(name)} if name in trace.arrays else {}
-    return replace(layer, spans=spans, dtypes={**layer.dtypes, **held})
+    paths = told.get("names")
+    names = tuple(map(str, paths)) if isinstance(paths, list) and paths else layer.names
+    return replace(layer, spans=spans, dtypes={**layer.dtypes, **held}, tracks=bool(held), names=names)
 
 
 def by_calls(trace: Trace, layer: str) -> dict[str, Any] | None:
@@ -85,7 +93,9 @@ def by_calls(trace: Trace, layer: str) -> dict[str, Any] | None:
         "step": event,
         "training": rows["training"],
         "samples": rows["n"],
-        "gradients": np.maximum(rows["training"], 0),
+        "gradients": records(trace, event),
+        "call": event,
+        "in_backward": np.zeros(len(event), dtype=np.int64),
         "mean_before": rows.get("running_mean_before", blank),
         "mean_after": rows.get("running_mean_after", blank),
         "var_before": rows.get("running_var_before", blank),
@@ -122,7 +132,8 @@ def recording(view: CellView, trace: Trace, layer: str) -> dict[str, Any] | None
         step=at,
         training=np.array([mode(trace, layer, event) for event in ran]),
         samples=found["n"],
-        gradients=np.array([trace.events[event].op != "no_grad_forward" for event in ran]).astype(np.int64),
+        gradients=records(trace, at),
+        call=at,
         mean_before=state("running_mean", at),
         mean_after=state("running_mean", after),
         var_before=state("running_var", at),
@@ -135,6 +146,15 @@ def recording(view: CellView, trace: Trace, layer: str) -> dict[str, Any] | None
         found.update({} if held is None else {name: held[at]})
     counter = trace.get(layer, "counter")
     found.update({} if counter is None else {"counter_before": counter[at], "counter_after": counter[after]})
+    return without_steps(found, np.array([trace.ran(layer, "calls", event) > 1 for event in ran]))
+
+
+def without_steps(found: dict[str, Any], several: Array) -> dict[str, Any]:
+    """Without the states around forwards that called a layer ``several`` times in training: what it got and gave is of
+    the last call, and they moved with all of them."""
+    mixed = several & (found["training"] != 0)
+    for name in ("mean_before", "mean_after", "var_before", "var_after") if mixed.any() else ():
+        found[name] = np.where(mixed[:, None], np.nan, found[name])
     return found
 
 
@@ -149,10 +169,18 @@ def followed(trace: Trace, event: int) -> bool:
 
 
 def mode(trace: Trace, layer: str, event: int) -> int:
-    """1 in training, 0 in eval: the layer's own flag where it holds one, else what the program asks for; -1 unknown."""
+    """1 in training, 0 in eval: as it was seen to run, else the layer's own flag where it holds one, else what the
+    program asks for; -1 unknown."""
+    if (seen := trace.ran(layer, "trains", event)) >= 0:
+        return seen
     flags = trace.get(layer, "training")
     held = -1 if flags is None else int(flags[event + 1])
     return held if held >= 0 else TRAINS.get(op_of(trace.events[event].op).mode or "", -1)
+
+
+def records(trace: Trace, at: Array) -> Array:
+    """(K,) 1 for each event that leaves a graph to go back through."""
+    return np.array([op_of(trace.events[event].op).records for event in at.tolist()], dtype=np.int64)
 
 
 def over_size(residual: Array, rows: Mapping[str, Array], gamma: Array | None, at: Array) -> Array:

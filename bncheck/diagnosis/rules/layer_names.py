@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bncheck.life import Holding, Life
+from bncheck.trace import Trace
 
 SHOWN = 4  # layers that a sentence names
 
@@ -16,7 +17,7 @@ def listed(layers: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(layers[:-1]), *layers[-1:])))
 
 
-def of_all(layers: Sequence[str], thing: Holding | Life) -> str:
+def of_all(layers: Sequence[str], thing: Holding | Life | Trace) -> str:
     """ "bn1" of a single layer; "3 of 20 layers (a, b and c)"."""
     return named(layers[0]) if len(layers) == 1 else f"{len(layers)} of {len(thing.layers)} layers ({listed(layers)})"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bncheck.repro.standalone.frame import VERSION
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
 from bncheck.repro.torch_script import copies, events, parts, replicas, variants
-from bncheck.repro.torch_script.network import build, flatten_class, module_of, operator_class
+from bncheck.repro.torch_script.network import as_it_stands, build, flatten_class, module_of, operator_class
 from bncheck.repro.torch_script.own import own_code, own_name
 from bncheck.repro.torch_script.tensors import array_of, sample_function, view_function
 from bncheck.run_folder.results import TargetResult
@@ -28,7 +28,8 @@ def imports(subject: Subject) -> list[str]:
         "import torch",
     ]
     lines += variants.imports(subject)
-    lines += [line for line in (*copies.imports(subject), *replicas.imports(subject)) if line not in lines]
+    copying = ["import copy"] if as_it_stands(subject) else []
+    lines += [line for line in (*copies.imports(subject), *replicas.imports(subject), *copying) if line not in lines]
     threads = subject.target.environment.get("threads")
     if isinstance(threads, int):
         lines += ["", f"torch.set_num_threads({threads})  # as in the run: more of them add in another order"]
@@ -39,7 +40,8 @@ def definitions(subject: Subject) -> list[str]:
     """What stands before the network is made, once."""
     if subject.case.network.file:
         raise CannotWriteError("networks from a file have no torch script yet")
-    lines = [*replicas.started(subject), *own_code(subject), *parts.classes(subject), *operator_class(subject)]
+    seed = ["torch.manual_seed(0)  # of a model that the file makes itself"] if as_it_stands(subject) else []
+    lines = [*replicas.started(subject), *seed, *own_code(subject), *parts.classes(subject), *operator_class(subject)]
     return [*lines, *flatten_class(subject), *sample_function(subject), *view_function(subject)]
 
 

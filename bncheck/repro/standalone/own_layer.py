@@ -10,9 +10,9 @@ import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bncheck.repro.spares import copied
 from bncheck.repro.standalone.literal import array_code, nested
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
-from bncheck.repro.torch_script.own import defined
 from bncheck.scenario import Layer
 from bncheck.trace import Array
 
@@ -128,17 +128,8 @@ def source(subject: Subject, taken: Sequence[str]) -> list[str]:
     """The user's code as it stands in the file; nothing for a framework's own layer."""
     if not is_own(subject):
         return []
-    if not subject.custom_source:
-        raise CannotWriteError("the file of the layer of your own is not here any more, or is no single Python file")
-    both = {*OURS, *taken} & defined(subject.custom_source)
-    if both:
-        raise CannotWriteError(f"the file of your layer defines {min(both)}, which the script needs itself")
-    return [
-        "# ---- the layer under test, copied from the file that the scenario names",
-        *subject.custom_source.splitlines(),
-        "# ---- until here",
-        "",
-    ]
+    name = str(subject.case.network.custom).rpartition(":")[2]
+    return copied(subject.custom_source, name, {*OURS, *taken}, "layer")
 
 
 def initial(subject: Subject, beside: dict[str, Array]) -> list[tuple[str, str, list[str]]]:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bncheck.repro.spares import called, copied
 from bncheck.repro.standalone.literal import identifier, keywords
 from bncheck.repro.standalone.own_layer import OURS, Made
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
-from bncheck.repro.torch_script.own import defined
 
 LAYER = "layer"  # the script's name for the layer that it looks at
 PLACE = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", re.ASCII)
@@ -84,22 +84,13 @@ def call(subject: Subject) -> str:
     name = str(subject.case.network.model).rpartition(":")[2]
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise CannotWriteError("the function that builds the network has no plain name")
-    return f"{name}({keywords(dict(subject.case.network.arguments))})"
+    return f"{called(name)}({keywords(dict(subject.case.network.arguments))})"
 
 
 def source(subject: Subject, taken: Sequence[str]) -> list[str]:
     """The user's code as it stands in the file."""
-    if not subject.custom_source:
-        raise CannotWriteError("the file of the model of your own is not here any more, or is no single Python file")
-    both = {*OURS, *taken, LAYER} & defined(subject.custom_source)
-    if both:
-        raise CannotWriteError(f"the file of your model defines {min(both)}, which the script needs itself")
-    return [
-        "# ---- the model under test, copied from the file that the scenario names",
-        *subject.custom_source.splitlines(),
-        "# ---- until here",
-        "",
-    ]
+    name = str(subject.case.network.model).rpartition(":")[2]
+    return copied(subject.custom_source, name, {*OURS, *taken, LAYER}, "model")
 
 
 def first_batch(subject: Subject) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bncheck.repro.spares import called, is_made
 from bncheck.repro.standalone.literal import LITERAL, array_code, identifier, keywords, nested
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
 from bncheck.repro.torch_script.own import OURS, own_name, own_words, reached_inside, taken_by
@@ -79,13 +80,21 @@ def whole(subject: Subject) -> list[str]:
     name = (network.model or "").rpartition(":")[2]
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise CannotWriteError("the function that builds the network has no plain name")
-    lines = [
-        "torch.manual_seed(0)  # the weights are the function's own",
-        f"net = {name}({keywords(dict(network.arguments))})",
-    ]
+    made = f"{called(name)}({keywords(dict(network.arguments))})"
+    if as_it_stands(subject):  # or a function by another road: lambda, partial
+        made = f"copy.deepcopy({called(name)}) if isinstance({called(name)}, torch.nn.Module) else {made}"
+    lines = ["torch.manual_seed(0)  # the weights are the function's own", f"net = {made}"]
     if subject.layer:
         lines.append(f"{module_of(subject, subject.layer)} = dict(net.named_modules())[{subject.layer!r}]")
     return lines
+
+
+def as_it_stands(subject: Subject) -> bool:
+    """Whether the run's network may be a model that the file holds, of which each case got a copy."""
+    network = subject.case.network
+    return bool(network.model and subject.custom_source) and not is_made(
+        subject.custom_source, (network.model or "").rpartition(":")[2]
+    )
 
 
 def module_of(subject: Subject, layer: str) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bncheck.repro.spares import copied
 from bncheck.repro.standalone.subject import CannotWriteError, Subject
 from bncheck.worker.torch_side.custom import NAMES
 
@@ -82,37 +83,10 @@ def own_code(subject: Subject) -> list[str]:
     words = own_words(subject) or subject.case.network.model or ""
     if not words:
         return []
-    what = "layer" if own_words(subject) else "network"
-    if not subject.custom_source:
-        raise CannotWriteError(f"the file of the {what} of your own is not here any more, or is no single Python file")
-    if not re.fullmatch(r"[A-Za-z_]\w*", words.rpartition(":")[2], re.ASCII):
+    what, name = "layer" if own_words(subject) else "network", words.rpartition(":")[2]
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise CannotWriteError(f"the {what} of your own has no plain name")
-    both = set(OURS) & defined(subject.custom_source)
-    if both:
-        raise CannotWriteError(f"the file of the {what} of your own defines {min(both)}, which the script needs itself")
-    return [
-        f"# ---- the {what} under test, copied from the file that the scenario names",
-        *subject.custom_source.splitlines(),
-        "# ---- until here",
-        "",
-    ]
-
-
-def defined(source: str) -> set[str]:
-    """What a file gives a meaning to on its top level, imports of the same thing aside."""
-    found: set[str] = set()
-    try:
-        nodes = ast.parse(source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise CannotWriteError(f"the file of your own is no Python: {type(error).__name__}") from error
-    for node in nodes:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            found.add(node.name)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            found |= {
-                name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
-            }
-    return found
+    return copied(subject.custom_source, name, OURS, what)
 
 
 def taken_by(source: str, words: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -207,6 +207,7 @@ class Model:
         self.inside = part("inside").Inside(self) if self.whole else None
         if self.whole:  # what is asked of a whole network alone
             self.see, self.calls, self.taken_out = self.inside.see, self.inside.calls, self.inside.taken_out
+            self.ran = self.inside.ran
         self.behind = {}  # layer: {buffer: autograd nodes behind it after each event}
         self.tape, self.used_up = [], False
         self.recomputed = variant == "checkpoint"

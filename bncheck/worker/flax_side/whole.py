@@ -35,7 +35,7 @@ def whole(base, plain, part):
         def see(self, x):
             """Before anything is played: know it all by a batch, and what its modules make of that."""
             self.settle(x)
-            self.leaves = part("leaves", "own").look(self, x)
+            self.leaves = part("leaves", "own").look(part("places", "own"), self, x)
 
         def settle(self, x):
             """Find layers whose state has unusual names by what they do with a batch."""
@@ -113,6 +113,9 @@ def whole(base, plain, part):
         def taps(self):
             return building.last(self.seen, self.array)
 
+        def ran(self):
+            return building.ran(self.seen)
+
         def hearing(self, training):
             """What is noted of a call: its mode is what the call says, else the layer, else the whole model."""
 
@@ -144,9 +147,8 @@ def whole(base, plain, part):
             }
 
         def facts(self):
-            remarks, rows = self.manner(), getattr(self, "leaves", [])
-            found = {"remarks": remarks} if remarks else {}
-            return dict(found, modules={"eval": rows}) if rows else found
+            remarks = self.manner()
+            return dict(getattr(self, "leaves", {}), **({"remarks": remarks} if remarks else {}))
 
         def manner(self):
             """Sentences on how it was played."""

@@ -48,7 +48,7 @@ def whole(base, engines, part):
         def see(self, x):
             """Before anything is played: know it all by a batch, and what its modules make of that."""
             self.settle(x)
-            self.leaves = part("leaves", "own").look(self, x)
+            self.leaves = part("leaves", "own").look(part("places", "own"), self, x)
 
         def settle(self, x):
             """Find layers whose state has unusual names by what they do with a batch."""
@@ -257,6 +257,9 @@ def whole(base, engines, part):
         def taps(self):
             return building.last(self.seen, self.array)
 
+        def ran(self):
+            return building.ran(self.seen)
+
         def axis(self, layer):
             axis = getattr(self.norms.get(layer), "axis", -1)
             axis = axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
@@ -281,8 +284,7 @@ def whole(base, engines, part):
             return dict.fromkeys(words, "bfloat16") if self.dtype == "bfloat16" else {}
 
         def facts(self):
-            rows = getattr(self, "leaves", [])
-            return {"modules": {"eval": rows}} if rows else {}
+            return dict(getattr(self, "leaves", {}))
 
     return Whole
 
@@ -292,13 +294,16 @@ def whole(base, engines, part):
 
 def draw_alike(model, other):
     """Give variables that differ between two models of one function numbers that are the same on each engine: normal,
-    with the variance 1/fan-in."""
+    with the variance 1/fan-in; what is nowhere negative stays so."""
     dice = np.random.default_rng(SEEDS[0])
     for mine, its in zip(model.net.weights, other.weights):
         here, there = model.array(mine), model.array(its)
         if here.shape == there.shape and here.dtype.kind == "f" and not np.array_equal(here, there):
             fan_in = max(1, int(np.prod(here.shape[:-1])))
-            mine.assign((dice.standard_normal(here.shape) / np.sqrt(fan_in)).astype(here.dtype))
+            drawn = dice.standard_normal(here.shape) / np.sqrt(fan_in)
+            if min(here.min(), there.min()) >= 0:  # a variance, or a scale: of a model that its function has trained
+                drawn = 0.5 + np.abs(drawn)
+            mine.assign(drawn.astype(here.dtype))
 
 
 def normalisers(hands, shared, net):

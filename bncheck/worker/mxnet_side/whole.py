@@ -30,7 +30,9 @@ def whole(base, part):
         def see(self, x):
             """Before anything is played: know it all by a batch, and what its modules make of that."""
             self.settle(x)
-            self.leaves = part("leaves", "own").look(self, shared.np.asarray(x, dtype=self.dtype))
+            self.leaves = part("leaves", "own").look(
+                part("places", "own"), self, shared.np.asarray(x, dtype=self.dtype)
+            )
             self.mx.random.seed(building.PLAYED)
 
         def settle(self, x):
@@ -82,6 +84,9 @@ def whole(base, part):
         def taps(self):
             return building.last(self.seen, lambda tensor: tensor.asnumpy())
 
+        def ran(self):
+            return building.ran(self.seen)
+
         def axis(self, layer):
             return self.hands.axis_of(self.norms.get(layer), {})
 
@@ -93,8 +98,7 @@ def whole(base, part):
             return dict(shared.state(own, int(channels)), training=self.training)
 
         def facts(self):
-            rows = getattr(self, "leaves", [])
-            return {"modules": {"eval": rows}} if rows else {}
+            return dict(getattr(self, "leaves", {}))
 
         # -- what apply asks for ------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """What each module without others in it got, held and gave in one forward in inference, in a framework other than
-PyTorch (torch_side/leaves.py), as digests and a few sums.
+PyTorch (torch_side/leaves.py), as digests and a few sums; and between which of them a normalising layer runs that runs
+more than once.
 
 Loaded by path beside a backend's model of a whole network; Python 3.7 syntax, no framework is known here. Two targets
 that play one network hold them side by side. Where they compute by other kernels the first module already gives other
@@ -14,12 +15,13 @@ MOST = 400  # modules; more would take longer than the play
 FEW = 16  # sums of an array
 
 
-def look(model, batch):
-    """[[name, class, input, weights, output, sums of the input, sums of the output]] in the order in which they ran;
-    what got or gave no single tensor is left out. The model is as before."""
+def look(where, model, batch):
+    """``modules``: {"eval": [[name, class, input, weights, output, sums of the input, sums of the output]]} in the
+    order in which they ran; what got or gave no single tensor is left out. ``places``: as places.py (``where``) says
+    them. The model is as before."""
     net, parts = model.root(), modules(model)
     if len(parts) > MOST:
-        return []
+        return {}
     whole = [(each, np.array(model.hands.array(each))) for each in model.everything(net).values()]
     modes, rows = model.modes(net), []
     held = {
@@ -36,13 +38,15 @@ def look(model, batch):
                 row = [call.name, type(parts[call.name]).__name__, digest([given]), held[call.name], digest([out])]
                 rows.append(row + [sums(given), sums(out)])
     except (Exception, SystemExit):
-        return []  # the play itself says why
+        return {}  # the play itself says why
     finally:
         model.tap()
         for each, value in whole:
             model.put(each, value)
         model.set_modes(net, modes)
-    return rows
+    weigh = set(where.leaves(model, net)) | set(model.norms)
+    places = where.several([call.name for call in calls if call.name in weigh], set(model.norms))
+    return dict({"places": places} if places else {}, **({"modules": {"eval": rows}} if rows else {}))
 
 
 def modules(model):

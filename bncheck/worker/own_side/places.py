@@ -27,7 +27,7 @@ def seen(shared, model, batch):
         return {}  # the play itself has said why
     ran = [call.name for call in calls]
     return {
-        "places": {name: each for name, each in neighbours(ran, set(model.norms)).items() if len(each) > 1},
+        "places": several(ran, set(model.norms)),
         "aside": [
             {"name": name, "kind": type(each).__name__}
             for name, each in hidden.items()
@@ -43,6 +43,11 @@ def leaves(model, net):
         inner |= {id(norm)} | {id(each) for each in hands.inner(norm)}
     found = {name: each for name, each in model.modules(net).items() if id(each) not in inner}
     return {name: each for name, each in found.items() if not hands.inner(each) and hands.weighs(each)}
+
+
+def several(ran, norms):
+    """``neighbours`` of those that run more than once."""
+    return {name: each for name, each in neighbours(ran, norms).items() if len(each) > 1}
 
 
 def neighbours(ran, norms):

@@ -20,6 +20,11 @@ def made(hands, custom, text, arguments):
         make = getattr(make, word, None)
     if not callable(make):
         raise custom.CustomLayerError("%s has no function %s that could build a model" % (path, name))
+    if isinstance(make, hands.base):
+        raise custom.CustomLayerError(
+            "%s in %s is a model, and network.model names a function that builds one: each case gets a new one"
+            % (name, path)
+        )
     call = "%s(%s)" % (name, ", ".join("%s=%r" % item for item in sorted(arguments.items())))
     try:
         net = make(**arguments)
@@ -56,6 +61,11 @@ def one_tensor(custom, call, out, wanted):
 
 def note(seen, name, given, out, trains):
     seen.setdefault(name, []).append((given, out, bool(trains), sum(map(len, seen.values()))))
+
+
+def ran(seen):
+    """{layer: (how often the last forward called it, whether it trained in the last of these calls)}."""
+    return {name: (len(calls), bool(calls[-1][2])) for name, calls in seen.items()}
 
 
 def last(seen, array):

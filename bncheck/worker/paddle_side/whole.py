@@ -41,7 +41,7 @@ def whole(base, part):
         def see(self, x):
             """Before anything is played: know it all by a batch, and what its modules make of that."""
             self.settle(x)
-            self.leaves = part("leaves", "own").look(self, x)
+            self.leaves = part("leaves", "own").look(part("places", "own"), self, x)
             self.paddle.seed(building.PLAYED)
 
         def settle(self, x):
@@ -82,6 +82,9 @@ def whole(base, part):
         def taps(self):
             return building.last(self.seen, self.array)
 
+        def ran(self):
+            return building.ran(self.seen)
+
         def held(self, layer):
             found = {what: self.own[layer].find(what) for what in ("gamma", "beta", "running_mean", "running_var")}
             return {what: tensor for what, tensor in found.items() if tensor is not None}
@@ -97,8 +100,7 @@ def whole(base, part):
             return self.hands.axis_of(norm, {"data_format": getattr(norm, "_data_format", "NCHW")})
 
         def facts(self):
-            rows = getattr(self, "leaves", [])
-            return {"modules": {"eval": rows}} if rows else {}
+            return dict(getattr(self, "leaves", {}))
 
         # -- what apply asks for ------------------------------------------------------------------------------
 

@@ -107,7 +107,8 @@ def live(torch, part, job, net, norms, batch, folder):
     if "eval" in outputs:
         found["output"] = outputs["eval"]
         try:
-            found["places"] = places(torch, part, net, norms, batch)
+            where = part("torch_side", "places")
+            found["places"] = where.seen(torch, part("own_side", "places"), net, norms, lambda: call(net, batch))
             found["batches"] = in_batches(torch, leaves, net, norms, batch)
         except (Exception, SystemExit) as error:
             found["remarks"].append("eval in other batches was not played: %s" % raised(part, error, job))
@@ -250,35 +251,6 @@ def in_batches(torch, leaves, net, norms, batch):
             kept = found.setdefault(name, [0.0, 0.0])
             found[name] = [worse(one, two) for one, two in zip(kept, gaps)]
     return {"sizes": [part for part in PARTS if part < size], "samples": size, "layers": found}
-
-
-def places(torch, part, net, norms, batch):
-    """What runs before and behind each normalising layer that runs more than once in one eval forward
-    (own_side/places.py), but for those of a part of the model that runs as often as they do: it gets several inputs."""
-    inner = {id(each) for norm in norms.values() for each in norm.modules()}
-    known = dict(net.named_modules())
-    modules = {
-        name: each
-        for name, each in known.items()
-        if id(each) not in inner and not list(each.children()) and any(True for _ in each.parameters())
-    }
-    where, weights = part("own_side", "places"), {name.rpartition(".")[0] for name, _ in net.named_parameters()}
-    around = {name: where.parts_around(name, norms, weights) for name in norms}
-    wholes = {name: known[name] for names in around.values() for name in names if name not in modules}
-    ran, hooks = [], []
-    for name, module in [*modules.items(), *norms.items(), *wholes.items()]:
-        if isinstance(module._buffers, dict):  # a scripted layer takes no hook
-            hooks.append(module.register_forward_hook(lambda *_, name=name: ran.append(name)))
-    net.eval()
-    try:
-        with torch.no_grad():
-            call(net, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    found = where.neighbours([name for name in ran if name not in wholes], set(norms))
-    found = {name: each for name, each in found.items() if len(each) > 1}
-    return {name: each for name, each in found.items() if len(each) not in map(ran.count, around[name])}
 
 
 def samples_of(torch, leaves, batch):

@@ -14,6 +14,8 @@ class Inside:
         self.model, self.part = model, model.part
         self.example, self.learnt = None, []  # a batch that shows what layers do; sentences about what they showed
         self.called = {}  # layer: its calls in the last forward
+        self.ways = {}  # layer: how often that called it, and whether it trained in the last of these calls
+        self.batch, self.several = None, False  # of the last forward; whether one called a layer more than once
         self.born = None  # what birth.py says, once something was not finite
         self.leaves = None
 
@@ -33,12 +35,13 @@ class Inside:
     # -- a forward --------------------------------------------------------------------------------------------
 
     def call(self, mode, data):
-        model, self.called = self.model, {}
+        model, self.called, self.ways = self.model, {}, {}
         if model.variant == "compile":
             return model.call(data)  # it would compile what looks on
         if self.leaves is None:
             self.leaves = self.part("leaves").Leaves(model.torch, model.net)
         out = self.leaves.around(mode, lambda: model.call(data))
+        self.batch = data.detach()
         self.look_for_birth(data, out)
         return out
 
@@ -52,11 +55,15 @@ class Inside:
                 calls[-1][3] = self.model.state(name)
 
         def leave(module, given, out):
+            self.ways[name] = (self.ways.get(name, (0, 0))[0] + 1, bool(module.training))
             if name in self.model.seen:
                 (x, y), calls = self.model.seen[name], self.called.setdefault(name, [])
                 calls.append([x.detach(), y, calls[-1][3] if calls else None, None])
 
         return [module.register_forward_pre_hook(enter), self.part("keeping").hook_on(module, leave)]
+
+    def ran(self):
+        return dict(self.ways)
 
     def calls(self):
         """{layer: [(input, output, state before, state after)]} of those that the last forward called several times.
@@ -64,6 +71,7 @@ class Inside:
         model, found = self.model, {name: calls for name, calls in self.called.items() if len(calls) > 1}
         for name, calls in found.items():
             calls[-1][3] = model.state(name)
+        self.several = self.several or bool(found)
         return {
             name: [(model.array(x), model.array(y), before, after) for x, y, before, after in calls]
             for name, calls in found.items()
@@ -102,12 +110,29 @@ class Inside:
 
     def facts(self):
         found = {"born": self.born} if self.born else {}
+        places = self.at_several_places()
+        found.update({"places": places} if places else {})
         return dict(found, modules=self.leaves.rows) if self.leaves is not None else found
+
+    def at_several_places(self):
+        """As ``check`` asks it, of a network that called a layer more than once in a forward."""
+        model, torch = self.model, self.model.torch
+        if not self.several:
+            return {}
+        norms = {name: each for name, each in model.norms.items() if name not in model.gone}
+        try:
+            with model.unwatched(), torch.random.fork_rng(devices=[]):
+                return self.part("places").seen(
+                    torch, self.part("places", "own"), model.net, norms, lambda: model.call(self.batch)
+                )
+        except Exception:
+            return {}  # the play itself has said why
 
     def taken_out(self, shapes):
         """As own_side/inside.py asks. The network is in training from then on."""
         model = self.model
         model.net.train()
+        paths = self.part("naming").tree_of(model.net)
         own = {name: each for name, each in model.norms.items() if not type(each).__module__.startswith("torch.")}
         layers = {
             name: {
@@ -115,6 +140,7 @@ class Inside:
                 "own": name in own,
                 "calls": int(model.variant != "compile"),  # which would compile what counts them; 0: not known
                 "dtype": dtype_of(model.seen[name][1]) if name in model.seen else "",
+                "names": paths.get(id(each)) or [name],
             }
             for name, each in model.norms.items()
         }

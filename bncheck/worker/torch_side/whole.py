@@ -5,6 +5,7 @@ they are the same only from run to run of one version of torch: it is drawn in f
 converted, so that a network in float64 has the very weights of the one in float32.
 """
 
+import copy
 import os
 from collections import OrderedDict
 
@@ -14,7 +15,8 @@ NOT_WITH = ("functional", "jit", "trace", "export", "builtin", "timed")
 
 
 def build(torch, custom, given, text, arguments, output=None):
-    """``path.py:function`` called with ``arguments``; what is wrong with it is one sentence.
+    """``path.py:function`` called with ``arguments``, or a copy of a model that the file holds under that name; what is
+    wrong with it is one sentence.
 
     ``custom`` is custom.py, which loads files, ``given`` arguments.py. A network that returns more than a
     tensor hands out the one that ``output`` (network.output) names, or the only one there is.
@@ -22,13 +24,17 @@ def build(torch, custom, given, text, arguments, output=None):
     path, _, name = text.rpartition(":")
     if not os.path.isfile(path):
         raise custom.CustomLayerError("there is no file %s: write network.model as path/to/file.py:function" % path)
+    torch.manual_seed(SEED)  # a model that the file itself makes is the same one in each process
     make = getattr(custom.import_file(path), name, None)
     if not callable(make):
         raise custom.CustomLayerError("%s has no function %s that could build a network" % (path, name))
+    held = isinstance(make, torch.nn.Module)
+    if held and arguments:
+        raise custom.CustomLayerError("%s in %s is a model, and takes no network.arguments" % (name, path))
     torch.manual_seed(SEED)
-    call = "%s(%s)" % (name, ", ".join("%s=%r" % item for item in sorted(arguments.items())))
+    call = name if held else "%s(%s)" % (name, ", ".join("%s=%r" % item for item in sorted(arguments.items())))
     try:
-        net = make(**arguments)
+        net = copy.deepcopy(make) if held else make(**arguments)
     except (Exception, SystemExit) as error:
         raise custom.failed("%s raises %s%s" % (call, custom.said(error), custom.line_in(path, error)), error)
     if not isinstance(net, torch.nn.Module):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from bncheck.diagnosis.lived import played
 from bncheck.diagnosis.lived.departures import Departure
 from bncheck.diagnosis.rules.attributed import Side, differing_facets
 from bncheck.diagnosis.rules.departing import about_departures
@@ -22,6 +23,7 @@ from bncheck.diagnosis.rules.freezing import wholly_frozen
 from bncheck.diagnosis.rules.holdings import settings
 from bncheck.diagnosis.rules.holdings.words import of_holding
 from bncheck.diagnosis.rules.in_batches import dependent, in_batches
+from bncheck.diagnosis.rules.layer_names import of_all
 from bncheck.diagnosis.rules.lives import reach
 from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.revealed import Source, sources
@@ -78,13 +80,18 @@ def _words(value: object) -> str:
 def check_cell(cell: CellView) -> Iterator[Finding]:
     yield from sees_neighbours(cell)
     own = cell.own_inside
+    none = tuple(source.layer for source in sources(cell) if not source.tracked and source.layer not in own)
+    if none and cell.case.network.model is not None:
+        yield keeping_none(cell, none)
     for source in sources(cell):
+        if source.layer in none and cell.case.network.model is not None:
+            continue
         if source.layer in own:
             continue  # it is no rule of the framework's, and was played by itself (diagnosis/whole.py)
         if source.training and wholly_frozen(cell, source.layer, source.event) is not None:
             continue  # BN401 says it: freezing put the layer into inference
         if source.training and kept_in_eval(cell, source):
-            continue  # a frozen backbone: the network's own train() leaves it in eval
+            continue  # frozen: the network's own train() or forward() keeps it in eval
         facet = "train_normaliser" if source.training else "eval_normaliser"
         mode = FACETS[facet]
         used = "the running statistics" if source.weight < 0.01 else "the batch's statistics"
@@ -111,13 +118,37 @@ def check_cell(cell: CellView) -> Iterator[Finding]:
         )
 
 
+def keeping_none(cell: CellView, layers: tuple[str, ...]) -> Finding:
+    """As ``check`` says it of a model (rules/holdings/settings): chosen for all layers, or a slip in some of them."""
+    assert cell.trace is not None
+    everywhere = not any(cell.trace.get(layer, "running_mean") is not None for layer in cell.trace.layers)
+    who = of_all(layers, cell.trace)
+    return Finding(
+        code=CODE,
+        cause=CAUSE,
+        kind="convention" if everywhere else "hazard",
+        title=f"{names(cell.members)}: {who} {'keeps' if len(layers) == 1 else 'keep'} no running statistics: in eval, "
+        "too, a sample's output depends on the samples next to it.",
+        targets=targets(cell.members),
+        scenario=cell.case.scenario,
+        case=cell.case.name,
+        layer=layers[0],
+        quantity="output",
+        evidence={"layers": len(layers)},
+        advice="keep running statistics (track_running_stats=True) where single samples are evaluated",
+        accounts=tuple((layer, "output") for layer in layers[1:]),
+    )
+
+
 def kept_in_eval(cell: CellView, source: Source) -> bool:
-    """Whether a layer of a whole network is in eval in a training forward, where others are in training."""
+    """Whether a layer of a whole network ran in eval in a training forward: all of the network was put into training,
+    so that it is the network itself that keeps the layer there. (diagnosis/kept says so.)"""
     trace = cell.trace
-    if trace is None or cell.case.network.model is None:
-        return False
-    flags = {layer: rows[source.event] for layer in trace.layers if (rows := trace.get(layer, "training")) is not None}
-    return flags.get(source.layer) == 0 and 1 in flags.values()
+    return (
+        trace is not None
+        and cell.case.network.model is not None
+        and played.mode(trace, source.layer, source.event) == 0
+    )
 
 
 def sees_neighbours(cell: CellView) -> Iterator[Finding]:

@@ -5,8 +5,8 @@ of them; or two layers that see different batches hold equal statistics after ev
 layers' batches in turn. A copy that merely stopped following has old statistics; these are never apart. In a
 checkpoint: statistics, gamma and beta of two layers are equal to the last bit; equal statistics alone come of equal
 inputs. In a program that was watched: one layer under two names, and in each step unlike batches reach it. In a model
-that is checked: one layer that runs behind one module and before another, and elsewhere between two others; where one
-of the two is the same each time, a whole part of the model runs more than once, and is meant to.
+that is checked, or run as a whole: one layer that runs behind one module and before another, and elsewhere between two
+others; where one of the two is the same each time, a whole part of the model runs more than once, and is meant to.
 
 What to do: copy, do not alias: deepcopy a model before you export or adapt it, load a state dict without assign=True.
 Give each place (and each kind of data that passes it) a BatchNorm layer of its own.
