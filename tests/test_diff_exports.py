@@ -198,6 +198,40 @@ def test_two_models_and_the_first_layer_that_differs(files: Path, tmp_path: Path
     assert any("The first layer whose output differs in eval is 4:" in note for note in answer["notes"])
 
 
+@pytest.mark.parametrize(
+    ("name", "cause", "kind", "words"),
+    [
+        ("swapped", "state-mismatch", "defect", "In model.py:swapped gamma and beta are swapped, in layer 4."),
+        ("below_zero", "poisoned-state", "defect", "model.py:below_zero holds variances below zero in running_var"),
+        ("rounded", "reduced-precision", "convention", "gamma and beta are equal to the bit in float16, in 1 and 4."),
+    ],
+)
+def test_what_layers_hold_is_all_of_the_difference(
+    files: Path, tmp_path: Path, name: str, cause: str, kind: str, words: str
+) -> None:
+    """The outputs were unexplained beside the cause, and those of NaN "cannot be held together"."""
+    _, answer, findings = told(files, tmp_path, "model.py:build", f"model.py:{name}", "--input", "4,3,12,12")
+    (found,) = [each for each in findings if each["kind"] != "rounding"]
+    assert (found["cause"], found["kind"]) == (cause, kind)
+    assert words in found["title"] and " That is all of the difference of their outputs" in found["title"]
+    assert f"with these numbers in its layers model.py:build gives what model.py:{name} gives." in answer["headline"]
+
+
+def test_a_model_in_bfloat16_costs_what_such_rounding_costs(files: Path, tmp_path: Path) -> None:
+    _, answer, findings = told(files, tmp_path, "model.py:build", "model.py:halved", "--input", "4,3,12,12")
+    (found,) = [each for each in findings if each["kind"] != "rounding"]
+    assert (found["cause"], found["kind"]) == ("reduced-precision", "convention")
+    assert found["title"].startswith(
+        "model.py:halved is model.py:build in bfloat16: converted to that, model.py:build gives the same. It is "
+    )
+    assert any(note.endswith("are equal, 0 differ.") for note in answer["notes"])
+    same = [note for note in answer["notes"] if "got the same values" in note or "got them as" in note]
+    assert same == [
+        "Both got the same values: float32 4×3×12×12.",
+        "model.py:halved got them as bfloat16 4×3×12×12.",
+    ]
+
+
 def test_what_an_onnx_file_holds(files: Path) -> None:
     (kept,) = read_checkpoint(files / "kept.onnx")
     assert [layer.layer for layer in kept.holding.layers] == ["1", "4"]
