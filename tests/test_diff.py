@@ -168,6 +168,21 @@ def test_mean_and_variance_swapped() -> None:
     assert finding.title == "In B running_mean and running_var are swapped, in bn1."
 
 
+def test_of_two_arrays_swapped_the_side_at_fault_is_told_by_the_numbers_or_not_at_all() -> None:
+    """The second side was blamed, whichever it was: the right one, where the port was named first."""
+    swap = {"gamma": BETA, "beta": GAMMA}
+    for sides, wrong in (((held(), held(**swap)), "B"), ((held(**swap), held()), "A")):
+        finding = one(*sides)
+        assert (finding.title, finding.departs) == (f"In {wrong} gamma and beta are swapped, in bn1.", wrong)
+    assert one(held(running_mean=VAR, running_var=MEAN), held()).departs == "A"
+    gamma, beta = [0.4, 0.6, 0.5], [0.5, 0.3, 0.7]
+    finding = one(held(gamma=gamma, beta=beta), held(gamma=beta, beta=gamma))
+    assert (finding.cause, finding.departs) == ("state-mismatch", "")
+    assert finding.title == (
+        "gamma and beta of B are those of A swapped, in bn1. The numbers do not tell which of the two is right."
+    )
+
+
 def test_arrays_read_in_another_order() -> None:
     finding = one(held(), held(gamma=BETA, beta=MEAN, running_mean=VAR, running_var=GAMMA))
     assert finding.cause == "state-mismatch"

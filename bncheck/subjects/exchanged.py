@@ -84,12 +84,17 @@ def rounded_others(one: Played, two: Played) -> dict[str, Array]:
     return found
 
 
+def of_numbers(finding: Finding) -> bool:
+    """Whether it speaks of numbers that went from one side to the other, and not of momentum, a counter or a mode."""
+    return any(quantity in QUANTITIES for _, quantity in finding.places)
+
+
 def follows(
     sides: Sides, one: Played, two: Played, outputs: Sequence[Finding], held: Sequence[Finding], usual: Measured
 ) -> tuple[list[Finding], list[Finding]]:
     """Outputs that nothing else explains follow from what layers hold, where with the same numbers they are equal."""
     open_ones = [finding for finding in outputs if finding.kind == "unexplained"]
-    causes = [finding for finding in held if finding.kind != "rounding"]
+    causes = [finding for finding in held if finding.kind != "rounding" and of_numbers(finding)]
     causes = causes or [finding for finding in held if finding.cause == "reduced-precision"]
     if not open_ones or not causes or not one.exchanged:
         return list(outputs), list(held)

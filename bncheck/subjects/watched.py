@@ -180,7 +180,8 @@ def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
     return (
         Shortfall(
             "Nothing was recorded: no layer that normalises by running statistics was seen to run",
-            "nothing is to be done if the model has none; what torch.jit.trace or jax.jit compiled is not seen, nor, "
+            "nothing is to be done if the model has none; what torch.jit.trace or jax.jit compiled is not seen, nor a model "
+            "that calls torch.nn.functional.batch_norm itself (put nn.BatchNorm in its place to have it watched), nor, "
             "outside PyTorch, a layer of your own: bncheck check FILE.py:CLASS judges it",
             "nothing was recorded",
         ),
