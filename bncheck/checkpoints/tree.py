@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bncheck.bounded import printable
 from bncheck.checkpoints.pickled import Thing
 from bncheck.checkpoints.tensor import Tensor
 from bncheck.errors import CheckpointError
@@ -90,11 +91,6 @@ def flatten(tree: Any, state: State, separator: str) -> None:
             waiting += [(joined(name, key, separator), value, depth + 1) for key, value in reversed(held)]
 
 
-def shown(key: str) -> str:
-    """A name of the file's as sentences can hold it: a line break in one would begin a line that bncheck never said."""
-    return key[:500] if key.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in key[:500])
-
-
 def joined(name: str, key: str, separator: str) -> str:
     if key in LEVELS:
         return name
@@ -103,7 +99,7 @@ def joined(name: str, key: str, separator: str) -> str:
 
 def children(node: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(node, Mapping):
-        yield from ((shown(str(key)), value) for key, value in node.items() if isinstance(key, str | int))
+        yield from ((printable(str(key)[:500]), value) for key, value in node.items() if isinstance(key, str | int))
     elif isinstance(node, Thing):
         for held in (node.state, node.items):
             if isinstance(held, Mapping):
