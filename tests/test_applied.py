@@ -82,6 +82,17 @@ def test_statistics_that_moved_are_told_by_what_the_move_looks_like() -> None:
     assert said(before, moment(held(mean=float("nan"))))[0][:2] == ("poisoned-state", "defect")
 
 
+def test_numbers_that_were_rounded_did_not_move() -> None:
+    """model.half().float(): "moved the statistics, with no training forward that a counter shows" was said of it."""
+    long = f32(0.1, 0.2, 0.3, 0.7)
+    arrays = {"running_mean": long, "running_var": long + 1, "gamma": long, "beta": long}
+    short = {name: array.astype(np.float16).astype(np.float32) for name, array in arrays.items()}
+    before, after = (Held(layer="bn", counter=5, training=True, **each) for each in (arrays, short))
+    (found,) = said(moment(before), moment(after), given=1.1, restored=1.0)
+    assert found[:2] == ("reduced-precision", "hazard")
+    assert found[2].startswith("f() rounded running_mean, running_var, gamma and beta of bn to float16.")
+
+
 def test_the_part_of_a_difference_that_the_old_values_do_not_take_away_is_unexplained() -> None:
     moved, rest = said(moment(held()), moment(held(mean=1.5)), given=2.0, restored=1.5)
     assert "50 % of that goes away" in moved[2]
