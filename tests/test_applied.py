@@ -111,6 +111,17 @@ def test_modes_and_what_is_trained() -> None:
     assert title == "f() left the model in eval mode."
     ((_, _, title),) = said(moment(held("a")), moment(held("a", training=False)))
     assert title == "f() put a into eval."
+    ((_, _, title),) = said(moment(held("a", training=False), training=False), moment(held("a")))
+    assert title == (
+        "f() left the model in training mode. a normalises by the batch and moves its statistics from the next forward "
+        "on."
+    )  # "It" was the model
+    still = held("a", training=False)
+    plays = {"eval": [f32(1)], "given": [f32(1)]}
+    (reading,) = readings(
+        Application(function="f", before=moment(still), after=moment(still, frozen=("a",)), plays=plays)
+    )
+    assert reading.advice.startswith("nothing, if it was to freeze them and they are in eval as well")
     ((_, _, title),) = said(moment(*frozen, frozen=("a", "b")), moment(*frozen))
     assert title == "f() let gamma and beta of 2 layers (a and b) be trained again (requires_grad)."
 

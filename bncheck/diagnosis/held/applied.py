@@ -342,18 +342,25 @@ def modes(application: Application, pairs: Sequence[Pair]) -> Iterator[Reading]:
     if said:
         places: list[Place] = [(layer, "training") for layer in (*on, *off)]
         places += [(layer, "gamma") for layer in (*thawed, *frozen)]
-        follows = verb(on, "It normalises by the batch and moves its", "They normalise by the batch and move their")
-        follows = f" {follows} statistics from the next forward on." if on else ""
+        who = of_layers(on) if on and whole else verb(on, "It", "They")
+        follows = verb(on, "normalises by the batch and moves its", "normalise by the batch and move their")
+        follows = f" {who} {follows} statistics from the next forward on." if on else ""
         yield Reading(
             cause="mode-leak",
             kind="hazard",
             title=f"{application.does} {joined(said)}.{follows}",
-            advice="copy `training` and requires_grad to each new layer, or set the modes again after it"
-            if not whole
-            else "set the mode again after it: model.train() or model.eval()",
+            advice=WITH_MODE if whole else FROZEN if frozen and not (on or off or thawed) else WITH_LAYERS,
             places=tuple(places),
             evidence={word: len(moved) for word, moved in (("into training", on), ("into eval", off)) if moved},
         )
+
+
+WITH_MODE = "set the mode again after it: model.train() or model.eval()"
+WITH_LAYERS = "copy `training` and requires_grad to each new layer, or set the modes again after it"
+FROZEN = (
+    "nothing, if it was to freeze them and they are in eval as well; else copy requires_grad to each new layer, or set "
+    "it again"
+)
 
 
 def trainable(application: Application, pair: Pair, *, before: bool, after: bool) -> bool:
