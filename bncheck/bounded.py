@@ -145,3 +145,9 @@ def own_folder(path: Path) -> Path:
         clear(path)
         path.mkdir(parents=True)
     return path
+
+
+def printable(name: str) -> str:
+    """A name out of a file or a program as sentences can hold it: a line break in one would begin a line that bncheck
+    never said."""
+    return name if name.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in name)

@@ -82,6 +82,17 @@ def test_statistics_that_moved_are_told_by_what_the_move_looks_like() -> None:
     assert said(before, moment(held(mean=float("nan"))))[0][:2] == ("poisoned-state", "defect")
 
 
+def test_numbers_that_were_rounded_did_not_move() -> None:
+    """model.half().float(): "moved the statistics, with no training forward that a counter shows" was said of it."""
+    long = f32(0.1, 0.2, 0.3, 0.7)
+    arrays = {"running_mean": long, "running_var": long + 1, "gamma": long, "beta": long}
+    short = {name: array.astype(np.float16).astype(np.float32) for name, array in arrays.items()}
+    before, after = (Held(layer="bn", counter=5, training=True, **each) for each in (arrays, short))
+    (found,) = said(moment(before), moment(after), given=1.1, restored=1.0)
+    assert found[:2] == ("reduced-precision", "hazard")
+    assert found[2].startswith("f() rounded running_mean, running_var, gamma and beta of bn to float16.")
+
+
 def test_the_part_of_a_difference_that_the_old_values_do_not_take_away_is_unexplained() -> None:
     moved, rest = said(moment(held()), moment(held(mean=1.5)), given=2.0, restored=1.5)
     assert "50 % of that goes away" in moved[2]
@@ -100,6 +111,17 @@ def test_modes_and_what_is_trained() -> None:
     assert title == "f() left the model in eval mode."
     ((_, _, title),) = said(moment(held("a")), moment(held("a", training=False)))
     assert title == "f() put a into eval."
+    ((_, _, title),) = said(moment(held("a", training=False), training=False), moment(held("a")))
+    assert title == (
+        "f() left the model in training mode. a normalises by the batch and moves its statistics from the next forward "
+        "on."
+    )  # "It" was the model
+    still = held("a", training=False)
+    plays = {"eval": [f32(1)], "given": [f32(1)]}
+    (reading,) = readings(
+        Application(function="f", before=moment(still), after=moment(still, frozen=("a",)), plays=plays)
+    )
+    assert reading.advice.startswith("nothing, if it was to freeze them and they are in eval as well")
     ((_, _, title),) = said(moment(*frozen, frozen=("a", "b")), moment(*frozen))
     assert title == "f() let gamma and beta of 2 layers (a and b) be trained again (requires_grad)."
 

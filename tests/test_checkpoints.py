@@ -331,6 +331,32 @@ def test_complex_statistics_are_said_not_to_be_judged(tmp_path: Path) -> None:
     assert found.holding.remarks == ("bn.running_mean holds complex numbers: its layer is not judged.",)
 
 
+@pytest.mark.parametrize(
+    ("mean", "words"),
+    [
+        (np.array(["a", "b"]), "bn.running_mean holds no numbers (str32): its layer is not judged."),
+        (np.array(["2024-01-01"] * 2, "M8[D]"), "bn.running_mean holds no numbers (datetime64[D]): its layer is"),
+        (np.zeros(0), "bn.running_mean has the shape (0,), which is not one number per channel: its layer is"),
+        (np.float32(0.5), "bn.running_mean has the shape (), which is not one number per channel: its layer is"),
+        (np.zeros((3, 2)), "bn.running_mean has the shape (3, 2), which is not one number per channel: its layer is"),
+    ],
+)
+def test_statistics_that_are_none_are_said_not_to_be_judged(mean: Any, words: str, tmp_path: Path) -> None:
+    """Text brought a traceback, and of the others it was said that the file names no mean and variance."""
+    np.savez(tmp_path / "x.npz", **{"bn.running_mean": mean, "bn.running_var": np.ones(2)})
+    looked = look_at(tmp_path / "x.npz", "x.npz")
+    assert any(note.startswith(words) for note in looked.answer.notes), looked.answer.notes
+    (missed,) = looked.missed
+    assert missed.sentence == "x.npz holds no BatchNorm that can be judged, though it names one"
+    assert looked.answer.headline == "It holds no BatchNorm that can be judged."
+
+
+def test_a_line_break_in_a_name_begins_no_line(tmp_path: Path) -> None:
+    (layer,) = held_in(tmp_path, **{"bn\n ✓ all is well\x1b[0m__running_mean": [1, 2],
+                                    "bn\n ✓ all is well\x1b[0m__running_var": [3, 4]})  # fmt: skip
+    assert layer.layer == "bn\ufffd ✓ all is well\ufffd[0m"
+
+
 # ------------------------------------------------------------------------------------------ files that were damaged
 
 

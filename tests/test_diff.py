@@ -18,7 +18,7 @@ from bncheck.diagnosis.held.naming import name_differences
 from bncheck.diagnosis.held.reading import Others, Sides
 from bncheck.finding import Finding
 from bncheck.life import Held, Holding
-from bncheck.subjects.two_files import below_zero_alike, how_read
+from bncheck.subjects.two_files import below_zero_alike, counters_alone, how_read
 from bncheck.trace import Array
 
 MEAN, VAR, GAMMA, BETA = [1.0, 2.0, -3.0], [0.5, 4.0, 9.0], [1.0, 1.5, 0.5], [0.25, -0.5, 0.125]
@@ -168,6 +168,21 @@ def test_mean_and_variance_swapped() -> None:
     assert finding.title == "In B running_mean and running_var are swapped, in bn1."
 
 
+def test_of_two_arrays_swapped_the_side_at_fault_is_told_by_the_numbers_or_not_at_all() -> None:
+    """The second side was blamed, whichever it was: the right one, where the port was named first."""
+    swap = {"gamma": BETA, "beta": GAMMA}
+    for sides, wrong in (((held(), held(**swap)), "B"), ((held(**swap), held()), "A")):
+        finding = one(*sides)
+        assert (finding.title, finding.departs) == (f"In {wrong} gamma and beta are swapped, in bn1.", wrong)
+    assert one(held(running_mean=VAR, running_var=MEAN), held()).departs == "A"
+    gamma, beta = [0.4, 0.6, 0.5], [0.5, 0.3, 0.7]
+    finding = one(held(gamma=gamma, beta=beta), held(gamma=beta, beta=gamma))
+    assert (finding.cause, finding.departs) == ("state-mismatch", "")
+    assert finding.title == (
+        "gamma and beta of B are those of A swapped, in bn1. The numbers do not tell which of the two is right."
+    )
+
+
 def test_arrays_read_in_another_order() -> None:
     finding = one(held(), held(gamma=BETA, beta=MEAN, running_mean=VAR, running_var=GAMMA))
     assert finding.cause == "state-mismatch"
@@ -200,6 +215,82 @@ def test_one_factor_that_no_count_explains_is_said_and_not_explained() -> None:
 def test_a_standard_deviation_in_the_place_of_a_variance() -> None:
     finding = one(held(), held(running_var=[float(np.sqrt(value)) for value in VAR]))
     assert finding.cause == "wrong-statistic" and "B stores the standard deviation" in finding.title
+
+
+FOUR = {"running_mean": [1.0, 2.0, -3.0, 0.5], "running_var": [0.513, 4.07, 9.31, 2.23], "gamma": [1.0, 1.5, 0.5, 2.0],
+        "beta": [0.25, -0.5, 0.125, 1.0]}  # fmt: skip
+
+
+def turned(*names: str) -> dict[str, list[float]]:
+    return FOUR | {name: [FOUR[name][place] for place in (2, 0, 3, 1)] for name in names}
+
+
+def test_channels_in_another_order() -> None:
+    finding = one(held(**FOUR), held(**turned(*FOUR)))
+    assert (finding.cause, finding.kind, finding.departs) == ("state-mismatch", "hazard", "B")
+    assert finding.title == (
+        "The channels of B stand in another order than those of A, in bn1: running_mean, running_var, gamma and beta "
+        "hold the same numbers, moved alike."
+    )
+    finding = one(held(**FOUR), held(**turned("running_mean", "running_var")))
+    assert finding.kind == "defect" and finding.title == (
+        "running_mean and running_var of B hold the numbers of A in another order of channels, in bn1, and gamma and "
+        "beta hold theirs in the same."
+    )
+    other = turned(*FOUR) | {"beta": [0.125, 0.3, 1.0, -0.5]}
+    assert "another order" not in str([each.title for each in found(holding(held(**FOUR)), holding(held(**other)))])
+
+
+def test_the_statistics_of_an_input_of_another_scale() -> None:
+    large = {"running_mean": [255 * each for each in FOUR["running_mean"]],
+             "running_var": [255**2 * each for each in FOUR["running_var"]]}  # fmt: skip
+    for pair in ((held(**FOUR), held(**(FOUR | large))), (held(**(FOUR | large)), held(**FOUR))):
+        finding = one(*pair)
+        assert (finding.cause, finding.kind, finding.code) == ("data-shift", "hazard", "BN412")
+        large_one, small_one = ("B", "A") if float(finding.evidence["factor"]) > 1 else ("A", "B")
+        assert finding.title == (
+            f"{large_one} holds the statistics of an input 255 times as large as that of {small_one}, in bn1: each "
+            "mean is 255 times, each variance 6.502e+04 times that of the other."
+        )
+    large["running_mean"][2] *= 1.01
+    assert one(held(**FOUR), held(**(FOUR | large))).cause == "stale-state"
+
+
+def test_an_eps_that_was_stored_with_the_variance() -> None:
+    """The reasons of other statistics beside equal weights were listed, and it was none of them."""
+    more = [each + 0.001 for each in FOUR["running_var"]]
+    finding = one(held(**FOUR), held(**(FOUR | {"running_var": more})))
+    assert (finding.cause, finding.kind) == ("eps", "hazard")
+    assert finding.title == (
+        "running_var of B is that of A plus 0.001 in every channel, in bn1: so it is where an eps was added to what is "
+        "stored."
+    )
+    assert "running_var of A is that of B plus 0.001" in one(held(**(FOUR | {"running_var": more})), held(**FOUR)).title
+    more[3] += 0.0005
+    assert one(held(**FOUR), held(**(FOUR | {"running_var": more}))).cause == "stale-state"
+
+
+def test_a_counter_that_one_side_alone_has_is_said() -> None:
+    """Two files were called equal to the bit, and one of them lacked a tensor."""
+    sides = Sides(a="A", b="B", framework_a="torch", framework_b="torch")
+    pairs = [compared(held(), held(counter=None)), compared(second(), second())]
+    assert list(counters_alone(pairs, sides)) == [
+        "A counts the updates of 1 layer and B does not: momentum=None needs it."
+    ]
+    assert next(iter(counters_alone([compared(held(counter=None), held())], sides))).startswith("B counts the updates")
+    assert not list(counters_alone(pairs[1:], sides))
+    assert not list(counters_alone(pairs, replace(sides, framework_b="keras")))  # it has none
+
+
+def test_two_runs_of_one_training_differ_by_no_factor_and_by_no_slip() -> None:
+    """It was said to be "1 times that of A, the same factor in every channel", or an average or a copy."""
+    finding = one(held(), held(running_var=[0.5000001, 4.000004, 9.0]))
+    assert finding.cause == "stale-state"
+    assert finding.title == (
+        "gamma and beta are equal, only the statistics differ, in bn1: means equal, variances up to 1e-06 of their "
+        "size apart. That alone does not tell why. It is as little as the rounding of two runs of one training, or of "
+        "one estimate, comes to."
+    )
 
 
 def test_nan_agrees_with_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 from at_the_prompt import here
 from test_checkpoints import made_by, python_of
 
-from bncheck.checkpoints.recognise import read_checkpoint
+from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
 from bncheck.diagnosis.held.measured import Measured
 from bncheck.diagnosis.held.outputs import bound, gap, hold_against, readings
 from bncheck.diagnosis.held.reading import Sides
+from bncheck.finding import Finding
+from bncheck.life import Holding
+from bncheck.subjects.exchanged import follows
+from bncheck.subjects.played_file import Played
 from bncheck.trace import Array
 
 SIDES = Sides(a="A", b="B", eps_a=1e-5)
@@ -196,6 +201,66 @@ def test_two_models_and_the_first_layer_that_differs(files: Path, tmp_path: Path
     code, answer, _ = told(files, tmp_path, "model.py:build", "model.py:other", "--input", "4,3,12,12")
     assert code == 1
     assert any("The first layer whose output differs in eval is 4:" in note for note in answer["notes"])
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "kind", "words"),
+    [
+        ("swapped", "state-mismatch", "defect", "In model.py:swapped gamma and beta are swapped, in layer 4."),
+        ("below_zero", "poisoned-state", "defect", "model.py:below_zero holds variances below zero in running_var"),
+        ("rounded", "reduced-precision", "convention", "gamma and beta are equal to the bit in float16, in 1 and 4."),
+    ],
+)
+def test_what_layers_hold_is_all_of_the_difference(
+    files: Path, tmp_path: Path, name: str, cause: str, kind: str, words: str
+) -> None:
+    """The outputs were unexplained beside the cause, and those of NaN "cannot be held together"."""
+    _, answer, findings = told(files, tmp_path, "model.py:build", f"model.py:{name}", "--input", "4,3,12,12")
+    (found,) = [each for each in findings if each["kind"] != "rounding"]
+    assert (found["cause"], found["kind"]) == (cause, kind)
+    assert words in found["title"] and " That is all of the difference of their outputs" in found["title"]
+    assert f"with these numbers in its layers model.py:build gives what model.py:{name} gives." in answer["headline"]
+
+
+OPEN = Finding(
+    code="BN902", cause="unexplained", kind="unexplained", title="", targets=("A", "B"), scenario="diff", case="",
+    quantity="output",
+)  # fmt: skip
+
+
+def finding_on(cause: str, quantity: str) -> Finding:
+    return replace(OPEN, cause=cause, kind="hazard", title=f"{cause}.", quantity=quantity, layer="1")
+
+
+def test_a_momentum_is_no_part_of_what_eval_gives() -> None:
+    """A swap and another momentum were said to be "together all of the difference"."""
+    state = Checkpoint(holding=Holding(name="x", framework="torch", format="model", layers=()))
+    how = {"arrays": Path(), "backend": "torch", "title": "PyTorch", "version": "2", "python": "", "taps": {}}
+    one = Played(checkpoint=state, plays={"eval": [f32(1, 2)]}, exchanged=[f32(1, 3)], **how)  # type: ignore[arg-type]
+    two = Played(checkpoint=state, plays={"eval": [f32(1, 3)]}, **how)  # type: ignore[arg-type]
+    held = [finding_on("state-mismatch", "gamma"), finding_on("batch-weight", "momentum")]
+    outputs, now = follows(SIDES, one, two, [OPEN], held, Measured(0.5, 1e-6))
+    assert outputs == []
+    assert now[0].title == (
+        "state-mismatch. That is all of the difference of their outputs, 50 % of the largest: with these numbers in "
+        "its layers A gives what B gives."
+    )
+    assert now[1] == held[1]
+
+
+def test_a_model_in_bfloat16_costs_what_such_rounding_costs(files: Path, tmp_path: Path) -> None:
+    _, answer, findings = told(files, tmp_path, "model.py:build", "model.py:halved", "--input", "4,3,12,12")
+    (found,) = [each for each in findings if each["kind"] != "rounding"]
+    assert (found["cause"], found["kind"]) == ("reduced-precision", "convention")
+    assert found["title"].startswith(
+        "model.py:halved is model.py:build in bfloat16: converted to that, model.py:build gives the same. It is "
+    )
+    assert any(note.endswith("are equal, 0 differ.") for note in answer["notes"])
+    same = [note for note in answer["notes"] if "got the same values" in note or "got them as" in note]
+    assert same == [
+        "Both got the same values: float32 4×3×12×12.",
+        "model.py:halved got them as bfloat16 4×3×12×12.",
+    ]
 
 
 def test_what_an_onnx_file_holds(files: Path) -> None:

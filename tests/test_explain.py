@@ -34,6 +34,7 @@ NEAR = "Did you mean BN104 update-count?"
     ("word", "says"),
     [
         ("updte-count", NEAR),
+        (" ", "explain needs the code or the cause of a rule."),  # every rule was said to speak of it
         ("zzz", "there is no rule 'zzz'.\n"),
         ("BN999", "there is no rule 'BN999'.\n"),  # no other number is near
         ("momentum", "Rules that speak of it: BN114 hyperparameter-lost, BN106 batch-weight, "),

@@ -46,9 +46,14 @@ def model(*layers: Any, **more: Any) -> Holding:
                       make_held("b", running_mean=VAR, running_var=[1, -1, 2, -2])), "state-mismatch", "defect",
          "a and b", "mean and variance have changed places in 2 of 2 layers (a and b): 3 of 8 variances are below"),
         (make_holding(fresh("a", counter=4000.0), TWO[1]), "stale-state", "hazard", "a",
-         "a holds the statistics of a new layer, mean 0 and variance 1, beside a counter of 4000"),
+         "eval does not normalise in a, which holds the statistics of a new layer, mean 0 and variance 1, beside a "
+         "counter of 4000: the"),
         (make_holding(fresh("a", gamma=GAMMA, beta=BETA), TWO[1]), "never-updated", "hazard", "a",
-         "beside a trained weight and bias: they were never updated, or were lost when"),
+         "eval does not normalise in a, which holds the statistics of a new layer, mean 0 and variance 1, beside a "
+         "trained weight and bias: they were never updated, or were lost when"),
+        (make_holding(make_held("a", keys={"running_mean": "a.running_mean"}),
+                      others={"a.weight": (0,), "a.bias": (0,)}), "state-mismatch", "defect", "a",
+         "weight and bias of a are empty (0 channels), beside whole running statistics: the parameters are not in"),
         (make_holding(fresh("a", gamma=GAMMA, beta=BETA, counter=None), framework="keras"), "never-updated", "hazard",
          "a", "beside a trained gamma and beta"),
         (make_holding(make_held("a", counter=0.0), TWO[1]), "counter-skew", "convention", "a",

@@ -9,14 +9,17 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bncheck.errors import RunFolderError
+from bncheck.life import Life
 from bncheck.run_folder.folder import WATCHED
-from bncheck.run_folder.lives import StoredLayer, read_lives
+from bncheck.run_folder.lives import StoredLayer, layer_life, read_lives
+from bncheck.subjects.watched import notes
 from bncheck.worker.watching.recorder import Layer, append
 
 
@@ -32,6 +35,13 @@ def test_a_name_with_half_a_surrogate_is_read() -> None:
     layer = Layer(0, "BatchNorm1d", 3)
     layer.name = "bn\ud800"
     assert StoredLayer.model_validate_json(json.dumps(layer.described())).name == "bn\\ud800"
+
+
+def test_a_line_break_in_a_name_begins_no_line() -> None:
+    layer = Layer(0, "BatchNorm1d", 3)
+    layer.name = "bn\n ✗ BN301 poisoned-state\x1b[31m"
+    stored = StoredLayer.model_validate_json(json.dumps(layer.described()))
+    assert layer_life(stored, [], {}).name.splitlines() == ["bn\ufffd ✗ BN301 poisoned-state\ufffd[31m"]
 
 
 @contextmanager
@@ -105,3 +115,12 @@ def test_arrays_of_another_shape_and_pickled_ones_are_refused(tmp_path: Path) ->
     np.savez(place / "first-0-000000.npz", **{"0/index": np.array([{}], dtype=object)})
     with pytest.raises(RunFolderError, match="pickled"):
         read_lives(tmp_path)
+
+
+def test_where_no_forward_was_recorded_whole_there_are_no_others() -> None:
+    """As of an empty batch alone."""
+    life = Life(program="x", framework="torch", version="2", layers=(), forwards=1, left_out=1)
+    assert "1 of 1 forwards were only counted; none was recorded whole (--keep)." in notes([life])
+    assert "1 of 2 forwards were only counted; the others were recorded whole (--keep)." in notes(
+        [replace(life, forwards=2)]
+    )

@@ -91,6 +91,26 @@ def frozen_by_requires_grad_and_called_1() -> Program:
     return program
 
 
+def features_without_gradients() -> Program:
+    """A linear probe: nothing was said of a backbone that drifts under no_grad."""
+    program = Program("backbone.bn", mean=np.ones(CHANNELS))
+    program["backbone.bn"].optimised = False
+    for _ in range(20):
+        program.forward(Where("probe.py", 21, "fit"), gradients=False)
+        program.step()
+    return program
+
+
+def frozen_by_halves_by_a_line() -> Program:
+    program = Program(*TWO, mean=np.ones(CHANNELS))
+    program["bn1"].trainable = False
+    program.forward(gradients=False, moves=False)
+    program.mode(False, Where("freeze.py", 5, "freeze"), ["bn1"], module="BatchNorm2d")
+    program.mode(True, Where("loop.py", 30, "fit"))
+    program.train(30)
+    return program
+
+
 def frozen_by_requires_grad_later() -> Program:
     program = Program(*TWO)
     program.train(20)
@@ -359,6 +379,12 @@ def train_inside_forward() -> Program:
         (predicts_in_training_mode, "mode-leak", "hazard", "bn1 and bn2",
          "predict in training mode: nobody called eval() before predict() at serve.py:9"),
         (frozen_by_requires_grad, "mode-leak", "hazard", "bn1", "bn1 is frozen by halves: gamma and beta get no"),
+        (features_without_gradients, "mode-leak", "hazard", "backbone.bn",
+         "backbone.bn is not trained and not in eval either: fit() at probe.py:21 runs it in training mode without "
+         "gradients, for 20 optimiser steps. gamma and beta stand still, the running statistics move, and outputs "),
+        (frozen_by_halves_by_a_line, "mode-leak", "hazard", "bn1",
+         "away from its weights. train() of the whole model (fit() at loop.py:30) undoes the eval() of freeze() at "
+         "freeze.py:5."),
         (frozen_by_requires_grad_and_called_1, "mode-leak", "hazard", "1", "Layer 1 is frozen by halves: gamma"),
         (frozen_by_requires_grad_later, "mode-leak", "hazard", "bn1 and bn2", "move on in training mode, for 20"),
         (freeze_undone_by_train, "mode-leak", "hazard", "bn1",

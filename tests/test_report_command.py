@@ -57,12 +57,15 @@ def test_one_format_writes_nothing_else(tmp_path: Path) -> None:
         (("report", "nowhere"), "There is no run folder nowhere"),
         (("report", "run", "--format", "pdf"), "There is no report format 'pdf'"),
         (("report", "empty"), "it has no run.json"),
+        (("report", "project"), "project is not a run folder: it has no run.json"),
         (("report", "interrupted"), "go on with: bncheck run --resume interrupted"),
     ],
 )
 def test_errors_are_sentences(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     literal_run.write_run(tmp_path / "run")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "python").symlink_to("/usr/bin/python3")  # such a link was said to be the fault
     (tmp_path / "interrupted").mkdir()
     (tmp_path / "interrupted" / "plan.json").write_text("{}")
     done = bncheck(*arguments, cwd=tmp_path)

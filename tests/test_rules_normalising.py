@@ -12,7 +12,7 @@ from rule_views import make_case, make_cell, make_pair, make_trace, rule
 
 from bncheck.convention import Convention, Facet
 from bncheck.diagnosis.rules import load_rules
-from bncheck.diagnosis.rules.conventions import bn112_eps
+from bncheck.diagnosis.rules.conventions import bn111_normaliser_source, bn112_eps
 
 F = "train_forward"
 E = "eval_forward"
@@ -225,3 +225,11 @@ def test_a_running_variance_that_is_the_batchs_own_does_not_tell_which_of_the_tw
         for target, var in (("torch", 5.0), ("mxnet", 4.0))
     ]  # fmt: skip
     assert not list(rule("normaliser-divisor").check_pair(make_pair(*sides)))
+
+
+def test_two_sources_that_are_not_told_apart_are_both_said_in_words() -> None:
+    """It was said to normalise "with the running-after or blend statistics"."""
+    assert bn111_normaliser_source._words("running-after or blend") == (
+        "the running statistics as this very forward leaves them or a blend of batch and running statistics"
+    )
+    assert bn111_normaliser_source._words("running") == "the running statistics"

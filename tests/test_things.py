@@ -105,3 +105,10 @@ def test_a_python_without_the_framework_is_said(tmp_path: Path) -> None:
         find_python(str(bare), TORCH)
     with pytest.raises(UsageError, match="does not answer as a CPython 3"):
         find_python(str(tmp_path / "nothing"), TORCH)
+
+
+def test_a_link_that_leads_nowhere_is_no_slip_of_the_name(tmp_path: Path) -> None:
+    """It was asked "Did you mean here.pt?" was asked of who had named here.pt."""
+    (tmp_path / "here.pt").symlink_to("gone.pt")
+    with pytest.raises(UsageError, match="is a link that leads nowhere"):
+        parse_thing(str(tmp_path / "here.pt"))

@@ -44,7 +44,9 @@ def test_watch_writes_a_run_folder_and_leaves_stdout_to_the_command(
 @pytest.mark.parametrize(("command", "code", "words"), [
     (["python", "-I", "-c", "print(1)"], 3, "it comes by PYTHONPATH, which python -I and -E ignore"),
     (["python", "-c", "print(1)"], 3, "imported no framework"),
-    (["python", "-c", "import torch"], 3, "no layer that normalises by running statistics was seen to run"),
+    (["python", "-c", "import torch"], 3,
+     "no layer that normalises by running statistics was seen to run. → nothing is to be done if the model has none; "
+     "what torch.jit.trace or jax.jit compiled is not seen, nor a model that calls torch.nn.functional.batch_norm "),
     (["python", "-c", "raise SystemExit(5)"], 5, "the command itself ended with exit code 5; that is the exit code."),
     (["nothing-of-this-name"], 2, "There is no program 'nothing-of-this-name' to watch."),
 ])  # fmt: skip

@@ -23,6 +23,7 @@ WANTED = {
     "loaded_without_buffers": ("stale-state", "1", "loaded_without_buffers.py"),
     "momentum_zero": ("never-updated", "1", ""),
     "nan_from_step_60": ("poisoned-state", "1", "parts.py"),
+    "refused_at_once": ("single-value", "2", "refused_at_once.py"),
     "refused_batch": ("single-value", "2", "refused_batch.py"),
     "traced_in_eval": ("mode-leak", "1", "parts.py"),
     "traced_in_training": ("mode-leak", "1", "parts.py"),

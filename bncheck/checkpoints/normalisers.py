@@ -94,9 +94,14 @@ def channels(tensor: Tensor) -> int:
     return long[0] if long else 1
 
 
-def is_complex(tensor: Tensor) -> bool:
-    """No layer here has such numbers: half of each would be dropped on the way to float64."""
-    return tensor.dtype.startswith("complex")
+UNJUDGED = ": its layer is not judged."  # how a remark on statistics that are left alone ends
+REAL = ("float", "bfloat", "int", "uint", "bool")
+
+
+def is_real(tensor: Tensor) -> bool:
+    """No layer has other numbers: half of a complex one would be dropped on the way to float64, and text or a date is
+    none."""
+    return tensor.dtype.startswith(REAL)
 
 
 def find(state: State) -> list[Found]:
@@ -105,7 +110,7 @@ def find(state: State) -> list[Found]:
     for name, tensor in state.tensors.items():
         bare = plain_name(name)
         quantity, prefix, sure = statistic(bare)
-        if quantity and channels(tensor) and not is_complex(tensor):
+        if quantity and channels(tensor) and is_real(tensor):
             layer = prefixes.setdefault(prefix, Found(prefix=prefix))
             layer.arrays.setdefault(quantity, (name, tensor))
             layer.sure = layer.sure and (sure or "batch_stats" in name)
@@ -114,7 +119,7 @@ def find(state: State) -> list[Found]:
         bare = plain_name(name)
         for quantity, words in BESIDE.items():
             owner = split(bare, words)
-            if is_complex(tensor) or owner is None or owner not in complete:
+            if not is_real(tensor) or owner is None or owner not in complete:
                 continue
             if quantity not in complete[owner].arrays:
                 complete[owner].arrays[quantity] = (name, tensor)
@@ -177,6 +182,17 @@ def count(counter: tuple[str, Tensor] | None, numbers: Mapping[str, float]) -> f
     return numbers.get("num_batches_tracked")
 
 
+def left_alone(state: State) -> Iterable[str]:
+    """Statistics by their name that can be none of a layer's: no numbers, or none or many per channel."""
+    for name, tensor in state.tensors.items():
+        quantity, _, sure = statistic(plain_name(name))
+        if quantity and not is_real(tensor):
+            holds = "complex numbers" if tensor.dtype.startswith("complex") else f"no numbers ({tensor.dtype})"
+            yield f"{name} holds {holds}{UNJUDGED}"
+        elif quantity and sure and not channels(tensor):
+            yield f"{name} has the shape {tensor.shape}, which is not one number per channel{UNJUDGED}"
+
+
 def layers_of(state: State, remarks: list[str]) -> tuple[Held, ...]:
     """What the normalising layers of a state hold. Remarks are added for what was left out."""
     found = find(state)
@@ -184,8 +200,6 @@ def layers_of(state: State, remarks: list[str]) -> tuple[Held, ...]:
         raise CheckpointError(f"The file declares {len(found):,} normalising layers, more than any model has.")
     if sum(tensor.size for layer in found for _, tensor in layer.arrays.values()) * 8 > LARGEST:
         raise CheckpointError("The file declares running statistics larger than those of any model.", "save it again")
-    for name, tensor in state.tensors.items():
-        if is_complex(tensor) and statistic(plain_name(name))[0]:
-            remarks.append(f"{name} holds complex numbers: its layer is not judged.")
+    remarks += left_alone(state)
     numbers = {plain_name(name): value for name, value in state.numbers.items()}
     return tuple(held(layer, numbers, remarks) for layer in found)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bncheck.bounded import printable
 from bncheck.checkpoints.pickled import Thing
 from bncheck.checkpoints.tensor import Tensor
 from bncheck.errors import CheckpointError
@@ -98,7 +99,7 @@ def joined(name: str, key: str, separator: str) -> str:
 
 def children(node: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(node, Mapping):
-        yield from ((str(key)[:500], value) for key, value in node.items() if isinstance(key, str | int))
+        yield from ((printable(str(key)[:500]), value) for key, value in node.items() if isinstance(key, str | int))
     elif isinstance(node, Thing):
         for held in (node.state, node.items):
             if isinstance(held, Mapping):

@@ -42,6 +42,8 @@ def explain(word: str) -> Rule:
     known = {name.lower(): rule for rule in load_rules() for name in (rule.code, rule.cause)}
     if wanted in known:
         return known[wanted]
+    if not wanted:
+        raise UsageError("explain needs the code or the cause of a rule.", "`bncheck explain` alone lists all rules")
     counted = sorted(load_rules(), key=lambda rule: -mentions(rule, wanted))
     speaking = [rule for rule in counted if mentions(rule, wanted)]
     near = "" if CODE.fullmatch(wanted) or speaking else nearest(wanted, known)

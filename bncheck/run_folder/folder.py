@@ -91,6 +91,8 @@ def find_run(text: str | Path, parent: Path = Path("reports")) -> Path:
         there = f" There are: {', '.join(known[:SHOWN])}{', …' if len(known) > SHOWN else ''}." if known else ""
         raise RunFolderError(f"There is no run folder {text}.{there}", "Make one with: bncheck run")
     folder = path.resolve() if path.is_symlink() else path
+    if not any((folder / name).is_symlink() or is_there(folder / name) for name in ("run.json", "plan.json")):
+        return folder  # none, as whoever reads it says: a project's own links are no fault of it
     refuse_links(folder)
     return folder
 

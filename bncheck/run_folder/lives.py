@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bncheck.bounded import read_within
+from bncheck.bounded import printable, read_within
 from bncheck.errors import RunFolderError
 from bncheck.life import HAPPENINGS, Happening, LayerLife, Life, Span, Where
 from bncheck.run_folder.arrays import open_archive
@@ -146,10 +146,14 @@ def read_life(place: Path, codes: Mapping[int, int]) -> Life | None:
     layers, spans, happenings, remarks = read_log(place / "log.jsonl")
     spans += state.spans
     moments = read_moments(place, layers)
-    names = {number: layer.name for number, layer in layers.items()}
+    names = {number: printable(layer.name) for number, layer in layers.items()}
     by_layer: dict[int, list[StoredSpan]] = {}
     for span in spans:
         by_layer.setdefault(span.span, []).append(span)
+    for row in happenings:
+        if row.what == "refused":  # no forward of it ended, and that is what there is to tell of it
+            for number in row.layers:
+                by_layer.setdefault(number, [])
     lived = tuple(
         layer_life(layer, by_layer[number], moments.get(number, {}))
         for number, layer in sorted(layers.items())
@@ -298,7 +302,7 @@ def empty(layer: StoredLayer, quantity: str, count: int) -> Array:
 
 def layer_life(layer: StoredLayer, spans: Sequence[StoredSpan], moments: Mapping[str, Array]) -> LayerLife:
     return LayerLife(
-        name=layer.name,
+        name=printable(layer.name),
         kind=layer.kind,
         channels=layer.channels,
         moments=moments,

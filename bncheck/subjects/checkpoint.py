@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bncheck.checkpoints.normalisers import UNJUDGED
 from bncheck.checkpoints.recognise import Checkpoint, read_checkpoint
 from bncheck.diagnosis.alone import judge_holding
 from bncheck.errors import UsageError
@@ -122,7 +123,18 @@ def in_its_place(checkpoint: Checkpoint) -> Holding:
     return replace(holding, layers=layers)
 
 
+def unjudged(holding: Holding) -> list[str]:
+    """What was said of layers that the file names and that are none as it holds them."""
+    return [remark for remark in holding.remarks if remark.endswith(UNJUDGED)]
+
+
 def nothing(holding: Holding) -> Shortfall:
+    if unjudged(holding):
+        return Shortfall(
+            f"{holding.name} holds no BatchNorm that can be judged, though it names one",
+            "see the notes; save the statistics of each layer as one array of real numbers, one per channel",
+            "there is nothing to judge",
+        )
     return Shortfall(
         f"{holding.name} holds no BatchNorm: {plural(len(holding.others), 'tensor')}, and no running mean and variance "
         "among them",
@@ -134,7 +146,7 @@ def nothing(holding: Holding) -> Shortfall:
 def headline(states: Sequence[Holding], findings: Sequence[Finding]) -> str:
     count = sum(len(holding.layers) for holding in states)
     if not count and not findings:
-        return "It holds no BatchNorm."
+        return f"It holds no BatchNorm{' that can be judged' if any(map(unjudged, states)) else ''}."
     if findings:
         more = len(findings) - 1
         return findings[0].title.rstrip(".") + (f" (and {plural(more, 'more finding')})" if more else "") + "."

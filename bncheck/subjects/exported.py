@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from bncheck.bounded import expanded
 from bncheck.checkpoints.normalisers import plain_name
 from bncheck.checkpoints.recognise import Checkpoint
 from bncheck.diagnosis.held.measured import Measured
-from bncheck.diagnosis.held.outputs import aligned, bound, gap, hold_against, in_the_files_type, readings
+from bncheck.diagnosis.held.outputs import aligned, as_cast, bound, gap, hold_against, in_the_files_type, readings
 from bncheck.diagnosis.held.reading import Reading, Sides, finding_of
 from bncheck.environments.backend_file import find_backends
 from bncheck.errors import UsageError
@@ -31,6 +32,7 @@ from bncheck.run_folder.folder import create_run_folder
 from bncheck.run_folder.results import Results, TargetResult
 from bncheck.subjects.asked import parse_input
 from bncheck.subjects.conclusion import conclude, results_of, slug_of
+from bncheck.subjects.exchanged import exchanged, follows, in_its_type
 from bncheck.subjects.interpreter import find_python
 from bncheck.subjects.made import Making, SubjectFailure
 from bncheck.subjects.played_file import (
@@ -47,6 +49,7 @@ from bncheck.subjects.played_file import (
 )
 from bncheck.subjects.quantised import is_quantised, played_without, readings_of, with_folds
 from bncheck.subjects.refolded import explained, refolded
+from bncheck.subjects.said_of_plays import given_as, remarks_of
 from bncheck.subjects.seen import holding_of
 from bncheck.subjects.sides import AskedDiff, Side, names_of
 from bncheck.subjects.two_causes import in_two_ways
@@ -81,6 +84,9 @@ def compare_plays(asked: AskedDiff, listener: Listener) -> tuple[Path, Results]:
         if first.kind == "code" and two.quantised is None:
             again = partial(play_model, first, second, asked, folder / "again", one.arrays, listener)
             one = in_two_ways(one, two, again)
+            cast = partial(play_model, first, second, asked, folder / "cast", one.arrays, listener, (), NONE)
+            one = in_its_type(one, two, cast) if second.kind == "code" else one
+            one = exchanged(one, two, partial(play_restored, first, second, one, asked, folder / "other", listener))
         names = names_of(first, second)
         answer, findings, missed = judged(one, two, names)
     targets = [target_of(word, each) for word, each in zip(names, (one, two), strict=True)]
@@ -143,8 +149,10 @@ def play_model(
     listener: Listener,
     together: Sequence[float] = (),
     restored: Mapping[str, NDArray[Any]] = NONE,
+    cast: str = "",
 ) -> Played:
-    """``together`` are eps to run it with in each other way too; ``restored`` weights that stand for its own."""
+    """``together`` are eps to run it with in each other way too; ``restored`` weights that stand for its own; ``cast``
+    a type to run it in."""
     assert side.thing is not None
     backend = find_backends(())[side.thing.framework]
     given_python = None if for_the_file_alone(asked.python, backend.module, other) else asked.python
@@ -161,12 +169,17 @@ def play_model(
         "play": "outputs",
         "together": list(together),
         "restored": write_restored(folder, restored),
+        "cast": cast,
     }
     said = Making(python.path, job, folder, asked.nursery_of(python.path)).wait(asked.seconds)
     arrays = arrays_of(folder / "outputs.npz")
     holding = holding_of(side.text, said, folder / "held.npz")
     # The state is read now: its file goes with the folder.
-    state = {key: in_memory(tensor) for key, tensor in state_of(folder / "state.npz").items()}
+    halves = {str(key): str(kind) for key, kind in said.get("halves", {}).items()}
+    state = {
+        key: replace(in_memory(tensor), dtype=halves.get(key, tensor.dtype))
+        for key, tensor in state_of(folder / "state.npz").items()
+    }
     return Played(
         checkpoint=Checkpoint(
             holding=holding,
@@ -181,7 +194,7 @@ def play_model(
         version=str(said["torch"]),
         python=str(python.path),
         remarks=remarks_of(said, side.text),
-        narrow={str(kind): int(count) for kind, count in said.get("narrow", {}).items()},
+        narrow={str(kind): int(count) for kind, count in said.get("narrow", {}).items()} | Counter(halves.values()),
     )
 
 
@@ -208,20 +221,6 @@ def for_the_file_alone(python: str | None, module: str, other: Side) -> bool:
         return False
     path = expanded(python)
     return not has(path, module) and has(path, player.runtime.module)
-
-
-def remarks_of(said: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    shapes = ", ".join(f"{each['dtype']} {'×'.join(map(str, each['shape']))}" for each in said["input"]["shapes"])
-    found = [f"Both got the same values: {shapes}.", *(str(remark) for remark in said.get("remarks", ()))]
-    loaded = said.get("weights")
-    if not loaded:
-        found.append(f"{name} was taken as it is built. Weights from a file: --weights FILE.")
-    if loaded and any(loaded["counts"]):
-        missing, unexpected, misshaped = loaded["counts"]
-        found.append(
-            f"{loaded['path']}: {missing} keys missing, {unexpected} unexpected, {misshaped} of another shape."
-        )
-    return tuple(found)
 
 
 def inputs_of(asked: AskedDiff, other: Side) -> list[dict[str, Any]]:
@@ -259,7 +258,11 @@ def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, li
     usual = one.plays.get("eval") or one.plays.get("plain") or ()
     other = aligned(usual, two.plays.get("plain") or two.plays.get("eval") or ())
     found = hold_against(ways(one), other)
-    said_of_outputs = in_the_files_type(sides, one.plays, found, two.narrow) or readings_of(sides, one, two, found)
+    said_of_outputs = (
+        as_cast(sides, one.cast, other, found, two.narrow)
+        or in_the_files_type(sides, one.plays, found, two.narrow)
+        or readings_of(sides, one, two, found)
+    )
     said_of_outputs = said_of_outputs or readings(sides, found, two.narrow)
     outputs = [finding_of(sides, reading) for reading in said_of_outputs]
     if "optimised" in two.plays:
@@ -278,6 +281,7 @@ def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, li
         kept = [finding for finding in kept if (finding.cause, finding.kind) != ("state-mismatch", "hazard")]
     kept = [finding for finding in kept if finding.cause not in ("eps", "stale-state") or finding.cause not in said]
     outputs, kept = explained(one, two, outputs, kept, found.get("eval") or found["plain"])
+    outputs, kept = follows(sides, one, two, outputs, kept, found.get("eval") or found["plain"])
     if nothing_else_differs(one, two, answer):
         outputs, kept = followed(outputs, kept)
     findings = sorted([*outputs, *kept], key=lambda found: KINDS.index(found.kind))
@@ -288,7 +292,13 @@ def judged(one: Played, two: Played, names: tuple[str, str]) -> tuple[Answer, li
         rows=tuple(as_computed(row, findings) for row in answer.rows) if equal else answer.rows,
         notes=tuple(
             dict.fromkeys(
-                (*how_played(one, two, names), *one.remarks, *two.remarks, *first_tap(one, two, names), *answer.notes)
+                (
+                    *how_played(one, two, names),
+                    *one.remarks,
+                    *given_as(two.remarks, one.remarks, names[1]),
+                    *first_tap(one, two, names),
+                    *answer.notes,
+                )
             )
         ),
     )

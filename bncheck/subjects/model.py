@@ -150,7 +150,8 @@ def missed(asked: Asked, seen: Seen) -> tuple[Shortfall, ...]:
             Shortfall(
                 f"{asked.thing.text} has no layer that is known to normalise by running statistics",
                 "nothing is to be done if it is meant to have none; a layer of your own that keeps statistics under "
-                "names of its own is checked by itself: bncheck check FILE.py:CLASS",
+                "names of its own is checked by itself: bncheck check FILE.py:CLASS; a model that calls "
+                "torch.nn.functional.batch_norm itself is not seen into",
                 "there is nothing to judge",
             ),
         )

@@ -55,6 +55,8 @@ class Played:
     usual: str = ""
     quantised: Quantised | None = None  # where the file is that
     refolded: Sequence[NDArray[Any]] = ()  # outputs with the other side's folds in the place of its own
+    cast: Sequence[NDArray[Any]] = ()  # outputs in the other side's type of 16 bits
+    exchanged: Sequence[NDArray[Any]] = ()  # outputs with what the other side's normalising layers hold
 
 
 @dataclass(frozen=True)

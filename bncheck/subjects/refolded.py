@@ -87,7 +87,8 @@ def explained(
 ) -> tuple[list[Finding], list[Finding]]:
     """Outputs that nothing else explains follow from the folds, where with the right ones they are equal."""
     open_ones = [finding for finding in outputs if finding.kind == "unexplained"]
-    causes = [finding for finding in held if finding.kind != "rounding"]
+    # What the next batch weighs and how many there were is nothing that eval shows.
+    causes = [each for each in held if each.kind != "rounding" and each.cause not in ("batch-weight", "counter-skew")]
     if not open_ones or not causes or not two.refolded:
         return list(outputs), list(held)
     now = hold_against(one.plays, aligned(one.plays.get("eval") or one.plays["plain"], two.refolded))

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bncheck.bounded import printable
 from bncheck.diagnosis.inside import Alone, Framework, Verdict, read_alone, verdicts
 from bncheck.environments.backend_file import find_backends
 from bncheck.life import Held, Holding, LayerLife, Life
@@ -37,6 +38,7 @@ class Seen:
 
 
 def read(name: str, said: Mapping[str, Any], folder: Path, framework: str = "torch") -> Seen:
+    said = {**said, "layers": [{**each, "name": printable(str(each["name"]))} for each in said["layers"]]}
     holding = holding_of(name, said, folder / "held.npz", framework)
     played = open_archive(folder / "alone.npz") if said.get("alone") else None
     alone = read_alone(said.get("alone"), {} if played is None else played, name.rpartition(":")[0])
@@ -54,7 +56,7 @@ def handed_in(name: str, said: Mapping[str, Any], path: Path, framework: str) ->
     archive = open_archive(path)
     for key in archive or ():
         layer, _, quantity = key.rpartition("/")
-        layers.setdefault(layer, {})[quantity] = archive[key]  # type: ignore[index]
+        layers.setdefault(printable(layer), {})[quantity] = archive[key]  # type: ignore[index]
     if not layers:
         return None
     known = {str(layer["name"]): layer for layer in said["layers"]}

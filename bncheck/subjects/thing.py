@@ -77,6 +77,8 @@ def existing(path: Path) -> Path:
         return path  # SavedModel, orbax: whoever reads it says what it is
     if is_there(path):
         raise UsageError(f"{path} is no regular file", "copy what it gives into one, and name that")
+    if path.is_symlink():
+        raise UsageError(f"{path} is a link that leads nowhere", "name the file that it should lead to")
     folder = path.parent
     names = [each.name for each in folder.iterdir()] if is_folder(folder) else []
     alike = [name for name in names if Path(name).suffix == path.suffix]  # train.py is no slip for nothing.pt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -224,11 +224,23 @@ def notes(
     if sides.others is not None:
         same, apart = sides.others.same, len(sides.others.different)
         said.append(f"Of the other tensors of the same name {same} are equal, {apart} differ.")
+    said += counters_alone(pairs, sides)
     if any(pair.a.eps is None or pair.b.eps is None for pair in pairs):
         said.append("eps and momentum are not compared where a file does not say them: weights alone do not.")
     for each in (one, two):
         said += each.holding.remarks[:10]
     return said
+
+
+def counters_alone(pairs: Sequence[Pair], sides: Sides) -> Iterable[str]:
+    """Counters that one of two files of a framework lacks: no number differs, and something is missing."""
+    if sides.framework_a == sides.framework_b:
+        for has, lacks, place in ((sides.a, sides.b, "a"), (sides.b, sides.a, "b")):
+            both = [(pair.a.counter, pair.b.counter)[:: 1 if place == "a" else -1] for pair in pairs]
+            count = sum(mine is not None and theirs is None for mine, theirs in both)
+            if count:
+                layers = plural(count, "layer")
+                yield f"{has} counts the updates of {layers} and {lacks} does not: momentum=None needs it."
 
 
 def below_zero_alike(pairs: Sequence[Pair]) -> list[str]:

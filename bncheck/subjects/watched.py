@@ -128,7 +128,8 @@ def notes(lives: Sequence[Life]) -> list[str]:
     left = sum(life.left_out for life in lives)
     if left:
         total = sum(life.forwards for life in lives)
-        found[f"{left:,} of {total:,} forwards were only counted; the others were recorded whole (--keep)."] = None
+        rest = "the others were recorded whole (--keep)" if left < total else "none was recorded whole (--keep)"
+        found[f"{left:,} of {total:,} forwards were only counted; {rest}."] = None
     return list(found)[:MOST_NOTES]
 
 
@@ -180,7 +181,8 @@ def missed(lives: Sequence[Life], ended: Ended) -> tuple[Shortfall, ...]:
     return (
         Shortfall(
             "Nothing was recorded: no layer that normalises by running statistics was seen to run",
-            "nothing is to be done if the model has none; what torch.jit.trace or jax.jit compiled is not seen, nor, "
+            "nothing is to be done if the model has none; what torch.jit.trace or jax.jit compiled is not seen, nor a "
+            "model that calls torch.nn.functional.batch_norm itself (put nn.BatchNorm in its place), nor, "
             "outside PyTorch, a layer of your own: bncheck check FILE.py:CLASS judges it",
             "nothing was recorded",
         ),

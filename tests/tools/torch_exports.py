@@ -59,6 +59,32 @@ def fused_without_bias():
     return fused(False)
 
 
+def halved():
+    return build().bfloat16()
+
+
+def swapped():  # as an array read in another order; what is NaN in eval is so on both sides
+    net = build()
+    with torch.no_grad():
+        gamma = net[4].weight.clone()
+        net[4].weight.copy_(net[4].bias)
+        net[4].bias.copy_(gamma)
+    return net
+
+
+def below_zero():
+    net = build()
+    net[4].running_var[2] = -0.5
+    return net
+
+
+def rounded():
+    net = build()
+    for norm in (net[1], net[4]):
+        norm.half().float()
+    return net
+
+
 def quantised():
     return torch.ao.quantization.quantize_dynamic(build(), {nn.Linear}, dtype=torch.qint8)
 

@@ -13,8 +13,9 @@ from bncheck.diagnosis.held.likeness import Pair, compared
 from bncheck.diagnosis.held.matching import match
 from bncheck.diagnosis.held.outputs import DRAWS, MOST_OF_IT, gap, percent
 from bncheck.diagnosis.held.reading import AFFINE, STATISTICS, Others, Reading, joined
+from bncheck.diagnosis.held.shortened import changed, of_layers, shortened, type_of
 from bncheck.diagnosis.rules.holdings.start import at_start
-from bncheck.diagnosis.rules.layer_names import listed, named, verb
+from bncheck.diagnosis.rules.layer_names import listed, verb
 from bncheck.diagnosis.rules.wording import number
 from bncheck.life import Held, Holding
 from bncheck.trace import Array, Place
@@ -24,7 +25,9 @@ ROUNDINGS = 16
 MOST_ROUNDING = 1e-2
 LEAST = 0.01  # of a difference, to be spoken of
 # Causes that are about what a layer holds.
-OF_STATE = ("poisoned-state", "update-count", "stale-state", "state-mismatch", "hyperparameter-lost")
+OF_STATE = (
+    "poisoned-state", "update-count", "stale-state", "state-mismatch", "hyperparameter-lost", "reduced-precision",
+)  # fmt: skip
 # A shorter type holds 0.1 and 1e-5 off by this much.
 SAME_SETTING = 1e-6
 
@@ -114,10 +117,11 @@ def pairs_of(application: Application) -> tuple[list[Pair], tuple[Held, ...], tu
 def readings(application: Application) -> list[Reading]:
     """What it did, each once; nothing where it changed nothing."""
     pairs, gone, new = pairs_of(application)
-    found = [*broken(application, pairs), *statistics(application, pairs)]
+    others = [pair for pair in pairs if not type_of(pair)]
+    found = [*broken(application, pairs), *shortened(application.does, pairs), *statistics(application, others)]
     # A model without any of its normalising layers is made for eval.
     found += [] if gone and not pairs and not new and not application.after.training else modes(application, pairs)
-    found += [*affine(application, pairs), *settings(application, pairs), *replaced(application, gone, new)]
+    found += [*affine(application, others), *settings(application, pairs), *replaced(application, gone, new)]
     found = with_output(application, found)
     return [in_its_words(each, application.framework) for each in (*found, *outputs(application, found))]
 
@@ -141,11 +145,6 @@ def unchanged(application: Application) -> str:
 
 def layers_word(count: int) -> str:
     return "1 normalising layer" if count == 1 else f"{count} normalising layers"
-
-
-def of_layers(layers: Sequence[str]) -> str:
-    """ "bn1", "3 layers (bn1, bn2 and bn3)"."""
-    return named(layers[0]) if len(layers) == 1 else f"{len(layers)} layers ({listed(layers)})"
 
 
 def with_output(application: Application, found: list[Reading]) -> list[Reading]:
@@ -199,11 +198,6 @@ def unsound(held: Held, what: str) -> bool:
     if value is None or not value.size:
         return False
     return not np.isfinite(value).all() or (what == "running_var" and bool((value < 0).any()))
-
-
-def changed(pair: Pair, quantities: Sequence[str]) -> list[str]:
-    """Which of them are other numbers: also by a rounding, for a state that nobody touched is the same to the bit."""
-    return [what for what in quantities if what in pair.quantities and pair.quantities[what].word != "equal"]
 
 
 def statistics(application: Application, pairs: Sequence[Pair]) -> Iterator[Reading]:
@@ -348,18 +342,25 @@ def modes(application: Application, pairs: Sequence[Pair]) -> Iterator[Reading]:
     if said:
         places: list[Place] = [(layer, "training") for layer in (*on, *off)]
         places += [(layer, "gamma") for layer in (*thawed, *frozen)]
-        follows = verb(on, "It normalises by the batch and moves its", "They normalise by the batch and move their")
-        follows = f" {follows} statistics from the next forward on." if on else ""
+        who = of_layers(on) if on and whole else verb(on, "It", "They")
+        follows = verb(on, "normalises by the batch and moves its", "normalise by the batch and move their")
+        follows = f" {who} {follows} statistics from the next forward on." if on else ""
         yield Reading(
             cause="mode-leak",
             kind="hazard",
             title=f"{application.does} {joined(said)}.{follows}",
-            advice="copy `training` and requires_grad to each new layer, or set the modes again after it"
-            if not whole
-            else "set the mode again after it: model.train() or model.eval()",
+            advice=WITH_MODE if whole else FROZEN if frozen and not (on or off or thawed) else WITH_LAYERS,
             places=tuple(places),
             evidence={word: len(moved) for word, moved in (("into training", on), ("into eval", off)) if moved},
         )
+
+
+WITH_MODE = "set the mode again after it: model.train() or model.eval()"
+WITH_LAYERS = "copy `training` and requires_grad to each new layer, or set the modes again after it"
+FROZEN = (
+    "nothing, if it was to freeze them and they are in eval as well; else copy requires_grad to each new layer, or set "
+    "it again"
+)
 
 
 def trainable(application: Application, pair: Pair, *, before: bool, after: bool) -> bool:

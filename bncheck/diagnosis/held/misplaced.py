@@ -137,19 +137,47 @@ def swapped(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading
             groups.setdefault(moves, []).append(pair)
     for moves, chosen in groups.items():
         both = len(moves) == 2 and moves[0] == moves[1][::-1]
-        said = (
-            f"{moves[0][0]} and {moves[0][1]} are swapped"
-            if both
-            else joined([f"{what} holds what {sides.a} has as {source}" for what, source in moves])
-        )
+        wrong = {"a": sides.a, "b": sides.b}.get(wrong_side(chosen, moves[0]) if both else "b", "")
+        where = layers_in(pairs, chosen)
+        if not both:
+            said = joined([f"{what} holds what {sides.a} has as {source}" for what, source in moves])
+            title = f"In {sides.b} {said}, in {where}."
+        elif wrong:
+            title = f"In {wrong} {moves[0][0]} and {moves[0][1]} are swapped, in {where}."
+        else:
+            title = (
+                f"{moves[0][0]} and {moves[0][1]} of {sides.b} are those of {sides.a} swapped, in {where}. The numbers "
+                "do not tell which of the two is right."
+            )
         yield Reading(
             cause="state-mismatch",
             kind="defect",
-            title=f"In {sides.b} {said}, in {layers_in(pairs, chosen)}.",
+            title=title,
             advice="read the arrays by name, not by order (Keras: gamma, beta, moving_mean, moving_variance)",
             places=places(chosen, [what for what, _ in moves], left),
-            departs=sides.b,
+            departs=wrong,
         )
+
+
+CLEARLY = 2.0  # times as far from what training leaves
+
+
+def wrong_side(chosen: Sequence[Pair], swap: tuple[str, str]) -> str:
+    """ "a" or "b", where the numbers show which of two sides has two arrays in each other's places: a variance is not
+    below zero; a gamma lies about 1 and a beta about 0. "" where they do not."""
+    far = {}
+    for side in ("a", "b"):
+        held = [getattr(pair, side) for pair in chosen]
+        if set(swap) == {"running_mean", "running_var"}:
+            far[side] = float(sum((f64(each, "running_var") < 0).sum() for each in held))
+        elif set(swap) == {"gamma", "beta"}:
+            far[side] = float(
+                np.mean([np.abs(f64(each, "gamma") - 1).mean() + np.abs(f64(each, "beta")).mean() for each in held])
+            )
+        else:
+            return ""
+    low, high = sorted(far, key=lambda side: far[side])
+    return high if far[high] > CLEARLY * far[low] else ""
 
 
 def source_of(pair: Pair, what: str) -> str | None:

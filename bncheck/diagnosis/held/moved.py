@@ -23,6 +23,9 @@ from bncheck.diagnosis.held.reading import (
 from bncheck.diagnosis.rules.holdings.start import at_start
 from bncheck.diagnosis.rules.wording import number
 
+MOSTLY = 0.3  # of a factor's distance from 1: channels are no further apart where it is one factor
+SLIGHT = 1e-4  # of a standard deviation, or of a variance: no further apart than two runs of one training
+
 
 def started(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading]:
     """One side's statistics are those of a new layer, the other's are not."""
@@ -86,7 +89,8 @@ def factor_of(pair: Pair) -> tuple[str, float]:
         return "", 0.0
     ratio = b / a
     factor = float(np.median(ratio))
-    if np.abs(ratio / factor - 1).max() < ONE_FACTOR:
+    # Of two runs of one training all channels are "1 times", and each of them by another amount.
+    if np.abs(ratio / factor - 1).max() < min(ONE_FACTOR, MOSTLY * abs(factor - 1)):
         return "factor", factor
     eps = pair.a.eps or 0.0
     for kind, value in (("root", np.sqrt(a)), ("square", a * a), ("inverse", 1 / np.sqrt(a + eps))):
@@ -158,8 +162,7 @@ def earlier(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading
     else:
         title = (
             f"gamma and beta are equal, only the statistics differ, in {layers_in(pairs, chosen)}: {apart(chosen)}. "
-            "That alone does not tell why. Usual reasons: an average or a copy took the parameters without the "
-            "buffers; the statistics were estimated anew; gamma and beta were frozen while training went on."
+            f"That alone does not tell why. {REASONS[slight(chosen)]}"
         )
         departs = ""
     yield Reading(
@@ -169,6 +172,25 @@ def earlier(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading
         advice="copy buffers with the parameters (torch: AveragedModel(..., use_buffers=True); timm's ModelEmaV3 does)",
         places=places(chosen, (*STATISTICS, "counter"), left),
         departs=departs,
+    )
+
+
+# Whether statistics lie hardly apart → what usually brings that about.
+REASONS = {
+    False: "Usual reasons: an average or a copy took the parameters without the buffers; the statistics were estimated "
+    "anew; gamma and beta were frozen while training went on.",
+    True: "It is as little as the rounding of two runs of one training, or of one estimate, comes to.",
+}
+
+
+def slight(chosen: Sequence[Pair]) -> bool:
+    """Whether all statistics are apart by so little that what rounds otherwise in training may be all of it."""
+    return all(
+        bool((np.abs(f64(pair.b, "running_mean") - f64(pair.a, "running_mean")) <= SLIGHT * np.sqrt(size)).all())
+        and bool((np.abs(f64(pair.b, "running_var") - f64(pair.a, "running_var")) <= SLIGHT * size).all())
+        for pair in chosen
+        for size in [np.maximum(f64(pair.a, "running_var"), 0.0)]
+        if f64(pair.a, "running_mean").shape == f64(pair.b, "running_mean").shape == size.shape
     )
 
 

@@ -23,6 +23,7 @@ from bncheck.diagnosis.held.reading import (
     finding_of,
 )
 from bncheck.diagnosis.held.settings import modes, other_tensors, roundings, settings
+from bncheck.diagnosis.held.transformed import raised, reordered, scaled
 from bncheck.finding import Finding
 
 READERS: tuple[Reader, ...] = (
@@ -30,9 +31,12 @@ READERS: tuple[Reader, ...] = (
     misshaped,
     swapped,
     shifted,
+    reordered,
     started,
     below_zero,
     factored,
+    raised,
+    scaled,
     earlier,
     counters,
     another_step,

@@ -135,25 +135,50 @@ WORSE = 2.0
 def in_the_files_type(
     sides: Sides, plays: Mapping[str, Outputs], found: Mapping[str, Measured], narrow: Mapping[str, int]
 ) -> list[Reading]:
-    """Whether a difference is what weights in float16 cost: as large as a's own weights, off by that much, bring about,
+    """Whether a difference is what weights of 16 bits cost: as large as a's own weights, off by that much, bring about,
     and larger than rounding in float32."""
     usual = found.get("eval") or found["plain"]
-    if usual.fits or "nudged16" not in plays or set(narrow) != {"float16"}:
+    kind = next(iter(narrow)) if len(narrow) == 1 else ""
+    nudged = plays.get("nudged16")
+    if usual.fits or nudged is None or kind != "float16":
         return []
-    reach = WORSE * gap(plays["eval"], plays["nudged16"])
+    reach = WORSE * gap(plays["eval"], nudged)
     if not usual.gap <= reach:
         return []
     return [
         Reading(
             cause="reduced-precision",
             kind="convention",
-            title=f"{sides.b} keeps its weights in float16 ({narrow['float16']} of them): its outputs differ from "
-            f"those of {sides.a} by {percent(usual.gap)} of the largest. Rounding weights to float16 costs up to "
+            title=f"{sides.b} keeps its weights in {kind} ({narrow[kind]} of them): its outputs differ from "
+            f"those of {sides.a} by {percent(usual.gap)} of the largest. Rounding weights to {kind} costs up to "
             f"{percent(reach)} here.",
-            advice="keep float32 where you need it (OpenVINO: save_model(..., compress_to_fp16=False))",
+            advice="keep float32 where you need it"
+            + (" (OpenVINO: save_model(..., compress_to_fp16=False))" if sides.b.endswith(".xml") else ""),
             places=(("", "output"),),
             departs=sides.b,
             evidence={"gap": usual.gap, "reach": reach},
+        )
+    ]
+
+
+def as_cast(
+    sides: Sides, cast: Outputs, other: Outputs, found: Mapping[str, Measured], narrow: Mapping[str, int]
+) -> list[Reading]:
+    """Whether b is a in a type of 16 bits: ``cast`` is what a gives in it."""
+    usual = found.get("eval") or found["plain"]
+    if not cast or usual.fits or len(narrow) != 1 or gap(cast, other) > usual.bound:
+        return []
+    kind = next(iter(narrow))
+    return [
+        Reading(
+            cause="reduced-precision",
+            kind="convention",
+            title=f"{sides.b} is {sides.a} in {kind}: converted to that, {sides.a} gives the same. It is "
+            f"{percent(usual.gap)} of the largest output off.",
+            advice="keep float32 where that is too much",
+            places=(("", "output"),),
+            departs=sides.b,
+            evidence={"gap": usual.gap, "explained": 1.0},
         )
     ]
 

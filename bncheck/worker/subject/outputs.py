@@ -10,6 +10,7 @@ hold (model.py), ``outputs.npz``:
     ``nudged/<k>``            eval with an input that is off by a rounding
     ``nudged16/<k>``          eval with every weight off by as much as float16 rounds
     ``train, eps <value>/<k>`` two of these at once, for each eps of ``together`` in the job
+    ``cast/<k>``              eval in the type ``cast`` of the job, weights and input
     ``restored/<k>``          eval with the weights of ``restored.npz`` (``w0``, …), which the job names in order
     ``tap/<name>``            eval: what each normalising layer gives, in the order in which they ran
 """
@@ -51,6 +52,7 @@ def play(torch, part, failed, job, thing, folder):
         "others": held.others(net, norms),
         "remarks": [] if whole is not net else remarks,
         "narrow": quantised(net),
+        "halves": halves(net),
         "axes": axes(net),
     }
     found["layers"] = transformed.as_computed(net, found["layers"], transformed.sealed(net))
@@ -58,6 +60,7 @@ def play(torch, part, failed, job, thing, folder):
     every = Candidates(torch, model, leaves, net, norms, batch)
     every.whole, every.sealed = whole, transformed.sealed(net)
     every.together, every.restored = job.get("together", ()), restored(job, folder)
+    every.cast = job.get("cast", "")
     for name, action in every.actions():
         try:
             with torch.no_grad():
@@ -98,6 +101,12 @@ def quantised(net):
     return {"int8": count} if count else {}
 
 
+def halves(net):
+    """{key: "float16" or "bfloat16"} of its parameters and buffers that are kept so; arrays of them are widened."""
+    kinds = {key: str(value.dtype)[6:] for key, value in net.state_dict().items() if hasattr(value, "dtype")}
+    return {key: kind for key, kind in kinds.items() if kind in ("float16", "bfloat16")}
+
+
 def restored(job, folder):
     """{key: array} of weights that stand for the model's own."""
     if not job.get("restored"):
@@ -118,18 +127,21 @@ def plain(tensor):
 
 
 class Candidates:
-    """The ways to run it. Each puts back what it changed; float64 comes last, and stays."""
+    """The ways to run it. Each puts back what it changed; another type comes last, and stays."""
 
     def __init__(self, torch, model, leaves, net, norms, batch):
         self.torch, self.model, self.leaves = torch, model, leaves
         self.net, self.norms, self.batch = net, norms, batch
         self.taps = {}
-        self.whole, self.sealed, self.together, self.restored = net, None, (), {}
+        self.whole, self.sealed, self.together, self.restored, self.cast = net, None, (), {}, ""
 
     def actions(self):
         yield "eval", self.tapped
         if self.together:
             yield from self.pairs()
+            return
+        if self.cast:
+            yield "cast", lambda: self.wide(self.net.eval, getattr(self.torch, self.cast))
             return
         if self.restored:
             yield "restored", self.with_weights
@@ -270,11 +282,13 @@ class Candidates:
             for name, value in own.items():
                 self.norms[name].eps = value
 
-    def wide(self, switch):
-        def double(value):
-            return value.double() if hasattr(value, "is_floating_point") and value.is_floating_point() else value
+    def wide(self, switch, dtype=None):
+        dtype = dtype or self.torch.float64
 
-        self.net.double()
+        def double(value):
+            return value.to(dtype) if hasattr(value, "is_floating_point") and value.is_floating_point() else value
+
+        self.net.to(dtype)
         held = self.kept()
         self.net.eval()
         switch()

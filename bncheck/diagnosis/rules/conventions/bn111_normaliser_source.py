@@ -67,6 +67,7 @@ def blend_sentence(x: Side, value: object, y: Side, other: object) -> str:
 
 
 def _words(value: object) -> str:
+    """A source in plain words; of two that the outputs do not tell apart, both."""
     known = {
         "batch": "the batch's statistics",
         "blend": "a blend of batch and running statistics",
@@ -74,7 +75,7 @@ def _words(value: object) -> str:
         "running-before": "the running statistics",
         "running-after": "the running statistics as this very forward leaves them",
     }
-    return known.get(str(value), f"the {value} statistics")
+    return " or ".join(known.get(each, f"the {each} statistics") for each in str(value).split(" or "))
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:

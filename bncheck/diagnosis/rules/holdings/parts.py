@@ -40,6 +40,9 @@ def misshaped(holding: Holding) -> Said | None:
         return None
     layers = tuple(odd)
     widths = odd[layers[0]]
+    empty = [name for name, size in widths.items() if not size]
+    if empty and len({size for size in widths.values() if size > 1}) == 1:
+        return of_placeholders(layers, empty, holding)
     sizes = [f"{name} of {size}" for name, size in widths.items()]
     where = "" if len(layers) == 1 else f" of {layers[0]}"
     return Said(
@@ -49,6 +52,18 @@ def misshaped(holding: Holding) -> Said | None:
         "some of the arrays only",
         kind="defect",
         evidence={f"channels of {name}": size for name, size in widths.items()},
+    )
+
+
+def of_placeholders(layers: tuple[str, ...], empty: Sequence[str], holding: Holding) -> Said:
+    """Parameters without a single number beside whole statistics: DeepSpeed's ZeRO-3 leaves such in each process."""
+    return Said(
+        layers,
+        f"{listed(empty)} of {of_all(layers, holding)} {'is' if len(empty) == 1 else 'are'} empty (0 channels), beside "
+        f"whole running statistics: the parameters are not in this file.",
+        "gather them before you save (DeepSpeed ZeRO-3: stage3_gather_16bit_weights_on_model_save, or zero_to_fp32.py)",
+        kind="defect",
+        evidence={f"channels of {name}": 0 for name in empty},
     )
 
 
@@ -85,8 +100,9 @@ def half_held(holding: Holding) -> Said | None:
         if (held.running_mean is None) != (held.running_var is None)
     }
     for name, shapes in orphans(holding).items():
-        if len(shapes) == 1:
-            has = next(iter(shapes))
+        has = next(iter(shapes))
+        # The other one may be there and be no number per channel: a scalar, empty, of many steps.
+        if len(shapes) == 1 and not {f"{name}.{PARTNER[has]}", f"{name}/{PARTNER[has]}"} & holding.others.keys():
             half[name] = (has, PARTNER[has])
     if not half:
         return None

@@ -48,9 +48,9 @@ def lost(holding: Holding) -> Said | None:
     counts = [held.counter or 0.0 for held in reset]
     return Said(
         layers,
-        f"eval does not normalise. {of_all(layers, holding)} {verb(layers, 'holds', 'hold')} the statistics of a new "
-        f"layer, mean 0 and variance 1, beside a counter of {number(max(counts))}: the statistics were reset or lost "
-        f"after training.",
+        f"eval does not normalise in {of_all(layers, holding)}, which {verb(layers, 'holds', 'hold')} the statistics "
+        f"of a new layer, mean 0 and variance 1, beside a counter of {number(max(counts))}: the statistics were reset "
+        f"or lost after training.",
         f"go back to a checkpoint that still has them, or {anew(holding)}",
         evidence={"largest counter": max(counts), "least counter": min(counts)},
     )
@@ -63,9 +63,10 @@ def never_updated(holding: Holding) -> Said | None:
     if not new:
         return None
     layers = tuple(held.layer for held in new)
+    named_layers, held_in = of_all(layers, holding), verb(layers, "holds", "hold")
     start = (
-        f"{of_all(layers, holding)} {verb(layers, 'holds', 'hold')} the statistics of a new layer, mean 0 and "
-        f"variance 1, beside a trained {word(holding, 'gamma')} and {word(holding, 'beta')}"
+        f"the statistics of a new layer, mean 0 and variance 1, beside a trained {word(holding, 'gamma')} and "
+        f"{word(holding, 'beta')}"
     )
     betas = [float(np.abs(beta).max()) for held in new if (beta := flat(held.beta)) is not None]
     evidence = {f"largest {word(holding, 'beta')}": max(betas)} if betas else {}
@@ -73,16 +74,16 @@ def never_updated(holding: Holding) -> Said | None:
     if holding.framework == "torch" and all(held.counter is None for held in holding.layers):
         return Said(
             layers,
-            f"{start}. That is right for a frozen layer (FrozenBatchNorm2d) into which the statistics were folded, and "
-            f"for nothing else.",
+            f"{named_layers} {held_in} {start}. That is right for a frozen layer (FrozenBatchNorm2d) into which the "
+            f"statistics were folded, and for nothing else.",
             f"if it is a BatchNorm layer, {anew(holding)}",
             kind="convention",
             evidence=evidence,
         )
     return Said(
         layers,
-        f"eval does not normalise. {start}: they were never updated, or were lost when the model was saved, loaded or "
-        f"averaged.",
+        f"eval does not normalise in {named_layers}, which {held_in} {start}: they were never updated, or were lost "
+        f"when the model was saved, loaded or averaged.",
         f"save and load buffers together with parameters, or {anew(holding)}",
         evidence=evidence,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bncheck.diagnosis.rules.layer_names import of_all, verb
+from bncheck.diagnosis.rules.lives.modes import estimates
 from bncheck.diagnosis.rules.lives.reading import (
     alone,
     concerns,
@@ -17,6 +18,8 @@ from bncheck.diagnosis.rules.lives.words import Said, by_line, steps
 from bncheck.life import Happening, LayerLife, Life, Span
 
 STEPS = 2
+IDLE = 4  # steps of the optimiser across which a part runs in training mode and is not trained
+FEW = 4  # forwards of it in one step
 # What keeps the statistics of a layer still in a model that trains.
 HOLD = {
     "torch": "call eval() on these layers as well, behind each train() of the whole model",
@@ -35,11 +38,17 @@ def frozen_by_halves(life: Life) -> Said | None:
     runs = [span for span in trained(found[0]) if span.last_index >= since.index]
     line = runs[-1].called_from
     total = step_behind(life, found[0], runs[-1]) - max(runs[0].first_step, since.step)
+    undone = undoing(life, found[0])
+    why = ""
+    if undone is not None:
+        why = (
+            f" train() of the whole model ({by_line(undone[1].where)}) undoes the eval() of {by_line(undone[0].where)}."
+        )
     return Said(
         layers,
         f"{of_all(layers, life)} {verb(layers, 'is', 'are')} frozen by halves: gamma and beta get no gradients, and "
         f"the running statistics move on in training mode, for {steps(total)}. The frozen part moves away from its "
-        f"weights.",
+        f"weights.{why}",
         HOLD.get(life.framework, HOLD["torch"]),
         where=line,
         step=since.step,
@@ -66,6 +75,45 @@ def half_frozen(life: Life, layer: LayerLife) -> bool:
     # Parameters that move are set from elsewhere: an averaged copy, a target network.
     where = places(layer, since.index, training=1, gradients=1)
     return parameters_move(layer, where) is False and statistics_move(layer, where)
+
+
+def without_gradients(life: Life) -> Said | None:
+    """A part that is not trained (a backbone whose features are taken, a teacher), run in training mode under no_grad
+    while the rest trains: its statistics move, and nothing else of it does."""
+    found = {layer.name: runs for layer in life.layers if (runs := runs_idle(life, layer))}
+    if not found:
+        return None
+    layers = tuple(found)
+    runs = found[layers[0]]
+    total = step_behind(life, life.layer(layers[0]), runs[-1]) - runs[0].first_step
+    return Said(
+        layers,
+        f"{of_all(layers, life)} {verb(layers, 'is', 'are')} not trained and not in eval either: "
+        f"{by_line(runs[0].called_from)} runs {verb(layers, 'it', 'them')} in training mode without gradients, for "
+        f"{steps(total)}. gamma and beta stand still, the running statistics move, and outputs depend on the batch.",
+        "call eval() on the part that is not trained, behind each train()",
+        where=runs[0].called_from,
+        step=runs[0].first_step,
+        evidence={"steps": total, "forwards": sum(span.forwards for span in runs)},
+    )
+
+
+def runs_idle(life: Life, layer: LayerLife) -> list[Span]:
+    """Training-mode forwards without gradients that go on with the optimiser's steps, of a layer that has no others and
+    whose gamma and beta nobody changes (an averaged copy's and a target network's are changed)."""
+    training = [span for span in layer.spans if span.training is True]
+    if life.framework != "torch" or not layer.tracks or layer.registered is False or not training:
+        return []
+    if any(span.gradients or span.in_backward for span in training) or not any(map(moves, training)):
+        return []
+    across = training[-1].last_step - training[0].first_step
+    # As many forwards as steps, about: an evaluation, or an estimate of the statistics anew, has many in one.
+    if across < IDLE or sum(span.forwards for span in training) < across / 2:
+        return []
+    if max(span.most_per_step for span in training) > FEW or any(estimates(layer, span) for span in training):
+        return []
+    where = places(layer, training=1, gradients=0)
+    return training if parameters_move(layer, where) is False and statistics_move(layer, where) else []
 
 
 def frozen_too_late(life: Life) -> Said | None:
@@ -103,7 +151,8 @@ def after_the_freeze(life: Life, layer: LayerLife) -> list[Span]:
 
 def thawed(life: Life) -> Said | None:
     """Layers that were put into eval by themselves, and a train() of the whole network behind it."""
-    found = {layer.name: undone for layer in life.layers if (undone := undoing(life, layer)) is not None}
+    told = [layer for layer in life.layers if layer.trainable is not False]  # of the others see frozen_by_halves
+    found = {layer.name: undone for layer in told if (undone := undoing(life, layer)) is not None}
     if not found:
         return None
     layers = tuple(found)
@@ -127,7 +176,7 @@ def thawed(life: Life) -> Said | None:
 def undoing(life: Life, layer: LayerLife) -> tuple[Happening, Happening] | None:
     """(what froze the layer, the train() that undid it); None where its last freeze held."""
     own = [each for each in life.happenings if each.what == "eval" and alone(each, layer) and concerns(each, layer)]
-    if not own or layer.trainable is False:
+    if not own:
         return None
     # Before a layer has run nobody knows which one it was: it was all of its kind, if none of them stayed in eval.
     if any(not each.layers for each in own) and not all(

@@ -288,6 +288,7 @@ def check_life(life: Life) -> list[Finding]:
             modes.evaluates_in_training(life),
             modes.predicts_in_training(life),
             frozen.frozen_by_halves(life),
+            frozen.without_gradients(life),
             frozen.thawed(life),
             frozen.frozen_too_late(life),
         ],
