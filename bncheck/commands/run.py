@@ -82,7 +82,6 @@ def answer(options: dict[str, Any], configuration: Configuration, early: Begun, 
     from bncheck.commands.options import request_of
     from bncheck.commands.progress import open_progress
     from bncheck.gate.bar import read_verdict
-    from bncheck.scenario import Tolerance
 
     formats = CI_FORMATS if options["no_report"] else (*CI_FORMATS, "plots", "html")
     request = request_of(
@@ -96,7 +95,7 @@ def answer(options: dict[str, Any], configuration: Configuration, early: Begun, 
         alone=options["no_reference"],
         formats=formats,
         bar=bar_of(options, configuration),
-        tolerance=configuration.tolerance or Tolerance(),
+        tolerance=configuration.tolerance_of_all(),
         shard=shard_of(options),
         check_order=options["check_order"],
     )

@@ -25,3 +25,9 @@ class Configuration:
     timeout: float | None = None
     baseline: Path | None = None
     waivers: tuple[Waiver, ...] = ()
+
+    def tolerance_of_all(self) -> Tolerance:
+        """For scenarios that state none; where the file does not either, each dtype has its own."""
+        from bncheck.scenario import Tolerance  # which takes as long to import as finding the file
+
+        return self.tolerance or Tolerance()
